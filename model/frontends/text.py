@@ -1,0 +1,86 @@
+"""Text front-end: token ids -> embedded tokens, with absolute positions or a relative bias. Masks are already in the ids.
+
+Shapes: B batch, S sequence, D hidden, H local heads.
+"""
+
+import torch
+import torch.nn.functional as F
+from megatron.core.tensor_parallel import VocabParallelEmbedding
+from torch import Tensor, nn
+
+from model.config import EncoderConfig, TextFrontendConfig
+from model.dropout import Dropout, DropoutStream
+from model.init import Init
+from model.parallel import Parallel, megatron_config
+from model.positions import RelativeBias
+
+BOS, PAD, EOS, UNK = range(4)  # fairseq's and RoBERTa's first ids
+VOCAB_MULTIPLE = 128  # embedding rows, whatever the TP size, so that every TP size holds the same table
+
+
+def padded_vocab_size(vocab_size: int) -> int:
+    """Rows of the embedding table: the vocabulary rounded up to a multiple of 128."""
+    return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+
+class TextFrontend(nn.Module):
+    """Token embedding (+ learned position) -> LayerNorm -> dropout -> zeros at padding.
+
+    Source: fairseq transformer_encoder.py forward_embedding and learned_positional_embedding.py. Rows past vocab_size are 0,
+    are never looked up and never trained.
+    """
+
+    def __init__(
+        self, config: TextFrontendConfig, encoder: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream
+    ) -> None:
+        super().__init__()
+        rows = padded_vocab_size(config.vocab_size)
+        unused = [PAD, *range(config.vocab_size, rows)]
+        self.tokens = VocabParallelEmbedding(
+            rows,
+            encoder.hidden_size,
+            init_method=init.at("tokens.weight").normal(config.embedding_init_std, zero_rows=unused),
+            config=megatron_config(),
+            tp_group=parallel.tp_group,
+        )
+        self.positions: PositionTable | None = None
+        self.relative_bias: RelativeBias | None = None
+        if config.positions == "absolute":
+            self.positions = PositionTable(config.max_positions, encoder.hidden_size, init.at("positions"), config.embedding_init_std)
+        else:
+            self.relative_bias = RelativeBias(encoder.num_attention_heads, config.max_positions, parallel)
+        self.norm = nn.LayerNorm(encoder.hidden_size, encoder.layernorm_epsilon)
+        self.dropout = Dropout(encoder.hidden_dropout, stream, site=0)
+
+    def forward(self, ids_BS: Tensor, mask_BS: Tensor | None, padding_mask_BS: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Embedded tokens (B, S, D) and the attention bias (H, S, S), if any. mask_BS is not read: `<mask>` is an id."""
+        x_BSD = self.tokens(ids_BS)
+        if self.positions is not None:
+            x_BSD = x_BSD + self.positions(ids_BS.shape[1], padding_mask_BS)
+        x_BSD = self.dropout(self.norm(x_BSD))
+        if padding_mask_BS is not None:
+            x_BSD = x_BSD.masked_fill(padding_mask_BS.unsqueeze(-1), 0.0)
+        bias_HSS = None if self.relative_bias is None else self.relative_bias(ids_BS.shape[1])
+        return x_BSD, bias_HSS
+
+    def shared_parameters(self) -> set[str]:
+        """Names of the parameters that the teacher copies under ema_transformer_layers_only: all but the attention bias,
+        which belongs to the blocks."""
+        return {name for name, _ in self.named_parameters() if not name.startswith("relative_bias.")}
+
+
+class PositionTable(nn.Module):
+    """Learned absolute positions, counted over real tokens only: the first one has row PAD + 1."""
+
+    def __init__(self, max_positions: int, hidden_size: int, init: Init, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(max_positions + PAD + 1, hidden_size))
+        init.at("weight").normal(std, zero_rows=[PAD])(self.weight.data)
+
+    def forward(self, S: int, padding_mask_BS: Tensor | None) -> Tensor:
+        """Shapes: (S, D) where nothing is padded, else (B, S, D)."""
+        if padding_mask_BS is None:
+            return self.weight[PAD + 1 : PAD + 1 + S]
+        keep_BS = ~padding_mask_BS
+        rows_BS = torch.cumsum(keep_BS, dim=1) * keep_BS + PAD
+        return F.embedding(rows_BS, self.weight, padding_idx=PAD)

@@ -1,0 +1,45 @@
+"""Relative positions as a bias on the attention logits. Absolute positions are in the front-ends that have them.
+
+Shapes: H local heads, S sequence, R offsets (2 * max_positions - 1).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from model.parallel import Parallel
+
+
+def alibi_slopes(num_heads: int) -> list[float]:
+    """Geometric slopes 2^(-8/n), 2^(-16/n), ...; for n not a power of two, those of the next lower power and every other
+    one of the next higher. Source: Press et al. 2022 (ALiBi), section 3."""
+    power = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
+    if power < num_heads:
+        slopes += alibi_slopes(2 * power)[0::2][: num_heads - power]
+    return slopes
+
+
+class RelativeBias(nn.Module):
+    """A learned bias per head and offset j - i, shared by all blocks, starting as symmetric ALiBi: -slope * |j - i|.
+    Heads are split over the TP group like those of the attention that adds it."""
+
+    def __init__(self, num_heads: int, max_positions: int, parallel: Parallel) -> None:
+        super().__init__()
+        local = num_heads // parallel.tp_size
+        self.max_positions = max_positions
+        self.weight = nn.Parameter(torch.empty(local, 2 * max_positions - 1))
+        self.weight.tensor_model_parallel = True  # type: ignore[attr-defined]  # Megatron's flags: DeepSpeed's norm and our checkpoints read them
+        self.weight.partition_dim = 0  # type: ignore[attr-defined]
+        slopes_H = torch.tensor(alibi_slopes(num_heads)[parallel.tp_rank * local :][:local], device=self.weight.device)
+        offsets_R = torch.arange(1 - max_positions, max_positions, device=self.weight.device)
+        self.weight.data.copy_(-slopes_H[:, None] * offsets_R.abs())
+
+    def forward(self, S: int) -> Tensor:
+        """The bias (H, S, S): row i is a window of the table that starts S - 1 - i left of its middle."""
+        middle = self.max_positions - 1
+        window = self.weight[:, middle - (S - 1) : middle + S]
+        columns_S = torch.arange(S, device=window.device)
+        index_SS = columns_S[None, :] - columns_S[:, None] + (S - 1)
+        return window[:, index_SS]

@@ -1,0 +1,74 @@
+"""The teacher: the student's trunk without masks or gradient, and its EMA weights, sharded as the student's are.
+
+Shapes: B batch, S sequence, D hidden. No rank arithmetic here: shards come in from whoever knows the engine.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from model.batch import Batch
+from model.config import EncoderConfig, TeacherConfig
+from model.dropout import DropoutStream
+from model.init import Init
+from model.parallel import Parallel
+from model.student import FrontendBuilder, Trunk
+from model.targets import average_targets
+
+
+class Teacher(nn.Module):
+    """Trunk in eval mode on the full clean input. Its forward is what the teacher's own engine calls."""
+
+    def __init__(self, config: EncoderConfig, teacher: TeacherConfig, build_frontend: FrontendBuilder, init: Init, parallel: Parallel) -> None:
+        super().__init__()
+        self.config = teacher
+        self.trunk = Trunk(config, build_frontend, init, parallel, DropoutStream())
+        self.requires_grad_(False)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Targets (B, S, D) in float32 at every position."""
+        keep_from = len(self.trunk.encoder.layers) - self.config.average_top_k_layers
+        _, outputs = self.trunk(batch.clean_inputs, None, batch.clean_padding_mask_BS, keep_from)
+        return average_targets(outputs, self.config)
+
+
+class ShadowWeights:
+    """The teacher's weights in float32 as a shard-for-shard image of the student's float32 master shards.
+
+    All lists run over the same parameters in the same order. Where the teacher computes in float32 the shadow is the
+    teacher's shard itself; otherwise the shard is the shadow rounded. An update touches local memory only: no gather and
+    no collective. Source: paper section 3.2, equation "Delta <- tau Delta + (1 - tau) theta".
+    """
+
+    def __init__(self, masters: dict[str, Tensor], shards: dict[str, Tensor], copied: set[str]) -> None:
+        """`masters`: the student's fp32 shards of the trunk; `shards`: the teacher's, same names; `copied`: names that are
+        copied from the student instead of averaged."""
+        assert masters.keys() == shards.keys() and copied <= masters.keys()
+        assert all(masters[name].shape == shards[name].shape for name in masters), "student and teacher are partitioned differently"
+        in_place = {n for n, shard in shards.items() if shard.dtype == torch.float32 and shard.device == masters[n].device}
+        self.shadows = {n: shard if n in in_place else masters[n].detach().clone() for n, shard in shards.items()}
+        self._averaged = [n for n in masters if n not in copied]
+        self._copied = [n for n in masters if n in copied]
+        self._rounded = [n for n in masters if n not in in_place]
+        self._masters, self._shards = masters, shards
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Teacher := student."""
+        torch._foreach_copy_(list(self.shadows.values()), [self._masters[n] for n in self.shadows])
+        self.publish()
+
+    @torch.no_grad()
+    def update(self, decay: float) -> None:
+        """One EMA step; `decay` is tau. Call once per applied optimizer update."""
+        if self._averaged:
+            torch._foreach_lerp_([self.shadows[n] for n in self._averaged], [self._masters[n] for n in self._averaged], 1 - decay)
+        if self._copied:
+            torch._foreach_copy_([self.shadows[n] for n in self._copied], [self._masters[n] for n in self._copied])
+        self.publish()
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the shadow into the shards that the teacher computes with, where they are not the shadow itself."""
+        if self._rounded:
+            torch._foreach_copy_([self._shards[n] for n in self._rounded], [self.shadows[n] for n in self._rounded])

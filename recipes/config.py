@@ -1,0 +1,175 @@
+"""What is learned: the Recipe and its sections, `--set` overrides, and the way to and from JSON. Torch-free; ds_configs
+(how it runs) are read in recipes/train/ds_config.py."""
+
+import difflib
+import types
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from model.config import EncoderConfig, LossConfig, TeacherConfig, TextFrontendConfig, TokenMaskConfig
+from recipes.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TextDataConfig:
+    """Text corpus, tokenizer and packing."""
+
+    path: str | None = None
+    """Folder, file, prepared folder or hub name; None is the shipped sample (`--data` sets it)."""
+    text_column: str = "text"
+    tokenizer: str | None = None
+    """A sentencepiece .model file; None trains one with frontend.vocab_size symbols."""
+    tokenizer_type: Literal["unigram", "bpe"] = "bpe"
+    lowercase: bool = False
+    tokenizer_sample_megabytes: int = 200
+    """Text that the tokenizer is trained on, at most."""
+    sequence_length: int = 512
+    """Tokens per sample, `<s>` included."""
+    break_mode: Literal["none", "complete_doc"] = "complete_doc"
+    """none: the token stream cut every sequence_length - 1. complete_doc: whole lines of one document (published)."""
+    heldout_fraction: float = 0.01
+    """Share of the text kept for eval_loss."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimizer's numbers; which implementation runs is the ds_config's `optimizer.type`."""
+
+    lr: float = 2e-4
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = 1e-6
+    weight_decay: float = 0.01
+    """Decoupled (fairseq's adam)."""
+    decay_norms_and_biases: bool = True
+    """True as fairseq for text and speech; False leaves out biases and every 1-D parameter."""
+    clip_norm: float = 5.0
+    """Global gradient norm; 0 is no clipping."""
+    schedule: Literal["cosine", "tri_stage"] = "cosine"
+    schedule_steps: int = 1_000_000
+    """The schedule's horizon in updates; stopping earlier or later does not bend it."""
+    warmup_steps: int = 10_000
+    decay_steps: int = 0
+    """tri_stage only: length of the last stage."""
+    final_lr_scale: float = 0.0
+    """Last rate as a fraction of lr (tri_stage also starts there)."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: how long, how large a batch, what is written when."""
+
+    seed: int = 1
+    max_steps: int = 1_000_000
+    global_batch_size: int = 256
+    """Samples of one optimizer update, over all ranks and micro-batches."""
+    log_steps: int = 100
+    save_steps: int = 5_000
+    eval_steps: int = 5_000
+    eval_samples: int = 1_024
+    """Held-out samples per evaluation, at most."""
+    deterministic: bool = False
+    """Ask torch for deterministic kernels (CUDA; CPU runs repeat bit for bit anyway)."""
+    wandb: Literal["off", "offline", "online"] = "off"
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """Collapse monitor with fairseq's thresholds (data2vec_audio.py: `min_target_var`, `min_pred_var`, which are stds)."""
+
+    min_target_std: float = 0.1
+    min_pred_std: float = 0.01
+    after_steps: int = 5_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a run learns. A number here is never in the ds_config."""
+
+    name: str
+    modality: str
+    model: EncoderConfig = field(default_factory=EncoderConfig)
+    frontend: TextFrontendConfig = field(default_factory=TextFrontendConfig)
+    mask: TokenMaskConfig = field(default_factory=TokenMaskConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: TextDataConfig = field(default_factory=TextDataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+
+
+def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
+    """The recipe with `section.key=value` strings applied in order.
+
+    Raises: ConfigError for a missing `=`, an unknown section or key, or a value of another type.
+    """
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment}: no '=' in it; write --set optim.lr=3e-4")
+        section_name, _, key = name.strip().partition(".")
+        section = getattr(recipe, section_name, None)
+        if not is_dataclass(section) or key not in {f.name for f in fields(section)}:
+            raise ConfigError(_unknown(recipe, name.strip()))
+        hint = get_type_hints(type(section))[key]
+        value = _parse(name.strip(), text.strip(), hint)
+        recipe = replace(recipe, **{section_name: replace(section, **{key: value})})  # type: ignore[type-var]
+    return recipe
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Nested plain values, ready for json.dump."""
+    return asdict(recipe)
+
+
+def recipe_from_dict(template: Recipe, values: dict[str, Any]) -> Recipe:
+    """The recipe that recipe_to_dict wrote; `template` gives the classes of the sections.
+
+    Raises: ConfigError where a section or key is not known to this version.
+    """
+    sections: dict[str, Any] = {}
+    for name, content in values.items():
+        section = getattr(template, name, None)
+        if not is_dataclass(section):
+            sections[name] = content
+            continue
+        known = get_type_hints(type(section))
+        unknown = sorted(set(content) - set(known))
+        if unknown:
+            raise ConfigError(f"config.json has {name}.{unknown[0]}, which this version does not know; use the version that wrote it")
+        tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+        sections[name] = type(section)(**tuples)  # type: ignore[operator]
+    return replace(template, **sections)
+
+
+def _unknown(recipe: Recipe, name: str) -> str:
+    known = [f"{s.name}.{k.name}" for s in fields(recipe) if is_dataclass(getattr(recipe, s.name)) for k in fields(getattr(recipe, s.name))]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "--dry-run prints every key"
+    return f"--set {name}: recipe {recipe.name} has no such key; {hint}"
+
+
+def _parse(name: str, text: str, hint: Any) -> Any:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        if text.lower() in ("none", "null") and type(None) in get_args(hint):
+            return None
+        return _parse(name, text, next(a for a in get_args(hint) if a is not type(None)))
+    if origin is Literal:
+        if text not in get_args(hint):
+            raise ConfigError(f"--set {name}={text}: must be one of {', '.join(map(str, get_args(hint)))}")
+        return text
+    if origin is tuple:
+        items = [item for item in text.strip("()[]").split(",") if item.strip()]
+        kinds = get_args(hint)
+        if kinds[-1] is not Ellipsis and len(items) != len(kinds):
+            raise ConfigError(f"--set {name}={text}: has {len(items)} values, needs {len(kinds)} separated by commas")
+        return tuple(_parse(name, item.strip(), kinds[0]) for item in items)
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"--set {name}={text}: must be true or false")
+        return text.lower() == "true"
+    try:
+        return hint(text)
+    except ValueError:
+        raise ConfigError(f"--set {name}={text}: must be {'an integer' if hint is int else 'a number'}") from None

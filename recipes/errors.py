@@ -1,0 +1,13 @@
+"""The errors a command turns into an exit code (product: 2 and 3). Anything else is a defect and keeps its traceback."""
+
+
+class ConfigError(Exception):
+    """The user can mend it: one line of fact, numbers and remedy. Exit code 2."""
+
+    exit_code = 2
+
+
+class TrainingBroken(Exception):
+    """Training collapsed or diverged: the line says at which step and what to look at. Exit code 3."""
+
+    exit_code = 3

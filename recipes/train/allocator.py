@@ -1,0 +1,33 @@
+"""glibc's allocator, set for the two phases of a run. Does nothing where the C library is another one."""
+
+import contextlib
+import ctypes
+import gc
+import sys
+from collections.abc import Iterator
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h
+
+
+def _glibc() -> ctypes.CDLL | None:
+    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return libc if libc is not None and hasattr(libc, "mallopt") else None
+
+
+@contextlib.contextmanager
+def returning_memory() -> Iterator[None]:
+    """While building: large blocks come from mmap, so a partitioned layer goes back to the system at once (with the
+    defaults each rank keeps twice the whole model). Afterwards: blocks are kept and reused, which makes a CPU step
+    about a tenth faster."""
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    libc.mallopt(M_MMAP_THRESHOLD, 65536)
+    try:
+        yield
+    finally:
+        gc.collect()
+        libc.malloc_trim(0)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)

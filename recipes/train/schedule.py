@@ -1,0 +1,38 @@
+"""Learning rate and EMA decay as functions of the number of updates done. Pure arithmetic, torch-free."""
+
+import math
+
+from model.config import TeacherConfig
+from recipes.config import OptimConfig
+
+
+def learning_rate(config: OptimConfig, updates_done: int) -> float:
+    """The rate of the next update after `updates_done` updates.
+
+    cosine: linear warm-up from 0, half a cosine to final_lr_scale * lr at schedule_steps. tri_stage: linear from
+    final_lr_scale * lr to lr, hold, exponential to final_lr_scale * lr. Past the horizon the last value stays.
+    Source: fairseq cosine_lr_scheduler.py and tri_stage_lr_scheduler.py (the paper calls the last stage linear).
+    """
+    floor = config.final_lr_scale * config.lr
+    if updates_done < config.warmup_steps:
+        start = floor if config.schedule == "tri_stage" else 0.0
+        return start + (config.lr - start) * updates_done / config.warmup_steps
+    if config.schedule == "cosine":
+        length = max(1, config.schedule_steps - config.warmup_steps)
+        progress = min(1.0, (updates_done - config.warmup_steps) / length)
+        return floor + (config.lr - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+    decay_start = config.schedule_steps - config.decay_steps
+    if updates_done < decay_start or config.decay_steps == 0:
+        return config.lr
+    progress = min(1.0, (updates_done - decay_start) / config.decay_steps)
+    return config.lr * math.exp(math.log(config.final_lr_scale) * progress)
+
+
+def ema_decay(config: TeacherConfig, updates_done: int) -> float:
+    """tau after `updates_done` updates: linear from ema_decay to ema_end_decay over ema_anneal_end_step, then constant.
+
+    Source: paper section 3.2; fairseq ema_module.py get_annealed_rate.
+    """
+    if updates_done >= config.ema_anneal_end_step:
+        return config.ema_end_decay
+    return config.ema_decay + (config.ema_end_decay - config.ema_decay) * updates_done / config.ema_anneal_end_step

@@ -1,0 +1,107 @@
+"""This rank's shards of parameters, gradients and optimizer state inside DeepSpeed's ZeRO-3, by parameter name.
+
+The only file that touches DeepSpeed's private state; its test pins every attribute used here to the tested version.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.distributed as dist
+from deepspeed import DeepSpeedEngine
+from torch import Tensor, nn
+
+from model.parallel import Parallel
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def named_parameters(engine: DeepSpeedEngine) -> Iterator[tuple[str, nn.Parameter]]:
+    """The wrapped module's parameters under its own names."""
+    return engine.module.named_parameters()
+
+
+def _flat_range(parameter: nn.Parameter) -> tuple[Tensor, int, int]:
+    optimizer = parameter._z3_optimizer
+    group, offset, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
+    return optimizer.fp32_partitioned_groups_flat[group], offset, count
+
+
+def master_shard(parameter: nn.Parameter) -> Tensor:
+    """The float32 master weights of this rank's part of a student parameter: a view, padded to the partition size."""
+    flat, offset, count = _flat_range(parameter)
+    return flat.data.narrow(0, offset, count)
+
+
+def moment_shard(parameter: nn.Parameter, moment: str) -> Tensor:
+    """One Adam moment of this rank's part: a view. Zeros are made where the optimizer has not stepped yet."""
+    flat, offset, count = _flat_range(parameter)
+    state = parameter._z3_optimizer.optimizer.state[flat]
+    if moment not in state:
+        state.setdefault("step", torch.tensor(0.0))
+        state.update({name: torch.zeros_like(flat) for name in MOMENTS})
+    return state[moment].narrow(0, offset, count)
+
+
+def compute_shard(parameter: nn.Parameter) -> Tensor:
+    """This rank's part of the weights that the forward gathers, in the dtype it computes in."""
+    return parameter.ds_tensor.data
+
+
+def optimizer_steps(engine: DeepSpeedEngine) -> list[dict]:
+    """The per-group optimizer states that hold a `step` counter."""
+    optimizer = engine.optimizer.optimizer
+    return [optimizer.state[flat] for flat in engine.optimizer.fp32_partitioned_groups_flat if flat in optimizer.state]
+
+
+def refresh_compute_weights(engine: DeepSpeedEngine) -> None:
+    """Make the student's forward see master shards that were just written: round them into the shards it gathers, and
+    renew the gathered copies of persistent parameters."""
+    persistent = engine.optimizer.persistent_parameters
+    if persistent:
+        persistent[0].partition(persistent)
+    with torch.no_grad():
+        for _, parameter in named_parameters(engine):
+            compute_shard(parameter).copy_(master_shard(parameter))
+    if persistent:
+        persistent[0].all_gather(persistent)
+
+
+def shard_range(parameter: nn.Parameter) -> tuple[int, int]:
+    """First element and number of real (unpadded) elements of this rank's shard in the flattened TP-local tensor."""
+    size = parameter.ds_tensor.ds_numel
+    first = size * dist.get_rank(parameter.ds_process_group)
+    return first, max(0, min(size, parameter.ds_numel - first))
+
+
+def gather_full(parameter: nn.Parameter, shard: Tensor, parallel: Parallel) -> Tensor:
+    """The whole tensor that a shard is part of: over the DP group, then over the TP group along Megatron's partition_dim.
+    A collective; for tests, replay and probes of small models, not for training."""
+    parts = [torch.empty_like(shard) for _ in range(parallel.dp_size)]
+    dist.all_gather(parts, shard.contiguous(), group=parallel.dp_group)
+    local = torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
+    if not is_split(parameter):
+        return local
+    slices = [torch.empty_like(local) for _ in range(parallel.tp_size)]
+    dist.all_gather(slices, local.contiguous(), group=parallel.tp_group)
+    return torch.cat(slices, dim=parameter.partition_dim)
+
+
+def gradient_shard(parameter: nn.Parameter) -> Tensor:
+    """This rank's part of the reduced gradient after the last backward of an update and before step(), in float32."""
+    optimizer = parameter._z3_optimizer
+    return optimizer.get_local_fp32_grad_for_param(parameter).float()
+
+
+def is_split(parameter: nn.Parameter) -> bool:
+    """Whether Megatron split this parameter over the TP group."""
+    return bool(getattr(parameter, "tensor_model_parallel", False))
+
+
+def scatter_full(parameter: nn.Parameter, full: Tensor, parallel: Parallel, shard: Tensor) -> None:
+    """Write this rank's part of a whole tensor into `shard` (master, moment, shadow or compute shard). No collective."""
+    if is_split(parameter):
+        full = full.chunk(parallel.tp_size, dim=parameter.partition_dim)[parallel.tp_rank]
+    assert tuple(full.shape) == tuple(parameter.ds_shape), f"{tuple(full.shape)} into {tuple(parameter.ds_shape)}"
+    first, count = shard_range(parameter)
+    with torch.no_grad():
+        shard[:count].copy_(full.reshape(-1)[first : first + count])
