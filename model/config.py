@@ -1,6 +1,7 @@
 """Settings of the data2vec model: encoder, front-ends, masks, teacher, loss. Torch-free; holds no training or run settings."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 Norm = Literal["batch", "instance", "layer"]
@@ -26,6 +27,23 @@ class EncoderConfig:
     head_layers: int = 2
     """Linear layers of the regression head: d -> 2d -> ... -> d with the activation between them."""
 
+    @property
+    def num_block_parameters(self) -> int:
+        """Parameters of the blocks and, where they are pre-LN, the final norm."""
+        d, f = self.hidden_size, self.ffn_hidden_size
+        return self.num_layers * (4 * d * d + 2 * d * f + 9 * d + f) + (2 * d if self.normalize_before else 0)
+
+    @property
+    def num_head_parameters(self) -> int:
+        """Parameters of the regression head."""
+        widths = [self.hidden_size, *[2 * self.hidden_size] * (self.head_layers - 1), self.hidden_size]
+        return sum(a * b + b for a, b in pairwise(widths))
+
+    def forward_flops(self, num_tokens: int, sequence_length: int) -> int:
+        """Model FLOPs of one forward of the blocks: a multiply-add is two; attention over the whole sequence."""
+        d, f = self.hidden_size, self.ffn_hidden_size
+        return num_tokens * self.num_layers * (8 * d * d + 4 * d * f + 4 * sequence_length * d)
+
 
 @dataclass(frozen=True)
 class TextFrontendConfig:
@@ -39,6 +57,16 @@ class TextFrontendConfig:
     """absolute: learned table added to the tokens (published). relative: learned bias per head and offset, shared by the
     blocks, initialised as symmetric ALiBi (not published)."""
     embedding_init_std: float = 0.02
+
+    def num_parameters(self, encoder: EncoderConfig) -> int:
+        """Token table without the rows that pad it, positions or relative bias, and the norm."""
+        d = encoder.hidden_size
+        positions = (self.max_positions + 2) * d if self.positions == "absolute" else (2 * self.max_positions - 1) * encoder.num_attention_heads
+        return self.vocab_size * d + positions + 2 * d
+
+    def forward_flops(self, num_tokens: int) -> int:
+        """Look-ups cost none."""
+        return 0
 
 
 @dataclass(frozen=True)

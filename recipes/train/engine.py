@@ -52,7 +52,7 @@ def build_engines(recipe: Recipe, config: EngineConfig, parallel: Parallel, opti
     # Its only use is all-reduce in inference, and it costs a C++ build at the first start.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-    frontend = MODALITIES[recipe.modality].frontend(recipe)
+    frontend = MODALITIES[recipe.modality].build_frontend(recipe)
     stream = DropoutStream(recipe.run.seed, parallel.dp_rank, parallel.tp_rank)
     init = Init(recipe.run.seed)
     with allocator.returning_memory():

@@ -23,6 +23,8 @@ class Objective(NamedTuple):
     loss: Tensor
     prediction_MD: Tensor
     target_MD: Tensor
+    target_BSD: Tensor
+    """Targets at every position; the loss reads only the masked ones."""
 
 
 def forward(engines: Engines, batch: Batch, config: LossConfig) -> Objective:
@@ -31,7 +33,7 @@ def forward(engines: Engines, batch: Batch, config: LossConfig) -> Objective:
         target_BSD = engines.teacher(batch)
     target_MD = take_masked(target_BSD, batch.masked_index_M)
     prediction_MD = engines.student(batch)
-    return Objective(regression_loss(prediction_MD, target_MD, config), prediction_MD, target_MD)
+    return Objective(regression_loss(prediction_MD, target_MD, config), prediction_MD, target_MD, target_BSD)
 
 
 def backward(engines: Engines, objective: Objective, masked_in_update: int) -> None:

@@ -47,7 +47,7 @@ def compute_shard(parameter: nn.Parameter) -> Tensor:
     return parameter.ds_tensor.data
 
 
-def optimizer_steps(engine: DeepSpeedEngine) -> list[dict]:
+def optimizer_states(engine: DeepSpeedEngine) -> list[dict]:
     """The per-group optimizer states that hold a `step` counter."""
     optimizer = engine.optimizer.optimizer
     return [optimizer.state[flat] for flat in engine.optimizer.fp32_partitioned_groups_flat if flat in optimizer.state]

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from recipes.errors import ConfigError, TrainingBroken
+from recipes.train.environment import world_from_environment
 
 Result = TypeVar("Result")
 LONGEST_PREPARATION = datetime.timedelta(days=2)
@@ -38,16 +39,6 @@ class World:
         if outcome[1] is not None:
             raise outcome[1]
         return outcome[0]
-
-
-def world_from_environment() -> tuple[int, int]:
-    """(rank, number of processes) as the launcher set them; (0, 1) under plain python. Touches no network."""
-    try:
-        return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    except ValueError:
-        raise ConfigError(
-            f"RANK={os.environ.get('RANK')!r} WORLD_SIZE={os.environ.get('WORLD_SIZE')!r}: must be integers; unset them or use a launcher"
-        ) from None
 
 
 def join_world() -> World:

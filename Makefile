@@ -1,0 +1,42 @@
+# A fresh machine needs python3 (3.11 or 3.12, with venv), make and a C++ compiler:
+#     make quickstart     install, then pre-train text_tiny on the shipped sample and probe it
+#     make test           install, then the CPU test suite
+# Where the package index serves torch with CUDA only and there is no GPU, name an index with CPU builds: make .venv TORCH_INDEX=URL
+
+.PHONY: .venv quickstart test test-slow lint
+
+# ninja, which DeepSpeed's first run needs for its CPU collectives, is looked up on PATH
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
+HAS_CUDA_TORCH := import sys, torch; sys.exit(not torch.cuda.is_available())
+PIP := .venv/bin/python -m pip --disable-pip-version-check install
+
+quickstart: .venv
+	.venv/bin/deepspeed launch/pretrain_text.py
+	.venv/bin/python launch/probe.py --from runs/text_tiny --task cloze
+
+test: .venv
+	.venv/bin/python -m pytest -m "not slow and not gpu"
+
+test-slow: .venv
+	.venv/bin/python -m pytest -m "slow and not gpu"
+
+lint: .venv
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+
+.venv: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: python3 is $$(python3 -V 2>&1), needed is 3.11 or 3.12; install one with venv or say make PYTHON=/path/to/it"; exit 2; }
+	@test "$(PYTHON)" = python3 || echo "python3 is $$(python3 -V 2>&1), needed is 3.11 or 3.12: taking $(PYTHON)"
+# A torch that already sees a GPU is used as it is; else torch comes first, since DeepSpeed's setup imports it.
+	if $(PYTHON) -c '$(HAS_CUDA_TORCH)' 2>/dev/null; then $(PYTHON) -m venv --system-site-packages .venv; else $(PYTHON) -m venv .venv; \
+	  $(PIP) -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)); fi
+	{ grep -v '^torch==' constraints.txt; .venv/bin/python -c 'from importlib.metadata import version as v; print("torch==" + v("torch"))'; } > .venv/constraints.txt
+	$(PIP) -c .venv/constraints.txt setuptools wheel ninja
+	$(PIP) -c .venv/constraints.txt --no-build-isolation deepspeed
+	$(PIP) -c .venv/constraints.txt --no-build-isolation -e '.[test]'
+	touch $@

@@ -1,0 +1,13 @@
+"""What frozen features know, beside the same network at random initialisation.
+
+    python launch/probe.py --from runs/text_tiny --task cloze
+"""
+
+import sys
+
+from recipes.finetune.probe import build_parser, run_probe
+from recipes.train.cli import exit_code_of
+
+if __name__ == "__main__":
+    args = build_parser(__doc__ or "").parse_args()
+    sys.exit(exit_code_of(lambda: run_probe(args)))

@@ -1,0 +1,130 @@
+"""Which tokens are held out and which make a sample: index arithmetic on token offsets. Reads and writes no files.
+
+Shapes: P paragraphs, D documents, R ranges, N samples. A range or sample is a row (start, stop) or (start, length) in tokens.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import Literal
+
+import numpy as np
+
+from recipes.errors import ConfigError
+
+STRETCH_TOKENS = 1 << 14
+"""The unit of the held-out choice, at most: small enough for a share of one long book, large enough to keep context."""
+HELDOUT_SEED = 20220207  # fixed: the held-out text is the same for every run.seed
+Split = Literal["train", "valid"]
+
+
+@dataclass(frozen=True)
+class Boundaries:
+    """Where paragraphs and documents end, as ascending token offsets; the last of each is the number of tokens."""
+
+    paragraph_ends: np.ndarray
+    document_ends: np.ndarray
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the whole corpus."""
+        return int(self.document_ends[-1]) if len(self.document_ends) else 0
+
+
+def build_samples(bounds: Boundaries, *, sequence_length: int, break_mode: str, heldout_fraction: float) -> dict[Split, np.ndarray]:
+    """The samples of both splits, rows (start, length) with length <= sequence_length - 1 (`<s>` comes on top).
+
+    none: each unbroken range of a split cut every sequence_length - 1 tokens, an incomplete rest dropped. complete_doc: whole
+    paragraphs of one document as long as they fit; a longer paragraph is cut into pieces. No sample crosses from one split to the other.
+
+    Raises: ConfigError where a split comes out empty.
+    Source: fairseq's token_block_dataset (`none`, `complete_doc`).
+    """
+    length = sequence_length - 1
+    stretches_R2 = _stretches(bounds, length, heldout_fraction)
+    heldout_R = _choose_heldout(stretches_R2, length, heldout_fraction)
+    samples: dict[Split, np.ndarray] = {}
+    for split, chosen_R in (("train", ~heldout_R), ("valid", heldout_R)):
+        ranges_R2 = _merge_neighbours(stretches_R2, chosen_R)
+        samples[split] = _cut_blocks(ranges_R2, length) if break_mode == "none" else _pack_documents(ranges_R2, bounds, length)  # type: ignore[index]
+    _check_not_empty(samples, bounds.num_tokens, sequence_length, heldout_fraction)
+    return samples
+
+
+def _stretches(bounds: Boundaries, length: int, heldout_fraction: float) -> np.ndarray:
+    """The corpus in ranges of at most STRETCH_TOKENS that end with a document, else a paragraph; shorter ones if the text is small."""
+    size = int(min(STRETCH_TOKENS, max(2 * length, bounds.num_tokens * heldout_fraction)))
+    ends = (bounds.document_ends, bounds.paragraph_ends)
+    return _rows(_greedy(ends, 0, bounds.num_tokens, size))
+
+
+def _choose_heldout(stretches_R2: np.ndarray, length: int, heldout_fraction: float) -> np.ndarray:
+    """bool per stretch: those with the smallest hash of their number until heldout_fraction of the tokens is reached, at least one."""
+    chosen_R = np.zeros(len(stretches_R2), dtype=bool)
+    if heldout_fraction == 0:
+        return chosen_R
+    sizes_R = stretches_R2[:, 1] - stretches_R2[:, 0]
+    hash_R = np.random.Generator(np.random.Philox(HELDOUT_SEED)).random(len(sizes_R))
+    order = np.argsort(hash_R)
+    order = order[sizes_R[order] >= length]  # a shorter one might hold no sample at all
+    before = np.cumsum(sizes_R[order]) - sizes_R[order]
+    chosen_R[order[before < heldout_fraction * sizes_R.sum()]] = True
+    return chosen_R
+
+
+def _merge_neighbours(stretches_R2: np.ndarray, chosen_R: np.ndarray) -> np.ndarray:
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], chosen_R.astype(np.int8), [0]))))
+    if not len(edges):
+        return np.empty((0, 2), dtype=np.int64)
+    return np.stack([stretches_R2[edges[0::2], 0], stretches_R2[edges[1::2] - 1, 1]], axis=1)
+
+
+def _cut_blocks(ranges_R2: np.ndarray, length: int) -> np.ndarray:
+    starts = [np.arange(start, stop - length + 1, length) for start, stop in ranges_R2]
+    starts_N = np.concatenate([np.empty(0, dtype=np.int64), *starts])
+    return np.stack([starts_N, np.full_like(starts_N, length)], axis=1)
+
+
+def _pack_documents(ranges_R2: np.ndarray, bounds: Boundaries, length: int) -> np.ndarray:
+    kinds = (bounds.paragraph_ends,)
+    pieces = (sample for piece in _document_pieces(ranges_R2, bounds) for sample in _greedy(kinds, *piece, length))
+    samples_N2 = _rows(pieces)
+    samples_N2[:, 1] -= samples_N2[:, 0]
+    return samples_N2
+
+
+def _document_pieces(ranges_R2: np.ndarray, bounds: Boundaries) -> Iterator[tuple[int, int]]:
+    """The ranges cut at the ends of documents."""
+    for start, stop in ranges_R2.tolist():
+        first, last = np.searchsorted(bounds.document_ends, (start, stop), side="right")
+        inner = bounds.document_ends[first:last].tolist()
+        yield from pairwise(sorted({start, *inner, stop}))
+
+
+def _greedy(ends: Sequence[np.ndarray], start: int, stop: int, limit: int) -> Iterator[tuple[int, int]]:
+    """[start, stop) in pieces of at most `limit`, each cut at the last end of the first kind that has one in reach."""
+    while start < stop:
+        cut = stop if stop - start <= limit else start + limit
+        if cut < stop:
+            cut = next((end for kind in ends if (end := _last_at_most(kind, cut)) > start), cut)
+        yield start, cut
+        start = cut
+
+
+def _rows(pairs: Iterator[tuple[int, int]]) -> np.ndarray:
+    """Pairs as an array, without a list of millions of tuples in between."""
+    return np.fromiter(chain.from_iterable(pairs), dtype=np.int64).reshape(-1, 2)
+
+
+def _last_at_most(ends: np.ndarray, position: int) -> int:
+    index = int(ends.searchsorted(position, side="right"))
+    return int(ends[index - 1]) if index else 0
+
+
+def _check_not_empty(samples: dict[Split, np.ndarray], num_tokens: int, sequence_length: int, heldout_fraction: float) -> None:
+    for split in ("train", "valid") if heldout_fraction else ("train",):
+        if not len(samples[split]):
+            raise ConfigError(
+                f"the text is too short: {num_tokens} tokens give no {split} sample of {sequence_length} with data.heldout_fraction "
+                f"{heldout_fraction:g}; use more text, a smaller data.sequence_length or --set data.heldout_fraction=0"
+            )

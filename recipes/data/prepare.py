@@ -1,0 +1,183 @@
+"""Raw text -> prepared folder: tokenizer, tokens, split and samples. Holds the order of the steps; the steps are in its neighbours."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from model.config import TextFrontendConfig
+from recipes.config import TextDataConfig
+from recipes.data import shards
+from recipes.data.encoding import batches, encode_in_order
+from recipes.data.packing import Boundaries, build_samples
+from recipes.data.progress import ByteProgress
+from recipes.data.source import TextSource, open_source
+from recipes.data.tokenizer import TextSample, read_tokenizer, token_dtype, train_tokenizer
+from recipes.errors import ConfigError
+
+BYTES_PER_PROCESS = 1 << 25
+"""Text below which one more process costs more than it saves."""
+
+
+def prepare_text(
+    data: TextDataConfig,
+    frontend: TextFrontendConfig,
+    out_dir: Path,
+    *,
+    num_processes: int | None = None,
+    progress: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """The prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir.
+
+    The result does not depend on num_processes (None: the cores this process may use). out_dir appears complete or not at all. Call
+    it on one rank only; spawn-safe, so the caller's script needs its `if __name__ == "__main__"`.
+
+    Raises: ConfigError for everything the user can mend.
+    """
+    _check_settings(data)
+    if data.path is not None and shards.is_prepared(folder := Path(data.path).expanduser()):
+        check_fits(folder, data, frontend)
+        return folder
+    if shards.is_prepared(out_dir):
+        check_fits(out_dir, data, frontend)
+        _check_same_source(out_dir, data)
+        return out_dir
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise ConfigError(f"{out_dir}: exists and is no prepared folder; remove it or choose another --run-dir")
+    steps = _Preparation(data, frontend.vocab_size, num_processes or len(os.sched_getaffinity(0)), progress, log)
+    with shards.atomic_folder(out_dir) as folder:
+        steps.run(folder)
+    return out_dir
+
+
+def check_fits(folder: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
+    """Raises: ConfigError unless the prepared folder is whole and was made with these settings."""
+    prepared = shards.load_prepared(folder)
+    wanted = {"frontend.vocab_size": frontend.vocab_size} | {
+        f"data.{key}": getattr(data, key) for key in ("sequence_length", "break_mode", "heldout_fraction")
+    }
+    for name, value in wanted.items():
+        made_with = prepared.vocab_size if name == "frontend.vocab_size" else prepared.data[name.removeprefix("data.")]
+        if made_with != value:
+            raise ConfigError(
+                f"{folder}: prepared with {name} {made_with}, the recipe has {value}; --set {name}={made_with} or prepare it again"
+            )
+    if data.tokenizer is not None:
+        given = hashlib.sha256(read_tokenizer(Path(data.tokenizer), frontend.vocab_size)).hexdigest()
+        if given != prepared.tokenizer_sha256:
+            raise ConfigError(
+                f"{folder}: prepared with another tokenizer than {data.tokenizer}; --set data.tokenizer=none or prepare it again"
+            )
+
+
+def _check_same_source(folder: Path, data: TextDataConfig) -> None:
+    """An earlier preparation of this run dir must be of the same text and settings; the text itself may be gone by now."""
+    prepared = shards.load_prepared(folder)
+    is_same_path = data.path is not None and str(Path(data.path).expanduser().resolve()) == prepared.source
+    for key, value in asdict(data).items():
+        if prepared.data.get(key) != value and not (key == "path" and is_same_path):
+            raise ConfigError(
+                f"{folder}: prepared with data.{key} {prepared.data.get(key)}, now {value}; remove it or choose another --run-dir"
+            )
+
+
+def _check_settings(data: TextDataConfig) -> None:
+    if not 0 <= data.heldout_fraction < 1:
+        raise ConfigError(
+            f"data.heldout_fraction {data.heldout_fraction:g} is not in [0, 1); a usual share is 0.01, and 0 holds nothing out"
+        )
+    if data.sequence_length < 2:
+        raise ConfigError(f"data.sequence_length {data.sequence_length} leaves no room for a token after <s>; at least 2")
+
+
+class _Preparation:
+    """The steps of one preparation, in the order in which run() takes them."""
+
+    def __init__(self, data: TextDataConfig, vocab_size: int, num_processes: int, show_bar: bool, log: Callable[[str], None]) -> None:
+        self._data, self._vocab_size, self._num_processes = data, vocab_size, num_processes
+        self._show_bar, self._log = show_bar, log
+        self._source: TextSource = open_source(data)
+        self._num_bytes = 0
+
+    def run(self, folder: Path) -> None:
+        """Fill the folder."""
+        model_path = folder / "tokenizer.model"
+        model_path.write_bytes(self._tokenizer())
+        counts = self._write_tokens(folder, str(model_path))
+        counts |= self._write_samples(folder)
+        prepared = shards.Prepared(
+            version=shards.FORMAT_VERSION,
+            source=self._source.name,
+            fingerprint=shards.hash_files([folder / name for name in shards.CONTENT_FILES]),
+            tokenizer_sha256=shards.hash_files([model_path]),
+            vocab_size=self._vocab_size,
+            dtype=token_dtype(self._vocab_size).name,
+            counts=counts,
+            data=asdict(self._data),
+        )
+        shards.save_prepared(folder, prepared)
+        found = f"{counts['documents']} documents, {counts['tokens']} tokens"
+        self._log(f"prepared {found}: {counts['train_samples']} train and {counts['valid_samples']} held-out samples")
+
+    def _tokenizer(self) -> bytes:
+        if self._data.tokenizer is not None:
+            return read_tokenizer(Path(self._data.tokenizer), self._vocab_size)
+        sample = TextSample(self._data.tokenizer_sample_megabytes * 1_000_000)
+        reading = self._progress("reading")
+        for batch in batches(self._source):
+            for paragraph in batch.paragraphs:
+                sample.add(paragraph)
+            reading.add(batch.num_bytes)
+        reading.close()
+        self._num_bytes = reading.num_bytes
+        self._check_any_text(reading.num_bytes)
+        share = f"{sample.num_bytes / 1e6:.1f} of {reading.num_bytes / 1e6:.1f} MB"
+        self._log(f"training a {self._data.tokenizer_type} tokenizer of {self._vocab_size} symbols on {share}")
+        return train_tokenizer(sample, self._data, self._vocab_size)
+
+    def _write_tokens(self, folder: Path, model_path: str) -> dict[str, int]:
+        num_processes = self._num_processes if not self._num_bytes else min(self._num_processes, 1 + self._num_bytes // BYTES_PER_PROCESS)
+        writer = shards.ShardWriter(folder, token_dtype(self._vocab_size))
+        tokenizing = self._progress("tokenizing")
+        try:
+            with closing(
+                encode_in_order(batches(self._source), model_path, num_processes)
+            ) as encoded:  # ends its processes at an error too
+                for batch, (tokens, lengths_P) in encoded:
+                    writer.append(np.array(batch.documents), lengths_P, tokens)
+                    tokenizing.add(batch.num_bytes)
+            writer.finish()
+        finally:
+            writer.discard()
+            tokenizing.close()
+        self._check_any_text(writer.counts["tokens"])
+        self._log(f"tokenized {tokenizing} with {num_processes} process{'es' if num_processes > 1 else ''}")
+        return writer.counts | {"bytes": tokenizing.num_bytes}
+
+    def _write_samples(self, folder: Path) -> dict[str, int]:
+        paragraph_ends, document_ends = (shards.map_array(folder / name, np.int64) for name in ("paragraph_ends.bin", "document_ends.bin"))
+        samples = build_samples(
+            Boundaries(paragraph_ends, document_ends),
+            sequence_length=self._data.sequence_length,
+            break_mode=self._data.break_mode,
+            heldout_fraction=self._data.heldout_fraction,
+        )
+        counts: dict[str, int] = {}
+        for split, rows_N2 in samples.items():
+            with (folder / f"{split}.npy").open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(rows_N2))
+                file.write(np.ascontiguousarray(rows_N2).tobytes())  # np.save loses the errno of a full disk
+            counts |= {f"{split}_samples": len(rows_N2), f"{split}_tokens": int(rows_N2[:, 1].sum())}
+        return counts
+
+    def _progress(self, label: str) -> ByteProgress:
+        return ByteProgress(label, self._num_bytes, show_bar=self._show_bar, log=self._log)
+
+    def _check_any_text(self, amount: int) -> None:
+        if not amount:
+            raise ConfigError(f"{self._source.name}: no text in it, every document is empty; point --data at something else")

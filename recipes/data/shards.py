@@ -1,0 +1,223 @@
+"""The prepared folder: token shards, boundaries, sample index and prepared.json, written whole or not at all, and read back
+memory-mapped. Knows nothing of where text comes from or how it is tokenized.
+
+    prepared.json          what is in the folder (class Prepared)
+    tokenizer.model        sentencepiece
+    tokens.bin             every token of the corpus in order, uint16 or uint32
+    paragraph_ends.bin     int64 token offsets; likewise document_ends.bin
+    train.npy, valid.npy   int64 rows (start, length): the samples, without `<s>`
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from recipes.errors import ConfigError
+
+FORMAT_VERSION = 1
+CONTENT_FILES = ("tokenizer.model", "tokens.bin", "paragraph_ends.bin", "document_ends.bin", "train.npy", "valid.npy")
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG}
+FOREIGN_STALE_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """prepared.json."""
+
+    version: int
+    source: str
+    fingerprint: str
+    """SHA-256 over tokens, boundaries, samples and tokenizer: equal if and only if a run would read the same."""
+    tokenizer_sha256: str
+    vocab_size: int
+    dtype: str
+    counts: dict[str, int]
+    """documents, paragraphs, tokens, bytes, train_samples, valid_samples, train_tokens, valid_tokens."""
+    data: dict[str, Any]
+    """The TextDataConfig it was made with."""
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether there is a prepared.json; load_prepared says whether it can be used."""
+    return (folder / "prepared.json").is_file()
+
+
+def load_prepared(folder: Path) -> Prepared:
+    """prepared.json of a folder whose files are all there and as long as they should be.
+
+    Raises: ConfigError otherwise.
+    """
+    try:
+        values = json.loads((folder / "prepared.json").read_text())
+        if values.get("version") != FORMAT_VERSION:
+            raise ConfigError(f"{folder}: prepared format {values.get('version')}, this version reads {FORMAT_VERSION}; prepare it again")
+        prepared = Prepared(**values)
+        wrong = [name for name, size in _expected_sizes(prepared).items() if (folder / name).stat().st_size != size]
+        missing = [name for name in ("tokenizer.model", "train.npy", "valid.npy") if not (folder / name).is_file()]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{folder}: not readable as prepared data ({error}); remove the folder and prepare it again") from error
+    if wrong or missing:
+        raise ConfigError(f"{folder}: {', '.join(wrong + missing)} damaged or missing; remove the folder and prepare it again")
+    return prepared
+
+
+def _expected_sizes(prepared: Prepared) -> dict[str, int]:
+    counts = prepared.counts
+    return {
+        "tokens.bin": counts["tokens"] * np.dtype(prepared.dtype).itemsize,
+        "paragraph_ends.bin": counts["paragraphs"] * 8,
+        "document_ends.bin": counts["documents"] * 8,
+    }
+
+
+def map_array(path: Path, dtype: DTypeLike) -> np.ndarray:
+    """The file as a read-only memory-mapped array (an empty file cannot be mapped and gives an empty array)."""
+    # As a plain array: the subclass makes every small slice and search slower.
+    return np.asarray(np.memmap(path, dtype=dtype, mode="r")) if path.stat().st_size else np.empty(0, dtype=dtype)
+
+
+class ShardWriter:
+    """Appends tokenized paragraphs to tokens.bin, paragraph_ends.bin and document_ends.bin."""
+
+    def __init__(self, folder: Path, dtype: np.dtype) -> None:
+        self._dtype = dtype
+        names = ("tokens", "paragraph_ends", "document_ends")
+        self._files: dict[str, BinaryIO] = {name: (folder / f"{name}.bin").open("wb") for name in names}
+        self._document: int | None = None
+        self.counts = {"documents": 0, "paragraphs": 0, "tokens": 0}
+
+    def append(self, documents_P: np.ndarray, lengths_P: np.ndarray, tokens: np.ndarray) -> None:
+        """Paragraphs in corpus order: their document's number, their tokens' number (those with none are left out), their tokens."""
+        documents_P, lengths_P = documents_P[lengths_P > 0], lengths_P[lengths_P > 0]
+        if not len(lengths_P):
+            return
+        ends_P = self.counts["tokens"] + np.cumsum(lengths_P)
+        previous = documents_P[0] if self._document is None else self._document
+        is_first_P = documents_P != np.concatenate(([previous], documents_P[:-1]))
+        self._write("tokens", tokens.astype(self._dtype))
+        self._write("paragraph_ends", ends_P.astype(np.int64))
+        self._write("document_ends", (ends_P - lengths_P)[is_first_P].astype(np.int64))
+        self.counts["documents"] += int(is_first_P.sum())
+        self.counts["paragraphs"] += len(lengths_P)
+        self.counts["tokens"] += len(tokens)
+        self._document = int(documents_P[-1])
+
+    def finish(self) -> None:
+        """Write the end of the last document and close."""
+        if self._document is not None:
+            self._write("document_ends", np.array([self.counts["tokens"]], dtype=np.int64))
+            self.counts["documents"] += 1
+        for file in self._files.values():
+            file.close()
+
+    def discard(self) -> None:
+        """Close without a word: the folder is about to go, and closing a file on a full disk raises once more."""
+        for file in self._files.values():
+            with suppress(OSError):
+                file.close()
+
+    def _write(self, name: str, array: np.ndarray) -> None:
+        self._files[name].write(np.ascontiguousarray(array).data.cast("B"))
+
+
+def save_prepared(folder: Path, prepared: Prepared) -> None:
+    """Write prepared.json."""
+    (folder / "prepared.json").write_text(json.dumps(asdict(prepared), indent=1) + "\n")
+
+
+def hash_files(paths: list[Path]) -> str:
+    """SHA-256 over the contents of the files, in order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` that takes its name when the block ends well, synced to disk, and is removed when it does not.
+
+    Raises: ConfigError naming the path, the reason and the free bytes where the disk refuses to be written.
+    """
+    target = target.absolute()
+    new_parents = [parent for parent in target.parents if not parent.exists()]
+    folder = target.parent / f".{target.name}.{socket.gethostname()}.{os.getpid()}.tmp"
+    done = False
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(target)
+        folder.mkdir()
+        yield folder
+        for path in (*folder.iterdir(), folder):
+            _sync(path)
+        folder.rename(target)
+        done = True
+        _sync(target.parent)
+    except OSError as error:
+        if error.errno not in DISK_FULL | NOT_ALLOWED:
+            raise
+        raise ConfigError(_disk_complaint(target, error)) from error
+    finally:
+        if not done:
+            shutil.rmtree(folder, ignore_errors=True)
+            _remove_empty(new_parents)
+
+
+def _remove_stale(target: Path) -> None:
+    """Temporary folders of dead runs: of this host if the process is gone, of another host if untouched for a day."""
+    for folder in target.parent.glob(f".{target.name}.*.tmp"):
+        host, _, pid = folder.name[len(target.name) + 2 : -len(".tmp")].rpartition(".")
+        if host == socket.gethostname() and pid.isdigit():
+            is_stale = int(pid) == os.getpid() or not _is_alive(int(pid))
+        else:
+            newest = max((path.stat().st_mtime for path in (folder, *folder.glob("*"))), default=0)
+            is_stale = time.time() - newest > FOREIGN_STALE_SECONDS
+        if is_stale:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _disk_complaint(target: Path, error: OSError) -> str:
+    existing = next(parent for parent in target.parents if parent.exists())
+    free = shutil.disk_usage(existing).free
+    remedy = "free space or raise the quota or limit" if error.errno in DISK_FULL else "mend the permissions or choose another place"
+    where = f" at {error.filename}" if error.filename else ""
+    return f"{target}: cannot be written ({error.strerror}{where}), {free} bytes free on that disk; {remedy}"

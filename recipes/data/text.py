@@ -1,0 +1,89 @@
+"""The text data set: a prepared folder's samples, their masks, and their way into a Batch. Knows nothing of ranks and updates.
+
+Shapes: B batch, S sequence, T real tokens of one sample (T <= S).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.batch import Batch
+from model.config import TokenMaskConfig
+from model.masking import token_mask
+from recipes.data.packing import Split
+from recipes.data.shards import load_prepared, map_array
+from recipes.data.tokenizer import BOS, PAD
+
+
+@dataclass(frozen=True)
+class TextExample:
+    """One sample before padding, three arrays of shape (T,). A `<pad>` inside it stays a padded position."""
+
+    clean: np.ndarray
+    """int64 ids as the teacher reads them."""
+    inputs: np.ndarray
+    """The same with the student's masks."""
+    mask: np.ndarray
+    """bool, True where the loss is taken."""
+
+
+class TextDataset:
+    """The samples of one split, addressed by index; what example() returns is a function of (seed, epoch, index) alone."""
+
+    def __init__(self, folder: Path, split: Split, *, mask: TokenMaskConfig, seed: int) -> None:
+        """`seed` is that of the masks; give the held-out split a constant, so that runs with other seeds are judged by the same masks.
+
+        Raises: ConfigError if the folder is damaged or no prepared folder.
+        """
+        prepared = load_prepared(folder)
+        self.fingerprint = prepared.fingerprint
+        self.vocab_size = prepared.vocab_size
+        self.sequence_length: int = prepared.data["sequence_length"]
+        self._is_padded = prepared.data["break_mode"] != "none"
+        self._tokens = map_array(folder / "tokens.bin", prepared.dtype)
+        self._samples_N2 = np.load(folder / f"{split}.npy", mmap_mode="r" if prepared.counts[f"{split}_samples"] else None)
+        self._mask = mask
+        self._entropy = (seed, ("train", "valid").index(split))
+
+    def __len__(self) -> int:
+        return len(self._samples_N2)
+
+    def example(self, epoch: int, index: int) -> TextExample:
+        """Sample `index` with `<s>` before it and the mask of that epoch."""
+        start, length = self._samples_N2[index].tolist()
+        clean_T = np.empty(length + 1, dtype=np.int64)
+        clean_T[0] = BOS
+        clean_T[1:] = self._tokens[start : start + length]
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((*self._entropy, epoch, index))))
+        input_T, mask_T = token_mask(clean_T, self._mask, rng, vocab_size=self.vocab_size)
+        return TextExample(clean_T, input_T, mask_T)
+
+    def collate(self, examples: list[TextExample]) -> Batch:
+        """One micro-batch, padded on the right to sequence_length.
+
+        The padding mask is there for every batch of complete_doc and for none of break_mode none, whether or not a row needs it, so
+        that the same kernels run however the global batch is cut.
+        """
+        clean_BS = np.full((len(examples), self.sequence_length), PAD, dtype=np.int64)
+        input_BS = clean_BS.copy()
+        mask_BS = np.zeros(clean_BS.shape, dtype=bool)
+        for row, example in enumerate(examples):
+            num_tokens = len(example.clean)
+            clean_BS[row, :num_tokens] = example.clean
+            input_BS[row, :num_tokens] = example.inputs
+            mask_BS[row, :num_tokens] = example.mask
+        padding_BS = clean_BS == PAD
+        input_BS[padding_BS] = PAD
+        mask_BS[padding_BS] = False
+        padding = torch.from_numpy(padding_BS) if self._is_padded or padding_BS.any() else None
+        return Batch(
+            inputs=torch.from_numpy(input_BS),
+            clean_inputs=torch.from_numpy(clean_BS),
+            mask_BS=torch.from_numpy(mask_BS),
+            masked_index_M=torch.from_numpy(np.flatnonzero(mask_BS)),
+            padding_mask_BS=padding,
+            clean_padding_mask_BS=padding,
+            num_tokens=int(padding_BS.size - padding_BS.sum()),
+        )

@@ -1,0 +1,85 @@
+"""Plain .txt and .txt.gz files as paragraphs, read line by line so that a complaint names file and line and memory stays
+constant. Knows nothing of tables, tokens or splits.
+
+A paragraph is what gets a `</s>`. In hard-wrapped text (lines of at most 120 characters, some of them blank) it is the lines up to the
+next blank one, joined by spaces; in any other text every line is a paragraph. The first 1,000 lines decide.
+"""
+
+import codecs
+import gzip
+import io
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
+from pathlib import Path
+
+from recipes.errors import ConfigError
+
+PROBE_LINES = 1000
+WRAP_COLUMNS = 120
+MAX_LINE_BYTES = 1 << 20
+"""A longer line is read in pieces, each a paragraph of its own."""
+
+
+def read_paragraphs(path: Path) -> Iterator[str]:
+    """The file's paragraphs, without BOM, carriage returns and form feeds.
+
+    Raises: ConfigError naming file and line for binary content or a byte that is not UTF-8, and naming the file if it cannot be read.
+    """
+    return split_paragraphs(_read_lines(path))
+
+
+def split_paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    """Lines -> non-empty paragraphs, by the rule in the module docstring."""
+    lines = iter(lines)
+    head = list(islice(lines, PROBE_LINES))
+    every = (line.replace("\f", " ").strip() for line in chain(head, lines))
+    return _join_wrapped(every) if _is_hard_wrapped(head) else filter(None, every)
+
+
+def _is_hard_wrapped(lines: list[str]) -> bool:
+    lengths = [len(line.strip()) for line in lines]
+    num_blank = lengths.count(0)
+    num_long = sum(length > WRAP_COLUMNS for length in lengths)
+    # A few blank lines (between chapters) or a few long ones (a missing break) do not change what the rest is.
+    return num_blank >= 0.05 * len(lengths) and num_long <= 0.01 * len(lengths) and num_blank > 0
+
+
+def _join_wrapped(lines: Iterable[str]) -> Iterator[str]:
+    held: list[str] = []
+    size = 0
+    for line in lines:
+        if line:
+            held.append(line)
+            size += len(line)
+        if held and (not line or size > MAX_LINE_BYTES):
+            yield " ".join(held)
+            held, size = [], 0
+    if held:
+        yield " ".join(held)
+
+
+def _read_lines(path: Path) -> Iterator[str]:
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            yield from _decode_lines(io.BufferedReader(file), path)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"{path}: cannot be read ({error}); mend or remove the file") from error
+
+
+def _decode_lines(file: io.BufferedReader, path: Path) -> Iterator[str]:
+    decode = codecs.getincrementaldecoder("utf-8")().decode
+    number = 1
+    while True:
+        raw = file.readline(MAX_LINE_BYTES)
+        if b"\0" in raw:
+            raise ConfigError(f"{path} line {number}: a NUL byte, so this is no UTF-8 text; remove the file or convert it with iconv")
+        try:
+            text = decode(raw, not raw)
+        except UnicodeDecodeError as error:
+            found = f"{path} line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8"
+            raise ConfigError(f"{found}; convert the file, for example iconv -f latin1 -t utf-8") from None
+        if not raw:
+            return
+        yield text.removeprefix("\ufeff") if number == 1 else text
+        number += raw.endswith(b"\n")

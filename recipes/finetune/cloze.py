@@ -1,0 +1,132 @@
+"""The cloze probe: does the frozen feature of a masked token know which of the most frequent words stood there? Always beside
+the same network at random initialisation. Text only; the classification probes are another file.
+
+Shapes: B batch, S sequence, D features, N examples.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+import torch
+from torch import Tensor
+
+from model.config import TokenMaskConfig
+from model.student import Trunk
+from recipes.config import Recipe
+from recipes.data.shards import load_prepared, map_array
+from recipes.data.text import TextDataset
+from recipes.errors import ConfigError
+from recipes.finetune.ridge import Score, Split, best_ridge
+from recipes.finetune.trunk import Source, build_trunk, load_trunk
+
+NUM_WORDS = 200
+MASK = TokenMaskConfig(prob=0.15, length=1)  # few enough that most of the context is there
+FIT_SAMPLES, TEST_SAMPLES, BATCH = 3000, 1000, 32
+FIT_EPOCH = 1 << 30  # masks that no training epoch drew
+SEED = 0
+WORD_START = "\u2581"
+
+
+@dataclass(frozen=True)
+class ClozeResult:
+    """Accuracy of the pre-trained and of the random network, and of always saying the most frequent word."""
+
+    trained: Score
+    random: Score
+    majority: float
+    num_test: int
+
+    def to_json(self, source: Source) -> dict[str, Any]:
+        """The content of results.json."""
+        return {
+            "task": "cloze",
+            "metric": "accuracy",
+            "split": "held-out",
+            "mean": self.trained.accuracy,
+            "std": self.trained.standard_error,
+            "values": [self.trained.accuracy],
+            "from": str(source.checkpoint),
+            "layer": self.trained.layer,
+            "random_init": self.random.accuracy,
+            "random_init_std": self.random.standard_error,
+            "majority": self.majority,
+            "num_words": NUM_WORDS,
+            "num_test": self.num_test,
+        }
+
+
+def cloze_probe(source: Source, prepared: Path, device: torch.device) -> ClozeResult:
+    """Run the probe. Raises: ConfigError where the prepared data hold too few of the words."""
+    recipe = source.recipe
+    words = frequent_words(prepared)
+    classes_V = np.full(recipe.frontend.vocab_size, -1)
+    classes_V[words] = np.arange(len(words))
+    fit_data = TextDataset(prepared, "train", mask=MASK, seed=SEED)
+    test_data = TextDataset(prepared, "valid", mask=MASK, seed=SEED)
+    scores = []
+    for trunk in (load_trunk(source, device), build_trunk(recipe, device)):
+        train = collect(trunk, fit_data, FIT_SAMPLES, FIT_EPOCH, classes_V)
+        test = collect(trunk, test_data, TEST_SAMPLES, 0, classes_V)
+        scores.append(best_ridge(train, test, len(words)))
+    counts = torch.bincount(train.labels_N, minlength=len(words))
+    majority = float((test.labels_N == counts.argmax()).double().mean())
+    return ClozeResult(scores[0], scores[1], majority, len(test.labels_N))
+
+
+def frequent_words(prepared: Path) -> np.ndarray:
+    """Ids of the NUM_WORDS most frequent pieces that are words by themselves, most frequent first."""
+    meta = load_prepared(prepared)
+    counts_V = np.bincount(map_array(prepared / "tokens.bin", meta.dtype), minlength=meta.vocab_size)
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(prepared / "tokenizer.model"))
+    is_word_V = np.zeros(len(counts_V), dtype=bool)
+    for number in range(tokenizer.get_piece_size()):
+        piece = tokenizer.id_to_piece(number)
+        is_word_V[number] = piece.startswith(WORD_START) and piece[1:].isalpha()
+    order = np.argsort(-np.where(is_word_V, counts_V, 0), kind="stable")[:NUM_WORDS]
+    words = order[counts_V[order] > 0]
+    if len(words) < 2:
+        raise ConfigError(f"{prepared}: {len(words)} whole-word pieces in its text; the cloze probe needs more text or a larger vocabulary")
+    return words
+
+
+@torch.no_grad()
+def collect(trunk: Trunk, data: TextDataset, limit: int, epoch: int, classes_V: np.ndarray) -> Split:
+    """Features of every layer at masked positions whose token is one of the words, with their classes."""
+    per_layer: list[list[Tensor]] = []
+    labels: list[Tensor] = []
+    device = next(trunk.parameters()).device
+    for indices in _chunks(len(data), limit):
+        batch = data.collate([data.example(epoch, i) for i in indices])
+        classes_BS = torch.from_numpy(classes_V)[batch.clean_inputs]
+        chosen_N = ((classes_BS >= 0) & batch.mask_BS).flatten().nonzero()[:, 0]
+        padding = None if batch.padding_mask_BS is None else batch.padding_mask_BS.to(device)
+        _, outputs = trunk(batch.inputs.to(device), None, padding, keep_from=0)
+        features = [output.block_SBD.transpose(0, 1).reshape(-1, output.block_SBD.shape[-1])[chosen_N].float().cpu() for output in outputs]
+        per_layer.append(features)
+        labels.append(classes_BS.flatten()[chosen_N])
+    if not labels or sum(map(len, labels)) < 2:
+        raise ConfigError("the held-out text has no frequent word to probe; give more text or raise data.heldout_fraction")
+    return Split([torch.cat(layer) for layer in zip(*per_layer, strict=True)], torch.cat(labels))
+
+
+def describe(result: ClozeResult, recipe: Recipe) -> list[str]:
+    """What the command prints."""
+    trained, random = result.trained, result.random
+    return [
+        f"cloze, {NUM_WORDS} words, {result.num_test} held-out blanks, {recipe.name}:",
+        f"  pre-trained  {trained.accuracy:.3f} +- {trained.standard_error:.3f} (layer {trained.layer + 1})",
+        f"  random init  {random.accuracy:.3f} +- {random.standard_error:.3f} (layer {random.layer + 1})",
+        f"  majority     {result.majority:.3f}",
+        f"  pre-trained / random init = {trained.accuracy / max(random.accuracy, 1e-9):.2f}",
+    ]
+
+
+def _chunks(available: int, limit: int) -> Iterator[list[int]]:
+    count = min(available, limit)
+    spread = [i * available // count for i in range(count)]
+    for start in range(0, count, BATCH):
+        yield spread[start : start + BATCH]

@@ -1,0 +1,38 @@
+"""How big a recipe is: parameters, FLOPs of a step, bytes per rank. Torch-free arithmetic; activations are not counted."""
+
+from recipes.config import Recipe
+from recipes.train.ds_config import EngineConfig
+
+FORWARDS_PER_STEP = 4  # the student's forward and backward are three, the teacher's forward one
+
+
+def num_parameters(recipe: Recipe) -> int:
+    """Parameters of the student, head included; the teacher has as many without the head."""
+    return num_trunk_parameters(recipe) + recipe.model.num_head_parameters
+
+
+def num_trunk_parameters(recipe: Recipe) -> int:
+    """Parameters of front-end and encoder."""
+    return recipe.frontend.num_parameters(recipe.model) + recipe.model.num_block_parameters
+
+
+def step_flops(recipe: Recipe, num_tokens: int) -> int:
+    """Model FLOPs of training on `num_tokens` tokens of one update, whether or not an implementation skips work."""
+    forward = recipe.model.forward_flops(num_tokens, recipe.data.sequence_length) + recipe.frontend.forward_flops(num_tokens)
+    return FORWARDS_PER_STEP * forward
+
+
+def state_bytes(recipe: Recipe, config: EngineConfig) -> dict[str, int]:
+    """Bytes per rank of everything that is sharded, by kind, to the padding: tensor-parallel slices over ZeRO shards."""
+    width = 4 if config.precision == "fp32" else 2
+    shards = config.batch.world_size
+    student, trunk = num_parameters(recipe), num_trunk_parameters(recipe)
+    sizes = {
+        "parameters": student * width,
+        "master weights": student * 4,
+        "gradients": student * width,
+        "moments": student * 8,
+        "teacher": trunk * width,
+        "EMA shadow": 0 if width == 4 else trunk * 4,  # in fp32 the shadow is the teacher itself
+    }
+    return {name: -(-size // shards) for name, size in sizes.items()}

@@ -1,0 +1,109 @@
+"""The pre-training commands: flags -> recipe and ds_config -> dry run or training, and errors -> exit codes. Torch-free
+until training starts, so --help and --dry-run are quick."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from recipes.check import check_recipe
+from recipes.config import Recipe, apply_overrides, recipe_to_dict
+from recipes.errors import ConfigError, TrainingBroken
+from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes
+from recipes.train.ds_config import EngineConfig, load_ds_config, resolve
+from recipes.train.environment import quiet_libraries, world_from_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "numpy")
+
+
+def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> argparse.ArgumentParser:
+    """The flags of every pre-training command; tests/launch freezes them."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default=default, help=f"one of {', '.join(recipes)} (default: {default})")
+    parser.add_argument("--deepspeed_config", type=Path, help="JSON in ds_configs/ (default: what suits the machine)")
+    parser.add_argument("--data", help="folder, file, prepared folder or hub name (default: the shipped sample)")
+    parser.add_argument("--run-dir", type=Path, help="where everything goes; the same one again resumes (default: runs/RECIPE)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a number of the recipe, e.g. optim.lr=3e-4")
+    parser.add_argument("--dry-run", action="store_true", help="check and print everything, train nothing")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    return parser
+
+
+def pretrain_main(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> int:
+    """Run a pre-training command; returns the exit code."""
+    args = build_parser(description, recipes, default).parse_args()
+    return exit_code_of(lambda: _run(args, recipes))
+
+
+def exit_code_of(command: Callable[[], int]) -> int:
+    """Run a command and turn a user's error into one line on rank 0 and its exit code. Defects keep their traceback."""
+    try:
+        return command()
+    except (ConfigError, TrainingBroken) as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":
+            print("interrupted; what was saved stays valid and the same command continues", file=sys.stderr)
+        return 130  # 128 + SIGINT, as shells report it
+
+
+def _run(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> int:
+    recipe = resolve_recipe(args.recipe, recipes, args.set, args.data)
+    path = args.deepspeed_config or default_ds_config()
+    _, world_size = world_from_environment()
+    config = resolve(recipe, load_ds_config(path), str(path), world_size)
+    run_dir = args.run_dir or Path("runs") / recipe.name
+    if args.dry_run:
+        return dry_run(recipe, config, run_dir)
+    quiet_libraries()
+    from recipes.train.pretrain import pretrain  # seconds of imports
+
+    return pretrain(recipe, config, run_dir, launch_facts())
+
+
+def resolve_recipe(name: str, recipes: dict[str, Callable[[], Recipe]], overrides: list[str], data: str | None) -> Recipe:
+    """The named recipe with overrides applied and checked. Raises: ConfigError."""
+    if name not in recipes:
+        raise ConfigError(f"--recipe {name}: unknown; there are {', '.join(recipes)}")
+    recipe = apply_overrides(recipes[name](), overrides)
+    if data is not None:
+        recipe = replace(recipe, data=replace(recipe.data, path=data))
+    check_recipe(recipe)
+    return recipe
+
+
+def default_ds_config() -> Path:
+    """bf16 where there is an NVIDIA device, fp32 on the CPU elsewhere."""
+    return ROOT / "ds_configs" / ("zero3_bf16.json" if Path("/dev/nvidiactl").exists() else "zero3_cpu.json")
+
+
+def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path) -> int:
+    """Print what would run, on one process and without its devices."""
+    batch, total = config.batch, num_parameters(recipe)
+    sizes = state_bytes(recipe, config)
+    print(json.dumps({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}, indent=2))
+    print(f"parameters: {total:,} (student {num_trunk_parameters(recipe):,} + head {recipe.model.num_head_parameters:,}; the teacher has no head)")
+    print(
+        f"batch: {recipe.run.global_batch_size} samples = data-parallel {batch.dp_size} x micro {batch.micro_batch_size} x accumulation "
+        f"{batch.accumulation_steps}; {batch.world_size} ranks, tensor-parallel {batch.tp_size}"
+    )
+    shown = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in sizes.items() if size)
+    print(f"memory per rank, MB, activations not counted: {shown}; together {sum(sizes.values()) / 1e6:,.1f}")
+    print(f"run dir: {run_dir}{' (exists)' if run_dir.exists() else ''}")
+    return 0
+
+
+def launch_facts() -> dict[str, Any]:
+    """Versions, commit and command line for config.json."""
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    versions = {name: metadata.version(name) for name in VERSIONED}
+    return {"versions": versions, "python": sys.version.split()[0], "git_commit": git.stdout.strip() or None, "command": sys.argv}

@@ -1,0 +1,119 @@
+"""Where a run's numbers go: metrics.jsonl (the truth), the terminal, wandb when asked. Computes rates, no statistics."""
+
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from tqdm import tqdm
+
+from recipes.config import Recipe
+from recipes.plan.size import step_flops
+
+PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bf16, from the vendor's data sheets
+WANDB_PATIENCE_SECONDS = 20.0
+
+
+class MetricsWriter:
+    """Rank 0's reporter. `write` takes one logged step; timings are means since the step logged before."""
+
+    def __init__(self, file: IO[str], recipe: Recipe, run_dir: Path, device: torch.device, first_step: int) -> None:
+        self._file, self._recipe = file, recipe
+        self._peak = device_peak_flops(device)
+        self._wandb = WandbMirror(recipe, run_dir) if recipe.run.wandb != "off" else None
+        self._bar = tqdm(initial=first_step, total=recipe.run.max_steps, unit="step", disable=not sys.stderr.isatty())
+
+    def write(self, metrics: dict[str, Any], *, steps: int, seconds: float, tokens: int, world_size: int) -> None:
+        """Add the rates to `metrics` and send them to every sink. `steps`, `seconds` and `tokens` are since the last call."""
+        flops = step_flops(self._recipe, tokens) / seconds
+        metrics["step_seconds"] = seconds / steps
+        metrics["tokens_per_second"] = tokens / seconds
+        metrics["mfu"] = flops / (self._peak * world_size) if self._peak else None
+        self._file.write(json.dumps(metrics) + "\n")
+        self._file.flush()
+        self._show(metrics, steps)
+        if self._wandb:
+            self._wandb.log(metrics)
+
+    def say(self, line: str) -> None:
+        """One line on the terminal, above the bar if there is one."""
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Flush everything; never waits long for wandb."""
+        self._bar.close()
+        self._file.close()
+        if self._wandb:
+            self._wandb.finish()
+
+    def _show(self, metrics: dict[str, Any], steps: int) -> None:
+        remaining = (self._recipe.run.max_steps - metrics["step"]) * metrics["step_seconds"]
+        facts = f"loss {metrics['loss']:.4f}  target_std {metrics['target_std']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
+        if metrics["mfu"] is not None:
+            facts += f"  MFU {metrics['mfu']:.1%}"
+        if "explained_variance" in metrics:
+            facts += f"  | eval_loss {metrics['eval_loss']:.4f}  explained {metrics['explained_variance']:.3f}  rank {metrics['target_rank']:.1f}"
+        if self._bar.disable:
+            self.say(f"step {metrics['step']:>{len(str(self._recipe.run.max_steps))}}/{self._recipe.run.max_steps}  {facts}  ETA {format_seconds(remaining)}")
+            return
+        self._bar.set_postfix_str(facts)
+        self._bar.update(metrics["step"] - self._bar.n)
+
+
+class WandbMirror:
+    """A copy of the metrics in wandb. Whatever goes wrong there is said once and never stops or delays training: calls run
+    on a daemon thread."""
+
+    def __init__(self, recipe: Recipe, run_dir: Path) -> None:
+        self._queue: list[dict[str, Any]] = []
+        self._wake, self._done, self._over = threading.Event(), threading.Event(), threading.Event()
+        self._arguments = {"project": "data2vec", "name": run_dir.name, "group": run_dir.name, "dir": str(run_dir), "mode": recipe.run.wandb}
+        threading.Thread(target=self._work, daemon=True, name="wandb").start()
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Queue one step."""
+        self._queue.append(dict(metrics))
+        self._wake.set()
+
+    def finish(self) -> None:
+        """Ask for the end and wait a bounded time."""
+        self._done.set()
+        self._wake.set()
+        self._over.wait(WANDB_PATIENCE_SECONDS)
+
+    def _work(self) -> None:
+        import wandb  # half a second that only runs which ask for it pay
+
+        try:
+            run = wandb.init(**self._arguments, settings=wandb.Settings(silent=True, init_timeout=WANDB_PATIENCE_SECONDS))
+            while not (self._done.is_set() and not self._queue):
+                self._wake.wait()
+                while self._queue:
+                    run.log({k: v for k, v in self._queue[0].items() if v is not None}, step=self._queue[0]["step"])
+                    self._queue.pop(0)
+                if not self._done.is_set():
+                    self._wake.clear()
+            run.finish()
+        except (wandb.Error, OSError) as error:
+            print(f"wandb: {error}; training goes on, metrics.jsonl has everything", file=sys.stderr)
+        finally:
+            self._over.set()
+
+
+def device_peak_flops(device: torch.device) -> float | None:
+    """Peak dense bf16 FLOP/s of one device, or None where it is not known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((tflops * 1e12 for key, tflops in PEAK_TFLOPS.items() if key in name), None)
+
+
+def format_seconds(seconds: float) -> str:
+    """1 h 02 min, 3 min 20 s or 12 s."""
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,175 @@
+"""Pre-training: one optimizer update and the loop. The same for every modality, ds_config and number of ranks."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from recipes.checkpoint.layout import Counters
+from recipes.checkpoint.save import save_checkpoint
+from recipes.config import Recipe, recipe_to_dict
+from recipes.errors import ConfigError, TrainingBroken
+from recipes.train import objective
+from recipes.train.ds_config import EngineConfig
+from recipes.train.engine import set_learning_rate
+from recipes.train.evaluate import evaluate
+from recipes.train.guard import check_collapse
+from recipes.train.plot import plot_metrics
+from recipes.train.run_dir import RunDir
+from recipes.train.schedule import ema_decay, learning_rate
+from recipes.train.state import TrainState, setup
+from recipes.train.statistics import UpdateStatistics
+from recipes.train.world import join_world, leave_world
+
+EXIT_DONE, EXIT_REQUEUE = 0, 75
+
+
+def pretrain(recipe: Recipe, config: EngineConfig, run_dir: Path, facts: dict[str, Any]) -> int:
+    """Train `recipe` in `run_dir` until run.max_steps, from its newest checkpoint if it has one. Returns the exit code.
+
+    `facts` (versions, command line) go into config.json. Raises: ConfigError, TrainingBroken.
+    """
+    world = join_world()
+    owned: list[RunDir] = []  # rank 0's, which must be given up however this ends
+    try:
+        state = setup(recipe, config, run_dir, world, facts, owned)
+        if state is None:
+            return EXIT_DONE
+        with state.stop:
+            code = train(state)
+        return code
+    except TrainingBroken as error:
+        for owner in owned:
+            owner.event("error", message=str(error))
+        raise
+    finally:
+        for owner in owned:
+            owner.release()
+        leave_world()
+
+
+def train(state: TrainState) -> int:
+    """THE loop: update, report, evaluate, save, in this order."""
+    run = state.recipe.run
+    while state.step < run.max_steps and not state.stopping:
+        due = state.step + 1
+        evaluates = due % run.eval_steps == 0 or due == run.max_steps
+        logs = due % run.log_steps == 0 or evaluates or due == 1
+        metrics = train_step(state, logs)
+        if metrics is None:
+            continue  # skipped: the same step number is due again, on the next batch
+        if evaluates:
+            metrics.update(evaluate(state.recipe, state.engines, state.heldout, state.config.batch.micro_batch_size))
+        if logs:
+            report(state, metrics)
+        if due % run.save_steps == 0:
+            save(state)
+    if state.saved_step != state.step:
+        save(state)
+    state.loader.close()
+    return finish(state)
+
+
+def train_step(state: TrainState, logs: bool) -> dict[str, Any] | None:
+    """One optimizer update over all micro-batches. Returns its metrics (statistics only if `logs`), or None where the
+    engine skipped the update because the gradient was not finite: then neither weights nor teacher have moved."""
+    start = time.perf_counter()
+    engines, recipe, counters = state.engines, state.recipe, state.counters
+    batches = state.loader.batches(counters.update)
+    masked, tokens, stop = _sum_over_ranks(state, sum(b.num_masked for b in batches), sum(b.num_tokens for b in batches))
+    if masked == 0:
+        raise ConfigError(f"no position of update {counters.update} ({recipe.run.global_batch_size} samples) is masked; raise --set mask.prob")
+    rate = learning_rate(recipe.optim, counters.step)
+    set_learning_rate(engines.student, rate)
+    statistics = UpdateStatistics(recipe.model.hidden_size)
+    engines.stream.update = counters.update
+    for number, batch in enumerate(batches):
+        engines.stream.micro_batch = number
+        result = objective.forward(engines, batch.to(engines.device), recipe.loss)
+        if logs:
+            statistics.add(result)
+        objective.backward(engines, result, masked)
+        engines.student.step()
+    applied = engines.student.was_step_applied()
+    decay = ema_decay(recipe.teacher, counters.step + 1)
+    if applied:
+        engines.shadow.update(decay)
+    state.counters = Counters(counters.step + applied, counters.update + 1, counters.samples + recipe.run.global_batch_size, counters.tokens + tokens)
+    state.stopping = stop > 0
+    _count_time(state, time.perf_counter() - start, tokens)
+    if not applied:
+        _note_skip(state)
+        return None
+    metrics: dict[str, Any] = {"step": state.step, **(statistics.reduce(engines.parallel.dp_group) if logs else {})}
+    return metrics | {
+        "grad_norm": float(engines.student.get_global_grad_norm()),
+        "lr": rate,
+        "ema_decay": decay,
+        "masked_fraction": masked / tokens,
+    }
+
+
+def report(state: TrainState, metrics: dict[str, Any]) -> None:
+    """Write one logged step (rank 0), then stop a run that has collapsed (all ranks)."""
+    counters, since = state.counters, state.since_log
+    metrics |= {
+        "samples": counters.samples,
+        "tokens": counters.tokens,
+        "data_wait_seconds": since["data_wait"] / since["steps"],
+        "skipped_steps": counters.update - counters.step,
+        "world_size": state.world.size,
+        "tp_size": state.engines.parallel.tp_size,
+    }
+    if state.writer:
+        state.writer.write(metrics, steps=int(since["steps"]), seconds=since["seconds"], tokens=int(since["tokens"]), world_size=state.world.size)
+    state.since_log = {"steps": 0, "seconds": 0.0, "tokens": 0, "data_wait": 0.0}
+    check_collapse(state.recipe, metrics)
+
+
+def save(state: TrainState) -> None:
+    """Write a checkpoint of everything that the next start needs."""
+    start = time.perf_counter()
+    save_checkpoint(state.path, state.engines, state.counters, state.world, {"recipe": recipe_to_dict(state.recipe)})
+    state.saved_step = state.step
+    if state.run_dir:
+        state.run_dir.event("save", step=state.step, seconds=time.perf_counter() - start)
+
+
+def finish(state: TrainState) -> int:
+    """Last words and the exit code: 75 where the run was stopped before its end."""
+    done = state.step >= state.recipe.run.max_steps
+    if state.writer and state.run_dir:
+        state.writer.close()
+        reason = state.stop.reason or "a request on another rank"
+        state.run_dir.event("stop", step=state.step, reason="done" if done else reason)
+        if done:
+            picture = plot_metrics(state.run_dir.path)
+            state.writer.say(f"done: {state.step} steps, {state.counters.tokens:,} tokens in {state.run_dir.path}; curves in {picture.name}")
+            state.writer.say(f"next: python launch/probe.py --from {state.run_dir.path} --task cloze")
+        else:
+            state.writer.say(f"stopped by {reason} at step {state.step}, saved; the same command continues")
+    return EXIT_DONE if done else EXIT_REQUEUE
+
+
+def _sum_over_ranks(state: TrainState, masked: int, tokens: int) -> tuple[int, int, int]:
+    """Masked positions and tokens of the whole update, and how many ranks were asked to stop. TP ranks hold the same data."""
+    counts = torch.tensor([masked, tokens, int(state.stop.reason is not None)], dtype=torch.int64, device=state.engines.device)
+    dist.all_reduce(counts)
+    masked, tokens, stop = counts.tolist()
+    return masked // state.engines.parallel.tp_size, tokens // state.engines.parallel.tp_size, stop
+
+
+def _count_time(state: TrainState, seconds: float, tokens: int) -> None:
+    since = state.since_log
+    since["steps"] += 1
+    since["seconds"] += seconds
+    since["tokens"] += tokens
+    since["data_wait"] += state.loader.wait_seconds
+
+
+def _note_skip(state: TrainState) -> None:
+    if state.run_dir:
+        positions = state.loader.positions(state.counters.update - 1)
+        state.run_dir.event("skip", step=state.step, update=state.counters.update - 1, samples=positions)

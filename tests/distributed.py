@@ -1,0 +1,264 @@
+"""Real processes for tests: `run_distributed` (ranks on gloo) and `run_command` (a command with its whole process group).
+Holds no assertions about the product.
+
+Ranks are forked from a server that has imported torch, Megatron and DeepSpeed once (5 s), so that a test with two ranks starts in
+a tenth of a second. The server never sees the modules of this repository: each rank imports those as they are.
+"""
+
+import contextlib
+import ctypes
+import faulthandler
+import importlib.util
+import inspect
+import math
+import multiprocessing as mp
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+PRELOAD = ["torch", "torch.distributed", "megatron.core.parallel_state", "megatron.core.tensor_parallel", "deepspeed", "pytest"]
+SERVER_ENV = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""What the preloaded libraries read while they are imported. OpenBLAS must not start threads before a fork."""
+PR_SET_PDEATHSIG = 1
+GRACE_SECONDS = 0.5
+"""After the first failure: the other ranks often know more, but mostly hang in a collective."""
+
+
+class RankFailure(AssertionError):
+    """A rank raised, died or did not finish; the message has the traceback and the output of every rank that did."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a rank needs to know, in one pickle."""
+
+    source: str
+    module: str
+    name: str
+    args: bytes
+    env: dict[str, str]
+    log: Path
+    timeout: float
+
+
+@dataclass
+class _Rank:
+    """The parent's end of one rank. `report` is ("ok", pickled value), ("error", traceback) or ("died", what is known)."""
+
+    index: int
+    process: ForkServerProcess
+    pipe: Connection
+    log: Path
+    report: tuple[str, Any] | None = None
+    reported_at: float = math.inf
+
+
+def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120) -> list[Any]:
+    """fn(*args) in `world_size` processes of one gloo group; the return values in the order of ranks.
+
+    `fn` is a module-level function; arguments and return values travel as pickles (tensors by value). Its asserts are plain ones:
+    give them a message. RANK, LOCAL_RANK, WORLD_SIZE,
+    LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT and DS_ACCELERATOR=cpu are set, the rest of the environment is the caller's.
+    Raises: RankFailure where a rank raises or dies, or at `timeout` seconds; no process is left behind in any case.
+    """
+    import torch.distributed as dist  # here, so that tests which only run commands do not pay for torch
+
+    if "<locals>" in fn.__qualname__ or fn.__name__ == "<lambda>":
+        raise ValueError(f"{fn.__qualname__} is a local function, which another process cannot load; move it to the top of its module")
+    # Port 0 lets the kernel choose, and the store keeps the port taken: nobody else can get it in between. DeepSpeed also names its
+    # shared memory after it, so two runs at a time must differ.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    payload = pickle.dumps(args)
+    with tempfile.TemporaryDirectory(prefix="ranks_") as folder:
+        ranks = []
+        try:
+            for index in range(world_size):
+                env = {**os.environ, **_rank_env(index, world_size, store.port)}
+                log = Path(folder, f"rank{index}.log")
+                job = _Job(inspect.getfile(fn), fn.__module__, fn.__qualname__, payload, env, log, timeout)
+                ranks.append(_start(index, job))
+            _collect(ranks, timeout)
+            if any(rank.report is None or rank.report[0] != "ok" for rank in ranks):
+                raise RankFailure(_describe(fn.__qualname__, ranks, timeout))
+            values = [pickle.loads(rank.report[1]) for rank in ranks if rank.report]
+            for rank in ranks:  # all have finished, so none can still be talking to one that leaves
+                rank.pipe.send_bytes(b"leave")
+                rank.process.join(GRACE_SECONDS)
+        finally:
+            for rank in ranks:
+                _kill_rank(rank)
+    return values
+
+
+def run_command(
+    args: Sequence[str | Path], cwd: str | Path, timeout: float, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """The finished command with its stdout and stderr as text. `env` is added to the environment.
+
+    Whatever the command has started in its process group is killed when it is over.
+    Raises: subprocess.TimeoutExpired (with the output so far) after `timeout` seconds.
+    """
+    command = [str(arg) for arg in args]
+    process = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        _kill_group(process.pid)
+        stdout, stderr = process.communicate()
+        sys.stdout.write(stdout)  # pytest shows both beside the failure; the exception's own text has neither
+        sys.stderr.write(stderr)
+        raise subprocess.TimeoutExpired(command, timeout, stdout, stderr) from None
+    finally:
+        _kill_group(process.pid)
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+
+def _rank_env(index: int, world_size: int, port: int) -> dict[str, str]:
+    rank, size = str(index), str(world_size)
+    env = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "DS_ACCELERATOR": "cpu"}
+    # torchrun's word for "the store is already there": env:// then connects on rank 0 as well, instead of opening a second one
+    env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    if sys.platform == "linux":
+        env["GLOO_SOCKET_IFNAME"] = "lo"  # machines whose own name does not resolve
+    return env
+
+
+def _start(index: int, job: _Job) -> _Rank:
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    ours, theirs = context.Pipe()
+    before = {key: os.environ.get(key) for key in SERVER_ENV}
+    os.environ.update(SERVER_ENV)  # the first start() also starts the server, with the environment of this moment
+    try:
+        process = context.Process(target=_rank_main, args=(job, theirs), daemon=False)  # a daemon could have no data workers
+        process.start()
+    finally:
+        for key, value in before.items():
+            os.environ.pop(key) if value is None else os.environ.update({key: value})
+    theirs.close()
+    return _Rank(index, process, ours, job.log)
+
+
+def _rank_main(job: _Job, pipe: Connection) -> None:
+    os.setsid()  # one signal then reaches whatever the rank starts itself (compilers, data workers)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # pytest killed: its server ends, and the ranks with it
+    log = open(job.log, "w", buffering=1)  # noqa: SIM115 - open until the process ends
+    for stream in (1, 2):
+        os.dup2(log.fileno(), stream)
+    sys.stdout = sys.stderr = log
+    os.environ.clear()
+    os.environ.update(job.env)
+    # A hung collective: the stack is in the log by the time the parent gives up.
+    faulthandler.dump_traceback_later(max(0.8 * job.timeout, job.timeout - 2), file=log)
+    report: tuple[str, Any]
+    try:
+        value = _load(job)(*_join_group(job))
+        report = ("ok", pickle.dumps(value))
+    except BaseException:  # noqa: BLE001 - SystemExit and KeyboardInterrupt of the code under test are findings too
+        report = ("error", traceback.format_exc())
+    pipe.send(report)
+    if report[0] == "ok":
+        pipe.recv_bytes()
+
+
+def _join_group(job: _Job) -> tuple[Any, ...]:
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    _load(job)  # before the arguments: they may hold objects of its module
+    store = dist.TCPStore(job.env["MASTER_ADDR"], int(job.env["MASTER_PORT"]), is_master=False)
+    # A prefix of our own: code under test may destroy this group and open one from the environment, which must not find our keys.
+    private = dist.PrefixStore("run_distributed", store)
+    dist.init_process_group(
+        "gloo", store=private, rank=int(job.env["RANK"]), world_size=int(job.env["WORLD_SIZE"]), timeout=timedelta(seconds=job.timeout)
+    )
+    return pickle.loads(job.args)
+
+
+def _load(job: _Job) -> Callable[..., Any]:
+    """The function from its file, whatever pytest made of the path. The module keeps its name, so pickles fit both ways."""
+    if job.module not in sys.modules:
+        spec = importlib.util.spec_from_file_location(job.module, job.source)
+        assert spec is not None and spec.loader is not None, job.source
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[job.module] = module
+        spec.loader.exec_module(module)
+    found: Any = sys.modules[job.module]
+    for part in job.name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def _collect(ranks: list[_Rank], timeout: float) -> None:
+    """Reports as they come, until all are in, the time is over, or a moment after the first failure."""
+    deadline = time.monotonic() + timeout
+    while waiting := [rank for rank in ranks if rank.report is None]:
+        ready = wait([rank.pipe for rank in waiting], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            return
+        for rank in (rank for rank in waiting if rank.pipe in ready):
+            rank.report, rank.reported_at = _receive(rank), time.monotonic()
+            if rank.report[0] != "ok":
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+
+
+def _receive(rank: _Rank) -> tuple[str, Any]:
+    try:
+        return rank.pipe.recv()
+    except EOFError:  # the process is gone without a word
+        rank.process.join(GRACE_SECONDS)
+        code = rank.process.exitcode
+        name = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+        return "died", f"died without a report ({name})"
+
+
+def _describe(name: str, ranks: list[_Rank], timeout: float) -> str:
+    bad = [rank for rank in ranks if rank.report is None or rank.report[0] != "ok"]
+    if not any(rank.report for rank in bad):
+        lines = [f"{name}: not finished after {timeout:g} s on ranks {[rank.index for rank in bad]} of {len(ranks)}"]
+    else:
+        lines = [f"{name}: failed on ranks {[rank.index for rank in bad if rank.report]} of {len(ranks)}"]
+    # the first to fail is the cause; the others see a closed connection
+    for rank in sorted(bad, key=lambda r: r.reported_at):
+        _kill_rank(rank)
+        log = rank.log.read_text(errors="replace")[-4000:] if rank.log.exists() else ""
+        text = rank.report[1] if rank.report else "still running when the others failed, or at the timeout"
+        lines += [f"--- rank {rank.index}: {text.rstrip()}", *([f"--- output of rank {rank.index}:", log.rstrip()] if log else [])]
+    return "\n".join(lines)
+
+
+def _kill_rank(rank: _Rank) -> None:
+    rank.pipe.close()
+    if rank.process.pid is not None:
+        _kill_group(rank.process.pid)
+    rank.process.kill()  # in case it had not yet a group of its own
+    rank.process.join(GRACE_SECONDS)
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # nothing of it may be left
+        os.killpg(pid, signal.SIGKILL)

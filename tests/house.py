@@ -1,0 +1,213 @@
+"""The house rules as functions from a parsed source to its breaches (style: dependency direction, size budgets, docstrings).
+test_house.py applies them to the repository and to made-up breaches. Rules that ruff knows are ruff's."""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from sys import stdlib_module_names
+
+MAX_FILE_LINES = {"launch/*.py": 40, "launch/*.sbatch": 60, "recipes/train/pretrain.py": 220, "*": 300}
+"""The first pattern that fits counts."""
+MAX_FUNCTION_LINES = 50  # without its docstring
+MAX_POSITIONAL = 6
+MAX_FIELDS = 12
+MAX_NESTING = 3
+
+ONLY_IN = {
+    "megatron.core.parallel_state": ["model/parallel.py"],
+    "deepspeed": ["recipes/train/engine.py", "recipes/train/shards.py", "model/teacher.py"],
+    "wandb": ["recipes/train/metrics.py"],
+}
+"""Imports that belong to few files (patterns); tests may import anything but launch."""
+MAY_IMPORT = {
+    "model/*": ["torch", "numpy", "megatron.core", "model", "deepspeed"],  # deepspeed: narrowed by ONLY_IN
+    "launch/*": ["recipes"],
+}
+"""Beside the standard library."""
+MUST_NOT_IMPORT = {"recipes/data/*": ["recipes.train"], "*": ["launch"]}
+
+MODALITIES = {"text", "speech", "vision"}
+NO_MODALITY_BRANCH = ["recipes/train/*", *(f"model/{name}.py" for name in ("student", "teacher", "targets", "loss", "encoder", "layers"))]
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)  # `with` indents, but decides nothing
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file: its path from the repository's root with slashes, its text and its tree (empty where it is not Python)."""
+
+    path: str
+    text: str
+    tree: ast.Module
+
+    @staticmethod
+    def of(path: str, text: str) -> "Source":
+        """Raises: SyntaxError."""
+        return Source(path, text, ast.parse(text if path.endswith(".py") else ""))
+
+    def fits(self, *patterns: str) -> bool:
+        """True where the path matches one of the patterns; `*` also crosses slashes."""
+        return any(fnmatch(self.path, pattern) for pattern in patterns)
+
+    def breach(self, node: ast.AST, text: str) -> str:
+        """`path:line: text`, which editors turn into a link."""
+        return f"{self.path}:{getattr(node, 'lineno', 1)}: {text}"
+
+
+def read_sources(root: Path) -> list[Source]:
+    """Every Python file and batch script of the repository."""
+    files = [path for folder in ("model", "recipes", "launch", "benchmarks", "tests") for path in sorted((root / folder).rglob("*"))]
+    return [Source.of(path.relative_to(root).as_posix(), path.read_text()) for path in files if path.suffix in (".py", ".sbatch")]
+
+
+def check_imports(source: Source) -> Iterator[str]:
+    """Dependency direction: what each folder may import, and libraries that belong to few files."""
+    for node, name in _imports(source):
+        for pattern, forbidden in MUST_NOT_IMPORT.items():
+            if source.fits(pattern) and _is_in(name, forbidden):
+                yield source.breach(node, f"{pattern} must not import {name}")
+        if source.fits("tests/*"):
+            continue
+        for library, owners in ONLY_IN.items():
+            if _is_in(name, [library]) and not source.fits(*owners):
+                yield source.breach(node, f"{name} is imported only in {', '.join(owners)}")
+        for pattern, allowed in MAY_IMPORT.items():
+            if source.fits(pattern) and name.partition(".")[0] not in stdlib_module_names and not _is_in(name, allowed):
+                yield source.breach(node, f"{pattern} imports {', '.join(allowed)} and the standard library only, not {name}")
+
+
+def check_modality_branches(source: Source) -> Iterator[str]:
+    """Modalities differ by objects: the loop and the model's common parts do not ask which one they have."""
+    if not source.fits(*NO_MODALITY_BRANCH):
+        return
+    for node in ast.walk(source.tree):
+        asked: list[ast.AST] = [node] if isinstance(node, ast.Compare | ast.MatchValue) else []
+        asked += [node.test] if isinstance(node, ast.If | ast.IfExp | ast.While) else []
+        asked += [node.subject] if isinstance(node, ast.Match) else []
+        if any(_names_modality(part) for whole in asked for part in ast.walk(whole)):
+            yield source.breach(node, "asks for the modality; give the caller's object a method instead")
+
+
+def check_size(source: Source) -> Iterator[str]:
+    """Budgets of files, functions, parameters, dataclasses and nesting."""
+    lines = len(source.text.splitlines())
+    budget = next(budget for pattern, budget in MAX_FILE_LINES.items() if source.fits(pattern))
+    if lines > budget:
+        yield source.breach(source.tree, f"{lines} lines, at most {budget}; split it by nouns")
+    for node in ast.walk(source.tree):
+        if isinstance(node, FUNCTIONS):
+            yield from _function_size(source, node)
+        elif isinstance(node, ast.ClassDef) and any("dataclass" in ast.unparse(d) for d in node.decorator_list):
+            fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and "ClassVar" not in ast.unparse(f.annotation)]
+            if len(fields) > MAX_FIELDS:
+                yield source.breach(node, f"dataclass {node.name} has {len(fields)} fields, at most {MAX_FIELDS}")
+
+
+def check_docstrings(source: Source) -> Iterator[str]:
+    """A docstring in every module, and on everything public of model/ and recipes/. Packages' __init__.py are empty."""
+    if source.fits("*__init__.py"):
+        if source.text.strip():
+            yield source.breach(source.tree, "an __init__.py is empty, so that importing a package costs nothing")
+        return
+    if source.path.endswith(".py") and ast.get_docstring(source.tree) is None:
+        yield source.breach(source.tree, "module without a docstring: what it holds, and what it deliberately does not")
+    if source.fits("model/*", "recipes/*"):
+        for node in _public(source.tree):
+            if ast.get_docstring(node) is None:
+                yield source.breach(node, f"{node.name} is public and has no docstring")
+
+
+def check_habits(source: Source) -> Iterator[str]:
+    """No utils.py, no `global`, and no handler that swallows every exception."""
+    if source.fits("utils.py", "*/utils.py"):
+        yield source.breach(source.tree, "name the noun that it holds (shapes.py, env.py)")
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Global):
+            yield source.breach(node, f"global {', '.join(node.names)}: pass an object instead")
+        if isinstance(node, ast.ExceptHandler) and not source.fits("tests/*") and _swallows_all(node):
+            yield source.breach(node, "catches every exception without raising it again; name the ones that are expected")
+
+
+FILE_CHECKS = (check_imports, check_modality_branches, check_size, check_docstrings, check_habits)
+
+
+def missing_tests(paths: list[str]) -> list[str]:
+    """The test files that the modules among `paths` should have and have not: model/loss.py -> tests/model/test_loss.py."""
+    modules = [Path(path) for path in paths if fnmatch(path, "model/*.py") or fnmatch(path, "recipes/*.py")]
+    wanted = [Path("tests", m.parent, f"test_{m.name}").as_posix() for m in modules if m.name != "__init__.py"]
+    return [path for path in wanted if path not in paths]
+
+
+def _imports(source: Source) -> Iterator[tuple[ast.AST, str]]:
+    """Every imported name in full, also inside functions, relative, by import_module, or as an attribute of its package."""
+    package = source.path.split("/")[:-1]
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            yield from ((node, ".".join([*base, *filter(None, [node.module]), alias.name])) for alias in node.names)
+        elif isinstance(node, ast.Attribute) and node.attr == "parallel_state":
+            yield node, "megatron.core.parallel_state"
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            yield from ((node, str(arg.value)) for arg in node.args if isinstance(arg, ast.Constant))
+
+
+def _is_in(name: str, packages: list[str]) -> bool:
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+
+def _names_modality(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return node.value in MODALITIES
+    return (isinstance(node, ast.Name) and node.id == "modality") or (isinstance(node, ast.Attribute) and node.attr == "modality")
+
+
+def _function_size(source: Source, node: Function) -> Iterator[str]:
+    first = node.body[0]
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if ast.get_docstring(node) is not None else 0
+    lines = (node.end_lineno or 0) - node.lineno + 1 - docstring
+    if lines > MAX_FUNCTION_LINES:
+        yield source.breach(node, f"{node.name} has {lines} lines without its docstring, at most {MAX_FUNCTION_LINES}")
+    positional = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args)]
+    positional = positional[1:] if positional[:1] in (["self"], ["cls"]) else positional
+    if len(positional) > MAX_POSITIONAL and not node.name.startswith("test_"):  # pytest's fixtures and parameters come by name
+        text = f"takes {len(positional)} positional arguments, at most {MAX_POSITIONAL}; put a * before the rest"
+        yield source.breach(node, f"{node.name} {text}")
+    depth = _nesting(node.body)
+    if depth > MAX_NESTING:
+        yield source.breach(node, f"{node.name} nests {depth} blocks, at most {MAX_NESTING}")
+
+
+def _nesting(body: list[ast.stmt]) -> int:
+    """Deepest chain of blocks; an elif is not deeper than its if, and inner functions are counted on their own."""
+    depth = 0
+    for node in body:
+        if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+            continue
+        for _, value in ast.iter_fields(node):
+            inner = [v for v in value if isinstance(v, ast.AST)] if isinstance(value, list) else []
+            inner = [s for v in inner for s in (v.body if isinstance(v, ast.ExceptHandler | ast.match_case) else [v])]
+            statements = [v for v in inner if isinstance(v, ast.stmt)]
+            is_elif = isinstance(node, ast.If) and value is node.orelse and len(value) == 1 and isinstance(value[0], ast.If)
+            depth = max(depth, _nesting(statements) + (isinstance(node, BLOCKS) and not is_elif) if statements else 0)
+    return depth
+
+
+def _public(tree: ast.Module) -> Iterator[Function | ast.ClassDef]:
+    """Public functions and classes of a module, and the public methods of those classes."""
+    for node in tree.body:
+        if isinstance(node, (*FUNCTIONS, ast.ClassDef)) and not node.name.startswith("_"):
+            yield node
+            methods = node.body if isinstance(node, ast.ClassDef) else []
+            yield from (m for m in methods if isinstance(m, FUNCTIONS) and not m.name.startswith("_"))
+
+
+def _swallows_all(handler: ast.ExceptHandler) -> bool:
+    caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    everything = any(kind is None or ast.unparse(kind) in ("Exception", "BaseException") for kind in caught)
+    return everything and not isinstance(handler.body[-1], ast.Raise)

@@ -1,0 +1,51 @@
+"""A small corpus of made-up words and the folder prepared from it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.config import TextFrontendConfig
+from recipes.config import TextDataConfig
+from recipes.data.prepare import prepare_text
+
+SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "ri", "su", "te")
+
+
+def words(rng: np.random.Generator, count: int) -> str:
+    """That many words of one to three syllables."""
+    return " ".join("".join(rng.choice(SYLLABLES, rng.integers(1, 4))) for _ in range(count))
+
+
+def write_books(folder: Path, num_books: int = 4, num_paragraphs: int = 120) -> Path:
+    """A folder of .txt files, one paragraph a line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    for book in range(num_books):
+        lines = [words(rng, int(rng.integers(1, 40))) for _ in range(num_paragraphs)]
+        (folder / f"book{book}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four books."""
+    return write_books(tmp_path_factory.mktemp("corpus") / "books")
+
+
+@pytest.fixture(scope="session")
+def frontend() -> TextFrontendConfig:
+    """64 symbols."""
+    return TextFrontendConfig(vocab_size=64)
+
+
+@pytest.fixture(scope="session")
+def data(books: Path) -> TextDataConfig:
+    """Stream blocks of 32 tokens."""
+    return TextDataConfig(path=str(books), tokenizer_type="unigram", sequence_length=32, break_mode="none", heldout_fraction=0.05)
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory, data: TextDataConfig, frontend: TextFrontendConfig) -> Path:
+    """The four books, prepared."""
+    return prepare_text(data, frontend, tmp_path_factory.mktemp("run") / "prepared", num_processes=1)

@@ -1,0 +1,43 @@
+"""Encoding in batches: the same tokens in the same order, whatever the number of processes; workers that die are noticed."""
+
+import functools
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recipes.config import TextDataConfig
+from recipes.data import encoding
+from recipes.data.encoding import TextBatch, batches, encode_in_order
+from recipes.data.source import open_source
+from recipes.errors import ConfigError
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch, data: TextDataConfig) -> list[TextBatch]:
+    monkeypatch.setattr(encoding, "BATCH_BYTES", 2000)
+    return list(batches(open_source(data)))
+
+
+def test_batches_hold_the_corpus_in_order(small_batches: list[TextBatch], data: TextDataConfig) -> None:
+    pairs = [pair for batch in small_batches for pair in zip(batch.documents, batch.paragraphs, strict=True)]
+    assert pairs == list(open_source(data).paragraphs())
+    assert len(small_batches) > 10
+    assert sum(batch.num_bytes for batch in small_batches) == sum(len(text.encode()) for _, text in pairs)
+
+
+def test_two_processes_give_what_one_gives(small_batches: list[TextBatch], prepared: Path) -> None:
+    model = str(prepared / "tokenizer.model")
+    for (one, tokens), (other, other_tokens) in zip(
+        encode_in_order(small_batches, model, 1), encode_in_order(small_batches, model, 2), strict=True
+    ):
+        assert one == other
+        for expected, found in zip(tokens, other_tokens, strict=True):
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_a_killed_worker_is_said_to_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "_follow_parent", functools.partial(os._exit, 9))
+    with pytest.raises(ConfigError, match="one of 2 tokenizing processes was killed"):
+        list(encode_in_order([TextBatch([0], ["text"], 4)], "tokenizer.model", 2))

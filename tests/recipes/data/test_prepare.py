@@ -1,0 +1,175 @@
+"""Preparation as a whole: what comes out, what is reused, and that every refusal leaves nothing behind."""
+
+import os
+import resource
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from model.config import TextFrontendConfig
+from recipes.config import TextDataConfig
+from recipes.data import encoding, prepare
+from recipes.data.prepare import prepare_text
+from recipes.data.shards import load_prepared, map_array
+from recipes.data.source import open_source
+from recipes.errors import ConfigError
+
+
+def refused(data: TextDataConfig, frontend: TextFrontendConfig, tmp_path: Path, complaint: str) -> None:
+    """Preparing raises this ConfigError, on one line, and leaves nothing."""
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        prepare_text(data, frontend, tmp_path / "run" / "prepared", num_processes=1)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_tokens_are_the_text_and_the_counts_are_right(prepared: Path, data: TextDataConfig) -> None:
+    info = load_prepared(prepared)
+    tokens = map_array(prepared / "tokens.bin", info.dtype)
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(prepared / "tokenizer.model"))
+    ends = map_array(prepared / "paragraph_ends.bin", np.int64)
+    texts = [processor.decode(part[:-1].tolist()) for part in np.split(tokens, ends[:-1])]
+    assert texts == [text for _, text in open_source(data).paragraphs()]
+    assert (info.dtype, info.vocab_size, info.source) == ("uint16", 64, data.path)
+    assert {key: info.counts[key] for key in ("documents", "paragraphs", "tokens")} == {
+        "documents": 4,
+        "paragraphs": 480,
+        "tokens": len(tokens),
+    }
+    assert info.counts["bytes"] == sum(len(text) for text in texts)
+    assert len(np.load(prepared / "valid.npy")) == info.counts["valid_samples"] >= 1
+
+
+def test_the_result_does_not_depend_on_the_number_of_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig
+) -> None:
+    monkeypatch.setattr(encoding, "BATCH_BYTES", 5000)
+    monkeypatch.setattr(prepare, "BYTES_PER_PROCESS", 1)
+    lines: list[str] = []
+    other = prepare_text(data, frontend, tmp_path / "prepared", num_processes=2, log=lines.append)
+    assert any("with 2 processes" in line and "MB/s" in line for line in lines)
+    assert {path.name: path.read_bytes() for path in other.iterdir()} == {path.name: path.read_bytes() for path in prepared.iterdir()}
+
+
+def test_a_finished_preparation_is_reused_even_when_the_text_is_gone(
+    tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig
+) -> None:
+    text = tmp_path / "book.txt"
+    text.write_text("".join(path.read_text() for path in sorted(Path(str(data.path)).iterdir())))
+    moved = replace(data, path=str(text))
+    out = prepare_text(moved, frontend, tmp_path / "prepared", num_processes=1)
+    before = (out / "prepared.json").stat().st_mtime_ns
+    text.unlink()
+    assert prepare_text(moved, frontend, tmp_path / "prepared") == out
+    assert prepare_text(replace(moved, path=os.path.relpath(text)), frontend, tmp_path / "prepared") == out
+    assert (out / "prepared.json").stat().st_mtime_ns == before
+    with pytest.raises(ConfigError, match=r"prepared with data\.path .*book\.txt, now None"):
+        prepare_text(replace(moved, path=None), frontend, out)
+    with pytest.raises(ConfigError, match=r"prepared with data\.lowercase False, now True"):
+        prepare_text(replace(moved, lowercase=True), frontend, out)
+
+
+def test_a_prepared_folder_given_as_data_is_returned_as_it_is(
+    tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig
+) -> None:
+    given = replace(data, path=str(prepared), lowercase=True)  # the words of the text no longer matter
+    assert prepare_text(given, frontend, tmp_path / "out") == prepared
+    assert prepare_text(replace(given, tokenizer=str(prepared / "tokenizer.model")), frontend, tmp_path / "out") == prepared
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"), [("frontend", "vocab_size", 80), ("data", "sequence_length", 64), ("data", "break_mode", "complete_doc")]
+)
+def test_a_prepared_folder_that_does_not_fit_names_the_number(
+    tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig, section: str, key: str, value: object
+) -> None:
+    given = replace(data, path=str(prepared))
+    if section == "data":
+        given = replace(given, **{key: value})
+    else:
+        frontend = replace(frontend, **{key: value})
+    refused(given, frontend, tmp_path, rf"prepared with {section}\.{key} \S+, the recipe has {value}; --set {section}\.{key}=")
+
+
+def test_a_prepared_folder_with_another_tokenizer_is_refused(
+    tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig
+) -> None:
+    other = prepare_text(replace(data, tokenizer_type="bpe"), frontend, tmp_path / "other", num_processes=1)
+    given = replace(data, path=str(prepared), tokenizer=str(other / "tokenizer.model"))
+    refused(given, frontend, tmp_path, "prepared with another tokenizer")
+
+
+def test_a_given_tokenizer_is_used_as_it_is(tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
+    again = prepare_text(replace(data, tokenizer=str(prepared / "tokenizer.model")), frontend, tmp_path / "out", num_processes=1)
+    assert load_prepared(again).fingerprint == load_prepared(prepared).fingerprint
+
+
+def test_missing_empty_binary_and_foreign_text_leave_nothing(tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
+    texts = {"empty": b"\n\n", "binary": b"a\0b", "latin": b"one\ncaf\xe9\n"}
+    for name, content in texts.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "book.txt").write_bytes(content)
+    refused(replace(data, path=str(tmp_path / "nowhere")), frontend, tmp_path, "no such file or folder")
+    refused(replace(data, path=str(tmp_path / "empty")), frontend, tmp_path, "empty: no text in it")
+    refused(replace(data, path=str(tmp_path / "binary")), frontend, tmp_path, r"book\.txt line 1: a NUL byte")
+    refused(replace(data, path=str(tmp_path / "latin")), frontend, tmp_path, r"book\.txt line 2: byte 0xe9 is not UTF-8")
+
+
+def test_late_bad_text_leaves_nothing_either(tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
+    text = tmp_path / "book.txt"
+    text.write_bytes(b"good line\n" * 50_000 + b"\xff\n")
+    given = replace(data, path=str(text), tokenizer=str(prepared / "tokenizer.model"))  # so that writing begins before the bad line
+    refused(given, frontend, tmp_path, r"book\.txt line 50001: byte 0xff")
+
+
+def test_settings_that_cannot_work_are_refused(tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
+    refused(data, replace(frontend, vocab_size=9000), tmp_path, r"vocab_size 9000 is too large.*--set frontend\.vocab_size=\d+")
+    refused(replace(data, sequence_length=100_000), frontend, tmp_path, "the text is too short")
+    refused(replace(data, heldout_fraction=1.0), frontend, tmp_path, r"heldout_fraction 1 is not in \[0, 1\)")
+
+
+def test_a_folder_with_other_things_in_it_is_not_overwritten(tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
+    (tmp_path / "notes.md").write_text("mine")
+    with pytest.raises(ConfigError, match="exists and is no prepared folder"):
+        prepare_text(data, frontend, tmp_path)
+    assert os.listdir(tmp_path) == ["notes.md"]
+
+
+@pytest.mark.parametrize(("limit", "num_copies"), [(1000, 1), (400_000, 12)], ids=["at the tokenizer", "at the tokens"])
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, data: TextDataConfig, limit: int, num_copies: int) -> None:
+    text = tmp_path / "book.txt"
+    text.write_text("".join(path.read_text() for path in Path(str(data.path)).iterdir()) * num_copies)
+    script = (
+        "import sys; from pathlib import Path; from recipes.data.prepare import *\n"
+        f"data = TextDataConfig(path={str(text)!r}, tokenizer_type='unigram', sequence_length=32)\n"
+        "try: prepare_text(data, TextFrontendConfig(vocab_size=64), Path(sys.argv[1]), num_processes=1)\n"
+        "except ConfigError as error: sys.exit(f'error: {error}')\n"
+    )
+    root = Path(prepare.__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "run" / "prepared")],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),  # EFBIG goes the same way as ENOSPC
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert "prepared: cannot be written (File too large" in done.stderr
+    assert "bytes free on that disk; free space" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert os.listdir(tmp_path) == ["book.txt"]
+
+
+def test_importing_the_preparation_costs_no_heavy_import() -> None:
+    heavy = "('torch', 'datasets', 'transformers', 'megatron', 'deepspeed')"
+    script = f"import sys, recipes.data.prepare; print([name for name in {heavy} if name in sys.modules])"
+    root = Path(prepare.__file__).parents[2]
+    assert subprocess.check_output([sys.executable, "-c", script], cwd=root, text=True, timeout=60).strip() == "[]"

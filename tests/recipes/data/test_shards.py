@@ -1,0 +1,107 @@
+"""The prepared folder: whole or absent, read back as written, and damage that is noticed."""
+
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recipes.data.shards import ShardWriter, atomic_folder, hash_files, load_prepared, map_array
+from recipes.errors import ConfigError
+
+
+def copy_folder(folder: Path, target: Path) -> Path:
+    target.mkdir()
+    for path in folder.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
+    return target
+
+
+def test_boundaries_are_those_of_what_was_appended_without_empty_paragraphs(tmp_path: Path) -> None:
+    writer = ShardWriter(tmp_path, np.dtype(np.uint16))
+    writer.append(np.array([0, 0, 1]), np.array([2, 0, 3]), np.arange(5))
+    writer.append(np.array([1, 2, 4]), np.array([1, 0, 2]), np.arange(3))
+    writer.append(np.array([4]), np.array([0]), np.arange(0))
+    writer.finish()
+    assert writer.counts == {"documents": 3, "paragraphs": 4, "tokens": 8}
+    assert map_array(tmp_path / "tokens.bin", np.uint16).tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
+    assert map_array(tmp_path / "paragraph_ends.bin", np.int64).tolist() == [2, 5, 6, 8]
+    assert map_array(tmp_path / "document_ends.bin", np.int64).tolist() == [2, 6, 8]
+
+
+def test_the_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "prepared"
+    with atomic_folder(target) as folder:
+        (folder / "file").write_text("content")
+        assert not target.exists()
+    assert (target / "file").read_text() == "content"
+    assert os.listdir(target.parent) == ["prepared"]
+
+
+@pytest.mark.parametrize("error", [ConfigError("bad text"), KeyboardInterrupt(), SystemExit(143), RuntimeError("defect")])
+def test_any_failure_leaves_nothing_behind(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), atomic_folder(tmp_path / "new" / "prepared") as folder:
+        (folder / "file").write_text("content")
+        raise error
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS])
+def test_a_disk_that_refuses_is_one_line_with_path_reason_and_free_bytes(tmp_path: Path, code: int) -> None:
+    complaint = rf"prepared: cannot be written \({os.strerror(code)}\), \d+ bytes free"
+    with pytest.raises(ConfigError, match=complaint) as caught, atomic_folder(tmp_path / "prepared"):
+        raise OSError(code, os.strerror(code))
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_parent_that_is_a_file_is_one_line_too(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be written"), atomic_folder(tmp_path / "file" / "prepared"):
+        pass
+
+
+def test_temporaries_of_dead_runs_are_removed_and_of_living_ones_kept(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = socket.gethostname()
+    names = {name: tmp_path / f".prepared.{name}.tmp" for name in (f"{here}.{dead.pid}", f"{here}.{os.getppid()}", "other.1", "other.2")}
+    for folder in names.values():
+        folder.mkdir()
+    long_ago = time.time() - 48 * 3600
+    os.utime(names["other.1"], (long_ago, long_ago))
+    with atomic_folder(tmp_path / "prepared"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"prepared", names[f"{here}.{os.getppid()}"].name, names["other.2"].name}
+
+
+def test_a_damaged_or_foreign_folder_is_refused(tmp_path: Path, prepared: Path) -> None:
+    cut = copy_folder(prepared, tmp_path / "cut")
+    (cut / "tokens.bin").write_bytes((cut / "tokens.bin").read_bytes()[:-2])
+    with pytest.raises(ConfigError, match=r"cut: tokens\.bin damaged or missing; remove the folder"):
+        load_prepared(cut)
+    missing = copy_folder(prepared, tmp_path / "missing")
+    (missing / "train.npy").unlink()
+    with pytest.raises(ConfigError, match=r"train\.npy damaged or missing"):
+        load_prepared(missing)
+    newer = copy_folder(prepared, tmp_path / "newer")
+    (newer / "prepared.json").write_text(json.dumps({"version": 99}))
+    with pytest.raises(ConfigError, match="prepared format 99, this version reads 1"):
+        load_prepared(newer)
+    (newer / "prepared.json").write_text('{"version": 1')
+    with pytest.raises(ConfigError, match="not readable as prepared data"):
+        load_prepared(newer)
+
+
+def test_hashes_depend_on_contents_and_order(tmp_path: Path) -> None:
+    paths = [tmp_path / "a", tmp_path / "b"]
+    for path in paths:
+        path.write_text(path.name)
+    assert hash_files(paths) != hash_files(paths[::-1])
+    assert hash_files(paths[:1]) == "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"

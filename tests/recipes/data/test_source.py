@@ -1,0 +1,139 @@
+"""Sources: every kind of data.path gives the same documents, and a wrong one says what is wrong."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes.config import TextDataConfig
+from recipes.data import source
+from recipes.data.source import open_source
+from recipes.errors import ConfigError
+
+TEXTS = ["one two\nthree", "", "four"]
+EXPECTED = [(0, "one two"), (0, "three"), (2, "four")]
+
+
+def read(path: Path | str | None, column: str = "text") -> list[tuple[int, str]]:
+    return list(open_source(TextDataConfig(path=None if path is None else str(path), text_column=column)).paragraphs())
+
+
+def test_text_files_are_documents_in_the_order_of_their_names(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("three\n")
+    (tmp_path / "a.txt").write_text("one\ntwo\n")
+    (tmp_path / "README.md").write_text("not data")
+    (tmp_path / ".hidden.txt").write_text("not data")
+    assert read(tmp_path) == [(0, "one"), (0, "two"), (1, "three")]
+    assert read(tmp_path / "b.txt") == [(0, "three")]
+
+
+def test_no_path_is_the_shipped_sample_of_23_novels() -> None:
+    documents = [number for number, _ in read(None)]
+    assert (documents[0], documents[-1]) == (0, 22)
+    assert len(documents) > 40_000
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "parquet", "saved", "saved with splits"])
+def test_every_table_gives_one_document_a_row(tmp_path: Path, kind: str) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"id": [1, 2, 3], "text": TEXTS})
+    path = tmp_path / f"rows.{kind}"
+    if kind.startswith("jsonl"):
+        content = "".join(json.dumps({"id": 1, "text": text}) + "\n" for text in TEXTS).encode()
+        path.write_bytes(gzip.compress(content) if kind.endswith("gz") else content)
+    elif kind == "saved":
+        rows.save_to_disk(path)
+    elif kind == "saved with splits":
+        datasets.DatasetDict(train=rows, test=rows).save_to_disk(path)
+    else:
+        getattr(rows, f"to_{kind}")(path)
+    assert read(path) == EXPECTED
+
+
+def test_a_missing_row_is_an_empty_document(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": null}\n{"text": "four"}\n')
+    assert read(tmp_path) == [(1, "four")]
+
+
+def test_a_missing_path_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere", "./nowhere", "nowhere.txt"):
+        with pytest.raises(ConfigError, match=r"nowhere.*: no such file or folder"):
+            read(path)
+
+
+def test_a_name_that_the_hub_does_not_give_is_said_to_be_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def refuse(*args: object, **options: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(ConfigError, match=r"owner/name:config: no such file or folder, and the hub .*no network"):
+        read("owner/name:config")
+
+
+def test_a_hub_name_is_split_into_name_and_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    calls = []
+
+    def give(*args: object, **options: object) -> datasets.Dataset:
+        calls.append((args, options))
+        return datasets.Dataset.from_dict({"text": TEXTS})
+
+    monkeypatch.setattr(datasets, "load_dataset", give)
+    assert read("wikimedia/wikipedia:20231101.en") == EXPECTED
+    assert calls == [(("wikimedia/wikipedia", "20231101.en"), {"split": "train"})]
+
+
+def test_a_folder_without_text_lists_what_was_found(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"found nothing; known are \.txt"):
+        read(tmp_path)
+    (tmp_path / "a.png").write_bytes(b"")
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(ConfigError, match=r"found 2 \.png; known are \.txt"):
+        read(tmp_path)
+    with pytest.raises(ConfigError, match=r"unknown kind of file \.png"):
+        read(tmp_path / "a.png")
+
+
+def test_a_folder_with_two_kinds_asks_for_one(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "b.csv").write_text("text\ntwo\n")
+    with pytest.raises(ConfigError, match=r"more than one kind of file \(1 \.txt, 1 \.csv\)"):
+        read(tmp_path)
+
+
+def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"id": 1, "body": "one"}\n')
+    with pytest.raises(ConfigError, match=r"no column 'text', there are id, body; --set data\.text_column=NAME"):
+        read(tmp_path)
+    assert read(tmp_path, "body") == [(0, "one")]
+
+
+def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": 1}\n')
+    with pytest.raises(ConfigError, match="column 'text' holds int, not text"):
+        read(tmp_path)
+
+
+BROKEN_TABLES = [("rows.jsonl", b'{"text": "a"}\n{"te'), ("rows.parquet", b"PAR1 no"), ("rows.csv", b"text\ncaf\xe9\n"), ("rows.csv", b"")]
+
+
+@pytest.mark.parametrize(("name", "content"), BROKEN_TABLES)
+def test_a_broken_table_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=f"{name}: cannot be read as a table"):
+        read(tmp_path / name)
+
+
+def test_a_broken_saved_data_set_is_named(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(ConfigError, match="cannot be read as a table"):
+        read(tmp_path)
+
+
+def test_the_shipped_sample_has_its_licence_beside_it() -> None:
+    assert "Licence: public domain" in (source.SAMPLE / "README.md").read_text()

@@ -1,0 +1,99 @@
+"""The text data set: samples as packed, masks by (seed, epoch, index), and padding that survives wherever it stands."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import TextFrontendConfig, TokenMaskConfig
+from recipes.config import TextDataConfig
+from recipes.data.prepare import prepare_text
+from recipes.data.shards import map_array
+from recipes.data.text import TextDataset, TextExample
+
+MASK = TokenMaskConfig(prob=0.3, length=2)
+
+
+@pytest.fixture(scope="module")
+def stream(prepared: Path) -> TextDataset:
+    """break_mode none."""
+    return TextDataset(prepared, "train", mask=MASK, seed=1)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory: pytest.TempPathFactory, data: TextDataConfig, frontend: TextFrontendConfig) -> TextDataset:
+    """break_mode complete_doc."""
+    out = tmp_path_factory.mktemp("complete_doc") / "prepared"
+    return TextDataset(prepare_text(replace(data, break_mode="complete_doc"), frontend, out, num_processes=1), "train", mask=MASK, seed=1)
+
+
+def test_an_example_is_the_start_token_and_the_samples_text(stream: TextDataset, prepared: Path) -> None:
+    start, length = np.load(prepared / "train.npy")[3].tolist()
+    clean_T = stream.example(0, 3).clean
+    assert clean_T[0] == 0 and len(clean_T) == length + 1 == stream.sequence_length
+    np.testing.assert_array_equal(clean_T[1:], map_array(prepared / "tokens.bin", np.uint16)[start : start + length])
+
+
+def test_an_example_is_a_function_of_seed_epoch_and_index(stream: TextDataset, prepared: Path) -> None:
+    example = stream.example(2, 5)
+    stream.example(7, 1)  # what was asked in between does not matter
+    again = TextDataset(prepared, "train", mask=MASK, seed=1).example(2, 5)
+    np.testing.assert_array_equal(example.inputs, again.inputs)
+    np.testing.assert_array_equal(example.mask, again.mask)
+    others = [stream.example(3, 5), stream.example(2, 6), TextDataset(prepared, "train", mask=MASK, seed=2).example(2, 5)]
+    assert all((example.mask != other.mask).any() for other in others)
+    np.testing.assert_array_equal(example.clean, others[0].clean)
+
+
+def test_the_splits_draw_different_masks_and_share_no_text(stream: TextDataset, prepared: Path) -> None:
+    valid = TextDataset(prepared, "valid", mask=MASK, seed=1)
+    assert any((stream.example(0, index).mask != valid.example(0, index).mask).any() for index in range(2))
+    assert valid.fingerprint == stream.fingerprint
+    ranges = [{*map(tuple, np.load(prepared / f"{split}.npy").tolist())} for split in ("train", "valid")]
+    assert not ranges[0] & ranges[1]
+
+
+def test_a_stream_batch_has_no_padding_and_its_numbers_agree(stream: TextDataset) -> None:
+    batch = stream.collate([stream.example(0, index) for index in range(4)])
+    assert batch.inputs.shape == batch.clean_inputs.shape == batch.mask_BS.shape == (4, 32)
+    assert batch.inputs.dtype == batch.clean_inputs.dtype == batch.masked_index_M.dtype == torch.int64
+    assert batch.padding_mask_BS is None and batch.clean_padding_mask_BS is None
+    assert batch.num_tokens == 4 * 32
+    assert torch.equal(batch.masked_index_M, batch.mask_BS.flatten().nonzero().squeeze(1))
+    assert torch.equal(batch.mask_BS, batch.inputs == stream.vocab_size - 1)
+    assert torch.equal(batch.inputs[~batch.mask_BS], batch.clean_inputs[~batch.mask_BS])
+    assert not (batch.clean_inputs == stream.vocab_size - 1).any()
+
+
+def test_a_document_batch_is_padded_on_the_right(documents: TextDataset) -> None:
+    examples = [documents.example(0, index) for index in range(8)]
+    batch = documents.collate(examples)
+    lengths = [len(example.clean) for example in examples]
+    assert batch.padding_mask_BS is not None and min(lengths) < 32
+    assert batch.num_tokens == sum(lengths)
+    for row, length in enumerate(lengths):
+        assert batch.padding_mask_BS[row].tolist() == [False] * length + [True] * (32 - length)
+    for ids in (batch.inputs, batch.clean_inputs):
+        assert torch.equal(ids == 1, batch.padding_mask_BS)
+    assert not (batch.mask_BS & batch.padding_mask_BS).any()
+
+
+def test_a_full_document_row_still_comes_with_a_padding_mask(documents: TextDataset) -> None:
+    full = TextExample(np.full(32, 9), np.full(32, 9), np.zeros(32, dtype=bool))
+    padding_BS = documents.collate([full]).padding_mask_BS
+    assert padding_BS is not None and not padding_BS.any()  # the same kernels however the global batch is cut
+
+
+@pytest.mark.parametrize("name", ["stream", "documents"])
+def test_padding_inside_a_row_survives(name: str, request: pytest.FixtureRequest) -> None:
+    dataset: TextDataset = request.getfixturevalue(name)
+    clean_T = np.array([0, 9, 1, 1, 8, 2])
+    inputs_T = np.array([0, 63, 63, 1, 63, 2])  # a mask drawn over padding is taken back
+    batch = dataset.collate([TextExample(clean_T, inputs_T, inputs_T == 63)])
+    assert batch.padding_mask_BS is not None
+    assert batch.padding_mask_BS[0].tolist() == [False, False, True, True, False, False, *[True] * 26]
+    assert batch.inputs[0, :6].tolist() == [0, 63, 1, 1, 63, 2]
+    assert batch.masked_index_M.tolist() == [1, 4]
+    assert batch.num_tokens == 4
