@@ -1,7 +1,7 @@
 """Pre-train data2vec on text.
 
-    deepspeed launch/pretrain_text.py
-    deepspeed launch/pretrain_text.py --recipe text_base --data wikimedia/wikipedia:20231101.en --set run.max_steps=100000
+deepspeed launch/pretrain_text.py
+deepspeed launch/pretrain_text.py --recipe text_base --data wikimedia/wikipedia:20231101.en --set run.max_steps=100000
 """
 
 import sys

@@ -1,6 +1,6 @@
 """What frozen features know, beside the same network at random initialisation.
 
-    python launch/probe.py --from runs/text_tiny --task cloze
+python launch/probe.py --from runs/text_tiny --task cloze
 """
 
 import sys

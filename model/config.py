@@ -61,7 +61,9 @@ class TextFrontendConfig:
     def num_parameters(self, encoder: EncoderConfig) -> int:
         """Token table without the rows that pad it, positions or relative bias, and the norm."""
         d = encoder.hidden_size
-        positions = (self.max_positions + 2) * d if self.positions == "absolute" else (2 * self.max_positions - 1) * encoder.num_attention_heads
+        positions = (
+            (self.max_positions + 2) * d if self.positions == "absolute" else (2 * self.max_positions - 1) * encoder.num_attention_heads
+        )
         return self.vocab_size * d + positions + 2 * d
 
     def forward_flops(self, num_tokens: int) -> int:

@@ -4,6 +4,7 @@ Shapes: S sequence, B batch, D hidden, H local heads (all heads / TP size), K he
 Megatron's are. Holds no front-end and no rank arithmetic: the groups come in from outside.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from model.dropout import Dropout, DropoutStream
 from model.init import Init
 from model.parallel import Parallel, megatron_config
 
-ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 DROPOUT_SITES = 4  # per block
 
 

@@ -4,6 +4,7 @@ Shapes: B batch, S sequence, D hidden, M masked positions.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -22,7 +23,9 @@ FrontendBuilder = Callable[[EncoderConfig, Init, Parallel, DropoutStream], nn.Mo
 class Trunk(nn.Module):
     """Front-end and encoder: what teacher and student share in shape, and what is left for downstream use."""
 
-    def __init__(self, config: EncoderConfig, build_frontend: FrontendBuilder, init: Init, parallel: Parallel, stream: DropoutStream) -> None:
+    def __init__(
+        self, config: EncoderConfig, build_frontend: FrontendBuilder, init: Init, parallel: Parallel, stream: DropoutStream
+    ) -> None:
         super().__init__()
         self.frontend = build_frontend(config, init.at("frontend"), parallel, stream)
         self.encoder = Encoder(config, init.at("encoder"), parallel, stream)
@@ -44,8 +47,7 @@ class RegressionHead(nn.Module):
         D = config.hidden_size
         widths = [D, *[2 * D] * (config.head_layers - 1), D]
         self.layers = nn.ModuleList(
-            ReplicatedLinear(n_in, n_out, init.at("layers", i), config.init_std)
-            for i, (n_in, n_out) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            ReplicatedLinear(n_in, n_out, init.at("layers", i), config.init_std) for i, (n_in, n_out) in enumerate(pairwise(widths))
         )
         self.activation = ACTIVATIONS[config.activation]
 
@@ -59,7 +61,9 @@ class RegressionHead(nn.Module):
 class Student(nn.Module):
     """Trunk and head. Its forward is what DeepSpeed's engine calls."""
 
-    def __init__(self, config: EncoderConfig, build_frontend: FrontendBuilder, init: Init, parallel: Parallel, stream: DropoutStream) -> None:
+    def __init__(
+        self, config: EncoderConfig, build_frontend: FrontendBuilder, init: Init, parallel: Parallel, stream: DropoutStream
+    ) -> None:
         super().__init__()
         self.trunk = Trunk(config, build_frontend, init, parallel, stream)
         self.head = RegressionHead(config, init.at("head"))

@@ -18,7 +18,9 @@ from model.targets import average_targets
 class Teacher(nn.Module):
     """Trunk in eval mode on the full clean input. Its forward is what the teacher's own engine calls."""
 
-    def __init__(self, config: EncoderConfig, teacher: TeacherConfig, build_frontend: FrontendBuilder, init: Init, parallel: Parallel) -> None:
+    def __init__(
+        self, config: EncoderConfig, teacher: TeacherConfig, build_frontend: FrontendBuilder, init: Init, parallel: Parallel
+    ) -> None:
         super().__init__()
         self.config = teacher
         self.trunk = Trunk(config, build_frontend, init, parallel, DropoutStream())

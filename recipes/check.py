@@ -7,15 +7,52 @@ from recipes.errors import ConfigError
 
 def check_recipe(recipe: Recipe) -> None:
     """Raises: ConfigError with fact, numbers and remedy for the first contradiction."""
-    _check_model(recipe)
     _check_ranges(recipe)
+    _check_model(recipe)
     _check_optim(recipe)
+
+
+def _check_ranges(recipe: Recipe) -> None:
+    model, mask, teacher, run, optim = recipe.model, recipe.mask, recipe.teacher, recipe.run, recipe.optim
+    smallest = {
+        **{
+            f"model.{k}": (getattr(model, k), 1)
+            for k in ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "head_layers")
+        },
+        **{f"run.{k}": (getattr(run, k), 1) for k in ("max_steps", "global_batch_size", "log_steps", "save_steps", "eval_steps")},
+        "run.seed": (run.seed, 0),
+        "mask.length": (mask.length, 1),
+        "data.sequence_length": (recipe.data.sequence_length, 2),
+        "loss.beta": (recipe.loss.beta, 0),
+        "model.layernorm_epsilon": (model.layernorm_epsilon, 0),
+        **{f"optim.{k}": (getattr(optim, k), 0) for k in ("eps", "weight_decay", "clip_norm")},
+    }
+    for name, (number, least) in smallest.items():
+        if number < least:
+            raise ConfigError(f"{name} is {number}; it must be at least {least}")
+    shares = {
+        **{f"model.{k}": getattr(model, k) for k in ("hidden_dropout", "attention_dropout", "activation_dropout")},
+        **{f"mask.{k}": getattr(mask, k) for k in ("leave_unmasked_prob", "random_token_prob")},
+        **{f"teacher.{k}": getattr(teacher, k) for k in ("ema_decay", "ema_end_decay")},
+    }
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ConfigError(f"{name} is {share}; it must lie between 0 and 1")
+    if not 0 < mask.prob <= 1:
+        raise ConfigError(f"mask.prob is {mask.prob}; it must be above 0 and at most 1")
+    if mask.leave_unmasked_prob + mask.random_token_prob >= 1 and not mask.loss_on_all_selected:
+        raise ConfigError(
+            f"mask.leave_unmasked_prob {mask.leave_unmasked_prob} + mask.random_token_prob {mask.random_token_prob} leave no <mask> "
+            "for the loss to read; lower one"
+        )
 
 
 def _check_model(recipe: Recipe) -> None:
     model, teacher, frontend, data = recipe.model, recipe.teacher, recipe.frontend, recipe.data
     if model.hidden_size % model.num_attention_heads:
-        raise ConfigError(f"model.hidden_size {model.hidden_size} is not a multiple of model.num_attention_heads {model.num_attention_heads}; change one")
+        raise ConfigError(
+            f"model.hidden_size {model.hidden_size} is not a multiple of model.num_attention_heads {model.num_attention_heads}; change one"
+        )
     if not 1 <= teacher.average_top_k_layers <= model.num_layers:
         raise ConfigError(
             f"teacher.average_top_k_layers {teacher.average_top_k_layers} of model.num_layers {model.num_layers}; "
@@ -28,39 +65,18 @@ def _check_model(recipe: Recipe) -> None:
         )
 
 
-def _check_ranges(recipe: Recipe) -> None:
-    model, mask, teacher, run = recipe.model, recipe.mask, recipe.teacher, recipe.run
-    at_least_one = {
-        **{f"model.{k}": getattr(model, k) for k in ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads", "head_layers")},
-        **{f"run.{k}": getattr(run, k) for k in ("max_steps", "global_batch_size", "log_steps", "save_steps", "eval_steps")},
-        "mask.length": mask.length,
-        "data.sequence_length": recipe.data.sequence_length - 1,
-    }
-    for name, number in at_least_one.items():
-        if number < 1:
-            raise ConfigError(f"{name} is too small by {1 - number}; it must be at least {2 if name.startswith('data') else 1}")
-    shares = {
-        **{f"model.{k}": getattr(model, k) for k in ("hidden_dropout", "attention_dropout", "activation_dropout")},
-        **{f"mask.{k}": getattr(mask, k) for k in ("leave_unmasked_prob", "random_token_prob")},
-        **{f"teacher.{k}": getattr(teacher, k) for k in ("ema_decay", "ema_end_decay")},
-    }
-    for name, share in shares.items():
-        if not 0 <= share <= 1:
-            raise ConfigError(f"{name} is {share}; it must lie between 0 and 1")
-    if not 0 < mask.prob <= 1:
-        raise ConfigError(f"mask.prob is {mask.prob}; it must be above 0 and at most 1")
-    if mask.leave_unmasked_prob + mask.random_token_prob >= 1 and not mask.loss_on_all_selected:
-        raise ConfigError("mask.leave_unmasked_prob + mask.random_token_prob leave no <mask> for the loss to read; lower one")
-
-
 def _check_optim(recipe: Recipe) -> None:
     optim = recipe.optim
-    if optim.lr <= 0 or optim.clip_norm < 0 or optim.weight_decay < 0:
-        raise ConfigError(f"optim.lr {optim.lr} must be above 0, optim.clip_norm {optim.clip_norm} and optim.weight_decay {optim.weight_decay} not below")
+    if optim.lr <= 0:
+        raise ConfigError(f"optim.lr is {optim.lr}; it must be above 0")
+    if not all(0 <= beta < 1 for beta in optim.betas):
+        raise ConfigError(f"optim.betas are {optim.betas[0]} and {optim.betas[1]}; both must lie in [0, 1)")
     if optim.warmup_steps + optim.decay_steps > optim.schedule_steps:
         raise ConfigError(
             f"optim.warmup_steps {optim.warmup_steps} + optim.decay_steps {optim.decay_steps} exceed optim.schedule_steps "
             f"{optim.schedule_steps}; use --set optim.schedule_steps={optim.warmup_steps + optim.decay_steps} or shorten them"
         )
     if optim.schedule == "tri_stage" and optim.decay_steps and optim.final_lr_scale <= 0:
-        raise ConfigError(f"optim.final_lr_scale {optim.final_lr_scale} with the exponential decay of tri_stage; it must be above 0 (published: 0.01)")
+        raise ConfigError(
+            f"optim.final_lr_scale {optim.final_lr_scale} with the exponential decay of tri_stage; it must be above 0 (published: 0.01)"
+        )

@@ -2,6 +2,7 @@
 (how it runs) are read in recipes/train/ds_config.py."""
 
 import difflib
+import math
 import types
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -108,12 +109,13 @@ def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
         if not equals:
             raise ConfigError(f"--set {assignment}: no '=' in it; write --set optim.lr=3e-4")
         section_name, _, key = name.strip().partition(".")
-        section = getattr(recipe, section_name, None)
-        if not is_dataclass(section) or key not in {f.name for f in fields(section)}:
+        section: Any = getattr(recipe, section_name, None)
+        if not _is_section(section) or key not in {f.name for f in fields(section)}:
             raise ConfigError(_unknown(recipe, name.strip()))
         hint = get_type_hints(type(section))[key]
         value = _parse(name.strip(), text.strip(), hint)
-        recipe = replace(recipe, **{section_name: replace(section, **{key: value})})  # type: ignore[type-var]
+        changed: dict[str, Any] = {section_name: replace(section, **{key: value})}
+        recipe = replace(recipe, **changed)
     return recipe
 
 
@@ -129,8 +131,10 @@ def recipe_from_dict(template: Recipe, values: dict[str, Any]) -> Recipe:
     """
     sections: dict[str, Any] = {}
     for name, content in values.items():
-        section = getattr(template, name, None)
-        if not is_dataclass(section):
+        if name not in {f.name for f in fields(template)}:
+            raise ConfigError(f"config.json has a section {name}, which this version does not know; use the version that wrote it")
+        section = getattr(template, name)
+        if not _is_section(section):
             sections[name] = content
             continue
         known = get_type_hints(type(section))
@@ -138,8 +142,12 @@ def recipe_from_dict(template: Recipe, values: dict[str, Any]) -> Recipe:
         if unknown:
             raise ConfigError(f"config.json has {name}.{unknown[0]}, which this version does not know; use the version that wrote it")
         tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        sections[name] = type(section)(**tuples)  # type: ignore[operator]
+        sections[name] = type(section)(**tuples)
     return replace(template, **sections)
+
+
+def _is_section(value: Any) -> bool:
+    return is_dataclass(value)
 
 
 def _unknown(recipe: Recipe, name: str) -> str:
@@ -170,6 +178,9 @@ def _parse(name: str, text: str, hint: Any) -> Any:
             raise ConfigError(f"--set {name}={text}: must be true or false")
         return text.lower() == "true"
     try:
-        return hint(text)
+        value = hint(text)
     except ValueError:
         raise ConfigError(f"--set {name}={text}: must be {'an integer' if hint is int else 'a number'}") from None
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"--set {name}={text}: must be a finite number")
+    return value

@@ -11,7 +11,7 @@ def text_base() -> Recipe:
     """data2vec text, Base: Baevski et al. 2022 (arXiv 2202.03555v3) sections 4.3 and 5.3, row "+ wav2vec 2.0 masking", as released
     in fairseq examples/data2vec/config/text/pretraining/base.yaml. Paper: GLUE dev average 82.9. Not yet run here.
 
-    deepspeed launch/pretrain_text.py --recipe text_base --data wikimedia/wikipedia:20231101.en --deepspeed_config ds_configs/zero3_bf16.json
+    deepspeed launch/pretrain_text.py --recipe text_base --data wikimedia/wikipedia:20231101.en
     """
     return Recipe(
         name="text_base",
@@ -112,7 +112,14 @@ def text_tiny() -> Recipe:
             ema_transformer_layers_only=False,
         ),
         loss=LossConfig(beta=4.0, scale=1.0),
-        data=TextDataConfig(tokenizer_type="unigram", lowercase=True, tokenizer_sample_megabytes=8, sequence_length=128, break_mode="none", heldout_fraction=0.02),
+        data=TextDataConfig(
+            tokenizer_type="unigram",
+            lowercase=True,
+            tokenizer_sample_megabytes=8,
+            sequence_length=128,
+            break_mode="none",
+            heldout_fraction=0.02,
+        ),
         optim=OptimConfig(lr=2e-3, weight_decay=0.01, clip_norm=5.0, schedule_steps=3_000, warmup_steps=300),
         run=RunConfig(max_steps=3_000, global_batch_size=16, log_steps=50, save_steps=1_000, eval_steps=500, eval_samples=256),
     )

@@ -30,9 +30,7 @@ class TextFrontend(nn.Module):
     are never looked up and never trained.
     """
 
-    def __init__(
-        self, config: TextFrontendConfig, encoder: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream
-    ) -> None:
+    def __init__(self, config: TextFrontendConfig, encoder: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream) -> None:
         super().__init__()
         rows = padded_vocab_size(config.vocab_size)
         unused = [PAD, *range(config.vocab_size, rows)]

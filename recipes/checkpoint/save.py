@@ -52,7 +52,13 @@ def collect_shards(engines: Engines) -> tuple[dict[str, Tensor], dict[str, str]]
         if count == 0 or (not split and parallel.tp_rank != 0):
             continue
         place = Range(
-            name, tuple(parameter.ds_shape), parameter.partition_dim if split else None, parallel.tp_rank, parallel.tp_size if split else 1, offset, count
+            name,
+            tuple(parameter.ds_shape),
+            parameter.partition_dim if split else None,
+            parallel.tp_rank,
+            parallel.tp_size if split else 1,
+            offset,
+            count,
         )
         for kind in KINDS:
             shard = shard_of(engines, name, parameter, kind)

@@ -24,6 +24,9 @@ EVAL_MASK_SEED = 0
 class Dataset(Protocol[Example]):
     """What a modality brings. example() is a function of its arguments and the data set's seed, so any thread or process may run it."""
 
+    fingerprint: str
+    """Hash of the data, for config.json."""
+
     def __len__(self) -> int: ...
 
     def example(self, epoch: int, index: int) -> Example:
@@ -33,17 +36,22 @@ class Dataset(Protocol[Example]):
         """The micro-batch of these samples."""
 
 
+def check_enough(dataset: Dataset, global_batch_size: int) -> None:
+    """Raises: ConfigError if the data set has fewer samples than one global batch."""
+    if len(dataset) < global_batch_size:
+        raise ConfigError(
+            f"the data has {len(dataset)} samples, fewer than one batch of {global_batch_size}; "
+            f"use more data or --set run.global_batch_size={max(1, len(dataset) // 8 * 8)}"
+        )
+
+
 class UpdateLoader:
     """Micro-batches by update number. Tensor-parallel ranks pass the same dp_rank and so read the same data."""
 
     def __init__(self, dataset: Dataset, *, seed: int, global_batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int) -> None:
         """Raises: ConfigError if the data set has fewer samples than one global batch."""
         assert global_batch_size % (dp_size * micro_batch_size) == 0 and 0 <= dp_rank < dp_size
-        if len(dataset) < global_batch_size:
-            raise ConfigError(
-                f"the data has {len(dataset)} samples, fewer than one batch of {global_batch_size}; "
-                f"use more data or --set run.global_batch_size={max(1, len(dataset) // 8 * 8)}"
-            )
+        check_enough(dataset, global_batch_size)
         self._dataset, self._seed = dataset, seed
         self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
         self._rows = slice(dp_rank * global_batch_size // dp_size, (dp_rank + 1) * global_batch_size // dp_size)

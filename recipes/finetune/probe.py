@@ -42,7 +42,10 @@ def run_probe(args: argparse.Namespace) -> int:
         from dataclasses import replace
 
         prepared = prepare_text(
-            replace(data, path=args.data, tokenizer=tokenizer), source.recipe.frontend, source.run_dir / "probe" / Path(args.data).name, log=print
+            replace(data, path=args.data, tokenizer=tokenizer),
+            source.recipe.frontend,
+            source.run_dir / "probe" / Path(args.data).name,
+            log=print,
         )
     world = join_world()
     try:

@@ -39,7 +39,9 @@ def find_source(path: Path) -> Source:
         raise ConfigError(f"--from {path}: no such folder; name a run dir (runs/text_tiny) or a folder checkpoints/step_N in one")
     run_dir = path if (path / "config.json").exists() else path.parent.parent
     if not (run_dir / "config.json").exists():
-        raise ConfigError(f"--from {path}: neither a run dir nor a checkpoint folder in one (no config.json); name a run dir such as runs/text_tiny")
+        raise ConfigError(
+            f"--from {path}: neither a run dir nor a checkpoint folder in one (no config.json); name a run dir such as runs/text_tiny"
+        )
     checkpoint = latest(path) if path == run_dir else path
     if checkpoint is None:
         raise ConfigError(f"--from {path}: the run has no complete checkpoint yet; wait for one (run.save_steps) or let the run end")

@@ -16,7 +16,13 @@ from recipes.config import Recipe
 from recipes.errors import ConfigError
 
 FRONTEND = {"embed_tokens": "tokens", "embed_positions": "positions", "layernorm_embedding": "norm"}
-LAYER = {"out_proj": "attention.proj", "self_attn_layer_norm": "attention_norm", "fc1": "ffn.fc1", "fc2": "ffn.fc2", "final_layer_norm": "ffn_norm"}
+LAYER = {
+    "out_proj": "attention.proj",
+    "self_attn_layer_norm": "attention_norm",
+    "fc1": "ffn.fc1",
+    "fc2": "ffn.fc2",
+    "final_layer_norm": "ffn_norm",
+}
 NOT_PARAMETERS = ("version",)
 SENTENCE_ENCODER = "encoder.sentence_encoder."
 

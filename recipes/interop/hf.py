@@ -52,7 +52,8 @@ def text_recipe_from_hf(template: Recipe, config: dict[str, Any]) -> Recipe:
     Raises: ConfigError naming the first setting that ours cannot express.
     """
     if config.get("model_type") != "data2vec-text" or config.get("hidden_act") not in ("gelu", "relu"):
-        raise ConfigError(f"model_type {config.get('model_type')!r} with hidden_act {config.get('hidden_act')!r}: only data2vec-text with gelu or relu is known")
+        kind, activation = config.get("model_type"), config.get("hidden_act")
+        raise ConfigError(f"model_type {kind!r} with hidden_act {activation!r}: only data2vec-text with gelu or relu is known")
     return replace(
         template,
         model=EncoderConfig(

@@ -3,7 +3,6 @@ until training starts, so --help and --dry-run are quick."""
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from recipes.config import Recipe, apply_overrides, recipe_to_dict
 from recipes.errors import ConfigError, TrainingBroken
 from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes
 from recipes.train.ds_config import EngineConfig, load_ds_config, resolve
-from recipes.train.environment import quiet_libraries, world_from_environment
+from recipes.train.environment import is_first_rank, quiet_libraries, world_from_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "numpy")
@@ -47,11 +46,11 @@ def exit_code_of(command: Callable[[], int]) -> int:
     try:
         return command()
     except (ConfigError, TrainingBroken) as error:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_rank():
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first_rank():
             print("interrupted; what was saved stays valid and the same command continues", file=sys.stderr)
         return 130  # 128 + SIGINT, as shells report it
 
@@ -91,7 +90,9 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path) -> int:
     batch, total = config.batch, num_parameters(recipe)
     sizes = state_bytes(recipe, config)
     print(json.dumps({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}, indent=2))
-    print(f"parameters: {total:,} (student {num_trunk_parameters(recipe):,} + head {recipe.model.num_head_parameters:,}; the teacher has no head)")
+    print(
+        f"parameters: {total:,} (trunk {num_trunk_parameters(recipe):,}, head {recipe.model.num_head_parameters:,}; the teacher is a trunk)"
+    )
     print(
         f"batch: {recipe.run.global_batch_size} samples = data-parallel {batch.dp_size} x micro {batch.micro_batch_size} x accumulation "
         f"{batch.accumulation_steps}; {batch.world_size} ranks, tensor-parallel {batch.tp_size}"

@@ -37,6 +37,16 @@ TESTED_ZERO_KEYS = {
     *("memory_efficient_linear", "round_robin_gradients"),
 }
 
+SECTION_KEYS = {
+    "optimizer": {"type", "params"},
+    "optimizer.params": {"lr", "betas", "eps", "weight_decay"},
+    "bf16": {"enabled", "check_grad_overflow", "immediate_grad_update"},
+    "fp16": {"enabled", "loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis", "consecutive_hysteresis", "min_loss_scale"},
+    "zero_optimization": TESTED_ZERO_KEYS,
+    "zero_optimization.offload_optimizer": {"device", "pin_memory", "buffer_count", "fast_init"},
+    "megatron": {"tensor_model_parallel_size"},
+}
+
 OPTIMIZER_TYPES = ("AdamW",)
 
 
@@ -98,6 +108,7 @@ def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int)
     content = copy.deepcopy(content)
     _check_keys(content, path)
     _check_ownership(content, path)
+    _check_sections(content, path)
     _check_zero(content, path)
     tp_size = _tensor_parallel_size(content, path)
     _check_topology(recipe, tp_size, world_size)
@@ -161,46 +172,65 @@ def _check_keys(content: dict[str, Any], path: str) -> None:
             near = difflib.get_close_matches(key, TOP_LEVEL_KEYS, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(TOP_LEVEL_KEYS))}"
             raise ConfigError(f"{path}: key {key!r} is unknown or not tested here; {hint}")
-    for key in ("optimizer", "zero_optimization", "bf16", "fp16", "megatron"):
-        if not isinstance(content.get(key, {}), dict):
-            raise ConfigError(f"{path}: {key} is {content[key]!r}, must be a JSON object")
 
 
 def _check_ownership(content: dict[str, Any], path: str) -> None:
     if content.get("scheduler", "auto") != "auto":
-        raise ConfigError(f"{path}: scheduler belongs to the recipe; remove it and use --set optim.schedule=cosine --set optim.warmup_steps=N")
+        raise ConfigError(
+            f"{path}: scheduler belongs to the recipe; remove it and use --set optim.schedule=cosine --set optim.warmup_steps=N"
+        )
     if content.get("gradient_accumulation_steps", "auto") != "auto":
         raise ConfigError(
             f"{path}: gradient_accumulation_steps is derived from run.global_batch_size, micro batch and ranks; remove it "
             "(--set run.global_batch_size=N changes it)"
         )
     for dotted, owner in OWNED_BY_RECIPE.items():
-        value: Any = content
-        for part in dotted.split("."):
-            value = value.get(part, "auto") if isinstance(value, dict) else "auto"
+        value = _at(content, dotted, "auto")
         if value != "auto":
             text = ",".join(map(str, value)) if isinstance(value, list) else value
             raise ConfigError(f'{path}: {dotted} {value} belongs to the recipe; write "auto" here and --set {owner}={text}')
+
+
+def _check_sections(content: dict[str, Any], path: str) -> None:
+    """Each section is an object of known keys whose values DeepSpeed's own check would take."""
+    for name, known in SECTION_KEYS.items():
+        section = _at(content, name, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"{path}: {name} is {json.dumps(section)}, must be a JSON object {{...}}")
+        for key, value in section.items():
+            dotted = f"{name}.{key}"
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]}?" if near else f"remove it, known are {', '.join(sorted(known))}"
+                raise ConfigError(f"{path}: {dotted} is not covered by our tests; {hint}")
+            if value == "auto" and dotted not in OWNED_BY_RECIPE:
+                raise ConfigError(f'{path}: {dotted} is "auto", which only a recipe\'s number may be; remove it for the default')
+            if isinstance(value, str) and dotted not in (*OWNED_BY_RECIPE, "optimizer.type", "zero_optimization.offload_optimizer.device"):
+                raise ConfigError(f"{path}: {dotted} is {json.dumps(value)}, must be a number, true or false")
+
+
+def _at(content: dict[str, Any], dotted: str, default: Any) -> Any:
+    """The value under a dotted name."""
+    value: Any = content
+    for part in dotted.split("."):
+        value = value.get(part, default) if isinstance(value, dict) else default
+    return value
 
 
 def _check_zero(content: dict[str, Any], path: str) -> None:
     zero = content.setdefault("zero_optimization", {"stage": 3})
     stage = zero.setdefault("stage", 3)
     if stage != 3:
-        raise ConfigError(f"{path}: zero_optimization.stage {stage} is not supported; the sharded teacher needs stage 3")
-    for key in zero:
-        if key not in TESTED_ZERO_KEYS:
-            near = difflib.get_close_matches(key, TESTED_ZERO_KEYS, n=1)
-            hint = f"did you mean {near[0]}?" if near else "it may change the partitioning under the sharded EMA; remove it"
-            raise ConfigError(f"{path}: zero_optimization.{key} is not covered by our tests; {hint}")
+        raise ConfigError(f"{path}: zero_optimization.stage {json.dumps(stage)} is not supported; the sharded teacher needs stage 3")
+    device = _at(zero, "offload_optimizer.device", "none")
+    if device not in ("cpu", "none"):
+        raise ConfigError(
+            f'{path}: zero_optimization.offload_optimizer.device {json.dumps(device)} is not tested here; use "cpu" or "none"'
+        )
 
 
 def _tensor_parallel_size(content: dict[str, Any], path: str) -> int:
-    megatron = content.get("megatron", {})
-    for key in megatron:
-        if key != "tensor_model_parallel_size":
-            raise ConfigError(f"{path}: megatron.{key} is unknown; the section takes tensor_model_parallel_size")
-    size = megatron.get("tensor_model_parallel_size", 1)
+    size = content.get("megatron", {}).get("tensor_model_parallel_size", 1)
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ConfigError(f"{path}: megatron.tensor_model_parallel_size is {size!r}; write a positive integer")
     return size
@@ -208,10 +238,16 @@ def _tensor_parallel_size(content: dict[str, Any], path: str) -> int:
 
 def _check_topology(recipe: Recipe, tp_size: int, world_size: int) -> None:
     if world_size % tp_size:
-        raise ConfigError(f"{world_size} ranks are not a multiple of tensor_model_parallel_size {tp_size}; start {-(-world_size // tp_size) * tp_size} ranks")
+        raise ConfigError(
+            f"{world_size} ranks are not a multiple of tensor_model_parallel_size {tp_size}; "
+            f"start {-(-world_size // tp_size) * tp_size} ranks"
+        )
     heads, inner = recipe.model.num_attention_heads, recipe.model.ffn_hidden_size
     if heads % tp_size:
         fits = [n for n in range(1, heads + 1) if heads % n == 0]
-        raise ConfigError(f"model.num_attention_heads {heads} is not a multiple of tensor_model_parallel_size {tp_size}; it divides by {', '.join(map(str, fits))}")
+        raise ConfigError(
+            f"model.num_attention_heads {heads} is not a multiple of tensor_model_parallel_size {tp_size}; "
+            f"it divides by {', '.join(map(str, fits))}"
+        )
     if inner % tp_size:
         raise ConfigError(f"model.ffn_hidden_size {inner} is not a multiple of tensor_model_parallel_size {tp_size}; use a multiple of it")

@@ -20,7 +20,7 @@ def evaluate(recipe: Recipe, engines: Engines, heldout: Dataset, micro_batch_siz
     batches = eval_batches(
         heldout, max_samples=recipe.run.eval_samples, micro_batch_size=micro_batch_size, dp_rank=parallel.dp_rank, dp_size=parallel.dp_size
     )
-    statistics = EvaluationStatistics(recipe.data.sequence_length, recipe.model.hidden_size, engines.device)
+    statistics = EvaluationStatistics()
     captured: list[Tensor] = []
 
     def capture(module: nn.Module, inputs: tuple, output: tuple[Tensor, Tensor | None]) -> None:

@@ -11,7 +11,10 @@ def check_collapse(recipe: Recipe, metrics: dict[str, Any]) -> None:
     (data2vec_audio.py: min_target_var 0.1 and min_pred_var 0.01, which are stds)."""
     guard, step = recipe.guard, metrics["step"]
     if not metrics["loss"] < float("inf"):
-        raise TrainingBroken(f"loss is {metrics['loss']} at step {step}; look at grad_norm and lr in metrics.jsonl, lower optim.lr or lengthen optim.warmup_steps")
+        raise TrainingBroken(
+            f"loss is {metrics['loss']} at step {step}; look at grad_norm and lr in metrics.jsonl, then lower optim.lr "
+            "or lengthen optim.warmup_steps"
+        )
     if step <= guard.after_steps:
         return
     for name, least in (("target_std", guard.min_target_std), ("pred_std", guard.min_pred_std)):

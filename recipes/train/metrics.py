@@ -3,7 +3,9 @@
 import json
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import IO, Any
 
 import torch
@@ -16,6 +18,16 @@ PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bf16, from 
 WANDB_PATIENCE_SECONDS = 20.0
 
 
+@dataclass
+class Interval:
+    """What has passed since the last logged step."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    tokens: int = 0
+    data_wait_seconds: float = 0.0
+
+
 class MetricsWriter:
     """Rank 0's reporter. `write` takes one logged step; timings are means since the step logged before."""
 
@@ -25,15 +37,15 @@ class MetricsWriter:
         self._wandb = WandbMirror(recipe, run_dir) if recipe.run.wandb != "off" else None
         self._bar = tqdm(initial=first_step, total=recipe.run.max_steps, unit="step", disable=not sys.stderr.isatty())
 
-    def write(self, metrics: dict[str, Any], *, steps: int, seconds: float, tokens: int, world_size: int) -> None:
-        """Add the rates to `metrics` and send them to every sink. `steps`, `seconds` and `tokens` are since the last call."""
-        flops = step_flops(self._recipe, tokens) / seconds
-        metrics["step_seconds"] = seconds / steps
-        metrics["tokens_per_second"] = tokens / seconds
-        metrics["mfu"] = flops / (self._peak * world_size) if self._peak else None
+    def write(self, metrics: dict[str, Any], interval: Interval) -> None:
+        """Add the rates over `interval` to `metrics` and send them to every sink."""
+        flops = step_flops(self._recipe, interval.tokens) / interval.seconds
+        metrics["step_seconds"] = interval.seconds / interval.steps
+        metrics["tokens_per_second"] = interval.tokens / interval.seconds
+        metrics["mfu"] = flops / (self._peak * metrics["world_size"]) if self._peak else None
         self._file.write(json.dumps(metrics) + "\n")
         self._file.flush()
-        self._show(metrics, steps)
+        self._show(metrics)
         if self._wandb:
             self._wandb.log(metrics)
 
@@ -49,15 +61,17 @@ class MetricsWriter:
         if self._wandb:
             self._wandb.finish()
 
-    def _show(self, metrics: dict[str, Any], steps: int) -> None:
+    def _show(self, metrics: dict[str, Any]) -> None:
         remaining = (self._recipe.run.max_steps - metrics["step"]) * metrics["step_seconds"]
         facts = f"loss {metrics['loss']:.4f}  target_std {metrics['target_std']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
         if metrics["mfu"] is not None:
             facts += f"  MFU {metrics['mfu']:.1%}"
         if "explained_variance" in metrics:
-            facts += f"  | eval_loss {metrics['eval_loss']:.4f}  explained {metrics['explained_variance']:.3f}  rank {metrics['target_rank']:.1f}"
+            explained, rank = metrics["explained_variance"], metrics["target_rank"]
+            facts += f"  | eval_loss {metrics['eval_loss']:.4f}  explained {explained:.3f}  rank {rank:.1f}"
         if self._bar.disable:
-            self.say(f"step {metrics['step']:>{len(str(self._recipe.run.max_steps))}}/{self._recipe.run.max_steps}  {facts}  ETA {format_seconds(remaining)}")
+            last = self._recipe.run.max_steps
+            self.say(f"step {metrics['step']:>{len(str(last))}}/{last}  {facts}  ETA {format_seconds(remaining)}")
             return
         self._bar.set_postfix_str(facts)
         self._bar.update(metrics["step"] - self._bar.n)
@@ -68,39 +82,36 @@ class WandbMirror:
     on a daemon thread."""
 
     def __init__(self, recipe: Recipe, run_dir: Path) -> None:
-        self._queue: list[dict[str, Any]] = []
-        self._wake, self._done, self._over = threading.Event(), threading.Event(), threading.Event()
-        self._arguments = {"project": "data2vec", "name": run_dir.name, "group": run_dir.name, "dir": str(run_dir), "mode": recipe.run.wandb}
-        threading.Thread(target=self._work, daemon=True, name="wandb").start()
+        self._queue: SimpleQueue[dict[str, Any] | None] = SimpleQueue()  # None is the end
+        self._arguments: dict[str, Any] = {
+            "project": "data2vec",
+            "name": run_dir.name,
+            "group": run_dir.name,
+            "dir": str(run_dir),
+            "mode": recipe.run.wandb,
+        }
+        self._thread = threading.Thread(target=self._work, daemon=True, name="wandb")
+        self._thread.start()
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Queue one step."""
-        self._queue.append(dict(metrics))
-        self._wake.set()
+        self._queue.put(dict(metrics))
 
     def finish(self) -> None:
         """Ask for the end and wait a bounded time."""
-        self._done.set()
-        self._wake.set()
-        self._over.wait(WANDB_PATIENCE_SECONDS)
+        self._queue.put(None)
+        self._thread.join(WANDB_PATIENCE_SECONDS)
 
     def _work(self) -> None:
         import wandb  # half a second that only runs which ask for it pay
 
         try:
             run = wandb.init(**self._arguments, settings=wandb.Settings(silent=True, init_timeout=WANDB_PATIENCE_SECONDS))
-            while not (self._done.is_set() and not self._queue):
-                self._wake.wait()
-                while self._queue:
-                    run.log({k: v for k, v in self._queue[0].items() if v is not None}, step=self._queue[0]["step"])
-                    self._queue.pop(0)
-                if not self._done.is_set():
-                    self._wake.clear()
+            while (metrics := self._queue.get()) is not None:
+                run.log({k: v for k, v in metrics.items() if v is not None}, step=metrics["step"])
             run.finish()
         except (wandb.Error, OSError) as error:
             print(f"wandb: {error}; training goes on, metrics.jsonl has everything", file=sys.stderr)
-        finally:
-            self._over.set()
 
 
 def device_peak_flops(device: torch.device) -> float | None:

@@ -11,6 +11,8 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.agreed = False
+        """Set by the loop when all ranks know that one of them was asked to stop."""
         self._interrupts = 0
         self._previous: dict[int, object] = {}
 

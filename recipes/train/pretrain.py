@@ -16,6 +16,7 @@ from recipes.train.ds_config import EngineConfig
 from recipes.train.engine import set_learning_rate
 from recipes.train.evaluate import evaluate
 from recipes.train.guard import check_collapse
+from recipes.train.metrics import Interval
 from recipes.train.plot import plot_metrics
 from recipes.train.run_dir import RunDir
 from recipes.train.schedule import ema_decay, learning_rate
@@ -53,7 +54,7 @@ def pretrain(recipe: Recipe, config: EngineConfig, run_dir: Path, facts: dict[st
 def train(state: TrainState) -> int:
     """THE loop: update, report, evaluate, save, in this order."""
     run = state.recipe.run
-    while state.step < run.max_steps and not state.stopping:
+    while state.step < run.max_steps and not state.stop.agreed:
         due = state.step + 1
         evaluates = due % run.eval_steps == 0 or due == run.max_steps
         logs = due % run.log_steps == 0 or evaluates or due == 1
@@ -66,7 +67,7 @@ def train(state: TrainState) -> int:
             report(state, metrics)
         if due % run.save_steps == 0:
             save(state)
-    if state.saved_step != state.step:
+    if state.step % run.save_steps:
         save(state)
     state.loader.close()
     return finish(state)
@@ -80,10 +81,12 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | None:
     batches = state.loader.batches(counters.update)
     masked, tokens, stop = _sum_over_ranks(state, sum(b.num_masked for b in batches), sum(b.num_tokens for b in batches))
     if masked == 0:
-        raise ConfigError(f"no position of update {counters.update} ({recipe.run.global_batch_size} samples) is masked; raise --set mask.prob")
+        raise ConfigError(
+            f"no position of update {counters.update} ({recipe.run.global_batch_size} samples) is masked; raise --set mask.prob"
+        )
     rate = learning_rate(recipe.optim, counters.step)
     set_learning_rate(engines.student, rate)
-    statistics = UpdateStatistics(recipe.model.hidden_size)
+    statistics = UpdateStatistics()
     engines.stream.update = counters.update
     for number, batch in enumerate(batches):
         engines.stream.micro_batch = number
@@ -96,8 +99,10 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | None:
     decay = ema_decay(recipe.teacher, counters.step + 1)
     if applied:
         engines.shadow.update(decay)
-    state.counters = Counters(counters.step + applied, counters.update + 1, counters.samples + recipe.run.global_batch_size, counters.tokens + tokens)
-    state.stopping = stop > 0
+    state.counters = Counters(
+        counters.step + applied, counters.update + 1, counters.samples + recipe.run.global_batch_size, counters.tokens + tokens
+    )
+    state.stop.agreed = stop > 0
     _count_time(state, time.perf_counter() - start, tokens)
     if not applied:
         _note_skip(state)
@@ -113,18 +118,18 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | None:
 
 def report(state: TrainState, metrics: dict[str, Any]) -> None:
     """Write one logged step (rank 0), then stop a run that has collapsed (all ranks)."""
-    counters, since = state.counters, state.since_log
+    counters, interval = state.counters, state.interval
     metrics |= {
         "samples": counters.samples,
         "tokens": counters.tokens,
-        "data_wait_seconds": since["data_wait"] / since["steps"],
+        "data_wait_seconds": interval.data_wait_seconds / interval.steps,
         "skipped_steps": counters.update - counters.step,
         "world_size": state.world.size,
         "tp_size": state.engines.parallel.tp_size,
     }
     if state.writer:
-        state.writer.write(metrics, steps=int(since["steps"]), seconds=since["seconds"], tokens=int(since["tokens"]), world_size=state.world.size)
-    state.since_log = {"steps": 0, "seconds": 0.0, "tokens": 0, "data_wait": 0.0}
+        state.writer.write(metrics, interval)
+    state.interval = Interval()
     check_collapse(state.recipe, metrics)
 
 
@@ -132,7 +137,6 @@ def save(state: TrainState) -> None:
     """Write a checkpoint of everything that the next start needs."""
     start = time.perf_counter()
     save_checkpoint(state.path, state.engines, state.counters, state.world, {"recipe": recipe_to_dict(state.recipe)})
-    state.saved_step = state.step
     if state.run_dir:
         state.run_dir.event("save", step=state.step, seconds=time.perf_counter() - start)
 
@@ -146,7 +150,9 @@ def finish(state: TrainState) -> int:
         state.run_dir.event("stop", step=state.step, reason="done" if done else reason)
         if done:
             picture = plot_metrics(state.run_dir.path)
-            state.writer.say(f"done: {state.step} steps, {state.counters.tokens:,} tokens in {state.run_dir.path}; curves in {picture.name}")
+            state.writer.say(
+                f"done: {state.step} steps, {state.counters.tokens:,} tokens in {state.run_dir.path}; curves in {picture.name}"
+            )
             state.writer.say(f"next: python launch/probe.py --from {state.run_dir.path} --task cloze")
         else:
             state.writer.say(f"stopped by {reason} at step {state.step}, saved; the same command continues")
@@ -162,11 +168,11 @@ def _sum_over_ranks(state: TrainState, masked: int, tokens: int) -> tuple[int, i
 
 
 def _count_time(state: TrainState, seconds: float, tokens: int) -> None:
-    since = state.since_log
-    since["steps"] += 1
-    since["seconds"] += seconds
-    since["tokens"] += tokens
-    since["data_wait"] += state.loader.wait_seconds
+    interval = state.interval
+    interval.steps += 1
+    interval.seconds += seconds
+    interval.tokens += tokens
+    interval.data_wait_seconds += state.loader.wait_seconds
 
 
 def _note_skip(state: TrainState) -> None:

@@ -5,10 +5,11 @@ import fcntl
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from recipes.checkpoint.layout import latest, write_text_atomically
+from recipes.checkpoint.layout import write_text_atomically
 from recipes.config import Recipe, recipe_to_dict
 from recipes.errors import ConfigError
 
@@ -24,7 +25,7 @@ class RunDir:
         Raises: ConfigError if it is a file, cannot be written, or belongs to a launch that is still running.
         """
         self.path = path
-        self._made = not path.exists()
+        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = (path / ".lock").open("a+")
@@ -56,7 +57,10 @@ class RunDir:
         changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE]
         if changed:
             shown = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed[:3])
-            raise ConfigError(f"--run-dir {self.path} was started with other settings ({len(changed)} differ: {shown}); name another --run-dir or undo them")
+            raise ConfigError(
+                f"--run-dir {self.path} was started with other settings ({len(changed)} differ: {shown}); "
+                "name another --run-dir or undo them"
+            )
 
     def save_config(self, content: dict[str, Any]) -> None:
         """Write config.json."""
@@ -77,14 +81,12 @@ class RunDir:
         return path.open("a")
 
     def release(self) -> None:
-        """Give the directory up; one that this launch made and left empty is removed."""
-        if self._made and not latest(self.path):
+        """Give the directory up. Where no run began in it, what this launch made is removed: the lock, and empty folders."""
+        if not (self.path / "config.json").exists():
             (self.path / ".lock").unlink(missing_ok=True)
-            for folder in (self.path, *self.path.parents):
-                try:
+            with suppress(OSError):  # not empty: prepared data stay
+                for folder in self._made:
                     folder.rmdir()
-                except OSError:
-                    break  # not empty, so not ours to remove
         self._lock.close()
 
 

@@ -1,5 +1,6 @@
 """Everything one run holds while it trains, and how it comes to be: run dir, data, engines, newest checkpoint, logs."""
 
+import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +12,12 @@ from model.parallel import init_parallel
 from recipes.checkpoint.layout import Counters, latest
 from recipes.checkpoint.load import load_checkpoint
 from recipes.config import Recipe, recipe_to_dict
-from recipes.data.loader import Dataset, UpdateLoader
+from recipes.data.loader import Dataset, UpdateLoader, check_enough
+from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
 from recipes.train.ds_config import EngineConfig
 from recipes.train.engine import Engines, build_engines
-from recipes.train.metrics import MetricsWriter
+from recipes.train.metrics import Interval, MetricsWriter
 from recipes.train.modality import MODALITIES
 from recipes.train.preempt import StopRequest
 from recipes.train.run_dir import RunDir
@@ -35,11 +37,9 @@ class TrainState:
     heldout: Dataset
     counters: Counters
     stop: StopRequest
-    stopping: bool = False
-    saved_step: int = -1
     writer: MetricsWriter | None = None  # on rank 0
     run_dir: RunDir | None = None  # on rank 0
-    since_log: dict[str, float] = field(default_factory=lambda: {"steps": 0, "seconds": 0.0, "tokens": 0, "data_wait": 0.0})
+    interval: Interval = field(default_factory=Interval)
 
     @property
     def step(self) -> int:
@@ -65,7 +65,7 @@ def setup(recipe: Recipe, config: EngineConfig, path: Path, world: World, facts:
             print(f"{path} is finished ({checkpoint.name}); --set run.max_steps=N continues it, another --run-dir starts a new run")
         return None
     modality = MODALITIES[recipe.modality]
-    prepared = world.once(lambda: modality.prepare(recipe, path / "prepared", progress=True, log=print))
+    prepared = world.once(lambda: _prepare(recipe, path / "prepared"))
     train_data, heldout = modality.open_data(recipe, prepared)
     parallel = init_parallel(config.batch.tp_size, world.device.type)
     loader = UpdateLoader(
@@ -86,13 +86,28 @@ def setup(recipe: Recipe, config: EngineConfig, path: Path, world: World, facts:
     return state
 
 
+def _prepare(recipe: Recipe, folder: Path) -> Path:
+    """The prepared data, found or made. Data that cannot fill one batch leave nothing behind."""
+    modality, is_new = MODALITIES[recipe.modality], not folder.exists()
+    prepared = modality.prepare(recipe, folder, progress=True, log=print)
+    try:
+        check_enough(modality.open_data(recipe, prepared)[0], recipe.run.global_batch_size)
+    except ConfigError:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return prepared
+
+
 def _open_logs(state: TrainState, facts: dict[str, Any], seconds: float) -> None:
     recipe, run_dir, batch = state.recipe, state.run_dir, state.config.batch
     assert run_dir is not None
     content = {"recipe": recipe_to_dict(recipe), "deepspeed_config": state.config.path, "deepspeed": state.config.deepspeed, **facts}
     run_dir.save_config(content | {"world_size": batch.world_size, "tp_size": batch.tp_size})
     state.writer = MetricsWriter(run_dir.open_metrics(state.step), recipe, run_dir.path, state.engines.device, state.step)
-    run_dir.event("resume" if state.step else "start", step=state.step, setup_seconds=seconds, world_size=batch.world_size, tp_size=batch.tp_size)
+    run_dir.event(
+        "resume" if state.step else "start", step=state.step, setup_seconds=seconds, world_size=batch.world_size, tp_size=batch.tp_size
+    )
     for line in start_block(state, seconds):
         state.writer.say(line)
 
@@ -103,7 +118,9 @@ def start_block(state: TrainState, seconds: float) -> list[str]:
     assert state.run_dir is not None
     return [
         f"{recipe.name}: {num_parameters(recipe):,} parameters, {state.config.precision}, {state.config.path}",
-        f"{batch.world_size} ranks = data-parallel {batch.dp_size} x tensor-parallel {batch.tp_size}; update of {recipe.run.global_batch_size} samples = "
-        f"{batch.dp_size} x micro {batch.micro_batch_size} x accumulation {batch.accumulation_steps}",
-        f"run dir {state.run_dir.path}, {'resumed at' if state.step else 'from'} step {state.step} to {recipe.run.max_steps}; ready in {seconds:.1f} s",
+        f"{batch.world_size} ranks = data-parallel {batch.dp_size} x tensor-parallel {batch.tp_size}; "
+        f"update of {recipe.run.global_batch_size} samples = {batch.dp_size} x micro {batch.micro_batch_size} x accumulation "
+        f"{batch.accumulation_steps}",
+        f"run dir {state.run_dir.path}, {'resumed at' if state.step else 'from'} step {state.step} to {recipe.run.max_steps}; "
+        f"ready in {seconds:.1f} s",
     ]

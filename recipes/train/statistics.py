@@ -42,7 +42,6 @@ class ChannelSums:
 class UpdateStatistics:
     """What metrics.jsonl says of one update: loss, target_std, pred_std."""
 
-    hidden_size: int
     loss: float | Tensor = 0.0
     target: ChannelSums = field(default_factory=ChannelSums)
     prediction: ChannelSums = field(default_factory=ChannelSums)
@@ -71,74 +70,57 @@ def reduce_sums(sums: ChannelSums, group: dist.ProcessGroup) -> None:
     sums.sum_D, sums.square_D = packed[1:].chunk(2)
 
 
-@dataclass
 class EvaluationStatistics:
     """Held-out monitors: what the loss does not show (position shortcut, rank collapse, smoothing, a dying front-end)."""
 
-    sequence_length: int
-    hidden_size: int
-    device: torch.device
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
 
-    def __post_init__(self) -> None:
-        S, D = self.sequence_length, self.hidden_size
-        zeros = {"dtype": torch.float64, "device": self.device}
-        self.loss, self.masked, self.error = (torch.zeros((), **zeros) for _ in range(3))
-        self.square = torch.zeros((), **zeros)
-        self.position_count_S, self.position_sum_SD = torch.zeros(S, **zeros), torch.zeros(S, D, **zeros)
-        self.target_sum_D, self.target_outer_DD, self.targets = torch.zeros(D, **zeros), torch.zeros(D, D, **zeros), torch.zeros((), **zeros)
-        self.neighbour_D, self.neighbours = torch.zeros(D, **zeros), torch.zeros((), **zeros)
-        self.frontend_sum_D, self.frontend_square_D, self.frontend = torch.zeros(D, **zeros), torch.zeros(D, **zeros), torch.zeros((), **zeros)
+    def _add(self, name: str, value: Tensor) -> None:
+        value = value.double()
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def add(self, batch: Batch, result: Objective, frontend_BSD: Tensor) -> None:
-        """Take in one micro-batch: the objective at masked positions, targets and front-end output at all."""
-        target_BSD = result.target_BSD.double()
-        keep_BS = torch.ones(target_BSD.shape[:2], dtype=torch.bool, device=self.device)
+        """Take in one micro-batch: the objective at masked positions, targets and front-end output at all that are not padding."""
+        target_BSD, target_MD = result.target_BSD.double(), result.target_MD.double()
+        B, S, D = target_BSD.shape
+        position_M = batch.masked_index_M % S
+        self._add("loss", result.loss)
+        self._add("error", (target_MD - result.prediction_MD.double()).square().sum())
+        self._add("square", target_MD.square().sum())
+        self._add("position_count_S", torch.bincount(position_M, minlength=S))
+        self._add("position_sum_SD", target_MD.new_zeros(S, D).index_add_(0, position_M, target_MD))
+        keep_BS = torch.ones(B, S, dtype=torch.bool, device=target_BSD.device)
         if batch.clean_padding_mask_BS is not None:
             keep_BS = ~batch.clean_padding_mask_BS
-        target_MD, prediction_MD = result.target_MD.double(), result.prediction_MD.double()
-        self.loss += result.loss.double()
-        self.masked += len(target_MD)
-        self.error += (target_MD - prediction_MD).square().sum()
-        self.square += target_MD.square().sum()
-        position_M = batch.masked_index_M % target_BSD.shape[1]
-        self.position_count_S.index_add_(0, position_M, torch.ones_like(position_M, dtype=torch.float64))
-        self.position_sum_SD.index_add_(0, position_M, target_MD)
-        rows_ND = target_BSD[keep_BS]
-        self.targets += len(rows_ND)
-        self.target_sum_D += rows_ND.sum(0)
-        self.target_outer_DD += rows_ND.T @ rows_ND
+        target_ND, frontend_ND = target_BSD[keep_BS], frontend_BSD.double()[keep_BS]
         pair_BS = keep_BS[:, 1:] & keep_BS[:, :-1]
-        self.neighbours += pair_BS.sum()
-        self.neighbour_D += (target_BSD[:, 1:] * target_BSD[:, :-1])[pair_BS].sum(0)
-        frontend_ND = frontend_BSD.double()[keep_BS]
-        self.frontend += len(frontend_ND)
-        self.frontend_sum_D += frontend_ND.sum(0)
-        self.frontend_square_D += frontend_ND.square().sum(0)
+        self._add("count", keep_BS.sum())
+        self._add("target_sum_D", target_ND.sum(0))
+        self._add("target_outer_DD", target_ND.T @ target_ND)
+        self._add("pairs", pair_BS.sum())
+        self._add("pair_product_D", (target_BSD[:, 1:] * target_BSD[:, :-1])[pair_BS].sum(0))
+        self._add("frontend_sum_D", frontend_ND.sum(0))
+        self._add("frontend_square_D", frontend_ND.square().sum(0))
 
     def reduce(self, group: dist.ProcessGroup) -> dict[str, float]:
         """The monitors over all ranks of `group`; a collective."""
-        sums = [value for value in vars(self).values() if isinstance(value, Tensor)]
-        packed = torch.cat([s.reshape(-1) for s in sums])
+        packed = torch.cat([value.reshape(-1) for value in self._sums.values()])
         dist.all_reduce(packed, group=group)
-        for total, part in zip(sums, packed.split([s.numel() for s in sums]), strict=True):
-            total.copy_(part.view_as(total))
-        mean_D = self.target_sum_D / self.targets
-        covariance_DD = self.target_outer_DD / self.targets - torch.outer(mean_D, mean_D)
-        variance_D = covariance_DD.diagonal().clamp(min=1e-12)
-        neighbour_D = (self.neighbour_D / self.neighbours.clamp(min=1) - mean_D.square()) / variance_D
-        frontend = ChannelSums(float(self.frontend), self.frontend_sum_D, self.frontend_square_D)
+        parts = packed.split([value.numel() for value in self._sums.values()])
+        sums = {name: part.view_as(value) for (name, value), part in zip(self._sums.items(), parts, strict=True)}
+        mean_D = sums["target_sum_D"] / sums["count"]
+        covariance_DD = sums["target_outer_DD"] / sums["count"] - torch.outer(mean_D, mean_D)
+        neighbour_D = (sums["pair_product_D"] / sums["pairs"].clamp(min=1) - mean_D.square()) / covariance_DD.diagonal().clamp(min=1e-12)
+        means_SD = sums["position_sum_SD"] / sums["position_count_S"].clamp(min=1)[:, None]
+        spread = sums["square"] - (sums["position_count_S"][:, None] * means_SD.square()).sum()
         return {
-            "eval_loss": float(self.loss / self.masked),
-            "explained_variance": 1 - float(self.error) / self._spread_around_position_means(),
+            "eval_loss": float(sums["loss"] / sums["position_count_S"].sum()),
+            "explained_variance": 1 - float(sums["error"] / spread.clamp(min=1e-12)),
             "target_rank": effective_rank(covariance_DD),
             "neighbour_correlation": float(neighbour_D.mean()),
-            "frontend_std": frontend.std(),
+            "frontend_std": ChannelSums(float(sums["count"]), sums["frontend_sum_D"], sums["frontend_square_D"]).std(),
         }
-
-    def _spread_around_position_means(self) -> float:
-        means_SD = self.position_sum_SD / self.position_count_S.clamp(min=1)[:, None]
-        explained = (self.position_count_S[:, None] * means_SD.square()).sum()
-        return max(float(self.square - explained), 1e-12)
 
 
 def effective_rank(covariance_DD: Tensor) -> float:

@@ -78,7 +78,9 @@ def my_rows(engines: Engines, tensor: Tensor) -> Tensor:
 
 def text_batch(source_BS: Tensor, clean_BS: Tensor, mask_BS: Tensor) -> Batch:
     """A micro-batch from token ids; padding is wherever the id is PAD."""
-    return Batch(source_BS, clean_BS, mask_BS, mask_BS.flatten().nonzero()[:, 0], source_BS == PAD, clean_BS == PAD, int((source_BS != PAD).sum()))
+    return Batch(
+        source_BS, clean_BS, mask_BS, mask_BS.flatten().nonzero()[:, 0], source_BS == PAD, clean_BS == PAD, int((source_BS != PAD).sum())
+    )
 
 
 def gather_rows(engines: Engines, rows: Tensor) -> Tensor:
@@ -115,7 +117,9 @@ def whole(engines: Engines, shard_of: Any) -> dict[str, Tensor]:
     return {n: shards.gather_full(p, shard_of(p), engines.parallel) for n, p in shards.named_parameters(engines.student)}
 
 
-def replay_step(engines: Engines, recipe: Recipe, batch: Batch, report: Report, golden: dict[str, Tensor], step: int, meta: dict[str, Any]) -> None:
+def replay_step(
+    engines: Engines, recipe: Recipe, batch: Batch, report: Report, golden: dict[str, Tensor], step: int, meta: dict[str, Any]
+) -> None:
     """Forward, backward and (by the caller) SGD of one golden step."""
     masked = torch.tensor(batch.num_masked)
     dist.all_reduce(masked, group=engines.parallel.dp_group)

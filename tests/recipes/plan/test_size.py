@@ -1,0 +1,90 @@
+"""Parameters against the module that is built, FLOPs against the product's formula, bytes against their parts."""
+
+import pytest
+import torch.distributed as dist
+
+from model.dropout import DropoutStream
+from model.frontends.text import padded_vocab_size
+from model.init import Init
+from model.parallel import init_parallel
+from model.student import Student
+from recipes.config import Recipe, apply_overrides
+from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes, step_flops
+from recipes.text import RECIPES, text_base
+from recipes.train.ds_config import resolve
+from recipes.train.modality import MODALITIES
+from tests.distributed import run_distributed
+from tests.launching import tiny_recipe
+
+SHAPES = [
+    {},
+    {"model__num_layers": 3, "model__ffn_hidden_size": 56},
+    {"frontend__positions": "absolute"},
+    {"frontend__positions": "absolute", "frontend__max_positions": 77},
+    {"model__normalize_before": True},
+    {"model__head_layers": 1},
+    {"model__head_layers": 3},
+    {"frontend__vocab_size": 256},
+    {"frontend__vocab_size": 257, "model__hidden_size": 20},
+]
+
+
+def count_real_parameters(recipes: list[Recipe]) -> list[tuple[int, int]]:
+    """(student, trunk) of each recipe's modules, without the rows that only pad the vocabulary."""
+    assert dist.get_world_size() == 1
+    parallel, counts = init_parallel(1, "cpu"), []
+    for recipe in recipes:
+        build_frontend = MODALITIES[recipe.modality].build_frontend(recipe)
+        student = Student(recipe.model, build_frontend, Init(recipe.run.seed), parallel, DropoutStream())
+        padding = (padded_vocab_size(recipe.frontend.vocab_size) - recipe.frontend.vocab_size) * recipe.model.hidden_size
+        counts.append(tuple(sum(p.numel() for p in part.parameters()) - padding for part in (student, student.trunk)))
+    return counts
+
+
+def test_the_parameter_count_is_that_of_the_real_modules() -> None:
+    recipes = [tiny_recipe(**shape) for shape in SHAPES] + [RECIPES["text_tiny"]()]
+    (real,) = run_distributed(count_real_parameters, 1, recipes)
+    assert [(num_parameters(recipe), num_trunk_parameters(recipe)) for recipe in recipes] == real
+    assert len({student for student, _ in real}) == len(real), "every shape changes the count"
+
+
+def test_published_sizes_are_those_of_roberta() -> None:
+    assert 120e6 < num_parameters(RECIPES["text_base"]()) < 130e6
+    assert 350e6 < num_parameters(RECIPES["text_large"]()) < 365e6
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_layers_forward_is_the_products_formula(name: str) -> None:
+    """Product: a layer's forward is B*T*(24d^2 + 4Td), a step is four forwards. Every recipe's inner size is 4d."""
+    recipe, batch = RECIPES[name](), 8
+    length, width = recipe.data.sequence_length, recipe.model.hidden_size
+    assert recipe.model.ffn_hidden_size == 4 * width
+    forward = recipe.model.num_layers * batch * length * (24 * width**2 + 4 * length * width)
+    assert step_flops(recipe, batch * length) == 4 * forward
+
+
+def test_flops_follow_a_narrower_inner_layer() -> None:
+    """Two matrices of d x f fewer: 4d less work a token and layer for each unit of f."""
+    wide, narrow = tiny_recipe(), tiny_recipe(model__ffn_hidden_size=31)
+    assert step_flops(wide, 10) - step_flops(narrow, 10) == 4 * 10 * 4 * wide.model.hidden_size
+
+
+@pytest.mark.parametrize(("precision", "width", "shadow"), [("fp32", 4, 0), ("bf16", 2, 4), ("fp16", 2, 4)])
+@pytest.mark.parametrize("world_size", [1, 8])
+def test_state_bytes_are_the_parts_of_mixed_precision_training(precision: str, width: int, shadow: int, world_size: int) -> None:
+    recipe = text_base()
+    content = {} if precision == "fp32" else {precision: {"enabled": True}}
+    student, trunk = num_parameters(recipe), num_trunk_parameters(recipe)
+    sizes = state_bytes(recipe, resolve(recipe, content, "x.json", world_size))
+    whole = {
+        **{"parameters": student * width, "gradients": student * width, "master weights": student * 4, "moments": student * 8},
+        **{"teacher": trunk * width, "EMA shadow": trunk * shadow},
+    }
+    assert sizes == {name: -(-size // world_size) for name, size in whole.items()}
+
+
+def test_ranks_of_both_kinds_share_the_state() -> None:
+    """Tensor-parallel slices are sharded over the data-parallel ranks, so only the number of ranks counts."""
+    recipe = apply_overrides(text_base(), [])
+    split = resolve(recipe, {"megatron": {"tensor_model_parallel_size": 2}}, "x.json", 8)
+    assert state_bytes(recipe, split) == state_bytes(recipe, resolve(recipe, {}, "x.json", 8))

@@ -1,0 +1,69 @@
+"""Text recipes: consistent, torch-free, and with the published numbers (docs: paper 2202.03555v3, fairseq base.yaml)."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.check import check_recipe
+from recipes.text import RECIPES
+from tests.distributed import run_command
+
+BASE = {
+    "model": {"num_layers": 12, "hidden_size": 768, "ffn_hidden_size": 3072, "num_attention_heads": 12, "head_layers": 2},
+    "frontend": {"vocab_size": 50265, "max_positions": 512, "positions": "absolute", "embedding_init_std": 0.02},
+    "mask": {"prob": 0.35, "length": 4, "leave_unmasked_prob": 0.0, "random_token_prob": 0.0, "loss_on_all_selected": False},
+    "teacher": {"ema_decay": 0.999, "ema_end_decay": 0.9999, "ema_anneal_end_step": 300_000, "average_top_k_layers": 10},
+    "loss": {"beta": 4.0, "scale": 1.0},
+    "data": {"sequence_length": 512, "break_mode": "complete_doc"},
+    "optim": {"lr": 2e-4, "betas": (0.9, 0.98), "eps": 1e-6, "weight_decay": 0.01, "clip_norm": 5.0},
+    "run": {"max_steps": 1_000_000, "global_batch_size": 256},
+}
+BASE_TOO = {
+    "model": {"hidden_dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.0, "activation": "gelu", "normalize_before": False},
+    "teacher": {"target": "ffn", "layer_norms": ("layer",), "average_norms": (), "ema_transformer_layers_only": True},
+    "optim": {"schedule": "cosine", "schedule_steps": 1_000_000, "warmup_steps": 10_000, "final_lr_scale": 0.0, "decay_norms_and_biases": True},
+}
+LARGE = {
+    "model": {"num_layers": 24, "hidden_size": 1024, "ffn_hidden_size": 4096, "num_attention_heads": 16},
+    "teacher": {"average_top_k_layers": 20, "ema_decay": 0.999, "ema_end_decay": 0.9999},
+    "loss": {"beta": 4.0},
+    "optim": {"lr": 1e-4, "betas": (0.9, 0.98)},
+    "run": {"global_batch_size": 256},
+}
+BERT_MASK = {
+    "model": {"num_layers": 12, "hidden_size": 768},
+    "mask": {"prob": 0.15, "length": 1, "leave_unmasked_prob": 0.1, "random_token_prob": 0.1},
+    "teacher": {"ema_anneal_end_step": 100_000},
+    "optim": {"schedule": "tri_stage", "warmup_steps": 50_000, "decay_steps": 150_000, "schedule_steps": 1_000_000, "final_lr_scale": 0.01},
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_consistent_and_bears_its_name(name: str) -> None:
+    recipe = RECIPES[name]()
+    check_recipe(recipe)
+    assert (recipe.name, recipe.modality, recipe.data.path) == (name, "text", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers"), [("text_base", BASE), ("text_base", BASE_TOO), ("text_large", LARGE), ("text_base_bert_mask", BERT_MASK)]
+)
+def test_published_numbers_are_frozen(name: str, numbers: dict[str, dict[str, Any]]) -> None:
+    recipe = RECIPES[name]()
+    assert {section: {key: getattr(getattr(recipe, section), key) for key in keys} for section, keys in numbers.items()} == numbers
+
+
+def test_the_products_recipes_are_there() -> None:
+    assert {"text_tiny", "text_base", "text_large"} <= set(RECIPES)
+
+
+def test_the_tiny_batch_divides_over_eight_ranks() -> None:
+    assert RECIPES["text_tiny"]().run.global_batch_size % 8 == 0
+
+
+def test_recipes_are_built_without_torch(tmp_path: Path) -> None:
+    program = "import sys; from recipes.text import RECIPES; [build() for build in RECIPES.values()]; print('torch' in sys.modules)"
+    done = run_command([sys.executable, "-c", program], tmp_path, 30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
