@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from recipes.data.prepare import prepare_text
+from recipes.text import text_tiny
 from tests.launching import PRETRAIN_TEXT, launch, overrides, tiny_recipe
 
 SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "ri", "su", "te")
@@ -39,3 +40,10 @@ def tiny_run(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = launch(PRETRAIN_TEXT, ["--data", tiny_text, "--run-dir", run_dir, *overrides()], run_dir.parent)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def sample_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped sample as text_tiny wants it."""
+    recipe = text_tiny()
+    return prepare_text(recipe.data, recipe.frontend, tmp_path_factory.mktemp("sample") / "prepared")

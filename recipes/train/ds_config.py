@@ -127,10 +127,7 @@ def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int)
     )
     content.setdefault("steps_per_print", 2**31)  # our own log lines replace DeepSpeed's
     content["zero_optimization"].setdefault("memory_efficient_linear", False)  # plain F.linear: no autograd detour
-    config = EngineConfig(path, content, optimizer_type, batch)
-    if config.precision == "fp32" and any(content.get(name, {}).get("enabled") for name in ("bf16", "fp16")):
-        raise ConfigError(f"{path}: bf16 and fp16 are both enabled; enable one")
-    return config
+    return EngineConfig(path, content, optimizer_type, batch)
 
 
 def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) -> BatchPlan:
@@ -207,6 +204,8 @@ def _check_sections(content: dict[str, Any], path: str) -> None:
                 raise ConfigError(f'{path}: {dotted} is "auto", which only a recipe\'s number may be; remove it for the default')
             if isinstance(value, str) and dotted not in (*OWNED_BY_RECIPE, "optimizer.type", "zero_optimization.offload_optimizer.device"):
                 raise ConfigError(f"{path}: {dotted} is {json.dumps(value)}, must be a number, true or false")
+    if all(_at(content, f"{name}.enabled", False) for name in ("bf16", "fp16")):
+        raise ConfigError(f"{path}: bf16 and fp16 are both enabled; enable one")
 
 
 def _at(content: dict[str, Any], dotted: str, default: Any) -> Any:

@@ -90,6 +90,7 @@ class WandbMirror:
             "dir": str(run_dir),
             "mode": recipe.run.wandb,
         }
+        self._given_up = False
         self._thread = threading.Thread(target=self._work, daemon=True, name="wandb")
         self._thread.start()
 
@@ -101,6 +102,9 @@ class WandbMirror:
         """Ask for the end and wait a bounded time."""
         self._queue.put(None)
         self._thread.join(WANDB_PATIENCE_SECONDS)
+        if self._thread.is_alive():
+            self._given_up = True
+            print(f"wandb: not done after {WANDB_PATIENCE_SECONDS:g} s; `wandb sync` sends what is in {self._arguments['dir']}", file=sys.stderr)
 
     def _work(self) -> None:
         import wandb  # half a second that only runs which ask for it pay
@@ -112,6 +116,10 @@ class WandbMirror:
             run.finish()
         except (wandb.Error, OSError) as error:
             print(f"wandb: {error}; training goes on, metrics.jsonl has everything", file=sys.stderr)
+        except Exception:
+            if self._given_up:  # the interpreter leaves and takes wandb's service away
+                return
+            raise
 
 
 def device_peak_flops(device: torch.device) -> float | None:

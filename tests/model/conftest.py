@@ -1,0 +1,18 @@
+"""One process that is a whole world: what modules of model/ need to be built without ranks."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from model.parallel import Parallel, init_parallel
+
+
+@pytest.fixture(scope="package")
+def parallel() -> Iterator[Parallel]:
+    """TP 1, DP 1 over a gloo group of this process, gone when the tests of model/ are over."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield init_parallel(1, "cpu")
+    dist.destroy_process_group()

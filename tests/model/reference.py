@@ -1,0 +1,131 @@
+"""Small models for the tests of model/, and the same Transformer written a second time in plain torch from the description of the
+architecture (post-LN: h = LN1(x + MHA x), out = LN2(h + FFN h)). The second version uses nothing of model/ but its settings.
+
+Shapes: B batch, S sequence, D hidden, H heads, K head width.
+"""
+
+import math
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.batch import Batch
+from model.config import EncoderConfig, TextFrontendConfig
+from model.dropout import DropoutStream
+from model.frontends.text import TextFrontend
+from model.init import Init
+from model.parallel import Parallel
+from model.student import FrontendBuilder, Student
+
+PLAIN = EncoderConfig(
+    num_layers=2,
+    hidden_size=16,
+    ffn_hidden_size=24,
+    num_attention_heads=4,
+    hidden_dropout=0.0,
+    attention_dropout=0.0,
+    init_std=None,
+)
+"""No dropout, and weights large enough to matter."""
+TEXT = TextFrontendConfig(vocab_size=20, max_positions=12, embedding_init_std=0.5)
+MASK_ID = TEXT.vocab_size - 1
+
+
+def plain(**changes: Any) -> EncoderConfig:
+    """PLAIN with changes."""
+    return replace(PLAIN, **changes)
+
+
+def text_frontend(**changes: Any) -> FrontendBuilder:
+    """The builder of a front-end with TEXT's settings, changed."""
+    return partial(TextFrontend, replace(TEXT, **changes))
+
+
+def build_student(parallel: Parallel, config: EncoderConfig = PLAIN, seed: int = 1, **frontend: Any) -> Student:
+    """A student as the engine builds it, without the engine."""
+    return Student(config, text_frontend(**frontend), Init(seed), parallel, DropoutStream(seed, parallel.dp_rank, parallel.tp_rank))
+
+
+def stir(module: nn.Module, seed: int = 0) -> None:
+    """Move every parameter off its first value, so that biases and norms count too."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+
+
+def random_x(B: int, S: int, seed: int = 0, D: int = PLAIN.hidden_size) -> Tensor:
+    """Normal numbers (B, S, D)."""
+    return torch.randn(B, S, D, generator=torch.Generator().manual_seed(seed))
+
+
+def bools(*rows: str) -> Tensor:
+    """A mask from rows of 0 and 1."""
+    return torch.tensor([[char == "1" for char in row] for row in rows])
+
+
+def make_batch(clean_BS: Tensor, mask_BS: Tensor, padding_BS: Tensor | None = None) -> Batch:
+    """A text micro-batch whose selected tokens all became <mask>."""
+    inputs_BS = clean_BS.masked_fill(mask_BS, MASK_ID)
+    index_M = mask_BS.flatten().nonzero()[:, 0]
+    real = clean_BS.numel() if padding_BS is None else int((~padding_BS).sum())
+    return Batch(inputs_BS, clean_BS, mask_BS, index_M, padding_BS, padding_BS, real)
+
+
+def reference_block(
+    weights: dict[str, Tensor], x_BSD: Tensor, config: EncoderConfig, padding_BS: Tensor | None = None, bias_HSS: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """(FFN output, block output) from the weights of one block by its own names."""
+
+    def linear(name: str, x: Tensor) -> Tensor:
+        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + config.layernorm_epsilon).sqrt()
+        return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def attend(x: Tensor) -> Tensor:
+        B, S, D = x.shape
+        H = config.num_attention_heads
+        heads = linear("attention.qkv", x).view(B, S, H, 3, D // H)
+        logits = torch.einsum("bihk,bjhk->bhij", heads[..., 0, :], heads[..., 1, :]) / math.sqrt(D // H)
+        if bias_HSS is not None:
+            logits = logits + bias_HSS
+        if padding_BS is not None:
+            logits = logits.masked_fill(padding_BS[:, None, None, :], float("-inf"))
+        mixed = torch.einsum("bhij,bjhk->bihk", logits.softmax(-1), heads[..., 2, :])
+        return linear("attention.proj", mixed.reshape(B, S, D))
+
+    def feed(x: Tensor) -> Tensor:
+        hidden = linear("ffn.fc1", x)
+        erf_gelu = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
+        return linear("ffn.fc2", erf_gelu if config.activation == "gelu" else hidden.clamp(min=0))
+
+    if config.normalize_before:
+        h = x_BSD + attend(norm("attention_norm", x_BSD))
+        ffn = feed(norm("ffn_norm", h))
+        return ffn, h + ffn
+    h = norm("attention_norm", x_BSD + attend(x_BSD))
+    ffn = feed(h)
+    return ffn, norm("ffn_norm", h + ffn)
+
+
+def reference_encoder(
+    weights: dict[str, Tensor], x_BSD: Tensor, config: EncoderConfig, padding_BS: Tensor | None = None, bias_HSS: Tensor | None = None
+) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+    """Encoder output and what reference_block gave for every block."""
+    outputs = []
+    for number in range(config.num_layers):
+        prefix = f"layers.{number}."
+        block = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        outputs.append(reference_block(block, x_BSD, config, padding_BS, bias_HSS))
+        x_BSD = outputs[-1][1]
+    if config.normalize_before:
+        x_BSD = F.layer_norm(
+            x_BSD, x_BSD.shape[-1:], weights["final_norm.weight"], weights["final_norm.bias"], config.layernorm_epsilon
+        )
+    return x_BSD, outputs

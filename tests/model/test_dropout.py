@@ -1,0 +1,104 @@
+"""Dropout is a function of its counters: nothing drawn elsewhere, and no recomputation, changes a mask."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from model.dropout import Dropout, DropoutStream
+from model.init import Init
+from model.layers import Block
+from model.parallel import Parallel
+from tests.model.reference import plain, random_x
+
+STREAM = DropoutStream(seed=5, dp_rank=1, tp_rank=0, update=7, micro_batch=2)
+
+
+def mask(stream: DropoutStream = STREAM, site: int = 3, *, split: bool = False, prob: float = 0.5) -> Tensor:
+    return Dropout(prob, stream, site, split=split)(torch.ones(1000)) != 0
+
+
+def same_share(first: Tensor, second: Tensor) -> float:
+    return float((first == second).float().mean())
+
+
+def test_same_counters_give_the_same_mask() -> None:
+    assert torch.equal(mask(), mask(replace(STREAM)))
+
+
+@pytest.mark.parametrize("change", [{"seed": 6}, {"update": 8}, {"micro_batch": 3}, {"dp_rank": 0}, {"update": 2, "micro_batch": 7}])
+def test_another_counter_gives_an_unrelated_mask(change: dict[str, int]) -> None:
+    assert 0.4 < same_share(mask(), mask(replace(STREAM, **change))) < 0.6
+
+
+def test_another_site_gives_an_unrelated_mask() -> None:
+    assert 0.4 < same_share(mask(site=3), mask(site=4)) < 0.6
+
+
+def test_replicated_activations_are_dropped_alike_on_all_tp_ranks() -> None:
+    assert torch.equal(mask(), mask(replace(STREAM, tp_rank=1)))
+
+
+def test_split_activations_are_dropped_differently_on_every_tp_rank() -> None:
+    masks = [mask(replace(STREAM, tp_rank=rank), split=True) for rank in range(3)]
+    shares = [same_share(masks[i], masks[j]) for i in range(3) for j in range(i)] + [same_share(mask(), masks[0])]
+    assert all(0.4 < share < 0.6 for share in shares), shares
+
+
+def test_a_mask_does_not_depend_on_what_was_drawn_before() -> None:
+    expected = mask()
+    for _ in range(3):
+        torch.rand(17)
+        mask(site=9)
+        assert torch.equal(mask(), expected)
+    torch.manual_seed(0)
+    assert torch.equal(mask(), expected)
+
+
+def test_the_loop_moves_the_stream_that_its_dropouts_hold() -> None:
+    stream = replace(STREAM)
+    dropout = Dropout(0.5, stream, 3)
+    first = dropout(torch.ones(1000))
+    stream.micro_batch += 1
+    assert not torch.equal(dropout(torch.ones(1000)), first)
+
+
+def test_share_and_scale_are_those_of_dropout() -> None:
+    x = torch.full((100_000,), 3.0)
+    out = Dropout(0.2, STREAM, 3)(x)
+    assert float((out == 0).float().mean()) == pytest.approx(0.2, abs=0.007)
+    torch.testing.assert_close(out[out != 0], torch.full_like(out[out != 0], 3.0 / 0.8))
+
+
+@pytest.mark.parametrize("prob", [0.0, 0.5])
+def test_eval_mode_is_the_identity_and_draws_nothing(prob: float) -> None:
+    dropout = Dropout(prob, STREAM, 3).eval()
+    state = torch.get_rng_state()
+    x = torch.randn(5, generator=torch.Generator().manual_seed(0))
+    assert dropout(x) is x and dropout.start(x.device) == 0.0
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def gradients(parallel: Parallel, *, recompute: bool, **checkpoint_options: Any) -> list[Tensor]:
+    config = plain(hidden_dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
+    stream = DropoutStream(seed=1, update=4)
+    blocks = [Block(config, Init(1).at(i), parallel, stream, i) for i in range(2)]
+    x_SBD = random_x(5, 3).requires_grad_()
+    y_SBD = x_SBD
+    for block in blocks:
+        y_SBD = checkpoint(block, y_SBD, None, use_reentrant=False, **checkpoint_options)[1] if recompute else block(y_SBD, None)[1]
+    y_SBD.square().sum().backward()
+    return [x_SBD.grad, *(p.grad for block in blocks for p in block.parameters())]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("preserve_rng_state", [False, True])
+def test_recomputed_activations_give_bit_identical_gradients(parallel: Parallel, preserve_rng_state: bool) -> None:
+    plain_gradients = gradients(parallel, recompute=False)
+    again = gradients(parallel, recompute=True, preserve_rng_state=preserve_rng_state)
+    assert len(plain_gradients) == 25
+    for first, second in zip(plain_gradients, again, strict=True):
+        assert first.any()
+        torch.testing.assert_close(second, first, atol=0, rtol=0)

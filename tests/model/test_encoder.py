@@ -1,0 +1,144 @@
+"""The encoder against plain torch, padding anywhere in a row, and tensor parallelism that changes nothing."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from model.dropout import DropoutStream
+from model.encoder import Encoder
+from model.init import Init
+from model.parallel import Parallel, init_parallel
+from tests.distributed import run_distributed
+from tests.model.reference import bools, build_student, make_batch, plain, random_x, reference_encoder, stir
+
+
+def build_encoder(parallel: Parallel, **changes: object) -> Encoder:
+    encoder = Encoder(plain(**changes), Init(3), parallel, DropoutStream())
+    stir(encoder)
+    return encoder
+
+
+@pytest.mark.parametrize("normalize_before", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_encoder_equals_plain_torch_in_every_layer(parallel: Parallel, normalize_before: bool, with_bias: bool) -> None:
+    encoder = build_encoder(parallel, normalize_before=normalize_before, num_layers=3)
+    x_BSD, padding_BS = random_x(3, 6), bools("000000", "100001", "000111")
+    bias_HSS = random_x(4, 6, seed=1, D=6) if with_bias else None
+    out_BSD, kept = encoder(x_BSD, padding_BS, bias_HSS, keep_from=0)
+    config = plain(normalize_before=normalize_before, num_layers=3)
+    expected_BSD, layers = reference_encoder(dict(encoder.named_parameters()), x_BSD, config, padding_BS, bias_HSS)
+    torch.testing.assert_close(out_BSD, expected_BSD, atol=2e-5, rtol=1e-5)
+    assert len(kept) == len(layers) == 3
+    for output, (ffn_BSD, block_BSD) in zip(kept, layers, strict=True):
+        torch.testing.assert_close(output.ffn_SBD.transpose(0, 1), ffn_BSD, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(output.block_SBD.transpose(0, 1), block_BSD, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("keep_from", [0, 1, 3])
+def test_blocks_from_keep_from_on_are_kept(parallel: Parallel, keep_from: int) -> None:
+    encoder = build_encoder(parallel, num_layers=3)
+    _, everything = encoder(random_x(2, 4), None, None, keep_from=0)
+    _, kept = encoder(random_x(2, 4), None, None, keep_from=keep_from)
+    assert len(kept) == 3 - keep_from
+    for output, expected in zip(kept, everything[keep_from:], strict=True):
+        torch.testing.assert_close(output, expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("normalize_before", [False, True])
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("row", ["000011", "110000", "001100", "101010"])
+def test_real_positions_do_not_see_what_stands_at_padding(parallel: Parallel, normalize_before: bool, with_bias: bool, row: str) -> None:
+    encoder = build_encoder(parallel, normalize_before=normalize_before)
+    bias_HSS = random_x(4, 6, seed=1, D=6) if with_bias else None
+    padding_BS = bools(row, "000000")
+    x_BSD = random_x(2, 6)
+    other_BSD = torch.where(padding_BS[..., None], 100 * random_x(2, 6, seed=2), x_BSD)
+    out_BSD, _ = encoder(x_BSD, padding_BS, bias_HSS, keep_from=2)
+    same_BSD, _ = encoder(other_BSD, padding_BS, bias_HSS, keep_from=2)
+    torch.testing.assert_close(out_BSD[~padding_BS], same_BSD[~padding_BS], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("row", ["000011", "110000", "001100"])
+def test_padded_keys_count_for_nothing(parallel: Parallel, row: str) -> None:
+    """Without a bias a row with holes gives what the same row gives after its padding is cut out."""
+    encoder = build_encoder(parallel)
+    padding_BS, x_BSD = bools(row), random_x(1, 6)
+    out_BSD, _ = encoder(x_BSD, padding_BS, None, keep_from=2)
+    short_BSD, _ = encoder(x_BSD[~padding_BS][None], None, None, keep_from=2)
+    torch.testing.assert_close(out_BSD[~padding_BS], short_BSD[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_row_of_nothing_but_padding_makes_no_nan_forward_or_backward(parallel: Parallel, with_bias: bool) -> None:
+    encoder = build_encoder(parallel)
+    bias_HSS = random_x(4, 4, D=4).requires_grad_() if with_bias else None
+    out_BSD, _ = encoder(random_x(2, 4), bools("1111", "0011"), bias_HSS, keep_from=2)
+    out_BSD.square().sum().backward()
+    assert out_BSD.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
+    assert bias_HSS is None or (bias_HSS.grad is not None and bias_HSS.grad.isfinite().all())
+
+
+def test_bias_in_float32_is_added_in_the_dtype_of_the_activations(parallel: Parallel) -> None:
+    encoder = build_encoder(parallel).bfloat16()
+    out_BSD, _ = encoder(random_x(2, 4).bfloat16(), bools("0000", "0011"), random_x(4, 4, D=4), keep_from=2)
+    assert out_BSD.dtype == torch.bfloat16 and out_BSD.isfinite().all()
+
+
+def gathered(parameter: nn.Parameter, tensor: Tensor, parallel: Parallel) -> Tensor:
+    """The whole of a tensor that is split as `parameter` is."""
+    if not getattr(parameter, "tensor_model_parallel", False):
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(parallel.tp_size)]
+    dist.all_gather(parts, tensor.contiguous(), group=parallel.tp_group)
+    return torch.cat(parts, dim=parameter.partition_dim)
+
+
+def tp_differences(changes: dict[str, Any], positions: str) -> dict[str, float]:
+    """Largest difference between TP 1 and TP 2 of the prediction and of every gradient, relative to the largest entry."""
+    one, two = init_parallel(1, "cpu"), init_parallel(2, "cpu")
+    config = plain(num_attention_heads=2 if positions == "relative" else 4, **changes)
+    whole, split = (build_student(p, config, positions=positions) for p in (one, two))
+    stir(whole)
+    theirs = dict(whole.named_parameters())
+    for name, parameter in split.named_parameters():
+        full = theirs[name].data
+        if getattr(parameter, "tensor_model_parallel", False):
+            full = full.chunk(2, dim=parameter.partition_dim)[two.tp_rank]
+        parameter.data.copy_(full)
+    clean_BS = torch.arange(24).view(3, 8) % 15 + 4
+    batch = make_batch(clean_BS, bools("01100100", "00000011", "01100010"), bools("00000000", "11100000", "00011000"))
+    outputs = [student(batch) for student in (whole, split)]
+    for output in outputs:
+        (output * random_x(1, len(output))[0]).sum().backward()
+    found = {"prediction": float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max())}
+    for name, parameter in split.named_parameters():
+        assert parameter.grad is not None and theirs[name].grad is not None, name
+        difference = gathered(parameter, parameter.grad, two) - theirs[name].grad
+        found[name] = float(difference.abs().max() / theirs[name].grad.abs().max())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("changes", "positions"), [({}, "absolute"), ({"normalize_before": True, "activation": "relu"}, "relative")], ids=["post-LN", "pre-LN"]
+)
+def test_tp_2_equals_tp_1_in_prediction_and_gradients_within_1e_5(changes: dict[str, Any], positions: str) -> None:
+    for found in run_distributed(tp_differences, 2, changes, positions):
+        assert len(found) > 25
+        assert not {name: value for name, value in found.items() if not value < 1e-5}
+
+
+def outputs_under_dropout() -> tuple[Tensor, Tensor]:
+    parallel = init_parallel(2, "cpu")
+    student = build_student(parallel, plain(hidden_dropout=0.3, attention_dropout=0.3, activation_dropout=0.3))
+    batch = make_batch(torch.arange(16).view(2, 8) % 15 + 4, bools("01100100", "00000011"))
+    return student(batch).detach(), student.trunk.encoder.layers[0].attention.qkv.weight.detach()
+
+
+def test_ranks_of_a_tp_group_agree_on_the_output_under_dropout() -> None:
+    (first, slice_0), (second, slice_1) = run_distributed(outputs_under_dropout, 2)
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
+    assert not torch.equal(slice_0, slice_1), "the ranks hold different heads"

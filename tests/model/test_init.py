@@ -1,0 +1,152 @@
+"""First values of the parameters: as wide as the settings say, and a function of seed and name alone."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.config import EncoderConfig
+from model.dropout import DropoutStream
+from model.encoder import Encoder
+from model.frontends.text import PAD
+from model.init import CHUNK, Init, ReplicatedLinear
+from model.parallel import Parallel, init_parallel
+from model.student import RegressionHead, Student
+from tests.distributed import run_distributed
+from tests.model.reference import TEXT, build_student, plain, text_frontend
+
+WIDE = plain(hidden_size=64, ffn_hidden_size=96, normalize_before=True)
+SIGMAS = 5.0
+
+
+def parameters(student: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach() for name, parameter in student.named_parameters()}
+
+
+@pytest.mark.parametrize("init_std", [0.02, None])
+def test_every_tensor_is_as_wide_as_the_settings_say(parallel: Parallel, init_std: float | None) -> None:
+    config = plain(hidden_size=64, ffn_hidden_size=96, normalize_before=True, init_std=init_std)
+    for name, tensor in parameters(build_student(parallel, config, embedding_init_std=0.07)).items():
+        if name.endswith("bias"):
+            assert not tensor.any(), name
+        elif "norm" in name:
+            assert (tensor == 1).all(), name
+        else:
+            drawn = tensor
+            std = 0.02 if init_std else 1 / math.sqrt(tensor.shape[1])
+            if "frontend" in name:
+                std, drawn = 0.07, tensor[: TEXT.vocab_size][torch.arange(min(len(tensor), TEXT.vocab_size)) != PAD]
+            n = drawn.numel()
+            assert float(drawn.std()) == pytest.approx(std, rel=SIGMAS / math.sqrt(2 * n)), name
+            assert abs(float(drawn.mean())) < SIGMAS * std / math.sqrt(n), name
+
+
+def test_defaults_are_the_published_ones() -> None:
+    assert EncoderConfig().init_std == 0.02 and TEXT.__class__().embedding_init_std == 0.02
+
+
+def test_pad_rows_and_rows_past_the_vocabulary_are_zero_and_no_other(parallel: Parallel) -> None:
+    student = parameters(build_student(parallel))
+    tokens, positions = student["trunk.frontend.tokens.weight"], student["trunk.frontend.positions.weight"]
+    assert tokens.shape[0] == 128
+    assert (~tokens.any(dim=1)).nonzero()[:, 0].tolist() == [PAD, *range(TEXT.vocab_size, 128)]
+    assert (~positions.any(dim=1)).nonzero()[:, 0].tolist() == [PAD]
+
+
+def test_every_name_gets_numbers_of_its_own(parallel: Parallel) -> None:
+    student = parameters(build_student(parallel, WIDE))
+    matrices = [t.flatten()[64:128] / t.std() for n, t in student.items() if t.dim() == 2 and "frontend" not in n]
+    for i, first in enumerate(matrices):
+        for second in matrices[i + 1 :]:
+            assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.7
+
+
+def test_same_seed_gives_the_same_tensors_whatever_torch_drew_before(parallel: Parallel) -> None:
+    torch.manual_seed(1)
+    first = parameters(build_student(parallel))
+    torch.manual_seed(2)
+    second = parameters(build_student(parallel))
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, atol=0, rtol=0, msg=name)
+
+
+def test_another_seed_gives_other_tensors(parallel: Parallel) -> None:
+    first, second = parameters(build_student(parallel, seed=1)), parameters(build_student(parallel, seed=2))
+    drawn = [name for name, tensor in first.items() if tensor.dim() == 2]
+    assert len(drawn) == 2 + 4 * 2 + 2
+    assert not [name for name in drawn if torch.equal(first[name], second[name])]
+
+
+def test_order_of_construction_changes_nothing(parallel: Parallel) -> None:
+    config, init = plain(), Init(1)
+    head = RegressionHead(config, init.at("head"))
+    encoder = Encoder(config, init.at("trunk", "encoder"), parallel, DropoutStream())
+    frontend = text_frontend()(config, init.at("trunk", "frontend"), parallel, DropoutStream())
+    student = parameters(build_student(parallel, config))
+    apart = {f"{prefix}.{n}": t for prefix, m in (("head", head), ("trunk.encoder", encoder), ("trunk.frontend", frontend))
+             for n, t in parameters(m).items()}  # fmt: skip
+    assert apart.keys() == student.keys()
+    for name, tensor in apart.items():
+        torch.testing.assert_close(student[name], tensor, atol=0, rtol=0, msg=name)
+
+
+def students_of(positions: str) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, int | None]], int]:
+    """TP 1's parameters, TP 2's with the dimension they are split along, and this rank."""
+    whole = build_student(init_parallel(1, "cpu"), positions=positions)
+    parallel = init_parallel(2, "cpu")
+    split = build_student(parallel, positions=positions)
+    dims = {n: p.partition_dim if getattr(p, "tensor_model_parallel", False) else None for n, p in split.named_parameters()}
+    return parameters(whole), {n: (t, dims[n]) for n, t in parameters(split).items()}, parallel.tp_rank
+
+
+def test_tp_2_starts_from_slices_of_tp_1() -> None:
+    expected_split = {"qkv.weight": 0, "qkv.bias": 0, "proj.weight": 1, "fc1.weight": 0, "fc1.bias": 0, "fc2.weight": 1}
+    expected_split |= {"tokens.weight": 0, "relative_bias.weight": 0}
+    for whole, split, rank in run_distributed(students_of, 2, "relative"):
+        assert whole.keys() == split.keys()
+        for name, (tensor, dim) in split.items():
+            expected_dim = next((d for end, d in expected_split.items() if name.endswith(end)), None)
+            assert dim == expected_dim, name
+            expected = whole[name] if dim is None else whole[name].chunk(2, dim)[rank]
+            torch.testing.assert_close(tensor, expected, atol=0, rtol=0, msg=name)
+
+
+def test_relative_bias_is_split_by_heads_under_tp() -> None:
+    for whole, split, rank in run_distributed(students_of, 2, "relative"):
+        tensor, dim = split["trunk.frontend.relative_bias.weight"]
+        full = whole["trunk.frontend.relative_bias.weight"]
+        assert (tuple(full.shape), dim) == ((4, 2 * TEXT.max_positions - 1), 0)
+        torch.testing.assert_close(tensor, full[2 * rank : 2 * rank + 2], atol=0, rtol=0)
+
+
+def test_values_beyond_one_chunk_go_on_with_the_same_stream() -> None:
+    """Drawing in pieces is for memory; a tensor that fits starts like one that does not."""
+    short, long = torch.empty(CHUNK), torch.empty(CHUNK + 1000)
+    init = Init(1).at("x")
+    init.normal(1.0)(short), init.normal(1.0)(long)
+    torch.testing.assert_close(long[:CHUNK], short, atol=0, rtol=0)
+    assert not torch.equal(long[CHUNK:], long[:1000])
+    assert float(long[CHUNK:].std()) == pytest.approx(1, abs=0.15)
+
+
+def test_bfloat16_parameters_are_the_rounded_float32_ones() -> None:
+    full, half = torch.empty(50, 4), torch.empty(50, 4, dtype=torch.bfloat16)
+    Init(1).at("x").normal(0.02)(full), Init(1).at("x").normal(0.02)(half)
+    torch.testing.assert_close(half, full.bfloat16(), atol=0, rtol=0)
+
+
+def test_paths_are_joined_name_by_name() -> None:
+    assert Init(1).at("a", 2).at("b") == Init(1).at("a").at(2).at("b") != Init(1).at("a", 2, "c")
+
+
+def test_replicated_linear_starts_drawn_with_bias_zero() -> None:
+    layer = ReplicatedLinear(30, 40, Init(1).at("x"), None)
+    torch.testing.assert_close(layer.weight.data, Init(1).at("x", "weight").normal(None)(torch.empty(40, 30)), atol=0, rtol=0)
+    assert not layer.bias.any()
+
+
+def test_student_has_the_parameters_of_trunk_and_head_only(parallel: Parallel) -> None:
+    student = Student(plain(), text_frontend(), Init(1), parallel, DropoutStream())
+    assert {name.partition(".")[0] for name in parameters(student)} == {"trunk", "head"}
+    assert not list(student.buffers()), "a buffer would be neither sharded nor saved"

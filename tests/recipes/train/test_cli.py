@@ -1,0 +1,138 @@
+"""The pre-training command without its processes: frozen flags, exit codes, and a dry run of everything that is shipped."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from recipes.errors import ConfigError, TrainingBroken
+from recipes.plan.size import num_parameters
+from recipes.text import RECIPES, text_tiny
+from recipes.train import cli
+from recipes.train.cli import build_parser, default_ds_config, exit_code_of, launch_facts, pretrain_main, resolve_recipe
+from tests.launching import ROOT
+
+DS_CONFIGS = sorted((ROOT / "ds_configs").glob("*.json"))
+FLAGS = {"--help", "--recipe", "--deepspeed_config", "--data", "--run-dir", "--set", "--dry-run", "--local_rank"}
+
+
+@pytest.fixture(autouse=True)
+def no_launcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
+    monkeypatch.setattr("sys.argv", ["pretrain_text.py", *map(str, args)])
+    return pretrain_main("Pre-train.", RECIPES, default="text_tiny")
+
+
+def test_the_flags_are_frozen() -> None:
+    """A number of the recipe is --set, a setting of how it runs is the ds_config; neither is a flag."""
+    actions = build_parser("", RECIPES, "text_tiny")._actions
+    assert {flag for action in actions for flag in action.option_strings if flag.startswith("--")} == FLAGS
+
+
+def test_set_repeats_and_the_launchers_flag_is_taken() -> None:
+    args = build_parser("", RECIPES, "text_tiny").parse_args(["--local_rank=3", "--set", "a.b=1", "--set", "c.d=2"])
+    assert (args.set, args.recipe, args.local_rank) == (["a.b=1", "c.d=2"], "text_tiny", 3)
+
+
+@pytest.mark.parametrize(("error", "code"), [(ConfigError("fact; remedy"), 2), (TrainingBroken("step 7"), 3)])
+def test_a_users_error_is_one_line_and_its_code(capsys: pytest.CaptureFixture, error: Exception, code: int) -> None:
+    def command() -> int:
+        raise error
+
+    assert exit_code_of(command) == code
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_only_the_first_rank_speaks(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def command() -> int:
+        raise ConfigError("once")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert exit_code_of(command) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_ranks_that_are_no_numbers_are_said_aloud(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "first")
+    assert run(monkeypatch, "--dry-run") == 2
+    assert capsys.readouterr().err.startswith("error: RANK='first'")
+
+
+def test_the_commands_own_code_passes_and_a_defect_keeps_its_traceback() -> None:
+    assert exit_code_of(lambda: 75) == 75
+    with pytest.raises(ZeroDivisionError):
+        exit_code_of(lambda: 1 // 0)
+
+
+def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture) -> None:
+    def command() -> int:
+        raise KeyboardInterrupt
+
+    assert exit_code_of(command) == 130
+    assert capsys.readouterr().err == "interrupted; what was saved stays valid and the same command continues\n"
+
+
+def test_data_and_overrides_make_the_recipe() -> None:
+    recipe = resolve_recipe("text_tiny", RECIPES, ["run.seed=4", "data.path=/lost"], "/found")
+    base = text_tiny()
+    assert recipe == replace(base, run=replace(base.run, seed=4), data=replace(base.data, path="/found"))
+
+
+def test_an_unknown_recipe_lists_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="--recipe text_huge: unknown; there are text_tiny, text_base"):
+        resolve_recipe("text_huge", RECIPES, [], None)
+
+
+def test_overrides_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"run\.max_steps is 0"):
+        resolve_recipe("text_tiny", RECIPES, ["run.max_steps=0"], None)
+
+
+def test_the_default_ds_config_suits_the_machine_and_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_ds_config().name == ("zero3_bf16.json" if Path("/dev/nvidiactl").exists() else "zero3_cpu.json")
+    for has_gpu, name in ((True, "zero3_bf16.json"), (False, "zero3_cpu.json")):
+        with monkeypatch.context() as patch:
+            patch.setattr(cli.Path, "exists", lambda path, has_gpu=has_gpu: has_gpu)
+            path = default_ds_config()
+        assert path.name == name and path.is_file(), path
+
+
+@pytest.mark.parametrize("world_size", [2, 64])
+@pytest.mark.parametrize("path", DS_CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_with_every_ds_config_passes_a_dry_run(
+    name: str, path: Path, world_size: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    batch = max(RECIPES[name]().run.global_batch_size, world_size)
+    assert run(monkeypatch, "--recipe", name, "--deepspeed_config", path, "--dry-run", "--set", f"run.global_batch_size={batch}") == 0
+    out, err = capsys.readouterr()
+    shown, end = json.JSONDecoder().raw_decode(out)
+    assert (shown["recipe"]["name"], shown["deepspeed"]["train_batch_size"]) == (name, batch)
+    assert f"parameters: {num_parameters(RECIPES[name]()):,} (" in out[end:]
+    dp_size, micro, accumulation = map(int, re.findall(r"data-parallel (\d+) x micro (\d+) x accumulation (\d+)", out)[0])
+    assert dp_size * micro * accumulation == batch
+    assert "memory per rank, MB" in out[end:] and f"run dir: runs/{name}\n" in out[end:]
+    assert err == "" and list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_says_when_the_run_dir_exists(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    assert run(monkeypatch, "--dry-run", "--run-dir", tmp_path) == 0
+    assert f"run dir: {tmp_path} (exists)" in capsys.readouterr().out
+
+
+def test_launch_facts_name_versions_commit_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["x.py", "--data", "y"])
+    facts = launch_facts()
+    assert facts["command"] == ["x.py", "--data", "y"]
+    assert {"torch", "deepspeed", "megatron-core"} <= set(facts["versions"]) and all(facts["versions"].values())
+    assert facts["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}", facts["git_commit"])
+    assert json.dumps(facts)

@@ -1,0 +1,121 @@
+"""metrics.jsonl and the terminal say what was measured, and wandb neither stops nor delays a run, reachable or not."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from recipes.plan.size import step_flops
+from recipes.train import metrics as metrics_module
+from recipes.train.metrics import Interval, MetricsWriter, device_peak_flops, format_seconds
+from tests.distributed import run_command
+from tests.launching import ROOT, tiny_recipe
+
+CPU = torch.device("cpu")
+STEP = {"loss": 0.1 + 0.2, "target_std": 0.9, "world_size": 1}
+HELD_OUT = {"eval_loss": 1.5, "explained_variance": 0.25, "target_rank": 12.0}
+
+
+def written(tmp_path: Path, *rows: dict, interval: Interval | None = None) -> list[dict]:
+    path = tmp_path / "metrics.jsonl"
+    writer = MetricsWriter(path.open("a"), tiny_recipe(run__max_steps=1000), tmp_path, CPU, 0)
+    for row in rows:
+        writer.write(dict(row), interval or Interval(steps=4, seconds=2.0, tokens=600))
+        assert path.read_text().endswith("}\n"), "every line is there as soon as it is written"
+    writer.close()
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_rates_are_means_since_the_step_logged_before(tmp_path: Path) -> None:
+    (row,) = written(tmp_path, {"step": 4, **STEP})
+    assert (row["step_seconds"], row["tokens_per_second"], row["mfu"]) == (0.5, 300.0, None)
+
+
+def test_floats_keep_full_precision(tmp_path: Path) -> None:
+    (row,) = written(tmp_path, {"step": 4, **STEP})
+    assert row["loss"] == 0.1 + 0.2 != 0.3
+
+
+def test_mfu_is_the_share_of_all_devices_peak(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_module, "device_peak_flops", lambda device: 1e9)
+    (row,) = written(tmp_path, {"step": 4, **STEP, "world_size": 8})
+    assert row["mfu"] == pytest.approx(step_flops(tiny_recipe(), 600) / 2.0 / 8e9)
+
+
+@pytest.mark.parametrize(("name", "peak"), [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A100-SXM4-40GB", 312e12), ("Tesla K80", None)])
+def test_the_peak_is_known_or_null(monkeypatch: pytest.MonkeyPatch, name: str, peak: float | None) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert device_peak_flops(torch.device("cuda")) == peak
+    assert device_peak_flops(CPU) is None
+
+
+def test_a_log_file_gets_a_line_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    written(tmp_path, {"step": 4, **STEP}, {"step": 8, **STEP, **HELD_OUT})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "step    4/1000  loss 0.3000  target_std 0.900  300 tokens/s  ETA 8 min 18 s"
+    assert "| eval_loss 1.5000  explained 0.250  rank 12.0  ETA" in lines[1]
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.9, "0 s"), (59, "59 s"), (60, "1 min 00 s"), (200, "3 min 20 s"), (3720, "1 h 02 min")])
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+import torch
+from recipes.train.environment import quiet_libraries
+from recipes.train import metrics
+from tests.launching import tiny_recipe
+
+if __name__ == "__main__":
+    quiet_libraries()
+    run_dir = Path(sys.argv[2])
+    metrics.WANDB_PATIENCE_SECONDS = 3.0
+    writer = metrics.MetricsWriter((run_dir / "metrics.jsonl").open("a"), tiny_recipe(run__wandb=sys.argv[1]), run_dir, torch.device("cpu"), 0)
+    start = time.perf_counter()
+    for step in (1, 2):
+        writer.write({"step": step, "loss": 1.0, "target_std": 0.9, "world_size": 1, "probe": None}, metrics.Interval(1, 0.5, 10))
+    print(f"wrote in {time.perf_counter() - start}")
+    writer.close()
+    print(f"closed in {time.perf_counter() - start}")
+"""
+
+
+def mirrored(mode: str, run_dir: Path, **env: str) -> tuple[float, float, str]:
+    """Seconds of two writes, seconds until closed, stderr: of a run of its own process, for wandb starts another one."""
+    run_dir.mkdir()
+    program = run_dir.parent / "program.py"
+    program.write_text(PROGRAM)
+    home = {"HOME": str(run_dir.parent), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_API_KEY": "", "NETRC": "/nowhere"}
+    done = run_command([sys.executable, program, mode, run_dir], run_dir.parent, 60, {**home, **env})
+    assert done.returncode == 0, done.stderr
+    assert len((run_dir / "metrics.jsonl").read_text().splitlines()) == 2
+    wrote, closed = (float(line.split()[-1]) for line in done.stdout.splitlines()[-2:])
+    assert wrote < 1.0, f"training waited {wrote} s for wandb"
+    return wrote, closed, done.stderr
+
+
+def test_wandb_offline_writes_into_the_run_dir_and_is_silent(tmp_path: Path) -> None:
+    _, closed, stderr = mirrored("offline", tmp_path / "run")
+    assert stderr == "" and closed < 20
+    (record,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
+    assert b"target_std" in record.read_bytes()
+
+
+def test_an_unreachable_wandb_is_said_once_and_waited_for_a_bounded_time(tmp_path: Path) -> None:
+    start = time.perf_counter()
+    nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
+    _, closed, stderr = mirrored("online", tmp_path / "run", **nowhere)
+    assert closed < 6 and time.perf_counter() - start < 30
+    assert len(stderr.splitlines()) == 1 and stderr.startswith("wandb: "), stderr
+
+
+def test_wandb_without_a_key_is_one_line(tmp_path: Path) -> None:
+    _, _, stderr = mirrored("online", tmp_path / "run")
+    assert len(stderr.splitlines()) == 1 and stderr.endswith("training goes on, metrics.jsonl has everything\n"), stderr

@@ -1,0 +1,45 @@
+"""The picture of a run is drawn from metrics.jsonl alone, whatever of it is there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes.train.plot import PANELS, plot_metrics
+
+PNG = b"\x89PNG\r\n\x1a\n"
+ROW = {"loss": 1.0, "target_std": 0.9, "pred_std": 0.1}
+EVAL = {"eval_loss": 1.1, "explained_variance": 0.2, "target_rank": 9.0, "neighbour_correlation": 0.1, "frontend_std": 1.0}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"step": 1, **ROW}, {"step": 2, **ROW, **EVAL}],
+        [{"step": step, **ROW, **EVAL} for step in range(1, 61)],
+        [{"step": 1, **ROW}],
+        [{"step": 1, "loss": None}],
+        [],
+    ],
+    ids=["usual", "long", "no evaluation", "nothing known", "empty"],
+)
+def test_a_picture_comes_of_any_metrics(tmp_path: Path, rows: list[dict]) -> None:
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = plot_metrics(tmp_path)
+    assert path == tmp_path / "curves.png" and path.read_bytes().startswith(PNG)
+
+
+def test_what_is_drawn_is_what_metrics_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import pyplot
+
+    figures: list = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    rows = [{"step": 1, **ROW}, {"step": 5, **ROW, **EVAL, "loss": 0.5}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plot_metrics(tmp_path)
+    monkeypatch.undo()
+    pyplot.close("all")
+    shown = {axis.get_title(): {line.get_label(): line.get_xydata() for line in axis.lines} for axis in figures[0].axes}
+    assert {title: set(keys) for title, keys in PANELS} == {title: set(lines) for title, lines in shown.items()}
+    assert shown["loss"]["loss"].tolist() == [[1.0, 1.0], [5.0, 0.5]]
+    assert shown["loss"]["eval_loss"].tolist() == [[5.0, 1.1]], "steps without an evaluation leave a gap"

@@ -1,0 +1,81 @@
+"""The equalities of a whole run: any topology = one rank, again = before, resumed = uninterrupted."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.text import RECIPES
+from recipes.train.cli import resolve_recipe
+from recipes.train.ds_config import load_ds_config, resolve
+from tests.distributed import run_distributed
+
+ROOT = Path(__file__).parents[3]
+STEPS = 20
+NO_DROPOUT = ("model.hidden_dropout=0", "model.attention_dropout=0")
+DROPOUT = ("model.hidden_dropout=0.1", "model.attention_dropout=0.1")
+TIMINGS = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu"}
+
+
+def run_rank(run_dir: Path, prepared: Path, settings: tuple[str, ...], changes: dict[str, Any], world_size: int) -> None:
+    """One rank of a run of text_tiny; `changes` are merged into zero3_cpu.json."""
+    from recipes.train.pretrain import pretrain
+
+    always = [f"run.max_steps={STEPS}", "run.log_steps=1", "run.eval_samples=16"]
+    recipe = resolve_recipe("text_tiny", RECIPES, [*always, *settings], str(prepared))
+    config = resolve(recipe, load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | changes, "test", world_size)
+    code = pretrain(recipe, config, run_dir, {})
+    assert code == 0, code
+
+
+def train(
+    run_dir: Path, prepared: Path, settings: tuple[str, ...] = NO_DROPOUT, changes: dict[str, Any] | None = None, world_size: int = 1
+) -> list[dict[str, Any]]:
+    """metrics.jsonl of a run on `world_size` processes, without the timings."""
+    run_distributed(run_rank, world_size, run_dir, prepared, settings, changes or {}, world_size, timeout=240)
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    return [{k: v for k, v in row.items() if k not in TIMINGS} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def one_rank(sample_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """20 steps of text_tiny in fp32 on one rank, dropouts 0."""
+    return train(tmp_path_factory.mktemp("one") / "run", sample_prepared)
+
+
+@pytest.mark.parametrize(
+    ("world_size", "changes"),
+    [
+        (2, {"megatron": {"tensor_model_parallel_size": 2}}),
+        (2, {}),
+        (1, {"train_micro_batch_size_per_gpu": 4}),
+    ],
+    ids=["tp2", "dp2", "accumulation4"],
+)
+def test_topologies_agree_to_1e_5_for_5_steps_and_1e_4_for_20(
+    one_rank: list[dict[str, Any]], sample_prepared: Path, tmp_path: Path, world_size: int, changes: dict[str, Any]
+) -> None:
+    other = train(tmp_path / "run", sample_prepared, changes=changes, world_size=world_size)
+    worst = {}
+    for ours, theirs in zip(other, one_rank, strict=True):
+        assert [ours[k] for k in ("samples", "tokens", "masked_fraction", "lr")] == [theirs[k] for k in ("samples", "tokens", "masked_fraction", "lr")]
+        for key in ("loss", "grad_norm"):
+            difference = abs(ours[key] / theirs[key] - 1)
+            worst[key] = max(worst.get(key, 0.0), difference)
+            assert difference <= (1e-5 if ours["step"] <= 5 else 1e-4), (ours["step"], key, difference)
+    print(f"largest relative differences over {STEPS} steps: {worst}")
+    for key in ("eval_loss", "explained_variance", "target_rank", "frontend_std"):
+        assert other[-1][key] == pytest.approx(one_rank[-1][key], rel=1e-3, abs=1e-4), key
+
+
+@pytest.mark.parametrize("changes", [{}, {"bf16": {"enabled": True}}], ids=["fp32", "bf16"])
+def test_the_same_command_twice_gives_the_same_bits_with_dropout(sample_prepared: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    first = train(tmp_path / "first", sample_prepared, DROPOUT, changes)
+    second = train(tmp_path / "second", sample_prepared, DROPOUT, changes)
+    assert first == second
+
+
+def test_dropout_changes_what_is_learned(one_rank: list[dict[str, Any]], sample_prepared: Path, tmp_path: Path) -> None:
+    assert train(tmp_path / "run", sample_prepared, DROPOUT)[0]["loss"] != one_rank[0]["loss"]

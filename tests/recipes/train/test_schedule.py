@@ -1,0 +1,76 @@
+"""Learning rate and EMA decay against the published values (docs: test vectors of fairseq's schedulers)."""
+
+from itertools import pairwise
+
+import pytest
+
+from model.config import TeacherConfig
+from recipes.config import OptimConfig
+from recipes.train.schedule import ema_decay, learning_rate
+
+SPEECH_LR = OptimConfig(
+    lr=5e-4, schedule="tri_stage", warmup_steps=12_000, decay_steps=28_000, schedule_steps=400_000, final_lr_scale=0.01
+)
+TEXT_LR = OptimConfig(lr=2e-4, schedule="cosine", warmup_steps=10_000, schedule_steps=1_000_000)
+SPEECH_EMA = TeacherConfig(ema_decay=0.999, ema_end_decay=0.9999, ema_anneal_end_step=30_000)
+TEXT_EMA = TeacherConfig(ema_decay=0.999, ema_end_decay=0.9999, ema_anneal_end_step=300_000)
+
+
+@pytest.mark.parametrize(
+    ("config", "updates", "decay"),
+    [
+        (SPEECH_EMA, 0, 0.999),
+        (SPEECH_EMA, 15_000, 0.99945),
+        (SPEECH_EMA, 30_000, 0.9999),
+        (SPEECH_EMA, 400_000, 0.9999),
+        (TEXT_EMA, 150_000, 0.99945),
+        (TEXT_EMA, 300_000, 0.9999),
+        (TeacherConfig(ema_decay=0.5, ema_end_decay=0.9, ema_anneal_end_step=0), 0, 0.9),
+    ],
+)
+def test_the_ema_decay_is_linear_and_then_constant(config: TeacherConfig, updates: int, decay: float) -> None:
+    assert ema_decay(config, updates) == pytest.approx(decay, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("updates", "rate"),
+    [
+        (0, 5e-6),
+        (6_000, (5e-6 + 5e-4) / 2),
+        (12_000, 5e-4),
+        (200_000, 5e-4),
+        (372_000, 5e-4),
+        (386_000, 5e-5),  # half of an exponential decay to a hundredth
+        (400_000, 5e-6),
+        (500_000, 5e-6),
+    ],
+)
+def test_tri_stage_is_speech_bases(updates: int, rate: float) -> None:
+    assert learning_rate(SPEECH_LR, updates) == pytest.approx(rate, rel=1e-9)
+
+
+def test_tri_stage_without_a_last_stage_stays_up() -> None:
+    config = OptimConfig(lr=1.0, schedule="tri_stage", warmup_steps=10, decay_steps=0, schedule_steps=100)
+    assert [learning_rate(config, n) for n in (0, 5, 10, 100, 1000)] == [0.0, 0.5, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(("updates", "rate"), [(0, 0.0), (5_000, 1e-4), (10_000, 2e-4), (505_000, 1e-4), (1_000_000, 0.0), (2_000_000, 0.0)])
+def test_cosine_warms_up_linearly_and_halves_at_half_way(updates: int, rate: float) -> None:
+    assert learning_rate(TEXT_LR, updates) == pytest.approx(rate, rel=1e-9, abs=1e-18)
+
+
+def test_cosine_ends_at_its_floor() -> None:
+    config = OptimConfig(lr=1.0, warmup_steps=0, schedule_steps=100, final_lr_scale=0.2)
+    assert [learning_rate(config, n) for n in (0, 50, 100, 101)] == pytest.approx([1.0, 0.6, 0.2, 0.2])
+
+
+@pytest.mark.parametrize("config", [SPEECH_LR, TEXT_LR], ids=["tri_stage", "cosine"])
+def test_no_schedule_jumps(config: OptimConfig) -> None:
+    rates = [learning_rate(config, n) for n in range(0, config.schedule_steps + 2_000, 100)]
+    assert max(abs(b - a) for a, b in pairwise(rates)) <= 0.02 * config.lr
+    assert max(rates) == config.lr
+
+
+def test_a_schedule_that_is_all_warm_up_does_not_divide_by_zero() -> None:
+    config = OptimConfig(lr=1.0, warmup_steps=10, schedule_steps=10)
+    assert [learning_rate(config, n) for n in (5, 10, 11)] == [0.5, 1.0, 0.0]

@@ -1,0 +1,76 @@
+"""Doing something once for all ranks, and starting without a launcher."""
+
+import os
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from recipes.errors import ConfigError, TrainingBroken
+from recipes.train.world import World, join_world, leave_world
+from tests.distributed import RankFailure, run_distributed
+
+
+def refuse(kind: type[Exception]) -> None:
+    raise kind(f"said by rank {dist.get_rank()}")
+
+
+def report() -> tuple:
+    world = World(dist.get_rank(), dist.get_world_size(), torch.device("cpu"), dist.new_group(backend="gloo"))
+    calls: list[int] = []
+    value = world.once(lambda: calls.append(world.rank) or {"from": world.rank})
+    caught = []
+    for kind in (ConfigError, TrainingBroken):
+        try:
+            world.once(lambda kind=kind: refuse(kind))
+        except (ConfigError, TrainingBroken) as error:
+            caught.append((type(error).__name__, str(error)))
+    return value, calls, caught, world.once(lambda: None)
+
+
+def test_once_runs_on_rank_0_and_all_get_its_result_or_its_error() -> None:
+    errors = [("ConfigError", "said by rank 0"), ("TrainingBroken", "said by rank 0")]
+    assert run_distributed(report, 3) == [({"from": 0}, [0] if rank == 0 else [], errors, None) for rank in range(3)]
+
+
+def defect() -> None:
+    world = World(dist.get_rank(), dist.get_world_size(), torch.device("cpu"), dist.new_group(backend="gloo"))
+    world.once(lambda: 1 // 0)
+
+
+def test_a_defect_in_once_is_not_dressed_up_as_a_users_error() -> None:
+    with pytest.raises(RankFailure, match="ZeroDivisionError"):
+        run_distributed(defect, 2)
+
+
+def join_alone() -> tuple:
+    dist.destroy_process_group()
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"):
+        os.environ.pop(name, None)
+    world = join_world()
+    control = dist.get_world_size(world.control)
+    told = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "DS_ACCELERATOR")}
+    leave_world()
+    leave_world()
+    return world.rank, world.size, world.device.type, control, told, dist.is_initialized()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the backend without CUDA")
+def test_plain_python_is_a_world_of_one() -> None:
+    told = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
+    assert run_distributed(join_alone, 1) == [(0, 1, "cpu", 1, told, False)]
+
+
+def join_launched() -> tuple:
+    """As under a launcher: the group does not exist yet, its variables do."""
+    port = os.environ["MASTER_PORT"]
+    dist.destroy_process_group()
+    world = join_world()
+    total = torch.tensor(world.rank + 1)
+    dist.all_reduce(total)
+    leave_world()
+    return world.rank, world.size, int(total), os.environ["MASTER_PORT"] == port
+
+
+def test_launched_processes_find_each_other() -> None:
+    assert run_distributed(join_launched, 2) == [(0, 2, 3, True), (1, 2, 3, True)]
