@@ -25,6 +25,11 @@ class Teacher(nn.Module):
         self.config = teacher
         self.trunk = Trunk(config, build_frontend, init, parallel, DropoutStream())
         self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stays in eval mode, whatever the student does: no dropout in a target."""
+        return super().train(False)
 
     def forward(self, batch: Batch) -> Tensor:
         """Targets (B, S, D) in float32 at every position."""

@@ -27,6 +27,7 @@ from tests.distributed import PR_SET_PDEATHSIG, PRELOAD, SERVER_ENV
 ROOT = Path(__file__).parent.parent
 PRETRAIN_TEXT = ROOT / "launch" / "pretrain_text.py"
 PROBE = ROOT / "launch" / "probe.py"
+PREPARE = ROOT / "launch" / "prepare.py"
 
 TINY = {
     **{"model.num_layers": 1, "model.hidden_size": 16, "model.ffn_hidden_size": 32, "model.num_attention_heads": 2},
@@ -93,7 +94,9 @@ class Running:
         self.folder.cleanup()
 
 
-def start(script: Path, args: Sequence[object], cwd: Path, *, env: Mapping[str, str] | None = None, file_limit: int | None = None) -> Running:
+def start(
+    script: Path, args: Sequence[object], cwd: Path, *, env: Mapping[str, str] | None = None, file_limit: int | None = None
+) -> Running:
     """Begin `python script args` in `cwd`. `file_limit`: bytes that a file of it may have, a full disk for tests."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)

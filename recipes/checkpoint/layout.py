@@ -50,12 +50,11 @@ def step_folder(run_dir: Path, step: int) -> Path:
 
 
 def latest(run_dir: Path) -> Path | None:
-    """The newest complete checkpoint of a run, or None."""
-    try:
-        folder = run_dir / "checkpoints" / (run_dir / "checkpoints" / "latest").read_text().strip()
-    except FileNotFoundError:
-        return None
-    return folder if (folder / "state.json").exists() else None
+    """The checkpoint that `latest` names; where that is gone, the newest complete one. None without any."""
+    folder = run_dir / "checkpoints"
+    complete = sorted(state.parent for state in folder.glob("step_*/state.json"))
+    named = folder / (folder / "latest").read_text().strip() if (folder / "latest").exists() else None
+    return named if named in complete else next(reversed(complete), None)
 
 
 def read_state(folder: Path) -> dict[str, Any]:

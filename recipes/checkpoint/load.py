@@ -62,8 +62,7 @@ def load_checkpoint(folder: Path, engines: Engines) -> Counters:
             shard = shard_of(engines, name, parameter, kind)
             if shard is not None:
                 shards.scatter_full(parameter, reader.whole(kind, name), engines.parallel, shard)
-    for state in shards.optimizer_states(engines.student):
-        state["step"] = torch.as_tensor(float(reader.counters.step))
+    shards.set_optimizer_step(engines.student, reader.counters.step)
     shards.refresh_compute_weights(engines.student)
     engines.shadow.publish()
     return reader.counters

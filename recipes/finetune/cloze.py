@@ -38,6 +38,7 @@ class ClozeResult:
     trained: Score
     random: Score
     majority: float
+    num_words: int
     num_test: int
 
     def to_json(self, source: Source) -> dict[str, Any]:
@@ -54,7 +55,7 @@ class ClozeResult:
             "random_init": self.random.accuracy,
             "random_init_std": self.random.standard_error,
             "majority": self.majority,
-            "num_words": NUM_WORDS,
+            "num_words": self.num_words,
             "num_test": self.num_test,
         }
 
@@ -74,7 +75,7 @@ def cloze_probe(source: Source, prepared: Path, device: torch.device) -> ClozeRe
         scores.append(best_ridge(train, test, len(words)))
     counts = torch.bincount(train.labels_N, minlength=len(words))
     majority = float((test.labels_N == counts.argmax()).double().mean())
-    return ClozeResult(scores[0], scores[1], majority, len(test.labels_N))
+    return ClozeResult(scores[0], scores[1], majority, len(words), len(test.labels_N))
 
 
 def frequent_words(prepared: Path) -> np.ndarray:
@@ -86,7 +87,8 @@ def frequent_words(prepared: Path) -> np.ndarray:
     for number in range(tokenizer.get_piece_size()):
         piece = tokenizer.id_to_piece(number)
         is_word_V[number] = piece.startswith(WORD_START) and piece[1:].isalpha()
-    order = np.argsort(-np.where(is_word_V, counts_V, 0), kind="stable")[:NUM_WORDS]
+    counts_V[~is_word_V] = 0
+    order = np.argsort(-counts_V, kind="stable")[:NUM_WORDS]
     words = order[counts_V[order] > 0]
     if len(words) < 2:
         raise ConfigError(f"{prepared}: {len(words)} whole-word pieces in its text; the cloze probe needs more text or a larger vocabulary")
@@ -117,7 +119,7 @@ def describe(result: ClozeResult, recipe: Recipe) -> list[str]:
     """What the command prints."""
     trained, random = result.trained, result.random
     return [
-        f"cloze, {NUM_WORDS} words, {result.num_test} held-out blanks, {recipe.name}:",
+        f"cloze, {result.num_words} words, {result.num_test} held-out blanks, {recipe.name}:",
         f"  pre-trained  {trained.accuracy:.3f} +- {trained.standard_error:.3f} (layer {trained.layer + 1})",
         f"  random init  {random.accuracy:.3f} +- {random.standard_error:.3f} (layer {random.layer + 1})",
         f"  majority     {result.majority:.3f}",

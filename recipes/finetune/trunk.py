@@ -38,7 +38,7 @@ def find_source(path: Path) -> Source:
     if not path.exists():
         raise ConfigError(f"--from {path}: no such folder; name a run dir (runs/text_tiny) or a folder checkpoints/step_N in one")
     run_dir = path if (path / "config.json").exists() else path.parent.parent
-    if not (run_dir / "config.json").exists():
+    if not (run_dir / "config.json").exists() or not path.is_dir():
         raise ConfigError(
             f"--from {path}: neither a run dir nor a checkpoint folder in one (no config.json); name a run dir such as runs/text_tiny"
         )
@@ -53,10 +53,10 @@ def find_source(path: Path) -> Source:
 
 
 def build_trunk(recipe: Recipe, device: torch.device) -> Trunk:
-    """The trunk at the recipe's own random initialisation, in eval mode."""
+    """The trunk as the recipe's run starts it (the same random draw), in eval mode."""
     build_frontend = MODALITIES[recipe.modality].build_frontend(recipe)
     parallel = init_parallel(1, device.type)
-    trunk = Trunk(recipe.model, build_frontend, Init(recipe.run.seed).at("trunk"), parallel, DropoutStream())
+    trunk = Trunk(recipe.model, build_frontend, Init(recipe.run.seed), parallel, DropoutStream())
     return trunk.to(device).eval()
 
 

@@ -32,9 +32,9 @@ LAYER = {
 def fairseq_from_hf_text(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors under fairseq's student names. Pooler and the (zero) token-type row are not data2vec's: left out,
     the row folded into the token table should it not be zero."""
+    state = {name.removeprefix("data2vec_text."): tensor for name, tensor in state.items()}
     theirs: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        name = name.removeprefix("data2vec_text.")
         if name in EMBEDDINGS:
             theirs[SENTENCE_ENCODER + EMBEDDINGS[name]] = tensor
         elif match := re.fullmatch(r"encoder\.layer\.(\d+)\.(.+)\.(weight|bias)", name):

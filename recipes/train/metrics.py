@@ -104,7 +104,10 @@ class WandbMirror:
         self._thread.join(WANDB_PATIENCE_SECONDS)
         if self._thread.is_alive():
             self._given_up = True
-            print(f"wandb: not done after {WANDB_PATIENCE_SECONDS:g} s; `wandb sync` sends what is in {self._arguments['dir']}", file=sys.stderr)
+            print(
+                f"wandb: not done after {WANDB_PATIENCE_SECONDS:g} s; `wandb sync` sends what is in {self._arguments['dir']}",
+                file=sys.stderr,
+            )
 
     def _work(self) -> None:
         import wandb  # half a second that only runs which ask for it pay

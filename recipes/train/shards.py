@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
+from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch import Tensor, nn
 
 from model.parallel import Parallel
@@ -37,7 +38,7 @@ def moment_shard(parameter: nn.Parameter, moment: str) -> Tensor:
     flat, offset, count = _flat_range(parameter)
     state = parameter._z3_optimizer.optimizer.state[flat]
     if moment not in state:
-        state.setdefault("step", torch.tensor(0.0))
+        state["step"] = _step_count(parameter._z3_optimizer.optimizer, 0)
         state.update({name: torch.zeros_like(flat) for name in MOMENTS})
     return state[moment].narrow(0, offset, count)
 
@@ -47,10 +48,15 @@ def compute_shard(parameter: nn.Parameter) -> Tensor:
     return parameter.ds_tensor.data
 
 
-def optimizer_states(engine: DeepSpeedEngine) -> list[dict]:
-    """The per-group optimizer states that hold a `step` counter."""
+def set_optimizer_step(engine: DeepSpeedEngine, step: int) -> None:
+    """Set the count of updates that Adam's bias correction reads, after its moments were written."""
     optimizer = engine.optimizer.optimizer
-    return [optimizer.state[flat] for flat in engine.optimizer.fp32_partitioned_groups_flat if flat in optimizer.state]
+    for flat in engine.optimizer.fp32_partitioned_groups_flat:
+        optimizer.state[flat]["step"] = _step_count(optimizer, step)
+
+
+def _step_count(optimizer: torch.optim.Optimizer, step: int) -> int | Tensor:
+    return step if isinstance(optimizer, DeepSpeedCPUAdam) else torch.tensor(float(step))  # as each of them keeps it
 
 
 def refresh_compute_weights(engine: DeepSpeedEngine) -> None:

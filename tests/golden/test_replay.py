@@ -14,7 +14,9 @@ REPLAY = HERE / "replay.py"
 
 def replay(*args: object, ranks: int = 1) -> tuple[int, list[str]]:
     """Exit code and standard output of a replay on `ranks` processes."""
-    launcher = [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    launcher = (
+        [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    )
     done = run_command([*launcher, str(REPLAY), *map(str, args)], cwd=HERE, timeout=120, env={"OMP_NUM_THREADS": "1"})
     return done.returncode, done.stdout.splitlines()
 

@@ -125,7 +125,5 @@ def reference_encoder(
         outputs.append(reference_block(block, x_BSD, config, padding_BS, bias_HSS))
         x_BSD = outputs[-1][1]
     if config.normalize_before:
-        x_BSD = F.layer_norm(
-            x_BSD, x_BSD.shape[-1:], weights["final_norm.weight"], weights["final_norm.bias"], config.layernorm_epsilon
-        )
+        x_BSD = F.layer_norm(x_BSD, x_BSD.shape[-1:], weights["final_norm.weight"], weights["final_norm.bias"], config.layernorm_epsilon)
     return x_BSD, outputs

@@ -81,11 +81,11 @@ def test_another_seed_gives_other_tensors(parallel: Parallel) -> None:
 def test_order_of_construction_changes_nothing(parallel: Parallel) -> None:
     config, init = plain(), Init(1)
     head = RegressionHead(config, init.at("head"))
-    encoder = Encoder(config, init.at("trunk", "encoder"), parallel, DropoutStream())
-    frontend = text_frontend()(config, init.at("trunk", "frontend"), parallel, DropoutStream())
+    encoder = Encoder(config, init.at("encoder"), parallel, DropoutStream())
+    frontend = text_frontend()(config, init.at("frontend"), parallel, DropoutStream())
     student = parameters(build_student(parallel, config))
-    apart = {f"{prefix}.{n}": t for prefix, m in (("head", head), ("trunk.encoder", encoder), ("trunk.frontend", frontend))
-             for n, t in parameters(m).items()}  # fmt: skip
+    modules = {"head": head, "trunk.encoder": encoder, "trunk.frontend": frontend}
+    apart = {f"{prefix}.{name}": tensor for prefix, module in modules.items() for name, tensor in parameters(module).items()}
     assert apart.keys() == student.keys()
     for name, tensor in apart.items():
         torch.testing.assert_close(student[name], tensor, atol=0, rtol=0, msg=name)

@@ -9,7 +9,10 @@ from recipes.text import text_base
 
 REFUSED = [
     (["model.num_attention_heads=7"], r"model\.hidden_size 768 is not a multiple of model\.num_attention_heads 7"),
-    (["model.num_layers=4"], r"average_top_k_layers 10 of model\.num_layers 4; use --set teacher\.average_top_k_layers=N with N from 1 to 4"),
+    (
+        ["model.num_layers=4"],
+        r"average_top_k_layers 10 of model\.num_layers 4; use --set teacher\.average_top_k_layers=N with N from 1 to 4",
+    ),
     (["teacher.average_top_k_layers=0"], r"average_top_k_layers 0 of model\.num_layers 12"),
     (["data.sequence_length=1024"], r"max_positions 512 is less than data\.sequence_length 1024; use --set frontend\.max_positions=1024"),
     (["model.num_layers=0"], r"model\.num_layers is 0; it must be at least 1"),
@@ -35,7 +38,10 @@ REFUSED = [
     (["mask.prob=0"], r"mask\.prob is 0\.0; it must be above 0"),
     (["mask.prob=1.01"], r"mask\.prob is 1\.01"),
     (["mask.random_token_prob=-0.1"], r"mask\.random_token_prob is -0\.1"),
-    (["mask.leave_unmasked_prob=0.6", "mask.random_token_prob=0.4"], r"leave_unmasked_prob 0\.6 \+ mask\.random_token_prob 0\.4 leave no <mask>"),
+    (
+        ["mask.leave_unmasked_prob=0.6", "mask.random_token_prob=0.4"],
+        r"leave_unmasked_prob 0\.6 \+ mask\.random_token_prob 0\.4 leave no <mask>",
+    ),
     (["optim.lr=0"], r"optim\.lr is 0\.0; it must be above 0"),
     (["optim.lr=-1"], r"optim\.lr is -1\.0"),
     (["optim.clip_norm=-1"], r"optim\.clip_norm is -1\.0"),
@@ -43,7 +49,10 @@ REFUSED = [
     (["optim.eps=-1"], r"optim\.eps is -1\.0"),
     (["optim.betas=0.9,1"], r"optim\.betas are 0\.9 and 1\.0; both must lie in \[0, 1\)"),
     (["optim.betas=-0.1,0.9"], r"optim\.betas are -0\.1 and 0\.9"),
-    (["optim.schedule_steps=5000"], r"warmup_steps 10000 \+ optim\.decay_steps 0 exceed optim\.schedule_steps 5000; use --set optim\.schedule_steps=10000"),
+    (
+        ["optim.schedule_steps=5000"],
+        r"warmup_steps 10000 \+ optim\.decay_steps 0 exceed optim\.schedule_steps 5000; use --set optim\.schedule_steps=10000",
+    ),
     (["optim.schedule=tri_stage", "optim.decay_steps=10"], r"final_lr_scale 0\.0 with the exponential decay of tri_stage"),
 ]
 ALLOWED = [

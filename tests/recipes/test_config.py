@@ -87,7 +87,10 @@ def test_a_recipe_survives_json(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("change", "complaint"),
-    [({"model": {"num_wheels": 4}}, r"model\.num_wheels, which this version"), ({"wheels": {"num": 4}}, "section wheels, which this version")],
+    [
+        ({"model": {"num_wheels": 4}}, r"model\.num_wheels, which this version"),
+        ({"wheels": {"num": 4}}, "section wheels, which this version"),
+    ],
 )
 def test_a_stored_recipe_of_another_version_is_refused_by_name(change: dict, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):

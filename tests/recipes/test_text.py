@@ -23,7 +23,13 @@ BASE = {
 BASE_TOO = {
     "model": {"hidden_dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.0, "activation": "gelu", "normalize_before": False},
     "teacher": {"target": "ffn", "layer_norms": ("layer",), "average_norms": (), "ema_transformer_layers_only": True},
-    "optim": {"schedule": "cosine", "schedule_steps": 1_000_000, "warmup_steps": 10_000, "final_lr_scale": 0.0, "decay_norms_and_biases": True},
+    "optim": {
+        "schedule": "cosine",
+        "schedule_steps": 1_000_000,
+        "warmup_steps": 10_000,
+        "final_lr_scale": 0.0,
+        "decay_norms_and_biases": True,
+    },
 }
 LARGE = {
     "model": {"num_layers": 24, "hidden_size": 1024, "ffn_hidden_size": 4096, "num_attention_heads": 16},

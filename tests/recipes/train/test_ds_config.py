@@ -18,7 +18,10 @@ SHIPPED = sorted((Path(__file__).parents[3] / "ds_configs").glob("*.json"))
 ADAMW = {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}}
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"optimizer": {"params": {"lr": 1e-3}}}, r'optimizer\.params\.lr 0\.001 belongs to the recipe; write "auto" here and --set optim\.lr=0\.001'),
+    (
+        {"optimizer": {"params": {"lr": 1e-3}}},
+        r'optimizer\.params\.lr 0\.001 belongs to the recipe; write "auto" here and --set optim\.lr=0\.001',
+    ),
     ({"optimizer": {"params": {"betas": [0.9, 0.95]}}}, r"optimizer\.params\.betas .* --set optim\.betas=0\.9,0\.95$"),
     ({"optimizer": {"params": {"eps": 1e-8}}}, r"--set optim\.eps=1e-08$"),
     ({"optimizer": {"params": {"weight_decay": 0}}}, r"--set optim\.weight_decay=0$"),
@@ -26,7 +29,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"train_batch_size": 64}, r"--set run\.global_batch_size=64$"),
     ({"gradient_accumulation_steps": 4}, r"gradient_accumulation_steps is derived from .* \(--set run\.global_batch_size=N changes it\)"),
     ({"scheduler": {"type": "WarmupLR"}}, r"scheduler belongs to the recipe; remove it and use --set optim\.schedule=cosine"),
-    ({"tensor_parallel": {"autotp_size": 2}}, r'"tensor_parallel" section is not used here; write "megatron": \{"tensor_model_parallel_size": N\}'),
+    (
+        {"tensor_parallel": {"autotp_size": 2}},
+        r'"tensor_parallel" section is not used here; write "megatron": \{"tensor_model_parallel_size": N\}',
+    ),
     ({"zero_optimization": {"stage": 2}}, r"zero_optimization\.stage 2 is not supported; .* stage 3"),
     ({"zero_optimization": {"stage": 0}}, r"zero_optimization\.stage 0 is not supported"),
     ({"zero_optimization": {"stage": "3"}}, r'zero_optimization\.stage is "3", must be a number'),
@@ -35,7 +41,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"zero_optimization": {"zero_quantized_weights": True}}, r"zero_quantized_weights is not covered"),
     ({"zero_optimization": {"offload_param": {"device": "cpu"}}}, r"offload_param is not covered"),
     ({"zero_optimization": {"overlap_com": True}}, r"overlap_com is not covered by our tests; did you mean overlap_comm\?"),
-    ({"zero_optimization": {"reduce_bucket_size": "auto"}}, r'reduce_bucket_size is "auto", which only a recipe\'s number may be; remove it'),
+    (
+        {"zero_optimization": {"reduce_bucket_size": "auto"}},
+        r'reduce_bucket_size is "auto", which only a recipe\'s number may be; remove it',
+    ),
     ({"zero_optimization": {"reduce_bucket_size": "5e8"}}, r'reduce_bucket_size is "5e8", must be a number'),
     ({"zero_optimization": {"offload_optimizer": "cpu"}}, r'offload_optimizer is "cpu", must be a'),
     ({"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}, r'offload_optimizer\.device "nvme" is not tested here; use "cpu"'),
@@ -94,11 +103,19 @@ def test_the_products_ds_configs_are_shipped() -> None:
 
 
 def test_auto_may_stand_for_every_number_of_the_recipe() -> None:
-    content = {"train_batch_size": "auto", "gradient_clipping": "auto", "gradient_accumulation_steps": "auto", "scheduler": "auto", "optimizer": ADAMW}
+    content = {
+        "train_batch_size": "auto",
+        "gradient_clipping": "auto",
+        "gradient_accumulation_steps": "auto",
+        "scheduler": "auto",
+        "optimizer": ADAMW,
+    }
     assert resolve(text_base(), content, "x", 2).deepspeed == resolve(text_base(), {}, "x", 2).deepspeed
 
 
-@pytest.mark.parametrize(("content", "precision"), [({}, "fp32"), ({"bf16": {"enabled": True}}, "bf16"), ({"fp16": {"enabled": True}}, "fp16")])
+@pytest.mark.parametrize(
+    ("content", "precision"), [({}, "fp32"), ({"bf16": {"enabled": True}}, "bf16"), ({"fp16": {"enabled": True}}, "fp16")]
+)
 def test_precision_is_what_the_json_enables(content: dict, precision: str) -> None:
     off = {"bf16": {"enabled": False}, "fp16": {"enabled": False}}
     assert resolve(text_base(), {**off, **content}, "x", 1).precision == precision
@@ -165,9 +182,13 @@ def test_accumulation_makes_up_the_global_batch_or_the_message_names_sizes_that_
 
 
 def test_the_batch_error_has_the_numbers() -> None:
-    with pytest.raises(ConfigError, match=r"run\.global_batch_size 2048 is not a multiple of micro 12 x dp 16 = 192; use 1920 or 2112, or set"):
+    with pytest.raises(
+        ConfigError, match=r"run\.global_batch_size 2048 is not a multiple of micro 12 x dp 16 = 192; use 1920 or 2112, or set"
+    ):
         plan_batch(with_batch(2048), 12, 1, 16)
-    with pytest.raises(ConfigError, match=r"2048 is not a multiple of the data-parallel size 24 \(48 ranks / tensor-parallel size 2\); use"):
+    with pytest.raises(
+        ConfigError, match=r"2048 is not a multiple of the data-parallel size 24 \(48 ranks / tensor-parallel size 2\); use"
+    ):
         plan_batch(with_batch(2048), "auto", 2, 48)
 
 

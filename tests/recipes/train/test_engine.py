@@ -50,7 +50,9 @@ def follow_ema(world_size: int, tp_size: int, zero: dict[str, Any], other: dict[
     from recipes.train import objective, shards
     from recipes.train.engine import build_engines
 
-    recipe, config = resolved(world_size, tp_size, zero, other, "teacher.ema_transformer_layers_only=true", "optim.lr=0.01", *FORWARD_SETTINGS)
+    recipe, config = resolved(
+        world_size, tp_size, zero, other, "teacher.ema_transformer_layers_only=true", "optim.lr=0.01", *FORWARD_SETTINGS
+    )
     parallel = init_parallel(tp_size, "cpu")
     engines = build_engines(recipe, config, parallel)
     parameters = dict(shards.named_parameters(engines.student))
@@ -177,7 +179,14 @@ def test_every_rank_holds_its_share_of_everything_to_the_padding(world_size: int
     student, trunk = num_parameters(recipe) + unused_rows, num_trunk_parameters(recipe) + unused_rows
     for held in run_distributed(count_bytes, world_size, world_size, timeout=200):
         slack = held.pop("padding")
-        for kind, count in {"parameters": student, "master": student, "gradients": student, "moments": 2 * student, "teacher": trunk, "shadow": trunk}.items():
+        for kind, count in {
+            "parameters": student,
+            "master": student,
+            "gradients": student,
+            "moments": 2 * student,
+            "teacher": trunk,
+            "shadow": trunk,
+        }.items():
             factor = 2 if kind == "moments" else 1
             assert 0 <= held[kind] - 4 * count / world_size <= factor * slack, (kind, held[kind], 4 * count / world_size)
 
@@ -188,7 +197,9 @@ def first_weights(world_size: int, tp_size: int, other: dict[str, Any]) -> dict[
     from recipes.train import shards
     from recipes.train.engine import build_engines
 
-    recipe, config = resolved(world_size, tp_size, {}, other, "model.init_std=0.02", "frontend.embedding_init_std=0.02", "frontend.positions=absolute")
+    recipe, config = resolved(
+        world_size, tp_size, {}, other, "model.init_std=0.02", "frontend.embedding_init_std=0.02", "frontend.positions=absolute"
+    )
     parallel = init_parallel(tp_size, "cpu")
     engines = build_engines(recipe, config, parallel)
     return {n: shards.gather_full(p, shards.master_shard(p), parallel) for n, p in shards.named_parameters(engines.student)}
@@ -224,6 +235,8 @@ def check_published_start(name: str, tensor: Tensor) -> None:
 def test_the_teacher_never_keeps_gathered_copies_whatever_the_json_says() -> None:
     from recipes.train.engine import _teacher_config
 
-    zero = _teacher_config({"zero_optimization": {"stage": 3, **LARGE_THRESHOLD, "offload_optimizer": {"device": "cpu"}}})["zero_optimization"]
+    zero = _teacher_config({"zero_optimization": {"stage": 3, **LARGE_THRESHOLD, "offload_optimizer": {"device": "cpu"}}})[
+        "zero_optimization"
+    ]
     assert (zero["stage3_param_persistence_threshold"], zero["stage3_max_reuse_distance"]) == (0, 0)
     assert "offload_optimizer" not in zero, json.dumps(zero)

@@ -18,7 +18,10 @@ def test_a_healthy_run_goes_on() -> None:
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"target_std": 0.09}, r"collapsed at step 200: target_std 0\.0900 is below 0\.1; look at target_std and target_rank in metrics\.jsonl"),
+        (
+            {"target_std": 0.09},
+            r"collapsed at step 200: target_std 0\.0900 is below 0\.1; look at target_std and target_rank in metrics\.jsonl",
+        ),
         ({"pred_std": 0.009}, r"collapsed at step 200: pred_std 0\.0090 is below 0\.01"),
         ({"loss": float("nan")}, r"loss is nan at step 200; look at grad_norm and lr"),
         ({"loss": float("inf")}, r"loss is inf at step 200"),

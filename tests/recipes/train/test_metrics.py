@@ -77,7 +77,8 @@ if __name__ == "__main__":
     quiet_libraries()
     run_dir = Path(sys.argv[2])
     metrics.WANDB_PATIENCE_SECONDS = 3.0
-    writer = metrics.MetricsWriter((run_dir / "metrics.jsonl").open("a"), tiny_recipe(run__wandb=sys.argv[1]), run_dir, torch.device("cpu"), 0)
+    recipe, file = tiny_recipe(run__wandb=sys.argv[1]), (run_dir / "metrics.jsonl").open("a")
+    writer = metrics.MetricsWriter(file, recipe, run_dir, torch.device("cpu"), 0)
     start = time.perf_counter()
     for step in (1, 2):
         writer.write({"step": step, "loss": 1.0, "target_std": 0.9, "world_size": 1, "probe": None}, metrics.Interval(1, 0.5, 10))

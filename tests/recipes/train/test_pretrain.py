@@ -13,8 +13,9 @@ from tests.distributed import run_distributed
 
 ROOT = Path(__file__).parents[3]
 STEPS = 20
-NO_DROPOUT = ("model.hidden_dropout=0", "model.attention_dropout=0")
-DROPOUT = ("model.hidden_dropout=0.1", "model.attention_dropout=0.1")
+WARM = "optim.warmup_steps=5"  # the recipe's 300 would leave 20 steps with hardly any rate, and rounding nothing to grow on
+NO_DROPOUT = ("model.hidden_dropout=0", "model.attention_dropout=0", WARM)
+DROPOUT = ("model.hidden_dropout=0.1", "model.attention_dropout=0.1", WARM)
 TIMINGS = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu"}
 
 
@@ -60,7 +61,9 @@ def test_topologies_agree_to_1e_5_for_5_steps_and_1e_4_for_20(
     other = train(tmp_path / "run", sample_prepared, changes=changes, world_size=world_size)
     worst = {}
     for ours, theirs in zip(other, one_rank, strict=True):
-        assert [ours[k] for k in ("samples", "tokens", "masked_fraction", "lr")] == [theirs[k] for k in ("samples", "tokens", "masked_fraction", "lr")]
+        assert [ours[k] for k in ("samples", "tokens", "masked_fraction", "lr")] == [
+            theirs[k] for k in ("samples", "tokens", "masked_fraction", "lr")
+        ]
         for key in ("loss", "grad_norm"):
             difference = abs(ours[key] / theirs[key] - 1)
             worst[key] = max(worst.get(key, 0.0), difference)
@@ -79,3 +82,23 @@ def test_the_same_command_twice_gives_the_same_bits_with_dropout(sample_prepared
 
 def test_dropout_changes_what_is_learned(one_rank: list[dict[str, Any]], sample_prepared: Path, tmp_path: Path) -> None:
     assert train(tmp_path / "run", sample_prepared, DROPOUT)[0]["loss"] != one_rank[0]["loss"]
+
+
+def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(
+    one_rank: list[dict[str, Any]], sample_prepared: Path, tmp_path: Path
+) -> None:
+    run_distributed(run_rank, 1, tmp_path / "run", sample_prepared, (*NO_DROPOUT, "run.max_steps=7"), {}, 1, timeout=240)
+    resumed = train(tmp_path / "run", sample_prepared)
+    without_evaluations = [{k: row[k] for k in ("step", "loss", "grad_norm", "target_std", "tokens")} for row in resumed]
+    assert without_evaluations == [{k: row[k] for k in ("step", "loss", "grad_norm", "target_std", "tokens")} for row in one_rank]
+    assert resumed[-1] == one_rank[-1]
+
+
+def test_a_run_resumed_under_tensor_parallelism_continues_the_same_curve(
+    one_rank: list[dict[str, Any]], sample_prepared: Path, tmp_path: Path
+) -> None:
+    run_distributed(run_rank, 1, tmp_path / "run", sample_prepared, (*NO_DROPOUT, "run.max_steps=7"), {}, 1, timeout=240)
+    resumed = train(tmp_path / "run", sample_prepared, changes={"megatron": {"tensor_model_parallel_size": 2}}, world_size=2)
+    assert [row["tp_size"] for row in resumed] == [1] * 7 + [2] * 13
+    for ours, theirs in zip(resumed, one_rank, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)

@@ -78,7 +78,10 @@ def test_a_fresh_directory_takes_any_recipe(tmp_path: Path) -> None:
         (["run.global_batch_size=8"], r"run\.global_batch_size 16 -> 8"),
         (["optim.betas=0.9,0.99"], r"optim\.betas \[0\.9, 0\.98\] -> \[0\.9, 0\.99\]"),
         (["data.path=/x"], r"data\.path None -> /x"),
-        (["optim.lr=1", "mask.prob=0.1", "loss.beta=0", "optim.eps=1"], r"\(4 differ: loss\.beta 4\.0 -> 0\.0, mask\.prob 0\.3 -> 0\.1, optim\.eps"),
+        (
+            ["optim.lr=1", "mask.prob=0.1", "loss.beta=0", "optim.eps=1"],
+            r"\(4 differ: loss\.beta 4\.0 -> 0\.0, mask\.prob 0\.3 -> 0\.1, optim\.eps",
+        ),
     ],
 )
 def test_another_setting_is_refused_by_name_and_value(tmp_path: Path, changes: list[str], complaint: str) -> None:

@@ -8,9 +8,7 @@ from model.config import TeacherConfig
 from recipes.config import OptimConfig
 from recipes.train.schedule import ema_decay, learning_rate
 
-SPEECH_LR = OptimConfig(
-    lr=5e-4, schedule="tri_stage", warmup_steps=12_000, decay_steps=28_000, schedule_steps=400_000, final_lr_scale=0.01
-)
+SPEECH_LR = OptimConfig(lr=5e-4, schedule="tri_stage", warmup_steps=12_000, decay_steps=28_000, schedule_steps=400_000, final_lr_scale=0.01)
 TEXT_LR = OptimConfig(lr=2e-4, schedule="cosine", warmup_steps=10_000, schedule_steps=1_000_000)
 SPEECH_EMA = TeacherConfig(ema_decay=0.999, ema_end_decay=0.9999, ema_anneal_end_step=30_000)
 TEXT_EMA = TeacherConfig(ema_decay=0.999, ema_end_decay=0.9999, ema_anneal_end_step=300_000)
@@ -54,7 +52,9 @@ def test_tri_stage_without_a_last_stage_stays_up() -> None:
     assert [learning_rate(config, n) for n in (0, 5, 10, 100, 1000)] == [0.0, 0.5, 1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize(("updates", "rate"), [(0, 0.0), (5_000, 1e-4), (10_000, 2e-4), (505_000, 1e-4), (1_000_000, 0.0), (2_000_000, 0.0)])
+@pytest.mark.parametrize(
+    ("updates", "rate"), [(0, 0.0), (5_000, 1e-4), (10_000, 2e-4), (505_000, 1e-4), (1_000_000, 0.0), (2_000_000, 0.0)]
+)
 def test_cosine_warms_up_linearly_and_halves_at_half_way(updates: int, rate: float) -> None:
     assert learning_rate(TEXT_LR, updates) == pytest.approx(rate, rel=1e-9, abs=1e-18)
 

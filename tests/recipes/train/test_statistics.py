@@ -3,6 +3,8 @@
 Shapes: B batch, S sequence, M masked positions, D hidden.
 """
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -147,7 +149,7 @@ def update_metrics(target_MD: Tensor, prediction_MD: Tensor) -> dict[str, float]
     """An update whose micro-batches and ranks have unequal numbers of rows; with three ranks the last has none."""
     statistics, rank = UpdateStatistics(), dist.get_rank()
     bounds = [0, 5, 17, len(target_MD)] if dist.get_world_size() == 1 else [[0, 5, 17], [17, len(target_MD)], [0, 0]][rank]
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in pairwise(bounds):
         t, p = target_MD[start:end], prediction_MD[start:end]
         statistics.add(Objective((t - p).abs().sum(), p, t, t))
     return statistics.reduce(dist.group.WORLD)

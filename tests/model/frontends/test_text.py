@@ -1,0 +1,141 @@
+"""The text front-end: published position numbers, zeros at padding, and what the teacher copies of it."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.config import EncoderConfig
+from model.dropout import DropoutStream
+from model.frontends.text import BOS, EOS, PAD, UNK, PositionTable, TextFrontend, padded_vocab_size
+from model.init import Init
+from model.parallel import Parallel, init_parallel
+from tests.distributed import run_distributed
+from tests.model.reference import PLAIN, bools, plain, stir, text_frontend
+
+IDS_BS = torch.tensor([[5, 6, 7, 8, 9], [10, PAD, 11, 12, PAD]])
+PADDING_BS = IDS_BS == PAD
+
+
+def build(parallel: Parallel, config: EncoderConfig = PLAIN, **changes: object) -> TextFrontend:
+    frontend = text_frontend(**changes)(config, Init(1), parallel, DropoutStream())
+    stir(frontend)
+    assert isinstance(frontend, TextFrontend)
+    return frontend
+
+
+def numbered_table() -> PositionTable:
+    """Row i holds i, so that an output says which row was read."""
+    table = PositionTable(10, 3, Init(1), 0.02)
+    table.weight.data = torch.arange(12.0)[:, None].expand(12, 3).clone()
+    return table
+
+
+def test_special_symbols_have_the_published_ids() -> None:
+    assert (BOS, PAD, EOS, UNK) == (0, 1, 2, 3)
+
+
+def test_first_token_has_row_2_and_the_table_two_rows_more_than_positions() -> None:
+    table = numbered_table()
+    assert len(table.weight) == 10 + PAD + 1
+    assert table(10, None)[:, 0].tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    ("row", "numbers"),
+    [("00000", [2, 3, 4, 5, 6]), ("00011", [2, 3, 4, 1, 1]), ("11000", [1, 1, 2, 3, 4]), ("01010", [2, 1, 3, 1, 4]), ("11111", [1] * 5)],
+)
+def test_padding_is_skipped_by_a_cumulative_count(row: str, numbers: list[int]) -> None:
+    assert numbered_table()(5, bools(row))[0, :, 0].tolist() == numbers
+
+
+def test_a_mask_without_padding_is_the_same_as_none() -> None:
+    table = numbered_table()
+    torch.testing.assert_close(table(5, bools("00000"))[0], table(5, None), atol=0, rtol=0)
+
+
+def test_pad_row_of_the_positions_gets_no_gradient() -> None:
+    table = numbered_table()
+    table(5, bools("00011")).sum().backward()
+    assert table.weight.grad is not None
+    assert table.weight.grad[:, 0].tolist() == [0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("positions", ["absolute", "relative"])
+def test_embedding_is_token_plus_position_normed_without_scaling(parallel: Parallel, positions: str) -> None:
+    """A factor sqrt(d) on the tokens would show: the norm is taken over the sum of both."""
+    frontend = build(parallel, positions=positions)
+    x_BSD, _ = frontend(IDS_BS, None, PADDING_BS)
+    sum_BSD = frontend.tokens.weight[IDS_BS]
+    if frontend.positions is not None:
+        rows_BS = torch.tensor([[2, 3, 4, 5, 6], [2, 1, 3, 4, 1]])
+        sum_BSD = sum_BSD + frontend.positions.weight[rows_BS]
+    expected_BSD = F.layer_norm(sum_BSD, (16,), frontend.norm.weight, frontend.norm.bias, 1e-5)
+    torch.testing.assert_close(x_BSD[~PADDING_BS], expected_BSD[~PADDING_BS])
+    if frontend.positions is not None:
+        scaled_BSD = math.sqrt(16) * frontend.tokens.weight[IDS_BS] + frontend.positions.weight[rows_BS]
+        scaled_BSD = F.layer_norm(scaled_BSD, (16,), frontend.norm.weight, frontend.norm.bias, 1e-5)
+        assert not torch.allclose(x_BSD[~PADDING_BS], scaled_BSD[~PADDING_BS])
+
+
+@pytest.mark.parametrize("positions", ["absolute", "relative"])
+def test_padding_is_zeroed_after_the_norm(parallel: Parallel, positions: str) -> None:
+    frontend = build(parallel, positions=positions)
+    assert frontend.norm.bias.any(), "a norm after the zeroing would leave its bias"
+    x_BSD, _ = frontend(IDS_BS, None, PADDING_BS)
+    assert not x_BSD[PADDING_BS].any()
+    assert x_BSD[~PADDING_BS].any(dim=1).all()
+
+
+def test_embedded_tokens_do_not_depend_on_the_padding_around_them(parallel: Parallel) -> None:
+    frontend = build(parallel)
+    x_BSD, _ = frontend(IDS_BS, None, PADDING_BS)
+    short_BSD, _ = frontend(IDS_BS[1:, [0, 2, 3]], None, None)
+    torch.testing.assert_close(x_BSD[1, [0, 2, 3]], short_BSD[0])
+
+
+def test_dropout_acts_in_training_only(parallel: Parallel) -> None:
+    frontend = build(parallel, plain(hidden_dropout=0.5))
+    dropped, _ = frontend(IDS_BS, None, None)
+    evaluated, _ = frontend.eval()(IDS_BS, None, None)
+    assert 0.3 < float((dropped == 0).float().mean()) < 0.7
+    torch.testing.assert_close(dropped[dropped != 0], 2 * evaluated[dropped != 0])
+    assert frontend.dropout.site == 0 and not frontend.dropout.split
+
+
+def test_mask_is_not_read_because_it_is_in_the_ids(parallel: Parallel) -> None:
+    frontend = build(parallel)
+    torch.testing.assert_close(frontend(IDS_BS, bools("11111", "00000"), None)[0], frontend(IDS_BS, None, None)[0], atol=0, rtol=0)
+
+
+def test_absolute_positions_have_no_bias_and_relative_ones_have_nothing_else(parallel: Parallel) -> None:
+    absolute, relative = build(parallel), build(parallel, positions="relative")
+    assert absolute.relative_bias is None and relative.positions is None
+    assert absolute(IDS_BS, None, None)[1] is None
+    bias_HSS = relative(IDS_BS, None, PADDING_BS)[1]
+    assert bias_HSS.shape == (4, 5, 5)
+    torch.testing.assert_close(bias_HSS, relative.relative_bias(5), atol=0, rtol=0)  # type: ignore[misc]
+
+
+def test_shared_parameters_are_all_but_the_attention_bias(parallel: Parallel) -> None:
+    assert build(parallel).shared_parameters() == {"tokens.weight", "positions.weight", "norm.weight", "norm.bias"}
+    relative = build(parallel, positions="relative")
+    assert relative.shared_parameters() == {"tokens.weight", "norm.weight", "norm.bias"}
+    assert dict(relative.named_parameters()).keys() - relative.shared_parameters() == {"relative_bias.weight"}
+
+
+@pytest.mark.parametrize(("vocab_size", "rows"), [(1, 128), (127, 128), (128, 128), (129, 256), (50265, 50304)])
+def test_table_is_padded_to_128_rows_whatever_the_tp_size(vocab_size: int, rows: int) -> None:
+    assert padded_vocab_size(vocab_size) == rows
+
+
+def embedded_under_tp() -> tuple[torch.Tensor, torch.Tensor]:
+    whole, split = (text_frontend()(PLAIN, Init(1), init_parallel(size, "cpu"), DropoutStream()) for size in (1, 2))
+    assert len(split.tokens.weight) == 64
+    return whole(IDS_BS, None, PADDING_BS)[0].detach(), split(IDS_BS, None, PADDING_BS)[0].detach()
+
+
+def test_split_table_embeds_as_the_whole_one() -> None:
+    for whole_BSD, split_BSD in run_distributed(embedded_under_tp, 2):
+        torch.testing.assert_close(split_BSD, whole_BSD, atol=1e-6, rtol=0)

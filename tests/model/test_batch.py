@@ -1,0 +1,42 @@
+"""The batch that crosses from data to model."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+
+from model.batch import Batch
+from tests.model.reference import bools, make_batch
+
+CLEAN_BS = torch.arange(10).view(2, 5) % 6 + 4
+
+
+def test_num_masked_counts_the_loss_positions() -> None:
+    assert make_batch(CLEAN_BS, bools("01101", "00001")).num_masked == 4
+    assert make_batch(CLEAN_BS, bools("00000", "00000")).num_masked == 0
+
+
+def test_to_moves_every_tensor_and_nothing_else() -> None:
+    batch = make_batch(CLEAN_BS, bools("01101", "00001"), bools("00000", "10000"))
+    moved = batch.to(torch.device("meta"))
+    for name in ("inputs", "clean_inputs", "mask_BS", "masked_index_M", "padding_mask_BS", "clean_padding_mask_BS"):
+        before, after = getattr(batch, name), getattr(moved, name)
+        assert (before.device.type, after.device.type) == ("cpu", "meta"), name
+        assert (after.shape, after.dtype) == (before.shape, before.dtype), name
+    assert (moved.num_tokens, moved.num_masked) == (9, 4)
+
+
+def test_to_keeps_none_where_nothing_is_padded() -> None:
+    moved = make_batch(CLEAN_BS, bools("01101", "00001")).to(torch.device("meta"))
+    assert moved.padding_mask_BS is None and moved.clean_padding_mask_BS is None
+
+
+def test_to_the_same_device_keeps_the_values() -> None:
+    batch = make_batch(CLEAN_BS, bools("01101", "00001"))
+    torch.testing.assert_close(batch.to(torch.device("cpu")).inputs, batch.inputs, atol=0, rtol=0)
+
+
+def test_a_batch_cannot_be_changed_in_place() -> None:
+    batch: Batch = make_batch(CLEAN_BS, bools("01101", "00001"))
+    with pytest.raises(FrozenInstanceError):
+        batch.num_tokens = 3  # type: ignore[misc]

@@ -1,0 +1,79 @@
+"""Counts that the settings promise without torch, against the modules that they describe."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.config import EncoderConfig, LossConfig, TeacherConfig, TextFrontendConfig, TokenMaskConfig
+from model.dropout import DropoutStream
+from model.encoder import Encoder
+from model.frontends.text import TextFrontend, padded_vocab_size
+from model.init import Init
+from model.parallel import Parallel
+from model.student import RegressionHead
+from tests.model.reference import plain
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("normalize_before", [False, True])
+@pytest.mark.parametrize("sizes", [{}, {"num_layers": 3, "hidden_size": 24, "ffn_hidden_size": 40, "num_attention_heads": 2}])
+def test_num_block_parameters_is_the_encoders_count(parallel: Parallel, normalize_before: bool, sizes: dict[str, int]) -> None:
+    config = plain(normalize_before=normalize_before, **sizes)
+    assert config.num_block_parameters == count(Encoder(config, Init(1), parallel, DropoutStream()))
+
+
+@pytest.mark.parametrize("head_layers", [1, 2, 3])
+def test_num_head_parameters_is_the_heads_count(head_layers: int) -> None:
+    config = plain(head_layers=head_layers)
+    assert config.num_head_parameters == count(RegressionHead(config, Init(1)))
+
+
+@pytest.mark.parametrize("positions", ["absolute", "relative"])
+@pytest.mark.parametrize("vocab_size", [100, 128, 129])
+def test_num_frontend_parameters_leaves_out_the_rows_that_pad_the_table(parallel: Parallel, positions: str, vocab_size: int) -> None:
+    config, encoder = TextFrontendConfig(vocab_size=vocab_size, max_positions=10, positions=positions), plain()  # type: ignore[arg-type]
+    padding = (padded_vocab_size(vocab_size) - vocab_size) * encoder.hidden_size
+    assert config.num_parameters(encoder) == count(TextFrontend(config, encoder, Init(1), parallel, DropoutStream())) - padding
+
+
+@pytest.mark.parametrize("normalize_before", [False, True])
+def test_forward_flops_are_those_that_torch_counts(parallel: Parallel, normalize_before: bool) -> None:
+    B, S = 3, 7
+    config = plain(num_layers=3, normalize_before=normalize_before)
+    encoder = Encoder(config, Init(1), parallel, DropoutStream())
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        encoder(torch.zeros(B, S, config.hidden_size), None, None, keep_from=3)
+    assert config.forward_flops(B * S, S) == counter.get_total_flops()
+
+
+def test_embedding_look_ups_cost_no_flops() -> None:
+    assert TextFrontendConfig().forward_flops(10_000) == 0
+
+
+def test_base_has_the_published_size() -> None:
+    """12 blocks of 768 / 3072: 7,087,872 each, as in BERT Base."""
+    assert EncoderConfig().num_block_parameters == 12 * 7_087_872 == 85_054_464
+
+
+def test_defaults_are_the_published_text_settings() -> None:
+    encoder, teacher, mask, loss = EncoderConfig(), TeacherConfig(), TokenMaskConfig(), LossConfig()
+    assert (encoder.num_layers, encoder.hidden_size, encoder.ffn_hidden_size, encoder.num_attention_heads) == (12, 768, 3072, 12)
+    assert (encoder.hidden_dropout, encoder.attention_dropout, encoder.activation_dropout) == (0.1, 0.1, 0.0)
+    assert (encoder.normalize_before, encoder.activation, encoder.layernorm_epsilon, encoder.head_layers) == (False, "gelu", 1e-5, 2)
+    assert (teacher.ema_decay, teacher.ema_end_decay, teacher.ema_anneal_end_step) == (0.999, 0.9999, 300_000)
+    assert (teacher.average_top_k_layers, teacher.target, teacher.layer_norms, teacher.average_norms) == (10, "ffn", ("layer",), ())
+    assert (mask.prob, mask.length, mask.loss_on_all_selected, loss.beta, loss.scale) == (0.35, 4, False, 4.0, 1.0)
+
+
+@pytest.mark.parametrize("section", [EncoderConfig(), TextFrontendConfig(), TokenMaskConfig(), TeacherConfig(), LossConfig()])
+def test_settings_cannot_be_changed_in_place(section: object) -> None:
+    name = dataclasses.fields(section)[0].name  # type: ignore[arg-type]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(section, name, 1)

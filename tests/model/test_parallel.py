@@ -1,0 +1,67 @@
+"""TP and DP groups of a run, and the interface by which DeepSpeed asks for them."""
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from model.parallel import Parallel, init_parallel, megatron_config
+from tests.distributed import run_distributed
+
+MPU = {
+    "get_model_parallel": "tp",
+    "get_tensor_model_parallel": "tp",
+    "get_data_parallel": "dp",
+}
+"""Names of DeepSpeed's `mpu` without their endings, and which groups they mean."""
+
+
+def standing(tp_size: int) -> dict[str, Any]:
+    parallel = init_parallel(tp_size, "cpu")
+    for stem, kind in MPU.items():
+        group = getattr(parallel, f"{kind}_group")
+        assert getattr(parallel, f"{stem}_group")() is group, stem
+        assert getattr(parallel, f"{stem}_rank")() == dist.get_rank(group) == getattr(parallel, f"{kind}_rank"), stem
+        assert getattr(parallel, f"{stem}_world_size")() == dist.get_world_size(group) == getattr(parallel, f"{kind}_size"), stem
+    total = torch.tensor(10.0 ** dist.get_rank())
+    dist.all_reduce(total, group=parallel.tp_group)
+    return {
+        "tp": dist.get_process_group_ranks(parallel.tp_group),
+        "dp": dist.get_process_group_ranks(parallel.dp_group),
+        "ranks": (parallel.dp_rank, parallel.tp_rank),
+        "sizes": (parallel.dp_size, parallel.tp_size),
+        "sum_over_tp": int(total),
+    }
+
+
+@pytest.mark.parametrize(
+    ("tp_size", "tp_groups", "dp_groups"),
+    [
+        (1, [[0], [1], [2], [3]], [[0, 1, 2, 3]]),
+        (2, [[0, 1], [2, 3]], [[0, 2], [1, 3]]),
+        (4, [[0, 1, 2, 3]], [[0], [1], [2], [3]]),
+    ],
+)
+def test_ranks_of_a_tp_group_are_neighbours(tp_size: int, tp_groups: list[list[int]], dp_groups: list[list[int]]) -> None:
+    for rank, found in enumerate(run_distributed(standing, 4, tp_size)):
+        assert found["tp"] == next(group for group in tp_groups if rank in group)
+        assert found["dp"] == next(group for group in dp_groups if rank in group)
+        assert found["ranks"] == divmod(rank, tp_size)
+        assert found["sizes"] == (4 // tp_size, tp_size)
+        assert found["sum_over_tp"] == sum(10**r for r in found["tp"])
+
+
+def test_a_world_that_tp_does_not_divide_is_refused(parallel: Parallel) -> None:
+    with pytest.raises(AssertionError):
+        init_parallel(2, "cpu")
+
+
+def test_one_process_is_a_whole_world(parallel: Parallel) -> None:
+    assert (parallel.tp_size, parallel.tp_rank, parallel.dp_size, parallel.dp_rank) == (1, 0, 1, 0)
+
+
+def test_megatron_initialises_on_the_cpu_so_that_every_tp_size_starts_alike() -> None:
+    config = megatron_config()
+    assert config.use_cpu_initialization and config.perform_initialization
+    assert not config.sequence_parallel and not config.gradient_accumulation_fusion

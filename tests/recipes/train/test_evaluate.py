@@ -1,0 +1,42 @@
+"""Held-out evaluation: same numbers on any number of ranks, no trace left in the training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.text import text_tiny
+from recipes.train.ds_config import load_ds_config, resolve
+from tests.distributed import run_distributed
+
+ROOT = Path(__file__).parents[3]
+
+
+def evaluate_fresh(prepared: Path, world_size: int, samples: int) -> dict[str, Any]:
+    """Monitors of the untrained text_tiny."""
+    from dataclasses import replace
+
+    from model.parallel import init_parallel
+    from recipes.train.engine import build_engines
+    from recipes.train.evaluate import evaluate
+    from recipes.train.modality import MODALITIES
+
+    recipe = text_tiny()
+    recipe = replace(recipe, run=replace(recipe.run, eval_samples=samples))
+    config = resolve(recipe, load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json"), "test", world_size)
+    engines = build_engines(recipe, config, init_parallel(1, "cpu"))
+    _, heldout = MODALITIES["text"].open_data(recipe, prepared)
+    metrics = evaluate(recipe, engines, heldout, 4)
+    assert engines.student.module.training and not engines.teacher.module.training, "modes must be as before"
+    return metrics
+
+
+def test_monitors_do_not_depend_on_the_number_of_ranks(sample_prepared: Path) -> None:
+    alone = run_distributed(evaluate_fresh, 1, sample_prepared, 1, 16)[0]
+    assert set(alone) == {"eval_loss", "explained_variance", "target_rank", "neighbour_correlation", "frontend_std"}
+    for metrics in run_distributed(evaluate_fresh, 2, sample_prepared, 2, 16):
+        assert metrics == pytest.approx(alone, rel=1e-5)
+
+
+def test_nothing_held_out_gives_no_monitors(sample_prepared: Path) -> None:
+    assert run_distributed(evaluate_fresh, 1, sample_prepared, 1, 0)[0] == {}

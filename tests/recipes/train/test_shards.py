@@ -1,0 +1,83 @@
+"""Contract with the pinned DeepSpeed: every private attribute that shards.py reads, and what is written is what is computed with."""
+
+from importlib import metadata
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed import run_distributed
+from tests.recipes.train.test_engine import LARGE_THRESHOLD, NO_THRESHOLD, random_batch, resolved
+
+
+def test_deepspeed_is_the_version_whose_private_state_was_read() -> None:
+    assert metadata.version("deepspeed") == "0.19.8"
+
+
+def inspect_private_state(world_size: int, tp_size: int, zero: dict[str, Any]) -> None:
+    """Views, ranges and round trips on live engines."""
+    from model.parallel import init_parallel
+    from recipes.train import objective, shards
+    from recipes.train.engine import build_engines
+
+    recipe, config = resolved(world_size, tp_size, zero, {})
+    parallel = init_parallel(tp_size, "cpu")
+    engines = build_engines(recipe, config, parallel)
+    parameters = dict(shards.named_parameters(engines.student))
+    covered = {}
+    for name, parameter in parameters.items():
+        master, computed = shards.master_shard(parameter), shards.compute_shard(parameter)
+        assert master.shape == computed.shape and torch.equal(master, computed), name
+        first, count = shards.shard_range(parameter)
+        assert first + count <= parameter.ds_numel and count <= len(master), name
+        covered[name] = count
+        for moment in shards.MOMENTS:
+            assert not shards.moment_shard(parameter, moment).any(), name
+    full = {n: torch.randn_like(shards.gather_full(p, shards.master_shard(p), parallel)) for n, p in parameters.items()}
+    for name, parameter in parameters.items():
+        torch.distributed.broadcast(full[name], 0)
+        full[name] *= 0.02
+        shards.scatter_full(parameter, full[name], parallel, shards.master_shard(parameter))
+    shards.refresh_compute_weights(engines.student)
+    for name, parameter in parameters.items():
+        assert torch.equal(shards.gather_full(parameter, shards.master_shard(parameter), parallel), full[name]), name
+    batch = random_batch(recipe, 8 // parallel.dp_size, 3)
+    before = objective.forward(engines, batch, recipe.loss)
+    shards.set_optimizer_step(engines.student, 5)
+    objective.backward(engines, before, 64)
+    gradients = {n: shards.gradient_shard(p) for n, p in parameters.items()}
+    assert all(g.dtype == torch.float32 and g.shape == shards.master_shard(parameters[n]).shape for n, g in gradients.items())
+    engines.student.step()
+    assert engines.student.was_step_applied()
+    steps = {float(s["step"]) for s in engines.student.optimizer.optimizer.state.values()}
+    assert steps == {6.0}, steps
+    written = shards.master_shard(parameters["head.layers.0.weight"]).clone()
+    assert not torch.equal(written, full["head.layers.0.weight"].reshape(-1)[: len(written)])
+
+
+@pytest.mark.parametrize(
+    ("world_size", "tp_size", "zero"), [(1, 1, {}), (2, 1, LARGE_THRESHOLD), (2, 2, NO_THRESHOLD)], ids=["one_rank", "dp2", "tp2"]
+)
+def test_shards_are_views_that_training_reads_and_writes(world_size: int, tp_size: int, zero: dict[str, Any]) -> None:
+    run_distributed(inspect_private_state, world_size, world_size, tp_size, zero, timeout=120)
+
+
+def forward_after_write(zero: dict[str, Any]) -> float:
+    """Change one master through shards and see whether the student's forward does."""
+    from model.parallel import init_parallel
+    from recipes.train import objective, shards
+    from recipes.train.engine import build_engines
+
+    recipe, config = resolved(1, 1, zero, {})
+    engines = build_engines(recipe, config, init_parallel(1, "cpu"))
+    batch = random_batch(recipe, 8, 3)
+    before = objective.forward(engines, batch, recipe.loss).prediction_MD.detach().clone()
+    with torch.no_grad():
+        shards.master_shard(dict(shards.named_parameters(engines.student))["head.layers.1.bias"]).add_(1.0)
+    shards.refresh_compute_weights(engines.student)
+    return float((objective.forward(engines, batch, recipe.loss).prediction_MD - before - 1).abs().max())
+
+
+@pytest.mark.parametrize("zero", [NO_THRESHOLD, LARGE_THRESHOLD], ids=["partitioned", "persistent"])
+def test_a_refreshed_write_reaches_the_forward_even_of_persistent_parameters(zero: dict[str, Any]) -> None:
+    assert run_distributed(forward_after_write, 1, zero)[0] < 1e-5
