@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch.nn.functional as F
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from torch import Tensor, nn
 
 from model.config import EncoderConfig
 from model.dropout import Dropout, DropoutStream
 from model.init import Init
-from model.parallel import Parallel, megatron_config
+from model.parallel import Parallel
+from model.tensor_parallel import ColumnLinear, RowLinear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 DROPOUT_SITES = 4  # per block
@@ -48,24 +48,8 @@ class Attention(nn.Module):
         super().__init__()
         D = config.hidden_size
         self.head_width = D // config.num_attention_heads
-        self.qkv = ColumnParallelLinear(
-            D,
-            3 * D,
-            config=megatron_config(),
-            init_method=init.at("qkv.weight").normal(config.init_std),
-            gather_output=False,
-            tp_group=parallel.tp_group,
-        )
-        self.proj = RowParallelLinear(
-            D,
-            D,
-            config=megatron_config(),
-            init_method=init.at("proj.weight").normal(config.init_std),
-            bias=True,
-            input_is_parallel=True,
-            skip_bias_add=False,
-            tp_group=parallel.tp_group,
-        )
+        self.qkv = ColumnLinear(D, 3 * D, init.at("qkv"), config.init_std, parallel)
+        self.proj = RowLinear(D, D, init.at("proj"), config.init_std, parallel)
         self.prob_dropout = Dropout(config.attention_dropout, stream, first_site, split=True)
 
     def forward(self, x_SBD: Tensor, mask: Tensor | None) -> Tensor:
@@ -84,24 +68,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream, first_site: int) -> None:
         super().__init__()
-        self.fc1 = ColumnParallelLinear(
-            config.hidden_size,
-            config.ffn_hidden_size,
-            config=megatron_config(),
-            init_method=init.at("fc1.weight").normal(config.init_std),
-            gather_output=False,
-            tp_group=parallel.tp_group,
-        )
-        self.fc2 = RowParallelLinear(
-            config.ffn_hidden_size,
-            config.hidden_size,
-            config=megatron_config(),
-            init_method=init.at("fc2.weight").normal(config.init_std),
-            bias=True,
-            input_is_parallel=True,
-            skip_bias_add=False,
-            tp_group=parallel.tp_group,
-        )
+        D, inner = config.hidden_size, config.ffn_hidden_size
+        self.fc1 = ColumnLinear(D, inner, init.at("fc1"), config.init_std, parallel)
+        self.fc2 = RowLinear(inner, D, init.at("fc2"), config.init_std, parallel)
         self.activation = ACTIVATIONS[config.activation]
         self.activation_dropout = Dropout(config.activation_dropout, stream, first_site, split=True)
 

@@ -6,7 +6,6 @@ The only file that makes process groups for the model; layers get theirs explici
 from dataclasses import dataclass
 
 import torch.distributed as dist
-from megatron.core import ModelParallelConfig
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
 
@@ -64,9 +63,3 @@ def init_parallel(tp_size: int, device_type: str) -> Parallel:
         dp_size=mesh["dp"].size(),
         dp_rank=mesh["dp"].get_local_rank(),
     )
-
-
-def megatron_config() -> ModelParallelConfig:
-    """What Megatron's linear layers need to know. Initialising on the CPU slices one master weight, so every TP size
-    starts from the same model; the dtype is what zero.Init makes of new tensors."""
-    return ModelParallelConfig(use_cpu_initialization=True, perform_initialization=True, gradient_accumulation_fusion=False)

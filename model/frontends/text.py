@@ -5,14 +5,14 @@ Shapes: B batch, S sequence, D hidden, H local heads.
 
 import torch
 import torch.nn.functional as F
-from megatron.core.tensor_parallel import VocabParallelEmbedding
 from torch import Tensor, nn
 
 from model.config import EncoderConfig, TextFrontendConfig
 from model.dropout import Dropout, DropoutStream
 from model.init import Init
-from model.parallel import Parallel, megatron_config
+from model.parallel import Parallel
 from model.positions import RelativeBias
+from model.tensor_parallel import TokenEmbedding
 
 BOS, PAD, EOS, UNK = range(4)  # fairseq's and RoBERTa's first ids
 VOCAB_MULTIPLE = 128  # embedding rows, whatever the TP size, so that every TP size holds the same table
@@ -34,13 +34,7 @@ class TextFrontend(nn.Module):
         super().__init__()
         rows = padded_vocab_size(config.vocab_size)
         unused = [PAD, *range(config.vocab_size, rows)]
-        self.tokens = VocabParallelEmbedding(
-            rows,
-            encoder.hidden_size,
-            init_method=init.at("tokens.weight").normal(config.embedding_init_std, zero_rows=unused),
-            config=megatron_config(),
-            tp_group=parallel.tp_group,
-        )
+        self.tokens = TokenEmbedding(rows, encoder.hidden_size, init.at("tokens"), config.embedding_init_std, parallel, zero_rows=unused)
         self.positions: PositionTable | None = None
         self.relative_bias: RelativeBias | None = None
         if config.positions == "absolute":
@@ -73,7 +67,8 @@ class PositionTable(nn.Module):
     def __init__(self, max_positions: int, hidden_size: int, init: Init, std: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(max_positions + PAD + 1, hidden_size))
-        init.at("weight").normal(std, zero_rows=[PAD])(self.weight.data)
+        init.at("weight").fill_normal(self.weight.data, std)
+        self.weight.data[PAD] = 0
 
     def forward(self, S: int, padding_mask_BS: Tensor | None) -> Tensor:
         """Shapes: (S, D) where nothing is padded, else (B, S, D)."""

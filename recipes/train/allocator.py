@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h
+MMAP_BLOCKS = 65536  # glibc's default
 
 
 def _glibc() -> ctypes.CDLL | None:
@@ -23,6 +24,7 @@ def returning_memory() -> Iterator[None]:
     if libc is None:
         yield
         return
+    libc.mallopt(M_MMAP_MAX, MMAP_BLOCKS)
     libc.mallopt(M_MMAP_THRESHOLD, 65536)
     try:
         yield

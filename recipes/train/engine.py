@@ -44,20 +44,10 @@ class Engines:
 
 def build_engines(recipe: Recipe, config: EngineConfig, parallel: Parallel, optimizer: OptimizerBuilder | None = None) -> Engines:
     """Build both models partitioned from the first tensor on, wrap them, and set teacher := student. `optimizer` replaces
-    the recipe's.
-
-    Every rank holds its shards, plus one layer while it is being made: zero.Init partitions each module as its
-    constructor returns.
-    """
-    # Its only use is all-reduce in inference, and it costs a C++ build at the first start.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-    frontend = MODALITIES[recipe.modality].build_frontend(recipe)
+    the recipe's."""
     stream = DropoutStream(recipe.run.seed, parallel.dp_rank, parallel.tp_rank)
-    init = Init(recipe.run.seed)
     with allocator.returning_memory():
-        with _partitioned(config.deepspeed, parallel):
-            student = Student(recipe.model, frontend, init, parallel, stream)
+        student = build_student(recipe, config, parallel, stream)
         student_engine, *_ = deepspeed.initialize(
             model=student,
             optimizer=optimizer(student) if optimizer else build_optimizer(student, recipe.optim, config),
@@ -65,13 +55,29 @@ def build_engines(recipe: Recipe, config: EngineConfig, parallel: Parallel, opti
             mpu=parallel,
             dist_init_required=False,
         )
-        teacher_config = _teacher_config(config.deepspeed)
-        with _partitioned(teacher_config, parallel):
-            teacher = Teacher(recipe.model, recipe.teacher, frontend, init, parallel)
-        teacher_engine, *_ = deepspeed.initialize(model=teacher, config=teacher_config, mpu=parallel, dist_init_required=False)
-    teacher_engine.eval()
+        teacher_engine = _build_teacher(recipe, _teacher_config(config.deepspeed), parallel)
     shadow = build_shadow(student_engine, teacher_engine, recipe.teacher.ema_transformer_layers_only)
     return Engines(student_engine, teacher_engine, shadow, stream, parallel)
+
+
+def build_student(recipe: Recipe, config: EngineConfig, parallel: Parallel, stream: DropoutStream) -> Student:
+    """The student in shards: each rank holds its part, plus one layer while it is being made, since zero.Init partitions
+    each module as its constructor returns."""
+    # Its only use is all-reduce in inference, and it costs a C++ build at the first start.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    frontend = MODALITIES[recipe.modality].build_frontend(recipe)
+    with _partitioned(config.deepspeed, parallel):
+        return Student(recipe.model, frontend, Init(recipe.run.seed), parallel, stream)
+
+
+def _build_teacher(recipe: Recipe, config: dict[str, Any], parallel: Parallel) -> deepspeed.DeepSpeedEngine:
+    frontend = MODALITIES[recipe.modality].build_frontend(recipe)
+    with _partitioned(config, parallel):
+        teacher = Teacher(recipe.model, recipe.teacher, frontend, Init(recipe.run.seed), parallel)
+    engine, *_ = deepspeed.initialize(model=teacher, config=config, mpu=parallel, dist_init_required=False)
+    engine.eval()
+    return engine
 
 
 def build_shadow(student: deepspeed.DeepSpeedEngine, teacher: deepspeed.DeepSpeedEngine, copy_frontend: bool) -> ShadowWeights:
