@@ -58,6 +58,16 @@ class TextFrontendConfig:
     blocks, initialised as symmetric ALiBi (not published)."""
     embedding_init_std: float = 0.02
 
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding table: the vocabulary rounded up to a multiple of 128, whatever the TP size, so that every TP
+        size holds the same table."""
+        return -(-self.vocab_size // 128) * 128
+
+    def split_sizes(self) -> dict[str, int]:
+        """What tensor parallelism splits here: name -> size, which the TP size must divide."""
+        return {f"frontend.vocab_size {self.vocab_size} padded to": self.padded_vocab_size}
+
     def num_parameters(self, encoder: EncoderConfig) -> int:
         """Token table without the rows that pad it, positions or relative bias, and the norm."""
         d = encoder.hidden_size

@@ -80,6 +80,8 @@ class GuardConfig:
     min_target_std: float = 0.1
     min_pred_std: float = 0.01
     after_steps: int = 5_000
+    max_skipped_in_a_row: int = 50
+    """Updates with a non-finite gradient before the run ends (not published; fp16's loss scale may need a dozen to settle)."""
 
 
 @dataclass(frozen=True)

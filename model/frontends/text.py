@@ -15,12 +15,6 @@ from model.positions import RelativeBias
 from model.tensor_parallel import TokenEmbedding
 
 BOS, PAD, EOS, UNK = range(4)  # fairseq's and RoBERTa's first ids
-VOCAB_MULTIPLE = 128  # embedding rows, whatever the TP size, so that every TP size holds the same table
-
-
-def padded_vocab_size(vocab_size: int) -> int:
-    """Rows of the embedding table: the vocabulary rounded up to a multiple of 128."""
-    return -(-vocab_size // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
 
 
 class TextFrontend(nn.Module):
@@ -32,7 +26,7 @@ class TextFrontend(nn.Module):
 
     def __init__(self, config: TextFrontendConfig, encoder: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream) -> None:
         super().__init__()
-        rows = padded_vocab_size(config.vocab_size)
+        rows = config.padded_vocab_size
         unused = [PAD, *range(config.vocab_size, rows)]
         self.tokens = TokenEmbedding(rows, encoder.hidden_size, init.at("tokens"), config.embedding_init_std, parallel, zero_rows=unused)
         self.positions: PositionTable | None = None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.config import EncoderConfig, LossConfig, TeacherConfig, TextFrontendConfig
-from model.frontends.text import PAD, padded_vocab_size
+from model.frontends.text import PAD
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 
@@ -53,7 +53,9 @@ def from_fairseq_text(state: dict[str, Tensor], num_heads: int) -> dict[str, Ten
         else:
             ours[text_name(name)] = tensor
     table = ours["trunk.frontend.tokens.weight"]
-    ours["trunk.frontend.tokens.weight"] = torch.cat([table, table.new_zeros(padded_vocab_size(len(table)) - len(table), table.shape[1])])
+    ours["trunk.frontend.tokens.weight"] = torch.cat(
+        [table, table.new_zeros(TextFrontendConfig(len(table)).padded_vocab_size - len(table), table.shape[1])]
+    )
     return ours
 
 

@@ -13,10 +13,14 @@ from typing import Any
 
 from recipes.check import check_recipe
 from recipes.config import Recipe, apply_overrides, recipe_to_dict
+from recipes.data.prepare import check_fits
+from recipes.data.shards import is_prepared
+from recipes.data.source import open_source
 from recipes.errors import ConfigError, TrainingBroken
 from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes
 from recipes.train.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.train.environment import is_first_rank, quiet_libraries, world_from_environment
+from recipes.train.run_dir import check_same_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "numpy")
@@ -86,7 +90,9 @@ def default_ds_config() -> Path:
 
 
 def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path) -> int:
-    """Print what would run, on one process and without its devices."""
+    """Check data and run dir, print what would run, on one process and without its devices."""
+    check_data(recipe)
+    check_same_recipe(run_dir, recipe)
     batch, total = config.batch, num_parameters(recipe)
     sizes = state_bytes(recipe, config)
     print(json.dumps({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}, indent=2))
@@ -101,6 +107,17 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path) -> int:
     print(f"memory per rank, MB, activations not counted: {shown}; together {sum(sizes.values()) / 1e6:,.1f}")
     print(f"run dir: {run_dir}{' (exists)' if run_dir.exists() else ''}")
     return 0
+
+
+def check_data(recipe: Recipe) -> None:
+    """Raises: ConfigError where the data are not there or not fit to read. A hub name is only looked up when training starts."""
+    path = recipe.data.path
+    if path is None or not (Path(path).exists() or Path(path).is_absolute() or path.startswith(".")):
+        return
+    if is_prepared(Path(path)):
+        check_fits(Path(path), recipe.data, recipe.frontend)
+    else:
+        open_source(recipe.data)
 
 
 def launch_facts() -> dict[str, Any]:

@@ -248,5 +248,8 @@ def _check_topology(recipe: Recipe, tp_size: int, world_size: int) -> None:
             f"model.num_attention_heads {heads} is not a multiple of tensor_model_parallel_size {tp_size}; "
             f"it divides by {', '.join(map(str, fits))}"
         )
-    if inner % tp_size:
-        raise ConfigError(f"model.ffn_hidden_size {inner} is not a multiple of tensor_model_parallel_size {tp_size}; use a multiple of it")
+    for name, size in {"model.ffn_hidden_size": inner, **recipe.frontend.split_sizes()}.items():
+        if size % tp_size:
+            raise ConfigError(
+                f"{name} {size} is not a multiple of tensor_model_parallel_size {tp_size}; use another TP size, such as 2 or 4"
+            )

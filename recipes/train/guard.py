@@ -6,6 +6,15 @@ from recipes.config import Recipe
 from recipes.errors import TrainingBroken
 
 
+def check_skips(recipe: Recipe, step: int, skipped_in_a_row: int) -> None:
+    """Raises: TrainingBroken where no update could be applied for guard.max_skipped_in_a_row global batches."""
+    if skipped_in_a_row >= recipe.guard.max_skipped_in_a_row:
+        raise TrainingBroken(
+            f"{skipped_in_a_row} updates in a row had a non-finite gradient at step {step}; look at the skip events in events.jsonl and at "
+            "grad_norm before them, then lower optim.lr or leave fp16 for bf16"
+        )
+
+
 def check_collapse(recipe: Recipe, metrics: dict[str, Any]) -> None:
     """Raises: TrainingBroken where the loss is not finite or, after guard.after_steps, a std is below fairseq's threshold
     (data2vec_audio.py: min_target_var 0.1 and min_pred_var 0.01, which are stds)."""

@@ -15,7 +15,7 @@ from recipes.train import objective
 from recipes.train.ds_config import EngineConfig
 from recipes.train.engine import set_learning_rate
 from recipes.train.evaluate import evaluate
-from recipes.train.guard import check_collapse
+from recipes.train.guard import check_collapse, check_skips
 from recipes.train.metrics import Interval
 from recipes.train.plot import plot_metrics
 from recipes.train.run_dir import RunDir
@@ -53,14 +53,17 @@ def pretrain(recipe: Recipe, config: EngineConfig, run_dir: Path, facts: dict[st
 
 def train(state: TrainState) -> int:
     """THE loop: update, report, evaluate, save, in this order."""
-    run = state.recipe.run
+    run, skipped = state.recipe.run, 0
     while state.step < run.max_steps and not state.stop.agreed:
         due = state.step + 1
         evaluates = due % run.eval_steps == 0 or due == run.max_steps
         logs = due % run.log_steps == 0 or evaluates or due == 1
         metrics = train_step(state, logs)
-        if metrics is None:
-            continue  # skipped: the same step number is due again, on the next batch
+        if metrics is None:  # skipped: the same step number is due again, on the next batch
+            skipped += 1
+            check_skips(state.recipe, due, skipped)
+            continue
+        skipped = 0
         if evaluates:
             metrics.update(evaluate(state.recipe, state.engines, state.heldout, state.config.batch.micro_batch_size))
         if logs:

@@ -46,22 +46,6 @@ class RunDir:
         self._lock.write(f"pid {os.getpid()} on {os.uname().nodename} since {time.strftime('%Y-%m-%d %H:%M:%S')}")
         self._lock.flush()
 
-    def check_recipe(self, recipe: Recipe) -> None:
-        """Raises: ConfigError naming the fields in which `recipe` differs from the one that this directory was made for."""
-        config = self.path / "config.json"
-        if not config.exists():
-            return
-        before, now = _flat(json.loads(config.read_text())["recipe"]), _flat(json.loads(json.dumps(recipe_to_dict(recipe))))
-        if before["name"] != now["name"]:
-            raise ConfigError(f"--run-dir {self.path} holds a run of recipe {before['name']}, not {now['name']}; name another --run-dir")
-        changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE]
-        if changed:
-            shown = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed[:3])
-            raise ConfigError(
-                f"--run-dir {self.path} was started with other settings ({len(changed)} differ: {shown}); "
-                "name another --run-dir or undo them"
-            )
-
     def save_config(self, content: dict[str, Any]) -> None:
         """Write config.json."""
         write_text_atomically(self.path / "config.json", json.dumps(content, indent=2) + "\n")
@@ -88,6 +72,26 @@ class RunDir:
                 for folder in self._made:
                     folder.rmdir()
         self._lock.close()
+
+
+def check_same_recipe(run_dir: Path, recipe: Recipe) -> None:
+    """Raises: ConfigError naming the fields in which `recipe` differs from the one that the directory was made for."""
+    config = run_dir / "config.json"
+    if not config.exists():
+        return
+    try:
+        before = _flat(json.loads(config.read_text())["recipe"])
+    except (json.JSONDecodeError, KeyError):
+        raise ConfigError(f"{config} is damaged, so what the run was made for is unknown; restore it or name another --run-dir") from None
+    now = _flat(json.loads(json.dumps(recipe_to_dict(recipe))))
+    if before["name"] != now["name"]:
+        raise ConfigError(f"--run-dir {run_dir} holds a run of recipe {before['name']}, not {now['name']}; name another --run-dir")
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key) and key not in FREE_TO_CHANGE]
+    if changed:
+        shown = ", ".join(f"{key} {before.get(key)} -> {now.get(key)}" for key in changed[:3])
+        raise ConfigError(
+            f"--run-dir {run_dir} was started with other settings ({len(changed)} differ: {shown}); name another --run-dir or undo them"
+        )
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from recipes.train.engine import Engines, build_engines
 from recipes.train.metrics import Interval, MetricsWriter
 from recipes.train.modality import MODALITIES
 from recipes.train.preempt import StopRequest
-from recipes.train.run_dir import RunDir
+from recipes.train.run_dir import RunDir, check_same_recipe
 from recipes.train.world import World
 
 
@@ -56,7 +56,7 @@ def setup(recipe: Recipe, config: EngineConfig, path: Path, world: World, facts:
 
     def take() -> Path | None:
         owned.append(RunDir(path))
-        owned[0].check_recipe(recipe)
+        check_same_recipe(path, recipe)
         return latest(path)
 
     checkpoint = world.once(take)

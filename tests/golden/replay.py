@@ -117,10 +117,9 @@ def whole(engines: Engines, shard_of: Any) -> dict[str, Tensor]:
     return {n: shards.gather_full(p, shard_of(p), engines.parallel) for n, p in shards.named_parameters(engines.student)}
 
 
-def replay_step(
-    engines: Engines, recipe: Recipe, batch: Batch, report: Report, golden: dict[str, Tensor], step: int, meta: dict[str, Any]
-) -> None:
+def replay_step(engines: Engines, recipe: Recipe, batch: Batch, report: Report, *, golden: dict[str, Tensor], meta: dict[str, Any]) -> None:
     """Forward, backward and (by the caller) SGD of one golden step."""
+    step = meta["step"]
     masked = torch.tensor(batch.num_masked)
     dist.all_reduce(masked, group=engines.parallel.dp_group)
     result = objective.forward(engines, batch, recipe.loss)
@@ -156,7 +155,7 @@ def replay_fairseq(case: Path, tp_size: int, report: Report) -> None:
         if step:
             engines.shadow.update(ema_decay(recipe.teacher, step))
         source, clean, mask = (my_rows(engines, golden[f"step{step}.{n}"]) for n in ("src_tokens", "target_tokens", "mask"))
-        replay_step(engines, recipe, text_batch(source, clean, mask), report, golden, step, meta["steps"][step])
+        replay_step(engines, recipe, text_batch(source, clean, mask), report, golden=golden, meta=meta["steps"][step])
         if step == 0 and (case / "grad_step0.safetensors").exists():
             expected = load_file(case / "grad_step0.safetensors")
             for name, tensor in as_fairseq(whole(engines, shards.gradient_shard), list(expected)).items():

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.config import EncoderConfig, LossConfig, TeacherConfig, TextFrontendConfig, TokenMaskConfig
 from model.dropout import DropoutStream
 from model.encoder import Encoder
-from model.frontends.text import TextFrontend, padded_vocab_size
+from model.frontends.text import TextFrontend
 from model.init import Init
 from model.parallel import Parallel
 from model.student import RegressionHead
@@ -39,7 +39,7 @@ def test_num_head_parameters_is_the_heads_count(head_layers: int) -> None:
 @pytest.mark.parametrize("vocab_size", [100, 128, 129])
 def test_num_frontend_parameters_leaves_out_the_rows_that_pad_the_table(parallel: Parallel, positions: str, vocab_size: int) -> None:
     config, encoder = TextFrontendConfig(vocab_size=vocab_size, max_positions=10, positions=positions), plain()  # type: ignore[arg-type]
-    padding = (padded_vocab_size(vocab_size) - vocab_size) * encoder.hidden_size
+    padding = (config.padded_vocab_size - vocab_size) * encoder.hidden_size
     assert config.num_parameters(encoder) == count(TextFrontend(config, encoder, Init(1), parallel, DropoutStream())) - padding
 
 

@@ -33,13 +33,13 @@ def test_every_tensor_is_as_wide_as_the_settings_say(parallel: Parallel, init_st
         elif "norm" in name:
             assert (tensor == 1).all(), name
         else:
-            drawn = tensor
+            values = tensor
             std = 0.02 if init_std else 1 / math.sqrt(tensor.shape[1])
             if "frontend" in name:
-                std, drawn = 0.07, tensor[: TEXT.vocab_size][torch.arange(min(len(tensor), TEXT.vocab_size)) != PAD]
-            n = drawn.numel()
-            assert float(drawn.std()) == pytest.approx(std, rel=SIGMAS / math.sqrt(2 * n)), name
-            assert abs(float(drawn.mean())) < SIGMAS * std / math.sqrt(n), name
+                std, values = 0.07, tensor[: TEXT.vocab_size][torch.arange(min(len(tensor), TEXT.vocab_size)) != PAD]
+            n = values.numel()
+            assert float(values.std()) == pytest.approx(std, rel=SIGMAS / math.sqrt(2 * n)), name
+            assert abs(float(values.mean())) < SIGMAS * std / math.sqrt(n), name
 
 
 def test_defaults_are_the_published_ones() -> None:
@@ -73,9 +73,9 @@ def test_same_seed_gives_the_same_tensors_whatever_torch_drew_before(parallel: P
 
 def test_another_seed_gives_other_tensors(parallel: Parallel) -> None:
     first, second = parameters(build_student(parallel, seed=1)), parameters(build_student(parallel, seed=2))
-    drawn = [name for name, tensor in first.items() if tensor.dim() == 2]
-    assert len(drawn) == 2 + 4 * 2 + 2
-    assert not [name for name in drawn if torch.equal(first[name], second[name])]
+    matrices = [name for name, tensor in first.items() if tensor.dim() == 2]
+    assert len(matrices) == 2 + 4 * 2 + 2
+    assert not [name for name in matrices if torch.equal(first[name], second[name])]
 
 
 def test_order_of_construction_changes_nothing(parallel: Parallel) -> None:
@@ -120,20 +120,34 @@ def test_relative_bias_is_split_by_heads_under_tp() -> None:
         torch.testing.assert_close(tensor, full[2 * rank : 2 * rank + 2], atol=0, rtol=0)
 
 
-def test_values_beyond_one_chunk_go_on_with_the_same_stream() -> None:
-    """Drawing in pieces is for memory; a tensor that fits starts like one that does not."""
-    short, long = torch.empty(CHUNK), torch.empty(CHUNK + 1000)
-    init = Init(1).at("x")
-    init.normal(1.0)(short), init.normal(1.0)(long)
-    torch.testing.assert_close(long[:CHUNK], short, atol=0, rtol=0)
-    assert not torch.equal(long[CHUNK:], long[:1000])
-    assert float(long[CHUNK:].std()) == pytest.approx(1, abs=0.15)
+def drawn(rows: int, columns: int, std: float | None = 1.0, dtype: torch.dtype = torch.float32, **part: int) -> Tensor:
+    """What Init draws at one place; rows and columns are those of the part."""
+    tensor = torch.full((rows, columns), torch.nan, dtype=dtype)
+    Init(1).at("x").fill_normal(tensor, std, **part)
+    return tensor
+
+
+@pytest.mark.parametrize("chunk", [CHUNK, 1, 7, 24, 60])
+@pytest.mark.parametrize("std", [1.0, None])
+def test_slices_are_parts_of_the_whole_whatever_the_chunk(monkeypatch: pytest.MonkeyPatch, chunk: int, std: float | None) -> None:
+    whole = drawn(12, 8, std)
+    monkeypatch.setattr("model.init.CHUNK", chunk)
+    torch.testing.assert_close(drawn(12, 8, std), whole, atol=0, rtol=0)
+    for size in (2, 4):
+        for rank in range(size):
+            by_rows = drawn(12 // size, 8, std, dim=0, rank=rank, size=size)
+            torch.testing.assert_close(by_rows, whole.chunk(size, 0)[rank], atol=0, rtol=0)
+            by_columns = drawn(12, 8 // size, std, dim=1, rank=rank, size=size)
+            torch.testing.assert_close(by_columns, whole.chunk(size, 1)[rank], atol=0, rtol=0)
+
+
+def test_values_beyond_one_chunk_are_new_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.init.CHUNK", 8)
+    assert drawn(50, 8).unique().numel() == 400
 
 
 def test_bfloat16_parameters_are_the_rounded_float32_ones() -> None:
-    full, half = torch.empty(50, 4), torch.empty(50, 4, dtype=torch.bfloat16)
-    Init(1).at("x").normal(0.02)(full), Init(1).at("x").normal(0.02)(half)
-    torch.testing.assert_close(half, full.bfloat16(), atol=0, rtol=0)
+    torch.testing.assert_close(drawn(50, 4, 0.02, torch.bfloat16), drawn(50, 4, 0.02).bfloat16(), atol=0, rtol=0)
 
 
 def test_paths_are_joined_name_by_name() -> None:
@@ -142,7 +156,9 @@ def test_paths_are_joined_name_by_name() -> None:
 
 def test_replicated_linear_starts_drawn_with_bias_zero() -> None:
     layer = ReplicatedLinear(30, 40, Init(1).at("x"), None)
-    torch.testing.assert_close(layer.weight.data, Init(1).at("x", "weight").normal(None)(torch.empty(40, 30)), atol=0, rtol=0)
+    expected = torch.empty(40, 30)
+    Init(1).at("x", "weight").fill_normal(expected, None)
+    torch.testing.assert_close(layer.weight.data, expected, atol=0, rtol=0)
     assert not layer.bias.any()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from model.parallel import Parallel, init_parallel, megatron_config
+from model.parallel import Parallel, init_parallel
 from tests.distributed import run_distributed
 
 MPU = {
@@ -59,9 +59,3 @@ def test_a_world_that_tp_does_not_divide_is_refused(parallel: Parallel) -> None:
 
 def test_one_process_is_a_whole_world(parallel: Parallel) -> None:
     assert (parallel.tp_size, parallel.tp_rank, parallel.dp_size, parallel.dp_rank) == (1, 0, 1, 0)
-
-
-def test_megatron_initialises_on_the_cpu_so_that_every_tp_size_starts_alike() -> None:
-    config = megatron_config()
-    assert config.use_cpu_initialization and config.perform_initialization
-    assert not config.sequence_parallel and not config.gradient_accumulation_fusion

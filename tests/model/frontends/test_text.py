@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.config import EncoderConfig
+from model.config import EncoderConfig, TextFrontendConfig
 from model.dropout import DropoutStream
-from model.frontends.text import BOS, EOS, PAD, UNK, PositionTable, TextFrontend, padded_vocab_size
+from model.frontends.text import BOS, EOS, PAD, UNK, PositionTable, TextFrontend
 from model.init import Init
 from model.parallel import Parallel, init_parallel
 from tests.distributed import run_distributed
@@ -127,7 +127,7 @@ def test_shared_parameters_are_all_but_the_attention_bias(parallel: Parallel) ->
 
 @pytest.mark.parametrize(("vocab_size", "rows"), [(1, 128), (127, 128), (128, 128), (129, 256), (50265, 50304)])
 def test_table_is_padded_to_128_rows_whatever_the_tp_size(vocab_size: int, rows: int) -> None:
-    assert padded_vocab_size(vocab_size) == rows
+    assert TextFrontendConfig(vocab_size).padded_vocab_size == rows
 
 
 def embedded_under_tp() -> tuple[torch.Tensor, torch.Tensor]:

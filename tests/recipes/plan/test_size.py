@@ -4,7 +4,6 @@ import pytest
 import torch.distributed as dist
 
 from model.dropout import DropoutStream
-from model.frontends.text import padded_vocab_size
 from model.init import Init
 from model.parallel import init_parallel
 from model.student import Student
@@ -36,7 +35,7 @@ def count_real_parameters(recipes: list[Recipe]) -> list[tuple[int, int]]:
     for recipe in recipes:
         build_frontend = MODALITIES[recipe.modality].build_frontend(recipe)
         student = Student(recipe.model, build_frontend, Init(recipe.run.seed), parallel, DropoutStream())
-        padding = (padded_vocab_size(recipe.frontend.vocab_size) - recipe.frontend.vocab_size) * recipe.model.hidden_size
+        padding = (recipe.frontend.padded_vocab_size - recipe.frontend.vocab_size) * recipe.model.hidden_size
         counts.append(tuple(sum(p.numel() for p in part.parameters()) - padding for part in (student, student.trunk)))
     return counts
 

@@ -5,7 +5,7 @@ import pytest
 from recipes.config import apply_overrides
 from recipes.errors import TrainingBroken
 from recipes.text import text_base
-from recipes.train.guard import check_collapse
+from recipes.train.guard import check_collapse, check_skips
 
 RECIPE = apply_overrides(text_base(), ["guard.after_steps=100", "guard.min_target_std=0.1", "guard.min_pred_std=0.01"])
 HEALTHY = {"step": 200, "loss": 1.0, "target_std": 0.11, "pred_std": 0.011}
@@ -41,3 +41,10 @@ def test_the_first_steps_may_be_flat() -> None:
 def test_thresholds_are_fairseqs() -> None:
     guard = text_base().guard
     assert (guard.min_target_std, guard.min_pred_std) == (0.1, 0.01)
+
+
+def test_a_run_that_skips_every_update_ends_and_one_that_skips_a_few_goes_on() -> None:
+    recipe = RECIPE
+    check_skips(recipe, 7, recipe.guard.max_skipped_in_a_row - 1)
+    with pytest.raises(TrainingBroken, match="50 updates in a row had a non-finite gradient at step 7"):
+        check_skips(recipe, 7, recipe.guard.max_skipped_in_a_row)

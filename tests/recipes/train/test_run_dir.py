@@ -9,7 +9,7 @@ import pytest
 from recipes.config import Recipe, apply_overrides, recipe_to_dict
 from recipes.errors import ConfigError
 from recipes.text import text_base, text_tiny
-from recipes.train.run_dir import FREE_TO_CHANGE, RunDir
+from recipes.train.run_dir import FREE_TO_CHANGE, RunDir, check_same_recipe
 
 
 def begun(path: Path, recipe: Recipe) -> RunDir:
@@ -60,14 +60,14 @@ def test_a_run_that_began_keeps_everything(tmp_path: Path) -> None:
 def test_the_same_recipe_may_come_back_with_other_limits(tmp_path: Path) -> None:
     recipe = text_tiny()
     run_dir = begun(tmp_path / "run", recipe)
-    run_dir.check_recipe(recipe)
+    check_same_recipe(run_dir.path, recipe)
     run = replace(recipe.run, max_steps=9, log_steps=1, save_steps=2, eval_steps=3, eval_samples=4, wandb="offline")
     assert len([1 for key in FREE_TO_CHANGE if key.startswith("run.")]) == len(FREE_TO_CHANGE) == 6
-    run_dir.check_recipe(replace(recipe, run=run))
+    check_same_recipe(run_dir.path, replace(recipe, run=run))
 
 
 def test_a_fresh_directory_takes_any_recipe(tmp_path: Path) -> None:
-    RunDir(tmp_path / "run").check_recipe(text_base())
+    check_same_recipe(tmp_path / "run", text_base())
 
 
 @pytest.mark.parametrize(
@@ -87,12 +87,12 @@ def test_a_fresh_directory_takes_any_recipe(tmp_path: Path) -> None:
 def test_another_setting_is_refused_by_name_and_value(tmp_path: Path, changes: list[str], complaint: str) -> None:
     run_dir = begun(tmp_path / "run", text_tiny())
     with pytest.raises(ConfigError, match=complaint):
-        run_dir.check_recipe(apply_overrides(text_tiny(), changes))
+        check_same_recipe(run_dir.path, apply_overrides(text_tiny(), changes))
 
 
 def test_another_recipe_is_refused_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds a run of recipe text_tiny, not text_base; name another"):
-        begun(tmp_path / "run", text_tiny()).check_recipe(text_base())
+        check_same_recipe(begun(tmp_path / "run", text_tiny()).path, text_base())
 
 
 def test_events_are_appended_with_time_and_facts(tmp_path: Path) -> None:
