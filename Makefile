@@ -14,7 +14,7 @@ HAS_CUDA_TORCH := import sys, torch; sys.exit(not torch.cuda.is_available())
 PIP := .venv/bin/python -m pip --disable-pip-version-check install
 
 quickstart: .venv
-	.venv/bin/deepspeed launch/pretrain_text.py
+	.venv/bin/deepspeed -q launch/pretrain_text.py
 	.venv/bin/python launch/probe.py --from runs/text_tiny --task cloze
 
 test: .venv

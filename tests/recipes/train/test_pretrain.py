@@ -102,3 +102,14 @@ def test_a_run_resumed_under_tensor_parallelism_continues_the_same_curve(
     assert [row["tp_size"] for row in resumed] == [1] * 7 + [2] * 13
     for ours, theirs in zip(resumed, one_rank, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_run_with_the_optimizer_offloaded_resumes_bit_for_bit(sample_prepared: Path, tmp_path: Path) -> None:
+    zero = load_ds_config(ROOT / "ds_configs" / "zero3_offload_cpu.json")["zero_optimization"] | {"overlap_comm": False}
+    changes = {"zero_optimization": zero, "bf16": {"enabled": True}}
+    whole = train(tmp_path / "whole", sample_prepared, changes=changes)
+    run_distributed(run_rank, 1, tmp_path / "run", sample_prepared, (*NO_DROPOUT, "run.max_steps=7"), changes, 1, timeout=240)
+    resumed = train(tmp_path / "run", sample_prepared, changes=changes)
+    assert [(r["loss"], r["grad_norm"]) for r in resumed] == [(r["loss"], r["grad_norm"]) for r in whole]
