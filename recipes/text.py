@@ -105,7 +105,7 @@ def text_tiny() -> Recipe:
         frontend=TextFrontendConfig(vocab_size=2000, max_positions=512, positions="relative", embedding_init_std=0.1),
         mask=TokenMaskConfig(prob=0.3, length=1),
         teacher=TeacherConfig(
-            ema_anneal_end_step=3_000,  # tau_n about the run's length
+            ema_anneal_end_step=2_000,  # tau_n about the run's length
             average_top_k_layers=3,
             layer_norms=("instance",),
             average_norms=("layer",),
@@ -120,8 +120,8 @@ def text_tiny() -> Recipe:
             break_mode="none",
             heldout_fraction=0.02,
         ),
-        optim=OptimConfig(lr=2e-3, weight_decay=0.01, clip_norm=5.0, schedule_steps=3_000, warmup_steps=300),
-        run=RunConfig(max_steps=3_000, global_batch_size=16, log_steps=50, save_steps=1_000, eval_steps=500, eval_samples=256),
+        optim=OptimConfig(lr=2e-3, weight_decay=0.01, clip_norm=5.0, schedule_steps=2_000, warmup_steps=100),
+        run=RunConfig(max_steps=2_000, global_batch_size=16, log_steps=50, save_steps=500, eval_steps=250, eval_samples=256),
     )
 
 

@@ -38,7 +38,7 @@ def moment_shard(parameter: nn.Parameter, moment: str) -> Tensor:
     flat, offset, count = _flat_range(parameter)
     state = parameter._z3_optimizer.optimizer.state[flat]
     if moment not in state:
-        state["step"] = _step_count(parameter._z3_optimizer.optimizer, 0)
+        state["step"] = _step_count(parameter._z3_optimizer.optimizer, 0, flat.device)
         state.update({name: torch.zeros_like(flat) for name in MOMENTS})
     return state[moment].narrow(0, offset, count)
 
@@ -52,11 +52,12 @@ def set_optimizer_step(engine: DeepSpeedEngine, step: int) -> None:
     """Set the count of updates that Adam's bias correction reads, after its moments were written."""
     optimizer = engine.optimizer.optimizer
     for flat in engine.optimizer.fp32_partitioned_groups_flat:
-        optimizer.state[flat]["step"] = _step_count(optimizer, step)
+        optimizer.state[flat]["step"] = _step_count(optimizer, step, flat.device)
 
 
-def _step_count(optimizer: torch.optim.Optimizer, step: int) -> int | Tensor:
-    return step if isinstance(optimizer, DeepSpeedCPUAdam) else torch.tensor(float(step))  # as each of them keeps it
+def _step_count(optimizer: torch.optim.Optimizer, step: int, device: torch.device) -> int | Tensor:
+    """As each of them keeps it: DeepSpeed's CPU Adam an int, torch's fused AdamW a float tensor beside the weights."""
+    return step if isinstance(optimizer, DeepSpeedCPUAdam) else torch.tensor(float(step), device=device)
 
 
 def refresh_compute_weights(engine: DeepSpeedEngine) -> None:

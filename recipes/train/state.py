@@ -12,7 +12,7 @@ from model.parallel import init_parallel
 from recipes.checkpoint.layout import Counters, latest
 from recipes.checkpoint.load import load_checkpoint
 from recipes.config import Recipe, recipe_to_dict
-from recipes.data.loader import Dataset, UpdateLoader, check_enough
+from recipes.data.loader import Dataset, UpdateLoader, check_enough, eval_batches
 from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
 from recipes.train.ds_config import EngineConfig
@@ -72,6 +72,13 @@ def setup(recipe: Recipe, config: EngineConfig, path: Path, world: World, facts:
         train_data,
         seed=recipe.run.seed,
         global_batch_size=recipe.run.global_batch_size,
+        micro_batch_size=config.batch.micro_batch_size,
+        dp_rank=parallel.dp_rank,
+        dp_size=parallel.dp_size,
+    )
+    eval_batches(  # for its complaint, now rather than at the first evaluation
+        heldout,
+        max_samples=recipe.run.eval_samples,
         micro_batch_size=config.batch.micro_batch_size,
         dp_rank=parallel.dp_rank,
         dp_size=parallel.dp_size,
