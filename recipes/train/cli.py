@@ -13,9 +13,6 @@ from typing import Any
 
 from recipes.check import check_recipe
 from recipes.config import Recipe, apply_overrides, recipe_to_dict
-from recipes.data.prepare import check_fits
-from recipes.data.shards import is_prepared
-from recipes.data.source import open_source
 from recipes.errors import ConfigError, TrainingBroken
 from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes
 from recipes.train.ds_config import EngineConfig, load_ds_config, resolve
@@ -114,6 +111,10 @@ def check_data(recipe: Recipe) -> None:
     path = recipe.data.path
     if path is None or not (Path(path).exists() or Path(path).is_absolute() or path.startswith(".")):
         return
+    from recipes.data.prepare import check_fits  # they import numpy, which --help need not
+    from recipes.data.shards import is_prepared
+    from recipes.data.source import open_source
+
     if is_prepared(Path(path)):
         check_fits(Path(path), recipe.data, recipe.frontend)
     else:

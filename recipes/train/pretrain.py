@@ -77,7 +77,8 @@ def train(state: TrainState) -> int:
 
 
 def train_step(state: TrainState, logs: bool) -> dict[str, Any] | None:
-    """One optimizer update over all micro-batches. Returns its metrics (statistics only if `logs`), or None where the
+    """One optimizer update over all micro-batches. Returns its metrics (only the step unless `logs`, since reading the others
+    waits for the device), or None where the
     engine skipped the update because the gradient was not finite: then neither weights nor teacher have moved."""
     start = time.perf_counter()
     engines, recipe, counters = state.engines, state.recipe, state.counters
@@ -110,8 +111,11 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | None:
     if not applied:
         _note_skip(state)
         return None
-    metrics: dict[str, Any] = {"step": state.step, **(statistics.reduce(engines.parallel.dp_group) if logs else {})}
-    return metrics | {
+    if not logs:
+        return {"step": state.step}
+    return {
+        "step": state.step,
+        **statistics.reduce(engines.parallel.dp_group),
         "grad_norm": float(engines.student.get_global_grad_norm()),
         "lr": rate,
         "ema_decay": decay,
@@ -164,8 +168,8 @@ def finish(state: TrainState) -> int:
 
 def _sum_over_ranks(state: TrainState, masked: int, tokens: int) -> tuple[int, int, int]:
     """Masked positions and tokens of the whole update, and how many ranks were asked to stop. TP ranks hold the same data."""
-    counts = torch.tensor([masked, tokens, int(state.stop.reason is not None)], dtype=torch.int64, device=state.engines.device)
-    dist.all_reduce(counts)
+    counts = torch.tensor([masked, tokens, int(state.stop.reason is not None)], dtype=torch.int64)
+    dist.all_reduce(counts, group=state.world.control)  # on the host: the device goes on with the update before
     masked, tokens, stop = counts.tolist()
     return masked // state.engines.parallel.tp_size, tokens // state.engines.parallel.tp_size, stop
 
