@@ -6,6 +6,7 @@ Shapes: H local heads, S sequence, R offsets (2 * max_positions - 1).
 import math
 
 import torch
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from torch import Tensor, nn
 
 from model.parallel import Parallel
@@ -30,8 +31,8 @@ class RelativeBias(nn.Module):
         local = num_heads // parallel.tp_size
         self.max_positions = max_positions
         self.weight = nn.Parameter(torch.empty(local, 2 * max_positions - 1))
-        self.weight.tensor_model_parallel = True  # type: ignore[attr-defined]  # Megatron's flags: DeepSpeed's norm and our checkpoints read them
-        self.weight.partition_dim = 0  # type: ignore[attr-defined]
+        # Megatron's flags, which DeepSpeed's gradient norm and our checkpoints read
+        set_tensor_model_parallel_attributes(self.weight, is_parallel=True, dim=0, stride=1)
         slopes_H = torch.tensor(alibi_slopes(num_heads)[parallel.tp_rank * local :][:local], device=self.weight.device)
         offsets_R = torch.arange(1 - max_positions, max_positions, device=self.weight.device)
         self.weight.data.copy_(-slopes_H[:, None] * offsets_R.abs())

@@ -1,8 +1,24 @@
-"""Recipe settings that contradict each other, found before anything is built. Torch-free; each section's types are checked
-where it is parsed (recipes/config.py), what the ds_config adds in recipes/train/ds_config.py."""
+"""The recipe that a command asks for, and settings of it that contradict each other, found before anything is built.
 
-from recipes.config import Recipe
+Torch-free. Each section's types are checked where it is parsed (recipes/config.py), what the ds_config adds in
+recipes/train/ds_config.py."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from recipes.config import Recipe, apply_overrides
 from recipes.errors import ConfigError
+
+
+def resolve_recipe(name: str, recipes: dict[str, Callable[[], Recipe]], overrides: list[str], data: str | None) -> Recipe:
+    """The named recipe with overrides applied and checked. Raises: ConfigError."""
+    if name not in recipes:
+        raise ConfigError(f"--recipe {name}: unknown; there are {', '.join(recipes)}")
+    recipe = apply_overrides(recipes[name](), overrides)
+    if data is not None:
+        recipe = replace(recipe, data=replace(recipe.data, path=data))
+    check_recipe(recipe)
+    return recipe
 
 
 def check_recipe(recipe: Recipe) -> None:

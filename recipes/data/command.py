@@ -2,13 +2,11 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
-from recipes.check import check_recipe
-from recipes.config import Recipe, apply_overrides
+from recipes.check import resolve_recipe
+from recipes.config import Recipe
 from recipes.data.prepare import prepare_text
-from recipes.errors import ConfigError
 from recipes.text import RECIPES
 
 PREPARERS: dict[str, tuple[dict[str, Callable[[], Recipe]], str]] = {"text": (RECIPES, "text_tiny")}
@@ -32,12 +30,7 @@ def run_prepare(args: argparse.Namespace) -> int:
     """Prepare and say what to type next. Raises: ConfigError."""
     recipes, default = PREPARERS[args.modality]
     name = args.recipe or default
-    if name not in recipes:
-        raise ConfigError(f"--recipe {name}: unknown; there are {', '.join(recipes)}")
-    recipe = apply_overrides(recipes[name](), args.set)
-    if args.data is not None:
-        recipe = replace(recipe, data=replace(recipe.data, path=args.data))
-    check_recipe(recipe)
+    recipe = resolve_recipe(name, recipes, args.set, args.data)
     folder = prepare_text(recipe.data, recipe.frontend, args.out, num_processes=args.processes, progress=True, log=print)
     changes = "".join(f" --set {assignment}" for assignment in args.set)
     print(f"next: deepspeed launch/pretrain_{args.modality}.py --recipe {name} --data {folder}{changes}")

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from recipes.checkpoint.layout import write_text_atomically
@@ -39,8 +40,6 @@ def run_probe(args: argparse.Namespace) -> int:
     if args.data is not None:
         data = source.recipe.data
         tokenizer = str(prepared / "tokenizer.model")
-        from dataclasses import replace
-
         prepared = prepare_text(
             replace(data, path=args.data, tokenizer=tokenizer),
             source.recipe.frontend,

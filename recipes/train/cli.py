@@ -6,13 +6,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from recipes.check import check_recipe
-from recipes.config import Recipe, apply_overrides, recipe_to_dict
+from recipes.check import resolve_recipe
+from recipes.config import Recipe, recipe_to_dict
 from recipes.errors import ConfigError, TrainingBroken
 from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes
 from recipes.train.ds_config import EngineConfig, load_ds_config, resolve
@@ -68,17 +67,6 @@ def _run(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> 
     from recipes.train.pretrain import pretrain  # seconds of imports
 
     return pretrain(recipe, config, run_dir, launch_facts())
-
-
-def resolve_recipe(name: str, recipes: dict[str, Callable[[], Recipe]], overrides: list[str], data: str | None) -> Recipe:
-    """The named recipe with overrides applied and checked. Raises: ConfigError."""
-    if name not in recipes:
-        raise ConfigError(f"--recipe {name}: unknown; there are {', '.join(recipes)}")
-    recipe = apply_overrides(recipes[name](), overrides)
-    if data is not None:
-        recipe = replace(recipe, data=replace(recipe.data, path=data))
-    check_recipe(recipe)
-    return recipe
 
 
 def default_ds_config() -> Path:

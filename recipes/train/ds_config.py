@@ -68,7 +68,6 @@ class EngineConfig:
     path: str
     deepspeed: dict[str, Any]
     """What DeepSpeed reads: no "auto" left, our own section taken out."""
-    optimizer_type: str
     batch: BatchPlan
 
     @property
@@ -127,7 +126,7 @@ def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int)
     )
     content.setdefault("steps_per_print", 2**31)  # our own log lines replace DeepSpeed's
     content["zero_optimization"].setdefault("memory_efficient_linear", False)  # plain F.linear: no autograd detour
-    return EngineConfig(path, content, optimizer_type, batch)
+    return EngineConfig(path, content, batch)
 
 
 def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) -> BatchPlan:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from recipes.check import resolve_recipe
 from recipes.text import RECIPES
-from recipes.train.cli import resolve_recipe
 from recipes.train.ds_config import load_ds_config, resolve
 from tests.distributed import run_distributed
 
