@@ -14,11 +14,11 @@ from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
+from batches import DEFAULT_LENGTH, random_batch, sized
 
+from recipes.catalog import RECIPES
 from recipes.config import Recipe
 from recipes.plan.size import step_flops
-from recipes.text import RECIPES
 from recipes.train.cli import default_ds_config, exit_code_of
 from recipes.train.ds_config import load_ds_config, resolve
 from recipes.train.environment import quiet_libraries
@@ -30,16 +30,17 @@ WARM_UP = 4  # updates until the allocator has the blocks it needs and page faul
 def main() -> int:
     """Parse, measure, print one JSON object or a few lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--modality", default="text", choices=["text"])
+    parser.add_argument("--modality", default="text", choices=sorted(RECIPES))
     parser.add_argument("--size", default="base", choices=["tiny", "base", "large"])
     parser.add_argument("--batch", type=int, default=4, help="samples of one micro-batch, which is the whole update")
-    parser.add_argument("--length", type=int, default=512, help="tokens per sample")
+    parser.add_argument("--length", type=int, help="tokens of a text (default 512), seconds of a recording (10)")
     parser.add_argument("--dropout", default="published", help='"published" (the recipe\'s) or a number for hidden and attention dropout')
     parser.add_argument("--deepspeed_config", type=Path, default=default_ds_config())
     parser.add_argument("--steps", type=int, default=5, help=f"measured updates, after {WARM_UP}")
     parser.add_argument("--plain", action="store_true", help="also time the same modules in plain torch, update by update in turn")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
+    args.length = DEFAULT_LENGTH[args.modality] if args.length is None else args.length
     quiet_libraries()
     result = measure(args)
     print(json.dumps(result) if args.json else "\n".join(f"{k}: {v}" for k, v in result.items()))
@@ -48,13 +49,13 @@ def main() -> int:
 
 def build_recipe(args: argparse.Namespace) -> Recipe:
     """The named recipe at this batch, length and dropout."""
-    recipe = RECIPES[f"{args.modality}_{args.size}"]()
+    recipe = sized(RECIPES[args.modality][f"{args.modality}_{args.size}"](), args.length)
     if args.dropout != "published":
         prob = float(args.dropout)
-        recipe = replace(recipe, model=replace(recipe.model, hidden_dropout=prob, attention_dropout=prob))
-    frontend = replace(recipe.frontend, max_positions=max(args.length, recipe.frontend.max_positions))
-    data = replace(recipe.data, sequence_length=args.length)
-    return replace(recipe, frontend=frontend, data=data, run=replace(recipe.run, global_batch_size=args.batch))
+        block = replace(recipe.model.block, drop_path=prob, layerdrop=prob)
+        recipe = replace(recipe, model=replace(recipe.model, hidden_dropout=prob, attention_dropout=prob, block=block))
+    data = replace(recipe.data, **({"group_size": args.batch} if recipe.data.group_size > 1 else {}))
+    return replace(recipe, data=data, run=replace(recipe.run, global_batch_size=args.batch))
 
 
 def measure(args: argparse.Namespace) -> dict:
@@ -71,7 +72,7 @@ def measure(args: argparse.Namespace) -> dict:
     config = resolve(recipe, content, str(args.deepspeed_config), 1)
     world = join_world()
     engines = build_engines(recipe, config, init_parallel(1, world.device.type))
-    batch = random_batch(recipe, args.batch).to(engines.device)
+    batch = random_batch(recipe, args.batch, args.length).to(engines.device)
     plain = PlainStep(recipe, engines.parallel, args.batch) if args.plain else None
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
     peak, splits, totals, plain_totals = 0.0, [], [], []
@@ -84,7 +85,7 @@ def measure(args: argparse.Namespace) -> dict:
             totals.append(sum(split.values()))
             plain_totals.append(plain_seconds)
     seconds = statistics.median(totals)
-    flops = step_flops(recipe, batch.num_tokens)
+    flops = step_flops(recipe, batch.num_tokens, args.batch)
     device_peak = device_peak_flops(engines.device)
     result = {
         "step_milliseconds": seconds * 1e3,
@@ -106,21 +107,6 @@ def measure(args: argparse.Namespace) -> dict:
     return result
 
 
-def random_batch(recipe: Recipe, size: int):
-    """Random tokens under the recipe's own mask."""
-    from model.masking import token_mask
-    from recipes.data.text import TextDataset, TextExample
-
-    rng = np.random.default_rng(0)
-    examples = []
-    for _ in range(size):
-        clean = rng.integers(4, recipe.frontend.vocab_size - 1, recipe.data.sequence_length)
-        examples.append(TextExample(clean, *token_mask(clean, recipe.mask, rng, vocab_size=recipe.frontend.vocab_size)))
-    dataset = TextDataset.__new__(TextDataset)
-    dataset.sequence_length, dataset._is_padded = recipe.data.sequence_length, False
-    return dataset.collate(examples)
-
-
 def timed_step(engines, batch, recipe: Recipe) -> dict[str, float]:
     """Seconds of each part of one update."""
     import torch
@@ -139,10 +125,10 @@ def timed_step(engines, batch, recipe: Recipe) -> dict[str, float]:
         seconds[name] = time.perf_counter() - start
         return out
 
+    prediction_MD, features_BND = clock("student_forward", lambda: engines.student(batch))
     with torch.no_grad():
-        target_BSD = clock("teacher_forward", lambda: engines.teacher(batch))
+        target_BSD = clock("teacher_forward", lambda: engines.teacher(batch, features_BND))
     target_MD = take_masked(target_BSD, batch.masked_index_M)
-    prediction_MD = clock("student_forward", lambda: engines.student(batch))
     loss = clock("loss", lambda: regression_loss(prediction_MD, target_MD, recipe.loss))
     result = objective.Objective(loss, prediction_MD, target_MD, target_BSD)
     clock("backward", lambda: objective.backward(engines, result, batch.num_masked))
@@ -177,11 +163,13 @@ class PlainStep:
         from model.student import take_masked
 
         start = time.perf_counter()
+        prediction_MD, features_BND = self.student(batch)
         with torch.no_grad():
-            target_MD = take_masked(self.teacher(batch), batch.masked_index_M)
-        loss = regression_loss(self.student(batch), target_MD, self.recipe.loss) / batch.num_masked
+            target_MD = take_masked(self.teacher(batch, features_BND), batch.masked_index_M)
+        loss = regression_loss(prediction_MD, target_MD, self.recipe.loss) / batch.num_masked
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.recipe.optim.clip_norm)
+        if self.recipe.optim.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.recipe.optim.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return time.perf_counter() - start

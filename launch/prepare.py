@@ -1,13 +1,13 @@
 """Raw data -> a prepared folder that --data takes, e.g. on a login node before the job starts.
 
-    python launch/prepare.py text --recipe text_base --data corpus/ --out prepared/corpus
+python launch/prepare.py text --recipe text_base --data corpus/ --out prepared/corpus
 """
 
 import sys
 
-from recipes.data.command import build_parser, run_prepare
 from recipes.train.cli import exit_code_of
 from recipes.train.environment import quiet_libraries
+from recipes.train.prepare import build_parser, run_prepare
 
 if __name__ == "__main__":
     args = build_parser(__doc__ or "").parse_args()

@@ -36,5 +36,5 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on `device`."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {name: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for name, v in values.items()}
-        return Batch(**moved)
+        moved = {id(v): v.to(device, non_blocking=True) for v in values.values() if isinstance(v, Tensor)}  # one tensor twice moves once
+        return Batch(**{name: moved.get(id(v), v) for name, v in values.items()})

@@ -1,10 +1,33 @@
-"""Settings of the data2vec model: encoder, front-ends, masks, teacher, loss. Torch-free; holds no training or run settings."""
+"""Settings of the data2vec model: encoder, masks, teacher, loss. Torch-free; the front-ends' are in model/frontends/config.py, those of
+training and run in recipes/config.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
 Norm = Literal["batch", "instance", "layer"]
+Shares = Literal["nothing", "features", "frontend"]
+
+
+@dataclass(frozen=True)
+class BlockConfig:
+    """How a block adds to its input. Defaults: text and speech (post-LN, nothing scaled or dropped)."""
+
+    normalize_before: bool = False
+    """False: post-LN blocks (published for text and speech). True: pre-LN blocks and a final LN (vision)."""
+    layernorm_epsilon: float = 1e-5
+    key_bias: bool = True
+    """False: the projection to keys has no bias (BEiT, vision)."""
+    layer_scale: float | None = None
+    """Start of a learned factor per channel on both residual branches (vision); None: no such factor."""
+    drop_path: float = 0.0
+    """Share of samples whose residual branch is dropped in the last block; it grows from 0 in the first (vision)."""
+    layerdrop: float = 0.0
+    """Share of updates that skip a whole block, the same one on every rank (speech)."""
+    truncated_init: bool = False
+    """True: matrices are drawn within one standard deviation of 0 (BEiT)."""
+    depth_scaled_init: bool = False
+    """True: the matrices that write into the residual stream of block i start divided by sqrt(2 i), i from 1 (BEiT)."""
 
 
 @dataclass(frozen=True)
@@ -19,66 +42,36 @@ class EncoderConfig:
     attention_dropout: float = 0.1
     activation_dropout: float = 0.0
     activation: Literal["gelu", "relu"] = "gelu"
-    normalize_before: bool = False
-    """False: post-LN blocks (published for text and speech). True: pre-LN blocks and a final LN."""
-    layernorm_epsilon: float = 1e-5
+    block: BlockConfig = field(default_factory=BlockConfig)
     init_std: float | None = 0.02
     """Std of the block's matrices. None: 1/sqrt(fan_in), which suits small widths (0.02 is made for 768)."""
     head_layers: int = 2
-    """Linear layers of the regression head: d -> 2d -> ... -> d with the activation between them."""
+    """Linear layers of the regression head: d -> 2d -> ... -> d with the activation between them; 0: no head."""
+    head_init: Literal["blocks", "torch"] = "blocks"
+    """blocks: drawn as the blocks are. torch: nn.Linear's own uniform start (speech)."""
 
     @property
     def num_block_parameters(self) -> int:
         """Parameters of the blocks and, where they are pre-LN, the final norm."""
-        d, f = self.hidden_size, self.ffn_hidden_size
-        return self.num_layers * (4 * d * d + 2 * d * f + 9 * d + f) + (2 * d if self.normalize_before else 0)
+        d, f, block = self.hidden_size, self.ffn_hidden_size, self.block
+        per_channel = 9 - (not block.key_bias) + 2 * (block.layer_scale is not None)
+        return self.num_layers * (4 * d * d + 2 * d * f + per_channel * d + f) + (2 * d if block.normalize_before else 0)
 
     @property
     def num_head_parameters(self) -> int:
         """Parameters of the regression head."""
-        widths = [self.hidden_size, *[2 * self.hidden_size] * (self.head_layers - 1), self.hidden_size]
-        return sum(a * b + b for a, b in pairwise(widths))
+        return sum(a * b + b for a, b in pairwise(self.head_widths))
+
+    @property
+    def head_widths(self) -> list[int]:
+        """Widths from the head's input to its output; only the input where there is no head."""
+        d = self.hidden_size
+        return [d, *[2 * d] * (self.head_layers - 1), d] if self.head_layers else [d]
 
     def forward_flops(self, num_tokens: int, sequence_length: int) -> int:
         """Model FLOPs of one forward of the blocks: a multiply-add is two; attention over the whole sequence."""
         d, f = self.hidden_size, self.ffn_hidden_size
         return num_tokens * self.num_layers * (8 * d * d + 4 * d * f + 4 * sequence_length * d)
-
-
-@dataclass(frozen=True)
-class TextFrontendConfig:
-    """Token embeddings and positions (fairseq TransformerEncoder as data2vec_text.py uses it)."""
-
-    vocab_size: int = 50265
-    """Tokenizer symbols, `<mask>` included: it is the last one."""
-    max_positions: int = 512
-    """Longest sequence; the table of absolute positions has pad + 1 rows more."""
-    positions: Literal["absolute", "relative"] = "absolute"
-    """absolute: learned table added to the tokens (published). relative: learned bias per head and offset, shared by the
-    blocks, initialised as symmetric ALiBi (not published)."""
-    embedding_init_std: float = 0.02
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the embedding table: the vocabulary rounded up to a multiple of 128, whatever the TP size, so that every TP
-        size holds the same table."""
-        return -(-self.vocab_size // 128) * 128
-
-    def split_sizes(self) -> dict[str, int]:
-        """What tensor parallelism splits here: name -> size, which the TP size must divide."""
-        return {f"frontend.vocab_size {self.vocab_size} padded to": self.padded_vocab_size}
-
-    def num_parameters(self, encoder: EncoderConfig) -> int:
-        """Token table without the rows that pad it, positions or relative bias, and the norm."""
-        d = encoder.hidden_size
-        positions = (
-            (self.max_positions + 2) * d if self.positions == "absolute" else (2 * self.max_positions - 1) * encoder.num_attention_heads
-        )
-        return self.vocab_size * d + positions + 2 * d
-
-    def forward_flops(self, num_tokens: int) -> int:
-        """Look-ups cost none."""
-        return 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +85,31 @@ class TokenMaskConfig:
     random_token_prob: float = 0.0
     loss_on_all_selected: bool = False
     """False, as published: the loss reads only positions whose input is `<mask>`. True: kept and random tokens too."""
+
+
+@dataclass(frozen=True)
+class SpanMaskConfig:
+    """Which frames the student does not see (fairseq data_utils.py compute_mask_indices, static length, overlap allowed)."""
+
+    prob: float = 0.65
+    """Share of frames that the spans would cover if none overlapped."""
+    length: int = 10
+    """Span length in frames."""
+    min_masks: int = 1
+    """Spans per sample, at least."""
+
+
+@dataclass(frozen=True)
+class BlockMaskConfig:
+    """Which patches the student does not see (BEiT's block-wise masks, masking_generator.py)."""
+
+    num_patches: int = 120
+    """Masked patches, at most and nearly always."""
+    min_block: int = 16
+    max_block: int = 196
+    """Patches of one block."""
+    min_aspect: float = 0.3
+    """Smallest height / width of a block; the largest is its inverse."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +130,10 @@ class TeacherConfig:
     """Norms without parameters applied to each layer's output, in the order batch, instance, layer."""
     average_norms: tuple[Norm, ...] = ()
     """Norms applied to the average of the K layers, in the order layer, instance."""
-    ema_transformer_layers_only: bool = True
-    """True: the front-end is copied from the student, not averaged."""
+    shares: Shares = "frontend"
+    """What the teacher takes from the student as it is, instead of averaging it. nothing: the whole trunk is averaged (vision
+    release). features: the embedding of raw inputs (fairseq `ema_transformer_only`). frontend: positions too (text
+    `ema_transformer_layers_only`, speech `ema_layers_only`)."""
 
 
 @dataclass(frozen=True)
@@ -122,5 +142,7 @@ class LossConfig:
 
     beta: float = 4.0
     """Threshold of smooth L1; 0 is the plain squared error."""
+    channels: Literal["sum", "mean"] = "sum"
+    """How the channels of a position are reduced (mean: vision release)."""
     scale: float | None = 1.0
-    """Factor on the sum over channels; None is 1/sqrt(hidden_size)."""
+    """Factor on that; None is 1/sqrt(hidden_size)."""

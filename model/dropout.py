@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LAYERDROP_SITE = -1
+
 
 @dataclass
 class DropoutStream:
@@ -31,6 +33,14 @@ class DropoutStream:
             torch.default_generator.manual_seed(key)
 
 
+def is_dropped(stream: DropoutStream, prob: float, index: int) -> bool:
+    """Whether block `index` is skipped in this micro-batch: the same answer on every rank, so that all gather the same
+    weights in the same order."""
+    counters = struct.pack("<5q", stream.seed, stream.update, stream.micro_batch, LAYERDROP_SITE, index)
+    share = int.from_bytes(hashlib.blake2b(counters, digest_size=8).digest(), "little") / 2**64
+    return share < prob
+
+
 class Dropout(nn.Module):
     """Dropout at one call site, a number that no other site of the model has."""
 
@@ -49,3 +59,18 @@ class Dropout(nn.Module):
         """x with a share `prob` of its entries dropped and the rest scaled up; any shape."""
         prob = self.start(x.device)
         return F.dropout(x, prob, training=True) if prob else x
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: a residual branch is dropped for a share `prob` of the samples and scaled up for the others. TP
+    ranks hold the same samples and so drop the same ones. Source: BEiT's DropPath."""
+
+    def __init__(self, prob: float, stream: DropoutStream, site: int) -> None:
+        super().__init__()
+        self.dropout = Dropout(prob, stream, site)
+
+    def forward(self, x_SBD: Tensor) -> Tensor:
+        """Shapes: (S, B, D) -> (S, B, D)."""
+        if not self.dropout.training or self.dropout.prob == 0:
+            return x_SBD
+        return x_SBD * self.dropout(x_SBD.new_ones(1, x_SBD.shape[1], 1))

@@ -1,12 +1,12 @@
 """The Transformer encoder of student and teacher: blocks, and the outputs of each. Knows no mask, head or modality.
 
-Shapes: B batch, S sequence, D hidden, H local heads.
+Shapes: B batch, S sequence, D hidden, H local heads, L 1 or the number of blocks.
 """
 
 from torch import Tensor, nn
 
 from model.config import EncoderConfig
-from model.dropout import DropoutStream
+from model.dropout import DropoutStream, is_dropped
 from model.init import Init
 from model.layers import Block, LayerOutput, attention_mask
 from model.parallel import Parallel
@@ -17,23 +17,39 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream) -> None:
         super().__init__()
+        block = config.block
         self.layers = nn.ModuleList(Block(config, init.at("layers", i), parallel, stream, i) for i in range(config.num_layers))
-        self.final_norm = nn.LayerNorm(config.hidden_size, config.layernorm_epsilon) if config.normalize_before else nn.Identity()
+        self.final_norm = nn.LayerNorm(config.hidden_size, block.layernorm_epsilon) if block.normalize_before else nn.Identity()
+        self.layerdrop, self.stream = block.layerdrop, stream
 
     def forward(
-        self, x_BSD: Tensor, padding_mask_BS: Tensor | None, bias_HSS: Tensor | None, keep_from: int
+        self, x_BSD: Tensor, padding_mask_BS: Tensor | None, bias_LHSS: Tensor | None, keep_from: int
     ) -> tuple[Tensor, list[LayerOutput]]:
         """Run the blocks; return the last one's output (B, S, D), normed if pre-LN, and the outputs of the blocks from
         number `keep_from` on, sequence-first as blocks are.
 
-        Shapes: padding_mask (B, S) bool, True at padding; bias (H, S, S) added to the attention logits.
+        Shapes: padding_mask (B, S) bool, True at padding; bias (L, H, S, S) added to the attention logits, one for all
+        blocks or one for each.
         """
-        mask = attention_mask(padding_mask_BS, None if bias_HSS is None else bias_HSS.to(x_BSD.dtype))
+        biases = [None] if bias_LHSS is None else bias_LHSS.to(x_BSD.dtype).unbind(0)
+        masks = [attention_mask(padding_mask_BS, bias_HSS) for bias_HSS in biases]
         x_SBD = x_BSD.transpose(0, 1).contiguous()  # the one place where the layout changes
         kept = []
         for number, block in enumerate(self.layers):
-            output = block(x_SBD, mask)
+            if self.training and self.layerdrop and is_dropped(self.stream, self.layerdrop, number):
+                x_SBD = _skip(block, x_SBD)
+                continue
+            output = block(x_SBD, masks[number % len(masks)])
             x_SBD = output.block_SBD
             if number >= keep_from:
                 kept.append(output)
         return self.final_norm(x_SBD).transpose(0, 1), kept
+
+
+def _skip(block: nn.Module, x_SBD: Tensor) -> Tensor:
+    """x as it is, with a zero gradient for the block's weights: the block runs on one position and counts for nothing.
+
+    ZeRO-3 learns the order in which weights are gathered, and keeps the last gradient of a weight that gets none; a block
+    that is not called at all would upset both.
+    """
+    return x_SBD + 0.0 * block(x_SBD[:1], None).block_SBD

@@ -4,25 +4,27 @@ Shapes: S sequence, B batch, D hidden, H local heads (all heads / TP size), K he
 Megatron's are. Holds no front-end and no rank arithmetic: the groups come in from outside.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import EncoderConfig
-from model.dropout import Dropout, DropoutStream
+from model.config import BlockConfig, EncoderConfig
+from model.dropout import Dropout, DropoutStream, DropPath
 from model.init import Init
 from model.parallel import Parallel
-from model.tensor_parallel import ColumnLinear, RowLinear
+from model.tensor_parallel import ColumnLinear, MatrixStart, QueryValueBias, RowLinear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
-DROPOUT_SITES = 4  # per block
+DROPOUT_SITES = 6  # per block
 
 
 class LayerOutput(NamedTuple):
-    """What one block made: `ffn_SBD` is the second FFN matrix's output before dropout and residual, `block_SBD` the
-    block's output."""
+    """What one block made: `ffn_SBD` is the FFN branch before dropout and residual (after the layer scale, where there is
+    one), `block_SBD` the block's output."""
 
     ffn_SBD: Tensor
     block_SBD: Tensor
@@ -44,18 +46,22 @@ class Attention(nn.Module):
     """Multi-head self-attention, heads split over the TP group. Rows of the fused projection are ordered (head, q/k/v,
     width), so a contiguous TP slice holds whole heads."""
 
-    def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream, first_site: int) -> None:
+    def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream, index: int) -> None:
         super().__init__()
         D = config.hidden_size
         self.head_width = D // config.num_attention_heads
-        self.qkv = ColumnLinear(D, 3 * D, init.at("qkv"), config.init_std, parallel)
-        self.proj = RowLinear(D, D, init.at("proj"), config.init_std, parallel)
-        self.prob_dropout = Dropout(config.attention_dropout, stream, first_site, split=True)
+        key_bias = config.block.key_bias
+        self.qkv = ColumnLinear(D, 3 * D, init.at("qkv"), parallel, start=_inner_start(config), bias=key_bias)
+        self.query_value_bias = None if key_bias else QueryValueBias(D, self.head_width, parallel)
+        self.proj = RowLinear(D, D, init.at("proj"), parallel, start=_residual_start(config, index))
+        self.prob_dropout = Dropout(config.attention_dropout, stream, _first_site(index), split=True)
 
     def forward(self, x_SBD: Tensor, mask: Tensor | None) -> Tensor:
         """Shapes: x (S, B, D), mask broadcastable to (B, H, S, S) -> (S, B, D)."""
         S, B, _ = x_SBD.shape
         qkv, _ = self.qkv(x_SBD)
+        if self.query_value_bias is not None:
+            qkv = self.query_value_bias(qkv)
         q_BHSK, k_BHSK, v_BHSK = qkv.view(S, B, -1, 3, self.head_width).permute(3, 1, 2, 0, 4).unbind(0)
         dropout = self.prob_dropout.start(x_SBD.device)
         mixed_BHSK = F.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout)
@@ -66,13 +72,13 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two matrices with an activation between them, the inner width split over the TP group."""
 
-    def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream, first_site: int) -> None:
+    def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream, index: int) -> None:
         super().__init__()
         D, inner = config.hidden_size, config.ffn_hidden_size
-        self.fc1 = ColumnLinear(D, inner, init.at("fc1"), config.init_std, parallel)
-        self.fc2 = RowLinear(inner, D, init.at("fc2"), config.init_std, parallel)
+        self.fc1 = ColumnLinear(D, inner, init.at("fc1"), parallel, start=_inner_start(config))
+        self.fc2 = RowLinear(inner, D, init.at("fc2"), parallel, start=_residual_start(config, index))
         self.activation = ACTIVATIONS[config.activation]
-        self.activation_dropout = Dropout(config.activation_dropout, stream, first_site, split=True)
+        self.activation_dropout = Dropout(config.activation_dropout, stream, _first_site(index) + 2, split=True)
 
     def forward(self, x_SBD: Tensor) -> Tensor:
         """Shapes: (S, B, D) -> (S, B, D)."""
@@ -83,25 +89,62 @@ class FeedForward(nn.Module):
 
 class Block(nn.Module):
     """Attention and FFN with residuals. Post-LN: h = LN1(x + Attn x), out = LN2(h + FFN h). Pre-LN: x + Attn(LN1 x),
-    then x + FFN(LN2 x). Source: fairseq transformer_layer.py as data2vec configures it."""
+    then x + FFN(LN2 x). Either branch may be scaled per channel and dropped per sample.
+
+    Source: fairseq transformer_layer.py as data2vec configures it; BEiT's block for scale and drop path.
+    """
 
     def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream, index: int) -> None:
         super().__init__()
-        site = 1 + index * DROPOUT_SITES
-        self.normalize_before = config.normalize_before
-        self.attention = Attention(config, init.at("attention"), parallel, stream, site)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, config.layernorm_epsilon)
+        site, block = _first_site(index), config.block
+        self.normalize_before = block.normalize_before
+        self.attention = Attention(config, init.at("attention"), parallel, stream, index)
+        self.attention_norm = nn.LayerNorm(config.hidden_size, block.layernorm_epsilon)
+        self.attention_scale = build_scale(config.hidden_size, block)
         self.attention_dropout = Dropout(config.hidden_dropout, stream, site + 1)
-        self.ffn = FeedForward(config, init.at("ffn"), parallel, stream, site + 2)
-        self.ffn_norm = nn.LayerNorm(config.hidden_size, config.layernorm_epsilon)
+        self.ffn = FeedForward(config, init.at("ffn"), parallel, stream, index)
+        self.ffn_norm = nn.LayerNorm(config.hidden_size, block.layernorm_epsilon)
+        self.ffn_scale = build_scale(config.hidden_size, block)
         self.ffn_dropout = Dropout(config.hidden_dropout, stream, site + 3)
+        drop_path = block.drop_path * index / max(1, config.num_layers - 1)
+        self.attention_path, self.ffn_path = DropPath(drop_path, stream, site + 4), DropPath(drop_path, stream, site + 5)
 
     def forward(self, x_SBD: Tensor, mask: Tensor | None) -> LayerOutput:
         """Shapes: x (S, B, D), mask as Attention takes it."""
-        if self.normalize_before:
-            x_SBD = x_SBD + self.attention_dropout(self.attention(self.attention_norm(x_SBD), mask))
-            ffn_SBD = self.ffn(self.ffn_norm(x_SBD))
-            return LayerOutput(ffn_SBD, x_SBD + self.ffn_dropout(ffn_SBD))
-        h_SBD = self.attention_norm(x_SBD + self.attention_dropout(self.attention(x_SBD, mask)))
-        ffn_SBD = self.ffn(h_SBD)
-        return LayerOutput(ffn_SBD, self.ffn_norm(h_SBD + self.ffn_dropout(ffn_SBD)))
+        attended_SBD = self.attention(self.attention_norm(x_SBD) if self.normalize_before else x_SBD, mask)
+        x_SBD = x_SBD + self.attention_path(self.attention_dropout(self.attention_scale(attended_SBD)))
+        if not self.normalize_before:
+            x_SBD = self.attention_norm(x_SBD)
+        ffn_SBD = self.ffn_scale(self.ffn(self.ffn_norm(x_SBD) if self.normalize_before else x_SBD))
+        out_SBD = x_SBD + self.ffn_path(self.ffn_dropout(ffn_SBD))
+        return LayerOutput(ffn_SBD, out_SBD if self.normalize_before else self.ffn_norm(out_SBD))
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel, all starting at the same small value (Touvron et al. 2021, CaiT, section 2)."""
+
+    def __init__(self, hidden_size: int, start: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((hidden_size,), start))
+
+    def forward(self, x_SBD: Tensor) -> Tensor:
+        """Shapes: (..., D) -> (..., D)."""
+        return x_SBD * self.weight
+
+
+def build_scale(hidden_size: int, block: BlockConfig) -> nn.Module:
+    """The layer scale of a residual branch, or nothing."""
+    return nn.Identity() if block.layer_scale is None else LayerScale(hidden_size, block.layer_scale)
+
+
+def _first_site(index: int) -> int:
+    return 1 + index * DROPOUT_SITES
+
+
+def _inner_start(config: EncoderConfig) -> MatrixStart:
+    return MatrixStart(config.init_std, config.block.truncated_init)
+
+
+def _residual_start(config: EncoderConfig, index: int) -> MatrixStart:
+    scale = 1 / math.sqrt(2 * (index + 1)) if config.block.depth_scaled_init else 1.0
+    return MatrixStart(config.init_std, config.block.truncated_init, scale)

@@ -12,7 +12,8 @@ from model.config import LossConfig
 
 
 def regression_loss(prediction_MD: Tensor, target_MD: Tensor, config: LossConfig) -> Tensor:
-    """Sum over positions and channels of smooth L1 (beta > 0) or squared error (beta 0), times the scale, in float32.
+    """Sum over positions, and sum or mean over channels, of smooth L1 (beta > 0) or squared error (beta 0), times the scale, in
+    float32.
 
     Source: paper section 3.4, whose formula is torch's smooth_l1_loss; fairseq data2vec_*.py for the scales.
     """
@@ -21,4 +22,6 @@ def regression_loss(prediction_MD: Tensor, target_MD: Tensor, config: LossConfig
         loss = F.mse_loss(prediction_MD, target_MD, reduction="sum")
     else:
         loss = F.smooth_l1_loss(prediction_MD, target_MD, reduction="sum", beta=config.beta)
+    if config.channels == "mean":
+        loss = loss / prediction_MD.shape[-1]
     return loss * (1 / math.sqrt(prediction_MD.shape[-1]) if config.scale is None else config.scale)

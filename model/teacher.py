@@ -31,11 +31,14 @@ class Teacher(nn.Module):
         """Stays in eval mode, whatever the student does: no dropout in a target."""
         return super().train(False)
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Targets (B, S, D) in float32 at every position."""
+    def forward(self, batch: Batch, features_BND: Tensor | None) -> Tensor:
+        """Targets (B, S, D) in float32 at every position. `features_BND` are the student's, read where config.shares says
+        so (paper section 3.3: sharing the feature encoder is more efficient) and the front-end has any."""
         keep_from = len(self.trunk.encoder.layers) - self.config.average_top_k_layers
-        _, outputs = self.trunk(batch.clean_inputs, None, batch.clean_padding_mask_BS, keep_from)
-        return average_targets(outputs, self.config)
+        if self.config.shares == "nothing":
+            features_BND = None
+        out = self.trunk(batch.clean_inputs, None, batch.clean_padding_mask_BS, keep_from, features_BND=features_BND)
+        return average_targets(out.layers, self.config)
 
 
 class ShadowWeights:

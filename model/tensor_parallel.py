@@ -3,6 +3,8 @@
 Megatron's own CPU initialisation keeps three copies of a whole layer for a moment. Nothing of the forward is changed.
 """
 
+from dataclasses import dataclass
+
 import torch
 from megatron.core import ModelParallelConfig
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
@@ -23,26 +25,47 @@ def _keep(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def _fill(weight: nn.Parameter, init: Init, std: float | None, dim: int, parallel: Parallel) -> None:
-    set_tensor_model_parallel_attributes(weight, is_parallel=True, dim=dim, stride=1)
-    init.at("weight").fill_normal(weight.data, std, dim=dim, rank=parallel.tp_rank, size=parallel.tp_size)
+@dataclass(frozen=True)
+class MatrixStart:
+    """How a split matrix starts: N(0, std^2), std None meaning 1/sqrt(fan_in), or the same cut at one std; then scaled."""
+
+    std: float | None
+    truncated: bool = False
+    scale: float = 1.0
+
+    def fill(self, weight: nn.Parameter, init: Init, dim: int, parallel: Parallel) -> None:
+        """Mark the parameter as split along `dim` and draw this rank's slice."""
+        set_tensor_model_parallel_attributes(weight, is_parallel=True, dim=dim, stride=1)
+        fill = init.at("weight").fill_truncated if self.truncated else init.at("weight").fill_normal
+        fill(weight.data, self.std, dim=dim, rank=parallel.tp_rank, size=parallel.tp_size)
+        if self.scale != 1:
+            weight.data.mul_(self.scale)
 
 
 class ColumnLinear(ColumnParallelLinear):
     """Output features split over the TP group and left split."""
 
-    def __init__(self, in_features: int, out_features: int, init: Init, std: float | None, parallel: Parallel) -> None:
+    def __init__(
+        self, in_features: int, out_features: int, init: Init, parallel: Parallel, *, start: MatrixStart, bias: bool = True
+    ) -> None:
         super().__init__(
-            in_features, out_features, config=megatron_config(), init_method=_keep, gather_output=False, tp_group=parallel.tp_group
+            in_features,
+            out_features,
+            config=megatron_config(),
+            init_method=_keep,
+            bias=bias,
+            gather_output=False,
+            tp_group=parallel.tp_group,
         )
-        _fill(self.weight, init, std, 0, parallel)
-        nn.init.zeros_(self.bias)
+        start.fill(self.weight, init, 0, parallel)
+        if bias:
+            nn.init.zeros_(self.bias)
 
 
 class RowLinear(RowParallelLinear):
     """Input features split over the TP group; the outputs are summed, so every rank has them whole."""
 
-    def __init__(self, in_features: int, out_features: int, init: Init, std: float | None, parallel: Parallel) -> None:
+    def __init__(self, in_features: int, out_features: int, init: Init, parallel: Parallel, *, start: MatrixStart) -> None:
         super().__init__(
             in_features,
             out_features,
@@ -53,7 +76,7 @@ class RowLinear(RowParallelLinear):
             skip_bias_add=False,
             tp_group=parallel.tp_group,
         )
-        _fill(self.weight, init, std, 1, parallel)
+        start.fill(self.weight, init, 1, parallel)
         nn.init.zeros_(self.bias)
 
 
@@ -62,7 +85,23 @@ class TokenEmbedding(VocabParallelEmbedding):
 
     def __init__(self, rows: int, hidden_size: int, init: Init, std: float, parallel: Parallel, *, zero_rows: list[int]) -> None:
         super().__init__(rows, hidden_size, init_method=_keep, config=megatron_config(), tp_group=parallel.tp_group)
-        _fill(self.weight, init, std, 0, parallel)
+        MatrixStart(std).fill(self.weight, init, 0, parallel)
         own = [row - self.vocab_start_index for row in zero_rows if self.vocab_start_index <= row < self.vocab_end_index]
         with torch.no_grad():
             self.weight.data[own] = 0
+
+
+class QueryValueBias(nn.Module):
+    """Biases of queries and values where keys have none (BEiT), held per head and split with the heads."""
+
+    def __init__(self, hidden_size: int, head_width: int, parallel: Parallel) -> None:
+        super().__init__()
+        self.head_width = head_width
+        self.weight = nn.Parameter(torch.zeros(hidden_size // parallel.tp_size // head_width, 2, head_width))
+        set_tensor_model_parallel_attributes(self.weight, is_parallel=True, dim=0, stride=1)
+
+    def forward(self, qkv: Tensor) -> Tensor:
+        """Add the biases to the fused projection, whose last dimension is (head, q/k/v, width); same shape."""
+        query_HK, value_HK = self.weight.unbind(1)
+        bias_H3K = torch.stack([query_HK, torch.zeros_like(query_HK), value_HK], dim=1)
+        return qkv + bias_H3K.flatten()

@@ -5,9 +5,10 @@ import difflib
 import math
 import types
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
-from model.config import EncoderConfig, LossConfig, TeacherConfig, TextFrontendConfig, TokenMaskConfig
+from model.config import BlockMaskConfig, EncoderConfig, LossConfig, SpanMaskConfig, TeacherConfig, TokenMaskConfig
+from model.frontends.config import SpeechFrontendConfig, TextFrontendConfig, VisionFrontendConfig
 from recipes.errors import ConfigError
 
 
@@ -30,6 +31,61 @@ class TextDataConfig:
     """none: the token stream cut every sequence_length - 1. complete_doc: whole lines of one document (published)."""
     heldout_fraction: float = 0.01
     """Share of the text kept for eval_loss."""
+    group_size: ClassVar[int] = 1
+    num_workers: ClassVar[int] = 0
+    max_bad_fraction: ClassVar[float] = 0.0
+
+
+@dataclass(frozen=True)
+class SpeechDataConfig:
+    """Recordings, their lengths, and the groups that share a crop length."""
+
+    path: str | None = None
+    """Folder, manifest (.tsv, .csv, .jsonl), parquet, `datasets` folder, prepared folder or hub name; None is the shipped sample."""
+    column: str = "audio"
+    """Column of a table that holds the audio bytes, or of a manifest that holds the file's path."""
+    sample_rate: int = 16_000
+    """Everything else is resampled to this rate (Hz)."""
+    min_seconds: float = 2.0
+    """Shorter recordings are left out (published)."""
+    max_seconds: float = 20.0
+    """Longer ones are cropped (published)."""
+    group_size: int = 8
+    """Samples that share one crop length, that of the shortest, and one masked count, the smallest. A fixed part of the
+    global batch, so that neither depends on ranks; a micro-batch lies within one group."""
+    heldout_fraction: float = 0.01
+    """Share of the recordings kept for eval_loss."""
+    max_bad_fraction: float = 0.01
+    """Share of undecodable recordings above which the run ends."""
+    num_workers: int = 2
+    """Processes per rank that decode; 0 decodes in the training process."""
+
+
+@dataclass(frozen=True)
+class VisionDataConfig:
+    """Images and how each epoch sees them (data2vec's vision release, beit/datasets.py)."""
+
+    path: str | None = None
+    """Folder of images, parquet, `datasets` folder, prepared folder or hub name; None is the shipped sample."""
+    column: str = "image"
+    """Column of a table that holds the image bytes."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Share of the image's area that the random crop takes."""
+    color_jitter: float = 0.4
+    """Brightness, contrast and saturation change by up to this share."""
+    flip_prob: float = 0.5
+    heldout_fraction: float = 0.01
+    """Share of the images kept for eval_loss."""
+    max_bad_fraction: float = 0.01
+    """Share of undecodable images above which the run ends."""
+    num_workers: int = 2
+    """Processes per rank that decode; 0 decodes in the training process."""
+    group_size: ClassVar[int] = 1
+
+
+DataConfig = TextDataConfig | SpeechDataConfig | VisionDataConfig
+FrontendConfig = TextFrontendConfig | SpeechFrontendConfig | VisionFrontendConfig
+MaskConfig = TokenMaskConfig | SpanMaskConfig | BlockMaskConfig
 
 
 @dataclass(frozen=True)
@@ -91,18 +147,18 @@ class Recipe:
     name: str
     modality: str
     model: EncoderConfig = field(default_factory=EncoderConfig)
-    frontend: TextFrontendConfig = field(default_factory=TextFrontendConfig)
-    mask: TokenMaskConfig = field(default_factory=TokenMaskConfig)
+    frontend: FrontendConfig = field(default_factory=TextFrontendConfig)
+    mask: MaskConfig = field(default_factory=TokenMaskConfig)
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    data: TextDataConfig = field(default_factory=TextDataConfig)
+    data: DataConfig = field(default_factory=TextDataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
 
 
 def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
-    """The recipe with `section.key=value` strings applied in order.
+    """The recipe with `section.key=value` strings applied in order; a section may hold another one (model.block.drop_path).
 
     Raises: ConfigError for a missing `=`, an unknown section or key, or a value of another type.
     """
@@ -110,15 +166,29 @@ def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: no '=' in it; write --set optim.lr=3e-4")
-        section_name, _, key = name.strip().partition(".")
-        section: Any = getattr(recipe, section_name, None)
-        if not _is_section(section) or key not in {f.name for f in fields(section)}:
+        if name.strip() not in _settable(recipe):
             raise ConfigError(_unknown(recipe, name.strip()))
-        hint = get_type_hints(type(section))[key]
-        value = _parse(name.strip(), text.strip(), hint)
-        changed: dict[str, Any] = {section_name: replace(section, **{key: value})}
-        recipe = replace(recipe, **changed)
+        recipe = _replaced(recipe, name.strip().split("."), name.strip(), text.strip())
     return recipe
+
+
+def _replaced(section: Any, keys: list[str], name: str, text: str) -> Any:
+    key, *rest = keys
+    value = _replaced(getattr(section, key), rest, name, text) if rest else _parse(name, text, get_type_hints(type(section))[key])
+    changed: dict[str, Any] = {key: value}
+    return replace(section, **changed)
+
+
+def _settable(section: Any, prefix: str = "") -> list[str]:
+    """Dotted names of everything that --set may change: what stands in a section."""
+    names = []
+    for item in fields(section):
+        value = getattr(section, item.name)
+        if is_dataclass(value):
+            names += _settable(value, f"{prefix}{item.name}.")
+        elif prefix:
+            names.append(prefix + item.name)
+    return names
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -131,30 +201,24 @@ def recipe_from_dict(template: Recipe, values: dict[str, Any]) -> Recipe:
 
     Raises: ConfigError where a section or key is not known to this version.
     """
-    sections: dict[str, Any] = {}
-    for name, content in values.items():
-        if name not in {f.name for f in fields(template)}:
-            raise ConfigError(f"config.json has a section {name}, which this version does not know; use the version that wrote it")
-        section = getattr(template, name)
-        if not _is_section(section):
-            sections[name] = content
-            continue
-        known = get_type_hints(type(section))
-        unknown = sorted(set(content) - set(known))
-        if unknown:
-            raise ConfigError(f"config.json has {name}.{unknown[0]}, which this version does not know; use the version that wrote it")
-        tuples = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-        sections[name] = type(section)(**tuples)
-    return replace(template, **sections)
+    return _section_from_dict(template, values, "")
 
 
-def _is_section(value: Any) -> bool:
-    return is_dataclass(value)
+def _section_from_dict(template: Any, values: dict[str, Any], prefix: str) -> Any:
+    known, contents = {f.name for f in fields(template)}, {}
+    for key, value in values.items():
+        if key not in known:
+            kind = "the key" if prefix else "a section"
+            raise ConfigError(f"config.json has {kind} {prefix}{key}, which this version does not know; use the version that wrote it")
+        section = getattr(template, key)
+        if is_dataclass(section):
+            value = _section_from_dict(section, value, f"{prefix}{key}.")
+        contents[key] = tuple(value) if isinstance(value, list) else value
+    return replace(template, **contents)
 
 
 def _unknown(recipe: Recipe, name: str) -> str:
-    known = [f"{s.name}.{k.name}" for s in fields(recipe) if is_dataclass(getattr(recipe, s.name)) for k in fields(getattr(recipe, s.name))]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, _settable(recipe), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "--dry-run prints every key"
     return f"--set {name}: recipe {recipe.name} has no such key; {hint}"
 

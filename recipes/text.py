@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from model.config import EncoderConfig, LossConfig, TeacherConfig, TextFrontendConfig, TokenMaskConfig
+from model.config import EncoderConfig, LossConfig, TeacherConfig, TokenMaskConfig
+from model.frontends.config import TextFrontendConfig
 from recipes.config import OptimConfig, Recipe, RunConfig, TextDataConfig
 
 
@@ -109,7 +110,7 @@ def text_tiny() -> Recipe:
             average_top_k_layers=3,
             layer_norms=("instance",),
             average_norms=("layer",),
-            ema_transformer_layers_only=False,
+            shares="nothing",
         ),
         loss=LossConfig(beta=4.0, scale=1.0),
         data=TextDataConfig(

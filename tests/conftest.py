@@ -1,23 +1,31 @@
-"""What many tests start from and none changes: a small made-up book, its prepared folder, and a finished run of the tiny settings."""
+"""What many tests start from and none changes: small made-up data sets, prepared folders, and finished runs of the tiny settings."""
 
-import random
 from pathlib import Path
 
 import pytest
 
 from recipes.data.prepare import prepare_text
 from recipes.text import text_tiny
-from tests.launching import PRETRAIN_TEXT, launch, overrides, tiny_recipe
+from tests.launching import PRETRAIN, launch, overrides, tiny_recipe
+from tests.made_up import WRITE, write_book
 
-SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "ri", "su", "te")
+
+@pytest.fixture(scope="session", params=PRETRAIN)
+def modality(request: pytest.FixtureRequest) -> str:
+    """Every modality in turn."""
+    return request.param
 
 
-def write_book(path: Path, num_lines: int = 400) -> Path:
-    """A .txt file, one paragraph a line, the same one every time."""
-    rng = random.Random(0)
-    lines = [" ".join("".join(rng.choices(SYLLABLES, k=rng.randint(1, 3))) for _ in range(rng.randint(5, 40))) for _ in range(num_lines)]
-    path.write_text("\n".join(lines) + "\n")
-    return path
+@pytest.fixture(scope="session")
+def tiny_data(modality: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The modality's made-up data set, raw."""
+    return WRITE[modality](tmp_path_factory.mktemp(modality))
+
+
+@pytest.fixture(scope="session")
+def tiny_done(modality: str, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run dir of the modality after two steps, data prepared by the launcher itself. Copy it before changing anything."""
+    return _train(modality, tiny_data, tmp_path_factory.mktemp(modality) / "run")
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +44,11 @@ def tiny_prepared(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run dir after two steps, data prepared by the launcher itself. Copy it before changing anything."""
-    run_dir = tmp_path_factory.mktemp("tiny") / "run"
-    done = launch(PRETRAIN_TEXT, ["--data", tiny_text, "--run-dir", run_dir, *overrides()], run_dir.parent)
+    return _train("text", tiny_text, tmp_path_factory.mktemp("tiny") / "run")
+
+
+def _train(modality: str, data: Path, run_dir: Path) -> Path:
+    done = launch(PRETRAIN[modality], ["--data", data, "--run-dir", run_dir, *overrides(modality)], run_dir.parent)
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
     return run_dir
 

@@ -6,8 +6,10 @@ but nothing of this repository. What imports themselves print is seen only by ru
 
 import contextlib
 import ctypes
+import json
 import multiprocessing as mp
 import os
+import re
 import resource
 import runpy
 import signal
@@ -19,36 +21,54 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
+from recipes.catalog import RECIPES, default_recipe
 from recipes.config import Recipe, apply_overrides
-from recipes.text import text_tiny
 from tests.distributed import PR_SET_PDEATHSIG, PRELOAD, SERVER_ENV
 
 ROOT = Path(__file__).parent.parent
-PRETRAIN_TEXT = ROOT / "launch" / "pretrain_text.py"
+PRETRAIN = {modality: ROOT / "launch" / f"pretrain_{modality}.py" for modality in RECIPES}
+PRETRAIN_TEXT = PRETRAIN["text"]
 PROBE = ROOT / "launch" / "probe.py"
 PREPARE = ROOT / "launch" / "prepare.py"
 
-TINY = {
+SMALL = {
     **{"model.num_layers": 1, "model.hidden_size": 16, "model.ffn_hidden_size": 32, "model.num_attention_heads": 2},
-    **{"teacher.average_top_k_layers": 1, "frontend.vocab_size": 200, "data.sequence_length": 32, "frontend.max_positions": 32},
-    **{"run.global_batch_size": 8, "run.max_steps": 2, "run.log_steps": 1, "optim.warmup_steps": 2},
+    **{"teacher.average_top_k_layers": 1, "optim.warmup_steps": 2},
+    **{"run.global_batch_size": 8, "run.max_steps": 2, "run.log_steps": 1},
 }
-"""text_tiny in milliseconds a step."""
+TINY: dict[str, dict[str, object]] = {
+    "text": SMALL | {"frontend.vocab_size": 200, "data.sequence_length": 32, "frontend.max_positions": 32},
+    "speech": SMALL
+    | {"frontend.conv_dim": 8, "frontend.conv_kernels": "10,3", "frontend.conv_strides": "5,2", "frontend.pos_conv_depth": 2}
+    | {"frontend.pos_conv_groups": 2, "mask.length": 5, "data.min_seconds": 0.025, "data.max_seconds": 0.1, "data.group_size": 4}
+    | {"data.num_workers": 0},
+    "vision": SMALL
+    | {
+        "frontend.image_size": 32,
+        "frontend.patch_size": 8,
+        "mask.num_patches": 9,
+        "mask.min_block": 2,
+        "mask.max_block": 16,
+        "data.num_workers": 0,
+    },
+}
+"""Each modality's tiny recipe in milliseconds a step, on the data of tests/made_up.py. No worker processes: they take seconds to start."""
 
 
-def overrides(**changes: object) -> list[str]:
+def overrides(modality: str = "text", **changes: object) -> list[str]:
     """TINY as --set flags; a change is named with __ for the dot, and None takes one out."""
-    return [part for assignment in _assignments(changes) for part in ("--set", assignment)]
+    return [part for assignment in _assignments(modality, changes) for part in ("--set", assignment)]
 
 
-def tiny_recipe(**changes: object) -> Recipe:
-    """text_tiny with the same numbers, unchecked."""
-    return apply_overrides(text_tiny(), _assignments(changes))
+def tiny_recipe(modality: str = "text", **changes: object) -> Recipe:
+    """The modality's tiny recipe with the same numbers, unchecked."""
+    return apply_overrides(RECIPES[modality][default_recipe(modality)](), _assignments(modality, changes))
 
 
-def _assignments(changes: Mapping[str, object]) -> list[str]:
-    numbers = {**TINY, **{name.replace("__", "."): value for name, value in changes.items()}}
+def _assignments(modality: str, changes: Mapping[str, object]) -> list[str]:
+    numbers = {**TINY[modality], **{name.replace("__", "."): value for name, value in changes.items()}}
     return [f"{name}={value}" for name, value in numbers.items() if value is not None]
 
 
@@ -144,3 +164,28 @@ def _main(words: list[str], cwd: str, environment: dict[str, str], folder: str, 
     sys.argv = words
     sys.path.insert(0, str(Path(words[0]).parent))
     runpy.run_path(words[0], run_name="__main__")
+
+
+def refused(done: subprocess.CompletedProcess[str], complaint: str) -> None:
+    """Fails unless the command ended with exit code 2 and one line on stderr in which `complaint` (a pattern) is found."""
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"error: .*\n", done.stderr), f"one line, not: {done.stderr}"
+    assert re.search(complaint, done.stderr.rstrip()), done.stderr
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Make these files and return the folder's contents."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return contents(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Path -> bytes of everything below a folder; folders are empty."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """One object a line."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

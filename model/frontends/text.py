@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import EncoderConfig, TextFrontendConfig
+from model.config import EncoderConfig, Shares
 from model.dropout import Dropout, DropoutStream
+from model.frontends.config import TextFrontendConfig
+from model.frontends.output import FrontendOutput
 from model.init import Init
 from model.parallel import Parallel
 from model.positions import RelativeBias
@@ -24,6 +26,8 @@ class TextFrontend(nn.Module):
     are never looked up and never trained.
     """
 
+    num_prefix_tokens = 0
+
     def __init__(self, config: TextFrontendConfig, encoder: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream) -> None:
         super().__init__()
         rows = config.padded_vocab_size
@@ -35,11 +39,15 @@ class TextFrontend(nn.Module):
             self.positions = PositionTable(config.max_positions, encoder.hidden_size, init.at("positions"), config.embedding_init_std)
         else:
             self.relative_bias = RelativeBias(encoder.num_attention_heads, config.max_positions, parallel)
-        self.norm = nn.LayerNorm(encoder.hidden_size, encoder.layernorm_epsilon)
+        self.norm = nn.LayerNorm(encoder.hidden_size, encoder.block.layernorm_epsilon)
         self.dropout = Dropout(encoder.hidden_dropout, stream, site=0)
 
-    def forward(self, ids_BS: Tensor, mask_BS: Tensor | None, padding_mask_BS: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Embedded tokens (B, S, D) and the attention bias (H, S, S), if any. mask_BS is not read: `<mask>` is an id."""
+    def forward(
+        self, ids_BS: Tensor, mask_BS: Tensor | None, padding_mask_BS: Tensor | None, features_BSD: Tensor | None = None
+    ) -> FrontendOutput:
+        """Embedded tokens (B, S, D) and the attention bias (1, H, S, S), if any. mask_BS is not read: `<mask>` is an id, so
+        student and teacher read different ids and there are no features to hand on."""
+        assert features_BSD is None
         x_BSD = self.tokens(ids_BS)
         if self.positions is not None:
             x_BSD = x_BSD + self.positions(ids_BS.shape[1], padding_mask_BS)
@@ -47,11 +55,12 @@ class TextFrontend(nn.Module):
         if padding_mask_BS is not None:
             x_BSD = x_BSD.masked_fill(padding_mask_BS.unsqueeze(-1), 0.0)
         bias_HSS = None if self.relative_bias is None else self.relative_bias(ids_BS.shape[1])
-        return x_BSD, bias_HSS
+        return FrontendOutput(x_BSD, None if bias_HSS is None else bias_HSS.unsqueeze(0))
 
-    def shared_parameters(self) -> set[str]:
-        """Names of the parameters that the teacher copies under ema_transformer_layers_only: all but the attention bias,
-        which belongs to the blocks."""
+    def shared_parameters(self, shares: Shares) -> set[str]:
+        """Names of the parameters that the teacher copies: all but the attention bias, which belongs to the blocks."""
+        if shares == "nothing":
+            return set()
         return {name for name, _ in self.named_parameters() if not name.startswith("relative_bias.")}
 
 

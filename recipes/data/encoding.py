@@ -53,7 +53,7 @@ def encode_in_order(
         yield from ((batch, encode(model_path, batch.paragraphs)) for batch in batches)
         return
     # Spawned, not forked: the caller may have threads (torch, gloo) that a fork would leave locked.
-    pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent)
+    pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent)
     waiting: deque[tuple[TextBatch, Future]] = deque()
     try:
         for batch in batches:
@@ -71,7 +71,7 @@ def encode_in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
     """In a worker: leave Ctrl-C to the parent, and do not outlive one that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

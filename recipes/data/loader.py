@@ -1,39 +1,67 @@
-"""Which samples make which update, and this rank's micro-batches of them, one update ahead of the training. Knows no modality and
+"""Which samples make which update, and this rank's micro-batches of them, prepared ahead of the training. Knows no modality and
 keeps no state that a resumed run would need: every update is computed from its number.
 
 Shapes: N samples of the data set.
 """
 
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as MapDataset
 
 from model.batch import Batch
+from recipes.data.media import BadItem
 from recipes.errors import ConfigError
 
 Example = TypeVar("Example")
 EVAL_EPOCH = 0
 EVAL_MASK_SEED = 0
 """For the held-out data set: the same masks in every evaluation of every run."""
+PREFETCH = 2  # micro-batches per worker process
 
 
 class Dataset(Protocol[Example]):
-    """What a modality brings. example() is a function of its arguments and the data set's seed, so any thread or process may run it."""
+    """What a modality brings. example() is a function of its arguments and the data set's seed, so any thread or process may run it;
+    the data set itself must be picklable."""
 
     fingerprint: str
     """Hash of the data, for config.json."""
 
     def __len__(self) -> int: ...
 
-    def example(self, epoch: int, index: int) -> Example:
-        """One sample as that epoch sees it: crop, augmentation, mask."""
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """Indices of one epoch as they are read; consecutive ones form the groups that share what samples must share."""
+
+    def example(self, epoch: int, index: int, group: tuple[int, ...]) -> Example:
+        """One sample as that epoch sees it: crop, augmentation, mask. `group` are the indices of its group, its own among them."""
 
     def collate(self, examples: list[Example]) -> Batch:
         """The micro-batch of these samples."""
+
+    def take_bad(self) -> list[BadItem]:
+        """Undecodable items that example() met since the last call, in this process."""
+
+
+class Position(NamedTuple):
+    """One sample of an update."""
+
+    epoch: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks for
+    group: tuple[int, ...]
+
+
+class LoadedBatch(NamedTuple):
+    """A micro-batch and what could not be decoded on the way."""
+
+    batch: Batch
+    bad: list[BadItem]
 
 
 def check_enough(dataset: Dataset, global_batch_size: int) -> None:
@@ -45,67 +73,158 @@ def check_enough(dataset: Dataset, global_batch_size: int) -> None:
         )
 
 
-class UpdateLoader:
-    """Micro-batches by update number. Tensor-parallel ranks pass the same dp_rank and so read the same data."""
+class UpdateOrder:
+    """The samples of every update, on every topology: a function of (seed, update)."""
 
-    def __init__(self, dataset: Dataset, *, seed: int, global_batch_size: int, micro_batch_size: int, dp_rank: int, dp_size: int) -> None:
-        """Raises: ConfigError if the data set has fewer samples than one global batch."""
-        assert global_batch_size % (dp_size * micro_batch_size) == 0 and 0 <= dp_rank < dp_size
-        check_enough(dataset, global_batch_size)
+    def __init__(self, dataset: Dataset, *, seed: int, global_batch_size: int, group_size: int) -> None:
+        assert global_batch_size % group_size == 0
         self._dataset, self._seed = dataset, seed
-        self._global_batch_size, self._micro_batch_size = global_batch_size, micro_batch_size
-        self._rows = slice(dp_rank * global_batch_size // dp_size, (dp_rank + 1) * global_batch_size // dp_size)
-        self._permutation = lru_cache(maxsize=2)(self._draw_permutation)  # two: the prefetch may be an epoch ahead
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="data")
-        self._ahead: tuple[int, Future[list[Batch]]] | None = None
-        self.wait_seconds = 0.0
-        """How long the last batches() had to wait for its data."""
+        self._global_batch_size, self._group_size = global_batch_size, group_size
+        self.updates_per_epoch = len(dataset) // global_batch_size
+        """Full global batches in the data; the rest of each epoch's order is left out."""
+        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # two: the prefetch may be an epoch ahead
 
-    @property
-    def updates_per_epoch(self) -> int:
-        """Full global batches in the data; the rest of each epoch's permutation is left out."""
-        return len(self._dataset) // self._global_batch_size
-
-    def positions(self, update: int) -> list[tuple[int, int]]:
-        """(epoch, index) of every sample of the whole global batch; updates count from 0."""
+    def positions(self, update: int) -> list[Position]:
+        """Every sample of the whole global batch; updates count from 0."""
         epoch, offset = divmod(update, self.updates_per_epoch)
         start = offset * self._global_batch_size
-        indices_N = self._permutation(epoch)
-        return [(epoch, index) for index in indices_N[start : start + self._global_batch_size].tolist()]
+        indices = self._epoch(epoch)[start : start + self._global_batch_size].tolist()
+        groups = [tuple(indices[i : i + self._group_size]) for i in range(0, len(indices), self._group_size)]
+        return [Position(epoch, index, group) for group in groups for index in group]
 
-    def batches(self, update: int) -> list[Batch]:
-        """This rank's micro-batches of that update, in order; the next update is then prepared in the background."""
+    def _draw_epoch(self, epoch: int) -> np.ndarray:
+        return self._dataset.order(np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, epoch)))))
+
+
+class MicroBatches(MapDataset[LoadedBatch | ConfigError]):
+    """Micro-batches by their samples' positions, for torch's DataLoader to build in worker processes."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, positions: list[Position]) -> LoadedBatch | ConfigError:
+        try:
+            batch = self._dataset.collate([self._dataset.example(*position) for position in positions])
+        except ConfigError as error:
+            return error  # a worker's exception would arrive wrapped in its traceback
+        return LoadedBatch(batch, self._dataset.take_bad())
+
+
+class UpdateLoader:
+    """This rank's micro-batches, update by update. Data-parallel ranks take contiguous slices of each global batch; tensor-parallel
+    ranks pass the same dp_rank and so read the same data."""
+
+    def __init__(
+        self, dataset: Dataset, order: UpdateOrder, *, share: slice, micro_batch_size: int, num_workers: int = 0, first_update: int = 0
+    ) -> None:
+        """`share`: this rank's part of the global batch (see rank_share). Worker processes start with the first update."""
+        self._dataset, self._order, self._share = MicroBatches(dataset), order, share
+        self._micro_batch_size, self._num_workers = micro_batch_size, num_workers
+        self._next, self._stream = first_update, iter(list[LoadedBatch | ConfigError]())
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="data")
+        self._ahead: tuple[int, Future[list[LoadedBatch]]] | None = None
+        self.wait_seconds = 0.0
+        """How long the last batches() had to wait for its data."""
+        self._start_stream(first_update)
+        self._prefetch(first_update)
+
+    def positions(self, update: int) -> list[Position]:
+        """Every sample of the whole global batch."""
+        return self._order.positions(update)
+
+    def batches(self, update: int) -> list[LoadedBatch]:
+        """This rank's micro-batches of that update, in order; the following ones are then prepared in the background.
+
+        Raises: ConfigError where the data set cannot give them, on this rank alone.
+        """
         start = time.perf_counter()
         if self._ahead is None or self._ahead[0] != update:
             self._prefetch(update)
         assert self._ahead is not None
-        batches = self._ahead[1].result()
+        loaded = self._ahead[1].result()
         self.wait_seconds = time.perf_counter() - start
         self._prefetch(update + 1)
-        return batches
+        return loaded
 
     def close(self) -> None:
-        """Stop the background thread; the loader cannot be used afterwards."""
+        """Stop the background work; the loader cannot be used afterwards."""
         self._worker.shutdown(wait=True, cancel_futures=True)
+        self._stream = iter(list[LoadedBatch | ConfigError]())  # ends the worker processes
 
     def _prefetch(self, update: int) -> None:
         if self._ahead is not None:
             self._ahead[1].cancel()
         self._ahead = update, self._worker.submit(self._build, update)
 
-    def _build(self, update: int) -> list[Batch]:
-        return list(_micro_batches(self._dataset, self.positions(update)[self._rows], self._micro_batch_size))
+    def _build(self, update: int) -> list[LoadedBatch]:
+        if update != self._next:
+            self._start_stream(update)
+        self._next = update + 1
+        own = self._order.positions(update)[self._share]
+        return [_loaded(next(self._stream)) for _ in range(len(own) // self._micro_batch_size)]
 
-    def _draw_permutation(self, epoch: int) -> np.ndarray:
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, epoch))))
-        return rng.permutation(len(self._dataset))
+    def _start_stream(self, update: int) -> None:
+        workers: dict[str, Any] = {}
+        if self._num_workers:
+            workers = {"prefetch_factor": PREFETCH, "multiprocessing_context": "forkserver", "worker_init_fn": _ignore_signals}
+        self._next = update
+        loader = DataLoader(
+            self._dataset,
+            sampler=Positions(self._order, self._share, self._micro_batch_size, update),
+            batch_size=None,
+            num_workers=self._num_workers,
+            collate_fn=_as_it_is,
+            generator=torch.Generator(),  # the default one is the dropout's
+            **workers,
+        )
+        self._stream = iter(loader)
 
 
-def eval_batches(dataset: Dataset, *, max_samples: int, micro_batch_size: int, dp_rank: int, dp_size: int) -> Iterator[Batch]:
+def _as_it_is(loaded: Any) -> Any:
+    return loaded
+
+
+def _loaded(result: LoadedBatch | ConfigError) -> LoadedBatch:
+    if isinstance(result, ConfigError):
+        raise result
+    return result
+
+
+def _ignore_signals(worker: int) -> None:
+    """A stop request reaches the whole process group; the training process decides, and still needs its data until then."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class Positions:
+    """The endless list of this rank's micro-batches from an update on, as their samples' positions: a sampler for DataLoader."""
+
+    def __init__(self, order: UpdateOrder, share: slice, micro_batch_size: int, first_update: int) -> None:
+        self._order, self._share, self._size, self._first = order, share, micro_batch_size, first_update
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        update = self._first
+        while True:
+            own = self._order.positions(update)[self._share]
+            for start in range(0, len(own), self._size):
+                yield own[start : start + self._size]
+            update += 1
+
+
+def rank_share(global_batch_size: int, dp_rank: int, dp_size: int) -> slice:
+    """A rank's contiguous part of a global batch."""
+    assert global_batch_size % dp_size == 0 and 0 <= dp_rank < dp_size
+    return slice(dp_rank * global_batch_size // dp_size, (dp_rank + 1) * global_batch_size // dp_size)
+
+
+def eval_batches(
+    dataset: Dataset, *, max_samples: int, micro_batch_size: int, group_size: int, dp_rank: int, dp_size: int
+) -> Iterator[Batch]:
     """This rank's share of a fixed set of at most max_samples held-out samples, spread evenly over the data set.
 
-    Every rank gets the same number of batches of the same sizes (the last may be smaller), so up to dp_size - 1 samples are left
-    out. Nothing for a data set without samples. Raises: ConfigError where the ranks outnumber the samples.
+    Every rank gets the same number of batches of the same sizes, none of which crosses a group, so a few samples may be left
+    out. Nothing for a data set without samples. Bad items stay with the data set (take_bad). Raises: ConfigError where the ranks
+    outnumber the samples.
     """
     num_samples = min(max_samples, len(dataset))
     if 0 < num_samples < dp_size:
@@ -114,11 +233,15 @@ def eval_batches(dataset: Dataset, *, max_samples: int, micro_batch_size: int, d
             "--set data.heldout_fraction=0"
         )
     share = num_samples // dp_size
+    if group_size > 1:
+        micro_batch_size = max((n for n in range(1, share + 1) if micro_batch_size % n == 0), default=1)
+        share -= share % micro_batch_size
+    spread = [i * len(dataset) // num_samples for i in range(num_samples)]
     own = range(dp_rank * share, (dp_rank + 1) * share)
-    positions = [(EVAL_EPOCH, rank_index * len(dataset) // num_samples) for rank_index in own]
-    return _micro_batches(dataset, positions, micro_batch_size)
+    positions = [Position(EVAL_EPOCH, spread[i], tuple(spread[i // group_size * group_size :][:group_size])) for i in own]
+    return _in_turn(dataset, [positions[i : i + micro_batch_size] for i in range(0, len(positions), micro_batch_size)])
 
 
-def _micro_batches(dataset: Dataset, positions: list[tuple[int, int]], size: int) -> Iterator[Batch]:
-    for start in range(0, len(positions), size):
-        yield dataset.collate([dataset.example(epoch, index) for epoch, index in positions[start : start + size]])
+def _in_turn(dataset: Dataset, parts: list[list[Position]]) -> Iterator[Batch]:
+    for part in parts:
+        yield dataset.collate([dataset.example(*position) for position in part])

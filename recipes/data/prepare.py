@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model.config import TextFrontendConfig
+from model.frontends.config import TextFrontendConfig
 from recipes.config import TextDataConfig
 from recipes.data import shards
 from recipes.data.encoding import batches, encode_in_order

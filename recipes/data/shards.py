@@ -163,7 +163,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         _remove_stale(target)
         folder.mkdir()
         yield folder
-        for path in (*folder.iterdir(), folder):
+        for path in (*folder.rglob("*"), folder):
             _sync(path)
         folder.rename(target)
         done = True

@@ -67,7 +67,7 @@ class Rows:
     def _column(self) -> Iterator[str | None]:
         known = self.dataset.column_names or []  # a stream may not know its columns yet
         dataset = self.dataset.select_columns([self.column]) if self.column in known else self.dataset
-        with _table_errors(self.name):
+        with table_errors(self.name):
             for batch in dataset.iter(batch_size=ROWS_PER_BATCH):
                 yield from self._checked(batch)
 
@@ -125,7 +125,7 @@ def _open_files(name: Path, files: list[Path], column: str) -> TextSource:
 
     options = {"sep": "\t"} if kind == ".tsv" else {}
     # Streaming reads the files where they lie; without it the whole table would be copied into the cache first.
-    with _table_errors(str(name)):
+    with table_errors(str(name)):
         table = load_dataset(TABLE_BUILDERS[kind], data_files=[str(path) for path in files], split="train", streaming=True, **options)
     return Rows(str(name), table, column)
 
@@ -133,7 +133,7 @@ def _open_files(name: Path, files: list[Path], column: str) -> TextSource:
 def _open_saved(folder: Path, column: str) -> TextSource:
     from datasets import DatasetDict, load_from_disk
 
-    with _table_errors(str(folder)):
+    with table_errors(str(folder)):
         saved = load_from_disk(str(folder))
     if isinstance(saved, DatasetDict):
         if "train" not in saved:
@@ -143,32 +143,42 @@ def _open_saved(folder: Path, column: str) -> TextSource:
 
 
 def _open_hub(path: str, column: str) -> TextSource:
-    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?", path) or _kind(Path(path)) in (*TEXT_SUFFIXES, *TABLE_BUILDERS):
+    if _kind(Path(path)) in (*TEXT_SUFFIXES, *TABLE_BUILDERS):
+        raise ConfigError(f"--data {path}: no such file or folder")
+    return Rows(path, load_hub(path), column)
+
+
+def load_hub(path: str, split: str = "train") -> Any:
+    """A split of the hub's data set `name` or `name:config`, downloaded once; its cache is then read in place.
+
+    Raises: ConfigError if the hub cannot have that name, or does not give it.
+    """
+    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?", path):
         raise ConfigError(f"--data {path}: no such file or folder")
     import datasets
     import httpx
 
     name, _, config = path.partition(":")
     try:
-        dataset = datasets.load_dataset(name, config or None, split="train")  # downloads once; its cache is then read in place
+        return datasets.load_dataset(name, config or None, split=split)
     except (OSError, ValueError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
         raise ConfigError(
-            f"--data {path}: no such file or folder, and the hub does not give it ({_first_line(error)}); check the name and the network"
+            f"--data {path}: no such file or folder, and the hub does not give it ({first_line(error)}); check the name and the network"
         ) from error
-    return Rows(path, dataset, column)
 
 
 @contextmanager
-def _table_errors(name: str) -> Iterator[None]:
+def table_errors(name: str) -> Iterator[None]:
     """What `datasets` raises at a damaged file, as a ConfigError naming the file or folder."""
     import pyarrow
     from datasets.exceptions import DatasetsError
 
     try:
         yield
-    except (DatasetsError, pyarrow.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{name}: cannot be read as a table ({_first_line(error)}); mend or remove it") from error
+    except (DatasetsError, pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{name}: cannot be read as a table ({first_line(error)}); mend or remove it") from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The error's message as far as it fits into one line; its class where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

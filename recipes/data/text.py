@@ -12,6 +12,7 @@ import torch
 from model.batch import Batch
 from model.config import TokenMaskConfig
 from model.masking import token_mask
+from recipes.data.media import BadItem
 from recipes.data.packing import Split
 from recipes.data.shards import load_prepared, map_array
 from recipes.data.tokenizer import BOS, PAD
@@ -50,7 +51,15 @@ class TextDataset:
     def __len__(self) -> int:
         return len(self._samples_N2)
 
-    def example(self, epoch: int, index: int) -> TextExample:
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """All samples, shuffled."""
+        return rng.permutation(len(self))
+
+    def take_bad(self) -> list[BadItem]:
+        """None: what cannot be read stops the preparation."""
+        return []
+
+    def example(self, epoch: int, index: int, group: tuple[int, ...] = ()) -> TextExample:
         """Sample `index` with `<s>` before it and the mask of that epoch."""
         start, length = self._samples_N2[index].tolist()
         clean_T = np.empty(length + 1, dtype=np.int64)

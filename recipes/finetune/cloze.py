@@ -59,10 +59,21 @@ class ClozeResult:
             "num_test": self.num_test,
         }
 
+    def lines(self, recipe: Recipe) -> list[str]:
+        """What the command prints."""
+        trained, random = self.trained, self.random
+        return [
+            f"cloze, {self.num_words} words, {self.num_test} held-out blanks, {recipe.name}:",
+            f"  pre-trained  {trained.accuracy:.3f} +- {trained.standard_error:.3f} (layer {trained.layer + 1})",
+            f"  random init  {random.accuracy:.3f} +- {random.standard_error:.3f} (layer {random.layer + 1})",
+            f"  majority     {self.majority:.3f}",
+            f"  pre-trained / random init = {trained.accuracy / max(random.accuracy, 1e-9):.2f}",
+        ]
+
 
 def cloze_probe(source: Source, prepared: Path, device: torch.device) -> ClozeResult:
     """Run the probe. Raises: ConfigError where the prepared data hold too few of the words."""
-    recipe = source.recipe
+    recipe: Any = source.recipe  # of text
     words = frequent_words(prepared)
     classes_V = np.full(recipe.frontend.vocab_size, -1)
     classes_V[words] = np.arange(len(words))
@@ -106,25 +117,13 @@ def collect(trunk: Trunk, data: TextDataset, limit: int, epoch: int, classes_V: 
         classes_BS = torch.from_numpy(classes_V)[batch.clean_inputs]
         chosen_N = ((classes_BS >= 0) & batch.mask_BS).flatten().nonzero()[:, 0]
         padding = None if batch.padding_mask_BS is None else batch.padding_mask_BS.to(device)
-        _, outputs = trunk(batch.inputs.to(device), None, padding, keep_from=0)
+        outputs = trunk(batch.inputs.to(device), None, padding, keep_from=0).layers
         features = [output.block_SBD.transpose(0, 1).reshape(-1, output.block_SBD.shape[-1])[chosen_N].float().cpu() for output in outputs]
         per_layer.append(features)
         labels.append(classes_BS.flatten()[chosen_N])
     if not labels or sum(map(len, labels)) < 2:
         raise ConfigError("the held-out text has no frequent word to probe; give more text or raise data.heldout_fraction")
     return Split([torch.cat(layer) for layer in zip(*per_layer, strict=True)], torch.cat(labels))
-
-
-def describe(result: ClozeResult, recipe: Recipe) -> list[str]:
-    """What the command prints."""
-    trained, random = result.trained, result.random
-    return [
-        f"cloze, {result.num_words} words, {result.num_test} held-out blanks, {recipe.name}:",
-        f"  pre-trained  {trained.accuracy:.3f} +- {trained.standard_error:.3f} (layer {trained.layer + 1})",
-        f"  random init  {random.accuracy:.3f} +- {random.standard_error:.3f} (layer {random.layer + 1})",
-        f"  majority     {result.majority:.3f}",
-        f"  pre-trained / random init = {trained.accuracy / max(random.accuracy, 1e-9):.2f}",
-    ]
 
 
 def _chunks(available: int, limit: int) -> Iterator[list[int]]:

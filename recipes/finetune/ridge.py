@@ -28,11 +28,12 @@ class Score:
     standard_error: float
     layer: int
     penalty: float
+    """Or what else was chosen, such as the number of neighbours."""
 
 
 def best_ridge(train: Split, test: Split, num_classes: int) -> Score:
     """Fit every layer and penalty on 80 % of train, choose by the other 20 %, refit on all, score on test."""
-    cut = int(len(train.labels_N) * (1 - VALIDATION_SHARE))
+    cut = validation_cut(len(train.labels_N))
     choices = []
     for layer, features_ND in enumerate(train.layers):
         for penalty in PENALTIES:
@@ -41,7 +42,17 @@ def best_ridge(train: Split, test: Split, num_classes: int) -> Score:
     _, layer, penalty = max(choices)
     weights = fit(train.layers[layer], train.labels_N, num_classes, penalty)
     share = accuracy(weights, test.layers[layer], test.labels_N)
-    return Score(share, (share * (1 - share) / len(test.labels_N)) ** 0.5, layer, penalty)
+    return Score(share, standard_error(share, len(test.labels_N)), layer, penalty)
+
+
+def validation_cut(num_examples: int) -> int:
+    """How many examples, from the front, are fitted on while layer and penalty are chosen."""
+    return int(num_examples * (1 - VALIDATION_SHARE))
+
+
+def standard_error(share: float, num_examples: int) -> float:
+    """Of an accuracy, if examples are independent."""
+    return (share * (1 - share) / num_examples) ** 0.5
 
 
 def fit(features_ND: Tensor, labels_N: Tensor, num_classes: int, penalty: float) -> tuple[Tensor, Tensor]:

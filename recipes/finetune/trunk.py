@@ -10,11 +10,11 @@ from model.dropout import DropoutStream
 from model.init import Init
 from model.parallel import init_parallel
 from model.student import Trunk
+from recipes.catalog import RECIPES, default_recipe
 from recipes.checkpoint.layout import latest
 from recipes.checkpoint.load import CheckpointReader
 from recipes.config import Recipe, recipe_from_dict
 from recipes.errors import ConfigError
-from recipes.text import RECIPES
 from recipes.train.modality import MODALITIES
 
 
@@ -46,9 +46,10 @@ def find_source(path: Path) -> Source:
     if checkpoint is None:
         raise ConfigError(f"--from {path}: the run has no complete checkpoint yet; wait for one (run.save_steps) or let the run end")
     stored = json.loads((run_dir / "config.json").read_text())["recipe"]
-    template = next((build() for build in RECIPES.values() if build().modality == stored["modality"]), None)
-    if template is None:
-        raise ConfigError(f"--from {path}: recipe {stored['name']} is of modality {stored['modality']!r}, which this version does not know")
+    modality = stored["modality"]
+    if modality not in RECIPES:
+        raise ConfigError(f"--from {path}: recipe {stored['name']} is of modality {modality!r}, which this version does not know")
+    template = RECIPES[modality][default_recipe(modality)]()
     return Source(run_dir, checkpoint, recipe_from_dict(template, stored))
 
 

@@ -16,10 +16,12 @@ def num_trunk_parameters(recipe: Recipe) -> int:
     return recipe.frontend.num_parameters(recipe.model) + recipe.model.num_block_parameters
 
 
-def step_flops(recipe: Recipe, num_tokens: int) -> int:
-    """Model FLOPs of training on `num_tokens` tokens of one update, whether or not an implementation skips work."""
-    forward = recipe.model.forward_flops(num_tokens, recipe.data.sequence_length) + recipe.frontend.forward_flops(num_tokens)
-    return FORWARDS_PER_STEP * forward
+def step_flops(recipe: Recipe, num_tokens: int, num_samples: int) -> int:
+    """Model FLOPs of training on `num_tokens` tokens of `num_samples` samples, whether or not an implementation skips work.
+    Attention is counted at the samples' mean length."""
+    num_positions = num_tokens + num_samples * recipe.frontend.num_prefix_tokens
+    blocks = recipe.model.forward_flops(num_positions, num_positions // max(1, num_samples))
+    return FORWARDS_PER_STEP * (blocks + recipe.frontend.forward_flops(recipe.model, num_tokens))
 
 
 def state_bytes(recipe: Recipe, config: EngineConfig) -> dict[str, int]:

@@ -19,7 +19,7 @@ from recipes.train.environment import is_first_rank, quiet_libraries, world_from
 from recipes.train.run_dir import check_same_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "numpy")
+VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "soundfile", "torchaudio", "pillow", "numpy")
 
 
 def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> argparse.ArgumentParser:
@@ -76,6 +76,8 @@ def default_ds_config() -> Path:
 
 def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path) -> int:
     """Check data and run dir, print what would run, on one process and without its devices."""
+    from recipes.data.check import check_data  # numpy and decoders, which --help need not
+
     check_data(recipe)
     check_same_recipe(run_dir, recipe)
     batch, total = config.batch, num_parameters(recipe)
@@ -92,21 +94,6 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path) -> int:
     print(f"memory per rank, MB, activations not counted: {shown}; together {sum(sizes.values()) / 1e6:,.1f}")
     print(f"run dir: {run_dir}{' (exists)' if run_dir.exists() else ''}")
     return 0
-
-
-def check_data(recipe: Recipe) -> None:
-    """Raises: ConfigError where the data are not there or not fit to read. A hub name is only looked up when training starts."""
-    path = recipe.data.path
-    if path is None or not (Path(path).exists() or Path(path).is_absolute() or path.startswith(".")):
-        return
-    from recipes.data.prepare import check_fits  # they import numpy, which --help need not
-    from recipes.data.shards import is_prepared
-    from recipes.data.source import open_source
-
-    if is_prepared(Path(path)):
-        check_fits(Path(path), recipe.data, recipe.frontend)
-    else:
-        open_source(recipe.data)
 
 
 def launch_facts() -> dict[str, Any]:

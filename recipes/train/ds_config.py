@@ -136,26 +136,37 @@ def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) 
     """
     total, dp_size = recipe.run.global_batch_size, world_size // tp_size
     if total % dp_size:
-        near = sorted({total // dp_size * dp_size, (total // dp_size + 1) * dp_size} - {0})
+        near = _multiples_around(total, math.lcm(dp_size, recipe.data.group_size))
         raise ConfigError(
             f"run.global_batch_size {total} is not a multiple of the data-parallel size {dp_size} ({world_size} ranks / tensor-parallel "
             f"size {tp_size}); use {' or '.join(f'--set run.global_batch_size={n}' for n in near)}"
         )
-    share = total // dp_size
-    divisors = [n for n in range(1, share + 1) if share % n == 0]
+    share, group = total // dp_size, recipe.data.group_size
+    whole = share if group == 1 else math.gcd(share, group)  # a micro-batch lies within one group
+    divisors = [n for n in range(1, whole + 1) if whole % n == 0]
     if micro == "auto":
         micro = max(n for n in divisors if n <= LARGEST_AUTO_MICRO_BATCH)
     if not isinstance(micro, int) or isinstance(micro, bool) or micro < 1:
         raise ConfigError(f'train_micro_batch_size_per_gpu is {micro!r}; write a positive integer or "auto"')
     if share % micro:
         step = micro * dp_size
-        near = sorted({total // step * step, (total // step + 1) * step} - {0})
+        near = _multiples_around(total, math.lcm(step, group))
         micros = sorted(divisors, key=lambda n: abs(math.log(n / micro)))[:2]
         raise ConfigError(
             f"run.global_batch_size {total} is not a multiple of micro {micro} x dp {dp_size} = {step}; use "
             f"{' or '.join(map(str, near))}, or set train_micro_batch_size_per_gpu to {' or '.join(map(str, sorted(micros)))}"
         )
+    if micro not in divisors:
+        raise ConfigError(
+            f"train_micro_batch_size_per_gpu {micro} does not divide data.group_size {group}, whose samples share one crop length; "
+            f"set it to {' or '.join(map(str, divisors[-2:]))}, or --set data.group_size={micro}"
+        )
     return BatchPlan(world_size, tp_size, dp_size, micro, share // micro)
+
+
+def _multiples_around(total: int, step: int) -> list[int]:
+    """The multiples of `step` next to `total`, without 0."""
+    return sorted({total // step * step, (total // step + 1) * step} - {0})
 
 
 def _check_keys(content: dict[str, Any], path: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch import nn
 
+from model.config import Shares
 from model.dropout import DropoutStream
 from model.init import Init
 from model.parallel import Parallel
@@ -56,7 +57,7 @@ def build_engines(recipe: Recipe, config: EngineConfig, parallel: Parallel, opti
             dist_init_required=False,
         )
         teacher_engine = _build_teacher(recipe, _teacher_config(config.deepspeed), parallel)
-    shadow = build_shadow(student_engine, teacher_engine, recipe.teacher.ema_transformer_layers_only)
+    shadow = build_shadow(student_engine, teacher_engine, recipe.teacher.shares)
     return Engines(student_engine, teacher_engine, shadow, stream, parallel)
 
 
@@ -80,11 +81,11 @@ def _build_teacher(recipe: Recipe, config: dict[str, Any], parallel: Parallel) -
     return engine
 
 
-def build_shadow(student: deepspeed.DeepSpeedEngine, teacher: deepspeed.DeepSpeedEngine, copy_frontend: bool) -> ShadowWeights:
+def build_shadow(student: deepspeed.DeepSpeedEngine, teacher: deepspeed.DeepSpeedEngine, shares: Shares) -> ShadowWeights:
     """The EMA over the trunk's shards of two engines."""
     masters = {n: shards.master_shard(p) for n, p in shards.named_parameters(student) if n.startswith("trunk.")}
     computed = {n: shards.compute_shard(p) for n, p in shards.named_parameters(teacher)}
-    copied = {f"trunk.frontend.{n}" for n in student.module.trunk.frontend.shared_parameters()} if copy_frontend else set()
+    copied = {f"trunk.frontend.{n}" for n in student.module.trunk.frontend.shared_parameters(shares)}
     return ShadowWeights(masters, computed, copied)
 
 

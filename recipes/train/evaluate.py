@@ -1,13 +1,31 @@
 """Held-out evaluation during pre-training: the objective and the monitors on a fixed set, in eval mode on both engines."""
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Iterator
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from model.batch import Batch
+from model.frontends.output import FrontendOutput
+from model.parallel import Parallel
 from recipes.config import Recipe
 from recipes.data.loader import Dataset, eval_batches
 from recipes.train import objective
 from recipes.train.engine import Engines
 from recipes.train.statistics import EvaluationStatistics
+
+
+def heldout_batches(recipe: Recipe, heldout: Dataset, micro_batch_size: int, parallel: Parallel) -> Iterator[Batch]:
+    """This rank's share of the held-out samples. Raises: ConfigError where there are fewer than ranks."""
+    return eval_batches(
+        heldout,
+        max_samples=recipe.run.eval_samples,
+        micro_batch_size=micro_batch_size,
+        group_size=recipe.data.group_size,
+        dp_rank=parallel.dp_rank,
+        dp_size=parallel.dp_size,
+    )
 
 
 @torch.no_grad()
@@ -16,15 +34,12 @@ def evaluate(recipe: Recipe, engines: Engines, heldout: Dataset, micro_batch_siz
 
     A collective: every rank runs the same number of forwards. The student is back in training mode afterwards.
     """
-    parallel = engines.parallel
-    batches = eval_batches(
-        heldout, max_samples=recipe.run.eval_samples, micro_batch_size=micro_batch_size, dp_rank=parallel.dp_rank, dp_size=parallel.dp_size
-    )
+    batches = heldout_batches(recipe, heldout, micro_batch_size, engines.parallel)
     statistics = EvaluationStatistics()
     captured: list[Tensor] = []
 
-    def capture(module: nn.Module, inputs: tuple, output: tuple[Tensor, Tensor | None]) -> None:
-        captured[:] = [output[0]]
+    def capture(module: Any, inputs: tuple, output: FrontendOutput) -> None:
+        captured[:] = [output.x_BSD[:, module.num_prefix_tokens :]]
 
     hook = engines.student.module.trunk.frontend.register_forward_hook(capture)
     engines.student.eval()
@@ -35,4 +50,4 @@ def evaluate(recipe: Recipe, engines: Engines, heldout: Dataset, micro_batch_siz
         seen = True
     engines.student.train()
     hook.remove()
-    return statistics.reduce(parallel.dp_group) if seen else {}
+    return statistics.reduce(engines.parallel.dp_group) if seen else {}

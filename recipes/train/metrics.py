@@ -39,7 +39,7 @@ class MetricsWriter:
 
     def write(self, metrics: dict[str, Any], interval: Interval) -> None:
         """Add the rates over `interval` to `metrics` and send them to every sink."""
-        flops = step_flops(self._recipe, interval.tokens) / interval.seconds
+        flops = step_flops(self._recipe, interval.tokens, interval.steps * self._recipe.run.global_batch_size) / interval.seconds
         metrics["step_seconds"] = interval.seconds / interval.steps
         metrics["tokens_per_second"] = interval.tokens / interval.seconds
         metrics["mfu"] = flops / (self._peak * metrics["world_size"]) if self._peak else None

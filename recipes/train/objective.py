@@ -28,11 +28,11 @@ class Objective(NamedTuple):
 
 
 def forward(engines: Engines, batch: Batch, config: LossConfig) -> Objective:
-    """Targets from the teacher on the clean input, predictions from the student on the masked one, their loss."""
+    """Predictions from the student on the masked input, targets from the teacher on the clean one, their loss."""
+    prediction_MD, features_BND = engines.student(batch)
     with torch.no_grad():
-        target_BSD = engines.teacher(batch)
+        target_BSD = engines.teacher(batch, features_BND)
     target_MD = take_masked(target_BSD, batch.masked_index_M)
-    prediction_MD = engines.student(batch)
     return Objective(regression_loss(prediction_MD, target_MD, config), prediction_MD, target_MD, target_BSD)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from model.batch import Batch
 from recipes.checkpoint.layout import Counters
 from recipes.checkpoint.save import save_checkpoint
 from recipes.config import Recipe, recipe_to_dict
@@ -65,14 +66,15 @@ def train(state: TrainState) -> int:
             continue
         skipped = 0
         if evaluates:
-            metrics.update(evaluate(state.recipe, state.engines, state.heldout, state.config.batch.micro_batch_size))
+            metrics.update(evaluate(state.recipe, state.engines, state.data.heldout, state.config.batch.micro_batch_size))
+            state.data.bad_items.note(state.data.heldout.take_bad())
         if logs:
             report(state, metrics)
         if due % run.save_steps == 0:
             save(state)
     if state.step % run.save_steps:
         save(state)
-    state.loader.close()
+    state.data.loader.close()
     return finish(state)
 
 
@@ -82,8 +84,8 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | None:
     engine skipped the update because the gradient was not finite: then neither weights nor teacher have moved."""
     start = time.perf_counter()
     engines, recipe, counters = state.engines, state.recipe, state.counters
-    batches = state.loader.batches(counters.update)
-    masked, tokens, stop = _sum_over_ranks(state, sum(b.num_masked for b in batches), sum(b.num_tokens for b in batches))
+    batches = [loaded.batch for loaded in state.data.bad_items.load(state.data.loader, counters.update)]
+    masked, tokens, stop = _sum_over_ranks(state, batches)
     if masked == 0:
         raise ConfigError(
             f"no position of update {counters.update} ({recipe.run.global_batch_size} samples) is masked; raise --set mask.prob"
@@ -144,8 +146,7 @@ def save(state: TrainState) -> None:
     """Write a checkpoint of everything that the next start needs."""
     start = time.perf_counter()
     save_checkpoint(state.path, state.engines, state.counters, state.world, {"recipe": recipe_to_dict(state.recipe)})
-    if state.run_dir:
-        state.run_dir.event("save", step=state.step, seconds=time.perf_counter() - start)
+    _event(state, "save", seconds=time.perf_counter() - start)
 
 
 def finish(state: TrainState) -> int:
@@ -160,17 +161,23 @@ def finish(state: TrainState) -> int:
             state.writer.say(
                 f"done: {state.step} steps, {state.counters.tokens:,} tokens in {state.run_dir.path}; curves in {picture.name}"
             )
-            state.writer.say(f"next: python launch/probe.py --from {state.run_dir.path} --task cloze")
+            state.writer.say(f"next: python launch/probe.py --from {state.run_dir.path}")
         else:
             state.writer.say(f"stopped by {reason} at step {state.step}, saved; the same command continues")
     return EXIT_DONE if done else EXIT_REQUEUE
 
 
-def _sum_over_ranks(state: TrainState, masked: int, tokens: int) -> tuple[int, int, int]:
-    """Masked positions and tokens of the whole update, and how many ranks were asked to stop. TP ranks hold the same data."""
-    counts = torch.tensor([masked, tokens, int(state.stop.reason is not None)], dtype=torch.int64)
+def _sum_over_ranks(state: TrainState, batches: list[Batch]) -> tuple[int, int, int]:
+    """Masked positions and tokens of the whole update, and how many ranks were asked to stop. TP ranks hold the same data.
+
+    Where any rank met undecodable items, all agree on them. Raises: ConfigError where they have become too many.
+    """
+    own = [sum(b.num_masked for b in batches), sum(b.num_tokens for b in batches), int(state.stop.reason is not None)]
+    counts = torch.tensor([*own, state.data.bad_items.num_new], dtype=torch.int64)
     dist.all_reduce(counts, group=state.world.control)  # on the host: the device goes on with the update before
-    masked, tokens, stop = counts.tolist()
+    masked, tokens, stop, any_bad = counts.tolist()
+    if any_bad:
+        state.data.bad_items.agree(state.world.control, lambda item: _event(state, "bad_item", where=item.where, reason=item.reason))
     return masked // state.engines.parallel.tp_size, tokens // state.engines.parallel.tp_size, stop
 
 
@@ -179,10 +186,15 @@ def _count_time(state: TrainState, seconds: float, tokens: int) -> None:
     interval.steps += 1
     interval.seconds += seconds
     interval.tokens += tokens
-    interval.data_wait_seconds += state.loader.wait_seconds
+    interval.data_wait_seconds += state.data.loader.wait_seconds
 
 
 def _note_skip(state: TrainState) -> None:
+    update = state.counters.update - 1
+    samples = [(position.epoch, position.index) for position in state.data.loader.positions(update)]
+    _event(state, "skip", update=update, samples=samples)
+
+
+def _event(state: TrainState, kind: str, **facts: Any) -> None:
     if state.run_dir:
-        positions = state.loader.positions(state.counters.update - 1)
-        state.run_dir.event("skip", step=state.step, update=state.counters.update - 1, samples=positions)
+        state.run_dir.event(kind, step=state.step, **facts)

@@ -4,24 +4,34 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from model.parallel import init_parallel
-from recipes.checkpoint.layout import Counters, latest
+from recipes.checkpoint.layout import Counters, latest, read_state
 from recipes.checkpoint.load import load_checkpoint
 from recipes.config import Recipe, recipe_to_dict
-from recipes.data.loader import Dataset, UpdateLoader, check_enough, eval_batches
+from recipes.data.loader import Dataset, UpdateLoader, UpdateOrder, check_enough, rank_share
 from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
-from recipes.train.ds_config import EngineConfig
+from recipes.train.bad_items import BadItems
+from recipes.train.ds_config import BatchPlan, EngineConfig
 from recipes.train.engine import Engines, build_engines
+from recipes.train.evaluate import heldout_batches
 from recipes.train.metrics import Interval, MetricsWriter
 from recipes.train.modality import MODALITIES
 from recipes.train.preempt import StopRequest
 from recipes.train.run_dir import RunDir, check_same_recipe
 from recipes.train.world import World
+
+
+class TrainData(NamedTuple):
+    """What the run reads: its updates, its held-out samples, and what could not be decoded."""
+
+    loader: UpdateLoader
+    heldout: Dataset
+    bad_items: BadItems
 
 
 @dataclass
@@ -33,8 +43,7 @@ class TrainState:
     config: EngineConfig
     world: World
     engines: Engines
-    loader: UpdateLoader
-    heldout: Dataset
+    data: TrainData
     counters: Counters
     stop: StopRequest
     writer: MetricsWriter | None = None  # on rank 0
@@ -68,29 +77,31 @@ def setup(recipe: Recipe, config: EngineConfig, path: Path, world: World, facts:
     prepared = world.once(lambda: _prepare(recipe, path / "prepared"))
     train_data, heldout = modality.open_data(recipe, prepared)
     parallel = init_parallel(config.batch.tp_size, world.device.type)
-    loader = UpdateLoader(
-        train_data,
-        seed=recipe.run.seed,
-        global_batch_size=recipe.run.global_batch_size,
-        micro_batch_size=config.batch.micro_batch_size,
-        dp_rank=parallel.dp_rank,
-        dp_size=parallel.dp_size,
-    )
-    eval_batches(  # for its complaint, now rather than at the first evaluation
-        heldout,
-        max_samples=recipe.run.eval_samples,
-        micro_batch_size=config.batch.micro_batch_size,
-        dp_rank=parallel.dp_rank,
-        dp_size=parallel.dp_size,
-    )
+    heldout_batches(recipe, heldout, config.batch.micro_batch_size, parallel)  # complains now rather than at the first evaluation
+    first_update = Counters(**read_state(checkpoint)["counters"]).update if checkpoint else 0
+    loader = build_loader(recipe, train_data, config.batch, parallel.dp_rank, first_update=first_update)
     torch.use_deterministic_algorithms(recipe.run.deterministic)
     engines = build_engines(recipe, config, parallel)
     counters = load_checkpoint(checkpoint, engines) if checkpoint else Counters()
-    state = TrainState(path, recipe, config, world, engines, loader, heldout, counters, StopRequest())
+    data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction))
+    state = TrainState(path, recipe, config, world, engines, data, counters, StopRequest())
     if world.rank == 0:
         state.run_dir = owned[0]
         _open_logs(state, facts | {"data_fingerprint": train_data.fingerprint}, time.perf_counter() - start)
     return state
+
+
+def build_loader(recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: int, *, first_update: int = 0) -> UpdateLoader:
+    """This rank's loader; its worker processes start at once and read while the engines are built."""
+    run, data = recipe.run, recipe.data
+    return UpdateLoader(
+        dataset,
+        UpdateOrder(dataset, seed=run.seed, global_batch_size=run.global_batch_size, group_size=data.group_size),
+        share=rank_share(run.global_batch_size, dp_rank, batch.dp_size),
+        micro_batch_size=batch.micro_batch_size,
+        num_workers=data.num_workers,
+        first_update=first_update,
+    )
 
 
 def _prepare(recipe: Recipe, folder: Path) -> Path:

@@ -14,6 +14,8 @@ from model.batch import Batch
 from recipes.train.objective import Objective
 
 VARIANCE_EPS = 1e-6  # fairseq data2vec_audio.py compute_var
+PER_POSITION = ("position_count_S", "position_sum_SD")
+"""Sums that are as long as the longest sample: crops of speech differ between groups."""
 
 
 @dataclass
@@ -78,6 +80,9 @@ class EvaluationStatistics:
 
     def _add(self, name: str, value: Tensor) -> None:
         value = value.double()
+        if name in self._sums and name in PER_POSITION:
+            longest = max(len(value), len(self._sums[name]))
+            value, self._sums[name] = _lengthen(value, longest), _lengthen(self._sums[name], longest)
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def add(self, batch: Batch, result: Objective, frontend_BSD: Tensor) -> None:
@@ -105,6 +110,10 @@ class EvaluationStatistics:
 
     def reduce(self, group: dist.ProcessGroup) -> dict[str, float]:
         """The monitors over all ranks of `group`; a collective."""
+        longest = torch.tensor(len(self._sums["position_count_S"]), device=self._sums["loss"].device)
+        dist.all_reduce(longest, dist.ReduceOp.MAX, group=group)
+        for name in PER_POSITION:
+            self._sums[name] = _lengthen(self._sums[name], int(longest))
         packed = torch.cat([value.reshape(-1) for value in self._sums.values()])
         dist.all_reduce(packed, group=group)
         parts = packed.split([value.numel() for value in self._sums.values()])
@@ -121,6 +130,11 @@ class EvaluationStatistics:
             "neighbour_correlation": float(neighbour_D.mean()),
             "frontend_std": ChannelSums(float(sums["count"]), sums["frontend_sum_D"], sums["frontend_square_D"]).std(),
         }
+
+
+def _lengthen(sum_S: Tensor, length: int) -> Tensor:
+    """Zeros after the last position; any further dimensions stay."""
+    return torch.cat([sum_S, sum_S.new_zeros(length - len(sum_S), *sum_S.shape[1:])])
 
 
 def effective_rank(covariance_DD: Tensor) -> float:

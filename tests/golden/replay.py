@@ -1,125 +1,104 @@
 """Replays a golden case (fairseq or Hugging Face) through the classes that training uses, and compares every quantity.
 
 python tests/golden/replay.py tests/golden/text/paper
-deepspeed --num_accelerators 2 tests/golden/replay.py tests/golden/text/paper --tp 2
+deepspeed --num_accelerators 2 tests/golden/replay.py tests/golden/audio/recipe --tp 2
 """
 
 import argparse
 import json
 import sys
 import warnings
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from cases import EVAL_INPUTS, FAIRSEQ, HF, FairseqCase
+from compare import Report, amplified_quantities
+from model_state import build, gather_rows, layer_outputs, load_student, my_rows, whole, whole_teacher
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.batch import Batch
-from model.frontends.text import PAD
-from model.parallel import init_parallel
 from recipes.config import Recipe
 from recipes.errors import ConfigError
-from recipes.interop import fairseq, hf
-from recipes.text import text_base
+from recipes.interop.names import NameTable
 from recipes.train import objective, shards
-from recipes.train.ds_config import resolve
-from recipes.train.engine import Engines, build_engines
+from recipes.train.engine import Engines
 from recipes.train.schedule import ema_decay
 from recipes.train.world import join_world, leave_world
 
-TOLERANCE = 1e-5
+
+def replay_fairseq(case: Path, tp_size: int, report: Report) -> None:
+    """The protocol of the golden README: three updates with SGD, EMA before each forward but the first, one EMA at the end."""
+    meta = json.loads((case / "meta.json").read_text())
+    if meta["modality"] not in FAIRSEQ:
+        raise ConfigError(f"{case}: modality {meta['modality']!r} is not known to this version; it knows {', '.join(FAIRSEQ)}")
+    modality, report.amplified = FAIRSEQ[meta["modality"]], amplified_quantities(meta)
+    golden, init = load_file(case / "steps.safetensors"), load_file(case / "student_init.safetensors")
+    recipe = modality.recipe(meta["config"], init)
+    names = modality.names(recipe)
+    engines = build(recipe, tp_size)
+    load_student(engines, names.to_ours(init))
+    if (case / "eval_features.safetensors").exists():
+        compare_features(engines, recipe, modality, golden, report, load_file(case / "eval_features.safetensors"))
+    for step, facts in enumerate(meta["steps"]):
+        if step:
+            engines.shadow.update(ema_decay(recipe.teacher, step))
+        replay_step(engines, recipe, modality.batch(recipe, step_inputs(engines, golden, step)), report, golden=golden, facts=facts)
+        if step == 0 and (case / "grad_step0.safetensors").exists():
+            gradients = whole(engines, shards.gradient_shard)
+            compare_state("grad_step0", names, gradients, load_file(case / "grad_step0.safetensors"), report)
+        engines.student.step()
+    engines.shadow.update(ema_decay(recipe.teacher, len(meta["steps"])))
+    if (case / "teacher_final.safetensors").exists():
+        teacher, prefix = load_file(case / "teacher_final.safetensors"), modality.teacher_prefix(recipe)
+        compare_state("teacher_final", names, whole_teacher(engines), teacher, report, prefix=prefix)
+    if (case / "student_final.safetensors").exists():
+        student = load_file(case / "student_final.safetensors")
+        compare_state("student_final", names, whole(engines, shards.master_shard), student, report)
+        for name in student.keys() & {n for n, norm in meta["steps"][0]["grad_norm"].items() if norm is None and names.our_name(n) is None}:
+            report.compare(f"student_final.{name}", init[name], student[name])  # a parameter that no forward reads stays as it was
 
 
-@dataclass
-class Report:
-    """Lines of the comparison and every replayed quantity."""
-
-    failed: int = 0
-    passed: int = 0
-    quantities: dict[str, Tensor] = field(default_factory=dict)
-
-    def compare(self, name: str, ours: Tensor, golden: Tensor) -> None:
-        """One line: name, largest absolute difference, tolerance, verdict. NaN and a wrong shape fail."""
-        self.quantities[name] = ours.detach().cpu().contiguous()
-        difference = float((ours.double() - golden.double()).abs().max()) if ours.shape == golden.shape else float("inf")
-        good = difference <= TOLERANCE
-        self.passed, self.failed = self.passed + good, self.failed + (not good)
-        if dist.get_rank() == 0:
-            print(f"{name:60} {difference:.3e} {TOLERANCE:.0e} {'ok' if good else 'FAIL'}")
+def step_inputs(engines: Engines, golden: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+    """This rank's rows of a step's inputs."""
+    prefix, results = f"step{step}.", ("pred", "target")
+    inputs = {name.removeprefix(prefix): tensor for name, tensor in golden.items() if name.startswith(prefix)}
+    return {name: my_rows(engines, tensor) for name, tensor in inputs.items() if name not in results}
 
 
-def build(recipe: Recipe, tp_size: int) -> Engines:
-    """Engines in fp32 with plain SGD, one micro-batch per rank and update, nothing clipped."""
-    size = dist.get_world_size() // tp_size
-    recipe = replace(recipe, run=replace(recipe.run, global_batch_size=size), optim=replace(recipe.optim, clip_norm=0.0))
-    content = {"train_micro_batch_size_per_gpu": 1, "megatron": {"tensor_model_parallel_size": tp_size}}
-    config = resolve(recipe, content, "replay", dist.get_world_size())
-    return build_engines(recipe, config, init_parallel(tp_size, "cpu"), optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.1))
+def compare_features(
+    engines: Engines, recipe: Recipe, modality: FairseqCase, golden: dict[str, Tensor], report: Report, features: dict[str, Tensor]
+) -> None:
+    """Outputs of every layer in eval mode for the first step's input, nothing masked."""
+    inputs = {EVAL_INPUTS[name]: my_rows(engines, features.pop(name)) for name in EVAL_INPUTS if name in features}
+    if "step0.padding_mask" in golden:
+        inputs.setdefault("padding_mask", my_rows(engines, golden["step0.padding_mask"]))
+    ours = layer_outputs(engines, modality.batch(recipe, inputs))
+    for name in features:
+        if name not in ours:
+            raise ConfigError(
+                f"eval_features.safetensors holds {name}, which no layer of this model gives; it gives {', '.join(sorted(ours))}"
+            )
+        report.compare(name, ours[name], features[name])
 
 
-def load_student(engines: Engines, ours: dict[str, Tensor]) -> None:
-    """Write whole tensors into the student's shards; the teacher starts as its copy."""
-    parameters = dict(shards.named_parameters(engines.student))
-    missing = {n for n in parameters if n not in ours and not n.startswith("head.")}
-    assert not missing and not set(ours) - set(parameters), f"missing {missing}, unknown {set(ours) - set(parameters)}"
-    for name, tensor in ours.items():
-        shards.scatter_full(parameters[name], tensor, engines.parallel, shards.master_shard(parameters[name]))
-    shards.refresh_compute_weights(engines.student)
-    engines.shadow.reset()
+def compare_state(
+    label: str, names: NameTable, ours: dict[str, Tensor], golden: dict[str, Tensor], report: Report, *, prefix: str = ""
+) -> None:
+    """Every golden tensor that has one of ours; a teacher of ours has no head."""
+    own = {name: names.our_name(prefix + name) for name in golden}
+    compared = [name for name, our_name in own.items() if our_name and (our_name in ours or not our_name.startswith("head."))]
+    for name, tensor in names.to_theirs(ours, compared, prefix).items():
+        report.compare(f"{label}.{name}", tensor, golden[name])
 
 
-def my_rows(engines: Engines, tensor: Tensor) -> Tensor:
-    """This DP rank's share of the rows; the first ranks take one more where they do not divide."""
-    return tensor.tensor_split(engines.parallel.dp_size)[engines.parallel.dp_rank]
-
-
-def text_batch(source_BS: Tensor, clean_BS: Tensor, mask_BS: Tensor) -> Batch:
-    """A micro-batch from token ids; padding is wherever the id is PAD."""
-    return Batch(
-        source_BS, clean_BS, mask_BS, mask_BS.flatten().nonzero()[:, 0], source_BS == PAD, clean_BS == PAD, int((source_BS != PAD).sum())
-    )
-
-
-def gather_rows(engines: Engines, rows: Tensor) -> Tensor:
-    """Rows of all DP ranks in order."""
-    parts: list[Any] = [None] * engines.parallel.dp_size
-    dist.all_gather_object(parts, rows.detach(), group=engines.parallel.dp_group)
-    return torch.cat(parts)
-
-
-def eval_features(engines: Engines, tokens_BS: Tensor) -> dict[str, Tensor]:
-    """Outputs of every layer of the student in eval mode on unmasked tokens, under the golden names."""
-    seen: dict[str, Tensor] = {}
-    trunk = engines.student.module.trunk
-    hooks = [trunk.frontend.register_forward_hook(lambda m, i, out: seen.update({"hidden.0": out[0]}))]
-    for number, block in enumerate(trunk.encoder.layers):
-
-        def record(module: Any, inputs: Any, out: Any, n: int = number) -> None:
-            seen.update({f"ffn.{n}": out.ffn_SBD.transpose(0, 1), f"hidden.{n + 1}": out.block_SBD.transpose(0, 1)})
-
-        hooks.append(block.register_forward_hook(record))
-    hooks.append(trunk.register_forward_hook(lambda m, i, out: seen.update({"out": out[0]})))
-    engines.student.eval()
-    rows = my_rows(engines, tokens_BS)
-    with torch.no_grad():
-        engines.student(text_batch(rows, rows, torch.zeros_like(rows, dtype=torch.bool)))
-    engines.student.train()
-    for hook in hooks:
-        hook.remove()
-    return {name: gather_rows(engines, tensor) for name, tensor in seen.items()}
-
-
-def whole(engines: Engines, shard_of: Any) -> dict[str, Tensor]:
-    """Whole tensors by our names; shard_of(parameter) gives what to gather."""
-    return {n: shards.gather_full(p, shard_of(p), engines.parallel) for n, p in shards.named_parameters(engines.student)}
-
-
-def replay_step(engines: Engines, recipe: Recipe, batch: Batch, report: Report, *, golden: dict[str, Tensor], meta: dict[str, Any]) -> None:
+def replay_step(
+    engines: Engines, recipe: Recipe, batch: Batch, report: Report, *, golden: dict[str, Tensor], facts: dict[str, Any]
+) -> None:
     """Forward, backward and (by the caller) SGD of one golden step."""
-    step = meta["step"]
+    step = facts["step"]
     masked = torch.tensor(batch.num_masked)
     dist.all_reduce(masked, group=engines.parallel.dp_group)
     result = objective.forward(engines, batch, recipe.loss)
@@ -127,72 +106,31 @@ def replay_step(engines: Engines, recipe: Recipe, batch: Batch, report: Report, 
     report.compare(f"step{step}.target", gather_rows(engines, result.target_MD), golden[f"step{step}.target"])
     loss = result.loss.detach().clone()
     dist.all_reduce(loss, group=engines.parallel.dp_group)
-    report.compare(f"step{step}.loss_relative", loss / meta["loss_sum"], torch.tensor(1.0))
-    assert int(masked) == meta["sample_size"]
+    report.compare(f"step{step}.loss_relative", loss / facts["loss_sum"], torch.tensor(1.0))
+    assert int(masked) == facts["sample_size"]
     objective.backward(engines, result, int(masked))
 
 
-def replay_fairseq(case: Path, tp_size: int, report: Report) -> None:
-    """The protocol of the golden README: three updates with SGD, EMA before each forward but the first, one EMA at the end."""
-    meta = json.loads((case / "meta.json").read_text())
-    if meta["modality"] != "text":
-        raise ConfigError(f"{case}: modality {meta['modality']!r} is not known to this version; it knows text")
-    golden, init = load_file(case / "steps.safetensors"), load_file(case / "student_init.safetensors")
-    table = init["encoder.sentence_encoder.embed_tokens.weight"]
-    recipe = fairseq.text_recipe_from_fairseq(text_base(), meta["config"], len(table))
-    heads = recipe.model.num_attention_heads
-    engines = build(recipe, tp_size)
-    load_student(engines, fairseq.from_fairseq_text(init, heads))
-
-    def as_fairseq(ours: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
-        return fairseq.to_fairseq_text(ours, [n for n in names if not n.endswith("version")], heads, len(table))
-
-    if (case / "eval_features.safetensors").exists():
-        features = load_file(case / "eval_features.safetensors")
-        for name, tensor in eval_features(engines, features.pop("tokens")).items():
-            report.compare(name, tensor, features[name])
-    for step in range(len(meta["steps"])):
-        if step:
-            engines.shadow.update(ema_decay(recipe.teacher, step))
-        source, clean, mask = (my_rows(engines, golden[f"step{step}.{n}"]) for n in ("src_tokens", "target_tokens", "mask"))
-        replay_step(engines, recipe, text_batch(source, clean, mask), report, golden=golden, meta=meta["steps"][step])
-        if step == 0 and (case / "grad_step0.safetensors").exists():
-            expected = load_file(case / "grad_step0.safetensors")
-            for name, tensor in as_fairseq(whole(engines, shards.gradient_shard), list(expected)).items():
-                report.compare(f"grad_step0.{name}", tensor, expected[name])
-        engines.student.step()
-    engines.shadow.update(ema_decay(recipe.teacher, len(meta["steps"])))
-    compare_final(engines, case, as_fairseq, report)
-
-
-def compare_final(engines: Engines, case: Path, as_fairseq: Any, report: Report) -> None:
-    """Weights of student and teacher after the last update."""
-    student = whole(engines, shards.master_shard)
-    shadows = engines.shadow.shadows
-    parameters = dict(shards.named_parameters(engines.student))
-    teacher = {n: shards.gather_full(parameters[n], shard, engines.parallel) for n, shard in shadows.items()}
-    for label, ours in (("student_final", student), ("teacher_final", teacher)):
-        if (case / f"{label}.safetensors").exists():
-            expected = load_file(case / f"{label}.safetensors")
-            for name, tensor in as_fairseq(ours, list(expected)).items():
-                report.compare(f"{label}.{name}", tensor, expected[name])
-
-
 def replay_hf(case: Path, tp_size: int, report: Report) -> None:
-    """Hidden states of a saved Hugging Face model at positions that are not padding."""
+    """Hidden states of a saved Hugging Face model: every position, but text at those that are not padding."""
     config = json.loads((case / "config.json").read_text())
-    recipe = hf.text_recipe_from_hf(text_base(), config)
+    if config.get("model_type") not in HF:
+        raise ConfigError(f"{case}: model_type {config.get('model_type')!r} is not known to this version; it knows {', '.join(HF)}")
+    modality = HF[config["model_type"]]
+    recipe = modality.recipe(config)
     engines = build(recipe, tp_size)
-    state = fairseq.from_fairseq_text(hf.fairseq_from_hf_text(load_file(case / "model.safetensors")), recipe.model.num_attention_heads)
-    load_student(engines, state)
+    load_student(engines, modality.names(recipe).to_ours(modality.state(load_file(case / "model.safetensors"))), modality.not_saved)
     for path in sorted(case.glob("io*.safetensors")):
         io = load_file(path)
-        keep_BS = io["in.attention_mask"].bool()
-        features = eval_features(engines, io["in.input_ids"].masked_fill(~keep_BS, PAD))
-        for number in range(config["num_hidden_layers"] + 1):
-            name = f"out.hidden_states.{number}"
-            report.compare(name, features[f"hidden.{number}"][keep_BS], io[name][keep_BS])
-        report.compare("out.last_hidden_state", features["out"][keep_BS], io["out.last_hidden_state"][keep_BS])
+        inputs = modality.inputs(io)
+        ours = layer_outputs(engines, modality.batch(recipe, {name: my_rows(engines, tensor) for name, tensor in inputs.items()}))
+        last = "out" if modality.ends_normed(config) else f"hidden.{recipe.model.num_layers}"
+        expected = {f"hidden_states.{n}": f"hidden.{n}" for n in range(recipe.model.num_layers + 1)} | {"last_hidden_state": last}
+        if "out.extract_features" in io:
+            expected["extract_features"] = "extract_features"
+        keep, file = modality.compared(io), "" if path.stem == "io" else f"{path.stem}."
+        for name, own in expected.items():
+            report.compare(f"{file}out.{name}", ours[own][keep], io[f"out.{name}"][keep])
 
 
 def main() -> int:

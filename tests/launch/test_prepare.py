@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from recipes.data.command import build_parser
+from recipes.train.prepare import build_parser
 from tests.distributed import run_command
-from tests.launching import PREPARE, PRETRAIN_TEXT, launch, overrides
+from tests.launching import PREPARE, PRETRAIN, contents, launch, overrides
 
 FLAGS = {"--help", "--recipe", "--data", "--out", "--set", "--processes", "--local_rank"}
 BAD: dict[str, tuple[list[str], str]] = {
@@ -33,16 +33,19 @@ def test_help_has_an_example_and_is_torch_free(tmp_path: Path) -> None:
     assert "python launch/prepare.py text --recipe text_base --data corpus/" in done.stdout
 
 
-def test_what_is_prepared_is_what_the_said_command_trains_on(tmp_path: Path, tiny_text: Path, tiny_prepared: Path) -> None:
-    args = ["text", "--data", tiny_text, "--out", "made", "--local_rank=0", *overrides()]
+def test_what_is_prepared_is_what_the_said_command_trains_on(modality: str, tiny_data: Path, tiny_done: Path, tmp_path: Path) -> None:
+    args = [modality, "--data", tiny_data, "--out", "made", "--local_rank=0", *overrides(modality)]
     done = launch(PREPARE, args, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "made" / "tokens.bin").read_bytes() == (tiny_prepared / "tokens.bin").read_bytes()
-    said = re.search(r"next: deepspeed launch/pretrain_text\.py (.*)\n$", done.stdout)
+    made, found = contents(tmp_path / "made"), contents(tiny_done / "prepared")
+    assert {name: made[name] for name in made if name.endswith((".bin", ".npy"))} == {
+        name: found[name] for name in found if name.endswith((".bin", ".npy"))
+    }
+    said = re.search(rf"next: deepspeed launch/pretrain_{modality}\.py (.*)\n$", done.stdout)
     assert said, done.stdout
-    trained = launch(PRETRAIN_TEXT, said[1].split(), tmp_path)
+    trained = launch(PRETRAIN[modality], said[1].split(), tmp_path)
     assert (trained.returncode, trained.stderr) == (0, "")
-    assert not (tmp_path / "runs" / "text_tiny" / "prepared").exists(), "nothing is prepared twice"
+    assert not (tmp_path / "runs" / f"{modality}_tiny" / "prepared").exists(), "nothing is prepared twice"
 
 
 @pytest.mark.parametrize("case", BAD)

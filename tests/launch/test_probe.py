@@ -14,7 +14,7 @@ from tests.launching import PROBE, launch
 BAD: dict[str, tuple[list[str], dict[str, str], str]] = {
     "no run": (["--from", "nowhere"], {}, r"--from nowhere: no such folder; name a run dir"),
     "another folder": (["--from", "."], {}, r"--from \.: neither a run dir nor a checkpoint folder"),
-    "task": (["--from", "run", "--task", "taste"], {}, r"--task taste: unknown; there is"),
+    "task": (["--from", "run", "--task", "taste"], {}, r"--task taste: unknown; there are cloze"),
     "processes": (["--from", "run"], {"WORLD_SIZE": "2"}, r"runs on one process, 2 were started"),
     "data": (["--from", "run", "--data", "nowhere.txt"], {}, r"--data nowhere\.txt: no such file or folder"),
     "checkpoint": (["--from", "unsaved"], {}, r"--from unsaved: the run has no complete checkpoint yet"),

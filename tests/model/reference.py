@@ -1,11 +1,11 @@
 """Small models for the tests of model/, and the same Transformer written a second time in plain torch from the description of the
 architecture (post-LN: h = LN1(x + MHA x), out = LN2(h + FFN h)). The second version uses nothing of model/ but its settings.
 
-Shapes: B batch, S sequence, D hidden, H heads, K head width.
+Shapes: B batch, S sequence, N patches, D hidden, H heads, K head width, L blocks.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.batch import Batch
-from model.config import EncoderConfig, TextFrontendConfig
+from model.config import BlockConfig, EncoderConfig
 from model.dropout import DropoutStream
+from model.frontends.config import TextFrontendConfig, VisionFrontendConfig
 from model.frontends.text import TextFrontend
+from model.frontends.vision import VisionFrontend
 from model.init import Init
 from model.parallel import Parallel
 from model.student import FrontendBuilder, Student
@@ -33,11 +35,14 @@ PLAIN = EncoderConfig(
 """No dropout, and weights large enough to matter."""
 TEXT = TextFrontendConfig(vocab_size=20, max_positions=12, embedding_init_std=0.5)
 MASK_ID = TEXT.vocab_size - 1
+VISION = VisionFrontendConfig(image_size=12, patch_size=4)
+BLOCK_FIELDS = {item.name for item in fields(BlockConfig)}
 
 
 def plain(**changes: Any) -> EncoderConfig:
-    """PLAIN with changes."""
-    return replace(PLAIN, **changes)
+    """PLAIN with changes; those of model.block under their own names."""
+    inside = {name: changes.pop(name) for name in list(changes) if name in BLOCK_FIELDS}
+    return replace(PLAIN, block=BlockConfig(**inside), **changes)
 
 
 def text_frontend(**changes: Any) -> FrontendBuilder:
@@ -48,6 +53,18 @@ def text_frontend(**changes: Any) -> FrontendBuilder:
 def build_student(parallel: Parallel, config: EncoderConfig = PLAIN, seed: int = 1, **frontend: Any) -> Student:
     """A student as the engine builds it, without the engine."""
     return Student(config, text_frontend(**frontend), Init(seed), parallel, DropoutStream(seed, parallel.dp_rank, parallel.tp_rank))
+
+
+def build_vision_student(parallel: Parallel, config: EncoderConfig = PLAIN, seed: int = 1, **frontend: Any) -> Student:
+    """A student on nine patches behind a CLS vector: a front-end with a prefix, a bias and features to hand on."""
+    builder = partial(VisionFrontend, replace(VISION, **frontend))
+    return Student(config, builder, Init(seed), parallel, DropoutStream(seed, parallel.dp_rank, parallel.tp_rank))
+
+
+def vision_batch(mask_BN: Tensor, seed: int = 0) -> Batch:
+    """Random pixels for VISION, the same for student and teacher."""
+    pixels_BCHW = torch.randn(len(mask_BN), 3, VISION.image_size, VISION.image_size, generator=torch.Generator().manual_seed(seed))
+    return Batch(pixels_BCHW, pixels_BCHW, mask_BN, mask_BN.flatten().nonzero()[:, 0], None, None, mask_BN.numel())
 
 
 def stir(module: nn.Module, seed: int = 0) -> None:
@@ -81,17 +98,23 @@ def reference_block(
     """(FFN output, block output) from the weights of one block by its own names."""
 
     def linear(name: str, x: Tensor) -> Tensor:
-        return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+        return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", torch.zeros(()))
+
+    def scale(name: str, x: Tensor) -> Tensor:
+        return x * weights.get(f"{name}.weight", torch.ones(()))
 
     def norm(name: str, x: Tensor) -> Tensor:
         centred = x - x.mean(-1, keepdim=True)
-        scaled = centred / (centred.square().mean(-1, keepdim=True) + config.layernorm_epsilon).sqrt()
+        scaled = centred / (centred.square().mean(-1, keepdim=True) + config.block.layernorm_epsilon).sqrt()
         return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
 
     def attend(x: Tensor) -> Tensor:
         B, S, D = x.shape
         H = config.num_attention_heads
         heads = linear("attention.qkv", x).view(B, S, H, 3, D // H)
+        if "attention.query_value_bias.weight" in weights:
+            query_HK, value_HK = weights["attention.query_value_bias.weight"].unbind(1)
+            heads = torch.stack([heads[..., 0, :] + query_HK, heads[..., 1, :], heads[..., 2, :] + value_HK], dim=3)
         logits = torch.einsum("bihk,bjhk->bhij", heads[..., 0, :], heads[..., 1, :]) / math.sqrt(D // H)
         if bias_HSS is not None:
             logits = logits + bias_HSS
@@ -105,25 +128,28 @@ def reference_block(
         erf_gelu = 0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2)))
         return linear("ffn.fc2", erf_gelu if config.activation == "gelu" else hidden.clamp(min=0))
 
-    if config.normalize_before:
-        h = x_BSD + attend(norm("attention_norm", x_BSD))
-        ffn = feed(norm("ffn_norm", h))
+    if config.block.normalize_before:
+        h = x_BSD + scale("attention_scale", attend(norm("attention_norm", x_BSD)))
+        ffn = scale("ffn_scale", feed(norm("ffn_norm", h)))
         return ffn, h + ffn
-    h = norm("attention_norm", x_BSD + attend(x_BSD))
-    ffn = feed(h)
+    h = norm("attention_norm", x_BSD + scale("attention_scale", attend(x_BSD)))
+    ffn = scale("ffn_scale", feed(h))
     return ffn, norm("ffn_norm", h + ffn)
 
 
 def reference_encoder(
-    weights: dict[str, Tensor], x_BSD: Tensor, config: EncoderConfig, padding_BS: Tensor | None = None, bias_HSS: Tensor | None = None
+    weights: dict[str, Tensor], x_BSD: Tensor, config: EncoderConfig, padding_BS: Tensor | None = None, bias_LHSS: Tensor | None = None
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
     """Encoder output and what reference_block gave for every block."""
     outputs = []
     for number in range(config.num_layers):
         prefix = f"layers.{number}."
         block = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        bias_HSS = None if bias_LHSS is None else bias_LHSS[min(number, len(bias_LHSS) - 1)]
         outputs.append(reference_block(block, x_BSD, config, padding_BS, bias_HSS))
         x_BSD = outputs[-1][1]
-    if config.normalize_before:
-        x_BSD = F.layer_norm(x_BSD, x_BSD.shape[-1:], weights["final_norm.weight"], weights["final_norm.bias"], config.layernorm_epsilon)
+    if config.block.normalize_before:
+        x_BSD = F.layer_norm(
+            x_BSD, x_BSD.shape[-1:], weights["final_norm.weight"], weights["final_norm.bias"], config.block.layernorm_epsilon
+        )
     return x_BSD, outputs

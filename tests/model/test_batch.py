@@ -36,6 +36,18 @@ def test_to_the_same_device_keeps_the_values() -> None:
     torch.testing.assert_close(batch.to(torch.device("cpu")).inputs, batch.inputs, atol=0, rtol=0)
 
 
+def test_a_tensor_that_stands_twice_moves_once_and_stays_one() -> None:
+    """Speech and vision: student and teacher read the same waveform or pixels."""
+    wave_BT, mask_BS = torch.zeros(2, 9), bools("010", "001")
+    moved = Batch(wave_BT, wave_BT, mask_BS, mask_BS.flatten().nonzero()[:, 0], None, None, 6).to(torch.device("meta"))
+    assert moved.inputs.device.type == "meta" and moved.inputs is moved.clean_inputs
+
+
+def test_different_tensors_of_equal_values_stay_two() -> None:
+    moved = make_batch(CLEAN_BS, bools("00000", "00000")).to(torch.device("meta"))
+    assert moved.inputs is not moved.clean_inputs and moved.mask_BS.dtype == torch.bool
+
+
 def test_a_batch_cannot_be_changed_in_place() -> None:
     batch: Batch = make_batch(CLEAN_BS, bools("01101", "00001"))
     with pytest.raises(FrozenInstanceError):

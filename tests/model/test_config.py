@@ -1,6 +1,7 @@
 """Counts that the settings promise without torch, against the modules that they describe."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.config import EncoderConfig, LossConfig, TeacherConfig, TextFrontendConfig, TokenMaskConfig
+from model.config import BlockConfig, BlockMaskConfig, EncoderConfig, LossConfig, SpanMaskConfig, TeacherConfig, TokenMaskConfig
 from model.dropout import DropoutStream
 from model.encoder import Encoder
+from model.frontends.config import TextFrontendConfig
 from model.frontends.text import TextFrontend
 from model.init import Init
 from model.parallel import Parallel
@@ -22,14 +24,16 @@ def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("normalize_before", [False, True])
+@pytest.mark.parametrize(
+    "block", [{}, {"normalize_before": True}, {"key_bias": False}, {"layer_scale": 0.1}, {"drop_path": 0.1, "layerdrop": 0.1}]
+)
 @pytest.mark.parametrize("sizes", [{}, {"num_layers": 3, "hidden_size": 24, "ffn_hidden_size": 40, "num_attention_heads": 2}])
-def test_num_block_parameters_is_the_encoders_count(parallel: Parallel, normalize_before: bool, sizes: dict[str, int]) -> None:
-    config = plain(normalize_before=normalize_before, **sizes)
+def test_num_block_parameters_is_the_encoders_count(parallel: Parallel, block: dict[str, Any], sizes: dict[str, int]) -> None:
+    config = plain(**block, **sizes)
     assert config.num_block_parameters == count(Encoder(config, Init(1), parallel, DropoutStream()))
 
 
-@pytest.mark.parametrize("head_layers", [1, 2, 3])
+@pytest.mark.parametrize("head_layers", [0, 1, 2, 3])
 def test_num_head_parameters_is_the_heads_count(head_layers: int) -> None:
     config = plain(head_layers=head_layers)
     assert config.num_head_parameters == count(RegressionHead(config, Init(1)))
@@ -54,7 +58,7 @@ def test_forward_flops_are_those_that_torch_counts(parallel: Parallel, normalize
 
 
 def test_embedding_look_ups_cost_no_flops() -> None:
-    assert TextFrontendConfig().forward_flops(10_000) == 0
+    assert TextFrontendConfig().forward_flops(EncoderConfig(), 10_000) == 0
 
 
 def test_base_has_the_published_size() -> None:
@@ -66,13 +70,30 @@ def test_defaults_are_the_published_text_settings() -> None:
     encoder, teacher, mask, loss = EncoderConfig(), TeacherConfig(), TokenMaskConfig(), LossConfig()
     assert (encoder.num_layers, encoder.hidden_size, encoder.ffn_hidden_size, encoder.num_attention_heads) == (12, 768, 3072, 12)
     assert (encoder.hidden_dropout, encoder.attention_dropout, encoder.activation_dropout) == (0.1, 0.1, 0.0)
-    assert (encoder.normalize_before, encoder.activation, encoder.layernorm_epsilon, encoder.head_layers) == (False, "gelu", 1e-5, 2)
+    block = encoder.block
+    assert (block.normalize_before, encoder.activation, block.layernorm_epsilon, encoder.head_layers) == (False, "gelu", 1e-5, 2)
+    assert (block.key_bias, block.layer_scale, block.drop_path, block.layerdrop) == (True, None, 0.0, 0.0)
     assert (teacher.ema_decay, teacher.ema_end_decay, teacher.ema_anneal_end_step) == (0.999, 0.9999, 300_000)
     assert (teacher.average_top_k_layers, teacher.target, teacher.layer_norms, teacher.average_norms) == (10, "ffn", ("layer",), ())
-    assert (mask.prob, mask.length, mask.loss_on_all_selected, loss.beta, loss.scale) == (0.35, 4, False, 4.0, 1.0)
+    assert teacher.shares == "frontend"
+    assert (mask.prob, mask.length, mask.loss_on_all_selected) == (0.35, 4, False)
+    assert (loss.beta, loss.scale, loss.channels) == (4.0, 1.0, "sum")
 
 
-@pytest.mark.parametrize("section", [EncoderConfig(), TextFrontendConfig(), TokenMaskConfig(), TeacherConfig(), LossConfig()])
+def test_defaults_of_the_other_masks_are_the_published_ones() -> None:
+    """data2vec_audio.py with base_librispeech.yaml; beit/README.md."""
+    assert SpanMaskConfig() == SpanMaskConfig(prob=0.65, length=10, min_masks=1)
+    assert BlockMaskConfig() == BlockMaskConfig(num_patches=120, min_block=16, max_block=196, min_aspect=0.3)
+
+
+@pytest.mark.parametrize(("head_layers", "widths"), [(0, [16]), (1, [16, 16]), (2, [16, 32, 16]), (3, [16, 32, 32, 16])])
+def test_head_widths_run_from_input_to_output(head_layers: int, widths: list[int]) -> None:
+    assert plain(head_layers=head_layers).head_widths == widths
+
+
+@pytest.mark.parametrize(
+    "section", [EncoderConfig(), BlockConfig(), TextFrontendConfig(), TokenMaskConfig(), TeacherConfig(), LossConfig()]
+)
 def test_settings_cannot_be_changed_in_place(section: object) -> None:
     name = dataclasses.fields(section)[0].name  # type: ignore[arg-type]
     with pytest.raises(dataclasses.FrozenInstanceError):

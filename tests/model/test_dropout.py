@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from model.dropout import Dropout, DropoutStream
+from model.dropout import Dropout, DropoutStream, DropPath, is_dropped
 from model.init import Init
 from model.layers import Block
 from model.parallel import Parallel
@@ -82,8 +82,59 @@ def test_eval_mode_is_the_identity_and_draws_nothing(prob: float) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def path(stream: DropoutStream = STREAM, prob: float = 0.25, B: int = 4000) -> Tensor:
+    """Factors (B,) that the samples of a branch of ones get."""
+    out_SBD = DropPath(prob, stream, 3)(torch.ones(2, B, 3))
+    assert (out_SBD == out_SBD[:1, :, :1]).all(), "one draw for the whole sample"
+    return out_SBD[0, :, 0]
+
+
+def test_drop_path_drops_whole_samples_and_keeps_the_expectation() -> None:
+    factors = path()
+    assert set(factors.tolist()) == {0.0, float(torch.tensor(1.0) / 0.75)}
+    assert float(factors.mean()) == pytest.approx(1.0, abs=5 * (0.25 / 0.75 / 4000) ** 0.5)
+
+
+def test_drop_path_is_the_same_on_every_tp_rank_and_another_on_every_dp_rank() -> None:
+    assert torch.equal(path(), path(replace(STREAM, tp_rank=1)))
+    assert not torch.equal(path(), path(replace(STREAM, dp_rank=0)))
+    assert not torch.equal(path(), path(replace(STREAM, update=8))) and not torch.equal(path(), path(replace(STREAM, micro_batch=3)))
+
+
+@pytest.mark.parametrize(("prob", "training"), [(0.0, True), (0.5, False)])
+def test_drop_path_that_drops_nothing_is_the_identity_and_draws_nothing(prob: float, training: bool) -> None:
+    x_SBD, state = torch.ones(2, 3, 4), torch.get_rng_state()
+    assert DropPath(prob, STREAM, 3).train(training)(x_SBD) is x_SBD
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def dropped(stream: DropoutStream, prob: float = 0.3) -> list[bool]:
+    return [is_dropped(stream, prob, index) for index in range(200)]
+
+
+@pytest.mark.parametrize("place", [{"dp_rank": 0}, {"dp_rank": 7}, {"tp_rank": 1}, {"dp_rank": 3, "tp_rank": 2}])
+def test_every_rank_drops_the_same_layers(place: dict[str, int]) -> None:
+    assert dropped(STREAM) == dropped(replace(STREAM, **place))
+
+
+@pytest.mark.parametrize("change", [{"seed": 6}, {"update": 8}, {"micro_batch": 3}])
+def test_another_update_micro_batch_or_seed_drops_other_layers(change: dict[str, int]) -> None:
+    same = sum(a == b for a, b in zip(dropped(STREAM), dropped(replace(STREAM, **change)), strict=True))
+    assert 80 < same < 150, "0.58 of 200 if they are unrelated"
+
+
+def test_layers_are_dropped_with_the_given_probability() -> None:
+    draws = [is_dropped(replace(STREAM, update=update), 0.05, index) for update in range(1000) for index in range(12)]
+    assert sum(draws) / len(draws) == pytest.approx(0.05, abs=5 * (0.05 * 0.95 / 12_000) ** 0.5)
+    assert not any(dropped(STREAM, 0.0)) and all(dropped(STREAM, 1.0))
+
+
+def test_what_is_dropped_with_less_is_dropped_with_more() -> None:
+    assert all(more or not less for less, more in zip(dropped(STREAM, 0.2), dropped(STREAM, 0.6), strict=True))
+
+
 def gradients(parallel: Parallel, *, recompute: bool, **checkpoint_options: Any) -> list[Tensor]:
-    config = plain(hidden_dropout=0.1, attention_dropout=0.1, activation_dropout=0.1)
+    config = plain(hidden_dropout=0.1, attention_dropout=0.1, activation_dropout=0.1, drop_path=0.3)
     stream = DropoutStream(seed=1, update=4)
     blocks = [Block(config, Init(1).at(i), parallel, stream, i) for i in range(2)]
     x_SBD = random_x(5, 3).requires_grad_()

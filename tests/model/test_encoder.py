@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from model.dropout import DropoutStream
+from model.dropout import DropoutStream, is_dropped
 from model.encoder import Encoder
 from model.init import Init
 from model.parallel import Parallel, init_parallel
@@ -15,26 +15,45 @@ from tests.distributed import run_distributed
 from tests.model.reference import bools, build_student, make_batch, plain, random_x, reference_encoder, stir
 
 
-def build_encoder(parallel: Parallel, **changes: object) -> Encoder:
-    encoder = Encoder(plain(**changes), Init(3), parallel, DropoutStream())
+def build_encoder(parallel: Parallel, stream: DropoutStream | None = None, **changes: Any) -> Encoder:
+    encoder = Encoder(plain(**changes), Init(3), parallel, stream or DropoutStream())
     stir(encoder)
     return encoder
 
 
-@pytest.mark.parametrize("normalize_before", [False, True])
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_encoder_equals_plain_torch_in_every_layer(parallel: Parallel, normalize_before: bool, with_bias: bool) -> None:
-    encoder = build_encoder(parallel, normalize_before=normalize_before, num_layers=3)
+BEIT = {"normalize_before": True, "layer_scale": 0.3, "key_bias": False, "layernorm_epsilon": 1e-6}
+"""What vision's blocks have and others have not, its final norm included."""
+
+
+def random_bias(num_tables: int, S: int = 6) -> Tensor | None:
+    """(L, H, S, S), or None for no table."""
+    return torch.stack([random_x(4, S, seed=1 + i, D=S) for i in range(num_tables)]) if num_tables else None
+
+
+@pytest.mark.parametrize("block", [{}, {"normalize_before": True}, {"layer_scale": 0.3}, BEIT], ids=["post-LN", "pre-LN", "scaled", "BEiT"])
+@pytest.mark.parametrize("num_tables", [0, 1, 3])
+def test_encoder_equals_plain_torch_in_every_layer(parallel: Parallel, block: dict[str, Any], num_tables: int) -> None:
+    encoder = build_encoder(parallel, num_layers=3, **block)
     x_BSD, padding_BS = random_x(3, 6), bools("000000", "100001", "000111")
-    bias_HSS = random_x(4, 6, seed=1, D=6) if with_bias else None
-    out_BSD, kept = encoder(x_BSD, padding_BS, bias_HSS, keep_from=0)
-    config = plain(normalize_before=normalize_before, num_layers=3)
-    expected_BSD, layers = reference_encoder(dict(encoder.named_parameters()), x_BSD, config, padding_BS, bias_HSS)
+    bias_LHSS = random_bias(num_tables)
+    out_BSD, kept = encoder(x_BSD, padding_BS, bias_LHSS, keep_from=0)
+    config = plain(num_layers=3, **block)
+    expected_BSD, layers = reference_encoder(dict(encoder.named_parameters()), x_BSD, config, padding_BS, bias_LHSS)
     torch.testing.assert_close(out_BSD, expected_BSD, atol=2e-5, rtol=1e-5)
     assert len(kept) == len(layers) == 3
     for output, (ffn_BSD, block_BSD) in zip(kept, layers, strict=True):
         torch.testing.assert_close(output.ffn_SBD.transpose(0, 1), ffn_BSD, atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(output.block_SBD.transpose(0, 1), block_BSD, atol=2e-5, rtol=1e-5)
+
+
+def test_one_bias_for_each_block_is_one_shared_bias_where_they_are_equal(parallel: Parallel) -> None:
+    encoder, shared_LHSS = build_encoder(parallel, num_layers=3), random_bias(1)
+    assert shared_LHSS is not None
+    shared_BSD, _ = encoder(random_x(2, 6), None, shared_LHSS, keep_from=3)
+    each_BSD, _ = encoder(random_x(2, 6), None, shared_LHSS.expand(3, -1, -1, -1), keep_from=3)
+    torch.testing.assert_close(each_BSD, shared_BSD, atol=0, rtol=0)
+    other_BSD, _ = encoder(random_x(2, 6), None, torch.cat([shared_LHSS.expand(2, -1, -1, -1), 0 * shared_LHSS]), keep_from=3)
+    assert not torch.allclose(other_BSD, shared_BSD), "the last block reads the last table"
 
 
 @pytest.mark.parametrize("keep_from", [0, 1, 3])
@@ -52,12 +71,12 @@ def test_blocks_from_keep_from_on_are_kept(parallel: Parallel, keep_from: int) -
 @pytest.mark.parametrize("row", ["000011", "110000", "001100", "101010"])
 def test_real_positions_do_not_see_what_stands_at_padding(parallel: Parallel, normalize_before: bool, with_bias: bool, row: str) -> None:
     encoder = build_encoder(parallel, normalize_before=normalize_before)
-    bias_HSS = random_x(4, 6, seed=1, D=6) if with_bias else None
+    bias_LHSS = random_x(4, 6, seed=1, D=6)[None] if with_bias else None
     padding_BS = bools(row, "000000")
     x_BSD = random_x(2, 6)
     other_BSD = torch.where(padding_BS[..., None], 100 * random_x(2, 6, seed=2), x_BSD)
-    out_BSD, _ = encoder(x_BSD, padding_BS, bias_HSS, keep_from=2)
-    same_BSD, _ = encoder(other_BSD, padding_BS, bias_HSS, keep_from=2)
+    out_BSD, _ = encoder(x_BSD, padding_BS, bias_LHSS, keep_from=2)
+    same_BSD, _ = encoder(other_BSD, padding_BS, bias_LHSS, keep_from=2)
     torch.testing.assert_close(out_BSD[~padding_BS], same_BSD[~padding_BS], atol=1e-6, rtol=0)
 
 
@@ -74,17 +93,17 @@ def test_padded_keys_count_for_nothing(parallel: Parallel, row: str) -> None:
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_a_row_of_nothing_but_padding_makes_no_nan_forward_or_backward(parallel: Parallel, with_bias: bool) -> None:
     encoder = build_encoder(parallel)
-    bias_HSS = random_x(4, 4, D=4).requires_grad_() if with_bias else None
-    out_BSD, _ = encoder(random_x(2, 4), bools("1111", "0011"), bias_HSS, keep_from=2)
+    bias_LHSS = random_x(4, 4, D=4)[None].requires_grad_() if with_bias else None
+    out_BSD, _ = encoder(random_x(2, 4), bools("1111", "0011"), bias_LHSS, keep_from=2)
     out_BSD.square().sum().backward()
     assert out_BSD.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
-    assert bias_HSS is None or (bias_HSS.grad is not None and bias_HSS.grad.isfinite().all())
+    assert bias_LHSS is None or (bias_LHSS.grad is not None and bias_LHSS.grad.isfinite().all())
 
 
 def test_bias_in_float32_is_added_in_the_dtype_of_the_activations(parallel: Parallel) -> None:
     encoder = build_encoder(parallel).bfloat16()
-    out_BSD, _ = encoder(random_x(2, 4).bfloat16(), bools("0000", "0011"), random_x(4, 4, D=4), keep_from=2)
+    out_BSD, _ = encoder(random_x(2, 4).bfloat16(), bools("0000", "0011"), random_x(4, 4, D=4)[None], keep_from=2)
     assert out_BSD.dtype == torch.bfloat16 and out_BSD.isfinite().all()
 
 
@@ -103,6 +122,7 @@ def tp_differences(changes: dict[str, Any], positions: str) -> dict[str, float]:
     config = plain(num_attention_heads=2 if positions == "relative" else 4, **changes)
     whole, split = (build_student(p, config, positions=positions) for p in (one, two))
     stir(whole)
+    whole.trunk.encoder.stream.dp_rank = two.dp_rank  # the same samples drop their paths
     theirs = dict(whole.named_parameters())
     for name, parameter in split.named_parameters():
         full = theirs[name].data
@@ -111,7 +131,7 @@ def tp_differences(changes: dict[str, Any], positions: str) -> dict[str, float]:
         parameter.data.copy_(full)
     clean_BS = torch.arange(24).view(3, 8) % 15 + 4
     batch = make_batch(clean_BS, bools("01100100", "00000011", "01100010"), bools("00000000", "11100000", "00011000"))
-    outputs = [student(batch) for student in (whole, split)]
+    outputs = [student(batch).prediction_MD for student in (whole, split)]
     for output in outputs:
         (output * random_x(1, len(output))[0]).sum().backward()
     found = {"prediction": float((outputs[0] - outputs[1]).abs().max() / outputs[0].abs().max())}
@@ -123,7 +143,13 @@ def tp_differences(changes: dict[str, Any], positions: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("changes", "positions"), [({}, "absolute"), ({"normalize_before": True, "activation": "relu"}, "relative")], ids=["post-LN", "pre-LN"]
+    ("changes", "positions"),
+    [
+        ({}, "absolute"),
+        ({"normalize_before": True, "activation": "relu"}, "relative"),
+        (BEIT | {"drop_path": 0.5}, "relative"),
+    ],
+    ids=["post-LN", "pre-LN", "BEiT"],
 )
 def test_tp_2_equals_tp_1_in_prediction_and_gradients_within_1e_5(changes: dict[str, Any], positions: str) -> None:
     for found in run_distributed(tp_differences, 2, changes, positions):
@@ -133,12 +159,71 @@ def test_tp_2_equals_tp_1_in_prediction_and_gradients_within_1e_5(changes: dict[
 
 def outputs_under_dropout() -> tuple[Tensor, Tensor]:
     parallel = init_parallel(2, "cpu")
-    student = build_student(parallel, plain(hidden_dropout=0.3, attention_dropout=0.3, activation_dropout=0.3))
+    student = build_student(parallel, plain(hidden_dropout=0.3, attention_dropout=0.3, activation_dropout=0.3, drop_path=0.4))
     batch = make_batch(torch.arange(16).view(2, 8) % 15 + 4, bools("01100100", "00000011"))
-    return student(batch).detach(), student.trunk.encoder.layers[0].attention.qkv.weight.detach()
+    return student(batch).prediction_MD.detach(), student.trunk.encoder.layers[0].attention.qkv.weight.detach()
 
 
 def test_ranks_of_a_tp_group_agree_on_the_output_under_dropout() -> None:
     (first, slice_0), (second, slice_1) = run_distributed(outputs_under_dropout, 2)
     torch.testing.assert_close(first, second, atol=0, rtol=0)
     assert not torch.equal(slice_0, slice_1), "the ranks hold different heads"
+
+
+def drop_in_turn(num_layers: int, prob: float) -> tuple[DropoutStream, list[bool]]:
+    """A stream at an update that drops some blocks and keeps others, and which."""
+    for update in range(100):
+        stream = DropoutStream(seed=1, update=update)
+        drops = [is_dropped(stream, prob, number) for number in range(num_layers)]
+        if any(drops[:-1]) and not all(drops):
+            return stream, drops
+    raise AssertionError("no such update")
+
+
+@pytest.mark.parametrize("normalize_before", [False, True])
+def test_a_dropped_block_passes_its_input_on_and_gets_a_gradient_of_exactly_0(parallel: Parallel, normalize_before: bool) -> None:
+    """Zero and not None: ZeRO-3 would keep the gradient of an update before."""
+    stream, drops = drop_in_turn(4, 0.5)
+    encoder = build_encoder(parallel, stream, num_layers=4, layerdrop=0.5, normalize_before=normalize_before)
+    out_BSD, _ = encoder(random_x(3, 6), bools("000000", "100001", "000111"), random_bias(4), keep_from=4)
+    (out_BSD * random_x(3, 6, seed=2)).sum().backward()
+    for block, is_out in zip(encoder.layers, drops, strict=True):
+        gradients = [p.grad for p in block.parameters()]
+        assert all(g is not None and g.any() != is_out for g in gradients)
+    kept = [block for block, is_out in zip(encoder.layers, drops, strict=True) if not is_out]
+    biases = random_bias(4)
+    assert biases is not None
+    short = build_encoder(parallel, num_layers=len(kept), normalize_before=normalize_before)
+    short.layers, short.final_norm = nn.ModuleList(kept), encoder.final_norm
+    own = biases[[number for number, is_out in enumerate(drops) if not is_out]]
+    expected_BSD, _ = short(random_x(3, 6), bools("000000", "100001", "000111"), own, keep_from=4)
+    torch.testing.assert_close(out_BSD, expected_BSD, atol=1e-6, rtol=1e-6)
+
+
+def test_which_blocks_drop_changes_with_update_and_micro_batch_and_not_with_the_rank(parallel: Parallel) -> None:
+    stream = DropoutStream(seed=1)
+    encoder = build_encoder(parallel, stream, num_layers=6, layerdrop=0.5)
+    calls: list[int] = []
+    for number, block in enumerate(encoder.layers):
+        block.register_forward_hook(lambda module, inputs, output, n=number: calls.append(n) if len(inputs[0]) == 4 else None)
+
+    def kept(**counters: int) -> list[int]:
+        for name, value in counters.items():
+            setattr(stream, name, value)
+        calls.clear()
+        encoder(random_x(2, 4), None, None, keep_from=6)
+        return list(calls)
+
+    seen = {(update, micro): kept(update=update, micro_batch=micro) for update in range(4) for micro in range(2)}
+    assert len(set(map(tuple, seen.values()))) > 4
+    assert kept(update=2, micro_batch=1, dp_rank=5, tp_rank=1) == seen[2, 1] == [n for n in range(6) if not is_dropped(stream, 0.5, n)]
+
+
+def test_no_block_is_dropped_in_eval_mode(parallel: Parallel) -> None:
+    encoder = build_encoder(parallel, num_layers=3, layerdrop=1.0)
+    whole = build_encoder(parallel, num_layers=3)
+    x_BSD = random_x(2, 4)
+    torch.testing.assert_close(encoder(x_BSD, None, None, keep_from=3)[0], x_BSD, atol=0, rtol=0)
+    out_BSD, kept = encoder.eval()(x_BSD, None, None, keep_from=0)
+    torch.testing.assert_close(out_BSD, whole(x_BSD, None, None, keep_from=0)[0], atol=0, rtol=0)
+    assert len(kept) == 3

@@ -1,6 +1,7 @@
 """First values of the parameters: as wide as the settings say, and a function of seed and name alone."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from model.config import EncoderConfig
 from model.dropout import DropoutStream
 from model.encoder import Encoder
 from model.frontends.text import PAD
-from model.init import CHUNK, Init, ReplicatedLinear
+from model.init import CHUNK, Init, ReplicatedLinear, UniformLinear
 from model.parallel import Parallel, init_parallel
 from model.student import RegressionHead, Student
 from tests.distributed import run_distributed
@@ -120,24 +121,29 @@ def test_relative_bias_is_split_by_heads_under_tp() -> None:
         torch.testing.assert_close(tensor, full[2 * rank : 2 * rank + 2], atol=0, rtol=0)
 
 
-def drawn(rows: int, columns: int, std: float | None = 1.0, dtype: torch.dtype = torch.float32, **part: int) -> Tensor:
+def drawn(
+    rows: int, columns: int, std: float | None = 1.0, dtype: torch.dtype = torch.float32, fill: str = "normal", **part: int
+) -> Tensor:
     """What Init draws at one place; rows and columns are those of the part."""
     tensor = torch.full((rows, columns), torch.nan, dtype=dtype)
-    Init(1).at("x").fill_normal(tensor, std, **part)
+    getattr(Init(1).at("x"), f"fill_{fill}")(tensor, std, **part)
     return tensor
 
 
 @pytest.mark.parametrize("chunk", [CHUNK, 1, 7, 24, 60])
 @pytest.mark.parametrize("std", [1.0, None])
-def test_slices_are_parts_of_the_whole_whatever_the_chunk(monkeypatch: pytest.MonkeyPatch, chunk: int, std: float | None) -> None:
-    whole = drawn(12, 8, std)
+@pytest.mark.parametrize("fill", ["normal", "truncated"])
+def test_slices_are_parts_of_the_whole_whatever_the_chunk(
+    monkeypatch: pytest.MonkeyPatch, chunk: int, std: float | None, fill: str
+) -> None:
+    whole = drawn(12, 8, std, fill=fill)
     monkeypatch.setattr("model.init.CHUNK", chunk)
-    torch.testing.assert_close(drawn(12, 8, std), whole, atol=0, rtol=0)
+    torch.testing.assert_close(drawn(12, 8, std, fill=fill), whole, atol=0, rtol=0)
     for size in (2, 4):
         for rank in range(size):
-            by_rows = drawn(12 // size, 8, std, dim=0, rank=rank, size=size)
+            by_rows = drawn(12 // size, 8, std, fill=fill, dim=0, rank=rank, size=size)
             torch.testing.assert_close(by_rows, whole.chunk(size, 0)[rank], atol=0, rtol=0)
-            by_columns = drawn(12, 8 // size, std, dim=1, rank=rank, size=size)
+            by_columns = drawn(12, 8 // size, std, fill=fill, dim=1, rank=rank, size=size)
             torch.testing.assert_close(by_columns, whole.chunk(size, 1)[rank], atol=0, rtol=0)
 
 
@@ -166,3 +172,77 @@ def test_student_has_the_parameters_of_trunk_and_head_only(parallel: Parallel) -
     student = Student(plain(), text_frontend(), Init(1), parallel, DropoutStream())
     assert {name.partition(".")[0] for name in parameters(student)} == {"trunk", "head"}
     assert not list(student.buffers()), "a buffer would be neither sharded nor saved"
+
+
+def normal_cut_at_one() -> tuple[float, float]:
+    """(std, share within half a std) of a standard normal variable between -1 and 1, by the trapezoid rule: 0.5396 and 0.561."""
+    x = torch.linspace(-1, 1, 20_001, dtype=torch.float64)
+    density = torch.exp(-0.5 * x.square())
+    density /= torch.trapezoid(density, x)
+    inner = x.abs() <= 0.5
+    return float(torch.trapezoid(density * x.square(), x).sqrt()), float(torch.trapezoid(density[inner], x[inner]))
+
+
+def test_a_truncated_start_is_a_normal_one_cut_at_one_std() -> None:
+    """BEiT: bounds +-0.02 and std .54 * .02; clamping would heap a third of the values on the bounds."""
+    values = drawn(400, 300, 0.02, fill="truncated")
+    std, inner = normal_cut_at_one()
+    assert std == pytest.approx(0.5396, abs=1e-3)
+    assert 0.0199 < float(values.abs().max()) <= 0.02 * (1 + 1e-6)
+    assert float(values.std()) == pytest.approx(std * 0.02, rel=0.01)
+    assert abs(float(values.mean())) < SIGMAS * 0.02 / math.sqrt(values.numel())
+    assert float((values.abs() <= 0.01).float().mean()) == pytest.approx(inner, abs=0.008)
+    assert values.unique().numel() > 110_000
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.25, 0.25)])
+def test_a_uniform_start_fills_its_interval_evenly(low: float, high: float) -> None:
+    tensor = torch.empty(40_000)
+    Init(1).at("x").fill_uniform(tensor, low, high)
+    assert low <= float(tensor.min()) < low + 1e-3 * (high - low) and high > float(tensor.max()) > high - 1e-3 * (high - low)
+    assert torch.histc(tensor, 10, low, high).tolist() == pytest.approx([4000] * 10, abs=300)
+
+
+def test_a_convolution_is_drawn_as_a_matrix_of_its_first_dimension() -> None:
+    flat, kernel = torch.empty(6, 20), torch.empty(6, 4, 5)
+    Init(1).at("x").fill_normal(flat, None)
+    Init(1).at("x").fill_normal(kernel, None)
+    torch.testing.assert_close(kernel.flatten(1), flat, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("init_std", [0.02, None])
+def test_beits_blocks_start_truncated_and_their_residual_matrices_by_depth(parallel: Parallel, init_std: float | None) -> None:
+    """attn.proj and mlp.fc2 of block i, from 1, divided by sqrt(2 i); everything else as drawn."""
+    config = plain(hidden_size=64, ffn_hidden_size=96, init_std=init_std, num_layers=3, truncated_init=True, depth_scaled_init=True)
+    whole = parameters(Encoder(config, Init(1), parallel, DropoutStream()))
+    for name, tensor in whole.items():
+        if tensor.dim() != 2:
+            continue
+        depth = int(name.split(".")[1]) + 1
+        bound = (0.02 if init_std else 1 / math.sqrt(tensor.shape[1])) / (
+            math.sqrt(2 * depth) if name.endswith(("proj.weight", "fc2.weight")) else 1
+        )
+        assert 0.98 * bound < float(tensor.abs().max()) <= bound * (1 + 1e-6), name
+        assert float(tensor.std()) == pytest.approx(normal_cut_at_one()[0] * bound, rel=0.05), name
+    plain_start = parameters(Encoder(plain(hidden_size=64, ffn_hidden_size=96, init_std=init_std), Init(1), parallel, DropoutStream()))
+    assert float(plain_start["layers.0.ffn.fc2.weight"].abs().max()) > 2 * float(whole["layers.0.ffn.fc2.weight"].abs().max())
+
+
+def test_head_starts_as_the_blocks_do_or_as_torch_does() -> None:
+    wide = plain(hidden_size=64, head_layers=2, init_std=0.02)
+    truncated = RegressionHead(plain(hidden_size=64, head_layers=2, init_std=0.02, truncated_init=True), Init(1)).layers
+    blocks, torch_like = RegressionHead(wide, Init(1)).layers, RegressionHead(replace(wide, head_init="torch"), Init(1)).layers
+    assert all(float(layer.weight.abs().max()) > 0.05 and not layer.bias.any() for layer in blocks)
+    assert all(0.0199 < float(layer.weight.abs().max()) <= 0.02 * (1 + 1e-6) and not layer.bias.any() for layer in truncated)
+    for layer in torch_like:
+        bound = 1 / math.sqrt(layer.in_features)
+        for tensor in (layer.weight, layer.bias):
+            assert 0.9 * bound < float(tensor.abs().max()) <= bound
+            assert float(tensor.std()) == pytest.approx(bound / math.sqrt(3), rel=0.15)
+
+
+def test_uniform_linear_has_torchs_bounds() -> None:
+    """The bounds of nn.Linear's own start, by drawing many."""
+    theirs, ours = nn.Linear(25, 4000), UniformLinear(25, 4000, Init(1).at("x"))
+    for first, second in zip(theirs.parameters(), ours.parameters(), strict=True):
+        assert float(second.abs().max()) == pytest.approx(float(first.abs().max()), rel=2e-3)

@@ -40,6 +40,19 @@ def test_scale_multiplies_and_none_is_one_over_root_of_width(beta: float, scale:
     assert float(regression_loss(prediction, target, LossConfig(beta=beta, scale=scale))) == pytest.approx(factor * float(whole), rel=1e-6)
 
 
+@pytest.mark.parametrize("beta", [2.0, 0.0])
+@pytest.mark.parametrize("scale", [1.0, 0.25, None])
+def test_mean_over_channels_is_the_sum_divided_by_the_width(beta: float, scale: float | None) -> None:
+    """Vision: summed over positions all the same, so that micro-batches add up."""
+    prediction, target = pair()
+    whole = regression_loss(prediction, target, LossConfig(beta=beta, scale=scale))
+    mean = regression_loss(prediction, target, LossConfig(beta=beta, scale=scale, channels="mean"))
+    assert float(mean) == pytest.approx(float(whole) / 6, rel=1e-6)
+    if scale == 1.0:
+        per_position = (by_formula(prediction[i : i + 1], target[i : i + 1], beta) / 6 for i in range(7))
+        assert float(mean) == pytest.approx(sum(per_position), rel=1e-5)
+
+
 def test_loss_of_parts_adds_up() -> None:
     """Summed, not averaged: micro-batches of any size add up to the update."""
     prediction, target = pair()

@@ -1,10 +1,12 @@
-"""ALiBi slopes and the relative bias: symmetric at the start, a function of head and offset, whatever the length."""
+"""ALiBi slopes, the relative bias (symmetric at the start, a function of head and offset, whatever the length) and the patch bias
+(a function of head and offset on the grid, with three rows for CLS)."""
 
 import pytest
 import torch
 
-from model.parallel import Parallel
-from model.positions import RelativeBias, alibi_slopes
+from model.parallel import Parallel, init_parallel
+from model.positions import PatchBias, RelativeBias, alibi_slopes, patch_offset_rows
+from tests.distributed import run_distributed
 
 
 @pytest.mark.parametrize(
@@ -65,3 +67,62 @@ def test_gradient_of_an_offset_is_the_sum_over_its_diagonal(parallel: Parallel) 
 def test_the_table_says_that_it_is_split(parallel: Parallel) -> None:
     weight = RelativeBias(4, 10, parallel).weight
     assert (weight.tensor_model_parallel, weight.partition_dim) == (True, 0)  # type: ignore[attr-defined]
+
+
+def numbered(parallel: Parallel, grid: int, num_heads: int = 4) -> PatchBias:
+    """Row r of head h holds 10000 h + r, whatever the split."""
+    bias = PatchBias(num_heads, grid, parallel)
+    heads_H = torch.arange(num_heads).chunk(parallel.tp_size)[parallel.tp_rank]
+    bias.weight.data = 10000.0 * heads_H[:, None] + torch.arange(bias.weight.shape[1])
+    return bias
+
+
+@pytest.mark.parametrize(("grid", "rows"), [(1, 4), (8, 228), (14, 732)])
+def test_patch_table_has_the_published_rows_and_starts_at_0(parallel: Parallel, grid: int, rows: int) -> None:
+    weight = PatchBias(4, grid, parallel).weight
+    assert weight.shape == (4, rows) and not weight.any()
+
+
+@pytest.mark.parametrize("grid", [1, 2, 5])
+def test_patch_bias_is_the_row_of_the_offset_and_three_rows_for_cls(parallel: Parallel, grid: int) -> None:
+    bias_HSS = numbered(parallel, grid)()
+    S, offsets = grid * grid + 1, (2 * grid - 1) ** 2
+    assert bias_HSS.shape == (4, S, S)
+    for query in range(S):
+        for key in range(S):
+            if query and key:
+                (q_row, q_column), (k_row, k_column) = divmod(query - 1, grid), divmod(key - 1, grid)
+                row = (q_row - k_row + grid - 1) * (2 * grid - 1) + q_column - k_column + grid - 1
+            else:
+                row = offsets + (0 if key else 1 if query else 2)
+            assert bias_HSS[:, query, key].tolist() == [row, 10000 + row, 20000 + row, 30000 + row]
+
+
+def test_every_row_of_the_patch_table_is_read_and_gets_its_gradient(parallel: Parallel) -> None:
+    bias = PatchBias(2, 3, parallel)
+    bias().sum().backward()
+    assert bias.weight.grad is not None
+    pairs_R = torch.tensor([(3 - abs(down)) * (3 - abs(right)) for down in range(-2, 3) for right in range(-2, 3)] + [9, 9, 1])
+    torch.testing.assert_close(bias.weight.grad, pairs_R.float().expand(2, -1), atol=0, rtol=0)
+
+
+def test_patch_bias_has_the_dtype_of_its_weights_and_no_other_state(parallel: Parallel) -> None:
+    bias = PatchBias(2, 3, parallel).bfloat16()
+    assert bias().dtype == torch.bfloat16
+    assert list(bias.state_dict()) == ["weight"] and not list(bias.buffers())
+    assert patch_offset_rows(3, torch.device("cpu")).dtype == torch.int64
+
+
+def split_patch_bias() -> tuple[int, torch.Tensor, tuple[bool, int]]:
+    parallel = init_parallel(2, "cpu")
+    bias = numbered(parallel, 3)
+    weight = PatchBias(4, 3, parallel).weight
+    assert weight.shape == bias.weight.shape
+    return parallel.tp_rank, bias().detach(), (weight.tensor_model_parallel, weight.partition_dim)  # type: ignore[attr-defined]
+
+
+def test_heads_of_the_patch_bias_are_split_over_tp(parallel: Parallel) -> None:
+    whole_HSS = numbered(parallel, 3)()
+    for rank, bias_HSS, flags in run_distributed(split_patch_bias, 2):
+        torch.testing.assert_close(bias_HSS, whole_HSS[2 * rank : 2 * rank + 2], atol=0, rtol=0)
+        assert flags == (True, 0)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -43,18 +43,24 @@ def standardised(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 DIMS = {"batch": (0, 1), "instance": (1,), "layer": (2,)}
 
 
-def described_targets(outputs: list[LayerOutput], teacher: TeacherConfig) -> Tensor:
-    """Order of the description: batch norm -> instance norm -> layer norm per block -> mean -> layer norm -> instance norm."""
-    features = []
+def described_targets(outputs: list[LayerOutput], teacher: TeacherConfig) -> tuple[Tensor, float]:
+    """Order of the description: batch norm -> instance norm -> layer norm per block -> mean -> layer norm -> instance norm; and the
+    smallest variance that a norm divided by."""
+    features, spreads = [], [1.0]
+
+    def norm_over(x: Tensor, norm: str) -> Tensor:
+        spreads.append(float(x.double().var(DIMS[norm], correction=0).min()))
+        return standardised(x, DIMS[norm])
+
     for output in outputs:
         x_BSD = (output.ffn_SBD if teacher.target == "ffn" else output.block_SBD).permute(1, 0, 2)
         for norm in ("batch", "instance", "layer"):
-            x_BSD = standardised(x_BSD, DIMS[norm]) if norm in teacher.layer_norms else x_BSD
+            x_BSD = norm_over(x_BSD, norm) if norm in teacher.layer_norms else x_BSD
         features.append(x_BSD)
     average_BSD = torch.stack([f.double() for f in features]).mean(0)
     for norm in ("layer", "instance"):
-        average_BSD = standardised(average_BSD, DIMS[norm]) if norm in teacher.average_norms else average_BSD
-    return average_BSD.float()
+        average_BSD = norm_over(average_BSD, norm) if norm in teacher.average_norms else average_BSD
+    return average_BSD.float(), min(spreads)
 
 
 subsets = st.lists(st.sampled_from(["batch", "instance", "layer"]), unique=True).map(tuple)
@@ -66,8 +72,9 @@ average_subsets = st.lists(st.sampled_from(["layer", "instance"]), unique=True).
 def test_any_settings_follow_the_published_order(size, K, seed, layer, average, target) -> None:
     outputs = layer_outputs(*size, K, seed)
     teacher = config(K, layer, average, target=target)
-    # A norm divides by the spread that the norm before it left: where that is small, rounding grows.
-    torch.testing.assert_close(average_targets(outputs, teacher), described_targets(outputs, teacher), atol=5e-3, rtol=1e-3)
+    expected_BSD, smallest = described_targets(outputs, teacher)
+    assume(smallest > 1e-2)  # a norm divides by the spread that the one before it left: where that is nothing, rounding is everything
+    torch.testing.assert_close(average_targets(outputs, teacher), expected_BSD, atol=1e-3, rtol=1e-3)
 
 
 def test_order_of_the_norms_matters() -> None:

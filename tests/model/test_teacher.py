@@ -1,5 +1,9 @@
 """The teacher: clean input, eval mode, no gradient; and the EMA of its weights against torch.lerp."""
 
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,13 +11,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.config import TeacherConfig
+from model.frontends.vision import VisionFrontend
 from model.init import Init
 from model.loss import LossConfig, regression_loss
 from model.parallel import Parallel
 from model.student import take_masked
 from model.targets import average_targets
 from model.teacher import ShadowWeights, Teacher
-from tests.model.reference import bools, build_student, make_batch, plain, text_frontend
+from tests.model.reference import VISION, bools, build_student, build_vision_student, make_batch, plain, text_frontend, vision_batch
 
 SETTINGS = TeacherConfig(average_top_k_layers=2)
 CONFIG = plain(num_layers=3, hidden_dropout=0.3, attention_dropout=0.3)
@@ -34,14 +39,14 @@ def test_teacher_starts_as_the_student(parallel: Parallel) -> None:
 
 def test_target_at_the_start_is_the_students_own_features_without_masks(parallel: Parallel) -> None:
     student, teacher = build_student(parallel, CONFIG).eval(), build_teacher(parallel)
-    _, outputs = student.trunk(BATCH.clean_inputs, None, BATCH.clean_padding_mask_BS, keep_from=1)
-    torch.testing.assert_close(teacher(BATCH), average_targets(outputs, SETTINGS), atol=0, rtol=0)
+    outputs = student.trunk(BATCH.clean_inputs, None, BATCH.clean_padding_mask_BS, keep_from=1).layers
+    torch.testing.assert_close(teacher(BATCH, None), average_targets(outputs, SETTINGS), atol=0, rtol=0)
 
 
 def test_target_does_not_depend_on_the_mask(parallel: Parallel) -> None:
     teacher = build_teacher(parallel)
     other = make_batch(BATCH.clean_inputs, bools("111111", "000001"), BATCH.clean_padding_mask_BS)
-    torch.testing.assert_close(teacher(other), teacher(BATCH), atol=0, rtol=0)
+    torch.testing.assert_close(teacher(other, None), teacher(BATCH, None), atol=0, rtol=0)
 
 
 def test_target_averages_the_last_k_blocks(parallel: Parallel) -> None:
@@ -49,26 +54,56 @@ def test_target_averages_the_last_k_blocks(parallel: Parallel) -> None:
     teacher, seen = build_teacher(parallel), []
     for block in teacher.trunk.encoder.layers:
         block.register_forward_hook(lambda module, inputs, output: seen.append(output))
-    torch.testing.assert_close(teacher(BATCH), average_targets(seen[1:], SETTINGS), atol=0, rtol=0)
+    torch.testing.assert_close(teacher(BATCH, None), average_targets(seen[1:], SETTINGS), atol=0, rtol=0)
 
 
 def test_teacher_is_in_eval_mode_even_when_told_to_train(parallel: Parallel) -> None:
     """The student trains; a teacher that dropped activations would have targets that change from call to call."""
     teacher = build_teacher(parallel)
     assert not any(module.training for module in teacher.modules())
-    expected = teacher(BATCH)
+    expected = teacher(BATCH, None)
     teacher.train()
     assert not any(module.training for module in teacher.modules())
-    torch.testing.assert_close(teacher(BATCH), expected, atol=0, rtol=0)
+    torch.testing.assert_close(teacher(BATCH, None), expected, atol=0, rtol=0)
 
 
 def test_no_gradient_reaches_the_teacher(parallel: Parallel) -> None:
     student, teacher = build_student(parallel, CONFIG), build_teacher(parallel)
-    target_BSD = teacher(BATCH)
+    target_BSD = teacher(BATCH, None)
     assert target_BSD.dtype == torch.float32 and not target_BSD.requires_grad
-    regression_loss(student(BATCH), take_masked(target_BSD, BATCH.masked_index_M), LossConfig()).backward()
+    regression_loss(student(BATCH).prediction_MD, take_masked(target_BSD, BATCH.masked_index_M), LossConfig()).backward()
     assert not [name for name, p in teacher.named_parameters() if p.requires_grad or p.grad is not None]
     assert all(p.grad is not None for p in student.parameters())
+
+
+def build_vision_teacher(parallel: Parallel, **changes: Any) -> Teacher:
+    """Of another seed than the student, so that it shows whose embedding is read."""
+    return Teacher(CONFIG, replace(SETTINGS, **changes), partial(VisionFrontend, VISION), Init(2), parallel)
+
+
+@pytest.mark.parametrize("shares", ["features", "frontend"])
+def test_a_sharing_teacher_reads_the_students_features_and_not_the_inputs(parallel: Parallel, shares: str) -> None:
+    student, teacher = build_vision_student(parallel, CONFIG), build_vision_teacher(parallel, shares=shares)
+    batch = vision_batch(bools("110000000", "000010001"))
+    features_BND = student(batch).features_BND
+    target_BND = teacher(batch, features_BND)
+    assert target_BND.shape == (2, 9, 16)
+    torch.testing.assert_close(teacher(vision_batch(batch.mask_BS, seed=9), features_BND), target_BND, atol=0, rtol=0)
+    assert not torch.allclose(teacher(batch, features_BND + 1.0), target_BND)
+    assert not torch.allclose(teacher(batch, None), target_BND), "its own embedding is another one"
+
+
+def test_a_teacher_that_shares_nothing_reads_the_inputs_itself(parallel: Parallel) -> None:
+    student, teacher = build_vision_student(parallel, CONFIG), build_vision_teacher(parallel, shares="nothing")
+    batch = vision_batch(bools("110000000", "000010001"))
+    torch.testing.assert_close(teacher(batch, student(batch).features_BND), teacher(batch, None), atol=0, rtol=0)
+    assert not torch.allclose(teacher(vision_batch(batch.mask_BS, seed=9), None), teacher(batch, None))
+
+
+def test_the_teacher_never_drops_a_layer_or_a_path(parallel: Parallel) -> None:
+    config = plain(num_layers=3, layerdrop=0.9, drop_path=0.9)
+    dropping, whole = (Teacher(c, SETTINGS, text_frontend(), Init(1), parallel) for c in (config, plain(num_layers=3)))
+    torch.testing.assert_close(dropping(BATCH, None), whole(BATCH, None), atol=0, rtol=0)
 
 
 def tensors(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ import torch
 
 from model.init import Init
 from model.parallel import init_parallel
-from model.tensor_parallel import ColumnLinear, RowLinear, TokenEmbedding
+from model.tensor_parallel import ColumnLinear, MatrixStart, QueryValueBias, RowLinear, TokenEmbedding
 from tests.distributed import run_distributed
 
 
@@ -12,8 +12,11 @@ def build(tp_size: int) -> dict[str, tuple[torch.Tensor, int | None]]:
     """This rank's slices and the dimension that each is cut along."""
     parallel, init = init_parallel(tp_size, "cpu"), Init(5)
     layers = {
-        "column": ColumnLinear(6, 8, init.at("column"), 0.02, parallel),
-        "row": RowLinear(8, 6, init.at("row"), None, parallel),
+        "column": ColumnLinear(6, 8, init.at("column"), parallel, start=MatrixStart(0.02)),
+        "row": RowLinear(8, 6, init.at("row"), parallel, start=MatrixStart(None)),
+        "unbiased": ColumnLinear(6, 8, init.at("unbiased"), parallel, start=MatrixStart(0.02, truncated=True, scale=0.5), bias=False),
+        "truncated": RowLinear(8, 6, init.at("truncated"), parallel, start=MatrixStart(None, truncated=True)),
+        "biases": QueryValueBias(24, 6, parallel),
         "tokens": TokenEmbedding(128, 6, init.at("tokens"), 0.1, parallel, zero_rows=[1, 100, 127]),
     }
     return {
@@ -27,6 +30,7 @@ def test_slices_of_two_ranks_put_together_are_the_layer_of_one() -> None:
     whole, halves = run_distributed(build, 1, 1)[0], run_distributed(build, 2, 2)
     assert {name: dim for name, (_, dim) in whole.items()} == {
         **{"column.weight": 0, "column.bias": 0, "row.weight": 1, "row.bias": None, "tokens.weight": 0},
+        **{"unbiased.weight": 0, "truncated.weight": 1, "truncated.bias": None, "biases.weight": 0},
     }
     for name, (tensor, dim) in whole.items():
         parts = [half[name][0] for half in halves]
@@ -38,3 +42,27 @@ def test_the_spread_is_that_of_the_whole_matrix_and_zero_rows_are_zero() -> None
     tokens, row = layers["tokens.weight"][0], layers["row.weight"][0]
     assert (~tokens.any(dim=1)).nonzero()[:, 0].tolist() == [1, 100, 127]
     assert abs(float(row.std()) * 8**0.5 - 1) < 0.4 and not layers["row.bias"][0].any() and not layers["column.bias"][0].any()
+
+
+def test_a_start_is_cut_at_one_std_and_then_scaled() -> None:
+    layers = run_distributed(build, 1, 1)[0]
+    assert 0.009 < float(layers["unbiased.weight"][0].abs().max()) <= 0.02 * 0.5
+    assert 0.9 < float(layers["truncated.weight"][0].abs().max()) * 8**0.5 <= 1 + 1e-6
+
+
+def biased(tp_size: int) -> torch.Tensor:
+    """This rank's slice of a fused projection (1 position, head, q/k/v, width) of zeros after the biases of 4 heads of width 6."""
+    parallel = init_parallel(tp_size, "cpu")
+    module = QueryValueBias(24, 6, parallel)
+    whole_H2K = torch.arange(1.0, 49.0).view(4, 2, 6)
+    module.weight.data.copy_(whole_H2K.chunk(tp_size)[parallel.tp_rank])
+    return module(torch.zeros(1, 72 // tp_size)).detach()
+
+
+def test_query_and_value_biases_stay_with_their_heads_and_keys_get_none() -> None:
+    whole = run_distributed(biased, 1, 1)[0].view(4, 3, 6)
+    assert whole[:, 0].tolist() == torch.arange(1.0, 49.0).view(4, 2, 6)[:, 0].tolist()
+    assert whole[:, 2].tolist() == torch.arange(1.0, 49.0).view(4, 2, 6)[:, 1].tolist()
+    assert not whole[:, 1].any()
+    halves = run_distributed(biased, 2, 2)
+    assert torch.equal(torch.cat([half.view(2, 3, 6) for half in halves]), whole)

@@ -1,11 +1,16 @@
 """Each contradiction inside a recipe is found before anything is built, with the numbers in the message."""
 
+from collections.abc import Callable
+
 import pytest
 
-from recipes.check import check_recipe
-from recipes.config import apply_overrides
+from recipes.catalog import RECIPES
+from recipes.check import check_recipe, resolve_recipe
+from recipes.config import Recipe, apply_overrides
 from recipes.errors import ConfigError
+from recipes.speech import speech_base
 from recipes.text import text_base
+from recipes.vision import vision_base
 
 REFUSED = [
     (["model.num_attention_heads=7"], r"model\.hidden_size 768 is not a multiple of model\.num_attention_heads 7"),
@@ -19,7 +24,7 @@ REFUSED = [
     (["model.num_attention_heads=0"], r"model\.num_attention_heads is 0"),
     (["model.hidden_size=-768"], r"model\.hidden_size is -768"),
     (["model.ffn_hidden_size=0"], r"model\.ffn_hidden_size is 0"),
-    (["model.head_layers=0"], r"model\.head_layers is 0"),
+    (["model.head_layers=-1"], r"model\.head_layers is -1; it must be at least 0"),
     (["run.max_steps=0"], r"run\.max_steps is 0"),
     (["run.global_batch_size=0"], r"run\.global_batch_size is 0"),
     (["run.log_steps=0"], r"run\.log_steps is 0"),
@@ -29,7 +34,9 @@ REFUSED = [
     (["mask.length=0"], r"mask\.length is 0"),
     (["data.sequence_length=1"], r"data\.sequence_length is 1; it must be at least 2"),
     (["loss.beta=-1"], r"loss\.beta is -1\.0; it must be at least 0"),
-    (["model.layernorm_epsilon=-1"], r"model\.layernorm_epsilon is -1\.0"),
+    (["model.block.layernorm_epsilon=-1"], r"model\.block\.layernorm_epsilon is -1\.0"),
+    (["model.block.drop_path=1.5"], r"model\.block\.drop_path is 1\.5; it must lie between 0 and 1"),
+    (["model.block.layerdrop=-0.1"], r"model\.block\.layerdrop is -0\.1; it must lie"),
     (["model.hidden_dropout=1.5"], r"model\.hidden_dropout is 1\.5; it must lie between 0 and 1"),
     (["model.attention_dropout=-0.1"], r"model\.attention_dropout is -0\.1"),
     (["model.activation_dropout=2"], r"model\.activation_dropout is 2\.0"),
@@ -55,9 +62,53 @@ REFUSED = [
     ),
     (["optim.schedule=tri_stage", "optim.decay_steps=10"], r"final_lr_scale 0\.0 with the exponential decay of tri_stage"),
 ]
+REFUSED_SPEECH = [
+    (["mask.min_masks=0"], r"mask\.min_masks is 0; it must be at least 1"),
+    (["mask.length=0"], r"mask\.length is 0; it must be at least 1"),
+    (["mask.prob=0"], r"mask\.prob is 0\.0; it must be above 0"),
+    (["frontend.conv_dim=0"], r"frontend\.conv_dim is 0"),
+    (["frontend.pos_conv_depth=0"], r"frontend\.pos_conv_depth is 0"),
+    (["frontend.pos_conv_kernel=0"], r"frontend\.pos_conv_kernel is 0"),
+    (["frontend.pos_conv_groups=0"], r"frontend\.pos_conv_groups is 0"),
+    (["data.group_size=0"], r"data\.group_size is 0"),
+    (["data.num_workers=-1"], r"data\.num_workers is -1; it must be at least 0"),
+    (["data.min_seconds=-1"], r"data\.min_seconds is -1\.0"),
+    (["data.max_bad_fraction=1.5"], r"data\.max_bad_fraction is 1\.5; it must lie between 0 and 1"),
+    (["frontend.conv_strides=5,0,2,2,2,2,2"], r"conv_strides \(5, 0, 2, .*must be lists of numbers"),
+    (["frontend.conv_kernels=", "frontend.conv_strides="], r"conv_kernels \(\) and .*must be lists of numbers"),
+    (["frontend.conv_kernels=10,3"], r"conv_kernels has 2 values, frontend\.conv_strides 7; one each"),
+    (
+        ["frontend.pos_conv_groups=7"],
+        r"model\.hidden_size 768 is not a multiple of frontend\.pos_conv_groups 7; use --set frontend\.pos_conv_groups=1$",
+    ),
+    (["frontend.pos_conv_groups=36"], r"use --set frontend\.pos_conv_groups=12$"),
+    (["data.max_seconds=1"], r"data\.max_seconds 1 is less than data\.min_seconds 2; swap them"),
+    (
+        ["run.global_batch_size=12"],
+        r"batch_size 12 is not a multiple of data\.group_size 8; use --set data\.group_size=4 or another",
+    ),
+    (["model.num_attention_heads=7"], r"model\.hidden_size 768 is not a multiple"),
+]
+REFUSED_VISION = [
+    (["mask.num_patches=0"], r"mask\.num_patches is 0; it must be at least 1"),
+    (["mask.min_block=0"], r"mask\.min_block is 0"),
+    (["mask.max_block=0"], r"mask\.max_block is 0"),
+    (["mask.min_aspect=0"], r"mask\.min_aspect is 0\.0; it must be above 0 and at most 1"),
+    (["mask.min_aspect=1.5"], r"mask\.min_aspect is 1\.5"),
+    (["frontend.patch_size=0"], r"frontend\.patch_size is 0"),
+    (["frontend.num_channels=0"], r"frontend\.num_channels is 0"),
+    (["data.flip_prob=2"], r"data\.flip_prob is 2\.0; it must lie between 0 and 1"),
+    (["data.color_jitter=-1"], r"data\.color_jitter is -1\.0"),
+    (["data.max_bad_fraction=-1"], r"data\.max_bad_fraction is -1\.0"),
+    (["frontend.image_size=230"], r"image_size 230 is not 2 or more whole patches of .* 16; use --set frontend\.image_size=224"),
+    (["frontend.image_size=16"], r"image_size 16 is not 2 or more whole patches of .* 16; use --set frontend\.image_size=32"),
+    (["frontend.image_size=0"], r"use --set frontend\.image_size=32"),
+    (["mask.num_patches=196"], r"mask\.num_patches 196 of 196 patches leaves none to see; use --set mask\.num_patches=117 or fewer"),
+]
 ALLOWED = [
     ["teacher.average_top_k_layers=12"],
     ["teacher.average_top_k_layers=1"],
+    ["model.head_layers=0", "model.block.drop_path=1", "model.block.layerdrop=1"],
     ["mask.prob=1"],
     ["mask.leave_unmasked_prob=0.6", "mask.random_token_prob=0.4", "mask.loss_on_all_selected=true"],
     ["optim.clip_norm=0", "optim.weight_decay=0", "loss.beta=0", "run.seed=0"],
@@ -79,3 +130,50 @@ def test_a_contradiction_is_refused_with_its_numbers(changes: list[str], complai
 @pytest.mark.parametrize("changes", ALLOWED, ids=" ".join)
 def test_the_edge_of_what_is_allowed_passes(changes: list[str]) -> None:
     check_recipe(apply_overrides(text_base(), changes))
+
+
+CASES = [*((speech_base, *case) for case in REFUSED_SPEECH), *((vision_base, *case) for case in REFUSED_VISION)]
+
+
+@pytest.mark.parametrize(("build", "changes", "complaint"), CASES, ids=[f"{case[0].__name__} {' '.join(case[1])}" for case in CASES])
+def test_contradictions_of_other_modalities_are_refused_with_their_numbers(
+    build: Callable[[], Recipe], changes: list[str], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        check_recipe(apply_overrides(build(), changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("build", "changes"),
+    [
+        (speech_base, ["run.global_batch_size=8", "data.max_seconds=2"]),
+        (speech_base, ["data.group_size=1", "run.global_batch_size=5", "data.num_workers=0", "data.max_bad_fraction=0"]),
+        (speech_base, ["frontend.pos_conv_depth=1", "frontend.pos_conv_groups=768", "model.block.layerdrop=0"]),
+        (vision_base, ["mask.num_patches=195", "frontend.relative_bias=none"]),
+        (vision_base, ["frontend.image_size=32", "mask.num_patches=3", "data.flip_prob=1", "data.color_jitter=0"]),
+    ],
+)
+def test_the_edge_of_what_other_modalities_allow_passes(build: Callable[[], Recipe], changes: list[str]) -> None:
+    check_recipe(apply_overrides(build(), changes))
+
+
+def test_the_remedies_named_pass_themselves() -> None:
+    for build, wrong, remedy in (
+        (speech_base, "frontend.pos_conv_groups=36", "frontend.pos_conv_groups=12"),
+        (speech_base, "run.global_batch_size=12", "data.group_size=4"),
+        (vision_base, "frontend.image_size=230", "frontend.image_size=224"),
+        (vision_base, "mask.num_patches=196", "mask.num_patches=117"),
+    ):
+        with pytest.raises(ConfigError, match=remedy):
+            check_recipe(apply_overrides(build(), [wrong]))
+        check_recipe(apply_overrides(build(), [wrong, remedy]))
+
+
+def test_a_recipe_is_named_and_its_data_taken_from_the_flag() -> None:
+    recipe = resolve_recipe("vision_tiny", RECIPES["vision"], ["run.seed=3"], "/pictures")
+    assert (recipe.name, recipe.run.seed, recipe.data.path) == ("vision_tiny", 3, "/pictures")
+    with pytest.raises(ConfigError, match=r"--recipe text_tiny: unknown; there are vision_tiny, vision_base, vision_large"):
+        resolve_recipe("text_tiny", RECIPES["vision"], [], None)
+    with pytest.raises(ConfigError, match=r"run\.max_steps is 0"):
+        resolve_recipe("vision_tiny", RECIPES["vision"], ["run.max_steps=0"], None)

@@ -2,12 +2,16 @@
 
 import json
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
+from recipes.catalog import RECIPES
 from recipes.config import Recipe, apply_overrides, recipe_from_dict, recipe_to_dict
 from recipes.errors import ConfigError
-from recipes.text import RECIPES, text_base, text_tiny
+from recipes.speech import speech_base
+from recipes.text import text_base, text_tiny
+from recipes.vision import vision_base
 
 
 @pytest.mark.parametrize(
@@ -68,6 +72,64 @@ def test_what_cannot_be_set_is_named_with_the_way_out(assignment: str, complaint
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("model.block.drop_path=0.2", 0.2),
+        ("model.block.layer_scale=1e-5", 1e-5),
+        ("model.block.layer_scale=none", None),
+        ("model.block.normalize_before=false", False),
+        ("mask.max_block=64", 64),
+        ("data.crop_scale=0.2,1", (0.2, 1.0)),
+        ("frontend.relative_bias=per_layer", "per_layer"),
+        ("teacher.shares=features", "features"),
+    ],
+)
+def test_sections_of_sections_and_of_other_modalities_can_be_set(assignment: str, value: object) -> None:
+    found: Any = apply_overrides(vision_base(), [assignment])
+    for name in assignment.partition("=")[0].split("."):
+        found = getattr(found, name)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_setting_inside_a_section_keeps_the_rest_of_it() -> None:
+    base = vision_base()
+    changed = apply_overrides(base, ["model.block.drop_path=0.2", "model.num_layers=13", "model.block.layerdrop=0.1"])
+    block = replace(base.model.block, drop_path=0.2, layerdrop=0.1)
+    assert changed == replace(base, model=replace(base.model, num_layers=13, block=block))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "complaint"),
+    [
+        ("model.block=3", "no such key"),
+        ("model.block.=3", "no such key"),
+        ("model.drop_path=0.1", r"did you mean model\.block\.drop_path"),
+        ("model.normalize_before=true", r"did you mean model\.block\.normalize_before"),
+        ("block.drop_path=0.1", r"did you mean model\.block\.drop_path"),
+        ("model.block.drop_path.x=1", "no such key"),
+        ("model.block.drop_path=a", "must be a number"),
+        ("frontend.vocab_size=9", "vision_base has no such key"),
+        ("mask.prob=0.5", "vision_base has no such key"),
+        ("frontend.num_prefix_tokens=2", "no such key"),
+        ("data.group_size=2", "no such key"),
+        ("teacher.shares=all", "must be one of nothing, features, frontend"),
+        ("data.crop_scale=0.2", "has 1 values, needs 2"),
+    ],
+)
+def test_what_cannot_be_set_in_another_modality_is_named_too(assignment: str, complaint: str) -> None:
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        apply_overrides(vision_base(), [assignment])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("text", "value"), [("3,2", (3, 2)), ("(3, 2, 1)", (3, 2, 1)), ("10", (10,))])
+def test_a_list_of_any_length_is_set_with_commas(text: str, value: tuple[int, ...]) -> None:
+    assert apply_overrides(speech_base(), [f"frontend.conv_kernels={text}"]).frontend.conv_kernels == value  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match="must be an integer"):
+        apply_overrides(speech_base(), ["frontend.conv_kernels=3,x"])
+
+
 def test_overrides_apply_in_order_and_change_nothing_else() -> None:
     base = text_base()
     changed = apply_overrides(base, ["optim.lr=1", "run.seed=7", "optim.lr=2"])
@@ -75,12 +137,12 @@ def test_overrides_apply_in_order_and_change_nothing_else() -> None:
     assert base == text_base()
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_survives_json(name: str) -> None:
-    recipe = apply_overrides(RECIPES[name](), ["data.path=/somewhere", "run.seed=5"])
+@pytest.mark.parametrize(("modality", "name"), [(modality, name) for modality, recipes in RECIPES.items() for name in recipes])
+def test_a_recipe_survives_json(modality: str, name: str) -> None:
+    recipe = apply_overrides(RECIPES[modality][name](), ["data.path=/somewhere", "run.seed=5", "model.block.drop_path=0.3"])
     stored = json.loads(json.dumps(recipe_to_dict(recipe)))
-    again = recipe_from_dict(text_tiny(), stored)  # any template of the modality: it gives classes, not values
-    assert again == recipe
+    again = recipe_from_dict(RECIPES[modality][f"{modality}_tiny"](), stored)  # any template of it: it gives classes, not values
+    assert again == recipe and again.model.block.drop_path == 0.3
     assert type(again.optim.betas) is tuple
     assert set(stored) == {f.name for f in fields(Recipe)}
 
@@ -90,6 +152,7 @@ def test_a_recipe_survives_json(name: str) -> None:
     [
         ({"model": {"num_wheels": 4}}, r"model\.num_wheels, which this version"),
         ({"wheels": {"num": 4}}, "section wheels, which this version"),
+        ({"model": {"block": {"num_wheels": 4}}}, r"key model\.block\.num_wheels, which this version"),
     ],
 )
 def test_a_stored_recipe_of_another_version_is_refused_by_name(change: dict, complaint: str) -> None:

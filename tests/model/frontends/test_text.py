@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.config import EncoderConfig, TextFrontendConfig
+from model.config import EncoderConfig
 from model.dropout import DropoutStream
+from model.frontends.config import TextFrontendConfig
 from model.frontends.text import BOS, EOS, PAD, UNK, PositionTable, TextFrontend
 from model.init import Init
 from model.parallel import Parallel, init_parallel
@@ -66,7 +67,7 @@ def test_pad_row_of_the_positions_gets_no_gradient() -> None:
 def test_embedding_is_token_plus_position_normed_without_scaling(parallel: Parallel, positions: str) -> None:
     """A factor sqrt(d) on the tokens would show: the norm is taken over the sum of both."""
     frontend = build(parallel, positions=positions)
-    x_BSD, _ = frontend(IDS_BS, None, PADDING_BS)
+    x_BSD = frontend(IDS_BS, None, PADDING_BS).x_BSD
     sum_BSD = frontend.tokens.weight[IDS_BS]
     if frontend.positions is not None:
         rows_BS = torch.tensor([[2, 3, 4, 5, 6], [2, 1, 3, 4, 1]])
@@ -83,22 +84,22 @@ def test_embedding_is_token_plus_position_normed_without_scaling(parallel: Paral
 def test_padding_is_zeroed_after_the_norm(parallel: Parallel, positions: str) -> None:
     frontend = build(parallel, positions=positions)
     assert frontend.norm.bias.any(), "a norm after the zeroing would leave its bias"
-    x_BSD, _ = frontend(IDS_BS, None, PADDING_BS)
+    x_BSD = frontend(IDS_BS, None, PADDING_BS).x_BSD
     assert not x_BSD[PADDING_BS].any()
     assert x_BSD[~PADDING_BS].any(dim=1).all()
 
 
 def test_embedded_tokens_do_not_depend_on_the_padding_around_them(parallel: Parallel) -> None:
     frontend = build(parallel)
-    x_BSD, _ = frontend(IDS_BS, None, PADDING_BS)
-    short_BSD, _ = frontend(IDS_BS[1:, [0, 2, 3]], None, None)
+    x_BSD = frontend(IDS_BS, None, PADDING_BS).x_BSD
+    short_BSD = frontend(IDS_BS[1:, [0, 2, 3]], None, None).x_BSD
     torch.testing.assert_close(x_BSD[1, [0, 2, 3]], short_BSD[0])
 
 
 def test_dropout_acts_in_training_only(parallel: Parallel) -> None:
     frontend = build(parallel, plain(hidden_dropout=0.5))
-    dropped, _ = frontend(IDS_BS, None, None)
-    evaluated, _ = frontend.eval()(IDS_BS, None, None)
+    dropped = frontend(IDS_BS, None, None).x_BSD
+    evaluated = frontend.eval()(IDS_BS, None, None).x_BSD
     assert 0.3 < float((dropped == 0).float().mean()) < 0.7
     torch.testing.assert_close(dropped[dropped != 0], 2 * evaluated[dropped != 0])
     assert frontend.dropout.site == 0 and not frontend.dropout.split
@@ -106,23 +107,34 @@ def test_dropout_acts_in_training_only(parallel: Parallel) -> None:
 
 def test_mask_is_not_read_because_it_is_in_the_ids(parallel: Parallel) -> None:
     frontend = build(parallel)
-    torch.testing.assert_close(frontend(IDS_BS, bools("11111", "00000"), None)[0], frontend(IDS_BS, None, None)[0], atol=0, rtol=0)
+    masked = frontend(IDS_BS, bools("11111", "00000"), None)
+    torch.testing.assert_close(masked.x_BSD, frontend(IDS_BS, None, None).x_BSD, atol=0, rtol=0)
 
 
 def test_absolute_positions_have_no_bias_and_relative_ones_have_nothing_else(parallel: Parallel) -> None:
     absolute, relative = build(parallel), build(parallel, positions="relative")
     assert absolute.relative_bias is None and relative.positions is None
-    assert absolute(IDS_BS, None, None)[1] is None
-    bias_HSS = relative(IDS_BS, None, PADDING_BS)[1]
-    assert bias_HSS.shape == (4, 5, 5)
-    torch.testing.assert_close(bias_HSS, relative.relative_bias(5), atol=0, rtol=0)  # type: ignore[misc]
+    assert absolute(IDS_BS, None, None).bias_LHSS is None
+    bias_LHSS = relative(IDS_BS, None, PADDING_BS).bias_LHSS
+    assert bias_LHSS.shape == (1, 4, 5, 5), "one bias for all blocks"
+    torch.testing.assert_close(bias_LHSS[0], relative.relative_bias(5), atol=0, rtol=0)  # type: ignore[misc]
 
 
 def test_shared_parameters_are_all_but_the_attention_bias(parallel: Parallel) -> None:
-    assert build(parallel).shared_parameters() == {"tokens.weight", "positions.weight", "norm.weight", "norm.bias"}
-    relative = build(parallel, positions="relative")
-    assert relative.shared_parameters() == {"tokens.weight", "norm.weight", "norm.bias"}
-    assert dict(relative.named_parameters()).keys() - relative.shared_parameters() == {"relative_bias.weight"}
+    absolute, relative = build(parallel), build(parallel, positions="relative")
+    for shares in ("features", "frontend"):  # the embedding's norm is taken over tokens and positions: neither stands alone
+        assert absolute.shared_parameters(shares) == {"tokens.weight", "positions.weight", "norm.weight", "norm.bias"}
+        assert relative.shared_parameters(shares) == {"tokens.weight", "norm.weight", "norm.bias"}
+        assert dict(relative.named_parameters()).keys() - relative.shared_parameters(shares) == {"relative_bias.weight"}
+    assert absolute.shared_parameters("nothing") == set()
+
+
+def test_there_are_no_features_to_hand_on_and_no_prefix(parallel: Parallel) -> None:
+    """Student and teacher read different ids, so that a teacher cannot take the student's embedding."""
+    frontend = build(parallel)
+    assert frontend(IDS_BS, None, PADDING_BS).features_BND is None and frontend.num_prefix_tokens == 0
+    with pytest.raises(AssertionError):
+        frontend(IDS_BS, None, PADDING_BS, torch.zeros(2, 5, 16))
 
 
 @pytest.mark.parametrize(("vocab_size", "rows"), [(1, 128), (127, 128), (128, 128), (129, 256), (50265, 50304)])
@@ -133,7 +145,7 @@ def test_table_is_padded_to_128_rows_whatever_the_tp_size(vocab_size: int, rows:
 def embedded_under_tp() -> tuple[torch.Tensor, torch.Tensor]:
     whole, split = (text_frontend()(PLAIN, Init(1), init_parallel(size, "cpu"), DropoutStream()) for size in (1, 2))
     assert len(split.tokens.weight) == 64
-    return whole(IDS_BS, None, PADDING_BS)[0].detach(), split(IDS_BS, None, PADDING_BS)[0].detach()
+    return whole(IDS_BS, None, PADDING_BS).x_BSD.detach(), split(IDS_BS, None, PADDING_BS).x_BSD.detach()
 
 
 def test_split_table_embeds_as_the_whole_one() -> None:

@@ -1,13 +1,17 @@
-"""A small corpus of made-up words and the folder prepared from it."""
+"""A small corpus of made-up words and the folder prepared from it; loaders of numbers."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from model.config import TextFrontendConfig
+from model.frontends.config import TextFrontendConfig
 from recipes.config import TextDataConfig
+from recipes.data.loader import UpdateLoader
 from recipes.data.prepare import prepare_text
+from tests.recipes.data.numbers_data import Numbers, open_loader
 
 SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "ri", "su", "te")
 
@@ -49,3 +53,17 @@ def data(books: Path) -> TextDataConfig:
 def prepared(tmp_path_factory: pytest.TempPathFactory, data: TextDataConfig, frontend: TextFrontendConfig) -> Path:
     """The four books, prepared."""
     return prepare_text(data, frontend, tmp_path_factory.mktemp("run") / "prepared", num_processes=1)
+
+
+@pytest.fixture
+def build() -> Iterator[Callable[..., UpdateLoader]]:
+    """Opens loaders of numbers_data.Numbers, given or of a size, and closes them in the end."""
+    loaders: list[UpdateLoader] = []
+
+    def build_one(dataset: Numbers | int = 50, **options: Any) -> UpdateLoader:
+        loaders.append(open_loader(Numbers(dataset) if isinstance(dataset, int) else dataset, **options))
+        return loaders[-1]
+
+    yield build_one
+    for loader in loaders:
+        loader.close()

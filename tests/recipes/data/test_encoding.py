@@ -38,6 +38,6 @@ def test_two_processes_give_what_one_gives(small_batches: list[TextBatch], prepa
 
 
 def test_a_killed_worker_is_said_to_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "_follow_parent", functools.partial(os._exit, 9))
+    monkeypatch.setattr(encoding, "follow_parent", functools.partial(os._exit, 9))
     with pytest.raises(ConfigError, match="one of 2 tokenizing processes was killed"):
         list(encode_in_order([TextBatch([0], ["text"], 4)], "tokenizer.model", 2))

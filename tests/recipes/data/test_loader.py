@@ -1,106 +1,118 @@
 """The loader: which samples make an update, how ranks and micro-batches share them, and resuming without replay."""
 
+import re
 import threading
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.batch import Batch
-from recipes.data.loader import EVAL_EPOCH, UpdateLoader, eval_batches
+from recipes.data.loader import EVAL_EPOCH, Positions, UpdateLoader, check_enough, eval_batches, rank_share
 from recipes.errors import ConfigError
+from tests.recipes.data.numbers_data import Numbers, Row, open_loader, order_of, row_of, rows_of
 
 
-class Numbers:
-    """Sample i of epoch e is the row (e, i)."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def example(self, epoch: int, index: int) -> tuple[int, int]:
-        assert 0 <= index < self.size
-        return epoch, index
-
-    def collate(self, examples: list[tuple[int, int]]) -> Batch:
-        rows = torch.tensor(examples)
-        mask_BS = torch.zeros_like(rows, dtype=torch.bool)
-        return Batch(rows, rows, mask_BS, mask_BS.flatten().nonzero().squeeze(1), None, None, rows.numel())
-
-
-def rows_of(batches: list[Batch]) -> list[tuple[int, int]]:
-    return [(epoch, index) for batch in batches for epoch, index in batch.inputs.tolist()]
-
-
-@pytest.fixture
-def build() -> "Callable[..., UpdateLoader]":
-    loaders: list[UpdateLoader] = []
-
-    def build_one(size: int = 50, **options: int) -> UpdateLoader:
-        settings = {"seed": 1, "global_batch_size": 8, "micro_batch_size": 2, "dp_rank": 0, "dp_size": 1} | options
-        loaders.append(UpdateLoader(Numbers(size), **settings))
-        return loaders[-1]
-
-    yield build_one  # type: ignore[misc]
-    for loader in loaders:
-        loader.close()
-
-
-def test_an_epoch_visits_every_sample_at_most_once_and_drops_the_rest(build: Callable[..., UpdateLoader]) -> None:
-    loader = build(50)
-    assert loader.updates_per_epoch == 6
+def test_an_epoch_visits_every_sample_at_most_once_and_drops_the_rest() -> None:
+    order = order_of(Numbers(50))
+    assert order.updates_per_epoch == 6
     for epoch in range(2):
-        visited = [position for update in range(6 * epoch, 6 * epoch + 6) for position in loader.positions(update)]
-        assert {epoch for epoch, _ in visited} == {epoch}
-        assert len(visited) == len(set(visited)) == 48
-    assert {loader.positions(update)[0][0] for update in (5, 6, 12)} == {0, 1, 2}
+        visited = [position for update in range(6 * epoch, 6 * epoch + 6) for position in order.positions(update)]
+        assert {position.epoch for position in visited} == {epoch}
+        assert len(visited) == len({position.index for position in visited}) == 48
+    assert {order.positions(update)[0].epoch for update in (5, 6, 12)} == {0, 1, 2}
 
 
-def test_the_order_depends_on_seed_and_epoch_only(build: Callable[..., UpdateLoader]) -> None:
-    loader = build()
-    assert loader.positions(3) == build().positions(3)
-    assert loader.positions(3) != build(seed=2).positions(3)
-    assert [index for _, index in loader.positions(0)] != [index for _, index in loader.positions(6)]
-
-
-def test_any_update_can_be_asked_for_first(build: Callable[..., UpdateLoader]) -> None:
-    replayed = build()
-    expected = [rows_of(replayed.batches(update)) for update in range(20)]
-    for update in (17, 0, 6, 5, 19):
-        assert rows_of(build().batches(update)) == expected[update]
+def test_the_order_depends_on_seed_and_epoch_only() -> None:
+    order = order_of(Numbers(50))
+    assert order.positions(3) == order_of(Numbers(50)).positions(3)
+    assert order.positions(3) != order_of(Numbers(50), seed=2).positions(3)
+    assert [position.index for position in order.positions(0)] != [position.index for position in order.positions(6)]
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 4), st.sampled_from([1, 2, 3, 4]), st.integers(1, 3), st.integers(0, 30))
-def test_the_ranks_share_the_global_batch_whatever_their_number(micro: int, dp_size: int, accumulation: int, update: int) -> None:
-    size = micro * dp_size * accumulation
-    loaders = [
-        UpdateLoader(Numbers(100), seed=3, global_batch_size=size, micro_batch_size=micro, dp_rank=rank, dp_size=dp_size)
-        for rank in range(dp_size)
-    ]
-    batches = [loader.batches(update) for loader in loaders]
-    assert {len(own) for own in batches} == {accumulation}
-    assert {len(batch.inputs) for own in batches for batch in own} == {micro}
-    rows = [row for own in batches for row in rows_of(own)]
-    assert rows == loaders[0].positions(update)
-    assert len(set(rows)) == size
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 30), st.integers(0, 40))
+def test_a_global_batch_is_whole_groups_of_consecutive_indices_in_the_data_sets_order(
+    group: int, num_groups: int, update: int, spare: int
+) -> None:
+    dataset, batch = Numbers(group * num_groups * 3 + spare), group * num_groups
+    order = order_of(dataset, batch=batch, group=group)
+    positions = order.positions(update)
+    epoch, offset = divmod(update, order.updates_per_epoch)
+    entire = dataset.order(np.random.Generator(np.random.Philox(np.random.SeedSequence((1, epoch)))))
+    assert [position.index for position in positions] == entire[offset * batch :][:batch].tolist()
+    for start in range(0, batch, group):
+        members = tuple(position.index for position in positions[start : start + group])
+        assert {position.group for position in positions[start : start + group]} == {members}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_any_update_can_be_asked_for_first(build: Callable[..., UpdateLoader], num_workers: int) -> None:
+    replayed = build(group=4)
+    expected = [rows_of(replayed.batches(update)) for update in range(20)]
+    assert len({tuple(rows) for rows in expected}) == 20
+    for update in (17, 0, 5) if num_workers else (17, 0, 6, 5, 19):
+        resumed = build(group=4, num_workers=num_workers, first_update=update)
+        assert [rows_of(resumed.batches(number)) for number in range(update, 20)][:3] == expected[update:][:3]
+    assert rows_of(resumed.batches(2)) == expected[2], "a jump back"
+
+
+def test_a_resumed_loader_reads_nothing_that_lies_before() -> None:
+    class Watched(Numbers):
+        def example(self, epoch: int, index: int, group: Row) -> Row:
+            read.append((epoch, index))
+            return super().example(epoch, index, group)
+
+    read: list[tuple[int, int]] = []
+    loader = open_loader(Watched(50), first_update=9)
+    rows = rows_of(loader.batches(9))
+    loader.close()
+    assert read[:8] == [row[:2] for row in rows] and len(read) in (8, 16)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 2, 3, 4]), st.integers(1, 3), st.integers(0, 30))
+def test_the_ranks_share_the_global_batch_whatever_their_number(
+    micro: int, parts: int, dp_size: int, accumulation: int, update: int
+) -> None:
+    """Samples, groups and order are those of one rank, and a micro-batch lies within one group where its size divides the group's."""
+    group, batch = micro * parts, micro * parts * dp_size * accumulation
+    loaders = [open_loader(Numbers(150), seed=3, batch=batch, group=group, micro=micro, rank=(rank, dp_size)) for rank in range(dp_size)]
+    loaded = [loader.batches(update) for loader in loaders]
     for loader in loaders:
         loader.close()
+    assert {len(own) for own in loaded} == {parts * accumulation}
+    assert {len(item.batch.inputs) for own in loaded for item in own} == {micro}
+    rows = [row for own in loaded for row in rows_of(own)]
+    assert rows == [row_of(position) for position in order_of(Numbers(150), seed=3, batch=batch, group=group).positions(update)]
+    assert len({row[:2] for row in rows}) == batch
+    for item in (item for own in loaded for item in own):
+        assert len({row[2:] for row in rows_of([item])}) == 1, "all rows of a micro-batch are of one group"
 
 
-def test_the_next_update_is_built_in_the_background(build: Callable[..., UpdateLoader]) -> None:
+def test_shares_are_contiguous_and_complete() -> None:
+    assert [rank_share(12, rank, 3) for rank in range(3)] == [slice(0, 4), slice(4, 8), slice(8, 12)]
+
+
+def test_the_list_of_micro_batches_has_no_end_and_starts_at_any_update() -> None:
+    order = order_of(Numbers(20), batch=4, group=2)
+    endless = iter(Positions(order, rank_share(4, 1, 2), 1, 7))
+    taken = [next(endless) for _ in range(20)]
+    assert [part[0] for part in taken] == [position for update in range(7, 17) for position in order.positions(update)[2:]]
+
+
+def test_the_next_update_is_built_in_the_background() -> None:
     built: list[tuple[int, str]] = []
 
     class Watched(Numbers):
-        def example(self, epoch: int, index: int) -> tuple[int, int]:
+        def example(self, epoch: int, index: int, group: Row) -> Row:
             built.append((index, threading.current_thread().name))
-            return super().example(epoch, index)
+            return super().example(epoch, index, group)
 
-    loader = UpdateLoader(Watched(50), seed=1, global_batch_size=8, micro_batch_size=2, dp_rank=0, dp_size=1)
+    loader = open_loader(Watched(50))
     loader.batches(0)
     assert loader.wait_seconds > 0
     loader.close()  # waits for the one under way
@@ -108,43 +120,82 @@ def test_the_next_update_is_built_in_the_background(build: Callable[..., UpdateL
     assert len(built) in (8, 16)
 
 
-def test_an_error_in_the_background_reaches_the_caller() -> None:
-    class Broken(Numbers):
-        def example(self, epoch: int, index: int) -> tuple[int, int]:
-            raise ConfigError("sample 7 is damaged")
+def test_loading_draws_nothing_from_torchs_generator(build: Callable[..., UpdateLoader]) -> None:
+    """Dropout reseeds it, on the training thread, at the same time."""
+    state = torch.get_rng_state()
+    loader = build()
+    loader.batches(0), loader.batches(11)
+    assert torch.equal(torch.get_rng_state(), state)
 
-    loader = UpdateLoader(Broken(50), seed=1, global_batch_size=8, micro_batch_size=2, dp_rank=0, dp_size=1)
-    with pytest.raises(ConfigError, match="sample 7 is damaged"):
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_in_the_background_reaches_the_caller_as_one_line(build: Callable[..., UpdateLoader], num_workers: int) -> None:
+    loader = build(Numbers(8, broken=5), num_workers=num_workers)
+    with pytest.raises(ConfigError) as caught:
         loader.batches(0)
-    loader.close()
+    assert str(caught.value) == "sample 5 is damaged; mend it"
 
 
-def test_fewer_samples_than_one_batch_is_refused_with_numbers(build: Callable[..., UpdateLoader]) -> None:
+def test_fewer_samples_than_one_batch_is_refused_with_numbers() -> None:
     with pytest.raises(ConfigError, match=r"29 samples, fewer than one batch of 32; .*--set run\.global_batch_size=24"):
-        build(29, global_batch_size=32)
-    assert build(32, global_batch_size=32).updates_per_epoch == 1
+        check_enough(Numbers(29), 32)
+    check_enough(Numbers(32), 32)
+    assert order_of(Numbers(32), batch=32).updates_per_epoch == 1
 
 
-@settings(max_examples=60, deadline=None)
+def held_out(size: int, *, samples: int, micro: int, group: int = 1, rank: Row = (0, 1)) -> list[Batch]:
+    dp_rank, dp_size = rank
+    options = {"max_samples": samples, "micro_batch_size": micro, "group_size": group, "dp_rank": dp_rank, "dp_size": dp_size}
+    return list(eval_batches(Numbers(size), **options))
+
+
+@settings(max_examples=100, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 40), st.integers(1, 5), st.integers(1, 4))
-def test_every_rank_evaluates_the_same_number_of_equal_batches(size: int, max_samples: int, micro: int, dp_size: int) -> None:
-    if min(size, max_samples) < dp_size:
+def test_every_rank_evaluates_the_same_number_of_equal_batches(size: int, samples: int, micro: int, dp_size: int) -> None:
+    if min(size, samples) < dp_size:
         with pytest.raises(ConfigError, match="data-parallel ranks"):
-            eval_batches(Numbers(size), max_samples=max_samples, micro_batch_size=micro, dp_rank=0, dp_size=dp_size)
+            held_out(size, samples=samples, micro=micro, rank=(0, dp_size))
         return
-    shares = [
-        list(eval_batches(Numbers(size), max_samples=max_samples, micro_batch_size=micro, dp_rank=r, dp_size=dp_size))
-        for r in range(dp_size)
-    ]
+    shares = [held_out(size, samples=samples, micro=micro, rank=(rank, dp_size)) for rank in range(dp_size)]
     assert len({tuple(len(batch.inputs) for batch in share) for share in shares}) == 1
-    rows = [row for share in shares for row in rows_of(share)]
-    assert len(rows) == len(set(rows)) == min(size, max_samples) // dp_size * dp_size
-    alone = rows_of(list(eval_batches(Numbers(size), max_samples=max_samples, micro_batch_size=7, dp_rank=0, dp_size=1)))
+    rows = [tuple(row) for share in shares for batch in share for row in batch.inputs.tolist()]
+    assert len(rows) == len(set(rows)) == min(size, samples) // dp_size * dp_size
+    alone = [tuple(row) for batch in held_out(size, samples=samples, micro=7) for row in batch.inputs.tolist()]
     assert rows == alone[: len(rows)]
-    assert {epoch for epoch, _ in rows} == {EVAL_EPOCH}
+    assert {row[0] for row in rows} == {EVAL_EPOCH}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 3), st.integers(1, 4), st.integers(2, 4))
+def test_groups_of_the_evaluation_are_the_same_on_every_topology(size: int, samples: int, micro: int, dp_size: int, parts: int) -> None:
+    """Whichever samples a rank gets, each is seen with the group that one rank would see it in, and no batch crosses a group."""
+    group = micro * parts
+    if min(size, samples) < dp_size:
+        return
+    alone = [tuple(row) for batch in held_out(size, samples=samples, micro=1, group=group) for row in batch.inputs.tolist()]
+    assert len(alone) == min(size, samples)
+    shares = [held_out(size, samples=samples, micro=micro, group=group, rank=(rank, dp_size)) for rank in range(dp_size)]
+    assert len({tuple(len(batch.inputs) for batch in share) for share in shares}) == 1
+    rows = [tuple(row) for share in shares for batch in share for row in batch.inputs.tolist()]
+    assert rows and set(rows) <= set(alone) and len(rows) == len(set(rows))
+    for batch in (batch for share in shares for batch in share):
+        assert len({tuple(row[2:]) for row in batch.inputs.tolist()}) == 1
 
 
 def test_held_out_samples_are_spread_over_the_data() -> None:
-    rows = rows_of(list(eval_batches(Numbers(100), max_samples=4, micro_batch_size=4, dp_rank=0, dp_size=1)))
-    assert [index for _, index in rows] == [0, 25, 50, 75]
-    assert not list(eval_batches(Numbers(0), max_samples=4, micro_batch_size=4, dp_rank=0, dp_size=2))
+    rows = [row for batch in held_out(100, samples=4, micro=4) for row in batch.inputs.tolist()]
+    assert [row[1] for row in rows] == [0, 25, 50, 75]
+    assert not held_out(0, samples=4, micro=4, rank=(0, 2))
+
+
+def test_the_message_for_too_few_held_out_samples_has_its_remedies() -> None:
+    with pytest.raises(ConfigError) as caught:
+        held_out(3, samples=2, micro=1, rank=(0, 4))
+    assert re.fullmatch(r"2 held-out samples for 4 data-parallel ranks; raise .* or --set data\.heldout_fraction=0", str(caught.value))
+
+
+def test_bad_held_out_items_stay_with_the_data_set_until_they_are_asked_for() -> None:
+    dataset = Numbers(4, bad=2)
+    options = {"max_samples": 4, "micro_batch_size": 2, "group_size": 1, "dp_rank": 0, "dp_size": 1}
+    assert len(list(eval_batches(dataset, **options))) == 2
+    assert [item.where for item in dataset.take_bad()] == ["item 2"] and not dataset.take_bad()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
-from model.config import TextFrontendConfig
+from model.frontends.config import TextFrontendConfig
 from recipes.config import TextDataConfig
 from recipes.data import encoding, prepare
 from recipes.data.prepare import prepare_text

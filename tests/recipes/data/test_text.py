@@ -1,5 +1,6 @@
 """The text data set: samples as packed, masks by (seed, epoch, index), and padding that survives wherever it stands."""
 
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import TextFrontendConfig, TokenMaskConfig
+from model.config import TokenMaskConfig
+from model.frontends.config import TextFrontendConfig
 from recipes.config import TextDataConfig
 from recipes.data.prepare import prepare_text
 from recipes.data.shards import map_array
@@ -53,6 +55,25 @@ def test_the_splits_draw_different_masks_and_share_no_text(stream: TextDataset, 
     assert valid.fingerprint == stream.fingerprint
     ranges = [{*map(tuple, np.load(prepared / f"{split}.npy").tolist())} for split in ("train", "valid")]
     assert not ranges[0] & ranges[1]
+
+
+def test_an_epoch_is_every_sample_shuffled_by_the_callers_generator(stream: TextDataset) -> None:
+    order = stream.order(np.random.default_rng(1))
+    assert sorted(order.tolist()) == list(range(len(stream))) != order.tolist()
+    np.testing.assert_array_equal(order, stream.order(np.random.default_rng(1)))
+    assert (order != stream.order(np.random.default_rng(2))).any()
+
+
+def test_the_group_does_not_matter_and_nothing_is_bad(stream: TextDataset) -> None:
+    alone, among = stream.example(0, 3), stream.example(0, 3, (1, 3, 5))
+    np.testing.assert_array_equal(alone.inputs, among.inputs)
+    assert stream.take_bad() == []
+
+
+def test_a_copy_sent_to_another_process_gives_the_same_samples(stream: TextDataset) -> None:
+    copy = pickle.loads(pickle.dumps(stream))
+    np.testing.assert_array_equal(copy.example(2, 5).inputs, stream.example(2, 5).inputs)
+    assert len(copy) == len(stream) and copy.fingerprint == stream.fingerprint
 
 
 def test_a_stream_batch_has_no_padding_and_its_numbers_agree(stream: TextDataset) -> None:

@@ -12,7 +12,7 @@ from recipes.data.shards import load_prepared, map_array
 from recipes.data.text import TextDataset
 from recipes.errors import ConfigError
 from recipes.finetune import cloze
-from recipes.finetune.cloze import WORD_START, ClozeResult, cloze_probe, collect, describe, frequent_words
+from recipes.finetune.cloze import WORD_START, ClozeResult, cloze_probe, collect, frequent_words
 from recipes.finetune.ridge import Score
 from recipes.finetune.trunk import build_trunk, find_source
 from tests.distributed import run_distributed
@@ -106,7 +106,7 @@ def test_too_few_whole_words_are_refused(tiny_prepared: Path, monkeypatch: pytes
 
 def test_what_is_printed_puts_the_random_network_beside() -> None:
     result = ClozeResult(Score(0.3, 0.01, 2, 1.0), Score(0.1, 0.005, 0, 1.0), 0.05, 150, 900)
-    lines = describe(result, tiny_recipe())
+    lines = result.lines(tiny_recipe())
     assert lines[0] == "cloze, 150 words, 900 held-out blanks, text_tiny:"
     assert lines[1].split() == ["pre-trained", "0.300", "+-", "0.010", "(layer", "3)"]
     assert lines[2].split() == ["random", "init", "0.100", "+-", "0.005", "(layer", "1)"]

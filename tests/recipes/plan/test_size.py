@@ -7,24 +7,34 @@ from model.dropout import DropoutStream
 from model.init import Init
 from model.parallel import init_parallel
 from model.student import Student
+from recipes.catalog import RECIPES
 from recipes.config import Recipe, apply_overrides
 from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes, step_flops
-from recipes.text import RECIPES, text_base
+from recipes.text import text_base
 from recipes.train.ds_config import resolve
 from recipes.train.modality import MODALITIES
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
 
-SHAPES = [
-    {},
-    {"model__num_layers": 3, "model__ffn_hidden_size": 56},
-    {"frontend__positions": "absolute"},
-    {"frontend__positions": "absolute", "frontend__max_positions": 77},
-    {"model__normalize_before": True},
-    {"model__head_layers": 1},
-    {"model__head_layers": 3},
-    {"frontend__vocab_size": 256},
-    {"frontend__vocab_size": 257, "model__hidden_size": 20},
+SHAPES: list[tuple[str, dict[str, object]]] = [
+    ("text", {}),
+    ("text", {"model__num_layers": 3, "model__ffn_hidden_size": 56}),
+    ("text", {"frontend__positions": "absolute"}),
+    ("text", {"frontend__positions": "absolute", "frontend__max_positions": 77}),
+    ("text", {"model__block__normalize_before": True}),
+    ("text", {"model__head_layers": 0}),
+    ("text", {"model__head_layers": 1}),
+    ("text", {"model__head_layers": 3}),
+    ("text", {"frontend__vocab_size": 256}),
+    ("text", {"frontend__vocab_size": 257, "model__hidden_size": 20}),
+    ("speech", {}),
+    ("speech", {"frontend__extractor_norm": "group"}),
+    ("speech", {"frontend__pos_conv_depth": 1, "frontend__conv_bias": True}),
+    ("speech", {"model__block__normalize_before": True, "model__num_layers": 2}),  # one norm less before, one more behind
+    ("vision", {}),
+    ("vision", {"frontend__relative_bias": "per_layer", "model__num_layers": 2}),
+    ("vision", {"frontend__relative_bias": "none", "model__block__layer_scale": "none"}),
+    ("vision", {"model__block__key_bias": True, "model__block__normalize_before": False, "model__num_layers": 3}),
 ]
 
 
@@ -35,37 +45,66 @@ def count_real_parameters(recipes: list[Recipe]) -> list[tuple[int, int]]:
     for recipe in recipes:
         build_frontend = MODALITIES[recipe.modality].build_frontend(recipe)
         student = Student(recipe.model, build_frontend, Init(recipe.run.seed), parallel, DropoutStream())
-        padding = (recipe.frontend.padded_vocab_size - recipe.frontend.vocab_size) * recipe.model.hidden_size
+        rows, used = getattr(recipe.frontend, "padded_vocab_size", 0), getattr(recipe.frontend, "vocab_size", 0)
+        padding = (rows - used) * recipe.model.hidden_size
         counts.append(tuple(sum(p.numel() for p in part.parameters()) - padding for part in (student, student.trunk)))
     return counts
 
 
 def test_the_parameter_count_is_that_of_the_real_modules() -> None:
-    recipes = [tiny_recipe(**shape) for shape in SHAPES] + [RECIPES["text_tiny"]()]
+    recipes = [tiny_recipe(modality, **shape) for modality, shape in SHAPES] + [RECIPES[name][f"{name}_tiny"]() for name in RECIPES]
     (real,) = run_distributed(count_real_parameters, 1, recipes)
     assert [(num_parameters(recipe), num_trunk_parameters(recipe)) for recipe in recipes] == real
     assert len({student for student, _ in real}) == len(real), "every shape changes the count"
 
 
 def test_published_sizes_are_those_of_roberta() -> None:
-    assert 120e6 < num_parameters(RECIPES["text_base"]()) < 130e6
-    assert 350e6 < num_parameters(RECIPES["text_large"]()) < 365e6
+    assert 120e6 < num_parameters(RECIPES["text"]["text_base"]()) < 130e6
+    assert 350e6 < num_parameters(RECIPES["text"]["text_large"]()) < 365e6
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", RECIPES["text"])
 def test_a_layers_forward_is_the_products_formula(name: str) -> None:
     """Product: a layer's forward is B*T*(24d^2 + 4Td), a step is four forwards. Every recipe's inner size is 4d."""
-    recipe, batch = RECIPES[name](), 8
-    length, width = recipe.data.sequence_length, recipe.model.hidden_size
+    recipe, batch = RECIPES["text"][name](), 8
+    length, width = recipe.data.sequence_length, recipe.model.hidden_size  # type: ignore[union-attr]
     assert recipe.model.ffn_hidden_size == 4 * width
     forward = recipe.model.num_layers * batch * length * (24 * width**2 + 4 * length * width)
-    assert step_flops(recipe, batch * length) == 4 * forward
+    assert step_flops(recipe, batch * length, batch) == 4 * forward
+
+
+def test_attention_is_counted_at_the_samples_mean_length() -> None:
+    """Padded text: the tokens say how long a sample is, not the longest that may be."""
+    recipe = RECIPES["text"]["text_base"]()
+    assert step_flops(recipe, 8 * 100, 8) == 4 * recipe.model.forward_flops(800, 100) < step_flops(recipe, 800, 1)
+
+
+def test_prefix_tokens_and_the_front_end_count() -> None:
+    """Vision: 196 patches are 197 positions, and each patch costs one product with its 768 numbers."""
+    recipe = RECIPES["vision"]["vision_base"]()
+    patches = 4 * 196
+    expected = recipe.model.forward_flops(4 * 197, 197) + patches * 2 * 768 * 768
+    assert step_flops(recipe, patches, 4) == 4 * expected
+
+
+def test_speech_counts_its_convolutions_to_the_edge() -> None:
+    """20 s: kernels x strides from data2vec_audio.py, each convolution at its own number of frames."""
+    recipe, num_samples = RECIPES["speech"]["speech_base"](), 320_000
+    convolutions, frames, channels = 0, num_samples, 1
+    for kernel, stride in zip((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2), strict=True):
+        frames = (frames - kernel) // stride + 1
+        convolutions += 2 * frames * kernel * channels * 512
+        channels = 512
+    assert frames == 999
+    others = frames * (2 * 512 * 768 + 5 * 2 * 19 * 768 * 768 // 16)
+    expected = 4 * (recipe.model.forward_flops(frames, frames) + convolutions + others)
+    assert step_flops(recipe, frames, 1) == pytest.approx(expected, rel=1e-3)
 
 
 def test_flops_follow_a_narrower_inner_layer() -> None:
     """Two matrices of d x f fewer: 4d less work a token and layer for each unit of f."""
     wide, narrow = tiny_recipe(), tiny_recipe(model__ffn_hidden_size=31)
-    assert step_flops(wide, 10) - step_flops(narrow, 10) == 4 * 10 * 4 * wide.model.hidden_size
+    assert step_flops(wide, 10, 1) - step_flops(narrow, 10, 1) == 4 * 10 * 4 * wide.model.hidden_size
 
 
 @pytest.mark.parametrize(("precision", "width", "shadow"), [("fp32", 4, 0), ("bf16", 2, 4), ("fp16", 2, 4)])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from recipes.catalog import RECIPES
 from recipes.errors import ConfigError, TrainingBroken
 from recipes.plan.size import num_parameters
-from recipes.text import RECIPES, text_tiny
+from recipes.text import text_tiny
 from recipes.train import cli
 from recipes.train.cli import build_parser, default_ds_config, exit_code_of, launch_facts, pretrain_main, resolve_recipe
 from tests.launching import ROOT
@@ -25,19 +26,19 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def run(monkeypatch: pytest.MonkeyPatch, *args: object) -> int:
-    monkeypatch.setattr("sys.argv", ["pretrain_text.py", *map(str, args)])
-    return pretrain_main("Pre-train.", RECIPES, default="text_tiny")
+def run(monkeypatch: pytest.MonkeyPatch, *args: object, modality: str = "text") -> int:
+    monkeypatch.setattr("sys.argv", [f"pretrain_{modality}.py", *map(str, args)])
+    return pretrain_main("Pre-train.", RECIPES[modality], default=f"{modality}_tiny")
 
 
 def test_the_flags_are_frozen() -> None:
     """A number of the recipe is --set, a setting of how it runs is the ds_config; neither is a flag."""
-    actions = build_parser("", RECIPES, "text_tiny")._actions
+    actions = build_parser("", RECIPES["text"], "text_tiny")._actions
     assert {flag for action in actions for flag in action.option_strings if flag.startswith("--")} == FLAGS
 
 
 def test_set_repeats_and_the_launchers_flag_is_taken() -> None:
-    args = build_parser("", RECIPES, "text_tiny").parse_args(["--local_rank=3", "--set", "a.b=1", "--set", "c.d=2"])
+    args = build_parser("", RECIPES["text"], "text_tiny").parse_args(["--local_rank=3", "--set", "a.b=1", "--set", "c.d=2"])
     assert (args.set, args.recipe, args.local_rank) == (["a.b=1", "c.d=2"], "text_tiny", 3)
 
 
@@ -81,19 +82,19 @@ def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_data_and_overrides_make_the_recipe() -> None:
-    recipe = resolve_recipe("text_tiny", RECIPES, ["run.seed=4", "data.path=/lost"], "/found")
+    recipe = resolve_recipe("text_tiny", RECIPES["text"], ["run.seed=4", "data.path=/lost"], "/found")
     base = text_tiny()
     assert recipe == replace(base, run=replace(base.run, seed=4), data=replace(base.data, path="/found"))
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="--recipe text_huge: unknown; there are text_tiny, text_base"):
-        resolve_recipe("text_huge", RECIPES, [], None)
+        resolve_recipe("text_huge", RECIPES["text"], [], None)
 
 
 def test_overrides_are_checked() -> None:
     with pytest.raises(ConfigError, match=r"run\.max_steps is 0"):
-        resolve_recipe("text_tiny", RECIPES, ["run.max_steps=0"], None)
+        resolve_recipe("text_tiny", RECIPES["text"], ["run.max_steps=0"], None)
 
 
 def test_the_default_ds_config_suits_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,17 +106,20 @@ def test_the_default_ds_config_suits_the_machine(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("world_size", [2, 64])
 @pytest.mark.parametrize("path", DS_CONFIGS, ids=lambda path: path.stem)
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", [name for recipes in RECIPES.values() for name in recipes])
 def test_every_recipe_with_every_ds_config_passes_a_dry_run(
     name: str, path: Path, world_size: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
-    batch = max(RECIPES[name]().run.global_batch_size, world_size)
-    assert run(monkeypatch, "--recipe", name, "--deepspeed_config", path, "--dry-run", "--set", f"run.global_batch_size={batch}") == 0
+    modality = name.partition("_")[0]
+    recipe = RECIPES[modality][name]()
+    batch = max(recipe.run.global_batch_size, world_size)
+    args = ["--recipe", name, "--deepspeed_config", path, "--dry-run", "--set", f"run.global_batch_size={batch}"]
+    assert run(monkeypatch, *args, modality=modality) == 0
     out, err = capsys.readouterr()
     shown, end = json.JSONDecoder().raw_decode(out)
     assert (shown["recipe"]["name"], shown["deepspeed"]["train_batch_size"]) == (name, batch)
-    assert f"parameters: {num_parameters(RECIPES[name]()):,} (" in out[end:]
+    assert f"parameters: {num_parameters(recipe):,} (" in out[end:]
     dp_size, micro, accumulation = map(int, re.findall(r"data-parallel (\d+) x micro (\d+) x accumulation (\d+)", out)[0])
     assert dp_size * micro * accumulation == batch
     assert "memory per rank, MB" in out[end:] and f"run dir: runs/{name}\n" in out[end:]

@@ -50,9 +50,7 @@ def follow_ema(world_size: int, tp_size: int, zero: dict[str, Any], other: dict[
     from recipes.train import objective, shards
     from recipes.train.engine import build_engines
 
-    recipe, config = resolved(
-        world_size, tp_size, zero, other, "teacher.ema_transformer_layers_only=true", "optim.lr=0.01", *FORWARD_SETTINGS
-    )
+    recipe, config = resolved(world_size, tp_size, zero, other, "teacher.shares=frontend", "optim.lr=0.01", *FORWARD_SETTINGS)
     parallel = init_parallel(tp_size, "cpu")
     engines = build_engines(recipe, config, parallel)
     parameters = dict(shards.named_parameters(engines.student))
@@ -63,7 +61,7 @@ def follow_ema(world_size: int, tp_size: int, zero: dict[str, Any], other: dict[
     def masters() -> dict[str, Tensor]:
         return whole({n: shards.master_shard(parameters[n]) for n in engines.shadow.shadows})
 
-    copied = {f"trunk.frontend.{n}" for n in engines.student.module.trunk.frontend.shared_parameters()}
+    copied = {f"trunk.frontend.{n}" for n in engines.student.module.trunk.frontend.shared_parameters(recipe.teacher.shares)}
     reference, collectives = masters(), 0
     for step in range(20):
         batch = random_batch(recipe, 8 // parallel.dp_size, 100 * step + parallel.dp_rank)
@@ -106,7 +104,7 @@ def teacher_forward_error(engines: Any, recipe: Recipe, shadow: dict[str, Tensor
             plain.bfloat16()
         batch = random_batch(recipe, 2, 7)
         assert DropoutStream().update == 0
-        return float((plain(batch) - engines.teacher(batch)).abs().max())
+        return float((plain(batch, None) - engines.teacher(batch, None)).abs().max())
 
 
 def replica_spread(engines: Any, shards: Any, parallel: Any) -> float:

@@ -145,6 +145,30 @@ def test_neighbours_that_are_equal_correlate_and_noise_does_not(monitors: dict) 
     assert abs(white["neighbour_correlation"]) < 0.1
 
 
+def reduced_in_groups(target_BSD: Tensor, prediction_BSD: Tensor, lengths: list[int]) -> dict[str, float]:
+    """Groups of 4 rows, each cut to a length of its own and seen by one rank."""
+    statistics, rank, size = EvaluationStatistics(), dist.get_rank(), dist.get_world_size()
+    mask_BS = (torch.arange(S) + torch.arange(len(target_BSD))[:, None]) % 3 == 0
+    for group in range(rank * len(lengths) // size, (rank + 1) * len(lengths) // size):
+        rows = slice(4 * group, 4 * group + 4)
+        target_GSD, mask_GS = target_BSD[rows, : lengths[group]], mask_BS[rows, : lengths[group]]
+        target_MD, prediction_MD = target_GSD[mask_GS], prediction_BSD[rows, : lengths[group]][mask_GS]
+        loss = (target_MD - prediction_MD).square().sum()
+        statistics.add(batch_of(mask_GS, None), Objective(loss, prediction_MD, target_MD, target_GSD), 2 * target_GSD)
+    return statistics.reduce(dist.group.WORLD)
+
+
+@pytest.mark.parametrize("lengths", [[S, S - 1, S - 3, 3], [3, S - 3, S - 1, S]], ids=["shrinking", "growing"])
+def test_groups_of_unequal_length_count_as_rows_padded_to_the_longest(lengths: list[int]) -> None:
+    """Speech: each group of the held-out recordings has its own crop length, and no rank sees them all."""
+    target_BSD, prediction_BSD = 3 * noise(S, D, seed=1) + noise(16, S, D), noise(16, S, D, seed=2)
+    padding_BS = torch.arange(S) >= torch.tensor(lengths).repeat_interleave(4)[:, None]
+    (padded,) = run_distributed(reduced, 1, target_BSD, prediction_BSD, padding_BS)
+    for size in (1, 2):
+        for cut in run_distributed(reduced_in_groups, size, target_BSD, prediction_BSD, lengths):
+            assert cut == pytest.approx(padded, rel=1e-9)
+
+
 def update_metrics(target_MD: Tensor, prediction_MD: Tensor) -> dict[str, float]:
     """An update whose micro-batches and ranks have unequal numbers of rows; with three ranks the last has none."""
     statistics, rank = UpdateStatistics(), dist.get_rank()

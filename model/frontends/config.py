@@ -1,0 +1,163 @@
+"""Settings of the front-ends and the arithmetic that follows from them: parameters, FLOPs, lengths. Torch-free."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+from model.config import EncoderConfig
+
+
+class FrontendConfig(Protocol):
+    """What every front-end's settings can tell, for the arithmetic that knows no modality."""
+
+    num_prefix_tokens: ClassVar[int]
+    """Positions in front of the sample's own that carry no target (CLS)."""
+
+    def split_sizes(self) -> dict[str, int]:
+        """What tensor parallelism splits here: name -> size, which the TP size must divide."""
+
+    def num_parameters(self, encoder: EncoderConfig) -> int:
+        """Parameters of the front-end for that encoder."""
+
+    def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
+        """Model FLOPs that make `num_tokens` tokens, prefix not counted."""
+
+
+@dataclass(frozen=True)
+class TextFrontendConfig:
+    """Token embeddings and positions (fairseq TransformerEncoder as data2vec_text.py uses it)."""
+
+    vocab_size: int = 50265
+    """Tokenizer symbols, `<mask>` included: it is the last one."""
+    max_positions: int = 512
+    """Longest sequence; the table of absolute positions has pad + 1 rows more."""
+    positions: Literal["absolute", "relative"] = "absolute"
+    """absolute: learned table added to the tokens (published). relative: learned bias per head and offset, shared by the
+    blocks, initialised as symmetric ALiBi (not published)."""
+    embedding_init_std: float = 0.02
+
+    num_prefix_tokens: ClassVar[int] = 0
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding table: the vocabulary rounded up to a multiple of 128, whatever the TP size, so that every TP
+        size holds the same table."""
+        return -(-self.vocab_size // 128) * 128
+
+    def split_sizes(self) -> dict[str, int]:
+        """What tensor parallelism splits here: name -> size, which the TP size must divide."""
+        return {f"frontend.vocab_size {self.vocab_size} padded to": self.padded_vocab_size}
+
+    def num_parameters(self, encoder: EncoderConfig) -> int:
+        """Token table without the rows that pad it, positions or relative bias, and the norm."""
+        d = encoder.hidden_size
+        positions = (
+            (self.max_positions + 2) * d if self.positions == "absolute" else (2 * self.max_positions - 1) * encoder.num_attention_heads
+        )
+        return self.vocab_size * d + positions + 2 * d
+
+    def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
+        """Look-ups cost none."""
+        return 0
+
+
+@dataclass(frozen=True)
+class SpeechFrontendConfig:
+    """Convolutions over the waveform, a projection, and convolutions as positions (fairseq wav2vec2.py as
+    data2vec_audio.py and base_librispeech.yaml use it)."""
+
+    conv_dim: int = 512
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_bias: bool = False
+    extractor_norm: Literal["layer", "group"] = "layer"
+    """layer: LayerNorm over channels after every convolution (data2vec). group: one norm per channel over time after the
+    first convolution only (wav2vec 2.0 Base), whose statistics include padding."""
+    pos_conv_depth: int = 5
+    """1: a single weight-normed convolution (wav2vec 2.0)."""
+    pos_conv_kernel: int = 19
+    """base_librispeech.yaml: max(3, 95 // 5)."""
+    pos_conv_groups: int = 16
+    exact_padding: bool = False
+    """False, as published: padded frames are zeroed before the first positional convolution only, so a few frames before the
+    padding differ from an unpadded run. True: before each, so none does."""
+    num_prefix_tokens: ClassVar[int] = 0
+
+    @property
+    def stride(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(self.conv_strides)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame sees."""
+        field_samples, step = 1, 1
+        for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
+            field_samples, step = field_samples + (kernel - 1) * step, step * stride
+        return field_samples
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames of a waveform: floor((n - k) / s + 1) for each convolution; 0 below the receptive field."""
+        for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
+            num_samples = max(0, (num_samples - kernel) // stride + 1)
+        return num_samples
+
+    def split_sizes(self) -> dict[str, int]:
+        """Nothing: the convolutions are held whole."""
+        return {}
+
+    def num_parameters(self, encoder: EncoderConfig) -> int:
+        """Extractor, norm and projection, mask vector, positional convolutions, and the norm before post-LN blocks."""
+        c, d, layers = self.conv_dim, encoder.hidden_size, len(self.conv_kernels)
+        convolutions = c * self.conv_kernels[0] + sum(c * c * kernel for kernel in self.conv_kernels[1:]) + layers * c * self.conv_bias
+        norms = 2 * c * (layers if self.extractor_norm == "layer" else 1)
+        weight_norm = self.pos_conv_kernel if self.pos_conv_depth == 1 else 0
+        positions = self.pos_conv_depth * (d * d // self.pos_conv_groups * self.pos_conv_kernel + d) + weight_norm
+        entry_norm = 0 if encoder.block.normalize_before else 2 * d
+        return convolutions + norms + 2 * c + c * d + d + d + positions + entry_norm
+
+    def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
+        """Convolutions at their own frame rates, the projection and the positional convolutions."""
+        c, d = self.conv_dim, encoder.hidden_size
+        rate, flops = self.stride, 0  # outputs of a convolution per final frame, to the edge
+        for number, (kernel, stride) in enumerate(zip(self.conv_kernels, self.conv_strides, strict=True)):
+            rate //= stride
+            flops += 2 * rate * kernel * (c * c if number else c)
+        flops += 2 * c * d + self.pos_conv_depth * 2 * d * d // self.pos_conv_groups * self.pos_conv_kernel
+        return num_tokens * flops
+
+
+@dataclass(frozen=True)
+class VisionFrontendConfig:
+    """Patch embedding, CLS and relative position bias (BEiT as data2vec's vision release uses it)."""
+
+    image_size: int = 224
+    patch_size: int = 16
+    num_channels: int = 3
+    relative_bias: Literal["shared", "per_layer", "none"] = "shared"
+    """shared: one table for all blocks (published for pre-training). per_layer: one each (BEiT's fine-tuning)."""
+    num_prefix_tokens: ClassVar[int] = 1
+    """CLS: never masked, never a target."""
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    def split_sizes(self) -> dict[str, int]:
+        """Nothing but heads, which the encoder's own check covers."""
+        return {}
+
+    def num_tables(self, num_layers: int) -> int:
+        """Tables of relative position bias."""
+        return {"shared": 1, "per_layer": num_layers, "none": 0}[self.relative_bias]
+
+    def num_parameters(self, encoder: EncoderConfig) -> int:
+        """Patch embedding, CLS and mask vectors, bias tables of ((2 grid - 1)^2 + 3) x heads."""
+        d = encoder.hidden_size
+        table = ((2 * self.grid - 1) ** 2 + 3) * encoder.num_attention_heads
+        return self.num_channels * self.patch_size**2 * d + d + 2 * d + self.num_tables(encoder.num_layers) * table
+
+    def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
+        """The patch embedding."""
+        return num_tokens * 2 * self.num_channels * self.patch_size**2 * encoder.hidden_size

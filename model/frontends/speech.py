@@ -1,0 +1,197 @@
+"""Speech front-end: waveform -> convolutional features -> masked frames -> positions by convolution. Draws no mask.
+
+Shapes: B batch, T raw samples (in layers: frames), C convolution channels, S = N frames of the encoder, D hidden.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.config import EncoderConfig, Shares
+from model.dropout import Dropout, DropoutStream
+from model.frontends.config import SpeechFrontendConfig
+from model.frontends.output import FrontendOutput
+from model.init import Init, UniformLinear
+from model.parallel import Parallel
+
+FEATURES = ("extractor.", "feature_norm.", "projection.", "mask_vector")
+"""What embeds the raw input, as the beginnings of parameter names."""
+
+
+class SpeechFrontend(nn.Module):
+    """Extractor -> LayerNorm -> projection [features] -> mask vector -> zeros at padding -> plus positional convolutions ->
+    entry norm (post-LN blocks only) -> dropout. Held whole on every TP rank.
+
+    Padding counts frames here. fairseq then pads to an even number of frames, masks the extra one in the attention and removes
+    it: the same numbers, so that is not done.
+
+    Source: fairseq wav2vec2.py and data2vec_audio.py, base_librispeech.yaml.
+    """
+
+    num_prefix_tokens = 0
+
+    def __init__(self, config: SpeechFrontendConfig, encoder: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream) -> None:
+        super().__init__()
+        D = encoder.hidden_size
+        self.extractor = Extractor(config, init.at("extractor"))
+        self.feature_norm = nn.LayerNorm(config.conv_dim)
+        self.projection = UniformLinear(config.conv_dim, D, init.at("projection"))
+        self.mask_vector = nn.Parameter(torch.empty(D))
+        init.at("mask_vector").fill_uniform(self.mask_vector.data, 0.0, 1.0)
+        self.positions = Positions(config, D, init.at("positions"))
+        self.norm = nn.Identity() if encoder.block.normalize_before else nn.LayerNorm(D, encoder.block.layernorm_epsilon)
+        self.dropout = Dropout(encoder.hidden_dropout, stream, site=0)
+
+    def forward(
+        self, inputs_BT: Tensor, mask_BS: Tensor | None, padding_mask_BS: Tensor | None, features_BND: Tensor | None = None
+    ) -> FrontendOutput:
+        """Encoder input (B, S, D) and the features of every frame. `features_BND`, if given, are read in place of the
+        waveform. Masks are bool: mask_BS True where the mask vector stands, padding_mask_BS True at padding."""
+        dtype = self.mask_vector.dtype
+        if features_BND is None:
+            features_BND = self.projection(self.feature_norm(self.extractor(inputs_BT.to(dtype))))
+        x_BSD = features_BND.to(dtype)
+        if mask_BS is not None:
+            x_BSD = torch.where(mask_BS.unsqueeze(-1), self.mask_vector, x_BSD)
+        if padding_mask_BS is not None:
+            x_BSD = x_BSD.masked_fill(padding_mask_BS.unsqueeze(-1), 0.0)
+        x_BSD = x_BSD + self.positions(x_BSD, padding_mask_BS)
+        return FrontendOutput(self.dropout(self.norm(x_BSD)), features_BND=features_BND.detach())
+
+    def shared_parameters(self, shares: Shares) -> set[str]:
+        """Names of the parameters that the teacher copies: what makes the features, and with "frontend" the positional
+        convolutions too. The entry norm belongs to the blocks (fairseq keeps it in the averaged encoder)."""
+        prefixes = {"nothing": (), "features": FEATURES, "frontend": (*FEATURES, "positions.")}[shares]
+        return {name for name, _ in self.named_parameters() if name.startswith(prefixes)}
+
+
+class Extractor(nn.Module):
+    """Strided convolutions without padding: (B, T) samples -> (B, S, C)."""
+
+    def __init__(self, config: SpeechFrontendConfig, init: Init) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(ExtractorLayer(config, number, init.at("layers", number)) for number in range(len(config.conv_kernels)))
+
+    def forward(self, inputs_BT: Tensor) -> Tensor:
+        """Shapes: (B, T) -> (B, S, C)."""
+        x = inputs_BT.unsqueeze(-1)
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class ExtractorLayer(nn.Module):
+    """Convolution -> norm -> exact GELU."""
+
+    def __init__(self, config: SpeechFrontendConfig, number: int, init: Init) -> None:
+        super().__init__()
+        C = config.conv_dim
+        self.conv = StridedConv(
+            C if number else 1, C, config.conv_kernels[number], config.conv_strides[number], bias=config.conv_bias, init=init.at("conv")
+        )
+        self.norm: nn.Module = nn.Identity()
+        if config.extractor_norm == "layer":
+            self.norm = nn.LayerNorm(C)
+        elif number == 0:
+            self.norm = TimeNorm(C, C)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Shapes: (B, frames in, channels in) -> (B, frames out, C)."""
+        return F.gelu(self.norm(self.conv(x_BTC)))
+
+
+class StridedConv(nn.Conv1d):
+    """A convolution over time with channels last, where LayerNorm wants them. Kaiming-normal weights."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, *, bias: bool, init: Init) -> None:
+        self._init = init
+        super().__init__(in_channels, channels, kernel, stride, bias=bias)
+
+    def reset_parameters(self) -> None:
+        """Called by nn.Conv1d's constructor, the only moment when zero.Init lets a parameter be written."""
+        fan_in = self.weight[0].numel()
+        self._init.at("weight").fill_normal(self.weight.data, math.sqrt(2 / fan_in))
+        if self.bias is not None:
+            self._init.at("bias").fill_uniform(self.bias.data, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Shapes: (B, frames in, channels in) -> (B, frames out, C)."""
+        # two-dimensional kernels exist for channels-last memory, one-dimensional ones do not: no transposed copies
+        x_BC1T = x_BTC.transpose(1, 2).unsqueeze(2)
+        return F.conv2d(x_BC1T, self.weight.unsqueeze(2), self.bias, (1, self.stride[0])).squeeze(2).transpose(1, 2)
+
+
+class TimeNorm(nn.GroupNorm):
+    """Each channel normed over all frames of its sample, padding included (wav2vec 2.0 Base)."""
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Shapes: (B, T, C) -> (B, T, C)."""
+        return super().forward(x_BTC.transpose(1, 2)).transpose(1, 2)
+
+
+class Positions(nn.Module):
+    """Convolutions over the frames whose output is added to them: a stack of narrow ones, or a single wide one."""
+
+    def __init__(self, config: SpeechFrontendConfig, hidden_size: int, init: Init) -> None:
+        super().__init__()
+        kind = WeightNormedConv if config.pos_conv_depth == 1 else PositionalConv
+        self.layers = nn.ModuleList(
+            kind(hidden_size, config.pos_conv_kernel, config.pos_conv_groups, init.at("layers", number))
+            for number in range(config.pos_conv_depth)
+        )
+        self.exact_padding = config.exact_padding
+
+    def forward(self, x_BSD: Tensor, padding_mask_BS: Tensor | None) -> Tensor:
+        """Shapes: (B, S, D) -> (B, S, D). x must be zero at padding, as the first convolution reads it."""
+        for number, layer in enumerate(self.layers):
+            if self.exact_padding and number and padding_mask_BS is not None:
+                x_BSD = x_BSD.masked_fill(padding_mask_BS.unsqueeze(-1), 0.0)
+            x_BSD = layer(x_BSD)
+        return x_BSD
+
+
+class PositionalConv(nn.Conv1d):
+    """Grouped convolution -> LayerNorm over channels without parameters -> GELU; as many frames out as in. Torch's own start."""
+
+    def __init__(self, hidden_size: int, kernel: int, groups: int, init: Init) -> None:
+        self._init = init
+        super().__init__(hidden_size, hidden_size, kernel, padding=kernel // 2, groups=groups)
+
+    def reset_parameters(self) -> None:
+        """See StridedConv."""
+        bound = 1 / math.sqrt(self.weight[0].numel())
+        self._init.at("weight").fill_uniform(self.weight.data, -bound, bound)
+        assert self.bias is not None
+        self._init.at("bias").fill_uniform(self.bias.data, -bound, bound)
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """Shapes: (B, S, D) -> (B, S, D)."""
+        y_BSD = super().forward(x_BSD.transpose(1, 2)).transpose(1, 2)[:, : x_BSD.shape[1]]
+        return F.gelu(F.layer_norm(y_BSD, y_BSD.shape[-1:]))
+
+
+class WeightNormedConv(nn.Module):
+    """One wide grouped convolution -> GELU, its weight g * v / |v| with the norm over both channel dimensions, one for each
+    tap. g and v are ordinary parameters: those of torch's weight_norm are made after the constructor and escape ZeRO-3.
+    Source: fairseq wav2vec2.py make_conv_pos."""
+
+    def __init__(self, hidden_size: int, kernel: int, groups: int, init: Init) -> None:
+        super().__init__()
+        self.groups = groups
+        self.weight_v = nn.Parameter(torch.empty(hidden_size, hidden_size // groups, kernel))
+        init.at("weight_v").fill_normal(self.weight_v.data, math.sqrt(4 / (kernel * hidden_size)))
+        self.weight_g = nn.Parameter(torch.empty(1, 1, kernel))
+        self.weight_g.data.copy_(_tap_norm(self.weight_v.data))
+        self.bias = nn.Parameter(torch.zeros(hidden_size))
+
+    def forward(self, x_BSD: Tensor) -> Tensor:
+        """Shapes: (B, S, D) -> (B, S, D)."""
+        weight = self.weight_v * (self.weight_g / _tap_norm(self.weight_v))
+        y_BDS = F.conv1d(x_BSD.transpose(1, 2), weight, self.bias, padding=weight.shape[2] // 2, groups=self.groups)
+        return F.gelu(y_BDS[:, :, : x_BSD.shape[1]]).transpose(1, 2)
+
+
+def _tap_norm(weight: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(weight, dim=(0, 1), keepdim=True)

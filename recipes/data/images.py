@@ -1,0 +1,170 @@
+"""Encoded images -> RGB pictures -> normalised arrays: decoding, the random view of pre-training and the fixed view of evaluation.
+Knows no files, data sets, seeds or patches; every random number comes from the caller's generator.
+
+Shapes: C 3 colours (red, green, blue), H = W = image_size pixels.
+"""
+
+import io
+import math
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
+
+from recipes.config import VisionDataConfig
+from recipes.data.media import MediaKind, UndecodableError
+from recipes.errors import ConfigError
+
+IMAGES = MediaKind(
+    name="image",
+    suffixes=(".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+    sample=Path(__file__).resolve().parents[1] / "samples" / "vision",
+)
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow may open: it knows stranger ones, of which EPS would run Ghostscript."""
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Of pixels in [0, 1] (torchvision; data2vec's vision release: --imagenet_default_mean_and_std)."""
+CROP_RATIO = (3 / 4, 4 / 3)
+"""Width / height of a random crop (torchvision's RandomResizedCrop)."""
+CROP_ATTEMPTS = 10
+EVAL_CROP_RATIO = 224 / 256
+"""Share of the shorter side that center_view keeps (evaluation on ImageNet)."""
+Box = tuple[int, int, int, int]
+"""left, upper, right, lower, in pixels; right and lower are outside."""
+
+
+def check_views(data: VisionDataConfig) -> None:
+    """Raises: ConfigError for settings of the random view that are out of range."""
+    low, high = data.crop_scale
+    if not 0 < low <= high <= 1:
+        raise ConfigError(f"data.crop_scale {low:g},{high:g} is no range within (0, 1]; the published one is 0.08,1")
+    if not data.color_jitter >= 0:
+        raise ConfigError(f"data.color_jitter {data.color_jitter:g} is below 0; the published one is 0.4, and 0 leaves colours alone")
+    if not 0 <= data.flip_prob <= 1:
+        raise ConfigError(f"data.flip_prob {data.flip_prob:g} is not in [0, 1]; the published one is 0.5")
+
+
+def decode_image(content: bytes) -> Image.Image:
+    """The picture in RGB, 8 bits a channel, upright (EXIF orientation), on white where it is transparent; an animation's first frame.
+
+    16-bit grey is scaled by 1/257, not clipped.
+    Raises: UndecodableError for everything that is not a whole image of a known kind, and above Pillow's limit of pixels.
+    """
+    if not content:
+        raise UndecodableError("empty file")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            _check_num_pixels(image)
+            image.load()
+            with suppress(SyntaxError, ValueError, TypeError, KeyError, EOFError, struct.error):  # a damaged EXIF spoils no picture
+                ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
+    except (UndecodableError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise UndecodableError(f"not an image of a known kind ({', '.join(FORMATS)})") from error
+    except Exception as error:  # Pillow's readers raise nearly anything at foreign bytes
+        raise UndecodableError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
+
+
+def random_view(image: Image.Image, size: int, data: VisionDataConfig, rng: np.random.Generator) -> np.ndarray:
+    """The picture as one epoch sees it: colour jitter, then flip, then a random crop resized to size x size.
+
+    The same numbers are drawn whatever the settings, so a run without jitter takes the same flips and crops.
+
+    Shapes: float32 (C, H, W), normalised.
+    Source: data2vec_vision beit/datasets.py (the order), torchvision (each step).
+    """
+    image = color_jitter(image, data.color_jitter, rng)
+    is_flipped = rng.random() < data.flip_prob
+    left, upper, right, lower = random_crop_box(image.width, image.height, data.crop_scale, rng)
+    if is_flipped:  # the crop of the mirrored picture is the mirrored crop of the picture, and smaller
+        left, right = image.width - right, image.width - left
+    crop = image.crop((left, upper, right, lower))
+    if is_flipped:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return normalise(crop.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def center_view(image: Image.Image, size: int) -> np.ndarray:
+    """The picture as every evaluation sees it: shorter side resized to size * 256/224, central size x size.
+
+    Shapes: float32 (C, H, W), normalised.
+    """
+    side = min(image.size) * size / round(size / EVAL_CROP_RATIO)
+    left, upper = (image.width - side) / 2, (image.height - side) / 2
+    # Both steps in one, so that a picture of 1 x 10000 does not first become a huge one.
+    return normalise(image.resize((size, size), Image.Resampling.BICUBIC, box=(left, upper, left + side, upper + side)))
+
+
+def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
+    """Brightness, contrast and saturation times a factor from U[1 - strength, 1 + strength] each (never below 0), in random order.
+
+    Contrast moves away from the mean grey of the whole picture as it is by then, saturation from each pixel's grey.
+    Source: torchvision's ColorJitter on PIL images.
+    """
+    kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    order = rng.permutation(len(kinds)).tolist()
+    factors = rng.uniform(max(0.0, 1 - strength), 1 + strength, len(kinds)).tolist()
+    for number in order if strength > 0 else []:
+        image = kinds[number](image).enhance(factors[number])
+    return image
+
+
+def random_crop_box(width: int, height: int, scale: tuple[float, float], rng: np.random.Generator) -> Box:
+    """A box of U(scale) of the area and log-uniform CROP_RATIO, anywhere in the picture.
+
+    Where ten draws do not fit: the largest central box whose ratio is within CROP_RATIO.
+    Source: torchvision's RandomResizedCrop.get_params.
+    """
+    for _ in range(CROP_ATTEMPTS):
+        area = width * height * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, upper = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, upper, left + w, upper + h
+    w = min(width, round(height * CROP_RATIO[1]))
+    h = min(height, round(width / CROP_RATIO[0]))
+    left, upper = (width - w) // 2, (height - h) // 2
+    return left, upper, left + w, upper + h
+
+
+def normalise(image: Image.Image) -> np.ndarray:
+    """(pixel / 255 - mean) / std with ImageNet's mean and std.
+
+    Shapes: float32 (C, H, W).
+    """
+    mean_C, std_C = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
+    slope_C, offset_C = (1 / (255 * std_C)).astype(np.float32), (-mean_C / std_C).astype(np.float32)
+    pixels_CHW = np.asarray(image).transpose(2, 0, 1)
+    view_CHW = np.multiply(pixels_CHW, slope_C[:, None, None], dtype=np.float32, order="C")
+    view_CHW += offset_C[:, None, None]
+    return view_CHW
+
+
+def _check_num_pixels(image: Image.Image) -> None:
+    limit = Image.MAX_IMAGE_PIXELS  # Pillow itself raises at twice as many, and warns from here on
+    if limit is not None and image.width * image.height > limit:
+        raise UndecodableError(f"{image.width} x {image.height} pixels, at most {limit} in all")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise UndecodableError("floating-point pixels, whose range is unknown")
+    if image.mode.startswith("I"):
+        return _from_16_bit(np.asarray(image))
+    if image.has_transparency_data:
+        picture = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    # A copy also of RGB: a file's own class carries the file along.
+    return image.convert("RGB")
+
+
+def _from_16_bit(pixels_HW: np.ndarray) -> Image.Image:
+    if pixels_HW.min() < 0 or pixels_HW.max() > 65535:
+        raise UndecodableError(f"32-bit pixels ({pixels_HW.min()} to {pixels_HW.max()}), at most 16 bits")
+    return Image.fromarray(((pixels_HW.astype(np.int64) + 128) // 257).astype(np.uint8)).convert("RGB")

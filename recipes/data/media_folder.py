@@ -1,0 +1,226 @@
+"""Raw recordings or images -> prepared folder: which items there are, how long they are, which are held out. The items' bytes stay where
+they are, or are copied as they are (media_items.py); nothing is decoded for good.
+
+    prepared.json          what is in the folder (class Info)
+    lengths.bin            int64 per item, 0 for bad ones
+    train.bin, valid.bin   int64 numbers of the items, sorted by (length, number)
+    bad.json               where and why of every item that could not be read
+
+Shapes: N items of the source, K items of a split.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recipes.config import SpeechDataConfig, VisionDataConfig
+from recipes.data import shards
+from recipes.data.media import BadItem, Media, MediaKind, name_bad, open_media
+from recipes.data.media_items import Place, open_items, save_items
+from recipes.data.packing import HELDOUT_SEED
+from recipes.data.progress import ByteProgress
+from recipes.data.scanning import Scan, Scanned, scan_items
+from recipes.errors import ConfigError
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "valid")
+Log = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Info:
+    """prepared.json."""
+
+    version: int
+    kind: str
+    """MediaKind.name."""
+    source: str
+    """Media.name: where the items come from."""
+    column: str
+    place: Place
+    fingerprint: str
+    counts: dict[str, int]
+    """items, bad, short, train, valid; the last two are what is used."""
+    settings: dict[str, Any]
+    """Dotted names of the settings that decided what is used, and their values."""
+
+
+@dataclass(frozen=True)
+class PreparedMedia:
+    """An open prepared folder. Pickled as the folder's name."""
+
+    folder: Path
+    media: Media
+    lengths_N: np.ndarray
+    splits: dict[str, np.ndarray]
+    """train and valid -> numbers of their items (K,)."""
+    fingerprint: str
+    counts: dict[str, int]
+    bad: list[BadItem]
+
+    def __reduce__(self) -> tuple[Callable[[Path], "PreparedMedia"], tuple[Path]]:
+        return open_prepared, (self.folder,)
+
+
+def prepare_media(
+    data: SpeechDataConfig | VisionDataConfig,
+    kind: MediaKind,
+    out_dir: Path,
+    *,
+    scan: Scan | None,
+    settings: dict[str, Any],
+    min_length: int = 0,
+    num_processes: int | None = None,
+    progress: bool = False,
+    log: Log = lambda line: None,
+) -> Path:
+    """The prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir.
+
+    `scan` gives an item's length from its header; None reads no item and gives each the length 1. Items shorter than min_length are
+    left out, as are bad ones. `settings` must be those of an existing folder. The result does not depend on num_processes
+    (None: the cores this process may use). out_dir appears complete or not at all. Call it on one rank only; spawn-safe, so the
+    caller's script needs its `if __name__ == "__main__"`.
+
+    Raises: ConfigError for everything the user can mend.
+    """
+    _check_fractions(data)
+    settings = {"data.heldout_fraction": data.heldout_fraction, **settings}
+    if data.path is not None and shards.is_prepared(folder := Path(data.path).expanduser()):
+        _check_fits(folder, kind, settings)
+        return folder
+    if shards.is_prepared(out_dir):
+        _check_fits(out_dir, kind, settings)
+        _check_same_source(out_dir, data, kind)
+        return out_dir
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise ConfigError(f"{out_dir}: exists and is no prepared folder; remove it or choose another --run-dir")
+    media = open_media(data.path, kind, column=data.column)
+    with shards.atomic_folder(out_dir) as folder:
+        place = save_items(media, folder)
+        bar = ByteProgress("scanning", 0, show_bar=progress, log=log)
+        scanned = scan_items(
+            folder,
+            media.name,
+            place,
+            scan=scan,
+            num_items=len(media),
+            num_processes=num_processes or len(os.sched_getaffinity(0)),
+            progress=bar,
+        )
+        bar.close()
+        _check_bad(media.name, scanned.bad, len(media), data.max_bad_fraction)
+        counts = _write_index(folder, media.name, scanned, min_length=min_length, heldout_fraction=data.heldout_fraction)
+        info = Info(FORMAT_VERSION, kind.name, media.name, data.column, place, scanned.fingerprint, counts, settings)
+        (folder / "prepared.json").write_text(json.dumps(asdict(info), indent=1) + "\n")
+        _log_counts(log, kind, info, scanned.bad, min_length)
+    return out_dir
+
+
+def _check_fractions(data: SpeechDataConfig | VisionDataConfig) -> None:
+    if not 0 <= data.heldout_fraction < 1:
+        raise ConfigError(
+            f"data.heldout_fraction {data.heldout_fraction:g} is not in [0, 1); a usual share is 0.01, and 0 holds nothing out"
+        )
+    if not 0 <= data.max_bad_fraction <= 1:
+        raise ConfigError(f"data.max_bad_fraction {data.max_bad_fraction:g} is not in [0, 1]; the usual share is 0.01")
+
+
+def _check_fits(folder: Path, kind: MediaKind, settings: dict[str, Any]) -> None:
+    """Raises: ConfigError unless the prepared folder is whole and was made with these settings."""
+    open_prepared(folder)
+    info = _load_info(folder)
+    if info.kind != kind.name:
+        raise ConfigError(f"{folder}: prepared from {info.kind} data, not from {kind.name}; point --data at {kind.name} data")
+    for name, value in settings.items():
+        if info.settings.get(name) != value:
+            made_with = info.settings.get(name)
+            raise ConfigError(
+                f"{folder}: prepared with {name} {made_with}, the recipe has {value}; --set {name}={made_with} or prepare it again"
+            )
+
+
+def _check_same_source(folder: Path, data: SpeechDataConfig | VisionDataConfig, kind: MediaKind) -> None:
+    """An earlier preparation of this run dir must be of the same items."""
+    info = _load_info(folder)
+    asked = kind.sample if data.path is None else Path(data.path).expanduser()
+    if info.source not in (str(data.path), str(asked.resolve())):
+        raise ConfigError(f"{folder}: prepared from {info.source}, now --data {data.path}; remove it or choose another --run-dir")
+    if info.column != data.column:
+        raise ConfigError(f"{folder}: prepared with data.column {info.column}, now {data.column}; remove it or choose another --run-dir")
+
+
+def _check_bad(name: str, bad: list[BadItem], num_items: int, max_fraction: float) -> None:
+    if len(bad) > max_fraction * num_items:
+        raise ConfigError(
+            f"{name}: {len(bad)} of {num_items} items cannot be read, more than data.max_bad_fraction {max_fraction:g} allows: "
+            f"{name_bad(bad)}; mend or remove them, or --set data.max_bad_fraction={min(1.0, len(bad) / num_items + 0.005):.2f}"
+        )
+
+
+def _write_index(folder: Path, name: str, scanned: Scanned, *, min_length: int, heldout_fraction: float) -> dict[str, int]:
+    lengths_N = scanned.lengths_N
+    is_usable_N = lengths_N >= max(1, min_length)
+    num_short = len(lengths_N) - len(scanned.bad) - int(is_usable_N.sum())
+    if not is_usable_N.any():
+        found = f"{num_short} are shorter than {min_length} samples, {len(scanned.bad)} cannot be read"
+        raise ConfigError(f"{name}: none of {len(lengths_N)} items can be used ({found}); point --data at something else")
+    splits = _split(lengths_N, np.flatnonzero(is_usable_N), heldout_fraction)
+    (folder / "lengths.bin").write_bytes(lengths_N.tobytes())
+    (folder / "bad.json").write_text(json.dumps(scanned.bad) + "\n")
+    for split, items_K in splits.items():
+        (folder / f"{split}.bin").write_bytes(items_K.astype(np.int64).tobytes())
+    counts = {"items": len(lengths_N), "bad": len(scanned.bad), "short": num_short}
+    return counts | {split: len(items_K) for split, items_K in splits.items()}
+
+
+def _split(lengths_N: np.ndarray, usable: np.ndarray, heldout_fraction: float) -> dict[str, np.ndarray]:
+    """The usable items with the smallest hashes of their numbers are held out: at least one, and never the last one."""
+    num_heldout = max(1, round(heldout_fraction * len(usable))) if heldout_fraction else 0
+    num_heldout = min(num_heldout, len(usable) - 1)
+    hash_N = np.random.Generator(np.random.Philox(HELDOUT_SEED)).random(len(lengths_N))
+    by_hash = usable[np.argsort(hash_N[usable], kind="stable")]
+    parts = {"train": by_hash[num_heldout:], "valid": by_hash[:num_heldout]}
+    return {split: items_K[np.lexsort((items_K, lengths_N[items_K]))] for split, items_K in parts.items()}
+
+
+def _log_counts(log: Log, kind: MediaKind, info: Info, bad: list[BadItem], min_length: int) -> None:
+    counts = info.counts
+    if bad:
+        log(f"left out {len(bad)} {kind.name} items that cannot be read (all in bad.json): {name_bad(bad)}")
+    if counts["short"]:
+        log(f"left out {counts['short']} {kind.name} items shorter than {min_length} samples")
+    log(f"prepared {counts['items']} {kind.name} items: {counts['train']} train and {counts['valid']} held-out samples")
+
+
+def _load_info(folder: Path) -> Info:
+    values = json.loads((folder / "prepared.json").read_text())
+    if "kind" not in values:
+        raise ConfigError(f"{folder}: prepared text, not audio or images; point --data at something else")
+    if values["version"] != FORMAT_VERSION:
+        raise ConfigError(f"{folder}: prepared format {values['version']}, this version reads {FORMAT_VERSION}; prepare it again")
+    return Info(**values)
+
+
+def open_prepared(folder: Path) -> PreparedMedia:
+    """A prepared folder whose files are all there and as long as they should be, memory-mapped.
+
+    Raises: ConfigError otherwise.
+    """
+    try:
+        info = _load_info(folder)
+        lengths_N = shards.map_array(folder / "lengths.bin", np.int64)
+        bad = [BadItem(*item) for item in json.loads((folder / "bad.json").read_text())]
+        splits = {split: shards.map_array(folder / f"{split}.bin", np.int64) for split in SPLITS}
+        media = open_items(folder, info.source, info.place)
+        found = {"items": len(lengths_N), "bad": len(bad)} | {split: len(items_K) for split, items_K in splits.items()}
+        is_whole = all(info.counts[key] == count for key, count in found.items()) and len(media) == len(lengths_N)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{folder}: not readable as prepared data ({error}); remove the folder and prepare it again") from error
+    if not is_whole:
+        raise ConfigError(f"{folder}: a file in it is damaged; remove the folder and prepare it again")
+    return PreparedMedia(folder, media, lengths_N, splits, info.fingerprint, info.counts, bad)

@@ -1,0 +1,148 @@
+"""Recordings and images whose bytes lie in a table: parquet files, data sets saved by `datasets`, hub data sets. Nothing is decoded
+here, so neither torchcodec nor Pillow is needed."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from recipes.data.source import load_hub, table_errors
+from recipes.errors import ConfigError
+
+SPLIT_NAMES = {"valid": ("valid", "validation", "val", "dev")}
+"""What a split may be called; any other is called by its own name only."""
+
+
+def names_of(split: str) -> tuple[str, ...]:
+    """Every name that the split goes by."""
+    return next((names for names in SPLIT_NAMES.values() if split in names), (split,))
+
+
+@dataclass(frozen=True)
+class Table:
+    """One row is one item: bytes, or a struct of bytes and path as `datasets` stores audio and images (see media.Media)."""
+
+    name: str
+    dataset: Any
+    """A memory-mapped datasets.Dataset: pickled as the names of its files."""
+    column: str
+    label_column: str
+    saved_split: str | None = None
+    """The split that was asked for, where `name` is a folder that open_saved reads."""
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int) -> bytes:
+        """Raises: OSError where the row holds neither bytes nor the path of a file that is there."""
+        value = self._rows[index][self.column][0].as_py()
+        content = value.get("bytes") if isinstance(value, dict) else value
+        if content is None:
+            path = value.get("path") if isinstance(value, dict) else None
+            if path is None:
+                raise OSError("the row is empty")
+            content = Path(path).read_bytes()
+        return content
+
+    def open(self, index: int) -> BinaryIO:
+        """The bytes as a file. Raises: OSError as read()."""
+        return io.BytesIO(self.read(index))
+
+    def size(self, index: int) -> int:
+        """Bytes of the item, found without reading them. Raises: OSError as read()."""
+        value = self._rows[index][self.column][0]
+        scalar = value["bytes"] if value.is_valid and hasattr(value, "keys") else value
+        return scalar.as_buffer().size if scalar.is_valid else len(self.read(index))
+
+    def key(self, index: int) -> str:
+        """What names the item in the fingerprint: rows have only their number."""
+        return str(index)
+
+    def where(self, index: int) -> str:
+        """Table and row, counted from 0."""
+        return f"{self.name} row {index}"
+
+    def label(self, index: int) -> str | None:
+        """The label column as text (the name of a class, not its number); None where there is no such column or value."""
+        feature = self.dataset.features.get(self.label_column)
+        if feature is None:
+            return None
+        value = self._labels[index][self.label_column][0].as_py()
+        if value is None or not hasattr(feature, "int2str"):
+            return None if value is None else str(value)
+        return feature.int2str(value)
+
+    @cached_property
+    def _rows(self) -> Any:
+        return self.dataset.with_format("arrow", columns=[self.column])  # arrow: raw storage, nothing is decoded
+
+    @cached_property
+    def _labels(self) -> Any:
+        return self.dataset.with_format("arrow", columns=[self.label_column])
+
+
+def open_parquet(path: Path, *, column: str, split: str, label_column: str, column_option: str) -> Table:
+    """A parquet file, or a split of a folder of them. Raises: ConfigError."""
+    from datasets import load_dataset
+
+    with _quiet(), table_errors(str(path)):
+        options = {"data_dir": str(path)} if path.is_dir() else {"data_files": str(path)}
+        splits = load_dataset("parquet", **options)
+    return _table(str(path), _choose(splits, path, split), column, label_column, column_option)
+
+
+def open_saved(folder: Path, *, column: str, split: str, label_column: str, column_option: str) -> Table:
+    """A folder of save_to_disk, with or without splits, read where it lies. Raises: ConfigError."""
+    from datasets import Dataset, load_from_disk
+
+    with table_errors(str(folder)):
+        saved = load_from_disk(str(folder))
+    dataset = _choose({"train": saved} if isinstance(saved, Dataset) else saved, folder, split)
+    return replace(_table(str(folder), dataset, column, label_column, column_option), saved_split=split)
+
+
+def open_hub(name: str, *, column: str, split: str, label_column: str, column_option: str) -> Table:
+    """A hub data set `name` or `name:config`. Raises: ConfigError."""
+    with _quiet():
+        dataset = load_hub(name, split)
+    return _table(name, dataset, column, label_column, column_option)
+
+
+def save_table(table: Table, folder: Path) -> None:
+    """The items' column alone, in a folder that open_saved reads without cache or network. Raises: OSError."""
+    with _quiet():
+        table.dataset.select_columns([table.column]).save_to_disk(str(folder))
+
+
+def _choose(splits: Any, name: Path, split: str) -> Any:
+    found = next((splits[key] for key in names_of(split) if key in splits), None)
+    if found is None:
+        raise ConfigError(f"{name}: no split {split!r}, there are {', '.join(splits)}; point --data at data that has one")
+    return found
+
+
+def _table(name: str, dataset: Any, column: str, label_column: str, column_option: str) -> Table:
+    """Raises: ConfigError unless the column is there and holds bytes."""
+    if column not in dataset.column_names:
+        raise ConfigError(f"{name}: no column {column!r}, there are {', '.join(dataset.column_names)}; --set {column_option}=NAME")
+    kind = dataset.data.schema.field(column).type
+    if str(kind) not in ("binary", "large_binary") and not str(kind).startswith("struct<bytes: "):
+        raise ConfigError(f"{name}: column {column!r} holds {kind}, not the bytes of files; --set {column_option}=NAME")
+    return Table(name, dataset, column, label_column)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress bars of `datasets`, which break into log files."""
+    import datasets
+
+    was_shown = not datasets.utils.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if was_shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,121 @@
+"""Lengths and sizes of a prepared folder's items, by one process or many, in the items' order whatever their number. Writes nothing.
+
+Shapes: N items.
+"""
+
+import hashlib
+import multiprocessing
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from recipes.data.encoding import follow_parent
+from recipes.data.media import BadItem, Media, UndecodableError, bad_item
+from recipes.data.media_items import Place, open_items
+from recipes.data.progress import ByteProgress
+from recipes.errors import ConfigError
+
+ITEMS_PER_TASK = 512
+ITEMS_PER_PROCESS = 4096
+"""Items below which one more process costs more than it saves."""
+TASKS_IN_FLIGHT = 4  # per process
+Scan = Callable[[BinaryIO], int]
+"""Length of an item, from its header; raises UndecodableError. Sent to other processes, so a module's function or a partial of one."""
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """What is known of every item without decoding it."""
+
+    lengths_N: np.ndarray
+    """int64; 0 for a bad item, 1 for any other where nothing was scanned."""
+    bad: list[BadItem]
+    fingerprint: str
+    """SHA-256 over keys, lengths and sizes."""
+
+
+class _Part(NamedTuple):
+    start: int
+    lengths: np.ndarray
+    sizes: np.ndarray
+    keys: list[str]
+    bad: list[BadItem]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """The items from start on of a folder; picklable."""
+
+    folder: Path
+    name: str
+    place: Place
+    scan: Scan | None
+    start: int = 0
+
+    def run(self) -> _Part:
+        media = open_items(self.folder, self.name, self.place)
+        numbers = range(self.start, min(self.start + ITEMS_PER_TASK, len(media)))
+        lengths, sizes = np.zeros((2, len(numbers)), dtype=np.int64)
+        bad = []
+        for row, index in enumerate(numbers):
+            try:
+                sizes[row] = media.size(index)
+                lengths[row] = _length(media, index, self.scan)
+            except (OSError, UndecodableError) as error:
+                bad.append(bad_item(media, index, error))
+        return _Part(self.start, lengths, sizes, [media.key(index) for index in numbers], bad)
+
+
+def _length(media: Media, index: int, scan: Scan | None) -> int:
+    if scan is None:
+        return 1
+    with media.open(index) as file:
+        return scan(file)
+
+
+def scan_items(
+    folder: Path, name: str, place: Place, *, scan: Scan | None, num_items: int, num_processes: int, progress: ByteProgress
+) -> Scanned:
+    """Look at every item that save_items wrote to `folder`; `scan` None only asks for its size.
+
+    Raises: ConfigError if a process is killed.
+    """
+    num_processes = min(num_processes, 1 + num_items // ITEMS_PER_PROCESS)
+    tasks = [_Task(folder, name, place, scan, start) for start in range(0, num_items, ITEMS_PER_TASK)]
+    lengths_N = np.zeros(num_items, dtype=np.int64)
+    bad: list[BadItem] = []
+    digest = hashlib.sha256()
+    for part in _run(tasks, num_processes):
+        lengths_N[part.start : part.start + len(part.lengths)] = part.lengths
+        bad += part.bad
+        digest.update("\0".join(part.keys).encode(errors="surrogateescape") + part.lengths.tobytes() + part.sizes.tobytes())
+        progress.add(int(part.sizes.sum()))
+    return Scanned(lengths_N, bad, digest.hexdigest())
+
+
+def _run(tasks: list[_Task], num_processes: int) -> Iterator[_Part]:
+    if num_processes == 1:
+        yield from (task.run() for task in tasks)
+        return
+    # Spawned, not forked: the caller may have threads (torch, gloo) that a fork would leave locked.
+    pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent)
+    waiting: deque[Future[_Part]] = deque()
+    try:
+        for task in tasks:
+            waiting.append(pool.submit(task.run))
+            if len(waiting) >= num_processes * TASKS_IN_FLIGHT:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise ConfigError(
+            f"one of {num_processes} scanning processes was killed, probably for lack of memory; use fewer or a machine with more"
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

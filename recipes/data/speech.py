@@ -1,0 +1,225 @@
+"""The speech data set: recordings of a prepared folder, their crops and masks, and their way into a Batch. Knows nothing of ranks
+and updates; what samples share they share within a group, which is a part of the global batch.
+
+Shapes: B batch, T samples of the waveform, S frames, K recordings of the split, G recordings of a group.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.batch import Batch
+from model.config import SpanMaskConfig
+from model.frontends.config import SpeechFrontendConfig
+from model.masking import span_mask, unmask_to
+from recipes.config import SpeechDataConfig
+from recipes.data.audio import AUDIO, decode_audio, normalize, scan_audio
+from recipes.data.media import BadItem, UndecodableError, first_working
+from recipes.data.media_folder import open_prepared, prepare_media
+from recipes.data.packing import Split
+from recipes.errors import ConfigError
+
+GROUPS_PER_BUCKET = 32
+"""Groups are drawn from this many groups' worth of neighbours in length: large enough that a recording meets others each epoch,
+small enough that little is cropped away."""
+MASK_STREAM, CROP_STREAM = 0, 1
+
+
+@dataclass(frozen=True)
+class SpeechExample:
+    """One sample before padding."""
+
+    waveform: np.ndarray
+    """float32 (T,), normalised over the whole recording."""
+    mask: np.ndarray
+    """bool (S,), True where the student does not see the frame."""
+
+
+def prepare_speech(
+    data: SpeechDataConfig,
+    frontend: SpeechFrontendConfig,
+    out_dir: Path,
+    *,
+    num_processes: int | None = None,
+    progress: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """The prepared folder for `data` (see prepare_media). Recordings shorter than data.min_seconds or one frame are left out.
+
+    Raises: ConfigError for everything the user can mend.
+    """
+    if data.sample_rate < 1:
+        raise ConfigError(f"data.sample_rate {data.sample_rate} is no rate in Hz; the published one is 16000")
+    if data.min_seconds < 0 or _longest_samples(data) < shortest_samples(data, frontend):
+        raise ConfigError(
+            f"data.min_seconds {data.min_seconds:g} to data.max_seconds {data.max_seconds:g} is no range of lengths above one frame's "
+            f"{frontend.receptive_field} samples; the published ones are 2 and 20"
+        )
+    return prepare_media(
+        data,
+        AUDIO,
+        out_dir,
+        scan=partial(scan_audio, sample_rate=data.sample_rate),
+        settings={"data.sample_rate": data.sample_rate, "data.min_seconds": data.min_seconds},
+        min_length=shortest_samples(data, frontend),
+        num_processes=num_processes,
+        progress=progress,
+        log=log,
+    )
+
+
+def shortest_samples(data: SpeechDataConfig, frontend: SpeechFrontendConfig) -> int:
+    """Samples of the shortest recording that is used."""
+    return max(math.ceil(data.min_seconds * data.sample_rate), frontend.receptive_field)
+
+
+def _longest_samples(data: SpeechDataConfig) -> int:
+    return math.floor(data.max_seconds * data.sample_rate)
+
+
+def check_mask(data: SpeechDataConfig, frontend: SpeechFrontendConfig, mask: SpanMaskConfig) -> None:
+    """Raises: ConfigError if a mask could cover the whole of the shortest recording."""
+    num_frames = frontend.num_frames(shortest_samples(data, frontend))
+    if _leaves_frames(num_frames, mask):
+        return
+    enough = next((n for n in range(num_frames, 100 * (num_frames + mask.length + mask.min_masks)) if _leaves_frames(n, mask)), None)
+    remedy = "--set mask.prob lower"
+    if enough is not None:
+        samples = frontend.receptive_field + (enough - 1) * frontend.stride
+        remedy = f"--set data.min_seconds={math.ceil(100 * samples / data.sample_rate) / 100:g} or a shorter mask.length"
+    raise ConfigError(
+        f"data.min_seconds {data.min_seconds:g} gives {num_frames} frames, which {mask.min_masks} or more spans of mask.length "
+        f"{mask.length} at mask.prob {mask.prob:g} may cover whole; {remedy}"
+    )
+
+
+def _leaves_frames(num_frames: int, mask: SpanMaskConfig) -> bool:
+    """With more possible starts than spans the last frame is never masked, nor of any longer sample."""
+    return num_frames - mask.length > max(mask.min_masks, int(mask.prob * num_frames / mask.length + 1))
+
+
+def collate_speech(examples: list[SpeechExample], frontend: SpeechFrontendConfig) -> Batch:
+    """One micro-batch of a front-end. Rows of unequal length, which no group of pre-training has, are padded with 0 on the right."""
+    samples = [len(example.waveform) for example in examples]
+    frames = [frontend.num_frames(num_samples) for num_samples in samples]
+    waveform_BT = np.zeros((len(examples), max(samples)), dtype=np.float32)
+    mask_BS = np.zeros((len(examples), max(frames)), dtype=bool)
+    padding_BS = np.arange(max(frames)) >= np.array(frames)[:, None]
+    for row, example in enumerate(examples):
+        waveform_BT[row, : samples[row]] = example.waveform
+        mask_BS[row, : frames[row]] = example.mask
+    inputs = torch.from_numpy(waveform_BT)
+    padding = torch.from_numpy(padding_BS) if padding_BS.any() else None
+    return Batch(
+        inputs=inputs,
+        clean_inputs=inputs,
+        mask_BS=torch.from_numpy(mask_BS),
+        masked_index_M=torch.from_numpy(np.flatnonzero(mask_BS)),
+        padding_mask_BS=padding,
+        clean_padding_mask_BS=padding,
+        num_tokens=sum(frames),
+    )
+
+
+class SpeechDataset:
+    """The recordings of one split by length, addressed by index; example() is a function of its arguments, the seed and the data."""
+
+    def __init__(
+        self,
+        folder: Path,
+        split: Split,
+        *,
+        frontend: SpeechFrontendConfig,
+        mask: SpanMaskConfig,
+        data: SpeechDataConfig,
+        seed: int,
+    ) -> None:
+        """`seed` is that of crops and masks; give the held-out split a constant, so that runs with other seeds are judged alike.
+
+        Raises: ConfigError if the folder is damaged or no prepared folder, or masks could cover the shortest recording.
+        """
+        check_mask(data, frontend, mask)
+        self._prepared = open_prepared(folder)
+        self.fingerprint = self._prepared.fingerprint
+        self._items_K = self._prepared.splits[split]
+        self._lengths_K = self._prepared.lengths_N[self._items_K]
+        self._frontend, self._mask, self._data = frontend, mask, data
+        self._max_samples = _longest_samples(data)
+        self._entropy = (seed, ("train", "valid").index(split))
+        self._bad: list[BadItem] = []
+        needed = shortest_samples(data, frontend)
+        if len(self) and self._lengths_K[0] < needed:
+            found = f"{folder}: has a recording of {self._lengths_K[0]} samples"
+            raise ConfigError(f"{found}, data.min_seconds and the front-end need {needed}; prepare it again")
+
+    def __len__(self) -> int:
+        return len(self._items_K)
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        """Groups of like lengths in random order; len % group_size random recordings are left out."""
+        size = self._data.group_size
+        left_out = rng.choice(len(self), len(self) % size, replace=False)
+        kept = np.delete(np.arange(len(self)), left_out)
+        bucket = np.arange(len(kept)) // (size * GROUPS_PER_BUCKET)
+        groups = kept[np.lexsort((rng.random(len(kept)), bucket))].reshape(-1, size)
+        return rng.permutation(groups).ravel()
+
+    def example(self, epoch: int, index: int, group: tuple[int, ...]) -> SpeechExample:
+        """Recording `index`, cropped to its group's shortest, and masked in as many frames as the member with the fewest.
+
+        In the place of a recording that cannot be decoded stands the next longer one that can; where there is none, the next
+        shorter one, repeated. Crop length and mask stay.
+        Raises: ConfigError if none can be decoded.
+        """
+        assert index in group
+        num_samples = int(min(self._max_samples, *(self._lengths_K[member] for member in group)))
+        masks_GS = {member: self._draw_mask(epoch, member, num_samples) for member in group}
+        num_masked = min(int(mask_S.sum()) for mask_S, _ in masks_GS.values())
+        mask_S, mask_rng = masks_GS[index]
+        waveform_T = self._read(index, num_samples)
+        start = int(self._rng(epoch, index, CROP_STREAM).integers(len(waveform_T) - num_samples + 1))
+        return SpeechExample(waveform_T[start : start + num_samples].copy(), unmask_to(mask_S, num_masked, mask_rng))
+
+    def collate(self, examples: list[SpeechExample]) -> Batch:
+        """One micro-batch."""
+        return collate_speech(examples, self._frontend)
+
+    def take_bad(self) -> list[BadItem]:
+        """Undecodable recordings that example() met since the last call, in this process."""
+        bad, self._bad = self._bad, []
+        return bad
+
+    def _draw_mask(self, epoch: int, member: int, num_samples: int) -> tuple[np.ndarray, np.random.Generator]:
+        """The member's own mask before it is cut to the group's count, and the generator to do that with."""
+        rng = self._rng(epoch, member, MASK_STREAM)
+        return span_mask(self._frontend.num_frames(num_samples), self._mask, rng), rng
+
+    def _read(self, index: int, num_samples: int) -> np.ndarray:
+        """Recording `index`, normalised, or the first good one that may stand in for it."""
+        waveform_T, _, bad = first_working(self._prepared.media, self._candidates(index, num_samples), self._decode)
+        self._bad += bad
+        waveform_T = normalize(waveform_T)
+        return waveform_T if len(waveform_T) >= num_samples else np.resize(waveform_T, num_samples)  # repeats it
+
+    def _candidates(self, index: int, num_samples: int) -> Iterator[int]:
+        """Items: that of `index`, those after it, around the end those that are long enough too, and last the shorter ones."""
+        first = int(np.searchsorted(self._lengths_K, num_samples))
+        positions = chain(range(index, len(self)), range(first, index), range(first - 1, -1, -1))
+        return (int(self._items_K[position]) for position in positions)
+
+    def _decode(self, item: int) -> np.ndarray:
+        waveform_T = decode_audio(self._prepared.media.read(item), self._data.sample_rate)
+        expected = int(self._prepared.lengths_N[item])
+        if len(waveform_T) < expected:
+            raise UndecodableError(f"{len(waveform_T)} samples, {expected} when it was prepared")
+        return waveform_T
+
+    def _rng(self, epoch: int, index: int, stream: int) -> np.random.Generator:
+        seed = np.random.SeedSequence((*self._entropy, epoch, index), spawn_key=(stream,))
+        return np.random.Generator(np.random.Philox(seed))

@@ -1,0 +1,40 @@
+"""k-nearest-neighbour classification on frozen features: cosine similarity, majority of the k, nothing to fit. Knows no modality.
+
+Shapes: N examples, Q queries, D features, K neighbours, C classes.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from recipes.finetune.ridge import Score, Split, standard_error, validation_cut
+
+NEIGHBOURS = (1, 5, 10, 20)
+
+
+def best_neighbours(train: Split, test: Split, num_classes: int) -> Score:
+    """Choose layer and k on the last 20 % of train, with the rest as neighbours; score test against all of train."""
+    cut = validation_cut(len(train.labels_N))
+    choices = []
+    for layer, features_ND in enumerate(train.layers):
+        predicted = vote(features_ND[:cut], train.labels_N[:cut], features_ND[cut:], num_classes)
+        choices += [(_accuracy(classes_Q, train.labels_N[cut:]), layer, float(k)) for k, classes_Q in predicted.items()]
+    _, layer, k = max(choices)
+    classes_Q = vote(train.layers[layer], train.labels_N, test.layers[layer], num_classes)[int(k)]
+    share = _accuracy(classes_Q, test.labels_N)
+    return Score(share, standard_error(share, len(test.labels_N)), layer, k)
+
+
+def vote(known_ND: Tensor, labels_N: Tensor, query_QD: Tensor, num_classes: int) -> dict[int, Tensor]:
+    """k -> class (Q,) of each query by the majority of its k nearest, the nearer ones deciding a tie. Features are centred on
+    the known ones, since the common part of all features would make every cosine 1."""
+    mean_D = known_ND.double().mean(0)
+    similarity_QN = F.normalize(query_QD.double() - mean_D) @ F.normalize(known_ND.double() - mean_D).T
+    most = min(max(NEIGHBOURS), len(labels_N))
+    weight_QK, nearest_QK = similarity_QN.topk(most, dim=1)
+    votes_QKC = F.one_hot(labels_N[nearest_QK], num_classes).double() + 1e-6 * weight_QK.unsqueeze(-1)
+    votes_QKC = votes_QKC * F.one_hot(labels_N[nearest_QK], num_classes)
+    return {k: votes_QKC[:, :k].sum(1).argmax(1) for k in NEIGHBOURS if k <= most}
+
+
+def _accuracy(classes_Q: Tensor, labels_Q: Tensor) -> float:
+    return float((classes_Q == labels_Q).double().mean())

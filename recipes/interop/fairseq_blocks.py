@@ -1,0 +1,19 @@
+"""Names of fairseq's Transformer blocks, which text and speech have in common (transformer_layer.py, wav2vec2.py)."""
+
+from recipes.interop.names import Entry, head_by_head, same
+
+PARTS = {
+    "self_attn.out_proj": "attention.proj",
+    "self_attn_layer_norm": "attention_norm",
+    "fc1": "ffn.fc1",
+    "fc2": "ffn.fc2",
+    "final_layer_norm": "ffn_norm",
+}
+
+
+def block_entries(prefix: str, num_heads: int) -> list[Entry]:
+    """Every tensor of every block; `prefix` stands before `layers.`."""
+    theirs, ours = prefix + "layers.{n}.", "trunk.encoder.layers.{n}."
+    queries_keys_values = tuple(f"{theirs}self_attn.{letter}_proj.{{leaf}}" for letter in "qkv")
+    fused = head_by_head(queries_keys_values, ours + "attention.qkv.{leaf}", num_heads)
+    return [fused, *(same(f"{theirs}{name}.{{leaf}}", f"{ours}{own}.{{leaf}}") for name, own in PARTS.items())]

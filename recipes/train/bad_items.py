@@ -1,0 +1,61 @@
+"""Undecodable items met while training: every rank knows all of them, and the run ends where they are too many."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.distributed as dist
+
+from recipes.data.loader import LoadedBatch, UpdateLoader
+from recipes.data.media import BadItem, name_bad
+from recipes.errors import ConfigError
+
+
+class BadItems:
+    """The distinct bad items of a run so far."""
+
+    def __init__(self, num_items: int, max_fraction: float) -> None:
+        """`num_items`: samples of the data set; `max_fraction` of them may be bad."""
+        self._num_items, self._max_fraction = num_items, max_fraction
+        self._known: dict[str, BadItem] = {}
+        self._new: list[BadItem] = []
+        self._error: ConfigError | None = None
+
+    def load(self, loader: UpdateLoader, update: int) -> list[LoadedBatch]:
+        """This rank's micro-batches of an update; what could not be decoded, or why there are none, waits for agree()."""
+        try:
+            loaded = loader.batches(update)
+        except ConfigError as error:
+            self._error = error
+            return []
+        self.note([item for batch in loaded for item in batch.bad])
+        return loaded
+
+    def note(self, items: list[BadItem]) -> None:
+        """Items that this rank met elsewhere, such as in an evaluation; they too wait for agree()."""
+        self._new += [item for item in items if item.where not in self._known]
+
+    @property
+    def num_new(self) -> int:
+        """How much this rank has to tell the others."""
+        return len(self._new) + (self._error is not None)
+
+    def agree(self, group: dist.ProcessGroup, report: Callable[[BadItem], Any]) -> None:
+        """Exchange the new ones over `group` (a collective), report each once, in the same order on every rank.
+
+        Raises: ConfigError where they are more than the allowed share, or a rank could not load its batches: on every rank.
+        """
+        gathered: list[Any] = [None] * dist.get_world_size(group)
+        dist.all_gather_object(gathered, (self._new, self._error), group=group)
+        self._new = []
+        for item in sorted({item.where: item for items, _ in gathered for item in items}.values()):
+            if item.where not in self._known:
+                self._known[item.where] = item
+                report(item)
+        for _, error in gathered:
+            if error is not None:
+                raise error
+        if len(self._known) > self._max_fraction * self._num_items:
+            raise ConfigError(
+                f"{len(self._known)} of {self._num_items} items cannot be decoded, more than data.max_bad_fraction {self._max_fraction:g}: "
+                f"{name_bad(list(self._known.values()))}; mend or remove them"
+            )

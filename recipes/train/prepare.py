@@ -1,0 +1,32 @@
+"""The prepare command: flags -> the same preparation that a launcher does on first use."""
+
+import argparse
+from pathlib import Path
+
+from recipes.catalog import RECIPES, default_recipe
+from recipes.check import resolve_recipe
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """The flags of launch/prepare.py."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modality", choices=sorted(RECIPES))
+    parser.add_argument("--recipe", help="whose data settings to prepare for (default: tiny)")
+    parser.add_argument("--data", help="folder, file or hub name (default: the shipped sample)")
+    parser.add_argument("--out", type=Path, required=True, help="the prepared folder to make")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a number, e.g. frontend.vocab_size=8000")
+    parser.add_argument("--processes", type=int, help="worker processes (default: the cores this process may use)")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    return parser
+
+
+def run_prepare(args: argparse.Namespace) -> int:
+    """Prepare and say what to type next. Raises: ConfigError."""
+    name = args.recipe or default_recipe(args.modality)
+    recipe = resolve_recipe(name, RECIPES[args.modality], args.set, args.data)
+    from recipes.train.modality import MODALITIES  # seconds of imports
+
+    folder = MODALITIES[args.modality].prepare(recipe, args.out, num_processes=args.processes, progress=True, log=print)
+    changes = "".join(f" --set {assignment}" for assignment in args.set)
+    print(f"next: deepspeed launch/pretrain_{args.modality}.py --recipe {name} --data {folder}{changes}")
+    return 0

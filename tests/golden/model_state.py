@@ -1,0 +1,122 @@
+"""The engines of a replay: building them, whole tensors in and out, and what the layers give. Compares nothing.
+
+Shapes: B batch, S sequence (CLS first where there is one), D hidden, C channels, T frames, H heads.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from model.batch import Batch
+from model.parallel import init_parallel
+from recipes.config import Recipe
+from recipes.errors import ConfigError
+from recipes.train import shards
+from recipes.train.ds_config import resolve
+from recipes.train.engine import Engines, build_engines
+
+
+def build(recipe: Recipe, tp_size: int) -> Engines:
+    """Engines in fp32 with plain SGD, one micro-batch per rank and update, nothing clipped."""
+    size = dist.get_world_size() // tp_size
+    recipe = replace(recipe, run=replace(recipe.run, global_batch_size=size), optim=replace(recipe.optim, clip_norm=0.0))
+    content = {"train_micro_batch_size_per_gpu": 1, "megatron": {"tensor_model_parallel_size": tp_size}}
+    config = resolve(recipe, content, "replay", dist.get_world_size())
+    return build_engines(recipe, config, init_parallel(tp_size, "cpu"), optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def load_student(engines: Engines, ours: dict[str, Tensor], not_saved: tuple[str, ...] = ()) -> None:
+    """Write whole tensors into the student's shards; the teacher starts as its copy.
+
+    Raises: ConfigError where names of the model and of the tensors differ, but for those that begin with `not_saved`.
+    """
+    parameters = dict(shards.named_parameters(engines.student))
+    missing = sorted(n for n in parameters.keys() - ours.keys() if not n.startswith(not_saved))
+    if missing or ours.keys() - parameters.keys():
+        unknown = sorted(ours.keys() - parameters.keys())
+        raise ConfigError(f"configuration and weights do not belong together: the weights lack {missing} and bring {unknown}")
+    for name, tensor in ours.items():
+        if tensor.numel() != (whole := numel(parameters[name], engines)):
+            raise ConfigError(f"{name} has {tensor.numel()} numbers, the configuration wants {whole}; do they belong together?")
+        shards.scatter_full(parameters[name], tensor, engines.parallel, shards.master_shard(parameters[name]))
+    shards.refresh_compute_weights(engines.student)
+    engines.shadow.reset()
+
+
+def numel(parameter: Any, engines: Engines) -> int:
+    """Numbers of the whole tensor that a parameter is part of."""
+    return parameter.ds_numel * (engines.parallel.tp_size if shards.is_split(parameter) else 1)
+
+
+def whole(engines: Engines, shard_of: Callable[[nn.Parameter], Tensor]) -> dict[str, Tensor]:
+    """Whole tensors of the student by our names; shard_of(parameter) gives what to gather."""
+    return {n: shards.gather_full(p, shard_of(p), engines.parallel) for n, p in shards.named_parameters(engines.student)}
+
+
+def whole_teacher(engines: Engines) -> dict[str, Tensor]:
+    """Whole tensors of the teacher by our names, in float32."""
+    parameters = dict(shards.named_parameters(engines.student))
+    return {n: shards.gather_full(parameters[n], shard, engines.parallel) for n, shard in engines.shadow.shadows.items()}
+
+
+def my_rows(engines: Engines, tensor: Tensor) -> Tensor:
+    """This DP rank's share of the rows; the first ranks take one more where they do not divide."""
+    return tensor.tensor_split(engines.parallel.dp_size)[engines.parallel.dp_rank]
+
+
+def gather_rows(engines: Engines, rows: Tensor) -> Tensor:
+    """Rows of all DP ranks in order."""
+    return torch.cat(_gather(rows, engines.parallel.dp_size, engines.parallel.dp_group))
+
+
+def _gather(tensor: Tensor, size: int, group: Any) -> list[Tensor]:
+    parts: list[Any] = [None] * size
+    dist.all_gather_object(parts, tensor.detach(), group=group)
+    return parts
+
+
+def layer_outputs(engines: Engines, batch: Batch) -> dict[str, Tensor]:
+    """What the student's layers give in eval mode for this rank's rows, gathered, under the golden files' names."""
+    rows: dict[str, Tensor] = {}
+    heads: dict[str, Tensor] = {}
+    trunk = engines.student.module.trunk
+    hooks = [*_watch_frontend(trunk.frontend, rows, heads), trunk.encoder.register_forward_hook(lambda m, i, out: rows.update(out=out[0]))]
+
+    def record(number: int, module: Any, inputs: Any, out: Any) -> None:
+        rows.update({f"ffn.{number}": out.ffn_SBD.transpose(0, 1), f"hidden.{number + 1}": out.block_SBD.transpose(0, 1)})
+
+    hooks += [block.register_forward_hook(partial(record, number)) for number, block in enumerate(trunk.encoder.layers)]
+    engines.student.eval()
+    with torch.no_grad():
+        engines.student(batch)
+    engines.student.train()
+    for hook in hooks:
+        hook.remove()
+    gathered = {name: gather_rows(engines, tensor) for name, tensor in rows.items()}
+    parallel = engines.parallel
+    return gathered | {name: torch.cat(_gather(tensor, parallel.tp_size, parallel.tp_group)) for name, tensor in heads.items()}
+
+
+def _watch_frontend(frontend: nn.Module, rows: dict[str, Tensor], heads: dict[str, Tensor]) -> list[Any]:
+    """Hooks on what the front-end has of: encoder input, convolutional features (before and after their norm), patches, bias."""
+
+    def record(module: Any, inputs: Any, out: Any) -> None:
+        rows["hidden.0"] = out.x_BSD
+        if out.bias_LHSS is not None:
+            heads["rel_pos_bias"] = out.bias_LHSS[0]
+
+    watched: dict[str, Callable[..., Any]] = {
+        "extractor": lambda m, i, out: rows.update(conv_features_BCT=out.transpose(1, 2)),
+        "feature_norm": lambda m, i, out: rows.update(extract_features=out),
+        "patches": lambda m, i, out: rows.update(patch_embed=out),
+    }
+    children = dict(frontend.named_children())
+    return [
+        frontend.register_forward_hook(record),
+        *(children[name].register_forward_hook(hook) for name, hook in watched.items() if name in children),
+    ]

@@ -1,0 +1,113 @@
+"""Arithmetic of the front-ends' settings: published totals, lengths and FLOPs. That the modules have as many parameters is in the
+tests of each front-end."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.config import BlockConfig, EncoderConfig
+from model.dropout import DropoutStream
+from model.frontends.config import SpeechFrontendConfig, TextFrontendConfig, VisionFrontendConfig
+from model.frontends.speech import SpeechFrontend
+from model.frontends.vision import VisionFrontend
+from model.init import Init
+from model.parallel import Parallel
+from tests.model.reference import PLAIN
+
+SPEECH, VISION = SpeechFrontendConfig(), VisionFrontendConfig()
+BASE = EncoderConfig(head_layers=1)
+LARGE = EncoderConfig(num_layers=24, hidden_size=1024, ffn_hidden_size=4096, num_attention_heads=16, head_layers=0)
+BEIT = BlockConfig(normalize_before=True, key_bias=False, layer_scale=1e-4)
+
+
+def total(frontend: SpeechFrontendConfig | VisionFrontendConfig, encoder: EncoderConfig) -> int:
+    return frontend.num_parameters(encoder) + encoder.num_block_parameters + encoder.num_head_parameters
+
+
+def test_speech_base_has_the_published_93_754_880_parameters_with_its_head() -> None:
+    assert total(SPEECH, BASE) == 93_754_880
+
+
+def test_speech_large_has_the_published_313_276_416_parameters_without_head() -> None:
+    assert total(SPEECH, LARGE) == 313_276_416
+
+
+def test_vision_base_has_beits_parameters_and_a_table_of_732_rows() -> None:
+    """85.8M: ViT-B/16 without absolute positions and classifier."""
+    encoder = EncoderConfig(head_layers=0, block=BEIT)
+    without = replace(VISION, relative_bias="none")
+    assert VISION.num_parameters(encoder) - without.num_parameters(encoder) == 732 * 12
+    per_layer = replace(VISION, relative_bias="per_layer")
+    assert per_layer.num_parameters(encoder) - without.num_parameters(encoder) == 12 * 732 * 12
+    # torchvision's ViT-B/16 with 1000 classes has 86,567,656: minus the classifier, 197 positions and 12 key biases, plus the mask
+    # vector, 24 layer scales and the table
+    assert total(VISION, encoder) == 86_567_656 - (768 * 1000 + 1000) - 197 * 768 - 12 * 768 + 768 + 24 * 768 + 732 * 12
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(320_000, 999), (16_000, 49), (400, 1), (399, 0), (719, 1), (720, 2), (0, 0), (5, 0)])
+def test_frames_are_the_published_ones(samples: int, frames: int) -> None:
+    assert SPEECH.num_frames(samples) == frames
+
+
+def test_a_frame_sees_25_ms_and_the_next_one_comes_after_20() -> None:
+    assert (SPEECH.receptive_field, SPEECH.stride) == (400, 320)  # at 16 kHz; data2vec.md 2.2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4)), min_size=1, max_size=4), st.integers(0, 500))
+def test_frames_follow_from_receptive_field_and_stride(layers: list[tuple[int, int]], samples: int) -> None:
+    config = SpeechFrontendConfig(conv_kernels=tuple(k for k, _ in layers), conv_strides=tuple(s for _, s in layers))
+    expected = max(0, (samples - config.receptive_field) // config.stride + 1)
+    assert config.num_frames(samples) == expected
+    if expected:
+        convolved = torch.zeros(1, 1, samples)
+        for kernel, stride in layers:
+            convolved = nn.functional.conv1d(convolved, torch.ones(1, 1, kernel), stride=stride)
+        assert convolved.shape[2] == expected
+
+
+def test_kernels_and_strides_of_different_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        SpeechFrontendConfig(conv_strides=(5, 2)).num_frames(1000)
+
+
+def test_prefix_tokens_grids_and_splits() -> None:
+    assert (TextFrontendConfig().num_prefix_tokens, SPEECH.num_prefix_tokens, VISION.num_prefix_tokens) == (0, 0, 1)
+    assert (VISION.grid, VisionFrontendConfig(image_size=64, patch_size=8).grid) == (14, 8)
+    assert SPEECH.split_sizes() == VISION.split_sizes() == {}
+    assert [replace(VISION, relative_bias=kind).num_tables(7) for kind in ("shared", "per_layer", "none")] == [1, 7, 0]
+
+
+def counted_flops(frontend: nn.Module, *inputs: torch.Tensor | None) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        frontend(*inputs)
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("depth", [1, 5])
+def test_speech_flops_are_those_that_torch_counts_within_2_percent_for_the_edges(parallel: Parallel, depth: int) -> None:
+    config = SpeechFrontendConfig(conv_dim=8, pos_conv_depth=depth, pos_conv_groups=4)
+    frontend = SpeechFrontend(config, PLAIN, Init(1), parallel, DropoutStream())
+    inputs_BT = torch.randn(2, 64_000)
+    counted = counted_flops(frontend, inputs_BT, None, None)
+    assert config.forward_flops(PLAIN, 2 * config.num_frames(64_000)) == pytest.approx(counted, rel=0.02)
+
+
+def test_vision_flops_are_those_that_torch_counts(parallel: Parallel) -> None:
+    config = VisionFrontendConfig(image_size=32, patch_size=8)
+    frontend = VisionFrontend(config, PLAIN, Init(1), parallel, DropoutStream())
+    assert config.forward_flops(PLAIN, 3 * 16) == counted_flops(frontend, torch.randn(3, 3, 32, 32), None, None)
+
+
+def test_text_parameters_and_padded_table() -> None:
+    config = TextFrontendConfig(vocab_size=100, max_positions=20)
+    assert config.padded_vocab_size == 128 and math.prod(config.split_sizes().values()) == 128
+    assert config.num_parameters(PLAIN) == 100 * 16 + 22 * 16 + 2 * 16
+    assert replace(config, positions="relative").num_parameters(PLAIN) == 100 * 16 + 39 * 4 + 2 * 16
+    assert config.forward_flops(PLAIN, 5) == 0

@@ -1,0 +1,10 @@
+"""What a front-end may leave out."""
+
+import torch
+
+from model.frontends.output import FrontendOutput
+
+
+def test_a_front_end_without_bias_and_features_names_only_its_tokens() -> None:
+    x_BSD = torch.zeros(1, 2, 3)
+    assert FrontendOutput(x_BSD) == (x_BSD, None, None)

@@ -1,0 +1,66 @@
+"""A data set of numbers, and loaders of it: for the tests of the loader and of its worker processes."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.batch import Batch
+from recipes.data.loader import LoadedBatch, Position, UpdateLoader, UpdateOrder, rank_share
+from recipes.data.media import BadItem
+from recipes.errors import ConfigError
+
+Row = tuple[int, ...]
+
+
+class Numbers:
+    """Sample i of epoch e in group g is the row (e, i, smallest of g, sum of g). Pickled into workers as it stands."""
+
+    fingerprint = "numbers"
+
+    def __init__(self, size: int, *, bad: int | None = None, broken: int | None = None) -> None:
+        self.size, self.bad, self.broken = size, bad, broken
+        self.met: list[BadItem] = []
+
+    def __len__(self) -> int:
+        return self.size
+
+    def order(self, rng: np.random.Generator) -> np.ndarray:
+        return rng.permutation(self.size)
+
+    def example(self, epoch: int, index: int, group: Row) -> Row:
+        assert 0 <= index < self.size and index in group
+        if index == self.broken:
+            raise ConfigError(f"sample {index} is damaged; mend it")
+        if index == self.bad:
+            self.met.append(BadItem(f"item {index}", "not audio"))
+        return epoch, index, min(group), sum(group)
+
+    def collate(self, examples: list[Row]) -> Batch:
+        rows = torch.tensor(examples)
+        mask_BS = torch.zeros_like(rows, dtype=torch.bool)
+        return Batch(rows, rows, mask_BS, mask_BS.flatten().nonzero().squeeze(1), None, None, rows.numel())
+
+    def take_bad(self) -> list[BadItem]:
+        met, self.met = self.met, []
+        return met
+
+
+def rows_of(loaded: list[LoadedBatch]) -> list[Row]:
+    return [tuple(row) for item in loaded for row in item.batch.inputs.tolist()]
+
+
+def row_of(position: Position) -> Row:
+    return position.epoch, position.index, min(position.group), sum(position.group)
+
+
+def order_of(dataset: Numbers, *, seed: int = 1, batch: int = 8, group: int = 1) -> UpdateOrder:
+    return UpdateOrder(dataset, seed=seed, global_batch_size=batch, group_size=group)
+
+
+def open_loader(
+    dataset: Numbers, *, seed: int = 1, batch: int = 8, group: int = 1, micro: int = 2, rank: Row = (0, 1), **options: int
+) -> Any:
+    """A loader of rank (dp_rank, dp_size)."""
+    order = order_of(dataset, seed=seed, batch=batch, group=group)
+    return UpdateLoader(dataset, order, share=rank_share(batch, *rank), micro_batch_size=micro, **options)

@@ -1,0 +1,49 @@
+"""Made-up recordings for the tests of audio data: noise of given lengths in any format of soundfile; and a small speech data set."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from model.config import SpanMaskConfig
+from model.frontends.config import SpeechFrontendConfig
+from recipes.config import SpeechDataConfig
+from recipes.data.speech import SpeechDataset, prepare_speech
+
+RATE = 16_000
+FRONTEND = SpeechFrontendConfig(conv_kernels=(10, 3), conv_strides=(5, 2))
+"""A frame every 10 samples, of 20 samples."""
+MASK = SpanMaskConfig(prob=0.65, length=5)
+
+
+def noise(num_samples: int, seed: int = 0) -> np.ndarray:
+    """float32 (T,), std 0.1."""
+    return (0.1 * np.random.default_rng(seed).standard_normal(num_samples)).astype(np.float32)
+
+
+def encode(waveform: np.ndarray, kind: str = "wav", *, rate: int = RATE, subtype: str | None = None) -> bytes:
+    """The bytes of such a file."""
+    file = io.BytesIO()
+    soundfile.write(file, waveform, rate, format=kind.upper(), subtype=subtype)
+    return file.getvalue()
+
+
+def write_recordings(folder: Path, lengths: list[int], kind: str = "wav") -> Path:
+    """Files 000.wav, 001.wav, ... of these numbers of samples."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, length in enumerate(lengths):
+        (folder / f"{number:03}.{kind}").write_bytes(encode(noise(length, number), kind))
+    return folder
+
+
+def clips_config(folder: Path) -> SpeechDataConfig:
+    """Recordings of 400 samples and more, in groups of 4, crops of at most 1600."""
+    return SpeechDataConfig(path=str(folder), min_seconds=400 / RATE, max_seconds=0.1, group_size=4, heldout_fraction=0.1)
+
+
+def open_split(clips: SpeechDataConfig, out_dir: Path, *, split: Any = "train", seed: int = 1) -> SpeechDataset:
+    """A split of the data set, prepared where it is not yet."""
+    folder = prepare_speech(clips, FRONTEND, out_dir, num_processes=1)
+    return SpeechDataset(folder, split, frontend=FRONTEND, mask=MASK, data=clips, seed=seed)

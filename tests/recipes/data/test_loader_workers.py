@@ -1,0 +1,54 @@
+"""The loader's worker processes: the same batches as without, deaf to signals, and gone when the loader is closed."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from recipes.data.loader import UpdateLoader
+from recipes.data.media import BadItem
+from tests.recipes.data.numbers_data import Numbers, rows_of
+
+
+def worker_pids(loader: Any) -> list[int]:
+    return [worker.pid for worker in loader._stream._workers]
+
+
+def is_running(pid: int) -> bool:
+    """False also for what has ended and was not yet waited for."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_0_1_and_2_workers_give_the_same_batches_and_the_bad_items_they_met(build: Callable[..., UpdateLoader]) -> None:
+    """Batches in order, whichever worker is quicker; a bad item comes with the batch that met it, once for each time."""
+    seen = []
+    for num_workers in (0, 1, 2):
+        loader = build(Numbers(50, bad=7), group=4, num_workers=num_workers)
+        loaded = [item for update in range(12) for item in loader.batches(update)]
+        seen.append([(rows_of([item]), item.bad) for item in loaded])
+    assert seen[0] == seen[1] == seen[2]
+    assert [bad for rows, bad in seen[2] if any(row[1] == 7 for row in rows)] == [[BadItem("item 7", "not audio")]] * 2, "once an epoch"
+    assert sum(len(bad) for _, bad in seen[2]) == 2
+
+
+def test_a_stop_request_to_the_whole_group_leaves_the_workers_reading_and_close_ends_them(build: Callable[..., UpdateLoader]) -> None:
+    loader, plain = build(num_workers=2), build()
+    assert rows_of(loader.batches(0)) == rows_of(plain.batches(0))
+    pids = worker_pids(loader)
+    assert len(pids) == 2
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        for pid in pids:
+            os.kill(pid, number)
+    time.sleep(0.2)
+    assert [rows_of(loader.batches(update)) for update in range(1, 9)] == [rows_of(plain.batches(update)) for update in range(1, 9)]
+    assert all(map(is_running, pids)) and worker_pids(loader) == pids, "they go on through all updates"
+    loader.close()
+    deadline = time.monotonic() + 10
+    while any(map(is_running, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in pids if is_running(pid)]

@@ -1,0 +1,90 @@
+"""Lists of files: every format gives the same rows, and a wrong one says which line or column."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from recipes.data.manifest import Manifest, read_manifest
+from recipes.errors import ConfigError
+
+
+def read(path: Path, column: str = "audio", label_column: str = "label") -> Manifest:
+    return read_manifest(path, column=column, label_column=label_column, column_option="data.column")
+
+
+def write(path: Path, content: str) -> Path:
+    path.write_text(content)
+    return path
+
+
+ROWS = [("a.wav", "yes"), ("b/c d.wav", "no")]
+
+
+def text_of(kind: str, column: str) -> str:
+    if kind == "jsonl":
+        return "".join(json.dumps({"id": 1, column: path, "label": label}) + "\n" for path, label in ROWS)
+    separator = {"tsv": "\t", "csv": ","}[kind]
+    return "".join(separator.join(row) + "\n" for row in [("id", column, "label"), *(("1", *row) for row in ROWS)])
+
+
+@pytest.mark.parametrize("column", ["audio", "path", "file"])
+@pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl"])
+def test_a_list_gives_paths_and_labels_in_its_order(tmp_path: Path, kind: str, column: str) -> None:
+    manifest = read(write(tmp_path / f"list.{kind}", text_of(kind, column)))
+    assert manifest == (str(tmp_path), ["a.wav", "b/c d.wav"], ["yes", "no"])
+
+
+def test_the_named_column_goes_before_the_usual_ones(tmp_path: Path) -> None:
+    path = write(tmp_path / "list.csv", "path,clip\nold.wav,new.wav\n")
+    assert read(path, "clip").paths == ["new.wav"]
+    assert read(path, "audio").paths == ["old.wav"]
+    assert read(path).labels == [None]
+
+
+def test_fairseqs_list_has_its_root_in_the_first_line(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    for root in (str(tmp_path / "clips"), "clips"):
+        path = write(tmp_path / "train.tsv", f"{root}\na.wav\t32000\nb/c.wav\t16000\n\n")
+        assert read(path) == (str(tmp_path / "clips"), ["a.wav", "b/c.wav"], [None, None])
+
+
+def test_a_root_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"train\.tsv: its first line names the folder /nowhere, which is not there"):
+        read(write(tmp_path / "train.tsv", "/nowhere\na.wav\t32000\n"))
+
+
+def test_a_wrong_column_lists_those_there_are(tmp_path: Path) -> None:
+    for kind in ("tsv", "csv", "jsonl"):
+        path = write(tmp_path / f"list.{kind}", text_of(kind, "clip"))
+        with pytest.raises(ConfigError, match=r"no column 'audio', there are id, clip, label; --set data\.column=NAME"):
+            read(path)
+        assert len(read(path, "clip").paths) == 2
+
+
+def test_quotes_are_characters_in_tsv_and_quotes_in_csv(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "list.tsv", 'path\ttext\na.wav\t"half a quote\nb.wav\tx\n')).paths == ["a.wav", "b.wav"]
+    assert read(write(tmp_path / "list.csv", 'path,text\n"a,1.wav","two\nlines"\n')).paths == ["a,1.wav"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "list.csv", "\ufeffpath\na.wav\n")).paths == ["a.wav"]
+
+
+BROKEN = [
+    ("list.csv", b"path\ncaf\xe9.wav\n", "cannot be read as a list of files .*utf-8"),
+    ("list.csv", b"", "lists no files"),
+    ("list.tsv", b"path\n", "lists no files"),
+    ("list.csv", b"path,label\na.wav,x\n,y\n", "line 3: no path in column 'path'"),
+    ("list.jsonl", b'{"path": "a.wav"}\n{"pa', "line 2: no JSON"),
+    ("list.jsonl", b'["a.wav"]\n', "line 1: list, not an object"),
+    ("list.jsonl", b'{"path": {"bytes": 1}}\n', "line 1: no path in column 'path'"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "complaint"), BROKEN)
+def test_a_broken_list_is_named_with_the_line(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=rf"list\.\w+.*{complaint}") as caught:
+        read(tmp_path / name)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,158 @@
+"""Tables of bytes: parquet, saved data sets and the hub give the same items, undecoded; wrong columns and splits are told."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.data.media_table import Table, names_of, open_hub, open_parquet, open_saved, save_table
+from recipes.errors import ConfigError
+
+COLUMNS = {"column": "audio", "label_column": "label", "column_option": "data.column"}
+CONTENTS = [b"zero", b"one", b"two"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An own cache of `datasets`, so that nothing is left outside tmp_path."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def rows(kind: str = "audio", contents: list[bytes] = CONTENTS) -> Any:
+    """A data set of that kind of column, with labels."""
+    import datasets
+
+    values = [{"bytes": content, "path": f"{i}.wav"} for i, content in enumerate(contents)]
+    audio: list[Any] = contents if kind == "binary" else values
+    table = datasets.Dataset.from_dict({"audio": audio, "text": ["t"] * len(contents), "label": [i % 2 for i in range(len(contents))]})
+    table = table.cast_column("label", datasets.ClassLabel(names=["no", "yes"]))
+    return table.cast_column("audio", datasets.Audio()) if kind == "audio" else table
+
+
+def check(table: Table, contents: list[bytes] = CONTENTS) -> None:
+    """The items are these."""
+    assert [table.read(i) for i in range(len(table))] == contents
+    assert [table.open(i).read() for i in range(len(table))] == contents
+    assert [table.size(i) for i in range(len(table))] == [len(content) for content in contents]
+
+
+@pytest.mark.parametrize("kind", ["audio", "struct", "binary"])
+def test_every_kind_of_column_gives_the_bytes_undecoded(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "some.parquet"
+    rows(kind).to_parquet(path)
+    table = open_parquet(path, split="train", **COLUMNS)
+    check(table)
+    assert (table.where(1), table.key(1), table.name) == (f"{path} row 1", "1", str(path))
+    assert [table.label(i) for i in range(3)] == ["no", "yes", "no"]
+
+
+def test_a_folder_of_parquet_has_the_splits_of_its_file_names(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "README.md").write_text("not data")
+    rows().to_parquet(data / "train-00000-of-00002.parquet")
+    rows(contents=[b"three"]).to_parquet(data / "train-00001-of-00002.parquet")
+    rows(contents=[b"held", b"out"]).to_parquet(data / "val.parquet")
+    check(open_parquet(data, split="train", **COLUMNS), [*CONTENTS, b"three"])
+    for name in ("valid", "validation"):
+        check(open_parquet(data, split=name, **COLUMNS), [b"held", b"out"])
+    with pytest.raises(ConfigError, match="no split 'test', there are train, validation"):
+        open_parquet(data, split="test", **COLUMNS)
+
+
+def test_saved_data_sets_are_read_with_and_without_splits(tmp_path: Path) -> None:
+    import datasets
+
+    rows().save_to_disk(tmp_path / "one")
+    datasets.DatasetDict(train=rows(), validation=rows(contents=[b"x"])).save_to_disk(tmp_path / "two")
+    check(open_saved(tmp_path / "one", split="train", **COLUMNS))
+    table = open_saved(tmp_path / "two", split="valid", **COLUMNS)
+    check(table, [b"x"])
+    assert (table.name, table.saved_split) == (str(tmp_path / "two"), "valid")
+    with pytest.raises(ConfigError, match="no split 'test', there are train"):
+        open_saved(tmp_path / "one", split="test", **COLUMNS)
+
+
+def test_a_hub_name_is_asked_for_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    calls = []
+
+    def give(*args: object, **options: object) -> Any:
+        calls.append((args, options))
+        return rows()
+
+    monkeypatch.setattr(datasets, "load_dataset", give)
+    table = open_hub("owner/name:clean", split="test", **COLUMNS)
+    check(table)
+    assert calls == [(("owner/name", "clean"), {"split": "test"})]
+    assert table.where(0) == "owner/name:clean row 0"
+
+
+def test_save_table_keeps_the_items_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "some.parquet"
+    rows().to_parquet(path)
+    save_table(open_parquet(path, split="train", **COLUMNS), tmp_path / "table")
+    saved = open_saved(tmp_path / "table", split="train", **COLUMNS)
+    check(saved)
+    assert saved.dataset.column_names == ["audio"] and saved.label(0) is None
+    path.unlink()
+    opened = pickle.dumps(saved)
+    assert len(opened) < 10_000  # names of files, not their content
+    check(pickle.loads(opened))
+
+
+def test_labels_are_texts_whatever_the_columns_type(tmp_path: Path) -> None:
+    import datasets
+
+    values: dict[str, Any] = {"audio": [b"a", b"b"], "label": [7, None]}
+    datasets.Dataset.from_dict(values).save_to_disk(tmp_path / "one")
+    table = open_saved(tmp_path / "one", split="train", **COLUMNS)
+    assert [table.label(0), table.label(1)] == ["7", None]
+
+
+def test_a_row_without_bytes_is_the_file_of_its_path_or_an_error(tmp_path: Path) -> None:
+    import datasets
+
+    (tmp_path / "a.wav").write_bytes(b"from the file")
+    paths = [str(tmp_path / "a.wav"), str(tmp_path / "gone.wav"), None]
+    values = [{"bytes": None, "path": path} for path in paths] + [{"bytes": b"x", "path": None}]
+    datasets.Dataset.from_dict({"audio": values}).save_to_disk(tmp_path / "one")
+    table = open_saved(tmp_path / "one", split="train", **COLUMNS)
+    assert (table.read(0), table.size(0), table.read(3)) == (b"from the file", 13, b"x")
+    for index, reason in ((1, "No such file"), (2, "the row is empty")):
+        for look in (table.read, table.size):
+            with pytest.raises(OSError, match=reason):
+                look(index)
+
+
+def test_wrong_columns_are_told_with_the_ones_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "some.parquet"
+    rows().to_parquet(path)
+    with pytest.raises(ConfigError, match=r"no column 'sound', there are audio, text, label; --set data\.column=NAME"):
+        open_parquet(path, split="train", **{**COLUMNS, "column": "sound"})
+    with pytest.raises(ConfigError, match=r"column 'text' holds string, not the bytes of files; --set data\.column=NAME"):
+        open_parquet(path, split="train", **{**COLUMNS, "column": "text"})
+
+
+def test_damaged_and_empty_tables_are_named(tmp_path: Path) -> None:
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ConfigError, match=r"broken\.parquet: cannot be read as a table"):
+        open_parquet(tmp_path / "broken.parquet", split="train", **COLUMNS)
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(ConfigError, match="cannot be read as a table"):
+        open_saved(tmp_path, split="train", **COLUMNS)
+    rows("binary").select([]).save_to_disk(tmp_path / "none")
+    with pytest.raises(ConfigError, match="cannot be read as a table"):
+        open_saved(tmp_path / "none", split="train", **COLUMNS)
+    rows("binary").select([]).to_parquet(tmp_path / "none.parquet")
+    with pytest.raises(ConfigError, match=r"cannot be read as a table .*no data"):
+        open_parquet(tmp_path / "none.parquet", split="train", **COLUMNS)
+
+
+def test_a_split_goes_by_several_names() -> None:
+    assert names_of("train") == ("train",)
+    assert names_of("validation") == names_of("valid") == names_of("dev")

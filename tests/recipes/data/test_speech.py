@@ -1,0 +1,208 @@
+"""The speech data set: the same samples on every topology, and the crops and masks that a group shares (damage: test_speech_damage.py)."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from model.batch import Batch
+from model.config import SpanMaskConfig
+from model.frontends.config import SpeechFrontendConfig
+from model.masking import span_mask
+from recipes.config import SpeechDataConfig
+from recipes.data.audio import decode_audio, normalize
+from recipes.data.loader import UpdateOrder, rank_share
+from recipes.data.media_folder import open_prepared
+from recipes.data.speech import SpeechDataset, SpeechExample, check_mask, prepare_speech
+from recipes.errors import ConfigError
+from tests.recipes.data.recordings import FRONTEND, MASK, RATE, clips_config, open_split, write_recordings
+
+LENGTHS = [400 + 37 * (7 * number % 41) for number in range(41)]
+"""400 to 1880 samples, in no order."""
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> SpeechDataConfig:
+    """41 recordings, groups of 4, crops of at most 1600 samples."""
+    return clips_config(write_recordings(tmp_path_factory.mktemp("clips"), LENGTHS))
+
+
+@pytest.fixture(scope="module")
+def folder(clips: SpeechDataConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The 41 recordings, prepared."""
+    return prepare_speech(clips, FRONTEND, tmp_path_factory.mktemp("run") / "prepared", num_processes=1)
+
+
+@pytest.fixture(scope="module")
+def train(clips: SpeechDataConfig, folder: Path) -> SpeechDataset:
+    """37 of them."""
+    return open_split(clips, folder)
+
+
+def micro_batches(dataset: SpeechDataset, order: UpdateOrder, *, update: int, dp_size: int, micro_batch_size: int) -> list[Batch]:
+    """The micro-batches of every rank, in the global batch's order."""
+    positions = order.positions(update)
+    batches = []
+    for rank in range(dp_size):
+        own = positions[rank_share(len(positions), rank, dp_size)]
+        starts = range(0, len(own), micro_batch_size)
+        batches += [dataset.collate([dataset.example(*p) for p in own[start : start + micro_batch_size]]) for start in starts]
+    return batches
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(update=st.integers(0, 9), dp_size=st.sampled_from([1, 2, 4]), micro_batch_size=st.sampled_from([1, 2, 4]), shuffle=st.randoms())
+def test_one_rank_many_ranks_and_accumulation_see_the_same_samples(
+    train: SpeechDataset, clips: SpeechDataConfig, folder: Path, update: int, dp_size: int, micro_batch_size: int, shuffle: Any
+) -> None:
+    order = UpdateOrder(train, seed=1, global_batch_size=16, group_size=4)
+    whole = micro_batches(train, order, update=update, dp_size=1, micro_batch_size=4)
+    other = open_split(clips, folder)
+    for position in shuffle.sample(order.positions(update), 3):  # what was asked before does not matter
+        other.example(*position)
+    parts = micro_batches(other, order, update=update, dp_size=dp_size, micro_batch_size=micro_batch_size)
+    rows = [[row for batch in batches for row in zip(batch.inputs, batch.mask_BS, strict=True)] for batches in (whole, parts)]
+    assert len(rows[0]) == len(rows[1]) == 16
+    for (one_T, mask_S), (other_T, other_mask_S) in zip(*rows, strict=True):
+        assert torch.equal(one_T, other_T) and torch.equal(mask_S, other_mask_S)
+    assert sum(batch.num_tokens for batch in whole) == sum(batch.num_tokens for batch in parts)
+    assert all(batch.padding_mask_BS is None for batch in parts)
+
+
+def test_a_group_shares_one_length_and_one_masked_count(train: SpeechDataset) -> None:
+    group = (30, 3, 17, 8)
+    examples = [train.example(2, index, group) for index in group]
+    lengths = sorted(LENGTHS[item] for item in train._items_K)
+    assert {len(example.waveform) for example in examples} == {lengths[3]}
+    num_frames = FRONTEND.num_frames(lengths[3])
+    assert {len(example.mask) for example in examples} == {num_frames}
+    own = [span_mask(num_frames, MASK, train._rng(2, index, 0)) for index in group]
+    assert {int(example.mask.sum()) for example in examples} == {min(int(mask_S.sum()) for mask_S in own)}
+    for example, mask_S in zip(examples, own, strict=True):
+        assert not (example.mask & ~mask_S).any()  # nothing masked that the member did not draw
+
+
+def test_crops_are_at_most_max_seconds_and_a_part_of_the_normalised_recording(train: SpeechDataset, clips: SpeechDataConfig) -> None:
+    index = len(train) - 1
+    example = train.example(0, index, (index,))
+    item = int(train._items_K[index])
+    assert len(example.waveform) == 1600 < LENGTHS[item] and example.waveform.dtype == np.float32
+    whole_T = normalize(decode_audio((Path(str(clips.path)) / f"{item:03}.wav").read_bytes(), RATE))
+    starts = [start for start in range(LENGTHS[item] - 1600 + 1) if whole_T[start] == example.waveform[0]]
+    assert any(np.array_equal(whole_T[start : start + 1600], example.waveform) for start in starts)
+    others = [train.example(epoch, index, (index,)).waveform for epoch in range(1, 5)]
+    assert any(not np.array_equal(other, example.waveform) for other in others)
+
+
+def test_an_example_is_a_function_of_seed_split_epoch_and_index(train: SpeechDataset, clips: SpeechDataConfig, folder: Path) -> None:
+    group = (4, 5, 6, 7)
+    mask_S = train.example(0, 5, group).mask
+    np.testing.assert_array_equal(mask_S, open_split(clips, folder).example(0, 5, group).mask)
+    others = [train.example(1, 5, group), train.example(0, 6, group), open_split(clips, folder, seed=2).example(0, 5, group)]
+    assert all((mask_S != other.mask).any() for other in others)
+    valid = open_split(clips, folder, split="valid")
+    assert valid.fingerprint == train.fingerprint and len(valid) == 4 and len(train) == 37
+
+
+def test_an_epoch_is_a_permutation_in_groups_of_like_lengths(train: SpeechDataset) -> None:
+    order = train.order(np.random.default_rng(0))
+    assert len(order) == 36 and len(set(order.tolist())) == 36 and set(order.tolist()) < set(range(37))
+    again, other = (train.order(np.random.default_rng(seed)) for seed in (0, 1))
+    assert np.array_equal(order, again) and not np.array_equal(order, other)
+    left_out = {(set(range(37)) - set(train.order(np.random.default_rng(seed)).tolist())).pop() for seed in range(20)}
+    assert len(left_out) > 5
+
+
+def test_groups_stay_within_their_bucket_of_lengths(clips: SpeechDataConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.data.speech.GROUPS_PER_BUCKET", 2)
+    groups = open_split(clips, folder).order(np.random.default_rng(0)).reshape(-1, 4)
+    assert all(np.ptp(group) <= 2 * 4 for group in groups)  # 8 in a bucket, and the one that is left out
+    assert np.diff(groups.min(axis=1)).min() < 0  # the groups themselves come in any order
+
+
+def test_fewer_recordings_than_a_group_make_no_epoch(clips: SpeechDataConfig, folder: Path) -> None:
+    assert len(open_split(replace(clips, group_size=64), folder).order(np.random.default_rng(0))) == 0
+
+
+def test_collate_gives_one_waveform_twice_and_the_numbers_agree(train: SpeechDataset) -> None:
+    group = (0, 1, 2, 3)
+    batch = train.collate([train.example(0, index, group) for index in group])
+    assert batch.inputs is batch.clean_inputs and batch.inputs.dtype == torch.float32
+    num_frames = FRONTEND.num_frames(batch.inputs.shape[1])
+    assert batch.mask_BS.shape == (4, num_frames) and batch.mask_BS.dtype == torch.bool
+    assert batch.padding_mask_BS is None and batch.clean_padding_mask_BS is None and batch.num_tokens == 4 * num_frames
+    assert torch.equal(batch.masked_index_M, batch.mask_BS.flatten().nonzero().squeeze(1))
+    assert len(set(batch.mask_BS.sum(dim=1).tolist())) == 1
+
+
+def test_rows_of_unequal_length_are_padded_on_the_right(train: SpeechDataset) -> None:
+    examples = [SpeechExample(np.ones(length, dtype=np.float32), np.ones(FRONTEND.num_frames(length), dtype=bool)) for length in (45, 99)]
+    batch = train.collate(examples)
+    frames = [FRONTEND.num_frames(45), FRONTEND.num_frames(99)]
+    assert batch.inputs[0].tolist() == [1.0] * 45 + [0.0] * 54
+    assert batch.padding_mask_BS is batch.clean_padding_mask_BS and batch.padding_mask_BS is not None
+    assert batch.padding_mask_BS.tolist() == [[False] * frames[0] + [True] * (frames[1] - frames[0]), [False] * frames[1]]
+    assert batch.num_tokens == batch.num_masked == sum(frames)
+    assert not (batch.mask_BS & batch.padding_mask_BS).any()
+
+
+def test_masks_that_could_cover_the_shortest_recording_are_refused_with_the_number_that_helps(clips: SpeechDataConfig) -> None:
+    short = replace(clips, min_seconds=0.003)  # 48 samples, 3 frames
+    with pytest.raises(
+        ConfigError, match=r"gives 3 frames, .* mask\.length 5 at mask\.prob 0\.65 may cover whole; --set data\.min_seconds=0\.01"
+    ):
+        check_mask(short, FRONTEND, MASK)
+    check_mask(replace(clips, min_seconds=0.01), FRONTEND, MASK)
+    with pytest.raises(ConfigError, match=r"may cover whole; --set mask\.prob lower"):
+        check_mask(clips, FRONTEND, SpanMaskConfig(prob=1.0, length=1))
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    num_samples=st.integers(20, 900),
+    longer=st.integers(0, 200),
+    prob=st.floats(0.01, 1.0),
+    length=st.integers(1, 12),
+    min_masks=st.integers(0, 3),
+    seed=st.integers(0, 99),
+)
+def test_a_mask_that_was_not_refused_never_covers_all_frames(
+    num_samples: int, longer: int, prob: float, length: int, min_masks: int, seed: int
+) -> None:
+    mask = SpanMaskConfig(prob=prob, length=length, min_masks=min_masks)
+    try:
+        check_mask(SpeechDataConfig(min_seconds=num_samples / RATE), FRONTEND, mask)
+    except ConfigError:
+        return
+    mask_S = span_mask(FRONTEND.num_frames(num_samples + longer), mask, np.random.default_rng(seed))
+    assert not mask_S[-1]
+
+
+def test_impossible_lengths_and_rates_are_refused(clips: SpeechDataConfig, tmp_path: Path) -> None:
+    for wrong in ({"sample_rate": 0}, {"min_seconds": 0.2}, {"min_seconds": -1.0}, {"min_seconds": 0.0, "max_seconds": 0.001}):
+        with pytest.raises(ConfigError, match=r"data\.(sample_rate|min_seconds) "):
+            prepare_speech(replace(clips, **wrong), FRONTEND, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_goes_to_another_process_as_a_few_bytes(train: SpeechDataset) -> None:
+    train.example(0, 0, (0,))
+    pickled = pickle.dumps(train)
+    assert len(pickled) < 4000
+    np.testing.assert_array_equal(pickle.loads(pickled).example(0, 0, (0,)).waveform, train.example(0, 0, (0,)).waveform)
+
+
+def test_the_shipped_sample_makes_batches(tmp_path: Path) -> None:
+    data, frontend = SpeechDataConfig(), SpeechFrontendConfig()
+    folder = prepare_speech(data, frontend, tmp_path / "run", num_processes=1)
+    train = SpeechDataset(folder, "train", frontend=frontend, mask=SpanMaskConfig(), data=data, seed=1)
+    assert open_prepared(folder).counts == {"items": 221, "bad": 0, "short": 0, "train": 219, "valid": 2}
+    group = tuple(train.order(np.random.default_rng(0))[:8].tolist())
+    batch = train.collate([train.example(0, index, group) for index in group])
+    assert batch.num_tokens == batch.mask_BS.numel() and 0.35 < batch.mask_BS.float().mean() < 0.6

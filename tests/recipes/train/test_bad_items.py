@@ -1,0 +1,100 @@
+"""Undecodable items: known on every rank, reported once each, and the end of the run where they are too many."""
+
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from model.batch import Batch
+from recipes.data.loader import LoadedBatch
+from recipes.data.media import BadItem
+from recipes.errors import ConfigError
+from recipes.train.bad_items import BadItems
+from tests.distributed import run_distributed
+from tests.model.reference import bools
+
+MASK_BS = bools("10")
+BATCH = Batch(MASK_BS, MASK_BS, MASK_BS, MASK_BS.flatten().nonzero()[:, 0], None, None, 2)
+
+
+class Rounds:
+    """A loader whose update i meets the bad items rounds[i], one in each micro-batch; an item without a name is a ConfigError."""
+
+    def __init__(self, rounds: list[list[str]]) -> None:
+        self.rounds = rounds
+
+    def batches(self, update: int) -> list[LoadedBatch]:
+        """One micro-batch more than items."""
+        if "" in self.rounds[update]:
+            raise ConfigError("none of 3 items can be decoded")
+        return [LoadedBatch(BATCH, [BadItem(name, "not audio")]) for name in self.rounds[update]] + [LoadedBatch(BATCH, [])]
+
+
+def meet(rounds: list[list[list[str]]], num_items: int, max_fraction: float) -> dict[str, Any]:
+    """What this rank reports and raises; rounds[i][rank] are the names met."""
+    bad = BadItems(num_items, max_fraction)
+    seen: dict[str, Any] = {"reported": [], "new": [], "batches": [], "error": None}
+    loader: Any = Rounds([names[dist.get_rank()] for names in rounds])
+    for update in range(len(rounds)):
+        seen["batches"].append(len(bad.load(loader, update)))
+        seen["new"].append(bad.num_new)
+        try:
+            bad.agree(dist.group.WORLD, lambda item: seen["reported"].append(item.where))  # type: ignore[arg-type]
+        except ConfigError as error:
+            seen["error"] = str(error)
+            break
+    return seen
+
+
+def test_two_ranks_agree_on_every_item_and_report_each_once_in_the_same_order() -> None:
+    rounds = [[["c", "a"], ["b", "a"]], [[], ["a", "b", "d"]], [["d"], ["c"]]]
+    first, second = run_distributed(meet, 2, rounds, 100, 0.1)
+    assert first["reported"] == second["reported"] == ["a", "b", "c", "d"]
+    assert first["new"] == [2, 0, 0], "what another rank has met is not new here"
+    assert second["new"] == [2, 1, 0] and second["batches"] == [3, 4, 2], "the batches are handed on whatever they met"
+    assert first["error"] is None and second["error"] is None
+
+
+def test_one_item_that_is_met_twice_in_an_update_is_one() -> None:
+    (seen,) = run_distributed(meet, 1, [[["a", "a"]]], 100, 0.01)
+    assert (seen["reported"], seen["error"]) == (["a"], None)
+
+
+@pytest.mark.parametrize(("num_bad", "stops"), [(10, False), (11, True)])
+def test_more_than_the_allowed_share_stops_every_rank_after_all_were_reported(num_bad: int, stops: bool) -> None:
+    names = [f"{number:02}.wav" for number in range(num_bad)]
+    first, second = run_distributed(meet, 2, [[names[:6], names[6:]]], 1000, 0.01)
+    assert first["reported"] == second["reported"] == names
+    assert first["error"] == second["error"] and (first["error"] is not None) == stops
+
+
+def test_the_error_names_the_first_ten_and_the_setting() -> None:
+    names = [f"{number:02}.wav" for number in range(12)]
+    (seen,) = run_distributed(meet, 1, [[names]], 100, 0.1)
+    text = seen["error"]
+    assert text.startswith("12 of 100 items cannot be decoded, more than data.max_bad_fraction 0.1: 00.wav (not audio), ")
+    assert "09.wav" in text and "10.wav" not in text and text.endswith(" and 2 more; mend or remove them") and "\n" not in text
+
+
+def test_with_a_share_of_0_the_first_one_ends_the_run() -> None:
+    assert run_distributed(meet, 1, [[["a"]]], 10**6, 0.0)[0]["error"].startswith("1 of 1000000 items cannot be decoded")
+    assert run_distributed(meet, 1, [[["a"]]], 1, 1.0)[0]["error"] is None
+
+
+def test_a_rank_without_batches_ends_all_of_them_with_its_reason() -> None:
+    """It still joins the exchange: the others would wait for it for ever."""
+    for seen in run_distributed(meet, 2, [[["a"], []], [[""], ["b"]]], 100, 1.0):
+        assert seen["error"] == "none of 3 items can be decoded"
+        assert seen["reported"] == ["a", "b"], "what the others met is not lost"
+
+
+def note_and_agree() -> list[str]:
+    bad, reported = BadItems(10, 0.5), []
+    bad.note([BadItem("held-out", "not audio")] if dist.get_rank() else [])
+    assert bad.num_new == dist.get_rank()
+    bad.agree(dist.group.WORLD, lambda item: reported.append(item.where))  # type: ignore[arg-type]
+    return reported
+
+
+def test_items_met_in_an_evaluation_are_told_with_the_next_update() -> None:
+    assert run_distributed(note_and_agree, 2) == [["held-out"], ["held-out"]]

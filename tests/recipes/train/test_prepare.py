@@ -1,0 +1,69 @@
+"""The prepare command: what it hands to the preparation and what it tells the user to type next."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.catalog import RECIPES, default_recipe
+from recipes.errors import ConfigError
+from recipes.train import modality
+from recipes.train.prepare import build_parser, run_prepare
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the preparation of any modality was called with, instead of preparing."""
+    asked: dict[str, Any] = {}
+
+    def preparing(name: str, *sections: str) -> None:
+        def prepare(*args: object, **options: object) -> Path:
+            *values, out = args
+            asked.update(options, **dict(zip(sections, values, strict=True)), out=out, prepares=name)
+            assert isinstance(out, Path)
+            return out
+
+        monkeypatch.setattr(modality, f"prepare_{name}", prepare)
+
+    preparing("text", "data", "frontend")
+    preparing("speech", "data", "frontend")
+    preparing("vision", "data")
+    return asked
+
+
+def prepare(*args: str) -> int:
+    return run_prepare(build_parser("").parse_args(list(args)))
+
+
+def test_the_recipes_numbers_and_the_users_reach_the_preparation(asked: dict[str, Any], capsys: pytest.CaptureFixture) -> None:
+    assert prepare("text", "--recipe", "text_base", "--data", "d", "--out", "o", "--set", "frontend.vocab_size=99", "--processes", "3") == 0
+    assert (asked["data"].sequence_length, asked["data"].break_mode) == (512, "complete_doc")
+    assert (asked["data"].path, asked["frontend"].vocab_size, asked["out"], asked["num_processes"]) == ("d", 99, Path("o"), 3)
+    said = "next: deepspeed launch/pretrain_text.py --recipe text_base --data o --set frontend.vocab_size=99\n"
+    assert capsys.readouterr().out == said
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_default_is_the_tiny_recipe_of_its_modality_on_the_shipped_sample(
+    asked: dict[str, Any], capsys: pytest.CaptureFixture, name: str
+) -> None:
+    prepare(name, "--out", "o")
+    tiny = RECIPES[name][f"{name}_tiny"]()
+    assert (asked["prepares"], asked["data"], asked.get("frontend", tiny.frontend)) == (name, tiny.data, tiny.frontend)
+    assert asked["num_processes"] is None and asked["progress"]
+    assert capsys.readouterr().out == f"next: deepspeed launch/pretrain_{name}.py --recipe {name}_tiny --data o\n"
+
+
+def test_every_modality_has_its_default_recipe() -> None:
+    assert all(default_recipe(name) in recipes for name, recipes in RECIPES.items())
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"), [(["--recipe", "x"], "--recipe x: unknown"), (["--set", "mask.prob=0"], r"mask\.prob is 0")]
+)
+def test_what_the_launcher_would_refuse_is_refused_before_hours_of_preparing(
+    asked: dict[str, Any], args: list[str], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        prepare("text", "--out", "o", *args)
+    assert not asked
