@@ -6,7 +6,7 @@ Shapes: B batch, S sequence, D features, N examples.
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch
-from model.frontends.config import SpeechFrontendConfig
 from model.student import Trunk
 from recipes.config import Recipe
 from recipes.errors import ConfigError
@@ -77,26 +76,19 @@ class ClassifyResult:
 
 def classify_probe(source: Source, path: str | None, label_column: str, device: torch.device) -> ClassifyResult:
     """Run the probe. Raises: ConfigError where the data have no labels or one class only."""
-    recipe = exact_padding(source.recipe)
+    recipe = source.recipe
     train, test, split = open_splits(recipe, path, label_column, source.prepared)
     classes = {name: number for number, name in enumerate(sorted(set(train[0].labels)))}
     if len(classes) < 2:
         raise ConfigError(f"the data have one class only, {next(iter(classes))!r}; give data with two or more")
     trained: dict[str, Score] = {}
     random: dict[str, Score] = {}
-    for scores, trunk in ((trained, load_trunk(replace(source, recipe=recipe), device)), (random, build_trunk(recipe, device))):
+    for scores, trunk in ((trained, load_trunk(source, device)), (random, build_trunk(recipe, device))):
         fit, held = (collect(trunk, *part, classes) for part in (train, test))
         scores |= {name: classify(fit, held, len(classes)) for name, classify in CLASSIFIERS.items()}
     most, _ = Counter(fit.labels_N.tolist()).most_common(1)[0]
     majority = float((held.labels_N == most).double().mean())
     return ClassifyResult(trained, random, majority, len(classes), len(held.labels_N), split)
-
-
-def exact_padding(recipe: Recipe) -> Recipe:
-    """The recipe with padding that leaves no trace, so that a feature does not depend on its batch."""
-    if not isinstance(recipe.frontend, SpeechFrontendConfig):
-        return recipe
-    return replace(recipe, frontend=replace(recipe.frontend, exact_padding=True))
 
 
 def open_splits(

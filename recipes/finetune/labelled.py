@@ -1,5 +1,5 @@
-"""Labelled examples of each modality as micro-batches for a frozen trunk: whole clips, centre views, padded sentences. No masks, and
-no randomness. The only table of modalities in this folder.
+"""Labelled examples of each modality as micro-batches for a frozen trunk: whole clips one by one, centre views, padded sentences. No masks,
+and no randomness. The only table of modalities in this folder.
 
 Shapes: B batch, S sequence, N examples.
 """
@@ -34,11 +34,12 @@ class Labelled:
     labels: list[str]
     read: Callable[[int], Any]
     collate: Collate
+    batch_size: int = BATCH
 
     def batches(self, indices: list[int]) -> Iterator[Batch]:
-        """The examples of these numbers, BATCH at a time, in order."""
-        for start in range(0, len(indices), BATCH):
-            yield self.collate([self.read(index) for index in indices[start : start + BATCH]])
+        """The examples of these numbers, batch_size at a time, in order."""
+        for start in range(0, len(indices), self.batch_size):
+            yield self.collate([self.read(index) for index in indices[start : start + self.batch_size]])
 
 
 OpenLabelled = Callable[[Recipe, str | None, str, str, Path], Labelled]
@@ -77,7 +78,8 @@ def _open_speech(recipe: Any, path: str | None, split: str, label_column: str, p
         waveform_T = np.pad(waveform_T, (0, max(0, frontend.receptive_field - len(waveform_T))))
         return SpeechExample(waveform_T, np.zeros(frontend.num_frames(len(waveform_T)), dtype=bool))
 
-    return Labelled(_labels(media), read, partial(collate_speech, frontend=frontend))
+    # One clip at a time: padding shows in the published positions, and in the statistics of a norm over time.
+    return Labelled(_labels(media), read, partial(collate_speech, frontend=frontend), batch_size=1)
 
 
 def _open_vision(recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> Labelled:
