@@ -28,7 +28,7 @@ SHAPES: list[tuple[str, dict[str, object]]] = [
     ("text", {"frontend__vocab_size": 256}),
     ("text", {"frontend__vocab_size": 257, "model__hidden_size": 20}),
     ("speech", {}),
-    ("speech", {"frontend__extractor_norm": "group"}),
+    ("speech", {"frontend__extractor_norm": "layer"}),
     ("speech", {"frontend__pos_conv_depth": 1, "frontend__conv_bias": True}),
     ("speech", {"model__block__normalize_before": True, "model__num_layers": 2}),  # one norm less before, one more behind
     ("vision", {}),
