@@ -25,8 +25,7 @@ class DropoutStream:
     def reseed(self, site: int, split: bool, device: torch.device) -> None:
         """Point the device's default generator at this draw. Under TP, ranks that hold the same activation (split False)
         draw the same mask, ranks that hold different slices draw different ones."""
-        counters = (self.seed, self.update, self.micro_batch, self.dp_rank, site, self.tp_rank + 1 if split else 0)
-        key = int.from_bytes(hashlib.blake2b(struct.pack("<6q", *counters), digest_size=8).digest(), "little") >> 1
+        key = _hash(self.seed, self.update, self.micro_batch, self.dp_rank, site, self.tp_rank + 1 if split else 0) >> 1
         if device.type == "cuda":
             torch.cuda.manual_seed(key)
         else:
@@ -36,9 +35,12 @@ class DropoutStream:
 def is_dropped(stream: DropoutStream, prob: float, index: int) -> bool:
     """Whether block `index` is skipped in this micro-batch: the same answer on every rank, so that all gather the same
     weights in the same order."""
-    counters = struct.pack("<5q", stream.seed, stream.update, stream.micro_batch, LAYERDROP_SITE, index)
-    share = int.from_bytes(hashlib.blake2b(counters, digest_size=8).digest(), "little") / 2**64
-    return share < prob
+    return _hash(stream.seed, stream.update, stream.micro_batch, LAYERDROP_SITE, index) / 2**64 < prob
+
+
+def _hash(*counters: int) -> int:
+    """64 bits that are a function of the counters."""
+    return int.from_bytes(hashlib.blake2b(struct.pack(f"<{len(counters)}q", *counters), digest_size=8).digest(), "little")
 
 
 class Dropout(nn.Module):

@@ -13,14 +13,13 @@ from model.batch import Batch
 from model.config import EncoderConfig
 from model.dropout import DropoutStream
 from model.encoder import Encoder
+from model.frontends.output import Frontend
 from model.init import Init, ReplicatedLinear, UniformLinear
 from model.layers import ACTIVATIONS, LayerOutput
 from model.parallel import Parallel
 
-FrontendBuilder = Callable[[EncoderConfig, Init, Parallel, DropoutStream], nn.Module]
-"""Makes a modality's front-end for an encoder: (encoder, init, parallel, stream) -> module. Its forward takes (inputs,
-mask_BS, padding_mask_BS, features_BND) and returns a FrontendOutput; `num_prefix_tokens` and `shared_parameters` as
-docs/add-a-modality.md says."""
+FrontendBuilder = Callable[[EncoderConfig, Init, Parallel, DropoutStream], Frontend]
+"""Makes a modality's front-end for an encoder: (encoder, init, parallel, stream) -> module."""
 
 
 class TrunkOutput(NamedTuple):
@@ -48,7 +47,7 @@ class Trunk(nn.Module):
         instead of embedding `inputs`. Prefix tokens are attended to and then dropped: they carry no target."""
         front = self.frontend(inputs, mask_BN, padding_mask_BN, features_BND)
         x_BSD, layers = self.encoder(front.x_BSD, padding_mask_BN, front.bias_LHSS, keep_from)
-        prefix = int(self.frontend.num_prefix_tokens)  # type: ignore[arg-type]  # nn.Module knows no int
+        prefix = self.frontend.num_prefix_tokens
         own = [LayerOutput(layer.ffn_SBD[prefix:], layer.block_SBD[prefix:]) for layer in layers]
         return TrunkOutput(x_BSD[:, prefix:], own, front.features_BND)
 

@@ -7,6 +7,10 @@ class ConfigError(Exception):
     exit_code = 2
 
 
+class MissingSplit(ConfigError):
+    """The data have no split of the name that was asked for."""
+
+
 class TrainingBroken(Exception):
     """Training collapsed or diverged: the line says at which step and what to look at. Exit code 3."""
 

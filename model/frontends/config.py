@@ -1,26 +1,14 @@
-"""Settings of the front-ends and the arithmetic that follows from them: parameters, FLOPs, lengths. Torch-free."""
+"""Settings of the front-ends and the arithmetic that follows from them: parameters, FLOPs, lengths. Torch-free.
+
+Each answers the same questions: num_prefix_tokens (positions in front of the sample's own that carry no target), split_sizes,
+num_parameters, forward_flops.
+"""
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
 from model.config import EncoderConfig
-
-
-class FrontendConfig(Protocol):
-    """What every front-end's settings can tell, for the arithmetic that knows no modality."""
-
-    num_prefix_tokens: ClassVar[int]
-    """Positions in front of the sample's own that carry no target (CLS)."""
-
-    def split_sizes(self) -> dict[str, int]:
-        """What tensor parallelism splits here: name -> size, which the TP size must divide."""
-
-    def num_parameters(self, encoder: EncoderConfig) -> int:
-        """Parameters of the front-end for that encoder."""
-
-    def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
-        """Model FLOPs that make `num_tokens` tokens, prefix not counted."""
 
 
 @dataclass(frozen=True)

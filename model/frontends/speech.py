@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from model.config import EncoderConfig, Shares
 from model.dropout import Dropout, DropoutStream
 from model.frontends.config import SpeechFrontendConfig
-from model.frontends.output import FrontendOutput
+from model.frontends.output import Frontend, FrontendOutput
 from model.init import Init, UniformLinear
 from model.parallel import Parallel
 
@@ -20,7 +20,7 @@ FEATURES = ("extractor.", "feature_norm.", "projection.", "mask_vector")
 """What embeds the raw input, as the beginnings of parameter names."""
 
 
-class SpeechFrontend(nn.Module):
+class SpeechFrontend(Frontend):
     """Extractor -> LayerNorm -> projection [features] -> mask vector -> zeros at padding -> plus positional convolutions ->
     entry norm (post-LN blocks only) -> dropout. Held whole on every TP rank.
 
@@ -29,8 +29,6 @@ class SpeechFrontend(nn.Module):
 
     Source: fairseq wav2vec2.py and data2vec_audio.py, base_librispeech.yaml.
     """
-
-    num_prefix_tokens = 0
 
     def __init__(self, config: SpeechFrontendConfig, encoder: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream) -> None:
         super().__init__()

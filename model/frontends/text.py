@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from model.config import EncoderConfig, Shares
 from model.dropout import Dropout, DropoutStream
 from model.frontends.config import TextFrontendConfig
-from model.frontends.output import FrontendOutput
+from model.frontends.output import Frontend, FrontendOutput
 from model.init import Init
 from model.parallel import Parallel
 from model.positions import RelativeBias
@@ -19,14 +19,12 @@ from model.tensor_parallel import TokenEmbedding
 BOS, PAD, EOS, UNK = range(4)  # fairseq's and RoBERTa's first ids
 
 
-class TextFrontend(nn.Module):
+class TextFrontend(Frontend):
     """Token embedding (+ learned position) -> LayerNorm -> dropout -> zeros at padding.
 
     Source: fairseq transformer_encoder.py forward_embedding and learned_positional_embedding.py. Rows past vocab_size are 0,
     are never looked up and never trained.
     """
-
-    num_prefix_tokens = 0
 
     def __init__(self, config: TextFrontendConfig, encoder: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream) -> None:
         super().__init__()

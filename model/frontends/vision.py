@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from model.config import EncoderConfig, Shares
 from model.dropout import DropoutStream
 from model.frontends.config import VisionFrontendConfig
-from model.frontends.output import FrontendOutput
+from model.frontends.output import Frontend, FrontendOutput
 from model.init import Init
 from model.parallel import Parallel
 from model.positions import PatchBias
@@ -20,7 +20,7 @@ VECTOR_INIT_STD = 0.02
 """Of the CLS and mask vectors where encoder.init_std leaves it to the fan-in, which a vector has not (BEiT's value)."""
 
 
-class VisionFrontend(nn.Module):
+class VisionFrontend(Frontend):
     """Patch embedding [features] -> mask vector -> CLS in front; and a bias on the attention logits, which starts at 0.
 
     Source: BEiT as data2vec_vision uses it (modeling_cyclical.py).

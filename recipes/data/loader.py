@@ -96,6 +96,11 @@ class UpdateOrder:
         return self._dataset.order(np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, epoch)))))
 
 
+def build_batch(dataset: Dataset, positions: list[Position]) -> Batch:
+    """The micro-batch of these samples, made here and now."""
+    return dataset.collate([dataset.example(*position) for position in positions])
+
+
 class MicroBatches(MapDataset[LoadedBatch | ConfigError]):
     """Micro-batches by their samples' positions, for torch's DataLoader to build in worker processes."""
 
@@ -104,7 +109,7 @@ class MicroBatches(MapDataset[LoadedBatch | ConfigError]):
 
     def __getitem__(self, positions: list[Position]) -> LoadedBatch | ConfigError:
         try:
-            batch = self._dataset.collate([self._dataset.example(*position) for position in positions])
+            batch = build_batch(self._dataset, positions)
         except ConfigError as error:
             return error  # a worker's exception would arrive wrapped in its traceback
         return LoadedBatch(batch, self._dataset.take_bad())
@@ -120,12 +125,11 @@ class UpdateLoader:
         """`share`: this rank's part of the global batch (see rank_share). Worker processes start with the first update."""
         self._dataset, self._order, self._share = MicroBatches(dataset), order, share
         self._micro_batch_size, self._num_workers = micro_batch_size, num_workers
-        self._next, self._stream = first_update, iter(list[LoadedBatch | ConfigError]())
+        self._next, self._stream = first_update, self._open_stream(first_update)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="data")
         self._ahead: tuple[int, Future[list[LoadedBatch]]] | None = None
         self.wait_seconds = 0.0
         """How long the last batches() had to wait for its data."""
-        self._start_stream(first_update)
         self._prefetch(first_update)
 
     def positions(self, update: int) -> list[Position]:
@@ -158,16 +162,15 @@ class UpdateLoader:
 
     def _build(self, update: int) -> list[LoadedBatch]:
         if update != self._next:
-            self._start_stream(update)
+            self._stream = self._open_stream(update)
         self._next = update + 1
-        own = self._order.positions(update)[self._share]
-        return [_loaded(next(self._stream)) for _ in range(len(own) // self._micro_batch_size)]
+        num_micro_batches = (self._share.stop - self._share.start) // self._micro_batch_size
+        return [_loaded(next(self._stream)) for _ in range(num_micro_batches)]
 
-    def _start_stream(self, update: int) -> None:
+    def _open_stream(self, update: int) -> Iterator[LoadedBatch | ConfigError]:
         workers: dict[str, Any] = {}
         if self._num_workers:
             workers = {"prefetch_factor": PREFETCH, "multiprocessing_context": "forkserver", "worker_init_fn": _ignore_signals}
-        self._next = update
         loader = DataLoader(
             self._dataset,
             sampler=Positions(self._order, self._share, self._micro_batch_size, update),
@@ -177,7 +180,7 @@ class UpdateLoader:
             generator=torch.Generator(),  # the default one is the dropout's
             **workers,
         )
-        self._stream = iter(loader)
+        return iter(loader)
 
 
 def _as_it_is(loaded: Any) -> Any:
@@ -244,4 +247,4 @@ def eval_batches(
 
 def _in_turn(dataset: Dataset, parts: list[list[Position]]) -> Iterator[Batch]:
     for part in parts:
-        yield dataset.collate([dataset.example(*position) for position in part])
+        yield build_batch(dataset, part)

@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 from recipes.data import manifest, media_table
 from recipes.data.shards import is_prepared
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, MissingSplit
 
 T = TypeVar("T")
 NAMED_BAD_ITEMS = 10
@@ -164,13 +164,13 @@ def _split_files(folder: Path, paths: list[str], kind: MediaKind, split: str) ->
     others = [name for name in ("test", *media_table.SPLIT_NAMES["valid"]) if name in parts]
     if "train" not in parts or not others:
         if split != "train":
-            raise ConfigError(
+            raise MissingSplit(
                 f"{folder}: no split {split!r}, its {len(paths)} {kind.name} files are one; put them into train/ and {split}/"
             )
         return Files(str(folder), str(folder), paths)
     part = next((name for name in media_table.names_of(split) if name in parts), None)
     if part is None:
-        raise ConfigError(f"{folder}: no split {split!r}, there are train, {', '.join(others)}; point --data at data that has one")
+        raise MissingSplit(f"{folder}: no split {split!r}, there are train, {', '.join(others)}; point --data at data that has one")
     return Files(str(folder), str(folder / part), [path.removeprefix(f"{part}/") for path in paths if path.startswith(f"{part}/")])
 
 

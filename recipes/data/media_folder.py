@@ -90,15 +90,14 @@ def prepare_media(
     """
     _check_fractions(data)
     settings = {"data.heldout_fraction": data.heldout_fraction, **settings}
-    if data.path is not None and shards.is_prepared(folder := Path(data.path).expanduser()):
-        _check_fits(folder, kind, settings)
-        return folder
-    if shards.is_prepared(out_dir):
-        _check_fits(out_dir, kind, settings)
-        _check_same_source(out_dir, data, kind)
-        return out_dir
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise ConfigError(f"{out_dir}: exists and is no prepared folder; remove it or choose another --run-dir")
+    found = shards.find_prepared(
+        data.path,
+        out_dir,
+        check_fits=lambda folder: _check_fits(folder, kind, settings),
+        check_same_source=lambda folder: _check_same_source(folder, data, kind),
+    )
+    if found is not None:
+        return found
     media = open_media(data.path, kind, column=data.column)
     with shards.atomic_folder(out_dir) as folder:
         place = save_items(media, folder)

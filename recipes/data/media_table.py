@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from recipes.data.source import load_hub, table_errors
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, MissingSplit
 
 SPLIT_NAMES = {"valid": ("valid", "validation", "val", "dev")}
 """What a split may be called; any other is called by its own name only."""
@@ -120,7 +120,7 @@ def save_table(table: Table, folder: Path) -> None:
 def _choose(splits: Any, name: Path, split: str) -> Any:
     found = next((splits[key] for key in names_of(split) if key in splits), None)
     if found is None:
-        raise ConfigError(f"{name}: no split {split!r}, there are {', '.join(splits)}; point --data at data that has one")
+        raise MissingSplit(f"{name}: no split {split!r}, there are {', '.join(splits)}; point --data at data that has one")
     return found
 
 

@@ -40,15 +40,14 @@ def prepare_text(
     Raises: ConfigError for everything the user can mend.
     """
     _check_settings(data)
-    if data.path is not None and shards.is_prepared(folder := Path(data.path).expanduser()):
-        check_fits(folder, data, frontend)
-        return folder
-    if shards.is_prepared(out_dir):
-        check_fits(out_dir, data, frontend)
-        _check_same_source(out_dir, data)
-        return out_dir
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise ConfigError(f"{out_dir}: exists and is no prepared folder; remove it or choose another --run-dir")
+    found = shards.find_prepared(
+        data.path,
+        out_dir,
+        check_fits=lambda folder: check_fits(folder, data, frontend),
+        check_same_source=lambda folder: _check_same_source(folder, data),
+    )
+    if found is not None:
+        return found
     steps = _Preparation(data, frontend.vocab_size, num_processes or len(os.sched_getaffinity(0)), progress, log)
     with shards.atomic_folder(out_dir) as folder:
         steps.run(folder)

@@ -4,27 +4,21 @@ Shapes: N items.
 """
 
 import hashlib
-import multiprocessing
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from recipes.data.encoding import follow_parent
 from recipes.data.media import BadItem, Media, UndecodableError, bad_item
 from recipes.data.media_items import Place, open_items
+from recipes.data.processes import run_in_order
 from recipes.data.progress import ByteProgress
-from recipes.errors import ConfigError
 
 ITEMS_PER_TASK = 512
 ITEMS_PER_PROCESS = 4096
 """Items below which one more process costs more than it saves."""
-TASKS_IN_FLIGHT = 4  # per process
 Scan = Callable[[BinaryIO], int]
 """Length of an item, from its header; raises UndecodableError. Sent to other processes, so a module's function or a partial of one."""
 
@@ -91,31 +85,9 @@ def scan_items(
     lengths_N = np.zeros(num_items, dtype=np.int64)
     bad: list[BadItem] = []
     digest = hashlib.sha256()
-    for part in _run(tasks, num_processes):
+    for _, part in run_in_order(_Task.run, tasks, num_processes, doing="scanning"):
         lengths_N[part.start : part.start + len(part.lengths)] = part.lengths
         bad += part.bad
         digest.update("\0".join(part.keys).encode(errors="surrogateescape") + part.lengths.tobytes() + part.sizes.tobytes())
         progress.add(int(part.sizes.sum()))
     return Scanned(lengths_N, bad, digest.hexdigest())
-
-
-def _run(tasks: list[_Task], num_processes: int) -> Iterator[_Part]:
-    if num_processes == 1:
-        yield from (task.run() for task in tasks)
-        return
-    # Spawned, not forked: the caller may have threads (torch, gloo) that a fork would leave locked.
-    pool = ProcessPoolExecutor(num_processes, mp_context=multiprocessing.get_context("spawn"), initializer=follow_parent)
-    waiting: deque[Future[_Part]] = deque()
-    try:
-        for task in tasks:
-            waiting.append(pool.submit(task.run))
-            if len(waiting) >= num_processes * TASKS_IN_FLIGHT:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
-        raise ConfigError(
-            f"one of {num_processes} scanning processes was killed, probably for lack of memory; use fewer or a machine with more"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

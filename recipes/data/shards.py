@@ -15,7 +15,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,6 +53,25 @@ class Prepared:
 def is_prepared(folder: Path) -> bool:
     """Whether there is a prepared.json; load_prepared says whether it can be used."""
     return (folder / "prepared.json").is_file()
+
+
+def find_prepared(
+    path: str | None, out_dir: Path, *, check_fits: Callable[[Path], None], check_same_source: Callable[[Path], None]
+) -> Path | None:
+    """The folder that need not be made: the prepared one that data.path names, or an earlier one at out_dir; None where one must be.
+
+    Raises: ConfigError where it does not fit (the checks'), or out_dir is taken by something else.
+    """
+    if path is not None and is_prepared(folder := Path(path).expanduser()):
+        check_fits(folder)
+        return folder
+    if is_prepared(out_dir):
+        check_fits(out_dir)
+        check_same_source(out_dir)
+        return out_dir
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        raise ConfigError(f"{out_dir}: exists and is no prepared folder; remove it or choose another --run-dir")
+    return None
 
 
 def load_prepared(folder: Path) -> Prepared:

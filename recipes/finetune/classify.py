@@ -17,7 +17,7 @@ from torch import Tensor
 from model.batch import Batch
 from model.student import Trunk
 from recipes.config import Recipe
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, MissingSplit
 from recipes.finetune.labelled import Labelled, open_labelled
 from recipes.finetune.neighbours import best_neighbours
 from recipes.finetune.ridge import Score, Split, best_ridge
@@ -102,9 +102,7 @@ def open_splits(
     for split in TEST_SPLITS:
         try:
             test = open_labelled(recipe, path, split, label_column, prepared)
-        except ConfigError as error:
-            if "no split" not in str(error):
-                raise
+        except MissingSplit:
             continue
         known = set(train.labels)
         return (train, order), (test, [i for i, name in enumerate(test.labels) if name in known]), split

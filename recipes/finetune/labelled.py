@@ -20,6 +20,7 @@ from recipes.data.images import IMAGES, center_view, decode_image
 from recipes.data.media import Media, MediaKind, open_media
 from recipes.data.speech import SpeechExample, collate_speech
 from recipes.data.tokenizer import BOS, PAD, encode
+from recipes.data.vision import VisionExample, collate_vision
 from recipes.errors import ConfigError
 from recipes.finetune.table import load_split
 
@@ -67,7 +68,8 @@ def _collate_text(examples: list[np.ndarray]) -> Batch:
     ids_BS = torch.full((len(examples), max(map(len, examples))), PAD)
     for row, ids in enumerate(examples):
         ids_BS[row, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
-    return _unmasked(ids_BS, ids_BS == PAD, ids_BS.shape)
+    mask_BS, padding_BS = torch.zeros_like(ids_BS, dtype=torch.bool), ids_BS == PAD
+    return Batch(ids_BS, ids_BS, mask_BS, torch.empty(0, dtype=torch.int64), padding_BS, padding_BS, int((~padding_BS).sum()))
 
 
 def _open_speech(recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> Labelled:
@@ -85,13 +87,11 @@ def _open_speech(recipe: Any, path: str | None, split: str, label_column: str, p
 def _open_vision(recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> Labelled:
     media, frontend = _open_media(path, IMAGES, split, label_column, recipe), recipe.frontend
 
-    def read(index: int) -> np.ndarray:
-        return center_view(decode_image(media.read(index)), frontend.image_size)
+    def read(index: int) -> VisionExample:
+        view_CHW = center_view(decode_image(media.read(index)), frontend.image_size)
+        return VisionExample(view_CHW, np.zeros(frontend.grid**2, dtype=bool))
 
-    def collate(views: list[np.ndarray]) -> Batch:
-        return _unmasked(torch.from_numpy(np.stack(views)), None, (len(views), frontend.grid**2))
-
-    return Labelled(_labels(media), read, collate)
+    return Labelled(_labels(media), read, collate_vision)
 
 
 def _open_media(path: str | None, kind: MediaKind, split: str, label_column: str, recipe: Any) -> Media:
@@ -106,11 +106,6 @@ def _labels(media: Media) -> list[str]:
             f"{media.name}: {missing} of {len(labels)} items have no label; give data with one folder per class, or --label-column NAME"
         )
     return [str(label) for label in labels]
-
-
-def _unmasked(inputs: torch.Tensor, padding_BS: torch.Tensor | None, shape: tuple[int, ...]) -> Batch:
-    mask_BS = torch.zeros(shape, dtype=torch.bool)
-    return Batch(inputs, inputs, mask_BS, torch.empty(0, dtype=torch.int64), padding_BS, padding_BS, mask_BS.numel())
 
 
 OPENERS: dict[str, OpenLabelled] = {"text": _open_text, "speech": _open_speech, "vision": _open_vision}

@@ -5,7 +5,7 @@ from typing import Any
 
 from recipes.data.media_table import names_of
 from recipes.data.source import TABLE_BUILDERS, load_hub, table_errors
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, MissingSplit
 
 
 def load_split(path: str | None, split: str, columns: tuple[str, ...]) -> dict[str, list[Any]]:
@@ -36,7 +36,7 @@ def _load_folder(folder: Path, split: str) -> Any:
     files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix in TABLE_BUILDERS}
     name = next((name for name in names_of(split) if name in files), None)
     if name is None:
-        raise ConfigError(
+        raise MissingSplit(
             f"{folder}: no split {split!r}, there are {', '.join(files) or 'no tables'}; name the files train.csv and test.csv"
         )
     options = {"sep": "\t"} if files[name].suffix == ".tsv" else {}

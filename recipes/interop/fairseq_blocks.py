@@ -1,6 +1,6 @@
 """Names of fairseq's Transformer blocks, which text and speech have in common (transformer_layer.py, wav2vec2.py)."""
 
-from recipes.interop.names import Entry, head_by_head, same
+from recipes.interop.names import Entry, head_by_head, renamed
 
 PARTS = {
     "self_attn.out_proj": "attention.proj",
@@ -16,4 +16,4 @@ def block_entries(prefix: str, num_heads: int) -> list[Entry]:
     theirs, ours = prefix + "layers.{n}.", "trunk.encoder.layers.{n}."
     queries_keys_values = tuple(f"{theirs}self_attn.{letter}_proj.{{leaf}}" for letter in "qkv")
     fused = head_by_head(queries_keys_values, ours + "attention.qkv.{leaf}", num_heads)
-    return [fused, *(same(f"{theirs}{name}.{{leaf}}", f"{ours}{own}.{{leaf}}") for name, own in PARTS.items())]
+    return [fused, *renamed(theirs, ours, PARTS)]

@@ -5,7 +5,7 @@ Source of names: fairseq data2vec_audio.py and wav2vec2.py at the commit that da
 
 import ast
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from model.config import BlockConfig, EncoderConfig, LossConfig, Shares, SpanMaskConfig, TeacherConfig
 from model.frontends.config import SpeechFrontendConfig
@@ -15,7 +15,7 @@ from recipes.interop.fairseq_blocks import block_entries
 from recipes.interop.names import Entry, NameTable, same
 from recipes.interop.settings import require, require_known, teacher_settings
 
-EXTRACTOR_NORM = {"layer_norm": "layer", "default": "group"}
+EXTRACTOR_NORM: dict[str, Literal["layer", "group"]] = {"layer_norm": "layer", "default": "group"}
 CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "extractor_mode": ("default", "layer_norm"),
     "activation_fn": ("gelu", "relu"),
@@ -153,7 +153,7 @@ def _frontend(config: dict[str, Any]) -> SpeechFrontendConfig:
         conv_kernels=kernels,
         conv_strides=strides,
         conv_bias=config["conv_bias"],
-        extractor_norm=EXTRACTOR_NORM[config["extractor_mode"]],  # type: ignore[arg-type]
+        extractor_norm=EXTRACTOR_NORM[config["extractor_mode"]],
         pos_conv_depth=depth,
         pos_conv_kernel=max(3, kernel // depth) if depth > 1 else kernel,
         pos_conv_groups=config["conv_pos_groups"],

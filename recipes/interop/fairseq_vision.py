@@ -10,7 +10,7 @@ from model.config import BlockConfig, BlockMaskConfig, EncoderConfig, LossConfig
 from model.frontends.config import VisionFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
-from recipes.interop.names import Entry, NameTable, head_by_head, query_value_bias, same, transposed, unread, vector
+from recipes.interop.names import Entry, NameTable, head_by_head, query_value_bias, renamed, same, transposed, unread, vector
 from recipes.interop.settings import require_known, teacher_settings
 
 TRANSLATED = (
@@ -51,7 +51,7 @@ def _block_entries(num_heads: int) -> list[Entry]:
         query_value_bias(theirs + "attn.q_bias", theirs + "attn.v_bias", ours + "attention.query_value_bias.weight", num_heads),
         same(theirs + "gamma_1", ours + "attention_scale.weight"),
         same(theirs + "gamma_2", ours + "ffn_scale.weight"),
-        *(same(f"{theirs}{name}.{{leaf}}", f"{ours}{own}.{{leaf}}") for name, own in parts.items()),
+        *renamed(theirs, ours, parts),
     ]
 
 

@@ -7,7 +7,7 @@ from model.config import BlockConfig, EncoderConfig
 from model.frontends.config import SpeechFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
-from recipes.interop.names import NameTable, head_by_head, same
+from recipes.interop.names import NameTable, head_by_head, renamed, same
 from recipes.interop.settings import require
 
 PREFIX = "data2vec_audio."
@@ -43,7 +43,7 @@ def speech_names(recipe: Recipe) -> NameTable:
             same("encoder.pos_conv_embed.layers.{n}.conv.{leaf}", front + "positions.layers.{n}.{leaf}"),
             same("encoder.layer_norm.{leaf}", front + "norm.{leaf}"),
             head_by_head(queries_keys_values, ours + "attention.qkv.{leaf}", recipe.model.num_attention_heads),
-            *(same(f"{theirs}{name}.{{leaf}}", f"{ours}{own}.{{leaf}}") for name, own in PARTS.items()),
+            *renamed(theirs, ours, PARTS),
         ]
     )
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from model.config import BlockConfig, EncoderConfig
 from model.frontends.config import TextFrontendConfig
 from recipes.config import Recipe
-from recipes.interop.names import NameTable, head_by_head, padded_rows, same, unread
+from recipes.interop.names import NameTable, head_by_head, padded_rows, renamed, same, unread
 from recipes.interop.settings import require
 
 PREFIX = "data2vec_text."
@@ -42,7 +42,7 @@ def text_names(recipe: Recipe) -> NameTable:
             same("embeddings.position_embeddings.weight", "trunk.frontend.positions.weight"),
             same("embeddings.LayerNorm.{leaf}", "trunk.frontend.norm.{leaf}"),
             head_by_head(queries_keys_values, ours + "attention.qkv.{leaf}", recipe.model.num_attention_heads),
-            *(same(f"{theirs}{name}.{{leaf}}", f"{ours}{own}.{{leaf}}") for name, own in PARTS.items()),
+            *renamed(theirs, ours, PARTS),
             *unread(TOKEN_TYPES, "pooler.dense.{leaf}", "embeddings.position_ids", "embeddings.token_type_ids"),
         ]
     )

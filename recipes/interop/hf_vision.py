@@ -7,7 +7,7 @@ from model.config import BlockConfig, EncoderConfig
 from model.frontends.config import VisionFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
-from recipes.interop.names import Entry, NameTable, head_by_head, query_value_bias, same, transposed, unread, vector
+from recipes.interop.names import Entry, NameTable, head_by_head, query_value_bias, renamed, same, transposed, unread, vector
 from recipes.interop.settings import require
 
 PREFIX = "data2vec_vision."
@@ -56,7 +56,7 @@ def _block_entries(num_heads: int) -> list[Entry]:
         query_value_bias(attention + "query.bias", attention + "value.bias", bias, num_heads),
         same(theirs + "lambda_1", ours + "attention_scale.weight"),
         same(theirs + "lambda_2", ours + "ffn_scale.weight"),
-        *(same(f"{theirs}{name}.{{leaf}}", f"{ours}{own}.{{leaf}}") for name, own in PARTS.items()),
+        *renamed(theirs, ours, PARTS),
     ]
 
 

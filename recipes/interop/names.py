@@ -97,6 +97,11 @@ def same(theirs: str, ours: str) -> Entry:
     return Entry(ours, (theirs,), Form(lambda parts: parts[0], lambda tensor: [tensor]))
 
 
+def renamed(theirs: str, ours: str, parts: dict[str, str]) -> list[Entry]:
+    """Modules of the same shapes: `parts` maps their names to ours, `theirs` and `ours` stand before them."""
+    return [same(f"{theirs}{name}.{{leaf}}", f"{ours}{own}.{{leaf}}") for name, own in parts.items()]
+
+
 def unread(*theirs: str) -> list[Entry]:
     """Tensors that no module of ours reads: buffers that are computed, heads that are not data2vec's."""
     return [Entry(None, (name,), Form(lambda parts: parts[0], lambda tensor: [tensor])) for name in theirs]

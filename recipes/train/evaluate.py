@@ -1,13 +1,12 @@
 """Held-out evaluation during pre-training: the objective and the monitors on a fixed set, in eval mode on both engines."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from model.batch import Batch
-from model.frontends.output import FrontendOutput
+from model.frontends.output import Frontend, FrontendOutput
 from model.parallel import Parallel
 from recipes.config import Recipe
 from recipes.data.loader import Dataset, eval_batches
@@ -38,7 +37,7 @@ def evaluate(recipe: Recipe, engines: Engines, heldout: Dataset, micro_batch_siz
     statistics = EvaluationStatistics()
     captured: list[Tensor] = []
 
-    def capture(module: Any, inputs: tuple, output: FrontendOutput) -> None:
+    def capture(module: Frontend, inputs: tuple, output: FrontendOutput) -> None:
         captured[:] = [output.x_BSD[:, module.num_prefix_tokens :]]
 
     hook = engines.student.module.trunk.frontend.register_forward_hook(capture)

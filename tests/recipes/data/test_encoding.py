@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recipes.config import TextDataConfig
-from recipes.data import encoding
+from recipes.data import encoding, processes
 from recipes.data.encoding import TextBatch, batches, encode_in_order
 from recipes.data.source import open_source
 from recipes.errors import ConfigError
@@ -38,6 +38,6 @@ def test_two_processes_give_what_one_gives(small_batches: list[TextBatch], prepa
 
 
 def test_a_killed_worker_is_said_to_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "follow_parent", functools.partial(os._exit, 9))
+    monkeypatch.setattr(processes, "follow_parent", functools.partial(os._exit, 9))
     with pytest.raises(ConfigError, match="one of 2 tokenizing processes was killed"):
         list(encode_in_order([TextBatch([0], ["text"], 4)], "tokenizer.model", 2))

@@ -1,0 +1,40 @@
+"""Results in the order of the tasks whatever the number of processes; a reader that is not outrun; workers that die are noticed."""
+
+import os
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+
+from recipes.data.processes import TASKS_IN_FLIGHT, run_in_order
+from recipes.errors import ConfigError
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_results_come_with_their_tasks_in_order(num_processes: int) -> None:
+    assert list(run_in_order(square, range(20), num_processes, doing="squaring")) == [(n, n * n) for n in range(20)]
+
+
+def test_tasks_are_read_only_a_few_ahead() -> None:
+    read = []
+
+    def tasks() -> Iterator[int]:
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    results = run_in_order(square, tasks(), 2, doing="squaring")
+    assert next(results) == (0, 0)
+    assert len(read) == 2 * TASKS_IN_FLIGHT
+    results.close()
+
+
+def test_a_killed_process_is_one_line_and_an_error_of_the_work_its_own() -> None:
+    with pytest.raises(ConfigError, match="one of 2 squaring processes was killed, probably for lack of memory"):
+        list(run_in_order(os._exit, [9, 9], 2, doing="squaring"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        list(run_in_order(partial(int, base=10), ["1", "x"], 2, doing="reading"))
