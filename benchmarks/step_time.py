@@ -64,7 +64,9 @@ def measure(args: argparse.Namespace) -> dict:
 
     from model.parallel import init_parallel
     from recipes.train.engine import build_engines
+    from recipes.train.guard import UpdateGuard
     from recipes.train.metrics import device_peak_flops
+    from recipes.train.spikes import SpikeStatistic
     from recipes.train.world import join_world, leave_world
 
     recipe = build_recipe(args)
@@ -75,9 +77,11 @@ def measure(args: argparse.Namespace) -> dict:
     batch = random_batch(recipe, args.batch, args.length).to(engines.device)
     plain = PlainStep(recipe, engines.parallel, args.batch) if args.plain else None
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
+    spikes = SpikeStatistic(recipe.guard)
+    spikes.load(dict.fromkeys(spikes.state(), [1e6] * recipe.guard.spike_window))  # full, as later in a run
     peak, splits, totals, plain_totals = 0.0, [], [], []
     for number in range(args.steps + WARM_UP):
-        split = timed_step(engines, batch, recipe)
+        split = timed_step(engines, batch, recipe, UpdateGuard(engines, recipe.guard, world, spikes))
         plain_seconds = plain.run(batch) if plain else None
         peak = max(peak, matmul_flops(dtype, engines.device))
         if number >= WARM_UP:
@@ -100,14 +104,14 @@ def measure(args: argparse.Namespace) -> dict:
         "precision": config.precision,
         "versions": {name: metadata.version(name) for name in ("torch", "deepspeed", "megatron-core")},
     }
-    if plain:
-        ratios = [(sum(s.values()) - s["ema"]) / theirs for s, theirs in zip(splits, plain_totals, strict=True)]  # plain has no EMA
+    if plain:  # it has neither EMA nor guard
+        ratios = [(sum(s.values()) - s["ema"] - s["guard"]) / theirs for s, theirs in zip(splits, plain_totals, strict=True)]
         result |= {"plain_step_milliseconds": statistics.median(plain_totals) * 1e3, "engine_over_plain": statistics.median(ratios)}
     leave_world()
     return result
 
 
-def timed_step(engines, batch, recipe: Recipe) -> dict[str, float]:
+def timed_step(engines, batch, recipe: Recipe, guard) -> dict[str, float]:
     """Seconds of each part of one update."""
     import torch
 
@@ -132,7 +136,9 @@ def timed_step(engines, batch, recipe: Recipe) -> dict[str, float]:
     loss = clock("loss", lambda: regression_loss(prediction_MD, target_MD, recipe.loss))
     result = objective.Objective(loss, prediction_MD, target_MD, target_BSD)
     clock("backward", lambda: objective.backward(engines, result, batch.num_masked))
-    clock("optimizer", engines.student.step)
+    guard.note(loss)
+    verdict = clock("guard", lambda: guard.judge(batch.num_masked))
+    clock("optimizer", lambda: guard.step(verdict))
     clock("ema", lambda: engines.shadow.update(0.999))
     return seconds
 

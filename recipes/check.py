@@ -19,7 +19,9 @@ AT_LEAST: dict[str, float] = {
     **{f"mask.{k}": 1 for k in ("length", "min_masks", "num_patches", "min_block", "max_block")},
     **{f"frontend.{k}": 1 for k in ("conv_dim", "pos_conv_depth", "pos_conv_kernel", "pos_conv_groups", "patch_size", "num_channels")},
     **{f"optim.{k}": 0 for k in ("eps", "weight_decay", "clip_norm")},
-    **{"run.seed": 0, "model.head_layers": 0, "model.block.layernorm_epsilon": 0, "loss.beta": 0},
+    **{"run.seed": 0, "run.max_minutes": 0, "model.head_layers": 0, "model.block.layernorm_epsilon": 0, "loss.beta": 0},
+    **{"guard.max_skipped_in_a_row": 1, "guard.spike_deviations": 1, "guard.spike_window": 8},
+    **{"checkpoint.keep_last": 1, "checkpoint.keep_every_steps": 0},
     **{"data.sequence_length": 2, "data.group_size": 1, "data.num_workers": 0, "data.min_seconds": 0},
 }
 SHARES = (

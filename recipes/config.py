@@ -127,17 +127,39 @@ class RunConfig:
     deterministic: bool = False
     """Ask torch for deterministic kernels (CUDA; CPU runs repeat bit for bit anyway)."""
     wandb: Literal["off", "offline", "online"] = "off"
+    max_minutes: float = 0.0
+    """Save and leave with exit code 75 at the first update after so long; 0 is no limit."""
+    accept_changes: tuple[str, ...] = ()
+    """Settings in which a resumed run may differ from the run so far: optim.lr,data.path"""
 
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """Collapse monitor with fairseq's thresholds (data2vec_audio.py: `min_target_var`, `min_pred_var`, which are stds)."""
+    """What ends a run, and what keeps an update from being applied. The collapse monitor has fairseq's thresholds
+    (data2vec_audio.py: `min_target_var`, `min_pred_var`, which are stds)."""
 
     min_target_std: float = 0.1
     min_pred_std: float = 0.01
     after_steps: int = 5_000
     max_skipped_in_a_row: int = 50
-    """Updates with a non-finite gradient before the run ends (not published; fp16's loss scale may need a dozen to settle)."""
+    """Skipped updates before the run ends (not published; fp16's loss scale may need a dozen to settle)."""
+    spike: Literal["off", "report", "skip"] = "report"
+    """What becomes of an update whose loss or gradient norm is a spike: nothing, an event, or an event and it is not applied."""
+    spike_deviations: float = 10.0
+    """Robust standard deviations (1.4826 x median absolute deviation) above the median that make a spike (not published; gradient
+    norms are heavy-tailed, so the 3 to 6 of normally distributed values would cry wolf)."""
+    spike_window: int = 128
+    """Applied updates that median and deviation are taken over; before as many there are no spikes."""
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """Which checkpoints stay on the disk; free to change from one launch to the next."""
+
+    keep_last: int = 3
+    """The newest ones; 2 at least, so that a damaged newest one has one before it."""
+    keep_every_steps: int = 0
+    """Those at multiples of this step stay for ever; 0 keeps none."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +177,7 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
 
 def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:

@@ -1,4 +1,4 @@
-"""The errors a command turns into an exit code (product: 2 and 3). Anything else is a defect and keeps its traceback."""
+"""The errors a command turns into an exit code (product: 2, 3 and 75). Anything else is a defect and keeps its traceback."""
 
 
 class ConfigError(Exception):
@@ -9,6 +9,16 @@ class ConfigError(Exception):
 
 class MissingSplit(ConfigError):
     """The data have no split of the name that was asked for."""
+
+
+class DamagedCheckpoint(ConfigError):
+    """A checkpoint is not as it was written: never loaded; a run falls back to the one before."""
+
+
+class Stopped(BaseException):
+    """Asked to stop where nothing is saved yet, such as in a preparation. No Exception, so that no library swallows it. Exit code 75."""
+
+    exit_code = 75
 
 
 class TrainingBroken(Exception):

@@ -85,7 +85,7 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout
         ranks = []
         try:
             for index in range(world_size):
-                env = {**os.environ, **_rank_env(index, world_size, store.port)}
+                env = {**os.environ, **rank_env(index, world_size, store.port)}
                 log = Path(folder, f"rank{index}.log")
                 job = _Job(inspect.getfile(fn), fn.__module__, fn.__qualname__, payload, env, log, timeout)
                 ranks.append(_start(index, job))
@@ -135,7 +135,8 @@ def run_command(
     return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
-def _rank_env(index: int, world_size: int, port: int) -> dict[str, str]:
+def rank_env(index: int, world_size: int, port: int) -> dict[str, str]:
+    """What a launcher would set for one of `world_size` ranks whose store the parent holds at `port`."""
     rank, size = str(index), str(world_size)
     env = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "DS_ACCELERATOR": "cpu"}
     # torchrun's word for "the store is already there": env:// then connects on rank 0 as well, instead of opening a second one
@@ -163,6 +164,7 @@ def _start(index: int, job: _Job) -> _Rank:
 
 def _rank_main(job: _Job, pipe: Connection) -> None:
     os.setsid()  # one signal then reaches whatever the rank starts itself (compilers, data workers)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a data loader may have started the server, for workers that hear no signal
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # pytest killed: its server ends, and the ranks with it
     log = open(job.log, "w", buffering=1)  # noqa: SIM115 - open until the process ends

@@ -19,13 +19,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 from recipes.catalog import RECIPES, default_recipe
 from recipes.config import Recipe, apply_overrides
-from tests.distributed import PR_SET_PDEATHSIG, PRELOAD, SERVER_ENV
+from tests.distributed import PR_SET_PDEATHSIG, PRELOAD, SERVER_ENV, rank_env
 
 ROOT = Path(__file__).parent.parent
 PRETRAIN = {modality: ROOT / "launch" / f"pretrain_{modality}.py" for modality in RECIPES}
@@ -115,21 +116,28 @@ class Running:
 
 
 def start(
-    script: Path, args: Sequence[object], cwd: Path, *, env: Mapping[str, str] | None = None, file_limit: int | None = None
+    script: Path,
+    args: Sequence[object],
+    cwd: Path,
+    *,
+    env: Mapping[str, str] | None = None,
+    file_limit: int | None = None,
+    before: Callable[[], Any] | None = None,
 ) -> Running:
-    """Begin `python script args` in `cwd`. `file_limit`: bytes that a file of it may have, a full disk for tests."""
+    """Begin `python script args` in `cwd`. `file_limit`: bytes that a file of it may have, a full disk for tests. `before` is
+    called in the new process ahead of the script; it travels as a pickle."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     folder = tempfile.TemporaryDirectory(prefix="launch_")
     words = [str(script), *map(str, args)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-    before = {key: os.environ.get(key) for key in SERVER_ENV}
+    variables = {key: os.environ.get(key) for key in SERVER_ENV}
     os.environ.update(SERVER_ENV)  # the first start() also starts the server, with the environment of this moment
     try:
-        process = context.Process(target=_main, args=(words, str(cwd), environment, folder.name, file_limit))
+        process = context.Process(target=_main, args=(words, str(cwd), environment, folder.name, file_limit, before))
         process.start()
     finally:
-        for key, value in before.items():
+        for key, value in variables.items():
             os.environ.pop(key) if value is None else os.environ.update({key: value})
     return Running(process, folder, words)
 
@@ -147,8 +155,68 @@ def launch(
     return start(script, args, cwd, env=env, file_limit=file_limit).wait(timeout)
 
 
-def _main(words: list[str], cwd: str, environment: dict[str, str], folder: str, file_limit: int | None) -> None:
+@dataclass
+class Ranks:
+    """A script that runs on several ranks. Like the deepspeed launcher: when one ends badly, the others do not outlive it."""
+
+    running: list[Running]
+    store: Any
+    """Where the ranks find each other; it lives in this process, so that its port stays taken."""
+
+    def kill(self, rank: int | None = None) -> None:
+        """kill -9 of one rank, or of all."""
+        for one in self.running if rank is None else [self.running[rank]]:
+            one.process.kill()
+
+    def wait(self, timeout: float = 120, patience: float = 5) -> list[subprocess.CompletedProcess[str]]:
+        """All of them, finished, in the order of ranks. Once one has ended badly, the others have `patience` seconds to end by
+        themselves before they are killed. Raises: subprocess.TimeoutExpired, and kills them, where none has."""
+        deadline, hangs = time.monotonic() + timeout, True
+        while waiting := [one.process for one in self.running if one.process.exitcode is None]:
+            if not wait([process.sentinel for process in waiting], max(0.0, deadline - time.monotonic())):
+                break
+            if hangs and any(one.process.exitcode for one in self.running):
+                deadline, hangs = min(deadline, time.monotonic() + patience), False
+        for process in waiting if not hangs else ():
+            process.kill()
+        try:
+            return [one.wait(0 if hangs else 5) for one in self.running]
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Kill whatever is left of them."""
+        for one in self.running:
+            one.stop()
+
+
+def start_ranks(
+    script: Path,
+    args: Sequence[object],
+    cwd: Path,
+    size: int,
+    *,
+    env: Mapping[str, str] | None = None,
+    file_limit: int | None = None,
+    before: Mapping[int, Callable[[], Any]] | None = None,
+) -> Ranks:
+    """Begin the script on `size` ranks of this machine, on gloo; alone without a launcher's variables. `before`: see start(), by rank."""
+    from torch.distributed import TCPStore  # here, so that tests which start one process do not pay for torch
+
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if size > 1 else None
+    ranks = Ranks([], store)
+    for rank in range(size):
+        place = rank_env(rank, size, store.port) if store else {}
+        hook = (before or {}).get(rank)
+        ranks.running.append(start(script, args, cwd, env={**place, **(env or {})}, file_limit=file_limit, before=hook))
+    return ranks
+
+
+def _main(
+    words: list[str], cwd: str, environment: dict[str, str], folder: str, file_limit: int | None, before: Callable[[], Any] | None
+) -> None:
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a data loader may have started the server, for workers that hear no signal
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -161,6 +229,8 @@ def _main(words: list[str], cwd: str, environment: dict[str, str], folder: str, 
     if file_limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    if before:
+        before()
     sys.argv = words
     sys.path.insert(0, str(Path(words[0]).parent))
     runpy.run_path(words[0], run_name="__main__")

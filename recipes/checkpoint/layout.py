@@ -1,21 +1,24 @@
-"""What a checkpoint folder holds, by name. One value is written once; nothing here reads or writes tensors.
+"""What a checkpoint folder holds, by name, and which one is the newest. One value is written once; nothing here reads or writes tensors.
 
 checkpoints/step_00000100/
-    state.json                    counters, recipe, versions; the last file written
-    rank_00000.safetensors ...    per rank: KIND/PARAMETER -> its flat unpadded range, with the ranges in the header
+    rank_00000.safetensors ...    per rank: KIND/PARAMETER -> its flat unpadded range; the header says where that range lies and its hashes
+    manifest.json                 counters, parameters, files with their sizes and header hashes, recipe, versions; the last file written
 checkpoints/latest                the name of the newest complete folder
 """
 
+import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, DamagedCheckpoint
 
-FORMAT = 1
+FORMAT = 2
 KINDS = ("master", "exp_avg", "exp_avg_sq", "shadow")
+MANIFEST = "manifest.json"
+PREFIX = "step_"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Range:
     tp_size: int
     offset: int
     count: int
+    sha256: tuple[str, ...] = ()
+    """One for each stretch of tensor_file.HASHED_ELEMENTS elements."""
 
 
 @dataclass(frozen=True)
@@ -44,46 +49,167 @@ class Counters:
     tokens: int = 0
 
 
+@dataclass(frozen=True)
+class ParameterEntry:
+    """One parameter of the model that wrote the checkpoint."""
+
+    shape: tuple[int, ...]
+    """Of the whole tensor."""
+    tp_dim: int | None
+    """Along which the tensor-parallel ranks cut it; None where each held it whole."""
+    partition: int
+    """Elements of a flattened slice that one data-parallel rank held; the last ranks may have fewer or none."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One rank's file."""
+
+    name: str
+    bytes: int
+    header_sha256: str
+    tp_rank: int
+    dp_rank: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says. `facts`: recipe, versions, data_fingerprint and small states that are no tensors."""
+
+    counters: Counters
+    tp_size: int
+    dp_size: int
+    parameters: dict[str, ParameterEntry]
+    files: tuple[FileEntry, ...]
+    facts: dict[str, Any]
+
+    def num_bytes(self) -> int:
+        """Size of all tensor files."""
+        return sum(file.bytes for file in self.files)
+
+
 def step_folder(run_dir: Path, step: int) -> Path:
     """The folder of the checkpoint after `step` updates."""
-    return run_dir / "checkpoints" / f"step_{step:08d}"
+    return run_dir / "checkpoints" / f"{PREFIX}{step:08d}"
 
 
-def latest(run_dir: Path) -> Path | None:
-    """The checkpoint that `latest` names; where that is gone, the newest complete one. None without any."""
+def step_of(folder: Path) -> int:
+    """The inverse of step_folder."""
+    return int(folder.name.removeprefix(PREFIX))
+
+
+def candidates(run_dir: Path) -> list[Path]:
+    """Checkpoint folders to try, best first: the one that `latest` names and those before it, or all where it names none.
+    Nothing is said about whether they can be read."""
     folder = run_dir / "checkpoints"
-    complete = sorted(state.parent for state in folder.glob("step_*/state.json"))
-    named = folder / (folder / "latest").read_text().strip() if (folder / "latest").exists() else None
-    return named if named in complete else next(reversed(complete), None)
+    found = sorted((p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit() and p.is_dir()), key=step_of)
+    found.reverse()
+    named = _named(folder)
+    return [path for path in found if step_of(path) <= step_of(named)] if named in found else found
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """The state.json of a checkpoint. Raises: ConfigError where it is absent or of another format."""
+def _named(folder: Path) -> Path | None:
     try:
-        state = json.loads((folder / "state.json").read_text())
+        return folder / (folder / "latest").read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def newest(run_dir: Path) -> Path | None:
+    """The best candidate whose manifest and file sizes are right, without reading tensors; None where there is none."""
+    for folder in candidates(run_dir):
+        try:
+            check_files(folder, read_manifest(folder))
+        except DamagedCheckpoint:
+            continue
+        return folder
+    return None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write manifest.json with a hash over itself."""
+    write_text_atomically(folder / MANIFEST, _text({"format": FORMAT, **asdict(manifest)}))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises: DamagedCheckpoint where there is no manifest or it is not as it was written; ConfigError where another version
+    of this software wrote it."""
+    if not (folder / MANIFEST).exists() and (folder / "state.json").exists():
+        raise ConfigError(f"{folder}: checkpoint format 1, this version reads {FORMAT}; use the version that wrote it")
+    try:
+        text = (folder / MANIFEST).read_text()
+        content = json.loads(text)
+        said = content.pop("sha256")
     except FileNotFoundError:
-        raise ConfigError(f"{folder}: no state.json, so not a complete checkpoint; name a run dir or a folder checkpoints/step_N") from None
-    if state.get("format") != FORMAT:
-        raise ConfigError(f"{folder}: checkpoint format {state.get('format')}, this version reads {FORMAT}; use the version that wrote it")
-    return state
+        raise DamagedCheckpoint(f"{folder}: no {MANIFEST}, so not a complete checkpoint; use an older one") from None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DamagedCheckpoint(f"{folder}: {MANIFEST} cannot be read ({error}); use an older one") from None
+    if _hash(content) != said:
+        raise DamagedCheckpoint(f"{folder}: {MANIFEST} is not as it was written (its hash differs); use an older one")
+    if content.get("format") != FORMAT:
+        newer = isinstance(content.get("format"), int) and content["format"] > FORMAT
+        remedy = "a newer release wrote it: update this one" if newer else "use the version that wrote it"
+        raise ConfigError(f"{folder}: checkpoint format {content.get('format')}, this version reads {FORMAT}; {remedy}")
+    if text != _text(content):
+        raise DamagedCheckpoint(f"{folder}: {MANIFEST} is not as it was written; use an older one")
+    return _manifest(content)
+
+
+def _manifest(content: dict[str, Any]) -> Manifest:
+    return Manifest(
+        Counters(**content["counters"]),
+        content["tp_size"],
+        content["dp_size"],
+        {n: ParameterEntry(tuple(e["shape"]), e["tp_dim"], e["partition"]) for n, e in content["parameters"].items()},
+        tuple(FileEntry(**entry) for entry in content["files"]),
+        content["facts"],
+    )
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raises: DamagedCheckpoint where a file is absent or has not its size."""
+    for file in manifest.files:
+        path = folder / file.name
+        size = path.stat().st_size if path.exists() else None
+        if size != file.bytes:
+            found = "is missing" if size is None else f"has {size} of {file.bytes} bytes"
+            raise DamagedCheckpoint(f"{folder}: {file.name} {found}; use an older one")
+
+
+def _text(content: dict[str, Any]) -> str:
+    return json.dumps(content | {"sha256": _hash(content)}, indent=1) + "\n"
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def range_to_json(item: Range) -> str:
     """One header entry."""
-    return json.dumps(asdict(item))
+    return json.dumps({field.name: getattr(item, field.name) for field in fields(Range)})
 
 
 def range_from_json(text: str) -> Range:
     """The inverse of range_to_json."""
     values = json.loads(text)
-    return Range(**{**values, "local_shape": tuple(values["local_shape"])})
+    return Range(**{**values, "local_shape": tuple(values["local_shape"]), "sha256": tuple(values["sha256"])})
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Replace a small file so that a reader sees the old or the new one, never half."""
+    """Replace a small file so that a reader sees the old or the new one, never half, and that a power cut keeps it."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,68 +1,106 @@
-"""Reads a checkpoint at any number of ranks: whole tensors one at a time, of which each rank keeps its part."""
+"""Reads a checkpoint at any number of ranks: each rank the stretches that it needs, verified, one parameter at a time."""
 
+from collections.abc import Iterator
+from functools import lru_cache
+from math import prod
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from recipes.checkpoint.layout import KINDS, Counters, Range, range_from_json, read_state
-from recipes.checkpoint.save import shard_of
+from recipes.checkpoint.layout import Counters, FileEntry, ParameterEntry, check_files, range_from_json, read_manifest
+from recipes.checkpoint.tensor_file import TensorFile
 from recipes.errors import ConfigError
-from recipes.train import shards
-from recipes.train.engine import Engines
+
+OPEN_FILES = 64
 
 
 class CheckpointReader:
-    """The tensors of a checkpoint folder by kind and parameter, put together from the ranks' ranges."""
+    """The tensors of a checkpoint folder by kind and parameter, for any cut of them."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises: ConfigError where the folder is not a complete checkpoint of this format."""
-        self.folder = folder
-        self.state = read_state(folder)
-        self._pieces: dict[str, list[tuple[Path, Range]]] = {}
-        for path in sorted(folder.glob("rank_*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                for key, text in (file.metadata() or {}).items():
-                    self._pieces.setdefault(key, []).append((path, range_from_json(text)))
+        """Raises: DamagedCheckpoint where the folder is not a complete checkpoint; ConfigError for another format."""
+        self.folder, self.manifest = folder, read_manifest(folder)
+        check_files(folder, self.manifest)
+        self._by_rank = {(file.tp_rank, file.dp_rank): file for file in self.manifest.files}
+        self._open = lru_cache(OPEN_FILES)(self._open_file)
 
     @property
     def counters(self) -> Counters:
         """Where the run stood."""
-        return Counters(**self.state["counters"])
+        return self.manifest.counters
 
     def names(self, kind: str) -> list[str]:
-        """Parameters that have a tensor of this kind."""
-        return [key.removeprefix(f"{kind}/") for key in self._pieces if key.startswith(f"{kind}/")]
+        """Parameters that have a tensor of this kind, in the model's order."""
+        keys = {key for file in self.manifest.files if file.dp_rank == 0 for key in self._open(file).metadata}
+        return [name for name in self.manifest.parameters if f"{kind}/{name}" in keys]
 
     def whole(self, kind: str, name: str) -> Tensor:
-        """One whole tensor. Raises: ConfigError where pieces of it are missing."""
-        pieces = self._pieces.get(f"{kind}/{name}")
-        if not pieces:
-            raise ConfigError(f"{self.folder}: has no {kind} of parameter {name}; it is a checkpoint of another architecture")
-        first = pieces[0][1]
-        slices = [torch.empty(first.local_shape) for _ in range(first.tp_size)]
-        filled = 0
-        for path, place in pieces:
-            with safe_open(path, framework="pt") as file:
-                slices[place.tp_rank].view(-1)[place.offset : place.offset + place.count] = file.get_tensor(f"{kind}/{name}")
-            filled += place.count
-        expected = sum(s.numel() for s in slices)
-        if filled != expected:
-            raise ConfigError(f"{self.folder}: {kind}/{name} has {filled} of {expected} values; files of some ranks are missing")
-        return slices[0] if first.tp_dim is None else torch.cat(slices, dim=first.tp_dim)
+        """One whole tensor. Raises: ConfigError where the checkpoint has no such parameter; DamagedCheckpoint."""
+        entry = self.entry(name)
+        return self.read(kind, name, (0, 1), 0, prod(entry.shape)).view(entry.shape)
 
+    def entry(self, name: str) -> ParameterEntry:
+        """Shape and cut of a parameter. Raises: ConfigError."""
+        if name not in self.manifest.parameters:
+            raise ConfigError(f"{self.folder}: has no parameter {name}; it is a checkpoint of another architecture")
+        return self.manifest.parameters[name]
 
-def load_checkpoint(folder: Path, engines: Engines) -> Counters:
-    """Write a checkpoint into live engines, whatever number of ranks wrote it. No collective but the renewal of
-    persistent parameters. Raises: ConfigError for another architecture."""
-    reader = CheckpointReader(folder)
-    for name, parameter in shards.named_parameters(engines.student):
-        for kind in KINDS:
-            shard = shard_of(engines, name, parameter, kind)
-            if shard is not None:
-                shards.scatter_full(parameter, reader.whole(kind, name), engines.parallel, shard)
-    shards.set_optimizer_step(engines.student, reader.counters.step)
-    shards.refresh_compute_weights(engines.student)
-    engines.shadow.publish()
-    return reader.counters
+    def read(self, kind: str, name: str, cut: tuple[int, int], first: int, count: int) -> Tensor:
+        """`count` elements from `first` of a flattened slice, where `cut` = (rank, size) of the tensor-parallel group that asks.
+        A parameter that the writers did not cut is not cut here either. Raises: DamagedCheckpoint, OSError."""
+        entry = self.entry(name)
+        if count == 0:
+            return torch.empty(0)
+        if entry.tp_dim is None or cut[1] == self.manifest.tp_size:
+            return self._interval(kind, name, 0 if entry.tp_dim is None else cut[0], first, first + count)
+        return self._recut(kind, name, cut, first, count)
+
+    def _recut(self, kind: str, name: str, cut: tuple[int, int], first: int, count: int) -> Tensor:
+        """The same where the writers cut it into another number of slices. A slice is a block of columns of the tensor seen
+        as rows before the cut dimension x columns from it on."""
+        entry, slices = self.entry(name), self.manifest.tp_size
+        assert entry.tp_dim is not None
+        columns = prod(entry.shape[entry.tp_dim :])
+        ours, theirs = columns // cut[1], columns // slices
+        top, bottom = first // ours, -(-(first + count) // ours)
+        left, right = (first - top * ours, first - top * ours + count) if bottom - top == 1 else (0, ours)
+        out = torch.empty(bottom - top, right - left)
+        begin = cut[0] * ours + left  # in columns of the whole tensor
+        for number in range(begin // theirs, -(-(begin + right - left) // theirs)):
+            start, stop = max(begin, number * theirs), min(begin + right - left, (number + 1) * theirs)
+            inside = (start - number * theirs, stop - number * theirs) if bottom - top == 1 else (0, theirs)
+            piece = self._interval(kind, name, number, top * theirs + inside[0], (bottom - 1) * theirs + inside[1])
+            wanted = start - number * theirs - inside[0]
+            out[:, start - begin : stop - begin] = piece.view(bottom - top, -1)[:, wanted : wanted + stop - start]
+        return out.view(-1)[first - top * ours - left :][:count]
+
+    def _interval(self, kind: str, name: str, tp_rank: int, first: int, stop: int) -> Tensor:
+        """Elements from `first` to `stop` of one of the writers' flattened slices, from the files of its data-parallel ranks."""
+        key, partition = f"{kind}/{name}", self.entry(name).partition
+        out = torch.empty(stop - first)
+        for dp_rank in range(first // partition, -(-stop // partition)):
+            file = self._open(self._by_rank[tp_rank, dp_rank])
+            if key not in file.metadata:
+                raise ConfigError(f"{self.folder}: has no {kind} of parameter {name}; it is a checkpoint of another architecture")
+            place = range_from_json(file.metadata[key])
+            low, high = max(first, place.offset), min(stop, place.offset + place.count)
+            for index, values in file.stretches(key, low - place.offset, high - place.offset, place.sha256):
+                start, end = max(low, place.offset + index), min(high, place.offset + index + len(values))
+                out[start - first : end - first] = values[start - place.offset - index : end - place.offset - index]
+        return out
+
+    def _open_file(self, entry: FileEntry) -> TensorFile:
+        return TensorFile(self.folder / entry.name, entry.header_sha256)
+
+    def verify(self) -> int:
+        """Read everything and return the number of ranges. Raises: DamagedCheckpoint naming the first that is damaged."""
+        return sum(1 for file in self.manifest.files for _ in self._verified(file))
+
+    def _verified(self, entry: FileEntry) -> Iterator[str]:
+        file = self._open(entry)
+        for key, text in file.metadata.items():
+            place = range_from_json(text)
+            for _ in file.stretches(key, 0, place.count, place.sha256):
+                pass
+            yield key

@@ -1,77 +1,162 @@
-"""Writes a checkpoint: each rank its shards, then all at once a complete folder. Knows shards, not DeepSpeed."""
+"""Writes checkpoints in the background: a host copy at a step boundary, then files, and all at once a complete folder.
 
-import json
+Knows shards and files, neither when a save is due nor what is told about it (recipes/train/saving.py).
+"""
+
+import os
 import shutil
-from dataclasses import asdict
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
-from safetensors.torch import save_file
 from torch import Tensor
 
-from recipes.checkpoint.layout import FORMAT, KINDS, Counters, Range, range_to_json, step_folder, write_text_atomically
-from recipes.train import shards
+from recipes.checkpoint.layout import (
+    Counters,
+    FileEntry,
+    Manifest,
+    Range,
+    check_files,
+    range_to_json,
+    read_manifest,
+    step_folder,
+    sync_folder,
+    write_manifest,
+    write_text_atomically,
+)
+from recipes.checkpoint.live import entries, owned_shards
+from recipes.checkpoint.retention import apply_retention, remove_folder
+from recipes.checkpoint.tensor_file import hashes_of, write_tensors
+from recipes.config import CheckpointConfig
+from recipes.errors import DamagedCheckpoint
 from recipes.train.engine import Engines
-from recipes.train.world import World
+from recipes.train.world import LONGEST_PREPARATION, World
 
 
-def save_checkpoint(run_dir: Path, engines: Engines, counters: Counters, world: World, extra: dict[str, Any]) -> Path:
-    """Write checkpoints/step_N under a temporary name, rename it when every rank is done, then move `latest`.
+@dataclass(frozen=True)
+class SaveOutcome:
+    """How a save ended, the same on every rank. `problem` is None where the checkpoint is complete and `latest` names it;
+    `leftover` says what stood in the way of removing an outdated one."""
 
-    A collective. `extra` goes into state.json beside the counters. Raises: OSError where the disk refuses.
-    """
-    target = step_folder(run_dir, counters.step)
-    temporary = target.with_name(f".{target.name}.tmp")
-    if world.rank == 0:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    dist.barrier(group=world.control)
-    tensors, header = collect_shards(engines)
-    save_file(tensors, temporary / f"rank_{world.rank:05d}.safetensors", metadata=header)
-    dist.barrier(group=world.control)
-    if world.rank == 0:
-        state = {"format": FORMAT, "counters": asdict(counters), "world_size": world.size, **extra}
-        write_text_atomically(temporary / "state.json", json.dumps(state, indent=1))
-        shutil.rmtree(target, ignore_errors=True)
+    step: int
+    problem: str | None
+    leftover: str | None
+    copy_seconds: float
+    write_seconds: float
+    bytes: int
+
+
+class CheckpointSaver:
+    """One save at a time of the engines' state; every method is called by every rank at the same step."""
+
+    def __init__(
+        self, run_dir: Path, engines: Engines, world: World, config: CheckpointConfig, check_owner: Callable[[], None] | None = None
+    ) -> None:
+        """A collective: the writing threads get a process group of their own. `check_owner` runs on rank 0 before a checkpoint
+        becomes visible and raises ConfigError where the run dir belongs to another launch by now."""
+        self._run_dir, self._engines, self._config, self._check_owner = run_dir, engines, config, check_owner
+        self._world = replace(world, control=dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._host: dict[str, Tensor] = {}
+        self._running: Future[SaveOutcome] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a save was begun whose outcome nobody has taken."""
+        return self._running is not None
+
+    def is_written(self) -> bool:
+        """Whether the running save has ended, as this rank sees it."""
+        return self._running is not None and self._running.done()
+
+    def begin(self, counters: Counters, facts: dict[str, Any]) -> None:
+        """Copy this rank's shards to host memory, which training waits for, and write them in the background."""
+        assert self._running is None, "take the outcome of the save before"
+        start = time.perf_counter()
+        places = {}
+        for key, place, shard in owned_shards(self._engines):
+            places[key] = place
+            if key not in self._host:
+                self._host[key] = torch.empty(shard.shape, dtype=torch.float32)
+            self._host[key].copy_(shard)
+        parallel = self._engines.parallel
+        manifest = Manifest(counters, parallel.tp_size, parallel.dp_size, entries(self._engines), (), facts)
+        seconds = time.perf_counter() - start
+        self._running = self._thread.submit(self._write, manifest, places, seconds)
+
+    def finish(self) -> SaveOutcome:
+        """Wait for the running save and take its outcome. Raises: ConfigError where the run dir was taken over."""
+        assert self._running is not None
+        running, self._running = self._running, None
+        return running.result()
+
+    def close(self) -> None:
+        """Let a running save end, whatever its outcome; the saver cannot be used afterwards."""
+        self._thread.shutdown(wait=True)
+
+    def _write(self, manifest: Manifest, places: dict[str, Range], copy_seconds: float) -> SaveOutcome:
+        start = time.perf_counter()
+        target = step_folder(self._run_dir, manifest.counters.step)
+        # A name of its own: a rank that outlived a killed launch must not write into the next one's folder.
+        temporary = self._world.once(lambda: target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp"))
+        problem = self._world.once(lambda: problem_of(lambda: temporary.mkdir(parents=True)))
+        files: list[FileEntry] = []
+        if problem is None:
+            problem, files = self._write_files(temporary, places)
+        if problem is None:
+            complete = replace(manifest, files=tuple(files))
+            problem = self._world.once(lambda: problem_of(lambda: self._publish(temporary, target, complete)))
+        leftover = self._world.once(lambda: problem_of(lambda: self._tidy(temporary, problem)))
+        num_bytes = sum(file.bytes for file in files)
+        return SaveOutcome(manifest.counters.step, problem, leftover, copy_seconds, time.perf_counter() - start, num_bytes)
+
+    def _write_files(self, folder: Path, places: dict[str, Range]) -> tuple[str | None, list[FileEntry]]:
+        """This rank's file, and then what all ranks say of theirs."""
+        written: list[FileEntry] = []
+        problem = problem_of(lambda: written.append(self._write_file(folder, places)))
+        answers: list[Any] = [None] * self._world.size
+        dist.all_gather_object(answers, (problem, written), group=self._world.control)
+        return next((text for text, _ in answers if text), None), [entry for _, own in answers for entry in own]
+
+    def _write_file(self, folder: Path, places: dict[str, Range]) -> FileEntry:
+        path = folder / f"rank_{self._world.rank:05d}.safetensors"
+        metadata = {key: range_to_json(replace(place, sha256=hashes_of(self._host[key]))) for key, place in places.items()}
+        shapes = {key: (place.count,) for key, place in places.items()}
+        header_sha256 = write_tensors(path, shapes, (self._host[key] for key in places), metadata)
+        parallel = self._engines.parallel
+        return FileEntry(path.name, path.stat().st_size, header_sha256, parallel.tp_rank, parallel.dp_rank)
+
+    def _publish(self, temporary: Path, target: Path, manifest: Manifest) -> None:
+        """Make the folder visible under its name, then name it in `latest`."""
+        write_manifest(temporary, manifest)
+        check_files(temporary, read_manifest(temporary))
+        if self._check_owner:
+            self._check_owner()
+        if target.exists():  # a damaged one, or one that `latest` was turned back from
+            remove_folder(target)
         temporary.rename(target)
+        sync_folder(target.parent)
         write_text_atomically(target.parent / "latest", target.name + "\n")
-    dist.barrier(group=world.control)
-    return target
+
+    def _tidy(self, temporary: Path, problem: str | None) -> None:
+        """Let outdated checkpoints go, or what a failed save has written: it fills the disk."""
+        if problem is None:
+            apply_retention(self._run_dir, self._config)
+        else:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
-def collect_shards(engines: Engines) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """This rank's tensors (KIND/PARAMETER -> unpadded range in float32) and their ranges as header entries. Parameters
-    that every TP rank holds whole are taken from TP rank 0 only."""
-    tensors: dict[str, Tensor] = {}
-    header: dict[str, str] = {}
-    parallel = engines.parallel
-    for name, parameter in shards.named_parameters(engines.student):
-        split = shards.is_split(parameter)
-        offset, count = shards.shard_range(parameter)
-        if count == 0 or (not split and parallel.tp_rank != 0):
-            continue
-        place = Range(
-            name,
-            tuple(parameter.ds_shape),
-            parameter.partition_dim if split else None,
-            parallel.tp_rank,
-            parallel.tp_size if split else 1,
-            offset,
-            count,
-        )
-        for kind in KINDS:
-            shard = shard_of(engines, name, parameter, kind)
-            if shard is not None:
-                tensors[f"{kind}/{name}"] = shard[:count].detach().cpu().clone()
-                header[f"{kind}/{name}"] = range_to_json(place)
-    return tensors, header
-
-
-def shard_of(engines: Engines, name: str, parameter: Any, kind: str) -> Tensor | None:
-    """The live shard of one kind; None where the teacher has no such parameter (the head)."""
-    if kind == "master":
-        return shards.master_shard(parameter)
-    if kind == "shadow":
-        return engines.shadow.shadows.get(name)
-    return shards.moment_shard(parameter, kind)
+def problem_of(job: Callable[[], Any]) -> str | None:
+    """Run a piece of file work; what the disk says where it refuses, or gives back what was not written."""
+    try:
+        job()
+    except OSError as error:
+        return f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+    except DamagedCheckpoint as error:
+        return str(error)
+    return None

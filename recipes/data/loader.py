@@ -18,6 +18,7 @@ from torch.utils.data import Dataset as MapDataset
 
 from model.batch import Batch
 from recipes.data.media import BadItem
+from recipes.data.processes import STOP_SIGNALS, deaf_children, follow_parent
 from recipes.errors import ConfigError
 
 Example = TypeVar("Example")
@@ -170,7 +171,7 @@ class UpdateLoader:
     def _open_stream(self, update: int) -> Iterator[LoadedBatch | ConfigError]:
         workers: dict[str, Any] = {}
         if self._num_workers:
-            workers = {"prefetch_factor": PREFETCH, "multiprocessing_context": "forkserver", "worker_init_fn": _ignore_signals}
+            workers = {"prefetch_factor": PREFETCH, "multiprocessing_context": "forkserver", "worker_init_fn": _begin_work}
         loader = DataLoader(
             self._dataset,
             sampler=Positions(self._order, self._share, self._micro_batch_size, update),
@@ -180,7 +181,8 @@ class UpdateLoader:
             generator=torch.Generator(),  # the default one is the dropout's
             **workers,
         )
-        return iter(loader)
+        with deaf_children():  # until _begin_work runs
+            return iter(loader)
 
 
 def _as_it_is(loaded: Any) -> Any:
@@ -193,9 +195,12 @@ def _loaded(result: LoadedBatch | ConfigError) -> LoadedBatch:
     return result
 
 
-def _ignore_signals(worker: int) -> None:
-    """A stop request reaches the whole process group; the training process decides, and still needs its data until then."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+def _begin_work(worker: int) -> None:
+    """A stop request reaches the whole process group; the training process decides, and still needs its data until then. A training
+    process that was killed takes its workers along: torch's own watch sees only the server that they were forked from, which in turn
+    waits for them."""
+    follow_parent()
+    for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 

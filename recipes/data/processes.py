@@ -5,9 +5,11 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import TypeVar
 
@@ -15,6 +17,7 @@ from recipes.errors import ConfigError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 TASKS_IN_FLIGHT = 4  # per process: bounds memory, hides the reader's pauses
 
 
@@ -33,7 +36,8 @@ def run_in_order(
     waiting: deque[tuple[Task, Future[Result]]] = deque()
     try:
         for task in tasks:
-            waiting.append((task, pool.submit(work, task)))
+            with deaf_children():
+                waiting.append((task, pool.submit(work, task)))
             if len(waiting) >= num_processes * TASKS_IN_FLIGHT:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -47,9 +51,21 @@ def run_in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def deaf_children() -> Iterator[None]:
+    """Processes started in this block, and theirs, never get a stop request: it may reach the whole process group, and the parent
+    decides. From their first instruction on, which a handler of their own could not promise."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # starting the tracker lifts the mask
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def follow_parent() -> None:
-    """In a worker: leave Ctrl-C to the parent, and do not outlive one that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """In a worker: do not outlive a parent that was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()

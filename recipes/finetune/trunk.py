@@ -11,7 +11,7 @@ from model.init import Init
 from model.parallel import init_parallel
 from model.student import Trunk
 from recipes.catalog import RECIPES, default_recipe
-from recipes.checkpoint.layout import latest
+from recipes.checkpoint.layout import newest
 from recipes.checkpoint.load import CheckpointReader
 from recipes.config import Recipe, recipe_from_dict
 from recipes.errors import ConfigError
@@ -42,7 +42,7 @@ def find_source(path: Path) -> Source:
         raise ConfigError(
             f"--from {path}: neither a run dir nor a checkpoint folder in one (no config.json); name a run dir such as runs/text_tiny"
         )
-    checkpoint = latest(path) if path == run_dir else path
+    checkpoint = newest(path) if path == run_dir else path
     if checkpoint is None:
         raise ConfigError(f"--from {path}: the run has no complete checkpoint yet; wait for one (run.save_steps) or let the run end")
     stored = json.loads((run_dir / "config.json").read_text())["recipe"]

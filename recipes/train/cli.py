@@ -12,10 +12,11 @@ from typing import Any
 
 from recipes.check import resolve_recipe
 from recipes.config import Recipe, recipe_to_dict
-from recipes.errors import ConfigError, TrainingBroken
+from recipes.errors import ConfigError, Stopped, TrainingBroken
 from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes
 from recipes.train.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.train.environment import is_first_rank, quiet_libraries, world_from_environment
+from recipes.train.preempt import exit_at_once
 from recipes.train.run_dir import check_same_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,10 +50,12 @@ def exit_code_of(command: Callable[[], int]) -> int:
         if is_first_rank():
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except Stopped as stop:
         if is_first_rank():
-            print("interrupted; what was saved stays valid and the same command continues", file=sys.stderr)
-        return 130  # 128 + SIGINT, as shells report it
+            print(stop)
+        return stop.exit_code
+    except KeyboardInterrupt:
+        exit_at_once()  # Python would wait for a thread that writes
 
 
 def _run(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> int:

@@ -10,7 +10,6 @@ from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch import nn
 
 from model.config import Shares
@@ -21,6 +20,7 @@ from model.student import Student
 from model.teacher import ShadowWeights, Teacher
 from recipes.config import OptimConfig, Recipe
 from recipes.train import allocator, shards
+from recipes.train.cpu_adam import build_cpu_adam
 from recipes.train.ds_config import EngineConfig
 from recipes.train.modality import MODALITIES
 
@@ -102,7 +102,7 @@ def build_optimizer(student: nn.Module, config: OptimConfig, engine: EngineConfi
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     numbers: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
     if engine.offloads_optimizer:
-        return DeepSpeedCPUAdam(groups, adamw_mode=True, **numbers)
+        return build_cpu_adam(groups, **numbers)
     return torch.optim.AdamW(groups, fused=True, **numbers)
 
 

@@ -1,17 +1,144 @@
-"""When a run must stop because it learns nothing any more. Finite and spike guards before the step are not here yet."""
+"""What keeps an update from being applied (loss or gradient that is not finite, a spike), agreed by all ranks before the step; and
+what ends a run that learns nothing any more. What a spike is: recipes/train/spikes.py."""
 
+import math
+from dataclasses import dataclass
 from typing import Any
 
-from recipes.config import Recipe
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from recipes.config import GuardConfig, Recipe
+from recipes.data.loader import Position, rank_share
 from recipes.errors import TrainingBroken
+from recipes.train import shards
+from recipes.train.ds_config import BatchPlan
+from recipes.train.engine import Engines
+from recipes.train.spikes import Spike, SpikeStatistic
+from recipes.train.world import World
+
+NAMED_PARAMETERS = 3
+"""Of those with a non-finite gradient an event names the first."""
 
 
-def check_skips(recipe: Recipe, step: int, skipped_in_a_row: int) -> None:
+@dataclass(frozen=True)
+class Verdict:
+    """What all ranks know of an update before its step. Sums and counts over all of them."""
+
+    loss: float
+    """Mean over the masked positions of the finite micro-batches."""
+    grad_norm: float
+    """Of the whole gradient before clipping, replicated parameters counted once; of the finite shards."""
+    ranks_with_bad_loss: int
+    ranks_with_bad_gradient: int
+    spikes: tuple[Spike, ...] = ()
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether loss and gradient are, everywhere."""
+        return not self.ranks_with_bad_loss and not self.ranks_with_bad_gradient
+
+
+@dataclass(frozen=True)
+class Skip:
+    """An update that was not applied."""
+
+    reason: str
+    ranks: tuple[dict[str, Any], ...] = ()
+    """Of each rank to blame: rank, micro_batches whose loss is not finite, first parameters whose gradient is not."""
+
+
+class UpdateGuard:
+    """Watches one update. All methods but note() are collectives."""
+
+    def __init__(self, engines: Engines, config: GuardConfig, world: World, spikes: SpikeStatistic) -> None:
+        """`spikes` holds the updates before, and receives this one if it is applied."""
+        self._engines, self._config, self._world, self._spikes = engines, config, world, spikes
+        self._losses: list[Tensor] = []
+
+    def note(self, loss: Tensor) -> None:
+        """The loss of one micro-batch (a sum over its masked positions); it stays where it is, and nothing waits for it."""
+        self._losses.append(loss.detach().double())
+
+    def judge(self, masked: int) -> Verdict:
+        """Before the step of an update with `masked` positions: read losses and gradient (the one wait for the device), and agree."""
+        parallel, student = self._engines.parallel, self._engines.student
+        counted: list[nn.Parameter] = []
+        repeated: list[nn.Parameter] = []
+        for _, parameter in shards.named_parameters(student):
+            # A replicated parameter has a gradient on every TP rank: all must be finite, one of them is counted.
+            (counted if parallel.tp_rank == 0 or shards.is_split(parameter) else repeated).append(parameter)
+        squares = [shards.gradient_square(student, parameters).to(self._engines.device) for parameters in (counted, repeated)]
+        *losses, square, repeated_square = torch.stack([*self._losses, *squares]).tolist()
+        finite = [loss for loss in losses if math.isfinite(loss)]
+        own = [
+            len(finite) < len(losses),
+            not math.isfinite(square + repeated_square),
+            sum(finite) if parallel.tp_rank == 0 else 0.0,  # all TP ranks have the same loss
+            square if math.isfinite(square) else 0.0,
+        ]
+        total = torch.tensor(own, dtype=torch.float64)
+        dist.all_reduce(total, group=self._world.control)
+        bad_losses, bad_gradients, loss, square = total.tolist()
+        verdict = Verdict(loss / masked, math.sqrt(square), int(bad_losses), int(bad_gradients))
+        if not verdict.is_finite:
+            return verdict
+        return Verdict(verdict.loss, verdict.grad_norm, 0, 0, tuple(self._spikes.find(verdict.loss, verdict.grad_norm)))
+
+    def step(self, verdict: Verdict) -> Skip | None:
+        """Apply the update, or discard it and say why. A gradient overflow in fp16 is left to the loss scaler."""
+        student = self._engines.student
+        reason = reason_to_skip(verdict, self._config, is_scaled=student.fp16_enabled())
+        ranks = () if verdict.is_finite else self._blame(verdict)
+        if reason:
+            shards.discard_update(student)
+            return Skip(reason, ranks)
+        student.step()
+        if not student.was_step_applied():
+            return Skip("gradient overflow", ranks)
+        self._spikes.add(verdict.loss, verdict.grad_norm)
+        return None
+
+    def _blame(self, verdict: Verdict) -> tuple[dict[str, Any], ...]:
+        """Where it began: a bad loss makes gradients bad on other ranks too, which are then not listed."""
+        bad = [number for number, loss in enumerate(self._losses) if not torch.isfinite(loss)]
+        parameters = shards.named_parameters(self._engines.student)
+        names = [n for n, p in parameters if not torch.isfinite(shards.gradient_square(self._engines.student, [p]))]
+        own = {"rank": self._world.rank, "micro_batches": bad, "parameters": names[:NAMED_PARAMETERS]}
+        gathered: list[Any] = [None] * self._world.size
+        dist.all_gather_object(gathered, own, group=self._world.control)
+        return tuple(rank for rank in gathered if rank["micro_batches" if verdict.ranks_with_bad_loss else "parameters"])
+
+
+def reason_to_skip(verdict: Verdict, config: GuardConfig, *, is_scaled: bool) -> str | None:
+    """Why an update must not be applied; None where it may. `is_scaled`: fp16, whose loss scaler needs to see an overflow."""
+    if verdict.ranks_with_bad_loss:
+        return "non-finite loss"
+    if verdict.ranks_with_bad_gradient:
+        return None if is_scaled else "non-finite gradient"
+    if verdict.spikes and config.spike == "skip":
+        return "spike of " + " and ".join(spike.quantity for spike in verdict.spikes)
+    return None
+
+
+def blamed_samples(skip: Skip, positions: list[Position], batch: BatchPlan) -> list[tuple[int, int]]:
+    """(epoch, index) of the samples of the micro-batches whose loss was not finite, or of the whole update where none was."""
+    blamed: list[Position] = []
+    for rank in skip.ranks:
+        own = positions[rank_share(len(positions), rank["rank"] // batch.tp_size, batch.dp_size)]
+        for number in rank["micro_batches"]:
+            blamed += own[number * batch.micro_batch_size : (number + 1) * batch.micro_batch_size]
+    # TP ranks blame the same samples
+    return list(dict.fromkeys((position.epoch, position.index) for position in blamed or positions))
+
+
+def check_skips(recipe: Recipe, step: int, skipped_in_a_row: int, reason: str) -> None:
     """Raises: TrainingBroken where no update could be applied for guard.max_skipped_in_a_row global batches."""
     if skipped_in_a_row >= recipe.guard.max_skipped_in_a_row:
         raise TrainingBroken(
-            f"{skipped_in_a_row} updates in a row had a non-finite gradient at step {step}; look at the skip events in events.jsonl and at "
-            "grad_norm before them, then lower optim.lr or leave fp16 for bf16"
+            f"{skipped_in_a_row} updates in a row were skipped at step {step}, the last for a {reason}; look at the skip events in "
+            "events.jsonl and at loss and grad_norm before them, then lower optim.lr, leave fp16 for bf16 or take out the data they name"
         )
 
 

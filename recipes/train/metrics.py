@@ -1,18 +1,18 @@
 """Where a run's numbers go: metrics.jsonl (the truth), the terminal, wandb when asked. Computes rates, no statistics."""
 
-import json
 import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from recipes.config import Recipe
 from recipes.plan.size import step_flops
+from recipes.train.json_lines import JsonLines
 
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bf16, from the vendor's data sheets
 WANDB_PATIENCE_SECONDS = 20.0
@@ -31,8 +31,8 @@ class Interval:
 class MetricsWriter:
     """Rank 0's reporter. `write` takes one logged step; timings are means since the step logged before."""
 
-    def __init__(self, file: IO[str], recipe: Recipe, run_dir: Path, device: torch.device, first_step: int) -> None:
-        self._file, self._recipe = file, recipe
+    def __init__(self, lines: JsonLines, recipe: Recipe, run_dir: Path, device: torch.device, first_step: int) -> None:
+        self._lines, self._recipe = lines, recipe
         self._peak = device_peak_flops(device)
         self._wandb = WandbMirror(recipe, run_dir) if recipe.run.wandb != "off" else None
         self._bar = tqdm(initial=first_step, total=recipe.run.max_steps, unit="step", disable=not sys.stderr.isatty())
@@ -43,8 +43,7 @@ class MetricsWriter:
         metrics["step_seconds"] = interval.seconds / interval.steps
         metrics["tokens_per_second"] = interval.tokens / interval.seconds
         metrics["mfu"] = flops / (self._peak * metrics["world_size"]) if self._peak else None
-        self._file.write(json.dumps(metrics) + "\n")
-        self._file.flush()
+        self._lines.append(metrics)
         self._show(metrics)
         if self._wandb:
             self._wandb.log(metrics)
@@ -57,7 +56,6 @@ class MetricsWriter:
     def close(self) -> None:
         """Flush everything; never waits long for wandb."""
         self._bar.close()
-        self._file.close()
         if self._wandb:
             self._wandb.finish()
 

@@ -1,8 +1,9 @@
 """metrics.jsonl -> a picture of the run: loss, stds, explained variance, rank. Reads nothing else."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from recipes.train.json_lines import read_rows
 
 PANELS = (
     ("loss", ("loss", "eval_loss")),
@@ -12,26 +13,36 @@ PANELS = (
 )
 
 
-def plot_metrics(run_dir: Path) -> Path:
-    """Write curves.png beside metrics.jsonl and return its path."""
+def plot_metrics(run_dir: Path) -> Path | None:
+    """Write curves.png beside metrics.jsonl and return its path; None where the disk refuses it."""
     import matplotlib  # a second of import that only the end of a run pays
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    rows: list[dict[str, Any]] = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rows, _ = read_rows(run_dir / "metrics.jsonl")
+    figure, path = _draw(rows, run_dir.name), run_dir / "curves.png"
+    try:
+        figure.savefig(path, dpi=110)
+    except OSError:
+        return None
+    finally:
+        pyplot.close(figure)
+    return path
+
+
+def _draw(rows: list[dict[str, Any]], title: str) -> Any:
+    from matplotlib import pyplot
+
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), constrained_layout=True)
-    for axis, (title, keys) in zip(axes.flat, PANELS, strict=True):
+    for axis, (name, keys) in zip(axes.flat, PANELS, strict=True):
         for key in keys:
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
             if points:
                 axis.plot(*zip(*points, strict=True), label=key, marker="." if len(points) < 40 else None)
-        axis.set(title=title, xlabel="optimizer updates")
+        axis.set(title=name, xlabel="optimizer updates")
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend()
-    figure.suptitle(run_dir.name)
-    path = run_dir / "curves.png"
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-    return path
+    figure.suptitle(title)
+    return figure

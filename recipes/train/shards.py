@@ -3,7 +3,7 @@
 The only file that touches DeepSpeed's private state; its test pins every attribute used here to the tested version.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -60,6 +60,24 @@ def _step_count(optimizer: torch.optim.Optimizer, step: int, device: torch.devic
     return step if isinstance(optimizer, DeepSpeedCPUAdam) else torch.tensor(float(step), device=device)
 
 
+LOSS_SCALER_STATE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+"""What fp16's dynamic loss scaler remembers of its past."""
+
+
+def loss_scaler_state(engine: DeepSpeedEngine) -> dict[str, float]:
+    """The dynamic loss scaler's state; {} in fp32 and bf16, which have none."""
+    scaler = engine.optimizer.loss_scaler
+    return {name: float(getattr(scaler, name)) for name in LOSS_SCALER_STATE} if scaler.dynamic else {}
+
+
+def set_loss_scaler_state(engine: DeepSpeedEngine, state: dict[str, float]) -> None:
+    """The inverse of loss_scaler_state. A checkpoint of another precision leaves the scaler as it starts."""
+    scaler = engine.optimizer.loss_scaler
+    if scaler.dynamic:
+        for name, value in state.items():
+            setattr(scaler, name, value if name == "cur_scale" else int(value))
+
+
 def refresh_compute_weights(engine: DeepSpeedEngine) -> None:
     """Make the student's forward see master shards that were just written: round them into the shards it gathers, and
     renew the gathered copies of persistent parameters."""
@@ -97,6 +115,51 @@ def gradient_shard(parameter: nn.Parameter) -> Tensor:
     """This rank's part of the reduced gradient after the last backward of an update and before step(), in float32."""
     optimizer = parameter._z3_optimizer
     return optimizer.get_local_fp32_grad_for_param(parameter).float()
+
+
+NORM_ROW = 1024
+
+
+def _norms(views: list[Tensor]) -> Tensor:
+    """Float32 norms whose squares sum up to the squared norm of all views. By rows on the CPU, where one float32 norm of forty
+    million numbers is wrong in the third digit; in few kernels elsewhere."""
+    if views[0].device.type != "cpu":
+        return torch.stack(torch._foreach_norm(views, 2, dtype=torch.float32))
+    norm, whole = torch.linalg.vector_norm, [view.numel() // NORM_ROW * NORM_ROW for view in views]
+    rows = [norm(view[:n].view(-1, NORM_ROW), dim=1, dtype=torch.float32) for view, n in zip(views, whole, strict=True)]
+    rests = [norm(view[n:], dtype=torch.float32) for view, n in zip(views, whole, strict=True)]
+    return torch.cat([*rows, torch.stack(rests)])
+
+
+def gradient_square(engine: DeepSpeedEngine, parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Squared norm of this rank's shards of the gradients of some parameters, without the loss scale: a float64 scalar where they
+    are, not finite where one of them is not or is beyond 1e19. After the last backward of an update and before its step(); waits
+    for nothing."""
+    optimizer, wanted = engine.optimizer, list(parameters)
+    if optimizer.offload_optimizer:  # the gradients have gone to the host; their norms were taken before
+        known = optimizer.norm_for_param_grads
+        taken = [known[i] for i in map(optimizer.get_param_id, wanted) if i in known]  # none where the shard is padding only
+        norms = torch.stack(taken) if taken else torch.zeros(1, device=engine.device)
+    else:
+        held = ((optimizer.fp16_groups[number], views) for number, views in optimizer.averaged_gradients.items())
+        views = {p.ds_id: view for group, views in held for p, view in zip(group, views, strict=True)}
+        norms = _norms([views[p.ds_id] for p in wanted]) if wanted else torch.zeros(1, device=engine.device)
+    return norms.double().div(optimizer.loss_scale).square().sum()
+
+
+def discard_update(engine: DeepSpeedEngine) -> None:
+    """In place of the step() that would apply an update: forget its gradients and count its last micro-batch. Nothing else changes;
+    was_step_applied() is False afterwards. Every rank calls it for the same update."""
+    optimizer = engine.optimizer
+    optimizer.zero_grad()
+    optimizer.averaged_gradients = {}
+    optimizer.grad_partitions_flat_buffer.zero_()  # a parameter without a gradient in the next update would still hold this one's
+    if optimizer.offload_optimizer:
+        optimizer.reset_cpu_buffers()
+        for flat in optimizer.fp32_partitioned_groups_flat:
+            flat.grad.zero_()
+    engine._step_applied = False
+    engine.micro_steps += 1
 
 
 def is_split(parameter: nn.Parameter) -> bool:

@@ -3,18 +3,22 @@
 import shutil
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from model.parallel import init_parallel
-from recipes.checkpoint.layout import Counters, latest, read_state
-from recipes.checkpoint.load import load_checkpoint
+from recipes.checkpoint.layout import Counters, newest, read_manifest, step_folder, step_of
+from recipes.checkpoint.restore import load_newest
+from recipes.checkpoint.retention import remove_leftovers
+from recipes.checkpoint.save import CheckpointSaver
 from recipes.config import Recipe, recipe_to_dict
 from recipes.data.loader import Dataset, UpdateLoader, UpdateOrder, check_enough, rank_share
 from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
+from recipes.train import shards
 from recipes.train.bad_items import BadItems
 from recipes.train.ds_config import BatchPlan, EngineConfig
 from recipes.train.engine import Engines, build_engines
@@ -22,7 +26,9 @@ from recipes.train.evaluate import heldout_batches
 from recipes.train.metrics import Interval, MetricsWriter
 from recipes.train.modality import MODALITIES
 from recipes.train.preempt import StopRequest
-from recipes.train.run_dir import RunDir, check_same_recipe
+from recipes.train.run_dir import RunDir, check_same_data, check_same_recipe
+from recipes.train.saving import Saving
+from recipes.train.spikes import SpikeStatistic
 from recipes.train.world import World
 
 
@@ -38,13 +44,14 @@ class TrainData(NamedTuple):
 class TrainState:
     """Everything that one update reads and moves."""
 
-    path: Path
     recipe: Recipe
     config: EngineConfig
     world: World
     engines: Engines
     data: TrainData
     counters: Counters
+    saving: Saving
+    spikes: SpikeStatistic
     stop: StopRequest
     writer: MetricsWriter | None = None  # on rank 0
     run_dir: RunDir | None = None  # on rank 0
@@ -55,40 +62,62 @@ class TrainState:
         """Optimizer updates applied so far."""
         return self.counters.step
 
+    def small_states(self) -> dict[str, Any]:
+        """What a checkpoint holds beside shards and counters."""
+        return {"loss_scaler": shards.loss_scaler_state(self.engines.student), "spikes": self.spikes.state()}
 
-def setup(recipe: Recipe, config: EngineConfig, path: Path, world: World, facts: dict[str, Any], owned: list[RunDir]) -> TrainState | None:
+
+def setup(
+    recipe: Recipe, config: EngineConfig, path: Path, world: World, facts: dict[str, Any], owned: list[RunDir], *, stop: StopRequest
+) -> TrainState | None:
     """Take the run dir, prepare the data, build the engines, load the newest checkpoint. None where the run is finished.
 
-    `owned` receives the run dir on rank 0, so that the caller can give it up however setup ends. Raises: ConfigError.
+    `owned` receives the run dir on rank 0, so that the caller can give it up however setup ends.
+    Raises: ConfigError; Stopped where rank 0 is asked to stop before the data are prepared.
     """
     start = time.perf_counter()
 
-    def take() -> Path | None:
-        owned.append(RunDir(path))
-        check_same_recipe(path, recipe)
-        return latest(path)
+    def take() -> Counters:
+        with stop.interruptible("preparation"):  # a lock of another machine is watched for half a minute
+            owned.append(RunDir(path))
+        owned[0].accepted = check_same_recipe(path, recipe)
+        remove_leftovers(path)
+        checkpoint = newest(path)
+        return read_manifest(checkpoint).counters if checkpoint else Counters()
 
-    checkpoint = world.once(take)
-    if checkpoint and int(checkpoint.name.removeprefix("step_")) >= recipe.run.max_steps:
+    expected = world.once(take)
+    if expected.step >= recipe.run.max_steps:
         if world.rank == 0:
-            print(f"{path} is finished ({checkpoint.name}); --set run.max_steps=N continues it, another --run-dir starts a new run")
+            name = step_folder(path, expected.step).name
+            print(f"{path} is finished ({name}); --set run.max_steps=N continues it, another --run-dir starts a new run")
         return None
     modality = MODALITIES[recipe.modality]
-    prepared = world.once(lambda: _prepare(recipe, path / "prepared"))
+    prepared = world.once(lambda: _prepare(recipe, path / "prepared", stop))
     train_data, heldout = modality.open_data(recipe, prepared)
+    world.once(lambda: owned[0].accepted.update(check_same_data(path, recipe, train_data.fingerprint)))
     parallel = init_parallel(config.batch.tp_size, world.device.type)
     heldout_batches(recipe, heldout, config.batch.micro_batch_size, parallel)  # complains now rather than at the first evaluation
-    first_update = Counters(**read_state(checkpoint)["counters"]).update if checkpoint else 0
-    loader = build_loader(recipe, train_data, config.batch, parallel.dp_rank, first_update=first_update)
+    loader = build_loader(recipe, train_data, config.batch, parallel.dp_rank, first_update=expected.update)
     torch.use_deterministic_algorithms(recipe.run.deterministic)
     engines = build_engines(recipe, config, parallel)
-    counters = load_checkpoint(checkpoint, engines) if checkpoint else Counters()
+    run_dir = owned[0] if owned else None
+    manifest = load_newest(path, engines, world, partial(_report_damage, run_dir))
+    counters = manifest.counters if manifest else Counters()
+    facts = facts | {"data_fingerprint": train_data.fingerprint, "deepspeed": config.deepspeed}
+    saver = CheckpointSaver(path, engines, world, recipe.checkpoint, run_dir.check if run_dir else None)
+    saving = Saving(saver, recipe, facts, counters.step, run_dir)
     data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction))
-    state = TrainState(path, recipe, config, world, engines, data, counters, StopRequest())
-    if world.rank == 0:
-        state.run_dir = owned[0]
-        _open_logs(state, facts | {"data_fingerprint": train_data.fingerprint}, time.perf_counter() - start)
+    spikes = SpikeStatistic(recipe.guard)
+    spikes.load(manifest.facts["spikes"] if manifest else {})
+    state = TrainState(recipe, config, world, engines, data, counters, saving, spikes, stop, run_dir=run_dir)
+    world.once(lambda: _open_logs(state, owned[0], facts, time.perf_counter() - start))
     return state
+
+
+def _report_damage(run_dir: RunDir | None, folder: Path, reason: str) -> None:
+    if run_dir:
+        run_dir.event("fallback", step=step_of(folder), checkpoint=folder.name, reason=reason)
+        run_dir.warn(f"checkpoint {folder.name} is not loaded, trying the one before it: {reason}")
 
 
 def build_loader(recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: int, *, first_update: int = 0) -> UpdateLoader:
@@ -104,10 +133,11 @@ def build_loader(recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: in
     )
 
 
-def _prepare(recipe: Recipe, folder: Path) -> Path:
+def _prepare(recipe: Recipe, folder: Path, stop: StopRequest) -> Path:
     """The prepared data, found or made. Data that cannot fill one batch leave nothing behind."""
     modality, is_new = MODALITIES[recipe.modality], not folder.exists()
-    prepared = modality.prepare(recipe, folder, progress=True, log=print)
+    with stop.interruptible("preparation"):
+        prepared = modality.prepare(recipe, folder, progress=True, log=print)
     try:
         check_enough(modality.open_data(recipe, prepared)[0], recipe.run.global_batch_size)
     except ConfigError:
@@ -117,28 +147,34 @@ def _prepare(recipe: Recipe, folder: Path) -> Path:
     return prepared
 
 
-def _open_logs(state: TrainState, facts: dict[str, Any], seconds: float) -> None:
-    recipe, run_dir, batch = state.recipe, state.run_dir, state.config.batch
-    assert run_dir is not None
-    content = {"recipe": recipe_to_dict(recipe), "deepspeed_config": state.config.path, "deepspeed": state.config.deepspeed, **facts}
-    run_dir.save_config(content | {"world_size": batch.world_size, "tp_size": batch.tp_size})
-    state.writer = MetricsWriter(run_dir.open_metrics(state.step), recipe, run_dir.path, state.engines.device, state.step)
-    run_dir.event(
-        "resume" if state.step else "start", step=state.step, setup_seconds=seconds, world_size=batch.world_size, tp_size=batch.tp_size
-    )
+def _open_logs(state: TrainState, run_dir: RunDir, facts: dict[str, Any], seconds: float) -> None:
+    recipe, batch = state.recipe, state.config.batch
+    content = {"recipe": recipe_to_dict(recipe), "deepspeed_config": state.config.path, **facts}
+    topology = {"world_size": batch.world_size, "tp_size": batch.tp_size}
+    run_dir.save_config(content | topology)
+    lines, lost_steps, lost_seconds = run_dir.open_metrics(state.step)
+    state.writer = MetricsWriter(lines, recipe, run_dir.path, state.engines.device, state.step)
+    lost = {"lost_steps": lost_steps, "lost_seconds": lost_seconds, "last_seen": run_dir.last_seen}
+    run_dir.event("resume" if state.step else "start", step=state.step, setup_seconds=seconds, **topology, **lost)
+    if run_dir.taken_from:
+        run_dir.event("takeover", step=state.step, owner=run_dir.taken_from)
+    if run_dir.accepted:
+        run_dir.event("change", step=state.step, fields=run_dir.accepted)
     for line in start_block(state, seconds):
         state.writer.say(line)
 
 
 def start_block(state: TrainState, seconds: float) -> list[str]:
     """What, where, how big: the first lines on the terminal."""
-    recipe, batch = state.recipe, state.config.batch
-    assert state.run_dir is not None
+    recipe, batch, run_dir = state.recipe, state.config.batch, state.run_dir
+    assert run_dir is not None
     return [
         f"{recipe.name}: {num_parameters(recipe):,} parameters, {state.config.precision}, {state.config.path}",
         f"{batch.world_size} ranks = data-parallel {batch.dp_size} x tensor-parallel {batch.tp_size}; "
         f"update of {recipe.run.global_batch_size} samples = {batch.dp_size} x micro {batch.micro_batch_size} x accumulation "
         f"{batch.accumulation_steps}",
-        f"run dir {state.run_dir.path}, {'resumed at' if state.step else 'from'} step {state.step} to {recipe.run.max_steps}; "
+        f"run dir {run_dir.path}, {'resumed at' if state.step else 'from'} step {state.step} to {recipe.run.max_steps}; "
         f"ready in {seconds:.1f} s",
+        *([f"taken over from {run_dir.taken_from}, which has ended without a word"] if run_dir.taken_from else []),
+        *([f"changed: {', '.join(f'{key} {old} -> {new}' for key, (old, new) in run_dir.accepted.items())}"] if run_dir.accepted else []),
     ]

@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from recipes.errors import ConfigError, TrainingBroken
+from recipes.errors import ConfigError, Stopped, TrainingBroken
 from recipes.train.environment import world_from_environment
 
 Result = TypeVar("Result")
@@ -28,12 +28,12 @@ class World:
     control: dist.ProcessGroup
 
     def once(self, job: Callable[[], Result]) -> Result:
-        """Run `job` on rank 0 while the others wait, and give its result to all. A user's error is raised on all."""
+        """Run `job` on rank 0 while the others wait, and give its result to all. A user's error and a stop are raised on all."""
         outcome: list = [None, None]
         if self.rank == 0:
             try:
                 outcome[0] = job()
-            except (ConfigError, TrainingBroken) as error:
+            except (ConfigError, TrainingBroken, Stopped) as error:
                 outcome[1] = error
         dist.broadcast_object_list(outcome, src=0, group=self.control)
         if outcome[1] is not None:

@@ -32,6 +32,8 @@ from recipes.vision import vision_base
         ("model.init_std=0.5", "model", "init_std", 0.5),
         ("data.tokenizer=null", "data", "tokenizer", None),
         ("data.path=/a=b", "data", "path", "/a=b"),
+        ("run.accept_changes=optim.lr, data.path", "run", "accept_changes", ("optim.lr", "data.path")),
+        ("run.max_minutes=90", "run", "max_minutes", 90.0),
     ],
 )
 def test_a_value_gets_the_type_of_its_field(assignment: str, section: str, key: str, value: object) -> None:

@@ -2,19 +2,48 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from recipes.checkpoint.layout import FORMAT, Range, latest, range_from_json, range_to_json, read_state, step_folder, write_text_atomically
-from recipes.errors import ConfigError
+from recipes.checkpoint.layout import (
+    FORMAT,
+    MANIFEST,
+    Counters,
+    FileEntry,
+    Manifest,
+    ParameterEntry,
+    Range,
+    candidates,
+    check_files,
+    newest,
+    range_from_json,
+    range_to_json,
+    read_manifest,
+    step_folder,
+    step_of,
+    write_manifest,
+    write_text_atomically,
+)
+from recipes.errors import ConfigError, DamagedCheckpoint
+
+MADE_UP = Manifest(
+    Counters(step=7, update=9, samples=72, tokens=99),
+    2,
+    3,
+    {"layer.weight": ParameterEntry((6, 8), 1, 8), "layer.bias": ParameterEntry((6,), None, 2)},
+    (FileEntry("rank_00000.safetensors", 4, "ab" * 32, 0, 0),),
+    {"recipe": {"name": "text_tiny", "optim": {"lr": 3e-4}}, "versions": {}, "time": 1.5},
+)
 
 
 def make_checkpoint(run_dir: Path, step: int, *, complete: bool = True) -> Path:
     folder = step_folder(run_dir, step)
     folder.mkdir(parents=True)
+    (folder / "rank_00000.safetensors").write_bytes(b"data")
     if complete:
-        (folder / "state.json").write_text(json.dumps({"format": FORMAT}))
+        write_manifest(folder, replace(MADE_UP, counters=Counters(step=step)))
     return folder
 
 
@@ -22,41 +51,78 @@ def test_folders_sort_by_step(tmp_path: Path) -> None:
     assert step_folder(tmp_path, 100) == tmp_path / "checkpoints" / "step_00000100"
     names = [step_folder(tmp_path, step).name for step in (2, 10, 99_999_999)]
     assert names == sorted(names)
+    assert [step_of(step_folder(tmp_path, step)) for step in (0, 7, 99_999_999)] == [0, 7, 99_999_999]
 
 
-def test_latest_is_the_one_that_is_named(tmp_path: Path) -> None:
-    assert latest(tmp_path) is None
-    older, _ = make_checkpoint(tmp_path, 5), make_checkpoint(tmp_path, 10)
-    (tmp_path / "checkpoints" / "latest").write_text("step_00000005\n")
-    assert latest(tmp_path) == older
+def test_the_best_candidate_is_the_one_that_is_named_and_older_ones_follow(tmp_path: Path) -> None:
+    assert (candidates(tmp_path), newest(tmp_path)) == ([], None)
+    folders = [make_checkpoint(tmp_path, step) for step in (5, 10, 20)]
+    (tmp_path / "checkpoints" / "latest").write_text("step_00000010\n")
+    assert candidates(tmp_path) == [folders[1], folders[0]] and newest(tmp_path) == folders[1]
 
 
-@pytest.mark.parametrize("named", [None, "step_00000020\n", "step_00000030\n", "\n"], ids=["no file", "incomplete", "removed", "empty"])
-def test_a_lost_latest_does_not_lose_the_run(tmp_path: Path, named: str | None) -> None:
+@pytest.mark.parametrize(
+    "named", [None, "step_00000030\n", "\n", "../..", "\0", b"\xff\xfe"], ids=["no file", "removed", "empty", "outside", "zero", "no text"]
+)
+def test_a_lost_latest_does_not_lose_the_run(tmp_path: Path, named: str | bytes | None) -> None:
     """Starting from step 0 again would cut metrics.jsonl and overwrite the run."""
-    make_checkpoint(tmp_path, 9)
-    newest = make_checkpoint(tmp_path, 10)
-    make_checkpoint(tmp_path, 20, complete=False)
+    older, newer = make_checkpoint(tmp_path, 9), make_checkpoint(tmp_path, 10)
     (tmp_path / "checkpoints" / ".step_00000040.tmp").mkdir()
-    (tmp_path / "checkpoints" / ".step_00000040.tmp" / "state.json").write_text("{}")
+    (tmp_path / "checkpoints" / "step_later").mkdir()
+    write_manifest(tmp_path / "checkpoints" / ".step_00000040.tmp", MADE_UP)
     if named is not None:
-        (tmp_path / "checkpoints" / "latest").write_text(named)
-    assert latest(tmp_path) == newest
+        (tmp_path / "checkpoints" / "latest").write_bytes(named if isinstance(named, bytes) else named.encode())
+    assert candidates(tmp_path) == [newer, older] and newest(tmp_path) == newer
 
 
-def test_a_range_survives_its_header_entry() -> None:
+def test_the_newest_is_one_whose_files_are_there(tmp_path: Path) -> None:
+    good, short, bare = make_checkpoint(tmp_path, 1), make_checkpoint(tmp_path, 2), make_checkpoint(tmp_path, 3, complete=False)
+    (short / "rank_00000.safetensors").write_bytes(b"dat")
+    assert newest(tmp_path) == good and candidates(tmp_path)[0] == bare
+    with pytest.raises(DamagedCheckpoint, match=r"rank_00000\.safetensors has 3 of 4 bytes"):
+        check_files(short, read_manifest(short))
+    (short / "rank_00000.safetensors").unlink()
+    with pytest.raises(DamagedCheckpoint, match=r"rank_00000\.safetensors is missing"):
+        check_files(short, read_manifest(short))
+
+
+def test_a_manifest_and_a_range_survive_their_text(tmp_path: Path) -> None:
+    write_manifest(tmp_path, MADE_UP)
+    assert read_manifest(tmp_path) == MADE_UP and MADE_UP.num_bytes() == 4
     for dim in (None, 0, 1):
-        place = Range("trunk.encoder.layers.0.weight", (4, 6), dim, 1, 2, 12, 12)
+        place = Range("trunk.encoder.layers.0.weight", (4, 6), dim, 1, 2, 12, 12, ("ab", "cd"))
         text = range_to_json(place)
         assert type(text) is str and range_from_json(text) == place
 
 
-def test_state_of_no_checkpoint_or_another_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no state\.json, so not a complete checkpoint; name a run dir or a folder"):
-        read_state(tmp_path)
-    (tmp_path / "state.json").write_text(json.dumps({"format": FORMAT + 1}))
-    with pytest.raises(ConfigError, match=f"checkpoint format {FORMAT + 1}, this version reads {FORMAT}"):
-        read_state(tmp_path)
+def test_every_flipped_bit_and_every_lost_tail_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+    write_manifest(tmp_path, MADE_UP)
+    whole = (tmp_path / MANIFEST).read_bytes()
+    for number in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[number // 8] ^= 1 << number % 8
+        (tmp_path / MANIFEST).write_bytes(flipped)
+        with pytest.raises(DamagedCheckpoint):
+            read_manifest(tmp_path)
+    for length in range(len(whole)):
+        (tmp_path / MANIFEST).write_bytes(whole[:length])
+        with pytest.raises(DamagedCheckpoint):
+            read_manifest(tmp_path)
+
+
+def test_no_checkpoint_and_other_formats_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DamagedCheckpoint, match=r"no manifest\.json, so not a complete checkpoint"):
+        read_manifest(tmp_path)
+    (tmp_path / "state.json").write_text(json.dumps({"format": 1}))
+    with pytest.raises(ConfigError, match=f"checkpoint format 1, this version reads {FORMAT}; use the version that wrote it"):
+        read_manifest(tmp_path)
+    for other, remedy in ((FORMAT + 1, "a newer release wrote it: update this one"), (FORMAT - 1, "use the version that wrote it")):
+        monkeypatch.setattr("recipes.checkpoint.layout.FORMAT", other)
+        write_manifest(tmp_path, MADE_UP)
+        monkeypatch.undo()
+        with pytest.raises(ConfigError, match=f"checkpoint format {other}, this version reads {FORMAT}; {remedy}") as caught:
+            read_manifest(tmp_path)
+        assert not isinstance(caught.value, DamagedCheckpoint), "no reason to fall back"
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

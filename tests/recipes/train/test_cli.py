@@ -2,17 +2,19 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from recipes.catalog import RECIPES
-from recipes.errors import ConfigError, TrainingBroken
+from recipes.errors import ConfigError, Stopped, TrainingBroken
 from recipes.plan.size import num_parameters
 from recipes.text import text_tiny
 from recipes.train import cli
 from recipes.train.cli import build_parser, default_ds_config, exit_code_of, launch_facts, pretrain_main, resolve_recipe
+from tests.distributed import run_command
 from tests.launching import ROOT
 
 DS_CONFIGS = sorted((ROOT / "ds_configs").glob("*.json"))
@@ -73,12 +75,31 @@ def test_the_commands_own_code_passes_and_a_defect_keeps_its_traceback() -> None
         exit_code_of(lambda: 1 // 0)
 
 
-def test_an_interrupt_is_one_line(capsys: pytest.CaptureFixture) -> None:
-    def command() -> int:
-        raise KeyboardInterrupt
+INTERRUPTED = """
+import sys, threading, time
+from recipes.train.cli import exit_code_of
 
-    assert exit_code_of(command) == 130
-    assert capsys.readouterr().err == "interrupted; what was saved stays valid and the same command continues\n"
+def command():
+    threading.Thread(target=time.sleep, args=(60,)).start()  # a checkpoint on a slow disk
+    print("so far", end="")
+    raise KeyboardInterrupt
+
+sys.exit(exit_code_of(command))
+"""
+
+
+def test_an_interrupt_is_one_line_and_waits_for_no_thread() -> None:
+    done = run_command([sys.executable, "-c", INTERRUPTED], ROOT, 20)
+    assert (done.returncode, done.stdout) == (130, "so far")
+    assert done.stderr == "interrupted; what was saved stays valid and the same command continues\n"
+
+
+def test_a_stop_before_anything_was_saved_is_one_line_and_its_code(capsys: pytest.CaptureFixture) -> None:
+    def command() -> int:
+        raise Stopped("stopped by SIGTERM during preparation; the same command continues")
+
+    assert exit_code_of(command) == 75
+    assert capsys.readouterr() == ("stopped by SIGTERM during preparation; the same command continues\n", "")
 
 
 def test_data_and_overrides_make_the_recipe() -> None:

@@ -1,14 +1,26 @@
-"""A run that learns nothing any more stops, names the step, and says what to look at; a healthy one goes on."""
+"""What keeps an update from being applied and what it tells, on real ranks; and what ends a run, in one line that says what to look at."""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from recipes.config import apply_overrides
+from recipes.config import GuardConfig, apply_overrides
+from recipes.data.loader import Position
 from recipes.errors import TrainingBroken
 from recipes.text import text_base
-from recipes.train.guard import check_collapse, check_skips
+from recipes.train.ds_config import BatchPlan, load_ds_config
+from recipes.train.guard import Skip, Verdict, blamed_samples, check_collapse, check_skips, reason_to_skip
+from recipes.train.spikes import Spike
+from tests.distributed import run_distributed
+from tests.recipes.train.test_engine import BF16, random_batch, resolved
 
+ROOT = Path(__file__).parents[3]
 RECIPE = apply_overrides(text_base(), ["guard.after_steps=100", "guard.min_target_std=0.1", "guard.min_pred_std=0.01"])
 HEALTHY = {"step": 200, "loss": 1.0, "target_std": 0.11, "pred_std": 0.011}
+SPIKE = Spike("grad_norm", 30.0, 1.0, 20.0)
+OFFLOADED = load_ds_config(ROOT / "ds_configs" / "zero3_offload_cpu.json")["zero_optimization"]
+OFFLOAD = {"zero_optimization": OFFLOADED | {"overlap_comm": False}}
 
 
 def test_a_healthy_run_goes_on() -> None:
@@ -43,8 +55,87 @@ def test_thresholds_are_fairseqs() -> None:
     assert (guard.min_target_std, guard.min_pred_std) == (0.1, 0.01)
 
 
-def test_a_run_that_skips_every_update_ends_and_one_that_skips_a_few_goes_on() -> None:
+def test_a_run_that_skips_every_update_ends_with_the_last_reason_and_one_that_skips_a_few_goes_on() -> None:
     recipe = RECIPE
-    check_skips(recipe, 7, recipe.guard.max_skipped_in_a_row - 1)
-    with pytest.raises(TrainingBroken, match="50 updates in a row had a non-finite gradient at step 7"):
-        check_skips(recipe, 7, recipe.guard.max_skipped_in_a_row)
+    check_skips(recipe, 7, recipe.guard.max_skipped_in_a_row - 1, "non-finite loss")
+    with pytest.raises(TrainingBroken, match="50 updates in a row were skipped at step 7, the last for a non-finite loss; look at"):
+        check_skips(recipe, 7, recipe.guard.max_skipped_in_a_row, "non-finite loss")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "spike", "is_scaled", "reason"),
+    [
+        (Verdict(1.0, 1.0, 0, 0), "skip", False, None),
+        (Verdict(1.0, 1.0, 1, 0), "off", False, "non-finite loss"),
+        (Verdict(1.0, 1.0, 1, 2), "off", True, "non-finite loss"),
+        (Verdict(1.0, 1.0, 0, 1), "off", False, "non-finite gradient"),
+        (Verdict(1.0, 1.0, 0, 1), "off", True, None),  # fp16: the loss scaler must see it
+        (Verdict(1.0, 1.0, 0, 0, (SPIKE,)), "report", False, None),
+        (Verdict(1.0, 1.0, 0, 0, (SPIKE,)), "skip", False, "spike of grad_norm"),
+        (Verdict(1.0, 1.0, 0, 0, (SPIKE,)), "skip", True, "spike of grad_norm"),
+    ],
+)
+def test_what_is_skipped_and_why(verdict: Verdict, spike: Any, is_scaled: bool, reason: str | None) -> None:
+    assert reason_to_skip(verdict, GuardConfig(spike=spike), is_scaled=is_scaled) == reason
+
+
+def test_samples_are_those_of_the_bad_micro_batches_and_all_where_no_loss_was_bad() -> None:
+    positions = [Position(3, index, (index,)) for index in range(100, 116)]
+    batch = BatchPlan(micro_batch_size=2, accumulation_steps=4, world_size=4, tp_size=2, dp_size=2)
+    bad = [{"rank": rank, "micro_batches": [1], "parameters": []} for rank in (2, 3)]  # the TP ranks of DP rank 1
+    assert blamed_samples(Skip("non-finite loss", tuple(bad)), positions, batch) == [(3, 110), (3, 111)]
+    other = {"rank": 0, "micro_batches": [0, 3], "parameters": []}
+    assert blamed_samples(Skip("non-finite loss", (other,)), positions, batch) == [(3, i) for i in (100, 101, 106, 107)]
+    everything = [(3, index) for index in range(100, 116)]
+    assert blamed_samples(Skip("spike of loss"), positions, batch) == everything
+    gradient = {"rank": 1, "micro_batches": [], "parameters": ["head.layers.0.weight"]}
+    assert blamed_samples(Skip("non-finite gradient", (gradient,)), positions, batch) == everything
+
+
+def norms_of_guard_and_engine(world_size: int, tp_size: int, other: dict[str, Any]) -> list[tuple[float, float, float, float]]:
+    """Per update: norm and mean loss by the guard, norm by the engine, mean loss of this rank's own micro-batches."""
+    from model.parallel import init_parallel
+    from recipes.train import objective
+    from recipes.train.engine import build_engines
+    from recipes.train.guard import UpdateGuard
+    from recipes.train.spikes import SpikeStatistic
+    from recipes.train.world import join_world
+
+    recipe, config = resolved(world_size, tp_size, {}, {"train_micro_batch_size_per_gpu": 2, **other}, "optim.lr=0.01")
+    world = join_world()
+    parallel = init_parallel(tp_size, "cpu")
+    engines = build_engines(recipe, config, parallel)
+    spikes, seen = SpikeStatistic(recipe.guard), []
+    for step in range(4):
+        guard = UpdateGuard(engines, recipe.guard, world, spikes)
+        batches = [random_batch(recipe, 2, 100 * step + 10 * parallel.dp_rank + n) for n in range(config.batch.accumulation_steps)]
+        losses = 0.0
+        for number, batch in enumerate(batches):
+            if number:
+                engines.student.step()
+            result = objective.forward(engines, batch, recipe.loss)
+            guard.note(result.loss)
+            losses += float(result.loss)
+            objective.backward(engines, result, 64)
+        verdict = guard.judge(64)
+        skip = guard.step(verdict)
+        assert verdict.is_finite and skip is None and engines.student.was_step_applied(), (verdict, skip)
+        seen.append((verdict.grad_norm, verdict.loss, float(engines.student.get_global_grad_norm()), losses / 64))
+    assert [len(window) for window in spikes.state().values()] == [4, 4]
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("world_size", "tp_size", "other"),
+    [(1, 1, {}), (2, 2, {}), (2, 1, {}), (2, 1, BF16), (1, 1, BF16 | OFFLOAD)],
+    ids=["one", "tp2", "dp2", "dp2_bf16", "offload"],
+)
+def test_the_guards_norm_is_the_engines_to_1e_6_and_its_loss_the_mean_over_data_parallel_ranks(
+    world_size: int, tp_size: int, other: dict[str, Any]
+) -> None:
+    per_rank = run_distributed(norms_of_guard_and_engine, world_size, world_size, tp_size, other, timeout=200)
+    for updates in zip(*per_rank, strict=True):
+        norms, losses, theirs, own = zip(*updates, strict=True)
+        assert len(set(norms)) == 1 and len(set(losses)) == 1, "all ranks decide on the same numbers"
+        assert norms[0] == pytest.approx(theirs[0], rel=1e-6)
+        assert losses[0] == pytest.approx(sum(own) / tp_size, rel=1e-12 if tp_size == 1 else 1e-6)

@@ -10,6 +10,7 @@ import torch
 
 from recipes.plan.size import step_flops
 from recipes.train import metrics as metrics_module
+from recipes.train.json_lines import JsonLines
 from recipes.train.metrics import Interval, MetricsWriter, device_peak_flops, format_seconds
 from tests.distributed import run_command
 from tests.launching import ROOT, tiny_recipe
@@ -21,7 +22,7 @@ HELD_OUT = {"eval_loss": 1.5, "explained_variance": 0.25, "target_rank": 12.0}
 
 def written(tmp_path: Path, *rows: dict, interval: Interval | None = None) -> list[dict]:
     path = tmp_path / "metrics.jsonl"
-    writer = MetricsWriter(path.open("a"), tiny_recipe(run__max_steps=1000), tmp_path, CPU, 0)
+    writer = MetricsWriter(JsonLines(path), tiny_recipe(run__max_steps=1000), tmp_path, CPU, 0)
     for row in rows:
         writer.write(dict(row), interval or Interval(steps=4, seconds=2.0, tokens=600))
         assert path.read_text().endswith("}\n"), "every line is there as soon as it is written"
@@ -71,14 +72,15 @@ from pathlib import Path
 import torch
 from recipes.train.environment import quiet_libraries
 from recipes.train import metrics
+from recipes.train.json_lines import JsonLines
 from tests.launching import tiny_recipe
 
 if __name__ == "__main__":
     quiet_libraries()
     run_dir = Path(sys.argv[2])
     metrics.WANDB_PATIENCE_SECONDS = 15.0 if sys.argv[1] == "offline" else 3.0  # a reachable wandb may take its time on a busy machine
-    recipe, file = tiny_recipe(run__wandb=sys.argv[1]), (run_dir / "metrics.jsonl").open("a")
-    writer = metrics.MetricsWriter(file, recipe, run_dir, torch.device("cpu"), 0)
+    recipe, lines = tiny_recipe(run__wandb=sys.argv[1]), JsonLines(run_dir / "metrics.jsonl")
+    writer = metrics.MetricsWriter(lines, recipe, run_dir, torch.device("cpu"), 0)
     start = time.perf_counter()
     for step in (1, 2):
         writer.write({"step": step, "loss": 1.0, "target_std": 0.9, "world_size": 1, "probe": None}, metrics.Interval(1, 0.5, 10))

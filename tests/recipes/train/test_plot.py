@@ -26,7 +26,7 @@ EVAL = {"eval_loss": 1.1, "explained_variance": 0.2, "target_rank": 9.0, "neighb
 def test_a_picture_comes_of_any_metrics(tmp_path: Path, rows: list[dict]) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = plot_metrics(tmp_path)
-    assert path == tmp_path / "curves.png" and path.read_bytes().startswith(PNG)
+    assert path is not None and path == tmp_path / "curves.png" and path.read_bytes().startswith(PNG)
 
 
 def test_what_is_drawn_is_what_metrics_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +43,9 @@ def test_what_is_drawn_is_what_metrics_hold(tmp_path: Path, monkeypatch: pytest.
     assert {title: set(keys) for title, keys in PANELS} == {title: set(lines) for title, lines in shown.items()}
     assert shown["loss"]["loss"].tolist() == [[1.0, 1.0], [5.0, 0.5]]
     assert shown["loss"]["eval_loss"].tolist() == [[5.0, 1.1]], "steps without an evaluation leave a gap"
+
+
+def test_a_disk_that_refuses_it_costs_the_picture_alone(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, **ROW}) + "\n")
+    (tmp_path / "curves.png").mkdir()
+    assert plot_metrics(tmp_path) is None

@@ -1,19 +1,38 @@
-"""Signals set a flag while someone listens, and do what they always did afterwards."""
+"""Signals, a time limit and a file set a flag while someone listens; signals do what they always did afterwards."""
 
 import os
 import signal
+import threading
+import time
+from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 
+from recipes.errors import Stopped
+from recipes.train import preempt
 from recipes.train.preempt import STOP_SIGNALS, StopRequest
+from tests.distributed import RankFailure, run_distributed
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_stop_signal_sets_the_reason_and_nothing_else(number: signal.Signals) -> None:
     with StopRequest() as stop:
-        assert stop.reason is None
+        assert stop.reason is None and not stop.is_asked()
         os.kill(os.getpid(), number)
-        assert stop.reason == number.name
+        assert stop.reason == number.name and stop.is_asked()
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_that_the_parent_had_blocked_is_heard(number: signal.Signals) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    try:
+        with StopRequest() as stop:
+            signal.raise_signal(number)
+            assert stop.reason == number.name
+        assert number in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
 
 
 def test_schedulers_warnings_and_the_keyboard_are_all_listened_to() -> None:
@@ -43,3 +62,88 @@ def test_handlers_are_given_back_even_after_an_error() -> None:
         assert all(signal.getsignal(number) is not before[number] for number in STOP_SIGNALS)
         raise ValueError
     assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == before
+
+
+def test_a_time_limit_is_counted_from_the_beginning() -> None:
+    stop = StopRequest(max_minutes=0.2 / 60)
+    assert not stop.is_asked()
+    time.sleep(0.25)
+    assert stop.is_asked() and stop.reason == "run.max_minutes=0.00333333"
+
+
+def test_without_a_limit_there_is_none() -> None:
+    assert not StopRequest(max_minutes=0.0).is_asked()
+
+
+def test_a_file_is_looked_for_once_in_a_while_and_goes_when_it_was_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "stop"
+    stop = StopRequest(file=file)
+    assert not stop.is_asked()
+    file.touch()
+    assert not stop.is_asked(), "not asked of the file server at every step"
+    monkeypatch.setattr(preempt, "FILE_PERIOD_SECONDS", 0.0)
+    stop = StopRequest(file=file)
+    assert stop.is_asked() and stop.reason == "the file stop (removed)" and file.exists()
+    stop.obeyed()
+    stop.obeyed()
+    assert not file.exists() and stop.is_asked()
+
+
+def test_a_signal_interrupts_a_preparation_once_and_lets_it_tidy_up() -> None:
+    with StopRequest() as stop:
+        tidied, line = False, "stopped by SIGTERM during preparation; the same command continues"
+        with pytest.raises(Stopped, match=line), stop.interruptible("preparation"):
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(5)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)  # a launcher repeats itself
+                tidied = True
+        assert tidied and stop.reason == "SIGTERM"
+        os.kill(os.getpid(), signal.SIGTERM)  # outside it is a flag again
+
+
+def test_a_request_from_before_ends_a_preparation_at_its_beginning() -> None:
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        with pytest.raises(Stopped, match="SIGUSR2"), stop.interruptible("preparation"):
+            pytest.fail("must not begin")
+
+
+def test_a_second_interrupt_in_a_preparation_stops_at_once() -> None:
+    with StopRequest() as stop:
+        with pytest.raises(Stopped), stop.interruptible("preparation"):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert not stop.is_urgent
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert stop.is_urgent
+
+
+def hang() -> None:
+    """Rank 0 waits for rank 1 in a collective, where no Python handler runs, and is interrupted there twice."""
+    if dist.get_rank():
+        time.sleep(60)
+    with StopRequest():
+        for number in (1, 2):
+            threading.Timer(0.2 * number, os.kill, (os.getpid(), signal.SIGINT)).start()
+        dist.barrier()
+
+
+def test_a_second_interrupt_ends_a_rank_that_hangs_in_a_collective() -> None:
+    start = time.monotonic()
+    with pytest.raises(RankFailure, match=r"rank 0: died without a report \(exit code 130\)(.|\n)*interrupted; what was saved stays valid"):
+        run_distributed(hang, 2, timeout=40)
+    assert time.monotonic() - start < 30
+
+
+def ask_to_stop(seconds: float) -> None:
+    with StopRequest():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(seconds)
+
+
+def test_a_process_that_left_by_itself_is_left_alone() -> None:
+    run_distributed(ask_to_stop, 1, preempt.PATIENCE_SECONDS + 1)

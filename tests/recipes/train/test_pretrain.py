@@ -134,15 +134,12 @@ def test_a_run_resumed_under_tensor_parallelism_continues_the_same_curve(
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_run_with_the_optimizer_offloaded_resumes_from_exactly_its_state(sample_prepared: Path, tmp_path: Path) -> None:
+def test_a_run_with_the_optimizer_offloaded_resumes_bit_for_bit(sample_prepared: Path, tmp_path: Path) -> None:
     zero = load_ds_config(ROOT / "ds_configs" / "zero3_offload_cpu.json")["zero_optimization"] | {"overlap_comm": False}
     changes = {"zero_optimization": zero, "bf16": {"enabled": True}}
     whole = train("text", tmp_path / "whole", sample_prepared, changes=changes)
     run_distributed(run_rank, 1, "text", tmp_path / "run", sample_prepared, (*NO_DROPOUT, "run.max_steps=7"), changes, 1, timeout=240)
     resumed = train("text", tmp_path / "run", sample_prepared, changes=changes)
-    curve = [[(r["loss"], r["grad_norm"]) for r in rows] for rows in (resumed, whole)]
-    assert curve[0][:8] == curve[1][:8], "step 8 is computed from the loaded state alone"
-    # From there on DeepSpeed's CPU Adam differs in the last bit: its bias correction is a running product of beta in a process
-    # that counted all steps, and a power of beta in one that starts at step 8 (cpu_adam.h, IncrementStep).
-    for ours, theirs in zip(resumed[8:], whole[8:], strict=True):
-        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+    curve = [[{k: row[k] for k in ("step", "loss", "grad_norm", "target_std", "tokens")} for row in rows] for rows in (resumed, whole)]
+    assert curve[0] == curve[1]
+    assert resumed[-1] == whole[-1]

@@ -1,5 +1,6 @@
 """Contract with the pinned DeepSpeed: every private attribute that shards.py reads, and what is written is what is computed with."""
 
+import math
 from importlib import metadata
 from typing import Any
 
@@ -81,3 +82,72 @@ def forward_after_write(zero: dict[str, Any]) -> float:
 @pytest.mark.parametrize("zero", [NO_THRESHOLD, LARGE_THRESHOLD], ids=["partitioned", "persistent"])
 def test_a_refreshed_write_reaches_the_forward_even_of_persistent_parameters(zero: dict[str, Any]) -> None:
     assert run_distributed(forward_after_write, 1, zero)[0] < 1e-5
+
+
+OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
+
+
+def discard_and_go_on(world_size: int, tp_size: int, zero: dict[str, Any], poison: float | None) -> dict[str, Any]:
+    """Three updates of two micro-batches; with `poison` one more before the last, into which it is multiplied, and discarded."""
+    from model.parallel import init_parallel
+    from recipes.train import objective, shards
+    from recipes.train.engine import build_engines
+
+    recipe, config = resolved(world_size, tp_size, zero, {"train_micro_batch_size_per_gpu": 4 // (world_size // tp_size)}, "optim.lr=0.01")
+    parallel = init_parallel(tp_size, "cpu")
+    engines = build_engines(recipe, config, parallel)
+    student, parameters = engines.student, dict(shards.named_parameters(engines.student))
+
+    def accumulate(seed: int, factor: float = 1.0) -> None:
+        engines.stream.update = seed
+        for number in range(2):
+            if number:
+                student.step()
+            batch = random_batch(recipe, config.batch.micro_batch_size, 10 * seed + 2 * parallel.dp_rank + number)
+            result = objective.forward(engines, batch, recipe.loss)
+            objective.backward(engines, result._replace(loss=result.loss * factor), 64)
+
+    for seed in (0, 1, 2):
+        if poison is not None and seed == 2:
+            accumulate(7, poison)
+            assert bool(torch.isfinite(shards.gradient_square(student, parameters.values()))) is math.isfinite(poison)
+            shards.discard_update(student)
+            assert not student.was_step_applied()
+        accumulate(seed)
+        own = {n: shards.gradient_square(student, [p]) for n, p in parameters.items()}
+        expected = {n: shards.gradient_shard(p).double().square().sum() for n, p in parameters.items()}
+        together = float(shards.gradient_square(student, parameters.values()))
+        assert all(float(own[n]) == pytest.approx(float(expected[n]), rel=1e-6) for n in parameters), (own, expected)
+        assert together == pytest.approx(sum(float(square) for square in expected.values()), rel=1e-6), together
+        student.step()
+        assert student.was_step_applied()
+    return {n: shards.master_shard(p).clone() for n, p in parameters.items()}
+
+
+@pytest.mark.parametrize(
+    ("world_size", "tp_size", "zero"),
+    [(1, 1, {}), (2, 1, LARGE_THRESHOLD), (2, 2, {}), (1, 1, OFFLOAD)],
+    ids=["one", "dp2", "tp2", "offload"],
+)
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e3], ids=str)
+def test_gradient_squares_are_those_of_the_shards_to_1e_6_and_a_discarded_update_leaves_no_trace(
+    world_size: int, tp_size: int, zero: dict[str, Any], poison: float
+) -> None:
+    ours = run_distributed(discard_and_go_on, world_size, world_size, tp_size, zero, poison, timeout=120)
+    theirs = run_distributed(discard_and_go_on, world_size, world_size, tp_size, zero, None, timeout=120)
+    for mine, other in zip(ours, theirs, strict=True):
+        assert all(torch.equal(mine[name], other[name]) for name in other)
+
+
+def test_a_gradient_of_nothing_is_zero() -> None:
+    assert run_distributed(square_of_nothing, 1) == [0.0]
+
+
+def square_of_nothing() -> float:
+    """Of no parameters."""
+    from model.parallel import init_parallel
+    from recipes.train import shards
+    from recipes.train.engine import build_engines
+
+    recipe, config = resolved(1, 1, {}, {})
+    return float(shards.gradient_square(build_engines(recipe, config, init_parallel(1, "cpu")).student, []))

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from recipes.errors import ConfigError, TrainingBroken
+from recipes.errors import ConfigError, Stopped, TrainingBroken
 from recipes.train.world import World, join_world, leave_world
 from tests.distributed import RankFailure, run_distributed
 
 
-def refuse(kind: type[Exception]) -> None:
+def refuse(kind: type[BaseException]) -> None:
     raise kind(f"said by rank {dist.get_rank()}")
 
 
@@ -20,16 +20,16 @@ def report() -> tuple:
     calls: list[int] = []
     value = world.once(lambda: calls.append(world.rank) or {"from": world.rank})
     caught = []
-    for kind in (ConfigError, TrainingBroken):
+    for kind in (ConfigError, TrainingBroken, Stopped):
         try:
             world.once(lambda kind=kind: refuse(kind))
-        except (ConfigError, TrainingBroken) as error:
+        except (ConfigError, TrainingBroken, Stopped) as error:
             caught.append((type(error).__name__, str(error)))
     return value, calls, caught, world.once(lambda: None)
 
 
 def test_once_runs_on_rank_0_and_all_get_its_result_or_its_error() -> None:
-    errors = [("ConfigError", "said by rank 0"), ("TrainingBroken", "said by rank 0")]
+    errors = [(name, "said by rank 0") for name in ("ConfigError", "TrainingBroken", "Stopped")]
     assert run_distributed(report, 3) == [({"from": 0}, [0] if rank == 0 else [], errors, None) for rank in range(3)]
 
 

@@ -1,0 +1,18 @@
+"""What is inside a checkpoint, and a checkpoint as one file of whole tensors.
+
+python launch/convert.py inspect runs/text_tiny
+"""
+
+import argparse
+import sys
+
+from recipes.checkpoint import consolidate, inspect
+from recipes.train.cli import exit_code_of
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in (inspect, consolidate):
+        module.add_command(commands)
+    args = parser.parse_args()
+    sys.exit(exit_code_of(lambda: args.run(args, print)))

@@ -1,0 +1,13 @@
+"""Where the wall time of a run went, how its launches ended, and how often it should save.
+
+python launch/ledger.py runs/text_base --mtbf-hours 24
+"""
+
+import sys
+
+from recipes.train.cli import exit_code_of
+from recipes.train.ledger import build_parser, run_ledger
+
+if __name__ == "__main__":
+    args = build_parser(__doc__ or "").parse_args()
+    sys.exit(exit_code_of(lambda: run_ledger(args, print)))

@@ -1,0 +1,109 @@
+"""What a checkpoint holds, in words. Reads the manifest and changes nothing; torch-free, but where every hash is checked."""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from recipes.checkpoint.layout import MANIFEST, Manifest, check_files, newest, read_manifest
+from recipes.errors import ConfigError
+
+SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
+"""Of the recipe's model."""
+
+
+def add_command(commands: Any) -> None:
+    """Add `inspect` to the sub-commands of launch/convert.py."""
+    parser = commands.add_parser("inspect", help="print what a checkpoint holds, and check it with --verify")
+    parser.add_argument("path", type=Path, metavar="PATH", help="run dir (its newest complete checkpoint) or checkpoint folder")
+    parser.add_argument("--parameters", action="store_true", help="a line for each parameter: name, whole shape, how it was split")
+    parser.add_argument("--verify", action="store_true", help="read everything and check every hash")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    parser.set_defaults(run=run_inspect)
+
+
+def run_inspect(args: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Print what the checkpoint holds. Raises: ConfigError; DamagedCheckpoint naming the first damaged file or tensor."""
+    folder = find_checkpoint(args.path, "")
+    with reading(folder):
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+        lines = describe(folder, manifest)
+    for line in [*lines, *(parameter_lines(manifest) if args.parameters else [])]:
+        say(line)
+    if args.verify:
+        from recipes.checkpoint.load import CheckpointReader  # a second of imports that the manifest does not need
+
+        with reading(folder):
+            say(f"{CheckpointReader(folder).verify():,} ranges verified")
+    return 0
+
+
+def find_checkpoint(path: Path, flag: str) -> Path:
+    """The checkpoint folder that `path` is, or the newest complete one of the run dir that it is.
+
+    Raises: ConfigError, whose line begins with `flag` and the path.
+    """
+    if not path.is_dir():
+        raise ConfigError(f"{flag}{path}: no such folder; name a run dir (runs/text_tiny) or a folder checkpoints/step_N in one")
+    if not (path / "checkpoints").is_dir():
+        return path  # what is no checkpoint is named by read_manifest
+    found = newest(path)
+    if found is None:
+        raise ConfigError(f"{flag}{path}: the run has no complete checkpoint yet; wait for one (run.save_steps) or let the run end")
+    return found
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Around reads of a checkpoint. Raises: ConfigError where the disk refuses, or a run that goes on has removed the folder."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read ({error.strerror or error}); if its run removed it, name a newer one") from None
+
+
+def describe(folder: Path, manifest: Manifest) -> list[str]:
+    """Counters, recipe, origin, topology, files and sizes."""
+    counters, facts = manifest.counters, manifest.facts
+    values = sum(prod(entry.shape) for entry in manifest.parameters.values())
+    size = manifest.num_bytes() + (folder / MANIFEST).stat().st_size
+    ranks = f"{manifest.tp_size * manifest.dp_size} ranks = data-parallel {manifest.dp_size} x tensor-parallel {manifest.tp_size}"
+    return [
+        f"checkpoint {folder}",
+        f"step {counters.step:,}, update {counters.update:,} ({counters.update - counters.step:,} skipped), {counters.samples:,} samples, "
+        f"{counters.tokens:,} tokens",
+        _recipe_line(facts.get("recipe", {})),
+        _origin_line(facts),
+        f"written by {ranks}",
+        f"parameters: {len(manifest.parameters):,} with {values:,} values; {size:,} bytes, {size / max(1, values):.2f} a value",
+        *(f"  {file.name}  {file.bytes:>16,} bytes, tensor-parallel rank {file.tp_rank}, data-parallel rank {file.dp_rank}"
+          for file in manifest.files),
+    ]  # fmt: skip
+
+
+def _recipe_line(recipe: dict[str, Any]) -> str:
+    model, run = recipe.get("model", {}), recipe.get("run", {})
+    sizes = [f"{name} {model[name]}" for name in SIZES if name in model]
+    sizes += [f"{name} {run[name]}" for name in ("global_batch_size", "seed") if name in run]
+    return f"recipe {recipe.get('name', 'unknown')} ({recipe.get('modality', 'unknown modality')}): {', '.join(sizes)}"
+
+
+def _origin_line(facts: dict[str, Any]) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(facts["time"])) if "time" in facts else "at an unknown time"
+    versions = [f"{name} {version}" for name, version in facts.get("versions", {}).items()]
+    versions += [f"python {facts['python']}"] if "python" in facts else []
+    commit = f", commit {facts['git_commit'][:12]}" if facts.get("git_commit") else ""
+    return f"written {when} with {', '.join(versions) or 'unknown versions'}{commit}; data {facts.get('data_fingerprint', 'unknown')}"
+
+
+def parameter_lines(manifest: Manifest) -> list[str]:
+    """Name, whole shape, and the dimension along which tensor parallelism splits it."""
+    width = max(map(len, manifest.parameters), default=0)
+    return [
+        f"  {name:<{width}}  {' x '.join(map(str, entry.shape)):<14}  {'whole' if entry.tp_dim is None else f'split along {entry.tp_dim}'}"
+        for name, entry in manifest.parameters.items()
+    ]

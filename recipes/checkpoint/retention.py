@@ -1,0 +1,35 @@
+"""Which checkpoints stay, and how the others, and what a killed save left behind, go away. Never the newest."""
+
+import shutil
+from pathlib import Path
+
+from recipes.checkpoint.layout import candidates, step_of, sync_folder
+from recipes.config import CheckpointConfig
+
+
+def outdated(folders: list[Path], config: CheckpointConfig) -> list[Path]:
+    """Those of `folders` (best first) beyond the last `keep_last` and not at a multiple of `keep_every_steps`."""
+    every = config.keep_every_steps
+    return [folder for folder in folders[max(1, config.keep_last) :] if not every or step_of(folder) % every]
+
+
+def apply_retention(run_dir: Path, config: CheckpointConfig) -> None:
+    """Remove what is outdated; call it when a new checkpoint is complete. Raises: OSError."""
+    for folder in outdated(candidates(run_dir), config):
+        remove_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Take a checkpoint away: its name first, in one move, so that no half of it can be read. Raises: OSError."""
+    gone = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    sync_folder(folder.parent)
+    shutil.rmtree(gone)
+
+
+def remove_leftovers(run_dir: Path) -> None:
+    """Remove the unfinished folders of a killed launch. Only the owner of the run dir may call this."""
+    for folder in (run_dir / "checkpoints").glob(".step_*"):
+        if folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)

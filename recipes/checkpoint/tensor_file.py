@@ -1,0 +1,89 @@
+"""Files of tensors in the safetensors format, written as a stream with hashes and read piece by piece. Knows no engine and no ranks.
+
+The library writes whole dictionaries and maps whole files: here a file is written tensor by tensor from any iterator, every byte of it is
+covered by a hash, a reader touches only what it asks for, and a disk that fails gives an OSError instead of a bus error.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from recipes.errors import DamagedCheckpoint
+
+HASHED_ELEMENTS = 4 * 1024**2
+"""Elements that share a hash (16 MiB): a rank that needs a part of a range verifies little more than that part."""
+ELEMENT_BYTES = 4
+LENGTH_BYTES = 8
+ALIGNMENT = 8  # of the header, as the library writes it
+
+
+def hashes_of(tensor: Tensor) -> tuple[str, ...]:
+    """sha256 of each stretch of HASHED_ELEMENTS elements of a flat float32 host tensor."""
+    return tuple(hashlib.sha256(_bytes(part)).hexdigest() for part in tensor.split(HASHED_ELEMENTS))
+
+
+def write_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[Tensor], metadata: dict[str, str]) -> str:
+    """Write float32 host tensors, which come in the order of `shapes`, and make the file durable.
+
+    Returns: the sha256 of the header. Raises: OSError.
+    """
+    header = _header(shapes, metadata)
+    with path.open("wb") as file:
+        file.write(header)
+        for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
+            assert tensor.shape == shape and tensor.dtype == torch.float32, (name, tensor.shape, tensor.dtype)
+            file.write(_bytes(tensor))
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(header).hexdigest()
+
+
+def _header(shapes: Mapping[str, tuple[int, ...]], metadata: dict[str, str]) -> bytes:
+    content: dict[str, object] = {"__metadata__": metadata}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + ELEMENT_BYTES * torch.Size(shape).numel()
+        content[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(content, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+class TensorFile:
+    """A file of write_tensors, open for reading."""
+
+    def __init__(self, path: Path, header_sha256: str) -> None:
+        """Raises: DamagedCheckpoint where the header is not the one that was written; OSError."""
+        self.path = path
+        with path.open("rb") as file:
+            length = file.read(LENGTH_BYTES)
+            size = int.from_bytes(length, "little")
+            text = file.read(size) if size <= path.stat().st_size else b""
+        if hashlib.sha256(length + text).hexdigest() != header_sha256:
+            raise DamagedCheckpoint(f"{path}: the header is not as it was written (its hash differs)")
+        self._data = LENGTH_BYTES + size
+        content = json.loads(text)
+        self.metadata: dict[str, str] = content.pop("__metadata__")
+        self._offsets = {name: entry["data_offsets"] for name, entry in content.items()}
+
+    def stretches(self, name: str, first: int, stop: int, sha256: tuple[str, ...]) -> Iterator[tuple[int, Tensor]]:
+        """(index of its first element, values) of the hashed stretches that hold the elements from `first` to `stop` of a
+        flat tensor, each verified. Raises: DamagedCheckpoint, OSError."""
+        begin, end = self._offsets[name]
+        with self.path.open("rb", buffering=0) as file:
+            for number in range(first // HASHED_ELEMENTS, -(-stop // HASHED_ELEMENTS)):
+                offset = begin + number * HASHED_ELEMENTS * ELEMENT_BYTES
+                data = bytearray(min(end - offset, HASHED_ELEMENTS * ELEMENT_BYTES))
+                file.seek(self._data + offset)
+                if file.readinto(data) != len(data) or hashlib.sha256(data).hexdigest() != sha256[number]:
+                    raise DamagedCheckpoint(f"{self.path}: {name} is not as it was written (elements from {number * HASHED_ELEMENTS:,})")
+                yield number * HASHED_ELEMENTS, torch.frombuffer(data, dtype=torch.float32)

@@ -1,0 +1,157 @@
+"""The launches of a run and what the seconds of each went into, from the lines of events.jsonl and metrics.jsonl. Torch-free."""
+
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import ConfigError
+
+BEGINS, ENDS = ("start", "resume"), ("stop", "error")
+OPEN_END = "running or killed"
+EVENT, METRICS = {"time": int | float, "event": str}, {"step": int, "step_seconds": int | float}
+"""What every line of events.jsonl and metrics.jsonl has, as far as it matters here."""
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Launch:
+    """One launch: when it began and was last alive (unix seconds), how it ended, and the seconds of its parts."""
+
+    begin: float
+    end: float
+    first_step: int
+    kept_step: int
+    """Its updates after this one were lost, if it did any."""
+    world_size: int
+    tp_size: int
+    ended: str
+    parts: dict[str, float]
+
+    @property
+    def rest(self) -> float:
+        """Seconds that no part has taken."""
+        return max(0.0, self.end - self.begin - sum(self.parts.values()))
+
+
+def read_log(path: Path, required: dict[str, Any]) -> list[Row]:
+    """One object a line; none where there is no file. A half last line, which a kill leaves or a writer has not ended, is left out.
+
+    Raises: ConfigError naming the first line that is no object with the `required` keys and types.
+    """
+    whole = path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []
+    return [_row(path, number, line, required) for number, line in enumerate(whole, 1)]
+
+
+def _row(path: Path, number: int, line: str, required: dict[str, Any]) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in required.items()):
+        raise ConfigError(f"{path}: line {number} is damaged ({line[:40]!r} is no object with {', '.join(required)}); mend or delete it")
+    return row
+
+
+def divide(events: list[Row], rows: list[Row], newest: float) -> tuple[list[Launch], float]:
+    """The launches with their parts, and the seconds by which the times contradict each other (launches overlap, or more work
+    was lost than there was time for). `newest`: last sign of life of the last launch."""
+    begins = [index for index, event in enumerate(events) if event["event"] in BEGINS]
+    groups = [events[first:stop] for first, stop in pairwise([*begins, len(events)])]
+    starts = [group[0] for group in groups]
+    launches = [_launch(own, starts[number + 1 :], rows, newest) for number, own in enumerate(groups)]
+    contradiction = sum(max(0.0, before.end - after.begin) for before, after in pairwise(launches))
+    for number, start in enumerate(starts):
+        contradiction += _charge(launches[:number], _number(start, "lost_seconds"))
+    for launch in launches:  # last, since it is an estimate
+        _add_unlogged(launch, rows)
+    return launches, contradiction
+
+
+def _charge(launches: list[Launch], lost: float) -> float:
+    """Put lost seconds where they were spent: in the last launch, and in those before it where a fallback went further back.
+    Returns the seconds for which none of them has room."""
+    for launch in reversed(launches):
+        share = min(lost, launch.rest)
+        launch.parts["lost"] += share
+        lost -= share
+    return lost
+
+
+def _launch(own: list[Row], later: list[Row], rows: list[Row], newest: float) -> Launch:
+    """One launch from its own events, the starts of the later ones, and all rows."""
+    start, first_step = own[0], _step(own[0])
+    kept = min(map(_step, later)) if later else max([row["step"] for row in rows] + [_step(event) for event in own])
+    ending = next((event for event in own if event["event"] in ENDS), None)
+    is_whole = not later or (ending is not None and _step(ending) == kept)  # nothing that it did was lost
+    skips = [event for event in own if event["event"] == "skip" and _step(event) < kept + is_whole]  # the others count as lost
+    parts = {
+        "start": _number(start, "setup_seconds"),
+        "saving": sum(stall_seconds(event) for event in own if event["event"] == "save"),
+        **_updates([row for row in rows if first_step < row["step"] <= kept], skips, first_step),
+        "lost": 0.0,
+    }
+    begin = start["time"] - parts["start"]
+    if ending:
+        seen = ending["time"]
+    elif later:
+        seen = later[0].get("last_seen") or own[-1]["time"]
+    else:
+        seen = max(newest, own[-1]["time"])
+    return Launch(
+        begin=begin,
+        end=max(seen, begin + sum(parts.values())),  # it was alive while it did all this
+        first_step=first_step,
+        kept_step=kept,
+        world_size=start.get("world_size", 1),
+        tp_size=start.get("tp_size", 1),
+        ended=_ended(ending, bool(later)),
+        parts=parts,
+    )
+
+
+def _updates(logged: list[Row], skips: list[Row], first_step: int) -> dict[str, float]:
+    """Seconds of training, data wait and skipped updates. A row's means are over the updates since the row before, applied and skipped."""
+    parts = {"training": 0.0, "data_wait": 0.0, "skipped": sum(_number(skip, "seconds") for skip in skips)}
+    for before, row in pairwise([{"step": first_step}, *logged]):
+        inside = [skip for skip in skips if before["step"] <= _step(skip) < row["step"]]
+        updates = row["step"] - before["step"] + len(inside)
+        applied = max(0.0, updates * row["step_seconds"] - sum(_number(skip, "seconds") for skip in inside))
+        waited = min(applied, updates * _number(row, "data_wait_seconds"))
+        parts["data_wait"] += waited
+        parts["training"] += applied - waited
+    return parts
+
+
+def _add_unlogged(launch: Launch, rows: list[Row]) -> None:
+    """Updates that were kept though their launch ended before their row was due, estimated by the row before them (or the first)."""
+    if not rows:
+        return
+    last = max((row["step"] for row in rows if row["step"] <= launch.kept_step), default=0)
+    pattern = next(row for row in rows if row["step"] >= last)
+    updates = max(0, launch.kept_step - max(last, launch.first_step))
+    seconds = min(launch.rest, updates * pattern["step_seconds"])
+    waited = min(seconds, updates * _number(pattern, "data_wait_seconds"))
+    launch.parts["data_wait"] += waited
+    launch.parts["training"] += seconds - waited
+
+
+def _ended(ending: Row | None, has_successor: bool) -> str:
+    if ending is None:
+        return "killed" if has_successor else OPEN_END
+    return f"error: {ending.get('message')}" if ending["event"] == "error" else str(ending.get("reason"))
+
+
+def stall_seconds(save: Row) -> float:
+    """Seconds for which training stood still."""
+    return _number(save, "copy_seconds") + _number(save, "wait_seconds")
+
+
+def _number(row: Row, key: str) -> float:
+    return row.get(key) or 0.0  # lines of an older version lack some of the keys
+
+
+def _step(event: Row) -> int:
+    return event.get("step") or 0

@@ -1,0 +1,144 @@
+"""One rank of a small run for tests of checkpoints: real engines, data and updates, saved and loaded at will, without a command.
+To be imported in ranks only (it imports DeepSpeed)."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.parallel import init_parallel
+from recipes.checkpoint.layout import KINDS, Counters, Manifest, step_folder
+from recipes.checkpoint.live import shard_of
+from recipes.checkpoint.restore import finish_load, load_checkpoint, load_newest
+from recipes.checkpoint.save import CheckpointSaver, SaveOutcome
+from recipes.config import CheckpointConfig, Recipe
+from recipes.train import shards
+from recipes.train.bad_items import BadItems
+from recipes.train.engine import build_engines
+from recipes.train.modality import MODALITIES
+from recipes.train.preempt import StopRequest
+from recipes.train.pretrain import train_step
+from recipes.train.saving import Saving
+from recipes.train.spikes import SpikeStatistic
+from recipes.train.state import TrainData, TrainState, build_loader
+from recipes.train.world import World, join_world
+from tests.recipes.checkpoint.topology import Topology
+
+KEEP = CheckpointConfig(keep_last=1000)
+Curve = list[tuple[float, float]]
+"""(loss, gradient norm) per update."""
+
+
+class LiveRun:
+    """A run in a folder. Every method is called by every rank."""
+
+    def __init__(self, recipe: Recipe, topology: Topology, prepared: Path, run_dir: Path, zero: dict[str, Any] | None = None) -> None:
+        self.run_dir, self.config = run_dir, topology.config(recipe, zero)
+        self.world: World = join_world()
+        parallel = init_parallel(topology.tp_size, "cpu")
+        self._train_data, heldout = MODALITIES[recipe.modality].open_data(recipe, prepared)
+        engines = build_engines(recipe, self.config, parallel)
+        self.saver = CheckpointSaver(run_dir, engines, self.world, KEEP)
+        data = TrainData(self._open_loader(recipe, parallel.dp_rank, 0), heldout, BadItems(len(self._train_data), 0.0))
+        saving = Saving(self.saver, recipe, {}, 0, None)
+        self.engines = engines
+        self.state = TrainState(
+            recipe=recipe,
+            config=self.config,
+            world=self.world,
+            engines=engines,
+            data=data,
+            counters=Counters(),
+            saving=saving,
+            spikes=SpikeStatistic(recipe.guard),
+            stop=StopRequest(),
+        )
+
+    def _open_loader(self, recipe: Recipe, dp_rank: int, update: int) -> Any:
+        return build_loader(recipe, self._train_data, self.config.batch, dp_rank, first_update=update)
+
+    def train(self, updates: int) -> Curve:
+        """That many updates as training makes them."""
+        curve = []
+        for _ in range(updates):
+            metrics = train_step(self.state, True)
+            assert isinstance(metrics, dict), f"update {self.state.counters.update - 1} was skipped: {metrics}"
+            curve.append((metrics["loss"], metrics["grad_norm"]))
+        return curve
+
+    def save(self, run_dir: Path | None = None) -> Path:
+        """The folder of a checkpoint of now, here or in another run dir."""
+        saver = CheckpointSaver(run_dir, self.engines, self.world, KEEP) if run_dir else self.saver
+        saver.begin(self.state.counters, self.state.small_states())
+        outcome: SaveOutcome = saver.finish()
+        assert outcome.problem is None, outcome.problem
+        return step_folder(run_dir or self.run_dir, outcome.step)
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint, with the samples that follow it."""
+        manifest = load_checkpoint(folder, self.engines)
+        finish_load(self.engines, manifest)
+        self._follow(manifest)
+
+    def load_newest(self, told: list[tuple[str, str]]) -> Manifest | None:
+        """The same from the newest checkpoint of the run dir that can be read; `told` receives what is said of the others."""
+        manifest = load_newest(self.run_dir, self.engines, self.world, lambda folder, reason: told.append((folder.name, reason)))
+        if manifest:
+            self._follow(manifest)
+        return manifest
+
+    def _follow(self, manifest: Manifest) -> None:
+        """Updates load their samples by number, so the loader needs nothing."""
+        self.state.counters = manifest.counters
+
+    def local(self) -> dict[str, Tensor]:
+        """This rank's live shards, padding cut off: KIND/PARAMETER -> view."""
+        found = {}
+        for name, parameter in shards.named_parameters(self.engines.student):
+            count = shards.shard_range(parameter)[1]
+            for kind in KINDS:
+                shard = shard_of(self.engines, name, parameter, kind)
+                if shard is not None:
+                    found[f"{kind}/{name}"] = shard[:count].detach()
+        return found
+
+    def whole(self) -> dict[str, Tensor]:
+        """The whole tensors, gathered by collectives and not through the checkpoint's code: KIND/PARAMETER -> float32."""
+        parameters, found = dict(shards.named_parameters(self.engines.student)), {}
+        held = {
+            "master": {n: shards.master_shard(p) for n, p in parameters.items()},
+            **{moment: {n: shards.moment_shard(p, moment) for n, p in parameters.items()} for moment in shards.MOMENTS},
+            "shadow": self.engines.shadow.shadows,
+        }
+        assert set(held) == set(KINDS), held.keys()
+        for kind, of_kind in held.items():
+            for name, shard in of_kind.items():
+                found[f"{kind}/{name}"] = shards.gather_full(parameters[name], shard.detach().clone(), self.engines.parallel)
+        return found
+
+    def digest(self) -> str:
+        """A hash over all ranks' shards: two states are equal bit for bit where theirs are."""
+        digest = hashlib.sha256()
+        for name, shard in self.local().items():
+            digest.update(name.encode() + shard.contiguous().numpy().tobytes())
+        digests: list[str | None] = [None] * self.world.size
+        dist.all_gather_object(digests, digest.hexdigest(), group=self.world.control)
+        return hashlib.sha256(repr(digests).encode()).hexdigest()
+
+    def stale(self) -> list[str]:
+        """What the forwards would gather and is not the loaded state rounded: names, [] where all is as it must be."""
+        stale, teacher = [], dict(shards.named_parameters(self.engines.teacher))
+        for name, parameter in shards.named_parameters(self.engines.student):
+            count = shards.shard_range(parameter)[1]
+            pairs = [("student", shards.compute_shard(parameter), shards.master_shard(parameter))]
+            if name in self.engines.shadow.shadows:
+                pairs.append(("teacher", shards.compute_shard(teacher[name]), self.engines.shadow.shadows[name]))
+            stale += [f"{who} {name}" for who, used, kept in pairs if not torch.equal(used[:count], kept[:count].to(used.dtype))]
+        return stale
+
+    def optimizer_steps(self) -> set[float]:
+        """What Adam's bias correction believes, over all parameter groups; one number is right."""
+        return {float(state["step"]) for state in self.engines.student.optimizer.optimizer.state.values()}

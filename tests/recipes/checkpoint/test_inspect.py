@@ -1,0 +1,109 @@
+"""What inspect says of made-up checkpoints, what it verifies, and what it refuses."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from recipes.checkpoint.inspect import add_command, find_checkpoint, reading, run_inspect
+from recipes.checkpoint.layout import step_folder
+from recipes.errors import ConfigError, DamagedCheckpoint
+from tests.recipes.checkpoint.models import whole_tensors, write_model
+
+FLAGS = {"--help", "--parameters", "--verify", "--local_rank"}
+NUM_VALUES = 8 * 4 + 4 + 4 * 8 + 4 * 4
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser()
+    add_command(made.add_subparsers())
+    return made
+
+
+def inspect(*words: object) -> list[str]:
+    said: list[str] = []
+    assert run_inspect(parser().parse_args(["inspect", *map(str, words)]), said.append) == 0
+    return said
+
+
+def test_the_flags_are_frozen() -> None:
+    commands = parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    actions = commands["inspect"]._actions  # type: ignore[call-overload,index]
+    assert {flag for action in actions for flag in action.option_strings if flag.startswith("--")} == FLAGS
+
+
+def test_counters_recipe_origin_topology_files_and_sizes_are_said(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "step_00000007", tp_size=2, dp_size=2)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    file = (folder / "rank_00001.safetensors").stat().st_size
+    said = inspect(folder)
+    assert said[:6] == [
+        f"checkpoint {folder}",
+        "step 7, update 9 (2 skipped), 72 samples, 1,999 tokens",
+        "recipe text_tiny (text): num_layers 1, hidden_size 4, global_batch_size 8",
+        "written 2023-11-14 22:13:20 UTC with torch 2.13.0, python 3.11.2, commit 0123456789ab; data feed",
+        "written by 4 ranks = data-parallel 2 x tensor-parallel 2",
+        f"parameters: 4 with {NUM_VALUES} values; {size:,} bytes, {size / NUM_VALUES:.2f} a value",
+    ]
+    assert [line.split()[0] for line in said[6:]] == [f"rank_{rank:05d}.safetensors" for rank in range(4)]
+    assert said[7] == f"  rank_00001.safetensors  {file:>16,} bytes, tensor-parallel rank 1, data-parallel rank 0"
+
+
+def test_parameters_are_listed_whole_with_their_split_dimension(tmp_path: Path) -> None:
+    said = inspect(write_model(tmp_path / "c", tp_size=2), "--parameters")
+    assert [line.split(maxsplit=1) for line in said[-4:]] == [
+        ["trunk.frontend.tokens.weight", "8 x 4           split along 0"],
+        ["trunk.norm.weight", "4               whole"],
+        ["trunk.blocks.0.out.weight", "4 x 8           split along 1"],
+        ["head.weight", "4 x 4           whole"],
+    ]
+
+
+@pytest.mark.parametrize(("tp_size", "ranges"), [(1, 15), (2, 15 + 8)])
+def test_verify_reads_every_range(tp_size: int, ranges: int, tmp_path: Path) -> None:
+    """15 tensors, of which the 2 split parameters' 8 have a range on each tensor-parallel rank."""
+    assert len(whole_tensors()) == 15
+    assert inspect(write_model(tmp_path / "c", tp_size=tp_size), "--verify")[-1] == f"{ranges} ranges verified"
+
+
+def test_damage_is_found_by_verify_and_named(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "c", dp_size=2)
+    path = folder / "rank_00001.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    inspect(folder)
+    with pytest.raises(DamagedCheckpoint, match=r"rank_00001\.safetensors: shadow/trunk\.blocks\.0\.out\.weight is not as it was written"):
+        inspect(folder, "--verify")
+    path.write_bytes(content[:-1])
+    with pytest.raises(DamagedCheckpoint, match=r"rank_00001\.safetensors has \d+ of \d+ bytes"):
+        inspect(folder)
+
+
+def test_a_run_dir_stands_for_its_newest_complete_checkpoint(tmp_path: Path) -> None:
+    for step in (5, 9, 11):
+        write_model(step_folder(tmp_path, step))
+    (step_folder(tmp_path, 11) / "manifest.json").unlink()
+    assert find_checkpoint(tmp_path, "") == step_folder(tmp_path, 9)
+    assert inspect(tmp_path)[0] == f"checkpoint {step_folder(tmp_path, 9)}"
+
+
+def test_facts_that_another_writer_left_out_are_unknown(tmp_path: Path) -> None:
+    said = inspect(write_model(tmp_path / "c", facts={}))
+    assert said[2:4] == ["recipe unknown (unknown modality): ", "written at an unknown time with unknown versions; data unknown"]
+
+
+def test_paths_without_a_checkpoint_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "unsaved" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"^--from .*nowhere: no such folder; name a run dir"):
+        find_checkpoint(tmp_path / "nowhere", "--from ")
+    with pytest.raises(ConfigError, match=r"unsaved: the run has no complete checkpoint yet"):
+        inspect(tmp_path / "unsaved")
+    with pytest.raises(ConfigError, match=r"no manifest\.json, so not a complete checkpoint"):
+        inspect(tmp_path)
+
+
+def test_what_the_disk_refuses_is_one_line_of_the_folder(tmp_path: Path) -> None:
+    complaint = r"cannot be read \(No such file or directory\); if its run removed it, name a newer one"
+    with pytest.raises(ConfigError, match=complaint), reading(tmp_path):
+        (tmp_path / "gone").read_bytes()

@@ -1,0 +1,78 @@
+"""How a small run is cut into ranks and how it computes, for tests of checkpoints. Imports no torch, so that it travels to any rank."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from recipes.catalog import RECIPES, default_recipe
+from recipes.check import resolve_recipe
+from recipes.config import Recipe
+from recipes.train.ds_config import EngineConfig, load_ds_config, resolve
+from tests.launching import overrides
+from tests.made_up import WRITE
+
+ROOT = Path(__file__).parents[3]
+SIZES: dict[str, object] = {
+    "model__num_layers": 2,
+    "model__hidden_size": 32,
+    "model__ffn_hidden_size": 64,
+    "model__num_attention_heads": 4,
+    "model__hidden_dropout": 0,
+    "model__attention_dropout": 0,
+    "model__block__layerdrop": 0,
+    "model__block__drop_path": 0,
+    "teacher__average_top_k_layers": 2,
+    "optim__warmup_steps": 5,
+    "data__heldout_fraction": 0.2,
+}
+"""Heads and inner width divide by four; the rest of the numbers is that of tests/launching.py. A global batch of 8."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Ranks = tp_size x dp_size."""
+
+    tp_size: int = 1
+    dp_size: int = 1
+    precision: str = "fp32"
+    offload: bool = False
+
+    @property
+    def world_size(self) -> int:
+        """Processes."""
+        return self.tp_size * self.dp_size
+
+    @property
+    def name(self) -> str:
+        """tp2dp1_fp32, with _offload where the optimizer's state is on the host."""
+        return f"tp{self.tp_size}dp{self.dp_size}_{self.precision}{'_offload' if self.offload else ''}"
+
+    def config(self, recipe: Recipe, zero: dict[str, Any] | None = None) -> EngineConfig:
+        """zero3_cpu.json in this cut; `zero` changes its zero_optimization."""
+        content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | {"megatron": {"tensor_model_parallel_size": self.tp_size}}
+        content["bf16"] = {"enabled": self.precision == "bf16"}
+        if self.offload:
+            content["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+        content["zero_optimization"] |= zero or {}
+        return resolve(recipe, content, "test", self.world_size)
+
+    def but(self, **changes: Any) -> "Topology":
+        """The same with changes."""
+        return replace(self, **changes)
+
+
+CUTS = tuple(Topology(tp, dp) for tp, dp in ((1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1)))
+
+
+def small_recipe(modality: str, *settings: str) -> Recipe:
+    """The modality's tiny recipe in milliseconds a step, nothing left to chance."""
+    return resolve_recipe(default_recipe(modality), RECIPES[modality], [*overrides(modality, **SIZES)[1::2], *settings], None)
+
+
+def prepare_small(modality: str, folder: Path) -> Path:
+    """Made-up data as small_recipe wants them, raw and prepared in an empty folder; returns the prepared one."""
+    from recipes.train.modality import MODALITIES
+
+    recipe = small_recipe(modality)
+    data = replace(recipe.data, path=str(WRITE[modality](folder)))
+    return MODALITIES[modality].prepare(replace(recipe, data=data), folder / "prepared", num_processes=1)

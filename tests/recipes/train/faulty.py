@@ -1,0 +1,156 @@
+"""One rank of a real run into which a fault is put at one micro-batch of one update, for tests of the guards. No assertions here."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from recipes.config import Recipe
+from recipes.train.ds_config import load_ds_config, resolve
+from tests.launching import tiny_recipe
+
+ROOT = Path(__file__).parents[3]
+FAULTY_UPDATE = 2
+STEPS = 4
+BATCH = 8
+SETTINGS: dict[str, object] = {"model__hidden_dropout": 0.1, "optim__lr": 0.01, "run__max_steps": STEPS}
+BF16 = {"bf16": {"enabled": True}}
+PARAMETERS = {"split": "trunk.encoder.layers.0.ffn.fc1.weight", "replicated": "trunk.encoder.layers.0.ffn_norm.weight"}
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Ranks and micro-batches of a run."""
+
+    world_size: int = 1
+    tp_size: int = 1
+    micro_batch_size: int = 4
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its part of a ds_config."""
+        return {"megatron": {"tensor_model_parallel_size": self.tp_size}, "train_micro_batch_size_per_gpu": self.micro_batch_size}
+
+
+ONE, TP2, DP2 = Topology(), Topology(2, 2), Topology(2, 1, 2)
+"""Each with two micro-batches."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is multiplied by `factor`: the input, an activation of the student, or the gradient of a parameter that the TP ranks
+    have split or hold whole. On one rank alone, but an input on all that read it. A NaN is one element of input or gradient."""
+
+    kind: Literal["input", "activation", "split", "replicated"]
+    micro_batch: int = 0
+    rank: int = 0
+    factor: float = float("nan")
+    updates: range = range(FAULTY_UPDATE, FAULTY_UPDATE + 1)
+    history: tuple[float, ...] = ()
+    """Losses and gradient norms of updates that the run is told to have applied before."""
+
+    def install(self, state: Any) -> None:
+        """Hook it into a run that has been set up."""
+        stream, parallel = state.engines.stream, state.engines.parallel
+        state.spikes.load({"loss": list(self.history), "grad_norm": list(self.history)})
+        if self.kind == "input":
+            if parallel.dp_rank == self.rank // parallel.tp_size:
+                self._spoil_loader(state.data.loader)
+            return
+        if state.world.rank != self.rank:
+            return
+
+        def spoil(tensor: Tensor) -> Tensor:
+            return self._spoil(tensor) if stream.update in self.updates and stream.micro_batch == self.micro_batch else tensor
+
+        module = state.engines.student.module
+        if self.kind == "activation":
+            module.get_submodule("trunk.encoder.layers.0.ffn").register_forward_hook(lambda module, inputs, output: spoil(output))
+        else:
+            module.get_parameter(PARAMETERS[self.kind]).register_hook(spoil)
+
+    def _spoil(self, tensor: Tensor) -> Tensor:
+        if self.kind == "activation" or math.isfinite(self.factor):
+            return tensor * self.factor
+        one = torch.ones_like(tensor)
+        one.view(-1)[0] = self.factor
+        return tensor * one
+
+    def _spoil_loader(self, loader: Any) -> None:
+        load = loader.batches
+
+        def batches(update: int) -> list[Any]:
+            loaded = load(update)
+            if update in self.updates:
+                number, batch = self.micro_batch, loaded[self.micro_batch].batch
+                spoiled = self._spoil(batch.inputs)
+                loaded[number] = loaded[number]._replace(batch=replace(batch, inputs=spoiled, clean_inputs=spoiled))
+            return loaded
+
+        loader.batches = batches
+
+
+def recipe_of(prepared: Path, settings: dict[str, object]) -> Recipe:
+    """Pictures, since a float input can be NaN."""
+    return tiny_recipe("vision", data__path=prepared, **(SETTINGS | settings))
+
+
+def run_rank(
+    run_dir: Path,
+    prepared: Path,
+    topology: Topology,
+    fault: Fault | None,
+    changes: dict[str, Any] | None = None,
+    settings: dict[str, object] | None = None,
+) -> dict[str, Any]:
+    """One rank of a whole pretrain(). Without a fault FAULTY_UPDATE is passed over: a run that never saw the batch.
+
+    Returns: every shard of the end by its name, metrics of every step, events, exit code.
+    """
+    from recipes.train import pretrain as loop
+
+    recipe = recipe_of(prepared, settings or {})
+    content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | (changes or {}) | topology.config
+    train, train_step, seen = loop.train, loop.train_step, {}
+
+    def watched_step(state: Any, logs: bool) -> Any:
+        if fault is None and state.counters.update == FAULTY_UPDATE:
+            state.counters = replace(state.counters, update=FAULTY_UPDATE + 1)
+        return train_step(state, logs)
+
+    def watched(state: Any) -> int:
+        if fault:
+            fault.install(state)
+        try:
+            return train(state)
+        finally:
+            seen["shards"] = {name: shard.clone() for name, shard in every_shard(state.engines)}
+
+    loop.train, loop.train_step = watched, watched_step
+    code = loop.pretrain(recipe, resolve(recipe, content, "test", topology.world_size), run_dir, {})
+    return seen | {"code": code, **{name: read(run_dir / f"{name}.jsonl") for name in ("metrics", "events")}}
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """One object a line."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def every_shard(engines: Any) -> Iterator[tuple[str, Tensor]]:
+    """This rank's masters, moments, compute weights of both models and shadow."""
+    from recipes.train import shards
+
+    for name, parameter in shards.named_parameters(engines.student):
+        yield f"master/{name}", shards.master_shard(parameter)
+        yield f"student/{name}", shards.compute_shard(parameter)
+        for moment in shards.MOMENTS:
+            yield f"{moment}/{name}", shards.moment_shard(parameter, moment)
+    for name, parameter in shards.named_parameters(engines.teacher):
+        yield f"teacher/{name}", shards.compute_shard(parameter)
+    for name, shadow in engines.shadow.shadows.items():
+        yield f"shadow/{name}", shadow
