@@ -17,11 +17,12 @@ from tests.soak.matrix import COPIES, run_group
 @pytest.mark.parametrize(
     "topologies",
     [
-        [Topology(2, 1), Topology(1, 2)],
+        pytest.param([Topology(2, 1), Topology(1, 1)], marks=pytest.mark.slow),
+        pytest.param([Topology(2, 2), Topology(1, 2)], marks=pytest.mark.slow),
         pytest.param([Topology(1, 1, "bf16"), Topology(2, 2, "bf16")], marks=pytest.mark.slow),
         pytest.param([Topology(1, 2, offload=True), Topology(2, 1, "bf16", offload=True)], marks=pytest.mark.slow),
     ],
-    ids=["fp32", "bf16", "offload"],
+    ids=["fp32", "fp32_dp", "bf16", "offload"],
 )
 def test_a_checkpoint_of_either_topology_continues_on_both(topologies: list[Topology], tmp_path: Path) -> None:
     pairs = list(run_group("text", topologies, tmp_path))
