@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipes.checkpoint.inspect import find_checkpoint, reading
-from recipes.checkpoint.layout import Manifest, sync_folder
+from recipes.checkpoint.layout import Manifest
+from recipes.durable import sync
 from recipes.errors import ConfigError
 from recipes.train.environment import world_from_environment
 
@@ -66,7 +67,7 @@ def consolidate(reader: "CheckpointReader", weights: str, out: Path) -> dict[str
             shapes = {name: _shape_without_padding(reader.manifest, name) for name in reader.names(KIND_OF[weights])}
         write_tensors(temporary, shapes, _tensors(reader, KIND_OF[weights], shapes), _metadata(reader.manifest, weights, shapes))
         temporary.rename(out)
-        sync_folder(out.parent)
+        sync(out.parent)
     except OSError as error:
         raise ConfigError(f"--out {out}: {error.strerror or error}; name a file that you may write, on a disk with room") from None
     finally:

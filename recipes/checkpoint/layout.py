@@ -8,11 +8,11 @@ checkpoints/latest                the name of the newest complete folder
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from recipes.durable import write_text_atomically
 from recipes.errors import ConfigError, DamagedCheckpoint
 
 FORMAT = 2
@@ -193,23 +193,3 @@ def range_from_json(text: str) -> Range:
     """The inverse of range_to_json."""
     values = json.loads(text)
     return Range(**{**values, "local_shape": tuple(values["local_shape"]), "sha256": tuple(values["sha256"])})
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Replace a small file so that a reader sees the old or the new one, never half, and that a power cut keeps it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,8 +3,9 @@
 import shutil
 from pathlib import Path
 
-from recipes.checkpoint.layout import candidates, step_of, sync_folder
+from recipes.checkpoint.layout import candidates, step_of
 from recipes.config import CheckpointConfig
+from recipes.durable import sync
 
 
 def outdated(folders: list[Path], config: CheckpointConfig) -> list[Path]:
@@ -24,7 +25,7 @@ def remove_folder(folder: Path) -> None:
     gone = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(gone, ignore_errors=True)
     folder.rename(gone)
-    sync_folder(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(gone)
 
 

@@ -25,14 +25,13 @@ from recipes.checkpoint.layout import (
     range_to_json,
     read_manifest,
     step_folder,
-    sync_folder,
     write_manifest,
-    write_text_atomically,
 )
 from recipes.checkpoint.live import entries, owned_shards
 from recipes.checkpoint.retention import apply_retention, remove_folder
 from recipes.checkpoint.tensor_file import hashes_of, write_tensors
 from recipes.config import CheckpointConfig
+from recipes.durable import sync, write_text_atomically
 from recipes.errors import DamagedCheckpoint
 from recipes.train.engine import Engines
 from recipes.train.world import LONGEST_PREPARATION, World
@@ -140,7 +139,7 @@ class CheckpointSaver:
         if target.exists():  # a damaged one, or one that `latest` was turned back from
             remove_folder(target)
         temporary.rename(target)
-        sync_folder(target.parent)
+        sync(target.parent)
         write_text_atomically(target.parent / "latest", target.name + "\n")
 
     def _tidy(self, temporary: Path, problem: str | None) -> None:

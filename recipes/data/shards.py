@@ -24,6 +24,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike
 
+from recipes.data.processes import is_alive
+from recipes.durable import sync
 from recipes.errors import ConfigError
 
 FORMAT_VERSION = 1
@@ -183,10 +185,10 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
         for path in (*folder.rglob("*"), folder):
-            _sync(path)
+            sync(path)
         folder.rename(target)
         done = True
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         if error.errno not in DISK_FULL | NOT_ALLOWED:
             raise
@@ -202,7 +204,7 @@ def _remove_stale(target: Path) -> None:
     for folder in target.parent.glob(f".{target.name}.*.tmp"):
         host, _, pid = folder.name[len(target.name) + 2 : -len(".tmp")].rpartition(".")
         if host == socket.gethostname() and pid.isdigit():
-            is_stale = int(pid) == os.getpid() or not _is_alive(int(pid))
+            is_stale = int(pid) == os.getpid() or not is_alive(int(pid))
         else:
             newest = max((path.stat().st_mtime for path in (folder, *folder.glob("*"))), default=0)
             is_stale = time.time() - newest > FOREIGN_STALE_SECONDS
@@ -210,28 +212,10 @@ def _remove_stale(target: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 def _remove_empty(folders: list[Path]) -> None:
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _disk_complaint(target: Path, error: OSError) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from recipes.checkpoint.layout import write_text_atomically
+from recipes.durable import write_text_atomically
 from recipes.errors import ConfigError
 from recipes.train.environment import quiet_libraries, world_from_environment
 

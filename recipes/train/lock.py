@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from recipes.data.processes import is_alive
 from recipes.errors import ConfigError
 
 BEAT_SECONDS = 5.0
@@ -62,13 +63,7 @@ class Owner:
         stat = _stat(self.pid)
         if stat is not None:
             return stat["start"] == self.start and stat["state"] not in "ZX"
-        try:
-            os.kill(self.pid, 0)  # /proc may hide the processes of others
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
+        return is_alive(self.pid)  # /proc may hide the processes of others
 
     def __str__(self) -> str:
         return f"pid {self.pid} on {self.host} since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self.since))}"

@@ -13,10 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from recipes.data.processes import STOP_SIGNALS
 from recipes.errors import Stopped
 from recipes.train.environment import is_first_rank
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells report it."""
 INTERRUPTED = "interrupted; what was saved stays valid and the same command continues"

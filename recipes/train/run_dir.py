@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recipes.checkpoint.layout import write_text_atomically
 from recipes.config import Recipe, recipe_to_dict
+from recipes.durable import write_text_atomically
 from recipes.errors import ConfigError
 from recipes.train.json_lines import JsonLines, read_rows
 from recipes.train.lock import RunLock

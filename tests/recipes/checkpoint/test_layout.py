@@ -1,7 +1,6 @@
 """Names and small files of a checkpoint: what is complete, which is the newest, and a file that is replaced whole or not at all."""
 
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from recipes.checkpoint.layout import (
     step_folder,
     step_of,
     write_manifest,
-    write_text_atomically,
 )
 from recipes.errors import ConfigError, DamagedCheckpoint
 
@@ -123,19 +121,3 @@ def test_no_checkpoint_and_other_formats_are_refused(tmp_path: Path, monkeypatch
         with pytest.raises(ConfigError, match=f"checkpoint format {other}, this version reads {FORMAT}; {remedy}") as caught:
             read_manifest(tmp_path)
         assert not isinstance(caught.value, DamagedCheckpoint), "no reason to fall back"
-
-
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "latest"
-    write_text_atomically(path, "old")
-
-    def refuse(descriptor: int) -> None:
-        raise OSError("the disk went away")
-
-    monkeypatch.setattr(os, "fsync", refuse)
-    with pytest.raises(OSError, match="the disk went away"):
-        write_text_atomically(path, "new")
-    assert path.read_text() == "old"
-    monkeypatch.undo()
-    write_text_atomically(path, "new")
-    assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["latest"]
