@@ -1,0 +1,51 @@
+"""The digest of a checkout: what changes it, and what does not."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recipes.cluster.checkout import ROOT, checkout_digest
+
+FILES = {"model/a.py": "x = 1\n", "recipes/data/b.py": "", "launch/c.py": "", "ds_configs/d.json": "{}"}
+
+
+def make(folder: Path, files: dict[str, str]) -> str:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return checkout_digest(folder)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_file_changes_it_and_the_place_does_not(name: str, tmp_path: Path) -> None:
+    before = make(tmp_path / "here", FILES)
+    assert make(tmp_path / "there", dict(reversed(FILES.items()))) == before
+    assert make(tmp_path / "changed", {**FILES, name: FILES[name] + " "}) != before
+
+
+def test_a_renamed_a_new_and_a_missing_file_change_it(tmp_path: Path) -> None:
+    before = make(tmp_path, FILES)
+    (tmp_path / "recipes/data/b.py").rename(tmp_path / "recipes/data/e.py")
+    renamed = checkout_digest(tmp_path)
+    new = make(tmp_path, {"model/f.py": ""})
+    shutil.rmtree(tmp_path / "launch")
+    assert len({before, renamed, new, checkout_digest(tmp_path)}) == 4
+
+
+def test_text_that_moves_from_one_file_to_the_next_changes_it(tmp_path: Path) -> None:
+    assert make(tmp_path / "a", {"model/a.py": "xy", "model/b.py": ""}) != make(tmp_path / "b", {"model/a.py": "x", "model/b.py": "y"})
+
+
+def test_what_decides_nothing_does_not_change_it(tmp_path: Path) -> None:
+    before = make(tmp_path, FILES)
+    (tmp_path / "model" / ".#a.py").symlink_to("someone@elsewhere:1")  # an editor's lock points nowhere
+    assert make(tmp_path, {"model/__pycache__/a.pyc": "x", "runs/config.json": "{}", "tests/test_a.py": ""}) == before
+
+
+def test_it_is_this_checkout_without_torch(tmp_path: Path) -> None:
+    program = "import sys; from recipes.cluster.checkout import checkout_digest; print(checkout_digest(), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.split() == [checkout_digest(ROOT), "False"]
