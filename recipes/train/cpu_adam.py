@@ -1,5 +1,11 @@
 """DeepSpeed's CPU Adam, made a function of the step number alone. Which optimizer a run has: recipes/train/engine.py."""
 
+import contextlib
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -7,6 +13,9 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam
 
 FAR_STEP = 2**40
 """No step that a run reaches is this one or next to it."""
+PROC_CPUINFO = Path("/proc/cpuinfo")
+ARCHITECTURES = {"x86_64": "X86_64", "aarch64": "ARM_8", "ppc64le": "PPC_64", "riscv64": "RISCV_64"}
+"""py-cpuinfo's words for those of uname. Source: py-cpuinfo 9.0.0, _parse_arch."""
 
 
 def build_cpu_adam(groups: list[dict[str, Any]], **numbers: Any) -> DeepSpeedCPUAdam:
@@ -16,7 +25,8 @@ def build_cpu_adam(groups: list[dict[str, Any]], **numbers: Any) -> DeepSpeedCPU
     would differ from an uninterrupted one in the last bit. Here every step is a jump.
     Source: deepspeed 0.19.8, ops/csrc/includes/cpu_adam.h, IncrementStep.
     """
-    optimizer = DeepSpeedCPUAdam(groups, adamw_mode=True, **numbers)
+    with _reading_proc_cpuinfo():
+        optimizer = DeepSpeedCPUAdam(groups, adamw_mode=True, **numbers)
     optimizer.register_step_pre_hook(_jump)  # not a subclass: ZeRO asks for the exact type
     return optimizer
 
@@ -27,3 +37,35 @@ def _jump(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
     group, nobody = optimizer.param_groups[0], [torch.zeros(1) for _ in range(4)]
     numbers = [group[key] for key in ("eps", "weight_decay", "bias_correction")]
     optimizer.ds_opt_adam.adam_update(optimizer.opt_id, FAR_STEP, group["lr"], *group["betas"], *numbers, *nobody)
+
+
+def cpu_info() -> dict[str, Any]:
+    """What DeepSpeed asks of py-cpuinfo: vendor, architecture, instruction sets, of the first processor in /proc/cpuinfo."""
+    first, _, _ = PROC_CPUINFO.read_text(errors="replace").partition("\n\n")
+    pairs = (line.partition(":") for line in first.splitlines())
+    found = {name.strip(): value.strip() for name, _, value in pairs}
+    flags = found.get("flags") or found.get("Features") or ""  # x86, Arm
+    arch = platform.machine()
+    return {"vendor_id_raw": found.get("vendor_id", ""), "arch": ARCHITECTURES.get(arch, arch), "flags": flags.split()}
+
+
+@contextlib.contextmanager
+def _reading_proc_cpuinfo() -> Iterator[None]:
+    """In this block `from cpuinfo import get_cpu_info` is cpu_info. Does nothing where there is no /proc/cpuinfo.
+
+    py-cpuinfo starts itself in a second process, which probes the cpuid register by machine code in a third one: a second on
+    every rank, and now and then it never returns. DeepSpeed asks it for a warning and for the op's compile flags.
+    Source: deepspeed 0.19.8, ops/adam/cpu_adam.py, ops/op_builder/builder.py (cpu_arch, simd_width).
+    """
+    if not PROC_CPUINFO.exists():
+        yield
+        return
+    known, ours = sys.modules.get("cpuinfo"), ModuleType("cpuinfo")
+    ours.get_cpu_info = cpu_info  # type: ignore[attr-defined]
+    sys.modules["cpuinfo"] = ours
+    try:
+        yield
+    finally:
+        del sys.modules["cpuinfo"]
+        if known is not None:
+            sys.modules["cpuinfo"] = known

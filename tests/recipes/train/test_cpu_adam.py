@@ -1,5 +1,8 @@
 """The CPU optimizer of offloaded runs: AdamW, whatever it has done before."""
 
+import shutil
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,13 +16,13 @@ NUMBERS: dict[str, Any] = {"lr": 1e-2, "betas": (0.9, 0.98), "eps": 1e-6}
 
 def resumed_and_whole(counted: bool) -> float:
     """Largest difference of the weights after STEPS, between one optimizer and one per step that gets the state of the one before."""
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from recipes.train import cpu_adam
 
-    from recipes.train.cpu_adam import build_cpu_adam
+    if not counted:
+        cpu_adam._jump = lambda *args: None  # type: ignore[assignment]
 
     def build(weight: torch.Tensor) -> torch.optim.Optimizer:
-        groups = [{"params": [weight], "weight_decay": 0.1}]
-        return build_cpu_adam(groups, **NUMBERS) if counted else DeepSpeedCPUAdam(groups, adamw_mode=True, **NUMBERS)
+        return cpu_adam.build_cpu_adam([{"params": [weight], "weight_decay": 0.1}], **NUMBERS)
 
     whole, resumed = (torch.linspace(-1, 1, SIZE, requires_grad=True) for _ in range(2))
     optimizer, other = build(whole), build(resumed)
@@ -61,3 +64,64 @@ def counted_against_torch() -> float:
 
 def test_it_is_adamw_to_1e_5() -> None:
     assert run_distributed(counted_against_torch, 1)[0] == pytest.approx(0.0, abs=1e-5)
+
+
+def processes_started() -> list[str]:
+    """The commands that building one optimizer starts, beginning from an op that is not loaded."""
+    from recipes.train.cpu_adam import build_cpu_adam
+
+    started: list[str] = []
+    names = {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.system", "import"}
+    sys.addaudithook(lambda event, args: started.append(f"{event} {args[:2]}") if event in names else None)
+    build_cpu_adam([{"params": [torch.zeros(4, requires_grad=True)]}], **NUMBERS)
+    assert "cpuinfo" not in sys.modules, "the stand-in outlives the construction"
+    return started
+
+
+def test_py_cpuinfo_is_neither_imported_nor_started() -> None:
+    """It spawns itself, which costs every rank a second and now and then never returns."""
+    started = run_distributed(processes_started, 1)[0]
+    assert started, "the audit hook itself: loading an op asks the compiler for its version"
+    assert not [one for one in started if "cpuinfo" in one]
+
+
+def compile_flags(by_lscpu: bool) -> list[str]:
+    """Of DeepSpeed's op, from cpu_info, or from DeepSpeed's own fallback where py-cpuinfo fails: lscpu."""
+    from deepspeed.ops.op_builder import CPUAdamBuilder
+
+    from recipes.train import cpu_adam
+
+    if by_lscpu:
+        cpu_adam.cpu_info = lambda: {}["failed"]
+    with cpu_adam._reading_proc_cpuinfo():
+        return CPUAdamBuilder().cxx_args()
+
+
+@pytest.mark.skipif(not shutil.which("lscpu") or not Path("/proc/cpuinfo").exists(), reason="compares lscpu with /proc/cpuinfo")
+def test_the_op_is_compiled_for_the_instruction_sets_that_lscpu_names() -> None:
+    (flags,), (theirs,) = (run_distributed(compile_flags, 1, by_lscpu) for by_lscpu in (False, True))
+    assert flags == theirs and any(flag.startswith("-D__") for flag in flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "machine", "expected"),
+    [
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f\n\nprocessor\t: 1\n", "x86_64", ("AuthenticAMD", "X86_64", "avx512f")),
+        ("processor\t: 0\nFeatures\t: fp asimd sve\nCPU implementer\t: 0x41\n", "aarch64", ("", "ARM_8", "sve")),
+        ("processor\t: 0\ncpu\t\t: POWER9\n", "ppc64le", ("", "PPC_64", None)),
+        ("hart\t: 0\nisa\t: rv64imafdc\n", "riscv64", ("", "RISCV_64", None)),
+    ],
+)
+def test_proc_cpuinfo_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, machine: str, expected: tuple[str, str, str | None]
+) -> None:
+    from recipes.train import cpu_adam
+
+    path = tmp_path / "cpuinfo"
+    path.write_text(text)
+    monkeypatch.setattr(cpu_adam, "PROC_CPUINFO", path)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    info = cpu_adam.cpu_info()
+    vendor, arch, flag = expected
+    assert (info["vendor_id_raw"], info["arch"]) == (vendor, arch)
+    assert flag in info["flags"] if flag else info["flags"] == []
