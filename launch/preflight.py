@@ -1,0 +1,13 @@
+"""Are the nodes of a job fit: versions, devices, speed, disk, clock. Names the one that falls out. The first step of a job.
+
+srun --ntasks-per-node=1 python launch/preflight.py --run-dir runs/wiki
+"""
+
+import sys
+
+from recipes.cluster.preflight import build_parser, run_preflight
+from recipes.train.cli import exit_code_of
+
+if __name__ == "__main__":
+    args = build_parser(__doc__ or "").parse_args()
+    sys.exit(exit_code_of(lambda: run_preflight(args, lambda line: print(line, flush=True))))

@@ -1,0 +1,57 @@
+"""Made-up nodes for tests of recipes/cluster: their facts, and a hook by which a real process measures something else."""
+
+import importlib
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+from recipes.cluster.facts import ALL_REDUCE, EXCHANGE, MEMORY, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device, Facts
+
+FIT = Facts(
+    host="",
+    versions={"python": "3.11.4", "torch": "2.13.0", "checkout": "0123456789abcdef"},
+    num_cores=2,
+    devices=[Device("cpu", 0.1, None)],
+    free_bytes={MEMORY: 2**34, RUN_DIR: 2**40, TEMPORARY: 2**35, SHARED_MEMORY: 2**33},
+    disk_seconds=0.01,
+    seconds_ahead=0.0,
+    sees_first=True,
+    gb_per_second={ALL_REDUCE: 1.0, EXCHANGE: 1.0},
+    stale_locks=[],
+    errors={},
+)
+
+
+def node(rank: int, **changes: Any) -> Facts:
+    """A fit node of its own name, but for the changes; a dict changes the keys that it has, an empty one leaves none."""
+    merged = {key: {**getattr(FIT, key), **value} if isinstance(value, dict) and value else value for key, value in changes.items()}
+    return replace(FIT, **{"host": f"node-{rank + 1}", **merged})
+
+
+def nodes(number: int, **odd: dict[str, Any]) -> dict[int, Facts]:
+    """Fit nodes by rank, but for the changes of those named: nodes(4, node_2={"disk_seconds": 1.0})."""
+    assert all(int(name.removeprefix("node_")) <= number for name in odd)
+    return {rank: node(rank, **odd.get(f"node_{rank + 1}", {})) for rank in range(number)}
+
+
+@dataclass(frozen=True)
+class Measures:
+    """A hook for tests.launching: the function of recipes/cluster returns `value`, or raises it."""
+
+    module: str
+    function: str
+    value: Any
+
+    def __call__(self) -> None:
+        """In the process that runs the command."""
+        setattr(importlib.import_module(f"recipes.cluster.{self.module}"), self.function, self._instead)
+
+    def _instead(self, *_: object) -> Any:
+        if isinstance(self.value, BaseException):
+            raise self.value
+        return self.value
+
+
+def die(*_: object) -> None:
+    """kill -9 of whoever calls."""
+    os.kill(os.getpid(), 9)
