@@ -70,7 +70,7 @@ def main() -> int:
     parser.add_argument("--recipe", default="text_large")
     args = parser.parse_args()
     quiet_libraries()
-    _, world_size = world_from_environment()
+    world_size = world_from_environment().size
     from recipes.train.world import join_world, leave_world
 
     world = join_world()

@@ -7,6 +7,10 @@ class ConfigError(Exception):
     exit_code = 2
 
 
+class LocalError(ConfigError):
+    """Met by one process before the ranks have found each other: the first process of each node says it, for rank 0 may know nothing."""
+
+
 class MissingSplit(ConfigError):
     """The data have no split of the name that was asked for."""
 

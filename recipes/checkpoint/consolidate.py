@@ -38,7 +38,7 @@ def add_command(commands: Any) -> None:
 
 def run_consolidate(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Write the file and say what is in it. Raises: ConfigError, DamagedCheckpoint."""
-    _, world_size = world_from_environment()
+    world_size = world_from_environment().size
     if world_size > 1:
         raise ConfigError(f"consolidate runs on one process, {world_size} were started; use python launch/convert.py")
     folder = find_checkpoint(args.source, "--from ")

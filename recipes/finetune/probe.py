@@ -40,7 +40,7 @@ def run_probe(args: argparse.Namespace) -> int:
     """Probe, print, and write RUN_DIR/results.json. Raises: ConfigError."""
     if args.task not in (None, *TASKS):
         raise ConfigError(f"--task {args.task}: unknown; there are {', '.join(TASKS)}")
-    _, world_size = world_from_environment()
+    world_size = world_from_environment().size
     if world_size > 1:
         raise ConfigError(f"the probe runs on one process, {world_size} were started; use python launch/probe.py")
     quiet_libraries()

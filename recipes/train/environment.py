@@ -3,28 +3,75 @@
 import logging
 import os
 import warnings
+from typing import NamedTuple
 
+from recipes.cluster import slurm
 from recipes.errors import ConfigError
 
 
-def world_from_environment() -> tuple[int, int]:
-    """(rank, number of processes) as the launcher set them; (0, 1) under plain python. Touches no network."""
+class LaunchedWorld(NamedTuple):
+    """This process among those that were launched together."""
+
+    rank: int
+    size: int
+    local_rank: int = 0
+    local_size: int | None = None
+    """Processes on this node; None where the launcher does not say."""
+
+
+def world_from_environment() -> LaunchedWorld:
+    """The world as deepspeed, torchrun or srun (one task per process) set it; one process under plain python. Touches no network.
+
+    Raises: ConfigError where the variables make no sense.
+    """
+    env = os.environ
+    if "RANK" not in env and "WORLD_SIZE" not in env and slurm.is_in_step():
+        return _slurm_world()
     try:
-        rank, size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        rank, size, local_rank = int(env.get("RANK", "0")), int(env.get("WORLD_SIZE", "1")), int(env.get("LOCAL_RANK", "0"))
         if not 0 <= rank < size:
             raise ValueError
+        local_size = next((int(env[name]) for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if name in env), None)  # torchrun's, deepspeed's
     except ValueError:
         raise ConfigError(
-            f"RANK={os.environ.get('RANK')!r} WORLD_SIZE={os.environ.get('WORLD_SIZE')!r}: must be integers, 0 <= RANK < WORLD_SIZE; "
+            f"RANK={env.get('RANK')!r} WORLD_SIZE={env.get('WORLD_SIZE')!r}: must be integers, 0 <= RANK < WORLD_SIZE; "
             "unset them or use a launcher"
         ) from None
-    return rank, size
+    return LaunchedWorld(rank, size, local_rank, local_size)
+
+
+def _slurm_world() -> LaunchedWorld:
+    try:
+        return LaunchedWorld(*slurm.task())
+    except (ValueError, KeyError) as error:
+        raise ConfigError(f"Slurm's variables of this step make no sense ({error}); set RANK, WORLD_SIZE and LOCAL_RANK yourself") from None
+
+
+def export_world() -> LaunchedWorld:
+    """The world, written into the variables that torch and DeepSpeed read. Raises: ConfigError."""
+    world = world_from_environment()
+    os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))
+    if slurm.is_in_step() and "MASTER_ADDR" not in os.environ:
+        address, port = slurm.meeting_point()
+        os.environ["MASTER_ADDR"] = address
+        os.environ.setdefault("MASTER_PORT", str(port))
+    if world.local_size is not None:
+        os.environ["LOCAL_WORLD_SIZE"] = str(world.local_size)
+    return world
 
 
 def is_first_rank() -> bool:
     """Whether this process speaks for the run; one that was told nonsense does, for nobody else would."""
     try:
-        return world_from_environment()[0] == 0
+        return world_from_environment().rank == 0
+    except ConfigError:
+        return True
+
+
+def is_first_on_node() -> bool:
+    """Whether this process speaks for its node, where something went wrong there before the ranks have met."""
+    try:
+        return world_from_environment().local_rank == 0
     except ConfigError:
         return True
 

@@ -1,5 +1,5 @@
-"""The processes of one run: who they are, how they find each other, and how they do something once. No groups of the
-model here (model/parallel.py) and no DeepSpeed."""
+"""The processes of one run: who they are, how they find each other, and how they do something once or everywhere. No groups of the
+model here (model/parallel.py) and no DeepSpeed. Whether they fit together: recipes/train/world_check.py."""
 
 import datetime
 import os
@@ -11,11 +11,15 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from recipes.cluster.meeting import Meeting, open_meeting
+from recipes.cluster.slurm import allocated_nodes, node_name
 from recipes.errors import ConfigError, Stopped, TrainingBroken
-from recipes.train.environment import world_from_environment
+from recipes.train.environment import LaunchedWorld, export_world
 
 Result = TypeVar("Result")
 LONGEST_PREPARATION = datetime.timedelta(days=2)
+MEETING_SECONDS = 300.0
+"""How long rank 0 waits for the others at the start: a cold file system may take minutes to read the libraries on a thousand nodes."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class World:
     size: int
     device: torch.device
     control: dist.ProcessGroup
+    hosts: tuple[str, ...] = ("localhost",)
+    """The node of each rank."""
 
     def once(self, job: Callable[[], Result]) -> Result:
         """Run `job` on rank 0 while the others wait, and give its result to all. A user's error and a stop are raised on all."""
@@ -40,25 +46,76 @@ class World:
             raise outcome[1]
         return outcome[0]
 
+    def everywhere(self, job: Callable[[], Result]) -> Result:
+        """Run `job` on every rank; its own result on each. A user's error on any of them is raised on all, with its node's name."""
+        result, problem = None, None
+        try:
+            result = job()
+        except ConfigError as error:
+            problem = error
+        problems = self.gather(str(problem) if problem else None)
+        met = {self.hosts[rank]: text for rank, text in enumerate(problems) if text is not None}
+        if len(set(met.values())) == 1 and None not in problems:
+            raise ConfigError(problems[0])  # the same on all: not a matter of nodes
+        if met:
+            node, text = next(iter(met.items()))
+            raise ConfigError(f"{node}: {text}" + (f" (also on {', '.join(list(met)[1:])})" if len(met) > 1 else ""))
+        return result  # type: ignore[return-value]
+
+    def gather(self, value: Result) -> list[Result]:
+        """The values of all ranks, in their order."""
+        values: list = [None] * self.size
+        dist.all_gather_object(values, value, group=self.control)
+        return values
+
 
 def join_world() -> World:
-    """Start torch.distributed from the launcher's variables, or alone. nccl on CUDA, gloo elsewhere."""
+    """Start torch.distributed from the launcher's variables (deepspeed, torchrun, srun), or alone. nccl on CUDA, gloo elsewhere.
+
+    Raises: ConfigError where ranks do not come within DATA2VEC_MEETING_SECONDS (300), the port is taken, or rank 0 is not to be reached.
+    """
     on_cuda = torch.cuda.is_available()
     if not on_cuda:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    rank, size = world_from_environment()
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(size))
-    local_rank = os.environ.setdefault("LOCAL_RANK", "0")
+    launched = export_world()
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if "MASTER_PORT" not in os.environ:
         os.environ["MASTER_PORT"] = str(_free_port())
-    device = torch.device("cuda", int(local_rank)) if on_cuda else torch.device("cpu")
+    # srun may show a task its own device alone
+    device = torch.device("cuda", launched.local_rank % torch.cuda.device_count()) if on_cuda else torch.device("cpu")
     if on_cuda:
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if on_cuda else "gloo")
+        meeting = open_meeting(launched.rank, launched.size, _meeting_seconds(), name="train")
+        _wait_for_all(meeting, launched)
+        dist.init_process_group("nccl" if on_cuda else "gloo", store=meeting.store, rank=launched.rank, world_size=launched.size)
     control = dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION)
-    return World(rank, size, device, control)
+    nodes: list = [None] * launched.size
+    dist.all_gather_object(nodes, node_name(), group=control)
+    return World(launched.rank, launched.size, device, control, tuple(nodes))
+
+
+def _wait_for_all(meeting: Meeting, launched: LaunchedWorld) -> None:
+    """Raises: ConfigError on all that have come, where others have not: torch would wait half an hour and name nobody."""
+    came = meeting.collect("came", True, list(range(meeting.size)))
+    missing = [rank for rank in range(meeting.size) if rank not in came] if meeting.rank == 0 else []
+    missing = meeting.from_first("missing", missing)
+    if missing:
+        nodes, per_node = allocated_nodes(), launched.local_size or meeting.size
+        there = sorted({nodes[rank // per_node] for rank in missing if rank // per_node < len(nodes)})
+        shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
+        raise ConfigError(
+            f"{len(missing)} of {meeting.size} ranks have not come within {meeting.timeout:g} s: {shown}"
+            f"{' (' + ', '.join(there) + ')' if there else ''}; see what their nodes say, or wait longer with DATA2VEC_MEETING_SECONDS"
+        )
+
+
+def _meeting_seconds() -> float:
+    text = os.environ.get("DATA2VEC_MEETING_SECONDS", str(MEETING_SECONDS))
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"DATA2VEC_MEETING_SECONDS={text}: must be a number of seconds; unset it for {MEETING_SECONDS:g}") from None
 
 
 def leave_world() -> None:

@@ -8,15 +8,27 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import ConfigError
-from recipes.train.environment import is_first_rank, world_from_environment
+from recipes.train.environment import export_world, is_first_on_node, is_first_rank, world_from_environment
 from tests.distributed import run_command
 
 NAMES = ("RANK", "WORLD_SIZE")
+OTHERS = ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")
+TASK = {
+    **{
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_ID": "0",
+        "SLURM_PROCID": "3",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "1",
+    },
+    **{"SLURM_STEP_TASKS_PER_NODE": "2(x2)", "SLURM_STEP_NODELIST": "a,b"},
+}
 
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in NAMES:
+    for name in [*NAMES, *OTHERS, *TASK]:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -24,8 +36,37 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_world_is_what_the_launcher_said(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], world: tuple[int, int]) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert world_from_environment() == world
+    assert world_from_environment()[:2] == world
     assert is_first_rank() == (world[0] == 0)
+
+
+def test_the_node_is_known_from_deepspeed_torchrun_and_srun(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert world_from_environment().local_size is None, "nobody said"
+    for name, value in {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert world_from_environment() == (3, 8, 1, 2) and not is_first_on_node()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert world_from_environment().local_size == 4, "torchrun's word"
+
+
+def test_one_task_a_process_is_translated_and_a_launchers_word_counts_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in TASK.items():
+        monkeypatch.setenv(name, value)
+    assert world_from_environment() == (3, 4, 1, 2)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # export_world writes
+    export_world()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR")
+    assert [os.environ[name] for name in names] == ["3", "4", "1", "2", "a"] and int(os.environ["MASTER_PORT"]) > 0
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert world_from_environment()[:2] == (0, 1), "deepspeed typed inside a step"
+
+
+def test_slurms_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**TASK, "SLURM_STEP_TASKS_PER_NODE": "two"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"make no sense .*two.*set RANK, WORLD_SIZE"):
+        world_from_environment()
 
 
 @pytest.mark.parametrize("values", [("0", "many"), ("x", "2"), ("0", "0"), ("0", "-1"), ("4", "4"), ("-1", "2")])

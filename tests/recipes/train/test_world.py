@@ -43,6 +43,28 @@ def test_a_defect_in_once_is_not_dressed_up_as_a_users_error() -> None:
         run_distributed(defect, 2)
 
 
+def trip(message: str) -> str:
+    if message:
+        raise ConfigError(message)
+    return "fine"
+
+
+def everywhere(messages: tuple[str, ...]) -> str:
+    """What a job on every rank came to, where rank n meets the n-th mistake."""
+    group = dist.new_group(backend="gloo")
+    world = World(dist.get_rank(), dist.get_world_size(), torch.device("cpu"), group, ("a", "b", "b"))
+    try:
+        return world.everywhere(lambda: trip(messages[world.rank]))
+    except ConfigError as error:
+        return str(error)
+
+
+def test_a_mistake_on_one_node_is_raised_on_all_with_the_nodes_name() -> None:
+    assert run_distributed(everywhere, 3, ("", "", "")) == ["fine"] * 3
+    assert run_distributed(everywhere, 3, ("", "no file", "")) == ["b: no file"] * 3
+    assert run_distributed(everywhere, 3, ("no file", "no file", "no file")) == ["no file"] * 3
+
+
 def join_alone() -> tuple:
     dist.destroy_process_group()
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"):
@@ -66,6 +88,7 @@ def join_launched() -> tuple:
     port = os.environ["MASTER_PORT"]
     dist.destroy_process_group()
     world = join_world()
+    assert world.hosts == (os.uname().nodename,) * 2, world.hosts
     total = torch.tensor(world.rank + 1)
     dist.all_reduce(total)
     leave_world()
@@ -74,3 +97,21 @@ def join_launched() -> tuple:
 
 def test_launched_processes_find_each_other() -> None:
     assert run_distributed(join_launched, 2) == [(0, 2, 3, True), (1, 2, 3, True)]
+
+
+def join_without_the_last() -> str:
+    """Rank 1 never comes."""
+    dist.destroy_process_group()
+    if dist.is_initialized() or os.environ["RANK"] == "1":
+        return "away"
+    os.environ["DATA2VEC_MEETING_SECONDS"] = "1"
+    try:
+        join_world()
+    except ConfigError as error:
+        return str(error)
+    return "joined"
+
+
+def test_a_rank_that_does_not_come_is_named_after_a_bounded_time() -> None:
+    said, _ = run_distributed(join_without_the_last, 2)
+    assert said.startswith("1 of 2 ranks have not come within 1 s: 1") and "DATA2VEC_MEETING_SECONDS" in said, said

@@ -1,0 +1,81 @@
+"""Slurm's variables read into places, and what is said where they cover more than was started."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recipes.cluster import slurm
+
+STEP = {
+    **{
+        "SLURM_JOB_ID": "7",
+        "SLURM_STEP_ID": "1",
+        "SLURM_PROCID": "3",
+        "SLURM_STEP_NUM_TASKS": "5",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "1",
+    },
+    **{"SLURM_STEP_TASKS_PER_NODE": "2(x2),1", "SLURM_STEP_NODELIST": "a,b,c", "SLURMD_NODENAME": "b"},
+}
+
+
+@pytest.fixture(autouse=True)
+def no_slurm(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [*STEP, "SLURM_JOB_NUM_NODES", "SLURM_JOB_NODELIST", "SLURM_RESTART_COUNT"]:
+        monkeypatch.delenv(name, raising=False)
+
+
+def set_all(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
+    for name, value in {**STEP, **changes}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_task_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not slurm.is_in_step() and slurm.allocated_nodes() == []
+    set_all(monkeypatch)
+    assert slurm.is_in_step() and slurm.task() == (3, 5, 1, 2)
+    assert slurm.node_name() == "b" and slurm.allocated_nodes() == ["a", "b", "c"]
+    monkeypatch.delenv("SLURM_STEP_ID")
+    assert not slurm.is_in_step(), "a batch script has SLURM_PROCID too"
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=12))
+def test_counts_are_written_out_as_slurm_shortens_them(counts: list[int]) -> None:
+    parts: list[tuple[int, int]] = []
+    for count in counts:
+        if parts and parts[-1][0] == count:
+            parts[-1] = (count, parts[-1][1] + 1)
+        else:
+            parts.append((count, 1))
+    text = ",".join(f"{count}(x{times})" if times > 1 else str(count) for count, times in parts)
+    assert slurm.tasks_per_node(text) == counts
+
+
+def test_nonsense_is_no_count() -> None:
+    with pytest.raises(ValueError, match="many"):
+        slurm.tasks_per_node("2,many")
+
+
+def test_steps_and_attempts_of_a_job_meet_at_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = set()
+    for step, attempt in [("0", "0"), ("1", "0"), ("0", "1"), ("2", "3")]:
+        set_all(monkeypatch, SLURM_STEP_ID=step, SLURM_RESTART_COUNT=attempt)
+        places.add(slurm.meeting_point())
+    assert len(places) == 4 and {address for address, _ in places} == {"a"}
+    assert all(slurm.FIRST_PORT <= port < 32_768 for _, port in places), "not one that the kernel hands out"
+
+
+def test_the_rest_of_an_allocation_is_spoken_of_where_nobody_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["launch/pretrain_text.py", "--local_rank=0", "--run-dir", "my runs"]
+    assert slurm.note_on_idle_nodes(command) is None
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    assert slurm.note_on_idle_nodes(command) is None
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "4")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-4]")
+    note = slurm.note_on_idle_nodes(command)
+    assert note and "4 nodes (n[1-4])" in note
+    assert note.endswith("bash launch/pretrain.sbatch launch/pretrain_text.py --run-dir 'my runs'")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert slurm.note_on_idle_nodes(command) is None, "srun has started it"
