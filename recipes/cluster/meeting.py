@@ -11,14 +11,14 @@ from typing import Any
 import torch.distributed as dist
 
 from recipes.cluster.slurm import node_name
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, LocalError
 
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.002, 0.05
 LEAVING_SECONDS = 5.0
 CLOCK_WAIT_SECONDS = 5.0
 
 
-class FirstSilent(ConfigError):
+class FirstSilent(LocalError):
     """Rank 0 cannot be reached, so this process must say so itself."""
 
 

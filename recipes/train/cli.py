@@ -5,21 +5,25 @@ import argparse
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from recipes.check import resolve_recipe
+from recipes.cluster.slurm import node_name, note_on_idle_nodes
 from recipes.config import Recipe, recipe_to_dict
-from recipes.errors import ConfigError, Stopped, TrainingBroken
+from recipes.errors import ConfigError, LocalError, Stopped, TrainingBroken
 from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes
 from recipes.train.ds_config import EngineConfig, load_ds_config, resolve
-from recipes.train.environment import is_first_rank, quiet_libraries, world_from_environment
+from recipes.train.environment import is_first_on_node, is_first_rank, quiet_libraries, world_from_environment
 from recipes.train.preempt import exit_at_once
 from recipes.train.run_dir import check_same_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
+LAST_SECONDS = 1.0
+"""How much later than the rank that speaks the others end: a launcher kills all as soon as it sees that one has ended badly."""
 VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "soundfile", "torchaudio", "pillow", "numpy")
 
 
@@ -47,8 +51,10 @@ def exit_code_of(command: Callable[[], int]) -> int:
     try:
         return command()
     except (ConfigError, TrainingBroken) as error:
-        if is_first_rank():
-            print(f"error: {error}", file=sys.stderr)
+        if is_first_rank() or (isinstance(error, LocalError) and is_first_on_node()):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(LAST_SECONDS)
         return error.exit_code
     except Stopped as stop:
         if is_first_rank():
@@ -59,17 +65,26 @@ def exit_code_of(command: Callable[[], int]) -> int:
 
 
 def _run(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> int:
-    recipe = resolve_recipe(args.recipe, recipes, args.set, args.data)
-    path = args.deepspeed_config or default_ds_config()
-    _, world_size = world_from_environment()
-    config = resolve(recipe, load_ds_config(path), str(path), world_size)
+    try:
+        recipe, config = _resolve(args, recipes)
+    except ConfigError as error:
+        raise error if is_first_rank() else LocalError(f"{node_name()}: {error}") from None
     run_dir = args.run_dir or Path("runs") / recipe.name
     if args.dry_run:
         return dry_run(recipe, config, run_dir)
+    if is_first_rank() and (note := note_on_idle_nodes(sys.argv)):
+        print(note)
     quiet_libraries()
     from recipes.train.pretrain import pretrain  # seconds of imports
 
     return pretrain(recipe, config, run_dir, launch_facts())
+
+
+def _resolve(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> tuple[Recipe, EngineConfig]:
+    recipe = resolve_recipe(args.recipe, recipes, args.set, args.data)
+    path = args.deepspeed_config or default_ds_config()
+    world = world_from_environment()
+    return recipe, resolve(recipe, load_ds_config(path), str(path), world.size, world.local_size)
 
 
 def default_ds_config() -> Path:

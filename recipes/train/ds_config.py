@@ -7,7 +7,7 @@ import copy
 import difflib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ SECTION_KEYS = {
     "fp16": {"enabled", "loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis", "consecutive_hysteresis", "min_loss_scale"},
     "zero_optimization": TESTED_ZERO_KEYS,
     "zero_optimization.offload_optimizer": {"device", "pin_memory", "buffer_count", "fast_init"},
-    "megatron": {"tensor_model_parallel_size"},
+    "megatron": {"tensor_model_parallel_size", "across_nodes"},
 }
 
 OPTIMIZER_TYPES = ("AdamW",)
@@ -59,6 +59,8 @@ class BatchPlan:
     dp_size: int
     micro_batch_size: int
     accumulation_steps: int
+    tp_across_nodes: bool = False
+    """Whether a tensor-parallel group may lie on several nodes."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ def load_ds_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int) -> EngineConfig:
-    """Check `content` against recipe and world and fill in every "auto".
+def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int, local_size: int | None = None) -> EngineConfig:
+    """Check `content` against recipe and world and fill in every "auto". `local_size`: ranks on a node, where it is known.
 
     Raises: ConfigError for an unknown key, a number that the recipe owns, an untested ZeRO setting, or sizes that do not divide.
     """
@@ -110,8 +112,12 @@ def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int)
     _check_sections(content, path)
     _check_zero(content, path)
     tp_size = _tensor_parallel_size(content, path)
+    across_nodes = _across_nodes(content, path)
     _check_topology(recipe, tp_size, world_size)
+    if local_size is not None and world_size > local_size and not across_nodes:
+        _check_nodes(tp_size, local_size)
     batch = plan_batch(recipe, content.get("train_micro_batch_size_per_gpu", "auto"), tp_size, world_size)
+    batch = replace(batch, tp_across_nodes=across_nodes)
     optimizer_type = content.get("optimizer", {}).get("type", "AdamW")
     if optimizer_type not in OPTIMIZER_TYPES:
         raise ConfigError(f"{path}: optimizer.type {optimizer_type!r} is not tested here; use {' or '.join(OPTIMIZER_TYPES)}")
@@ -243,6 +249,22 @@ def _tensor_parallel_size(content: dict[str, Any], path: str) -> int:
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ConfigError(f"{path}: megatron.tensor_model_parallel_size is {size!r}; write a positive integer")
     return size
+
+
+def _across_nodes(content: dict[str, Any], path: str) -> bool:
+    value = content.get("megatron", {}).get("across_nodes", False)
+    if not isinstance(value, bool):
+        raise ConfigError(f"{path}: megatron.across_nodes is {json.dumps(value)}; write true or false")
+    return value
+
+
+def _check_nodes(tp_size: int, local_size: int) -> None:
+    if local_size % tp_size:
+        fits = [n for n in range(1, local_size + 1) if local_size % n == 0]
+        raise ConfigError(
+            f"tensor_model_parallel_size {tp_size} does not fit into a node of {local_size} ranks, so every layer would wait for the "
+            f'network; use {" or ".join(map(str, fits[-2:]))}, or ask for it with "megatron": {{"across_nodes": true}}'
+        )
 
 
 def _check_topology(recipe: Recipe, tp_size: int, world_size: int) -> None:
