@@ -266,14 +266,16 @@ TP2: dict[str, object] = {"megatron": {"tensor_model_parallel_size": 2}}
 
 @pytest.mark.parametrize(("local_size", "fits"), [(1, "use 1"), (3, "use 1 or 3")])
 def test_a_tensor_parallel_group_must_fit_into_a_node(local_size: int, fits: str) -> None:
+    recipe = apply_overrides(text_base(), ["run.global_batch_size=96"])
     with pytest.raises(ConfigError, match=rf"size 2 does not fit into a node of {local_size} ranks.*{fits}, or ask for it"):
-        resolve(text_base(), TP2, "x.json", 12, local_size)
+        resolve(recipe, TP2, "x.json", 12, local_size)
     asked = {"megatron": {"tensor_model_parallel_size": 2, "across_nodes": True}}
-    assert resolve(text_base(), asked, "x.json", 12, local_size).batch.tp_across_nodes
-    assert not resolve(text_base(), TP2, "x.json", 12).batch.tp_across_nodes, "nobody knows the nodes of a dry run"
-    assert resolve(text_base(), TP2, "x.json", 12, 4).batch.tp_size == 2
+    assert resolve(recipe, asked, "x.json", 12, local_size).batch.tp_across_nodes
+    assert not resolve(recipe, TP2, "x.json", 12).batch.tp_across_nodes, "nobody knows the nodes of a dry run"
+    assert resolve(recipe, TP2, "x.json", 12, 4).batch.tp_size == 2
 
 
 def test_asking_for_it_is_a_yes_or_a_no() -> None:
+    recipe = text_base()
     with pytest.raises(ConfigError, match="megatron.across_nodes is 1; write true or false"):
-        resolve(text_base(), {"megatron": {"tensor_model_parallel_size": 2, "across_nodes": 1}}, "x.json", 4)
+        resolve(recipe, {"megatron": {"tensor_model_parallel_size": 2, "across_nodes": 1}}, "x.json", 4)
