@@ -1,6 +1,9 @@
 """DeepSpeed's CPU Adam, made a function of the step number alone. Which optimizer a run has: recipes/train/engine.py."""
 
 import contextlib
+import fcntl
+import hashlib
+import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -10,9 +13,11 @@ from typing import Any
 
 import torch
 from deepspeed.ops.adam import DeepSpeedCPUAdam
+from torch.utils import cpp_extension
 
 FAR_STEP = 2**40
 """No step that a run reaches is this one or next to it."""
+BUILD_ROOT = "TORCH_EXTENSIONS_DIR"
 PROC_CPUINFO = Path("/proc/cpuinfo")
 ARCHITECTURES = {"x86_64": "X86_64", "aarch64": "ARM_8", "ppc64le": "PPC_64", "riscv64": "RISCV_64"}
 """py-cpuinfo's words for those of uname. Source: py-cpuinfo 9.0.0, _parse_arch."""
@@ -25,7 +30,7 @@ def build_cpu_adam(groups: list[dict[str, Any]], **numbers: Any) -> DeepSpeedCPU
     would differ from an uninterrupted one in the last bit. Here every step is a jump.
     Source: deepspeed 0.19.8, ops/csrc/includes/cpu_adam.h, IncrementStep.
     """
-    with _reading_proc_cpuinfo():
+    with _reading_proc_cpuinfo(), _compiling_alone():
         optimizer = DeepSpeedCPUAdam(groups, adamw_mode=True, **numbers)
     optimizer.register_step_pre_hook(_jump)  # not a subclass: ZeRO asks for the exact type
     return optimizer
@@ -69,3 +74,35 @@ def _reading_proc_cpuinfo() -> Iterator[None]:
         del sys.modules["cpuinfo"]
         if known is not None:
             sys.modules["cpuinfo"] = known
+
+
+def build_folder() -> Path:
+    """Where the op of this torch on this kind of processor lies: what is compiled for one is an illegal instruction on another that
+    shares the home folder."""
+    processor = cpu_info() if PROC_CPUINFO.exists() else platform.machine()
+    kind = repr((torch.__version__, sys.version_info[:2], processor))
+    root = os.environ.get(BUILD_ROOT) or cpp_extension.get_default_build_root()
+    return Path(root, f"data2vec_{hashlib.sha256(kind.encode()).hexdigest()[:12]}")
+
+
+@contextlib.contextmanager
+def _compiling_alone() -> Iterator[None]:
+    """In this block torch compiles into build_folder(), one process at a time, whatever a killed one has left there.
+
+    torch marks a build with a file that outlives a process which is killed: all later ones wait for it in silence, for ever. Nobody
+    else compiles in this folder, and the kernel takes a dead process's flock back, so that file is nobody's here.
+    Source: torch 2.13, utils/file_baton.py.
+    """
+    known, folder = os.environ.get(BUILD_ROOT), build_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "in_use", "a") as file:
+        with contextlib.suppress(OSError):  # a file system without locks: then torch's file has to do
+            fcntl.flock(file, fcntl.LOCK_EX)
+            (folder / "cpu_adam" / "lock").unlink(missing_ok=True)
+        os.environ[BUILD_ROOT] = str(folder)
+        try:
+            yield
+        finally:
+            del os.environ[BUILD_ROOT]
+            if known is not None:
+                os.environ[BUILD_ROOT] = known

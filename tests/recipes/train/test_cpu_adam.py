@@ -1,5 +1,6 @@
 """The CPU optimizer of offloaded runs: AdamW, whatever it has done before."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -7,11 +8,27 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from tests.distributed import run_distributed
 
 SIZE, STEPS = 1000, 40
+pytestmark = pytest.mark.timeout(900)
+
 NUMBERS: dict[str, Any] = {"lr": 1e-2, "betas": (0.9, 0.98), "eps": 1e-6}
+
+
+def build_nothing() -> None:
+    """Load DeepSpeed's op, which compiles it where this machine has not yet got it."""
+    from recipes.train.cpu_adam import build_cpu_adam
+
+    build_cpu_adam([{"params": [torch.zeros(4, requires_grad=True)]}], **NUMBERS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """The minute of a compiler on a fresh machine, which is not to count in the time of a test."""
+    run_distributed(build_nothing, 1, timeout=800)
 
 
 def resumed_and_whole(counted: bool) -> float:
@@ -83,6 +100,37 @@ def test_py_cpuinfo_is_neither_imported_nor_started() -> None:
     started = run_distributed(processes_started, 1)[0]
     assert started, "the audit hook itself: loading an op asks the compiler for its version"
     assert not [one for one in started if "cpuinfo" in one]
+
+
+def build_beside_a_leftover() -> str | None:
+    """Build one optimizer. Returns the environment's build root afterwards."""
+    from recipes.train import cpu_adam
+
+    leftover = cpu_adam.build_folder() / "cpu_adam" / "lock"
+    if dist.get_rank() == 0:
+        leftover.touch()
+    dist.barrier()
+    build_nothing()
+    dist.barrier()
+    assert not leftover.exists()
+    return os.environ.get(cpu_adam.BUILD_ROOT)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_process_that_was_killed_while_it_compiled_does_not_hold_up_the_next_ones(world_size: int) -> None:
+    """torch's own way is to wait for ever."""
+    roots = run_distributed(build_beside_a_leftover, world_size)
+    assert roots == [os.environ.get("TORCH_EXTENSIONS_DIR")] * world_size, "no lasting change"
+
+
+def test_processors_with_other_instruction_sets_have_ops_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes.train import cpu_adam
+
+    folders = set()
+    for flags in (["avx2"], ["avx2", "avx512f"], ["avx2"]):
+        monkeypatch.setattr(cpu_adam, "cpu_info", lambda flags=flags: {"flags": flags})
+        folders.add(cpu_adam.build_folder())
+    assert len(folders) == 2
 
 
 def compile_flags(by_lscpu: bool) -> list[str]:
