@@ -8,6 +8,7 @@ a tenth of a second. The server never sees the modules of this repository: each 
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import importlib.util
 import inspect
 import math
@@ -28,7 +29,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-PRELOAD = ["torch", "torch.distributed", "megatron.core.parallel_state", "megatron.core.tensor_parallel", "deepspeed", "pytest"]
+PRELOAD = [
+    *("torch", "torch.distributed", "megatron.core.parallel_state", "megatron.core.tensor_parallel", "deepspeed", "pytest"),
+    *("matplotlib.pyplot", "matplotlib.backends.backend_agg"),  # every run ends with a picture
+]
 SERVER_ENV = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """What the preloaded libraries read while they are imported. OpenBLAS must not start threads before a fork."""
 PR_SET_PDEATHSIG = 1
@@ -89,7 +93,11 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout
                 log = Path(folder, f"rank{index}.log")
                 job = _Job(inspect.getfile(fn), fn.__module__, fn.__qualname__, payload, env, log, timeout)
                 ranks.append(_start(index, job))
-            _collect(ranks, timeout)
+            deadline = time.monotonic() + timeout  # by the clock that all processes share
+            for rank in ranks:
+                with contextlib.suppress(OSError):  # it has died already, which _collect tells
+                    rank.pipe.send(deadline)
+            _collect(ranks, deadline)
             if any(rank.report is None or rank.report[0] != "ok" for rank in ranks):
                 raise RankFailure(_describe(fn.__qualname__, ranks, timeout))
             values = [pickle.loads(rank.report[1]) for rank in ranks if rank.report]
@@ -163,6 +171,7 @@ def _start(index: int, job: _Job) -> _Rank:
 
 
 def _rank_main(job: _Job, pipe: Connection) -> None:
+    gc.freeze()  # what the server has imported is never garbage, and each collection would look at all of it, a third of a second
     os.setsid()  # one signal then reaches whatever the rank starts itself (compilers, data workers)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a data loader may have started the server, for workers that hear no signal
     if sys.platform == "linux":
@@ -174,7 +183,8 @@ def _rank_main(job: _Job, pipe: Connection) -> None:
     os.environ.clear()
     os.environ.update(job.env)
     # A hung collective: the stack is in the log by the time the parent gives up.
-    faulthandler.dump_traceback_later(max(0.8 * job.timeout, job.timeout - 2), file=log)
+    seconds_left = pipe.recv() - time.monotonic() - min(0.2 * job.timeout, 2)
+    faulthandler.dump_traceback_later(max(0.01, seconds_left), file=log)
     report: tuple[str, Any]
     try:
         value = _load(job)(*_join_group(job))
@@ -215,9 +225,8 @@ def _load(job: _Job) -> Callable[..., Any]:
     return found
 
 
-def _collect(ranks: list[_Rank], timeout: float) -> None:
+def _collect(ranks: list[_Rank], deadline: float) -> None:
     """Reports as they come, until all are in, the time is over, or a moment after the first failure."""
-    deadline = time.monotonic() + timeout
     while waiting := [rank for rank in ranks if rank.report is None]:
         ready = wait([rank.pipe for rank in waiting], max(0.0, deadline - time.monotonic()))
         if not ready:

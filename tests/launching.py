@@ -6,6 +6,7 @@ but nothing of this repository. What imports themselves print is seen only by ru
 
 import contextlib
 import ctypes
+import gc
 import json
 import multiprocessing as mp
 import os
@@ -31,6 +32,8 @@ from tests.distributed import PR_SET_PDEATHSIG, PRELOAD, SERVER_ENV, rank_env
 ROOT = Path(__file__).parent.parent
 PRETRAIN = {modality: ROOT / "launch" / f"pretrain_{modality}.py" for modality in RECIPES}
 PRETRAIN_TEXT = PRETRAIN["text"]
+ALWAYS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+"""No network: where there is none, the hub's client tries again for half a minute."""
 PROBE = ROOT / "launch" / "probe.py"
 PREPARE = ROOT / "launch" / "prepare.py"
 
@@ -130,7 +133,7 @@ def start(
     context.set_forkserver_preload(PRELOAD)
     folder = tempfile.TemporaryDirectory(prefix="launch_")
     words = [str(script), *map(str, args)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+    environment = {**os.environ, **ALWAYS, **(env or {})}
     variables = {key: os.environ.get(key) for key in SERVER_ENV}
     os.environ.update(SERVER_ENV)  # the first start() also starts the server, with the environment of this moment
     try:
@@ -215,6 +218,7 @@ def start_ranks(
 def _main(
     words: list[str], cwd: str, environment: dict[str, str], folder: str, file_limit: int | None, before: Callable[[], Any] | None
 ) -> None:
+    gc.freeze()  # see tests/distributed.py
     os.setsid()
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a data loader may have started the server, for workers that hear no signal
     if sys.platform == "linux":

@@ -11,6 +11,7 @@ PANELS = (
     ("explained variance", ("explained_variance", "neighbour_correlation")),
     ("effective rank of the targets", ("target_rank",)),
 )
+MARGINS = {"left": 0.07, "right": 0.98, "bottom": 0.08, "top": 0.9, "hspace": 0.32, "wspace": 0.18}
 
 
 def plot_metrics(run_dir: Path) -> Path | None:
@@ -34,7 +35,8 @@ def plot_metrics(run_dir: Path) -> Path | None:
 def _draw(rows: list[dict[str, Any]], title: str) -> Any:
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), constrained_layout=True)
+    # Fixed margins: a constrained layout draws everything twice.
+    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), gridspec_kw=MARGINS)
     for axis, (name, keys) in zip(axes.flat, PANELS, strict=True):
         for key in keys:
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]

@@ -18,31 +18,29 @@ REPLAY = HERE / "replay.py"
 TOPOLOGIES = pytest.mark.parametrize(("ranks", "tp"), [(1, 1), (2, 2), (2, 1)], ids=["one_rank", "tp2", "dp2"])
 
 
-def command(*args: object, ranks: int = 1) -> tuple[int, list[str], str]:
+def command(*args: object, ranks: int) -> tuple[int, list[str], str]:
     """Exit code, lines of standard output and standard error of the command on `ranks` processes."""
-    launcher = (
-        [sys.executable] if ranks == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     done = run_command([*launcher, str(REPLAY), *map(str, args)], cwd=HERE, timeout=120, env={"OMP_NUM_THREADS": "1"})
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
-def replay_rank(args: list[str]) -> tuple[int, list[str]]:
-    """The command's main on a rank of run_distributed, which starts in a tenth of a second."""
+def replay_rank(args: list[str]) -> tuple[int, list[str], str]:
+    """The command's main on a rank of run_distributed, which starts in a tenth of a second: as `command`."""
     sys.path.insert(0, str(HERE))
     sys.argv = ["replay.py", *args]
     from replay import main
 
-    with contextlib.redirect_stdout(io.StringIO()) as out:
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as error:
         code = main()
-    return code, out.getvalue().splitlines()
+    return code, out.getvalue().splitlines(), error.getvalue()
 
 
 def replay(*args: object, ranks: int = 1) -> tuple[int, list[str]]:
     """Exit code of every rank; rank 0's verdicts and total, without what libraries print."""
     results = run_distributed(replay_rank, ranks, [str(arg) for arg in args])
-    assert len({code for code, _ in results}) == 1
-    code, lines = results[0]
+    assert len({code for code, *_ in results}) == 1
+    code, lines, _ = results[0]
     return code, [line for line in lines if line.endswith((" ok", " FAIL", " failed"))]
 
 
@@ -116,7 +114,7 @@ def test_a_changed_weight_fails_the_replay_and_the_dump_holds_what_was_computed(
 
 
 def test_a_folder_that_is_no_case_is_the_users_mistake(tmp_path: Path) -> None:
-    code, lines, error = command(tmp_path)
+    ((code, lines, error),) = run_distributed(replay_rank, 1, [str(tmp_path)])
     assert code == 2 and f"error: {tmp_path}: holds neither meta.json nor config.json" in error
     assert not any(line.endswith((" ok", " failed")) for line in lines)
 

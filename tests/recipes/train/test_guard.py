@@ -133,7 +133,7 @@ def norms_of_guard_and_engine(world_size: int, tp_size: int, other: dict[str, An
 def test_the_guards_norm_is_the_engines_to_1e_6_and_its_loss_the_mean_over_data_parallel_ranks(
     world_size: int, tp_size: int, other: dict[str, Any]
 ) -> None:
-    per_rank = run_distributed(norms_of_guard_and_engine, world_size, world_size, tp_size, other, timeout=200)
+    per_rank = run_distributed(norms_of_guard_and_engine, world_size, world_size, tp_size, other, timeout=280)
     for updates in zip(*per_rank, strict=True):
         norms, losses, theirs, own = zip(*updates, strict=True)
         assert len(set(norms)) == 1 and len(set(losses)) == 1, "all ranks decide on the same numbers"

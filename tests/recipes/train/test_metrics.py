@@ -78,7 +78,7 @@ from tests.launching import tiny_recipe
 if __name__ == "__main__":
     quiet_libraries()
     run_dir = Path(sys.argv[2])
-    metrics.WANDB_PATIENCE_SECONDS = 15.0 if sys.argv[1] == "offline" else 3.0  # a reachable wandb may take its time on a busy machine
+    metrics.WANDB_PATIENCE_SECONDS = float(sys.argv[3])
     recipe, lines = tiny_recipe(run__wandb=sys.argv[1]), JsonLines(run_dir / "metrics.jsonl")
     writer = metrics.MetricsWriter(lines, recipe, run_dir, torch.device("cpu"), 0)
     start = time.perf_counter()
@@ -90,13 +90,14 @@ if __name__ == "__main__":
 """
 
 
-def mirrored(mode: str, run_dir: Path, **env: str) -> tuple[float, float, str]:
-    """Seconds of two writes, seconds until closed, stderr: of a run of its own process, for wandb starts another one."""
+def mirrored(mode: str, run_dir: Path, patience_seconds: float = 60.0, **env: str) -> tuple[float, float, str]:
+    """Seconds of two writes, seconds until closed, stderr: of a run of its own process, for wandb starts another one. Where it
+    answers it gets the time that it needs on a busy machine."""
     run_dir.mkdir()
     program = run_dir.parent / "program.py"
     program.write_text(PROGRAM)
     home = {"HOME": str(run_dir.parent), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_API_KEY": "", "NETRC": "/nowhere"}
-    done = run_command([sys.executable, program, mode, run_dir], run_dir.parent, 60, {**home, **env})
+    done = run_command([sys.executable, program, mode, run_dir, str(patience_seconds)], run_dir.parent, 120, {**home, **env})
     assert done.returncode == 0, done.stderr
     assert len((run_dir / "metrics.jsonl").read_text().splitlines()) == 2
     wrote, closed = (float(line.split()[-1]) for line in done.stdout.splitlines()[-2:])
@@ -106,7 +107,7 @@ def mirrored(mode: str, run_dir: Path, **env: str) -> tuple[float, float, str]:
 
 def test_wandb_offline_writes_into_the_run_dir_and_is_silent(tmp_path: Path) -> None:
     _, closed, stderr = mirrored("offline", tmp_path / "run")
-    assert stderr == "" and closed < 20
+    assert stderr == "" and closed < 60
     (record,) = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     assert b"target_std" in record.read_bytes()
 
@@ -114,8 +115,8 @@ def test_wandb_offline_writes_into_the_run_dir_and_is_silent(tmp_path: Path) -> 
 def test_an_unreachable_wandb_is_said_once_and_waited_for_a_bounded_time(tmp_path: Path) -> None:
     start = time.perf_counter()
     nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
-    _, closed, stderr = mirrored("online", tmp_path / "run", **nowhere)
-    assert closed < 6 and time.perf_counter() - start < 30
+    _, closed, stderr = mirrored("online", tmp_path / "run", 3.0, **nowhere)
+    assert closed < 6 and time.perf_counter() - start < 60
     assert len(stderr.splitlines()) == 1 and stderr.startswith("wandb: "), stderr
 
 
