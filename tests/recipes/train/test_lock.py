@@ -27,7 +27,7 @@ from recipes.train.lock import RunLock
 
 print("ready", flush=True)
 sys.stdin.readline()
-lock = RunLock(Path(sys.argv[1]), beat_seconds=0.1, stale_seconds=0.6, say=lambda line: None)
+lock = RunLock(Path(sys.argv[1]), beat_seconds=0.1, stale_seconds=float(sys.argv[2]), say=lambda line: None)
 try:
     previous = lock.acquire()
     print(f"owns it after {previous}", flush=True)
@@ -42,8 +42,8 @@ except ConfigError as error:
 class Launch:
     """A process that asks for the lock when told to."""
 
-    def __init__(self, path: Path) -> None:
-        command = [sys.executable, "-c", PROGRAM, str(path)]
+    def __init__(self, path: Path, stale_seconds: float) -> None:
+        command = [sys.executable, "-c", PROGRAM, str(path), str(stale_seconds)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         assert self.read() == "ready"
 
@@ -63,11 +63,11 @@ class Launch:
 
 
 @pytest.fixture
-def begin(tmp_path: Path) -> Iterator[Callable[[], Launch]]:
+def begin(tmp_path: Path) -> Iterator[Callable[..., Launch]]:
     started: list[Launch] = []
 
-    def one() -> Launch:
-        started.append(Launch(tmp_path / ".lock"))
+    def one(stale_seconds: float = 0.6) -> Launch:
+        started.append(Launch(tmp_path / ".lock", stale_seconds))
         return started[-1]
 
     yield one
@@ -107,17 +107,17 @@ class Elsewhere:
         self._thread.join()
 
 
-def test_a_second_launch_is_refused_at_once_and_told_who_owns(begin: Callable[[], Launch], tmp_path: Path) -> None:
-    owner, second = begin(), begin()
+def test_a_second_launch_is_refused_at_once_and_told_who_owns(begin: Callable[..., Launch], tmp_path: Path) -> None:
+    owner, second = begin(), begin(20)
     assert owner.ask("go") == "owns it after None"
     start = time.monotonic()
     pattern = rf"refused: --run-dir {tmp_path} is in use by pid {owner.process.pid} on \S+ since [-\d]+ [:\d]+; wait for it, stop it, or"
     assert re.match(pattern, second.ask("go"))
-    assert time.monotonic() - start < 0.5, "less than the heartbeat would take"
+    assert time.monotonic() - start < 10, "less than the heartbeat would take"
 
 
-def test_a_killed_owner_is_followed_at_once(begin: Callable[[], Launch], tmp_path: Path) -> None:
-    owner, second = begin(), begin()
+def test_a_killed_owner_is_followed_at_once(begin: Callable[..., Launch], tmp_path: Path) -> None:
+    owner, second = begin(), begin(20)
     owner.ask("go")
     owner.process.send_signal(signal.SIGKILL)  # and not waited for: a zombie still has its pid
     deadline = time.monotonic() + 5
@@ -125,12 +125,12 @@ def test_a_killed_owner_is_followed_at_once(begin: Callable[[], Launch], tmp_pat
         assert time.monotonic() < deadline
     start = time.monotonic()
     assert second.ask("go").startswith(f"owns it after pid {owner.process.pid} on ")
-    assert time.monotonic() - start < 0.5, "less than the heartbeat would take"
+    assert time.monotonic() - start < 10, "less than the heartbeat would take"
     assert [path.name for path in tmp_path.iterdir()] == [".lock"], "no leftovers"
     assert second.ask("check") == "check done"
 
 
-def test_a_stopped_owner_on_the_same_machine_is_alive(begin: Callable[[], Launch]) -> None:
+def test_a_stopped_owner_on_the_same_machine_is_alive(begin: Callable[..., Launch]) -> None:
     owner, second = begin(), begin()
     owner.ask("go")
     owner.process.send_signal(signal.SIGSTOP)
@@ -138,7 +138,7 @@ def test_a_stopped_owner_on_the_same_machine_is_alive(begin: Callable[[], Launch
     assert "is in use by pid" in second.ask("go")
 
 
-def test_a_released_lock_is_free_and_another_ones_is_left_alone(begin: Callable[[], Launch], tmp_path: Path) -> None:
+def test_a_released_lock_is_free_and_another_ones_is_left_alone(begin: Callable[..., Launch], tmp_path: Path) -> None:
     owner, second = begin(), begin()
     owner.ask("go")
     assert owner.ask("release") == "release done" and list(tmp_path.iterdir()) == []
@@ -146,7 +146,7 @@ def test_a_released_lock_is_free_and_another_ones_is_left_alone(begin: Callable[
     assert owner.ask("release") == "release done" and (tmp_path / ".lock").exists()
 
 
-def test_a_pid_that_has_become_another_process_is_no_owner(begin: Callable[[], Launch], tmp_path: Path) -> None:
+def test_a_pid_that_has_become_another_process_is_no_owner(begin: Callable[..., Launch], tmp_path: Path) -> None:
     owner, second = begin(), begin()
     owner.ask("go")
     owner.process.kill()
@@ -176,7 +176,7 @@ def test_another_machine_that_is_silent_is_waited_for_and_then_followed(tmp_path
     lock = RunLock(tmp_path / ".lock", say=said.append, **QUICK)
     previous = lock.acquire()
     assert previous and " on elsewhere since " in previous
-    assert 0.6 <= time.monotonic() - start < 2
+    assert 0.6 <= time.monotonic() - start < 10
     (line,) = said
     assert line.startswith(f"--run-dir {tmp_path} belongs to pid") and line.endswith("watching up to 0.6 s whether that still lives")
     lock.release()
@@ -194,8 +194,8 @@ def test_an_owner_that_gives_up_while_it_is_watched_is_followed_without_waiting(
     Elsewhere(tmp_path / ".lock", beats=False)
     threading.Timer(0.3, (tmp_path / ".lock").unlink).start()
     start = time.monotonic()
-    lock = RunLock(tmp_path / ".lock", say=lambda line: None, beat_seconds=0.1, stale_seconds=5)
-    assert lock.acquire() is None and time.monotonic() - start < 2
+    lock = RunLock(tmp_path / ".lock", say=lambda line: None, beat_seconds=0.1, stale_seconds=30)
+    assert lock.acquire() is None and time.monotonic() - start < 15
     lock.release()
 
 
@@ -207,7 +207,7 @@ def test_the_heartbeat_moves_the_file(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_an_owner_that_was_robbed_stops_at_its_check_and_names_the_new_one(begin: Callable[[], Launch], tmp_path: Path) -> None:
+def test_an_owner_that_was_robbed_stops_at_its_check_and_names_the_new_one(begin: Callable[..., Launch], tmp_path: Path) -> None:
     owner, thief = begin(), begin()
     owner.ask("go")
     owner.process.send_signal(signal.SIGSTOP)
