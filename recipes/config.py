@@ -129,6 +129,9 @@ class RunConfig:
     wandb: Literal["off", "offline", "online"] = "off"
     max_minutes: float = 0.0
     """Save and leave with exit code 75 at the first update after so long; 0 is no limit."""
+    hang_seconds: float = 540.0
+    """No update and no other sign of progress for so long is a hang: stacks are written, the rank behind is named, the run ends;
+    0 never. Less than the 600 s after which NCCL ends a rank, naming nobody."""
     accept_changes: tuple[str, ...] = ()
     """Settings in which a resumed run may differ from the run so far: optim.lr,data.path"""
 

@@ -16,17 +16,21 @@ from recipes.train.engine import Engines
 from recipes.train.world import World
 
 Report = Callable[[Path, str], Any]
+Alive = Callable[[], Any]
 
 
-def load_newest(run_dir: Path, engines: Engines, world: World, report: Report) -> Manifest | None:
-    """Load the newest checkpoint that every rank can read; `report` is told of each that some rank cannot. None where there is
-    no checkpoint at all. A collective. Raises: ConfigError for another architecture or format, or where none can be read."""
+def load_newest(run_dir: Path, engines: Engines, world: World, report: Report, alive: Alive = lambda: None) -> Manifest | None:
+    """Load the newest checkpoint that every rank can read; `report` is told of each that some rank cannot, `alive` of each
+    parameter that is loaded. None where there is no checkpoint at all. A collective.
+
+    Raises: ConfigError for another architecture or format, or where none can be read.
+    """
     folders = world.once(lambda: candidates(run_dir))
     reasons = []
     for folder in folders:
         manifest, problem = None, None
         try:
-            manifest = load_checkpoint(folder, engines)
+            manifest = load_checkpoint(folder, engines, alive)
         except (DamagedCheckpoint, OSError) as error:
             problem = str(error)
         problems: list[str | None] = [None] * world.size
@@ -44,7 +48,7 @@ def load_newest(run_dir: Path, engines: Engines, world: World, report: Report) -
     return None
 
 
-def load_checkpoint(folder: Path, engines: Engines) -> Manifest:
+def load_checkpoint(folder: Path, engines: Engines, alive: Alive = lambda: None) -> Manifest:
     """Write every shard of this rank from a checkpoint. No collective: finish_load makes the forward see it.
 
     Raises: ConfigError for another architecture or format; DamagedCheckpoint and OSError, after which shards may be half written.
@@ -55,6 +59,7 @@ def load_checkpoint(folder: Path, engines: Engines) -> Manifest:
     for name, parameter in shards.named_parameters(engines.student):
         first, count = shards.shard_range(parameter)
         cut = (parallel.tp_rank, parallel.tp_size) if shards.is_split(parameter) else (0, 1)
+        alive()
         for kind in KINDS:
             shard = shard_of(engines, name, parameter, kind)
             if shard is not None:

@@ -55,10 +55,17 @@ def run_in_order(
 def deaf_children() -> Iterator[None]:
     """Processes started in this block, and theirs, never get a stop request: it may reach the whole process group, and the parent
     decides. From their first instruction on, which a handler of their own could not promise."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
+    with stop_signals_blocked():
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # starting the tracker lifts the mask
+        yield
+
+
+@contextmanager
+def stop_signals_blocked() -> Iterator[None]:
+    """In this block stop requests wait, and what is started inherits that for good."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,6 +1,7 @@
 """Held-out evaluation during pre-training: the objective and the monitors on a fixed set, in eval mode on both engines."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,10 +29,13 @@ def heldout_batches(recipe: Recipe, heldout: Dataset, micro_batch_size: int, par
 
 
 @torch.no_grad()
-def evaluate(recipe: Recipe, engines: Engines, heldout: Dataset, micro_batch_size: int) -> dict[str, float]:
+def evaluate(
+    recipe: Recipe, engines: Engines, heldout: Dataset, micro_batch_size: int, beat: Callable[[int], Any] = lambda number: None
+) -> dict[str, float]:
     """eval_loss and the monitors of metrics.jsonl over run.eval_samples held-out samples; {} where none are held out.
 
-    A collective: every rank runs the same number of forwards. The student is back in training mode afterwards.
+    A collective: every rank runs the same number of forwards, and tells `beat` the number of each. The student is back in
+    training mode afterwards.
     """
     batches = heldout_batches(recipe, heldout, micro_batch_size, engines.parallel)
     statistics = EvaluationStatistics()
@@ -43,7 +47,8 @@ def evaluate(recipe: Recipe, engines: Engines, heldout: Dataset, micro_batch_siz
     hook = engines.student.module.trunk.frontend.register_forward_hook(capture)
     engines.student.eval()
     seen = False
-    for batch in batches:
+    for number, batch in enumerate(batches):
+        beat(number)
         batch = batch.to(engines.device)
         statistics.add(batch, objective.forward(engines, batch, recipe.loss), captured[0])
         seen = True

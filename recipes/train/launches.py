@@ -8,7 +8,7 @@ from typing import Any
 
 from recipes.errors import ConfigError
 
-BEGINS, ENDS = ("start", "resume"), ("stop", "error")
+BEGINS, ENDS = ("start", "resume"), ("stop", "error", "hang")
 OPEN_END = "running or killed"
 EVENT, METRICS = {"time": int | float, "event": str}, {"step": int, "step_seconds": int | float}
 """What every line of events.jsonl and metrics.jsonl has, as far as it matters here."""
@@ -141,6 +141,9 @@ def _add_unlogged(launch: Launch, rows: list[Row]) -> None:
 def _ended(ending: Row | None, has_successor: bool) -> str:
     if ending is None:
         return "killed" if has_successor else OPEN_END
+    if ending["event"] == "hang":
+        behind = ", ".join(f"rank {one.get('rank')} on {one.get('host')}" for one in ending.get("behind") or [])
+        return f"hang: {behind or 'all in the same place'}"
     return f"error: {ending.get('message')}" if ending["event"] == "error" else str(ending.get("reason"))
 
 

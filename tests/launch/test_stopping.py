@@ -13,6 +13,7 @@ import pytest
 
 from tests.launching import PRETRAIN, PRETRAIN_TEXT, Running, launch, overrides, read_jsonl, refused, start, start_ranks
 from tests.made_up import write_tones
+from tests.processes import gone, processes_of
 
 TIMED = {"step_seconds", "data_wait_seconds", "tokens_per_second"}
 FOREVER = 100_000
@@ -30,26 +31,6 @@ def num_rows(run: Path) -> int:
 
 def curve(run: Path) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in TIMED} for row in read_jsonl(run / "metrics.jsonl")]
-
-
-def processes_of(group: int) -> list[str]:
-    """Command lines of what lives in a process group."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (path / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[2]) == group and fields[0] != "Z":
-                found.append((path / "cmdline").read_text().replace("\0", " "))
-        except OSError:  # it has just ended
-            continue
-    return found
-
-
-def gone(group: int, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while processes_of(group) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not processes_of(group)
 
 
 @pytest.fixture
@@ -238,5 +219,3 @@ def test_a_run_that_is_robbed_ends_on_all_ranks_and_writes_nothing_more(args: li
     assert (done[1].returncode, done[1].stderr) == (2, "")
     assert lock.read_text() == thief and kinds(run) == ["start"]
     assert not list((run / "checkpoints").glob("step_*"))
-
-

@@ -31,6 +31,7 @@ REFUSED = [
     (["run.save_steps=-1"], r"run\.save_steps is -1"),
     (["run.eval_steps=0"], r"run\.eval_steps is 0"),
     (["run.max_minutes=-1"], r"run\.max_minutes is -1\.0; it must be at least 0"),
+    (["run.hang_seconds=-1"], r"run\.hang_seconds is -1\.0; it must be at least 0"),
     (["run.seed=-1"], r"run\.seed is -1; it must be at least 0"),
     (["mask.length=0"], r"mask\.length is 0"),
     (["data.sequence_length=1"], r"data\.sequence_length is 1; it must be at least 2"),

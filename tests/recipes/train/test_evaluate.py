@@ -26,7 +26,9 @@ def evaluate_fresh(prepared: Path, world_size: int, samples: int) -> dict[str, A
     config = resolve(recipe, load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json"), "test", world_size)
     engines = build_engines(recipe, config, init_parallel(1, "cpu"))
     _, heldout = MODALITIES["text"].open_data(recipe, prepared)
-    metrics = evaluate(recipe, engines, heldout, 4)
+    heard: list[int] = []
+    metrics = evaluate(recipe, engines, heldout, 4, heard.append)
+    assert heard == list(range(samples // world_size // 4)), "a sign of life per micro-batch, equally many on every rank"
     assert engines.student.module.training and not engines.teacher.module.training, "modes must be as before"
     return metrics
 

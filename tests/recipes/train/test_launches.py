@@ -129,7 +129,7 @@ def row(step: int, seconds: float = 1.0) -> dict[str, Any]:
     return {"step": step, "step_seconds": seconds, "data_wait_seconds": 0.0}
 
 
-def test_a_launch_ends_with_its_stop_or_error_or_was_killed_or_is_open() -> None:
+def test_a_launch_ends_with_its_stop_or_error_or_hung_or_was_killed_or_is_open() -> None:
     events = [
         start(105.0),
         {"time": 110.0, "event": "stop", "step": 3, "reason": "SIGTERM"},
@@ -138,10 +138,16 @@ def test_a_launch_ends_with_its_stop_or_error_or_was_killed_or_is_open() -> None
         {"time": 130.0, "event": "error", "message": "loss is NaN"},
         start(145.0, 3),
         start(165.0, 3, last_seen=150.0),
+        {"time": 170.0, "event": "hang", "step": 3, "behind": [{"rank": 3, "host": "node2", "why": "stopped"}]},
+        start(185.0, 3),
+        {"time": 190.0, "event": "hang", "step": 3, "behind": []},
+        start(205.0, 3),
     ]
-    launches, contradiction = divide(events, [], newest=170.0)
-    assert [launch.ended for launch in launches] == ["SIGTERM", "error: loss is NaN", "killed", "running or killed"]
-    assert [(launch.begin, launch.end) for launch in launches] == [(100.0, 110.0), (120.0, 130.0), (140.0, 150.0), (160.0, 170.0)]
+    launches, contradiction = divide(events, [], newest=210.0)
+    assert [launch.ended for launch in launches] == [
+        *("SIGTERM", "error: loss is NaN", "killed", "hang: rank 3 on node2", "hang: all in the same place", "running or killed")
+    ]
+    assert [(launch.begin, launch.end) for launch in launches] == [(first, first + 10.0) for first in range(100, 220, 20)]
     assert contradiction == 0
 
 

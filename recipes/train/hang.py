@@ -1,0 +1,130 @@
+"""Which rank holds the others up: from what the watchers report of a hang and from the stacks of their ranks, a verdict and a line.
+
+Standard library only. Who collects reports and stacks, and acts on it: watcher.py.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from recipes.train.last_words import FINE
+
+Report = dict[str, Any]
+NUM_FRAMES = 8
+NUM_NAMED = 3
+"""Ranks that the line names before it only counts."""
+STATES = {"T": "stopped", "t": "held by a debugger", "D": "in disk sleep", "Z": "dead, not yet gone"}
+"""Letters of /proc/PID/stat of a process that cannot go on by itself."""
+COLLECTIVES = re.compile(r"torch/distributed/|deepspeed/comm/|partition_parameters\.py:\d+ wait")
+_HEADER = re.compile(r"^(Current thread|Thread) 0x([0-9a-f]+)", re.M)
+_FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.M)
+
+
+@dataclass(frozen=True)
+class Behind:
+    """A rank that is named, and why. Without a report of it neither step nor phase are known."""
+
+    rank: int
+    host: str
+    why: str
+    step: int | None = None
+    phase: str | None = None
+    time: float | None = None
+    frames: list[str] = field(default_factory=list)
+    """Of its main thread, innermost first."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Who is behind; nobody where all ranks are in the same place."""
+
+    seconds: float
+    num_ranks: int
+    behind: list[Behind]
+    speaker: str
+    """The rank that tells, with its node."""
+    place: str
+    """Its step and phase."""
+
+    def line(self, stacks: str) -> str:
+        """What the terminal is told; `stacks`: where to read more."""
+        where = f"{self.speaker} is stuck ({self.place})"
+        if self.num_ranks > 1:
+            where = f"all {self.num_ranks} ranks are stuck in the same place ({self.place})"
+        if len(self.behind) == 1:
+            where = f"rank {self.behind[0].rank} on {self.behind[0].host} is behind ({_why(self.behind[0])})"
+        elif self.behind:
+            named = ", ".join(f"rank {one.rank} on {one.host} ({_why(one)})" for one in self.behind[:NUM_NAMED])
+            more = len(self.behind) - NUM_NAMED
+            where = f"{named}{f' and {more} more' if more > 0 else ''} are behind"
+        return f"hang: no progress for {self.seconds:.0f} s; {where}; {stacks}"
+
+    def to_json(self) -> dict[str, Any]:
+        """What hang.json holds."""
+        return asdict(self)
+
+
+def judge(own: Report, reports: Mapping[int, Report], stacks: Mapping[int, str], hosts: Sequence[str]) -> Verdict:
+    """The verdict of the rank of `own` over all `reports` by rank, its own among them; `hosts` has the host of every rank that
+    could have reported."""
+    hanging = {rank: report for rank, report in reports.items() if report["ended"] == "hang"}
+    frames = {rank: main_frames(stacks.get(rank, ""), report.get("main_thread", 0)) for rank, report in hanging.items()}
+    behind = _absent(reports, hosts)
+    if not behind:
+        reasons = _stopped(hanging) or _least(hanging, reports) or _elsewhere(frames)
+        behind = [_behind(hanging[rank], why, frames[rank]) for rank, why in sorted(reasons.items())]
+    speaker = f"rank {own['rank']} on {own['host']}"
+    return Verdict(own["silent_seconds"], len(hosts), behind, speaker, f"step {own['step']}, {own['phase']}")
+
+
+def main_frames(stack: str, main_thread: int) -> list[str]:
+    """The innermost frames of that thread in a dump of faulthandler; of the one that took the signal where it is not there."""
+    headers = list(_HEADER.finditer(stack))
+    if not headers:
+        return []
+    by_current = next((header for header in headers if header[1] == "Current thread"), headers[-1])
+    chosen = next((header for header in headers if int(header[2], 16) == main_thread), by_current)
+    end = next((header.start() for header in headers if header.start() > chosen.start()), len(stack))
+    found = _FRAME.findall(stack[chosen.start() : end])
+    return [f"{'/'.join(path.split('/')[-3:])}:{line} {name}" for path, line, name in found[:NUM_FRAMES]]
+
+
+def _absent(reports: Mapping[int, Report], hosts: Sequence[str]) -> list[Behind]:
+    """Ranks that run no more, or do not answer: they cannot come to any collective."""
+    found = []
+    for rank, host in enumerate(hosts):
+        report = reports.get(rank)
+        if report is None:
+            found.append(Behind(rank, host, "no answer: its node is frozen or gone, or its watcher is"))
+        elif report["ended"] == "silent":
+            found.append(_behind(report, "has ended without a word", []))
+        elif report["ended"] != "hang" and report["ended"]["code"] not in FINE:
+            found.append(_behind(report, f"has ended with exit code {report['ended']['code']}", []))
+    return found
+
+
+def _stopped(hanging: Mapping[int, Report]) -> dict[int, str]:
+    return {rank: STATES[report["state"]] for rank, report in hanging.items() if report["state"] in STATES}
+
+
+def _least(hanging: Mapping[int, Report], reports: Mapping[int, Report]) -> dict[int, str]:
+    """All ranks give the same signs of life in the same order, so the number of them is the place; the end comes after the last."""
+    least, ahead = (choose(hanging.values(), key=lambda report: report["beat"]) for choose in (min, max))
+    has_ended = len(reports) > len(hanging)
+    why = "others have ended" if has_ended else f"others are at step {ahead['step']}, {ahead['phase']}"
+    is_behind = has_ended or least["beat"] < ahead["beat"]
+    return {rank: why for rank, report in hanging.items() if is_behind and report["beat"] == least["beat"]}
+
+
+def _elsewhere(frames: Mapping[int, Iterable[str]]) -> dict[int, str]:
+    inside = {rank for rank, own in frames.items() if any(COLLECTIVES.search(frame) for frame in own)}
+    return {rank: "not in a collective, as others are" for rank in frames if inside and rank not in inside}
+
+
+def _behind(report: Report, why: str, frames: list[str]) -> Behind:
+    return Behind(report["rank"], report["host"], why, report["step"], report["phase"], report["time"], frames)
+
+
+def _why(one: Behind) -> str:
+    return f"{one.why}, step {one.step}, {one.phase}" if one.phase else one.why

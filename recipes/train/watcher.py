@@ -1,0 +1,264 @@
+"""The process beside a rank that sees it hang or end, says so in RUN_DIR/watch, and ends a rank that hangs.
+
+Standard library only, so that it starts in a moment and lives on nothing: where its rank is stopped, holds Python's lock for ever
+or sits in a dead collective, and where the file server is dead. Who is named: hang.py. The rank's side: watch.py.
+"""
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from mmap import PROT_READ, mmap
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
+
+from recipes.durable import write_text_atomically
+from recipes.errors import ConfigError
+from recipes.train.hang import Report, Verdict, judge
+from recipes.train.heartbeat import SIZE, Beat, read_beat
+from recipes.train.last_words import FINE, HANG, read_records, record_file, stack_file
+
+Result = TypeVar("Result")
+DUMP_SIGNAL = signal.SIGRTMIN + 7
+"""Asks a rank for its stacks. NCCL has SIGUSR1, Slurm and the launchers the usual ones."""
+QUIET = (*FINE, ConfigError.exit_code, 130)
+"""Exit codes that make no folder where there is none yet: nothing was trained, and the terminal says why."""
+STOPPED = "T"
+POLL_SECONDS = 1.0
+LOOK_SECONDS, LOOK_AFTER_SECONDS = 2.0, 5.0
+"""How often the folder is asked whether another rank hangs, and after how much silence of the own one. Never in quick steps."""
+GATHER_SECONDS, DUMP_SECONDS, STACKS_SECONDS, VERDICT_SECONDS = 10.0, 3.0, 6.0, 12.0
+"""How long is waited for the reports of all ranks, a dump, the stacks of all, and hang.json: together less than 30 s."""
+WRITE_SECONDS = 3.0
+GLANCE_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Charge:
+    """Whom a watcher watches, and where it tells. The rank leaves it in the shared memory."""
+
+    folder: str
+    rank: int
+    hosts: list[str]
+    pid: int
+    main_thread: int
+    hang_seconds: float
+    """0: whatever the rank does, it does not hang."""
+
+
+class SharedFolder:
+    """Small files on a disk that may be dead: each piece of work has a bounded time, after which it is left alone."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._working: Thread | None = None
+
+    def do(self, job: Callable[[Path], Result], seconds: float = WRITE_SECONDS) -> Result | None:
+        """The job's result; None where the disk refuses or does not answer, or still has not answered the job before."""
+        if self._working is not None and self._working.is_alive():
+            return None
+        results: list[Result] = []
+
+        def work() -> None:
+            with suppress(OSError):
+                results.append(job(self.path))
+
+        self._working = Thread(target=work, daemon=True)
+        self._working.start()
+        self._working.join(seconds)
+        return results[0] if results else None
+
+
+class Silence:
+    """For how long a rank has given no sign of life, counted only while this process could see it: after a pause of the whole
+    machine or of the job (scontrol suspend, Ctrl-Z) nobody hangs."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._last: Beat | None = None
+        self._looked = time.monotonic()
+
+    def look(self, beat: Beat) -> None:
+        """To be called every POLL_SECONDS or sooner."""
+        now = time.monotonic()
+        self.seconds = min(self.seconds + min(now - self._looked, 2 * POLL_SECONDS), now - beat.seconds) if beat == self._last else 0.0
+        self._last, self._looked = beat, now
+
+
+class Watcher:
+    """Watches one rank until that ends."""
+
+    def __init__(self, charge: Charge, memory: mmap, pipe: int, stacks: int) -> None:
+        """`pipe`: last words come through it, and it closes when the rank ends; `stacks`: the file that the rank dumps into."""
+        self._charge, self._memory, self._pipe, self._stacks = charge, memory, pipe, stacks
+        self._folder = SharedFolder(Path(charge.folder))
+        self._silence, self._next_look = Silence(), 0.0
+        self._has_words = False
+
+    def watch(self) -> None:
+        """Returns when the rank has ended, or was ended."""
+        limit = self._charge.hang_seconds
+        while True:
+            if self._hear(min(POLL_SECONDS, limit / 4 or POLL_SECONDS)):
+                if not self._has_words:
+                    self._tell("silent", time.time())
+                return
+            beat = read_beat(self._memory)
+            self._silence.look(beat)
+            if limit and (self._hangs(beat) or self._another_hangs(beat)):
+                self._end_hang()
+                return
+
+    def _hear(self, seconds: float) -> bool:
+        """Wait that long for what the rank says. True where it has ended."""
+        ready, _, _ = select.select([self._pipe], [], [], seconds)
+        if not ready:
+            return os.getppid() != self._charge.pid  # a process that it forked may hold the pipe open
+        said = os.read(self._pipe, select.PIPE_BUF)
+        if said:
+            words = json.loads(said)
+            self._has_words = True
+            self._tell({"code": words["code"], "message": words["message"]}, words["time"])
+        return not said
+
+    def _hangs(self, beat: Beat) -> bool:
+        """A process that is stopped does not wait for a disk, whatever the rank said last."""
+        return self._silence.seconds >= self._charge.hang_seconds and (not beat.is_paused or process_state(self._charge.pid) == STOPPED)
+
+    def _another_hangs(self, beat: Beat) -> bool:
+        """A rank that waits without a limit, or has been silent for less than the limit, hangs if another one does."""
+        now = time.monotonic()
+        if now < self._next_look or not (beat.is_paused or self._silence.seconds >= min(LOOK_AFTER_SECONDS, self._charge.hang_seconds / 2)):
+            return False
+        self._next_look = now + LOOK_SECONDS
+        records = self._folder.do(read_records, POLL_SECONDS) or {}
+        return any(record["ended"] == "hang" for record in records.values())
+
+    def _tell(self, ended: object, when: float) -> tuple[Report, bool]:
+        """This rank's record, and whether it could be written."""
+        beat, charge = read_beat(self._memory), self._charge
+        who = {"rank": charge.rank, "host": charge.hosts[charge.rank], "pid": charge.pid, "main_thread": charge.main_thread}
+        where = {"step": beat.step, "micro_batch": beat.micro_batch, "phase": beat.phase, "beat": beat.number}
+        state = {"silent_seconds": round(self._silence.seconds, 1), "state": process_state(charge.pid)}
+        report: Report = {**who, **where, **state, "time": when, "ended": ended}
+
+        def write(folder: Path) -> bool:
+            if not (isinstance(ended, dict) and ended["code"] in QUIET):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(record_file(folder, charge.rank), json.dumps(report) + "\n")
+            return True
+
+        return report, bool(self._folder.do(write))
+
+    def _end_hang(self) -> None:
+        """Report, let the rank that is first among those that hang name who is behind, and kill the own one."""
+        own, is_written = self._tell("hang", time.time())
+        is_stopped = own["state"] == STOPPED
+        stack = "" if is_stopped else self._dump()
+        reports = self._gather(own) if is_written else {own["rank"]: own}  # nobody can be heard then, nor hear
+        if is_stopped:  # only now: it goes on for a moment, which may wake the others, whose watchers have made up their minds
+            stack = self._dump(wake=True)
+        if own["rank"] == min(rank for rank, report in reports.items() if report["ended"] == "hang"):
+            self._pronounce(own, reports, stack, is_written)
+        else:
+            self._wait(lambda folder: (folder / HANG).exists(), VERDICT_SECONDS)
+        if os.getppid() == self._charge.pid:
+            os.kill(self._charge.pid, signal.SIGKILL)  # nothing milder ends a process in a dead collective
+
+    def _dump(self, *, wake: bool = False) -> str:
+        """Ask the rank for the stacks of its threads and put them in the folder. `wake` lets a stopped one run just for that."""
+        pid, deadline, text = self._charge.pid, time.monotonic() + DUMP_SECONDS, ""
+        with suppress(ProcessLookupError):
+            os.kill(pid, DUMP_SIGNAL)
+            if wake:
+                os.kill(pid, signal.SIGCONT)
+            while time.monotonic() < deadline:
+                text = os.pread(self._stacks, 1 << 20, 0).decode(errors="replace")
+                if is_whole(text, self._charge.main_thread):
+                    break
+                time.sleep(0.05)
+            if wake:
+                os.kill(pid, signal.SIGSTOP)
+        answer = text or f"no stack within {DUMP_SECONDS:g} s; the process is in state {process_state(pid)} of /proc/{pid}/stat\n"
+        self._folder.do(lambda folder: write_text_atomically(stack_file(folder, self._charge.rank), answer))
+        return answer
+
+    def _gather(self, own: Report) -> dict[int, Report]:
+        """The reports of all ranks; after a bounded time, those that came."""
+        reports = {own["rank"]: own}
+
+        def are_all_in(folder: Path) -> bool:
+            os.utime(folder)  # NFS may show a folder as it was half a minute ago, until one changes it oneself
+            reports.update({rank: report for rank, report in read_records(folder).items() if rank != own["rank"]})
+            return len(reports) == len(self._charge.hosts)
+
+        self._wait(are_all_in, GATHER_SECONDS)
+        return reports
+
+    def _pronounce(self, own: Report, reports: dict[int, Report], stack: str, is_written: bool) -> None:
+        """Name who is behind: on the terminal, in hang.json, in events.jsonl. The terminal comes first, a disk may be dead."""
+        stacks = {own["rank"]: stack}
+
+        def are_all_in(folder: Path) -> bool:
+            os.utime(folder)
+            for rank, report in reports.items():
+                path = stack_file(folder, rank)
+                if report["ended"] == "hang" and rank not in stacks and path.exists():
+                    stacks[rank] = path.read_text(errors="replace")
+            return all(rank in stacks or report["ended"] != "hang" for rank, report in reports.items())
+
+        if is_written:
+            self._wait(are_all_in, STACKS_SECONDS)
+        verdict = judge(own, reports, stacks, self._charge.hosts if is_written else [])
+        folder = self._charge.folder
+        sys.stderr.write(verdict.line(f"stacks in {folder}/" if is_written else f"{folder}/ cannot be written") + "\n")
+        sys.stderr.flush()
+        content = {"time": time.time(), "step": own["step"], **verdict.to_json()}
+        self._folder.do(lambda folder: append_event(folder.parent / "events.jsonl", own["step"], verdict))
+        self._folder.do(lambda folder: write_text_atomically(folder / HANG, json.dumps(content, indent=1) + "\n"))
+
+    def _wait(self, happened: Callable[[Path], bool], seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self._folder.do(happened) and time.monotonic() < deadline:
+            time.sleep(GLANCE_SECONDS)
+
+
+def process_state(pid: int) -> str:
+    """The letter of /proc/PID/stat: R runs, S sleeps, T is stopped, D waits for a disk. "?" where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return "?"
+
+
+def is_whole(stacks: str, main_thread: int) -> bool:
+    """Whether a dump has come to its end: the outermost frame of the thread that was there first, or the hundredth."""
+    _, _, last = stacks.rpartition(f"0x{main_thread:016x}")
+    return last != stacks and last.endswith((" in <module>\n", "\n  ...\n"))
+
+
+def append_event(path: Path, step: int, verdict: Verdict) -> None:
+    """One whole line at the end of the log. Its owner, rank 0's process, does not write any more: it hangs, and is killed next."""
+    behind = [{"rank": one.rank, "host": one.host, "why": one.why} for one in verdict.behind]
+    row: dict[str, Any] = {"time": time.time(), "event": "hang", "step": step, "seconds": verdict.seconds, "behind": behind}
+    if path.exists():  # else no run began here
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            os.write(descriptor, (json.dumps(row) + "\n").encode())
+        finally:
+            os.close(descriptor)
+
+
+def main(memory: int, pipe: int, stacks: int) -> None:
+    """What a watcher's process runs; the arguments are descriptors that it has inherited."""
+    # Stop requests are blocked already; a terminal that closes must not end it before its rank either.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    charge = Charge(**json.loads(os.pread(memory, 1 << 24, SIZE)))
+    Watcher(charge, mmap(memory, SIZE, prot=PROT_READ), pipe, stacks).watch()
+    os._exit(0)  # a thread may wait for a disk that never answers

@@ -1,0 +1,220 @@
+"""Watchers beside real processes that stand for ranks: what they see, whom they name, and that nothing is left. The whole run:
+tests/launch/test_hang.py; who is behind, case by case: test_hang.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from recipes.train import watcher
+from recipes.train.hang import Verdict
+from recipes.train.heartbeat import Beat
+from recipes.train.last_words import call_roll, read_endings, read_records
+from recipes.train.watcher import SharedFolder, Silence, append_event, is_whole, process_state
+from tests.processes import gone, processes_of
+
+ROOT = Path(__file__).parents[3]
+LIMIT = 1.0
+PROGRAM = """
+import os, re, sys, time
+from pathlib import Path
+from recipes.train.watch import Watch
+watch = Watch(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(","), float(sys.argv[4]))
+watch.start()
+watch.beat(4, "agree")
+print("here", flush=True)
+exec(compile(sys.argv[5], sys.argv[6], "exec"))
+time.sleep(1000)
+"""
+Start = Callable[..., list[subprocess.Popen[str]]]
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "events.jsonl").touch()
+    return run_dir
+
+
+@pytest.fixture
+def start(run_dir: Path) -> Iterator[Start]:
+    """Begin a process for each piece of code, which runs after the rank's first sign of life; `files` are what the code's frames
+    say they come from."""
+    ranks: list[subprocess.Popen[str]] = []
+
+    def begin(*codes: str, limit: float = LIMIT, folder: Path = run_dir / "watch", files: dict[int, str] | None = None) -> list:
+        hosts = ",".join(f"node{rank}" for rank in range(len(codes)))
+        if folder.parent.is_dir():
+            call_roll(folder, hosts.split(","))
+        for rank, code in enumerate(codes):
+            args = [sys.executable, "-c", PROGRAM, str(folder), str(rank), hosts, str(limit), code, (files or {}).get(rank, "x.py")]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            ranks.append(subprocess.Popen(args, cwd=ROOT, start_new_session=True, **pipes))  # type: ignore[call-overload]
+        for rank in ranks:
+            assert rank.stdout and rank.stdout.readline() == "here\n"
+        return ranks
+
+    yield begin
+    for rank in ranks:
+        rank.kill()
+        rank.communicate(timeout=10)
+        assert gone(rank.pid), processes_of(rank.pid)
+
+
+def ends(ranks: list[subprocess.Popen[str]], seconds: float = 30) -> str:
+    """What all have said on stderr. Fails unless each was killed within so long."""
+    said = "".join(rank.communicate(timeout=seconds)[1] for rank in ranks)
+    assert [rank.returncode for rank in ranks] == [-signal.SIGKILL] * len(ranks), said
+    return said
+
+
+def behind(run_dir: Path) -> list[tuple[int, str, str]]:
+    hang = json.loads((run_dir / "watch" / "hang.json").read_text())
+    return [(one["rank"], one["host"], one["why"]) for one in hang["behind"]]
+
+
+@pytest.mark.parametrize("stopped", [0, 2])
+def test_a_stopped_rank_is_named_and_all_end(start: Start, run_dir: Path, stopped: int) -> None:
+    ranks = start("", "", "")
+    os.kill(ranks[stopped].pid, signal.SIGSTOP)
+    said = ends(ranks)
+    line = f"hang: no progress for 1 s; rank {stopped} on node{stopped} is behind (stopped, step 4, agree); stacks in {run_dir}/watch/\n"
+    assert said == line and behind(run_dir) == [(stopped, f"node{stopped}", "stopped")]
+    assert sorted(path.name for path in (run_dir / "watch").iterdir()) == [
+        *("hang.json", "rank_00000.json", "rank_00000.stack.txt", "rank_00001.json", "rank_00001.stack.txt"),
+        *("rank_00002.json", "rank_00002.stack.txt", "ranks.json"),
+    ]
+    for rank in range(3):
+        assert 'File "<string>"' in (run_dir / "watch" / f"rank_{rank:05d}.stack.txt").read_text()
+    (event,) = map(json.loads, (run_dir / "events.jsonl").read_text().splitlines())
+    assert event["event"] == "hang" and event["step"] == 4 and [one["rank"] for one in event["behind"]] == [stopped]
+
+
+def test_a_stopped_rank_that_is_woken_for_its_stack_does_not_go_on(start: Start, run_dir: Path) -> None:
+    """Its marks would appear in the file while it is awake; the moment of the dump is all that it gets."""
+    marks = run_dir / "marks"
+    ranks = start(f"while True:\n    Path({str(marks)!r}).write_text(str(time.time()))\n    time.sleep(0.01)")
+    os.kill(ranks[0].pid, signal.SIGSTOP)
+    while process_state(ranks[0].pid) != "T":
+        time.sleep(0.01)
+    begin = time.time()
+    ends(ranks)
+    awake = float(marks.read_text()) - begin - LIMIT
+    assert awake < LIMIT + 2, "it was stopped again, then killed"
+    assert gone(ranks[0].pid)
+
+
+HOLDS_THE_LOCK = 're.match("(a+)+b", 60 * "a")'
+
+
+def test_the_rank_with_fewer_signs_of_life_is_named_even_where_it_never_gives_up_pythons_lock(start: Start, run_dir: Path) -> None:
+    said = ends(start('watch.beat(4, "forward")', HOLDS_THE_LOCK))
+    assert behind(run_dir) == [(1, "node1", "others are at step 4, forward")] and said.count("\n") == 1
+    assert "/re/__init__.py" in (run_dir / "watch" / "rank_00001.stack.txt").read_text()
+
+
+def test_where_all_are_at_the_same_place_the_one_outside_of_a_collective_is_named(start: Start, run_dir: Path) -> None:
+    wait = "time.sleep(1000)"
+    ends(start(wait, wait, files={0: "site-packages/torch/distributed/distributed_c10d.py"}))
+    assert behind(run_dir) == [(1, "node1", "not in a collective, as others are")]
+
+
+def test_a_rank_that_waits_without_a_limit_hangs_only_where_another_does(start: Start, run_dir: Path) -> None:
+    pause = 'with watch.paused("save"):\n    time.sleep(1000)'
+    ranks = start(pause, pause, 'for _ in range(40):\n    time.sleep(0.1)\n    watch.beat(5, "data")')
+    time.sleep(2 * LIMIT)
+    assert not list((run_dir / "watch").glob("rank_*"))
+    said = ends(ranks)
+    assert "all 3" not in said and [rank for rank, _, _ in behind(run_dir)] == [0, 1], said
+
+
+def test_a_rank_that_is_stopped_where_it_may_wait_without_a_limit_hangs(start: Start, run_dir: Path) -> None:
+    ranks = start('with watch.paused("save"):\n    time.sleep(1000)')
+    os.kill(ranks[0].pid, signal.SIGSTOP)
+    assert "(stopped, step 4, save)" in ends(ranks)
+
+
+def test_without_a_limit_nothing_is_a_hang(start: Start, run_dir: Path) -> None:
+    (rank,) = start("", limit=0)
+    os.kill(rank.pid, signal.SIGSTOP)
+    time.sleep(2.5)
+    assert rank.poll() is None and not list((run_dir / "watch").glob("rank_*"))
+
+
+def test_still_at_it_is_a_sign_of_life(start: Start, run_dir: Path) -> None:
+    (rank,) = start("for _ in range(25):\n    time.sleep(0.1)\n    watch.alive()\nwatch.end(0)\nwatch.close()\nsys.exit()")
+    rank.communicate(timeout=20)
+    assert rank.returncode == 0 and read_records(run_dir / "watch")[0]["ended"] == {"code": 0, "message": ""}
+
+
+def test_a_folder_that_cannot_be_written_keeps_nobody_from_being_named_and_ended(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    said = ends(start("", folder=tmp_path / "file" / "watch"))
+    assert said == f"hang: no progress for 1 s; rank 0 on node0 is stuck (step 4, agree); {tmp_path}/file/watch/ cannot be written\n"
+
+
+def test_a_rank_that_hangs_after_the_others_have_ended_is_the_one(start: Start, run_dir: Path) -> None:
+    done, *rest = start("watch.end(0)\nwatch.close()\nsys.exit()", "watch.end(0)")
+    done.wait(10)
+    assert done.returncode == 0
+    ends(rest)
+    assert behind(run_dir) == [(1, "node1", "others have ended")]
+
+
+def test_a_rank_that_is_killed_has_ended_without_a_word_at_that_moment(start: Start, run_dir: Path) -> None:
+    ranks = start("", "")
+    begin = time.time()
+    ranks[1].kill()
+    assert gone(ranks[1].pid)
+    ending = read_endings(run_dir / "watch")[1]
+    assert (ending.rank, ending.host, ending.ended, ending.place) == (1, "node1", "silent", "step 4, agree")
+    assert begin <= (ending.time or 0) < begin + 5
+
+
+def test_time_in_which_the_watcher_itself_stood_still_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(watcher.time, "monotonic", lambda: now)
+    silence, beat = Silence(), Beat(99.0, 1, 0, 0, "data", False)
+    silence.look(beat)
+    for now in (101.0, 102.0, 4000.0):  # noqa: B007 - the clock reads it
+        silence.look(beat)
+    assert silence.seconds == 4.0
+    silence.look(beat._replace(seconds=4000.0))
+    assert silence.seconds == 0.0
+
+
+def test_a_disk_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> None:
+    folder, begin = SharedFolder(tmp_path), time.monotonic()
+    assert folder.do(lambda path: time.sleep(2), 0.1) is None
+    assert folder.do(lambda path: 1, 5) is None and time.monotonic() - begin < 1.5
+    time.sleep(2.1)
+    assert folder.do(lambda path: path) == tmp_path
+    assert folder.do(lambda path: (path / "missing").read_text()) is None
+
+
+def test_an_event_is_a_line_of_its_own_and_no_log_is_begun(tmp_path: Path) -> None:
+    verdict, log = Verdict(3.0, 2, [], "rank 0 on a", "step 4, data"), tmp_path / "events.jsonl"
+    append_event(log, 4, verdict)
+    assert not log.exists()
+    log.write_text('{"event": "start"}\n')
+    append_event(log, 4, verdict)
+    assert [json.loads(line)["event"] for line in log.read_text().splitlines()] == ["start", "hang"]
+
+
+def test_a_dump_is_whole_when_the_first_thread_is_in_it_to_its_outermost_frame() -> None:
+    other, main = "Thread 0x00000000000000ff (most recent call first):\n", "Current thread 0x000000000000abcd (most recent call first):\n"
+    frame = '  File "x.py", line 1 in <module>\n'
+    assert is_whole(other + frame + "\n" + main + frame, 0xABCD) and is_whole(main + frame + "  ...\n", 0xABCD)
+    for part in ("", other + frame, other + frame + "\n" + main, other + frame + "\n" + main + '  File "x.py", line 1 in f\n'):
+        assert not is_whole(part, 0xABCD)
+
+
+def test_the_state_of_a_process_is_the_kernels_letter() -> None:
+    assert process_state(os.getpid()) == "R" and process_state(2**22 + 1) == "?"
