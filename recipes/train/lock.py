@@ -85,7 +85,8 @@ class RunLock:
         """`say` tells that the heartbeat of another machine is being watched, which takes up to `stale_seconds`."""
         self.path = path
         self._say, self._beat_seconds, self._stale_seconds = say, beat_seconds, stale_seconds
-        self._text = json.dumps(asdict(Owner.this_process())) + "\n"
+        self.text = json.dumps(asdict(Owner.this_process())) + "\n"
+        """What the file holds while it is this launch's."""
         self._thief: str | None = None
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lock")
@@ -102,7 +103,7 @@ class RunLock:
         """
         previous = None
         for _ in range(ROUNDS):
-            if self._create(self._text):
+            if self._create(self.text):
                 self._remove_leftovers()
                 self._thread.start()
                 return previous
@@ -115,9 +116,9 @@ class RunLock:
         """Raises: ConfigError where another launch owns the directory; OSError where the file system does not answer."""
         if self._thief is None:
             seen = self._look()
-            if seen is None and not self._create(self._text):  # removed by hand: it is ours until another one comes
+            if seen is None and not self._create(self.text):  # removed by hand: it is ours until another one comes
                 seen = self._look()
-            if seen is not None and seen.text != self._text:
+            if seen is not None and seen.text != self.text:
                 self._thief = _name(seen.text)
         if self._thief is not None:
             raise ConfigError(
@@ -131,7 +132,7 @@ class RunLock:
             self._thread.join(self._beat_seconds)  # no longer: a dead file server must not keep it from ending
         with suppress(OSError):
             seen = self._look()
-            if seen is not None and seen.text == self._text:
+            if seen is not None and seen.text == self.text:
                 self.path.unlink()
 
     @property

@@ -1,7 +1,7 @@
 """Pre-training: one optimizer update and the loop. The same for every modality, ds_config and number of ranks."""
 
 import time
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,20 @@ from model.batch import Batch
 from recipes.checkpoint.layout import Counters
 from recipes.config import Recipe
 from recipes.errors import ConfigError, TrainingBroken
-from recipes.train import objective
+from recipes.train import last_words, objective
 from recipes.train.ds_config import EngineConfig
 from recipes.train.engine import set_learning_rate
 from recipes.train.environment import is_first_rank
 from recipes.train.evaluate import evaluate
-from recipes.train.guard import Skip, UpdateGuard, Verdict, blamed_samples, check_collapse, check_skips
-from recipes.train.metrics import Interval
-from recipes.train.plot import plot_metrics
+from recipes.train.guard import Skip, UpdateGuard, check_skips
 from recipes.train.preempt import StopRequest
+from recipes.train.report import EXIT_DONE, finish, report, tell, tell_update
 from recipes.train.run_dir import RunDir
 from recipes.train.schedule import ema_decay, learning_rate
 from recipes.train.state import TrainState, setup
 from recipes.train.statistics import UpdateStatistics
+from recipes.train.watch import Watch
 from recipes.train.world import join_world, leave_world
-
-EXIT_DONE, EXIT_REQUEUE = 0, 75
 
 
 def pretrain(recipe: Recipe, config: EngineConfig, run_dir: Path, facts: dict[str, Any]) -> int:
@@ -39,14 +37,19 @@ def pretrain(recipe: Recipe, config: EngineConfig, run_dir: Path, facts: dict[st
     owned: list[RunDir] = []  # rank 0's, which must be given up however this ends
     with StopRequest(**limits) as stop:
         world = join_world()
+        watch = Watch(run_dir / last_words.FOLDER, world.rank, world.hosts, recipe.run.hang_seconds)
         try:
-            state = setup(recipe, config, run_dir, world, facts, owned, stop=stop)
-            return EXIT_DONE if state is None else _train_and_tell(state)
+            state = setup(recipe, config, run_dir, world, facts, owned, stop=stop, watch=watch)
+            return watch.end(EXIT_DONE if state is None else _train_and_tell(state))
+        except BaseException as error:
+            watch.end_with(error)
+            raise
         finally:
             for owner in owned:
                 owner.release()
-            if not stop.is_urgent:  # it waits for the other ranks
+            if not stop.is_urgent:  # both wait for others
                 leave_world()
+                watch.close()
 
 
 def _train_and_tell(state: TrainState) -> int:
@@ -55,8 +58,9 @@ def _train_and_tell(state: TrainState) -> int:
         try:
             return train(state)
         except Exception as error:
+            state.watch.end_with(error)  # before a running save is waited for: who ended first is the cause
             message = str(error) if isinstance(error, ConfigError | TrainingBroken) else f"{type(error).__name__}: {error}"
-            _event(state, "error", message=message)
+            tell(state, "error", message=message)
             raise
 
 
@@ -74,12 +78,17 @@ def train(state: TrainState) -> int:
             continue
         skipped = 0
         if evaluates:
-            metrics.update(evaluate(state.recipe, state.engines, state.data.heldout, state.config.batch.micro_batch_size))
+            beat = partial(state.beat, "evaluate")
+            metrics.update(evaluate(state.recipe, state.engines, state.data.heldout, state.config.batch.micro_batch_size, beat))
             state.data.bad_items.note(state.data.heldout.take_bad())
+        state.beat("report")
         if logs:
             report(state, metrics)
-        state.saving.save_if_due(state.counters, state.small_states)
-    state.saving.finish(state.counters, state.small_states)
+        with state.watch.paused("save"):  # it may wait for the one before, and a disk takes as long as it takes
+            state.saving.save_if_due(state.counters, state.small_states)
+    with state.watch.paused("last save"):
+        state.saving.finish(state.counters, state.small_states)
+    state.beat("leave")
     state.data.loader.close()
     return finish(state)
 
@@ -89,12 +98,9 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
     collectives), or why it was not applied: then neither weights nor moments nor teacher have moved."""
     start = time.perf_counter()
     engines, recipe, counters = state.engines, state.recipe, state.counters
+    state.beat("data")
     batches = [loaded.batch for loaded in state.data.bad_items.load(state.data.loader, counters.update)]
     masked, tokens, stop = _sum_over_ranks(state, batches)
-    if masked == 0:
-        raise ConfigError(
-            f"no position of update {counters.update} ({recipe.run.global_batch_size} samples) is masked; raise --set mask.prob"
-        )
     rate = learning_rate(recipe.optim, counters.step)
     set_learning_rate(engines.student, rate)
     statistics, guard = UpdateStatistics(), UpdateGuard(engines, recipe.guard, state.world, state.spikes)
@@ -103,14 +109,19 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
         if number:
             engines.student.step()  # counts the micro-batch before; the last one's is the guard's
         engines.stream.micro_batch = number
+        state.beat("forward", number)
         result = objective.forward(engines, batch.to(engines.device), recipe.loss)
         if logs:
             statistics.add(result)
         guard.note(result.loss)
+        state.beat("backward", number)
         objective.backward(engines, result, masked)
+    state.beat("judge")
     verdict = guard.judge(masked)
+    state.beat("step")
     skip = guard.step(verdict)
     decay = ema_decay(recipe.teacher, counters.step + 1)
+    state.beat("ema")
     if not skip:
         engines.shadow.update(decay)
     state.counters = Counters(
@@ -119,7 +130,7 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
     state.stop.agreed = stop > 0
     seconds = time.perf_counter() - start
     _count_time(state, seconds, tokens)
-    _tell(state, verdict, skip, seconds)
+    tell_update(state, verdict, skip, seconds)
     if skip:
         return skip
     if not logs:
@@ -134,47 +145,13 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
     }
 
 
-def report(state: TrainState, metrics: dict[str, Any]) -> None:
-    """Write one logged step (rank 0), then stop a run that has collapsed (all ranks)."""
-    counters, interval = state.counters, state.interval
-    metrics |= {
-        "samples": counters.samples,
-        "tokens": counters.tokens,
-        "data_wait_seconds": interval.data_wait_seconds / interval.steps,
-        "skipped_steps": counters.update - counters.step,
-        "world_size": state.world.size,
-        "tp_size": state.engines.parallel.tp_size,
-    }
-    if state.writer:
-        state.writer.write(metrics, interval)
-    state.interval = Interval()
-    check_collapse(state.recipe, metrics)
-
-
-def finish(state: TrainState) -> int:
-    """Last words and the exit code: 75 where the run was stopped before its end."""
-    done = state.step >= state.recipe.run.max_steps
-    if state.writer and state.run_dir:
-        state.writer.close()
-        reason = state.stop.reason or "a request on another rank"
-        state.stop.obeyed()
-        state.run_dir.event("stop", step=state.step, reason="done" if done else reason)
-        if done:
-            picture = plot_metrics(state.run_dir.path)
-            curves = f"; curves in {picture.name}" if picture else ""
-            state.writer.say(f"done: {state.step} steps, {state.counters.tokens:,} tokens in {state.run_dir.path}{curves}")
-            state.writer.say(f"next: python launch/probe.py --from {state.run_dir.path}")
-        else:
-            state.writer.say(f"stopped by {reason} at step {state.step}, saved; the same command continues")
-    return EXIT_DONE if done else EXIT_REQUEUE
-
-
 def _sum_over_ranks(state: TrainState, batches: list[Batch]) -> tuple[int, int, int]:
     """Masked positions and tokens of the whole update, and how many ranks were asked to stop. TP ranks hold the same data.
 
     What any rank met meanwhile all agree on: undecodable items, a checkpoint that is written, a run dir that was taken over.
-    Raises: ConfigError where items have become too many, or the run dir is lost.
+    Raises: ConfigError where items have become too many, nothing is masked, or the run dir is lost.
     """
+    state.beat("agree")
     own = [sum(b.num_masked for b in batches), sum(b.num_tokens for b in batches), int(state.stop.is_asked())]
     met = [state.data.bad_items.num_new, int(state.saving.is_written()), int(state.run_dir is not None and state.run_dir.is_lost)]
     counts = torch.tensor([*own, *met], dtype=torch.int64)
@@ -185,7 +162,10 @@ def _sum_over_ranks(state: TrainState, batches: list[Batch]) -> tuple[int, int, 
     if written == state.world.size:
         state.saving.collect(state.step)
     if any_bad:
-        state.data.bad_items.agree(state.world.control, lambda item: _event(state, "bad_item", where=item.where, reason=item.reason))
+        state.data.bad_items.agree(state.world.control, lambda item: tell(state, "bad_item", where=item.where, reason=item.reason))
+    if masked == 0:
+        update, samples = state.counters.update, state.recipe.run.global_batch_size
+        raise ConfigError(f"no position of update {update} ({samples} samples) is masked; raise --set mask.prob")
     return masked // state.engines.parallel.tp_size, tokens // state.engines.parallel.tp_size, stop
 
 
@@ -200,18 +180,3 @@ def _count_time(state: TrainState, seconds: float, tokens: int) -> None:
     interval.seconds += seconds
     interval.tokens += tokens
     interval.data_wait_seconds += state.data.loader.wait_seconds
-
-
-def _tell(state: TrainState, verdict: Verdict, skip: Skip | None, seconds: float) -> None:
-    """Events of the update that has just ended, where there is anything to say."""
-    update = state.counters.update - 1
-    for spike in verdict.spikes:
-        _event(state, "spike", update=update, **asdict(spike), action=state.recipe.guard.spike)
-    if skip:
-        samples = blamed_samples(skip, state.data.loader.positions(update), state.config.batch)
-        _event(state, "skip", update=update, reason=skip.reason, seconds=seconds, ranks=skip.ranks, samples=samples)
-
-
-def _event(state: TrainState, kind: str, **facts: Any) -> None:
-    if state.run_dir:
-        state.run_dir.event(kind, step=state.step, **facts)

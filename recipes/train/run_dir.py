@@ -17,7 +17,7 @@ from recipes.train.lock import RunLock
 
 FREE_TO_CHANGE = {
     *(f"run.{key}" for key in ("max_steps", "log_steps", "save_steps", "eval_steps", "eval_samples", "wandb", "max_minutes")),
-    "run.accept_changes",
+    *("run.hang_seconds", "run.accept_changes"),
     "data.path",  # what it holds counts, not how it is spelled: check_same_data
 }
 FREE_SECTIONS = ("checkpoint.",)
@@ -60,6 +60,11 @@ class RunDir:
         except OSError as error:
             self._remove_made()
             raise ConfigError(f"--run-dir {path}: {error.strerror}; name a folder that you may write to") from None
+
+    @property
+    def token(self) -> str:
+        """What the lock file holds: unlike that of any other launch, so that another node can tell whether it sees this very folder."""
+        return self._lock.text
 
     @property
     def is_lost(self) -> bool:

@@ -24,7 +24,9 @@ class Saving:
     def __init__(self, saver: CheckpointSaver, recipe: Recipe, facts: dict[str, Any], saved_step: int, run_dir: RunDir | None) -> None:
         """`facts` go into every manifest beside the recipe; `saved_step`: the step of the checkpoint that the run comes from, 0
         without one; `run_dir`: where events go, on rank 0."""
-        self._saver, self._save_steps, self._run_dir = saver, recipe.run.save_steps, run_dir
+        self._saver, self._save_steps = saver, recipe.run.save_steps
+        self.run_dir = run_dir
+        """On rank 0."""
         self._facts = {"recipe": recipe_to_dict(recipe), **facts}
         self._saved_step = saved_step
         self._retry_step: int | None = None
@@ -82,7 +84,7 @@ class Saving:
 
     def _resumes_from(self) -> int:
         """A save that failed at its very end may still be found by the next launch. Rank 0, which tells the user, looks."""
-        found = newest(self._run_dir.path) if self._run_dir else None
+        found = newest(self.run_dir.path) if self.run_dir else None
         return step_of(found) if found else self._saved_step
 
     def __enter__(self) -> "Saving":
@@ -96,9 +98,9 @@ class Saving:
                 self.collect(self._saved_step)
 
     def _warn(self, text: str) -> None:
-        if self._run_dir:
-            self._run_dir.warn(text)
+        if self.run_dir:
+            self.run_dir.warn(text)
 
     def _report(self, kind: str, step: int, **facts: Any) -> None:
-        if self._run_dir:
-            self._run_dir.event(kind, step=step, **facts)
+        if self.run_dir:
+            self.run_dir.event(kind, step=step, **facts)

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from recipes.config import Recipe, recipe_to_dict
 from recipes.data.loader import Dataset, UpdateLoader, UpdateOrder, check_enough, rank_share
 from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
-from recipes.train import shards
+from recipes.train import last_words, shards
 from recipes.train.bad_items import BadItems
 from recipes.train.ds_config import BatchPlan, EngineConfig
 from recipes.train.engine import Engines, build_engines
@@ -29,7 +30,9 @@ from recipes.train.preempt import StopRequest
 from recipes.train.run_dir import RunDir, check_same_data, check_same_recipe
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
+from recipes.train.watch import Watch
 from recipes.train.world import World
+from recipes.train.world_check import check_run_dir, check_same, check_world
 
 
 class TrainData(NamedTuple):
@@ -53,8 +56,8 @@ class TrainState:
     saving: Saving
     spikes: SpikeStatistic
     stop: StopRequest
+    watch: Watch
     writer: MetricsWriter | None = None  # on rank 0
-    run_dir: RunDir | None = None  # on rank 0
     interval: Interval = field(default_factory=Interval)
 
     @property
@@ -62,46 +65,63 @@ class TrainState:
         """Optimizer updates applied so far."""
         return self.counters.step
 
+    @property
+    def run_dir(self) -> RunDir | None:
+        """On rank 0, the run dir."""
+        return self.saving.run_dir
+
+    def beat(self, phase: str, micro_batch: int = 0) -> None:
+        """This rank has come to `phase`. Every rank says so at the same places."""
+        self.watch.beat(self.step, phase, micro_batch)
+
     def small_states(self) -> dict[str, Any]:
         """What a checkpoint holds beside shards and counters."""
         return {"loss_scaler": shards.loss_scaler_state(self.engines.student), "spikes": self.spikes.state()}
 
 
 def setup(
-    recipe: Recipe, config: EngineConfig, path: Path, world: World, facts: dict[str, Any], owned: list[RunDir], *, stop: StopRequest
+    recipe: Recipe,
+    config: EngineConfig,
+    path: Path,
+    world: World,
+    facts: dict[str, Any],
+    owned: list[RunDir],
+    *,
+    stop: StopRequest,
+    watch: Watch,
 ) -> TrainState | None:
     """Take the run dir, prepare the data, build the engines, load the newest checkpoint. None where the run is finished.
 
-    `owned` receives the run dir on rank 0, so that the caller can give it up however setup ends.
+    `owned` receives the run dir on rank 0, so that the caller can give it up however setup ends. `watch` begins as soon as the
+    run dir is taken.
     Raises: ConfigError; Stopped where rank 0 is asked to stop before the data are prepared.
     """
     start = time.perf_counter()
-
-    def take() -> Counters:
-        with stop.interruptible("preparation"):  # a lock of another machine is watched for half a minute
-            owned.append(RunDir(path))
-        owned[0].accepted = check_same_recipe(path, recipe)
-        remove_leftovers(path)
-        checkpoint = newest(path)
-        return read_manifest(checkpoint).counters if checkpoint else Counters()
-
-    expected = world.once(take)
+    check_world(world, recipe, config, facts)
+    expected = world.once(lambda: _take(path, recipe, world, owned, stop))
     if expected.step >= recipe.run.max_steps:
         if world.rank == 0:
             name = step_folder(path, expected.step).name
             print(f"{path} is finished ({name}); --set run.max_steps=N continues it, another --run-dir starts a new run")
         return None
+    check_run_dir(world, path, world.once(lambda: owned[0].token))
+    watch.start()
     modality = MODALITIES[recipe.modality]
-    prepared = world.once(lambda: _prepare(recipe, path / "prepared", stop))
-    train_data, heldout = modality.open_data(recipe, prepared)
+    with watch.paused("prepare"):
+        prepared = world.once(lambda: _prepare(recipe, path / "prepared", stop))
+    watch.beat(expected.step, "data set")
+    train_data, heldout = world.everywhere(lambda: modality.open_data(recipe, prepared))
+    check_same(world, {"the data's fingerprint": train_data.fingerprint})
     world.once(lambda: owned[0].accepted.update(check_same_data(path, recipe, train_data.fingerprint)))
     parallel = init_parallel(config.batch.tp_size, world.device.type)
     heldout_batches(recipe, heldout, config.batch.micro_batch_size, parallel)  # complains now rather than at the first evaluation
     loader = build_loader(recipe, train_data, config.batch, parallel.dp_rank, first_update=expected.update)
     torch.use_deterministic_algorithms(recipe.run.deterministic)
+    watch.beat(expected.step, "engines")
     engines = build_engines(recipe, config, parallel)
     run_dir = owned[0] if owned else None
-    manifest = load_newest(path, engines, world, partial(_report_damage, run_dir))
+    watch.beat(expected.step, "load")
+    manifest = load_newest(path, engines, world, partial(_report_damage, run_dir), alive=watch.alive)
     counters = manifest.counters if manifest else Counters()
     facts = facts | {"data_fingerprint": train_data.fingerprint, "deepspeed": config.deepspeed}
     saver = CheckpointSaver(path, engines, world, recipe.checkpoint, run_dir.check if run_dir else None)
@@ -109,9 +129,30 @@ def setup(
     data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction))
     spikes = SpikeStatistic(recipe.guard)
     spikes.load(manifest.facts["spikes"] if manifest else {})
-    state = TrainState(recipe, config, world, engines, data, counters, saving, spikes, stop, run_dir=run_dir)
+    state = TrainState(recipe, config, world, engines, data, counters, saving, spikes, stop, watch)
+    state.beat("logs")
     world.once(lambda: _open_logs(state, owned[0], facts, time.perf_counter() - start))
     return state
+
+
+def _take(path: Path, recipe: Recipe, world: World, owned: list[RunDir], stop: StopRequest) -> Counters:
+    """Own the run dir, where the recipe is that of the run; where the run then stands."""
+    with stop.interruptible("preparation"):  # a lock of another machine is watched for half a minute
+        owned.append(RunDir(path))
+    owned[0].accepted = check_same_recipe(path, recipe)
+    remove_leftovers(path)
+    checkpoint = newest(path)
+    counters = read_manifest(checkpoint).counters if checkpoint else Counters()
+    if counters.step < recipe.run.max_steps:
+        last_words.forget(path / last_words.FOLDER)  # before any watcher of this launch runs
+        if (path / "config.json").exists():
+            _call_roll(path, world)
+    return counters
+
+
+def _call_roll(path: Path, world: World) -> None:
+    with suppress(OSError):  # a full disk: then nobody knows of a rank that leaves no word
+        last_words.call_roll(path / last_words.FOLDER, world.hosts)
 
 
 def _report_damage(run_dir: RunDir | None, folder: Path, reason: str) -> None:
@@ -152,6 +193,7 @@ def _open_logs(state: TrainState, run_dir: RunDir, facts: dict[str, Any], second
     content = {"recipe": recipe_to_dict(recipe), "deepspeed_config": state.config.path, **facts}
     topology = {"world_size": batch.world_size, "tp_size": batch.tp_size}
     run_dir.save_config(content | topology)
+    _call_roll(run_dir.path, state.world)  # now there is a run
     lines, lost_steps, lost_seconds = run_dir.open_metrics(state.step)
     state.writer = MetricsWriter(lines, recipe, run_dir.path, state.engines.device, state.step)
     lost = {"lost_steps": lost_steps, "lost_seconds": lost_seconds, "last_seen": run_dir.last_seen}

@@ -24,6 +24,7 @@ from recipes.train.pretrain import train_step
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
 from recipes.train.state import TrainData, TrainState, build_loader
+from recipes.train.watch import Watch
 from recipes.train.world import World, join_world
 from tests.recipes.checkpoint.topology import Topology
 
@@ -55,6 +56,7 @@ class LiveRun:
             saving=saving,
             spikes=SpikeStatistic(recipe.guard),
             stop=StopRequest(),
+            watch=Watch(run_dir / "watch", self.world.rank, self.world.hosts, 0.0),
         )
 
     def _open_loader(self, recipe: Recipe, dp_rank: int, update: int) -> Any:

@@ -277,5 +277,5 @@ def test_a_tensor_parallel_group_must_fit_into_a_node(local_size: int, fits: str
 
 def test_asking_for_it_is_a_yes_or_a_no() -> None:
     recipe = text_base()
-    with pytest.raises(ConfigError, match="megatron.across_nodes is 1; write true or false"):
+    with pytest.raises(ConfigError, match=r"megatron\.across_nodes is 1; write true or false"):
         resolve(recipe, {"megatron": {"tensor_model_parallel_size": 2, "across_nodes": 1}}, "x.json", 4)

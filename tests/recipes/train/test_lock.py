@@ -292,8 +292,8 @@ def test_a_lock_that_changed_hands_where_flock_means_nothing_is_put_back(tmp_pat
     stale = lock._look()
     assert stale is not None
     new = RunLock(path, **QUICK)
-    path.write_text(new._text)
+    path.write_text(new.text)
     monkeypatch.setattr(lock, "_look", lambda: stale)
     assert not lock._take_away(stale)
-    assert path.read_text() == new._text
+    assert path.read_text() == new.text
     new.check()

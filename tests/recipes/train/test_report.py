@@ -1,0 +1,99 @@
+"""What is told while a run trains. The lines of a whole run: tests/launch; skips and spikes in real runs: test_nan.py."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from recipes.checkpoint.layout import Counters
+from recipes.errors import TrainingBroken
+from recipes.train.metrics import Interval
+from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, tell, tell_update
+from tests.launching import tiny_recipe
+
+
+class Told:
+    """Stands for the run dir, the metrics' writer and the stop request of rank 0."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.reason = path, "SIGTERM"
+        self.events: list[dict[str, Any]] = []
+        self.rows: list[dict[str, Any]] = []
+        self.lines: list[str] = []
+        self.say, self.close, self.obeyed = self.lines.append, lambda: None, lambda: None
+
+    def event(self, kind: str, **facts: Any) -> None:
+        self.events.append({"event": kind, **facts})
+
+    def write(self, metrics: dict[str, Any], interval: Interval) -> None:
+        self.rows.append(metrics)
+
+
+def state_at(step: int, told: Told | None) -> Any:
+    """A run of 10 steps whose counters stand at `step`; two updates were skipped."""
+    recipe = tiny_recipe(run__max_steps=10, guard__min_target_std=0.5, guard__after_steps=5)
+    return SimpleNamespace(
+        recipe=recipe,
+        step=step,
+        counters=Counters(step, step + 2, 8 * step, 100 * step),
+        interval=Interval(steps=4, seconds=2.0, tokens=400, data_wait_seconds=1.0),
+        world=SimpleNamespace(size=2),
+        engines=SimpleNamespace(parallel=SimpleNamespace(tp_size=1)),
+        run_dir=told,
+        writer=told,
+        stop=told,
+    )
+
+
+def test_events_carry_the_step_and_are_rank_0s(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    tell(state_at(3, told), "bad_item", where="x.wav")
+    tell(state_at(3, None), "bad_item", where="x.wav")
+    assert told.events == [{"event": "bad_item", "step": 3, "where": "x.wav"}]
+
+
+def test_an_update_without_anything_special_is_no_event(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    tell_update(state_at(3, told), SimpleNamespace(spikes=[]), None, 0.5)  # type: ignore[arg-type]
+    assert told.events == []
+
+
+def test_a_skipped_update_is_an_event_with_its_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told(tmp_path)
+    state = state_at(3, told)
+    state.data = SimpleNamespace(loader=SimpleNamespace(positions=lambda update: [update]))
+    state.config = SimpleNamespace(batch=None)
+    monkeypatch.setattr("recipes.train.report.blamed_samples", lambda skip, positions, batch: positions)
+    skip: Any = SimpleNamespace(reason="loss is not finite", ranks=[1])
+    tell_update(state, SimpleNamespace(spikes=[]), skip, 0.5)  # type: ignore[arg-type]
+    assert told.events == [
+        {"event": "skip", "step": 3, "update": 4, "reason": "loss is not finite", "seconds": 0.5, "ranks": [1], "samples": [4]}
+    ]
+
+
+def test_a_logged_step_has_the_interval_and_begins_a_new_one(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    state = state_at(3, told)
+    report(state, {"step": 3, "loss": 1.0, "target_std": 1.0, "pred_std": 1.0})
+    (row,) = told.rows
+    assert (row["samples"], row["tokens"], row["skipped_steps"], row["world_size"], row["data_wait_seconds"]) == (24, 300, 2, 2, 0.25)
+    assert state.interval == Interval()
+
+
+def test_a_collapse_ends_the_run_on_every_rank_after_it_was_logged(tmp_path: Path) -> None:
+    metrics, told = {"step": 7, "loss": 1.0, "target_std": 0.1, "pred_std": 1.0}, Told(tmp_path)
+    for one in (told, None):
+        with pytest.raises(TrainingBroken):
+            report(state_at(7, one), dict(metrics))
+    assert len(told.rows) == 1
+
+
+def test_the_end_of_a_run_says_done_or_what_stopped_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.train.report.plot_metrics", lambda path: None)
+    done, stopped = Told(tmp_path), Told(tmp_path)
+    assert finish(state_at(10, done)) == EXIT_DONE == 0 and finish(state_at(4, stopped)) == EXIT_REQUEUE == 75
+    assert finish(state_at(10, None)) == 0 and finish(state_at(4, None)) == 75, "ranks that say nothing agree"
+    assert done.lines[0] == f"done: 10 steps, 1,000 tokens in {tmp_path}" and done.events[0]["reason"] == "done"
+    assert stopped.lines == ["stopped by SIGTERM at step 4, saved; the same command continues"]
+    assert stopped.events == [{"event": "stop", "step": 4, "reason": "SIGTERM"}]
