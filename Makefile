@@ -3,7 +3,7 @@
 #     make test           install, then the CPU test suite
 # Where the package index serves torch with CUDA only and there is no GPU, name an index with CPU builds: make .venv TORCH_INDEX=URL
 
-.PHONY: .venv quickstart test test-slow lint
+.PHONY: .venv quickstart test test-slow test-slurm lint
 
 # ninja, which DeepSpeed's first run needs for its CPU collectives, is looked up on PATH
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -18,10 +18,14 @@ quickstart: .venv
 	.venv/bin/python launch/probe.py --from runs/text_tiny --task cloze
 
 test: .venv
-	.venv/bin/python -m pytest -m "not slow and not gpu"
+	.venv/bin/python -m pytest -m "not slow and not slurm and not gpu"
 
 test-slow: .venv
-	.venv/bin/python -m pytest -m "slow and not gpu"
+	.venv/bin/python -m pytest -m "slow and not slurm and not gpu"
+
+# On a real Slurm of two nodes on this machine: root, and tests/slurm/slurm-up --install
+test-slurm: .venv
+	.venv/bin/python -m pytest -m "slurm and not gpu" tests/slurm
 
 lint: .venv
 	.venv/bin/ruff check .

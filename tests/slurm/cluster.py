@@ -1,0 +1,134 @@
+"""A real Slurm of several nodes on this machine, for tests: slurm-up's namespaces, and the commands that a user types. Needs root and
+Debian's packages (tests/slurm/slurm-up --install)."""
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "ip", "unshare", "nsenter")
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
+
+
+def missing() -> str | None:
+    """Why there can be no cluster here; None where there can."""
+    if os.geteuid() != 0:
+        return "a Slurm cluster of namespaces needs root"
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    lacking = [name for name in NEEDED if not shutil.which(name, path=path)]
+    return f"{', '.join(lacking)} not installed; tests/slurm/slurm-up --install" if lacking else None
+
+
+@dataclass
+class Cluster:
+    """A running cluster; `folder` is the file system that its nodes share."""
+
+    folder: Path
+    env: dict[str, str]
+    num_nodes: int
+
+    def run(self, *command: object, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
+        """A command of a user on the login node, in the checkout."""
+        words = [str(word) for word in command]
+        return subprocess.run(words, cwd=ROOT, env={**self.env, **env}, capture_output=True, text=True, timeout=timeout, check=False)
+
+    def submit(self, *words: object, **env: str) -> str:
+        """sbatch; the job's number. Its output goes to `output(job)`."""
+        done = self.run("sbatch", "--parsable", f"--output={self.folder}/slurm-%A_%a-%j.out", *words, **env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip().split(";")[0]
+
+    def output(self, job: str) -> str:
+        """What the job has said so far, all attempts."""
+        return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob(f"slurm-*-{job}.out")))
+
+    def state(self, job: str) -> str:
+        """PENDING, RUNNING, COMPLETED, ..."""
+        return self.run("squeue", "-t", "all", "-h", "-j", job, "-o", "%T").stdout.strip()
+
+    def facts(self, job: str) -> dict[str, str]:
+        """scontrol show job."""
+        shown = self.run("scontrol", "show", "job", "-o", job).stdout
+        return dict(re.findall(r"(\w+)=(.*?)(?= \w+(?::\w+)?=|$)", shown.strip()))
+
+    def wait(self, job: str, timeout: float = 180) -> str:
+        """The state in which the job ended, or in which it is held. Fails, with its output, where it does not."""
+
+        def ended() -> bool:
+            state = self.state(job)
+            return state in ENDED or (state == "PENDING" and "Held" in self.facts(job).get("Reason", ""))
+
+        self.wait_until(ended, timeout, job)
+        return self.state(job)
+
+    def wait_until(self, happened: Callable[[], bool], timeout: float, job: str) -> None:
+        """Poll; fails with the job's output where it does not happen."""
+        deadline = time.monotonic() + timeout
+        while not happened():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"job {job} is {self.state(job)} after {timeout:g} s:\n{self.output(job)[-6000:]}")
+            time.sleep(0.1)
+
+    def on_node(self, node: str, *command: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """A command on a node, outside of Slurm."""
+        return self.run(HERE / "slurm-node", "exec", self.folder, node, *command, timeout=timeout)
+
+    def power_off(self, node: str) -> None:
+        """Every process of the node dies at once."""
+        assert self.run(HERE / "slurm-node", "off", self.folder, node).returncode == 0
+
+    def power_on(self, node: str) -> None:
+        """The node comes up again, and Slurm takes it."""
+        done = self.run(HERE / "slurm-node", "start", self.folder, node)
+        assert done.returncode == 0, done.stderr
+
+    def pids(self, node: str, pattern: str) -> list[int]:
+        """Processes of a node whose command line matches, by their numbers there, oldest first."""
+        return [int(pid) for pid in self.on_node(node, "pgrep", "-f", pattern).stdout.split()]
+
+    def processes(self, pattern: str) -> list[str]:
+        """What runs anywhere in the cluster and matches."""
+        return [f"{node}:{pid}" for node in self.nodes for pid in self.pids(node, pattern)]
+
+    @property
+    def nodes(self) -> list[str]:
+        """All of them."""
+        return [f"node{number + 1}" for number in range(self.num_nodes)]
+
+    def clear(self) -> None:
+        """No job of a test outlives it, and every node is up."""
+        self.run("scancel", "--user=root")
+        for node in self.nodes:
+            self.power_on(node)
+            self.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        deadline = time.monotonic() + 60
+        while self.run("squeue", "-h", "-o", "%i").stdout.strip() and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def cluster(folder: Path, num_nodes: int = 2, **settings: str) -> Iterator[Cluster]:
+    """Bring one up in `folder` and take it down. `settings`: slurm-up's, without SLUP_."""
+    number = os.getpid()
+    mine = {"NODES": str(num_nodes), "NET": f"10.214.{1 + number % 250}", "PORT": str(16_000 + number % 900), **settings}
+    if str(ROOT).startswith("/tmp/"):
+        mine["SHARED"] = str(ROOT)
+    up = {**os.environ, **{f"SLUP_{key}": value for key, value in mine.items()}}
+    done = subprocess.run([HERE / "slurm-up", folder], env=up, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "SLURM_CONF": f"{folder}/etc/slurm.conf", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK"):
+        env.pop(name, None)
+    try:
+        yield Cluster(folder, env, num_nodes)
+    finally:
+        subprocess.run([HERE / "slurm-down", folder], env=up, capture_output=True, timeout=60, check=False)

@@ -1,0 +1,48 @@
+"""One cluster of two nodes for all tests of this folder, and small data on the file system that its nodes share."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.launching import tiny_recipe
+from tests.made_up import WRITE
+from tests.slurm.cluster import Cluster, cluster, missing
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here needs Slurm: make test leaves it out, make test-slurm runs it."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.slurm)
+
+
+@pytest.fixture(scope="session")
+def whole_cluster() -> Iterator[Cluster]:
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
+    with tempfile.TemporaryDirectory(prefix="slurm_", ignore_cleanup_errors=True) as folder, cluster(Path(folder, "cluster")) as up:
+        yield up
+
+
+@pytest.fixture
+def slurm(whole_cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster with nothing running in it, before and after."""
+    yield whole_cluster
+    whole_cluster.clear()
+
+
+@pytest.fixture(scope="session")
+def prepared(whole_cluster: Cluster) -> dict[str, Path]:
+    """Modality -> made-up data as the tiny settings want them."""
+    from recipes.train.modality import MODALITIES  # seconds of imports, which a skipped folder need not pay
+
+    folders = {}
+    for modality, write in WRITE.items():
+        raw = whole_cluster.folder / f"raw_{modality}"
+        raw.mkdir()
+        recipe = tiny_recipe(modality, data__path=write(raw))
+        folders[modality] = MODALITIES[modality].prepare(recipe, whole_cluster.folder / f"data_{modality}", num_processes=1)
+    return folders

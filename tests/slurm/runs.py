@@ -1,0 +1,88 @@
+"""A tiny run on the cluster: how it is submitted, how far it is, and that it ended where an undisturbed one does."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.checkpoint.layout import newest
+from tests.disturbed import curve_of, finished, state_of
+from tests.launching import PRETRAIN, overrides, start_ranks
+from tests.slurm.cluster import Cluster
+
+SBATCH = "launch/pretrain.sbatch"
+STEPS = 300
+NUMBERS: dict[str, object] = {
+    **{"run__max_steps": STEPS, "run__save_steps": 25, "run__log_steps": 1, "run__eval_steps": STEPS, "checkpoint__keep_last": 2},
+    **{"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1},
+}
+"""Some seconds of training, and a checkpoint each second or so."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A text run in `path`, to be submitted as often as one likes."""
+
+    slurm: Cluster
+    data: Path
+    path: Path
+
+    def command(self, **changes: object) -> list[object]:
+        """What follows launch/pretrain.sbatch."""
+        flags = ["--data", self.data, "--run-dir", self.path, *overrides(**{**NUMBERS, **changes})]
+        return [PRETRAIN["text"].relative_to(Path.cwd()) if PRETRAIN["text"].is_relative_to(Path.cwd()) else PRETRAIN["text"], *flags]
+
+    def submit(self, *words: object, env: dict[str, str] | None = None, **changes: object) -> str:
+        """The job's number. `words` are sbatch's own."""
+        return self.slurm.submit(*words, SBATCH, *self.command(**changes), **(env or {}))
+
+    @property
+    def step(self) -> int:
+        """Of the last line of metrics.jsonl."""
+        rows = self.path / "metrics.jsonl"
+        lines = rows.read_text().splitlines() if rows.exists() else []
+        return json.loads(lines[-1])["step"] if lines else 0
+
+    def events(self, *kinds: str) -> list[dict[str, Any]]:
+        """Those of events.jsonl."""
+        path = self.path / "events.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return [row for row in rows if row["event"] in kinds]
+
+    def wait_for_step(self, step: int, job: str, timeout: float = 120) -> None:
+        """Until that many updates are logged."""
+        self.slurm.wait_until(lambda: self.step >= step, timeout, job)
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """What the batch scripts have written down."""
+        path = self.path / "attempts.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """The end of the same run on as many ranks of one machine, which nobody disturbed."""
+
+    state: dict[str, str]
+    curve: list[dict[str, Any]]
+
+    @staticmethod
+    def of(data: Path, folder: Path, size: int) -> "Undisturbed":
+        """Run it."""
+        path = folder / f"undisturbed_{size}"
+        args = ["--data", data, "--run-dir", path, *overrides(**NUMBERS)]
+        finished(start_ranks(PRETRAIN["text"], args, folder, size).wait(300))
+        return Undisturbed(_last_state(path), curve_of(path))
+
+    def check(self, run: Run) -> None:
+        """Fails unless weights, moments, teacher, counters and every logged number are the same, bit for bit."""
+        ours = curve_of(run.path)
+        differing = [f"{a} != {b}" for a, b in zip(ours, self.curve, strict=False) if a != b]
+        assert not differing and len(ours) == len(self.curve), (len(ours), len(self.curve), differing[:1])
+        assert _last_state(run.path) == self.state
+
+
+def _last_state(path: Path) -> dict[str, str]:
+    found = newest(path)
+    assert found, f"no checkpoint in {path}"
+    return state_of(found)

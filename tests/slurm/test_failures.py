@@ -1,0 +1,75 @@
+"""What dies or hangs on a node: all ranks are gone soon, one line names the node and the reason, and the job comes back, or is held."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.slurm.cluster import Cluster
+from tests.slurm.runs import Run, Undisturbed
+
+RANK = "pretrain_text.py --local_rank"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return Undisturbed.of(prepared["text"], tmp_path_factory.mktemp("undisturbed"), 2)
+
+
+def the_rank(slurm: Cluster, node: str) -> int:
+    """The process of the one rank on a node: the last that was started, after the launcher's two with the same words in their lines."""
+    return slurm.pids(node, RANK)[-1]
+
+
+def test_a_killed_rank_is_named_and_the_job_comes_back(slurm: Cluster, prepared: dict[str, Path], undisturbed: Undisturbed) -> None:
+    run = Run(slurm, prepared["text"], slurm.folder / "killed")
+    job = run.submit()
+    run.wait_for_step(60, job)
+    slurm.on_node("node2", "kill", "-KILL", the_rank(slurm, "node2"))
+    slurm.wait_until(lambda: "requeued" in slurm.output(job), 60, job)
+    assert re.search(r"attempt 1: rank 1 on node2 ended without a word .* at step \d+, \w+; checkpoint of step", slurm.output(job))
+    assert slurm.wait(job, 240) == "COMPLETED", slurm.output(job)
+    undisturbed.check(run)
+
+
+def test_a_stopped_rank_is_named_with_its_stack_and_the_job_comes_back(
+    slurm: Cluster, prepared: dict[str, Path], undisturbed: Undisturbed
+) -> None:
+    run = Run(slurm, prepared["text"], slurm.folder / "stopped")
+    job = run.submit(run__hang_seconds=5)
+    run.wait_for_step(60, job)
+    slurm.on_node("node2", "kill", "-STOP", the_rank(slurm, "node2"))
+    slurm.wait_until(lambda: "requeued" in slurm.output(job), 5 + 30, job)
+    assert re.search(r"attempt 1: rank 1 on node2 hung \(stopped.*\) at step \d+", slurm.output(job)), slurm.output(job)
+    hang = run.events("hang")
+    assert [(one["rank"], one["host"]) for one in hang[0]["behind"]] == [(1, "node2")]
+    assert slurm.wait(job, 240) == "COMPLETED", slurm.output(job)
+    undisturbed.check(run)
+
+
+def test_a_node_that_loses_power_costs_the_steps_since_the_last_checkpoint(
+    slurm: Cluster, prepared: dict[str, Path], undisturbed: Undisturbed
+) -> None:
+    run = Run(slurm, prepared["text"], slurm.folder / "power")
+    job = run.submit()
+    run.wait_for_step(60, job)
+    slurm.power_off("node2")
+    slurm.wait_until(lambda: slurm.facts(job).get("Restarts") == "1", 90, job)
+    slurm.power_on("node2")
+    assert slurm.wait(job, 240) == "COMPLETED", slurm.output(job)
+    assert run.events("resume")[0]["step"] in (50, 75)
+    undisturbed.check(run)
+
+
+def test_a_crash_at_step_0_is_tried_as_often_as_was_said_and_then_held(slurm: Cluster, prepared: dict[str, Path]) -> None:
+    run = Run(slurm, prepared["text"], slurm.folder / "loop")
+    job = run.submit(env={"MAX_TRIES": "2"}, run__save_steps=100_000, run__max_steps=100_000)
+    for attempt in (1, 2):
+        slurm.wait_until(lambda number=attempt: len(run.events("start")) == number, 90, job)  # type: ignore[misc]
+        slurm.on_node("node2", "kill", "-KILL", the_rank(slurm, "node2"))
+    assert slurm.wait(job) == "PENDING", slurm.output(job)
+    said = slurm.output(job)
+    assert "try 1 of 2 without a new checkpoint" in said and "held after 2 tries without a new checkpoint" in said
+    facts = slurm.facts(job)
+    assert "rank 1 on node2 ended without a word" in facts["Comment"] and f"scontrol release {job}" in said
+    assert not slurm.processes(RANK)

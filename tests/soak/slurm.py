@@ -1,0 +1,129 @@
+"""Pre-emption and power cuts at random moments on a real Slurm of three nodes; each job of two nodes must come back by itself and end
+with the weights, moments, teacher, counters and curve of an undisturbed run, bit for bit.
+
+python -m tests.soak.slurm --ask 20 --power 10 --out results/slurm.json
+
+The ways of asking take turns: scontrol requeue, the time limit, USR2 to the steps and to the batch script. A moment is drawn between the
+submission and the end of an undisturbed job, so that it may fall into the dry run, the preflight, the start, the training or the leaving.
+"""
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from recipes.errors import ConfigError
+from tests.disturbed import conclude, prepare
+from tests.slurm.cluster import ENDED, Cluster, cluster, missing
+from tests.slurm.runs import Run, Undisturbed
+
+TRIES = 8
+SOONER = 0.7
+"""A job that was over before its moment is tried again at this part of it."""
+PROBLEMS = (AssertionError, ConfigError, OSError, subprocess.TimeoutExpired)
+ASK: dict[str, Callable[[Cluster, str], object]] = {
+    "requeue": lambda slurm, job: slurm.run("scontrol", "requeue", job),
+    "time limit": lambda slurm, job: slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=1"),
+    "USR2 to the steps": lambda slurm, job: slurm.run("scancel", "--signal=USR2", job),
+    "USR2 to the batch script": lambda slurm, job: slurm.run("scancel", "--signal=USR2", "--batch", job),
+}
+
+
+def cut_power(slurm: Cluster, job: str, rng: random.Random) -> str:
+    """One of the job's nodes dies, and comes back when Slurm has noticed."""
+    nodes = slurm.run("scontrol", "show", "hostnames", slurm.facts(job)["NodeList"]).stdout.split()
+    node = rng.choice(nodes)
+    slurm.power_off(node)
+    slurm.wait_until(lambda: slurm.facts(job)["Restarts"] != "0" or slurm.state(job) in ENDED, 120, job)
+    slurm.power_on(node)
+    return node
+
+
+def disturb(run: Run, way: str, moment: float, rng: random.Random) -> str | None:
+    """Submit, strike, wait for the end. Returns what the job was doing, None where it was over before."""
+    slurm = run.slurm
+    job = run.submit("--nodes=2", "--signal=B:USR2@30", "--time=10")
+    slurm.wait_until(lambda: slurm.state(job) != "PENDING", 60, job)
+    time.sleep(moment)
+    if slurm.state(job) != "RUNNING":
+        return None
+    starts, stops = run.events("start"), run.events("stop")
+    doing = "leaving" if stops else f"training (step {run.step})" if starts else "starting" if "fit:" in slurm.output(job) else "preparing"
+    if way == "power":
+        doing += f", {cut_power(slurm, job, rng)} of two"
+    else:
+        ASK[way](slurm, job)
+        if way == "time limit":  # should the signal come when all is over, the job ends in time
+            slurm.wait_until(lambda: slurm.state(job) != "RUNNING" or bool(run.events("stop")) or "attempt" in slurm.output(job), 90, job)
+            slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=10")
+    state = slurm.wait(job, 300)
+    assert state == "COMPLETED", f"{state}:\n{slurm.output(job)[-3000:]}"
+    assert not slurm.processes("pretrain_text.py"), "processes are left"
+    return doing
+
+
+def run_case(place: Run, undisturbed: Undisturbed, way: str, seconds: float, rng: random.Random) -> str:
+    """Returns what was struck; `place` is continued with a number for each try. Raises: one of PROBLEMS."""
+    moment = rng.uniform(0, seconds)
+    for attempt in range(TRIES):
+        run = replace(place, path=place.path.with_name(f"{place.path.name}_{attempt}"))
+        doing = disturb(run, way, moment * SOONER**attempt, rng)
+        undisturbed.check(run)
+        if doing:
+            return doing
+    raise AssertionError("never struck")
+
+
+def run_all(slurm: Cluster, ways: list[str], rng: random.Random) -> tuple[Counter[str], list[dict[str, object]]]:
+    """Every case with a line each: what was struck, and what failed."""
+    data = prepare(slurm.folder)
+    undisturbed = Undisturbed.of(data, slurm.folder, 2)
+    start = time.monotonic()
+    quiet = Run(slurm, data, slurm.folder / "quiet")
+    slurm.wait(quiet.submit("--nodes=2"))
+    undisturbed.check(quiet)
+    seconds = time.monotonic() - start
+    kinds, failures = Counter[str](), list[dict[str, object]]()
+    for number, way in enumerate(ways, 1):
+        start = time.monotonic()
+        try:
+            verdict = run_case(Run(slurm, data, slurm.folder / f"run_{number}"), undisturbed, way, seconds, rng)
+            kinds[f"{way}: {verdict.split(' (')[0].split(',')[0]}"] += 1
+        except PROBLEMS as problem:
+            failures.append({"case": number, "way": way, "problem": f"{type(problem).__name__}: {problem}"})
+            verdict = f"FAILED: {problem}"
+            slurm.clear()
+        print(f"{number}/{len(ways)} {way}: {verdict} ({time.monotonic() - start:.1f} s)", flush=True)
+    return kinds, failures
+
+
+def main() -> int:
+    """Exit code 1 where a case does not hold."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ask", type=int, default=20, help="pre-emptions")
+    parser.add_argument("--power", type=int, default=10, help="power cuts")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="write the result to this JSON file")
+    args = parser.parse_args()
+    reason = missing()
+    if reason:
+        parser.error(reason)
+    begin = time.monotonic()
+    ways = [list(ASK)[number % len(ASK)] for number in range(args.ask)] + ["power"] * args.power
+    with (
+        tempfile.TemporaryDirectory(prefix="soak_", ignore_cleanup_errors=True) as folder,
+        cluster(Path(folder, "cluster"), 3, NODE_TIMEOUT="10") as slurm,
+    ):
+        kinds, failures = run_all(slurm, ways, random.Random(args.seed))
+    facts = {"soak": "slurm", "seed": args.seed, "count": len(ways), "passed": len(ways) - len(failures)}
+    return conclude({**facts, "kinds": kinds, "failures": failures}, begin, args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
