@@ -40,6 +40,13 @@ def test_the_library_reads_what_we_write(tmp_path: Path, tensors: dict[str, torc
     assert TensorFile(tmp_path / "x", header).metadata == {"said": "by us"}
 
 
+def test_an_empty_tensor_is_written_whatever_its_stride(tmp_path: Path) -> None:
+    empty = torch.zeros(4, 3)[:, 1][4:]
+    assert empty.stride() == (3,) and len(hashes_of(empty)) == 1
+    write_tensors(tmp_path / "x", {"a": (0,)}, iter([empty]), {})
+    assert load_file(tmp_path / "x")["a"].shape == (0,)
+
+
 def test_every_piece_comes_back_and_only_its_stretches_are_read(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
     header, flat = written(tmp_path / "x", tensors), tensors["a/weight"].view(-1)
     hashes = hashes_of(flat)
