@@ -95,11 +95,12 @@ def end(args: argparse.Namespace) -> int:
     codes = [ending.code for ending in endings if ending.code is not None] + [code]
     restarts = 0 if run_dir.is_dir() else int(_env("SLURM_RESTART_COUNT", "0"))  # without a run dir there is no history but Slurm's
     verdict = decide([*history, *[attempt] * restarts], attempt, started_at, args.max_tries, codes)
-    deed = _what_slurm_allows(verdict, attempt)
-    _remember(run_dir, attempt, deed)
-    print(f"job {_env('SLURM_JOB_ID')}, attempt {int(_env('SLURM_RESTART_COUNT', '0')) + 1}: {deed.line}", flush=True)
-    _tell_slurm(deed)
-    return deed.code
+    if verdict.deed in ("requeue", "hold"):
+        attempt, verdict = _as_slurm_has_it(attempt, verdict)
+    _remember(run_dir, attempt, verdict)
+    print(f"job {_env('SLURM_JOB_ID')}, attempt {int(_env('SLURM_RESTART_COUNT', '0')) + 1}: {verdict.line}", flush=True)
+    _tell_slurm(verdict)
+    return verdict.code
 
 
 def _code_of_nodes(said: Path | None, code: int) -> int:
@@ -116,18 +117,20 @@ def _of_this_attempt(endings: list[Ending], since: float) -> list[Ending]:
     return [] if any(one.time is not None and one.time < since - CLOCK_SECONDS for one in endings) else endings
 
 
-def _what_slurm_allows(verdict: Verdict, attempt: Attempt) -> Verdict:
-    """Only a batch job that still runs and may be requeued is. One that was cancelled, or that Slurm itself has requeued, is let alone."""
-    if verdict.deed not in ("requeue", "hold"):
-        return verdict
+def _as_slurm_has_it(attempt: Attempt, verdict: Verdict) -> tuple[Attempt, Verdict]:
+    """Only a batch job that still runs and may be requeued is. One that was cancelled, or that Slurm itself has requeued, is let alone:
+    its ranks may be saving at this moment, and their end is no crash."""
     job = _job_facts()
-    if job.get("JobState") != "RUNNING":
-        return Verdict("stay", verdict.code, _instead(verdict, f"not touched, since Slurm says it is {job.get('JobState', 'gone')}"))
+    state = job.get("JobState", "gone")
+    if state != "RUNNING":
+        line = _instead(verdict, "nothing to do").replace(attempt.reason, f"ended by Slurm, which says {state}")
+        return Attempt("stopped", attempt.step, f"ended by Slurm ({state})"), Verdict("stay", verdict.code, line)
     if attempt.kind == "stopped" and STOP_FILE_REASON in attempt.reason:
-        return Verdict("stay", verdict.code, _instead(verdict, "not requeued, for the file asked for an end; the same command continues"))
+        line = _instead(verdict, "not requeued, for the file asked for an end; the same command continues")
+        return attempt, Verdict("stay", verdict.code, line)
     if job.get("BatchFlag") != "1" or job.get("Requeue") != "1":
-        return Verdict("stay", verdict.code, _instead(verdict, "the same command continues (this job cannot be requeued)"))
-    return verdict
+        return attempt, Verdict("stay", verdict.code, _instead(verdict, "the same command continues (this job cannot be requeued)"))
+    return attempt, verdict
 
 
 def _instead(verdict: Verdict, text: str) -> str:

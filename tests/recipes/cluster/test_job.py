@@ -115,8 +115,11 @@ def test_after_so_many_tries_the_job_is_held_with_its_reason(told: Path, tmp_pat
 @pytest.mark.parametrize(
     ("facts", "line"),
     [
-        ({"state": "COMPLETING", "batch": 1, "requeue": 1}, "not touched, since Slurm says it is COMPLETING"),
-        ({"state": "RUNNING", "batch": 0, "requeue": 1}, "the same command continues"),
+        (
+            {"state": "COMPLETING", "batch": 1, "requeue": 1},
+            "ended by Slurm, which says COMPLETING; checkpoint of step 0 .*; nothing to do",
+        ),
+        ({"state": "RUNNING", "batch": 0, "requeue": 1}, "the same command continues .this job cannot"),
         ({"state": "RUNNING", "batch": 1, "requeue": 0}, "the same command continues"),
     ],
 )
@@ -125,7 +128,8 @@ def test_a_job_that_was_cancelled_or_is_no_batch_job_is_let_alone(
 ) -> None:
     (told.parent / "facts.txt").write_text(FACTS.format(**facts))
     assert end(run_dir_with(tmp_path, 75, "SIGTERM")) == 75
-    assert line in capfd.readouterr().out
+    assert '"kind": "stopped"' in (tmp_path / "run" / "attempts.jsonl").read_text()
+    assert re.search(line, capfd.readouterr().out)
     assert all(" show " in call for call in told.read_text().splitlines())
 
 

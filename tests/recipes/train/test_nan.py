@@ -126,9 +126,7 @@ def test_a_nan_in_one_data_parallel_ranks_loss_names_that_rank_and_its_samples_a
     assert 0 < skip["seconds"] < 60
 
 
-def test_a_nan_in_one_tensor_parallel_ranks_gradient_names_that_rank_its_parameter_and_every_sample(
-    prepared: Path, tmp_path: Path
-) -> None:
+def test_a_nan_in_one_tensor_parallel_ranks_gradient_names_that_rank_its_parameter_and_every_sample(prepared: Path, tmp_path: Path) -> None:
     (skip,) = skips(ranks(tmp_path / "run", prepared, TP2, Fault("replicated", 0, rank=1)))
     assert skip["ranks"] == [{"rank": 1, "micro_batches": [], "parameters": [PARAMETERS["replicated"]]}]
     assert skip["samples"] == samples_of(FAULTY_UPDATE, prepared)

@@ -136,7 +136,8 @@ def test_a_rank_that_waits_without_a_limit_hangs_only_where_another_does(start: 
 
 
 def test_a_rank_that_is_stopped_where_it_may_wait_without_a_limit_hangs(start: Start, run_dir: Path) -> None:
-    ranks = start('with watch.paused("save"):\n    time.sleep(1000)')
+    ranks = start('with watch.paused("save"):\n    print("saving", flush=True)\n    time.sleep(1000)')
+    assert ranks[0].stdout and ranks[0].stdout.readline() == "saving\n"
     os.kill(ranks[0].pid, signal.SIGSTOP)
     assert "(stopped, step 4, save)" in ends(ranks)
 
