@@ -2,7 +2,6 @@
 with the weights, moments, teacher, counters and curve of an undisturbed run, bit for bit.
 
 python -m tests.soak.slurm --ask 20 --power 10 --out results/slurm.json
-python -m tests.soak.slurm --ask 0 --power 0 --start 5        seconds to the first step, side by side with deepspeed alone
 
 The ways of asking take turns: scontrol requeue, the time limit, USR2 to the steps and to the batch script. A moment is drawn between the
 submission and the end of an undisturbed job, so that it may fall into the dry run, the preflight, the start, the training or the leaving.
@@ -18,12 +17,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
 
 from recipes.errors import ConfigError
 from tests.disturbed import conclude, prepare
-from tests.slurm.cluster import ENDED, HERE, ROOT, Cluster, cluster, missing
-from tests.slurm.runs import SBATCH, Run, Undisturbed
+from tests.slurm.cluster import ENDED, Cluster, cluster, missing
+from tests.slurm.runs import Run, Undisturbed
 
 TRIES = 8
 SOONER = 0.7
@@ -105,42 +103,11 @@ def run_all(slurm: Cluster, ways: list[str], rng: random.Random) -> tuple[Counte
     return kinds, failures
 
 
-def first_step_seconds(run: Run, begin: Callable[[], str]) -> float:
-    """From `begin`, which starts something and names its job, until the first update is logged."""
-    start = time.monotonic()
-    job = begin()
-    run.slurm.wait_until(lambda: run.step > 0, 120, job)
-    return time.monotonic() - start
-
-
-def compare_starts(slurm: Cluster, count: int) -> dict[str, list[float]]:
-    """Seconds to the first step of deepspeed alone on a node, and of a job of one and of two nodes, in turn."""
-    data, seconds = prepare(slurm.folder), {"deepspeed": [], "sbatch --nodes=1": [], "sbatch --nodes=2": []}
-    for number in range(count):
-        for way, found in seconds.items():
-            run = Run(slurm, data, slurm.folder / f"start_{number}_{way.replace(' ', '')}")
-            command = run.command(run__max_steps=100_000, run__save_steps=100_000)
-            if way == "deepspeed":
-                words = [HERE / "slurm-node", "exec", slurm.folder, "node1", "deepspeed", "-q", *command]
-                with subprocess.Popen([str(word) for word in words], cwd=ROOT, env=slurm.env, stdout=subprocess.DEVNULL):
-                    found.append(first_step_seconds(run, lambda: "0"))
-                    slurm.on_node("node1", "pkill", "-KILL", "-f", "pretrain_text.py")
-            else:
-                job: list[str] = []
-                words = [way.split()[1], SBATCH, *command]
-                found.append(first_step_seconds(run, lambda words=words, job=job: job.append(slurm.submit(*words)) or job[0]))  # type: ignore[misc]
-                slurm.run("scancel", job[0])
-                slurm.wait(job[0])
-            print(f"{way}: {found[-1]:.1f} s", flush=True)
-    return seconds
-
-
 def main() -> int:
     """Exit code 1 where a case does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ask", type=int, default=20, help="pre-emptions")
     parser.add_argument("--power", type=int, default=10, help="power cuts")
-    parser.add_argument("--start", type=int, default=0, help="how often to measure the seconds to the first step")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the result to this JSON file")
     args = parser.parse_args()
@@ -153,15 +120,8 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="soak_", ignore_cleanup_errors=True) as folder,
         cluster(Path(folder, "cluster"), 3, NODE_TIMEOUT="10") as slurm,
     ):
-        starts = compare_starts(slurm, args.start)
-        kinds, failures = run_all(slurm, ways, random.Random(args.seed)) if ways else (Counter(), [])
-    facts = {
-        "first_step_seconds": {way: round(median(found), 1) for way, found in starts.items() if found},
-        "soak": "slurm",
-        "seed": args.seed,
-        "count": len(ways),
-        "passed": len(ways) - len(failures),
-    }
+        kinds, failures = run_all(slurm, ways, random.Random(args.seed))
+    facts = {"soak": "slurm", "seed": args.seed, "count": len(ways), "passed": len(ways) - len(failures)}
     return conclude({**facts, "kinds": kinds, "failures": failures}, begin, args.out)
 
 
