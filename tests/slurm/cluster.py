@@ -64,7 +64,7 @@ class Cluster:
 
         def ended() -> bool:
             state = self.state(job)
-            return state in ENDED or (state == "PENDING" and "Held" in self.facts(job).get("Reason", ""))
+            return state in ENDED or (state == "PENDING" and "held" in self.facts(job).get("Reason", "").lower())
 
         self.wait_until(ended, timeout, job)
         return self.state(job)

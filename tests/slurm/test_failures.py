@@ -1,6 +1,7 @@
 """What dies or hangs on a node: all ranks are gone soon, one line names the node and the reason, and the job comes back, or is held."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,10 @@ def test_a_stopped_rank_is_named_with_its_stack_and_the_job_comes_back(
     run = Run(slurm, prepared["text"], slurm.folder / "stopped")
     job = run.submit(run__hang_seconds=5)
     run.wait_for_step(60, job)
+    begin = time.monotonic()
     slurm.on_node("node2", "kill", "-STOP", the_rank(slurm, "node2"))
     slurm.wait_until(lambda: "requeued" in slurm.output(job), 5 + 30, job)
+    print(f"{time.monotonic() - begin:.1f} s from SIGSTOP to the requeue, run.hang_seconds=5")
     assert re.search(r"attempt 1: rank 1 on node2 hung \(stopped.*\) at step \d+", slurm.output(job)), slurm.output(job)
     hang = run.events("hang")
     assert [(one["rank"], one["host"]) for one in hang[0]["behind"]] == [(1, "node2")]
