@@ -15,8 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from recipes.checkpoint.layout import newest, step_of
-from recipes.cluster.verdict import DONE, FINAL, Attempt, Deed, Verdict, attempt_from_json, attempt_of, decide
-from recipes.errors import ConfigError
+from recipes.cluster.verdict import FINAL, Attempt, Deed, Verdict, attempt_from_json, attempt_of, decide
+from recipes.errors import ConfigError, Stopped
 from recipes.train.json_lines import JsonLines, read_rows
 from recipes.train.last_words import FOLDER, Ending, read_endings
 from recipes.train.launches import BEGINS
@@ -24,6 +24,8 @@ from recipes.train.launches import BEGINS
 ATTEMPTS = "attempts.jsonl"
 RUN_DIR_LINE = "run dir: "
 NODE_ENDED = re.compile(r"^srun: error: .*: Exited with exit code (\d+)$", re.M)
+NODE_STOPPED = re.compile(r"^\S+: stopped on request$", re.M)
+"""What the batch script says where the ranks of a node have ended with 75, which it tells srun as 0."""
 CLOCK_SECONDS = 2.0
 """By which clocks of nodes may differ."""
 STOP_FILE_REASON = "the file stop"
@@ -83,10 +85,8 @@ def end(args: argparse.Namespace) -> int:
     run_dir: Path = args.run_dir
     endings = _of_this_attempt(read_endings(run_dir / FOLDER), args.since)
     history = [attempt_from_json(row) for row in _rows(run_dir / ATTEMPTS) if "kind" in row]
-    all_events = _rows(run_dir / "events.jsonl")
-    events = [event for event in all_events if event.get("time", 0.0) >= args.since - CLOCK_SECONDS]
-    stops = [event.get("reason") for event in all_events[-1:] if event.get("event") == "stop"]
-    stop = stops[0] if stops and (events or stops[0] == DONE) else None  # that of a run that had ended long ago is DONE too
+    events = [event for event in _rows(run_dir / "events.jsonl") if event.get("time", 0.0) >= args.since - CLOCK_SECONDS]
+    stop = str(events[-1].get("reason")) if events and events[-1].get("event") == "stop" else None
     found = newest(run_dir) if run_dir.is_dir() else None
     step = step_of(found) if found else 0
     started_at = next((event["step"] for event in events if event.get("event") in BEGINS), step)
@@ -107,8 +107,11 @@ def _code_of_nodes(said: Path | None, code: int) -> int:
     """The exit code of the node that ended by itself: srun's own (`code`) is of those that it killed then."""
     if said is None or not said.is_file():
         return code
-    codes = [int(found) for found in NODE_ENDED.findall(said.read_text(errors="replace"))]
+    text = said.read_text(errors="replace")
     said.unlink()
+    codes = [int(found) for found in NODE_ENDED.findall(text)]
+    if not codes and NODE_STOPPED.search(text):
+        return Stopped.exit_code
     return next((one for one in codes if one in FINAL), codes[0] if codes else code)
 
 

@@ -1,6 +1,7 @@
 """What becomes of a job after its training step has ended: done, failed, requeued, or held. A pure function of how the ranks ended and how
 far the run has come; what Slurm is then told: recipes/cluster/job.py."""
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,10 +11,11 @@ from recipes.train.last_words import Ending, first_failure
 
 MAX_STOPS = 10
 """Stops on request without a step in between: then the time of a job is too short to come to one."""
-DONE = "done"
-"""The reason of a stop event where nothing was left to do."""
 FINAL = (ConfigError.exit_code, TrainingBroken.exit_code)
 """Exit codes that the same command would give again."""
+
+ASKED = (Stopped.exit_code, 128 + signal.SIGUSR2)
+"""Exit codes of a node that was asked to stop, the second before it could listen."""
 
 Deed = Literal["done", "fail", "requeue", "hold", "stay"]
 Kind = Literal["done", "stopped", "crashed", "refused"]
@@ -39,7 +41,7 @@ class Verdict:
 
 
 def attempt_of(endings: Sequence[Ending], code: int, step: int, *, was_asked: bool, stop_reason: str | None) -> Attempt:
-    """How an attempt ended. `code`: the exit code of srun, which counts only where no rank has left a word; `was_asked`: USR2 had come;
+    """How an attempt ended. `code`: the exit code of the nodes, which counts only where no rank has left a word; `was_asked`: USR2 came;
     `stop_reason`: that of the run's last event, where it is a stop."""
     failure = first_failure(endings)
     codes = {ending.code for ending in endings if ending.ended == "words"}
@@ -48,12 +50,10 @@ def attempt_of(endings: Sequence[Ending], code: int, step: int, *, was_asked: bo
         return Attempt("refused", step, str(final))
     if failure:
         return Attempt("crashed", step, str(failure))
-    if Stopped.exit_code in codes or (not codes and (code == Stopped.exit_code or was_asked)):
+    if Stopped.exit_code in codes or (not codes and (code in ASKED or was_asked)):
         return Attempt("stopped", step, f"stopped by {stop_reason}" if stop_reason else "stopped on request before the first step")
-    if codes == {0} or (not codes and code == 0 and stop_reason == DONE):
-        return Attempt("done", step, DONE)
-    if code == 0:  # the batch script tells srun 0 where ranks say 75
-        return Attempt("stopped", step, "stopped on request before the first step")
+    if codes == {0} or (not codes and code == 0):  # without words: there was nothing left to do
+        return Attempt("done", step, "done")
     kind: Kind = "refused" if code in FINAL else "crashed"
     return Attempt(kind, step, f"no rank began to train, srun ended with exit code {code}; the reason is above")
 

@@ -153,6 +153,8 @@ def test_without_a_run_dir_nothing_is_made_and_slurm_counts_the_tries(told: Path
         (["srun: error: node2: task 1: Exited with exit code 1", "srun: error: node1: tasks 0-3: Exited with exit code 2"], 2),
         (["srun: error: node2: task 1: Exited with exit code 247"], 75),
         (["srun: error: node2: task 1: Terminated"], 75),
+        (["node1: stopped on request", "node2: stopped on request"], 75),
+        (["node1: stopped on request", "srun: error: node2: task 1: Exited with exit code 2"], 2),
         ([], 75),
     ],
 )
@@ -164,5 +166,7 @@ def test_the_node_that_failed_counts_and_not_those_that_were_killed_then(told: P
 
 
 def test_it_runs_as_a_module(told: Path, tmp_path: Path) -> None:
-    done = run_command([sys.executable, "-m", "recipes.cluster.job", "end", str(tmp_path / "none"), "--code", "0", "--asked"], tmp_path, 30)
+    done = run_command(
+        [sys.executable, "-m", "recipes.cluster.job", "end", str(tmp_path / "none"), "--code", "140", "--asked"], tmp_path, 30
+    )
     assert done.returncode == 75 and "stopped on request before the first step" in done.stdout, done.stderr

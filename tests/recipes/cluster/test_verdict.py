@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.cluster.verdict import DONE, MAX_STOPS, Attempt, attempt_of, decide
+from recipes.cluster.verdict import MAX_STOPS, Attempt, attempt_of, decide
 from recipes.train.last_words import Ending
 
 
@@ -23,7 +23,7 @@ REFUSED = words(0, 2, "no such column")
 @pytest.mark.parametrize(
     ("endings", "code", "asked", "reason", "kind", "said"),
     [
-        ([words(0, 0), words(1, 0)], 0, False, DONE, "done", "done"),
+        ([words(0, 0), words(1, 0)], 0, False, "done", "done", "done"),
         ([words(0, 75), words(1, 75)], 0, False, "SIGTERM", "stopped", "stopped by SIGTERM"),
         ([words(0, 75), words(1, 75)], 137, False, "SIGUSR2", "stopped", "stopped by SIGUSR2"),
         ([REFUSED, words(1, 2, "no such column")], 2, False, None, "refused", "rank 0 on node1 ended with exit code 2.*no such column"),
@@ -32,8 +32,9 @@ REFUSED = words(0, 2, "no such column")
         ([HUNG, SILENT], 137, True, None, "crashed", "rank 0 on node1 hung \\(stopped\\)"),
         ([words(0, 1, "KeyError: 'x'"), words(1, 1, "KeyError: 'x'", 101.0)], 1, False, None, "crashed", "rank 0 .*KeyError"),
         ([], 140, True, None, "stopped", "before the first step"),
-        ([], 0, False, None, "stopped", "before the first step"),
-        ([], 0, False, DONE, "done", "done"),
+        ([], 75, False, None, "stopped", "before the first step"),
+        ([], 140, False, None, "stopped", "before the first step"),
+        ([], 0, False, None, "done", "done"),
         ([], 2, False, None, "refused", "no rank began to train, srun ended with exit code 2"),
         ([], 137, False, None, "crashed", "no rank began to train, srun ended with exit code 137"),
     ],
@@ -45,7 +46,7 @@ def test_what_kind_of_end_it_was(endings: list[Ending], code: int, asked: bool, 
 
 
 def test_the_end_of_a_run_and_a_users_mistake_are_not_tried_again() -> None:
-    done = decide([], Attempt("done", 9, DONE), 0, 3, [0])
+    done = decide([], Attempt("done", 9, "done"), 0, 3, [0])
     assert (done.deed, done.code) == ("done", 0) and "checkpoint of step 9 (+9" in done.line
     for code in (2, 3):
         refused = decide([], Attempt("refused", 0, "why"), 0, 3, [code])
