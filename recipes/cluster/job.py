@@ -18,7 +18,7 @@ from recipes.checkpoint.layout import newest, step_of
 from recipes.cluster.verdict import FINAL, Attempt, Deed, Verdict, attempt_from_json, attempt_of, decide
 from recipes.errors import ConfigError, Stopped
 from recipes.train.json_lines import JsonLines, read_rows
-from recipes.train.last_words import FOLDER, Ending, read_endings
+from recipes.train.last_words import FOLDER, Ending, first_failure, read_endings
 from recipes.train.launches import BEGINS
 
 ATTEMPTS = "attempts.jsonl"
@@ -71,7 +71,22 @@ def begin(command: list[str]) -> int:
     shown = next(line for line in reversed(done.stdout.splitlines()) if line.startswith(RUN_DIR_LINE))
     run_dir = Path(shown.removeprefix(RUN_DIR_LINE).removesuffix(" (exists)"))
     print(run_dir)
+    _tell_of_the_last(run_dir)
     return 0
+
+
+def _tell_of_the_last(run_dir: Path) -> None:
+    """What the ranks of the attempt before have left, where its batch script could not say it any more, as when a node died."""
+    restarts = int(_env("SLURM_RESTART_COUNT", "0"))
+    told = [
+        row for row in _rows(run_dir / ATTEMPTS)[-1:] if (row.get("job"), row.get("restart")) == (_env("SLURM_JOB_ID"), str(restarts - 1))
+    ]
+    if restarts == 0 or told:
+        return
+    endings = read_endings(run_dir / FOLDER)
+    failure = next((one for one in endings if one.ended == "gone"), None) or first_failure(endings)
+    if failure:
+        print(f"job {_env('SLURM_JOB_ID')}, attempt {restarts}, which Slurm has ended: {failure}", file=sys.stderr)
 
 
 def _script_names_nodes() -> bool:

@@ -63,6 +63,22 @@ def test_begin_prints_the_run_dir_of_the_command(told: Path, tmp_path: Path, cap
     assert not (tmp_path / "my runs").exists()
 
 
+def test_begin_tells_of_an_attempt_whose_batch_script_died_with_its_node(
+    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run_dir_with(tmp_path, None)
+    (run_dir / "watch" / "rank_00001.json").unlink()
+    command = ["begin", str(PRETRAIN_TEXT), "--run-dir", str(run_dir), *overrides()]
+    assert main(command) == 0 and capfd.readouterr().err == "", "the first attempt"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert main(command) == 0
+    assert capfd.readouterr().err.startswith(
+        "job 7, attempt 1, which Slurm has ended: rank 1 on node2 left no word at all: its node is gone"
+    )
+    (run_dir / "attempts.jsonl").write_text('{"job": "7", "restart": "0"}\n')
+    assert main(command) == 0 and capfd.readouterr().err == "", "told already"
+
+
 def test_begin_fails_as_the_command_would(told: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["begin", str(PRETRAIN_TEXT), "--recipe", "other"]) == 2
     assert "--recipe other: unknown" in capfd.readouterr().err
