@@ -111,7 +111,7 @@ def end(args: argparse.Namespace) -> int:
     restarts = 0 if run_dir.is_dir() else int(_env("SLURM_RESTART_COUNT", "0"))  # without a run dir there is no history but Slurm's
     verdict = decide([*history, *[attempt] * restarts], attempt, started_at, args.max_tries, codes)
     if verdict.deed in ("requeue", "hold"):
-        attempt, verdict = _as_slurm_has_it(attempt, verdict)
+        attempt, verdict = _as_slurm_has_it(attempt, verdict, has_words=any(one.time is not None for one in endings))
     _remember(run_dir, attempt, verdict)
     print(f"job {_env('SLURM_JOB_ID')}, attempt {int(_env('SLURM_RESTART_COUNT', '0')) + 1}: {verdict.line}", flush=True)
     _tell_slurm(verdict)
@@ -135,14 +135,15 @@ def _of_this_attempt(endings: list[Ending], since: float) -> list[Ending]:
     return [] if any(one.time is not None and one.time < since - CLOCK_SECONDS for one in endings) else endings
 
 
-def _as_slurm_has_it(attempt: Attempt, verdict: Verdict) -> tuple[Attempt, Verdict]:
+def _as_slurm_has_it(attempt: Attempt, verdict: Verdict, *, has_words: bool) -> tuple[Attempt, Verdict]:
     """Only a batch job that still runs and may be requeued is. One that was cancelled, or that Slurm itself has requeued, is let alone:
-    its ranks may be saving at this moment, and their end is no crash."""
+    its ranks may be saving at this moment, so that none has left a word (`has_words`), and their end is no crash."""
     job = _job_facts()
     state = job.get("JobState", "gone")
     if state != "RUNNING":
-        line = _instead(verdict, "nothing to do").replace(attempt.reason, f"ended by Slurm, which says {state}")
-        return Attempt("stopped", attempt.step, f"ended by Slurm ({state})"), Verdict("stay", verdict.code, line)
+        reason = attempt.reason if has_words else "nothing is known of its ranks"
+        line = _instead(verdict, f"not touched, since Slurm has ended it ({state})").replace(attempt.reason, reason)
+        return Attempt("stopped", attempt.step, f"ended by Slurm ({state}): {reason}"), Verdict("stay", verdict.code, line)
     if attempt.kind == "stopped" and STOP_FILE_REASON in attempt.reason:
         line = _instead(verdict, "not requeued, for the file asked for an end; the same command continues")
         return attempt, Verdict("stay", verdict.code, line)

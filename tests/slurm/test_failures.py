@@ -61,7 +61,8 @@ def test_a_node_that_loses_power_costs_the_steps_since_the_last_checkpoint(
     slurm.power_on("node2")
     assert slurm.wait(job, 240) == "COMPLETED", slurm.output(job)
     assert run.events("resume")[0]["step"] in (50, 75)
-    assert re.search(r"attempt 1, which Slurm has ended: rank 1 on node2 left no word at all: its node is gone", slurm.output(job))
+    # Slurm may send the end of the first attempt to the node once more when that comes back: then there is a third one
+    assert re.search(r"attempt 1.*: rank 1 on node2 (left no word at all|ended without a word)", slurm.output(job)), slurm.output(job)
     undisturbed.check(run)
 
 

@@ -133,7 +133,7 @@ def test_after_so_many_tries_the_job_is_held_with_its_reason(told: Path, tmp_pat
     [
         (
             {"state": "COMPLETING", "batch": 1, "requeue": 1},
-            "ended by Slurm, which says COMPLETING; checkpoint of step 0 .*; nothing to do",
+            "stopped by SIGTERM; checkpoint of step 0 .*; not touched, since Slurm has ended it .COMPLETING",
         ),
         ({"state": "RUNNING", "batch": 0, "requeue": 1}, "the same command continues .this job cannot"),
         ({"state": "RUNNING", "batch": 1, "requeue": 0}, "the same command continues"),
@@ -147,6 +147,18 @@ def test_a_job_that_was_cancelled_or_is_no_batch_job_is_let_alone(
     assert '"kind": "stopped"' in (tmp_path / "run" / "attempts.jsonl").read_text()
     assert re.search(line, capfd.readouterr().out)
     assert all(" show " in call for call in told.read_text().splitlines())
+
+
+def test_nothing_is_said_of_ranks_that_are_still_saving_when_slurm_ends_the_job(
+    told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (told.parent / "facts.txt").write_text(FACTS.format(state="CANCELLED", batch=1, requeue=1))
+    run_dir = run_dir_with(tmp_path, None)
+    for record in (run_dir / "watch").glob("rank_*"):
+        record.unlink()
+    end(run_dir, 143)
+    said = capfd.readouterr().out
+    assert "nothing is known of its ranks; checkpoint of step 0" in said and "left no word" not in said
 
 
 def test_words_of_an_attempt_before_are_not_taken_for_this_one(told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
