@@ -24,7 +24,10 @@ def missing() -> str | None:
         return "a Slurm cluster of namespaces needs root"
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
     lacking = [name for name in NEEDED if not shutil.which(name, path=path)]
-    return f"{', '.join(lacking)} not installed; tests/slurm/slurm-up --install" if lacking else None
+    if lacking:
+        return f"{', '.join(lacking)} not installed; tests/slurm/slurm-up --install"
+    probe = subprocess.run(["unshare", *"--net --uts --mount --ipc --pid --fork true".split()], capture_output=True, text=True, check=False)
+    return f"this machine has no namespaces for nodes ({probe.stderr.strip()})" if probe.returncode else None
 
 
 @dataclass

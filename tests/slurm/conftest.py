@@ -12,10 +12,12 @@ from tests.slurm.cluster import Cluster, cluster, missing
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here needs Slurm: make test leaves it out, make test-slurm runs it."""
+    """Everything here needs Slurm: make test leaves it out, make test-slurm runs it. A node that dies is missed after half a minute, a job
+    that comes back waits for Slurm's scheduler: such a test takes a minute, and more on a busy machine."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slurm)
+            item.add_marker(pytest.mark.timeout(900))
 
 
 @pytest.fixture(scope="session")
