@@ -26,7 +26,8 @@ def missing() -> str | None:
     lacking = [name for name in NEEDED if not shutil.which(name, path=path)]
     if lacking:
         return f"{', '.join(lacking)} not installed; tests/slurm/slurm-up --install"
-    probe = subprocess.run(["unshare", *"--net --uts --mount --ipc --pid --fork true".split()], capture_output=True, text=True, check=False)
+    words = ["unshare", "--net", "--uts", "--mount", "--ipc", "--pid", "--fork", "true"]
+    probe = subprocess.run(words, capture_output=True, text=True, check=False)
     return f"this machine has no namespaces for nodes ({probe.stderr.strip()})" if probe.returncode else None
 
 
