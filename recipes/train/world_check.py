@@ -14,6 +14,7 @@ from recipes.cluster.slurm import allocated_nodes
 from recipes.config import Recipe, recipe_to_dict
 from recipes.errors import ConfigError
 from recipes.train.ds_config import BatchPlan, EngineConfig
+from recipes.train.run_dir import flat
 from recipes.train.world import World
 
 SHOWN = 4
@@ -27,7 +28,7 @@ def check_world(world: World, recipe: Recipe, config: EngineConfig, facts: Mappi
     check_allocation(world.hosts, world.gather(allocated_nodes()))
     check_groups(world.hosts, config.batch)
     check_same(world, {"checkout": checkout_digest()[:12], "python": facts.get("python"), **facts.get("versions", {})})
-    check_same(world, _flat({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}))
+    check_same(world, flat({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}))
 
 
 def check_allocation(hosts: tuple[str, ...], allocated: list[list[str]]) -> None:
@@ -93,13 +94,6 @@ def _content(path: Path) -> str | None:
         return path.read_text(errors="replace")
     except OSError:
         return None
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def _list(names: list[str]) -> str:
