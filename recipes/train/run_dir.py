@@ -140,7 +140,7 @@ def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
     config = _read_config(run_dir)
     if config is None:
         return {}
-    before, now = flat(config["recipe"]), flat(json.loads(json.dumps(recipe_to_dict(recipe))))
+    before, now = dotted(config["recipe"]), dotted(json.loads(json.dumps(recipe_to_dict(recipe))))
     if before["name"] != now["name"]:
         raise ConfigError(f"--run-dir {run_dir} holds a run of recipe {before['name']}, not {now['name']}; name another --run-dir")
     changes = {key: [before.get(key), now.get(key)] for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)}
@@ -193,12 +193,12 @@ def _last_seen(run_dir: Path) -> float | None:
     return max(times, default=None)
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings under their dotted names."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat.update(flat(value, f"{prefix}{key}."))
+            flat.update(dotted(value, f"{prefix}{key}."))
         else:
             flat[prefix + key] = value
     return flat

@@ -14,7 +14,7 @@ from recipes.cluster.slurm import allocated_nodes
 from recipes.config import Recipe, recipe_to_dict
 from recipes.errors import ConfigError
 from recipes.train.ds_config import BatchPlan, EngineConfig
-from recipes.train.run_dir import flat
+from recipes.train.run_dir import dotted
 from recipes.train.world import World
 
 SHOWN = 4
@@ -28,7 +28,7 @@ def check_world(world: World, recipe: Recipe, config: EngineConfig, facts: Mappi
     check_allocation(world.hosts, world.gather(allocated_nodes()))
     check_groups(world.hosts, config.batch)
     check_same(world, {"checkout": checkout_digest()[:12], "python": facts.get("python"), **facts.get("versions", {})})
-    check_same(world, flat({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}))
+    check_same(world, dotted({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}))
 
 
 def check_allocation(hosts: tuple[str, ...], allocated: list[list[str]]) -> None:
