@@ -9,6 +9,7 @@ import pytest
 from tests.launching import tiny_recipe
 from tests.made_up import WRITE
 from tests.slurm.cluster import Cluster, cluster, missing
+from tests.slurm.runs import Undisturbed
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,3 +49,9 @@ def prepared(whole_cluster: Cluster) -> dict[str, Path]:
         recipe = tiny_recipe(modality, data__path=write(raw))
         folders[modality] = MODALITIES[modality].prepare(recipe, whole_cluster.folder / f"data_{modality}", num_processes=1)
     return folders
+
+
+@pytest.fixture(scope="session")
+def undisturbed(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """The end of the text run of tests/slurm/runs.py on two ranks."""
+    return Undisturbed.of(prepared["text"], tmp_path_factory.mktemp("undisturbed"), 2)

@@ -1,6 +1,7 @@
 """A tiny run on the cluster: how it is submitted, how far it is, and that it ended where an undisturbed one does."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,15 @@ NUMBERS: dict[str, object] = {
 }
 """Some seconds of training, and a checkpoint each second or so."""
 
+ASK: dict[str, Callable[[Cluster, str], object]] = {
+    "USR2 to the steps": lambda slurm, job: slurm.run("scancel", "--signal=USR2", job),
+    "USR2 to the batch script": lambda slurm, job: slurm.run("scancel", "--signal=USR2", "--batch", job),
+    "scontrol requeue": lambda slurm, job: slurm.run("scontrol", "requeue", job),
+    # Slurm's clock of time limits ticks in minutes: a limit that is moved to the present one is the end of a longer one
+    "time limit": lambda slurm, job: slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=1"),
+}
+"""The ways in which a job is asked to go."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -30,7 +40,7 @@ class Run:
     def command(self, **changes: object) -> list[object]:
         """What follows launch/pretrain.sbatch."""
         flags = ["--data", self.data, "--run-dir", self.path, *overrides(**{**NUMBERS, **changes})]
-        return [PRETRAIN["text"].relative_to(Path.cwd()) if PRETRAIN["text"].is_relative_to(Path.cwd()) else PRETRAIN["text"], *flags]
+        return ["launch/pretrain_text.py", *flags]
 
     def submit(self, *words: object, env: dict[str, str] | None = None, **changes: object) -> str:
         """The job's number. `words` are sbatch's own."""

@@ -4,17 +4,10 @@ import re
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.slurm.cluster import Cluster
 from tests.slurm.runs import Run, Undisturbed
 
 RANK = "pretrain_text.py --local_rank"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    return Undisturbed.of(prepared["text"], tmp_path_factory.mktemp("undisturbed"), 2)
 
 
 def the_rank(slurm: Cluster, node: str) -> int:

@@ -1,26 +1,12 @@
 """A job that is asked to go, in each way in which Slurm can ask, saves, is requeued and ends where an undisturbed one does."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.runs import Run, Undisturbed
+from tests.slurm.runs import ASK, Run, Undisturbed
 
-
-@pytest.fixture(scope="module")
-def undisturbed(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    return Undisturbed.of(prepared["text"], tmp_path_factory.mktemp("undisturbed"), 2)
-
-
-ASK: dict[str, Callable[[Cluster, str], object]] = {
-    "USR2 to the steps": lambda slurm, job: slurm.run("scancel", "--signal=USR2", job),
-    "USR2 to the batch script": lambda slurm, job: slurm.run("scancel", "--signal=USR2", "--batch", job),
-    "scontrol requeue": lambda slurm, job: slurm.run("scontrol", "requeue", job),
-    # Slurm's clock of time limits ticks in minutes: a limit that is moved to the present one is the end of a longer one
-    "time limit": lambda slurm, job: slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=1"),
-}
 REASON = {"scontrol requeue": "SIGTERM"}
 
 

@@ -14,25 +14,18 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from recipes.errors import ConfigError
 from tests.disturbed import conclude, prepare
 from tests.slurm.cluster import ENDED, Cluster, cluster, missing
-from tests.slurm.runs import Run, Undisturbed
+from tests.slurm.runs import ASK, Run, Undisturbed
 
 TRIES = 8
 SOONER = 0.7
 """A job that was over before its moment is tried again at this part of it."""
 PROBLEMS = (AssertionError, ConfigError, OSError, subprocess.TimeoutExpired)
-ASK: dict[str, Callable[[Cluster, str], object]] = {
-    "requeue": lambda slurm, job: slurm.run("scontrol", "requeue", job),
-    "time limit": lambda slurm, job: slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=1"),
-    "USR2 to the steps": lambda slurm, job: slurm.run("scancel", "--signal=USR2", job),
-    "USR2 to the batch script": lambda slurm, job: slurm.run("scancel", "--signal=USR2", "--batch", job),
-}
 
 
 def cut_power(slurm: Cluster, job: str, rng: random.Random) -> str:
