@@ -12,6 +12,11 @@ from tests.launching import PRETRAIN, overrides, start_ranks
 from tests.slurm.cluster import Cluster
 
 SBATCH = "launch/pretrain.sbatch"
+SIGNAL_SECONDS = 30
+SIGNAL = f"--signal=B:USR2@{SIGNAL_SECONDS}"
+"""To be said to sbatch where a time limit is to be reached: the shipped batch script's five minutes are longer than these jobs."""
+LONG_MINUTES = 10
+RANK = "pretrain_text.py --local_rank"
 STEPS = 300
 NUMBERS: dict[str, object] = {
     **{"run__max_steps": STEPS, "run__save_steps": 25, "run__log_steps": 1, "run__eval_steps": STEPS, "checkpoint__keep_last": 2},
@@ -23,10 +28,20 @@ ASK: dict[str, Callable[[Cluster, str], object]] = {
     "USR2 to the steps": lambda slurm, job: slurm.run("scancel", "--signal=USR2", job),
     "USR2 to the batch script": lambda slurm, job: slurm.run("scancel", "--signal=USR2", "--batch", job),
     "scontrol requeue": lambda slurm, job: slurm.run("scontrol", "requeue", job),
-    # Slurm's clock of time limits ticks in minutes: a limit that is moved to the present one is the end of a longer one
-    "time limit": lambda slurm, job: slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=1"),
+    "time limit": lambda slurm, job: set_time_limit(slurm, job, (slurm.seconds(job) + SIGNAL_SECONDS + 10) // 60 + 1),
 }
 """The ways in which a job is asked to go."""
+
+
+def set_time_limit(slurm: Cluster, job: str, minutes: int) -> None:
+    """From the job's start. Slurm looks at its limits each half minute, and its signal comes that much earlier too."""
+    done = slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+    assert done.returncode == 0, done.stderr
+
+
+def the_rank(slurm: Cluster, node: str) -> int:
+    """The process of the one rank on a node: the last that was started, after the launcher's two with the same words in their lines."""
+    return slurm.pids(node, RANK)[-1]
 
 
 @dataclass(frozen=True)

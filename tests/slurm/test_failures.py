@@ -5,14 +5,7 @@ import time
 from pathlib import Path
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.runs import Run, Undisturbed
-
-RANK = "pretrain_text.py --local_rank"
-
-
-def the_rank(slurm: Cluster, node: str) -> int:
-    """The process of the one rank on a node: the last that was started, after the launcher's two with the same words in their lines."""
-    return slurm.pids(node, RANK)[-1]
+from tests.slurm.runs import RANK, Run, Undisturbed, the_rank
 
 
 def test_a_killed_rank_is_named_and_the_job_comes_back(slurm: Cluster, prepared: dict[str, Path], undisturbed: Undisturbed) -> None:

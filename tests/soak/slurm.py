@@ -20,7 +20,7 @@ from pathlib import Path
 from recipes.errors import ConfigError
 from tests.disturbed import conclude, prepare
 from tests.slurm.cluster import ENDED, Cluster, cluster, missing
-from tests.slurm.runs import ASK, Run, Undisturbed
+from tests.slurm.runs import ASK, LONG_MINUTES, SIGNAL, Run, Undisturbed, set_time_limit
 
 TRIES = 8
 SOONER = 0.7
@@ -41,7 +41,7 @@ def cut_power(slurm: Cluster, job: str, rng: random.Random) -> str:
 def disturb(run: Run, way: str, moment: float, rng: random.Random) -> str | None:
     """Submit, strike, wait for the end. Returns what the job was doing, None where it was over before."""
     slurm = run.slurm
-    job = run.submit("--nodes=2", "--signal=B:USR2@30", "--time=10")
+    job = run.submit("--nodes=2", SIGNAL, f"--time={LONG_MINUTES}")
     slurm.wait_until(lambda: slurm.state(job) != "PENDING", 60, job)
     time.sleep(moment)
     if slurm.state(job) != "RUNNING":
@@ -54,7 +54,7 @@ def disturb(run: Run, way: str, moment: float, rng: random.Random) -> str | None
         ASK[way](slurm, job)
         if way == "time limit":  # should the signal come when all is over, the job ends in time
             slurm.wait_until(lambda: slurm.state(job) != "RUNNING" or bool(run.events("stop")) or "attempt" in slurm.output(job), 90, job)
-            slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=10")
+            set_time_limit(slurm, job, LONG_MINUTES)
     state = slurm.wait(job, 300)
     assert state == "COMPLETED", f"{state}:\n{slurm.output(job)[-3000:]}"
     assert not slurm.processes("pretrain_text.py"), "processes are left"
