@@ -9,10 +9,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from recipes.cluster.environment import quiet_libraries, world_from_environment
 from recipes.text import RECIPES
 from recipes.train.cli import ROOT, exit_code_of
 from recipes.train.ds_config import load_ds_config, resolve
-from recipes.train.environment import quiet_libraries, world_from_environment
 
 MIB = 1 << 20
 

@@ -16,10 +16,10 @@ from batches import DEFAULT_LENGTH, random_batch
 from step_time import WARM_UP, build_recipe, timed_step
 
 from recipes.catalog import RECIPES
+from recipes.cluster.environment import quiet_libraries
+from recipes.ledger.save_interval import daly_interval
 from recipes.train.cli import default_ds_config, exit_code_of
 from recipes.train.ds_config import load_ds_config, resolve
-from recipes.train.environment import quiet_libraries
-from recipes.train.save_interval import daly_interval
 
 ELEMENT_BYTES, KINDS = 4, 4
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from batches import DEFAULT_LENGTH, random_batch, sized
 
 from recipes.catalog import RECIPES
+from recipes.cluster.environment import quiet_libraries
 from recipes.config import Recipe
 from recipes.plan.size import step_flops
 from recipes.train.cli import default_ds_config, exit_code_of
 from recipes.train.ds_config import load_ds_config, resolve
-from recipes.train.environment import quiet_libraries
 
 MATMUL_SIZE, MATMUL_REPEATS = 2048, 6
 WARM_UP = 4  # updates until the allocator has the blocks it needs and page faults have ceased

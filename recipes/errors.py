@@ -1,5 +1,8 @@
 """The errors a command turns into an exit code (product: 2, 3 and 75). Anything else is a defect and keeps its traceback."""
 
+EXIT_INTERRUPTED = 130
+"""Of what Ctrl-C ends at once: 128 + SIGINT, as shells report it."""
+
 
 class ConfigError(Exception):
     """The user can mend it: one line of fact, numbers and remedy. Exit code 2."""

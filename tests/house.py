@@ -26,7 +26,8 @@ MAY_IMPORT = {
     "launch/*": ["recipes"],
 }
 """Beside the standard library."""
-MUST_NOT_IMPORT = {"recipes/data/*": ["recipes.train"], "*": ["launch"]}
+_BELOW_TRAINING = ("data", "watch", "ledger", "cluster")
+MUST_NOT_IMPORT = {**{f"recipes/{folder}/*": ["recipes.train"] for folder in _BELOW_TRAINING}, "*": ["launch"]}
 
 MODALITIES = {"text", "speech", "vision"}
 NO_MODALITY_BRANCH = ["recipes/train/*", *(f"model/{name}.py" for name in ("student", "teacher", "targets", "loss", "encoder", "layers"))]

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.checkpoint.inspect import find_checkpoint, reading
 from recipes.checkpoint.layout import Manifest
+from recipes.cluster.environment import world_from_environment
 from recipes.durable import sync
 from recipes.errors import ConfigError
-from recipes.train.environment import world_from_environment
 
 if TYPE_CHECKING:  # torch is imported when the command runs: --help is quick
     from torch import Tensor

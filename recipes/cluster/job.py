@@ -17,9 +17,9 @@ from pathlib import Path
 from recipes.checkpoint.layout import newest, step_of
 from recipes.cluster.verdict import FINAL, Attempt, Deed, Verdict, attempt_from_json, attempt_of, decide
 from recipes.errors import ConfigError, Stopped
-from recipes.train.json_lines import JsonLines, read_rows
-from recipes.train.last_words import FOLDER, Ending, first_failure, read_endings
-from recipes.train.launches import BEGINS
+from recipes.json_lines import JsonLines, read_rows
+from recipes.ledger.launches import BEGINS
+from recipes.watch.last_words import FOLDER, Ending, first_failure, read_endings
 
 ATTEMPTS = "attempts.jsonl"
 RUN_DIR_LINE = "run dir: "

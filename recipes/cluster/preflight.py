@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recipes.cluster.compare import Attendance, Verdict, judge
+from recipes.cluster.environment import export_world, quiet_libraries
 from recipes.cluster.facts import Facts
 from recipes.cluster.report import closing, table
 from recipes.cluster.slurm import allocated_nodes
 from recipes.errors import ConfigError
-from recipes.train.environment import export_world, quiet_libraries
 
 if TYPE_CHECKING:  # both import torch
     from recipes.cluster.meeting import Meeting

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from recipes.errors import ConfigError, Stopped, TrainingBroken
-from recipes.train.last_words import Ending, first_failure
+from recipes.watch.last_words import Ending, first_failure
 
 MAX_STOPS = 10
 """Stops on request without a step in between: then the time of a job is too short to come to one."""

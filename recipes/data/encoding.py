@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recipes.data.processes import run_in_order
 from recipes.data.source import TextSource
 from recipes.data.tokenizer import encode
+from recipes.processes import run_in_order
 
 BATCH_BYTES = 1 << 18
 

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset as MapDataset
 
 from model.batch import Batch
 from recipes.data.media import BadItem
-from recipes.data.processes import STOP_SIGNALS, deaf_children, follow_parent
 from recipes.errors import ConfigError
+from recipes.processes import STOP_SIGNALS, deaf_children, follow_parent
 
 Example = TypeVar("Example")
 EVAL_EPOCH = 0

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from recipes.cluster.environment import quiet_libraries, world_from_environment
 from recipes.durable import write_text_atomically
 from recipes.errors import ConfigError
-from recipes.train.environment import quiet_libraries, world_from_environment
 
 DEFAULT_TASK = {"text": "cloze"}
 """Elsewhere `classify`."""

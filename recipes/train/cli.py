@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from recipes.check import resolve_recipe
+from recipes.cluster.environment import is_first_on_node, is_first_rank, quiet_libraries, world_from_environment
 from recipes.cluster.slurm import node_name, note_on_idle_nodes
 from recipes.config import Recipe, recipe_to_dict
 from recipes.errors import ConfigError, LocalError, Stopped, TrainingBroken
 from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes
 from recipes.train.ds_config import EngineConfig, load_ds_config, resolve
-from recipes.train.environment import is_first_on_node, is_first_rank, quiet_libraries, world_from_environment
 from recipes.train.preempt import exit_at_once
 from recipes.train.run_dir import check_same_recipe
 

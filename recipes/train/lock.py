@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from recipes.data.processes import is_alive
 from recipes.errors import ConfigError
+from recipes.processes import is_alive
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from recipes.train.json_lines import read_rows
+from recipes.json_lines import read_rows
 
 PANELS = (
     ("loss", ("loss", "eval_loss")),

@@ -13,12 +13,10 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from recipes.data.processes import STOP_SIGNALS
-from recipes.errors import Stopped
-from recipes.train.environment import is_first_rank
+from recipes.cluster.environment import is_first_rank
+from recipes.errors import EXIT_INTERRUPTED, Stopped
+from recipes.processes import STOP_SIGNALS
 
-EXIT_INTERRUPTED = 130
-"""128 + SIGINT, as shells report it."""
 INTERRUPTED = "interrupted; what was saved stays valid and the same command continues"
 FILE_PERIOD_SECONDS = 1.0
 PATIENCE_SECONDS = 3.0

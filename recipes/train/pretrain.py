@@ -10,12 +10,12 @@ import torch.distributed as dist
 
 from model.batch import Batch
 from recipes.checkpoint.layout import Counters
+from recipes.cluster.environment import is_first_rank
 from recipes.config import Recipe
 from recipes.errors import ConfigError, TrainingBroken
-from recipes.train import last_words, objective
+from recipes.train import objective
 from recipes.train.ds_config import EngineConfig
 from recipes.train.engine import set_learning_rate
-from recipes.train.environment import is_first_rank
 from recipes.train.evaluate import evaluate
 from recipes.train.guard import Skip, UpdateGuard, check_skips
 from recipes.train.preempt import StopRequest
@@ -24,8 +24,9 @@ from recipes.train.run_dir import RunDir
 from recipes.train.schedule import ema_decay, learning_rate
 from recipes.train.state import TrainState, setup
 from recipes.train.statistics import UpdateStatistics
-from recipes.train.watch import Watch
 from recipes.train.world import join_world, leave_world
+from recipes.watch import last_words
+from recipes.watch.watch import Watch
 
 
 def pretrain(recipe: Recipe, config: EngineConfig, run_dir: Path, facts: dict[str, Any]) -> int:

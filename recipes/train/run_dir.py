@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from recipes.config import Recipe, recipe_to_dict
 from recipes.durable import write_text_atomically
 from recipes.errors import ConfigError
-from recipes.train.json_lines import JsonLines, read_rows
+from recipes.json_lines import JsonLines, read_rows
 from recipes.train.lock import RunLock
 
 FREE_TO_CHANGE = {

@@ -19,7 +19,7 @@ from recipes.config import Recipe, recipe_to_dict
 from recipes.data.loader import Dataset, UpdateLoader, UpdateOrder, check_enough, rank_share
 from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
-from recipes.train import last_words, shards
+from recipes.train import shards
 from recipes.train.bad_items import BadItems
 from recipes.train.ds_config import BatchPlan, EngineConfig
 from recipes.train.engine import Engines, build_engines
@@ -30,9 +30,10 @@ from recipes.train.preempt import StopRequest
 from recipes.train.run_dir import RunDir, check_same_data, check_same_recipe
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
-from recipes.train.watch import Watch
 from recipes.train.world import World
 from recipes.train.world_check import check_run_dir, check_same, check_world
+from recipes.watch import last_words
+from recipes.watch.watch import Watch
 
 
 class TrainData(NamedTuple):

@@ -11,10 +11,10 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
+from recipes.cluster.environment import LaunchedWorld, export_world
 from recipes.cluster.meeting import Meeting, open_meeting
 from recipes.cluster.slurm import allocated_nodes, node_name
 from recipes.errors import ConfigError, Stopped, TrainingBroken
-from recipes.train.environment import LaunchedWorld, export_world
 
 Result = TypeVar("Result")
 LONGEST_PREPARATION = datetime.timedelta(days=2)

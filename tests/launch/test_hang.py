@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recipes.cluster.slurm import node_name
-from recipes.train.last_words import first_failure, read_endings
+from recipes.watch.last_words import first_failure, read_endings
 from tests.launching import PRETRAIN_TEXT, Ranks, launch, overrides, read_jsonl, start_ranks
 from tests.processes import processes_of
 

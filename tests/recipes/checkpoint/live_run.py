@@ -24,8 +24,8 @@ from recipes.train.pretrain import train_step
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
 from recipes.train.state import TrainData, TrainState, build_loader
-from recipes.train.watch import Watch
 from recipes.train.world import World, join_world
+from recipes.watch.watch import Watch
 from tests.recipes.checkpoint.topology import Topology
 
 KEEP = CheckpointConfig(keep_last=1000)

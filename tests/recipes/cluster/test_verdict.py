@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes.cluster.verdict import MAX_STOPS, Attempt, attempt_of, decide
-from recipes.train.last_words import Ending
+from recipes.watch.last_words import Ending
 
 
 def words(rank: int, code: int, message: str = "", time: float = 100.0) -> Ending:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from recipes.json_lines import JsonLines
 from recipes.plan.size import step_flops
 from recipes.train import metrics as metrics_module
-from recipes.train.json_lines import JsonLines
 from recipes.train.metrics import Interval, MetricsWriter, device_peak_flops, format_seconds
 from tests.distributed import run_command
 from tests.launching import ROOT, tiny_recipe
@@ -70,9 +70,9 @@ PROGRAM = """
 import sys, time
 from pathlib import Path
 import torch
-from recipes.train.environment import quiet_libraries
+from recipes.cluster.environment import quiet_libraries
 from recipes.train import metrics
-from recipes.train.json_lines import JsonLines
+from recipes.json_lines import JsonLines
 from tests.launching import tiny_recipe
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from recipes.cluster.environment import export_world, is_first_on_node, is_first_rank, world_from_environment
 from recipes.errors import ConfigError
-from recipes.train.environment import export_world, is_first_on_node, is_first_rank, world_from_environment
 from tests.distributed import run_command
 
 NAMES = ("RANK", "WORLD_SIZE")
@@ -81,7 +81,7 @@ def test_nonsense_is_refused_and_said_aloud(monkeypatch: pytest.MonkeyPatch, val
 def imported_with(verbose: str, tmp_path: Path) -> str:
     """What importing DeepSpeed prints after quiet_libraries, and then a warning and an error of its logger."""
     lines = [
-        "from recipes.train.environment import quiet_libraries; quiet_libraries()",
+        "from recipes.cluster.environment import quiet_libraries; quiet_libraries()",
         "import logging, warnings, deepspeed",
         "warnings.warn('a warning of a library')",
         "[getattr(logging.getLogger('DeepSpeed'), level)(f'{level} speaks') for level in ('warning', 'error')]",
@@ -100,7 +100,7 @@ def test_libraries_are_quiet_unless_they_have_an_error_or_are_asked_to_speak(tmp
 
 
 def test_nothing_is_touched_when_asked_to_be_verbose(monkeypatch: pytest.MonkeyPatch) -> None:
-    from recipes.train.environment import quiet_libraries
+    from recipes.cluster.environment import quiet_libraries
 
     monkeypatch.setenv("DATA2VEC_VERBOSE", "1")
     before = dict(os.environ), logging.getLogger("megatron").level, list(logging.getLogger("DeepSpeed").filters)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from recipes.train import watcher
-from recipes.train.hang import Verdict
-from recipes.train.heartbeat import Beat
-from recipes.train.last_words import call_roll, read_endings, read_records
-from recipes.train.watcher import SharedFolder, Silence, append_event, is_whole, process_state
+from recipes.watch import watcher
+from recipes.watch.hang import Verdict
+from recipes.watch.heartbeat import Beat
+from recipes.watch.last_words import call_roll, read_endings, read_records
+from recipes.watch.watcher import SharedFolder, Silence, append_event, is_whole, process_state
 from tests.processes import gone, processes_of
 
 ROOT = Path(__file__).parents[3]
@@ -24,7 +24,7 @@ LIMIT = 1.0
 PROGRAM = """
 import os, re, sys, time
 from pathlib import Path
-from recipes.train.watch import Watch
+from recipes.watch.watch import Watch
 watch = Watch(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3].split(","), float(sys.argv[4]))
 watch.start()
 watch.beat(4, "agree")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.train.json_lines import JsonLines, read_rows
+from recipes.json_lines import JsonLines, read_rows
 from tests.distributed import run_command
 from tests.launching import ROOT
 
@@ -41,7 +41,7 @@ def test_lines_that_are_no_objects_are_counted_and_left_out(tmp_path: Path) -> N
 PROGRAM = """
 import resource, signal, sys
 from pathlib import Path
-from recipes.train.json_lines import JsonLines
+from recipes.json_lines import JsonLines
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 lines = JsonLines(Path(sys.argv[1]))

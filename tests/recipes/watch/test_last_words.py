@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from recipes.train.last_words import call_roll, first_failure, forget, read_endings, read_records, record_file
+from recipes.watch.last_words import call_roll, first_failure, forget, read_endings, read_records, record_file
 from tests.distributed import run_command
 
 HOSTS = ["node1", "node1", "node2", "node2"]
@@ -88,5 +88,5 @@ def test_who_is_named_in_a_hang_comes_first_though_it_may_not_have_reported(tmp_
 
 
 def test_a_batch_script_reads_it_without_torch(tmp_path: Path) -> None:
-    program = "import sys, recipes.train.last_words, recipes.train.watcher; print({'torch', 'numpy'} & set(sys.modules))"
+    program = "import sys, recipes.watch.last_words, recipes.watch.watcher; print({'torch', 'numpy'} & set(sys.modules))"
     assert run_command([sys.executable, "-c", program], tmp_path, 60).stdout == "set()\n"

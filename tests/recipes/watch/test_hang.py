@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from recipes.train.hang import Verdict, judge, main_frames
+from recipes.watch.hang import Verdict, judge, main_frames
 
 HOSTS = ["node1", "node2", "node2", "node3"]
 DUMP = """Thread 0x00007f0000000002 (most recent call first):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from recipes.train.last_words import FINE
+from recipes.watch.last_words import FINE
 
 Report = dict[str, Any]
 NUM_FRAMES = 8

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from recipes.train.heartbeat import PHASES, SIZE, read_beat, write_beat, write_time
+from recipes.watch.heartbeat import PHASES, SIZE, read_beat, write_beat, write_time
 
 
 @pytest.mark.parametrize("phase", PHASES)

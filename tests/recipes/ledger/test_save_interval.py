@@ -5,7 +5,7 @@ import math
 import pytest
 
 from recipes.errors import ConfigError
-from recipes.train.save_interval import advise, daly_interval, young_interval
+from recipes.ledger.save_interval import advise, daly_interval, young_interval
 
 
 @pytest.mark.parametrize(("mtbf", "published"), [(24 * 60, 117), (6 * 60, 57), (15, 9.1)])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from recipes.errors import ConfigError
-from recipes.train.launches import EVENT, METRICS, Launch, divide, read_log, stall_seconds
+from recipes.ledger.launches import EVENT, METRICS, Launch, divide, read_log, stall_seconds
 
 STEP, WAIT, SKIP, SETUP, COPY = 2.0, 0.25, 1.5, 7.0, 0.5
 """Seconds of an applied update, of which for data, of a skipped one, of a start, and of a save's copy."""

@@ -12,8 +12,8 @@ from statistics import median
 from typing import Any
 
 from recipes.errors import ConfigError
-from recipes.train.launches import EVENT, METRICS, Row, divide, read_log, stall_seconds
-from recipes.train.save_interval import advise
+from recipes.ledger.launches import EVENT, METRICS, Row, divide, read_log, stall_seconds
+from recipes.ledger.save_interval import advise
 
 PARTS = {
     "training": "productive: updates that stay",

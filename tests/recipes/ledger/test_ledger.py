@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from recipes.errors import ConfigError
-from recipes.train.ledger import PARTS, SHOWN_LAUNCHES, build_ledger, build_parser, run_ledger, table
-from recipes.train.save_interval import daly_interval
+from recipes.ledger.ledger import PARTS, SHOWN_LAUNCHES, build_ledger, build_parser, run_ledger, table
+from recipes.ledger.save_interval import daly_interval
 
 FLAGS = {"--help", "--mtbf-hours", "--json", "--local_rank"}
 SAVE = {"copy_seconds": 0.5, "wait_seconds": 0.0, "write_seconds": 3.0, "bytes": 2_000_000}

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import ConfigError, Stopped, TrainingBroken
-from recipes.train.heartbeat import read_beat
-from recipes.train.last_words import read_endings
-from recipes.train.watch import LONGEST_MESSAGE, Watch
+from recipes.watch.heartbeat import read_beat
+from recipes.watch.last_words import read_endings
+from recipes.watch.watch import LONGEST_MESSAGE, Watch
 
 
 def record_of(folder: Path) -> dict:

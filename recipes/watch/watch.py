@@ -17,13 +17,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from recipes.data.processes import stop_signals_blocked
-from recipes.train.heartbeat import SIZE, Memory, write_beat, write_time
-from recipes.train.preempt import EXIT_INTERRUPTED
-from recipes.train.watcher import DUMP_SIGNAL, Charge
+from recipes.errors import EXIT_INTERRUPTED
+from recipes.processes import stop_signals_blocked
+from recipes.watch.heartbeat import SIZE, Memory, write_beat, write_time
+from recipes.watch.watcher import DUMP_SIGNAL, Charge
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from recipes.train.watcher import main; main(*map(int, sys.argv[2:]))"
+PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from recipes.watch.watcher import main; main(*map(int, sys.argv[2:]))"
 EXIT_DEFECT = 1
 LONGEST_MESSAGE = 600  # characters, of up to six bytes: with the rest less than a pipe takes at once
 PATIENCE_SECONDS = 10.0

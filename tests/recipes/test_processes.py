@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
-from recipes.data.processes import STOP_SIGNALS, TASKS_IN_FLIGHT, deaf_children, run_in_order
 from recipes.errors import ConfigError
+from recipes.processes import STOP_SIGNALS, TASKS_IN_FLIGHT, deaf_children, run_in_order
 
 
 def square(number: int) -> int:

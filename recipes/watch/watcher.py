@@ -20,9 +20,9 @@ from typing import Any, TypeVar
 
 from recipes.durable import write_text_atomically
 from recipes.errors import ConfigError
-from recipes.train.hang import Report, Verdict, judge
-from recipes.train.heartbeat import SIZE, Beat, read_beat
-from recipes.train.last_words import FINE, HANG, read_records, record_file, stack_file
+from recipes.watch.hang import Report, Verdict, judge
+from recipes.watch.heartbeat import SIZE, Beat, read_beat
+from recipes.watch.last_words import FINE, HANG, read_records, record_file, stack_file
 
 Result = TypeVar("Result")
 DUMP_SIGNAL = signal.SIGRTMIN + 7
