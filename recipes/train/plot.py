@@ -5,6 +5,7 @@ from typing import Any
 
 from recipes.json_lines import read_rows
 
+CURVES = "curves.png"
 PANELS = (
     ("loss", ("loss", "eval_loss")),
     ("std over positions", ("target_std", "pred_std", "frontend_std")),
@@ -22,7 +23,7 @@ def plot_metrics(run_dir: Path) -> Path | None:
     from matplotlib import pyplot
 
     rows, _ = read_rows(run_dir / "metrics.jsonl")
-    figure, path = _draw(rows, run_dir.name), run_dir / "curves.png"
+    figure, path = _draw(rows, run_dir.name), run_dir / CURVES
     try:
         figure.savefig(path, dpi=110)
     except OSError:

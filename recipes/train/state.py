@@ -26,6 +26,7 @@ from recipes.train.engine import Engines, build_engines
 from recipes.train.evaluate import heldout_batches
 from recipes.train.metrics import Interval, MetricsWriter
 from recipes.train.modality import MODALITIES
+from recipes.train.plot import CURVES, plot_metrics
 from recipes.train.preempt import StopRequest
 from recipes.train.run_dir import RunDir, check_same_data, check_same_recipe
 from recipes.train.saving import Saving
@@ -102,6 +103,8 @@ def setup(
     expected = world.once(lambda: _take(path, recipe, world, owned, stop))
     if expected.step >= recipe.run.max_steps:
         if world.rank == 0:
+            if not (path / CURVES).exists():  # it was killed after its last save
+                plot_metrics(path)
             name = step_folder(path, expected.step).name
             print(f"{path} is finished ({name}); --set run.max_steps=N continues it, another --run-dir starts a new run")
         return None
