@@ -4,7 +4,8 @@ with the weights, moments, teacher, counters and curve of an undisturbed run, bi
 python -m tests.soak.slurm --ask 20 --power 10 --out results/slurm.json
 
 The ways of asking take turns: scontrol requeue, the time limit, USR2 to the steps and to the batch script. A moment is drawn between the
-submission and the end of an undisturbed job, so that it may fall into the dry run, the preflight, the start, the training or the leaving.
+submission and the end of an undisturbed job, so that it may fall into the dry run, the preflight, the start, the training or the leaving;
+that of a time limit is Slurm's own, which looks at limits each half minute.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 from recipes.errors import ConfigError
 from tests.disturbed import conclude, prepare
 from tests.slurm.cluster import ENDED, Cluster, cluster, missing
-from tests.slurm.runs import ASK, LONG_MINUTES, SIGNAL, Run, Undisturbed, set_time_limit
+from tests.slurm.runs import ASK, LONG_MINUTES, Run, Undisturbed, set_time_limit
 
 TRIES = 8
 SOONER = 0.7
@@ -40,11 +41,39 @@ def cut_power(slurm: Cluster, job: str, rng: random.Random) -> str:
 
 def disturb(run: Run, way: str, moment: float, rng: random.Random) -> str | None:
     """Submit, strike, wait for the end. Returns what the job was doing, None where it was over before."""
+    doing = reach_time_limit(run) if way == "time limit" else strike(run, way, moment, rng)
+    assert not run.slurm.processes("pretrain_text.py"), "processes are left"
+    return doing
+
+
+def reach_time_limit(run: Run) -> str | None:
+    """A job whose signal is due as soon as Slurm looks at its limit. The next attempt gets all the time that it needs."""
     slurm = run.slurm
-    job = run.submit("--nodes=2", SIGNAL, f"--time={LONG_MINUTES}")
+    job = run.submit("--nodes=2", "--signal=B:USR2@90", "--time=2")
+    slurm.wait_until(lambda: slurm.facts(job)["Restarts"] != "0" or slurm.state(job) in ENDED, 180, job)
+    if slurm.facts(job)["Restarts"] == "0":
+        end_well(slurm, job)
+        return None
+    set_time_limit(slurm, job, LONG_MINUTES)
+    end_well(slurm, job)
+    steps = [stop["step"] for stop in run.events("stop") if stop["reason"] == "SIGUSR2"]
+    return f"training (step {steps[0]})" if steps else "starting"
+
+
+def end_well(slurm: Cluster, job: str) -> None:
+    """Wait until the job is done. Fails with its output where it ends in another way."""
+    state = slurm.wait(job, 300)
+    assert state == "COMPLETED", f"{state}:\n{slurm.output(job)[-3000:]}"
+
+
+def strike(run: Run, way: str, moment: float, rng: random.Random) -> str | None:
+    """Do it `moment` seconds after the start."""
+    slurm = run.slurm
+    job = run.submit("--nodes=2", f"--time={LONG_MINUTES}")
     slurm.wait_until(lambda: slurm.state(job) != "PENDING", 60, job)
     time.sleep(moment)
     if slurm.state(job) != "RUNNING":
+        end_well(slurm, job)
         return None
     starts, stops = run.events("start"), run.events("stop")
     doing = "leaving" if stops else f"training (step {run.step})" if starts else "starting" if "fit:" in slurm.output(job) else "preparing"
@@ -52,12 +81,7 @@ def disturb(run: Run, way: str, moment: float, rng: random.Random) -> str | None
         doing += f", {cut_power(slurm, job, rng)} of two"
     else:
         ASK[way](slurm, job)
-        if way == "time limit":  # should the signal come when all is over, the job ends in time
-            slurm.wait_until(lambda: slurm.state(job) != "RUNNING" or bool(run.events("stop")) or "attempt" in slurm.output(job), 90, job)
-            set_time_limit(slurm, job, LONG_MINUTES)
-    state = slurm.wait(job, 300)
-    assert state == "COMPLETED", f"{state}:\n{slurm.output(job)[-3000:]}"
-    assert not slurm.processes("pretrain_text.py"), "processes are left"
+    end_well(slurm, job)
     return doing
 
 
@@ -100,6 +124,7 @@ def main() -> int:
     """Exit code 1 where a case does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ask", type=int, default=20, help="pre-emptions")
+    parser.add_argument("--way", action="append", choices=list(ASK), help="pre-empt in this way only; may be repeated")
     parser.add_argument("--power", type=int, default=10, help="power cuts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="write the result to this JSON file")
@@ -108,7 +133,8 @@ def main() -> int:
     if reason:
         parser.error(reason)
     begin = time.monotonic()
-    ways = [list(ASK)[number % len(ASK)] for number in range(args.ask)] + ["power"] * args.power
+    asked = args.way or list(ASK)
+    ways = [asked[number % len(asked)] for number in range(args.ask)] + ["power"] * args.power
     with (
         tempfile.TemporaryDirectory(prefix="soak_", ignore_cleanup_errors=True) as folder,
         cluster(Path(folder, "cluster"), 3, NODE_TIMEOUT="10") as slurm,
