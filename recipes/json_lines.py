@@ -30,7 +30,7 @@ class JsonLines:
         if not self._waiting or not self._is_ours():
             return
         try:
-            _append("".join(self._waiting).encode(), self.path)
+            append_whole("".join(self._waiting).encode(), self.path)
         except OSError as error:
             if not self._is_failing:
                 self._say(f"warning: {self.path} cannot be written ({error.strerror}); its lines wait in memory, training goes on")
@@ -62,7 +62,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def _append(data: bytes, path: Path) -> None:
+def append_whole(data: bytes, path: Path) -> None:
     """All of it or nothing. Opened each time: a file server that was away gives a new file, and nothing stays open."""
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
     try:

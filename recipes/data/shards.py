@@ -26,7 +26,7 @@ from numpy.typing import DTypeLike
 
 from recipes.durable import sync
 from recipes.errors import ConfigError
-from recipes.processes import is_alive
+from recipes.liveness import is_alive
 
 FORMAT_VERSION = 1
 CONTENT_FILES = ("tokenizer.model", "tokens.bin", "paragraph_ends.bin", "document_ends.bin", "train.npy", "valid.npy")

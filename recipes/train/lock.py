@@ -16,15 +16,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recipes.errors import ConfigError
-from recipes.processes import is_alive
+from recipes.liveness import is_alive, read_stat
 
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 """Without a beat for so long the owner on another machine counts as dead: six beats, and more than a file server's hiccup."""
 ROUNDS = 50
 BLOCKED_SECONDS = 0.02
-STATE, START_TIME = 0, 19
-"""Fields of /proc/PID/stat after the command's name."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,8 @@ class Owner:
     def this_process() -> "Owner":
         """Whoever calls."""
         pid = os.getpid()
-        return Owner(os.uname().nodename, pid, (_stat(pid) or {}).get("start", ""), _boot(), _pid_namespace(), time.time())
+        stat = read_stat(pid)
+        return Owner(os.uname().nodename, pid, stat.start if stat else "", _boot(), _pid_namespace(), time.time())
 
     @staticmethod
     def of(text: str) -> "Owner | None":
@@ -60,9 +59,9 @@ class Owner:
 
     def is_running(self) -> bool:
         """Whether an owner that is here still lives; a stopped one does, one that has ended and was not yet waited for does not."""
-        stat = _stat(self.pid)
+        stat = read_stat(self.pid)
         if stat is not None:
-            return stat["start"] == self.start and stat["state"] not in "ZX"
+            return stat.start == self.start and stat.state not in "ZX"
         return is_alive(self.pid)  # /proc may hide the processes of others
 
     def __str__(self) -> str:
@@ -225,14 +224,6 @@ def _is_first(descriptor: int) -> bool:
 
 def _name(text: str) -> str:
     return str(Owner.of(text) or "another process")
-
-
-def _stat(pid: int) -> dict[str, str] | None:
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return None
-    return {"state": fields[STATE], "start": fields[START_TIME]}
 
 
 def _boot() -> str:

@@ -19,7 +19,9 @@ from threading import Thread
 from typing import Any, TypeVar
 
 from recipes.durable import write_text_atomically
-from recipes.errors import ConfigError
+from recipes.errors import EXIT_INTERRUPTED, ConfigError
+from recipes.json_lines import append_whole
+from recipes.liveness import read_stat
 from recipes.watch.hang import Report, Verdict, judge
 from recipes.watch.heartbeat import SIZE, Beat, read_beat
 from recipes.watch.last_words import FINE, HANG, read_records, record_file, stack_file
@@ -27,7 +29,7 @@ from recipes.watch.last_words import FINE, HANG, read_records, record_file, stac
 Result = TypeVar("Result")
 DUMP_SIGNAL = signal.SIGRTMIN + 7
 """Asks a rank for its stacks. NCCL has SIGUSR1, Slurm and the launchers the usual ones."""
-QUIET = (*FINE, ConfigError.exit_code, 130)
+QUIET = (*FINE, ConfigError.exit_code, EXIT_INTERRUPTED)
 """Exit codes that make no folder where there is none yet: nothing was trained, and the terminal says why."""
 STOPPED = "T"
 POLL_SECONDS = 1.0
@@ -230,11 +232,9 @@ class Watcher:
 
 
 def process_state(pid: int) -> str:
-    """The letter of /proc/PID/stat: R runs, S sleeps, T is stopped, D waits for a disk. "?" where there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-    except OSError:
-        return "?"
+    """The kernel's letter, "?" where there is no such process."""
+    stat = read_stat(pid)
+    return stat.state if stat else "?"
 
 
 def is_whole(stacks: str, main_thread: int) -> bool:
@@ -248,11 +248,7 @@ def append_event(path: Path, step: int, verdict: Verdict) -> None:
     behind = [{"rank": one.rank, "host": one.host, "why": one.why} for one in verdict.behind]
     row: dict[str, Any] = {"time": time.time(), "event": "hang", "step": step, "seconds": verdict.seconds, "behind": behind}
     if path.exists():  # else no run began here
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
-        try:
-            os.write(descriptor, (json.dumps(row) + "\n").encode())
-        finally:
-            os.close(descriptor)
+        append_whole((json.dumps(row) + "\n").encode(), path)
 
 
 def main(memory: int, pipe: int, stacks: int) -> None:
