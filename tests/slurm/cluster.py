@@ -64,10 +64,9 @@ class Cluster:
         return dict(re.findall(r"(\w+)=(.*?)(?= \w+(?::\w+)?=|$)", shown.strip()))
 
     def seconds(self, job: str) -> int:
-        """For which this attempt has run."""
-        *days, clock = self.run("squeue", "-h", "-j", job, "-o", "%M").stdout.strip().split("-")
-        parts = [int(part) for part in clock.split(":")]
-        return 86_400 * int(days[0] if days else 0) + sum(part * 60**place for place, part in enumerate(reversed(parts)))
+        """For which this attempt has run; less than a day."""
+        clock = self.run("squeue", "-h", "-j", job, "-o", "%M").stdout.strip()
+        return sum(int(part) * 60**place for place, part in enumerate(reversed(clock.split(":"))))
 
     def wait(self, job: str, timeout: float = 180) -> str:
         """The state in which the job ended, or in which it is held. Fails, with its output, where it does not."""

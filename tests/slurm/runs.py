@@ -1,6 +1,8 @@
 """A tiny run on the cluster: how it is submitted, how far it is, and that it ended where an undisturbed one does."""
 
 import json
+import re
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,24 +26,44 @@ NUMBERS: dict[str, object] = {
 }
 """Some seconds of training, and a checkpoint each second or so."""
 
-ASK: dict[str, Callable[[Cluster, str], object]] = {
-    "USR2 to the steps": lambda slurm, job: slurm.run("scancel", "--signal=USR2", job),
-    "USR2 to the batch script": lambda slurm, job: slurm.run("scancel", "--signal=USR2", "--batch", job),
-    "scontrol requeue": lambda slurm, job: slurm.run("scontrol", "requeue", job),
-    "time limit": lambda slurm, job: set_time_limit(slurm, job, (slurm.seconds(job) + SIGNAL_SECONDS + 10) // 60 + 1),
-}
-"""The ways in which a job is asked to go."""
-
-
-def set_time_limit(slurm: Cluster, job: str, minutes: int) -> None:
-    """From the job's start. Slurm looks at its limits each half minute, and its signal comes that much earlier too."""
-    done = slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
-    assert done.returncode == 0, done.stderr
-
 
 def the_rank(slurm: Cluster, node: str) -> int:
     """The process of the one rank on a node: the last that was started, after the launcher's two with the same words in their lines."""
     return slurm.pids(node, RANK)[-1]
+
+
+def set_time_limit(slurm: Cluster, job: str, minutes: int) -> None:
+    """From the job's start."""
+    done = slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+    assert done.returncode == 0, done.stderr
+
+
+def reach_time_limit(slurm: Cluster, job: str) -> None:
+    """Move it so near that the signal comes, and far away again for the next attempt. Slurm looks at limits each half minute, longer
+    than these runs are: the ranks stand still until the signal waits for each of them."""
+    ranks = {node: the_rank(slurm, node) for node in slurm.nodes}
+    for node, rank in ranks.items():
+        slurm.on_node(node, "kill", "-STOP", rank)
+    set_time_limit(slurm, job, (slurm.seconds(job) + SIGNAL_SECONDS + 10) // 60 + 1)
+    slurm.wait_until(lambda: all(_has_usr2(slurm, node, rank) for node, rank in ranks.items()), 120, job)
+    set_time_limit(slurm, job, LONG_MINUTES)
+    for node, rank in ranks.items():
+        slurm.on_node(node, "kill", "-CONT", rank)
+
+
+def _has_usr2(slurm: Cluster, node: str, pid: int) -> bool:
+    """Whether the signal waits for a stopped process."""
+    pending = re.search(r"^ShdPnd:\s*(\w+)$", slurm.on_node(node, "cat", f"/proc/{pid}/status").stdout, re.M)
+    return pending is not None and bool(int(pending[1], 16) & 1 << signal.SIGUSR2 - 1)
+
+
+ASK: dict[str, Callable[[Cluster, str], object]] = {
+    "USR2 to the steps": lambda slurm, job: slurm.run("scancel", "--signal=USR2", job),
+    "USR2 to the batch script": lambda slurm, job: slurm.run("scancel", "--signal=USR2", "--batch", job),
+    "scontrol requeue": lambda slurm, job: slurm.run("scontrol", "requeue", job),
+    "time limit": reach_time_limit,
+}
+"""The ways in which a job that was submitted with SIGNAL is asked to go while it trains."""
 
 
 @dataclass(frozen=True)

@@ -1,35 +1,13 @@
 """A job that is asked to go, in each way in which Slurm can ask, saves, is requeued and ends where an undisturbed one does."""
 
-import re
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster
-from tests.slurm.runs import ASK, LONG_MINUTES, SIGNAL, Run, Undisturbed, set_time_limit, the_rank
+from tests.slurm.runs import ASK, SIGNAL, Run, Undisturbed
 
 REASON = {"scontrol requeue": "SIGTERM"}
-
-
-@contextmanager
-def standing_still(slurm: Cluster, job: str) -> Iterator[None]:
-    """The ranks do, until USR2 waits for each: Slurm's clock of time limits is coarser than these runs are long."""
-    ranks = {node: the_rank(slurm, node) for node in slurm.nodes}
-    for node, rank in ranks.items():
-        slurm.on_node(node, "kill", "-STOP", rank)
-    yield
-    slurm.wait_until(lambda: all(has_usr2(slurm, node, rank) for node, rank in ranks.items()), 120, job)
-    for node, rank in ranks.items():
-        slurm.on_node(node, "kill", "-CONT", rank)
-
-
-def has_usr2(slurm: Cluster, node: str, pid: int) -> bool:
-    """Whether the signal waits for a stopped process."""
-    pending = re.search(r"^ShdPnd:\s*(\w+)$", slurm.on_node(node, "cat", f"/proc/{pid}/status").stdout, re.M)
-    return pending is not None and bool(int(pending[1], 16) & 1 << signal.SIGUSR2 - 1)
 
 
 @pytest.mark.parametrize("way", ASK)
@@ -39,10 +17,7 @@ def test_a_job_that_is_asked_to_go_comes_back_and_ends_bit_for_bit_as_undisturbe
     run = Run(slurm, prepared["text"], slurm.folder / way.replace(" ", "_"))
     job = run.submit(SIGNAL)
     run.wait_for_step(60, job)
-    with standing_still(slurm, job) if way == "time limit" else nullcontext():
-        ASK[way](slurm, job)
-    if way == "time limit":  # the next attempt has all the time that it needs
-        set_time_limit(slurm, job, LONG_MINUTES)
+    ASK[way](slurm, job)
     assert slurm.wait(job, 240) == "COMPLETED", slurm.output(job)
     undisturbed.check(run)
     stops = run.events("stop")

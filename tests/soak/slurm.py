@@ -41,12 +41,12 @@ def cut_power(slurm: Cluster, job: str, rng: random.Random) -> str:
 
 def disturb(run: Run, way: str, moment: float, rng: random.Random) -> str | None:
     """Submit, strike, wait for the end. Returns what the job was doing, None where it was over before."""
-    doing = reach_time_limit(run) if way == "time limit" else strike(run, way, moment, rng)
+    doing = meet_time_limit(run) if way == "time limit" else strike(run, way, moment, rng)
     assert not run.slurm.processes("pretrain_text.py"), "processes are left"
     return doing
 
 
-def reach_time_limit(run: Run) -> str | None:
+def meet_time_limit(run: Run) -> str | None:
     """A job whose signal is due as soon as Slurm looks at its limit. The next attempt gets all the time that it needs."""
     slurm = run.slurm
     job = run.submit("--nodes=2", "--signal=B:USR2@90", "--time=2")
