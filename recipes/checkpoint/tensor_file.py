@@ -55,9 +55,9 @@ def _header(shapes: Mapping[str, tuple[int, ...]], metadata: dict[str, str]) -> 
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    if not tensor.numel():  # an empty slice counts as contiguous whatever its stride, and then cannot be seen as bytes
-        return memoryview(b"")
-    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+    dense = tensor.detach().contiguous()
+    # A slice of one element or none counts as contiguous whatever its stride, and view(-1) would keep that.
+    return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 class TensorFile:
