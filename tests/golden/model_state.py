@@ -17,7 +17,7 @@ from model.parallel import init_parallel
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.train import shards
-from recipes.train.ds_config import resolve
+from recipes.train.ds_config import EngineConfig, resolve
 from recipes.train.engine import Engines, build_engines
 
 
@@ -25,9 +25,18 @@ def build(recipe: Recipe, tp_size: int) -> Engines:
     """Engines in fp32 with plain SGD, one micro-batch per rank and update, nothing clipped."""
     size = dist.get_world_size() // tp_size
     recipe = replace(recipe, run=replace(recipe.run, global_batch_size=size), optim=replace(recipe.optim, clip_norm=0.0))
-    content = {"train_micro_batch_size_per_gpu": 1, "megatron": {"tensor_model_parallel_size": tp_size}}
+    return build_with_sgd(recipe, tp_size, micro_batch_size=1, lr=0.1)[0]
+
+
+def build_with_sgd(recipe: Recipe, tp_size: int, *, micro_batch_size: int, lr: float) -> tuple[Engines, EngineConfig]:
+    """Engines in fp32 with plain SGD, and their configuration. `lr`: before a loop sets another."""
+    content = {"train_micro_batch_size_per_gpu": micro_batch_size, "megatron": {"tensor_model_parallel_size": tp_size}}
     config = resolve(recipe, content, "replay", dist.get_world_size())
-    return build_engines(recipe, config, init_parallel(tp_size, "cpu"), optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.1))
+
+    def optimizer(model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(model.parameters(), lr=lr)
+
+    return build_engines(recipe, config, init_parallel(tp_size, "cpu"), optimizer=optimizer), config
 
 
 def load_student(engines: Engines, ours: dict[str, Tensor], not_saved: tuple[str, ...] = ()) -> None:

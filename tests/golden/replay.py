@@ -2,6 +2,7 @@
 
 python tests/golden/replay.py tests/golden/text/paper
 deepspeed --num_accelerators 2 tests/golden/replay.py tests/golden/audio/recipe --tp 2
+python tests/golden/replay.py tests/golden/text/paper --loop     the updates by training's own train_step instead of the replay's loop
 """
 
 import argparse
@@ -13,10 +14,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from cases import EVAL_INPUTS, FAIRSEQ, HF, FairseqCase
+from cases import EVAL_INPUTS, FAIRSEQ, HF, FairseqCase, State
 from compare import Report, amplified_quantities
 from model_state import build, gather_rows, layer_outputs, load_student, my_rows, whole, whole_teacher
 from safetensors.torch import load_file, save_file
+from through_loop import replay_updates
 from torch import Tensor
 
 from model.batch import Batch
@@ -26,15 +28,13 @@ from recipes.interop.names import NameTable
 from recipes.train import objective, shards
 from recipes.train.engine import Engines
 from recipes.train.schedule import ema_decay
-from recipes.train.world import join_world, leave_world
+from recipes.train.world import World, join_world, leave_world
 
 
 def replay_fairseq(case: Path, tp_size: int, report: Report) -> None:
     """The protocol of the golden README: three updates with SGD, EMA before each forward but the first, one EMA at the end."""
-    meta = json.loads((case / "meta.json").read_text())
-    if meta["modality"] not in FAIRSEQ:
-        raise ConfigError(f"{case}: modality {meta['modality']!r} is not known to this version; it knows {', '.join(FAIRSEQ)}")
-    modality, report.amplified = FAIRSEQ[meta["modality"]], amplified_quantities(meta)
+    meta, modality = load_meta(case)
+    report.amplified = amplified_quantities(meta)
     golden, init = load_file(case / "steps.safetensors"), load_file(case / "student_init.safetensors")
     recipe = modality.recipe(meta["config"], init)
     names = modality.names(recipe)
@@ -42,20 +42,47 @@ def replay_fairseq(case: Path, tp_size: int, report: Report) -> None:
     load_student(engines, names.to_ours(init))
     if (case / "eval_features.safetensors").exists():
         compare_features(engines, recipe, modality, golden, report, load_file(case / "eval_features.safetensors"))
+    gradients: State = {}
     for step, facts in enumerate(meta["steps"]):
         if step:
             engines.shadow.update(ema_decay(recipe.teacher, step))
         replay_step(engines, recipe, modality.batch(recipe, step_inputs(engines, golden, step)), report, golden=golden, facts=facts)
-        if step == 0 and (case / "grad_step0.safetensors").exists():
-            gradients = whole(engines, shards.gradient_shard)
-            compare_state("grad_step0", names, gradients, load_file(case / "grad_step0.safetensors"), report)
+        gradients = gradients or whole(engines, shards.gradient_shard)
         engines.student.step()
     engines.shadow.update(ema_decay(recipe.teacher, len(meta["steps"])))
+    compare_end(case, engines, recipe, gradients, report)
+
+
+def replay_through_loop(case: Path, tp_size: int, report: Report, world: World, micro_batch_size: int | None) -> None:
+    """The same by training's own update, which has its counters, schedules, EMA call and statistics compared too."""
+    if not (case / "meta.json").exists():
+        raise ConfigError(f"{case}: no meta.json, so no updates to replay; --loop is for cases of fairseq, such as tests/golden/text/paper")
+    meta, modality = load_meta(case)
+    report.amplified = amplified_quantities(meta)
+    golden, init = load_file(case / "steps.safetensors"), load_file(case / "student_init.safetensors")
+    loop = replay_updates(modality, meta, golden, init, report, world=world, tp_size=tp_size, micro=micro_batch_size)
+    compare_end(case, loop[0], modality.recipe(meta["config"], init), loop[1], report)
+
+
+def load_meta(case: Path) -> tuple[dict[str, Any], FairseqCase]:
+    """meta.json and its modality. Raises: ConfigError."""
+    meta = json.loads((case / "meta.json").read_text())
+    if meta["modality"] not in FAIRSEQ:
+        raise ConfigError(f"{case}: modality {meta['modality']!r} is not known to this version; it knows {', '.join(FAIRSEQ)}")
+    return meta, FAIRSEQ[meta["modality"]]
+
+
+def compare_end(case: Path, engines: Engines, recipe: Recipe, gradients: State, report: Report) -> None:
+    """The first gradient and what student and teacher are after the last update, as far as the case holds them."""
+    meta, modality = load_meta(case)
+    names = modality.names(recipe)
+    if (case / "grad_step0.safetensors").exists():
+        compare_state("grad_step0", names, gradients, load_file(case / "grad_step0.safetensors"), report)
     if (case / "teacher_final.safetensors").exists():
         teacher, prefix = load_file(case / "teacher_final.safetensors"), modality.teacher_prefix(recipe)
         compare_state("teacher_final", names, whole_teacher(engines), teacher, report, prefix=prefix)
     if (case / "student_final.safetensors").exists():
-        student = load_file(case / "student_final.safetensors")
+        init, student = load_file(case / "student_init.safetensors"), load_file(case / "student_final.safetensors")
         compare_state("student_final", names, whole(engines, shards.master_shard), student, report)
         for name in student.keys() & {n for n, norm in meta["steps"][0]["grad_norm"].items() if norm is None and names.our_name(n) is None}:
             report.compare(f"student_final.{name}", init[name], student[name])  # a parameter that no forward reads stays as it was
@@ -138,6 +165,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", type=Path, help="a folder with meta.json (fairseq) or config.json (Hugging Face)")
     parser.add_argument("--tp", type=int, default=1, help="tensor-parallel size; the other ranks split the rows")
+    parser.add_argument("--loop", action="store_true", help="make the updates by train_step with its loader, schedules, EMA and counters")
+    parser.add_argument("--micro-batch-size", type=int, help="with --loop: rows of a micro-batch (default: a rank's share)")
     parser.add_argument("--dump", type=Path, help="write every replayed quantity to this safetensors file")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -145,7 +174,9 @@ def main() -> int:
     report = Report()
     world = join_world()
     try:
-        if (args.case / "meta.json").exists():
+        if args.loop:
+            replay_through_loop(args.case, args.tp, report, world, args.micro_batch_size)
+        elif (args.case / "meta.json").exists():
             replay_fairseq(args.case, args.tp, report)
         elif (args.case / "config.json").exists():
             replay_hf(args.case, args.tp, report)

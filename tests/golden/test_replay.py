@@ -71,6 +71,29 @@ def test_every_quantity_of_the_published_recipes_agrees_within_1e_5_audio_target
     assert wider == ({"step1.target", "step2.target"} if case == "audio/recipe" else set())
 
 
+@pytest.mark.parametrize(
+    ("ranks", "options"),
+    [(1, ()), (2, ("--tp", 2)), (2, ()), (1, ("--micro-batch-size", 1))],
+    ids=["one_rank", "tp2", "dp2", "accumulated"],
+)
+@pytest.mark.parametrize(("case", "quantities"), [("text/paper", 239), ("audio/recipe", 317), ("vision/recipe", 232)])
+def test_trainings_own_update_gives_every_quantity_of_the_published_recipes_within_the_same_tolerances(
+    case: str, quantities: int, ranks: int, options: tuple[object, ...]
+) -> None:
+    code, lines = replay(HERE / case, "--loop", *options, ranks=ranks)
+    assert (code, lines[-1]) == (0, f"{quantities} passed, 0 failed"), [line for line in lines if "FAIL" in line]
+    tolerances = {line.split()[0]: line.split()[2] for line in lines[:-1]}
+    for name in ("pred", "target", "loss_relative", "grad_norm_relative", "update", "samples", "masked", "lr", "ema_decay"):
+        assert {f"step{step}.{name}" for step in range(3)} <= tolerances.keys(), name
+    wider = {name for name, tolerance in tolerances.items() if tolerance != "1e-05"}
+    assert wider == ({"step1.target", "step2.target"} if case == "audio/recipe" else set())
+
+
+def test_a_case_without_updates_cannot_go_through_the_loop() -> None:
+    ((code, _, error),) = run_distributed(replay_rank, 1, [str(HERE / "hf" / "text"), "--loop"])
+    assert code == 2 and "no meta.json, so no updates to replay; --loop is for cases of fairseq" in error
+
+
 @TOPOLOGIES
 @pytest.mark.parametrize(("case", "quantities"), [("text", 6), ("audio", 21), ("vision_shared", 6)])
 def test_hidden_states_of_the_hugging_face_ports_agree_within_1e_5(case: str, quantities: int, ranks: int, tp: int) -> None:
