@@ -1,0 +1,183 @@
+"""Faults to plant into the code, one at a time: those of the lists in tests/**/planted.toml, and generated ones. Runs nothing.
+
+A list stands in the folder of the tests that mirror the code: tests/recipes/train/planted.toml holds faults of recipes/train/.
+"""
+
+import ast
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+LIST = "planted.toml"
+KEYS = {"fault", "old", "new", "harmless"}
+
+
+@dataclass(frozen=True)
+class Planted:
+    """One fault: the file it is in, what is wrong then, and the whole text of the file with the fault."""
+
+    path: str
+    """From the repository's root, with slashes."""
+    fault: str
+    text: str
+    harmless: str = ""
+    """Why no test can see it; empty for a fault that one must."""
+
+
+def listed(root: Path) -> list[Planted]:
+    """All faults of the lists below `root`/tests. Raises: ValueError naming an entry that does not fit the code (see planted_in)."""
+    return [fault for path in sorted((root / "tests").rglob(LIST)) for fault in planted_in(root, path)]
+
+
+def planted_in(root: Path, path: Path) -> list[Planted]:
+    """The faults of one list, in its order.
+
+    Raises: ValueError where an entry has other keys than `fault`, `old`, `new` and perhaps `harmless`, its module does not exist,
+    `old` is not in it exactly once, or the module with the fault is no Python.
+    """
+    folder = path.parent.relative_to(root / "tests")
+    return [
+        _planted(root, folder / f"{module}.py", entry)
+        for module, entries in tomllib.loads(path.read_text()).items()
+        for entry in entries
+    ]
+
+
+def _planted(root: Path, path: Path, entry: dict[str, str]) -> Planted:
+    name = f"{path}: {entry.get('fault')}"
+    if not {"fault", "old", "new"} <= entry.keys() <= KEYS:
+        raise ValueError(f"{name}: has the keys {', '.join(entry)}; they are fault, old, new and, where no test can see it, harmless")
+    if not (root / path).is_file():
+        raise ValueError(f"{name}: there is no {path}; a list in tests/FOLDER holds faults of FOLDER, under the names of its modules")
+    source = (root / path).read_text()
+    if (count := source.count(entry["old"])) != 1:
+        raise ValueError(f"{name}: `old` is {count} times in {path}; give as much of the code as makes it unique")
+    text = source.replace(entry["old"], entry["new"])
+    try:
+        ast.parse(text)
+    except SyntaxError as error:
+        raise ValueError(f"{name}: {path} with it is no Python ({error})") from None
+    return Planted(path.as_posix(), entry["fault"], text, entry.get("harmless", ""))
+
+
+Cut = tuple[int, int, bytes]
+"""(first byte, byte after the last, what comes in its place)."""
+
+
+class WiringFaults:
+    """Generated faults in what connects functions of the house: an argument that hides behind a default, a call that is not
+    made, and two calls in the wrong order. Mutation tools know operators and numbers, and none of these."""
+
+    def __init__(self, root: Path, paths: list[str]) -> None:
+        """`paths`: every file of the house, whose definitions say which arguments have defaults."""
+        self._root = root
+        self._defaults: dict[str, list[tuple[list[str], set[str]]]] = {}
+        for path in paths:
+            for node in ast.walk(ast.parse((root / path).read_text())):
+                self._learn(node)
+
+    def of(self, path: str) -> Iterator[Planted]:
+        """Every such fault of one file."""
+        source = (self._root / path).read_bytes()
+        starts = [0, *(match.end() for match in re.finditer(rb"\n", source))]
+
+        def span(node: ast.expr | ast.stmt | ast.keyword) -> tuple[int, int]:
+            assert node.end_lineno is not None and node.end_col_offset is not None
+            return starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
+
+        tree = ast.parse(source)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                for argument, name in self._optional(node):
+                    cut = _with_comma(source, *span(argument))
+                    yield _cut(path, source, f"line {node.lineno}: {ast.unparse(node.func)}() without {name}", [cut])
+        for first, second in _calls(tree):
+            (start, end), line = span(first), first.lineno
+            yield _cut(path, source, f"line {line}: without {ast.unparse(first)}", [(start, end, b"pass")])
+            if second is not None:
+                begin, stop = span(second)
+                swapped = [(start, end, source[begin:stop]), (begin, stop, source[start:end])]
+                yield _cut(path, source, f"line {line}: {ast.unparse(first)} after {ast.unparse(second)}", swapped)
+
+    def _learn(self, node: ast.AST) -> None:
+        if isinstance(node, ast.ClassDef):
+            fields = [f for f in node.body if isinstance(f, ast.AnnAssign) and isinstance(f.target, ast.Name)]
+            inits = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"]
+            names = [f.target.id for f in fields if isinstance(f.target, ast.Name)]
+            optional = {f.target.id for f in fields if isinstance(f.target, ast.Name) and f.value is not None}
+            self._defaults.setdefault(node.name, []).append(_parameters(inits[0]) if inits else (names, optional))
+        elif isinstance(node, ast.FunctionDef):
+            self._defaults.setdefault(node.name, []).append(_parameters(node))
+
+    def _optional(self, call: ast.Call) -> Iterator[tuple[ast.expr | ast.keyword, str]]:
+        """The arguments of a call that may be left out: keywords, and the last of the positional ones."""
+        name = call.func.id if isinstance(call.func, ast.Name) else call.func.attr if isinstance(call.func, ast.Attribute) else ""
+        known = self._defaults.get(name, [])
+        for keyword in call.keywords:
+            if keyword.arg and any(keyword.arg in optional for _, optional in known):
+                yield keyword, keyword.arg
+        if len(known) == 1 and call.args and not any(isinstance(arg, ast.Starred) for arg in call.args):
+            names, optional = known[0]
+            if len(call.args) <= len(names) and names[len(call.args) - 1] in optional:
+                yield call.args[-1], names[len(call.args) - 1]
+
+
+def _parameters(node: ast.FunctionDef) -> tuple[list[str], set[str]]:
+    """(positional parameters without self, all that have a default)."""
+    positional = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args)]
+    optional = set(positional[len(positional) - len(node.args.defaults) :])
+    optional |= {arg.arg for arg, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if value is not None}
+    return [name for name in positional if name not in ("self", "cls")], optional
+
+
+def _calls(tree: ast.AST) -> Iterator[tuple[ast.Expr, ast.Expr | None]]:
+    """Statements that are one call, each with the statement after it where that is one too."""
+    bodies = [getattr(node, name, None) for node in ast.walk(tree) for name in ("body", "orelse", "finalbody")]
+    for body in (body for body in bodies if isinstance(body, list)):
+        for statement, following in zip(body, [*body[1:], None], strict=True):
+            if _is_call(statement):
+                yield statement, following if _is_call(following) else None
+
+
+def _is_call(statement: ast.stmt | None) -> bool:
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call)
+
+
+def _with_comma(source: bytes, start: int, end: int) -> Cut:
+    """An argument and the comma that belongs to it."""
+    if after := re.match(rb"\s*,\s*", source[end:]):
+        return start, end + after.end(), b""
+    if before := re.search(rb",\s*$", source[:start]):
+        return before.start(), end, b""
+    return start, end, b""
+
+
+def _cut(path: str, source: bytes, fault: str, cuts: list[Cut]) -> Planted:
+    for start, end, new in sorted(cuts, reverse=True):
+        source = source[:start] + new + source[end:]
+    ast.parse(source)
+    return Planted(path, fault, source.decode())
+
+
+NOT_ASKED = "Variable|RemoveDecorator|BinaryOperator_(?!Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mul|Mod_FloorDiv|Pow_Mul)"
+"""Operators of cosmic-ray that are left out: they need arguments, break what no import survives (annotations, dataclasses), or put
+one operator in place of another in a way that nobody writes by mistake."""
+
+
+def mutants(root: Path, path: str) -> Iterator[Planted]:
+    """The mutants of a file that cosmic-ray makes (operators, numbers, conditions, loops, exceptions). Needs the extra `mutation`."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    source = (root / path).read_text()
+    for name in operator_names():
+        if re.search(NOT_ASKED, name):
+            continue
+        operator, occurrence = get_operator(name)(), 0
+        while (text := mutate_code(source, operator, occurrence)) is not None:
+            changed = next(n for n, (old, new) in enumerate(zip(source.splitlines(), text.splitlines(), strict=False), 1) if old != new)
+            line = text.splitlines()[changed - 1].strip()
+            yield Planted(path, f"line {changed}: {name.rpartition('/')[2]}: {line}", text)
+            occurrence += 1
