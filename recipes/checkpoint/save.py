@@ -140,6 +140,7 @@ class CheckpointSaver:
             remove_folder(target)
         temporary.rename(target)
         sync(target.parent)
+        sync(self._run_dir)  # where the first save has made the folder of all
         write_text_atomically(target.parent / "latest", target.name + "\n")
 
     def _tidy(self, temporary: Path, problem: str | None) -> None:

@@ -1,16 +1,17 @@
 """Each contradiction inside a recipe is found before anything is built, with the numbers in the message."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from recipes.catalog import RECIPES
-from recipes.check import check_recipe, resolve_recipe
+from recipes.check import AT_LEAST, SHARES, check_recipe, resolve_recipe
 from recipes.config import Recipe, apply_overrides
 from recipes.errors import ConfigError
 from recipes.speech import speech_base
 from recipes.text import text_base
-from recipes.vision import vision_base
+from recipes.vision import vision_base, vision_tiny
 
 REFUSED = [
     (["model.num_attention_heads=7"], r"model\.hidden_size 768 is not a multiple of model\.num_attention_heads 7"),
@@ -20,6 +21,17 @@ REFUSED = [
     ),
     (["teacher.average_top_k_layers=0"], r"average_top_k_layers 0 of model\.num_layers 12"),
     (["data.sequence_length=1024"], r"max_positions 512 is less than data\.sequence_length 1024; use --set frontend\.max_positions=1024"),
+    (
+        ["frontend.positions=relative", "data.sequence_length=1024"],
+        r"max_positions 512 is less than data\.sequence_length 1024",
+    ),
+    (["model.num_attention_heads=7", "model.ffn_hidden_size=3073"], r"model\.hidden_size 768 is not a multiple"),
+    (["guard.max_skipped_in_a_row=0"], r"guard\.max_skipped_in_a_row is 0; it must be at least 1"),
+    (["guard.spike_deviations=0.5"], r"guard\.spike_deviations is 0\.5; it must be at least 1"),
+    (["guard.spike_window=7"], r"guard\.spike_window is 7; it must be at least 8"),
+    (["checkpoint.keep_last=0"], r"checkpoint\.keep_last is 0; it must be at least 1"),
+    (["checkpoint.keep_every_steps=-1"], r"checkpoint\.keep_every_steps is -1; it must be at least 0"),
+    (["mask.leave_unmasked_prob=1.5", "mask.loss_on_all_selected=true"], r"mask\.leave_unmasked_prob is 1\.5; it must lie between 0 and 1"),
     (["model.num_layers=0"], r"model\.num_layers is 0; it must be at least 1"),
     (["model.num_attention_heads=0"], r"model\.num_attention_heads is 0"),
     (["model.hidden_size=-768"], r"model\.hidden_size is -768"),
@@ -61,6 +73,10 @@ REFUSED = [
     (
         ["optim.schedule_steps=5000"],
         r"warmup_steps 10000 \+ optim\.decay_steps 0 exceed optim\.schedule_steps 5000; use --set optim\.schedule_steps=10000",
+    ),
+    (
+        ["optim.schedule=tri_stage", "optim.final_lr_scale=0.01", "optim.warmup_steps=500000", "optim.decay_steps=500001"],
+        r"warmup_steps 500000 \+ optim\.decay_steps 500001 exceed optim\.schedule_steps 1000000; use --set optim\.schedule_steps=1000001",
     ),
     (["optim.schedule=tri_stage", "optim.decay_steps=10"], r"final_lr_scale 0\.0 with the exponential decay of tri_stage"),
 ]
@@ -117,6 +133,9 @@ ALLOWED = [
     ["optim.schedule_steps=10000"],
     ["optim.schedule=tri_stage", "optim.decay_steps=10", "optim.final_lr_scale=0.01"],
     ["optim.schedule=tri_stage", "optim.decay_steps=0"],
+    ["optim.schedule=cosine", "optim.decay_steps=10", "optim.final_lr_scale=0"],
+    ["model.ffn_hidden_size=3073", "run.max_steps=10"],
+    ["guard.max_skipped_in_a_row=1", "guard.spike_deviations=1", "guard.spike_window=8", "checkpoint.keep_last=1"],
     ["teacher.ema_decay=1", "teacher.ema_end_decay=1"],
     ["frontend.max_positions=1024", "data.sequence_length=1024"],
 ]
@@ -160,6 +179,13 @@ def test_the_edge_of_what_other_modalities_allow_passes(build: Callable[[], Reci
     check_recipe(apply_overrides(build(), changes))
 
 
+def test_every_limit_is_refused_somewhere_here() -> None:
+    """A limit that no case names could be left out unseen."""
+    cases = [changes for changes, _ in (*REFUSED, *REFUSED_SPEECH, *REFUSED_VISION)]
+    named = {change.partition("=")[0] for changes in cases for change in changes}
+    assert {*AT_LEAST, *SHARES} <= named
+
+
 def test_the_remedies_named_pass_themselves() -> None:
     for build, wrong, remedy in (
         (speech_base, "frontend.pos_conv_groups=36", "frontend.pos_conv_groups=12"),
@@ -174,7 +200,9 @@ def test_the_remedies_named_pass_themselves() -> None:
 
 def test_a_recipe_is_named_and_its_data_taken_from_the_flag() -> None:
     recipe = resolve_recipe("vision_tiny", RECIPES["vision"], ["run.seed=3"], "/pictures")
-    assert (recipe.name, recipe.run.seed, recipe.data.path) == ("vision_tiny", 3, "/pictures")
+    assert recipe == replace(vision_tiny(), run=replace(vision_tiny().run, seed=3), data=replace(vision_tiny().data, path="/pictures"))
+    assert resolve_recipe("vision_tiny", RECIPES["vision"], ["data.path=/set"], None).data.path == "/set"
+    assert resolve_recipe("vision_tiny", RECIPES["vision"], ["data.path=/set"], "/flag").data.path == "/flag"
     with pytest.raises(ConfigError, match=r"--recipe text_tiny: unknown; there are vision_tiny, vision_base, vision_large"):
         resolve_recipe("text_tiny", RECIPES["vision"], [], None)
     with pytest.raises(ConfigError, match=r"run\.max_steps is 0"):

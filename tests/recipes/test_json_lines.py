@@ -24,6 +24,15 @@ def test_every_line_is_there_as_soon_as_it_is_appended_at_full_precision(tmp_pat
     assert read_rows(lines.path) == ([*ROWS, {"step": 5}], 0)
 
 
+def test_nothing_stays_open_between_two_lines(tmp_path: Path) -> None:
+    """A file server that was away gives a new file."""
+    lines, descriptors = JsonLines(tmp_path / "log.jsonl"), Path("/proc/self/fd")
+    before = len(list(descriptors.iterdir()))
+    for row in ROWS:
+        lines.append(row)
+    assert len(list(descriptors.iterdir())) == before
+
+
 @pytest.mark.parametrize("torn", ["{", '{"step": 5, "lo', '{"step": 5}'])
 def test_what_a_kill_left_of_a_last_line_is_cut_on_opening(tmp_path: Path, torn: str) -> None:
     path = tmp_path / "log.jsonl"
@@ -91,6 +100,15 @@ def test_a_folder_that_is_gone_for_a_while_costs_no_line(tmp_path: Path) -> None
     (tmp_path / "share").rename(tmp_path / "away")
     lines.append(ROWS[4])
     assert len(said) == 2, "a new trouble is told again"
+
+
+def test_what_is_lost_is_told_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    lines = JsonLines(tmp_path / "gone" / "log.jsonl", said.append)
+    lines.append(ROWS[0])
+    lines.close()
+    lines.close()
+    assert len(said) == 2 and "1 lines of" in said[1] and "are lost" in said[1]
 
 
 def test_nothing_is_written_where_the_folder_is_another_launchs(tmp_path: Path) -> None:

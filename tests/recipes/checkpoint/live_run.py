@@ -2,6 +2,8 @@
 To be imported in ranks only (it imports DeepSpeed)."""
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +87,18 @@ class LiveRun:
         finish_load(self.engines, manifest)
         self._follow(manifest)
 
-    def load_newest(self, told: list[tuple[str, str]]) -> Manifest | None:
+    def skip(self, updates: int) -> None:
+        """Let that many batches pass without an update, as those that the guard refuses."""
+        counters = self.state.counters
+        self.state.counters = replace(counters, update=counters.update + updates)
+
+    def load_newest(self, told: list[tuple[str, str]], alive: Callable[[], Any] = lambda: None) -> Manifest | None:
         """The same from the newest checkpoint of the run dir that can be read; `told` receives what is said of the others."""
-        manifest = load_newest(self.run_dir, self.engines, self.world, lambda folder, reason: told.append((folder.name, reason)))
+
+        def report(folder: Path, reason: str) -> None:
+            told.append((folder.name, reason))
+
+        manifest = load_newest(self.run_dir, self.engines, self.world, report, alive=alive)
         if manifest:
             self._follow(manifest)
         return manifest

@@ -68,8 +68,8 @@ def load_sources(
     continued = []
     for source in sources:
         run.load(source.checkpoint)
-        unequal, steps = _unequal(run.whole(), source.whole) + run.stale(), run.optimizer_steps()
-        continued.append(Continued(source.topology.name, unequal, steps, run.train(UPDATES_AFTER), run.digest()))
+        differing, steps = unequal(run.whole(), source.whole) + run.stale(), run.optimizer_steps()
+        continued.append(Continued(source.topology.name, differing, steps, run.train(UPDATES_AFTER), run.digest()))
     rewritten = []
     for path in again:
         run.load(path)
@@ -77,7 +77,8 @@ def load_sources(
     return continued, rewritten
 
 
-def _unequal(ours: dict[str, Any], path: Path) -> list[str]:
+def unequal(ours: dict[str, Any], path: Path) -> list[str]:
+    """KIND/PARAMETER that are not those of a safetensors file bit for bit."""
     import torch
     from safetensors.torch import load_file
 

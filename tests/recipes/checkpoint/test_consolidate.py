@@ -3,6 +3,7 @@
 import argparse
 import json
 import resource
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ def parse(*words: object) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_command(parser.add_subparsers())
     return parser.parse_args(["consolidate", *map(str, words)])
+
+
+def test_the_flags_are_frozen_and_the_command_is_run_by_them(tmp_path: Path) -> None:
+    commands = argparse.ArgumentParser().add_subparsers()
+    add_command(commands)
+    actions = commands.choices["consolidate"]._actions
+    assert {flag for action in actions for flag in action.option_strings if flag.startswith("--")} == FLAGS
+    words = ("--from", tmp_path, "--weights", "teacher", "--out", tmp_path / "t", "--local_rank", 0)
+    assert parse(*words).run is run_consolidate
 
 
 @pytest.mark.parametrize(("tp_size", "dp_size"), [(1, 1), (2, 1), (1, 3), (2, 2), (4, 1)])
@@ -56,6 +66,12 @@ def test_the_metadata_tell_recipe_step_weights_and_the_rows_left_out(tmp_path: P
 @pytest.mark.parametrize("facts", [{}, {"recipe": {"frontend": {"conv_dim": 8}}}, {"recipe": {"frontend": {"vocab_size": 8}}}])
 def test_without_padding_nothing_is_left_out(facts: dict[str, Any], tmp_path: Path) -> None:
     assert consolidate(CheckpointReader(write_model(tmp_path / "c", facts=facts)), "student", tmp_path / "out")[TABLE] == (8, 4)
+
+
+def test_no_other_tensor_than_the_tokens_table_loses_rows(tmp_path: Path) -> None:
+    facts = {"recipe": {"frontend": {"vocab_size": 3}}}
+    shapes = consolidate(CheckpointReader(write_model(tmp_path / "c", facts=facts)), "student", tmp_path / "out")
+    assert shapes == {name: (3, 4) if name == TABLE else shape for name, (shape, _) in SPLIT.items()}
 
 
 def test_the_command_takes_a_run_dir_and_says_what_it_wrote(tmp_path: Path) -> None:
@@ -91,6 +107,32 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     for out, reason in (("nowhere/t", "No such file or directory"), ("file/t", "Not a directory")):
         with pytest.raises(ConfigError, match=rf"--out .*{out}: {reason}; name a file that you may write, on a disk with room"):
             consolidate(reader, "student", tmp_path / out)
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["before its names are read", "before its values are"])
+def test_a_checkpoint_that_its_run_removes_meanwhile_is_not_told_as_a_trouble_of_out(known: bool, tmp_path: Path) -> None:
+    reader = CheckpointReader(write_model(tmp_path / "c"))
+    if known:
+        reader.names("master")
+    shutil.rmtree(tmp_path / "c")
+    with pytest.raises(ConfigError, match=r"^\S+/c: cannot be read \(No such file or directory\); if its run removed it"):
+        consolidate(reader, "student", tmp_path / "t")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_refuses_before_anything_is_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    folder = write_model(tmp_path / "c")
+    monkeypatch.setattr("recipes.checkpoint.load.check_files", refuse)
+    with pytest.raises(ConfigError, match=r"^\S+/c: cannot be read \(Input/output error\)"):
+        run_consolidate(parse("--from", folder, "--weights", "teacher", "--out", tmp_path / "t"), print)
+
+
+def test_a_line_about_the_source_names_its_flag(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^--from \S+/nowhere: no such folder"):
+        run_consolidate(parse("--from", tmp_path / "nowhere", "--weights", "teacher", "--out", tmp_path / "t"), print)
 
 
 def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What inspect says of made-up checkpoints, what it verifies, and what it refuses."""
 
 import argparse
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,8 +32,20 @@ def test_the_flags_are_frozen() -> None:
     commands = parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
     actions = commands["inspect"]._actions  # type: ignore[call-overload,index]
     assert {flag for action in actions for flag in action.option_strings if flag.startswith("--")} == FLAGS
+    assert parser().parse_args(["inspect", "run", "--local_rank", "0"]).run is run_inspect
 
 
+@pytest.fixture
+def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose zone is not UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_from_greenwich")
 def test_counters_recipe_origin_topology_files_and_sizes_are_said(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "step_00000007", tp_size=2, dp_size=2)
     size = sum(path.stat().st_size for path in folder.iterdir())
@@ -47,6 +61,10 @@ def test_counters_recipe_origin_topology_files_and_sizes_are_said(tmp_path: Path
     ]
     assert [line.split()[0] for line in said[6:]] == [f"rank_{rank:05d}.safetensors" for rank in range(4)]
     assert said[7] == f"  rank_00001.safetensors  {file:>16,} bytes, tensor-parallel rank 1, data-parallel rank 0"
+
+
+def test_the_two_sizes_of_a_topology_are_told_apart(tmp_path: Path) -> None:
+    assert "written by 6 ranks = data-parallel 3 x tensor-parallel 2" in inspect(write_model(tmp_path / "c", tp_size=2, dp_size=3))
 
 
 def test_parameters_are_listed_whole_with_their_split_dimension(tmp_path: Path) -> None:
@@ -107,3 +125,17 @@ def test_what_the_disk_refuses_is_one_line_of_the_folder(tmp_path: Path) -> None
     complaint = r"cannot be read \(No such file or directory\); if its run removed it, name a newer one"
     with pytest.raises(ConfigError, match=complaint), reading(tmp_path):
         (tmp_path / "gone").read_bytes()
+
+
+@pytest.mark.parametrize(("reads", "words"), [("inspect.check_files", []), ("load.check_files", ["--verify"])])
+def test_a_disk_that_refuses_is_one_line_of_the_command(
+    reads: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(tmp_path / "c")
+
+    def refuse(*args: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(f"recipes.checkpoint.{reads}", refuse)
+    with pytest.raises(ConfigError, match=r"c: cannot be read \(Input/output error\); if its run removed it"):
+        inspect(folder, *words)

@@ -14,7 +14,7 @@ from tests.recipes.checkpoint.topology import Topology, small_recipe
 Seen = dict[str, tuple[dict[str, ParameterEntry], list[tuple[str, Range, int]]]]
 
 
-def describe(topology: Topology, modalities: list[str]) -> Seen:
+def describe(topology: Topology, modalities: list[str], *settings: str) -> Seen:
     """Of each modality: the entries, and what this rank would write as (key, range, elements)."""
     from model.parallel import init_parallel
     from recipes.checkpoint.live import entries, owned_shards
@@ -22,25 +22,30 @@ def describe(topology: Topology, modalities: list[str]) -> Seen:
 
     parallel, seen = init_parallel(topology.tp_size, "cpu"), {}
     for modality in modalities:
-        recipe = small_recipe(modality)
+        recipe = small_recipe(modality, *settings)
         engines = build_engines(recipe, topology.config(recipe), parallel)
         seen[modality] = entries(engines), [(key, place, shard.numel()) for key, place, shard in owned_shards(engines)]
     return seen
 
 
+CUTS = {"tp1dp1": Topology(), "tp2dp1": Topology(2, 1), "tp2dp2": Topology(2, 2), "padded": Topology(dp_size=3)}
+PADDED = ("model.hidden_size=4", "model.ffn_hidden_size=8", "model.num_attention_heads=1", "run.global_batch_size=6")
+"""Of three data-parallel ranks the last one holds a part of the matrices, and of a norm's four values none."""
+
+
 @pytest.fixture(scope="module")
 def worlds() -> dict[str, list[Seen]]:
-    """What the ranks of three topologies see."""
-    asked = {"tp1dp1": list(RECIPES), "tp2dp1": list(RECIPES), "tp2dp2": ["text"]}
-    cuts = {"tp1dp1": Topology(), "tp2dp1": Topology(2, 1), "tp2dp2": Topology(2, 2)}
-    return {name: run_distributed(describe, cuts[name].world_size, cuts[name], modalities) for name, modalities in asked.items()}
+    """What the ranks of four topologies see, the last one of a model whose partitions have padding."""
+    asked = {"tp1dp1": [list(RECIPES)], "tp2dp1": [list(RECIPES)], "tp2dp2": [["text"]], "padded": [["text"], *PADDED]}
+    return {name: run_distributed(describe, cut.world_size, cut, *asked[name]) for name, cut in CUTS.items()}
 
 
 def test_a_parameter_has_one_shape_and_cut_on_every_topology(worlds: dict[str, list[Seen]]) -> None:
     """Megatron flags split parameters at TP 1 too; were one not flagged there, its checkpoint could not be cut again."""
     for modality, (entries, _) in worlds["tp1dp1"][0].items():
         ours = [(name, entry.shape, entry.tp_dim) for name, entry in entries.items()]
-        for rank in (rank for ranks in worlds.values() for rank in ranks if modality in rank):
+        same = [rank for name, ranks in worlds.items() if name != "padded" for rank in ranks]
+        for rank in (rank for rank in same if modality in rank):
             assert [(name, entry.shape, entry.tp_dim) for name, entry in rank[modality][0].items()] == ours
         assert {tp_dim for *_, tp_dim in ours} == {None, 0, 1}, "replicated, column-parallel and row-parallel ones"
 
@@ -57,6 +62,31 @@ def test_every_value_is_written_by_exactly_one_rank(worlds: dict[str, list[Seen]
             assert {key for key, _ in claims} == expected, "the teacher has no head"
             for (key, _), pieces in claims.items():
                 check_pieces(key, sorted(pieces), entries[key.partition("/")[2]], tp_size)
+
+
+def test_a_range_tells_the_slice_that_it_is_of_and_the_entry_how_slices_were_parted(worlds: dict[str, list[Seen]]) -> None:
+    """Nothing that reads them today needs all of it; who reads a single file does."""
+    for name, ranks in worlds.items():
+        for number, rank in enumerate(ranks):
+            for entries, held in rank.values():
+                check_places(CUTS[name], number, entries, [place for _, place, _ in held])
+
+
+def check_places(cut: Topology, rank: int, entries: dict[str, ParameterEntry], places: list[Range]) -> None:
+    """Ranks of one tensor-parallel group follow on each other."""
+    for place in places:
+        entry = entries[place.parameter]
+        size = 1 if entry.tp_dim is None else cut.tp_size
+        shape = tuple(n // size if dim == entry.tp_dim else n for dim, n in enumerate(entry.shape))
+        assert (place.tp_dim, place.tp_rank, place.tp_size, place.local_shape) == (entry.tp_dim, rank % size, size, shape), place
+        assert entry.partition == -(-prod(shape) // cut.dp_size)
+        assert place.offset == rank // cut.tp_size * entry.partition
+
+
+def test_padding_is_held_by_the_last_rank_and_not_written(worlds: dict[str, list[Seen]]) -> None:
+    entries, held = worlds["padded"][2]["text"]
+    assert any(0 < place.count < entries[place.parameter].partition for _, place, _ in held), "a part is padding"
+    assert entries.keys() - {place.parameter for _, place, _ in held}, "all of it is padding"
 
 
 def check_pieces(key: str, pieces: list[tuple[int, int]], entry: ParameterEntry, tp_size: int) -> None:

@@ -44,14 +44,74 @@ def write_other(prepared: Path, run_dir: Path) -> None:
     LiveRun(small_recipe("text", "model.ffn_hidden_size=32"), Topology(), prepared, run_dir).save()
 
 
+def look_on_rank_0_alone(rank: int) -> None:
+    """From now on another rank that looks for checkpoints itself fails: on a shared disk it may see others."""
+    from recipes.checkpoint import restore
+
+    def refuse(run_dir: Path) -> list[Path]:
+        raise AssertionError(f"rank {rank} looks for checkpoints itself")
+
+    restore.candidates = refuse if rank else restore.candidates
+
+
+def load_another(run: Any, run_dir: Path) -> tuple[str, bool]:
+    """What load_newest says of a run dir whose newest checkpoint is of another architecture, and whether it takes that for damage."""
+    from recipes.checkpoint.restore import load_newest
+
+    told: list[Path] = []
+    try:
+        load_newest(run_dir, run.engines, run.world, lambda folder, reason: told.append(folder))
+    except ConfigError as error:
+        return str(error), isinstance(error, DamagedCheckpoint) or bool(told)
+    return "loaded", False
+
+
+def load_from_a_failing_disk(run: Any, newer: Path) -> tuple[int, list[tuple[str, str]]]:
+    """Rank 1 cannot read the newer checkpoint: the step that is loaded instead, and what is said."""
+    from recipes.checkpoint import load
+
+    told: list[tuple[str, str]] = []
+    whole = load.TensorFile
+
+    def failing(path: Path, header_sha256: str) -> Any:
+        if path.parent == newer:
+            raise OSError(5, "Input/output error", str(path))
+        return whole(path, header_sha256)
+
+    load.TensorFile = failing if run.world.rank else whole
+    manifest = run.load_newest(told)
+    load.TensorFile = whole
+    return manifest.counters.step, told
+
+
+def watch_the_load(run: Any, told: list[tuple[str, str]]) -> dict[str, Any]:
+    """Load the newest: its step, whether the ranks agree in the control group, and how often the watch is told of how many parameters."""
+    from recipes.train.shards import named_parameters
+    from tests.recipes.checkpoint.messages import groups_in_use
+
+    alive: list[None] = []
+    with groups_in_use() as groups:
+        step = run.load_newest(told, lambda: alive.append(None)).counters.step
+    return {"step": step, "groups": groups == {run.world.control}, "alive": (len(alive), len(dict(named_parameters(run.engines.student))))}
+
+
+def damage(run: Any, folder: Path) -> None:
+    """One bit of the last value of all that rank 1 wrote."""
+    if run.world.rank == 0:
+        path = folder / "rank_00001.safetensors"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    run.world.gather(None)
+
+
 def fall_back(prepared: Path, run_dir: Path, other: Path, zero: dict[str, Any]) -> dict[str, Any]:
     """One rank of two (DP 2): two checkpoints, of which one after the other is damaged where rank 1 alone reads."""
-    import torch.distributed as dist
-
     from recipes.checkpoint.restore import load_checkpoint
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run, found = LiveRun(small_recipe("text"), Topology(dp_size=2), prepared, run_dir, zero), {}
+    look_on_rank_0_alone(run.world.rank)
     told: list[tuple[str, str]] = []
     found["nothing"] = run.load_newest(told), list(told)
     run.train(2)
@@ -63,22 +123,13 @@ def fall_back(prepared: Path, run_dir: Path, other: Path, zero: dict[str, Any]) 
         for shard in run.local().values():
             shard.fill_(7.0)
 
-    def damage(folder: Path) -> None:
-        if run.world.rank == 0:
-            path = folder / "rank_00001.safetensors"
-            content = bytearray(path.read_bytes())
-            content[-1] ^= 1  # the last value of all
-            path.write_bytes(content)
-        dist.barrier(group=run.world.control)
-
     scramble()
-    found["newest"] = run.load_newest(told).counters.step, run.digest() == second, list(told)
-    try:
-        load_checkpoint(other, run.engines)
-    except ConfigError as error:
-        found["other"] = str(error), isinstance(error, DamagedCheckpoint), run.digest() == second
+    found |= watch_the_load(run, told)
+    found["newest"] = found["step"], run.digest() == second, list(told)
+    found["other"] = *load_another(run, other.parents[1]), run.digest() == second
+    found["disk"] = *load_from_a_failing_disk(run, newer), run.digest() == first
 
-    damage(newer)
+    damage(run, newer)
     scramble()
     try:
         load_checkpoint(newer, run.engines)
@@ -88,12 +139,12 @@ def fall_back(prepared: Path, run_dir: Path, other: Path, zero: dict[str, Any]) 
     found["written"] = [name for name, shard in run.local().items() if not bool((shard == 7.0).all())], len(run.local())
     found["fallback"] = run.load_newest(told).counters.step, run.digest() == first, list(told)
     found["computed"] = run.stale(), run.optimizer_steps(), run.train(2) == curve
-    damage(older)
+    damage(run, older)
     try:
         run.load_newest(told)
     except ConfigError as error:
         found["none"] = str(error)
-    found["told"] = [name for name, _ in told]
+    found["told"] = list(told)
     return found
 
 
@@ -119,6 +170,22 @@ def test_the_newest_is_loaded_exactly(ranks: list[dict[str, Any]]) -> None:
     assert all(found["newest"] == (4, True, []) for found in ranks)
 
 
+def test_the_watch_is_told_of_every_parameter(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        calls, parameters = found["alive"]
+        assert calls == parameters > 20
+
+
+def test_the_ranks_agree_in_the_group_that_may_wait_long(ranks: list[dict[str, Any]]) -> None:
+    assert all(found["groups"] for found in ranks)
+
+
+def test_a_disk_that_one_rank_cannot_read_sends_all_back_to_the_older_one(ranks: list[dict[str, Any]]) -> None:
+    for found in ranks:
+        step, ((name, reason),), exact = found["disk"]
+        assert (step, name, exact) == (2, "step_00000004", True) and "Input/output error" in reason
+
+
 def test_damage_that_one_rank_sees_sends_all_back_to_the_older_one(ranks: list[dict[str, Any]]) -> None:
     assert ranks[0]["alone"] == "nothing noticed" and "rank_00001.safetensors" in ranks[1]["alone"]
     for found in ranks:
@@ -138,12 +205,14 @@ def test_what_was_loaded_is_what_is_computed_with(ranks: list[dict[str, Any]]) -
 def test_where_none_can_be_read_the_run_ends_and_says_what_to_do(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         assert "none of 2 checkpoints can be read (" in found["none"] and "restore one from a copy, or remove" in found["none"]
-        assert found["told"] == ["step_00000004", "step_00000004", "step_00000002"]
+        assert [name for name, _ in found["told"]] == ["step_00000004", "step_00000004", "step_00000002"]
+        assert all(name in reason for name, reason in found["told"]), "each with its own reason"
 
 
-def test_another_architecture_is_refused_by_its_first_parameter_and_nothing_is_written(ranks: list[dict[str, Any]]) -> None:
+def test_another_architecture_is_refused_by_its_first_parameter_and_nothing_is_written(ranks: list[dict[str, Any]], other: Path) -> None:
     for found in ranks:
         message, damaged, untouched = found["other"]
+        assert message.startswith(f"{other}: a checkpoint of another architecture: parameter ")
         assert "parameter trunk.encoder.layers.0.ffn.fc1.weight is (32, 32) there and (64, 32) in this recipe" in message
         assert (damaged, untouched) == (False, True), "no reason to fall back"
 

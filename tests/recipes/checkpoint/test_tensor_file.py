@@ -40,6 +40,12 @@ def test_the_library_reads_what_we_write(tmp_path: Path, tensors: dict[str, torc
     assert TensorFile(tmp_path / "x", header).metadata == {"said": "by us"}
 
 
+@pytest.mark.parametrize("number", [2, 4])
+def test_another_number_of_tensors_than_was_announced_is_refused(tmp_path: Path, tensors: dict[str, torch.Tensor], number: int) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        write_tensors(tmp_path / "x", SHAPES, iter([*tensors.values(), torch.ones(1)][:number]), {})
+
+
 @pytest.mark.parametrize("first", [4, 3, 2], ids=["none", "one", "two"])
 def test_a_slice_is_written_as_its_values_whatever_its_stride(tmp_path: Path, first: int) -> None:
     values = torch.arange(12.0).view(4, 3)[:, 1][first:]

@@ -1,0 +1,115 @@
+"""Partitions with padding, saved, loaded and cut anew bit for bit: a model of odd sizes in bf16, with and without offload, after
+updates that were skipped."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.distributed import run_distributed
+from tests.recipes.checkpoint.resuming import Curve, unequal
+from tests.recipes.checkpoint.test_save import is_exact
+from tests.recipes.checkpoint.topology import ODD, Topology, small_recipe
+
+TWO, ONE = Topology(dp_size=2, precision="bf16"), Topology(precision="bf16", offload=True)
+SKIPPED = 3
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a rank of two saved and how it went on. `whole`: a safetensors file of what was gathered without the checkpoint's code."""
+
+    checkpoint: Path
+    whole: Path
+    is_exact: bool
+    misplaced: list[str]
+    curve: Curve
+    end: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What another world made of a checkpoint: what differs, what the forwards would gather instead, Adam's count, and its own copy."""
+
+    unequal: list[str]
+    stale: list[str]
+    optimizer_steps: set[float]
+    again: Path
+    curve: Curve
+    end: str
+
+
+def misplaced(run: Any, whole: dict[str, Any]) -> list[str]:
+    """Shards that are not the part of the whole tensor where they should lie: KIND/PARAMETER."""
+    import torch
+
+    from recipes.train import shards
+
+    wrong, parameters = [], dict(shards.named_parameters(run.engines.student))
+    for key, shard in run.local().items():
+        first, count = shards.shard_range(parameters[key.partition("/")[2]])
+        if count != len(shard) or not torch.equal(shard, whole[key].reshape(-1)[first : first + count]):
+            wrong.append(key)
+    return wrong
+
+
+def write_padded(prepared: Path, folder: Path) -> Written:
+    """One rank of two: train, skip, save, go on."""
+    from safetensors.torch import save_file
+
+    from tests.recipes.checkpoint.live_run import LiveRun
+
+    run = LiveRun(small_recipe("text", *ODD), TWO, prepared, folder / "two")
+    run.train(2)
+    run.skip(SKIPPED)
+    checkpoint, whole, path = run.save(), run.whole(), folder / "whole"
+    if run.world.rank == 0:
+        save_file({name: tensor.contiguous() for name, tensor in whole.items()}, path)
+    return Written(checkpoint, path, is_exact(checkpoint, whole), misplaced(run, whole), run.train(2), run.digest())
+
+
+def load_padded(prepared: Path, run_dir: Path, topology: Topology, checkpoint: Path, whole: Path) -> Loaded:
+    """One rank of another world, whose engines are not fresh: load, save again, go on."""
+    from tests.recipes.checkpoint.live_run import LiveRun
+
+    run = LiveRun(small_recipe("text", *ODD), topology, prepared, run_dir)
+    run.train(1)
+    run.load(checkpoint)
+    differing, stale, steps = unequal(run.whole(), whole), run.stale(), run.optimizer_steps()
+    return Loaded(differing, stale, steps, run.save(), run.train(2), run.digest())
+
+
+@pytest.fixture(scope="module")
+def written(small_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Written]:
+    """What both ranks saved."""
+    return run_distributed(write_padded, 2, small_prepared, tmp_path_factory.mktemp("padded"))
+
+
+@pytest.fixture(scope="module")
+def on_one(written: list[Written], small_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """What one rank made of it."""
+    args = tmp_path_factory.mktemp("padded") / "one", ONE, written[0].checkpoint, written[0].whole
+    return run_distributed(load_padded, 1, small_prepared, *args)[0]
+
+
+def test_every_shard_is_the_part_of_the_whole_tensor_that_its_range_says(written: list[Written]) -> None:
+    assert [rank.misplaced for rank in written] == [[], []]
+
+
+def test_padded_partitions_are_saved_bit_for_bit(written: list[Written]) -> None:
+    assert all(rank.is_exact for rank in written)
+
+
+def test_two_ranks_padded_partitions_are_loaded_by_one_and_computed_with(on_one: Loaded) -> None:
+    """In bf16 the forwards gather rounded copies; Adam counts updates, not batches."""
+    assert (on_one.unequal, on_one.stale, on_one.optimizer_steps) == ([], [], {2.0})
+
+
+def test_one_ranks_copy_is_loaded_by_two_and_they_go_on_with_the_same_bits(
+    written: list[Written], on_one: Loaded, small_prepared: Path, tmp_path: Path
+) -> None:
+    args = tmp_path / "two", TWO, on_one.again, written[0].whole
+    for rank, before in zip(run_distributed(load_padded, 2, small_prepared, *args), written, strict=True):
+        assert (rank.unequal, rank.stale, rank.optimizer_steps) == ([], [], {2.0})
+        assert (rank.curve, rank.end) == (before.curve, before.end)
