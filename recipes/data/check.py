@@ -35,7 +35,7 @@ def _check_speech(recipe: Any, path: Path) -> None:
 
         prepare_speech(recipe.data, recipe.frontend, path)
     else:
-        open_media(str(path), AUDIO, column=recipe.data.column)
+        open_media(recipe.data.path, AUDIO, column=recipe.data.column)
 
 
 def _check_vision(recipe: Any, path: Path) -> None:
@@ -44,7 +44,7 @@ def _check_vision(recipe: Any, path: Path) -> None:
 
         prepare_vision(recipe.data, path)
     else:
-        open_media(str(path), IMAGES, column=recipe.data.column)
+        open_media(recipe.data.path, IMAGES, column=recipe.data.column)
 
 
 CHECKS: dict[str, Callable[[Any, Path], None]] = {"text": _check_text, "speech": _check_speech, "vision": _check_vision}

@@ -188,7 +188,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             sync(path)
         folder.rename(target)
         done = True
-        sync(target.parent)
+        for name in (target, *new_parents):
+            sync(name.parent)
     except OSError as error:
         if error.errno not in DISK_FULL | NOT_ALLOWED:
             raise

@@ -11,9 +11,11 @@ from model.frontends.config import TextFrontendConfig
 from recipes.config import TextDataConfig
 from recipes.data.loader import UpdateLoader
 from recipes.data.prepare import prepare_text
+from tests.distributed import run_distributed
 from tests.recipes.data.numbers_data import Numbers, open_loader
 
-SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "ri", "su", "te")
+SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "ri", "su", "té")
+"""One of them of three bytes, so that bytes and characters are told apart."""
 
 
 def words(rng: np.random.Generator, count: int) -> str:
@@ -55,8 +57,18 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, data: TextDataConfig, fro
     return prepare_text(data, frontend, tmp_path_factory.mktemp("run") / "prepared", num_processes=1)
 
 
+@pytest.fixture(scope="session")
+def fork_server() -> None:
+    """The server that worker processes are forked from, as run_distributed starts it: it imports torch once, not once for each worker."""
+    run_distributed(_start_only, 1)
+
+
+def _start_only() -> None:
+    """What a rank does that is only to start the server."""
+
+
 @pytest.fixture
-def build() -> Iterator[Callable[..., UpdateLoader]]:
+def build(fork_server: None) -> Iterator[Callable[..., UpdateLoader]]:
     """Opens loaders of numbers_data.Numbers, given or of a size, and closes them in the end."""
     loaders: list[UpdateLoader] = []
 

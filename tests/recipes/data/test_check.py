@@ -8,7 +8,8 @@ import pytest
 import soundfile
 from PIL import Image
 
-from recipes.config import Recipe
+from model.frontends.config import TextFrontendConfig
+from recipes.config import Recipe, TextDataConfig
 from recipes.data.check import check_data
 from recipes.data.speech import prepare_speech
 from recipes.data.vision import prepare_vision
@@ -62,6 +63,29 @@ def test_data_of_another_modality_are_refused(clips: Path, pictures: Path) -> No
         check_data(on(speech_tiny(), pictures))
     with pytest.raises(ConfigError, match=r"no image in it, found 4 \.wav"):
         check_data(on(vision_tiny(), clips))
+
+
+def test_the_recipes_column_is_looked_for(clips: Path, pictures: Path) -> None:
+    for build, folder, suffix in ((speech_tiny, clips, "wav"), (vision_tiny, pictures, "png")):
+        (folder / "list.csv").write_text(f"number,place\n0,0.{suffix}\n")
+        recipe = on(build(), folder / "list.csv")
+        check_data(replace(recipe, data=replace(recipe.data, column="place")))  # type: ignore[call-arg]
+        with pytest.raises(ConfigError, match=r"no column '\w+', there are number, place; --set data\.column=NAME"):
+            check_data(recipe)
+
+
+def test_a_prepared_text_must_fit_the_recipe(prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
+    recipe = on(replace(text_tiny(), data=data, frontend=frontend), prepared)
+    check_data(recipe)
+    with pytest.raises(ConfigError, match=r"prepared with frontend\.vocab_size 64, the recipe has 80"):
+        check_data(replace(recipe, frontend=TextFrontendConfig(vocab_size=80)))
+
+
+def test_a_path_that_begins_with_a_dot_is_no_hub_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.load_dataset", lambda *args, **options: pytest.fail("the hub was asked"))
+    for build in (text_tiny, speech_tiny, vision_tiny):
+        with pytest.raises(ConfigError, match=r"^--data \./nowhere: no such file or folder$"):
+            check_data(on(build(), "./nowhere"))
 
 
 def test_a_prepared_folder_must_fit_the_recipe(clips: Path, pictures: Path, tmp_path: Path) -> None:

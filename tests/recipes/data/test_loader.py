@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -112,12 +113,52 @@ def test_the_next_update_is_built_in_the_background() -> None:
             built.append((index, threading.current_thread().name))
             return super().example(epoch, index, group)
 
+    def wait_for(count: int) -> None:
+        deadline = time.monotonic() + 10
+        while len(built) < count and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(built) == count
+
     loader = open_loader(Watched(50))
+    wait_for(8)  # before anybody asks
     loader.batches(0)
-    assert loader.wait_seconds > 0
-    loader.close()  # waits for the one under way
+    wait_for(16)
+    loader.close()
     assert {name.split("_")[0] for _, name in built} == {"data"}
-    assert len(built) in (8, 16)
+    assert [index for index, _ in built] == [position.index for update in (0, 1) for position in loader.positions(update)]
+
+
+def test_closing_waits_for_the_update_under_way() -> None:
+    """What reads on while its data set, its folder and Python itself go away ends in a traceback."""
+
+    class Held(Numbers):
+        def example(self, epoch: int, index: int, group: Row) -> Row:
+            begun.set()
+            assert ready.wait(10)
+            built.append(index)
+            return super().example(epoch, index, group)
+
+    begun, ready, built = threading.Event(), threading.Event(), list[int]()
+    loader = open_loader(Held(50))
+    assert begun.wait(10)
+    threading.Timer(0.05, ready.set).start()
+    loader.close()
+    assert len(built) == 8
+
+
+def test_the_wait_is_the_time_that_the_data_were_not_there() -> None:
+    class Held(Numbers):
+        def example(self, epoch: int, index: int, group: Row) -> Row:
+            assert ready.wait(10)
+            return super().example(epoch, index, group)
+
+    ready = threading.Event()
+    loader = open_loader(Held(50))
+    threading.Timer(0.1, ready.set).start()
+    start = time.perf_counter()
+    loader.batches(0)
+    assert 0.05 < loader.wait_seconds <= time.perf_counter() - start
+    loader.close()
 
 
 def test_loading_draws_nothing_from_torchs_generator(build: Callable[..., UpdateLoader]) -> None:
@@ -137,8 +178,8 @@ def test_an_error_in_the_background_reaches_the_caller_as_one_line(build: Callab
 
 
 def test_fewer_samples_than_one_batch_is_refused_with_numbers() -> None:
-    with pytest.raises(ConfigError, match=r"29 samples, fewer than one batch of 32; .*--set run\.global_batch_size=24"):
-        check_enough(Numbers(29), 32)
+    with pytest.raises(ConfigError, match=r"31 samples, fewer than one batch of 32; .*--set run\.global_batch_size=24"):
+        check_enough(Numbers(31), 32)
     check_enough(Numbers(32), 32)
     assert order_of(Numbers(32), batch=32).updates_per_epoch == 1
 

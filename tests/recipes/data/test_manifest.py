@@ -9,8 +9,8 @@ from recipes.data.manifest import Manifest, read_manifest
 from recipes.errors import ConfigError
 
 
-def read(path: Path, column: str = "audio", label_column: str = "label") -> Manifest:
-    return read_manifest(path, column=column, label_column=label_column, column_option="data.column")
+def read(path: Path, column: str = "audio", label_column: str = "verdict") -> Manifest:
+    return read_manifest(path, column=column, label_column=label_column, column_option="probe.column")
 
 
 def write(path: Path, content: str) -> Path:
@@ -23,9 +23,9 @@ ROWS = [("a.wav", "yes"), ("b/c d.wav", "no")]
 
 def text_of(kind: str, column: str) -> str:
     if kind == "jsonl":
-        return "".join(json.dumps({"id": 1, column: path, "label": label}) + "\n" for path, label in ROWS)
+        return "".join(json.dumps({"id": 1, column: path, "verdict": label}) + "\n" for path, label in ROWS)
     separator = {"tsv": "\t", "csv": ","}[kind]
-    return "".join(separator.join(row) + "\n" for row in [("id", column, "label"), *(("1", *row) for row in ROWS)])
+    return "".join(separator.join(row) + "\n" for row in [("id", column, "verdict"), *(("1", *row) for row in ROWS)])
 
 
 @pytest.mark.parametrize("column", ["audio", "path", "file"])
@@ -57,7 +57,7 @@ def test_a_root_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_wrong_column_lists_those_there_are(tmp_path: Path) -> None:
     for kind in ("tsv", "csv", "jsonl"):
         path = write(tmp_path / f"list.{kind}", text_of(kind, "clip"))
-        with pytest.raises(ConfigError, match=r"no column 'audio', there are id, clip, label; --set data\.column=NAME"):
+        with pytest.raises(ConfigError, match=r"no column 'audio', there are id, clip, verdict; --set probe\.column=NAME"):
             read(path)
         assert len(read(path, "clip").paths) == 2
 

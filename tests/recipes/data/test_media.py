@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 
 from recipes.data.media import BadItem, Files, MediaKind, UndecodableError, first_good, name_bad, open_media
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, MissingSplit
 
 
 @pytest.fixture
 def kind(tmp_path: Path) -> MediaKind:
-    """.wav and .ogg; the sample is one file."""
-    return MediaKind("audio", (".wav", ".ogg"), fill(tmp_path / "sample", "s.wav"))
+    """.wav and .ogg; the sample is one file, and the setting of a column not the usual one."""
+    return MediaKind("audio", (".wav", ".ogg"), fill(tmp_path / "sample", "s.wav"), column_option="probe.column")
 
 
 def fill(folder: Path, *names: str) -> Path:
@@ -73,8 +73,8 @@ def test_a_split_that_is_not_there_is_told(tmp_path: Path, kind: MediaKind) -> N
 
 def test_a_list_of_files_gives_its_rows_missing_files_and_all(tmp_path: Path, kind: MediaKind) -> None:
     fill(tmp_path / "data", "a.wav", "b.wav")
-    (tmp_path / "list.tsv").write_text(f"path\tlabel\ndata/b.wav\tx\ndata/gone.wav\ty\n{tmp_path}/data/a.wav\tz\n")
-    media = open_media(str(tmp_path / "list.tsv"), kind, column="audio")
+    (tmp_path / "list.tsv").write_text(f"path\tverdict\ndata/b.wav\tx\ndata/gone.wav\ty\n{tmp_path}/data/a.wav\tz\n")
+    media = open_media(str(tmp_path / "list.tsv"), kind, column="audio", label_column="verdict")
     assert [media.where(i) for i in range(3)] == [str(tmp_path / "data" / name) for name in ("b.wav", "gone.wav", "a.wav")]
     assert [media.label(i) for i in range(3)] == ["x", "y", "z"]
     assert media.read(2) == b"a.wav"
@@ -96,7 +96,37 @@ def test_parquet_saved_data_sets_and_hub_names_are_tables(tmp_path: Path, kind: 
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: rows)
     media = open_media("owner/name", kind, column="audio")
     assert (media.name, media.read(1)) == ("owner/name", b"two")
-    refused("owner/name", kind, r"no column 'sound', there are audio; --set data\.column=NAME", column="sound")
+    refused("owner/name", kind, r"no column 'sound', there are audio; --set probe\.column=NAME", column="sound")
+
+
+def test_split_and_columns_reach_every_kind_of_table(tmp_path: Path, kind: MediaKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    train, valid = (datasets.Dataset.from_dict({"sound": [name.encode()], "verdict": [name]}) for name in ("train", "valid"))
+    datasets.DatasetDict(train=train, validation=valid).save_to_disk(tmp_path / "saved")
+    (tmp_path / "folder").mkdir()
+    for name, rows in (("train", train), ("valid", valid)):
+        rows.to_parquet(tmp_path / "folder" / f"{name}.parquet")
+    asked = {"column": "sound", "split": "valid", "label_column": "verdict"}
+    for path in ("saved", "folder"):
+        media = open_media(str(tmp_path / path), kind, **asked)
+        assert (media.read(0), media.label(0)) == (b"valid", "valid")
+    with pytest.raises(MissingSplit):
+        open_media(str(tmp_path / "folder" / "train.parquet"), kind, **asked)
+    calls = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: calls.append((args, options)) or valid)
+    assert open_media("owner/name", kind, **asked).label(0) == "valid" and calls == [(("owner/name", None), {"split": "valid"})]
+
+
+def test_the_home_folder_is_found_by_a_tilde_and_a_name_is_the_full_path(
+    tmp_path: Path, kind: MediaKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "data", "a.wav")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for path in ("~/data", "data", "./data"):
+        assert open_media(path, kind, column="audio").name == str(tmp_path / "data")
 
 
 def test_what_cannot_be_used_is_told_with_the_remedy(tmp_path: Path, kind: MediaKind) -> None:

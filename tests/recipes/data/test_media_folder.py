@@ -3,19 +3,27 @@
 import json
 import os
 import pickle
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from recipes.config import SpeechDataConfig
+from model.frontends.config import SpeechFrontendConfig
+from recipes.config import SpeechDataConfig, VisionDataConfig
+from recipes.data import media_folder, progress
 from recipes.data.audio import AUDIO, scan_audio
 from recipes.data.media import BadItem, MediaKind
 from recipes.data.media_folder import open_prepared, prepare_media
+from recipes.data.scanning import Scanned, scan_items
+from recipes.data.speech import prepare_speech
+from recipes.data.vision import prepare_vision
 from recipes.errors import ConfigError
+from tests.durability import durable_moves
 from tests.recipes.data.recordings import encode, noise, write_recordings
 
 LENGTHS = [900, 500, 700, 500, 300, 800]
@@ -73,8 +81,8 @@ def test_short_items_are_left_out_counted_and_no_bad_ones(tmp_path: Path, clips:
 def test_bad_items_are_left_out_logged_and_kept_in_a_list(tmp_path: Path, clips: SpeechDataConfig) -> None:
     (tmp_path / "data" / "002.wav").write_bytes(b"")
     lines: list[str] = []
-    folder = prepare(replace(clips, max_bad_fraction=0.2), tmp_path / "out", log=lines.append)
-    prepared = open_prepared(folder)
+    prepared = open_prepared(prepare(replace(clips, max_bad_fraction=0.2), tmp_path / "out", min_length=501, log=lines.append))
+    assert prepared.counts == {"items": 6, "bad": 1, "short": 3, "train": 1, "valid": 1}
     assert prepared.bad == [BadItem(str(tmp_path / "data" / "002.wav"), "empty file")]
     assert prepared.lengths_N[2] == 0 and 2 not in [*prepared.splits["train"], *prepared.splits["valid"]]
     assert lines[0] == f"left out 1 audio items that cannot be read (all in bad.json): {tmp_path}/data/002.wav (empty file)"
@@ -83,10 +91,11 @@ def test_bad_items_are_left_out_logged_and_kept_in_a_list(tmp_path: Path, clips:
 def test_a_bad_item_does_not_move_others_between_the_splits(tmp_path: Path, clips: SpeechDataConfig) -> None:
     clips = replace(clips, max_bad_fraction=1.0)
     before = open_prepared(prepare(clips, tmp_path / "before")).splits
-    (tmp_path / "data" / f"{before['train'][0]:03}.wav").write_bytes(b"")
+    lost = min(before["train"])
+    (tmp_path / "data" / f"{lost:03}.wav").write_bytes(b"")
     after = open_prepared(prepare(clips, tmp_path / "after")).splits
-    assert after["valid"].tolist() == before["valid"].tolist()
-    assert after["train"].tolist() == before["train"].tolist()[1:]
+    assert after["valid"].tolist() == before["valid"].tolist() and after["valid"].min() > lost
+    assert after["train"].tolist() == [item for item in before["train"] if item != lost]
 
 
 def test_too_many_bad_items_name_the_first_ten_and_leave_nothing(tmp_path: Path, clips: SpeechDataConfig) -> None:
@@ -118,8 +127,8 @@ def test_parquet_is_copied_and_needs_its_source_no_longer(tmp_path: Path, clips:
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     contents = [encode(noise(length, number)) for number, length in enumerate(LENGTHS)]
-    datasets.Dataset.from_dict({"audio": contents}).to_parquet(tmp_path / "some.parquet")
-    folder = prepare(replace(clips, path=str(tmp_path / "some.parquet")), tmp_path / "out")
+    datasets.Dataset.from_dict({"sound": contents}).to_parquet(tmp_path / "some.parquet")
+    folder = prepare(replace(clips, path=str(tmp_path / "some.parquet"), column="sound"), tmp_path / "out")
     (tmp_path / "some.parquet").unlink()
     prepared = open_prepared(folder)
     assert prepared.lengths_N.tolist() == LENGTHS
@@ -127,10 +136,28 @@ def test_parquet_is_copied_and_needs_its_source_no_longer(tmp_path: Path, clips:
     assert prepared.media.where(3) == f"{tmp_path}/some.parquet row 3"
 
 
+@pytest.mark.parametrize("kind", ["files", "table"])
+def test_a_prepared_folder_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, clips: SpeechDataConfig, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    if kind == "table":
+        datasets.Dataset.from_dict({"audio": [encode(noise(500))] * 3}).to_parquet(tmp_path / "some.parquet")
+        clips = replace(clips, path=str(tmp_path / "some.parquet"))
+    (tmp_path / "runs").mkdir()
+    with durable_moves(tmp_path / "runs") as recorder:
+        folder = prepare(clips, tmp_path / "runs" / "one" / "prepared")
+    assert recorder.moves == ["one/prepared"] and (folder / "table").is_dir() == (kind == "table")
+
+
 def test_an_open_folder_is_pickled_as_its_name(tmp_path: Path, clips: SpeechDataConfig) -> None:
     prepared = open_prepared(prepare(clips, tmp_path / "out"))
     pickled = pickle.dumps(prepared)
     assert len(pickled) < 300
+    other = open_prepared(prepare(clips, tmp_path / "other", scan=None))
+    assert pickle.loads(pickled).fingerprint == prepared.fingerprint != other.fingerprint, "as the lengths are others"
     assert pickle.loads(pickled).splits["train"].tolist() == prepared.splits["train"].tolist()
 
 
@@ -147,12 +174,47 @@ def test_a_finished_preparation_is_reused_if_source_and_settings_agree(tmp_path:
         prepare(clips, out, settings={"data.sample_rate": 8000})
 
 
+@pytest.mark.parametrize("kind", ["speech", "vision"])
+def test_what_a_preparation_is_asked_for_reaches_the_scan_the_bar_and_the_log(
+    tmp_path: Path, clips: SpeechDataConfig, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    events: list[str] = []
+
+    def scan(*args: Any, num_processes: int, **options: Any) -> Scanned:
+        asked.append(num_processes)
+        return scan_items(*args, num_processes=num_processes, **options)
+
+    def build_bar(label: str, total: int) -> SimpleNamespace:
+        events.append(label)
+        return SimpleNamespace(update=lambda num_bytes: None, close=lambda: events.append("gone"))
+
+    monkeypatch.setattr(progress, "_build_bar", build_bar)
+    monkeypatch.setattr(media_folder, "scan_items", scan)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    (tmp_path / "one.png").write_bytes(b"x")
+    speech, vision = replace(clips, min_seconds=0.0), VisionDataConfig(path=str(tmp_path))
+    frontend = SpeechFrontendConfig(conv_kernels=(10,), conv_strides=(5,))
+    prepare = partial(prepare_speech, speech, frontend) if kind == "speech" else partial(prepare_vision, vision)
+    prepare(tmp_path / "one" / "prepared", num_processes=3, progress=True, log=lambda line: events.append(line.split()[0]))
+    prepare(tmp_path / "other" / "prepared")
+    assert events == ["scanning", "gone", "prepared"] and asked == [3, len(os.sched_getaffinity(0))]
+
+
 def test_a_prepared_folder_given_as_data_is_returned_as_it_is(tmp_path: Path, clips: SpeechDataConfig) -> None:
     folder = prepare(clips, tmp_path / "first")
     given = replace(clips, path=str(folder), column="sound")  # the column of its source no longer matters
     assert prepare(given, tmp_path / "run") == folder and not (tmp_path / "run").exists()
     refused(replace(given, heldout_fraction=0.5), tmp_path, r"prepared with data\.heldout_fraction 0\.16\d+, the recipe has 0\.5; --set")
     refused(given, tmp_path, "prepared from audio data, not from image", kind=replace(AUDIO, name="image"))
+
+
+def test_an_earlier_preparation_that_is_damaged_is_not_taken(tmp_path: Path, clips: SpeechDataConfig) -> None:
+    folder = prepare(clips, tmp_path / "out")
+    (folder / "lengths.bin").write_bytes((folder / "lengths.bin").read_bytes()[:-8])
+    for given in (clips, replace(clips, path=str(folder))):
+        with pytest.raises(ConfigError, match="a file in it is damaged"):
+            prepare(given, folder)
 
 
 def test_prepared_text_is_told_from_recordings(prepared: Path, clips: SpeechDataConfig, tmp_path: Path) -> None:
@@ -170,6 +232,17 @@ def test_damage_to_any_file_is_told(tmp_path: Path, clips: SpeechDataConfig, nam
     with pytest.raises(ConfigError, match=r"remove the folder and prepare it again") as caught:
         open_prepared(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_a_table_that_lost_rows_since_it_was_prepared_is_told(tmp_path: Path, clips: SpeechDataConfig) -> None:
+    import datasets
+
+    contents = [encode(noise(500, number)) for number in range(3)]
+    datasets.Dataset.from_dict({"audio": contents}).save_to_disk(tmp_path / "saved")
+    folder = prepare(replace(clips, path=str(tmp_path / "saved")), tmp_path / "out")
+    datasets.Dataset.from_dict({"audio": contents[:2]}).save_to_disk(tmp_path / "saved")
+    with pytest.raises(ConfigError, match="a file in it is damaged"):
+        open_prepared(folder)
 
 
 def test_another_format_is_refused(tmp_path: Path, clips: SpeechDataConfig) -> None:

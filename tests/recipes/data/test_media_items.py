@@ -49,6 +49,11 @@ def test_a_saved_table_is_read_where_it_lies_and_any_other_is_copied(tmp_path: P
     assert place == {"table": str(tmp_path / "saved"), "split": "train", "column": "sound"} and not list(folder.iterdir())
     assert open_items(folder, "mine", place).read(1) == b"two"
 
+    datasets.DatasetDict(train=rows, validation=rows.select([1])).save_to_disk(tmp_path / "both")
+    held_out = open_saved(tmp_path / "both", column="sound", split="valid", label_column="label", column_option="data.column")
+    media = open_items(folder, "mine", save_items(held_out, folder))
+    assert (len(media), media.read(0), media.name) == (1, b"two", "mine")
+
     place = save_items(Table("hub/name", rows, "sound", "label"), folder)
     assert place == {"column": "sound"} and (folder / "table").is_dir()
     media = open_items(folder, "hub/name", place)

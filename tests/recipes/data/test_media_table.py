@@ -9,7 +9,8 @@ import pytest
 from recipes.data.media_table import Table, names_of, open_hub, open_parquet, open_saved, save_table
 from recipes.errors import ConfigError
 
-COLUMNS = {"column": "audio", "label_column": "label", "column_option": "data.column"}
+COLUMNS = {"column": "audio", "label_column": "verdict", "column_option": "probe.column"}
+"""No name is the usual one."""
 CONTENTS = [b"zero", b"one", b"two"]
 
 
@@ -27,8 +28,8 @@ def rows(kind: str = "audio", contents: list[bytes] = CONTENTS) -> Any:
 
     values = [{"bytes": content, "path": f"{i}.wav"} for i, content in enumerate(contents)]
     audio: list[Any] = contents if kind == "binary" else values
-    table = datasets.Dataset.from_dict({"audio": audio, "text": ["t"] * len(contents), "label": [i % 2 for i in range(len(contents))]})
-    table = table.cast_column("label", datasets.ClassLabel(names=["no", "yes"]))
+    table = datasets.Dataset.from_dict({"audio": audio, "text": ["t"] * len(contents), "verdict": [i % 2 for i in range(len(contents))]})
+    table = table.cast_column("verdict", datasets.ClassLabel(names=["no", "yes"]))
     return table.cast_column("audio", datasets.Audio()) if kind == "audio" else table
 
 
@@ -108,7 +109,7 @@ def test_save_table_keeps_the_items_and_nothing_else(tmp_path: Path) -> None:
 def test_labels_are_texts_whatever_the_columns_type(tmp_path: Path) -> None:
     import datasets
 
-    values: dict[str, Any] = {"audio": [b"a", b"b"], "label": [7, None]}
+    values: dict[str, Any] = {"audio": [b"a", b"b"], "verdict": [7, None]}
     datasets.Dataset.from_dict(values).save_to_disk(tmp_path / "one")
     table = open_saved(tmp_path / "one", split="train", **COLUMNS)
     assert [table.label(0), table.label(1)] == ["7", None]
@@ -132,9 +133,9 @@ def test_a_row_without_bytes_is_the_file_of_its_path_or_an_error(tmp_path: Path)
 def test_wrong_columns_are_told_with_the_ones_there_are(tmp_path: Path) -> None:
     path = tmp_path / "some.parquet"
     rows().to_parquet(path)
-    with pytest.raises(ConfigError, match=r"no column 'sound', there are audio, text, label; --set data\.column=NAME"):
+    with pytest.raises(ConfigError, match=r"no column 'sound', there are audio, text, verdict; --set probe\.column=NAME"):
         open_parquet(path, split="train", **{**COLUMNS, "column": "sound"})
-    with pytest.raises(ConfigError, match=r"column 'text' holds string, not the bytes of files; --set data\.column=NAME"):
+    with pytest.raises(ConfigError, match=r"column 'text' holds string, not the bytes of files; --set probe\.column=NAME"):
         open_parquet(path, split="train", **{**COLUMNS, "column": "text"})
 
 
@@ -151,6 +152,24 @@ def test_damaged_and_empty_tables_are_named(tmp_path: Path) -> None:
     rows("binary").select([]).to_parquet(tmp_path / "none.parquet")
     with pytest.raises(ConfigError, match=r"cannot be read as a table .*no data"):
         open_parquet(tmp_path / "none.parquet", split="train", **COLUMNS)
+
+
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_progress_bars_of_the_library_are_off_while_it_reads_and_then_as_they_were(
+    tmp_path: Path, is_shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    seen: list[bool] = []
+    is_off = datasets.utils.are_progress_bars_disabled
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: seen.append(is_off()) or rows())
+    was_shown = not is_off()
+    try:
+        (datasets.enable_progress_bars if is_shown else datasets.disable_progress_bars)()
+        open_hub("owner/name", split="train", **COLUMNS)
+        assert seen == [True] and is_off() == (not is_shown)
+    finally:
+        (datasets.enable_progress_bars if was_shown else datasets.disable_progress_bars)()
 
 
 def test_a_split_goes_by_several_names() -> None:

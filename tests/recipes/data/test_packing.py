@@ -96,6 +96,14 @@ def test_the_held_out_share_is_what_was_asked_for(documents: list[list[int]], fr
     assert fraction <= share <= fraction + STRETCH_TOKENS / bounds.num_tokens
 
 
+def test_the_held_out_text_is_spread_over_the_corpus_and_always_the_same() -> None:
+    bounds = bounds_of([[20] * 20] * 10_000)
+    starts_N, again_N = (build(bounds, "none", 0.1)["valid"][:, 0] for _ in range(2))
+    np.testing.assert_array_equal(starts_N, again_N)
+    thirds = np.bincount(3 * starts_N // bounds.num_tokens, minlength=3) / len(starts_N)
+    assert thirds.min() > 0.1
+
+
 def test_short_documents_go_whole_to_one_split() -> None:
     bounds = bounds_of([[20] * 20] * 2_000)
     samples = build(bounds, "complete_doc", 0.05)
@@ -115,3 +123,5 @@ def test_no_held_out_share_means_no_held_out_samples() -> None:
 def test_a_text_shorter_than_one_sample_says_how_long_it_is() -> None:
     with pytest.raises(ConfigError, match=r"too short: 4 tokens give no train sample of 10 .*--set data\.heldout_fraction=0"):
         build(bounds_of([[4]]), "none", 0.01)
+    with pytest.raises(ConfigError, match="give no valid sample"):
+        build(bounds_of([[4]]), "complete_doc", 0.01)

@@ -1,11 +1,13 @@
 """Preparation as a whole: what comes out, what is reused, and that every refusal leaves nothing behind."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,11 +15,14 @@ import sentencepiece
 
 from model.frontends.config import TextFrontendConfig
 from recipes.config import TextDataConfig
-from recipes.data import encoding, prepare
+from recipes.data import encoding, prepare, progress
+from recipes.data.packing import Boundaries, build_samples
 from recipes.data.prepare import prepare_text
-from recipes.data.shards import load_prepared, map_array
+from recipes.data.shards import CONTENT_FILES, hash_files, load_prepared, map_array
 from recipes.data.source import open_source
+from recipes.data.tokenizer import TextSample
 from recipes.errors import ConfigError
+from tests.durability import durable_moves
 
 
 def refused(data: TextDataConfig, frontend: TextFrontendConfig, tmp_path: Path, complaint: str) -> None:
@@ -41,8 +46,37 @@ def test_the_tokens_are_the_text_and_the_counts_are_right(prepared: Path, data: 
         "paragraphs": 480,
         "tokens": len(tokens),
     }
-    assert info.counts["bytes"] == sum(len(text) for text in texts)
-    assert len(np.load(prepared / "valid.npy")) == info.counts["valid_samples"] >= 1
+    assert info.counts["bytes"] == sum(len(text.encode()) for text in texts)
+
+
+def test_the_samples_are_packed_by_the_recipes_numbers_and_counted_by_split(prepared: Path, data: TextDataConfig) -> None:
+    bounds = Boundaries(*(map_array(prepared / name, np.int64) for name in ("paragraph_ends.bin", "document_ends.bin")))
+    expected = build_samples(bounds, sequence_length=32, break_mode="none", heldout_fraction=0.05)
+    counts = load_prepared(prepared).counts
+    for split, samples_N2 in expected.items():
+        np.testing.assert_array_equal(np.load(prepared / f"{split}.npy"), samples_N2)
+        assert (counts[f"{split}_samples"], counts[f"{split}_tokens"]) == (len(samples_N2), samples_N2[:, 1].sum())
+        assert len(samples_N2) >= 1
+
+
+def test_shards_have_the_type_of_the_vocabulary(
+    tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "token_dtype", lambda vocab_size: {64: np.dtype(np.uint32)}[vocab_size])
+    wide = prepare_text(data, frontend, tmp_path / "prepared", num_processes=1)
+    assert load_prepared(wide).dtype == "uint32"
+    np.testing.assert_array_equal(map_array(wide / "tokens.bin", np.uint32), map_array(prepared / "tokens.bin", np.uint16))
+
+
+def test_prepared_text_is_on_the_disk_before_it_has_its_name(tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
+    with durable_moves(tmp_path) as recorder:
+        prepare_text(data, frontend, tmp_path / "run" / "prepared", num_processes=1)
+    assert recorder.moves == ["run/prepared"]
+
+
+def test_the_fingerprint_is_of_every_file_that_training_reads(prepared: Path) -> None:
+    assert {*CONTENT_FILES, "prepared.json"} == {path.name for path in prepared.iterdir()}
+    assert load_prepared(prepared).fingerprint == hash_files([prepared / name for name in CONTENT_FILES])
 
 
 def test_the_result_does_not_depend_on_the_number_of_processes(
@@ -51,9 +85,33 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
     monkeypatch.setattr(encoding, "BATCH_BYTES", 5000)
     monkeypatch.setattr(prepare, "BYTES_PER_PROCESS", 1)
     lines: list[str] = []
-    other = prepare_text(data, frontend, tmp_path / "prepared", num_processes=2, log=lines.append)
-    assert any("with 2 processes" in line and "MB/s" in line for line in lines)
+    other = prepare_text(data, frontend, tmp_path / "prepared", num_processes=3, log=lines.append)
+    info = load_prepared(other)
+    size, counts = f"{info.counts['bytes'] / 1e6:.1f}", info.counts
+    assert re.sub(r"\d+\.\d+ (s,|MB/s)", r"? \1", "\n".join(lines)).splitlines() == [
+        f"training a unigram tokenizer of 64 symbols on {size} of {size} MB",
+        f"tokenized {size} of {size} MB in ? s, ? MB/s with 3 processes",
+        f"prepared 4 documents, {counts['tokens']} tokens: {counts['train_samples']} train and {counts['valid_samples']} held-out samples",
+    ]
     assert {path.name: path.read_bytes() for path in other.iterdir()} == {path.name: path.read_bytes() for path in prepared.iterdir()}
+
+
+@pytest.mark.parametrize("is_asked_for", [True, False])
+def test_bars_are_drawn_where_they_are_asked_for_and_gone_before_the_next_line(
+    tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig, is_asked_for: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    def build_bar(label: str, total: int) -> SimpleNamespace:
+        events.append(label)
+        return SimpleNamespace(update=lambda num_bytes: None, close=lambda: events.append("gone"))
+
+    monkeypatch.setattr(progress, "_build_bar", build_bar)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    told = {"progress": is_asked_for, "log": lambda line: events.append(line.split()[0])}
+    prepare_text(data, frontend, tmp_path / "prepared", num_processes=1, **told)
+    bars = [["reading", "gone"], ["tokenizing", "gone"]] if is_asked_for else [[], []]
+    assert events == [*bars[0], "training", *bars[1], "tokenized", "prepared"]
 
 
 def test_a_finished_preparation_is_reused_even_when_the_text_is_gone(
@@ -84,7 +142,13 @@ def test_a_prepared_folder_given_as_data_is_returned_as_it_is(
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value"), [("frontend", "vocab_size", 80), ("data", "sequence_length", 64), ("data", "break_mode", "complete_doc")]
+    ("section", "key", "value"),
+    [
+        ("frontend", "vocab_size", 80),
+        ("data", "sequence_length", 64),
+        ("data", "break_mode", "complete_doc"),
+        ("data", "heldout_fraction", 0.1),
+    ],
 )
 def test_a_prepared_folder_that_does_not_fit_names_the_number(
     tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig, section: str, key: str, value: object
@@ -106,17 +170,48 @@ def test_a_prepared_folder_with_another_tokenizer_is_refused(
 
 
 def test_a_given_tokenizer_is_used_as_it_is(tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
-    again = prepare_text(replace(data, tokenizer=str(prepared / "tokenizer.model")), frontend, tmp_path / "out", num_processes=1)
+    given = replace(data, tokenizer=str(prepared / "tokenizer.model"), tokenizer_type="bpe")  # which it is not
+    again = prepare_text(given, frontend, tmp_path / "out", num_processes=1)
     assert load_prepared(again).fingerprint == load_prepared(prepared).fingerprint
 
 
-def test_missing_empty_binary_and_foreign_text_leave_nothing(tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
+def test_the_tokenizers_sample_is_as_large_as_was_asked_for(
+    tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    class Sample(TextSample):
+        def __init__(self, max_bytes: int) -> None:
+            sizes.append(max_bytes)
+            super().__init__(max_bytes)
+
+    monkeypatch.setattr(prepare, "TextSample", Sample)
+    prepare_text(replace(data, tokenizer_sample_megabytes=3), frontend, tmp_path / "prepared", num_processes=1)
+    assert sizes == [3_000_000]
+
+
+def test_what_is_in_the_home_folder_is_found_by_a_tilde(
+    tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(prepared.parent))
+    model = f"~/{prepared.name}/tokenizer.model"
+    assert prepare_text(replace(data, path=f"~/{prepared.name}", tokenizer=model), frontend, tmp_path / "out") == prepared
+    monkeypatch.setenv("HOME", str(Path(str(data.path)).parent))
+    again = prepare_text(replace(data, path=f"~/{Path(str(data.path)).name}"), frontend, tmp_path / "out", num_processes=1)
+    assert load_prepared(again).source == data.path
+
+
+def test_missing_empty_binary_and_foreign_text_leave_nothing(
+    tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig
+) -> None:
     texts = {"empty": b"\n\n", "binary": b"a\0b", "latin": b"one\ncaf\xe9\n"}
     for name, content in texts.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "book.txt").write_bytes(content)
     refused(replace(data, path=str(tmp_path / "nowhere")), frontend, tmp_path, "no such file or folder")
     refused(replace(data, path=str(tmp_path / "empty")), frontend, tmp_path, "empty: no text in it")
+    given = str(prepared / "tokenizer.model")  # with one, no text need be read before it is tokenized
+    refused(replace(data, path=str(tmp_path / "empty"), tokenizer=given), frontend, tmp_path, "empty: no text in it")
     refused(replace(data, path=str(tmp_path / "binary")), frontend, tmp_path, r"book\.txt line 1: a NUL byte")
     refused(replace(data, path=str(tmp_path / "latin")), frontend, tmp_path, r"book\.txt line 2: byte 0xe9 is not UTF-8")
 
@@ -132,6 +227,7 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path, data: TextDataCon
     refused(data, replace(frontend, vocab_size=9000), tmp_path, r"vocab_size 9000 is too large.*--set frontend\.vocab_size=\d+")
     refused(replace(data, sequence_length=100_000), frontend, tmp_path, "the text is too short")
     refused(replace(data, heldout_fraction=1.0), frontend, tmp_path, r"heldout_fraction 1 is not in \[0, 1\)")
+    refused(replace(data, sequence_length=1), frontend, tmp_path, "sequence_length 1 leaves no room for a token")
 
 
 def test_a_folder_with_other_things_in_it_is_not_overwritten(tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:

@@ -1,5 +1,8 @@
 """Progress: lines in a log, and silence where nobody looks."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 
 from recipes.data import progress
@@ -7,18 +10,37 @@ from recipes.data.progress import ByteProgress
 
 
 def test_a_log_gets_a_line_now_and_then_with_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "LOG_EVERY_SECONDS", 0.0)
+    clock = [100.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
     lines: list[str] = []
-    counted = ByteProgress("tokenizing", 4_000_000, show_bar=False, log=lines.append)
-    counted.add(1_000_000)
+    counted = ByteProgress("tokenizing", 8_000_000, show_bar=False, log=lines.append)
+    for now in (110.0, 121.0, 122.0, 140.0, 142.0):
+        clock.append(now)
+        counted.add(1_000_000)
     counted.close()
-    assert len(lines) == 1
-    assert lines[0].startswith("tokenizing: 1.0 of 4.0 MB in ") and lines[0].endswith(" MB/s")
+    assert lines == ["tokenizing: 2.0 of 8.0 MB in 21.0 s, 0.1 MB/s", "tokenizing: 5.0 of 8.0 MB in 42.0 s, 0.1 MB/s"]
 
 
-def test_no_bar_is_drawn_where_stderr_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    counted = ByteProgress("reading", 0, show_bar=True, log=lambda line: None)
+def test_a_bar_gets_every_byte_and_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    bar = SimpleNamespace(update=calls.append, close=lambda: calls.append("closed"))
+    monkeypatch.setattr(progress, "_build_bar", lambda label, total: calls.append((label, total)) or bar)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    counted = ByteProgress("reading", 40, show_bar=True, log=lambda line: None)
+    counted.add(10)
+    counted.add(30)
+    counted.close()
+    assert calls == [("reading", 40), 10, 30, "closed"]
+
+
+@pytest.mark.parametrize(("show_bar", "is_terminal", "is_drawn"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_a_bar_is_drawn_on_a_terminal_that_asks_for_it(
+    show_bar: bool, is_terminal: bool, is_drawn: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    counted = ByteProgress("reading", 0, show_bar=show_bar, log=lambda line: None)
     counted.add(10)
     counted.close()
-    assert capsys.readouterr() == ("", "")
+    drawn = capsys.readouterr()
+    assert drawn.out == "" and ("reading" in drawn.err) == is_drawn
     assert counted.num_bytes == 10

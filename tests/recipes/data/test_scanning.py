@@ -35,7 +35,9 @@ def scan(
     paths = [*sorted(path.name for path in files.iterdir()), *extra]
     place = save_items(Files("data", str(files), paths), folder)
     progress = ByteProgress("scanning", 0, show_bar=False, log=print)
-    return scan_items(folder, "data", place, scan=scan, num_items=len(paths), num_processes=num_processes, progress=progress)
+    scanned = scan_items(folder, "data", place, scan=scan, num_items=len(paths), num_processes=num_processes, progress=progress)
+    assert progress.num_bytes == sum(path.stat().st_size for path in files.iterdir())
+    return scanned
 
 
 @pytest.fixture
@@ -69,10 +71,16 @@ def test_two_processes_give_the_same_as_one(tmp_path: Path, files: Path, monkeyp
     assert (two.lengths_N.tolist(), two.bad, two.fingerprint) == (one.lengths_N.tolist(), one.bad, one.fingerprint)
 
 
-def test_several_tasks_give_the_same_lengths_as_one(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_items_are_scanned_by_this_process_alone_however_many_it_may_use(tmp_path: Path, files: Path) -> None:
+    assert scan(files, tmp_path / "out", lambda file: len(file.read()), num_processes=9).lengths_N[-1] == 1  # no other could have it
+
+
+def test_several_tasks_give_the_same_lengths_and_bad_items_as_one(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (files / "a.wav").write_bytes(b"x")
     one = scan(files, tmp_path / "out")
     monkeypatch.setattr(scanning, "ITEMS_PER_TASK", 3)
-    assert scan(files, tmp_path / "out").lengths_N.tolist() == one.lengths_N.tolist()
+    several = scan(files, tmp_path / "out")
+    assert several.lengths_N.tolist() == one.lengths_N.tolist() and several.bad == one.bad and len(one.bad) == 2
 
 
 def test_a_killed_process_is_one_line(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +91,7 @@ def test_a_killed_process_is_one_line(tmp_path: Path, files: Path, monkeypatch: 
 
 def test_the_fingerprint_is_of_names_lengths_and_sizes_not_of_the_place(tmp_path: Path, files: Path) -> None:
     first = scan(files, tmp_path / "out", None).fingerprint
+    assert scan(files, tmp_path / "out").fingerprint != first, "the same names and sizes, other lengths"
     moved = files.rename(tmp_path / "moved")
     assert scan(moved, tmp_path / "out", None).fingerprint == first
     (moved / "a.wav").write_bytes(b"..")

@@ -1,6 +1,7 @@
 """The prepared folder: whole or absent, read back as written, and damage that is noticed."""
 
 import errno
+import hashlib
 import json
 import os
 import socket
@@ -12,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes.data.shards import ShardWriter, atomic_folder, hash_files, load_prepared, map_array
+from recipes.data.shards import ShardWriter, atomic_folder, find_prepared, hash_files, load_prepared, map_array
 from recipes.errors import ConfigError
+from tests.durability import durable_moves
 
 
 def copy_folder(folder: Path, target: Path) -> Path:
@@ -28,11 +30,12 @@ def test_boundaries_are_those_of_what_was_appended_without_empty_paragraphs(tmp_
     writer.append(np.array([0, 0, 1]), np.array([2, 0, 3]), np.arange(5))
     writer.append(np.array([1, 2, 4]), np.array([1, 0, 2]), np.arange(3))
     writer.append(np.array([4]), np.array([0]), np.arange(0))
+    writer.append(np.array([7]), np.array([1]), np.arange(1))  # a batch that begins with a document
     writer.finish()
-    assert writer.counts == {"documents": 3, "paragraphs": 4, "tokens": 8}
-    assert map_array(tmp_path / "tokens.bin", np.uint16).tolist() == [0, 1, 2, 3, 4, 0, 1, 2]
-    assert map_array(tmp_path / "paragraph_ends.bin", np.int64).tolist() == [2, 5, 6, 8]
-    assert map_array(tmp_path / "document_ends.bin", np.int64).tolist() == [2, 6, 8]
+    assert writer.counts == {"documents": 4, "paragraphs": 5, "tokens": 9}
+    assert map_array(tmp_path / "tokens.bin", np.uint16).tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 0]
+    assert map_array(tmp_path / "paragraph_ends.bin", np.int64).tolist() == [2, 5, 6, 8, 9]
+    assert map_array(tmp_path / "document_ends.bin", np.int64).tolist() == [2, 6, 8, 9]
 
 
 def test_the_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
@@ -42,6 +45,15 @@ def test_the_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
         assert not target.exists()
     assert (target / "file").read_text() == "content"
     assert os.listdir(target.parent) == ["prepared"]
+
+
+@pytest.mark.parametrize("place", ["prepared", "new/run/prepared"])
+def test_a_power_cut_at_any_moment_leaves_the_whole_folder_or_none(tmp_path: Path, place: str) -> None:
+    with durable_moves(tmp_path) as recorder, atomic_folder(tmp_path / place) as folder:
+        (folder / "table").mkdir()
+        for path in (folder / "file", folder / "table" / "rows"):
+            path.write_text("content")
+    assert recorder.moves == [place]
 
 
 @pytest.mark.parametrize("error", [ConfigError("bad text"), KeyboardInterrupt(), SystemExit(143), RuntimeError("defect")])
@@ -71,14 +83,20 @@ def test_temporaries_of_dead_runs_are_removed_and_of_living_ones_kept(tmp_path: 
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     here = socket.gethostname()
-    names = {name: tmp_path / f".prepared.{name}.tmp" for name in (f"{here}.{dead.pid}", f"{here}.{os.getppid()}", "other.1", "other.2")}
+    names = {
+        name: tmp_path / f".prepared.{name}.tmp"
+        for name in (f"{here}.{dead.pid}", f"{here}.{os.getppid()}", "other.1", "other.2", "other.3")
+    }
     for folder in names.values():
         folder.mkdir()
     long_ago = time.time() - 48 * 3600
-    os.utime(names["other.1"], (long_ago, long_ago))
+    (names["other.3"] / "tokens.bin").write_text("still written")
+    for name in ("other.1", "other.3"):
+        os.utime(names[name], (long_ago, long_ago))
     with atomic_folder(tmp_path / "prepared"):
         pass
-    assert {path.name for path in tmp_path.iterdir()} == {"prepared", names[f"{here}.{os.getppid()}"].name, names["other.2"].name}
+    kept = {names[name].name for name in (f"{here}.{os.getppid()}", "other.2", "other.3")}
+    assert {path.name for path in tmp_path.iterdir()} == {"prepared", *kept}
 
 
 def test_a_damaged_or_foreign_folder_is_refused(tmp_path: Path, prepared: Path) -> None:
@@ -105,3 +123,23 @@ def test_hashes_depend_on_contents_and_order(tmp_path: Path) -> None:
         path.write_text(path.name)
     assert hash_files(paths) != hash_files(paths[::-1])
     assert hash_files(paths[:1]) == "ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb"
+    paths[0].write_bytes(bytes(5 << 20) + b"the end")
+    assert hash_files(paths) == hashlib.sha256(bytes(5 << 20) + b"the end" + b"b").hexdigest()
+
+
+def test_a_prepared_folder_that_data_names_goes_before_an_earlier_one_and_each_is_checked(tmp_path: Path) -> None:
+    calls: list[tuple[str, Path]] = []
+
+    def find(path: Path | None, out_dir: Path) -> Path | None:
+        calls.clear()
+        checks = {name: lambda folder, name=name: calls.append((name, folder)) for name in ("check_fits", "check_same_source")}
+        return find_prepared(path and str(path), out_dir, **checks)  # type: ignore[arg-type]
+
+    given, earlier, new = tmp_path / "given", tmp_path / "earlier", tmp_path / "new"
+    for folder in (given, earlier):
+        folder.mkdir()
+        (folder / "prepared.json").write_text("{}")
+    assert find(given, earlier) == given and calls == [("check_fits", given)]
+    assert find(tmp_path, earlier) == find(None, earlier) == earlier
+    assert calls == [("check_fits", earlier), ("check_same_source", earlier)]
+    assert find(tmp_path, new) is None and not calls

@@ -28,28 +28,42 @@ def test_text_files_are_documents_in_the_order_of_their_names(tmp_path: Path) ->
     assert read(tmp_path / "b.txt") == [(0, "three")]
 
 
+def test_a_name_is_the_full_path_wherever_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "a.txt").write_text("one\n")
+    monkeypatch.chdir(tmp_path)
+    for path in ("books", "books/a.txt"):
+        assert open_source(TextDataConfig(path=path)).name == str(tmp_path / path)
+
+
 def test_no_path_is_the_shipped_sample_of_23_novels() -> None:
     documents = [number for number, _ in read(None)]
     assert (documents[0], documents[-1]) == (0, 22)
     assert len(documents) > 40_000
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "parquet", "saved", "saved with splits"])
-def test_every_table_gives_one_document_a_row(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "tsv", "parquet", "saved", "saved with splits"])
+def test_every_table_gives_one_document_a_row_of_the_column_that_is_named(tmp_path: Path, kind: str) -> None:
     import datasets
 
-    rows = datasets.Dataset.from_dict({"id": [1, 2, 3], "text": TEXTS})
+    rows = datasets.Dataset.from_dict({"text": ["another, column"] * 3, "body": TEXTS})
     path = tmp_path / f"rows.{kind}"
     if kind.startswith("jsonl"):
-        content = "".join(json.dumps({"id": 1, "text": text}) + "\n" for text in TEXTS).encode()
+        content = "".join(json.dumps({"text": "another, column", "body": text}) + "\n" for text in TEXTS).encode()
         path.write_bytes(gzip.compress(content) if kind.endswith("gz") else content)
+    elif kind == "tsv":
+        path.write_text("text\tbody\n" + "".join(f'another, column\t"{text}"\n' for text in TEXTS))
     elif kind == "saved":
         rows.save_to_disk(path)
     elif kind == "saved with splits":
-        datasets.DatasetDict(train=rows, test=rows).save_to_disk(path)
+        datasets.DatasetDict(test=rows.select([0]), train=rows).save_to_disk(path)
     else:
         getattr(rows, f"to_{kind}")(path)
-    assert read(path) == EXPECTED
+    assert read(path, "body") == EXPECTED
+    if path.is_file():
+        (tmp_path / "folder").mkdir()
+        path.rename(tmp_path / "folder" / path.name)
+        assert read(tmp_path / "folder", "body") == EXPECTED
 
 
 def test_a_missing_row_is_an_empty_document(tmp_path: Path) -> None:
@@ -81,10 +95,10 @@ def test_a_hub_name_is_split_into_name_and_config(monkeypatch: pytest.MonkeyPatc
 
     def give(*args: object, **options: object) -> datasets.Dataset:
         calls.append((args, options))
-        return datasets.Dataset.from_dict({"text": TEXTS})
+        return datasets.Dataset.from_dict({"text": ["another column"] * 3, "body": TEXTS})
 
     monkeypatch.setattr(datasets, "load_dataset", give)
-    assert read("wikimedia/wikipedia:20231101.en") == EXPECTED
+    assert read("wikimedia/wikipedia:20231101.en", "body") == EXPECTED
     assert calls == [(("wikimedia/wikipedia", "20231101.en"), {"split": "train"})]
 
 

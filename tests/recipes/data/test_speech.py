@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from model.batch import Batch
 from model.config import SpanMaskConfig
 from model.frontends.config import SpeechFrontendConfig
-from model.masking import span_mask
+from model.masking import span_mask, unmask_to
 from recipes.config import SpeechDataConfig
 from recipes.data.audio import decode_audio, normalize
 from recipes.data.loader import UpdateOrder, rank_share
@@ -110,6 +110,44 @@ def test_an_example_is_a_function_of_seed_split_epoch_and_index(train: SpeechDat
     assert valid.fingerprint == train.fingerprint and len(valid) == 4 and len(train) == 37
 
 
+@pytest.mark.parametrize(("seed", "split", "epoch"), [(1, "train", 2), (5, "train", 0), (0, "valid", 0), (1, "valid", 3)])
+def test_crop_and_mask_are_drawn_by_seed_split_epoch_and_recording_each_by_itself(
+    clips: SpeechDataConfig, folder: Path, seed: int, split: str, epoch: int
+) -> None:
+    """Written out again, bit for bit."""
+    prepared, group = open_prepared(folder), (3, 1, 2)
+    items = prepared.splits[split]
+    num_samples = int(min(1600, *prepared.lengths_N[items[list(group)]]))
+    masks, rngs = {}, {}
+    for member in group:
+        seeds = [np.random.SeedSequence((seed, ["train", "valid"].index(split), epoch, member), spawn_key=(stream,)) for stream in (0, 1)]
+        rngs[member] = [np.random.Generator(np.random.Philox(each)) for each in seeds]
+        masks[member] = span_mask(FRONTEND.num_frames(num_samples), MASK, rngs[member][0])
+    num_masked = min(int(mask_S.sum()) for mask_S in masks.values())
+    for member, (mask_rng, crop_rng) in rngs.items():
+        example = open_split(clips, folder, split=split, seed=seed).example(epoch, member, group)
+        whole_T = normalize(decode_audio(prepared.media.read(int(items[member])), RATE))
+        start = int(crop_rng.integers(len(whole_T) - num_samples + 1))
+        np.testing.assert_array_equal(example.waveform, whole_T[start : start + num_samples])
+        np.testing.assert_array_equal(example.mask, unmask_to(masks[member], num_masked, mask_rng))
+
+
+def test_recordings_are_measured_and_decoded_at_the_recipes_rate_and_prepared_for_that_alone(
+    clips: SpeechDataConfig, folder: Path, tmp_path: Path
+) -> None:
+    slow = replace(clips, sample_rate=8000, min_seconds=200 / 8000)
+    halves = prepare_speech(slow, FRONTEND, tmp_path / "run", num_processes=1)
+    prepared = open_prepared(halves)
+    assert prepared.lengths_N.tolist() == [-(-length // 2) for length in LENGTHS]
+    dataset = SpeechDataset(halves, "train", frontend=FRONTEND, mask=MASK, data=slow, seed=1)
+    example = dataset.example(0, len(dataset) - 1, (len(dataset) - 1,))
+    assert len(example.waveform) == 800, "max_seconds at that rate"
+    whole_T = normalize(decode_audio(prepared.media.read(int(prepared.splits["train"][-1])), 8000))
+    assert any(np.array_equal(whole_T[start : start + 800], example.waveform) for start in range(len(whole_T) - 799))
+    with pytest.raises(ConfigError, match=r"prepared with data\.sample_rate 16000, the recipe has 8000"):
+        prepare_speech(replace(slow, path=str(folder), min_seconds=clips.min_seconds), FRONTEND, tmp_path / "other")
+
+
 def test_an_epoch_is_a_permutation_in_groups_of_like_lengths(train: SpeechDataset) -> None:
     order = train.order(np.random.default_rng(0))
     assert len(order) == 36 and len(set(order.tolist())) == 36 and set(order.tolist()) < set(range(37))
@@ -161,6 +199,11 @@ def test_masks_that_could_cover_the_shortest_recording_are_refused_with_the_numb
     check_mask(replace(clips, min_seconds=0.01), FRONTEND, MASK)
     with pytest.raises(ConfigError, match=r"may cover whole; --set mask\.prob lower"):
         check_mask(clips, FRONTEND, SpanMaskConfig(prob=1.0, length=1))
+
+
+def test_a_data_set_is_not_opened_with_a_mask_that_could_cover_a_recording(clips: SpeechDataConfig, folder: Path) -> None:
+    with pytest.raises(ConfigError, match="may cover whole"):
+        SpeechDataset(folder, "train", frontend=FRONTEND, mask=SpanMaskConfig(prob=1.0, length=1), data=clips, seed=1)
 
 
 @settings(max_examples=200, deadline=None)

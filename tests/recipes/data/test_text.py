@@ -10,7 +10,9 @@ import torch
 
 from model.config import TokenMaskConfig
 from model.frontends.config import TextFrontendConfig
+from model.masking import token_mask
 from recipes.config import TextDataConfig
+from recipes.data.packing import Split
 from recipes.data.prepare import prepare_text
 from recipes.data.shards import map_array
 from recipes.data.text import TextDataset, TextExample
@@ -47,6 +49,21 @@ def test_an_example_is_a_function_of_seed_epoch_and_index(stream: TextDataset, p
     others = [stream.example(3, 5), stream.example(2, 6), TextDataset(prepared, "train", mask=MASK, seed=2).example(2, 5)]
     assert all((example.mask != other.mask).any() for other in others)
     np.testing.assert_array_equal(example.clean, others[0].clean)
+
+
+@pytest.mark.parametrize(("seed", "split", "epoch"), [(1, "train", 2), (5, "train", 0), (0, "valid", 0), (1, "valid", 3)])
+def test_a_mask_is_drawn_by_seed_split_epoch_and_index(prepared: Path, seed: int, split: Split, epoch: int) -> None:
+    """Written out again, bit for bit."""
+    dataset = TextDataset(prepared, split, mask=MASK, seed=seed)
+    starts_N2 = np.load(prepared / f"{split}.npy")
+    for index in range(2):
+        entropy = (seed, ["train", "valid"].index(split), epoch, index)
+        example, rng = dataset.example(epoch, index), np.random.Generator(np.random.Philox(np.random.SeedSequence(entropy)))
+        start, length = starts_N2[index].tolist()
+        np.testing.assert_array_equal(example.clean, [0, *map_array(prepared / "tokens.bin", np.uint16)[start : start + length]])
+        inputs_T, mask_T = token_mask(example.clean, MASK, rng, vocab_size=64)
+        np.testing.assert_array_equal(example.inputs, inputs_T)
+        np.testing.assert_array_equal(example.mask, mask_T)
 
 
 def test_the_splits_draw_different_masks_and_share_no_text(stream: TextDataset, prepared: Path) -> None:
@@ -92,7 +109,7 @@ def test_a_document_batch_is_padded_on_the_right(documents: TextDataset) -> None
     examples = [documents.example(0, index) for index in range(8)]
     batch = documents.collate(examples)
     lengths = [len(example.clean) for example in examples]
-    assert batch.padding_mask_BS is not None and min(lengths) < 32
+    assert batch.padding_mask_BS is not None and batch.padding_mask_BS is batch.clean_padding_mask_BS and min(lengths) < 32
     assert batch.num_tokens == sum(lengths)
     for row, length in enumerate(lengths):
         assert batch.padding_mask_BS[row].tolist() == [False] * length + [True] * (32 - length)

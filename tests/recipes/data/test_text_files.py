@@ -24,6 +24,12 @@ def test_bom_carriage_returns_and_form_feeds_disappear(tmp_path: Path, name: str
 def test_hard_wrapped_lines_are_joined_up_to_a_blank_line() -> None:
     lines = ["one two", "three", "", "", "four", "  ", "five", "six"]
     assert list(split_paragraphs(lines)) == ["one two three", "four", "five six"]
+    assert list(split_paragraphs(["one", "two", " \n", "three\n"])) == ["one two", "three"]
+
+
+def test_a_hard_wrapped_paragraph_that_does_not_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_files, "MAX_LINE_BYTES", 7)
+    assert list(split_paragraphs([*["one"] * 6, "", "end"])) == ["one one one", "one one one", "end"]
 
 
 def test_without_blank_lines_every_line_is_a_paragraph() -> None:

@@ -32,6 +32,19 @@ def test_training_gives_one_symbol_less_than_the_vocabulary_and_repeats() -> Non
     assert train_tokenizer(TEXT, data, VOCAB_SIZE) == content
 
 
+def test_long_paragraphs_of_any_script_are_trained_on(tmp_path: Path) -> None:
+    long = "αβγδε " * (MAX_PIECE_CHARACTERS // 6)  # nearly two bytes a character
+    (tmp_path / "model").write_bytes(train_tokenizer([*TEXT, *cut(long)], TextDataConfig(), 40))
+    assert UNK not in encode(str(tmp_path / "model"), ["αβγδε"])[0]
+
+
+@pytest.mark.parametrize(("lowercase", "read"), [(False, "The CAT sat"), (True, "the cat sat")])
+def test_capitals_are_kept_unless_lower_case_is_asked_for(lowercase: bool, read: str) -> None:
+    content = train_tokenizer([*TEXT, "The CAT sat"], TextDataConfig(lowercase=lowercase), VOCAB_SIZE + 4)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=content)
+    assert processor.decode(processor.encode("The CAT sat")) == read
+
+
 def test_every_paragraph_ends_with_its_end_token_and_can_be_read_again(model: Path) -> None:
     tokens, lengths_P = encode(str(model), ["The CAT sat", "  ", "upon the mat"])
     first, empty, last = np.split(tokens, np.cumsum(lengths_P)[:-1])

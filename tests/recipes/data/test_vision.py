@@ -20,6 +20,7 @@ from model.masking import block_mask
 from recipes.config import VisionDataConfig
 from recipes.data.images import center_view, decode_image, random_view
 from recipes.data.media import open_media
+from recipes.data.media_folder import open_prepared
 from recipes.data.packing import Split
 from recipes.data.vision import IMAGES, MAX_REPLACEMENTS, VisionDataset, VisionExample, prepare_vision
 from recipes.errors import ConfigError
@@ -86,14 +87,22 @@ def dataset(prepared: Path) -> VisionDataset:
     return open_dataset(prepared)
 
 
-def test_an_example_is_the_pictures_random_view_and_a_block_mask(dataset: VisionDataset) -> None:
+@pytest.mark.parametrize(("seed", "split", "epoch"), [(1, "train", 2), (5, "train", 0), (0, "valid", 0), (1, "valid", 3)])
+def test_an_example_is_the_pictures_view_and_a_block_mask_by_seed_split_epoch_and_index(
+    prepared: Path, seed: int, split: Split, epoch: int
+) -> None:
+    data = replace(DATA, crop_scale=(0.2, 0.7), color_jitter=0.3, flip_prob=0.4)
+    dataset = open_dataset(prepared, split, data=data, seed=seed)
+    opened = open_prepared(prepared)
     for index in range(5):
-        example = dataset.example(0, index, ALL)
+        example = dataset.example(epoch, index, ALL)
         assert example.image.shape == (3, 32, 32) and example.image.dtype == np.float32
         assert example.mask.shape == (16,) and example.mask.dtype == bool and 1 <= example.mask.sum() <= 9
-        content = dataset._prepared.media.read(dataset._items[index])
-        view_rng, mask_rng = (np.random.Generator(np.random.Philox(s)) for s in np.random.SeedSequence((1, 0, 0, index)).spawn(2))
-        np.testing.assert_array_equal(example.image, random_view(decode_image(content), 32, DATA, view_rng))
+        image = decode_image(opened.media.read(int(opened.splits[split][index])))
+        entropy = (seed, ["train", "valid"].index(split), epoch, index)
+        view_rng, mask_rng = (np.random.Generator(np.random.Philox(s)) for s in np.random.SeedSequence(entropy).spawn(2))
+        view_CHW = random_view(image, 32, data, view_rng) if split == "train" else center_view(image, 32)
+        np.testing.assert_array_equal(example.image, view_CHW)
         np.testing.assert_array_equal(example.mask, block_mask(4, MASK, mask_rng))
 
 
@@ -226,6 +235,16 @@ def test_a_replacement_is_the_next_good_picture_with_the_randomness_of_the_one_i
     again.example(0, 4, ALL)
     again.example(0, 2, ALL)
     assert equal(again.example(0, 1, ALL), replaced)
+
+
+def test_a_replacement_is_of_the_same_split(tmp_path: Path) -> None:
+    data = replace(DATA, path=str(write_images(tmp_path / "images", 10)), heldout_fraction=0.3)
+    prepared = open_prepared(prepare_vision(data, tmp_path / "prepared", num_processes=1))
+    _, second, third = prepared.splits["valid"].tolist()
+    assert (second, third) != (1, 2), "an item's number is not its place in the split"
+    Path(prepared.media.where(second)).write_bytes(b"")
+    example = open_dataset(prepared.folder, "valid", data=data).example(0, 1, ALL)
+    np.testing.assert_array_equal(example.image, center_view(decode_image(prepared.media.read(third)), 32))
 
 
 def test_a_picture_removed_after_preparing_is_replaced_and_named(tmp_path: Path) -> None:
