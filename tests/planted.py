@@ -136,7 +136,7 @@ def _calls(tree: ast.AST) -> Iterator[tuple[ast.Expr, ast.Expr | None]]:
     """Statements that are one call, each with the statement after it where that is one too."""
     bodies = [getattr(node, name, None) for node in ast.walk(tree) for name in ("body", "orelse", "finalbody")]
     for body in (body for body in bodies if isinstance(body, list)):
-        for statement, following in zip(body, [*body[1:], None], strict=True):
+        for statement, following in zip(body, [*body[1:], None], strict=False):
             if _is_call(statement):
                 yield statement, following if _is_call(following) else None
 

@@ -6,7 +6,8 @@ python -m tests.soak.plant recipes/train --make wiring            arguments left
 python -m tests.soak.plant recipes/train/guard.py --make mutants --sample 40      cosmic-ray's (the extra `mutation`)
 
 For each fault the tests of its module run first (test_MODULE.py, then the other tests of its folder that import it), for those that
-survive all tests of the folder, and with --whole the whole fast suite. What noticed a fault must pass without it: tried at the end.
+survive the rest of the folder, with --until launch the tests of the commands, and with --until suite the whole fast suite. What noticed
+a fault must pass without it: tried at the end.
 """
 
 import argparse
@@ -22,16 +23,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.distributed import run_command
 from tests.planted import Planted, WiringFaults, listed, mutants
+from tests.soak.warm import WarmPytest
 
 ROOT = Path(__file__).parents[2]
 HOUSE = ("model", "recipes")
 FAST = "not slow and not slurm and not gpu"
+STAGES = ("module", "folder", "launch", "suite")
 NOT_IN_A_COPY = "tests/test_house.py::test_the_installed_packages_are_this_checkout"
 TEST_SECONDS, STAGE_SECONDS, SUITE_SECONDS = 120, 600, 2400
 """Of one test, of the tests of a module or folder, of the whole suite; a fault that makes a test hang is noticed by that."""
@@ -39,7 +42,7 @@ TEST_SECONDS, STAGE_SECONDS, SUITE_SECONDS = 120, 600, 2400
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a planted fault. `test` noticed it ("" where none did) and said `how`; `stage`: module, folder or suite."""
+    """What became of a planted fault. `test` noticed it ("" where none did) and said `how`; `stage`: the last one that ran."""
 
     path: str
     fault: str
@@ -68,15 +71,16 @@ class Copy:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
         self._imports = _imports_of_tests(folder)
+        self._pytest = WarmPytest(folder)
 
-    def judge(self, fault: Planted, *, whole: bool) -> Outcome:
-        """Plant it, run its tests stage by stage until one notices it, and take it out again."""
+    def judge(self, fault: Planted, until: str, known: str) -> Outcome:
+        """Plant it, run its tests stage by stage until one notices it, and take it out again. `known`: a test that did before ("")."""
         path, start = self.root / fault.path, time.monotonic()
         original = path.read_text()
         path.write_text(fault.text)
         stage, test, how = "", "", ""
         try:
-            for stage, tests in self._stages(fault.path, whole):
+            for stage, tests in self._stages(fault.path, STAGES[0] if fault.harmless else until, known):
                 test, how = self.run(tests, SUITE_SECONDS if stage == "suite" else STAGE_SECONDS)
                 if test:
                     break
@@ -84,28 +88,35 @@ class Copy:
             path.write_text(original)
         return Outcome(fault.path, fault.fault, fault.harmless, stage, test, how, round(time.monotonic() - start, 1))
 
-    def _stages(self, path: str, whole: bool) -> Iterator[tuple[str, list[str]]]:
+    def _stages(self, path: str, until: str, known: str) -> Iterator[tuple[str, list[str]]]:
+        if known and (self.root / known.partition("::")[0]).exists():
+            yield "known", [known]
         module, folder = Path(path).with_suffix("").as_posix().replace("/", "."), Path("tests", path).parent
-        mirror = (folder / f"test_{Path(path).stem}.py").as_posix()
-        near = [name for name, imports in self._imports.items() if Path(name).parent == folder and module in imports and name != mirror]
-        yield "module", [mirror, *near]
-        yield "folder", [folder.as_posix()]
-        if whole:
-            yield "suite", ["tests"]
+        mirror, done = (folder / f"test_{Path(path).stem}.py").as_posix(), set[str]()
+        inside = [name for name in self._imports if Path(name).is_relative_to(folder) and name != mirror]
+        near = [mirror, *(name for name in inside if module in self._imports[name] and Path(name).parent == folder)]
+        commands = [name for name in self._imports if name.startswith("tests/launch/")]
+        for stage, tests in zip(STAGES, (near, inside, commands, list(self._imports)), strict=True):
+            if new := [test for test in tests if test not in done]:
+                yield stage, new
+            done |= set(tests)
+            if stage == until:
+                return
 
     def run(self, tests: list[str], seconds: float) -> tuple[str, str]:
         """(the first test that fails, why), or two empty strings where all pass. Tests that hang count as failing."""
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", FAST, f"--timeout={TEST_SECONDS}", f"--deselect={NOT_IN_A_COPY}"]
-        # Bytecode of the same second and size would hide a fault.
-        env = {"PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"}
-        try:
-            done = run_command([sys.executable, "-m", "pytest", *options, *tests], self.root, seconds, env)
-        except subprocess.TimeoutExpired:
+        code, output = self._pytest.run([*options, *tests], seconds)
+        if code is None:
             return " ".join(tests), f"not done after {seconds:g} s"
-        if done.returncode in (0, 5):  # 5: none of them is a fast one
+        if code in (0, 4, 5):  # 4, 5: what noticed it before is no longer there, or none of them is a fast one
             return "", ""
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?", done.stdout, re.MULTILINE)
-        return (failed[1], failed[2] or "") if failed else (" ".join(tests), (done.stdout + done.stderr)[-500:])
+        failed = re.search(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?", output, re.MULTILINE)
+        return (failed[1], failed[2] or "") if failed else (" ".join(tests), output[-500:])
+
+    def close(self) -> None:
+        """End its process."""
+        self._pytest.close()
 
 
 def _imports_of_tests(root: Path) -> dict[str, set[str]]:
@@ -144,24 +155,29 @@ def choose(args: argparse.Namespace) -> list[Planted]:
         found = [fault for fault in listed(ROOT) if fault.path in files]
     found = [fault for fault in found if args.match in fault.fault]
     if args.again:
-        survived = {(row["path"], row["fault"]) for row in json.loads(args.again.read_text())["faults"] if not row["test"]}
+        survived = {(row["path"], row["fault"]) for row in read_outcomes(args.again) if not row["test"]}
         found = [fault for fault in found if (fault.path, fault.fault) in survived]
     if args.sample and args.sample < len(found):
         found = random.Random(args.seed).sample(found, args.sample)
     return found
 
 
-def plant(faults: list[Planted], jobs: int, told: Callable[[Outcome], Any], *, whole: bool) -> list[Outcome]:
-    """Judge each fault, `jobs` at a time, each in a copy of its own; `told` receives the outcomes as they come."""
-    with tempfile.TemporaryDirectory(prefix="plant_") as folder:
+def plant(
+    faults: list[Planted], jobs: int, told: Callable[[Outcome], Any], until: str, known: dict[tuple[str, str], str] | None = None
+) -> list[Outcome]:
+    """Judge each fault, `jobs` at a time, each in a copy of its own; `told` receives the outcomes as they come. `known`: (path, fault) ->
+    the test that noticed it before, which is then tried first."""
+    with tempfile.TemporaryDirectory(prefix="plant_") as folder, ExitStack() as stack:
         copies: queue.Queue[Copy] = queue.Queue()
         for number in range(jobs):
-            copies.put(Copy(Path(folder, str(number))))
+            copy = Copy(Path(folder, str(number)))
+            stack.callback(copy.close)
+            copies.put(copy)
 
         def judge(fault: Planted) -> Outcome:
             copy = copies.get()
             try:
-                outcome = copy.judge(fault, whole=whole)
+                outcome = copy.judge(fault, until, (known or {}).get((fault.path, fault.fault), ""))
             finally:
                 copies.put(copy)
             told(outcome)
@@ -170,6 +186,12 @@ def plant(faults: list[Planted], jobs: int, told: Callable[[Outcome], Any], *, w
         with ThreadPoolExecutor(jobs) as threads:
             outcomes = list(threads.map(judge, faults))
         return _only_reliable(outcomes, copies.get())
+
+
+def read_outcomes(path: Path) -> list[dict[str, Any]]:
+    """The faults of a file that --out wrote."""
+    outcomes: list[dict[str, Any]] = json.loads(path.read_text())["faults"]
+    return outcomes
 
 
 def _only_reliable(outcomes: list[Outcome], clean: Copy) -> list[Outcome]:
@@ -210,12 +232,14 @@ def main() -> int:
     parser.add_argument("--sample", type=int, help="so many of them, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", type=Path, help="only the faults that survived according to this file of --out")
-    parser.add_argument("--whole", action="store_true", help="run the whole fast suite for those that survive their folder's tests")
+    parser.add_argument("--before", type=Path, help="a file of --out: for each fault the test that noticed it then is tried first")
+    parser.add_argument("--until", choices=STAGES, default="folder", help="the last tests that a fault meets (default: its folder's)")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="faults at a time")
     parser.add_argument("--out", type=Path, help="write counts and outcomes to this JSON file")
     args = parser.parse_args()
     start, faults = time.monotonic(), choose(args)
-    outcomes = plant(faults, args.jobs, lambda outcome: print(outcome.line(), flush=True), whole=args.whole)
+    known = {(row["path"], row["fault"]): row["test"] for row in (read_outcomes(args.before) if args.before else []) if "::" in row["test"]}
+    outcomes = plant(faults, args.jobs, lambda outcome: print(outcome.line(), flush=True), args.until, known)
     result = summary(outcomes, time.monotonic() - start)
     print(json.dumps({key: value for key, value in result.items() if key != "faults"}, indent=1))
     for outcome in outcomes:

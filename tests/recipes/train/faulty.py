@@ -110,13 +110,13 @@ def run_rank(
 ) -> dict[str, Any]:
     """One rank of a whole pretrain(). Without a fault FAULTY_UPDATE is passed over: a run that never saw the batch.
 
-    Returns: every shard of the end by its name, metrics of every step, events, exit code.
+    Returns: every shard of the end by its name, metrics of every step, events, exit code, and what follow() notes.
     """
     from recipes.train import pretrain as loop
 
     recipe = recipe_of(prepared, settings or {})
     content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | (changes or {}) | topology.config
-    train, train_step, seen = loop.train, loop.train_step, {}
+    train, train_step, seen = loop.train, loop.train_step, {"rates": [], "decays": [], "draws": []}
 
     def watched_step(state: Any, logs: bool) -> Any:
         if fault is None and state.counters.update == FAULTY_UPDATE:
@@ -126,6 +126,7 @@ def run_rank(
     def watched(state: Any) -> int:
         if fault:
             fault.install(state)
+        follow(state.engines, seen)
         try:
             return train(state)
         finally:
@@ -134,6 +135,30 @@ def run_rank(
     loop.train, loop.train_step = watched, watched_step
     code = loop.pretrain(recipe, resolve(recipe, content, "test", topology.world_size), run_dir, {})
     return seen | {"code": code, **{name: read(run_dir / f"{name}.jsonl") for name in ("metrics", "events")}}
+
+
+def follow(engines: Any, seen: dict[str, Any]) -> None:
+    """Note for each applied update the learning rate of each parameter group as the optimizer's step finds it (rates) and the decay of
+    the teacher's step (decays); for each forward the counters of its dropout (draws)."""
+    student, shadow, stream = engines.student, engines.shadow, engines.stream
+    step, update = student.step, shadow.update
+
+    def noted_step() -> None:
+        if student.is_gradient_accumulation_boundary():
+            seen["rates"].append([group["lr"] for group in student.optimizer.param_groups])
+        step()
+
+    def noted_update(decay: float) -> None:
+        seen["decays"].append(decay)
+        update(decay)
+
+    student.step, shadow.update = noted_step, noted_update
+
+    def note_draw(module: Any, inputs: Any) -> None:
+        if module.training:  # an evaluation draws nothing
+            seen["draws"].append((stream.update, stream.micro_batch))
+
+    student.module.register_forward_pre_hook(note_draw)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -83,18 +83,21 @@ def test_with_a_share_of_0_the_first_one_ends_the_run() -> None:
 
 def test_a_rank_without_batches_ends_all_of_them_with_its_reason() -> None:
     """It still joins the exchange: the others would wait for it for ever."""
-    for seen in run_distributed(meet, 2, [[["a"], []], [[""], ["b"]]], 100, 1.0):
+    ranks = run_distributed(meet, 2, [[["a"], []], [[""], ["b"]]], 100, 1.0)
+    assert ranks[0]["new"] == [1, 1], "the reason is news, or nobody would ask for it"
+    for seen in ranks:
         assert seen["error"] == "none of 3 items can be decoded"
         assert seen["reported"] == ["a", "b"], "what the others met is not lost"
 
 
 def note_and_agree() -> list[str]:
     bad, reported = BadItems(10, 0.5), []
-    bad.note([BadItem("held-out", "not audio")] if dist.get_rank() else [])
-    assert bad.num_new == dist.get_rank()
+    for name in ("held-out", "held-out too"):
+        bad.note([BadItem(name, "not audio")] if dist.get_rank() else [])
+    assert bad.num_new == 2 * dist.get_rank()
     bad.agree(dist.group.WORLD, lambda item: reported.append(item.where))  # type: ignore[arg-type]
     return reported
 
 
 def test_items_met_in_an_evaluation_are_told_with_the_next_update() -> None:
-    assert run_distributed(note_and_agree, 2) == [["held-out"], ["held-out"]]
+    assert run_distributed(note_and_agree, 2) == [["held-out", "held-out too"]] * 2

@@ -147,6 +147,15 @@ def test_every_recipe_with_every_ds_config_passes_a_dry_run(
     assert err == "" and list(tmp_path.iterdir()) == []
 
 
+def test_a_tensor_parallel_group_is_held_to_the_ranks_of_a_node(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    args = ["--dry-run", "--deepspeed_config", ROOT / "ds_configs" / "zero3_tp2_bf16.json"]
+    for local_size, code in (("1", 2), ("2", 0)):
+        monkeypatch.setenv("WORLD_SIZE", "4")
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local_size)
+        assert run(monkeypatch, *args) == code
+    assert "tensor_model_parallel_size 2 does not fit into a node of 1 ranks" in capsys.readouterr().err
+
+
 def test_a_dry_run_says_when_the_run_dir_exists(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     assert run(monkeypatch, "--dry-run", "--run-dir", tmp_path) == 0
     assert f"run dir: {tmp_path} (exists)" in capsys.readouterr().out

@@ -230,6 +230,28 @@ def check_published_start(name: str, tensor: Tensor) -> None:
     assert abs(float(values.mean())) < 5 * 0.02 / math.sqrt(values.numel()), name
 
 
+def streams(world_size: int, tp_size: int) -> tuple[tuple[int, int, int], bool, Tensor]:
+    """Seed and ranks of the engines' stream; whether all of the student's dropout draws from it; predictions for one batch."""
+    from model.dropout import Dropout, DropoutStream
+    from model.parallel import init_parallel
+    from recipes.train.engine import build_engines
+
+    recipe, config = resolved(world_size, tp_size, {}, {}, "model.hidden_dropout=0.5", "model.attention_dropout=0.5", "run.seed=7")
+    engines = build_engines(recipe, config, init_parallel(tp_size, "cpu"))
+    sites = [module for module in engines.student.module.modules() if isinstance(module, Dropout)]
+    found = [module.stream for module in engines.student.module.modules() if isinstance(getattr(module, "stream", None), DropoutStream)]
+    stream, prediction_MD = engines.stream, engines.student(random_batch(recipe, 2, 3)).prediction_MD.detach()
+    return (stream.seed, stream.dp_rank, stream.tp_rank), bool(sites) and all(one is stream for one in found), prediction_MD
+
+
+def test_dropout_has_the_runs_seed_and_the_ranks_place_and_differs_between_data_parallel_ranks_only() -> None:
+    (dp0, dp1), (tp0, tp1) = run_distributed(streams, 2, 2, 1), run_distributed(streams, 2, 2, 2)
+    assert [rank[0] for rank in (dp0, dp1, tp0, tp1)] == [(7, 0, 0), (7, 1, 0), (7, 0, 0), (7, 0, 1)]
+    assert all(rank[1] for rank in (dp0, dp1, tp0, tp1)), "the stream that the loop moves is the one that is drawn from"
+    assert not torch.equal(dp0[2], dp1[2]), "data-parallel ranks must not drop the same activations of their samples"
+    assert torch.equal(tp0[2], tp1[2]), "tensor-parallel ranks hold the same activations"
+
+
 def test_the_teacher_never_keeps_gathered_copies_whatever_the_json_says() -> None:
     from recipes.train.engine import _teacher_config
 

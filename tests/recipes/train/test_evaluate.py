@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from recipes.config import apply_overrides
 from recipes.text import text_tiny
 from recipes.train.ds_config import load_ds_config, resolve
 from tests.distributed import run_distributed
@@ -12,17 +13,17 @@ from tests.distributed import run_distributed
 ROOT = Path(__file__).parents[3]
 
 
-def evaluate_fresh(prepared: Path, world_size: int, samples: int) -> dict[str, Any]:
-    """Monitors of the untrained text_tiny."""
-    from dataclasses import replace
+DROPOUTS = ("model.hidden_dropout=0.4", "model.attention_dropout=0.4", "model.activation_dropout=0.4", "model.block.layerdrop=0.5")
 
+
+def evaluate_fresh(prepared: Path, world_size: int, samples: int, settings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Monitors of the untrained text_tiny."""
     from model.parallel import init_parallel
     from recipes.train.engine import build_engines
     from recipes.train.evaluate import evaluate
     from recipes.train.modality import MODALITIES
 
-    recipe = text_tiny()
-    recipe = replace(recipe, run=replace(recipe.run, eval_samples=samples))
+    recipe = apply_overrides(text_tiny(), [f"run.eval_samples={samples}", *settings])
     config = resolve(recipe, load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json"), "test", world_size)
     engines = build_engines(recipe, config, init_parallel(1, "cpu"))
     _, heldout = MODALITIES["text"].open_data(recipe, prepared)
@@ -38,6 +39,11 @@ def test_monitors_do_not_depend_on_the_number_of_ranks(sample_prepared: Path) ->
     assert set(alone) == {"eval_loss", "explained_variance", "target_rank", "neighbour_correlation", "frontend_std"}
     for metrics in run_distributed(evaluate_fresh, 2, sample_prepared, 2, 16):
         assert metrics == pytest.approx(alone, rel=1e-5)
+
+
+def test_nothing_is_dropped_in_an_evaluation(sample_prepared: Path) -> None:
+    plain, dropping = (run_distributed(evaluate_fresh, 1, sample_prepared, 1, 16, settings)[0] for settings in ((), DROPOUTS))
+    assert dropping == plain
 
 
 def test_nothing_held_out_gives_no_monitors(sample_prepared: Path) -> None:

@@ -28,7 +28,12 @@ def telling_updates(seed: int) -> list[int]:
 
 
 def whole_gradients(world_size: int, tp_size: int, zero: dict[str, Any], skips: bool) -> list[dict[str, Tensor]]:
-    """Gradients of three updates, weights moving between them; `skips` False: a dropped layer is simply not called."""
+    """Gradients of three updates, weights moving between them; `skips` False: a dropped layer is simply not called.
+
+    The weights move by plain SGD: Adam divides a gradient by its own size, which turns the rounding of a small one into a large step.
+    """
+    import torch
+
     import model.encoder
     from model.parallel import init_parallel
     from recipes.train import objective, shards
@@ -36,10 +41,10 @@ def whole_gradients(world_size: int, tp_size: int, zero: dict[str, Any], skips: 
 
     if not skips:
         model.encoder._skip = lambda block, x_SBD: x_SBD
-    settings = (f"model.block.layerdrop={PROB}", f"model.num_layers={NUM_LAYERS}", "optim.lr=0.01")
+    settings = (f"model.block.layerdrop={PROB}", f"model.num_layers={NUM_LAYERS}")
     recipe, config = resolved(world_size, tp_size, zero, {}, *settings)
     parallel = init_parallel(tp_size, "cpu")
-    engines = build_engines(recipe, config, parallel)
+    engines = build_engines(recipe, config, parallel, optimizer=lambda student: torch.optim.SGD(student.parameters(), lr=0.1))
     found = []
     for update in telling_updates(recipe.run.seed):
         batch = random_batch(recipe, 8, update)

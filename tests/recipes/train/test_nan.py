@@ -170,6 +170,28 @@ def test_two_bad_updates_in_a_row_do_not_and_a_good_one_between_starts_the_count
     assert (outcome["code"], [event["update"] for event in skips([outcome])]) == (0, [1, 3, 5])
 
 
+SCHEDULES = {"optim__lr": 0.04, "optim__warmup_steps": 2, "optim__schedule_steps": STEPS, "optim__schedule": "cosine"} | {
+    **{"teacher__ema_decay": 0.5, "teacher__ema_end_decay": 0.9, "teacher__ema_anneal_end_step": STEPS, "model__hidden_dropout": 0},
+}
+RATES, DECAYS = [0.0, 0.02, 0.04, 0.02], [0.6, 0.7, 0.8, 0.9]
+"""Warm-up from 0 over two updates, then half a cosine to 0 at the fourth; a line from .5 to .9 at the fourth."""
+
+
+@pytest.mark.parametrize("fault", [Fault("input", updates=range(0)), Fault("input", 1)], ids=["undisturbed", "skipped"])
+def test_rate_and_decay_follow_the_applied_updates_and_dropout_the_batches(
+    fault: Fault, prepared: Path, tmp_path: Path
+) -> None:
+    for outcome in ranks(tmp_path / "run", prepared, DP2, fault, {}, SCHEDULES):
+        assert len(outcome["rates"][0]) == 2, "this recipe has two parameter groups"
+        assert [rate for groups in outcome["rates"] for rate in groups] == pytest.approx([rate for rate in RATES for _ in range(2)])
+        assert outcome["decays"] == pytest.approx(DECAYS)
+        assert [row["lr"] for row in outcome["metrics"]] == pytest.approx(RATES)
+        assert [row["ema_decay"] for row in outcome["metrics"]] == pytest.approx(DECAYS)
+        num_batches = STEPS + len(fault.updates)
+        assert outcome["draws"] == [(update, micro_batch) for update in range(num_batches) for micro_batch in range(2)]
+        assert len(skips([outcome])) == len(fault.updates)
+
+
 SPIKES = {"guard__spike_window": 8, "guard__spike_deviations": 20, "run__max_steps": 12, "optim__warmup_steps": 100}
 SPIKE_UPDATE = 9
 

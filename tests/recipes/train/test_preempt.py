@@ -120,10 +120,15 @@ def test_a_second_interrupt_in_a_preparation_stops_at_once() -> None:
         assert stop.is_urgent
 
 
+SHORT_PATIENCE = 0.4
+"""Seconds, instead of PATIENCE_SECONDS."""
+
+
 def hang() -> None:
     """Rank 0 waits for rank 1 in a collective, where no Python handler runs, and is interrupted there twice."""
     if dist.get_rank():
         time.sleep(60)
+    preempt.PATIENCE_SECONDS = SHORT_PATIENCE
     with StopRequest():
         for number in (1, 2):
             threading.Timer(0.2 * number, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -137,13 +142,14 @@ def test_a_second_interrupt_ends_a_rank_that_hangs_in_a_collective() -> None:
     assert time.monotonic() - start < 30
 
 
-def ask_to_stop(seconds: float) -> None:
+def ask_to_stop() -> None:
+    preempt.PATIENCE_SECONDS = SHORT_PATIENCE
     with StopRequest():
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(seconds)
+    time.sleep(3 * SHORT_PATIENCE)
 
 
 def test_a_process_that_left_by_itself_is_left_alone() -> None:
-    run_distributed(ask_to_stop, 1, preempt.PATIENCE_SECONDS + 1)
+    run_distributed(ask_to_stop, 1)

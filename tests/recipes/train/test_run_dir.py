@@ -13,6 +13,7 @@ from recipes.errors import ConfigError
 from recipes.text import text_base, text_tiny
 from recipes.train.run_dir import FREE_TO_CHANGE, RunDir, check_same_data, check_same_recipe
 from tests.distributed import run_command
+from tests.durability import durable_moves
 from tests.launching import ROOT
 
 
@@ -29,6 +30,15 @@ def test_a_second_owner_is_refused_with_the_first_ones_name(tmp_path: Path) -> N
     first.save_config({})
     first.release()
     RunDir(tmp_path / "run").release()
+
+
+def test_what_a_run_is_and_the_cut_of_its_curve_survive_a_power_cut(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    with durable_moves(run_dir.path) as recorder:
+        run_dir.save_config({"first": 1})
+        (run_dir.path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+        assert run_dir.open_metrics(1).lost_steps == 1
+    assert recorder.moves == ["config.json", "metrics.jsonl"]
 
 
 def test_a_file_or_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

@@ -87,8 +87,8 @@ def test_a_refreshed_write_reaches_the_forward_even_of_persistent_parameters(zer
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 
 
-def discard_and_go_on(world_size: int, tp_size: int, zero: dict[str, Any], poison: float | None) -> dict[str, Any]:
-    """Three updates of two micro-batches; with `poison` one more before the last, into which it is multiplied, and discarded."""
+def discard_and_go_on(world_size: int, tp_size: int, zero: dict[str, Any], poisons: tuple[float, ...]) -> dict[str, Any]:
+    """Three updates of two micro-batches; before the last, for each of `poisons` one more into which it is multiplied, and discarded."""
     from model.parallel import init_parallel
     from recipes.train import objective, shards
     from recipes.train.engine import build_engines
@@ -108,7 +108,7 @@ def discard_and_go_on(world_size: int, tp_size: int, zero: dict[str, Any], poiso
             objective.backward(engines, result._replace(loss=result.loss * factor), 64)
 
     for seed in (0, 1, 2):
-        if poison is not None and seed == 2:
+        for poison in poisons if seed == 2 else ():
             accumulate(7, poison)
             assert bool(torch.isfinite(shards.gradient_square(student, parameters.values()))) is math.isfinite(poison)
             shards.discard_update(student)
@@ -133,22 +133,46 @@ RUNS: dict[str, tuple[int, int, dict[str, Any]]] = {
 @pytest.fixture(scope="module", params=RUNS)
 def undisturbed(request: pytest.FixtureRequest) -> tuple[str, list[dict[str, Any]]]:
     """The key of a run and what each of its ranks ends with when nothing is discarded."""
-    return request.param, discarding(request.param, None)
+    return request.param, discarding(request.param, ())
 
 
-def discarding(run: str, poison: float | None) -> list[dict[str, Any]]:
+def discarding(run: str, poisons: tuple[float, ...]) -> list[dict[str, Any]]:
     """discard_and_go_on, on every rank. The first run with offload on a machine compiles DeepSpeed's optimizer: a minute."""
     world_size, tp_size, zero = RUNS[run]
-    return run_distributed(discard_and_go_on, world_size, world_size, tp_size, zero, poison, timeout=280)
+    return run_distributed(discard_and_go_on, world_size, world_size, tp_size, zero, poisons, timeout=280)
 
 
-@pytest.mark.parametrize("poison", [float("nan"), float("inf"), 1e3], ids=str)
-def test_gradient_squares_are_those_of_the_shards_to_1e_6_and_a_discarded_update_leaves_no_trace(
-    undisturbed: tuple[str, list[dict[str, Any]]], poison: float
+def test_gradient_squares_are_those_of_the_shards_to_1e_6_and_discarded_updates_leave_no_trace(
+    undisturbed: tuple[str, list[dict[str, Any]]],
 ) -> None:
     run, theirs = undisturbed
-    for mine, other in zip(discarding(run, poison), theirs, strict=True):
+    for mine, other in zip(discarding(run, (float("nan"), float("inf"), 1e3)), theirs, strict=True):
         assert all(torch.equal(mine[name], other[name]) for name in other)
+
+
+def squares_under(scale: float) -> tuple[float, float]:
+    """The squared gradient norm, and the sum of the gradients' squares as they are, with fp16's loss scale on an fp32 engine."""
+    from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
+
+    from model.parallel import init_parallel
+    from recipes.train import objective, shards
+    from recipes.train.engine import build_engines
+
+    recipe, config = resolved(1, 1, {}, {})
+    engines = build_engines(recipe, config, init_parallel(1, "cpu"))
+    student = engines.student
+    student.optimizer.loss_scaler = CreateLossScaler(torch.half, static_loss_scale=scale, dynamic_scaling=False, dynamic_loss_args=None)
+    objective.backward(engines, objective.forward(engines, random_batch(recipe, 8, 3), recipe.loss), 64)
+    gradients = [shards.gradient_shard(p) for _, p in shards.named_parameters(student)]
+    own = float(shards.gradient_square(student, [p for _, p in shards.named_parameters(student)]))
+    return own, float(sum(gradient.double().square().sum() for gradient in gradients))
+
+
+def test_the_squared_gradient_norm_is_without_the_loss_scale_of_fp16() -> None:
+    plain, scaled = (run_distributed(squares_under, 1, scale)[0] for scale in (1.0, 1024.0))
+    assert plain[0] == pytest.approx(plain[1], rel=1e-6)
+    assert scaled[0] == pytest.approx(plain[0], rel=1e-6)
+    assert scaled[1] == pytest.approx(1024.0**2 * plain[1], rel=1e-6), "the gradients themselves carry it"
 
 
 def test_a_gradient_of_nothing_is_zero() -> None:

@@ -2,15 +2,18 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
+from recipes.config import apply_overrides
 from recipes.errors import ConfigError
-from recipes.train.ds_config import BatchPlan
+from recipes.text import text_tiny
+from recipes.train.ds_config import BatchPlan, resolve
 from recipes.train.world import World
-from recipes.train.world_check import check_allocation, check_groups, check_run_dir, check_same
+from recipes.train.world_check import check_allocation, check_groups, check_same
 from tests.distributed import run_distributed
 
 
@@ -61,10 +64,53 @@ def test_the_node_that_differs_from_most_is_named_on_all_ranks(versions: str, sa
     assert len(set(answers)) == 1 and re.match(said, answers[0]), answers
 
 
+def whole_check(odd: str) -> str:
+    """check_world on two nodes where rank 1 has something else than rank 0."""
+    from recipes.train import world_check
+
+    rank = dist.get_rank()
+    world = World(rank, 2, torch.device("cpu"), dist.new_group(backend="gloo"), ("a", "b"))
+    other = rank == 1
+    world_check.checkout_digest = lambda: "other" if other and odd == "checkout" else "this"
+    world_check.allocated_nodes = lambda: ["a", "b", "c"] if odd == "node" else ["a", "b"]
+    settings = ["optim.lr=1"] if other and odd == "recipe" else []
+    content: dict[str, Any] = {"zero_optimization": {"stage": 3, "reduce_bucket_size": 7 if other and odd == "ds_config" else 8}}
+    if odd == "group":
+        content["megatron"] = {"tensor_model_parallel_size": 2}
+    recipe = apply_overrides(text_tiny(), settings)
+    facts = {"python": "3.12" if other and odd == "python" else "3.11", "versions": {"torch": "1" if other and odd == "versions" else "2"}}
+    try:
+        world_check.check_world(world, recipe, resolve(recipe, content, "test", 2), facts)
+    except ConfigError as error:
+        return str(error)
+    return "fine"
+
+
+@pytest.mark.parametrize(
+    ("odd", "said"),
+    [
+        ("nothing", "fine"),
+        ("versions", "b .*torch is 1, on a it is 2"),
+        ("python", "b .*python is 3.12, on a it is 3.11"),
+        ("checkout", "b .*checkout is other, on a it is this"),
+        ("recipe", "b .*recipe.optim.lr is 1.0, on a it is"),
+        ("ds_config", "b .*deepspeed.zero_optimization.reduce_bucket_size is 7, on a it is 8"),
+        ("node", "3 nodes are allocated, 2 joined .*missing: c"),
+        ("group", "tensor-parallel ranks 0 to 1 lie on 2 nodes"),
+    ],
+)
+def test_a_run_begins_only_where_code_versions_settings_and_nodes_fit(odd: str, said: str) -> None:
+    answers = run_distributed(whole_check, 2, odd)
+    assert len(set(answers)) == 1 and re.match(said, answers[0]), answers
+
+
 def look(folders: list[Path]) -> str:
+    from recipes.train import world_check
+
+    world_check.APPEARS_SECONDS = 0.3
     world = World(dist.get_rank(), dist.get_world_size(), torch.device("cpu"), dist.new_group(backend="gloo"), ("a", "b"))
     try:
-        check_run_dir(world, folders[world.rank], "it is me\n")
+        world_check.check_run_dir(world, folders[world.rank], "it is me\n")
     except ConfigError as error:
         return str(error)
     return "shared"

@@ -1,0 +1,119 @@
+"""Where each rank says it is, in what order, and the starts that are refused on every rank before anything is trained."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.errors import ConfigError
+from recipes.train.ds_config import load_ds_config, resolve
+from recipes.train.modality import MODALITIES
+from tests.distributed import run_distributed
+from tests.launching import ROOT
+from tests.made_up import WRITE
+from tests.recipes.train.faulty import DP2, recipe_of
+
+FACTS = {"python": "3.11", "versions": {"torch": "2"}}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up pictures, two of which are held out."""
+    folder = tmp_path_factory.mktemp("pictures")
+    return MODALITIES["vision"].prepare(recipe_of(WRITE["vision"](folder), {}), folder / "prepared", num_processes=1)
+
+
+def pretrain(run_dir: Path, prepared: Path, settings: dict[str, object], facts: dict[str, Any]) -> int:
+    """A rank of two of a whole run."""
+    from recipes.train.pretrain import pretrain
+
+    content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | DP2.config
+    recipe = recipe_of(prepared, settings)
+    return pretrain(recipe, resolve(recipe, content, "test", 2), run_dir, facts)
+
+
+def phases(run_dir: Path, prepared: Path) -> list[tuple[int, str, int, bool]]:
+    """Every sign of life of a run of two updates: step, phase, micro-batch, and whether silence is allowed."""
+    from recipes.watch.watch import Watch
+
+    noted: list[tuple[int, str, int, bool]] = []
+    beat = Watch.beat
+
+    def noted_beat(self: Watch, step: int, phase: str, micro_batch: int = 0) -> None:
+        noted.append((step, phase, micro_batch, self._paused))
+        beat(self, step, phase, micro_batch)
+
+    Watch.beat = noted_beat  # type: ignore[method-assign]
+    assert pretrain(run_dir, prepared, {"run__max_steps": 2, "run__save_steps": 1}, FACTS) == 0
+    return noted
+
+
+def test_each_rank_says_where_it_is_before_it_begins_and_where_it_may_take_long(prepared: Path, tmp_path: Path) -> None:
+    """A hang is blamed on the rank that has come least far, so the order is part of the promise."""
+    start = [("start", 0, False), ("prepare", 0, True), ("prepare", 0, False)]
+    start += [(phase, 0, False) for phase in ("data set", "engines", "load", "logs")]
+    forwards = [(phase, micro_batch, False) for micro_batch in (0, 1) for phase in ("forward", "backward")]
+    before = [("data", 0, False), ("agree", 0, False), *forwards, *((phase, 0, False) for phase in ("judge", "step", "ema"))]
+    save, last = [("save", 0, True), ("save", 0, False)], [("last save", 0, True), ("last save", 0, False), ("leave", 0, False)]
+    first = [("report", 0, False), *save]
+    second = [("evaluate", 0, False), ("report", 0, False), *save]
+    expected = [
+        *((0, *one) for one in (*start, *before)),
+        *((1, *one) for one in (*first, *before)),
+        *((2, *one) for one in (*second, *last)),
+    ]
+    for noted in run_distributed(phases, 2, tmp_path / "run", prepared):
+        assert noted == expected
+
+
+def refused(what: str, folder: Path, prepared: Path) -> str:
+    """What a rank is told of a start in which rank 1 differs from rank 0."""
+    import torch.distributed as dist
+
+    from recipes.train import world_check
+
+    world_check.APPEARS_SECONDS = 0.3
+    is_odd, settings, facts, run_dir = dist.get_rank() == 1, {}, FACTS, folder / "run"
+    if what == "versions" and is_odd:
+        facts = FACTS | {"versions": {"torch": "1"}}
+    if what == "run dir" and is_odd:
+        run_dir = folder / "elsewhere"
+        run_dir.mkdir()
+    if what == "data" and is_odd:
+        MODALITIES["vision"] = replace(MODALITIES["vision"], open_data=_with_fingerprint(MODALITIES["vision"].open_data))
+    if what == "held-out":
+        settings = {"run__eval_samples": 1}
+    try:
+        pretrain(run_dir, prepared, settings, facts)
+    except ConfigError as error:
+        return str(error)
+    return "trained"
+
+
+def _with_fingerprint(open_data: Callable[..., Any]) -> Callable[..., Any]:
+    def opened(*args: Any) -> Any:
+        train, heldout = open_data(*args)
+        train.fingerprint = "of other data"
+        return train, heldout
+
+    return opened
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("versions", r"torch is 1, on .* it is 2; make them the same"),
+        ("run dir", r"do not see what .* wrote there; put it on a file system that all nodes share"),
+        ("data", r"the data's fingerprint is of other data, on"),
+        ("held-out", r"^1 held-out samples for 2 data-parallel ranks; raise data\.heldout_fraction"),
+    ],
+)
+def test_a_start_that_cannot_work_is_refused_on_every_rank_before_anything_is_trained(
+    what: str, said: str, prepared: Path, tmp_path: Path
+) -> None:
+    answers = run_distributed(refused, 2, what, tmp_path, prepared)
+    assert all(re.search(said, answer) for answer in answers), answers
+    assert not (tmp_path / "run" / "config.json").exists()
