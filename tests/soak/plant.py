@@ -17,6 +17,7 @@ import queue
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -104,14 +105,20 @@ class Copy:
                 return
 
     def run(self, tests: list[str], seconds: float) -> tuple[str, str]:
-        """(the first test that fails, why), or two empty strings where all pass. Tests that hang count as failing."""
+        """(the first test that fails, why), or two empty strings where all pass. Tests that hang count as failing.
+
+        Raises: RuntimeError where the run was killed from outside, which says nothing about the fault.
+        """
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", FAST, f"--timeout={TEST_SECONDS}", f"--deselect={NOT_IN_A_COPY}"]
         code, output = self._pytest.run([*options, *tests], seconds)
         if code is None:
             return " ".join(tests), f"not done after {seconds:g} s"
-        if code in (0, 4, 5):  # 4, 5: what noticed it before is no longer there, or none of them is a fast one
+        if code in (-signal.SIGKILL, -signal.SIGTERM):
+            name = signal.Signals(-code).name
+            raise RuntimeError(f"a run of {' '.join(tests)} was killed from outside ({name}); plant again with more memory")
+        if code in (0, 5) or (code == 4 and "not found:" in output):  # 5: none is a fast one; 4: what noticed it before is gone
             return "", ""
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+)(?: - (.*))?", output, re.MULTILINE)
+        failed = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - (.*))?$", output, re.MULTILINE)
         return (failed[1], failed[2] or "") if failed else (" ".join(tests), output[-500:])
 
     def close(self) -> None:
@@ -196,13 +203,19 @@ def read_outcomes(path: Path) -> list[dict[str, Any]]:
 
 def _only_reliable(outcomes: list[Outcome], clean: Copy) -> list[Outcome]:
     """A test that also fails without a fault has noticed nothing."""
-    tests, broken = {outcome.test for outcome in outcomes if "::" in outcome.test}, set[str]()
-    while tests - broken:
-        test, _ = clean.run(sorted(tests - broken), SUITE_SECONDS)
+    functions, broken = {_function(outcome.test) for outcome in outcomes if "::" in outcome.test}, set[str]()
+    while functions - broken:
+        test, _ = clean.run(sorted(functions - broken), SUITE_SECONDS)
         if not test:
             break
-        broken.add(test)
-    return [replace(one, test="", how=f"{one.test} fails without the fault") if one.test in broken else one for one in outcomes]
+        broken.add(_function(test))
+    how = "noticed by {}, which fails without the fault"
+    return [replace(one, test="", how=how.format(one.test)) if _function(one.test) in broken else one for one in outcomes]
+
+
+def _function(test: str) -> str:
+    """A test without its parameters, whose names may hold anything."""
+    return test.partition("[")[0]
 
 
 def summary(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:

@@ -46,11 +46,17 @@ class WarmPytest:
         self._process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, args: list[str], seconds: float) -> tuple[int | None, str]:
-        """Exit code (None where it is killed after `seconds`) and output of `pytest args`."""
+        """Exit code (None where it is killed after `seconds`) and output of `pytest args`.
+
+        Raises: RuntimeError where the process is gone.
+        """
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps([args, seconds]) + "\n")
         self._process.stdin.flush()
-        code, output = json.loads(self._process.stdout.readline())
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the process that forks pytest runs has ended ({self._process.wait()}); plant again with more memory")
+        code, output = json.loads(answer)
         return code, output
 
     def close(self) -> None:
