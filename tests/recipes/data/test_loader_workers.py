@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from recipes.data.loader import UpdateLoader
@@ -13,6 +14,11 @@ from tests.recipes.data.numbers_data import Numbers, rows_of
 
 def worker_pids(loader: Any) -> list[int]:
     return [worker.pid for worker in loader._stream._workers]
+
+
+def parent_of(pid: int) -> int:
+    """The process that forked it."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def is_running(pid: int) -> bool:
@@ -40,7 +46,7 @@ def test_a_stop_request_to_the_whole_group_leaves_the_workers_reading_and_close_
     loader, plain = build(num_workers=2), build()
     assert rows_of(loader.batches(0)) == rows_of(plain.batches(0))
     pids = worker_pids(loader)
-    assert len(pids) == 2
+    assert len(pids) == 2 and os.getpid() not in map(parent_of, pids), "no copy of a process with threads"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         for pid in pids:
             os.kill(pid, number)

@@ -189,15 +189,14 @@ def test_every_rank_holds_its_share_of_everything_to_the_padding(world_size: int
             assert 0 <= held[kind] - 4 * count / world_size <= factor * slack, (kind, held[kind], 4 * count / world_size)
 
 
-def first_weights(world_size: int, tp_size: int, other: dict[str, Any]) -> dict[str, Tensor]:
+def first_weights(world_size: int, tp_size: int, *settings: str) -> dict[str, Tensor]:
     """Whole masters of the student right after start."""
     from model.parallel import init_parallel
     from recipes.train import shards
     from recipes.train.engine import build_engines
 
-    recipe, config = resolved(
-        world_size, tp_size, {}, other, "model.init_std=0.02", "frontend.embedding_init_std=0.02", "frontend.positions=absolute"
-    )
+    published = ("model.init_std=0.02", "frontend.embedding_init_std=0.02", "frontend.positions=absolute")
+    recipe, config = resolved(world_size, tp_size, {}, {}, *published, *settings)
     parallel = init_parallel(tp_size, "cpu")
     engines = build_engines(recipe, config, parallel)
     return {n: shards.gather_full(p, shards.master_shard(p), parallel) for n, p in shards.named_parameters(engines.student)}
@@ -205,12 +204,18 @@ def first_weights(world_size: int, tp_size: int, other: dict[str, Any]) -> dict[
 
 @pytest.mark.parametrize(("world_size", "tp_size"), [(2, 1), (2, 2)], ids=["dp2", "tp2"])
 def test_every_tensor_starts_as_published_and_equal_on_every_topology(world_size: int, tp_size: int) -> None:
-    alone = run_distributed(first_weights, 1, 1, 1, {})[0]
-    for started in run_distributed(first_weights, world_size, world_size, tp_size, {}):
+    alone = run_distributed(first_weights, 1, 1, 1)[0]
+    for started in run_distributed(first_weights, world_size, world_size, tp_size):
         assert started.keys() == alone.keys()
         for name, tensor in started.items():
             assert torch.equal(tensor, alone[name]), name
             check_published_start(name, tensor)
+
+
+def test_the_weights_follow_the_runs_seed() -> None:
+    first, second = (run_distributed(first_weights, 1, 1, 1, f"run.seed={seed}")[0] for seed in (1, 2))
+    drawn = {name for name, tensor in first.items() if tensor.unique().numel() > 2}
+    assert len(drawn) > 10 and not any(torch.equal(first[name], second[name]) for name in drawn)
 
 
 def check_published_start(name: str, tensor: Tensor) -> None:

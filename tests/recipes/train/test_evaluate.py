@@ -1,6 +1,7 @@
 """Held-out evaluation: same numbers on any number of ranks, no trace left in the training."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +9,10 @@ import pytest
 from recipes.config import apply_overrides
 from recipes.text import text_tiny
 from recipes.train.ds_config import load_ds_config, resolve
+from recipes.train.evaluate import heldout_batches
 from tests.distributed import run_distributed
+from tests.launching import tiny_recipe
+from tests.recipes.data.numbers_data import Numbers
 
 ROOT = Path(__file__).parents[3]
 
@@ -48,3 +52,15 @@ def test_nothing_is_dropped_in_an_evaluation(sample_prepared: Path) -> None:
 
 def test_nothing_held_out_gives_no_monitors(sample_prepared: Path) -> None:
     assert run_distributed(evaluate_fresh, 1, sample_prepared, 1, 0)[0] == {}
+
+
+def test_each_rank_evaluates_its_own_share_in_the_recipes_groups() -> None:
+    recipe, data = tiny_recipe("speech", data__group_size=4, run__eval_samples=16), Numbers(20)
+    groups: list[list[tuple[int, int]]] = []
+    for dp_rank in range(2):
+        parallel: Any = SimpleNamespace(dp_rank=dp_rank, dp_size=2)
+        rows = [row for batch in heldout_batches(recipe, data, 4, parallel) for row in batch.inputs.tolist()]
+        groups.append([(row[2], row[3]) for row in rows])
+    spread = [20 * number // 16 for number in range(16)]
+    rows_of_groups = [(min(part), sum(part)) for part in (spread[first : first + 4] for first in (0, 4, 8, 12)) for _ in part]
+    assert groups == [rows_of_groups[:8], rows_of_groups[8:]]

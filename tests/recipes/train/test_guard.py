@@ -139,3 +139,38 @@ def test_the_guards_norm_is_the_engines_to_1e_6_and_its_loss_the_mean_over_data_
         assert len(set(norms)) == 1 and len(set(losses)) == 1, "all ranks decide on the same numbers"
         assert norms[0] == pytest.approx(theirs[0], rel=1e-6)
         assert losses[0] == pytest.approx(sum(own) / tp_size, rel=1e-12 if tp_size == 1 else 1e-6)
+
+
+def step_of_an_overflow(is_scaled: bool) -> tuple[str, float, bool, list[int]]:
+    """Reason, loss scale, whether a step was applied, and how long the spike windows are after an update whose gradient is not finite:
+    on an fp32 engine with fp16's loss scaler, which says that it is one of fp16 if `is_scaled`."""
+    import torch
+    from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
+
+    from model.parallel import init_parallel
+    from recipes.train import objective
+    from recipes.train.engine import build_engines
+    from recipes.train.guard import UpdateGuard
+    from recipes.train.spikes import SpikeStatistic
+    from recipes.train.world import join_world
+
+    recipe, config = resolved(1, 1, {}, {})
+    world = join_world()
+    engines = build_engines(recipe, config, init_parallel(1, "cpu"))
+    student, spikes = engines.student, SpikeStatistic(recipe.guard)
+    numbers = {"init_scale": 1024, "scale_window": 1000, "min_scale": 1, "delayed_shift": 1, "consecutive_hysteresis": False}
+    student.optimizer.loss_scaler = CreateLossScaler(torch.half, static_loss_scale=0, dynamic_scaling=True, dynamic_loss_args=numbers)
+    student.fp16_enabled = lambda: is_scaled
+    next(student.module.head.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    guard, result = UpdateGuard(engines, recipe.guard, world, spikes), objective.forward(engines, random_batch(recipe, 8, 1), recipe.loss)
+    guard.note(result.loss)
+    objective.backward(engines, result, 64)
+    skip = guard.step(guard.judge(64))
+    assert skip is not None
+    windows = [len(window) for window in spikes.state().values()]
+    return skip.reason, student.optimizer.loss_scaler.cur_scale, student.was_step_applied(), windows
+
+
+def test_a_gradient_that_is_not_finite_lowers_the_loss_scale_of_fp16_and_is_discarded_elsewhere() -> None:
+    assert run_distributed(step_of_an_overflow, 1, True) == [("gradient overflow", 512.0, False, [0, 0])]
+    assert run_distributed(step_of_an_overflow, 1, False) == [("non-finite gradient", 1024.0, False, [0, 0])]

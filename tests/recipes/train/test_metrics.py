@@ -4,6 +4,8 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -59,6 +61,57 @@ def test_a_log_file_gets_a_line_a_step(tmp_path: Path, capsys: pytest.CaptureFix
     assert lines[0] == "step    4/1000  loss 0.3000  target_std 0.900  300 tokens/s  ETA 8 min 18 s"
     assert "| eval_loss 1.5000  explained 0.250  rank 12.0  ETA" in lines[1]
     assert len(lines) == 2
+
+
+def test_the_bar_begins_where_a_resumed_run_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+    tqdm = metrics_module.tqdm
+
+    def noted(**options: Any) -> Any:
+        made.append(options)
+        return tqdm(**options)
+
+    monkeypatch.setattr(metrics_module, "tqdm", noted)
+    MetricsWriter(JsonLines(tmp_path / "metrics.jsonl"), tiny_recipe(run__max_steps=1000), tmp_path, CPU, 40).close()
+    assert (made[0]["initial"], made[0]["total"]) == (40, 1000)
+
+
+class WandbStandIn(ModuleType):
+    """wandb as far as it is called: what a run was begun with, and its rows. What the library makes of them: the tests below."""
+
+    Error = RuntimeError
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.begun: dict[str, Any] = {}
+        self.rows: list[tuple[int, dict[str, Any]]] = []
+        self.finished = False
+
+    def Settings(self, **options: Any) -> dict[str, Any]:  # noqa: N802 - the library's name
+        return options
+
+    def init(self, **options: Any) -> "WandbStandIn":
+        self.begun = options
+        return self
+
+    def log(self, row: dict[str, Any], step: int) -> None:
+        self.rows.append((step, row))
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+def test_wandb_gets_each_row_under_its_step_and_the_mode_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = WandbStandIn()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    writer = MetricsWriter(JsonLines(tmp_path / "metrics.jsonl"), tiny_recipe(run__wandb="offline"), tmp_path, CPU, 0)
+    for step in (4, 8):
+        writer.write({"step": step, **STEP, "probe": None}, Interval(steps=4, seconds=2.0, tokens=600))
+    writer.close()
+    assert [(step, row["step"], row["loss"]) for step, row in wandb.rows] == [(4, 4, 0.1 + 0.2), (8, 8, 0.1 + 0.2)]
+    assert not any("probe" in row for _, row in wandb.rows), "what is not known is left out"
+    asked = {"project": "data2vec", "name": tmp_path.name, "group": tmp_path.name, "dir": str(tmp_path), "mode": "offline"}
+    assert {name: wandb.begun[name] for name in asked} == asked and wandb.finished
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.9, "0 s"), (59, "59 s"), (60, "1 min 00 s"), (200, "3 min 20 s"), (3720, "1 h 02 min")])

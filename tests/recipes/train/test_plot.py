@@ -34,14 +34,14 @@ def test_what_is_drawn_is_what_metrics_hold(tmp_path: Path, monkeypatch: pytest.
 
     figures: list = []
     monkeypatch.setattr(pyplot, "close", figures.append)
-    rows = [{"step": 1, **ROW}, {"step": 5, **ROW, **EVAL, "loss": 0.5}]
+    rows = [{"step": 1, **ROW}, {"step": 5, **ROW, **EVAL, "loss": 0.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     plot_metrics(tmp_path)
     monkeypatch.undo()
     pyplot.close("all")
     shown = {axis.get_title(): {line.get_label(): line.get_xydata() for line in axis.lines} for axis in figures[0].axes}
     assert {title: set(keys) for title, keys in PANELS} == {title: set(lines) for title, lines in shown.items()}
-    assert shown["loss"]["loss"].tolist() == [[1.0, 1.0], [5.0, 0.5]]
+    assert shown["loss"]["loss"].tolist() == [[1.0, 1.0], [5.0, 0.0]], "0 is a value"
     assert shown["loss"]["eval_loss"].tolist() == [[5.0, 1.1]], "steps without an evaluation leave a gap"
 
 

@@ -39,6 +39,8 @@ def train_a_little(modality: str, shares: str, prepared: Path, world_size: int) 
     parallel = init_parallel(1, "cpu")
     engines = build_engines(recipe, config, parallel)
     loader = build_loader(recipe, MODALITIES[modality].open_data(recipe, prepared)[0], config.batch, parallel.dp_rank)
+    given: list[bool] = []
+    engines.teacher.module.register_forward_pre_hook(lambda module, inputs: given.append(inputs[1] is not None))
     for update in range(3):
         engines.stream.update = update
         for item in loader.batches(update):
@@ -47,12 +49,13 @@ def train_a_little(modality: str, shares: str, prepared: Path, world_size: int) 
         engines.shadow.update(0.9)
     masters = {n: shards.master_shard(p) for n, p in shards.named_parameters(engines.student)}
     equal = {n for n, shadow in engines.shadow.shadows.items() if torch.equal(shadow, masters[n])}
-    batch = loader.batches(3)[0].batch
+    handed_on, batch = all(given) and len(given) >= 3, loader.batches(3)[0].batch
     loader.close()
     with torch.no_grad():
         features_BND = engines.student(batch).features_BND
         shared, own = engines.teacher(batch, features_BND), engines.teacher(batch, None)
-    return {"equal": equal, "all": set(engines.shadow.shadows), "difference": float((shared - own).abs().max()), "size": float(own.std())}
+    found = {"equal": equal, "all": set(engines.shadow.shadows), "handed_on": handed_on, "has_features": features_BND is not None}
+    return found | {"difference": float((shared - own).abs().max()), "size": float(own.std())}
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +81,4 @@ def test_the_teacher_copies_what_it_shares_and_reads_what_it_would_compute_itsel
         copied = {name for name in seen["all"] if any(name == part or name.startswith(f"{part}.") for part in expected)}
         assert bool(copied) == bool(expected) and seen["equal"] == copied, "these are copied, everything else is averaged"
         assert seen["difference"] <= 1e-5 < seen["size"], "the student's features are its own, or are not read"
+        assert seen["handed_on"] == seen["has_features"], "the teacher gets the features that the student has"

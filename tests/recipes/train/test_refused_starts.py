@@ -1,4 +1,4 @@
-"""Where each rank says it is, in what order, and the starts that are refused on every rank before anything is trained."""
+"""Starts that cannot work are refused on every rank, before anything is trained."""
 
 import re
 from collections.abc import Callable
@@ -33,40 +33,6 @@ def pretrain(run_dir: Path, prepared: Path, settings: dict[str, object], facts: 
     content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | DP2.config
     recipe = recipe_of(prepared, settings)
     return pretrain(recipe, resolve(recipe, content, "test", 2), run_dir, facts)
-
-
-def phases(run_dir: Path, prepared: Path) -> list[tuple[int, str, int, bool]]:
-    """Every sign of life of a run of two updates: step, phase, micro-batch, and whether silence is allowed."""
-    from recipes.watch.watch import Watch
-
-    noted: list[tuple[int, str, int, bool]] = []
-    beat = Watch.beat
-
-    def noted_beat(self: Watch, step: int, phase: str, micro_batch: int = 0) -> None:
-        noted.append((step, phase, micro_batch, self._paused))
-        beat(self, step, phase, micro_batch)
-
-    Watch.beat = noted_beat  # type: ignore[method-assign]
-    assert pretrain(run_dir, prepared, {"run__max_steps": 2, "run__save_steps": 1}, FACTS) == 0
-    return noted
-
-
-def test_each_rank_says_where_it_is_before_it_begins_and_where_it_may_take_long(prepared: Path, tmp_path: Path) -> None:
-    """A hang is blamed on the rank that has come least far, so the order is part of the promise."""
-    start = [("start", 0, False), ("prepare", 0, True), ("prepare", 0, False)]
-    start += [(phase, 0, False) for phase in ("data set", "engines", "load", "logs")]
-    forwards = [(phase, micro_batch, False) for micro_batch in (0, 1) for phase in ("forward", "backward")]
-    before = [("data", 0, False), ("agree", 0, False), *forwards, *((phase, 0, False) for phase in ("judge", "step", "ema"))]
-    save, last = [("save", 0, True), ("save", 0, False)], [("last save", 0, True), ("last save", 0, False), ("leave", 0, False)]
-    first = [("report", 0, False), *save]
-    second = [("evaluate", 0, False), ("report", 0, False), *save]
-    expected = [
-        *((0, *one) for one in (*start, *before)),
-        *((1, *one) for one in (*first, *before)),
-        *((2, *one) for one in (*second, *last)),
-    ]
-    for noted in run_distributed(phases, 2, tmp_path / "run", prepared):
-        assert noted == expected
 
 
 def refused(what: str, folder: Path, prepared: Path) -> str:
