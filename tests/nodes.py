@@ -2,6 +2,7 @@
 
 import importlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,6 +51,35 @@ class Measures:
         if isinstance(self.value, BaseException):
             raise self.value
         return self.value
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Several in one process."""
+
+    all: tuple[Callable[[], Any], ...]
+
+    def __call__(self) -> None:
+        """In the process that runs the command."""
+        for hook in self.all:
+            hook()
+
+
+@dataclass(frozen=True)
+class TellsArguments:
+    """A hook: the function of recipes/cluster fails with what it was given, which the command then shows as the reason."""
+
+    module: str
+    function: str
+    first: int = 0
+    """Arguments before it are not told."""
+
+    def __call__(self) -> None:
+        """In the process that runs the command."""
+        setattr(importlib.import_module(f"recipes.cluster.{self.module}"), self.function, self._instead)
+
+    def _instead(self, *args: object) -> None:
+        raise RuntimeError(repr(args[self.first :]))
 
 
 def die(*_: object) -> None:

@@ -1,6 +1,7 @@
 """launch/preflight.py as a job meets it: real processes, one of them odd, and the verdict that all of them share."""
 
 import json
+import logging
 import os
 import re
 import socket
@@ -16,7 +17,7 @@ import pytest
 from recipes.cluster.facts import Device
 from tests.distributed import run_command
 from tests.launching import ROOT, contents, launch, refused, start_ranks
-from tests.nodes import Measures, die
+from tests.nodes import Hooks, Measures, TellsArguments, die
 
 PREFLIGHT = ROOT / "launch" / "preflight.py"
 EVEN = Measures("measure", "matmul_tflops", [0.1])
@@ -71,6 +72,52 @@ def test_everything_is_one_json_object(tmp_path: Path) -> None:
     assert all(facts["versions"]["torch"] and facts["free_bytes"]["run dir"] for facts in said["nodes"].values())
 
 
+class HasTwelveCores:
+    """Of which the processes of a node have equal shares."""
+
+    def __call__(self) -> None:
+        os.sched_getaffinity = lambda pid: set(range(12))  # type: ignore[assignment]
+
+
+class TellsLevels:
+    """How loud libraries may be, told as the reason why locks could not be looked for."""
+
+    def __call__(self) -> None:
+        from recipes.cluster import measure
+
+        measure.stale_locks = self._instead  # type: ignore[assignment]
+
+    def _instead(self, now: float) -> list[str]:
+        age = abs(now - time.time())
+        raise OSError(f"{os.environ['TORCH_CPP_LOG_LEVEL']} {logging.getLogger('torch.distributed').level} {age < 60}")
+
+
+def test_what_the_launcher_and_the_user_have_said_reaches_every_measurement(tmp_path: Path) -> None:
+    told = TellsArguments("measure", "own_devices"), TellsArguments("measure", "matmul_tflops"), TellsArguments("bandwidth", "bandwidth", 1)
+    hooks = dict.fromkeys(range(3), Hooks((*told, HasTwelveCores(), TellsLevels())))
+    place = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
+    done = run(tmp_path, "--json", "--timeout", 45.5, "--run-dir", "not/yet", size=3, odd=hooks, **place)
+    nodes = json.loads(done[0].stdout)["nodes"].values()
+    assert [facts["errors"] for facts in nodes] == [
+        {
+            "devices": "(1, 2)",  # place on the node, processes there
+            "locks of builds": "FATAL 40 True",
+            "matmul": "([], 6)",  # no device, half of the cores
+            "all-reduce": f"({rank}, 3, None, 45.5)",
+        }
+        for rank in range(3)
+    ]
+    assert contents(tmp_path) == {}
+
+
+def test_tasks_of_a_step_find_rank_0_by_slurms_words_alone(tmp_path: Path) -> None:
+    step = {
+        **{"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"},
+        **{"SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_STEP_NODELIST": "no-such-host.invalid,b"},
+    }
+    refused(launch(PREFLIGHT, ["--timeout", 0.2], tmp_path, env=step), r"cannot reach rank 0 at no-such-host\.invalid:20077 within 0\.2 s")
+
+
 def test_a_process_that_dies_is_named_and_the_others_are_done_in_time(tmp_path: Path) -> None:
     started = time.monotonic()
     hooks = {0: EVEN, 1: EVEN, 2: die}
@@ -81,8 +128,12 @@ def test_a_process_that_dies_is_named_and_the_others_are_done_in_time(tmp_path: 
 
 def test_one_that_hangs_in_a_measurement_is_named_with_it(tmp_path: Path) -> None:
     hooks: dict[int, Callable[[], Any]] = {0: EVEN, 1: EVEN, 2: Stuck()}
-    done = start_ranks(PREFLIGHT, ["--timeout", 3], tmp_path, 3, before=hooks).wait(60, patience=2)
-    named(done[:2], 2, r"^error: \S+ rank 2: came, and was not done with versions within 3 s; ")
+    ranks = start_ranks(PREFLIGHT, ["--timeout", 3], tmp_path, 3, before=hooks)
+    try:
+        done = [one.wait() for one in ranks.running[:2]]
+    finally:
+        ranks.stop()
+    named(done, 2, r"^error: \S+ rank 2: came, and was not done with versions within 3 s; ")
 
 
 class Stuck:
@@ -122,10 +173,20 @@ def test_a_slow_node_is_a_warning_and_an_error_where_that_is_asked_for(tmp_path:
     named(run(tmp_path, "--strict", odd=slow), 2, rf"^error: \S+ {complaint}")
 
 
+class Hasty:
+    """Files that will never appear are not waited for."""
+
+    def __call__(self) -> None:
+        from recipes.cluster import node, preflight
+
+        node.APPEARS_SECONDS = preflight.APPEARS_SECONDS = 0.1
+
+
 def test_a_run_dir_that_is_not_shared_is_named(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    elsewhere = {1: Measures("measure", "folder_of", tmp_path / "elsewhere")}
-    named(run(tmp_path, odd=elsewhere), 2, r"rank 1: the run dir is not the one that \S+ rank 0 sees; name a --run-dir on a file system")
+    elsewhere = Measures("measure", "folder_of", tmp_path / "elsewhere")
+    hooks = {0: Hooks((EVEN, Hasty())), 1: Hooks((EVEN, Hasty(), elsewhere))}
+    named(run(tmp_path, odd=hooks), 2, r"rank 1: the run dir is not the one that \S+ rank 0 sees; name a --run-dir on a file system")
 
 
 def test_a_lock_that_a_killed_build_left_is_named_once(tmp_path: Path) -> None:

@@ -26,6 +26,13 @@ def test_a_changed_file_changes_it_and_the_place_does_not(name: str, tmp_path: P
     assert make(tmp_path / "changed", {**FILES, name: FILES[name] + " "}) != before
 
 
+def test_the_order_in_which_a_disk_lists_names_does_not_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, glob = make(tmp_path, FILES | {f"model/{letter}.py": letter for letter in "bcde"}), Path.glob
+    for key in (str, lambda path: str(path)[::-1]):
+        monkeypatch.setattr(Path, "glob", lambda root, pattern, key=key: sorted(glob(root, pattern), key=key, reverse=True))
+        assert checkout_digest(tmp_path) == before
+
+
 def test_a_renamed_a_new_and_a_missing_file_change_it(tmp_path: Path) -> None:
     before = make(tmp_path, FILES)
     (tmp_path / "recipes/data/b.py").rename(tmp_path / "recipes/data/e.py")

@@ -1,5 +1,6 @@
 """Who falls out: every kind of breakage is named with its node, nobody else is, and slowness follows the median."""
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes.cluster.compare import DISK_FLOOR_SECONDS, SLOWER, Attendance, judge, shown_devices, typical
-from recipes.cluster.facts import ALL_REDUCE, EXCHANGE, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device
+from recipes.cluster.facts import ALL_REDUCE, EXCHANGE, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device, Facts
 from tests.nodes import node, nodes
 
 GPU = Device("H100", 700.0, 0.99)
@@ -37,6 +38,15 @@ DOUBTFUL: dict[str, tuple[dict[str, Any], str]] = {
     "temporary": ({"free_bytes": {TEMPORARY: 3 * 2**20}}, "temporary folder: 3.0 MiB free, less than 64; remove what is left there"),
     "shared memory": ({"free_bytes": {SHARED_MEMORY: 0}}, "/dev/shm: 0.0 MiB free, less than 64; remove what is left there"),
 }
+
+
+SHOWN = {"host", "num_cores"}
+"""Facts that are only shown: the name, and cores, which a job may have more of on one node than on another."""
+
+
+def test_every_fact_that_a_node_tells_is_judged() -> None:
+    cases = [changes for changes, _ in (*BROKEN.values(), *DOUBTFUL.values())]
+    assert {fact for changes in cases for fact in changes} == {field.name for field in fields(Facts)} - SHOWN
 
 
 def verdict_on(number: int, **odd: dict[str, Any]) -> tuple[list[str], list[str]]:
@@ -77,6 +87,11 @@ def test_nodes_with_the_same_trouble_share_a_line_and_those_of_a_host_have_ranks
     trouble = {"versions": {"torch": "2.11.0"}, "host": "same"}
     (error,), _ = verdict_on(5, node_2=trouble, node_4=trouble)
     assert error.startswith("same rank 1, same rank 3: torch 2.11.0, on 3 of 5 nodes 2.13.0")
+
+
+def test_a_version_that_rank_0_does_not_have_is_compared_among_the_others() -> None:
+    (error,), _ = judge(Attendance(nodes(4, **{f"node_{number}": {"versions": {"cuda": f"12.{number // 4}"}} for number in (2, 3, 4)})))
+    assert error.startswith("node-4: cuda 12.1, on 2 of 3 nodes 12.0")
 
 
 def test_a_tie_of_versions_is_rank_0s() -> None:

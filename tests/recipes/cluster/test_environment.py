@@ -1,12 +1,15 @@
 """Ranks from the launcher's variables, and the libraries' chatter kept off the terminal."""
 
+import json
 import logging
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from recipes.cluster import slurm
 from recipes.cluster.environment import export_world, is_first_on_node, is_first_rank, world_from_environment
 from recipes.errors import ConfigError
 from tests.distributed import run_command
@@ -32,7 +35,10 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize(("env", "world"), [({}, (0, 1)), ({"WORLD_SIZE": "64"}, (0, 64)), ({"RANK": "3", "WORLD_SIZE": "4"}, (3, 4))])
+@pytest.mark.parametrize(
+    ("env", "world"),
+    [({}, (0, 1)), (TASK | {"WORLD_SIZE": "2"}, (0, 2)), ({"WORLD_SIZE": "64"}, (0, 64)), ({"RANK": "3", "WORLD_SIZE": "4"}, (3, 4))],
+)
 def test_the_world_is_what_the_launcher_said(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], world: tuple[int, int]) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
@@ -45,6 +51,8 @@ def test_the_node_is_known_from_deepspeed_torchrun_and_srun(monkeypatch: pytest.
     for name, value in {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert world_from_environment() == (3, 8, 1, 2) and not is_first_on_node()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert is_first_on_node() and not is_first_rank()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert world_from_environment().local_size == 4, "torchrun's word"
 
@@ -60,6 +68,26 @@ def test_one_task_a_process_is_translated_and_a_launchers_word_counts_more(monke
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert world_from_environment()[:2] == (0, 1), "deepspeed typed inside a step"
+
+
+@pytest.mark.parametrize("told", [{}, {"MASTER_ADDR": "my.host"}, {"MASTER_PORT": "777"}, {"MASTER_ADDR": "my.host", "MASTER_PORT": "777"}])
+def test_an_address_that_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch, told: dict[str, str]) -> None:
+    for name, value in {**TASK, **told}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # export_world writes
+    address, port = slurm.meeting_point()
+    export_world()
+    slurms = {"MASTER_ADDR": address} | ({} if "MASTER_ADDR" in told else {"MASTER_PORT": str(port)})
+    assert {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ} == slurms | told
+
+
+def test_outside_of_a_step_no_address_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    export_world()
+    assert {name: os.environ.get(name) for name in [*NAMES, *OTHERS]} == {
+        **{"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"},
+        **dict.fromkeys(("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "MASTER_ADDR", "MASTER_PORT")),
+    }
 
 
 def test_slurms_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,10 +121,28 @@ def imported_with(verbose: str, tmp_path: Path) -> str:
 
 
 def test_libraries_are_quiet_unless_they_have_an_error_or_are_asked_to_speak(tmp_path: Path) -> None:
-    quiet = imported_with("", tmp_path)
+    with ThreadPoolExecutor(2) as both:  # DeepSpeed is imported twice, 2 s each
+        quiet, loud = both.map(imported_with, ("", "1"), (tmp_path, tmp_path))
     assert len(quiet.splitlines()) == 1 and "error speaks" in quiet, quiet
-    loud = imported_with("1", tmp_path)
     assert "warning speaks" in loud and "a warning of a library" in loud, loud
+
+
+QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR", "HF_HUB_VERBOSITY": "error", "DATASETS_VERBOSITY": "error", "WANDB_SILENT": "true"}
+
+
+@pytest.mark.parametrize("told", [{}, {"TORCH_CPP_LOG_LEVEL": "INFO", "WANDB_SILENT": "false"}])
+def test_what_libraries_read_when_imported_says_quiet_unless_the_user_has_said_something(tmp_path: Path, told: dict[str, str]) -> None:
+    lines = [
+        "import os, json; before = set(os.environ) - set(json.loads(os.environ['TOLD']))",
+        "from recipes.cluster.environment import quiet_libraries; quiet_libraries()",
+        "print(json.dumps({name: value for name, value in os.environ.items() if name not in before}))",
+        "import logging; print([logging.getLogger(name).level for name in ('DeepSpeed', 'megatron', 'torch.distributed')])",
+    ]
+    unset = [part for name in QUIET for part in ("-u", name)]
+    set_by_user = [f"{name}={value}" for name, value in told.items()]
+    done = run_command(["env", *unset, *set_by_user, sys.executable, "-c", "\n".join(lines)], tmp_path, 30, {"TOLD": json.dumps(told)})
+    environment, levels = done.stdout.splitlines()
+    assert (json.loads(environment), levels) == (QUIET | told, "[40, 40, 40]"), done.stderr
 
 
 def test_nothing_is_touched_when_asked_to_be_verbose(monkeypatch: pytest.MonkeyPatch) -> None:

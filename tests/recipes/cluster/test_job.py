@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.checkpoint.layout import Counters, Manifest, step_folder, write_manifest
 from recipes.cluster.job import main
 from tests.distributed import run_command
 from tests.launching import PRETRAIN_TEXT, overrides
@@ -19,13 +20,14 @@ FACTS = "JobId=7 JobState={state} BatchFlag={batch} Requeue={requeue} Comment=(n
 
 @pytest.fixture
 def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file in which every call of scontrol is a line; facts.txt and script.txt hold its answers."""
+    """The file in which every call of scontrol is a line; facts.txt and script.txt hold its answers. To requeue a job ends it."""
     folder = tmp_path / "bin"
     folder.mkdir()
     log = folder / "told.txt"
     path = folder / "scontrol"
     path.write_text(
-        f'#!/bin/sh\necho "scontrol $*" >>{log}\ncase $1 in show) cat {folder}/facts.txt ;; write) cat {folder}/script.txt ;; esac\n'
+        f'#!/bin/sh\necho "scontrol $*" >>{log}\ncase $1 in show) cat {folder}/facts.txt ;; write) cat {folder}/script.txt ;;\n'
+        f'requeue*) echo "the job ends here, with" $(wc -l <{tmp_path}/run/attempts.jsonl) attempts remembered ;; esac\n'
     )
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     (folder / "script.txt").write_text("#!/bin/bash\n#SBATCH --nodes=1  # one\n")
@@ -96,6 +98,7 @@ def test_begin_wants_a_number_of_nodes(told: Path, capfd: pytest.CaptureFixture[
         (0, "done", 0, None, "job 7, attempt 1: done"),
         (75, "SIGUSR2", 75, "scontrol requeue 7", "stopped by SIGUSR2; checkpoint of step 0 .*; requeued, try 1 of 10"),
         (2, None, 2, None, "exit code 2 .*not requeued"),
+        (3, None, 3, None, "exit code 3 .*not requeued"),
         (None, None, 75, "scontrol requeue 7", "rank 1 on node2 ended without a word .*requeued, try 1 of 3"),
         (75, "the file stop (removed)", 75, None, "not requeued, for the file asked for an end"),
     ],
@@ -112,11 +115,42 @@ def test_end_tells_slurm_and_people(
 ) -> None:
     run_dir = run_dir_with(tmp_path, code, reason)
     assert end(run_dir) == exit_code
-    assert re.search(line, capfd.readouterr().out)
+    said = capfd.readouterr().out
+    assert re.search(line, said)
+    assert not verb or said.endswith("the job ends here, with 1 attempts remembered\n"), said
     calls = told.read_text().splitlines() if told.exists() else []
     assert [call for call in calls if " show " not in call] == ([verb] if verb else [])
     deed = json.loads((run_dir / "attempts.jsonl").read_text())["deed"]
     assert (deed == "requeue") == bool(verb)
+
+
+def test_progress_is_from_where_this_attempt_began_to_its_newest_checkpoint(
+    told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An attempt before, which began at step 0 and was stopped by the file, has left its events."""
+    run_dir, now = run_dir_with(tmp_path, None), time.time()
+    checkpoint = step_folder(run_dir, 6)
+    checkpoint.mkdir(parents=True)
+    write_manifest(checkpoint, Manifest(Counters(step=6), 1, 1, {}, (), {}))
+    old = [{"time": now - 1000, "event": "start", "step": 0}, {"time": now - 900, "event": "stop", "reason": "the file stop"}]
+    own = [
+        {"time": now - 61, "event": "fallback", "step": 5},
+        {"time": now - 10, "event": "resume", "step": 4},
+    ]  # clocks differ by a second
+    (run_dir / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in [*old, *own]))
+    assert end(run_dir, 1, "--max-tries", "1") == 75
+    assert "checkpoint of step 6 (+2 in this attempt); requeued\n" in capfd.readouterr().out
+    attempt = json.loads((run_dir / "attempts.jsonl").read_text())
+    assert (attempt["kind"], attempt["step"], attempt["job"], attempt["restart"]) == ("crashed", 6, "7", "0")
+    with (run_dir / "events.jsonl").open("w") as file:
+        file.writelines(json.dumps(event) + "\n" for event in old)
+    (run_dir / "watch" / "ranks.json").unlink()
+    for record in (run_dir / "watch").iterdir():
+        record.unlink()
+    assert end(run_dir, 143, "--asked") == 75
+    assert "stopped on request before the first step; checkpoint of step 6 (+0" in capfd.readouterr().out, (
+        "not by the file of the attempt before"
+    )
 
 
 def test_after_so_many_tries_the_job_is_held_with_its_reason(told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -195,6 +229,6 @@ def test_the_node_that_failed_counts_and_not_those_that_were_killed_then(told: P
 
 def test_it_runs_as_a_module(told: Path, tmp_path: Path) -> None:
     done = run_command(
-        [sys.executable, "-m", "recipes.cluster.job", "end", str(tmp_path / "none"), "--code", "140", "--asked"], tmp_path, 30
+        [sys.executable, "-m", "recipes.cluster.job", "end", str(tmp_path / "none"), "--code", "137", "--asked"], tmp_path, 30
     )
     assert done.returncode == 75 and "stopped on request before the first step" in done.stdout, done.stderr

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch.distributed as dist
 from recipes.cluster import meeting
 from recipes.cluster.meeting import FirstSilent, Meeting, open_meeting
 from recipes.errors import ConfigError
+from tests.clock import Clock
 from tests.distributed import run_distributed
 
 
@@ -39,19 +41,40 @@ def test_who_stays_away_is_left_out_in_time() -> None:
     assert heard == {0: True, 2: True}
 
 
-def first_is_silent() -> str:
-    here = meet(dist.get_rank(), 2, 0.2)
-    if here.rank == 0:
-        return ""
-    meeting.time.monotonic = lambda start=time.monotonic: 100 * start()  # type: ignore[assignment]  # 30 s are part of the bound
-    with pytest.raises(FirstSilent) as error:
-        here.from_first("go")
-    return str(error.value)
+WAITS: dict[str, tuple[int, Callable[[Meeting], Any], float]] = {
+    "what all should say, together": (0, lambda here: here.collect("facts", 1, [0, 1, 2, 3]), 10.0),
+    "the last word": (0, lambda here: here.leave([0, 1, 2, 3]), 5.0),
+    "each one's question": (0, lambda here: here.seconds_ahead([0, 1, 2, 3]), 3 * 5.0),
+    "rank 0's answer, after the others' questions": (1, lambda here: here.seconds_ahead([0, 1, 2, 3]), 10.0 + 4 * 5.0),
+    "what rank 0 announces, after two others": (1, lambda here: here.from_first("go"), 2 * 10.0 + 30.0),
+}
 
 
-def test_a_silent_rank_0_is_named_in_time() -> None:
-    _, complaint = run_distributed(first_is_silent, 2, timeout=60)
-    assert complaint.startswith("rank 0 at 127.0.0.1:") and "has said nothing for 30.4 s" in complaint
+@pytest.mark.parametrize("what", WAITS)
+def test_where_nobody_speaks_every_wait_ends_when_it_should(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (rank, wait, seconds), clock = WAITS[what], Clock()
+    monkeypatch.setattr(meeting, "time", clock)
+    address(monkeypatch, "node-1", 29500)
+    here, start = Meeting(dist.HashStore(), rank, 4, 10.0), clock.now
+    if what.startswith("what rank 0"):
+        with pytest.raises(FirstSilent, match=r"rank 0 at node-1:29500 has said nothing for 50 s; see its log"):
+            wait(here)
+    else:
+        assert wait(here) in ({0: 1}, None, 0.0)
+    assert seconds <= clock.now - start < seconds + 0.5, "of which the last part may be a pause too long for each"
+
+
+def test_each_rank_gets_the_answer_to_its_own_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, store = Clock(), dist.HashStore()
+    monkeypatch.setattr(meeting, "time", clock)
+    first, third = Meeting(store, 0, 4, 10.0), Meeting(store, 2, 4, 10.0)
+    first.tell("ask/2", True)
+    first.seconds_ahead([0, 2, 3])
+    assert (first.hear("answer/2", 0), first.hear("answer/1", 0), first.hear("answer/3", 0)) == (1000.0, None, None)
+    for rank in (1, 3):
+        first.tell(f"answer/{rank}", 0.0)
+    clock.now = 1020.0
+    assert third.seconds_ahead([0, 2, 3]) == 20.0
 
 
 def clocks(ahead: list[float]) -> float:
@@ -78,6 +101,20 @@ def address(monkeypatch: pytest.MonkeyPatch, host: str | None, port: object) -> 
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, str(value))
 
 
+def test_meetings_of_other_names_and_of_launches_before_are_kept_apart(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # torchrun's, in which it begins anew
+    address(monkeypatch, "127.0.0.1", store.port)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
+    open_meeting(0, 2, 5, name="train").tell("go", True)
+    assert dist.PrefixStore("train/0", store).check(["go"]) and capfd.readouterr().err == "", "rank 0 does not try to open one of its own"
+    assert open_meeting(1, 2, 5, name="train").hear("go", 0) and open_meeting(1, 2, 5).hear("go", 0) is None
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert open_meeting(1, 2, 5, name="train").hear("go", 0) is None
+
+
 def test_a_port_that_is_taken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
@@ -92,6 +129,7 @@ def test_who_cannot_reach_rank_0_says_so_in_time(monkeypatch: pytest.MonkeyPatch
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # and does not listen
         address(monkeypatch, host, unused.getsockname()[1])
+        monkeypatch.setattr(meeting, "time", Clock())
         with pytest.raises(FirstSilent, match=rf"cannot reach rank 0 at {host}:\d+ within 0.2 s \({reason}\); see its log"):
             open_meeting(1, 2, 0.2)
 

@@ -1,5 +1,8 @@
 """Slurm's variables read into places, and what is said where they cover more than was started."""
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,12 +13,12 @@ STEP = {
     **{
         "SLURM_JOB_ID": "7",
         "SLURM_STEP_ID": "1",
-        "SLURM_PROCID": "3",
-        "SLURM_STEP_NUM_TASKS": "5",
-        "SLURM_LOCALID": "1",
-        "SLURM_NODEID": "1",
+        "SLURM_PROCID": "4",
+        "SLURM_STEP_NUM_TASKS": "6",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "2",
     },
-    **{"SLURM_STEP_TASKS_PER_NODE": "2(x2),1", "SLURM_STEP_NODELIST": "a,b,c", "SLURMD_NODENAME": "b"},
+    **{"SLURM_STEP_TASKS_PER_NODE": "1,3,2", "SLURM_STEP_NODELIST": "a,b,c", "SLURMD_NODENAME": "c", "SLURM_JOB_NODELIST": "a,b,c,d"},
 }
 
 
@@ -33,10 +36,19 @@ def set_all(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
 def test_a_task_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not slurm.is_in_step() and slurm.allocated_nodes() == []
     set_all(monkeypatch)
-    assert slurm.is_in_step() and slurm.task() == (3, 5, 1, 2)
-    assert slurm.node_name() == "b" and slurm.allocated_nodes() == ["a", "b", "c"]
+    assert slurm.is_in_step() and slurm.task() == (4, 6, 0, 2)
+    assert slurm.node_name() == "c" and slurm.allocated_nodes() == ["a", "b", "c"]
     monkeypatch.delenv("SLURM_STEP_ID")
     assert not slurm.is_in_step(), "a batch script has SLURM_PROCID too"
+
+
+def test_a_list_with_brackets_is_written_out_by_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "scontrol"
+    path.write_text('#!/bin/sh\n[ "$1 $2 $3" = "show hostnames n[1-2]" ] && printf "n1\\nn2\\n"\n')
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    set_all(monkeypatch, SLURM_STEP_NODELIST="n[1-2]")
+    assert slurm.allocated_nodes() == ["n1", "n2"] and slurm.meeting_point()[0] == "n1"
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12))

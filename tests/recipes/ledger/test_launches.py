@@ -157,9 +157,10 @@ def test_a_killed_launch_without_a_last_sign_of_life_ends_with_its_last_event() 
 
 
 def test_work_lost_to_a_fallback_is_charged_to_the_launches_that_did_it() -> None:
-    """Two launches of 50 s work each, then back to step 10 of the first."""
+    """Two launches of 50 s work each, then back to step 10 of the first. A skip among the lost updates is a part of them."""
     events = [
         start(105.0),
+        {"time": 140.0, "event": "skip", "step": 30, "seconds": 1.0},
         {"time": 155.0, "event": "stop", "step": 50, "reason": "SIGTERM"},
         start(165.0, 50),
         {"time": 215.0, "event": "stop", "step": 100, "reason": "SIGTERM"},
@@ -168,6 +169,7 @@ def test_work_lost_to_a_fallback_is_charged_to_the_launches_that_did_it() -> Non
     launches, contradiction = divide(events, [row(step) for step in range(1, 11)], newest=225.0)
     assert [launch.parts["lost"] for launch in launches] == [40.0, 50.0, 0.0]
     assert [launch.parts["training"] for launch in launches] == [10.0, 0.0, 0.0]
+    assert [(launch.kept_step, launch.parts["skipped"]) for launch in launches] == [(10, 0.0)] * 3
     assert [launch.rest for launch in launches] == [0.0, 0.0, 0.0] and contradiction == 0
 
 
@@ -181,6 +183,18 @@ def test_overlapping_launches_and_more_lost_than_there_was_are_contradictions() 
 def test_a_launch_was_alive_for_as_long_as_its_updates_took() -> None:
     launches, contradiction = divide([start(105.0)], [row(10)], newest=107.0)
     assert launches[0].end == 115.0 and launches[0].rest == 0.0 and contradiction == 0
+
+
+def test_updates_without_a_row_are_those_of_the_launch_itself() -> None:
+    """Rows at every tenth step; the second launch does three updates of 1 s and is at other work for 7 s."""
+    events = [
+        start(105.0),
+        {"time": 119.0, "event": "stop", "step": 14, "reason": "SIGTERM"},
+        start(135.0, 14),
+        {"time": 145.0, "event": "stop", "step": 17, "reason": "SIGTERM"},
+    ]
+    launches, _ = divide(events, [row(10)], newest=145.0)
+    assert [(launch.parts["training"], launch.rest) for launch in launches] == [(14.0, 0.0), (3.0, 7.0)]
 
 
 def test_skips_in_a_lost_stretch_are_not_counted_twice() -> None:

@@ -1,5 +1,6 @@
 """Who is behind, case by case."""
 
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ def named(verdict: Verdict) -> dict[int, str]:
 def test_a_rank_of_which_nothing_is_heard_comes_before_everything() -> None:
     verdict = verdict_of(report(0), report(1, state="T"), report(3, beat=1))
     assert named(verdict) == {2: "no answer: its node is frozen or gone, or its watcher is"}
-    assert verdict.behind[0].host == "node2" and verdict.behind[0].step is None
+    assert verdict.behind[0].host == "node2" and verdict.behind[0].step is None and verdict.num_ranks == 4
     assert "rank 2 on node2 is behind (no answer: its node is frozen or gone, or its watcher is); s" in verdict.line("s")
 
 
@@ -48,8 +49,9 @@ def test_so_does_one_that_has_ended_badly(ended: object, why: str) -> None:
     assert named(verdict) == {3: why} and verdict.behind[0].step == 41
 
 
-def test_one_that_has_ended_well_is_ahead_of_those_that_hang() -> None:
-    over = [report(rank, ended={"code": 0, "message": ""}, beat=501, phase="leave") for rank in (0, 2, 3)]
+@pytest.mark.parametrize("code", [0, 75])
+def test_one_that_has_ended_well_is_ahead_of_those_that_hang(code: int) -> None:
+    over = [report(rank, ended={"code": code, "message": ""}, beat=501, phase="leave") for rank in (0, 2, 3)]
     assert named(verdict_of(report(1), *over)) == {1: "others have ended"}
 
 
@@ -70,6 +72,10 @@ def test_then_those_that_have_come_least_far() -> None:
 def test_then_those_that_are_not_in_a_collective() -> None:
     verdict = verdict_of(*map(report, range(4)), stacks={0: DUMP, 1: DUMP, 2: COMPUTING, 3: DUMP})
     assert named(verdict) == {2: "not in a collective, as others are"}
+    assert asdict(verdict.behind[0]) | {"frames": []} == {
+        **{"rank": 2, "host": "node2", "why": "not in a collective, as others are"},
+        **{"step": 41, "phase": "agree", "time": 1.0, "frames": []},
+    }
     assert verdict.behind[0].frames[:2] == ["torch/nn/functional.py:3252 all_reduce", "recipes/train/pretrain.py:112 train_step"]
 
 
@@ -95,4 +101,8 @@ def test_frames_are_the_main_threads_innermost_first() -> None:
         "work/launch/pretrain_text.py:14 <module>",
     ]
     assert main_frames(DUMP, 7) == frames, "the thread that took the signal where the main one is not known"
-    assert main_frames(DUMP, 0x7F0000000002) == ["lib/threading.py:331 wait"] or main_frames("no stack within 3 s", 1) == []
+    assert main_frames(DUMP, 0x7F0000000002) == ["/lib/threading.py:331 wait"], "another one took the signal"
+    assert main_frames("no stack within 3 s", 1) == []
+    waits = report(2, main_thread=0x7F0000000002)
+    (behind,) = verdict_of(report(0), report(1), waits, report(3), stacks=dict.fromkeys(range(4), DUMP)).behind
+    assert (behind.rank, behind.frames) == (2, ["/lib/threading.py:331 wait"])

@@ -47,6 +47,14 @@ def test_the_roll_names_ranks_of_which_there_is_no_file_and_forget_forgets(tmp_p
     assert not folder.exists()
 
 
+def test_a_reader_sees_the_roll_before_or_the_new_one_never_half(tmp_path: Path) -> None:
+    call_roll(tmp_path, ["before"])
+    with (tmp_path / "ranks.json").open() as before:
+        call_roll(tmp_path, HOSTS)
+        assert before.read() == '["before"]\n'
+    assert [one.host for one in read_endings(tmp_path)] == HOSTS
+
+
 def test_half_a_file_and_foreign_ones_are_no_record(tmp_path: Path) -> None:
     folder = write(tmp_path / "watch", (1, FINE, 0))
     record_file(folder, 0).write_text('{"rank": 0, "ho')
@@ -85,6 +93,8 @@ def test_who_is_named_in_a_hang_comes_first_though_it_may_not_have_reported(tmp_
     behind: dict[str, Any] = {"rank": 2, "host": "node2", "why": "stopped", "step": 17, "phase": "forward", "time": 1002.0}
     (folder / "hang.json").write_text(json.dumps({"behind": [behind]}))
     assert str(first_failure(read_endings(folder))) == "rank 2 on node2 hung (stopped) at step 17, forward"
+    (folder / "ranks.json").unlink()
+    assert str(first_failure(read_endings(folder))) == "rank 2 on node2 hung (stopped) at step 17, forward", "whatever else is known"
 
 
 def test_a_batch_script_reads_it_without_torch(tmp_path: Path) -> None:

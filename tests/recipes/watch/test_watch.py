@@ -1,10 +1,13 @@
 """A rank's side of the watch: what signs of life cost and say, and last words. The watcher itself: test_watcher.py."""
 
+import faulthandler
 import json
 import os
 import signal
-import subprocess
+import threading
 import time
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from recipes.errors import ConfigError, Stopped, TrainingBroken
 from recipes.watch.heartbeat import read_beat
 from recipes.watch.last_words import read_endings
 from recipes.watch.watch import LONGEST_MESSAGE, Watch
+from recipes.watch.watcher import DUMP_SIGNAL
 
 
 def record_of(folder: Path) -> dict:
@@ -28,10 +32,21 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def watch(folder: Path) -> Watch:
-    watch = Watch(folder, 0, ["here"], 60.0)
-    watch.start()
-    return watch
+def watch_of(folder: Path) -> Callable[[], Watch]:
+    """Starts one when it is called."""
+
+    def start() -> Watch:
+        watch = Watch(folder, 0, ["here"], 60.0)
+        watch.start()
+        return watch
+
+    return start
+
+
+@pytest.fixture
+def watch(watch_of: Callable[[], Watch]) -> Watch:
+    """One that has started."""
+    return watch_of()
 
 
 def test_before_its_start_everything_is_allowed_and_nothing_happens(folder: Path) -> None:
@@ -58,6 +73,18 @@ def test_signs_of_life_say_where_the_rank_is_and_count_up(folder: Path) -> None:
         inside = read_beat(watch._memory)
         assert (inside.number, inside.step, inside.phase, inside.is_paused) == (2, 7, "save", True)
     assert read_beat(watch._memory)[1:] == (3, 7, 0, "save", False)
+    with pytest.raises(OSError, match="disk"), watch.paused("last save"):
+        raise OSError("disk")
+    assert read_beat(watch._memory)[1:] == (5, 7, 0, "last save", False), "a pause ends however its block does"
+
+
+def test_a_watch_that_is_over_leaves_nothing_open_and_no_handler(folder: Path, watch_of: Callable[[], Watch]) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    watch = watch_of()
+    watch.end(0)
+    watch.close()
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert not faulthandler.unregister(DUMP_SIGNAL), "it would write into a file that is no longer there"
 
 
 def test_a_sign_of_life_costs_microseconds(watch: Watch) -> None:
@@ -93,6 +120,50 @@ def test_the_first_words_count_and_close_waits_until_they_are_written(
     assert (record["step"], record["phase"]) == (9, "judge")
 
 
+def test_the_watcher_is_told_of_whom_and_where_and_by_which_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 2 of thousands and a folder named from the current one; before its first sign of life it is at the start."""
+    monkeypatch.chdir(tmp_path)
+    hosts = ["a", "b", "c", *(f"node{number}" for number in range(3000))]
+    watch = Watch(Path("run/watch"), 2, hosts, 7.5)
+    watch.beat(12, "leave")  # as after the run dir is taken, before the watcher runs
+    watch.start()
+    assert watch._watcher is not None
+    assert read_beat(watch._memory)[1:] == (2, 12, 0, "start", False) and abs(read_beat(watch._memory).seconds - time.monotonic()) < 60
+    assert os.readlink(f"/proc/{watch._watcher.pid}/cwd") == "/", "a folder that it stands in could not be unmounted"
+    watch.end(1, "a defect")
+    watch.close()
+    record = json.loads((tmp_path / "run" / "watch" / "rank_00002.json").read_text())
+    facts = asdict(watch._charge)
+    assert facts == {
+        **{"folder": str(tmp_path / "run" / "watch"), "rank": 2, "hosts": hosts, "hang_seconds": 7.5},
+        **{"pid": os.getpid(), "main_thread": threading.main_thread().ident},
+    }
+    assert (record["rank"], record["host"], record["pid"], record["main_thread"]) == (2, "c", facts["pid"], facts["main_thread"])
+
+
+def test_a_module_of_the_users_does_not_stand_in_for_one_of_the_library(
+    watch_of: Callable[[], Watch], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("select", "json", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('of the user')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    watch = watch_of()
+    watch.end(0)
+    watch.close()
+    assert record_of(folder)["ended"]["code"] == 0
+
+
+def test_a_reader_sees_the_record_before_or_the_new_one_never_half(watch: Watch, folder: Path) -> None:
+    path = folder / "rank_00000.json"
+    path.write_text("of the launch before")
+    with path.open() as before:
+        watch.end(0)
+        watch.close()
+        assert before.read() == "of the launch before"
+    assert record_of(folder)["ended"]["code"] == 0
+
+
 def test_a_message_longer_than_a_pipe_takes_at_once_is_cut(watch: Watch, folder: Path) -> None:
     watch.end(1, "\u2028" * 10_000)
     watch.close()
@@ -117,11 +188,20 @@ def test_the_watcher_hears_no_stop_request_and_ends_with_its_rank(watch: Watch) 
     watcher = watch._watcher
     assert watcher is not None
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        os.kill(watcher.pid, number)
-    with pytest.raises(subprocess.TimeoutExpired):
-        watcher.wait(0.5)
+        os.kill(watcher.pid, number)  # even before it has begun
+    deadline = time.monotonic() + 30
+    while not ignores(watcher.pid, signal.SIGHUP) and watcher.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert watcher.poll() is None and ignores(watcher.pid, signal.SIGHUP), "nor that a terminal closes"
+    os.kill(watcher.pid, signal.SIGHUP)
     watch.close()
     assert watcher.returncode == 0
+
+
+def ignores(pid: int, number: int) -> bool:
+    """Whether a signal is no matter to a process, as the kernel has it."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn:"))
+    return bool(int(line.split()[1], 16) >> (number - 1) & 1)
 
 
 def test_a_rank_whose_watcher_was_killed_ends_as_ever(watch: Watch) -> None:

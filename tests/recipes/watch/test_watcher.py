@@ -1,5 +1,5 @@
 """Watchers beside real processes that stand for ranks: what they see, whom they name, and that nothing is left. The whole run:
-tests/launch/test_hang.py; who is behind, case by case: test_hang.py."""
+tests/launch/test_hang.py; who is behind, case by case: test_hang.py; its parts: test_watcher_parts.py."""
 
 import json
 import os
@@ -12,11 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from recipes.watch import watcher
-from recipes.watch.hang import Verdict
-from recipes.watch.heartbeat import Beat
 from recipes.watch.last_words import call_roll, read_endings, read_records
-from recipes.watch.watcher import SharedFolder, Silence, append_event, is_whole, process_state
+from recipes.watch.watcher import POLL_SECONDS
 from tests.processes import gone, processes_of
 
 ROOT = Path(__file__).parents[3]
@@ -97,20 +94,6 @@ def test_a_stopped_rank_is_named_and_all_end(start: Start, run_dir: Path, stoppe
     assert event["event"] == "hang" and event["step"] == 4 and [one["rank"] for one in event["behind"]] == [stopped]
 
 
-def test_a_stopped_rank_that_is_woken_for_its_stack_does_not_go_on(start: Start, run_dir: Path) -> None:
-    """Its marks would appear in the file while it is awake; the moment of the dump is all that it gets."""
-    marks = run_dir / "marks"
-    ranks = start(f"while True:\n    Path({str(marks)!r}).write_text(str(time.time()))\n    time.sleep(0.01)")
-    os.kill(ranks[0].pid, signal.SIGSTOP)
-    while process_state(ranks[0].pid) != "T":
-        time.sleep(0.01)
-    begin = time.time()
-    ends(ranks)
-    awake = float(marks.read_text()) - begin - LIMIT
-    assert awake < LIMIT + 2, "it was stopped again, then killed"
-    assert gone(ranks[0].pid)
-
-
 HOLDS_THE_LOCK = 're.match("(a+)+b", 60 * "a")'
 
 
@@ -122,15 +105,17 @@ def test_the_rank_with_fewer_signs_of_life_is_named_even_where_it_never_gives_up
 
 def test_where_all_are_at_the_same_place_the_one_outside_of_a_collective_is_named(start: Start, run_dir: Path) -> None:
     wait = "time.sleep(1000)"
-    ends(start(wait, wait, files={0: "site-packages/torch/distributed/distributed_c10d.py"}))
-    assert behind(run_dir) == [(1, "node1", "not in a collective, as others are")]
+    ends(start(wait, wait, files={1: "site-packages/torch/distributed/distributed_c10d.py"}))
+    assert behind(run_dir) == [(0, "node0", "not in a collective, as others are")], "the first one speaks, and reads the other's stack"
 
 
 def test_a_rank_that_waits_without_a_limit_hangs_only_where_another_does(start: Start, run_dir: Path) -> None:
     pause = 'with watch.paused("save"):\n    time.sleep(1000)'
-    ranks = start(pause, pause, 'for _ in range(40):\n    time.sleep(0.1)\n    watch.beat(5, "data")')
-    time.sleep(2 * LIMIT)
+    until = run_dir / "until"
+    ranks = start(pause, pause, f'with watch.paused("save"):\n    while not Path({str(until)!r}).exists():\n        time.sleep(0.05)')
+    time.sleep(1.5 * LIMIT)
     assert not list((run_dir / "watch").glob("rank_*"))
+    until.touch()
     said = ends(ranks)
     assert "all 3" not in said and [rank for rank, _, _ in behind(run_dir)] == [0, 1], said
 
@@ -145,28 +130,32 @@ def test_a_rank_that_is_stopped_where_it_may_wait_without_a_limit_hangs(start: S
 def test_without_a_limit_nothing_is_a_hang(start: Start, run_dir: Path) -> None:
     (rank,) = start("", limit=0)
     os.kill(rank.pid, signal.SIGSTOP)
-    time.sleep(2.5)
+    time.sleep(1.5 * POLL_SECONDS)
     assert rank.poll() is None and not list((run_dir / "watch").glob("rank_*"))
 
 
 def test_still_at_it_is_a_sign_of_life(start: Start, run_dir: Path) -> None:
-    (rank,) = start("for _ in range(25):\n    time.sleep(0.1)\n    watch.alive()\nwatch.end(0)\nwatch.close()\nsys.exit()")
+    (rank,) = start("for _ in range(16):\n    time.sleep(0.1)\n    watch.alive()\nwatch.end(0)\nwatch.close()\nsys.exit()")
     rank.communicate(timeout=20)
     assert rank.returncode == 0 and read_records(run_dir / "watch")[0]["ended"] == {"code": 0, "message": ""}
 
 
 def test_a_folder_that_cannot_be_written_keeps_nobody_from_being_named_and_ended(start: Start, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    said = ends(start("", folder=tmp_path / "file" / "watch"))
-    assert said == f"hang: no progress for 1 s; rank 0 on node0 is stuck (step 4, agree); {tmp_path}/file/watch/ cannot be written\n"
+    """Each watcher speaks for its own rank alone: of the others nothing can be heard, which says nothing about them."""
+    said = ends(start("", "", folder=tmp_path / "file" / "watch"))
+    lines = [f"hang: no progress for 1 s; rank {rank} on node{rank} is stuck (step 4, agree)" for rank in range(2)]
+    assert said == "".join(f"{line}; {tmp_path}/file/watch/ cannot be written\n" for line in lines)
 
 
 def test_a_rank_that_hangs_after_the_others_have_ended_is_the_one(start: Start, run_dir: Path) -> None:
-    done, *rest = start("watch.end(0)\nwatch.close()\nsys.exit()", "watch.end(0)")
+    thread = "import threading\nthreading.Thread(target=time.sleep, args=(1000,), daemon=True).start()"
+    done, *rest = start("watch.end(0)\nwatch.close()\nsys.exit()", f"{thread}\nwatch.end(0)")
     done.wait(10)
     assert done.returncode == 0
     ends(rest)
     assert behind(run_dir) == [(1, "node1", "others have ended")]
+    assert (run_dir / "watch" / "rank_00001.stack.txt").read_text().count("hread 0x") == 2, "of every thread"
 
 
 def test_a_rank_that_is_killed_has_ended_without_a_word_at_that_moment(start: Start, run_dir: Path) -> None:
@@ -179,43 +168,16 @@ def test_a_rank_that_is_killed_has_ended_without_a_word_at_that_moment(start: St
     assert begin <= (ending.time or 0) < begin + 5
 
 
-def test_time_in_which_the_watcher_itself_stood_still_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 100.0
-    monkeypatch.setattr(watcher.time, "monotonic", lambda: now)
-    silence, beat = Silence(), Beat(99.0, 1, 0, 0, "data", False)
-    silence.look(beat)
-    for now in (101.0, 102.0, 4000.0):  # noqa: B007 - the clock reads it
-        silence.look(beat)
-    assert silence.seconds == 4.0
-    silence.look(beat._replace(seconds=4000.0))
-    assert silence.seconds == 0.0
-
-
-def test_a_disk_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> None:
-    folder, begin = SharedFolder(tmp_path), time.monotonic()
-    assert folder.do(lambda path: time.sleep(2), 0.1) is None
-    assert folder.do(lambda path: 1, 5) is None and time.monotonic() - begin < 1.5
-    time.sleep(2.1)
-    assert folder.do(lambda path: path) == tmp_path
-    assert folder.do(lambda path: (path / "missing").read_text()) is None
-
-
-def test_an_event_is_a_line_of_its_own_and_no_log_is_begun(tmp_path: Path) -> None:
-    verdict, log = Verdict(3.0, 2, [], "rank 0 on a", "step 4, data"), tmp_path / "events.jsonl"
-    append_event(log, 4, verdict)
-    assert not log.exists()
-    log.write_text('{"event": "start"}\n')
-    append_event(log, 4, verdict)
-    assert [json.loads(line)["event"] for line in log.read_text().splitlines()] == ["start", "hang"]
-
-
-def test_a_dump_is_whole_when_the_first_thread_is_in_it_to_its_outermost_frame() -> None:
-    other, main = "Thread 0x00000000000000ff (most recent call first):\n", "Current thread 0x000000000000abcd (most recent call first):\n"
-    frame = '  File "x.py", line 1 in <module>\n'
-    assert is_whole(other + frame + "\n" + main + frame, 0xABCD) and is_whole(main + frame + "  ...\n", 0xABCD)
-    for part in ("", other + frame, other + frame + "\n" + main, other + frame + "\n" + main + '  File "x.py", line 1 in f\n'):
-        assert not is_whole(part, 0xABCD)
-
-
-def test_the_state_of_a_process_is_the_kernels_letter() -> None:
-    assert process_state(os.getpid()) == "R" and process_state(2**22 + 1) == "?"
+def test_a_rank_that_is_killed_has_ended_though_a_process_that_it_forked_lives_on(start: Start, run_dir: Path) -> None:
+    (rank,) = start("child = os.fork()\nif child:\n    print(child, flush=True)", limit=0)
+    assert rank.stdout
+    child = int(rank.stdout.readline())
+    try:
+        rank.kill()
+        rank.wait(10)
+        deadline = time.monotonic() + 30
+        while not read_records(run_dir / "watch") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert read_records(run_dir / "watch")[0]["ended"] == "silent"
+    finally:
+        os.kill(child, signal.SIGKILL)

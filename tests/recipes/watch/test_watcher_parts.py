@@ -1,0 +1,166 @@
+"""A watcher's parts in this process, and the order of what it does to a rank and its folder. Watchers beside real ranks:
+test_watcher.py."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from mmap import mmap
+from pathlib import Path
+from tempfile import TemporaryFile
+
+import pytest
+
+from recipes.watch import watcher
+from recipes.watch.hang import Verdict
+from recipes.watch.heartbeat import SIZE, Beat
+from recipes.watch.last_words import record_file
+from recipes.watch.watcher import Charge, SharedFolder, Silence, Watcher, append_event, is_whole, process_state
+from tests.clock import Clock
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """One with a log."""
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "events.jsonl").touch()
+    return run_dir
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_reports_then_verdict_then_log_and_a_process_that_has_only_got_the_ranks_number_goes_on_as_it_was(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stopped: bool
+) -> None:
+    """It is no parent of the watcher, so it is not killed. One that was stopped is woken only after the reports are in."""
+    other = subprocess.Popen([sys.executable, "-c", IGNORES_ITS_DUMP], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout and other.stdout.readline() == "here\n"
+        if stopped:
+            os.kill(other.pid, signal.SIGSTOP)
+            assert os.waitid(os.P_PID, other.pid, os.WSTOPPED | os.WNOWAIT)
+        done = note_work(monkeypatch, run_dir / "watch", capsys)
+        charge = Charge(str(run_dir / "watch"), 0, ["here"], other.pid, 1, 1.0)
+        with TemporaryFile() as stacks:
+            Watcher(charge, mmap(-1, SIZE), -1, stacks.fileno())._end_hang()
+        gather, dump, wake = ["touch", "read"], ["SIGRTMIN+7"], ["SIGRTMIN+7", "SIGCONT", "SIGSTOP"]
+        assert done[: done.index("touch", 2)] == ([*gather, *wake] if stopped else [*dump, *gather])
+        assert done[-2:] == ["touch", "log after the terminal and before hang.json"], (
+            "for NFS shows a folder as it was until one touches it"
+        )
+        assert other.poll() is None and process_state(other.pid) == ("T" if stopped else "S")
+        hang = json.loads((run_dir / "watch" / "hang.json").read_text())
+        assert [one["why"] for one in hang["behind"]] == (["stopped"] if stopped else [])
+    finally:
+        other.kill()
+        other.communicate(timeout=10)
+
+
+@pytest.mark.parametrize(
+    ("rank", "others", "seconds"),
+    [(0, [], 10.0), (0, [1], 6.0), (1, [0], 12.0)],
+    ids=["no report of another", "no stack of another", "no verdict of the first"],
+)
+def test_what_other_watchers_write_is_waited_for_so_long_and_then_the_end_comes_all_the_same(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, rank: int, others: list[int], seconds: float
+) -> None:
+    clock, folder = Clock(), run_dir / "watch"
+    folder.mkdir()
+    for other in others:
+        place = {"step": 0, "micro_batch": 0, "phase": "start", "beat": 0, "state": "S", "main_thread": 1}
+        record_file(folder, other).write_text(json.dumps({"rank": other, "host": "b", "ended": "hang", "time": 1.0, **place}))
+    monkeypatch.setattr(watcher, "time", clock)
+    monkeypatch.setattr(watcher.os, "kill", lambda pid, number: None)
+    with TemporaryFile() as stacks:
+        Watcher(Charge(str(folder), rank, ["a", "b"], 2**22 + 1, 1, 1.0), mmap(-1, SIZE), -1, stacks.fileno())._end_hang()
+    assert clock.now - 1000.0 == pytest.approx(3.0 + seconds, abs=0.5), "the stack of the own rank, too, is waited for 3 s"
+    assert (folder / "hang.json").exists() == (rank == 0)
+
+
+IGNORES_ITS_DUMP = "import signal, time; signal.signal(signal.SIGRTMIN + 7, signal.SIG_IGN); print('here', flush=True); time.sleep(1000)"
+
+
+def note_work(monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """What a watcher of this process does to folder and rank, in its order."""
+    done, kill, read = list[str](), os.kill, watcher.read_records
+
+    def log(path: Path, step: int, verdict: Verdict) -> None:
+        is_first = "hang: " in capsys.readouterr().err and not (folder / "hang.json").exists()
+        done.append(f"log {'after the terminal and before' if is_first else 'before the terminal or after'} hang.json")
+
+    monkeypatch.setattr(watcher, "DUMP_SECONDS", 0.05)
+    monkeypatch.setattr(watcher.os, "kill", lambda pid, number: done.append(NAMES.get(number, str(number))) or kill(pid, number))
+    monkeypatch.setattr(watcher.os, "utime", lambda path: done.append("touch"))
+    monkeypatch.setattr(watcher, "read_records", lambda path: done.append("read") or read(path))
+    monkeypatch.setattr(watcher, "append_event", log)
+    return done
+
+
+NAMES: dict[int, str] = {watcher.DUMP_SIGNAL: "SIGRTMIN+7", signal.SIGCONT: "SIGCONT", signal.SIGSTOP: "SIGSTOP"}
+
+
+def test_whether_another_rank_hangs_is_asked_every_two_seconds_and_waited_for_one_second(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than POLL_SECONDS would keep the watcher from seeing its own rank."""
+    clock, asked, do = Clock(), list[float](), SharedFolder.do
+    monkeypatch.setattr(watcher, "time", clock)
+    monkeypatch.setattr(SharedFolder, "do", lambda self, job, seconds=3.0: asked.append(seconds) or do(self, job, seconds))
+    own = Watcher(Charge(str(run_dir), 0, ["here"], os.getpid(), 1, 600.0), mmap(-1, SIZE), -1, -1)
+    for silence, is_paused in ((4.9, False), (5.1, False), (0.0, True)):
+        own._silence.seconds, clock.now, before = silence, clock.now + 100.0, len(asked)
+        for _ in range(8):  # half a second each
+            assert not own._another_hangs(Beat(0.0, 1, 0, 0, "data", is_paused))
+            clock.now += 0.5
+        assert asked[before:] == ([] if silence == 4.9 else [1.0, 1.0])
+    record = {"rank": 1, "host": "there", "time": 1.0}
+    for ended, is_hang in (("silent", False), ({"code": 0, "message": ""}, False), ("hang", True)):
+        (run_dir / "rank_00001.json").write_text(json.dumps(record | {"ended": ended}))
+        clock.now += 2.0
+        assert own._another_hangs(Beat(0.0, 1, 0, 0, "save", True)) == is_hang
+
+
+def test_time_in_which_the_watcher_itself_stood_still_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(watcher.time, "monotonic", lambda: now)
+    silence, beat = Silence(), Beat(99.0, 1, 0, 0, "data", False)
+    silence.look(beat)
+    for now in (101.0, 102.0, 4000.0):  # noqa: B007 - the clock reads it
+        silence.look(beat)
+    assert silence.seconds == 4.0
+    silence.look(beat._replace(seconds=4000.0))
+    assert silence.seconds == 0.0
+
+
+def test_a_disk_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> None:
+    folder, answers, jobs = SharedFolder(tmp_path), threading.Event(), list[str]()
+    assert folder.do(lambda path: answers.wait(60), 0.05) is None
+    assert folder.do(lambda path: jobs.append("second"), 60) is None and jobs == []
+    answers.set()
+    assert folder._working is not None
+    folder._working.join(60)
+    assert folder.do(lambda path: path) == tmp_path
+    assert folder.do(lambda path: (path / "missing").read_text()) is None
+
+
+def test_an_event_is_a_line_of_its_own_and_no_log_is_begun(tmp_path: Path) -> None:
+    verdict, log = Verdict(3.0, 2, [], "rank 0 on a", "step 4, data"), tmp_path / "events.jsonl"
+    append_event(log, 4, verdict)
+    assert not log.exists()
+    log.write_text('{"event": "start"}\n')
+    append_event(log, 4, verdict)
+    assert [json.loads(line)["event"] for line in log.read_text().splitlines()] == ["start", "hang"]
+
+
+def test_a_dump_is_whole_when_the_first_thread_is_in_it_to_its_outermost_frame() -> None:
+    other, main = "Thread 0x00000000000000ff (most recent call first):\n", "Current thread 0x000000000000abcd (most recent call first):\n"
+    frame = '  File "x.py", line 1 in <module>\n'
+    assert is_whole(other + frame + "\n" + main + frame, 0xABCD) and is_whole(main + frame + "  ...\n", 0xABCD)
+    for part in ("", other + frame, other + frame + "\n" + main, other + frame + "\n" + main + '  File "x.py", line 1 in f\n'):
+        assert not is_whole(part, 0xABCD)
+
+
+def test_the_state_of_a_process_is_the_kernels_letter() -> None:
+    assert process_state(os.getpid()) == "R" and process_state(2**22 + 1) == "?"
