@@ -251,7 +251,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write counts and outcomes to this JSON file")
     args = parser.parse_args()
     start, faults = time.monotonic(), choose(args)
-    known = {(row["path"], row["fault"]): row["test"] for row in (read_outcomes(args.before) if args.before else []) if "::" in row["test"]}
+    known = {(row["path"], row["fault"]): row["test"] for row in (read_outcomes(args.before) if args.before else [])}
     outcomes = plant(faults, args.jobs, lambda outcome: print(outcome.line(), flush=True), args.until, known)
     result = summary(outcomes, time.monotonic() - start)
     print(json.dumps({key: value for key, value in result.items() if key != "faults"}, indent=1))

@@ -119,7 +119,8 @@ def _pytest(root: str, args: list[str]) -> int:
 def _answer(root: str, args: list[str], seconds: float) -> tuple[int | None, str]:
     with tempfile.NamedTemporaryFile(prefix="pytest_") as file:
         pid, deadline, code = _fork(lambda: _pytest(root, args), Path(file.name)), time.monotonic() + seconds, None
-        while code is None and time.monotonic() < deadline:
+        caller = os.getppid()
+        while code is None and time.monotonic() < deadline and os.getppid() == caller:  # a caller that was killed wants no answer
             done, status = os.waitpid(pid, os.WNOHANG)
             code = os.waitstatus_to_exitcode(status) if done else None
             time.sleep(POLL_SECONDS)

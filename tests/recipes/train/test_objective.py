@@ -43,3 +43,24 @@ def test_micro_batches_with_few_masked_positions_do_not_weigh_more() -> None:
     whole, cut = (run_distributed(gradients, 1, size)[0] for size in (8, 2))
     for name, gradient in whole.items():
         assert torch.allclose(cut[name], gradient, rtol=1e-4, atol=1e-6), name
+
+
+def loss_with_settings() -> tuple[float, float, float]:
+    """The loss of a batch under a recipe's own settings, what these settings make of the same predictions, and what others would."""
+    from model.config import LossConfig
+    from model.loss import regression_loss
+    from model.parallel import init_parallel
+    from recipes.train import objective
+    from recipes.train.engine import build_engines
+
+    own = LossConfig(beta=3.0, scale=0.25)
+    recipe, config = resolved(1, 1, {}, {})
+    engines = build_engines(recipe, config, init_parallel(1, "cpu"))
+    result = objective.forward(engines, random_batch(recipe, 8, 3), own)
+    ours, others = (float(regression_loss(result.prediction_MD, result.target_MD, settings)) for settings in (own, LossConfig()))
+    return float(result.loss), ours, others
+
+
+def test_the_loss_has_the_settings_that_it_was_given() -> None:
+    ((loss, expected, other),) = run_distributed(loss_with_settings, 1)
+    assert loss == expected != other
