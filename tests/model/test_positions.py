@@ -113,6 +113,17 @@ def test_patch_bias_has_the_dtype_of_its_weights_and_no_other_state(parallel: Pa
     assert patch_offset_rows(3, torch.device("cpu")).dtype == torch.int64
 
 
+def split_relative_bias() -> tuple[int, torch.Tensor]:
+    parallel = init_parallel(2, "cpu")
+    return parallel.tp_rank, RelativeBias(4, 10, parallel).weight.detach()
+
+
+def test_heads_of_the_relative_bias_start_with_their_own_slopes_when_split_over_tp(parallel: Parallel) -> None:
+    whole_HR = RelativeBias(4, 10, parallel).weight
+    for rank, weight_HR in run_distributed(split_relative_bias, 2):
+        torch.testing.assert_close(weight_HR, whole_HR[2 * rank : 2 * rank + 2], atol=0, rtol=0)
+
+
 def split_patch_bias() -> tuple[int, torch.Tensor, tuple[bool, int]]:
     parallel = init_parallel(2, "cpu")
     bias = numbered(parallel, 3)

@@ -49,6 +49,14 @@ def test_target_does_not_depend_on_the_mask(parallel: Parallel) -> None:
     torch.testing.assert_close(teacher(other, None), teacher(BATCH, None), atol=0, rtol=0)
 
 
+def test_the_teacher_reads_the_padding_of_the_clean_input(parallel: Parallel) -> None:
+    teacher = build_teacher(parallel)
+    other = replace(BATCH, padding_mask_BS=bools("000111", "011111"))
+    torch.testing.assert_close(teacher(other, None), teacher(BATCH, None), atol=0, rtol=0)
+    padded = replace(BATCH, clean_padding_mask_BS=bools("000111", "011111"))
+    assert not torch.allclose(teacher(padded, None), teacher(BATCH, None))
+
+
 def test_target_averages_the_last_k_blocks(parallel: Parallel) -> None:
     """The first block of three, with K 2, counts only through the later ones: its FFN output is not read."""
     teacher, seen = build_teacher(parallel), []

@@ -29,6 +29,7 @@ from recipes.vision import vision_base
         ("teacher.layer_norms=instance,layer", "teacher", "layer_norms", ("instance", "layer")),
         ("teacher.layer_norms=", "teacher", "layer_norms", ()),
         ("model.init_std=none", "model", "init_std", None),
+        ("model.init_std=None", "model", "init_std", None),
         ("model.init_std=0.5", "model", "init_std", 0.5),
         ("data.tokenizer=null", "data", "tokenizer", None),
         ("data.path=/a=b", "data", "path", "/a=b"),

@@ -56,6 +56,14 @@ def test_a_mask_without_padding_is_the_same_as_none() -> None:
     torch.testing.assert_close(table(5, bools("00000"))[0], table(5, None), atol=0, rtol=0)
 
 
+def test_tokens_and_positions_start_at_the_embeddings_std_and_not_at_the_blocks(parallel: Parallel) -> None:
+    config = TextFrontendConfig(vocab_size=500, max_positions=300, embedding_init_std=0.5)
+    frontend = TextFrontend(config, PLAIN, Init(1), parallel, DropoutStream())
+    assert PLAIN.init_std != config.embedding_init_std and frontend.positions is not None
+    for weight in (frontend.tokens.weight[PAD + 1 : 500], frontend.positions.weight[PAD + 1 :]):
+        assert float(weight.detach().std()) == pytest.approx(0.5, rel=0.05)
+
+
 def test_pad_row_of_the_positions_gets_no_gradient() -> None:
     table = numbered_table()
     table(5, bools("00011")).sum().backward()

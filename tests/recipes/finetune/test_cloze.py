@@ -1,20 +1,23 @@
-"""The cloze probe on a tiny run: which words it asks for, that the answer is hidden, and what it reports."""
+"""The cloze probe: which words it asks for, that the answer is hidden, which network and which split it scores, and what it reports."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import sentencepiece
 import torch
 
+from model.config import TokenMaskConfig
+from recipes.data.prepare import prepare_text
 from recipes.data.shards import load_prepared, map_array
 from recipes.data.text import TextDataset
 from recipes.errors import ConfigError
 from recipes.finetune import cloze
 from recipes.finetune.cloze import WORD_START, ClozeResult, cloze_probe, collect, frequent_words
-from recipes.finetune.ridge import Score
-from recipes.finetune.trunk import build_trunk, find_source
+from recipes.finetune.ridge import Score, best_ridge
+from recipes.finetune.trunk import Source, build_trunk, find_source, load_trunk
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
 
@@ -33,56 +36,129 @@ def test_the_words_are_the_most_frequent_whole_ones(tiny_prepared: Path) -> None
     assert 2 <= len(words) <= cloze.NUM_WORDS
 
 
-def collected(prepared: Path) -> dict:
-    """Features and labels of some rows, by the probe and by hand."""
-    recipe = tiny_recipe()
-    trunk, data = build_trunk(recipe, CPU), TextDataset(prepared, "train", mask=cloze.MASK, seed=cloze.SEED)
-    words = frequent_words(prepared)
-    classes_V = np.full(recipe.frontend.vocab_size, -1)
+def test_the_most_frequent_are_kept_where_there_are_more_than_asked_for(tiny_prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = frequent_words(tiny_prepared).tolist()
+    monkeypatch.setattr(cloze, "NUM_WORDS", 3)
+    assert frequent_words(tiny_prepared).tolist() == words[:3]
+
+
+LINE = 31
+"""Tokens of a line of prepare_lines, `</s>` included: as long as a sample."""
+
+
+def prepare_text_of(run_dir: Path, lines: list[str], folder: Path) -> Path:
+    """Other text as the run reads it."""
+    folder.mkdir()
+    (folder / "text.txt").write_text("\n".join(lines) + "\n")
+    recipe: Any = find_source(run_dir).recipe
+    data = replace(recipe.data, path=str(folder / "text.txt"), tokenizer=str(run_dir / "prepared" / "tokenizer.model"))
+    return prepare_text(data, recipe.frontend, folder / "prepared", num_processes=1)
+
+
+def prepare_lines(run_dir: Path, folder: Path, shuffled: set[int]) -> Path:
+    """Text of 100 lines: one word again and again, or four words at random in the lines of these numbers."""
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(run_dir / "prepared" / "tokenizer.model"))
+    four = [tokenizer.id_to_piece(int(word)).removeprefix(WORD_START) for word in frequent_words(run_dir / "prepared")[:4]]
+    rng = np.random.default_rng(0)
+    lines = [[four[k] for k in rng.integers(4, size=LINE - 1)] if n in shuffled else [four[n % 4]] * (LINE - 1) for n in range(100)]
+    return prepare_text_of(run_dir, [" ".join(line) for line in lines], folder)
+
+
+def collected(run_dir: Path) -> dict:
+    """Features and labels of some rows, by the probe and by hand: each row alone, without its padding."""
+    source = find_source(run_dir)
+    trunk, data = build_trunk(source.recipe, CPU), TextDataset(source.prepared, "train", mask=cloze.MASK, seed=cloze.SEED)
+    words = frequent_words(source.prepared)
+    classes_V = np.full(200, -1)
     classes_V[words] = np.arange(len(words))
-    split = collect(trunk, data, 40, 0, classes_V)
-    again = collect(trunk, data, 40, 0, classes_V)
-    label_N, feature_ND, inputs = [], [], []
+    split = collect(trunk, data, 45, 0, classes_V)
+    again = collect(trunk, data, 45, 0, classes_V)
+    label_N, feature_LND, inputs = [], [[], [], []], []
     with torch.no_grad():
-        for index in [i * len(data) // 40 for i in range(40)]:
+        for index in [i * len(data) // 45 for i in range(45)]:
             example = data.example(0, index)
-            output = trunk(torch.from_numpy(example.inputs)[None], None, None, keep_from=0)[1][0].block_SBD[:, 0]
+            layers = trunk(torch.from_numpy(example.inputs)[None], None, None, keep_from=0).layers
             chosen = [s for s in range(len(example.clean)) if example.mask[s] and classes_V[example.clean[s]] >= 0]
             label_N += [int(classes_V[example.clean[s]]) for s in chosen]
             inputs += [int(example.inputs[s]) for s in chosen]
-            feature_ND.append(output[chosen])
+            for feature_ND, layer in zip(feature_LND, layers, strict=True):
+                feature_ND.append(layer.block_SBD[chosen, 0])
     return {
         "same": torch.equal(split.labels_N, again.labels_N) and torch.equal(split.layers[0], again.layers[0]),
-        "layers": len(split.layers),
         "labels": (split.labels_N.tolist(), label_N),
-        "features": (split.layers[0], torch.cat(feature_ND)),
+        "features": (split.layers, [torch.cat(feature_ND) for feature_ND in feature_LND]),
         "inputs": set(inputs),
+        "is_frozen": not any(features_ND.requires_grad for features_ND in split.layers),
+        "whole": (collect(trunk, data, 10_000, 0, classes_V).labels_N.tolist(), blanks_of(data, classes_V)),
     }
 
 
-def test_features_are_taken_at_blanks_and_labels_are_what_stood_there(tiny_prepared: Path) -> None:
-    (found,) = run_distributed(collected, 1, tiny_prepared)
-    assert found["same"] and found["layers"] == 1
+def blanks_of(data: TextDataset, classes_V: np.ndarray) -> list[int]:
+    """Classes of every blank of the data, in order."""
+    examples = [data.example(0, index) for index in range(len(data))]
+    return [int(number) for example in examples for number in classes_V[example.clean[example.mask]] if number >= 0]
+
+
+def test_features_of_every_block_are_taken_at_blanks_and_labels_are_what_stood_there(told_run: Path) -> None:
+    (found,) = run_distributed(collected, 1, told_run)
+    assert found["same"] and found["is_frozen"]
     assert found["labels"][0] == found["labels"][1] and len(found["labels"][0]) > 50
     torch.testing.assert_close(*found["features"], rtol=1e-4, atol=1e-5)
     assert found["inputs"] == {199}, "only <mask> is seen where the word stood"
+    assert found["whole"][0] == found["whole"][1], "data with fewer samples than the limit are read once, to the end"
 
 
-def probed(run_dir: Path) -> tuple[dict, int]:
-    source = find_source(run_dir)
-    result = cloze_probe(source, source.prepared, CPU)
-    return dataclasses.asdict(result) | {"json": result.to_json(source)}, len(frequent_words(source.prepared))
+FIT, TEST = 60, 45
+"""Samples, instead of thousands."""
 
 
-def test_a_probe_reports_both_networks_the_majority_and_real_counts(tiny_run: Path) -> None:
-    ((result, num_words),) = run_distributed(probed, 1, tiny_run)
-    assert 0 <= result["majority"] <= 1 and result["num_test"] > 10
+def probed_and_by_hand(run_dir: Path, prepared: Path) -> tuple[dict, ClozeResult, ClozeResult]:
+    """(results.json, result, what it must be) on prepared text that is not the run's own."""
+    cloze.FIT_SAMPLES, cloze.TEST_SAMPLES = FIT, TEST
+    source, words, scores = find_source(run_dir), frequent_words(prepared), []
+    classes_V = np.full(200, -1)
+    classes_V[words] = np.arange(len(words))
+    fit_data, test_data = (TextDataset(prepared, split, mask=TokenMaskConfig(0.15, 1), seed=0) for split in ("train", "valid"))
+    for trunk in (load_trunk(source, CPU), build_trunk(source.recipe, CPU)):
+        fit, held_out = collect(trunk, fit_data, FIT, 1 << 30, classes_V), collect(trunk, test_data, TEST, 0, classes_V)
+        scores.append(best_ridge(fit, held_out, len(words)))
+    most = fit.labels_N.mode().values
+    majority = float((held_out.labels_N == most).double().mean())
+    by_hand = ClozeResult(*scores, majority=majority, num_words=len(words), num_test=len(held_out.labels_N))
+    result = cloze_probe(source, prepared, CPU)
+    return result.to_json(source), result, by_hand
+
+
+def test_both_networks_are_fitted_on_the_training_and_scored_on_the_held_out_blanks_of_the_text_given(
+    told_run: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    other_prepared = prepare_text_of(told_run, tiny_text.read_text().splitlines()[::-3], tmp_path / "other")
+    ((stored, result, by_hand),) = run_distributed(probed_and_by_hand, 1, told_run, other_prepared)
+    assert result == by_hand
+    assert result.trained.accuracy != result.random.accuracy, "one network in the place of the other would be seen"
+    assert stored["num_words"] == result.num_words < cloze.NUM_WORDS, "as many as there were, not as many as were asked for"
+
+
+def test_far_more_is_fitted_on_than_tested_on_and_by_masks_that_no_training_draws() -> None:
+    assert cloze.FIT_SAMPLES == 3 * cloze.TEST_SAMPLES == 3000
+    assert cloze.FIT_EPOCH > 1_000_000 and cloze.MASK.prob < 0.2
+
+
+def probed(run_dir: Path, prepared: list[Path]) -> list[ClozeResult]:
+    return [cloze_probe(find_source(run_dir), folder, CPU) for folder in prepared]
+
+
+def test_words_that_their_line_repeats_are_all_found_and_words_in_any_order_are_guessed(told_run: Path, tmp_path: Path) -> None:
+    """A line is 30 times one of four words; in the second text the held-out lines are of random words, the others as before. Whatever
+    the weights, a network that sees the line knows the word: only a probe that is tested on the training split would find it there too."""
+    everywhere = prepare_lines(told_run, tmp_path / "repeated", set())
+    heldout = set((np.load(everywhere / "valid.npy")[:, 0] // LINE).tolist())
+    results = run_distributed(probed, 1, told_run, [everywhere, prepare_lines(told_run, tmp_path / "random", heldout)])[0]
     for name in ("trained", "random"):
-        assert 0 <= result[name]["accuracy"] <= 1 and result[name]["layer"] == 0
-    stored = result["json"]
-    assert stored["num_words"] == num_words < cloze.NUM_WORDS, "as many as there were, not as many as were asked for"
-    assert {"task", "metric", "split", "mean", "std", "values", "from", "random_init", "majority"} <= set(stored)
-    assert (stored["mean"], stored["from"]) == (result["trained"]["accuracy"], str(tiny_run / "checkpoints" / "step_00000002"))
+        repeated, shuffled = (getattr(result, name) for result in results)
+        assert (repeated.accuracy, repeated.standard_error) == (1.0, 0.0)
+        assert 0.1 < shuffled.accuracy < 0.4, "four words, a quarter each"
+        assert shuffled.standard_error == pytest.approx((shuffled.accuracy * (1 - shuffled.accuracy) / results[1].num_test) ** 0.5)
 
 
 def no_words(prepared: Path) -> str:
@@ -104,9 +180,19 @@ def test_too_few_whole_words_are_refused(tiny_prepared: Path, monkeypatch: pytes
         frequent_words(tiny_prepared)
 
 
+RESULT = ClozeResult(Score(0.3, 0.01, 2, 1.0), Score(0.1, 0.005, 0, 10.0), 0.05, 150, 900)
+
+
+def test_every_number_is_stored_under_its_name() -> None:
+    assert RESULT.to_json(Source(Path("run"), Path("run/checkpoints/step_00000003"), tiny_recipe())) == {
+        **{"task": "cloze", "metric": "accuracy", "split": "held-out", "mean": 0.3, "std": 0.01, "values": [0.3]},
+        **{"from": "run/checkpoints/step_00000003", "layer": 2, "random_init": 0.1, "random_init_std": 0.005},
+        **{"majority": 0.05, "num_words": 150, "num_test": 900},
+    }
+
+
 def test_what_is_printed_puts_the_random_network_beside() -> None:
-    result = ClozeResult(Score(0.3, 0.01, 2, 1.0), Score(0.1, 0.005, 0, 1.0), 0.05, 150, 900)
-    lines = result.lines(tiny_recipe())
+    lines = RESULT.lines(tiny_recipe())
     assert lines[0] == "cloze, 150 words, 900 held-out blanks, text_tiny:"
     assert lines[1].split() == ["pre-trained", "0.300", "+-", "0.010", "(layer", "3)"]
     assert lines[2].split() == ["random", "init", "0.100", "+-", "0.005", "(layer", "1)"]

@@ -3,12 +3,15 @@
 import io
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
+import sentencepiece
 import soundfile
 import torch
 from PIL import Image
 
+from recipes.data.tokenizer import BOS, EOS
 from recipes.errors import ConfigError
 from recipes.finetune.labelled import BATCH, open_labelled
 from recipes.speech import speech_tiny
@@ -65,10 +68,51 @@ def test_batches_keep_the_order_asked_for_and_its_size(tmp_path: Path) -> None:
         (tmp_path / f"c{number}").mkdir()
         Image.new("RGB", (8, 8), (80 * number, 0, 0)).save(tmp_path / f"c{number}" / "a.png")
     data = open_labelled(vision_tiny(), str(tmp_path), "train", "label", Path())
-    order = [2, 0, 1] * BATCH
+    order = [2, 0, 1] * BATCH + [1, 0]
     batches = list(data.batches(order))
-    assert [len(batch.inputs) for batch in batches] == [BATCH] * 3
-    assert torch.equal(batches[0].inputs[1], data.collate([data.read(0)]).inputs[0])
+    assert [len(batch.inputs) for batch in batches] == [BATCH] * 3 + [2], "the rest too"
+    assert torch.equal(torch.cat([batch.inputs for batch in batches]), data.collate([data.read(number) for number in order]).inputs)
+
+
+def test_text_is_read_with_the_runs_tokenizer_from_the_columns_told_to_the_recipes_length(tiny_prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\nno,no\n")
+    (tmp_path / "test.csv").write_text("text,label,sentence,kind\nno,no,ba do,3\nno,no," + "ba do ki " * 99 + ",4\n")
+    recipe = tiny_recipe(data__text_column="sentence", frontend__max_positions=48, data__tokenizer=tmp_path / "moved.model")
+    data = open_labelled(recipe, str(tmp_path), "test", "kind", tiny_prepared)
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(tiny_prepared / "tokenizer.model"))
+    assert data.labels == ["3", "4"]
+    assert data.read(0).tolist() == [BOS, *tokenizer.encode("ba do"), EOS]
+    assert data.read(1).tolist() == [BOS, *tokenizer.encode("ba do ki " * 99)[:31]]
+
+
+@pytest.mark.parametrize("modality", ["speech", "vision"])
+def test_tables_of_recordings_and_images_are_read_by_the_split_and_columns_told(modality: str, tmp_path: Path) -> None:
+    content = io.BytesIO()
+    if modality == "speech":
+        soundfile.write(content, np.sin(np.arange(2000)), RATE, format="wav")
+    else:
+        Image.new("RGB", (8, 8), (250, 0, 0)).save(content, "png")
+    rows = {"audio": [b"no"], "image": [b"no"], "label": ["no"], "thing": [content.getvalue()]}
+    splits = {name: datasets.Dataset.from_dict({**rows, "kind": [f"of {name}"]}) for name in ("train", "test")}
+    datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
+    data = open_labelled(tiny_recipe(modality, data__column="thing"), str(tmp_path / "saved"), "test", "kind", Path())
+    assert data.labels == ["of test"] and next(data.batches([0])).num_tokens > 0
+
+
+def test_clips_are_resampled_to_the_recipes_rate_and_normalised_as_in_training(digits: Path) -> None:
+    data = open_labelled(tiny_recipe("speech", data__sample_rate=4000), str(digits), "test", "label", Path())
+    waveform_T = data.read(1).waveform
+    assert len(waveform_T) == (80 + 640) // 2, "of clips at 8 kHz"
+    assert abs(waveform_T.mean()) < 1e-6 and waveform_T.std() == pytest.approx(1, abs=0.01)
+
+
+def test_a_clip_shorter_than_what_a_frame_sees_is_padded_to_one_frame(tmp_path: Path) -> None:
+    (tmp_path / "high").mkdir()
+    soundfile.write(tmp_path / "high" / "a.wav", np.sin(np.arange(40)), RATE)
+    recipe = speech_tiny()
+    assert recipe.frontend.receptive_field > 40
+    (batch,) = open_labelled(recipe, str(tmp_path), "train", "label", Path()).batches([0])
+    assert (batch.inputs.shape[1], batch.num_tokens) == (recipe.frontend.receptive_field, 1)
 
 
 def test_data_without_labels_say_so(tmp_path: Path) -> None:

@@ -1,13 +1,30 @@
-"""The probe command's flags and its refusals before anything heavy is imported."""
+"""The probe command: its flags, its refusals before anything heavy is imported, and that what it is told reaches the probe."""
 
+import io
+import json
+import os
+import shutil
+from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 
+from recipes.config import recipe_to_dict
+from recipes.data.prepare import prepare_text
 from recipes.errors import ConfigError
 from recipes.finetune import trunk
+from recipes.finetune.classify import classify_probe
+from recipes.finetune.cloze import cloze_probe
 from recipes.finetune.probe import build_parser, run_probe
 from recipes.speech import speech_tiny
+from tests.distributed import run_distributed
+from tests.launching import contents, tiny_recipe
+from tests.made_up import write_tones
+from tests.recipes.finetune.sentences import write_sentences
 
 FLAGS = {"--help", "--from", "--task", "--data", "--label-column", "--local_rank"}
 
@@ -19,7 +36,7 @@ def test_the_flags_are_frozen() -> None:
 
 def test_the_task_is_left_to_the_modality_and_the_launchers_flag_is_taken(tmp_path: Path) -> None:
     args = build_parser("").parse_args(["--from", str(tmp_path), "--local_rank=0"])
-    assert (args.source, args.task, args.data) == (tmp_path, None, None)
+    assert (args.source, args.task, args.data, args.label_column) == (tmp_path, None, None, "label")
 
 
 def test_a_source_is_required(capsys: pytest.CaptureFixture) -> None:
@@ -47,3 +64,86 @@ def test_cloze_is_refused_where_there_are_no_words(tiny_run: Path, monkeypatch: 
     monkeypatch.setattr(trunk, "find_source", speech_source)
     with pytest.raises(ConfigError, match="--task cloze is for text, speech_tiny is speech; use --task classify"):
         run_probe(build_parser("").parse_args(["--from", str(tiny_run), "--task", "cloze"]))
+
+
+@pytest.fixture
+def run_dir(told_run: Path, tmp_path: Path) -> Path:
+    """A run of its own."""
+    return Path(shutil.copytree(told_run, tmp_path / "run"))
+
+
+def command(*words: str | Path) -> tuple[Any, list[str], bool]:
+    """(exit code or complaint, lines printed, whether a process group is left) of the command with these words."""
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        try:
+            code: Any = run_probe(build_parser("").parse_args([str(word) for word in words]))
+        except ConfigError as error:
+            code = str(error)
+    return code, printed.getvalue().splitlines(), dist.is_initialized()
+
+
+def classified(run_dir: Path, folder: Path) -> tuple:
+    """(what the probe gives for the older checkpoint, what the command did about it)."""
+    source = trunk.find_source(run_dir / "checkpoints" / "step_00000001")
+    expected = classify_probe(source, str(folder), "kind", torch.device("cpu"))
+    done = command("--from", source.checkpoint, "--task", "classify", "--data", folder, "--label-column", "kind")
+    return (expected.to_json(source), expected.lines(source.recipe)), done
+
+
+def test_what_classify_is_told_reaches_it_and_the_result_stands_beside_the_run(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    before, results = contents(run_dir), run_dir / "results.json"
+    (((stored, lines), done),) = run_distributed(classified, 1, run_dir, write_sentences(tmp_path / "data"))
+    assert done == (0, [*lines, f"written to {results}"], False)
+    assert json.loads(results.read_text()) == stored
+    assert {name: content for name, content in contents(run_dir).items() if name != "results.json"} == before
+
+
+def clozed(run_dir: Path, text: Path) -> tuple:
+    """(what the probe gives for other text, for the run's own, what the command did about the other)."""
+    source = trunk.find_source(run_dir)
+    recipe: Any = source.recipe
+    data = replace(recipe.data, path=str(text), tokenizer=str(source.prepared / "tokenizer.model"))
+    prepared = prepare_text(data, recipe.frontend, text.parent / "prepared", num_processes=1)
+    other, own = (cloze_probe(source, folder, torch.device("cpu")).to_json(source) for folder in (prepared, source.prepared))
+    return other, own, command("--from", run_dir, "--data", text)
+
+
+def test_other_text_is_what_cloze_reads_with_the_runs_tokenizer(run_dir: Path, tiny_text: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("\n".join(tiny_text.read_text().splitlines()[::-2]) + "\n")
+    before, prepared = contents(run_dir), run_dir / "probe" / "other.txt"
+    ((expected, own, (code, lines, is_left)),) = run_distributed(clozed, 1, run_dir, other)
+    assert (code, is_left, lines[-1]) == (0, False, f"written to {run_dir / 'results.json'}")
+    assert lines[0].startswith("tokenized ") and "prepared " in lines[1], "what takes long is told"
+    assert json.loads((run_dir / "results.json").read_text()) == expected != own
+    assert (prepared / "tokenizer.model").read_bytes() == (run_dir / "prepared" / "tokenizer.model").read_bytes()
+    assert {name: content for name, content in contents(run_dir).items() if name in before} == before, "nothing of the run is changed"
+
+
+def test_a_run_is_classified_on_what_it_was_trained_on_and_no_group_outlives_a_complaint(tmp_path: Path) -> None:
+    checkpoint, tones = tmp_path / "run" / "checkpoints" / "step_00000007", write_tones(tmp_path / "tones", 2)
+    checkpoint.mkdir(parents=True)
+    recipe = tiny_recipe("speech", data__path=tones)
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"recipe": recipe_to_dict(recipe)}))
+    ((complaint, lines, is_left),) = run_distributed(command, 1, "--from", checkpoint)
+    assert complaint.startswith(f"{tones}: 2 of 2 items have no label") and not lines
+    assert not is_left
+
+
+def not_written(run_dir: Path) -> tuple[list[str], bool]:
+    """(lines printed, whether libraries are kept quiet) where the result cannot be written."""
+    printed = io.StringIO()
+    with redirect_stdout(printed), pytest.raises(IsADirectoryError):
+        run_probe(build_parser("").parse_args(["--from", str(run_dir)]))
+    return printed.getvalue().splitlines(), os.environ.get("DATASETS_VERBOSITY") == "error"
+
+
+def test_a_result_is_said_to_be_written_only_when_it_is_and_libraries_say_nothing(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DATASETS_VERBOSITY", "DATA2VEC_VERBOSE"):
+        monkeypatch.delenv(name, raising=False)
+    (run_dir / "results.json").mkdir()
+    ((lines, is_quiet),) = run_distributed(not_written, 1, run_dir)
+    assert lines[0].startswith("cloze, ") and not any("written" in line for line in lines)
+    assert is_quiet

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recipes.finetune.ridge import PENALTIES, Split, accuracy, best_ridge, fit
+from recipes.finetune.ridge import PENALTIES, Split, accuracy, best_ridge, fit, validation_cut
 
 N, D, C = 400, 8, 4
 
@@ -39,6 +39,38 @@ def test_the_informative_layer_is_chosen_without_looking_at_the_test_split() -> 
     assert score.layer == 1 and score.accuracy > 0.6 and score.penalty in PENALTIES
     misled = best_ridge(Split([train_ND, noise(2)], train_N), Split([noise(3), test_ND], test_N), C)
     assert misled.layer == 0, "chosen on the training split's held-back part"
+
+
+def test_the_penalty_is_chosen_on_examples_that_were_not_fitted() -> None:
+    """More features than examples, and a fifth of the labels wrong: a small penalty knows every label by heart that it was fitted on, the
+    wrong ones too, and a large one knows more of the others."""
+    generator = torch.Generator().manual_seed(7)
+    labels_N, wrong_N = torch.randint(2, (300,), generator=generator), torch.rand(150, generator=generator) < 0.2
+    features_ND = torch.randn(300, 200, generator=generator)
+    features_ND[:, 0] += 8 * labels_N
+    known, unknown = (features_ND[:150], labels_N[:150] ^ wrong_N), (features_ND[150:], labels_N[150:])
+    assert accuracy(fit(*known, 2, PENALTIES[0]), *known) == 1.0 and validation_cut(150) == 120
+    score = best_ridge(Split([known[0]], known[1]), Split([unknown[0]], unknown[1]), 2)
+    first, chosen = (accuracy(fit(*known, 2, penalty), *unknown) for penalty in (PENALTIES[0], score.penalty))
+    assert first < 0.8 < 0.9 < chosen == score.accuracy, "the chosen one is scored"
+
+
+def test_the_test_split_meets_what_all_of_train_fitted_and_its_own_number_gives_the_standard_error() -> None:
+    """One class stands only in the fifth of train on which layer and penalty are chosen; half of what is tested is of that class, half
+    cannot be told."""
+    train_N = torch.arange(N) // (N * 4 // 5) * 3
+    train_ND = 50 + torch.eye(C, D)[train_N] + 0.05 * noise(0)
+    test_N = torch.tensor([3, 1] * 20)
+    test_ND = 50 + torch.eye(C, D)[3] + 0.05 * noise(1)[:40]
+    score = best_ridge(Split([train_ND], train_N), Split([test_ND], test_N), C)
+    assert (score.accuracy, score.standard_error) == (0.5, (0.25 / 40) ** 0.5)
+
+
+def test_the_penalty_is_relative_to_the_features_variance() -> None:
+    features_ND, labels_N = separable(0)
+    weights_DC, _ = fit(features_ND, labels_N, C, 0.1)
+    longer_DC, _ = fit(64 * features_ND, labels_N, C, 0.1)
+    torch.testing.assert_close(64 * longer_DC, weights_DC)
 
 
 def test_a_large_penalty_leaves_the_most_frequent_class() -> None:

@@ -7,13 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.dropout import DropoutStream
+from model.init import Init
+from model.parallel import init_parallel
+from model.student import Student
 from recipes.checkpoint.load import CheckpointReader
 from recipes.errors import ConfigError
 from recipes.finetune.trunk import build_trunk, find_source, load_trunk
 from recipes.text import text_tiny
+from recipes.train.modality import MODALITIES
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
 
+CPU = torch.device("cpu")
 STEP = Path("checkpoints", "step_00000002")
 
 
@@ -66,19 +72,23 @@ def test_a_run_without_a_checkpoint_and_one_of_another_modality_are_refused(tiny
 
 
 def loaded_and_built(run_dir: Path) -> tuple:
-    source = find_source(run_dir)
-    loaded, built = load_trunk(source, torch.device("cpu")), build_trunk(source.recipe, torch.device("cpu"))
-    again = build_trunk(source.recipe, torch.device("cpu"))
-    parameters = [{name: p.detach() for name, p in trunk.named_parameters()} for trunk in (loaded, built, again)]
-    return *parameters, loaded.training or built.training
+    """Parameters of the trunks of both checkpoints, of the one built, and of the student that starts the run; whether any trains."""
+    first, last = (find_source(run_dir / "checkpoints" / f"step_0000000{step}") for step in (1, 2))
+    trunks = [load_trunk(first, CPU), load_trunk(last, CPU), build_trunk(last.recipe, CPU)]
+    build_frontend = MODALITIES["text"].build_frontend(last.recipe)
+    student = Student(last.recipe.model, build_frontend, Init(last.recipe.run.seed), init_parallel(1, "cpu"), DropoutStream())
+    is_training = any(module.training for trunk in trunks for module in trunk.modules())
+    return *({name: p.detach() for name, p in trunk.named_parameters()} for trunk in (*trunks, student.trunk)), is_training
 
 
-def test_a_trunk_is_loaded_whole_and_built_at_the_recipes_initialisation(tiny_run: Path) -> None:
-    ((loaded, built, again, training),) = run_distributed(loaded_and_built, 1, tiny_run)
-    reader = CheckpointReader(tiny_run / STEP)
-    assert {f"trunk.{name}" for name in loaded} == {name for name in reader.names("master") if name.startswith("trunk.")}
-    assert all(torch.equal(tensor, reader.whole("master", f"trunk.{name}")) for name, tensor in loaded.items())
-    assert all(torch.equal(built[name], again[name]) for name in built), "the same random network every time"
-    moved = [name for name in built if not torch.equal(built[name], loaded[name])]
-    assert moved and max(float((built[n] - loaded[n]).abs().max()) for n in moved) < 0.01, "two steps with a warm-up away from it"
-    assert not training
+def test_a_trunk_is_loaded_whole_from_the_checkpoint_named_and_built_as_the_run_started(told_run: Path) -> None:
+    """The first update has rate 0, so its checkpoint holds what the run started with; the second moves everything far."""
+    ((first, last, built, student, is_training),) = run_distributed(loaded_and_built, 1, told_run)
+    for trunk, step in ((first, 1), (last, 2)):
+        reader = CheckpointReader(told_run / "checkpoints" / f"step_0000000{step}")
+        assert {f"trunk.{name}" for name in trunk} == {name for name in reader.names("master") if name.startswith("trunk.")}
+        assert all(torch.equal(tensor, reader.whole("master", f"trunk.{name}")) for name, tensor in trunk.items())
+    assert all(torch.equal(built[name], first[name]) and torch.equal(built[name], student[name]) for name in built)
+    unmoved = [name for name in built if float((built[name] - last[name]).abs().max()) < 0.1]
+    assert not unmoved, "two updates away from it"
+    assert not is_training, "no dropout in a feature"

@@ -1,6 +1,7 @@
 """fairseq's audio names and settings in ours and back, on the golden student; what ours cannot express is refused by name."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from model.config import BlockConfig, EncoderConfig, LossConfig, SpanMaskConfig,
 from model.frontends.config import SpeechFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
-from recipes.interop.fairseq_speech import parse_conv_layers, speech_names, speech_recipe, teacher_prefix
+from recipes.interop.fairseq_speech import TRANSLATED, parse_conv_layers, speech_names, speech_recipe, teacher_prefix
 from recipes.speech import speech_base
 
 CASE = "audio/recipe"
@@ -90,27 +91,48 @@ def test_recipe_of_the_released_settings(settings: dict[str, Any]) -> None:
     assert (recipe.data, recipe.optim, recipe.run, recipe.guard) == (base.data, base.optim, base.run, base.guard)
 
 
-def test_other_settings_are_carried_over(settings: dict[str, Any]) -> None:
-    changes = {
-        "extractor_mode": "default",
-        "conv_bias": True,
-        "conv_feature_layers": "[(16, 8, 4)] + [(16, 3, 2)] * 2",
-        "layer_norm_first": True,
-        "encoder_layerdrop": 0.05,
-        "dropout": 0.1,
-        "attention_dropout": 0.2,
-        "activation_dropout": 0.3,
-        "loss_beta": 1.0,
-        "loss_scale": 0.5,
-        "min_target_var": 0.2,
-    }
-    recipe = recipe_of(settings, **changes)
-    assert recipe.frontend == SpeechFrontendConfig(
-        conv_dim=16, conv_kernels=(8, 3, 3), conv_strides=(4, 2, 2), conv_bias=True, extractor_norm="group"
+TOLD = {
+    **{"encoder_layers": 3, "encoder_embed_dim": 48, "encoder_ffn_embed_dim": 80, "encoder_attention_heads": 6, "layer_norm_first": True},
+    **{"encoder_layerdrop": 0.05, "dropout": 0.15, "attention_dropout": 0.2, "activation_dropout": 0.3, "activation_fn": "relu"},
+    **{"extractor_mode": "default", "conv_feature_layers": "[(16, 8, 4)] + [(16, 3, 2)] * 2", "conv_bias": True},
+    **{"conv_pos": 33, "conv_pos_groups": 8, "pos_conv_depth": 3, "mask_prob": 0.5, "mask_length": 7, "loss_beta": 1.0, "loss_scale": 0.5},
+    **{"average_top_k_layers": 2, "ema_decay": 0.8, "ema_end_decay": 0.88, "ema_anneal_end_step": 77, "ema_layers_only": False},
+    **{"layer_norm_target_layer": True, "batch_norm_target_layer": True, "layer_norm_targets": True, "instance_norm_targets": True},
+    **{"min_target_var": 0.2, "min_pred_var": 0.03},
+}
+"""No setting as in the golden case, as by default, or as another one."""
+
+
+def test_every_translated_setting_is_carried_over_to_its_place(settings: dict[str, Any]) -> None:
+    assert {*TRANSLATED, "activation_fn", "extractor_mode"} == {*TOLD, "ema_transformer_only", "instance_norm_target_layer"}
+    recipe, base = recipe_of(settings, **TOLD), speech_base()
+    assert recipe.model == EncoderConfig(
+        num_layers=3,
+        hidden_size=48,
+        ffn_hidden_size=80,
+        num_attention_heads=6,
+        hidden_dropout=0.15,
+        attention_dropout=0.2,
+        activation_dropout=0.3,
+        activation="relu",
+        block=BlockConfig(normalize_before=True, layerdrop=0.05),
+        head_layers=1,
+        head_init="torch",
     )
-    assert recipe.model.block == BlockConfig(normalize_before=True, layerdrop=0.05)
-    assert (recipe.model.hidden_dropout, recipe.model.attention_dropout, recipe.model.activation_dropout) == (0.1, 0.2, 0.3)
-    assert recipe.loss == LossConfig(beta=1.0, scale=0.5) and recipe.guard.min_target_std == 0.2
+    sizes: dict[str, Any] = {"conv_dim": 16, "conv_kernels": (8, 3, 3), "conv_strides": (4, 2, 2), "conv_bias": True}
+    positions: dict[str, Any] = {"pos_conv_depth": 3, "pos_conv_kernel": 11, "pos_conv_groups": 8}
+    assert recipe.frontend == SpeechFrontendConfig(**sizes, **positions, extractor_norm="group")
+    assert (recipe.mask, recipe.loss) == (SpanMaskConfig(prob=0.5, length=7), LossConfig(beta=1.0, scale=0.5))
+    assert recipe.teacher == TeacherConfig(
+        ema_decay=0.8,
+        ema_end_decay=0.88,
+        ema_anneal_end_step=77,
+        average_top_k_layers=2,
+        layer_norms=("batch", "instance", "layer"),
+        average_norms=("layer", "instance"),
+        shares="features",
+    )
+    assert recipe.guard == replace(base.guard, min_target_std=0.2, min_pred_std=0.03)
 
 
 @pytest.mark.parametrize(("depth", "conv_pos", "kernel"), [(5, 95, 19), (4, 8, 3), (1, 128, 128), (2, 9, 4)])

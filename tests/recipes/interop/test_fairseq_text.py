@@ -2,17 +2,19 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from model.config import EncoderConfig, TeacherConfig
+from model.config import BlockConfig, EncoderConfig, LossConfig, TeacherConfig
+from model.frontends.config import TextFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop.fairseq_text import TEACHER_PREFIX, text_names, text_recipe
-from recipes.text import text_base
+from recipes.text import text_base, text_tiny
 
 CASE, VOCAB_SIZE = "text/paper", 100
 State = dict[str, Tensor]
@@ -86,6 +88,40 @@ def test_recipe_of_the_released_settings(recipe: Recipe) -> None:
 @pytest.mark.parametrize(("theirs", "ours"), [(None, None), (0, None), (-1, None), (0.5, 0.5), (1, 1)])
 def test_loss_scale_of_none_or_nothing_positive_is_one_over_root_of_width(settings: dict[str, Any], theirs: Any, ours: Any) -> None:
     assert text_recipe(text_base(), {**settings, "loss_scale": theirs}, VOCAB_SIZE).loss.scale == ours
+
+
+def test_every_setting_is_carried_over_to_its_place(settings: dict[str, Any]) -> None:
+    """None as in the golden case, as by default, or as another one."""
+    encoder = {"layers": 3, "embed_dim": 48, "ffn_embed_dim": 80, "attention_heads": 6, "normalize_before": True}
+    dropouts = {"dropout": 0.15, "attention_dropout": 0.2, "activation_dropout": 0.3, "activation_fn": "relu"}
+    settings["transformer"] |= {**dropouts, "encoder": settings["transformer"]["encoder"] | encoder}
+    settings |= {"max_positions": 90, "head_layers": 1, "loss_beta": 3.0, "loss_scale": 0.5, "ema_transformer_layers_only": False}
+    settings |= {"average_top_k_layers": 2, "ema_decay": 0.8, "ema_end_decay": 0.88, "ema_anneal_end_step": 77}
+    settings |= {"layer_norm_target_layer": False, "instance_norm_target_layer": True, "layer_norm_targets": True}
+    recipe = text_recipe(text_tiny(), settings, 333)
+    model = EncoderConfig(
+        num_layers=3,
+        hidden_size=48,
+        ffn_hidden_size=80,
+        num_attention_heads=6,
+        hidden_dropout=0.15,
+        attention_dropout=0.2,
+        activation_dropout=0.3,
+        activation="relu",
+        block=BlockConfig(normalize_before=True),
+        head_layers=1,
+    )
+    teacher = TeacherConfig(
+        ema_decay=0.8,
+        ema_end_decay=0.88,
+        ema_anneal_end_step=77,
+        average_top_k_layers=2,
+        layer_norms=("instance",),
+        average_norms=("layer",),
+        shares="nothing",
+    )
+    frontend, loss = TextFrontendConfig(vocab_size=333, max_positions=90), LossConfig(beta=3.0, scale=0.5)
+    assert recipe == replace(text_tiny(), model=model, frontend=frontend, teacher=teacher, loss=loss)
 
 
 def test_pre_ln_dropouts_and_a_teacher_that_shares_nothing_are_carried_over(settings: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The names and settings of fairseq's vision port in ours and back, on the golden student."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from model.config import BlockConfig, BlockMaskConfig, EncoderConfig, LossConfig
 from model.frontends.config import VisionFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
-from recipes.interop.fairseq_vision import teacher_prefix, vision_names, vision_recipe
+from recipes.interop.fairseq_vision import TRANSLATED, teacher_prefix, vision_names, vision_recipe
 from recipes.vision import vision_base
 
 CASE = "vision/recipe"
@@ -96,6 +97,52 @@ def test_recipe_of_the_golden_settings(settings: dict[str, Any]) -> None:
         shares="features",
     )
     assert (recipe.data, recipe.optim, recipe.run) == (base.data, base.optim, base.run)
+
+
+TOLD = {
+    **{"depth": 3, "embed_dim": 48, "num_heads": 6, "attention_dropout": 0.2, "drop_path": 0.3, "layer_scale_init_value": 0.7},
+    **{"image_size": 60, "patch_size": 12, "in_channels": 4, "shared_rel_pos_bias": False},
+    **{"num_mask_patches": 11, "min_mask_patches_per_block": 2, "max_mask_patches_per_block": 9, "loss_beta": 1.5, "loss_scale": 0.5},
+    **{"average_top_k_layers": 2, "ema_decay": 0.8, "ema_end_decay": 0.88, "ema_anneal_end_step": 77, "ema_transformer_only": False},
+    **{"end_of_block_targets": False, "layer_norm_target_layer": True, "batch_norm_target_layer": True},
+    **{"instance_norm_target_layer": True, "instance_norm_targets": True, "layer_norm_targets": False},
+}
+"""No setting as in the golden case, as by default, or as another one."""
+
+
+def test_every_translated_setting_is_carried_over_to_its_place(settings: dict[str, Any]) -> None:
+    assert set(TRANSLATED) == TOLD.keys()
+    template = replace(vision_base(), model=replace(vision_base().model, init_std=None))
+    block = BlockConfig(normalize_before=True, key_bias=False, layer_scale=0.7, drop_path=0.3, truncated_init=True, depth_scaled_init=True)
+    model = EncoderConfig(
+        num_layers=3,
+        hidden_size=48,
+        ffn_hidden_size=4 * 48,
+        num_attention_heads=6,
+        hidden_dropout=0.0,
+        attention_dropout=0.2,
+        block=block,
+        init_std=None,
+        head_layers=0,
+    )
+    teacher = TeacherConfig(
+        ema_decay=0.8,
+        ema_end_decay=0.88,
+        ema_anneal_end_step=77,
+        average_top_k_layers=2,
+        target="ffn",
+        layer_norms=("batch", "instance", "layer"),
+        average_norms=("instance",),
+        shares="nothing",
+    )
+    assert vision_recipe(template, {**settings, **TOLD}) == replace(
+        template,
+        model=model,
+        frontend=VisionFrontendConfig(image_size=60, patch_size=12, num_channels=4, relative_bias="per_layer"),
+        mask=BlockMaskConfig(num_patches=11, min_block=2, max_block=9),
+        teacher=teacher,
+        loss=LossConfig(beta=1.5, scale=0.5),
+    )
 
 
 def test_other_settings_are_carried_over(settings: dict[str, Any]) -> None:

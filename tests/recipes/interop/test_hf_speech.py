@@ -1,12 +1,14 @@
 """Hugging Face names and settings of Data2VecAudio, on the golden model."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from model.config import BlockConfig, EncoderConfig
 from model.frontends.config import SpeechFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
@@ -56,11 +58,32 @@ def test_recipe_of_the_golden_configuration(recipe: Recipe) -> None:
     assert not model.block.normalize_before and recipe.teacher.average_top_k_layers == 4
 
 
-def test_other_convolutions_are_carried_over(settings: dict[str, Any]) -> None:
-    changes = {"conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [5, 2], "conv_bias": True, "num_conv_pos_embeddings": 2}
-    frontend = speech_recipe(speech_base(), {**settings, **changes, "conv_pos_kernel_size": 7}).frontend
-    assert frontend == SpeechFrontendConfig(
-        conv_dim=8, conv_kernels=(10, 3), conv_strides=(5, 2), conv_bias=True, pos_conv_depth=2, pos_conv_kernel=7
+def test_every_setting_is_carried_over_to_its_place(settings: dict[str, Any]) -> None:
+    """None as in the golden model, as by default, or as another one."""
+    settings |= {"num_hidden_layers": 3, "hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 6, "hidden_act": "relu"}
+    settings |= {"hidden_dropout": 0.15, "attention_dropout": 0.2, "activation_dropout": 0.3, "layer_norm_eps": 1e-12, "layerdrop": 0.4}
+    settings |= {"conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [5, 2], "conv_bias": True}
+    settings |= {"num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 7, "num_conv_pos_embedding_groups": 12}
+    template = replace(speech_base(), model=replace(speech_base().model, head_layers=3, head_init="torch"))
+    model = EncoderConfig(
+        num_layers=3,
+        hidden_size=48,
+        ffn_hidden_size=80,
+        num_attention_heads=6,
+        hidden_dropout=0.15,
+        attention_dropout=0.2,
+        activation_dropout=0.3,
+        activation="relu",
+        block=BlockConfig(layernorm_epsilon=1e-12, layerdrop=0.4),
+        head_layers=3,
+        head_init="torch",
+    )
+    convolutions: dict[str, Any] = {"conv_dim": 8, "conv_kernels": (10, 3), "conv_strides": (5, 2), "conv_bias": True}
+    assert speech_recipe(template, settings) == replace(
+        template,
+        model=model,
+        frontend=SpeechFrontendConfig(**convolutions, pos_conv_depth=2, pos_conv_kernel=7, pos_conv_groups=12),
+        teacher=replace(template.teacher, average_top_k_layers=3),
     )
 
 

@@ -1,12 +1,15 @@
 """Hugging Face names and settings of Data2VecText, on the golden model."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from model.config import BlockConfig, EncoderConfig
+from model.frontends.config import TextFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop import fairseq_text
@@ -68,14 +71,36 @@ def test_recipe_of_the_golden_configuration(recipe: Recipe) -> None:
     assert recipe.teacher.average_top_k_layers == 4, "K of the template may exceed the layers of the model"
 
 
-def test_epsilon_and_activation_are_carried_over(settings: dict[str, Any]) -> None:
-    model = text_recipe(text_base(), {**settings, "layer_norm_eps": 1e-12, "hidden_act": "relu"}).model
-    assert (model.block.layernorm_epsilon, model.activation) == (1e-12, "relu")
+def test_every_setting_is_carried_over_to_its_place(settings: dict[str, Any]) -> None:
+    """None as in the golden model, as by default, or as another one."""
+    settings |= {"num_hidden_layers": 3, "hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 6, "hidden_act": "relu"}
+    settings |= {"hidden_dropout_prob": 0.15, "attention_probs_dropout_prob": 0.2, "layer_norm_eps": 1e-12}
+    settings |= {"vocab_size": 333, "max_position_embeddings": 92}
+    model = EncoderConfig(
+        num_layers=3,
+        hidden_size=48,
+        ffn_hidden_size=80,
+        num_attention_heads=6,
+        hidden_dropout=0.15,
+        attention_dropout=0.2,
+        activation="relu",
+        block=BlockConfig(layernorm_epsilon=1e-12),
+    )
+    assert text_recipe(text_base(), settings) == replace(
+        text_base(),
+        model=model,
+        frontend=TextFrontendConfig(vocab_size=333, max_positions=90),
+        teacher=replace(text_base().teacher, average_top_k_layers=3),
+    )
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("model_type", "roberta"), ("hidden_act", "gelu_new"), ("position_embedding_type", "relative_key")]
+    ("key", "value"),
+    [
+        *[("model_type", "roberta"), ("hidden_act", "gelu_new"), ("position_embedding_type", "relative_key")],
+        *[("is_decoder", True), ("pad_token_id", 0)],
+    ],
 )
-def test_another_model_or_activation_is_refused_by_name(settings: dict[str, Any], key: str, value: str) -> None:
-    with pytest.raises(ConfigError, match=f"{key} is '{value}'"):
+def test_a_setting_that_ours_cannot_express_is_refused_by_name(settings: dict[str, Any], key: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{key} is {value!r}"):
         text_recipe(text_base(), {**settings, key: value})

@@ -1,13 +1,14 @@
 """Hugging Face names and settings of Data2VecVision, on the golden model."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from model.config import BlockConfig
+from model.config import BlockConfig, EncoderConfig
 from model.frontends.config import VisionFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
@@ -71,6 +72,33 @@ def test_recipe_of_the_golden_configuration(recipe: Recipe) -> None:
     assert model.block == BlockConfig(normalize_before=True, layernorm_epsilon=1e-12, key_bias=False, layer_scale=0.1, drop_path=0.1)
     assert recipe.frontend == VisionFrontendConfig(image_size=64, patch_size=8)
     assert (model.hidden_dropout, model.attention_dropout, recipe.teacher.average_top_k_layers) == (0.0, 0.0, 4)
+
+
+def test_every_setting_is_carried_over_to_its_place(settings: dict[str, Any]) -> None:
+    """None as in the golden model, as by default, or as another one."""
+    settings |= {"num_hidden_layers": 3, "hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 6, "hidden_act": "relu"}
+    settings |= {"hidden_dropout_prob": 0.15, "attention_probs_dropout_prob": 0.2, "drop_path_rate": 0.3, "layer_norm_eps": 1e-7}
+    settings |= {"layer_scale_init_value": 0.7, "initializer_range": 0.05, "image_size": 60, "patch_size": 12, "num_channels": 4}
+    settings |= {"use_shared_relative_position_bias": False, "use_relative_position_bias": True}
+    template = replace(vision_base(), model=replace(vision_base().model, head_layers=3))
+    model = EncoderConfig(
+        num_layers=3,
+        hidden_size=48,
+        ffn_hidden_size=80,
+        num_attention_heads=6,
+        hidden_dropout=0.15,
+        attention_dropout=0.2,
+        activation="relu",
+        block=BlockConfig(normalize_before=True, layernorm_epsilon=1e-7, key_bias=False, layer_scale=0.7, drop_path=0.3),
+        init_std=0.05,
+        head_layers=3,
+    )
+    assert vision_recipe(template, settings) == replace(
+        template,
+        model=model,
+        frontend=VisionFrontendConfig(image_size=60, patch_size=12, num_channels=4, relative_bias="per_layer"),
+        teacher=replace(template.teacher, average_top_k_layers=3),
+    )
 
 
 @pytest.mark.parametrize(("shared", "per_layer", "ours"), [(True, False, "shared"), (False, True, "per_layer"), (False, False, "none")])

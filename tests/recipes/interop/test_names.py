@@ -79,10 +79,17 @@ def test_places_in_names_are_carried_over() -> None:
     assert table.our_name("blocks.11.fc.bias") == "layers.11.fc1.bias"
 
 
-@pytest.mark.parametrize("name", ["blocksx11.fc.bias", "blocks.1.fc.scale", "blocks.x.fc.bias", "a.blocks.1.fc.bias"])
+@pytest.mark.parametrize(
+    "name", ["blocksx11.fc.bias", "blocks.1.fc.scale", "blocks.x.fc.bias", "a.blocks.1.fc.bias", "blocks.1.fc.bias_scale"]
+)
 def test_points_are_points_and_whole_names_are_meant(name: str) -> None:
     with pytest.raises(ConfigError, match="has no place in this model"):
         NameTable([same("blocks.{n}.fc.{leaf}", "layers.{n}.fc1.{leaf}")]).our_name(name)
+
+
+def test_the_first_entry_that_fits_holds() -> None:
+    table = NameTable([same("norm.weight", "own"), same("norm.{leaf}", "common.{leaf}")])
+    assert (table.our_name("norm.weight"), table.our_name("norm.bias")) == ("own", "common.bias")
 
 
 def test_two_names_of_one_tensor_are_both_understood() -> None:

@@ -77,6 +77,7 @@ def test_attention_is_counted_at_the_samples_mean_length() -> None:
     """Padded text: the tokens say how long a sample is, not the longest that may be."""
     recipe = RECIPES["text"]["text_base"]()
     assert step_flops(recipe, 8 * 100, 8) == 4 * recipe.model.forward_flops(800, 100) < step_flops(recipe, 800, 1)
+    assert step_flops(recipe, 0, 0) == 0, "a rank without samples has no length to count"
 
 
 def test_prefix_tokens_and_the_front_end_count() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from recipes.catalog import RECIPES
+from recipes.config import recipe_to_dict
 from recipes.errors import ConfigError, Stopped, TrainingBroken
 from recipes.plan.size import num_parameters
 from recipes.text import text_tiny
@@ -154,6 +155,17 @@ def test_a_tensor_parallel_group_is_held_to_the_ranks_of_a_node(monkeypatch: pyt
         monkeypatch.setenv("LOCAL_WORLD_SIZE", local_size)
         assert run(monkeypatch, *args) == code
     assert "tensor_model_parallel_size 2 does not fit into a node of 1 ranks" in capsys.readouterr().err
+
+
+def test_a_dry_run_refuses_data_and_run_dirs_that_training_would_refuse(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    recipe = recipe_to_dict(RECIPES["text"]["text_base"]())
+    (tmp_path / "config.json").write_text(json.dumps({"recipe": recipe}))
+    assert run(monkeypatch, "--dry-run", "--run-dir", tmp_path) == 2
+    assert "holds a run of recipe text_base, not text_tiny" in capsys.readouterr().err
+    assert run(monkeypatch, "--dry-run", "--data", tmp_path / "nothing.txt") == 2
+    assert f"{tmp_path / 'nothing.txt'}" in capsys.readouterr().err
 
 
 def test_a_dry_run_says_when_the_run_dir_exists(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
