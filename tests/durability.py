@@ -156,7 +156,7 @@ def _state(path: Path) -> State:
 
 @contextmanager
 def durable_moves(root: Path) -> Iterator[Recorder]:
-    """In this block, what is written below `root` must survive a power cut at any moment, whole or not at all: content and names
+    """In this block, what is renamed below `root` must survive a power cut at any moment, whole or not at all: content and names
     are synced before a rename gives a final name, folders after it, each rename before the next one in its folder, and what was
     renamed away before it is removed. At the end the final names, and new folders above them, must be synced.
 

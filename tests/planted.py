@@ -1,4 +1,5 @@
-"""Faults to plant into the code, one at a time: those of the lists in tests/**/planted.toml, and generated ones. Runs nothing.
+"""Faults to plant into the code, one at a time: those of the lists in tests/**/planted.toml, and generated ones; and which tests are near
+a module. Runs nothing.
 
 A list stands in the folder of the tests that mirror the code: tests/recipes/train/planted.toml holds faults of recipes/train/.
 """
@@ -46,12 +47,14 @@ def planted_in(root: Path, path: Path) -> list[Planted]:
 
 
 def _planted(root: Path, path: Path, entry: dict[str, str]) -> Planted:
-    name = f"{path}: {entry.get('fault')}"
+    name = f"tests/{path.parent}/{LIST}, {path.name}: {entry.get('fault')}"
     if not {"fault", "old", "new"} <= entry.keys() <= KEYS:
         raise ValueError(f"{name}: has the keys {', '.join(entry)}; they are fault, old, new and, where no test can see it, harmless")
     if not (root / path).is_file():
         raise ValueError(f"{name}: there is no {path}; a list in tests/FOLDER holds faults of FOLDER, under the names of its modules")
     source = (root / path).read_text()
+    if entry["old"] == entry["new"]:
+        raise ValueError(f"{name}: `new` is `old`, so nothing is wrong then")
     if (count := source.count(entry["old"])) != 1:
         raise ValueError(f"{name}: `old` is {count} times in {path}; give as much of the code as makes it unique")
     text = source.replace(entry["old"], entry["new"])
@@ -167,7 +170,7 @@ one operator in place of another in a way that nobody writes by mistake."""
 
 
 def mutants(root: Path, path: str) -> Iterator[Planted]:
-    """The mutants of a file that cosmic-ray makes (operators, numbers, conditions, loops, exceptions). Needs the extra `mutation`."""
+    """The mutants of a file that cosmic-ray makes (operators, numbers, conditions, loops, exceptions)."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
 
@@ -181,3 +184,21 @@ def mutants(root: Path, path: str) -> Iterator[Planted]:
             line = text.splitlines()[changed - 1].strip()
             yield Planted(path, f"line {changed}: {name.rpartition('/')[2]}: {line}", text)
             occurrence += 1
+
+
+def imports_of_tests(root: Path) -> dict[str, set[str]]:
+    """Test file -> modules of the house that it mentions, also through the helpers in tests/ that it imports."""
+    mentions = {path.relative_to(root).as_posix(): _mentions(path.read_text()) for path in sorted((root / "tests").rglob("*.py"))}
+
+    def follow(name: str, seen: set[str]) -> set[str]:
+        helpers = {f"{module.replace('.', '/')}.py" for module in mentions[name] if module.startswith("tests.")} & mentions.keys()
+        return mentions[name].union(*(follow(helper, seen | {name}) for helper in helpers - seen - {name}))
+
+    return {name: follow(name, set()) for name in mentions if Path(name).name.startswith("test_")}
+
+
+def _mentions(text: str) -> set[str]:
+    found = set(re.findall(r"\b(?:tests|model|recipes)(?:\.\w+)+", text))
+    for package, names in re.findall(r"from ((?:tests|model|recipes)[\w.]*) import ([\w, ]+)", text):
+        found |= {f"{package}.{name.split(' as ')[0].strip()}" for name in names.split(",")}
+    return found

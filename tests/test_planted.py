@@ -92,11 +92,12 @@ def test_a_fault_is_the_file_with_its_change(toy: Path) -> None:
         ("number", "x", "`old` is 5 times in model/a.py"),
         ("nowhere", "x", "`old` is 0 times in model/a.py"),
         ("def save(path", "def save((path", "is no Python"),
+        ("def save", "def save", "`new` is `old`"),
     ],
 )
 def test_an_entry_that_does_not_fit_is_named(old: str, new: str, said: str, toy: Path) -> None:
     (toy / "tests/model/planted.toml").write_text(f'[[a]]\nfault = "f"\nold = "{old}"\nnew = "{new}"\n')
-    with pytest.raises(ValueError, match=f"model/a.py: f: {said}" if "times" in said else said):
+    with pytest.raises(ValueError, match=rf"tests/model/planted\.toml, a\.py: f: .*{said}"):
         listed(toy)
 
 
@@ -148,3 +149,24 @@ def test_a_test_that_also_fails_without_the_fault_has_noticed_nothing(toy: Path,
     (toy / "tests/model/test_a.py").write_text("def test_always():\n    assert False\n")
     code, found = run_plant(toy, monkeypatch, "--match", "nothing is written")
     assert (code, found) == (1, {"nothing is written": ("module", "")})
+
+
+def test_nothing_to_plant_and_a_wrong_entry_are_the_users_mistake(
+    toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(plant, "ROOT", toy)
+    monkeypatch.setattr("sys.argv", ["plant", "model/b.py"])
+    assert plant.main() == 2
+    assert capsys.readouterr().err.startswith("error: no such fault; paths are files and folders of model/")
+    (toy / "tests/model/planted.toml").write_text('[[a]]\nfault = "f"\nold = "nowhere"\nnew = "x"\n')
+    monkeypatch.setattr("sys.argv", ["plant"])
+    assert plant.main() == 2
+    assert capsys.readouterr().err.startswith("error: tests/model/planted.toml, a.py: f: `old` is 0 times")
+
+
+def test_a_run_that_takes_too_long_says_nothing_about_the_fault(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (toy / "tests/model/test_a.py").write_text("import time\n\n\ndef test_slow():\n    time.sleep(30)\n")
+    monkeypatch.setattr(plant, "STAGE_SECONDS", 1)
+    code, found = run_plant(toy, monkeypatch, "--match", "nothing is written")
+    assert (code, found) == (1, {"nothing is written": ("module", "")})
+    assert json.loads((toy / "out.json").read_text())["undecided"] == 1

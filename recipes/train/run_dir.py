@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipes.config import Recipe, recipe_to_dict
-from recipes.durable import write_text_atomically
+from recipes.durable import sync, write_text_atomically
 from recipes.errors import ConfigError
 from recipes.json_lines import JsonLines, read_rows
 from recipes.train.lock import RunLock
@@ -52,6 +52,8 @@ class RunDir:
         self._lock = RunLock(path / ".lock", say=say)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            for folder in self._made:
+                sync(folder.parent)  # a power cut must not lose the folder and all that is synced in it
             self.taken_from = self._lock.acquire()
             """The launch that owned the directory when it died; None where the last one had given it up."""
             self._events = self._log("events.jsonl")

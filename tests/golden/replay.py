@@ -54,7 +54,7 @@ def replay_fairseq(case: Path, tp_size: int, report: Report) -> None:
 
 
 def replay_through_loop(case: Path, tp_size: int, report: Report, world: World, micro_batch_size: int | None) -> None:
-    """The same by training's own update, which has its counters, schedules, EMA call and statistics compared too."""
+    """The same by training's own update, whose counters, EMA decay and statistics are compared too."""
     if not (case / "meta.json").exists():
         raise ConfigError(f"{case}: no meta.json, so no updates to replay; --loop is for cases of fairseq, such as tests/golden/text/paper")
     meta, modality = load_meta(case)
@@ -165,11 +165,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", type=Path, help="a folder with meta.json (fairseq) or config.json (Hugging Face)")
     parser.add_argument("--tp", type=int, default=1, help="tensor-parallel size; the other ranks split the rows")
-    parser.add_argument("--loop", action="store_true", help="make the updates by train_step with its loader, schedules, EMA and counters")
-    parser.add_argument("--micro-batch-size", type=int, help="with --loop: rows of a micro-batch (default: a rank's share)")
+    parser.add_argument("--loop", action="store_true", help="make the updates by train_step with its loader, EMA, guard and counters")
+    parser.add_argument("--micro-batch-size", type=int, metavar="N", help="with --loop: rows of a micro-batch (default: a rank's share)")
     parser.add_argument("--dump", type=Path, help="write every replayed quantity to this safetensors file")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.micro_batch_size is not None and (args.micro_batch_size < 1 or not args.loop):
+        parser.error(f"--micro-batch-size {args.micro_batch_size}: a positive number of rows, with --loop")
     warnings.filterwarnings("ignore")
     report = Report()
     world = join_world()

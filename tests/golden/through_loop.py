@@ -1,4 +1,5 @@
-"""A fairseq case through training's own update: its loader, schedules, optimizer step, guard, EMA call and counters on the real engines.
+"""A fairseq case through training's own update: its loader, optimizer step, guard, EMA call with its schedule, and counters on the real
+engines. The learning rate is constant in these cases: its schedule in a run is tested in tests/recipes/train/test_nan.py.
 
 The replay's own loop (replay.py) shows that the pieces are as published; this one that `train_step` puts them together so.
 
@@ -24,6 +25,7 @@ from model.student import take_masked
 from recipes.checkpoint.layout import Counters
 from recipes.checkpoint.save import CheckpointSaver
 from recipes.config import OptimConfig, Recipe, TextDataConfig
+from recipes.errors import ConfigError
 from recipes.train import shards
 from recipes.train.bad_items import BadItems
 from recipes.train.ds_config import EngineConfig
@@ -54,6 +56,8 @@ class GoldenData:
             unmasked = rows[0] | {"mask": torch.zeros_like(rows[0]["mask"])}
             self._rows += rows + [unmasked] * (-len(rows) % multiple)
         self.rows_per_step = len(self._rows) // num_steps
+        if len(self._rows) != num_steps * (len(rows) + -len(rows) % multiple):
+            raise ConfigError("the steps of this case have unequal numbers of rows, a run's batches have not; replay it without --loop")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -101,10 +105,12 @@ class Recorder:
             step()
 
         student.step = recorded_step
-        yield
-        student.step = step
-        for hook in hooks:
-            hook.remove()
+        try:
+            yield
+        finally:
+            student.step = step
+            for hook in hooks:
+                hook.remove()
 
 
 def recipe_of_case(recipe: Recipe, meta: dict[str, Any]) -> Recipe:

@@ -3,7 +3,7 @@
 python -m tests.soak.plant                                        every list, tests/**/planted.toml
 python -m tests.soak.plant recipes/train recipes/checkpoint/save.py --out results/plant.json
 python -m tests.soak.plant recipes/train --make wiring            arguments left out, calls left out, calls in another order
-python -m tests.soak.plant recipes/train/guard.py --make mutants --sample 40      cosmic-ray's (the extra `mutation`)
+python -m tests.soak.plant recipes/train/guard.py --make mutants --sample 40      cosmic-ray's
 
 For each fault the tests of its module run first (test_MODULE.py, then the other tests of its folder that import it), for those that
 survive the rest of the folder, with --until launch the tests of the commands, and with --until suite the whole fast suite. What noticed
@@ -13,6 +13,7 @@ a fault must pass without it: tried at the end.
 import argparse
 import json
 import os
+import platform
 import queue
 import random
 import re
@@ -29,7 +30,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.planted import Planted, WiringFaults, listed, mutants
+from tests.planted import Planted, WiringFaults, imports_of_tests, listed, mutants
 from tests.soak.warm import WarmPytest
 
 ROOT = Path(__file__).parents[2]
@@ -55,8 +56,12 @@ class Outcome:
 
     def line(self) -> str:
         """For the terminal."""
-        verdict = f"{self.stage}: {self.test}" if self.test else "harmless" if self.harmless else "SURVIVED"
+        verdict = f"{self.stage}: {self.test}" if self.test else "harmless" if self.harmless else f"SURVIVED {self.how}"
         return f"{self.seconds:5.0f} s  {self.path}: {self.fault}\n         {verdict}"
+
+
+class Undecided(Exception):
+    """A run that says nothing about the fault."""
 
 
 class Copy:
@@ -71,7 +76,7 @@ class Copy:
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
-        self._imports = _imports_of_tests(folder)
+        self._imports = imports_of_tests(folder)
         self._pytest = WarmPytest(folder)
 
     def judge(self, fault: Planted, until: str, known: str) -> Outcome:
@@ -82,9 +87,11 @@ class Copy:
         stage, test, how = "", "", ""
         try:
             for stage, tests in self._stages(fault.path, STAGES[0] if fault.harmless else until, known):
-                test, how = self.run(tests, SUITE_SECONDS if stage == "suite" else STAGE_SECONDS)
+                test, how = self.run(tests, SUITE_SECONDS if stage == "suite" else STAGE_SECONDS, may_be_gone=stage == "known")
                 if test:
                     break
+        except Undecided as undecided:
+            how = f"undecided: {undecided}"
         finally:
             path.write_text(original)
         return Outcome(fault.path, fault.fault, fault.harmless, stage, test, how, round(time.monotonic() - start, 1))
@@ -95,7 +102,8 @@ class Copy:
         module, folder = Path(path).with_suffix("").as_posix().replace("/", "."), Path("tests", path).parent
         mirror, done = (folder / f"test_{Path(path).stem}.py").as_posix(), set[str]()
         inside = [name for name in self._imports if Path(name).is_relative_to(folder) and name != mirror]
-        near = [mirror, *(name for name in inside if module in self._imports[name] and Path(name).parent == folder)]
+        near = [mirror] if mirror in self._imports else []
+        near += [name for name in inside if module in self._imports[name] and Path(name).parent == folder]
         commands = [name for name in self._imports if name.startswith("tests/launch/")]
         for stage, tests in zip(STAGES, (near, inside, commands, list(self._imports)), strict=True):
             if new := [test for test in tests if test not in done]:
@@ -104,44 +112,25 @@ class Copy:
             if stage == until:
                 return
 
-    def run(self, tests: list[str], seconds: float) -> tuple[str, str]:
-        """(the first test that fails, why), or two empty strings where all pass. Tests that hang count as failing.
+    def run(self, tests: list[str], seconds: float, *, may_be_gone: bool = False) -> tuple[str, str]:
+        """(the first test that fails, why), or two empty strings where all pass. `may_be_gone`: a test that no longer exists passes.
 
-        Raises: RuntimeError where the run was killed from outside, which says nothing about the fault.
+        Raises: Undecided where the run took too long or was killed from outside, which says nothing about the fault.
         """
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", FAST, f"--timeout={TEST_SECONDS}", f"--deselect={NOT_IN_A_COPY}"]
         code, output = self._pytest.run([*options, *tests], seconds)
         if code is None:
-            return " ".join(tests), f"not done after {seconds:g} s"
+            raise Undecided(f"{len(tests)} test files were not done after {seconds:g} s; plant again on a quieter machine")
         if code in (-signal.SIGKILL, -signal.SIGTERM):
-            name = signal.Signals(-code).name
-            raise RuntimeError(f"a run of {' '.join(tests)} was killed from outside ({name}); plant again with more memory")
-        if code in (0, 5) or (code == 4 and "not found:" in output):  # 5: none is a fast one; 4: what noticed it before is gone
+            raise Undecided(f"its run was killed from outside ({signal.Signals(-code).name}); plant again with more memory")
+        if code in (0, 5) or (code == 4 and may_be_gone):  # 5: none of them is a fast one
             return "", ""
         failed = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - (.*))?$", output, re.MULTILINE)
-        return (failed[1], failed[2] or "") if failed else (" ".join(tests), output[-500:])
+        return (failed[1], failed[2] or "") if failed else (tests[0], output[-500:])
 
     def close(self) -> None:
         """End its process."""
         self._pytest.close()
-
-
-def _imports_of_tests(root: Path) -> dict[str, set[str]]:
-    """Test file -> modules of the house that it mentions, also through the helpers in tests/ that it imports."""
-    mentions = {path.relative_to(root).as_posix(): _mentions(path.read_text()) for path in sorted((root / "tests").rglob("*.py"))}
-
-    def follow(name: str, seen: set[str]) -> set[str]:
-        helpers = {f"{module.replace('.', '/')}.py" for module in mentions[name] if module.startswith("tests.")} & mentions.keys()
-        return mentions[name].union(*(follow(helper, seen | {name}) for helper in helpers - seen - {name}))
-
-    return {name: follow(name, set()) for name in mentions if Path(name).name.startswith("test_")}
-
-
-def _mentions(text: str) -> set[str]:
-    found = set(re.findall(r"\b(?:tests|model|recipes)(?:\.\w+)+", text))
-    for package, names in re.findall(r"from ((?:tests|model|recipes)[\w.]*) import ([\w, ]+)", text):
-        found |= {f"{package}.{name.split(' as ')[0].strip()}" for name in names.split(",")}
-    return found
 
 
 def house_files(chosen: list[str]) -> list[str]:
@@ -161,6 +150,8 @@ def choose(args: argparse.Namespace) -> list[Planted]:
     else:
         found = [fault for fault in listed(ROOT) if fault.path in files]
     found = [fault for fault in found if args.match in fault.fault]
+    if not found:
+        raise ValueError("no such fault; paths are files and folders of model/ and recipes/, from the root on")
     if args.again:
         survived = {(row["path"], row["fault"]) for row in read_outcomes(args.again) if not row["test"]}
         found = [fault for fault in found if (fault.path, fault.fault) in survived]
@@ -202,12 +193,14 @@ def read_outcomes(path: Path) -> list[dict[str, Any]]:
 
 
 def _only_reliable(outcomes: list[Outcome], clean: Copy) -> list[Outcome]:
-    """A test that also fails without a fault has noticed nothing."""
-    functions, broken = {_function(outcome.test) for outcome in outcomes if "::" in outcome.test}, set[str]()
-    while functions - broken:
-        test, _ = clean.run(sorted(functions - broken), SUITE_SECONDS)
+    """A test that also fails without a fault has noticed nothing. Raises: Undecided."""
+    functions, broken = {_function(outcome.test) for outcome in outcomes if outcome.test}, set[str]()
+    while tests := sorted(functions - broken):
+        test, how = clean.run(tests, SUITE_SECONDS)
         if not test:
             break
+        if _function(test) not in functions:
+            raise Undecided(f"without a fault {test} fails ({how}), so nothing can be said of those that noticed one")
         broken.add(_function(test))
     how = "noticed by {}, which fails without the fault"
     return [replace(one, test="", how=how.format(one.test)) if _function(one.test) in broken else one for one in outcomes]
@@ -230,14 +223,24 @@ def summary(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
         "noticed": sum(counts["noticed"] for counts in packages.values()),
         "harmless": sum(counts["harmless"] for counts in packages.values()),
         "packages": packages,
+        "undecided": sum(outcome.how.startswith("undecided") for outcome in outcomes),
+        "command": sys.argv[1:],
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": time.strftime("%Y-%m-%d"),
         "seconds": round(seconds, 1),
         "faults": [asdict(outcome) for outcome in outcomes],
     }
 
 
-def main() -> int:
-    """Exit code 1 where a fault that is not argued to be harmless survived."""
+def write(path: Path | None, result: dict[str, Any]) -> None:
+    """The file of --out, where one is asked for."""
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", help="files and folders of model/ and recipes/ (default: all)")
     parser.add_argument("--make", choices=("wiring", "mutants"), help="generated faults instead of the lists'")
@@ -248,21 +251,38 @@ def main() -> int:
     parser.add_argument("--before", type=Path, help="a file of --out: for each fault the test that noticed it then is tried first")
     parser.add_argument("--until", choices=STAGES, default="folder", help="the last tests that a fault meets (default: its folder's)")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="faults at a time")
-    parser.add_argument("--out", type=Path, help="write counts and outcomes to this JSON file")
-    args = parser.parse_args()
-    start, faults = time.monotonic(), choose(args)
+    parser.add_argument("--out", type=Path, help="write counts and outcomes to this JSON file, after each fault")
+    return parser
+
+
+def main() -> int:
+    """Exit code 1 where a fault that is not argued to be harmless survived, 2 where there is nothing to plant."""
+    args, start = build_parser().parse_args(), time.monotonic()
+    try:
+        faults = choose(args)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     known = {(row["path"], row["fault"]): row["test"] for row in (read_outcomes(args.before) if args.before else [])}
-    outcomes = plant(faults, args.jobs, lambda outcome: print(outcome.line(), flush=True), args.until, known)
+    so_far: list[Outcome] = []
+
+    def tell(outcome: Outcome) -> None:
+        print(outcome.line(), flush=True)
+        so_far.append(outcome)
+        write(args.out, summary(so_far, time.monotonic() - start))
+
+    outcomes = plant(faults, args.jobs, tell, args.until, known)
     result = summary(outcomes, time.monotonic() - start)
     print(json.dumps({key: value for key, value in result.items() if key != "faults"}, indent=1))
     for outcome in outcomes:
         if not outcome.test and not outcome.harmless:
             print(f"survived: {outcome.path}: {outcome.fault} {outcome.how}".rstrip())
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        if outcome.test and outcome.harmless:
+            print(f"said to be harmless, but noticed: {outcome.path}: {outcome.fault} by {outcome.test}")
+    write(args.out, result)
     return int(result["noticed"] < result["planted"])
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the copies go as after an error
     sys.exit(main())

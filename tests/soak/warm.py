@@ -66,6 +66,7 @@ class WarmPytest:
 
 
 def _import(libraries: list[str]) -> None:
+    kept = dict(os.environ)
     os.environ.update(SERVER_ENV)  # read while the libraries are imported, here and in the server
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -75,12 +76,13 @@ def _import(libraries: list[str]) -> None:
     first = context.Process(target=operator.add, args=(1, 1))  # starts it
     first.start()
     first.join()
-    del os.environ["PYTHONWARNINGS"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for name in libraries:
             importlib.import_module(name)
     sys.modules["__main__"] = this
+    os.environ.clear()
+    os.environ.update(kept)  # the tests set what they need
     forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]  # a fork asks for it, whose child it is not
 
 

@@ -41,7 +41,8 @@ def refused(what: str, folder: Path, prepared: Path) -> str:
 
     from recipes.train import world_check
 
-    world_check.APPEARS_SECONDS = 0.3
+    if what == "run dir":
+        world_check.APPEARS_SECONDS = 0.3
     is_odd, settings, facts, run_dir = dist.get_rank() == 1, {}, FACTS, folder / "run"
     if what == "versions" and is_odd:
         facts = FACTS | {"versions": {"torch": "1"}}

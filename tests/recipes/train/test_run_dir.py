@@ -33,12 +33,12 @@ def test_a_second_owner_is_refused_with_the_first_ones_name(tmp_path: Path) -> N
 
 
 def test_what_a_run_is_and_the_cut_of_its_curve_survive_a_power_cut(tmp_path: Path) -> None:
-    run_dir = RunDir(tmp_path / "run")
-    with durable_moves(run_dir.path) as recorder:
+    with durable_moves(tmp_path) as recorder:
+        run_dir = RunDir(tmp_path / "made" / "on the way")
         run_dir.save_config({"first": 1})
         (run_dir.path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
         assert run_dir.open_metrics(1).lost_steps == 1
-    assert recorder.moves == ["config.json", "metrics.jsonl"]
+    assert [Path(name).name for name in recorder.moves] == ["config.json", "metrics.jsonl"]
 
 
 def test_a_file_or_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:

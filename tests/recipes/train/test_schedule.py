@@ -1,6 +1,7 @@
 """Learning rate and EMA decay against the published values (docs: test vectors of fairseq's schedulers)."""
 
 from itertools import pairwise
+from typing import Literal
 
 import pytest
 
@@ -74,3 +75,9 @@ def test_no_schedule_jumps(config: OptimConfig) -> None:
 def test_a_schedule_that_is_all_warm_up_does_not_divide_by_zero() -> None:
     config = OptimConfig(lr=1.0, warmup_steps=10, schedule_steps=10)
     assert [learning_rate(config, n) for n in (5, 10, 11)] == [0.5, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(("schedule", "first"), [("cosine", 0.0), ("tri_stage", 0.25)])
+def test_a_warm_up_begins_at_0_but_that_of_the_three_stages_at_the_floor(schedule: Literal["cosine", "tri_stage"], first: float) -> None:
+    config = OptimConfig(lr=1.0, schedule=schedule, warmup_steps=4, schedule_steps=20, final_lr_scale=0.25)
+    assert [learning_rate(config, updates) for updates in (0, 2, 4)] == pytest.approx([first, (1 + first) / 2, 1.0])
