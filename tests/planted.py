@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 LIST = "planted.toml"
@@ -180,8 +181,8 @@ def mutants(root: Path, path: str) -> Iterator[Planted]:
             continue
         operator, occurrence = get_operator(name)(), 0
         while (text := mutate_code(source, operator, occurrence)) is not None:
-            changed = next(n for n, (old, new) in enumerate(zip(source.splitlines(), text.splitlines(), strict=False), 1) if old != new)
-            line = text.splitlines()[changed - 1].strip()
+            pairs = enumerate(zip_longest(source.splitlines(), text.splitlines(), fillvalue=""), 1)
+            changed, line = next((number, new.strip()) for number, (old, new) in pairs if old != new)
             yield Planted(path, f"line {changed}: {name.rpartition('/')[2]}: {line}", text)
             occurrence += 1
 

@@ -51,8 +51,9 @@ class WarmPytest:
         Raises: RuntimeError where the process is gone.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([args, seconds]) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+            self._process.stdin.write(json.dumps([args, seconds]) + "\n")
+            self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
             raise RuntimeError(f"the process that forks pytest runs has ended ({self._process.wait()}); plant again with more memory")
