@@ -9,8 +9,12 @@ import pytest
 from recipes.checkpoint.layout import Counters
 from recipes.errors import TrainingBroken
 from recipes.train.metrics import Interval
+from recipes.train.modality import MODALITIES
 from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, tell, tell_update
+from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
+from tests.made_up import WRITE
+from tests.recipes.train.faulty import ONE, Fault, recipe_of, run_rank
 
 
 class Told:
@@ -97,3 +101,11 @@ def test_the_end_of_a_run_says_done_or_what_stopped_it(tmp_path: Path, monkeypat
     assert done.lines[0] == f"done: 10 steps, 1,000 tokens in {tmp_path}" and done.events[0]["reason"] == "done"
     assert stopped.lines == ["stopped by SIGTERM at step 4, saved; the same command continues"]
     assert stopped.events == [{"event": "stop", "step": 4, "reason": "SIGTERM"}]
+
+
+def test_the_first_step_the_evaluations_and_the_last_step_are_logged_whatever_is_due(tmp_path: Path) -> None:
+    prepared = MODALITIES["vision"].prepare(recipe_of(WRITE["vision"](tmp_path), {}), tmp_path / "prepared", num_processes=1)
+    undisturbed = Fault("input", updates=range(0))
+    settings = {"run__max_steps": 5, "run__log_steps": 10, "run__eval_steps": 3}
+    (outcome,) = run_distributed(run_rank, 1, tmp_path / "run", prepared, ONE, undisturbed, {}, settings)
+    assert [(row["step"], "eval_loss" in row) for row in outcome["metrics"]] == [(1, False), (3, True), (5, True)]
