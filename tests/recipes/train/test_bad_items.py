@@ -1,5 +1,6 @@
 """Undecodable items: known on every rank, reported once each, and the end of the run where they are too many."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,11 @@ from recipes.data.loader import LoadedBatch
 from recipes.data.media import BadItem
 from recipes.errors import ConfigError
 from recipes.train.bad_items import BadItems
+from recipes.train.modality import MODALITIES
 from tests.distributed import run_distributed
+from tests.made_up import WRITE
 from tests.model.reference import bools
+from tests.recipes.train.faulty import ONE, Fault, recipe_of, run_rank
 
 MASK_BS = bools("10")
 BATCH = Batch(MASK_BS, MASK_BS, MASK_BS, MASK_BS.flatten().nonzero()[:, 0], None, None, 2)
@@ -101,3 +105,24 @@ def note_and_agree() -> list[str]:
 
 def test_items_met_in_an_evaluation_are_told_with_the_next_update() -> None:
     assert run_distributed(note_and_agree, 2) == [["held-out", "held-out too"]] * 2
+
+
+def run_with_a_bad_held_out_item(run_dir: Path, prepared: Path) -> list[str]:
+    """The bad items that a run of four updates tells, whose held-out data meet one in the evaluation after the second."""
+    from recipes.train import pretrain as loop
+
+    train = loop.train
+
+    def train_on(state: Any) -> int:
+        state.data.heldout.take_bad = lambda: [BadItem("held-out.png", "no picture")]
+        return train(state)
+
+    loop.train = train_on
+    settings = {"run__eval_steps": 2, "data__max_bad_fraction": 0.1}
+    outcome = run_rank(run_dir, prepared, ONE, Fault("input", updates=range(0)), {}, settings)
+    return [event["where"] for event in outcome["events"] if event["event"] == "bad_item"]
+
+
+def test_a_run_tells_of_a_held_out_item_that_it_could_not_decode(tmp_path: Path) -> None:
+    prepared = MODALITIES["vision"].prepare(recipe_of(WRITE["vision"](tmp_path), {}), tmp_path / "prepared", num_processes=1)
+    assert run_distributed(run_with_a_bad_held_out_item, 1, tmp_path / "run", prepared) == [["held-out.png"]]

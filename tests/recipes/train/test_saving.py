@@ -10,9 +10,12 @@ import pytest
 
 from recipes.checkpoint.layout import Counters, newest, read_manifest, step_folder
 from recipes.errors import ConfigError
+from recipes.train.modality import MODALITIES
 from tests.distributed import run_distributed
 from tests.launching import read_jsonl
+from tests.made_up import WRITE
 from tests.recipes.checkpoint.topology import Topology, prepare_small, small_recipe
+from tests.recipes.train.faulty import ONE, Fault, recipe_of, run_rank
 
 SAVE_STEPS = 20
 SLOW_SECONDS = 0.4
@@ -212,3 +215,30 @@ def test_a_running_save_is_brought_to_its_end_unless_the_user_cannot_wait(
     for found in ranks:
         assert found["told"] and found["impatient"]
     assert events[-2:] == [("save", 100), ("save", 120)] and newest(path) == step_folder(path, 120)
+
+
+def steps_of_collecting(run_dir: Path, prepared: Path) -> list[int]:
+    """Where a run of four updates takes the outcomes of its saves, at steps 2 and 4; no update begins before a save is written."""
+    from recipes.train import pretrain as loop
+    from recipes.train.saving import Saving
+
+    steps, collect, train_step = list[int](), Saving.collect, loop.train_step
+
+    def noted(self: Saving, step: int) -> Any:
+        steps.append(step)
+        return collect(self, step)
+
+    def patient(state: Any, logs: bool) -> Any:
+        deadline = time.monotonic() + 60
+        while state.step == 2 and not steps and not state.saving.is_written() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return train_step(state, logs)
+
+    Saving.collect, loop.train_step = noted, patient  # type: ignore[method-assign]
+    run_rank(run_dir, prepared, ONE, Fault("input", updates=range(0)), {}, {"run__save_steps": 2})
+    return steps
+
+
+def test_a_save_is_told_at_the_update_after_it_was_written_not_when_the_next_one_is_due(tmp_path: Path) -> None:
+    prepared = MODALITIES["vision"].prepare(recipe_of(WRITE["vision"](tmp_path), {}), tmp_path / "prepared", num_processes=1)
+    assert run_distributed(steps_of_collecting, 1, tmp_path / "run", prepared) == [[2, 4]]
