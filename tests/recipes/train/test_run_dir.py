@@ -129,8 +129,9 @@ def test_data_are_judged_by_what_they_hold(tmp_path: Path) -> None:
     run_dir = begun(tmp_path / "run", recipe).path
     assert check_same_data(run_dir, apply_overrides(recipe, ["data.path=/elsewhere"]), "a" * 64) == {}
     complaint = r"not those of the run \(fingerprint aaaaaaaaaaaa -> bbbbbbbbbbbb\); .* run\.accept_changes=data\.path"
-    with pytest.raises(ConfigError, match=complaint):
-        check_same_data(run_dir, recipe, "b" * 64)
+    for accepted in ("", "optim.lr"):
+        with pytest.raises(ConfigError, match=complaint):
+            check_same_data(run_dir, apply_overrides(recipe, [f"run.accept_changes={accepted}"]), "b" * 64)
     accepting = apply_overrides(recipe, ["data.path=/new", "run.accept_changes=data.path"])
     changes = {"data.path": [None, "/new"], "data_fingerprint": ["a" * 64, "b" * 64]}
     assert check_same_data(run_dir, accepting, "b" * 64) == changes
