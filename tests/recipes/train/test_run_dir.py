@@ -3,18 +3,23 @@
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recipes.config import Recipe, apply_overrides, recipe_to_dict
 from recipes.errors import ConfigError
 from recipes.text import text_base, text_tiny
+from recipes.train.modality import MODALITIES
 from recipes.train.run_dir import FREE_TO_CHANGE, RunDir, check_same_data, check_same_recipe
-from tests.distributed import run_command
+from tests.distributed import run_command, run_distributed
 from tests.durability import durable_moves
 from tests.launching import ROOT
+from tests.made_up import WRITE
+from tests.recipes.train.faulty import ONE, Fault, recipe_of, run_rank
 
 
 def begun(path: Path, recipe: Recipe) -> RunDir:
@@ -241,3 +246,32 @@ def test_a_config_that_the_disk_refuses_is_one_line(tmp_path: Path) -> None:
     assert done.stderr == "" and not (tmp_path / "run" / "config.json").exists()
     (line,) = done.stdout.splitlines()
     assert line.startswith(f"{tmp_path}/run/config.json cannot be written (File too large), ") and "bytes free on that disk; mend" in line
+
+
+def run_that_is_robbed(run_dir: Path, prepared: Path) -> tuple[str, int]:
+    """How a run ends whose directory another launch takes after its second update, long before a save is due; and its updates."""
+    from recipes.train import pretrain as loop
+
+    done, train_step = list[int](), loop.train_step
+
+    def robbed(state: Any, logs: bool) -> Any:
+        if state.step == 2:
+            (run_dir / ".lock").write_text("another launch\n")
+            with suppress(ConfigError):
+                state.run_dir.check()  # as the lock's next beat would
+        metrics = train_step(state, logs)
+        done.append(state.step)
+        return metrics
+
+    loop.train_step = robbed
+    try:
+        run_rank(run_dir, prepared, ONE, Fault("input", updates=range(0)), {}, {"run__max_steps": 6, "run__save_steps": 100})
+    except ConfigError as error:
+        return str(error), len(done)
+    return "trained", len(done)
+
+
+def test_a_run_whose_directory_was_taken_ends_with_the_update_that_knows_of_it(tmp_path: Path) -> None:
+    prepared = MODALITIES["vision"].prepare(recipe_of(WRITE["vision"](tmp_path), {}), tmp_path / "prepared", num_processes=1)
+    ((said, updates),) = run_distributed(run_that_is_robbed, 1, tmp_path / "run", prepared)
+    assert "was taken over by" in said and updates == 2
