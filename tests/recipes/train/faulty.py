@@ -95,6 +95,18 @@ class Fault:
         loader.batches = batches
 
 
+UNDISTURBED = Fault("input", updates=range(0))
+"""No fault at all, and unlike None no update that is passed over."""
+
+
+def prepare_pictures(folder: Path) -> Path:
+    """Made-up pictures in an existing folder, prepared as recipe_of wants them."""
+    from recipes.train.modality import MODALITIES
+    from tests.made_up import WRITE
+
+    return MODALITIES["vision"].prepare(recipe_of(WRITE["vision"](folder), {}), folder / "prepared", num_processes=1)
+
+
 def recipe_of(prepared: Path, settings: dict[str, object]) -> Recipe:
     """Pictures, since a float input can be NaN."""
     return tiny_recipe("vision", data__path=prepared, **(SETTINGS | settings))

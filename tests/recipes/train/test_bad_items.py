@@ -11,11 +11,9 @@ from recipes.data.loader import LoadedBatch
 from recipes.data.media import BadItem
 from recipes.errors import ConfigError
 from recipes.train.bad_items import BadItems
-from recipes.train.modality import MODALITIES
 from tests.distributed import run_distributed
-from tests.made_up import WRITE
 from tests.model.reference import bools
-from tests.recipes.train.faulty import ONE, Fault, recipe_of, run_rank
+from tests.recipes.train.faulty import ONE, UNDISTURBED, prepare_pictures, run_rank
 
 MASK_BS = bools("10")
 BATCH = Batch(MASK_BS, MASK_BS, MASK_BS, MASK_BS.flatten().nonzero()[:, 0], None, None, 2)
@@ -119,10 +117,10 @@ def run_with_a_bad_held_out_item(run_dir: Path, prepared: Path) -> list[str]:
 
     loop.train = train_on
     settings = {"run__eval_steps": 2, "data__max_bad_fraction": 0.1}
-    outcome = run_rank(run_dir, prepared, ONE, Fault("input", updates=range(0)), {}, settings)
+    outcome = run_rank(run_dir, prepared, ONE, UNDISTURBED, {}, settings)
     return [event["where"] for event in outcome["events"] if event["event"] == "bad_item"]
 
 
 def test_a_run_tells_of_a_held_out_item_that_it_could_not_decode(tmp_path: Path) -> None:
-    prepared = MODALITIES["vision"].prepare(recipe_of(WRITE["vision"](tmp_path), {}), tmp_path / "prepared", num_processes=1)
+    prepared = prepare_pictures(tmp_path)
     assert run_distributed(run_with_a_bad_held_out_item, 1, tmp_path / "run", prepared) == [["held-out.png"]]

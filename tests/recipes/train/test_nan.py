@@ -13,7 +13,6 @@ from recipes.data.loader import UpdateOrder
 from recipes.train.cli import exit_code_of
 from recipes.train.modality import MODALITIES
 from tests.distributed import run_distributed
-from tests.made_up import WRITE
 from tests.recipes.train.faulty import (
     BATCH,
     BF16,
@@ -23,8 +22,10 @@ from tests.recipes.train.faulty import (
     PARAMETERS,
     STEPS,
     TP2,
+    UNDISTURBED,
     Fault,
     Topology,
+    prepare_pictures,
     read,
     recipe_of,
     run_rank,
@@ -39,9 +40,7 @@ Outcomes = list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made-up pictures."""
-    folder = tmp_path_factory.mktemp("pictures")
-    recipe = recipe_of(WRITE["vision"](folder), {})
-    return MODALITIES["vision"].prepare(recipe, folder / "prepared", num_processes=1)
+    return prepare_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +176,7 @@ RATES, DECAYS = [0.0, 0.02, 0.04, 0.02], [0.6, 0.7, 0.8, 0.9]
 """Warm-up from 0 over two updates, then half a cosine to 0 at the fourth; a line from .5 to .9 at the fourth."""
 
 
-@pytest.mark.parametrize("fault", [Fault("input", updates=range(0)), Fault("input", 1)], ids=["undisturbed", "skipped"])
+@pytest.mark.parametrize("fault", [UNDISTURBED, Fault("input", 1)], ids=["undisturbed", "skipped"])
 def test_rate_and_decay_follow_the_applied_updates_and_dropout_the_batches(
     fault: Fault, prepared: Path, tmp_path: Path
 ) -> None:

@@ -13,8 +13,7 @@ from recipes.train.ds_config import load_ds_config, resolve
 from recipes.train.modality import MODALITIES
 from tests.distributed import run_distributed
 from tests.launching import ROOT
-from tests.made_up import WRITE
-from tests.recipes.train.faulty import DP2, recipe_of
+from tests.recipes.train.faulty import DP2, prepare_pictures, recipe_of
 
 FACTS = {"python": "3.11", "versions": {"torch": "2"}}
 
@@ -22,8 +21,7 @@ FACTS = {"python": "3.11", "versions": {"torch": "2"}}
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made-up pictures, two of which are held out."""
-    folder = tmp_path_factory.mktemp("pictures")
-    return MODALITIES["vision"].prepare(recipe_of(WRITE["vision"](folder), {}), folder / "prepared", num_processes=1)
+    return prepare_pictures(tmp_path_factory.mktemp("pictures"))
 
 
 def pretrain(run_dir: Path, prepared: Path, settings: dict[str, object], facts: dict[str, Any]) -> int:

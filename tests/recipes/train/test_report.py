@@ -9,12 +9,10 @@ import pytest
 from recipes.checkpoint.layout import Counters
 from recipes.errors import TrainingBroken
 from recipes.train.metrics import Interval
-from recipes.train.modality import MODALITIES
 from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, tell, tell_update
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
-from tests.made_up import WRITE
-from tests.recipes.train.faulty import ONE, Fault, recipe_of, run_rank
+from tests.recipes.train.faulty import ONE, UNDISTURBED, prepare_pictures, run_rank
 
 
 class Told:
@@ -104,8 +102,7 @@ def test_the_end_of_a_run_says_done_or_what_stopped_it(tmp_path: Path, monkeypat
 
 
 def test_the_first_step_the_evaluations_and_the_last_step_are_logged_whatever_is_due(tmp_path: Path) -> None:
-    prepared = MODALITIES["vision"].prepare(recipe_of(WRITE["vision"](tmp_path), {}), tmp_path / "prepared", num_processes=1)
-    undisturbed = Fault("input", updates=range(0))
+    prepared = prepare_pictures(tmp_path)
     settings = {"run__max_steps": 5, "run__log_steps": 10, "run__eval_steps": 3}
-    (outcome,) = run_distributed(run_rank, 1, tmp_path / "run", prepared, ONE, undisturbed, {}, settings)
+    (outcome,) = run_distributed(run_rank, 1, tmp_path / "run", prepared, ONE, UNDISTURBED, {}, settings)
     assert [(row["step"], "eval_loss" in row) for row in outcome["metrics"]] == [(1, False), (3, True), (5, True)]

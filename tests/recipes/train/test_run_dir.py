@@ -13,13 +13,11 @@ import pytest
 from recipes.config import Recipe, apply_overrides, recipe_to_dict
 from recipes.errors import ConfigError
 from recipes.text import text_base, text_tiny
-from recipes.train.modality import MODALITIES
 from recipes.train.run_dir import FREE_TO_CHANGE, RunDir, check_same_data, check_same_recipe
 from tests.distributed import run_command, run_distributed
 from tests.durability import durable_moves
 from tests.launching import ROOT
-from tests.made_up import WRITE
-from tests.recipes.train.faulty import ONE, Fault, recipe_of, run_rank
+from tests.recipes.train.faulty import ONE, UNDISTURBED, prepare_pictures, run_rank
 
 
 def begun(path: Path, recipe: Recipe) -> RunDir:
@@ -265,13 +263,13 @@ def run_that_is_robbed(run_dir: Path, prepared: Path) -> tuple[str, int]:
 
     loop.train_step = robbed
     try:
-        run_rank(run_dir, prepared, ONE, Fault("input", updates=range(0)), {}, {"run__max_steps": 6, "run__save_steps": 100})
+        run_rank(run_dir, prepared, ONE, UNDISTURBED, {}, {"run__max_steps": 6, "run__save_steps": 100})
     except ConfigError as error:
         return str(error), len(done)
     return "trained", len(done)
 
 
 def test_a_run_whose_directory_was_taken_ends_with_the_update_that_knows_of_it(tmp_path: Path) -> None:
-    prepared = MODALITIES["vision"].prepare(recipe_of(WRITE["vision"](tmp_path), {}), tmp_path / "prepared", num_processes=1)
+    prepared = prepare_pictures(tmp_path)
     ((said, updates),) = run_distributed(run_that_is_robbed, 1, tmp_path / "run", prepared)
     assert "was taken over by" in said and updates == 2

@@ -10,12 +10,10 @@ import pytest
 
 from recipes.checkpoint.layout import Counters, newest, read_manifest, step_folder
 from recipes.errors import ConfigError
-from recipes.train.modality import MODALITIES
 from tests.distributed import run_distributed
 from tests.launching import read_jsonl
-from tests.made_up import WRITE
 from tests.recipes.checkpoint.topology import Topology, prepare_small, small_recipe
-from tests.recipes.train.faulty import ONE, Fault, recipe_of, run_rank
+from tests.recipes.train.faulty import ONE, UNDISTURBED, prepare_pictures, run_rank
 
 SAVE_STEPS = 20
 SLOW_SECONDS = 0.4
@@ -235,10 +233,10 @@ def steps_of_collecting(run_dir: Path, prepared: Path) -> list[int]:
         return train_step(state, logs)
 
     Saving.collect, loop.train_step = noted, patient  # type: ignore[method-assign]
-    run_rank(run_dir, prepared, ONE, Fault("input", updates=range(0)), {}, {"run__save_steps": 2})
+    run_rank(run_dir, prepared, ONE, UNDISTURBED, {}, {"run__save_steps": 2})
     return steps
 
 
 def test_a_save_is_told_at_the_update_after_it_was_written_not_when_the_next_one_is_due(tmp_path: Path) -> None:
-    prepared = MODALITIES["vision"].prepare(recipe_of(WRITE["vision"](tmp_path), {}), tmp_path / "prepared", num_processes=1)
+    prepared = prepare_pictures(tmp_path)
     assert run_distributed(steps_of_collecting, 1, tmp_path / "run", prepared) == [[2, 4]]

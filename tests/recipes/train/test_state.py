@@ -14,13 +14,11 @@ from recipes.checkpoint.layout import newest, read_manifest
 from recipes.data.loader import Position
 from recipes.errors import ConfigError
 from recipes.train.ds_config import BatchPlan, load_ds_config, resolve
-from recipes.train.modality import MODALITIES
 from recipes.train.state import build_loader
 from tests.distributed import run_distributed
 from tests.launching import PRETRAIN_TEXT, ROOT, launch, overrides, tiny_recipe
-from tests.made_up import WRITE
 from tests.recipes.data.numbers_data import Numbers
-from tests.recipes.train.faulty import DP2, STEPS, Fault, recipe_of, run_rank
+from tests.recipes.train.faulty import DP2, STEPS, Fault, prepare_pictures, recipe_of, run_rank
 
 
 def test_start_says_what_where_and_how_big_and_config_json_keeps_it(tiny_run: Path) -> None:
@@ -86,8 +84,7 @@ FACTS = {"versions": {"torch": "made up"}, "command": ["pretrain_vision.py"]}
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]], list[dict[str, Any]]]:
     """Run dir, ranks of a run of four applied updates and one that was skipped, ranks of the next launch where training would begin."""
     folder = tmp_path_factory.mktemp("resumed")
-    pictures = recipe_of(WRITE["vision"](folder), {})
-    prepared, run_dir = MODALITIES["vision"].prepare(pictures, folder / "prepared", num_processes=1), folder / "run"
+    prepared, run_dir = prepare_pictures(folder), folder / "run"
     first = AGAIN | {"run__max_steps": STEPS}
     ended = run_distributed(run_rank, 2, run_dir, prepared, DP2, Fault("input", 1), {}, first, timeout=120)
     return run_dir, ended, run_distributed(look_at_start, 2, run_dir, prepared, AGAIN, FACTS, timeout=120)
