@@ -9,10 +9,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries, world_from_environment
+from recipes.ds_config import load_ds_config, resolve
 from recipes.text import RECIPES
-from recipes.train.cli import ROOT, exit_code_of
-from recipes.train.ds_config import load_ds_config, resolve
+from recipes.train.cli import ROOT
 
 MIB = 1 << 20
 
@@ -36,9 +37,9 @@ def measure(name: str, world_size: int) -> dict[str, float]:
 
     from model.dropout import DropoutStream
     from model.parallel import init_parallel
+    from recipes.engine import allocator, shards
+    from recipes.engine.build import build_engines, build_student
     from recipes.plan.size import num_parameters, state_bytes
-    from recipes.train import allocator, shards
-    from recipes.train.engine import build_engines, build_student
 
     recipe = RECIPES[name]()
     recipe = replace(recipe, run=replace(recipe.run, global_batch_size=world_size))
@@ -71,7 +72,7 @@ def main() -> int:
     args = parser.parse_args()
     quiet_libraries()
     world_size = world_from_environment().size
-    from recipes.train.world import join_world, leave_world
+    from recipes.cluster.world import join_world, leave_world
 
     world = join_world()
     result = measure(args.recipe, world_size)

@@ -16,10 +16,11 @@ from batches import DEFAULT_LENGTH, random_batch
 from step_time import WARM_UP, build_recipe, timed_step
 
 from recipes.catalog import RECIPES
+from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries
+from recipes.ds_config import load_ds_config, resolve
 from recipes.ledger.save_interval import daly_interval
-from recipes.train.cli import default_ds_config, exit_code_of
-from recipes.train.ds_config import load_ds_config, resolve
+from recipes.train.cli import default_ds_config
 
 ELEMENT_BYTES, KINDS = 4, 4
 
@@ -52,10 +53,10 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     from recipes.checkpoint.layout import Counters
     from recipes.checkpoint.restore import load_newest
     from recipes.checkpoint.save import CheckpointSaver
-    from recipes.train.engine import build_engines
+    from recipes.cluster.world import join_world, leave_world
+    from recipes.engine.build import build_engines
     from recipes.train.guard import UpdateGuard
     from recipes.train.spikes import SpikeStatistic
-    from recipes.train.world import join_world, leave_world
 
     recipe = build_recipe(args)
     content = load_ds_config(args.deepspeed_config) | {"train_micro_batch_size_per_gpu": args.batch}

@@ -17,11 +17,12 @@ from pathlib import Path
 from batches import DEFAULT_LENGTH, random_batch, sized
 
 from recipes.catalog import RECIPES
+from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries
 from recipes.config import Recipe
+from recipes.ds_config import load_ds_config, resolve
 from recipes.plan.size import step_flops
-from recipes.train.cli import default_ds_config, exit_code_of
-from recipes.train.ds_config import load_ds_config, resolve
+from recipes.train.cli import default_ds_config
 
 MATMUL_SIZE, MATMUL_REPEATS = 2048, 6
 WARM_UP = 4  # updates until the allocator has the blocks it needs and page faults have ceased
@@ -63,11 +64,11 @@ def measure(args: argparse.Namespace) -> dict:
     import torch
 
     from model.parallel import init_parallel
-    from recipes.train.engine import build_engines
+    from recipes.cluster.world import join_world, leave_world
+    from recipes.engine.build import build_engines
     from recipes.train.guard import UpdateGuard
     from recipes.train.metrics import device_peak_flops
     from recipes.train.spikes import SpikeStatistic
-    from recipes.train.world import join_world, leave_world
 
     recipe = build_recipe(args)
     content = load_ds_config(args.deepspeed_config) | {"train_micro_batch_size_per_gpu": args.batch}
@@ -117,7 +118,7 @@ def timed_step(engines, batch, recipe: Recipe, guard) -> dict[str, float]:
 
     from model.loss import regression_loss
     from model.student import take_masked
-    from recipes.train import objective
+    from recipes.objectives import data2vec as objective
 
     seconds: dict[str, float] = {}
 
@@ -153,7 +154,7 @@ class PlainStep:
         from model.init import Init
         from model.student import Student
         from model.teacher import Teacher
-        from recipes.train.modality import MODALITIES
+        from recipes.modalities.registry import MODALITIES
 
         frontend = MODALITIES[recipe.modality].build_frontend(recipe)
         self.recipe = recipe

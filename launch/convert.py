@@ -6,8 +6,9 @@ python launch/convert.py inspect runs/text_tiny
 import argparse
 import sys
 
-from recipes.checkpoint import consolidate, inspect
-from recipes.train.cli import exit_code_of
+from recipes.checkpoint import inspect
+from recipes.cluster.command import exit_code_of
+from recipes.interop import consolidate
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -5,8 +5,8 @@ python launch/ledger.py runs/text_base --mtbf-hours 24
 
 import sys
 
+from recipes.cluster.command import exit_code_of
 from recipes.ledger.ledger import build_parser, run_ledger
-from recipes.train.cli import exit_code_of
 
 if __name__ == "__main__":
     args = build_parser(__doc__ or "").parse_args()

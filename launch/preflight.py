@@ -5,8 +5,8 @@ srun --ntasks-per-node=1 python launch/preflight.py --run-dir runs/wiki
 
 import sys
 
-from recipes.cluster.preflight import build_parser, run_preflight
-from recipes.train.cli import exit_code_of
+from recipes.cluster.command import exit_code_of
+from recipes.cluster.preflight.command import build_parser, run_preflight
 
 if __name__ == "__main__":
     args = build_parser(__doc__ or "").parse_args()

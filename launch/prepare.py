@@ -5,8 +5,8 @@ python launch/prepare.py text --recipe text_base --data corpus/ --out prepared/c
 
 import sys
 
+from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries
-from recipes.train.cli import exit_code_of
 from recipes.train.prepare import build_parser, run_prepare
 
 if __name__ == "__main__":

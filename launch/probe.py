@@ -5,8 +5,8 @@ python launch/probe.py --from runs/text_tiny --task cloze
 
 import sys
 
+from recipes.cluster.command import exit_code_of
 from recipes.finetune.probe import build_parser, run_probe
-from recipes.train.cli import exit_code_of
 
 if __name__ == "__main__":
     args = build_parser(__doc__ or "").parse_args()

@@ -1,7 +1,7 @@
 """The recipe that a command asks for, and settings of it that contradict each other, found before anything is built.
 
 Torch-free. Each section's types are checked where it is parsed (recipes/config.py), what the ds_config adds in
-recipes/train/ds_config.py."""
+recipes/ds_config.py."""
 
 import math
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 """What is learned: the Recipe and its sections, `--set` overrides, and the way to and from JSON. Torch-free; ds_configs
-(how it runs) are read in recipes/train/ds_config.py."""
+(how it runs) are read in recipes/ds_config.py."""
 
 import difflib
 import math

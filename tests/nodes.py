@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from recipes.cluster.facts import ALL_REDUCE, EXCHANGE, MEMORY, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device, Facts
+from recipes.cluster.preflight.facts import ALL_REDUCE, EXCHANGE, MEMORY, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device, Facts
 
 FIT = Facts(
     host="",

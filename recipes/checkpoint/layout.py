@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from recipes.durable import write_text_atomically
 from recipes.errors import ConfigError, DamagedCheckpoint
+from recipes.system.durable import write_text_atomically
 
 FORMAT = 2
 KINDS = ("master", "exp_avg", "exp_avg_sq", "shadow")

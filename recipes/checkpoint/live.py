@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from recipes.checkpoint.layout import KINDS, ParameterEntry, Range
+from recipes.engine import shards
+from recipes.engine.build import Engines
 from recipes.errors import ConfigError
-from recipes.train import shards
-from recipes.train.engine import Engines
 
 
 def entry_of(parameter: nn.Parameter, tp_size: int) -> ParameterEntry:

@@ -10,10 +10,10 @@ import torch.distributed as dist
 from recipes.checkpoint.layout import KINDS, Manifest, candidates
 from recipes.checkpoint.live import check_same_architecture, entries, shard_of
 from recipes.checkpoint.load import CheckpointReader
+from recipes.cluster.world import World
+from recipes.engine import shards
+from recipes.engine.build import Engines
 from recipes.errors import ConfigError, DamagedCheckpoint
-from recipes.train import shards
-from recipes.train.engine import Engines
-from recipes.train.world import World
 
 Report = Callable[[Path, str], Any]
 Alive = Callable[[], Any]
@@ -25,7 +25,7 @@ def load_newest(run_dir: Path, engines: Engines, world: World, report: Report, a
 
     Raises: ConfigError for another architecture or format, or where none can be read.
     """
-    folders = world.once(lambda: candidates(run_dir))
+    folders = world.on_rank_zero(lambda: candidates(run_dir))
     reasons = []
     for folder in folders:
         manifest, problem = None, None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from recipes.checkpoint.layout import candidates, step_of
 from recipes.config import CheckpointConfig
-from recipes.durable import sync
+from recipes.system.durable import sync
 
 
 def outdated(folders: list[Path], config: CheckpointConfig) -> list[Path]:

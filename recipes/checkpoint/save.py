@@ -30,11 +30,11 @@ from recipes.checkpoint.layout import (
 from recipes.checkpoint.live import entries, owned_shards
 from recipes.checkpoint.retention import apply_retention, remove_folder
 from recipes.checkpoint.tensor_file import hashes_of, write_tensors
+from recipes.cluster.world import LONGEST_PREPARATION, World
 from recipes.config import CheckpointConfig
-from recipes.durable import sync, write_text_atomically
+from recipes.engine.build import Engines
 from recipes.errors import DamagedCheckpoint
-from recipes.train.engine import Engines
-from recipes.train.world import LONGEST_PREPARATION, World
+from recipes.system.durable import sync, write_text_atomically
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ class CheckpointSaver:
         start = time.perf_counter()
         target = step_folder(self._run_dir, manifest.counters.step)
         # A name of its own: a rank that outlived a killed launch must not write into the next one's folder.
-        temporary = self._world.once(lambda: target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp"))
-        problem = self._world.once(lambda: problem_of(lambda: temporary.mkdir(parents=True)))
+        temporary = self._world.on_rank_zero(lambda: target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp"))
+        problem = self._world.on_rank_zero(lambda: problem_of(lambda: temporary.mkdir(parents=True)))
         files: list[FileEntry] = []
         if problem is None:
             problem, files = self._write_files(temporary, places)
         if problem is None:
             complete = replace(manifest, files=tuple(files))
-            problem = self._world.once(lambda: problem_of(lambda: self._publish(temporary, target, complete)))
-        leftover = self._world.once(lambda: problem_of(lambda: self._tidy(temporary, problem)))
+            problem = self._world.on_rank_zero(lambda: problem_of(lambda: self._publish(temporary, target, complete)))
+        leftover = self._world.on_rank_zero(lambda: problem_of(lambda: self._tidy(temporary, problem)))
         num_bytes = sum(file.bytes for file in files)
         return SaveOutcome(manifest.counters.step, problem, leftover, copy_seconds, time.perf_counter() - start, num_bytes)
 

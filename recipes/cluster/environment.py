@@ -52,7 +52,7 @@ def export_world() -> LaunchedWorld:
     world = world_from_environment()
     os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))
     if slurm.is_in_step() and "MASTER_ADDR" not in os.environ:
-        address, port = slurm.meeting_point()
+        address, port = slurm.rendezvous_point()
         os.environ["MASTER_ADDR"] = address
         os.environ.setdefault("MASTER_PORT", str(port))
     if world.local_size is not None:

@@ -43,7 +43,7 @@ def tasks_per_node(text: str) -> list[int]:
     return counts
 
 
-def meeting_point() -> tuple[str, int]:
+def rendezvous_point() -> tuple[str, int]:
     """Where the tasks of this step find each other: the node of its first task, and a port of its own for each job, attempt and step."""
     env = os.environ
     job, step, attempt = (int(env.get(f"SLURM_{name}", "0")) for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))

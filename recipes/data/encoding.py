@@ -8,7 +8,7 @@ import numpy as np
 
 from recipes.data.source import TextSource
 from recipes.data.tokenizer import encode
-from recipes.processes import run_in_order
+from recipes.system.processes import run_in_order
 
 BATCH_BYTES = 1 << 18
 

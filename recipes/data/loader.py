@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as MapDataset
 from model.batch import Batch
 from recipes.data.media import BadItem
 from recipes.errors import ConfigError
-from recipes.processes import STOP_SIGNALS, deaf_children, follow_parent
+from recipes.system.processes import STOP_SIGNALS, follow_parent, signals_blocked_in_children
 
 Example = TypeVar("Example")
 EVAL_EPOCH = 0
@@ -181,7 +181,7 @@ class UpdateLoader:
             generator=torch.Generator(),  # the default one is the dropout's
             **workers,
         )
-        with deaf_children():  # until _begin_work runs
+        with signals_blocked_in_children():  # until _begin_work runs
             return iter(loader)
 
 

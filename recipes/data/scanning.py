@@ -14,7 +14,7 @@ import numpy as np
 from recipes.data.media import BadItem, Media, UndecodableError, bad_item
 from recipes.data.media_items import Place, open_items
 from recipes.data.progress import ByteProgress
-from recipes.processes import run_in_order
+from recipes.system.processes import run_in_order
 
 ITEMS_PER_TASK = 512
 ITEMS_PER_PROCESS = 4096

@@ -24,9 +24,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike
 
-from recipes.durable import sync
 from recipes.errors import ConfigError
-from recipes.liveness import is_alive
+from recipes.system.durable import sync
+from recipes.system.liveness import is_alive
 
 FORMAT_VERSION = 1
 CONTENT_FILES = ("tokenizer.model", "tokens.bin", "paragraph_ends.bin", "document_ends.bin", "train.npy", "valid.npy")

@@ -17,12 +17,12 @@ from model.batch import Batch
 from recipes.config import Recipe
 from recipes.data.audio import AUDIO, decode_audio, normalize
 from recipes.data.images import IMAGES, center_view, decode_image
+from recipes.data.labelled_text import load_split
 from recipes.data.media import Media, MediaKind, open_media
 from recipes.data.speech import SpeechExample, collate_speech
 from recipes.data.tokenizer import BOS, PAD, encode
 from recipes.data.vision import VisionExample, collate_vision
 from recipes.errors import ConfigError
-from recipes.finetune.table import load_split
 
 BATCH = 32
 Collate = Callable[[list[Any]], Batch]

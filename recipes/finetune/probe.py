@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from recipes.cluster.environment import quiet_libraries, world_from_environment
-from recipes.durable import write_text_atomically
 from recipes.errors import ConfigError
+from recipes.system.durable import write_text_atomically
 
 DEFAULT_TASK = {"text": "cloze"}
 """Elsewhere `classify`."""
@@ -44,8 +44,8 @@ def run_probe(args: argparse.Namespace) -> int:
     if world_size > 1:
         raise ConfigError(f"the probe runs on one process, {world_size} were started; use python launch/probe.py")
     quiet_libraries()
+    from recipes.cluster.world import join_world, leave_world
     from recipes.finetune.trunk import find_source  # seconds of imports
-    from recipes.train.world import join_world, leave_world
 
     source = find_source(args.source)
     task = args.task or DEFAULT_TASK.get(source.recipe.modality, "classify")

@@ -15,7 +15,7 @@ from recipes.checkpoint.layout import newest
 from recipes.checkpoint.load import CheckpointReader
 from recipes.config import Recipe, recipe_from_dict
 from recipes.errors import ConfigError
-from recipes.train.modality import MODALITIES
+from recipes.modalities.registry import MODALITIES
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """How big a recipe is: parameters, FLOPs of a step, bytes per rank. Torch-free arithmetic; activations are not counted."""
 
 from recipes.config import Recipe
-from recipes.train.ds_config import EngineConfig
+from recipes.ds_config import EngineConfig
 
 FORWARDS_PER_STEP = 4  # the student's forward and backward are three, the teacher's forward one
 

@@ -5,25 +5,22 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from recipes.check import resolve_recipe
-from recipes.cluster.environment import is_first_on_node, is_first_rank, quiet_libraries, world_from_environment
+from recipes.cluster.command import exit_code_of
+from recipes.cluster.environment import is_first_rank, quiet_libraries, world_from_environment
 from recipes.cluster.slurm import node_name, note_on_idle_nodes
 from recipes.config import Recipe, recipe_to_dict
-from recipes.errors import ConfigError, LocalError, Stopped, TrainingBroken
+from recipes.ds_config import EngineConfig, load_ds_config, resolve
+from recipes.errors import ConfigError, LocalError
 from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes
-from recipes.train.ds_config import EngineConfig, load_ds_config, resolve
-from recipes.train.preempt import exit_at_once
-from recipes.train.run_dir import check_same_recipe
+from recipes.run_dir.run_dir import check_same_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-LAST_SECONDS = 1.0
-"""How much later than the rank that speaks the others end: a launcher kills all as soon as it sees that one has ended badly."""
 VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "soundfile", "torchaudio", "pillow", "numpy")
 
 
@@ -46,24 +43,6 @@ def pretrain_main(description: str, recipes: dict[str, Callable[[], Recipe]], de
     return exit_code_of(lambda: _run(args, recipes))
 
 
-def exit_code_of(command: Callable[[], int]) -> int:
-    """Run a command and turn a user's error into one line on rank 0 and its exit code. Defects keep their traceback."""
-    try:
-        return command()
-    except (ConfigError, TrainingBroken) as error:
-        if is_first_rank() or (isinstance(error, LocalError) and is_first_on_node()):
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        else:
-            time.sleep(LAST_SECONDS)
-        return error.exit_code
-    except Stopped as stop:
-        if is_first_rank():
-            print(stop)
-        return stop.exit_code
-    except KeyboardInterrupt:
-        exit_at_once()  # Python would wait for a thread that writes
-
-
 def _run(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> int:
     try:
         recipe, config = _resolve(args, recipes)
@@ -75,7 +54,7 @@ def _run(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> 
     if is_first_rank() and (note := note_on_idle_nodes(sys.argv)):
         print(note)
     quiet_libraries()
-    from recipes.train.pretrain import pretrain  # seconds of imports
+    from recipes.train.loop import pretrain  # seconds of imports
 
     return pretrain(recipe, config, run_dir, launch_facts())
 

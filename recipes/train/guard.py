@@ -9,21 +9,21 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from recipes.cluster.world import World
 from recipes.config import GuardConfig, Recipe
 from recipes.data.loader import Position, rank_share
+from recipes.ds_config import BatchPlan
+from recipes.engine import shards
+from recipes.engine.build import Engines
 from recipes.errors import TrainingBroken
-from recipes.train import shards
-from recipes.train.ds_config import BatchPlan
-from recipes.train.engine import Engines
 from recipes.train.spikes import Spike, SpikeStatistic
-from recipes.train.world import World
 
 NAMED_PARAMETERS = 3
 """Of those with a non-finite gradient an event names the first."""
 
 
 @dataclass(frozen=True)
-class Verdict:
+class UpdateHealth:
     """What all ranks know of an update before its step. Sums and counts over all of them."""
 
     loss: float
@@ -61,7 +61,7 @@ class UpdateGuard:
         """The loss of one micro-batch (a sum over its masked positions); it stays where it is, and nothing waits for it."""
         self._losses.append(loss.detach().double())
 
-    def judge(self, masked: int) -> Verdict:
+    def judge(self, masked: int) -> UpdateHealth:
         """Before the step of an update with `masked` positions: read losses and gradient (the one wait for the device), and agree."""
         parallel, student = self._engines.parallel, self._engines.student
         counted: list[nn.Parameter] = []
@@ -81,12 +81,12 @@ class UpdateGuard:
         total = torch.tensor(own, dtype=torch.float64)
         dist.all_reduce(total, group=self._world.control)
         bad_losses, bad_gradients, loss, square = total.tolist()
-        verdict = Verdict(loss / masked, math.sqrt(square), int(bad_losses), int(bad_gradients))
+        verdict = UpdateHealth(loss / masked, math.sqrt(square), int(bad_losses), int(bad_gradients))
         if not verdict.is_finite:
             return verdict
-        return Verdict(verdict.loss, verdict.grad_norm, 0, 0, tuple(self._spikes.find(verdict.loss, verdict.grad_norm)))
+        return UpdateHealth(verdict.loss, verdict.grad_norm, 0, 0, tuple(self._spikes.find(verdict.loss, verdict.grad_norm)))
 
-    def step(self, verdict: Verdict) -> Skip | None:
+    def step(self, verdict: UpdateHealth) -> Skip | None:
         """Apply the update, or discard it and say why. A gradient overflow in fp16 is left to the loss scaler."""
         student = self._engines.student
         reason = reason_to_skip(verdict, self._config, is_scaled=student.fp16_enabled())
@@ -100,7 +100,7 @@ class UpdateGuard:
         self._spikes.add(verdict.loss, verdict.grad_norm)
         return None
 
-    def _blame(self, verdict: Verdict) -> tuple[dict[str, Any], ...]:
+    def _blame(self, verdict: UpdateHealth) -> tuple[dict[str, Any], ...]:
         """Where it began: a bad loss makes gradients bad on other ranks too, which are then not listed."""
         bad = [number for number, loss in enumerate(self._losses) if not torch.isfinite(loss)]
         parameters = shards.named_parameters(self._engines.student)
@@ -111,7 +111,7 @@ class UpdateGuard:
         return tuple(rank for rank in gathered if rank["micro_batches" if verdict.ranks_with_bad_loss else "parameters"])
 
 
-def reason_to_skip(verdict: Verdict, config: GuardConfig, *, is_scaled: bool) -> str | None:
+def reason_to_skip(verdict: UpdateHealth, config: GuardConfig, *, is_scaled: bool) -> str | None:
     """Why an update must not be applied; None where it may. `is_scaled`: fp16, whose loss scaler needs to see an overflow."""
     if verdict.ranks_with_bad_loss:
         return "non-finite loss"

@@ -11,8 +11,8 @@ import torch
 from tqdm import tqdm
 
 from recipes.config import Recipe
-from recipes.json_lines import JsonLines
 from recipes.plan.size import step_flops
+from recipes.system.json_lines import JsonLines
 
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bf16, from the vendor's data sheets
 WANDB_PATIENCE_SECONDS = 20.0

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from recipes.json_lines import read_rows
+from recipes.system.json_lines import read_rows
 
 CURVES = "curves.png"
 PANELS = (

@@ -1,23 +1,19 @@
 """Stopping on request: signals, a time limit and a file set a flag, the loop reads it at a step boundary. Saving and leaving is the
 loop's. Torch-free."""
 
-import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
-from recipes.cluster.environment import is_first_rank
-from recipes.errors import EXIT_INTERRUPTED, Stopped
-from recipes.processes import STOP_SIGNALS
+from recipes.cluster.command import exit_at_once
+from recipes.errors import Stopped
+from recipes.system.processes import STOP_SIGNALS
 
-INTERRUPTED = "interrupted; what was saved stays valid and the same command continues"
 FILE_PERIOD_SECONDS = 1.0
 PATIENCE_SECONDS = 3.0
 """After a second SIGINT: how long a process may take to leave by itself."""
@@ -109,12 +105,3 @@ class StopRequest:
                 interrupts += received.count(signal.SIGINT)
         if interrupts > 1 and not self._left.wait(PATIENCE_SECONDS):
             exit_at_once()
-
-
-def exit_at_once() -> NoReturn:
-    """Say so on rank 0 and end this process without waiting for its threads."""
-    if is_first_rank():
-        sys.stderr.write(INTERRUPTED + "\n")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(EXIT_INTERRUPTED)

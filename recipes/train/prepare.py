@@ -24,7 +24,7 @@ def run_prepare(args: argparse.Namespace) -> int:
     """Prepare and say what to type next. Raises: ConfigError."""
     name = args.recipe or default_recipe(args.modality)
     recipe = resolve_recipe(name, RECIPES[args.modality], args.set, args.data)
-    from recipes.train.modality import MODALITIES  # seconds of imports
+    from recipes.modalities.registry import MODALITIES  # seconds of imports
 
     folder = MODALITIES[args.modality].prepare(recipe, args.out, num_processes=args.processes, progress=True, log=print)
     changes = "".join(f" --set {assignment}" for assignment in args.set)

@@ -1,9 +1,9 @@
-"""What is told of a run while it trains: events of an update, a logged step, how it ended. When: recipes/train/pretrain.py."""
+"""What is told of a run while it trains: events of an update, a logged step, how it ended. When: recipes/train/loop.py."""
 
 from dataclasses import asdict
 from typing import Any
 
-from recipes.train.guard import Skip, Verdict, blamed_samples, check_collapse
+from recipes.train.guard import Skip, UpdateHealth, blamed_samples, check_collapse
 from recipes.train.metrics import Interval
 from recipes.train.plot import plot_metrics
 from recipes.train.state import TrainState
@@ -17,7 +17,7 @@ def tell(state: TrainState, kind: str, **facts: Any) -> None:
         state.run_dir.event(kind, step=state.step, **facts)
 
 
-def tell_update(state: TrainState, verdict: Verdict, skip: Skip | None, seconds: float) -> None:
+def tell_update(state: TrainState, verdict: UpdateHealth, skip: Skip | None, seconds: float) -> None:
     """Events of the update that has just ended, where there is anything to say."""
     update = state.counters.update - 1
     for spike in verdict.spikes:

@@ -8,7 +8,7 @@ from recipes.checkpoint.layout import Counters, newest, step_of
 from recipes.checkpoint.save import CheckpointSaver, SaveOutcome
 from recipes.config import Recipe, recipe_to_dict
 from recipes.errors import ConfigError
-from recipes.train.run_dir import RunDir
+from recipes.run_dir.run_dir import RunDir
 
 SmallStates = Callable[[], dict[str, Any]]
 

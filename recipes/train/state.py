@@ -15,25 +15,25 @@ from recipes.checkpoint.layout import Counters, newest, read_manifest, step_fold
 from recipes.checkpoint.restore import load_newest
 from recipes.checkpoint.retention import remove_leftovers
 from recipes.checkpoint.save import CheckpointSaver
+from recipes.cluster.world import World
+from recipes.cluster.world_check import check_run_dir, check_same, check_world
 from recipes.config import Recipe, recipe_to_dict
 from recipes.data.loader import Dataset, UpdateLoader, UpdateOrder, check_enough, rank_share
+from recipes.ds_config import BatchPlan, EngineConfig
+from recipes.engine import shards
+from recipes.engine.build import Engines, build_engines
 from recipes.errors import ConfigError
+from recipes.modalities.registry import MODALITIES
+from recipes.objectives.evaluate import heldout_batches
 from recipes.plan.size import num_parameters
-from recipes.train import shards
+from recipes.run_dir.run_dir import RunDir, check_same_data, check_same_recipe
 from recipes.train.bad_items import BadItems
-from recipes.train.ds_config import BatchPlan, EngineConfig
-from recipes.train.engine import Engines, build_engines
-from recipes.train.evaluate import heldout_batches
 from recipes.train.metrics import Interval, MetricsWriter
-from recipes.train.modality import MODALITIES
 from recipes.train.plot import CURVES, plot_metrics
 from recipes.train.preempt import StopRequest
-from recipes.train.run_dir import RunDir, check_same_data, check_same_recipe
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
-from recipes.train.world import World
-from recipes.train.world_check import check_run_dir, check_same, check_world
-from recipes.watch import last_words
+from recipes.watch import endings
 from recipes.watch.watch import Watch
 
 
@@ -100,7 +100,7 @@ def setup(
     """
     start = time.perf_counter()
     check_world(world, recipe, config, facts)
-    expected = world.once(lambda: _take(path, recipe, world, owned, stop))
+    expected = world.on_rank_zero(lambda: _take(path, recipe, world, owned, stop))
     if expected.step >= recipe.run.max_steps:
         if world.rank == 0:
             if not (path / CURVES).exists():  # it was killed after its last save
@@ -108,15 +108,15 @@ def setup(
             name = step_folder(path, expected.step).name
             print(f"{path} is finished ({name}); --set run.max_steps=N continues it, another --run-dir starts a new run")
         return None
-    check_run_dir(world, path, world.once(lambda: owned[0].token))
+    check_run_dir(world, path, world.on_rank_zero(lambda: owned[0].token))
     watch.start()
     modality = MODALITIES[recipe.modality]
     with watch.paused("prepare"):
-        prepared = world.once(lambda: _prepare(recipe, path / "prepared", stop))
+        prepared = world.on_rank_zero(lambda: _prepare(recipe, path / "prepared", stop))
     watch.beat(expected.step, "data set")
-    train_data, heldout = world.everywhere(lambda: modality.open_data(recipe, prepared))
+    train_data, heldout = world.on_all_ranks(lambda: modality.open_data(recipe, prepared))
     check_same(world, {"the data's fingerprint": train_data.fingerprint})
-    world.once(lambda: owned[0].accepted.update(check_same_data(path, recipe, train_data.fingerprint)))
+    world.on_rank_zero(lambda: owned[0].accepted.update(check_same_data(path, recipe, train_data.fingerprint)))
     parallel = init_parallel(config.batch.tp_size, world.device.type)
     heldout_batches(recipe, heldout, config.batch.micro_batch_size, parallel)  # complains now rather than at the first evaluation
     loader = build_loader(recipe, train_data, config.batch, parallel.dp_rank, first_update=expected.update)
@@ -135,7 +135,7 @@ def setup(
     spikes.load(manifest.facts["spikes"] if manifest else {})
     state = TrainState(recipe, config, world, engines, data, counters, saving, spikes, stop, watch)
     state.beat("logs")
-    world.once(lambda: _open_logs(state, owned[0], facts, time.perf_counter() - start))
+    world.on_rank_zero(lambda: _open_logs(state, owned[0], facts, time.perf_counter() - start))
     return state
 
 
@@ -148,15 +148,15 @@ def _take(path: Path, recipe: Recipe, world: World, owned: list[RunDir], stop: S
     checkpoint = newest(path)
     counters = read_manifest(checkpoint).counters if checkpoint else Counters()
     if counters.step < recipe.run.max_steps:
-        last_words.forget(path / last_words.FOLDER)  # before any watcher of this launch runs
+        endings.forget(path / endings.FOLDER)  # before any watcher of this launch runs
         if (path / "config.json").exists():
-            _call_roll(path, world)
+            _write_roster(path, world)
     return counters
 
 
-def _call_roll(path: Path, world: World) -> None:
+def _write_roster(path: Path, world: World) -> None:
     with suppress(OSError):  # a full disk: then nobody knows of a rank that leaves no word
-        last_words.call_roll(path / last_words.FOLDER, world.hosts)
+        endings.write_roster(path / endings.FOLDER, world.hosts)
 
 
 def _report_damage(run_dir: RunDir | None, folder: Path, reason: str) -> None:
@@ -197,7 +197,7 @@ def _open_logs(state: TrainState, run_dir: RunDir, facts: dict[str, Any], second
     content = {"recipe": recipe_to_dict(recipe), "deepspeed_config": state.config.path, **facts}
     topology = {"world_size": batch.world_size, "tp_size": batch.tp_size}
     run_dir.save_config(content | topology)
-    _call_roll(run_dir.path, state.world)  # now there is a run
+    _write_roster(run_dir.path, state.world)  # now there is a run
     lines, lost_steps, lost_seconds = run_dir.open_metrics(state.step)
     state.writer = MetricsWriter(lines, recipe, run_dir.path, state.engines.device, state.step)
     lost = {"lost_steps": lost_steps, "lost_seconds": lost_seconds, "last_seen": run_dir.last_seen}

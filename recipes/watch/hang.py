@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from recipes.watch.last_words import FINE
+from recipes.watch.endings import FINE
 
 Report = dict[str, Any]
 NUM_FRAMES = 8
@@ -22,7 +22,7 @@ _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.M)
 
 
 @dataclass(frozen=True)
-class Behind:
+class Straggler:
     """A rank that is named, and why. Without a report of it neither step nor phase are known."""
 
     rank: int
@@ -36,12 +36,12 @@ class Behind:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class HangReport:
     """Who is behind; nobody where all ranks are in the same place."""
 
     seconds: float
     num_ranks: int
-    behind: list[Behind]
+    behind: list[Straggler]
     speaker: str
     """The rank that tells, with its node."""
     place: str
@@ -65,7 +65,7 @@ class Verdict:
         return asdict(self)
 
 
-def judge(own: Report, reports: Mapping[int, Report], stacks: Mapping[int, str], hosts: Sequence[str]) -> Verdict:
+def judge(own: Report, reports: Mapping[int, Report], stacks: Mapping[int, str], hosts: Sequence[str]) -> HangReport:
     """The verdict of the rank of `own` over all `reports` by rank, its own among them; `hosts` has the host of every rank that
     could have reported."""
     hanging = {rank: report for rank, report in reports.items() if report["ended"] == "hang"}
@@ -75,7 +75,7 @@ def judge(own: Report, reports: Mapping[int, Report], stacks: Mapping[int, str],
         reasons = _stopped(hanging) or _least(hanging, reports) or _elsewhere(frames)
         behind = [_behind(hanging[rank], why, frames[rank]) for rank, why in sorted(reasons.items())]
     speaker = f"rank {own['rank']} on {own['host']}"
-    return Verdict(own["silent_seconds"], len(hosts), behind, speaker, f"step {own['step']}, {own['phase']}")
+    return HangReport(own["silent_seconds"], len(hosts), behind, speaker, f"step {own['step']}, {own['phase']}")
 
 
 def main_frames(stack: str, main_thread: int) -> list[str]:
@@ -90,13 +90,13 @@ def main_frames(stack: str, main_thread: int) -> list[str]:
     return [f"{'/'.join(path.split('/')[-3:])}:{line} {name}" for path, line, name in found[:NUM_FRAMES]]
 
 
-def _absent(reports: Mapping[int, Report], hosts: Sequence[str]) -> list[Behind]:
+def _absent(reports: Mapping[int, Report], hosts: Sequence[str]) -> list[Straggler]:
     """Ranks that run no more, or do not answer: they cannot come to any collective."""
     found = []
     for rank, host in enumerate(hosts):
         report = reports.get(rank)
         if report is None:
-            found.append(Behind(rank, host, "no answer: its node is frozen or gone, or its watcher is"))
+            found.append(Straggler(rank, host, "no answer: its node is frozen or gone, or its watcher is"))
         elif report["ended"] == "silent":
             found.append(_behind(report, "has ended without a word", []))
         elif report["ended"] != "hang" and report["ended"]["code"] not in FINE:
@@ -122,9 +122,9 @@ def _elsewhere(frames: Mapping[int, Iterable[str]]) -> dict[int, str]:
     return {rank: "not in a collective, as others are" for rank in frames if inside and rank not in inside}
 
 
-def _behind(report: Report, why: str, frames: list[str]) -> Behind:
-    return Behind(report["rank"], report["host"], why, report["step"], report["phase"], report["time"], frames)
+def _behind(report: Report, why: str, frames: list[str]) -> Straggler:
+    return Straggler(report["rank"], report["host"], why, report["step"], report["phase"], report["time"], frames)
 
 
-def _why(one: Behind) -> str:
+def _why(one: Straggler) -> str:
     return f"{one.why}, step {one.step}, {one.phase}" if one.phase else one.why

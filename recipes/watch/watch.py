@@ -1,6 +1,6 @@
 """A rank's side of the watch: signs of life, last words, and the process that sees to both being heard. Torch-free.
 
-A rank cannot notice itself that it hangs, so a small process beside it does: watcher.py. What all ranks leave: last_words.py.
+A rank cannot notice itself that it hangs, so a small process beside it does: watcher.py. What all ranks leave: endings.py.
 """
 
 import faulthandler
@@ -18,9 +18,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from recipes.errors import EXIT_INTERRUPTED
-from recipes.processes import stop_signals_blocked
+from recipes.system.processes import stop_signals_blocked
 from recipes.watch.heartbeat import SIZE, Memory, write_beat, write_time
-from recipes.watch.watcher import DUMP_SIGNAL, Charge
+from recipes.watch.watcher import DUMP_SIGNAL, WatchTarget
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from recipes.watch.watcher import main; main(*map(int, sys.argv[2:]))"
@@ -36,7 +36,7 @@ class Watch:
     def __init__(self, folder: Path, rank: int, hosts: Sequence[str], hang_seconds: float) -> None:
         """`folder`: where the watchers write; `hosts`: of every rank; `hang_seconds`: silence that is a hang, 0 for none."""
         thread = threading.main_thread().ident or 0
-        self._charge = Charge(str(folder.absolute()), rank, list(hosts), os.getpid(), thread, hang_seconds)
+        self._charge = WatchTarget(str(folder.absolute()), rank, list(hosts), os.getpid(), thread, hang_seconds)
         self._memory: Memory = bytearray(SIZE)
         self._count, self._step, self._paused = 0, 0, False
         self._watcher: subprocess.Popen[bytes] | None = None

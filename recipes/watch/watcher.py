@@ -18,13 +18,13 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-from recipes.durable import write_text_atomically
 from recipes.errors import EXIT_INTERRUPTED, ConfigError
-from recipes.json_lines import append_whole
-from recipes.liveness import read_stat
-from recipes.watch.hang import Report, Verdict, judge
+from recipes.system.durable import write_text_atomically
+from recipes.system.json_lines import append_whole
+from recipes.system.liveness import read_stat
+from recipes.watch.endings import FINE, HANG, read_records, record_file, stack_file
+from recipes.watch.hang import HangReport, Report, judge
 from recipes.watch.heartbeat import SIZE, Beat, read_beat
-from recipes.watch.last_words import FINE, HANG, read_records, record_file, stack_file
 
 Result = TypeVar("Result")
 DUMP_SIGNAL = signal.SIGRTMIN + 7
@@ -42,7 +42,7 @@ GLANCE_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
-class Charge:
+class WatchTarget:
     """Whom a watcher watches, and where it tells. The rank leaves it in the shared memory."""
 
     folder: str
@@ -96,7 +96,7 @@ class Silence:
 class Watcher:
     """Watches one rank until that ends."""
 
-    def __init__(self, charge: Charge, memory: mmap, pipe: int, stacks: int) -> None:
+    def __init__(self, charge: WatchTarget, memory: mmap, pipe: int, stacks: int) -> None:
         """`pipe`: last words come through it, and it closes when the rank ends; `stacks`: the file that the rank dumps into."""
         self._charge, self._memory, self._pipe, self._stacks = charge, memory, pipe, stacks
         self._folder = SharedFolder(Path(charge.folder))
@@ -243,7 +243,7 @@ def is_whole(stacks: str, main_thread: int) -> bool:
     return last != stacks and last.endswith((" in <module>\n", "\n  ...\n"))
 
 
-def append_event(path: Path, step: int, verdict: Verdict) -> None:
+def append_event(path: Path, step: int, verdict: HangReport) -> None:
     """One whole line at the end of the log. Its owner, rank 0's process, does not write any more: it hangs, and is killed next."""
     behind = [{"rank": one.rank, "host": one.host, "why": one.why} for one in verdict.behind]
     row: dict[str, Any] = {"time": time.time(), "event": "hang", "step": step, "seconds": verdict.seconds, "behind": behind}
@@ -255,6 +255,6 @@ def main(memory: int, pipe: int, stacks: int) -> None:
     """What a watcher's process runs; the arguments are descriptors that it has inherited."""
     # Stop requests are blocked already; a terminal that closes must not end it before its rank either.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    charge = Charge(**json.loads(os.pread(memory, 1 << 24, SIZE)))
+    charge = WatchTarget(**json.loads(os.pread(memory, 1 << 24, SIZE)))
     Watcher(charge, mmap(memory, SIZE, prot=PROT_READ), pipe, stacks).watch()
     os._exit(0)  # a thread may wait for a disk that never answers

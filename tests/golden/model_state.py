@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from model.batch import Batch
 from model.parallel import init_parallel
 from recipes.config import Recipe
+from recipes.ds_config import EngineConfig, resolve
+from recipes.engine import shards
+from recipes.engine.build import Engines, build_engines
 from recipes.errors import ConfigError
-from recipes.train import shards
-from recipes.train.ds_config import EngineConfig, resolve
-from recipes.train.engine import Engines, build_engines
 
 
 def build(recipe: Recipe, tp_size: int) -> Engines:

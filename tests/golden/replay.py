@@ -22,13 +22,14 @@ from through_loop import replay_updates
 from torch import Tensor
 
 from model.batch import Batch
+from recipes.cluster.world import World, join_world, leave_world
 from recipes.config import Recipe
+from recipes.engine import shards
+from recipes.engine.build import Engines
 from recipes.errors import ConfigError
 from recipes.interop.names import NameTable
-from recipes.train import objective, shards
-from recipes.train.engine import Engines
+from recipes.objectives import data2vec as objective
 from recipes.train.schedule import ema_decay
-from recipes.train.world import World, join_world, leave_world
 
 
 def replay_fairseq(case: Path, tp_size: int, report: Report) -> None:

@@ -24,18 +24,18 @@ from model.batch import Batch
 from model.student import take_masked
 from recipes.checkpoint.layout import Counters
 from recipes.checkpoint.save import CheckpointSaver
+from recipes.cluster.world import World
 from recipes.config import OptimConfig, Recipe, TextDataConfig
+from recipes.ds_config import EngineConfig
+from recipes.engine import shards
+from recipes.engine.build import Engines
 from recipes.errors import ConfigError
-from recipes.train import shards
 from recipes.train.bad_items import BadItems
-from recipes.train.ds_config import EngineConfig
-from recipes.train.engine import Engines
+from recipes.train.loop import train_step
 from recipes.train.preempt import StopRequest
-from recipes.train.pretrain import train_step
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
 from recipes.train.state import TrainData, TrainState, build_loader
-from recipes.train.world import World
 from recipes.watch.watch import Watch
 
 NOT_INPUTS = ("pred", "target")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from recipes.cluster.slurm import node_name
-from recipes.watch.last_words import first_failure, read_endings
+from recipes.watch.endings import first_failure, read_endings
 from tests.launching import PRETRAIN_TEXT, Ranks, launch, overrides, read_jsonl, start_ranks
 from tests.processes import processes_of
 
@@ -111,7 +111,7 @@ def test_a_rank_that_is_stopped_is_named_with_node_and_stack_and_the_run_ends_wi
     line = f"hang: no progress for 4 s; rank 0 on {HERE} is behind (stopped, step {behind['step']}, {behind['phase']}); stacks in"
     assert "".join(hung.told).count("hang: ") == 1 and hung.told[0] == f"{line} {run}/watch/\n"
     for rank in (0, 1):
-        assert "recipes/train/pretrain.py" in (run / "watch" / f"rank_{rank:05d}.stack.txt").read_text()
+        assert "recipes/train/loop.py" in (run / "watch" / f"rank_{rank:05d}.stack.txt").read_text()
     event = read_jsonl(run / "events.jsonl")[-1]
     assert event["event"] == "hang" and [one["rank"] for one in event["behind"]] == [0]
     assert str(first_failure(read_endings(run / "watch"))).startswith(f"rank 0 on {HERE} hung (stopped) at step ")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from recipes.cluster.facts import Device
+from recipes.cluster.preflight.facts import Device
 from tests.distributed import run_command
 from tests.launching import ROOT, contents, launch, refused, start_ranks
 from tests.nodes import Hooks, Measures, TellsArguments, die
@@ -83,7 +83,7 @@ class TellsLevels:
     """How loud libraries may be, told as the reason why locks could not be looked for."""
 
     def __call__(self) -> None:
-        from recipes.cluster import measure
+        from recipes.cluster.preflight import measure
 
         measure.stale_locks = self._instead  # type: ignore[assignment]
 
@@ -140,7 +140,7 @@ class Stuck:
     """A node whose file system does not answer."""
 
     def __call__(self) -> None:
-        from recipes.cluster import measure
+        from recipes.cluster.preflight import measure
 
         measure.versions = lambda: time.sleep(600)  # type: ignore[assignment,return-value]
 
@@ -177,7 +177,8 @@ class Hasty:
     """Files that will never appear are not waited for."""
 
     def __call__(self) -> None:
-        from recipes.cluster import node, preflight
+        from recipes.cluster.preflight import command as preflight
+        from recipes.cluster.preflight import node
 
         node.APPEARS_SECONDS = preflight.APPEARS_SECONDS = 0.1
 

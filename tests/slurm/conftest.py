@@ -40,7 +40,7 @@ def slurm(whole_cluster: Cluster) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def prepared(whole_cluster: Cluster) -> dict[str, Path]:
     """Modality -> made-up data as the tiny settings want them."""
-    from recipes.train.modality import MODALITIES  # seconds of imports, which a skipped folder need not pay
+    from recipes.modalities.registry import MODALITIES  # seconds of imports, which a skipped folder need not pay
 
     folders = {}
     for modality, write in WRITE.items():

@@ -16,17 +16,17 @@ from recipes.checkpoint.layout import KINDS, Counters, Manifest, step_folder
 from recipes.checkpoint.live import shard_of
 from recipes.checkpoint.restore import finish_load, load_checkpoint, load_newest
 from recipes.checkpoint.save import CheckpointSaver, SaveOutcome
+from recipes.cluster.world import World, join_world
 from recipes.config import CheckpointConfig, Recipe
-from recipes.train import shards
+from recipes.engine import shards
+from recipes.engine.build import build_engines
+from recipes.modalities.registry import MODALITIES
 from recipes.train.bad_items import BadItems
-from recipes.train.engine import build_engines
-from recipes.train.modality import MODALITIES
+from recipes.train.loop import train_step
 from recipes.train.preempt import StopRequest
-from recipes.train.pretrain import train_step
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
 from recipes.train.state import TrainData, TrainState, build_loader
-from recipes.train.world import World, join_world
 from recipes.watch.watch import Watch
 from tests.recipes.checkpoint.topology import Topology
 

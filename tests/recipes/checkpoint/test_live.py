@@ -18,7 +18,7 @@ def describe(topology: Topology, modalities: list[str], *settings: str) -> Seen:
     """Of each modality: the entries, and what this rank would write as (key, range, elements)."""
     from model.parallel import init_parallel
     from recipes.checkpoint.live import entries, owned_shards
-    from recipes.train.engine import build_engines
+    from recipes.engine.build import build_engines
 
     parallel, seen = init_parallel(topology.tp_size, "cpu"), {}
     for modality in modalities:

@@ -44,7 +44,7 @@ def misplaced(run: Any, whole: dict[str, Any]) -> list[str]:
     """Shards that are not the part of the whole tensor where they should lie: KIND/PARAMETER."""
     import torch
 
-    from recipes.train import shards
+    from recipes.engine import shards
 
     wrong, parameters = [], dict(shards.named_parameters(run.engines.student))
     for key, shard in run.local().items():

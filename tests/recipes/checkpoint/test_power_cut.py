@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from recipes.checkpoint.consolidate import consolidate
 from recipes.checkpoint.layout import step_folder
 from recipes.checkpoint.load import CheckpointReader
 from recipes.checkpoint.retention import apply_retention, remove_folder
 from recipes.config import CheckpointConfig
+from recipes.interop.consolidate import consolidate
 from tests.distributed import run_distributed
 from tests.durability import durable_moves
 from tests.recipes.checkpoint.models import write_model

@@ -86,7 +86,7 @@ def load_from_a_failing_disk(run: Any, newer: Path) -> tuple[int, list[tuple[str
 
 def watch_the_load(run: Any, told: list[tuple[str, str]]) -> dict[str, Any]:
     """Load the newest: its step, whether the ranks agree in the control group, and how often the watch is told of how many parameters."""
-    from recipes.train.shards import named_parameters
+    from recipes.engine.shards import named_parameters
     from tests.recipes.checkpoint.messages import groups_in_use
 
     alive: list[None] = []
@@ -222,7 +222,7 @@ def carry_loss_scale(prepared: Path, run_dir: Path) -> dict[str, Any]:
     import torch
     from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
 
-    from recipes.train import shards
+    from recipes.engine import shards
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run = LiveRun(small_recipe("text"), Topology(), prepared, run_dir)

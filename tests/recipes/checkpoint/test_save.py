@@ -204,8 +204,8 @@ def base_file_bytes() -> tuple[int, int, int]:
     from model.student import Student
     from recipes.checkpoint import tensor_file
     from recipes.checkpoint.layout import ParameterEntry, Range, range_to_json
+    from recipes.modalities.registry import MODALITIES
     from recipes.text import text_base
-    from recipes.train.modality import MODALITIES
 
     recipe, parallel = text_base(), init_parallel(1, "cpu")
     with torch.device("meta"):

@@ -34,7 +34,7 @@ def instead_of(name: str, function: Callable[..., Any]) -> Iterator[None]:
 
 def follow(run: Any) -> dict[str, Any]:
     """A save whose copy takes COPY_SECONDS and more, and whose writing waits until it is let go."""
-    from recipes.train.world import LONGEST_PREPARATION
+    from recipes.cluster.world import LONGEST_PREPARATION
     from tests.recipes.checkpoint.messages import groups_in_use
 
     writing, let_go, found = threading.Event(), threading.Event(), {}

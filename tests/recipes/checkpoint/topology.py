@@ -7,7 +7,7 @@ from typing import Any
 from recipes.catalog import RECIPES, default_recipe
 from recipes.check import resolve_recipe
 from recipes.config import Recipe
-from recipes.train.ds_config import EngineConfig, load_ds_config, resolve
+from recipes.ds_config import EngineConfig, load_ds_config, resolve
 from tests.launching import overrides
 from tests.made_up import WRITE
 
@@ -74,7 +74,7 @@ def small_recipe(modality: str, *settings: str) -> Recipe:
 
 def prepare_small(modality: str, folder: Path) -> Path:
     """Made-up data as small_recipe wants them, raw and prepared in an empty folder; returns the prepared one."""
-    from recipes.train.modality import MODALITIES
+    from recipes.modalities.registry import MODALITIES
 
     recipe = small_recipe(modality)
     data = replace(recipe.data, path=str(WRITE[modality](folder)))

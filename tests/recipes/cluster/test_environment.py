@@ -75,7 +75,7 @@ def test_an_address_that_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch,
     for name, value in {**TASK, **told}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "environ", dict(os.environ))  # export_world writes
-    address, port = slurm.meeting_point()
+    address, port = slurm.rendezvous_point()
     export_world()
     slurms = {"MASTER_ADDR": address} | ({} if "MASTER_ADDR" in told else {"MASTER_PORT": str(port)})
     assert {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ} == slurms | told

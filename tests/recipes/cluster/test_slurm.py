@@ -48,7 +48,7 @@ def test_a_list_with_brackets_is_written_out_by_slurm(tmp_path: Path, monkeypatc
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     set_all(monkeypatch, SLURM_STEP_NODELIST="n[1-2]")
-    assert slurm.allocated_nodes() == ["n1", "n2"] and slurm.meeting_point()[0] == "n1"
+    assert slurm.allocated_nodes() == ["n1", "n2"] and slurm.rendezvous_point()[0] == "n1"
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12))
@@ -72,7 +72,7 @@ def test_steps_and_attempts_of_a_job_meet_at_ports_of_their_own(monkeypatch: pyt
     places = set()
     for step, attempt in [("0", "0"), ("1", "0"), ("0", "1"), ("2", "3")]:
         set_all(monkeypatch, SLURM_STEP_ID=step, SLURM_RESTART_COUNT=attempt)
-        places.add(slurm.meeting_point())
+        places.add(slurm.rendezvous_point())
     assert len(places) == 4 and {address for address, _ in places} == {"a"}
     assert all(slurm.FIRST_PORT <= port < 32_768 for _, port in places), "not one that the kernel hands out"
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes import processes
 from recipes.config import TextDataConfig
 from recipes.data import encoding
 from recipes.data.encoding import TextBatch, batches, encode_in_order
 from recipes.data.source import open_source
 from recipes.errors import ConfigError
+from recipes.system import processes
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from model.student import Student
 from recipes.checkpoint.load import CheckpointReader
 from recipes.errors import ConfigError
 from recipes.finetune.trunk import build_trunk, find_source, load_trunk
+from recipes.modalities.registry import MODALITIES
 from recipes.text import text_tiny
-from recipes.train.modality import MODALITIES
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
 

@@ -9,10 +9,10 @@ from model.parallel import init_parallel
 from model.student import Student
 from recipes.catalog import RECIPES
 from recipes.config import Recipe, apply_overrides
+from recipes.ds_config import resolve
+from recipes.modalities.registry import MODALITIES
 from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes, step_flops
 from recipes.text import text_base
-from recipes.train.ds_config import resolve
-from recipes.train.modality import MODALITIES
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from recipes.config import Recipe
-from recipes.train.ds_config import load_ds_config, resolve
+from recipes.ds_config import load_ds_config, resolve
 from tests.launching import tiny_recipe
 
 ROOT = Path(__file__).parents[3]
@@ -101,7 +101,7 @@ UNDISTURBED = Fault("input", updates=range(0))
 
 def prepare_pictures(folder: Path) -> Path:
     """Made-up pictures in an existing folder, prepared as recipe_of wants them."""
-    from recipes.train.modality import MODALITIES
+    from recipes.modalities.registry import MODALITIES
     from tests.made_up import WRITE
 
     return MODALITIES["vision"].prepare(recipe_of(WRITE["vision"](folder), {}), folder / "prepared", num_processes=1)
@@ -124,7 +124,7 @@ def run_rank(
 
     Returns: every shard of the end by its name, metrics of every step, events, exit code, and what follow() notes.
     """
-    from recipes.train import pretrain as loop
+    from recipes.train import loop
 
     recipe = recipe_of(prepared, settings or {})
     content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | (changes or {}) | topology.config
@@ -180,7 +180,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def every_shard(engines: Any) -> Iterator[tuple[str, Tensor]]:
     """This rank's masters, moments, compute weights of both models and shadow."""
-    from recipes.train import shards
+    from recipes.engine import shards
 
     for name, parameter in shards.named_parameters(engines.student):
         yield f"master/{name}", shards.master_shard(parameter)

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 
 from tests.distributed import run_distributed
-from tests.recipes.train.test_engine import NO_THRESHOLD, random_batch, resolved
+from tests.recipes.engine.test_build import NO_THRESHOLD, random_batch, resolved
 
 BETAS, EPS, DECAY, CLIP = (0.7, 0.8), 1e-3, 0.5, 1.0
 RATES = (0.02, 0.01, 0.03)
@@ -24,8 +24,9 @@ OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 def largest_errors(world_size: int, tp_size: int, zero: dict[str, Any], decays_all: bool) -> dict[str, float]:
     """Three updates: of each parameter's shard on this rank, the largest difference from AdamW by hand, relative to how far it moved."""
     from model.parallel import init_parallel
-    from recipes.train import objective, shards
-    from recipes.train.engine import build_engines, set_learning_rate
+    from recipes.engine import shards
+    from recipes.engine.build import build_engines, set_learning_rate
+    from recipes.objectives import data2vec as objective
 
     recipe, config = resolved(world_size, tp_size, zero, {}, *SETTINGS, f"optim.decay_norms_and_biases={str(decays_all).lower()}")
     parallel = init_parallel(tp_size, "cpu")

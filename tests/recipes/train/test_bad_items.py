@@ -107,7 +107,7 @@ def test_items_met_in_an_evaluation_are_told_with_the_next_update() -> None:
 
 def run_with_a_bad_held_out_item(run_dir: Path, prepared: Path) -> list[str]:
     """The bad items that a run of four updates tells, whose held-out data meet one in the evaluation after the second."""
-    from recipes.train import pretrain as loop
+    from recipes.train import loop
 
     train = loop.train
 

@@ -7,13 +7,13 @@ import pytest
 
 from recipes.config import GuardConfig, apply_overrides
 from recipes.data.loader import Position
+from recipes.ds_config import BatchPlan, load_ds_config
 from recipes.errors import TrainingBroken
 from recipes.text import text_base
-from recipes.train.ds_config import BatchPlan, load_ds_config
-from recipes.train.guard import Skip, Verdict, blamed_samples, check_collapse, check_skips, reason_to_skip
+from recipes.train.guard import Skip, UpdateHealth, blamed_samples, check_collapse, check_skips, reason_to_skip
 from recipes.train.spikes import Spike
 from tests.distributed import run_distributed
-from tests.recipes.train.test_engine import BF16, random_batch, resolved
+from tests.recipes.engine.test_build import BF16, random_batch, resolved
 
 ROOT = Path(__file__).parents[3]
 RECIPE = apply_overrides(text_base(), ["guard.after_steps=100", "guard.min_target_std=0.1", "guard.min_pred_std=0.01"])
@@ -65,17 +65,17 @@ def test_a_run_that_skips_every_update_ends_with_the_last_reason_and_one_that_sk
 @pytest.mark.parametrize(
     ("verdict", "spike", "is_scaled", "reason"),
     [
-        (Verdict(1.0, 1.0, 0, 0), "skip", False, None),
-        (Verdict(1.0, 1.0, 1, 0), "off", False, "non-finite loss"),
-        (Verdict(1.0, 1.0, 1, 2), "off", True, "non-finite loss"),
-        (Verdict(1.0, 1.0, 0, 1), "off", False, "non-finite gradient"),
-        (Verdict(1.0, 1.0, 0, 1), "off", True, None),  # fp16: the loss scaler must see it
-        (Verdict(1.0, 1.0, 0, 0, (SPIKE,)), "report", False, None),
-        (Verdict(1.0, 1.0, 0, 0, (SPIKE,)), "skip", False, "spike of grad_norm"),
-        (Verdict(1.0, 1.0, 0, 0, (SPIKE,)), "skip", True, "spike of grad_norm"),
+        (UpdateHealth(1.0, 1.0, 0, 0), "skip", False, None),
+        (UpdateHealth(1.0, 1.0, 1, 0), "off", False, "non-finite loss"),
+        (UpdateHealth(1.0, 1.0, 1, 2), "off", True, "non-finite loss"),
+        (UpdateHealth(1.0, 1.0, 0, 1), "off", False, "non-finite gradient"),
+        (UpdateHealth(1.0, 1.0, 0, 1), "off", True, None),  # fp16: the loss scaler must see it
+        (UpdateHealth(1.0, 1.0, 0, 0, (SPIKE,)), "report", False, None),
+        (UpdateHealth(1.0, 1.0, 0, 0, (SPIKE,)), "skip", False, "spike of grad_norm"),
+        (UpdateHealth(1.0, 1.0, 0, 0, (SPIKE,)), "skip", True, "spike of grad_norm"),
     ],
 )
-def test_what_is_skipped_and_why(verdict: Verdict, spike: Any, is_scaled: bool, reason: str | None) -> None:
+def test_what_is_skipped_and_why(verdict: UpdateHealth, spike: Any, is_scaled: bool, reason: str | None) -> None:
     assert reason_to_skip(verdict, GuardConfig(spike=spike), is_scaled=is_scaled) == reason
 
 
@@ -95,11 +95,11 @@ def test_samples_are_those_of_the_bad_micro_batches_and_all_where_no_loss_was_ba
 def norms_of_guard_and_engine(world_size: int, tp_size: int, other: dict[str, Any]) -> list[tuple[float, float, float, float]]:
     """Per update: norm and mean loss by the guard, norm by the engine, mean loss of this rank's own micro-batches."""
     from model.parallel import init_parallel
-    from recipes.train import objective
-    from recipes.train.engine import build_engines
+    from recipes.cluster.world import join_world
+    from recipes.engine.build import build_engines
+    from recipes.objectives import data2vec as objective
     from recipes.train.guard import UpdateGuard
     from recipes.train.spikes import SpikeStatistic
-    from recipes.train.world import join_world
 
     recipe, config = resolved(world_size, tp_size, {}, {"train_micro_batch_size_per_gpu": 2, **other}, "optim.lr=0.01")
     world = join_world()
@@ -148,11 +148,11 @@ def step_of_an_overflow(is_scaled: bool) -> tuple[str, float, bool, list[int]]:
     from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
 
     from model.parallel import init_parallel
-    from recipes.train import objective
-    from recipes.train.engine import build_engines
+    from recipes.cluster.world import join_world
+    from recipes.engine.build import build_engines
+    from recipes.objectives import data2vec as objective
     from recipes.train.guard import UpdateGuard
     from recipes.train.spikes import SpikeStatistic
-    from recipes.train.world import join_world
 
     recipe, config = resolved(1, 1, {}, {})
     world = join_world()

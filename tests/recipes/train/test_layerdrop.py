@@ -7,8 +7,8 @@ from torch import Tensor
 
 from model.dropout import DropoutStream, is_dropped
 from tests.distributed import run_distributed
-from tests.recipes.train.test_engine import random_batch, resolved
-from tests.recipes.train.test_objective import split
+from tests.recipes.engine.test_build import random_batch, resolved
+from tests.recipes.objectives.test_data2vec import split
 
 PROB, NUM_LAYERS = 0.5, 3
 THRESHOLDS = {"persistent": {"stage3_param_persistence_threshold": 10**9}, "gathered": {"stage3_param_persistence_threshold": 0}}
@@ -36,8 +36,9 @@ def whole_gradients(world_size: int, tp_size: int, zero: dict[str, Any], skips: 
 
     import model.encoder
     from model.parallel import init_parallel
-    from recipes.train import objective, shards
-    from recipes.train.engine import build_engines
+    from recipes.engine import shards
+    from recipes.engine.build import build_engines
+    from recipes.objectives import data2vec as objective
 
     if not skips:
         model.encoder._skip = lambda block, x_SBD: x_SBD

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from recipes.json_lines import JsonLines
 from recipes.plan.size import step_flops
+from recipes.system.json_lines import JsonLines
 from recipes.train import metrics as metrics_module
 from recipes.train.metrics import Interval, MetricsWriter, device_peak_flops, format_seconds
 from tests.distributed import run_command
@@ -125,7 +125,7 @@ from pathlib import Path
 import torch
 from recipes.cluster.environment import quiet_libraries
 from recipes.train import metrics
-from recipes.json_lines import JsonLines
+from recipes.system.json_lines import JsonLines
 from tests.launching import tiny_recipe
 
 if __name__ == "__main__":

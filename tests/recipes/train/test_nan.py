@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from recipes.cluster.command import exit_code_of
 from recipes.data.loader import UpdateOrder
-from recipes.train.cli import exit_code_of
-from recipes.train.modality import MODALITIES
+from recipes.modalities.registry import MODALITIES
 from tests.distributed import run_distributed
 from tests.recipes.train.faulty import (
     BATCH,

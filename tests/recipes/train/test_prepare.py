@@ -7,7 +7,7 @@ import pytest
 
 from recipes.catalog import RECIPES, default_recipe
 from recipes.errors import ConfigError
-from recipes.train import modality
+from recipes.modalities import registry
 from recipes.train.prepare import build_parser, run_prepare
 
 
@@ -23,7 +23,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             assert isinstance(out, Path)
             return out
 
-        monkeypatch.setattr(modality, f"prepare_{name}", prepare)
+        monkeypatch.setattr(registry, f"prepare_{name}", prepare)
 
     preparing("text", "data", "frontend")
     preparing("speech", "data", "frontend")

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from recipes.ds_config import load_ds_config, resolve
 from recipes.errors import ConfigError
-from recipes.train.ds_config import load_ds_config, resolve
-from recipes.train.modality import MODALITIES
+from recipes.modalities.registry import MODALITIES
 from tests.distributed import run_distributed
 from tests.launching import ROOT
 from tests.recipes.train.faulty import DP2, prepare_pictures, recipe_of
@@ -26,7 +26,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pretrain(run_dir: Path, prepared: Path, settings: dict[str, object], facts: dict[str, Any]) -> int:
     """A rank of two of a whole run."""
-    from recipes.train.pretrain import pretrain
+    from recipes.train.loop import pretrain
 
     content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | DP2.config
     recipe = recipe_of(prepared, settings)
@@ -37,7 +37,7 @@ def refused(what: str, folder: Path, prepared: Path) -> str:
     """What a rank is told of a start in which rank 1 differs from rank 0."""
     import torch.distributed as dist
 
-    from recipes.train import world_check
+    from recipes.cluster import world_check
 
     if what == "run dir":
         world_check.APPEARS_SECONDS = 0.3

@@ -41,7 +41,7 @@ class Session:
 
     def __init__(self, prepared: Path, path: Path) -> None:
         from recipes.checkpoint import save
-        from recipes.train.run_dir import RunDir
+        from recipes.run_dir.run_dir import RunDir
         from recipes.train.saving import Saving
         from tests.recipes.checkpoint.live_run import LiveRun
 
@@ -217,7 +217,7 @@ def test_a_running_save_is_brought_to_its_end_unless_the_user_cannot_wait(
 
 def steps_of_collecting(run_dir: Path, prepared: Path) -> list[int]:
     """Where a run of four updates takes the outcomes of its saves, at steps 2 and 4; no update begins before a save is written."""
-    from recipes.train import pretrain as loop
+    from recipes.train import loop
     from recipes.train.saving import Saving
 
     steps, collect, train_step = list[int](), Saving.collect, loop.train_step

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recipes.check import check_recipe
-from recipes.train.ds_config import load_ds_config, resolve
+from recipes.ds_config import load_ds_config, resolve
 from tests.distributed import run_distributed
 from tests.launching import ROOT, tiny_recipe
 
@@ -28,9 +28,10 @@ COPIED = {
 def train_a_little(modality: str, shares: str, prepared: Path, world_size: int) -> dict[str, Any]:
     """Three updates; which shadows then equal the student's weights, and the targets with and without the student's features."""
     from model.parallel import init_parallel
-    from recipes.train import objective, shards
-    from recipes.train.engine import build_engines
-    from recipes.train.modality import MODALITIES
+    from recipes.engine import shards
+    from recipes.engine.build import build_engines
+    from recipes.modalities.registry import MODALITIES
+    from recipes.objectives import data2vec as objective
     from recipes.train.state import build_loader
 
     recipe = tiny_recipe(modality, teacher__shares=shares, optim__lr=0.01)
@@ -61,7 +62,7 @@ def train_a_little(modality: str, shares: str, prepared: Path, world_size: int) 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Every modality's made-up data."""
-    from recipes.train.modality import MODALITIES
+    from recipes.modalities.registry import MODALITIES
     from tests.made_up import WRITE
 
     folders = {}

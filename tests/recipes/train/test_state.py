@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from recipes.checkpoint.layout import newest, read_manifest
 from recipes.data.loader import Position
+from recipes.ds_config import BatchPlan, load_ds_config, resolve
 from recipes.errors import ConfigError
-from recipes.train.ds_config import BatchPlan, load_ds_config, resolve
 from recipes.train.state import build_loader
 from tests.distributed import run_distributed
 from tests.launching import PRETRAIN_TEXT, ROOT, launch, overrides, tiny_recipe
@@ -42,7 +42,7 @@ def look_at_start(run_dir: Path, prepared: Path, settings: dict[str, object], fa
 
     from recipes.data.media import BadItem
     from recipes.data.vision import VisionDataset
-    from recipes.train import pretrain as loop
+    from recipes.train import loop
 
     recipe, seen, read = recipe_of(prepared, settings), {}, []
     example = VisionDataset.example

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from recipes.watch.hang import Verdict, judge, main_frames
+from recipes.watch.hang import HangReport, judge, main_frames
 
 HOSTS = ["node1", "node2", "node2", "node3"]
 DUMP = """Thread 0x00007f0000000002 (most recent call first):
@@ -25,11 +25,11 @@ def report(rank: int, **changes: Any) -> dict[str, Any]:
     return {"rank": rank, "host": HOSTS[rank], "main_thread": 0x7F0000000001, "ended": "hang", **place, **changes}
 
 
-def verdict_of(*reports: dict[str, Any], stacks: dict[int, str] | None = None) -> Verdict:
+def verdict_of(*reports: dict[str, Any], stacks: dict[int, str] | None = None) -> HangReport:
     return judge(reports[0], {one["rank"]: one for one in reports}, stacks or {}, HOSTS)
 
 
-def named(verdict: Verdict) -> dict[int, str]:
+def named(verdict: HangReport) -> dict[int, str]:
     return {one.rank: one.why for one in verdict.behind}
 
 
@@ -76,7 +76,7 @@ def test_then_those_that_are_not_in_a_collective() -> None:
         **{"rank": 2, "host": "node2", "why": "not in a collective, as others are"},
         **{"step": 41, "phase": "agree", "time": 1.0, "frames": []},
     }
-    assert verdict.behind[0].frames[:2] == ["torch/nn/functional.py:3252 all_reduce", "recipes/train/pretrain.py:112 train_step"]
+    assert verdict.behind[0].frames[:2] == ["torch/nn/functional.py:3252 all_reduce", "recipes/train/loop.py:112 train_step"]
 
 
 @pytest.mark.parametrize("stacks", [{}, dict.fromkeys(range(4), DUMP), dict.fromkeys(range(4), COMPUTING)])
@@ -97,7 +97,7 @@ def test_frames_are_the_main_threads_innermost_first() -> None:
     frames = main_frames(DUMP, 0x7F0000000001)
     assert frames == [
         "torch/distributed/distributed_c10d.py:3252 all_reduce",
-        "recipes/train/pretrain.py:112 train_step",
+        "recipes/train/loop.py:112 train_step",
         "work/launch/pretrain_text.py:14 <module>",
     ]
     assert main_frames(DUMP, 7) == frames, "the thread that took the signal where the main one is not known"

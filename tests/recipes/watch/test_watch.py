@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import ConfigError, Stopped, TrainingBroken
+from recipes.watch.endings import read_endings
 from recipes.watch.heartbeat import read_beat
-from recipes.watch.last_words import read_endings
 from recipes.watch.watch import LONGEST_MESSAGE, Watch
 from recipes.watch.watcher import DUMP_SIGNAL
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.watch.last_words import call_roll, read_endings, read_records
+from recipes.watch.endings import read_endings, read_records, write_roster
 from recipes.watch.watcher import POLL_SECONDS
 from tests.processes import gone, processes_of
 
@@ -49,7 +49,7 @@ def start(run_dir: Path) -> Iterator[Start]:
     def begin(*codes: str, limit: float = LIMIT, folder: Path = run_dir / "watch", files: dict[int, str] | None = None) -> list:
         hosts = ",".join(f"node{rank}" for rank in range(len(codes)))
         if folder.parent.is_dir():
-            call_roll(folder, hosts.split(","))
+            write_roster(folder, hosts.split(","))
         for rank, code in enumerate(codes):
             args = [sys.executable, "-c", PROGRAM, str(folder), str(rank), hosts, str(limit), code, (files or {}).get(rank, "x.py")]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -14,10 +14,10 @@ from tempfile import TemporaryFile
 import pytest
 
 from recipes.watch import watcher
-from recipes.watch.hang import Verdict
+from recipes.watch.endings import record_file
+from recipes.watch.hang import HangReport
 from recipes.watch.heartbeat import SIZE, Beat
-from recipes.watch.last_words import record_file
-from recipes.watch.watcher import Charge, SharedFolder, Silence, Watcher, append_event, is_whole, process_state
+from recipes.watch.watcher import SharedFolder, Silence, Watcher, WatchTarget, append_event, is_whole, process_state
 from tests.clock import Clock
 
 
@@ -42,7 +42,7 @@ def test_reports_then_verdict_then_log_and_a_process_that_has_only_got_the_ranks
             os.kill(other.pid, signal.SIGSTOP)
             assert os.waitid(os.P_PID, other.pid, os.WSTOPPED | os.WNOWAIT)
         done = note_work(monkeypatch, run_dir / "watch", capsys)
-        charge = Charge(str(run_dir / "watch"), 0, ["here"], other.pid, 1, 1.0)
+        charge = WatchTarget(str(run_dir / "watch"), 0, ["here"], other.pid, 1, 1.0)
         with TemporaryFile() as stacks:
             Watcher(charge, mmap(-1, SIZE), -1, stacks.fileno())._end_hang()
         gather, dump, wake = ["touch", "read"], ["SIGRTMIN+7"], ["SIGRTMIN+7", "SIGCONT", "SIGSTOP"]
@@ -74,7 +74,7 @@ def test_what_other_watchers_write_is_waited_for_so_long_and_then_the_end_comes_
     monkeypatch.setattr(watcher, "time", clock)
     monkeypatch.setattr(watcher.os, "kill", lambda pid, number: None)
     with TemporaryFile() as stacks:
-        Watcher(Charge(str(folder), rank, ["a", "b"], 2**22 + 1, 1, 1.0), mmap(-1, SIZE), -1, stacks.fileno())._end_hang()
+        Watcher(WatchTarget(str(folder), rank, ["a", "b"], 2**22 + 1, 1, 1.0), mmap(-1, SIZE), -1, stacks.fileno())._end_hang()
     assert clock.now - 1000.0 == pytest.approx(3.0 + seconds, abs=0.5), "the stack of the own rank, too, is waited for 3 s"
     assert (folder / "hang.json").exists() == (rank == 0)
 
@@ -86,7 +86,7 @@ def note_work(monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.Capt
     """What a watcher of this process does to folder and rank, in its order."""
     done, kill, read = list[str](), os.kill, watcher.read_records
 
-    def log(path: Path, step: int, verdict: Verdict) -> None:
+    def log(path: Path, step: int, verdict: HangReport) -> None:
         is_first = "hang: " in capsys.readouterr().err and not (folder / "hang.json").exists()
         done.append(f"log {'after the terminal and before' if is_first else 'before the terminal or after'} hang.json")
 
@@ -108,7 +108,7 @@ def test_whether_another_rank_hangs_is_asked_every_two_seconds_and_waited_for_on
     clock, asked, do = Clock(), list[float](), SharedFolder.do
     monkeypatch.setattr(watcher, "time", clock)
     monkeypatch.setattr(SharedFolder, "do", lambda self, job, seconds=3.0: asked.append(seconds) or do(self, job, seconds))
-    own = Watcher(Charge(str(run_dir), 0, ["here"], os.getpid(), 1, 600.0), mmap(-1, SIZE), -1, -1)
+    own = Watcher(WatchTarget(str(run_dir), 0, ["here"], os.getpid(), 1, 600.0), mmap(-1, SIZE), -1, -1)
     for silence, is_paused in ((4.9, False), (5.1, False), (0.0, True)):
         own._silence.seconds, clock.now, before = silence, clock.now + 100.0, len(asked)
         for _ in range(8):  # half a second each
@@ -146,7 +146,7 @@ def test_a_disk_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> None:
 
 
 def test_an_event_is_a_line_of_its_own_and_no_log_is_begun(tmp_path: Path) -> None:
-    verdict, log = Verdict(3.0, 2, [], "rank 0 on a", "step 4, data"), tmp_path / "events.jsonl"
+    verdict, log = HangReport(3.0, 2, [], "rank 0 on a", "step 4, data"), tmp_path / "events.jsonl"
     append_event(log, 4, verdict)
     assert not log.exists()
     log.write_text('{"event": "start"}\n')

@@ -1,0 +1,111 @@
+"""One node's part in the preflight: what it measures before, and after, all have come. A thing that cannot be measured is a fact like
+others: it ends neither the node nor the rendezvous."""
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from recipes.cluster.preflight import bandwidth, measure
+from recipes.cluster.preflight.facts import ALL_REDUCE, RUN_DIR, Device, Facts
+from recipes.cluster.rendezvous import Rendezvous
+from recipes.cluster.slurm import node_name
+
+Result = TypeVar("Result")
+LONGEST_REASON = 200
+APPEARS_SECONDS = 2.0
+"""By then a network file system shows a file that another node has written, under a name that nobody has asked for before."""
+
+
+class Node:
+    """What this process does for its node, one step after the other."""
+
+    def __init__(self, rendezvous: Rendezvous, run_dir: Path, local_rank: int, local_size: int) -> None:
+        """`local_size`: processes on this node, which share its cores and devices."""
+        self.errors: dict[str, str] = {}
+        self._rendezvous, self._run_dir = rendezvous, run_dir
+        self._local_rank, self._local_size = local_rank, local_size
+        self._num_cores = len(os.sched_getaffinity(0))
+        self._indices: list[int] = []
+        self._devices: list[Device] = []
+        self._versions: dict[str, str] = {}
+        self._free_bytes: dict[str, int] = {}
+        self._stale_locks: list[str] = []
+        self._folder: Path | None = None
+        self._nonce = ""
+
+    def prepare(self, nonce: str) -> None:
+        """What needs no other node, and a file in the run dir by which the others see that it is the same one."""
+        self._nonce = nonce
+        self._folder = self._attempt(RUN_DIR, lambda: measure.folder_of(self._run_dir))
+        if self._folder:
+            self._attempt(RUN_DIR, self._path(self._rendezvous.rank).touch)
+        self._indices = self._attempt("devices", lambda: measure.own_devices(self._local_rank, self._local_size)) or []
+        self._devices = self._attempt("devices", lambda: measure.idle_devices(self._indices)) or []
+        self._versions = self._attempt("versions", measure.versions) or {}
+        self._free_bytes = self._attempt("free memory and disks", lambda: measure.free_bytes(self._folder)) or {}
+        self._stale_locks = self._attempt("locks of builds", lambda: measure.stale_locks(time.time())) or []
+
+    def measure(self, present: list[int]) -> Facts:
+        """Everything, with what is measured on all nodes that are `present` at the same time: those that share a power supply, a host
+        or a file server slow each other then, as they will in training."""
+        seconds_ahead = self._rendezvous.seconds_ahead(present)
+        num_threads = max(1, self._num_cores // self._local_size)
+        rates = self._attempt("matmul", lambda: measure.matmul_tflops(self._indices, num_threads)) or []
+        return Facts(
+            host=node_name(),
+            versions=self._versions,
+            num_cores=self._num_cores,
+            devices=[replace(device, tflops=rate) for device, rate in zip(self._devices, rates, strict=False)] or self._devices,
+            free_bytes=self._free_bytes,
+            disk_seconds=self._disk_seconds(),
+            seconds_ahead=seconds_ahead,
+            sees_first=self.sees(0, time.monotonic() + APPEARS_SECONDS),
+            gb_per_second=self._bandwidth(present),
+            stale_locks=self._stale_locks,
+            errors=self.errors,
+        )
+
+    def sees(self, rank: int, deadline: float) -> bool:
+        """Whether the file of another node is here by `deadline` (monotonic); no where there is no run dir."""
+        if self._folder is None or RUN_DIR in self.errors:
+            return False
+        return bool(self._attempt(RUN_DIR, lambda: measure.has_appeared(self._path(rank), deadline)))
+
+    def clean(self) -> None:
+        """Remove what this node has written."""
+        if self._folder:
+            with suppress(OSError):
+                self._path(self._rendezvous.rank).unlink()
+
+    def _disk_seconds(self) -> float | None:
+        folder = self._folder
+        if folder is None or RUN_DIR in self.errors:
+            return None
+        return self._attempt(RUN_DIR, lambda: measure.disk_seconds(folder, f"{self._path(self._rendezvous.rank).name}_disk"))
+
+    def _bandwidth(self, present: list[int]) -> dict[str, float]:
+        rendezvous = self._rendezvous
+        if not 1 < len(present) == rendezvous.size:
+            return {}
+        index = self._indices[0] if self._indices else None
+        job = partial(bandwidth.bandwidth, rendezvous.store, rendezvous.rank, rendezvous.size, index, rendezvous.timeout)
+        return self._attempt(ALL_REDUCE, job) or {}
+
+    def _path(self, rank: int) -> Path:
+        assert self._folder, "asked without a folder"
+        return self._folder / f".preflight_{self._nonce}_{rank}"
+
+    def _attempt(self, fact: str, job: Callable[[], Result]) -> Result | None:
+        # said beforehand, so that rank 0 can name what a node hangs in
+        self._rendezvous.put(f"doing/{self._rendezvous.rank}", {"host": node_name(), "fact": fact})
+        try:
+            return job()
+        except (OSError, RuntimeError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+            self.errors.setdefault(fact, reason.splitlines()[0][:LONGEST_REASON])
+            return None

@@ -1,0 +1,100 @@
+"""Whether the processes that have met are the run that was asked for: all nodes of the allocation, one code, one configuration, one run
+dir, tensor-parallel groups inside nodes. Every message names the node. How they meet: recipes/cluster/world.py."""
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recipes.cluster.checkout import checkout_digest
+from recipes.cluster.slurm import allocated_nodes
+from recipes.cluster.world import World
+from recipes.config import Recipe, recipe_to_dict
+from recipes.ds_config import BatchPlan, EngineConfig
+from recipes.errors import ConfigError
+from recipes.run_dir.run_dir import dotted
+
+SHOWN = 4
+APPEARS_SECONDS = 10.0
+"""A network file system may show another node's new file that much later."""
+LOOK_SECONDS = 0.05
+
+
+def check_world(world: World, recipe: Recipe, config: EngineConfig, facts: Mapping[str, Any]) -> None:
+    """Before anything is read or written. `facts`: versions, as in config.json. Raises: ConfigError, on all ranks."""
+    check_allocation(world.hosts, world.gather(allocated_nodes()))
+    check_groups(world.hosts, config.batch)
+    check_same(world, {"checkout": checkout_digest()[:12], "python": facts.get("python"), **facts.get("versions", {})})
+    check_same(world, dotted({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}))
+
+
+def check_allocation(hosts: tuple[str, ...], allocated: list[list[str]]) -> None:
+    """Raises: ConfigError where a node of the allocation has no process in this world, as after a host file that was not found."""
+    missing = sorted({node for nodes in allocated for node in nodes} - set(hosts))
+    if missing:
+        joined = list(dict.fromkeys(hosts))
+        raise ConfigError(
+            f"{len(joined) + len(missing)} nodes are allocated, {len(joined)} joined ({_list(joined)}), missing: {_list(missing)}; "
+            "start one launcher on each node, as launch/pretrain.sbatch does (a host file that DeepSpeed does not find means one node)"
+        )
+
+
+def check_groups(hosts: tuple[str, ...], batch: BatchPlan) -> None:
+    """Raises: ConfigError where a tensor-parallel group spans nodes and nobody asked for that."""
+    size = batch.tp_size
+    for first in range(0, len(hosts), size):
+        group = list(dict.fromkeys(hosts[first : first + size]))
+        if len(group) > 1 and not batch.tp_across_nodes:
+            raise ConfigError(
+                f"tensor-parallel ranks {first} to {first + size - 1} lie on {len(group)} nodes ({_list(group)}), so each layer would wait "
+                "for the network; number ranks node by node (srun --distribution=block), a multiple of tensor_model_parallel_size on each, "
+                'or ask for it with "megatron": {"across_nodes": true} in the ds_config'
+            )
+
+
+def check_same(world: World, facts: Mapping[str, Any]) -> None:
+    """Raises: ConfigError on all ranks where one has other facts than most (of two camps of one size: than rank 0's)."""
+    own = json.dumps(facts, sort_keys=True, default=str)
+    digests = world.gather(hashlib.sha256(own.encode()).hexdigest())
+    if len(set(digests)) == 1:
+        return
+    everything = [json.loads(text) for text in world.gather(own)]
+    counts = Counter(digests)
+    usual = max(counts, key=lambda digest: (counts[digest], digest == digests[0]))
+    reference = everything[digests.index(usual)]
+    odd = [rank for rank, digest in enumerate(digests) if digest != usual]
+    other = everything[odd[0]]
+    name = next(key for key in sorted(reference.keys() | other.keys()) if reference.get(key) != other.get(key))
+    nodes = list(dict.fromkeys(world.hosts[rank] for rank in odd))
+    raise ConfigError(
+        f"{_list(nodes)} ({len(odd)} of {world.size} ranks): {name} is {other.get(name)}, on {world.hosts[digests.index(usual)]} it is "
+        f"{reference.get(name)}; make them the same on all nodes, best by one checkout and environment on a file system that they share"
+    )
+
+
+def check_run_dir(world: World, path: Path, token: str) -> None:
+    """Whether every node sees in the run dir what rank 0 has just written there. Raises: ConfigError on all ranks, naming the nodes."""
+    name = path / ".lock"
+    deadline = time.monotonic() + APPEARS_SECONDS
+    while not (sees := _content(name) == token) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+    blind = list(dict.fromkeys(world.hosts[rank] for rank, ok in enumerate(world.gather(sees)) if not ok))
+    if blind:
+        raise ConfigError(
+            f"--run-dir {path}: {_list(blind)} ({len(blind)} of {len(set(world.hosts))} nodes) do not see what {world.hosts[0]} wrote "
+            "there; put it on a file system that all nodes share"
+        )
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return None
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

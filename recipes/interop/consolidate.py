@@ -1,0 +1,106 @@
+"""A checkpoint's student or teacher as one safetensors file of whole float32 tensors under our names, on one process and one
+parameter at a time. Other people's names and formats are recipes/interop's."""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.checkpoint.inspect import find_checkpoint, reading
+from recipes.checkpoint.layout import Manifest
+from recipes.cluster.environment import world_from_environment
+from recipes.errors import ConfigError
+from recipes.system.durable import sync
+
+if TYPE_CHECKING:  # torch is imported when the command runs: --help is quick
+    from torch import Tensor
+
+    from recipes.checkpoint.load import CheckpointReader
+
+KIND_OF = {"student": "master", "teacher": "shadow"}
+"""What --weights takes, and what the checkpoint calls it. The teacher has no head."""
+TOKEN_TABLE = "trunk.frontend.tokens.weight"
+"""Its rows past the recipe's vocabulary only make it divisible. They are zero, never trained and not counted as parameters, and
+who reads the file expects vocab_size rows: so they stay out."""
+
+
+def add_command(commands: Any) -> None:
+    """Add `consolidate` to the sub-commands of launch/convert.py."""
+    parser = commands.add_parser("consolidate", help="write the student or the teacher as one safetensors file")
+    parser.add_argument("--from", dest="source", type=Path, required=True, metavar="PATH", help="run dir or checkpoint folder")
+    parser.add_argument("--weights", choices=list(KIND_OF), required=True, help="which of the two; the teacher has no head")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="a file that does not exist yet")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    parser.set_defaults(run=run_consolidate)
+
+
+def run_consolidate(args: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Write the file and say what is in it. Raises: ConfigError, DamagedCheckpoint."""
+    world_size = world_from_environment().size
+    if world_size > 1:
+        raise ConfigError(f"consolidate runs on one process, {world_size} were started; use python launch/convert.py")
+    folder = find_checkpoint(args.source, "--from ")
+    from recipes.checkpoint.load import CheckpointReader  # a second of imports
+
+    with reading(folder):
+        reader = CheckpointReader(folder)
+    shapes = consolidate(reader, args.weights, args.out)
+    say(f"{args.weights} of {folder}: {len(shapes)} tensors, {args.out.stat().st_size:,} bytes, written to {args.out}")
+    return 0
+
+
+def consolidate(reader: "CheckpointReader", weights: str, out: Path) -> dict[str, tuple[int, ...]]:
+    """Write `weights` ("student" or "teacher") to `out`, which appears complete or not at all. Every value is verified by its
+    hash on the way. Host memory: about the largest parameter.
+
+    Returns: name -> shape. Raises: ConfigError where `out` exists or cannot be written; DamagedCheckpoint.
+    """
+    from recipes.checkpoint.tensor_file import write_tensors
+
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        if out.exists():
+            raise ConfigError(f"--out {out}: exists already and is never overwritten; name another file or remove it")
+        with reading(reader.folder):
+            shapes = {name: _shape_without_padding(reader.manifest, name) for name in reader.names(KIND_OF[weights])}
+        write_tensors(temporary, shapes, _tensors(reader, KIND_OF[weights], shapes), _metadata(reader.manifest, weights, shapes))
+        temporary.rename(out)
+        sync(out.parent)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: {error.strerror or error}; name a file that you may write, on a disk with room") from None
+    finally:
+        with suppress(OSError):  # its folder is no folder
+            temporary.unlink(missing_ok=True)
+    return shapes
+
+
+def _tensors(reader: "CheckpointReader", kind: str, shapes: dict[str, tuple[int, ...]]) -> Iterator["Tensor"]:
+    """One at a time: the writer holds a tensor while it asks for the next one, so what it has written gives up its memory."""
+    for name, shape in shapes.items():
+        with reading(reader.folder):
+            whole = reader.whole(kind, name)
+        tensor = (whole if whole.shape == shape else whole[: shape[0]]).detach()  # a view would hold on to its base
+        del whole
+        yield tensor
+        tensor.data = tensor.new_empty(0)
+
+
+def _shape_without_padding(manifest: Manifest, name: str) -> tuple[int, ...]:
+    shape = manifest.parameters[name].shape
+    vocab_size = manifest.facts.get("recipe", {}).get("frontend", {}).get("vocab_size")
+    return (min(vocab_size, shape[0]), *shape[1:]) if name == TOKEN_TABLE and vocab_size else shape
+
+
+def _metadata(manifest: Manifest, weights: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
+    """Strings, as the format asks; `format` tells other readers that these are torch's tensors."""
+    stored = {name: manifest.parameters[name].shape for name in shapes}
+    left_out = {name: stored[name][0] - shape[0] for name, shape in shapes.items() if shape != stored[name]}
+    return {
+        "format": "pt",
+        "weights": weights,
+        "step": str(manifest.counters.step),
+        "recipe": json.dumps(manifest.facts.get("recipe", {})),
+        "padding_rows_left_out": json.dumps(left_out),
+    }

@@ -1,0 +1,144 @@
+"""Statistics of predictions and targets over a whole update or evaluation, summed over micro-batches and ranks.
+
+Sums are float64, so that the number of ranks does not show. Shapes: M masked positions, B batch, S sequence, D hidden.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from model.batch import Batch
+from recipes.objectives.data2vec import Objective
+
+VARIANCE_EPS = 1e-6  # fairseq data2vec_audio.py compute_var
+PER_POSITION = ("position_count_S", "position_sum_SD")
+"""Sums that are as long as the longest sample: crops of speech differ between groups."""
+
+
+@dataclass
+class ChannelSums:
+    """Count, sum and sum of squares per channel."""
+
+    count: float = 0.0
+    sum_D: Tensor | float = 0.0
+    square_D: Tensor | float = 0.0
+
+    def add(self, x_MD: Tensor) -> None:
+        """Take in rows."""
+        x_MD = x_MD.detach().double()
+        self.count += len(x_MD)
+        self.sum_D = self.sum_D + x_MD.sum(0)
+        self.square_D = self.square_D + x_MD.square().sum(0)
+
+    def std(self) -> float:
+        """Mean over channels of sqrt(unbiased variance over rows + 1e-6), which fairseq calls `var`."""
+        assert isinstance(self.sum_D, Tensor) and isinstance(self.square_D, Tensor)
+        variance_D = (self.square_D - self.sum_D.square() / self.count) / max(1.0, self.count - 1)
+        return float(torch.sqrt(variance_D.clamp(min=0) + VARIANCE_EPS).mean())
+
+
+@dataclass
+class UpdateStatistics:
+    """What metrics.jsonl says of one update: loss, target_std, pred_std."""
+
+    loss: float | Tensor = 0.0
+    target: ChannelSums = field(default_factory=ChannelSums)
+    prediction: ChannelSums = field(default_factory=ChannelSums)
+
+    def add(self, result: Objective) -> None:
+        """Take in one micro-batch."""
+        self.loss = self.loss + result.loss.detach().double()
+        self.target.add(result.target_MD)
+        self.prediction.add(result.prediction_MD)
+
+    def reduce(self, group: dist.ProcessGroup) -> dict[str, float]:
+        """The metrics over all ranks of `group`; a collective. A rank without masked positions takes part with zeros."""
+        for sums in (self.target, self.prediction):
+            reduce_sums(sums, group)
+        loss = torch.as_tensor(self.loss, dtype=torch.float64).clone()
+        dist.all_reduce(loss, group=group)
+        return {"loss": float(loss) / self.target.count, "target_std": self.target.std(), "pred_std": self.prediction.std()}
+
+
+def reduce_sums(sums: ChannelSums, group: dist.ProcessGroup) -> None:
+    """Sum over the ranks of `group`, in one collective."""
+    assert isinstance(sums.sum_D, Tensor) and isinstance(sums.square_D, Tensor)
+    packed = torch.cat([sums.sum_D.new_tensor([sums.count]), sums.sum_D, sums.square_D])
+    dist.all_reduce(packed, group=group)
+    sums.count = float(packed[0])
+    sums.sum_D, sums.square_D = packed[1:].chunk(2)
+
+
+class EvaluationStatistics:
+    """Held-out monitors: what the loss does not show (position shortcut, rank collapse, smoothing, a dying front-end)."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+
+    def _add(self, name: str, value: Tensor) -> None:
+        value = value.double()
+        if name in self._sums and name in PER_POSITION:
+            longest = max(len(value), len(self._sums[name]))
+            value, self._sums[name] = _lengthen(value, longest), _lengthen(self._sums[name], longest)
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def add(self, batch: Batch, result: Objective, frontend_BSD: Tensor) -> None:
+        """Take in one micro-batch: the objective at masked positions, targets and front-end output at all that are not padding."""
+        target_BSD, target_MD = result.target_BSD.double(), result.target_MD.double()
+        B, S, D = target_BSD.shape
+        position_M = batch.masked_index_M % S
+        self._add("loss", result.loss)
+        self._add("error", (target_MD - result.prediction_MD.double()).square().sum())
+        self._add("square", target_MD.square().sum())
+        self._add("position_count_S", torch.bincount(position_M, minlength=S))
+        self._add("position_sum_SD", target_MD.new_zeros(S, D).index_add_(0, position_M, target_MD))
+        keep_BS = torch.ones(B, S, dtype=torch.bool, device=target_BSD.device)
+        if batch.clean_padding_mask_BS is not None:
+            keep_BS = ~batch.clean_padding_mask_BS
+        target_ND, frontend_ND = target_BSD[keep_BS], frontend_BSD.double()[keep_BS]
+        pair_BS = keep_BS[:, 1:] & keep_BS[:, :-1]
+        self._add("count", keep_BS.sum())
+        self._add("target_sum_D", target_ND.sum(0))
+        self._add("target_outer_DD", target_ND.T @ target_ND)
+        self._add("pairs", pair_BS.sum())
+        self._add("pair_product_D", (target_BSD[:, 1:] * target_BSD[:, :-1])[pair_BS].sum(0))
+        self._add("frontend_sum_D", frontend_ND.sum(0))
+        self._add("frontend_square_D", frontend_ND.square().sum(0))
+
+    def reduce(self, group: dist.ProcessGroup) -> dict[str, float]:
+        """The monitors over all ranks of `group`; a collective."""
+        longest = torch.tensor(len(self._sums["position_count_S"]), device=self._sums["loss"].device)
+        dist.all_reduce(longest, dist.ReduceOp.MAX, group=group)
+        for name in PER_POSITION:
+            self._sums[name] = _lengthen(self._sums[name], int(longest))
+        packed = torch.cat([value.reshape(-1) for value in self._sums.values()])
+        dist.all_reduce(packed, group=group)
+        parts = packed.split([value.numel() for value in self._sums.values()])
+        sums = {name: part.view_as(value) for (name, value), part in zip(self._sums.items(), parts, strict=True)}
+        mean_D = sums["target_sum_D"] / sums["count"]
+        covariance_DD = sums["target_outer_DD"] / sums["count"] - torch.outer(mean_D, mean_D)
+        neighbour_D = (sums["pair_product_D"] / sums["pairs"].clamp(min=1) - mean_D.square()) / covariance_DD.diagonal().clamp(min=1e-12)
+        means_SD = sums["position_sum_SD"] / sums["position_count_S"].clamp(min=1)[:, None]
+        spread = sums["square"] - (sums["position_count_S"][:, None] * means_SD.square()).sum()
+        return {
+            "eval_loss": float(sums["loss"] / sums["position_count_S"].sum()),
+            "explained_variance": 1 - float(sums["error"] / spread.clamp(min=1e-12)),
+            "target_rank": effective_rank(covariance_DD),
+            "neighbour_correlation": float(neighbour_D.mean()),
+            "frontend_std": ChannelSums(float(sums["count"]), sums["frontend_sum_D"], sums["frontend_square_D"]).std(),
+        }
+
+
+def _lengthen(sum_S: Tensor, length: int) -> Tensor:
+    """Zeros after the last position; any further dimensions stay."""
+    return torch.cat([sum_S, sum_S.new_zeros(length - len(sum_S), *sum_S.shape[1:])])
+
+
+def effective_rank(covariance_DD: Tensor) -> float:
+    """exp of the entropy of the eigenvalues' shares: D for white targets, 1 for targets on a line."""
+    eigenvalues_D = torch.linalg.eigvalsh(covariance_DD).clamp(min=0)
+    shares_D = eigenvalues_D / eigenvalues_D.sum().clamp(min=1e-12)
+    return math.exp(-float(torch.special.xlogy(shares_D, shares_D).sum()))

@@ -1,0 +1,238 @@
+"""Who owns a run directory: a file that names a process, and that process' heartbeat. Torch-free; knows nothing of what is in it.
+
+A launch on the owner's machine asks the kernel whether that process lives. One on another machine watches whether the file is still
+touched: it compares what it sees with what it saw, never with a clock, for clocks of two machines differ.
+"""
+
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from recipes.errors import ConfigError
+from recipes.system.liveness import is_alive, read_stat
+
+BEAT_SECONDS = 5.0
+STALE_SECONDS = 30.0
+"""Without a beat for so long the owner on another machine counts as dead: six beats, and more than a file server's hiccup."""
+ROUNDS = 50
+BLOCKED_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process as a lock file names it; start, boot and pid_namespace keep it apart from a later one with the same pid."""
+
+    host: str
+    pid: int
+    start: str
+    boot: str
+    pid_namespace: str
+    since: float
+    """Seconds since 1970, of the owner's clock."""
+
+    @staticmethod
+    def this_process() -> "Owner":
+        """Whoever calls."""
+        pid = os.getpid()
+        stat = read_stat(pid)
+        return Owner(os.uname().nodename, pid, stat.start if stat else "", _boot(), _pid_namespace(), time.time())
+
+    @staticmethod
+    def of(text: str) -> "Owner | None":
+        """From a lock file; None where it does not say."""
+        try:
+            owner = Owner(**json.loads(text))
+        except (ValueError, TypeError):
+            return None
+        return owner if isinstance(owner.pid, int) and isinstance(owner.since, float) else None
+
+    def is_here(self) -> bool:
+        """Whether this process can ask the kernel about the owner."""
+        return bool(self.boot) and (self.boot, self.pid_namespace) == (_boot(), _pid_namespace())
+
+    def is_running(self) -> bool:
+        """Whether an owner that is here still lives; a stopped one does, one that has ended and was not yet waited for does not."""
+        stat = read_stat(self.pid)
+        if stat is not None:
+            return stat.start == self.start and stat.state not in "ZX"
+        return is_alive(self.pid)  # /proc may hide the processes of others
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} on {self.host} since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self.since))}"
+
+
+class _Seen(NamedTuple):
+    """A lock file at one moment."""
+
+    text: str
+    beat: int
+
+
+class RunLock:
+    """The file at `path` in a run directory, which one process at a time owns."""
+
+    def __init__(
+        self, path: Path, *, say: Callable[[str], None] = print, beat_seconds: float = BEAT_SECONDS, stale_seconds: float = STALE_SECONDS
+    ) -> None:
+        """`say` tells that the heartbeat of another machine is being watched, which takes up to `stale_seconds`."""
+        self.path = path
+        self._say, self._beat_seconds, self._stale_seconds = say, beat_seconds, stale_seconds
+        self.text = json.dumps(asdict(Owner.this_process())) + "\n"
+        """What the file holds while it is this launch's."""
+        self._new_owner: str | None = None
+        self._released = threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="lock")
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another launch was found to own the directory, at the last beat or check()."""
+        return self._new_owner is not None
+
+    def acquire(self) -> str | None:
+        """Own the file from now on. Returns the dead owner that it was taken from, None where there was none.
+
+        Raises: ConfigError where the owner lives; OSError where the file cannot be written.
+        """
+        previous = None
+        for _ in range(ROUNDS):
+            if self._create(self.text):
+                self._remove_leftovers()
+                self._thread.start()
+                return previous
+            seen = self._look()
+            if seen is not None and self._is_stale(seen) and self._take_away(seen):
+                previous = _name(seen.text)
+        raise ConfigError(f"{self._place} is fought over by several launches; start one of them again")
+
+    def check(self) -> None:
+        """Raises: ConfigError where another launch owns the directory; OSError where the file system does not answer."""
+        if self._new_owner is None:
+            seen = self._look()
+            if seen is None and not self._create(self.text):  # removed by hand: it is ours until another one comes
+                seen = self._look()
+            if seen is not None and seen.text != self.text:
+                self._new_owner = _name(seen.text)
+        if self._new_owner is not None:
+            raise ConfigError(
+                f"{self._place} was taken over by {self._new_owner}, since this launch showed no sign of life; it ends without writing more"
+            )
+
+    def release(self) -> None:
+        """Give the file up, unless it belongs to another launch by now."""
+        self._released.set()
+        if self._thread.is_alive():
+            self._thread.join(self._beat_seconds)  # no longer: a dead file server must not keep it from ending
+        with suppress(OSError):
+            seen = self._look()
+            if seen is not None and seen.text == self.text:
+                self.path.unlink()
+
+    @property
+    def _place(self) -> str:
+        return f"--run-dir {self.path.parent}"
+
+    def _beat(self) -> None:
+        while not self._released.wait(self._beat_seconds):
+            with suppress(OSError, ConfigError):  # the next beat may find the file system well again; a loss is remembered
+                self.check()
+                os.utime(self.path)
+
+    def _create(self, text: str) -> bool:
+        try:
+            descriptor = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            return False
+        try:
+            os.write(descriptor, text.encode())
+        except OSError:
+            self.path.unlink()
+            raise
+        finally:
+            os.close(descriptor)
+        return True
+
+    def _look(self) -> _Seen | None:
+        try:
+            with self.path.open(errors="replace") as file:  # opened anew each time: that is when NFS asks its server
+                return _Seen(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+        except FileNotFoundError:
+            return None
+
+    def _is_stale(self, seen: _Seen) -> bool:
+        """False also where the file has become another one. Raises: ConfigError where the owner lives."""
+        owner = Owner.of(seen.text)
+        if owner is not None and owner.is_here():
+            if not owner.is_running():
+                return True
+            raise ConfigError(self._in_use(seen))
+        deadline, has_said = time.monotonic() + self._stale_seconds, False
+        while time.monotonic() < deadline:
+            time.sleep(min(1.0, self._stale_seconds / 20))
+            now = self._look()
+            if now is None or now.text != seen.text:
+                return False
+            if now.beat != seen.beat:
+                raise ConfigError(self._in_use(seen))
+            if not has_said:
+                self._say(f"{self._place} belongs to {_name(seen.text)}; watching up to {self._stale_seconds:g} s whether that still lives")
+                has_said = True
+        return True
+
+    def _in_use(self, seen: _Seen) -> str:
+        return f"{self._place} is in use by {_name(seen.text)}; wait for it, stop it, or name another --run-dir"
+
+    def _take_away(self, stale: _Seen) -> bool:
+        """Remove the file that was found stale and no other. False where another launch was quicker."""
+        try:
+            with self.path.open("r+") as file:
+                if not _is_first(file.fileno()) or self._look() != stale:
+                    return False
+                aside = self.path.with_name(f"{self.path.name}.{os.uname().nodename}.{os.getpid()}.{time.time_ns()}")
+                self.path.rename(aside)
+                text = aside.read_text(errors="replace")
+                aside.unlink()
+        except FileNotFoundError:
+            return False
+        if text != stale.text:  # only where flock means nothing: it had changed hands in between
+            self._create(text)
+            return False
+        return True
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self.path.parent.glob(f"{self.path.name}.*"):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_first(descriptor: int) -> bool:
+    """Whether no other launch is taking this very file away right now. True on a file system that has no such locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until the file is closed, a moment later
+    except BlockingIOError:
+        time.sleep(BLOCKED_SECONDS)
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _name(text: str) -> str:
+    return str(Owner.of(text) or "another process")
+
+
+def _boot() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _pid_namespace() -> str:
+    with suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return ""

@@ -1,0 +1,206 @@
+"""The run directory: who may write in it, what it was made for, and its two logs. Torch-free; checkpoints are in
+recipes/checkpoint."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recipes.config import Recipe, recipe_to_dict
+from recipes.errors import ConfigError
+from recipes.run_dir.lock import RunLock
+from recipes.system.durable import sync, write_text_atomically
+from recipes.system.json_lines import JsonLines, read_rows
+
+FREE_TO_CHANGE = {
+    *(f"run.{key}" for key in ("max_steps", "log_steps", "save_steps", "eval_steps", "eval_samples", "wandb", "max_minutes")),
+    *("run.hang_seconds", "run.accept_changes"),
+    "data.path",  # what it holds counts, not how it is spelled: check_same_data
+}
+FREE_SECTIONS = ("checkpoint.",)
+LOGS = ("metrics.jsonl", "events.jsonl")
+Changes = dict[str, list[Any]]
+"""Dotted name of a setting -> its value before and now."""
+
+
+class OpenedMetrics(NamedTuple):
+    """metrics.jsonl for appending, and what the launch before had done past its last checkpoint."""
+
+    lines: JsonLines
+    lost_steps: int
+    lost_seconds: float
+
+
+class RunDir:
+    """A run directory that this process owns. Only rank 0 makes one."""
+
+    def __init__(self, path: Path, say: Callable[[str], None] = print) -> None:
+        """Take the directory, making it if need be; `say` is told what the user should know meanwhile.
+
+        Raises: ConfigError if it is a file, cannot be written, or belongs to a launch that is still running.
+        """
+        self.path, self._say = path, say
+        self.last_seen = _last_seen(path)
+        """When the launch before last gave a sign of life (seconds since 1970); None where there was none."""
+        self.accepted: Changes = {}
+        """What this launch may do otherwise than the run so far."""
+        self._metrics: JsonLines | None = None
+        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        self._lock = RunLock(path / ".lock", say=say)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for folder in self._made:
+                sync(folder.parent)  # a power cut must not lose the folder and all that is synced in it
+            self.taken_from = self._lock.acquire()
+            """The launch that owned the directory when it died; None where the last one had given it up."""
+            self._events = self._log("events.jsonl")
+        except FileExistsError:
+            raise ConfigError(f"--run-dir {path} is a file; name a folder") from None
+        except OSError as error:
+            self._remove_made()
+            raise ConfigError(f"--run-dir {path}: {error.strerror}; name a folder that you may write to") from None
+
+    @property
+    def token(self) -> str:
+        """What the lock file holds: unlike that of any other launch, so that another node can tell whether it sees this very folder."""
+        return self._lock.text
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether another launch was seen to own the directory by now; nothing is written in it from then on."""
+        return self._lock.is_lost
+
+    def check(self) -> None:
+        """Raises: ConfigError where another launch owns the directory; OSError where the file system does not answer."""
+        self._lock.check()
+
+    def save_config(self, content: dict[str, Any]) -> None:
+        """Write config.json. Raises: ConfigError where the disk refuses."""
+        self._replace("config.json", json.dumps(content, indent=2) + "\n")
+
+    def warn(self, text: str) -> None:
+        """One line on the terminal that the user should not miss."""
+        self._say(f"warning: {text}")
+
+    def event(self, kind: str, **facts: Any) -> None:
+        """Append one line to events.jsonl."""
+        self._events.append({"time": time.time(), "event": kind, **facts})
+
+    def open_metrics(self, step: int) -> OpenedMetrics:
+        """Cut what lies past `step`, which a lost stretch left behind. Raises: ConfigError where the disk refuses."""
+        lines = self._metrics = self._log("metrics.jsonl")
+        found, num_damaged = read_rows(lines.path)
+        rows = [row for row in found if isinstance(row.get("step"), int)]
+        num_damaged += len(found) - len(rows)
+        kept, cut = [row for row in rows if row["step"] <= step], [row for row in rows if row["step"] > step]
+        if cut or num_damaged:
+            self._replace(lines.path.name, "".join(json.dumps(row) + "\n" for row in kept))
+        if num_damaged:
+            self._say(f"warning: {num_damaged} damaged lines of {lines.path} were taken out")
+        lost_seconds, last = 0.0, step
+        for row in cut:  # step_seconds is the mean since the row before
+            lost_seconds += row.get("step_seconds", 0.0) * (row["step"] - last)
+            last = row["step"]
+        return OpenedMetrics(lines, last - step, lost_seconds)
+
+    def release(self) -> None:
+        """Give the directory up. Where no run began in it, what this launch made is removed: the lock, and empty folders."""
+        self._events.close()
+        if self._metrics:
+            self._metrics.close()
+        self._lock.release()
+        if not (self.path / "config.json").exists():
+            self._remove_made()
+
+    def _log(self, name: str) -> JsonLines:
+        return JsonLines(self.path / name, self._say, is_ours=lambda: not self._lock.is_lost)
+
+    def _remove_made(self) -> None:
+        with suppress(OSError):  # not empty: prepared data stay
+            for folder in self._made:
+                folder.rmdir()
+
+    def _replace(self, name: str, text: str) -> None:
+        try:
+            write_text_atomically(self.path / name, text)
+        except OSError as error:
+            free = shutil.disk_usage(self.path).free
+            raise ConfigError(
+                f"{self.path / name} cannot be written ({error.strerror}), {free} bytes free on that disk; "
+                "mend that and give the same command again"
+            ) from None
+
+
+def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
+    """In what `recipe` differs from the one that the directory was made for, where all of it is named in run.accept_changes.
+
+    Raises: ConfigError naming the fields that differ and are not.
+    """
+    config = _read_config(run_dir)
+    if config is None:
+        return {}
+    before, now = dotted(config["recipe"]), dotted(json.loads(json.dumps(recipe_to_dict(recipe))))
+    if before["name"] != now["name"]:
+        raise ConfigError(f"--run-dir {run_dir} holds a run of recipe {before['name']}, not {now['name']}; name another --run-dir")
+    changes = {key: [before.get(key), now.get(key)] for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)}
+    changes = {key: values for key, values in changes.items() if key not in FREE_TO_CHANGE and not key.startswith(FREE_SECTIONS)}
+    refused = [key for key in changes if key not in recipe.run.accept_changes]
+    if refused:
+        shown = ", ".join(f"{key} {changes[key][0]} -> {changes[key][1]}" for key in refused[:3])
+        raise ConfigError(
+            f"--run-dir {run_dir} was started with other settings ({len(refused)} differ: {shown}); undo them, accept them with "
+            f"--set run.accept_changes={','.join(changes)}, or name another --run-dir"
+        )
+    return changes
+
+
+def check_same_data(run_dir: Path, recipe: Recipe, fingerprint: str) -> Changes:
+    """The change of data, where run.accept_changes names data.path; `fingerprint` is that of the data now.
+
+    Raises: ConfigError where they are not those of the run and nothing accepts that.
+    """
+    config = _read_config(run_dir) or {}
+    before = config.get("data_fingerprint", fingerprint)
+    if before == fingerprint:
+        return {}
+    if "data.path" in recipe.run.accept_changes:
+        return {"data.path": [config["recipe"]["data"]["path"], recipe.data.path], "data_fingerprint": [before, fingerprint]}
+    raise ConfigError(
+        f"--run-dir {run_dir}: the data are not those of the run (fingerprint {before[:12]} -> {fingerprint[:12]}); point --data at those, "
+        "accept the others with --set run.accept_changes=data.path, or name another --run-dir"
+    )
+
+
+def _read_config(run_dir: Path) -> dict[str, Any] | None:
+    path = run_dir / "config.json"
+    if not path.exists():
+        return None
+    try:
+        config = json.loads(path.read_text())
+        if isinstance(config["recipe"]["name"], str):
+            return config
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ConfigError(f"{path} is damaged, so what the run was made for is unknown; restore it or name another --run-dir")
+
+
+def _last_seen(run_dir: Path) -> float | None:
+    times = []
+    for name in (*LOGS, ".lock"):
+        with suppress(OSError):
+            times.append((run_dir / name).stat().st_mtime)
+    return max(times, default=None)
+
+
+def dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under their dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(dotted(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,16 @@
+"""Facts travel whole, and a node is as fast as its slowest device."""
+
+from recipes.cluster.preflight.facts import Device, Facts
+from tests.nodes import node
+
+GPUS = [Device("H100", 700.0, 0.99), Device("H100", 400.0, 0.5), Device("H100", None, None)]
+
+
+def test_what_arrives_is_what_was_said() -> None:
+    for facts in (node(0), node(1, devices=GPUS, errors={"matmul": "broken"}, disk_seconds=None, stale_locks=["a/lock"])):
+        assert Facts.of(facts.to_json()) == facts
+
+
+def test_a_node_is_as_fast_as_its_slowest_device() -> None:
+    assert node(0, devices=GPUS).tflops == 400.0
+    assert node(0, devices=GPUS[2:]).tflops is None and node(0, devices=[]).tflops is None

@@ -1,0 +1,175 @@
+"""The CPU optimizer of offloaded runs: AdamW, whatever it has done before."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from tests.distributed import run_distributed
+
+SIZE, STEPS = 1000, 40
+pytestmark = pytest.mark.timeout(900)
+
+NUMBERS: dict[str, Any] = {"lr": 1e-2, "betas": (0.9, 0.98), "eps": 1e-6}
+
+
+def build_nothing() -> None:
+    """Load DeepSpeed's op, which compiles it where this machine has not yet got it."""
+    from recipes.engine.cpu_adam import build_cpu_adam
+
+    build_cpu_adam([{"params": [torch.zeros(4, requires_grad=True)]}], **NUMBERS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """The minute of a compiler on a fresh machine, which is not to count in the time of a test."""
+    run_distributed(build_nothing, 1, timeout=800)
+
+
+def resumed_and_whole(counted: bool) -> float:
+    """Largest difference of the weights after STEPS, between one optimizer and one per step that gets the state of the one before."""
+    from recipes.engine import cpu_adam
+
+    if not counted:
+        cpu_adam._jump = lambda *args: None  # type: ignore[assignment]
+
+    def build(weight: torch.Tensor) -> torch.optim.Optimizer:
+        return cpu_adam.build_cpu_adam([{"params": [weight], "weight_decay": 0.1}], **NUMBERS)
+
+    whole, resumed = (torch.linspace(-1, 1, SIZE, requires_grad=True) for _ in range(2))
+    optimizer, other = build(whole), build(resumed)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(STEPS):
+        gradient = torch.randn(SIZE, generator=generator)
+        whole.grad, resumed.grad = gradient, gradient.clone()
+        optimizer.step()
+        other.step()
+        state, other = other.state[resumed], build(resumed)
+        other.state[resumed] = state
+    return float((whole - resumed).abs().max())
+
+
+def test_a_resumed_optimizer_takes_the_same_steps_bit_for_bit_which_deepspeeds_own_does_not() -> None:
+    assert run_distributed(resumed_and_whole, 1, True)[0] == 0.0
+    assert run_distributed(resumed_and_whole, 1, False)[0] > 0.0, "then build_cpu_adam is no longer needed"
+
+
+def counted_against_torch() -> float:
+    """Largest difference of the weights to torch's AdamW in float64 after STEPS, two groups with weight decays of their own."""
+    from recipes.engine.cpu_adam import build_cpu_adam
+
+    dtypes = (torch.float32, torch.float64)
+    ours, theirs = ([torch.linspace(-1, 1, SIZE, dtype=dtype, requires_grad=True) for _ in range(2)] for dtype in dtypes)
+    optimizers = [
+        build([{"params": [weights[0]], "weight_decay": 0.1}, {"params": [weights[1]], "weight_decay": 0.0}], **NUMBERS)
+        for build, weights in ((build_cpu_adam, ours), (torch.optim.AdamW, theirs))
+    ]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(STEPS):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn(SIZE, generator=generator)
+            other.grad = mine.grad.double()
+        for optimizer in optimizers:
+            optimizer.step()
+    return max(float((mine - other).abs().max()) for mine, other in zip(ours, theirs, strict=True))
+
+
+def test_it_is_adamw_to_1e_5() -> None:
+    assert run_distributed(counted_against_torch, 1)[0] == pytest.approx(0.0, abs=1e-5)
+
+
+def processes_started() -> list[str]:
+    """The commands that building one optimizer starts, beginning from an op that is not loaded."""
+    from recipes.engine.cpu_adam import build_cpu_adam
+
+    started: list[str] = []
+    names = {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.system", "import"}
+    sys.addaudithook(lambda event, args: started.append(f"{event} {args[:2]}") if event in names else None)
+    build_cpu_adam([{"params": [torch.zeros(4, requires_grad=True)]}], **NUMBERS)
+    assert "cpuinfo" not in sys.modules, "the stand-in outlives the construction"
+    return started
+
+
+def test_py_cpuinfo_is_neither_imported_nor_started() -> None:
+    """It spawns itself, which costs every rank a second and now and then never returns."""
+    started = run_distributed(processes_started, 1)[0]
+    assert started, "the audit hook itself: loading an op asks the compiler for its version"
+    assert not [one for one in started if "cpuinfo" in one]
+
+
+def build_beside_a_leftover() -> str | None:
+    """Build one optimizer. Returns the environment's build root afterwards."""
+    from recipes.engine import cpu_adam
+
+    leftover = cpu_adam.build_folder() / "cpu_adam" / "lock"
+    if dist.get_rank() == 0:
+        leftover.touch()
+    dist.barrier()
+    build_nothing()
+    dist.barrier()
+    assert not leftover.exists()
+    return os.environ.get(cpu_adam.BUILD_ROOT)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_process_that_was_killed_while_it_compiled_does_not_hold_up_the_next_ones(world_size: int) -> None:
+    """torch's own way is to wait for ever."""
+    roots = run_distributed(build_beside_a_leftover, world_size)
+    assert roots == [os.environ.get("TORCH_EXTENSIONS_DIR")] * world_size, "no lasting change"
+
+
+def test_processors_with_other_instruction_sets_have_ops_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes.engine import cpu_adam
+
+    folders = set()
+    for flags in (["avx2"], ["avx2", "avx512f"], ["avx2"]):
+        monkeypatch.setattr(cpu_adam, "cpu_info", lambda flags=flags: {"flags": flags})
+        folders.add(cpu_adam.build_folder())
+    assert len(folders) == 2
+
+
+def compile_flags(by_lscpu: bool) -> list[str]:
+    """Of DeepSpeed's op, from cpu_info, or from DeepSpeed's own fallback where py-cpuinfo fails: lscpu."""
+    from deepspeed.ops.op_builder import CPUAdamBuilder
+
+    from recipes.engine import cpu_adam
+
+    if by_lscpu:
+        cpu_adam.cpu_info = lambda: {}["failed"]
+    with cpu_adam._reading_proc_cpuinfo():
+        return CPUAdamBuilder().cxx_args()
+
+
+@pytest.mark.skipif(not shutil.which("lscpu") or not Path("/proc/cpuinfo").exists(), reason="compares lscpu with /proc/cpuinfo")
+def test_the_op_is_compiled_for_the_instruction_sets_that_lscpu_names() -> None:
+    (flags,), (theirs,) = (run_distributed(compile_flags, 1, by_lscpu) for by_lscpu in (False, True))
+    assert flags == theirs and any(flag.startswith("-D__") for flag in flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "machine", "expected"),
+    [
+        ("vendor_id\t: AuthenticAMD\nflags\t\t: fpu avx2 avx512f\n\nprocessor\t: 1\n", "x86_64", ("AuthenticAMD", "X86_64", "avx512f")),
+        ("processor\t: 0\nFeatures\t: fp asimd sve\nCPU implementer\t: 0x41\n", "aarch64", ("", "ARM_8", "sve")),
+        ("processor\t: 0\ncpu\t\t: POWER9\n", "ppc64le", ("", "PPC_64", None)),
+        ("hart\t: 0\nisa\t: rv64imafdc\n", "riscv64", ("", "RISCV_64", None)),
+    ],
+)
+def test_proc_cpuinfo_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, machine: str, expected: tuple[str, str, str | None]
+) -> None:
+    from recipes.engine import cpu_adam
+
+    path = tmp_path / "cpuinfo"
+    path.write_text(text)
+    monkeypatch.setattr(cpu_adam, "PROC_CPUINFO", path)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    info = cpu_adam.cpu_info()
+    vendor, arch, flag = expected
+    assert (info["vendor_id_raw"], info["arch"]) == (vendor, arch)
+    assert flag in info["flags"] if flag else info["flags"] == []

@@ -1,0 +1,193 @@
+"""Contract with the pinned DeepSpeed: every private attribute that shards.py reads, and what is written is what is computed with."""
+
+import math
+from importlib import metadata
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed import run_distributed
+from tests.recipes.engine.test_build import LARGE_THRESHOLD, NO_THRESHOLD, random_batch, resolved
+
+
+def test_deepspeed_is_the_version_whose_private_state_was_read() -> None:
+    assert metadata.version("deepspeed") == "0.19.8"
+
+
+def inspect_private_state(world_size: int, tp_size: int, zero: dict[str, Any]) -> None:
+    """Views, ranges and round trips on live engines."""
+    from model.parallel import init_parallel
+    from recipes.engine import shards
+    from recipes.engine.build import build_engines
+    from recipes.objectives import data2vec as objective
+
+    recipe, config = resolved(world_size, tp_size, zero, {})
+    parallel = init_parallel(tp_size, "cpu")
+    engines = build_engines(recipe, config, parallel)
+    parameters = dict(shards.named_parameters(engines.student))
+    covered = {}
+    for name, parameter in parameters.items():
+        master, computed = shards.master_shard(parameter), shards.compute_shard(parameter)
+        assert master.shape == computed.shape and torch.equal(master, computed), name
+        first, count = shards.shard_range(parameter)
+        assert first + count <= parameter.ds_numel and count <= len(master), name
+        covered[name] = count
+        for moment in shards.MOMENTS:
+            assert not shards.moment_shard(parameter, moment).any(), name
+    full = {n: torch.randn_like(shards.gather_full(p, shards.master_shard(p), parallel)) for n, p in parameters.items()}
+    for name, parameter in parameters.items():
+        torch.distributed.broadcast(full[name], 0)
+        full[name] *= 0.02
+        shards.scatter_full(parameter, full[name], parallel, shards.master_shard(parameter))
+    shards.refresh_compute_weights(engines.student)
+    for name, parameter in parameters.items():
+        assert torch.equal(shards.gather_full(parameter, shards.master_shard(parameter), parallel), full[name]), name
+    batch = random_batch(recipe, 8 // parallel.dp_size, 3)
+    before = objective.forward(engines, batch, recipe.loss)
+    shards.set_optimizer_step(engines.student, 5)
+    objective.backward(engines, before, 64)
+    gradients = {n: shards.gradient_shard(p) for n, p in parameters.items()}
+    assert all(g.dtype == torch.float32 and g.shape == shards.master_shard(parameters[n]).shape for n, g in gradients.items())
+    engines.student.step()
+    assert engines.student.was_step_applied()
+    steps = {float(s["step"]) for s in engines.student.optimizer.optimizer.state.values()}
+    assert steps == {6.0}, steps
+    written = shards.master_shard(parameters["head.layers.0.weight"]).clone()
+    assert not torch.equal(written, full["head.layers.0.weight"].reshape(-1)[: len(written)])
+
+
+@pytest.mark.parametrize(
+    ("world_size", "tp_size", "zero"), [(1, 1, {}), (2, 1, LARGE_THRESHOLD), (2, 2, NO_THRESHOLD)], ids=["one_rank", "dp2", "tp2"]
+)
+def test_shards_are_views_that_training_reads_and_writes(world_size: int, tp_size: int, zero: dict[str, Any]) -> None:
+    run_distributed(inspect_private_state, world_size, world_size, tp_size, zero, timeout=120)
+
+
+def forward_after_write(zero: dict[str, Any]) -> float:
+    """Change one master through shards and see whether the student's forward does."""
+    from model.parallel import init_parallel
+    from recipes.engine import shards
+    from recipes.engine.build import build_engines
+    from recipes.objectives import data2vec as objective
+
+    recipe, config = resolved(1, 1, zero, {})
+    engines = build_engines(recipe, config, init_parallel(1, "cpu"))
+    batch = random_batch(recipe, 8, 3)
+    before = objective.forward(engines, batch, recipe.loss).prediction_MD.detach().clone()
+    with torch.no_grad():
+        shards.master_shard(dict(shards.named_parameters(engines.student))["head.layers.1.bias"]).add_(1.0)
+    shards.refresh_compute_weights(engines.student)
+    return float((objective.forward(engines, batch, recipe.loss).prediction_MD - before - 1).abs().max())
+
+
+@pytest.mark.parametrize("zero", [NO_THRESHOLD, LARGE_THRESHOLD], ids=["partitioned", "persistent"])
+def test_a_refreshed_write_reaches_the_forward_even_of_persistent_parameters(zero: dict[str, Any]) -> None:
+    assert run_distributed(forward_after_write, 1, zero)[0] < 1e-5
+
+
+OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
+
+
+def discard_and_go_on(world_size: int, tp_size: int, zero: dict[str, Any], poisons: tuple[float, ...]) -> dict[str, Any]:
+    """Three updates of two micro-batches; before the last, for each of `poisons` one more into which it is multiplied, and discarded."""
+    from model.parallel import init_parallel
+    from recipes.engine import shards
+    from recipes.engine.build import build_engines
+    from recipes.objectives import data2vec as objective
+
+    recipe, config = resolved(world_size, tp_size, zero, {"train_micro_batch_size_per_gpu": 4 // (world_size // tp_size)}, "optim.lr=0.01")
+    parallel = init_parallel(tp_size, "cpu")
+    engines = build_engines(recipe, config, parallel)
+    student, parameters = engines.student, dict(shards.named_parameters(engines.student))
+
+    def accumulate(seed: int, factor: float = 1.0) -> None:
+        engines.stream.update = seed
+        for number in range(2):
+            if number:
+                student.step()
+            batch = random_batch(recipe, config.batch.micro_batch_size, 10 * seed + 2 * parallel.dp_rank + number)
+            result = objective.forward(engines, batch, recipe.loss)
+            objective.backward(engines, result._replace(loss=result.loss * factor), 64)
+
+    for seed in (0, 1, 2):
+        for poison in poisons if seed == 2 else ():
+            accumulate(7, poison)
+            assert bool(torch.isfinite(shards.gradient_square(student, parameters.values()))) is math.isfinite(poison)
+            shards.discard_update(student)
+            assert not student.was_step_applied()
+        accumulate(seed)
+        own = {n: shards.gradient_square(student, [p]) for n, p in parameters.items()}
+        expected = {n: shards.gradient_shard(p).double().square().sum() for n, p in parameters.items()}
+        together = float(shards.gradient_square(student, parameters.values()))
+        assert all(float(own[n]) == pytest.approx(float(expected[n]), rel=1e-6) for n in parameters), (own, expected)
+        assert together == pytest.approx(sum(float(square) for square in expected.values()), rel=1e-6), together
+        student.step()
+        assert student.was_step_applied()
+    return {n: shards.master_shard(p).clone() for n, p in parameters.items()}
+
+
+RUNS: dict[str, tuple[int, int, dict[str, Any]]] = {
+    **{"one": (1, 1, {}), "dp2": (2, 1, LARGE_THRESHOLD), "tp2": (2, 2, {}), "offload": (1, 1, OFFLOAD)},
+}
+"""World size, tensor-parallel size, ZeRO settings."""
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def undisturbed(request: pytest.FixtureRequest) -> tuple[str, list[dict[str, Any]]]:
+    """The key of a run and what each of its ranks ends with when nothing is discarded."""
+    return request.param, discarding(request.param, ())
+
+
+def discarding(run: str, poisons: tuple[float, ...]) -> list[dict[str, Any]]:
+    """discard_and_go_on, on every rank. The first run with offload on a machine compiles DeepSpeed's optimizer: a minute."""
+    world_size, tp_size, zero = RUNS[run]
+    return run_distributed(discard_and_go_on, world_size, world_size, tp_size, zero, poisons, timeout=280)
+
+
+def test_gradient_squares_are_those_of_the_shards_to_1e_6_and_discarded_updates_leave_no_trace(
+    undisturbed: tuple[str, list[dict[str, Any]]],
+) -> None:
+    run, theirs = undisturbed
+    for mine, other in zip(discarding(run, (float("nan"), float("inf"), 1e3)), theirs, strict=True):
+        assert all(torch.equal(mine[name], other[name]) for name in other)
+
+
+def squares_under(scale: float) -> tuple[float, float]:
+    """The squared gradient norm, and the sum of the gradients' squares as they are, with fp16's loss scale on an fp32 engine."""
+    from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
+
+    from model.parallel import init_parallel
+    from recipes.engine import shards
+    from recipes.engine.build import build_engines
+    from recipes.objectives import data2vec as objective
+
+    recipe, config = resolved(1, 1, {}, {})
+    engines = build_engines(recipe, config, init_parallel(1, "cpu"))
+    student = engines.student
+    student.optimizer.loss_scaler = CreateLossScaler(torch.half, static_loss_scale=scale, dynamic_scaling=False, dynamic_loss_args=None)
+    objective.backward(engines, objective.forward(engines, random_batch(recipe, 8, 3), recipe.loss), 64)
+    gradients = [shards.gradient_shard(p) for _, p in shards.named_parameters(student)]
+    own = float(shards.gradient_square(student, [p for _, p in shards.named_parameters(student)]))
+    return own, float(sum(gradient.double().square().sum() for gradient in gradients))
+
+
+def test_the_squared_gradient_norm_is_without_the_loss_scale_of_fp16() -> None:
+    plain, scaled = (run_distributed(squares_under, 1, scale)[0] for scale in (1.0, 1024.0))
+    assert plain[0] == pytest.approx(plain[1], rel=1e-6)
+    assert scaled[0] == pytest.approx(plain[0], rel=1e-6)
+    assert scaled[1] == pytest.approx(1024.0**2 * plain[1], rel=1e-6), "the gradients themselves carry it"
+
+
+def test_a_gradient_of_nothing_is_zero() -> None:
+    assert run_distributed(square_of_nothing, 1) == [0.0]
+
+
+def square_of_nothing() -> float:
+    """Of no parameters."""
+    from model.parallel import init_parallel
+    from recipes.engine import shards
+    from recipes.engine.build import build_engines
+
+    recipe, config = resolved(1, 1, {}, {})
+    return float(shards.gradient_square(build_engines(recipe, config, init_parallel(1, "cpu")).student, []))

@@ -1,0 +1,234 @@
+"""What the batch script asks for, with commands in place of Slurm's that write down what they were told. On a real Slurm: tests/slurm."""
+
+import json
+import os
+import re
+import stat
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from recipes.checkpoint.layout import Counters, Manifest, step_folder, write_manifest
+from recipes.job.batch import main
+from tests.distributed import run_command
+from tests.launching import PRETRAIN_TEXT, overrides
+
+FACTS = "JobId=7 JobState={state} BatchFlag={batch} Requeue={requeue} Comment=(null)"
+
+
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which every call of scontrol is a line; facts.txt and script.txt hold its answers. To requeue a job ends it."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    log = folder / "told.txt"
+    path = folder / "scontrol"
+    path.write_text(
+        f'#!/bin/sh\necho "scontrol $*" >>{log}\ncase $1 in show) cat {folder}/facts.txt ;; write) cat {folder}/script.txt ;;\n'
+        f'requeue*) echo "the job ends here, with" $(wc -l <{tmp_path}/run/attempts.jsonl) attempts remembered ;; esac\n'
+    )
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    (folder / "script.txt").write_text("#!/bin/bash\n#SBATCH --nodes=1  # one\n")
+    (folder / "facts.txt").write_text(FACTS.format(state="RUNNING", batch=1, requeue=1))
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "1")
+    return log
+
+
+def run_dir_with(folder: Path, code: int | None, reason: str | None = None) -> Path:
+    """A run dir whose two ranks ended with `code` just now, or None: one without a word; and a stop event."""
+    watch = folder / "run" / "watch"
+    watch.mkdir(parents=True)
+    (watch / "ranks.json").write_text(json.dumps(["node1", "node2"]))
+    for rank in (0, 1):
+        ended = "silent" if code is None and rank else {"code": code or 0, "message": ""}
+        record = {"rank": rank, "host": f"node{rank + 1}", "step": 4, "phase": "data", "time": time.time(), "ended": ended}
+        (watch / f"rank_{rank:05d}.json").write_text(json.dumps(record))
+    events = [
+        {"time": time.time(), "event": "start", "step": 0},
+        *([{"time": time.time(), "event": "stop", "reason": reason}] if reason else []),
+    ]
+    (folder / "run" / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    return folder / "run"
+
+
+def end(run_dir: Path, code: int = 0, *more: str) -> int:
+    return main(["end", str(run_dir), "--code", str(code), "--since", str(time.time() - 60), *more])
+
+
+def test_begin_prints_the_run_dir_of_the_command(told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["begin", str(PRETRAIN_TEXT), "--run-dir", str(tmp_path / "my runs"), *overrides()]) == 0
+    assert capfd.readouterr().out == f"{tmp_path / 'my runs'}\n"
+    assert not (tmp_path / "my runs").exists()
+
+
+def test_begin_tells_of_an_attempt_whose_batch_script_died_with_its_node(
+    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run_dir_with(tmp_path, None)
+    (run_dir / "watch" / "rank_00001.json").unlink()
+    command = ["begin", str(PRETRAIN_TEXT), "--run-dir", str(run_dir), *overrides()]
+    assert main(command) == 0 and capfd.readouterr().err == "", "the first attempt"
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert main(command) == 0
+    assert capfd.readouterr().err.startswith(
+        "job 7, attempt 1, which Slurm has ended: rank 1 on node2 left no word at all: its node is gone"
+    )
+    (run_dir / "attempts.jsonl").write_text('{"job": "7", "restart": "0"}\n')
+    assert main(command) == 0 and capfd.readouterr().err == "", "told already"
+
+
+def test_begin_fails_as_the_command_would(told: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["begin", str(PRETRAIN_TEXT), "--recipe", "other"]) == 2
+    assert "--recipe other: unknown" in capfd.readouterr().err
+
+
+def test_begin_wants_a_number_of_nodes(told: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (told.parent / "script.txt").write_text("#!/bin/bash\n#SBATCH --time=1:00:00\n")
+    assert main(["begin", str(PRETRAIN_TEXT)]) == 2
+    assert "job 7 has 1 node, which is what Slurm gives where nobody says --nodes; put #SBATCH --nodes=N" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "exit_code", "verb", "line"),
+    [
+        (0, "done", 0, None, "job 7, attempt 1: done"),
+        (75, "SIGUSR2", 75, "scontrol requeue 7", "stopped by SIGUSR2; checkpoint of step 0 .*; requeued, try 1 of 10"),
+        (2, None, 2, None, "exit code 2 .*not requeued"),
+        (3, None, 3, None, "exit code 3 .*not requeued"),
+        (None, None, 75, "scontrol requeue 7", "rank 1 on node2 ended without a word .*requeued, try 1 of 3"),
+        (75, "the file stop (removed)", 75, None, "not requeued, for the file asked for an end"),
+    ],
+)
+def test_end_tells_slurm_and_people(
+    told: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    code: int | None,
+    reason: str | None,
+    exit_code: int,
+    verb: str,
+    line: str,
+) -> None:
+    run_dir = run_dir_with(tmp_path, code, reason)
+    assert end(run_dir) == exit_code
+    said = capfd.readouterr().out
+    assert re.search(line, said)
+    assert not verb or said.endswith("the job ends here, with 1 attempts remembered\n"), said
+    calls = told.read_text().splitlines() if told.exists() else []
+    assert [call for call in calls if " show " not in call] == ([verb] if verb else [])
+    verb = json.loads((run_dir / "attempts.jsonl").read_text())["verb"]
+    assert (verb == "requeue") == bool(verb)
+
+
+def test_progress_is_from_where_this_attempt_began_to_its_newest_checkpoint(
+    told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An attempt before, which began at step 0 and was stopped by the file, has left its events."""
+    run_dir, now = run_dir_with(tmp_path, None), time.time()
+    checkpoint = step_folder(run_dir, 6)
+    checkpoint.mkdir(parents=True)
+    write_manifest(checkpoint, Manifest(Counters(step=6), 1, 1, {}, (), {}))
+    old = [{"time": now - 1000, "event": "start", "step": 0}, {"time": now - 900, "event": "stop", "reason": "the file stop"}]
+    own = [
+        {"time": now - 61, "event": "fallback", "step": 5},
+        {"time": now - 10, "event": "resume", "step": 4},
+    ]  # clocks differ by a second
+    (run_dir / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in [*old, *own]))
+    assert end(run_dir, 1, "--max-tries", "1") == 75
+    assert "checkpoint of step 6 (+2 in this attempt); requeued\n" in capfd.readouterr().out
+    attempt = json.loads((run_dir / "attempts.jsonl").read_text())
+    assert (attempt["kind"], attempt["step"], attempt["job"], attempt["restart"]) == ("crashed", 6, "7", "0")
+    with (run_dir / "events.jsonl").open("w") as file:
+        file.writelines(json.dumps(event) + "\n" for event in old)
+    (run_dir / "watch" / "ranks.json").unlink()
+    for record in (run_dir / "watch").iterdir():
+        record.unlink()
+    assert end(run_dir, 143, "--asked") == 75
+    assert "stopped on request before the first step; checkpoint of step 6 (+0" in capfd.readouterr().out, (
+        "not by the file of the attempt before"
+    )
+
+
+def test_after_so_many_tries_the_job_is_held_with_its_reason(told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run_dir = run_dir_with(tmp_path, None)
+    assert [end(run_dir, 1, "--max-tries", "2") for _ in range(2)] == [75, 1]
+    calls = [call for call in told.read_text().splitlines() if " show " not in call]
+    assert calls[0] == "scontrol requeue 7" and calls[2] == "scontrol requeuehold 7"
+    assert calls[1].startswith("scontrol update JobId=7 Comment=rank 1 on node2 ended without a word")
+    assert "scontrol release 7" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        (
+            {"state": "COMPLETING", "batch": 1, "requeue": 1},
+            "stopped by SIGTERM; checkpoint of step 0 .*; not touched, since Slurm has ended it .COMPLETING",
+        ),
+        ({"state": "RUNNING", "batch": 0, "requeue": 1}, "the same command continues .this job cannot"),
+        ({"state": "RUNNING", "batch": 1, "requeue": 0}, "the same command continues"),
+    ],
+)
+def test_a_job_that_was_cancelled_or_is_no_batch_job_is_let_alone(
+    told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], facts: dict[str, object], line: str
+) -> None:
+    (told.parent / "facts.txt").write_text(FACTS.format(**facts))
+    assert end(run_dir_with(tmp_path, 75, "SIGTERM")) == 75
+    assert '"kind": "stopped"' in (tmp_path / "run" / "attempts.jsonl").read_text()
+    assert re.search(line, capfd.readouterr().out)
+    assert all(" show " in call for call in told.read_text().splitlines())
+
+
+def test_nothing_is_said_of_ranks_that_are_still_saving_when_slurm_ends_the_job(
+    told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (told.parent / "facts.txt").write_text(FACTS.format(state="CANCELLED", batch=1, requeue=1))
+    run_dir = run_dir_with(tmp_path, None)
+    for record in (run_dir / "watch").glob("rank_*"):
+        record.unlink()
+    end(run_dir, 143)
+    said = capfd.readouterr().out
+    assert "nothing is known of its ranks; checkpoint of step 0" in said and "left no word" not in said
+
+
+def test_words_of_an_attempt_before_are_not_taken_for_this_one(told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run_dir = run_dir_with(tmp_path, 75, "SIGUSR2")
+    code = main(["end", str(run_dir), "--code", "2", "--since", str(time.time() + 60)])
+    assert code == 2 and "no rank began to train, srun ended with exit code 2" in capfd.readouterr().out
+
+
+def test_without_a_run_dir_nothing_is_made_and_slurm_counts_the_tries(told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert end(tmp_path / "none", 137) == 75
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert end(tmp_path / "none", 137) == 1
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "code"),
+    [
+        (["srun: error: node2: task 1: Exited with exit code 2", "srun: error: node1: task 0: Terminated"], 2),
+        (["srun: error: node2: task 1: Exited with exit code 1", "srun: error: node1: tasks 0-3: Exited with exit code 2"], 2),
+        (["srun: error: node2: task 1: Exited with exit code 247"], 75),
+        (["srun: error: node2: task 1: Terminated"], 75),
+        (["node1: stopped on request", "node2: stopped on request"], 75),
+        (["node1: stopped on request", "srun: error: node2: task 1: Exited with exit code 2"], 2),
+        ([], 75),
+    ],
+)
+def test_the_node_that_failed_counts_and_not_those_that_were_killed_then(told: Path, tmp_path: Path, lines: list[str], code: int) -> None:
+    said = tmp_path / "said"
+    said.write_text("\n".join(lines) + "\n")
+    assert end(tmp_path / "none", 143, "--said", str(said)) == code
+    assert not said.exists()
+
+
+def test_it_runs_as_a_module(told: Path, tmp_path: Path) -> None:
+    done = run_command(
+        [sys.executable, "-m", "recipes.job.batch", "end", str(tmp_path / "none"), "--code", "137", "--asked"], tmp_path, 30
+    )
+    assert done.returncode == 75 and "stopped on request before the first step" in done.stdout, done.stderr

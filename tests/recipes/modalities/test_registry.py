@@ -1,0 +1,72 @@
+"""The table of modalities: every recipe finds its objects in it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.frontends.speech import SpeechFrontend
+from model.frontends.text import TextFrontend
+from model.frontends.vision import VisionFrontend
+from recipes.catalog import RECIPES
+from recipes.data.loader import EVAL_MASK_SEED, Dataset
+from recipes.data.speech import SpeechDataset
+from recipes.data.text import TextDataset
+from recipes.data.vision import VisionDataset
+from recipes.modalities.registry import MODALITIES
+from tests.launching import tiny_recipe
+
+CLASSES = {"text": (TextFrontend, TextDataset), "speech": (SpeechFrontend, SpeechDataset), "vision": (VisionFrontend, VisionDataset)}
+
+
+def test_every_recipe_names_a_modality_that_is_there() -> None:
+    assert {build().modality for recipes in RECIPES.values() for build in recipes.values()} == set(MODALITIES) == set(CLASSES)
+
+
+@pytest.fixture(scope="module")
+def prepared(modality: str, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The modality's made-up data as its tiny settings want them."""
+    recipe = tiny_recipe(modality, data__path=tiny_data)
+    return MODALITIES[modality].prepare(recipe, tmp_path_factory.mktemp(modality) / "prepared", num_processes=1)
+
+
+def one_batch(dataset: Dataset, seed: int = 0) -> Any:
+    indices = tuple(dataset.order(np.random.default_rng(seed))[:4].tolist())
+    return dataset.collate([dataset.example(0, index, indices) for index in indices])
+
+
+def test_a_modality_brings_its_front_end_and_both_splits(modality: str, prepared: Path) -> None:
+    frontend, dataset = CLASSES[modality]
+    recipe = tiny_recipe(modality, data__path=prepared)
+    builder: Any = MODALITIES[modality].build_frontend(recipe)
+    assert (builder.func, builder.args) == (frontend, (recipe.frontend,))
+    train, heldout = MODALITIES[modality].open_data(recipe, prepared)
+    assert isinstance(train, dataset) and isinstance(heldout, dataset)
+    assert len(train) > 5 * len(heldout) > 0 and train.fingerprint == heldout.fingerprint
+    assert MODALITIES[modality].prepare(recipe, prepared, progress=False, log=print) == prepared, "found, not made again"
+
+
+def test_masks_follow_the_runs_seed_in_training_and_a_constant_in_evaluation(modality: str, prepared: Path) -> None:
+    masks = []
+    for seed in (1, 2, EVAL_MASK_SEED):
+        train, heldout = MODALITIES[modality].open_data(tiny_recipe(modality, run__seed=seed), prepared)
+        examples = [heldout.example(0, index, (index,)) for index in range(len(heldout))]
+        masks.append((one_batch(train).mask_BS, torch.cat([torch.from_numpy(example.mask) for example in examples])))
+    assert not torch.equal(masks[0][0], masks[1][0])
+    assert torch.equal(masks[0][1], masks[1][1]) and masks[0][1].any()
+
+
+def test_a_batch_suits_the_front_end_and_counts_its_positions(modality: str, prepared: Path) -> None:
+    recipe = tiny_recipe(modality)
+    batch = one_batch(MODALITIES[modality].open_data(recipe, prepared)[0])
+    assert batch.mask_BS.shape[0] == 4 and batch.num_tokens == batch.mask_BS.numel(), "nothing is padded here"
+    assert torch.equal(batch.masked_index_M, batch.mask_BS.flatten().nonzero()[:, 0]) and batch.num_masked > 4
+    lengths = {
+        "text": lambda: recipe.data.sequence_length,  # type: ignore[union-attr]
+        "speech": lambda: recipe.frontend.num_frames(batch.inputs.shape[1]),  # type: ignore[union-attr]
+        "vision": lambda: recipe.frontend.grid**2,  # type: ignore[union-attr]
+    }
+    assert batch.mask_BS.shape[1] == lengths[modality]()
+    assert (batch.inputs is batch.clean_inputs) == (modality != "text"), "one tensor where the front-end places the mask"

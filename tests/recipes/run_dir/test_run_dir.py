@@ -1,0 +1,275 @@
+"""A run directory has one owner and one recipe, its logs survive a crash, and a launch that never began leaves nothing."""
+
+import json
+import os
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.config import Recipe, apply_overrides, recipe_to_dict
+from recipes.errors import ConfigError
+from recipes.run_dir.run_dir import FREE_TO_CHANGE, RunDir, check_same_data, check_same_recipe
+from recipes.text import text_base, text_tiny
+from tests.distributed import run_command, run_distributed
+from tests.durability import durable_moves
+from tests.launching import ROOT
+from tests.recipes.train.faulty import ONE, UNDISTURBED, prepare_pictures, run_rank
+
+
+def begun(path: Path, recipe: Recipe) -> RunDir:
+    run_dir = RunDir(path)
+    run_dir.save_config({"recipe": recipe_to_dict(recipe), "versions": {}, "data_fingerprint": "a" * 64})
+    return run_dir
+
+
+def test_a_second_owner_is_refused_with_the_first_ones_name(tmp_path: Path) -> None:
+    first = RunDir(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"run is in use by pid \d+ on \S+ since [-\d]+ [:\d]+; wait for it, stop it, or name another"):
+        RunDir(tmp_path / "run")
+    first.save_config({})
+    first.release()
+    RunDir(tmp_path / "run").release()
+
+
+def test_what_a_run_is_and_the_cut_of_its_curve_survive_a_power_cut(tmp_path: Path) -> None:
+    with durable_moves(tmp_path) as recorder:
+        run_dir = RunDir(tmp_path / "made" / "on the way")
+        run_dir.save_config({"first": 1})
+        (run_dir.path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n')
+        assert run_dir.open_metrics(1).lost_steps == 1
+    assert [Path(name).name for name in recorder.moves] == ["config.json", "metrics.jsonl"]
+
+
+def test_a_file_or_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ConfigError, match="file is a file; name a folder"):
+        RunDir(tmp_path / "file")
+    with pytest.raises(ConfigError, match="Not a directory; name a folder that you may write to"):
+        RunDir(tmp_path / "file" / "run")
+    with pytest.raises(ConfigError, match="name a folder that you may write to"):
+        RunDir(Path("/proc/run"))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_launch_that_never_began_leaves_what_it_found(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    RunDir(tmp_path / "there" / "a" / "b").release()
+    RunDir(tmp_path / "there").release()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"], "the user's own empty folder stays, ours goes"
+
+
+def test_what_someone_put_there_stays(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    (tmp_path / "run" / "prepared").mkdir()
+    run_dir.release()
+    assert [path.name for path in tmp_path.rglob("*")] == ["run", "prepared"]
+
+
+def test_a_run_that_began_keeps_everything(tmp_path: Path) -> None:
+    begun(tmp_path / "run", text_tiny()).release()
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_the_same_recipe_may_come_back_with_other_limits(tmp_path: Path) -> None:
+    recipe = text_tiny()
+    run_dir = begun(tmp_path / "run", recipe)
+    check_same_recipe(run_dir.path, recipe)
+    run = replace(recipe.run, max_steps=9, log_steps=1, save_steps=2, eval_steps=3, eval_samples=4, wandb="offline", max_minutes=5)
+    run = replace(run, accept_changes=("optim.lr",), hang_seconds=7)
+    assert len([1 for key in FREE_TO_CHANGE if key.startswith("run.")]) == 9 and FREE_TO_CHANGE - {"data.path"} == {
+        key for key in FREE_TO_CHANGE if key.startswith("run.")
+    }
+    checkpoint, data = replace(recipe.checkpoint, keep_last=9, keep_every_steps=8), replace(recipe.data, path="/elsewhere")
+    assert check_same_recipe(run_dir.path, replace(recipe, run=run, checkpoint=checkpoint, data=data)) == {}
+
+
+def test_a_fresh_directory_takes_any_recipe(tmp_path: Path) -> None:
+    check_same_recipe(tmp_path / "run", text_base())
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        (["optim.lr=1e-3"], r"\(1 differ: optim\.lr 0\.002 -> 0\.001\)"),
+        (["run.seed=2"], r"run\.seed 1 -> 2"),
+        (["run.global_batch_size=8"], r"run\.global_batch_size 16 -> 8"),
+        (["optim.betas=0.9,0.99"], r"optim\.betas \[0\.9, 0\.98\] -> \[0\.9, 0\.99\]"),
+        (
+            ["optim.lr=1", "mask.prob=0.1", "loss.beta=0", "optim.eps=1"],
+            r"\(4 differ: loss\.beta 4\.0 -> 0\.0, mask\.prob 0\.3 -> 0\.1, optim\.eps",
+        ),
+    ],
+)
+def test_another_setting_is_refused_by_name_and_value(tmp_path: Path, changes: list[str], complaint: str) -> None:
+    run_dir = begun(tmp_path / "run", text_tiny())
+    with pytest.raises(ConfigError, match=complaint):
+        check_same_recipe(run_dir.path, apply_overrides(text_tiny(), changes))
+
+
+def test_the_remedy_names_every_change_and_works(tmp_path: Path) -> None:
+    run_dir = begun(tmp_path / "run", text_tiny())
+    changes = ["optim.lr=1e-3", "run.seed=2", "run.accept_changes=optim.lr"]
+    with pytest.raises(ConfigError, match=r"\(1 differ: run\.seed 1 -> 2\); undo them, accept them with --set \S+, or name") as refused:
+        check_same_recipe(run_dir.path, apply_overrides(text_tiny(), changes))
+    remedy = str(refused.value).partition("--set ")[2].partition(", or")[0]
+    assert remedy == "run.accept_changes=optim.lr,run.seed"
+    accepted = check_same_recipe(run_dir.path, apply_overrides(text_tiny(), [*changes, remedy]))
+    assert accepted == {"optim.lr": [0.002, 0.001], "run.seed": [1, 2]}
+
+
+def test_an_accepted_name_that_did_not_change_is_harmless(tmp_path: Path) -> None:
+    run_dir = begun(tmp_path / "run", text_tiny())
+    assert check_same_recipe(run_dir.path, apply_overrides(text_tiny(), ["run.accept_changes=optim.lr, loss.beta"])) == {}
+
+
+def test_data_are_judged_by_what_they_hold(tmp_path: Path) -> None:
+    recipe = text_tiny()
+    assert check_same_data(tmp_path / "run", recipe, "b" * 64) == {}, "a fresh directory takes any"
+    run_dir = begun(tmp_path / "run", recipe).path
+    assert check_same_data(run_dir, apply_overrides(recipe, ["data.path=/elsewhere"]), "a" * 64) == {}
+    complaint = r"not those of the run \(fingerprint aaaaaaaaaaaa -> bbbbbbbbbbbb\); .* run\.accept_changes=data\.path"
+    for accepted in ("", "optim.lr"):
+        with pytest.raises(ConfigError, match=complaint):
+            check_same_data(run_dir, apply_overrides(recipe, [f"run.accept_changes={accepted}"]), "b" * 64)
+    accepting = apply_overrides(recipe, ["data.path=/new", "run.accept_changes=data.path"])
+    changes = {"data.path": [None, "/new"], "data_fingerprint": ["a" * 64, "b" * 64]}
+    assert check_same_data(run_dir, accepting, "b" * 64) == changes
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"recipe": 3}', '{"recipe": {}}', "\0\0\0"])
+def test_a_damaged_config_is_one_line(tmp_path: Path, content: str) -> None:
+    run_dir = begun(tmp_path / "run", text_tiny()).path
+    (run_dir / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"config\.json is damaged, so what the run was made for is unknown; restore it"):
+        check_same_recipe(run_dir, text_tiny())
+
+
+def test_another_recipe_is_refused_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds a run of recipe text_tiny, not text_base; name another"):
+        check_same_recipe(begun(tmp_path / "run", text_tiny()).path, text_base())
+
+
+def test_events_are_appended_with_time_and_facts(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.event("start", step=0)
+    run_dir.event("save", step=3, seconds=0.5)
+    events = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    assert [(event["event"], event["step"]) for event in events] == [("start", 0), ("save", 3)]
+    assert events[0]["time"] <= events[1]["time"] and events[1]["seconds"] == 0.5
+
+
+@pytest.mark.parametrize("torn", ["", '{"step": 3, "lo'])
+def test_metrics_past_the_checkpoint_and_a_torn_line_are_dropped(tmp_path: Path, torn: str) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text("".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4)) + torn)
+    run_dir.open_metrics(2).lines.append({"step": 3, "again": True})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
+
+
+def test_what_was_cut_is_told_in_steps_and_seconds(tmp_path: Path) -> None:
+    """step_seconds is a mean since the row before: 2 steps of 0.5 s past step 5, then 3 of 1 s."""
+    run_dir = RunDir(tmp_path / "run")
+    rows = [{"step": step, "step_seconds": seconds} for step, seconds in ((1, 9.0), (4, 9.0), (7, 0.5), (10, 1.0))]
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run_dir.open_metrics(5)[1:] == (5, 4.0)
+    assert run_dir.open_metrics(5)[1:] == (0, 0.0)
+
+
+def test_damaged_rows_are_taken_out_aloud(tmp_path: Path) -> None:
+    said: list[str] = []
+    run_dir = RunDir(tmp_path / "run", said.append)
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step"\n{"stop": 2}\n{"step": 3}\n')
+    assert run_dir.open_metrics(3)[1:] == (0, 0.0)
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n' and said == [f"warning: 2 damaged lines of {path} were taken out"]
+
+
+def test_metrics_of_a_new_run_start_empty_and_of_a_whole_one_stay_untouched(tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    assert run_dir.open_metrics(0)[1:] == (0, 0.0)
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.write_text('{"step": 1}\n')
+    before = path.stat().st_ino
+    run_dir.open_metrics(1)
+    assert path.read_text() == '{"step": 1}\n' and path.stat().st_ino == before
+
+
+def test_the_last_sign_of_life_is_the_newest_of_logs_and_lock_before_this_launch(tmp_path: Path) -> None:
+    assert RunDir(tmp_path / "new").last_seen is None
+    (tmp_path / "run").mkdir()
+    for name, seconds in (("events.jsonl", 50), ("metrics.jsonl", 70), (".lock", 60)):
+        (tmp_path / "run" / name).write_text("")
+        os.utime(tmp_path / "run" / name, (seconds, seconds))
+    (tmp_path / "run" / ".lock").unlink()  # or it would be watched for half a minute
+    assert RunDir(tmp_path / "run").last_seen == 70
+
+
+def test_a_run_dir_that_was_taken_over_gets_no_more_lines(tmp_path: Path) -> None:
+    run_dir = begun(tmp_path / "run", text_tiny())
+    run_dir.event("start", step=0)
+    lock = tmp_path / "run" / ".lock"
+    lock.write_text(json.dumps(json.loads(lock.read_text()) | {"pid": 7, "host": "elsewhere"}))
+    with pytest.raises(ConfigError, match=r"was taken over by pid 7 on elsewhere since .*; it ends without writing more"):
+        run_dir.check()
+    assert run_dir.is_lost
+    run_dir.event("save", step=1)
+    run_dir.release()
+    assert [json.loads(line)["event"] for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()] == ["start"]
+    assert lock.exists()
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from recipes.errors import ConfigError
+from recipes.run_dir.run_dir import RunDir
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+run_dir = RunDir(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
+try:
+    run_dir.save_config({"recipe": "x" * 100})
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_a_config_that_the_disk_refuses_is_one_line(tmp_path: Path) -> None:
+    done = run_command([sys.executable, "-c", FULL, tmp_path / "run"], ROOT, 30)
+    assert done.stderr == "" and not (tmp_path / "run" / "config.json").exists()
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"{tmp_path}/run/config.json cannot be written (File too large), ") and "bytes free on that disk; mend" in line
+
+
+def run_that_is_robbed(run_dir: Path, prepared: Path) -> tuple[str, int]:
+    """How a run ends whose directory another launch takes after its second update, long before a save is due; and its updates."""
+    from recipes.train import loop
+
+    done, train_step = list[int](), loop.train_step
+
+    def robbed(state: Any, logs: bool) -> Any:
+        if state.step == 2:
+            (run_dir / ".lock").write_text("another launch\n")
+            with suppress(ConfigError):
+                state.run_dir.check()  # as the lock's next beat would
+        metrics = train_step(state, logs)
+        done.append(state.step)
+        return metrics
+
+    loop.train_step = robbed
+    try:
+        run_rank(run_dir, prepared, ONE, UNDISTURBED, {}, {"run__max_steps": 6, "run__save_steps": 100})
+    except ConfigError as error:
+        return str(error), len(done)
+    return "trained", len(done)
+
+
+def test_a_run_whose_directory_was_taken_ends_with_the_update_that_knows_of_it(tmp_path: Path) -> None:
+    prepared = prepare_pictures(tmp_path)
+    ((said, updates),) = run_distributed(run_that_is_robbed, 1, tmp_path / "run", prepared)
+    assert "was taken over by" in said and updates == 2

@@ -1,0 +1,167 @@
+"""Results in the order of the tasks whatever the number of processes; a reader that is not outrun; workers that die are noticed."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from recipes.errors import ConfigError
+from recipes.system.liveness import read_stat
+from recipes.system.processes import STOP_SIGNALS, TASKS_IN_FLIGHT, run_in_order, signals_blocked_in_children
+from tests.distributed import run_command
+from tests.launching import ROOT
+
+MARKS: list[str] = []
+WORK_SECONDS = 60
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_results_come_with_their_tasks_in_order(num_processes: int) -> None:
+    assert list(run_in_order(square, range(20), num_processes, doing="squaring")) == [(n, n * n) for n in range(20)]
+
+
+def test_tasks_are_read_only_a_few_ahead() -> None:
+    read = []
+
+    def tasks() -> Iterator[int]:
+        for number in range(100):
+            read.append(number)
+            yield number
+
+    results = run_in_order(square, tasks(), 2, doing="squaring")
+    assert next(results) == (0, 0)
+    assert len(read) == 2 * TASKS_IN_FLIGHT
+    results.close()
+
+
+def test_a_killed_process_is_one_line_and_an_error_of_the_work_its_own() -> None:
+    with pytest.raises(ConfigError, match="one of 2 squaring processes was killed, probably for lack of memory"):
+        list(run_in_order(os._exit, [9, 9], 2, doing="squaring"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        list(run_in_order(partial(int, base=10), ["1", "x"], 2, doing="reading"))
+
+
+def leave_a_mark(task: tuple[str, float]) -> None:
+    time.sleep(task[1])
+    Path(task[0]).touch()
+
+
+def test_a_reader_that_stops_early_does_not_wait_for_all_tasks_that_were_handed_out(tmp_path: Path) -> None:
+    in_flight = 2 * TASKS_IN_FLIGHT
+    tasks = [(str(tmp_path / str(number)), 0.1 if number else 0.0) for number in range(in_flight)]
+    results = run_in_order(leave_a_mark, tasks, 2, doing="marking")
+    next(results)
+    results.close()
+    assert 1 <= len(list(tmp_path.iterdir())) < in_flight
+
+
+def count_marks(number: int) -> int:
+    return len(MARKS)
+
+
+def test_a_worker_starts_afresh_and_inherits_nothing_of_a_process_with_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork would copy locks that no thread is left to open."""
+    monkeypatch.setattr(f"{__name__}.MARKS", ["set by the parent"])
+    assert list(run_in_order(count_marks, range(2), 2, doing="counting")) == [(0, 0), (1, 0)]
+    assert count_marks(0) == 1
+
+
+def wait_long(path: str) -> None:
+    """Tell who works, and do not come back within the test."""
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(WORK_SECONDS)
+
+
+def hand_out(path: str) -> None:
+    list(run_in_order(wait_long, [path] * 2, 2, doing="waiting"))
+
+
+def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
+    path, parent = tmp_path / "pid", multiprocessing.get_context("spawn").Process(target=hand_out, args=[str(tmp_path / "pid")])
+    parent.start()
+    deadline = time.monotonic() + WORK_SECONDS / 2
+    while not (path.exists() and path.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    parent.kill()
+    parent.join(5)
+    worker = int(path.read_text())
+    try:
+        while (stat := read_stat(worker)) and stat.state != "Z" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert stat is None or stat.state == "Z", "the worker goes on"
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_child_is_deaf_from_its_first_instruction_on_and_the_parent_is_not(number: signal.Signals) -> None:
+    heard = []
+    before = signal.signal(number, lambda number, frame: heard.append(number))
+    try:
+        with signals_blocked_in_children():
+            child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+            os.kill(child.pid, number)  # long before it could ask for anything
+        os.kill(os.getpid(), number)
+        assert heard == [number]
+        child.communicate(b"end\n")
+        assert child.returncode == 0
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_signal_that_waited_before_the_block_waits_after_it() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        with signals_blocked_in_children():
+            assert set(STOP_SIGNALS) <= signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before | {signal.SIGUSR2}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+FIRST_CHILD = """
+import multiprocessing, time
+from pathlib import Path
+from recipes.system.processes import STOP_SIGNALS, signals_blocked_in_children
+
+with signals_blocked_in_children():
+    child = multiprocessing.get_context("spawn").Process(target=time.sleep, args=[30])
+    child.start()
+lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
+mask = int(next(line.split()[1] for line in lines if line.startswith("SigBlk")), 16)
+child.kill()
+child.join()
+print([number.name for number in STOP_SIGNALS if not mask >> number - 1 & 1])
+"""
+
+
+def test_the_first_child_of_a_process_is_deaf_too() -> None:
+    """With it Python starts its tracker of resources, which lifts the mask."""
+    done = run_command([sys.executable, "-c", FIRST_CHILD], ROOT, 30)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_workers_survive_a_stop_request_to_the_whole_group() -> None:
+    """The parent decides; a worker that died of it would be taken for one that had no memory."""
+    results = run_in_order(square, range(40), 2, doing="squaring")
+    assert next(results) == (0, 0)
+    workers = multiprocessing.active_children()
+    assert len(workers) >= 1
+    for worker in workers:
+        for number in STOP_SIGNALS:
+            os.kill(worker.pid or 0, number)
+    assert list(results) == [(n, n * n) for n in range(1, 40)]
+    assert not any(worker.is_alive() for worker in workers)

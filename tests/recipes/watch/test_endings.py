@@ -1,0 +1,102 @@
+"""What the files of RUN_DIR/watch say together, and which rank is named as the first that failed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.watch.endings import first_failure, forget, read_endings, read_records, record_file, write_roster
+from tests.distributed import run_command
+
+HOSTS = ["node1", "node1", "node2", "node2"]
+LOST = {"code": 1, "message": "RuntimeError: [pair.cc:534] Connection closed by peer [10.0.0.2]:4021"}
+DEFECT = {"code": 1, "message": "ValueError: shapes differ"}
+FINE = {"code": 0, "message": ""}
+
+
+def write(folder: Path, *endings: tuple[int, object, float]) -> Path:
+    """(rank, ended, seconds) of ranks that were at step 17."""
+    write_roster(folder, HOSTS)
+    for rank, ended, seconds in endings:
+        record = {"rank": rank, "host": HOSTS[rank], "step": 17, "phase": "forward", "time": 1000.0 + seconds, "ended": ended}
+        record_file(folder, rank).write_text(json.dumps(record))
+    return folder
+
+
+def first(folder: Path, *endings: tuple[int, object, float]) -> str:
+    return str(first_failure(read_endings(write(folder, *endings))))
+
+
+def test_a_folder_that_is_not_there_knows_nothing(tmp_path: Path) -> None:
+    assert read_records(tmp_path / "watch") == {} and read_endings(tmp_path / "watch") == []
+    assert first_failure([]) is None
+
+
+def test_the_roll_names_ranks_of_which_there_is_no_file_and_forget_forgets(tmp_path: Path) -> None:
+    folder = write(tmp_path / "watch", (0, FINE, 0))
+    endings = read_endings(folder)
+    assert [(one.rank, one.host, one.ended, one.is_bad) for one in endings][:3] == [
+        (0, "node1", "words", False),
+        (1, "node1", "gone", True),
+        (2, "node2", "gone", True),
+    ]
+    forget(folder)
+    forget(folder)
+    assert not folder.exists()
+
+
+def test_a_reader_sees_the_roll_before_or_the_new_one_never_half(tmp_path: Path) -> None:
+    write_roster(tmp_path, ["before"])
+    with (tmp_path / "ranks.json").open() as before:
+        write_roster(tmp_path, HOSTS)
+        assert before.read() == '["before"]\n'
+    assert [one.host for one in read_endings(tmp_path)] == HOSTS
+
+
+def test_half_a_file_and_foreign_ones_are_no_record(tmp_path: Path) -> None:
+    folder = write(tmp_path / "watch", (1, FINE, 0))
+    record_file(folder, 0).write_text('{"rank": 0, "ho')
+    record_file(folder, 2).write_text("[]")
+    (folder / "rank_00003.stack.txt").write_text("Thread")
+    assert list(read_records(folder)) == [1]
+
+
+@pytest.mark.parametrize(
+    ("endings", "line"),
+    [
+        ([(0, FINE, 1), (1, FINE, 0), (2, {"code": 75, "message": ""}, 0), (3, FINE, 0)], "None"),
+        ([(0, FINE, 1), (1, FINE, 0), (2, FINE, 0)], "None"),  # they had agreed to end
+        (
+            [(0, LOST, 0.001), (1, LOST, 0.002), (2, LOST, 0.003), (3, "silent", 0.9)],
+            "rank 3 on node2 ended without a word (killed, or crashed in native code) at step 17, forward",
+        ),
+        ([(0, LOST, 0), (1, LOST, 0), (2, "silent", 3), (3, "silent", 2)], "rank 3 on node2 ended without a word (killed"),
+        ([(0, "silent", 1), (1, LOST, 2)], "rank 0 on node1 ended without a word"),
+        # a launcher kills the siblings of a rank with an error some seconds later
+        ([(0, "silent", 5), (1, DEFECT, 0), (2, LOST, 0.1)], "rank 1 on node1 ended with exit code 1 at step 17, forward: "),
+        ([(0, "silent", 0.4), (1, DEFECT, 0)], "rank 0 on node1 ended without a word"),
+        ([(0, {"code": 2, "message": "mend it"}, 0)], "rank 0 on node1 ended with exit code 2 at step 17, forward: mend it"),
+        ([(0, LOST, 0), (1, LOST, 0), (2, LOST, 0)], "rank 3 on node2 left no word at all: its node is gone, or"),
+        ([], "rank 0 on node1 left no word at all"),
+        ([(rank, "hang", rank) for rank in range(4)], "rank 0 on node1 was in a hang at step 17, forward"),
+    ],
+)
+def test_the_first_failure(tmp_path: Path, endings: list[tuple[int, object, float]], line: str) -> None:
+    assert first(tmp_path / "watch", *endings).startswith(line)
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_who_is_named_in_a_hang_comes_first_though_it_may_not_have_reported(tmp_path: Path, reported: bool) -> None:
+    folder = write(tmp_path / "watch", *[(rank, "hang", rank) for rank in range(4) if rank != 2 or reported])
+    behind: dict[str, Any] = {"rank": 2, "host": "node2", "why": "stopped", "step": 17, "phase": "forward", "time": 1002.0}
+    (folder / "hang.json").write_text(json.dumps({"behind": [behind]}))
+    assert str(first_failure(read_endings(folder))) == "rank 2 on node2 hung (stopped) at step 17, forward"
+    (folder / "ranks.json").unlink()
+    assert str(first_failure(read_endings(folder))) == "rank 2 on node2 hung (stopped) at step 17, forward", "whatever else is known"
+
+
+def test_a_batch_script_reads_it_without_torch(tmp_path: Path) -> None:
+    program = "import sys, recipes.watch.endings, recipes.watch.watcher; print({'torch', 'numpy'} & set(sys.modules))"
+    assert run_command([sys.executable, "-c", program], tmp_path, 60).stdout == "set()\n"
