@@ -30,6 +30,7 @@ test-slurm: .venv
 lint: .venv
 	.venv/bin/ruff check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo
 
 .venv: .venv/.installed
 

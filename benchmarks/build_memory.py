@@ -36,9 +36,13 @@ def measure(name: str, world_size: int) -> dict[str, float]:
     import torch.distributed as dist
 
     from model.dropout import DropoutStream
+    from model.init import Init
     from model.parallel import init_parallel
-    from recipes.engine import allocator, shards
-    from recipes.engine.build import build_engines, build_student
+    from model.student import Student
+    from recipes.engine import shards
+    from recipes.engine.build import EngineBuilder
+    from recipes.modalities.registry import MODALITIES
+    from recipes.objectives.registry import build_objective
     from recipes.plan.size import num_parameters, state_bytes
 
     recipe = RECIPES[name]()
@@ -48,15 +52,17 @@ def measure(name: str, world_size: int) -> dict[str, float]:
     config = resolve(recipe, content, "zero3_cpu.json", world_size)
     parallel = init_parallel(1, "cpu")
     before = reset_peak()
-    with allocator.returning_memory():
-        student = build_student(recipe, config, parallel, DropoutStream())
+    builder = EngineBuilder(config, recipe.optim, parallel, DropoutStream())
+    frontend = MODALITIES[recipe.modality].build_frontend(recipe)
+    with builder.building():
+        student = builder.partitioned(lambda: Student(recipe.model, frontend, Init(recipe.run.seed), parallel, builder.stream))
     seen = {"student_peak": peak_bytes() - before, "student_after": reset_peak() - before}
     largest = max(p.ds_numel for p in student.parameters()) * 4
     del student
     before = reset_peak()
-    engines = build_engines(recipe, config, parallel)
+    objective = build_objective(recipe, config, parallel)
     seen |= {"everything_peak": peak_bytes() - before, "everything_after": reset_peak() - before}
-    assert all(p.numel() == 0 for _, p in shards.named_parameters(engines.student))
+    assert all(p.numel() == 0 for _, p in shards.named_parameters(objective.student))
     peaks = torch.tensor(list(seen.values()), dtype=torch.int64)
     dist.all_reduce(peaks, op=dist.ReduceOp.MAX)
     model = num_parameters(recipe) * 4

@@ -12,14 +12,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from batches import DEFAULT_LENGTH, random_batch
-from step_time import WARM_UP, build_recipe, timed_step
+from step_time import WARM_UP, build_recipe, random_batch, timed_step
 
 from recipes.catalog import RECIPES
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries
 from recipes.ds_config import load_ds_config, resolve
 from recipes.ledger.save_interval import daly_interval
+from recipes.modalities.registry import MODALITIES
 from recipes.train.cli import default_ds_config
 
 ELEMENT_BYTES, KINDS = 4, 4
@@ -39,7 +39,7 @@ def main() -> int:
     parser.add_argument("--mtbf-hours", type=float, default=24.0, help="mean time between failures, for the advised interval")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    args.length, args.dropout = DEFAULT_LENGTH[args.modality] if args.length is None else args.length, "0"
+    args.length, args.dropout = MODALITIES[args.modality].benchmark_length if args.length is None else args.length, "0"
     quiet_libraries()
     with tempfile.TemporaryDirectory(dir=args.out) as folder:
         result = measure(args, Path(folder))
@@ -54,19 +54,20 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     from recipes.checkpoint.restore import load_newest
     from recipes.checkpoint.save import CheckpointSaver
     from recipes.cluster.world import join_world, leave_world
-    from recipes.engine.build import build_engines
+    from recipes.objectives.registry import build_objective
     from recipes.train.guard import UpdateGuard
     from recipes.train.spikes import SpikeStatistic
 
     recipe = build_recipe(args)
     content = load_ds_config(args.deepspeed_config) | {"train_micro_batch_size_per_gpu": args.batch}
     world = join_world()
-    engines = build_engines(recipe, resolve(recipe, content, str(args.deepspeed_config), 1), init_parallel(1, world.device.type))
-    batch = random_batch(recipe, args.batch, args.length).to(engines.device)
-    saver = CheckpointSaver(folder, engines, world, recipe.checkpoint)
+    objective = build_objective(recipe, resolve(recipe, content, str(args.deepspeed_config), 1), init_parallel(1, world.device.type))
+    batch = random_batch(recipe, args.batch, args.length).to(world.device)
+    saver = CheckpointSaver(folder, objective, world, recipe.checkpoint)
 
     def update() -> float:
-        return sum(timed_step(engines, batch, recipe, UpdateGuard(engines, recipe.guard, world, SpikeStatistic(recipe.guard))).values())
+        guard = UpdateGuard(objective.student, objective.parallel, recipe.guard, world, SpikeStatistic(recipe.guard))
+        return sum(timed_step(objective, batch, guard).values())
 
     for _ in range(WARM_UP):
         update()
@@ -80,11 +81,11 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
         alone += quiet
         saves.append((saver.finish(), beside))
     start = time.perf_counter()
-    assert load_newest(folder, engines, world, print)
+    assert load_newest(folder, objective, world, print)
     load_seconds = time.perf_counter() - start
     saver.close()
     leave_world()
-    numbers = sum(p.ds_numel for p in engines.student.parameters()), sum(p.ds_numel for p in engines.teacher.parameters())
+    numbers = sum(p.ds_numel for p in objective.student.parameters()), sum(p.ds_numel for p in objective.teacher.parameters())
     return summary(alone, saves, numbers, args.mtbf_hours) | {"load_seconds": load_seconds}
 
 

@@ -10,17 +10,17 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-
-from batches import DEFAULT_LENGTH, random_batch, sized
 
 from recipes.catalog import RECIPES
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries
 from recipes.config import Recipe
 from recipes.ds_config import load_ds_config, resolve
+from recipes.modalities.registry import MODALITIES
 from recipes.plan.size import step_flops
 from recipes.train.cli import default_ds_config
 
@@ -41,7 +41,7 @@ def main() -> int:
     parser.add_argument("--plain", action="store_true", help="also time the same modules in plain torch, update by update in turn")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    args.length = DEFAULT_LENGTH[args.modality] if args.length is None else args.length
+    args.length = MODALITIES[args.modality].benchmark_length if args.length is None else args.length
     quiet_libraries()
     result = measure(args)
     print(json.dumps(result) if args.json else "\n".join(f"{k}: {v}" for k, v in result.items()))
@@ -50,7 +50,7 @@ def main() -> int:
 
 def build_recipe(args: argparse.Namespace) -> Recipe:
     """The named recipe at this batch, length and dropout."""
-    recipe = sized(RECIPES[args.modality][f"{args.modality}_{args.size}"](), args.length)
+    recipe = MODALITIES[args.modality].resized(RECIPES[args.modality][f"{args.modality}_{args.size}"](), args.length)
     if args.dropout != "published":
         prob = float(args.dropout)
         block = replace(recipe.model.block, drop_path=prob, layerdrop=prob)
@@ -59,13 +59,21 @@ def build_recipe(args: argparse.Namespace) -> Recipe:
     return replace(recipe, data=data, run=replace(recipe.run, global_batch_size=args.batch))
 
 
+def random_batch(recipe: Recipe, size: int, length: int):
+    """A micro-batch of random samples of that length, all alike."""
+    import numpy as np
+
+    return MODALITIES[recipe.modality].random_batch(recipe, size, length, np.random.default_rng(0))
+
+
 def measure(args: argparse.Namespace) -> dict:
     """Build, warm up, and time whole updates and their parts; the matmul peak is taken between them in the same process."""
     import torch
+    from plain_step import PlainStep
 
     from model.parallel import init_parallel
     from recipes.cluster.world import join_world, leave_world
-    from recipes.engine.build import build_engines
+    from recipes.objectives.registry import build_objective
     from recipes.train.guard import UpdateGuard
     from recipes.train.metrics import device_peak_flops
     from recipes.train.spikes import SpikeStatistic
@@ -74,24 +82,25 @@ def measure(args: argparse.Namespace) -> dict:
     content = load_ds_config(args.deepspeed_config) | {"train_micro_batch_size_per_gpu": args.batch}
     config = resolve(recipe, content, str(args.deepspeed_config), 1)
     world = join_world()
-    engines = build_engines(recipe, config, init_parallel(1, world.device.type))
-    batch = random_batch(recipe, args.batch, args.length).to(engines.device)
-    plain = PlainStep(recipe, engines.parallel, args.batch) if args.plain else None
+    objective = build_objective(recipe, config, init_parallel(1, world.device.type))
+    device = world.device
+    batch = random_batch(recipe, args.batch, args.length).to(device)
+    plain = PlainStep(recipe, objective.parallel) if args.plain else None
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
     spikes = SpikeStatistic(recipe.guard)
     spikes.load(dict.fromkeys(spikes.state(), [1e6] * recipe.guard.spike_window))  # full, as later in a run
     peak, splits, totals, plain_totals = 0.0, [], [], []
     for number in range(args.steps + WARM_UP):
-        split = timed_step(engines, batch, recipe, UpdateGuard(engines, recipe.guard, world, spikes))
-        plain_seconds = plain.run(batch) if plain else None
-        peak = max(peak, matmul_flops(dtype, engines.device))
+        split = timed_step(objective, batch, UpdateGuard(objective.student, objective.parallel, recipe.guard, world, spikes))
+        plain_seconds = plain.run(batch, ema=False) if plain else None
+        peak = max(peak, matmul_flops(dtype, device))
         if number >= WARM_UP:
             splits.append(split)
             totals.append(sum(split.values()))
             plain_totals.append(plain_seconds)
     seconds = statistics.median(totals)
     flops = step_flops(recipe, batch.num_tokens, args.batch)
-    device_peak = device_peak_flops(engines.device)
+    device_peak = device_peak_flops(device)
     result = {
         "step_milliseconds": seconds * 1e3,
         "best_step_milliseconds": min(totals) * 1e3,
@@ -100,86 +109,66 @@ def measure(args: argparse.Namespace) -> dict:
         "best_percent_of_matmul_peak": 100 * flops / min(totals) / peak,
         "mfu": flops / seconds / device_peak if device_peak else None,
         "split_milliseconds": {name: statistics.median(s[name] for s in splits) * 1e3 for name in splits[0]},
-        "peak_memory_bytes": peak_memory(engines.device),
-        "device": torch.cuda.get_device_name() if engines.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "peak_memory_bytes": peak_memory(device),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
         "precision": config.precision,
         "versions": {name: metadata.version(name) for name in ("torch", "deepspeed", "megatron-core")},
     }
-    if plain:  # it has neither EMA nor guard
-        ratios = [(sum(s.values()) - s["ema"] - s["guard"]) / theirs for s, theirs in zip(splits, plain_totals, strict=True)]
-        result |= {"plain_step_milliseconds": statistics.median(plain_totals) * 1e3, "engine_over_plain": statistics.median(ratios)}
     leave_world()
-    return result
+    return result | (beside_plain(splits, plain_totals) if plain else {})
 
 
-def timed_step(engines, batch, recipe: Recipe, guard) -> dict[str, float]:
-    """Seconds of each part of one update."""
+def beside_plain(splits: list[dict[str, float]], plain_totals: list[float]) -> dict[str, float]:
+    """The same modules in plain torch, which has neither EMA nor guard."""
+    ratios = [(sum(s.values()) - s["after_step"] - s["guard"]) / theirs for s, theirs in zip(splits, plain_totals, strict=True)]
+    return {"plain_step_milliseconds": statistics.median(plain_totals) * 1e3, "engine_over_plain": statistics.median(ratios)}
+
+
+def timed_step(objective, batch, guard) -> dict[str, float]:
+    """Seconds of each part of one update: the forward of each engine, what the objective does beside them (`loss`), and the rest."""
     import torch
 
-    from model.loss import regression_loss
-    from model.student import take_masked
-    from recipes.objectives import data2vec as objective
+    from recipes.engine.update import backward
 
     seconds: dict[str, float] = {}
+    is_cuda = torch.device(objective.student.device).type == "cuda"
 
     def clock(name: str, job: Callable):
         start = time.perf_counter()
         out = job()
-        if engines.device.type == "cuda":
+        if is_cuda:
             torch.cuda.synchronize()
         seconds[name] = time.perf_counter() - start
         return out
 
-    prediction_MD, features_BND = clock("student_forward", lambda: engines.student(batch))
-    with torch.no_grad():
-        target_BSD = clock("teacher_forward", lambda: engines.teacher(batch, features_BND))
-    target_MD = take_masked(target_BSD, batch.masked_index_M)
-    loss = clock("loss", lambda: regression_loss(prediction_MD, target_MD, recipe.loss))
-    result = objective.Objective(loss, prediction_MD, target_MD, target_BSD)
-    clock("backward", lambda: objective.backward(engines, result, batch.num_masked))
-    guard.note(loss)
-    verdict = clock("guard", lambda: guard.judge(batch.num_masked))
-    clock("optimizer", lambda: guard.step(verdict))
-    clock("ema", lambda: engines.shadow.update(0.999))
+    total = objective.count(batch)
+    with timed_forwards(objective, clock):
+        outcome = clock("loss", lambda: objective.forward(batch, total))
+    seconds["loss"] -= sum(value for name, value in seconds.items() if name != "loss")
+    clock("backward", lambda: backward(objective.student, outcome.loss, total, objective.parallel.dp_size))
+    guard.note(outcome.loss)
+    health = clock("guard", lambda: guard.judge(total))
+    assert guard.refusal(health) is None, health
+    clock("optimizer", objective.student.step)
+    guard.confirm(health)
+    clock("after_step", lambda: objective.after_step(1))
     return seconds
 
 
-class PlainStep:
-    """The same modules, loss, clipping, fused AdamW and teacher in plain torch, without any engine."""
+@contextmanager
+def timed_forwards(objective, clock: Callable):
+    """In this block the forward of each of the objective's engines goes through `clock` under NAME_forward."""
+    from recipes.engine.build import Engine
 
-    def __init__(self, recipe: Recipe, parallel, batch_size: int) -> None:
-        import torch
-
-        from model.dropout import DropoutStream
-        from model.init import Init
-        from model.student import Student
-        from model.teacher import Teacher
-        from recipes.modalities.registry import MODALITIES
-
-        frontend = MODALITIES[recipe.modality].build_frontend(recipe)
-        self.recipe = recipe
-        self.student = Student(recipe.model, frontend, Init(1), parallel, DropoutStream())
-        self.teacher = Teacher(recipe.model, recipe.teacher, frontend, Init(1), parallel).eval()
-        self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=recipe.optim.lr, fused=True)
-
-    def run(self, batch) -> float:
-        """Seconds of one update."""
-        import torch
-
-        from model.loss import regression_loss
-        from model.student import take_masked
-
-        start = time.perf_counter()
-        prediction_MD, features_BND = self.student(batch)
-        with torch.no_grad():
-            target_MD = take_masked(self.teacher(batch, features_BND), batch.masked_index_M)
-        loss = regression_loss(prediction_MD, target_MD, self.recipe.loss) / batch.num_masked
-        loss.backward()
-        if self.recipe.optim.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.recipe.optim.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return time.perf_counter() - start
+    engines = {name: engine for name, engine in vars(objective).items() if isinstance(engine, Engine)}
+    for name, engine in engines.items():
+        forward = engine.forward
+        engine.forward = lambda *args, name=name, forward=forward: clock(f"{name}_forward", lambda: forward(*args))
+    try:
+        yield
+    finally:
+        for engine in engines.values():
+            del engine.forward  # that of the class again
 
 
 def matmul_flops(dtype, device) -> float:

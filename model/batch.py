@@ -11,16 +11,33 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Masks:
+    """What the student does not see of a micro-batch, and where its loss is taken."""
+
+    mask_BS: Tensor
+    """bool, True where the student regresses the target."""
+    masked_index_M: Tensor
+    """int64, the True positions of mask_BS in row-major order (drawn on the CPU, so no device sync finds them)."""
+
+    @staticmethod
+    def of(mask_BS: Tensor) -> "Masks":
+        """From one mask per sample, bool (B, S), on the CPU."""
+        return Masks(mask_BS, mask_BS.flatten().nonzero()[:, 0])
+
+    @property
+    def num_masked(self) -> int:
+        """Loss positions of this micro-batch (the published `sample_size`)."""
+        return self.masked_index_M.numel()
+
+
+@dataclass(frozen=True)
 class Batch:
     """One micro-batch. `inputs` is what the student reads and `clean_inputs` what the teacher reads: token ids of shape
     (B, S) for text, the same waveform or image twice for the modalities whose front-end places the mask."""
 
     inputs: Tensor
     clean_inputs: Tensor
-    mask_BS: Tensor
-    """bool, True where the student regresses the target."""
-    masked_index_M: Tensor
-    """int64, the True positions of mask_BS in row-major order (drawn on the CPU, so no device sync finds them)."""
+    masks: Masks
     padding_mask_BS: Tensor | None
     """bool, True at padding in `inputs`; None where no row is padded. Padding may stand anywhere in a row."""
     clean_padding_mask_BS: Tensor | None
@@ -28,13 +45,17 @@ class Batch:
     num_tokens: int
     """Positions that are not padding: text tokens, frames or patches."""
 
-    @property
-    def num_masked(self) -> int:
-        """Loss positions of this micro-batch (the published `sample_size`)."""
-        return self.masked_index_M.numel()
-
     def to(self, device: torch.device) -> "Batch":
         """The same batch with its tensors on `device`."""
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved = {id(v): v.to(device, non_blocking=True) for v in values.values() if isinstance(v, Tensor)}  # one tensor twice moves once
-        return Batch(**{name: moved.get(id(v), v) for name, v in values.items()})
+        moved: dict[int, Tensor] = {}  # one tensor twice moves once
+        return _to(self, device, moved)
+
+
+def _to(value: Any, device: torch.device, moved: dict[int, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        if id(value) not in moved:
+            moved[id(value)] = value.to(device, non_blocking=True)
+        return moved[id(value)]
+    if isinstance(value, Batch | Masks):
+        return type(value)(**{item.name: _to(getattr(value, item.name), device, moved) for item in fields(value)})
+    return value

@@ -11,8 +11,8 @@ from model.config import EncoderConfig, TeacherConfig
 from model.dropout import DropoutStream
 from model.init import Init
 from model.parallel import Parallel
-from model.student import FrontendBuilder, Trunk
 from model.targets import average_targets
+from model.trunk import FrontendBuilder, Trunk
 
 
 class Teacher(nn.Module):

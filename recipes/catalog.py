@@ -1,13 +1,44 @@
-"""Every recipe by modality, and each modality's default. Torch-free."""
+"""Every recipe by modality, each modality's default, and recipes that live outside the repository. Torch-free."""
 
-from collections.abc import Callable
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-from recipes import speech, text, vision
 from recipes.config import Recipe
+from recipes.errors import ConfigError
+from recipes.modalities.registry import MODALITIES
 
-RECIPES: dict[str, dict[str, Callable[[], Recipe]]] = {"text": text.RECIPES, "speech": speech.RECIPES, "vision": vision.RECIPES}
+RECIPES: dict[str, Mapping[str, Callable[[], Recipe]]] = {name: modality.recipes for name, modality in MODALITIES.items()}
 
 
 def default_recipe(modality: str) -> str:
     """The name of the recipe that runs where none is named: the one that trains in minutes."""
     return f"{modality}_tiny"
+
+
+def find_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]]) -> Callable[[], Recipe]:
+    """The function behind --recipe: a name among `recipes`, or FILE.py:FUNCTION, whose folder Python then imports from.
+
+    Raises: ConfigError.
+    """
+    if name in recipes:
+        return recipes[name]
+    file, _, function = name.rpartition(":")
+    if not file.endswith(".py"):
+        raise ConfigError(f"--recipe {name}: unknown; there are {', '.join(recipes)}, or FILE.py:FUNCTION for one of your own")
+    path = Path(file).expanduser().resolve()
+    if not path.is_file():
+        raise ConfigError(f"--recipe {name}: there is no file {path}; name FILE.py:FUNCTION")
+    if "." in path.stem:
+        raise ConfigError(f"--recipe {name}: Python imports no file with a dot in its name; give {path.name} another one")
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    module = importlib.import_module(path.stem)
+    found = getattr(module, "__file__", None) or "built-in"
+    if Path(found).resolve() != path:
+        raise ConfigError(f"--recipe {name}: Python has another module {path.stem} ({found}); give the file another name")
+    build = getattr(module, function, None)
+    if not callable(build):
+        raise ConfigError(f"--recipe {name}: {path.name} has no function {function}; name FILE.py:FUNCTION")
+    return build

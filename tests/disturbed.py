@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.checkpoint.layout import KINDS, candidates, newest, step_of
+from recipes.checkpoint.layout import candidates, newest, step_of
 from recipes.checkpoint.load import CheckpointReader
 from recipes.data.prepare import prepare_text
 from tests.faults import Fault, Operation, read_operations
 from tests.launching import PRETRAIN_TEXT, Ranks, overrides, read_jsonl, start_ranks, tiny_recipe
 from tests.made_up import write_book
+from tests.recipes.checkpoint.topology import KINDS
 
 LAST, EVERY = 12, 3
 NUMBERS: dict[str, object] = {

@@ -2,35 +2,39 @@
 test_house.py applies them to the repository and to made-up breaches. Rules that ruff knows are ruff's."""
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 from sys import stdlib_module_names
 
-MAX_FILE_LINES = {"launch/*.py": 40, "launch/*.sbatch": 60, "recipes/train/loop.py": 220, "*": 300}
+MAX_FILE_LINES = {"launch/*.py": 40, "launch/*.sbatch": 60, "*": 300}
 """The first pattern that fits counts."""
 MAX_FUNCTION_LINES = 50  # without its docstring
 MAX_POSITIONAL = 6
-MAX_FIELDS = 12
+MAX_FIELDS = 16
 MAX_NESTING = 3
 
 ONLY_IN = {
     "megatron.core.parallel_state": ["model/parallel.py"],
-    "deepspeed": ["recipes/engine/build.py", "recipes/engine/shards.py", "recipes/engine/cpu_adam.py", "model/teacher.py"],
+    "deepspeed": ["recipes/engine/*", "benchmarks/host_time.py"],  # which counts what it sends
     "wandb": ["recipes/train/metrics.py"],
 }
 """Imports that belong to few files (patterns); tests may import anything but launch."""
 MAY_IMPORT = {
-    "model/*": ["torch", "numpy", "megatron.core", "model", "deepspeed"],  # deepspeed: narrowed by ONLY_IN
+    "model/*": ["torch", "numpy", "megatron.core", "model"],
     "launch/*": ["recipes"],
 }
 """Beside the standard library."""
-_BELOW_TRAINING = ("data", "watch", "ledger", "cluster")
-MUST_NOT_IMPORT = {**{f"recipes/{folder}/*": ["recipes.train"] for folder in _BELOW_TRAINING}, "*": ["launch"]}
+MUST_NOT_IMPORT = {"*": ["launch"]}
+"""Which folder may import which is a contract of import-linter (pyproject.toml), which sees transitive imports and circles."""
 
 MODALITIES = {"text", "speech", "vision"}
 NO_MODALITY_BRANCH = ["recipes/train/*", *(f"model/{name}.py" for name in ("student", "teacher", "targets", "loss", "encoder", "layers"))]
+
+OBJECTIVE_WORDS = re.compile(r"\b(teacher|shadow|ema|mask|masked|masks)s?\b", re.I)
+NO_OBJECTIVE_WORDS = [f"recipes/{name}/*" for name in ("train", "checkpoint", "engine", "watch", "run_dir", "ledger", "cluster", "job")]
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)  # `with` indents, but decides nothing
@@ -93,6 +97,15 @@ def check_modality_branches(source: Source) -> Iterator[str]:
             yield source.breach(node, "asks for the modality; give the caller's object a method instead")
 
 
+def check_objective_words(source: Source) -> Iterator[str]:
+    """Objectives differ by objects: what is common names nothing that one of them has."""
+    if not source.fits(*NO_OBJECTIVE_WORDS):
+        return
+    for number, line in enumerate(source.text.splitlines(), 1):
+        for found in OBJECTIVE_WORDS.finditer(line):
+            yield f"{source.path}:{number}: names {found[0]!r}, which is an objective's; go through recipes/objectives/base.py"
+
+
 def check_size(source: Source) -> Iterator[str]:
     """Budgets of files, functions, parameters, dataclasses and nesting."""
     lines = len(source.text.splitlines())
@@ -133,7 +146,17 @@ def check_habits(source: Source) -> Iterator[str]:
             yield source.breach(node, "catches every exception without raising it again; name the ones that are expected")
 
 
-FILE_CHECKS = (check_imports, check_modality_branches, check_size, check_docstrings, check_habits)
+FILE_CHECKS = (check_imports, check_modality_branches, check_objective_words, check_size, check_docstrings, check_habits)
+
+
+def repeated_classes(sources: list[Source]) -> list[str]:
+    """Public classes of model/ and recipes/ whose name stands in more than one file: one name, one meaning."""
+    places: dict[str, list[str]] = {}
+    product = [source for source in sources if source.fits("model/*", "recipes/*")]
+    for source, node in ((one, node) for one in product for node in one.tree.body):
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            places.setdefault(node.name, []).append(source.path)
+    return [f"class {name} is in {', '.join(paths)}" for name, paths in places.items() if len(paths) > 1]
 
 
 def missing_tests(paths: list[str]) -> list[str]:

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from recipes.catalog import RECIPES, default_recipe
-from recipes.config import Recipe, apply_overrides
+from recipes.config import Recipe
+from recipes.settings import apply_overrides
 from tests.distributed import PR_SET_PDEATHSIG, PRELOAD, SERVER_ENV, rank_env
 
 ROOT = Path(__file__).parent.parent

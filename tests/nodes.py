@@ -1,4 +1,4 @@
-"""Made-up nodes for tests of recipes/cluster: their facts, and a hook by which a real process measures something else."""
+"""Made-up nodes for tests of recipes/cluster/preflight: their facts, and a hook by which a real process measures something else."""
 
 import importlib
 import os
@@ -37,7 +37,7 @@ def nodes(number: int, **odd: dict[str, Any]) -> dict[int, Facts]:
 
 @dataclass(frozen=True)
 class Measures:
-    """A hook for tests.launching: the function of recipes/cluster returns `value`, or raises it."""
+    """A hook for tests.launching: the function of recipes/cluster/preflight returns `value`, or raises it."""
 
     module: str
     function: str
@@ -45,7 +45,7 @@ class Measures:
 
     def __call__(self) -> None:
         """In the process that runs the command."""
-        setattr(importlib.import_module(f"recipes.cluster.{self.module}"), self.function, self._instead)
+        setattr(importlib.import_module(f"recipes.cluster.preflight.{self.module}"), self.function, self._instead)
 
     def _instead(self, *_: object) -> Any:
         if isinstance(self.value, BaseException):
@@ -67,7 +67,7 @@ class Hooks:
 
 @dataclass(frozen=True)
 class TellsArguments:
-    """A hook: the function of recipes/cluster fails with what it was given, which the command then shows as the reason."""
+    """A hook: the function of recipes/cluster/preflight fails with what it was given, which the command then shows as the reason."""
 
     module: str
     function: str
@@ -76,7 +76,7 @@ class TellsArguments:
 
     def __call__(self) -> None:
         """In the process that runs the command."""
-        setattr(importlib.import_module(f"recipes.cluster.{self.module}"), self.function, self._instead)
+        setattr(importlib.import_module(f"recipes.cluster.preflight.{self.module}"), self.function, self._instead)
 
     def _instead(self, *args: object) -> None:
         raise RuntimeError(repr(args[self.first :]))

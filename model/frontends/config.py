@@ -1,30 +1,51 @@
-"""Settings of the front-ends and the arithmetic that follows from them: parameters, FLOPs, lengths. Torch-free.
-
-Each answers the same questions: num_prefix_tokens (positions in front of the sample's own that carry no target), split_sizes,
-num_parameters, forward_flops.
-"""
+"""Settings of the front-ends and the arithmetic that follows from them: parameters, FLOPs, lengths. Torch-free."""
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
+from model.bounds import at_least
 from model.config import EncoderConfig
 
 
 @dataclass(frozen=True)
-class TextFrontendConfig:
+class FrontendConfig:
+    """What the settings of every front-end answer. `kind` names the class in config.json."""
+
+    kind: ClassVar[str]
+    num_prefix_tokens: ClassVar[int] = 0
+    """Positions in front of the sample's own that are attended to and carry no target."""
+
+    def split_sizes(self) -> dict[str, int]:
+        """What tensor parallelism splits here: name -> size, which the TP size must divide. Heads are the encoder's."""
+        return {}
+
+    def num_parameters(self, encoder: EncoderConfig) -> int:
+        """Parameters of the front-end."""
+        raise NotImplementedError
+
+    def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
+        """Model FLOPs of one forward of the front-end on `num_tokens` positions; a multiply-add is two."""
+        raise NotImplementedError
+
+    def tokens_per_sample(self, length: float) -> int:
+        """Positions of a sample of `length` raw units: tokens of a text, samples of a waveform. Images have one length."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TextFrontendConfig(FrontendConfig):
     """Token embeddings and positions (fairseq TransformerEncoder as data2vec_text.py uses it)."""
 
-    vocab_size: int = 50265
+    kind: ClassVar[str] = "text"
+    vocab_size: Annotated[int, at_least(1)] = 50265
     """Tokenizer symbols, `<mask>` included: it is the last one."""
-    max_positions: int = 512
+    max_positions: Annotated[int, at_least(1)] = 512
     """Longest sequence; the table of absolute positions has pad + 1 rows more."""
     positions: Literal["absolute", "relative"] = "absolute"
     """absolute: learned table added to the tokens (published). relative: learned bias per head and offset, shared by the
     blocks, initialised as symmetric ALiBi (not published)."""
-    embedding_init_std: float = 0.02
-
-    num_prefix_tokens: ClassVar[int] = 0
+    embedding_init_std: Annotated[float, at_least(0)] = 0.02
 
     @property
     def padded_vocab_size(self) -> int:
@@ -35,6 +56,10 @@ class TextFrontendConfig:
     def split_sizes(self) -> dict[str, int]:
         """What tensor parallelism splits here: name -> size, which the TP size must divide."""
         return {f"frontend.vocab_size {self.vocab_size} padded to": self.padded_vocab_size}
+
+    def tokens_per_sample(self, length: float) -> int:
+        """A token is a position."""
+        return int(length)
 
     def num_parameters(self, encoder: EncoderConfig) -> int:
         """Token table without the rows that pad it, positions or relative bias, and the norm."""
@@ -50,26 +75,26 @@ class TextFrontendConfig:
 
 
 @dataclass(frozen=True)
-class SpeechFrontendConfig:
+class SpeechFrontendConfig(FrontendConfig):
     """Convolutions over the waveform, a projection, and convolutions as positions (fairseq wav2vec2.py as
     data2vec_audio.py and base_librispeech.yaml use it)."""
 
-    conv_dim: int = 512
+    kind: ClassVar[str] = "speech"
+    conv_dim: Annotated[int, at_least(1)] = 512
     conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
     conv_bias: bool = False
     extractor_norm: Literal["layer", "group"] = "layer"
     """layer: LayerNorm over channels after every convolution (data2vec). group: one norm per channel over time after the
     first convolution only (wav2vec 2.0 Base), whose statistics include padding."""
-    pos_conv_depth: int = 5
+    pos_conv_depth: Annotated[int, at_least(1)] = 5
     """1: a single weight-normed convolution (wav2vec 2.0)."""
-    pos_conv_kernel: int = 19
+    pos_conv_kernel: Annotated[int, at_least(1)] = 19
     """base_librispeech.yaml: max(3, 95 // 5)."""
-    pos_conv_groups: int = 16
+    pos_conv_groups: Annotated[int, at_least(1)] = 16
     exact_padding: bool = False
     """False, as published: padded frames are zeroed before the first positional convolution only, so a few frames before the
     padding differ from an unpadded run. True: before each, so none does."""
-    num_prefix_tokens: ClassVar[int] = 0
 
     @property
     def stride(self) -> int:
@@ -90,9 +115,9 @@ class SpeechFrontendConfig:
             num_samples = max(0, (num_samples - kernel) // stride + 1)
         return num_samples
 
-    def split_sizes(self) -> dict[str, int]:
-        """Nothing: the convolutions are held whole."""
-        return {}
+    def tokens_per_sample(self, length: float) -> int:
+        """Frames of a waveform of `length` samples."""
+        return self.num_frames(int(length))
 
     def num_parameters(self, encoder: EncoderConfig) -> int:
         """Extractor, norm and projection, mask vector, positional convolutions, and the norm before post-LN blocks."""
@@ -116,12 +141,13 @@ class SpeechFrontendConfig:
 
 
 @dataclass(frozen=True)
-class VisionFrontendConfig:
+class VisionFrontendConfig(FrontendConfig):
     """Patch embedding, CLS and relative position bias (BEiT as data2vec's vision release uses it)."""
 
+    kind: ClassVar[str] = "vision"
     image_size: int = 224
-    patch_size: int = 16
-    num_channels: int = 3
+    patch_size: Annotated[int, at_least(1)] = 16
+    num_channels: Annotated[int, at_least(1)] = 3
     relative_bias: Literal["shared", "per_layer", "none"] = "shared"
     """shared: one table for all blocks (published for pre-training). per_layer: one each (BEiT's fine-tuning)."""
     num_prefix_tokens: ClassVar[int] = 1
@@ -132,9 +158,9 @@ class VisionFrontendConfig:
         """Patches along one side."""
         return self.image_size // self.patch_size
 
-    def split_sizes(self) -> dict[str, int]:
-        """Nothing but heads, which the encoder's own check covers."""
-        return {}
+    def tokens_per_sample(self, length: float = 0) -> int:
+        """Patches; every image has the recipe's size."""
+        return self.grid**2
 
     def num_tables(self, num_layers: int) -> int:
         """Tables of relative position bias."""

@@ -49,7 +49,7 @@ def find_checkpoint(path: Path, flag: str) -> Path:
     """
     if not path.is_dir():
         raise ConfigError(f"{flag}{path}: no such folder; name a run dir (runs/text_tiny) or a folder checkpoints/step_N in one")
-    if not (path / "checkpoints").is_dir():
+    if not any((path / name).exists() for name in ("checkpoints", "config.json")):
         return path  # what is no checkpoint is named by read_manifest
     found = newest(path)
     if found is None:

@@ -16,7 +16,6 @@ from recipes.errors import ConfigError, DamagedCheckpoint
 from recipes.system.durable import write_text_atomically
 
 FORMAT = 2
-KINDS = ("master", "exp_avg", "exp_avg_sq", "shadow")
 MANIFEST = "manifest.json"
 PREFIX = "step_"
 

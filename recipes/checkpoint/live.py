@@ -1,14 +1,31 @@
-"""The live state of the engines under the checkpoint's names: which shards this rank holds, and where they lie. No files."""
+"""A live run's state under the checkpoint's names: which shards this rank holds, and where they lie. No files.
 
-from collections.abc import Iterator
-from typing import Any
+What is saved is the student's weights and moments, and the kinds of tensor that its objective holds beside them.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from recipes.checkpoint.layout import KINDS, ParameterEntry, Range
+from model.parallel import Parallel
+from recipes.checkpoint.layout import ParameterEntry, Range
 from recipes.engine import shards
-from recipes.engine.build import Engines
+from recipes.engine.build import Engine
 from recipes.errors import ConfigError
+
+
+class Live(Protocol):
+    """What is saved and loaded; recipes/objectives/base.py says what its methods do."""
+
+    student: Engine
+    parallel: Parallel
+
+    def shards(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Kind -> parameter -> shard."""
+
+    def after_load(self) -> None:
+        """Every shard was written."""
 
 
 def entry_of(parameter: nn.Parameter, tp_size: int) -> ParameterEntry:
@@ -19,35 +36,32 @@ def entry_of(parameter: nn.Parameter, tp_size: int) -> ParameterEntry:
     return ParameterEntry(tuple(shape), tp_dim, parameter.ds_tensor.ds_numel)
 
 
-def entries(engines: Engines) -> dict[str, ParameterEntry]:
+def entries(live: Live) -> dict[str, ParameterEntry]:
     """All of them, in the model's order."""
-    return {name: entry_of(p, engines.parallel.tp_size) for name, p in shards.named_parameters(engines.student)}
+    return {name: entry_of(p, live.parallel.tp_size) for name, p in shards.named_parameters(live.student)}
 
 
-def owned_shards(engines: Engines) -> Iterator[tuple[str, Range, Tensor]]:
+def owned_shards(live: Live) -> Iterator[tuple[str, Range, Tensor]]:
     """(KIND/PARAMETER, where it lies, unpadded live view) of what this rank writes. Parameters that every tensor-parallel
     rank holds whole are written by rank 0 of each group only."""
-    parallel = engines.parallel
-    for name, parameter in shards.named_parameters(engines.student):
+    parallel, beside = live.parallel, live.shards()
+    for name, parameter in shards.named_parameters(live.student):
         split = shards.is_split(parameter)
         offset, count = shards.shard_range(parameter)
         if count == 0 or (not split and parallel.tp_rank != 0):
             continue
         tp_dim, tp_size = (parameter.partition_dim, parallel.tp_size) if split else (None, 1)
         place = Range(name, tuple(parameter.ds_shape), tp_dim, parallel.tp_rank, tp_size, offset, count)
-        for kind in KINDS:
-            shard = shard_of(engines, name, parameter, kind)
-            if shard is not None:
-                yield f"{kind}/{name}", place, shard[:count].detach()
+        for kind, shard in shards_of(name, parameter, beside):
+            yield f"{kind}/{name}", place, shard[:count].detach()
 
 
-def shard_of(engines: Engines, name: str, parameter: Any, kind: str) -> Tensor | None:
-    """The live shard of one kind; None where the teacher has no such parameter (the head)."""
-    if kind == "master":
-        return shards.master_shard(parameter)
-    if kind == "shadow":
-        return engines.shadow.shadows.get(name)
-    return shards.moment_shard(parameter, kind)
+def shards_of(name: str, parameter: nn.Parameter, beside: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """(kind, live shard) of one parameter, padded; `beside` are the objective's kinds. One that is frozen for ever has no moments."""
+    yield "master", shards.master_shard(parameter)
+    if parameter.requires_grad:
+        yield from ((moment, shards.moment_shard(parameter, moment)) for moment in shards.MOMENTS)
+    yield from ((kind, of_kind[name]) for kind, of_kind in beside.items() if name in of_kind)
 
 
 def check_same_architecture(folder: Any, theirs: dict[str, ParameterEntry], ours: dict[str, ParameterEntry]) -> None:

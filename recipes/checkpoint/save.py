@@ -27,12 +27,11 @@ from recipes.checkpoint.layout import (
     step_folder,
     write_manifest,
 )
-from recipes.checkpoint.live import entries, owned_shards
+from recipes.checkpoint.live import Live, entries, owned_shards
 from recipes.checkpoint.retention import apply_retention, remove_folder
 from recipes.checkpoint.tensor_file import hashes_of, write_tensors
 from recipes.cluster.world import LONGEST_PREPARATION, World
 from recipes.config import CheckpointConfig
-from recipes.engine.build import Engines
 from recipes.errors import DamagedCheckpoint
 from recipes.system.durable import sync, write_text_atomically
 
@@ -51,14 +50,14 @@ class SaveOutcome:
 
 
 class CheckpointSaver:
-    """One save at a time of the engines' state; every method is called by every rank at the same step."""
+    """One save at a time of a live run's state; every method is called by every rank at the same step."""
 
     def __init__(
-        self, run_dir: Path, engines: Engines, world: World, config: CheckpointConfig, check_owner: Callable[[], None] | None = None
+        self, run_dir: Path, live: Live, world: World, config: CheckpointConfig, check_owner: Callable[[], None] | None = None
     ) -> None:
         """A collective: the writing threads get a process group of their own. `check_owner` runs on rank 0 before a checkpoint
         becomes visible and raises ConfigError where the run dir belongs to another launch by now."""
-        self._run_dir, self._engines, self._config, self._check_owner = run_dir, engines, config, check_owner
+        self._run_dir, self._live, self._config, self._check_owner = run_dir, live, config, check_owner
         self._world = replace(world, control=dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._host: dict[str, Tensor] = {}
@@ -78,13 +77,13 @@ class CheckpointSaver:
         assert self._running is None, "take the outcome of the save before"
         start = time.perf_counter()
         places = {}
-        for key, place, shard in owned_shards(self._engines):
+        for key, place, shard in owned_shards(self._live):
             places[key] = place
             if key not in self._host:
                 self._host[key] = torch.empty(shard.shape, dtype=torch.float32)
             self._host[key].copy_(shard)
-        parallel = self._engines.parallel
-        manifest = Manifest(counters, parallel.tp_size, parallel.dp_size, entries(self._engines), (), facts)
+        parallel = self._live.parallel
+        manifest = Manifest(counters, parallel.tp_size, parallel.dp_size, entries(self._live), (), facts)
         seconds = time.perf_counter() - start
         self._running = self._thread.submit(self._write, manifest, places, seconds)
 
@@ -127,7 +126,7 @@ class CheckpointSaver:
         metadata = {key: range_to_json(replace(place, sha256=hashes_of(self._host[key]))) for key, place in places.items()}
         shapes = {key: (place.count,) for key, place in places.items()}
         header_sha256 = write_tensors(path, shapes, (self._host[key] for key in places), metadata)
-        parallel = self._engines.parallel
+        parallel = self._live.parallel
         return FileEntry(path.name, path.stat().st_size, header_sha256, parallel.tp_rank, parallel.dp_rank)
 
     def _publish(self, temporary: Path, target: Path, manifest: Manifest) -> None:

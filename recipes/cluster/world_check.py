@@ -12,10 +12,10 @@ from typing import Any
 from recipes.cluster.checkout import checkout_digest
 from recipes.cluster.slurm import allocated_nodes
 from recipes.cluster.world import World
-from recipes.config import Recipe, recipe_to_dict
+from recipes.config import Recipe
 from recipes.ds_config import BatchPlan, EngineConfig
 from recipes.errors import ConfigError
-from recipes.run_dir.run_dir import dotted
+from recipes.settings import dotted, recipe_to_dict
 
 SHOWN = 4
 APPEARS_SECONDS = 10.0

@@ -131,7 +131,8 @@ class UpdateLoader:
         self._ahead: tuple[int, Future[list[LoadedBatch]]] | None = None
         self.wait_seconds = 0.0
         """How long the last batches() had to wait for its data."""
-        self._prefetch(first_update)
+        # Nothing is received before the first batches(): while the model is built, DeepSpeed's zero.Init replaces torch.empty in every
+        # thread, and torch receives a worker's tensor through it: float32 would arrive as the bytes of bf16.
 
     def positions(self, update: int) -> list[Position]:
         """Every sample of the whole global batch."""
@@ -174,7 +175,7 @@ class UpdateLoader:
             workers = {"prefetch_factor": PREFETCH, "multiprocessing_context": "forkserver", "worker_init_fn": _begin_work}
         loader = DataLoader(
             self._dataset,
-            sampler=Positions(self._order, self._share, self._micro_batch_size, update),
+            sampler=PositionSampler(self._order, self._share, self._micro_batch_size, update),
             batch_size=None,
             num_workers=self._num_workers,
             collate_fn=_as_it_is,
@@ -204,7 +205,7 @@ def _begin_work(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class Positions:
+class PositionSampler:
     """The endless list of this rank's micro-batches from an update on, as their samples' positions: a sampler for DataLoader."""
 
     def __init__(self, order: UpdateOrder, share: slice, micro_batch_size: int, first_update: int) -> None:

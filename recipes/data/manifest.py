@@ -15,7 +15,7 @@ PATH_COLUMNS = ("path", "file")
 """Tried after the column that the recipe names."""
 
 
-class Manifest(NamedTuple):
+class FileManifest(NamedTuple):
     """The folder that the paths are relative to, the paths in the order of the rows, and the label of each."""
 
     root: str
@@ -23,7 +23,7 @@ class Manifest(NamedTuple):
     labels: list[str | None]
 
 
-def read_manifest(path: Path, *, column: str, label_column: str, column_option: str) -> Manifest:
+def read_manifest(path: Path, *, column: str, label_column: str, column_option: str) -> FileManifest:
     """Paths are relative to the manifest's folder, in fairseq's to the folder of its first line.
 
     Raises: ConfigError if the file cannot be parsed, lists nothing, or has no column of paths (`column_option` is the setting to change).
@@ -45,15 +45,15 @@ def _is_fairseq(head: list[str]) -> bool:
     return len(head) == 2 and "\t" not in head[0] and head[1].count("\t") == 1 and head[1].rpartition("\t")[2].isdigit()
 
 
-def _read_fairseq(path: Path, lines: Iterator[str]) -> Manifest:
+def _read_fairseq(path: Path, lines: Iterator[str]) -> FileManifest:
     root = path.parent / next(lines).strip()
     if not root.is_dir():
         raise ConfigError(f"{path}: its first line names the folder {root}, which is not there; correct that line")
     paths = [line.rpartition("\t")[0] for line in lines if line.strip()]
-    return Manifest(str(root), paths, [None] * len(paths))
+    return FileManifest(str(root), paths, [None] * len(paths))
 
 
-def _read_rows(path: Path, lines: Iterator[str], column: str, label_column: str, column_option: str) -> Manifest:
+def _read_rows(path: Path, lines: Iterator[str], column: str, label_column: str, column_option: str) -> FileManifest:
     paths: list[str] = []
     labels: list[str | None] = []
     chosen: str | None = None
@@ -67,7 +67,7 @@ def _read_rows(path: Path, lines: Iterator[str], column: str, label_column: str,
             raise ConfigError(f"{path} line {number}: no path in column {chosen!r}; remove the row or write its path")
         paths.append(value)
         labels.append(None if label is None else str(label))
-    return Manifest(str(path.parent), paths, labels)
+    return FileManifest(str(path.parent), paths, labels)
 
 
 def _parse(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -5,24 +5,24 @@ Shapes: B batch, T samples of the waveform, S frames, K recordings of the split,
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from model.batch import Batch
+from model.batch import Batch, Masks
 from model.config import SpanMaskConfig
 from model.frontends.config import SpeechFrontendConfig
 from model.masking import span_mask, unmask_to
 from recipes.config import SpeechDataConfig
-from recipes.data.audio import AUDIO, decode_audio, normalize, scan_audio
+from recipes.data.audio import decode_audio, normalize
 from recipes.data.media import BadItem, UndecodableError, first_working
-from recipes.data.media_folder import open_prepared, prepare_media
+from recipes.data.media_folder import open_prepared
 from recipes.data.packing import Split
+from recipes.data.speech_folder import longest_samples, shortest_samples
 from recipes.errors import ConfigError
 
 GROUPS_PER_BUCKET = 32
@@ -39,48 +39,6 @@ class SpeechExample:
     """float32 (T,), normalised over the whole recording."""
     mask: np.ndarray
     """bool (S,), True where the student does not see the frame."""
-
-
-def prepare_speech(
-    data: SpeechDataConfig,
-    frontend: SpeechFrontendConfig,
-    out_dir: Path,
-    *,
-    num_processes: int | None = None,
-    progress: bool = False,
-    log: Callable[[str], None] = lambda line: None,
-) -> Path:
-    """The prepared folder for `data` (see prepare_media). Recordings shorter than data.min_seconds or one frame are left out.
-
-    Raises: ConfigError for everything the user can mend.
-    """
-    if data.sample_rate < 1:
-        raise ConfigError(f"data.sample_rate {data.sample_rate} is no rate in Hz; the published one is 16000")
-    if data.min_seconds < 0 or _longest_samples(data) < shortest_samples(data, frontend):
-        raise ConfigError(
-            f"data.min_seconds {data.min_seconds:g} to data.max_seconds {data.max_seconds:g} is no range of lengths above one frame's "
-            f"{frontend.receptive_field} samples; the published ones are 2 and 20"
-        )
-    return prepare_media(
-        data,
-        AUDIO,
-        out_dir,
-        scan=partial(scan_audio, sample_rate=data.sample_rate),
-        settings={"data.sample_rate": data.sample_rate, "data.min_seconds": data.min_seconds},
-        min_length=shortest_samples(data, frontend),
-        num_processes=num_processes,
-        progress=progress,
-        log=log,
-    )
-
-
-def shortest_samples(data: SpeechDataConfig, frontend: SpeechFrontendConfig) -> int:
-    """Samples of the shortest recording that is used."""
-    return max(math.ceil(data.min_seconds * data.sample_rate), frontend.receptive_field)
-
-
-def _longest_samples(data: SpeechDataConfig) -> int:
-    return math.floor(data.max_seconds * data.sample_rate)
 
 
 def check_mask(data: SpeechDataConfig, frontend: SpeechFrontendConfig, mask: SpanMaskConfig) -> None:
@@ -119,8 +77,7 @@ def collate_speech(examples: list[SpeechExample], frontend: SpeechFrontendConfig
     return Batch(
         inputs=inputs,
         clean_inputs=inputs,
-        mask_BS=torch.from_numpy(mask_BS),
-        masked_index_M=torch.from_numpy(np.flatnonzero(mask_BS)),
+        masks=Masks.of(torch.from_numpy(mask_BS)),
         padding_mask_BS=padding,
         clean_padding_mask_BS=padding,
         num_tokens=sum(frames),
@@ -150,7 +107,7 @@ class SpeechDataset:
         self._items_K = self._prepared.splits[split]
         self._lengths_K = self._prepared.lengths_N[self._items_K]
         self._frontend, self._mask, self._data = frontend, mask, data
-        self._max_samples = _longest_samples(data)
+        self._max_samples = longest_samples(data)
         self._entropy = (seed, ("train", "valid").index(split))
         self._bad: list[BadItem] = []
         needed = shortest_samples(data, frontend)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model.batch import Batch
+from model.batch import Batch, Masks
 from model.config import TokenMaskConfig
 from model.masking import token_mask
 from recipes.data.media import BadItem
@@ -75,24 +75,30 @@ class TextDataset:
         The padding mask is there for every batch of complete_doc and for none of break_mode none, whether or not a row needs it, so
         that the same kernels run however the global batch is cut.
         """
-        clean_BS = np.full((len(examples), self.sequence_length), PAD, dtype=np.int64)
-        input_BS = clean_BS.copy()
-        mask_BS = np.zeros(clean_BS.shape, dtype=bool)
-        for row, example in enumerate(examples):
-            num_tokens = len(example.clean)
-            clean_BS[row, :num_tokens] = example.clean
-            input_BS[row, :num_tokens] = example.inputs
-            mask_BS[row, :num_tokens] = example.mask
-        padding_BS = clean_BS == PAD
-        input_BS[padding_BS] = PAD
-        mask_BS[padding_BS] = False
-        padding = torch.from_numpy(padding_BS) if self._is_padded or padding_BS.any() else None
-        return Batch(
-            inputs=torch.from_numpy(input_BS),
-            clean_inputs=torch.from_numpy(clean_BS),
-            mask_BS=torch.from_numpy(mask_BS),
-            masked_index_M=torch.from_numpy(np.flatnonzero(mask_BS)),
-            padding_mask_BS=padding,
-            clean_padding_mask_BS=padding,
-            num_tokens=int(padding_BS.size - padding_BS.sum()),
-        )
+        return collate_text(examples, self.sequence_length, always_padded=self._is_padded)
+
+
+def collate_text(examples: list[TextExample], length: int | None = None, *, always_padded: bool = False) -> Batch:
+    """One micro-batch, padded on the right to `length` (None: the longest row). There is a padding mask where a row is padded, and
+    with `always_padded` in any case."""
+    length = max(len(example.clean) for example in examples) if length is None else length
+    clean_BS = np.full((len(examples), length), PAD, dtype=np.int64)
+    input_BS = clean_BS.copy()
+    mask_BS = np.zeros(clean_BS.shape, dtype=bool)
+    for row, example in enumerate(examples):
+        num_tokens = len(example.clean)
+        clean_BS[row, :num_tokens] = example.clean
+        input_BS[row, :num_tokens] = example.inputs
+        mask_BS[row, :num_tokens] = example.mask
+    padding_BS = clean_BS == PAD
+    input_BS[padding_BS] = PAD
+    mask_BS[padding_BS] = False
+    padding = torch.from_numpy(padding_BS) if always_padded or padding_BS.any() else None
+    return Batch(
+        inputs=torch.from_numpy(input_BS),
+        clean_inputs=torch.from_numpy(clean_BS),
+        masks=Masks.of(torch.from_numpy(mask_BS)),
+        padding_mask_BS=padding,
+        clean_padding_mask_BS=padding,
+        num_tokens=int(padding_BS.size - padding_BS.sum()),
+    )

@@ -4,21 +4,20 @@ updates; how a picture is decoded and changed is in images.py.
 Shapes: B batch, S = N = grid^2 patches of one picture, C colours, H = W = image_size pixels.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from model.batch import Batch
+from model.batch import Batch, Masks
 from model.config import BlockMaskConfig
 from model.frontends.config import VisionFrontendConfig
 from model.masking import block_mask
 from recipes.config import VisionDataConfig
-from recipes.data.images import IMAGES, center_view, check_views, decode_image, random_view
+from recipes.data.images import center_view, check_views, decode_image, random_view
 from recipes.data.media import BadItem, first_good
-from recipes.data.media_folder import open_prepared, prepare_media
+from recipes.data.media_folder import open_prepared
 from recipes.data.packing import Split
 
 MAX_REPLACEMENTS = 100
@@ -35,23 +34,6 @@ class VisionExample:
     """bool (N,), row-major over the grid, True where the student does not see and the loss is taken."""
 
 
-def prepare_vision(
-    data: VisionDataConfig,
-    out_dir: Path,
-    *,
-    num_processes: int | None = None,
-    progress: bool = False,
-    log: Callable[[str], None] = lambda line: None,
-) -> Path:
-    """The prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir. No picture is
-    read for it; what cannot be decoded is found in training.
-
-    Raises: ConfigError for everything the user can mend (see prepare_media).
-    """
-    check_views(data)
-    return prepare_media(data, IMAGES, out_dir, scan=None, settings={}, num_processes=num_processes, progress=progress, log=log)
-
-
 def collate_vision(examples: list[VisionExample]) -> Batch:
     """One micro-batch. Student and teacher read the same pixels, one tensor; the front-end places the mask.
 
@@ -62,8 +44,7 @@ def collate_vision(examples: list[VisionExample]) -> Batch:
     return Batch(
         inputs=pixels_BCHW,
         clean_inputs=pixels_BCHW,
-        mask_BS=torch.from_numpy(mask_BS),
-        masked_index_M=torch.from_numpy(np.flatnonzero(mask_BS)),
+        masks=Masks.of(torch.from_numpy(mask_BS)),
         padding_mask_BS=None,
         clean_padding_mask_BS=None,
         num_tokens=mask_BS.size,

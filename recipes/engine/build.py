@@ -1,123 +1,118 @@
-"""Recipe + ds_config -> the two DeepSpeed engines: student with optimizer, teacher without, and the EMA between them.
-
-Nothing here runs a step; the objective on these engines is recipes/objectives/data2vec.py.
-"""
+"""Any torch module -> its DeepSpeed ZeRO-3 engine: partitioned from the first tensor on, with an optimizer or without. Knows no objective;
+the steps of an update are in recipes/engine/update.py."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import deepspeed
 import torch
 from torch import nn
 
-from model.config import Shares
 from model.dropout import DropoutStream
-from model.init import Init
 from model.parallel import Parallel
-from model.student import Student
-from model.teacher import ShadowWeights, Teacher
-from recipes.config import OptimConfig, Recipe
+from recipes.config import OptimConfig
 from recipes.ds_config import EngineConfig
-from recipes.engine import allocator, shards
+from recipes.engine import allocator
 from recipes.engine.cpu_adam import build_cpu_adam
-from recipes.modalities.registry import MODALITIES
 
+Engine: TypeAlias = deepspeed.DeepSpeedEngine
+MakeModule = Callable[[], nn.Module]
 OptimizerBuilder = Callable[[nn.Module], torch.optim.Optimizer]
+Frozen = Mapping[str, int | None]
+"""Beginning of parameter names -> optimizer steps for which they stay as they are; None: for ever. Such parameters must be run under
+no_grad for as long."""
 
 
-@dataclass
-class Engines:
-    """Student and teacher of one run, on this rank."""
+@dataclass(frozen=True)
+class EngineBuilder:
+    """What all engines of one run are built with."""
 
-    student: deepspeed.DeepSpeedEngine
-    teacher: deepspeed.DeepSpeedEngine
-    shadow: ShadowWeights
-    stream: DropoutStream
+    config: EngineConfig
+    optim: OptimConfig
     parallel: Parallel
+    stream: DropoutStream
+    """Counted randomness of the trained module; the loop sets its update and micro-batch."""
+    optimizer: OptimizerBuilder | None = None
+    """In place of the recipe's."""
 
-    @property
-    def device(self) -> torch.device:
-        """Where batches go."""
-        return torch.device(self.student.device)
-
-
-def build_engines(recipe: Recipe, config: EngineConfig, parallel: Parallel, optimizer: OptimizerBuilder | None = None) -> Engines:
-    """Build both models partitioned from the first tensor on, wrap them, and set teacher := student. `optimizer` replaces
-    the recipe's."""
-    stream = DropoutStream(recipe.run.seed, parallel.dp_rank, parallel.tp_rank)
-    with allocator.returning_memory():
-        student = build_student(recipe, config, parallel, stream)
-        student_engine, *_ = deepspeed.initialize(
-            model=student,
-            optimizer=optimizer(student) if optimizer else build_optimizer(student, recipe.optim, config),
-            config=copy.deepcopy(config.deepspeed),
-            mpu=parallel,
+    def trained(self, make: MakeModule, frozen: Frozen | None = None) -> Engine:
+        """The engine that is stepped. `make` builds the module; each rank holds its part, plus one layer while it is being made."""
+        module = self.partitioned(make)
+        freeze = frozen or {}
+        for name, parameter in module.named_parameters():
+            if _frozen_steps(name, freeze) is None:
+                parameter.requires_grad_(False)
+        optimizer = self.optimizer(module) if self.optimizer else build_optimizer(module, self.optim, self.config, freeze)
+        engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            config=copy.deepcopy(self.config.deepspeed),
+            mpu=self.parallel,
             dist_init_required=False,
         )
-        teacher_engine = _build_teacher(recipe, _teacher_config(config.deepspeed), parallel)
-    shadow = build_shadow(student_engine, teacher_engine, recipe.teacher.shares)
-    return Engines(student_engine, teacher_engine, shadow, stream, parallel)
+        return engine
+
+    def fixed(self, make: MakeModule) -> Engine:
+        """An engine without gradients, in eval mode. Its shards may be written between two forwards."""
+        config = _fixed_config(self.config.deepspeed)
+        with self._zero_init(config):
+            module = make()
+        engine, *_ = deepspeed.initialize(model=module, config=config, mpu=self.parallel, dist_init_required=False)
+        engine.eval()
+        return engine
+
+    def partitioned(self, make: MakeModule) -> nn.Module:
+        """The module in shards, since zero.Init partitions each module as its constructor returns."""
+        # Its only use is all-reduce in inference, and it costs a C++ build at the first start.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+        with self._zero_init(self.config.deepspeed):
+            return make()
+
+    def building(self) -> AbstractContextManager[None]:
+        """Around everything that is built: the memory of whole layers goes back to the system."""
+        return allocator.returning_memory()
+
+    def _zero_init(self, config: dict[str, Any]) -> Any:
+        parallel = self.parallel
+        return deepspeed.zero.Init(config_dict_or_path=copy.deepcopy(config), data_parallel_group=parallel.dp_group, mpu=parallel)
 
 
-def build_student(recipe: Recipe, config: EngineConfig, parallel: Parallel, stream: DropoutStream) -> Student:
-    """The student in shards: each rank holds its part, plus one layer while it is being made, since zero.Init partitions
-    each module as its constructor returns."""
-    # Its only use is all-reduce in inference, and it costs a C++ build at the first start.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-    frontend = MODALITIES[recipe.modality].build_frontend(recipe)
-    with _partitioned(config.deepspeed, parallel):
-        return Student(recipe.model, frontend, Init(recipe.run.seed), parallel, stream)
-
-
-def _build_teacher(recipe: Recipe, config: dict[str, Any], parallel: Parallel) -> deepspeed.DeepSpeedEngine:
-    frontend = MODALITIES[recipe.modality].build_frontend(recipe)
-    with _partitioned(config, parallel):
-        teacher = Teacher(recipe.model, recipe.teacher, frontend, Init(recipe.run.seed), parallel)
-    engine, *_ = deepspeed.initialize(model=teacher, config=config, mpu=parallel, dist_init_required=False)
-    engine.eval()
-    return engine
-
-
-def build_shadow(student: deepspeed.DeepSpeedEngine, teacher: deepspeed.DeepSpeedEngine, shares: Shares) -> ShadowWeights:
-    """The EMA over the trunk's shards of two engines."""
-    masters = {n: shards.master_shard(p) for n, p in shards.named_parameters(student) if n.startswith("trunk.")}
-    computed = {n: shards.compute_shard(p) for n, p in shards.named_parameters(teacher)}
-    copied = {f"trunk.frontend.{n}" for n in student.module.trunk.frontend.shared_parameters(shares)}
-    return ShadowWeights(masters, computed, copied)
-
-
-def build_optimizer(student: nn.Module, config: OptimConfig, engine: EngineConfig) -> torch.optim.Optimizer:
+def build_optimizer(module: nn.Module, config: OptimConfig, engine: EngineConfig, frozen: Frozen | None = None) -> torch.optim.Optimizer:
     """AdamW as a client optimizer: torch's fused one where the weights live, DeepSpeed's CPU one under offload.
 
-    The fused one costs least at one rank; DeepSpeed's own "AdamW" is its JIT-built twin.
+    The fused one costs least at one rank; DeepSpeed's own "AdamW" is its JIT-built duplicate.
     """
-    parameters = list(student.parameters())
-    groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": config.weight_decay}]
-    if not config.decay_norms_and_biases:
-        plain = [p for p in parameters if len(p.ds_shape) < 2]
-        matrices = [p for p in parameters if len(p.ds_shape) >= 2]
-        groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups = parameter_groups(module, config, frozen or {})
     numbers: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
     if engine.offloads_optimizer:
         return build_cpu_adam(groups, **numbers)
     return torch.optim.AdamW(groups, fused=True, **numbers)
 
 
-def set_learning_rate(engine: deepspeed.DeepSpeedEngine, lr: float) -> None:
-    """The rate of the next step, in every parameter group."""
-    for group in engine.optimizer.param_groups:
-        group["lr"] = lr
+def parameter_groups(module: nn.Module, config: OptimConfig, frozen: Frozen) -> list[dict[str, Any]]:
+    """Groups by weight decay and by `frozen_steps`, which recipes/engine/update.py reads; what is frozen for ever is in none."""
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        steps = _frozen_steps(name, frozen)
+        if steps is not None:
+            is_plain = not config.decay_norms_and_biases and len(parameter.ds_shape) < 2
+            groups.setdefault((steps, is_plain), []).append(parameter)
+    return [
+        {"params": groups[steps, is_plain], "weight_decay": 0.0 if is_plain else config.weight_decay, "frozen_steps": steps}
+        for steps, is_plain in sorted(groups)
+    ]
 
 
-def _partitioned(config: dict[str, Any], parallel: Parallel) -> deepspeed.zero.Init:
-    return deepspeed.zero.Init(config_dict_or_path=copy.deepcopy(config), data_parallel_group=parallel.dp_group, mpu=parallel)
+def _frozen_steps(name: str, frozen: Frozen) -> int | None:
+    return next((steps for beginning, steps in frozen.items() if name.startswith(beginning)), 0)
 
 
-def _teacher_config(student: dict[str, Any]) -> dict[str, Any]:
-    config = copy.deepcopy(student)
+def _fixed_config(trained: dict[str, Any]) -> dict[str, Any]:
+    config = copy.deepcopy(trained)
     zero = config["zero_optimization"]
     zero.pop("offload_optimizer", None)
     # A persistent or reused parameter keeps its gathered copy, which an update of the shard would leave stale.

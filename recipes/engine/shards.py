@@ -21,6 +21,11 @@ def named_parameters(engine: DeepSpeedEngine) -> Iterator[tuple[str, nn.Paramete
     return engine.module.named_parameters()
 
 
+def trained_parameters(engine: DeepSpeedEngine) -> Iterator[tuple[str, nn.Parameter]]:
+    """Those that are not frozen for ever: they have a gradient, master weights and moments."""
+    return ((name, parameter) for name, parameter in named_parameters(engine) if parameter.requires_grad)
+
+
 def _flat_range(parameter: nn.Parameter) -> tuple[Tensor, int, int]:
     optimizer = parameter._z3_optimizer
     group, offset, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
@@ -28,7 +33,10 @@ def _flat_range(parameter: nn.Parameter) -> tuple[Tensor, int, int]:
 
 
 def master_shard(parameter: nn.Parameter) -> Tensor:
-    """The float32 master weights of this rank's part of a student parameter: a view, padded to the partition size."""
+    """The float32 master weights of this rank's part of a trained parameter: a view, padded to the partition size. One that is frozen
+    for ever has no other weights than those that the forward gathers."""
+    if not parameter.requires_grad:
+        return compute_shard(parameter)
     flat, offset, count = _flat_range(parameter)
     return flat.data.narrow(0, offset, count)
 
@@ -49,10 +57,18 @@ def compute_shard(parameter: nn.Parameter) -> Tensor:
 
 
 def set_optimizer_step(engine: DeepSpeedEngine, step: int) -> None:
-    """Set the count of updates that Adam's bias correction reads, after its moments were written."""
+    """Set the count of updates that Adam's bias correction reads, after its moments were written. A group that was frozen at first
+    counts from there."""
+    for number, group in enumerate(engine.optimizer.param_groups):
+        set_group_step(engine, number, max(0, step - group.get("frozen_steps", 0)))
+
+
+def set_group_step(engine: DeepSpeedEngine, number: int, step: int) -> None:
+    """The same count of one parameter group."""
     optimizer = engine.optimizer.optimizer
-    for flat in engine.optimizer.fp32_partitioned_groups_flat:
-        optimizer.state[flat]["step"] = _step_count(optimizer, step, flat.device)
+    for index, flat in enumerate(engine.optimizer.fp32_partitioned_groups_flat):
+        if engine.optimizer.sub_group_to_group_id[index] == number:
+            optimizer.state[flat]["step"] = _step_count(optimizer, step, flat.device)
 
 
 def _step_count(optimizer: torch.optim.Optimizer, step: int, device: torch.device) -> int | Tensor:
@@ -85,7 +101,7 @@ def refresh_compute_weights(engine: DeepSpeedEngine) -> None:
     if persistent:
         persistent[0].partition(persistent)
     with torch.no_grad():
-        for _, parameter in named_parameters(engine):
+        for _, parameter in trained_parameters(engine):
             compute_shard(parameter).copy_(master_shard(parameter))
     if persistent:
         persistent[0].all_gather(persistent)
@@ -168,7 +184,7 @@ def is_split(parameter: nn.Parameter) -> bool:
 
 
 def scatter_full(parameter: nn.Parameter, full: Tensor, parallel: Parallel, shard: Tensor) -> None:
-    """Write this rank's part of a whole tensor into `shard` (master, moment, shadow or compute shard). No collective."""
+    """Write this rank's part of a whole tensor into `shard`, which is any of its kinds. No collective."""
     if is_split(parameter):
         full = full.chunk(parallel.tp_size, dim=parameter.partition_dim)[parallel.tp_rank]
     assert tuple(full.shape) == tuple(parameter.ds_shape), f"{tuple(full.shape)} into {tuple(parameter.ds_shape)}"

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch
-from model.student import Trunk
+from model.trunk import Trunk
 from recipes.config import Recipe
+from recipes.data.labelled import Labelled
 from recipes.errors import ConfigError, MissingSplit
-from recipes.finetune.labelled import Labelled, open_labelled
 from recipes.finetune.neighbours import best_neighbours
 from recipes.finetune.ridge import Score, Split, best_ridge
 from recipes.finetune.trunk import Source, build_trunk, load_trunk
+from recipes.modalities.registry import MODALITIES
 
 TEST_SPLITS = ("test", "valid")
 TEST_SHARE = 0.25
@@ -97,11 +98,12 @@ def open_splits(
     """Examples to fit on, examples to test on (each with their numbers, shuffled once and for all) and the test split's name.
     Where the data have neither test nor validation, a quarter of train is held back."""
     rng = np.random.Generator(np.random.Philox(SEED))
-    train = open_labelled(recipe, path, "train", label_column, prepared)
+    modality = MODALITIES[recipe.modality]
+    train = modality.open_labelled(recipe, path, "train", label_column, prepared)
     order = rng.permutation(len(train.labels)).tolist()
     for split in TEST_SPLITS:
         try:
-            test = open_labelled(recipe, path, split, label_column, prepared)
+            test = modality.open_labelled(recipe, path, split, label_column, prepared)
         except MissingSplit:
             continue
         known = set(train.labels)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from model.config import TokenMaskConfig
-from model.student import Trunk
+from model.trunk import Trunk
 from recipes.config import Recipe
 from recipes.data.shards import load_prepared, map_array
 from recipes.data.text import TextDataset
@@ -115,7 +115,7 @@ def collect(trunk: Trunk, data: TextDataset, limit: int, epoch: int, classes_V: 
     for indices in _chunks(len(data), limit):
         batch = data.collate([data.example(epoch, i) for i in indices])
         classes_BS = torch.from_numpy(classes_V)[batch.clean_inputs]
-        chosen_N = ((classes_BS >= 0) & batch.mask_BS).flatten().nonzero()[:, 0]
+        chosen_N = ((classes_BS >= 0) & batch.masks.mask_BS).flatten().nonzero()[:, 0]
         padding = None if batch.padding_mask_BS is None else batch.padding_mask_BS.to(device)
         outputs = trunk(batch.inputs.to(device), None, padding, keep_from=0).layers
         features = [output.block_SBD.transpose(0, 1).reshape(-1, output.block_SBD.shape[-1])[chosen_N].float().cpu() for output in outputs]

@@ -9,10 +9,8 @@ from typing import Any, Protocol
 
 from recipes.cluster.environment import quiet_libraries, world_from_environment
 from recipes.errors import ConfigError
+from recipes.modalities.registry import MODALITIES
 from recipes.system.durable import write_text_atomically
-
-DEFAULT_TASK = {"text": "cloze"}
-"""Elsewhere `classify`."""
 
 
 class Result(Protocol):
@@ -48,7 +46,12 @@ def run_probe(args: argparse.Namespace) -> int:
     from recipes.finetune.trunk import find_source  # seconds of imports
 
     source = find_source(args.source)
-    task = args.task or DEFAULT_TASK.get(source.recipe.modality, "classify")
+    probes = MODALITIES[source.recipe.modality].probes
+    task = args.task or probes[0]
+    if task not in probes:
+        raise ConfigError(
+            f"--task {task} is not for {source.recipe.modality}, which {source.recipe.name} is; use --task {' or --task '.join(probes)}"
+        )
     probe = TASKS[task](source, args)
     world = join_world()
     try:
@@ -68,8 +71,6 @@ def _cloze(source: Any, args: argparse.Namespace) -> Callable[[Any], Result]:
     from recipes.data.prepare import prepare_text
     from recipes.finetune.cloze import cloze_probe
 
-    if source.recipe.modality != "text":
-        raise ConfigError(f"--task cloze is for text, {source.recipe.name} is {source.recipe.modality}; use --task classify")
     prepared = source.prepared
     if args.data is not None:
         data = replace(source.recipe.data, path=args.data, tokenizer=str(prepared / "tokenizer.model"))

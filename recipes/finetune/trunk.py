@@ -1,6 +1,5 @@
 """A pre-trained trunk outside any engine: where a --from points to, its recipe, its weights. One process, no head, no mask."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +8,14 @@ import torch
 from model.dropout import DropoutStream
 from model.init import Init
 from model.parallel import init_parallel
-from model.student import Trunk
-from recipes.catalog import RECIPES, default_recipe
-from recipes.checkpoint.layout import newest
+from model.trunk import Trunk
+from recipes.checkpoint.inspect import find_checkpoint
 from recipes.checkpoint.load import CheckpointReader
-from recipes.config import Recipe, recipe_from_dict
+from recipes.config import Recipe
 from recipes.errors import ConfigError
-from recipes.modalities.registry import MODALITIES
+from recipes.modalities.registry import MODALITIES, modality_of
+from recipes.run_dir.run_dir import read_config
+from recipes.settings import recipe_from_dict
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,16 @@ class Source:
 
 def find_source(path: Path) -> Source:
     """The run and checkpoint behind a run dir or a checkpoint folder. Raises: ConfigError if there is none."""
-    if not path.exists():
-        raise ConfigError(f"--from {path}: no such folder; name a run dir (runs/text_tiny) or a folder checkpoints/step_N in one")
     run_dir = path if (path / "config.json").exists() else path.parent.parent
-    if not (run_dir / "config.json").exists() or not path.is_dir():
+    if path.exists() and not (path.is_dir() and (run_dir / "config.json").exists()):
         raise ConfigError(
             f"--from {path}: neither a run dir nor a checkpoint folder in one (no config.json); name a run dir such as runs/text_tiny"
         )
-    checkpoint = newest(path) if path == run_dir else path
-    if checkpoint is None:
-        raise ConfigError(f"--from {path}: the run has no complete checkpoint yet; wait for one (run.save_steps) or let the run end")
-    stored = json.loads((run_dir / "config.json").read_text())["recipe"]
-    modality = stored["modality"]
-    if modality not in RECIPES:
-        raise ConfigError(f"--from {path}: recipe {stored['name']} is of modality {modality!r}, which this version does not know")
-    template = RECIPES[modality][default_recipe(modality)]()
-    return Source(run_dir, checkpoint, recipe_from_dict(template, stored))
+    checkpoint = find_checkpoint(path, "--from ")
+    config = read_config(run_dir)
+    assert config is not None  # it is there
+    kinds = modality_of(str(config.recipe.get("modality")), f"--from {path}").kinds
+    return Source(run_dir, checkpoint, recipe_from_dict(config.recipe, kinds, config.writer))
 
 
 def build_trunk(recipe: Recipe, device: torch.device) -> Trunk:

@@ -1,12 +1,12 @@
 """The launches of a run and what the seconds of each went into, from the lines of events.jsonl and metrics.jsonl. Torch-free."""
 
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from recipes.errors import ConfigError
+from recipes.system.json_lines import read_lines
 
 BEGINS, ENDS = ("start", "resume"), ("stop", "error", "hang")
 OPEN_END = "running or killed"
@@ -41,16 +41,11 @@ def read_log(path: Path, required: dict[str, Any]) -> list[Row]:
 
     Raises: ConfigError naming the first line that is no object with the `required` keys and types.
     """
-    whole = path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []
-    return [_row(path, number, line, required) for number, line in enumerate(whole, 1)]
+    return [_row(path, number, line, row, required=required) for number, (line, row) in enumerate(read_lines(path), 1)]
 
 
-def _row(path: Path, number: int, line: str, required: dict[str, Any]) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
-    if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in required.items()):
+def _row(path: Path, number: int, line: str, row: Row | None, *, required: dict[str, Any]) -> Row:
+    if row is None or not all(isinstance(row.get(key), kind) for key, kind in required.items()):
         raise ConfigError(f"{path}: line {number} is damaged ({line[:40]!r} is no object with {', '.join(required)}); mend or delete it")
     return row
 

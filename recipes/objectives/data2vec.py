@@ -1,46 +1,154 @@
-"""One forward of the data2vec objective on the two engines: prediction, target and loss of a micro-batch.
+"""data2vec 1.0: the student regresses, at masked positions, the averaged layers of an EMA teacher that sees the whole sample.
 
-Everything that computes the objective (training, evaluation, replay, benchmark) goes through here.
+Everything that computes it (training, evaluation, replay, benchmark) goes through this object. Source: arXiv 2202.03555, section 3.
 
 Shapes: M masked positions, D hidden, B batch, S sequence.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from model.batch import Batch
-from model.config import LossConfig
+from model.config import LossConfig, TeacherConfig
+from model.frontends.output import Frontend, FrontendOutput
+from model.init import Init
 from model.loss import regression_loss
-from model.student import take_masked
-from recipes.engine.build import Engines
+from model.student import Student, take_masked
+from model.teacher import ShadowWeights, Teacher
+from recipes.config import Data2VecConfig, ObjectiveConfig, Recipe
+from recipes.engine import shards
+from recipes.engine.build import Engine, EngineBuilder
+from recipes.errors import TrainingBroken
+from recipes.modalities.registry import modality_of
+from recipes.objectives.base import Beat, Column, Display
+from recipes.objectives.statistics import EvaluationStatistics, RegressionOutcome, UpdateStatistics
+
+TRUNK = "trunk."
 
 
-class Objective(NamedTuple):
-    """What one micro-batch gave; the loss is a sum over its masked positions."""
+class Data2Vec:
+    """Student and teacher engines, and the EMA between them."""
 
-    loss: Tensor
-    prediction_MD: Tensor
-    target_MD: Tensor
-    target_BSD: Tensor
-    """Targets at every position; the loss reads only the masked ones."""
+    Config: ClassVar[type[ObjectiveConfig]] = Data2VecConfig
+    display: ClassVar[Display] = Display(
+        every_step=(Column("loss", "loss", ".4f"), Column("target_std", "target_std", ".3f")),
+        at_evaluations=(
+            Column("eval_loss", "eval_loss", ".4f"),
+            Column("explained_variance", "explained", ".3f"),
+            Column("target_rank", "rank", ".1f"),
+        ),
+        panels={
+            "loss": ("loss", "eval_loss"),
+            "std over positions": ("target_std", "pred_std", "frontend_std"),
+            "explained variance": ("explained_variance", "neighbour_correlation"),
+            "effective rank of the targets": ("target_rank",),
+        },
+    )
+
+    def __init__(self, recipe: Recipe, builder: EngineBuilder) -> None:
+        """Both networks start from the same random draw. A collective."""
+        self._recipe, self.parallel, self.stream = recipe, builder.parallel, builder.stream
+        build_frontend = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
+        network = (recipe.model, build_frontend, Init(recipe.run.seed), builder.parallel)
+        self.student: Engine = builder.trained(partial(Student, *network, builder.stream))
+        self.teacher: Engine = builder.fixed(partial(_teacher, recipe.teacher, *network))
+        self.shadow = build_shadow(self.student, self.teacher, recipe.teacher)
+
+    def count(self, batch: Batch) -> int:
+        """Masked positions."""
+        return batch.masks.num_masked
+
+    def forward(self, batch: Batch, total: int) -> RegressionOutcome:
+        """Predictions from the student on the masked input, targets from the teacher on the clean one, their loss."""
+        return regress(self.student, self.teacher, batch, self._recipe.loss)
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Move the teacher: one EMA step with the decay that is in force after `step` updates."""
+        decay = self._recipe.teacher.decay_after(step)
+        self.shadow.update(decay)
+        return {"ema_decay": decay}
+
+    def shards(self) -> dict[str, dict[str, Tensor]]:
+        """The teacher's weights in float32."""
+        return {"shadow": self.shadow.shadows}
+
+    def after_load(self) -> None:
+        """Round the shadow into what the teacher computes with."""
+        self.shadow.publish()
+
+    def restart(self) -> None:
+        """Teacher := student."""
+        self.shadow.reset()
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: the decay is a function of the step."""
+        return {}
+
+    def load_state(self, values: dict[str, Any]) -> None:
+        """Nothing."""
+
+    def statistics(self) -> UpdateStatistics:
+        """loss, target_std, pred_std, masked_fraction."""
+        return UpdateStatistics()
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch], beat: Beat = lambda number: None) -> dict[str, float]:
+        """eval_loss and the monitors of metrics.jsonl, in eval mode on both engines; {} without batches."""
+        statistics, captured = EvaluationStatistics(), list[Tensor]()
+
+        def capture(module: Frontend, inputs: tuple, output: FrontendOutput) -> None:
+            captured[:] = [output.x_BSD[:, module.num_prefix_tokens :]]
+
+        hook = self.student.module.trunk.frontend.register_forward_hook(capture)
+        self.student.eval()
+        seen = False
+        for number, batch in enumerate(batches):
+            beat(number)
+            batch = batch.to(torch.device(self.student.device))
+            statistics.add(batch, self.forward(batch, self.count(batch)), captured[0])
+            seen = True
+        self.student.train()
+        hook.remove()
+        return statistics.reduce(self.parallel.dp_group) if seen else {}
+
+    def check(self, metrics: Mapping[str, Any]) -> None:
+        """Raises: TrainingBroken where, after guard.after_steps, a std is below fairseq's threshold (data2vec_audio.py:
+        min_target_var 0.1 and min_pred_var 0.01, which are stds)."""
+        guard, step = self._recipe.guard, metrics["step"]
+        if step <= guard.after_steps:
+            return
+        for name, least in (("target_std", guard.min_target_std), ("pred_std", guard.min_pred_std)):
+            if metrics[name] < least:
+                raise TrainingBroken(
+                    f"collapsed at step {step}: {name} {metrics[name]:.4f} is below {least}; look at {name} and target_rank in "
+                    "metrics.jsonl, then lower optim.lr, lengthen optim.warmup_steps or raise teacher.ema_decay"
+                )
+
+    def nothing_counted(self, update: int, samples: int) -> str:
+        """Masks came out empty."""
+        return f"no position of update {update} ({samples} samples) is masked; raise --set mask.prob"
 
 
-def forward(engines: Engines, batch: Batch, config: LossConfig) -> Objective:
-    """Predictions from the student on the masked input, targets from the teacher on the clean one, their loss."""
-    prediction_MD, features_BND = engines.student(batch)
+def regress(student: Callable[..., Any], teacher: Callable[..., Any], batch: Batch, config: LossConfig) -> RegressionOutcome:
+    """One micro-batch through a student and a teacher, engines or plain modules. The loss is summed over the masked positions."""
+    prediction_MD, features_BND = student(batch)
     with torch.no_grad():
-        target_BSD = engines.teacher(batch, features_BND)
-    target_MD = take_masked(target_BSD, batch.masked_index_M)
-    return Objective(regression_loss(prediction_MD, target_MD, config), prediction_MD, target_MD, target_BSD)
+        target_BSD = teacher(batch, features_BND)
+    target_MD = take_masked(target_BSD, batch.masks.masked_index_M)
+    return RegressionOutcome(regression_loss(prediction_MD, target_MD, config), prediction_MD, target_MD, target_BSD)
 
 
-def backward(engines: Engines, objective: Objective, masked_in_update: int) -> None:
-    """Add this micro-batch's share of the update's gradient: d(sum of losses / masked positions of the whole update).
+def _teacher(config: TeacherConfig, model: Any, *network: Any) -> Teacher:
+    return Teacher(model, config, *network)
 
-    DeepSpeed divides by ranks and micro-batches, which would weigh micro-batches with fewer masked positions more; the
-    factor undoes both.
-    """
-    micro_batches = engines.parallel.dp_size * engines.student.gradient_accumulation_steps()
-    engines.student.backward(objective.loss * (micro_batches / masked_in_update))
+
+def build_shadow(student: Engine, teacher: Engine, config: TeacherConfig) -> ShadowWeights:
+    """The EMA over the trunk's shards of two engines."""
+    masters = {n: shards.master_shard(p) for n, p in shards.named_parameters(student) if n.startswith(TRUNK)}
+    computed = {n: shards.compute_shard(p) for n, p in shards.named_parameters(teacher)}
+    copied = {f"{TRUNK}frontend.{n}" for n in student.module.trunk.frontend.shared_parameters(config.shares)}
+    return ShadowWeights(masters, computed, copied)

@@ -1,4 +1,5 @@
-"""Statistics of predictions and targets over a whole update or evaluation, summed over micro-batches and ranks.
+"""What data2vec's metrics are made of: statistics of predictions and targets over a whole update or evaluation, summed over micro-batches
+and ranks.
 
 Sums are float64, so that the number of ranks does not show. Shapes: M masked positions, B batch, S sequence, D hidden.
 """
@@ -11,11 +12,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.batch import Batch
-from recipes.objectives.data2vec import Objective
+from recipes.objectives.base import Outcome
 
 VARIANCE_EPS = 1e-6  # fairseq data2vec_audio.py compute_var
 PER_POSITION = ("position_count_S", "position_sum_SD")
 """Sums that are as long as the longest sample: crops of speech differ between groups."""
+
+
+@dataclass(frozen=True)
+class RegressionOutcome(Outcome):
+    """What one micro-batch gave; the loss is a sum over its masked positions."""
+
+    prediction_MD: Tensor
+    target_MD: Tensor
+    target_BSD: Tensor
+    """Targets at every position; the loss reads only the masked ones."""
 
 
 @dataclass
@@ -42,25 +53,31 @@ class ChannelSums:
 
 @dataclass
 class UpdateStatistics:
-    """What metrics.jsonl says of one update: loss, target_std, pred_std."""
+    """What metrics.jsonl says of one update: loss, target_std, pred_std, masked_fraction."""
 
     loss: float | Tensor = 0.0
     target: ChannelSums = field(default_factory=ChannelSums)
     prediction: ChannelSums = field(default_factory=ChannelSums)
 
-    def add(self, result: Objective) -> None:
+    def add(self, result: RegressionOutcome) -> None:
         """Take in one micro-batch."""
         self.loss = self.loss + result.loss.detach().double()
         self.target.add(result.target_MD)
         self.prediction.add(result.prediction_MD)
 
-    def reduce(self, group: dist.ProcessGroup) -> dict[str, float]:
-        """The metrics over all ranks of `group`; a collective. A rank without masked positions takes part with zeros."""
+    def reduce(self, group: dist.ProcessGroup, total: int, tokens: int) -> dict[str, float]:
+        """The metrics over all ranks of `group`; a collective. A rank without masked positions takes part with zeros. `total`: masked
+        positions of the update, of `tokens`."""
         for sums in (self.target, self.prediction):
             reduce_sums(sums, group)
         loss = torch.as_tensor(self.loss, dtype=torch.float64).clone()
         dist.all_reduce(loss, group=group)
-        return {"loss": float(loss) / self.target.count, "target_std": self.target.std(), "pred_std": self.prediction.std()}
+        return {
+            "loss": float(loss) / self.target.count,
+            "target_std": self.target.std(),
+            "pred_std": self.prediction.std(),
+            "masked_fraction": total / tokens,
+        }
 
 
 def reduce_sums(sums: ChannelSums, group: dist.ProcessGroup) -> None:
@@ -85,11 +102,11 @@ class EvaluationStatistics:
             value, self._sums[name] = _lengthen(value, longest), _lengthen(self._sums[name], longest)
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
-    def add(self, batch: Batch, result: Objective, frontend_BSD: Tensor) -> None:
+    def add(self, batch: Batch, result: RegressionOutcome, frontend_BSD: Tensor) -> None:
         """Take in one micro-batch: the objective at masked positions, targets and front-end output at all that are not padding."""
         target_BSD, target_MD = result.target_BSD.double(), result.target_MD.double()
         B, S, D = target_BSD.shape
-        position_M = batch.masked_index_M % S
+        position_M = batch.masks.masked_index_M % S
         self._add("loss", result.loss)
         self._add("error", (target_MD - result.prediction_MD.double()).square().sum())
         self._add("square", target_MD.square().sum())

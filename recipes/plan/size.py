@@ -3,12 +3,10 @@
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 
-FORWARDS_PER_STEP = 4  # the student's forward and backward are three, the teacher's forward one
-
 
 def num_parameters(recipe: Recipe) -> int:
-    """Parameters of the student, head included; the teacher has as many without the head."""
-    return num_trunk_parameters(recipe) + recipe.model.num_head_parameters
+    """Parameters of the student, head included."""
+    return num_trunk_parameters(recipe) + recipe.objective.num_head_parameters(recipe.model)
 
 
 def num_trunk_parameters(recipe: Recipe) -> int:
@@ -16,12 +14,19 @@ def num_trunk_parameters(recipe: Recipe) -> int:
     return recipe.frontend.num_parameters(recipe.model) + recipe.model.num_block_parameters
 
 
+def parameter_line(recipe: Recipe) -> str:
+    """How many parameters there are, in words."""
+    trunk, total = num_trunk_parameters(recipe), num_parameters(recipe)
+    teacher = "; the teacher is a trunk" if recipe.objective.num_teachers else ""
+    return f"parameters: {total:,} (trunk {trunk:,}, head {total - trunk:,}{teacher})"
+
+
 def step_flops(recipe: Recipe, num_tokens: int, num_samples: int) -> int:
     """Model FLOPs of training on `num_tokens` tokens of `num_samples` samples, whether or not an implementation skips work.
     Attention is counted at the samples' mean length."""
     num_positions = num_tokens + num_samples * recipe.frontend.num_prefix_tokens
     blocks = recipe.model.forward_flops(num_positions, num_positions // max(1, num_samples))
-    return FORWARDS_PER_STEP * (blocks + recipe.frontend.forward_flops(recipe.model, num_tokens))
+    return recipe.objective.forwards_per_update * (blocks + recipe.frontend.forward_flops(recipe.model, num_tokens))
 
 
 def state_bytes(recipe: Recipe, config: EngineConfig) -> dict[str, int]:
@@ -34,7 +39,8 @@ def state_bytes(recipe: Recipe, config: EngineConfig) -> dict[str, int]:
         "master weights": student * 4,
         "gradients": student * width,
         "moments": student * 8,
-        "teacher": trunk * width,
-        "EMA shadow": 0 if width == 4 else trunk * 4,  # in fp32 the shadow is the teacher itself
+        "teacher": recipe.objective.num_teachers * trunk * width,
+        # in fp32 the shadow is the teacher itself
+        "EMA shadow": 0 if width == 4 else recipe.objective.num_teachers * trunk * 4,
     }
     return {name: -(-size // shards) for name, size in sizes.items()}

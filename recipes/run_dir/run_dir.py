@@ -6,12 +6,14 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recipes.config import Recipe, recipe_to_dict
+from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.run_dir.lock import RunLock
+from recipes.settings import differences
 from recipes.system.durable import sync, write_text_atomically
 from recipes.system.json_lines import JsonLines, read_rows
 
@@ -137,15 +139,14 @@ class RunDir:
 def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
     """In what `recipe` differs from the one that the directory was made for, where all of it is named in run.accept_changes.
 
-    Raises: ConfigError naming the fields that differ and are not.
+    Raises: ConfigError naming the fields that differ and are not, or what cannot be read of the run's own.
     """
-    config = _read_config(run_dir)
+    config = read_config(run_dir)
     if config is None:
         return {}
-    before, now = dotted(config["recipe"]), dotted(json.loads(json.dumps(recipe_to_dict(recipe))))
-    if before["name"] != now["name"]:
-        raise ConfigError(f"--run-dir {run_dir} holds a run of recipe {before['name']}, not {now['name']}; name another --run-dir")
-    changes = {key: [before.get(key), now.get(key)] for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)}
+    if config.recipe["name"] != recipe.name:
+        raise ConfigError(f"--run-dir {run_dir} holds a run of recipe {config.recipe['name']}, not {recipe.name}; name another --run-dir")
+    changes = differences(config.recipe, recipe, config.writer)
     changes = {key: values for key, values in changes.items() if key not in FREE_TO_CHANGE and not key.startswith(FREE_SECTIONS)}
     refused = [key for key in changes if key not in recipe.run.accept_changes]
     if refused:
@@ -162,27 +163,41 @@ def check_same_data(run_dir: Path, recipe: Recipe, fingerprint: str) -> Changes:
 
     Raises: ConfigError where they are not those of the run and nothing accepts that.
     """
-    config = _read_config(run_dir) or {}
-    before = config.get("data_fingerprint", fingerprint)
-    if before == fingerprint:
+    config = read_config(run_dir)
+    before = fingerprint if config is None else config.fingerprint or fingerprint
+    if config is None or before == fingerprint:
         return {}
     if "data.path" in recipe.run.accept_changes:
-        return {"data.path": [config["recipe"]["data"]["path"], recipe.data.path], "data_fingerprint": [before, fingerprint]}
+        return {"data.path": [config.recipe["data"]["path"], recipe.data.path], "data_fingerprint": [before, fingerprint]}
     raise ConfigError(
         f"--run-dir {run_dir}: the data are not those of the run (fingerprint {before[:12]} -> {fingerprint[:12]}); point --data at those, "
         "accept the others with --set run.accept_changes=data.path, or name another --run-dir"
     )
 
 
-def _read_config(run_dir: Path) -> dict[str, Any] | None:
+@dataclass(frozen=True)
+class StoredConfig:
+    """What config.json says that a launch must agree with."""
+
+    recipe: dict[str, Any]
+    """As JSON, of whichever release; see recipes/settings.py."""
+    fingerprint: str | None
+    """Of the data."""
+    writer: str
+    """The file and who wrote it, to begin a message with."""
+
+
+def read_config(run_dir: Path) -> StoredConfig | None:
+    """None where there is no run. Raises: ConfigError where the file is damaged."""
     path = run_dir / "config.json"
     if not path.exists():
         return None
     try:
         config = json.loads(path.read_text())
         if isinstance(config["recipe"]["name"], str):
-            return config
-    except (ValueError, KeyError, TypeError):
+            release = config.get("release", f"at commit {str(config.get('git_commit'))[:12]}")
+            return StoredConfig(config["recipe"], config.get("data_fingerprint"), f"{path} (written by release {release})")
+    except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise ConfigError(f"{path} is damaged, so what the run was made for is unknown; restore it or name another --run-dir")
 
@@ -193,14 +208,3 @@ def _last_seen(run_dir: Path) -> float | None:
         with suppress(OSError):
             times.append((run_dir / name).stat().st_mtime)
     return max(times, default=None)
-
-
-def dotted(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under their dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat.update(dotted(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,17 +49,20 @@ class JsonLines:
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The objects of a log (none where it does not exist), and the number of lines that are none. Raises: OSError."""
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    rows = [row for line in lines if (row := _row(line)) is not None]
-    return rows, len(lines) - len(rows)
+    found = [row for _, row in read_lines(path)]
+    rows = [row for row in found if row is not None]
+    return rows, len(found) - len(rows)
 
 
-def _row(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
+def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """Every whole line of a log with its object, None where it is none. A half last line, which a kill leaves or a writer has not
+    ended, is left out. Raises: OSError."""
+    for line in path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        yield line, row if isinstance(row, dict) else None
 
 
 def append_whole(data: bytes, path: Path) -> None:

@@ -5,20 +5,22 @@ import argparse
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from recipes.check import resolve_recipe
+from recipes.check import check_data, resolve_recipe
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import is_first_rank, quiet_libraries, world_from_environment
 from recipes.cluster.slurm import node_name, note_on_idle_nodes
-from recipes.config import Recipe, recipe_to_dict
+from recipes.config import Recipe
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.errors import ConfigError, LocalError
-from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes
+from recipes.plan.size import parameter_line, state_bytes
 from recipes.run_dir.run_dir import check_same_recipe
+from recipes.settings import recipe_to_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "soundfile", "torchaudio", "pillow", "numpy")
@@ -27,7 +29,7 @@ VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece",
 def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> argparse.ArgumentParser:
     """The flags of every pre-training command; tests/launch freezes them."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default=default, help=f"one of {', '.join(recipes)} (default: {default})")
+    parser.add_argument("--recipe", default=default, help=f"one of {', '.join(recipes)}, or FILE.py:FUNCTION (default: {default})")
     parser.add_argument("--deepspeed_config", type=Path, help="JSON in ds_configs/ (default: what suits the machine)")
     parser.add_argument("--data", help="folder, file, prepared folder or hub name (default: the shipped sample)")
     parser.add_argument("--run-dir", type=Path, help="where everything goes; the same one again resumes (default: runs/RECIPE)")
@@ -54,9 +56,9 @@ def _run(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> 
     if is_first_rank() and (note := note_on_idle_nodes(sys.argv)):
         print(note)
     quiet_libraries()
-    from recipes.train.loop import pretrain  # seconds of imports
+    from recipes.train import loop  # seconds of imports
 
-    return pretrain(recipe, config, run_dir, launch_facts())
+    return loop.run(recipe, config, run_dir, launch_facts())
 
 
 def _resolve(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> tuple[Recipe, EngineConfig]:
@@ -73,16 +75,11 @@ def default_ds_config() -> Path:
 
 def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path) -> int:
     """Check data and run dir, print what would run, on one process and without its devices."""
-    from recipes.data.check import check_data  # numpy and decoders, which --help need not
-
     check_data(recipe)
     check_same_recipe(run_dir, recipe)
-    batch, total = config.batch, num_parameters(recipe)
-    sizes = state_bytes(recipe, config)
+    batch, sizes = config.batch, state_bytes(recipe, config)
     print(json.dumps({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}, indent=2))
-    print(
-        f"parameters: {total:,} (trunk {num_trunk_parameters(recipe):,}, head {recipe.model.num_head_parameters:,}; the teacher is a trunk)"
-    )
+    print(parameter_line(recipe))
     print(
         f"batch: {recipe.run.global_batch_size} samples = data-parallel {batch.dp_size} x micro {batch.micro_batch_size} x accumulation "
         f"{batch.accumulation_steps}; {batch.world_size} ranks, tensor-parallel {batch.tp_size}"
@@ -93,8 +90,15 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path) -> int:
     return 0
 
 
+def release() -> str:
+    """This checkout's version; that of an installed one may be of an earlier checkout."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
 def launch_facts() -> dict[str, Any]:
     """Versions, commit and command line for config.json."""
     git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     versions = {name: metadata.version(name) for name in VERSIONED}
-    return {"versions": versions, "python": sys.version.split()[0], "git_commit": git.stdout.strip() or None, "command": sys.argv}
+    commit = git.stdout.strip() or None
+    python = sys.version.split()[0]
+    return {"release": release(), "versions": versions, "python": python, "git_commit": commit, "command": sys.argv}

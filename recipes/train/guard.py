@@ -1,7 +1,8 @@
 """What keeps an update from being applied (loss or gradient that is not finite, a spike), agreed by all ranks before the step; and
-what ends a run that learns nothing any more. What a spike is: recipes/train/spikes.py."""
+what ends a run whose updates are all skipped. What a spike is: recipes/train/spikes.py."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from model.parallel import Parallel
 from recipes.cluster.world import World
 from recipes.config import GuardConfig, Recipe
 from recipes.data.loader import Position, rank_share
 from recipes.ds_config import BatchPlan
 from recipes.engine import shards
-from recipes.engine.build import Engines
+from recipes.engine.build import Engine
 from recipes.errors import TrainingBroken
 from recipes.train.spikes import Spike, SpikeStatistic
 
@@ -27,7 +29,7 @@ class UpdateHealth:
     """What all ranks know of an update before its step. Sums and counts over all of them."""
 
     loss: float
-    """Mean over the masked positions of the finite micro-batches."""
+    """Mean over what is counted in the finite micro-batches."""
     grad_norm: float
     """Of the whole gradient before clipping, replicated parameters counted once; of the finite shards."""
     ranks_with_bad_loss: int
@@ -50,26 +52,28 @@ class Skip:
 
 
 class UpdateGuard:
-    """Watches one update. All methods but note() are collectives."""
+    """Watches one update. judge() and refusal() are collectives."""
 
-    def __init__(self, engines: Engines, config: GuardConfig, world: World, spikes: SpikeStatistic) -> None:
+    def __init__(self, student: Engine, parallel: Parallel, config: GuardConfig, world: World, spikes: SpikeStatistic) -> None:
         """`spikes` holds the updates before, and receives this one if it is applied."""
-        self._engines, self._config, self._world, self._spikes = engines, config, world, spikes
+        self._student, self._parallel, self._config, self._world, self._spikes = student, parallel, config, world, spikes
         self._losses: list[Tensor] = []
+        self._ranks: tuple[dict[str, Any], ...] = ()
 
     def note(self, loss: Tensor) -> None:
-        """The loss of one micro-batch (a sum over its masked positions); it stays where it is, and nothing waits for it."""
+        """The loss of one micro-batch (a sum over what is counted); it stays where it is, and nothing waits for it."""
         self._losses.append(loss.detach().double())
 
-    def judge(self, masked: int) -> UpdateHealth:
-        """Before the step of an update with `masked` positions: read losses and gradient (the one wait for the device), and agree."""
-        parallel, student = self._engines.parallel, self._engines.student
+    def judge(self, total: int) -> UpdateHealth:
+        """Before the step of an update whose losses sum over `total`: read losses and gradient (the one wait for the device), and
+        agree."""
+        parallel, student = self._parallel, self._student
         counted: list[nn.Parameter] = []
         repeated: list[nn.Parameter] = []
-        for _, parameter in shards.named_parameters(student):
+        for _, parameter in shards.trained_parameters(student):
             # A replicated parameter has a gradient on every TP rank: all must be finite, one of them is counted.
             (counted if parallel.tp_rank == 0 or shards.is_split(parameter) else repeated).append(parameter)
-        squares = [shards.gradient_square(student, parameters).to(self._engines.device) for parameters in (counted, repeated)]
+        squares = [shards.gradient_square(student, parameters).to(student.device) for parameters in (counted, repeated)]
         *losses, square, repeated_square = torch.stack([*self._losses, *squares]).tolist()
         finite = [loss for loss in losses if math.isfinite(loss)]
         own = [
@@ -78,47 +82,46 @@ class UpdateGuard:
             sum(finite) if parallel.tp_rank == 0 else 0.0,  # all TP ranks have the same loss
             square if math.isfinite(square) else 0.0,
         ]
-        total = torch.tensor(own, dtype=torch.float64)
-        dist.all_reduce(total, group=self._world.control)
-        bad_losses, bad_gradients, loss, square = total.tolist()
-        verdict = UpdateHealth(loss / masked, math.sqrt(square), int(bad_losses), int(bad_gradients))
-        if not verdict.is_finite:
-            return verdict
-        return UpdateHealth(verdict.loss, verdict.grad_norm, 0, 0, tuple(self._spikes.find(verdict.loss, verdict.grad_norm)))
+        sums = torch.tensor(own, dtype=torch.float64)
+        dist.all_reduce(sums, group=self._world.control)
+        bad_losses, bad_gradients, loss, square = sums.tolist()
+        health = UpdateHealth(loss / total, math.sqrt(square), int(bad_losses), int(bad_gradients))
+        if not health.is_finite:
+            return health
+        return UpdateHealth(health.loss, health.grad_norm, 0, 0, tuple(self._spikes.find(health.loss, health.grad_norm)))
 
-    def step(self, verdict: UpdateHealth) -> Skip | None:
-        """Apply the update, or discard it and say why. A gradient overflow in fp16 is left to the loss scaler."""
-        student = self._engines.student
-        reason = reason_to_skip(verdict, self._config, is_scaled=student.fp16_enabled())
-        ranks = () if verdict.is_finite else self._blame(verdict)
-        if reason:
-            shards.discard_update(student)
-            return Skip(reason, ranks)
-        student.step()
-        if not student.was_step_applied():
-            return Skip("gradient overflow", ranks)
-        self._spikes.add(verdict.loss, verdict.grad_norm)
+    def refusal(self, health: UpdateHealth) -> Skip | None:
+        """Why the update must not be applied; None where it may. A gradient overflow in fp16 is left to the loss scaler."""
+        reason = reason_to_skip(health, self._config, is_scaled=self._student.fp16_enabled())
+        self._ranks = () if health.is_finite else self._blame(health)
+        return Skip(reason, self._ranks) if reason else None
+
+    def confirm(self, health: UpdateHealth) -> Skip | None:
+        """After the step: take the update into the statistic of spikes, or say that the loss scaler has not applied it."""
+        if not self._student.was_step_applied():
+            return Skip("gradient overflow", self._ranks)
+        self._spikes.add(health.loss, health.grad_norm)
         return None
 
-    def _blame(self, verdict: UpdateHealth) -> tuple[dict[str, Any], ...]:
+    def _blame(self, health: UpdateHealth) -> tuple[dict[str, Any], ...]:
         """Where it began: a bad loss makes gradients bad on other ranks too, which are then not listed."""
         bad = [number for number, loss in enumerate(self._losses) if not torch.isfinite(loss)]
-        parameters = shards.named_parameters(self._engines.student)
-        names = [n for n, p in parameters if not torch.isfinite(shards.gradient_square(self._engines.student, [p]))]
+        parameters = shards.trained_parameters(self._student)
+        names = [n for n, p in parameters if not torch.isfinite(shards.gradient_square(self._student, [p]))]
         own = {"rank": self._world.rank, "micro_batches": bad, "parameters": names[:NAMED_PARAMETERS]}
         gathered: list[Any] = [None] * self._world.size
         dist.all_gather_object(gathered, own, group=self._world.control)
-        return tuple(rank for rank in gathered if rank["micro_batches" if verdict.ranks_with_bad_loss else "parameters"])
+        return tuple(rank for rank in gathered if rank["micro_batches" if health.ranks_with_bad_loss else "parameters"])
 
 
-def reason_to_skip(verdict: UpdateHealth, config: GuardConfig, *, is_scaled: bool) -> str | None:
+def reason_to_skip(health: UpdateHealth, config: GuardConfig, *, is_scaled: bool) -> str | None:
     """Why an update must not be applied; None where it may. `is_scaled`: fp16, whose loss scaler needs to see an overflow."""
-    if verdict.ranks_with_bad_loss:
+    if health.ranks_with_bad_loss:
         return "non-finite loss"
-    if verdict.ranks_with_bad_gradient:
+    if health.ranks_with_bad_gradient:
         return None if is_scaled else "non-finite gradient"
-    if verdict.spikes and config.spike == "skip":
-        return "spike of " + " and ".join(spike.quantity for spike in verdict.spikes)
+    if health.spikes and config.spike == "skip":
+        return "spike of " + " and ".join(spike.quantity for spike in health.spikes)
     return None
 
 
@@ -142,20 +145,10 @@ def check_skips(recipe: Recipe, step: int, skipped_in_a_row: int, reason: str) -
         )
 
 
-def check_collapse(recipe: Recipe, metrics: dict[str, Any]) -> None:
-    """Raises: TrainingBroken where the loss is not finite or, after guard.after_steps, a std is below fairseq's threshold
-    (data2vec_audio.py: min_target_var 0.1 and min_pred_var 0.01, which are stds)."""
-    guard, step = recipe.guard, metrics["step"]
+def check_finite(metrics: Mapping[str, Any]) -> None:
+    """Raises: TrainingBroken where the loss of a logged step is not finite."""
     if not metrics["loss"] < float("inf"):
         raise TrainingBroken(
-            f"loss is {metrics['loss']} at step {step}; look at grad_norm and lr in metrics.jsonl, then lower optim.lr "
+            f"loss is {metrics['loss']} at step {metrics['step']}; look at grad_norm and lr in metrics.jsonl, then lower optim.lr "
             "or lengthen optim.warmup_steps"
         )
-    if step <= guard.after_steps:
-        return
-    for name, least in (("target_std", guard.min_target_std), ("pred_std", guard.min_pred_std)):
-        if metrics[name] < least:
-            raise TrainingBroken(
-                f"collapsed at step {step}: {name} {metrics[name]:.4f} is below {least}; look at {name} and target_rank in "
-                "metrics.jsonl, then lower optim.lr, lengthen optim.warmup_steps or raise teacher.ema_decay"
-            )

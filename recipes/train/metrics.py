@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -11,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from recipes.config import Recipe
+from recipes.objectives.base import Column, Display
 from recipes.plan.size import step_flops
 from recipes.system.json_lines import JsonLines
 
@@ -27,12 +29,21 @@ class Interval:
     tokens: int = 0
     data_wait_seconds: float = 0.0
 
+    def add(self, seconds: float, tokens: int, data_wait_seconds: float) -> None:
+        """Take in one update."""
+        self.steps += 1
+        self.seconds += seconds
+        self.tokens += tokens
+        self.data_wait_seconds += data_wait_seconds
+
 
 class MetricsWriter:
-    """Rank 0's reporter. `write` takes one logged step; timings are means since the step logged before."""
+    """The reporter of rank 0. `write` takes one logged step; timings are means since the step logged before."""
 
-    def __init__(self, lines: JsonLines, recipe: Recipe, run_dir: Path, device: torch.device, first_step: int) -> None:
-        self._lines, self._recipe = lines, recipe
+    def __init__(
+        self, lines: JsonLines, recipe: Recipe, display: Display, run_dir: Path, *, device: torch.device, first_step: int
+    ) -> None:
+        self._lines, self._recipe, self._display = lines, recipe, display
         self._peak = device_peak_flops(device)
         self._wandb = WandbMirror(recipe, run_dir) if recipe.run.wandb != "off" else None
         self._bar = tqdm(initial=first_step, total=recipe.run.max_steps, unit="step", disable=not sys.stderr.isatty())
@@ -61,18 +72,22 @@ class MetricsWriter:
 
     def _show(self, metrics: dict[str, Any]) -> None:
         remaining = (self._recipe.run.max_steps - metrics["step"]) * metrics["step_seconds"]
-        facts = f"loss {metrics['loss']:.4f}  target_std {metrics['target_std']:.3f}  {metrics['tokens_per_second']:,.0f} tokens/s"
+        facts = f"{_cells(self._display.every_step, metrics)}  {metrics['tokens_per_second']:,.0f} tokens/s"
         if metrics["mfu"] is not None:
             facts += f"  MFU {metrics['mfu']:.1%}"
-        if "explained_variance" in metrics:
-            explained, rank = metrics["explained_variance"], metrics["target_rank"]
-            facts += f"  | eval_loss {metrics['eval_loss']:.4f}  explained {explained:.3f}  rank {rank:.1f}"
+        if evaluated := _cells(self._display.at_evaluations, metrics):
+            facts += f"  | {evaluated}"
         if self._bar.disable:
             last = self._recipe.run.max_steps
             self.say(f"step {metrics['step']:>{len(str(last))}}/{last}  {facts}  ETA {format_seconds(remaining)}")
             return
         self._bar.set_postfix_str(facts)
         self._bar.update(metrics["step"] - self._bar.n)
+
+
+def _cells(columns: Iterable[Column], metrics: Mapping[str, Any]) -> str:
+    """The columns that the metrics have."""
+    return "  ".join(f"{one.label} {metrics[one.key]:{one.format}}" for one in columns if one.key in metrics)
 
 
 class WandbMirror:

@@ -1,29 +1,25 @@
-"""metrics.jsonl -> a picture of the run: loss, stds, explained variance, rank. Reads nothing else."""
+"""metrics.jsonl -> a picture of the run. Reads nothing else; which metrics are drawn is the objective's to say."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from recipes.system.json_lines import read_rows
 
 CURVES = "curves.png"
-PANELS = (
-    ("loss", ("loss", "eval_loss")),
-    ("std over positions", ("target_std", "pred_std", "frontend_std")),
-    ("explained variance", ("explained_variance", "neighbour_correlation")),
-    ("effective rank of the targets", ("target_rank",)),
-)
 MARGINS = {"left": 0.07, "right": 0.98, "bottom": 0.08, "top": 0.9, "hspace": 0.32, "wspace": 0.18}
 
 
-def plot_metrics(run_dir: Path) -> Path | None:
-    """Write curves.png beside metrics.jsonl and return its path; None where the disk refuses it."""
+def plot_metrics(run_dir: Path, panels: Mapping[str, tuple[str, ...]]) -> Path | None:
+    """Write curves.png beside metrics.jsonl and return its path; None where the disk refuses it. `panels`: title -> metrics, at most
+    four."""
     import matplotlib  # a second of import that only the end of a run pays
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     rows, _ = read_rows(run_dir / "metrics.jsonl")
-    figure, path = _draw(rows, run_dir.name), run_dir / CURVES
+    figure, path = _draw(rows, run_dir.name, panels), run_dir / CURVES
     try:
         figure.savefig(path, dpi=110)
     except OSError:
@@ -33,12 +29,12 @@ def plot_metrics(run_dir: Path) -> Path | None:
     return path
 
 
-def _draw(rows: list[dict[str, Any]], title: str) -> Any:
+def _draw(rows: list[dict[str, Any]], title: str, panels: Mapping[str, tuple[str, ...]]) -> Any:
     from matplotlib import pyplot
 
     # Fixed margins: a constrained layout draws everything twice.
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), gridspec_kw=MARGINS)
-    for axis, (name, keys) in zip(axes.flat, PANELS, strict=True):
+    for axis, (name, keys) in zip(axes.flat, panels.items(), strict=False):
         for key in keys:
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]
             if points:

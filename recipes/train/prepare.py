@@ -5,6 +5,7 @@ from pathlib import Path
 
 from recipes.catalog import RECIPES, default_recipe
 from recipes.check import resolve_recipe
+from recipes.modalities.registry import MODALITIES
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -24,8 +25,6 @@ def run_prepare(args: argparse.Namespace) -> int:
     """Prepare and say what to type next. Raises: ConfigError."""
     name = args.recipe or default_recipe(args.modality)
     recipe = resolve_recipe(name, RECIPES[args.modality], args.set, args.data)
-    from recipes.modalities.registry import MODALITIES  # seconds of imports
-
     folder = MODALITIES[args.modality].prepare(recipe, args.out, num_processes=args.processes, progress=True, log=print)
     changes = "".join(f" --set {assignment}" for assignment in args.set)
     print(f"next: deepspeed launch/pretrain_{args.modality}.py --recipe {name} --data {folder}{changes}")

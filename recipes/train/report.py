@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from recipes.train.guard import Skip, UpdateHealth, blamed_samples, check_collapse
+from recipes.train.guard import Skip, UpdateHealth, blamed_samples, check_finite
 from recipes.train.metrics import Interval
 from recipes.train.plot import plot_metrics
 from recipes.train.state import TrainState
@@ -17,10 +17,10 @@ def tell(state: TrainState, kind: str, **facts: Any) -> None:
         state.run_dir.event(kind, step=state.step, **facts)
 
 
-def tell_update(state: TrainState, verdict: UpdateHealth, skip: Skip | None, seconds: float) -> None:
+def tell_update(state: TrainState, health: UpdateHealth, skip: Skip | None, seconds: float) -> None:
     """Events of the update that has just ended, where there is anything to say."""
     update = state.counters.update - 1
-    for spike in verdict.spikes:
+    for spike in health.spikes:
         tell(state, "spike", update=update, **asdict(spike), action=state.recipe.guard.spike)
     if skip:
         samples = blamed_samples(skip, state.data.loader.positions(update), state.config.batch)
@@ -28,7 +28,7 @@ def tell_update(state: TrainState, verdict: UpdateHealth, skip: Skip | None, sec
 
 
 def report(state: TrainState, metrics: dict[str, Any]) -> None:
-    """Write one logged step (rank 0), then stop a run that has collapsed (all ranks)."""
+    """Write one logged step (rank 0), then stop a run that learns nothing any more (all ranks)."""
     counters, interval = state.counters, state.interval
     metrics |= {
         "samples": counters.samples,
@@ -36,12 +36,13 @@ def report(state: TrainState, metrics: dict[str, Any]) -> None:
         "data_wait_seconds": interval.data_wait_seconds / interval.steps,
         "skipped_steps": counters.update - counters.step,
         "world_size": state.world.size,
-        "tp_size": state.engines.parallel.tp_size,
+        "tp_size": state.objective.parallel.tp_size,
     }
     if state.writer:
         state.writer.write(metrics, interval)
     state.interval = Interval()
-    check_collapse(state.recipe, metrics)
+    check_finite(metrics)
+    state.objective.check(metrics)
 
 
 def finish(state: TrainState) -> int:
@@ -53,7 +54,7 @@ def finish(state: TrainState) -> int:
         state.stop.obeyed()
         state.run_dir.event("stop", step=state.step, reason="done" if done else reason)
         if done:
-            picture = plot_metrics(state.run_dir.path)
+            picture = plot_metrics(state.run_dir.path, state.objective.display.panels)
             curves = f"; curves in {picture.name}" if picture else ""
             state.writer.say(f"done: {state.step} steps, {state.counters.tokens:,} tokens in {state.run_dir.path}{curves}")
             state.writer.say(f"next: python launch/probe.py --from {state.run_dir.path}")

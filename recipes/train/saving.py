@@ -6,9 +6,10 @@ from typing import Any
 
 from recipes.checkpoint.layout import Counters, newest, step_of
 from recipes.checkpoint.save import CheckpointSaver, SaveOutcome
-from recipes.config import Recipe, recipe_to_dict
+from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.run_dir.run_dir import RunDir
+from recipes.settings import recipe_to_dict
 
 SmallStates = Callable[[], dict[str, Any]]
 

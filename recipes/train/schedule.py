@@ -1,8 +1,7 @@
-"""Learning rate and EMA decay as functions of the number of updates done. Pure arithmetic, torch-free."""
+"""The learning rate as a function of the number of updates done. Pure arithmetic, torch-free."""
 
 import math
 
-from model.config import TeacherConfig
 from recipes.config import OptimConfig
 
 
@@ -26,13 +25,3 @@ def learning_rate(config: OptimConfig, updates_done: int) -> float:
         return config.lr
     progress = min(1.0, (updates_done - decay_start) / config.decay_steps)
     return config.lr * math.exp(math.log(config.final_lr_scale) * progress)
-
-
-def ema_decay(config: TeacherConfig, updates_done: int) -> float:
-    """tau after `updates_done` updates: linear from ema_decay to ema_end_decay over ema_anneal_end_step, then constant.
-
-    Source: paper section 3.2; fairseq ema_module.py get_annealed_rate.
-    """
-    if updates_done >= config.ema_anneal_end_step:
-        return config.ema_end_decay
-    return config.ema_decay + (config.ema_end_decay - config.ema_decay) * updates_done / config.ema_anneal_end_step

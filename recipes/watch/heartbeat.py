@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 PHASES = (
     *("start", "prepare", "data set", "engines", "load", "logs"),
-    *("data", "agree", "forward", "backward", "judge", "step", "ema", "evaluate", "report", "save", "last save", "leave"),
+    *("data", "agree", "forward", "backward", "judge", "step", "after step", "evaluate", "report", "save", "last save", "leave"),
 )
 """What a rank can be at: from start-up to the first update, then of an update and what follows it. Other phases are a KeyError."""
 SIZE = 64

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.batch import Batch
+from model.batch import Batch, Masks
 from model.frontends.text import PAD
 from recipes.config import Recipe
 from recipes.interop import fairseq_speech, fairseq_text, fairseq_vision, hf_speech, hf_text, hf_vision
@@ -21,8 +21,10 @@ from recipes.vision import vision_base
 
 State = dict[str, Tensor]
 
-EVAL_INPUTS = {"tokens": "src_tokens", "source": "source", "padding_mask": "padding_mask", "img": "img"}
+EVAL_INPUTS = {"tokens": "src_tokens", "source": "source", "img": "img"}
 """Inputs in eval_features.safetensors -> their names in steps.safetensors."""
+PADDING = "padding_mask"
+"""True at padding, over samples; what begins so in eval_features.safetensors is over samples or frames."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def vision_batch(recipe: Recipe, inputs: State) -> Batch:
 
 def _batch(inputs: Tensor, mask_BS: Tensor, padding_BS: Tensor | None, clean: tuple[Tensor, Tensor | None]) -> Batch:
     num_tokens = mask_BS.numel() if padding_BS is None else int((~padding_BS).sum())
-    return Batch(inputs, clean[0], mask_BS, mask_BS.flatten().nonzero()[:, 0], padding_BS, clean[1], num_tokens)
+    return Batch(inputs, clean[0], Masks.of(mask_BS), padding_BS, clean[1], num_tokens)
 
 
 FAIRSEQ: dict[str, FairseqCase] = {

@@ -31,7 +31,7 @@ class Report:
 
     def compare(self, name: str, ours: Tensor, golden: Tensor) -> None:
         """One line: name, largest absolute difference, tolerance, verdict. NaN and a wrong shape fail."""
-        self.quantities[name] = ours.detach().cpu().contiguous()
+        self.quantities[name] = ours.detach().cpu().contiguous().clone()  # two names may share memory, which a file cannot
         tolerance = AMPLIFIED if self.amplified.fullmatch(name) else TOLERANCE
         difference = float((ours.double() - golden.double()).abs().max()) if ours.shape == golden.shape else float("inf")
         good = difference <= tolerance

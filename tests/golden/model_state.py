@@ -1,4 +1,4 @@
-"""The engines of a replay: building them, whole tensors in and out, and what the layers give. Compares nothing.
+"""The objective of a replay: building it, whole tensors in and out, and what the layers give. Compares nothing.
 
 Shapes: B batch, S sequence (CLS first where there is one), D hidden, C channels, T frames, H heads.
 """
@@ -17,18 +17,19 @@ from model.parallel import init_parallel
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig, resolve
 from recipes.engine import shards
-from recipes.engine.build import Engines, build_engines
 from recipes.errors import ConfigError
+from recipes.objectives.data2vec import Data2Vec
+from recipes.objectives.registry import build_objective
 
 
-def build(recipe: Recipe, tp_size: int) -> Engines:
+def build(recipe: Recipe, tp_size: int) -> Data2Vec:
     """Engines in fp32 with plain SGD, one micro-batch per rank and update, nothing clipped."""
     size = dist.get_world_size() // tp_size
     recipe = replace(recipe, run=replace(recipe.run, global_batch_size=size), optim=replace(recipe.optim, clip_norm=0.0))
     return build_with_sgd(recipe, tp_size, micro_batch_size=1, lr=0.1)[0]
 
 
-def build_with_sgd(recipe: Recipe, tp_size: int, *, micro_batch_size: int, lr: float) -> tuple[Engines, EngineConfig]:
+def build_with_sgd(recipe: Recipe, tp_size: int, *, micro_batch_size: int, lr: float) -> tuple[Data2Vec, EngineConfig]:
     """Engines in fp32 with plain SGD, and their configuration. `lr`: before a loop sets another."""
     content = {"train_micro_batch_size_per_gpu": micro_batch_size, "megatron": {"tensor_model_parallel_size": tp_size}}
     config = resolve(recipe, content, "replay", dist.get_world_size())
@@ -36,51 +37,53 @@ def build_with_sgd(recipe: Recipe, tp_size: int, *, micro_batch_size: int, lr: f
     def optimizer(model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=lr)
 
-    return build_engines(recipe, config, init_parallel(tp_size, "cpu"), optimizer=optimizer), config
+    objective = build_objective(recipe, config, init_parallel(tp_size, "cpu"), optimizer=optimizer)
+    assert isinstance(objective, Data2Vec)
+    return objective, config
 
 
-def load_student(engines: Engines, ours: dict[str, Tensor], not_saved: tuple[str, ...] = ()) -> None:
+def load_student(objective: Data2Vec, ours: dict[str, Tensor], not_saved: tuple[str, ...] = ()) -> None:
     """Write whole tensors into the student's shards; the teacher starts as its copy.
 
     Raises: ConfigError where names of the model and of the tensors differ, but for those that begin with `not_saved`.
     """
-    parameters = dict(shards.named_parameters(engines.student))
+    parameters = dict(shards.named_parameters(objective.student))
     missing = sorted(n for n in parameters.keys() - ours.keys() if not n.startswith(not_saved))
     if missing or ours.keys() - parameters.keys():
         unknown = sorted(ours.keys() - parameters.keys())
         raise ConfigError(f"configuration and weights do not belong together: the weights lack {missing} and bring {unknown}")
     for name, tensor in ours.items():
-        if tensor.numel() != (whole := numel(parameters[name], engines)):
+        if tensor.numel() != (whole := numel(parameters[name], objective)):
             raise ConfigError(f"{name} has {tensor.numel()} numbers, the configuration wants {whole}; do they belong together?")
-        shards.scatter_full(parameters[name], tensor, engines.parallel, shards.master_shard(parameters[name]))
-    shards.refresh_compute_weights(engines.student)
-    engines.shadow.reset()
+        shards.scatter_full(parameters[name], tensor, objective.parallel, shards.master_shard(parameters[name]))
+    shards.refresh_compute_weights(objective.student)
+    objective.restart()
 
 
-def numel(parameter: Any, engines: Engines) -> int:
+def numel(parameter: Any, objective: Data2Vec) -> int:
     """Numbers of the whole tensor that a parameter is part of."""
-    return parameter.ds_numel * (engines.parallel.tp_size if shards.is_split(parameter) else 1)
+    return parameter.ds_numel * (objective.parallel.tp_size if shards.is_split(parameter) else 1)
 
 
-def whole(engines: Engines, shard_of: Callable[[nn.Parameter], Tensor]) -> dict[str, Tensor]:
+def whole(objective: Data2Vec, shard_of: Callable[[nn.Parameter], Tensor]) -> dict[str, Tensor]:
     """Whole tensors of the student by our names; shard_of(parameter) gives what to gather."""
-    return {n: shards.gather_full(p, shard_of(p), engines.parallel) for n, p in shards.named_parameters(engines.student)}
+    return {n: shards.gather_full(p, shard_of(p), objective.parallel) for n, p in shards.named_parameters(objective.student)}
 
 
-def whole_teacher(engines: Engines) -> dict[str, Tensor]:
+def whole_teacher(objective: Data2Vec) -> dict[str, Tensor]:
     """Whole tensors of the teacher by our names, in float32."""
-    parameters = dict(shards.named_parameters(engines.student))
-    return {n: shards.gather_full(parameters[n], shard, engines.parallel) for n, shard in engines.shadow.shadows.items()}
+    parameters = dict(shards.named_parameters(objective.student))
+    return {n: shards.gather_full(parameters[n], shard, objective.parallel) for n, shard in objective.shadow.shadows.items()}
 
 
-def my_rows(engines: Engines, tensor: Tensor) -> Tensor:
+def my_rows(objective: Data2Vec, tensor: Tensor) -> Tensor:
     """This DP rank's share of the rows; the first ranks take one more where they do not divide."""
-    return tensor.tensor_split(engines.parallel.dp_size)[engines.parallel.dp_rank]
+    return tensor.tensor_split(objective.parallel.dp_size)[objective.parallel.dp_rank]
 
 
-def gather_rows(engines: Engines, rows: Tensor) -> Tensor:
+def gather_rows(objective: Data2Vec, rows: Tensor) -> Tensor:
     """Rows of all DP ranks in order."""
-    return torch.cat(_gather(rows, engines.parallel.dp_size, engines.parallel.dp_group))
+    return torch.cat(_gather(rows, objective.parallel.dp_size, objective.parallel.dp_group))
 
 
 def _gather(tensor: Tensor, size: int, group: Any) -> list[Tensor]:
@@ -89,25 +92,25 @@ def _gather(tensor: Tensor, size: int, group: Any) -> list[Tensor]:
     return parts
 
 
-def layer_outputs(engines: Engines, batch: Batch) -> dict[str, Tensor]:
+def layer_outputs(objective: Data2Vec, batch: Batch) -> dict[str, Tensor]:
     """What the student's layers give in eval mode for this rank's rows, gathered, under the golden files' names."""
     rows: dict[str, Tensor] = {}
     heads: dict[str, Tensor] = {}
-    trunk = engines.student.module.trunk
+    trunk = objective.student.module.trunk
     hooks = [*_watch_frontend(trunk.frontend, rows, heads), trunk.encoder.register_forward_hook(lambda m, i, out: rows.update(out=out[0]))]
 
     def record(number: int, module: Any, inputs: Any, out: Any) -> None:
         rows.update({f"ffn.{number}": out.ffn_SBD.transpose(0, 1), f"hidden.{number + 1}": out.block_SBD.transpose(0, 1)})
 
     hooks += [block.register_forward_hook(partial(record, number)) for number, block in enumerate(trunk.encoder.layers)]
-    engines.student.eval()
+    objective.student.eval()
     with torch.no_grad():
-        engines.student(batch)
-    engines.student.train()
+        objective.student(batch)
+    objective.student.train()
     for hook in hooks:
         hook.remove()
-    gathered = {name: gather_rows(engines, tensor) for name, tensor in rows.items()}
-    parallel = engines.parallel
+    gathered = {name: gather_rows(objective, tensor) for name, tensor in rows.items()}
+    parallel = objective.parallel
     return gathered | {name: torch.cat(_gather(tensor, parallel.tp_size, parallel.tp_group)) for name, tensor in heads.items()}
 
 

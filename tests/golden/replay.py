@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from cases import EVAL_INPUTS, FAIRSEQ, HF, FairseqCase, State
+from cases import EVAL_INPUTS, FAIRSEQ, HF, PADDING, FairseqCase, State
 from compare import Report, amplified_quantities
 from model_state import build, gather_rows, layer_outputs, load_student, my_rows, whole, whole_teacher
 from safetensors.torch import load_file, save_file
@@ -25,11 +25,10 @@ from model.batch import Batch
 from recipes.cluster.world import World, join_world, leave_world
 from recipes.config import Recipe
 from recipes.engine import shards
-from recipes.engine.build import Engines
+from recipes.engine.update import backward
 from recipes.errors import ConfigError
 from recipes.interop.names import NameTable
-from recipes.objectives import data2vec as objective
-from recipes.train.schedule import ema_decay
+from recipes.objectives.data2vec import Data2Vec
 
 
 def replay_fairseq(case: Path, tp_size: int, report: Report) -> None:
@@ -39,19 +38,19 @@ def replay_fairseq(case: Path, tp_size: int, report: Report) -> None:
     golden, init = load_file(case / "steps.safetensors"), load_file(case / "student_init.safetensors")
     recipe = modality.recipe(meta["config"], init)
     names = modality.names(recipe)
-    engines = build(recipe, tp_size)
-    load_student(engines, names.to_ours(init))
+    objective = build(recipe, tp_size)
+    load_student(objective, names.to_ours(init))
     if (case / "eval_features.safetensors").exists():
-        compare_features(engines, recipe, modality, golden, report, load_file(case / "eval_features.safetensors"))
+        compare_features(objective, recipe, modality, golden, report, load_file(case / "eval_features.safetensors"))
     gradients: State = {}
     for step, facts in enumerate(meta["steps"]):
         if step:
-            engines.shadow.update(ema_decay(recipe.teacher, step))
-        replay_step(engines, recipe, modality.batch(recipe, step_inputs(engines, golden, step)), report, golden=golden, facts=facts)
-        gradients = gradients or whole(engines, shards.gradient_shard)
-        engines.student.step()
-    engines.shadow.update(ema_decay(recipe.teacher, len(meta["steps"])))
-    compare_end(case, engines, recipe, gradients, report)
+            objective.after_step(step)
+        replay_step(objective, modality.batch(recipe, step_inputs(objective, golden, step)), report, golden=golden, facts=facts)
+        gradients = gradients or whole(objective, shards.gradient_shard)
+        objective.student.step()
+    objective.after_step(len(meta["steps"]))
+    compare_end(case, objective, recipe, gradients, report)
 
 
 def replay_through_loop(case: Path, tp_size: int, report: Report, world: World, micro_batch_size: int | None) -> None:
@@ -73,7 +72,7 @@ def load_meta(case: Path) -> tuple[dict[str, Any], FairseqCase]:
     return meta, FAIRSEQ[meta["modality"]]
 
 
-def compare_end(case: Path, engines: Engines, recipe: Recipe, gradients: State, report: Report) -> None:
+def compare_end(case: Path, objective: Data2Vec, recipe: Recipe, gradients: State, report: Report) -> None:
     """The first gradient and what student and teacher are after the last update, as far as the case holds them."""
     meta, modality = load_meta(case)
     names = modality.names(recipe)
@@ -81,29 +80,38 @@ def compare_end(case: Path, engines: Engines, recipe: Recipe, gradients: State, 
         compare_state("grad_step0", names, gradients, load_file(case / "grad_step0.safetensors"), report)
     if (case / "teacher_final.safetensors").exists():
         teacher, prefix = load_file(case / "teacher_final.safetensors"), modality.teacher_prefix(recipe)
-        compare_state("teacher_final", names, whole_teacher(engines), teacher, report, prefix=prefix)
+        compare_state("teacher_final", names, whole_teacher(objective), teacher, report, prefix=prefix)
     if (case / "student_final.safetensors").exists():
         init, student = load_file(case / "student_init.safetensors"), load_file(case / "student_final.safetensors")
-        compare_state("student_final", names, whole(engines, shards.master_shard), student, report)
+        compare_state("student_final", names, whole(objective, shards.master_shard), student, report)
         for name in student.keys() & {n for n, norm in meta["steps"][0]["grad_norm"].items() if norm is None and names.our_name(n) is None}:
             report.compare(f"student_final.{name}", init[name], student[name])  # a parameter that no forward reads stays as it was
 
 
-def step_inputs(engines: Engines, golden: dict[str, Tensor], step: int) -> dict[str, Tensor]:
+def step_inputs(objective: Data2Vec, golden: dict[str, Tensor], step: int) -> dict[str, Tensor]:
     """This rank's rows of a step's inputs."""
     prefix, results = f"step{step}.", ("pred", "target")
     inputs = {name.removeprefix(prefix): tensor for name, tensor in golden.items() if name.startswith(prefix)}
-    return {name: my_rows(engines, tensor) for name, tensor in inputs.items() if name not in results}
+    return {name: my_rows(objective, tensor) for name, tensor in inputs.items() if name not in results}
 
 
 def compare_features(
-    engines: Engines, recipe: Recipe, modality: FairseqCase, golden: dict[str, Tensor], report: Report, features: dict[str, Tensor]
+    objective: Data2Vec, recipe: Recipe, modality: FairseqCase, golden: dict[str, Tensor], report: Report, features: dict[str, Tensor]
 ) -> None:
     """Outputs of every layer in eval mode for the first step's input, nothing masked."""
-    inputs = {EVAL_INPUTS[name]: my_rows(engines, features.pop(name)) for name in EVAL_INPUTS if name in features}
-    if "step0.padding_mask" in golden:
-        inputs.setdefault("padding_mask", my_rows(engines, golden["step0.padding_mask"]))
-    ours = layer_outputs(engines, modality.batch(recipe, inputs))
+    inputs = {EVAL_INPUTS[name]: my_rows(objective, features.pop(name)) for name in EVAL_INPUTS if name in features}
+    paddings = {name: features.pop(name) for name in list(features) if name.startswith(PADDING)}
+    for mask in paddings.values():  # over samples; one over frames follows from it
+        if "source" in inputs and mask.shape == golden["step0.source"].shape:
+            inputs[PADDING] = my_rows(objective, mask)
+    if f"step0.{PADDING}" in golden:
+        inputs.setdefault(PADDING, my_rows(objective, golden[f"step0.{PADDING}"]))
+    batch = modality.batch(recipe, inputs)
+    ours = layer_outputs(objective, batch)
+    for name, mask in paddings.items():
+        if mask.shape[1:] == batch.masks.mask_BS.shape[1:]:
+            padding_BS = torch.zeros_like(batch.masks.mask_BS) if batch.padding_mask_BS is None else batch.padding_mask_BS
+            report.compare(name, gather_rows(objective, padding_BS), mask)
     for name in features:
         if name not in ours:
             raise ConfigError(
@@ -123,20 +131,20 @@ def compare_state(
 
 
 def replay_step(
-    engines: Engines, recipe: Recipe, batch: Batch, report: Report, *, golden: dict[str, Tensor], facts: dict[str, Any]
+    objective: Data2Vec, batch: Batch, report: Report, *, golden: dict[str, Tensor], facts: dict[str, Any]
 ) -> None:
     """Forward, backward and (by the caller) SGD of one golden step."""
     step = facts["step"]
-    masked = torch.tensor(batch.num_masked)
-    dist.all_reduce(masked, group=engines.parallel.dp_group)
-    result = objective.forward(engines, batch, recipe.loss)
-    report.compare(f"step{step}.pred", gather_rows(engines, result.prediction_MD), golden[f"step{step}.pred"])
-    report.compare(f"step{step}.target", gather_rows(engines, result.target_MD), golden[f"step{step}.target"])
+    masked = torch.tensor(objective.count(batch))
+    dist.all_reduce(masked, group=objective.parallel.dp_group)
+    result = objective.forward(batch, int(masked))
+    report.compare(f"step{step}.pred", gather_rows(objective, result.prediction_MD), golden[f"step{step}.pred"])
+    report.compare(f"step{step}.target", gather_rows(objective, result.target_MD), golden[f"step{step}.target"])
     loss = result.loss.detach().clone()
-    dist.all_reduce(loss, group=engines.parallel.dp_group)
+    dist.all_reduce(loss, group=objective.parallel.dp_group)
     report.compare(f"step{step}.loss_relative", loss / facts["loss_sum"], torch.tensor(1.0))
     assert int(masked) == facts["sample_size"]
-    objective.backward(engines, result, int(masked))
+    backward(objective.student, result.loss, int(masked), objective.parallel.dp_size)
 
 
 def replay_hf(case: Path, tp_size: int, report: Report) -> None:
@@ -146,12 +154,12 @@ def replay_hf(case: Path, tp_size: int, report: Report) -> None:
         raise ConfigError(f"{case}: model_type {config.get('model_type')!r} is not known to this version; it knows {', '.join(HF)}")
     modality = HF[config["model_type"]]
     recipe = modality.recipe(config)
-    engines = build(recipe, tp_size)
-    load_student(engines, modality.names(recipe).to_ours(modality.state(load_file(case / "model.safetensors"))), modality.not_saved)
+    objective = build(recipe, tp_size)
+    load_student(objective, modality.names(recipe).to_ours(modality.state(load_file(case / "model.safetensors"))), modality.not_saved)
     for path in sorted(case.glob("io*.safetensors")):
         io = load_file(path)
         inputs = modality.inputs(io)
-        ours = layer_outputs(engines, modality.batch(recipe, {name: my_rows(engines, tensor) for name, tensor in inputs.items()}))
+        ours = layer_outputs(objective, modality.batch(recipe, {name: my_rows(objective, tensor) for name, tensor in inputs.items()}))
         last = "out" if modality.ends_normed(config) else f"hidden.{recipe.model.num_layers}"
         expected = {f"hidden_states.{n}": f"hidden.{n}" for n in range(recipe.model.num_layers + 1)} | {"last_hidden_state": last}
         if "out.extract_features" in io:

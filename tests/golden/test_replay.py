@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.distributed import run_command, run_distributed
@@ -162,3 +163,30 @@ def test_golden_features_that_no_layer_gives_are_exit_2_not_passed_over(tmp_path
     features = load_file(folder / "eval_features.safetensors")
     save_file(features | {"hidden.9": features["hidden.4"].clone()}, folder / "eval_features.safetensors")
     assert replay(folder)[0] == 2
+
+
+@pytest.mark.parametrize("case", ["hf/text", "hf/audio", "hf/vision_shared", "text/paper", "audio/recipe", "vision/recipe"])
+def test_every_case_can_be_dumped(case: str, tmp_path: Path) -> None:
+    """Quantities that share memory too: a last hidden state that is also the last of the list."""
+    code, lines = replay(HERE / case, "--dump", tmp_path / "dump.safetensors")
+    assert code == 0 and len(load_file(tmp_path / "dump.safetensors")) == len(lines) - 1
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_features_of_padded_audio_are_replayed_and_their_padding_is_an_input(ranks: int, tmp_path: Path) -> None:
+    """The features are our own, of a replay with its padding among the steps; among the features it must have the same effect."""
+    folder = copy_of("audio/recipe", tmp_path / "case")
+    steps, features = load_file(folder / "steps.safetensors"), load_file(folder / "eval_features.safetensors")
+    padding_BT = torch.zeros(steps["step0.source"].shape, dtype=torch.bool)
+    padding_BT[1, 9000:] = True
+    save_file(steps | {"step0.padding_mask": padding_BT}, folder / "steps.safetensors")
+    code, unpadded = replay(folder, "--dump", tmp_path / "padded.safetensors")
+    assert code == 1 and any(line.startswith("hidden.2 ") and line.endswith("FAIL") for line in unpadded), "padding shows"
+    own = {name: tensor for name, tensor in load_file(tmp_path / "padded.safetensors").items() if name in features}
+    frames_BS = torch.arange(own["out"].shape[1]) >= torch.tensor([[49], [27]])
+    inputs = {"source": features["source"], "padding_mask_samples": padding_BT, "padding_mask_frames": frames_BS}
+    save_file(steps, folder / "steps.safetensors")
+    save_file(own | inputs, folder / "eval_features.safetensors")
+    _, lines = replay(folder, "--tp", ranks, ranks=ranks)
+    verdicts = {line.split()[0]: line.split()[-1] for line in lines}
+    assert {verdicts[name] for name in own} == {"ok"} and verdicts["padding_mask_frames"] == "ok"

@@ -1,5 +1,5 @@
 """A fairseq case through training's own update: its loader, optimizer step, guard, EMA call with its schedule, and counters on the real
-engines. The learning rate is constant in these cases: its schedule in a run is tested in tests/recipes/train/test_nan.py.
+objective. The learning rate is constant in these cases: its schedule in a run is tested in tests/recipes/train/test_nan.py.
 
 The replay's own loop (replay.py) shows that the pieces are as published; this one that `train_step` puts them together so.
 
@@ -28,14 +28,15 @@ from recipes.cluster.world import World
 from recipes.config import OptimConfig, Recipe, TextDataConfig
 from recipes.ds_config import EngineConfig
 from recipes.engine import shards
-from recipes.engine.build import Engines
 from recipes.errors import ConfigError
+from recipes.objectives.data2vec import Data2Vec
 from recipes.train.bad_items import BadItems
 from recipes.train.loop import train_step
 from recipes.train.preempt import StopRequest
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
-from recipes.train.state import TrainData, TrainState, build_loader
+from recipes.train.startup import build_loader
+from recipes.train.state import TrainData, TrainState
 from recipes.watch.watch import Watch
 
 NOT_INPUTS = ("pred", "target")
@@ -82,8 +83,8 @@ class GoldenData:
 class Recorder:
     """Predictions and targets of each micro-batch of an update, and the gradient that the optimizer's step finds."""
 
-    def __init__(self, engines: Engines) -> None:
-        self._engines = engines
+    def __init__(self, objective: Data2Vec) -> None:
+        self._objective = objective
         self.predictions_MD: list[Tensor] = []
         self.targets_MD: list[Tensor] = []
         self.gradients: dict[str, Tensor] = {}
@@ -91,17 +92,17 @@ class Recorder:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """While an update runs."""
-        student, step = self._engines.student, self._engines.student.step
+        student, step = self._objective.student, self._objective.student.step
         hooks = [
             student.module.register_forward_hook(lambda module, inputs, out: self.predictions_MD.append(out.prediction_MD)),
-            self._engines.teacher.module.register_forward_hook(
-                lambda module, inputs, out: self.targets_MD.append(take_masked(out, inputs[0].masked_index_M))
+            self._objective.teacher.module.register_forward_hook(
+                lambda module, inputs, out: self.targets_MD.append(take_masked(out, inputs[0].masks.masked_index_M))
             ),
         ]
 
         def recorded_step() -> None:
             if student.is_gradient_accumulation_boundary():
-                self.gradients = whole(self._engines, shards.gradient_shard)
+                self.gradients = whole(self._objective, shards.gradient_shard)
             step()
 
         student.step = recorded_step
@@ -123,21 +124,21 @@ def recipe_of_case(recipe: Recipe, meta: dict[str, Any]) -> Recipe:
 
 def replay_updates(
     case: FairseqCase, meta: dict[str, Any], golden: State, init: State, report: Report, *, world: World, tp_size: int, micro: int | None
-) -> tuple[Engines, dict[str, Tensor]]:
-    """Every update of a case by train_step. `micro`: rows of a micro-batch (default: a rank's share). Returns: the engines at the
+) -> tuple[Data2Vec, dict[str, Tensor]]:
+    """Every update of a case by train_step. `micro`: rows of a micro-batch (default: a rank's share). Returns: the objective at the
     end, and the first update's gradient."""
     recipe = recipe_of_case(case.recipe(meta["config"], init), meta)
     dp_size = world.size // tp_size
     data = GoldenData(golden, len(meta["steps"]), dp_size * (micro or 1), case, recipe)
     recipe = replace(recipe, run=replace(recipe.run, global_batch_size=data.rows_per_step))
     micro_batch_size = micro or data.rows_per_step // dp_size
-    engines, config = build_with_sgd(recipe, tp_size, micro_batch_size=micro_batch_size, lr=0.0)
-    load_student(engines, case.names(recipe).to_ours(init))
+    objective, config = build_with_sgd(recipe, tp_size, micro_batch_size=micro_batch_size, lr=0.0)
+    load_student(objective, case.names(recipe).to_ours(init))
     gradients: dict[str, Tensor] = {}
     with tempfile.TemporaryDirectory() as folder:
-        state = _state(recipe, config, world, engines, data, Path(folder))
+        state = _state(recipe, config, world, objective, data, Path(folder))
         for facts in meta["steps"]:
-            recorder, tokens = Recorder(engines), state.counters.tokens
+            recorder, tokens = Recorder(objective), state.counters.tokens
             with recorder.watching():
                 metrics = train_step(state, True)
             assert isinstance(metrics, dict), metrics
@@ -146,19 +147,19 @@ def replay_updates(
             _compare_update(state, recorder, metrics, golden, facts, report)
             _compare_counts(state, metrics, meta, report)
         state.data.loader.close()
-    return engines, gradients
+    return objective, gradients
 
 
-def _state(recipe: Recipe, config: EngineConfig, world: World, engines: Engines, data: Any, folder: Path) -> TrainState:
+def _state(recipe: Recipe, config: EngineConfig, world: World, objective: Data2Vec, data: Any, folder: Path) -> TrainState:
     """As start-up makes it, without a run dir."""
     return TrainState(
         recipe=recipe,
         config=config,
         world=world,
-        engines=engines,
-        data=TrainData(build_loader(recipe, data, config.batch, engines.parallel.dp_rank), data, BadItems(len(data), 0.0)),
+        objective=objective,
+        data=TrainData(build_loader(recipe, data, config.batch, objective.parallel.dp_rank), data, BadItems(len(data), 0.0)),
         counters=Counters(),
-        saving=Saving(CheckpointSaver(folder, engines, world, recipe.checkpoint), recipe, {}, 0, None),
+        saving=Saving(CheckpointSaver(folder, objective, world, recipe.checkpoint), recipe, {}, 0, None),
         spikes=SpikeStatistic(recipe.guard),
         stop=StopRequest(),
         watch=Watch(folder / "watch", world.rank, world.hosts, 0.0),
@@ -170,7 +171,7 @@ def _compare_update(
 ) -> None:
     step = facts["step"]
     for name, rows in (("pred", recorder.predictions_MD), ("target", recorder.targets_MD)):
-        report.compare(f"step{step}.{name}", gather_rows(state.engines, torch.cat(rows)), golden[f"step{step}.{name}"])
+        report.compare(f"step{step}.{name}", gather_rows(state.objective, torch.cat(rows)), golden[f"step{step}.{name}"])
     for ours, theirs in (("loss", "loss_mean"), ("grad_norm", "grad_norm_total"), ("target_std", "target_var"), ("pred_std", "pred_var")):
         if theirs in facts:
             report.compare(f"step{step}.{ours}_relative", _number(metrics[ours] / facts[theirs]), _number(1))

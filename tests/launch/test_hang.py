@@ -195,12 +195,12 @@ def test_an_error_is_a_last_word_on_every_rank_before_saves_are_waited_for(args:
 
 def break_engines() -> None:
     """For start(before=...): a defect in start-up."""
-    from recipes.train import state
+    from recipes.train import startup
 
     def defect(*_: object) -> None:
         raise ValueError("shapes differ")
 
-    state.build_engines = defect  # type: ignore[assignment]
+    startup.build_objective = defect  # type: ignore[assignment]
 
 
 def test_so_is_one_in_the_start_up_of_a_run_that_goes_on(tiny_run: Path, args: list[object], tmp_path: Path) -> None:

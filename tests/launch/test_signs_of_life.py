@@ -77,7 +77,7 @@ def update_from(step: int, *, evaluates: bool) -> list[Sign]:
         ("data", step, 0, False),
         ("agree", step, 0, False),
         *halves,
-        *((phase, step, 0, False) for phase in ("judge", "step", "ema")),
+        *((phase, step, 0, False) for phase in ("judge", "step", "after step")),
     ]
     after = [*[("evaluate", step + 1, number, False) for number in (0, 1) if evaluates], ("report", step + 1, 0, False)]
     return [*update, *after, ("save", step + 1, 0, True), ("save", step + 1, 0, False)]

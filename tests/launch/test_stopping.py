@@ -158,15 +158,15 @@ def test_a_stop_during_preparation_leaves_nothing_behind(tiny_text: Path, tiny_p
 
 def stop_while_the_engines_are_built() -> None:
     """For start(before=...): the signal comes between preparation and first step."""
-    from recipes.train import state
+    from recipes.train import startup
 
-    build = state.build_engines
+    build = startup.build_objective
 
     def signalled(*args: object) -> object:
         os.kill(os.getpid(), signal.SIGTERM)
         return build(*args)  # type: ignore[arg-type]
 
-    state.build_engines = signalled  # type: ignore[assignment]
+    startup.build_objective = signalled  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("asked", [0, 1])

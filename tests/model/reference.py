@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.batch import Batch
+from model.batch import Batch, Masks
 from model.config import BlockConfig, EncoderConfig
 from model.dropout import DropoutStream
 from model.frontends.config import TextFrontendConfig, VisionFrontendConfig
@@ -21,7 +21,8 @@ from model.frontends.text import TextFrontend
 from model.frontends.vision import VisionFrontend
 from model.init import Init
 from model.parallel import Parallel
-from model.student import FrontendBuilder, Student
+from model.student import Student
+from model.trunk import FrontendBuilder
 
 PLAIN = EncoderConfig(
     num_layers=2,
@@ -64,7 +65,7 @@ def build_vision_student(parallel: Parallel, config: EncoderConfig = PLAIN, seed
 def vision_batch(mask_BN: Tensor, seed: int = 0) -> Batch:
     """Random pixels for VISION, the same for student and teacher."""
     pixels_BCHW = torch.randn(len(mask_BN), 3, VISION.image_size, VISION.image_size, generator=torch.Generator().manual_seed(seed))
-    return Batch(pixels_BCHW, pixels_BCHW, mask_BN, mask_BN.flatten().nonzero()[:, 0], None, None, mask_BN.numel())
+    return Batch(pixels_BCHW, pixels_BCHW, Masks.of(mask_BN), None, None, mask_BN.numel())
 
 
 def stir(module: nn.Module, seed: int = 0) -> None:
@@ -87,9 +88,8 @@ def bools(*rows: str) -> Tensor:
 def make_batch(clean_BS: Tensor, mask_BS: Tensor, padding_BS: Tensor | None = None) -> Batch:
     """A text micro-batch whose selected tokens all became <mask>."""
     inputs_BS = clean_BS.masked_fill(mask_BS, MASK_ID)
-    index_M = mask_BS.flatten().nonzero()[:, 0]
     real = clean_BS.numel() if padding_BS is None else int((~padding_BS).sum())
-    return Batch(inputs_BS, clean_BS, mask_BS, index_M, padding_BS, padding_BS, real)
+    return Batch(inputs_BS, clean_BS, Masks.of(mask_BS), padding_BS, padding_BS, real)
 
 
 def reference_block(

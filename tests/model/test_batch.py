@@ -1,29 +1,40 @@
 """The batch that crosses from data to model."""
 
 from dataclasses import FrozenInstanceError
+from operator import attrgetter
 
 import pytest
 import torch
 
-from model.batch import Batch
+from model.batch import Batch, Masks
 from tests.model.reference import bools, make_batch
 
 CLEAN_BS = torch.arange(10).view(2, 5) % 6 + 4
 
 
 def test_num_masked_counts_the_loss_positions() -> None:
-    assert make_batch(CLEAN_BS, bools("01101", "00001")).num_masked == 4
-    assert make_batch(CLEAN_BS, bools("00000", "00000")).num_masked == 0
+    assert make_batch(CLEAN_BS, bools("01101", "00001")).masks.num_masked == 4
+    assert make_batch(CLEAN_BS, bools("00000", "00000")).masks.num_masked == 0
+
+
+def test_masks_know_their_true_positions_in_row_major_order() -> None:
+    mask_BS = bools("01101", "00001")
+    masks = Masks.of(mask_BS)
+    assert masks.mask_BS is mask_BS and masks.masked_index_M.dtype == torch.int64
+    assert masks.masked_index_M.tolist() == [1, 2, 4, 9]
+    empty = Masks.of(bools("00", "00"))
+    assert (empty.masked_index_M.shape, empty.masked_index_M.dtype, empty.num_masked) == ((0,), torch.int64, 0)
 
 
 def test_to_moves_every_tensor_and_nothing_else() -> None:
     batch = make_batch(CLEAN_BS, bools("01101", "00001"), bools("00000", "10000"))
     moved = batch.to(torch.device("meta"))
-    for name in ("inputs", "clean_inputs", "mask_BS", "masked_index_M", "padding_mask_BS", "clean_padding_mask_BS"):
-        before, after = getattr(batch, name), getattr(moved, name)
+    names = ("inputs", "clean_inputs", "masks.mask_BS", "masks.masked_index_M", "padding_mask_BS", "clean_padding_mask_BS")
+    for name in names:
+        before, after = attrgetter(name)(batch), attrgetter(name)(moved)
         assert (before.device.type, after.device.type) == ("cpu", "meta"), name
         assert (after.shape, after.dtype) == (before.shape, before.dtype), name
-    assert (moved.num_tokens, moved.num_masked) == (9, 4)
+    assert (moved.num_tokens, moved.masks.num_masked) == (9, 4)
 
 
 def test_to_keeps_none_where_nothing_is_padded() -> None:
@@ -33,22 +44,26 @@ def test_to_keeps_none_where_nothing_is_padded() -> None:
 
 def test_to_the_same_device_keeps_the_values() -> None:
     batch = make_batch(CLEAN_BS, bools("01101", "00001"))
-    torch.testing.assert_close(batch.to(torch.device("cpu")).inputs, batch.inputs, atol=0, rtol=0)
+    moved = batch.to(torch.device("cpu"))
+    torch.testing.assert_close(moved.inputs, batch.inputs, atol=0, rtol=0)
+    torch.testing.assert_close(moved.masks.masked_index_M, batch.masks.masked_index_M, atol=0, rtol=0)
 
 
 def test_a_tensor_that_stands_twice_moves_once_and_stays_one() -> None:
     """Speech and vision: student and teacher read the same waveform or pixels."""
     wave_BT, mask_BS = torch.zeros(2, 9), bools("010", "001")
-    moved = Batch(wave_BT, wave_BT, mask_BS, mask_BS.flatten().nonzero()[:, 0], None, None, 6).to(torch.device("meta"))
+    moved = Batch(wave_BT, wave_BT, Masks.of(mask_BS), None, None, 6).to(torch.device("meta"))
     assert moved.inputs.device.type == "meta" and moved.inputs is moved.clean_inputs
 
 
 def test_different_tensors_of_equal_values_stay_two() -> None:
     moved = make_batch(CLEAN_BS, bools("00000", "00000")).to(torch.device("meta"))
-    assert moved.inputs is not moved.clean_inputs and moved.mask_BS.dtype == torch.bool
+    assert moved.inputs is not moved.clean_inputs and moved.masks.mask_BS.dtype == torch.bool
 
 
 def test_a_batch_cannot_be_changed_in_place() -> None:
     batch: Batch = make_batch(CLEAN_BS, bools("01101", "00001"))
     with pytest.raises(FrozenInstanceError):
         batch.num_tokens = 3  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        batch.masks.mask_BS = batch.masks.mask_BS  # type: ignore[misc]

@@ -14,9 +14,9 @@ from model.dropout import DropoutStream
 from model.encoder import Encoder
 from model.frontends.config import TextFrontendConfig
 from model.frontends.text import TextFrontend
+from model.heads import RegressionHead
 from model.init import Init
 from model.parallel import Parallel
-from model.student import RegressionHead
 from tests.model.reference import plain
 
 
@@ -98,3 +98,23 @@ def test_settings_cannot_be_changed_in_place(section: object) -> None:
     name = dataclasses.fields(section)[0].name  # type: ignore[arg-type]
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(section, name, 1)
+
+
+SPEECH_EMA = TeacherConfig(ema_decay=0.999, ema_end_decay=0.9999, ema_anneal_end_step=30_000)
+TEXT_EMA = TeacherConfig(ema_decay=0.999, ema_end_decay=0.9999, ema_anneal_end_step=300_000)
+
+
+@pytest.mark.parametrize(
+    ("config", "updates", "decay"),
+    [
+        (SPEECH_EMA, 0, 0.999),
+        (SPEECH_EMA, 15_000, 0.99945),
+        (SPEECH_EMA, 30_000, 0.9999),
+        (SPEECH_EMA, 400_000, 0.9999),
+        (TEXT_EMA, 150_000, 0.99945),
+        (TEXT_EMA, 300_000, 0.9999),
+        (TeacherConfig(ema_decay=0.5, ema_end_decay=0.9, ema_anneal_end_step=0), 0, 0.9),
+    ],
+)
+def test_the_ema_decay_is_linear_and_then_constant_as_fairseqs(config: TeacherConfig, updates: int, decay: float) -> None:
+    assert config.decay_after(updates) == pytest.approx(decay, rel=1e-12)

@@ -11,9 +11,10 @@ from model.config import EncoderConfig
 from model.dropout import DropoutStream
 from model.encoder import Encoder
 from model.frontends.text import PAD
+from model.heads import RegressionHead
 from model.init import CHUNK, Init, ReplicatedLinear, UniformLinear
 from model.parallel import Parallel, init_parallel
-from model.student import RegressionHead, Student
+from model.student import Student
 from tests.distributed import run_distributed
 from tests.model.reference import TEXT, build_student, plain, text_frontend
 

@@ -79,7 +79,7 @@ def test_no_gradient_reaches_the_teacher(parallel: Parallel) -> None:
     student, teacher = build_student(parallel, CONFIG), build_teacher(parallel)
     target_BSD = teacher(BATCH, None)
     assert target_BSD.dtype == torch.float32 and not target_BSD.requires_grad
-    regression_loss(student(BATCH).prediction_MD, take_masked(target_BSD, BATCH.masked_index_M), LossConfig()).backward()
+    regression_loss(student(BATCH).prediction_MD, take_masked(target_BSD, BATCH.masks.masked_index_M), LossConfig()).backward()
     assert not [name for name, p in teacher.named_parameters() if p.requires_grad or p.grad is not None]
     assert all(p.grad is not None for p in student.parameters())
 
@@ -96,7 +96,7 @@ def test_a_sharing_teacher_reads_the_students_features_and_not_the_inputs(parall
     features_BND = student(batch).features_BND
     target_BND = teacher(batch, features_BND)
     assert target_BND.shape == (2, 9, 16)
-    torch.testing.assert_close(teacher(vision_batch(batch.mask_BS, seed=9), features_BND), target_BND, atol=0, rtol=0)
+    torch.testing.assert_close(teacher(vision_batch(batch.masks.mask_BS, seed=9), features_BND), target_BND, atol=0, rtol=0)
     assert not torch.allclose(teacher(batch, features_BND + 1.0), target_BND)
     assert not torch.allclose(teacher(batch, None), target_BND), "its own embedding is another one"
 
@@ -105,7 +105,7 @@ def test_a_teacher_that_shares_nothing_reads_the_inputs_itself(parallel: Paralle
     student, teacher = build_vision_student(parallel, CONFIG), build_vision_teacher(parallel, shares="nothing")
     batch = vision_batch(bools("110000000", "000010001"))
     torch.testing.assert_close(teacher(batch, student(batch).features_BND), teacher(batch, None), atol=0, rtol=0)
-    assert not torch.allclose(teacher(vision_batch(batch.mask_BS, seed=9), None), teacher(batch, None))
+    assert not torch.allclose(teacher(vision_batch(batch.masks.mask_BS, seed=9), None), teacher(batch, None))
 
 
 def test_the_teacher_never_drops_a_layer_or_a_path(parallel: Parallel) -> None:

@@ -1,12 +1,15 @@
-"""Every recipe that is shipped: consistent, named after itself, found by its modality, and built without torch."""
+"""Every recipe that is shipped: consistent, named after itself, found by its modality, and built without torch; and one in a file of
+the user's."""
 
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from recipes.catalog import RECIPES, default_recipe
+from recipes.catalog import RECIPES, default_recipe, find_recipe
 from recipes.check import check_recipe
+from recipes.errors import ConfigError
 from tests.distributed import run_command
 
 NAMES = [(modality, name) for modality, recipes in RECIPES.items() for name in recipes]
@@ -31,11 +34,62 @@ def test_the_default_is_tiny_and_its_batch_divides_over_eight_ranks(modality: st
     assert recipe.name == f"{modality}_tiny" and recipe.run.global_batch_size % 8 == 0
 
 
-@pytest.mark.parametrize(("modality", "name"), NAMES)
-def test_a_docstring_says_how_to_run_it_or_whose_variant_it_is(modality: str, name: str) -> None:
-    doc = RECIPES[modality][name].__doc__ or ""
-    assert f"launch/pretrain_{modality}.py" in doc or "Base" in doc
-    assert name.endswith("tiny") or "Not yet run here" in doc or "paper" in doc
+OWN = """from recipes.text import text_tiny
+
+
+def mine():
+    return text_tiny()
+
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a recipe of the user's; what Python imports from it is forgotten afterwards."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "own_recipes", raising=False)
+    (tmp_path / "own_recipes.py").write_text(OWN)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["{folder}/own_recipes.py:mine", "~/own_recipes.py:mine", "own_recipes.py:mine", "./own_recipes.py:mine"])
+def test_a_recipe_in_a_file_of_ones_own_is_found(name: str, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(own))
+    monkeypatch.chdir(own)
+    build = find_recipe(name.format(folder=own), RECIPES["text"])
+    assert build() == RECIPES["text"]["text_tiny"]() and build.__name__ == "mine"
+    assert find_recipe(name.format(folder=own), {}) is build and sys.path.count(str(own)) == 1, "its folder is searched, once"
+
+
+def test_a_name_of_the_house_wins_and_nothing_is_imported_for_it() -> None:
+    before = list(sys.path)
+    assert find_recipe("text_tiny", RECIPES["text"]) is RECIPES["text"]["text_tiny"] and sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("text_huge", r"unknown; there are text_tiny, text_base, .*, or FILE\.py:FUNCTION for one of your own"),
+        ("own_recipes:mine", r"unknown; there are text_tiny"),
+        ("own_recipes.py", r"unknown; there are text_tiny"),
+        ("nowhere.py:mine", r"there is no file /.*/nowhere\.py; name FILE\.py:FUNCTION"),
+        ("own_recipes.py:yours", r"own_recipes\.py has no function yours; name FILE\.py:FUNCTION"),
+        ("own_recipes.py:number", r"own_recipes\.py has no function number"),
+        ("own_recipes.py:", r"own_recipes\.py has no function ; name"),
+        ("my.own.py:mine", r"Python imports no file with a dot in its name; give my\.own\.py another one"),
+        ("json.py:mine", r"Python has another module json \(.*json/__init__\.py\); give the file another name"),
+        ("time.py:mine", r"Python has another module time \(built-in\); give the file another name"),
+    ],
+)
+def test_a_recipe_that_cannot_be_found_is_told_in_one_line(name: str, complaint: str, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own)
+    for taken in ("json", "time", "my.own"):
+        (own / f"{taken}.py").write_text(OWN)
+    with pytest.raises(ConfigError, match=f"^--recipe {re.escape(name)}: {complaint}") as caught:
+        find_recipe(name, RECIPES["text"])
+    assert "\n" not in str(caught.value)
 
 
 def test_recipes_are_built_without_torch(tmp_path: Path) -> None:

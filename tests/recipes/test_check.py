@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from recipes.catalog import RECIPES
-from recipes.check import AT_LEAST, SHARES, check_recipe, resolve_recipe
-from recipes.config import Recipe, apply_overrides
+from recipes.check import check_recipe, resolve_recipe
+from recipes.config import Data2VecConfig, Recipe
 from recipes.errors import ConfigError
+from recipes.settings import apply_overrides, bounded_names
 from recipes.speech import speech_base
 from recipes.text import text_base
 from recipes.vision import vision_base, vision_tiny
@@ -41,14 +42,21 @@ REFUSED = [
     (["run.global_batch_size=0"], r"run\.global_batch_size is 0"),
     (["run.log_steps=0"], r"run\.log_steps is 0"),
     (["run.save_steps=-1"], r"run\.save_steps is -1"),
+    (["run.eval_samples=0"], r"run\.eval_samples is 0; it must be at least 1"),
     (["run.eval_steps=0"], r"run\.eval_steps is 0"),
     (["run.max_minutes=-1"], r"run\.max_minutes is -1\.0; it must be at least 0"),
     (["run.hang_seconds=-1"], r"run\.hang_seconds is -1\.0; it must be at least 0"),
     (["run.seed=-1"], r"run\.seed is -1; it must be at least 0"),
     (["mask.length=0"], r"mask\.length is 0"),
     (["data.sequence_length=1"], r"data\.sequence_length is 1; it must be at least 2"),
+    (["data.tokenizer_sample_megabytes=0"], r"data\.tokenizer_sample_megabytes is 0; it must be at least 1"),
+    (["frontend.vocab_size=0"], r"frontend\.vocab_size is 0; it must be at least 1"),
+    (["frontend.max_positions=0"], r"frontend\.max_positions is 0; it must be at least 1"),
+    (["frontend.embedding_init_std=-1"], r"frontend\.embedding_init_std is -1\.0; it must be at least 0"),
     (["loss.beta=-1"], r"loss\.beta is -1\.0; it must be at least 0"),
     (["model.block.layernorm_epsilon=-1"], r"model\.block\.layernorm_epsilon is -1\.0"),
+    (["model.block.layer_scale=-1"], r"model\.block\.layer_scale is -1\.0; it must be at least 0"),
+    (["model.init_std=-0.02"], r"model\.init_std is -0\.02; it must be at least 0"),
     (["model.block.drop_path=1.5"], r"model\.block\.drop_path is 1\.5; it must lie between 0 and 1"),
     (["model.block.layerdrop=-0.1"], r"model\.block\.layerdrop is -0\.1; it must lie"),
     (["model.hidden_dropout=1.5"], r"model\.hidden_dropout is 1\.5; it must lie between 0 and 1"),
@@ -56,6 +64,7 @@ REFUSED = [
     (["model.activation_dropout=2"], r"model\.activation_dropout is 2\.0"),
     (["teacher.ema_decay=1.1"], r"teacher\.ema_decay is 1\.1"),
     (["teacher.ema_end_decay=-1"], r"teacher\.ema_end_decay is -1\.0"),
+    (["teacher.ema_anneal_end_step=-1"], r"teacher\.ema_anneal_end_step is -1; it must be at least 0"),
     (["mask.prob=0"], r"mask\.prob is 0\.0; it must be above 0"),
     (["mask.prob=1.01"], r"mask\.prob is 1\.01"),
     (["mask.random_token_prob=-0.1"], r"mask\.random_token_prob is -0\.1"),
@@ -68,6 +77,8 @@ REFUSED = [
     (["optim.clip_norm=-1"], r"optim\.clip_norm is -1\.0"),
     (["optim.weight_decay=-1"], r"optim\.weight_decay is -1\.0"),
     (["optim.eps=-1"], r"optim\.eps is -1\.0"),
+    (["optim.warmup_steps=-1"], r"optim\.warmup_steps is -1; it must be at least 0"),
+    (["optim.decay_steps=-1"], r"optim\.decay_steps is -1; it must be at least 0"),
     (["optim.betas=0.9,1"], r"optim\.betas are 0\.9 and 1\.0; both must lie in \[0, 1\)"),
     (["optim.betas=-0.1,0.9"], r"optim\.betas are -0\.1 and 0\.9"),
     (
@@ -115,6 +126,7 @@ REFUSED_VISION = [
     (["mask.min_aspect=1.5"], r"mask\.min_aspect is 1\.5"),
     (["frontend.patch_size=0"], r"frontend\.patch_size is 0"),
     (["frontend.num_channels=0"], r"frontend\.num_channels is 0"),
+    (["data.num_workers=-1"], r"data\.num_workers is -1; it must be at least 0"),
     (["data.flip_prob=2"], r"data\.flip_prob is 2\.0; it must lie between 0 and 1"),
     (["data.color_jitter=-1"], r"data\.color_jitter is -1\.0"),
     (["data.max_bad_fraction=-1"], r"data\.max_bad_fraction is -1\.0"),
@@ -136,7 +148,9 @@ ALLOWED = [
     ["optim.schedule=cosine", "optim.decay_steps=10", "optim.final_lr_scale=0"],
     ["model.ffn_hidden_size=3073", "run.max_steps=10"],
     ["guard.max_skipped_in_a_row=1", "guard.spike_deviations=1", "guard.spike_window=8", "checkpoint.keep_last=1"],
-    ["teacher.ema_decay=1", "teacher.ema_end_decay=1"],
+    ["teacher.ema_decay=1", "teacher.ema_end_decay=1", "teacher.ema_anneal_end_step=0"],
+    ["model.init_std=none", "model.block.layer_scale=none"],
+    ["model.init_std=0", "model.block.layer_scale=0", "frontend.embedding_init_std=0", "optim.warmup_steps=0", "run.eval_samples=1"],
     ["frontend.max_positions=1024", "data.sequence_length=1024"],
 ]
 
@@ -181,9 +195,27 @@ def test_the_edge_of_what_other_modalities_allow_passes(build: Callable[[], Reci
 
 def test_every_limit_is_refused_somewhere_here() -> None:
     """A limit that no case names could be left out unseen."""
-    cases = [changes for changes, _ in (*REFUSED, *REFUSED_SPEECH, *REFUSED_VISION)]
-    named = {change.partition("=")[0] for changes in cases for change in changes}
-    assert {*AT_LEAST, *SHARES} <= named
+    for build, cases in ((text_base, REFUSED), (speech_base, REFUSED_SPEECH), (vision_base, REFUSED_VISION)):
+        own, common = ({complaint.replace("\\", "").partition(" is ")[0] for _, complaint in some} for some in (cases, REFUSED))
+        names = bounded_names(build())
+        assert len(names) > 40 and len(set(names)) == len(names)
+        missing = [name for name in names if name not in (own if name.startswith(("frontend.", "mask.", "data.")) else common)]
+        assert missing == [], build
+
+
+class Stubborn(Data2VecConfig):
+    """An objective that is content with no recipe."""
+
+    def check(self, recipe: Recipe) -> None:
+        raise ConfigError(f"{recipe.name} is not for me")
+
+
+def test_objective_and_modality_are_asked_and_one_that_is_not_known_is_named() -> None:
+    check_recipe(vision_tiny())
+    with pytest.raises(ConfigError, match=r"^vision_tiny is not for me$"):
+        check_recipe(replace(vision_tiny(), objective=Stubborn()))
+    with pytest.raises(ConfigError, match=r"^recipe vision_tiny: modality 'smell' is not known to .* it knows text, speech, vision$"):
+        check_recipe(replace(vision_tiny(), modality="smell"))
 
 
 def test_the_remedies_named_pass_themselves() -> None:

@@ -1,163 +1,56 @@
-"""--set as the user types it, and a recipe's way to config.json and back."""
+"""What the loop may ask of any data section, the sections of objectives, and that what is learned is all there is."""
 
-import json
 from dataclasses import fields, replace
-from typing import Any
 
 import pytest
 
-from recipes.catalog import RECIPES
-from recipes.config import Recipe, apply_overrides, recipe_from_dict, recipe_to_dict
+from recipes.config import OBJECTIVES, Data2VecConfig, DataConfig, ObjectiveConfig, SpeechDataConfig, TextDataConfig, VisionDataConfig
 from recipes.errors import ConfigError
-from recipes.speech import speech_base
 from recipes.text import text_base, text_tiny
-from recipes.vision import vision_base
+
+
+def asked(data: DataConfig) -> tuple[str | None, int, int, float]:
+    return data.path, data.group_size, data.num_workers, data.max_bad_fraction
+
+
+def test_text_has_no_groups_no_workers_and_nothing_undecodable() -> None:
+    assert asked(TextDataConfig()) == (None, 1, 0, 0.0)
+    assert asked(TextDataConfig(path="/books")) == ("/books", 1, 0, 0.0)
+    assert not {"group_size", "num_workers", "max_bad_fraction"} & {item.name for item in fields(TextDataConfig)}, "nor can they be set"
+
+
+def test_other_modalities_set_what_the_loop_asks() -> None:
+    assert asked(SpeechDataConfig(path="/clips", group_size=4, num_workers=3, max_bad_fraction=0.5)) == ("/clips", 4, 3, 0.5)
+    assert asked(VisionDataConfig(path="/pictures", num_workers=3, max_bad_fraction=0.5)) == ("/pictures", 1, 3, 0.5)
+    assert asked(SpeechDataConfig()) == (None, 8, 2, 0.01) and asked(VisionDataConfig()) == (None, 1, 2, 0.01)
+
+
+def test_data2vec_is_what_a_recipe_learns_by_where_nothing_is_said() -> None:
+    assert text_base().objective == Data2VecConfig() and {"data2vec": Data2VecConfig} == OBJECTIVES
+    assert all(kind == section.kind for kind, section in OBJECTIVES.items())
+
+
+def test_an_update_of_data2vec_costs_four_forwards_and_holds_one_teacher_and_a_head() -> None:
+    model, plain = text_base().model, ObjectiveConfig()
+    ours = Data2VecConfig()
+    assert (ours.forwards_per_update, ours.num_teachers, ours.num_head_parameters(model)) == (4, 1, model.num_head_parameters)
+    assert (plain.forwards_per_update, plain.num_teachers, plain.num_head_parameters(model)) == (3, 0, 0)
+    plain.check(text_base())
 
 
 @pytest.mark.parametrize(
-    ("assignment", "section", "key", "value"),
-    [
-        ("optim.lr=3e-4", "optim", "lr", 3e-4),
-        ("optim.lr=1", "optim", "lr", 1.0),
-        ("run.max_steps=12", "run", "max_steps", 12),
-        ("run.max_steps = 12 ", "run", "max_steps", 12),
-        ("run.deterministic=True", "run", "deterministic", True),
-        ("run.deterministic=false", "run", "deterministic", False),
-        ("run.wandb=offline", "run", "wandb", "offline"),
-        ("optim.betas=0.9,0.95", "optim", "betas", (0.9, 0.95)),
-        ("optim.betas=(0.9, 0.95)", "optim", "betas", (0.9, 0.95)),
-        ("teacher.layer_norms=instance,layer", "teacher", "layer_norms", ("instance", "layer")),
-        ("teacher.layer_norms=", "teacher", "layer_norms", ()),
-        ("model.init_std=none", "model", "init_std", None),
-        ("model.init_std=None", "model", "init_std", None),
-        ("model.init_std=0.5", "model", "init_std", 0.5),
-        ("data.tokenizer=null", "data", "tokenizer", None),
-        ("data.path=/a=b", "data", "path", "/a=b"),
-        ("run.accept_changes=optim.lr, data.path", "run", "accept_changes", ("optim.lr", "data.path")),
-        ("run.max_minutes=90", "run", "max_minutes", 90.0),
-    ],
+    ("top", "layers", "is_right"), [(1, 1, True), (3, 3, True), (2, 3, True), (0, 3, False), (4, 3, False), (-1, 3, False)]
 )
-def test_a_value_gets_the_type_of_its_field(assignment: str, section: str, key: str, value: object) -> None:
-    found = getattr(getattr(apply_overrides(text_base(), [assignment]), section), key)
-    assert (found, type(found)) == (value, type(value))
-
-
-@pytest.mark.parametrize(
-    ("assignment", "complaint"),
-    [
-        ("optim.lr", r"no '=' in it; write --set optim\.lr=3e-4"),
-        ("optim.lr=fast", r"optim\.lr=fast: must be a number"),
-        ("optim.lr=nan", r"optim\.lr=nan: must be a finite number"),
-        ("loss.beta=inf", "must be a finite number"),
-        ("run.max_steps=1e3", r"run\.max_steps=1e3: must be an integer"),
-        ("run.max_steps=none", "must be an integer"),
-        ("run.deterministic=yes", "must be true or false"),
-        ("run.wandb=maybe", "must be one of off, offline, online"),
-        ("teacher.layer_norms=layer,group", "group: must be one of batch, instance, layer"),
-        ("optim.betas=0.9", "has 1 values, needs 2"),
-        ("optim.betas=0.9,x", "must be a number"),
-        ("optim.warmup=1", r"text_base has no such key; did you mean optim\.warmup_steps"),
-        ("model.num_layer=3", r"did you mean model\.num_layers"),
-        ("optimizer.lr=1", r"did you mean optim\.lr"),
-        ("modell.num_layers=3", r"did you mean model\.num_layers"),
-        ("xyzzy=1", "no such key; --dry-run prints every key"),
-        ("name=other", "no such key"),
-        ("model=3", "no such key"),
-        ("model.=3", "no such key"),
-        ("=3", "no such key"),
-        ("model.num_block_parameters=3", "no such key"),
-        ("run.seed.x=3", "no such key"),
-    ],
-)
-def test_what_cannot_be_set_is_named_with_the_way_out(assignment: str, complaint: str) -> None:
-    with pytest.raises(ConfigError, match=complaint) as caught:
-        apply_overrides(text_base(), [assignment])
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("assignment", "value"),
-    [
-        ("model.block.drop_path=0.2", 0.2),
-        ("model.block.layer_scale=1e-5", 1e-5),
-        ("model.block.layer_scale=none", None),
-        ("model.block.normalize_before=false", False),
-        ("mask.max_block=64", 64),
-        ("data.crop_scale=0.2,1", (0.2, 1.0)),
-        ("frontend.relative_bias=per_layer", "per_layer"),
-        ("teacher.shares=features", "features"),
-    ],
-)
-def test_sections_of_sections_and_of_other_modalities_can_be_set(assignment: str, value: object) -> None:
-    found: Any = apply_overrides(vision_base(), [assignment])
-    for name in assignment.partition("=")[0].split("."):
-        found = getattr(found, name)
-    assert (found, type(found)) == (value, type(value))
-
-
-def test_setting_inside_a_section_keeps_the_rest_of_it() -> None:
-    base = vision_base()
-    changed = apply_overrides(base, ["model.block.drop_path=0.2", "model.num_layers=13", "model.block.layerdrop=0.1"])
-    block = replace(base.model.block, drop_path=0.2, layerdrop=0.1)
-    assert changed == replace(base, model=replace(base.model, num_layers=13, block=block))
-
-
-@pytest.mark.parametrize(
-    ("assignment", "complaint"),
-    [
-        ("model.block=3", "no such key"),
-        ("model.block.=3", "no such key"),
-        ("model.drop_path=0.1", r"did you mean model\.block\.drop_path"),
-        ("model.normalize_before=true", r"did you mean model\.block\.normalize_before"),
-        ("block.drop_path=0.1", r"did you mean model\.block\.drop_path"),
-        ("model.block.drop_path.x=1", "no such key"),
-        ("model.block.drop_path=a", "must be a number"),
-        ("frontend.vocab_size=9", "vision_base has no such key"),
-        ("mask.prob=0.5", "vision_base has no such key"),
-        ("frontend.num_prefix_tokens=2", "no such key"),
-        ("data.group_size=2", "no such key"),
-        ("teacher.shares=all", "must be one of nothing, features, frontend"),
-        ("data.crop_scale=0.2", "has 1 values, needs 2"),
-    ],
-)
-def test_what_cannot_be_set_in_another_modality_is_named_too(assignment: str, complaint: str) -> None:
-    with pytest.raises(ConfigError, match=complaint) as caught:
-        apply_overrides(vision_base(), [assignment])
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("text", "value"), [("3,2", (3, 2)), ("(3, 2, 1)", (3, 2, 1)), ("10", (10,))])
-def test_a_list_of_any_length_is_set_with_commas(text: str, value: tuple[int, ...]) -> None:
-    assert apply_overrides(speech_base(), [f"frontend.conv_kernels={text}"]).frontend.conv_kernels == value  # type: ignore[union-attr]
-    with pytest.raises(ConfigError, match="must be an integer"):
-        apply_overrides(speech_base(), ["frontend.conv_kernels=3,x"])
-
-
-def test_overrides_apply_in_order_and_change_nothing_else() -> None:
-    base = text_base()
-    changed = apply_overrides(base, ["optim.lr=1", "run.seed=7", "optim.lr=2"])
-    assert changed == replace(base, optim=replace(base.optim, lr=2.0), run=replace(base.run, seed=7))
-    assert base == text_base()
-
-
-@pytest.mark.parametrize(("modality", "name"), [(modality, name) for modality, recipes in RECIPES.items() for name in recipes])
-def test_a_recipe_survives_json(modality: str, name: str) -> None:
-    recipe = apply_overrides(RECIPES[modality][name](), ["data.path=/somewhere", "run.seed=5", "model.block.drop_path=0.3"])
-    stored = json.loads(json.dumps(recipe_to_dict(recipe)))
-    again = recipe_from_dict(RECIPES[modality][f"{modality}_tiny"](), stored)  # any template of it: it gives classes, not values
-    assert again == recipe and again.model.block.drop_path == 0.3
-    assert type(again.optim.betas) is tuple
-    assert set(stored) == {f.name for f in fields(Recipe)}
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"model": {"num_wheels": 4}}, r"model\.num_wheels, which this version"),
-        ({"wheels": {"num": 4}}, "section wheels, which this version"),
-        ({"model": {"block": {"num_wheels": 4}}}, r"key model\.block\.num_wheels, which this version"),
-    ],
-)
-def test_a_stored_recipe_of_another_version_is_refused_by_name(change: dict, complaint: str) -> None:
-    with pytest.raises(ConfigError, match=complaint):
-        recipe_from_dict(text_tiny(), {**recipe_to_dict(text_tiny()), **change})
+def test_no_more_layers_are_averaged_than_there_are(top: int, layers: int, is_right: bool) -> None:
+    tiny = text_tiny()
+    model, teacher = replace(tiny.model, num_layers=layers), replace(tiny.teacher, average_top_k_layers=top)
+    recipe = replace(tiny, model=model, teacher=teacher)
+    if is_right:
+        Data2VecConfig().check(recipe)
+        return
+    with pytest.raises(ConfigError) as caught:
+        Data2VecConfig().check(recipe)
+    assert str(caught.value) == (
+        f"teacher.average_top_k_layers {top} of model.num_layers {layers}; "
+        f"use --set teacher.average_top_k_layers=N with N from 1 to {layers}"
+    )

@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes.catalog import RECIPES
-from recipes.config import Recipe, apply_overrides
+from recipes.config import Recipe
 from recipes.ds_config import LARGEST_AUTO_MICRO_BATCH, load_ds_config, plan_batch, resolve
 from recipes.errors import ConfigError
+from recipes.settings import apply_overrides
 from recipes.speech import speech_base
 from recipes.text import text_base
 
-SHIPPED = sorted((Path(__file__).parents[3] / "ds_configs").glob("*.json"))
+SHIPPED = sorted((Path(__file__).parents[2] / "ds_configs").glob("*.json"))
 ALL_RECIPES = [build for recipes in RECIPES.values() for build in recipes.values()]
 ADAMW = {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}}
 

@@ -55,14 +55,16 @@ def run(tree: Path, words: list[str], ranks: int) -> str:
 
 
 def train(tree: Path, name: str, run_dir: Path) -> None:
-    """One run of the record, `name` = modality.precision.topology, from where `run_dir` stands."""
+    """One run of the record, `name` = modality.precision.topology, from where `run_dir` stands. Data that are prepared there already are
+    named, since another checkout has its samples elsewhere."""
     modality, precision, topology = name.split(".")
     ranks, tp_size = TOPOLOGIES[topology]
     content = json.loads((tree / "ds_configs" / f"{PRECISIONS[precision]}.json").read_text())
     config = run_dir.parent / f"{name}.json"
     config.write_text(json.dumps(content | {"megatron": {"tensor_model_parallel_size": tp_size}}))
     settings = [part for key, value in (COMMON | RUNS[modality]).items() for part in ("--set", f"{key}={value}")]
-    run(tree, [f"launch/pretrain_{modality}.py", "--deepspeed_config", str(config), "--run-dir", str(run_dir), *settings], ranks)
+    data = ["--data", str(run_dir / "prepared")] if (run_dir / "prepared").exists() else []
+    run(tree, [f"launch/pretrain_{modality}.py", "--deepspeed_config", str(config), "--run-dir", str(run_dir), *data, *settings], ranks)
 
 
 def stop_at(run_dir: Path, step: int) -> None:

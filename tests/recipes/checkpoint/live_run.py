@@ -1,4 +1,4 @@
-"""One rank of a small run for tests of checkpoints: real engines, data and updates, saved and loaded at will, without a command.
+"""One rank of a small run for tests of checkpoints: a real objective, data and updates, saved and loaded at will, without a command.
 To be imported in ranks only (it imports DeepSpeed)."""
 
 import hashlib
@@ -12,23 +12,24 @@ import torch.distributed as dist
 from torch import Tensor
 
 from model.parallel import init_parallel
-from recipes.checkpoint.layout import KINDS, Counters, Manifest, step_folder
-from recipes.checkpoint.live import shard_of
+from recipes.checkpoint.layout import Counters, Manifest, step_folder
+from recipes.checkpoint.live import shards_of
 from recipes.checkpoint.restore import finish_load, load_checkpoint, load_newest
 from recipes.checkpoint.save import CheckpointSaver, SaveOutcome
 from recipes.cluster.world import World, join_world
 from recipes.config import CheckpointConfig, Recipe
 from recipes.engine import shards
-from recipes.engine.build import build_engines
 from recipes.modalities.registry import MODALITIES
+from recipes.objectives.registry import build_objective
 from recipes.train.bad_items import BadItems
 from recipes.train.loop import train_step
 from recipes.train.preempt import StopRequest
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
-from recipes.train.state import TrainData, TrainState, build_loader
+from recipes.train.startup import build_loader
+from recipes.train.state import TrainData, TrainState
 from recipes.watch.watch import Watch
-from tests.recipes.checkpoint.topology import Topology
+from tests.recipes.checkpoint.topology import KINDS, Topology
 
 KEEP = CheckpointConfig(keep_last=1000)
 Curve = list[tuple[float, float]]
@@ -43,16 +44,16 @@ class LiveRun:
         self.world: World = join_world()
         parallel = init_parallel(topology.tp_size, "cpu")
         self._train_data, heldout = MODALITIES[recipe.modality].open_data(recipe, prepared)
-        engines = build_engines(recipe, self.config, parallel)
-        self.saver = CheckpointSaver(run_dir, engines, self.world, KEEP)
+        objective = build_objective(recipe, self.config, parallel)
+        self.saver = CheckpointSaver(run_dir, objective, self.world, KEEP)
         data = TrainData(self._open_loader(recipe, parallel.dp_rank, 0), heldout, BadItems(len(self._train_data), 0.0))
         saving = Saving(self.saver, recipe, {}, 0, None)
-        self.engines = engines
+        self.objective = objective
         self.state = TrainState(
             recipe=recipe,
             config=self.config,
             world=self.world,
-            engines=engines,
+            objective=objective,
             data=data,
             counters=Counters(),
             saving=saving,
@@ -75,7 +76,7 @@ class LiveRun:
 
     def save(self, run_dir: Path | None = None) -> Path:
         """The folder of a checkpoint of now, here or in another run dir."""
-        saver = CheckpointSaver(run_dir, self.engines, self.world, KEEP) if run_dir else self.saver
+        saver = CheckpointSaver(run_dir, self.objective, self.world, KEEP) if run_dir else self.saver
         saver.begin(self.state.counters, self.state.small_states())
         outcome: SaveOutcome = saver.finish()
         assert outcome.problem is None, outcome.problem
@@ -83,8 +84,8 @@ class LiveRun:
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint, with the samples that follow it."""
-        manifest = load_checkpoint(folder, self.engines)
-        finish_load(self.engines, manifest)
+        manifest = load_checkpoint(folder, self.objective)
+        finish_load(self.objective, manifest)
         self._follow(manifest)
 
     def skip(self, updates: int) -> None:
@@ -98,7 +99,7 @@ class LiveRun:
         def report(folder: Path, reason: str) -> None:
             told.append((folder.name, reason))
 
-        manifest = load_newest(self.run_dir, self.engines, self.world, report, alive=alive)
+        manifest = load_newest(self.run_dir, self.objective, self.world, report, alive=alive)
         if manifest:
             self._follow(manifest)
         return manifest
@@ -109,27 +110,25 @@ class LiveRun:
 
     def local(self) -> dict[str, Tensor]:
         """This rank's live shards, padding cut off: KIND/PARAMETER -> view."""
-        found = {}
-        for name, parameter in shards.named_parameters(self.engines.student):
+        found, beside = {}, self.objective.shards()
+        for name, parameter in shards.named_parameters(self.objective.student):
             count = shards.shard_range(parameter)[1]
-            for kind in KINDS:
-                shard = shard_of(self.engines, name, parameter, kind)
-                if shard is not None:
-                    found[f"{kind}/{name}"] = shard[:count].detach()
+            for kind, shard in shards_of(name, parameter, beside):
+                found[f"{kind}/{name}"] = shard[:count].detach()
         return found
 
     def whole(self) -> dict[str, Tensor]:
         """The whole tensors, gathered by collectives and not through the checkpoint's code: KIND/PARAMETER -> float32."""
-        parameters, found = dict(shards.named_parameters(self.engines.student)), {}
+        parameters, found = dict(shards.named_parameters(self.objective.student)), {}
         held = {
             "master": {n: shards.master_shard(p) for n, p in parameters.items()},
             **{moment: {n: shards.moment_shard(p, moment) for n, p in parameters.items()} for moment in shards.MOMENTS},
-            "shadow": self.engines.shadow.shadows,
+            "shadow": self.objective.shadow.shadows,
         }
         assert set(held) == set(KINDS), held.keys()
         for kind, of_kind in held.items():
             for name, shard in of_kind.items():
-                found[f"{kind}/{name}"] = shards.gather_full(parameters[name], shard.detach().clone(), self.engines.parallel)
+                found[f"{kind}/{name}"] = shards.gather_full(parameters[name], shard.detach().clone(), self.objective.parallel)
         return found
 
     def digest(self) -> str:
@@ -143,15 +142,15 @@ class LiveRun:
 
     def stale(self) -> list[str]:
         """What the forwards would gather and is not the loaded state rounded: names, [] where all is as it must be."""
-        stale, teacher = [], dict(shards.named_parameters(self.engines.teacher))
-        for name, parameter in shards.named_parameters(self.engines.student):
+        stale, teacher = [], dict(shards.named_parameters(self.objective.teacher))
+        for name, parameter in shards.named_parameters(self.objective.student):
             count = shards.shard_range(parameter)[1]
             pairs = [("student", shards.compute_shard(parameter), shards.master_shard(parameter))]
-            if name in self.engines.shadow.shadows:
-                pairs.append(("teacher", shards.compute_shard(teacher[name]), self.engines.shadow.shadows[name]))
+            if name in self.objective.shadow.shadows:
+                pairs.append(("teacher", shards.compute_shard(teacher[name]), self.objective.shadow.shadows[name]))
             stale += [f"{who} {name}" for who, used, kept in pairs if not torch.equal(used[:count], kept[:count].to(used.dtype))]
         return stale
 
     def optimizer_steps(self) -> set[float]:
         """What Adam's bias correction believes, over all parameter groups; one number is right."""
-        return {float(state["step"]) for state in self.engines.student.optimizer.optimizer.state.values()}
+        return {float(state["step"]) for state in self.objective.student.optimizer.optimizer.state.values()}

@@ -1,4 +1,4 @@
-"""Checkpoints of one made-up tensor for tests: written by any topology, without engines."""
+"""Checkpoints of one made-up tensor for tests: written by any topology, without an objective."""
 
 from math import prod
 from pathlib import Path

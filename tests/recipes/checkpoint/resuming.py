@@ -60,11 +60,11 @@ def write_source(modality: str, topology: Topology, prepared: Path, folder: Path
 def load_sources(
     modality: str, topology: Topology, prepared: Path, folder: Path, sources: list[Source], again: list[Path]
 ) -> tuple[list[Continued], list[tuple[Curve, str]]]:
-    """A rank: load each source in turn into the same engines and go on; then one state as several topologies wrote it."""
+    """A rank: load each source in turn into the same objective and go on; then one state as several topologies wrote it."""
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run = LiveRun(small_recipe(modality), topology, prepared, folder / "target" / topology.name)
-    run.train(1)  # engines that are not fresh: loading must leave nothing of what they had
+    run.train(1)  # one that is not fresh: loading must leave nothing of what it had
     continued = []
     for source in sources:
         run.load(source.checkpoint)

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from recipes.catalog import RECIPES
-from recipes.checkpoint.layout import KINDS, ParameterEntry, Range
+from recipes.checkpoint.layout import ParameterEntry, Range
 from recipes.errors import ConfigError
 from tests.distributed import run_distributed
-from tests.recipes.checkpoint.topology import Topology, small_recipe
+from tests.recipes.checkpoint.topology import KINDS, Topology, small_recipe
 
 Seen = dict[str, tuple[dict[str, ParameterEntry], list[tuple[str, Range, int]]]]
 
@@ -18,13 +18,13 @@ def describe(topology: Topology, modalities: list[str], *settings: str) -> Seen:
     """Of each modality: the entries, and what this rank would write as (key, range, elements)."""
     from model.parallel import init_parallel
     from recipes.checkpoint.live import entries, owned_shards
-    from recipes.engine.build import build_engines
+    from recipes.objectives.registry import build_objective
 
     parallel, seen = init_parallel(topology.tp_size, "cpu"), {}
     for modality in modalities:
         recipe = small_recipe(modality, *settings)
-        engines = build_engines(recipe, topology.config(recipe), parallel)
-        seen[modality] = entries(engines), [(key, place, shard.numel()) for key, place, shard in owned_shards(engines)]
+        objective = build_objective(recipe, topology.config(recipe), parallel)
+        seen[modality] = entries(objective), [(key, place, shard.numel()) for key, place, shard in owned_shards(objective)]
     return seen
 
 

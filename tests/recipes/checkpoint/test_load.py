@@ -1,4 +1,4 @@
-"""Tensors put together from pieces that several ranks wrote, made up here; what the engines do with them is tested across topologies."""
+"""Tensors put together from pieces that several ranks wrote, made up here; what a live run does with them is tested across topologies."""
 
 import tempfile
 from pathlib import Path

@@ -46,7 +46,7 @@ def misplaced(run: Any, whole: dict[str, Any]) -> list[str]:
 
     from recipes.engine import shards
 
-    wrong, parameters = [], dict(shards.named_parameters(run.engines.student))
+    wrong, parameters = [], dict(shards.named_parameters(run.objective.student))
     for key, shard in run.local().items():
         first, count = shards.shard_range(parameters[key.partition("/")[2]])
         if count != len(shard) or not torch.equal(shard, whole[key].reshape(-1)[first : first + count]):
@@ -70,7 +70,7 @@ def write_padded(prepared: Path, folder: Path) -> Written:
 
 
 def load_padded(prepared: Path, run_dir: Path, topology: Topology, checkpoint: Path, whole: Path) -> Loaded:
-    """One rank of another world, whose engines are not fresh: load, save again, go on."""
+    """One rank of another world, whose objective is not fresh: load, save again, go on."""
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run = LiveRun(small_recipe("text", *ODD), topology, prepared, run_dir)

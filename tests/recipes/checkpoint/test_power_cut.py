@@ -23,7 +23,7 @@ def save_three_times(prepared: Path, run_dir: Path) -> tuple[list[str], list[str
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run = LiveRun(small_recipe("text"), Topology(), prepared, run_dir)
-    saver = CheckpointSaver(run_dir, run.engines, run.world, CheckpointConfig(keep_last=1))
+    saver = CheckpointSaver(run_dir, run.objective, run.world, CheckpointConfig(keep_last=1))
     with durable_moves(run_dir) as recorder:
         for updates in (1, 1, 0):
             run.train(updates)

@@ -1,4 +1,4 @@
-"""Loading into live engines: any topology, exactly; and what a damaged or foreign checkpoint does. Full counts: tests/soak/."""
+"""Loading into a live run: any topology, exactly; and what a damaged or foreign checkpoint does. Full counts: tests/soak/."""
 
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def load_another(run: Any, run_dir: Path) -> tuple[str, bool]:
 
     told: list[Path] = []
     try:
-        load_newest(run_dir, run.engines, run.world, lambda folder, reason: told.append(folder))
+        load_newest(run_dir, run.objective, run.world, lambda folder, reason: told.append(folder))
     except ConfigError as error:
         return str(error), isinstance(error, DamagedCheckpoint) or bool(told)
     return "loaded", False
@@ -92,7 +92,8 @@ def watch_the_load(run: Any, told: list[tuple[str, str]]) -> dict[str, Any]:
     alive: list[None] = []
     with groups_in_use() as groups:
         step = run.load_newest(told, lambda: alive.append(None)).counters.step
-    return {"step": step, "groups": groups == {run.world.control}, "alive": (len(alive), len(dict(named_parameters(run.engines.student))))}
+    counts = len(alive), len(dict(named_parameters(run.objective.student)))
+    return {"step": step, "groups": groups == {run.world.control}, "alive": counts}
 
 
 def damage(run: Any, folder: Path) -> None:
@@ -132,7 +133,7 @@ def fall_back(prepared: Path, run_dir: Path, other: Path, zero: dict[str, Any]) 
     damage(run, newer)
     scramble()
     try:
-        load_checkpoint(newer, run.engines)
+        load_checkpoint(newer, run.objective)
         found["alone"] = "nothing noticed"
     except DamagedCheckpoint as error:
         found["alone"] = str(error)
@@ -227,19 +228,19 @@ def carry_loss_scale(prepared: Path, run_dir: Path) -> dict[str, Any]:
 
     run = LiveRun(small_recipe("text"), Topology(), prepared, run_dir)
     plain = run.save(run_dir / "plain")
-    optimizer = run.engines.student.optimizer
+    optimizer = run.objective.student.optimizer
     numbers = {"init_scale": 2**16, "scale_window": 3, "min_scale": 1, "delayed_shift": 2, "consecutive_hysteresis": False}
     optimizer.loss_scaler = CreateLossScaler(torch.half, static_loss_scale=0, dynamic_scaling=True, dynamic_loss_args=numbers)
     history = (False, False, True, True, False, False)
     for overflow in history:
         optimizer.loss_scaler.update_scale(overflow)
-    saved, folder = shards.loss_scaler_state(run.engines.student), run.save()
+    saved, folder = shards.loss_scaler_state(run.objective.student), run.save()
     following = [optimizer.loss_scaler.update_scale(overflow) or optimizer.loss_scaler.cur_scale for overflow in history]
     run.load(folder)
-    loaded = shards.loss_scaler_state(run.engines.student)
+    loaded = shards.loss_scaler_state(run.objective.student)
     again = [optimizer.loss_scaler.update_scale(overflow) or optimizer.loss_scaler.cur_scale for overflow in history]
     run.load(plain)
-    return {"saved": saved, "loaded": loaded, "curves": (following, again), "plain": shards.loss_scaler_state(run.engines.student)}
+    return {"saved": saved, "loaded": loaded, "curves": (following, again), "plain": shards.loss_scaler_state(run.objective.student)}
 
 
 def test_the_loss_scaler_goes_on_where_it_was(small_prepared: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Saving from live engines: every value once and in float32, from a host copy, complete or not at all, the same on every rank."""
+"""Saving from a live run: every value once and in float32, from a host copy, complete or not at all, the same on every rank."""
 
 import json
 import threading
@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from recipes.checkpoint.layout import FORMAT, KINDS, Counters, newest, read_manifest, step_folder
+from recipes.checkpoint.layout import FORMAT, Counters, newest, read_manifest, step_folder
 from recipes.checkpoint.tensor_file import HASHED_ELEMENTS
 from recipes.errors import ConfigError
 from tests.distributed import run_distributed
-from tests.recipes.checkpoint.topology import Topology, small_recipe
+from tests.recipes.checkpoint.topology import KINDS, Topology, small_recipe
 
 
 def is_exact(folder: Path, whole: dict[str, Any]) -> bool:
@@ -103,7 +103,7 @@ def save_for_another(run: Any) -> dict[str, Any]:
         raise ConfigError("the run dir belongs to another launch now")
 
     run.train(1)
-    guarded = CheckpointSaver(run.run_dir, run.engines, run.world, KEEP, robbed)
+    guarded = CheckpointSaver(run.run_dir, run.objective, run.world, KEEP, robbed)
     guarded.begin(run.state.counters, {})
     with pytest.raises(ConfigError) as caught:
         guarded.finish()

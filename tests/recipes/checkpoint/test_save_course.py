@@ -39,9 +39,9 @@ def follow(run: Any) -> dict[str, Any]:
 
     writing, let_go, found = threading.Event(), threading.Event(), {}
 
-    def copy_slowly(owned: Callable[..., Any], engines: Any) -> Any:
+    def copy_slowly(owned: Callable[..., Any], objective: Any) -> Any:
         time.sleep(COPY_SECONDS)
-        return owned(engines)
+        return owned(objective)
 
     def hash_late(hashes_of: Callable[..., Any], tensor: Any) -> Any:
         writing.set()
@@ -81,7 +81,7 @@ def close_at_once(run: Any) -> bool:
     from recipes.checkpoint.save import CheckpointSaver
     from tests.recipes.checkpoint.live_run import KEEP
 
-    saver = CheckpointSaver(run.run_dir, run.engines, run.world, KEEP, lambda: time.sleep(OWNER_SECONDS))
+    saver = CheckpointSaver(run.run_dir, run.objective, run.world, KEEP, lambda: time.sleep(OWNER_SECONDS))
     saver.begin(run.state.counters, {})
     saver.close()
     return saver.is_written() and saver.finish().problem is None

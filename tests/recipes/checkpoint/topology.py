@@ -27,6 +27,9 @@ SIZES: dict[str, object] = {
 }
 """Heads and inner width divide by four; the rest of the numbers is that of tests/launching.py. A global batch of 8."""
 
+KINDS = ("master", "exp_avg", "exp_avg_sq", "shadow")
+"""Of tensors in a checkpoint of data2vec, in the order in which they are written."""
+
 ODD = ("model.hidden_size=33", "model.ffn_hidden_size=63", "model.num_attention_heads=1")
 """As settings: of most parameters the second of two data-parallel ranks holds one element less than the first, and padding for it."""
 

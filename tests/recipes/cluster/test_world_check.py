@@ -10,9 +10,9 @@ import torch.distributed as dist
 
 from recipes.cluster.world import World
 from recipes.cluster.world_check import check_allocation, check_groups, check_same
-from recipes.config import apply_overrides
 from recipes.ds_config import BatchPlan, resolve
 from recipes.errors import ConfigError
+from recipes.settings import apply_overrides
 from recipes.text import text_tiny
 from tests.distributed import run_distributed
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.batch import Batch
+from model.batch import Batch, Masks
 from recipes.data.loader import LoadedBatch, Position, UpdateLoader, UpdateOrder, rank_share
 from recipes.data.media import BadItem
 from recipes.errors import ConfigError
@@ -39,7 +39,7 @@ class Numbers:
     def collate(self, examples: list[Row]) -> Batch:
         rows = torch.tensor(examples)
         mask_BS = torch.zeros_like(rows, dtype=torch.bool)
-        return Batch(rows, rows, mask_BS, mask_BS.flatten().nonzero().squeeze(1), None, None, rows.numel())
+        return Batch(rows, rows, Masks.of(mask_BS), None, None, rows.numel())
 
     def take_bad(self) -> list[BadItem]:
         met, self.met = self.met, []

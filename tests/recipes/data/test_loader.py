@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.batch import Batch
-from recipes.data.loader import EVAL_EPOCH, Positions, UpdateLoader, check_enough, eval_batches, rank_share
+from recipes.data.loader import EVAL_EPOCH, PositionSampler, UpdateLoader, check_enough, eval_batches, rank_share
 from recipes.errors import ConfigError
 from tests.recipes.data.numbers_data import Numbers, Row, open_loader, order_of, row_of, rows_of
 
@@ -100,7 +100,7 @@ def test_shares_are_contiguous_and_complete() -> None:
 
 def test_the_list_of_micro_batches_has_no_end_and_starts_at_any_update() -> None:
     order = order_of(Numbers(20), batch=4, group=2)
-    endless = iter(Positions(order, rank_share(4, 1, 2), 1, 7))
+    endless = iter(PositionSampler(order, rank_share(4, 1, 2), 1, 7))
     taken = [next(endless) for _ in range(20)]
     assert [part[0] for part in taken] == [position for update in range(7, 17) for position in order.positions(update)[2:]]
 
@@ -120,7 +120,8 @@ def test_the_next_update_is_built_in_the_background() -> None:
         assert len(built) == count
 
     loader = open_loader(Watched(50))
-    wait_for(8)  # before anybody asks
+    time.sleep(0.1)
+    assert built == [], "nothing while the model is built"
     loader.batches(0)
     wait_for(16)
     loader.close()
@@ -133,17 +134,19 @@ def test_closing_waits_for_the_update_under_way() -> None:
 
     class Held(Numbers):
         def example(self, epoch: int, index: int, group: Row) -> Row:
-            begun.set()
-            assert ready.wait(10)
+            if len(built) >= 8:  # the update after the first
+                begun.set()
+                assert ready.wait(10)
             built.append(index)
             return super().example(epoch, index, group)
 
     begun, ready, built = threading.Event(), threading.Event(), list[int]()
     loader = open_loader(Held(50))
+    loader.batches(0)
     assert begun.wait(10)
     threading.Timer(0.05, ready.set).start()
     loader.close()
-    assert len(built) == 8
+    assert len(built) == 16
 
 
 def test_the_wait_is_the_time_that_the_data_were_not_there() -> None:

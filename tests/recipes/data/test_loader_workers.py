@@ -4,12 +4,18 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+from deepspeed.runtime.zero.partition_parameters import zero_wrapper_for_fp_tensor_constructor
+
+from model.batch import Batch
 from recipes.data.loader import UpdateLoader
 from recipes.data.media import BadItem
-from tests.recipes.data.numbers_data import Numbers, rows_of
+from tests.recipes.data.numbers_data import Numbers, Row, rows_of
 
 
 def worker_pids(loader: Any) -> list[int]:
@@ -58,3 +64,28 @@ def test_a_stop_request_to_the_whole_group_leaves_the_workers_reading_and_close_
     while any(map(is_running, pids)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in pids if is_running(pid)]
+
+
+class Fractions(Numbers):
+    """The numbers as float32."""
+
+    def collate(self, examples: list[Row]) -> Batch:
+        """One micro-batch."""
+        batch = super().collate(examples)
+        return replace(batch, inputs=batch.inputs.float())
+
+
+def test_a_model_that_is_built_under_zero_init_meanwhile_changes_no_batch(
+    build: Callable[..., UpdateLoader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """zero.Init replaces torch.empty in every thread, and torch receives a worker's tensor through torch.empty."""
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", zero_wrapper_for_fp_tensor_constructor(torch.empty, torch.bfloat16, None))
+        loader: Any = build(Fractions(50), num_workers=2)
+        assert loader._stream._worker_result_queue._reader.poll(30), "the workers have read"
+        time.sleep(1)
+    plain = build(Fractions(50))
+    for update in range(3):
+        loaded = loader.batches(update)
+        assert all(item.batch.inputs.dtype == torch.float32 for item in loaded)
+        assert rows_of(loaded) == rows_of(plain.batches(update))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from recipes.data.manifest import Manifest, read_manifest
+from recipes.data.manifest import FileManifest, read_manifest
 from recipes.errors import ConfigError
 
 
-def read(path: Path, column: str = "audio", label_column: str = "verdict") -> Manifest:
+def read(path: Path, column: str = "audio", label_column: str = "verdict") -> FileManifest:
     return read_manifest(path, column=column, label_column=label_column, column_option="probe.column")
 
 

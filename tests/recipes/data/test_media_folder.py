@@ -20,8 +20,8 @@ from recipes.data.audio import AUDIO, scan_audio
 from recipes.data.media import BadItem, MediaKind
 from recipes.data.media_folder import open_prepared, prepare_media
 from recipes.data.scanning import Scanned, scan_items
-from recipes.data.speech import prepare_speech
-from recipes.data.vision import prepare_vision
+from recipes.data.speech_folder import prepare_speech
+from recipes.data.vision_folder import prepare_vision
 from recipes.errors import ConfigError
 from tests.durability import durable_moves
 from tests.recipes.data.recordings import encode, noise, write_recordings

@@ -95,13 +95,13 @@ def test_a_copy_sent_to_another_process_gives_the_same_samples(stream: TextDatas
 
 def test_a_stream_batch_has_no_padding_and_its_numbers_agree(stream: TextDataset) -> None:
     batch = stream.collate([stream.example(0, index) for index in range(4)])
-    assert batch.inputs.shape == batch.clean_inputs.shape == batch.mask_BS.shape == (4, 32)
-    assert batch.inputs.dtype == batch.clean_inputs.dtype == batch.masked_index_M.dtype == torch.int64
+    assert batch.inputs.shape == batch.clean_inputs.shape == batch.masks.mask_BS.shape == (4, 32)
+    assert batch.inputs.dtype == batch.clean_inputs.dtype == batch.masks.masked_index_M.dtype == torch.int64
     assert batch.padding_mask_BS is None and batch.clean_padding_mask_BS is None
     assert batch.num_tokens == 4 * 32
-    assert torch.equal(batch.masked_index_M, batch.mask_BS.flatten().nonzero().squeeze(1))
-    assert torch.equal(batch.mask_BS, batch.inputs == stream.vocab_size - 1)
-    assert torch.equal(batch.inputs[~batch.mask_BS], batch.clean_inputs[~batch.mask_BS])
+    assert torch.equal(batch.masks.masked_index_M, batch.masks.mask_BS.flatten().nonzero().squeeze(1))
+    assert torch.equal(batch.masks.mask_BS, batch.inputs == stream.vocab_size - 1)
+    assert torch.equal(batch.inputs[~batch.masks.mask_BS], batch.clean_inputs[~batch.masks.mask_BS])
     assert not (batch.clean_inputs == stream.vocab_size - 1).any()
 
 
@@ -115,7 +115,7 @@ def test_a_document_batch_is_padded_on_the_right(documents: TextDataset) -> None
         assert batch.padding_mask_BS[row].tolist() == [False] * length + [True] * (32 - length)
     for ids in (batch.inputs, batch.clean_inputs):
         assert torch.equal(ids == 1, batch.padding_mask_BS)
-    assert not (batch.mask_BS & batch.padding_mask_BS).any()
+    assert not (batch.masks.mask_BS & batch.padding_mask_BS).any()
 
 
 def test_a_full_document_row_still_comes_with_a_padding_mask(documents: TextDataset) -> None:
@@ -133,5 +133,5 @@ def test_padding_inside_a_row_survives(name: str, request: pytest.FixtureRequest
     assert batch.padding_mask_BS is not None
     assert batch.padding_mask_BS[0].tolist() == [False, False, True, True, False, False, *[True] * 26]
     assert batch.inputs[0, :6].tolist() == [0, 63, 1, 1, 63, 2]
-    assert batch.masked_index_M.tolist() == [1, 4]
+    assert batch.masks.masked_index_M.tolist() == [1, 4]
     assert batch.num_tokens == 4

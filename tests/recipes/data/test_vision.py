@@ -18,11 +18,12 @@ from model.config import BlockMaskConfig
 from model.frontends.config import VisionFrontendConfig
 from model.masking import block_mask
 from recipes.config import VisionDataConfig
-from recipes.data.images import center_view, decode_image, random_view
+from recipes.data.images import IMAGES, center_view, decode_image, random_view
 from recipes.data.media import open_media
 from recipes.data.media_folder import open_prepared
 from recipes.data.packing import Split
-from recipes.data.vision import IMAGES, MAX_REPLACEMENTS, VisionDataset, VisionExample, prepare_vision
+from recipes.data.vision import MAX_REPLACEMENTS, VisionDataset, VisionExample
+from recipes.data.vision_folder import prepare_vision
 from recipes.errors import ConfigError
 
 FRONTEND = VisionFrontendConfig(image_size=32, patch_size=8)
@@ -170,11 +171,11 @@ def test_a_batch_holds_the_examples_and_its_numbers_agree(dataset: VisionDataset
     examples = [dataset.example(0, index, ALL) for index in range(4)]
     batch = dataset.collate(examples)
     assert batch.inputs is batch.clean_inputs and batch.inputs.shape == (4, 3, 32, 32) and batch.inputs.dtype == torch.float32
-    assert batch.inputs.is_contiguous() and batch.mask_BS.dtype == torch.bool and batch.masked_index_M.dtype == torch.int64
+    assert batch.inputs.is_contiguous() and batch.masks.mask_BS.dtype == torch.bool and batch.masks.masked_index_M.dtype == torch.int64
     for row, example in enumerate(examples):
         np.testing.assert_array_equal(batch.inputs[row].numpy(), example.image)
-        np.testing.assert_array_equal(batch.mask_BS[row].numpy(), example.mask)
-    assert torch.equal(batch.masked_index_M, batch.mask_BS.flatten().nonzero().squeeze(1))
+        np.testing.assert_array_equal(batch.masks.mask_BS[row].numpy(), example.mask)
+    assert torch.equal(batch.masks.masked_index_M, batch.masks.mask_BS.flatten().nonzero().squeeze(1))
     assert batch.padding_mask_BS is None and batch.clean_padding_mask_BS is None
     assert batch.num_tokens == 4 * 16
 

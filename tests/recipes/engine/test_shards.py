@@ -19,13 +19,13 @@ def inspect_private_state(world_size: int, tp_size: int, zero: dict[str, Any]) -
     """Views, ranges and round trips on live engines."""
     from model.parallel import init_parallel
     from recipes.engine import shards
-    from recipes.engine.build import build_engines
-    from recipes.objectives import data2vec as objective
+    from recipes.engine.update import backward
+    from recipes.objectives.registry import build_objective
 
     recipe, config = resolved(world_size, tp_size, zero, {})
     parallel = init_parallel(tp_size, "cpu")
-    engines = build_engines(recipe, config, parallel)
-    parameters = dict(shards.named_parameters(engines.student))
+    objective = build_objective(recipe, config, parallel)
+    parameters = dict(shards.named_parameters(objective.student))
     covered = {}
     for name, parameter in parameters.items():
         master, computed = shards.master_shard(parameter), shards.compute_shard(parameter)
@@ -40,18 +40,18 @@ def inspect_private_state(world_size: int, tp_size: int, zero: dict[str, Any]) -
         torch.distributed.broadcast(full[name], 0)
         full[name] *= 0.02
         shards.scatter_full(parameter, full[name], parallel, shards.master_shard(parameter))
-    shards.refresh_compute_weights(engines.student)
+    shards.refresh_compute_weights(objective.student)
     for name, parameter in parameters.items():
         assert torch.equal(shards.gather_full(parameter, shards.master_shard(parameter), parallel), full[name]), name
     batch = random_batch(recipe, 8 // parallel.dp_size, 3)
-    before = objective.forward(engines, batch, recipe.loss)
-    shards.set_optimizer_step(engines.student, 5)
-    objective.backward(engines, before, 64)
+    before = objective.forward(batch, 1)
+    shards.set_optimizer_step(objective.student, 5)
+    backward(objective.student, before.loss, 64, objective.parallel.dp_size)
     gradients = {n: shards.gradient_shard(p) for n, p in parameters.items()}
     assert all(g.dtype == torch.float32 and g.shape == shards.master_shard(parameters[n]).shape for n, g in gradients.items())
-    engines.student.step()
-    assert engines.student.was_step_applied()
-    steps = {float(s["step"]) for s in engines.student.optimizer.optimizer.state.values()}
+    objective.student.step()
+    assert objective.student.was_step_applied()
+    steps = {float(s["step"]) for s in objective.student.optimizer.optimizer.state.values()}
     assert steps == {6.0}, steps
     written = shards.master_shard(parameters["head.layers.0.weight"]).clone()
     assert not torch.equal(written, full["head.layers.0.weight"].reshape(-1)[: len(written)])
@@ -68,17 +68,16 @@ def forward_after_write(zero: dict[str, Any]) -> float:
     """Change one master through shards and see whether the student's forward does."""
     from model.parallel import init_parallel
     from recipes.engine import shards
-    from recipes.engine.build import build_engines
-    from recipes.objectives import data2vec as objective
+    from recipes.objectives.registry import build_objective
 
     recipe, config = resolved(1, 1, zero, {})
-    engines = build_engines(recipe, config, init_parallel(1, "cpu"))
+    objective = build_objective(recipe, config, init_parallel(1, "cpu"))
     batch = random_batch(recipe, 8, 3)
-    before = objective.forward(engines, batch, recipe.loss).prediction_MD.detach().clone()
+    before = objective.forward(batch, 1).prediction_MD.detach().clone()
     with torch.no_grad():
-        shards.master_shard(dict(shards.named_parameters(engines.student))["head.layers.1.bias"]).add_(1.0)
-    shards.refresh_compute_weights(engines.student)
-    return float((objective.forward(engines, batch, recipe.loss).prediction_MD - before - 1).abs().max())
+        shards.master_shard(dict(shards.named_parameters(objective.student))["head.layers.1.bias"]).add_(1.0)
+    shards.refresh_compute_weights(objective.student)
+    return float((objective.forward(batch, 1).prediction_MD - before - 1).abs().max())
 
 
 @pytest.mark.parametrize("zero", [NO_THRESHOLD, LARGE_THRESHOLD], ids=["partitioned", "persistent"])
@@ -93,22 +92,21 @@ def discard_and_go_on(world_size: int, tp_size: int, zero: dict[str, Any], poiso
     """Three updates of two micro-batches; before the last, for each of `poisons` one more into which it is multiplied, and discarded."""
     from model.parallel import init_parallel
     from recipes.engine import shards
-    from recipes.engine.build import build_engines
-    from recipes.objectives import data2vec as objective
+    from recipes.engine.update import backward
+    from recipes.objectives.registry import build_objective
 
     recipe, config = resolved(world_size, tp_size, zero, {"train_micro_batch_size_per_gpu": 4 // (world_size // tp_size)}, "optim.lr=0.01")
     parallel = init_parallel(tp_size, "cpu")
-    engines = build_engines(recipe, config, parallel)
-    student, parameters = engines.student, dict(shards.named_parameters(engines.student))
+    objective = build_objective(recipe, config, parallel)
+    student, parameters = objective.student, dict(shards.named_parameters(objective.student))
 
     def accumulate(seed: int, factor: float = 1.0) -> None:
-        engines.stream.update = seed
+        objective.stream.update = seed
         for number in range(2):
             if number:
                 student.step()
             batch = random_batch(recipe, config.batch.micro_batch_size, 10 * seed + 2 * parallel.dp_rank + number)
-            result = objective.forward(engines, batch, recipe.loss)
-            objective.backward(engines, result._replace(loss=result.loss * factor), 64)
+            backward(student, objective.forward(batch, 64).loss * factor, 64, parallel.dp_size)
 
     for seed in (0, 1, 2):
         for poison in poisons if seed == 2 else ():
@@ -159,14 +157,14 @@ def squares_under(scale: float) -> tuple[float, float]:
 
     from model.parallel import init_parallel
     from recipes.engine import shards
-    from recipes.engine.build import build_engines
-    from recipes.objectives import data2vec as objective
+    from recipes.engine.update import backward
+    from recipes.objectives.registry import build_objective
 
     recipe, config = resolved(1, 1, {}, {})
-    engines = build_engines(recipe, config, init_parallel(1, "cpu"))
-    student = engines.student
+    objective = build_objective(recipe, config, init_parallel(1, "cpu"))
+    student = objective.student
     student.optimizer.loss_scaler = CreateLossScaler(torch.half, static_loss_scale=scale, dynamic_scaling=False, dynamic_loss_args=None)
-    objective.backward(engines, objective.forward(engines, random_batch(recipe, 8, 3), recipe.loss), 64)
+    backward(objective.student, objective.forward(random_batch(recipe, 8, 3), 64).loss, 64, objective.parallel.dp_size)
     gradients = [shards.gradient_shard(p) for _, p in shards.named_parameters(student)]
     own = float(shards.gradient_square(student, [p for _, p in shards.named_parameters(student)]))
     return own, float(sum(gradient.double().square().sum() for gradient in gradients))
@@ -187,7 +185,7 @@ def square_of_nothing() -> float:
     """Of no parameters."""
     from model.parallel import init_parallel
     from recipes.engine import shards
-    from recipes.engine.build import build_engines
+    from recipes.objectives.registry import build_objective
 
     recipe, config = resolved(1, 1, {}, {})
-    return float(shards.gradient_square(build_engines(recipe, config, init_parallel(1, "cpu")).student, []))
+    return float(shards.gradient_square(build_objective(recipe, config, init_parallel(1, "cpu")).student, []))

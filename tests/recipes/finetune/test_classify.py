@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from model.batch import Batch
+from model.batch import Batch, Masks
 from recipes.errors import ConfigError
 from recipes.finetune.classify import TEST_SHARE, ClassifyResult, classify_probe, collect, open_splits, pooled
-from recipes.finetune.labelled import open_labelled
 from recipes.finetune.neighbours import best_neighbours
 from recipes.finetune.ridge import Score, best_ridge
 from recipes.finetune.trunk import Source, build_trunk, find_source, load_trunk
+from recipes.modalities.registry import MODALITIES
 from recipes.speech import speech_tiny
 from recipes.text import text_tiny
 from recipes.vision import vision_tiny
@@ -70,14 +70,14 @@ def test_pooling_is_the_mean_over_real_positions() -> None:
     x_BSD = torch.arange(12.0).view(2, 3, 2)
     padding = torch.tensor([[False, False, True], [False, False, False]])
     mask = torch.zeros(2, 3, dtype=torch.bool)
-    batch = Batch(mask, mask, mask, torch.empty(0, dtype=torch.int64), padding, padding, 5)
+    batch = Batch(mask, mask, Masks.of(mask), padding, padding, 5)
     assert pooled(x_BSD, batch).tolist() == [[1.0, 2.0], [8.0, 9.0]]
 
 
 def features_by_batch(folder: str) -> list[float]:
     """Differences of clips' features between a pass over several of unequal length and one over each alone."""
     recipe = speech_tiny()
-    data = open_labelled(recipe, folder, "train", "label", Path())
+    data = MODALITIES["speech"].open_labelled(recipe, folder, "train", "label", Path())
     trunk = build_trunk(recipe, torch.device("cpu"))
     classes = {name: number for number, name in enumerate(sorted(set(data.labels)))}
     together = collect(trunk, data, [0, 1, 2], classes)
@@ -99,13 +99,13 @@ def test_a_clips_features_do_not_depend_on_the_others(tmp_path: Path) -> None:
 def features_of_sentences(run_dir: Path, folder: str) -> tuple:
     """(features by layer, classes) of some sentences in padded batches, and the same of each sentence alone by hand."""
     source = find_source(run_dir)
-    trunk, data = load_trunk(source, CPU), open_labelled(source.recipe, folder, "train", "kind", source.prepared)
+    trunk, data = load_trunk(source, CPU), MODALITIES["text"].open_labelled(source.recipe, folder, "train", "kind", source.prepared)
     indices = [n * 37 % len(data.labels) for n in range(40)]
     split = collect(trunk, data, indices, {"x": 0, "y": 1, "z": 2})
     alone = []
     with torch.no_grad():
         for index in indices:
-            layers = trunk(torch.from_numpy(data.read(index).astype(np.int64))[None], None, None, keep_from=0).layers
+            layers = trunk(torch.from_numpy(data.read(index).clean)[None], None, None, keep_from=0).layers
             alone.append([layer.block_SBD[:, 0].mean(0) for layer in layers])
     return (split.layers, split.labels_N.tolist()), ([torch.stack(layer) for layer in zip(*alone, strict=True)], indices)
 
@@ -124,7 +124,7 @@ def test_features_are_the_means_of_every_blocks_output_over_a_sentence_without_i
 def probed_and_by_hand(run_dir: Path, folder: str) -> tuple[ClassifyResult, ClassifyResult]:
     source = find_source(run_dir)
     recipe, scores = source.recipe, []
-    train, test = (open_labelled(recipe, folder, split, "kind", source.prepared) for split in ("train", "test"))
+    train, test = (MODALITIES["text"].open_labelled(recipe, folder, split, "kind", source.prepared) for split in ("train", "test"))
     order = np.random.Generator(np.random.Philox(0)).permutation(len(train.labels)).tolist()
     known = [index for index, name in enumerate(test.labels) if name in TRAIN]
     for trunk in (load_trunk(source, CPU), build_trunk(recipe, CPU)):

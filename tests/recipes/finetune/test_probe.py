@@ -13,13 +13,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from recipes.config import recipe_to_dict
 from recipes.data.prepare import prepare_text
 from recipes.errors import ConfigError
 from recipes.finetune import trunk
 from recipes.finetune.classify import classify_probe
 from recipes.finetune.cloze import cloze_probe
 from recipes.finetune.probe import build_parser, run_probe
+from recipes.settings import recipe_to_dict
 from recipes.speech import speech_tiny
 from tests.distributed import run_distributed
 from tests.launching import contents, tiny_recipe
@@ -62,7 +62,7 @@ def test_cloze_is_refused_where_there_are_no_words(tiny_run: Path, monkeypatch: 
         return found
 
     monkeypatch.setattr(trunk, "find_source", speech_source)
-    with pytest.raises(ConfigError, match="--task cloze is for text, speech_tiny is speech; use --task classify"):
+    with pytest.raises(ConfigError, match=r"--task cloze is not for speech, which speech_tiny is; use --task classify$"):
         run_probe(build_parser("").parse_args(["--from", str(tiny_run), "--task", "cloze"]))
 
 

@@ -59,12 +59,18 @@ def test_what_is_no_run_is_refused(tiny_run: Path, path: str, complaint: str) ->
         find_source(tiny_run / path)
 
 
-def test_a_run_without_a_checkpoint_and_one_of_another_modality_are_refused(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_of_another_modality_or_of_a_newer_release_is_refused(tiny_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     config = json.loads((run / "config.json").read_text())
     config["recipe"]["modality"] = "smell"
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match="of modality 'smell', which this version does not know"):
+    with pytest.raises(ConfigError, match=r"^--from .*run: modality 'smell' is not known to this release; it knows text, speech, vision$"):
+        find_source(run)
+    config["recipe"] |= {"modality": "text", "wheels": {"num": 4}}
+    (run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        ConfigError, match=r"config\.json \(written by release .*\): has a section wheels, which this release does not know"
+    ):
         find_source(run)
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(ConfigError, match="no complete checkpoint yet"):

@@ -120,8 +120,8 @@ def test_end_tells_slurm_and_people(
     assert not verb or said.endswith("the job ends here, with 1 attempts remembered\n"), said
     calls = told.read_text().splitlines() if told.exists() else []
     assert [call for call in calls if " show " not in call] == ([verb] if verb else [])
-    verb = json.loads((run_dir / "attempts.jsonl").read_text())["verb"]
-    assert (verb == "requeue") == bool(verb)
+    deed = json.loads((run_dir / "attempts.jsonl").read_text())["deed"]
+    assert (deed == "requeue") == bool(verb)
 
 
 def test_progress_is_from_where_this_attempt_began_to_its_newest_checkpoint(
@@ -228,7 +228,5 @@ def test_the_node_that_failed_counts_and_not_those_that_were_killed_then(told: P
 
 
 def test_it_runs_as_a_module(told: Path, tmp_path: Path) -> None:
-    done = run_command(
-        [sys.executable, "-m", "recipes.job.batch", "end", str(tmp_path / "none"), "--code", "137", "--asked"], tmp_path, 30
-    )
+    done = run_command([sys.executable, "-m", "recipes.job.batch", "end", str(tmp_path / "none"), "--code", "137", "--asked"], tmp_path, 30)
     assert done.returncode == 75 and "stopped on request before the first step" in done.stdout, done.stderr

@@ -11,11 +11,14 @@ from model.frontends.speech import SpeechFrontend
 from model.frontends.text import TextFrontend
 from model.frontends.vision import VisionFrontend
 from recipes.catalog import RECIPES
+from recipes.check import check_recipe
 from recipes.data.loader import EVAL_MASK_SEED, Dataset
 from recipes.data.speech import SpeechDataset
 from recipes.data.text import TextDataset
 from recipes.data.vision import VisionDataset
-from recipes.modalities.registry import MODALITIES
+from recipes.errors import ConfigError
+from recipes.finetune.probe import TASKS
+from recipes.modalities.registry import MODALITIES, modality_of
 from tests.launching import tiny_recipe
 
 CLASSES = {"text": (TextFrontend, TextDataset), "speech": (SpeechFrontend, SpeechDataset), "vision": (VisionFrontend, VisionDataset)}
@@ -23,6 +26,41 @@ CLASSES = {"text": (TextFrontend, TextDataset), "speech": (SpeechFrontend, Speec
 
 def test_every_recipe_names_a_modality_that_is_there() -> None:
     assert {build().modality for recipes in RECIPES.values() for build in recipes.values()} == set(MODALITIES) == set(CLASSES)
+
+
+def test_a_modality_is_found_by_its_name_and_another_one_named(modality: str) -> None:
+    assert modality_of(modality, "somewhere") is MODALITIES[modality]
+    with pytest.raises(ConfigError) as caught:
+        modality_of("smell", "somewhere")
+    assert str(caught.value) == "somewhere: modality 'smell' is not known to this release; it knows text, speech, vision"
+
+
+def test_the_sections_of_every_recipe_are_of_its_modalitys_kinds(modality: str) -> None:
+    one = MODALITIES[modality]
+    assert set(one.kinds) == {"frontend", "mask", "data"} and one.recipes is RECIPES[modality]
+    for build in one.recipes.values():
+        recipe = build()
+        assert all(type(getattr(recipe, name)) in kinds for name, kinds in one.kinds.items()), recipe.name
+        assert {type(getattr(recipe, name)).kind for name in ("frontend", "data")} == {modality}
+
+
+def test_every_modality_can_be_probed_with_tasks_that_are_there_and_text_by_its_words_first() -> None:
+    assert MODALITIES["text"].probes[0] == "cloze"
+    assert all("classify" in one.probes and set(one.probes) <= set(TASKS) for one in MODALITIES.values())
+
+
+def test_recipes_for_the_length_of_benchmarks_are_consistent(modality: str) -> None:
+    for build in RECIPES[modality].values():
+        check_recipe(MODALITIES[modality].resized(build(), MODALITIES[modality].benchmark_length))
+
+
+def test_samples_of_a_benchmark_are_as_long_as_the_recipe_reads_them_elsewhere(modality: str) -> None:
+    """A random batch counts its positions as the front-end does."""
+    recipe: Any = tiny_recipe(modality)
+    length, raw = {"text": (20, 20), "speech": (1, 16_000), "vision": (0, 0)}[modality]
+    batch = MODALITIES[modality].random_batch(recipe, 3, length, np.random.default_rng(0))
+    assert batch.masks.mask_BS.shape == (3, recipe.frontend.tokens_per_sample(raw)) and batch.num_tokens == batch.masks.mask_BS.numel()
+    assert 0 < batch.masks.num_masked < batch.num_tokens
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +86,23 @@ def test_a_modality_brings_its_front_end_and_both_splits(modality: str, prepared
     assert MODALITIES[modality].prepare(recipe, prepared, progress=False, log=print) == prepared, "found, not made again"
 
 
+def test_what_a_preparation_is_told_reaches_it(modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe: Any = tiny_recipe(modality)
+    place = {"text": "prepare", "speech": "speech_folder", "vision": "vision_folder"}[modality]
+    told: list[Any] = []
+    monkeypatch.setattr(f"recipes.data.{place}.prepare_{modality}", lambda *args, **options: told.append((args, options)) or tmp_path)
+    options = {"num_processes": 3, "progress": False, "log": print}
+    assert MODALITIES[modality].prepare(recipe, tmp_path / "prepared", **options) == tmp_path
+    sections = (recipe.data,) if modality == "vision" else (recipe.data, recipe.frontend)
+    assert told == [((*sections, tmp_path / "prepared"), options)]
+
+
 def test_masks_follow_the_runs_seed_in_training_and_a_constant_in_evaluation(modality: str, prepared: Path) -> None:
     masks = []
     for seed in (1, 2, EVAL_MASK_SEED):
         train, heldout = MODALITIES[modality].open_data(tiny_recipe(modality, run__seed=seed), prepared)
         examples = [heldout.example(0, index, (index,)) for index in range(len(heldout))]
-        masks.append((one_batch(train).mask_BS, torch.cat([torch.from_numpy(example.mask) for example in examples])))
+        masks.append((one_batch(train).masks.mask_BS, torch.cat([torch.from_numpy(example.mask) for example in examples])))
     assert not torch.equal(masks[0][0], masks[1][0])
     assert torch.equal(masks[0][1], masks[1][1]) and masks[0][1].any()
 
@@ -61,12 +110,12 @@ def test_masks_follow_the_runs_seed_in_training_and_a_constant_in_evaluation(mod
 def test_a_batch_suits_the_front_end_and_counts_its_positions(modality: str, prepared: Path) -> None:
     recipe = tiny_recipe(modality)
     batch = one_batch(MODALITIES[modality].open_data(recipe, prepared)[0])
-    assert batch.mask_BS.shape[0] == 4 and batch.num_tokens == batch.mask_BS.numel(), "nothing is padded here"
-    assert torch.equal(batch.masked_index_M, batch.mask_BS.flatten().nonzero()[:, 0]) and batch.num_masked > 4
+    assert batch.masks.mask_BS.shape[0] == 4 and batch.num_tokens == batch.masks.mask_BS.numel(), "nothing is padded here"
+    assert torch.equal(batch.masks.masked_index_M, batch.masks.mask_BS.flatten().nonzero()[:, 0]) and batch.masks.num_masked > 4
     lengths = {
         "text": lambda: recipe.data.sequence_length,  # type: ignore[union-attr]
         "speech": lambda: recipe.frontend.num_frames(batch.inputs.shape[1]),  # type: ignore[union-attr]
         "vision": lambda: recipe.frontend.grid**2,  # type: ignore[union-attr]
     }
-    assert batch.mask_BS.shape[1] == lengths[modality]()
+    assert batch.masks.mask_BS.shape[1] == lengths[modality]()
     assert (batch.inputs is batch.clean_inputs) == (modality != "text"), "one tensor where the front-end places the mask"

@@ -10,12 +10,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from model.batch import Batch
-from recipes.objectives.data2vec import Objective
-from recipes.objectives.statistics import VARIANCE_EPS, ChannelSums, EvaluationStatistics, UpdateStatistics, effective_rank
+from model.batch import Batch, Masks
+from recipes.objectives.statistics import (
+    VARIANCE_EPS,
+    ChannelSums,
+    EvaluationStatistics,
+    RegressionOutcome,
+    UpdateStatistics,
+    effective_rank,
+)
 from tests.distributed import run_distributed
 
 B, S, D = 64, 10, 6
+TOKENS = 160
+"""Positions of an update, masked or not."""
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -56,7 +64,7 @@ def test_effective_rank_of_white_noise_is_the_dimension_and_of_a_line_one() -> N
 
 def batch_of(mask_BS: Tensor, padding_BS: Tensor | None = None) -> Batch:
     ids = torch.zeros_like(mask_BS, dtype=torch.long)
-    return Batch(ids, ids, mask_BS, mask_BS.flatten().nonzero()[:, 0], padding_BS, padding_BS, mask_BS.numel())
+    return Batch(ids, ids, Masks.of(mask_BS), padding_BS, padding_BS, mask_BS.numel())
 
 
 def evaluation(rank: int, size: int, target_BSD: Tensor, prediction_BSD: Tensor, padding_BS: Tensor | None = None) -> EvaluationStatistics:
@@ -69,7 +77,7 @@ def evaluation(rank: int, size: int, target_BSD: Tensor, prediction_BSD: Tensor,
         target_MD, prediction_MD = target_BSD[rows][mask], prediction_BSD[rows][mask]
         loss = (target_MD - prediction_MD).square().sum()
         batch = batch_of(mask, None if padding_BS is None else padding_BS[rows])
-        statistics.add(batch, Objective(loss, prediction_MD, target_MD, target_BSD[rows]), 2 * target_BSD[rows])
+        statistics.add(batch, RegressionOutcome(loss, prediction_MD, target_MD, target_BSD[rows]), 2 * target_BSD[rows])
     return statistics
 
 
@@ -154,7 +162,7 @@ def reduced_in_groups(target_BSD: Tensor, prediction_BSD: Tensor, lengths: list[
         target_GSD, mask_GS = target_BSD[rows, : lengths[group]], mask_BS[rows, : lengths[group]]
         target_MD, prediction_MD = target_GSD[mask_GS], prediction_BSD[rows, : lengths[group]][mask_GS]
         loss = (target_MD - prediction_MD).square().sum()
-        statistics.add(batch_of(mask_GS, None), Objective(loss, prediction_MD, target_MD, target_GSD), 2 * target_GSD)
+        statistics.add(batch_of(mask_GS, None), RegressionOutcome(loss, prediction_MD, target_MD, target_GSD), 2 * target_GSD)
     return statistics.reduce(dist.group.WORLD)
 
 
@@ -175,14 +183,15 @@ def update_metrics(target_MD: Tensor, prediction_MD: Tensor) -> dict[str, float]
     bounds = [0, 5, 17, len(target_MD)] if dist.get_world_size() == 1 else [[0, 5, 17], [17, len(target_MD)], [0, 0]][rank]
     for start, end in pairwise(bounds):
         t, p = target_MD[start:end], prediction_MD[start:end]
-        statistics.add(Objective((t - p).abs().sum(), p, t, t))
-    return statistics.reduce(dist.group.WORLD)
+        statistics.add(RegressionOutcome((t - p).abs().sum(), p, t, t))
+    return statistics.reduce(dist.group.WORLD, len(target_MD), TOKENS)
 
 
 def test_an_updates_metrics_do_not_depend_on_how_it_was_cut() -> None:
     target_MD, prediction_MD = noise(40, D), noise(40, D, seed=1) / 10
     (alone,) = run_distributed(update_metrics, 1, target_MD, prediction_MD)
     assert alone["loss"] == pytest.approx(float((target_MD - prediction_MD).abs().sum() / 40), rel=1e-6)
+    assert alone["masked_fraction"] == 40 / TOKENS
     assert alone["target_std"] == pytest.approx(float(target_MD.std(0).mean()), rel=1e-5)
     assert alone["pred_std"] == pytest.approx(float(prediction_MD.std(0).mean()), rel=1e-3)
     for shared in run_distributed(update_metrics, 3, target_MD, prediction_MD):

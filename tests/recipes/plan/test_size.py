@@ -1,17 +1,21 @@
 """Parameters against the module that is built, FLOPs against the product's formula, bytes against their parts."""
 
+from dataclasses import replace
+
 import pytest
 import torch.distributed as dist
 
+from model.config import EncoderConfig
 from model.dropout import DropoutStream
 from model.init import Init
 from model.parallel import init_parallel
 from model.student import Student
 from recipes.catalog import RECIPES
-from recipes.config import Recipe, apply_overrides
+from recipes.config import ObjectiveConfig, Recipe
 from recipes.ds_config import resolve
 from recipes.modalities.registry import MODALITIES
 from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes, step_flops
+from recipes.settings import apply_overrides
 from recipes.text import text_base
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
@@ -120,6 +124,21 @@ def test_state_bytes_are_the_parts_of_mixed_precision_training(precision: str, w
         **{"teacher": trunk * width, "EMA shadow": trunk * shadow},
     }
     assert sizes == {name: -(-size // world_size) for name, size in whole.items()}
+
+
+class Alone(ObjectiveConfig):
+    """An objective of the student alone, with a head of seven numbers."""
+
+    def num_head_parameters(self, encoder: EncoderConfig) -> int:
+        return 7
+
+
+def test_what_an_objective_says_of_itself_is_counted() -> None:
+    recipe = replace(text_base(), objective=Alone())
+    assert num_parameters(recipe) == num_trunk_parameters(recipe) + 7 < num_parameters(text_base())
+    assert step_flops(recipe, 100, 1) * 4 == step_flops(text_base(), 100, 1) * 3, "no teacher's forward"
+    sizes = state_bytes(recipe, resolve(recipe, {"bf16": {"enabled": True}}, "x.json", 1))
+    assert sizes["teacher"] == sizes["EMA shadow"] == 0 and sizes["parameters"] == 2 * num_parameters(recipe)
 
 
 def test_ranks_of_both_kinds_share_the_state() -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from recipes.config import Recipe, apply_overrides, recipe_to_dict
+from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.run_dir.run_dir import FREE_TO_CHANGE, RunDir, check_same_data, check_same_recipe
+from recipes.settings import apply_overrides, recipe_to_dict
 from recipes.text import text_base, text_tiny
 from tests.distributed import run_command, run_distributed
 from tests.durability import durable_moves

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.system.json_lines import JsonLines, read_rows
+from recipes.system.json_lines import JsonLines, read_lines, read_rows
 from tests.distributed import run_command
 from tests.launching import ROOT
 
@@ -45,6 +45,14 @@ def test_lines_that_are_no_objects_are_counted_and_left_out(tmp_path: Path) -> N
     (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n\0\0\0\n[1]\n{"step": 2\n\xff\n{"step": 3}\n')
     assert read_rows(tmp_path / "log.jsonl") == ([{"step": 1}, {"step": 3}], 4)
     assert read_rows(tmp_path / "none.jsonl") == ([], 0)
+
+
+@pytest.mark.parametrize("torn", ["{", '{"step": 5}'])
+def test_a_last_line_that_has_not_ended_is_left_out_and_is_no_damage(tmp_path: Path, torn: str) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1}\nno object\n' + torn)
+    assert list(read_lines(path)) == [('{"step": 1}', {"step": 1}), ("no object", None)]
+    assert read_rows(path) == ([{"step": 1}], 1) and not list(read_lines(tmp_path / "none.jsonl"))
 
 
 PROGRAM = """

@@ -56,7 +56,7 @@ class Fault:
 
     def install(self, state: Any) -> None:
         """Hook it into a run that has been set up."""
-        stream, parallel = state.engines.stream, state.engines.parallel
+        stream, parallel = state.objective.stream, state.objective.parallel
         state.spikes.load({"loss": list(self.history), "grad_norm": list(self.history)})
         if self.kind == "input":
             if parallel.dp_rank == self.rank // parallel.tp_size:
@@ -68,7 +68,7 @@ class Fault:
         def spoil(tensor: Tensor) -> Tensor:
             return self._spoil(tensor) if stream.update in self.updates and stream.micro_batch == self.micro_batch else tensor
 
-        module = state.engines.student.module
+        module = state.objective.student.module
         if self.kind == "activation":
             module.get_submodule("trunk.encoder.layers.0.ffn").register_forward_hook(lambda module, inputs, output: spoil(output))
         else:
@@ -120,7 +120,7 @@ def run_rank(
     changes: dict[str, Any] | None = None,
     settings: dict[str, object] | None = None,
 ) -> dict[str, Any]:
-    """One rank of a whole pretrain(). Without a fault FAULTY_UPDATE is passed over: a run that never saw the batch.
+    """One rank of a whole run(). Without a fault FAULTY_UPDATE is passed over: a run that never saw the batch.
 
     Returns: every shard of the end by its name, metrics of every step, events, exit code, and what follow() notes.
     """
@@ -138,21 +138,21 @@ def run_rank(
     def watched(state: Any) -> int:
         if fault:
             fault.install(state)
-        follow(state.engines, seen)
+        follow(state.objective, seen)
         try:
             return train(state)
         finally:
-            seen["shards"] = {name: shard.clone() for name, shard in every_shard(state.engines)}
+            seen["shards"] = {name: shard.clone() for name, shard in every_shard(state.objective)}
 
     loop.train, loop.train_step = watched, watched_step
-    code = loop.pretrain(recipe, resolve(recipe, content, "test", topology.world_size), run_dir, {})
+    code = loop.run(recipe, resolve(recipe, content, "test", topology.world_size), run_dir, {})
     return seen | {"code": code, **{name: read(run_dir / f"{name}.jsonl") for name in ("metrics", "events")}}
 
 
-def follow(engines: Any, seen: dict[str, Any]) -> None:
+def follow(objective: Any, seen: dict[str, Any]) -> None:
     """Note for each applied update the learning rate of each parameter group as the optimizer's step finds it (rates) and the decay of
     the teacher's step (decays); for each forward the counters of its dropout (draws)."""
-    student, shadow, stream = engines.student, engines.shadow, engines.stream
+    student, shadow, stream = objective.student, objective.shadow, objective.stream
     step, update = student.step, shadow.update
 
     def noted_step() -> None:
@@ -178,16 +178,16 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def every_shard(engines: Any) -> Iterator[tuple[str, Tensor]]:
+def every_shard(objective: Any) -> Iterator[tuple[str, Tensor]]:
     """This rank's masters, moments, compute weights of both models and shadow."""
     from recipes.engine import shards
 
-    for name, parameter in shards.named_parameters(engines.student):
+    for name, parameter in shards.named_parameters(objective.student):
         yield f"master/{name}", shards.master_shard(parameter)
         yield f"student/{name}", shards.compute_shard(parameter)
         for moment in shards.MOMENTS:
             yield f"{moment}/{name}", shards.moment_shard(parameter, moment)
-    for name, parameter in shards.named_parameters(engines.teacher):
+    for name, parameter in shards.named_parameters(objective.teacher):
         yield f"teacher/{name}", shards.compute_shard(parameter)
-    for name, shadow in engines.shadow.shadows.items():
+    for name, shadow in objective.shadow.shadows.items():
         yield f"shadow/{name}", shadow

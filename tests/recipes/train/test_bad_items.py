@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from model.batch import Batch
+from model.batch import Batch, Masks
 from recipes.data.loader import LoadedBatch
 from recipes.data.media import BadItem
 from recipes.errors import ConfigError
@@ -16,7 +16,7 @@ from tests.model.reference import bools
 from tests.recipes.train.faulty import ONE, UNDISTURBED, prepare_pictures, run_rank
 
 MASK_BS = bools("10")
-BATCH = Batch(MASK_BS, MASK_BS, MASK_BS, MASK_BS.flatten().nonzero()[:, 0], None, None, 2)
+BATCH = Batch(MASK_BS, MASK_BS, Masks.of(MASK_BS), None, None, 2)
 
 
 class Rounds:

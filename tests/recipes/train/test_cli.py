@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from recipes.catalog import RECIPES
-from recipes.config import recipe_to_dict
 from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
+from recipes.settings import recipe_to_dict
 from recipes.text import text_tiny
 from recipes.train import cli
 from recipes.train.cli import build_parser, default_ds_config, launch_facts, pretrain_main, resolve_recipe

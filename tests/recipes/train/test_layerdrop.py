@@ -37,26 +37,27 @@ def whole_gradients(world_size: int, tp_size: int, zero: dict[str, Any], skips: 
     import model.encoder
     from model.parallel import init_parallel
     from recipes.engine import shards
-    from recipes.engine.build import build_engines
-    from recipes.objectives import data2vec as objective
+    from recipes.engine.update import backward
+    from recipes.objectives.registry import build_objective
 
     if not skips:
         model.encoder._skip = lambda block, x_SBD: x_SBD
     settings = (f"model.block.layerdrop={PROB}", f"model.num_layers={NUM_LAYERS}")
     recipe, config = resolved(world_size, tp_size, zero, {}, *settings)
     parallel = init_parallel(tp_size, "cpu")
-    engines = build_engines(recipe, config, parallel, optimizer=lambda student: torch.optim.SGD(student.parameters(), lr=0.1))
+    objective = build_objective(recipe, config, parallel, optimizer=lambda student: torch.optim.SGD(student.parameters(), lr=0.1))
     found = []
     for update in telling_updates(recipe.run.seed):
         batch = random_batch(recipe, 8, update)
         rows = 8 // parallel.dp_size
-        engines.stream.update = update
+        objective.stream.update = update
         part = split(batch, slice(rows * parallel.dp_rank, rows * (parallel.dp_rank + 1)))
-        objective.backward(engines, objective.forward(engines, part, recipe.loss), batch.num_masked)
-        parameters = shards.named_parameters(engines.student)
+        total = batch.masks.num_masked
+        backward(objective.student, objective.forward(part, total).loss, total, parallel.dp_size)
+        parameters = shards.named_parameters(objective.student)
         found.append({n: shards.gather_full(p, shards.gradient_shard(p), parallel).clone() for n, p in parameters})
-        engines.student.step()
-        engines.shadow.update(0.9)
+        objective.student.step()
+        objective.shadow.update(0.9)
     return found
 
 

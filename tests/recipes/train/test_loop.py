@@ -37,13 +37,13 @@ Rows = list[dict[str, Any]]
 
 def run_rank(setting: str, run_dir: Path, prepared: Path, settings: tuple[str, ...], changes: dict[str, Any], world_size: int) -> None:
     """One rank of a run of the tiny recipe with SETTINGS; `changes` are merged into zero3_cpu.json."""
-    from recipes.train.loop import pretrain
+    from recipes.train import loop
 
     modality = setting.partition("_")[0]
     always = [*SETTINGS[setting], f"run.max_steps={STEPS}", "run.log_steps=1", "run.eval_samples=16"]
     recipe = resolve_recipe(f"{modality}_tiny", RECIPES[modality], [*always, *settings], str(prepared))
     config = resolve(recipe, load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | changes, "test", world_size)
-    code = pretrain(recipe, config, run_dir, {})
+    code = loop.run(recipe, config, run_dir, {})
     assert code == 0, code
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from recipes.objectives.data2vec import Data2Vec
 from recipes.plan.size import step_flops
 from recipes.system.json_lines import JsonLines
 from recipes.train import metrics as metrics_module
@@ -22,9 +23,15 @@ STEP = {"loss": 0.1 + 0.2, "target_std": 0.9, "world_size": 1}
 HELD_OUT = {"eval_loss": 1.5, "explained_variance": 0.25, "target_rank": 12.0}
 
 
+def writer_of(folder: Path, first_step: int = 0, **changes: object) -> MetricsWriter:
+    """Into metrics.jsonl of a folder, shown as data2vec's metrics are."""
+    lines, recipe = JsonLines(folder / "metrics.jsonl"), tiny_recipe(**changes)
+    return MetricsWriter(lines, recipe, Data2Vec.display, folder, device=CPU, first_step=first_step)
+
+
 def written(tmp_path: Path, *rows: dict, interval: Interval | None = None) -> list[dict]:
     path = tmp_path / "metrics.jsonl"
-    writer = MetricsWriter(JsonLines(path), tiny_recipe(run__max_steps=1000), tmp_path, CPU, 0)
+    writer = writer_of(tmp_path, run__max_steps=1000)
     for row in rows:
         writer.write(dict(row), interval or Interval(steps=4, seconds=2.0, tokens=600))
         assert path.read_text().endswith("}\n"), "every line is there as soon as it is written"
@@ -72,7 +79,7 @@ def test_the_bar_begins_where_a_resumed_run_stands(tmp_path: Path, monkeypatch: 
         return tqdm(**options)
 
     monkeypatch.setattr(metrics_module, "tqdm", noted)
-    MetricsWriter(JsonLines(tmp_path / "metrics.jsonl"), tiny_recipe(run__max_steps=1000), tmp_path, CPU, 40).close()
+    writer_of(tmp_path, first_step=40, run__max_steps=1000).close()
     assert (made[0]["initial"], made[0]["total"]) == (40, 1000)
 
 
@@ -104,7 +111,7 @@ class WandbStandIn(ModuleType):
 def test_wandb_gets_each_row_under_its_step_and_the_mode_that_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = WandbStandIn()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    writer = MetricsWriter(JsonLines(tmp_path / "metrics.jsonl"), tiny_recipe(run__wandb="offline"), tmp_path, CPU, 0)
+    writer = writer_of(tmp_path, run__wandb="offline")
     for step in (4, 8):
         writer.write({"step": step, **STEP, "probe": None}, Interval(steps=4, seconds=2.0, tokens=600))
     writer.close()
@@ -124,6 +131,7 @@ import sys, time
 from pathlib import Path
 import torch
 from recipes.cluster.environment import quiet_libraries
+from recipes.objectives.base import Display
 from recipes.train import metrics
 from recipes.system.json_lines import JsonLines
 from tests.launching import tiny_recipe
@@ -133,7 +141,8 @@ if __name__ == "__main__":
     run_dir = Path(sys.argv[2])
     metrics.WANDB_PATIENCE_SECONDS = float(sys.argv[3])
     recipe, lines = tiny_recipe(run__wandb=sys.argv[1]), JsonLines(run_dir / "metrics.jsonl")
-    writer = metrics.MetricsWriter(lines, recipe, run_dir, torch.device("cpu"), 0)
+    display = Display((), (), {})
+    writer = metrics.MetricsWriter(lines, recipe, display, run_dir, device=torch.device("cpu"), first_step=0)
     start = time.perf_counter()
     for step in (1, 2):
         writer.write({"step": step, "loss": 1.0, "target_std": 0.9, "world_size": 1, "probe": None}, metrics.Interval(1, 0.5, 10))

@@ -177,9 +177,7 @@ RATES, DECAYS = [0.0, 0.02, 0.04, 0.02], [0.6, 0.7, 0.8, 0.9]
 
 
 @pytest.mark.parametrize("fault", [UNDISTURBED, Fault("input", 1)], ids=["undisturbed", "skipped"])
-def test_rate_and_decay_follow_the_applied_updates_and_dropout_the_batches(
-    fault: Fault, prepared: Path, tmp_path: Path
-) -> None:
+def test_rate_and_decay_follow_the_applied_updates_and_dropout_the_batches(fault: Fault, prepared: Path, tmp_path: Path) -> None:
     for outcome in ranks(tmp_path / "run", prepared, DP2, fault, {}, SCHEDULES):
         assert len(outcome["rates"][0]) == 2, "this recipe has two parameter groups"
         assert [rate for groups in outcome["rates"] for rate in groups] == pytest.approx([rate for rate in RATES for _ in range(2)])

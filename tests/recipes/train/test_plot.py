@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from recipes.train.plot import PANELS, plot_metrics
+from recipes.objectives.data2vec import Data2Vec
+from recipes.train.plot import plot_metrics
 
+PANELS = Data2Vec.display.panels
 PNG = b"\x89PNG\r\n\x1a\n"
 ROW = {"loss": 1.0, "target_std": 0.9, "pred_std": 0.1}
 EVAL = {"eval_loss": 1.1, "explained_variance": 0.2, "target_rank": 9.0, "neighbour_correlation": 0.1, "frontend_std": 1.0}
@@ -25,7 +27,7 @@ EVAL = {"eval_loss": 1.1, "explained_variance": 0.2, "target_rank": 9.0, "neighb
 )
 def test_a_picture_comes_of_any_metrics(tmp_path: Path, rows: list[dict]) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    path = plot_metrics(tmp_path)
+    path = plot_metrics(tmp_path, PANELS)
     assert path is not None and path == tmp_path / "curves.png" and path.read_bytes().startswith(PNG)
 
 
@@ -36,11 +38,11 @@ def test_what_is_drawn_is_what_metrics_hold(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(pyplot, "close", figures.append)
     rows = [{"step": 1, **ROW}, {"step": 5, **ROW, **EVAL, "loss": 0.0}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    plot_metrics(tmp_path)
+    plot_metrics(tmp_path, PANELS)
     monkeypatch.undo()
     pyplot.close("all")
     shown = {axis.get_title(): {line.get_label(): line.get_xydata() for line in axis.lines} for axis in figures[0].axes}
-    assert {title: set(keys) for title, keys in PANELS} == {title: set(lines) for title, lines in shown.items()}
+    assert {title: set(keys) for title, keys in PANELS.items()} == {title: set(lines) for title, lines in shown.items()}
     assert shown["loss"]["loss"].tolist() == [[1.0, 1.0], [5.0, 0.0]], "0 is a value"
     assert shown["loss"]["eval_loss"].tolist() == [[5.0, 1.1]], "steps without an evaluation leave a gap"
 
@@ -48,4 +50,4 @@ def test_what_is_drawn_is_what_metrics_hold(tmp_path: Path, monkeypatch: pytest.
 def test_a_disk_that_refuses_it_costs_the_picture_alone(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, **ROW}) + "\n")
     (tmp_path / "curves.png").mkdir()
-    assert plot_metrics(tmp_path) is None
+    assert plot_metrics(tmp_path, PANELS) is None

@@ -7,7 +7,6 @@ import pytest
 
 from recipes.catalog import RECIPES, default_recipe
 from recipes.errors import ConfigError
-from recipes.modalities import registry
 from recipes.train.prepare import build_parser, run_prepare
 
 
@@ -16,18 +15,18 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the preparation of any modality was called with, instead of preparing."""
     asked: dict[str, Any] = {}
 
-    def preparing(name: str, *sections: str) -> None:
+    def preparing(module: str, name: str, *sections: str) -> None:
         def prepare(*args: object, **options: object) -> Path:
             *values, out = args
             asked.update(options, **dict(zip(sections, values, strict=True)), out=out, prepares=name)
             assert isinstance(out, Path)
             return out
 
-        monkeypatch.setattr(registry, f"prepare_{name}", prepare)
+        monkeypatch.setattr(f"recipes.data.{module}.prepare_{name}", prepare)
 
-    preparing("text", "data", "frontend")
-    preparing("speech", "data", "frontend")
-    preparing("vision", "data")
+    preparing("prepare", "text", "data", "frontend")
+    preparing("speech", "speech", "data", "frontend")
+    preparing("vision", "vision", "data")
     return asked
 
 

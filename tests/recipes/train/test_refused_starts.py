@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +25,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def pretrain(run_dir: Path, prepared: Path, settings: dict[str, object], facts: dict[str, Any]) -> int:
     """A rank of two of a whole run."""
-    from recipes.train.loop import pretrain
+    from recipes.train import loop
 
     content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | DP2.config
     recipe = recipe_of(prepared, settings)
-    return pretrain(recipe, resolve(recipe, content, "test", 2), run_dir, facts)
+    return loop.run(recipe, resolve(recipe, content, "test", 2), run_dir, facts)
 
 
 def refused(what: str, folder: Path, prepared: Path) -> str:
@@ -48,7 +47,8 @@ def refused(what: str, folder: Path, prepared: Path) -> str:
         run_dir = folder / "elsewhere"
         run_dir.mkdir()
     if what == "data" and is_odd:
-        MODALITIES["vision"] = replace(MODALITIES["vision"], open_data=_with_fingerprint(MODALITIES["vision"].open_data))
+        vision: Any = MODALITIES["vision"]
+        vision.open_data = _with_fingerprint(vision.open_data)
     if what == "held-out":
         settings = {"run__eval_samples": 1}
     try:

@@ -8,6 +8,7 @@ import pytest
 
 from recipes.checkpoint.layout import Counters
 from recipes.errors import TrainingBroken
+from recipes.objectives.data2vec import Data2Vec
 from recipes.train.metrics import Interval
 from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, tell, tell_update
 from tests.distributed import run_distributed
@@ -35,13 +36,16 @@ class Told:
 def state_at(step: int, told: Told | None) -> Any:
     """A run of 10 steps whose counters stand at `step`; two updates were skipped."""
     recipe = tiny_recipe(run__max_steps=10, guard__min_target_std=0.5, guard__after_steps=5)
+    data2vec: Any = SimpleNamespace(_recipe=recipe)
     return SimpleNamespace(
         recipe=recipe,
         step=step,
         counters=Counters(step, step + 2, 8 * step, 100 * step),
         interval=Interval(steps=4, seconds=2.0, tokens=400, data_wait_seconds=1.0),
         world=SimpleNamespace(size=2),
-        engines=SimpleNamespace(parallel=SimpleNamespace(tp_size=1)),
+        objective=SimpleNamespace(
+            parallel=SimpleNamespace(tp_size=1), display=Data2Vec.display, check=lambda metrics: Data2Vec.check(data2vec, metrics)
+        ),
         run_dir=told,
         writer=told,
         stop=told,
@@ -83,19 +87,24 @@ def test_a_logged_step_has_the_interval_and_begins_a_new_one(tmp_path: Path) -> 
     assert state.interval == Interval()
 
 
-def test_a_collapse_ends_the_run_on_every_rank_after_it_was_logged(tmp_path: Path) -> None:
-    metrics, told = {"step": 7, "loss": 1.0, "target_std": 0.1, "pred_std": 1.0}, Told(tmp_path)
+@pytest.mark.parametrize(
+    ("change", "complaint"), [({"target_std": 0.1}, "collapsed at step 7"), ({"loss": float("nan")}, "loss is nan at step 7")]
+)
+def test_a_collapse_ends_the_run_on_every_rank_after_it_was_logged(tmp_path: Path, change: dict[str, float], complaint: str) -> None:
+    metrics, told = {"step": 7, "loss": 1.0, "target_std": 1.0, "pred_std": 1.0, **change}, Told(tmp_path)
     for one in (told, None):
-        with pytest.raises(TrainingBroken):
+        with pytest.raises(TrainingBroken, match=complaint):
             report(state_at(7, one), dict(metrics))
     assert len(told.rows) == 1
 
 
 def test_the_end_of_a_run_says_done_or_what_stopped_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("recipes.train.report.plot_metrics", lambda path: None)
+    drawn: list[tuple[Path, Any]] = []
+    monkeypatch.setattr("recipes.train.report.plot_metrics", lambda path, panels: drawn.append((path, panels)))
     done, stopped = Told(tmp_path), Told(tmp_path)
     assert finish(state_at(10, done)) == EXIT_DONE == 0 and finish(state_at(4, stopped)) == EXIT_REQUEUE == 75
     assert finish(state_at(10, None)) == 0 and finish(state_at(4, None)) == 75, "ranks that say nothing agree"
+    assert drawn == [(tmp_path, Data2Vec.display.panels)]
     assert done.lines[0] == f"done: 10 steps, 1,000 tokens in {tmp_path}" and done.events[0]["reason"] == "done"
     assert stopped.lines == ["stopped by SIGTERM at step 4, saved; the same command continues"]
     assert stopped.events == [{"event": "stop", "step": 4, "reason": "SIGTERM"}]

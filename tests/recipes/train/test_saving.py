@@ -1,4 +1,4 @@
-"""When checkpoints are due, and what becomes of failed and slow ones: real engines and files, made-up steps, faults in one rank."""
+"""When checkpoints are due, and what becomes of failed and slow ones: a real objective and files, made-up steps, faults in one rank."""
 
 import time
 from collections.abc import Callable

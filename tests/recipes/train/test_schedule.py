@@ -1,34 +1,15 @@
-"""Learning rate and EMA decay against the published values (docs: test vectors of fairseq's schedulers)."""
+"""The learning rate against the published values (docs: test vectors of fairseq's schedulers)."""
 
 from itertools import pairwise
 from typing import Literal
 
 import pytest
 
-from model.config import TeacherConfig
 from recipes.config import OptimConfig
-from recipes.train.schedule import ema_decay, learning_rate
+from recipes.train.schedule import learning_rate
 
 SPEECH_LR = OptimConfig(lr=5e-4, schedule="tri_stage", warmup_steps=12_000, decay_steps=28_000, schedule_steps=400_000, final_lr_scale=0.01)
 TEXT_LR = OptimConfig(lr=2e-4, schedule="cosine", warmup_steps=10_000, schedule_steps=1_000_000)
-SPEECH_EMA = TeacherConfig(ema_decay=0.999, ema_end_decay=0.9999, ema_anneal_end_step=30_000)
-TEXT_EMA = TeacherConfig(ema_decay=0.999, ema_end_decay=0.9999, ema_anneal_end_step=300_000)
-
-
-@pytest.mark.parametrize(
-    ("config", "updates", "decay"),
-    [
-        (SPEECH_EMA, 0, 0.999),
-        (SPEECH_EMA, 15_000, 0.99945),
-        (SPEECH_EMA, 30_000, 0.9999),
-        (SPEECH_EMA, 400_000, 0.9999),
-        (TEXT_EMA, 150_000, 0.99945),
-        (TEXT_EMA, 300_000, 0.9999),
-        (TeacherConfig(ema_decay=0.5, ema_end_decay=0.9, ema_anneal_end_step=0), 0, 0.9),
-    ],
-)
-def test_the_ema_decay_is_linear_and_then_constant(config: TeacherConfig, updates: int, decay: float) -> None:
-    assert ema_decay(config, updates) == pytest.approx(decay, rel=1e-12)
 
 
 @pytest.mark.parametrize(

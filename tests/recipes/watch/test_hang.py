@@ -13,7 +13,7 @@ DUMP = """Thread 0x00007f0000000002 (most recent call first):
 
 Current thread 0x00007f0000000001 (most recent call first):
   File "/site/torch/distributed/distributed_c10d.py", line 3252 in all_reduce
-  File "/work/recipes/train/pretrain.py", line 112 in train_step
+  File "/work/recipes/train/loop.py", line 112 in train_step
   File "/work/launch/pretrain_text.py", line 14 in <module>
 """
 COMPUTING = DUMP.replace("torch/distributed/distributed_c10d", "torch/nn/functional")

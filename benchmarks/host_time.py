@@ -1,0 +1,204 @@
+"""Host milliseconds and collectives of one update on many ranks, counted on one machine: the engines that training builds, on a process
+group that sends nothing, beside the same modules in plain torch. The layers are as many as the recipe's and narrow, so that Python's
+work is seen and not the products'.
+
+python benchmarks/host_time.py --recipe text_base --deepspeed_config ds_configs/zero3_bf16.json --world 64 --json
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from recipes.catalog import RECIPES
+from recipes.cluster.command import exit_code_of
+from recipes.cluster.environment import quiet_libraries
+from recipes.config import Recipe
+from recipes.ds_config import load_ds_config, resolve
+from recipes.errors import ConfigError
+from recipes.modalities.registry import MODALITIES
+from recipes.train.cli import ROOT
+
+WIDTH, HEADS, VOCABULARY = 64, 4, 4096
+LENGTH = {"text": 32, "speech": 1, "vision": 0}
+UPDATES, WARM_UP = 6, 2
+"""The best of the updates after the first ones counts."""
+COLLECTIVES = (
+    *("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce", "broadcast"),
+    *("all_gather", "reduce_scatter", "all_to_all_single", "barrier"),
+)
+BUCKETS = {"reduce_bucket_size": 5e8, "stage3_prefetch_bucket_size": 5e7}
+"""DeepSpeed's defaults, which shrink as the matrices do."""
+
+
+def main() -> int:
+    """Parse, measure, print one JSON object or a few lines."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="text_base", choices=sorted(name for recipes in RECIPES.values() for name in recipes))
+    parser.add_argument("--deepspeed_config", type=Path, default=ROOT / "ds_configs" / "zero3_bf16.json")
+    parser.add_argument("--world", type=int, default=64, help="data-parallel ranks to count for, of which this process is the first")
+    parser.add_argument("--micro-batches", type=int, default=1, help="of one sample each")
+    parser.add_argument("--full-width", action="store_true", help="the recipe's own widths and lengths: slow, and products count too")
+    parser.add_argument("--zero", type=json.loads, default={}, metavar="JSON", help="more zero_optimization keys, past our checks")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    if args.world < 1 or args.micro_batches < 1:
+        raise ConfigError(f"--world {args.world} --micro-batches {args.micro_batches}: both must be at least 1")
+    quiet_libraries()
+    result = measure(args)
+    if args.json:
+        print(json.dumps(result))
+    else:
+        print("\n".join(f"{key}: {value}" for key, value in result.items()))
+    sys.stdout.flush()
+    os._exit(0)  # a group that sends nothing cannot be taken down
+
+
+def narrowed(recipe: Recipe, zero: dict[str, Any]) -> Recipe:
+    """The recipe's module tree at width WIDTH, with DeepSpeed's buckets in `zero` as much smaller as the matrices."""
+    factor = (recipe.model.hidden_size / WIDTH) ** 2
+    for key, default in BUCKETS.items():
+        zero[key] = int(zero.get(key, default) / factor)
+    zero.setdefault("stage3_param_persistence_threshold", 1000)
+    model = replace(recipe.model, hidden_size=WIDTH, ffn_hidden_size=4 * WIDTH, num_attention_heads=HEADS)
+    frontend = recipe.frontend
+    if hasattr(frontend, "vocab_size"):
+        frontend = replace(frontend, vocab_size=VOCABULARY)
+    return replace(recipe, model=model, frontend=frontend)
+
+
+class Log:
+    """The collectives that DeepSpeed asks for, by kind: their number and megabytes."""
+
+    def __init__(self) -> None:
+        """Watch them from now on."""
+        import deepspeed  # noqa: F401 - its backend is patched
+
+        self.counts: Counter[str] = Counter()
+        backend = importlib.import_module("deepspeed.comm.torch").TorchBackend
+        for name in COLLECTIVES:
+            if hasattr(backend, name):
+                setattr(backend, name, self._watched(name, getattr(backend, name)))
+
+    def _watched(self, name: str, send: Callable[..., Any]) -> Callable[..., Any]:
+        import torch
+
+        def watched(backend: Any, *args: Any, **options: Any) -> Any:
+            sizes = [one.nbytes for one in (*args, *options.values()) if isinstance(one, torch.Tensor)]
+            self.counts[name] += 1
+            self.counts[f"{name} megabytes"] += max(sizes, default=0) / 1e6
+            return send(backend, *args, **options)
+
+        return watched
+
+
+class Phases:
+    """Milliseconds of process time and collectives of one update, by phase; the phases do not overlap."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self.milliseconds: dict[str, float] = {}
+        self.collectives: dict[str, Counter[str]] = {}
+
+    def time(self, name: str, job: Callable[[], Any]) -> Any:
+        """Run a part of the update."""
+        self._log.counts.clear()
+        start = time.process_time()
+        result = job()
+        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1e3 * (time.process_time() - start)
+        self.collectives.setdefault(name, Counter()).update(self._log.counts)
+        return result
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Build the objective as rank 0 of args.world, and count updates of random data."""
+    os.environ.update(DS_ACCELERATOR="cpu", RANK="0", WORLD_SIZE=str(args.world), LOCAL_RANK="0", LOCAL_SIZE="8")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29555", OMP_NUM_THREADS="1")
+    import numpy as np
+    import torch
+    import torch.distributed as dist
+    from plain_step import PlainStep
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    from model.parallel import Parallel
+    from recipes.objectives.registry import build_objective
+
+    torch.set_num_threads(1)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=args.world)
+    modality = next(name for name, recipes in RECIPES.items() if args.recipe in recipes)
+    recipe, config = settings(args, modality)
+    group = dist.new_group([0])
+    log, parallel = Log(), Parallel(group, dist.group.WORLD, 1, 0, args.world, 0)
+    start = time.perf_counter()
+    objective = build_objective(recipe, config, parallel)
+    built = {"build_seconds": time.perf_counter() - start, "build_collectives": dict(log.counts)}
+    length = MODALITIES[modality].benchmark_length if args.full_width else LENGTH[modality]
+    batch = MODALITIES[modality].random_batch(recipe, 1, length, np.random.default_rng(0))
+    plain = PlainStep(recipe, Parallel(group, group, 1, 0, 1, 0))
+    updates, plains = [], []
+    for number in range(UPDATES):
+        updates.append(update(objective, batch, number, args.micro_batches, Phases(log)))
+        plains.append(1e3 * plain.run(batch, ema=True, clock=time.process_time))
+    best = {name: min(one.milliseconds[name] for one in updates[WARM_UP:]) for name in updates[-1].milliseconds}
+    plain_milliseconds = min(plains[WARM_UP:])
+    return {
+        "recipe": args.recipe,
+        "world": args.world,
+        "width": recipe.model.hidden_size,
+        "parameters": sum(1 for _ in objective.student.module.parameters()),
+        "modules": sum(1 for _ in objective.student.module.modules()),
+        "host_milliseconds": best | {"total": sum(best.values())},
+        "plain_milliseconds": plain_milliseconds,
+        "host_over_plain": sum(best.values()) / plain_milliseconds,
+        "collectives": {name: dict(counts) for name, counts in updates[-1].collectives.items()},
+        **built,
+    }
+
+
+def settings(args: argparse.Namespace, modality: str) -> tuple[Recipe, Any]:
+    """Recipe and resolved ds_config: one sample a micro-batch, no accumulation but what was asked for."""
+    content = load_ds_config(args.deepspeed_config) | {"train_micro_batch_size_per_gpu": 1}
+    recipe = RECIPES[modality][args.recipe]()
+    recipe = recipe if args.full_width else narrowed(recipe, content.setdefault("zero_optimization", {"stage": 3}))
+    length = MODALITIES[modality].benchmark_length if args.full_width else LENGTH[modality]
+    recipe = MODALITIES[modality].resized(recipe, length)
+    data = replace(recipe.data, **({"group_size": 1} if recipe.data.group_size > 1 else {}))
+    recipe = replace(recipe, data=data, run=replace(recipe.run, global_batch_size=args.world * args.micro_batches))
+    config = resolve(recipe, content, str(args.deepspeed_config), args.world)
+    config.deepspeed["zero_optimization"].update(args.zero)
+    return recipe, config
+
+
+def update(objective: Any, batch: Any, number: int, micro_batches: int, phases: Phases) -> Phases:
+    """One update as the loop makes it, without its guard's collective on the host."""
+    import torch
+    from step_time import timed_forwards
+
+    from recipes.engine import shards
+    from recipes.engine.update import backward
+
+    student, total = objective.student, objective.count(batch)
+    for micro_batch in range(micro_batches):
+        if micro_batch:
+            phases.time("count micro-batch", student.step)
+        objective.stream.update, objective.stream.micro_batch = number, micro_batch
+        with timed_forwards(objective, phases.time):
+            outcome = objective.forward(batch, total)
+        loss = torch.nan_to_num(outcome.loss) * 1e-3  # the gathered weights are not the model's
+        phases.time("backward", lambda loss=loss: backward(student, loss, total, objective.parallel.dp_size))
+    parameters = [parameter for _, parameter in shards.trained_parameters(student)]
+    phases.time("gradient norm", lambda: shards.gradient_square(student, parameters))
+    phases.time("optimizer", student.step)
+    phases.time("after step", lambda: objective.after_step(number + 1))
+    return phases
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(main))

@@ -1,0 +1,34 @@
+"""What stands on a trunk and reads its output. Knows no batch and no loss.
+
+Shapes: M positions, D hidden.
+"""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from model.config import EncoderConfig
+from model.init import Init, ReplicatedLinear, UniformLinear
+from model.layers import ACTIVATIONS
+
+
+class RegressionHead(nn.Module):
+    """Linear layers d -> 2d -> ... -> d with the activation between; one layer is d -> d, none is the identity. Held whole
+    on every TP rank: it sees only masked positions. Source: fairseq data2vec_text.py build_regression_head."""
+
+    def __init__(self, config: EncoderConfig, init: Init) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for i, (n_in, n_out) in enumerate(pairwise(config.head_widths)):
+            place = init.at("layers", i)
+            if config.head_init == "torch":
+                self.layers.append(UniformLinear(n_in, n_out, place))
+            else:
+                self.layers.append(ReplicatedLinear(n_in, n_out, place, config.init_std, truncated=config.block.truncated_init))
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, x_MD: Tensor) -> Tensor:
+        """Shapes: (M, D) -> (M, D)."""
+        for i, layer in enumerate(self.layers):
+            x_MD = layer(x_MD if i == 0 else self.activation(x_MD))
+        return x_MD

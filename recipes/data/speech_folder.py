@@ -1,0 +1,54 @@
+"""Recordings -> prepared folder: which of them a recipe uses. Torch-free; the folder itself is media_folder.py's."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from model.frontends.config import SpeechFrontendConfig
+from recipes.config import SpeechDataConfig
+from recipes.data.audio import AUDIO, scan_audio
+from recipes.data.media_folder import prepare_media
+from recipes.errors import ConfigError
+
+
+def prepare_speech(
+    data: SpeechDataConfig,
+    frontend: SpeechFrontendConfig,
+    out_dir: Path,
+    *,
+    num_processes: int | None = None,
+    progress: bool = False,
+    log: Callable[[str], None] = lambda line: None,
+) -> Path:
+    """The prepared folder for `data` (see prepare_media). Recordings shorter than data.min_seconds or one frame are left out.
+
+    Raises: ConfigError for everything the user can mend.
+    """
+    if data.sample_rate < 1:
+        raise ConfigError(f"data.sample_rate {data.sample_rate} is no rate in Hz; the published one is 16000")
+    if data.min_seconds < 0 or longest_samples(data) < shortest_samples(data, frontend):
+        raise ConfigError(
+            f"data.min_seconds {data.min_seconds:g} to data.max_seconds {data.max_seconds:g} is no range of lengths above one frame's "
+            f"{frontend.receptive_field} samples; the published ones are 2 and 20"
+        )
+    return prepare_media(
+        data,
+        AUDIO,
+        out_dir,
+        scan=partial(scan_audio, sample_rate=data.sample_rate),
+        settings={"data.sample_rate": data.sample_rate, "data.min_seconds": data.min_seconds},
+        min_length=shortest_samples(data, frontend),
+        num_processes=num_processes,
+        progress=progress,
+        log=log,
+    )
+
+
+def shortest_samples(data: SpeechDataConfig, frontend: SpeechFrontendConfig) -> int:
+    """Samples of the shortest recording that is used."""
+    return max(math.ceil(data.min_seconds * data.sample_rate), frontend.receptive_field)
+
+
+def longest_samples(data: SpeechDataConfig) -> int:
+    return math.floor(data.max_seconds * data.sample_rate)

@@ -1,0 +1,112 @@
+"""Speech: waveforms, embedded by convolutions and masked as frames. Torch-free until a method needs it."""
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from model.config import SpanMaskConfig
+from model.frontends.config import SpeechFrontendConfig
+from recipes import speech
+from recipes.config import Recipe, SpeechDataConfig
+from recipes.errors import ConfigError
+from recipes.settings import Kinds
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from model.batch import Batch
+    from model.trunk import FrontendBuilder
+    from recipes.data.labelled import Labelled
+    from recipes.data.speech import SpeechDataset
+
+
+class Speech:
+    """See Modality."""
+
+    recipes = speech.RECIPES
+    kinds: ClassVar[Kinds] = {"frontend": (SpeechFrontendConfig,), "mask": (SpanMaskConfig,), "data": (SpeechDataConfig,)}
+    probes = ("classify",)
+    benchmark_length = 10
+
+    def check(self, recipe: Any) -> None:
+        """Raises: ConfigError for convolutions, lengths or groups that do not fit together."""
+        frontend, data, width, total = recipe.frontend, recipe.data, recipe.model.hidden_size, recipe.run.global_batch_size
+        if min((*frontend.conv_kernels, *frontend.conv_strides), default=0) < 1:
+            raise ConfigError(
+                f"frontend.conv_kernels {frontend.conv_kernels} and frontend.conv_strides {frontend.conv_strides} must be lists of numbers "
+                "above 0; the published ones are 10,3,3,3,3,2,2 and 5,2,2,2,2,2,2"
+            )
+        if len(frontend.conv_kernels) != len(frontend.conv_strides):
+            raise ConfigError(
+                f"frontend.conv_kernels has {len(frontend.conv_kernels)} values, frontend.conv_strides "
+                f"{len(frontend.conv_strides)}; one each"
+            )
+        if width % frontend.pos_conv_groups:
+            raise ConfigError(
+                f"model.hidden_size {width} is not a multiple of frontend.pos_conv_groups {frontend.pos_conv_groups}; "
+                f"use --set frontend.pos_conv_groups={math.gcd(width, frontend.pos_conv_groups)}"
+            )
+        if data.max_seconds < data.min_seconds:
+            raise ConfigError(f"data.max_seconds {data.max_seconds:g} is less than data.min_seconds {data.min_seconds:g}; swap them")
+        if total % data.group_size:
+            raise ConfigError(
+                f"run.global_batch_size {total} is not a multiple of data.group_size {data.group_size}; "
+                f"use --set data.group_size={math.gcd(total, data.group_size)} or another batch"
+            )
+
+    def check_data(self, recipe: Any, path: Path) -> None:
+        """A prepared folder must fit; recordings must be there."""
+        from recipes.data.shards import is_prepared
+
+        if is_prepared(path):
+            self.prepare(recipe, path)
+            return
+        from recipes.data.audio import AUDIO
+        from recipes.data.media import open_media
+
+        open_media(recipe.data.path, AUDIO, column=recipe.data.column)
+
+    def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
+        """A list of recordings with their lengths."""
+        from recipes.data.speech_folder import prepare_speech
+
+        return prepare_speech(recipe.data, recipe.frontend, out_dir, **options)
+
+    def open_data(self, recipe: Any, prepared: Path) -> "tuple[SpeechDataset, SpeechDataset]":
+        """Both splits."""
+        from recipes.data.loader import EVAL_MASK_SEED
+        from recipes.data.speech import SpeechDataset
+
+        sections = {"frontend": recipe.frontend, "mask": recipe.mask, "data": recipe.data}
+        train = SpeechDataset(prepared, "train", **sections, seed=recipe.run.seed)
+        return train, SpeechDataset(prepared, "valid", **sections, seed=EVAL_MASK_SEED)
+
+    def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
+        """Whole recordings, one by one."""
+        from recipes.data.labelled import labelled_speech
+
+        return labelled_speech(recipe.data, recipe.frontend, path, split, label_column)
+
+    def build_frontend(self, recipe: Any) -> "FrontendBuilder":
+        """Convolutional features with positions."""
+        from model.frontends.speech import SpeechFrontend
+
+        return partial(SpeechFrontend, recipe.frontend)
+
+    def resized(self, recipe: Any, length: int) -> Recipe:
+        """`length` in seconds; recordings of any length fit."""
+        return recipe
+
+    def random_batch(self, recipe: Any, size: int, length: int, rng: "np.random.Generator") -> "Batch":
+        """Noise, masked in equally many frames."""
+        import numpy as np
+
+        from model.masking import span_mask, unmask_to
+        from recipes.data.speech import SpeechExample, collate_speech
+
+        num_samples = length * recipe.data.sample_rate
+        masks = [span_mask(recipe.frontend.tokens_per_sample(num_samples), recipe.mask, rng) for _ in range(size)]
+        fewest = min(int(mask.sum()) for mask in masks)
+        examples = [SpeechExample(rng.standard_normal(num_samples, dtype=np.float32), unmask_to(mask, fewest, rng)) for mask in masks]
+        return collate_speech(examples, recipe.frontend)

@@ -1,0 +1,100 @@
+"""Text: tokens of a sentencepiece vocabulary, masked before they are embedded. Torch-free until a method needs it."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from model.config import TokenMaskConfig
+from model.frontends.config import TextFrontendConfig
+from recipes import text
+from recipes.config import Recipe, TextDataConfig
+from recipes.errors import ConfigError
+from recipes.settings import Kinds
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from model.batch import Batch
+    from model.trunk import FrontendBuilder
+    from recipes.data.labelled import Labelled
+    from recipes.data.text import TextDataset
+
+MASK_TOKENS = 1
+"""`<mask>` is the last symbol of the vocabulary."""
+
+
+class Text:
+    """See Modality."""
+
+    recipes = text.RECIPES
+    kinds: ClassVar[Kinds] = {"frontend": (TextFrontendConfig,), "mask": (TokenMaskConfig,), "data": (TextDataConfig,)}
+    probes = ("cloze", "classify")
+    benchmark_length = 512
+
+    def check(self, recipe: Any) -> None:
+        """Raises: ConfigError where masks leave nothing to read, or positions are fewer than tokens."""
+        mask, frontend, data = recipe.mask, recipe.frontend, recipe.data
+        if mask.leave_unmasked_prob + mask.random_token_prob >= 1 and not mask.loss_on_all_selected:
+            raise ConfigError(
+                f"mask.leave_unmasked_prob {mask.leave_unmasked_prob} + mask.random_token_prob {mask.random_token_prob} leave no <mask> "
+                "for the loss to read; lower one"
+            )
+        if frontend.max_positions < data.sequence_length:
+            raise ConfigError(
+                f"frontend.max_positions {frontend.max_positions} is less than data.sequence_length {data.sequence_length}; "
+                f"use --set frontend.max_positions={data.sequence_length} or a shorter sequence"
+            )
+
+    def check_data(self, recipe: Any, path: Path) -> None:
+        """A prepared folder must fit; raw text must be there."""
+        from recipes.data.prepare import check_fits
+        from recipes.data.shards import is_prepared
+        from recipes.data.source import open_source
+
+        if is_prepared(path):
+            check_fits(path, recipe.data, recipe.frontend)
+        else:
+            open_source(recipe.data)
+
+    def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
+        """Tokenizer, tokens, split and samples."""
+        from recipes.data.prepare import prepare_text
+
+        return prepare_text(recipe.data, recipe.frontend, out_dir, **options)
+
+    def open_data(self, recipe: Any, prepared: Path) -> "tuple[TextDataset, TextDataset]":
+        """Both splits."""
+        from recipes.data.loader import EVAL_MASK_SEED
+        from recipes.data.text import TextDataset
+
+        train = TextDataset(prepared, "train", mask=recipe.mask, seed=recipe.run.seed)
+        return train, TextDataset(prepared, "valid", mask=recipe.mask, seed=EVAL_MASK_SEED)
+
+    def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
+        """Sentences by the run's own tokenizer, padded to the longest of a batch."""
+        from recipes.data.labelled import labelled_text
+
+        return labelled_text(recipe.data, path, split, label_column, prepared / "tokenizer.model")
+
+    def build_frontend(self, recipe: Any) -> "FrontendBuilder":
+        """Embedded tokens."""
+        from model.frontends.text import TextFrontend
+
+        return partial(TextFrontend, recipe.frontend)
+
+    def resized(self, recipe: Any, length: int) -> Recipe:
+        """`length` in tokens."""
+        frontend = replace(recipe.frontend, max_positions=max(length, recipe.frontend.max_positions))
+        return replace(recipe, frontend=frontend, data=replace(recipe.data, sequence_length=length))
+
+    def random_batch(self, recipe: Any, size: int, length: int, rng: "np.random.Generator") -> "Batch":
+        """Uniform tokens without padding."""
+        from model.masking import NUM_SPECIAL_TOKENS, token_mask
+        from recipes.data.text import TextExample, collate_text
+
+        vocab_size, examples = recipe.frontend.vocab_size, []
+        for _ in range(size):
+            clean_T = rng.integers(NUM_SPECIAL_TOKENS, vocab_size - MASK_TOKENS, length)
+            examples.append(TextExample(clean_T, *token_mask(clean_T, recipe.mask, rng, vocab_size=vocab_size)))
+        return collate_text(examples, length)

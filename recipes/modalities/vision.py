@@ -1,0 +1,100 @@
+"""Vision: square images, embedded and masked as patches. Torch-free until a method needs it."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from model.config import BlockMaskConfig
+from model.frontends.config import VisionFrontendConfig
+from recipes import vision
+from recipes.config import Recipe, VisionDataConfig
+from recipes.errors import ConfigError
+from recipes.settings import Kinds
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from model.batch import Batch
+    from model.trunk import FrontendBuilder
+    from recipes.data.labelled import Labelled
+    from recipes.data.vision import VisionDataset
+
+
+class Vision:
+    """See Modality."""
+
+    recipes = vision.RECIPES
+    kinds: ClassVar[Kinds] = {"frontend": (VisionFrontendConfig,), "mask": (BlockMaskConfig,), "data": (VisionDataConfig,)}
+    probes = ("classify",)
+    benchmark_length = 0
+
+    def check(self, recipe: Any) -> None:
+        """Raises: ConfigError where patches do not fill the image, or a mask leaves none to see."""
+        frontend, mask = recipe.frontend, recipe.mask
+        if frontend.image_size % frontend.patch_size or frontend.grid < 2:
+            raise ConfigError(
+                f"frontend.image_size {frontend.image_size} is not 2 or more whole patches of frontend.patch_size {frontend.patch_size}; "
+                f"use --set frontend.image_size={max(2, frontend.grid) * frontend.patch_size}"
+            )
+        if mask.num_patches >= frontend.grid**2:
+            raise ConfigError(
+                f"mask.num_patches {mask.num_patches} of {frontend.grid**2} patches leaves none to see; "
+                f"use --set mask.num_patches={int(0.6 * frontend.grid**2)} or fewer"
+            )
+
+    def check_data(self, recipe: Any, path: Path) -> None:
+        """A prepared folder must fit; images must be there."""
+        from recipes.data.shards import is_prepared
+
+        if is_prepared(path):
+            self.prepare(recipe, path)
+            return
+        from recipes.data.images import IMAGES
+        from recipes.data.media import open_media
+
+        open_media(recipe.data.path, IMAGES, column=recipe.data.column)
+
+    def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
+        """A list of images."""
+        from recipes.data.vision_folder import prepare_vision
+
+        return prepare_vision(recipe.data, out_dir, **options)
+
+    def open_data(self, recipe: Any, prepared: Path) -> "tuple[VisionDataset, VisionDataset]":
+        """Both splits."""
+        from recipes.data.loader import EVAL_MASK_SEED
+        from recipes.data.vision import VisionDataset
+
+        sections = {"frontend": recipe.frontend, "mask": recipe.mask, "data": recipe.data}
+        train = VisionDataset(prepared, "train", **sections, seed=recipe.run.seed)
+        return train, VisionDataset(prepared, "valid", **sections, seed=EVAL_MASK_SEED)
+
+    def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
+        """Central views."""
+        from recipes.data.labelled import labelled_images
+
+        return labelled_images(recipe.data, recipe.frontend, path, split, label_column)
+
+    def build_frontend(self, recipe: Any) -> "FrontendBuilder":
+        """Patches behind a CLS vector."""
+        from model.frontends.vision import VisionFrontend
+
+        return partial(VisionFrontend, recipe.frontend)
+
+    def resized(self, recipe: Any, length: int) -> Recipe:
+        """Images have the recipe's size."""
+        if length:
+            raise ConfigError(f"--length {length}: images have the recipe's size; leave it out")
+        return recipe
+
+    def random_batch(self, recipe: Any, size: int, length: int, rng: "np.random.Generator") -> "Batch":
+        """Noise, masked block by block."""
+        import numpy as np
+
+        from model.masking import block_mask
+        from recipes.data.vision import VisionExample, collate_vision
+
+        frontend = recipe.frontend
+        shape = (frontend.num_channels, frontend.image_size, frontend.image_size)
+        masks = [block_mask(frontend.grid, recipe.mask, rng) for _ in range(size)]
+        return collate_vision([VisionExample(rng.standard_normal(shape, dtype=np.float32), mask) for mask in masks])

@@ -1,0 +1,27 @@
+"""The only table of objectives: one line each. One outside of the house is named by `module:Class` in its section's kind."""
+
+from model.dropout import DropoutStream
+from model.parallel import Parallel
+from recipes.config import Recipe
+from recipes.ds_config import EngineConfig
+from recipes.engine.build import EngineBuilder, OptimizerBuilder
+from recipes.objectives.base import Objective
+from recipes.objectives.data2vec import Data2Vec
+from recipes.settings import import_object
+
+OBJECTIVES: dict[str, type[Objective]] = {one.Config.kind: one for one in (Data2Vec,)}
+
+
+def objective_class(kind: str) -> type[Objective]:
+    """The objective of this kind. Raises: ConfigError where there is none."""
+    if kind in OBJECTIVES:
+        return OBJECTIVES[kind]
+    return import_object(kind, "objective.kind", f"one of {', '.join(OBJECTIVES)}")
+
+
+def build_objective(recipe: Recipe, config: EngineConfig, parallel: Parallel, optimizer: OptimizerBuilder | None = None) -> Objective:
+    """The recipe's objective with its engines; `optimizer` replaces the recipe's. A collective."""
+    stream = DropoutStream(recipe.run.seed, parallel.dp_rank, parallel.tp_rank)
+    builder = EngineBuilder(config, recipe.optim, parallel, stream, optimizer)
+    with builder.building():
+        return objective_class(recipe.objective.kind)(recipe, builder)

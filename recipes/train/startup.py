@@ -1,0 +1,224 @@
+"""From nothing to a running state: run dir, data, engines, newest checkpoint, logs, in this order. Every rank takes every step."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.batch import Batch
+from model.parallel import Parallel, init_parallel
+from recipes.checkpoint.layout import Counters, Manifest, newest, read_manifest, step_folder, step_of
+from recipes.checkpoint.restore import load_newest
+from recipes.checkpoint.retention import remove_leftovers
+from recipes.checkpoint.save import CheckpointSaver
+from recipes.cluster.world import World
+from recipes.cluster.world_check import check_run_dir, check_same, check_world
+from recipes.config import Recipe
+from recipes.data.loader import Dataset, UpdateLoader, UpdateOrder, check_enough, eval_batches, rank_share
+from recipes.ds_config import BatchPlan, EngineConfig
+from recipes.errors import ConfigError
+from recipes.modalities.base import Modality
+from recipes.modalities.registry import modality_of
+from recipes.objectives.registry import build_objective, objective_class
+from recipes.plan.size import num_parameters
+from recipes.run_dir.run_dir import RunDir, check_same_data, check_same_recipe
+from recipes.settings import recipe_to_dict
+from recipes.train.bad_items import BadItems
+from recipes.train.metrics import MetricsWriter
+from recipes.train.plot import CURVES, plot_metrics
+from recipes.train.preempt import StopRequest
+from recipes.train.saving import Saving
+from recipes.train.spikes import SpikeStatistic
+from recipes.train.state import TrainData, TrainState
+from recipes.watch import endings
+from recipes.watch.watch import Watch
+
+
+@dataclass
+class StartUp:
+    """What a launch begins with, and what its steps have made so far."""
+
+    recipe: Recipe
+    config: EngineConfig
+    path: Path
+    """The run dir."""
+    facts: dict[str, Any]
+    """Versions and command line, for config.json and every manifest."""
+    world: World
+    stop: StopRequest
+    watch: Watch
+    stack: ExitStack
+    """What is taken is given up when it closes, however the start ends."""
+    run_dir: RunDir | None = None
+    """On rank 0, once it is taken."""
+    began: float = field(default_factory=time.perf_counter)
+
+    @cached_property
+    def modality(self) -> Modality:
+        """The recipe's."""
+        return modality_of(self.recipe.modality, f"recipe {self.recipe.name}")
+
+    def run(self) -> TrainState | None:
+        """All steps; None where the run is finished.
+
+        Raises: ConfigError; Stopped where rank 0 is asked to stop before the data are prepared.
+        """
+        recipe, world = self.recipe, self.world
+        check_world(world, recipe, self.config, self.facts)
+        expected = world.on_rank_zero(self._take_run_dir)
+        if expected.step >= recipe.run.max_steps:
+            world.on_rank_zero(lambda: self._say_finished(expected.step))
+            return None
+        check_run_dir(world, self.path, world.on_rank_zero(lambda: self._own().token))
+        self.watch.start()
+        train_data, heldout = self._open_data(expected.step)
+        parallel = init_parallel(self.config.batch.tp_size, world.device.type)
+        heldout_batches(recipe, heldout, self.config.batch, parallel)  # complains now rather than at the first evaluation
+        loader = build_loader(recipe, train_data, self.config.batch, parallel.dp_rank, first_update=expected.update)
+        data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction))
+        facts = self.facts | {"data_fingerprint": train_data.fingerprint, "deepspeed": self.config.deepspeed}
+        state, manifest = self._build(parallel, data, facts, expected.step)
+        if manifest:
+            state.spikes.load(manifest.facts["spikes"])
+            state.objective.load_state(manifest.facts.get("objective", {}))
+        state.beat("logs")
+        world.on_rank_zero(lambda: self._open_logs(state, facts))
+        return state
+
+    def _own(self) -> RunDir:
+        assert self.run_dir is not None
+        return self.run_dir
+
+    def _take_run_dir(self) -> Counters:
+        """Own the run dir, where the recipe is that of the run; where the run then stands. On rank 0."""
+        with self.stop.interruptible("preparation"):  # a lock of another machine is watched for half a minute
+            self.run_dir = RunDir(self.path)
+        self.stack.callback(self.run_dir.release)
+        self.run_dir.accepted = check_same_recipe(self.path, self.recipe)
+        remove_leftovers(self.path)
+        checkpoint = newest(self.path)
+        counters = read_manifest(checkpoint).counters if checkpoint else Counters()
+        if counters.step < self.recipe.run.max_steps:
+            endings.forget(self.path / endings.FOLDER)  # before any watcher of this launch runs
+            if (self.path / "config.json").exists():
+                self._write_roster()
+        return counters
+
+    def _say_finished(self, step: int) -> None:
+        if not (self.path / CURVES).exists():  # it was killed after its last save
+            plot_metrics(self.path, objective_class(self.recipe.objective.kind).display.panels)
+        name = step_folder(self.path, step).name
+        print(f"{self.path} is finished ({name}); --set run.max_steps=N continues it, another --run-dir starts a new run")
+
+    def _write_roster(self) -> None:
+        with suppress(OSError):  # a full disk: then a rank that ends without a record is not missed
+            endings.write_roster(self.path / endings.FOLDER, self.world.hosts)
+
+    def _open_data(self, step: int) -> tuple[Dataset, Dataset]:
+        """Prepare the data where they are not; the same on every rank, and those of the run."""
+        recipe, world = self.recipe, self.world
+        with self.watch.paused("prepare"):
+            prepared = world.on_rank_zero(self._prepare)
+        self.watch.beat(step, "data set")
+        train_data, heldout = world.on_all_ranks(lambda: self.modality.open_data(recipe, prepared))
+        check_same(world, {"the data's fingerprint": train_data.fingerprint})
+        world.on_rank_zero(lambda: self._own().accepted.update(check_same_data(self.path, recipe, train_data.fingerprint)))
+        return train_data, heldout
+
+    def _prepare(self) -> Path:
+        """The prepared data, found or made. Data that cannot fill one batch leave nothing behind. On rank 0."""
+        folder = self.path / "prepared"
+        is_new = not folder.exists()
+        with self.stop.interruptible("preparation"):
+            prepared = self.modality.prepare(self.recipe, folder, progress=True, log=print)
+        try:
+            check_enough(self.modality.open_data(self.recipe, prepared)[0], self.recipe.run.global_batch_size)
+        except ConfigError:
+            if is_new:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return prepared
+
+    def _build(self, parallel: Parallel, data: TrainData, facts: dict[str, Any], step: int) -> tuple[TrainState, Manifest | None]:
+        """Engines with the newest checkpoint in them, and what saves them."""
+        recipe, world, run_dir = self.recipe, self.world, self.run_dir
+        torch.use_deterministic_algorithms(recipe.run.deterministic)
+        self.watch.beat(step, "engines")
+        objective = build_objective(recipe, self.config, parallel)
+        self.watch.beat(step, "load")
+        manifest = load_newest(self.path, objective, world, self._report_damage, alive=self.watch.alive)
+        counters = manifest.counters if manifest else Counters()
+        saver = CheckpointSaver(self.path, objective, world, recipe.checkpoint, run_dir.check if run_dir else None)
+        saving, spikes = Saving(saver, recipe, facts, counters.step, run_dir), SpikeStatistic(recipe.guard)
+        state = TrainState(recipe, self.config, world, objective, data, counters, saving, spikes, self.stop, self.watch)
+        return state, manifest
+
+    def _report_damage(self, folder: Path, reason: str) -> None:
+        if self.run_dir:
+            self.run_dir.event("fallback", step=step_of(folder), checkpoint=folder.name, reason=reason)
+            self.run_dir.warn(f"checkpoint {folder.name} is not loaded, trying the one before it: {reason}")
+
+    def _open_logs(self, state: TrainState, facts: dict[str, Any]) -> None:
+        recipe, batch, run_dir = self.recipe, self.config.batch, self._own()
+        seconds = time.perf_counter() - self.began
+        content = {"recipe": recipe_to_dict(recipe), "deepspeed_config": self.config.path, **facts}
+        topology = {"world_size": batch.world_size, "tp_size": batch.tp_size}
+        run_dir.save_config(content | topology)
+        self._write_roster()  # now there is a run
+        lines, lost_steps, lost_seconds = run_dir.open_metrics(state.step)
+        state.writer = MetricsWriter(lines, recipe, state.objective.display, run_dir.path, device=state.device, first_step=state.step)
+        lost = {"lost_steps": lost_steps, "lost_seconds": lost_seconds, "last_seen": run_dir.last_seen}
+        run_dir.event("resume" if state.step else "start", step=state.step, setup_seconds=seconds, **topology, **lost)
+        if run_dir.taken_from:
+            run_dir.event("takeover", step=state.step, owner=run_dir.taken_from)
+        if run_dir.accepted:
+            run_dir.event("change", step=state.step, fields=run_dir.accepted)
+        for line in start_block(state, seconds):
+            state.writer.say(line)
+
+
+def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel: Parallel) -> Iterator[Batch]:
+    """This rank's share of the held-out samples. Raises: ConfigError where there are fewer than ranks."""
+    return eval_batches(
+        heldout,
+        max_samples=recipe.run.eval_samples,
+        micro_batch_size=batch.micro_batch_size,
+        group_size=recipe.data.group_size,
+        dp_rank=parallel.dp_rank,
+        dp_size=parallel.dp_size,
+    )
+
+
+def build_loader(recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: int, *, first_update: int = 0) -> UpdateLoader:
+    """This rank's loader; its worker processes start at once and read while the engines are built."""
+    run, data = recipe.run, recipe.data
+    return UpdateLoader(
+        dataset,
+        UpdateOrder(dataset, seed=run.seed, global_batch_size=run.global_batch_size, group_size=data.group_size),
+        share=rank_share(run.global_batch_size, dp_rank, batch.dp_size),
+        micro_batch_size=batch.micro_batch_size,
+        num_workers=data.num_workers,
+        first_update=first_update,
+    )
+
+
+def start_block(state: TrainState, seconds: float) -> list[str]:
+    """What, where, how big: the first lines on the terminal."""
+    recipe, batch, run_dir = state.recipe, state.config.batch, state.run_dir
+    assert run_dir is not None
+    return [
+        f"{recipe.name}: {num_parameters(recipe):,} parameters, {state.config.precision}, {state.config.path}",
+        f"{batch.world_size} ranks = data-parallel {batch.dp_size} x tensor-parallel {batch.tp_size}; "
+        f"update of {recipe.run.global_batch_size} samples = {batch.dp_size} x micro {batch.micro_batch_size} x accumulation "
+        f"{batch.accumulation_steps}",
+        f"run dir {run_dir.path}, {'resumed at' if state.step else 'from'} step {state.step} to {recipe.run.max_steps}; "
+        f"ready in {seconds:.1f} s",
+        *([f"taken over from {run_dir.taken_from}, which has ended without a word"] if run_dir.taken_from else []),
+        *([f"changed: {', '.join(f'{key} {old} -> {new}' for key, (old, new) in run_dir.accepted.items())}"] if run_dir.accepted else []),
+    ]

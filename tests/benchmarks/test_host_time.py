@@ -1,0 +1,28 @@
+"""The benchmark counts what the real engines do on many ranks, which one process imagines."""
+
+import json
+import sys
+from pathlib import Path
+
+from tests.distributed import run_command
+
+ROOT = Path(__file__).parents[2]
+COMMAND = [sys.executable, "benchmarks/host_time.py", "--deepspeed_config", "ds_configs/zero3_bf16.json"]
+
+
+def test_phases_are_disjoint_and_collectives_are_counted_by_kind_with_their_bytes() -> None:
+    done = run_command([*COMMAND, "--recipe", "text_tiny", "--world", "8", "--micro-batches", "2", "--json"], cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout.splitlines()[-1])
+    phases = {"student_forward", "teacher_forward", "backward", "count micro-batch", "gradient norm", "optimizer", "after step"}
+    total = seen["host_milliseconds"].pop("total")
+    assert set(seen["host_milliseconds"]) == phases == set(seen["collectives"])
+    assert sum(seen["host_milliseconds"].values()) == total and seen["host_over_plain"] == total / seen["plain_milliseconds"] > 1
+    assert seen["collectives"]["teacher_forward"]["all_gather_into_tensor"] >= 2, "once for each micro-batch"
+    assert seen["collectives"]["backward"]["reduce_scatter_tensor megabytes"] > 0
+    assert seen["collectives"]["after step"] == {}, "the EMA touches local memory only"
+
+
+def test_a_world_of_nobody_is_one_line() -> None:
+    done = run_command([*COMMAND, "--world", "0"], cwd=ROOT, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("error: --world 0") and done.stderr.count("\n") == 1

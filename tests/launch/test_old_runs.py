@@ -1,0 +1,90 @@
+"""Run dirs that an older release wrote (tests/old_runs/): the present commands resume, probe and inspect them, with the same bits."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launching import PRETRAIN, PROBE, ROOT, launch, read_jsonl, refused
+
+CONVERT = ROOT / "launch" / "convert.py"
+OLD_RUNS = ROOT / "tests" / "old_runs"
+WRITTEN_AT = "/OLD"
+"""What stands in prepared.json for the folder that the old release worked in."""
+ANY_CPU = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
+"""torch takes other kernels on other processors, which round otherwise. These are the ones that all processors have."""
+MODALITY = pytest.mark.parametrize("modality", PRETRAIN)
+
+
+@dataclass(frozen=True)
+class OldRun:
+    """A copy of one: `run`, the `data` it was trained on, and what the old release made of it."""
+
+    modality: str
+    folder: Path
+    expected: dict[str, Any]
+
+    def launch(self, script: Path, *args: object, **kwargs: Any):  # type: ignore[no-untyped-def]
+        """A command in its folder, on any processor's kernels."""
+        return launch(script, args, self.folder, env=ANY_CPU, **kwargs)
+
+    def resume(self, steps: int):  # type: ignore[no-untyped-def]
+        """The pre-training command of the old run, up to this step."""
+        numbers = self.expected["settings"] | {"run.max_steps": steps}
+        settings = [part for name, value in numbers.items() for part in ("--set", f"{name}={value}")]
+        config = ROOT / "ds_configs" / "zero3_cpu.json"
+        return self.launch(PRETRAIN[self.modality], "--deepspeed_config", config, "--data", "data", "--run-dir", "run", *settings)
+
+
+def copy_of(modality: str, folder: Path) -> OldRun:
+    """The modality's old run, as if it had been made in this folder."""
+    shutil.copytree(OLD_RUNS / modality, folder, dirs_exist_ok=True)
+    prepared = folder / "run" / "prepared" / "prepared.json"
+    prepared.write_text(prepared.read_text().replace(WRITTEN_AT, str(folder)))
+    return OldRun(modality, folder, json.loads((folder / "expected.json").read_text()))
+
+
+@MODALITY
+def test_an_old_run_goes_on_with_the_bits_of_the_old_release(modality: str, tmp_path: Path) -> None:
+    old = copy_of(modality, tmp_path)
+    rows, events = (read_jsonl(tmp_path / "run" / name) for name in ("metrics.jsonl", "events.jsonl"))
+    done = old.resume(steps=24)
+    assert (done.returncode, done.stderr) == (0, "")
+    now = read_jsonl(tmp_path / "run" / "metrics.jsonl")
+    assert now[:20] == rows
+    assert [{key: row.get(key, "no such key") for key in wanted} for row, wanted in zip(now[20:], old.expected["rows"], strict=True)] == (
+        old.expected["rows"]
+    )
+    kinds = [event["event"] for event in read_jsonl(tmp_path / "run" / "events.jsonl")[len(events) :]]
+    assert kinds == ["resume", "save", "stop"], "no change, no damage, no spike"
+
+
+@MODALITY
+def test_an_old_run_is_probed_with_the_numbers_of_the_old_release(modality: str, tmp_path: Path) -> None:
+    old = copy_of(modality, tmp_path)
+    done = old.launch(PROBE, "--from", "run", "--task", old.expected["task"])
+    assert (done.returncode, done.stderr) == (0, "")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {key: results.get(key) for key in old.expected["probe"]} == old.expected["probe"]
+
+
+@MODALITY
+def test_the_checkpoint_of_an_old_run_is_inspected_and_whole(modality: str, tmp_path: Path) -> None:
+    done = copy_of(modality, tmp_path).launch(CONVERT, "inspect", "run", "--verify")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\nstep 20, update 20 (0 skipped), 160 samples, " in done.stdout and ", commit f5c6c6f85903; " in done.stdout
+
+
+def test_a_setting_that_an_old_run_did_not_know_counts_as_the_default_of_its_class(tmp_path: Path) -> None:
+    """Not as the default of the recipe. EncoderConfig has 12 layers, text_tiny 3, this run 1. A key that is newer than a run
+    is absent from its config.json, and its class's default is what the older release did."""
+    old = copy_of("text", tmp_path)
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    assert config["recipe"]["model"].pop("num_layers") == 1
+    path.write_text(json.dumps(config, indent=2) + "\n")
+    refused(old.resume(steps=24), r"\(1 differ: model\.num_layers 12 -> 1\)")
+    assert len(read_jsonl(tmp_path / "run" / "metrics.jsonl")) == 20

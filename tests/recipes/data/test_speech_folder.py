@@ -1,0 +1,32 @@
+"""Which recordings a recipe uses, before anything is read. What is prepared is in test_media_folder.py and test_speech.py."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from model.frontends.config import SpeechFrontendConfig
+from recipes.config import SpeechDataConfig
+from recipes.data.speech_folder import longest_samples, prepare_speech, shortest_samples
+from recipes.errors import ConfigError
+from tests.recipes.data.recordings import FRONTEND, clips_config, write_recordings
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> SpeechDataConfig:
+    """Five recordings."""
+    return clips_config(write_recordings(tmp_path / "clips", [800, 900, 1000, 1100, 1200]))
+
+
+def test_impossible_lengths_and_rates_are_refused(clips: SpeechDataConfig, tmp_path: Path) -> None:
+    for wrong in ({"sample_rate": 0}, {"min_seconds": 0.2}, {"min_seconds": -1.0}, {"min_seconds": 0.0, "max_seconds": 0.001}):
+        with pytest.raises(ConfigError, match=r"data\.(sample_rate|min_seconds) "):
+            prepare_speech(replace(clips, **wrong), FRONTEND, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_shortest_recording_gives_a_frame_and_the_longest_is_cut_to_whole_samples() -> None:
+    data, published = SpeechDataConfig(), SpeechFrontendConfig()
+    assert (shortest_samples(data, published), longest_samples(data)) == (32_000, 320_000)
+    assert shortest_samples(replace(data, min_seconds=0.001), published) == published.receptive_field == 400
+    assert longest_samples(replace(data, max_seconds=0.10001)) == 1600

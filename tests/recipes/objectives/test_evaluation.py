@@ -1,0 +1,50 @@
+"""Held-out evaluation: same numbers on any number of ranks, no trace left in the training."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.ds_config import load_ds_config, resolve
+from recipes.settings import apply_overrides
+from recipes.text import text_tiny
+from tests.distributed import run_distributed
+
+ROOT = Path(__file__).parents[3]
+DROPOUTS = ("model.hidden_dropout=0.4", "model.attention_dropout=0.4", "model.activation_dropout=0.4", "model.block.layerdrop=0.5")
+
+
+def evaluate_fresh(prepared: Path, world_size: int, samples: int, settings: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Monitors of the untrained text_tiny."""
+    from model.parallel import init_parallel
+    from recipes.modalities.registry import MODALITIES
+    from recipes.objectives.registry import build_objective
+    from recipes.train.startup import heldout_batches
+
+    recipe = apply_overrides(text_tiny(), [f"run.eval_samples={samples}", *settings])
+    content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | {"train_micro_batch_size_per_gpu": 4}
+    config = resolve(recipe, content, "test", world_size)
+    objective = build_objective(recipe, config, init_parallel(1, "cpu"))
+    _, heldout = MODALITIES["text"].open_data(recipe, prepared)
+    heard: list[int] = []
+    batches = heldout_batches(recipe, heldout, config.batch, objective.parallel)
+    metrics = objective.evaluate(batches, heard.append)
+    assert heard == list(range(samples // world_size // 4)), "a sign of life per micro-batch, equally many on every rank"
+    assert objective.student.module.training and not objective.teacher.module.training, "modes must be as before"
+    return metrics
+
+
+def test_monitors_do_not_depend_on_the_number_of_ranks(sample_prepared: Path) -> None:
+    alone = run_distributed(evaluate_fresh, 1, sample_prepared, 1, 16)[0]
+    assert set(alone) == {"eval_loss", "explained_variance", "target_rank", "neighbour_correlation", "frontend_std"}
+    for metrics in run_distributed(evaluate_fresh, 2, sample_prepared, 2, 16):
+        assert metrics == pytest.approx(alone, rel=1e-5)
+
+
+def test_nothing_is_dropped_in_an_evaluation(sample_prepared: Path) -> None:
+    plain, dropping = (run_distributed(evaluate_fresh, 1, sample_prepared, 1, 16, settings)[0] for settings in ((), DROPOUTS))
+    assert dropping == plain
+
+
+def test_nothing_held_out_gives_no_monitors(sample_prepared: Path) -> None:
+    assert run_distributed(evaluate_fresh, 1, sample_prepared, 1, 0)[0] == {}

@@ -1,0 +1,77 @@
+"""Which objective a kind names, and what it is built with; one from outside of the house is found by its module."""
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import pytest
+
+from recipes import config
+from recipes.config import ObjectiveConfig
+from recipes.errors import ConfigError
+from recipes.objectives.data2vec import Data2Vec
+from recipes.objectives.registry import OBJECTIVES, objective_class
+from tests.distributed import run_distributed
+from tests.recipes.engine.test_build import resolved
+
+OUTSIDE = "tests.recipes.objectives.test_registry:Outside"
+
+
+class OutsideConfig(ObjectiveConfig):
+    """The section of Outside."""
+
+    kind: ClassVar[str] = OUTSIDE
+
+
+class Outside:
+    """An objective that only says what it was built with."""
+
+    Config = OutsideConfig
+
+    def __init__(self, recipe: Any, builder: Any) -> None:
+        stream = builder.stream
+        self.seen = (recipe.run.seed, (stream.seed, stream.dp_rank, stream.tp_rank), builder.optimizer, builder.optim == recipe.optim)
+
+
+def test_the_table_has_the_sections_that_recipes_may_have() -> None:
+    assert {kind: one.Config for kind, one in OBJECTIVES.items()} == config.OBJECTIVES
+    assert objective_class("data2vec") is Data2Vec
+
+
+def test_one_from_outside_is_imported() -> None:
+    assert objective_class("recipes.objectives.data2vec:Data2Vec") is Data2Vec
+    assert objective_class(OUTSIDE).Config.kind == OUTSIDE
+
+
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        ("jepa", "objective.kind 'jepa' is unknown; it is one of data2vec, or module:Name of one that Python can import"),
+        (":Name", "objective.kind ':Name' is unknown; it is one of data2vec, or module:Name of one that Python can import"),
+        ("nowhere:X", "objective.kind 'nowhere:X' cannot be imported (No module named 'nowhere'); put its folder on PYTHONPATH"),
+        (
+            "recipes.config:X",
+            "objective.kind 'recipes.config:X' cannot be imported (module 'recipes.config' has no attribute 'X'); "
+            "put its folder on PYTHONPATH",
+        ),
+    ],
+)
+def test_an_unknown_kind_is_one_line(kind: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        objective_class(kind)
+    assert str(caught.value) == complaint
+
+
+def build_outside(tp_size: int) -> Any:
+    """What an objective from outside gets."""
+    from model.parallel import init_parallel
+    from recipes.objectives.registry import build_objective
+
+    recipe, engines = resolved(2, tp_size, {}, {}, "run.seed=7")
+    built: Any = build_objective(replace(recipe, objective=OutsideConfig()), engines, init_parallel(tp_size, "cpu"))
+    return built.seen
+
+
+@pytest.mark.parametrize(("tp_size", "places"), [(1, [(0, 0), (1, 0)]), (2, [(0, 0), (0, 1)])])
+def test_it_is_built_with_the_recipe_its_optimizer_and_a_stream_of_the_ranks_place(tp_size: int, places: list[tuple[int, int]]) -> None:
+    expected = [(7, (7, *place), None, True) for place in places]
+    assert run_distributed(build_outside, 2, tp_size) == expected

@@ -1,0 +1,188 @@
+"""How a run starts, as its first lines and its config.json say it; and that each part gets the run's own settings and state."""
+
+import json
+import time
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader
+
+from recipes.checkpoint.layout import newest, read_manifest
+from recipes.data.loader import Position
+from recipes.ds_config import BatchPlan, load_ds_config, resolve
+from recipes.errors import ConfigError
+from recipes.train.startup import build_loader, heldout_batches
+from tests.distributed import run_distributed
+from tests.launching import PRETRAIN_TEXT, ROOT, launch, overrides, tiny_recipe
+from tests.recipes.data.numbers_data import Numbers
+from tests.recipes.train.faulty import DP2, STEPS, Fault, prepare_pictures, recipe_of, run_rank
+
+
+def test_start_says_what_where_and_how_big_and_config_json_keeps_it(tiny_run: Path) -> None:
+    config = json.loads((tiny_run / "config.json").read_text())
+    assert config["recipe"]["model"]["hidden_size"] == 16 and config["deepspeed"]["train_batch_size"] == 8
+    assert config["versions"]["deepspeed"] == metadata.version("deepspeed") and len(config["data_fingerprint"]) >= 16 and config["command"]
+    events = [json.loads(line) for line in (tiny_run / "events.jsonl").read_text().splitlines()]
+    assert [e["event"] for e in events] == ["start", "save", "stop"] and events[-1]["reason"] == "done"
+
+
+def test_a_prepared_folder_elsewhere_is_used_and_not_copied(tiny_prepared: Path, tmp_path: Path) -> None:
+    done = launch(PRETRAIN_TEXT, ["--data", tiny_prepared, "--run-dir", tmp_path / "run", *overrides()], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "data-parallel 1 x tensor-parallel 1" in done.stdout and "parameters, fp32" in done.stdout
+    assert not (tmp_path / "run" / "prepared").exists()
+
+
+def look_at_start(run_dir: Path, prepared: Path, settings: dict[str, object], facts: dict[str, Any]) -> dict[str, Any]:
+    """One rank of a launch into `run_dir`, stopped where training would begin: what start-up has handed to it."""
+    import torch
+
+    from recipes.data.media import BadItem
+    from recipes.data.vision import VisionDataset
+    from recipes.objectives.data2vec import Data2Vec
+    from recipes.train import loop
+
+    recipe, seen, read = recipe_of(prepared, settings), {}, []
+    example = VisionDataset.example
+
+    def noted_example(self: Any, epoch: int, index: int, group: tuple[int, ...]) -> Any:
+        read.append((epoch, index))
+        return example(self, epoch, index, group)
+
+    def look(state: Any) -> int:
+        update, loader = state.counters.update, state.data.loader
+        loaded = loader.batches(update)
+        loader.close()
+        seen["sizes"] = [len(one.batch.inputs) for one in loaded]
+        seen["expected"] = [place[:2] for number in (update, update + 1) for place in loader.positions(number)]
+        seen.update(read=list(read), counters=asdict(state.counters), spikes=state.spikes.state(), stream=state.objective.stream.seed)
+        seen["deterministic"] = torch.are_deterministic_algorithms_enabled()
+        state.saving.finish(state.counters, state.small_states)
+        bad_items = state.data.bad_items
+        for number in range(10):
+            bad_items.note([BadItem(f"{number}.png", "no picture")] if state.world.rank == 0 else [])
+            try:
+                bad_items.agree(state.world.control, lambda item: None)
+            except ConfigError:
+                break
+            seen["allowed_bad"] = number + 1
+        return 0
+
+    VisionDataset.example, loop.train = noted_example, look
+    Data2Vec.load_state = lambda self, values: seen.update(values=values)  # type: ignore[method-assign]
+    content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | DP2.config
+    loop.run(recipe, resolve(recipe, content, "test", 2), run_dir, facts)
+    return seen
+
+
+VALUES = {"centre": [0.5, 2.0]}
+
+
+def run_that_keeps_values(*args: Any) -> dict[str, Any]:
+    """run_rank of an objective with small values of its own."""
+    from recipes.objectives.data2vec import Data2Vec
+
+    Data2Vec.state = lambda self: VALUES  # type: ignore[method-assign]
+    return run_rank(*args)
+
+
+AGAIN: dict[str, object] = {"run__max_steps": 9, "guard__spike_window": 8, "run__deterministic": "true", "data__max_bad_fraction": 0.1}
+FACTS = {"versions": {"torch": "made up"}, "command": ["pretrain_vision.py"]}
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]], list[dict[str, Any]]]:
+    """Run dir, ranks of a run of four applied updates and one that was skipped, ranks of the next launch where training would begin."""
+    folder = tmp_path_factory.mktemp("resumed")
+    prepared, run_dir = prepare_pictures(folder), folder / "run"
+    first = AGAIN | {"run__max_steps": STEPS}
+    ended = run_distributed(run_that_keeps_values, 2, run_dir, prepared, DP2, Fault("input", 1), {}, first, timeout=120)
+    return run_dir, ended, run_distributed(look_at_start, 2, run_dir, prepared, AGAIN, FACTS, timeout=120)
+
+
+def test_a_resumed_run_has_the_counters_the_spike_window_the_seed_and_the_objectives_values_of_the_run(resumed: Any) -> None:
+    _, ended, ranks = resumed
+    rows = ended[0]["metrics"]
+    for seen in ranks:
+        assert seen["counters"] == {"step": STEPS, "update": STEPS + 1, "samples": 8 * (STEPS + 1), "tokens": rows[-1]["tokens"]}
+        assert seen["spikes"]["loss"] == pytest.approx([row["loss"] for row in rows], rel=1e-6)
+        assert seen["spikes"]["grad_norm"] == pytest.approx([row["grad_norm"] for row in rows], rel=1e-5)
+        assert (seen["stream"], seen["deterministic"], seen["values"]) == (1, True, VALUES)
+
+
+def test_it_reads_each_ranks_share_of_the_next_updates_and_nothing_before(resumed: Any) -> None:
+    """Eight samples an update: two micro-batches of two on each rank, and some of the update after it ahead."""
+    for rank, seen in enumerate(resumed[2]):
+        assert seen["sizes"] == [2, 2]
+        own = [tuple(place) for start in (0, 8) for place in seen["expected"][start + 4 * rank : start + 4 * rank + 4]]
+        assert seen["read"][:4] == own[:4] and seen["read"] == own[: len(seen["read"])]
+
+
+def test_it_does_not_save_again_what_it_came_from_and_allows_its_share_of_bad_items(resumed: Any) -> None:
+    run_dir, ended, ranks = resumed
+    events = [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
+    last = [event["event"] for event in events[len(ended[0]["events"]) :]]
+    assert last == ["resume"]
+    assert all(seen["allowed_bad"] == 3 for seen in ranks), "a tenth of 38 pictures"
+
+
+def test_manifest_and_config_json_say_what_was_run_on_what(resumed: Any) -> None:
+    run_dir, _, _ = resumed
+    config = json.loads((run_dir / "config.json").read_text())
+    manifest = read_manifest(newest(run_dir) or run_dir)
+    assert config["versions"] == FACTS["versions"] and config["command"] == FACTS["command"]
+    assert (config["world_size"], config["tp_size"], config["deepspeed_config"]) == (2, 1, "test")
+    assert manifest.facts["data_fingerprint"] == config["data_fingerprint"] and len(config["data_fingerprint"]) >= 16
+    assert manifest.facts["deepspeed"] == config["deepspeed"] and config["deepspeed"]["train_micro_batch_size_per_gpu"] == 2
+    assert manifest.facts["recipe"] == config["recipe"] | {"run": config["recipe"]["run"] | {"max_steps": STEPS}}
+    assert manifest.facts["loss_scaler"] == {} and abs(manifest.facts["time"] - time.time()) < 3600
+
+
+@pytest.mark.parametrize("size", [8, 4])
+def test_the_order_of_the_data_follows_seed_global_batch_and_groups(size: int) -> None:
+    data = Numbers(64)
+
+    def order(**changes: object) -> list[Position]:
+        recipe = tiny_recipe("speech", **{"run__global_batch_size": size, "data__group_size": 4} | changes)
+        loader = build_loader(recipe, data, BatchPlan(1, 1, 1, 4, size // 4), 0)
+        loader.close()
+        return loader.positions(3)
+
+    positions = order()
+    assert len(positions) == size and {len(position.group) for position in positions} == {4}
+    assert order() == positions != order(run__seed=2)
+    assert {len(position.group) for position in order(data__group_size=2)} == {2}
+
+
+def test_the_loader_decodes_in_as_many_processes_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    class Noted(DataLoader):
+        """torch's, without the processes that it is asked for."""
+
+        def __init__(self, *args: Any, num_workers: int, **options: Any) -> None:
+            made.append(num_workers)
+            for name in ("prefetch_factor", "multiprocessing_context", "worker_init_fn"):
+                options.pop(name, None)
+            super().__init__(*args, num_workers=0, **options)
+
+    monkeypatch.setattr("recipes.data.loader.DataLoader", Noted)
+    build_loader(tiny_recipe("vision", data__num_workers=3), Numbers(16), BatchPlan(1, 1, 1, 8, 1), 0).close()
+    assert made == [3]
+
+
+def test_each_rank_evaluates_its_own_share_in_the_recipes_groups() -> None:
+    recipe, data = tiny_recipe("speech", data__group_size=4, run__eval_samples=16), Numbers(20)
+    plan = BatchPlan(micro_batch_size=4, accumulation_steps=1, world_size=2, tp_size=1, dp_size=2)
+    groups: list[list[tuple[int, int]]] = []
+    for dp_rank in range(2):
+        parallel: Any = SimpleNamespace(dp_rank=dp_rank, dp_size=2)
+        rows = [row for batch in heldout_batches(recipe, data, plan, parallel) for row in batch.inputs.tolist()]
+        groups.append([(row[2], row[3]) for row in rows])
+    spread = [20 * number // 16 for number in range(16)]
+    rows_of_groups = [(min(part), sum(part)) for part in (spread[first : first + 4] for first in (0, 4, 8, 12)) for _ in part]
+    assert groups == [rows_of_groups[:8], rows_of_groups[8:]]

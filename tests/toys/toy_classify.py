@@ -1,0 +1,161 @@
+"""A supervised objective in one file, for tests of the seam: labels, a linear head, no teacher. The front-end is frozen for ever and the
+encoder for the first updates. The label of a text is told by its first token.
+
+Shapes: B batch, S sequence, D hidden, C classes.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.batch import Batch
+from model.config import EncoderConfig
+from model.init import Init, UniformLinear
+from model.trunk import Trunk
+from recipes.config import ObjectiveConfig, Recipe
+from recipes.engine.build import Engine, EngineBuilder
+from recipes.modalities.registry import MODALITIES
+from recipes.objectives.base import Beat, Column, Display, Outcome
+from recipes.text import text_tiny
+
+
+@dataclass(frozen=True)
+class ClassifyConfig(ObjectiveConfig):
+    """Its section of the recipe."""
+
+    kind: ClassVar[str] = "toy_classify:Classify"
+    num_classes: int = 3
+    frozen_steps: int = 5
+    """Updates for which the encoder stays as it is."""
+
+    def num_head_parameters(self, encoder: EncoderConfig) -> int:
+        """The linear head."""
+        return (encoder.hidden_size + 1) * self.num_classes
+
+
+def text_classify() -> Recipe:
+    """text_tiny with labels in place of a teacher."""
+    return replace(text_tiny(), name="text_classify", objective=ClassifyConfig())
+
+
+class Classifier(nn.Module):
+    """Trunk, its output at the first token, linear head."""
+
+    def __init__(self, recipe: Recipe, builder: EngineBuilder) -> None:
+        super().__init__()
+        init, frontend = Init(recipe.run.seed), MODALITIES[recipe.modality].build_frontend(recipe)
+        self.trunk = Trunk(recipe.model, frontend, init.at("trunk"), builder.parallel, builder.stream)
+        self.head = UniformLinear(recipe.model.hidden_size, recipe.objective.num_classes, init.at("head"))  # type: ignore[attr-defined]
+
+    def forward(self, batch: Batch, trains_encoder: bool) -> Tensor:
+        """Logits (B, C)."""
+        padding_BS, num_layers = batch.clean_padding_mask_BS, len(self.trunk.encoder.layers)
+        with torch.no_grad():
+            front = self.trunk.frontend(batch.clean_inputs, None, padding_BS)
+        with torch.set_grad_enabled(trains_encoder and torch.is_grad_enabled()):
+            x_BSD, _ = self.trunk.encoder(front.x_BSD, padding_BS, front.bias_LHSS, num_layers)
+        return self.head(x_BSD[:, 1])
+
+
+@dataclass(frozen=True)
+class ClassifyOutcome(Outcome):
+    """One micro-batch."""
+
+    num_right: Tensor
+
+
+class ClassifyStatistics:
+    """Loss and accuracy of an update."""
+
+    def __init__(self) -> None:
+        self._sums: Tensor | float = 0.0
+
+    def add(self, outcome: ClassifyOutcome) -> None:
+        """Take in one micro-batch."""
+        self._sums = self._sums + torch.stack([outcome.loss.detach().double(), outcome.num_right.double()])
+
+    def reduce(self, group: dist.ProcessGroup, total: int, tokens: int) -> dict[str, float]:
+        """Over all ranks."""
+        assert isinstance(self._sums, Tensor)
+        dist.all_reduce(self._sums, group=group)
+        loss, num_right = (self._sums / total).tolist()
+        return {"loss": loss, "accuracy": num_right}
+
+
+class Classify:
+    """See recipes/objectives/base.py."""
+
+    Config: ClassVar[type[ObjectiveConfig]] = ClassifyConfig
+    display: ClassVar[Display] = Display(
+        (Column("loss", "loss", ".4f"), Column("accuracy", "accuracy", ".2f")),
+        (Column("eval_accuracy", "eval_accuracy", ".2f"),),
+        {"loss": ("loss",), "accuracy": ("accuracy", "eval_accuracy")},
+    )
+
+    def __init__(self, recipe: Recipe, builder: EngineBuilder) -> None:
+        self._config: Any = recipe.objective
+        self.parallel, self.stream, self._steps_done = builder.parallel, builder.stream, 0
+        frozen = {"trunk.frontend.": None, "trunk.encoder.": self._config.frozen_steps}
+        self.student: Engine = builder.trained(partial(Classifier, recipe, builder), frozen)
+
+    def count(self, batch: Batch) -> int:
+        """Labels."""
+        return len(batch.inputs)
+
+    def forward(self, batch: Batch, total: int) -> ClassifyOutcome:
+        """Cross entropy."""
+        logits_BC = self.student(batch, self._steps_done >= self._config.frozen_steps).float()
+        labels_B = batch.clean_inputs[:, 1] % self._config.num_classes
+        return ClassifyOutcome(F.cross_entropy(logits_BC, labels_B, reduction="sum"), (logits_BC.argmax(1) == labels_B).sum())
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Count."""
+        self._steps_done = step
+        return {}
+
+    def shards(self) -> dict[str, dict[str, Tensor]]:
+        """Nothing beside the student."""
+        return {}
+
+    def after_load(self) -> None:
+        """Nothing follows the student."""
+
+    def restart(self) -> None:
+        """Nothing follows the student."""
+
+    def state(self) -> dict[str, Any]:
+        """What tells whether the encoder is frozen."""
+        return {"steps_done": self._steps_done}
+
+    def load_state(self, values: dict[str, Any]) -> None:
+        """The inverse."""
+        self._steps_done = values["steps_done"]
+
+    def statistics(self) -> ClassifyStatistics:
+        """Empty ones."""
+        return ClassifyStatistics()
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[Batch], beat: Beat) -> dict[str, float]:
+        """Accuracy on held-out texts."""
+        self.student.eval()
+        sums = torch.zeros(2, dtype=torch.float64)
+        for number, batch in enumerate(batches):
+            beat(number)
+            sums += torch.tensor([float(self.forward(batch, 1).num_right), self.count(batch)])
+        self.student.train()
+        dist.all_reduce(sums, group=self.parallel.dp_group)
+        return {"eval_accuracy": float(sums[0] / sums[1])} if sums[1] else {}
+
+    def check(self, metrics: Mapping[str, Any]) -> None:
+        """Nothing can collapse."""
+
+    def nothing_counted(self, update: int, samples: int) -> str:
+        """Every text has a label."""
+        return f"update {update} of {samples} samples has no label"
