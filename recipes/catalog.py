@@ -25,6 +25,8 @@ def find_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]]) -> Calla
     if name in recipes:
         return recipes[name]
     file, _, function = name.rpartition(":")
+    if name.endswith(".py"):
+        raise ConfigError(f"--recipe {name}: no function in it; name FILE.py:FUNCTION")
     if not file.endswith(".py"):
         raise ConfigError(f"--recipe {name}: unknown; there are {', '.join(recipes)}, or FILE.py:FUNCTION for one of your own")
     path = Path(file).expanduser().resolve()
@@ -34,11 +36,14 @@ def find_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]]) -> Calla
         raise ConfigError(f"--recipe {name}: Python imports no file with a dot in its name; give {path.name} another one")
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
-    module = importlib.import_module(path.stem)
+    try:
+        module = importlib.import_module(path.stem)
+    except (ImportError, SyntaxError) as error:
+        raise ConfigError(f"--recipe {name}: {path.name} cannot be imported ({error}); correct it") from None
     found = getattr(module, "__file__", None) or "built-in"
     if Path(found).resolve() != path:
         raise ConfigError(f"--recipe {name}: Python has another module {path.stem} ({found}); give the file another name")
     build = getattr(module, function, None)
     if not callable(build):
-        raise ConfigError(f"--recipe {name}: {path.name} has no function {function}; name FILE.py:FUNCTION")
+        raise ConfigError(f"--recipe {name}: {path.name} has no function {function!r}; name FILE.py:FUNCTION")
     return build

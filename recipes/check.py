@@ -10,12 +10,15 @@ from recipes.catalog import find_recipe
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.modalities.registry import modality_of
-from recipes.settings import apply_overrides, check_bounds
+from recipes.settings import apply_overrides, check_bounds, objective_config
 
 
 def resolve_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]], overrides: list[str], data: str | None) -> Recipe:
     """The named recipe with overrides applied and checked. Raises: ConfigError."""
-    recipe = apply_overrides(find_recipe(name, recipes)(), overrides)
+    recipe = find_recipe(name, recipes)()
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"--recipe {name}: returned {type(recipe).__name__}, not a Recipe")
+    recipe = apply_overrides(recipe, overrides)
     if data is not None:
         recipe = replace(recipe, data=replace(recipe.data, path=data))  # type: ignore[call-arg]
     check_recipe(recipe)
@@ -27,6 +30,9 @@ def check_recipe(recipe: Recipe) -> None:
     modality = modality_of(recipe.modality, f"recipe {recipe.name}")
     check_bounds(recipe)
     _check_model(recipe)
+    kind, own = recipe.objective.kind, type(recipe.objective)
+    if not issubclass(own, objective_config(kind, f"recipe {recipe.name}")):
+        raise ConfigError(f"recipe {recipe.name}: objective.kind {kind!r} names another section than {own.__name__}")
     recipe.objective.check(recipe)
     _check_optim(recipe)
     modality.check(recipe)

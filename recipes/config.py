@@ -190,7 +190,7 @@ class RunConfig:
     log_steps: Annotated[int, at_least(1)] = 100
     save_steps: Annotated[int, at_least(1)] = 5_000
     eval_steps: Annotated[int, at_least(1)] = 5_000
-    eval_samples: Annotated[int, at_least(1)] = 1_024
+    eval_samples: Annotated[int, at_least(0)] = 1_024
     """Held-out samples per evaluation, at most."""
     deterministic: bool = False
     """Ask torch for deterministic kernels (CUDA; CPU runs repeat bit for bit anyway)."""

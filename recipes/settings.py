@@ -58,6 +58,8 @@ def _settable(section: Any, prefix: str = "") -> list[str]:
 
 
 def _unknown(recipe: Recipe, name: str) -> str:
+    if name.endswith(".kind"):
+        return f"--set {name}: the kind of a section is the recipe's; name another --recipe"
     near = difflib.get_close_matches(name, _settable(recipe), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "--dry-run prints every key"
     return f"--set {name}: recipe {recipe.name} has no such key; {hint}"
@@ -106,8 +108,9 @@ def bounded_names(recipe: Recipe) -> list[str]:
 
 
 def _bounded(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Bounds]]:
-    for name, hint in get_type_hints(type(section), include_extras=True).items():
-        value = getattr(section, name)
+    hints = get_type_hints(type(section), include_extras=True)
+    for name in (item.name for item in fields(section)):
+        hint, value = hints[name], getattr(section, name)
         if is_dataclass(value):
             yield from _bounded(value, f"{prefix}{name}.")
         elif get_origin(hint) is Annotated:
@@ -173,7 +176,10 @@ def _class_of(name: str, stored: Mapping[str, Any], known: Sequence[type], write
     found = next((one for one in known if kind is None or getattr(one, "kind", None) == kind), None)
     if found is None:
         there = ", ".join(getattr(one, "kind", "none") for one in known)
-        raise ConfigError(f"{writer}: {name}.kind {kind!r} is unknown for its modality, which has {there}; use the release that wrote it")
+        raise ConfigError(
+            f"{writer}: {name}.kind {kind!r} is unknown for its modality, which has {there}; restore the file or use the release that "
+            "wrote it"
+        )
     return found
 
 
@@ -181,11 +187,17 @@ def objective_config(kind: str, writer: str = "config.json") -> type[ObjectiveCo
     """The section of an objective, of the house or `module:Class`. Raises: ConfigError where there is none."""
     if kind in OBJECTIVES:
         return OBJECTIVES[kind]
-    found = import_object(kind, f"{writer}: objective.kind", f"a kind of this release ({', '.join(OBJECTIVES)})")
+    return import_objective(kind, f"{writer}: objective.kind").Config
+
+
+def import_objective(kind: str, where: str) -> Any:
+    """The objective outside of the house that `module:Class` names. Raises: ConfigError where there is none; its line begins with
+    `where`."""
+    found = import_object(kind, where, f"one of {', '.join(OBJECTIVES)}")
     config = getattr(found, "Config", None)
     if not (isinstance(config, type) and issubclass(config, ObjectiveConfig)):
-        raise ConfigError(f"{writer}: objective.kind {kind!r} is no objective: it has no Config, which is its section of the recipe")
-    return config
+        raise ConfigError(f"{where} {kind!r} is no objective: it has no Config, which is its section of the recipe")
+    return found
 
 
 def import_object(name: str, where: str, otherwise: str) -> Any:
@@ -229,8 +241,9 @@ def _typed(value: Any, hint: Any, name: str, writer: str) -> Any:
             return tuple(_typed(item, args[0], name, writer) for item in value)
     elif origin is Literal and value in args:
         return value
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value
     raise ConfigError(f"{writer}: {name} is {value!r}, which is no value of that setting; restore the file from a copy")

@@ -2,7 +2,7 @@
 
 
 class Clock:
-    """Stands for the module `time` in one module under test: monkeypatch.setattr(meeting, "time", Clock())."""
+    """Stands for the module `time` in one module under test: monkeypatch.setattr(rendezvous, "time", Clock())."""
 
     def __init__(self, now: float = 1000.0) -> None:
         self.now = now

@@ -41,9 +41,7 @@ def planted_in(root: Path, path: Path) -> list[Planted]:
     """
     folder = path.parent.relative_to(root / "tests")
     return [
-        _planted(root, folder / f"{module}.py", entry)
-        for module, entries in tomllib.loads(path.read_text()).items()
-        for entry in entries
+        _planted(root, folder / f"{module}.py", entry) for module, entries in tomllib.loads(path.read_text()).items() for entry in entries
     ]
 
 

@@ -73,7 +73,7 @@ FINE = [
     ("recipes/train/preempt.py", "signal.pthread_sigmask(previous_mask)"),
     ("model/parallel.py", "from megatron.core import parallel_state"),
     ("recipes/train/metrics.py", "def f(modality):\n    '''Doc.'''\n    import wandb\n    return TABLE[modality]"),
-    ("launch/pretrain_text.py", "import sys\nfrom recipes.train import pretrain"),
+    ("launch/pretrain_text.py", "import sys\nfrom recipes.train import loop"),
     ("recipes/finetune/a.py", "import transformers\nif recipe.modality == 'text':\n    pass"),
     ("tests/test_a.py", "import deepspeed, wandb\ndef test_f(a, b, c, d, e, f, g):\n    pass"),
     ("model/a.py", "def f(a, b, c, d, e, f, *, g, h):\n    '''Doc\n" + "\n" * 60 + "    '''\n"),

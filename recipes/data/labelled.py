@@ -57,9 +57,7 @@ def labelled_text(data: TextDataConfig, path: str | None, split: str, label_colu
     return Labelled([str(label) for label in rows[label_column]], read, partial(collate_text, always_padded=True))
 
 
-def labelled_speech(
-    data: SpeechDataConfig, frontend: SpeechFrontendConfig, path: str | None, split: str, label_column: str
-) -> Labelled:
+def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
     """Whole recordings, one at a time: padding shows in the published positions, and in the statistics of a norm over time.
 
     Raises: ConfigError, MissingSplit.
@@ -74,9 +72,7 @@ def labelled_speech(
     return Labelled(_labels(media), read, partial(collate_speech, frontend=frontend), batch_size=1)
 
 
-def labelled_images(
-    data: VisionDataConfig, frontend: VisionFrontendConfig, path: str | None, split: str, label_column: str
-) -> Labelled:
+def labelled_images(data: VisionDataConfig, frontend: VisionFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
     """Central views. Raises: ConfigError, MissingSplit."""
     media = _open(path, IMAGES, data.column, split, label_column)
 

@@ -51,4 +51,5 @@ def shortest_samples(data: SpeechDataConfig, frontend: SpeechFrontendConfig) -> 
 
 
 def longest_samples(data: SpeechDataConfig) -> int:
+    """Samples of the longest crop."""
     return math.floor(data.max_seconds * data.sample_rate)

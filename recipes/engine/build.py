@@ -22,7 +22,7 @@ Engine: TypeAlias = deepspeed.DeepSpeedEngine
 MakeModule = Callable[[], nn.Module]
 OptimizerBuilder = Callable[[nn.Module], torch.optim.Optimizer]
 Frozen = Mapping[str, int | None]
-"""Beginning of parameter names -> optimizer steps for which they stay as they are; None: for ever. Such parameters must be run under
+"""Prefix of parameter names -> optimizer steps for which they stay as they are; None: for ever. Such parameters must be run under
 no_grad for as long."""
 
 

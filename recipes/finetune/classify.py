@@ -22,7 +22,7 @@ from recipes.errors import ConfigError, MissingSplit
 from recipes.finetune.neighbours import best_neighbours
 from recipes.finetune.ridge import Score, Split, best_ridge
 from recipes.finetune.trunk import Source, build_trunk, load_trunk
-from recipes.modalities.registry import MODALITIES
+from recipes.modalities.registry import modality_of
 
 TEST_SPLITS = ("test", "valid")
 TEST_SHARE = 0.25
@@ -98,7 +98,7 @@ def open_splits(
     """Examples to fit on, examples to test on (each with their numbers, shuffled once and for all) and the test split's name.
     Where the data have neither test nor validation, a quarter of train is held back."""
     rng = np.random.Generator(np.random.Philox(SEED))
-    modality = MODALITIES[recipe.modality]
+    modality = modality_of(recipe.modality, recipe.name)
     train = modality.open_labelled(recipe, path, "train", label_column, prepared)
     order = rng.permutation(len(train.labels)).tolist()
     for split in TEST_SPLITS:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from recipes.cluster.environment import quiet_libraries, world_from_environment
 from recipes.errors import ConfigError
-from recipes.modalities.registry import MODALITIES
+from recipes.modalities.registry import modality_of
 from recipes.system.durable import write_text_atomically
 
 
@@ -46,7 +46,7 @@ def run_probe(args: argparse.Namespace) -> int:
     from recipes.finetune.trunk import find_source  # seconds of imports
 
     source = find_source(args.source)
-    probes = MODALITIES[source.recipe.modality].probes
+    probes = modality_of(source.recipe.modality, source.recipe.name).probes
     task = args.task or probes[0]
     if task not in probes:
         raise ConfigError(

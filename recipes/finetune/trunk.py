@@ -13,7 +13,7 @@ from recipes.checkpoint.inspect import find_checkpoint
 from recipes.checkpoint.load import CheckpointReader
 from recipes.config import Recipe
 from recipes.errors import ConfigError
-from recipes.modalities.registry import MODALITIES, modality_of
+from recipes.modalities.registry import modality_of
 from recipes.run_dir.run_dir import read_config
 from recipes.settings import recipe_from_dict
 
@@ -49,7 +49,7 @@ def find_source(path: Path) -> Source:
 
 def build_trunk(recipe: Recipe, device: torch.device) -> Trunk:
     """The trunk as the recipe's run starts it (the same random draw), in eval mode."""
-    build_frontend = MODALITIES[recipe.modality].build_frontend(recipe)
+    build_frontend = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
     parallel = init_parallel(1, device.type)
     trunk = Trunk(recipe.model, build_frontend, Init(recipe.run.seed), parallel, DropoutStream())
     return trunk.to(device).eval()

@@ -65,6 +65,8 @@ def consolidate(reader: "CheckpointReader", weights: str, out: Path) -> dict[str
             raise ConfigError(f"--out {out}: exists already and is never overwritten; name another file or remove it")
         with reading(reader.folder):
             shapes = {name: _shape_without_padding(reader.manifest, name) for name in reader.names(KIND_OF[weights])}
+        if not shapes:
+            raise ConfigError(f"{reader.folder}: has no {weights}; its objective has none, take --weights student")
         write_tensors(temporary, shapes, _tensors(reader, KIND_OF[weights], shapes), _metadata(reader.manifest, weights, shapes))
         temporary.rename(out)
         sync(out.parent)

@@ -5,12 +5,15 @@ from recipes.modalities.base import Modality
 from recipes.modalities.speech import Speech
 from recipes.modalities.text import Text
 from recipes.modalities.vision import Vision
+from recipes.settings import import_object
 
 MODALITIES: dict[str, Modality] = {"text": Text(), "speech": Speech(), "vision": Vision()}
 
 
 def modality_of(name: str, where: str) -> Modality:
-    """The modality of this name. Raises: ConfigError, whose line begins with `where`."""
-    if name not in MODALITIES:
-        raise ConfigError(f"{where}: modality {name!r} is not known to this release; it knows {', '.join(MODALITIES)}")
-    return MODALITIES[name]
+    """The modality of this name, or the object that `module:name` names. Raises: ConfigError, whose line begins with `where`."""
+    if name in MODALITIES:
+        return MODALITIES[name]
+    if ":" in name:
+        return import_object(name, f"{where}: modality", f"one of {', '.join(MODALITIES)}")
+    raise ConfigError(f"{where}: modality {name!r} is not known to this release; it knows {', '.join(MODALITIES)}")

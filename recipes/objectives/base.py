@@ -101,7 +101,8 @@ class Objective(Protocol):
         """Empty ones, for one update."""
 
     def evaluate(self, batches: Iterable[Batch], beat: Beat) -> dict[str, float]:
-        """Metrics of held-out micro-batches, {} where there are none; a collective. The student is in training mode afterwards."""
+        """Metrics of held-out micro-batches on this rank's device, {} where there are none; a collective. The student is in training
+        mode afterwards."""
 
     def check(self, metrics: Mapping[str, Any]) -> None:
         """Raises: TrainingBroken where the metrics of a logged step say that nothing is learned any more."""

@@ -55,7 +55,7 @@ class Data2Vec:
         build_frontend = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
         network = (recipe.model, build_frontend, Init(recipe.run.seed), builder.parallel)
         self.student: Engine = builder.trained(partial(Student, *network, builder.stream))
-        self.teacher: Engine = builder.fixed(partial(_teacher, recipe.teacher, *network))
+        self.teacher: Engine = builder.fixed(partial(Teacher, recipe.model, recipe.teacher, *network[1:]))
         self.shadow = build_shadow(self.student, self.teacher, recipe.teacher)
 
     def count(self, batch: Batch) -> int:
@@ -108,7 +108,6 @@ class Data2Vec:
         seen = False
         for number, batch in enumerate(batches):
             beat(number)
-            batch = batch.to(torch.device(self.student.device))
             statistics.add(batch, self.forward(batch, self.count(batch)), captured[0])
             seen = True
         self.student.train()
@@ -140,10 +139,6 @@ def regress(student: Callable[..., Any], teacher: Callable[..., Any], batch: Bat
         target_BSD = teacher(batch, features_BND)
     target_MD = take_masked(target_BSD, batch.masks.masked_index_M)
     return RegressionOutcome(regression_loss(prediction_MD, target_MD, config), prediction_MD, target_MD, target_BSD)
-
-
-def _teacher(config: TeacherConfig, model: Any, *network: Any) -> Teacher:
-    return Teacher(model, config, *network)
 
 
 def build_shadow(student: Engine, teacher: Engine, config: TeacherConfig) -> ShadowWeights:

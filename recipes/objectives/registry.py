@@ -7,7 +7,7 @@ from recipes.ds_config import EngineConfig
 from recipes.engine.build import EngineBuilder, OptimizerBuilder
 from recipes.objectives.base import Objective
 from recipes.objectives.data2vec import Data2Vec
-from recipes.settings import import_object
+from recipes.settings import import_objective
 
 OBJECTIVES: dict[str, type[Objective]] = {one.Config.kind: one for one in (Data2Vec,)}
 
@@ -16,7 +16,7 @@ def objective_class(kind: str) -> type[Objective]:
     """The objective of this kind. Raises: ConfigError where there is none."""
     if kind in OBJECTIVES:
         return OBJECTIVES[kind]
-    return import_object(kind, "objective.kind", f"one of {', '.join(OBJECTIVES)}")
+    return import_objective(kind, "objective.kind")
 
 
 def build_objective(recipe: Recipe, config: EngineConfig, parallel: Parallel, optimizer: OptimizerBuilder | None = None) -> Objective:

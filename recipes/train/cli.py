@@ -46,6 +46,7 @@ def pretrain_main(description: str, recipes: dict[str, Callable[[], Recipe]], de
 
 
 def _run(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> int:
+    quiet_libraries()  # a recipe of the user's may import torch
     try:
         recipe, config = _resolve(args, recipes)
     except ConfigError as error:
@@ -55,7 +56,6 @@ def _run(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> 
         return dry_run(recipe, config, run_dir)
     if is_first_rank() and (note := note_on_idle_nodes(sys.argv)):
         print(note)
-    quiet_libraries()
     from recipes.train import loop  # seconds of imports
 
     return loop.run(recipe, config, run_dir, launch_facts())

@@ -147,7 +147,7 @@ def check_skips(recipe: Recipe, step: int, skipped_in_a_row: int, reason: str) -
 
 def check_finite(metrics: Mapping[str, Any]) -> None:
     """Raises: TrainingBroken where the loss of a logged step is not finite."""
-    if not metrics["loss"] < float("inf"):
+    if not math.isfinite(metrics["loss"]):
         raise TrainingBroken(
             f"loss is {metrics['loss']} at step {metrics['step']}; look at grad_norm and lr in metrics.jsonl, then lower optim.lr "
             "or lengthen optim.warmup_steps"

@@ -75,7 +75,8 @@ def train(state: TrainState) -> int:
         skipped = 0
         if evaluates:
             batches = heldout_batches(state.recipe, state.data.heldout, state.config.batch, state.objective.parallel)
-            metrics.update(state.objective.evaluate(batches, partial(state.beat, "evaluate")))
+            here = (batch.to(state.device) for batch in batches)
+            metrics.update(state.objective.evaluate(here, partial(state.beat, "evaluate")))
             state.data.bad_items.note(state.data.heldout.take_bad())
         state.beat("report")
         if logs:

@@ -40,9 +40,7 @@ class Interval:
 class MetricsWriter:
     """The reporter of rank 0. `write` takes one logged step; timings are means since the step logged before."""
 
-    def __init__(
-        self, lines: JsonLines, recipe: Recipe, display: Display, run_dir: Path, *, device: torch.device, first_step: int
-    ) -> None:
+    def __init__(self, lines: JsonLines, recipe: Recipe, display: Display, run_dir: Path, *, device: torch.device, first_step: int) -> None:
         self._lines, self._recipe, self._display = lines, recipe, display
         self._peak = device_peak_flops(device)
         self._wandb = WandbMirror(recipe, run_dir) if recipe.run.wandb != "off" else None

@@ -19,6 +19,7 @@ def plot_metrics(run_dir: Path, panels: Mapping[str, tuple[str, ...]]) -> Path |
     from matplotlib import pyplot
 
     rows, _ = read_rows(run_dir / "metrics.jsonl")
+    assert len(panels) <= 4
     figure, path = _draw(rows, run_dir.name, panels), run_dir / CURVES
     try:
         figure.savefig(path, dpi=110)

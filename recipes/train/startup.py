@@ -13,7 +13,7 @@ import torch
 
 from model.batch import Batch
 from model.parallel import Parallel, init_parallel
-from recipes.checkpoint.layout import Counters, Manifest, newest, read_manifest, step_folder, step_of
+from recipes.checkpoint.layout import Counters, newest, read_manifest, step_folder, step_of
 from recipes.checkpoint.restore import load_newest
 from recipes.checkpoint.retention import remove_leftovers
 from recipes.checkpoint.save import CheckpointSaver
@@ -83,10 +83,7 @@ class StartUp:
         loader = build_loader(recipe, train_data, self.config.batch, parallel.dp_rank, first_update=expected.update)
         data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction))
         facts = self.facts | {"data_fingerprint": train_data.fingerprint, "deepspeed": self.config.deepspeed}
-        state, manifest = self._build(parallel, data, facts, expected.step)
-        if manifest:
-            state.spikes.load(manifest.facts["spikes"])
-            state.objective.load_state(manifest.facts.get("objective", {}))
+        state = self._build(parallel, data, facts, expected.step)
         state.beat("logs")
         world.on_rank_zero(lambda: self._open_logs(state, facts))
         return state
@@ -145,7 +142,7 @@ class StartUp:
             raise
         return prepared
 
-    def _build(self, parallel: Parallel, data: TrainData, facts: dict[str, Any], step: int) -> tuple[TrainState, Manifest | None]:
+    def _build(self, parallel: Parallel, data: TrainData, facts: dict[str, Any], step: int) -> TrainState:
         """Engines with the newest checkpoint in them, and what saves them."""
         recipe, world, run_dir = self.recipe, self.world, self.run_dir
         torch.use_deterministic_algorithms(recipe.run.deterministic)
@@ -156,8 +153,10 @@ class StartUp:
         counters = manifest.counters if manifest else Counters()
         saver = CheckpointSaver(self.path, objective, world, recipe.checkpoint, run_dir.check if run_dir else None)
         saving, spikes = Saving(saver, recipe, facts, counters.step, run_dir), SpikeStatistic(recipe.guard)
-        state = TrainState(recipe, self.config, world, objective, data, counters, saving, spikes, self.stop, self.watch)
-        return state, manifest
+        if manifest:
+            spikes.load(manifest.facts["spikes"])
+            objective.load_state(manifest.facts.get("objective", {}))
+        return TrainState(recipe, self.config, world, objective, data, counters, saving, spikes, self.stop, self.watch)
 
     def _report_damage(self, folder: Path, reason: str) -> None:
         if self.run_dir:

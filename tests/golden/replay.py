@@ -130,9 +130,7 @@ def compare_state(
         report.compare(f"{label}.{name}", tensor, golden[name])
 
 
-def replay_step(
-    objective: Data2Vec, batch: Batch, report: Report, *, golden: dict[str, Tensor], facts: dict[str, Any]
-) -> None:
+def replay_step(objective: Data2Vec, batch: Batch, report: Report, *, golden: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Forward, backward and (by the caller) SGD of one golden step."""
     step = facts["step"]
     masked = torch.tensor(objective.count(batch))

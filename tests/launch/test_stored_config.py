@@ -62,7 +62,7 @@ def test_a_resume_says_it_too_and_touches_nothing(name: str, tmp_path: Path) -> 
 def test_a_resume_names_a_section_of_another_kind_as_the_difference(kind: str, tmp_path: Path) -> None:
     old = copy_of("text", tmp_path)
     edit(tmp_path / "run" / "config.json", setting("mask", "kind", kind))
-    refused(old.resume(24), rf"was started with other settings \(1 differ: mask\.kind {kind} -> token\)")
+    refused(old.resume(24), rf"holds a run with mask\.kind {kind}, now it is token; name another --run-dir")
 
 
 def test_a_newer_releases_field_names_that_release_everywhere(tmp_path: Path) -> None:

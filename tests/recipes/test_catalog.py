@@ -51,6 +51,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "own_recipes", raising=False)
     (tmp_path / "own_recipes.py").write_text(OWN)
+    (tmp_path / "broken_recipes.py").write_text("import nowhere")
+    (tmp_path / "wrong_recipes.py").write_text("def mine(:")
     return tmp_path
 
 
@@ -73,11 +75,13 @@ def test_a_name_of_the_house_wins_and_nothing_is_imported_for_it() -> None:
     [
         ("text_huge", r"unknown; there are text_tiny, text_base, .*, or FILE\.py:FUNCTION for one of your own"),
         ("own_recipes:mine", r"unknown; there are text_tiny"),
-        ("own_recipes.py", r"unknown; there are text_tiny"),
+        ("own_recipes.py", r"no function in it; name FILE\.py:FUNCTION"),
+        ("broken_recipes.py:mine", r"broken_recipes\.py cannot be imported \(No module named 'nowhere'\)"),
+        ("wrong_recipes.py:mine", r"wrong_recipes\.py cannot be imported \(invalid syntax"),
         ("nowhere.py:mine", r"there is no file /.*/nowhere\.py; name FILE\.py:FUNCTION"),
-        ("own_recipes.py:yours", r"own_recipes\.py has no function yours; name FILE\.py:FUNCTION"),
-        ("own_recipes.py:number", r"own_recipes\.py has no function number"),
-        ("own_recipes.py:", r"own_recipes\.py has no function ; name"),
+        ("own_recipes.py:yours", r"own_recipes\.py has no function 'yours'; name FILE\.py:FUNCTION"),
+        ("own_recipes.py:number", r"own_recipes\.py has no function 'number'"),
+        ("own_recipes.py:", r"own_recipes\.py has no function ''; name"),
         ("my.own.py:mine", r"Python imports no file with a dot in its name; give my\.own\.py another one"),
         ("json.py:mine", r"Python has another module json \(.*json/__init__\.py\); give the file another name"),
         ("time.py:mine", r"Python has another module time \(built-in\); give the file another name"),

@@ -1,13 +1,14 @@
 """Each contradiction inside a recipe is found before anything is built, with the numbers in the message."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import pytest
 
 from recipes.catalog import RECIPES
 from recipes.check import check_recipe, resolve_recipe
-from recipes.config import Data2VecConfig, Recipe
+from recipes.config import Data2VecConfig, ObjectiveConfig, Recipe
 from recipes.errors import ConfigError
 from recipes.settings import apply_overrides, bounded_names
 from recipes.speech import speech_base
@@ -42,7 +43,7 @@ REFUSED = [
     (["run.global_batch_size=0"], r"run\.global_batch_size is 0"),
     (["run.log_steps=0"], r"run\.log_steps is 0"),
     (["run.save_steps=-1"], r"run\.save_steps is -1"),
-    (["run.eval_samples=0"], r"run\.eval_samples is 0; it must be at least 1"),
+    (["run.eval_samples=-1"], r"run\.eval_samples is -1; it must be at least 0"),
     (["run.eval_steps=0"], r"run\.eval_steps is 0"),
     (["run.max_minutes=-1"], r"run\.max_minutes is -1\.0; it must be at least 0"),
     (["run.hang_seconds=-1"], r"run\.hang_seconds is -1\.0; it must be at least 0"),
@@ -239,3 +240,22 @@ def test_a_recipe_is_named_and_its_data_taken_from_the_flag() -> None:
         resolve_recipe("text_tiny", RECIPES["vision"], [], None)
     with pytest.raises(ConfigError, match=r"run\.max_steps is 0"):
         resolve_recipe("vision_tiny", RECIPES["vision"], ["run.max_steps=0"], None)
+
+
+def test_a_function_that_gives_no_recipe_and_a_section_under_another_kind_are_refused() -> None:
+    nothing: Any = lambda: None  # noqa: E731
+    with pytest.raises(ConfigError, match="--recipe mine: returned NoneType, not a Recipe"):
+        resolve_recipe("mine", {"mine": nothing}, [], None)
+
+    @dataclass(frozen=True)
+    class Lost(ObjectiveConfig):
+        kind: ClassVar[str] = "nowhere:Lost"
+
+    @dataclass(frozen=True)
+    class Posing(ObjectiveConfig):
+        kind: ClassVar[str] = "data2vec"
+
+    with pytest.raises(ConfigError, match=r"recipe text_base: objective\.kind 'nowhere:Lost' cannot be imported"):
+        check_recipe(replace(text_base(), objective=Lost()))
+    with pytest.raises(ConfigError, match=r"objective\.kind 'data2vec' names another section than Posing"):
+        check_recipe(replace(text_base(), objective=Posing()))

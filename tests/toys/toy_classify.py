@@ -135,7 +135,7 @@ class Classify:
 
     def load_state(self, values: dict[str, Any]) -> None:
         """The inverse."""
-        self._steps_done = values["steps_done"]
+        self._steps_done = values.get("steps_done", 0)
 
     def statistics(self) -> ClassifyStatistics:
         """Empty ones."""
@@ -145,10 +145,10 @@ class Classify:
     def evaluate(self, batches: Iterable[Batch], beat: Beat) -> dict[str, float]:
         """Accuracy on held-out texts."""
         self.student.eval()
-        sums = torch.zeros(2, dtype=torch.float64)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.student.device)
         for number, batch in enumerate(batches):
             beat(number)
-            sums += torch.tensor([float(self.forward(batch, 1).num_right), self.count(batch)])
+            sums += torch.stack([self.forward(batch, 1).num_right, torch.tensor(self.count(batch), device=sums.device)])
         self.student.train()
         dist.all_reduce(sums, group=self.parallel.dp_group)
         return {"eval_accuracy": float(sums[0] / sums[1])} if sums[1] else {}

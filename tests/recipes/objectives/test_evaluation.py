@@ -9,6 +9,7 @@ from recipes.ds_config import load_ds_config, resolve
 from recipes.settings import apply_overrides
 from recipes.text import text_tiny
 from tests.distributed import run_distributed
+from tests.launching import tiny_recipe
 
 ROOT = Path(__file__).parents[3]
 DROPOUTS = ("model.hidden_dropout=0.4", "model.attention_dropout=0.4", "model.activation_dropout=0.4", "model.block.layerdrop=0.5")
@@ -48,3 +49,27 @@ def test_nothing_is_dropped_in_an_evaluation(sample_prepared: Path) -> None:
 
 def test_nothing_held_out_gives_no_monitors(sample_prepared: Path) -> None:
     assert run_distributed(evaluate_fresh, 1, sample_prepared, 1, 0)[0] == {}
+
+
+def spreads_of_the_frontend() -> tuple[float, float]:
+    """frontend_std of a vision model, and after its class token, which stands before the patches, has become huge."""
+    import numpy as np
+
+    from model.parallel import init_parallel
+    from recipes.engine import shards
+    from recipes.modalities.registry import MODALITIES
+    from recipes.objectives.registry import build_objective
+
+    recipe = tiny_recipe("vision")
+    config = resolve(recipe, load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json"), "test", 1)
+    objective: Any = build_objective(recipe, config, init_parallel(1, "cpu"))
+    batch = MODALITIES["vision"].random_batch(recipe, 4, 0, np.random.default_rng(1))
+    before = objective.evaluate([batch])["frontend_std"]
+    shards.master_shard(dict(shards.named_parameters(objective.student))["trunk.frontend.cls_vector"]).fill_(1e3)
+    shards.refresh_compute_weights(objective.student)
+    return before, objective.evaluate([batch])["frontend_std"]
+
+
+def test_the_frontends_monitor_is_of_the_samples_own_positions() -> None:
+    ((before, after),) = run_distributed(spreads_of_the_frontend, 1)
+    assert before == after > 0

@@ -25,8 +25,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         monkeypatch.setattr(f"recipes.data.{module}.prepare_{name}", prepare)
 
     preparing("prepare", "text", "data", "frontend")
-    preparing("speech", "speech", "data", "frontend")
-    preparing("vision", "vision", "data")
+    preparing("speech_folder", "speech", "data", "frontend")
+    preparing("vision_folder", "vision", "data")
     return asked
 
 
