@@ -38,6 +38,12 @@ def check_recipe(recipe: Recipe) -> None:
     modality.check(recipe)
 
 
+def check_modality(recipe: Recipe, modality: str) -> None:
+    """Raises: ConfigError where the recipe is of another modality than a command is for."""
+    if recipe.modality != modality:
+        raise ConfigError(f"--recipe {recipe.name} is of modality {recipe.modality}, not {modality}; name one of that")
+
+
 def check_data(recipe: Recipe) -> None:
     """Are the data there, and fit to read? Asked by a dry run, which prepares nothing; hub names are looked up when training starts.
 

@@ -57,12 +57,12 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
     """Every whole line of a log with its object, None where it is none. A half last line, which a kill leaves or a writer has not
     ended, is left out. Raises: OSError."""
-    for line in path.read_text(errors="replace").split("\n")[:-1] if path.exists() else []:
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
         try:
             row = json.loads(line)
-        except ValueError:
+        except ValueError:  # no JSON, or no UTF-8
             row = None
-        yield line, row if isinstance(row, dict) else None
+        yield line.decode(errors="replace"), row if isinstance(row, dict) else None
 
 
 def append_whole(data: bytes, path: Path) -> None:

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 from recipes.catalog import RECIPES, default_recipe
-from recipes.check import resolve_recipe
-from recipes.errors import ConfigError
+from recipes.check import check_modality, resolve_recipe
 from recipes.modalities.registry import MODALITIES
 
 
@@ -26,10 +25,7 @@ def run_prepare(args: argparse.Namespace) -> int:
     """Prepare and say what to type next. Raises: ConfigError."""
     name = args.recipe or default_recipe(args.modality)
     recipe = resolve_recipe(name, RECIPES[args.modality], args.set, args.data)
-    if recipe.modality != args.modality:
-        raise ConfigError(
-            f"--recipe {name} is of modality {recipe.modality}, not {args.modality}; name one of {', '.join(RECIPES[args.modality])}"
-        )
+    check_modality(recipe, args.modality)
     folder = MODALITIES[args.modality].prepare(recipe, args.out, num_processes=args.processes, progress=True, log=print)
     changes = "".join(f" --set {assignment}" for assignment in args.set)
     print(f"next: deepspeed launch/pretrain_{args.modality}.py --recipe {name} --data {folder}{changes}")

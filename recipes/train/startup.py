@@ -96,7 +96,7 @@ class StartUp:
         """Own the run dir, where the recipe is that of the run; where the run then stands. On rank 0."""
         with self.stop.interruptible("preparation"):  # a lock of another machine is watched for half a minute
             self.run_dir = RunDir(self.path)
-        self.stack.callback(self.run_dir.release)
+            self.stack.callback(self.run_dir.release)
         self.run_dir.accepted = check_same_recipe(self.path, self.recipe)
         remove_leftovers(self.path)
         checkpoint = newest(self.path)

@@ -66,3 +66,10 @@ def test_what_the_launcher_would_refuse_is_refused_before_hours_of_preparing(
     with pytest.raises(ConfigError, match=complaint):
         prepare("text", "--out", "o", *args)
     assert not asked
+
+
+def test_a_recipe_of_another_modality_is_refused() -> None:
+    own = f"{Path(__file__).parents[2] / 'toys' / 'toy_numbers.py'}:numbers_tiny"
+    args = build_parser("").parse_args(["text", "--recipe", own, "--out", "out"])
+    with pytest.raises(ConfigError, match="numbers_tiny is of modality numbers, not text"):
+        run_prepare(args)
