@@ -165,14 +165,14 @@ def test_golden_features_that_no_layer_gives_are_exit_2_not_passed_over(tmp_path
     assert replay(folder)[0] == 2
 
 
-@pytest.mark.parametrize("case", ["hf/text", "hf/audio", "hf/vision_shared", "text/paper", "audio/recipe", "vision/recipe"])
-def test_every_case_can_be_dumped(case: str, tmp_path: Path) -> None:
-    """Quantities that share memory too: a last hidden state that is also the last of the list."""
+@pytest.mark.parametrize("case", ["hf/text", "hf/audio", "hf/vision_shared"])
+def test_a_case_of_hugging_face_can_be_dumped(case: str, tmp_path: Path) -> None:
+    """Quantities that share memory too: a last hidden state that is also the last of the list. Dumps of fairseq's are above."""
     code, lines = replay(HERE / case, "--dump", tmp_path / "dump.safetensors")
     assert code == 0 and len(load_file(tmp_path / "dump.safetensors")) == len(lines) - 1
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_features_of_padded_audio_are_replayed_and_their_padding_is_an_input(ranks: int, tmp_path: Path) -> None:
     """The features are our own, of a replay with its padding among the steps; among the features it must have the same effect."""
     folder = copy_of("audio/recipe", tmp_path / "case")

@@ -120,7 +120,7 @@ def test_it_is_killed_and_continued_bit_for_bit(whole: Path, tiny_prepared: Path
     assert again == rows(whole) and hashes(tmp_path / "run") == hashes(whole)
 
 
-@pytest.mark.parametrize(("ranks", "tp_size"), [(2, 2), (2, 1)], ids=["tp2", "dp2"])
+@pytest.mark.parametrize(("ranks", "tp_size"), [(2, 2), pytest.param(2, 1, marks=pytest.mark.slow)], ids=["tp2", "dp2"])
 def test_every_topology_gives_the_same_run(tiny_prepared: Path, tmp_path: Path, ranks: int, tp_size: int) -> None:
     alone = train(tiny_prepared, tmp_path / "alone", config(tmp_path))
     split = train(tiny_prepared, tmp_path / "split", config(tmp_path, tp_size), ranks)
