@@ -90,7 +90,7 @@ def written(small_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> l
 def on_one(written: list[Written], small_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     """What one rank made of it."""
     args = tmp_path_factory.mktemp("padded") / "one", ONE, written[0].checkpoint, written[0].whole
-    return run_distributed(load_padded, 1, small_prepared, *args)[0]
+    return run_distributed(load_padded, 1, small_prepared, *args, timeout=250)[0]
 
 
 def test_every_shard_is_the_part_of_the_whole_tensor_that_its_range_says(written: list[Written]) -> None:
@@ -110,6 +110,6 @@ def test_one_ranks_copy_is_loaded_by_two_and_they_go_on_with_the_same_bits(
     written: list[Written], on_one: Loaded, small_prepared: Path, tmp_path: Path
 ) -> None:
     args = tmp_path / "two", TWO, on_one.again, written[0].whole
-    for rank, before in zip(run_distributed(load_padded, 2, small_prepared, *args), written, strict=True):
+    for rank, before in zip(run_distributed(load_padded, 2, small_prepared, *args, timeout=250), written, strict=True):
         assert (rank.unequal, rank.stale, rank.optimizer_steps) == ([], [], {2.0})
         assert (rank.curve, rank.end) == (before.curve, before.end)
