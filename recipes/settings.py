@@ -20,9 +20,6 @@ ALWAYS = frozenset({"model", "frontend", "mask", "teacher", "loss", "data", "opt
 """Sections that every config.json has had; a later one that is missing counts as its default."""
 
 
-DEFAULT_KINDS: Kinds = {"objective": (Data2VecConfig,)}
-
-
 def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
     """The recipe with `section.key=value` strings applied in order; a section may hold another one (model.block.drop_path).
 
@@ -143,8 +140,7 @@ def recipe_from_dict(values: Mapping[str, Any], kinds: Kinds, writer: str = "con
     for name, hint in get_type_hints(Recipe).items():
         if name in values and name not in contents:
             stored = _mapping(values[name], name, writer)
-            known = kinds.get(name) or DEFAULT_KINDS.get(name, (hint,))
-            contents[name] = _section(_class_of(name, stored, known, writer), stored, f"{name}.", writer)
+            contents[name] = _section(_class_of(name, stored, kinds.get(name, (hint,)), writer), stored, f"{name}.", writer)
     recipe = Recipe(**contents)
     try:
         check_bounds(recipe)
@@ -170,9 +166,9 @@ def _mapping(value: Any, name: str, writer: str) -> Mapping[str, Any]:
 
 
 def _class_of(name: str, stored: Mapping[str, Any], known: Sequence[type], writer: str) -> Any:
+    if name == "objective":
+        return objective_config(str(stored.get("kind", Data2VecConfig.kind)), writer)
     kind = stored.get("kind")
-    if name == "objective" and kind is not None:
-        return objective_config(str(kind), writer)
     found = next((one for one in known if kind is None or getattr(one, "kind", None) == kind), None)
     if found is None:
         there = ", ".join(getattr(one, "kind", "none") for one in known)

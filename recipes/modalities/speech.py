@@ -10,6 +10,7 @@ from model.frontends.config import SpeechFrontendConfig
 from recipes import speech
 from recipes.config import Recipe, SpeechDataConfig
 from recipes.errors import ConfigError
+from recipes.modalities.media import check_items, open_splits
 from recipes.settings import Kinds
 
 if TYPE_CHECKING:
@@ -57,15 +58,9 @@ class Speech:
 
     def check_data(self, recipe: Any, path: Path) -> None:
         """A prepared folder must fit; recordings must be there."""
-        from recipes.data.shards import is_prepared
-
-        if is_prepared(path):
-            self.prepare(recipe, path)
-            return
         from recipes.data.audio import AUDIO
-        from recipes.data.media import open_media
 
-        open_media(recipe.data.path, AUDIO, column=recipe.data.column)
+        check_items(recipe, path, AUDIO, self.prepare)
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
         """A list of recordings with their lengths."""
@@ -75,12 +70,9 @@ class Speech:
 
     def open_data(self, recipe: Any, prepared: Path) -> "tuple[SpeechDataset, SpeechDataset]":
         """Both splits."""
-        from recipes.data.loader import EVAL_MASK_SEED
         from recipes.data.speech import SpeechDataset
 
-        sections = {"frontend": recipe.frontend, "mask": recipe.mask, "data": recipe.data}
-        train = SpeechDataset(prepared, "train", **sections, seed=recipe.run.seed)
-        return train, SpeechDataset(prepared, "valid", **sections, seed=EVAL_MASK_SEED)
+        return open_splits(SpeechDataset, recipe, prepared)
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
         """Whole recordings, one by one."""

@@ -9,6 +9,7 @@ from model.frontends.config import VisionFrontendConfig
 from recipes import vision
 from recipes.config import Recipe, VisionDataConfig
 from recipes.errors import ConfigError
+from recipes.modalities.media import check_items, open_splits
 from recipes.settings import Kinds
 
 if TYPE_CHECKING:
@@ -44,15 +45,9 @@ class Vision:
 
     def check_data(self, recipe: Any, path: Path) -> None:
         """A prepared folder must fit; images must be there."""
-        from recipes.data.shards import is_prepared
-
-        if is_prepared(path):
-            self.prepare(recipe, path)
-            return
         from recipes.data.images import IMAGES
-        from recipes.data.media import open_media
 
-        open_media(recipe.data.path, IMAGES, column=recipe.data.column)
+        check_items(recipe, path, IMAGES, self.prepare)
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
         """A list of images."""
@@ -62,12 +57,9 @@ class Vision:
 
     def open_data(self, recipe: Any, prepared: Path) -> "tuple[VisionDataset, VisionDataset]":
         """Both splits."""
-        from recipes.data.loader import EVAL_MASK_SEED
         from recipes.data.vision import VisionDataset
 
-        sections = {"frontend": recipe.frontend, "mask": recipe.mask, "data": recipe.data}
-        train = VisionDataset(prepared, "train", **sections, seed=recipe.run.seed)
-        return train, VisionDataset(prepared, "valid", **sections, seed=EVAL_MASK_SEED)
+        return open_splits(VisionDataset, recipe, prepared)
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
         """Central views."""

@@ -148,7 +148,7 @@ def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
         raise ConfigError(f"--run-dir {run_dir} holds a run of recipe {config.recipe['name']}, not {recipe.name}; name another --run-dir")
     changes = differences(config.recipe, recipe, config.writer)
     changes = {key: values for key, values in changes.items() if key not in FREE_TO_CHANGE and not key.startswith(FREE_SECTIONS)}
-    other = [key for key in changes if key == "modality" or key.endswith("kind")]
+    other = [key for key in changes if key == "modality" or key.endswith(".kind")]
     if other:
         before, now = changes[other[0]]
         raise ConfigError(f"--run-dir {run_dir} holds a run with {other[0]} {before}, now it is {now}; name another --run-dir")
