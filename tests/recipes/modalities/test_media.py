@@ -34,3 +34,13 @@ def test_training_has_the_runs_seed_and_the_held_out_split_a_constant(tmp_path: 
     open_splits(lambda folder, split, **options: opened.append({"folder": folder, "split": split, **options}), recipe, tmp_path)
     sections = {"folder": tmp_path, "frontend": recipe.frontend, "mask": recipe.mask, "data": recipe.data}
     assert opened == [sections | {"split": "train", "seed": 7}, sections | {"split": "valid", "seed": EVAL_MASK_SEED}]
+
+
+def test_items_are_looked_for_at_the_path_as_it_was_given_and_in_the_recipes_column(monkeypatch: pytest.MonkeyPatch) -> None:
+    """./nowhere is a folder, nowhere could be a name on the hub."""
+    from recipes.data.audio import AUDIO
+
+    asked: list[Any] = []
+    monkeypatch.setattr("recipes.data.media.open_media", lambda *args, **options: asked.append((args, options)))
+    check_items(tiny_recipe("speech", data__path="./nowhere", data__column="place"), Path("./nowhere"), AUDIO, lambda recipe, path: path)
+    assert asked == [(("./nowhere", AUDIO), {"column": "place"})]
