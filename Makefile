@@ -1,9 +1,10 @@
 # A fresh machine needs python3 (3.11 or 3.12, with venv), make and a C++ compiler:
 #     make quickstart     install, then pre-train text_tiny on the shipped sample and probe it
 #     make test           install, then the CPU test suite
+#     make wheels         install, then collect into wheels/ what a GPU machine without network lacks
 # Where the package index serves torch with CUDA only and there is no GPU, name an index with CPU builds: make .venv TORCH_INDEX=URL
 
-.PHONY: .venv quickstart test test-slow test-slurm lint
+.PHONY: .venv quickstart test test-slow test-slurm lint wheels
 
 # ninja, which DeepSpeed's first run needs for its CPU collectives, is looked up on PATH
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -12,6 +13,11 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 HAS_CUDA_TORCH := import sys, torch; sys.exit(not torch.cuda.is_available())
 PIP := .venv/bin/python -m pip --disable-pip-version-check install
+COLLECT := .venv/bin/python -m pip --disable-pip-version-check
+# The machine that wheels/ is for: CPython 3.12 on Linux, x86-64. pip takes each platform tag literally.
+FOR_PYTHON_3_12 := --only-binary=:all: --implementation cp --python-version 3.12 \
+  $(foreach tag,_2_28 _2_27 _2_17 2014 1,--platform manylinux$(tag)_x86_64)
+MAX_WHEELS_MIB := 30
 
 quickstart: .venv
 	.venv/bin/deepspeed -q launch/pretrain_text.py
@@ -31,6 +37,23 @@ lint: .venv
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+
+# benchmarks/wheels.txt says what is carried and why. A second run collects again only where that list or .venv has changed.
+wheels: wheels/.collected
+	@echo "wheels/ holds $$(ls wheels/*.whl | wc -l) wheels, $$(cat wheels/*.whl | wc -c | awk '{printf "%.1f", $$1 / 2^20}') MiB." \
+	  "In this folder on a machine without network:"
+	@echo '    python3 -m pip install --no-index --no-deps --target DIR wheels/*.whl'
+	@echo '    export PYTHONPATH=$$PWD:DIR PATH=DIR/bin:$$PATH'
+
+wheels/.collected: .venv/.installed benchmarks/wheels.txt
+	rm -rf wheels
+# Of deepspeed only the source is published. Its operators compile where they run, so that this wheel fits any Python.
+	DS_BUILD_OPS=0 $(COLLECT) wheel -q --no-deps --no-build-isolation -c constraints.txt -w wheels deepspeed
+	$(COLLECT) download -q --no-deps $(FOR_PYTHON_3_12) --find-links wheels -r benchmarks/wheels.txt -d wheels
+	@cat wheels/*.whl | wc -c | awk '$$1 > $(MAX_WHEELS_MIB) * 2^20 { \
+	  printf "error: wheels/ takes %.1f MiB, at most $(MAX_WHEELS_MIB) may travel; ", $$1 / 2^20; \
+	  print "take names out of benchmarks/wheels.txt (ls -lS wheels/ has the largest first)"; exit 2 }'
+	touch $@
 
 .venv: .venv/.installed
 

@@ -124,10 +124,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
     import torch
     import torch.distributed as dist
-    from plain_step import PlainStep
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     from model.parallel import Parallel
+    from plain_step import PlainStep
     from recipes.objectives.registry import build_objective
 
     torch.set_num_threads(1)
@@ -179,10 +179,10 @@ def settings(args: argparse.Namespace, modality: str) -> tuple[Recipe, Any]:
 def update(objective: Any, batch: Any, number: int, micro_batches: int, phases: Phases) -> Phases:
     """One update as the loop makes it, without its guard's collective on the host."""
     import torch
-    from step_time import timed_forwards
 
     from recipes.engine import shards
     from recipes.engine.update import backward
+    from step_time import timed_forwards
 
     student, total = objective.student, objective.count(batch)
     for micro_batch in range(micro_batches):

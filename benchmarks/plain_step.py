@@ -18,11 +18,14 @@ from recipes.objectives.data2vec import regress
 class PlainStep:
     """One process holds everything."""
 
-    def __init__(self, recipe: Recipe, parallel: Parallel) -> None:
+    def __init__(
+        self, recipe: Recipe, parallel: Parallel, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> None:
+        """`dtype`: of weights, moments and EMA alike; nothing is kept in float32 beside them."""
         frontend = MODALITIES[recipe.modality].build_frontend(recipe)
         self._recipe = recipe
-        self._student = Student(recipe.model, frontend, Init(1), parallel, DropoutStream())
-        self._teacher = Teacher(recipe.model, recipe.teacher, frontend, Init(1), parallel).eval()
+        self._student = Student(recipe.model, frontend, Init(1), parallel, DropoutStream()).to(device, dtype)
+        self._teacher = Teacher(recipe.model, recipe.teacher, frontend, Init(1), parallel).to(device, dtype).eval()
         self._optimizer = torch.optim.AdamW(self._student.parameters(), lr=recipe.optim.lr, fused=True)
         student = dict(self._student.named_parameters())
         self._averaged = [(shadow, student[name]) for name, shadow in self._teacher.named_parameters()]

@@ -12,8 +12,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from step_time import WARM_UP, build_recipe, random_batch, timed_step
-
 from recipes.catalog import RECIPES
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries
@@ -21,6 +19,7 @@ from recipes.ds_config import load_ds_config, resolve
 from recipes.ledger.save_interval import daly_interval
 from recipes.modalities.registry import MODALITIES
 from recipes.train.cli import default_ds_config
+from step_time import WARM_UP, build_recipe, random_batch, timed_step
 
 ELEMENT_BYTES, KINDS = 4, 4
 

@@ -69,9 +69,9 @@ def random_batch(recipe: Recipe, size: int, length: int):
 def measure(args: argparse.Namespace) -> dict:
     """Build, warm up, and time whole updates and their parts; the matmul peak is taken between them in the same process."""
     import torch
-    from plain_step import PlainStep
 
     from model.parallel import init_parallel
+    from plain_step import PlainStep
     from recipes.cluster.world import join_world, leave_world
     from recipes.objectives.registry import build_objective
     from recipes.train.guard import UpdateGuard
@@ -124,8 +124,9 @@ def beside_plain(splits: list[dict[str, float]], plain_totals: list[float]) -> d
     return {"plain_step_milliseconds": statistics.median(plain_totals) * 1e3, "engine_over_plain": statistics.median(ratios)}
 
 
-def timed_step(objective, batch, guard) -> dict[str, float]:
-    """Seconds of each part of one update: the forward of each engine, what the objective does beside them (`loss`), and the rest."""
+def timed_step(objective, batch, guard, *, waits: bool = True) -> dict[str, float]:
+    """Seconds of each part of one update: the forward of each engine, what the objective does beside them (`loss`), and the rest.
+    `waits`: for a CUDA device after each part; without, the host runs ahead as in training and its own time is what is seen."""
     import torch
 
     from recipes.engine.update import backward
@@ -136,7 +137,7 @@ def timed_step(objective, batch, guard) -> dict[str, float]:
     def clock(name: str, job: Callable):
         start = time.perf_counter()
         out = job()
-        if is_cuda:
+        if is_cuda and waits:
             torch.cuda.synchronize()
         seconds[name] = time.perf_counter() - start
         return out

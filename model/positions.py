@@ -73,6 +73,6 @@ def patch_offset_rows(grid: int, device: torch.device) -> Tensor:
     num_offsets = (2 * grid - 1) ** 2
     rows_SS = torch.full((grid * grid + 1, grid * grid + 1), num_offsets, device=device)
     rows_SS[:, 0] = num_offsets + 1
-    rows_SS[0, 0] = num_offsets + 2
+    rows_SS[0, 0].fill_(num_offsets + 2)  # an assignment would copy the number from the host and wait for the device
     rows_SS[1:, 1:] = down_NN * (2 * grid - 1) + right_NN
     return rows_SS

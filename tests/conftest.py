@@ -1,5 +1,6 @@
 """What many tests start from and none changes: small made-up data sets, prepared folders, and finished runs of the tiny settings."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,12 @@ from recipes.data.prepare import prepare_text
 from recipes.text import text_tiny
 from tests.launching import PRETRAIN, launch, overrides, tiny_recipe
 from tests.made_up import WRITE, write_book
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """On a machine with a GPU too, all tests but those marked gpu are tests of the CPU."""
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session", params=PRETRAIN)

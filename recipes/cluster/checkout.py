@@ -1,7 +1,8 @@
-"""Which code this is: one digest of the checkout, so that two nodes can tell whether they run the same. Torch-free; asks no git, since
-what is edited and not committed counts too."""
+"""Which code this is. A digest of the checkout tells two nodes whether they run the same, what is edited and not committed included;
+the commit is for people. Torch-free."""
 
 import hashlib
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,3 +21,12 @@ def checkout_digest(root: Path = ROOT) -> str:
         content = path.read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()
+
+
+def commit(root: Path = ROOT) -> str | None:
+    """Of the checkout; None where it is no clone, or git is not installed or refuses."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None

@@ -81,10 +81,7 @@ def join_world() -> World:
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if "MASTER_PORT" not in os.environ:
         os.environ["MASTER_PORT"] = str(_free_port())
-    # srun may show a task its own device alone
-    device = torch.device("cuda", launched.local_rank % torch.cuda.device_count()) if on_cuda else torch.device("cpu")
-    if on_cuda:
-        torch.cuda.set_device(device)
+    device = _take_device(launched.local_rank) if on_cuda else torch.device("cpu")
     if not dist.is_initialized():
         rendezvous = open_rendezvous(launched.rank, launched.size, _rendezvous_seconds(), name="train")
         _wait_for_all(rendezvous, launched)
@@ -93,6 +90,15 @@ def join_world() -> World:
     nodes: list = [None] * launched.size
     dist.all_gather_object(nodes, node_name(), group=control)
     return World(launched.rank, launched.size, device, control, tuple(nodes))
+
+
+def _take_device(local_rank: int) -> torch.device:
+    """This process's CUDA device. LOCAL_RANK follows it, since torch's meshes and DeepSpeed take that for the number of a device; they
+    differ where each task of a node sees its own device alone (`srun --gpus-per-task=1`)."""
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    os.environ["LOCAL_RANK"] = str(device.index)
+    return device
 
 
 def _wait_for_all(rendezvous: Rendezvous, launched: LaunchedWorld) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import deepspeed
 import torch
+from deepspeed.accelerator import get_accelerator
 from torch import nn
 
 from model.dropout import DropoutStream
@@ -79,6 +80,12 @@ class EngineBuilder:
     def _zero_init(self, config: dict[str, Any]) -> Any:
         parallel = self.parallel
         return deepspeed.zero.Init(config_dict_or_path=copy.deepcopy(config), data_parallel_group=parallel.dp_group, mpu=parallel)
+
+
+def is_supported(precision: str) -> bool:
+    """Whether DeepSpeed computes in fp32, bf16 or fp16 on the device that it has found."""
+    accelerator = get_accelerator()
+    return {"fp32": lambda: True, "bf16": accelerator.is_bf16_supported, "fp16": accelerator.is_fp16_supported}[precision]()
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig, engine: EngineConfig, frozen: Frozen | None = None) -> torch.optim.Optimizer:

@@ -4,10 +4,12 @@ The only file that touches DeepSpeed's private state; its test pins every attrib
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
+from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch import Tensor, nn
 
@@ -54,6 +56,20 @@ def moment_shard(parameter: nn.Parameter, moment: str) -> Tensor:
 def compute_shard(parameter: nn.Parameter) -> Tensor:
     """This rank's part of the weights that the forward gathers, in the dtype it computes in."""
     return parameter.ds_tensor.data
+
+
+def gather_stream(engine: DeepSpeedEngine) -> Any:
+    """The stream on which DeepSpeed gathers the engine's parameters; None on a device without streams."""
+    offload = getattr(engine.optimizer, "parameter_offload", engine.optimizer)
+    return offload._DeepSpeedZeRoOffload__allgather_stream
+
+
+def order_gathers(engine: DeepSpeedEngine) -> None:
+    """Make the engine's next gathers wait for what the current stream is still to write into its shards. DeepSpeed orders only what
+    comes after a gather. Waits for nothing on the host. Call it after every write into compute shards."""
+    stream = gather_stream(engine)
+    if stream is not None:
+        stream.wait_stream(get_accelerator().current_stream())
 
 
 def set_optimizer_step(engine: DeepSpeedEngine, step: int) -> None:
@@ -103,6 +119,7 @@ def refresh_compute_weights(engine: DeepSpeedEngine) -> None:
     with torch.no_grad():
         for _, parameter in trained_parameters(engine):
             compute_shard(parameter).copy_(master_shard(parameter))
+    order_gathers(engine)
     if persistent:
         persistent[0].all_gather(persistent)
 

@@ -22,3 +22,9 @@ def backward(engine: Engine, loss: Tensor, total: int, dp_size: int) -> None:
     DeepSpeed divides by ranks and micro-batches, which would weigh micro-batches with a smaller count more; the factor undoes both.
     """
     engine.backward(loss * (dp_size * engine.gradient_accumulation_steps() / total))
+
+
+def step(engine: Engine) -> None:
+    """The optimizer's step, and the next forward's gathers after what it writes."""
+    engine.step()
+    shards.order_gathers(engine)

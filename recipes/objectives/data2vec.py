@@ -70,6 +70,7 @@ class Data2Vec:
         """Move the teacher: one EMA step with the decay that is in force after `step` updates."""
         decay = self._recipe.teacher.decay_after(step)
         self.shadow.update(decay)
+        shards.order_gathers(self.teacher)
         return {"ema_decay": decay}
 
     def shards(self) -> dict[str, dict[str, Tensor]]:
@@ -79,10 +80,12 @@ class Data2Vec:
     def after_load(self) -> None:
         """Round the shadow into what the teacher computes with."""
         self.shadow.publish()
+        shards.order_gathers(self.teacher)
 
     def restart(self) -> None:
         """Teacher := student."""
         self.shadow.reset()
+        shards.order_gathers(self.teacher)
 
     def state(self) -> dict[str, Any]:
         """Nothing: the decay is a function of the step."""

@@ -3,7 +3,7 @@ until training starts, so --help and --dry-run are quick."""
 
 import argparse
 import json
-import subprocess
+import os
 import sys
 import tomllib
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.check import check_data, resolve_recipe
+from recipes.cluster.checkout import commit
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import is_first_rank, quiet_libraries, world_from_environment
 from recipes.cluster.slurm import node_name, note_on_idle_nodes
@@ -69,8 +70,9 @@ def _resolve(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]])
 
 
 def default_ds_config() -> Path:
-    """bf16 where there is an NVIDIA device, fp32 on the CPU elsewhere."""
-    return ROOT / "ds_configs" / ("zero3_bf16.json" if Path("/dev/nvidiactl").exists() else "zero3_cpu.json")
+    """bf16 where there is an NVIDIA device that this process may see, fp32 on the CPU elsewhere."""
+    is_there = Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    return ROOT / "ds_configs" / ("zero3_bf16.json" if is_there else "zero3_cpu.json")
 
 
 def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path) -> int:
@@ -97,8 +99,6 @@ def release() -> str:
 
 def launch_facts() -> dict[str, Any]:
     """Versions, commit and command line for config.json."""
-    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     versions = {name: metadata.version(name) for name in VERSIONED}
-    commit = git.stdout.strip() or None
     python = sys.version.split()[0]
-    return {"release": release(), "versions": versions, "python": python, "git_commit": commit, "command": sys.argv}
+    return {"release": release(), "versions": versions, "python": python, "git_commit": commit(), "command": sys.argv}

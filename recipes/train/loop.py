@@ -16,7 +16,7 @@ from recipes.cluster.world import join_world, leave_world
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 from recipes.engine import shards
-from recipes.engine.update import backward, set_learning_rate
+from recipes.engine.update import backward, set_learning_rate, step
 from recipes.errors import ConfigError, TrainingBroken
 from recipes.train.guard import Skip, UpdateGuard, check_skips
 from recipes.train.preempt import StopRequest
@@ -121,7 +121,7 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
     if skip:
         shards.discard_update(student)
     else:
-        student.step()
+        step(student)
         skip = guard.confirm(health)
     state.beat("after step")
     if not skip:

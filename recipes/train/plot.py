@@ -11,10 +11,12 @@ MARGINS = {"left": 0.07, "right": 0.98, "bottom": 0.08, "top": 0.9, "hspace": 0.
 
 
 def plot_metrics(run_dir: Path, panels: Mapping[str, tuple[str, ...]]) -> Path | None:
-    """Write curves.png beside metrics.jsonl and return its path; None where the disk refuses it. `panels`: title -> metrics, at most
-    four."""
-    import matplotlib  # a second of import that only the end of a run pays
-
+    """Write curves.png beside metrics.jsonl and return its path; None where the disk refuses it, or a machine without package access has
+    no matplotlib. `panels`: title -> metrics, at most four."""
+    try:
+        import matplotlib  # a second of import that only the end of a run pays
+    except ModuleNotFoundError:
+        return None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -1,5 +1,6 @@
 """From nothing to a running state: run dir, data, engines, newest checkpoint, logs, in this order. Every rank takes every step."""
 
+import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from recipes.cluster.world_check import check_run_dir, check_same, check_world
 from recipes.config import Recipe
 from recipes.data.loader import Dataset, UpdateLoader, UpdateOrder, check_enough, eval_batches, rank_share
 from recipes.ds_config import BatchPlan, EngineConfig
+from recipes.engine.build import is_supported
 from recipes.errors import ConfigError
 from recipes.modalities.base import Modality
 from recipes.modalities.registry import modality_of
@@ -71,6 +73,7 @@ class StartUp:
         """
         recipe, world = self.recipe, self.world
         check_world(world, recipe, self.config, self.facts)
+        world.on_all_ranks(lambda: check_precision(self.config))
         expected = world.on_rank_zero(self._take_run_dir)
         if expected.step >= recipe.run.max_steps:
             world.on_rank_zero(lambda: self._say_finished(expected.step))
@@ -145,6 +148,8 @@ class StartUp:
     def _build(self, parallel: Parallel, data: TrainData, facts: dict[str, Any], step: int) -> TrainState:
         """Engines with the newest checkpoint in them, and what saves them."""
         recipe, world, run_dir = self.recipe, self.world, self.run_dir
+        if recipe.run.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product; without it they raise on CUDA
         torch.use_deterministic_algorithms(recipe.run.deterministic)
         self.watch.beat(step, "engines")
         objective = build_objective(recipe, self.config, parallel)
@@ -180,6 +185,14 @@ class StartUp:
             run_dir.event("change", step=state.step, fields=run_dir.accepted)
         for line in start_block(state, seconds):
             state.writer.say(line)
+
+
+def check_precision(config: EngineConfig) -> None:
+    """Raises: ConfigError where the device of this rank cannot compute as the ds_config asks."""
+    if not is_supported(config.precision):
+        raise ConfigError(
+            f"{config.path}: DeepSpeed has no {config.precision} on this device; use zero3_bf16.json, or zero3_cpu.json on a CPU"
+        )
 
 
 def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel: Parallel) -> Iterator[Batch]:

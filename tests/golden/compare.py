@@ -25,14 +25,16 @@ class Report:
     """Lines of the comparison and every replayed quantity."""
 
     amplified: re.Pattern[str] = re.compile("(?!)")
+    tolerance: float = TOLERANCE
     failed: int = 0
     passed: int = 0
     quantities: dict[str, Tensor] = field(default_factory=dict)
 
     def compare(self, name: str, ours: Tensor, golden: Tensor) -> None:
         """One line: name, largest absolute difference, tolerance, verdict. NaN and a wrong shape fail."""
-        self.quantities[name] = ours.detach().cpu().contiguous().clone()  # two names may share memory, which a file cannot
-        tolerance = AMPLIFIED if self.amplified.fullmatch(name) else TOLERANCE
+        ours = ours.detach().cpu()
+        self.quantities[name] = ours.contiguous().clone()  # two names may share memory, which a file cannot
+        tolerance = max(self.tolerance, AMPLIFIED) if self.amplified.fullmatch(name) else self.tolerance
         difference = float((ours.double() - golden.double()).abs().max()) if ours.shape == golden.shape else float("inf")
         good = difference <= tolerance
         self.passed, self.failed = self.passed + good, self.failed + (not good)

@@ -37,9 +37,14 @@ def build_with_sgd(recipe: Recipe, tp_size: int, *, micro_batch_size: int, lr: f
     def optimizer(model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(model.parameters(), lr=lr)
 
-    objective = build_objective(recipe, config, init_parallel(tp_size, "cpu"), optimizer=optimizer)
+    objective = build_objective(recipe, config, init_parallel(tp_size, device_type()), optimizer=optimizer)
     assert isinstance(objective, Data2Vec)
     return objective, config
+
+
+def device_type() -> str:
+    """Of the device that join_world has chosen."""
+    return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 def load_student(objective: Data2Vec, ours: dict[str, Tensor], not_saved: tuple[str, ...] = ()) -> None:
@@ -105,7 +110,7 @@ def layer_outputs(objective: Data2Vec, batch: Batch) -> dict[str, Tensor]:
     hooks += [block.register_forward_hook(partial(record, number)) for number, block in enumerate(trunk.encoder.layers)]
     objective.student.eval()
     with torch.no_grad():
-        objective.student(batch)
+        objective.student(batch.to(objective.student.device))
     objective.student.train()
     for hook in hooks:
         hook.remove()

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from cases import EVAL_INPUTS, FAIRSEQ, HF, PADDING, FairseqCase, State
-from compare import Report, amplified_quantities
+from compare import TOLERANCE, Report, amplified_quantities
 from model_state import build, gather_rows, layer_outputs, load_student, my_rows, whole, whole_teacher
 from safetensors.torch import load_file, save_file
 from through_loop import replay_updates
@@ -133,9 +133,10 @@ def compare_state(
 def replay_step(objective: Data2Vec, batch: Batch, report: Report, *, golden: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Forward, backward and (by the caller) SGD of one golden step."""
     step = facts["step"]
-    masked = torch.tensor(objective.count(batch))
+    device = objective.student.device
+    masked = torch.tensor(objective.count(batch), device=device)
     dist.all_reduce(masked, group=objective.parallel.dp_group)
-    result = objective.forward(batch, int(masked))
+    result = objective.forward(batch.to(device), int(masked))
     report.compare(f"step{step}.pred", gather_rows(objective, result.prediction_MD), golden[f"step{step}.pred"])
     report.compare(f"step{step}.target", gather_rows(objective, result.target_MD), golden[f"step{step}.target"])
     loss = result.loss.detach().clone()
@@ -174,13 +175,17 @@ def main() -> int:
     parser.add_argument("--tp", type=int, default=1, help="tensor-parallel size; the other ranks split the rows")
     parser.add_argument("--loop", action="store_true", help="make the updates by train_step with its loader, EMA, guard and counters")
     parser.add_argument("--micro-batch-size", type=int, metavar="N", help="with --loop: rows of a micro-batch (default: a rank's share)")
+    parser.add_argument(
+        "--tolerance", type=float, default=TOLERANCE, help=f"largest absolute difference (default: {TOLERANCE:g}, for CPUs)"
+    )
     parser.add_argument("--dump", type=Path, help="write every replayed quantity to this safetensors file")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.micro_batch_size is not None and (args.micro_batch_size < 1 or not args.loop):
         parser.error(f"--micro-batch-size {args.micro_batch_size}: a positive number of rows, with --loop")
     warnings.filterwarnings("ignore")
-    report = Report()
+    torch.backends.cudnn.allow_tf32 = False  # float32 products of convolutions in float32
+    report = Report(tolerance=args.tolerance)
     world = join_world()
     try:
         if args.loop:

@@ -159,3 +159,17 @@ def test_attention_mask_opens_a_row_that_is_all_padding(with_bias: bool) -> None
         assert mask[0].all() and mask[1].sum() == 1
     else:
         torch.testing.assert_close(mask[0], bias_HSS, atol=0, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("length", [192, 320, 512])
+def test_gradients_of_padded_rows_are_finite_on_cuda(parallel: Parallel, length: int) -> None:
+    """cuDNN's backward gives NaN where there is a mask and S % 128 is 64 (pytorch issue 196678)."""
+    attention = Block(plain(hidden_size=256, num_attention_heads=4), Init(3), parallel, DropoutStream(), 0).attention.to(
+        "cuda", torch.bfloat16
+    )
+    x_SBD = torch.randn(length, 4, 256, device="cuda", dtype=torch.bfloat16, requires_grad=True)
+    padding_BS = torch.arange(length, device="cuda") >= torch.tensor([length, length - 1, length // 2, 1], device="cuda").unsqueeze(1)
+    attention(x_SBD, attention_mask(padding_BS, None)).square().sum().backward()
+    gradients = [x_SBD.grad, *(parameter.grad for parameter in attention.parameters())]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)

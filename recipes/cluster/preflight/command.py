@@ -38,6 +38,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", type=Path, default=Path("runs"), help="the run dir of the job, which need not exist (default: runs)")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="how long to wait for the nodes (default: 60)")
     parser.add_argument("--strict", action="store_true", help="a warning, such as a slow node, is an error too")
+    parser.add_argument("--full", action="store_true", help="also train, and check shards and gradients, on each node: a minute more")
     parser.add_argument("--json", action="store_true", help="print one JSON object with everything")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     return parser
@@ -58,7 +59,7 @@ def run_preflight(args: argparse.Namespace, say: Callable[[str], None]) -> int:
 
     try:
         rendezvous = open_rendezvous(world.rank, world.size, args.timeout, name="preflight")
-        node = Node(rendezvous, args.run_dir, world.local_rank, world.local_size or 1)
+        node = Node(rendezvous, args.run_dir, world.local_rank, world.local_size or 1, is_full=args.full)
         try:
             return _take_part(rendezvous, node, args, say)
         finally:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from recipes.cluster.preflight import bandwidth, measure
+from recipes.cluster.preflight import bandwidth, device_checks, measure
 from recipes.cluster.preflight.facts import ALL_REDUCE, RUN_DIR, Device, Facts
 from recipes.cluster.rendezvous import Rendezvous
 from recipes.cluster.slurm import node_name
@@ -24,11 +24,13 @@ APPEARS_SECONDS = 2.0
 class Node:
     """What this process does for its node, one step after the other."""
 
-    def __init__(self, rendezvous: Rendezvous, run_dir: Path, local_rank: int, local_size: int) -> None:
-        """`local_size`: processes on this node, which share its cores and devices."""
+    def __init__(self, rendezvous: Rendezvous, run_dir: Path, local_rank: int, local_size: int, *, is_full: bool = False) -> None:
+        """`local_size`: processes on this node, which share its cores and devices; `is_full`: the first of them also runs the short
+        checks of an accelerator."""
         self.errors: dict[str, str] = {}
         self._rendezvous, self._run_dir = rendezvous, run_dir
         self._local_rank, self._local_size = local_rank, local_size
+        self._is_full = is_full and local_rank == 0
         self._num_cores = len(os.sched_getaffinity(0))
         self._indices: list[int] = []
         self._devices: list[Device] = []
@@ -55,6 +57,8 @@ class Node:
         or a file server slow each other then, as they will in training."""
         seconds_ahead = self._rendezvous.seconds_ahead(present)
         num_threads = max(1, self._num_cores // self._local_size)
+        if self._is_full:
+            self.errors |= self._attempt("device checks", lambda: device_checks.failures(bool(self._indices))) or {}
         rates = self._attempt("matmul", lambda: measure.matmul_tflops(self._indices, num_threads)) or []
         return Facts(
             host=node_name(),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.cluster.checkout import ROOT, checkout_digest
+from recipes.cluster.checkout import ROOT, checkout_digest, commit
 
 FILES = {"model/a.py": "x = 1\n", "recipes/data/b.py": "", "launch/c.py": "", "ds_configs/d.json": "{}"}
 
@@ -56,3 +56,14 @@ def test_it_is_this_checkout_without_torch(tmp_path: Path) -> None:
     program = "import sys; from recipes.cluster.checkout import checkout_digest; print(checkout_digest(), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.split() == [checkout_digest(ROOT), "False"]
+
+
+def test_the_commit_is_that_of_the_clone_and_unknown_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert commit(tmp_path) is None, "no clone"
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True, timeout=30)
+    found = commit(tmp_path)
+    assert found is not None and len(found) == 40
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert commit(tmp_path) is None, "git is not installed"

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from recipes.cluster import world as world_module
 from recipes.cluster.world import World, join_world, leave_world
 from recipes.errors import ConfigError, Stopped, TrainingBroken
 from tests.distributed import RankFailure, run_distributed
@@ -81,6 +82,18 @@ def join_alone() -> tuple:
 def test_plain_python_is_a_world_of_one() -> None:
     told = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "DS_ACCELERATOR": "cpu"}
     assert run_distributed(join_alone, 1) == [(0, 1, "cpu", 1, told, False)]
+
+
+@pytest.mark.parametrize(("local_rank", "num_devices", "device"), [(3, 1, 0), (3, 8, 3), (0, 1, 0), (5, 4, 1)])
+def test_local_rank_follows_the_device_where_each_task_sees_its_own(
+    local_rank: int, num_devices: int, device: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: num_devices)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    assert world_module._take_device(local_rank) == torch.device("cuda", device)
+    assert taken == [torch.device("cuda", device)] and os.environ["LOCAL_RANK"] == str(device)
 
 
 def join_launched() -> tuple:

@@ -65,11 +65,24 @@ def test_overrides_are_checked() -> None:
         resolve_recipe("text_tiny", RECIPES["text"], ["run.max_steps=0"], None)
 
 
-def test_the_default_ds_config_suits_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for has_gpu, name in ((True, "zero3_bf16.json"), (False, "zero3_cpu.json")):
-        with monkeypatch.context() as patch:
-            patch.setattr(cli.Path, "exists", lambda path, has_gpu=has_gpu: has_gpu)
-            assert default_ds_config() == ROOT / "ds_configs" / name
+@pytest.mark.parametrize(
+    ("has_gpu", "visible", "name"),
+    [
+        (True, None, "zero3_bf16.json"),
+        (True, "0,1", "zero3_bf16.json"),
+        (True, "", "zero3_cpu.json"),
+        (False, None, "zero3_cpu.json"),
+        (False, "0", "zero3_cpu.json"),
+    ],
+)
+def test_the_default_ds_config_suits_the_devices_that_may_be_seen(
+    has_gpu: bool, visible: str | None, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(cli.Path, "exists", lambda path: has_gpu)
+    assert default_ds_config() == ROOT / "ds_configs" / name
 
 
 @pytest.mark.parametrize("world_size", [2, 64])

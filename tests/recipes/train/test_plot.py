@@ -1,6 +1,7 @@
 """The picture of a run is drawn from metrics.jsonl alone, whatever of it is there."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +52,9 @@ def test_a_disk_that_refuses_it_costs_the_picture_alone(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, **ROW}) + "\n")
     (tmp_path / "curves.png").mkdir()
     assert plot_metrics(tmp_path, PANELS) is None
+
+
+def test_without_matplotlib_a_run_ends_without_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, **ROW}) + "\n")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert plot_metrics(tmp_path, PANELS) is None and not (tmp_path / "curves.png").exists()

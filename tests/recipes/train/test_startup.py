@@ -15,7 +15,8 @@ from recipes.checkpoint.layout import newest, read_manifest
 from recipes.data.loader import Position
 from recipes.ds_config import BatchPlan, load_ds_config, resolve
 from recipes.errors import ConfigError
-from recipes.train.startup import build_loader, heldout_batches
+from recipes.train import startup
+from recipes.train.startup import build_loader, check_precision, heldout_batches
 from tests.distributed import run_distributed
 from tests.launching import PRETRAIN_TEXT, ROOT, launch, overrides, tiny_recipe
 from tests.recipes.data.numbers_data import Numbers
@@ -35,6 +36,18 @@ def test_a_prepared_folder_elsewhere_is_used_and_not_copied(tiny_prepared: Path,
     assert done.returncode == 0, done.stderr
     assert "data-parallel 1 x tensor-parallel 1" in done.stdout and "parameters, fp32" in done.stdout
     assert not (tmp_path / "run" / "prepared").exists()
+
+
+def test_a_precision_that_the_device_lacks_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tiny_recipe()
+    for name, precision in (("zero3_fp16", "fp16"), ("zero3_bf16", "bf16"), ("zero3_cpu", "fp32")):
+        path = ROOT / "ds_configs" / f"{name}.json"
+        config = resolve(recipe, load_ds_config(path), str(path), 1)
+        monkeypatch.setattr(startup, "is_supported", lambda asked, precision=precision: asked != precision)
+        with pytest.raises(ConfigError, match=rf"{name}\.json: DeepSpeed has no {precision} on this device; use"):
+            check_precision(config)
+        monkeypatch.setattr(startup, "is_supported", lambda asked: True)
+        check_precision(config)
 
 
 def look_at_start(run_dir: Path, prepared: Path, settings: dict[str, object], facts: dict[str, Any]) -> dict[str, Any]:

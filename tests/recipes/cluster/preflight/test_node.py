@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from recipes.cluster import rendezvous
-from recipes.cluster.preflight import bandwidth, measure, node
+from recipes.cluster.preflight import bandwidth, device_checks, measure, node
 from recipes.cluster.preflight.facts import ALL_REDUCE, RUN_DIR, Device
 from recipes.cluster.preflight.node import Node
 from recipes.cluster.rendezvous import Rendezvous
@@ -140,3 +140,16 @@ def test_a_defect_of_ours_keeps_its_traceback(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(measure, "versions", lambda: {}["missing"])
     with pytest.raises(KeyError):
         alone(tmp_path, monkeypatch).prepare("abc")
+
+
+@pytest.mark.parametrize(("is_full", "local_rank", "runs"), [(True, 0, True), (True, 1, False), (False, 0, False)])
+def test_the_first_process_of_a_node_runs_the_device_checks_where_asked(
+    is_full: bool, local_rank: int, runs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "CPU_SECONDS", 0.0)
+    monkeypatch.setattr(device_checks, "failures", lambda has_device: {"check shards": f"on the host, device {has_device}"})
+    one = Node(Rendezvous(dist.HashStore(), 0, 1, 1.0), tmp_path, local_rank, 2, is_full=is_full)
+    one.prepare("abc")
+    facts = one.measure([0])
+    one.clean()
+    assert facts.errors == ({"check shards": "on the host, device False"} if runs else {})

@@ -1,0 +1,71 @@
+"""Does the gradient of an update depend on how it is cut into micro-batches?"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from accelerator.batches import rows
+from accelerator.result import FAIL, OK, Row
+from accelerator.worker import Context
+from model.parallel import init_parallel
+from recipes.catalog import RECIPES
+from recipes.cluster.world import join_world, leave_world
+from recipes.ds_config import load_ds_config, resolve
+from recipes.engine import shards
+from recipes.engine.update import backward
+from recipes.modalities.registry import MODALITIES
+from recipes.objectives.registry import build_objective
+from recipes.train.cli import ROOT
+
+SAMPLES, LENGTH = 64, 128
+TINY_LENGTH = 32
+FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
+WORSE = 1.25
+"""So much further from fp32's gradient than one micro-batch is what accumulation has added."""
+
+
+def check_accumulation(context: Context) -> Iterator[Row]:
+    """64 samples as one micro-batch and as sixteen, against the gradient of an fp32 engine."""
+    world = join_world()
+    try:
+        parallel = init_parallel(1, world.device.type)
+        length = TINY_LENGTH if context.is_tiny else LENGTH
+        exact = gradient(parallel, "zero3_cpu", 1, length, {})
+        errors = {
+            "1 x 64, bf16": distance(gradient(parallel, "zero3_bf16", 1, length, {}), exact),
+            "16 x 4, bf16": distance(gradient(parallel, "zero3_bf16", 16, length, {}), exact),
+            "16 x 4, bf16, summed in fp32": distance(gradient(parallel, "zero3_bf16", 16, length, FP32_SUMS), exact),
+        }
+    finally:
+        leave_world()
+    once = errors["1 x 64, bf16"]
+    for what, error in errors.items():
+        status = OK if error <= WORSE * once else FAIL
+        yield Row(f"gradient of text_tiny, {what}", status, f"{error:.2e} of its norm from fp32's", {"relative_error": error})
+
+
+def gradient(parallel: Any, config_name: str, micro_batches: int, length: int, more: dict[str, Any]) -> torch.Tensor:
+    """All gradients of one update in a row, in float64."""
+    modality, path = MODALITIES["text"], ROOT / "ds_configs" / f"{config_name}.json"
+    recipe = modality.resized(RECIPES["text"]["text_tiny"](), length)
+    recipe = replace(recipe, run=replace(recipe.run, global_batch_size=SAMPLES))
+    micro = SAMPLES // micro_batches
+    config = resolve(recipe, load_ds_config(path) | more | {"train_micro_batch_size_per_gpu": micro}, str(path), 1)
+    objective = build_objective(recipe, config, parallel)
+    student = objective.student
+    whole = modality.random_batch(recipe, SAMPLES, length, np.random.default_rng(0))
+    total = objective.count(whole)
+    for number in range(micro_batches):
+        if number:
+            student.step()  # counts the micro-batch
+        batch = rows(whole, number * micro, (number + 1) * micro).to(torch.device(student.device))
+        backward(student, objective.forward(batch, total).loss, total, 1)
+    return torch.cat([shards.gradient_shard(p).double().flatten() for _, p in shards.trained_parameters(student)])
+
+
+def distance(one: torch.Tensor, exact: torch.Tensor) -> float:
+    """Norm of the difference over the norm of the exact one."""
+    return float((one - exact).norm() / exact.norm())

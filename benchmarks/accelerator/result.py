@@ -1,0 +1,121 @@
+"""What a check finds, and the two files that it goes into: check.json and check.md. Torch-free."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recipes.system.durable import write_text_atomically
+
+OK, FAIL, CANNOT = "ok", "fail", "cannot run here"
+"""As it should be (or a measurement, which has no wrong value); not as it should be; not measured, and why."""
+LONGEST_NAME = 90
+"""Of a kernel in check.md, in characters; check.json has it in full."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One finding of a check."""
+
+    what: str
+    status: str
+    seen: str
+    """In a few words, for the table."""
+    numbers: dict[str, Any] = field(default_factory=dict)
+    """The same for programs, in full."""
+
+
+@dataclass
+class Outcome:
+    """A check and what came of it."""
+
+    name: str
+    box_seconds: float
+    rows: list[Row] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def status(self) -> str:
+        """The worst of its rows."""
+        found = {row.status for row in self.rows}
+        return next((status for status in (FAIL, OK, CANNOT) if status in found), CANNOT)
+
+
+def write_files(folder: Path, head: dict[str, Any], outcomes: Iterable[Outcome]) -> None:
+    """Both files, whole or as they were before."""
+    done = list(outcomes)
+    content = head | {"checks": [asdict(one) | {"status": one.status} for one in done]}
+    write_text_atomically(folder / "check.json", json.dumps(content, indent=1) + "\n")
+    write_text_atomically(folder / "check.md", markdown(head, done))
+
+
+def summary(outcomes: Iterable[Outcome]) -> str:
+    """How many rows of each status."""
+    counts = Counter(row.status for one in outcomes for row in one.rows)
+    return f"{counts[OK]} ok, {counts[FAIL]} failed, {counts[CANNOT]} cannot run here"
+
+
+def markdown(head: dict[str, Any], outcomes: list[Outcome]) -> str:
+    """What it ran on, a table of all rows, one of the updates, and the kernels that took longest."""
+    facts = [f"- {name}: {value}" for name, value in head.items() if not isinstance(value, list | dict)]
+    notes = [f"- **{note}**" for note in head.get("notes", [])]
+    lines = [
+        "# Accelerator check",
+        "",
+        *facts,
+        *notes,
+        f"- {summary(outcomes)}",
+        "",
+        "| check | what | status | seen |",
+        "|---|---|---|---|",
+    ]
+    rows = [(one.name, row) for one in outcomes for row in one.rows]
+    lines += [f"| {name} | {_cell(row.what)} | {row.status} | {_cell(row.seen)} |" for name, row in rows]
+    lines += _updates([row for _, row in rows if "busy_milliseconds" in row.numbers])
+    for _, row in rows:
+        lines += _kernels(row)
+    return "\n".join(lines) + "\n"
+
+
+UPDATE_COLUMNS = {
+    "ms": ("milliseconds", ".0f"),
+    "ms the device is busy": ("busy_milliseconds", ".0f"),
+    "kernels": ("kernel_calls", ".0f"),
+    "copies": ("copies", ".0f"),
+    "waits for the device": ("device_waits", ".1f"),
+    "for a stream or event": ("stream_waits", ".1f"),
+    "thousand tokens a second": ("thousand_tokens_per_second", ".0f"),
+}
+
+
+def _updates(rows: list[Row]) -> list[str]:
+    """A line for each kind of update that was traced."""
+    if not rows:
+        return []
+    head = ["", "### Updates: time, and per update what the profiler counts", "", f"| update | {' | '.join(UPDATE_COLUMNS)} |"]
+    cells = [" | ".join(format(row.numbers[key], style) for key, style in UPDATE_COLUMNS.values()) for row in rows]
+    return [
+        *head,
+        "|---" * (len(UPDATE_COLUMNS) + 1) + "|",
+        *(f"| {_cell(row.what)} | {line} |" for row, line in zip(rows, cells, strict=True)),
+    ]
+
+
+def _kernels(row: Row) -> list[str]:
+    kernels = row.numbers.get("kernels", [])
+    if not kernels:
+        return []
+    head = ["", f"### {row.what}, the kernels that took longest", "", "| kernel | ms per update | calls per update |", "|---|---|---|"]
+    shown = [f"| `{_cell(_short(one['name']))}` | {one['milliseconds']:.2f} | {one['calls']:.0f} |" for one in kernels]
+    return head + shown
+
+
+def _short(kernel: str) -> str:
+    """Without what all names of torch's kernels begin with."""
+    return kernel.removeprefix("void ").replace("at::native::", "").replace("(anonymous namespace)::", "")[:LONGEST_NAME]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "/").replace("\n", " ")

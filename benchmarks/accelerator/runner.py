@@ -1,0 +1,148 @@
+"""Runs checks in worker processes, each check in its time box, and keeps what they find. Torch-free.
+
+A lane is one worker process with its checks in turn; lanes that do not measure time run side by side. A worker that raises, dies or
+exceeds a box is replaced by a new one for the checks that are left.
+"""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerator.checks import Check
+from accelerator.result import CANNOT, FAIL, Outcome, Row
+
+SCRIPT = Path(__file__).parents[1] / "accelerator_check.py"
+LOOK_SECONDS = 0.2
+
+
+def without_launcher() -> dict[str, str]:
+    """The environment of a process that was started by hand: a check is a world of its own, also inside of a job."""
+    told = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "SLURM_", "TORCHELASTIC_", "GROUP_", "ROLE_", "CROSS_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(told)}
+
+
+@dataclass
+class Run:
+    """What all lanes of one call share."""
+
+    device: str
+    out: Path
+    deadline: float
+    """Of time.monotonic(): after it nothing begins and nothing goes on."""
+    told: Callable[[Outcome], None]
+    """Called after each check, from any thread, one at a time."""
+    is_stopped: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, outcome: Outcome) -> None:
+        """A check has come to its end."""
+        with self._lock:
+            self.told(outcome)
+
+    def run_lanes(self, lanes: dict[str, list[Check]], at_once: int) -> None:
+        """All checks of all lanes. An interrupt ends the workers."""
+        pool = ThreadPoolExecutor(at_once)
+        try:
+            futures = [pool.submit(self.run_lane, name, checks) for name, checks in lanes.items()]
+            for future in futures:
+                future.result()
+        except BaseException:
+            self.is_stopped.set()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def run_lane(self, name: str, checks: list[Check]) -> None:
+        """One worker after the other, until every check has an outcome."""
+        left = list(checks)
+        while left:
+            if self.is_stopped.is_set() or time.monotonic() >= self.deadline:
+                why = "interrupted" if self.is_stopped.is_set() else "the time for all checks was used up before"
+                for check in left:
+                    self.tell(Outcome(check.name, check.seconds, [Row(check.name, CANNOT, why)]))
+                return
+            worker = Worker(name, left, self)
+            while left and worker.run(left[0]):
+                left.pop(0)
+            worker.end()
+            left = left[1:]
+
+
+class Worker:
+    """One process that runs checks in turn and says what they find through a pipe, line by line."""
+
+    def __init__(self, lane: str, checks: list[Check], run: Run) -> None:
+        """Start it."""
+        self._run = run
+        self._log = run.out / f"{lane.replace(' ', '_')}.log"
+        self._unread = b""
+        self._pipe, writes = os.pipe()
+        words = [str(writes), *(json.dumps(asdict(check)) for check in checks)]
+        command = [sys.executable, str(SCRIPT), "--device", run.device, "--out", str(run.out), "--worker", *words]
+        with self._log.open("ab") as log:
+            # A session of its own: whatever a check starts is killed with it.
+            self._process = subprocess.Popen(
+                command, env=without_launcher(), stdout=log, stderr=log, pass_fds=[writes], start_new_session=True
+            )
+        os.close(writes)
+
+    def run(self, check: Check) -> bool:
+        """Wait for the end of this check and tell it; whether the process goes on to the next one."""
+        start = time.monotonic()
+        outcome = Outcome(check.name, check.seconds)
+        problem = ""
+        while True:
+            said = self._read(min(start + check.seconds, self._run.deadline))
+            if "row" in said:
+                outcome.rows.append(Row(**said["row"]))
+                continue
+            problem = said.get("problem", "")
+            break
+        outcome.seconds = time.monotonic() - start
+        if problem:
+            outcome.rows.append(Row(check.name, FAIL, problem))
+        elif not outcome.rows:
+            outcome.rows.append(Row(check.name, FAIL, "found nothing"))
+        self._run.tell(outcome)
+        return not problem
+
+    def end(self) -> None:
+        """Kill it and all it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        os.close(self._pipe)
+
+    def _read(self, deadline: float) -> dict[str, Any]:
+        """The next line of the worker, or what became of it."""
+        while b"\n" not in self._unread:
+            seconds = deadline - time.monotonic()
+            if self._run.is_stopped.is_set():
+                return {"problem": "interrupted"}
+            if seconds <= 0:
+                return {"problem": f"exceeded its time box and was killed; see {self._log}"}
+            if not select.select([self._pipe], [], [], min(seconds, LOOK_SECONDS))[0]:
+                continue
+            read = os.read(self._pipe, 1 << 16)
+            if not read:
+                return {"problem": f"its process died: {self._last_words()}"}
+            self._unread += read
+        line, _, self._unread = self._unread.partition(b"\n")
+        return json.loads(line)
+
+    def _last_words(self) -> str:
+        code = self._process.wait()
+        lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"{how}; last line: {lines[-1][-300:] if lines else 'none'}"

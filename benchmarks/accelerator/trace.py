@@ -1,0 +1,85 @@
+"""What a profiler sees of a few updates: kernels, copies, and what the host waits for."""
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile, supported_activities
+
+DEVICE_WAITS = ("cudaDeviceSynchronize",)
+STREAM_WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
+TOP = 10
+
+
+def traced(update: Callable[[], object], wait: Callable[[], None], number: int) -> dict[str, Any]:
+    """Per update, over `number` of them. Without a device: operators in place of kernels, and no waits. The profiler slows the host, not
+    the kernels: `busy_milliseconds` is to be set against the time without it."""
+    activities = supported_activities() & {ProfilerActivity.CPU, ProfilerActivity.CUDA}
+    wait()
+    with profile(activities=activities) as profiler:
+        for _ in range(number):
+            update()
+        wait()
+    events = profiler.profiler.kineto_results.events()
+    host = [event.name() for event in events if event.device_type() == DeviceType.CPU]
+    on_device = on_the_device(events, set(host))
+    copies = [event for event in on_device if event.name().startswith("Memcpy")]
+    kernels = [event for event in on_device if not event.name().startswith(("Memcpy", "Memset"))]
+    return {
+        "busy_milliseconds": covered((event.start_ns(), event.start_ns() + event.duration_ns()) for event in on_device) / 1e6 / number,
+        # the wait after the last update is ours
+        "device_waits": max(0, sum(name in DEVICE_WAITS for name in host) - bool(on_device)) / number,
+        "stream_waits": sum(name in STREAM_WAITS for name in host) / number,
+        "copies": len(copies) / number,
+        "copies_by_kind": {kind: count / number for kind, count in Counter(event.name() for event in copies).items()},
+        "kernel_calls": len(kernels) / number,
+        "kernels": [
+            {"name": name[:160], "milliseconds": total / 1e6 / number, "calls": calls / number}
+            for name, total, calls in top((event.name(), event.duration_ns()) for event in kernels or _operators(events))[:TOP]
+        ],
+    }
+
+
+def on_the_device(events: Iterable[Any], host: set[str]) -> list[Any]:
+    """Kernels, copies and fills. What bears a name of the host's is a span of the host's program, drawn on the device's line."""
+    found = [event for event in events if event.device_type() == DeviceType.CUDA and event.duration_ns() > 0]
+    return [event for event in found if event.name() not in host]
+
+
+def waiting_places(update: Callable[[], object]) -> dict[str, int]:
+    """Lines of Python at which an operation waits for the CUDA device in one update -> how often."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    met = [one for one in caught if "synchroniz" in str(one.message)]
+    return dict(Counter(f"{'/'.join(Path(one.filename).parts[-2:])}:{one.lineno}" for one in met))
+
+
+def covered(spans: Iterable[tuple[int, int]]) -> int:
+    """How long at least one of the spans (start, end) runs."""
+    busy, end = 0, 0
+    for start, stop in sorted(spans):
+        busy += max(0, stop - max(start, end))
+        end = max(end, stop)
+    return busy
+
+
+def top(timed: Iterable[tuple[str, int]]) -> list[tuple[str, int, int]]:
+    """(name, nanoseconds, calls), the longest first."""
+    sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for name, nanoseconds in timed:
+        sums[name][0] += nanoseconds
+        sums[name][1] += 1
+    return sorted(((name, total, calls) for name, (total, calls) in sums.items()), key=lambda one: -one[1])
+
+
+def _operators(events: Iterable[Any]) -> list[Any]:
+    return [event for event in events if event.name().startswith("aten::")]

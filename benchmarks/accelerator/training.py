@@ -1,0 +1,110 @@
+"""Does it train there? Each tiny recipe through the loop itself: finite, saved, and resumed with the same bits."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from accelerator.result import CANNOT, FAIL, OK, Row
+from accelerator.worker import Context
+from recipes.catalog import RECIPES
+from recipes.check import resolve_recipe
+from recipes.cluster.environment import quiet_libraries
+from recipes.ds_config import load_ds_config, resolve
+from recipes.engine.build import is_supported
+from recipes.train.cli import ROOT, launch_facts
+
+STEPS, SAVED_AT = 5, 3
+TIMES = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu"}
+COMMON = {
+    **{"run.max_steps": STEPS, "run.save_steps": SAVED_AT, "run.eval_steps": STEPS, "run.log_steps": 1, "run.eval_samples": 16},
+    **{"run.global_batch_size": 16, "optim.warmup_steps": 2},
+    **{f"model.{name}": 0.1 for name in ("hidden_dropout", "attention_dropout")},
+}
+TINY = {"run.global_batch_size": 8, "model.num_layers": 1, "teacher.average_top_k_layers": 1}
+OF_MODALITY = {"text": {}, "speech": {"data.group_size": 4}, "vision": {}}
+
+
+def check_training(context: Context, modality: str, precision: str) -> Iterator[Row]:
+    """Five updates as published, then five with run.deterministic=true, and the last two of these again from a checkpoint."""
+    if not is_supported(precision):
+        yield Row(f"{STEPS} updates", CANNOT, f"DeepSpeed has no {precision} on this device")
+        return
+    config = ROOT / "ds_configs" / f"zero3_{precision}.json"
+    free, whole, resumed = (context.folder / name for name in ("free", "whole", "resumed"))
+    train(context, modality, config, free)
+    yield finite(free, f"{STEPS} updates")
+    train(context, modality, config, whole, {"run.deterministic": True, "data.path": free / "prepared"})
+    yield finite(whole, f"{STEPS} updates, run.deterministic=true")
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "checkpoints" / f"step_{STEPS:08d}")
+    train(context, modality, config, resumed, {"run.deterministic": True, "data.path": free / "prepared"})
+    yield same_bits(whole, resumed, f"resumed at {SAVED_AT} = uninterrupted")
+    difference = same_bits(free, whole, "without run.deterministic = with it")
+    yield Row(difference.what, OK, difference.seen, difference.numbers)  # a measurement: what determinism changes
+
+
+def check_offload(context: Context) -> Iterator[Row]:
+    """The optimizer's state on the host, which a device feeds and reads."""
+    if context.device == "cpu":
+        yield Row("zero3_offload_cpu", CANNOT, "the host is the device here; tests/recipes/engine/test_cpu_adam.py has it")
+        return
+    train(context, "text", ROOT / "ds_configs" / "zero3_offload_cpu.json", context.folder / "run")
+    yield finite(context.folder / "run", f"zero3_offload_cpu, {STEPS} updates")
+
+
+def train(context: Context, modality: str, config: Path, run_dir: Path, more: dict[str, Any] | None = None) -> None:
+    """A run of the tiny recipe, in this process, by the loop that the launch scripts call."""
+    from recipes.train import loop
+
+    quiet_libraries()
+    os.environ.pop("MASTER_PORT", None)  # each run in this process opens its own
+    values = COMMON | OF_MODALITY[modality] | (TINY if context.is_tiny else {}) | (more or {})
+    settings = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()]
+    recipe = resolve_recipe(f"{modality}_tiny", RECIPES[modality], settings, None)
+    code = loop.run(recipe, resolve(recipe, load_ds_config(config), str(config), 1), run_dir, launch_facts())
+    assert code == 0, f"the run ended with {code}"
+
+
+def finite(run_dir: Path, what: str) -> Row:
+    """Whether every update was applied with a finite loss and gradient."""
+    rows = _metrics(run_dir)
+    steps = {row["step"] for row in rows}
+    skipped = max(row["skipped_steps"] for row in rows)
+    bad = [row["step"] for row in rows if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"])]
+    loss, norm = rows[-1]["loss"], rows[-1]["grad_norm"]
+    seen = f"loss {rows[0]['loss']:.4f} -> {loss:.4f}, gradient norm {norm:.3g}, {skipped} skipped"
+    if bad or steps != set(range(1, STEPS + 1)):
+        return Row(what, FAIL, f"{seen}; steps {sorted(steps)}, not finite at {bad}")
+    return Row(what, OK, seen, {"losses": [row["loss"] for row in rows], "skipped": skipped})
+
+
+def same_bits(first: Path, second: Path, what: str) -> Row:
+    """Whether two runs ended with the same metrics and the same tensors, bit for bit; by how much they differ where not."""
+    one, other = (_tensors(run_dir) for run_dir in (first, second))
+    differing = [name for name in one.keys() | other.keys() if name not in one or name not in other or not _equal(one[name], other[name])]
+    if not differing and _metrics(first)[-1] == _metrics(second)[-1]:
+        return Row(what, OK, f"the same bits in {len(one)} tensors")
+    gaps = {n: float((one[n].double() - other[n].double()).abs().max()) for n in differing if n in one and n in other}
+    worst = max(gaps, key=lambda name: gaps[name], default="none")
+    seen = f"{len(differing)} of {len(one)} tensors differ, most by {gaps.get(worst, 0.0):.1e} ({worst})" if differing else "other metrics"
+    return Row(what, FAIL, seen, {"differing": sorted(differing)})
+
+
+def _metrics(run_dir: Path) -> list[dict[str, Any]]:
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+
+
+def _tensors(run_dir: Path) -> dict[str, torch.Tensor]:
+    return load_file(run_dir / "checkpoints" / f"step_{STEPS:08d}" / "rank_00000.safetensors")
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.view(torch.uint8), other.view(torch.uint8))

@@ -1,0 +1,48 @@
+"""The process that runs checks: each is a function that yields rows, which go to the parent as they come."""
+
+import importlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from accelerator.checks import Check
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a check is told."""
+
+    device: str
+    """cuda, or cpu with tiny sizes."""
+    folder: Path
+    """Of this check alone, empty."""
+
+    @property
+    def is_tiny(self) -> bool:
+        """On the CPU all sizes are tiny."""
+        return self.device == "cpu"
+
+
+def work(checks: list[Check], device: str, out: Path, pipe: int) -> int:
+    """Run them in turn; the first that raises is the last, since a device may be of no use after an error. Returns the exit code."""
+    with os.fdopen(pipe, "w", buffering=1) as lines:
+        say = partial(print, file=lines)
+        for check in checks:
+            try:
+                run_one(check, Context(device, out / "scratch" / check.name.replace(" ", "_")), say)
+            except Exception as error:
+                say(json.dumps({"problem": f"raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"}))
+                raise
+    return 0
+
+
+def run_one(check: Check, context: Context, say: Callable[[str], None]) -> None:
+    """Say its rows as they are found, then that it is done."""
+    context.folder.mkdir(parents=True, exist_ok=True)
+    function = getattr(importlib.import_module(check.module), check.function)
+    for row in function(context, *check.arguments):
+        say(json.dumps({"row": asdict(row)}))
+    say(json.dumps({"end": check.name}))

@@ -1,0 +1,36 @@
+"""Checks that go wrong, each in its way."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from accelerator.result import OK, Row
+from accelerator.worker import Context
+
+
+def good(context: Context, word: str = "fine") -> Iterator[Row]:
+    yield Row("first", OK, word)
+    yield Row("second", OK, f"process {os.getpid()}")
+
+
+def raises(context: Context) -> Iterator[Row]:
+    yield Row("before", OK, "found")
+    raise RuntimeError("CUDA error: device-side assert triggered\nmore lines")
+
+
+def dies(context: Context) -> Iterator[Row]:
+    yield Row("before", OK, "found")
+    print("the last words", file=sys.stderr, flush=True)
+    os.abort()
+
+
+def hangs(context: Context, *words: str) -> Iterator[Row]:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+    yield Row("child", OK, str(child.pid))
+    time.sleep(100)
+
+
+def nothing(context: Context) -> Iterator[Row]:
+    yield from ()
