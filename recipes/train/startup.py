@@ -148,9 +148,7 @@ class StartUp:
     def _build(self, parallel: Parallel, data: TrainData, facts: dict[str, Any], step: int) -> TrainState:
         """Engines with the newest checkpoint in them, and what saves them."""
         recipe, world, run_dir = self.recipe, self.world, self.run_dir
-        if recipe.run.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product; without it they raise on CUDA
-        torch.use_deterministic_algorithms(recipe.run.deterministic)
+        choose_kernels(recipe.run.deterministic)
         self.watch.beat(step, "engines")
         objective = build_objective(recipe, self.config, parallel)
         self.watch.beat(step, "load")
@@ -193,6 +191,13 @@ def check_precision(config: EngineConfig) -> None:
         raise ConfigError(
             f"{config.path}: DeepSpeed has no {config.precision} on this device; use zero3_bf16.json, or zero3_cpu.json on a CPU"
         )
+
+
+def choose_kernels(deterministic: bool) -> None:
+    """Whether torch may take kernels whose results differ from one time to the next. Before the first product on a device."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at the first product; without it torch refuses
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel: Parallel) -> Iterator[Batch]:

@@ -1,6 +1,7 @@
 """How a run starts, as its first lines and its config.json say it; and that each part gets the run's own settings and state."""
 
 import json
+import os
 import time
 from dataclasses import asdict
 from importlib import metadata
@@ -16,7 +17,7 @@ from recipes.data.loader import Position
 from recipes.ds_config import BatchPlan, load_ds_config, resolve
 from recipes.errors import ConfigError
 from recipes.train import startup
-from recipes.train.startup import build_loader, check_precision, heldout_batches
+from recipes.train.startup import build_loader, check_precision, choose_kernels, heldout_batches
 from tests.distributed import run_distributed
 from tests.launching import PRETRAIN_TEXT, ROOT, launch, overrides, tiny_recipe
 from tests.recipes.data.numbers_data import Numbers
@@ -48,6 +49,18 @@ def test_a_precision_that_the_device_lacks_is_the_users_to_mend(monkeypatch: pyt
             check_precision(config)
         monkeypatch.setattr(startup, "is_supported", lambda asked: True)
         check_precision(config)
+
+
+def test_deterministic_kernels_come_with_what_cublas_needs_unless_the_user_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(startup.torch, "use_deterministic_algorithms", asked.append)
+    for before, deterministic, after in ((None, False, None), (None, True, ":4096:8"), (":16:8", True, ":16:8")):
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+        if before:
+            monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
+        choose_kernels(deterministic)
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == after
+    assert asked == [False, True, True]
 
 
 def look_at_start(run_dir: Path, prepared: Path, settings: dict[str, object], facts: dict[str, Any]) -> dict[str, Any]:
