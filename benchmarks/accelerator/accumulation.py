@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from accelerator.batches import rows
+from accelerator.joined import joined
 from accelerator.result import FAIL, OK, Row
 from accelerator.worker import Context
-from model.parallel import init_parallel
 from recipes.catalog import RECIPES
-from recipes.cluster.world import join_world, leave_world
 from recipes.ds_config import load_ds_config, resolve
 from recipes.engine import shards
 from recipes.engine.update import backward
@@ -29,18 +28,14 @@ WORSE = 1.25
 
 def check_accumulation(context: Context) -> Iterator[Row]:
     """64 samples as one micro-batch and as sixteen, against the gradient of an fp32 engine."""
-    world = join_world()
-    try:
-        parallel = init_parallel(1, world.device.type)
-        length = TINY_LENGTH if context.is_tiny else LENGTH
+    length = TINY_LENGTH if context.is_tiny else LENGTH
+    with joined() as (_, parallel):
         exact = gradient(parallel, "zero3_cpu", 1, length, {})
         errors = {
             "1 x 64, bf16": distance(gradient(parallel, "zero3_bf16", 1, length, {}), exact),
             "16 x 4, bf16": distance(gradient(parallel, "zero3_bf16", 16, length, {}), exact),
             "16 x 4, bf16, summed in fp32": distance(gradient(parallel, "zero3_bf16", 16, length, FP32_SUMS), exact),
         }
-    finally:
-        leave_world()
     once = errors["1 x 64, bf16"]
     for what, error in errors.items():
         status = OK if error <= WORSE * once else FAIL

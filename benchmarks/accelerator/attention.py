@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
+from accelerator.joined import joined
 from accelerator.result import FAIL, OK, Row
 from accelerator.worker import Context
 from model.config import EncoderConfig
 from model.dropout import DropoutStream
 from model.init import Init
 from model.layers import Attention, attention_mask
-from model.parallel import Parallel, init_parallel
+from model.parallel import Parallel
 from model.positions import PatchBias
 from recipes.catalog import RECIPES
-from recipes.cluster.world import join_world, leave_world
 
 LENGTHS = {"text": 512, "speech": 499, "vision": 197}
 TINY_LENGTHS = {"text": 64, "speech": 49, "vision": 65}
@@ -53,13 +53,9 @@ class Case:
 
 def check_attention(context: Context) -> Iterator[Row]:
     """The cases of all modalities, then padding at the lengths with a known fault."""
-    world = join_world()
-    try:
-        parallel = init_parallel(1, world.device.type)
+    with joined() as (world, parallel):
         for case in cases(context.is_tiny):
             yield judged(case, encoder_config(case, context.is_tiny), parallel, world.device)
-    finally:
-        leave_world()
 
 
 def cases(is_tiny: bool) -> Iterator[Case]:

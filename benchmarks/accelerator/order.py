@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from accelerator.commands import run
+from accelerator.commands import last_line, run
+from accelerator.joined import joined
 from accelerator.result import CANNOT, FAIL, OK, Row
 from accelerator.shards import BATCH, LENGTH, build
 from accelerator.worker import Context
-from model.parallel import init_parallel
 from recipes.catalog import RECIPES
-from recipes.cluster.world import join_world, leave_world
 from recipes.engine import shards
 from recipes.modalities.registry import MODALITIES
 from recipes.train.cli import ROOT
@@ -35,7 +34,7 @@ def check_order(context: Context) -> Iterator[Row]:
     done = run([*launcher, "-m", "accelerator.order", context.device])
     words = [line for line in done.stdout.splitlines() if line.startswith("weights: ")]
     if done.returncode or not words:
-        yield Row(what, FAIL, f"exit code {done.returncode}: {(done.stderr.strip().splitlines() or ['nothing said'])[-1][-200:]}")
+        yield Row(what, FAIL, f"exit code {done.returncode}: {last_line(done)}", {"printed": done.stderr[-20_000:]})
         return
     yield Row(what, OK if words[0] == "weights: new" else FAIL, words[0])
 
@@ -44,10 +43,9 @@ def stream_waits(context: Context) -> Row:
     """On one device: is DeepSpeed's stream still held up while the current one is, after the teacher was written?"""
     what = "the teacher's gather waits for the EMA"
     if context.device == "cpu":
-        return Row(what, CANNOT, "a CPU has no streams; tests/recipes/engine/test_shards.py has the call")
-    world = join_world()
-    try:
-        objective = build("text", ROOT / "ds_configs" / "zero3_bf16.json", init_parallel(1, world.device.type))
+        return Row(what, CANNOT, "a CPU has no streams; tests/recipes/objectives/test_data2vec_order.py has the call")
+    with joined() as (_, parallel):
+        objective = build("text", ROOT / "ds_configs" / "zero3_bf16.json", parallel)
         torch.cuda.synchronize()
         torch.cuda._sleep(LONG_CYCLES)
         objective.after_step(1)
@@ -55,42 +53,36 @@ def stream_waits(context: Context) -> Row:
         reached.record(shards.gather_stream(objective.teacher))
         is_held_up = not reached.query()
         torch.cuda.synchronize()
-    finally:
-        leave_world()
-    return Row(
-        what, OK if is_held_up else FAIL, "its stream is held up until the EMA is written" if is_held_up else "its stream runs ahead"
-    )
+    return Row(what, OK, "its stream is held up until then") if is_held_up else Row(what, FAIL, "its stream runs ahead")
 
 
 def old_or_new(device: str) -> None:
     """On each of two ranks: rank 0 says which weights the teacher's forward saw."""
-    world = join_world()
-    parallel = init_parallel(1, world.device.type)
-    objective = build("text", ROOT / "ds_configs" / "zero3_bf16.json", parallel)
-    modality = MODALITIES["text"]
-    recipe = modality.resized(RECIPES["text"]["text_tiny"](), LENGTH["text"])
-    batch: Any = modality.random_batch(recipe, BATCH, LENGTH["text"], np.random.default_rng(0)).to(world.device)
+    with joined() as (world, parallel):
+        objective = build("text", ROOT / "ds_configs" / "zero3_bf16.json", parallel)
+        modality = MODALITIES["text"]
+        recipe = modality.resized(RECIPES["text"]["text_tiny"](), LENGTH["text"])
+        batch: Any = modality.random_batch(recipe, BATCH, LENGTH["text"], np.random.default_rng(0)).to(world.device)
 
-    def target() -> torch.Tensor:
-        with torch.no_grad():
-            return objective.forward(batch, objective.count(batch)).target_BSD.clone()
+        def target() -> torch.Tensor:
+            with torch.no_grad():
+                return objective.forward(batch, objective.count(batch)).target_BSD.clone()
 
-    for _ in range(3):  # the first forward records the order of gathers
-        before = target()
-    for _, parameter in shards.trained_parameters(objective.student):
-        shards.master_shard(parameter).mul_(1.5)
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda._sleep(LONG_CYCLES)
-    objective.restart()
-    seen = target()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    right = target()
-    assert not torch.equal(before, right), "the weights have not changed"
-    if world.rank == 0:
-        print("weights: new" if torch.equal(seen, right) else "weights: old", flush=True)
-    leave_world()
+        for _ in range(3):  # the first forward records the order of gathers
+            before = target()
+        for _, parameter in shards.trained_parameters(objective.student):
+            shards.master_shard(parameter).mul_(1.5)
+        if device == "cuda":
+            torch.cuda.synchronize()
+            torch.cuda._sleep(LONG_CYCLES)
+        objective.restart()
+        seen = target()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        right = target()
+        assert not torch.equal(before, right), "the weights have not changed"
+        if world.rank == 0:
+            print("weights: new" if torch.equal(seen, right) else "weights: old", flush=True)
 
 
 if __name__ == "__main__":

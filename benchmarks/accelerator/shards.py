@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from accelerator.joined import joined
 from accelerator.result import CANNOT, FAIL, OK, Row
 from accelerator.worker import Context
-from model.parallel import init_parallel
 from recipes.catalog import RECIPES
-from recipes.cluster.world import join_world, leave_world
 from recipes.ds_config import load_ds_config, resolve
 from recipes.engine import shards
 from recipes.engine.build import is_supported
@@ -30,13 +29,9 @@ BATCH = 4
 
 def check_shards(context: Context) -> Iterator[Row]:
     """Each tiny recipe, bf16 and fp16, through one update."""
-    world = join_world()
-    try:
-        parallel = init_parallel(1, world.device.type)
+    with joined() as (world, parallel):
         for modality, precision in product(RECIPES, DTYPES):
             yield checked(modality, precision, parallel, world.device)
-    finally:
-        leave_world()
 
 
 def checked(modality: str, precision: str, parallel: Any, device: torch.device) -> Row:

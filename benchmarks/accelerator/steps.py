@@ -1,12 +1,12 @@
 """What an update costs there: time, share of the peak, how busy the device is, what the host waits for, memory; beside plain torch."""
 
 import argparse
-import contextlib
 import cProfile
 import pstats
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,11 +19,12 @@ import plain_step
 import step_time
 from accelerator import trace
 from accelerator.batches import cropped
+from accelerator.joined import joined, release
 from accelerator.result import CANNOT, OK, Row
 from accelerator.worker import Context
 from model.batch import Batch
-from model.parallel import init_parallel
-from recipes.cluster.world import World, join_world, leave_world
+from model.parallel import Parallel
+from recipes.cluster.world import World
 from recipes.config import Recipe
 from recipes.ds_config import load_ds_config, resolve
 from recipes.modalities.registry import MODALITIES
@@ -48,7 +49,7 @@ LEAF_BATCH = 64
 class Bench:
     """One engine of a recipe, and updates of it on random batches that come from the host, as in training."""
 
-    def __init__(self, context: Context, name: str, zero: dict[str, Any] | None = None) -> None:
+    def __init__(self, context: Context, name: str, zero: dict[str, Any], world: World, parallel: Parallel) -> None:
         """Build it for samples of the recipe's length; `zero`: more zero_optimization keys, past our checks."""
         modality, size = name.split("_")
         self.modality = MODALITIES[modality]
@@ -59,10 +60,9 @@ class Bench:
         self.recipe: Recipe = step_time.build_recipe(args)
         path = ROOT / "ds_configs" / "zero3_bf16.json"
         config = resolve(self.recipe, load_ds_config(path) | {"train_micro_batch_size_per_gpu": 1}, str(path), 1)
-        config.deepspeed["zero_optimization"].update(zero or {})
-        self.world: World = join_world()
-        self.device = self.world.device
-        self.objective: Any = build_objective(self.recipe, config, init_parallel(1, self.device.type))
+        config.deepspeed["zero_optimization"].update(zero)
+        self.world, self.device = world, world.device
+        self.objective: Any = build_objective(self.recipe, config, parallel)
         self._spikes = SpikeStatistic(self.recipe.guard)
         self._number = 0
 
@@ -101,23 +101,11 @@ class Bench:
         return plain_step.PlainStep(self.recipe, self.objective.parallel, device=self.device, dtype=torch.bfloat16)
 
 
-@contextlib.contextmanager
+@contextmanager
 def bench(context: Context, name: str, zero: dict[str, Any] | None = None) -> Iterator[Bench]:
-    """A Bench, and the process group taken down after it."""
-    try:
-        yield Bench(context, name, zero)
-    finally:
-        leave_world()
-        release()
-
-
-def release() -> None:
-    """Give the device's memory back."""
-    import gc
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    """A Bench in a world of its own."""
+    with joined() as (world, parallel):
+        yield Bench(context, name, zero or {}, world, parallel)
 
 
 def check_step(context: Context, name: str) -> Iterator[Row]:

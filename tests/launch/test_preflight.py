@@ -227,3 +227,21 @@ def test_a_node_that_cannot_reach_rank_0_says_so_itself(tmp_path: Path) -> None:
         unused.bind(("127.0.0.1", 0))
         done = launch(PREFLIGHT, ["--timeout", 1], tmp_path, env=place(1, unused.getsockname()[1]))
     refused(done, r"cannot reach rank 0 at 127\.0\.0\.1:\d+ within 1 s \(Connection refused\)")
+
+
+NAN_ATTENTION = """
+import torch.nn.functional as F
+attention = F.scaled_dot_product_attention
+F.scaled_dot_product_attention = lambda *args, **options: attention(*args, **options) * float("nan")
+"""
+
+
+@pytest.mark.slow
+def test_full_trains_on_the_node_and_names_the_check_that_fails_there(tmp_path: Path) -> None:
+    done = run_command([sys.executable, str(PREFLIGHT), "--full"], tmp_path, 200)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    (tmp_path / "sitecustomize.py").write_text(NAN_ATTENTION)
+    done = run_command([sys.executable, str(PREFLIGHT), "--full"], tmp_path, 200, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2 and re.fullmatch(r"error: .*\n", done.stderr), done.stderr
+    assert "check attention: text student" in done.stderr and "check train text bf16: " in done.stderr, done.stderr
+    assert not list(tmp_path.glob(".preflight*"))
