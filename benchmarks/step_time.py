@@ -129,7 +129,7 @@ def timed_step(objective, batch, guard, *, waits: bool = True) -> dict[str, floa
     `waits`: for a CUDA device after each part; without, the host runs ahead as in training and its own time is what is seen."""
     import torch
 
-    from recipes.engine.update import backward
+    from recipes.engine.update import backward, step
 
     seconds: dict[str, float] = {}
     is_cuda = torch.device(objective.student.device).type == "cuda"
@@ -150,7 +150,7 @@ def timed_step(objective, batch, guard, *, waits: bool = True) -> dict[str, floa
     guard.note(outcome.loss)
     health = clock("guard", lambda: guard.judge(total))
     assert guard.refusal(health) is None, health
-    clock("optimizer", objective.student.step)
+    clock("optimizer", lambda: step(objective.student))
     guard.confirm(health)
     clock("after_step", lambda: objective.after_step(1))
     return seconds

@@ -9,14 +9,20 @@ from tests.recipes.engine.streams import waits_after
 from tests.recipes.engine.test_build import NO_THRESHOLD, resolved
 
 
+QUICK = ("teacher.ema_decay=0.5", "teacher.ema_end_decay=0.5")
+"""So that one step is more than the rounding to bf16."""
+
+
 def note_waits() -> dict[str, Any]:
     """On a rank, in bf16, where shards are rounded copies."""
     from model.parallel import init_parallel
     from recipes.engine import shards
+    from recipes.objectives.data2vec import Data2Vec
     from recipes.objectives.registry import build_objective
 
-    recipe, config = resolved(1, 1, NO_THRESHOLD, {"bf16": {"enabled": True}})
+    recipe, config = resolved(1, 1, NO_THRESHOLD, {"bf16": {"enabled": True}}, *QUICK)
     objective = build_objective(recipe, config, init_parallel(1, "cpu"))
+    assert isinstance(objective, Data2Vec)
 
     def changed() -> None:
         with torch.no_grad():
