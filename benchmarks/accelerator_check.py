@@ -5,49 +5,63 @@ python benchmarks/accelerator_check.py --device cpu --out check      the same wi
 """
 
 import argparse
+import fcntl
 import json
 import os
+import shlex
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from accelerator.checks import ALONE, LONGEST_SECONDS, SIDE_BY_SIDE, Check, all_checks
 from accelerator.fitness import facts_of_device
-from accelerator.result import FAIL, Outcome, summary, write_files
-from accelerator.runner import Run
+from accelerator.processes import forget_launcher
+from accelerator.result import CANNOT, FAIL, Outcome, Row, summary, write_files
+from accelerator.runner import INTERRUPTED, Run
 from recipes.cluster.checkout import commit
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries
-from recipes.errors import ConfigError
+from recipes.errors import EXIT_INTERRUPTED, ConfigError
 
-EXIT_FAILED = 1
+EXIT_FAILED, EXIT_ENDED = 1, 128
+"""A check failed; plus the number of the signal that ended it."""
 
 
 def main() -> int:
     """Parse, look at the device, run the checks. Exit code 1 where one fails."""
+    names = ", ".join(f'"{name}"' for name in all_checks())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for check.json, check.md and logs")
-    parser.add_argument("--only", nargs="+", default=[], metavar="CHECK", help=f"some of: {', '.join(all_checks())}")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for check.json, check.md, logs and scratch/")
+    parser.add_argument("--only", nargs="+", default=[], metavar="CHECK", help=f"some of {names}")
     parser.add_argument("--short", action="store_true", help="the ones that launch/preflight.py --full runs")
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    forget_launcher()
     quiet_libraries()
     if args.worker:
         return run_as_worker(args)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, frame: sys.exit(EXIT_ENDED + number))
     lanes = [chosen(stage, args) for stage in (SIDE_BY_SIDE, ALONE)]
-    head = facts_of_device(args.device)
-    args.out.mkdir(parents=True, exist_ok=True)
-    return run_checks(args, head, lanes)
+    if not any(lanes):
+        raise ConfigError(
+            f"--only with --short leaves no check; the short ones are {', '.join(c.name for c in all_checks().values() if c.is_short)}"
+        )
+    with taken(args.out):
+        return run_checks(args, facts_of_device(args.device), lanes)
 
 
 def chosen(lanes: dict[str, list[Check]], args: argparse.Namespace) -> dict[str, list[Check]]:
     """The lanes with the checks that were asked for. Raises: ConfigError for a name that there is not."""
     unknown = [name for name in args.only if name not in all_checks()]
     if unknown:
-        raise ConfigError(f"--only {unknown[0]!r}: no such check; there are {', '.join(all_checks())}")
+        raise ConfigError(f"--only {unknown[0]!r}: no such check; there are " + ", ".join(f'"{name}"' for name in all_checks()))
     found = {
         lane: [check for check in checks if (not args.only or check.name in args.only) and (check.is_short or not args.short)]
         for lane, checks in lanes.items()
@@ -55,38 +69,74 @@ def chosen(lanes: dict[str, list[Check]], args: argparse.Namespace) -> dict[str,
     return {lane: checks for lane, checks in found.items() if checks}
 
 
+@contextmanager
+def taken(folder: Path) -> Iterator[None]:
+    """The folder for this call alone, without the logs of one before. Raises: ConfigError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: {error.strerror}; name a folder that can be written") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"--out {folder}: another check writes there; wait for it, or name another folder") from None
+        for log in folder.glob("*.log"):
+            log.unlink()
+        yield
+
+
 def run_checks(args: argparse.Namespace, head: dict[str, Any], stages: list[dict[str, list[Check]]]) -> int:
-    """All stages; both files are written after each check."""
+    """All stages; both files are written at the beginning and after each check."""
     start = time.monotonic()
-    order = [check.name for lanes in stages for checks in lanes.values() for check in checks]
+    order = {check.name: check for lanes in stages for checks in lanes.values() for check in checks}
     outcomes: dict[str, Outcome] = {}
-    head = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": " ".join(sys.argv), "commit": commit() or "unknown"} | head
+    command = shlex.join([Path(sys.executable).name, *sys.argv])
+    head = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": command, "commit": commit() or "unknown"} | head
     for note in head["notes"]:
-        print(f"note: {note}", flush=True)
+        say(f"note: {note}")
+
+    def write() -> None:
+        write_files(args.out, head | {"seconds": round(time.monotonic() - start, 1)}, [outcomes[n] for n in order if n in outcomes])
 
     def take(outcome: Outcome) -> None:
         outcomes[outcome.name] = outcome
-        write_files(args.out, head | {"seconds": round(time.monotonic() - start, 1)}, [outcomes[n] for n in order if n in outcomes])
-        print(f"{outcome.name}: {outcome.status}, {outcome.seconds:.0f} s", flush=True)
-        for row in outcome.rows:
-            if row.status == FAIL:
-                print(f"  {row.what}: {row.seen}", flush=True)
+        write()
+        failed = [f"  {row.what}: {row.seen}" for row in outcome.rows if row.status == FAIL]
+        say("\n".join([f"{outcome.name}: {outcome.status}, {outcome.seconds:.0f} s", *failed]))
 
+    write()
     run = Run(args.device, args.out.resolve(), start + LONGEST_SECONDS, take)
     cores = len(os.sched_getaffinity(0))
-    for number, lanes in enumerate(stages):
-        if lanes:
+    try:
+        for number, lanes in enumerate(stages):
             run.run_lanes(lanes, at_once=max(1, min(len(lanes), cores)) if number == 0 else 1)
-    print(f"{summary(outcomes.values())}; {args.out}/check.md")
+    except (KeyboardInterrupt, SystemExit) as end:
+        for name in order.keys() - outcomes.keys():
+            outcomes[name] = Outcome(name, order[name].seconds, [Row("the check itself", CANNOT, INTERRUPTED)])
+        write()
+        print(f"interrupted; {args.out}/check.md has what was found", file=sys.stderr)
+        return int(end.code or 0) if isinstance(end, SystemExit) else EXIT_INTERRUPTED
+    say(f"{summary(outcomes.values())}; {args.out}/check.md")
     return EXIT_FAILED if any(outcome.status == FAIL for outcome in outcomes.values()) else 0
+
+
+def say(text: str) -> None:
+    """Print it. Who reads may have gone: the files are what counts."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run_as_worker(args: argparse.Namespace) -> int:
     """In the process that runs the checks themselves."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # lanes share the cores
-    from accelerator.worker import work
+    from accelerator.worker import end_with_parent, work
 
-    pipe, *checks = args.worker
+    pipe, lifeline, *checks = args.worker
+    end_with_parent(int(lifeline))
     return work([Check(**json.loads(check)) for check in checks], args.device, args.out, int(pipe))
 
 

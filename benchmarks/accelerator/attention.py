@@ -29,7 +29,7 @@ KERNELS = {
     "flash": "_scaled_dot_product_flash_attention",
     "memory-efficient": "_scaled_dot_product_efficient_attention",
     "cuDNN": "_scaled_dot_product_cudnn_attention",
-    "none (math)": "_scaled_dot_product_attention_math",
+    "plain formula (math)": "_scaled_dot_product_attention_math",
 }
 TOLERANCE = 0.03
 """Of the norm of a gradient: bf16 against fp32."""

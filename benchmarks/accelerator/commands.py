@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from accelerator.result import CANNOT, FAIL, OK, Row
 from accelerator.training import STEPS, TINY, finite, same_bits
@@ -19,11 +20,34 @@ TOLERANCE = 1e-4
 ERROR = re.compile(r"^(\[rank\d+\]: )?(error|[\w.]*(Error|Exception)): ")
 
 
-def run(words: list[str], **env: str) -> subprocess.CompletedProcess[str]:
-    """A command in the checkout, by this Python."""
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    printed: str
+
+    @property
+    def last_line(self) -> str:
+        """What it said last; where it failed, the last error that it names."""
+        lines = self.printed.strip().splitlines() or ["it said nothing"]
+        errors = [line for line in lines if self.code and ERROR.search(line)]
+        return (errors or lines)[-1][-300:]
+
+    @property
+    def problem(self) -> str:
+        """For the row of a failure."""
+        return f"exit code {self.code}: {self.last_line}"
+
+
+def run(context: Context, name: str, words: list[str], **env: str) -> Done:
+    """A command in the checkout, by this Python. What it prints goes into NAME.log of the check's folder as it comes."""
     path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH")]))
-    environment = os.environ | {"PYTHONPATH": path} | env
-    return subprocess.run([sys.executable, *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    log = context.folder / f"{name}.log"
+    with log.open("wb") as file:
+        command = [sys.executable, *words]
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path} | env, stdout=file, stderr=file, check=False)
+    return Done(done.returncode, log.read_text(errors="replace"))
 
 
 def check_launch(context: Context) -> Iterator[Row]:
@@ -36,16 +60,15 @@ def check_launch(context: Context) -> Iterator[Row]:
         f"LOCAL_RANK={LOCAL_RANK}, one visible device": ([], {"LOCAL_RANK": str(LOCAL_RANK), "RANK": "0", "WORLD_SIZE": "1"} | one_device),
         "by deepspeed": (["-m", "deepspeed.launcher.runner", "--num_accelerators", "1"], {}),
     }
-    folders = [context.folder / name.split()[0] for name in launches]
+    folders = [context.folder / name for name in ("by_hand", "by_deepspeed")]
     for (name, (launcher, env)), folder in zip(launches.items(), folders, strict=True):
-        what = f"launch/pretrain_text.py, {name}"
-        data = folders[0] / "prepared"
+        what, data = f"launch/pretrain_text.py, {name}", folders[0] / "prepared"
         settings = [f"{key}={value}" for key, value in (values | ({"data.path": data} if data.exists() else {})).items()]
         config = ROOT / "ds_configs" / "zero3_bf16.json"
         words = ["launch/pretrain_text.py", "--run-dir", str(folder), "--deepspeed_config", str(config)]
-        done = run([*launcher, *words, *(word for setting in settings for word in ("--set", setting))], **env)
-        if done.returncode:
-            yield Row(what, FAIL, f"exit code {done.returncode}: {last_line(done)}", {"printed": (done.stdout + done.stderr)[-20_000:]})
+        done = run(context, folder.name, [*launcher, *words, *(word for setting in settings for word in ("--set", setting))], **env)
+        if done.code:
+            yield Row(what, FAIL, done.problem)
             return
         yield finite(folder, what)
     yield same_bits(*folders, "both launches, run.deterministic=true")
@@ -54,15 +77,11 @@ def check_launch(context: Context) -> Iterator[Row]:
 def check_golden(context: Context) -> Iterator[Row]:
     """Replays of published models against their oracle vectors, in float32 on the device."""
     for case in TINY_GOLDEN if context.is_tiny else GOLDEN:
-        done = run(["tests/golden/replay.py", f"tests/golden/{case}", "--tolerance", str(TOLERANCE)])
-        failed = [line.split()[0] for line in done.stdout.splitlines() if line.endswith(" FAIL")]
+        words = ["tests/golden/replay.py", f"tests/golden/{case}", "--tolerance", str(TOLERANCE)]
+        done = run(context, case.replace("/", "_"), words)
+        failed = [line.split()[0] for line in done.printed.splitlines() if line.endswith(" FAIL")]
         shown = f"; {', '.join(failed[:3])}" if failed else ""
-        yield Row(
-            f"golden {case}",
-            FAIL if done.returncode else OK,
-            f"{last_line(done)}{shown}",
-            {"printed": done.stdout[-20_000:] + done.stderr[-5_000:]},
-        )
+        yield Row(case, FAIL if done.code else OK, f"{done.last_line}{shown}")
 
 
 def check_tests(context: Context) -> Iterator[Row]:
@@ -70,12 +89,5 @@ def check_tests(context: Context) -> Iterator[Row]:
     if context.device == "cpu":
         yield Row("tests marked gpu", CANNOT, "they need a CUDA device")
         return
-    done = run(["-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "tests/recipes", "tests/model"])
-    yield Row("tests marked gpu", FAIL if done.returncode else OK, last_line(done), {"printed": done.stdout[-20_000:]})
-
-
-def last_line(done: subprocess.CompletedProcess[str]) -> str:
-    """What a command said last; where it failed, the last error that it names."""
-    lines = (done.stdout + ("\n" + done.stderr if done.returncode else "")).strip().splitlines() or ["it said nothing"]
-    errors = [line for line in lines if done.returncode and ERROR.search(line)]
-    return (errors or lines)[-1][-300:]
+    done = run(context, "pytest", ["-m", "pytest", "-m", "gpu", "-q", "-p", "no:cacheprovider", "tests/recipes", "tests/model"])
+    yield Row("tests marked gpu", FAIL if done.code else OK, done.last_line)

@@ -80,7 +80,7 @@ def check_images(context: Context) -> Iterator[Row]:
         rate = (update - first) * batch / (time.perf_counter() - start)
         loader.close()
         seen = f"{rate:.0f} images a second, {rate / min(workers, cores):.0f} per busy core"
-        yield Row(f"{size / 1e3:.0f} KB JPEGs of {SIDES[0]} x {SIDES[1]}, {workers} workers, {cores} cores", OK, seen, {"rate": rate})
+        yield Row(f"{size / 1e3:.0f} KB JPEGs of {SIDES[0]} x {SIDES[1]}, workers: {workers}, cores: {cores}", OK, seen, {"rate": rate})
 
 
 def check_copies(context: Context) -> Iterator[Row]:

@@ -18,6 +18,7 @@ import json, warnings
 warnings.simplefilter("ignore")
 import torch
 from importlib import metadata
+import deepspeed, megatron.core  # an installation that is broken is said once
 facts = {"torch": torch.__version__, "cuda": torch.version.cuda, "problem": ""}
 for name in ("deepspeed", "megatron-core"):
     facts[name] = metadata.version(name)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from accelerator.commands import last_line, run
+from accelerator.commands import run
 from accelerator.joined import joined
 from accelerator.result import CANNOT, FAIL, OK, Row
 from accelerator.shards import BATCH, LENGTH, build
@@ -21,22 +21,23 @@ from recipes.train.cli import ROOT
 LONG_CYCLES = 2_000_000_000
 """About a second of a kernel that does nothing."""
 RANKS = 2
+NEW, OLD = "the new weights were gathered", "the old weights were gathered"
 
 
 def check_order(context: Context) -> Iterator[Row]:
     """The wait itself on one device; old or new weights on two."""
     yield stream_waits(context)
-    what = "EMA write, then the teacher's gather behind a long kernel, two devices"
+    what = f"EMA write, then the teacher's gather behind a long kernel, two {'processes' if context.is_tiny else 'devices'}"
     if context.device == "cuda" and torch.cuda.device_count() < RANKS:
         yield Row(what, CANNOT, "there is one device, so nothing is gathered")
         return
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(RANKS)]
-    done = run([*launcher, "-m", "accelerator.order", context.device])
-    words = [line for line in done.stdout.splitlines() if line.startswith("weights: ")]
-    if done.returncode or not words:
-        yield Row(what, FAIL, f"exit code {done.returncode}: {last_line(done)}", {"printed": done.stderr[-20_000:]})
+    done = run(context, "ranks", [*launcher, "-m", "accelerator.order", context.device])
+    seen = [word for word in (NEW, OLD) if word in done.printed]
+    if done.code or not seen:
+        yield Row(what, FAIL, done.problem)
         return
-    yield Row(what, OK if words[0] == "weights: new" else FAIL, words[0])
+    yield Row(what, OK if seen == [NEW] else FAIL, seen[-1])
 
 
 def stream_waits(context: Context) -> Row:
@@ -82,7 +83,7 @@ def old_or_new(device: str) -> None:
         right = target()
         assert not torch.equal(before, right), "the weights have not changed"
         if world.rank == 0:
-            print("weights: new" if torch.equal(seen, right) else "weights: old", flush=True)
+            print(NEW if torch.equal(seen, right) else OLD, flush=True)
 
 
 if __name__ == "__main__":

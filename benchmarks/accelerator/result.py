@@ -1,18 +1,29 @@
 """What a check finds, and the two files that it goes into: check.json and check.md. Torch-free."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from recipes.errors import ConfigError
 from recipes.system.durable import write_text_atomically
 
 OK, FAIL, CANNOT = "ok", "fail", "cannot run here"
 """As it should be (or a measurement, which has no wrong value); not as it should be; not measured, and why."""
 LONGEST_NAME = 90
 """Of a kernel in check.md, in characters; check.json has it in full."""
+UPDATE_COLUMNS = {
+    "ms": ("milliseconds", ".0f"),
+    "ms the device is busy": ("busy_milliseconds", ".0f"),
+    "kernels": ("kernel_calls", ".0f"),
+    "copies": ("copies", ".0f"),
+    "waits for the device": ("device_waits", ".1f"),
+    "for a stream or event": ("stream_waits", ".1f"),
+    "thousand tokens a second": ("thousand_tokens_per_second", ".0f"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,17 +55,33 @@ class Outcome:
 
 
 def write_files(folder: Path, head: dict[str, Any], outcomes: Iterable[Outcome]) -> None:
-    """Both files, whole or as they were before."""
+    """Both files, whole or as they were before. Raises: ConfigError where the disk refuses them."""
     done = list(outcomes)
     content = head | {"checks": [asdict(one) | {"status": one.status} for one in done]}
-    write_text_atomically(folder / "check.json", json.dumps(content, indent=1) + "\n")
-    write_text_atomically(folder / "check.md", markdown(head, done))
+    try:
+        write_text_atomically(folder / "check.json", as_json(content, indent=1) + "\n")
+        write_text_atomically(folder / "check.md", markdown(head, done))
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: {error.strerror}; name a folder that can be written") from None
+
+
+def as_json(content: Any, **style: Any) -> str:
+    """Strict JSON: numbers that are not finite become words."""
+    return json.dumps(_finite(content), allow_nan=False, **style)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def summary(outcomes: Iterable[Outcome]) -> str:
     """How many rows of each status."""
     counts = Counter(row.status for one in outcomes for row in one.rows)
-    return f"{counts[OK]} ok, {counts[FAIL]} failed, {counts[CANNOT]} cannot run here"
+    return f"rows: {counts[OK]} ok, {counts[FAIL]} failed, {counts[CANNOT]} cannot run here"
 
 
 def markdown(head: dict[str, Any], outcomes: list[Outcome]) -> str:
@@ -73,25 +100,15 @@ def markdown(head: dict[str, Any], outcomes: list[Outcome]) -> str:
     ]
     rows = [(one.name, row) for one in outcomes for row in one.rows]
     lines += [f"| {name} | {_cell(row.what)} | {row.status} | {_cell(row.seen)} |" for name, row in rows]
-    lines += _updates([row for _, row in rows if "busy_milliseconds" in row.numbers])
-    for _, row in rows:
-        lines += _kernels(row)
+    traced = [(name, row) for name, row in rows if row.numbers.get("busy_milliseconds")]
+    lines += _updates([row for _, row in traced])
+    for name, row in traced:
+        lines += _kernels(name, row)
     return "\n".join(lines) + "\n"
 
 
-UPDATE_COLUMNS = {
-    "ms": ("milliseconds", ".0f"),
-    "ms the device is busy": ("busy_milliseconds", ".0f"),
-    "kernels": ("kernel_calls", ".0f"),
-    "copies": ("copies", ".0f"),
-    "waits for the device": ("device_waits", ".1f"),
-    "for a stream or event": ("stream_waits", ".1f"),
-    "thousand tokens a second": ("thousand_tokens_per_second", ".0f"),
-}
-
-
 def _updates(rows: list[Row]) -> list[str]:
-    """A line for each kind of update that was traced."""
+    """A line for each kind of update that was traced on a device."""
     if not rows:
         return []
     head = ["", "### Updates: time, and per update what the profiler counts", "", f"| update | {' | '.join(UPDATE_COLUMNS)} |"]
@@ -103,13 +120,16 @@ def _updates(rows: list[Row]) -> list[str]:
     ]
 
 
-def _kernels(row: Row) -> list[str]:
-    kernels = row.numbers.get("kernels", [])
-    if not kernels:
-        return []
-    head = ["", f"### {row.what}, the kernels that took longest", "", "| kernel | ms per update | calls per update |", "|---|---|---|"]
-    shown = [f"| `{_cell(_short(one['name']))}` | {one['milliseconds']:.2f} | {one['calls']:.0f} |" for one in kernels]
-    return head + shown
+def _kernels(name: str, row: Row) -> list[str]:
+    head = [
+        "",
+        f"### {name}: {row.what}, the kernels that took longest",
+        "",
+        "| kernel | ms per update | calls per update |",
+        "|---|---|---|",
+    ]
+    kernels = row.numbers["kernels"]
+    return head + [f"| `{_cell(_short(one['name']))}` | {one['milliseconds']:.2f} | {one['calls']:.0f} |" for one in kernels]
 
 
 def _short(kernel: str) -> str:

@@ -7,29 +7,24 @@ exceeds a box is replaced by a new one for the checks that are left.
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from accelerator.checks import Check
+from accelerator.processes import MARK, kill_marked
 from accelerator.result import CANNOT, FAIL, Outcome, Row
 
 SCRIPT = Path(__file__).parents[1] / "accelerator_check.py"
 LOOK_SECONDS = 0.2
-
-
-def without_launcher() -> dict[str, str]:
-    """The environment of a process that was started by hand: a check is a world of its own, also inside of a job."""
-    told = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "SLURM_", "TORCHELASTIC_", "GROUP_", "ROLE_", "CROSS_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(told)}
+INTERRUPTED = "interrupted"
 
 
 @dataclass
@@ -51,7 +46,7 @@ class Run:
             self.told(outcome)
 
     def run_lanes(self, lanes: dict[str, list[Check]], at_once: int) -> None:
-        """All checks of all lanes. An interrupt ends the workers."""
+        """All checks of all lanes. Whatever ends it early ends the workers."""
         pool = ThreadPoolExecutor(at_once)
         try:
             futures = [pool.submit(self.run_lane, name, checks) for name, checks in lanes.items()]
@@ -68,14 +63,16 @@ class Run:
         left = list(checks)
         while left:
             if self.is_stopped.is_set() or time.monotonic() >= self.deadline:
-                why = "interrupted" if self.is_stopped.is_set() else "the time for all checks was used up before"
+                why = INTERRUPTED if self.is_stopped.is_set() else "the time for all checks was used up before"
                 for check in left:
-                    self.tell(Outcome(check.name, check.seconds, [Row(check.name, CANNOT, why)]))
+                    self.tell(Outcome(check.name, check.seconds, [Row("the check itself", CANNOT, why)]))
                 return
             worker = Worker(name, left, self)
-            while left and worker.run(left[0]):
-                left.pop(0)
-            worker.end()
+            try:
+                while left and worker.run(left[0]):
+                    left.pop(0)
+            finally:
+                worker.end()
             left = left[1:]
 
 
@@ -83,55 +80,49 @@ class Worker:
     """One process that runs checks in turn and says what they find through a pipe, line by line."""
 
     def __init__(self, lane: str, checks: list[Check], run: Run) -> None:
-        """Start it."""
-        self._run = run
+        """Start it. It ends with this process, since it then reads the end of another pipe."""
+        self._run, self._unread, self._mark = run, b"", uuid.uuid4().hex
         self._log = run.out / f"{lane.replace(' ', '_')}.log"
-        self._unread = b""
         self._pipe, writes = os.pipe()
-        words = [str(writes), *(json.dumps(asdict(check)) for check in checks)]
+        reads, self._lifeline = os.pipe()
+        words = [str(writes), str(reads), *(json.dumps(asdict(check)) for check in checks)]
         command = [sys.executable, str(SCRIPT), "--device", run.device, "--out", str(run.out), "--worker", *words]
         with self._log.open("ab") as log:
-            # A session of its own: whatever a check starts is killed with it.
             self._process = subprocess.Popen(
-                command, env=without_launcher(), stdout=log, stderr=log, pass_fds=[writes], start_new_session=True
+                command, env=os.environ | {MARK: self._mark}, stdout=log, stderr=log, pass_fds=[writes, reads], start_new_session=True
             )
         os.close(writes)
+        os.close(reads)
 
     def run(self, check: Check) -> bool:
         """Wait for the end of this check and tell it; whether the process goes on to the next one."""
         start = time.monotonic()
         outcome = Outcome(check.name, check.seconds)
-        problem = ""
-        while True:
+        said = self._read(min(start + check.seconds, self._run.deadline))
+        while "row" in said:
+            outcome.rows.append(Row(**said["row"]))
             said = self._read(min(start + check.seconds, self._run.deadline))
-            if "row" in said:
-                outcome.rows.append(Row(**said["row"]))
-                continue
-            problem = said.get("problem", "")
-            break
         outcome.seconds = time.monotonic() - start
-        if problem:
-            outcome.rows.append(Row(check.name, FAIL, problem))
-        elif not outcome.rows:
-            outcome.rows.append(Row(check.name, FAIL, "found nothing"))
+        if problem := said.get("problem", "" if outcome.rows else "found nothing"):
+            outcome.rows.append(Row("the check itself", CANNOT if problem == INTERRUPTED else FAIL, problem))
         self._run.tell(outcome)
-        return not problem
+        return "problem" not in said
 
     def end(self) -> None:
         """Kill it and all it has started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        kill_marked(self._mark)
         self._process.wait()
         os.close(self._pipe)
+        os.close(self._lifeline)
 
     def _read(self, deadline: float) -> dict[str, Any]:
         """The next line of the worker, or what became of it."""
         while b"\n" not in self._unread:
             seconds = deadline - time.monotonic()
             if self._run.is_stopped.is_set():
-                return {"problem": "interrupted"}
+                return {"problem": INTERRUPTED}
             if seconds <= 0:
-                return {"problem": f"exceeded its time box and was killed; see {self._log}"}
+                return {"problem": f"exceeded its time box and was killed; see {self._log.name} and scratch/ in {self._run.out}"}
             if not select.select([self._pipe], [], [], min(seconds, LOOK_SECONDS))[0]:
                 continue
             read = os.read(self._pipe, 1 << 16)

@@ -199,13 +199,9 @@ def beside(one: Bench, plain: plain_step.PlainStep, size: int, ours: float) -> R
 
 def in_words(numbers: dict[str, Any]) -> str:
     """The row for the table; check.md has another one with the rest."""
-    busy, peak = numbers["busy_share"], numbers["peak_memory_bytes"] / 2**30
-    return f"{numbers['milliseconds']:.0f} ms, MFU {share(numbers['mfu'])}, device busy {share(busy)}, peak {peak:.1f} GiB"
-
-
-def share(value: float | None) -> str:
-    """In percent."""
-    return "unknown" if value is None else f"{value:.1%}"
+    shares = {"MFU": numbers["mfu"], "device busy": numbers["busy_share"]}
+    known = [f"{name} {value:.1%}" for name, value in shares.items() if value is not None]
+    return ", ".join([f"{numbers['milliseconds']:.0f} ms", *known, f"peak {numbers['peak_memory_bytes'] / 2**30:.1f} GiB"])
 
 
 def check_leaf_modules(context: Context) -> Iterator[Row]:

@@ -16,8 +16,8 @@ TOP = 10
 
 
 def traced(update: Callable[[], object], wait: Callable[[], None], number: int) -> dict[str, Any]:
-    """Per update, over `number` of them. Without a device: operators in place of kernels, and no waits. The profiler slows the host, not
-    the kernels: `busy_milliseconds` is to be set against the time without it."""
+    """Per update, over `number` of them; zeros where there is no device. The profiler slows the host, not the kernels: `busy_milliseconds`
+    is to be set against the time without it."""
     activities = supported_activities() & {ProfilerActivity.CPU, ProfilerActivity.CUDA}
     wait()
     with profile(activities=activities) as profiler:
@@ -39,7 +39,7 @@ def traced(update: Callable[[], object], wait: Callable[[], None], number: int) 
         "kernel_calls": len(kernels) / number,
         "kernels": [
             {"name": name[:160], "milliseconds": total / 1e6 / number, "calls": calls / number}
-            for name, total, calls in top((event.name(), event.duration_ns()) for event in kernels or _operators(events))[:TOP]
+            for name, total, calls in top((event.name(), event.duration_ns()) for event in kernels)[:TOP]
         ],
     }
 
@@ -79,7 +79,3 @@ def top(timed: Iterable[tuple[str, int]]) -> list[tuple[str, int, int]]:
         sums[name][0] += nanoseconds
         sums[name][1] += 1
     return sorted(((name, total, calls) for name, (total, calls) in sums.items()), key=lambda one: -one[1])
-
-
-def _operators(events: Iterable[Any]) -> list[Any]:
-    return [event for event in events if event.name().startswith("aten::")]

@@ -1,14 +1,18 @@
 """The process that runs checks: each is a function that yields rows, which go to the parent as they come."""
 
 import importlib
-import json
 import os
+import shutil
+import signal
+import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from accelerator.checks import Check
+from accelerator.processes import MARK, kill_marked
+from accelerator.result import as_json
 
 
 @dataclass(frozen=True)
@@ -34,15 +38,27 @@ def work(checks: list[Check], device: str, out: Path, pipe: int) -> int:
             try:
                 run_one(check, Context(device, out / "scratch" / check.name.replace(" ", "_")), say)
             except Exception as error:
-                say(json.dumps({"problem": f"raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"}))
+                say(as_json({"problem": f"raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"}))
                 raise
     return 0
 
 
 def run_one(check: Check, context: Context, say: Callable[[str], None]) -> None:
     """Say its rows as they are found, then that it is done."""
-    context.folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(context.folder, ignore_errors=True)  # of a run before, which would otherwise be continued
+    context.folder.mkdir(parents=True)
     function = getattr(importlib.import_module(check.module), check.function)
     for row in function(context, *check.arguments):
-        say(json.dumps({"row": asdict(row)}))
-    say(json.dumps({"end": check.name}))
+        say(as_json({"row": asdict(row)}))
+    say(as_json({"end": check.name}))
+
+
+def end_with_parent(lifeline: int) -> None:
+    """However the parent ends: nothing is ever written into this pipe, so that reading it ends when the last writer does."""
+
+    def wait() -> None:
+        os.read(lifeline, 1)
+        kill_marked(os.environ[MARK])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -61,12 +61,15 @@ class Rendezvous:
         heard = {rank: self.get(f"{stage}/{rank}", deadline - time.monotonic()) if rank else value for rank in among}
         return {rank: said for rank, said in heard.items() if said is not None}
 
-    def from_first(self, key: str, value: Any = None) -> Any:
-        """Rank 0's value, on all. Raises: RankZeroUnreachable where it does not say it."""
+    def from_first(self, key: str, value: Any = None, *, more_seconds: float = 0.0) -> Any:
+        """Rank 0's value, on all. `more_seconds`: what it may wait for others beyond the timeout before it speaks.
+
+        Raises: RankZeroUnreachable where it does not say it.
+        """
         if self.rank == 0:
             self.put(key, value)
             return value
-        patience = 2 * self.timeout + 30  # rank 0 may wait for two others before it speaks
+        patience = 2 * self.timeout + 30 + more_seconds  # rank 0 may wait for two others before it speaks
         heard = self.get(key, patience)
         if heard is None:
             raise RankZeroUnreachable(f"rank 0 at {_shown_address()} has said nothing for {patience:g} s; see its log")

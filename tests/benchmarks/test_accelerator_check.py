@@ -1,6 +1,10 @@
 """The whole command on the CPU, where every check must run or say why it cannot; and wrong input."""
 
+import fcntl
 import json
+import shlex
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -36,18 +40,59 @@ def test_on_the_cpu_every_check_is_ok_or_says_why_it_cannot_run(tmp_path: Path) 
 def test_without_a_device_it_is_one_line(tmp_path: Path) -> None:
     done = run_command([*COMMAND, "--out", str(tmp_path / "out")], cwd=ROOT, timeout=60)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "--device cpu" in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "check.md").exists()
 
 
-def test_an_unknown_check_is_one_line(tmp_path: Path) -> None:
-    done = run_command([*COMMAND, "--device", "cpu", "--only", "shard", "--out", str(tmp_path)], cwd=ROOT, timeout=60)
-    assert done.returncode == 2 and done.stderr.startswith("error: --only 'shard'") and done.stderr.count("\n") == 1
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--only", "shard", "--out", "out"], "error: --only 'shard': no such check; there are \"shards\", "),
+        (["--only", "images", "--short", "--out", "out"], "error: --only with --short leaves no check; the short ones are shards, "),
+        (["--only", "copies", "--out", "file"], "error: --out file: File exists; name a folder"),
+        (["--only", "copies", "--out", "file/below"], "error: --out file/below: Not a directory; name a folder"),
+        (["--only", "copies", "--out", "locked"], "error: --out locked: another check writes there; wait"),
+    ],
+)
+def test_wrong_words_are_one_line(words: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "locked").mkdir()
+    with (tmp_path / "locked" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = [sys.executable, str(ROOT / "benchmarks" / "accelerator_check.py"), "--device", "cpu", *words]
+        done = run_command(command, cwd=tmp_path, timeout=60, env={"RANK": "1", "WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"})
+    assert done.returncode == 2 and done.stderr.startswith(said) and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupt_keeps_what_was_found_and_says_so(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    words = ["--device", "cpu", "--only", "golden", "step text_base", "--out", str(tmp_path)]
+    process = subprocess.Popen([*COMMAND, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "golden.log").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == code and stderr == f"interrupted; {tmp_path}/check.md has what was found\n", stderr
+    checks = json.loads((tmp_path / "check.json").read_text())["checks"]
+    assert [(check["name"], check["rows"][-1]["seen"]) for check in checks] == [
+        ("golden", "interrupted"),
+        ("step text_base", "interrupted"),
+    ]
+
+
+def test_a_reader_that_has_gone_costs_nothing(tmp_path: Path) -> None:
+    command = f"{shlex.join(COMMAND)} --device cpu --only copies offload --out {tmp_path} | head -0"
+    done = run_command(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, timeout=60)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert [check["status"] for check in json.loads((tmp_path / "check.json").read_text())["checks"]] == [CANNOT, CANNOT]
 
 
 def test_a_failed_check_is_named_and_makes_the_exit_code(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text("import torch\ntorch.Tensor.norm = lambda *args, **options: torch.tensor(float('nan'))\n")
-    env = {"PYTHONPATH": str(tmp_path)}
-    words = ["--device", "cpu", "--only", "accumulation", "copies", "--out", str(tmp_path / "out")]
-    done = run_command([*COMMAND, *words], cwd=ROOT, timeout=120, env=env)
-    assert done.returncode == 1 and "accumulation: fail" in done.stdout and "3 failed, 1 cannot run here" in done.stdout
-    assert (tmp_path / "out" / "check.md").read_text().count("| fail |") == 3
+    (tmp_path / "sitecustomize.py").write_text("import PIL.Image\nPIL.Image.fromarray = None\n")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "check.md").write_text("| of a run before | fail |")
+    words = ["--device", "cpu", "--only", "images", "copies", "--out", str(tmp_path / "out")]
+    done = run_command([*COMMAND, *words], cwd=ROOT, timeout=120, env={"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1 and "images: fail" in done.stdout and "rows: 0 ok, 1 failed, 1 cannot run here" in done.stdout, done.stdout
+    assert "  the check itself: raised TypeError: 'NoneType' object is not callable" in done.stdout
+    assert (tmp_path / "out" / "check.md").read_text().count("| fail |") == 1

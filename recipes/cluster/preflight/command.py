@@ -13,11 +13,12 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recipes.cluster.environment import export_world, quiet_libraries
+from recipes.cluster.preflight import device_checks
 from recipes.cluster.preflight.compare import Attendance, Findings, judge
 from recipes.cluster.preflight.facts import Facts
 from recipes.cluster.preflight.report import closing, table
@@ -59,7 +60,7 @@ def run_preflight(args: argparse.Namespace, say: Callable[[str], None]) -> int:
 
     try:
         rendezvous = open_rendezvous(world.rank, world.size, args.timeout, name="preflight")
-        node = Node(rendezvous, args.run_dir, world.local_rank, world.local_size or 1, is_full=args.full)
+        node = Node(rendezvous, args.run_dir, world.local_rank, world.local_size or 1)
         try:
             return _take_part(rendezvous, node, args, say)
         finally:
@@ -74,19 +75,25 @@ def _take_part(rendezvous: Rendezvous, node: Node, args: argparse.Namespace, say
     came = rendezvous.collect("arrived", True, list(range(rendezvous.size)))
     present = rendezvous.from_first("go", sorted(came))
     said: dict[int, str] = {}
+    checked: dict[int, dict[str, Any]] = {}
     if rendezvous.rank in present:  # who comes later is named already
         said = rendezvous.collect("facts", node.measure(present).to_json(), present)
+        if args.full:
+            checked = rendezvous.collect("checks", node.check_device(), present, device_checks.SECONDS)
     code = 0
     if rendezvous.rank == 0:
         all_nodes = attendance(rendezvous, node, said)
+        if args.full:
+            all_nodes = with_checks(all_nodes, checked)
         verdict = judge(all_nodes)
-        for line in [_as_json(all_nodes, verdict)] if args.json else [*table(all_nodes), *closing(all_nodes, verdict)]:
+        checks = [f"device checks of {all_nodes.name(rank)}: {one['summary']}" for rank, one in sorted(checked.items()) if one["summary"]]
+        for line in [_as_json(all_nodes, verdict)] if args.json else [*table(all_nodes), *checks, *closing(all_nodes, verdict)]:
             say(line)
         bad = [*verdict.errors, *(verdict.warnings if args.strict else [])]
         if bad:  # before the others learn it: a launcher ends this process as soon as one of them has ended
             _complain("; also ".join(bad))
             code = ConfigError.exit_code
-    code = rendezvous.from_first("verdict", code)
+    code = rendezvous.from_first("verdict", code, more_seconds=device_checks.SECONDS if args.full else 0.0)
     rendezvous.leave(sorted(said) if rendezvous.rank == 0 else [])
     return code
 
@@ -104,6 +111,13 @@ def attendance(rendezvous: Rendezvous, first: Node, said: dict[int, str]) -> Att
         reasons[rank] = f"{doing} within {rendezvous.timeout:g} s"
     deadline = time.monotonic() + APPEARS_SECONDS  # for all together
     return Attendance(facts, absent, reasons, frozenset(rank for rank in facts if not first.sees(rank, deadline)))
+
+
+def with_checks(all_nodes: Attendance, checked: dict[int, dict[str, Any]]) -> Attendance:
+    """The same with what the device checks found as facts that are missing."""
+    unknown = {"failures": {device_checks.ALL: f"not done within {device_checks.SECONDS:g} s"}}
+    errors = {rank: facts.errors | checked.get(rank, unknown)["failures"] for rank, facts in all_nodes.facts.items()}
+    return replace(all_nodes, facts={rank: replace(facts, errors=errors[rank]) for rank, facts in all_nodes.facts.items()})
 
 
 def _as_json(all_nodes: Attendance, verdict: Findings) -> str:

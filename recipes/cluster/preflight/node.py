@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from recipes.cluster.preflight import bandwidth, device_checks, measure
 from recipes.cluster.preflight.facts import ALL_REDUCE, RUN_DIR, Device, Facts
@@ -24,13 +24,11 @@ APPEARS_SECONDS = 2.0
 class Node:
     """What this process does for its node, one step after the other."""
 
-    def __init__(self, rendezvous: Rendezvous, run_dir: Path, local_rank: int, local_size: int, *, is_full: bool = False) -> None:
-        """`local_size`: processes on this node, which share its cores and devices; `is_full`: the first of them also runs the short
-        checks of an accelerator."""
+    def __init__(self, rendezvous: Rendezvous, run_dir: Path, local_rank: int, local_size: int) -> None:
+        """`local_size`: processes on this node, which share its cores and devices."""
         self.errors: dict[str, str] = {}
         self._rendezvous, self._run_dir = rendezvous, run_dir
         self._local_rank, self._local_size = local_rank, local_size
-        self._is_full = is_full and local_rank == 0
         self._num_cores = len(os.sched_getaffinity(0))
         self._indices: list[int] = []
         self._devices: list[Device] = []
@@ -57,8 +55,6 @@ class Node:
         or a file server slow each other then, as they will in training."""
         seconds_ahead = self._rendezvous.seconds_ahead(present)
         num_threads = max(1, self._num_cores // self._local_size)
-        if self._is_full:
-            self.errors |= self._attempt("device checks", lambda: device_checks.failures(bool(self._indices))) or {}
         rates = self._attempt("matmul", lambda: measure.matmul_tflops(self._indices, num_threads)) or []
         return Facts(
             host=node_name(),
@@ -73,6 +69,16 @@ class Node:
             stale_locks=self._stale_locks,
             errors=self.errors,
         )
+
+    def check_device(self) -> dict[str, Any]:
+        """The short checks of the device, by the first process of the node. After everything that nodes measure at the same time, since
+        they take longer on one node than on another."""
+        if self._local_rank:
+            return {"summary": "", "failures": {}}
+        return self._attempt(device_checks.ALL, lambda: device_checks.run(bool(self._indices))) or {
+            "summary": "",
+            "failures": {device_checks.ALL: self.errors[device_checks.ALL]},
+        }
 
     def sees(self, rank: int, deadline: float) -> bool:
         """Whether the file of another node is here by `deadline` (monotonic); no where there is no run dir."""

@@ -32,5 +32,18 @@ def hangs(context: Context, *words: str) -> Iterator[Row]:
     time.sleep(100)
 
 
+def leaves_ranks(context: Context) -> Iterator[Row]:
+    """As torchrun does: a child in a session of its own, which outlives its parent."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], start_new_session=True)
+    yield Row("child", OK, str(child.pid))
+    time.sleep(100)
+
+
+def writes_a_file(context: Context) -> Iterator[Row]:
+    found = sorted(path.name for path in context.folder.iterdir())
+    (context.folder / "left").write_text("")
+    yield Row("found", OK, str(found))
+
+
 def nothing(context: Context) -> Iterator[Row]:
     yield from ()

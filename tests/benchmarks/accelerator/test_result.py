@@ -3,7 +3,10 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from accelerator.result import CANNOT, FAIL, OK, Outcome, Row, markdown, summary, write_files
+from recipes.errors import ConfigError
 
 UPDATE = {
     **{"milliseconds": 312.6, "busy_milliseconds": 93.2, "kernel_calls": 1233, "copies": 315, "device_waits": 2, "stream_waits": 11},
@@ -19,7 +22,7 @@ OUTCOMES = [
 def test_the_worst_row_is_the_status() -> None:
     assert [one.status for one in OUTCOMES] == [FAIL, OK, CANNOT]
     assert Outcome("mixed", 1.0, [Row("a", CANNOT, ""), Row("b", OK, "")]).status == OK
-    assert summary(OUTCOMES) == "2 ok, 1 failed, 1 cannot run here"
+    assert summary(OUTCOMES) == "rows: 2 ok, 1 failed, 1 cannot run here"
 
 
 def test_both_files_are_written_with_every_row(tmp_path: Path) -> None:
@@ -28,6 +31,18 @@ def test_both_files_are_written_with_every_row(tmp_path: Path) -> None:
     assert [(check["name"], check["status"]) for check in content["checks"]] == [("shards", FAIL), ("step", OK), ("copies", CANNOT)]
     assert content["checks"][1]["rows"][0]["numbers"] == UPDATE and content["notes"] == ["in use by others"]
     assert (tmp_path / "check.md").read_text() == markdown({"device": "cpu", "notes": ["in use by others"]}, OUTCOMES)
+
+
+def test_numbers_that_are_not_finite_are_words_in_strict_json(tmp_path: Path) -> None:
+    row = Row("text", FAIL, "", {"losses": [1.0, float("nan"), -float("inf")], "nested": {"a": (float("nan"),)}})
+    write_files(tmp_path, {}, [Outcome("train", 1.0, [row])])
+    content = json.loads((tmp_path / "check.json").read_text(), parse_constant=lambda name: 1 // 0)
+    assert content["checks"][0]["rows"][0]["numbers"] == {"losses": [1.0, "nan", "-inf"], "nested": {"a": ["nan"]}}
+
+
+def test_a_disk_that_refuses_is_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--out .*/absent: No such file or directory; name a folder"):
+        write_files(tmp_path / "absent", {}, OUTCOMES)
 
 
 def test_every_table_has_equally_many_cells_in_each_line() -> None:

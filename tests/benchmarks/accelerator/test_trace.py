@@ -31,8 +31,7 @@ def test_a_span_of_the_host_is_no_kernel() -> None:
     assert [one.title for one in on_the_device(events, {"aten::add", "Optimizer.step#AdamW.step"})] == ["add"]
 
 
-def test_without_a_device_operators_are_counted_per_update() -> None:
+def test_without_a_device_there_are_no_kernels() -> None:
     matrix = torch.ones(8, 8)
     seen = traced(lambda: matrix @ matrix, lambda: None, 3)
-    assert seen["busy_milliseconds"] == seen["copies"] == seen["device_waits"] == seen["kernel_calls"] == 0
-    assert {one["name"]: one["calls"] for one in seen["kernels"]}["aten::mm"] == 1.0
+    assert seen["busy_milliseconds"] == seen["copies"] == seen["device_waits"] == seen["kernel_calls"] == 0 and seen["kernels"] == []

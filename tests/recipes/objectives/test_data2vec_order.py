@@ -8,7 +8,6 @@ from tests.distributed import run_distributed
 from tests.recipes.engine.streams import waits_after
 from tests.recipes.engine.test_build import NO_THRESHOLD, resolved
 
-
 QUICK = ("teacher.ema_decay=0.5", "teacher.ema_end_decay=0.5")
 """So that one step is more than the rounding to bf16."""
 

@@ -12,11 +12,12 @@ from recipes.cluster import rendezvous
 from recipes.cluster.preflight import command as preflight
 from recipes.cluster.preflight import measure
 from recipes.cluster.preflight import node as node_module
-from recipes.cluster.preflight.command import attendance, build_parser
+from recipes.cluster.preflight.command import attendance, build_parser, with_checks
+from recipes.cluster.preflight.compare import Attendance, judge
 from recipes.cluster.preflight.node import Node
 from recipes.cluster.rendezvous import Rendezvous
 from tests.clock import Clock
-from tests.nodes import node
+from tests.nodes import node, nodes
 
 
 def test_the_absent_have_names_where_they_came_or_slurm_knows_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,3 +55,12 @@ def test_only_those_that_came_are_waited_for_and_rank_0_leaves_last(tmp_path: Pa
     late = "node-2, node-4: did not come within 10 s; see what that node does, or leave it out (sbatch --exclude)"
     assert late in json.loads(said[0])["errors"]
     first.clean()
+
+
+def test_what_the_device_checks_found_is_an_error_of_that_node() -> None:
+    checked = {0: {"summary": "3 ok", "failures": {}}, 1: {"summary": "1 failed", "failures": {"check shards": "on the host"}}}
+    errors = judge(with_checks(Attendance(nodes(3)), checked)).errors
+    assert [error.partition(";")[0] for error in errors] == [
+        "node-2: check shards: on the host",
+        "node-3: device checks: not done within 300 s",
+    ]

@@ -142,14 +142,19 @@ def test_a_defect_of_ours_keeps_its_traceback(tmp_path: Path, monkeypatch: pytes
         alone(tmp_path, monkeypatch).prepare("abc")
 
 
-@pytest.mark.parametrize(("is_full", "local_rank", "runs"), [(True, 0, True), (True, 1, False), (False, 0, False)])
-def test_the_first_process_of_a_node_runs_the_device_checks_where_asked(
-    is_full: bool, local_rank: int, runs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("local_rank", "runs"), [(0, True), (1, False)])
+def test_the_first_process_of_a_node_checks_its_device(
+    local_rank: int, runs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "CPU_SECONDS", 0.0)
-    monkeypatch.setattr(device_checks, "failures", lambda has_device: {"check shards": f"on the host, device {has_device}"})
-    one = Node(Rendezvous(dist.HashStore(), 0, 1, 1.0), tmp_path, local_rank, 2, is_full=is_full)
-    one.prepare("abc")
-    facts = one.measure([0])
-    one.clean()
-    assert facts.errors == ({"check shards": "on the host, device False"} if runs else {})
+    found = {"summary": "1 failed", "failures": {"check shards": "on the host"}}
+    monkeypatch.setattr(device_checks, "run", lambda has_device: found)
+    one = Node(Rendezvous(dist.HashStore(), 0, 1, 1.0), tmp_path, local_rank, 2)
+    assert one.check_device() == (found if runs else {"summary": "", "failures": {}})
+
+
+def test_checks_that_cannot_begin_are_a_fact_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(has_device: bool) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(device_checks, "run", refuse)
+    assert alone(tmp_path, monkeypatch).check_device() == {"summary": "", "failures": {"device checks": "No space left on device"}}
