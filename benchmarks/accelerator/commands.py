@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from accelerator.result import CANNOT, FAIL, OK, Row
-from accelerator.training import STEPS, TINY, finite, same_bits
+from accelerator.training import finite, same_bits, settings_of
 from accelerator.worker import Context
 from recipes.train.cli import ROOT
 
@@ -52,8 +52,7 @@ def run(context: Context, name: str, words: list[str], **env: str) -> Done:
 
 def check_launch(context: Context) -> Iterator[Row]:
     """The launch script with deterministic kernels: as the fourth task of a node that sees one device of its own, then by deepspeed."""
-    values = {"run.max_steps": STEPS, "run.log_steps": 1, "run.eval_samples": 16, "run.deterministic": "true", "run.global_batch_size": 16}
-    values |= TINY if context.is_tiny else {}
+    values = settings_of(context, "text") | {"run.deterministic": "true"}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     one_device = {"CUDA_VISIBLE_DEVICES": visible} if context.device == "cuda" else {}
     launches: dict[str, tuple[list[str], dict[str, str]]] = {

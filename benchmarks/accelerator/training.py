@@ -28,7 +28,14 @@ COMMON = {
     **{f"model.{name}": 0.1 for name in ("hidden_dropout", "attention_dropout")},
 }
 TINY = {"run.global_batch_size": 8, "model.num_layers": 1, "teacher.average_top_k_layers": 1}
-OF_MODALITY = {"text": {}, "speech": {"data.group_size": 4}, "vision": {}}
+NOVEL = ROOT / "recipes" / "samples" / "text" / "Chesterton_Napoleon_1904.txt.gz"
+OF_MODALITY: dict[str, dict[str, Any]] = {"text": {}, "speech": {"data.group_size": 4}, "vision": {}}
+OF_TINY_MODALITY: dict[str, dict[str, Any]] = {"text": {"data.path": NOVEL}, "speech": {}, "vision": {}}
+
+
+def settings_of(context: Context, modality: str) -> dict[str, Any]:
+    """What a short run of the modality's tiny recipe sets."""
+    return COMMON | OF_MODALITY[modality] | (TINY | OF_TINY_MODALITY[modality] if context.is_tiny else {})
 
 
 def check_training(context: Context, modality: str, precision: str) -> Iterator[Row]:
@@ -65,7 +72,7 @@ def train(context: Context, modality: str, config: Path, run_dir: Path, more: di
 
     quiet_libraries()
     os.environ.pop("MASTER_PORT", None)  # each run in this process opens its own
-    values = COMMON | OF_MODALITY[modality] | (TINY if context.is_tiny else {}) | (more or {})
+    values = settings_of(context, modality) | (more or {})
     settings = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()]
     recipe = resolve_recipe(f"{modality}_tiny", RECIPES[modality], settings, None)
     code = loop.run(recipe, resolve(recipe, load_ds_config(config), str(config), 1), run_dir, launch_facts())
