@@ -12,8 +12,7 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done)
 HAS_CUDA_TORCH := import sys, torch; sys.exit(not torch.cuda.is_available())
-PIP := .venv/bin/python -m pip --disable-pip-version-check install
-COLLECT := .venv/bin/python -m pip --disable-pip-version-check
+PIP := .venv/bin/python -m pip --disable-pip-version-check
 # The machine that wheels/ is for: CPython 3.12 on Linux, x86-64. pip takes each platform tag literally.
 FOR_PYTHON_3_12 := --only-binary=:all: --implementation cp --python-version 3.12 \
   $(foreach tag,_2_28 _2_27 _2_17 2014 1,--platform manylinux$(tag)_x86_64)
@@ -42,14 +41,14 @@ lint: .venv
 wheels: wheels/.collected
 	@echo "wheels/ holds $$(ls wheels/*.whl | wc -l) wheels, $$(cat wheels/*.whl | wc -c | awk '{printf "%.1f", $$1 / 2^20}') MiB." \
 	  "In this folder on a machine without network:"
-	@echo '    python3 -m pip install --no-index --no-deps --target DIR wheels/*.whl'
-	@echo '    export PYTHONPATH=$$PWD:DIR PATH=DIR/bin:$$PATH'
+	@echo '    python3 -m pip install --no-index --no-deps --target site wheels/*.whl'
+	@echo '    export PYTHONPATH=$$PWD:$$PWD/site PATH=$$PWD/site/bin:$$PATH'
 
 wheels/.collected: .venv/.installed benchmarks/wheels.txt
 	rm -rf wheels
 # Of deepspeed only the source is published. Its operators compile where they run, so that this wheel fits any Python.
-	DS_BUILD_OPS=0 $(COLLECT) wheel -q --no-deps --no-build-isolation -c constraints.txt -w wheels deepspeed
-	$(COLLECT) download -q --no-deps $(FOR_PYTHON_3_12) --find-links wheels -r benchmarks/wheels.txt -d wheels
+	DS_BUILD_OPS=0 $(PIP) wheel -q --no-deps --no-build-isolation -c constraints.txt -w wheels deepspeed
+	$(PIP) download -q --no-deps $(FOR_PYTHON_3_12) --find-links wheels -r benchmarks/wheels.txt -d wheels
 	@cat wheels/*.whl | wc -c | awk '$$1 > $(MAX_WHEELS_MIB) * 2^20 { \
 	  printf "error: wheels/ takes %.1f MiB, at most $(MAX_WHEELS_MIB) may travel; ", $$1 / 2^20; \
 	  print "take names out of benchmarks/wheels.txt (ls -lS wheels/ has the largest first)"; exit 2 }'
@@ -62,11 +61,11 @@ wheels/.collected: .venv/.installed benchmarks/wheels.txt
 	@test "$(PYTHON)" = python3 || echo "python3 is $$(python3 -V 2>&1), needed is 3.11 or 3.12: taking $(PYTHON)"
 # A torch that already sees a GPU is used as it is; else torch comes first, since DeepSpeed's setup imports it.
 	if $(PYTHON) -c '$(HAS_CUDA_TORCH)' 2>/dev/null; then $(PYTHON) -m venv --system-site-packages .venv; else $(PYTHON) -m venv .venv; \
-	  $(PIP) -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)); fi
+	  $(PIP) install -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)); fi
 	{ grep -v '^torch==' constraints.txt; .venv/bin/python -c 'from importlib.metadata import version as v; print("torch==" + v("torch"))'; } > .venv/constraints.txt
-	$(PIP) -c .venv/constraints.txt setuptools wheel ninja
-	$(PIP) -c .venv/constraints.txt --no-build-isolation deepspeed
-	$(PIP) -c .venv/constraints.txt --no-build-isolation -e '.[test]'
+	$(PIP) install -c .venv/constraints.txt setuptools wheel ninja
+	$(PIP) install -c .venv/constraints.txt --no-build-isolation deepspeed
+	$(PIP) install -c .venv/constraints.txt --no-build-isolation -e '.[test]'
 # torchaudio's compiled library wants CUDA's; only its pure-Python resampling is used, so where the library does not load it goes.
 	.venv/bin/python -W ignore -c 'import torchaudio' 2>/dev/null || rm -f .venv/lib/python*/site-packages/torchaudio/lib/*.so
 	.venv/bin/python -W ignore -c 'from torchaudio.functional import resample'

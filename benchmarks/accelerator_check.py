@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -21,9 +22,9 @@ from typing import Any
 from accelerator.checks import ALONE, LONGEST_SECONDS, SIDE_BY_SIDE, Check, all_checks
 from accelerator.fitness import facts_of_device
 from accelerator.processes import forget_launcher
-from accelerator.result import CANNOT, FAIL, Outcome, Row, summary, write_files
-from accelerator.runner import INTERRUPTED, Run
-from recipes.cluster.checkout import commit
+from accelerator.result import CANNOT, FAIL, WHOLE, Outcome, Row, summary, write_files
+from accelerator.runner import INTERRUPTED, LOGS, Run
+from recipes.cluster.checkout import checkout_digest, commit
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries
 from recipes.errors import EXIT_INTERRUPTED, ConfigError
@@ -82,8 +83,7 @@ def taken(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(f"--out {folder}: another check writes there; wait for it, or name another folder") from None
-        for log in folder.glob("*.log"):
-            log.unlink()
+        shutil.rmtree(folder / LOGS, ignore_errors=True)
         yield
 
 
@@ -93,7 +93,12 @@ def run_checks(args: argparse.Namespace, head: dict[str, Any], stages: list[dict
     order = {check.name: check for lanes in stages for checks in lanes.values() for check in checks}
     outcomes: dict[str, Outcome] = {}
     command = shlex.join([Path(sys.executable).name, *sys.argv])
-    head = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": command, "commit": commit() or "unknown"} | head
+    head = {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "command": command,
+        "commit": commit() or "unknown",
+        "code": checkout_digest()[:12],
+    } | head
     for note in head["notes"]:
         say(f"note: {note}")
 
@@ -114,7 +119,7 @@ def run_checks(args: argparse.Namespace, head: dict[str, Any], stages: list[dict
             run.run_lanes(lanes, at_once=max(1, min(len(lanes), cores)) if number == 0 else 1)
     except (KeyboardInterrupt, SystemExit) as end:
         for name in order.keys() - outcomes.keys():
-            outcomes[name] = Outcome(name, order[name].seconds, [Row("the check itself", CANNOT, INTERRUPTED)])
+            outcomes[name] = Outcome(name, order[name].seconds, [Row(WHOLE, CANNOT, INTERRUPTED)])
         write()
         print(f"interrupted; {args.out}/check.md has what was found", file=sys.stderr)
         return int(end.code or 0) if isinstance(end, SystemExit) else EXIT_INTERRUPTED
@@ -123,7 +128,7 @@ def run_checks(args: argparse.Namespace, head: dict[str, Any], stages: list[dict
 
 
 def say(text: str) -> None:
-    """Print it. Who reads may have gone: the files are what counts."""
+    """Print it. Where nothing reads the output any more, go on: the files are what counts."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

@@ -48,15 +48,16 @@ def main() -> int:
     return 0
 
 
-def build_recipe(args: argparse.Namespace) -> Recipe:
+def build_recipe(name: str, *, batch: int, length: int, dropout: str = "published") -> Recipe:
     """The named recipe at this batch, length and dropout."""
-    recipe = MODALITIES[args.modality].resized(RECIPES[args.modality][f"{args.modality}_{args.size}"](), args.length)
-    if args.dropout != "published":
-        prob = float(args.dropout)
+    modality = name.partition("_")[0]
+    recipe = MODALITIES[modality].resized(RECIPES[modality][name](), length)
+    if dropout != "published":
+        prob = float(dropout)
         block = replace(recipe.model.block, drop_path=prob, layerdrop=prob)
         recipe = replace(recipe, model=replace(recipe.model, hidden_dropout=prob, attention_dropout=prob, block=block))
-    data = replace(recipe.data, **({"group_size": args.batch} if recipe.data.group_size > 1 else {}))
-    return replace(recipe, data=data, run=replace(recipe.run, global_batch_size=args.batch))
+    data = replace(recipe.data, **({"group_size": batch} if recipe.data.group_size > 1 else {}))
+    return replace(recipe, data=data, run=replace(recipe.run, global_batch_size=batch))
 
 
 def random_batch(recipe: Recipe, size: int, length: int):
@@ -78,7 +79,7 @@ def measure(args: argparse.Namespace) -> dict:
     from recipes.train.metrics import device_peak_flops
     from recipes.train.spikes import SpikeStatistic
 
-    recipe = build_recipe(args)
+    recipe = build_recipe(f"{args.modality}_{args.size}", batch=args.batch, length=args.length, dropout=args.dropout)
     content = load_ds_config(args.deepspeed_config) | {"train_micro_batch_size_per_gpu": args.batch}
     config = resolve(recipe, content, str(args.deepspeed_config), 1)
     world = join_world()

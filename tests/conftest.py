@@ -1,6 +1,7 @@
 """What many tests start from and none changes: small made-up data sets, prepared folders, and finished runs of the tiny settings."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,17 @@ from tests.made_up import WRITE, write_book
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """On a machine with a GPU too, all tests but those marked gpu are tests of the CPU."""
-    if config.getoption("markexpr") != "gpu":
+    """On a machine with a GPU too, all tests but those of `-m gpu` are tests of the CPU. Before anything asks for a device."""
+    if not re.search(r"(?<!not )\bgpu\b", config.getoption("markexpr")):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Asked for by name, tests marked gpu say why they do not run."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and `-m gpu`"))
 
 
 @pytest.fixture(scope="session", params=PRETRAIN)

@@ -8,48 +8,46 @@ import numpy as np
 import torch
 
 from accelerator.batches import rows
-from accelerator.joined import joined
 from accelerator.result import FAIL, OK, Row
+from accelerator.setting import shipped_config, world_of_one
 from accelerator.worker import Context
 from recipes.catalog import RECIPES
-from recipes.ds_config import load_ds_config, resolve
 from recipes.engine import shards
 from recipes.engine.update import backward
 from recipes.modalities.registry import MODALITIES
 from recipes.objectives.registry import build_objective
-from recipes.train.cli import ROOT
 
 SAMPLES, LENGTH = 64, 128
 TINY_LENGTH = 32
 FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
 WORSE = 1.25
 """So much further from fp32's gradient than one micro-batch is what accumulation has added."""
+LARGEST = 0.1
+"""Seen: 0.007 on a GPU; 0.05 on a CPU, whose sums over positions are in bf16 too."""
 
 
 def check_accumulation(context: Context) -> Iterator[Row]:
     """64 samples as one micro-batch and as sixteen, against the gradient of an fp32 engine."""
     length = TINY_LENGTH if context.is_tiny else LENGTH
-    with joined() as (_, parallel):
+    with world_of_one() as (_, parallel):
         exact = gradient(parallel, "zero3_cpu", 1, length, {})
         errors = {
             "1 x 64, bf16": distance(gradient(parallel, "zero3_bf16", 1, length, {}), exact),
             "16 x 4, bf16": distance(gradient(parallel, "zero3_bf16", 16, length, {}), exact),
             "16 x 4, bf16, summed in fp32": distance(gradient(parallel, "zero3_bf16", 16, length, FP32_SUMS), exact),
         }
-    once = errors["1 x 64, bf16"]
+    bound = min(LARGEST, WORSE * errors["1 x 64, bf16"])
     for what, error in errors.items():
-        status = OK if error <= WORSE * once else FAIL
+        status = OK if error <= (LARGEST if what == "1 x 64, bf16" else bound) else FAIL
         yield Row(f"gradient of text_tiny, {what}", status, f"{error:.2e} of its norm from fp32's", {"relative_error": error})
 
 
 def gradient(parallel: Any, config_name: str, micro_batches: int, length: int, more: dict[str, Any]) -> torch.Tensor:
     """All gradients of one update in a row, in float64."""
-    modality, path = MODALITIES["text"], ROOT / "ds_configs" / f"{config_name}.json"
+    modality, micro = MODALITIES["text"], SAMPLES // micro_batches
     recipe = modality.resized(RECIPES["text"]["text_tiny"](), length)
     recipe = replace(recipe, run=replace(recipe.run, global_batch_size=SAMPLES))
-    micro = SAMPLES // micro_batches
-    config = resolve(recipe, load_ds_config(path) | more | {"train_micro_batch_size_per_gpu": micro}, str(path), 1)
-    objective = build_objective(recipe, config, parallel)
+    objective = build_objective(recipe, shipped_config(recipe, config_name, micro, more=more), parallel)
     student = objective.student
     whole = modality.random_batch(recipe, SAMPLES, length, np.random.default_rng(0))
     total = objective.count(whole)

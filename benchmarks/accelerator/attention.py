@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
-from accelerator.joined import joined
 from accelerator.result import FAIL, OK, Row
+from accelerator.setting import world_of_one
 from accelerator.worker import Context
 from model.config import EncoderConfig
 from model.dropout import DropoutStream
@@ -53,7 +53,7 @@ class Case:
 
 def check_attention(context: Context) -> Iterator[Row]:
     """The cases of all modalities, then padding at the lengths with a known fault."""
-    with joined() as (world, parallel):
+    with world_of_one() as (world, parallel):
         for case in cases(context.is_tiny):
             yield judged(case, encoder_config(case, context.is_tiny), parallel, world.device)
 
@@ -78,7 +78,7 @@ def encoder_config(case: Case, is_tiny: bool) -> EncoderConfig:
 
 def judged(case: Case, config: EncoderConfig, parallel: Parallel, device: torch.device) -> Row:
     """Run it with a profiler, and without dropout compare with the plain formula in float32."""
-    made = Setting(case, config, parallel, device)
+    made = Call(case, config, parallel, device)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         gradients = made.run(torch.bfloat16)
     kernel = kernel_of(event.key for event in profiler.key_averages())
@@ -101,7 +101,7 @@ def kernel_of(operators: Any) -> str:
     return next((kernel for kernel, operator in KERNELS.items() if any(operator in name for name in names)), "unknown")
 
 
-class Setting:
+class Call:
     """Module, input and mask of a case; run() gives what backward makes, or the output where there is none."""
 
     def __init__(self, case: Case, config: EncoderConfig, parallel: Parallel, device: torch.device) -> None:

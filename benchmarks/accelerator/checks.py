@@ -24,7 +24,7 @@ TEXT, SPEECH, VISION = "text", "speech", "vision"
 
 SIDE_BY_SIDE: dict[str, list[Check]] = {
     "shards": [
-        Check("shards", "accelerator.shards", "check_shards", 65, is_short=True),
+        Check("shards", "accelerator.placement", "check_shards", 65, is_short=True),
         Check("stream order", "accelerator.order", "check_order", 45),
     ],
     "attention": [

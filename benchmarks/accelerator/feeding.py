@@ -61,7 +61,7 @@ def check_images(context: Context) -> Iterator[Row]:
     prepared = vision.prepare(recipe, context.folder / "prepared", progress=False, log=lambda line: None)
     dataset, _ = vision.open_data(recipe, prepared)
     cores = len(os.sched_getaffinity(0))
-    for workers in TINY_WORKERS if context.is_tiny else WORKERS:
+    for workers in TINY_WORKERS if context.is_tiny else [number for number in WORKERS if number <= cores] or TINY_WORKERS:
         loader = UpdateLoader(
             dataset,
             UpdateOrder(dataset, seed=0, global_batch_size=batch, group_size=1),

@@ -3,20 +3,14 @@ of its own."""
 
 import sys
 from collections.abc import Iterator
-from typing import Any
 
-import numpy as np
 import torch
 
 from accelerator.commands import run
-from accelerator.joined import joined
 from accelerator.result import CANNOT, FAIL, OK, Row
-from accelerator.shards import BATCH, LENGTH, build
+from accelerator.setting import TinyRun, world_of_one
 from accelerator.worker import Context
-from recipes.catalog import RECIPES
 from recipes.engine import shards
-from recipes.modalities.registry import MODALITIES
-from recipes.train.cli import ROOT
 
 LONG_CYCLES = 2_000_000_000
 """About a second of a kernel that does nothing."""
@@ -45,11 +39,12 @@ def stream_waits(context: Context) -> Row:
     what = "the teacher's gather waits for the EMA"
     if context.device == "cpu":
         return Row(what, CANNOT, "a CPU has no streams; tests/recipes/objectives/test_data2vec_order.py has the call")
-    with joined() as (_, parallel):
-        objective = build("text", ROOT / "ds_configs" / "zero3_bf16.json", parallel)
+    with world_of_one() as (world, parallel):
+        objective = TinyRun.build("text", "zero3_bf16", world, parallel).objective
+        objective.after_step(1)  # the first one loads its kernels, which may wait for the device
         torch.cuda.synchronize()
         torch.cuda._sleep(LONG_CYCLES)
-        objective.after_step(1)
+        objective.after_step(2)
         reached = torch.cuda.Event()
         reached.record(shards.gather_stream(objective.teacher))
         is_held_up = not reached.query()
@@ -59,15 +54,13 @@ def stream_waits(context: Context) -> Row:
 
 def old_or_new(device: str) -> None:
     """On each of two ranks: rank 0 says which weights the teacher's forward saw."""
-    with joined() as (world, parallel):
-        objective = build("text", ROOT / "ds_configs" / "zero3_bf16.json", parallel)
-        modality = MODALITIES["text"]
-        recipe = modality.resized(RECIPES["text"]["text_tiny"](), LENGTH["text"])
-        batch: Any = modality.random_batch(recipe, BATCH, LENGTH["text"], np.random.default_rng(0)).to(world.device)
+    with world_of_one() as (world, parallel):  # of all ranks, where there are several
+        run = TinyRun.build("text", "zero3_bf16", world, parallel)
+        objective = run.objective
 
         def target() -> torch.Tensor:
             with torch.no_grad():
-                return objective.forward(batch, objective.count(batch)).target_BSD.clone()
+                return objective.forward(run.batch, objective.count(run.batch)).target_BSD.clone()
 
         for _ in range(3):  # the first forward records the order of gathers
             before = target()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 MARK = "ACCELERATOR_CHECK_MARK"
 LAUNCHERS = (
-    *("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "CROSS_", "MASTER_", "TORCHELASTIC_"),
-    *("SLURM_", "OMPI_", "PMI_", "PMIX_", "MV2_"),
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "CROSS_", "MASTER_", "TORCHELASTIC_"),
+    *("SLURM_STEP_", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "OMPI_COMM_", "PMI_", "PMIX_", "MV2_COMM_"),
 )
-"""What the variables of launchers begin with."""
+"""What the variables of launchers begin with that tell a process its place."""
 PATIENCE_SECONDS, LOOK_SECONDS = 5.0, 0.02
 
 

@@ -13,6 +13,8 @@ from recipes.system.durable import write_text_atomically
 
 OK, FAIL, CANNOT = "ok", "fail", "cannot run here"
 """As it should be (or a measurement, which has no wrong value); not as it should be; not measured, and why."""
+WHOLE = "the check itself"
+"""What a row is about that is of no part of its check."""
 LONGEST_NAME = 90
 """Of a kernel in check.md, in characters; check.json has it in full."""
 UPDATE_COLUMNS = {
@@ -49,7 +51,7 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """The worst of its rows."""
+        """fail where a row failed, else ok where a row is, else cannot run here."""
         found = {row.status for row in self.rows}
         return next((status for status in (FAIL, OK, CANNOT) if status in found), CANNOT)
 
@@ -57,7 +59,7 @@ class Outcome:
 def write_files(folder: Path, head: dict[str, Any], outcomes: Iterable[Outcome]) -> None:
     """Both files, whole or as they were before. Raises: ConfigError where the disk refuses them."""
     done = list(outcomes)
-    content = head | {"checks": [asdict(one) | {"status": one.status} for one in done]}
+    content = head | {"summary": summary(done), "checks": [asdict(one) | {"status": one.status} for one in done]}
     try:
         write_text_atomically(folder / "check.json", as_json(content, indent=1) + "\n")
         write_text_atomically(folder / "check.md", markdown(head, done))
@@ -81,7 +83,7 @@ def _finite(value: Any) -> Any:
 def summary(outcomes: Iterable[Outcome]) -> str:
     """How many rows of each status."""
     counts = Counter(row.status for one in outcomes for row in one.rows)
-    return f"rows: {counts[OK]} ok, {counts[FAIL]} failed, {counts[CANNOT]} cannot run here"
+    return f"{counts[OK]} rows ok, {counts[FAIL]} failed, {counts[CANNOT]} cannot run here"
 
 
 def markdown(head: dict[str, Any], outcomes: list[Outcome]) -> str:

@@ -20,11 +20,14 @@ from typing import Any
 
 from accelerator.checks import Check
 from accelerator.processes import MARK, kill_marked
-from accelerator.result import CANNOT, FAIL, Outcome, Row
+from accelerator.result import CANNOT, FAIL, WHOLE, Outcome, Row
 
 SCRIPT = Path(__file__).parents[1] / "accelerator_check.py"
 LOOK_SECONDS = 0.2
-INTERRUPTED = "interrupted"
+LOGS = "logs"
+"""The folder of what the workers print."""
+INTERRUPTED, TOO_LATE = "interrupted", "the time for all checks was used up"
+NOT_ITS_FAULT = (INTERRUPTED, TOO_LATE)
 
 
 @dataclass
@@ -35,15 +38,15 @@ class Run:
     out: Path
     deadline: float
     """Of time.monotonic(): after it nothing begins and nothing goes on."""
-    told: Callable[[Outcome], None]
+    on_outcome: Callable[[Outcome], None]
     """Called after each check, from any thread, one at a time."""
     is_stopped: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def tell(self, outcome: Outcome) -> None:
+    def report(self, outcome: Outcome) -> None:
         """A check has come to its end."""
         with self._lock:
-            self.told(outcome)
+            self.on_outcome(outcome)
 
     def run_lanes(self, lanes: dict[str, list[Check]], at_once: int) -> None:
         """All checks of all lanes. Whatever ends it early ends the workers."""
@@ -63,9 +66,9 @@ class Run:
         left = list(checks)
         while left:
             if self.is_stopped.is_set() or time.monotonic() >= self.deadline:
-                why = INTERRUPTED if self.is_stopped.is_set() else "the time for all checks was used up before"
+                why = INTERRUPTED if self.is_stopped.is_set() else TOO_LATE
                 for check in left:
-                    self.tell(Outcome(check.name, check.seconds, [Row("the check itself", CANNOT, why)]))
+                    self.report(Outcome(check.name, check.seconds, [Row(WHOLE, CANNOT, why)]))
                 return
             worker = Worker(name, left, self)
             try:
@@ -77,12 +80,13 @@ class Run:
 
 
 class Worker:
-    """One process that runs checks in turn and says what they find through a pipe, line by line."""
+    """One process that runs checks in turn and sends what they find through a pipe, line by line."""
 
     def __init__(self, lane: str, checks: list[Check], run: Run) -> None:
         """Start it. It ends with this process, since it then reads the end of another pipe."""
         self._run, self._unread, self._mark = run, b"", uuid.uuid4().hex
-        self._log = run.out / f"{lane.replace(' ', '_')}.log"
+        self._log = run.out / LOGS / f"{lane.replace(' ', '_')}.log"
+        self._log.parent.mkdir(exist_ok=True)
         self._pipe, writes = os.pipe()
         reads, self._lifeline = os.pipe()
         words = [str(writes), str(reads), *(json.dumps(asdict(check)) for check in checks)]
@@ -95,18 +99,18 @@ class Worker:
         os.close(reads)
 
     def run(self, check: Check) -> bool:
-        """Wait for the end of this check and tell it; whether the process goes on to the next one."""
+        """Wait for the end of this check and report it; whether the process goes on to the next one."""
         start = time.monotonic()
         outcome = Outcome(check.name, check.seconds)
-        said = self._read(min(start + check.seconds, self._run.deadline))
-        while "row" in said:
-            outcome.rows.append(Row(**said["row"]))
-            said = self._read(min(start + check.seconds, self._run.deadline))
+        message = self._read(min(start + check.seconds, self._run.deadline))
+        while "row" in message:
+            outcome.rows.append(Row(**message["row"]))
+            message = self._read(min(start + check.seconds, self._run.deadline))
         outcome.seconds = time.monotonic() - start
-        if problem := said.get("problem", "" if outcome.rows else "found nothing"):
-            outcome.rows.append(Row("the check itself", CANNOT if problem == INTERRUPTED else FAIL, problem))
-        self._run.tell(outcome)
-        return "problem" not in said
+        if problem := message.get("problem", "" if outcome.rows else "found nothing"):
+            outcome.rows.append(Row(WHOLE, CANNOT if problem in NOT_ITS_FAULT else FAIL, problem))
+        self._run.report(outcome)
+        return "end" in message
 
     def end(self) -> None:
         """Kill it and all it has started."""
@@ -121,18 +125,20 @@ class Worker:
             seconds = deadline - time.monotonic()
             if self._run.is_stopped.is_set():
                 return {"problem": INTERRUPTED}
+            if time.monotonic() >= self._run.deadline:
+                return {"problem": TOO_LATE}
             if seconds <= 0:
-                return {"problem": f"exceeded its time box and was killed; see {self._log.name} and scratch/ in {self._run.out}"}
+                return {"problem": f"exceeded its time box and was killed; see {LOGS}/{self._log.name} and scratch/ in {self._run.out}"}
             if not select.select([self._pipe], [], [], min(seconds, LOOK_SECONDS))[0]:
                 continue
             read = os.read(self._pipe, 1 << 16)
             if not read:
-                return {"problem": f"its process died: {self._last_words()}"}
+                return {"problem": f"its process died: {self._ending()}"}
             self._unread += read
         line, _, self._unread = self._unread.partition(b"\n")
         return json.loads(line)
 
-    def _last_words(self) -> str:
+    def _ending(self) -> str:
         code = self._process.wait()
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         how = f"signal {-code}" if code < 0 else f"exit code {code}"

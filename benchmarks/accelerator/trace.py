@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile, supported_activities
+from torch.profiler import ProfilerActivity, profile, record_function, supported_activities
 
 DEVICE_WAITS = ("cudaDeviceSynchronize",)
 STREAM_WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize")
 TOP = 10
+SPAN = "one update"
 
 
 def traced(update: Callable[[], object], wait: Callable[[], None], number: int) -> dict[str, Any]:
@@ -22,18 +23,20 @@ def traced(update: Callable[[], object], wait: Callable[[], None], number: int) 
     wait()
     with profile(activities=activities) as profiler:
         for _ in range(number):
-            update()
+            with record_function(SPAN):
+                update()
         wait()
     events = profiler.profiler.kineto_results.events()
-    host = [event.name() for event in events if event.device_type() == DeviceType.CPU]
-    on_device = on_the_device(events, set(host))
+    host = [event for event in events if event.device_type() == DeviceType.CPU]
+    on_device = on_the_device(events, {event.name() for event in host})
+    spans = [(event.start_ns(), event.start_ns() + event.duration_ns()) for event in host if event.name() == SPAN]
+    waits = [event.name() for event in host if any(start <= event.start_ns() < end for start, end in spans)]
     copies = [event for event in on_device if event.name().startswith("Memcpy")]
     kernels = [event for event in on_device if not event.name().startswith(("Memcpy", "Memset"))]
     return {
         "busy_milliseconds": covered((event.start_ns(), event.start_ns() + event.duration_ns()) for event in on_device) / 1e6 / number,
-        # the wait after the last update is ours
-        "device_waits": max(0, sum(name in DEVICE_WAITS for name in host) - bool(on_device)) / number,
-        "stream_waits": sum(name in STREAM_WAITS for name in host) / number,
+        "device_waits": sum(name in DEVICE_WAITS for name in waits) / number,
+        "stream_waits": sum(name in STREAM_WAITS for name in waits) / number,
         "copies": len(copies) / number,
         "copies_by_kind": {kind: count / number for kind, count in Counter(event.name() for event in copies).items()},
         "kernel_calls": len(kernels) / number,
@@ -51,7 +54,8 @@ def on_the_device(events: Iterable[Any], host: set[str]) -> list[Any]:
 
 
 def waiting_places(update: Callable[[], object]) -> dict[str, int]:
-    """Lines of Python at which an operation waits for the CUDA device in one update -> how often."""
+    """Lines of Python at which an operation waits for the CUDA device in one update -> how often. Waits for the whole device
+    (torch.cuda.synchronize) are not among them."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from accelerator.checks import Check
 from accelerator.processes import MARK, kill_marked
-from accelerator.result import as_json
+from accelerator.result import CANNOT, WHOLE, Row, as_json
 
 
 @dataclass(frozen=True)
@@ -33,24 +33,33 @@ class Context:
 def work(checks: list[Check], device: str, out: Path, pipe: int) -> int:
     """Run them in turn; the first that raises is the last, since a device may be of no use after an error. Returns the exit code."""
     with os.fdopen(pipe, "w", buffering=1) as lines:
-        say = partial(print, file=lines)
+        send = partial(print, file=lines)
         for check in checks:
             try:
-                run_one(check, Context(device, out / "scratch" / check.name.replace(" ", "_")), say)
+                run_one(check, Context(device, out / "scratch" / check.name.replace(" ", "_")), send)
             except Exception as error:
-                say(as_json({"problem": f"raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"}))
+                if type(error).__name__ == "OutOfMemoryError":  # torch's; a check without torch imports none
+                    send(as_json({"row": asdict(Row(WHOLE, CANNOT, does_not_fit(error)))}))
+                    send(as_json({"last": check.name}))
+                else:
+                    send(as_json({"problem": f"raised {type(error).__name__}: {' '.join(str(error).split())[:300]}"}))
                 raise
     return 0
 
 
-def run_one(check: Check, context: Context, say: Callable[[str], None]) -> None:
-    """Say its rows as they are found, then that it is done."""
+def does_not_fit(error: Exception) -> str:
+    """What torch says of memory, in short."""
+    return f"does not fit: {str(error).split('.')[0]}"
+
+
+def run_one(check: Check, context: Context, send: Callable[[str], None]) -> None:
+    """Send its rows as they are found, then that it is done."""
     shutil.rmtree(context.folder, ignore_errors=True)  # of a run before, which would otherwise be continued
     context.folder.mkdir(parents=True)
     function = getattr(importlib.import_module(check.module), check.function)
     for row in function(context, *check.arguments):
-        say(as_json({"row": asdict(row)}))
-    say(as_json({"end": check.name}))
+        send(as_json({"row": asdict(row)}))
+    send(as_json({"end": check.name}))
 
 
 def end_with_parent(lifeline: int) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 from recipes.cluster import slurm
@@ -74,6 +75,11 @@ def is_first_on_node() -> bool:
         return world_from_environment().local_rank == 0
     except ConfigError:
         return True
+
+
+def may_see_devices() -> bool:
+    """Whether there is an NVIDIA driver and the user has not hidden all devices from this process."""
+    return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
 
 
 def quiet_libraries() -> None:

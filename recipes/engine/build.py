@@ -26,6 +26,8 @@ Frozen = Mapping[str, int | None]
 """Prefix of parameter names -> optimizer steps for which they stay as they are; None: for ever. Such parameters must be run under
 no_grad for as long."""
 
+PRECISIONS = ("bf16", "fp16", "fp32")
+
 
 @dataclass(frozen=True)
 class EngineBuilder:

@@ -3,7 +3,6 @@ until training starts, so --help and --dry-run are quick."""
 
 import argparse
 import json
-import os
 import sys
 import tomllib
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any
 from recipes.check import check_data, resolve_recipe
 from recipes.cluster.checkout import commit
 from recipes.cluster.command import exit_code_of
-from recipes.cluster.environment import is_first_rank, quiet_libraries, world_from_environment
+from recipes.cluster.environment import is_first_rank, may_see_devices, quiet_libraries, world_from_environment
 from recipes.cluster.slurm import node_name, note_on_idle_nodes
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
@@ -71,8 +70,7 @@ def _resolve(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]])
 
 def default_ds_config() -> Path:
     """bf16 where there is an NVIDIA device that this process may see, fp32 on the CPU elsewhere."""
-    is_there = Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
-    return ROOT / "ds_configs" / ("zero3_bf16.json" if is_there else "zero3_cpu.json")
+    return ROOT / "ds_configs" / ("zero3_bf16.json" if may_see_devices() else "zero3_cpu.json")
 
 
 def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path) -> int:

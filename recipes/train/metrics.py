@@ -137,11 +137,11 @@ class WandbMirror:
 
 
 def device_peak_flops(device: torch.device) -> float | None:
-    """Peak dense bf16 FLOP/s of one device, or None where it is not known."""
+    """Peak dense bf16 FLOP/s of one device, or None where it is not known, as of a slice of one (MIG)."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((tflops * 1e12 for key, tflops in PEAK_TFLOPS.items() if key in name), None)
+    return None if "MIG" in name else next((tflops * 1e12 for key, tflops in PEAK_TFLOPS.items() if key in name), None)
 
 
 def format_seconds(seconds: float) -> str:

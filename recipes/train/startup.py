@@ -23,7 +23,7 @@ from recipes.cluster.world_check import check_run_dir, check_same, check_world
 from recipes.config import Recipe
 from recipes.data.loader import Dataset, UpdateLoader, UpdateOrder, check_enough, eval_batches, rank_share
 from recipes.ds_config import BatchPlan, EngineConfig
-from recipes.engine.build import is_supported
+from recipes.engine.build import PRECISIONS, is_supported
 from recipes.errors import ConfigError
 from recipes.modalities.base import Modality
 from recipes.modalities.registry import modality_of
@@ -188,9 +188,8 @@ class StartUp:
 def check_precision(config: EngineConfig) -> None:
     """Raises: ConfigError where the device of this rank cannot compute as the ds_config asks."""
     if not is_supported(config.precision):
-        raise ConfigError(
-            f"{config.path}: DeepSpeed has no {config.precision} on this device; use zero3_bf16.json, or zero3_cpu.json on a CPU"
-        )
+        others = " or ".join(precision for precision in PRECISIONS if is_supported(precision))
+        raise ConfigError(f"{config.path}: DeepSpeed has no {config.precision} on this device; use a ds_config with {others}")
 
 
 def choose_kernels(deterministic: bool) -> None:

@@ -26,6 +26,7 @@ from recipes.cluster.world import World, join_world, leave_world
 from recipes.config import Recipe
 from recipes.engine import shards
 from recipes.engine.update import backward
+from recipes.engine.update import step as optimizer_step
 from recipes.errors import ConfigError
 from recipes.interop.names import NameTable
 from recipes.objectives.data2vec import Data2Vec
@@ -48,7 +49,7 @@ def replay_fairseq(case: Path, tp_size: int, report: Report) -> None:
             objective.after_step(step)
         replay_step(objective, modality.batch(recipe, step_inputs(objective, golden, step)), report, golden=golden, facts=facts)
         gradients = gradients or whole(objective, shards.gradient_shard)
-        objective.student.step()
+        optimizer_step(objective.student)
     objective.after_step(len(meta["steps"]))
     compare_end(case, objective, recipe, gradients, report)
 

@@ -39,7 +39,9 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--run-dir", type=Path, default=Path("runs"), help="the run dir of the job, which need not exist (default: runs)")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="how long to wait for the nodes (default: 60)")
     parser.add_argument("--strict", action="store_true", help="a warning, such as a slow node, is an error too")
-    parser.add_argument("--full", action="store_true", help="also train, and check shards and gradients, on each node: a minute more")
+    parser.add_argument(
+        "--full", action="store_true", help="also train and check shards and attention on one device of each node: a minute more"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object with everything")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     return parser
@@ -87,7 +89,7 @@ def _take_part(rendezvous: Rendezvous, node: Node, args: argparse.Namespace, say
             all_nodes = with_checks(all_nodes, checked)
         verdict = judge(all_nodes)
         checks = [f"device checks of {all_nodes.name(rank)}: {one['summary']}" for rank, one in sorted(checked.items()) if one["summary"]]
-        for line in [_as_json(all_nodes, verdict)] if args.json else [*table(all_nodes), *checks, *closing(all_nodes, verdict)]:
+        for line in [_as_json(all_nodes, verdict, checked)] if args.json else [*table(all_nodes), *checks, *closing(all_nodes, verdict)]:
             say(line)
         bad = [*verdict.errors, *(verdict.warnings if args.strict else [])]
         if bad:  # before the others learn it: a launcher ends this process as soon as one of them has ended
@@ -120,8 +122,10 @@ def with_checks(all_nodes: Attendance, checked: dict[int, dict[str, Any]]) -> At
     return replace(all_nodes, facts={rank: replace(facts, errors=errors[rank]) for rank, facts in all_nodes.facts.items()})
 
 
-def _as_json(all_nodes: Attendance, verdict: Findings) -> str:
+def _as_json(all_nodes: Attendance, verdict: Findings, checked: dict[int, dict[str, Any]]) -> str:
     nodes = {all_nodes.name(rank): asdict(facts) for rank, facts in sorted(all_nodes.facts.items())}
+    for rank, found in checked.items():
+        nodes[all_nodes.name(rank)]["device_checks"] = found["summary"]
     return json.dumps({"nodes": nodes, "errors": verdict.errors, "warnings": verdict.warnings})
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from recipes.cluster.checkout import checkout_digest
+from recipes.cluster.environment import may_see_devices
 from recipes.cluster.preflight.facts import MEMORY, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device
 from recipes.system.durable import sync
 
@@ -43,7 +44,7 @@ def own_devices(local_rank: int, local_size: int) -> list[int]:
     Raises: RuntimeError where there is a driver and torch sees no device; a run would go on the CPU there without a word.
     """
     number = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if not number and Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
+    if not number and may_see_devices():
         raise RuntimeError("there is an NVIDIA driver, and torch sees no device")
     if local_size > 1 and number:
         return [local_rank % number]

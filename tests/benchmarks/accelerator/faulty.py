@@ -20,6 +20,15 @@ def raises(context: Context) -> Iterator[Row]:
     raise RuntimeError("CUDA error: device-side assert triggered\nmore lines")
 
 
+class OutOfMemoryError(RuntimeError):
+    """As torch's is called."""
+
+
+def does_not_fit(context: Context) -> Iterator[Row]:
+    yield Row("before", OK, "found")
+    raise OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 15.77 GiB")
+
+
 def dies(context: Context) -> Iterator[Row]:
     yield Row("before", OK, "found")
     print("the last words", file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ OUTCOMES = [
 def test_the_worst_row_is_the_status() -> None:
     assert [one.status for one in OUTCOMES] == [FAIL, OK, CANNOT]
     assert Outcome("mixed", 1.0, [Row("a", CANNOT, ""), Row("b", OK, "")]).status == OK
-    assert summary(OUTCOMES) == "rows: 2 ok, 1 failed, 1 cannot run here"
+    assert summary(OUTCOMES) == "2 rows ok, 1 failed, 1 cannot run here"
 
 
 def test_both_files_are_written_with_every_row(tmp_path: Path) -> None:

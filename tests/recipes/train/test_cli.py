@@ -12,7 +12,6 @@ from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
 from recipes.settings import recipe_to_dict
 from recipes.text import text_tiny
-from recipes.train import cli
 from recipes.train.cli import build_parser, default_ds_config, launch_facts, pretrain_main, resolve_recipe
 from tests.launching import ROOT
 
@@ -71,6 +70,7 @@ def test_overrides_are_checked() -> None:
         (True, None, "zero3_bf16.json"),
         (True, "0,1", "zero3_bf16.json"),
         (True, "", "zero3_cpu.json"),
+        (True, "-1", "zero3_cpu.json"),
         (False, None, "zero3_cpu.json"),
         (False, "0", "zero3_cpu.json"),
     ],
@@ -81,7 +81,7 @@ def test_the_default_ds_config_suits_the_devices_that_may_be_seen(
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    monkeypatch.setattr(cli.Path, "exists", lambda path: has_gpu)
+    monkeypatch.setattr(Path, "exists", lambda path: has_gpu)
     assert default_ds_config() == ROOT / "ds_configs" / name
 
 

@@ -55,7 +55,15 @@ def test_mfu_is_the_share_of_all_devices_peak(tmp_path: Path, monkeypatch: pytes
     assert row["mfu"] == pytest.approx(step_flops(tiny_recipe(), 600, 4 * 8) / 2.0 / 8e9)
 
 
-@pytest.mark.parametrize(("name", "peak"), [("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA A100-SXM4-40GB", 312e12), ("Tesla K80", None)])
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("Tesla K80", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+    ],
+)
 def test_the_peak_is_known_or_null(monkeypatch: pytest.MonkeyPatch, name: str, peak: float | None) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
     assert device_peak_flops(torch.device("cuda")) == peak

@@ -16,13 +16,13 @@ CHECKS = [
 ]
 
 
-def stand_in(folder: Path, code: int, said: str, words: str, checks: list[dict[str, Any]] | None) -> Path:
+def stand_in(folder: Path, code: int, summary: str, words: str, checks: list[dict[str, Any]] | None) -> Path:
     """A script in place of the check."""
     script = folder / "script.py"
     lines = ["import pathlib, sys", "out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])"]
     if checks is not None:
-        lines.append(f"(out / 'check.json').write_text({json.dumps({'checks': checks})!r})")
-    lines += [f"print({said!r})", f"print({words!r} + ' ' + ' '.join(sys.argv[1:-1]), file=sys.stderr)", f"sys.exit({code})"]
+        lines.append(f"(out / 'check.json').write_text({json.dumps({'summary': summary, 'checks': checks})!r})")
+    lines += [f"print({words!r} + ' ' + ' '.join(sys.argv[1:-1]), file=sys.stderr)", f"sys.exit({code})"]
     script.write_text("\n".join(lines))
     return script
 
@@ -39,18 +39,18 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_first_failure_of_each_check_is_told_with_the_table_that_stays(
     temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_checks, "SCRIPT", stand_in(tmp_path, 1, "rows: 1 ok, 2 failed; x/check.md", "", CHECKS))
+    monkeypatch.setattr(device_checks, "SCRIPT", stand_in(tmp_path, 1, "1 rows ok, 2 failed", "", CHECKS))
     found = run(False)
     (folder,) = temporary.iterdir()
     assert found == {
-        "summary": "1 ok, 2 failed",
+        "summary": "1 rows ok, 2 failed",
         "failures": {"check attention": f"student, S 192: not finite: input ({folder}/check.md)"},
     }
 
 
 def test_where_all_is_well_nothing_stays(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device_checks, "SCRIPT", stand_in(tmp_path, 0, "rows: 1 ok; x/check.md", "", CHECKS[1:]))
-    assert run(False) == {"summary": "1 ok", "failures": {}} and not list(temporary.iterdir())
+    monkeypatch.setattr(device_checks, "SCRIPT", stand_in(tmp_path, 0, "1 rows ok", "", CHECKS[1:]))
+    assert run(False) == {"summary": "1 rows ok", "failures": {}} and not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize(("has_device", "device"), [(True, "cuda"), (False, "cpu")])
@@ -58,6 +58,13 @@ def test_what_cannot_run_says_why(has_device: bool, device: str, temporary: Path
     monkeypatch.setattr(device_checks, "SCRIPT", stand_in(tmp_path, 2, "", "error: no GPU here", None))
     failures = {"device checks": f"no GPU here --short --device {device} --out"}
     assert run(has_device) == {"summary": "", "failures": failures} and not list(temporary.iterdir())
+
+
+def test_one_that_ends_badly_without_a_failed_row_is_no_success(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for checks in (CHECKS[1:], None):
+        monkeypatch.setattr(device_checks, "SCRIPT", stand_in(tmp_path, 1, "1 rows ok", "KeyError: 'x'", checks))
+        assert run(False)["failures"] == {"device checks": "KeyError: 'x' --short --device cpu --out"}
+    assert not list(temporary.iterdir())
 
 
 def test_one_that_hangs_is_ended_and_its_folder_named(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

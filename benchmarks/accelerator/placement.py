@@ -1,65 +1,42 @@
-"""Are all shards where they belong, and of the right dtype, before and after an update?"""
+"""Are all shards where they belong, and of the right dtype, after an update?"""
 
 import math
 from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from accelerator.joined import joined
 from accelerator.result import CANNOT, FAIL, OK, Row
+from accelerator.setting import TinyRun, world_of_one
 from accelerator.worker import Context
 from recipes.catalog import RECIPES
-from recipes.ds_config import load_ds_config, resolve
 from recipes.engine import shards
 from recipes.engine.build import is_supported
-from recipes.engine.update import backward
-from recipes.modalities.registry import MODALITIES
-from recipes.objectives.registry import build_objective
-from recipes.train.cli import ROOT
+from recipes.engine.update import backward, step
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-LENGTH = {"text": 64, "speech": 1, "vision": 0}
-BATCH = 4
 
 
 def check_shards(context: Context) -> Iterator[Row]:
     """Each tiny recipe, bf16 and fp16, through one update."""
-    with joined() as (world, parallel):
+    with world_of_one() as (world, parallel):
         for modality, precision in product(RECIPES, DTYPES):
-            yield checked(modality, precision, parallel, world.device)
+            what = f"{modality}_tiny {precision}"
+            if is_supported(precision):
+                yield judged(TinyRun.build(modality, f"zero3_{precision}", world, parallel), DTYPES[precision], world.device, what)
+            else:
+                yield Row(what, CANNOT, f"DeepSpeed has no {precision} on this device")
 
 
-def checked(modality: str, precision: str, parallel: Any, device: torch.device) -> Row:
-    """One recipe at one precision."""
-    what = f"{modality}_tiny {precision}"
-    if not is_supported(precision):
-        return Row(what, CANNOT, f"DeepSpeed has no {precision} on this device")
-    objective = build(modality, ROOT / "ds_configs" / f"zero3_{precision}.json", parallel)
-    return judged(objective, modality, DTYPES[precision], device, what)
-
-
-def build(modality: str, path: Path, parallel: Any) -> Any:
-    """The objective of the tiny recipe."""
-    recipe = MODALITIES[modality].resized(RECIPES[modality][f"{modality}_tiny"](), LENGTH[modality])
-    micro = recipe.run.global_batch_size // parallel.dp_size
-    config = resolve(recipe, load_ds_config(path) | {"train_micro_batch_size_per_gpu": micro}, str(path), parallel.dp_size)
-    return build_objective(recipe, config, parallel)
-
-
-def judged(objective: Any, modality: str, dtype: torch.dtype, device: torch.device, what: str) -> Row:
-    """One update, and what is wrong with any tensor."""
-    recipe = RECIPES[modality][f"{modality}_tiny"]()
-    resized = MODALITIES[modality].resized(recipe, LENGTH[modality])
-    batch = MODALITIES[modality].random_batch(resized, BATCH, LENGTH[modality], np.random.default_rng(0)).to(device)
-    outcome = objective.forward(batch, objective.count(batch))
-    backward(objective.student, outcome.loss, objective.count(batch), 1)
+def judged(run: TinyRun, dtype: torch.dtype, device: torch.device, what: str) -> Row:
+    """One update, and what is wrong with any tensor after it."""
+    objective, total = run.objective, run.objective.count(run.batch)
+    outcome = objective.forward(run.batch, total)
+    backward(objective.student, outcome.loss, total, 1)
     gradients = [shards.gradient_square(objective.student, [p]).item() for _, p in shards.trained_parameters(objective.student)]
-    objective.student.step()
+    step(objective.student)
     objective.after_step(1)
     wrong = misplaced(objective, dtype, device)
     loss, bad = float(outcome.loss), sum(not math.isfinite(square) for square in gradients)

@@ -1,0 +1,60 @@
+"""What many checks begin with: this process as a world of its own, a shipped configuration, a tiny recipe with its engines."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from model.batch import Batch
+from model.parallel import Parallel, init_parallel
+from recipes.catalog import RECIPES
+from recipes.cluster.world import World, join_world, leave_world
+from recipes.config import Recipe
+from recipes.ds_config import EngineConfig, load_ds_config, resolve
+from recipes.modalities.registry import MODALITIES
+from recipes.objectives.registry import build_objective
+from recipes.train.cli import ROOT
+
+LENGTH = {"text": 64, "speech": 1, "vision": 0}
+"""Of a sample of TinyRun: tokens, seconds."""
+BATCH = 4
+
+
+@contextmanager
+def world_of_one() -> Iterator[tuple[World, Parallel]]:
+    """The world and its groups. At the end they are taken down, and the device's memory is given back."""
+    world = join_world()
+    try:
+        yield world, init_parallel(1, world.device.type)
+    finally:
+        leave_world()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def shipped_config(recipe: Recipe, name: str, micro_batch_size: int, *, ranks: int = 1, more: dict[str, Any] | None = None) -> EngineConfig:
+    """ds_configs/NAME.json for this recipe and micro-batch; `more` top-level keys replace those of the file."""
+    path = ROOT / "ds_configs" / f"{name}.json"
+    return resolve(recipe, load_ds_config(path) | (more or {}) | {"train_micro_batch_size_per_gpu": micro_batch_size}, str(path), ranks)
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """The engines of a tiny recipe, and a batch of random samples on their device."""
+
+    objective: Any
+    batch: Batch
+
+    @staticmethod
+    def build(modality: str, config_name: str, world: World, parallel: Parallel) -> "TinyRun":
+        """A collective."""
+        own, length = MODALITIES[modality], LENGTH[modality]
+        recipe = own.resized(RECIPES[modality][f"{modality}_tiny"](), length)
+        config = shipped_config(recipe, config_name, recipe.run.global_batch_size // parallel.dp_size, ranks=parallel.dp_size)
+        objective = build_objective(recipe, config, parallel)
+        return TinyRun(objective, own.random_batch(recipe, BATCH, length, np.random.default_rng(0)).to(world.device))
