@@ -61,10 +61,17 @@ def test_wrong_words_are_one_line(words: list[str], said: str, tmp_path: Path) -
     assert done.returncode == 2 and done.stderr.startswith(said) and done.stderr.count("\n") == 1, done.stderr
 
 
+def hear_interrupts() -> None:
+    """In a new process: what a shell starts in the background ignores SIGINT, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interrupt_keeps_what_was_found_and_says_so(number: signal.Signals, code: int, tmp_path: Path) -> None:
     words = ["--device", "cpu", "--only", "golden", "step text_base", "--out", str(tmp_path)]
-    process = subprocess.Popen([*COMMAND, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*COMMAND, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "logs" / "golden.log").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
