@@ -229,6 +229,20 @@ def test_a_node_that_cannot_reach_rank_0_says_so_itself(tmp_path: Path) -> None:
     refused(done, r"cannot reach rank 0 at 127\.0\.0\.1:\d+ within 1 s \(Connection refused\)")
 
 
+def test_what_the_device_checks_of_a_node_found_is_judged(tmp_path: Path) -> None:
+    for failures, code, said in (
+        ({}, 0, "device checks of .*: 3 rows ok\n"),
+        ({"check shards": "on the host"}, 2, "check shards: on the host; "),
+    ):
+        checks = Measures("device_checks", "run", {"summary": "3 rows ok", "failures": failures})
+        named(run(tmp_path, "--full", odd={0: Hooks((EVEN, checks))}), code, said)
+    done = run(
+        tmp_path, "--full", "--json", odd={0: Hooks((EVEN, Measures("device_checks", "run", {"summary": "3 rows ok", "failures": {}})))}
+    )
+    told = json.loads(done[0].stdout)["nodes"].values()
+    assert sorted(node["device_checks"] for node in told) == ["", "3 rows ok"]
+
+
 NAN_ATTENTION = """
 import torch.nn.functional as F
 attention = F.scaled_dot_product_attention
