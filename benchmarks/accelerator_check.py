@@ -49,13 +49,12 @@ def main() -> int:
         return run_as_worker(args)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(EXIT_ENDED + number))
-    lanes = [chosen(stage, args) for stage in (SIDE_BY_SIDE, ALONE)]
-    if not any(lanes):
-        raise ConfigError(
-            f"--only with --short leaves no check; the short ones are {', '.join(c.name for c in all_checks().values() if c.is_short)}"
-        )
+    stages = [(chosen(SIDE_BY_SIDE, args), len(os.sched_getaffinity(0))), (chosen(ALONE, args), 1)]
+    if not any(lanes for lanes, _ in stages):
+        short = ", ".join(check.name for check in all_checks().values() if check.is_short)
+        raise ConfigError(f"--only with --short leaves no check; the short ones are {short}")
     with taken(args.out):
-        return run_checks(args, facts_of_device(args.device), lanes)
+        return run_checks(args, facts_of_device(args.device), stages)
 
 
 def chosen(lanes: dict[str, list[Check]], args: argparse.Namespace) -> dict[str, list[Check]]:
@@ -87,10 +86,10 @@ def taken(folder: Path) -> Iterator[None]:
         yield
 
 
-def run_checks(args: argparse.Namespace, head: dict[str, Any], stages: list[dict[str, list[Check]]]) -> int:
-    """All stages; both files are written at the beginning and after each check."""
+def run_checks(args: argparse.Namespace, head: dict[str, Any], stages: list[tuple[dict[str, list[Check]], int]]) -> int:
+    """One stage after the other, each (lanes, how many of them at once); both files are written at the beginning and after each check."""
     start = time.monotonic()
-    order = {check.name: check for lanes in stages for checks in lanes.values() for check in checks}
+    order = {check.name: check for lanes, _ in stages for checks in lanes.values() for check in checks}
     outcomes: dict[str, Outcome] = {}
     command = shlex.join([Path(sys.executable).name, *sys.argv])
     head = {
@@ -113,10 +112,9 @@ def run_checks(args: argparse.Namespace, head: dict[str, Any], stages: list[dict
 
     write()
     run = Run(args.device, args.out.resolve(), start + LONGEST_SECONDS, take)
-    cores = len(os.sched_getaffinity(0))
     try:
-        for number, lanes in enumerate(stages):
-            run.run_lanes(lanes, at_once=max(1, min(len(lanes), cores)) if number == 0 else 1)
+        for lanes, at_once in stages:
+            run.run_lanes(lanes, at_once)
     except (KeyboardInterrupt, SystemExit) as end:
         for name in order.keys() - outcomes.keys():
             outcomes[name] = Outcome(name, order[name].seconds, [Row(WHOLE, CANNOT, INTERRUPTED)])

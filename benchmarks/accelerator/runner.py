@@ -14,6 +14,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from accelerator.processes import MARK, kill_marked
 from accelerator.result import CANNOT, FAIL, WHOLE, Outcome, Row
 
 SCRIPT = Path(__file__).parents[1] / "accelerator_check.py"
-LOOK_SECONDS = 0.2
+LOOK_SECONDS, ENDING_SECONDS = 0.2, 10.0
 LOGS = "logs"
 """The folder of what the workers print."""
 INTERRUPTED, TOO_LATE = "interrupted", "the time for all checks was used up"
@@ -115,7 +116,8 @@ class Worker:
     def end(self) -> None:
         """Kill it and all it has started."""
         kill_marked(self._mark)
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):  # the kernel may not let it go, because of its device
+            self._process.wait(ENDING_SECONDS)
         os.close(self._pipe)
         os.close(self._lifeline)
 
@@ -139,7 +141,7 @@ class Worker:
         return json.loads(line)
 
     def _ending(self) -> str:
-        code = self._process.wait()
+        code = self._process.wait(ENDING_SECONDS)
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return f"{how}; last line: {lines[-1][-300:] if lines else 'none'}"
