@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--mtbf-hours", type=float, default=24.0, help="mean time between failures, for the advised interval")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    args.length, args.dropout = MODALITIES[args.modality].benchmark_length if args.length is None else args.length, "0"
+    args.length = MODALITIES[args.modality].benchmark_length if args.length is None else args.length
     quiet_libraries()
     with tempfile.TemporaryDirectory(dir=args.out) as folder:
         result = measure(args, Path(folder))
@@ -57,7 +57,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     from recipes.train.guard import UpdateGuard
     from recipes.train.spikes import SpikeStatistic
 
-    recipe = build_recipe(args)
+    recipe = build_recipe(f"{args.modality}_{args.size}", batch=args.batch, length=args.length, dropout="0")
     content = load_ds_config(args.deepspeed_config) | {"train_micro_batch_size_per_gpu": args.batch}
     world = join_world()
     objective = build_objective(recipe, resolve(recipe, content, str(args.deepspeed_config), 1), init_parallel(1, world.device.type))
