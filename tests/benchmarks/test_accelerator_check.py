@@ -66,7 +66,7 @@ def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
 def test_an_interrupt_keeps_what_was_found_and_says_so(number: signal.Signals, code: int, tmp_path: Path) -> None:
     words = ["--device", "cpu", "--only", "golden", "step text_base", "--out", str(tmp_path)]
     process = subprocess.Popen(
@@ -85,15 +85,6 @@ def test_an_interrupt_keeps_what_was_found_and_says_so(number: signal.Signals, c
     ]
 
 
-def test_files_of_the_user_in_the_folder_stay(tmp_path: Path) -> None:
-    for name in ("train.log", "logs/old.log", "scratch/other/file"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text("mine")
-    done = run_command([*COMMAND, "--device", "cpu", "--only", "copies", "--out", str(tmp_path)], cwd=ROOT, timeout=60)
-    assert done.returncode == 0 and (tmp_path / "train.log").exists() and (tmp_path / "scratch/other/file").exists(), done.stderr
-    assert not (tmp_path / "logs/old.log").exists(), "logs/ is the command's own"
-
-
 def test_a_reader_that_has_gone_costs_nothing(tmp_path: Path) -> None:
     command = f"{shlex.join(COMMAND)} --device cpu --only copies offload --out {tmp_path} | head -0"
     done = run_command(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, timeout=60)
@@ -101,12 +92,15 @@ def test_a_reader_that_has_gone_costs_nothing(tmp_path: Path) -> None:
     assert [check["status"] for check in json.loads((tmp_path / "check.json").read_text())["checks"]] == [CANNOT, CANNOT]
 
 
-def test_a_failed_check_is_named_and_makes_the_exit_code(tmp_path: Path) -> None:
+def test_a_failed_check_makes_the_exit_code_and_files_of_the_user_stay(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import PIL.Image\nPIL.Image.fromarray = None\n")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "check.md").write_text("| of a run before | fail |")
+    for name in ("check.md", "train.log", "logs/old.log", "scratch/other/file"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("| of a run before | fail |")
     words = ["--device", "cpu", "--only", "images", "copies", "--out", str(tmp_path / "out")]
     done = run_command([*COMMAND, *words], cwd=ROOT, timeout=120, env={"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 1 and "images: fail" in done.stdout and "0 rows ok, 1 failed, 1 cannot run here" in done.stdout, done.stdout
     assert "  the check itself: raised TypeError: 'NoneType' object is not callable" in done.stdout
     assert (tmp_path / "out" / "check.md").read_text().count("| fail |") == 1
+    assert (tmp_path / "out" / "train.log").exists() and (tmp_path / "out" / "scratch/other/file").exists()
+    assert not (tmp_path / "out" / "logs/old.log").exists(), "logs/ is the command's own"

@@ -57,11 +57,11 @@ def test_what_does_not_fit_into_memory_is_no_failure_and_ends_the_process(tmp_pa
     assert found["good first"].rows[1] != found["good"].rows[1]
 
 
-def test_a_box_that_is_exceeded_is_killed_with_all_it_started(tmp_path: Path) -> None:
-    found = run(tmp_path, {"one": [check("hangs", 5.0), check("good")]})
-    assert statuses(found["hangs"]) == [OK, FAIL] and "exceeded its time box" in found["hangs"].rows[-1].seen
-    assert found["hangs"].seconds >= 5.0
-    assert is_gone(int(found["hangs"].rows[0].seen))
+def test_a_box_that_is_exceeded_is_killed_with_all_it_started_in_sessions_of_their_own_too(tmp_path: Path) -> None:
+    found = run(tmp_path, {"one": [check("hangs", 5.0), check("good")], "two": [check("leaves_ranks", 5.0)]}, at_once=2)
+    for name in ("hangs", "leaves_ranks"):
+        assert statuses(found[name]) == [OK, FAIL] and "exceeded its time box" in found[name].rows[-1].seen
+        assert found[name].seconds >= 5.0 and is_gone(int(found[name].rows[0].seen))
     assert statuses(found["good"]) == [OK, OK]
 
 
@@ -76,11 +76,6 @@ def is_gone(pid: int, seconds: float = 5.0) -> bool:
             return True
         time.sleep(0.05)
     return False
-
-
-def test_a_box_reaches_what_has_made_a_session_of_its_own(tmp_path: Path) -> None:
-    found = run(tmp_path, {"one": [check("leaves_ranks", 5.0)]})
-    assert is_gone(int(found["leaves_ranks"].rows[0].seen))
 
 
 def test_each_check_begins_with_an_empty_folder(tmp_path: Path) -> None:
