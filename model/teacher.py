@@ -3,6 +3,8 @@
 Shapes: B batch, S sequence, D hidden. No rank arithmetic here: shards come in from whoever knows the engine.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -49,9 +51,11 @@ class ShadowWeights:
     no collective. Source: paper section 3.2, equation "Delta <- tau Delta + (1 - tau) theta".
     """
 
-    def __init__(self, masters: dict[str, Tensor], shards: dict[str, Tensor], copied: set[str]) -> None:
+    def __init__(
+        self, masters: dict[str, Tensor], shards: dict[str, Tensor], copied: set[str], after_write: Callable[[], object] = lambda: None
+    ) -> None:
         """`masters`: the student's fp32 shards of the trunk; `shards`: the teacher's, same names; `copied`: names that are
-        copied from the student instead of averaged."""
+        copied from the student instead of averaged; `after_write`: called after each write into `shards`."""
         assert masters.keys() == shards.keys() and copied <= masters.keys()
         assert all(masters[name].shape == shards[name].shape for name in masters), "student and teacher are partitioned differently"
         in_place = {n for n, shard in shards.items() if shard.dtype == torch.float32 and shard.device == masters[n].device}
@@ -59,7 +63,7 @@ class ShadowWeights:
         self._averaged = [n for n in masters if n not in copied]
         self._copied = [n for n in masters if n in copied]
         self._rounded = [n for n in masters if n not in in_place]
-        self._masters, self._shards = masters, shards
+        self._masters, self._shards, self._after_write = masters, shards, after_write
         self.reset()
 
     @torch.no_grad()
@@ -82,3 +86,4 @@ class ShadowWeights:
         """Round the shadow into the shards that the teacher computes with, where they are not the shadow itself."""
         if self._rounded:
             torch._foreach_copy_([self._shards[n] for n in self._rounded], [self.shadows[n] for n in self._rounded])
+        self._after_write()

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from accelerator.batches import rows
@@ -16,6 +15,7 @@ from recipes.engine import shards
 from recipes.engine.update import backward
 from recipes.modalities.registry import MODALITIES
 from recipes.objectives.registry import build_objective
+from step_time import random_batch
 
 SAMPLES, LENGTH = 64, 128
 TINY_LENGTH = 32
@@ -44,12 +44,12 @@ def check_accumulation(context: Context) -> Iterator[Row]:
 
 def gradient(parallel: Any, config_name: str, micro_batches: int, length: int, more: dict[str, Any]) -> torch.Tensor:
     """All gradients of one update in a row, in float64."""
-    modality, micro = MODALITIES["text"], SAMPLES // micro_batches
-    recipe = modality.resized(RECIPES["text"]["text_tiny"](), length)
+    micro = SAMPLES // micro_batches
+    recipe = MODALITIES["text"].resized(RECIPES["text"]["text_tiny"](), length)
     recipe = replace(recipe, run=replace(recipe.run, global_batch_size=SAMPLES))
     objective = build_objective(recipe, shipped_config(recipe, config_name, micro, more=more), parallel)
     student = objective.student
-    whole = modality.random_batch(recipe, SAMPLES, length, np.random.default_rng(0))
+    whole = random_batch(recipe, SAMPLES, length)
     total = objective.count(whole)
     for number in range(micro_batches):
         if number:

@@ -86,7 +86,7 @@ class Worker:
     def __init__(self, lane: str, checks: list[Check], run: Run) -> None:
         """Start it. It ends with this process, since it then reads the end of another pipe."""
         self._run, self._unread, self._mark = run, b"", uuid.uuid4().hex
-        self._log = run.out / LOGS / f"{lane.replace(' ', '_')}.log"
+        self._log = run.out / LOGS / f"{lane}.log"
         self._log.parent.mkdir(exist_ok=True)
         self._pipe, writes = os.pipe()
         reads, self._lifeline = os.pipe()
@@ -103,10 +103,8 @@ class Worker:
         """Wait for the end of this check and report it; whether the process goes on to the next one."""
         start = time.monotonic()
         outcome = Outcome(check.name, check.seconds)
-        message = self._read(min(start + check.seconds, self._run.deadline))
-        while "row" in message:
+        while "row" in (message := self._read(start + check.seconds)):
             outcome.rows.append(Row(**message["row"]))
-            message = self._read(min(start + check.seconds, self._run.deadline))
         outcome.seconds = time.monotonic() - start
         if problem := message.get("problem", "" if outcome.rows else "found nothing"):
             outcome.rows.append(Row(WHOLE, CANNOT if problem in NOT_ITS_FAULT else FAIL, problem))

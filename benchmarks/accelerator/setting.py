@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from model.batch import Batch
@@ -18,6 +17,7 @@ from recipes.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.modalities.registry import MODALITIES
 from recipes.objectives.registry import build_objective
 from recipes.train.cli import ROOT
+from step_time import random_batch
 
 LENGTH = {"text": 64, "speech": 1, "vision": 0}
 """Of a sample of TinyRun: tokens, seconds."""
@@ -37,7 +37,9 @@ def world_of_one() -> Iterator[tuple[World, Parallel]]:
             torch.cuda.empty_cache()
 
 
-def shipped_config(recipe: Recipe, name: str, micro_batch_size: int, *, ranks: int = 1, more: dict[str, Any] | None = None) -> EngineConfig:
+def shipped_config(
+    recipe: Recipe, name: str, micro_batch_size: int | str = "auto", *, ranks: int = 1, more: dict[str, Any] | None = None
+) -> EngineConfig:
     """ds_configs/NAME.json for this recipe and micro-batch; `more` top-level keys replace those of the file."""
     path = ROOT / "ds_configs" / f"{name}.json"
     return resolve(recipe, load_ds_config(path) | (more or {}) | {"train_micro_batch_size_per_gpu": micro_batch_size}, str(path), ranks)
@@ -53,8 +55,8 @@ class TinyRun:
     @staticmethod
     def build(modality: str, config_name: str, world: World, parallel: Parallel) -> "TinyRun":
         """A collective."""
-        own, length = MODALITIES[modality], LENGTH[modality]
-        recipe = own.resized(RECIPES[modality][f"{modality}_tiny"](), length)
+        length = LENGTH[modality]
+        recipe = MODALITIES[modality].resized(RECIPES[modality][f"{modality}_tiny"](), length)
         config = shipped_config(recipe, config_name, recipe.run.global_batch_size // parallel.dp_size, ranks=parallel.dp_size)
         objective = build_objective(recipe, config, parallel)
-        return TinyRun(objective, own.random_batch(recipe, BATCH, length, np.random.default_rng(0)).to(world.device))
+        return TinyRun(objective, random_batch(recipe, BATCH, length).to(world.device))

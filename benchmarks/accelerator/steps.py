@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 import plain_step
@@ -49,8 +48,7 @@ class Bench:
     def __init__(self, context: Context, name: str, zero: dict[str, Any], world: World, parallel: Parallel) -> None:
         """Build it for samples of the recipe's length; `zero`: more zero_optimization keys, past our checks."""
         modality = name.partition("_")[0]
-        self.modality = MODALITIES[modality]
-        self.length = TINY_LENGTH[modality] if context.is_tiny else SECONDS_OF_SPEECH.get(name, self.modality.benchmark_length)
+        self.length = TINY_LENGTH[modality] if context.is_tiny else SECONDS_OF_SPEECH.get(name, MODALITIES[modality].benchmark_length)
         self.recipe: Recipe = step_time.build_recipe(f"{modality}_tiny" if context.is_tiny else name, batch=1, length=self.length)
         config = shipped_config(self.recipe, "zero3_bf16", 1)
         config.deepspeed["zero_optimization"].update(zero)
@@ -61,7 +59,7 @@ class Bench:
 
     def batch(self, size: int) -> Batch:
         """Random samples, on the host."""
-        return self.modality.random_batch(self.recipe, size, self.length, np.random.default_rng(0))
+        return step_time.random_batch(self.recipe, size, self.length)
 
     def title(self, size: int) -> str:
         """A micro-batch in words."""

@@ -1,6 +1,5 @@
 """Does it train there? Each tiny recipe through the loop itself: finite, saved, and resumed with the same bits."""
 
-import json
 import math
 import os
 import shutil
@@ -12,12 +11,13 @@ import torch
 from safetensors.torch import load_file
 
 from accelerator.result import CANNOT, FAIL, OK, Row
+from accelerator.setting import shipped_config
 from accelerator.worker import Context
 from recipes.catalog import RECIPES
 from recipes.check import resolve_recipe
 from recipes.cluster.environment import quiet_libraries
-from recipes.ds_config import load_ds_config, resolve
 from recipes.engine.build import is_supported
+from recipes.system.json_lines import read_rows
 from recipes.train.cli import ROOT, launch_facts
 
 STEPS, SAVED_AT = 5, 3
@@ -43,7 +43,7 @@ def check_training(context: Context, modality: str, precision: str) -> Iterator[
     if not is_supported(precision):
         yield Row(f"{STEPS} updates", CANNOT, f"DeepSpeed has no {precision} on this device")
         return
-    config = ROOT / "ds_configs" / f"zero3_{precision}.json"
+    config = f"zero3_{precision}"
     whole, resumed, free = (context.folder / name for name in ("whole", "resumed", "free"))
     # First the deterministic ones: cuBLAS reads what they need at the first product of a process.
     train(context, modality, config, whole, {"run.deterministic": True})
@@ -63,11 +63,11 @@ def check_offload(context: Context) -> Iterator[Row]:
     if context.device == "cpu":
         yield Row("zero3_offload_cpu", CANNOT, "the host is the device here; tests/recipes/engine/test_cpu_adam.py has it")
         return
-    train(context, "text", ROOT / "ds_configs" / "zero3_offload_cpu.json", context.folder / "run")
+    train(context, "text", "zero3_offload_cpu", context.folder / "run")
     yield finite(context.folder / "run", f"zero3_offload_cpu, {STEPS} updates")
 
 
-def train(context: Context, modality: str, config: Path, run_dir: Path, more: dict[str, Any] | None = None) -> None:
+def train(context: Context, modality: str, config_name: str, run_dir: Path, more: dict[str, Any] | None = None) -> None:
     """A run of the tiny recipe, in this process, by the loop that the launch scripts call."""
     from recipes.train import loop
 
@@ -76,7 +76,7 @@ def train(context: Context, modality: str, config: Path, run_dir: Path, more: di
     values = settings_of(context, modality) | (more or {})
     settings = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()]
     recipe = resolve_recipe(f"{modality}_tiny", RECIPES[modality], settings, None)
-    code = loop.run(recipe, resolve(recipe, load_ds_config(config), str(config), 1), run_dir, launch_facts())
+    code = loop.run(recipe, shipped_config(recipe, config_name), run_dir, launch_facts())
     assert code == 0, f"the run ended with {code}"
 
 
@@ -106,8 +106,8 @@ def same_bits(first: Path, second: Path, what: str) -> Row:
 
 
 def _metrics(run_dir: Path) -> list[dict[str, Any]]:
-    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in TIMES} for line in lines]
+    rows, _ = read_rows(run_dir / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
 
 
 def _tensors(run_dir: Path) -> dict[str, torch.Tensor]:

@@ -70,7 +70,6 @@ class Data2Vec:
         """Move the teacher: one EMA step with the decay that is in force after `step` updates."""
         decay = self._recipe.teacher.decay_after(step)
         self.shadow.update(decay)
-        shards.order_gathers(self.teacher)
         return {"ema_decay": decay}
 
     def shards(self) -> dict[str, dict[str, Tensor]]:
@@ -80,12 +79,10 @@ class Data2Vec:
     def after_load(self) -> None:
         """Round the shadow into what the teacher computes with."""
         self.shadow.publish()
-        shards.order_gathers(self.teacher)
 
     def restart(self) -> None:
         """Teacher := student."""
         self.shadow.reset()
-        shards.order_gathers(self.teacher)
 
     def state(self) -> dict[str, Any]:
         """Nothing: the decay is a function of the step."""
@@ -149,4 +146,4 @@ def build_shadow(student: Engine, teacher: Engine, config: TeacherConfig) -> Sha
     masters = {n: shards.master_shard(p) for n, p in shards.named_parameters(student) if n.startswith(TRUNK)}
     computed = {n: shards.compute_shard(p) for n, p in shards.named_parameters(teacher)}
     copied = {f"{TRUNK}frontend.{n}" for n in student.module.trunk.frontend.shared_parameters(config.shares)}
-    return ShadowWeights(masters, computed, copied)
+    return ShadowWeights(masters, computed, copied, after_write=partial(shards.order_gathers, teacher))
