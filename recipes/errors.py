@@ -1,5 +1,7 @@
 """The errors a command turns into an exit code (product: 2, 3 and 75). Anything else is a defect and keeps its traceback."""
 
+EXIT_DEFECT = 1
+"""Of an error that nobody foresaw, as Python reports it."""
 EXIT_INTERRUPTED = 130
 """Of what Ctrl-C ends at once: 128 + SIGINT, as shells report it."""
 

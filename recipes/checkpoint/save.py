@@ -32,7 +32,7 @@ from recipes.checkpoint.retention import apply_retention, remove_folder
 from recipes.checkpoint.tensor_file import hashes_of, write_tensors
 from recipes.cluster.world import LONGEST_PREPARATION, World
 from recipes.config import CheckpointConfig
-from recipes.errors import DamagedCheckpoint
+from recipes.errors import ConfigError, DamagedCheckpoint
 from recipes.system.durable import sync, write_text_atomically
 
 
@@ -69,8 +69,13 @@ class CheckpointSaver:
         return self._running is not None
 
     def is_written(self) -> bool:
-        """Whether the running save has ended, as this rank sees it."""
-        return self._running is not None and self._running.done()
+        """Whether the running save has ended, as this rank sees it. Raises: the defect that has ended it."""
+        if self._running is None or not self._running.done():
+            return False
+        error = self._running.exception()
+        if error is not None and not isinstance(error, ConfigError):  # those all ranks have agreed on
+            raise error
+        return True
 
     def begin(self, counters: Counters, facts: dict[str, Any]) -> None:
         """Copy this rank's shards to host memory, which training waits for, and write them in the background."""

@@ -2,20 +2,44 @@
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 from recipes.cluster.environment import is_first_on_node, is_first_rank
-from recipes.errors import EXIT_INTERRUPTED, ConfigError, LocalError, Stopped, TrainingBroken
+from recipes.errors import EXIT_DEFECT, EXIT_INTERRUPTED, ConfigError, LocalError, Stopped, TrainingBroken
 
 INTERRUPTED = "interrupted; what was saved stays valid and the same command continues"
 LAST_SECONDS = 1.0
 """How much later than the rank that speaks the others end: a launcher kills all as soon as it sees that one has ended badly."""
+LEAVE_SECONDS = 5.0
+"""How long a process whose command has ended may wait for its threads and child processes."""
 
 
 def exit_code_of(command: Callable[[], int]) -> int:
-    """Run a command and turn a user's error into one line on rank 0 and its exit code. Defects keep their traceback."""
+    """Run a command and turn a user's error into one line on rank 0 and its exit code. Defects keep their traceback. However it ends,
+    the process is gone LEAVE_SECONDS after Python's own end has begun."""
+    code = EXIT_DEFECT
+    try:
+        code = _said(command)
+        return code
+    finally:
+        threading.Thread(target=_end_late, args=(code,), daemon=True, name="end").start()
+
+
+def _end_late(code: int) -> None:
+    """Python's own end joins threads and child processes without a limit; daemon threads go on meanwhile."""
+    threading.main_thread().join()
+    time.sleep(LEAVE_SECONDS)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
+def _said(command: Callable[[], int]) -> int:
     try:
         return command()
     except (ConfigError, TrainingBroken) as error:

@@ -4,28 +4,29 @@ keeps no state that a resumed run would need: every update is computed from its 
 Shapes: N samples of the data set.
 """
 
-import signal
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol, TypeVar
+from itertools import count, islice
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
-from torch.utils.data import Dataset as MapDataset
 
 from model.batch import Batch
 from recipes.data.media import BadItem
+from recipes.data.shared_memory import PREFETCH, SharedMemory, told_as_config_errors
 from recipes.errors import ConfigError
-from recipes.system.processes import STOP_SIGNALS, follow_parent, signals_blocked_in_children
+from recipes.system.processes import Workers
 
 Example = TypeVar("Example")
 EVAL_EPOCH = 0
 EVAL_MASK_SEED = 0
 """For the held-out data set: the same masks in every evaluation of every run."""
-PREFETCH = 2  # micro-batches per worker process
+CLOSE_SECONDS = 3.0
+"""How long close() waits for a sample that this process itself decodes."""
 
 
 class Dataset(Protocol[Example]):
@@ -102,18 +103,16 @@ def build_batch(dataset: Dataset, positions: list[Position]) -> Batch:
     return dataset.collate([dataset.example(*position) for position in positions])
 
 
-class MicroBatches(MapDataset[LoadedBatch | ConfigError]):
-    """Micro-batches by their samples' positions, for torch's DataLoader to build in worker processes."""
+@dataclass(frozen=True)
+class BatchBuilder:
+    """Builds micro-batches by their samples' positions, in this process or in a worker process."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
+    dataset: Dataset
 
-    def __getitem__(self, positions: list[Position]) -> LoadedBatch | ConfigError:
-        try:
-            batch = build_batch(self._dataset, positions)
-        except ConfigError as error:
-            return error  # a worker's exception would arrive wrapped in its traceback
-        return LoadedBatch(batch, self._dataset.take_bad())
+    def __call__(self, positions: list[Position]) -> LoadedBatch:
+        """Raises: ConfigError where the data set cannot give them."""
+        batch = build_batch(self.dataset, positions)
+        return LoadedBatch(batch, self.dataset.take_bad())
 
 
 class UpdateLoader:
@@ -121,18 +120,34 @@ class UpdateLoader:
     ranks pass the same dp_rank and so read the same data."""
 
     def __init__(
-        self, dataset: Dataset, order: UpdateOrder, *, share: slice, micro_batch_size: int, num_workers: int = 0, first_update: int = 0
+        self,
+        dataset: Dataset,
+        order: UpdateOrder,
+        *,
+        share: slice,
+        micro_batch_size: int,
+        num_workers: int = 0,
+        first_update: int = 0,
+        ranks_on_node: int = 1,
     ) -> None:
-        """`share`: this rank's part of the global batch (see rank_share). Worker processes start with the first update."""
-        self._dataset, self._order, self._share = MicroBatches(dataset), order, share
+        """`share`: this rank's part of the global batch (see rank_share). Worker processes start at once."""
+        self._build, self._order, self._share = BatchBuilder(dataset), order, share
         self._micro_batch_size, self._num_workers = micro_batch_size, num_workers
-        self._next, self._stream = first_update, self._open_stream(first_update)
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="data")
+        self._room: SharedMemory | None = SharedMemory(num_workers, ranks_on_node) if num_workers else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="data")
         self._ahead: tuple[int, Future[list[LoadedBatch]]] | None = None
+        self._is_closed = False
+        self._workers: Workers[list[Position], LoadedBatch] | None = None
+        self._next, self._parts = first_update, self._open(first_update)
         self.wait_seconds = 0.0
         """How long the last batches() had to wait for its data."""
         # Nothing is received before the first batches(): while the model is built, DeepSpeed's zero.Init replaces torch.empty in every
         # thread, and torch receives a worker's tensor through it: float32 would arrive as the bytes of bf16.
+
+    @property
+    def worker_pids(self) -> list[int | None]:
+        """Of the processes that read."""
+        return self._workers.pids if self._workers else []
 
     def positions(self, update: int) -> list[Position]:
         """Every sample of the whole global batch."""
@@ -141,7 +156,7 @@ class UpdateLoader:
     def batches(self, update: int) -> list[LoadedBatch]:
         """This rank's micro-batches of that update, in order; the following ones are then prepared in the background.
 
-        Raises: ConfigError where the data set cannot give them, on this rank alone.
+        Raises: ConfigError where the data set or the worker processes cannot give them, on this rank alone.
         """
         start = time.perf_counter()
         if self._ahead is None or self._ahead[0] != update:
@@ -153,71 +168,64 @@ class UpdateLoader:
         return loaded
 
     def close(self) -> None:
-        """Stop the background work; the loader cannot be used afterwards."""
-        self._worker.shutdown(wait=True, cancel_futures=True)
-        self._stream = iter(list[LoadedBatch | ConfigError]())  # ends the worker processes
+        """Stop the background work, within seconds even where it is stuck; the loader cannot be used afterwards."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if self._workers:
+            self._workers.close()
+        if self._ahead is not None:
+            self._ahead[1].cancel()
+        wait([self._thread.submit(tuple)], CLOSE_SECONDS)  # when the thread has come to this, it is done with what was under way
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _prefetch(self, update: int) -> None:
         if self._ahead is not None:
             self._ahead[1].cancel()
-        self._ahead = update, self._worker.submit(self._build, update)
+        self._ahead = update, self._thread.submit(self._load, update)
 
-    def _build(self, update: int) -> list[LoadedBatch]:
+    def _load(self, update: int) -> list[LoadedBatch]:
         if update != self._next:
-            self._stream = self._open_stream(update)
+            self._parts = self._open(update)
         self._next = update + 1
         num_micro_batches = (self._share.stop - self._share.start) // self._micro_batch_size
-        return [_loaded(next(self._stream)) for _ in range(num_micro_batches)]
+        loaded = [self._take() for _ in range(num_micro_batches)]
+        if self._room:
+            self._room.check([item.batch for item in loaded])
+            self._room = None
+        return loaded
 
-    def _open_stream(self, update: int) -> Iterator[LoadedBatch | ConfigError]:
-        workers: dict[str, Any] = {}
+    def _open(self, update: int) -> Iterator[list[Position]]:
+        """Begin at that update; the micro-batches that are left to ask for. Worker processes read from now on."""
+        parts = micro_batches(self._order, self._share, self._micro_batch_size, update)
+        if self._workers:
+            self._workers.close()
         if self._num_workers:
-            workers = {"prefetch_factor": PREFETCH, "multiprocessing_context": "forkserver", "worker_init_fn": _begin_work}
-        loader = DataLoader(
-            self._dataset,
-            sampler=PositionSampler(self._order, self._share, self._micro_batch_size, update),
-            batch_size=None,
-            num_workers=self._num_workers,
-            collate_fn=_as_it_is,
-            generator=torch.Generator(),  # the default one is the dropout's
-            **workers,
-        )
-        with signals_blocked_in_children():  # until _begin_work runs
-            return iter(loader)
+            self._workers = Workers(self._build, self._num_workers, method="forkserver", begin=_take_one_core)
+            for part in islice(parts, PREFETCH * self._num_workers):
+                self._workers.put(part)
+        return parts
+
+    def _take(self) -> LoadedBatch:
+        """The next micro-batch."""
+        if self._workers is None:
+            return self._build(next(self._parts))
+        with told_as_config_errors(self._num_workers):
+            loaded = self._workers.get()
+        self._workers.put(next(self._parts))
+        return loaded
 
 
-def _as_it_is(loaded: Any) -> Any:
-    return loaded
+def _take_one_core() -> None:
+    torch.set_num_threads(1)
 
 
-def _loaded(result: LoadedBatch | ConfigError) -> LoadedBatch:
-    if isinstance(result, ConfigError):
-        raise result
-    return result
-
-
-def _begin_work(worker: int) -> None:
-    """A stop request reaches the whole process group; the training process decides, and still needs its data until then. A training
-    process that was killed takes its workers along: torch's own watch sees only the server that they were forked from, which in turn
-    waits for them."""
-    follow_parent()
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-class PositionSampler:
-    """The endless list of this rank's micro-batches from an update on, as their samples' positions: a sampler for DataLoader."""
-
-    def __init__(self, order: UpdateOrder, share: slice, micro_batch_size: int, first_update: int) -> None:
-        self._order, self._share, self._size, self._first = order, share, micro_batch_size, first_update
-
-    def __iter__(self) -> Iterator[list[Position]]:
-        update = self._first
-        while True:
-            own = self._order.positions(update)[self._share]
-            for start in range(0, len(own), self._size):
-                yield own[start : start + self._size]
-            update += 1
+def micro_batches(order: UpdateOrder, share: slice, size: int, first_update: int) -> Iterator[list[Position]]:
+    """The endless list of a rank's micro-batches from an update on, as their samples' positions."""
+    for update in count(first_update):
+        own = order.positions(update)[share]
+        for start in range(0, len(own), size):
+            yield own[start : start + size]
 
 
 def rank_share(global_batch_size: int, dp_rank: int, dp_size: int) -> slice:

@@ -50,13 +50,14 @@ def run(recipe: Recipe, config: EngineConfig, run_dir: Path, facts: dict[str, An
 
 def _train_and_tell(state: TrainState) -> int:
     """The loop, and a line in events.jsonl where it does not come to its end."""
-    with state.saving:
+    with ExitStack() as waiting, state.saving:
         try:
             return train(state)
         except Exception as error:
             state.watch.end_with(error)  # before a running save is waited for: who ended first is the cause
             message = str(error) if isinstance(error, ConfigError | TrainingBroken) else f"{type(error).__name__}: {error}"
             tell(state, "error", message=message)
+            waiting.enter_context(state.watch.paused("last save"))  # a running save takes as long as it takes
             raise
 
 

@@ -33,7 +33,8 @@ class Saving:
         self._retry_step: int | None = None
 
     def is_written(self) -> bool:
-        """Whether a save is running whose files this rank has written: when all say so, collect() will not wait."""
+        """Whether a save is running whose files this rank has written: when all say so, collect() will not wait. Raises: what has ended
+        the writing on this rank alone, for which the other ranks would wait."""
         return self._saver.is_written()
 
     def save_if_due(self, counters: Counters, small_states: SmallStates) -> None:

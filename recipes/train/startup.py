@@ -83,7 +83,9 @@ class StartUp:
         train_data, heldout = self._open_data(expected.step)
         parallel = init_parallel(self.config.batch.tp_size, world.device.type)
         heldout_batches(recipe, heldout, self.config.batch, parallel)  # complains now rather than at the first evaluation
-        loader = build_loader(recipe, train_data, self.config.batch, parallel.dp_rank, first_update=expected.update)
+        here = world.hosts.count(world.hosts[world.rank])
+        loader = build_loader(recipe, train_data, self.config.batch, parallel.dp_rank, first_update=expected.update, ranks_on_node=here)
+        self.stack.callback(loader.close)
         data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction))
         facts = self.facts | {"data_fingerprint": train_data.fingerprint, "deepspeed": self.config.deepspeed}
         state = self._build(parallel, data, facts, expected.step)
@@ -211,7 +213,9 @@ def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel
     )
 
 
-def build_loader(recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: int, *, first_update: int = 0) -> UpdateLoader:
+def build_loader(
+    recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: int, *, first_update: int = 0, ranks_on_node: int = 1
+) -> UpdateLoader:
     """This rank's loader; its worker processes start at once and read while the engines are built."""
     run, data = recipe.run, recipe.data
     return UpdateLoader(
@@ -221,6 +225,7 @@ def build_loader(recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: in
         micro_batch_size=batch.micro_batch_size,
         num_workers=data.num_workers,
         first_update=first_update,
+        ranks_on_node=ranks_on_node,
     )
 
 

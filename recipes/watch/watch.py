@@ -17,14 +17,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from recipes.errors import EXIT_INTERRUPTED
+from recipes.errors import EXIT_DEFECT, EXIT_INTERRUPTED
 from recipes.system.processes import stop_signals_blocked
-from recipes.watch.heartbeat import SIZE, Memory, write_beat, write_time
+from recipes.watch.heartbeat import SIZE, Memory, read_beat, write_beat, write_time
 from recipes.watch.watcher import DUMP_SIGNAL, WatchTarget
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from recipes.watch.watcher import main; main(*map(int, sys.argv[2:]))"
-EXIT_DEFECT = 1
 LONGEST_MESSAGE = 600  # characters, of up to six bytes: with the rest less than a pipe takes at once
 PATIENCE_SECONDS = 10.0
 """How long a rank that ends waits for its watcher to have written: a dead file server must not keep it."""
@@ -84,7 +83,7 @@ class Watch:
     def end(self, code: int, message: str = "") -> int:
         """How this rank ends, which its watcher writes down. The first words count. Returns the code."""
         if self._pipe is not None and not self._has_ended:
-            words = {"code": code, "message": message[:LONGEST_MESSAGE], "time": time.time()}
+            words = {"code": code, "message": message[:LONGEST_MESSAGE], "time": time.time(), "beat": read_beat(self._memory)}
             with suppress(BrokenPipeError):  # somebody has killed the watcher
                 os.write(self._pipe, json.dumps(words).encode())
         self._has_ended = True

@@ -38,6 +38,8 @@ LOOK_SECONDS, LOOK_AFTER_SECONDS = 2.0, 5.0
 GATHER_SECONDS, DUMP_SECONDS, STACKS_SECONDS, VERDICT_SECONDS = 10.0, 3.0, 6.0, 12.0
 """How long is waited for the reports of all ranks, a dump, the stacks of all, and hang.json: together less than 30 s."""
 WRITE_SECONDS = 3.0
+LEAVE_SECONDS = 30.0
+"""How long a rank may live on after it has told its end, where it does not wait for a disk."""
 GLANCE_SECONDS = 0.25
 
 
@@ -109,10 +111,13 @@ class Watcher:
         while True:
             if self._hear(min(POLL_SECONDS, limit / 4 or POLL_SECONDS)):
                 if not self._has_words:
-                    self._tell("silent", time.time())
+                    self._tell("silent", time.time(), read_beat(self._memory))
                 return
             beat = read_beat(self._memory)
             self._silence.look(beat)
+            if self._has_words and self._silence.seconds >= LEAVE_SECONDS and not beat.is_paused:
+                self._end_leftover()
+                return
             if limit and (self._hangs(beat) or self._another_hangs(beat)):
                 self._end_hang()
                 return
@@ -125,8 +130,8 @@ class Watcher:
         said = os.read(self._pipe, select.PIPE_BUF)
         if said:
             words = json.loads(said)
-            self._has_words = True
-            self._tell({"code": words["code"], "message": words["message"]}, words["time"])
+            self._has_words, self._silence = True, Silence()
+            self._tell({"code": words["code"], "message": words["message"]}, words["time"], Beat(*words["beat"]))
         return not said
 
     def _hangs(self, beat: Beat) -> bool:
@@ -142,9 +147,9 @@ class Watcher:
         records = self._folder.do(read_records, POLL_SECONDS) or {}
         return any(record["ended"] == "hang" for record in records.values())
 
-    def _tell(self, ended: object, when: float) -> tuple[Report, bool]:
-        """This rank's record, and whether it could be written."""
-        beat, charge = read_beat(self._memory), self._charge
+    def _tell(self, ended: object, when: float, beat: Beat) -> tuple[Report, bool]:
+        """This rank's record, and whether it could be written. `beat`: where it was."""
+        charge = self._charge
         who = {"rank": charge.rank, "host": charge.hosts[charge.rank], "pid": charge.pid, "main_thread": charge.main_thread}
         where = {"step": beat.step, "micro_batch": beat.micro_batch, "phase": beat.phase, "beat": beat.number}
         state = {"silent_seconds": round(self._silence.seconds, 1), "state": process_state(charge.pid)}
@@ -160,7 +165,7 @@ class Watcher:
 
     def _end_hang(self) -> None:
         """Report, let the rank that is first among those that hang name who is behind, and kill the own one."""
-        own, is_written = self._tell("hang", time.time())
+        own, is_written = self._tell("hang", time.time(), read_beat(self._memory))
         is_stopped = own["state"] == STOPPED
         stack = "" if is_stopped else self._dump()
         reports = self._gather(own) if is_written else {own["rank"]: own}  # nobody can be heard then, nor hear
@@ -170,6 +175,18 @@ class Watcher:
             self._pronounce(own, reports, stack, is_written)
         else:
             self._wait(lambda folder: (folder / HANG).exists(), VERDICT_SECONDS)
+        self._kill()
+
+    def _end_leftover(self) -> None:
+        """Kill a rank that has told its end and does not leave: it would hold its device, and the others, for ever."""
+        charge = self._charge
+        who = f"rank {charge.rank} on {charge.hosts[charge.rank]}"
+        sys.stderr.write(f"{who} has ended, but its process {charge.pid} is still there after {LEAVE_SECONDS:g} s: killed\n")
+        sys.stderr.flush()
+        self._dump()
+        self._kill()
+
+    def _kill(self) -> None:
         if os.getppid() == self._charge.pid:
             os.kill(self._charge.pid, signal.SIGKILL)  # nothing milder ends a process in a dead collective
 

@@ -54,6 +54,34 @@ def test_an_interrupt_is_one_line_and_waits_for_no_thread() -> None:
     assert done.stderr == "interrupted; what was saved stays valid and the same command continues\n"
 
 
+LINGERING = """
+import sys, threading, time
+from recipes.cluster import command
+
+command.LEAVE_SECONDS = 0.2
+
+def work():
+    threading.Thread(target=time.sleep, args=(60,)).start()  # what Python would join
+    print("so far", end="")
+    {}
+
+sys.exit(command.exit_code_of(work))
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [
+        ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
+        ("return 75", 75, ""),
+        ("raise command.ConfigError('fact')", 2, "error: fact\n"),
+    ],
+)
+def test_however_a_command_ends_the_process_is_gone_within_seconds(how: str, code: int, said: str) -> None:
+    done = run_command([sys.executable, "-c", LINGERING.format(how)], ROOT, 20)
+    assert (done.returncode, done.stdout) == (code, "so far") and done.stderr.endswith(said)
+
+
 def test_a_stop_before_anything_was_saved_is_one_line_and_its_code(capsys: pytest.CaptureFixture) -> None:
     def command() -> int:
         raise Stopped("stopped by SIGTERM during preparation; the same command continues")

@@ -1,7 +1,7 @@
 """Encoding in batches: the same tokens in the same order, whatever the number of processes; workers that die are noticed."""
 
-import functools
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,6 @@ from recipes.data import encoding
 from recipes.data.encoding import TextBatch, batches, encode_in_order
 from recipes.data.source import open_source
 from recipes.errors import ConfigError
-from recipes.system import processes
 
 
 @pytest.fixture
@@ -38,7 +37,11 @@ def test_two_processes_give_what_one_gives(small_batches: list[TextBatch], prepa
             np.testing.assert_array_equal(found, expected)
 
 
+def kill_itself(model_path: str, batch: TextBatch) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_killed_worker_is_said_to_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "follow_parent", functools.partial(os._exit, 9))
+    monkeypatch.setattr(encoding, "_encode", kill_itself)
     with pytest.raises(ConfigError, match="one of 2 tokenizing processes was killed"):
         list(encode_in_order([TextBatch([0], ["text"], 4)], "tokenizer.model", 2))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.batch import Batch
-from recipes.data.loader import EVAL_EPOCH, PositionSampler, UpdateLoader, check_enough, eval_batches, rank_share
+from recipes.data.loader import EVAL_EPOCH, UpdateLoader, check_enough, eval_batches, micro_batches, rank_share
 from recipes.errors import ConfigError
 from tests.recipes.data.numbers_data import Numbers, Row, open_loader, order_of, row_of, rows_of
 
@@ -100,7 +100,7 @@ def test_shares_are_contiguous_and_complete() -> None:
 
 def test_the_list_of_micro_batches_has_no_end_and_starts_at_any_update() -> None:
     order = order_of(Numbers(20), batch=4, group=2)
-    endless = iter(PositionSampler(order, rank_share(4, 1, 2), 1, 7))
+    endless = micro_batches(order, rank_share(4, 1, 2), 1, 7)
     taken = [next(endless) for _ in range(20)]
     assert [part[0] for part in taken] == [position for update in range(7, 17) for position in order.positions(update)[2:]]
 

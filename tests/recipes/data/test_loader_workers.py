@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,13 +14,11 @@ import torch
 from deepspeed.runtime.zero.partition_parameters import zero_wrapper_for_fp_tensor_constructor
 
 from model.batch import Batch
+from recipes.data import shared_memory
 from recipes.data.loader import UpdateLoader
 from recipes.data.media import BadItem
+from recipes.errors import ConfigError
 from tests.recipes.data.numbers_data import Numbers, Row, rows_of
-
-
-def worker_pids(loader: Any) -> list[int]:
-    return [worker.pid for worker in loader._stream._workers]
 
 
 def parent_of(pid: int) -> int:
@@ -51,14 +50,14 @@ def test_0_1_and_2_workers_give_the_same_batches_and_the_bad_items_they_met(buil
 def test_a_stop_request_to_the_whole_group_leaves_the_workers_reading_and_close_ends_them(build: Callable[..., UpdateLoader]) -> None:
     loader, plain = build(num_workers=2), build()
     assert rows_of(loader.batches(0)) == rows_of(plain.batches(0))
-    pids = worker_pids(loader)
+    pids = loader.worker_pids
     assert len(pids) == 2 and os.getpid() not in map(parent_of, pids), "no copy of a process with threads"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         for pid in pids:
             os.kill(pid, number)
     time.sleep(0.2)
     assert [rows_of(loader.batches(update)) for update in range(1, 9)] == [rows_of(plain.batches(update)) for update in range(1, 9)]
-    assert all(map(is_running, pids)) and worker_pids(loader) == pids, "they go on through all updates"
+    assert all(map(is_running, pids)) and loader.worker_pids == pids, "they go on through all updates"
     loader.close()
     deadline = time.monotonic() + 10
     while any(map(is_running, pids)) and time.monotonic() < deadline:
@@ -82,10 +81,57 @@ def test_a_model_that_is_built_under_zero_init_meanwhile_changes_no_batch(
     with monkeypatch.context() as patch:
         patch.setattr(torch, "empty", zero_wrapper_for_fp_tensor_constructor(torch.empty, torch.bfloat16, None))
         loader: Any = build(Fractions(50), num_workers=2)
-        assert loader._stream._worker_result_queue._reader.poll(30), "the workers have read"
+        assert all(pipe.poll(30) for pipe in loader._workers._processes), "the workers have read"
         time.sleep(1)
     plain = build(Fractions(50))
     for update in range(3):
         loaded = loader.batches(update)
         assert all(item.batch.inputs.dtype == torch.float32 for item in loaded)
         assert rows_of(loaded) == rows_of(plain.batches(update))
+
+
+class Deadly(Numbers):
+    """Kills the process that reads sample 5."""
+
+    def example(self, epoch: int, index: int, group: Row) -> Row:
+        """One sample."""
+        if index == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().example(epoch, index, group)
+
+
+def test_a_worker_that_is_killed_is_one_line_at_once(build: Callable[..., UpdateLoader]) -> None:
+    loader = build(Deadly(8), num_workers=2)
+    begin = time.monotonic()
+    with pytest.raises(ConfigError, match=r"\(data.num_workers=2\) was killed, probably for lack of memory; .*data.num_workers=0"):
+        loader.batches(0)
+    assert time.monotonic() - begin < 10
+    loader.close()
+    assert not any(map(is_running, loader.worker_pids))
+
+
+def test_what_does_not_fit_into_shared_memory_is_found_at_the_first_update(
+    build: Callable[..., UpdateLoader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(ConfigError, match=r"/dev/shm has 0 MB free.*3 ranks on this node x 12 micro-batches.*--shm-size"):
+        build(50, num_workers=2, ranks_on_node=3).batches(0)
+
+
+class Endless(Numbers):
+    """Never comes back from sample 5."""
+
+    def example(self, epoch: int, index: int, group: Row) -> Row:
+        """One sample."""
+        time.sleep(1000 if index == 5 else 0)
+        return super().example(epoch, index, group)
+
+
+def test_closing_takes_seconds_where_a_worker_is_stuck(build: Callable[..., UpdateLoader], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.system.processes.LEAVE_SECONDS", 0.2)
+    loader = build(Endless(8), num_workers=2)
+    loader._prefetch(0)
+    begin = time.monotonic()
+    loader.close()
+    assert time.monotonic() - begin < 5 and not any(map(is_running, loader.worker_pids))
+    loader.close()

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,8 +15,16 @@ from pathlib import Path
 import pytest
 
 from recipes.errors import ConfigError
+from recipes.system import processes
 from recipes.system.liveness import read_stat
-from recipes.system.processes import STOP_SIGNALS, TASKS_IN_FLIGHT, run_in_order, signals_blocked_in_children
+from recipes.system.processes import (
+    STOP_SIGNALS,
+    TASKS_IN_FLIGHT,
+    WorkerLost,
+    Workers,
+    run_in_order,
+    signals_blocked_in_children,
+)
 from tests.distributed import run_command
 from tests.launching import ROOT
 
@@ -48,9 +57,101 @@ def test_tasks_are_read_only_a_few_ahead() -> None:
 
 def test_a_killed_process_is_one_line_and_an_error_of_the_work_its_own() -> None:
     with pytest.raises(ConfigError, match="one of 2 squaring processes was killed, probably for lack of memory"):
-        list(run_in_order(os._exit, [9, 9], 2, doing="squaring"))
+        list(run_in_order(kill_itself, [9, 9], 2, doing="squaring"))
     with pytest.raises(ValueError, match="invalid literal"):
         list(run_in_order(partial(int, base=10), ["1", "x"], 2, doing="reading"))
+
+
+def kill_itself(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize(
+    ("number", "cause"),
+    [
+        (signal.SIGKILL, "was killed, probably for lack of memory"),
+        (signal.SIGBUS, "was killed by SIGBUS: /dev/shm is full, or a file that it reads was cut short"),
+        (signal.SIGABRT, "was killed by SIGABRT, a crash in native code"),
+    ],
+    ids=str,
+)
+def test_how_a_worker_was_lost_is_said_in_words(number: int, cause: str) -> None:
+    workers = Workers(kill_itself, 1)
+    workers.put(number)
+    with pytest.raises(WorkerLost) as caught:
+        workers.get()
+    assert (str(caught.value), caught.value.code) == (cause, -number)
+    assert str(WorkerLost(3)) == "ended with exit code 3"
+
+
+class OddError(Exception):
+    """Cannot be loaded from its pickle."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(one + two)
+
+
+def fail_at(limit: int, number: int) -> int:
+    if number == limit:
+        raise OddError("number ", str(number))
+    return number
+
+
+def test_an_error_comes_in_its_turn_with_its_traceback_even_one_that_no_pickle_holds() -> None:
+    workers = Workers(partial(fail_at, 1), 2)
+    for number in range(4):
+        workers.put(number)
+    assert workers.get() == 0
+    with pytest.raises(RuntimeError) as caught:
+        workers.get()
+    assert str(caught.value) == "OddError: number 1"
+    (note,) = caught.value.__notes__
+    assert note.startswith("in a worker process:\nTraceback") and "in fail_at" in note
+    with pytest.raises(WorkerLost):  # after what had come before that
+        [workers.get() for _ in range(4)]
+
+
+def sleep_long(number: int) -> None:
+    time.sleep(WORK_SECONDS)
+
+
+def test_closing_kills_what_goes_on_too_long_and_ends_a_thread_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "LEAVE_SECONDS", 0.2)
+    workers, lost = Workers(sleep_long, 2), list[BaseException]()
+
+    def wait() -> None:
+        with pytest.raises(WorkerLost) as caught:
+            workers.get()
+        lost.append(caught.value)
+
+    for number in range(2):
+        workers.put(number)
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    begin = time.monotonic()
+    workers.close()
+    waiting.join(5)
+    assert lost and time.monotonic() - begin < 5
+    assert not [pid for pid in workers.pids if (stat := read_stat(pid or 0)) and stat.state != "Z"]
+
+
+FORGOTTEN = """
+import time
+from recipes.system.processes import Workers
+
+if __name__ == "__main__":
+    workers = Workers(time.sleep, 2)
+    for _ in range(4):
+        workers.put(1000.0)
+    1 / 0
+"""
+
+
+def test_workers_that_nobody_closes_do_not_keep_python_from_its_end(tmp_path: Path) -> None:
+    """They ignore the signal that Python sends to its children, and it would join them for ever."""
+    (tmp_path / "main.py").write_text(FORGOTTEN)
+    done = run_command([sys.executable, tmp_path / "main.py"], ROOT, 30, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1 and done.stderr.endswith("ZeroDivisionError: division by zero\n")
 
 
 def leave_a_mark(task: tuple[str, float]) -> None:

@@ -16,8 +16,8 @@ import pytest
 from recipes.watch import watcher
 from recipes.watch.endings import record_file
 from recipes.watch.hang import HangReport
-from recipes.watch.heartbeat import SIZE, Beat
-from recipes.watch.watcher import SharedFolder, Silence, Watcher, WatchTarget, append_event, is_whole, process_state
+from recipes.watch.heartbeat import SIZE, Beat, write_beat
+from recipes.watch.watcher import LEAVE_SECONDS, SharedFolder, Silence, Watcher, WatchTarget, append_event, is_whole, process_state
 from tests.clock import Clock
 
 
@@ -77,6 +77,36 @@ def test_what_other_watchers_write_is_waited_for_so_long_and_then_the_end_comes_
         Watcher(WatchTarget(str(folder), rank, ["a", "b"], 2**22 + 1, 1, 1.0), mmap(-1, SIZE), -1, stacks.fileno())._end_hang()
     assert clock.now - 1000.0 == pytest.approx(3.0 + seconds, abs=0.5), "the stack of the own rank, too, is waited for 3 s"
     assert (folder / "hang.json").exists() == (rank == 0)
+
+
+def test_a_rank_that_has_told_its_end_and_stays_is_killed_but_not_while_it_waits_for_a_disk(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its silence before that, such as in a compilation, does not count. Without a limit of silence for the others."""
+    clock, memory, killed = Clock(), mmap(-1, SIZE), list[float]()
+    reading, writing = os.pipe()
+    words = {"code": 1, "message": "ValueError: a defect", "time": 1.0, "beat": (clock.now, 1, 7, 0, "forward", False)}
+    os.write(writing, json.dumps(words).encode())
+
+    def select(*args: object) -> tuple[list[int], list[int], list[int]]:
+        clock.sleep(1.0)
+        if clock.now in (1002, 1100):
+            write_beat(memory, int(clock.now), 7, 0, "last save", is_paused=clock.now < 1100)
+        return [reading] * (clock.now == 1001), [], []
+
+    monkeypatch.setattr(watcher, "time", clock)
+    monkeypatch.setattr("recipes.watch.heartbeat.time", clock)
+    monkeypatch.setattr(watcher.select, "select", select)
+    monkeypatch.setattr(watcher.os, "kill", lambda pid, number: killed.append(clock.now) if number == signal.SIGKILL else None)
+    charge = WatchTarget(str(run_dir / "watch"), 0, ["here"], os.getppid(), 1, 0.0)
+    with TemporaryFile() as stacks:
+        Watcher(charge, memory, reading, stacks.fileno()).watch()
+    os.close(writing)
+    os.close(reading)
+    assert killed == [pytest.approx(1100 + LEAVE_SECONDS + 3, abs=2)], "3 s for its stacks"
+    assert f"rank 0 on here has ended, but its process {os.getppid()} is still there after 30 s: killed\n" == capsys.readouterr().err
+    record = json.loads(record_file(run_dir / "watch", 0).read_text())
+    assert record["ended"] == {"code": 1, "message": "ValueError: a defect"} and (record["step"], record["phase"]) == (7, "forward")
 
 
 IGNORES_ITS_DUMP = "import signal, time; signal.signal(signal.SIGRTMIN + 7, signal.SIG_IGN); print('here', flush=True); time.sleep(1000)"

@@ -1,0 +1,77 @@
+"""The memory through which worker processes hand batches on, and what ends a run when they cannot. One line each: what happened, why, and
+the way out."""
+
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from model.batch import Batch, Masks
+from recipes.errors import ConfigError
+from recipes.system.processes import WorkerLost
+
+FOLDER = Path("/dev/shm")
+PREFETCH = 2
+"""Micro-batches that each worker process reads ahead."""
+UPDATES_HELD = 2
+"""Updates whose batches the training process holds: the one it is at and the following one."""
+ALONE = "read without worker processes: --set data.num_workers=0"
+REMEDY = f"give the container more (docker run --shm-size=8g or --ipc=host), or {ALONE}"
+FULL, NO_DESCRIPTOR = "no space left on device", "too many open files"
+"""How torch words it, in a RuntimeError, and Python."""
+
+
+class SharedMemory:
+    """What is free in /dev/shm before any worker process of this rank has begun."""
+
+    def __init__(self, num_workers: int, ranks_on_node: int) -> None:
+        """`ranks_on_node` fill it together."""
+        self._num_workers, self._num_ranks = num_workers, ranks_on_node
+        self._free = shutil.disk_usage(FOLDER).free if FOLDER.is_dir() else None
+
+    def check(self, batches: Sequence[Batch]) -> None:
+        """`batches`: the micro-batches of one update. Raises: ConfigError if as many as will be held at a time do not fit."""
+        size = max(map(bytes_of, batches))
+        num_held = UPDATES_HELD * len(batches) + PREFETCH * self._num_workers
+        needed = num_held * size * self._num_ranks
+        if self._free is not None and needed > self._free:
+            raise ConfigError(
+                f"{FOLDER} has {self._free / 1e6:,.0f} MB free, and the batches of the data workers need {needed / 1e6:,.0f} MB "
+                f"({self._num_ranks} ranks on this node x {num_held} micro-batches of {size / 1e6:,.1f} MB, data.num_workers="
+                f"{self._num_workers}): {REMEDY}"
+            )
+
+
+@contextmanager
+def told_as_config_errors(num_workers: int) -> Iterator[None]:
+    """Around taking a batch of a worker process: what a user can change about it is a ConfigError."""
+    try:
+        yield
+    except WorkerLost as lost:
+        remedy = REMEDY if lost.code == -signal.SIGBUS else f"give the job more memory, or {ALONE}"
+        raise ConfigError(f"a data worker process (data.num_workers={num_workers}) {lost}; {remedy}") from lost
+    except (OSError, RuntimeError) as error:
+        text = str(error).partition("\n")[0]
+        if FULL in text.lower():
+            raise ConfigError(f"{FOLDER} is full, a data worker process could not hand on its batch ({text}); {REMEDY}") from error
+        if NO_DESCRIPTOR in text.lower():
+            raise ConfigError(f"{text}: each batch of a data worker process takes several; ulimit -n 65536, or {ALONE}") from error
+        raise
+
+
+def bytes_of(value: Any) -> int:
+    """What the tensors of a batch take; one tensor twice counts once."""
+    return sum({storage.data_ptr(): storage.nbytes() for storage in map(Tensor.untyped_storage, _tensors(value))}.values())
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Batch | Masks):
+        for item in fields(value):
+            yield from _tensors(getattr(value, item.name))
