@@ -58,6 +58,7 @@ class CheckpointSaver:
         """A collective: the writing threads get a process group of their own. `check_owner` runs on rank 0 before a checkpoint
         becomes visible and raises ConfigError where the run dir belongs to another launch by now."""
         self._run_dir, self._live, self._config, self._check_owner = run_dir, live, config, check_owner
+        world.gather(None)  # ends where a rank has ended, for which the next line would wait without a word
         self._world = replace(world, control=dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._host: dict[str, Tensor] = {}

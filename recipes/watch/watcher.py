@@ -35,6 +35,8 @@ STOPPED = "T"
 POLL_SECONDS = 1.0
 LOOK_SECONDS, LOOK_AFTER_SECONDS = 2.0, 5.0
 """How often the folder is asked whether another rank hangs, and after how much silence of the own one. Never in quick steps."""
+LOST_SECONDS = 8.0
+"""Silence after which a rank is not waited for if another one has ended badly. gloo tells it at once, NCCL and a store do not."""
 GATHER_SECONDS, DUMP_SECONDS, STACKS_SECONDS, VERDICT_SECONDS = 10.0, 3.0, 6.0, 12.0
 """How long is waited for the reports of all ranks, a dump, the stacks of all, and hang.json: together less than 30 s."""
 WRITE_SECONDS = 3.0
@@ -139,13 +141,16 @@ class Watcher:
         return self._silence.seconds >= self._charge.hang_seconds and (not beat.is_paused or process_state(self._charge.pid) == STOPPED)
 
     def _another_hangs(self, beat: Beat) -> bool:
-        """A rank that waits without a limit, or has been silent for less than the limit, hangs if another one does."""
+        """A rank that waits without a limit, or has been silent for less than the limit, hangs if another one does; without a pause,
+        after LOST_SECONDS, also if another one has ended badly: what it waits for never comes."""
         now = time.monotonic()
         if now < self._next_look or not (beat.is_paused or self._silence.seconds >= min(LOOK_AFTER_SECONDS, self._charge.hang_seconds / 2)):
             return False
         self._next_look = now + LOOK_SECONDS
         records = self._folder.do(read_records, POLL_SECONDS) or {}
-        return any(record["ended"] == "hang" for record in records.values())
+        others = [record["ended"] for rank, record in records.items() if rank != self._charge.rank]
+        is_lost = self._silence.seconds >= LOST_SECONDS and not beat.is_paused and not self._has_words
+        return "hang" in others or (is_lost and any(ended == "silent" or ended["code"] not in FINE for ended in others))
 
     def _tell(self, ended: object, when: float, beat: Beat) -> tuple[Report, bool]:
         """This rank's record, and whether it could be written. `beat`: where it was."""

@@ -86,8 +86,8 @@ PLACES = {
     "loader: background": Place(f"{DATA}:UpdateLoader._take", 3),
     "loader: order": Place(f"{DATA}:UpdateOrder.positions", 4),
     "loader: bad items": Place("recipes.train.bad_items:BadItems.note", 3),
-    "worker: sample": Place(f"{DATA}:BatchBuilder.dataset.example", 9),
-    "worker: collate": Place(f"{DATA}:BatchBuilder.dataset.collate", 3),
+    "worker: sample": Place(f"{DATA}:BatchBuilder.dataset.example", 5),
+    "worker: collate": Place(f"{DATA}:BatchBuilder.dataset.collate", 2),
     "worker: bad items": Place(f"{DATA}:BatchBuilder.dataset.take_bad", 2),
     "evaluation: samples": Place(f"{LOOP}:heldout_batches"),
     "evaluation: objective": Place(f"{OBJECTIVE}.evaluate"),
@@ -104,6 +104,9 @@ PLACES = {
     "end: writer": Place(f"{WRITER}.close", on_first=True),
     "end: groups": Place(f"{LOOP}:leave_world"),
 }
+
+
+LAST = ("save: last", *(place for place in PLACES if place.startswith("end: ")))
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,10 @@ class Ending:
     seconds: float | None
     left: list[str]
 
-    @property
-    def holds(self) -> bool:
-        """Whether it is as it must be."""
-        return set(self.codes) == {1} and self.seconds is not None and self.seconds <= LIMIT_SECONDS and not self.left
+    def holds(self, case: Case) -> bool:
+        """Whether it is as it must be. After the last update the other ranks may be done."""
+        others = {0, 1} if case.place in LAST else {1}
+        return 1 in self.codes and others >= set(self.codes) and (self.seconds or 1e9) <= LIMIT_SECONDS and not self.left
 
 
 class Raises:
@@ -258,10 +261,10 @@ def main() -> int:
         endings.append(ending)
         print(
             f"{case.place:26} ranks {case.ranks} workers {case.workers}: exit {ending.codes}, gone after {ending.seconds} s,"
-            f" left {len(ending.left)}{'' if ending.holds else '  FAILED'}",
+            f" left {len(ending.left)}{'' if ending.holds(case) else '  FAILED'}",
             flush=True,
         )
-        if not ending.holds:
+        if not ending.holds(case):
             logs = {path.name: path.read_text(errors="replace")[-2000:] for path in sorted(place.glob("log*"))}
             failures.append({"case": asdict(case), "ending": asdict(ending), "logs": logs})
     shutil.rmtree(folder)
@@ -274,4 +277,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from tests.soak import injected  # under its own name: what it pickles must be found there while a script is the main program
+
+    sys.exit(injected.main())

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,21 @@ def base_file_bytes() -> tuple[int, int, int]:
         manifest += len(json.dumps({name: vars(ParameterEntry(tuple(parameter.shape), 0, count))}, indent=4))
     data = 4 * sum(count for (count,) in shapes.values())
     return len(tensor_file._header(shapes, metadata)) + data, manifest, sum(p.numel() for p in student.parameters())
+
+
+def test_a_defect_of_the_writing_thread_is_raised_at_the_next_update_and_an_error_of_all_ranks_waits_for_them() -> None:
+    """The other ranks' threads wait for this one, so it would go unseen until the next save."""
+    from recipes.checkpoint.save import CheckpointSaver
+
+    saver: Any = object.__new__(CheckpointSaver)
+    saver._running = running = Future[Any]()
+    assert not saver.is_written()
+    running.set_exception(ValueError("a defect"))
+    with pytest.raises(ValueError, match="a defect"):
+        saver.is_written()
+    saver._running = agreed = Future[Any]()
+    agreed.set_exception(ConfigError("taken over"))
+    assert saver.is_written()
 
 
 def test_at_base_size_a_checkpoint_has_16_bytes_a_parameter_and_less_than_a_percent() -> None:

@@ -17,7 +17,17 @@ from recipes.watch import watcher
 from recipes.watch.endings import record_file
 from recipes.watch.hang import HangReport
 from recipes.watch.heartbeat import SIZE, Beat, write_beat
-from recipes.watch.watcher import LEAVE_SECONDS, SharedFolder, Silence, Watcher, WatchTarget, append_event, is_whole, process_state
+from recipes.watch.watcher import (
+    LEAVE_SECONDS,
+    LOST_SECONDS,
+    SharedFolder,
+    Silence,
+    Watcher,
+    WatchTarget,
+    append_event,
+    is_whole,
+    process_state,
+)
 from tests.clock import Clock
 
 
@@ -107,6 +117,32 @@ def test_a_rank_that_has_told_its_end_and_stays_is_killed_but_not_while_it_waits
     assert f"rank 0 on here has ended, but its process {os.getppid()} is still there after 30 s: killed\n" == capsys.readouterr().err
     record = json.loads(record_file(run_dir / "watch", 0).read_text())
     assert record["ended"] == {"code": 1, "message": "ValueError: a defect"} and (record["step"], record["phase"]) == (7, "forward")
+
+
+@pytest.mark.parametrize(
+    ("ended", "changes", "hangs"),
+    [
+        ("hang", {"seconds": 6.0}, True),
+        ("silent", {}, True),
+        ({"code": 1, "message": "a defect"}, {}, True),
+        ({"code": 0, "message": ""}, {}, False),
+        ({"code": 75, "message": ""}, {}, False),
+        ("silent", {"seconds": LOST_SECONDS - 1}, False),
+        ("silent", {"is_paused": True}, False),
+        ("hang", {"is_paused": True, "seconds": 0.0}, True),
+        ("silent", {"has_words": True}, False),
+        ("silent", {"rank": 0}, False),
+    ],
+    ids=str,
+)
+def test_a_silent_rank_is_not_kept_waiting_for_one_that_has_ended_badly(run_dir: Path, ended: object, changes: dict, hangs: bool) -> None:
+    """On another node NCCL waits for ten minutes, and the store of a new process group for days."""
+    folder, facts = run_dir / "watch", {"seconds": LOST_SECONDS, "is_paused": False, "has_words": False, "rank": 1, **changes}
+    folder.mkdir()
+    record_file(folder, facts["rank"]).write_text(json.dumps({"rank": facts["rank"], "host": "b", "ended": ended, "time": 1.0}))
+    watching = Watcher(WatchTarget(str(folder), 0, ["a", "b"], os.getppid(), 1, 60.0), mmap(-1, SIZE), -1, -1)
+    watching._silence.seconds, watching._has_words = facts["seconds"], facts["has_words"]
+    assert watching._another_hangs(Beat(0.0, 1, 7, 0, "forward", facts["is_paused"])) == hangs
 
 
 IGNORES_ITS_DUMP = "import signal, time; signal.signal(signal.SIGRTMIN + 7, signal.SIG_IGN); print('here', flush=True); time.sleep(1000)"
