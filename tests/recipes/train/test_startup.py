@@ -10,12 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torch.utils.data import DataLoader
 
 from recipes.checkpoint.layout import newest, read_manifest
 from recipes.data.loader import Position
 from recipes.ds_config import BatchPlan, load_ds_config, resolve
 from recipes.errors import ConfigError
+from recipes.system.processes import Workers
 from recipes.train import startup
 from recipes.train.startup import build_loader, check_precision, choose_kernels, heldout_batches
 from tests.distributed import run_distributed
@@ -186,21 +186,20 @@ def test_the_order_of_the_data_follows_seed_global_batch_and_groups(size: int) -
     assert {len(position.group) for position in order(data__group_size=2)} == {2}
 
 
-def test_the_loader_decodes_in_as_many_processes_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
+def test_the_loader_decodes_in_as_many_processes_as_asked_and_counts_the_ranks_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, ...]] = []
 
-    class Noted(DataLoader):
-        """torch's, without the processes that it is asked for."""
+    class Noted(Workers[Any, Any]):
+        """None of the processes that it is asked for."""
 
-        def __init__(self, *args: Any, num_workers: int, **options: Any) -> None:
-            made.append(num_workers)
-            for name in ("prefetch_factor", "multiprocessing_context", "worker_init_fn"):
-                options.pop(name, None)
-            super().__init__(*args, num_workers=0, **options)
+        def __init__(self, work: Any, num_processes: int, **options: Any) -> None:
+            made.append((num_processes,))
+            super().__init__(work, 0, **options)
 
-    monkeypatch.setattr("recipes.data.loader.DataLoader", Noted)
-    build_loader(tiny_recipe("vision", data__num_workers=3), Numbers(16), BatchPlan(1, 1, 1, 8, 1), 0).close()
-    assert made == [3]
+    monkeypatch.setattr("recipes.data.loader.Workers", Noted)
+    monkeypatch.setattr("recipes.data.loader.SharedMemory", lambda *numbers: made.append(numbers))
+    build_loader(tiny_recipe("vision", data__num_workers=3), Numbers(16), BatchPlan(1, 1, 1, 8, 1), 0, ranks_on_node=4).close()
+    assert sorted(made) == [(3,), (3, 4)]
 
 
 def test_each_rank_evaluates_its_own_share_in_the_recipes_groups() -> None:
