@@ -1,10 +1,10 @@
 """Labelled examples as micro-batches for a frozen trunk: whole clips one by one, centre views, padded sentences. No masks, and no
-randomness. Which of them a recipe has is its modality's to say.
+randomness. Which of them a recipe has is its modality's to say, which of them are probed is the probe's.
 
 Shapes: N examples.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,11 @@ from model.batch import Batch
 from model.frontends.config import SpeechFrontendConfig, VisionFrontendConfig
 from recipes.config import SpeechDataConfig, TextDataConfig, VisionDataConfig
 from recipes.data.audio import AUDIO, decode_audio, normalize
+from recipes.data.bad_limit import most_bad
 from recipes.data.images import IMAGES, center_view, decode_image
 from recipes.data.labelled_text import load_split
-from recipes.data.media import Media, MediaKind, open_media
+from recipes.data.labels import class_name, is_missing
+from recipes.data.media import BadItem, Media, MediaKind, UndecodableError, bad_item, name_bad, open_media
 from recipes.data.speech import SpeechExample, collate_speech
 from recipes.data.text import TextExample, collate_text
 from recipes.data.tokenizer import BOS, encode
@@ -33,28 +35,56 @@ Collate = Callable[[list[Any]], Batch]
 class Labelled:
     """One split: class names, and how to read and batch the examples."""
 
-    labels: list[str]
+    name: str
+    """Of the data set, for messages."""
+    labels: list[str | None]
+    """None: this example has no class, or no content."""
     read: Callable[[int], Any]
+    """Raises: OSError, UndecodableError."""
+    where: Callable[[int], str]
+    """What the user finds an example by."""
     collate: Collate
+    columns: Sequence[str] = ()
+    """Of the table that the labels are from, if it is one."""
+    max_bad_fraction: float = 0.0
     batch_size: int = BATCH
 
-    def batches(self, indices: list[int]) -> Iterator[Batch]:
-        """The examples of these numbers, batch_size at a time, in order."""
+    def batches(self, indices: list[int], bad: dict[str, BadItem]) -> Iterator[tuple[list[int], Batch]]:
+        """The examples of these numbers, batch_size at a time, in order, with the numbers. What cannot be decoded is left out and
+        added to `bad`. Raises: ConfigError where that is more than the allowed share."""
+        num_bad = 0
         for start in range(0, len(indices), self.batch_size):
-            yield self.collate([self.read(index) for index in indices[start : start + self.batch_size]])
+            numbers, examples = [], []
+            for index in indices[start : start + self.batch_size]:
+                try:
+                    examples.append(self.read(index))
+                    numbers.append(index)
+                except (OSError, UndecodableError) as error:
+                    num_bad += 1
+                    bad[self.where(index)] = bad_item(self, index, error)
+            if num_bad > most_bad(len(indices), self.max_bad_fraction):
+                raise ConfigError(
+                    f"{self.name}: {num_bad} of {len(indices)} examples cannot be decoded, more than data.max_bad_fraction "
+                    f"{self.max_bad_fraction:g} of the run allows: {name_bad(list(bad.values()))}; fix or remove them"
+                )
+            if examples:
+                yield numbers, self.collate(examples)
 
 
 def labelled_text(data: TextDataConfig, path: str | None, split: str, label_column: str, tokenizer: Path) -> Labelled:
     """Sentences, cut to data.sequence_length and padded to the longest of a batch. Raises: ConfigError, MissingSplit."""
-    rows = load_split(path, split, (data.text_column, label_column))
-    texts = rows[data.text_column]
+    if not tokenizer.exists():
+        raise ConfigError(f"{tokenizer}: the run's tokenizer is not there; put the run's prepared folder back")
+    texts, labels, columns = load_split(path, split, data.text_column, label_column)
 
     def read(index: int) -> TextExample:
         tokens, _ = encode(str(tokenizer), [str(texts[index])])
         ids_T = np.concatenate([[BOS], tokens[: data.sequence_length - 1]]).astype(np.int64)
         return TextExample(ids_T, ids_T, np.zeros(len(ids_T), dtype=bool))
 
-    return Labelled([str(label) for label in rows[label_column]], read, partial(collate_text, always_padded=True))
+    known = [None if is_missing(text) else label for text, label in zip(texts, labels, strict=True)]
+    where = f"{path} {split} row {{}}".format
+    return Labelled(str(path), known, read, where, partial(collate_text, always_padded=True), columns=columns)
 
 
 def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
@@ -69,7 +99,7 @@ def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path
         waveform_T = np.pad(waveform_T, (0, max(0, frontend.receptive_field - len(waveform_T))))
         return SpeechExample(waveform_T, np.zeros(frontend.num_frames(len(waveform_T)), dtype=bool))
 
-    return Labelled(_labels(media), read, partial(collate_speech, frontend=frontend), batch_size=1)
+    return _of_media(media, read, partial(collate_speech, frontend=frontend), data.max_bad_fraction, batch_size=1)
 
 
 def labelled_images(data: VisionDataConfig, frontend: VisionFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
@@ -80,18 +110,13 @@ def labelled_images(data: VisionDataConfig, frontend: VisionFrontendConfig, path
         view_CHW = center_view(decode_image(media.read(index)), frontend.image_size)
         return VisionExample(view_CHW, np.zeros(frontend.grid**2, dtype=bool))
 
-    return Labelled(_labels(media), read, collate_vision)
+    return _of_media(media, read, collate_vision, data.max_bad_fraction)
 
 
 def _open(path: str | None, kind: MediaKind, column: str, split: str, label_column: str) -> Media:
     return open_media(path, kind, column=column, split=split, label_column=label_column)
 
 
-def _labels(media: Media) -> list[str]:
-    labels = [media.label(index) for index in range(len(media))]
-    missing = labels.count(None)
-    if missing:
-        raise ConfigError(
-            f"{media.name}: {missing} of {len(labels)} items have no label; give data with one folder per class, or --label-column NAME"
-        )
-    return [str(label) for label in labels]
+def _of_media(media: Media, read: Callable[[int], Any], collate: Collate, max_bad_fraction: float, batch_size: int = BATCH) -> Labelled:
+    labels = [class_name(media.label(index)) for index in range(len(media))]
+    return Labelled(media.name, labels, read, media.where, collate, media.columns, max_bad_fraction, batch_size)

@@ -1,33 +1,47 @@
 """Labelled text: a folder of csv, tsv, jsonl or parquet files, one per split, or a hub name, read by `datasets`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from recipes.data.media_table import names_of
-from recipes.data.source import TABLE_BUILDERS, load_hub, table_errors
+from recipes.data.labels import class_name
+from recipes.data.media_table import load_hub_split, names_of
+from recipes.data.source import TABLE_BUILDERS, table_errors
 from recipes.errors import ConfigError, MissingSplit
 
 
-def load_split(path: str | None, split: str, columns: tuple[str, ...]) -> dict[str, list[Any]]:
-    """The columns of one split, row by row.
+class LabelledText(NamedTuple):
+    """One split, row by row."""
 
-    Raises: ConfigError where there is no such data, split or column.
+    texts: list[Any]
+    labels: list[str | None]
+    """All None where the table has no such column."""
+    columns: list[str]
+
+
+def load_split(path: str | None, split: str, text_column: str, label_column: str) -> LabelledText:
+    """One split's texts and classes.
+
+    Raises: ConfigError where there is no such data, split or column of texts.
     """
     if path is None:
         raise ConfigError("the shipped text has no labels; give --data a folder with train.csv and test.csv (columns text and label)")
     folder = Path(path).expanduser()
     if not folder.exists():
-        rows = load_hub(path, split)
+        rows = load_hub_split(path, split)
     elif not folder.is_dir():
         raise ConfigError(f"{folder}: one file is one split; point --data at a folder with train.csv and test.csv")
     else:
         rows = _load_folder(folder, split)
-    missing = [column for column in columns if column not in rows.column_names]
-    if missing:
+    columns = rows.column_names
+    if text_column not in columns:
         raise ConfigError(
-            f"{path}: no column {missing[0]!r}, there are {', '.join(rows.column_names)}; name the class with --label-column NAME"
+            f"{path}: no column {text_column!r}, there are {', '.join(columns)}; rename the column of texts to {text_column!r}"
         )
-    return {column: list(rows[column]) for column in columns}
+    texts = list(rows[text_column])
+    if label_column not in columns:
+        return LabelledText(texts, [None] * len(texts), columns)
+    names = getattr(rows.features[label_column], "names", None)
+    return LabelledText(texts, [class_name(value, names) for value in rows[label_column]], columns)
 
 
 def _load_folder(folder: Path, split: str) -> Any:

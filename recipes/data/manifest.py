@@ -21,6 +21,7 @@ class FileManifest(NamedTuple):
     root: str
     paths: list[str]
     labels: list[str | None]
+    columns: tuple[str, ...] = ()
 
 
 def read_manifest(path: Path, *, column: str, label_column: str, column_option: str) -> FileManifest:
@@ -57,17 +58,19 @@ def _read_rows(path: Path, lines: Iterator[str], column: str, label_column: str,
     paths: list[str] = []
     labels: list[str | None] = []
     chosen: str | None = None
+    columns: dict[str, None] = {}
     for number, row in _parse(path, lines):
         chosen = chosen or next((name for name in (column, *PATH_COLUMNS) if name in row), None)
         if chosen is None:
             names = ", ".join(str(name) for name in row)
             raise ConfigError(f"{path}: no column {column!r}, there are {names}; --set {column_option}=NAME of the one with the paths")
+        columns |= dict.fromkeys(row)
         value, label = row.get(chosen), row.get(label_column)
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{path} line {number}: no path in column {chosen!r}; remove the row or write its path")
         paths.append(value)
         labels.append(None if label is None else str(label))
-    return FileManifest(str(path.parent), paths, labels)
+    return FileManifest(str(path.parent), paths, labels, tuple(map(str, columns)))
 
 
 def _parse(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:

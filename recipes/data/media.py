@@ -42,6 +42,13 @@ class MediaKind:
     """The setting that names a table's column, for messages."""
 
 
+class Places(Protocol):
+    """Items that the user can find."""
+
+    def where(self, index: int, /) -> str:
+        """What the user finds the item by."""
+
+
 class Media(Protocol):
     """Items in a fixed order."""
 
@@ -66,6 +73,10 @@ class Media(Protocol):
     def where(self, index: int) -> str:
         """What the user finds the item by: `/data/a.wav`, `train.parquet row 17`."""
 
+    @property
+    def columns(self) -> Sequence[str]:
+        """Of the table that lists them; none for a folder of files."""
+
     def label(self, index: int) -> str | None:
         """Class: the file's folder below the data set's, or the table's label column; None if there is none."""
 
@@ -80,6 +91,7 @@ class Files:
     paths: Sequence[str]
     labels: Sequence[str | None] | None = None
     """None: a file's label is its folder."""
+    columns: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -154,8 +166,8 @@ def _open_file(path: Path, kind: MediaKind, split: str, columns: dict[str, str])
         raise ConfigError(f"{path}: unknown kind of file {suffix or '(no suffix)'}; known are {_known(kind)}")
     if split != "train":
         raise ConfigError(f"{path}: a list of files is one split, and {split!r} was asked for; give the list of that split")
-    root, paths, labels = manifest.read_manifest(path, **columns)
-    return Files(str(path), root, paths, labels)
+    found = manifest.read_manifest(path, **columns)
+    return Files(str(path), found.root, found.paths, found.labels, found.columns)
 
 
 def _split_files(folder: Path, paths: list[str], kind: MediaKind, split: str) -> Files:
@@ -218,7 +230,7 @@ def first_good(media: Media, indices: Iterable[int], decode: Callable[[bytes], T
     return first_working(media, indices, lambda index: decode(media.read(index)))
 
 
-def bad_item(media: Media, index: int, error: OSError | UndecodableError) -> BadItem:
+def bad_item(media: Places, index: int, error: OSError | UndecodableError) -> BadItem:
     """The item with the reason that the error gives."""
     where = media.where(index).encode(errors="backslashreplace").decode()  # names of files that are no UTF-8
     return BadItem(where, getattr(error, "strerror", None) or str(error) or type(error).__name__)

@@ -3,12 +3,13 @@ here, so neither torchcodec nor Pillow is needed."""
 
 import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from recipes.data.labels import class_name
 from recipes.data.source import load_hub, table_errors
 from recipes.errors import ConfigError, MissingSplit
 
@@ -70,10 +71,12 @@ class Table:
         feature = self.dataset.features.get(self.label_column)
         if feature is None:
             return None
-        value = self._labels[index][self.label_column][0].as_py()
-        if value is None or not hasattr(feature, "int2str"):
-            return None if value is None else str(value)
-        return feature.int2str(value)
+        return class_name(self._labels[index][self.label_column][0].as_py(), getattr(feature, "names", None))
+
+    @property
+    def columns(self) -> list[str]:
+        """See Media."""
+        return self.dataset.column_names
 
     @cached_property
     def _rows(self) -> Any:
@@ -107,8 +110,17 @@ def open_saved(folder: Path, *, column: str, split: str, label_column: str, colu
 def open_hub(name: str, *, column: str, split: str, label_column: str, column_option: str) -> Table:
     """A hub data set `name` or `name:config`. Raises: ConfigError."""
     with _quiet():
-        dataset = load_hub(name, split)
+        dataset = load_hub_split(name, split)
     return _table(name, dataset, column, label_column, column_option)
+
+
+def load_hub_split(name: str, split: str) -> Any:
+    """A split of a hub data set, by any of its names. Raises: MissingSplit; ConfigError."""
+    *others, last = names_of(split)
+    for other in others:
+        with suppress(MissingSplit):
+            return load_hub(name, other)
+    return load_hub(name, last)
 
 
 def save_table(table: Table, folder: Path) -> None:

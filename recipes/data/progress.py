@@ -1,4 +1,4 @@
-"""How far a pass over the text is: a bar on a terminal, a line now and then in a log. Prints nothing itself but the bar."""
+"""How far a pass over the data is: a bar on a terminal, a line now and then in a log. Prints nothing itself but the bar."""
 
 import sys
 import time
@@ -7,21 +7,21 @@ from collections.abc import Callable
 LOG_EVERY_SECONDS = 20.0
 
 
-class ByteProgress:
-    """Counts the bytes of one pass; `total` 0 means that nobody knows yet how many there are."""
+class ItemProgress:
+    """Counts what one pass has done of `total` units; `total` 0 means that nobody knows yet how many there are."""
 
-    def __init__(self, label: str, total: int, *, show_bar: bool, log: Callable[[str], None]) -> None:
-        self._label, self._total, self._log = label, total, log
+    def __init__(self, label: str, total: int, *, unit: str, log: Callable[[str], None], show_bar: bool = True) -> None:
+        self._label, self._total, self._unit, self._log = label, total, unit, log
         self._start = self._last_log = time.monotonic()
-        self._bar = _build_bar(label, total) if show_bar and sys.stderr.isatty() else None
-        self.num_bytes = 0
+        self._bar = _build_bar(label, total, unit) if show_bar and sys.stderr.isatty() else None
+        self.num_done = 0
 
-    def add(self, num_bytes: int) -> None:
-        """Count some more bytes, and tell if it is time to."""
-        self.num_bytes += num_bytes
+    def add(self, num: int) -> None:
+        """Count some more, and tell if it is time to."""
+        self.num_done += num
         now = time.monotonic()
         if self._bar is not None:
-            self._bar.update(num_bytes)
+            self._bar.update(num)
         elif now - self._last_log > LOG_EVERY_SECONDS:
             self._last_log = now
             self._log(f"{self._label}: {self}")
@@ -31,13 +31,33 @@ class ByteProgress:
         if self._bar is not None:
             self._bar.close()
 
+    @property
+    def seconds(self) -> float:
+        """Since the beginning; never 0."""
+        return max(time.monotonic() - self._start, 1e-9)
+
     def __str__(self) -> str:
-        seconds = max(time.monotonic() - self._start, 1e-9)
+        of = f" of {self._total:,}" if self._total else ""
+        return f"{self.num_done:,}{of} {self._unit} in {self.seconds:.1f} s, {self.num_done / self.seconds:.1f} a second"
+
+
+class ByteProgress(ItemProgress):
+    """The same in bytes, which are told as megabytes."""
+
+    def __init__(self, label: str, total: int, *, show_bar: bool, log: Callable[[str], None]) -> None:
+        super().__init__(label, total, unit="B", log=log, show_bar=show_bar)
+
+    @property
+    def num_bytes(self) -> int:
+        """So far."""
+        return self.num_done
+
+    def __str__(self) -> str:
         of = f" of {self._total / 1e6:.1f}" if self._total else ""
-        return f"{self.num_bytes / 1e6:.1f}{of} MB in {seconds:.1f} s, {self.num_bytes / 1e6 / seconds:.1f} MB/s"
+        return f"{self.num_bytes / 1e6:.1f}{of} MB in {self.seconds:.1f} s, {self.num_bytes / 1e6 / self.seconds:.1f} MB/s"
 
 
-def _build_bar(label: str, total: int):  # type: ignore[no-untyped-def]  # tqdm ships no types
+def _build_bar(label: str, total: int, unit: str):  # type: ignore[no-untyped-def]  # tqdm ships no types
     from tqdm import tqdm
 
-    return tqdm(desc=label, total=total or None, unit="B", unit_scale=True, file=sys.stderr, leave=False)
+    return tqdm(desc=label, total=total or None, unit=unit, unit_scale=True, file=sys.stderr, leave=False)

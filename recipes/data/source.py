@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from recipes.config import TextDataConfig
 from recipes.data.text_files import read_paragraphs, split_paragraphs
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, MissingSplit
 
 SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "text"
 TEXT_SUFFIXES = (".txt",)
@@ -151,7 +151,7 @@ def _open_hub(path: str, column: str) -> TextSource:
 def load_hub(path: str, split: str = "train") -> Any:
     """A split of the hub's data set `name` or `name:config`, downloaded once; its cache is then read in place.
 
-    Raises: ConfigError if the hub cannot have that name, or does not give it.
+    Raises: MissingSplit; ConfigError if the hub cannot have that name, or does not give it.
     """
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?", path):
         raise ConfigError(f"--data {path}: no such file or folder")
@@ -162,6 +162,8 @@ def load_hub(path: str, split: str = "train") -> Any:
     try:
         return datasets.load_dataset(name, config or None, split=split)
     except (OSError, ValueError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
+        if str(error).startswith("Unknown split"):
+            raise MissingSplit(f"--data {path}: {first_line(error)}; point --data at data that has the split {split!r}") from error
         raise ConfigError(
             f"--data {path}: no such file or folder, and the hub does not give it ({first_line(error)}); check the name and the network"
         ) from error

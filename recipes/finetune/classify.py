@@ -7,27 +7,23 @@ Shapes: B batch, S sequence, D features, N examples.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from model.batch import Batch
 from model.trunk import Trunk
-from recipes.config import Recipe
 from recipes.data.labelled import Labelled
-from recipes.errors import ConfigError, MissingSplit
+from recipes.data.media import BadItem, name_bad
+from recipes.data.progress import ItemProgress
+from recipes.errors import ConfigError
 from recipes.finetune.neighbours import best_neighbours
-from recipes.finetune.ridge import Score, Split, best_ridge
+from recipes.finetune.ridge import Split, best_ridge, validation_cut
+from recipes.finetune.score import Score, layer_lines, scores_to_json
+from recipes.finetune.splits import Part, Say, open_splits
 from recipes.finetune.trunk import Source, build_trunk, load_trunk
-from recipes.modalities.registry import modality_of
 
-TEST_SPLITS = ("test", "valid")
-TEST_SHARE = 0.25
-"""Of data that come without a test split."""
-SEED = 0
 CLASSIFIERS: dict[str, Callable[[Split, Split, int], Score]] = {"linear": best_ridge, "knn": best_neighbours}
 
 
@@ -41,87 +37,78 @@ class ClassifyResult:
     num_classes: int
     num_test: int
     split: str
+    bad: tuple[BadItem, ...] = ()
+    """Examples that were left out since they cannot be decoded."""
 
     def to_json(self, source: Source) -> dict[str, Any]:
-        """The content of results.json; `mean` is the linear probe's."""
-        linear = self.trained["linear"]
+        """For results.json."""
         return {
-            "task": "classify",
-            "metric": "accuracy",
-            "split": self.split,
-            "mean": linear.accuracy,
-            "std": linear.standard_error,
-            "values": [linear.accuracy],
+            **scores_to_json(self.trained, self.random),
             "from": str(source.checkpoint),
             "majority": self.majority,
             "num_classes": self.num_classes,
             "num_test": self.num_test,
+            "num_bad": len(self.bad),
             "probes": {
                 name: {"accuracy": trained.accuracy, "layer": trained.layer, "random_init": self.random[name].accuracy}
                 for name, trained in self.trained.items()
             },
         }
 
-    def lines(self, recipe: Recipe) -> list[str]:
+    def lines(self, source: Source) -> list[str]:
         """What the command prints."""
-        printed = [f"classify, {self.num_classes} classes, {self.num_test} examples of split {self.split}, {recipe.name}:"]
+        examples = f"{self.num_classes} classes, {self.num_test} examples of split {self.split}"
+        printed = [f"classify, {examples}, {source.recipe.name}, {source.weights}:", *layer_lines(self.trained, self.random)]
         for name, trained in self.trained.items():
             random = self.random[name]
             printed.append(
-                f"  {name:6}  pre-trained {trained.accuracy:.3f} +- {trained.standard_error:.3f} (layer {trained.layer + 1}), "
-                f"random init {random.accuracy:.3f} +- {random.standard_error:.3f} (layer {random.layer + 1}), "
+                f"  {name:6}  pre-trained {trained.accuracy:.3f} +- {trained.standard_error:.3f} (layer {trained.layer}), "
+                f"random init {random.accuracy:.3f} +- {random.standard_error:.3f} (layer {random.layer}), "
                 f"gain {trained.accuracy - random.accuracy:+.3f}"
             )
-        return [*printed, f"  majority {self.majority:.3f}"]
+        printed.append(f"  majority {self.majority:.3f}")
+        if self.bad:
+            printed.append(f"left out, cannot be decoded: {name_bad(self.bad)}")
+        return printed
 
 
-def classify_probe(source: Source, path: str | None, label_column: str, device: torch.device) -> ClassifyResult:
-    """Run the probe. Raises: ConfigError where the data have no labels or one class only."""
-    recipe = source.recipe
-    train, test, split = open_splits(recipe, path, label_column, source.prepared)
-    classes = {name: number for number, name in enumerate(sorted(set(train[0].labels)))}
-    if len(classes) < 2:
-        raise ConfigError(f"the data have one class only, {next(iter(classes))!r}; give data with two or more")
+def classify_probe(source: Source, path: str | None, label_column: str, device: torch.device, say: Say = print) -> ClassifyResult:
+    """Run the probe. Raises: ConfigError where the data have no labels, one class only, or too little that can be decoded."""
+    parts = open_splits(source.recipe, path, label_column, source.prepared, say)
+    classes = {name: number for number, name in enumerate(sorted({name for part in parts for name in part.classes}))}
+    bad: dict[str, BadItem] = {}
     trained: dict[str, Score] = {}
     random: dict[str, Score] = {}
-    for scores, trunk in ((trained, load_trunk(source, device)), (random, build_trunk(recipe, device))):
-        fit, held = (collect(trunk, *part, classes) for part in (train, test))
+    for scores, trunk in ((trained, load_trunk(source, device)), (random, build_trunk(source.recipe, device))):
+        network = "pre-trained" if scores is trained else "random"
+        fit, held = (collect(trunk, part, classes, bad, part.progress(f"features of the {network} network", say)) for part in parts)
+        _check_enough(parts[0].data, len(fit.labels_N), len(held.labels_N))
         scores |= {name: classify(fit, held, len(classes)) for name, classify in CLASSIFIERS.items()}
     most, _ = Counter(fit.labels_N.tolist()).most_common(1)[0]
     majority = float((held.labels_N == most).double().mean())
-    return ClassifyResult(trained, random, majority, len(classes), len(held.labels_N), split)
+    return ClassifyResult(trained, random, majority, len(classes), len(held.labels_N), parts[1].name, tuple(bad.values()))
 
 
-def open_splits(
-    recipe: Recipe, path: str | None, label_column: str, prepared: Path
-) -> tuple[tuple[Labelled, list[int]], tuple[Labelled, list[int]], str]:
-    """Examples to fit on, examples to test on (each with their numbers, shuffled once and for all) and the test split's name.
-    Where the data have neither test nor validation, a quarter of train is held back."""
-    rng = np.random.Generator(np.random.Philox(SEED))
-    modality = modality_of(recipe.modality, recipe.name)
-    train = modality.open_labelled(recipe, path, "train", label_column, prepared)
-    order = rng.permutation(len(train.labels)).tolist()
-    for split in TEST_SPLITS:
-        try:
-            test = modality.open_labelled(recipe, path, split, label_column, prepared)
-        except MissingSplit:
-            continue
-        known = set(train.labels)
-        return (train, order), (test, [i for i, name in enumerate(test.labels) if name in known]), split
-    cut = int(len(order) * (1 - TEST_SHARE))
-    return (train, order[:cut]), (train, order[cut:]), f"held-back {TEST_SHARE:.0%} of train"
+def _check_enough(data: Labelled, num_fit: int, num_test: int) -> None:
+    if validation_cut(num_fit) < 1 or num_test < 1:
+        raise ConfigError(f"{data.name}: {num_fit} examples to fit on and {num_test} to test on are too few; give more labelled data")
 
 
 @torch.no_grad()
-def collect(trunk: Trunk, data: Labelled, indices: list[int], classes: dict[str, int]) -> Split:
-    """Mean over the real positions of every layer's output, with class numbers."""
+def collect(trunk: Trunk, part: Part, classes: dict[str, int], bad: dict[str, BadItem], progress: ItemProgress) -> Split:
+    """Mean over the real positions of every layer's output, with class numbers. Examples that cannot be decoded are left out and added
+    to `bad`. Raises: ConfigError where they are too many."""
     device = next(trunk.parameters()).device
     per_layer: list[list[Tensor]] = []
-    for batch in data.batches(indices):
+    numbers: list[int] = []
+    for indices, batch in part.data.batches(part.indices, bad):
         batch = batch.to(device)
         layers = trunk(batch.inputs, None, batch.padding_mask_BS, keep_from=0).layers
         per_layer.append([pooled(layer.block_SBD.transpose(0, 1), batch) for layer in layers])
-    labels_N = torch.tensor([classes[data.labels[index]] for index in indices])
+        numbers += indices
+        progress.add(len(indices))
+    progress.close()
+    labels_N = torch.tensor([classes[str(part.data.labels[number])] for number in numbers])
     return Split([torch.cat(layer) for layer in zip(*per_layer, strict=True)], labels_N)
 
 

@@ -4,7 +4,7 @@ the same network at random initialisation. Text only; the classification probes 
 Shapes: B batch, S sequence, D features, N examples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from torch import Tensor
 
 from model.config import TokenMaskConfig
 from model.trunk import Trunk
-from recipes.config import Recipe
+from recipes.data.progress import ItemProgress
 from recipes.data.shards import load_prepared, map_array
 from recipes.data.text import TextDataset
 from recipes.errors import ConfigError
-from recipes.finetune.ridge import Score, Split, best_ridge
+from recipes.finetune.ridge import Split, best_ridge
+from recipes.finetune.score import Score, layer_lines, scores_to_json
 from recipes.finetune.trunk import Source, build_trunk, load_trunk
 
 NUM_WORDS = 200
@@ -42,36 +43,34 @@ class ClozeResult:
     num_test: int
 
     def to_json(self, source: Source) -> dict[str, Any]:
-        """The content of results.json."""
+        """For results.json."""
         return {
-            "task": "cloze",
-            "metric": "accuracy",
-            "split": "held-out",
-            "mean": self.trained.accuracy,
-            "std": self.trained.standard_error,
-            "values": [self.trained.accuracy],
+            **scores_to_json({"linear": self.trained}, {"linear": self.random}),
             "from": str(source.checkpoint),
-            "layer": self.trained.layer,
-            "random_init": self.random.accuracy,
-            "random_init_std": self.random.standard_error,
             "majority": self.majority,
             "num_words": self.num_words,
             "num_test": self.num_test,
         }
 
-    def lines(self, recipe: Recipe) -> list[str]:
+    def lines(self, source: Source) -> list[str]:
         """What the command prints."""
         trained, random = self.trained, self.random
         return [
-            f"cloze, {self.num_words} words, {self.num_test} held-out blanks, {recipe.name}:",
-            f"  pre-trained  {trained.accuracy:.3f} +- {trained.standard_error:.3f} (layer {trained.layer + 1})",
-            f"  random init  {random.accuracy:.3f} +- {random.standard_error:.3f} (layer {random.layer + 1})",
+            f"cloze, {self.num_words} words, {self.num_test} held-out blanks, {source.recipe.name}, {source.weights}:",
+            *layer_lines({"linear": trained}, {"linear": random}),
+            f"  pre-trained  {trained.accuracy:.3f} +- {trained.standard_error:.3f} (layer {trained.layer})",
+            f"  random init  {random.accuracy:.3f} +- {random.standard_error:.3f} (layer {random.layer})",
             f"  majority     {self.majority:.3f}",
             f"  pre-trained / random init = {trained.accuracy / max(random.accuracy, 1e-9):.2f}",
         ]
 
+    @property
+    def split(self) -> str:
+        """Of the prepared text."""
+        return "held-out"
 
-def cloze_probe(source: Source, prepared: Path, device: torch.device) -> ClozeResult:
+
+def cloze_probe(source: Source, prepared: Path, device: torch.device, say: Callable[[str], None] = print) -> ClozeResult:
     """Run the probe. Raises: ConfigError where the prepared data hold too few of the words."""
     recipe: Any = source.recipe  # of text
     words = frequent_words(prepared)
@@ -81,8 +80,8 @@ def cloze_probe(source: Source, prepared: Path, device: torch.device) -> ClozeRe
     test_data = TextDataset(prepared, "valid", mask=MASK, seed=SEED)
     scores = []
     for trunk in (load_trunk(source, device), build_trunk(recipe, device)):
-        train = collect(trunk, fit_data, FIT_SAMPLES, FIT_EPOCH, classes_V)
-        test = collect(trunk, test_data, TEST_SAMPLES, 0, classes_V)
+        train = collect(trunk, fit_data, FIT_SAMPLES, FIT_EPOCH, classes_V, say)
+        test = collect(trunk, test_data, TEST_SAMPLES, 0, classes_V, say)
         scores.append(best_ridge(train, test, len(words)))
     counts = torch.bincount(train.labels_N, minlength=len(words))
     majority = float((test.labels_N == counts.argmax()).double().mean())
@@ -107,11 +106,12 @@ def frequent_words(prepared: Path) -> np.ndarray:
 
 
 @torch.no_grad()
-def collect(trunk: Trunk, data: TextDataset, limit: int, epoch: int, classes_V: np.ndarray) -> Split:
+def collect(trunk: Trunk, data: TextDataset, limit: int, epoch: int, classes_V: np.ndarray, say: Callable[[str], None] = print) -> Split:
     """Features of every layer at masked positions whose token is one of the words, with their classes."""
     per_layer: list[list[Tensor]] = []
     labels: list[Tensor] = []
     device = next(trunk.parameters()).device
+    progress = ItemProgress("features", min(len(data), limit), unit="samples", log=say)
     for indices in _chunks(len(data), limit):
         batch = data.collate([data.example(epoch, i) for i in indices])
         classes_BS = torch.from_numpy(classes_V)[batch.clean_inputs]
@@ -121,6 +121,8 @@ def collect(trunk: Trunk, data: TextDataset, limit: int, epoch: int, classes_V: 
         features = [output.block_SBD.transpose(0, 1).reshape(-1, output.block_SBD.shape[-1])[chosen_N].float().cpu() for output in outputs]
         per_layer.append(features)
         labels.append(classes_BS.flatten()[chosen_N])
+        progress.add(len(indices))
+    progress.close()
     if not labels or sum(map(len, labels)) < 2:
         raise ConfigError("the held-out text has no frequent word to probe; give more text or raise data.heldout_fraction")
     return Split([torch.cat(layer) for layer in zip(*per_layer, strict=True)], torch.cat(labels))

@@ -6,7 +6,8 @@ Shapes: N examples, Q queries, D features, K neighbours, C classes.
 import torch.nn.functional as F
 from torch import Tensor
 
-from recipes.finetune.ridge import Score, Split, standard_error, validation_cut
+from recipes.finetune.ridge import Split, validation_cut
+from recipes.finetune.score import Score, best_layer
 
 NEIGHBOURS = (1, 5, 10, 20)
 
@@ -14,14 +15,13 @@ NEIGHBOURS = (1, 5, 10, 20)
 def best_neighbours(train: Split, test: Split, num_classes: int) -> Score:
     """Choose layer and k on the last 20 % of train, with the rest as neighbours; score test against all of train."""
     cut = validation_cut(len(train.labels_N))
-    choices = []
-    for layer, features_ND in enumerate(train.layers):
+    validated, tested = [], []
+    for features_ND, test_ND in zip(train.layers, test.layers, strict=True):
         predicted = vote(features_ND[:cut], train.labels_N[:cut], features_ND[cut:], num_classes)
-        choices += [(_accuracy(classes_Q, train.labels_N[cut:]), layer, float(k)) for k, classes_Q in predicted.items()]
-    _, layer, k = max(choices)
-    classes_Q = vote(train.layers[layer], train.labels_N, test.layers[layer], num_classes)[int(k)]
-    share = _accuracy(classes_Q, test.labels_N)
-    return Score(share, standard_error(share, len(test.labels_N)), layer, k)
+        validated.append(max((_accuracy(classes_Q, train.labels_N[cut:]), float(k)) for k, classes_Q in predicted.items()))
+        classes_Q = vote(features_ND, train.labels_N, test_ND, num_classes)[int(validated[-1][1])]
+        tested.append(_accuracy(classes_Q, test.labels_N))
+    return best_layer(validated, tested, len(test.labels_N))
 
 
 def vote(known_ND: Tensor, labels_N: Tensor, query_QD: Tensor, num_classes: int) -> dict[int, Tensor]:

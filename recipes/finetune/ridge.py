@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recipes.finetune.score import Score, best_layer
+
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # relative to the features' mean variance
 VALIDATION_SHARE = 0.2
 
@@ -20,39 +22,24 @@ class Split:
     labels_N: Tensor
 
 
-@dataclass(frozen=True)
-class Score:
-    """Accuracy on the test split, with what was chosen on validation."""
-
-    accuracy: float
-    standard_error: float
-    layer: int
-    penalty: float
-    """Or what else was chosen, such as the number of neighbours."""
-
-
 def best_ridge(train: Split, test: Split, num_classes: int) -> Score:
     """Fit every layer and penalty on 80 % of train, choose by the other 20 %, refit on all, score on test."""
     cut = validation_cut(len(train.labels_N))
-    choices = []
-    for layer, features_ND in enumerate(train.layers):
+    validated, tested = [], []
+    for features_ND, test_ND in zip(train.layers, test.layers, strict=True):
+        choices = []
         for penalty in PENALTIES:
             weights = fit(features_ND[:cut], train.labels_N[:cut], num_classes, penalty)
-            choices.append((accuracy(weights, features_ND[cut:], train.labels_N[cut:]), layer, penalty))
-    _, layer, penalty = max(choices)
-    weights = fit(train.layers[layer], train.labels_N, num_classes, penalty)
-    share = accuracy(weights, test.layers[layer], test.labels_N)
-    return Score(share, standard_error(share, len(test.labels_N)), layer, penalty)
+            choices.append((accuracy(weights, features_ND[cut:], train.labels_N[cut:]), penalty))
+        validated.append(max(choices))
+        weights = fit(features_ND, train.labels_N, num_classes, validated[-1][1])
+        tested.append(accuracy(weights, test_ND, test.labels_N))
+    return best_layer(validated, tested, len(test.labels_N))
 
 
 def validation_cut(num_examples: int) -> int:
     """How many examples, from the front, are fitted on while layer and penalty are chosen."""
     return int(num_examples * (1 - VALIDATION_SHARE))
-
-
-def standard_error(share: float, num_examples: int) -> float:
-    """Of an accuracy, if examples are independent."""
-    return (share * (1 - share) / num_examples) ** 0.5
 
 
 def fit(features_ND: Tensor, labels_N: Tensor, num_classes: int, penalty: float) -> tuple[Tensor, Tensor]:

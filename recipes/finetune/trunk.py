@@ -9,10 +9,11 @@ from model.dropout import DropoutStream
 from model.init import Init
 from model.parallel import init_parallel
 from model.trunk import Trunk
-from recipes.checkpoint.inspect import find_checkpoint
+from recipes.checkpoint.inspect import find_checkpoint, reading
 from recipes.checkpoint.load import CheckpointReader
 from recipes.config import Recipe
 from recipes.errors import ConfigError
+from recipes.interop.consolidate import KIND_OF
 from recipes.modalities.registry import modality_of
 from recipes.run_dir.run_dir import read_config
 from recipes.settings import recipe_from_dict
@@ -25,6 +26,8 @@ class Source:
     run_dir: Path
     checkpoint: Path
     recipe: Recipe
+    weights: str = "student"
+    """Which of the two networks: a key of KIND_OF."""
 
     @property
     def prepared(self) -> Path:
@@ -33,7 +36,7 @@ class Source:
         return own if own.exists() or self.recipe.data.path is None else Path(self.recipe.data.path)
 
 
-def find_source(path: Path) -> Source:
+def find_source(path: Path, weights: str = "student") -> Source:
     """The run and checkpoint behind a run dir or a checkpoint folder. Raises: ConfigError if there is none."""
     run_dir = path if (path / "config.json").exists() else path.parent.parent
     if path.exists() and not (path.is_dir() and (run_dir / "config.json").exists()):
@@ -44,7 +47,7 @@ def find_source(path: Path) -> Source:
     config = read_config(run_dir)
     assert config is not None  # it is there
     kinds = modality_of(str(config.recipe.get("modality")), f"--from {path}").kinds
-    return Source(run_dir, checkpoint, recipe_from_dict(config.recipe, kinds, config.writer))
+    return Source(run_dir, checkpoint, recipe_from_dict(config.recipe, kinds, config.writer), weights)
 
 
 def build_trunk(recipe: Recipe, device: torch.device) -> Trunk:
@@ -56,9 +59,18 @@ def build_trunk(recipe: Recipe, device: torch.device) -> Trunk:
 
 
 def load_trunk(source: Source, device: torch.device) -> Trunk:
-    """The trunk with the student's weights of a checkpoint. Raises: ConfigError for another architecture."""
-    trunk, reader = build_trunk(source.recipe, device), CheckpointReader(source.checkpoint)
-    with torch.no_grad():
+    """The trunk with the weights of a checkpoint: the student's, or the teacher's (where it has some of its own, else the student's).
+
+    Raises: ConfigError for another architecture, or where there is no teacher.
+    """
+    trunk = build_trunk(source.recipe, device)
+    with torch.no_grad(), reading(source.checkpoint):
+        reader = CheckpointReader(source.checkpoint)
+        kind = KIND_OF[source.weights]
+        own = set(reader.names(kind))
+        if not own:
+            raise ConfigError(f"{source.checkpoint}: has no {source.weights}; its objective has none, take --weights student")
         for name, parameter in trunk.named_parameters():
-            parameter.copy_(reader.whole("master", f"trunk.{name}"))
+            full = f"trunk.{name}"
+            parameter.copy_(reader.whole(kind if full in own else "master", full))
     return trunk

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from recipes.finetune.results import convert
 from tests.launching import PRETRAIN, PROBE, ROOT, launch, read_jsonl, refused
 
 CONVERT = ROOT / "launch" / "convert.py"
@@ -67,8 +68,9 @@ def test_an_old_run_is_probed_with_the_numbers_of_the_old_release(modality: str,
     old = copy_of(modality, tmp_path)
     done = old.launch(PROBE, "--from", "run", "--task", old.expected["task"])
     assert (done.returncode, done.stderr) == (0, "")
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert {key: results.get(key) for key in old.expected["probe"]} == old.expected["probe"]
+    (result,) = json.loads((tmp_path / "run" / "results.json").read_text())
+    expected = convert(old.expected["probe"] | {"data": str(tmp_path / "data")})
+    assert {key: result.get(key) for key in expected} == expected
 
 
 @MODALITY

@@ -45,8 +45,8 @@ def test_a_probe_writes_its_result_beside_the_run_and_repeats_itself(folder: Pat
         assert (done.returncode, done.stderr) == (0, "")
         assert "pre-trained " in done.stdout and "random init " in done.stdout and done.stdout.endswith("written to run/results.json\n")
         results.append(json.loads((folder / "run" / "results.json").read_text()))
-    assert results[0] == results[1]
-    assert results[0]["task"] == "cloze" and results[0]["from"] == "run/checkpoints/step_00000002"
+    assert results[0] == results[1] and len(results[0]) == 1, "a repeat replaces its own entry"
+    assert results[0][0]["task"] == "cloze" and results[0][0]["from"] == "run/checkpoints/step_00000002"
 
 
 def test_other_data_are_read_with_the_runs_tokenizer(folder: Path, tiny_text: Path) -> None:

@@ -11,8 +11,10 @@ import soundfile
 import torch
 from PIL import Image
 
+from model.batch import Batch
 from recipes.config import Recipe
 from recipes.data.labelled import BATCH, Labelled
+from recipes.data.media import BadItem
 from recipes.data.tokenizer import BOS, EOS
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
@@ -25,6 +27,14 @@ RATE = 16_000
 
 def open_labelled(recipe: Recipe, path: str, split: str, label_column: str, prepared: Path) -> Labelled:
     return MODALITIES[recipe.modality].open_labelled(recipe, path, split, label_column, prepared)
+
+
+def batches_of(data: Labelled, indices: list[int]) -> list[Batch]:
+    """Of data that can all be decoded."""
+    bad: dict[str, BadItem] = {}
+    batches = list(data.batches(indices, bad))
+    assert [number for numbers, _ in batches for number in numbers] == indices and not bad
+    return [batch for _, batch in batches]
 
 
 @pytest.fixture
@@ -43,7 +53,7 @@ def test_clips_come_whole_and_one_by_one(digits: Path) -> None:
     recipe = speech_tiny()
     data = open_labelled(recipe, str(digits), "train", "label", Path())
     assert data.labels == ["high"] * 3 + ["low"] * 3
-    batches = list(data.batches([0, 2]))
+    batches = batches_of(data, [0, 2])
     assert all(batch.padding_mask_BS is None and not batch.masks.mask_BS.any() and batch.masks.num_masked == 0 for batch in batches)
     assert [batch.num_tokens for batch in batches] == [recipe.frontend.num_frames(n) for n in (400, 2 * (80 + 640 * 4))]
     assert len(open_labelled(recipe, str(digits), "test", "label", Path()).labels) == 2
@@ -54,7 +64,7 @@ def test_images_are_seen_in_the_central_view(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(tmp_path / name / "a.png")
     data = open_labelled(vision_tiny(), str(tmp_path), "train", "label", Path())
-    (batch,) = data.batches([0, 1])
+    (batch,) = batches_of(data, [0, 1])
     assert data.labels == ["cats", "dogs"] and batch.inputs.shape == (2, 3, 64, 64) and batch.padding_mask_BS is None
     torch.testing.assert_close(batch.inputs[0], batch.inputs[1])
 
@@ -63,12 +73,12 @@ def test_sentences_are_tokens_behind_bos_cut_at_the_recipes_length(tiny_prepared
     (tmp_path / "train.csv").write_text("text,label\nba do,0\n" + "ba do ki " * 99 + ",1\n")
     recipe = tiny_recipe()
     data = open_labelled(recipe, str(tmp_path), "train", "label", tiny_prepared)
-    (batch,) = data.batches([0, 1])
+    (batch,) = batches_of(data, [0, 1])
     assert data.labels == ["0", "1"] and batch.inputs[:, 0].tolist() == [0, 0]
     assert batch.inputs.shape[1] == recipe.data.sequence_length
     assert batch.padding_mask_BS[0].any() and not batch.padding_mask_BS[1].any()
     assert batch.masks.num_masked == 0 and not batch.masks.mask_BS.any() and torch.equal(batch.inputs, batch.clean_inputs)
-    (alone,) = data.batches([1])
+    (alone,) = batches_of(data, [1])
     assert not alone.padding_mask_BS.any(), "the same kernels whether or not a batch needs the mask"
 
 
@@ -78,7 +88,7 @@ def test_batches_keep_the_order_asked_for_and_its_size(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8), (80 * number, 0, 0)).save(tmp_path / f"c{number}" / "a.png")
     data = open_labelled(vision_tiny(), str(tmp_path), "train", "label", Path())
     order = [2, 0, 1] * BATCH + [1, 0]
-    batches = list(data.batches(order))
+    batches = batches_of(data, order)
     assert [len(batch.inputs) for batch in batches] == [BATCH] * 3 + [2], "the rest too"
     assert torch.equal(torch.cat([batch.inputs for batch in batches]), data.collate([data.read(number) for number in order]).inputs)
 
@@ -105,7 +115,7 @@ def test_tables_of_recordings_and_images_are_read_by_the_split_and_columns_told(
     splits = {name: datasets.Dataset.from_dict({**rows, "kind": [f"of {name}"]}) for name in ("train", "test")}
     datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
     data = open_labelled(tiny_recipe(modality, data__column="thing"), str(tmp_path / "saved"), "test", "kind", Path())
-    assert data.labels == ["of test"] and next(data.batches([0])).num_tokens > 0
+    assert data.labels == ["of test"] and batches_of(data, [0])[0].num_tokens > 0
 
 
 def test_clips_are_resampled_to_the_recipes_rate_and_normalised_as_in_training(digits: Path) -> None:
@@ -120,13 +130,33 @@ def test_a_clip_shorter_than_what_a_frame_sees_is_padded_to_one_frame(tmp_path: 
     soundfile.write(tmp_path / "high" / "a.wav", np.sin(np.arange(40)), RATE)
     recipe = speech_tiny()
     assert recipe.frontend.receptive_field > 40
-    (batch,) = open_labelled(recipe, str(tmp_path), "train", "label", Path()).batches([0])
+    (batch,) = batches_of(open_labelled(recipe, str(tmp_path), "train", "label", Path()), [0])
     assert (batch.inputs.shape[1], batch.num_tokens) == (recipe.frontend.receptive_field, 1)
 
 
-def test_data_without_labels_say_so(tmp_path: Path) -> None:
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    content = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(content, "png")
-    with pytest.raises(ConfigError, match="1 of 1 items have no label; give data with one folder per class"):
-        open_labelled(vision_tiny(), str(tmp_path), "train", "label", Path())
+def test_items_without_a_label_have_none_and_a_list_gives_its_columns(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    assert open_labelled(vision_tiny(), str(tmp_path), "train", "label", Path()).labels == [None, None]
+    (tmp_path / "list.csv").write_text("path,kind\na.png,1.0\nb.png,-1\n")
+    data = open_labelled(vision_tiny(), str(tmp_path / "list.csv"), "train", "kind", Path())
+    assert (data.labels, list(data.columns)) == (["1", None], ["path", "kind"])
+
+
+def test_what_cannot_be_decoded_is_left_out_of_its_batch_and_named_and_an_empty_batch_is_none(tmp_path: Path) -> None:
+    for number in range(BATCH + 2):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{number:02}.png")
+    for number in (1, BATCH, BATCH + 1):
+        (tmp_path / f"{number:02}.png").write_bytes(b"no image")
+    data = open_labelled(vision_tiny(), str(tmp_path), "train", "label", Path())
+    bad: dict[str, BadItem] = {}
+    ((numbers, batch),) = data.batches(list(range(BATCH + 2)), bad)
+    assert numbers == [0, *range(2, BATCH)] and len(batch.inputs) == BATCH - 1
+    assert list(bad) == [str(tmp_path / f"{number:02}.png") for number in (1, BATCH, BATCH + 1)]
+    assert bad[str(tmp_path / "01.png")].reason.startswith("not an image")
+
+
+def test_a_run_without_its_tokenizer_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\nba do,0\n")
+    with pytest.raises(ConfigError, match=r"tokenizer\.model: the run's tokenizer is not there; put the run's prepared folder back"):
+        open_labelled(tiny_recipe(), str(tmp_path), "train", "label", tmp_path)

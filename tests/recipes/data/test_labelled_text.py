@@ -11,6 +11,11 @@ from recipes.errors import ConfigError, MissingSplit
 COLUMNS = ("text", "label")
 
 
+def load(path: object, split: str, columns: tuple[str, str] = COLUMNS) -> tuple:
+    """(texts, labels)."""
+    return load_split(str(path), split, *columns)[:2]
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "train.csv").write_text('text,label\n"one, two",a\nthree,b\n')
@@ -20,18 +25,18 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_split_is_the_file_of_its_name(folder: Path) -> None:
-    assert load_split(str(folder), "train", COLUMNS) == {"text": ["one, two", "three"], "label": ["a", "b"]}
-    assert load_split(str(folder), "valid", COLUMNS) == {"text": list("xyz"), "label": [1, 1, 1]}
+    assert load(folder, "train") == (["one, two", "three"], ["a", "b"])
+    assert load(folder, "valid") == (list("xyz"), ["1", "1", "1"])
 
 
 def test_a_tab_separated_table_is_cut_at_its_tabs(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("text\tlabel\none, two\ta\n")
-    assert load_split(str(tmp_path), "train", COLUMNS) == {"text": ["one, two"], "label": ["a"]}
+    assert load(tmp_path, "train") == (["one, two"], ["a"])
 
 
 def test_a_folder_may_be_named_from_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
-    assert load_split(f"~/{folder.name}", "valid", COLUMNS)["text"] == list("xyz")
+    assert load(f"~/{folder.name}", "valid")[0] == list("xyz")
 
 
 def test_a_hub_name_is_asked_for_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,13 +47,13 @@ def test_a_hub_name_is_asked_for_its_split(monkeypatch: pytest.MonkeyPatch) -> N
         return datasets.Dataset.from_dict({"text": ["one"], "label": [0], "other": [1]})
 
     monkeypatch.setattr(datasets, "load_dataset", give)
-    assert load_split("owner/name", "test", COLUMNS) == {"text": ["one"], "label": [0]}
+    assert load_split("owner/name", "test", *COLUMNS) == (["one"], ["0"], ["text", "label", "other"])
 
 
 def test_a_damaged_table_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ConfigError, match=r"train\.parquet: cannot be read as a table") as caught:
-        load_split(str(tmp_path), "train", COLUMNS)
+        load(tmp_path, "train")
     assert "\n" not in str(caught.value)
 
 
@@ -56,24 +61,57 @@ def test_a_damaged_table_is_named_in_one_line(tmp_path: Path) -> None:
     ("split", "columns", "complaint"),
     [
         ("test", COLUMNS, r"no split 'test', there are train, validation"),
-        ("train", ("text", "intent"), r"no column 'intent', there are text, label; name the class with --label-column"),
+        ("train", ("words", "label"), r"no column 'words', there are text, label; rename the column of texts"),
     ],
 )
-def test_what_is_not_there_is_said_with_what_is(folder: Path, split: str, columns: tuple[str, ...], complaint: str) -> None:
+def test_what_is_not_there_is_said_with_what_is(folder: Path, split: str, columns: tuple[str, str], complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        load_split(str(folder), split, columns)
+        load(folder, split, columns)
 
 
 def test_a_split_that_is_not_there_is_told_from_what_cannot_be_read(folder: Path) -> None:
     with pytest.raises(MissingSplit):
-        load_split(str(folder), "test", COLUMNS)
+        load(folder, "test")
     with pytest.raises(ConfigError) as caught:
-        load_split(str(folder), "train", ("words", "label"))
+        load(folder, "train", ("words", "label"))
     assert not isinstance(caught.value, MissingSplit)
 
 
 def test_one_file_and_no_data_are_the_users_to_mend(folder: Path) -> None:
     with pytest.raises(ConfigError, match="one file is one split"):
-        load_split(str(folder / "train.csv"), "train", COLUMNS)
+        load(folder / "train.csv", "train")
     with pytest.raises(ConfigError, match="the shipped text has no labels"):
-        load_split(None, "train", COLUMNS)
+        load_split(None, "train", *COLUMNS)
+
+
+def test_a_column_that_is_not_there_gives_no_labels_and_the_columns_that_there_are(folder: Path) -> None:
+    assert load_split(str(folder), "train", "text", "intent") == (["one, two", "three"], [None, None], ["text", "label"])
+
+
+def test_a_class_has_one_name_whatever_an_empty_cell_makes_of_its_column(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\na,0\nb,1\n")
+    (tmp_path / "test.csv").write_text("text,label\na,0\nb,\nc,1\nd,-1\n")
+    assert load(tmp_path, "train")[1] == ["0", "1"]
+    assert load(tmp_path, "test")[1] == ["0", None, "1", None]
+
+
+def test_numbered_classes_go_by_their_names(tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    Dataset.from_dict({"text": list("abc"), "label": [1, -1, 0]}, features=features).to_parquet(str(tmp_path / "train.parquet"))
+    assert load(tmp_path, "train")[1] == ["good", None, "bad"]
+
+
+def test_on_the_hub_validation_is_found_by_any_of_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def give(*args: object, split: str) -> datasets.Dataset:
+        if split != "validation":
+            raise ValueError(f"Unknown split \"{split}\". Should be one of ['train', 'validation'].")
+        return datasets.Dataset.from_dict({"text": ["one"], "label": [0]})
+
+    monkeypatch.setattr(datasets, "load_dataset", give)
+    assert load("owner/name", "valid") == (["one"], ["0"])
+    with pytest.raises(MissingSplit, match="--data owner/name: Unknown split"):
+        load("owner/name", "test")

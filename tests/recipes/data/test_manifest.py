@@ -32,7 +32,7 @@ def text_of(kind: str, column: str) -> str:
 @pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl"])
 def test_a_list_gives_paths_and_labels_in_its_order(tmp_path: Path, kind: str, column: str) -> None:
     manifest = read(write(tmp_path / f"list.{kind}", text_of(kind, column)))
-    assert manifest == (str(tmp_path), ["a.wav", "b/c d.wav"], ["yes", "no"])
+    assert manifest == (str(tmp_path), ["a.wav", "b/c d.wav"], ["yes", "no"], ("id", column, "verdict"))
 
 
 def test_the_named_column_goes_before_the_usual_ones(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_fairseqs_list_has_its_root_in_the_first_line(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     for root in (str(tmp_path / "clips"), "clips"):
         path = write(tmp_path / "train.tsv", f"{root}\na.wav\t32000\nb/c.wav\t16000\n\n")
-        assert read(path) == (str(tmp_path / "clips"), ["a.wav", "b/c.wav"], [None, None])
+        assert read(path) == (str(tmp_path / "clips"), ["a.wav", "b/c.wav"], [None, None], ())
 
 
 def test_a_root_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from recipes.data import progress
-from recipes.data.progress import ByteProgress
+from recipes.data.progress import ByteProgress, ItemProgress
 
 
 def test_a_log_gets_a_line_now_and_then_with_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,13 +24,23 @@ def test_a_log_gets_a_line_now_and_then_with_the_speed(monkeypatch: pytest.Monke
 def test_a_bar_gets_every_byte_and_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     bar = SimpleNamespace(update=calls.append, close=lambda: calls.append("closed"))
-    monkeypatch.setattr(progress, "_build_bar", lambda label, total: calls.append((label, total)) or bar)
+    monkeypatch.setattr(progress, "_build_bar", lambda label, total, unit: calls.append((label, total, unit)) or bar)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     counted = ByteProgress("reading", 40, show_bar=True, log=lambda line: None)
     counted.add(10)
     counted.add(30)
     counted.close()
-    assert calls == [("reading", 40), 10, 30, "closed"]
+    assert calls == [("reading", 40, "B"), 10, 30, "closed"]
+
+
+def test_items_are_counted_under_their_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
+    lines: list[str] = []
+    counted = ItemProgress("features", 2000, unit="examples", log=lines.append)
+    clock.append(25.0)
+    counted.add(1500)
+    assert lines == ["features: 1,500 of 2,000 examples in 25.0 s, 60.0 a second"]
 
 
 @pytest.mark.parametrize(("show_bar", "is_terminal", "is_drawn"), [(True, True, True), (True, False, False), (False, True, False)])

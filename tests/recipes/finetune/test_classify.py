@@ -1,69 +1,40 @@
-"""The classification probe: splits, features of every block over real positions only, and which network is scored on what."""
+"""The classification probe: features of every block over real positions only, and which network is scored on what."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from model.batch import Batch, Masks
+from model.trunk import Trunk
+from recipes.data.bad_limit import FEW
+from recipes.data.labelled import Labelled
+from recipes.data.media import BadItem
 from recipes.errors import ConfigError
-from recipes.finetune.classify import TEST_SHARE, ClassifyResult, classify_probe, collect, open_splits, pooled
+from recipes.finetune.classify import ClassifyResult, classify_probe, collect, pooled
 from recipes.finetune.neighbours import best_neighbours
-from recipes.finetune.ridge import Score, best_ridge
+from recipes.finetune.ridge import Split, best_ridge
+from recipes.finetune.score import Score, layer_lines, scores_to_json
+from recipes.finetune.splits import Part
 from recipes.finetune.trunk import Source, build_trunk, find_source, load_trunk
 from recipes.modalities.registry import MODALITIES
 from recipes.speech import speech_tiny
 from recipes.text import text_tiny
 from recipes.vision import vision_tiny
 from tests.distributed import run_distributed
+from tests.recipes.finetune.pictures import NUM_IMAGES, write_images
 from tests.recipes.finetune.sentences import TEST, TRAIN, write_sentences
 
 CPU = torch.device("cpu")
-NUM_IMAGES = 12
 
 
-def images(folder: Path, count: int = NUM_IMAGES) -> Path:
-    """Red and blue pictures."""
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        path = folder / ("blue", "red")[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 60, (24, 24, 3), dtype=np.uint8)
-        pixels[..., 2 * (number % 2 == 0)] += 150
-        Image.fromarray(pixels).save(path)
-    return folder
-
-
-def test_data_without_a_test_split_give_a_quarter_of_train(tmp_path: Path) -> None:
-    (train, fit), (test, held), split = open_splits(vision_tiny(), str(images(tmp_path)), "label", Path())
-    assert train is test and sorted(fit + held) == list(range(NUM_IMAGES)) and len(held) == NUM_IMAGES * TEST_SHARE
-    assert split.startswith("held-back") and fit != sorted(fit), "shuffled: files come class by class"
-
-
-def test_a_test_split_is_used_where_there_is_one(tmp_path: Path) -> None:
-    images(tmp_path / "train")
-    images(tmp_path / "validation", 4)
-    (_, fit), (test, held), split = open_splits(vision_tiny(), str(tmp_path), "label", Path())
-    assert (sorted(fit), len(test.labels), held, split) == (list(range(NUM_IMAGES)), 4, [0, 1, 2, 3], "valid")
-    assert fit != sorted(fit), "shuffled: files come class by class, and layers are chosen on the last ones"
-    assert open_splits(vision_tiny(), str(tmp_path), "label", Path())[0][1] == fit, "in the same way every time"
-
-
-def test_classes_that_only_the_test_split_has_are_left_out_of_it_and_validation_is_not_read_beside_it(tmp_path: Path) -> None:
-    recipe = replace(text_tiny(), data=replace(text_tiny().data, text_column="sentence"))
-    (train, fit), (test, held), split = open_splits(recipe, str(write_sentences(tmp_path)), "kind", Path())
-    assert (len(train.labels), len(fit), split) == (sum(TRAIN.values()), sum(TRAIN.values()), "test")
-    assert held == list(range(TEST["new"], sum(TEST.values()))) == [n for n, name in enumerate(test.labels) if name != "new"]
-
-
-def test_a_test_split_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text("text,label\nba,1\ndo,2\n")
-    (tmp_path / "test.csv").write_text("text,klass\nba,1\n")
-    with pytest.raises(ConfigError, match="no column 'label', there are text, klass"):
-        open_splits(text_tiny(), str(tmp_path), "label", Path())
+def features(trunk: Trunk, data: Labelled, indices: list[int], classes: dict[str, int]) -> Split:
+    """By the probe, of data that can all be decoded."""
+    part, bad = Part(data, indices, "train"), dict[str, BadItem]()
+    split = collect(trunk, part, classes, bad, part.progress("features", print))
+    assert not bad
+    return split
 
 
 def test_pooling_is_the_mean_over_real_positions() -> None:
@@ -80,8 +51,8 @@ def features_by_batch(folder: str) -> list[float]:
     data = MODALITIES["speech"].open_labelled(recipe, folder, "train", "label", Path())
     trunk = build_trunk(recipe, torch.device("cpu"))
     classes = {name: number for number, name in enumerate(sorted(set(data.labels)))}
-    together = collect(trunk, data, [0, 1, 2], classes)
-    alone = [collect(trunk, data, [number], classes) for number in range(3)]
+    together = features(trunk, data, [0, 1, 2], classes)
+    alone = [features(trunk, data, [number], classes) for number in range(3)]
     return [float((layer[n] - alone[n].layers[number][0]).abs().max()) for number, layer in enumerate(together.layers) for n in range(3)]
 
 
@@ -101,7 +72,7 @@ def features_of_sentences(run_dir: Path, folder: str) -> tuple:
     source = find_source(run_dir)
     trunk, data = load_trunk(source, CPU), MODALITIES["text"].open_labelled(source.recipe, folder, "train", "kind", source.prepared)
     indices = [n * 37 % len(data.labels) for n in range(40)]
-    split = collect(trunk, data, indices, {"x": 0, "y": 1, "z": 2})
+    split = features(trunk, data, indices, {"x": 0, "y": 1, "z": 2})
     alone = []
     with torch.no_grad():
         for index in indices:
@@ -128,7 +99,7 @@ def probed_and_by_hand(run_dir: Path, folder: str) -> tuple[ClassifyResult, Clas
     order = np.random.Generator(np.random.Philox(0)).permutation(len(train.labels)).tolist()
     known = [index for index, name in enumerate(test.labels) if name in TRAIN]
     for trunk in (load_trunk(source, CPU), build_trunk(recipe, CPU)):
-        splits = [collect(trunk, *part, {"x": 0, "y": 1, "z": 2}) for part in ((train, order), (test, known))]
+        splits = [features(trunk, *part, {"x": 0, "y": 1, "z": 2}) for part in ((train, order), (test, known))]
         scores.append({"linear": best_ridge(*splits, 3), "knn": best_neighbours(*splits, 3)})
     by_hand = ClassifyResult(*scores, majority=TEST["x"] / len(known), num_classes=len(TRAIN), num_test=len(known), split="test")
     return classify_probe(source, folder, "kind", CPU), by_hand
@@ -152,47 +123,78 @@ def test_sentences_that_share_no_word_are_told_apart(tiny_run: Path, tmp_path: P
     (tmp_path / "train.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
     (tmp_path / "test.csv").write_text("text,label\n" + "\n".join(rows[:10]) + "\n")
     (result,) = run_distributed(probe, 1, str(tiny_run), str(tmp_path))
-    assert (result["task"], result["split"], result["num_classes"], result["num_test"], result["majority"]) == (
-        "classify",
-        "test",
-        2,
-        10,
-        0.5,
-    )
+    assert (result["num_classes"], result["num_test"], result["num_bad"], result["majority"]) == (2, 10, 0, 0.5)
     assert result["mean"] == 1.0 and set(result["probes"]) == {"linear", "knn"} and "random_init" in result["probes"]["knn"]
 
 
 RESULT = ClassifyResult(
-    trained={"linear": Score(0.8, 0.01, 5, 0.1), "knn": Score(0.7, 0.02, 4, 10.0)},
-    random={"linear": Score(0.4, 0.03, 2, 1.0), "knn": Score(0.3, 0.04, 1, 5.0)},
+    trained={"linear": Score(0.8, 0.01, 2, 0.1, (0.6, 0.8)), "knn": Score(0.7, 0.02, 1, 10.0, (0.7, 0.5))},
+    random={"linear": Score(0.4, 0.03, 1, 1.0, (0.4, 0.3)), "knn": Score(0.3, 0.04, 2, 5.0, (0.2, 0.3))},
     majority=0.25,
     num_classes=7,
     num_test=90,
     split="test",
+    bad=(BadItem("/pictures/a.png", "not an image"),),
 )
+SOURCE = Source(Path("run"), Path("run/checkpoints/step_00000003"), text_tiny(), "teacher")
 
 
 def test_every_number_is_stored_under_its_name() -> None:
-    source = Source(Path("run"), Path("run/checkpoints/step_00000003"), text_tiny())
-    assert RESULT.to_json(source) == {
-        **{"task": "classify", "metric": "accuracy", "split": "test", "mean": 0.8, "std": 0.01, "values": [0.8]},
-        **{"from": "run/checkpoints/step_00000003", "majority": 0.25, "num_classes": 7, "num_test": 90},
+    assert RESULT.to_json(SOURCE) == scores_to_json(RESULT.trained, RESULT.random) | {
+        **{"from": "run/checkpoints/step_00000003", "majority": 0.25, "num_classes": 7, "num_test": 90, "num_bad": 1},
         "probes": {
-            "linear": {"accuracy": 0.8, "layer": 5, "random_init": 0.4},
-            "knn": {"accuracy": 0.7, "layer": 4, "random_init": 0.3},
+            "linear": {"accuracy": 0.8, "layer": 2, "random_init": 0.4},
+            "knn": {"accuracy": 0.7, "layer": 1, "random_init": 0.3},
         },
     }
 
 
-def test_what_is_printed_puts_the_random_network_beside_and_counts_layers_from_one() -> None:
-    title, linear, knn, majority = RESULT.lines(text_tiny())
-    assert title == "classify, 7 classes, 90 examples of split test, text_tiny:" and majority.split() == ["majority", "0.250"]
-    assert " ".join(linear.split()) == ("linear pre-trained 0.800 +- 0.010 (layer 6), random init 0.400 +- 0.030 (layer 3), gain +0.400")
-    assert " ".join(knn.split()) == "knn pre-trained 0.700 +- 0.020 (layer 5), random init 0.300 +- 0.040 (layer 2), gain +0.400"
+def test_what_is_printed_puts_the_random_network_beside_and_counts_layers_as_it_is_stored() -> None:
+    title, *layers, linear, knn, majority, bad = RESULT.lines(SOURCE)
+    assert title == "classify, 7 classes, 90 examples of split test, text_tiny, teacher:" and majority.split() == ["majority", "0.250"]
+    assert layers == layer_lines(RESULT.trained, RESULT.random) and len(layers) == 2
+    assert " ".join(linear.split()) == ("linear pre-trained 0.800 +- 0.010 (layer 2), random init 0.400 +- 0.030 (layer 1), gain +0.400")
+    assert " ".join(knn.split()) == "knn pre-trained 0.700 +- 0.020 (layer 1), random init 0.300 +- 0.040 (layer 2), gain +0.400"
+    assert bad == "left out, cannot be decoded: /pictures/a.png (not an image)"
 
 
-def test_one_class_is_no_question(tiny_run: Path, tmp_path: Path) -> None:
-    (tmp_path / "train.csv").write_text("text,label\nba,1\ndo,1\n")
-    source = find_source(tiny_run)
-    with pytest.raises(ConfigError, match="one class only, '1'"):
-        classify_probe(source, str(tmp_path), "label", torch.device("cpu"))
+def left_out(folder: str) -> tuple:
+    """What is left out of pictures of which some cannot be decoded, with how many are told to classes; and the complaint about more."""
+    trunk, bad = build_trunk(vision_tiny(), CPU), dict[str, BadItem]()
+    part = Part(MODALITIES["vision"].open_labelled(vision_tiny(), folder, "train", "label", Path()), list(range(NUM_IMAGES)), "train")
+    for number in range(FEW):
+        Path(part.data.where(number)).write_bytes(b"no image")
+    split = collect(trunk, part, {"blue": 0, "red": 1}, bad, part.progress("features", print))
+    Path(part.data.where(FEW)).unlink()
+    try:
+        collect(trunk, part, {"blue": 0, "red": 1}, {}, part.progress("features", print))
+    except ConfigError as error:
+        return len(split.layers[0]), split.labels_N.tolist(), bad, str(error)
+    return ()
+
+
+def test_a_few_undecodable_examples_are_left_out_with_their_labels_and_named_and_more_are_refused(tmp_path: Path) -> None:
+    ((num, labels, bad, complaint),) = run_distributed(left_out, 1, str(write_images(tmp_path)))
+    assert num == NUM_IMAGES - FEW and labels == [0] * (NUM_IMAGES // 2 - FEW) + [1] * (NUM_IMAGES // 2)
+    assert [item.where for item in bad.values()] == list(bad) and set(map(Path, bad)) <= set((tmp_path / "blue").iterdir())
+    assert f"{FEW + 1} of {NUM_IMAGES} examples cannot be decoded, more than data.max_bad_fraction 0.01" in complaint
+    assert all(where in complaint for where in bad)
+
+
+def few(run_dir: Path, folders: list[Path]) -> list[str]:
+    """Complaints about data of which nothing can be said."""
+    complaints = []
+    for folder in folders:
+        with pytest.raises(ConfigError) as caught:
+            classify_probe(find_source(run_dir), str(folder), "label", CPU)
+        complaints.append(str(caught.value))
+    return complaints
+
+
+def test_too_few_examples_are_refused_in_one_line(tiny_run: Path, tmp_path: Path) -> None:
+    for name, rows in (("two", "ba,1\ndo,2\n"), ("one", "ba,1\ndo,1\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.csv").write_text(f"text,label\n{rows}")
+    ((two, one),) = run_distributed(few, 1, tiny_run, [tmp_path / "two", tmp_path / "one"])
+    assert two.endswith("two: 1 examples to fit on and 1 to test on are too few; give more labelled data")
+    assert one.endswith("one: the data have one class only, '1'; give data with two or more")

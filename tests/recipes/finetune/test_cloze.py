@@ -16,7 +16,8 @@ from recipes.data.text import TextDataset
 from recipes.errors import ConfigError
 from recipes.finetune import cloze
 from recipes.finetune.cloze import WORD_START, ClozeResult, cloze_probe, collect, frequent_words
-from recipes.finetune.ridge import Score, best_ridge
+from recipes.finetune.ridge import best_ridge
+from recipes.finetune.score import Score
 from recipes.finetune.trunk import Source, build_trunk, find_source, load_trunk
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
@@ -180,20 +181,25 @@ def test_too_few_whole_words_are_refused(tiny_prepared: Path, monkeypatch: pytes
         frequent_words(tiny_prepared)
 
 
-RESULT = ClozeResult(Score(0.3, 0.01, 2, 1.0), Score(0.1, 0.005, 0, 10.0), 0.05, 150, 900)
+RESULT = ClozeResult(Score(0.3, 0.01, 2, 1.0, (0.2, 0.3)), Score(0.1, 0.005, 1, 10.0, (0.1, 0.0)), 0.05, 150, 900)
 
 
 def test_every_number_is_stored_under_its_name() -> None:
     assert RESULT.to_json(Source(Path("run"), Path("run/checkpoints/step_00000003"), tiny_recipe())) == {
-        **{"task": "cloze", "metric": "accuracy", "split": "held-out", "mean": 0.3, "std": 0.01, "values": [0.3]},
+        **{"metric": "accuracy", "mean": 0.3, "std": 0.01, "values": [0.3]},
         **{"from": "run/checkpoints/step_00000003", "layer": 2, "random_init": 0.1, "random_init_std": 0.005},
+        **{"by_layer": {"linear": [0.2, 0.3]}, "random_init_by_layer": {"linear": [0.1, 0.0]}},
         **{"majority": 0.05, "num_words": 150, "num_test": 900},
     }
 
 
-def test_what_is_printed_puts_the_random_network_beside() -> None:
-    lines = RESULT.lines(tiny_recipe())
-    assert lines[0] == "cloze, 150 words, 900 held-out blanks, text_tiny:"
-    assert lines[1].split() == ["pre-trained", "0.300", "+-", "0.010", "(layer", "3)"]
-    assert lines[2].split() == ["random", "init", "0.100", "+-", "0.005", "(layer", "1)"]
-    assert lines[3].split() == ["majority", "0.050"] and lines[4].endswith("= 3.00")
+def test_what_is_printed_puts_the_random_network_beside_and_counts_layers_as_it_is_stored() -> None:
+    lines = RESULT.lines(Source(Path("run"), Path("run/checkpoints/step_00000003"), tiny_recipe(), "teacher"))
+    assert lines[0] == "cloze, 150 words, 900 held-out blanks, text_tiny, teacher:"
+    assert [line.split()[:5] for line in lines[1:3]] == [
+        ["layer", "1", "linear", "0.200", "(random"],
+        ["layer", "2", "linear", "0.300", "(random"],
+    ]
+    assert lines[3].split() == ["pre-trained", "0.300", "+-", "0.010", "(layer", "2)"]
+    assert lines[4].split() == ["random", "init", "0.100", "+-", "0.005", "(layer", "1)"]
+    assert lines[5].split() == ["majority", "0.050"] and lines[6].endswith("= 3.00")

@@ -35,9 +35,9 @@ def test_noise_scores_chance() -> None:
 def test_the_informative_layer_is_chosen_without_looking_at_the_test_split() -> None:
     (train_ND, train_N), (test_ND, test_N) = separable(0, 0.2), separable(1, 0.2)
     score = best_neighbours(Split([noise(2), train_ND, noise(4)], train_N), Split([noise(3), test_ND, noise(5)], test_N), C)
-    assert score.layer == 1 and score.penalty in NEIGHBOURS and score.accuracy > 0.9
+    assert score.layer == 2 and score.penalty in NEIGHBOURS and score.accuracy == score.by_layer[1] > 0.9
     misled = best_neighbours(Split([train_ND, noise(2)], train_N), Split([noise(3), test_ND], test_N), C)
-    assert misled.layer == 0 and misled.accuracy < 0.5, "chosen on the training split's held-back part"
+    assert misled.layer == 1 and misled.accuracy < 0.5, "chosen on the training split's held-back part"
 
 
 def test_k_is_chosen_on_examples_that_are_not_among_the_neighbours() -> None:

@@ -24,9 +24,9 @@ from recipes.speech import speech_tiny
 from tests.distributed import run_distributed
 from tests.launching import contents, tiny_recipe
 from tests.made_up import write_tones
-from tests.recipes.finetune.sentences import write_sentences
+from tests.recipes.finetune.sentences import TEST, write_sentences
 
-FLAGS = {"--help", "--from", "--task", "--data", "--label-column", "--local_rank"}
+FLAGS = {"--help", "--from", "--task", "--data", "--label-column", "--weights", "--out", "--local_rank"}
 
 
 def test_the_flags_are_frozen() -> None:
@@ -57,8 +57,8 @@ def test_more_than_one_process_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_cloze_is_refused_where_there_are_no_words(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def speech_source(path: Path) -> object:
-        found = trunk.Source(path, path, speech_tiny())
+    def speech_source(path: Path, weights: str) -> object:
+        found = trunk.Source(path, path, speech_tiny(), weights)
         return found
 
     monkeypatch.setattr(trunk, "find_source", speech_source)
@@ -88,15 +88,17 @@ def classified(run_dir: Path, folder: Path) -> tuple:
     source = trunk.find_source(run_dir / "checkpoints" / "step_00000001")
     expected = classify_probe(source, str(folder), "kind", torch.device("cpu"))
     done = command("--from", source.checkpoint, "--task", "classify", "--data", folder, "--label-column", "kind")
-    return (expected.to_json(source), expected.lines(source.recipe)), done
+    return (expected.to_json(source), expected.lines(source)), done
 
 
 def test_what_classify_is_told_reaches_it_and_the_result_stands_beside_the_run(run_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     before, results = contents(run_dir), run_dir / "results.json"
     (((stored, lines), done),) = run_distributed(classified, 1, run_dir, write_sentences(tmp_path / "data"))
-    assert done == (0, [*lines, f"written to {results}"], False)
-    assert json.loads(results.read_text()) == stored
+    said = [f"split test: {TEST['new']} of {sum(TEST.values())} examples are of 1 classes that train lacks (new), left out"]
+    assert done == (0, [*said, *lines, f"written to {results}"], False)
+    question = {"task": "classify", "data": str(tmp_path / "data"), "label_column": "kind", "split": "test", "weights": "student"}
+    assert json.loads(results.read_text()) == [question | stored]
     assert {name: content for name, content in contents(run_dir).items() if name != "results.json"} == before
 
 
@@ -117,7 +119,8 @@ def test_other_text_is_what_cloze_reads_with_the_runs_tokenizer(run_dir: Path, t
     ((expected, own, (code, lines, is_left)),) = run_distributed(clozed, 1, run_dir, other)
     assert (code, is_left, lines[-1]) == (0, False, f"written to {run_dir / 'results.json'}")
     assert lines[0].startswith("tokenized ") and "prepared " in lines[1], "what takes long is told"
-    assert json.loads((run_dir / "results.json").read_text()) == expected != own
+    question = {"task": "cloze", "data": str(other), "label_column": None, "split": "held-out", "weights": "student"}
+    assert json.loads((run_dir / "results.json").read_text()) == [question | expected] != [question | own]
     assert (prepared / "tokenizer.model").read_bytes() == (run_dir / "prepared" / "tokenizer.model").read_bytes()
     assert {name: content for name, content in contents(run_dir).items() if name in before} == before, "nothing of the run is changed"
 
@@ -128,22 +131,37 @@ def test_a_run_is_classified_on_what_it_was_trained_on_and_no_group_outlives_a_c
     recipe = tiny_recipe("speech", data__path=tones)
     (tmp_path / "run" / "config.json").write_text(json.dumps({"recipe": recipe_to_dict(recipe)}))
     ((complaint, lines, is_left),) = run_distributed(command, 1, "--from", checkpoint)
-    assert complaint.startswith(f"{tones}: 2 of 2 items have no label") and not lines
+    assert complaint.startswith(f"{tones}: 2 of 2 items of split train have no label") and not lines
     assert not is_left
 
 
-def not_written(run_dir: Path) -> tuple[list[str], bool]:
-    """(lines printed, whether libraries are kept quiet) where the result cannot be written."""
-    printed = io.StringIO()
-    with redirect_stdout(printed), pytest.raises(IsADirectoryError):
-        run_probe(build_parser("").parse_args(["--from", str(run_dir)]))
-    return printed.getvalue().splitlines(), os.environ.get("DATASETS_VERBOSITY") == "error"
+def not_written(run_dir: Path) -> tuple[Any, list[str], bool]:
+    """(complaint, lines printed, whether libraries are kept quiet) where the result cannot be written."""
+    complaint, lines, _ = command("--from", run_dir)
+    return complaint, lines, os.environ.get("DATASETS_VERBOSITY") == "error"
 
 
-def test_a_result_is_said_to_be_written_only_when_it_is_and_libraries_say_nothing(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_cannot_be_written_is_one_line_before_the_work_and_libraries_say_nothing(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("DATASETS_VERBOSITY", "DATA2VEC_VERBOSE"):
         monkeypatch.delenv(name, raising=False)
     (run_dir / "results.json").mkdir()
-    ((lines, is_quiet),) = run_distributed(not_written, 1, run_dir)
-    assert lines[0].startswith("cloze, ") and not any("written" in line for line in lines)
+    ((complaint, lines, is_quiet),) = run_distributed(not_written, 1, run_dir)
+    assert "results.json: cannot be read (" in complaint and "--out DIR" in complaint and not lines
     assert is_quiet
+
+
+def both_probed(run_dir: Path, out: Path) -> list[Any]:
+    """Exit codes of the student's probe and the teacher's."""
+    return [command("--from", run_dir, "--weights", weights, "--out", out)[0] for weights in ("student", "teacher")]
+
+
+def test_student_and_teacher_have_an_entry_each_where_out_says_and_the_run_dir_stays_as_it_is(run_dir: Path, tmp_path: Path) -> None:
+    before = contents(run_dir)
+    assert run_distributed(both_probed, 1, run_dir, tmp_path / "out" / "deep") == [[0, 0]]
+    student, teacher = json.loads((tmp_path / "out" / "deep" / "results.json").read_text())
+    assert (student["weights"], teacher["weights"]) == ("student", "teacher")
+    assert student["by_layer"] != teacher["by_layer"] and student["random_init_by_layer"] == teacher["random_init_by_layer"]
+    assert len(student["by_layer"]["linear"]) == 3 and student["layer"] in (1, 2, 3)
+    assert contents(run_dir) == before

@@ -1,0 +1,99 @@
+"""Which labelled examples a classification probe is fitted on and which it is tested on; what is left out is said. Decodes nothing."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recipes.config import Recipe
+from recipes.data.labelled import Labelled
+from recipes.data.progress import ItemProgress
+from recipes.errors import ConfigError, MissingSplit
+from recipes.modalities.registry import modality_of
+
+TEST_SPLITS = ("test", "valid")
+TEST_SHARE = 0.25
+"""Of data that come without a split to test on."""
+SEED = 0
+NAMED_CLASSES = 5
+"""As many of a list of classes are named in one line."""
+UNLABELLED = "no label (missing, empty or -1)"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some examples of a split."""
+
+    data: Labelled
+    indices: list[int]
+    name: str
+    """Of the split, for messages and results."""
+
+    @property
+    def classes(self) -> set[str]:
+        """Of the examples."""
+        return {label for index in self.indices if (label := self.data.labels[index]) is not None}
+
+    def progress(self, label: str, say: Say) -> ItemProgress:
+        """Of one pass over them."""
+        return ItemProgress(f"{label}, {self.name}", len(self.indices), unit="examples", log=say)
+
+
+def open_splits(recipe: Recipe, path: str | None, label_column: str, prepared: Path, say: Say = print) -> tuple[Part, Part]:
+    """Examples to fit on, shuffled once and for all, and examples to test on. Where no other split has labels of the same classes, a
+    quarter of train is held back.
+
+    Raises: ConfigError where train has no labels, or those of one class only.
+    """
+    modality = modality_of(recipe.modality, recipe.name)
+    train = modality.open_labelled(recipe, path, "train", label_column, prepared)
+    order = np.random.Generator(np.random.Philox(SEED)).permutation(len(train.labels)).tolist()
+    fit = Part(train, _labelled(train, order, "train", say), "train")
+    _check_train(fit, label_column)
+    for split in TEST_SPLITS:
+        try:
+            test = modality.open_labelled(recipe, path, split, label_column, prepared)
+        except MissingSplit:
+            continue
+        held = _tested(test, split, fit, say)
+        if held.indices:
+            return fit, held
+    cut = int(len(fit.indices) * (1 - TEST_SHARE))
+    say(f"no other split to test on: {TEST_SHARE:.0%} of train are held back")
+    return Part(train, fit.indices[:cut], "train"), Part(train, fit.indices[cut:], f"held-back {TEST_SHARE:.0%} of train")
+
+
+def _check_train(fit: Part, label_column: str) -> None:
+    data = fit.data
+    if not fit.indices:
+        there = f"column {label_column!r} gives none, the columns are {', '.join(data.columns)}; " if data.columns else ""
+        raise ConfigError(
+            f"{data.name}: {len(data.labels)} of {len(data.labels)} items of split train have {UNLABELLED}; {there}"
+            "give data with one folder per class, or --label-column NAME"
+        )
+    if len(fit.classes) < 2:
+        raise ConfigError(f"{data.name}: the data have one class only, {fit.classes.pop()!r}; give data with two or more")
+
+
+def _labelled(data: Labelled, order: list[int], split: str, say: Say) -> list[int]:
+    labelled = [index for index in order if data.labels[index] is not None]
+    if 0 < len(labelled) < len(order):
+        say(f"split {split}: {len(order) - len(labelled)} of {len(order)} examples are left out, {UNLABELLED} or no text")
+    return labelled
+
+
+def _tested(data: Labelled, split: str, fit: Part, say: Say) -> Part:
+    """The examples of the classes that were fitted; none where the split is of no use, which is said."""
+    order = list(range(len(data.labels)))
+    labelled, known = _labelled(data, order, split, say), fit.classes
+    unseen = Counter(label for label in data.labels if label is not None and label not in known)
+    if not labelled:
+        say(f"split {split} is not used: none of its {len(order)} examples has a label")
+    elif unseen:
+        some = ", ".join(name for name, _ in unseen.most_common(NAMED_CLASSES)) + (", ..." if len(unseen) > NAMED_CLASSES else "")
+        count = f"{unseen.total()} of {len(labelled)} examples are of {len(unseen)} classes that train lacks ({some})"
+        say(f"split {split}: {count}" + (", left out" if unseen.total() < len(labelled) else ", so it is not used"))
+    return Part(data, [index for index in labelled if data.labels[index] in known], split)
