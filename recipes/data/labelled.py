@@ -16,11 +16,10 @@ from model.batch import Batch
 from model.frontends.config import SpeechFrontendConfig, VisionFrontendConfig
 from recipes.config import SpeechDataConfig, TextDataConfig, VisionDataConfig
 from recipes.data.audio import AUDIO, decode_audio, normalize
-from recipes.data.bad_limit import most_bad
 from recipes.data.images import IMAGES, center_view, decode_image
 from recipes.data.labelled_text import load_split
 from recipes.data.labels import class_name, is_missing
-from recipes.data.media import BadItem, Media, MediaKind, UndecodableError, bad_item, name_bad, open_media
+from recipes.data.media import BadItem, Media, MediaKind, UndecodableError, allowed_bad, bad_item, name_bad, open_media
 from recipes.data.speech import SpeechExample, collate_speech
 from recipes.data.text import TextExample, collate_text
 from recipes.data.tokenizer import BOS, encode
@@ -52,7 +51,7 @@ class Labelled:
     def batches(self, indices: list[int], bad: dict[str, BadItem]) -> Iterator[tuple[list[int], Batch]]:
         """The examples of these numbers, batch_size at a time, in order, with the numbers. What cannot be decoded is left out and
         added to `bad`. Raises: ConfigError where that is more than the allowed share."""
-        num_bad = 0
+        num_bad, allowed = 0, allowed_bad(len(indices), self.max_bad_fraction)
         for start in range(0, len(indices), self.batch_size):
             numbers, examples = [], []
             for index in indices[start : start + self.batch_size]:
@@ -62,10 +61,10 @@ class Labelled:
                 except (OSError, UndecodableError) as error:
                     num_bad += 1
                     bad[self.where(index)] = bad_item(self, index, error)
-            if num_bad > most_bad(len(indices), self.max_bad_fraction):
+            if num_bad > allowed:
                 raise ConfigError(
-                    f"{self.name}: {num_bad} of {len(indices)} examples cannot be decoded, more than data.max_bad_fraction "
-                    f"{self.max_bad_fraction:g} of the run allows: {name_bad(list(bad.values()))}; fix or remove them"
+                    f"{self.name}: {num_bad} of {len(indices)} examples cannot be decoded, more than the {allowed} that the run's "
+                    f"data.max_bad_fraction {self.max_bad_fraction:g} allows: {name_bad(list(bad.values()))}; fix or remove them"
                 )
             if examples:
                 yield numbers, self.collate(examples)

@@ -1,6 +1,7 @@
 """The probe command: what to probe, on which data, where the result goes. The probes themselves are in its neighbours."""
 
 import argparse
+import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,7 @@ def run_probe(args: argparse.Namespace) -> int:
     for line in result.lines(source):
         print(line)
     question = {
+        "run": None if folder.resolve() == source.run_dir.resolve() else str(source.run_dir.resolve()),
         "task": task,
         "data": _spelled(args.data or source.recipe.data.path),
         "label_column": args.label_column if task == "classify" else None,
@@ -95,9 +97,12 @@ def _cloze(source: Any, args: argparse.Namespace, folder: Path) -> Callable[[Any
     from recipes.finetune.cloze import cloze_probe
 
     prepared = source.prepared
+    if not prepared.exists():
+        raise ConfigError(f"{prepared}: the run's prepared text and its tokenizer are not there; put the folder back")
     if args.data is not None:
         data = replace(source.recipe.data, path=args.data, tokenizer=str(prepared / "tokenizer.model"))
-        prepared = prepare_text(data, source.recipe.frontend, folder / "probe" / Path(args.data).name, progress=True, log=print)
+        name = f"{Path(args.data).name}-{hashlib.sha256(_spelled(args.data).encode()).hexdigest()[:8]}"
+        prepared = prepare_text(data, source.recipe.frontend, folder / "probe" / name, progress=True, log=print)
     return lambda device: cloze_probe(source, prepared, device)
 
 

@@ -15,8 +15,8 @@ from recipes.errors import ConfigError
 from recipes.system.durable import write_text_atomically
 
 NAME = "results.json"
-QUESTION = ("task", "data", "label_column", "split", "weights")
-"""What tells an entry from the others; None where the task has no such thing."""
+QUESTION = ("run", "task", "data", "label_column", "split", "weights")
+"""What tells an entry from the others; None where there is no such thing (`run`: in the run's own file)."""
 Entry = dict[str, Any]
 
 

@@ -12,6 +12,7 @@ from model.trunk import Trunk
 from recipes.checkpoint.inspect import find_checkpoint, reading
 from recipes.checkpoint.load import CheckpointReader
 from recipes.config import Recipe
+from recipes.data.shards import is_prepared
 from recipes.errors import ConfigError
 from recipes.interop.consolidate import KIND_OF
 from recipes.modalities.registry import modality_of
@@ -32,8 +33,8 @@ class Source:
     @property
     def prepared(self) -> Path:
         """The prepared data that the run trained on."""
-        own = self.run_dir / "prepared"
-        return own if own.exists() or self.recipe.data.path is None else Path(self.recipe.data.path)
+        own, path = self.run_dir / "prepared", self.recipe.data.path
+        return Path(path) if not own.exists() and path is not None and is_prepared(Path(path)) else own
 
 
 def find_source(path: Path, weights: str = "student") -> Source:
@@ -61,8 +62,10 @@ def build_trunk(recipe: Recipe, device: torch.device) -> Trunk:
 def load_trunk(source: Source, device: torch.device) -> Trunk:
     """The trunk with the weights of a checkpoint: the student's, or the teacher's (where it has some of its own, else the student's).
 
-    Raises: ConfigError for another architecture, or where there is no teacher.
+    Raises: ConfigError for another architecture, where there is no teacher, or where the run has removed the checkpoint.
     """
+    if not source.checkpoint.exists():
+        raise ConfigError(f"{source.checkpoint}: is gone; a run that goes on removes its old ones, so give the same command again")
     trunk = build_trunk(source.recipe, device)
     with torch.no_grad(), reading(source.checkpoint):
         reader = CheckpointReader(source.checkpoint)

@@ -54,7 +54,7 @@ def test_other_data_are_read_with_the_runs_tokenizer(folder: Path, tiny_text: Pa
     (folder / "other.txt").write_text("\n".join(reversed(lines)))
     done = launch(PROBE, ["--from", "run", "--data", "other.txt"], folder)
     assert (done.returncode, done.stderr) == (0, "")
-    prepared = folder / "run" / "probe" / "other.txt"
+    (prepared,) = (folder / "run" / "probe").glob("other.txt-*")
     assert (prepared / "tokenizer.model").read_bytes() == (folder / "run" / "prepared" / "tokenizer.model").read_bytes()
 
 

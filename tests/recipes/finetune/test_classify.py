@@ -8,8 +8,8 @@ import torch
 
 from model.batch import Batch, Masks
 from model.trunk import Trunk
-from recipes.data.bad_limit import FEW
 from recipes.data.labelled import Labelled
+from recipes.data.media import FEW_BAD_ITEMS as FEW
 from recipes.data.media import BadItem
 from recipes.errors import ConfigError
 from recipes.finetune.classify import ClassifyResult, classify_probe, collect, pooled
@@ -177,7 +177,9 @@ def test_a_few_undecodable_examples_are_left_out_with_their_labels_and_named_and
     ((num, labels, bad, complaint),) = run_distributed(left_out, 1, str(write_images(tmp_path)))
     assert num == NUM_IMAGES - FEW and labels == [0] * (NUM_IMAGES // 2 - FEW) + [1] * (NUM_IMAGES // 2)
     assert [item.where for item in bad.values()] == list(bad) and set(map(Path, bad)) <= set((tmp_path / "blue").iterdir())
-    assert f"{FEW + 1} of {NUM_IMAGES} examples cannot be decoded, more than data.max_bad_fraction 0.01" in complaint
+    assert (
+        f"{FEW + 1} of {NUM_IMAGES} examples cannot be decoded, more than the {FEW} that the run's data.max_bad_fraction 0.01" in complaint
+    )
     assert all(where in complaint for where in bad)
 
 

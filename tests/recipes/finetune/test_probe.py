@@ -97,7 +97,14 @@ def test_what_classify_is_told_reaches_it_and_the_result_stands_beside_the_run(r
     (((stored, lines), done),) = run_distributed(classified, 1, run_dir, write_sentences(tmp_path / "data"))
     said = [f"split test: {TEST['new']} of {sum(TEST.values())} examples are of 1 classes that train lacks (new), left out"]
     assert done == (0, [*said, *lines, f"written to {results}"], False)
-    question = {"task": "classify", "data": str(tmp_path / "data"), "label_column": "kind", "split": "test", "weights": "student"}
+    question = {
+        "run": None,
+        "task": "classify",
+        "data": str(tmp_path / "data"),
+        "label_column": "kind",
+        "split": "test",
+        "weights": "student",
+    }
     assert json.loads(results.read_text()) == [question | stored]
     assert {name: content for name, content in contents(run_dir).items() if name != "results.json"} == before
 
@@ -115,12 +122,13 @@ def clozed(run_dir: Path, text: Path) -> tuple:
 def test_other_text_is_what_cloze_reads_with_the_runs_tokenizer(run_dir: Path, tiny_text: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("\n".join(tiny_text.read_text().splitlines()[::-2]) + "\n")
-    before, prepared = contents(run_dir), run_dir / "probe" / "other.txt"
+    before = contents(run_dir)
     ((expected, own, (code, lines, is_left)),) = run_distributed(clozed, 1, run_dir, other)
     assert (code, is_left, lines[-1]) == (0, False, f"written to {run_dir / 'results.json'}")
     assert lines[0].startswith("tokenized ") and "prepared " in lines[1], "what takes long is told"
-    question = {"task": "cloze", "data": str(other), "label_column": None, "split": "held-out", "weights": "student"}
+    question = {"run": None, "task": "cloze", "data": str(other), "label_column": None, "split": "held-out", "weights": "student"}
     assert json.loads((run_dir / "results.json").read_text()) == [question | expected] != [question | own]
+    (prepared,) = (run_dir / "probe").glob("other.txt-????????")
     assert (prepared / "tokenizer.model").read_bytes() == (run_dir / "prepared" / "tokenizer.model").read_bytes()
     assert {name: content for name, content in contents(run_dir).items() if name in before} == before, "nothing of the run is changed"
 
@@ -152,6 +160,26 @@ def test_a_result_that_cannot_be_written_is_one_line_before_the_work_and_librari
     assert is_quiet
 
 
+def two_texts_of_one_name(run_dir: Path, texts: list[Path]) -> list[Any]:
+    """Exit codes."""
+    return [command("--from", run_dir, "--data", text)[0] for text in texts]
+
+
+def test_two_texts_of_the_same_file_name_are_two_data_sets_and_lost_prepared_text_is_one_line(
+    run_dir: Path, tiny_text: Path, tmp_path: Path
+) -> None:
+    texts = [tmp_path / folder / "text.txt" for folder in ("a", "b")]
+    for text in texts:
+        text.parent.mkdir()
+        shutil.copy(tiny_text, text)
+    assert run_distributed(two_texts_of_one_name, 1, run_dir, texts) == [[0, 0]]
+    assert [entry["data"] for entry in json.loads((run_dir / "results.json").read_text())] == [str(text) for text in texts]
+    shutil.rmtree(run_dir / "prepared")
+    assert command("--from", run_dir)[0].endswith(
+        "run/prepared: the run's prepared text and its tokenizer are not there; put the folder back"
+    )
+
+
 def both_probed(run_dir: Path, out: Path) -> list[Any]:
     """Exit codes of the student's probe and the teacher's."""
     return [command("--from", run_dir, "--weights", weights, "--out", out)[0] for weights in ("student", "teacher")]
@@ -161,7 +189,7 @@ def test_student_and_teacher_have_an_entry_each_where_out_says_and_the_run_dir_s
     before = contents(run_dir)
     assert run_distributed(both_probed, 1, run_dir, tmp_path / "out" / "deep") == [[0, 0]]
     student, teacher = json.loads((tmp_path / "out" / "deep" / "results.json").read_text())
-    assert (student["weights"], teacher["weights"]) == ("student", "teacher")
+    assert (student["weights"], teacher["weights"], teacher["run"]) == ("student", "teacher", str(run_dir))
     assert student["by_layer"] != teacher["by_layer"] and student["random_init_by_layer"] == teacher["random_init_by_layer"]
     assert len(student["by_layer"]["linear"]) == 3 and student["layer"] in (1, 2, 3)
     assert contents(run_dir) == before

@@ -10,11 +10,13 @@ import pytest
 from recipes.errors import ConfigError
 from recipes.finetune.results import NAME, add_result, check_writable, read_results
 
-ENTRY = {"task": "classify", "data": "/flowers", "label_column": "label", "split": "test", "weights": "student", "mean": 0.5}
+ENTRY = {"run": None, "task": "classify", "data": "/flowers", "label_column": "label", "split": "test", "weights": "student", "mean": 0.5}
 
 
 def test_the_same_question_replaces_its_answer_and_every_other_one_stands_beside(tmp_path: Path) -> None:
-    others = [ENTRY | change for change in ({"task": "cloze"}, {"data": "/digits"}, {"split": "valid"}, {"weights": "teacher"})]
+    others = [
+        ENTRY | change for change in ({"run": "/b"}, {"task": "cloze"}, {"data": "/digits"}, {"split": "valid"}, {"weights": "teacher"})
+    ]
     others.append(ENTRY | {"label_column": "fine"})
     for entry in (ENTRY, *others, ENTRY | {"mean": 0.75}):
         assert add_result(tmp_path, entry) == tmp_path / NAME

@@ -77,6 +77,31 @@ def test_a_run_without_a_checkpoint_of_another_modality_or_of_a_newer_release_is
         find_source(run)
 
 
+def test_data_that_are_not_prepared_are_not_taken_for_the_prepared_ones_that_are_gone(tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("prepared")))
+    assert find_source(run).prepared == run / "prepared", "not the text that the run was given"
+
+
+def test_a_checkpoint_that_its_run_has_removed_is_one_line(tiny_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
+    source = find_source(run)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(ConfigError, match=r"step_00000002: is gone; .* give the same command again"):
+        load_trunk(source, CPU)
+
+
+def of_the_teacher(run_dir: Path) -> dict:
+    """Parameters of the trunk with the teacher's weights."""
+    return {name: p.detach() for name, p in load_trunk(find_source(run_dir, "teacher"), CPU).named_parameters()}
+
+
+def test_the_teachers_weights_are_the_shadow_in_the_checkpoint(told_run: Path) -> None:
+    (teacher,) = run_distributed(of_the_teacher, 1, told_run)
+    reader = CheckpointReader(told_run / STEP)
+    assert all(torch.equal(tensor, reader.whole("shadow", f"trunk.{name}")) for name, tensor in teacher.items())
+    assert not torch.equal(*(next(iter(teacher.values())), reader.whole("master", f"trunk.{next(iter(teacher))}")))
+
+
 def loaded_and_built(run_dir: Path) -> tuple:
     """Parameters of the trunks of both checkpoints, of the one built, and of the student that starts the run; whether any trains."""
     first, last = (find_source(run_dir / "checkpoints" / f"step_0000000{step}") for step in (1, 2))
