@@ -1,10 +1,10 @@
-"""Labelled text: a folder of csv, tsv, jsonl or parquet files, one per split, or a hub name, read by `datasets`."""
+"""Labelled text: a folder of csv, tsv, jsonl or parquet files, one per split, a saved data set, or a hub name, read by `datasets`."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipes.data.labels import class_name
-from recipes.data.media_table import load_hub_split, names_of
+from recipes.data.media_table import load_hub_split, load_saved, names_of
 from recipes.data.source import TABLE_BUILDERS, table_errors
 from recipes.errors import ConfigError, MissingSplit
 
@@ -30,6 +30,8 @@ def load_split(path: str | None, split: str, text_column: str, label_column: str
         rows = load_hub_split(path, split)
     elif not folder.is_dir():
         raise ConfigError(f"{folder}: one file is one split; point --data at a folder with train.csv and test.csv")
+    elif (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+        rows = load_saved(folder, split)
     else:
         rows = _load_folder(folder, split)
     columns = rows.column_names

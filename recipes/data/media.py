@@ -168,7 +168,7 @@ def _open_file(path: Path, kind: MediaKind, split: str, columns: dict[str, str])
     if suffix not in manifest.SUFFIXES:
         raise ConfigError(f"{path}: unknown kind of file {suffix or '(no suffix)'}; known are {_known(kind)}")
     if split != "train":
-        raise ConfigError(f"{path}: a list of files is one split, and {split!r} was asked for; give the list of that split")
+        raise MissingSplit(f"{path}: a list of files is one split, and {split!r} was asked for; give the list of that split")
     found = manifest.read_manifest(path, **columns)
     return Files(str(path), found.root, found.paths, found.labels, found.columns)
 

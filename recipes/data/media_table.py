@@ -99,12 +99,16 @@ def open_parquet(path: Path, *, column: str, split: str, label_column: str, colu
 
 def open_saved(folder: Path, *, column: str, split: str, label_column: str, column_option: str) -> Table:
     """A folder of save_to_disk, with or without splits, read where it lies. Raises: ConfigError."""
+    return replace(_table(str(folder), load_saved(folder, split), column, label_column, column_option), saved_split=split)
+
+
+def load_saved(folder: Path, split: str) -> Any:
+    """A split of a folder of save_to_disk. Raises: MissingSplit; ConfigError."""
     from datasets import Dataset, load_from_disk
 
     with table_errors(str(folder)):
         saved = load_from_disk(str(folder))
-    dataset = _choose({"train": saved} if isinstance(saved, Dataset) else saved, folder, split)
-    return replace(_table(str(folder), dataset, column, label_column, column_option), saved_split=split)
+    return _choose({"train": saved} if isinstance(saved, Dataset) else saved, folder, split)
 
 
 def open_hub(name: str, *, column: str, split: str, label_column: str, column_option: str) -> Table:

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recipes.errors import ConfigError
 from recipes.finetune.score import Score, best_layer
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # relative to the features' mean variance
 VALIDATION_SHARE = 0.2
+TINY = 1e-30
+"""Variance at least: a collapsed network gives the same features for everything, which leaves the most frequent class."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,12 @@ class Split:
 
     layers: list[Tensor]
     labels_N: Tensor
+
+    def __post_init__(self) -> None:
+        """Raises: ConfigError where a network gives numbers that say nothing."""
+        for number, features_ND in enumerate(self.layers, start=1):
+            if not features_ND.isfinite().all():
+                raise ConfigError(f"layer {number}: its features are not finite, so the run has diverged; probe an older checkpoint")
 
 
 def best_ridge(train: Split, test: Split, num_classes: int) -> Score:
@@ -49,7 +58,7 @@ def fit(features_ND: Tensor, labels_N: Tensor, num_classes: int, penalty: float)
     mean_D, share_C = x_ND.mean(0), y_NC.mean(0)
     x_ND = x_ND - mean_D
     gram_DD = x_ND.T @ x_ND
-    gram_DD.diagonal().add_(penalty * gram_DD.diagonal().mean())
+    gram_DD.diagonal().add_(penalty * gram_DD.diagonal().mean().clamp_min(TINY))
     weights_DC = torch.linalg.solve(gram_DD, x_ND.T @ (y_NC - share_C))
     return weights_DC, share_C - mean_D @ weights_DC
 

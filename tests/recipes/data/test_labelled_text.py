@@ -115,3 +115,16 @@ def test_on_the_hub_validation_is_found_by_any_of_its_names(monkeypatch: pytest.
     assert load("owner/name", "valid") == (["one"], ["0"])
     with pytest.raises(MissingSplit, match="--data owner/name: Unknown split"):
         load("owner/name", "test")
+
+
+def test_a_saved_data_set_is_read_by_its_splits(tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    splits = {
+        name: Dataset.from_dict({"text": [name], "label": [label]}, features=features) for name, label in (("train", 1), ("test", -1))
+    }
+    DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
+    assert load(tmp_path / "saved", "train") == (["train"], ["good"]) and load(tmp_path / "saved", "test") == (["test"], [None])
+    with pytest.raises(MissingSplit, match="no split 'valid', there are train, test"):
+        load(tmp_path / "saved", "valid")

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from recipes.errors import ConfigError
+from recipes.finetune.neighbours import best_neighbours
 from recipes.finetune.ridge import PENALTIES, Split, accuracy, best_ridge, fit, validation_cut
 
 N, D, C = 400, 8, 4
@@ -92,3 +94,17 @@ def test_a_class_that_never_occurs_is_never_said() -> None:
     features_ND, labels_N = separable(0)
     weights = fit(features_ND, labels_N.clamp(max=1), C, 1e-3)
     assert accuracy(weights, features_ND, torch.full((N,), 3)) == 0.0
+
+
+def test_a_collapsed_network_is_worth_the_most_frequent_class() -> None:
+    labels_N = torch.arange(N) % 3 % 2
+    same = Split([torch.full((N, D), 0.7)], labels_N)
+    assert best_ridge(same, same, 2).accuracy == best_neighbours(same, same, 2).accuracy == float((labels_N == 0).double().mean())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_features_that_are_not_finite_are_refused_with_their_layer(value: float) -> None:
+    broken_ND = noise(0)
+    broken_ND[3, 2] = value
+    with pytest.raises(ConfigError, match="layer 2: its features are not finite, so the run has diverged; probe an older checkpoint"):
+        Split([noise(1), broken_ND], torch.zeros(N))

@@ -138,6 +138,12 @@ def test_train_without_labels_says_which_columns_there_are(tmp_path: Path) -> No
         opened(tmp_path / "list.csv")
 
 
+def test_a_list_of_files_is_train_and_a_quarter_of_it_is_held_back(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{number}.png,{number % 2}\n" for number in range(8)))
+    fit, held, _ = opened(tmp_path / "list.csv")
+    assert (len(fit.indices), len(held.indices), fit.classes) == (6, 2, {"0", "1"})
+
+
 def test_a_folder_without_classes_says_so(tmp_path: Path) -> None:
     write_images(tmp_path, 2, UNNAMED)
     with pytest.raises(ConfigError, match=r"2 of 2 items of split train have no label \(missing, empty or -1\); give data with one folder"):
