@@ -4,6 +4,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from recipes.system.columns import terminal_columns
+
 LOG_EVERY_SECONDS = 20.0
 
 
@@ -13,7 +15,7 @@ class ByteProgress:
     def __init__(self, label: str, total: int, *, show_bar: bool, log: Callable[[str], None]) -> None:
         self._label, self._total, self._log = label, total, log
         self._start = self._last_log = time.monotonic()
-        self._bar = _build_bar(label, total) if show_bar and sys.stderr.isatty() else None
+        self._bar = _build_bar(label, total) if show_bar and terminal_columns() else None
         self.num_bytes = 0
 
     def add(self, num_bytes: int) -> None:

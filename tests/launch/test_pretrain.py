@@ -18,10 +18,10 @@ from tests.launching import PRETRAIN, Running, contents, launch, overrides, read
 EVENT_KEYS = {"time", "event", "step"}
 METRICS = {
     *("step", "loss", "grad_norm", "lr", "ema_decay", "target_std", "pred_std", "masked_fraction", "samples", "tokens", "step_seconds"),
-    *("data_wait_seconds", "tokens_per_second", "mfu", "skipped_steps", "world_size", "tp_size"),
+    *("data_wait_seconds", "tokens_per_second", "mfu", "skipped_steps", "world_size", "tp_size", "peak_memory_bytes"),
 }
 EVALUATION = {"eval_loss", "explained_variance", "target_rank", "neighbour_correlation", "frontend_std"}
-TIMED = {"step_seconds", "data_wait_seconds", "tokens_per_second"}
+TIMED = {"step_seconds", "data_wait_seconds", "tokens_per_second", "peak_memory_bytes"}
 
 
 def run_python(modality: str, cwd: Path, *args: object, **env: str) -> subprocess.CompletedProcess[str]:

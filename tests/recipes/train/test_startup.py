@@ -35,7 +35,7 @@ def test_start_says_what_where_and_how_big_and_config_json_keeps_it(tiny_run: Pa
 def test_a_prepared_folder_elsewhere_is_used_and_not_copied(tiny_prepared: Path, tmp_path: Path) -> None:
     done = launch(PRETRAIN_TEXT, ["--data", tiny_prepared, "--run-dir", tmp_path / "run", *overrides()], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "data-parallel 1 x tensor-parallel 1" in done.stdout and "parameters, fp32" in done.stdout
+    assert "data-parallel 1 x tensor-parallel 1" in done.stdout and "parameters, fp32 on the CPU, " in done.stdout
     assert not (tmp_path / "run" / "prepared").exists()
 
 
