@@ -123,7 +123,8 @@ def test_a_real_process_says_no_more_than_a_forked_one(modality: str, tiny_data:
     done = run_python(modality, tmp_path, "--data", tiny_data, *overrides(modality))
     assert (done.returncode, done.stderr) == (0, "")
     said = [line.split()[0] for line in done.stdout.splitlines()]
-    assert said[-7:] == [f"{modality}_tiny:", "1", "run", "step", "step", "done:", "next:"], done.stdout
+    block = [f"{modality}_tiny:", "1", "update", "run", "ready"]
+    assert said[-10:] == [*block, "step", "step", "done:", "curves:", "next:"], done.stdout
 
 
 def test_a_run_dir_has_what_the_product_promises(modality: str, tiny_done: Path) -> None:
