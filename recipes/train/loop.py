@@ -21,7 +21,7 @@ from recipes.errors import ConfigError, OutOfMemory, TrainingBroken
 from recipes.train.guard import Skip, UpdateGuard, check_skips
 from recipes.train.memory import naming_what_to_change, where_it_continues
 from recipes.train.preempt import StopRequest
-from recipes.train.report import EXIT_DONE, finish, report, tell, tell_update
+from recipes.train.report import EXIT_DONE, finish, report, tell, tell_last_save, tell_update
 from recipes.train.schedule import learning_rate
 from recipes.train.startup import StartUp, heldout_batches
 from recipes.train.state import TrainState
@@ -91,6 +91,7 @@ def train(state: TrainState) -> int:
             report(state, metrics)
         with state.watch.paused("save"):  # it may wait for the one before, and a disk takes as long as it takes
             state.saving.save_if_due(state.counters, state.small_states)
+    tell_last_save(state)
     with state.watch.paused("last save"):
         state.saving.finish(state.counters, state.small_states)
     state.beat("leave")

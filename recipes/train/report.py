@@ -50,6 +50,12 @@ def report(state: TrainState, metrics: dict[str, Any]) -> None:
     state.objective.check(metrics)
 
 
+def tell_last_save(state: TrainState) -> None:
+    """To who has asked the run to stop, and waits."""
+    if state.writer and state.stop.agreed:
+        state.writer.terminal.say(f"stopping: saving step {state.step}")
+
+
 def finish(state: TrainState) -> int:
     """Last lines and the exit code: 75 where the run was stopped before its end."""
     done = state.step >= state.recipe.run.max_steps

@@ -111,6 +111,12 @@ def test_what_helps_depends_on_the_phase_and_on_what_is_done_already(name: str, 
     assert [part[: len(beginning)] for part, beginning in zip(found, said, strict=True)] == said
 
 
+def test_where_batches_are_read_fewer_processes_come_first() -> None:
+    for workers, first in ((4, "read with fewer processes (--set data.num_workers=2)"), (1, 'write "train_micro')):
+        recipe = tiny_recipe("speech", run__global_batch_size=12, data__num_workers=workers)
+        assert next(remedies("data", recipe, config_of("zero3_cpu", 4), torch.device("cpu"))).startswith(first)
+
+
 def test_the_smallest_micro_batch_is_said_to_be_that() -> None:
     first, *_ = remedies("forward", tiny_recipe(run__global_batch_size=12), config_of("zero3_cpu", 1), torch.device("cpu"))
     assert first == "train_micro_batch_size_per_gpu is 1 already: take shorter samples or a smaller model"
