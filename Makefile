@@ -17,9 +17,11 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check
 FOR_PYTHON_3_12 := --only-binary=:all: --implementation cp --python-version 3.12 \
   $(foreach tag,_2_28 _2_27 _2_17 2014 1,--platform manylinux$(tag)_x86_64)
 MAX_WHEELS_MIB := 30
+# Where there is no GPU the launcher warns of that twice, even with -q, unless it is told
+ON_CPU := $(if $(wildcard /dev/nvidiactl),,DS_ACCELERATOR=cpu)
 
 quickstart: .venv
-	.venv/bin/deepspeed -q launch/pretrain_text.py
+	$(ON_CPU) .venv/bin/deepspeed -q launch/pretrain_text.py
 	.venv/bin/python launch/probe.py --from runs/text_tiny --task cloze
 
 test: .venv

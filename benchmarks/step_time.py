@@ -5,7 +5,6 @@ python benchmarks/step_time.py --modality text --size base --batch 4 --length 51
 
 import argparse
 import json
-import resource
 import statistics
 import sys
 import time
@@ -76,6 +75,7 @@ def measure(args: argparse.Namespace) -> dict:
     from recipes.cluster.world import join_world, leave_world
     from recipes.objectives.registry import build_objective
     from recipes.train.guard import UpdateGuard
+    from recipes.train.memory import peak_memory_bytes
     from recipes.train.metrics import device_peak_flops
     from recipes.train.spikes import SpikeStatistic
 
@@ -110,7 +110,7 @@ def measure(args: argparse.Namespace) -> dict:
         "best_percent_of_matmul_peak": 100 * flops / min(totals) / peak,
         "mfu": flops / seconds / device_peak if device_peak else None,
         "split_milliseconds": {name: statistics.median(s[name] for s in splits) * 1e3 for name in splits[0]},
-        "peak_memory_bytes": peak_memory(device),
+        "peak_memory_bytes": peak_memory_bytes(device),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
         "precision": config.precision,
         "versions": {name: metadata.version(name) for name in ("torch", "deepspeed", "megatron-core")},
@@ -186,13 +186,6 @@ def matmul_flops(dtype, device) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * MATMUL_SIZE**3 / best
-
-
-def peak_memory(device) -> int:
-    """Most memory held so far: of the device on CUDA, resident of the process on the CPU."""
-    import torch
-
-    return torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 if __name__ == "__main__":

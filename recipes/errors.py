@@ -16,6 +16,10 @@ class LocalError(ConfigError):
     """Met by one process before the ranks have found each other: the first process of each node says it, for rank 0 may know nothing."""
 
 
+class OutOfMemory(ConfigError):
+    """A device or the machine has no memory left. The rank that met it says it, whichever that is: the others know nothing of it."""
+
+
 class MissingSplit(ConfigError):
     """The data have no split of the name that was asked for."""
 

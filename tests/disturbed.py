@@ -28,7 +28,7 @@ NUMBERS: dict[str, object] = {
 }
 KEPT = (6, 9, 12)
 """The steps whose checkpoints an undisturbed run of NUMBERS leaves."""
-TIMED = {"step_seconds", "data_wait_seconds", "tokens_per_second"}
+TIMED = {"step_seconds", "data_wait_seconds", "tokens_per_second", "peak_memory_bytes"}
 Hooks = Mapping[int, Callable[[], Any]]
 State = dict[str, str]
 

@@ -28,6 +28,7 @@ from recipes.modalities.registry import MODALITIES
 from recipes.objectives.registry import build_objective
 from recipes.plan.size import step_flops
 from recipes.train.guard import UpdateGuard
+from recipes.train.memory import peak_memory_bytes
 from recipes.train.metrics import device_peak_flops
 from recipes.train.spikes import SpikeStatistic
 
@@ -129,7 +130,7 @@ def measured(bench: Bench, size: int) -> Row:
     for _ in range(WARM_UP):
         bench.update(batch)
     milliseconds = bench.milliseconds(lambda: bench.update(batch))
-    peak, peak_flops = step_time.peak_memory(bench.device), device_peak_flops(bench.device)
+    peak, peak_flops = peak_memory_bytes(bench.device), device_peak_flops(bench.device)
     flops = step_flops(bench.recipe, batch.num_tokens, size)
     parts = [bench.update(batch) for _ in range(TRACED)]
     numbers = {

@@ -21,7 +21,7 @@ from recipes.system.json_lines import read_rows
 from recipes.train.cli import ROOT, launch_facts
 
 STEPS, SAVED_AT = 5, 3
-TIMES = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu"}
+TIMES = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu", "peak_memory_bytes"}
 COMMON = {
     **{"run.max_steps": STEPS, "run.save_steps": SAVED_AT, "run.eval_steps": STEPS, "run.log_steps": 1, "run.eval_samples": 16},
     **{"run.global_batch_size": 16, "optim.warmup_steps": 2},

@@ -38,7 +38,7 @@ def work(checks: list[Check], device: str, out: Path, pipe: int) -> int:
             try:
                 run_one(check, Context(device, out / "scratch" / check.name.replace(" ", "_")), send)
             except Exception as error:
-                if type(error).__name__ == "OutOfMemoryError":  # torch's; a check without torch imports none
+                if type(error).__name__ in ("OutOfMemoryError", "OutOfMemory"):  # torch's, a run's; a check without torch imports none
                     send(as_json({"row": asdict(Row(WHOLE, CANNOT, does_not_fit(error)))}))
                     send(as_json({"last": check.name}))
                 else:

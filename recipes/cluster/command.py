@@ -1,17 +1,21 @@
 """What a command of launch/ ends with: one line and an exit code, said by the rank that speaks for all. Torch-free."""
 
+import json
 import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from recipes.cluster.environment import is_first_on_node, is_first_rank
-from recipes.errors import EXIT_DEFECT, EXIT_INTERRUPTED, ConfigError, LocalError, Stopped, TrainingBroken
+from recipes.cluster.environment import is_first_on_node, is_first_rank, is_verbose
+from recipes.cluster.memory import naming_out_of_memory
+from recipes.errors import EXIT_DEFECT, EXIT_INTERRUPTED, ConfigError, LocalError, OutOfMemory, Stopped, TrainingBroken
 
 INTERRUPTED = "interrupted; what was saved stays valid and the same command continues"
+SAVED = "stopped on request, everything is saved, no failure (exit code 75): the same command continues"
 LAST_SECONDS = 1.0
 """How much later than the rank that speaks the others end: a launcher kills all as soon as it sees that one has ended badly."""
 LEAVE_SECONDS = 5.0
@@ -23,7 +27,7 @@ def exit_code_of(command: Callable[[], int]) -> int:
     the process is gone LEAVE_SECONDS after Python's own end has begun."""
     code = EXIT_DEFECT
     try:
-        code = _said(command)
+        code = _code_of(command)
         return code
     finally:
         threading.Thread(target=_end_late, args=(code,), daemon=True, name="end").start()
@@ -39,21 +43,47 @@ def _end_late(code: int) -> None:
     os._exit(code)
 
 
-def _said(command: Callable[[], int]) -> int:
+def _code_of(command: Callable[[], int]) -> int:
     try:
-        return command()
+        with naming_out_of_memory():
+            code = command()
     except (ConfigError, TrainingBroken) as error:
-        if is_first_rank() or (isinstance(error, LocalError) and is_first_on_node()):
-            print(f"error: {error}", file=sys.stderr, flush=True)
-        else:
-            time.sleep(LAST_SECONDS)
+        _tell(error)
         return error.exit_code
     except Stopped as stop:
         if is_first_rank():
             print(stop)
+        tell_torchrun(str(stop))
         return stop.exit_code
     except KeyboardInterrupt:
         exit_at_once()  # Python would wait for a thread that writes
+    except Exception:
+        tell_torchrun(traceback.format_exc())
+        raise
+    if code == Stopped.exit_code:
+        tell_torchrun(SAVED)
+    return code
+
+
+def _tell(error: ConfigError | TrainingBroken) -> None:
+    """The line, from the rank that speaks; the others end later than it."""
+    line, speaks = f"error: {error}", is_first_rank() or (isinstance(error, LocalError) and is_first_on_node())
+    tell_torchrun(line)
+    if not speaks:
+        time.sleep(LAST_SECONDS)
+    if is_verbose() and error.__cause__ is not None:
+        traceback.print_exception(error.__cause__)
+    if speaks or isinstance(error, OutOfMemory):
+        print(line, file=sys.stderr, flush=True)
+
+
+def tell_torchrun(text: str) -> None:
+    """Leave `text` where torchrun looks for what it prints of a rank that has failed, below a page of its own: else it says that nothing
+    is known. Source: torch 2.13, distributed/elastic/multiprocessing/errors."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        place = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        with suppress(OSError), open(path, "w") as file:
+            json.dump({"message": {"message": text, "extraInfo": place}}, file)
 
 
 def exit_at_once() -> NoReturn:

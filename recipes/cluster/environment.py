@@ -82,10 +82,15 @@ def may_see_devices() -> bool:
     return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
 
 
+def is_verbose() -> bool:
+    """Whether the user wants to see everything (DATA2VEC_VERBOSE=1)."""
+    return os.environ.get("DATA2VEC_VERBOSE") == "1"
+
+
 def quiet_libraries() -> None:
     """Keep the chatter of torch, Megatron, DeepSpeed and the hub's client off the terminal unless DATA2VEC_VERBOSE=1. Call
     before importing them."""
-    if os.environ.get("DATA2VEC_VERBOSE") == "1":
+    if is_verbose():
         return
     warnings.simplefilter("ignore")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

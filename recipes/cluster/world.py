@@ -68,6 +68,12 @@ class World:
         dist.all_gather_object(values, value, group=self.control)
         return values
 
+    def largest(self, number: int) -> int:
+        """Of the numbers of all ranks."""
+        shared = torch.tensor(number, dtype=torch.int64)
+        dist.all_reduce(shared, dist.ReduceOp.MAX, group=self.control)
+        return int(shared)
+
 
 def join_world() -> World:
     """Start torch.distributed from the launcher's variables (deepspeed, torchrun, srun), or alone. nccl on CUDA, gloo elsewhere.

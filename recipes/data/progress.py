@@ -4,6 +4,8 @@ import sys
 import time
 from collections.abc import Callable
 
+from recipes.system.columns import terminal_columns
+
 LOG_EVERY_SECONDS = 20.0
 
 
@@ -13,7 +15,7 @@ class ItemProgress:
     def __init__(self, label: str, total: int, *, unit: str, log: Callable[[str], None], show_bar: bool = True) -> None:
         self._label, self._total, self._unit, self._log = label, total, unit, log
         self._start = self._last_log = time.monotonic()
-        self._bar = _build_bar(label, total, unit) if show_bar and sys.stderr.isatty() else None
+        self._bar = _build_bar(label, total, unit) if show_bar and terminal_columns() else None
         self.num_done = 0
 
     def add(self, num: int) -> None:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from deepspeed.git_version_info import installed_ops
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch.utils import cpp_extension
 
@@ -83,6 +84,11 @@ def build_folder() -> Path:
     kind = repr((torch.__version__, sys.version_info[:2], processor))
     root = os.environ.get(BUILD_ROOT) or cpp_extension.get_default_build_root()
     return Path(root, f"data2vec_{hashlib.sha256(kind.encode()).hexdigest()[:12]}")
+
+
+def is_compiled() -> bool:
+    """Whether build_cpu_adam() finds the op here; else it compiles for a minute."""
+    return bool(installed_ops.get("cpu_adam")) or (build_folder() / "cpu_adam" / "cpu_adam.so").exists()
 
 
 @contextlib.contextmanager

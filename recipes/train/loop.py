@@ -17,10 +17,11 @@ from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 from recipes.engine import shards
 from recipes.engine.update import backward, set_learning_rate, step
-from recipes.errors import ConfigError, TrainingBroken
+from recipes.errors import ConfigError, OutOfMemory, TrainingBroken
 from recipes.train.guard import Skip, UpdateGuard, check_skips
+from recipes.train.memory import naming_what_to_change, where_it_continues
 from recipes.train.preempt import StopRequest
-from recipes.train.report import EXIT_DONE, finish, report, tell, tell_update
+from recipes.train.report import EXIT_DONE, finish, report, tell, tell_last_save, tell_update
 from recipes.train.schedule import learning_rate
 from recipes.train.startup import StartUp, heldout_batches
 from recipes.train.state import TrainState
@@ -41,10 +42,16 @@ def run(recipe: Recipe, config: EngineConfig, run_dir: Path, facts: dict[str, An
         stack.callback(lambda: None if stop.is_urgent else watch.close())
         stack.callback(lambda: None if stop.is_urgent else leave_world())
         try:
-            state = StartUp(recipe, config, run_dir, facts, world=world, stop=stop, watch=watch, stack=stack).run()
+            with naming_what_to_change(recipe, config, world, watch):
+                state = StartUp(recipe, config, run_dir, facts, world=world, stop=stop, watch=watch, stack=stack).run()
             return watch.end(EXIT_DONE if state is None else _train_and_tell(state))
+        except OutOfMemory as error:
+            watch.end_with(error)
+            raise OutOfMemory(f"{error}; {where_it_continues(run_dir)}") from error.__cause__
         except BaseException as error:
             watch.end_with(error)
+            if told := endings.told_by_another(run_dir / endings.FOLDER, world.rank, error):
+                raise ConfigError(f"{told}; {where_it_continues(run_dir)}") from error
             raise
 
 
@@ -52,7 +59,8 @@ def _train_and_tell(state: TrainState) -> int:
     """The loop, and a line in events.jsonl where it does not come to its end."""
     with ExitStack() as waiting, state.saving:
         try:
-            return train(state)
+            with naming_what_to_change(state.recipe, state.config, state.world, state.watch):
+                return train(state)
         except Exception as error:
             state.watch.end_with(error)  # before a running save is waited for: who ended first is the cause
             message = str(error) if isinstance(error, ConfigError | TrainingBroken) else f"{type(error).__name__}: {error}"
@@ -84,6 +92,7 @@ def train(state: TrainState) -> int:
             report(state, metrics)
         with state.watch.paused("save"):  # it may wait for the one before, and a disk takes as long as it takes
             state.saving.save_if_due(state.counters, state.small_states)
+    tell_last_save(state)
     with state.watch.paused("last save"):
         state.saving.finish(state.counters, state.small_states)
     state.beat("leave")

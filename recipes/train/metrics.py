@@ -1,20 +1,19 @@
-"""Where a run's numbers go: metrics.jsonl (the truth), the terminal, wandb when asked. Computes rates, no statistics."""
+"""Where a run's numbers go: metrics.jsonl (the truth), the terminal (step_lines.py), wandb when asked. Computes rates, no statistics."""
 
 import sys
 import threading
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from recipes.config import Recipe
-from recipes.objectives.base import Column, Display
+from recipes.objectives.base import Display
 from recipes.plan.size import step_flops
 from recipes.system.json_lines import JsonLines
+from recipes.train.step_lines import StepLines
 
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bf16, from the vendor's data sheets
 WANDB_PATIENCE_SECONDS = 20.0
@@ -41,10 +40,10 @@ class MetricsWriter:
     """The reporter of rank 0. `write` takes one logged step; timings are means since the step logged before."""
 
     def __init__(self, lines: JsonLines, recipe: Recipe, display: Display, run_dir: Path, *, device: torch.device, first_step: int) -> None:
-        self._lines, self._recipe, self._display = lines, recipe, display
+        self._lines, self._recipe = lines, recipe
         self._peak = device_peak_flops(device)
         self._wandb = WandbMirror(recipe, run_dir) if recipe.run.wandb != "off" else None
-        self._bar = tqdm(initial=first_step, total=recipe.run.max_steps, unit="step", disable=not sys.stderr.isatty())
+        self.terminal = StepLines(display, first_step=first_step, last_step=recipe.run.max_steps)
 
     def write(self, metrics: dict[str, Any], interval: Interval) -> None:
         """Add the rates over `interval` to `metrics` and send them to every sink."""
@@ -53,39 +52,15 @@ class MetricsWriter:
         metrics["tokens_per_second"] = interval.tokens / interval.seconds
         metrics["mfu"] = flops / (self._peak * metrics["world_size"]) if self._peak else None
         self._lines.append(metrics)
-        self._show(metrics)
+        self.terminal.show(metrics)
         if self._wandb:
             self._wandb.log(metrics)
 
-    def say(self, line: str) -> None:
-        """One line on the terminal, above the bar if there is one."""
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
-
     def close(self) -> None:
         """Flush everything; never waits long for wandb."""
-        self._bar.close()
+        self.terminal.close()
         if self._wandb:
             self._wandb.finish()
-
-    def _show(self, metrics: dict[str, Any]) -> None:
-        remaining = (self._recipe.run.max_steps - metrics["step"]) * metrics["step_seconds"]
-        facts = f"{_cells(self._display.every_step, metrics)}  {metrics['tokens_per_second']:,.0f} tokens/s"
-        if metrics["mfu"] is not None:
-            facts += f"  MFU {metrics['mfu']:.1%}"
-        if evaluated := _cells(self._display.at_evaluations, metrics):
-            facts += f"  | {evaluated}"
-        if self._bar.disable:
-            last = self._recipe.run.max_steps
-            self.say(f"step {metrics['step']:>{len(str(last))}}/{last}  {facts}  ETA {format_seconds(remaining)}")
-            return
-        self._bar.set_postfix_str(facts)
-        self._bar.update(metrics["step"] - self._bar.n)
-
-
-def _cells(columns: Iterable[Column], metrics: Mapping[str, Any]) -> str:
-    """The columns that the metrics have."""
-    return "  ".join(f"{one.label} {metrics[one.key]:{one.format}}" for one in columns if one.key in metrics)
 
 
 class WandbMirror:
@@ -142,11 +117,3 @@ def device_peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return None if "MIG" in name else next((tflops * 1e12 for key, tflops in PEAK_TFLOPS.items() if key in name), None)
-
-
-def format_seconds(seconds: float) -> str:
-    """1 h 02 min, 3 min 20 s or 12 s."""
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

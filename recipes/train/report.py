@@ -1,9 +1,11 @@
 """What is told of a run while it trains: events of an update, a logged step, how it ended. When: recipes/train/loop.py."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from recipes.train.guard import Skip, UpdateHealth, blamed_samples, check_finite
+from recipes.train.memory import format_bytes, peak_memory_bytes
 from recipes.train.metrics import Interval
 from recipes.train.plot import plot_metrics
 from recipes.train.state import TrainState
@@ -18,7 +20,9 @@ def tell(state: TrainState, kind: str, **facts: Any) -> None:
 
 
 def tell_update(state: TrainState, health: UpdateHealth, skip: Skip | None, seconds: float) -> None:
-    """Events of the update that has just ended, where there is anything to say."""
+    """The update that has just ended: on the bar, and in events where there is anything to say."""
+    if state.writer:
+        state.writer.terminal.step(state.step)
     update = state.counters.update - 1
     for spike in health.spikes:
         tell(state, "spike", update=update, **asdict(spike), action=state.recipe.guard.spike)
@@ -37,6 +41,7 @@ def report(state: TrainState, metrics: dict[str, Any]) -> None:
         "skipped_steps": counters.update - counters.step,
         "world_size": state.world.size,
         "tp_size": state.objective.parallel.tp_size,
+        "peak_memory_bytes": state.world.largest(peak_memory_bytes(state.device)),
     }
     if state.writer:
         state.writer.write(metrics, interval)
@@ -45,19 +50,31 @@ def report(state: TrainState, metrics: dict[str, Any]) -> None:
     state.objective.check(metrics)
 
 
+def tell_last_save(state: TrainState) -> None:
+    """To who has asked the run to stop, and waits."""
+    if state.writer and state.stop.agreed:
+        state.writer.terminal.say(f"stopping: saving step {state.step}")
+
+
 def finish(state: TrainState) -> int:
     """Last lines and the exit code: 75 where the run was stopped before its end."""
     done = state.step >= state.recipe.run.max_steps
+    memory = state.world.largest(peak_memory_bytes(state.device))
     if state.writer and state.run_dir:
         state.writer.close()
         reason = state.stop.reason or "a request on another rank"
         state.stop.obeyed()
         state.run_dir.event("stop", step=state.step, reason="done" if done else reason)
-        if done:
-            picture = plot_metrics(state.run_dir.path, state.objective.display.panels)
-            curves = f"; curves in {picture.name}" if picture else ""
-            state.writer.say(f"done: {state.step} steps, {state.counters.tokens:,} tokens in {state.run_dir.path}{curves}")
-            state.writer.say(f"next: python launch/probe.py --from {state.run_dir.path}")
-        else:
-            state.writer.say(f"stopped by {reason} at step {state.step}, saved; the same command continues")
+        stopped = f"stopped by {reason} at step {state.step}, saved; the same command continues"
+        for line in _last_lines(state, memory) if done else (stopped,):
+            state.writer.terminal.say(line)
     return EXIT_DONE if done else EXIT_REQUEUE
+
+
+def _last_lines(state: TrainState, memory: int) -> Iterator[str]:
+    assert state.run_dir is not None
+    path, tokens = state.run_dir.path, state.counters.tokens
+    yield f"done: {state.step} steps, {tokens:,} tokens in {path}; peak memory {format_bytes(memory)} a rank"
+    if picture := plot_metrics(path, state.objective.display.panels):
+        yield f"curves: {picture}"
+    yield f"next: python launch/probe.py --from {path}"

@@ -24,11 +24,11 @@ from recipes.config import Recipe
 from recipes.data.loader import Dataset, UpdateLoader, UpdateOrder, check_enough, eval_batches, rank_share
 from recipes.ds_config import BatchPlan, EngineConfig
 from recipes.engine.build import PRECISIONS, is_supported
+from recipes.engine.cpu_adam import is_compiled
 from recipes.errors import ConfigError
 from recipes.modalities.base import Modality
 from recipes.modalities.registry import modality_of
 from recipes.objectives.registry import build_objective, objective_class
-from recipes.plan.size import num_parameters
 from recipes.run_dir.run_dir import RunDir, check_same_data, check_same_recipe
 from recipes.settings import recipe_to_dict
 from recipes.train.bad_items import BadItems
@@ -37,7 +37,9 @@ from recipes.train.plot import CURVES, plot_metrics
 from recipes.train.preempt import StopRequest
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
+from recipes.train.start_block import what_runs, where_it_goes
 from recipes.train.state import TrainData, TrainState
+from recipes.train.step_lines import warn
 from recipes.watch import endings
 from recipes.watch.watch import Watch
 
@@ -86,6 +88,7 @@ class StartUp:
         here = world.hosts.count(world.hosts[world.rank])
         loader = build_loader(recipe, train_data, self.config.batch, parallel.dp_rank, first_update=expected.update, ranks_on_node=here)
         self.stack.callback(loader.close)
+        self._say_what_comes(expected.step)
         data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction))
         facts = self.facts | {"data_fingerprint": train_data.fingerprint, "deepspeed": self.config.deepspeed}
         state = self._build(parallel, data, facts, expected.step)
@@ -100,7 +103,7 @@ class StartUp:
     def _take_run_dir(self) -> Counters:
         """Own the run dir, where the recipe is that of the run; where the run then stands. On rank 0."""
         with self.stop.interruptible("preparation"):  # a lock of another machine is watched for half a minute
-            self.run_dir = RunDir(self.path)
+            self.run_dir = RunDir(self.path, say=warn)
             self.stack.callback(self.run_dir.release)
         self.run_dir.accepted = check_same_recipe(self.path, self.recipe)
         remove_leftovers(self.path)
@@ -147,6 +150,16 @@ class StartUp:
             raise
         return prepared
 
+    def _say_what_comes(self, step: int) -> None:
+        """Before what may be silent for minutes."""
+        lines = what_runs(self.recipe, self.config, self.world.device)
+        if self.config.offloads_optimizer and not is_compiled():
+            lines.append("compiling DeepSpeed's CPU optimizer: a minute, the first time on this kind of machine")
+        if step:
+            lines.append(f"loading the checkpoint of step {step}")
+        for line in lines if self.world.rank == 0 else ():
+            print(line, flush=True)
+
     def _build(self, parallel: Parallel, data: TrainData, facts: dict[str, Any], step: int) -> TrainState:
         """Engines with the newest checkpoint in them, and what saves them."""
         recipe, world, run_dir = self.recipe, self.world, self.run_dir
@@ -183,8 +196,9 @@ class StartUp:
             run_dir.event("takeover", step=state.step, owner=run_dir.taken_from)
         if run_dir.accepted:
             run_dir.event("change", step=state.step, fields=run_dir.accepted)
-        for line in start_block(state, seconds):
-            state.writer.say(line)
+        self.stack.callback(state.writer.terminal.close)  # whatever ends the run says so below the bar
+        for line in where_it_goes(recipe, run_dir, state.step, seconds):
+            state.writer.terminal.say(line)
 
 
 def check_precision(config: EngineConfig) -> None:
@@ -227,19 +241,3 @@ def build_loader(
         first_update=first_update,
         ranks_on_node=ranks_on_node,
     )
-
-
-def start_block(state: TrainState, seconds: float) -> list[str]:
-    """What, where, how big: the first lines on the terminal."""
-    recipe, batch, run_dir = state.recipe, state.config.batch, state.run_dir
-    assert run_dir is not None
-    return [
-        f"{recipe.name}: {num_parameters(recipe):,} parameters, {state.config.precision}, {state.config.path}",
-        f"{batch.world_size} ranks = data-parallel {batch.dp_size} x tensor-parallel {batch.tp_size}; "
-        f"update of {recipe.run.global_batch_size} samples = {batch.dp_size} x micro {batch.micro_batch_size} x accumulation "
-        f"{batch.accumulation_steps}",
-        f"run dir {run_dir.path}, {'resumed at' if state.step else 'from'} step {state.step} to {recipe.run.max_steps}; "
-        f"ready in {seconds:.1f} s",
-        *([f"taken over from {run_dir.taken_from}, which has ended without a word"] if run_dir.taken_from else []),
-        *([f"changed: {', '.join(f'{key} {old} -> {new}' for key, (old, new) in run_dir.accepted.items())}"] if run_dir.accepted else []),
-    ]

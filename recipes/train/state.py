@@ -64,6 +64,8 @@ class TrainState:
     def beat(self, phase: str, micro_batch: int = 0) -> None:
         """This rank has come to `phase`. Every rank calls it at the same places."""
         self.watch.beat(self.step, phase, micro_batch)
+        if self.writer:
+            self.writer.terminal.beat(self.step, phase, micro_batch)
 
     def small_states(self) -> dict[str, Any]:
         """What a checkpoint holds beside shards and counters."""

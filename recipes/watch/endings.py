@@ -6,12 +6,14 @@ Standard library only, since watchers and batch scripts read and write them. Who
 import json
 import re
 import shutil
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from recipes.errors import ConfigError
 from recipes.system.durable import write_text_atomically
 
 FOLDER, ROSTER, HANG = "watch", "ranks.json", "hang.json"
@@ -22,6 +24,7 @@ BROKEN_CONNECTION = re.compile(r"(connection|peer).*clos|closed by|reset by|refu
 AFTER_SECONDS, BESIDE_SECONDS = 10.0, 1.0
 """A rank that is killed is noticed by the others within milliseconds, or when their library gives up waiting; by its watcher about
 as soon. So a death this long after a broken connection, or after any other error, may well have been before it."""
+WORDS_SECONDS = 1.0
 SAYING = {
     "silent": "ended without a word (killed, or crashed in native code)",
     "gone": "left no word at all: its node is gone, or all that ran there was killed at once",
@@ -99,6 +102,21 @@ def read_endings(folder: Path) -> list[Ending]:
     behind = {one["rank"]: one for one in hang["behind"]} if isinstance(hang, dict) else {}
     hosts |= {rank: one["host"] for rank, one in [*behind.items(), *records.items()]}
     return [_ending(rank, host, records.get(rank), behind.get(rank)) for rank, host in sorted(hosts.items())]
+
+
+def told_by_another(folder: Path, rank: int, error: BaseException) -> str | None:
+    """What the user can fix, in the words of the rank that ended of it, where `error` says that a connection to it broke. Waits for them a
+    moment: a rank's connections close while its watcher writes."""
+    deadline = time.monotonic() + WORDS_SECONDS
+    while isinstance(error, RuntimeError) and BROKEN_CONNECTION.search(str(error)):
+        with suppress(OSError):
+            for one in read_endings(folder):
+                if one.rank != rank and one.code == ConfigError.exit_code:
+                    return one.message
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return None
 
 
 def first_failure(endings: Sequence[Ending]) -> Ending | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from recipes.errors import EXIT_DEFECT, EXIT_INTERRUPTED
 from recipes.system.processes import stop_signals_blocked
-from recipes.watch.heartbeat import SIZE, Memory, read_beat, write_beat, write_time
+from recipes.watch.heartbeat import SIZE, Beat, Memory, read_beat, write_beat, write_time
 from recipes.watch.watcher import DUMP_SIGNAL, WatchTarget
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +64,11 @@ class Watch:
         """Training has come here: a sign of life. To be called by all ranks in the same order; `step`: updates applied so far."""
         self._count, self._step = self._count + 1, step
         write_beat(self._memory, self._count, step, micro_batch, phase, is_paused=self._paused)
+
+    @property
+    def place(self) -> Beat:
+        """The last sign of life: where in training this rank is."""
+        return read_beat(self._memory)
 
     def alive(self) -> None:
         """Still at the same place but getting on, where the ranks do not do so equally often."""

@@ -18,10 +18,10 @@ from tests.launching import PRETRAIN, Running, contents, launch, overrides, read
 EVENT_KEYS = {"time", "event", "step"}
 METRICS = {
     *("step", "loss", "grad_norm", "lr", "ema_decay", "target_std", "pred_std", "masked_fraction", "samples", "tokens", "step_seconds"),
-    *("data_wait_seconds", "tokens_per_second", "mfu", "skipped_steps", "world_size", "tp_size"),
+    *("data_wait_seconds", "tokens_per_second", "mfu", "skipped_steps", "world_size", "tp_size", "peak_memory_bytes"),
 }
 EVALUATION = {"eval_loss", "explained_variance", "target_rank", "neighbour_correlation", "frontend_std"}
-TIMED = {"step_seconds", "data_wait_seconds", "tokens_per_second"}
+TIMED = {"step_seconds", "data_wait_seconds", "tokens_per_second", "peak_memory_bytes"}
 
 
 def run_python(modality: str, cwd: Path, *args: object, **env: str) -> subprocess.CompletedProcess[str]:
@@ -123,7 +123,8 @@ def test_a_real_process_says_no_more_than_a_forked_one(modality: str, tiny_data:
     done = run_python(modality, tmp_path, "--data", tiny_data, *overrides(modality))
     assert (done.returncode, done.stderr) == (0, "")
     said = [line.split()[0] for line in done.stdout.splitlines()]
-    assert said[-7:] == [f"{modality}_tiny:", "1", "run", "step", "step", "done:", "next:"], done.stdout
+    block = [f"{modality}_tiny:", "1", "update", "run", "ready"]
+    assert said[-10:] == [*block, "step", "step", "done:", "curves:", "next:"], done.stdout
 
 
 def test_a_run_dir_has_what_the_product_promises(modality: str, tiny_done: Path) -> None:

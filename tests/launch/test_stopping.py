@@ -15,7 +15,7 @@ from tests.launching import PRETRAIN, PRETRAIN_TEXT, Running, launch, overrides,
 from tests.made_up import write_tones
 from tests.processes import gone, processes_of
 
-TIMED = {"step_seconds", "data_wait_seconds", "tokens_per_second"}
+TIMED = {"step_seconds", "data_wait_seconds", "tokens_per_second", "peak_memory_bytes"}
 FOREVER = 100_000
 STOPPED = "stopped by {} at step {}, saved; the same command continues"
 

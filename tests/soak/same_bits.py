@@ -23,7 +23,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS, STOPPED_AT = 30, 20
-TIMINGS = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu"}
+TIMINGS = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu", "peak_memory_bytes"}
 COMMON = {
     **{"run.max_steps": STEPS, "run.log_steps": 1, "run.save_steps": STOPPED_AT, "run.eval_steps": 10, "run.eval_samples": 32},
     **{"run.global_batch_size": 8, "optim.warmup_steps": 10},

@@ -12,7 +12,7 @@ from tests.launching import PRETRAIN_TEXT, ROOT, Ranks, launch, overrides, read_
 
 TOY = Path(__file__).parent / "toy_classify.py"
 STEPS, STOPPED_AT = 14, 8
-TIMINGS = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu", "world_size", "tp_size"}
+TIMINGS = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu", "peak_memory_bytes", "world_size", "tp_size"}
 SETTINGS: dict[str, object] = {"model__num_layers": 2, "optim__lr": 0.01, "run__save_steps": 4, "run__eval_steps": 7, "run__seed": 3}
 FROZEN, FROZEN_AT_FIRST, TRAINED = (
     "trunk.frontend.tokens.weight",

@@ -1,11 +1,15 @@
 """How commands end: one line, exit codes, and which rank speaks."""
 
+import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recipes.cluster.command import exit_code_of
-from recipes.errors import ConfigError, Stopped, TrainingBroken
+from recipes.errors import ConfigError, LocalError, OutOfMemory, Stopped, TrainingBroken
 from tests.distributed import run_command
 from tests.launching import ROOT
 
@@ -88,3 +92,64 @@ def test_a_stop_before_anything_was_saved_is_one_line_and_its_code(capsys: pytes
 
     assert exit_code_of(command) == 75
     assert capsys.readouterr() == ("stopped by SIGTERM during preparation; the same command continues\n", "")
+
+
+def raising(error: BaseException) -> Callable[[], Any]:
+    def command() -> int:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ConfigError("a fact; a remedy"), "error: a fact; a remedy"),
+        (TrainingBroken("step 7"), "error: step 7"),
+        (Stopped("stopped by SIGTERM"), "stopped by SIGTERM"),
+        (75, "stopped on request, everything is saved, no failure (exit code 75): the same command continues"),
+        (ZeroDivisionError("a defect"), "ZeroDivisionError: a defect"),
+        (0, None),
+    ],
+    ids=lambda value: value.__class__.__name__,
+)
+def test_torchrun_finds_how_a_rank_ended_where_it_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException | int, line: str | None
+) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    try:
+        exit_code_of(raising(error) if isinstance(error, BaseException) else lambda: error)
+    except ZeroDivisionError:
+        assert error.__class__ is ZeroDivisionError
+    assert (tmp_path / "error.json").exists() == (line is not None)
+    if line is not None:
+        found: Any = ProcessFailure(0, 7, 2, str(tmp_path / "error.json")).message
+        assert found["extraInfo"]["py_callstack"].splitlines()[-1] == line == json.loads(json.dumps(found["message"])).splitlines()[-1]
+
+
+def test_torchruns_folder_that_is_gone_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/nowhere/error.json")
+    assert exit_code_of(raising(ConfigError("x"))) == 2
+
+
+@pytest.mark.parametrize(("local_rank", "local"), [(1, ""), (0, "error: local\n")])
+def test_memory_is_told_by_whichever_rank_lacks_it_and_a_nodes_error_by_its_first_rank(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, local_rank: int, local: str
+) -> None:
+    for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": str(local_rank)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("recipes.cluster.command.LAST_SECONDS", 0.0)
+    assert exit_code_of(raising(OutOfMemory("memory"))) == exit_code_of(raising(MemoryError())) == 2
+    assert capsys.readouterr().err.startswith("error: memory\nerror: out of memory (")
+    assert exit_code_of(raising(LocalError("local"))) == 2 and capsys.readouterr().err == local
+
+
+def test_what_a_line_came_from_is_shown_to_those_who_want_to_see_everything(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATA2VEC_VERBOSE", "1")
+    assert exit_code_of(raising(MemoryError("std::bad_alloc"))) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown and shown.splitlines()[-1].startswith("error: out of memory (std::bad_alloc); ")

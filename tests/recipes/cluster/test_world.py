@@ -66,6 +66,15 @@ def test_a_mistake_on_one_node_is_raised_on_all_with_the_nodes_name() -> None:
     assert run_distributed(everywhere, 3, ("no file", "no file", "no file")) == ["no file"] * 3
 
 
+def largest() -> int:
+    world = World(dist.get_rank(), dist.get_world_size(), torch.device("cpu"), dist.new_group(backend="gloo"))
+    return world.largest((5 << 40) - world.rank)
+
+
+def test_the_largest_of_all_ranks_numbers_is_known_on_all() -> None:
+    assert run_distributed(largest, 2) == [5 << 40] * 2
+
+
 def join_alone() -> tuple:
     dist.destroy_process_group()
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE"):

@@ -1,6 +1,5 @@
 """Progress: lines in a log, and silence where nobody looks."""
 
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -25,7 +24,7 @@ def test_a_bar_gets_every_byte_and_is_taken_away(monkeypatch: pytest.MonkeyPatch
     calls: list[object] = []
     bar = SimpleNamespace(update=calls.append, close=lambda: calls.append("closed"))
     monkeypatch.setattr(progress, "_build_bar", lambda label, total, unit: calls.append((label, total, unit)) or bar)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(progress, "terminal_columns", lambda: 80)
     counted = ByteProgress("reading", 40, show_bar=True, log=lambda line: None)
     counted.add(10)
     counted.add(30)
@@ -43,11 +42,11 @@ def test_items_are_counted_under_their_own_name(monkeypatch: pytest.MonkeyPatch)
     assert lines == ["features: 1,500 of 2,000 examples in 25.0 s, 60.0 a second"]
 
 
-@pytest.mark.parametrize(("show_bar", "is_terminal", "is_drawn"), [(True, True, True), (True, False, False), (False, True, False)])
+@pytest.mark.parametrize(("show_bar", "columns", "is_drawn"), [(True, 80, True), (True, 0, False), (True, None, False), (False, 80, False)])
 def test_a_bar_is_drawn_on_a_terminal_that_asks_for_it(
-    show_bar: bool, is_terminal: bool, is_drawn: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    show_bar: bool, columns: int | None, is_drawn: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(progress, "terminal_columns", lambda: columns)
     counted = ByteProgress("reading", 0, show_bar=show_bar, log=lambda line: None)
     counted.add(10)
     counted.close()

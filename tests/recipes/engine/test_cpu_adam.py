@@ -133,6 +133,16 @@ def test_processors_with_other_instruction_sets_have_ops_of_their_own(monkeypatc
     assert len(folders) == 2
 
 
+def test_it_is_known_before_whether_the_op_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes.engine import cpu_adam
+
+    monkeypatch.setenv(cpu_adam.BUILD_ROOT, str(tmp_path))
+    assert not cpu_adam.is_compiled()
+    (cpu_adam.build_folder() / "cpu_adam").mkdir(parents=True)
+    (cpu_adam.build_folder() / "cpu_adam" / "cpu_adam.so").touch()
+    assert cpu_adam.is_compiled()
+
+
 def compile_flags(by_lscpu: bool) -> list[str]:
     """Of DeepSpeed's op, from cpu_info, or from DeepSpeed's own fallback where py-cpuinfo fails: lscpu."""
     from deepspeed.ops.op_builder import CPUAdamBuilder

@@ -30,7 +30,7 @@ CHANCE = {
     "vision": "model.block.drop_path=0.3",
 }
 """What each modality's published recipe leaves to chance beside or in place of the others."""
-TIMINGS = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu"}
+TIMINGS = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu", "peak_memory_bytes"}
 MICRO = {"text": 2, "speech": 2, "vision": 2, SHIPPED: 4}
 Rows = list[dict[str, Any]]
 

@@ -14,13 +14,12 @@ from recipes.objectives.data2vec import Data2Vec
 from recipes.plan.size import step_flops
 from recipes.system.json_lines import JsonLines
 from recipes.train import metrics as metrics_module
-from recipes.train.metrics import Interval, MetricsWriter, device_peak_flops, format_seconds
+from recipes.train.metrics import Interval, MetricsWriter, device_peak_flops
 from tests.distributed import run_command
 from tests.launching import ROOT, tiny_recipe
 
 CPU = torch.device("cpu")
 STEP = {"loss": 0.1 + 0.2, "target_std": 0.9, "world_size": 1}
-HELD_OUT = {"eval_loss": 1.5, "explained_variance": 0.25, "target_rank": 12.0}
 
 
 def writer_of(folder: Path, first_step: int = 0, **changes: object) -> MetricsWriter:
@@ -70,27 +69,6 @@ def test_the_peak_is_known_or_null(monkeypatch: pytest.MonkeyPatch, name: str, p
     assert device_peak_flops(CPU) is None
 
 
-def test_a_log_file_gets_a_line_a_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    written(tmp_path, {"step": 4, **STEP}, {"step": 8, **STEP, **HELD_OUT})
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "step    4/1000  loss 0.3000  target_std 0.900  300 tokens/s  ETA 8 min 18 s"
-    assert "| eval_loss 1.5000  explained 0.250  rank 12.0  ETA" in lines[1]
-    assert len(lines) == 2
-
-
-def test_the_bar_begins_where_a_resumed_run_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[dict[str, Any]] = []
-    tqdm = metrics_module.tqdm
-
-    def noted(**options: Any) -> Any:
-        made.append(options)
-        return tqdm(**options)
-
-    monkeypatch.setattr(metrics_module, "tqdm", noted)
-    writer_of(tmp_path, first_step=40, run__max_steps=1000).close()
-    assert (made[0]["initial"], made[0]["total"]) == (40, 1000)
-
-
 class WandbStandIn(ModuleType):
     """wandb as far as it is called: what a run was begun with, and its rows. What the library makes of them: the tests below."""
 
@@ -127,11 +105,6 @@ def test_wandb_gets_each_row_under_its_step_and_the_mode_that_was_asked_for(tmp_
     assert not any("probe" in row for _, row in wandb.rows), "what is not known is left out"
     asked = {"project": "data2vec", "name": tmp_path.name, "group": tmp_path.name, "dir": str(tmp_path), "mode": "offline"}
     assert {name: wandb.begun[name] for name in asked} == asked and wandb.finished
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0.9, "0 s"), (59, "59 s"), (60, "1 min 00 s"), (200, "3 min 20 s"), (3720, "1 h 02 min")])
-def test_durations_read_well(seconds: float, text: str) -> None:
-    assert format_seconds(seconds) == text
 
 
 PROGRAM = """

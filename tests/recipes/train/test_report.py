@@ -5,12 +5,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from recipes.checkpoint.layout import Counters
 from recipes.errors import TrainingBroken
 from recipes.objectives.data2vec import Data2Vec
 from recipes.train.metrics import Interval
-from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, tell, tell_update
+from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, tell, tell_last_save, tell_update
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
 from tests.recipes.train.faulty import ONE, UNDISTURBED, prepare_pictures, run_rank
@@ -24,7 +25,9 @@ class Told:
         self.events: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
         self.lines: list[str] = []
-        self.say, self.close, self.obeyed = self.lines.append, lambda: None, lambda: None
+        self.close, self.obeyed = lambda: None, lambda: None
+        self.steps: list[int] = []
+        self.terminal = SimpleNamespace(say=self.lines.append, step=self.steps.append)
 
     def event(self, kind: str, **facts: Any) -> None:
         self.events.append({"event": kind, **facts})
@@ -42,7 +45,8 @@ def state_at(step: int, told: Told | None) -> Any:
         step=step,
         counters=Counters(step, step + 2, 8 * step, 100 * step),
         interval=Interval(steps=4, seconds=2.0, tokens=400, data_wait_seconds=1.0),
-        world=SimpleNamespace(size=2),
+        world=SimpleNamespace(size=2, largest=lambda number: 3 << 30),
+        device=torch.device("cpu"),
         objective=SimpleNamespace(
             parallel=SimpleNamespace(tp_size=1), display=Data2Vec.display, check=lambda metrics: Data2Vec.check(data2vec, metrics)
         ),
@@ -59,10 +63,10 @@ def test_events_carry_the_step_and_are_rank_0s(tmp_path: Path) -> None:
     assert told.events == [{"event": "bad_item", "step": 3, "where": "x.wav"}]
 
 
-def test_an_update_without_anything_special_is_no_event(tmp_path: Path) -> None:
+def test_an_update_without_anything_special_moves_the_bar_and_is_no_event(tmp_path: Path) -> None:
     told = Told(tmp_path)
     tell_update(state_at(3, told), SimpleNamespace(spikes=[]), None, 0.5)  # type: ignore[arg-type]
-    assert told.events == []
+    assert (told.steps, told.events) == ([3], [])
 
 
 def test_a_skipped_update_is_an_event_with_its_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,6 +88,7 @@ def test_a_logged_step_has_the_interval_and_begins_a_new_one(tmp_path: Path) -> 
     report(state, {"step": 3, "loss": 1.0, "target_std": 1.0, "pred_std": 1.0})
     (row,) = told.rows
     assert (row["samples"], row["tokens"], row["skipped_steps"], row["world_size"], row["data_wait_seconds"]) == (24, 300, 2, 2, 0.25)
+    assert row["peak_memory_bytes"] == 3 << 30, "of the rank that takes most"
     assert state.interval == Interval()
 
 
@@ -105,9 +110,17 @@ def test_the_end_of_a_run_says_done_or_what_stopped_it(tmp_path: Path, monkeypat
     assert finish(state_at(10, done)) == EXIT_DONE == 0 and finish(state_at(4, stopped)) == EXIT_REQUEUE == 75
     assert finish(state_at(10, None)) == 0 and finish(state_at(4, None)) == 75, "ranks that say nothing agree"
     assert drawn == [(tmp_path, Data2Vec.display.panels)]
-    assert done.lines[0] == f"done: 10 steps, 1,000 tokens in {tmp_path}" and done.events[0]["reason"] == "done"
+    assert done.lines[0] == f"done: 10 steps, 1,000 tokens in {tmp_path}; peak memory 3.0 GiB a rank" and done.events[0]["reason"] == "done"
     assert stopped.lines == ["stopped by SIGTERM at step 4, saved; the same command continues"]
     assert stopped.events == [{"event": "stop", "step": 4, "reason": "SIGTERM"}]
+
+
+def test_who_asked_to_stop_is_told_of_the_save_that_is_waited_for(tmp_path: Path) -> None:
+    told = Told(tmp_path)
+    for told.agreed in (False, True):  # type: ignore[attr-defined]
+        tell_last_save(state_at(4, told))
+    tell_last_save(state_at(4, None))
+    assert told.lines == ["stopping: saving step 4"]
 
 
 def test_the_first_step_the_evaluations_and_the_last_step_are_logged_whatever_is_due(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from recipes.checkpoint.layout import newest, read_manifest
 from recipes.data.loader import Position
@@ -35,7 +36,7 @@ def test_start_says_what_where_and_how_big_and_config_json_keeps_it(tiny_run: Pa
 def test_a_prepared_folder_elsewhere_is_used_and_not_copied(tiny_prepared: Path, tmp_path: Path) -> None:
     done = launch(PRETRAIN_TEXT, ["--data", tiny_prepared, "--run-dir", tmp_path / "run", *overrides()], tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "data-parallel 1 x tensor-parallel 1" in done.stdout and "parameters, fp32" in done.stdout
+    assert "data-parallel 1 x tensor-parallel 1" in done.stdout and "parameters, fp32 on the CPU, " in done.stdout
     assert not (tmp_path / "run" / "prepared").exists()
 
 
@@ -51,6 +52,35 @@ def test_a_precision_that_the_device_lacks_is_the_users_to_mend(monkeypatch: pyt
             check_precision(config)
         monkeypatch.setattr(startup, "is_supported", lambda asked: True)
         check_precision(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "compiled", "step", "rank", "announced"),
+    [
+        ("zero3_cpu", False, 0, 0, []),
+        ("zero3_offload_cpu", True, 0, 0, []),
+        ("zero3_offload_cpu", False, 0, 0, ["compiling"]),
+        ("zero3_cpu", False, 7, 0, ["loading the checkpoint of step 7"]),
+        ("zero3_offload_cpu", False, 7, 1, None),
+    ],
+)
+def test_what_may_take_minutes_is_announced_by_rank_0(
+    name: str,
+    compiled: bool,
+    step: int,
+    rank: int,
+    announced: list[str] | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    monkeypatch.setattr(startup, "is_compiled", lambda: compiled)
+    path, world = ROOT / "ds_configs" / f"{name}.json", SimpleNamespace(rank=rank, device=torch.device("cpu"))
+    config = resolve(tiny_recipe(), load_ds_config(path), str(path), 1)
+    begun: Any = SimpleNamespace(recipe=tiny_recipe(), config=config, world=world)
+    startup.StartUp._say_what_comes(begun, step)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.startswith(text) for line, text in zip(lines[3:], announced or [], strict=True)] == [True] * len(announced or [])
+    assert bool(lines) == (announced is not None)
 
 
 def test_deterministic_kernels_come_with_what_cublas_needs_unless_the_user_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:

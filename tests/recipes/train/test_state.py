@@ -30,11 +30,15 @@ def state_with(*, dynamic: bool = False, own: dict[str, Any] | None = None, run_
     return TrainState(**others, **parts, counters=Counters(3, 5, 40, 1000), spikes=spikes), told
 
 
-def test_a_beat_carries_the_step_the_phase_and_the_micro_batch() -> None:
+def test_a_beat_carries_the_step_the_phase_and_the_micro_batch_to_the_watch_and_on_rank_0_to_the_terminal() -> None:
     state, told = state_with()
     state.beat("data")
     state.beat("forward", 2)
     assert told == [(3, "data", 0), (3, "forward", 2)]
+    shown: list[Any] = []
+    state.writer = SimpleNamespace(terminal=SimpleNamespace(beat=lambda *sign: shown.append(sign)))  # type: ignore[assignment]
+    state.beat("evaluate", 5)
+    assert told[-1] == (3, "evaluate", 5) and shown == told[-1:]
 
 
 def test_the_run_dir_is_the_one_that_is_saved_into(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 import json
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from recipes.watch.endings import first_failure, forget, read_endings, read_records, record_file, write_roster
+from recipes.watch.endings import first_failure, forget, read_endings, read_records, record_file, told_by_another, write_roster
 from tests.distributed import run_command
 
 HOSTS = ["node1", "node1", "node2", "node2"]
@@ -100,3 +101,29 @@ def test_who_is_named_in_a_hang_comes_first_though_it_may_not_have_reported(tmp_
 def test_a_batch_script_reads_it_without_torch(tmp_path: Path) -> None:
     program = "import sys, recipes.watch.endings, recipes.watch.watcher; print({'torch', 'numpy'} & set(sys.modules))"
     assert run_command([sys.executable, "-c", program], tmp_path, 60).stdout == "set()\n"
+
+
+MISTAKE = {"code": 2, "message": "out of memory on rank 2 (node2)"}
+BROKEN = RuntimeError(LOST["message"])
+
+
+def test_after_a_broken_connection_the_words_of_the_rank_that_ended_of_what_a_user_can_fix_are_waited_for(tmp_path: Path) -> None:
+    folder = write(tmp_path / "watch", (1, LOST, 0))
+    late = threading.Timer(0.2, write, (folder, (2, MISTAKE, 0)))
+    late.start()
+    assert told_by_another(folder, 0, BROKEN) == MISTAKE["message"]
+    late.join()
+
+
+@pytest.mark.parametrize(
+    ("rank", "ended", "error"),
+    [
+        (0, DEFECT, BROKEN),
+        (0, MISTAKE, ValueError("shapes differ")),
+        (2, MISTAKE, BROKEN),
+    ],
+    ids=["a defect's traceback stays", "an error of its own", "its own words"],
+)
+def test_no_others_words_are_told_where_they_are_not_the_cause(tmp_path: Path, rank: int, ended: dict, error: Exception) -> None:
+    assert told_by_another(write(tmp_path / "watch", (2, ended, 0)), rank, error) is None
+    assert told_by_another(tmp_path / "nowhere", rank, error) is None

@@ -210,3 +210,9 @@ def test_a_rank_whose_watcher_was_killed_ends_as_ever(watch: Watch) -> None:
     watch._watcher.wait(5)
     assert watch.end(0) == 0
     watch.close()
+
+
+def test_the_place_is_that_of_the_last_sign_of_life_watched_or_not(tmp_path: Path) -> None:
+    watch = Watch(tmp_path, 0, ["localhost"], 0)
+    watch.beat(7, "backward", 3)
+    assert (watch.place.step, watch.place.phase, watch.place.micro_batch) == (7, "backward", 3)

@@ -1,0 +1,44 @@
+"""What libraries raise where a device or the machine has no memory left, told apart from defects. Torch-free.
+
+What a training run can do about it: recipes/train/memory.py.
+"""
+
+import errno
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from recipes.errors import OutOfMemory
+
+WORDS = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc", re.I)
+PREAMBLE = re.compile(r"^(?:\[[^]]*\][^.]*\. )?(?:DefaultCPUAllocator: |CUDA out of memory\. )?")
+"""What torch puts before the number: "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: "."""
+DETAILS = re.compile(r" (?:Process \d+ has|Including non-PyTorch|Of the allocated|Error code|Buy new RAM).*")
+LONGEST = 200
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What the library says of an allocation that failed, in a few words; None where the error is another one."""
+    text = str(error)
+    is_one = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    if not is_one and not (isinstance(error, RuntimeError) and WORDS.search(text)):
+        return None
+    lines = [line for line in text.splitlines() if WORDS.search(line)] or text.splitlines() or [""]
+    return DETAILS.sub("", PREAMBLE.sub("", lines[0])).strip(" .")[:LONGEST] or type(error).__name__
+
+
+def more_memory(words: str) -> str:
+    """What a command says that knows no better."""
+    return f"out of memory ({words}); end what else runs there, or use a device or a machine with more"
+
+
+@contextmanager
+def naming_out_of_memory(explain: Callable[[str], str] = more_memory) -> Iterator[None]:
+    """In this block an allocation that fails is OutOfMemory, with what `explain` makes of the library's words."""
+    try:
+        yield
+    except Exception as error:
+        words = None if isinstance(error, OutOfMemory) else out_of_memory(error)
+        if words is None:
+            raise
+        raise OutOfMemory(explain(words)) from error

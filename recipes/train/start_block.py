@@ -1,0 +1,41 @@
+"""The first lines of a run on the terminal: what, on what, how big, where; and when it is ready. When they are said: startup.py."""
+
+import os
+
+import torch
+
+from recipes.config import Recipe
+from recipes.ds_config import EngineConfig
+from recipes.plan.size import num_parameters
+from recipes.run_dir.run_dir import RunDir
+
+
+def what_runs(recipe: Recipe, config: EngineConfig, device: torch.device) -> list[str]:
+    """Model, device and batch. Said before the networks are built, which takes its time."""
+    batch, ranks = config.batch, f"{config.batch.world_size} rank{'s' if config.batch.world_size > 1 else ''}"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+    return [
+        f"{recipe.name}: {num_parameters(recipe):,} parameters, {config.precision} on {where}, {shortest(config.path)}",
+        f"{ranks} = data-parallel {batch.dp_size} x tensor-parallel {batch.tp_size}",
+        f"update of {recipe.run.global_batch_size} samples = data-parallel {batch.dp_size} x micro-batch {batch.micro_batch_size} "
+        f"x accumulation {batch.accumulation_steps}",
+    ]
+
+
+def where_it_goes(recipe: Recipe, run_dir: RunDir, step: int, seconds: float) -> list[str]:
+    """Run dir, steps, and what is unusual about this launch."""
+    lines = [
+        f"run dir {run_dir.path}: {'resumed at' if step else 'from'} step {step} to {recipe.run.max_steps}, "
+        f"a checkpoint every {recipe.run.save_steps}",
+        f"ready in {seconds:.1f} s; Ctrl-C saves and stops, the same command continues",
+    ]
+    if run_dir.taken_from:
+        lines.append(f"taken over from {run_dir.taken_from}, which has ended without a word")
+    if run_dir.accepted:
+        lines.append(f"changed: {', '.join(f'{key} {old} -> {new}' for key, (old, new) in run_dir.accepted.items())}")
+    return lines
+
+
+def shortest(path: str) -> str:
+    """As seen from here, where that is shorter."""
+    return min(path, os.path.relpath(path), key=len) if os.path.exists(path) else path
