@@ -14,10 +14,12 @@ from multiprocessing.connection import wait
 from typing import TypeVar
 
 from recipes.errors import ConfigError
+from recipes.system.terminal import protect_terminal
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
+"""Slurm's and launchers', the keyboard's, a warning before the time limit, a terminal that closes."""
 TASKS_IN_FLIGHT = 4  # per process: bounds memory, hides the reader's pauses
 
 
@@ -72,7 +74,8 @@ def stop_signals_blocked() -> Iterator[None]:
 
 
 def follow_parent() -> None:
-    """In a worker: do not outlive a parent that was killed."""
+    """In a worker: do not outlive a parent that was killed, nor fail for what cannot be printed."""
+    protect_terminal()
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=lambda: (wait([parent.sentinel]), os._exit(1)), daemon=True).start()
