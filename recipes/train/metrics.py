@@ -1,11 +1,8 @@
-"""Where a run's numbers go: metrics.jsonl (the truth), the terminal, wandb when asked. Computes rates, no statistics."""
+"""Where a run's numbers go: metrics.jsonl (the truth), the terminal, a mirror when asked. Computes rates, no statistics."""
 
 import sys
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -15,9 +12,9 @@ from recipes.config import Recipe
 from recipes.objectives.base import Column, Display
 from recipes.plan.size import step_flops
 from recipes.system.json_lines import JsonLines
+from recipes.train.mirror import WandbMirror
 
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bf16, from the vendor's data sheets
-WANDB_PATIENCE_SECONDS = 20.0
 
 
 @dataclass
@@ -40,10 +37,12 @@ class Interval:
 class MetricsWriter:
     """The reporter of rank 0. `write` takes one logged step; timings are means since the step logged before."""
 
-    def __init__(self, lines: JsonLines, recipe: Recipe, display: Display, run_dir: Path, *, device: torch.device, first_step: int) -> None:
+    def __init__(
+        self, lines: JsonLines, recipe: Recipe, display: Display, *, mirror: WandbMirror | None, device: torch.device, first_step: int
+    ) -> None:
         self._lines, self._recipe, self._display = lines, recipe, display
         self._peak = device_peak_flops(device)
-        self._wandb = WandbMirror(recipe, run_dir) if recipe.run.wandb != "off" else None
+        self._mirror = mirror
         self._bar = tqdm(initial=first_step, total=recipe.run.max_steps, unit="step", disable=not sys.stderr.isatty())
 
     def write(self, metrics: dict[str, Any], interval: Interval) -> None:
@@ -54,8 +53,8 @@ class MetricsWriter:
         metrics["mfu"] = flops / (self._peak * metrics["world_size"]) if self._peak else None
         self._lines.append(metrics)
         self._show(metrics)
-        if self._wandb:
-            self._wandb.log(metrics)
+        if self._mirror:
+            self._mirror.log(metrics)
 
     def say(self, line: str) -> None:
         """One line on the terminal, above the bar if there is one."""
@@ -65,8 +64,8 @@ class MetricsWriter:
     def close(self) -> None:
         """Flush everything; never waits long for wandb."""
         self._bar.close()
-        if self._wandb:
-            self._wandb.finish()
+        if self._mirror:
+            self._mirror.finish()
 
     def _show(self, metrics: dict[str, Any]) -> None:
         remaining = (self._recipe.run.max_steps - metrics["step"]) * metrics["step_seconds"]
@@ -86,54 +85,6 @@ class MetricsWriter:
 def _cells(columns: Iterable[Column], metrics: Mapping[str, Any]) -> str:
     """The columns that the metrics have."""
     return "  ".join(f"{one.label} {metrics[one.key]:{one.format}}" for one in columns if one.key in metrics)
-
-
-class WandbMirror:
-    """A copy of the metrics in wandb. Whatever goes wrong there is said once and never stops or delays training: calls run
-    on a daemon thread."""
-
-    def __init__(self, recipe: Recipe, run_dir: Path) -> None:
-        self._queue: SimpleQueue[dict[str, Any] | None] = SimpleQueue()  # None is the end
-        self._arguments: dict[str, Any] = {
-            "project": "data2vec",
-            "name": run_dir.name,
-            "group": run_dir.name,
-            "dir": str(run_dir),
-            "mode": recipe.run.wandb,
-        }
-        self._given_up = False
-        self._thread = threading.Thread(target=self._work, daemon=True, name="wandb")
-        self._thread.start()
-
-    def log(self, metrics: dict[str, Any]) -> None:
-        """Queue one step."""
-        self._queue.put(dict(metrics))
-
-    def finish(self) -> None:
-        """Ask for the end and wait a bounded time."""
-        self._queue.put(None)
-        self._thread.join(WANDB_PATIENCE_SECONDS)
-        if self._thread.is_alive():
-            self._given_up = True
-            print(
-                f"wandb: not done after {WANDB_PATIENCE_SECONDS:g} s; `wandb sync` sends what is in {self._arguments['dir']}",
-                file=sys.stderr,
-            )
-
-    def _work(self) -> None:
-        import wandb  # half a second that only runs which ask for it pay
-
-        try:
-            run = wandb.init(**self._arguments, settings=wandb.Settings(silent=True, init_timeout=WANDB_PATIENCE_SECONDS))
-            while (metrics := self._queue.get()) is not None:
-                run.log({k: v for k, v in metrics.items() if v is not None}, step=metrics["step"])
-            run.finish()
-        except (wandb.Error, OSError) as error:
-            print(f"wandb: {error}; training goes on, metrics.jsonl has everything", file=sys.stderr)
-        except Exception:
-            if self._given_up:  # the interpreter leaves and takes wandb's service away
-                return
-            raise
 
 
 def device_peak_flops(device: torch.device) -> float | None:
