@@ -15,5 +15,10 @@ if __name__ == "__main__":
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (inspect, consolidate):
         module.add_command(commands)
-    args = parser.parse_args()
-    sys.exit(exit_code_of(lambda: args.run(args, print)))
+
+    def convert() -> int:
+        """The command that the flags name."""
+        args = parser.parse_args()
+        return args.run(args, print)
+
+    sys.exit(exit_code_of(convert))

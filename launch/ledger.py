@@ -9,5 +9,4 @@ from recipes.cluster.command import exit_code_of
 from recipes.ledger.ledger import build_parser, run_ledger
 
 if __name__ == "__main__":
-    args = build_parser(__doc__ or "").parse_args()
-    sys.exit(exit_code_of(lambda: run_ledger(args, print)))
+    sys.exit(exit_code_of(lambda: run_ledger(build_parser(__doc__ or "").parse_args(), print)))

@@ -9,5 +9,4 @@ from recipes.cluster.command import exit_code_of
 from recipes.cluster.preflight.command import build_parser, run_preflight
 
 if __name__ == "__main__":
-    args = build_parser(__doc__ or "").parse_args()
-    sys.exit(exit_code_of(lambda: run_preflight(args, lambda line: print(line, flush=True))))
+    sys.exit(exit_code_of(lambda: run_preflight(build_parser(__doc__ or "").parse_args(), lambda line: print(line, flush=True))))

@@ -10,6 +10,5 @@ from recipes.cluster.environment import quiet_libraries
 from recipes.train.prepare import build_parser, run_prepare
 
 if __name__ == "__main__":
-    args = build_parser(__doc__ or "").parse_args()
     quiet_libraries()
-    sys.exit(exit_code_of(lambda: run_prepare(args)))
+    sys.exit(exit_code_of(lambda: run_prepare(build_parser(__doc__ or "").parse_args())))

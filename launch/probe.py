@@ -9,5 +9,4 @@ from recipes.cluster.command import exit_code_of
 from recipes.finetune.probe import build_parser, run_probe
 
 if __name__ == "__main__":
-    args = build_parser(__doc__ or "").parse_args()
-    sys.exit(exit_code_of(lambda: run_probe(args)))
+    sys.exit(exit_code_of(lambda: run_probe(build_parser(__doc__ or "").parse_args())))

@@ -72,7 +72,7 @@ FINE = [
     ("model/layers.py", "import torch\nfrom megatron.core import tensor_parallel"),
     ("recipes/train/preempt.py", "signal.pthread_sigmask(previous_mask)"),
     ("model/parallel.py", "from megatron.core import parallel_state"),
-    ("recipes/train/metrics.py", "def f(modality):\n    '''Doc.'''\n    import wandb\n    return TABLE[modality]"),
+    ("recipes/train/mirror.py", "def f(modality):\n    '''Doc.'''\n    import wandb\n    return TABLE[modality]"),
     ("launch/pretrain_text.py", "import sys\nfrom recipes.train import loop"),
     ("recipes/finetune/a.py", "import transformers\nif recipe.modality == 'text':\n    pass"),
     ("tests/test_a.py", "import deepspeed, wandb\ndef test_f(a, b, c, d, e, f, g):\n    pass"),

@@ -56,8 +56,8 @@ class CheckpointSaver:
         self, run_dir: Path, live: Live, world: World, config: CheckpointConfig, check_owner: Callable[[], None] | None = None
     ) -> None:
         """A collective: the writing threads get a process group of their own. `check_owner` runs on rank 0 before a checkpoint
-        becomes visible and raises ConfigError where the run dir belongs to another launch by now."""
-        self._run_dir, self._live, self._config, self._check_owner = run_dir, live, config, check_owner
+        is written and before it becomes visible, and raises ConfigError where the run dir is lost by now."""
+        self._run_dir, self._live, self._config, self._check_owner = run_dir, live, config, check_owner or (lambda: None)
         world.gather(None)  # ends where a rank has ended, for which the next line would wait without a word
         self._world = replace(world, control=dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -108,7 +108,7 @@ class CheckpointSaver:
         target = step_folder(self._run_dir, manifest.counters.step)
         # A name of its own: a rank that outlived a killed launch must not write into the next one's folder.
         temporary = self._world.on_rank_zero(lambda: target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp"))
-        problem = self._world.on_rank_zero(lambda: problem_of(lambda: temporary.mkdir(parents=True)))
+        problem = self._world.on_rank_zero(lambda: problem_of(lambda: self._make(temporary)))
         files: list[FileEntry] = []
         if problem is None:
             problem, files = self._write_files(temporary, places)
@@ -118,6 +118,12 @@ class CheckpointSaver:
         leftover = self._world.on_rank_zero(lambda: problem_of(lambda: self._tidy(temporary, problem)))
         num_bytes = sum(file.bytes for file in files)
         return SaveOutcome(manifest.counters.step, problem, leftover, copy_seconds, time.perf_counter() - start, num_bytes)
+
+    def _make(self, temporary: Path) -> None:
+        """In the run dir that is this launch's, and never a run dir anew."""
+        self._check_owner()
+        temporary.parent.mkdir(exist_ok=True)
+        temporary.mkdir()
 
     def _write_files(self, folder: Path, places: dict[str, Range]) -> tuple[str | None, list[FileEntry]]:
         """This rank's file, and then what all ranks say of theirs."""
@@ -139,8 +145,7 @@ class CheckpointSaver:
         """Make the folder visible under its name, then name it in `latest`."""
         write_manifest(temporary, manifest)
         check_files(temporary, read_manifest(temporary))
-        if self._check_owner:
-            self._check_owner()
+        self._check_owner()
         if target.exists():  # a damaged one, or one that `latest` was turned back from
             remove_folder(target)
         temporary.rename(target)

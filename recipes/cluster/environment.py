@@ -2,12 +2,23 @@
 
 import logging
 import os
+import subprocess
 import warnings
 from pathlib import Path
 from typing import NamedTuple
 
 from recipes.cluster import slurm
 from recipes.errors import ConfigError
+
+MOST_RANKS = 1_000_000
+NUMBERS = {
+    **dict.fromkeys(("RANK", "LOCAL_RANK"), range(MOST_RANKS)),
+    **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"), range(1, MOST_RANKS + 1)),
+    "MASTER_PORT": range(1, 65536),
+}
+"""What launchers set, and what each may be."""
+LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_SIZE")
+"""What torchrun and deepspeed set beside them."""
 
 
 class LaunchedWorld(NamedTuple):
@@ -26,19 +37,28 @@ def world_from_environment() -> LaunchedWorld:
     Raises: ConfigError where the variables make no sense.
     """
     env = os.environ
+    numbers = {name: _number(name, bounds) for name, bounds in NUMBERS.items() if name in env}
     if "RANK" not in env and "WORLD_SIZE" not in env and slurm.is_in_step():
         return _slurm_world()
-    try:
-        rank, size, local_rank = int(env.get("RANK", "0")), int(env.get("WORLD_SIZE", "1")), int(env.get("LOCAL_RANK", "0"))
-        if not 0 <= rank < size:
-            raise ValueError
-        local_size = next((int(env[name]) for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if name in env), None)  # torchrun's, deepspeed's
-    except ValueError:
-        raise ConfigError(
-            f"RANK={env.get('RANK')!r} WORLD_SIZE={env.get('WORLD_SIZE')!r}: must be integers, 0 <= RANK < WORLD_SIZE; "
-            "unset them or use a launcher"
-        ) from None
-    return LaunchedWorld(rank, size, local_rank, local_size)
+    rank, size = numbers.get("RANK", 0), numbers.get("WORLD_SIZE", 1)
+    if rank >= size:
+        raise ConfigError(f"RANK={rank} WORLD_SIZE={size}: ranks count from 0 to WORLD_SIZE - 1; unset both or use a launcher")
+    local_size = numbers.get("LOCAL_WORLD_SIZE", numbers.get("LOCAL_SIZE"))  # torchrun's, deepspeed's
+    return LaunchedWorld(rank, size, numbers.get("LOCAL_RANK", 0), local_size)
+
+
+def _number(name: str, bounds: range) -> int:
+    text = os.environ[name]
+    if not (text.strip().isdecimal() and int(text) in bounds):
+        raise ConfigError(f"{name}={text!r}: must be a whole number from {bounds[0]} to {bounds[-1]}; unset {name} or use a launcher")
+    return int(text)
+
+
+def left_over() -> str | None:
+    """Where no launcher that is known has started this process: the variables that make it one of several, to be unset."""
+    if slurm.is_in_step() or any(name in os.environ for name in LAUNCHERS):
+        return None
+    return " ".join(name for name in (*NUMBERS, "MASTER_ADDR") if name in os.environ) or None
 
 
 def _slurm_world() -> LaunchedWorld:
@@ -51,11 +71,14 @@ def _slurm_world() -> LaunchedWorld:
 def export_world() -> LaunchedWorld:
     """The world, written into the variables that torch and DeepSpeed read. Raises: ConfigError."""
     world = world_from_environment()
-    os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))
     if slurm.is_in_step() and "MASTER_ADDR" not in os.environ:
-        address, port = slurm.rendezvous_point()
+        try:
+            address, port = slurm.rendezvous_point()
+        except (ValueError, KeyError, OSError, subprocess.CalledProcessError) as error:
+            raise ConfigError(f"Slurm does not say where the first task of this step is ({error}); set MASTER_ADDR, MASTER_PORT") from None
         os.environ["MASTER_ADDR"] = address
         os.environ.setdefault("MASTER_PORT", str(port))
+    os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))
     if world.local_size is not None:
         os.environ["LOCAL_WORLD_SIZE"] = str(world.local_size)
     return world
@@ -77,9 +100,18 @@ def is_first_on_node() -> bool:
         return True
 
 
+def asked_accelerator() -> str | None:
+    """The kind of device that DS_ACCELERATOR names; None where nobody asks. Raises: ConfigError for one that is not supported."""
+    asked = os.environ.get("DS_ACCELERATOR") or None
+    if asked not in (None, "cpu", "cuda"):
+        raise ConfigError(f"DS_ACCELERATOR={asked!r}: must be cpu or cuda; unset DS_ACCELERATOR for what the machine has")
+    return asked
+
+
 def may_see_devices() -> bool:
     """Whether there is an NVIDIA driver and the user has not hidden all devices from this process."""
-    return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or os.environ.get("DS_ACCELERATOR") == "cpu"
+    return Path("/dev/nvidiactl").exists() and not is_hidden
 
 
 def is_verbose() -> bool:

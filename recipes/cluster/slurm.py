@@ -58,8 +58,8 @@ def allocated_nodes() -> list[str]:
 def note_on_idle_nodes(command: Sequence[str]) -> str | None:
     """What to say where `command` was typed inside an allocation of several nodes; None elsewhere."""
     env = os.environ
-    count = int(env.get("SLURM_JOB_NUM_NODES", "1"))
-    if is_in_step() or "SLURM_JOB_ID" not in env or count < 2:
+    count = env.get("SLURM_JOB_NUM_NODES", "1")
+    if is_in_step() or "SLURM_JOB_ID" not in env or not count.isdecimal() or int(count) < 2:
         return None
     words = shlex.join(word for word in command if not word.startswith("--local_rank="))
     return (

@@ -5,21 +5,25 @@ import datetime
 import os
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
-from recipes.cluster.environment import LaunchedWorld, export_world
+from recipes.cluster.environment import LaunchedWorld, asked_accelerator, export_world, left_over
 from recipes.cluster.rendezvous import Rendezvous, open_rendezvous
 from recipes.cluster.slurm import allocated_nodes, node_name
-from recipes.errors import ConfigError, Stopped, TrainingBroken
+from recipes.errors import ConfigError, LocalError, Stopped, TrainingBroken
 
 Result = TypeVar("Result")
 LONGEST_PREPARATION = datetime.timedelta(days=2)
 RENDEZVOUS_SECONDS = 300.0
 """How long rank 0 waits for the others at the start: a cold file system may take minutes to read the libraries on a thousand nodes."""
+
+SILENT_SECONDS = 3.0
+"""How long rank 0 waits for the others before it says so."""
 
 
 @dataclass(frozen=True)
@@ -75,27 +79,39 @@ class World:
         return int(shared)
 
 
-def join_world() -> World:
-    """Start torch.distributed from the launcher's variables (deepspeed, torchrun, srun), or alone. nccl on CUDA, gloo elsewhere.
+def join_world(say: Callable[[str], None] = print) -> World:
+    """Start torch.distributed from the launcher's variables (deepspeed, torchrun, srun), or alone. nccl on CUDA, gloo elsewhere. `say` is
+    told where the others are waited for.
 
     Raises: ConfigError where ranks do not come within DATA2VEC_MEETING_SECONDS (300), the port is taken, or rank 0 is not to be reached.
     """
-    on_cuda = torch.cuda.is_available()
-    if not on_cuda:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    on_cuda = _is_on_cuda()
+    os.environ["DS_ACCELERATOR"] = "cuda" if on_cuda else "cpu"
+    variables = left_over()
     launched = export_world()
+    origin = f" (no launcher has set {variables}; for one process: unset {variables})" if variables else ""
+    if launched.rank and "MASTER_ADDR" not in os.environ:
+        raise LocalError(f"rank {launched.rank} of {launched.size} is not told where rank 0 is; set MASTER_ADDR and MASTER_PORT{origin}")
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if "MASTER_PORT" not in os.environ:
         os.environ["MASTER_PORT"] = str(_free_port())
     device = _take_device(launched.local_rank) if on_cuda else torch.device("cpu")
     if not dist.is_initialized():
         rendezvous = open_rendezvous(launched.rank, launched.size, _rendezvous_seconds(), name="train")
-        _wait_for_all(rendezvous, launched)
+        _wait_for_all(rendezvous, launched, origin, say)
         dist.init_process_group("nccl" if on_cuda else "gloo", store=rendezvous.store, rank=launched.rank, world_size=launched.size)
     control = dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION)
     nodes: list = [None] * launched.size
     dist.all_gather_object(nodes, node_name(), group=control)
     return World(launched.rank, launched.size, device, control, tuple(nodes))
+
+
+def _is_on_cuda() -> bool:
+    """Whether there is a CUDA device, and DS_ACCELERATOR does not ask for the CPU. Raises: ConfigError where it asks in vain for one."""
+    asked, is_there = asked_accelerator(), torch.cuda.is_available()
+    if asked == "cuda" and not is_there:
+        raise ConfigError(f"DS_ACCELERATOR=cuda, but torch finds no CUDA device on {node_name()}; unset DS_ACCELERATOR to use the CPU")
+    return is_there and asked != "cpu"
 
 
 def _take_device(local_rank: int) -> torch.device:
@@ -107,10 +123,15 @@ def _take_device(local_rank: int) -> torch.device:
     return device
 
 
-def _wait_for_all(rendezvous: Rendezvous, launched: LaunchedWorld) -> None:
+def _wait_for_all(rendezvous: Rendezvous, launched: LaunchedWorld, origin: str, say: Callable[[str], None]) -> None:
     """Raises: ConfigError on all that have come, where others have not: torch would wait half an hour and name nobody."""
-    came = rendezvous.collect("came", True, list(range(rendezvous.size)))
-    missing = [rank for rank in range(rendezvous.size) if rank not in came] if rendezvous.rank == 0 else []
+    everybody = list(range(rendezvous.size))
+    came = rendezvous.collect("came", True, everybody, min(SILENT_SECONDS, rendezvous.timeout))
+    missing = [rank for rank in everybody if rank not in came] if rendezvous.rank == 0 else []
+    if missing:
+        say(f"waiting up to {rendezvous.timeout:g} s for {len(missing)} of {rendezvous.size} ranks{origin}")
+        came |= rendezvous.collect("came", True, missing)
+        missing = [rank for rank in missing if rank not in came]
     missing = rendezvous.from_first("missing", missing)
     if missing:
         nodes, per_node = allocated_nodes(), launched.local_size or rendezvous.size
@@ -118,16 +139,17 @@ def _wait_for_all(rendezvous: Rendezvous, launched: LaunchedWorld) -> None:
         shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         raise ConfigError(
             f"{len(missing)} of {rendezvous.size} ranks have not come within {rendezvous.timeout:g} s: {shown}"
-            f"{' (' + ', '.join(there) + ')' if there else ''}; see what their nodes say, or wait longer with DATA2VEC_MEETING_SECONDS"
+            f"{' (' + ', '.join(there) + ')' if there else ''}; see what their nodes say, or wait longer with "
+            f"DATA2VEC_MEETING_SECONDS{origin}"
         )
 
 
 def _rendezvous_seconds() -> float:
     text = os.environ.get("DATA2VEC_MEETING_SECONDS", str(RENDEZVOUS_SECONDS))
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"DATA2VEC_MEETING_SECONDS={text}: must be a number of seconds; unset it for {RENDEZVOUS_SECONDS:g}") from None
+    with suppress(ValueError):
+        if 0 < float(text) <= LONGEST_PREPARATION.total_seconds():
+            return float(text)
+    raise ConfigError(f"DATA2VEC_MEETING_SECONDS={text}: must be seconds, from above 0 to two days; unset it for {RENDEZVOUS_SECONDS:g}")
 
 
 def leave_world() -> None:

@@ -19,6 +19,7 @@ from recipes.errors import ConfigError, Stopped
 from recipes.job.requeue import FINAL, Action, Attempt, Verb, attempt_from_json, attempt_of, decide
 from recipes.ledger.launches import BEGINS
 from recipes.system.json_lines import JsonLines, read_rows
+from recipes.system.terminal import protect_terminal
 from recipes.watch.endings import FOLDER, Ending, first_failure, read_endings
 
 ATTEMPTS = "attempts.jsonl"
@@ -46,6 +47,7 @@ def main(words: list[str]) -> int:
     last.add_argument("--asked", action="store_true", help="the batch script got USR2")
     last.add_argument("--max-tries", type=int, default=3)
     last.set_defaults(run=end)
+    protect_terminal()  # Slurm must be told even where nothing more can be printed
     args = parser.parse_args(words)
     try:
         return args.run(args)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from recipes.errors import ConfigError
+from recipes.run_dir.folder import UNKNOWN, Folder
 from recipes.system.liveness import is_alive, read_stat
 
 BEAT_SECONDS = 5.0
@@ -36,20 +37,23 @@ class Owner:
     pid_namespace: str
     since: float
     """Seconds since 1970, of the owner's clock."""
+    folder: Folder = UNKNOWN
+    """The run directory that is owned."""
 
     @staticmethod
-    def this_process() -> "Owner":
+    def this_process(folder: Folder = UNKNOWN) -> "Owner":
         """Whoever calls."""
         pid = os.getpid()
         stat = read_stat(pid)
-        return Owner(os.uname().nodename, pid, stat.start if stat else "", _boot(), _pid_namespace(), time.time())
+        return Owner(os.uname().nodename, pid, stat.start if stat else "", _boot(), _pid_namespace(), time.time(), folder)
 
     @staticmethod
     def of(text: str) -> "Owner | None":
         """From a lock file; None where it does not say."""
         try:
-            owner = Owner(**json.loads(text))
-        except (ValueError, TypeError):
+            content = json.loads(text)
+            owner = Owner(**content | {"folder": Folder(*content.get("folder", ()))})
+        except (ValueError, TypeError, AttributeError):
             return None
         return owner if isinstance(owner.pid, int) and isinstance(owner.since, float) else None
 
@@ -84,22 +88,24 @@ class RunLock:
         """`say` tells that the heartbeat of another machine is being watched, which takes up to `stale_seconds`."""
         self.path = path
         self._say, self._beat_seconds, self._stale_seconds = say, beat_seconds, stale_seconds
-        self.text = json.dumps(asdict(Owner.this_process())) + "\n"
+        self.text = ""
         """What the file holds while it is this launch's."""
-        self._new_owner: str | None = None
+        self._folder = UNKNOWN
+        self._loss: str | None = None
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lock")
 
     @property
     def is_lost(self) -> bool:
-        """Whether another launch was found to own the directory, at the last beat or check()."""
-        return self._new_owner is not None
+        """Whether another launch was found to own the directory, or the directory to be gone, at the last beat or check()."""
+        return self._loss is not None
 
     def acquire(self) -> str | None:
         """Own the file from now on. Returns the dead owner that it was taken from, None where there was none.
 
         Raises: ConfigError where the owner lives; OSError where the file cannot be written.
         """
+        self._claim()
         previous = None
         for _ in range(ROUNDS):
             if self._create(self.text):
@@ -108,21 +114,19 @@ class RunLock:
                 return previous
             seen = self._look()
             if seen is not None and self._is_stale(seen) and self._take_away(seen):
-                previous = _name(seen.text)
+                previous = None if self._is_copied(Owner.of(seen.text)) else _name(seen.text)
         raise ConfigError(f"{self._place} is fought over by several launches; start one of them again")
 
+    def _claim(self) -> None:
+        self._folder = Folder.at(self.path.parent)
+        self.text = json.dumps(asdict(Owner.this_process(self._folder))) + "\n"
+
     def check(self) -> None:
-        """Raises: ConfigError where another launch owns the directory; OSError where the file system does not answer."""
-        if self._new_owner is None:
-            seen = self._look()
-            if seen is None and not self._create(self.text):  # removed by hand: it is ours until another one comes
-                seen = self._look()
-            if seen is not None and seen.text != self.text:
-                self._new_owner = _name(seen.text)
-        if self._new_owner is not None:
-            raise ConfigError(
-                f"{self._place} was taken over by {self._new_owner}, since this launch showed no sign of life; it ends without writing more"
-            )
+        """Raises: ConfigError where another launch owns the directory, or it is gone; OSError where the file system does not answer."""
+        if self._loss is None:
+            self._loss = self._moved() or self._taken_over()
+        if self._loss is not None:
+            raise ConfigError(f"{self._place} {self._loss}")
 
     def release(self) -> None:
         """Give the file up, unless it belongs to another launch by now."""
@@ -133,6 +137,24 @@ class RunLock:
             seen = self._look()
             if seen is not None and seen.text == self.text:
                 self.path.unlink()
+
+    def _moved(self) -> str | None:
+        """A folder that is gone is not made anew: half a run would stand there."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if self.path.parent.stat().st_ino == self._folder.inode:
+                return None
+        return (
+            "was moved or removed while the run was going on; it ends without writing more. Where it was moved, the same command with the "
+            "new --run-dir continues from its last checkpoint"
+        )
+
+    def _taken_over(self) -> str | None:
+        seen = self._look()
+        if seen is None and not self._create(self.text):  # removed by hand: it is ours until another one comes
+            seen = self._look()
+        if seen is None or seen.text == self.text:
+            return None
+        return f"was taken over by {_name(seen.text)}, since this launch showed no sign of life; it ends without writing more"
 
     @property
     def _place(self) -> str:
@@ -169,7 +191,7 @@ class RunLock:
         """False also where the file has become another one. Raises: ConfigError where the owner lives."""
         owner = Owner.of(seen.text)
         if owner is not None and owner.is_here():
-            if not owner.is_running():
+            if self._is_copied(owner) or not owner.is_running():
                 return True
             raise ConfigError(self._in_use(seen))
         deadline, has_said = time.monotonic() + self._stale_seconds, False
@@ -184,6 +206,10 @@ class RunLock:
                 self._say(f"{self._place} belongs to {_name(seen.text)}; watching up to {self._stale_seconds:g} s whether that still lives")
                 has_said = True
         return True
+
+    def _is_copied(self, owner: Owner | None) -> bool:
+        """Whether the file came here with a copy of the directory that the owner has. On another machine its heartbeat tells."""
+        return owner is not None and owner.is_here() and owner.folder.is_copied_to(self._folder)
 
     def _in_use(self, seen: _Seen) -> str:
         return f"{self._place} is in use by {_name(seen.text)}; wait for it, stop it, or name another --run-dir"

@@ -20,6 +20,7 @@ from recipes.system.json_lines import JsonLines, read_rows
 FREE_TO_CHANGE = {
     *(f"run.{key}" for key in ("max_steps", "log_steps", "save_steps", "eval_steps", "eval_samples", "wandb", "max_minutes")),
     *("run.hang_seconds", "run.accept_changes"),
+    "data.num_workers",  # who reads does not change what is read
     "data.path",  # what it holds counts, not how it is spelled: check_same_data
 }
 FREE_SECTIONS = ("checkpoint.",)
@@ -50,9 +51,10 @@ class RunDir:
         self.accepted: Changes = {}
         """What this launch may do otherwise than the run so far."""
         self._metrics: JsonLines | None = None
-        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        self._made: list[Path] = []
         self._lock = RunLock(path / ".lock", say=say)
         try:
+            self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
             for folder in self._made:
                 sync(folder.parent)  # a power cut must not lose the folder and all that is synced in it
@@ -72,11 +74,11 @@ class RunDir:
 
     @property
     def is_lost(self) -> bool:
-        """Whether another launch was seen to own the directory by now; nothing is written in it from then on."""
+        """Whether another launch was seen to own the directory by now, or it is gone; nothing is written in it from then on."""
         return self._lock.is_lost
 
     def check(self) -> None:
-        """Raises: ConfigError where another launch owns the directory; OSError where the file system does not answer."""
+        """Raises: ConfigError where another launch owns the directory, or it is gone; OSError where the file system does not answer."""
         self._lock.check()
 
     def save_config(self, content: dict[str, Any]) -> None:
@@ -118,11 +120,18 @@ class RunDir:
             self._remove_made()
 
     def _log(self, name: str) -> JsonLines:
-        return JsonLines(self.path / name, self._say, is_ours=lambda: not self._lock.is_lost)
+        return JsonLines(self.path / name, self._complain, is_ours=lambda: not self._lock.is_lost)
+
+    def _complain(self, text: str) -> None:
+        """Of a log that cannot be written; nothing where that is because the directory was lost, which ends the run."""
+        with suppress(ConfigError):
+            with suppress(OSError):
+                self._lock.check()
+            self._say(text)
 
     def _remove_made(self) -> None:
-        with suppress(OSError):  # not empty: prepared data stay
-            for folder in self._made:
+        for folder in self._made:
+            with suppress(OSError):  # not empty: prepared data stay
                 folder.rmdir()
 
     def _replace(self, name: str, text: str) -> None:
@@ -194,13 +203,15 @@ class StoredConfig:
 def read_config(run_dir: Path) -> StoredConfig | None:
     """None where there is no run. Raises: ConfigError where the file is damaged."""
     path = run_dir / "config.json"
-    if not path.exists():
-        return None
     try:
         config = json.loads(path.read_text())
         if isinstance(config["recipe"]["name"], str):
             release = config.get("release", f"at commit {str(config.get('git_commit'))[:12]}")
             return StoredConfig(config["recipe"], config.get("data_fingerprint"), f"{path} (written by release {release})")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ConfigError(f"--run-dir {run_dir}: {error.strerror}; name a folder that you may read and write") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise ConfigError(f"{path} is damaged, so what the run was made for is unknown; restore it or name another --run-dir")

@@ -20,10 +20,12 @@ from threading import Thread
 from typing import Any, Generic, Literal, TypeVar
 
 from recipes.errors import ConfigError
+from recipes.system.terminal import protect_terminal
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
+"""Slurm's and launchers', the keyboard's, a warning before the time limit, a terminal that closes."""
 TASKS_IN_FLIGHT = 4  # per process: bounds memory, hides the reader's pauses
 TASKS_AHEAD = 2
 """Tasks that a process has been given and not yet answered."""
@@ -149,6 +151,7 @@ def _end(processes: dict[Connection, BaseProcess]) -> None:
 
 def _serve(work: Callable[[Any], Any], begin: Callable[[], object], pipe: Connection) -> None:
     """What a worker process runs. A stop request reaches the whole process group: the parent decides, and needs its results until then."""
+    protect_terminal()
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     tasks: SimpleQueue[tuple[Any] | None] = SimpleQueue()

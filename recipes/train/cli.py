@@ -13,7 +13,7 @@ from typing import Any
 from recipes.check import check_data, resolve_recipe
 from recipes.cluster.checkout import commit
 from recipes.cluster.command import exit_code_of
-from recipes.cluster.environment import is_first_rank, may_see_devices, quiet_libraries, world_from_environment
+from recipes.cluster.environment import asked_accelerator, is_first_rank, may_see_devices, quiet_libraries, world_from_environment
 from recipes.cluster.slurm import node_name, note_on_idle_nodes
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
@@ -41,8 +41,7 @@ def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], def
 
 def pretrain_main(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> int:
     """Run a pre-training command; returns the exit code."""
-    args = build_parser(description, recipes, default).parse_args()
-    return exit_code_of(lambda: _run(args, recipes))
+    return exit_code_of(lambda: _run(build_parser(description, recipes, default).parse_args(), recipes))
 
 
 def _run(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> int:
@@ -62,6 +61,7 @@ def _run(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> 
 
 
 def _resolve(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> tuple[Recipe, EngineConfig]:
+    asked_accelerator()  # before DeepSpeed is imported, which would not name the variable
     recipe = resolve_recipe(args.recipe, recipes, args.set, args.data)
     path = args.deepspeed_config or default_ds_config()
     world = world_from_environment()

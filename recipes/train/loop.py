@@ -18,6 +18,7 @@ from recipes.ds_config import EngineConfig
 from recipes.engine import shards
 from recipes.engine.update import backward, set_learning_rate, step
 from recipes.errors import ConfigError, OutOfMemory, TrainingBroken
+from recipes.system.terminal import limit_waiting
 from recipes.train.guard import Skip, UpdateGuard, check_skips
 from recipes.train.memory import naming_what_to_change, where_it_continues
 from recipes.train.preempt import StopRequest
@@ -28,12 +29,16 @@ from recipes.train.state import TrainState
 from recipes.watch import endings
 from recipes.watch.watch import Watch
 
+TERMINAL_SECONDS = 10.0
+"""How long a terminal that takes nothing may hold training up, once: less than any hang, longer than a slow connection."""
+
 
 def run(recipe: Recipe, config: EngineConfig, run_dir: Path, facts: dict[str, Any]) -> int:
     """Train `recipe` in `run_dir` until run.max_steps, from its newest checkpoint if it has one. Returns the exit code.
 
     `facts` (versions, command line) go into config.json. Raises: ConfigError, TrainingBroken.
     """
+    limit_waiting(TERMINAL_SECONDS)
     limits: dict[str, Any] = {"max_minutes": recipe.run.max_minutes, "file": run_dir / "stop"} if is_first_rank() else {}
     with StopRequest(**limits) as stop, ExitStack() as stack:
         world = join_world()

@@ -71,7 +71,8 @@ class StopRequest:
             raise Stopped(f"stopped by {self.reason} during {doing}; the same command continues")
 
     def __enter__(self) -> "StopRequest":
-        self._previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        listened = [number for number in STOP_SIGNALS if not _is_without_terminal(number)]
+        self._previous = {number: signal.signal(number, self._note) for number in listened}
         ours, theirs = socket.socketpair()
         theirs.setblocking(False)
         self._wakeup, self._previous_wakeup = theirs, signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
@@ -105,3 +106,8 @@ class StopRequest:
                 interrupts += received.count(signal.SIGINT)
         if interrupts > 1 and not self._left.wait(PATIENCE_SECONDS):
             exit_at_once()
+
+
+def _is_without_terminal(number: signal.Signals) -> bool:
+    """Whether `nohup` started this: a terminal that closes is then no request."""
+    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

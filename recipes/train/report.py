@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from recipes.system.terminal import take_losses
 from recipes.train.guard import Skip, UpdateHealth, blamed_samples, check_finite
 from recipes.train.memory import format_bytes, peak_memory_bytes
 from recipes.train.metrics import Interval
@@ -45,6 +46,8 @@ def report(state: TrainState, metrics: dict[str, Any]) -> None:
     }
     if state.writer:
         state.writer.write(metrics, interval)
+    for loss in take_losses():
+        tell(state, "terminal_lost", stream=loss.stream, reason=loss.reason)
     state.interval = Interval()
     check_finite(metrics)
     state.objective.check(metrics)

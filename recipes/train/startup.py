@@ -33,6 +33,7 @@ from recipes.run_dir.run_dir import RunDir, check_same_data, check_same_recipe
 from recipes.settings import recipe_to_dict
 from recipes.train.bad_items import BadItems
 from recipes.train.metrics import MetricsWriter
+from recipes.train.mirror import open_mirror
 from recipes.train.plot import CURVES, plot_metrics
 from recipes.train.preempt import StopRequest
 from recipes.train.saving import Saving
@@ -189,7 +190,9 @@ class StartUp:
         run_dir.save_config(content | topology)
         self._write_roster()  # now there is a run
         lines, lost_steps, lost_seconds = run_dir.open_metrics(state.step)
-        state.writer = MetricsWriter(lines, recipe, state.objective.display, run_dir.path, device=state.device, first_step=state.step)
+        mirror = open_mirror(recipe.run.wandb, run_dir.path, content | topology)
+        display = state.objective.display
+        state.writer = MetricsWriter(lines, recipe, display, mirror=mirror, device=state.device, first_step=state.step)
         lost = {"lost_steps": lost_steps, "lost_seconds": lost_seconds, "last_seen": run_dir.last_seen}
         run_dir.event("resume" if state.step else "start", step=state.step, setup_seconds=seconds, **topology, **lost)
         if run_dir.taken_from:

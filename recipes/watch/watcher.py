@@ -22,6 +22,7 @@ from recipes.errors import EXIT_INTERRUPTED, ConfigError
 from recipes.system.durable import write_text_atomically
 from recipes.system.json_lines import append_whole
 from recipes.system.liveness import read_stat
+from recipes.system.terminal import protect_terminal
 from recipes.watch.endings import FINE, HANG, read_records, record_file, stack_file
 from recipes.watch.hang import HangReport, Report, judge
 from recipes.watch.heartbeat import SIZE, Beat, read_beat
@@ -275,6 +276,7 @@ def append_event(path: Path, step: int, verdict: HangReport) -> None:
 
 def main(memory: int, pipe: int, stacks: int) -> None:
     """What a watcher's process runs; the arguments are descriptors that it has inherited."""
+    protect_terminal()
     # Stop requests are blocked already; a terminal that closes must not end it before its rank either.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     charge = WatchTarget(**json.loads(os.pread(memory, 1 << 24, SIZE)))

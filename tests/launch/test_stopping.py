@@ -47,7 +47,7 @@ def training(args: list[object], tmp_path: Path) -> Iterator[Running]:
     running.stop()
 
 
-@pytest.mark.parametrize("request_", ["SIGINT", "SIGUSR2", "the file stop (removed)"])
+@pytest.mark.parametrize("request_", ["SIGINT", "SIGUSR2", "SIGHUP", "the file stop (removed)"])
 def test_whatever_asks_ends_a_step_saves_and_says_so(training: Running, args: list[object], tmp_path: Path, request_: str) -> None:
     run = tmp_path / "run"
     if request_.startswith("SIG"):

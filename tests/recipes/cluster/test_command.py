@@ -1,6 +1,7 @@
 """How commands end: one line, exit codes, and which rank speaks."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,22 @@ sys.exit(command.exit_code_of(work))
 def test_however_a_command_ends_the_process_is_gone_within_seconds(how: str, code: int, said: str) -> None:
     done = run_command([sys.executable, "-c", LINGERING.format(how)], ROOT, 20)
     assert (done.returncode, done.stdout) == (code, "so far") and done.stderr.endswith(said)
+
+
+@pytest.mark.parametrize(("utf8", "code"), [("0", 2), ("1", 0)])
+def test_a_python_that_reads_ascii_alone_is_told_the_variable_that_helps(utf8: str, code: int) -> None:
+    """In such a locale torch cannot read its own files."""
+    program = "import sys; from recipes.cluster.command import exit_code_of; sys.exit(exit_code_of(lambda: 0))"
+    env = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": utf8, "PYTHONPATH": str(ROOT)}
+    done = run_command([sys.executable, "-c", program], ROOT, 20, env)
+    assert done.returncode == code and ("set PYTHONUTF8=1" in done.stderr) == (code == 2)
+
+
+def test_a_name_that_is_too_long_is_one_line_wherever_it_is_used(capsys: pytest.CaptureFixture) -> None:
+    assert exit_code_of(lambda: len(os.listdir("x" * 300))) == 2
+    assert capsys.readouterr().err == f"error: {'x' * 60}...: File name too long; choose a shorter one\n"
+    with pytest.raises(FileNotFoundError):
+        exit_code_of(lambda: len(os.listdir("nowhere")))
 
 
 def test_a_stop_before_anything_was_saved_is_one_line_and_its_code(capsys: pytest.CaptureFixture) -> None:

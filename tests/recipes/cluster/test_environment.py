@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recipes.cluster import slurm
-from recipes.cluster.environment import export_world, is_first_on_node, is_first_rank, world_from_environment
+from recipes.cluster.environment import asked_accelerator, export_world, is_first_on_node, is_first_rank, left_over, world_from_environment
 from recipes.errors import ConfigError
 from tests.distributed import run_command
 
@@ -97,13 +97,67 @@ def test_slurms_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         world_from_environment()
 
 
-@pytest.mark.parametrize("values", [("0", "many"), ("x", "2"), ("0", "0"), ("0", "-1"), ("4", "4"), ("-1", "2")])
-def test_nonsense_is_refused_and_said_aloud(monkeypatch: pytest.MonkeyPatch, values: tuple[str, str]) -> None:
-    for name, value in zip(NAMES, values, strict=True):
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=rf"RANK='{values[0]}' WORLD_SIZE='{values[1]}': must be integers.*unset them"):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("WORLD_SIZE", value) for value in ("many", "0", "-1", "")),
+        *(("RANK", value) for value in ("x", "-1", "1.0")),
+        *(("LOCAL_RANK", "abc"), ("LOCAL_WORLD_SIZE", "0"), ("LOCAL_SIZE", "2 GPUs")),
+        *(("MASTER_PORT", value) for value in ("any", "0", "65536")),
+    ],
+)
+def test_a_variable_that_is_no_number_is_named_said_aloud_and_unset_it_is_fine(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=rf"^{name}='{value}': must be a whole number from .*; unset {name} or use a launcher$"):
         world_from_environment()
     assert is_first_rank(), "else nobody prints the error"
+    monkeypatch.delenv(name)
+    assert world_from_environment().rank == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"SLURM_STEP_NODELIST": None}, {"SLURM_JOB_ID": "seven"}, {"SLURM_STEP_NODELIST": "a[1-2]"}],
+    ids=["none", "number", "no scontrol"],
+)
+def test_a_step_that_does_not_say_where_it_is_asks_for_the_address(monkeypatch: pytest.MonkeyPatch, change: dict[str, str | None]) -> None:
+    monkeypatch.setattr(os, "environ", {**TASK, **{name: value for name, value in change.items() if value}, "PATH": "/nowhere"})
+    for name in [name for name, value in change.items() if value is None]:
+        del os.environ[name]
+    with pytest.raises(ConfigError, match=r"where the first task of this step is .*; set MASTER_ADDR, MASTER_PORT"):
+        export_world()
+    os.environ["MASTER_ADDR"] = "a"
+    assert export_world() == (3, 4, 1, 2)
+
+
+def test_a_rank_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "4")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match=r"^RANK=4 WORLD_SIZE=4: ranks count from 0 to WORLD_SIZE - 1; unset both"):
+        world_from_environment()
+
+
+def test_what_is_left_over_of_a_launcher_is_named_and_a_launchers_own_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert left_over() is None
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "there")
+    assert left_over() == "WORLD_SIZE MASTER_ADDR"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert left_over() is None
+
+
+@pytest.mark.parametrize(("asked", "found"), [(None, None), ("", None), ("cpu", "cpu"), ("cuda", "cuda")])
+def test_the_accelerator_that_is_asked_for_is_one_that_is_supported(monkeypatch: pytest.MonkeyPatch, asked: str, found: str) -> None:
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("DS_ACCELERATOR", asked)
+    assert asked_accelerator() == found
+    monkeypatch.setenv("DS_ACCELERATOR", "xpu")
+    with pytest.raises(ConfigError, match="DS_ACCELERATOR='xpu': must be cpu or cuda; unset DS_ACCELERATOR"):
+        asked_accelerator()
 
 
 def imported_with(verbose: str, tmp_path: Path) -> str:

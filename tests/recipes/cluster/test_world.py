@@ -1,6 +1,7 @@
 """Doing something once for all ranks, and starting without a launcher."""
 
 import os
+import re
 
 import pytest
 import torch
@@ -137,3 +138,73 @@ def join_without_the_last() -> str:
 def test_a_rank_that_does_not_come_is_named_after_a_bounded_time() -> None:
     said, _ = run_distributed(join_without_the_last, 2)
     assert said.startswith("1 of 2 ranks have not come within 1 s: 1") and "DATA2VEC_MEETING_SECONDS" in said, said
+
+
+def join_with_left_over_variables() -> tuple[list[str], int]:
+    """What is said, and the size of the world without the variables that it names."""
+    dist.destroy_process_group()
+    for name in (
+        "RANK",
+        "LOCAL_RANK",
+        "LOCAL_WORLD_SIZE",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "TORCHELASTIC_RUN_ID",
+        "TORCHELASTIC_USE_AGENT_STORE",
+    ):
+        os.environ.pop(name, None)
+    os.environ.update(WORLD_SIZE="2", DATA2VEC_MEETING_SECONDS="1")
+    before, said = dict(os.environ), list[str]()
+    try:
+        join_world(said.append)
+    except ConfigError as error:
+        said.append(str(error))
+    os.environ.clear()
+    os.environ.update(before)
+    for name in said[-1].partition("for one process: unset ")[2].rstrip(")").split():
+        del os.environ[name]
+    size = join_world(said.append).size
+    leave_world()
+    return said, size
+
+
+def test_variables_left_over_of_a_launcher_are_said_while_it_waits_and_without_them_it_does_not() -> None:
+    ((said, size),) = run_distributed(join_with_left_over_variables, 1)
+    origin = r" \(no launcher has set WORLD_SIZE; for one process: unset WORLD_SIZE\)"
+    waits, ends = said
+    assert re.fullmatch(f"waiting up to 1 s for 1 of 2 ranks{origin}", waits) and re.fullmatch(
+        f"1 of 2 ranks have not come .*{origin}", ends
+    )
+    assert size == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        (
+            {"RANK": "1", "WORLD_SIZE": "2"},
+            "rank 1 of 2 is not told where rank 0 is; set MASTER_ADDR and MASTER_PORT .*unset RANK WORLD_SIZE",
+        ),
+        ({"DS_ACCELERATOR": "cuda"}, "DS_ACCELERATOR=cuda, but torch finds no CUDA device on .*; unset DS_ACCELERATOR"),
+        *(
+            ({"WORLD_SIZE": "2", "DATA2VEC_MEETING_SECONDS": text}, f"DATA2VEC_MEETING_SECONDS={text}: must be")
+            for text in ("inf", "0", "nan")
+        ),
+    ],
+)
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_what_can_come_to_nothing_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, variables: dict, said: str) -> None:
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "DS_ACCELERATOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # join_world writes
+    with pytest.raises(ConfigError, match=said):
+        join_world()
+
+
+def test_the_cpu_is_taken_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for asked, on_cuda in (("cpu", False), ("cuda", True), ("", True)):
+        monkeypatch.setenv("DS_ACCELERATOR", asked)
+        assert world_module._is_on_cuda() == on_cuda

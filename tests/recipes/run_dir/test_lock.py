@@ -292,6 +292,7 @@ def test_a_lock_that_changed_hands_where_flock_means_nothing_is_put_back(tmp_pat
     stale = lock._look()
     assert stale is not None
     new = RunLock(path, **QUICK)
+    new._claim()
     path.write_text(new.text)
     monkeypatch.setattr(lock, "_look", lambda: stale)
     assert not lock._take_away(stale)

@@ -15,6 +15,7 @@ from recipes.errors import ConfigError
 from recipes.run_dir.run_dir import FREE_TO_CHANGE, RunDir, check_same_data, check_same_recipe
 from recipes.settings import apply_overrides, recipe_to_dict
 from recipes.text import text_base, text_tiny
+from recipes.vision import vision_tiny
 from tests.distributed import run_command, run_distributed
 from tests.durability import durable_moves
 from tests.launching import ROOT
@@ -81,11 +82,17 @@ def test_the_same_recipe_may_come_back_with_other_limits(tmp_path: Path) -> None
     check_same_recipe(run_dir.path, recipe)
     run = replace(recipe.run, max_steps=9, log_steps=1, save_steps=2, eval_steps=3, eval_samples=4, wandb="offline", max_minutes=5)
     run = replace(run, accept_changes=("optim.lr",), hang_seconds=7)
-    assert len([1 for key in FREE_TO_CHANGE if key.startswith("run.")]) == 9 and FREE_TO_CHANGE - {"data.path"} == {
+    assert len([1 for key in FREE_TO_CHANGE if key.startswith("run.")]) == 9 and FREE_TO_CHANGE - {"data.path", "data.num_workers"} == {
         key for key in FREE_TO_CHANGE if key.startswith("run.")
     }
     checkpoint, data = replace(recipe.checkpoint, keep_last=9, keep_every_steps=8), replace(recipe.data, path="/elsewhere")
     assert check_same_recipe(run_dir.path, replace(recipe, run=run, checkpoint=checkpoint, data=data)) == {}
+
+
+def test_the_number_of_worker_processes_may_change(tmp_path: Path) -> None:
+    recipe = vision_tiny()
+    run_dir = begun(tmp_path / "run", recipe)
+    assert check_same_recipe(run_dir.path, replace(recipe, data=replace(recipe.data, num_workers=7))) == {}
 
 
 def test_a_fresh_directory_takes_any_recipe(tmp_path: Path) -> None:

@@ -36,7 +36,18 @@ def test_a_signal_that_the_parent_had_blocked_is_heard(number: signal.Signals) -
 
 
 def test_schedulers_warnings_and_the_keyboard_are_all_listened_to() -> None:
-    assert {signal.SIGTERM, signal.SIGUSR2, signal.SIGINT} == set(STOP_SIGNALS)
+    assert {signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP} == set(STOP_SIGNALS)
+
+
+def test_a_terminal_that_closes_is_no_request_under_nohup() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.reason is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_first_reason_stays() -> None:

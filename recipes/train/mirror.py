@@ -1,0 +1,86 @@
+"""A copy of a run's metrics in wandb, one wandb run for one run dir. metrics.jsonl is the truth; nothing here stops or delays training."""
+
+import json
+import os
+import secrets
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from recipes.run_dir.folder import Folder
+from recipes.system.durable import write_text_atomically
+
+PATIENCE_SECONDS = 20.0
+ID_FILE = "wandb.json"
+
+
+def open_mirror(mode: str, run_dir: Path, config: Mapping[str, Any]) -> "WandbMirror | None":
+    """Begin or continue the wandb run of `run_dir`. None where run.wandb is off (`mode`), or WANDB_MODE disables what it asks for.
+
+    `config`: the hyperparameters that wandb shows. What the environment says of the run (WANDB_PROJECT, WANDB_NAME, ...) wins.
+    """
+    for name in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
+        del os.environ[name]  # wandb would take an empty one for a value
+    if mode == "off" or os.environ.get("WANDB_MODE") == "disabled":
+        return None
+    name = run_dir.resolve().name
+    ours = {"PROJECT": "data2vec", "NAME": name, "RUN_GROUP": name, "DIR": str(run_dir), "MODE": mode, "RESUME": "allow"}
+    run = {key.removeprefix("RUN_").lower(): value for key, value in ours.items() if f"WANDB_{key}" not in os.environ}
+    return WandbMirror({**run, "id": _id_of(run_dir), "config": dict(config), "allow_val_change": True})
+
+
+class WandbMirror:
+    """Whatever goes wrong in wandb is said once; calls run on a daemon thread."""
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        """`arguments` of wandb.init."""
+        self._queue: SimpleQueue[dict[str, Any] | None] = SimpleQueue()  # None is the end
+        self._arguments = arguments
+        self._given_up = False
+        self._thread = threading.Thread(target=self._work, daemon=True, name="wandb")
+        self._thread.start()
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Queue one step."""
+        self._queue.put(dict(metrics))
+
+    def finish(self) -> None:
+        """Ask for the end and wait a bounded time."""
+        self._queue.put(None)
+        self._thread.join(PATIENCE_SECONDS)
+        if self._thread.is_alive():
+            self._given_up = True
+            folder = os.environ.get("WANDB_DIR") or self._arguments["dir"]
+            print(f"wandb: not done after {PATIENCE_SECONDS:g} s; `wandb sync` sends what is in {folder}", file=sys.stderr)
+
+    def _work(self) -> None:
+        import wandb  # half a second that only runs which ask for it pay
+
+        try:
+            run = wandb.init(**self._arguments, settings=wandb.Settings(silent=True, init_timeout=PATIENCE_SECONDS))
+            while (metrics := self._queue.get()) is not None:
+                run.log({k: v for k, v in metrics.items() if v is not None}, step=metrics["step"])
+            run.finish()
+        except (wandb.Error, OSError, ValueError) as error:  # ValueError: a variable with a value that is none of its own
+            line = " ".join(str(error).split())
+            print(f"wandb: {line}; training goes on, metrics.jsonl has everything", file=sys.stderr)
+        except Exception:
+            if self._given_up:  # the interpreter leaves and takes wandb's service away
+                return
+            raise
+
+
+def _id_of(run_dir: Path) -> str:
+    """WANDB_RUN_ID, or what was kept in the run dir, or a new one; kept from now on. A copy of a run dir is a run of its own."""
+    file, here, kept = run_dir / ID_FILE, Folder.at(run_dir), None
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        content = json.loads(file.read_text())
+        kept = None if Folder(*content["folder"]).is_copied_to(here) else content["id"]
+    own = os.environ.get("WANDB_RUN_ID") or kept or secrets.token_hex(4)
+    with suppress(OSError):  # a full disk: then the next launch begins another one
+        write_text_atomically(file, json.dumps({"id": own, "folder": here}) + "\n")
+    return own
