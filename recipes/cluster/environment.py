@@ -77,9 +77,33 @@ def is_first_on_node() -> bool:
         return True
 
 
+def is_imagined() -> bool:
+    """Whether the user has set the number of ranks for a dry run. A launcher numbers them, and a batch job has its own nodes."""
+    return "WORLD_SIZE" in os.environ and not {"RANK", "SLURM_JOB_ID"} & os.environ.keys()
+
+
 def may_see_devices() -> bool:
     """Whether there is an NVIDIA driver and the user has not hidden all devices from this process."""
     return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+
+
+def num_devices() -> int:
+    """NVIDIA devices that this process may use, counted without torch; 0 where there are none."""
+    if not may_see_devices():
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return len(visible.split(",")) if visible else sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia*"))
+
+
+def may_compute_fp16() -> bool:
+    """Whether the ranks that this process would be one of may have fp16, as far as can be told without torch: with a device, and on a
+    CPU with the instructions that oneDNN asks for."""
+    if is_imagined() or (may_see_devices() and os.environ.get("DS_ACCELERATOR") != "cpu"):
+        return True
+    try:
+        return not {"avx512_fp16", "avx_ne_convert"}.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
 
 
 def quiet_libraries() -> None:

@@ -11,6 +11,7 @@ from recipes.cluster.environment import quiet_libraries, world_from_environment
 from recipes.errors import ConfigError
 from recipes.modalities.registry import modality_of
 from recipes.system.durable import write_text_atomically
+from recipes.values import place, place_name
 
 
 class Result(Protocol):
@@ -26,9 +27,9 @@ class Result(Protocol):
 def build_parser(description: str) -> argparse.ArgumentParser:
     """The flags of launch/probe.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="source", type=Path, required=True, help="run dir or checkpoint folder")
+    parser.add_argument("--from", dest="source", type=place, required=True, help="run dir or checkpoint folder")
     parser.add_argument("--task", help=f"one of {', '.join(TASKS)} (default: cloze for text, else classify)")
-    parser.add_argument("--data", help="what to probe on (default: what the run was trained on); classify needs labels")
+    parser.add_argument("--data", type=place_name, help="what to probe on (default: what the run was trained on); classify needs labels")
     parser.add_argument("--label-column", default="label", help="column of a table that holds the class (default: label)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     return parser

@@ -98,12 +98,21 @@ def test_every_recipe_with_every_ds_config_passes_a_dry_run(
     args = ["--recipe", name, "--deepspeed_config", path, "--dry-run", "--set", f"run.global_batch_size={batch}"]
     assert run(monkeypatch, *args, modality=modality) == 0
     out, err = capsys.readouterr()
-    shown, end = json.JSONDecoder().raw_decode(out)
+    told, brace, content = out.partition("{\n")
+    shown = json.loads(brace + content)
+    assert [line.partition(":")[0] for line in told.splitlines()[:5]] == [
+        "parameters",
+        "batch",
+        "memory per rank, MB, activations not counted",
+        "ds_config",
+        "run dir",
+    ]
+    assert f"ds_config: {path}, " in told
     assert (shown["recipe"]["name"], shown["deepspeed"]["train_batch_size"]) == (name, batch)
-    assert f"parameters: {num_parameters(recipe):,} (" in out[end:]
+    assert f"parameters: {num_parameters(recipe):,} (" in told
     dp_size, micro, accumulation = map(int, re.findall(r"data-parallel (\d+) x micro (\d+) x accumulation (\d+)", out)[0])
     assert dp_size * micro * accumulation == batch
-    assert "memory per rank, MB" in out[end:] and f"run dir: runs/{name}\n" in out[end:]
+    assert f"run dir: runs/{name}\n" in told
     assert err == "" and list(tmp_path.iterdir()) == []
 
 
