@@ -9,6 +9,8 @@ from typing import NamedTuple
 from recipes.cluster import slurm
 from recipes.errors import ConfigError
 
+DEVICES = Path("/dev")
+
 
 class LaunchedWorld(NamedTuple):
     """This process among those that were launched together."""
@@ -84,15 +86,19 @@ def is_imagined() -> bool:
 
 def may_see_devices() -> bool:
     """Whether there is an NVIDIA driver and the user has not hidden all devices from this process."""
-    return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
+    return (DEVICES / "nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") not in ("", "-1")
 
 
 def num_devices() -> int:
-    """NVIDIA devices that this process may use, counted without torch; 0 where there are none."""
+    """NVIDIA devices of this node that a run may use, counted without torch. In a Slurm job all that it was given count: there a launcher
+    hides those without a rank."""
+    env = os.environ
+    told = env.get("SLURM_GPUS_ON_NODE", "") if "SLURM_JOB_ID" in env else env.get("CUDA_VISIBLE_DEVICES", "")
     if not may_see_devices():
         return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return len(visible.split(",")) if visible else sum(path.name[6:].isdigit() for path in Path("/dev").glob("nvidia*"))
+    if told:
+        return int(told) if "SLURM_JOB_ID" in env else len(told.split(","))
+    return sum(path.name[6:].isdigit() for path in DEVICES.glob("nvidia*"))
 
 
 def may_compute_fp16() -> bool:
