@@ -1,12 +1,14 @@
-"""Which values a number among the settings may have; stands beside the field as `Annotated[float, between(0, 1)]`. Torch-free."""
+"""What stands beside a setting, as in `Annotated[float, SHARE]`: which values it may have, what older runs count as, and whether it names
+a place. Torch-free."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The ends of an interval; None is no end."""
+    """The ends of an interval; None is no end. What is no finite number is outside of every one."""
 
     least: float | None = None
     most: float | None = None
@@ -15,7 +17,9 @@ class Bounds:
     below: float | None = None
 
     def complaint(self, value: float) -> str | None:
-        """What a value outside must be, ready for an error message; None for a value inside. NaN is outside."""
+        """What a value outside must be, ready for an error message; None for a value inside."""
+        if not math.isfinite(value):
+            return "must be a finite number"
         if (
             (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
@@ -24,9 +28,13 @@ class Bounds:
         ):
             return None
         if self.least is not None and self.most is not None:
-            return f"must lie between {self.least:g} and {self.most:g}"
+            return f"must lie between {_shown(self.least)} and {_shown(self.most)}"
         words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
-        return "must be " + " and ".join(f"{word} {end:g}" for word, end in words.items() if end is not None)
+        return "must be " + " and ".join(f"{word} {_shown(end)}" for word, end in words.items() if end is not None)
+
+
+def _shown(end: float) -> str:
+    return f"{end:g}" if isinstance(end, float) else str(end)
 
 
 @dataclass(frozen=True)
@@ -36,10 +44,22 @@ class Absent:
     value: Any
 
 
+@dataclass(frozen=True)
+class Place:
+    """Beside a text that names a file or a folder: a leading `~` is the user's home."""
+
+
 POSITIVE = Bounds(above=0)
 SHARE = Bounds(least=0, most=1)
+PART = Bounds(least=0, below=1)
+"""A share that leaves something over."""
 
 
 def at_least(number: float) -> Bounds:
     """`number` and everything above."""
     return Bounds(least=number)
+
+
+def between(least: float, most: float) -> Bounds:
+    """Both ends and what lies between them."""
+    return Bounds(least=least, most=most)

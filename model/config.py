@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
-from model.bounds import SHARE, Bounds, at_least
+from model.bounds import POSITIVE, SHARE, Bounds, at_least
 
 Norm = Literal["batch", "instance", "layer"]
 Shares = Literal["nothing", "features", "frontend"]
@@ -137,7 +137,7 @@ class TeacherConfig:
     """tau_e."""
     ema_anneal_end_step: Annotated[int, at_least(0)] = 300_000
     """tau_n, in optimizer updates."""
-    average_top_k_layers: int = 10
+    average_top_k_layers: Annotated[int, at_least(1)] = 10
     """K."""
     target: Literal["ffn", "block"] = "ffn"
     """ffn: output of the second FFN matrix before dropout and residual. block: output of the whole block."""
@@ -168,5 +168,5 @@ class LossConfig:
     """Threshold of smooth L1; 0 is the plain squared error."""
     channels: Literal["sum", "mean"] = "sum"
     """How the channels of a position are reduced (mean: vision release)."""
-    scale: float | None = 1.0
+    scale: Annotated[float | None, POSITIVE] = 1.0
     """Factor on that; None is 1/sqrt(hidden_size)."""

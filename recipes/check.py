@@ -10,7 +10,9 @@ from recipes.catalog import find_recipe
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.modalities.registry import modality_of
-from recipes.settings import apply_overrides, check_bounds, objective_config
+from recipes.settings import apply_overrides, check_bounds, objective_config, with_home
+
+ACCEPTED = "--set run.accept_changes=optim.schedule_steps"
 
 
 def resolve_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]], overrides: list[str], data: str | None) -> Recipe:
@@ -21,6 +23,7 @@ def resolve_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]], overr
     recipe = apply_overrides(recipe, overrides)
     if data is not None:
         recipe = replace(recipe, data=replace(recipe.data, path=data))  # type: ignore[call-arg]
+    recipe = with_home(recipe)
     check_recipe(recipe)
     return recipe
 
@@ -52,7 +55,7 @@ def check_data(recipe: Recipe) -> None:
     path = recipe.data.path
     if path is None or not (Path(path).exists() or Path(path).is_absolute() or path.startswith(".")):
         return
-    modality_of(recipe.modality, f"recipe {recipe.name}").check_data(recipe, Path(path).expanduser())
+    modality_of(recipe.modality, f"recipe {recipe.name}").check_data(recipe, Path(path))
 
 
 def _check_model(recipe: Recipe) -> None:
@@ -64,9 +67,7 @@ def _check_model(recipe: Recipe) -> None:
 
 
 def _check_optim(recipe: Recipe) -> None:
-    optim = recipe.optim
-    if not all(0 <= beta < 1 for beta in optim.betas):
-        raise ConfigError(f"optim.betas are {optim.betas[0]} and {optim.betas[1]}; both must lie in [0, 1)")
+    optim, run = recipe.optim, recipe.run
     if optim.warmup_steps + optim.decay_steps > optim.schedule_steps:
         raise ConfigError(
             f"optim.warmup_steps {optim.warmup_steps} + optim.decay_steps {optim.decay_steps} exceed optim.schedule_steps "
@@ -76,3 +77,19 @@ def _check_optim(recipe: Recipe) -> None:
         raise ConfigError(
             f"optim.final_lr_scale {optim.final_lr_scale} with the exponential decay of tri_stage; it must be above 0 (published: 0.01)"
         )
+    if run.max_steps > optim.schedule_steps and optim.last_lr == 0:
+        raise ConfigError(
+            f"run.max_steps {run.max_steps} is more than optim.schedule_steps {optim.schedule_steps}, and from there on the learning rate "
+            f"is 0; use --set optim.schedule_steps={run.max_steps}, in a run that has begun with {ACCEPTED} too"
+        )
+
+
+def continuation(recipe: Recipe, step: int) -> str:
+    """The settings under which a run that has ended at `step` goes on; where its schedule has ended at rate 0, with a longer one."""
+    optim = recipe.optim
+    if optim.last_lr == 0 and step >= optim.schedule_steps:
+        return (
+            f"at learning rate 0, the end of optim.schedule_steps {optim.schedule_steps}; --set run.max_steps={2 * step} "
+            f"--set optim.schedule_steps={2 * step} {ACCEPTED} continues it at the rate that the longer schedule has there"
+        )
+    return "--set run.max_steps=N continues it" + (f", N up to optim.schedule_steps {optim.schedule_steps}" if optim.last_lr == 0 else "")

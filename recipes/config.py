@@ -8,7 +8,7 @@ or an `Absent` value for them.
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from model.bounds import POSITIVE, SHARE, at_least
+from model.bounds import PART, POSITIVE, SHARE, Bounds, Place, at_least, between
 from model.config import EncoderConfig, LossConfig, MaskConfig, TeacherConfig, TokenMaskConfig
 from model.frontends.config import FrontendConfig, TextFrontendConfig
 from recipes.errors import ConfigError
@@ -46,10 +46,10 @@ class TextDataConfig(DataConfig):
     """Text corpus, tokenizer and packing."""
 
     kind: ClassVar[str] = "text"
-    path: str | None = None
+    path: Annotated[str | None, Place()] = None
     """Folder, file, prepared folder or hub name; None is the shipped sample (`--data` sets it)."""
     text_column: str = "text"
-    tokenizer: str | None = None
+    tokenizer: Annotated[str | None, Place()] = None
     """A sentencepiece .model file; None trains one with frontend.vocab_size symbols."""
     tokenizer_type: Literal["unigram", "bpe"] = "bpe"
     lowercase: bool = False
@@ -59,7 +59,7 @@ class TextDataConfig(DataConfig):
     """Tokens per sample, `<s>` included."""
     break_mode: Literal["none", "complete_doc"] = "complete_doc"
     """none: the token stream cut every sequence_length - 1. complete_doc: whole lines of one document (published)."""
-    heldout_fraction: float = 0.01
+    heldout_fraction: Annotated[float, PART] = 0.01
     """Share of the text kept for eval_loss."""
 
 
@@ -68,24 +68,24 @@ class SpeechDataConfig(DataConfig):
     """Recordings, their lengths, and the groups that share a crop length."""
 
     kind: ClassVar[str] = "speech"
-    path: str | None = None
+    path: Annotated[str | None, Place()] = None
     """Folder, manifest (.tsv, .csv, .jsonl), parquet, `datasets` folder, prepared folder or hub name; None is the shipped sample."""
     column: str = "audio"
     """Column of a table that holds the audio bytes, or of a manifest that holds the file's path."""
-    sample_rate: int = 16_000
+    sample_rate: Annotated[int, at_least(1)] = 16_000
     """Everything else is resampled to this rate (Hz)."""
     min_seconds: Annotated[float, at_least(0)] = 2.0
     """Shorter recordings are left out (published)."""
-    max_seconds: float = 20.0
+    max_seconds: Annotated[float, POSITIVE] = 20.0
     """Longer ones are cropped (published)."""
     group_size: Annotated[int, at_least(1)] = 8
     """Samples that share one crop length, that of the shortest, and one masked count, the smallest. A fixed part of the
     global batch, so that neither depends on ranks; a micro-batch lies within one group."""
-    heldout_fraction: float = 0.01
+    heldout_fraction: Annotated[float, PART] = 0.01
     """Share of the recordings kept for eval_loss."""
     max_bad_fraction: Annotated[float, SHARE] = 0.01
     """Share of undecodable recordings above which the run ends."""
-    num_workers: Annotated[int, at_least(0)] = 2
+    num_workers: Annotated[int, between(0, 256)] = 2
     """Processes per rank that decode; 0 decodes in the training process."""
 
 
@@ -94,20 +94,20 @@ class VisionDataConfig(DataConfig):
     """Images and how each epoch sees them (data2vec's vision release, beit/datasets.py)."""
 
     kind: ClassVar[str] = "vision"
-    path: str | None = None
+    path: Annotated[str | None, Place()] = None
     """Folder of images, parquet, `datasets` folder, prepared folder or hub name; None is the shipped sample."""
     column: str = "image"
     """Column of a table that holds the image bytes."""
-    crop_scale: tuple[float, float] = (0.08, 1.0)
+    crop_scale: Annotated[tuple[float, float], Bounds(above=0, most=1)] = (0.08, 1.0)
     """Share of the image's area that the random crop takes."""
     color_jitter: Annotated[float, SHARE] = 0.4
     """Brightness, contrast and saturation change by up to this share."""
     flip_prob: Annotated[float, SHARE] = 0.5
-    heldout_fraction: float = 0.01
+    heldout_fraction: Annotated[float, PART] = 0.01
     """Share of the images kept for eval_loss."""
     max_bad_fraction: Annotated[float, SHARE] = 0.01
     """Share of undecodable images above which the run ends."""
-    num_workers: Annotated[int, at_least(0)] = 2
+    num_workers: Annotated[int, between(0, 256)] = 2
     """Processes per rank that decode; 0 decodes in the training process."""
 
 
@@ -161,7 +161,7 @@ class OptimConfig:
     """The optimizer's numbers; which implementation runs is the ds_config's `optimizer.type`."""
 
     lr: Annotated[float, POSITIVE] = 2e-4
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: Annotated[tuple[float, float], PART] = (0.9, 0.98)
     eps: Annotated[float, at_least(0)] = 1e-6
     weight_decay: Annotated[float, at_least(0)] = 0.01
     """Decoupled (fairseq's adam)."""
@@ -170,22 +170,27 @@ class OptimConfig:
     clip_norm: Annotated[float, at_least(0)] = 5.0
     """Global gradient norm; 0 is no clipping."""
     schedule: Literal["cosine", "tri_stage"] = "cosine"
-    schedule_steps: int = 1_000_000
+    schedule_steps: Annotated[int, at_least(1)] = 1_000_000
     """The schedule's horizon in updates; stopping earlier or later does not bend it."""
     warmup_steps: Annotated[int, at_least(0)] = 10_000
     decay_steps: Annotated[int, at_least(0)] = 0
     """tri_stage only: length of the last stage."""
-    final_lr_scale: float = 0.0
+    final_lr_scale: Annotated[float, SHARE] = 0.0
     """Last rate as a fraction of lr (tri_stage also starts there)."""
+
+    @property
+    def last_lr(self) -> float:
+        """The rate from schedule_steps on."""
+        return self.lr if self.schedule == "tri_stage" and self.decay_steps == 0 else self.final_lr_scale * self.lr
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """One run: how long, how large a batch, what is written when."""
 
-    seed: Annotated[int, at_least(0)] = 1
+    seed: Annotated[int, between(0, 2**63 - 1)] = 1
     max_steps: Annotated[int, at_least(1)] = 1_000_000
-    global_batch_size: Annotated[int, at_least(1)] = 256
+    global_batch_size: Annotated[int, between(1, 2**20)] = 256
     """Samples of one optimizer update, over all ranks and micro-batches."""
     log_steps: Annotated[int, at_least(1)] = 100
     save_steps: Annotated[int, at_least(1)] = 5_000
@@ -209,9 +214,9 @@ class GuardConfig:
     """What ends a run, and what keeps an update from being applied. The collapse monitor has fairseq's thresholds
     (data2vec_audio.py: `min_target_var`, `min_pred_var`, which are stds)."""
 
-    min_target_std: float = 0.1
-    min_pred_std: float = 0.01
-    after_steps: int = 5_000
+    min_target_std: Annotated[float, at_least(0)] = 0.1
+    min_pred_std: Annotated[float, at_least(0)] = 0.01
+    after_steps: Annotated[int, at_least(0)] = 5_000
     max_skipped_in_a_row: Annotated[int, at_least(1)] = 50
     """Skipped updates before the run ends (not published; fp16's loss scale may need a dozen to settle)."""
     spike: Literal["off", "report", "skip"] = "report"

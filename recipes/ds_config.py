@@ -3,8 +3,6 @@
 What is learned stays in the recipe: a number that the recipe owns may stand here only as "auto".
 """
 
-import copy
-import difflib
 import json
 import math
 from dataclasses import dataclass, replace
@@ -12,42 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from recipes.config import Recipe
+from recipes.ds_keys import checked
 from recipes.errors import ConfigError
 
+SHIPPED = Path(__file__).resolve().parents[1] / "ds_configs"
 LARGEST_AUTO_MICRO_BATCH = 16
-
-OWNED_BY_RECIPE = {
-    "train_batch_size": "run.global_batch_size",
-    "gradient_clipping": "optim.clip_norm",
-    "optimizer.params.lr": "optim.lr",
-    "optimizer.params.betas": "optim.betas",
-    "optimizer.params.eps": "optim.eps",
-    "optimizer.params.weight_decay": "optim.weight_decay",
-}
-
-TOP_LEVEL_KEYS = {
-    *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping", "optimizer"),
-    *("zero_optimization", "bf16", "fp16", "megatron", "scheduler", "communication_data_type", "data_types"),
-    *("steps_per_print", "wall_clock_breakdown", "zero_allow_untested_optimizer", "zero_force_ds_cpu_optimizer"),
-}
-
-TESTED_ZERO_KEYS = {
-    *("stage", "offload_optimizer", "overlap_comm", "contiguous_gradients", "reduce_scatter", "reduce_bucket_size", "sub_group_size"),
-    *("stage3_prefetch_bucket_size", "stage3_param_persistence_threshold", "stage3_max_live_parameters", "stage3_max_reuse_distance"),
-    *("memory_efficient_linear", "round_robin_gradients"),
-}
-
-SECTION_KEYS = {
-    "optimizer": {"type", "params"},
-    "optimizer.params": {"lr", "betas", "eps", "weight_decay"},
-    "bf16": {"enabled", "check_grad_overflow", "immediate_grad_update"},
-    "fp16": {"enabled", "loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis", "consecutive_hysteresis", "min_loss_scale"},
-    "zero_optimization": TESTED_ZERO_KEYS,
-    "zero_optimization.offload_optimizer": {"device", "pin_memory", "buffer_count", "fast_init"},
-    "megatron": {"tensor_model_parallel_size", "across_nodes"},
-}
-
-OPTIMIZER_TYPES = ("AdamW",)
 
 
 @dataclass(frozen=True)
@@ -86,53 +53,76 @@ class EngineConfig:
         return self.deepspeed["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
 
 
+def find_ds_config(path: Path) -> Path:
+    """The file; where there is none, the shipped one of that name (zero3_bf16)."""
+    shipped = SHIPPED / f"{path.name.removesuffix('.json')}.json"
+    is_bare = path.parent in (Path(), Path(SHIPPED.name))
+    return shipped if is_bare and not path.is_file() and shipped.is_file() else path
+
+
 def load_ds_config(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises: ConfigError if it is missing, unreadable or not JSON (with line and column)."""
+    """The JSON object in `path`, without its comments: what is under a key that begins with _ or //.
+
+    Raises: ConfigError if it is missing, unreadable, not JSON (with line and column), or has a key twice.
+    """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_comments)
     except OSError as error:
-        raise ConfigError(f"--deepspeed_config {path}: {error.strerror}; the shipped ones are in ds_configs/") from None
+        names = ", ".join(sorted(one.stem for one in SHIPPED.glob("*.json")))
+        raise ConfigError(f"--deepspeed_config {path}: {error.strerror}; the shipped ones are in ds_configs/: {names}") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); point --deepspeed_config at a JSON file") from None
+    except KeyError as error:
+        raise ConfigError(f"{path}: the key {error} stands twice in one object; remove one") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds a {type(content).__name__}, must be a JSON object {{...}}")
     return content
 
 
+def _without_comments(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise KeyError(key)
+        if not key.startswith(("_", "//")):
+            found[key] = value
+    return found
+
+
 def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int, local_size: int | None = None) -> EngineConfig:
     """Check `content` against recipe and world and fill in every "auto". `local_size`: ranks on a node, where it is known.
 
-    Raises: ConfigError for an unknown key, a number that the recipe owns, an untested ZeRO setting, or sizes that do not divide.
+    Raises: ConfigError for an unknown key, a value of another type or range, a number that the recipe owns, or sizes that do not divide.
     """
-    content = copy.deepcopy(content)
-    _check_keys(content, path)
-    _check_ownership(content, path)
-    _check_sections(content, path)
-    _check_zero(content, path)
-    tp_size = _tensor_parallel_size(content, path)
-    across_nodes = _across_nodes(content, path)
+    content, complaints = checked(content)
+    if complaints:
+        raise ConfigError(f"{path}: {'; and '.join(complaints)}")
+    if all(content.get(name, {}).get("enabled", False) for name in ("bf16", "fp16")):
+        raise ConfigError(f"{path}: bf16 and fp16 are both enabled; enable one")
+    megatron = content.get("megatron", {})
+    tp_size, across_nodes = megatron.get("tensor_model_parallel_size", 1), megatron.get("across_nodes", False)
     _check_topology(recipe, tp_size, world_size)
     if local_size is not None and world_size > local_size and not across_nodes:
         _check_nodes(tp_size, local_size)
     batch = plan_batch(recipe, content.get("train_micro_batch_size_per_gpu", "auto"), tp_size, world_size)
-    batch = replace(batch, tp_across_nodes=across_nodes)
-    optimizer_type = content.get("optimizer", {}).get("type", "AdamW")
-    if optimizer_type not in OPTIMIZER_TYPES:
-        raise ConfigError(f"{path}: optimizer.type {optimizer_type!r} is not tested here; use {' or '.join(OPTIMIZER_TYPES)}")
-    for key in ("optimizer", "megatron", "scheduler"):
-        content.pop(key, None)
-    content.update(
-        train_micro_batch_size_per_gpu=batch.micro_batch_size,
-        gradient_accumulation_steps=batch.accumulation_steps,
-        train_batch_size=recipe.run.global_batch_size,
-        gradient_clipping=recipe.optim.clip_norm,
-        zero_allow_untested_optimizer=True,  # our optimizer is torch's fused AdamW
-    )
-    content.setdefault("steps_per_print", 2**31)  # our own log lines replace DeepSpeed's
-    content["zero_optimization"].setdefault("memory_efficient_linear", False)  # plain F.linear: no autograd detour
-    return EngineConfig(path, content, batch)
+    return EngineConfig(path, _for_deepspeed(recipe, content, batch), replace(batch, tp_across_nodes=across_nodes))
+
+
+def _for_deepspeed(recipe: Recipe, content: dict[str, Any], batch: BatchPlan) -> dict[str, Any]:
+    ours = {key: value for key, value in content.items() if key not in ("optimizer", "megatron")}
+    zero = {"stage": 3, "memory_efficient_linear": False} | content.get("zero_optimization", {})  # plain F.linear: no autograd detour
+    off = [name for name in ("offload_optimizer", "offload_param") if zero.get(name, {}).get("device", "none") == "none"]
+    return ours | {
+        "zero_optimization": {key: value for key, value in zero.items() if key not in off},
+        "train_micro_batch_size_per_gpu": batch.micro_batch_size,
+        "gradient_accumulation_steps": batch.accumulation_steps,
+        "train_batch_size": recipe.run.global_batch_size,
+        "gradient_clipping": recipe.optim.clip_norm,
+        "zero_allow_untested_optimizer": True,  # our optimizer is torch's fused AdamW
+        "steps_per_print": 2**31,  # our own log lines replace DeepSpeed's
+    }
 
 
 def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) -> BatchPlan:
@@ -152,8 +142,7 @@ def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) 
     divisors = [n for n in range(1, whole + 1) if whole % n == 0]
     if micro == "auto":
         micro = max(n for n in divisors if n <= LARGEST_AUTO_MICRO_BATCH)
-    if not isinstance(micro, int) or isinstance(micro, bool) or micro < 1:
-        raise ConfigError(f'train_micro_batch_size_per_gpu is {micro!r}; write a positive integer or "auto"')
+    assert isinstance(micro, int)
     if share % micro:
         step = micro * dp_size
         near = _multiples_around(total, math.lcm(step, group))
@@ -175,89 +164,6 @@ def _multiples_around(total: int, step: int) -> list[int]:
     return sorted({total // step * step, (total // step + 1) * step} - {0})
 
 
-def _check_keys(content: dict[str, Any], path: str) -> None:
-    if "tensor_parallel" in content:
-        raise ConfigError(
-            f'{path}: DeepSpeed\'s own "tensor_parallel" section is not used here; write "megatron": {{"tensor_model_parallel_size": N}}'
-        )
-    for key in content:
-        if key not in TOP_LEVEL_KEYS:
-            near = difflib.get_close_matches(key, TOP_LEVEL_KEYS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(TOP_LEVEL_KEYS))}"
-            raise ConfigError(f"{path}: key {key!r} is unknown or not tested here; {hint}")
-
-
-def _check_ownership(content: dict[str, Any], path: str) -> None:
-    if content.get("scheduler", "auto") != "auto":
-        raise ConfigError(
-            f"{path}: scheduler belongs to the recipe; remove it and use --set optim.schedule=cosine --set optim.warmup_steps=N"
-        )
-    if content.get("gradient_accumulation_steps", "auto") != "auto":
-        raise ConfigError(
-            f"{path}: gradient_accumulation_steps is derived from run.global_batch_size, micro batch and ranks; remove it "
-            "(--set run.global_batch_size=N changes it)"
-        )
-    for dotted, owner in OWNED_BY_RECIPE.items():
-        value = _at(content, dotted, "auto")
-        if value != "auto":
-            text = ",".join(map(str, value)) if isinstance(value, list) else value
-            raise ConfigError(f'{path}: {dotted} {value} belongs to the recipe; write "auto" here and --set {owner}={text}')
-
-
-def _check_sections(content: dict[str, Any], path: str) -> None:
-    """Each section is an object of known keys whose values DeepSpeed's own check would take."""
-    for name, known in SECTION_KEYS.items():
-        section = _at(content, name, {})
-        if not isinstance(section, dict):
-            raise ConfigError(f"{path}: {name} is {json.dumps(section)}, must be a JSON object {{...}}")
-        for key, value in section.items():
-            dotted = f"{name}.{key}"
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]}?" if near else f"remove it, known are {', '.join(sorted(known))}"
-                raise ConfigError(f"{path}: {dotted} is not covered by our tests; {hint}")
-            if value == "auto" and dotted not in OWNED_BY_RECIPE:
-                raise ConfigError(f'{path}: {dotted} is "auto", which only a recipe\'s number may be; remove it for the default')
-            if isinstance(value, str) and dotted not in (*OWNED_BY_RECIPE, "optimizer.type", "zero_optimization.offload_optimizer.device"):
-                raise ConfigError(f"{path}: {dotted} is {json.dumps(value)}, must be a number, true or false")
-    if all(_at(content, f"{name}.enabled", False) for name in ("bf16", "fp16")):
-        raise ConfigError(f"{path}: bf16 and fp16 are both enabled; enable one")
-
-
-def _at(content: dict[str, Any], dotted: str, default: Any) -> Any:
-    """The value under a dotted name."""
-    value: Any = content
-    for part in dotted.split("."):
-        value = value.get(part, default) if isinstance(value, dict) else default
-    return value
-
-
-def _check_zero(content: dict[str, Any], path: str) -> None:
-    zero = content.setdefault("zero_optimization", {"stage": 3})
-    stage = zero.setdefault("stage", 3)
-    if stage != 3:
-        raise ConfigError(f"{path}: zero_optimization.stage {json.dumps(stage)} is not supported; the sharded teacher needs stage 3")
-    device = _at(zero, "offload_optimizer.device", "none")
-    if device not in ("cpu", "none"):
-        raise ConfigError(
-            f'{path}: zero_optimization.offload_optimizer.device {json.dumps(device)} is not tested here; use "cpu" or "none"'
-        )
-
-
-def _tensor_parallel_size(content: dict[str, Any], path: str) -> int:
-    size = content.get("megatron", {}).get("tensor_model_parallel_size", 1)
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ConfigError(f"{path}: megatron.tensor_model_parallel_size is {size!r}; write a positive integer")
-    return size
-
-
-def _across_nodes(content: dict[str, Any], path: str) -> bool:
-    value = content.get("megatron", {}).get("across_nodes", False)
-    if not isinstance(value, bool):
-        raise ConfigError(f"{path}: megatron.across_nodes is {json.dumps(value)}; write true or false")
-    return value
-
-
 def _check_nodes(tp_size: int, local_size: int) -> None:
     if local_size % tp_size:
         fits = [n for n in range(1, local_size + 1) if local_size % n == 0]
@@ -269,9 +175,10 @@ def _check_nodes(tp_size: int, local_size: int) -> None:
 
 def _check_topology(recipe: Recipe, tp_size: int, world_size: int) -> None:
     if world_size % tp_size:
+        fitting = -(-world_size // tp_size) * tp_size
         raise ConfigError(
-            f"{world_size} ranks are not a multiple of tensor_model_parallel_size {tp_size}; "
-            f"start {-(-world_size // tp_size) * tp_size} ranks"
+            f"{world_size} ranks are not a multiple of tensor_model_parallel_size {tp_size}; start {fitting} ranks "
+            f"(deepspeed --num_gpus {fitting} launch/...), or name another --deepspeed_config, which continues the run too"
         )
     heads, inner = recipe.model.num_attention_heads, recipe.model.ffn_hidden_size
     if heads % tp_size:

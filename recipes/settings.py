@@ -1,17 +1,16 @@
 """A recipe's settings as text and JSON: `--set`, config.json, bounds, and what differs between two recipes. Torch-free; which settings
 there are: recipes/config.py."""
 
-import difflib
 import importlib
-import math
-import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_origin, get_type_hints
 
 from model.bounds import Absent, Bounds
 from recipes.config import OBJECTIVES, Data2VecConfig, ObjectiveConfig, Recipe
 from recipes.errors import ConfigError
+from recipes.suggestions import meant
+from recipes.values import complaint_about, from_home, value_of_json, value_of_text
 
 Kinds = Mapping[str, Sequence[type]]
 """Section -> the classes that may stand there, of which the first is what a section without a kind is."""
@@ -29,26 +28,33 @@ def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
         name, equals, text = assignment.partition("=")
         if not equals:
             raise ConfigError(f"--set {assignment}: no '=' in it; write --set optim.lr=3e-4")
-        if name.strip() not in _settable(recipe):
+        if name.strip() not in settable(recipe):
             raise ConfigError(_unknown(recipe, name.strip()))
-        recipe = _replaced(recipe, name.strip().split("."), name.strip(), text.strip())
+        recipe = _with(recipe, name.strip().split("."), _parsed(recipe, name.strip(), text.strip()))
     return recipe
 
 
-def _replaced(section: Any, keys: list[str], name: str, text: str) -> Any:
+def _parsed(section: Any, name: str, text: str) -> Any:
+    *outer, key = name.split(".")
+    for part in outer:
+        section = getattr(section, part)
+    return value_of_text(name, text, get_type_hints(type(section))[key])
+
+
+def _with(section: Any, keys: Sequence[str], value: Any) -> Any:
+    """The section with another value under a name of one key for each section that it lies in."""
     key, *rest = keys
-    value = _replaced(getattr(section, key), rest, name, text) if rest else _parse(name, text, get_type_hints(type(section))[key])
-    changed: dict[str, Any] = {key: value}
+    changed: dict[str, Any] = {key: _with(getattr(section, key), rest, value) if rest else value}
     return replace(section, **changed)
 
 
-def _settable(section: Any, prefix: str = "") -> list[str]:
+def settable(section: Any, prefix: str = "") -> list[str]:
     """Dotted names of everything that --set may change: what stands in a section."""
     names = []
     for item in fields(section):
         value = getattr(section, item.name)
         if is_dataclass(value):
-            names += _settable(value, f"{prefix}{item.name}.")
+            names += settable(value, f"{prefix}{item.name}.")
         elif prefix:
             names.append(prefix + item.name)
     return names
@@ -57,61 +63,43 @@ def _settable(section: Any, prefix: str = "") -> list[str]:
 def _unknown(recipe: Recipe, name: str) -> str:
     if name.endswith(".kind"):
         return f"--set {name}: the kind of a section is the recipe's; name another --recipe"
-    near = difflib.get_close_matches(name, _settable(recipe), n=3, cutoff=0.5)
+    near = meant(name, settable(recipe))
     hint = f"did you mean {' or '.join(near)}?" if near else "--dry-run prints every key"
     return f"--set {name}: recipe {recipe.name} has no such key; {hint}"
 
 
-def _parse(name: str, text: str, hint: Any) -> Any:
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        if text.lower() in ("none", "null") and type(None) in get_args(hint):
-            return None
-        return _parse(name, text, next(a for a in get_args(hint) if a is not type(None)))
-    if origin is Literal:
-        if text not in get_args(hint):
-            raise ConfigError(f"--set {name}={text}: must be one of {', '.join(map(str, get_args(hint)))}")
-        return text
-    if origin is tuple:
-        items = [item for item in text.strip("()[]").split(",") if item.strip()]
-        kinds = get_args(hint)
-        if kinds[-1] is not Ellipsis and len(items) != len(kinds):
-            raise ConfigError(f"--set {name}={text}: has {len(items)} values, needs {len(kinds)} separated by commas")
-        return tuple(_parse(name, item.strip(), kinds[0]) for item in items)
-    if hint is bool:
-        if text.lower() not in ("true", "false"):
-            raise ConfigError(f"--set {name}={text}: must be true or false")
-        return text.lower() == "true"
-    try:
-        value = hint(text)
-    except ValueError:
-        raise ConfigError(f"--set {name}={text}: must be {'an integer' if hint is int else 'a number'}") from None
-    if hint is float and not math.isfinite(value):
-        raise ConfigError(f"--set {name}={text}: must be a finite number")
-    return value
-
-
 def check_bounds(recipe: Recipe) -> None:
-    """Raises: ConfigError for the first number outside of the bounds that stand beside its field."""
-    for name, value, bounds in _bounded(recipe):
-        complaint = None if value is None else bounds.complaint(value)
+    """Raises: ConfigError for the first value of another type than its field's, or outside of the bounds that stand beside it."""
+    for name, value, hint, notes in _described(recipe):
+        complaint = complaint_about(value, hint, notes)
         if complaint:
-            raise ConfigError(f"{name} is {value}; it {complaint}")
+            each = "each " if isinstance(value, tuple) else "it "
+            raise ConfigError(f"{name} is {value!r}; {each}{complaint}")
 
 
 def bounded_names(recipe: Recipe) -> list[str]:
     """Dotted names of the settings that have bounds."""
-    return [name for name, _, _ in _bounded(recipe)]
+    return [name for name, _, _, notes in _described(recipe) if any(isinstance(note, Bounds) for note in notes)]
 
 
-def _bounded(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Bounds]]:
+def with_home(recipe: Recipe) -> Recipe:
+    """The recipe with each leading `~` of a setting that names a place as the user's home."""
+    for name, value, _, notes in _described(recipe):
+        if from_home(value, notes) != value:
+            recipe = _with(recipe, name.split("."), from_home(value, notes))
+    return recipe
+
+
+def _described(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any, tuple[Any, ...]]]:
+    """Dotted name, value, type, and what stands beside the type, of every setting."""
     hints = get_type_hints(type(section), include_extras=True)
     for name in (item.name for item in fields(section)):
         hint, value = hints[name], getattr(section, name)
         if is_dataclass(value):
-            yield from _bounded(value, f"{prefix}{name}.")
-        elif get_origin(hint) is Annotated:
-            yield from ((prefix + name, value, note) for note in hint.__metadata__ if isinstance(note, Bounds))
+            yield from _described(value, f"{prefix}{name}.")
+        else:
+            notes = hint.__metadata__ if get_origin(hint) is Annotated else ()
+            yield prefix + name, value, hint.__origin__ if notes else hint, notes
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -227,22 +215,12 @@ def _section(kind: Any, stored: Mapping[str, Any], prefix: str, writer: str) -> 
 
 
 def _typed(value: Any, hint: Any, name: str, writer: str) -> Any:
-    """A JSON value as its field's type. Raises: ConfigError where it has another one."""
-    origin, args = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return None if value is None and type(None) in args else _typed(value, args[0], name, writer)
-    if origin is tuple and isinstance(value, list | tuple):
-        whole = args[-1] is Ellipsis or len(args) == len(value)
-        if whole:
-            return tuple(_typed(item, args[0], name, writer) for item in value)
-    elif origin is Literal and value in args:
-        return value
-    elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
-    elif isinstance(hint, type) and type(value) is hint:
-        return value
-    raise ConfigError(f"{writer}: {name} is {value!r}, which is no value of that setting; restore the file from a copy")
+    try:
+        return value_of_json(value, hint)
+    except TypeError as error:
+        raise ConfigError(
+            f"{writer}: {name} is {error.args[0]!r}, which is no value of that setting; restore the file from a copy"
+        ) from None
 
 
 def differences(before: Mapping[str, Any], recipe: Recipe, writer: str = "config.json") -> dict[str, list[Any]]:

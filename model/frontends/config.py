@@ -38,8 +38,8 @@ class TextFrontendConfig(FrontendConfig):
     """Token embeddings and positions (fairseq TransformerEncoder as data2vec_text.py uses it)."""
 
     kind: ClassVar[str] = "text"
-    vocab_size: Annotated[int, at_least(1)] = 50265
-    """Tokenizer symbols, `<mask>` included: it is the last one."""
+    vocab_size: Annotated[int, at_least(6)] = 50265
+    """Tokenizer symbols; four special ones are the first, `<mask>` is the last."""
     max_positions: Annotated[int, at_least(1)] = 512
     """Longest sequence; the table of absolute positions has pad + 1 rows more."""
     positions: Literal["absolute", "relative"] = "absolute"
@@ -81,8 +81,8 @@ class SpeechFrontendConfig(FrontendConfig):
 
     kind: ClassVar[str] = "speech"
     conv_dim: Annotated[int, at_least(1)] = 512
-    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    conv_kernels: Annotated[tuple[int, ...], at_least(1)] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: Annotated[tuple[int, ...], at_least(1)] = (5, 2, 2, 2, 2, 2, 2)
     conv_bias: bool = False
     extractor_norm: Literal["layer", "group"] = "layer"
     """layer: LayerNorm over channels after every convolution (data2vec). group: one norm per channel over time after the
@@ -145,7 +145,7 @@ class VisionFrontendConfig(FrontendConfig):
     """Patch embedding, CLS and relative position bias (BEiT as data2vec's vision release uses it)."""
 
     kind: ClassVar[str] = "vision"
-    image_size: int = 224
+    image_size: Annotated[int, at_least(1)] = 224
     patch_size: Annotated[int, at_least(1)] = 16
     num_channels: Annotated[int, at_least(1)] = 3
     relative_bias: Literal["shared", "per_layer", "none"] = "shared"

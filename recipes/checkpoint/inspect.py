@@ -10,6 +10,7 @@ from typing import Any
 
 from recipes.checkpoint.layout import MANIFEST, Manifest, check_files, newest, read_manifest
 from recipes.errors import ConfigError
+from recipes.values import place
 
 SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
 """Of the recipe's model."""
@@ -18,7 +19,7 @@ SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
 def add_command(commands: Any) -> None:
     """Add `inspect` to the sub-commands of launch/convert.py."""
     parser = commands.add_parser("inspect", help="print what a checkpoint holds, and check it with --verify")
-    parser.add_argument("path", type=Path, metavar="PATH", help="run dir (its newest complete checkpoint) or checkpoint folder")
+    parser.add_argument("path", type=place, metavar="PATH", help="run dir (its newest complete checkpoint) or checkpoint folder")
     parser.add_argument("--parameters", action="store_true", help="a line for each parameter: name, whole shape, how it was split")
     parser.add_argument("--verify", action="store_true", help="read everything and check every hash")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it

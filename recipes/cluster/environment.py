@@ -19,6 +19,7 @@ NUMBERS = {
 """What launchers set, and what each may be."""
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_SIZE")
 """What torchrun and deepspeed set beside them."""
+DEVICES = Path("/dev")
 
 
 class LaunchedWorld(NamedTuple):
@@ -108,15 +109,43 @@ def asked_accelerator() -> str | None:
     return asked
 
 
+def is_imagined() -> bool:
+    """Whether the user has set the number of ranks for a dry run. A launcher numbers them, and a batch job has its own nodes."""
+    return "WORLD_SIZE" in os.environ and not {"RANK", "SLURM_JOB_ID"} & os.environ.keys()
+
+
 def may_see_devices() -> bool:
     """Whether there is an NVIDIA driver and the user has not hidden all devices from this process."""
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or os.environ.get("DS_ACCELERATOR") == "cpu"
-    return Path("/dev/nvidiactl").exists() and not is_hidden
+    return (DEVICES / "nvidiactl").exists() and not is_hidden
 
 
 def is_verbose() -> bool:
     """Whether the user wants to see everything (DATA2VEC_VERBOSE=1)."""
     return os.environ.get("DATA2VEC_VERBOSE") == "1"
+
+
+def num_devices() -> int:
+    """NVIDIA devices of this node that a run may use, counted without torch. In a Slurm job all that it was given count: there a launcher
+    hides those without a rank."""
+    env = os.environ
+    told = env.get("SLURM_GPUS_ON_NODE", "") if "SLURM_JOB_ID" in env else env.get("CUDA_VISIBLE_DEVICES", "")
+    if not may_see_devices():
+        return 0
+    if told:
+        return int(told) if "SLURM_JOB_ID" in env else len(told.split(","))
+    return sum(path.name[6:].isdigit() for path in DEVICES.glob("nvidia*"))
+
+
+def may_compute_fp16() -> bool:
+    """Whether the ranks that this process would be one of may have fp16, as far as can be told without torch: with a device, and on a
+    CPU with the instructions that oneDNN asks for."""
+    if is_imagined() or may_see_devices():
+        return True
+    try:
+        return not {"avx512_fp16", "avx_ne_convert"}.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return False
 
 
 def quiet_libraries() -> None:

@@ -12,6 +12,7 @@ from recipes.errors import ConfigError
 from recipes.finetune.results import add_result, check_writable
 from recipes.interop.consolidate import KIND_OF
 from recipes.modalities.registry import modality_of
+from recipes.values import place, place_name
 
 
 class Result(Protocol):
@@ -31,14 +32,14 @@ class Result(Protocol):
 def build_parser(description: str) -> argparse.ArgumentParser:
     """The flags of launch/probe.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="source", type=Path, required=True, help="run dir or checkpoint folder")
+    parser.add_argument("--from", dest="source", type=place, required=True, help="run dir or checkpoint folder")
     parser.add_argument("--task", help=f"one of {', '.join(TASKS)} (default: cloze for text, else classify)")
-    parser.add_argument("--data", help="what to probe on (default: what the run was trained on); classify needs labels")
+    parser.add_argument("--data", type=place_name, help="what to probe on (default: what the run was trained on); classify needs labels")
     parser.add_argument("--label-column", default="label", help="column of a table that holds the class (default: label)")
     parser.add_argument(
         "--weights", choices=list(KIND_OF), default="student", help="which of the two networks (default: student; the teacher is its EMA)"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for results.json and prepared text (default: the run dir)")
+    parser.add_argument("--out", type=place, metavar="DIR", help="folder for results.json and prepared text (default: the run dir)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     return parser
 

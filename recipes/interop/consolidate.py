@@ -13,6 +13,7 @@ from recipes.checkpoint.layout import Manifest
 from recipes.cluster.environment import world_from_environment
 from recipes.errors import ConfigError
 from recipes.system.durable import sync
+from recipes.values import place
 
 if TYPE_CHECKING:  # torch is imported when the command runs: --help is quick
     from torch import Tensor
@@ -29,9 +30,9 @@ who reads the file expects vocab_size rows: so they stay out."""
 def add_command(commands: Any) -> None:
     """Add `consolidate` to the sub-commands of launch/convert.py."""
     parser = commands.add_parser("consolidate", help="write the student or the teacher as one safetensors file")
-    parser.add_argument("--from", dest="source", type=Path, required=True, metavar="PATH", help="run dir or checkpoint folder")
+    parser.add_argument("--from", dest="source", type=place, required=True, metavar="PATH", help="run dir or checkpoint folder")
     parser.add_argument("--weights", choices=list(KIND_OF), required=True, help="which of the two; the teacher has no head")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.safetensors", help="a file that does not exist yet")
+    parser.add_argument("--out", type=place, required=True, metavar="FILE.safetensors", help="a file that does not exist yet")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     parser.set_defaults(run=run_consolidate)
 

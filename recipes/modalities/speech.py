@@ -33,11 +33,8 @@ class Speech:
     def check(self, recipe: Any) -> None:
         """Raises: ConfigError for convolutions, lengths or groups that do not fit together."""
         frontend, data, width, total = recipe.frontend, recipe.data, recipe.model.hidden_size, recipe.run.global_batch_size
-        if min((*frontend.conv_kernels, *frontend.conv_strides), default=0) < 1:
-            raise ConfigError(
-                f"frontend.conv_kernels {frontend.conv_kernels} and frontend.conv_strides {frontend.conv_strides} must be lists of numbers "
-                "above 0; the published ones are 10,3,3,3,3,2,2 and 5,2,2,2,2,2,2"
-            )
+        if not frontend.conv_kernels:
+            raise ConfigError("frontend.conv_kernels is empty; the published ones are 10,3,3,3,3,2,2, with strides 5,2,2,2,2,2,2")
         if len(frontend.conv_kernels) != len(frontend.conv_strides):
             raise ConfigError(
                 f"frontend.conv_kernels has {len(frontend.conv_kernels)} values, frontend.conv_strides "
@@ -50,10 +47,20 @@ class Speech:
             )
         if data.max_seconds < data.min_seconds:
             raise ConfigError(f"data.max_seconds {data.max_seconds:g} is less than data.min_seconds {data.min_seconds:g}; swap them")
+        self._check_frames(recipe)
         if total % data.group_size:
             raise ConfigError(
                 f"run.global_batch_size {total} is not a multiple of data.group_size {data.group_size}; "
                 f"use --set data.group_size={math.gcd(total, data.group_size)} or another batch"
+            )
+
+    def _check_frames(self, recipe: Any) -> None:
+        data, length = recipe.data, recipe.mask.length
+        frames = recipe.frontend.num_frames(int(data.max_seconds * data.sample_rate))
+        if frames <= length:
+            raise ConfigError(
+                f"mask.length {length} leaves none of the {frames} frames to see that data.max_seconds {data.max_seconds:g} at "
+                f"data.sample_rate {data.sample_rate} gives; raise data.max_seconds or lower mask.length"
             )
 
     def check_data(self, recipe: Any, path: Path) -> None:

@@ -40,6 +40,11 @@ class Text:
                 f"mask.leave_unmasked_prob {mask.leave_unmasked_prob} + mask.random_token_prob {mask.random_token_prob} leave no <mask> "
                 "for the loss to read; lower one"
             )
+        if mask.length > data.sequence_length:
+            raise ConfigError(
+                f"mask.length {mask.length} is more than data.sequence_length {data.sequence_length}; "
+                f"use --set mask.length={min(4, data.sequence_length)} (published: 4) or longer sequences"
+            )
         if frontend.max_positions < data.sequence_length:
             raise ConfigError(
                 f"frontend.max_positions {frontend.max_positions} is less than data.sequence_length {data.sequence_length}; "

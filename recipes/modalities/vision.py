@@ -31,7 +31,7 @@ class Vision:
 
     def check(self, recipe: Any) -> None:
         """Raises: ConfigError where patches do not fill the image, or a mask leaves none to see."""
-        frontend, mask = recipe.frontend, recipe.mask
+        frontend, mask, crop_scale = recipe.frontend, recipe.mask, recipe.data.crop_scale
         if frontend.image_size % frontend.patch_size or frontend.grid < 2:
             raise ConfigError(
                 f"frontend.image_size {frontend.image_size} is not 2 or more whole patches of frontend.patch_size {frontend.patch_size}; "
@@ -41,6 +41,17 @@ class Vision:
             raise ConfigError(
                 f"mask.num_patches {mask.num_patches} of {frontend.grid**2} patches leaves none to see; "
                 f"use --set mask.num_patches={int(0.6 * frontend.grid**2)} or fewer"
+            )
+        largest = min(mask.num_patches, mask.max_block, (frontend.grid - 1) ** 2)
+        if mask.min_block > largest:
+            raise ConfigError(
+                f"mask.min_block {mask.min_block} is more than a block can have: mask.num_patches {mask.num_patches}, mask.max_block "
+                f"{mask.max_block}, {(frontend.grid - 1) ** 2} in {frontend.grid} x {frontend.grid} patches with one row and column free; "
+                f"use --set mask.min_block={largest} or less"
+            )
+        if crop_scale[0] > crop_scale[1]:
+            raise ConfigError(
+                f"data.crop_scale is {crop_scale}, from large to small; use --set data.crop_scale={crop_scale[1]},{crop_scale[0]}"
             )
 
     def check_data(self, recipe: Any, path: Path) -> None:

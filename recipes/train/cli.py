@@ -5,22 +5,35 @@ import argparse
 import json
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from recipes.catalog import find_recipe
 from recipes.check import check_data, resolve_recipe
 from recipes.cluster.checkout import commit
 from recipes.cluster.command import exit_code_of
-from recipes.cluster.environment import asked_accelerator, is_first_rank, may_see_devices, quiet_libraries, world_from_environment
+from recipes.cluster.environment import (
+    asked_accelerator,
+    is_first_rank,
+    is_imagined,
+    may_compute_fp16,
+    may_see_devices,
+    num_devices,
+    quiet_libraries,
+    world_from_environment,
+)
 from recipes.cluster.slurm import node_name, note_on_idle_nodes
 from recipes.config import Recipe
-from recipes.ds_config import EngineConfig, load_ds_config, resolve
+from recipes.ds_config import SHIPPED, EngineConfig, find_ds_config, load_ds_config, resolve
 from recipes.errors import ConfigError, LocalError
+from recipes.plan.notes import notes as notes_on
 from recipes.plan.size import parameter_line, state_bytes
 from recipes.run_dir.run_dir import check_same_recipe
-from recipes.settings import recipe_to_dict
+from recipes.settings import recipe_to_dict, settable
+from recipes.suggestions import unknown_flag
+from recipes.values import place, place_name
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "soundfile", "torchaudio", "pillow", "numpy")
@@ -30,9 +43,9 @@ def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], def
     """The flags of every pre-training command; tests/launch freezes them."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default=default, help=f"one of {', '.join(recipes)}, or FILE.py:FUNCTION (default: {default})")
-    parser.add_argument("--deepspeed_config", type=Path, help="JSON in ds_configs/ (default: what suits the machine)")
-    parser.add_argument("--data", help="folder, file, prepared folder or hub name (default: the shipped sample)")
-    parser.add_argument("--run-dir", type=Path, help="where everything goes; the same one again resumes (default: runs/RECIPE)")
+    parser.add_argument("--deepspeed_config", type=place, help="JSON, or a name in ds_configs/ (default: what suits the machine)")
+    parser.add_argument("--data", type=place_name, help="folder, file, prepared folder or hub name (default: the shipped sample)")
+    parser.add_argument("--run-dir", type=place, help="where everything goes; the same one again resumes (default: runs/RECIPE)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a number of the recipe, e.g. optim.lr=3e-4")
     parser.add_argument("--dry-run", action="store_true", help="check and print everything, train nothing")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
@@ -41,20 +54,27 @@ def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], def
 
 def pretrain_main(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> int:
     """Run a pre-training command; returns the exit code."""
-    return exit_code_of(lambda: _run(build_parser(description, recipes, default).parse_args(), recipes))
+    return exit_code_of(lambda: _run(*build_parser(description, recipes, default).parse_known_args(), recipes))
 
 
-def _run(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> int:
+def _run(args: argparse.Namespace, unknown: list[str], recipes: dict[str, Callable[[], Recipe]]) -> int:
     quiet_libraries()  # a recipe of the user's may import torch
     try:
+        named = find_recipe(args.recipe, recipes)()
+        if unknown:
+            raise ConfigError(unknown_flag(unknown, settable(named)))
         recipe, config = _resolve(args, recipes)
     except ConfigError as error:
         raise error if is_first_rank() else LocalError(f"{node_name()}: {error}") from None
     run_dir = args.run_dir or Path("runs") / recipe.name
+    world = world_from_environment()
+    notes = notes_on(recipe, named, config, world.local_size or world.size, num_devices())
     if args.dry_run:
-        return dry_run(recipe, config, run_dir)
-    if is_first_rank() and (note := note_on_idle_nodes(sys.argv)):
-        print(note)
+        return dry_run(recipe, config, run_dir, notes)
+    if idle := note_on_idle_nodes(sys.argv):
+        notes.append(idle)
+    if is_first_rank() and notes:
+        print(*notes, sep="\n")
     from recipes.train import loop  # seconds of imports
 
     return loop.run(recipe, config, run_dir, launch_facts())
@@ -63,30 +83,39 @@ def _run(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> 
 def _resolve(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> tuple[Recipe, EngineConfig]:
     asked_accelerator()  # before DeepSpeed is imported, which would not name the variable
     recipe = resolve_recipe(args.recipe, recipes, args.set, args.data)
-    path = args.deepspeed_config or default_ds_config()
+    path = find_ds_config(args.deepspeed_config) if args.deepspeed_config else default_ds_config()
     world = world_from_environment()
     return recipe, resolve(recipe, load_ds_config(path), str(path), world.size, world.local_size)
 
 
 def default_ds_config() -> Path:
-    """bf16 where there is an NVIDIA device that this process may see, fp32 on the CPU elsewhere."""
-    return ROOT / "ds_configs" / ("zero3_bf16.json" if may_see_devices() else "zero3_cpu.json")
+    """bf16 where there is an NVIDIA device that this process may see or ranks are imagined, which are taken to have one each; else
+    fp32 on the CPU."""
+    return SHIPPED / ("zero3_bf16.json" if may_see_devices() or is_imagined() else "zero3_cpu.json")
 
 
-def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path) -> int:
+def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence[str] = ()) -> int:
     """Check data and run dir, print what would run, on one process and without its devices."""
+    if config.precision == "fp16" and not may_compute_fp16():
+        raise ConfigError(
+            f"{config.path}: DeepSpeed has no fp16 on this machine; use a ds_config with bf16 or fp32, or set WORLD_SIZE to imagine ranks "
+            "with a GPU each"
+        )
     check_data(recipe)
     check_same_recipe(run_dir, recipe)
     batch, sizes = config.batch, state_bytes(recipe, config)
-    print(json.dumps({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}, indent=2))
+    shown = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in sizes.items() if size)
+    is_guess = is_imagined() and config.path == str(default_ds_config())
+    guess = "; imagined ranks have a GPU each, --deepspeed_config zero3_cpu is for CPUs" if is_guess else ""
     print(parameter_line(recipe))
     print(
         f"batch: {recipe.run.global_batch_size} samples = data-parallel {batch.dp_size} x micro {batch.micro_batch_size} x accumulation "
         f"{batch.accumulation_steps}; {batch.world_size} ranks, tensor-parallel {batch.tp_size}"
     )
-    shown = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in sizes.items() if size)
     print(f"memory per rank, MB, activations not counted: {shown}; together {sum(sizes.values()) / 1e6:,.1f}")
+    print(f"ds_config: {config.path}, {config.precision}{guess}")
     print(f"run dir: {run_dir}{' (exists)' if run_dir.exists() else ''}")
+    print(*notes, json.dumps({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}, indent=2), sep="\n")
     return 0
 
 

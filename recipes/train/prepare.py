@@ -1,11 +1,11 @@
 """The prepare command: flags -> the same preparation that a launcher does on first use."""
 
 import argparse
-from pathlib import Path
 
 from recipes.catalog import RECIPES, default_recipe
 from recipes.check import check_modality, resolve_recipe
 from recipes.modalities.registry import MODALITIES
+from recipes.values import place, place_name
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -13,8 +13,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modality", choices=sorted(RECIPES))
     parser.add_argument("--recipe", help="whose data settings to prepare for (default: tiny)")
-    parser.add_argument("--data", help="folder, file or hub name (default: the shipped sample)")
-    parser.add_argument("--out", type=Path, required=True, help="the prepared folder to make")
+    parser.add_argument("--data", type=place_name, help="folder, file or hub name (default: the shipped sample)")
+    parser.add_argument("--out", type=place, required=True, help="the prepared folder to make")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a number, e.g. frontend.vocab_size=8000")
     parser.add_argument("--processes", type=int, help="worker processes (default: the cores this process may use)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it

@@ -14,6 +14,7 @@ import torch
 
 from model.batch import Batch
 from model.parallel import Parallel, init_parallel
+from recipes.check import continuation
 from recipes.checkpoint.layout import Counters, newest, read_manifest, step_folder, step_of
 from recipes.checkpoint.restore import load_newest
 from recipes.checkpoint.retention import remove_leftovers
@@ -120,7 +121,7 @@ class StartUp:
         if not (self.path / CURVES).exists():  # it was killed after its last save
             plot_metrics(self.path, objective_class(self.recipe.objective.kind).display.panels)
         name = step_folder(self.path, step).name
-        print(f"{self.path} is finished ({name}); --set run.max_steps=N continues it, another --run-dir starts a new run")
+        print(f"{self.path} is finished ({name}); {continuation(self.recipe, step)}; another --run-dir starts a new run")
 
     def _write_roster(self) -> None:
         with suppress(OSError):  # a full disk: then a rank that ends without a record is not missed

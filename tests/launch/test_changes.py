@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -35,6 +36,21 @@ def test_a_change_is_refused_with_the_remedy_which_works_once_and_is_written_dow
     assert read_jsonl(run / "metrics.jsonl")[-1]["lr"] == pytest.approx(0.001, rel=1e-3), "the cosine has hardly begun"
     assert go_on(run, tiny_text, steps=5, **new).returncode == 0, "it is the run's own by now"
     refused(go_on(run, tiny_text, steps=6, **old), r"optim\.lr 0\.001 -> 0\.002")
+
+
+def test_the_line_of_a_finished_run_is_a_command_that_goes_on(tiny_text: Path, tmp_path: Path) -> None:
+    """Behind its schedule a run would train at rate 0; the longer schedule must be accepted once."""
+    run, changes = tmp_path / "run", {"optim__schedule_steps": 2, "optim__warmup_steps": 1}
+    assert go_on(run, tiny_text, steps=2, **changes).returncode == 0
+    said = go_on(run, tiny_text, steps=2, **changes).stdout
+    assert said.startswith(f"{run} is finished (step_00000002); at learning rate 0, the end of optim.schedule_steps 2; ")
+    for args in ([], ["--dry-run"]):
+        refused(go_on(run, tiny_text, *args, steps=4, **changes), r"run\.max_steps 4 is more than optim\.schedule_steps 2, .* rate is 0")
+    words = shlex.split(said.partition("; --set ")[1] + said.partition("; --set ")[2].partition(" continues it")[0])[1:]
+    assert words[1::2] == ["run.max_steps=4", "optim.schedule_steps=4", "run.accept_changes=optim.schedule_steps"]
+    done = go_on(run, tiny_text, *words, steps=2, **changes)
+    assert (done.returncode, done.stderr) == (0, "") and "\nchanged: optim.schedule_steps 2 -> 4\n" in done.stdout
+    assert [row["lr"] > 0 for row in read_jsonl(run / "metrics.jsonl")] == [False, True, True, True], "the first is that of the warm-up"
 
 
 @pytest.mark.parametrize("spelling", ["absolute", "relative", "link"])

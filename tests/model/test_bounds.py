@@ -4,24 +4,30 @@ import math
 
 import pytest
 
-from model.bounds import POSITIVE, SHARE, Bounds, at_least
+from model.bounds import PART, POSITIVE, SHARE, Bounds, at_least, between
 
 
 @pytest.mark.parametrize(
     ("bounds", "inside", "outside", "said"),
     [
-        (at_least(2), (2, 3, 1e9, math.inf), (1, 1.999, -math.inf), "must be at least 2"),
+        (at_least(2), (2, 3, 1e9), (1, 1.999), "must be at least 2"),
         (at_least(0), (0, 0.0, -0.0), (-1, -1e-9), "must be at least 0"),
         (POSITIVE, (1e-9, 5), (0, 0.0, -1), "must be above 0"),
         (SHARE, (0, 0.5, 1), (-1e-9, 1.01), "must lie between 0 and 1"),
         (Bounds(above=0, most=1), (1e-9, 1), (0, 1.01), "must be above 0 and at most 1"),
-        (Bounds(least=0, below=1), (0, 0.999), (-1, 1, 1.5), "must be at least 0 and below 1"),
+        (between(2, 5), (2, 5), (1, 6), "must lie between 2 and 5"),
+        (PART, (0, 0.999), (-1, 1, 1.5), "must be at least 0 and below 1"),
         (Bounds(most=0.5), (0.5, -9), (0.51,), "must be at most 0.5"),
     ],
 )
 def test_a_value_outside_is_told_what_it_must_be(bounds: Bounds, inside: tuple, outside: tuple, said: str) -> None:
     assert [value for value in inside if bounds.complaint(value) is not None] == []
-    assert {bounds.complaint(value) for value in (*outside, math.nan)} == {said}
+    assert {bounds.complaint(value) for value in outside} == {said}
+
+
+@pytest.mark.parametrize("bounds", [Bounds(), POSITIVE, SHARE, PART, at_least(0), between(0, 3)])
+def test_what_is_no_finite_number_is_in_no_interval(bounds: Bounds) -> None:
+    assert {bounds.complaint(value) for value in (math.nan, math.inf, -math.inf)} == {"must be a finite number"}
 
 
 def test_an_interval_without_ends_holds_every_number() -> None:

@@ -1,11 +1,24 @@
 """What the loop may ask of any data section, the sections of objectives, and that what is learned is all there is."""
 
-from dataclasses import fields, replace
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from recipes.config import OBJECTIVES, Data2VecConfig, DataConfig, ObjectiveConfig, SpeechDataConfig, TextDataConfig, VisionDataConfig
+from model.bounds import Bounds, Place
+from recipes.config import (
+    OBJECTIVES,
+    Data2VecConfig,
+    DataConfig,
+    ObjectiveConfig,
+    Recipe,
+    SpeechDataConfig,
+    TextDataConfig,
+    VisionDataConfig,
+)
 from recipes.errors import ConfigError
+from recipes.modalities.registry import MODALITIES
 from recipes.text import text_base, text_tiny
 
 
@@ -54,3 +67,37 @@ def test_no_more_layers_are_averaged_than_there_are(top: int, layers: int, is_ri
         f"teacher.average_top_k_layers {top} of model.num_layers {layers}; "
         f"use --set teacher.average_top_k_layers=N with N from 1 to {layers}"
     )
+
+
+def described(section: type) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
+    """Name, type and notes of every field of a section, and of the sections in it."""
+    for name, hint in get_type_hints(section, include_extras=True).items():
+        if name not in {item.name for item in fields(section)}:
+            continue
+        notes = hint.__metadata__ if get_origin(hint) is Annotated else ()
+        plain = hint.__origin__ if notes else hint
+        if is_dataclass(plain) and isinstance(plain, type):
+            yield from described(plain)
+        else:
+            yield f"{section.__name__}.{name}", plain, notes
+
+
+def has_numbers(hint: Any) -> bool:
+    return hint in (int, float) or any(has_numbers(inner) for inner in get_args(hint))
+
+
+SECTIONS = [section for section in get_type_hints(Recipe).values() if is_dataclass(section)]
+SECTIONS += [kind for modality in MODALITIES.values() for kinds in modality.kinds.values() for kind in kinds]
+SECTIONS += list(OBJECTIVES.values())
+
+
+@pytest.mark.parametrize("section", dict.fromkeys(SECTIONS), ids=lambda section: section.__name__)
+def test_no_number_among_the_settings_is_without_a_range(section: type) -> None:
+    found = list(described(section))
+    assert [name for name, hint, notes in found if has_numbers(hint) != any(isinstance(note, Bounds) for note in notes)] == []
+
+
+def test_what_names_a_file_or_folder_is_marked_as_a_place() -> None:
+    names = {name for section in dict.fromkeys(SECTIONS) for name, _, notes in described(section) if Place() in notes}
+    paths = {f"{kind}DataConfig.path" for kind in ("Text", "Speech", "Vision")}
+    assert names == paths | {"TextDataConfig.tokenizer"}

@@ -154,9 +154,9 @@ def test_the_one_bound_that_is_broken_is_told_with_its_field_and_value() -> None
 def test_bounded_settings_are_named_as_set_names_them() -> None:
     names = bounded_names(vision_base())
     assert {"model.block.drop_path", "mask.num_patches", "optim.lr", "checkpoint.keep_last"} <= set(names)
-    assert not {"run.wandb", "optim.betas", "model.block", "frontend.vocab_size"} & set(names)
+    assert not {"run.wandb", "model.block", "frontend.vocab_size"} & set(names)
     for name in names:
-        with pytest.raises(ConfigError, match=r"must be (an integer|a number)"):
+        with pytest.raises(ConfigError, match=r"must be (an integer|a number)|has 1 values"):
             apply_overrides(vision_base(), [f"{name}=x"])
 
 

@@ -24,6 +24,7 @@ from recipes.cluster.preflight.facts import Facts
 from recipes.cluster.preflight.report import closing, table
 from recipes.cluster.slurm import allocated_nodes
 from recipes.errors import ConfigError
+from recipes.values import place
 
 if TYPE_CHECKING:  # both import torch
     from recipes.cluster.preflight.node import Node
@@ -36,7 +37,7 @@ APPEARS_SECONDS = 2.0
 def build_parser(description: str) -> argparse.ArgumentParser:
     """The flags of launch/preflight.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run-dir", type=Path, default=Path("runs"), help="the run dir of the job, which need not exist (default: runs)")
+    parser.add_argument("--run-dir", type=place, default=Path("runs"), help="the run dir of the job, which need not exist (default: runs)")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="how long to wait for the nodes (default: 60)")
     parser.add_argument("--strict", action="store_true", help="a warning, such as a slow node, is an error too")
     parser.add_argument(

@@ -9,8 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from recipes.cluster import slurm
-from recipes.cluster.environment import asked_accelerator, export_world, is_first_on_node, is_first_rank, left_over, world_from_environment
+from recipes.cluster import environment, slurm
+from recipes.cluster.environment import (
+    asked_accelerator,
+    export_world,
+    is_first_on_node,
+    is_first_rank,
+    is_imagined,
+    left_over,
+    may_compute_fp16,
+    num_devices,
+    world_from_environment,
+)
 from recipes.errors import ConfigError
 from tests.distributed import run_command
 
@@ -29,6 +39,9 @@ TASK = {
 }
 
 
+IN_JOB = {"WORLD_SIZE": "8", "SLURM_JOB_ID": "7"}
+
+
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [*NAMES, *OTHERS, *TASK]:
@@ -44,6 +57,63 @@ def test_the_world_is_what_the_launcher_said(monkeypatch: pytest.MonkeyPatch, en
         monkeypatch.setenv(name, value)
     assert world_from_environment()[:2] == world
     assert is_first_rank() == (world[0] == 0)
+
+
+@pytest.mark.parametrize(
+    ("env", "imagined"),
+    [
+        ({}, False),
+        ({"WORLD_SIZE": "64"}, True),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, False),
+        ({"WORLD_SIZE": "8", "SLURM_JOB_ID": "7"}, False),
+    ],
+)
+def test_ranks_are_imagined_where_only_their_number_is_said(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], imagined: bool) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert is_imagined() == imagined
+
+
+@pytest.mark.parametrize(
+    ("visible", "number"), [(None, 3), ("0,2", 2), ("GPU-a", 1), ("", 0), ("-1", 0)], ids=lambda value: str(value) or "empty"
+)
+def test_devices_are_counted_as_far_as_they_may_be_seen(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, number: int, tmp_path: Path
+) -> None:
+    for name in ("nvidiactl", "nvidia0", "nvidia1", "nvidia10", "nvidia-uvm", "nvidia-caps"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(environment, "DEVICES", tmp_path)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert num_devices() == number
+    (tmp_path / "nvidiactl").unlink()
+    assert num_devices() == 0
+
+
+def test_in_a_job_all_devices_that_it_was_given_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("nvidiactl", "nvidia0", "nvidia1"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(environment, "DEVICES", tmp_path)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.delenv("SLURM_GPUS_ON_NODE", raising=False)
+    assert num_devices() == 2, "the launcher hides the other one"
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "1")
+    assert num_devices() == 1
+
+
+def test_fp16_needs_a_device_or_an_imagined_one(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "DEVICES", tmp_path)
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    on_the_cpu = may_compute_fp16()
+    (tmp_path / "nvidiactl").touch()
+    assert may_compute_fp16()
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert may_compute_fp16() == on_the_cpu
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert may_compute_fp16()
 
 
 def test_the_node_is_known_from_deepspeed_torchrun_and_srun(monkeypatch: pytest.MonkeyPatch) -> None:

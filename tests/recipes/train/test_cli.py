@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from recipes.catalog import RECIPES
+from recipes.cluster.environment import is_imagined
 from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
 from recipes.settings import recipe_to_dict
@@ -59,6 +60,63 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
         resolve_recipe("text_huge", RECIPES["text"], [], None)
 
 
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--max-steps", "10"], "--max-steps: there is no such flag; use --set run.max_steps=10"),
+        (["--dry-run", "--lr=1e-3"], "--lr: there is no such flag; use --set optim.lr=1e-3"),
+        (["--set", "lr=1"], "--set lr: recipe text_tiny has no such key; did you mean optim.lr?"),
+        (["--set", "data.path="], "--set data.path=: the value is empty; write one behind"),
+        (["--dry-run", "--set", "run.max_steps=4000"], "from there on the learning rate is 0; use --set optim.schedule_steps=4000"),
+        (["--dry-run", "--deepspeed_config", "zero3_bf15"], "ds_configs/: zero3_bf16, zero3_cpu, "),
+        (["--dry-run", "--deepspeed_config", "zero3_tp2_bf16"], "start 2 ranks (deepspeed --num_gpus 2 launch/...), or name another"),
+    ],
+)
+def test_what_a_new_user_types_is_answered_in_one_line(
+    args: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    assert run(monkeypatch, *args) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and said in line
+
+
+@pytest.mark.parametrize("flag", ["--data", "--run-dir", "--deepspeed_config"])
+def test_a_flag_that_names_nothing_is_refused(flag: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run(monkeypatch, "--dry-run", flag, "")
+    assert caught.value.code == 2 and f"argument {flag}: is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["zero3_cpu_bf16", "zero3_cpu_bf16.json", "ds_configs/zero3_cpu_bf16.json"])
+def test_a_shipped_ds_config_is_found_by_its_name_from_anywhere(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "--dry-run", "--deepspeed_config", name) == 0
+    assert f"\nds_config: {ROOT}/ds_configs/zero3_cpu_bf16.json, bf16\n" in capsys.readouterr().out
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    assert run(monkeypatch, "--dry-run", "--deepspeed_config", name) == 0
+    assert f"\nds_config: {name}, fp32\n" in capsys.readouterr().out, "one's own comes first"
+
+
+def test_imagined_ranks_have_a_gpu_each_and_a_cpu_has_no_fp16(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr("recipes.train.cli.may_compute_fp16", is_imagined)
+    assert run(monkeypatch, "--dry-run", "--deepspeed_config", "zero3_fp16") == 2
+    assert "DeepSpeed has no fp16 on this machine; use a ds_config with bf16 or fp32" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    assert run(monkeypatch, "--dry-run", "--deepspeed_config", "zero3_fp16") == 0
+    assert "zero3_fp16.json, fp16\n" in capsys.readouterr().out
+    assert run(monkeypatch, "--dry-run") == 0
+    assert "zero3_bf16.json, bf16; imagined ranks have a GPU each, --deepspeed_config zero3_cpu is for CPUs\n" in capsys.readouterr().out
+
+
+def test_notes_stand_between_the_plan_and_the_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    assert run(monkeypatch, "--dry-run", "--set", "run.global_batch_size=17", "--set", "model.hidden_size=64") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[4:8]] == ["run dir", "note", "note", "{"]
+
+
 def test_overrides_are_checked() -> None:
     with pytest.raises(ConfigError, match=r"run\.max_steps is 0"):
         resolve_recipe("text_tiny", RECIPES["text"], ["run.max_steps=0"], None)
@@ -98,12 +156,21 @@ def test_every_recipe_with_every_ds_config_passes_a_dry_run(
     args = ["--recipe", name, "--deepspeed_config", path, "--dry-run", "--set", f"run.global_batch_size={batch}"]
     assert run(monkeypatch, *args, modality=modality) == 0
     out, err = capsys.readouterr()
-    shown, end = json.JSONDecoder().raw_decode(out)
+    told, brace, content = out.partition("{\n")
+    shown = json.loads(brace + content)
+    assert [line.partition(":")[0] for line in told.splitlines()[:5]] == [
+        "parameters",
+        "batch",
+        "memory per rank, MB, activations not counted",
+        "ds_config",
+        "run dir",
+    ]
+    assert f"ds_config: {path}, " in told
     assert (shown["recipe"]["name"], shown["deepspeed"]["train_batch_size"]) == (name, batch)
-    assert f"parameters: {num_parameters(recipe):,} (" in out[end:]
+    assert f"parameters: {num_parameters(recipe):,} (" in told
     dp_size, micro, accumulation = map(int, re.findall(r"data-parallel (\d+) x micro (\d+) x accumulation (\d+)", out)[0])
     assert dp_size * micro * accumulation == batch
-    assert "memory per rank, MB" in out[end:] and f"run dir: runs/{name}\n" in out[end:]
+    assert f"run dir: runs/{name}\n" in told
     assert err == "" and list(tmp_path.iterdir()) == []
 
 

@@ -1,11 +1,17 @@
 """The learning rate against the published values (docs: test vectors of fairseq's schedulers)."""
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from recipes.check import check_recipe
 from recipes.config import OptimConfig
+from recipes.errors import ConfigError
+from recipes.text import text_tiny
 from recipes.train.schedule import learning_rate
 
 SPEECH_LR = OptimConfig(lr=5e-4, schedule="tri_stage", warmup_steps=12_000, decay_steps=28_000, schedule_steps=400_000, final_lr_scale=0.01)
@@ -62,3 +68,33 @@ def test_a_schedule_that_is_all_warm_up_does_not_divide_by_zero() -> None:
 def test_a_warm_up_begins_at_0_but_that_of_the_three_stages_at_the_floor(schedule: Literal["cosine", "tri_stage"], first: float) -> None:
     config = OptimConfig(lr=1.0, schedule=schedule, warmup_steps=4, schedule_steps=20, final_lr_scale=0.25)
     assert [learning_rate(config, updates) for updates in (0, 2, 4)] == pytest.approx([first, (1 + first) / 2, 1.0])
+
+
+@given(
+    lr=st.sampled_from([-1.0, 1e-6, 2e-3, 5.0]),
+    schedule=st.sampled_from(["cosine", "tri_stage"]),
+    steps=st.tuples(st.integers(-1, 20), st.integers(-1, 20), st.integers(-1, 20)),
+    final_lr_scale=st.sampled_from([-0.5, 0.0, 0.01, 1.0, 1.5]),
+    max_steps=st.integers(1, 80),
+)
+def test_no_recipe_that_is_accepted_trains_at_a_rate_below_0_or_at_0_behind_its_schedule(
+    lr: float, schedule: Literal["cosine", "tri_stage"], steps: tuple[int, int, int], final_lr_scale: float, max_steps: int
+) -> None:
+    warmup, decay, rest = steps
+    config = OptimConfig(
+        lr=lr,
+        schedule=schedule,
+        warmup_steps=warmup,
+        decay_steps=decay,
+        schedule_steps=warmup + decay + rest,
+        final_lr_scale=final_lr_scale,
+    )
+    tiny = text_tiny()
+    try:
+        check_recipe(replace(tiny, optim=config, run=replace(tiny.run, max_steps=max_steps)))
+    except ConfigError:
+        return
+    rates = [learning_rate(config, updates) for updates in range(max_steps)]
+    assert min(rates) >= 0 and max(rates) <= lr * (1 + 1e-12)
+    assert min(rates[config.schedule_steps :], default=1.0) > 0
+    assert learning_rate(config, config.schedule_steps) == pytest.approx(config.last_lr, rel=1e-9, abs=1e-30)

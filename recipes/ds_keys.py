@@ -1,0 +1,211 @@
+"""Every key of a ds_config with the type and range of its value, and the other keys that people paste with what to do about them.
+Torch-free. What the values mean for a recipe and a world is in recipes/ds_config.py."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from recipes.suggestions import close
+
+LARGEST = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Key:
+    """What may stand under a key."""
+
+    what: str
+    """In words, behind "must be"."""
+    fits: Callable[[Any], bool]
+    owner: str | None = None
+    """The recipe's setting that has the number; then only "auto" may stand here."""
+
+    def complaint(self, dotted: str, value: Any) -> str | None:
+        """What is wrong with a value, and the way out; None for a good one."""
+        if self.owner and value != "auto":
+            text = ",".join(map(str, value)) if isinstance(value, list) else value
+            return f'{dotted} {value} belongs to the recipe; write "auto" here and --set {self.owner}={text}'
+        return None if self.owner or self.fits(value) else f"{dotted} is {json.dumps(value)}, must be {self.what}"
+
+
+def _whole(least: int, most: int = LARGEST) -> Key:
+    def fits(value: Any) -> bool:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return is_number and value == int(value) and least <= value <= most
+
+    return Key(f"a whole number of at least {least}" if most == LARGEST else f"a whole number from {least} to {most}", fits)
+
+
+def _word(*words: str) -> Key:
+    return Key(" or ".join(f'"{word}"' for word in words), lambda value: value in words)
+
+
+def _owned(setting: str) -> Key:
+    return Key('"auto"', lambda value: value == "auto", owner=setting)
+
+
+SECTION = Key("a JSON object {...}", lambda value: isinstance(value, dict))
+FLAG = Key("true or false", lambda value: isinstance(value, bool))
+TRUE = Key("true: weight decay is decoupled here", lambda value: value is True)
+SCALE = Key("a number of at least 0", lambda value: type(value) in (int, float) and math.isfinite(value) and value >= 0)
+STAGE = Key("3: the sharded teacher needs ZeRO stage 3, others are not supported", lambda value: value == 3 and type(value) is int)
+ADAMW = Key('"AdamW", which alone is tested here', lambda value: str(value).lower() in ("adamw", "adam"))
+DTYPES = _word("fp32", "bf16", "fp16")
+LARGEST_BUCKET = 2**31 - 1
+"""Elements of a buffer that is allocated as a whole: 8 GiB in fp32."""
+
+KEYS: Mapping[str, Key] = {
+    "train_batch_size": _owned("run.global_batch_size"),
+    "train_micro_batch_size_per_gpu": Key('a positive whole number or "auto"', _whole(1, 2**20).fits),
+    "gradient_clipping": _owned("optim.clip_norm"),
+    "optimizer": SECTION,
+    "optimizer.type": ADAMW,
+    "optimizer.params": SECTION,
+    "optimizer.params.lr": _owned("optim.lr"),
+    "optimizer.params.betas": _owned("optim.betas"),
+    "optimizer.params.eps": _owned("optim.eps"),
+    "optimizer.params.weight_decay": _owned("optim.weight_decay"),
+    "optimizer.params.adam_w_mode": TRUE,
+    "optimizer.params.torch_adam": FLAG,
+    "zero_optimization": SECTION,
+    "zero_optimization.stage": STAGE,
+    "zero_optimization.offload_optimizer": SECTION,
+    "zero_optimization.offload_optimizer.device": _word("cpu", "none"),
+    "zero_optimization.offload_optimizer.pin_memory": FLAG,
+    "zero_optimization.offload_optimizer.buffer_count": _whole(1, 1024),
+    "zero_optimization.offload_optimizer.fast_init": FLAG,
+    "zero_optimization.offload_param": SECTION,
+    "zero_optimization.offload_param.device": _word("none"),
+    "zero_optimization.offload_param.pin_memory": FLAG,
+    "zero_optimization.overlap_comm": FLAG,
+    "zero_optimization.contiguous_gradients": FLAG,
+    "zero_optimization.reduce_scatter": FLAG,
+    "zero_optimization.reduce_bucket_size": _whole(1, LARGEST_BUCKET),
+    "zero_optimization.sub_group_size": _whole(0),
+    "zero_optimization.stage3_prefetch_bucket_size": _whole(0),
+    "zero_optimization.stage3_param_persistence_threshold": _whole(0),
+    "zero_optimization.stage3_max_live_parameters": _whole(0),
+    "zero_optimization.stage3_max_reuse_distance": _whole(0),
+    "zero_optimization.memory_efficient_linear": FLAG,
+    "zero_optimization.round_robin_gradients": FLAG,
+    "bf16": SECTION,
+    "bf16.enabled": FLAG,
+    "bf16.check_grad_overflow": FLAG,
+    "bf16.immediate_grad_update": FLAG,
+    "fp16": SECTION,
+    "fp16.enabled": FLAG,
+    "fp16.loss_scale": SCALE,
+    "fp16.initial_scale_power": _whole(0, 64),
+    "fp16.loss_scale_window": _whole(1),
+    "fp16.hysteresis": _whole(1),
+    "fp16.consecutive_hysteresis": FLAG,
+    "fp16.min_loss_scale": _whole(1),
+    "megatron": SECTION,
+    "megatron.tensor_model_parallel_size": _whole(1, 2**16),
+    "megatron.across_nodes": FLAG,
+    "communication_data_type": DTYPES,
+    "data_types": SECTION,
+    "data_types.grad_accum_dtype": DTYPES,
+    "zero_allow_untested_optimizer": FLAG,
+    "zero_force_ds_cpu_optimizer": FLAG,
+}
+
+_GATHER = "launch/convert.py consolidate makes one file of a checkpoint"
+_STAGE_2 = "it belongs to ZeRO stages 1 and 2"
+_ACCELERATE = "it belongs into accelerate's own file"
+
+NOT_NEEDED: Mapping[str, str] = {
+    "scheduler": "it belongs to the recipe; use --set optim.schedule=cosine --set optim.warmup_steps=N",
+    "gradient_accumulation_steps": (
+        "it is derived from run.global_batch_size, micro batch and ranks (--set run.global_batch_size=N changes it)"
+    ),
+    "steps_per_print": "DeepSpeed's lines are not printed; --set run.log_steps=N says how often ours are",
+    "wall_clock_breakdown": "DeepSpeed's lines are not printed; metrics.jsonl has the seconds of a step",
+    "tensor_parallel": 'write "megatron": {"tensor_model_parallel_size": N}',
+    "activation_checkpointing": "activations are not recomputed here",
+    "tensorboard": "metrics.jsonl has every number",
+    "csv_monitor": "metrics.jsonl has every number",
+    "wandb": "--set run.wandb=online logs there",
+    "zero_optimization.stage3_gather_16bit_weights_on_model_save": _GATHER,
+    "zero_optimization.gather_16bit_weights_on_model_save": _GATHER,
+    "zero_optimization.stage3_gather_fp16_weights_on_model_save": _GATHER,
+    "zero_optimization.allgather_partitions": _STAGE_2,
+    "zero_optimization.allgather_bucket_size": _STAGE_2,
+    "zero_optimization.cpu_offload": 'write "offload_optimizer": {"device": "cpu"}',
+    "zero_optimization.elastic_checkpoint": "a checkpoint loads on any number of ranks",
+    "zero3_init_flag": _ACCELERATE,
+    "zero3_save_16bit_model": _ACCELERATE,
+    "zero_stage": _ACCELERATE,
+}
+"""Keys without a use here, and why. Switched off they may stand."""
+
+_OTHERS = {
+    "": """aio amp autotuning bfloat16 checkpoint comms_logger compile compression_training curriculum_learning data_efficiency
+        dataloader_drop_last disable_allgather dump_state eigenvalue elasticity expert_parallel flops_profiler fp32_allreduce
+        gradient_allreduce_op gradient_predivide_factor graph_harvesting hybrid_engine log_level memory_breakdown nebula pipeline
+        prescale_gradients progressive_layer_drop seq_parallel_communication_data_type sparse_attention sparse_gradients timers
+        torch_autocast use_data_before_expert_parallelism weight_quantization""",
+    "bf16.": "bf16_master_weights_and_grads bf16_optimizer_states",
+    "fp16.": "auto_cast fp16_master_weights_and_grads",
+    "data_types.": "param_dtype buffer_dtype keep_in_fp32_modules",
+    "optimizer.": "legacy_fusion",
+    "optimizer.params.": "bias_correction amsgrad momentum",
+    "zero_optimization.": """compute_grad_norm cpu_offload_param cpu_offload_use_pin_memory enable_sanity_checks ignore_unused_parameters
+        leaf_module legacy_stage1 load_from_fp32_weights log_trace_cache_warnings mics_hierarchical_params_gather mics_shard_size
+        override_module_apply parameter_alignment pipeline_loading_checkpoint save_muon_momentum_buffer_in_memory
+        stage3_allgather_sequential stage3_model_persistence_threshold stage3_module_granularity_threshold
+        stage3_use_all_reduce_for_fetch_params use_multi_rank_bucket_allreduce zenflow zero_hpz_partition_size
+        zero_quantized_gradients zero_quantized_nontrainable_weights zero_quantized_weights""",
+    "zero_optimization.offload_param.": "buffer_count buffer_size max_in_cpu nvme_path",
+    "zero_optimization.offload_optimizer.": "cpuadam_cores_perc nvme_path pipeline pipeline_read pipeline_write ratio super_offload",
+}
+UNTESTED = frozenset(prefix + name for prefix, names in _OTHERS.items() for name in names.split())
+"""DeepSpeed's other keys: never taken for a slip of the pen. Switched off they may stand."""
+
+
+def checked(content: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
+    """A section of a ds_config without what is off or "auto", whole numbers as such; and what is wrong with it."""
+    kept, complaints = dict[str, Any](), list[str]()
+    for name, value in content.items():
+        dotted = prefix + name
+        if value == "auto" and _default_is_meant(dotted):
+            continue
+        rule = KEYS.get(dotted)
+        complaint = rule.complaint(dotted, value) if rule else _complaint_without_a_rule(dotted, value, prefix)
+        if complaint:
+            complaints.append(complaint)
+        elif rule is SECTION:
+            kept[name], more = checked(value, f"{dotted}.")
+            complaints += more
+        elif rule and not rule.owner:
+            kept[name] = int(value) if isinstance(value, float) and value.is_integer() else value
+    return kept, complaints
+
+
+def _default_is_meant(dotted: str) -> bool:
+    rule = KEYS.get(dotted)
+    is_known = rule is not None or dotted in NOT_NEEDED or dotted in UNTESTED
+    return is_known and (
+        dotted.startswith("zero_optimization")
+        or dotted in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "scheduler")
+        or (rule is not None and rule.owner is not None)
+    )
+
+
+def _complaint_without_a_rule(dotted: str, value: Any, prefix: str) -> str | None:
+    if dotted in NOT_NEEDED:
+        return None if _is_off(value) else f"{dotted} is not needed here, remove it: {NOT_NEEDED[dotted]}"
+    if dotted in UNTESTED:
+        return None if _is_off(value) else f"{dotted} is not covered by our tests, remove it"
+    elsewhere = [known for known in KEYS if known.endswith(f".{dotted}")]
+    beside = sorted({known.removeprefix(prefix).partition(".")[0] for known in KEYS if known.startswith(prefix)})
+    near = elsewhere[:1] or [prefix + name for name in close(dotted.removeprefix(prefix), beside)[:1]]
+    return f"{dotted} is no key of a ds_config; {f'did you mean {near[0]}?' if near else 'known here are ' + ', '.join(beside)}"
+
+
+def _is_off(value: Any) -> bool:
+    if isinstance(value, dict):
+        return value.get("enabled") is False or all(_is_off(inner) for inner in value.values())
+    return value is None or value is False or value in ("none", math.inf)

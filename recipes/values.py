@@ -1,0 +1,107 @@
+"""One setting's value: from the text of --set, from JSON, and whether it lies within the bounds beside its field. Torch-free; whole
+sections and recipes are in recipes/settings.py."""
+
+import math
+import os
+import types
+from argparse import ArgumentTypeError
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin
+
+from model.bounds import Bounds, Place
+from recipes.errors import ConfigError
+
+
+def value_of_text(name: str, text: str, hint: Any) -> Any:
+    """What the user typed after `--set name=`, as the type of its field. Raises: ConfigError where it has another one."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        if text.lower() in ("none", "null") and type(None) in args:
+            return None
+        return value_of_text(name, text, next(a for a in args if a is not type(None)))
+    if origin is tuple:
+        items = [item for item in text.strip("()[]").split(",") if item.strip()]
+        if args[-1] is not Ellipsis and len(items) != len(args):
+            raise ConfigError(f"--set {name}={text}: has {len(items)} values, needs {len(args)} separated by commas")
+        return tuple(value_of_text(name, item.strip(), args[0]) for item in items)
+    if not text:
+        raise ConfigError(f"--set {name}=: the value is empty; write one behind the '=', or leave the setting out for its default")
+    if origin is Literal:
+        if text not in args:
+            raise ConfigError(f"--set {name}={text}: must be one of {', '.join(map(str, args))}")
+        return text
+    return _plain(name, text, hint)
+
+
+def _plain(name: str, text: str, hint: type) -> Any:
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise ConfigError(f"--set {name}={text}: must be true or false")
+        return text.lower() == "true"
+    try:
+        value = hint(text)
+    except ValueError:
+        raise ConfigError(f"--set {name}={text}: must be {'an integer' if hint is int else 'a number'}") from None
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"--set {name}={text}: must be a finite number")
+    return value
+
+
+def value_of_json(value: Any, hint: Any) -> Any:
+    """A JSON value as the type of its field; a whole number may stand for a float. Raises: TypeError where it has another one."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return None if value is None and type(None) in args else value_of_json(value, args[0])
+    if origin is tuple and isinstance(value, list | tuple):
+        if args[-1] is Ellipsis or len(args) == len(value):
+            return tuple(value_of_json(item, args[0]) for item in value)
+    elif origin is Literal and value in args:
+        return value
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    elif isinstance(hint, type) and type(value) is hint:
+        return value
+    raise TypeError(value)
+
+
+def complaint_about(value: Any, hint: Any, notes: Sequence[Any] = ()) -> str | None:
+    """What a value must be that has another type than its field, or is outside of the bounds among `notes`; None for a good one.
+    Each number of a tuple is held to the bounds."""
+    try:
+        value_of_json(value, hint)
+    except TypeError:
+        return f"must be {_in_words(hint)}"
+    numbers = [] if value is None else value if isinstance(value, tuple) else [value]
+    complaints = (bounds.complaint(number) for bounds in notes if isinstance(bounds, Bounds) for number in numbers)
+    return next((text for text in complaints if text), None)
+
+
+def _in_words(hint: Any) -> str:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return f"{_in_words(args[0])} or None"
+    if origin is tuple:
+        return f"a tuple in which each is {_in_words(args[0])}"
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    return {int: "an integer", float: "a finite number", bool: "True or False"}.get(hint, "a text")
+
+
+def from_home(value: Any, notes: Sequence[Any]) -> Any:
+    """The value; where its field is a place, with a leading `~` as the user's home."""
+    is_place = any(isinstance(note, Place) for note in notes)
+    return os.path.expanduser(value) if is_place and isinstance(value, str) else value
+
+
+def place_name(text: str) -> str:
+    """The file, folder or hub name that a flag names, for argparse's `type`. Raises: ArgumentTypeError where it is empty."""
+    if not text.strip():
+        raise ArgumentTypeError("is empty (a shell variable that is not set?); give it a value or leave it out")
+    return os.path.expanduser(text)
+
+
+def place(text: str) -> Path:
+    """The file or folder that a flag names, for argparse's `type`. Raises: ArgumentTypeError where it is empty."""
+    return Path(place_name(text))

@@ -1,0 +1,75 @@
+"""What a user of other programs types, and what is proposed for it; a proposal is always something that there is."""
+
+import pytest
+
+from recipes.catalog import RECIPES
+from recipes.settings import settable
+from recipes.speech import speech_tiny
+from recipes.suggestions import ELSEWHERE, FLAGS, NO_SETTINGS, close, meant, unknown_flag
+from recipes.text import text_tiny
+from recipes.train.cli import build_parser
+from recipes.vision import vision_tiny
+
+TEXT = settable(text_tiny())
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("lr", "optim.lr"),
+        ("learning_rate", "optim.lr"),
+        ("learning-rate", "optim.lr"),
+        ("train.lr", "optim.lr"),
+        ("batch_size", "run.global_batch_size"),
+        ("max_steps", "run.max_steps"),
+        ("seed", "run.seed"),
+        ("warmup", "optim.warmup_steps"),
+        ("optim.warmupsteps", "optim.warmup_steps"),
+        ("grad_clip", "optim.clip_norm"),
+    ],
+)
+def test_what_other_programs_call_a_setting_is_known(name: str, setting: str) -> None:
+    assert meant(name, TEXT)[0] == setting
+
+
+def test_a_setting_of_another_modality_is_not_proposed() -> None:
+    assert meant("seq_len", TEXT) == ["data.sequence_length"]
+    assert "data.sequence_length" not in meant("seq_len", settable(speech_tiny()))
+    assert meant("qqqqqq", TEXT) == []
+
+
+def test_every_proposal_is_a_setting_and_no_word_means_two_things() -> None:
+    there = {name for tiny in (text_tiny(), speech_tiny(), vision_tiny()) for name in settable(tiny)}
+    words = [word for words in (ELSEWHERE | NO_SETTINGS).values() for word in words]
+    assert set(ELSEWHERE) <= there and len(words) == len(set(words))
+    assert all(word == word.lower() and "-" not in word for word in words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--max-steps", "10"], "--max-steps: there is no such flag; use --set run.max_steps=10"),
+        (["--max_steps=10"], "--max_steps: there is no such flag; use --set run.max_steps=10"),
+        (["--lr", "1e-3", "--seed", "2"], "--lr: there is no such flag; use --set optim.lr=1e-3"),
+        (["--lr", "--seed"], "--lr: there is no such flag; use --set optim.lr=VALUE"),
+        (["--epochs", "3"], "--epochs: there is no such flag; use --set run.max_steps=N, in updates of run.global_batch_size samples"),
+        (["--run_dir", "x"], "--run_dir: there is no such flag; did you mean --run-dir?"),
+        (["--output_dir", "x"], "--output_dir: there is no such flag; use --run-dir"),
+        (["--qqqqqq"], "--qqqqqq: there is no such flag; --help has the flags, --set changes a setting"),
+        (["optim.lr=3"], "optim.lr=3: no flag stands before it; write --set optim.lr=3"),
+        (["books/"], "books/: no flag stands before it; --help has the flags"),
+    ],
+)
+def test_a_flag_that_there_is_not_names_the_one_that_there_is(words: list[str], said: str) -> None:
+    assert unknown_flag(words, TEXT) == said
+
+
+def test_the_flags_proposed_are_those_of_the_command() -> None:
+    actions = build_parser("", RECIPES["text"], "text_tiny")._actions
+    shown = {flag for action in actions for flag in action.option_strings if flag.startswith("--")} - {"--help", "--local_rank"}
+    assert set(FLAGS) == shown
+
+
+def test_only_close_spellings_are_proposed() -> None:
+    assert close("overlap_com", ["overlap_comm", "stage"]) == ["overlap_comm"]
+    assert close("pipeline_model_parallel_size", ["tensor_model_parallel_size"]) == []
