@@ -42,8 +42,8 @@ class SharedMemory:
         if self._free is not None and needed > self._free:
             raise ConfigError(
                 f"{FOLDER} has {self._free / 1e6:,.0f} MB free, and the batches of the data workers need {needed / 1e6:,.0f} MB "
-                f"({self._num_ranks} ranks on this node x {num_held} micro-batches of {size / 1e6:,.1f} MB, data.num_workers="
-                f"{self._num_workers}): {REMEDY}"
+                f"({num_held} micro-batches of {size / 1e6:,.1f} MB a rank, ranks on this node: {self._num_ranks}, data.num_workers: "
+                f"{self._num_workers}); {REMEDY}"
             )
 
 

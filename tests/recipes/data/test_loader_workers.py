@@ -114,7 +114,7 @@ def test_what_does_not_fit_into_shared_memory_is_found_at_the_first_update(
     build: Callable[..., UpdateLoader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(ConfigError, match=r"/dev/shm has 0 MB free.*3 ranks on this node x 12 micro-batches.*--shm-size"):
+    with pytest.raises(ConfigError, match=r"/dev/shm has 0 MB free.*12 micro-batches of 0.0 MB a rank, ranks on this node: 3.*--shm-size"):
         build(50, num_workers=2, ranks_on_node=3).batches(0)
 
 

@@ -41,8 +41,8 @@ def test_what_two_updates_and_the_batches_read_ahead_take_must_be_free_for_every
     with pytest.raises(ConfigError) as caught:
         room(monkeypatch, needed - 1, 4).check(batches)
     assert re.fullmatch(
-        r"/dev/shm has 3 MB free, and the batches of the data workers need 3 MB \(4 ranks on this node x 10 micro-batches of 0\.1 MB, "
-        rf"data\.num_workers=2\): {WAY_OUT}",
+        r"/dev/shm has 3 MB free, and the batches of the data workers need 3 MB \(10 micro-batches of 0\.1 MB a rank, "
+        rf"ranks on this node: 4, data\.num_workers: 2\); {WAY_OUT}",
         str(caught.value),
     )
     room(monkeypatch, needed // 4, 1).check(batches)
