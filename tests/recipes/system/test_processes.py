@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -266,3 +267,16 @@ def test_workers_survive_a_stop_request_to_the_whole_group() -> None:
             os.kill(worker.pid or 0, number)
     assert list(results) == [(n, n * n) for n in range(1, 40)]
     assert not any(worker.is_alive() for worker in workers)
+
+
+def test_workers_of_a_server_that_hears_stop_requests_hear_none() -> None:
+    """Somebody else may have started it."""
+    forkserver.ensure_running()
+    workers: Workers[int, int] = Workers(square, 1, method="forkserver")
+    workers.put(2)
+    assert workers.get() == 4
+    for number in STOP_SIGNALS:
+        os.kill(workers.pids[0] or 0, number)
+    workers.put(3)
+    assert workers.get() == 9
+    workers.close()
