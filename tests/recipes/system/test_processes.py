@@ -112,13 +112,14 @@ def test_an_error_comes_in_its_turn_with_its_traceback_even_one_that_no_pickle_h
         [workers.get() for _ in range(4)]
 
 
-def sleep_long(number: int) -> None:
-    time.sleep(WORK_SECONDS)
+def stop_itself(number: int) -> None:
+    """Like one that holds Python's lock for ever: no thread of it can end it."""
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def test_closing_kills_what_goes_on_too_long_and_ends_a_thread_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_kills_what_does_not_end_and_ends_a_thread_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "LEAVE_SECONDS", 0.2)
-    workers, lost = Workers(sleep_long, 2), list[BaseException]()
+    workers, lost = Workers(stop_itself, 2), list[BaseException]()
 
     def wait() -> None:
         with pytest.raises(WorkerLost) as caught:
