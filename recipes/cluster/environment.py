@@ -155,7 +155,7 @@ def quiet_libraries() -> None:
         return
     warnings.simplefilter("ignore")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    for name in ("DeepSpeed", "megatron", "torch.distributed"):
+    for name in ("DeepSpeed", "megatron", "torch.distributed", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # DeepSpeed sets its own level when it is imported; a filter stays.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)

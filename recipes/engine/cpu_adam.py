@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 import torch
 from deepspeed.git_version_info import installed_ops
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from torch.utils import cpp_extension
+
+from recipes.errors import LocalError
 
 FAR_STEP = 2**40
 """No step that a run reaches is this one or next to it."""
@@ -83,7 +85,7 @@ def build_folder() -> Path:
     processor = cpu_info() if PROC_CPUINFO.exists() else platform.machine()
     kind = repr((torch.__version__, sys.version_info[:2], processor))
     root = os.environ.get(BUILD_ROOT) or cpp_extension.get_default_build_root()
-    return Path(root, f"data2vec_{hashlib.sha256(kind.encode()).hexdigest()[:12]}")
+    return Path(root).expanduser() / f"data2vec_{hashlib.sha256(kind.encode()).hexdigest()[:12]}"
 
 
 def is_compiled() -> bool:
@@ -100,8 +102,7 @@ def _compiling_alone() -> Iterator[None]:
     Source: torch 2.13, utils/file_baton.py.
     """
     known, folder = os.environ.get(BUILD_ROOT), build_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "in_use", "a") as file:
+    with _opened(folder / "in_use") as file:
         with contextlib.suppress(OSError):  # a file system without locks: then torch's file has to do
             fcntl.flock(file, fcntl.LOCK_EX)
             (folder / "cpu_adam" / "lock").unlink(missing_ok=True)
@@ -112,3 +113,15 @@ def _compiling_alone() -> Iterator[None]:
             del os.environ[BUILD_ROOT]
             if known is not None:
                 os.environ[BUILD_ROOT] = known
+
+
+def _opened(path: Path) -> IO[str]:
+    """A file to append to, in a folder that is made for it. Raises: LocalError where that cannot be, as without a home."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a")
+    except OSError as error:
+        raise LocalError(
+            f"the CPU optimizer is compiled into {path.parent}, which cannot be written ({error.strerror}); set {BUILD_ROOT} to a folder "
+            "that you may write to"
+        ) from None

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from recipes.errors import LocalError
 from tests.distributed import run_distributed
 
 SIZE, STEPS = 1000, 40
@@ -183,3 +184,19 @@ def test_proc_cpuinfo_is_read(
     vendor, arch, flag = expected
     assert (info["vendor_id_raw"], info["arch"]) == (vendor, arch)
     assert flag in info["flags"] if flag else info["flags"] == []
+
+
+def test_a_home_that_cannot_be_written_names_the_variable_that_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes.engine import cpu_adam
+
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    for root in ("", "/proc/nowhere", "~/built"):
+        monkeypatch.setenv(cpu_adam.BUILD_ROOT, root)
+        with (
+            pytest.raises(LocalError, match=r"compiled into /.*cannot be written .*; set TORCH_EXTENSIONS_DIR"),
+            cpu_adam._compiling_alone(),
+        ):
+            pytest.fail("must not begin")
+    monkeypatch.setenv(cpu_adam.BUILD_ROOT, str(tmp_path / "built"))
+    with cpu_adam._compiling_alone():
+        assert Path(os.environ[cpu_adam.BUILD_ROOT]).parent == tmp_path / "built"

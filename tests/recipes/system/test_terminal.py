@@ -111,3 +111,23 @@ def test_a_terminal_that_ctrl_s_has_stopped_goes_on_after_ctrl_q(tmp_path: Path)
 def test_a_pipe_that_another_process_made_non_blocking_gets_everything(tmp_path: Path) -> None:
     told, done = told_by(tmp_path, "PYTHON | (sleep 0.2; cat)", f"os.set_blocking(1, False)\n{LINES}")
     assert len(done.stdout.splitlines()) == 10000 and told["losses"] == []
+
+
+def shout(number: int) -> int:
+    print("x" * 100_000, flush=True)
+    return number
+
+
+WORKERS = """
+from recipes.system.processes import run_in_order
+from tests.recipes.system.test_terminal import shout
+
+if __name__ == "__main__":
+    assert [result for _, result in run_in_order(shout, [1, 2, 3], 2, doing="shouting")] == [1, 2, 3]
+"""
+
+
+def test_a_worker_process_is_not_ended_by_what_it_prints_either(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(WORKERS)
+    done = run_command(["bash", "-c", f"{sys.executable} {tmp_path / 'program.py'} > /dev/full"], ROOT, 60, {"PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stderr) == (0, "")
