@@ -40,9 +40,11 @@ def split_paragraphs(lines: Iterable[str]) -> Iterator[str]:
 def _is_hard_wrapped(lines: list[str]) -> bool:
     lengths = [len(line.strip()) for line in lines]
     num_blank = lengths.count(0)
+    if not num_blank:
+        return False
     num_long = sum(length > WRAP_COLUMNS for length in lengths)
     # A few blank lines (between chapters) or a few long ones (a missing break) do not change what the rest is.
-    return num_blank >= 0.05 * len(lengths) and num_long <= 0.01 * len(lengths) and num_blank > 0
+    return num_blank >= 0.05 * len(lengths) and num_long <= 0.01 * len(lengths)
 
 
 def _join_wrapped(lines: Iterable[str]) -> Iterator[str]:

@@ -116,6 +116,11 @@ def read_tokenizer(path: Path, vocab_size: int) -> bytes:
     return content
 
 
+def is_lowercasing(content: bytes) -> bool:
+    """Whether a .model file's normalisation folds case."""
+    return sentencepiece.SentencePieceProcessor(model_proto=content).normalize("A").strip("\u2581 ") == "a"
+
+
 def token_dtype(vocab_size: int) -> np.dtype:
     """The smallest type of the shards that holds every id."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
