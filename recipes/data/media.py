@@ -4,6 +4,7 @@ item that cannot be decoded. Decodes nothing and writes nothing."""
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
@@ -26,6 +27,33 @@ class BadItem(NamedTuple):
 
 class UndecodableError(ValueError):
     """Raised by decoders; the message is the reason (`not audio`), without the item's name."""
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """The one place through which decoders run: what a library raises at foreign bytes becomes UndecodableError, and a disk's errors
+    stay what they are."""
+    try:
+        yield
+    except (UndecodableError, ConfigError):
+        raise
+    except Exception as error:  # soundfile and Pillow raise nearly anything, MemoryError too where a damaged header asks for terabytes
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UndecodableError(reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """A decoder's message as far as it fits into one line, without the address of the object that it read."""
+    lines = str(getattr(error, "error_string", error)).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
+
+
+class Stretch(NamedTuple):
+    """A part of a recording, in seconds; `seconds` None is up to the end."""
+
+    start: float
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
