@@ -16,11 +16,12 @@ import numpy as np
 import soundfile
 
 from recipes.data.containers import streams_of
-from recipes.data.media import MediaKind, Stretch, UndecodableError, decoding, reason_of
+from recipes.data.manifest import Stretch
+from recipes.data.media import Media, MediaKind, UndecodableError, decoding, reason_of
 from recipes.errors import ConfigError
 
 T = TypeVar("T")
-AUDIO = MediaKind("audio", (".wav", ".flac", ".ogg"), Path(__file__).resolve().parents[1] / "samples" / "speech")
+AUDIO = MediaKind("audio", (".wav", ".flac", ".ogg"), Path(__file__).resolve().parents[1] / "samples" / "speech", has_stretches=True)
 NORM_EPSILON = 1e-5
 UNKNOWN_WAV_LENGTH = 0x7FFF0000
 """Programs that write a .wav into a pipe put a number from here up in place of its length."""
@@ -32,6 +33,15 @@ UNKNOWN_FRAMES = (1 << 63) - 1
 """libsndfile's, where the header does not tell it."""
 STRETCH_SLACK_SECONDS = 0.1
 """A stretch may end so much after its recording: lists round."""
+
+
+def read_audio(media: Media, index: int, sample_rate: int) -> np.ndarray:
+    """The item's waveform, see decode_audio; of a long recording only its stretch is read. Raises: OSError, UndecodableError."""
+    stretch = media.stretch(index)
+    if stretch is None:
+        return decode_audio(media.read(index), sample_rate)
+    with media.open(index) as file:
+        return decode_audio(file, sample_rate, stretch)
 
 
 def decode_audio(content: bytes | BinaryIO, sample_rate: int, stretch: Stretch | None = None) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Where recordings and images come from: `data.path` -> Media, items in a fixed order that are read as bytes; and what to do about an
 item that cannot be decoded. Decodes nothing and writes nothing."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+
 from recipes.data import manifest, media_table
+from recipes.data.manifest import Stretch
 from recipes.data.shards import is_prepared
 from recipes.errors import ConfigError, MissingSplit
 
@@ -49,13 +53,6 @@ def reason_of(error: Exception) -> str:
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
-class Stretch(NamedTuple):
-    """A part of a recording, in seconds; `seconds` None is up to the end."""
-
-    start: float
-    seconds: float | None = None
-
-
 @dataclass(frozen=True)
 class MediaKind:
     """What the two modalities of this kind of data do not share."""
@@ -68,6 +65,8 @@ class MediaKind:
     """The shipped sample: a folder of such files."""
     column_option: str = "data.column"
     """The setting that names a table's column, for messages."""
+    has_stretches: bool = False
+    """Whether an item may be a part of a file, from one second to another."""
 
 
 class Media(Protocol):
@@ -94,6 +93,9 @@ class Media(Protocol):
     def where(self, index: int) -> str:
         """What the user finds the item by: `/data/a.wav`, `train.parquet row 17`."""
 
+    def stretch(self, index: int) -> Stretch | None:
+        """The part of the file that is the item; None is all of it."""
+
     def label(self, index: int) -> str | None:
         """Class: the file's folder below the data set's, or the table's label column; None if there is none."""
 
@@ -108,6 +110,12 @@ class Files:
     paths: Sequence[str]
     labels: Sequence[str | None] | None = None
     """None: a file's label is its folder."""
+    stretches_N2: np.ndarray | None = None
+    """Start and length of each item in seconds, NaN for a whole file and for the rest of one; None: every item is a whole file."""
+    columns: Sequence[str] = ()
+    """Of the list that names the files."""
+    stretch_columns: Sequence[str] = ()
+    """Those of them that say where the stretches are."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -119,19 +127,40 @@ class Files:
 
     def open(self, index: int) -> BinaryIO:
         """Raises: OSError."""
-        return open(self.where(index), "rb")
+        return open(self._path(index), "rb")
 
     def size(self, index: int) -> int:
         """Raises: OSError."""
-        return os.stat(self.where(index)).st_size
+        return os.stat(self._path(index)).st_size
 
     def key(self, index: int) -> str:
-        """Its path as listed."""
-        return self.paths[index]
+        """Its path as listed, and its stretch."""
+        return self.paths[index] + self._named_stretch(index)
 
     def where(self, index: int) -> str:
-        """Its full path."""
+        """Its full path, and its stretch."""
+        return self._path(index) + self._named_stretch(index)
+
+    def group(self, index: int) -> str:
+        """The file that the item is a part of: items of one group are never on both sides of a split."""
+        return os.path.normpath(self.paths[index])
+
+    def stretch(self, index: int) -> Stretch | None:
+        """See Media."""
+        if self.stretches_N2 is None:
+            return None
+        start, seconds = self.stretches_N2[index].tolist()
+        return None if math.isnan(start) else Stretch(start, None if math.isnan(seconds) else seconds)
+
+    def _path(self, index: int) -> str:
         return os.path.join(self.root, self.paths[index])
+
+    def _named_stretch(self, index: int) -> str:
+        stretch = self.stretch(index)
+        if stretch is None:
+            return ""
+        start, seconds = stretch
+        return f" from {start:.3f} s" if seconds is None else f" {start:.3f} to {start + seconds:.3f} s"
 
     def label(self, index: int) -> str | None:
         """See Media."""
@@ -182,8 +211,14 @@ def _open_file(path: Path, kind: MediaKind, split: str, columns: dict[str, str])
         raise ConfigError(f"{path}: unknown kind of file {suffix or '(no suffix)'}; known are {_known(kind)}")
     if split != "train":
         raise ConfigError(f"{path}: a list of files is one split, and {split!r} was asked for; give the list of that split")
-    root, paths, labels = manifest.read_manifest(path, **columns)
-    return Files(str(path), root, paths, labels)
+    listed = manifest.read_manifest(path, **columns, has_stretches=kind.has_stretches)
+    return Files(str(path), listed.root, listed.paths, listed.labels, _as_array(listed.stretches), listed.columns, listed.stretch_columns)
+
+
+def _as_array(stretches: list[Stretch | None]) -> np.ndarray | None:
+    if not any(stretches):
+        return None
+    return np.array([(np.nan, np.nan) if stretch is None else stretch for stretch in stretches], dtype=np.float64)
 
 
 def _split_files(folder: Path, paths: list[str], kind: MediaKind, split: str) -> Files:

@@ -66,6 +66,9 @@ class Table:
         """Table and row, counted from 1."""
         return f"{self.name} row {index + 1}"
 
+    def stretch(self, index: int) -> None:
+        """A row's bytes are a whole file."""
+
     def label(self, index: int) -> str | None:
         """The label column as text (the name of a class, not its number); None where there is no such column or value."""
         feature = self.dataset.features.get(self.label_column)

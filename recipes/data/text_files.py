@@ -26,7 +26,7 @@ def read_paragraphs(path: Path) -> Iterator[str]:
 
     Raises: ConfigError naming file and line for binary content or a byte that is not UTF-8, and naming the file if it cannot be read.
     """
-    return split_paragraphs(_read_lines(path))
+    return split_paragraphs(read_lines(path))
 
 
 def split_paragraphs(lines: Iterable[str]) -> Iterator[str]:
@@ -61,7 +61,8 @@ def _join_wrapped(lines: Iterable[str]) -> Iterator[str]:
         yield " ".join(held)
 
 
-def _read_lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path) -> Iterator[str]:
+    """Its lines with their ends, without BOM. Raises: ConfigError as read_paragraphs."""
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             yield from _decode_lines(io.BufferedReader(file), path)

@@ -9,7 +9,8 @@ import pytest
 import soundfile
 
 from recipes.data.audio import decode_audio, scan_audio
-from recipes.data.media import Stretch, UndecodableError
+from recipes.data.manifest import Stretch
+from recipes.data.media import UndecodableError
 from tests.recipes.data.recordings import RATE, encode, noise
 
 
