@@ -141,9 +141,9 @@ class Files:
         """Its full path, and its stretch."""
         return self._path(index) + self._named_stretch(index)
 
-    def group(self, index: int) -> str:
-        """The file that the item is a part of: items of one group are never on both sides of a split."""
-        return os.path.normpath(self.paths[index])
+    def origin(self, index: int) -> str:
+        """The file that the item is or is a part of, by its full path without links."""
+        return os.path.realpath(self._path(index))
 
     def stretch(self, index: int) -> Stretch | None:
         """See Media."""

@@ -52,10 +52,10 @@ def test_every_row_is_its_own_item(tmp_path: Path, data: SpeechDataConfig) -> No
     assert len(dataset.example(0, 5, (4, 5, 6, 7)).waveform) == 1600
 
 
-def test_items_of_one_file_are_of_one_group(listed: Path) -> None:
+def test_items_of_one_file_have_one_origin(listed: Path) -> None:
     media = open_media(str(listed), AUDIO, column="audio")
     assert isinstance(media, Files)
-    assert {media.group(item) for item in range(NUM_ROWS)} == {"long.wav"} != {media.group(NUM_ROWS)}
+    assert {media.origin(item) for item in range(NUM_ROWS)} == {str(listed.parent / "long.wav")} != {media.origin(NUM_ROWS)}
 
 
 def test_other_stretches_are_other_data(tmp_path: Path, listed: Path, data: SpeechDataConfig) -> None:
