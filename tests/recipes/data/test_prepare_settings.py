@@ -72,4 +72,4 @@ def test_text_that_the_tokenizer_does_not_know_is_told_with_its_share_and_refuse
     assert any("% of the tokens are <unk>" in line for line in said)
     with pytest.raises(ConfigError, match=r"most\.txt: [3-9]\d\.\d % of the tokens are <unk>, so .* --set data\.tokenizer=none trains one"):
         prepare_text(replace(given, path=str(tmp_path / "most.txt")), frontend, tmp_path / "none", num_processes=1)
-    prepare_text(replace(given, path=str(tmp_path / "most.txt"), tokenizer=None), frontend, tmp_path / "own", num_processes=1)
+    prepare_text(replace(given, path=str(tmp_path / "most.txt"), tokenizer=None), frontend, tmp_path / "none", num_processes=1)
