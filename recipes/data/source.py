@@ -71,12 +71,15 @@ class TableFiles:
         """
         return _paragraphs(chain.from_iterable(map(self._texts, self.paths)))
 
+    def check_column(self, path: Path) -> None:
+        """Raises: ConfigError unless the column is there, or the file has no rows of which a column could be known."""
+        columns = TableFile(path).columns()
+        if columns and self.column not in columns:
+            raise ConfigError(_no_column(str(path), self.column, columns))
+
     def _texts(self, path: Path) -> Iterator[str | None]:
-        table = TableFile(path)
-        columns = table.columns()
-        for row in table.rows([self.column]):
-            if self.column not in columns:
-                raise ConfigError(_no_column(str(path), self.column, columns))
+        self.check_column(path)
+        for row in TableFile(path).rows([self.column]):
             text = row.cells[0]
             if fault := _fault(text):
                 raise ConfigError(f"{path} {row.place}: column {self.column!r} holds {fault}")
@@ -165,7 +168,9 @@ def _open_files(name: Path, files: list[Path], column: str) -> TextSource:
         return TextFiles(str(name), tuple(files))
     if kind not in TABLE_FORMATS:
         raise ConfigError(f"{name}: unknown kind of file {kind or '(no suffix)'}; known are {KNOWN}")
-    return TableFiles(str(name), tuple(files), column)
+    source = TableFiles(str(name), tuple(files), column)
+    source.check_column(files[0])  # a wrong data.text_column is seen by a dry run too
+    return source
 
 
 def _open_saved(folder: Path, column: str) -> TextSource:

@@ -64,7 +64,7 @@ def _join_wrapped(lines: Iterable[str]) -> Iterator[str]:
 def read_lines(path: Path) -> Iterator[str]:
     """Its lines with their ends, without BOM. Raises: ConfigError as read_paragraphs."""
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
             yield from _decode_lines(io.BufferedReader(file), path)
     except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); mend or remove the file") from error

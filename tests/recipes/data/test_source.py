@@ -126,7 +126,7 @@ def test_a_folder_with_two_kinds_asks_for_one(tmp_path: Path) -> None:
 def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"id": 1, "body": "one"}\n')
     with pytest.raises(ConfigError, match=r"no column 'text', there are id, body; --set data\.text_column=NAME"):
-        read(tmp_path)
+        open_source(TextDataConfig(path=str(tmp_path)))
     assert read(tmp_path, "body") == [(0, "one")]
 
 
