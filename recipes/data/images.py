@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from recipes.config import VisionDataConfig
-from recipes.data.media import MediaKind, UndecodableError
+from recipes.data.media import MediaKind, UndecodableError, decoding
 from recipes.errors import ConfigError
 
 IMAGES = MediaKind(
@@ -55,19 +55,17 @@ def decode_image(content: bytes) -> Image.Image:
     """
     if not content:
         raise UndecodableError("empty file")
-    try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+    with decoding():
+        try:
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+        except UnidentifiedImageError as error:
+            raise UndecodableError(f"not an image of a known kind ({', '.join(FORMATS)})") from error
+        with image:
             _check_num_pixels(image)
             image.load()
             with suppress(SyntaxError, ValueError, TypeError, KeyError, EOFError, struct.error):  # a damaged EXIF spoils no picture
                 ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
-    except (UndecodableError, MemoryError):
-        raise
-    except UnidentifiedImageError as error:
-        raise UndecodableError(f"not an image of a known kind ({', '.join(FORMATS)})") from error
-    except Exception as error:  # Pillow's readers raise nearly anything at foreign bytes
-        raise UndecodableError((str(error).strip().splitlines() or [type(error).__name__])[0]) from error
 
 
 def random_view(image: Image.Image, size: int, data: VisionDataConfig, rng: np.random.Generator) -> np.ndarray:

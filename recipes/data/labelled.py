@@ -15,7 +15,7 @@ import numpy as np
 from model.batch import Batch
 from model.frontends.config import SpeechFrontendConfig, VisionFrontendConfig
 from recipes.config import SpeechDataConfig, TextDataConfig, VisionDataConfig
-from recipes.data.audio import AUDIO, decode_audio, normalize
+from recipes.data.audio import AUDIO, normalize, read_audio
 from recipes.data.images import IMAGES, center_view, decode_image
 from recipes.data.labelled_text import load_split
 from recipes.data.labels import class_name, is_missing
@@ -94,7 +94,7 @@ def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path
     media = _open(path, AUDIO, data.column, split, label_column)
 
     def read(index: int) -> SpeechExample:
-        waveform_T = normalize(decode_audio(media.read(index), data.sample_rate))
+        waveform_T = normalize(read_audio(media, index, data.sample_rate))
         waveform_T = np.pad(waveform_T, (0, max(0, frontend.receptive_field - len(waveform_T))))
         return SpeechExample(waveform_T, np.zeros(frontend.num_frames(len(waveform_T)), dtype=bool))
 

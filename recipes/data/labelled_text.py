@@ -1,11 +1,14 @@
-"""Labelled text: a folder of csv, tsv, jsonl or parquet files, one per split, a saved data set, or a hub name, read by `datasets`."""
+"""Labelled text: a folder of csv, tsv, jsonl or parquet files whose names tell the splits, a saved data set, or a hub name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recipes.data.folder import find_place, list_folder
 from recipes.data.labels import class_name
-from recipes.data.media_table import load_hub_split, load_saved, names_of
-from recipes.data.source import TABLE_BUILDERS, table_errors
+from recipes.data.source import is_saved, load_hub, load_saved
+from recipes.data.splits import choose_files
+from recipes.data.text_tables import TABLE_FORMATS, TableFile, kind_of
 from recipes.errors import ConfigError, MissingSplit
 
 
@@ -25,36 +28,52 @@ def load_split(path: str | None, split: str, text_column: str, label_column: str
     """
     if path is None:
         raise ConfigError("the shipped text has no labels; give --data a folder with train.csv and test.csv (columns text and label)")
-    folder = Path(path).expanduser()
-    if not folder.exists():
-        rows = load_hub_split(path, split)
-    elif not folder.is_dir():
+    folder = find_place(path)
+    if folder is None:
+        return _of_dataset(load_hub(path, split), path, text_column, label_column)
+    if not folder.is_dir():
         raise ConfigError(f"{folder}: one file is one split; point --data at a folder with train.csv and test.csv")
-    elif (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        rows = load_saved(folder, split)
-    else:
-        rows = _load_folder(folder, split)
-    columns = rows.column_names
-    if text_column not in columns:
-        raise ConfigError(
-            f"{path}: no column {text_column!r}, there are {', '.join(columns)}; rename the column of texts to {text_column!r}"
-        )
-    texts = list(rows[text_column])
+    if is_saved(folder):
+        return _of_dataset(load_saved(folder, split)[0], path, text_column, label_column)
+    return _of_files(_files_of(folder, split), text_column, label_column)
+
+
+def _files_of(folder: Path, split: str) -> list[Path]:
+    listing = list_folder(folder)
+    tables = [path for path in listing.files if kind_of(path) in TABLE_FORMATS]
+    if not tables:
+        raise MissingSplit(f"{folder}: no split {split!r}, there are no tables; name the files train.csv and test.csv")
+    files = [folder / path for path in choose_files(listing, tables, split, is_item=lambda path: False).paths]
+    kinds = sorted(set(map(kind_of, files)))
+    if len(kinds) > 1:
+        raise ConfigError(f"{folder}: split {split!r} is in more than one kind of file ({', '.join(kinds)}); leave one")
+    return files
+
+
+def _of_files(files: list[Path], text_column: str, label_column: str) -> LabelledText:
+    found = LabelledText([], [], [])
+    for file in files:
+        table = TableFile(file)
+        columns = table.columns()
+        _check_column(str(file), text_column, columns)
+        found.columns.extend(name for name in columns if name not in found.columns)
+        for row in table.rows((text_column, label_column)):
+            text, label = row.cells
+            found.texts.append(text)
+            found.labels.append(class_name(label, None))
+    return found
+
+
+def _of_dataset(rows: Any, name: str, text_column: str, label_column: str) -> LabelledText:
+    columns, texts = rows.column_names, list[Any]()
+    _check_column(name, text_column, columns)
+    texts += rows[text_column]
     if label_column not in columns:
         return LabelledText(texts, [None] * len(texts), columns)
     names = getattr(rows.features[label_column], "names", None)
     return LabelledText(texts, [class_name(value, names) for value in rows[label_column]], columns)
 
 
-def _load_folder(folder: Path, split: str) -> Any:
-    from datasets import load_dataset
-
-    files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix in TABLE_BUILDERS}
-    name = next((name for name in names_of(split) if name in files), None)
-    if name is None:
-        raise MissingSplit(
-            f"{folder}: no split {split!r}, there are {', '.join(files) or 'no tables'}; name the files train.csv and test.csv"
-        )
-    options = {"sep": "\t"} if files[name].suffix == ".tsv" else {}
-    with table_errors(str(files[name])):
-        return load_dataset(TABLE_BUILDERS[files[name].suffix], data_files=str(files[name]), split="train", **options)
+def _check_column(name: str, column: str, columns: Sequence[str]) -> None:
+    if column not in columns:
+        raise ConfigError(f"{name}: no column {column!r}, there are {', '.join(columns)}; rename the column of texts to {column!r}")

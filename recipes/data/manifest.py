@@ -1,41 +1,59 @@
-"""Lists of files: .tsv, .csv and .jsonl with a column of paths, and fairseq's .tsv with the root folder in its first line. Opens none
-of the files that are listed."""
+"""Lists of files: .tsv, .csv and .jsonl with a column of paths, and fairseq's .tsv with the root folder in its first line. A row may name a
+stretch of its file. Opens none of the files that are listed."""
 
-import csv
-import json
-from collections.abc import Iterator
+import math
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recipes.data.text_files import read_lines
+from recipes.data.text_tables import Row, TableFile
 from recipes.errors import ConfigError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
-PATH_COLUMNS = ("path", "file")
-"""Tried after the column that the recipe names."""
+PATH_COLUMNS = ("path", "file", "audio_filepath")
+"""Tried after the column that the recipe names; the last one is NeMo's."""
+START_COLUMNS = ("offset", "start", "start_time", "start_sec", "start_seconds", "begin", "begin_time", "begin_sec")
+END_COLUMNS = ("end", "end_time", "end_sec", "end_seconds", "stop", "stop_time")
+LENGTH_COLUMNS = ("duration", "duration_sec", "duration_seconds", "dur")
+"""Names of NeMo's, Kaldi's and hub lists for where a row's stretch of its recording starts and ends, and how long it is, in seconds."""
+
+
+class Stretch(NamedTuple):
+    """A part of a recording, in seconds; `seconds` None is up to the end."""
+
+    start: float
+    seconds: float | None = None
 
 
 class FileManifest(NamedTuple):
-    """The folder that the paths are relative to, the paths in the order of the rows, and the label of each."""
+    """The folder that the paths are relative to, and for each row its path, label and stretch."""
 
     root: str
     paths: list[str]
     labels: list[str | None]
+<<<<<<< HEAD
     columns: tuple[str, ...] = ()
+||||||| 95a19b3
+=======
+    stretches: list[Stretch | None]
+    columns: list[str]
+    """Names of all columns; fairseq's lists have none."""
+    stretch_columns: list[str]
+    """Of those that say where the stretches are."""
+>>>>>>> i14-tables
 
 
-def read_manifest(path: Path, *, column: str, label_column: str, column_option: str) -> FileManifest:
-    """Paths are relative to the manifest's folder, in fairseq's to the folder of its first line.
+def read_manifest(path: Path, *, column: str, label_column: str, column_option: str, has_stretches: bool = False) -> FileManifest:
+    """Paths are relative to the manifest's folder, in fairseq's to the folder of its first line. `has_stretches`: columns of START_COLUMNS
+    and the like mean what they say.
 
     Raises: ConfigError if the file cannot be parsed, lists nothing, or has no column of paths (`column_option` is the setting to change).
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            head = [line.rstrip("\r\n") for line in islice(file, 2)]
-            file.seek(0)
-            manifest = _read_fairseq(path, file) if _is_fairseq(head) else _read_rows(path, file, column, label_column, column_option)
-    except (OSError, ValueError, csv.Error) as error:
-        raise ConfigError(f"{path}: cannot be read as a list of files ({error}); mend or remove it") from error
+    if _is_fairseq(list(islice(read_lines(path), 2))):
+        manifest = _read_fairseq(path)
+    else:
+        manifest = _read_rows(path, (column, *PATH_COLUMNS), label_column, column_option, has_stretches)
     if not manifest.paths:
         raise ConfigError(f"{path}: lists no files; give a list with at least one row")
     return manifest
@@ -43,17 +61,19 @@ def read_manifest(path: Path, *, column: str, label_column: str, column_option: 
 
 def _is_fairseq(head: list[str]) -> bool:
     """`/root/folder` and then `path<TAB>number of samples`."""
-    return len(head) == 2 and "\t" not in head[0] and head[1].count("\t") == 1 and head[1].rpartition("\t")[2].isdigit()
+    return len(head) == 2 and "\t" not in head[0] and head[1].count("\t") == 1 and head[1].rpartition("\t")[2].strip().isdigit()
 
 
-def _read_fairseq(path: Path, lines: Iterator[str]) -> FileManifest:
+def _read_fairseq(path: Path) -> FileManifest:
+    lines = read_lines(path)
     root = path.parent / next(lines).strip()
     if not root.is_dir():
         raise ConfigError(f"{path}: its first line names the folder {root}, which is not there; correct that line")
     paths = [line.rpartition("\t")[0] for line in lines if line.strip()]
-    return FileManifest(str(root), paths, [None] * len(paths))
+    return FileManifest(str(root), paths, [None] * len(paths), [None] * len(paths), [], [])
 
 
+<<<<<<< HEAD
 def _read_rows(path: Path, lines: Iterator[str], column: str, label_column: str, column_option: str) -> FileManifest:
     paths: list[str] = []
     labels: list[str | None] = []
@@ -66,32 +86,64 @@ def _read_rows(path: Path, lines: Iterator[str], column: str, label_column: str,
             raise ConfigError(f"{path}: no column {column!r}, there are {names}; --set {column_option}=NAME of the one with the paths")
         columns |= dict.fromkeys(row)
         value, label = row.get(chosen), row.get(label_column)
+||||||| 95a19b3
+def _read_rows(path: Path, lines: Iterator[str], column: str, label_column: str, column_option: str) -> FileManifest:
+    paths: list[str] = []
+    labels: list[str | None] = []
+    chosen: str | None = None
+    for number, row in _parse(path, lines):
+        chosen = chosen or next((name for name in (column, *PATH_COLUMNS) if name in row), None)
+        if chosen is None:
+            names = ", ".join(str(name) for name in row)
+            raise ConfigError(f"{path}: no column {column!r}, there are {names}; --set {column_option}=NAME of the one with the paths")
+        value, label = row.get(chosen), row.get(label_column)
+=======
+def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, column_option: str, has_stretches: bool) -> FileManifest:
+    table = TableFile(path)
+    columns = table.columns()
+    chosen = next((name for name in candidates if name in columns), None)
+    if chosen is None:
+        found = f"no column {candidates[0]!r}, there are {', '.join(columns)}"
+        raise ConfigError(f"{path}: {found}; --set {column_option}=NAME of the one with the paths")
+    times = [next((name for name in names if name in columns), "") for names in (START_COLUMNS, END_COLUMNS, LENGTH_COLUMNS)]
+    has_stretches = has_stretches and bool(times[0])
+    manifest = FileManifest(str(path.parent), [], [], [], columns, [name for name in times if name and has_stretches])
+    for row in table.rows((chosen, label_column, *times)):
+        value, label, *cells = row.cells
+>>>>>>> i14-tables
         if not isinstance(value, str) or not value:
+<<<<<<< HEAD
             raise ConfigError(f"{path} line {number}: no path in column {chosen!r}; remove the row or write its path")
         paths.append(value)
         labels.append(None if label is None else str(label))
     return FileManifest(str(path.parent), paths, labels, tuple(map(str, columns)))
+||||||| 95a19b3
+            raise ConfigError(f"{path} line {number}: no path in column {chosen!r}; remove the row or write its path")
+        paths.append(value)
+        labels.append(None if label is None else str(label))
+    return FileManifest(str(path.parent), paths, labels)
+=======
+            raise ConfigError(f"{path} {row.place}: no path in column {chosen!r}; remove the row or write its path")
+        manifest.paths.append(value)
+        manifest.labels.append(None if label is None else str(label))
+        manifest.stretches.append(_stretch(path, row, list(zip(times, cells, strict=True))) if has_stretches else None)
+    return manifest
+>>>>>>> i14-tables
 
 
-def _parse(path: Path, lines: Iterator[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(number of its last line, row) for each row."""
-    if path.suffix.lower() == ".jsonl":
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                yield number, _parse_object(path, number, line)
-        return
-    # Tab-separated lists are written without quoting (Common Voice), so a quote there is a character like any other.
-    is_tsv = path.suffix.lower() == ".tsv"
-    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if is_tsv else csv.DictReader(lines)
-    for row in reader:
-        yield reader.line_num, row
+def _stretch(path: Path, row: Row, cells: list[tuple[str, Any]]) -> Stretch | None:
+    """None where the row has no start. An end goes before a length, which may be that of the whole recording."""
+    start, end, length = (_seconds(path, row, name, value) for name, value in cells)
+    if start is None:
+        return None
+    return Stretch(start, length if end is None else end - start)
 
 
-def _parse_object(path: Path, number: int, line: str) -> dict[str, Any]:
+def _seconds(path: Path, row: Row, column: str, value: Any) -> float | None:
     try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"{path} line {number}: no JSON ({error}); mend or remove the line") from error
-    if not isinstance(row, dict):
-        raise ConfigError(f"{path} line {number}: {type(row).__name__}, not an object; write one {{...}} per line")
-    return row
+        seconds = None if value is None else float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if seconds is not None and not math.isfinite(seconds):
+        raise ConfigError(f"{path} {row.place}: column {column!r} holds {value!r}, no time in seconds; correct it or rename the column")
+    return seconds

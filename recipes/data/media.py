@@ -5,11 +5,15 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
+import numpy as np
+
 from recipes.data import manifest, media_table
+from recipes.data.manifest import Stretch
 from recipes.data.shards import is_prepared
 from recipes.errors import ConfigError, MissingSplit
 
@@ -31,6 +35,26 @@ class UndecodableError(ValueError):
     """Raised by decoders; the message is the reason (`not audio`), without the item's name."""
 
 
+@contextmanager
+def decoding() -> Iterator[None]:
+    """The one place through which decoders run: what a library raises at foreign bytes becomes UndecodableError, and a disk's errors
+    stay what they are."""
+    try:
+        yield
+    except (UndecodableError, ConfigError):
+        raise
+    except Exception as error:  # soundfile and Pillow raise nearly anything, MemoryError too where a damaged header asks for terabytes
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise UndecodableError(reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """A decoder's message as far as it fits into one line, without the address of the object that it read."""
+    lines = str(getattr(error, "error_string", error)).strip().splitlines()
+    return lines[0].strip().rstrip(".") if lines else type(error).__name__
+
+
 @dataclass(frozen=True)
 class MediaKind:
     """What the two modalities of this kind of data do not share."""
@@ -43,6 +67,8 @@ class MediaKind:
     """The shipped sample: a folder of such files."""
     column_option: str = "data.column"
     """The setting that names a table's column, for messages."""
+    has_stretches: bool = False
+    """Whether an item may be a part of a file, from one second to another."""
 
 
 class Places(Protocol):
@@ -80,6 +106,9 @@ class Media(Protocol):
     def columns(self) -> Sequence[str]:
         """Of the table that lists them; none for a folder of files."""
 
+    def stretch(self, index: int) -> Stretch | None:
+        """The part of the file that is the item; None is all of it."""
+
     def label(self, index: int) -> str | None:
         """Class: the file's folder below the data set's, or the table's label column; None if there is none."""
 
@@ -94,7 +123,12 @@ class Files:
     paths: Sequence[str]
     labels: Sequence[str | None] | None = None
     """None: a file's label is its folder."""
+    stretches_N2: np.ndarray | None = None
+    """Start and length of each item in seconds, NaN for a whole file and for the rest of one; None: every item is a whole file."""
     columns: Sequence[str] = ()
+    """Of the list that names the files."""
+    stretch_columns: Sequence[str] = ()
+    """Those of them that say where the stretches are."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -106,19 +140,40 @@ class Files:
 
     def open(self, index: int) -> BinaryIO:
         """Raises: OSError."""
-        return open(self.where(index), "rb")
+        return open(self._path(index), "rb")
 
     def size(self, index: int) -> int:
         """Raises: OSError."""
-        return os.stat(self.where(index)).st_size
+        return os.stat(self._path(index)).st_size
 
     def key(self, index: int) -> str:
-        """Its path as listed."""
-        return self.paths[index]
+        """Its path as listed, and its stretch."""
+        return self.paths[index] + self._named_stretch(index)
 
     def where(self, index: int) -> str:
-        """Its full path."""
+        """Its full path, and its stretch."""
+        return self._path(index) + self._named_stretch(index)
+
+    def origin(self, index: int) -> str:
+        """The file that the item is or is a part of, by its full path without links."""
+        return os.path.realpath(self._path(index))
+
+    def stretch(self, index: int) -> Stretch | None:
+        """See Media."""
+        if self.stretches_N2 is None:
+            return None
+        start, seconds = self.stretches_N2[index].tolist()
+        return None if math.isnan(start) else Stretch(start, None if math.isnan(seconds) else seconds)
+
+    def _path(self, index: int) -> str:
         return os.path.join(self.root, self.paths[index])
+
+    def _named_stretch(self, index: int) -> str:
+        stretch = self.stretch(index)
+        if stretch is None:
+            return ""
+        start, seconds = stretch
+        return f" from {start:.3f} s" if seconds is None else f" {start:.3f} to {start + seconds:.3f} s"
 
     def label(self, index: int) -> str | None:
         """See Media."""
@@ -169,8 +224,14 @@ def _open_file(path: Path, kind: MediaKind, split: str, columns: dict[str, str])
         raise ConfigError(f"{path}: unknown kind of file {suffix or '(no suffix)'}; known are {_known(kind)}")
     if split != "train":
         raise MissingSplit(f"{path}: a list of files is one split, and {split!r} was asked for; give the list of that split")
-    found = manifest.read_manifest(path, **columns)
-    return Files(str(path), found.root, found.paths, found.labels, found.columns)
+    listed = manifest.read_manifest(path, **columns, has_stretches=kind.has_stretches)
+    return Files(str(path), listed.root, listed.paths, listed.labels, _as_array(listed.stretches), listed.columns, listed.stretch_columns)
+
+
+def _as_array(stretches: list[Stretch | None]) -> np.ndarray | None:
+    if not any(stretches):
+        return None
+    return np.array([(np.nan, np.nan) if stretch is None else stretch for stretch in stretches], dtype=np.float64)
 
 
 def _split_files(folder: Path, paths: list[str], kind: MediaKind, split: str) -> Files:

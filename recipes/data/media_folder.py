@@ -20,7 +20,7 @@ import numpy as np
 
 from recipes.config import SpeechDataConfig, VisionDataConfig
 from recipes.data import shards
-from recipes.data.media import BadItem, Media, MediaKind, name_bad, open_media
+from recipes.data.media import BadItem, Files, Media, MediaKind, name_bad, open_media
 from recipes.data.media_items import Place, open_items, save_items
 from recipes.data.packing import HELDOUT_SEED
 from recipes.data.progress import ByteProgress
@@ -75,6 +75,7 @@ def prepare_media(
     scan: Scan | None,
     settings: dict[str, Any],
     min_length: int = 0,
+    if_all_short: Callable[[int, int], str] = lambda shortest, longest: "point --data at something else",
     num_processes: int | None = None,
     progress: bool = False,
     log: Log = lambda line: None,
@@ -82,9 +83,9 @@ def prepare_media(
     """The prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir.
 
     `scan` gives an item's length from its header; None reads no item and gives each the length 1. Items shorter than min_length are
-    left out, as are bad ones. `settings` must be those of an existing folder. The result does not depend on num_processes
-    (None: the cores this process may use). out_dir appears complete or not at all. Call it on one rank only; spawn-safe, so the
-    caller's script needs its `if __name__ == "__main__"`.
+    left out, as are bad ones; `if_all_short` gives the remedy where all have between so many samples and so many. `settings` must be
+    those of an existing folder. The result does not depend on num_processes (None: the cores this process may use). out_dir appears
+    complete or not at all. Call it on one rank only; spawn-safe, so the caller's script needs its `if __name__ == "__main__"`.
 
     Raises: ConfigError for everything the user can mend.
     """
@@ -99,6 +100,10 @@ def prepare_media(
     if found is not None:
         return found
     media = open_media(data.path, kind, column=data.column)
+    if isinstance(media, Files):
+        _check_column(media, data)
+        if media.stretch_columns:
+            log(f"{media.name}: items are stretches of its files, by the columns {', '.join(media.stretch_columns)} in seconds")
     with shards.atomic_folder(out_dir) as folder:
         place = save_items(media, folder)
         bar = ByteProgress("scanning", 0, show_bar=progress, log=log)
@@ -113,7 +118,8 @@ def prepare_media(
         )
         bar.close()
         _check_bad(media.name, scanned.bad, len(media), data.max_bad_fraction)
-        counts = _write_index(folder, media.name, scanned, min_length=min_length, heldout_fraction=data.heldout_fraction)
+        _check_any_usable(media.name, scanned, min_length, if_all_short)
+        counts = _write_index(folder, scanned, min_length=min_length, heldout_fraction=data.heldout_fraction)
         info = Info(FORMAT_VERSION, kind.name, media.name, data.column, place, scanned.fingerprint, counts, settings)
         (folder / "prepared.json").write_text(json.dumps(asdict(info), indent=1) + "\n")
         _log_counts(log, kind, info, scanned.bad, min_length)
@@ -127,6 +133,17 @@ def _check_fractions(data: SpeechDataConfig | VisionDataConfig) -> None:
         )
     if not 0 <= data.max_bad_fraction <= 1:
         raise ConfigError(f"data.max_bad_fraction {data.max_bad_fraction:g} is not in [0, 1]; the usual share is 0.01")
+
+
+def _check_column(media: Files, data: SpeechDataConfig | VisionDataConfig) -> None:
+    """A column that the user named must be there; the usual one need not be."""
+    if data.column in (type(data).column, *media.columns):
+        return
+    if not media.columns:
+        raise ConfigError(
+            f"{media.name}: data.column {data.column!r} has no effect, as files have no columns; leave it out or give a table"
+        )
+    raise ConfigError(f"{media.name}: no column {data.column!r}, there are {', '.join(media.columns)}; --set data.column=NAME")
 
 
 def _check_fits(folder: Path, kind: MediaKind, settings: dict[str, Any]) -> None:
@@ -161,13 +178,19 @@ def _check_bad(name: str, bad: list[BadItem], num_items: int, max_fraction: floa
         )
 
 
-def _write_index(folder: Path, name: str, scanned: Scanned, *, min_length: int, heldout_fraction: float) -> dict[str, int]:
+def _check_any_usable(name: str, scanned: Scanned, min_length: int, if_all_short: Callable[[int, int], str]) -> None:
+    there_N = scanned.lengths_N[scanned.lengths_N > 0]
+    if (there_N >= min_length).any():
+        return
+    found = f"{len(there_N)} are shorter than {min_length} samples, {len(scanned.bad)} cannot be read"
+    remedy = if_all_short(int(there_N.min()), int(there_N.max())) if len(there_N) else "point --data at something else"
+    raise ConfigError(f"{name}: none of {len(scanned.lengths_N)} items can be used ({found}); {remedy}")
+
+
+def _write_index(folder: Path, scanned: Scanned, *, min_length: int, heldout_fraction: float) -> dict[str, int]:
     lengths_N = scanned.lengths_N
     is_usable_N = lengths_N >= max(1, min_length)
     num_short = len(lengths_N) - len(scanned.bad) - int(is_usable_N.sum())
-    if not is_usable_N.any():
-        found = f"{num_short} are shorter than {min_length} samples, {len(scanned.bad)} cannot be read"
-        raise ConfigError(f"{name}: none of {len(lengths_N)} items can be used ({found}); point --data at something else")
     splits = _split(lengths_N, np.flatnonzero(is_usable_N), heldout_fraction)
     (folder / "lengths.bin").write_bytes(lengths_N.tobytes())
     (folder / "bad.json").write_text(json.dumps(scanned.bad) + "\n")

@@ -2,6 +2,7 @@
 a table of the bytes. Scans nothing and knows no splits.
 
     paths.bin, path_ends.bin    the files' paths one after another, and int64 byte offsets of their ends
+    stretches.bin               where rows of a list are parts of files: float64 start and length of each in seconds
     table/                      rows copied by save_to_disk, so that training needs neither cache nor network
 """
 
@@ -19,6 +20,7 @@ from recipes.data.media import Files, Media
 from recipes.data.shards import map_array
 from recipes.errors import ConfigError
 
+STRETCHES = "stretches.bin"
 Place = dict[str, str]
 """What open_items needs beside the folder; goes into prepared.json."""
 
@@ -63,7 +65,10 @@ def save_items(media: Media, folder: Path) -> Place:
         encoded = [os.fsencode(path) for path in media.paths]
         (folder / "paths.bin").write_bytes(b"".join(encoded))
         (folder / "path_ends.bin").write_bytes(np.cumsum([len(path) for path in encoded], dtype=np.int64).tobytes())
-        return {"root": media.root}
+        if media.stretches_N2 is None:
+            return {"root": media.root}
+        (folder / STRETCHES).write_bytes(media.stretches_N2.tobytes())
+        return {"root": media.root, "stretches": STRETCHES}
     assert isinstance(media, media_table.Table)
     if media.saved_split is not None:
         return {"table": media.name, "split": media.saved_split, "column": media.column}
@@ -92,4 +97,11 @@ def open_items(folder: Path, name: str, place: Place) -> Media:
         raise ConfigError(f"{folder}: paths.bin is damaged; remove the folder and prepare it again")
     if not os.path.isdir(place["root"]):
         raise ConfigError(f"{folder}: its files were in {place['root']}, which is not there; put them back or prepare again from elsewhere")
-    return Files(name, place["root"], paths)
+    return Files(name, place["root"], paths, stretches_N2=_open_stretches(folder, len(paths)) if "stretches" in place else None)
+
+
+def _open_stretches(folder: Path, num_items: int) -> np.ndarray:
+    try:
+        return map_array(folder / STRETCHES, np.float64).reshape(num_items, 2)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder}: {STRETCHES} is damaged ({error}); remove the folder and prepare it again") from error

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from recipes.data.labels import class_name
+from recipes.data.libraries import required
 from recipes.data.source import load_hub, table_errors
 from recipes.errors import ConfigError, MissingSplit
 
@@ -63,8 +64,11 @@ class Table:
         return str(index)
 
     def where(self, index: int) -> str:
-        """Table and row, counted from 0."""
-        return f"{self.name} row {index}"
+        """Table and row, counted from 1."""
+        return f"{self.name} row {index + 1}"
+
+    def stretch(self, index: int) -> None:
+        """A row's bytes are a whole file."""
 
     def label(self, index: int) -> str | None:
         """The label column as text (the name of a class, not its number); None where there is no such column or value."""
@@ -89,11 +93,9 @@ class Table:
 
 def open_parquet(path: Path, *, column: str, split: str, label_column: str, column_option: str) -> Table:
     """A parquet file, or a split of a folder of them. Raises: ConfigError."""
-    from datasets import load_dataset
-
-    with _quiet(), table_errors(str(path)):
+    with _quiet() as datasets, table_errors(str(path)):
         options = {"data_dir": str(path)} if path.is_dir() else {"data_files": str(path)}
-        splits = load_dataset("parquet", **options)
+        splits = datasets.load_dataset("parquet", **options)
     return _table(str(path), _choose(splits, path, split), column, label_column, column_option)
 
 
@@ -104,11 +106,10 @@ def open_saved(folder: Path, *, column: str, split: str, label_column: str, colu
 
 def load_saved(folder: Path, split: str) -> Any:
     """A split of a folder of save_to_disk. Raises: MissingSplit; ConfigError."""
-    from datasets import Dataset, load_from_disk
-
+    datasets = required("datasets")
     with table_errors(str(folder)):
-        saved = load_from_disk(str(folder))
-    return _choose({"train": saved} if isinstance(saved, Dataset) else saved, folder, split)
+        saved = datasets.load_from_disk(str(folder))
+    return _choose({"train": saved} if isinstance(saved, datasets.Dataset) else saved, folder, split)
 
 
 def open_hub(name: str, *, column: str, split: str, label_column: str, column_option: str) -> Table:
@@ -151,14 +152,13 @@ def _table(name: str, dataset: Any, column: str, label_column: str, column_optio
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars of `datasets`, which break into log files."""
-    import datasets
-
+def _quiet() -> Iterator[Any]:
+    """`datasets` without its progress bars, which break into log files."""
+    datasets = required("datasets")
     was_shown = not datasets.utils.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        yield
+        yield datasets
     finally:
         if was_shown:
             datasets.enable_progress_bars()

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -16,9 +17,17 @@ from recipes.data.encoding import batches, encode_in_order
 from recipes.data.packing import Boundaries, build_samples
 from recipes.data.progress import ByteProgress
 from recipes.data.source import TextSource, open_source
-from recipes.data.tokenizer import TextSample, read_tokenizer, token_dtype, train_tokenizer
+from recipes.data.tokenizer import UNK, TextSample, is_lowercasing, read_tokenizer, token_dtype, train_tokenizer
 from recipes.errors import ConfigError
 
+USED_FOR: dict[str, Literal["always", "columns", "training"]] = {
+    **dict.fromkeys(("path", "tokenizer", "lowercase", "sequence_length", "break_mode", "heldout_fraction"), "always"),
+    "text_column": "columns",
+    **dict.fromkeys(("tokenizer_type", "tokenizer_sample_megabytes"), "training"),
+}
+"""What each setting is used for: always, for text that has columns, or for the training of a tokenizer. Unused ones are named."""
+MANY_UNKNOWN, TOO_MANY_UNKNOWN = 0.01, 0.2
+"""Shares of `<unk>` among the tokens from which on they are told, and refused."""
 BYTES_PER_PROCESS = 1 << 25
 """Text below which one more process costs more than it saves."""
 
@@ -122,10 +131,20 @@ class _Preparation:
         shards.save_prepared(folder, prepared)
         found = f"{counts['documents']} documents, {counts['tokens']} tokens"
         self._log(f"prepared {found}: {counts['train_samples']} train and {counts['valid_samples']} held-out samples")
+        self._name_unused()
+
+    def _name_unused(self) -> None:
+        reasons = {"columns": "" if self._source.has_columns else "this text has no columns"}
+        reasons["training"] = "" if self._data.tokenizer is None else "data.tokenizer is given"
+        for use, reason in reasons.items():
+            settings = {key: getattr(self._data, key) for key, used_for in USED_FOR.items() if used_for == use}
+            named = [f"data.{key} {value}" for key, value in settings.items() if value != getattr(TextDataConfig, key)]
+            if reason and named:
+                self._log(f"without effect, as {reason}: {', '.join(named)}")
 
     def _tokenizer(self) -> bytes:
         if self._data.tokenizer is not None:
-            return read_tokenizer(Path(self._data.tokenizer), self._vocab_size)
+            return self._given_tokenizer(self._data.tokenizer)
         sample = TextSample(self._data.tokenizer_sample_megabytes * 1_000_000)
         reading = self._progress("reading")
         for batch in batches(self._source):
@@ -139,22 +158,46 @@ class _Preparation:
         self._log(f"training a {self._data.tokenizer_type} tokenizer of {self._vocab_size} symbols on {share}")
         return train_tokenizer(sample, self._data, self._vocab_size)
 
+    def _given_tokenizer(self, path: str) -> bytes:
+        content = read_tokenizer(Path(path), self._vocab_size)
+        if is_lowercasing(content) and not self._data.lowercase:
+            self._log(f"data.tokenizer {path} lower-cases the text, whatever data.lowercase says")
+        elif self._data.lowercase and not is_lowercasing(content):
+            raise ConfigError(
+                f"data.lowercase is true, and data.tokenizer {path} keeps capitals; --set data.lowercase=false, or give a tokenizer "
+                "trained with --normalization_rule_name=nmt_nfkc_cf"
+            )
+        return content
+
+    def _check_unknown(self, num_unknown: int, num_tokens: int) -> None:
+        share = num_unknown / max(1, num_tokens)
+        found = f"{100 * share:.1f} % of the tokens are <unk>"
+        if share > TOO_MANY_UNKNOWN:
+            raise ConfigError(
+                f"{self._source.name}: {found}, so the tokenizer does not fit this text; --set data.tokenizer=none trains one"
+            )
+        if share > MANY_UNKNOWN:
+            self._log(f"{found}: the tokenizer does not know many of the text's characters")
+
     def _write_tokens(self, folder: Path, model_path: str) -> dict[str, int]:
         num_processes = self._num_processes if not self._num_bytes else min(self._num_processes, 1 + self._num_bytes // BYTES_PER_PROCESS)
         writer = shards.ShardWriter(folder, token_dtype(self._vocab_size))
         tokenizing = self._progress("tokenizing")
+        num_unknown = 0
         try:
             with closing(
                 encode_in_order(batches(self._source), model_path, num_processes)
             ) as encoded:  # ends its processes at an error too
                 for batch, (tokens, lengths_P) in encoded:
                     writer.append(np.array(batch.documents), lengths_P, tokens)
+                    num_unknown += int((tokens == UNK).sum())
                     tokenizing.add(batch.num_bytes)
             writer.finish()
         finally:
             writer.discard()
             tokenizing.close()
         self._check_any_text(writer.counts["tokens"])
+        self._check_unknown(num_unknown, writer.counts["tokens"])
         self._log(f"tokenized {tokenizing} with {num_processes} process{'es' if num_processes > 1 else ''}")
         return writer.counts | {"bytes": tokenizing.num_bytes}
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,9 @@ from recipes.system.processes import run_in_order
 ITEMS_PER_TASK = 512
 ITEMS_PER_PROCESS = 4096
 """Items below which one more process costs more than it saves."""
-Scan = Callable[[BinaryIO], int]
-"""Length of an item, from its header; raises UndecodableError. Sent to other processes, so a module's function or a partial of one."""
+Scan = Callable[..., int]
+"""(file, stretch=...) -> length of an item, from its header; raises UndecodableError. Sent to other processes, so a module's function or a
+partial of one."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ class _Task:
 def _length(media: Media, index: int, scan: Scan | None) -> int:
     if scan is None:
         return 1
+    stretch = media.stretch(index)
     with media.open(index) as file:
-        return scan(file)
+        return scan(file) if stretch is None else scan(file, stretch=stretch)
 
 
 def scan_items(

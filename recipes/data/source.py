@@ -1,25 +1,28 @@
 """Where text comes from: `data.path` -> a source that yields (document number, paragraph). Holds no tokens and writes nothing.
 
-Own readers for .txt only; tables, saved data sets and hub names go through the `datasets` library, one row one document.
+Files have readers of their own (text_files.py, text_tables.py); saved data sets and hub names go through the `datasets` library. One row
+is one document.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from recipes.config import TextDataConfig
+from recipes.data.libraries import required
 from recipes.data.text_files import read_paragraphs, split_paragraphs
+from recipes.data.text_tables import ROWS_PER_BATCH, TABLE_FORMATS, TableFile, kind_of
 from recipes.errors import ConfigError, MissingSplit
 
 SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "text"
 TEXT_SUFFIXES = (".txt",)
-TABLE_BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 KNOWN = ".txt, .csv, .tsv, .json, .jsonl (each also with .gz) and .parquet"
-ROWS_PER_BATCH = 256
 
 
 class TextSource(Protocol):
@@ -28,6 +31,10 @@ class TextSource(Protocol):
     @property
     def name(self) -> str:
         """What the user asked for, as an absolute path or hub name."""
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether data.text_column says where the text is."""
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
         """(document number, paragraph), in corpus order."""
@@ -39,6 +46,7 @@ class TextFiles:
 
     name: str
     paths: tuple[Path, ...]
+    has_columns: ClassVar[bool] = False
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
         """See TextSource."""
@@ -48,37 +56,81 @@ class TextFiles:
 
 
 @dataclass(frozen=True)
+class TableFiles:
+    """One row of a table is one document; empty and missing ones are skipped."""
+
+    name: str
+    paths: tuple[Path, ...]
+    column: str
+    has_columns: ClassVar[bool] = True
+
+    def paragraphs(self) -> Iterator[tuple[int, str]]:
+        """See TextSource.
+
+        Raises: ConfigError naming the file whose column is not there, and the row that is not text or cannot be read.
+        """
+        return _paragraphs(chain.from_iterable(map(self._texts, self.paths)))
+
+    def check_column(self, path: Path) -> None:
+        """Raises: ConfigError unless the column is there, or the file has no rows of which a column could be known."""
+        columns = TableFile(path).columns()
+        if columns and self.column not in columns:
+            raise ConfigError(_no_column(str(path), self.column, columns))
+
+    def _texts(self, path: Path) -> Iterator[str | None]:
+        self.check_column(path)
+        for row in TableFile(path).rows([self.column]):
+            text = row.cells[0]
+            if fault := _fault(text):
+                raise ConfigError(f"{path} {row.place}: column {self.column!r} holds {fault}")
+            yield text
+
+
+@dataclass(frozen=True)
 class Rows:
     """One row of a `datasets` data set is one document; empty and missing ones are skipped."""
 
     name: str
     dataset: Any
     column: str
+    has_columns: ClassVar[bool] = True
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
         """See TextSource.
 
-        Raises: ConfigError where the column is not text or the file cannot be parsed.
+        Raises: ConfigError where the column is not there or not text, or the data cannot be read.
         """
-        for number, text in enumerate(self._column()):
-            for paragraph in split_paragraphs((text or "").split("\n")):
+        return _paragraphs(self._texts())
+
+    def _texts(self) -> Iterator[str | None]:
+        if self.column not in self.dataset.column_names:
+            raise ConfigError(_no_column(self.name, self.column, self.dataset.column_names))
+        with table_errors(self.name):
+            batches = self.dataset.select_columns([self.column]).iter(batch_size=ROWS_PER_BATCH)
+            for number, text in enumerate(chain.from_iterable(batch[self.column] for batch in batches), start=1):
+                if fault := _fault(text):
+                    raise ConfigError(f"{self.name} row {number}: column {self.column!r} holds {fault}")
+                yield text
+
+
+def _paragraphs(texts: Iterable[str | None]) -> Iterator[tuple[int, str]]:
+    for number, text in enumerate(texts):
+        if text:
+            for paragraph in split_paragraphs(text.split("\n")):
                 yield number, paragraph
 
-    def _column(self) -> Iterator[str | None]:
-        known = self.dataset.column_names or []  # a stream may not know its columns yet
-        dataset = self.dataset.select_columns([self.column]) if self.column in known else self.dataset
-        with table_errors(self.name):
-            for batch in dataset.iter(batch_size=ROWS_PER_BATCH):
-                yield from self._checked(batch)
 
-    def _checked(self, batch: dict[str, list[Any]]) -> list[str | None]:
-        if self.column not in batch:
-            raise ConfigError(f"{self.name}: no column {self.column!r}, there are {', '.join(batch)}; --set data.text_column=NAME")
-        values = batch[self.column]
-        wrong = next((value for value in values if value is not None and not isinstance(value, str)), None)
-        if wrong is not None:
-            raise ConfigError(f"{self.name}: column {self.column!r} holds {type(wrong).__name__}, not text; --set data.text_column=NAME")
-        return values
+def _no_column(name: str, column: str, columns: list[str]) -> str:
+    return f"{name}: no column {column!r}, there are {', '.join(columns)}; --set data.text_column=NAME"
+
+
+def _fault(value: Any) -> str | None:
+    """What is wrong with a text, and what to do."""
+    if value is None or (isinstance(value, str) and (value.isascii() or not LONE_SURROGATE.search(value))):
+        return None
+    if isinstance(value, str):
+        return "half a character (a lone surrogate, \\uD800 to \\uDFFF); fix or remove the row"
+    return f"{type(value).__name__}, not text; --set data.text_column=NAME"
 
 
 def open_source(data: TextDataConfig) -> TextSource:
@@ -94,48 +146,38 @@ def open_source(data: TextDataConfig) -> TextSource:
     return _open_hub(str(data.path), data.text_column)
 
 
-def _kind(path: Path) -> str:
-    """The suffix that says what is in the file, without .gz."""
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
-
-
 def _open_folder(folder: Path, column: str) -> TextSource:
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         return _open_saved(folder, column)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and "/." not in f"/{path.relative_to(folder)}")
-    readable = [path for path in files if _kind(path) in (*TEXT_SUFFIXES, *TABLE_BUILDERS)]
+    readable = [path for path in files if kind_of(path) in (*TEXT_SUFFIXES, *TABLE_FORMATS)]
     if not readable:
-        kinds = Counter(map(_kind, files)).most_common(5)
+        kinds = Counter(map(kind_of, files)).most_common(5)
         found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in kinds) or "nothing"
         raise ConfigError(f"{folder}: no text in it, found {found}; known are {KNOWN}")
     return _open_files(folder, readable, column)
 
 
 def _open_files(name: Path, files: list[Path], column: str) -> TextSource:
-    kinds = Counter(map(_kind, files))
+    kinds = Counter(map(kind_of, files))
     if len(kinds) > 1:
         found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         raise ConfigError(f"{name}: more than one kind of file ({found}); point --data at a folder with one kind, or at one file")
     kind = next(iter(kinds))
     if kind in TEXT_SUFFIXES:
         return TextFiles(str(name), tuple(files))
-    if kind not in TABLE_BUILDERS:
+    if kind not in TABLE_FORMATS:
         raise ConfigError(f"{name}: unknown kind of file {kind or '(no suffix)'}; known are {KNOWN}")
-    from datasets import load_dataset
-
-    options = {"sep": "\t"} if kind == ".tsv" else {}
-    # Streaming reads the files where they lie; without it the whole table would be copied into the cache first.
-    with table_errors(str(name)):
-        table = load_dataset(TABLE_BUILDERS[kind], data_files=[str(path) for path in files], split="train", streaming=True, **options)
-    return Rows(str(name), table, column)
+    source = TableFiles(str(name), tuple(files), column)
+    source.check_column(files[0])  # a wrong data.text_column is seen by a dry run too
+    return source
 
 
 def _open_saved(folder: Path, column: str) -> TextSource:
-    from datasets import DatasetDict, load_from_disk
-
+    datasets = required("datasets")
     with table_errors(str(folder)):
-        saved = load_from_disk(str(folder))
-    if isinstance(saved, DatasetDict):
+        saved = datasets.load_from_disk(str(folder))
+    if isinstance(saved, datasets.DatasetDict):
         if "train" not in saved:
             raise ConfigError(f"{folder}: a data set with the splits {', '.join(saved)} and no train; point --data at one of its folders")
         saved = saved["train"]
@@ -143,7 +185,7 @@ def _open_saved(folder: Path, column: str) -> TextSource:
 
 
 def _open_hub(path: str, column: str) -> TextSource:
-    if _kind(Path(path)) in (*TEXT_SUFFIXES, *TABLE_BUILDERS):
+    if kind_of(Path(path)) in (*TEXT_SUFFIXES, *TABLE_FORMATS):
         raise ConfigError(f"--data {path}: no such file or folder")
     return Rows(path, load_hub(path), column)
 
@@ -155,8 +197,8 @@ def load_hub(path: str, split: str = "train") -> Any:
     """
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?", path):
         raise ConfigError(f"--data {path}: no such file or folder")
-    import datasets
-    import httpx
+    datasets = required("datasets")
+    import httpx  # which datasets needs
 
     name, _, config = path.partition(":")
     try:
@@ -172,13 +214,11 @@ def load_hub(path: str, split: str = "train") -> Any:
 @contextmanager
 def table_errors(name: str) -> Iterator[None]:
     """What `datasets` raises at a damaged file, as a ConfigError naming the file or folder."""
-    import pyarrow
-    from datasets.exceptions import DatasetsError
-
+    datasets, pyarrow = required("datasets"), required("pyarrow")
     try:
         yield
-    except (DatasetsError, pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"{name}: cannot be read as a table ({first_line(error)}); mend or remove it") from error
+    except (datasets.exceptions.DatasetsError, pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
+        raise ConfigError(f"{name}: cannot be read as a table ({first_line(error)}); fix or remove it") from error
 
 
 def first_line(error: Exception) -> str:

@@ -18,7 +18,7 @@ from model.config import SpanMaskConfig
 from model.frontends.config import SpeechFrontendConfig
 from model.masking import span_mask, unmask_to
 from recipes.config import SpeechDataConfig
-from recipes.data.audio import decode_audio, normalize
+from recipes.data.audio import normalize, read_audio
 from recipes.data.media import BadItem, UndecodableError, first_working
 from recipes.data.media_folder import open_prepared
 from recipes.data.packing import Split
@@ -171,7 +171,7 @@ class SpeechDataset:
         return (int(self._items_K[position]) for position in positions)
 
     def _decode(self, item: int) -> np.ndarray:
-        waveform_T = decode_audio(self._prepared.media.read(item), self._data.sample_rate)
+        waveform_T = read_audio(self._prepared.media, item, self._data.sample_rate)
         expected = int(self._prepared.lengths_N[item])
         if len(waveform_T) < expected:
             raise UndecodableError(f"{len(waveform_T)} samples, {expected} when it was prepared")

@@ -39,10 +39,18 @@ def prepare_speech(
         scan=partial(scan_audio, sample_rate=data.sample_rate),
         settings={"data.sample_rate": data.sample_rate, "data.min_seconds": data.min_seconds},
         min_length=shortest_samples(data, frontend),
+        if_all_short=partial(_if_all_short, data),
         num_processes=num_processes,
         progress=progress,
         log=log,
     )
+
+
+def _if_all_short(data: SpeechDataConfig, shortest: int, longest: int) -> str:
+    """Hundredths of a second, rounded down, so that all are used."""
+    seconds = math.floor(100 * shortest / data.sample_rate) / 100
+    found = f"data.min_seconds is {data.min_seconds:g}, the longest has {longest / data.sample_rate:.3g} s"
+    return f"{found}; --set data.min_seconds={seconds:g} uses all, or point --data at longer recordings"
 
 
 def shortest_samples(data: SpeechDataConfig, frontend: SpeechFrontendConfig) -> int:

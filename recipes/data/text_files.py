@@ -26,7 +26,7 @@ def read_paragraphs(path: Path) -> Iterator[str]:
 
     Raises: ConfigError naming file and line for binary content or a byte that is not UTF-8, and naming the file if it cannot be read.
     """
-    return split_paragraphs(_read_lines(path))
+    return split_paragraphs(read_lines(path))
 
 
 def split_paragraphs(lines: Iterable[str]) -> Iterator[str]:
@@ -40,9 +40,11 @@ def split_paragraphs(lines: Iterable[str]) -> Iterator[str]:
 def _is_hard_wrapped(lines: list[str]) -> bool:
     lengths = [len(line.strip()) for line in lines]
     num_blank = lengths.count(0)
+    if not num_blank:
+        return False
     num_long = sum(length > WRAP_COLUMNS for length in lengths)
     # A few blank lines (between chapters) or a few long ones (a missing break) do not change what the rest is.
-    return num_blank >= 0.05 * len(lengths) and num_long <= 0.01 * len(lengths) and num_blank > 0
+    return num_blank >= 0.05 * len(lengths) and num_long <= 0.01 * len(lengths)
 
 
 def _join_wrapped(lines: Iterable[str]) -> Iterator[str]:
@@ -59,9 +61,10 @@ def _join_wrapped(lines: Iterable[str]) -> Iterator[str]:
         yield " ".join(held)
 
 
-def _read_lines(path: Path) -> Iterator[str]:
+def read_lines(path: Path) -> Iterator[str]:
+    """Its lines with their ends, without BOM. Raises: ConfigError as read_paragraphs."""
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
             yield from _decode_lines(io.BufferedReader(file), path)
     except (OSError, EOFError, zlib.error) as error:
         raise ConfigError(f"{path}: cannot be read ({error}); mend or remove the file") from error

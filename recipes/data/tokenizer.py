@@ -5,6 +5,7 @@ Ids are the published ones: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3; `<mask>` is
 
 import functools
 import io
+import os
 import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
@@ -116,13 +117,18 @@ def read_tokenizer(path: Path, vocab_size: int) -> bytes:
     return content
 
 
+def is_lowercasing(content: bytes) -> bool:
+    """Whether a .model file's normalisation folds case."""
+    return sentencepiece.SentencePieceProcessor(model_proto=content).normalize("A").strip("\u2581 ") == "a"
+
+
 def token_dtype(vocab_size: int) -> np.dtype:
     """The smallest type of the shards that holds every id."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
 @functools.cache
-def _processor(model_path: str) -> sentencepiece.SentencePieceProcessor:
+def _processor(model_path: str, changed_ns: int, inode: int) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_file=model_path)
 
 
@@ -132,7 +138,8 @@ def encode(model_path: str, paragraphs: list[str]) -> tuple[np.ndarray, np.ndarr
     A module-level function of plain arguments, so that worker processes can run it; each loads the model once.
     """
     pieces = [cut(paragraph) for paragraph in paragraphs]
-    encoded = iter(_processor(model_path).encode(list(chain.from_iterable(pieces)), num_threads=1))
+    model = os.stat(model_path)  # a second preparation at the same place has another model
+    encoded = iter(_processor(model_path, model.st_mtime_ns, model.st_ino).encode(list(chain.from_iterable(pieces)), num_threads=1))
     tokens: list[int] = []
     lengths = np.zeros(len(paragraphs), dtype=np.int64)
     for index, own in enumerate(pieces):

@@ -34,6 +34,17 @@ def test_a_tab_separated_table_is_cut_at_its_tabs(tmp_path: Path) -> None:
     assert load(tmp_path, "train") == (["one, two"], ["a"])
 
 
+def test_labels_called_na_are_labels_and_a_missing_one_is_none(tmp_path: Path) -> None:
+    labels = ["NA", "None", "null", "nan", "1", "01", "true"]
+    (tmp_path / "train.csv").write_text("text,label,other\n" + "".join(f"t,{label},{i}\n" for i, label in enumerate(labels)) + "t,,x\n")
+    assert load(tmp_path, "train")[1] == [*labels, None]
+
+
+def test_other_columns_may_have_any_type(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "a", "label": 0, "x": 1}\n{"text": "b", "label": 1, "x": [{"y": "z"}]}\n')
+    assert load(tmp_path, "train") == (["a", "b"], ["0", "1"])
+
+
 def test_a_folder_may_be_named_from_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     assert load(f"~/{folder.name}", "valid")[0] == list("xyz")
@@ -52,7 +63,7 @@ def test_a_hub_name_is_asked_for_its_split(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_damaged_table_is_named_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "train.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(ConfigError, match=r"train\.parquet: cannot be read as a table") as caught:
+    with pytest.raises(ConfigError, match=r"train\.parquet row 1: cannot be read as a table") as caught:
         load(tmp_path, "train")
     assert "\n" not in str(caught.value)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.data.manifest import FileManifest, read_manifest
+from recipes.data.manifest import FileManifest, Stretch, read_manifest
 from recipes.errors import ConfigError
 
 
@@ -32,7 +32,7 @@ def text_of(kind: str, column: str) -> str:
 @pytest.mark.parametrize("kind", ["tsv", "csv", "jsonl"])
 def test_a_list_gives_paths_and_labels_in_its_order(tmp_path: Path, kind: str, column: str) -> None:
     manifest = read(write(tmp_path / f"list.{kind}", text_of(kind, column)))
-    assert manifest == (str(tmp_path), ["a.wav", "b/c d.wav"], ["yes", "no"], ("id", column, "verdict"))
+    assert manifest[:3] == (str(tmp_path), ["a.wav", "b/c d.wav"], ["yes", "no"])
 
 
 def test_the_named_column_goes_before_the_usual_ones(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_fairseqs_list_has_its_root_in_the_first_line(tmp_path: Path) -> None:
     (tmp_path / "clips").mkdir()
     for root in (str(tmp_path / "clips"), "clips"):
         path = write(tmp_path / "train.tsv", f"{root}\na.wav\t32000\nb/c.wav\t16000\n\n")
-        assert read(path) == (str(tmp_path / "clips"), ["a.wav", "b/c.wav"], [None, None], ())
+        assert read(path) == (str(tmp_path / "clips"), ["a.wav", "b/c.wav"], [None, None], [None, None], [], [])
 
 
 def test_a_root_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -71,14 +71,61 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
     assert read(write(tmp_path / "list.csv", "\ufeffpath\na.wav\n")).paths == ["a.wav"]
 
 
+def read_stretches(path: Path) -> FileManifest:
+    return read_manifest(path, column="audio", label_column="label", column_option="data.column", has_stretches=True)
+
+
+NAMES = [
+    ("offset", "duration", 2.5),
+    ("start", "end", 12.5),
+    ("start_time", "end_time", 12.5),
+    ("begin", "stop", 12.5),
+    ("start", "dur", 2.5),
+    ("start_sec", "duration_sec", 2.5),
+]
+
+
+@pytest.mark.parametrize(("start", "other", "value"), NAMES)
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_row_may_be_a_stretch_of_its_file(tmp_path: Path, kind: str, start: str, other: str, value: float) -> None:
+    row = {"audio_filepath": "long.wav", start: 10, other: value}
+    content = json.dumps(row) if kind == "jsonl" else f"{','.join(row)}\n{','.join(map(str, row.values()))}\n"
+    manifest = read_stretches(write(tmp_path / f"a.{kind}", content))
+    assert (manifest.paths, manifest.stretches, manifest.stretch_columns) == (["long.wav"], [Stretch(10, 2.5)], [start, other])
+
+
+def test_rows_with_and_without_a_stretch_may_stand_in_one_list(tmp_path: Path) -> None:
+    rows = [{"path": "a"}, {"path": "b", "offset": 1}, {"path": "c", "offset": 0, "duration": "2.5"}, {"path": "d", "duration": 3}]
+    path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert read_stretches(path).stretches == [None, Stretch(1), Stretch(0, 2.5), None]
+    assert read(path).stretches == [None] * 4, "nothing but a recording has stretches"
+
+
+def test_an_end_goes_before_a_length_that_may_be_the_whole_recordings(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "path,duration,start,end\na.wav,60,10,12.5\n")
+    assert read_stretches(path).stretches == [Stretch(10, 2.5)]
+
+
+def test_a_length_alone_is_no_stretch(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "path,duration\na.wav,60\n")
+    assert (read_stretches(path).stretches, read_stretches(path).stretch_columns) == ([None], [])
+
+
+def test_a_time_that_is_none_is_named_with_its_row(tmp_path: Path) -> None:
+    for value in ("0:01:30", "nan", "inf"):
+        path = write(tmp_path / "a.csv", f"path,start,end\na.wav,1,2\na.wav,{value},3\n")
+        with pytest.raises(ConfigError, match=rf"a\.csv row 2 \(line 3\): column 'start' holds '{value}', no time in seconds"):
+            read_stretches(path)
+
+
 BROKEN = [
-    ("list.csv", b"path\ncaf\xe9.wav\n", "cannot be read as a list of files .*utf-8"),
-    ("list.csv", b"", "lists no files"),
+    ("list.csv", b"path\ncaf\xe9.wav\n", "line 2: byte 0xe9 is not UTF-8"),
+    ("list.csv", b"", "row 1: .*empty file"),
     ("list.tsv", b"path\n", "lists no files"),
-    ("list.csv", b"path,label\na.wav,x\n,y\n", "line 3: no path in column 'path'"),
+    ("list.csv", b"path,label\na.wav,x\n,y\n", r"row 2 \(line 3\): no path in column 'path'"),
     ("list.jsonl", b'{"path": "a.wav"}\n{"pa', "line 2: no JSON"),
-    ("list.jsonl", b'["a.wav"]\n', "line 1: list, not an object"),
-    ("list.jsonl", b'{"path": {"bytes": 1}}\n', "line 1: no path in column 'path'"),
+    ("list.jsonl", b'[["a.wav"]]\n', "line 1: list, not an object"),
+    ("list.jsonl", b'{"path": {"bytes": 1}}\n', r"row 1 \(line 1\): no path in column 'path'"),
 ]
 
 

@@ -1,10 +1,11 @@
 """Media: every kind of data.path gives the same items, a wrong one says what is wrong, and bad items are passed over in order."""
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from recipes.data.media import BadItem, Files, MediaKind, UndecodableError, first_good, name_bad, open_media
+from recipes.data.media import BadItem, Files, MediaKind, UndecodableError, decoding, first_good, name_bad, open_media
 from recipes.errors import ConfigError, MissingSplit
 
 
@@ -182,3 +183,19 @@ def test_a_file_name_that_is_no_utf_8_can_be_printed(tmp_path: Path) -> None:
     media = Files("data", str(tmp_path), ["caf\udce9.wav"])
     with pytest.raises(ConfigError, match=r"caf\\udce9\.wav"):
         first_good(media, [0], decode)
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("one\ntwo"), MemoryError(), KeyError("x"), OSError("image file is truncated"), RuntimeError("")]
+)
+def test_whatever_a_decoder_raises_is_undecodable_in_one_line(error: Exception) -> None:
+    with pytest.raises(UndecodableError) as caught, decoding():
+        raise error
+    assert str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ConfigError("x"), UndecodableError("x"), KeyboardInterrupt()])
+def test_what_is_no_decoders_fault_stays_what_it_is(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, decoding():
+        raise error
+    assert caught.value is error

@@ -133,7 +133,7 @@ def test_parquet_is_copied_and_needs_its_source_no_longer(tmp_path: Path, clips:
     prepared = open_prepared(folder)
     assert prepared.lengths_N.tolist() == LENGTHS
     assert [prepared.media.read(i) for i in range(6)] == contents
-    assert prepared.media.where(3) == f"{tmp_path}/some.parquet row 3"
+    assert prepared.media.where(3) == f"{tmp_path}/some.parquet row 4"
 
 
 @pytest.mark.parametrize("kind", ["files", "table"])

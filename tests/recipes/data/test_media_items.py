@@ -57,7 +57,7 @@ def test_a_saved_table_is_read_where_it_lies_and_any_other_is_copied(tmp_path: P
     place = save_items(Table("hub/name", rows, "sound", "label"), folder)
     assert place == {"column": "sound"} and (folder / "table").is_dir()
     media = open_items(folder, "hub/name", place)
-    assert (media.read(0), media.where(0), media.label(0)) == (b"one", "hub/name row 0", None)
+    assert (media.read(0), media.where(0), media.label(0)) == (b"one", "hub/name row 1", None)
 
 
 def test_damage_is_told(tmp_path: Path, folder: Path) -> None:

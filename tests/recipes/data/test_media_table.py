@@ -46,7 +46,7 @@ def test_every_kind_of_column_gives_the_bytes_undecoded(tmp_path: Path, kind: st
     rows(kind).to_parquet(path)
     table = open_parquet(path, split="train", **COLUMNS)
     check(table)
-    assert (table.where(1), table.key(1), table.name) == (f"{path} row 1", "1", str(path))
+    assert (table.where(1), table.key(1), table.name) == (f"{path} row 2", "1", str(path))
     assert [table.label(i) for i in range(3)] == ["no", "yes", "no"]
 
 
@@ -90,7 +90,7 @@ def test_a_hub_name_is_asked_for_its_split(monkeypatch: pytest.MonkeyPatch) -> N
     table = open_hub("owner/name:clean", split="test", **COLUMNS)
     check(table)
     assert calls == [(("owner/name", "clean"), {"split": "test"})]
-    assert table.where(0) == "owner/name:clean row 0"
+    assert table.where(0) == "owner/name:clean row 1"
 
 
 def test_save_table_keeps_the_items_and_nothing_else(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from recipes.data.source import open_source
 from recipes.errors import ConfigError
 
 TEXTS = ["one two\nthree", "", "four"]
+ONE_LINE = [text.replace("\n", " ") for text in TEXTS]
+"""A tab-separated table has no quotes to keep line breaks in."""
 EXPECTED = [(0, "one two"), (0, "three"), (2, "four")]
 
 
@@ -52,18 +54,19 @@ def test_every_table_gives_one_document_a_row_of_the_column_that_is_named(tmp_pa
         content = "".join(json.dumps({"text": "another, column", "body": text}) + "\n" for text in TEXTS).encode()
         path.write_bytes(gzip.compress(content) if kind.endswith("gz") else content)
     elif kind == "tsv":
-        path.write_text("text\tbody\n" + "".join(f'another, column\t"{text}"\n' for text in TEXTS))
+        path.write_text("text\tbody\n" + "".join(f'another "column\t{text}\n' for text in ONE_LINE))
     elif kind == "saved":
         rows.save_to_disk(path)
     elif kind == "saved with splits":
         datasets.DatasetDict(test=rows.select([0]), train=rows).save_to_disk(path)
     else:
         getattr(rows, f"to_{kind}")(path)
-    assert read(path, "body") == EXPECTED
+    expected = [(0, "one two three"), (2, "four")] if kind == "tsv" else EXPECTED
+    assert read(path, "body") == expected
     if path.is_file():
         (tmp_path / "folder").mkdir()
         path.rename(tmp_path / "folder" / path.name)
-        assert read(tmp_path / "folder", "body") == EXPECTED
+        assert read(tmp_path / "folder", "body") == expected
 
 
 def test_a_missing_row_is_an_empty_document(tmp_path: Path) -> None:
@@ -123,7 +126,7 @@ def test_a_folder_with_two_kinds_asks_for_one(tmp_path: Path) -> None:
 def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"id": 1, "body": "one"}\n')
     with pytest.raises(ConfigError, match=r"no column 'text', there are id, body; --set data\.text_column=NAME"):
-        read(tmp_path)
+        open_source(TextDataConfig(path=str(tmp_path)))
     assert read(tmp_path, "body") == [(0, "one")]
 
 
@@ -133,14 +136,39 @@ def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-BROKEN_TABLES = [("rows.jsonl", b'{"text": "a"}\n{"te'), ("rows.parquet", b"PAR1 no"), ("rows.csv", b"text\ncaf\xe9\n"), ("rows.csv", b"")]
+BROKEN_TABLES = [
+    ("rows.jsonl", b'{"text": "a"}\n{"te', " row 2: cannot be read as a table"),
+    ("rows.parquet", b"PAR1 no", " row 1: cannot be read as a table"),
+    ("rows.csv", b"text\ncaf\xe9\n", " line 2: byte 0xe9 is not UTF-8"),
+    ("rows.csv", b"", " row 1: .*empty file"),
+    ("rows.jsonl", b'{"text": "a\\ud800"}\n', r" row 1 \(line 1\): column 'text' holds half a character"),
+]
 
 
-@pytest.mark.parametrize(("name", "content"), BROKEN_TABLES)
-def test_a_broken_table_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+@pytest.mark.parametrize(("name", "content", "complaint"), BROKEN_TABLES)
+def test_a_broken_table_is_named_with_its_row(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ConfigError, match=f"{name}: cannot be read as a table"):
+    with pytest.raises(ConfigError, match=f"{tmp_path}/{name}{complaint}"):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["part*.jsonl", "a [v2].jsonl", "what?.jsonl"])
+def test_a_name_is_no_pattern(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "corpus [v2]"
+    folder.mkdir()
+    (folder / name).write_text('{"text": "one"}\n')
+    (folder / "part1.jsonl").write_text('{"text": "two"}\n')
+    assert sorted(text for _, text in read(folder)) == ["one", "two"]
+    assert read(folder / name) == [(0, "one")]
+
+
+def test_files_of_a_folder_may_have_other_columns_beside_the_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one", "score": 1}\n')
+    (tmp_path / "b.jsonl").write_text('{"id": [1], "score": "high", "text": "two"}\n')
+    assert read(tmp_path) == [(0, "one"), (1, "two")]
+    (tmp_path / "c.jsonl").write_text('{"id": 1}\n')
+    with pytest.raises(ConfigError, match=r"c\.jsonl: no column 'text', there are id; --set data\.text_column=NAME"):
+        read(tmp_path)
 
 
 def test_a_broken_saved_data_set_is_named(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Which recordings a recipe uses, before anything is read. What is prepared is in test_media_folder.py and test_speech.py."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from model.frontends.config import SpeechFrontendConfig
 from recipes.config import SpeechDataConfig
+from recipes.data.media_folder import open_prepared
 from recipes.data.speech_folder import longest_samples, prepare_speech, shortest_samples
 from recipes.errors import ConfigError
 from tests.recipes.data.recordings import FRONTEND, clips_config, write_recordings
@@ -23,6 +25,18 @@ def test_impossible_lengths_and_rates_are_refused(clips: SpeechDataConfig, tmp_p
         with pytest.raises(ConfigError, match=r"data\.(sample_rate|min_seconds) "):
             prepare_speech(replace(clips, **wrong), FRONTEND, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_clips_that_are_all_too_short_name_the_setting_and_what_they_have(clips: SpeechDataConfig, tmp_path: Path) -> None:
+    usual = replace(clips, min_seconds=2.0, max_seconds=20.0)
+    with pytest.raises(
+        ConfigError, match=r"none of 5 items .*data\.min_seconds is 2, the longest has 0\.075 s; --set .*=0\.05 uses"
+    ) as caught:
+        prepare_speech(usual, FRONTEND, tmp_path / "out", num_processes=1)
+    remedy = re.search(r"--set data\.min_seconds=(\S+)", str(caught.value))
+    assert remedy is not None
+    used = prepare_speech(replace(usual, min_seconds=float(remedy[1])), FRONTEND, tmp_path / "out", num_processes=1)
+    assert open_prepared(used).counts["short"] == 0
 
 
 def test_the_shortest_recording_gives_a_frame_and_the_longest_is_cut_to_whole_samples() -> None:

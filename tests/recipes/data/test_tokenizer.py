@@ -11,7 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes.config import TextDataConfig
-from recipes.data.tokenizer import EOS, MAX_PIECE_CHARACTERS, UNK, TextSample, cut, encode, read_tokenizer, token_dtype, train_tokenizer
+from recipes.data.tokenizer import (
+    EOS,
+    MAX_PIECE_CHARACTERS,
+    UNK,
+    TextSample,
+    cut,
+    encode,
+    is_lowercasing,
+    read_tokenizer,
+    token_dtype,
+    train_tokenizer,
+)
 from recipes.errors import ConfigError
 
 TEXT = [f"the {colour} cat {verb} upon the mat" for colour in ("black", "white", "grey") for verb in ("sat", "slept", "stood")] * 5
@@ -121,3 +132,8 @@ def test_a_given_model_must_have_the_size_and_the_ids(tmp_path: Path, model: Pat
 
 def test_the_shards_type_grows_with_the_vocabulary() -> None:
     assert (token_dtype(65536), token_dtype(65537)) == (np.uint16, np.uint32)
+
+
+@pytest.mark.parametrize("lowercase", [False, True])
+def test_a_model_tells_whether_it_folds_case(lowercase: bool) -> None:
+    assert is_lowercasing(train_tokenizer([*TEXT, "The CAT sat"], TextDataConfig(lowercase=lowercase), VOCAB_SIZE + 4)) == lowercase

@@ -1,0 +1,271 @@
+"""Tables in files: csv, tsv, json, jsonl (each also with .gz) and parquet, row by row, and only the columns that are asked for. Knows no
+folders, splits and modalities.
+
+A cell is as it is written: NA, null and None of a csv are text, and an empty one is None. A tsv has no quoting. Other columns may differ
+from file to file and from row to row.
+"""
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from recipes.data.libraries import required
+from recipes.errors import ConfigError
+
+MAX_CELL = (1 << 31) - 1
+"""Characters of one cell of a csv."""
+ROWS_WITH_COLUMNS = 1000
+"""Of a json file, whose rows need not have the same columns, this many say which there are."""
+ROWS_PER_BATCH = 256
+STRING_COLUMN = "text"
+"""What a json file of plain strings is taken to be a column of."""
+END_OF_FILE = "\0end of file"
+READ_ERRORS = (OSError, EOFError, zlib.error, ValueError, RecursionError)
+"""Those of pyarrow, json and of decoding are among them."""
+
+
+class Row(NamedTuple):
+    """The cells that were asked for, and where they stand: row and line, both counted from 1 (a header is line 1 and no row)."""
+
+    number: int
+    line: int | None
+    """The last one of the row; None in a parquet file."""
+    cells: Sequence[Any]
+
+    @property
+    def place(self) -> str:
+        """`row 7 (line 8)`."""
+        return f"row {self.number}" + (f" (line {self.line})" if self.line else "")
+
+
+Cells = tuple[int | None, Sequence[Any]]
+"""Line and cells of a row."""
+
+
+class _BrokenTableError(ValueError):
+    """The message is the reason."""
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """One file."""
+
+    path: Path
+
+    def columns(self) -> list[str]:
+        """Their names: of the header, of the schema, or of the first rows of a json file. Raises: ConfigError."""
+        number = 0
+        names: dict[str, None] = {}
+        try:
+            for head in islice(self._format.heads(self.path), ROWS_WITH_COLUMNS):
+                names |= dict.fromkeys(head)
+                number += 1
+        except READ_ERRORS as error:
+            raise self._complaint(number + 1, error) from error
+        return list(names)
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """Every row in order; a cell that is empty, null or not there is None.
+
+        Raises: ConfigError naming the file and the row that cannot be read.
+        """
+        number = 0
+        try:
+            for number, (line, cells) in enumerate(self._format.rows(self.path, columns), start=1):
+                yield Row(number, line, cells)
+        except READ_ERRORS as error:
+            raise self._complaint(number + 1, error) from error
+
+    @property
+    def _format(self) -> "_Format":
+        return TABLE_FORMATS[kind_of(self.path)]
+
+    def _complaint(self, row: int, error: Exception) -> ConfigError:
+        if isinstance(error, UnicodeDecodeError):
+            found = f"{self.path} line {_undecodable_line(self.path)}: byte 0x{error.object[error.start]:02x} is not UTF-8"
+            return ConfigError(f"{found}; convert the file, for example iconv -f latin1 -t utf-8")
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return ConfigError(f"{self.path} row {row}: cannot be read as a table ({reason}); fix or remove it")
+
+
+def kind_of(path: Path) -> str:
+    """The suffix that says what is in the file, without .gz."""
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+@contextmanager
+def _open_text(path: Path, newline: str | None) -> Iterator[io.TextIOWrapper]:
+    with _open_bytes(path) as file:
+        if not file.peek(1):
+            raise _BrokenTableError("empty file")
+        yield io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline)
+
+
+@contextmanager
+def _open_bytes(path: Path) -> Iterator[io.BufferedReader]:
+    with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        yield io.BufferedReader(file, 1 << 17)
+
+
+def _undecodable_line(path: Path) -> int:
+    """Counted from 1. Decoding in blocks, as reading does, does not know it."""
+    with _open_bytes(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 0
+
+
+class _CellReader:
+    """csv and tsv: the first line that is not empty names the columns."""
+
+    def __init__(self, newline: str, split: Callable[[Iterable[str]], Iterator[tuple[int, list[str]]]]) -> None:
+        self._newline, self._split = newline, split
+
+    def heads(self, path: Path) -> Iterator[Iterable[str]]:
+        with _open_text(path, self._newline) as file:
+            yield next((cells for _, cells in self._split(file) if cells), [])
+
+    def rows(self, path: Path, columns: Sequence[str]) -> Iterator[Cells]:
+        with _open_text(path, self._newline) as file:
+            lines = self._split(file)
+            header = next((cells for _, cells in lines if cells), [])
+            places = [header.index(column) if column in header else None for column in columns]
+            needed = max((place for place in places if place is not None), default=-1)
+            for line, cells in lines:
+                if not needed < len(cells) <= len(header):
+                    if not cells:
+                        continue
+                    _check_width(line, cells, header, needed)
+                yield line, [None if place is None else cells[place] or None for place in places]
+
+
+def _check_width(line: int, cells: list[str], header: list[str], needed: int) -> None:
+    """Cells at the end that are empty may be too many, and those that nobody asks for may be missing."""
+    if len(cells) <= needed or any(cells[len(header) :]):
+        raise _BrokenTableError(f"line {line} has {len(cells)} cells, the header {len(header)}: a separator or line break in a cell?")
+
+
+def _split_csv(file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(MAX_CELL)  # of the whole process: a reader has none of its own
+    lines = iter(file)
+    number = 0
+    for line in lines:
+        if '"' not in line:  # four times as fast as the reader
+            number += 1
+            text = line.rstrip("\r\n")
+            yield number, text.split(",") if text else []
+            continue
+        reader = csv.reader(chain([line], lines, [END_OF_FILE]))
+        cells = next(reader)
+        if cells[-1].endswith(END_OF_FILE):
+            raise _BrokenTableError(f"a quotation mark that line {number + 1} opens is not closed")
+        number += reader.line_num
+        yield number, cells
+
+
+def _split_tsv(file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(file, start=1):
+        text = line.rstrip("\r\n")
+        yield number, text.split("\t") if text else []
+
+
+class _JsonReader:
+    """Lines of objects, or one array of them; objects may go over several lines. A string is a row of STRING_COLUMN."""
+
+    def heads(self, path: Path) -> Iterator[Iterable[str]]:
+        return (row for _, row in self._objects(path))
+
+    def rows(self, path: Path, columns: Sequence[str]) -> Iterator[Cells]:
+        for line, row in self._objects(path):
+            yield line, list(map(row.get, columns))
+
+    def _objects(self, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        for line, value in _json_values(path):
+            if isinstance(value, dict):
+                yield line, value
+            elif isinstance(value, str):
+                yield line, {STRING_COLUMN: value}
+            else:
+                raise _BrokenTableError(f"line {line}: {type(value).__name__}, not an object; write one {{...}} per line")
+
+
+def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
+    with _open_text(path, None) as file:
+        is_first = True
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                values = [] if is_first and line.lstrip().startswith("[") else [json.loads(line)]
+            except json.JSONDecodeError as error:
+                values = [] if is_first else list(_in_sequence(line, number, error))
+            if not values:  # the first value goes over several lines
+                yield from _in_text(line + file.read(), number)
+                return
+            yield from ((number, value) for value in values)
+            is_first = False
+
+
+def _in_sequence(line: str, number: int, error: json.JSONDecodeError) -> Iterator[Any]:
+    """The values of a line of several."""
+    if error.msg != "Extra data":
+        raise _BrokenTableError(f"line {number}: no JSON, {error.msg} at column {error.colno}") from error
+    yield from (value for _, value in _in_text(line, number))
+
+
+def _in_text(text: str, line: int) -> Iterator[tuple[int, Any]]:
+    """The values of an array, or one after another; `line` is that of the text's start."""
+    decoder = json.JSONDecoder()
+    space = re.compile(r"\s*,?\s*")
+    at = len(text) - len(text.lstrip())
+    is_array = text.startswith("[", at)
+    at = space.match(text, at + is_array).end()  # type: ignore[union-attr]  # it matches anything
+    counted = 0
+    while at < len(text) and not (is_array and text[at] == "]"):
+        line, counted = line + text.count("\n", counted, at), at
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            raise _BrokenTableError(f"line {line + text.count(chr(10), at, error.pos)}: no JSON, {error.msg}") from error
+        yield line, value
+        at = space.match(text, at).end()  # type: ignore[union-attr]
+    if is_array and text[at:].strip() != "]":
+        raise _BrokenTableError("the array's ] is missing" if at >= len(text) else "there is more after the array's ]")
+
+
+class _ParquetReader:
+    """Read in batches, of the columns that are asked for alone."""
+
+    def heads(self, path: Path) -> Iterator[Iterable[str]]:
+        with required("pyarrow.parquet").ParquetFile(path) as file:
+            yield file.schema_arrow.names
+
+    def rows(self, path: Path, columns: Sequence[str]) -> Iterator[Cells]:
+        with required("pyarrow.parquet").ParquetFile(path) as file:
+            there = [column for column in columns if column in file.schema_arrow.names]
+            for batch in file.iter_batches(ROWS_PER_BATCH, columns=there):
+                cells = {name: batch.column(name).to_pylist() for name in there}
+                empty = [None] * batch.num_rows
+                yield from ((None, row) for row in zip(*(cells.get(column, empty) for column in columns), strict=True))
+
+
+_Format = _CellReader | _JsonReader | _ParquetReader
+TABLE_FORMATS: dict[str, _Format] = {
+    ".csv": _CellReader("", _split_csv),
+    ".tsv": _CellReader("\n", _split_tsv),
+    ".json": _JsonReader(),
+    ".jsonl": _JsonReader(),
+    ".parquet": _ParquetReader(),
+}
