@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from recipes.data.media_table import names_of
-from recipes.data.source import TABLE_BUILDERS, load_hub, table_errors
+from recipes.data.folder import find_place, list_folder
+from recipes.data.source import TABLE_BUILDERS, kind_of, load_hub, table_builder, table_errors
+from recipes.data.splits import choose_files
 from recipes.errors import ConfigError, MissingSplit
 
 
@@ -15,8 +16,8 @@ def load_split(path: str | None, split: str, columns: tuple[str, ...]) -> dict[s
     """
     if path is None:
         raise ConfigError("the shipped text has no labels; give --data a folder with train.csv and test.csv (columns text and label)")
-    folder = Path(path).expanduser()
-    if not folder.exists():
+    folder = find_place(path)
+    if folder is None:
         rows = load_hub(path, split)
     elif not folder.is_dir():
         raise ConfigError(f"{folder}: one file is one split; point --data at a folder with train.csv and test.csv")
@@ -31,14 +32,16 @@ def load_split(path: str | None, split: str, columns: tuple[str, ...]) -> dict[s
 
 
 def _load_folder(folder: Path, split: str) -> Any:
-    from datasets import load_dataset
-
-    files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix in TABLE_BUILDERS}
-    name = next((name for name in names_of(split) if name in files), None)
-    if name is None:
-        raise MissingSplit(
-            f"{folder}: no split {split!r}, there are {', '.join(files) or 'no tables'}; name the files train.csv and test.csv"
-        )
-    options = {"sep": "\t"} if files[name].suffix == ".tsv" else {}
-    with table_errors(str(files[name])):
-        return load_dataset(TABLE_BUILDERS[files[name].suffix], data_files=str(files[name]), split="train", **options)
+    listing = list_folder(folder)
+    tables = [path for path in listing.files if kind_of(path) in TABLE_BUILDERS]
+    if not tables:
+        raise MissingSplit(f"{folder}: no split {split!r}, there are no tables; name the files train.csv and test.csv")
+    files = [folder / path for path in choose_files(listing, tables, split, is_item=lambda path: False).paths]
+    kinds = sorted(set(map(kind_of, files)))
+    if len(kinds) > 1:
+        raise ConfigError(f"{folder}: split {split!r} is in more than one kind of file ({', '.join(kinds)}); leave one")
+    name = files[0] if len(files) == 1 else folder
+    with table_errors(str(name)):
+        builder = table_builder(files)
+        builder.download_and_prepare()
+        return builder.as_dataset(split="train")

@@ -2,15 +2,18 @@
 item that cannot be decoded. Decodes nothing and writes nothing."""
 
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 from recipes.data import manifest, media_table
+from recipes.data.folder import Listing, count_suffixes, find_place, list_folder, printable
 from recipes.data.shards import is_prepared
-from recipes.errors import ConfigError, MissingSplit
+from recipes.data.source import is_saved
+from recipes.data.splits import check_file, choose_files
+from recipes.errors import ConfigError
 
 T = TypeVar("T")
 NAMED_BAD_ITEMS = 10
@@ -49,6 +52,10 @@ class Media(Protocol):
     def name(self) -> str:
         """What the user asked for, as an absolute path or hub name."""
 
+    @property
+    def note(self) -> str:
+        """What of it is read and what is left out, as a line; "" where that is the user's own list."""
+
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes:
@@ -66,6 +73,9 @@ class Media(Protocol):
     def where(self, index: int) -> str:
         """What the user finds the item by: `/data/a.wav`, `train.parquet row 17`."""
 
+    def origin(self, index: int) -> str:
+        """Equal for items that are of one file, whatever the names that lead to it."""
+
     def label(self, index: int) -> str | None:
         """Class: the file's folder below the data set's, or the table's label column; None if there is none."""
 
@@ -80,6 +90,8 @@ class Files:
     paths: Sequence[str]
     labels: Sequence[str | None] | None = None
     """None: a file's label is its folder."""
+    note: str = ""
+    """See Media."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -105,91 +117,85 @@ class Files:
         """Its full path."""
         return os.path.join(self.root, self.paths[index])
 
+    def origin(self, index: int) -> str:
+        """Its full path without links."""
+        folder, name = os.path.split(self.where(index))
+        path = os.path.join(_real_folder(folder), name)
+        return os.path.realpath(path) if os.path.islink(path) else path
+
     def label(self, index: int) -> str | None:
         """See Media."""
         return (os.path.dirname(self.paths[index]) or None) if self.labels is None else self.labels[index]
 
 
-def open_media(path: str | None, kind: MediaKind, *, column: str, split: str = "train", label_column: str = "label") -> Media:
+@cache
+def _real_folder(path: str) -> str:
+    """Looked up once for all the files in it."""
+    return os.path.realpath(path)
+
+
+def open_media(path: str | None, kind: MediaKind, *, column: str, split: str | None = None, label_column: str = "label") -> Media:
     """The items that `data.path` names: a folder of files, a manifest, parquet, a saved data set or a hub name; None is the sample.
+    `split` as in splits.choose_files.
 
-    Raises: ConfigError if it is not there, holds nothing of this kind, or has no such split or column.
+    Raises: ConfigError if it is not there, holds nothing of this kind, has no such column, or leaves open what is training data;
+    MissingSplit if it has no such split.
     """
-    place = kind.sample if path is None else Path(path).expanduser()
+    place = find_place(kind.sample if path is None else path)
     columns = {"column": column, "label_column": label_column, "column_option": kind.column_option}
+    if place is None:
+        if Path(str(path)).suffix.lower() in (*kind.suffixes, *manifest.SUFFIXES, ".parquet"):
+            raise ConfigError(f"--data {path}: no such file or folder")
+        return media_table.open_hub(str(path), split=split, **columns)
     if place.is_dir():
-        return _open_folder(place.resolve(), kind, split, columns)
-    if place.is_file():
-        return _open_file(place.resolve(), kind, split, columns)
-    if place.suffix.lower() in (*kind.suffixes, *manifest.SUFFIXES, ".parquet"):
-        raise ConfigError(f"--data {path}: no such file or folder")
-    return media_table.open_hub(str(path), split=split, **columns)
+        return _open_folder(place, kind, split, columns)
+    return _open_file(place, kind, split, columns)
 
 
-def _open_folder(folder: Path, kind: MediaKind, split: str, columns: dict[str, str]) -> Media:
+def _open_folder(folder: Path, kind: MediaKind, split: str | None, columns: dict[str, str]) -> Media:
     if is_prepared(folder):
         raise ConfigError(f"{folder}: a prepared folder, which has no labels and no files of its own; give the data it was made from")
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+    if is_saved(folder):
         return media_table.open_saved(folder, split=split, **columns)
-    paths = sorted(_walk(folder))
-    suffixes = Counter(os.path.splitext(path)[1].lower() for path in paths)
-    num_files = sum(suffixes[suffix] for suffix in kind.suffixes)
-    if num_files and suffixes[".parquet"]:
-        found = f"{num_files} {kind.name} files, {suffixes['.parquet']} .parquet"
+    listing = list_folder(folder)
+    known = [path for path in listing.files if path.lower().endswith((*kind.suffixes, ".parquet"))]
+    if not known:
+        raise ConfigError(_nothing_found(listing, kind))
+    choice = choose_files(listing, known, split, is_item=lambda path: not _is_parquet(path))
+    tables = sum(map(_is_parquet, choice.paths))
+    if 0 < tables < len(choice.paths):
+        found = f"{len(choice.paths) - tables} {kind.name} files, {tables} .parquet"
         raise ConfigError(f"{folder}: more than one kind of data ({found}); point --data at a folder with one kind")
-    if suffixes[".parquet"]:
-        return media_table.open_parquet(folder, split=split, **columns)
-    if not num_files:
-        raise ConfigError(_nothing_found(folder, kind, paths, suffixes))
-    return _split_files(folder, [path for path in paths if path.lower().endswith(kind.suffixes)], kind, split)
+    note = choice.say(sorted(set(listing.files) - set(known)))
+    if tables:
+        return media_table.open_parquet(folder, [folder / path for path in choice.paths], note=note, **columns)
+    root = os.path.join(folder, choice.root) if choice.root else str(folder)
+    paths = [path.removeprefix(f"{choice.root}/") for path in choice.paths]
+    return Files(str(folder), root, paths, choice.labels, note)
 
 
-def _open_file(path: Path, kind: MediaKind, split: str, columns: dict[str, str]) -> Media:
+def _open_file(path: Path, kind: MediaKind, split: str | None, columns: dict[str, str]) -> Media:
     suffix = path.suffix.lower()
     if suffix in kind.suffixes:
         raise ConfigError(f"{path}: one single {kind.name} file; point --data at its folder, or at a list of files")
-    if suffix == ".parquet":
-        return media_table.open_parquet(path, split=split, **columns)
-    if suffix not in manifest.SUFFIXES:
+    if suffix not in (*manifest.SUFFIXES, ".parquet"):
         raise ConfigError(f"{path}: unknown kind of file {suffix or '(no suffix)'}; known are {_known(kind)}")
-    if split != "train":
-        raise ConfigError(f"{path}: a list of files is one split, and {split!r} was asked for; give the list of that split")
+    check_file(path, split)
+    if suffix == ".parquet":
+        return media_table.open_parquet(path, [path], **columns)
     root, paths, labels = manifest.read_manifest(path, **columns)
     return Files(str(path), root, paths, labels)
 
 
-def _split_files(folder: Path, paths: list[str], kind: MediaKind, split: str) -> Files:
-    """The files of the split's sub-folder where there are such, else all of them."""
-    parts = {path.partition("/")[0] for path in paths if "/" in path}
-    others = [name for name in ("test", *media_table.SPLIT_NAMES["valid"]) if name in parts]
-    if "train" not in parts or not others:
-        if split != "train":
-            raise MissingSplit(
-                f"{folder}: no split {split!r}, its {len(paths)} {kind.name} files are one; put them into train/ and {split}/"
-            )
-        return Files(str(folder), str(folder), paths)
-    part = next((name for name in media_table.names_of(split) if name in parts), None)
-    if part is None:
-        raise MissingSplit(f"{folder}: no split {split!r}, there are train, {', '.join(others)}; point --data at data that has one")
-    return Files(str(folder), str(folder / part), [path.removeprefix(f"{part}/") for path in paths if path.startswith(f"{part}/")])
+def _is_parquet(path: str) -> bool:
+    return path.lower().endswith(".parquet")
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Relative paths of all files but hidden ones, through links to folders too, each folder once."""
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        prefix = "" if parent == str(folder) else f"{os.path.relpath(parent, folder)}/"
-        yield from (prefix + name for name in files if real not in seen and not name.startswith("."))
-        seen.add(real)
-
-
-def _nothing_found(folder: Path, kind: MediaKind, paths: list[str], suffixes: Counter[str]) -> str:
-    found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in suffixes.most_common(5)) or "nothing"
-    lists = [path for path in paths if path.lower().endswith(manifest.SUFFIXES)]
+def _nothing_found(listing: Listing, kind: MediaKind) -> str:
+    lists = [path for path in listing.files if path.lower().endswith(manifest.SUFFIXES)]
     hint = f"; if {lists[0]} is a list of files, point --data at it" if lists else ""
-    return f"{folder}: no {kind.name} in it, found {found}; known are {_known(kind)}{hint}"
+    found = "; ".join([count_suffixes(listing.files), *listing.passed_over[:1]])
+    return f"{listing.folder}: no {kind.name} in it, found {found}; known are {_known(kind)}{hint}"
 
 
 def _known(kind: MediaKind) -> str:
@@ -220,8 +226,7 @@ def first_good(media: Media, indices: Iterable[int], decode: Callable[[bytes], T
 
 def bad_item(media: Media, index: int, error: OSError | UndecodableError) -> BadItem:
     """The item with the reason that the error gives."""
-    where = media.where(index).encode(errors="backslashreplace").decode()  # names of files that are no UTF-8
-    return BadItem(where, getattr(error, "strerror", None) or str(error) or type(error).__name__)
+    return BadItem(printable(media.where(index)), getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
 def name_bad(bad: Sequence[BadItem]) -> str:

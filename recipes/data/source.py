@@ -3,15 +3,19 @@
 Own readers for .txt only; tables, saved data sets and hub names go through the `datasets` library, one row one document.
 """
 
+import importlib
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from recipes.config import TextDataConfig
+from recipes.data.folder import count_suffixes, find_place, list_folder
+from recipes.data.splits import ALL, check_file, choose_files, choose_names
 from recipes.data.text_files import read_paragraphs, split_paragraphs
 from recipes.errors import ConfigError
 
@@ -19,6 +23,8 @@ SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "text"
 TEXT_SUFFIXES = (".txt",)
 TABLE_BUILDERS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 KNOWN = ".txt, .csv, .tsv, .json, .jsonl (each also with .gz) and .parquet"
+NO_TEXT = ("readme", "license", "licence", "copying", "notice", "changelog")
+"""Stems of .txt files that tell of a data set and are none."""
 ROWS_PER_BATCH = 256
 
 
@@ -28,6 +34,10 @@ class TextSource(Protocol):
     @property
     def name(self) -> str:
         """What the user asked for, as an absolute path or hub name."""
+
+    @property
+    def note(self) -> str:
+        """What of it is read and what is left out, as a line; "" where there is nothing to choose."""
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
         """(document number, paragraph), in corpus order."""
@@ -39,6 +49,7 @@ class TextFiles:
 
     name: str
     paths: tuple[Path, ...]
+    note: str = ""
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
         """See TextSource."""
@@ -54,6 +65,7 @@ class Rows:
     name: str
     dataset: Any
     column: str
+    note: str = ""
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
         """See TextSource.
@@ -82,37 +94,46 @@ class Rows:
 
 
 def open_source(data: TextDataConfig) -> TextSource:
-    """The corpus that `data.path` names.
+    """The corpus that `data.path` names, or that part of it that data.split does.
 
-    Raises: ConfigError if it is not there, or holds nothing that can be read.
+    Raises: ConfigError if it is not there, holds nothing that can be read, or leaves open what of it is training data.
     """
-    path = SAMPLE if data.path is None else Path(data.path).expanduser()
-    if path.is_dir():
-        return _open_folder(path.resolve(), data.text_column)
-    if path.is_file():
-        return _open_files(path.resolve(), [path.resolve()], data.text_column)
-    return _open_hub(str(data.path), data.text_column)
+    place = find_place(SAMPLE if data.path is None else data.path)
+    if place is None:
+        return _open_hub(str(data.path), data)
+    if place.is_dir():
+        return _open_folder(place, data)
+    check_file(place, data.split)
+    return _open_files(place, [place], data.text_column)
 
 
-def _kind(path: Path) -> str:
+def kind_of(path: str | Path) -> str:
     """The suffix that says what is in the file, without .gz."""
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
+    return Path(Path(path).name.removesuffix(".gz")).suffix.lower()
 
 
-def _open_folder(folder: Path, column: str) -> TextSource:
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        return _open_saved(folder, column)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and "/." not in f"/{path.relative_to(folder)}")
-    readable = [path for path in files if _kind(path) in (*TEXT_SUFFIXES, *TABLE_BUILDERS)]
-    if not readable:
-        kinds = Counter(map(_kind, files)).most_common(5)
-        found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in kinds) or "nothing"
-        raise ConfigError(f"{folder}: no text in it, found {found}; known are {KNOWN}")
-    return _open_files(folder, readable, column)
+def _open_folder(folder: Path, data: TextDataConfig) -> TextSource:
+    if is_saved(folder):
+        dataset, note = load_saved(folder, data.split)
+        return Rows(str(folder), dataset, data.text_column, note)
+    listing = list_folder(folder)
+    known = [path for path in listing.files if _is_text(path)]
+    others = [path for path in listing.files if not _is_text(path)]
+    if not known:
+        found = "; ".join([count_suffixes(others), *listing.passed_over[:1]])
+        raise ConfigError(f"{folder}: no text in it, found {found}; known are {KNOWN}; a README or licence does not count")
+    choice = choose_files(listing, known, data.split, is_item=lambda path: False)
+    files = sorted(folder / path for path in choice.paths)
+    return replace(_open_files(folder, files, data.text_column), note=choice.say(others))
 
 
-def _open_files(name: Path, files: list[Path], column: str) -> TextSource:
-    kinds = Counter(map(_kind, files))
+def _is_text(path: str) -> bool:
+    is_about = os.path.basename(path).partition(".")[0].lower() in NO_TEXT and kind_of(path) in TEXT_SUFFIXES
+    return kind_of(path) in (*TEXT_SUFFIXES, *TABLE_BUILDERS) and not is_about
+
+
+def _open_files(name: Path, files: list[Path], column: str) -> TextFiles | Rows:
+    kinds = Counter(map(kind_of, files))
     if len(kinds) > 1:
         found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
         raise ConfigError(f"{name}: more than one kind of file ({found}); point --data at a folder with one kind, or at one file")
@@ -121,31 +142,66 @@ def _open_files(name: Path, files: list[Path], column: str) -> TextSource:
         return TextFiles(str(name), tuple(files))
     if kind not in TABLE_BUILDERS:
         raise ConfigError(f"{name}: unknown kind of file {kind or '(no suffix)'}; known are {KNOWN}")
-    from datasets import load_dataset
-
-    options = {"sep": "\t"} if kind == ".tsv" else {}
-    # Streaming reads the files where they lie; without it the whole table would be copied into the cache first.
     with table_errors(str(name)):
-        table = load_dataset(TABLE_BUILDERS[kind], data_files=[str(path) for path in files], split="train", streaming=True, **options)
+        # Where they lie; else the whole table would be copied into the cache first.
+        table = table_builder(files).as_streaming_dataset(split="train")
     return Rows(str(name), table, column)
 
 
-def _open_saved(folder: Path, column: str) -> TextSource:
-    from datasets import DatasetDict, load_from_disk
+def table_builder(files: Sequence[Path]) -> Any:
+    """What reads these files of one kind, one after another, as the split train. `datasets` is given the very files: where it looks for
+    them itself, it takes names for patterns and misses what lies behind links. Raises: OSError."""
+    from datasets.data_files import DataFilesDict, DataFilesList
+
+    kind = kind_of(files[0])
+    name = TABLE_BUILDERS[kind]
+    builder = getattr(importlib.import_module(f"datasets.packaged_modules.{name}.{name}"), name.capitalize())
+    versions = [(str(status.st_mtime_ns), str(status.st_size)) for status in map(os.stat, files)]
+    found = DataFilesDict(train=DataFilesList([str(file) for file in files], versions))
+    return builder(data_files=found, **({"sep": "\t"} if kind == ".tsv" else {}))
+
+
+def _open_hub(path: str, data: TextDataConfig) -> TextSource:
+    if kind_of(path) in (*TEXT_SUFFIXES, *TABLE_BUILDERS):
+        raise ConfigError(f"--data {path}: no such file or folder")
+    asked = data.split or "train"
+    dataset = load_hub(path, asked)
+    return Rows(path, dataset, data.text_column, say_rows(asked, dataset))
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `datasets` has saved a data set as this folder."""
+    return any(os.path.exists(folder / name) for name in ("dataset_dict.json", "state.json"))
+
+
+def load_saved(folder: Path, split: str | None) -> tuple[Any, str]:
+    """What save_to_disk has written, or those of its splits that are wanted (splits.choose_names); and the line that says so.
+
+    Raises: ConfigError; MissingSplit.
+    """
+    from datasets import DatasetDict, concatenate_datasets, load_from_disk
 
     with table_errors(str(folder)):
         saved = load_from_disk(str(folder))
-    if isinstance(saved, DatasetDict):
-        if "train" not in saved:
-            raise ConfigError(f"{folder}: a data set with the splits {', '.join(saved)} and no train; point --data at one of its folders")
-        saved = saved["train"]
-    return Rows(str(folder), saved, column)
+    sizes = {name: len(rows) for name, rows in saved.items()} if isinstance(saved, DatasetDict) else {"train": len(saved)}
+    found = choose_names(str(folder), list(sizes), split)
+    if not isinstance(saved, DatasetDict):
+        return saved, ""
+    with table_errors(str(folder)):
+        whole = saved[found[0]] if len(found) == 1 else concatenate_datasets([saved[name] for name in found])
+    return whole, _say_sizes(found, sizes)
 
 
-def _open_hub(path: str, column: str) -> TextSource:
-    if _kind(Path(path)) in (*TEXT_SUFFIXES, *TABLE_BUILDERS):
-        raise ConfigError(f"--data {path}: no such file or folder")
-    return Rows(path, load_hub(path), column)
+def say_rows(split: str, dataset: Any) -> str:
+    """The line that says what of a hub's data set is read, as far as it tells."""
+    known = getattr(getattr(dataset, "info", None), "splits", None) or {}
+    taken = list(known) if split == ALL else [split] * (split in known)
+    return _say_sizes(taken, {name: info.num_examples for name, info in known.items()})
+
+
+def _say_sizes(taken: list[str], sizes: dict[str, int]) -> str:
+    left = ", ".join(f"{size:,} of {name}" for name, size in sizes.items() if name not in taken)
+    return f"{', '.join(taken)}: {sum(sizes[name] for name in taken):,} rows" + (f"; left out: {left}" if left else "") if taken else ""
 
 
 def load_hub(path: str, split: str = "train") -> Any:

@@ -73,7 +73,7 @@ def _cloze(source: Any, args: argparse.Namespace) -> Callable[[Any], Result]:
 
     prepared = source.prepared
     if args.data is not None:
-        data = replace(source.recipe.data, path=args.data, tokenizer=str(prepared / "tokenizer.model"))
+        data = replace(source.recipe.data, path=args.data, split="all", tokenizer=str(prepared / "tokenizer.model"))
         prepared = prepare_text(data, source.recipe.frontend, source.run_dir / "probe" / Path(args.data).name, log=print)
     return lambda device: cloze_probe(source, prepared, device)
 

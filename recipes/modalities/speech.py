@@ -56,11 +56,11 @@ class Speech:
                 f"use --set data.group_size={math.gcd(total, data.group_size)} or another batch"
             )
 
-    def check_data(self, recipe: Any, path: Path) -> None:
+    def check_data(self, recipe: Any, path: Path) -> str:
         """A prepared folder must fit; recordings must be there."""
         from recipes.data.audio import AUDIO
 
-        check_items(recipe, path, AUDIO, self.prepare)
+        return check_items(recipe, path, AUDIO, self.prepare)
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
         """A list of recordings with their lengths."""

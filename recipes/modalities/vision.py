@@ -43,11 +43,11 @@ class Vision:
                 f"use --set mask.num_patches={int(0.6 * frontend.grid**2)} or fewer"
             )
 
-    def check_data(self, recipe: Any, path: Path) -> None:
+    def check_data(self, recipe: Any, path: Path) -> str:
         """A prepared folder must fit; images must be there."""
         from recipes.data.images import IMAGES
 
-        check_items(recipe, path, IMAGES, self.prepare)
+        return check_items(recipe, path, IMAGES, self.prepare)
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
         """A list of images."""

@@ -75,7 +75,7 @@ def default_ds_config() -> Path:
 
 def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path) -> int:
     """Check data and run dir, print what would run, on one process and without its devices."""
-    check_data(recipe)
+    found = check_data(recipe)
     check_same_recipe(run_dir, recipe)
     batch, sizes = config.batch, state_bytes(recipe, config)
     print(json.dumps({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}, indent=2))
@@ -86,6 +86,8 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path) -> int:
     )
     shown = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in sizes.items() if size)
     print(f"memory per rank, MB, activations not counted: {shown}; together {sum(sizes.values()) / 1e6:,.1f}")
+    if found:
+        print(f"data: {found}")
     print(f"run dir: {run_dir}{' (exists)' if run_dir.exists() else ''}")
     return 0
 

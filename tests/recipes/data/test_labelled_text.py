@@ -55,7 +55,7 @@ def test_a_damaged_table_is_named_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "columns", "complaint"),
     [
-        ("test", COLUMNS, r"no split 'test', there are train, validation"),
+        ("test", COLUMNS, r"no split 'test', there are 1 of train, 1 of valid;"),
         ("train", ("text", "intent"), r"no column 'intent', there are text, label; name the class with --label-column"),
     ],
 )
@@ -77,3 +77,15 @@ def test_one_file_and_no_data_are_the_users_to_mend(folder: Path) -> None:
         load_split(str(folder / "train.csv"), "train", COLUMNS)
     with pytest.raises(ConfigError, match="the shipped text has no labels"):
         load_split(None, "train", COLUMNS)
+
+
+def test_a_split_may_lie_in_several_files_at_any_depth_with_any_characters_in_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "labels [v2]" / "data"
+    folder.mkdir(parents=True)
+    for name, text in (("train-00000-of-00002", "a"), ("train-00001-of-00002", "b"), ("test-00000-of-00001", "c")):
+        (folder / f"{name}.csv").write_text(f"text,label\n{text},x\n")
+    assert load_split(str(folder.parent), "train", COLUMNS) == {"text": ["a", "b"], "label": ["x", "x"]}
+    assert load_split(str(folder.parent), "test", COLUMNS)["text"] == ["c"]
+    (folder / "test.jsonl").write_text(json.dumps({"text": "d", "label": "x"}))
+    with pytest.raises(ConfigError, match=r"split 'test' is in more than one kind of file \(\.csv, \.jsonl\); leave one"):
+        load_split(str(folder.parent), "test", COLUMNS)
