@@ -205,9 +205,10 @@ def _say_sizes(taken: list[str], sizes: dict[str, int]) -> str:
 
 
 def load_hub(path: str, split: str = "train") -> Any:
-    """A split of the hub's data set `name` or `name:config`, downloaded once; its cache is then read in place.
+    """A split of the hub's data set `name` or `name:config`, downloaded once; its cache is then read in place. `split` is a name of the
+    hub's (`train[:1%]` too), or one that splits.choose_names knows.
 
-    Raises: ConfigError if the hub cannot have that name, or does not give it.
+    Raises: ConfigError if the hub cannot have that name, or does not give it; MissingSplit.
     """
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?", path):
         raise ConfigError(f"--data {path}: no such file or folder")
@@ -216,7 +217,13 @@ def load_hub(path: str, split: str = "train") -> Any:
 
     name, _, config = path.partition(":")
     try:
-        return datasets.load_dataset(name, config or None, split=split)
+        try:
+            return datasets.load_dataset(name, config or None, split=split)
+        except ValueError as error:
+            if "Unknown split" not in str(error):
+                raise
+        known = datasets.load_dataset(name, config or None)
+        return datasets.concatenate_datasets([known[one] for one in choose_names(path, list(known), split)])
     except (OSError, ValueError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
         raise ConfigError(
             f"--data {path}: no such file or folder, and the hub does not give it ({first_line(error)}); check the name and the network"
