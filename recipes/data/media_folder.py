@@ -202,6 +202,8 @@ def _log_counts(log: Log, kind: MediaKind, info: Info, bad: list[BadItem], min_l
         log(f"left out {len(bad)} {kind.name} items that cannot be read (all in bad.json): {name_bad(bad)}")
     if counts["short"]:
         log(f"left out {counts['short']} {kind.name} items shorter than {min_length} samples")
+    if not counts["valid"] and info.settings["data.heldout_fraction"] and counts["train"] > 1:
+        log(f"nothing is held out: all {counts['train']} {kind.name} items are of one file")
     log(f"prepared {counts['items']} {kind.name} items: {counts['train']} train and {counts['valid']} held-out samples")
 
 

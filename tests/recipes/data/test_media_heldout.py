@@ -31,7 +31,9 @@ def test_a_recording_that_is_listed_more_than_once_is_on_one_side_of_the_cut(tmp
         assert not train & valid and train | valid == {f"data/00{number}.wav" for number in range(5)}
         assert abs(found.counts["valid"] - 40 * share) <= 4, "the nearest cut, files being of 8 rows"
     (tmp_path / "list.csv").write_text("path\n" + "data/000.wav\n" * 7)
-    assert open_prepared(prepare(listed, tmp_path / "same")).counts["train"] == 7, "nothing can be held out"
+    lines: list[str] = []
+    assert open_prepared(prepare(listed, tmp_path / "same", log=lines.append)).counts["train"] == 7
+    assert lines[0] == "nothing is held out: all 7 audio items are of one file"
 
 
 def test_without_a_file_that_is_listed_twice_the_cut_is_by_the_items_numbers_alone(tmp_path: Path) -> None:
