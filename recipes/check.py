@@ -8,6 +8,7 @@ from pathlib import Path
 
 from recipes.catalog import find_recipe
 from recipes.config import Recipe
+from recipes.data.folder import find_place
 from recipes.errors import ConfigError
 from recipes.modalities.registry import modality_of
 from recipes.settings import apply_overrides, check_bounds, objective_config, with_home
@@ -47,15 +48,16 @@ def check_modality(recipe: Recipe, modality: str) -> None:
         raise ConfigError(f"--recipe {recipe.name} is of modality {recipe.modality}, not {modality}; name one of that")
 
 
-def check_data(recipe: Recipe) -> None:
+def check_data(recipe: Recipe) -> str:
     """Are the data there, and fit to read? Asked by a dry run, which prepares nothing; hub names are looked up when training starts.
+    A line of what is read and what is left out, "" where there is nothing to say.
 
     Raises: ConfigError where data.path is a local path that is not there or does not suit the recipe.
     """
     path = recipe.data.path
-    if path is None or not (Path(path).exists() or Path(path).is_absolute() or path.startswith(".")):
-        return
-    modality_of(recipe.modality, f"recipe {recipe.name}").check_data(recipe, Path(path))
+    if path is None or not (find_place(path) or Path(path).is_absolute() or path.startswith(".")):
+        return ""
+    return modality_of(recipe.modality, f"recipe {recipe.name}").check_data(recipe, Path(path))
 
 
 def _check_model(recipe: Recipe) -> None:

@@ -48,6 +48,9 @@ class TextDataConfig(DataConfig):
     kind: ClassVar[str] = "text"
     path: Annotated[str | None, Place()] = None
     """Folder, file, prepared folder or hub name; None is the shipped sample (`--data` sets it)."""
+    split: str | None = None
+    """Part of `path` that is trained on: train, valid, test, the name of a folder or file in it, or all. None: what its names call train,
+    and everything where no name tells."""
     text_column: str = "text"
     tokenizer: Annotated[str | None, Place()] = None
     """A sentencepiece .model file; None trains one with frontend.vocab_size symbols."""
@@ -70,6 +73,9 @@ class SpeechDataConfig(DataConfig):
     kind: ClassVar[str] = "speech"
     path: Annotated[str | None, Place()] = None
     """Folder, manifest (.tsv, .csv, .jsonl), parquet, `datasets` folder, prepared folder or hub name; None is the shipped sample."""
+    split: str | None = None
+    """Part of `path` that is trained on: train, valid, test, the name of a folder or file in it, or all. None: what its names call train,
+    and everything where no name tells."""
     column: str = "audio"
     """Column of a table that holds the audio bytes, or of a manifest that holds the file's path."""
     sample_rate: Annotated[int, at_least(1)] = 16_000
@@ -96,6 +102,9 @@ class VisionDataConfig(DataConfig):
     kind: ClassVar[str] = "vision"
     path: Annotated[str | None, Place()] = None
     """Folder of images, parquet, `datasets` folder, prepared folder or hub name; None is the shipped sample."""
+    split: str | None = None
+    """Part of `path` that is trained on: train, valid, test, the name of a folder or file in it, or all. None: what its names call train,
+    and everything where no name tells."""
     column: str = "image"
     """Column of a table that holds the image bytes."""
     crop_scale: Annotated[tuple[float, float], Bounds(above=0, most=1)] = (0.08, 1.0)

@@ -21,7 +21,34 @@ from recipes.data.media import Media, MediaKind, UndecodableError, decoding, rea
 from recipes.errors import ConfigError
 
 T = TypeVar("T")
-AUDIO = MediaKind("audio", (".wav", ".flac", ".ogg"), Path(__file__).resolve().parents[1] / "samples" / "speech", has_stretches=True)
+FORMATS = {
+    "AIFF": (".aif", ".aifc", ".aiff"),
+    "AU": (".au", ".snd"),
+    "AVR": (".avr",),
+    "CAF": (".caf",),
+    "FLAC": (".flac",),
+    "IRCAM": (".sf",),
+    "MP3": (".mp1", ".mp2", ".mp3"),
+    "NIST": (".nist", ".sph"),
+    "OGG": (".oga", ".ogg", ".opus"),
+    "PAF": (".fap", ".paf"),
+    "PVF": (".pvf",),
+    "RF64": (".rf64",),
+    "SVX": (".8svx", ".svx"),
+    "VOC": (".voc",),
+    "W64": (".w64",),
+    "WAV": (".wav", ".wave"),
+    "WAVEX": (".wav",),
+}
+"""What libsndfile calls a kind of file -> its suffixes."""
+OTHER_FORMATS = ("HTK", "MAT4", "MAT5", "MPC2K", "RAW", "SD2", "SDS", "WVE", "XI")
+"""Which libsndfile reads too, and we do not: features and matrices, samplers' formats, those without a header or a rate of their own."""
+AUDIO = MediaKind(
+    name="audio",
+    suffixes=tuple(sorted({suffix for name in FORMATS if name in soundfile.available_formats() for suffix in FORMATS[name]})),
+    sample=Path(__file__).resolve().parents[1] / "samples" / "speech",
+    has_stretches=True,
+)
 NORM_EPSILON = 1e-5
 UNKNOWN_WAV_LENGTH = 0x7FFF0000
 """Programs that write a .wav into a pipe put a number from here up in place of its length."""

@@ -17,13 +17,16 @@ from recipes.config import VisionDataConfig
 from recipes.data.media import MediaKind, UndecodableError, decoding
 from recipes.errors import ConfigError
 
+Image.init()
+FORMATS = tuple(sorted({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP"} & Image.OPEN.keys()))
+"""What Pillow may open, where it can: it knows stranger ones, of which EPS would run Ghostscript."""
+FLOAT_SUFFIXES = (".pfm",)
+"""Of those formats, but with pixels that decode_image refuses."""
 IMAGES = MediaKind(
     name="image",
-    suffixes=(".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+    suffixes=tuple(sorted(s for s, name in Image.registered_extensions().items() if name in FORMATS and s not in FLOAT_SUFFIXES)),
     sample=Path(__file__).resolve().parents[1] / "samples" / "vision",
 )
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-"""What Pillow may open: it knows stranger ones, of which EPS would run Ghostscript."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Of pixels in [0, 1] (torchvision; data2vec's vision release: --imagenet_default_mean_and_std)."""

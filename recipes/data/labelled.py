@@ -19,7 +19,8 @@ from recipes.data.audio import AUDIO, normalize, read_audio
 from recipes.data.images import IMAGES, center_view, decode_image
 from recipes.data.labelled_text import load_split
 from recipes.data.labels import class_name, is_missing
-from recipes.data.media import BadItem, Media, MediaKind, UndecodableError, allowed_bad, bad_item, name_bad, open_media
+from recipes.data.media import BadItem, Media, MediaKind, UndecodableError, allowed_bad, bad_item, name_bad
+from recipes.data.media_source import open_media
 from recipes.data.speech import SpeechExample, collate_speech
 from recipes.data.text import TextExample, collate_text
 from recipes.data.tokenizer import BOS, encode

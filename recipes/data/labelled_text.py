@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from recipes.data.datasets_library import is_saved, load_hub, load_saved
 from recipes.data.folder import find_place, list_folder
 from recipes.data.labels import class_name
-from recipes.data.source import is_saved, load_hub, load_saved
 from recipes.data.splits import choose_files
 from recipes.data.text_tables import TABLE_FORMATS, TableFile, kind_of
 from recipes.errors import ConfigError, MissingSplit

@@ -32,16 +32,11 @@ class FileManifest(NamedTuple):
     root: str
     paths: list[str]
     labels: list[str | None]
-<<<<<<< HEAD
-    columns: tuple[str, ...] = ()
-||||||| 95a19b3
-=======
     stretches: list[Stretch | None]
     columns: list[str]
     """Names of all columns; fairseq's lists have none."""
     stretch_columns: list[str]
     """Of those that say where the stretches are."""
->>>>>>> i14-tables
 
 
 def read_manifest(path: Path, *, column: str, label_column: str, column_option: str, has_stretches: bool = False) -> FileManifest:
@@ -73,31 +68,6 @@ def _read_fairseq(path: Path) -> FileManifest:
     return FileManifest(str(root), paths, [None] * len(paths), [None] * len(paths), [], [])
 
 
-<<<<<<< HEAD
-def _read_rows(path: Path, lines: Iterator[str], column: str, label_column: str, column_option: str) -> FileManifest:
-    paths: list[str] = []
-    labels: list[str | None] = []
-    chosen: str | None = None
-    columns: dict[str, None] = {}
-    for number, row in _parse(path, lines):
-        chosen = chosen or next((name for name in (column, *PATH_COLUMNS) if name in row), None)
-        if chosen is None:
-            names = ", ".join(str(name) for name in row)
-            raise ConfigError(f"{path}: no column {column!r}, there are {names}; --set {column_option}=NAME of the one with the paths")
-        columns |= dict.fromkeys(row)
-        value, label = row.get(chosen), row.get(label_column)
-||||||| 95a19b3
-def _read_rows(path: Path, lines: Iterator[str], column: str, label_column: str, column_option: str) -> FileManifest:
-    paths: list[str] = []
-    labels: list[str | None] = []
-    chosen: str | None = None
-    for number, row in _parse(path, lines):
-        chosen = chosen or next((name for name in (column, *PATH_COLUMNS) if name in row), None)
-        if chosen is None:
-            names = ", ".join(str(name) for name in row)
-            raise ConfigError(f"{path}: no column {column!r}, there are {names}; --set {column_option}=NAME of the one with the paths")
-        value, label = row.get(chosen), row.get(label_column)
-=======
 def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, column_option: str, has_stretches: bool) -> FileManifest:
     table = TableFile(path)
     columns = table.columns()
@@ -110,25 +80,12 @@ def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, colum
     manifest = FileManifest(str(path.parent), [], [], [], columns, [name for name in times if name and has_stretches])
     for row in table.rows((chosen, label_column, *times)):
         value, label, *cells = row.cells
->>>>>>> i14-tables
         if not isinstance(value, str) or not value:
-<<<<<<< HEAD
-            raise ConfigError(f"{path} line {number}: no path in column {chosen!r}; remove the row or write its path")
-        paths.append(value)
-        labels.append(None if label is None else str(label))
-    return FileManifest(str(path.parent), paths, labels, tuple(map(str, columns)))
-||||||| 95a19b3
-            raise ConfigError(f"{path} line {number}: no path in column {chosen!r}; remove the row or write its path")
-        paths.append(value)
-        labels.append(None if label is None else str(label))
-    return FileManifest(str(path.parent), paths, labels)
-=======
             raise ConfigError(f"{path} {row.place}: no path in column {chosen!r}; remove the row or write its path")
         manifest.paths.append(value)
         manifest.labels.append(None if label is None else str(label))
         manifest.stretches.append(_stretch(path, row, list(zip(times, cells, strict=True))) if has_stretches else None)
     return manifest
->>>>>>> i14-tables
 
 
 def _stretch(path: Path, row: Row, cells: list[tuple[str, Any]]) -> Stretch | None:

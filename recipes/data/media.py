@@ -1,21 +1,20 @@
-"""Where recordings and images come from: `data.path` -> Media, items in a fixed order that are read as bytes; and what to do about an
-item that cannot be decoded. Decodes nothing and writes nothing."""
+"""Recordings and images as items in a fixed order that are read as bytes, and what to do about an item that cannot be decoded. Where they
+come from: media_source.py. Decodes nothing and writes nothing."""
 
 import math
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from recipes.data import manifest, media_table
+from recipes.data.folder import printable
 from recipes.data.manifest import Stretch
-from recipes.data.shards import is_prepared
-from recipes.errors import ConfigError, MissingSplit
+from recipes.errors import ConfigError
 
 T = TypeVar("T")
 FEW_BAD_ITEMS = 3
@@ -85,6 +84,10 @@ class Media(Protocol):
     def name(self) -> str:
         """What the user asked for, as an absolute path or hub name."""
 
+    @property
+    def note(self) -> str:
+        """What of it is read and what is left out, as a line; "" where that is the user's own list."""
+
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes:
@@ -109,6 +112,9 @@ class Media(Protocol):
     def stretch(self, index: int) -> Stretch | None:
         """The part of the file that is the item; None is all of it."""
 
+    def origin(self, index: int) -> str:
+        """Equal for items that are of one file, whatever the names that lead to it."""
+
     def label(self, index: int) -> str | None:
         """Class: the file's folder below the data set's, or the table's label column; None if there is none."""
 
@@ -129,6 +135,8 @@ class Files:
     """Of the list that names the files."""
     stretch_columns: Sequence[str] = ()
     """Those of them that say where the stretches are."""
+    note: str = ""
+    """See Media."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -156,7 +164,9 @@ class Files:
 
     def origin(self, index: int) -> str:
         """The file that the item is or is a part of, by its full path without links."""
-        return os.path.realpath(self._path(index))
+        folder, name = os.path.split(self._path(index))
+        path = os.path.join(_real_folder(folder), name)
+        return os.path.realpath(path) if os.path.islink(path) else path
 
     def stretch(self, index: int) -> Stretch | None:
         """See Media."""
@@ -180,96 +190,10 @@ class Files:
         return (os.path.dirname(self.paths[index]) or None) if self.labels is None else self.labels[index]
 
 
-def open_media(path: str | None, kind: MediaKind, *, column: str, split: str = "train", label_column: str = "label") -> Media:
-    """The items that `data.path` names: a folder of files, a manifest, parquet, a saved data set or a hub name; None is the sample.
-
-    Raises: ConfigError if it is not there, holds nothing of this kind, or has no such split or column.
-    """
-    place = kind.sample if path is None else Path(path).expanduser()
-    columns = {"column": column, "label_column": label_column, "column_option": kind.column_option}
-    if place.is_dir():
-        return _open_folder(place.resolve(), kind, split, columns)
-    if place.is_file():
-        return _open_file(place.resolve(), kind, split, columns)
-    if place.suffix.lower() in (*kind.suffixes, *manifest.SUFFIXES, ".parquet"):
-        raise ConfigError(f"--data {path}: no such file or folder")
-    return media_table.open_hub(str(path), split=split, **columns)
-
-
-def _open_folder(folder: Path, kind: MediaKind, split: str, columns: dict[str, str]) -> Media:
-    if is_prepared(folder):
-        raise ConfigError(f"{folder}: a prepared folder, which has no labels and no files of its own; give the data it was made from")
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        return media_table.open_saved(folder, split=split, **columns)
-    paths = sorted(_walk(folder))
-    suffixes = Counter(os.path.splitext(path)[1].lower() for path in paths)
-    num_files = sum(suffixes[suffix] for suffix in kind.suffixes)
-    if num_files and suffixes[".parquet"]:
-        found = f"{num_files} {kind.name} files, {suffixes['.parquet']} .parquet"
-        raise ConfigError(f"{folder}: more than one kind of data ({found}); point --data at a folder with one kind")
-    if suffixes[".parquet"]:
-        return media_table.open_parquet(folder, split=split, **columns)
-    if not num_files:
-        raise ConfigError(_nothing_found(folder, kind, paths, suffixes))
-    return _split_files(folder, [path for path in paths if path.lower().endswith(kind.suffixes)], kind, split)
-
-
-def _open_file(path: Path, kind: MediaKind, split: str, columns: dict[str, str]) -> Media:
-    suffix = path.suffix.lower()
-    if suffix in kind.suffixes:
-        raise ConfigError(f"{path}: one single {kind.name} file; point --data at its folder, or at a list of files")
-    if suffix == ".parquet":
-        return media_table.open_parquet(path, split=split, **columns)
-    if suffix not in manifest.SUFFIXES:
-        raise ConfigError(f"{path}: unknown kind of file {suffix or '(no suffix)'}; known are {_known(kind)}")
-    if split != "train":
-        raise MissingSplit(f"{path}: a list of files is one split, and {split!r} was asked for; give the list of that split")
-    listed = manifest.read_manifest(path, **columns, has_stretches=kind.has_stretches)
-    return Files(str(path), listed.root, listed.paths, listed.labels, _as_array(listed.stretches), listed.columns, listed.stretch_columns)
-
-
-def _as_array(stretches: list[Stretch | None]) -> np.ndarray | None:
-    if not any(stretches):
-        return None
-    return np.array([(np.nan, np.nan) if stretch is None else stretch for stretch in stretches], dtype=np.float64)
-
-
-def _split_files(folder: Path, paths: list[str], kind: MediaKind, split: str) -> Files:
-    """The files of the split's sub-folder where there are such, else all of them."""
-    parts = {path.partition("/")[0] for path in paths if "/" in path}
-    others = [name for name in ("test", *media_table.SPLIT_NAMES["valid"]) if name in parts]
-    if "train" not in parts or not others:
-        if split != "train":
-            raise MissingSplit(
-                f"{folder}: no split {split!r}, its {len(paths)} {kind.name} files are one; put them into train/ and {split}/"
-            )
-        return Files(str(folder), str(folder), paths)
-    part = next((name for name in media_table.names_of(split) if name in parts), None)
-    if part is None:
-        raise MissingSplit(f"{folder}: no split {split!r}, there are train, {', '.join(others)}; point --data at data that has one")
-    return Files(str(folder), str(folder / part), [path.removeprefix(f"{part}/") for path in paths if path.startswith(f"{part}/")])
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """Relative paths of all files but hidden ones, through links to folders too, each folder once."""
-    seen: set[str] = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
-        prefix = "" if parent == str(folder) else f"{os.path.relpath(parent, folder)}/"
-        yield from (prefix + name for name in files if real not in seen and not name.startswith("."))
-        seen.add(real)
-
-
-def _nothing_found(folder: Path, kind: MediaKind, paths: list[str], suffixes: Counter[str]) -> str:
-    found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in suffixes.most_common(5)) or "nothing"
-    lists = [path for path in paths if path.lower().endswith(manifest.SUFFIXES)]
-    hint = f"; if {lists[0]} is a list of files, point --data at it" if lists else ""
-    return f"{folder}: no {kind.name} in it, found {found}; known are {_known(kind)}{hint}"
-
-
-def _known(kind: MediaKind) -> str:
-    return f"folders of {', '.join(kind.suffixes)}, {', '.join(manifest.SUFFIXES)} with a column of paths, and .parquet"
+@cache
+def _real_folder(path: str) -> str:
+    """Looked up once for all the files in it."""
+    return os.path.realpath(path)
 
 
 def first_working(media: Media, indices: Iterable[int], attempt: Callable[[int], T]) -> tuple[T, int, list[BadItem]]:
@@ -296,8 +220,7 @@ def first_good(media: Media, indices: Iterable[int], decode: Callable[[bytes], T
 
 def bad_item(media: Places, index: int, error: OSError | UndecodableError) -> BadItem:
     """The item with the reason that the error gives."""
-    where = media.where(index).encode(errors="backslashreplace").decode()  # names of files that are no UTF-8
-    return BadItem(where, getattr(error, "strerror", None) or str(error) or type(error).__name__)
+    return BadItem(printable(media.where(index)), getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
 def allowed_bad(num_items: int, max_fraction: float) -> int:

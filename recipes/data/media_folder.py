@@ -20,8 +20,9 @@ import numpy as np
 
 from recipes.config import SpeechDataConfig, VisionDataConfig
 from recipes.data import shards
-from recipes.data.media import BadItem, Files, Media, MediaKind, name_bad, open_media
+from recipes.data.media import BadItem, Files, Media, MediaKind, name_bad
 from recipes.data.media_items import Place, open_items, save_items
+from recipes.data.media_source import open_media
 from recipes.data.packing import HELDOUT_SEED
 from recipes.data.progress import ByteProgress
 from recipes.data.scanning import Scan, Scanned, scan_items
@@ -48,6 +49,8 @@ class Info:
     """items, bad, short, train, valid; the last two are what is used."""
     settings: dict[str, Any]
     """Dotted names of the settings that decided what is used, and their values."""
+    split: str | None = None
+    """data.split."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,9 @@ def prepare_media(
     )
     if found is not None:
         return found
-    media = open_media(data.path, kind, column=data.column)
+    media = open_media(data.path, kind, column=data.column, split=data.split)
+    if media.note:
+        log(media.note)
     if isinstance(media, Files):
         _check_column(media, data)
         if media.stretch_columns:
@@ -120,7 +125,7 @@ def prepare_media(
         _check_bad(media.name, scanned.bad, len(media), data.max_bad_fraction)
         _check_any_usable(media.name, scanned, min_length, if_all_short)
         counts = _write_index(folder, scanned, min_length=min_length, heldout_fraction=data.heldout_fraction)
-        info = Info(FORMAT_VERSION, kind.name, media.name, data.column, place, scanned.fingerprint, counts, settings)
+        info = Info(FORMAT_VERSION, kind.name, media.name, data.column, place, scanned.fingerprint, counts, settings, data.split)
         (folder / "prepared.json").write_text(json.dumps(asdict(info), indent=1) + "\n")
         _log_counts(log, kind, info, scanned.bad, min_length)
     return out_dir
@@ -166,8 +171,9 @@ def _check_same_source(folder: Path, data: SpeechDataConfig | VisionDataConfig, 
     asked = kind.sample if data.path is None else Path(data.path).expanduser()
     if info.source not in (str(data.path), str(asked.resolve())):
         raise ConfigError(f"{folder}: prepared from {info.source}, now --data {data.path}; remove it or choose another --run-dir")
-    if info.column != data.column:
-        raise ConfigError(f"{folder}: prepared with data.column {info.column}, now {data.column}; remove it or choose another --run-dir")
+    for name, then, now in (("column", info.column, data.column), ("split", info.split, data.split)):
+        if then != now:
+            raise ConfigError(f"{folder}: prepared with data.{name} {then}, now {now}; remove it or choose another --run-dir")
 
 
 def _check_bad(name: str, bad: list[BadItem], num_items: int, max_fraction: float) -> None:
@@ -191,7 +197,7 @@ def _write_index(folder: Path, scanned: Scanned, *, min_length: int, heldout_fra
     lengths_N = scanned.lengths_N
     is_usable_N = lengths_N >= max(1, min_length)
     num_short = len(lengths_N) - len(scanned.bad) - int(is_usable_N.sum())
-    splits = _split(lengths_N, np.flatnonzero(is_usable_N), heldout_fraction)
+    splits = _split(lengths_N, scanned.first_N, np.flatnonzero(is_usable_N), heldout_fraction)
     (folder / "lengths.bin").write_bytes(lengths_N.tobytes())
     (folder / "bad.json").write_text(json.dumps(scanned.bad) + "\n")
     for split, items_K in splits.items():
@@ -200,12 +206,16 @@ def _write_index(folder: Path, scanned: Scanned, *, min_length: int, heldout_fra
     return counts | {split: len(items_K) for split, items_K in splits.items()}
 
 
-def _split(lengths_N: np.ndarray, usable: np.ndarray, heldout_fraction: float) -> dict[str, np.ndarray]:
-    """The usable items with the smallest hashes of their numbers are held out: at least one, and never the last one."""
+def _split(lengths_N: np.ndarray, first_N: np.ndarray, usable: np.ndarray, heldout_fraction: float) -> dict[str, np.ndarray]:
+    """The usable items with the smallest hashes of their numbers are held out: at least one, and never the last one. Items of one file
+    have one hash, that of the first, and stay together: the cut is the nearest one that separates files."""
     num_heldout = max(1, round(heldout_fraction * len(usable))) if heldout_fraction else 0
     num_heldout = min(num_heldout, len(usable) - 1)
-    hash_N = np.random.Generator(np.random.Philox(HELDOUT_SEED)).random(len(lengths_N))
+    hash_N = np.random.Generator(np.random.Philox(HELDOUT_SEED)).random(len(lengths_N))[first_N]
     by_hash = usable[np.argsort(hash_N[usable], kind="stable")]
+    if num_heldout:
+        cuts = 1 + np.flatnonzero(np.diff(first_N[by_hash]))
+        num_heldout = int(cuts[np.abs(cuts - num_heldout).argmin()]) if len(cuts) else 0
     parts = {"train": by_hash[num_heldout:], "valid": by_hash[:num_heldout]}
     return {split: items_K[np.lexsort((items_K, lengths_N[items_K]))] for split, items_K in parts.items()}
 
@@ -216,6 +226,8 @@ def _log_counts(log: Log, kind: MediaKind, info: Info, bad: list[BadItem], min_l
         log(f"left out {len(bad)} {kind.name} items that cannot be read (all in bad.json): {name_bad(bad)}")
     if counts["short"]:
         log(f"left out {counts['short']} {kind.name} items shorter than {min_length} samples")
+    if not counts["valid"] and info.settings["data.heldout_fraction"] and counts["train"] > 1:
+        log(f"nothing is held out: all {counts['train']} {kind.name} items are of one file")
     log(f"prepared {counts['items']} {kind.name} items: {counts['train']} train and {counts['valid']} held-out samples")
 
 

@@ -2,25 +2,18 @@
 here, so neither torchcodec nor Pillow is needed."""
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from recipes.data.datasets_library import load_hub, load_saved, read_parquet, say_rows, table_errors
 from recipes.data.labels import class_name
 from recipes.data.libraries import required
-from recipes.data.source import load_hub, table_errors
-from recipes.errors import ConfigError, MissingSplit
-
-SPLIT_NAMES = {"valid": ("valid", "validation", "val", "dev")}
-"""What a split may be called; any other is called by its own name only."""
-
-
-def names_of(split: str) -> tuple[str, ...]:
-    """Every name that the split goes by."""
-    return next((names for names in SPLIT_NAMES.values() if split in names), (split,))
+from recipes.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -34,6 +27,8 @@ class Table:
     label_column: str
     saved_split: str | None = None
     """The split that was asked for, where `name` is a folder that open_saved reads."""
+    note: str = ""
+    """See media.Media."""
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -70,6 +65,12 @@ class Table:
     def stretch(self, index: int) -> None:
         """A row's bytes are a whole file."""
 
+    def origin(self, index: int) -> str:
+        """The file of its path, where the row has no bytes; else the row."""
+        value = self._rows[index][self.column][0]
+        path = value["path"].as_py() if value.is_valid and hasattr(value, "keys") and not value["bytes"].is_valid else None
+        return os.path.realpath(path) if path else self.where(index)
+
     def label(self, index: int) -> str | None:
         """The label column as text (the name of a class, not its number); None where there is no such column or value."""
         feature = self.dataset.features.get(self.label_column)
@@ -91,54 +92,31 @@ class Table:
         return self.dataset.with_format("arrow", columns=[self.label_column])
 
 
-def open_parquet(path: Path, *, column: str, split: str, label_column: str, column_option: str) -> Table:
-    """A parquet file, or a split of a folder of them. Raises: ConfigError."""
-    with _quiet() as datasets, table_errors(str(path)):
-        options = {"data_dir": str(path)} if path.is_dir() else {"data_files": str(path)}
-        splits = datasets.load_dataset("parquet", **options)
-    return _table(str(path), _choose(splits, path, split), column, label_column, column_option)
+def open_parquet(name: Path, files: Sequence[Path], *, column: str, label_column: str, column_option: str, note: str = "") -> Table:
+    """The rows of these files, one after another; `name` is what the user asked for. Raises: ConfigError."""
+    with _quiet(), table_errors(str(name)):
+        dataset = read_parquet(files)
+    return replace(_table(str(name), dataset, column, label_column, column_option), note=note)
 
 
-def open_saved(folder: Path, *, column: str, split: str, label_column: str, column_option: str) -> Table:
+def open_saved(folder: Path, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:
     """A folder of save_to_disk, with or without splits, read where it lies. Raises: ConfigError."""
-    return replace(_table(str(folder), load_saved(folder, split), column, label_column, column_option), saved_split=split)
+    dataset, note = load_saved(folder, split)
+    return replace(_table(str(folder), dataset, column, label_column, column_option), saved_split=split or "train", note=note)
 
 
-def load_saved(folder: Path, split: str) -> Any:
-    """A split of a folder of save_to_disk. Raises: MissingSplit; ConfigError."""
-    datasets = required("datasets")
-    with table_errors(str(folder)):
-        saved = datasets.load_from_disk(str(folder))
-    return _choose({"train": saved} if isinstance(saved, datasets.Dataset) else saved, folder, split)
-
-
-def open_hub(name: str, *, column: str, split: str, label_column: str, column_option: str) -> Table:
+def open_hub(name: str, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:
     """A hub data set `name` or `name:config`. Raises: ConfigError."""
+    asked = split or "train"
     with _quiet():
-        dataset = load_hub_split(name, split)
-    return _table(name, dataset, column, label_column, column_option)
-
-
-def load_hub_split(name: str, split: str) -> Any:
-    """A split of a hub data set, by any of its names. Raises: MissingSplit; ConfigError."""
-    *others, last = names_of(split)
-    for other in others:
-        with suppress(MissingSplit):
-            return load_hub(name, other)
-    return load_hub(name, last)
+        dataset = load_hub(name, asked)
+    return replace(_table(name, dataset, column, label_column, column_option), note=say_rows(asked, dataset))
 
 
 def save_table(table: Table, folder: Path) -> None:
     """The items' column alone, in a folder that open_saved reads without cache or network. Raises: OSError."""
     with _quiet():
         table.dataset.select_columns([table.column]).save_to_disk(str(folder))
-
-
-def _choose(splits: Any, name: Path, split: str) -> Any:
-    found = next((splits[key] for key in names_of(split) if key in splits), None)
-    if found is None:
-        raise MissingSplit(f"{name}: no split {split!r}, there are {', '.join(splits)}; point --data at data that has one")
-    return found
 
 
 def _table(name: str, dataset: Any, column: str, label_column: str, column_option: str) -> Table:
@@ -152,13 +130,13 @@ def _table(name: str, dataset: Any, column: str, label_column: str, column_optio
 
 
 @contextmanager
-def _quiet() -> Iterator[Any]:
-    """`datasets` without its progress bars, which break into log files."""
+def _quiet() -> Iterator[None]:
+    """Without the progress bars of `datasets`, which break into log files."""
     datasets = required("datasets")
     was_shown = not datasets.utils.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        yield datasets
+        yield
     finally:
         if was_shown:
             datasets.enable_progress_bars()

@@ -84,13 +84,13 @@ def check_fits(folder: Path, data: TextDataConfig, frontend: TextFrontendConfig)
 
 
 def _check_same_source(folder: Path, data: TextDataConfig) -> None:
-    """An earlier preparation of this run dir must be of the same text and settings; the text itself may be gone by now."""
+    """An earlier preparation of this run dir must be of the same text and settings, as far as it tells; the text itself may be gone."""
     prepared = shards.load_prepared(folder)
     is_same_path = data.path is not None and str(Path(data.path).expanduser().resolve()) == prepared.source
     for key, value in asdict(data).items():
-        if prepared.data.get(key) != value and not (key == "path" and is_same_path):
+        if prepared.data.get(key, value) != value and not (key == "path" and is_same_path):
             raise ConfigError(
-                f"{folder}: prepared with data.{key} {prepared.data.get(key)}, now {value}; remove it or choose another --run-dir"
+                f"{folder}: prepared with data.{key} {prepared.data[key]}, now {value}; remove it or choose another --run-dir"
             )
 
 
@@ -111,6 +111,8 @@ class _Preparation:
         self._show_bar, self._log = show_bar, log
         self._source: TextSource = open_source(data)
         self._num_bytes = 0
+        if self._source.note:
+            log(self._source.note)
 
     def run(self, folder: Path) -> None:
         """Fill the folder."""

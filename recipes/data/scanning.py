@@ -33,6 +33,8 @@ class Scanned:
     bad: list[BadItem]
     fingerprint: str
     """SHA-256 over keys, lengths and sizes."""
+    first_N: np.ndarray
+    """int64: number of the first item that is of the same file as this one (Media.origin)."""
 
 
 class _Part(NamedTuple):
@@ -40,6 +42,7 @@ class _Part(NamedTuple):
     lengths: np.ndarray
     sizes: np.ndarray
     keys: list[str]
+    origins: np.ndarray
     bad: list[BadItem]
 
 
@@ -64,7 +67,13 @@ class _Task:
                 lengths[row] = _length(media, index, self.scan)
             except (OSError, UndecodableError) as error:
                 bad.append(bad_item(media, index, error))
-        return _Part(self.start, lengths, sizes, [media.key(index) for index in numbers], bad)
+        origins = np.array([_hash(media.origin(index)) for index in numbers], dtype=np.int64)
+        return _Part(self.start, lengths, sizes, [media.key(index) for index in numbers], origins, bad)
+
+
+def _hash(name: str) -> int:
+    """64 bits, so that a million names take eight megabytes."""
+    return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "little", signed=True)
 
 
 def _length(media: Media, index: int, scan: Scan | None) -> int:
@@ -84,12 +93,14 @@ def scan_items(
     """
     num_processes = min(num_processes, 1 + num_items // ITEMS_PER_PROCESS)
     tasks = [_Task(folder, name, place, scan, start) for start in range(0, num_items, ITEMS_PER_TASK)]
-    lengths_N = np.zeros(num_items, dtype=np.int64)
+    lengths_N, origins_N = np.zeros((2, num_items), dtype=np.int64)
     bad: list[BadItem] = []
     digest = hashlib.sha256()
     for _, part in run_in_order(_Task.run, tasks, num_processes, doing="scanning"):
         lengths_N[part.start : part.start + len(part.lengths)] = part.lengths
+        origins_N[part.start : part.start + len(part.origins)] = part.origins
         bad += part.bad
         digest.update("\0".join(part.keys).encode(errors="surrogateescape") + part.lengths.tobytes() + part.sizes.tobytes())
         progress.add(int(part.sizes.sum()))
-    return Scanned(lengths_N, bad, digest.hexdigest())
+    _, first, group_N = np.unique(origins_N, return_index=True, return_inverse=True)
+    return Scanned(lengths_N, bad, digest.hexdigest(), first[group_N])

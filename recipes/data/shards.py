@@ -54,7 +54,7 @@ class Prepared:
 
 def is_prepared(folder: Path) -> bool:
     """Whether there is a prepared.json; load_prepared says whether it can be used."""
-    return (folder / "prepared.json").is_file()
+    return os.path.isfile(folder / "prepared.json")  # False in a folder that may not be read
 
 
 def find_prepared(

@@ -1,27 +1,31 @@
 """Where text comes from: `data.path` -> a source that yields (document number, paragraph). Holds no tokens and writes nothing.
 
-Files have readers of their own (text_files.py, text_tables.py); saved data sets and hub names go through the `datasets` library. One row
-is one document.
+Files have readers of their own (text_files.py, text_tables.py), saved data sets and hub names too (datasets_library.py). One row is one
+document.
 """
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from recipes.config import TextDataConfig
-from recipes.data.libraries import required
+from recipes.data.datasets_library import is_saved, load_hub, load_saved, say_rows, table_errors
+from recipes.data.folder import count_suffixes, find_place, list_folder
+from recipes.data.splits import check_file, choose_files
 from recipes.data.text_files import read_paragraphs, split_paragraphs
 from recipes.data.text_tables import ROWS_PER_BATCH, TABLE_FORMATS, TableFile, kind_of
-from recipes.errors import ConfigError, MissingSplit
+from recipes.errors import ConfigError
 
 SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "text"
 TEXT_SUFFIXES = (".txt",)
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+NO_TEXT = ("readme", "license", "licence", "copying", "notice", "changelog")
+"""Stems of .txt files that tell of a data set and are none."""
 KNOWN = ".txt, .csv, .tsv, .json, .jsonl (each also with .gz) and .parquet"
 
 
@@ -31,6 +35,10 @@ class TextSource(Protocol):
     @property
     def name(self) -> str:
         """What the user asked for, as an absolute path or hub name."""
+
+    @property
+    def note(self) -> str:
+        """What of it is read and what is left out, as a line; "" where there is nothing to choose."""
 
     @property
     def has_columns(self) -> bool:
@@ -46,6 +54,7 @@ class TextFiles:
 
     name: str
     paths: tuple[Path, ...]
+    note: str = ""
     has_columns: ClassVar[bool] = False
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
@@ -62,6 +71,7 @@ class TableFiles:
     name: str
     paths: tuple[Path, ...]
     column: str
+    note: str = ""
     has_columns: ClassVar[bool] = True
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
@@ -93,6 +103,7 @@ class Rows:
     name: str
     dataset: Any
     column: str
+    note: str = ""
     has_columns: ClassVar[bool] = True
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
@@ -134,31 +145,40 @@ def _fault(value: Any) -> str | None:
 
 
 def open_source(data: TextDataConfig) -> TextSource:
-    """The corpus that `data.path` names.
+    """The corpus that `data.path` names, or that part of it that data.split does.
 
-    Raises: ConfigError if it is not there, or holds nothing that can be read.
+    Raises: ConfigError if it is not there, holds nothing that can be read, or leaves open what of it is training data.
     """
-    path = SAMPLE if data.path is None else Path(data.path).expanduser()
-    if path.is_dir():
-        return _open_folder(path.resolve(), data.text_column)
-    if path.is_file():
-        return _open_files(path.resolve(), [path.resolve()], data.text_column)
-    return _open_hub(str(data.path), data.text_column)
+    place = find_place(SAMPLE if data.path is None else data.path)
+    if place is None:
+        return _open_hub(str(data.path), data)
+    if place.is_dir():
+        return _open_folder(place, data)
+    check_file(place, data.split)
+    return _open_files(place, [place], data.text_column)
 
 
-def _open_folder(folder: Path, column: str) -> TextSource:
-    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
-        return _open_saved(folder, column)
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and "/." not in f"/{path.relative_to(folder)}")
-    readable = [path for path in files if kind_of(path) in (*TEXT_SUFFIXES, *TABLE_FORMATS)]
-    if not readable:
-        kinds = Counter(map(kind_of, files)).most_common(5)
-        found = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in kinds) or "nothing"
-        raise ConfigError(f"{folder}: no text in it, found {found}; known are {KNOWN}")
-    return _open_files(folder, readable, column)
+def _open_folder(folder: Path, data: TextDataConfig) -> TextSource:
+    if is_saved(folder):
+        dataset, note = load_saved(folder, data.split)
+        return Rows(str(folder), dataset, data.text_column, note)
+    listing = list_folder(folder)
+    known = [path for path in listing.files if _is_text(path)]
+    others = [path for path in listing.files if not _is_text(path)]
+    if not known:
+        found = "; ".join([count_suffixes(others), *listing.passed_over[:1]])
+        raise ConfigError(f"{folder}: no text in it, found {found}; known are {KNOWN}; a README or licence does not count")
+    choice = choose_files(listing, known, data.split, is_item=lambda path: False)
+    files = sorted(folder / path for path in choice.paths)
+    return replace(_open_files(folder, files, data.text_column), note=choice.say(others))
 
 
-def _open_files(name: Path, files: list[Path], column: str) -> TextSource:
+def _is_text(path: str) -> bool:
+    is_about = os.path.basename(path).partition(".")[0].lower() in NO_TEXT and kind_of(path) in TEXT_SUFFIXES
+    return kind_of(path) in (*TEXT_SUFFIXES, *TABLE_FORMATS) and not is_about
+
+
+def _open_files(name: Path, files: list[Path], column: str) -> TextFiles | TableFiles:
     kinds = Counter(map(kind_of, files))
     if len(kinds) > 1:
         found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
@@ -173,54 +193,9 @@ def _open_files(name: Path, files: list[Path], column: str) -> TextSource:
     return source
 
 
-def _open_saved(folder: Path, column: str) -> TextSource:
-    datasets = required("datasets")
-    with table_errors(str(folder)):
-        saved = datasets.load_from_disk(str(folder))
-    if isinstance(saved, datasets.DatasetDict):
-        if "train" not in saved:
-            raise ConfigError(f"{folder}: a data set with the splits {', '.join(saved)} and no train; point --data at one of its folders")
-        saved = saved["train"]
-    return Rows(str(folder), saved, column)
-
-
-def _open_hub(path: str, column: str) -> TextSource:
+def _open_hub(path: str, data: TextDataConfig) -> TextSource:
     if kind_of(Path(path)) in (*TEXT_SUFFIXES, *TABLE_FORMATS):
         raise ConfigError(f"--data {path}: no such file or folder")
-    return Rows(path, load_hub(path), column)
-
-
-def load_hub(path: str, split: str = "train") -> Any:
-    """A split of the hub's data set `name` or `name:config`, downloaded once; its cache is then read in place.
-
-    Raises: MissingSplit; ConfigError if the hub cannot have that name, or does not give it.
-    """
-    if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?", path):
-        raise ConfigError(f"--data {path}: no such file or folder")
-    datasets = required("datasets")
-    import httpx  # which datasets needs
-
-    name, _, config = path.partition(":")
-    try:
-        return datasets.load_dataset(name, config or None, split=split)
-    except (OSError, ValueError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
-        if str(error).startswith("Unknown split"):
-            raise MissingSplit(f"--data {path}: {first_line(error)}; point --data at data that has the split {split!r}") from error
-        raise ConfigError(
-            f"--data {path}: no such file or folder, and the hub does not give it ({first_line(error)}); check the name and the network"
-        ) from error
-
-
-@contextmanager
-def table_errors(name: str) -> Iterator[None]:
-    """What `datasets` raises at a damaged file, as a ConfigError naming the file or folder."""
-    datasets, pyarrow = required("datasets"), required("pyarrow")
-    try:
-        yield
-    except (datasets.exceptions.DatasetsError, pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
-        raise ConfigError(f"{name}: cannot be read as a table ({first_line(error)}); fix or remove it") from error
-
-
-def first_line(error: Exception) -> str:
-    """The error's message as far as it fits into one line; its class where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    asked = data.split or "train"
+    dataset = load_hub(path, asked)
+    return Rows(path, dataset, data.text_column, say_rows(asked, dataset))

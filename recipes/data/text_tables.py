@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -97,9 +98,10 @@ class TableFile:
         return ConfigError(f"{self.path} row {row}: cannot be read as a table ({reason}); fix or remove it")
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: str | Path) -> str:
     """The suffix that says what is in the file, without .gz."""
-    return Path(path.name.lower().removesuffix(".gz")).suffix
+    name = os.path.basename(path).lower().removesuffix(".gz")
+    return os.path.splitext(name)[1]
 
 
 @contextmanager

@@ -101,7 +101,7 @@ def _cloze(source: Any, args: argparse.Namespace, folder: Path) -> Callable[[Any
     if not prepared.exists():
         raise ConfigError(f"{prepared}: the run's prepared text and its tokenizer are not there; put the folder back")
     if args.data is not None:
-        data = replace(source.recipe.data, path=args.data, tokenizer=str(prepared / "tokenizer.model"))
+        data = replace(source.recipe.data, path=args.data, split="all", tokenizer=str(prepared / "tokenizer.model"))
         name = f"{Path(args.data).name}-{hashlib.sha256(_spelled(args.data).encode()).hexdigest()[:8]}"
         prepared = prepare_text(data, source.recipe.frontend, folder / "probe" / name, progress=True, log=print)
     return lambda device: cloze_probe(source, prepared, device)

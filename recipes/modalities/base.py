@@ -39,8 +39,11 @@ class Modality(Protocol):
     def check(self, recipe: Any) -> None:
         """Raises: ConfigError where front-end, mask and data contradict each other."""
 
-    def check_data(self, recipe: Any, path: Path) -> None:
-        """Look whether the data at `path` suit the recipe, without preparing any. Raises: ConfigError."""
+    def check_data(self, recipe: Any, path: Path) -> str:
+        """Look whether the data at `path` suit the recipe, without preparing any; a line of what is read and left out, or "".
+
+        Raises: ConfigError.
+        """
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
         """Make or find the prepared folder (options: num_processes, progress, log). Raises: ConfigError."""

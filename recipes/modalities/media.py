@@ -8,15 +8,18 @@ if TYPE_CHECKING:
     from recipes.data.media import MediaKind
 
 
-def check_items(recipe: Any, path: Path, kind: "MediaKind", prepare: Callable[[Any, Path], Path]) -> None:
-    """A prepared folder must fit, which `prepare` looks at; else there must be items of that kind. Raises: ConfigError."""
-    from recipes.data.media import open_media
+def check_items(recipe: Any, path: Path, kind: "MediaKind", prepare: Callable[[Any, Path], Path]) -> str:
+    """A prepared folder must fit, which `prepare` looks at; else there must be items of that kind, of which a line says which are read.
+
+    Raises: ConfigError.
+    """
+    from recipes.data.media_source import open_media
     from recipes.data.shards import is_prepared
 
     if is_prepared(path):
         prepare(recipe, path)
-    else:
-        open_media(recipe.data.path, kind, column=recipe.data.column)
+        return ""
+    return open_media(recipe.data.path, kind, column=recipe.data.column, split=recipe.data.split).note
 
 
 def open_splits(dataset: Callable[..., Any], recipe: Any, prepared: Path) -> tuple[Any, Any]:

@@ -63,11 +63,11 @@ class Speech:
                 f"data.sample_rate {data.sample_rate} gives; raise data.max_seconds or lower mask.length"
             )
 
-    def check_data(self, recipe: Any, path: Path) -> None:
+    def check_data(self, recipe: Any, path: Path) -> str:
         """A prepared folder must fit; recordings must be there."""
         from recipes.data.audio import AUDIO
 
-        check_items(recipe, path, AUDIO, self.prepare)
+        return check_items(recipe, path, AUDIO, self.prepare)
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
         """A list of recordings with their lengths."""

@@ -51,7 +51,7 @@ class Text:
                 f"use --set frontend.max_positions={data.sequence_length} or a shorter sequence"
             )
 
-    def check_data(self, recipe: Any, path: Path) -> None:
+    def check_data(self, recipe: Any, path: Path) -> str:
         """A prepared folder must fit; raw text must be there."""
         from recipes.data.prepare import check_fits
         from recipes.data.shards import is_prepared
@@ -59,8 +59,8 @@ class Text:
 
         if is_prepared(path):
             check_fits(path, recipe.data, recipe.frontend)
-        else:
-            open_source(recipe.data)
+            return ""
+        return open_source(recipe.data).note
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
         """Tokenizer, tokens, split and samples."""

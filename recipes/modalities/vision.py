@@ -54,11 +54,11 @@ class Vision:
                 f"data.crop_scale is {crop_scale}, from large to small; use --set data.crop_scale={crop_scale[1]},{crop_scale[0]}"
             )
 
-    def check_data(self, recipe: Any, path: Path) -> None:
+    def check_data(self, recipe: Any, path: Path) -> str:
         """A prepared folder must fit; images must be there."""
         from recipes.data.images import IMAGES
 
-        check_items(recipe, path, IMAGES, self.prepare)
+        return check_items(recipe, path, IMAGES, self.prepare)
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
         """A list of images."""

@@ -101,7 +101,7 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
             f"{config.path}: DeepSpeed has no fp16 on this machine; use a ds_config with bf16 or fp32, or set WORLD_SIZE to imagine ranks "
             "with a GPU each"
         )
-    check_data(recipe)
+    found = check_data(recipe)
     check_same_recipe(run_dir, recipe)
     batch, sizes = config.batch, state_bytes(recipe, config)
     shown = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in sizes.items() if size)
@@ -114,6 +114,8 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
     )
     print(f"memory per rank, MB, activations not counted: {shown}; together {sum(sizes.values()) / 1e6:,.1f}")
     print(f"ds_config: {config.path}, {config.precision}{guess}")
+    if found:
+        print(f"data: {found}")
     print(f"run dir: {run_dir}{' (exists)' if run_dir.exists() else ''}")
     print(*notes, json.dumps({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}, indent=2), sep="\n")
     return 0

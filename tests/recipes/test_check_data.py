@@ -99,3 +99,26 @@ def test_a_prepared_folder_must_fit_the_recipe(clips: Path, pictures: Path, tmp_
         check_data(on(replace(speech, data=replace(speech.data, min_seconds=1.0)), tmp_path / "speech"))  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match="prepared from audio data, not from image"):
         check_data(on(vision, tmp_path / "speech"))
+
+
+@pytest.mark.parametrize("build", [text_tiny, speech_tiny, vision_tiny])
+def test_what_is_left_out_is_said_and_what_is_open_is_asked(build, tmp_path: Path) -> None:
+    suffix = {"text": "txt", "speech": "wav", "vision": "png"}[build().modality]
+    for name in ("train", "test", "train/dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"a.{suffix}").touch()
+    note = f"train: 2 files (2 .{suffix}) of train; left out: 1 of test"
+    assert check_data(on(build(), tmp_path)) == note
+    (tmp_path / f"b.{suffix}").touch()
+    with pytest.raises(ConfigError, match=r"its names do not tell what is training data"):
+        check_data(on(build(), tmp_path))
+    recipe = on(build(), tmp_path)
+    recipe = replace(recipe, data=replace(recipe.data, split="train"))  # type: ignore[call-arg]
+    assert check_data(recipe) == f"train: 2 files (2 .{suffix}) of train; left out: 1 in no sub-folder, 1 of test"
+
+
+@pytest.mark.parametrize("build", [text_tiny, speech_tiny, vision_tiny])
+def test_a_missing_folder_of_the_home_is_no_hub_name(build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match="~/nowhere: no such file or folder"):
+        check_data(on(build(), "~/nowhere"))

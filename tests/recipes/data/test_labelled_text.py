@@ -71,7 +71,7 @@ def test_a_damaged_table_is_named_in_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "columns", "complaint"),
     [
-        ("test", COLUMNS, r"no split 'test', there are train, validation"),
+        ("test", COLUMNS, r"no split 'test', there are 1 of train, 1 of valid;"),
         ("train", ("words", "label"), r"no column 'words', there are text, label; rename the column of texts"),
     ],
 )
@@ -139,3 +139,15 @@ def test_a_saved_data_set_is_read_by_its_splits(tmp_path: Path) -> None:
     assert load(tmp_path / "saved", "train") == (["train"], ["good"]) and load(tmp_path / "saved", "test") == (["test"], [None])
     with pytest.raises(MissingSplit, match="no split 'valid', there are train, test"):
         load(tmp_path / "saved", "valid")
+
+
+def test_a_split_may_lie_in_several_files_at_any_depth_with_any_characters_in_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "labels [v2]" / "data"
+    folder.mkdir(parents=True)
+    for name, text in (("train-00000-of-00002", "a"), ("train-00001-of-00002", "b"), ("test-00000-of-00001", "c")):
+        (folder / f"{name}.csv").write_text(f"text,label\n{text},x\n")
+    assert load(folder.parent, "train") == (["a", "b"], ["x", "x"])
+    assert load(folder.parent, "test")[0] == ["c"]
+    (folder / "test.jsonl").write_text(json.dumps({"text": "d", "label": "x"}))
+    with pytest.raises(ConfigError, match=r"split 'test' is in more than one kind of file \(\.csv, \.jsonl\); leave one"):
+        load(folder.parent, "test")

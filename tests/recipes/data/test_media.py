@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from recipes.data.media import BadItem, Files, MediaKind, UndecodableError, decoding, first_good, name_bad, open_media
+from recipes.data.media import BadItem, Files, MediaKind, UndecodableError, decoding, first_good, name_bad
+from recipes.data.media_source import open_media
 from recipes.errors import ConfigError, MissingSplit
 
 
@@ -23,7 +24,7 @@ def fill(folder: Path, *names: str) -> Path:
     return folder
 
 
-def contents(path: Path | None, kind: MediaKind, split: str = "train") -> list[str]:
+def contents(path: Path | None, kind: MediaKind, split: str | None = None) -> list[str]:
     media = open_media(None if path is None else str(path), kind, column="audio", split=split)
     return [media.read(i).decode() for i in range(len(media))]
 
@@ -67,9 +68,9 @@ def test_sub_folders_train_and_val_are_splits_and_labels_are_below_them(tmp_path
 
 def test_a_split_that_is_not_there_is_told(tmp_path: Path, kind: MediaKind) -> None:
     folder = fill(tmp_path / "data", "train/a.wav", "val/b.wav")
-    refused(folder, kind, "no split 'test', there are train, val", split="test")
-    assert contents(fill(tmp_path / "one", "train/a.wav", "other/b.wav"), kind) == ["other/b.wav", "train/a.wav"]
-    refused(tmp_path / "one", kind, "no split 'valid', its 2 audio files are one; put them into train/ and valid/", split="valid")
+    refused(folder, kind, "no split 'test', there are 1 of train, 1 of val", split="test")
+    assert contents(fill(tmp_path / "one", "train/a.wav", "other/b.wav"), kind, "train") == ["other/b.wav", "train/a.wav"]
+    refused(tmp_path / "one", kind, "no split 'valid', its 2 files are one; put them into train/ and valid/", split="valid")
 
 
 def test_a_list_of_files_gives_its_rows_missing_files_and_all(tmp_path: Path, kind: MediaKind) -> None:
@@ -81,7 +82,7 @@ def test_a_list_of_files_gives_its_rows_missing_files_and_all(tmp_path: Path, ki
     assert media.read(2) == b"a.wav"
     with pytest.raises(FileNotFoundError):
         media.read(1)
-    refused(tmp_path / "list.tsv", kind, "a list of files is one split, and 'valid' was asked for", split="valid")
+    refused(tmp_path / "list.tsv", kind, "one file is one split, and 'valid' was asked for", split="valid")
 
 
 def test_parquet_saved_data_sets_and_hub_names_are_tables(tmp_path: Path, kind: MediaKind, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,3 +200,51 @@ def test_what_is_no_decoders_fault_stays_what_it_is(error: BaseException) -> Non
     with pytest.raises(type(error)) as caught, decoding():
         raise error
     assert caught.value is error
+
+
+def test_the_split_of_a_folder_is_told_by_its_names_and_what_is_left_out_is_said(tmp_path: Path, kind: MediaKind) -> None:
+    folder = fill(tmp_path / "data", "in/train-1/dog/a.wav", "in/train-2/cat/b.wav", "in/dev-1/dog/c.wav", "in/dev-1/x.mp3", "in/l.tsv")
+    media = open_media(str(folder), kind, column="audio")
+    assert contents(folder, kind) == ["in/train-1/dog/a.wav", "in/train-2/cat/b.wav"]
+    assert ([media.label(0), media.label(1)], media.key(0)) == (["dog", "cat"], "in/train-1/dog/a.wav")
+    assert media.note == "train: 2 files (2 .wav) of in/train-1, in/train-2; left out: 1 of in/dev-1, 1 .mp3, 1 .tsv"
+    assert contents(folder, kind, "all") == ["in/dev-1/dog/c.wav", *contents(folder, kind, "train")]
+    assert contents(folder, kind, "train-2") == ["in/train-2/cat/b.wav"]
+    fill(folder, "in/d.wav")
+    refused(folder, kind, r"1 in in, 1 of in/dev-1, 1 of in/train-1, 1 of in/train-2; --set data\.split=train, data\.split=all or")
+
+
+def test_a_folder_of_parquet_has_splits_by_names_at_any_depth_behind_links_and_with_any_characters(
+    tmp_path: Path, kind: MediaKind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "far").mkdir()
+    (tmp_path / "data [v2]").mkdir()
+    (tmp_path / "data [v2]" / "more").symlink_to(tmp_path / "far")
+    for name in ("data [v2]/train*.parquet", "data [v2]/train2.parquet", "far/train-00000-of-00001.parquet", "far/test.parquet"):
+        datasets.Dataset.from_dict({"audio": [name.encode()]}).to_parquet(tmp_path / name)
+    folder = tmp_path / "data [v2]"
+    assert contents(folder, kind) == ["far/train-00000-of-00001.parquet", "data [v2]/train*.parquet", "data [v2]/train2.parquet"]
+    assert contents(folder, kind, "test") == ["far/test.parquet"]
+    assert open_media(str(folder), kind, column="audio").note.endswith("; left out: 1 of more/test")
+
+
+def test_one_file_is_train_or_everything_but_no_other_split(tmp_path: Path, kind: MediaKind) -> None:
+    fill(tmp_path, "a.wav")
+    (tmp_path / "test.csv").write_text("path\na.wav\n")
+    for split in (None, "train", "all"):
+        assert contents(tmp_path / "test.csv", kind, split) == ["a.wav"]
+    for split in ("valid", "validation", "test"):
+        with pytest.raises(MissingSplit, match=rf"test\.csv: one file is one split, and '{split}' was asked for"):
+            contents(tmp_path / "test.csv", kind, split)
+
+
+def test_items_of_one_file_are_known_whatever_leads_to_it(tmp_path: Path) -> None:
+    fill(tmp_path, "a.wav", "b.wav")
+    (tmp_path / "c.wav").symlink_to("a.wav")
+    media = Files("data", str(tmp_path), ["a.wav", "./a.wav", "c.wav", str(tmp_path / "a.wav"), "b.wav", "gone.wav"])
+    assert [media.origin(i) for i in range(6)] == [
+        str(tmp_path / name) for name in ("a.wav", "a.wav", "a.wav", "a.wav", "b.wav", "gone.wav")
+    ]

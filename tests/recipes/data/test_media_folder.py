@@ -65,7 +65,7 @@ def test_a_small_fraction_holds_out_one_and_one_recording_is_trained_on(tmp_path
     lines: list[str] = []
     prepared = open_prepared(prepare(replace(clips, heldout_fraction=0.001), tmp_path / "out", log=lines.append))
     assert prepared.counts == {"items": 6, "bad": 0, "short": 0, "train": 5, "valid": 1}
-    assert lines == ["prepared 6 audio items: 5 train and 1 held-out samples"]
+    assert lines == ["all: 6 files (6 .wav)", "prepared 6 audio items: 5 train and 1 held-out samples"]
     lone = replace(clips, path=str(write_recordings(tmp_path / "lone", [500])))
     assert open_prepared(prepare(lone, tmp_path / "lone_out")).counts["train"] == 1
 
@@ -75,7 +75,7 @@ def test_short_items_are_left_out_counted_and_no_bad_ones(tmp_path: Path, clips:
     prepared = open_prepared(prepare(clips, tmp_path / "out", min_length=501, log=lines.append))
     assert (prepared.counts["short"], prepared.counts["bad"], prepared.bad) == (3, 0, [])
     assert sorted([*prepared.splits["train"], *prepared.splits["valid"]]) == [0, 2, 5]
-    assert lines[0] == "left out 3 audio items shorter than 501 samples"
+    assert lines[1] == "left out 3 audio items shorter than 501 samples"
 
 
 def test_bad_items_are_left_out_logged_and_kept_in_a_list(tmp_path: Path, clips: SpeechDataConfig) -> None:
@@ -85,7 +85,7 @@ def test_bad_items_are_left_out_logged_and_kept_in_a_list(tmp_path: Path, clips:
     assert prepared.counts == {"items": 6, "bad": 1, "short": 3, "train": 1, "valid": 1}
     assert prepared.bad == [BadItem(str(tmp_path / "data" / "002.wav"), "empty file")]
     assert prepared.lengths_N[2] == 0 and 2 not in [*prepared.splits["train"], *prepared.splits["valid"]]
-    assert lines[0] == f"left out 1 audio items that cannot be read (all in bad.json): {tmp_path}/data/002.wav (empty file)"
+    assert lines[1] == f"left out 1 audio items that cannot be read (all in bad.json): {tmp_path}/data/002.wav (empty file)"
 
 
 def test_a_bad_item_does_not_move_others_between_the_splits(tmp_path: Path, clips: SpeechDataConfig) -> None:
@@ -170,6 +170,8 @@ def test_a_finished_preparation_is_reused_if_source_and_settings_agree(tmp_path:
         prepare(replace(clips, path=None), out)
     with pytest.raises(ConfigError, match=r"prepared with data\.column audio, now sound"):
         prepare(replace(clips, column="sound"), out)
+    with pytest.raises(ConfigError, match=r"prepared with data\.split None, now all; remove it or choose another --run-dir"):
+        prepare(replace(clips, split="all"), out)
     with pytest.raises(ConfigError, match=r"prepared with data\.sample_rate 16000, the recipe has 8000; --set data\.sample_rate=16000"):
         prepare(clips, out, settings={"data.sample_rate": 8000})
 
@@ -198,7 +200,7 @@ def test_what_a_preparation_is_asked_for_reaches_the_scan_the_bar_and_the_log(
     prepare = partial(prepare_speech, speech, frontend) if kind == "speech" else partial(prepare_vision, vision)
     prepare(tmp_path / "one" / "prepared", num_processes=3, progress=True, log=lambda line: events.append(line.split()[0]))
     prepare(tmp_path / "other" / "prepared")
-    assert events == ["scanning", "gone", "prepared"] and asked == [3, len(os.sched_getaffinity(0))]
+    assert events == ["all:", "scanning", "gone", "prepared"] and asked == [3, len(os.sched_getaffinity(0))]
 
 
 def test_a_prepared_folder_given_as_data_is_returned_as_it_is(tmp_path: Path, clips: SpeechDataConfig) -> None:

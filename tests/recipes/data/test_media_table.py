@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from recipes.data.media_table import Table, names_of, open_hub, open_parquet, open_saved, save_table
+from recipes.data.media_table import Table, open_hub, open_parquet, open_saved, save_table
 from recipes.errors import ConfigError
 
 COLUMNS = {"column": "audio", "label_column": "verdict", "column_option": "probe.column"}
@@ -44,24 +44,22 @@ def check(table: Table, contents: list[bytes] = CONTENTS) -> None:
 def test_every_kind_of_column_gives_the_bytes_undecoded(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "some.parquet"
     rows(kind).to_parquet(path)
-    table = open_parquet(path, split="train", **COLUMNS)
+    table = open_parquet(path, [path], **COLUMNS)
     check(table)
     assert (table.where(1), table.key(1), table.name) == (f"{path} row 2", "1", str(path))
     assert [table.label(i) for i in range(3)] == ["no", "yes", "no"]
 
 
-def test_a_folder_of_parquet_has_the_splits_of_its_file_names(tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def test_files_of_parquet_are_those_of_the_names_that_are_given_and_no_patterns(tmp_path: Path) -> None:
+    data = tmp_path / "data [v2]"
     data.mkdir()
     (data / "README.md").write_text("not data")
-    rows().to_parquet(data / "train-00000-of-00002.parquet")
-    rows(contents=[b"three"]).to_parquet(data / "train-00001-of-00002.parquet")
-    rows(contents=[b"held", b"out"]).to_parquet(data / "val.parquet")
-    check(open_parquet(data, split="train", **COLUMNS), [*CONTENTS, b"three"])
-    for name in ("valid", "validation"):
-        check(open_parquet(data, split=name, **COLUMNS), [b"held", b"out"])
-    with pytest.raises(ConfigError, match="no split 'test', there are train, validation"):
-        open_parquet(data, split="test", **COLUMNS)
+    rows().to_parquet(data / "a [1].parquet")
+    rows(contents=[b"three"]).to_parquet(data / "b*.parquet")
+    rows(contents=[b"held", b"out"]).to_parquet(data / "b2.parquet")
+    table = open_parquet(data, [data / "b*.parquet", data / "a [1].parquet"], note="two of three", **COLUMNS)
+    check(table, [b"three", *CONTENTS])
+    assert (table.where(3), table.note) == (f"{data} row 3", "two of three")
 
 
 def test_saved_data_sets_are_read_with_and_without_splits(tmp_path: Path) -> None:
@@ -75,6 +73,9 @@ def test_saved_data_sets_are_read_with_and_without_splits(tmp_path: Path) -> Non
     assert (table.name, table.saved_split) == (str(tmp_path / "two"), "valid")
     with pytest.raises(ConfigError, match="no split 'test', there are train"):
         open_saved(tmp_path / "one", split="test", **COLUMNS)
+    check(open_saved(tmp_path / "two", split="all", **COLUMNS), [*CONTENTS, b"x"])
+    train = open_saved(tmp_path / "two", split=None, **COLUMNS)
+    assert (train.note, train.saved_split) == ("train: 3 rows; left out: 1 of validation", "train")
 
 
 def test_a_hub_name_is_asked_for_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +97,7 @@ def test_a_hub_name_is_asked_for_its_split(monkeypatch: pytest.MonkeyPatch) -> N
 def test_save_table_keeps_the_items_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "some.parquet"
     rows().to_parquet(path)
-    save_table(open_parquet(path, split="train", **COLUMNS), tmp_path / "table")
+    save_table(open_parquet(path, [path], **COLUMNS), tmp_path / "table")
     saved = open_saved(tmp_path / "table", split="train", **COLUMNS)
     check(saved)
     assert saved.dataset.column_names == ["audio"] and saved.label(0) is None
@@ -134,15 +135,15 @@ def test_wrong_columns_are_told_with_the_ones_there_are(tmp_path: Path) -> None:
     path = tmp_path / "some.parquet"
     rows().to_parquet(path)
     with pytest.raises(ConfigError, match=r"no column 'sound', there are audio, text, verdict; --set probe\.column=NAME"):
-        open_parquet(path, split="train", **{**COLUMNS, "column": "sound"})
+        open_parquet(path, [path], **{**COLUMNS, "column": "sound"})
     with pytest.raises(ConfigError, match=r"column 'text' holds string, not the bytes of files; --set probe\.column=NAME"):
-        open_parquet(path, split="train", **{**COLUMNS, "column": "text"})
+        open_parquet(path, [path], **{**COLUMNS, "column": "text"})
 
 
 def test_damaged_and_empty_tables_are_named(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(ConfigError, match=r"broken\.parquet: cannot be read as a table"):
-        open_parquet(tmp_path / "broken.parquet", split="train", **COLUMNS)
+        open_parquet(tmp_path / "broken.parquet", [tmp_path / "broken.parquet"], **COLUMNS)
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(ConfigError, match="cannot be read as a table"):
         open_saved(tmp_path, split="train", **COLUMNS)
@@ -151,7 +152,7 @@ def test_damaged_and_empty_tables_are_named(tmp_path: Path) -> None:
         open_saved(tmp_path / "none", split="train", **COLUMNS)
     rows("binary").select([]).to_parquet(tmp_path / "none.parquet")
     with pytest.raises(ConfigError, match=r"cannot be read as a table .*no data"):
-        open_parquet(tmp_path / "none.parquet", split="train", **COLUMNS)
+        open_parquet(tmp_path, [tmp_path / "none.parquet"], **COLUMNS)
 
 
 @pytest.mark.parametrize("is_shown", [True, False])
@@ -172,6 +173,12 @@ def test_progress_bars_of_the_library_are_off_while_it_reads_and_then_as_they_we
         (datasets.enable_progress_bars if was_shown else datasets.disable_progress_bars)()
 
 
-def test_a_split_goes_by_several_names() -> None:
-    assert names_of("train") == ("train",)
-    assert names_of("validation") == names_of("valid") == names_of("dev")
+def test_rows_of_one_file_are_known_and_all_others_are_their_own(tmp_path: Path) -> None:
+    import datasets
+
+    (tmp_path / "a.wav").write_bytes(b"a")
+    values = [{"bytes": content, "path": str(tmp_path / "a.wav")} for content in (None, None, b"x", b"x")] + [None]
+    datasets.Dataset.from_dict({"audio": values}).save_to_disk(tmp_path / "one")
+    table = open_saved(tmp_path / "one", split="train", **COLUMNS)
+    origins = [table.origin(i) for i in range(5)]
+    assert origins[0] == origins[1] == str(tmp_path / "a.wav") and len(set(origins)) == 4

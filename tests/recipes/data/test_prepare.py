@@ -89,6 +89,7 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
     info = load_prepared(other)
     size, counts = f"{info.counts['bytes'] / 1e6:.1f}", info.counts
     assert re.sub(r"\d+\.\d+ (s,|MB/s)", r"? \1", "\n".join(lines)).splitlines() == [
+        "all: 4 files (4 .txt)",
         f"training a unigram tokenizer of 64 symbols on {size} of {size} MB",
         f"tokenized {size} of {size} MB in ? s, ? MB/s with 3 processes",
         f"prepared 4 documents, {counts['tokens']} tokens: {counts['train_samples']} train and {counts['valid_samples']} held-out samples",
@@ -111,7 +112,7 @@ def test_bars_are_drawn_where_they_are_asked_for_and_gone_before_the_next_line(
     told = {"progress": is_asked_for, "log": lambda line: events.append(line.split()[0])}
     prepare_text(data, frontend, tmp_path / "prepared", num_processes=1, **told)
     bars = [["reading", "gone"], ["tokenizing", "gone"]] if is_asked_for else [[], []]
-    assert events == [*bars[0], "training", *bars[1], "tokenized", "prepared"]
+    assert events == ["all:", *bars[0], "training", *bars[1], "tokenized", "prepared"]
 
 
 def test_a_finished_preparation_is_reused_even_when_the_text_is_gone(

@@ -98,3 +98,15 @@ def test_the_fingerprint_is_of_names_lengths_and_sizes_not_of_the_place(tmp_path
     assert (changed := scan(moved, tmp_path / "out", None).fingerprint) != first
     (moved / "a.wav").rename(moved / "aa.wav")
     assert scan(moved, tmp_path / "out", None).fingerprint not in (first, changed)
+
+
+def test_items_of_one_file_are_told_from_others_in_any_task(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scanning, "ITEMS_PER_TASK", 3)
+    assert scan(files, tmp_path / "out", None).first_N.tolist() == list(range(8))
+    folder = tmp_path / "twice"
+    folder.mkdir()
+    (folder / "a.wav").write_bytes(b".")
+    place = save_items(Files("data", str(folder), ["a.wav", "gone.wav", "./a.wav", str(folder / "a.wav"), "gone.wav"]), tmp_path / "out")
+    progress = ByteProgress("scanning", 0, show_bar=False, log=print)
+    scanned = scan_items(tmp_path / "out", "data", place, scan=None, num_items=5, num_processes=1, progress=progress)
+    assert scanned.first_N.tolist() == [0, 1, 0, 0, 1]

@@ -9,7 +9,7 @@ import pytest
 from recipes.config import TextDataConfig
 from recipes.data import source
 from recipes.data.source import open_source
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, MissingSplit
 
 TEXTS = ["one two\nthree", "", "four"]
 ONE_LINE = [text.replace("\n", " ") for text in TEXTS]
@@ -179,3 +179,120 @@ def test_a_broken_saved_data_set_is_named(tmp_path: Path) -> None:
 
 def test_the_shipped_sample_has_its_licence_beside_it() -> None:
     assert "Licence: public domain" in (source.SAMPLE / "README.md").read_text()
+
+
+def splits_of_text(tmp_path: Path, kind: str) -> Path:
+    """Three splits of one text each, in a folder that is named like a pattern."""
+    import datasets
+
+    folder = tmp_path / "corpus [v2]" / "data"
+    folder.mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        if kind == "txt":
+            (folder / f"{split}.txt").write_text(split)
+        else:
+            rows = datasets.Dataset.from_dict({"text": [split]})
+            getattr(rows, f"to_{kind.replace('jsonl', 'json')}")(folder / f"{split}-00000-of-00001.{kind}")
+    return folder.parent
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
+def test_splits_of_text_are_told_by_the_names_of_files(tmp_path: Path, kind: str) -> None:
+    path = splits_of_text(tmp_path, kind)
+    assert read(path) == [(0, "train")]
+    source = open_source(TextDataConfig(path=str(path)))
+    assert source.note == f"train: 1 file (1 .{kind}) of data/train; left out: 1 of data/test, 1 of data/valid"
+    for split, expected in (("validation", ["validation"]), ("all", ["test", "train", "validation"])):
+        assert [text for _, text in open_source(TextDataConfig(path=str(path), split=split)).paragraphs()] == expected
+
+
+def test_splits_of_text_are_told_by_the_names_of_folders_and_what_lies_beside_them_is_asked(tmp_path: Path) -> None:
+    for name in ("Train/b.txt", "Train/a/x.txt", "Test/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert read(tmp_path) == [(0, "Train/a/x.txt"), (1, "Train/b.txt")]
+    (tmp_path / "d.txt").write_text("beside")
+    with pytest.raises(
+        ConfigError, match=r"its names do not tell what is training data, there are 1 in no sub-folder, 1 of Test, 2 of Train;"
+    ):
+        read(tmp_path)
+
+
+def test_splits_of_a_saved_data_set_and_of_the_hub_are_those_that_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    rows = {split: datasets.Dataset.from_dict({"body": [split]}) for split in ("train", "validation", "extra")}
+    datasets.DatasetDict(**rows).save_to_disk(tmp_path / "saved [v2]")
+    calls = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: calls.append(options["split"]) or rows["extra"])
+    for split, expected in ((None, ["train"]), ("valid", ["validation"]), ("extra", ["extra"]), ("all", ["train", "validation", "extra"])):
+        source = open_source(TextDataConfig(path=str(tmp_path / "saved [v2]"), text_column="body", split=split))
+        assert [text for _, text in source.paragraphs()] == expected
+        assert ("left out" in source.note) == (split != "all")
+        open_source(TextDataConfig(path="owner/name", split=split))
+    assert calls == ["train", "valid", "extra", "all"]
+
+
+def test_a_split_of_the_hub_goes_by_each_of_its_names_and_one_that_is_missing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    (tmp_path / "a.csv").write_text("text\none\n")
+    builder = datasets.load_dataset_builder("csv", data_files={"validation": str(tmp_path / "a.csv")}, cache_dir=str(tmp_path / "cache"))
+    builder.download_and_prepare()
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split=None: builder.as_dataset(split=split))
+    for split in ("validation", "valid", "dev", "all"):
+        assert list(source.load_hub("owner/name", split)["text"]) == ["one"]
+    with pytest.raises(MissingSplit, match="owner/name: no split 'test', there are validation; point --data at data that has one"):
+        source.load_hub("owner/name", "test")
+
+
+def test_what_the_hub_tells_of_its_other_splits_is_said() -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"]})
+    assert source.say_rows("train", rows) == ""
+    rows.info.splits = datasets.SplitDict.from_split_dict(
+        {"train": {"name": "train", "num_examples": 2}, "x": {"name": "x", "num_examples": 5}}
+    )
+    assert source.say_rows("train", rows) == "train: 2 rows; left out: 5 of x"
+    assert source.say_rows("all", rows) == "train, x: 7 rows"
+    assert source.say_rows("train[:1%]", rows) == ""
+
+
+def test_text_behind_links_is_read_each_file_once_and_what_is_not_is_named(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "x.txt").write_text("far")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.txt").write_text("near")
+    (data / "more").symlink_to(tmp_path / "far")
+    (data / "gone.txt").symlink_to("/not/there.txt")
+    (data / "again.txt").symlink_to("a.txt")
+    assert read(data) == [(0, "near"), (1, "far")]
+    for name in ("wiki_00", "b.zst", "README.txt"):
+        (data / name).write_text("not text")
+    note = open_source(TextDataConfig(path=str(data))).note
+    assert note.startswith("all: 2 files (2 .txt); left out: 1 ") and note.endswith(
+        f", 1 links to files that are read anyway; {data}/gone.txt: a link to nothing"
+    )
+    assert "1 without suffix" in note and "1 .zst" in note and "1 .txt," in note
+
+
+def test_a_folder_with_nothing_but_its_readme_is_refused(tmp_path: Path) -> None:
+    for name in ("README.txt", "wiki_00", "wiki_01"):
+        (tmp_path / name).write_text("one")
+    with pytest.raises(
+        ConfigError, match=r"no text in it, found 2 without suffix, 1 \.txt; known are .*; a README or licence does not count"
+    ):
+        read(tmp_path)
+    assert read(tmp_path / "README.txt") == [(0, "one")]
+
+
+def test_one_file_of_text_is_train_or_everything_but_no_other_split(tmp_path: Path) -> None:
+    (tmp_path / "test.txt").write_text("one")
+    for split in (None, "train", "all"):
+        assert list(open_source(TextDataConfig(path=str(tmp_path / "test.txt"), split=split)).paragraphs()) == [(0, "one")]
+    with pytest.raises(MissingSplit, match=r"test\.txt: one file is one split, and 'valid' was asked for"):
+        open_source(TextDataConfig(path=str(tmp_path / "test.txt"), split="valid"))

@@ -11,8 +11,9 @@ import pytest
 from recipes.config import SpeechDataConfig
 from recipes.data.audio import AUDIO, decode_audio, read_audio
 from recipes.data.labelled import labelled_speech
-from recipes.data.media import Files, open_media
+from recipes.data.media import Files
 from recipes.data.media_folder import open_prepared
+from recipes.data.media_source import open_media
 from recipes.data.speech_folder import prepare_speech
 from recipes.errors import ConfigError
 from tests.recipes.data.recordings import FRONTEND, RATE, clips_config, encode, noise, open_split

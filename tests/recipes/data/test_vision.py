@@ -19,8 +19,8 @@ from model.frontends.config import VisionFrontendConfig
 from model.masking import block_mask
 from recipes.config import VisionDataConfig
 from recipes.data.images import IMAGES, center_view, decode_image, random_view
-from recipes.data.media import open_media
 from recipes.data.media_folder import open_prepared
+from recipes.data.media_source import open_media
 from recipes.data.packing import Split
 from recipes.data.vision import MAX_REPLACEMENTS, VisionDataset, VisionExample
 from recipes.data.vision_folder import prepare_vision

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from recipes.data.loader import EVAL_MASK_SEED
+from recipes.data.media import Files
 from recipes.errors import ConfigError
 from recipes.modalities.media import check_items, open_splits
 from tests.launching import tiny_recipe
@@ -36,11 +37,13 @@ def test_training_has_the_runs_seed_and_the_held_out_split_a_constant(tmp_path: 
     assert opened == [sections | {"split": "train", "seed": 7}, sections | {"split": "valid", "seed": EVAL_MASK_SEED}]
 
 
-def test_items_are_looked_for_at_the_path_as_it_was_given_and_in_the_recipes_column(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_are_looked_for_at_the_path_as_it_was_given_in_the_recipes_column_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
     """./nowhere is a folder, nowhere could be a name on the hub."""
     from recipes.data.audio import AUDIO
 
     asked: list[Any] = []
-    monkeypatch.setattr("recipes.data.media.open_media", lambda *args, **options: asked.append((args, options)))
-    check_items(tiny_recipe("speech", data__path="./nowhere", data__column="place"), Path("./nowhere"), AUDIO, lambda recipe, path: path)
-    assert asked == [(("./nowhere", AUDIO), {"column": "place"})]
+    found = Files("data", "/", [], note="a line")
+    monkeypatch.setattr("recipes.data.media.open_media", lambda *args, **options: asked.append((args, options)) or found)
+    recipe = tiny_recipe("speech", data__path="./nowhere", data__column="place", data__split="dev")
+    assert check_items(recipe, Path("./nowhere"), AUDIO, lambda recipe, path: path) == "a line"
+    assert asked == [(("./nowhere", AUDIO), {"column": "place", "split": "dev"})]

@@ -199,6 +199,17 @@ def test_a_dry_run_says_when_the_run_dir_exists(monkeypatch: pytest.MonkeyPatch,
     assert f"run dir: {tmp_path} (exists)" in capsys.readouterr().out
 
 
+def test_a_dry_run_says_what_is_read_of_the_data_and_what_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    for name in ("train.txt", "test.txt"):
+        (tmp_path / name).write_text("one\n")
+    assert run(monkeypatch, "--dry-run", "--data", tmp_path) == 0
+    assert "\ndata: train: 1 file (1 .txt) of train; left out: 1 of test\n" in capsys.readouterr().out
+    assert run(monkeypatch, "--dry-run", "--data", tmp_path, "--set", "data.split=all") == 0
+    assert "\ndata: all: 2 files (2 .txt)\n" in capsys.readouterr().out
+
+
 def test_launch_facts_name_versions_commit_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["x.py", "--data", "y"])
     facts = launch_facts()
