@@ -1,6 +1,7 @@
 """Where recordings and images come from: `data.path` -> Media, items in a fixed order that are read as bytes; and what to do about an
 item that cannot be decoded. Decodes nothing and writes nothing."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,8 @@ from recipes.data.shards import is_prepared
 from recipes.errors import ConfigError, MissingSplit
 
 T = TypeVar("T")
+FEW_BAD_ITEMS = 3
+"""So many are allowed whatever their share, if they are not more than a quarter."""
 NAMED_BAD_ITEMS = 10
 """As many of a list of bad items are named in one line."""
 
@@ -222,6 +225,12 @@ def bad_item(media: Media, index: int, error: OSError | UndecodableError) -> Bad
     """The item with the reason that the error gives."""
     where = media.where(index).encode(errors="backslashreplace").decode()  # names of files that are no UTF-8
     return BadItem(where, getattr(error, "strerror", None) or str(error) or type(error).__name__)
+
+
+def allowed_bad(num_items: int, max_fraction: float) -> int:
+    """How many items of a data set may be bad. One or a few do not end a run on a small set, unless it allows none."""
+    few = min(FEW_BAD_ITEMS, num_items // 4) if max_fraction else 0
+    return max(few, math.floor(max_fraction * num_items))
 
 
 def name_bad(bad: Sequence[BadItem]) -> str:

@@ -57,12 +57,17 @@ class MappedPaths(Sequence[str]):
         return map_array(self._folder / "paths.bin", np.uint8)
 
 
+def save_paths(folder: Path, paths: Sequence[str]) -> None:
+    """Write what MappedPaths reads. Raises: OSError."""
+    encoded = [os.fsencode(path) for path in paths]
+    (folder / "paths.bin").write_bytes(b"".join(encoded))
+    (folder / "path_ends.bin").write_bytes(np.cumsum([len(path) for path in encoded], dtype=np.int64).tobytes())
+
+
 def save_items(media: Media, folder: Path) -> Place:
     """Write what open_items reads. Raises: OSError."""
     if isinstance(media, Files):
-        encoded = [os.fsencode(path) for path in media.paths]
-        (folder / "paths.bin").write_bytes(b"".join(encoded))
-        (folder / "path_ends.bin").write_bytes(np.cumsum([len(path) for path in encoded], dtype=np.int64).tobytes())
+        save_paths(folder, media.paths)
         return {"root": media.root}
     assert isinstance(media, media_table.Table)
     if media.saved_split is not None:

@@ -11,6 +11,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from recipes.data.contents import UNREAD, digest
 from recipes.data.media import BadItem, Media, UndecodableError, bad_item
 from recipes.data.media_items import Place, open_items
 from recipes.data.progress import ByteProgress
@@ -32,6 +33,8 @@ class Scanned:
     bad: list[BadItem]
     fingerprint: str
     """SHA-256 over keys, lengths and sizes."""
+    digests: bytes
+    """Of each item's content where the items are files (contents.digest)."""
 
 
 class _Part(NamedTuple):
@@ -39,6 +42,7 @@ class _Part(NamedTuple):
     lengths: np.ndarray
     sizes: np.ndarray
     keys: list[str]
+    digests: bytes
     bad: list[BadItem]
 
 
@@ -63,7 +67,9 @@ class _Task:
                 lengths[row] = _length(media, index, self.scan)
             except (OSError, UndecodableError) as error:
                 bad.append(bad_item(media, index, error))
-        return _Part(self.start, lengths, sizes, [media.key(index) for index in numbers], bad)
+        are_files = "root" in self.place
+        digests = b"".join(digest(media.where(index)) if sizes[row] else UNREAD for row, index in enumerate(numbers) if are_files)
+        return _Part(self.start, lengths, sizes, [media.key(index) for index in numbers], digests, bad)
 
 
 def _length(media: Media, index: int, scan: Scan | None) -> int:
@@ -84,10 +90,11 @@ def scan_items(
     tasks = [_Task(folder, name, place, scan, start) for start in range(0, num_items, ITEMS_PER_TASK)]
     lengths_N = np.zeros(num_items, dtype=np.int64)
     bad: list[BadItem] = []
-    digest = hashlib.sha256()
+    fingerprint, digests = hashlib.sha256(), bytearray()
     for _, part in run_in_order(_Task.run, tasks, num_processes, doing="scanning"):
         lengths_N[part.start : part.start + len(part.lengths)] = part.lengths
         bad += part.bad
-        digest.update("\0".join(part.keys).encode(errors="surrogateescape") + part.lengths.tobytes() + part.sizes.tobytes())
+        digests += part.digests
+        fingerprint.update("\0".join(part.keys).encode(errors="surrogateescape") + part.lengths.tobytes() + part.sizes.tobytes())
         progress.add(int(part.sizes.sum()))
-    return Scanned(lengths_N, bad, digest.hexdigest())
+    return Scanned(lengths_N, bad, fingerprint.hexdigest(), bytes(digests))

@@ -19,8 +19,8 @@ from recipes.config import Recipe
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.errors import ConfigError, LocalError
 from recipes.plan.size import parameter_line, state_bytes
-from recipes.run_dir.run_dir import check_same_recipe
 from recipes.settings import recipe_to_dict
+from recipes.train.begun import check_same_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "soundfile", "torchaudio", "pillow", "numpy")

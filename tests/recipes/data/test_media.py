@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.data.media import BadItem, Files, MediaKind, UndecodableError, first_good, name_bad, open_media
+from recipes.data.media import BadItem, Files, MediaKind, UndecodableError, allowed_bad, first_good, name_bad, open_media
 from recipes.errors import ConfigError, MissingSplit
 
 
@@ -182,3 +182,22 @@ def test_a_file_name_that_is_no_utf_8_can_be_printed(tmp_path: Path) -> None:
     media = Files("data", str(tmp_path), ["caf\udce9.wav"])
     with pytest.raises(ConfigError, match=r"caf\\udce9\.wav"):
         first_good(media, [0], decode)
+
+
+@pytest.mark.parametrize(
+    ("num_items", "max_fraction", "allowed"),
+    [
+        (1000, 0.01, 10),
+        (1000, 0.0101, 10),
+        (299, 0.01, 3),
+        (57, 0.01, 3),
+        (12, 0.01, 3),
+        (11, 0.01, 2),
+        (4, 0.01, 1),
+        (3, 0.01, 0),
+        (10, 1.0, 10),
+        (57, 0.0, 0),
+    ],
+)
+def test_a_share_of_the_items_may_be_bad_and_of_a_small_set_a_few(num_items: int, max_fraction: float, allowed: int) -> None:
+    assert allowed_bad(num_items, max_fraction) == allowed

@@ -13,7 +13,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from recipes.checkpoint.layout import newest, read_manifest
-from recipes.data.loader import Position
+from recipes.data.order import Position
 from recipes.ds_config import BatchPlan, load_ds_config, resolve
 from recipes.errors import ConfigError
 from recipes.train import startup
