@@ -21,7 +21,7 @@ import numpy as np
 from recipes.config import SpeechDataConfig, VisionDataConfig
 from recipes.data import shards
 from recipes.data.contents import Record, RunSoFar, files_of, look_again, record_files, save_digests
-from recipes.data.media import BadItem, Media, MediaKind, allowed_bad, name_bad, open_media
+from recipes.data.media import BadItem, Files, Media, MediaKind, allowed_bad, name_bad, open_media
 from recipes.data.media_items import Place, open_items, save_items
 from recipes.data.packing import HELDOUT_SEED
 from recipes.data.progress import ByteProgress
@@ -118,7 +118,7 @@ def prepare_media(
             progress=bar,
         )
         bar.close()
-        _check_bad(media.name, scanned.bad, len(media), data.max_bad_fraction)
+        _check_bad(media, scanned.bad, len(media), data.max_bad_fraction)
         counts = _write_index(folder, media.name, scanned, min_length=min_length, heldout_fraction=data.heldout_fraction)
         record = (
             save_digests(folder, place["root"], scanned.digests)
@@ -178,11 +178,14 @@ def _check_same_source(folder: Path, data: SpeechDataConfig | VisionDataConfig, 
         raise OtherData(f"{folder}: prepared with data.column {info.column}, now {data.column}; remove it or choose another place")
 
 
-def _check_bad(name: str, bad: list[BadItem], num_items: int, max_fraction: float) -> None:
+def _check_bad(media: Media, bad: list[BadItem], num_items: int, max_fraction: float) -> None:
     if len(bad) > (allowed := allowed_bad(num_items, max_fraction)):
+        is_folder = isinstance(media, Files) and media.labels is None
+        remedy = "or remove them" if is_folder else "them or take out their rows"
         raise ConfigError(
-            f"{name}: {len(bad)} of {num_items} items cannot be read, more than data.max_bad_fraction {max_fraction:g} allows ({allowed}): "
-            f"{name_bad(bad)}; mend or remove them, or --set data.max_bad_fraction={min(1.0, len(bad) / num_items + 0.005):.2f}"
+            f"{media.name}: {len(bad)} of {num_items} items cannot be read, more than data.max_bad_fraction {max_fraction:g} "
+            f"allows ({allowed}): "
+            f"{name_bad(bad)}; mend {remedy}, or --set data.max_bad_fraction={min(1.0, len(bad) / num_items + 0.005):.2f}"
         )
 
 
@@ -222,11 +225,20 @@ def _log_counts(log: Log, kind: MediaKind, info: Info, bad: list[BadItem], min_l
 
 
 def _load_info(folder: Path) -> Info:
+    try:
+        return _read_info(folder)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{folder}: not readable as prepared data ({error}); remove the folder and prepare it again") from error
+
+
+def _read_info(folder: Path) -> Info:
     values = json.loads((folder / "prepared.json").read_text())
     if "kind" not in values:
         raise ConfigError(f"{folder}: prepared text, not audio or images; point --data at something else")
     if values["version"] != FORMAT_VERSION:
-        raise ConfigError(f"{folder}: prepared format {values['version']}, this version reads {FORMAT_VERSION}; prepare it again")
+        raise ConfigError(
+            f"{folder}: prepared format {values['version']}, this version reads {FORMAT_VERSION}; remove it and prepare it again"
+        )
     return Info(**values)
 
 

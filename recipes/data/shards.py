@@ -73,11 +73,11 @@ def find_prepared(
         check_fits(folder)
         return folder
     if is_prepared(out_dir):
+        check_same_source(out_dir)  # first: where others are meant, those that were prepared need not be there any more
         check_fits(out_dir)
-        check_same_source(out_dir)
         return out_dir
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise ConfigError(f"{out_dir}: exists and is no prepared folder; remove it or choose another --run-dir")
+        raise ConfigError(f"{out_dir}: exists and is no prepared folder; remove it or choose another place")
     return None
 
 
@@ -89,7 +89,9 @@ def load_prepared(folder: Path) -> Prepared:
     try:
         values = json.loads((folder / "prepared.json").read_text())
         if values.get("version") != FORMAT_VERSION:
-            raise ConfigError(f"{folder}: prepared format {values.get('version')}, this version reads {FORMAT_VERSION}; prepare it again")
+            raise ConfigError(
+                f"{folder}: prepared format {values.get('version')}, this version reads {FORMAT_VERSION}; remove it and prepare it again"
+            )
         prepared = Prepared(**values)
         wrong = [name for name, size in _expected_sizes(prepared).items() if (folder / name).stat().st_size != size]
         missing = [name for name in ("tokenizer.model", "train.npy", "valid.npy") if not (folder / name).is_file()]

@@ -163,7 +163,10 @@ def read_config(run_dir: Path) -> StoredConfig | None:
             return StoredConfig(config["recipe"], config, f"{path} (written by release {release})")
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise ConfigError(f"{path} is damaged, so what the run was made for is unknown; restore it or name another --run-dir")
+    raise ConfigError(
+        f"{path} is damaged, so what the run was made for is unknown; restore it, remove it (a checkpoint says the same), "
+        "or name another --run-dir"
+    )
 
 
 def _last_seen(run_dir: Path) -> float | None:

@@ -3,15 +3,16 @@ whose the directory is: recipes/run_dir. A run that never made an update binds n
 has a row, is empty then, and there is no checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from recipes.checkpoint.layout import MANIFEST, candidates, newest, read_manifest
 from recipes.config import Recipe
 from recipes.errors import ConfigError
+from recipes.plan.size import num_parameters
 from recipes.run_dir.run_dir import FREE_SECTIONS, FREE_TO_CHANGE, Changes, StoredConfig, read_config
-from recipes.settings import differences, dotted
+from recipes.settings import differences, dotted, recipe_from_dict
 
 NOT_HOW = (
     "deepspeed.train_batch_size",
@@ -62,6 +63,7 @@ def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
     if other:
         before, now = changes[other[0]]
         raise ConfigError(f"--run-dir {run_dir} holds a run with {other[0]} {before}, now it is {now}; name another --run-dir")
+    _check_same_architecture(run_dir, config, recipe, list(changes))
     refused = [key for key in changes if key not in recipe.run.accept_changes]
     if refused:
         shown = ", ".join(f"{key} {changes[key][0]} -> {changes[key][1]}" for key in refused[:3])
@@ -70,6 +72,17 @@ def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
             f"--set {acceptance(recipe, *changes)}, or name another --run-dir"
         )
     return changes
+
+
+def _check_same_architecture(run_dir: Path, config: StoredConfig, recipe: Recipe, changed: list[str]) -> None:
+    """What has another number of parameters cannot go on with the weights of the run, whatever is accepted."""
+    kinds = {name: (type(value),) for name, value in vars(recipe).items() if is_dataclass(value)}
+    before, now = num_parameters(recipe_from_dict(config.recipe, kinds, config.writer)), num_parameters(recipe)
+    if before != now:
+        raise ConfigError(
+            f"--run-dir {run_dir} holds a model of {before:,} parameters, these settings make one of {now:,} (changed: "
+            f"{', '.join(changed)}); undo them or name another --run-dir"
+        )
 
 
 def acceptance(recipe: Recipe, *names: str) -> str:

@@ -4,6 +4,7 @@ preparation that the run keeps for ever (shards.KEPT), by copies in the run dir.
 import hashlib
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,10 +52,11 @@ class RunData:
     def leave_kept(self) -> None:
         """Put what the run keeps back into its prepared folder where that is gone: probes read it there."""
         self._restore_kept()
-        if self._kept and not self._own.exists():
-            self._own.mkdir()
-            for name in self._kept:
-                if (self._run_dir / name).exists():
+        there = [name for name in self._kept if (self._run_dir / name).exists()]
+        if there and not self._own.exists():
+            with suppress(OSError):  # a full disk: the run itself has them
+                self._own.mkdir()
+                for name in there:
                     shutil.copyfile(self._run_dir / name, self._own / name)
 
     def _prepare(self, check: Callable[[Path], Any]) -> Path:

@@ -93,13 +93,24 @@ def test_data_are_judged_by_what_they_hold(tmp_path: Path) -> None:
 def test_a_damaged_config_is_one_line(tmp_path: Path, content: str) -> None:
     run_dir = begun(tmp_path / "run", text_tiny()).path
     (run_dir / "config.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"config\.json is damaged, so what the run was made for is unknown; restore it"):
+    with pytest.raises(ConfigError, match=r"config\.json is damaged, so what the run was made for is unknown; restore it, remove it \(a"):
         check_same_recipe(run_dir, text_tiny())
 
 
 def test_another_recipe_is_refused_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds a run of recipe text_tiny, not text_base; name another"):
         check_same_recipe(begun(tmp_path / "run", text_tiny()).path, text_base())
+
+
+def test_settings_of_another_architecture_are_refused_without_advice_that_could_not_help(tmp_path: Path) -> None:
+    run_dir = begun(tmp_path / "run", text_tiny()).path
+    changes = ["model.num_layers=4", "optim.lr=1e-3", "run.accept_changes=model.num_layers,optim.lr"]
+    expected = (
+        r"holds a model of [\d,]+ parameters, these settings make one of [\d,]+ \(changed: model\.num_layers, optim\.lr\); undo them or"
+    )
+    with pytest.raises(ConfigError, match=expected) as refused:
+        check_same_recipe(run_dir, apply_overrides(text_tiny(), changes))
+    assert "accept" not in str(refused.value)
 
 
 @pytest.mark.parametrize("trace", ["metrics.jsonl", "checkpoints/step_00000003/rank_00000.safetensors"])
