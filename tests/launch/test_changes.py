@@ -107,6 +107,27 @@ def test_a_prepared_folder_with_another_tokenizer_is_refused_whatever_is_accepte
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.slow
+def test_a_run_that_falls_back_to_an_older_checkpoint_reads_the_data_from_there(tmp_path: Path) -> None:
+    raw = write_pictures(tmp_path / "raw")
+
+    def train(run: Path, steps: int) -> list[dict[str, object]]:
+        numbers = {"run__max_steps": steps, "run__save_steps": 2}
+        done = launch(PRETRAIN["vision"], ["--data", raw, "--run-dir", run, *overrides("vision", **numbers)], tmp_path)
+        assert done.returncode == 0, done.stderr
+        return [{key: row[key] for key in ("step", "loss", "grad_norm")} for row in read_jsonl(run / "metrics.jsonl")]
+
+    whole = train(tmp_path / "whole", 7)
+    train(tmp_path / "run", 6)
+    (damaged,) = (tmp_path / "run" / "checkpoints" / "step_00000006").glob("rank_*")
+    content = bytearray(damaged.read_bytes())
+    content[-5] ^= 1
+    damaged.write_bytes(content)
+    assert train(tmp_path / "run", 7) == whole
+    assert [e["step"] for e in read_jsonl(tmp_path / "run" / "events.jsonl") if e["event"] in ("fallback", "resume")] == [6, 4]
+
+
+@pytest.mark.slow
 def test_text_that_was_changed_since_is_refused_until_it_is_accepted(run: Path, tiny_text: Path, tmp_path: Path) -> None:
     book = shutil.copy(tiny_text, tmp_path / "book.txt")
     shutil.rmtree(run / "prepared")
