@@ -63,26 +63,29 @@ def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
     if other:
         before, now = changes[other[0]]
         raise ConfigError(f"--run-dir {run_dir} holds a run with {other[0]} {before}, now it is {now}; name another --run-dir")
-    _check_same_architecture(run_dir, config, recipe, list(changes))
+    _check_same_architecture(run_dir, config, recipe, changes)
     refused = [key for key in changes if key not in recipe.run.accept_changes]
     if refused:
-        shown = ", ".join(f"{key} {changes[key][0]} -> {changes[key][1]}" for key in refused[:3])
         raise ConfigError(
-            f"--run-dir {run_dir} was started with other settings ({len(refused)} differ: {shown}); undo them, accept them with "
+            f"--run-dir {run_dir} was started with other settings ({_shown(changes, refused)}); undo them, accept them with "
             f"--set {acceptance(recipe, *changes)}, or name another --run-dir"
         )
     return changes
 
 
-def _check_same_architecture(run_dir: Path, config: StoredConfig, recipe: Recipe, changed: list[str]) -> None:
+def _check_same_architecture(run_dir: Path, config: StoredConfig, recipe: Recipe, changes: Changes) -> None:
     """What has another number of parameters cannot go on with the weights of the run, whatever is accepted."""
     kinds = {name: (type(value),) for name, value in vars(recipe).items() if is_dataclass(value)}
     before, now = num_parameters(recipe_from_dict(config.recipe, kinds, config.writer)), num_parameters(recipe)
     if before != now:
         raise ConfigError(
-            f"--run-dir {run_dir} holds a model of {before:,} parameters, these settings make one of {now:,} (changed: "
-            f"{', '.join(changed)}); undo them or name another --run-dir"
+            f"--run-dir {run_dir} was started with other settings ({_shown(changes, list(changes))}), its model has {before:,} "
+            f"parameters and this one {now:,}; undo them or name another --run-dir"
         )
+
+
+def _shown(changes: Changes, names: list[str]) -> str:
+    return f"{len(names)} differ: " + ", ".join(f"{key} {changes[key][0]} -> {changes[key][1]}" for key in names[:3])
 
 
 def acceptance(recipe: Recipe, *names: str) -> str:

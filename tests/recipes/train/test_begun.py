@@ -106,7 +106,7 @@ def test_settings_of_another_architecture_are_refused_without_advice_that_could_
     run_dir = begun(tmp_path / "run", text_tiny()).path
     changes = ["model.num_layers=4", "optim.lr=1e-3", "run.accept_changes=model.num_layers,optim.lr"]
     expected = (
-        r"holds a model of [\d,]+ parameters, these settings make one of [\d,]+ \(changed: model\.num_layers, optim\.lr\); undo them or"
+        r"\(2 differ: model\.num_layers 3 -> 4, optim\.lr .*\), its model has [\d,]+ parameters and this one [\d,]+; undo them or name"
     )
     with pytest.raises(ConfigError, match=expected) as refused:
         check_same_recipe(run_dir, apply_overrides(text_tiny(), changes))
