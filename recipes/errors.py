@@ -24,6 +24,19 @@ class MissingSplit(ConfigError):
     """The data have no split of the name that was asked for."""
 
 
+class OtherData(ConfigError):
+    """A prepared folder was made from other data, or with other settings, than those that are asked for: `fact; remedy`."""
+
+    @property
+    def fact(self) -> str:
+        """Without the remedy, for those who know a better one."""
+        return str(self).rpartition("; ")[0]
+
+
+class UnusableData(ConfigError):
+    """Training cannot go on with these data: met by all ranks at once, before an update is begun, so what was learned can be saved."""
+
+
 class DamagedCheckpoint(ConfigError):
     """A checkpoint is not as it was written: never loaded; a run falls back to the one before."""
 

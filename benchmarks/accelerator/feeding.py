@@ -13,7 +13,8 @@ from PIL import Image
 
 from accelerator.result import CANNOT, OK, Row
 from accelerator.worker import Context
-from recipes.data.loader import UpdateLoader, UpdateOrder
+from recipes.data.loader import UpdateLoader
+from recipes.data.order import UpdateOrder
 from recipes.modalities.registry import MODALITIES
 from recipes.vision import RECIPES
 

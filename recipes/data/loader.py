@@ -1,5 +1,4 @@
-"""Which samples make which update, and this rank's micro-batches of them, prepared ahead of the training. Knows no modality and
-keeps no state that a resumed run would need: every update is computed from its number.
+"""This rank's micro-batches of every update, prepared ahead of the training. Knows no modality; which samples an update has is in order.py.
 
 Shapes: N samples of the data set.
 """
@@ -8,7 +7,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import count, islice
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -17,6 +15,7 @@ import torch
 
 from model.batch import Batch
 from recipes.data.media import BadItem
+from recipes.data.order import EpochPlace, Position, UpdateOrder
 from recipes.data.shared_memory import PREFETCH, SharedMemory, told_as_config_errors
 from recipes.errors import ConfigError
 from recipes.system.processes import Workers
@@ -51,14 +50,6 @@ class Dataset(Protocol[Example]):
         """Undecodable items that example() met since the last call, in this process."""
 
 
-class Position(NamedTuple):
-    """One sample of an update."""
-
-    epoch: int
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody asks for
-    group: tuple[int, ...]
-
-
 class LoadedBatch(NamedTuple):
     """A micro-batch and what could not be decoded on the way."""
 
@@ -73,29 +64,6 @@ def check_enough(dataset: Dataset, global_batch_size: int) -> None:
             f"the data has {len(dataset)} samples, fewer than one batch of {global_batch_size}; "
             f"use more data or --set run.global_batch_size={max(1, len(dataset) // 8 * 8)}"
         )
-
-
-class UpdateOrder:
-    """The samples of every update, on every topology: a function of (seed, update)."""
-
-    def __init__(self, dataset: Dataset, *, seed: int, global_batch_size: int, group_size: int) -> None:
-        assert global_batch_size % group_size == 0
-        self._dataset, self._seed = dataset, seed
-        self._global_batch_size, self._group_size = global_batch_size, group_size
-        self.updates_per_epoch = len(dataset) // global_batch_size
-        """Full global batches in the data; the rest of each epoch's order is left out."""
-        self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # two: the prefetch may be an epoch ahead
-
-    def positions(self, update: int) -> list[Position]:
-        """Every sample of the whole global batch; updates count from 0."""
-        epoch, offset = divmod(update, self.updates_per_epoch)
-        start = offset * self._global_batch_size
-        indices = self._epoch(epoch)[start : start + self._global_batch_size].tolist()
-        groups = [tuple(indices[i : i + self._group_size]) for i in range(0, len(indices), self._group_size)]
-        return [Position(epoch, index, group) for group in groups for index in group]
-
-    def _draw_epoch(self, epoch: int) -> np.ndarray:
-        return self._dataset.order(np.random.Generator(np.random.Philox(np.random.SeedSequence((self._seed, epoch)))))
 
 
 def build_batch(dataset: Dataset, positions: list[Position]) -> Batch:
@@ -131,7 +99,7 @@ class UpdateLoader:
         ranks_on_node: int = 1,
     ) -> None:
         """`share`: this rank's part of the global batch (see rank_share). Worker processes start at once."""
-        self._build, self._order, self._share = BatchBuilder(dataset), order, share
+        self.dataset, self._build, self._order, self._share = dataset, BatchBuilder(dataset), order, share
         self._micro_batch_size, self._num_workers = micro_batch_size, num_workers
         self._room: SharedMemory | None = SharedMemory(num_workers, ranks_on_node) if num_workers else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="data")
@@ -152,6 +120,10 @@ class UpdateLoader:
     def positions(self, update: int) -> list[Position]:
         """Every sample of the whole global batch."""
         return self._order.positions(update)
+
+    def place(self, update: int) -> EpochPlace:
+        """Where that update begins."""
+        return self._order.place(update)
 
     def batches(self, update: int) -> list[LoadedBatch]:
         """This rank's micro-batches of that update, in order; the following ones are then prepared in the background.

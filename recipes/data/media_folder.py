@@ -11,7 +11,7 @@ Shapes: N items of the source, K items of a split.
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,18 @@ import numpy as np
 
 from recipes.config import SpeechDataConfig, VisionDataConfig
 from recipes.data import shards
-from recipes.data.media import BadItem, Files, Media, MediaKind, name_bad
+from recipes.data.contents import Record, RunSoFar, files_of, look_again, record_files, save_digests
+from recipes.data.media import BadItem, Files, Media, MediaKind, allowed_bad, name_bad
 from recipes.data.media_items import Place, open_items, save_items
 from recipes.data.media_source import open_media
 from recipes.data.packing import HELDOUT_SEED
 from recipes.data.progress import ByteProgress
 from recipes.data.scanning import Scan, Scanned, scan_items
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, OtherData
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid")
+TABLE_FILES = (".parquet", ".arrow", "state.json")
 Log = Callable[[str], None]
 
 
@@ -51,6 +53,8 @@ class Info:
     """Dotted names of the settings that decided what is used, and their values."""
     split: str | None = None
     """data.split."""
+    contents: Record | None = None
+    """Of the items' files, or of the files of their table."""
 
 
 @dataclass(frozen=True)
@@ -82,15 +86,17 @@ def prepare_media(
     num_processes: int | None = None,
     progress: bool = False,
     log: Log = lambda line: None,
+    run: RunSoFar | None = None,
 ) -> Path:
     """The prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir.
 
     `scan` gives an item's length from its header; None reads no item and gives each the length 1. Items shorter than min_length are
     left out, as are bad ones; `if_all_short` gives the remedy where all have between so many samples and so many. `settings` must be
     those of an existing folder. The result does not depend on num_processes (None: the cores this process may use). out_dir appears
-    complete or not at all. Call it on one rank only; spawn-safe, so the caller's script needs its `if __name__ == "__main__"`.
+    complete or not at all. Call it on one rank only; spawn-safe, so the caller's script needs its `if __name__ == "__main__"`. Items that
+    `run` could not decode may have been fixed.
 
-    Raises: ConfigError for everything the user can mend.
+    Raises: ConfigError for everything the user can mend; OtherData where the folder that is there does not fit.
     """
     _check_fractions(data)
     settings = {"data.heldout_fraction": data.heldout_fraction, **settings}
@@ -101,6 +107,7 @@ def prepare_media(
         check_same_source=lambda folder: _check_same_source(folder, data, kind),
     )
     if found is not None:
+        _check_contents(found, data.max_bad_fraction, run.bad if run else (), log)
         return found
     media = open_media(data.path, kind, column=data.column, split=data.split)
     if media.note:
@@ -122,10 +129,15 @@ def prepare_media(
             progress=bar,
         )
         bar.close()
-        _check_bad(media.name, scanned.bad, len(media), data.max_bad_fraction)
+        _check_bad(media, scanned.bad, len(media), data.max_bad_fraction)
         _check_any_usable(media.name, scanned, min_length, if_all_short)
         counts = _write_index(folder, scanned, min_length=min_length, heldout_fraction=data.heldout_fraction)
-        info = Info(FORMAT_VERSION, kind.name, media.name, data.column, place, scanned.fingerprint, counts, settings, data.split)
+        record = (
+            save_digests(folder, place["root"], scanned.digests)
+            if "root" in place
+            else record_files(folder, files_of(media.name, TABLE_FILES))
+        )
+        info = Info(FORMAT_VERSION, kind.name, media.name, data.column, place, scanned.fingerprint, counts, settings, data.split, record)
         (folder / "prepared.json").write_text(json.dumps(asdict(info), indent=1) + "\n")
         _log_counts(log, kind, info, scanned.bad, min_length)
     return out_dir
@@ -152,17 +164,31 @@ def _check_column(media: Files, data: SpeechDataConfig | VisionDataConfig) -> No
 
 
 def _check_fits(folder: Path, kind: MediaKind, settings: dict[str, Any]) -> None:
-    """Raises: ConfigError unless the prepared folder is whole and was made with these settings."""
+    """A setting that is newer than the folder is not compared. Raises: ConfigError unless the prepared folder is whole and was made with
+    these settings."""
     open_prepared(folder)
     info = _load_info(folder)
     if info.kind != kind.name:
-        raise ConfigError(f"{folder}: prepared from {info.kind} data, not from {kind.name}; point --data at {kind.name} data")
+        raise OtherData(f"{folder}: prepared from {info.kind} data, not from {kind.name}; point --data at {kind.name} data")
     for name, value in settings.items():
-        if info.settings.get(name) != value:
-            made_with = info.settings.get(name)
-            raise ConfigError(
+        made_with = info.settings.get(name, value)
+        if made_with != value:
+            raise OtherData(
                 f"{folder}: prepared with {name} {made_with}, the recipe has {value}; --set {name}={made_with} or prepare it again"
             )
+
+
+def _check_contents(folder: Path, max_bad_fraction: float, mended: Collection[str], log: Log) -> None:
+    """As many items as may be bad may also have changed, since both come from damage to single files; other data are more.
+
+    Raises: OtherData where more files, other than `mended`, hold something else than they did, or one of a table's.
+    """
+    look = look_again(folder, mended)
+    allowed = allowed_bad(look.num_files, max_bad_fraction) if "root" in _load_info(folder).place else 0
+    if look.num_changed * look.num_files > allowed * look.num_looked:
+        raise OtherData(f"{folder}: {look}; remove it and prepare it again")
+    if look.num_changed:
+        log(f"warning: {folder}: {look}; they are read as they are now")
 
 
 def _check_same_source(folder: Path, data: SpeechDataConfig | VisionDataConfig, kind: MediaKind) -> None:
@@ -170,17 +196,20 @@ def _check_same_source(folder: Path, data: SpeechDataConfig | VisionDataConfig, 
     info = _load_info(folder)
     asked = kind.sample if data.path is None else Path(data.path).expanduser()
     if info.source not in (str(data.path), str(asked.resolve())):
-        raise ConfigError(f"{folder}: prepared from {info.source}, now --data {data.path}; remove it or choose another --run-dir")
+        raise OtherData(f"{folder}: prepared from {info.source}, now --data {data.path}; remove it or choose another place")
     for name, then, now in (("column", info.column, data.column), ("split", info.split, data.split)):
         if then != now:
-            raise ConfigError(f"{folder}: prepared with data.{name} {then}, now {now}; remove it or choose another --run-dir")
+            raise OtherData(f"{folder}: prepared with data.{name} {then}, now {now}; remove it or choose another place")
 
 
-def _check_bad(name: str, bad: list[BadItem], num_items: int, max_fraction: float) -> None:
-    if len(bad) > max_fraction * num_items:
+def _check_bad(media: Media, bad: list[BadItem], num_items: int, max_fraction: float) -> None:
+    if len(bad) > (allowed := allowed_bad(num_items, max_fraction)):
+        is_folder = isinstance(media, Files) and media.labels is None
+        remedy = "or remove them" if is_folder else "them or take out their rows"
         raise ConfigError(
-            f"{name}: {len(bad)} of {num_items} items cannot be read, more than data.max_bad_fraction {max_fraction:g} allows: "
-            f"{name_bad(bad)}; mend or remove them, or --set data.max_bad_fraction={min(1.0, len(bad) / num_items + 0.005):.2f}"
+            f"{media.name}: {len(bad)} of {num_items} items cannot be read, more than data.max_bad_fraction {max_fraction:g} "
+            f"allows ({allowed}): "
+            f"{name_bad(bad)}; mend {remedy}, or --set data.max_bad_fraction={min(1.0, len(bad) / num_items + 0.005):.2f}"
         )
 
 
@@ -232,11 +261,20 @@ def _log_counts(log: Log, kind: MediaKind, info: Info, bad: list[BadItem], min_l
 
 
 def _load_info(folder: Path) -> Info:
+    try:
+        return _read_info(folder)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{folder}: not readable as prepared data ({error}); remove the folder and prepare it again") from error
+
+
+def _read_info(folder: Path) -> Info:
     values = json.loads((folder / "prepared.json").read_text())
     if "kind" not in values:
         raise ConfigError(f"{folder}: prepared text, not audio or images; point --data at something else")
     if values["version"] != FORMAT_VERSION:
-        raise ConfigError(f"{folder}: prepared format {values['version']}, this version reads {FORMAT_VERSION}; prepare it again")
+        raise ConfigError(
+            f"{folder}: prepared format {values['version']}, this version reads {FORMAT_VERSION}; remove it and prepare it again"
+        )
     return Info(**values)
 
 

@@ -59,12 +59,17 @@ class MappedPaths(Sequence[str]):
         return map_array(self._folder / "paths.bin", np.uint8)
 
 
+def save_paths(folder: Path, paths: Sequence[str]) -> None:
+    """Write what MappedPaths reads. Raises: OSError."""
+    encoded = [os.fsencode(path) for path in paths]
+    (folder / "paths.bin").write_bytes(b"".join(encoded))
+    (folder / "path_ends.bin").write_bytes(np.cumsum([len(path) for path in encoded], dtype=np.int64).tobytes())
+
+
 def save_items(media: Media, folder: Path) -> Place:
     """Write what open_items reads. Raises: OSError."""
     if isinstance(media, Files):
-        encoded = [os.fsencode(path) for path in media.paths]
-        (folder / "paths.bin").write_bytes(b"".join(encoded))
-        (folder / "path_ends.bin").write_bytes(np.cumsum([len(path) for path in encoded], dtype=np.int64).tobytes())
+        save_paths(folder, media.paths)
         if media.stretches_N2 is None:
             return {"root": media.root}
         (folder / STRETCHES).write_bytes(media.stretches_N2.tobytes())

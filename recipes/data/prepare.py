@@ -13,21 +13,24 @@ import numpy as np
 from model.frontends.config import TextFrontendConfig
 from recipes.config import TextDataConfig
 from recipes.data import shards
+from recipes.data.contents import Record, RunSoFar, files_of, look_again, record_files
 from recipes.data.encoding import batches, encode_in_order
 from recipes.data.packing import Boundaries, build_samples
 from recipes.data.progress import ByteProgress
-from recipes.data.source import TextSource, open_source
+from recipes.data.source import TableFiles, TextFiles, TextSource, open_source
 from recipes.data.tokenizer import UNK, TextSample, is_lowercasing, read_tokenizer, token_dtype, train_tokenizer
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, OtherData
 
 USED_FOR: dict[str, Literal["always", "columns", "training"]] = {
-    **dict.fromkeys(("path", "tokenizer", "lowercase", "sequence_length", "break_mode", "heldout_fraction"), "always"),
+    **dict.fromkeys(("path", "split", "tokenizer", "lowercase", "sequence_length", "break_mode", "heldout_fraction"), "always"),
     "text_column": "columns",
     **dict.fromkeys(("tokenizer_type", "tokenizer_sample_megabytes"), "training"),
 }
 """What each setting is used for: always, for text that has columns, or for the training of a tokenizer. Unused ones are named."""
 MANY_UNKNOWN, TOO_MANY_UNKNOWN = 0.01, 0.2
 """Shares of `<unk>` among the tokens from which on they are told, and refused."""
+TABLE_FILES = (".arrow", ".parquet")
+"""Of a data set that `datasets` has saved."""
 BYTES_PER_PROCESS = 1 << 25
 """Text below which one more process costs more than it saves."""
 
@@ -40,13 +43,15 @@ def prepare_text(
     num_processes: int | None = None,
     progress: bool = False,
     log: Callable[[str], None] = lambda line: None,
+    run: RunSoFar | None = None,
 ) -> Path:
     """The prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir.
 
     The result does not depend on num_processes (None: the cores this process may use). out_dir appears complete or not at all. Call
-    it on one rank only; spawn-safe, so the caller's script needs its `if __name__ == "__main__"`.
+    it on one rank only; spawn-safe, so the caller's script needs its `if __name__ == "__main__"`. A new one takes the tokenizer that `run`
+    keeps, if it does.
 
-    Raises: ConfigError for everything the user can mend.
+    Raises: ConfigError for everything the user can mend; OtherData where the folder that is there does not fit.
     """
     _check_settings(data)
     found = shards.find_prepared(
@@ -57,7 +62,8 @@ def prepare_text(
     )
     if found is not None:
         return found
-    steps = _Preparation(data, frontend.vocab_size, num_processes or len(os.sched_getaffinity(0)), progress, log)
+    processes = num_processes or len(os.sched_getaffinity(0))
+    steps = _Preparation(data, frontend.vocab_size, processes, progress, log, tokenizer=_tokenizer_file(data, run))
     with shards.atomic_folder(out_dir) as folder:
         steps.run(folder)
     return out_dir
@@ -72,26 +78,42 @@ def check_fits(folder: Path, data: TextDataConfig, frontend: TextFrontendConfig)
     for name, value in wanted.items():
         made_with = prepared.vocab_size if name == "frontend.vocab_size" else prepared.data[name.removeprefix("data.")]
         if made_with != value:
-            raise ConfigError(
+            raise OtherData(
                 f"{folder}: prepared with {name} {made_with}, the recipe has {value}; --set {name}={made_with} or prepare it again"
             )
     if data.tokenizer is not None:
         given = hashlib.sha256(read_tokenizer(Path(data.tokenizer), frontend.vocab_size)).hexdigest()
         if given != prepared.tokenizer_sha256:
-            raise ConfigError(
+            raise OtherData(
                 f"{folder}: prepared with another tokenizer than {data.tokenizer}; --set data.tokenizer=none or prepare it again"
             )
 
 
 def _check_same_source(folder: Path, data: TextDataConfig) -> None:
-    """An earlier preparation of this run dir must be of the same text and settings, as far as it tells; the text itself may be gone."""
+    """An earlier preparation at this place must be of the same text and settings; the text itself may be gone by now. A tokenizer is
+    compared by what it holds (check_fits), and a setting that is newer than the folder counts as its default."""
     prepared = shards.load_prepared(folder)
     is_same_path = data.path is not None and str(Path(data.path).expanduser().resolve()) == prepared.source
+    made_with = asdict(TextDataConfig()) | prepared.data
     for key, value in asdict(data).items():
-        if prepared.data.get(key, value) != value and not (key == "path" and is_same_path):
-            raise ConfigError(
-                f"{folder}: prepared with data.{key} {prepared.data[key]}, now {value}; remove it or choose another --run-dir"
-            )
+        is_settled = (key == "path" and is_same_path) or (key == "tokenizer" and value is not None)
+        if made_with[key] != value and not is_settled:
+            raise OtherData(f"{folder}: prepared with data.{key} {made_with[key]}, now {value}; remove it or choose another place")
+    if (look := look_again(folder)).num_changed:
+        raise OtherData(f"{folder}: {look}; remove it or choose another place")
+
+
+def _tokenizer_file(data: TextDataConfig, run: RunSoFar | None) -> Path | None:
+    """The one that is given, or that the run keeps; None where one is to be trained. Raises: ConfigError where they differ."""
+    given = None if data.tokenizer is None else Path(data.tokenizer).expanduser()
+    kept = run.kept / "tokenizer.model" if run and run.kept else None
+    if kept is None or not kept.is_file():
+        return given
+    if given is not None and given.is_file() and given.read_bytes() != kept.read_bytes():
+        raise ConfigError(
+            f"data.tokenizer {given} is not that of the run, by which its embeddings were learned; --set data.tokenizer={kept}"
+        )
+    return kept
 
 
 def _check_settings(data: TextDataConfig) -> None:
@@ -106,7 +128,18 @@ def _check_settings(data: TextDataConfig) -> None:
 class _Preparation:
     """The steps of one preparation, in the order in which run() takes them."""
 
-    def __init__(self, data: TextDataConfig, vocab_size: int, num_processes: int, show_bar: bool, log: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        data: TextDataConfig,
+        vocab_size: int,
+        num_processes: int,
+        show_bar: bool,
+        log: Callable[[str], None],
+        *,
+        tokenizer: Path | None,
+    ) -> None:
+        """`tokenizer`: the .model file; None trains one."""
+        self._given_tokenizer = tokenizer
         self._data, self._vocab_size, self._num_processes = data, vocab_size, num_processes
         self._show_bar, self._log = show_bar, log
         self._source: TextSource = open_source(data)
@@ -129,6 +162,7 @@ class _Preparation:
             dtype=token_dtype(self._vocab_size).name,
             counts=counts,
             data=asdict(self._data),
+            sources=self._record_files(folder),
         )
         shards.save_prepared(folder, prepared)
         found = f"{counts['documents']} documents, {counts['tokens']} tokens"
@@ -144,9 +178,14 @@ class _Preparation:
             if reason and named:
                 self._log(f"without effect, as {reason}: {', '.join(named)}")
 
+    def _record_files(self, folder: Path) -> Record | None:
+        source = self._source
+        paths = source.paths if isinstance(source, TextFiles | TableFiles) else files_of(source.name, TABLE_FILES)
+        return record_files(folder, paths)
+
     def _tokenizer(self) -> bytes:
-        if self._data.tokenizer is not None:
-            return self._given_tokenizer(self._data.tokenizer)
+        if self._given_tokenizer is not None:
+            return self._read_given(self._given_tokenizer)
         sample = TextSample(self._data.tokenizer_sample_megabytes * 1_000_000)
         reading = self._progress("reading")
         for batch in batches(self._source):
@@ -160,8 +199,8 @@ class _Preparation:
         self._log(f"training a {self._data.tokenizer_type} tokenizer of {self._vocab_size} symbols on {share}")
         return train_tokenizer(sample, self._data, self._vocab_size)
 
-    def _given_tokenizer(self, path: str) -> bytes:
-        content = read_tokenizer(Path(path), self._vocab_size)
+    def _read_given(self, path: Path) -> bytes:
+        content = read_tokenizer(path, self._vocab_size)
         if is_lowercasing(content) and not self._data.lowercase:
             self._log(f"data.tokenizer {path} lower-cases the text, whatever data.lowercase says")
         elif self._data.lowercase and not is_lowercasing(content):

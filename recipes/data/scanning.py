@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recipes.data.contents import UNREAD, digest
 from recipes.data.media import BadItem, Media, UndecodableError, bad_item
 from recipes.data.media_items import Place, open_items
 from recipes.data.progress import ByteProgress
@@ -35,6 +36,8 @@ class Scanned:
     """SHA-256 over keys, lengths and sizes."""
     first_N: np.ndarray
     """int64: number of the first item that is of the same file as this one (Media.origin)."""
+    digests: bytes
+    """Of each item's content where the items are files (contents.digest)."""
 
 
 class _Part(NamedTuple):
@@ -43,6 +46,7 @@ class _Part(NamedTuple):
     sizes: np.ndarray
     keys: list[str]
     origins: np.ndarray
+    digests: bytes
     bad: list[BadItem]
 
 
@@ -67,8 +71,11 @@ class _Task:
                 lengths[row] = _length(media, index, self.scan)
             except (OSError, UndecodableError) as error:
                 bad.append(bad_item(media, index, error))
-        origins = np.array([_hash(media.origin(index)) for index in numbers], dtype=np.int64)
-        return _Part(self.start, lengths, sizes, [media.key(index) for index in numbers], origins, bad)
+        names = [media.origin(index) for index in numbers]
+        origins = np.array([_hash(name) for name in names], dtype=np.int64)
+        are_files = "root" in self.place
+        digests = b"".join(digest(name) if sizes[row] else UNREAD for row, name in enumerate(names) if are_files)
+        return _Part(self.start, lengths, sizes, [media.key(index) for index in numbers], origins, digests, bad)
 
 
 def _hash(name: str) -> int:
@@ -95,12 +102,13 @@ def scan_items(
     tasks = [_Task(folder, name, place, scan, start) for start in range(0, num_items, ITEMS_PER_TASK)]
     lengths_N, origins_N = np.zeros((2, num_items), dtype=np.int64)
     bad: list[BadItem] = []
-    digest = hashlib.sha256()
+    fingerprint, digests = hashlib.sha256(), bytearray()
     for _, part in run_in_order(_Task.run, tasks, num_processes, doing="scanning"):
         lengths_N[part.start : part.start + len(part.lengths)] = part.lengths
         origins_N[part.start : part.start + len(part.origins)] = part.origins
         bad += part.bad
-        digest.update("\0".join(part.keys).encode(errors="surrogateescape") + part.lengths.tobytes() + part.sizes.tobytes())
+        digests += part.digests
+        fingerprint.update("\0".join(part.keys).encode(errors="surrogateescape") + part.lengths.tobytes() + part.sizes.tobytes())
         progress.add(int(part.sizes.sum()))
     _, first, group_N = np.unique(origins_N, return_index=True, return_inverse=True)
-    return Scanned(lengths_N, bad, digest.hexdigest(), first[group_N])
+    return Scanned(lengths_N, bad, fingerprint.hexdigest(), first[group_N], bytes(digests))

@@ -30,6 +30,8 @@ from recipes.system.liveness import is_alive
 
 FORMAT_VERSION = 1
 CONTENT_FILES = ("tokenizer.model", "tokens.bin", "paragraph_ends.bin", "document_ends.bin", "train.npy", "valid.npy")
+KEPT = {"tokenizer.model": "data.tokenizer"}
+"""Files that belong to a run for ever, since its embeddings were learned by them, and the setting that names one for a preparation."""
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG}
 FOREIGN_STALE_SECONDS = 24 * 3600
@@ -50,6 +52,8 @@ class Prepared:
     """documents, paragraphs, tokens, bytes, train_samples, valid_samples, train_tokens, valid_tokens."""
     data: dict[str, Any]
     """The TextDataConfig it was made with."""
+    sources: dict[str, str] | None = None
+    """contents.Record of the text's files."""
 
 
 def is_prepared(folder: Path) -> bool:
@@ -62,17 +66,18 @@ def find_prepared(
 ) -> Path | None:
     """The folder that need not be made: the prepared one that data.path names, or an earlier one at out_dir; None where one must be.
 
-    Raises: ConfigError where it does not fit (the checks'), or out_dir is taken by something else.
+    Raises: ConfigError where it does not fit (the checks'), OtherData where that is a matter of data or settings, or out_dir is taken by
+    something else.
     """
     if path is not None and is_prepared(folder := Path(path).expanduser()):
         check_fits(folder)
         return folder
     if is_prepared(out_dir):
+        check_same_source(out_dir)  # first: where others are meant, those that were prepared need not be there any more
         check_fits(out_dir)
-        check_same_source(out_dir)
         return out_dir
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        raise ConfigError(f"{out_dir}: exists and is no prepared folder; remove it or choose another --run-dir")
+        raise ConfigError(f"{out_dir}: exists and is no prepared folder; remove it or choose another place")
     return None
 
 
@@ -84,7 +89,9 @@ def load_prepared(folder: Path) -> Prepared:
     try:
         values = json.loads((folder / "prepared.json").read_text())
         if values.get("version") != FORMAT_VERSION:
-            raise ConfigError(f"{folder}: prepared format {values.get('version')}, this version reads {FORMAT_VERSION}; prepare it again")
+            raise ConfigError(
+                f"{folder}: prepared format {values.get('version')}, this version reads {FORMAT_VERSION}; remove it and prepare it again"
+            )
         prepared = Prepared(**values)
         wrong = [name for name, size in _expected_sizes(prepared).items() if (folder / name).stat().st_size != size]
         missing = [name for name in ("tokenizer.model", "train.npy", "valid.npy") if not (folder / name).is_file()]
@@ -102,6 +109,36 @@ def _expected_sizes(prepared: Prepared) -> dict[str, int]:
         "paragraph_ends.bin": counts["paragraphs"] * 8,
         "document_ends.bin": counts["documents"] * 8,
     }
+
+
+def read_values(folder: Path) -> dict[str, Any]:
+    """prepared.json of a folder of any kind, unchecked; nothing where it cannot be read."""
+    try:
+        values = json.loads((folder / "prepared.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def kept_files(folder: Path) -> dict[str, str]:
+    """The files of a prepared folder that belong to its run for ever, whatever data it reads later, and their SHA-256."""
+    values = read_values(folder)
+    return {"tokenizer.model": values["tokenizer_sha256"]} if "tokenizer_sha256" in values else {}
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[None]:
+    """In this block the folder is out of the way; it comes back where the block ends badly, and is removed where it does not."""
+    aside = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def map_array(path: Path, dtype: DTypeLike) -> np.ndarray:

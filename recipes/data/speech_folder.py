@@ -8,6 +8,7 @@ from pathlib import Path
 from model.frontends.config import SpeechFrontendConfig
 from recipes.config import SpeechDataConfig
 from recipes.data.audio import AUDIO, scan_audio
+from recipes.data.contents import RunSoFar
 from recipes.data.media_folder import prepare_media
 from recipes.errors import ConfigError
 
@@ -20,6 +21,7 @@ def prepare_speech(
     num_processes: int | None = None,
     progress: bool = False,
     log: Callable[[str], None] = lambda line: None,
+    run: RunSoFar | None = None,
 ) -> Path:
     """The prepared folder for `data` (see prepare_media). Recordings shorter than data.min_seconds or one frame are left out.
 
@@ -43,6 +45,7 @@ def prepare_speech(
         num_processes=num_processes,
         progress=progress,
         log=log,
+        run=run,
     )
 
 

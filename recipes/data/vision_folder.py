@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recipes.config import VisionDataConfig
+from recipes.data.contents import RunSoFar
 from recipes.data.images import IMAGES, check_views
 from recipes.data.media_folder import prepare_media
 
@@ -15,6 +16,7 @@ def prepare_vision(
     num_processes: int | None = None,
     progress: bool = False,
     log: Callable[[str], None] = lambda line: None,
+    run: RunSoFar | None = None,
 ) -> Path:
     """The prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir. No picture is
     read for it; what cannot be decoded is found in training.
@@ -22,4 +24,4 @@ def prepare_vision(
     Raises: ConfigError for everything the user can mend (see prepare_media).
     """
     check_views(data)
-    return prepare_media(data, IMAGES, out_dir, scan=None, settings={}, num_processes=num_processes, progress=progress, log=log)
+    return prepare_media(data, IMAGES, out_dir, scan=None, settings={}, num_processes=num_processes, progress=progress, log=log, run=run)

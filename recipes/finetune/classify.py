@@ -21,7 +21,7 @@ from recipes.errors import ConfigError
 from recipes.finetune.neighbours import best_neighbours
 from recipes.finetune.ridge import Split, best_ridge, validation_cut
 from recipes.finetune.score import Score, layer_lines, scores_to_json
-from recipes.finetune.splits import Part, Say, open_splits
+from recipes.finetune.splits import Examples, Say, open_splits
 from recipes.finetune.trunk import Source, build_trunk, load_trunk
 
 CLASSIFIERS: dict[str, Callable[[Split, Split, int], Score]] = {"linear": best_ridge, "knn": best_neighbours}
@@ -95,7 +95,7 @@ def _check_enough(data: Labelled, num_fit: int, num_test: int) -> None:
 
 
 @torch.no_grad()
-def collect(trunk: Trunk, part: Part, classes: dict[str, int], bad: dict[str, BadItem], progress: ItemProgress) -> Split:
+def collect(trunk: Trunk, part: Examples, classes: dict[str, int], bad: dict[str, BadItem], progress: ItemProgress) -> Split:
     """Mean over the real positions of every layer's output, with class numbers. Examples that cannot be decoded are left out and added
     to `bad`. Raises: ConfigError where they are too many."""
     device = next(trunk.parameters()).device

@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Part:
+class Examples:
     """Some examples of a split."""
 
     data: Labelled
@@ -42,7 +42,7 @@ class Part:
         return ItemProgress(f"{label}, {self.name}", len(self.indices), unit="examples", log=say)
 
 
-def open_splits(recipe: Recipe, path: str | None, label_column: str, prepared: Path, say: Say = print) -> tuple[Part, Part]:
+def open_splits(recipe: Recipe, path: str | None, label_column: str, prepared: Path, say: Say = print) -> tuple[Examples, Examples]:
     """Examples to fit on, shuffled once and for all, and examples to test on. Where no other split has labels of the same classes, a
     quarter of train is held back.
 
@@ -51,7 +51,7 @@ def open_splits(recipe: Recipe, path: str | None, label_column: str, prepared: P
     modality = modality_of(recipe.modality, recipe.name)
     train = modality.open_labelled(recipe, path, "train", label_column, prepared)
     order = np.random.Generator(np.random.Philox(SEED)).permutation(len(train.labels)).tolist()
-    fit = Part(train, _labelled(train, order, "train", say), "train")
+    fit = Examples(train, _labelled(train, order, "train", say), "train")
     _check_train(fit, label_column)
     for split in TEST_SPLITS:
         try:
@@ -63,10 +63,10 @@ def open_splits(recipe: Recipe, path: str | None, label_column: str, prepared: P
             return fit, held
     cut = int(len(fit.indices) * (1 - TEST_SHARE))
     say(f"no other split to test on: {TEST_SHARE:.0%} of train are held back")
-    return Part(train, fit.indices[:cut], "train"), Part(train, fit.indices[cut:], f"held-back {TEST_SHARE:.0%} of train")
+    return Examples(train, fit.indices[:cut], "train"), Examples(train, fit.indices[cut:], f"held-back {TEST_SHARE:.0%} of train")
 
 
-def _check_train(fit: Part, label_column: str) -> None:
+def _check_train(fit: Examples, label_column: str) -> None:
     data = fit.data
     if not fit.indices:
         there = f"column {label_column!r} gives none, the columns are {', '.join(data.columns)}; " if data.columns else ""
@@ -85,7 +85,7 @@ def _labelled(data: Labelled, order: list[int], split: str, say: Say) -> list[in
     return labelled
 
 
-def _tested(data: Labelled, split: str, fit: Part, say: Say) -> Part:
+def _tested(data: Labelled, split: str, fit: Examples, say: Say) -> Examples:
     """The examples of the classes that were fitted; none where the split is of no use, which is said."""
     order = list(range(len(data.labels)))
     labelled, known = _labelled(data, order, split, say), fit.classes
@@ -96,4 +96,4 @@ def _tested(data: Labelled, split: str, fit: Part, say: Say) -> Part:
         some = ", ".join(name for name, _ in unseen.most_common(NAMED_CLASSES)) + (", ..." if len(unseen) > NAMED_CLASSES else "")
         count = f"{unseen.total()} of {len(labelled)} examples are of {len(unseen)} classes that train lacks ({some})"
         say(f"split {split}: {count}" + (", left out" if unseen.total() < len(labelled) else ", so it is not used"))
-    return Part(data, [index for index in labelled if data.labels[index] in known], split)
+    return Examples(data, [index for index in labelled if data.labels[index] in known], split)

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.run_dir.lock import RunLock
-from recipes.settings import differences
-from recipes.system.durable import sync, write_text_atomically
+from recipes.system.durable import sync, write_bytes_atomically
 from recipes.system.json_lines import JsonLines, read_rows
 
 FREE_TO_CHANGE = {
@@ -22,6 +20,7 @@ FREE_TO_CHANGE = {
     *("run.hang_seconds", "run.accept_changes"),
     "data.num_workers",  # who reads does not change what is read
     "data.path",  # what it holds counts, not how it is spelled: check_same_data
+    "data.max_bad_fraction",  # how many are too many decides when a run ends, not what it learns
 }
 FREE_SECTIONS = ("checkpoint.",)
 LOGS = ("metrics.jsonl", "events.jsonl")
@@ -85,6 +84,10 @@ class RunDir:
         """Write config.json. Raises: ConfigError where the disk refuses."""
         self._replace("config.json", json.dumps(content, indent=2) + "\n")
 
+    def keep(self, name: str, content: bytes) -> None:
+        """Write a file that belongs to the run. Raises: ConfigError where the disk refuses."""
+        self._replace(name, content)
+
     def warn(self, text: str) -> None:
         """One line on the terminal that the user should not miss."""
         self._say(f"warning: {text}")
@@ -134,9 +137,9 @@ class RunDir:
             with suppress(OSError):  # not empty: prepared data stay
                 folder.rmdir()
 
-    def _replace(self, name: str, text: str) -> None:
+    def _replace(self, name: str, content: str | bytes) -> None:
         try:
-            write_text_atomically(self.path / name, text)
+            write_bytes_atomically(self.path / name, content.encode() if isinstance(content, str) else content)
         except OSError as error:
             free = shutil.disk_usage(self.path).free
             raise ConfigError(
@@ -145,57 +148,14 @@ class RunDir:
             ) from None
 
 
-def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
-    """In what `recipe` differs from the one that the directory was made for, where all of it is named in run.accept_changes.
-
-    Raises: ConfigError naming the fields that differ and are not, or what cannot be read of the run's own.
-    """
-    config = read_config(run_dir)
-    if config is None:
-        return {}
-    if config.recipe["name"] != recipe.name:
-        raise ConfigError(f"--run-dir {run_dir} holds a run of recipe {config.recipe['name']}, not {recipe.name}; name another --run-dir")
-    changes = differences(config.recipe, recipe, config.writer)
-    changes = {key: values for key, values in changes.items() if key not in FREE_TO_CHANGE and not key.startswith(FREE_SECTIONS)}
-    other = [key for key in changes if key == "modality" or key.endswith(".kind")]
-    if other:
-        before, now = changes[other[0]]
-        raise ConfigError(f"--run-dir {run_dir} holds a run with {other[0]} {before}, now it is {now}; name another --run-dir")
-    refused = [key for key in changes if key not in recipe.run.accept_changes]
-    if refused:
-        shown = ", ".join(f"{key} {changes[key][0]} -> {changes[key][1]}" for key in refused[:3])
-        raise ConfigError(
-            f"--run-dir {run_dir} was started with other settings ({len(refused)} differ: {shown}); undo them, accept them with "
-            f"--set run.accept_changes={','.join(changes)}, or name another --run-dir"
-        )
-    return changes
-
-
-def check_same_data(run_dir: Path, recipe: Recipe, fingerprint: str) -> Changes:
-    """The change of data, where run.accept_changes names data.path; `fingerprint` is that of the data now.
-
-    Raises: ConfigError where they are not those of the run and nothing accepts that.
-    """
-    config = read_config(run_dir)
-    before = fingerprint if config is None else config.fingerprint or fingerprint
-    if config is None or before == fingerprint:
-        return {}
-    if "data.path" in recipe.run.accept_changes:
-        return {"data.path": [config.recipe["data"]["path"], recipe.data.path], "data_fingerprint": [before, fingerprint]}
-    raise ConfigError(
-        f"--run-dir {run_dir}: the data are not those of the run (fingerprint {before[:12]} -> {fingerprint[:12]}); point --data at those, "
-        "accept the others with --set run.accept_changes=data.path, or name another --run-dir"
-    )
-
-
 @dataclass(frozen=True)
 class StoredConfig:
     """What config.json says that a launch must agree with."""
 
     recipe: dict[str, Any]
     """As JSON, of whichever release; see recipes/settings.py."""
-    fingerprint: str | None
-    """Of the data."""
+    content: dict[str, Any]
+    """All of it."""
     writer: str
     """The file and who wrote it, to begin a message with."""
 
@@ -207,14 +167,17 @@ def read_config(run_dir: Path) -> StoredConfig | None:
         config = json.loads(path.read_text())
         if isinstance(config["recipe"]["name"], str):
             release = config.get("release", f"at commit {str(config.get('git_commit'))[:12]}")
-            return StoredConfig(config["recipe"], config.get("data_fingerprint"), f"{path} (written by release {release})")
+            return StoredConfig(config["recipe"], config, f"{path} (written by release {release})")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: {error.strerror}; name a folder that you may read and write") from None
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
-    raise ConfigError(f"{path} is damaged, so what the run was made for is unknown; restore it or name another --run-dir")
+    raise ConfigError(
+        f"{path} is damaged, so what the run was made for is unknown; restore it, remove it (a checkpoint says the same), "
+        "or name another --run-dir"
+    )
 
 
 def _last_seen(run_dir: Path) -> float | None:

@@ -6,9 +6,14 @@ from pathlib import Path
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace a small file so that a reader sees the old or the new one, never half, and that a power cut keeps it."""
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """The same for bytes."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

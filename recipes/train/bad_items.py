@@ -1,20 +1,21 @@
 """Undecodable items met while training: every rank knows all of them, and the run ends where they are too many."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch.distributed as dist
 
 from recipes.data.loader import LoadedBatch, UpdateLoader
-from recipes.data.media import BadItem, name_bad
-from recipes.errors import ConfigError
+from recipes.data.media import BadItem, allowed_bad, name_bad
+from recipes.errors import ConfigError, UnusableData
 
 
 class BadItems:
     """The distinct bad items of a run so far."""
 
-    def __init__(self, num_items: int, max_fraction: float) -> None:
-        """`num_items`: samples of the data set; `max_fraction` of them may be bad."""
+    def __init__(self, num_items: int, max_fraction: float, removed: Collection[str] = ()) -> None:
+        """`num_items`: samples of the data set; `max_fraction` of them may be bad, beside those that the user has removed."""
+        self._removed = removed
         self._num_items, self._max_fraction = num_items, max_fraction
         self._known: dict[str, BadItem] = {}
         self._new: list[BadItem] = []
@@ -32,7 +33,7 @@ class BadItems:
 
     def note(self, items: list[BadItem]) -> None:
         """Items that this rank met elsewhere, such as in an evaluation; they too wait for agree()."""
-        self._new += [item for item in items if item.where not in self._known]
+        self._new += [item for item in items if item.where not in self._known and item.where not in self._removed]
 
     @property
     def num_new(self) -> int:
@@ -42,7 +43,7 @@ class BadItems:
     def agree(self, group: dist.ProcessGroup, report: Callable[[BadItem], Any]) -> None:
         """Exchange the new ones over `group` (a collective), report each once, in the same order on every rank.
 
-        Raises: ConfigError where they are more than the allowed share, or a rank could not load its batches: on every rank.
+        Raises: UnusableData where they are more than the allowed share, or a rank could not load its batches: on every rank.
         """
         gathered: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(gathered, (self._new, self._error), group=group)
@@ -53,9 +54,11 @@ class BadItems:
                 report(item)
         for _, error in gathered:
             if error is not None:
-                raise error
-        if len(self._known) > self._max_fraction * self._num_items:
-            raise ConfigError(
-                f"{len(self._known)} of {self._num_items} items cannot be decoded, more than data.max_bad_fraction {self._max_fraction:g}: "
-                f"{name_bad(list(self._known.values()))}; mend or remove them"
+                raise UnusableData(str(error))
+        num_bad, num_items, allowed = len(self._known), self._num_items, allowed_bad(self._num_items, self._max_fraction)
+        if num_bad > allowed:
+            raise UnusableData(
+                f"{num_bad} of {num_items} items cannot be decoded, more than data.max_bad_fraction {self._max_fraction:g} allows "
+                f"({allowed}): {name_bad(list(self._known.values()))}; mend or remove them and give "
+                f"the same command again, or --set data.max_bad_fraction={min(1.0, num_bad / num_items + 0.005):.2f}"
             )

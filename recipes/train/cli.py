@@ -30,9 +30,9 @@ from recipes.ds_config import SHIPPED, EngineConfig, find_ds_config, load_ds_con
 from recipes.errors import ConfigError, LocalError
 from recipes.plan.notes import notes as notes_on
 from recipes.plan.size import parameter_line, state_bytes
-from recipes.run_dir.run_dir import check_same_recipe
 from recipes.settings import recipe_to_dict, settable
 from recipes.suggestions import unknown_flag
+from recipes.train.begun import check_same_recipe
 from recipes.values import place, place_name
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from model.parallel import Parallel
 from recipes.cluster.world import World
 from recipes.config import GuardConfig, Recipe
-from recipes.data.loader import Position, rank_share
+from recipes.data.loader import rank_share
+from recipes.data.order import Position
 from recipes.ds_config import BatchPlan
 from recipes.engine import shards
 from recipes.engine.build import Engine

@@ -17,7 +17,7 @@ from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 from recipes.engine import shards
 from recipes.engine.update import backward, set_learning_rate, step
-from recipes.errors import ConfigError, OutOfMemory, TrainingBroken
+from recipes.errors import ConfigError, OutOfMemory, TrainingBroken, UnusableData
 from recipes.system.terminal import limit_waiting
 from recipes.train.guard import Skip, UpdateGuard, check_skips
 from recipes.train.memory import naming_what_to_change, where_it_continues
@@ -81,7 +81,11 @@ def train(state: TrainState) -> int:
         due = state.step + 1
         evaluates = due % run.eval_steps == 0 or due == run.max_steps
         logs = due % run.log_steps == 0 or evaluates or due == 1
-        metrics = train_step(state, logs)
+        try:
+            metrics = train_step(state, logs)
+        except UnusableData:  # on all ranks, before anything of the update: what was learned until here stays
+            _save_last(state)
+            raise
         if isinstance(metrics, Skip):  # the same step number is due again, on the next batch
             skipped += 1
             check_skips(state.recipe, due, skipped, metrics.reason)
@@ -97,12 +101,16 @@ def train(state: TrainState) -> int:
             report(state, metrics)
         with state.watch.paused("save"):  # it may wait for the one before, and a disk takes as long as it takes
             state.saving.save_if_due(state.counters, state.small_states)
-    tell_last_save(state)
-    with state.watch.paused("last save"):
-        state.saving.finish(state.counters, state.small_states)
+    _save_last(state)
     state.beat("leave")
     state.data.loader.close()
     return finish(state)
+
+
+def _save_last(state: TrainState) -> None:
+    tell_last_save(state)
+    with state.watch.paused("last save"):
+        state.saving.finish(state.counters, state.small_states)
 
 
 def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
@@ -163,7 +171,7 @@ def _sum_over_ranks(state: TrainState, batches: list[Batch]) -> tuple[int, int, 
     """Count of the objective and tokens of the whole update, and how many ranks were asked to stop. TP ranks hold the same data.
 
     What any rank met meanwhile all agree on: undecodable items, a checkpoint that is written, a run dir that was taken over.
-    Raises: ConfigError where items have become too many, nothing is counted, or the run dir is lost.
+    Raises: UnusableData where items have become too many or nothing is counted; ConfigError where the run dir is lost.
     """
     state.beat("agree")
     own = [sum(map(state.objective.count, batches)), sum(b.num_tokens for b in batches), int(state.stop.is_asked())]
@@ -178,7 +186,7 @@ def _sum_over_ranks(state: TrainState, batches: list[Batch]) -> tuple[int, int, 
     if any_bad:
         state.data.bad_items.agree(state.world.control, lambda item: tell(state, "bad_item", where=item.where, reason=item.reason))
     if total == 0:
-        raise ConfigError(state.objective.nothing_counted(state.counters.update, state.recipe.run.global_batch_size))
+        raise UnusableData(state.objective.nothing_counted(state.counters.update, state.recipe.run.global_batch_size))
     tp_size = state.objective.parallel.tp_size
     return total // tp_size, tokens // tp_size, stop
 

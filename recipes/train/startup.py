@@ -1,11 +1,10 @@
 """From nothing to a running state: run dir, data, engines, newest checkpoint, logs, in this order. Every rank takes every step."""
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,15 @@ import torch
 from model.batch import Batch
 from model.parallel import Parallel, init_parallel
 from recipes.check import continuation
-from recipes.checkpoint.layout import Counters, newest, read_manifest, step_folder, step_of
+from recipes.checkpoint.layout import Counters, Manifest, newest, read_manifest, step_folder, step_of
 from recipes.checkpoint.restore import load_newest
 from recipes.checkpoint.retention import remove_leftovers
 from recipes.checkpoint.save import CheckpointSaver
 from recipes.cluster.world import World
 from recipes.cluster.world_check import check_run_dir, check_same, check_world
 from recipes.config import Recipe
-from recipes.data.loader import Dataset, UpdateLoader, UpdateOrder, check_enough, eval_batches, rank_share
+from recipes.data.loader import Dataset, UpdateLoader, check_enough, eval_batches, rank_share
+from recipes.data.order import EpochPlace, UpdateOrder
 from recipes.ds_config import BatchPlan, EngineConfig
 from recipes.engine.build import PRECISIONS, is_supported
 from recipes.engine.cpu_adam import is_compiled
@@ -30,13 +30,15 @@ from recipes.errors import ConfigError
 from recipes.modalities.base import Modality
 from recipes.modalities.registry import modality_of
 from recipes.objectives.registry import build_objective, objective_class
-from recipes.run_dir.run_dir import RunDir, check_same_data, check_same_recipe
+from recipes.run_dir.run_dir import RunDir
 from recipes.settings import recipe_to_dict
 from recipes.train.bad_items import BadItems
+from recipes.train.begun import check_same_data, check_same_recipe, how_it_changed, read_begun
 from recipes.train.metrics import MetricsWriter
 from recipes.train.mirror import open_mirror
 from recipes.train.plot import CURVES, plot_metrics
 from recipes.train.preempt import StopRequest
+from recipes.train.run_data import RunData
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
 from recipes.train.start_block import what_runs, where_it_goes
@@ -63,6 +65,8 @@ class StartUp:
     """What is taken is given up when it closes, however the start ends."""
     run_dir: RunDir | None = None
     """On rank 0, once it is taken."""
+    run_data: RunData | None = None
+    """On rank 0, once they are prepared."""
     began: float = field(default_factory=time.perf_counter)
 
     @cached_property
@@ -79,21 +83,21 @@ class StartUp:
         check_world(world, recipe, self.config, self.facts)
         world.on_all_ranks(lambda: check_precision(self.config))
         expected = world.on_rank_zero(self._take_run_dir)
-        if expected.step >= recipe.run.max_steps:
-            world.on_rank_zero(lambda: self._say_finished(expected.step))
+        step = expected.counters.step
+        if step >= recipe.run.max_steps:
+            world.on_rank_zero(lambda: self._say_finished(step))
             return None
         check_run_dir(world, self.path, world.on_rank_zero(lambda: self._own().token))
         self.watch.start()
-        train_data, heldout = self._open_data(expected.step)
+        train_data, heldout, facts = self._open_data(step)
         parallel = init_parallel(self.config.batch.tp_size, world.device.type)
         heldout_batches(recipe, heldout, self.config.batch, parallel)  # complains now rather than at the first evaluation
-        here = world.hosts.count(world.hosts[world.rank])
-        loader = build_loader(recipe, train_data, self.config.batch, parallel.dp_rank, first_update=expected.update, ranks_on_node=here)
-        self.stack.callback(loader.close)
-        self._say_what_comes(expected.step)
-        data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction))
-        facts = self.facts | {"data_fingerprint": train_data.fingerprint, "deepspeed": self.config.deepspeed}
-        state = self._build(parallel, data, facts, expected.step)
+        loader = self._open_loader(train_data, parallel, expected)
+        self._say_what_comes(step)
+        removed = world.on_rank_zero(lambda: self._data().removed())
+        data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction, removed))
+        facts |= self.facts | {"deepspeed": self.config.deepspeed}
+        state = self._build(parallel, data, facts, expected)
         state.beat("logs")
         world.on_rank_zero(lambda: self._open_logs(state, facts))
         return state
@@ -102,24 +106,25 @@ class StartUp:
         assert self.run_dir is not None
         return self.run_dir
 
-    def _take_run_dir(self) -> Counters:
-        """Own the run dir, where the recipe is that of the run; where the run then stands. On rank 0."""
+    def _take_run_dir(self) -> Manifest:
+        """Own the run dir, where the recipe is that of the run; where the run then stands, as its newest manifest tells. On rank 0."""
         with self.stop.interruptible("preparation"):  # a lock of another machine is watched for half a minute
             self.run_dir = RunDir(self.path, say=warn)
             self.stack.callback(self.run_dir.release)
         self.run_dir.accepted = check_same_recipe(self.path, self.recipe)
         remove_leftovers(self.path)
         checkpoint = newest(self.path)
-        counters = read_manifest(checkpoint).counters if checkpoint else Counters()
-        if counters.step < self.recipe.run.max_steps:
+        manifest = replace(read_manifest(checkpoint), parameters={}, files=()) if checkpoint else Manifest(Counters(), 1, 1, {}, (), {})
+        if manifest.counters.step < self.recipe.run.max_steps:
             endings.forget(self.path / endings.FOLDER)  # before any watcher of this launch runs
             if (self.path / "config.json").exists():
                 self._write_roster()
-        return counters
+        return manifest
 
     def _say_finished(self, step: int) -> None:
         if not (self.path / CURVES).exists():  # it was killed after its last save
             plot_metrics(self.path, objective_class(self.recipe.objective.kind).display.panels)
+        RunData(self._own(), self.recipe, self.modality).leave_kept()
         name = step_folder(self.path, step).name
         print(f"{self.path} is finished ({name}); {continuation(self.recipe, step)}; another --run-dir starts a new run")
 
@@ -127,30 +132,28 @@ class StartUp:
         with suppress(OSError):  # a full disk: then a rank that ends without a record is not missed
             endings.write_roster(self.path / endings.FOLDER, self.world.hosts)
 
-    def _open_data(self, step: int) -> tuple[Dataset, Dataset]:
-        """Prepare the data where they are not; the same on every rank, and those of the run."""
+    def _open_data(self, step: int) -> tuple[Dataset, Dataset, dict[str, Any]]:
+        """Both splits, prepared where they were not, the same on every rank and those of the run; and what config.json says of them."""
         recipe, world = self.recipe, self.world
         with self.watch.paused("prepare"):
             prepared = world.on_rank_zero(self._prepare)
         self.watch.beat(step, "data set")
         train_data, heldout = world.on_all_ranks(lambda: self.modality.open_data(recipe, prepared))
         check_same(world, {"the data's fingerprint": train_data.fingerprint})
-        world.on_rank_zero(lambda: self._own().accepted.update(check_same_data(self.path, recipe, train_data.fingerprint)))
-        return train_data, heldout
+        facts = world.on_rank_zero(lambda: self._data().facts(train_data.fingerprint))
+        world.on_rank_zero(lambda: self._own().accepted.update(check_same_data(self.path, recipe, facts)))
+        return train_data, heldout, asdict(facts)
+
+    def _data(self) -> RunData:
+        assert self.run_data is not None
+        return self.run_data
 
     def _prepare(self) -> Path:
-        """The prepared data, found or made. Data that cannot fill one batch leave nothing behind. On rank 0."""
-        folder = self.path / "prepared"
-        is_new = not folder.exists()
+        """The prepared data. On rank 0."""
+        recipe, open_data = self.recipe, self.modality.open_data
+        self.run_data = RunData(self._own(), recipe, self.modality)
         with self.stop.interruptible("preparation"):
-            prepared = self.modality.prepare(self.recipe, folder, progress=True, log=print)
-        try:
-            check_enough(self.modality.open_data(self.recipe, prepared)[0], self.recipe.run.global_batch_size)
-        except ConfigError:
-            if is_new:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
-        return prepared
+            return self.run_data.prepare(lambda prepared: check_enough(open_data(recipe, prepared)[0], recipe.run.global_batch_size))
 
     def _say_what_comes(self, step: int) -> None:
         """Before what may be silent for minutes."""
@@ -162,8 +165,19 @@ class StartUp:
         for line in lines if self.world.rank == 0 else ():
             print(line, flush=True)
 
-    def _build(self, parallel: Parallel, data: TrainData, facts: dict[str, Any], step: int) -> TrainState:
+    def _open_loader(self, train_data: Dataset, parallel: Parallel, manifest: Manifest) -> UpdateLoader:
+        """This rank's, from where the manifest says that the run stands."""
+        place, update = manifest.facts.get("place"), manifest.counters.update
+        size = manifest.facts.get("recipe", {}).get("run", {}).get("global_batch_size", self.recipe.run.global_batch_size)
+        first = EpochPlace(update, **place) if place else EpochPlace.of_constant(update, size, len(train_data))
+        here = self.world.hosts.count(self.world.hosts[self.world.rank])
+        loader = build_loader(self.recipe, train_data, self.config.batch, parallel.dp_rank, first=first, ranks_on_node=here)
+        self.stack.callback(loader.close)
+        return loader
+
+    def _build(self, parallel: Parallel, data: TrainData, facts: dict[str, Any], expected: Manifest) -> TrainState:
         """Engines with the newest checkpoint in them, and what saves them."""
+        step = expected.counters.step
         recipe, world, run_dir = self.recipe, self.world, self.run_dir
         choose_kernels(recipe.run.deterministic)
         self.watch.beat(step, "engines")
@@ -171,6 +185,9 @@ class StartUp:
         self.watch.beat(step, "load")
         manifest = load_newest(self.path, objective, world, self._report_damage, alive=self.watch.alive)
         counters = manifest.counters if manifest else Counters()
+        if manifest and counters != expected.counters:  # the newest one is damaged
+            data.loader.close()
+            data = data._replace(loader=self._open_loader(data.loader.dataset, parallel, manifest))
         saver = CheckpointSaver(self.path, objective, world, recipe.checkpoint, run_dir.check if run_dir else None)
         saving, spikes = Saving(saver, recipe, facts, counters.step, run_dir), SpikeStatistic(recipe.guard)
         if manifest:
@@ -186,9 +203,12 @@ class StartUp:
     def _open_logs(self, state: TrainState, facts: dict[str, Any]) -> None:
         recipe, batch, run_dir = self.recipe, self.config.batch, self._own()
         seconds = time.perf_counter() - self.began
-        content = {"recipe": recipe_to_dict(recipe), "deepspeed_config": self.config.path, **facts}
         topology = {"world_size": batch.world_size, "tp_size": batch.tp_size}
-        run_dir.save_config(content | topology)
+        content = {"recipe": recipe_to_dict(recipe), "deepspeed_config": self.config.path, **facts, **topology}
+        before = read_begun(self.path)
+        run_dir.accepted |= how_it_changed(before.content, content) if before else {}
+        run_dir.save_config(content)
+        self._data().keep()
         self._write_roster()  # now there is a run
         lines, lost_steps, lost_seconds = run_dir.open_metrics(state.step)
         mirror = open_mirror(recipe.run.wandb, run_dir.path, content | topology)
@@ -232,16 +252,16 @@ def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel
 
 
 def build_loader(
-    recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: int, *, first_update: int = 0, ranks_on_node: int = 1
+    recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: int, *, first: EpochPlace | None = None, ranks_on_node: int = 1
 ) -> UpdateLoader:
-    """This rank's loader; its worker processes start at once and read while the engines are built."""
-    run, data = recipe.run, recipe.data
+    """This rank's loader from an update on; its worker processes start at once and read while the engines are built."""
+    run, data, first = recipe.run, recipe.data, first or EpochPlace()
     return UpdateLoader(
         dataset,
-        UpdateOrder(dataset, seed=run.seed, global_batch_size=run.global_batch_size, group_size=data.group_size),
+        UpdateOrder(dataset, seed=run.seed, global_batch_size=run.global_batch_size, group_size=data.group_size, first=first),
         share=rank_share(run.global_batch_size, dp_rank, batch.dp_size),
         micro_batch_size=batch.micro_batch_size,
         num_workers=data.num_workers,
-        first_update=first_update,
+        first_update=first.update,
         ranks_on_node=ranks_on_node,
     )

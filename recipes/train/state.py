@@ -71,4 +71,5 @@ class TrainState:
         """What a checkpoint holds beside shards and counters."""
         own = self.objective.state()
         states = {"loss_scaler": shards.loss_scaler_state(self.objective.student), "spikes": self.spikes.state()}
-        return states | ({"objective": own} if own else {})
+        _, epoch, offset = self.data.loader.place(self.counters.update)
+        return states | {"place": {"epoch": epoch, "offset": offset}} | ({"objective": own} if own else {})

@@ -4,13 +4,14 @@ import json
 import os
 import shlex
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from recipes.data.prepare import prepare_text
-from tests.launching import PRETRAIN_TEXT, launch, overrides, read_jsonl, refused, start_ranks, tiny_recipe
-from tests.made_up import write_book
+from tests.launching import PRETRAIN, PRETRAIN_TEXT, ROOT, launch, overrides, read_jsonl, refused, start_ranks, tiny_recipe, write_files
+from tests.made_up import write_book, write_pictures
 
 
 @pytest.fixture
@@ -71,7 +72,8 @@ def test_a_prepared_folder_may_move_and_other_data_are_refused_by_their_fingerpr
     moved = shutil.move(run / "prepared", tmp_path / "moved")
     done = go_on(run, moved)
     assert (done.returncode, done.stderr) == (0, "")
-    recipe = tiny_recipe(data__path=write_book(tmp_path / "other.txt", num_lines=500))
+    tokenizer = run / "tokenizer.model"
+    recipe = tiny_recipe(data__path=write_book(tmp_path / "other.txt", num_lines=500), data__tokenizer=tokenizer)
     other = prepare_text(recipe.data, recipe.frontend, tmp_path / "other", num_processes=1)
     done = go_on(run, other, steps=5)
     refused(done, rf"not those of the run \(fingerprint {before[:12]} -> \w{{12}}\); point --data at those, accept the others with --set")
@@ -84,7 +86,159 @@ def test_a_prepared_folder_may_move_and_other_data_are_refused_by_their_fingerpr
 
 def test_other_raw_data_in_place_of_those_that_the_run_prepared_are_refused(run: Path, tmp_path: Path) -> None:
     done = go_on(run, write_book(tmp_path / "other.txt"))
-    refused(done, r"prepared: prepared with data\.path .*book\.txt, now .*other\.txt; remove it or")
+    refused(
+        done, r"prepared: prepared with data\.path .*book\.txt, now .*other\.txt; go back to that, accept the other with --set run\.acc"
+    )
+
+
+def test_other_text_on_purpose_is_read_with_the_runs_tokenizer_in_one_command(run: Path, tmp_path: Path) -> None:
+    """Whatever became of the prepared folder, or of the copy, but not of both."""
+    before, other = (run / "prepared" / "tokenizer.model").read_bytes(), write_book(tmp_path / "other.txt", num_lines=500)
+    accept = ("--set", "run.accept_changes=data.path")
+    (run / "tokenizer.model").unlink()
+    done = go_on(run, other, *accept, steps=3)
+    assert (done.returncode, done.stderr) == (0, "") and "\nchanged: data.path " in done.stdout
+    shutil.rmtree(run / "prepared")
+    done = go_on(run, write_book(tmp_path / "third.txt", num_lines=600), *accept)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert before == (run / "prepared" / "tokenizer.model").read_bytes() == (run / "tokenizer.model").read_bytes()
+    shutil.rmtree(run / "prepared")
+    (run / "tokenizer.model").unlink()
+    done = go_on(run, other, *accept, steps=5)
+    refused(
+        done,
+        r"its tokenizer\.model .* is not that of the run \(sha256 \w{12}\), .*; put that file back as .*/run/tokenizer\.model, or name",
+    )
+    (run / "tokenizer.model").write_bytes(before)
+    assert go_on(run, other, *accept, steps=5).returncode == 0, "as it says"
+
+
+def test_a_prepared_folder_with_another_tokenizer_is_refused_whatever_is_accepted(run: Path, tmp_path: Path) -> None:
+    recipe = tiny_recipe(data__path=write_book(tmp_path / "other.txt", num_lines=500))
+    accept = ("--set", "run.accept_changes=data.path")
+    done = go_on(run, prepare_text(recipe.data, recipe.frontend, tmp_path / "other", num_processes=1), *accept)
+    refused(done, r"is not that of the run .*; prepare them again with --set data\.tokenizer=.*/run/tokenizer\.model, or name")
+    recipe = tiny_recipe(data__path=tmp_path / "other.txt", data__tokenizer=run / "tokenizer.model")
+    done = go_on(run, prepare_text(recipe.data, recipe.frontend, tmp_path / "again", num_processes=1), *accept)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_a_run_that_falls_back_to_an_older_checkpoint_reads_the_data_from_there(tmp_path: Path) -> None:
+    raw = write_pictures(tmp_path / "raw")
+
+    def train(run: Path, steps: int) -> list[dict[str, object]]:
+        numbers = {"run__max_steps": steps, "run__save_steps": 2}
+        done = launch(PRETRAIN["vision"], ["--data", raw, "--run-dir", run, *overrides("vision", **numbers)], tmp_path)
+        assert done.returncode == 0, done.stderr
+        return [{key: row[key] for key in ("step", "loss", "grad_norm")} for row in read_jsonl(run / "metrics.jsonl")]
+
+    whole = train(tmp_path / "whole", 7)
+    train(tmp_path / "run", 6)
+    (damaged,) = (tmp_path / "run" / "checkpoints" / "step_00000006").glob("rank_*")
+    content = bytearray(damaged.read_bytes())
+    content[-5] ^= 1
+    damaged.write_bytes(content)
+    assert train(tmp_path / "run", 7) == whole
+    assert [e["step"] for e in read_jsonl(tmp_path / "run" / "events.jsonl") if e["event"] in ("fallback", "resume")] == [6, 4]
+
+
+@pytest.mark.slow
+def test_text_that_was_changed_since_is_refused_until_it_is_accepted(run: Path, tiny_text: Path, tmp_path: Path) -> None:
+    book = shutil.copy(tiny_text, tmp_path / "book.txt")
+    shutil.rmtree(run / "prepared")
+    assert go_on(run, book, steps=3).returncode == 0, "the same text elsewhere"
+    write_book(book, num_lines=500)
+    done = go_on(run, book)
+    refused(
+        done, r"prepared: 1 of 1 files hold something else than when it was prepared, such as .*/book\.txt; go back to that, accept the"
+    )
+    done = go_on(run, book, "--set", "run.accept_changes=data.path")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert go_on(run, book, steps=5).returncode == 0, "they are the run's by now"
+
+
+def test_pictures_that_were_replaced_are_refused_until_they_are_accepted(tmp_path: Path) -> None:
+    raw, run = write_pictures(tmp_path / "raw"), tmp_path / "run"
+
+    def train(steps: int, *args: object, **changes: object):  # type: ignore[no-untyped-def]
+        numbers = {"run__max_steps": steps, "run__save_steps": 1} | changes
+        return launch(PRETRAIN["vision"], ["--data", raw, "--run-dir", run, *overrides("vision", **numbers), *args], tmp_path)
+
+    assert train(1).returncode == 0
+    names, before = sorted(raw.glob("*.png")), json.loads((run / "config.json").read_text())["data_contents"]
+    names[0].write_bytes(names[1].read_bytes())
+    done = train(2)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"1 of {len(names)} files hold something else than when it was prepared, such as {names[0]}; they are read as" in done.stdout
+    for name, other in pairwise(names):
+        name.write_bytes(other.read_bytes())
+    refused(
+        train(3), rf"{len(names) - 1} of {len(names)} files hold something else .*; go back to that, accept the other with --set run\.acc"
+    )
+    shutil.rmtree(run / "prepared")  # prepared again, names, lengths and perhaps sizes are the same
+    refused(train(3), r"not those of the run \((contents|fingerprint) \w{12} -> \w{12}\); .* --set run\.accept_changes=data\.path, or name")
+    done = train(3, "--set", "run.accept_changes=data.path")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads((run / "config.json").read_text())["data_contents"] != before and train(4).returncode == 0
+
+
+def test_a_run_dir_without_config_json_is_judged_by_its_newest_manifest(run: Path, tiny_text: Path) -> None:
+    (run / "config.json").unlink()
+    refused(go_on(run, tiny_text, optim__lr=0.001), r"\(1 differ: optim\.lr 0\.002 -> 0\.001\)")
+    assert go_on(run, tiny_text).returncode == 0 and (run / "config.json").exists()
+
+
+def test_a_first_attempt_without_an_update_binds_neither_settings_nor_data(tmp_path: Path) -> None:
+    """It ends after its run dir was made, as for want of memory: here since no picture can be decoded."""
+    write_files(tmp_path, {f"bad/{number:03}.png": b"no image" for number in range(20)})
+    common = ("--run-dir", tmp_path / "run", *overrides("vision"))
+    done = launch(PRETRAIN["vision"], ["--data", "bad", *common], tmp_path)
+    refused(done, "none of 19 items can be decoded")
+    assert (tmp_path / "run" / "config.json").exists() and not (tmp_path / "run" / "metrics.jsonl").exists()
+    changes = ("--set", "run.seed=7", "--set", "data.heldout_fraction=0.3")
+    done = launch(PRETRAIN["vision"], ["--data", write_pictures(tmp_path / "raw"), *common, *changes], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not [event for event in read_jsonl(tmp_path / "run" / "events.jsonl") if event["event"] == "change"]
+
+
+def test_a_run_that_ended_for_bad_items_goes_on_where_it_ended_once_they_are_gone(tmp_path: Path) -> None:
+    """Of 38 pictures four cannot be decoded, one more than a small set may have. Removed, mended or allowed: each lets it go on."""
+    raw, run, updates = write_pictures(tmp_path / "raw"), tmp_path / "run", 9
+    bad = [raw / f"{number:03}.png" for number in (7, 11, 20, 30)]
+    whole = bad[0].read_bytes()
+    for file in bad:
+        file.write_bytes(whole[: len(whole) // 2])
+
+    def train(run: Path, *args: object):  # type: ignore[no-untyped-def]
+        numbers = {"run__max_steps": updates, "run__eval_steps": 100, "data__heldout_fraction": 0.01}
+        return launch(PRETRAIN["vision"], ["--data", raw, "--run-dir", run, *overrides("vision", **numbers), *args], tmp_path)
+
+    done = train(run)
+    refused(
+        done,
+        r"4 of 39 items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .* mend or remove them and give the same",
+    )
+    events = read_jsonl(run / "events.jsonl")
+    (ended,) = [event["step"] for event in events if event["event"] == "error"]
+    assert 0 < ended == max(event["step"] for event in events if event["event"] == "save")
+    runs = [shutil.copytree(run, tmp_path / name) for name in ("removed", "mended", "allowed")]
+    remedy = done.stderr.rstrip().rpartition("or ")[2].split()
+    outcomes = [train(runs[2], *remedy)]
+    bad[0].write_bytes(whole)
+    outcomes.append(train(runs[1]))
+    bad[1].unlink()
+    outcomes.append(train(runs[0]))
+    for done in outcomes:
+        assert (done.returncode, done.stderr) == (0, "") and f"resumed at step {ended} to {updates}" in done.stdout
+
+
+def test_a_change_in_how_it_runs_is_told_and_kept(run: Path, tiny_text: Path) -> None:
+    done = go_on(run, tiny_text, "--deepspeed_config", ROOT / "ds_configs" / "zero3_cpu_bf16.json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\nchanged: precision fp32 -> bf16" in done.stdout
+    (change,) = [event for event in read_jsonl(run / "events.jsonl") if event["event"] == "change"]
+    assert change["fields"]["precision"] == ["fp32", "bf16"] and change["step"] == 2
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -54,5 +54,8 @@ def test_too_many_damaged_pictures_end_the_run_naming_the_first_ten(tmp_path: Pa
     write_pictures(tmp_path / "raw", 4)
     write_files(tmp_path, {f"raw/bad{number:03}.png": NO_IMAGE for number in range(36)})
     done = launch(PRETRAIN_VISION, ["--data", "raw", *overrides("vision")], tmp_path)
-    refused(done, r"\d+ of 38 items cannot be decoded, more than data\.max_bad_fraction 0\.01: .* and \d+ more; mend or remove them$")
+    refused(
+        done,
+        r"\d+ of 38 items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .* and \d+ more; mend or remove them",
+    )
     assert done.stderr.count(".png (not an image of a known kind") == 10

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,39 +14,6 @@ from model.batch import Batch
 from recipes.data.loader import EVAL_EPOCH, UpdateLoader, check_enough, eval_batches, micro_batches, rank_share
 from recipes.errors import ConfigError
 from tests.recipes.data.numbers_data import Numbers, Row, open_loader, order_of, row_of, rows_of
-
-
-def test_an_epoch_visits_every_sample_at_most_once_and_drops_the_rest() -> None:
-    order = order_of(Numbers(50))
-    assert order.updates_per_epoch == 6
-    for epoch in range(2):
-        visited = [position for update in range(6 * epoch, 6 * epoch + 6) for position in order.positions(update)]
-        assert {position.epoch for position in visited} == {epoch}
-        assert len(visited) == len({position.index for position in visited}) == 48
-    assert {order.positions(update)[0].epoch for update in (5, 6, 12)} == {0, 1, 2}
-
-
-def test_the_order_depends_on_seed_and_epoch_only() -> None:
-    order = order_of(Numbers(50))
-    assert order.positions(3) == order_of(Numbers(50)).positions(3)
-    assert order.positions(3) != order_of(Numbers(50), seed=2).positions(3)
-    assert [position.index for position in order.positions(0)] != [position.index for position in order.positions(6)]
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 30), st.integers(0, 40))
-def test_a_global_batch_is_whole_groups_of_consecutive_indices_in_the_data_sets_order(
-    group: int, num_groups: int, update: int, spare: int
-) -> None:
-    dataset, batch = Numbers(group * num_groups * 3 + spare), group * num_groups
-    order = order_of(dataset, batch=batch, group=group)
-    positions = order.positions(update)
-    epoch, offset = divmod(update, order.updates_per_epoch)
-    entire = dataset.order(np.random.Generator(np.random.Philox(np.random.SeedSequence((1, epoch)))))
-    assert [position.index for position in positions] == entire[offset * batch :][:batch].tolist()
-    for start in range(0, batch, group):
-        members = tuple(position.index for position in positions[start : start + group])
-        assert {position.group for position in positions[start : start + group]} == {members}
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -166,7 +166,7 @@ def test_a_finished_preparation_is_reused_if_source_and_settings_agree(tmp_path:
     before = (out / "prepared.json").stat().st_mtime_ns
     assert prepare(replace(clips, path=os.path.relpath(str(clips.path))), out) == out
     assert (out / "prepared.json").stat().st_mtime_ns == before
-    with pytest.raises(ConfigError, match=r"prepared from .*data, now --data None; remove it or choose another --run-dir"):
+    with pytest.raises(ConfigError, match=r"prepared from .*data, now --data None; remove it or choose another place"):
         prepare(replace(clips, path=None), out)
     with pytest.raises(ConfigError, match=r"prepared with data\.column audio, now sound"):
         prepare(replace(clips, column="sound"), out)

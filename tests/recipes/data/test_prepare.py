@@ -75,7 +75,8 @@ def test_prepared_text_is_on_the_disk_before_it_has_its_name(tmp_path: Path, dat
 
 
 def test_the_fingerprint_is_of_every_file_that_training_reads(prepared: Path) -> None:
-    assert {*CONTENT_FILES, "prepared.json"} == {path.name for path in prepared.iterdir()}
+    of_sources = {"paths.bin", "path_ends.bin", "contents.bin"}
+    assert {*CONTENT_FILES, *of_sources, "prepared.json"} == {path.name for path in prepared.iterdir()}
     assert load_prepared(prepared).fingerprint == hash_files([prepared / name for name in CONTENT_FILES])
 
 

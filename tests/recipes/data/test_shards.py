@@ -141,5 +141,5 @@ def test_a_prepared_folder_that_data_names_goes_before_an_earlier_one_and_each_i
         (folder / "prepared.json").write_text("{}")
     assert find(given, earlier) == given and calls == [("check_fits", given)]
     assert find(tmp_path, earlier) == find(None, earlier) == earlier
-    assert calls == [("check_fits", earlier), ("check_same_source", earlier)]
+    assert calls == [("check_same_source", earlier), ("check_fits", earlier)]
     assert find(tmp_path, new) is None and not calls

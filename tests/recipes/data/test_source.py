@@ -233,34 +233,6 @@ def test_splits_of_a_saved_data_set_and_of_the_hub_are_those_that_are_asked_for(
     assert calls == ["train", "valid", "extra", "all"]
 
 
-def test_a_split_of_the_hub_goes_by_each_of_its_names_and_one_that_is_missing_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import datasets
-
-    (tmp_path / "a.csv").write_text("text\none\n")
-    builder = datasets.load_dataset_builder("csv", data_files={"validation": str(tmp_path / "a.csv")}, cache_dir=str(tmp_path / "cache"))
-    builder.download_and_prepare()
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split=None: builder.as_dataset(split=split))
-    for split in ("validation", "valid", "dev", "all"):
-        assert list(source.load_hub("owner/name", split)["text"]) == ["one"]
-    with pytest.raises(MissingSplit, match="owner/name: no split 'test', there are validation; point --data at data that has one"):
-        source.load_hub("owner/name", "test")
-
-
-def test_what_the_hub_tells_of_its_other_splits_is_said() -> None:
-    import datasets
-
-    rows = datasets.Dataset.from_dict({"text": ["a", "b"]})
-    assert source.say_rows("train", rows) == ""
-    rows.info.splits = datasets.SplitDict.from_split_dict(
-        {"train": {"name": "train", "num_examples": 2}, "x": {"name": "x", "num_examples": 5}}
-    )
-    assert source.say_rows("train", rows) == "train: 2 rows; left out: 5 of x"
-    assert source.say_rows("all", rows) == "train, x: 7 rows"
-    assert source.say_rows("train[:1%]", rows) == ""
-
-
 def test_text_behind_links_is_read_each_file_once_and_what_is_not_is_named(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "x.txt").write_text("far")

@@ -17,8 +17,9 @@ from model.frontends.config import SpeechFrontendConfig
 from model.masking import span_mask, unmask_to
 from recipes.config import SpeechDataConfig
 from recipes.data.audio import decode_audio, normalize
-from recipes.data.loader import UpdateOrder, rank_share
+from recipes.data.loader import rank_share
 from recipes.data.media_folder import open_prepared
+from recipes.data.order import UpdateOrder
 from recipes.data.speech import SpeechDataset, SpeechExample, check_mask
 from recipes.data.speech_folder import prepare_speech
 from recipes.errors import ConfigError

@@ -61,7 +61,7 @@ def open_dataset(prepared: Path, split: Split = "train", *, mask: BlockMaskConfi
 
 def make_dataset(folder: Path, **options: object) -> VisionDataset:
     """The training split of a folder of images without held-out ones."""
-    data = replace(DATA, path=str(folder), heldout_fraction=0.0)
+    data = replace(DATA, path=str(folder), heldout_fraction=0.0, max_bad_fraction=0.5)
     return open_dataset(prepare_vision(data, folder.parent / f"{folder.name}-prepared", num_processes=1), data=data, **options)
 
 

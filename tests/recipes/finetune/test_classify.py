@@ -16,7 +16,7 @@ from recipes.finetune.classify import ClassifyResult, classify_probe, collect, p
 from recipes.finetune.neighbours import best_neighbours
 from recipes.finetune.ridge import Split, best_ridge
 from recipes.finetune.score import Score, layer_lines, scores_to_json
-from recipes.finetune.splits import Part
+from recipes.finetune.splits import Examples
 from recipes.finetune.trunk import Source, build_trunk, find_source, load_trunk
 from recipes.modalities.registry import MODALITIES
 from recipes.speech import speech_tiny
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 def features(trunk: Trunk, data: Labelled, indices: list[int], classes: dict[str, int]) -> Split:
     """By the probe, of data that can all be decoded."""
-    part, bad = Part(data, indices, "train"), dict[str, BadItem]()
+    part, bad = Examples(data, indices, "train"), dict[str, BadItem]()
     split = collect(trunk, part, classes, bad, part.progress("features", print))
     assert not bad
     return split
@@ -161,7 +161,7 @@ def test_what_is_printed_puts_the_random_network_beside_and_counts_layers_as_it_
 def left_out(folder: str) -> tuple:
     """What is left out of pictures of which some cannot be decoded, with how many are told to classes; and the complaint about more."""
     trunk, bad = build_trunk(vision_tiny(), CPU), dict[str, BadItem]()
-    part = Part(MODALITIES["vision"].open_labelled(vision_tiny(), folder, "train", "label", Path()), list(range(NUM_IMAGES)), "train")
+    part = Examples(MODALITIES["vision"].open_labelled(vision_tiny(), folder, "train", "label", Path()), list(range(NUM_IMAGES)), "train")
     for number in range(FEW):
         Path(part.data.where(number)).write_bytes(b"no image")
     split = collect(trunk, part, {"blue": 0, "red": 1}, bad, part.progress("features", print))

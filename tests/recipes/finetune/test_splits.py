@@ -8,7 +8,7 @@ import datasets
 import pytest
 
 from recipes.errors import ConfigError
-from recipes.finetune.splits import TEST_SHARE, Part, open_splits
+from recipes.finetune.splits import TEST_SHARE, Examples, open_splits
 from recipes.text import text_tiny
 from recipes.vision import vision_tiny
 from tests.recipes.finetune.pictures import NUM_IMAGES, write_images
@@ -17,7 +17,7 @@ from tests.recipes.finetune.sentences import TEST, TRAIN, write_sentences
 UNNAMED = ("", "")
 
 
-def opened(path: Path, recipe: Any = None, label_column: str = "label") -> tuple[Part, Part, list[str]]:
+def opened(path: Path, recipe: Any = None, label_column: str = "label") -> tuple[Examples, Examples, list[str]]:
     """Both parts, and what was said."""
     said: list[str] = []
     return *open_splits(recipe or vision_tiny(), str(path), label_column, Path(), said.append), said

@@ -32,9 +32,9 @@ class Rounds:
         return [LoadedBatch(BATCH, [BadItem(name, "not audio")]) for name in self.rounds[update]] + [LoadedBatch(BATCH, [])]
 
 
-def meet(rounds: list[list[list[str]]], num_items: int, max_fraction: float) -> dict[str, Any]:
+def meet(rounds: list[list[list[str]]], num_items: int, max_fraction: float, removed: tuple[str, ...] = ()) -> dict[str, Any]:
     """What this rank reports and raises; rounds[i][rank] are the names met."""
-    bad = BadItems(num_items, max_fraction)
+    bad = BadItems(num_items, max_fraction, removed)
     seen: dict[str, Any] = {"reported": [], "new": [], "batches": [], "error": None}
     loader: Any = Rounds([names[dist.get_rank()] for names in rounds])
     for update in range(len(rounds)):
@@ -74,8 +74,20 @@ def test_the_error_names_the_first_ten_and_the_setting() -> None:
     names = [f"{number:02}.wav" for number in range(12)]
     (seen,) = run_distributed(meet, 1, [[names]], 100, 0.1)
     text = seen["error"]
-    assert text.startswith("12 of 100 items cannot be decoded, more than data.max_bad_fraction 0.1: 00.wav (not audio), ")
-    assert "09.wav" in text and "10.wav" not in text and text.endswith(" and 2 more; mend or remove them") and "\n" not in text
+    assert text.startswith("12 of 100 items cannot be decoded, more than data.max_bad_fraction 0.1 allows (10): 00.wav (not audio), ")
+    assert "09.wav" in text and "10.wav" not in text and "\n" not in text
+    assert text.endswith(" and 2 more; mend or remove them and give the same command again, or --set data.max_bad_fraction=0.12")
+
+
+def test_what_the_user_has_removed_is_neither_told_nor_counted() -> None:
+    first, second = run_distributed(meet, 2, [[["a", "b"], ["c"]]], 100, 0.0, ("a", "c"))
+    assert first["reported"] == second["reported"] == ["b"] and first["error"].startswith("1 of 100 items")
+
+
+@pytest.mark.parametrize(("num_bad", "stops"), [(3, False), (4, True)])
+def test_a_few_items_do_not_end_a_run_on_a_small_set(num_bad: int, stops: bool) -> None:
+    (seen,) = run_distributed(meet, 1, [[[str(number) for number in range(num_bad)]]], 57, 0.01)
+    assert (seen["error"] is not None) == stops
 
 
 def test_with_a_share_of_0_the_first_one_ends_the_run() -> None:

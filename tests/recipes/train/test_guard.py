@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from recipes.config import GuardConfig
-from recipes.data.loader import Position
+from recipes.data.order import Position
 from recipes.ds_config import BatchPlan, load_ds_config
 from recipes.errors import TrainingBroken
 from recipes.text import text_base

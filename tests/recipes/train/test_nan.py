@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from recipes.cluster.command import exit_code_of
-from recipes.data.loader import UpdateOrder
+from recipes.data.order import UpdateOrder
 from recipes.modalities.registry import MODALITIES
 from tests.distributed import run_distributed
 from tests.recipes.train.faulty import (

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from dataclasses import asdict
 from importlib import metadata
@@ -12,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from recipes.checkpoint.layout import newest, read_manifest
-from recipes.data.loader import Position
+from recipes.checkpoint.layout import newest, read_manifest, write_manifest
+from recipes.data.order import Position
 from recipes.ds_config import BatchPlan, load_ds_config, resolve
 from recipes.errors import ConfigError
 from recipes.system.processes import Workers
@@ -178,6 +179,21 @@ def test_it_reads_each_ranks_share_of_the_next_updates_and_nothing_before(resume
         assert seen["sizes"] == [2, 2]
         own = [tuple(place) for start in (0, 8) for place in seen["expected"][start + 4 * rank : start + 4 * rank + 4]]
         assert seen["read"][:4] == own[:4] and seen["read"] == own[: len(seen["read"])]
+
+
+@pytest.mark.parametrize("release", ["this one", "an older one"])
+def test_with_another_global_batch_it_goes_on_where_it_stopped_in_the_epoch(resumed: Any, tmp_path: Path, release: str) -> None:
+    """Two updates of four are the samples of one of eight, whatever their numbers. An older release wrote no place in the data."""
+    run_dir, _, ranks = resumed
+    copy = shutil.copytree(run_dir, tmp_path / "run")
+    if release == "an older one":
+        folder = newest(copy) or copy
+        manifest = read_manifest(folder)
+        assert manifest.facts.pop("place") == {"epoch": 1, "offset": 8}, "38 pictures are four updates of eight, and this is the sixth"
+        write_manifest(folder, manifest)
+    other = AGAIN | {"run__global_batch_size": 4, "run__accept_changes": "run.global_batch_size"}
+    again = run_distributed(look_at_start, 2, copy, run_dir.parent / "prepared", other, FACTS, timeout=120)
+    assert again[0]["expected"] == ranks[0]["expected"][:8] and again[0]["counters"] == ranks[0]["counters"]
 
 
 def test_it_does_not_save_again_what_it_came_from_and_allows_its_share_of_bad_items(resumed: Any) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from recipes.checkpoint.layout import Counters
 from recipes.config import GuardConfig
+from recipes.data.order import EpochPlace
 from recipes.train.spikes import SpikeStatistic
 from recipes.train.state import TrainState
 
@@ -26,7 +27,8 @@ def state_with(*, dynamic: bool = False, own: dict[str, Any] | None = None, run_
         "saving": SimpleNamespace(run_dir=run_dir),
         "watch": SimpleNamespace(beat=lambda *sign: told.append(sign)),
     }
-    others: dict[str, Any] = dict.fromkeys(("recipe", "config", "world", "data", "stop"))
+    loader = SimpleNamespace(place=lambda update: EpochPlace(update, 2, 8 * update))
+    others: dict[str, Any] = dict.fromkeys(("recipe", "config", "world", "stop")) | {"data": SimpleNamespace(loader=loader)}
     return TrainState(**others, **parts, counters=Counters(3, 5, 40, 1000), spikes=spikes), told
 
 
@@ -48,11 +50,13 @@ def test_the_run_dir_is_the_one_that_is_saved_into(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
-def test_small_states_are_the_loss_scale_the_spike_window_and_what_the_objective_keeps(dynamic: bool) -> None:
-    scale, spikes = SCALE if dynamic else {}, {"loss": [2.0], "grad_norm": [4.0]}
+def test_small_states_are_the_loss_scale_the_spike_window_the_place_in_the_data_and_what_the_objective_keeps(dynamic: bool) -> None:
+    scale, spikes, place = SCALE if dynamic else {}, {"loss": [2.0], "grad_norm": [4.0]}, {"epoch": 2, "offset": 40}
     assert state_with(dynamic=dynamic, own={"centre": [1.0]})[0].small_states() == {
         "loss_scaler": scale,
         "spikes": spikes,
+        "place": place,
         "objective": {"centre": [1.0]},
     }
-    assert state_with(dynamic=dynamic)[0].small_states() == {"loss_scaler": scale, "spikes": spikes}, "nothing where it keeps nothing"
+    least = {"loss_scaler": scale, "spikes": spikes, "place": place}
+    assert state_with(dynamic=dynamic)[0].small_states() == least, "nothing where it keeps nothing"

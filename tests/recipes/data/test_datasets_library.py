@@ -1,0 +1,58 @@
+"""Data sets of the `datasets` library: what is read of one, by which name, and what is said of the rest."""
+
+from pathlib import Path
+
+import pytest
+
+from recipes.data.datasets_library import load_hub, load_saved, say_rows
+from recipes.errors import ConfigError, MissingSplit
+
+
+def test_of_a_saved_data_set_the_split_that_is_asked_for_is_read_and_the_others_are_said(tmp_path: Path) -> None:
+    import datasets
+
+    rows = {split: datasets.Dataset.from_dict({"text": [split] * count}) for split, count in (("train", 2), ("validation", 1))}
+    datasets.DatasetDict(rows).save_to_disk(str(tmp_path / "saved"))
+    for split, texts, note in (
+        (None, ["train"] * 2, "train: 2 rows; left out: 1 of validation"),
+        ("dev", ["validation"], "validation: 1 rows; left out: 2 of train"),
+        ("all", ["train", "train", "validation"], "train, validation: 3 rows"),
+    ):
+        found, said = load_saved(tmp_path / "saved", split)
+        assert (list(found["text"]), said) == (texts, note)
+    with pytest.raises(MissingSplit, match="no split 'test', there are train, validation"):
+        load_saved(tmp_path / "saved", "test")
+
+
+def test_what_is_no_saved_data_set_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text("{}")
+    with pytest.raises(ConfigError, match="cannot be read as a table"):
+        load_saved(tmp_path, None)
+
+
+def test_a_split_of_the_hub_goes_by_each_of_its_names_and_one_that_is_missing_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    (tmp_path / "a.csv").write_text("text\none\n")
+    builder = datasets.load_dataset_builder("csv", data_files={"validation": str(tmp_path / "a.csv")}, cache_dir=str(tmp_path / "cache"))
+    builder.download_and_prepare()
+    monkeypatch.setattr(datasets, "load_dataset", lambda name, config, split=None: builder.as_dataset(split=split))
+    for split in ("validation", "valid", "dev", "all"):
+        assert list(load_hub("owner/name", split)["text"]) == ["one"]
+    with pytest.raises(MissingSplit, match="owner/name: no split 'test', there are validation; point --data at data that has one"):
+        load_hub("owner/name", "test")
+
+
+def test_what_the_hub_tells_of_its_other_splits_is_said() -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_dict({"text": ["a", "b"]})
+    assert say_rows("train", rows) == ""
+    rows.info.splits = datasets.SplitDict.from_split_dict(
+        {"train": {"name": "train", "num_examples": 2}, "x": {"name": "x", "num_examples": 5}}
+    )
+    assert say_rows("train", rows) == "train: 2 rows; left out: 5 of x"
+    assert say_rows("all", rows) == "train, x: 7 rows"
+    assert say_rows("train[:1%]", rows) == ""

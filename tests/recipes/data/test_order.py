@@ -1,0 +1,88 @@
+"""The order of the data: which samples make an update, and where a run goes on whose global batch was changed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recipes.data.order import EpochPlace
+from tests.recipes.data.numbers_data import Numbers, order_of
+
+
+def test_an_epoch_visits_every_sample_at_most_once_and_drops_the_rest() -> None:
+    order = order_of(Numbers(50))
+    assert order.updates_per_epoch == 6
+    for epoch in range(2):
+        visited = [position for update in range(6 * epoch, 6 * epoch + 6) for position in order.positions(update)]
+        assert {position.epoch for position in visited} == {epoch}
+        assert len(visited) == len({position.index for position in visited}) == 48
+    assert {order.positions(update)[0].epoch for update in (5, 6, 12)} == {0, 1, 2}
+
+
+def test_the_order_depends_on_seed_and_epoch_only() -> None:
+    order = order_of(Numbers(50))
+    assert order.positions(3) == order_of(Numbers(50)).positions(3)
+    assert order.positions(3) != order_of(Numbers(50), seed=2).positions(3)
+    assert [position.index for position in order.positions(0)] != [position.index for position in order.positions(6)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 30), st.integers(0, 40))
+def test_a_global_batch_is_whole_groups_of_consecutive_indices_in_the_data_sets_order(
+    group: int, num_groups: int, update: int, spare: int
+) -> None:
+    dataset, batch = Numbers(group * num_groups * 3 + spare), group * num_groups
+    order = order_of(dataset, batch=batch, group=group)
+    positions = order.positions(update)
+    epoch, offset = divmod(update, order.updates_per_epoch)
+    entire = dataset.order(np.random.Generator(np.random.Philox(np.random.SeedSequence((1, epoch)))))
+    assert [position.index for position in positions] == entire[offset * batch :][:batch].tolist()
+    for start in range(0, batch, group):
+        members = tuple(position.index for position in positions[start : start + group])
+        assert {position.group for position in positions[start : start + group]} == {members}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 30), st.integers(0, 20))
+def test_a_run_that_is_resumed_anywhere_goes_on_with_the_same_samples(group: int, num_groups: int, update: int, spare: int) -> None:
+    dataset, batch = Numbers(3 * group * num_groups + spare), group * num_groups
+    whole = order_of(dataset, batch=batch, group=group)
+    place = whole.place(update)
+    assert place == EpochPlace.of_constant(update, batch, len(dataset)), "as a run of an older release, which wrote no place"
+    resumed = order_of(dataset, batch=batch, group=group, first=place)
+    for number in range(update, update + 8):
+        assert resumed.positions(number) == whole.positions(number) and resumed.place(number) == whole.place(number)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 9)), min_size=1, max_size=5), st.integers(0, 5))
+def test_whatever_the_global_batch_was_an_epoch_neither_repeats_nor_leaves_out_a_sample_but_at_its_end(
+    stretches: list[tuple[int, int]], spare: int
+) -> None:
+    """Each stretch is a launch of its own: groups of two in the batch, and updates."""
+    dataset, read, first = Numbers(24 + spare), dict[int, list[int]](), EpochPlace()
+    for num_groups, updates in stretches:
+        order = order_of(dataset, batch=2 * num_groups, group=2, first=first)
+        for update in range(first.update, first.update + updates):
+            for position in order.positions(update):
+                read.setdefault(position.epoch, []).append(position.index)
+        first = order.place(first.update + updates)
+    assert sorted(read) == list(range(len(read)))
+    for epoch, indices in read.items():
+        entire = dataset.order(np.random.Generator(np.random.Philox(np.random.SeedSequence((1, epoch))))).tolist()
+        assert indices == entire[: len(indices)]
+        assert epoch == len(read) - 1 or len(indices) > len(dataset) - 12, "only what does not fill a batch is left out"
+
+
+def test_groups_of_another_size_begin_at_one_of_their_own_ends() -> None:
+    order = order_of(Numbers(50), batch=8, group=4, first=EpochPlace(7, 2, 6))
+    assert order.place(7) == (7, 2, 8) and order.positions(7) == order_of(
+        Numbers(50), batch=8, group=4, first=EpochPlace(7, 2, 8)
+    ).positions(7)
+
+
+def test_a_place_beyond_the_data_is_the_next_epoch() -> None:
+    """Other data may be fewer."""
+    assert order_of(Numbers(20), batch=8, first=EpochPlace(7, 2, 32)).place(7) == (7, 3, 0)
+    with pytest.raises(AssertionError):
+        order_of(Numbers(20), first=EpochPlace(7, 2, 8)).place(6)

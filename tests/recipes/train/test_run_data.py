@@ -1,0 +1,126 @@
+"""The prepared data of a run and what it keeps of them: that nothing of a run is lost while other data are tried. The commands as a user
+gives them: tests/launch/test_changes.py."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.config import Recipe
+from recipes.data.shards import load_prepared
+from recipes.errors import ConfigError
+from recipes.modalities.registry import MODALITIES
+from recipes.run_dir.run_dir import RunDir
+from recipes.settings import recipe_to_dict
+from recipes.train.run_data import RunData
+from tests.launching import tiny_recipe
+from tests.made_up import write_book
+
+
+def reading(recipe: Recipe, path: Path, *accepted: str) -> Recipe:
+    """The recipe on other data, with these changes accepted."""
+    return replace(recipe, data=replace(recipe.data, path=str(path)), run=replace(recipe.run, accept_changes=accepted))  # type: ignore[call-arg]
+
+
+@pytest.fixture
+def recipe(tiny_text: Path) -> Recipe:
+    return tiny_recipe(data__path=tiny_text)
+
+
+@pytest.fixture
+def run(recipe: Recipe, tmp_path: Path) -> RunDir:
+    """A run after an update, as an older release left it: config.json names no file that is kept."""
+    run_dir = RunDir(tmp_path / "run", lambda line: None)
+    prepared = MODALITIES["text"].prepare(recipe, run_dir.path / "prepared", num_processes=1)
+    run_dir.save_config({"recipe": recipe_to_dict(recipe), "data_fingerprint": load_prepared(prepared).fingerprint})
+    (run_dir.path / "metrics.jsonl").write_text('{"step": 1}\n')
+    return run_dir
+
+
+def accept_all(prepared: Path) -> None:
+    """Any data can be trained on."""
+
+
+def refuse(prepared: Path) -> None:
+    raise ConfigError("fewer than one batch")
+
+
+def data_of(run: RunDir, recipe: Recipe) -> RunData:
+    return RunData(run, recipe, MODALITIES["text"])
+
+
+def test_data_that_are_refused_leave_those_of_the_run_where_they_were(run: RunDir, recipe: Recipe, tmp_path: Path) -> None:
+    before = (run.path / "prepared" / "prepared.json").read_text()
+    other = write_book(tmp_path / "other.txt", num_lines=500)
+    for accepted, check in (((), accept_all), (("data.path",), refuse)):
+        with pytest.raises(ConfigError):
+            data_of(run, reading(recipe, other, *accepted)).prepare(check)
+        assert (run.path / "prepared" / "prepared.json").read_text() == before
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(ConfigError, match="no text in it"):
+        data_of(run, reading(recipe, tmp_path / "empty.txt", "data.path")).prepare(accept_all)
+    assert (run.path / "prepared" / "prepared.json").read_text() == before
+
+
+def test_new_data_that_are_refused_leave_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "new")
+    with pytest.raises(ConfigError, match="fewer than one batch"):
+        data_of(run, recipe).prepare(refuse)
+    assert not (run.path / "prepared").exists()
+
+
+def test_the_tokenizer_of_a_run_that_did_not_note_it_is_that_of_the_folder_with_its_fingerprint(
+    run: RunDir, recipe: Recipe, tmp_path: Path
+) -> None:
+    tokenizer = (run.path / "prepared" / "tokenizer.model").read_bytes()
+    other = write_book(tmp_path / "other.txt", num_lines=500)
+    data = data_of(run, reading(recipe, other, "data.path"))
+    prepared = data.prepare(accept_all)
+    assert (prepared / "tokenizer.model").read_bytes() == tokenizer == (run.path / "tokenizer.model").read_bytes()
+    facts = data.facts("f" * 64)
+    assert facts.kept == {"tokenizer.model": load_prepared(prepared).tokenizer_sha256} and facts.data_contents is None
+
+
+def test_where_it_is_not_known_any_more_other_text_is_refused_and_the_same_is_not(run: RunDir, recipe: Recipe, tmp_path: Path) -> None:
+    shutil.rmtree(run.path / "prepared")
+    other = write_book(tmp_path / "other.txt", num_lines=500)
+    with pytest.raises(ConfigError, match=r"is not that of the run \(which is not known any more\), .*; put that file back as"):
+        data_of(run, reading(recipe, other, "data.path")).prepare(accept_all)
+    assert not (run.path / "prepared").exists()
+    assert data_of(run, recipe).prepare(accept_all).exists()
+
+
+def test_a_given_tokenizer_that_is_not_the_runs_is_refused_with_the_one_that_is(run: RunDir, recipe: Recipe, tmp_path: Path) -> None:
+    other = reading(recipe, write_book(tmp_path / "other.txt", num_lines=500), "data.path", "data.tokenizer")
+    theirs = MODALITIES["text"].prepare(other, tmp_path / "theirs", num_processes=1) / "tokenizer.model"
+    given: Any = replace(other.data, tokenizer=str(theirs))  # type: ignore[call-arg]
+    with pytest.raises(
+        ConfigError, match=r"theirs/tokenizer\.model is not that of the run, .*; --set data\.tokenizer=\S+run/tokenizer\.model"
+    ):
+        data_of(run, replace(other, data=given)).prepare(accept_all)
+    given = replace(other.data, tokenizer=str(run.path / "tokenizer.model"))  # type: ignore[call-arg]
+    assert data_of(run, replace(other, data=given)).prepare(accept_all).exists(), "as it says"
+
+
+def test_what_is_kept_comes_back_for_probes_and_is_no_prepared_folder(run: RunDir, recipe: Recipe) -> None:
+    data = data_of(run, recipe)
+    data.prepare(accept_all)
+    data.keep()
+    before = (run.path / "prepared" / "tokenizer.model").read_bytes()
+    noted = json.loads((run.path / "config.json").read_text()) | {"kept": data.facts("").kept}
+    run.save_config(noted)
+    shutil.rmtree(run.path / "prepared")
+    data_of(run, recipe).leave_kept()
+    assert [path.read_bytes() for path in (run.path / "prepared").iterdir()] == [before]
+    assert load_prepared(data_of(run, recipe).prepare(accept_all)).fingerprint == noted["data_fingerprint"]
+
+
+def test_items_that_the_run_could_not_decode_and_that_are_gone_by_now_are_removed_ones(run: RunDir, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "there.png").write_bytes(b"mended")
+    for where in (tmp_path / "gone.png", tmp_path / "there.png", "hub row 3"):
+        run.event("bad_item", step=1, where=str(where), reason="truncated")
+    data = data_of(run, recipe)
+    assert data.removed() == {f"{tmp_path}/gone.png"} and len(data.met_bad) == 3
