@@ -50,12 +50,10 @@ def _say_sizes(taken: list[str], sizes: dict[str, int]) -> str:
 def read_parquet(files: Sequence[Path]) -> Any:
     """The rows of parquet files, one file after another. `datasets` is given the very files: where it looks for them itself, it takes names
     for patterns and misses what lies behind links. Raises: OSError, and what `datasets` raises."""
-    required("datasets")
-    from datasets.data_files import DataFilesDict, DataFilesList
-    from datasets.packaged_modules.parquet.parquet import Parquet
-
+    datasets = required("datasets")
     versions = [(str(status.st_mtime_ns), str(status.st_size)) for status in map(os.stat, files)]
-    builder = Parquet(data_files=DataFilesDict(train=DataFilesList([str(file) for file in files], versions)))
+    found = datasets.data_files.DataFilesList([str(file) for file in files], versions)
+    builder = datasets.packaged_modules.parquet.Parquet(data_files=datasets.data_files.DataFilesDict(train=found))
     builder.download_and_prepare()
     return builder.as_dataset(split="train")
 

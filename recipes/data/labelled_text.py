@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recipes.data.datasets_library import is_saved, load_hub, load_saved
+from recipes.data.datasets_library import is_saved, load_hub, load_saved, read_parquet, table_errors
 from recipes.data.folder import find_place, list_folder
 from recipes.data.labels import class_name
 from recipes.data.splits import choose_files
@@ -35,7 +35,11 @@ def load_split(path: str | None, split: str, text_column: str, label_column: str
         raise ConfigError(f"{folder}: one file is one split; point --data at a folder with train.csv and test.csv")
     if is_saved(folder):
         return _of_dataset(load_saved(folder, split)[0], path, text_column, label_column)
-    return _of_files(_files_of(folder, split), text_column, label_column)
+    files = _files_of(folder, split)
+    if kind_of(files[0]) == ".parquet":  # which may hold the names of numbered classes
+        with table_errors(str(files[0] if len(files) == 1 else folder)):
+            return _of_dataset(read_parquet(files), path, text_column, label_column)
+    return _of_files(files, text_column, label_column)
 
 
 def _files_of(folder: Path, split: str) -> list[Path]:

@@ -3,7 +3,6 @@
 import json
 import os
 import pickle
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -170,7 +169,7 @@ def test_a_finished_preparation_is_reused_if_source_and_settings_agree(tmp_path:
         prepare(replace(clips, path=None), out)
     with pytest.raises(ConfigError, match=r"prepared with data\.column audio, now sound"):
         prepare(replace(clips, column="sound"), out)
-    with pytest.raises(ConfigError, match=r"prepared with data\.split None, now all; remove it or choose another --run-dir"):
+    with pytest.raises(ConfigError, match=r"prepared with data\.split None, now all; remove it or choose another place"):
         prepare(replace(clips, split="all"), out)
     with pytest.raises(ConfigError, match=r"prepared with data\.sample_rate 16000, the recipe has 8000; --set data\.sample_rate=16000"):
         prepare(clips, out, settings={"data.sample_rate": 8000})
@@ -187,13 +186,13 @@ def test_what_a_preparation_is_asked_for_reaches_the_scan_the_bar_and_the_log(
         asked.append(num_processes)
         return scan_items(*args, num_processes=num_processes, **options)
 
-    def build_bar(label: str, total: int) -> SimpleNamespace:
+    def build_bar(label: str, total: int, unit: str) -> SimpleNamespace:
         events.append(label)
         return SimpleNamespace(update=lambda num_bytes: None, close=lambda: events.append("gone"))
 
     monkeypatch.setattr(progress, "_build_bar", build_bar)
     monkeypatch.setattr(media_folder, "scan_items", scan)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(progress, "terminal_columns", lambda: 80)
     (tmp_path / "one.png").write_bytes(b"x")
     speech, vision = replace(clips, min_seconds=0.0), VisionDataConfig(path=str(tmp_path))
     frontend = SpeechFrontendConfig(conv_kernels=(10,), conv_strides=(5,))

@@ -104,12 +104,12 @@ def test_bars_are_drawn_where_they_are_asked_for_and_gone_before_the_next_line(
 ) -> None:
     events: list[str] = []
 
-    def build_bar(label: str, total: int) -> SimpleNamespace:
+    def build_bar(label: str, total: int, unit: str) -> SimpleNamespace:
         events.append(label)
         return SimpleNamespace(update=lambda num_bytes: None, close=lambda: events.append("gone"))
 
     monkeypatch.setattr(progress, "_build_bar", build_bar)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(progress, "terminal_columns", lambda: 80)
     told = {"progress": is_asked_for, "log": lambda line: events.append(line.split()[0])}
     prepare_text(data, frontend, tmp_path / "prepared", num_processes=1, **told)
     bars = [["reading", "gone"], ["tokenizing", "gone"]] if is_asked_for else [[], []]

@@ -85,7 +85,7 @@ def test_several_tasks_give_the_same_lengths_and_bad_items_as_one(tmp_path: Path
 
 def test_a_killed_process_is_one_line(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanning, "ITEMS_PER_PROCESS", 1)
-    with pytest.raises(ConfigError, match="one of 2 scanning processes was killed"):
+    with pytest.raises(ConfigError, match="one of 2 scanning processes ended with exit code 9; use fewer"):
         scan(files, tmp_path / "out", die, num_processes=2)
 
 

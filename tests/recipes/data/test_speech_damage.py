@@ -84,7 +84,7 @@ def test_bad_files_are_found_by_the_preparation(own: SpeechDataConfig, tmp_path:
     lines: list[str] = []
     prepared = open_prepared(prepare_speech(own, FRONTEND, tmp_path / "run", num_processes=1, log=lines.append))
     assert sorted(Path(item.where).name for item in prepared.bad) == sorted(BAD)
-    assert all(name in lines[0] for name in BAD) and prepared.counts["train"] == 6
+    assert all(any(name in line for line in lines) for name in BAD) and prepared.counts["train"] == 6
 
 
 def test_what_only_decoding_shows_is_found_in_training(own: SpeechDataConfig, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_items_are_looked_for_at_the_path_as_it_was_given_in_the_recipes_column_
 
     asked: list[Any] = []
     found = Files("data", "/", [], note="a line")
-    monkeypatch.setattr("recipes.data.media.open_media", lambda *args, **options: asked.append((args, options)) or found)
+    monkeypatch.setattr("recipes.data.media_source.open_media", lambda *args, **options: asked.append((args, options)) or found)
     recipe = tiny_recipe("speech", data__path="./nowhere", data__column="place", data__split="dev")
     assert check_items(recipe, Path("./nowhere"), AUDIO, lambda recipe, path: path) == "a line"
     assert asked == [(("./nowhere", AUDIO), {"column": "place", "split": "dev"})]
