@@ -109,13 +109,7 @@ def prepare_media(
     if found is not None:
         _check_contents(found, data.max_bad_fraction, run.bad if run else (), log)
         return found
-    media = open_media(data.path, kind, column=data.column, split=data.split)
-    if media.note:
-        log(media.note)
-    if isinstance(media, Files):
-        _check_column(media, data)
-        if media.stretch_columns:
-            log(f"{media.name}: items are stretches of its files, by the columns {', '.join(media.stretch_columns)} in seconds")
+    media = _open(data, kind, log)
     with shards.atomic_folder(out_dir) as folder:
         place = save_items(media, folder)
         bar = ByteProgress("scanning", 0, show_bar=progress, log=log)
@@ -132,15 +126,25 @@ def prepare_media(
         _check_bad(media, scanned.bad, len(media), data.max_bad_fraction)
         _check_any_usable(media.name, scanned, min_length, if_all_short)
         counts = _write_index(folder, scanned, min_length=min_length, heldout_fraction=data.heldout_fraction)
-        record = (
-            save_digests(folder, place["root"], scanned.digests)
-            if "root" in place
-            else record_files(folder, files_of(media.name, TABLE_FILES))
-        )
+        are_files = "root" in place
+        tables = [] if are_files else files_of(media.name, TABLE_FILES)
+        record = save_digests(folder, place["root"], scanned.digests) if are_files else record_files(folder, tables)
         info = Info(FORMAT_VERSION, kind.name, media.name, data.column, place, scanned.fingerprint, counts, settings, data.split, record)
         (folder / "prepared.json").write_text(json.dumps(asdict(info), indent=1) + "\n")
         _log_counts(log, kind, info, scanned.bad, min_length)
     return out_dir
+
+
+def _open(data: SpeechDataConfig | VisionDataConfig, kind: MediaKind, log: Callable[[str], None]) -> Media:
+    """The items, with a word about what they are."""
+    media = open_media(data.path, kind, column=data.column, split=data.split)
+    if media.note:
+        log(media.note)
+    if isinstance(media, Files):
+        _check_column(media, data)
+        if media.stretch_columns:
+            log(f"{media.name}: items are stretches of its files, by the columns {', '.join(media.stretch_columns)} in seconds")
+    return media
 
 
 def _check_fractions(data: SpeechDataConfig | VisionDataConfig) -> None:

@@ -115,10 +115,3 @@ def test_what_is_left_out_is_said_and_what_is_open_is_asked(build, tmp_path: Pat
     recipe = on(build(), tmp_path)
     recipe = replace(recipe, data=replace(recipe.data, split="train"))  # type: ignore[call-arg]
     assert check_data(recipe) == f"train: 2 files (2 .{suffix}) of train; left out: 1 in no sub-folder, 1 of test"
-
-
-@pytest.mark.parametrize("build", [text_tiny, speech_tiny, vision_tiny])
-def test_a_missing_folder_of_the_home_is_no_hub_name(build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ConfigError, match="~/nowhere: no such file or folder"):
-        check_data(on(build(), "~/nowhere"))

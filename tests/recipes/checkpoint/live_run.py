@@ -42,6 +42,7 @@ class LiveRun:
 
     def __init__(self, recipe: Recipe, topology: Topology, prepared: Path, run_dir: Path, zero: dict[str, Any] | None = None) -> None:
         self.run_dir, self.config = run_dir, topology.config(recipe, zero)
+        run_dir.mkdir(parents=True, exist_ok=True)
         self.world: World = join_world()
         parallel = init_parallel(topology.tp_size, "cpu")
         self._train_data, heldout = MODALITIES[recipe.modality].open_data(recipe, prepared)
@@ -78,6 +79,8 @@ class LiveRun:
 
     def save(self, run_dir: Path | None = None) -> Path:
         """The folder of a checkpoint of now, here or in another run dir."""
+        if run_dir:
+            run_dir.mkdir(parents=True, exist_ok=True)
         saver = CheckpointSaver(run_dir, self.objective, self.world, KEEP) if run_dir else self.saver
         saver.begin(self.state.counters, self.state.small_states())
         outcome: SaveOutcome = saver.finish()

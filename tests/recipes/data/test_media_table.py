@@ -59,7 +59,7 @@ def test_files_of_parquet_are_those_of_the_names_that_are_given_and_no_patterns(
     rows(contents=[b"held", b"out"]).to_parquet(data / "b2.parquet")
     table = open_parquet(data, [data / "b*.parquet", data / "a [1].parquet"], note="two of three", **COLUMNS)
     check(table, [b"three", *CONTENTS])
-    assert (table.where(3), table.note) == (f"{data} row 3", "two of three")
+    assert (table.where(3), table.note) == (f"{data} row 4", "two of three")
 
 
 def test_saved_data_sets_are_read_with_and_without_splits(tmp_path: Path) -> None:

@@ -188,6 +188,7 @@ def test_a_dry_run_refuses_data_and_run_dirs_that_training_would_refuse(
 ) -> None:
     recipe = recipe_to_dict(RECIPES["text"]["text_base"]())
     (tmp_path / "config.json").write_text(json.dumps({"recipe": recipe}))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
     assert run(monkeypatch, "--dry-run", "--run-dir", tmp_path) == 2
     assert "holds a run of recipe text_base, not text_tiny" in capsys.readouterr().err
     assert run(monkeypatch, "--dry-run", "--data", tmp_path / "nothing.txt") == 2
