@@ -98,7 +98,6 @@ def prepare_media(
 
     Raises: ConfigError for everything the user can mend; OtherData where the folder that is there does not fit.
     """
-    _check_fractions(data)
     settings = {"data.heldout_fraction": data.heldout_fraction, **settings}
     found = shards.find_prepared(
         data.path,
@@ -145,15 +144,6 @@ def _open(data: SpeechDataConfig | VisionDataConfig, kind: MediaKind, log: Calla
         if media.stretch_columns:
             log(f"{media.name}: items are stretches of its files, by the columns {', '.join(media.stretch_columns)} in seconds")
     return media
-
-
-def _check_fractions(data: SpeechDataConfig | VisionDataConfig) -> None:
-    if not 0 <= data.heldout_fraction < 1:
-        raise ConfigError(
-            f"data.heldout_fraction {data.heldout_fraction:g} is not in [0, 1); a usual share is 0.01, and 0 holds nothing out"
-        )
-    if not 0 <= data.max_bad_fraction <= 1:
-        raise ConfigError(f"data.max_bad_fraction {data.max_bad_fraction:g} is not in [0, 1]; the usual share is 0.01")
 
 
 def _check_column(media: Files, data: SpeechDataConfig | VisionDataConfig) -> None:

@@ -53,7 +53,6 @@ def prepare_text(
 
     Raises: ConfigError for everything the user can mend; OtherData where the folder that is there does not fit.
     """
-    _check_settings(data)
     found = shards.find_prepared(
         data.path,
         out_dir,
@@ -114,15 +113,6 @@ def _tokenizer_file(data: TextDataConfig, run: RunSoFar | None) -> Path | None:
             f"data.tokenizer {given} is not that of the run, by which its embeddings were learned; --set data.tokenizer={kept}"
         )
     return kept
-
-
-def _check_settings(data: TextDataConfig) -> None:
-    if not 0 <= data.heldout_fraction < 1:
-        raise ConfigError(
-            f"data.heldout_fraction {data.heldout_fraction:g} is not in [0, 1); a usual share is 0.01, and 0 holds nothing out"
-        )
-    if data.sequence_length < 2:
-        raise ConfigError(f"data.sequence_length {data.sequence_length} leaves no room for a token after <s>; at least 2")
 
 
 class _Preparation:

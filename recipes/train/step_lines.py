@@ -81,8 +81,8 @@ class StepLines:
 
 
 def warn(line: str) -> None:
-    """One line on stderr, above a bar if there is one."""
-    tqdm.write(line, file=sys.stderr)
+    """One line on stdout, above a bar if there is one."""
+    tqdm.write(line, file=sys.stdout)
 
 
 def format_seconds(seconds: float) -> str:

@@ -54,7 +54,9 @@ def workers_of(group: int) -> list[int]:
 
 def test_a_worker_that_is_killed_ends_the_run_with_one_line(pictures: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    running = start(PRETRAIN["vision"], args_of(pictures, run, run__max_steps=100_000, run__log_steps=1), tmp_path)
+    running = start(
+        PRETRAIN["vision"], args_of(pictures, run, run__max_steps=100_000, optim__schedule_steps=100_000, run__log_steps=1), tmp_path
+    )
     running.wait_until(lambda: (run / "metrics.jsonl").exists() and (run / "metrics.jsonl").read_text().count("\n") >= 3)
     group = running.process.pid or 0
     for pid in workers_of(group):

@@ -24,7 +24,8 @@ HERE = node_name()
 
 def args_of(tiny_run: Path, run: Path) -> list[object]:
     """After a run without a limit, in which DeepSpeed may have had to compile."""
-    settings = overrides(run__max_steps=FOREVER, run__hang_seconds=HANG_SECONDS)
+    accepted = {"run__accept_changes": "optim.schedule_steps"}
+    settings = overrides(run__max_steps=FOREVER, optim__schedule_steps=FOREVER, run__hang_seconds=HANG_SECONDS, **accepted)
     return ["--data", tiny_run / "prepared", "--run-dir", run, *settings]
 
 

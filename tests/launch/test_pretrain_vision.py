@@ -23,7 +23,7 @@ BAD_DATA: dict[str, tuple[dict[str, bytes], list[str], str]] = {
         ["--set", "mask.num_patches=16"],
         r"16 of 16 patches leaves none to see; use --set mask\.num_patches=9",
     ),
-    "crop": ({}, ["--set", "data.crop_scale=0,1"], r"data\.crop_scale 0,1 is no range within \(0, 1\]"),
+    "crop": ({}, ["--set", "data.crop_scale=0,1"], r"data\.crop_scale is \(0\.0, 1\.0\); each must be above 0 and at most 1"),
     "jitter": ({}, ["--set", "data.color_jitter=-1"], r"data\.color_jitter is -1\.0; it must lie between 0 and 1"),
     "group": ({}, ["--set", "data.group_size=4"], r"vision_tiny has no such key"),
 }

@@ -35,7 +35,7 @@ def curve(run: Path) -> list[dict]:
 
 @pytest.fixture
 def args(tiny_prepared: Path, tmp_path: Path) -> list[object]:
-    return ["--data", tiny_prepared, "--run-dir", tmp_path / "run", *overrides(run__max_steps=FOREVER)]
+    return ["--data", tiny_prepared, "--run-dir", tmp_path / "run", *overrides(run__max_steps=FOREVER, optim__schedule_steps=FOREVER)]
 
 
 @pytest.fixture
@@ -99,7 +99,13 @@ def test_a_second_interrupt_is_quick_and_what_was_saved_stays_valid(args: list[o
 def with_workers(tmp_path: Path) -> list[object]:
     """Speech, decoded by a process of its own."""
     data = write_tones(tmp_path / "tones")
-    return ["--data", data, "--run-dir", tmp_path / "run", *overrides("speech", data__num_workers=1, run__max_steps=FOREVER)]
+    return [
+        "--data",
+        data,
+        "--run-dir",
+        tmp_path / "run",
+        *overrides("speech", data__num_workers=1, run__max_steps=FOREVER, optim__schedule_steps=FOREVER),
+    ]
 
 
 def test_a_killed_run_takes_its_worker_along_and_is_followed_at_once(with_workers: list[object], tmp_path: Path) -> None:

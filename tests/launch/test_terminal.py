@@ -15,7 +15,7 @@ FOREVER = 100_000
 
 @pytest.fixture
 def args(tiny_prepared: Path, tmp_path: Path) -> list[object]:
-    return ["--data", tiny_prepared, "--run-dir", tmp_path / "run", *overrides(run__max_steps=FOREVER)]
+    return ["--data", tiny_prepared, "--run-dir", tmp_path / "run", *overrides(run__max_steps=FOREVER, optim__schedule_steps=FOREVER)]
 
 
 def num_rows(run: Path) -> int:

@@ -54,7 +54,7 @@ def test_a_node_that_loses_power_costs_the_steps_since_the_last_checkpoint(
 
 def test_a_crash_at_step_0_is_tried_as_often_as_was_said_and_then_held(slurm: Cluster, prepared: dict[str, Path]) -> None:
     run = Run(slurm, prepared["text"], slurm.folder / "loop")
-    job = run.submit(env={"MAX_TRIES": "2"}, run__save_steps=100_000, run__max_steps=100_000)
+    job = run.submit(env={"MAX_TRIES": "2"}, run__save_steps=100_000, run__max_steps=100_000, optim__schedule_steps=100_000)
     for attempt in (1, 2):
         slurm.wait_until(lambda number=attempt: len(run.events("start")) == number, 90, job)  # type: ignore[misc]
         slurm.on_node("node2", "kill", "-KILL", the_rank(slurm, "node2"))

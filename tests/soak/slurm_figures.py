@@ -46,7 +46,7 @@ def compare_starts(slurm: Cluster, count: int) -> dict[str, list[float]]:
 @contextmanager
 def started(run: Run, way: str) -> Iterator[str]:
     """An endless run by deepspeed alone on a node, or by sbatch with `way`; the job's number."""
-    slurm, command = run.slurm, run.command(run__max_steps=100_000, run__save_steps=100_000)
+    slurm, command = run.slurm, run.command(run__max_steps=100_000, optim__schedule_steps=100_000, run__save_steps=100_000)
     if way != "deepspeed":
         job = slurm.submit(way, SBATCH, *command)
         yield job
