@@ -10,7 +10,11 @@ from contextlib import contextmanager
 
 from recipes.errors import OutOfMemory
 
-WORDS = re.compile(r"out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc", re.I)
+CLASS = "OutOfMemoryError"
+"""torch's, for a device; a subclass of RuntimeError, like nearly everything else that torch raises."""
+WORDS = re.compile(
+    r"^CUDA error: out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc", re.I | re.M
+)
 PREAMBLE = re.compile(r"^(?:\[[^]]*\][^.]*\. )?(?:DefaultCPUAllocator: |CUDA out of memory\. )?")
 """What torch puts before the number: "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: "."""
 DETAILS = re.compile(r" (?:Process \d+ has|Including non-PyTorch|Of the allocated|Error code|Buy new RAM).*")
@@ -21,6 +25,7 @@ def out_of_memory(error: BaseException) -> str | None:
     """What the library says of an allocation that failed, in a few words; None where the error is another one."""
     text = str(error)
     is_one = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    is_one = is_one or CLASS in (base.__name__ for base in type(error).__mro__)
     if not is_one and not (isinstance(error, RuntimeError) and WORDS.search(text)):
         return None
     lines = [line for line in text.splitlines() if WORDS.search(line)] or text.splitlines() or [""]

@@ -32,6 +32,7 @@ CPU = (
             "numpy: Cannot allocate memory for 3 GiB",
         ),
         (RuntimeError("shapes differ"), None),
+        (RuntimeError("as if: CUDA out of memory"), None),
         (ValueError("out of memory"), None),
         (OSError(errno.ENOSPC, "No space left on device"), None),
     ],
