@@ -1,6 +1,8 @@
 """The first lines of a run on the terminal: what, on what, how big, where; and when it is ready. When they are said: startup.py."""
 
 import os
+import re
+from typing import Any
 
 import torch
 
@@ -32,8 +34,13 @@ def where_it_goes(recipe: Recipe, run_dir: RunDir, step: int, seconds: float) ->
     if run_dir.taken_from:
         lines.append(f"taken over from {run_dir.taken_from}, which has ended without a word")
     if run_dir.accepted:
-        lines.append(f"changed: {', '.join(f'{key} {old} -> {new}' for key, (old, new) in run_dir.accepted.items())}")
+        lines.append(f"changed: {', '.join(f'{key} {_shown(old)} -> {_shown(new)}' for key, (old, new) in run_dir.accepted.items())}")
     return lines
+
+
+def _shown(value: Any) -> str:
+    """A hash by its first twelve characters."""
+    return str(value)[:12] if re.fullmatch("[0-9a-f]{64}", str(value)) else str(value)
 
 
 def shortest(path: str) -> str:

@@ -40,10 +40,10 @@ def test_it_says_where_everything_goes_and_what_is_unusual(tmp_path: Path) -> No
         f"run dir {tmp_path}: from step 0 to 10, a checkpoint every 5",
         "ready in 8.0 s; Ctrl-C saves and stops, the same command continues",
     ]
-    run_dir.taken_from, run_dir.accepted = "host:7", {"optim.lr": (1, 2)}
+    run_dir.taken_from, run_dir.accepted = "host:7", {"optim.lr": (1, 2), "data_fingerprint": ("a" * 64, "b" * 64)}
     first, _, *others = where_it_goes(RECIPE, run_dir, 4, 1.0)
     assert "resumed at step 4 to 10" in first
-    assert others == ["taken over from host:7, which has ended without a word", "changed: optim.lr 1 -> 2"]
+    assert others == ["taken over from host:7, which has ended without a word", f"changed: optim.lr 1 -> 2, data_fingerprint {'a' * 12} -> {'b' * 12}"]
 
 
 def test_a_path_is_shown_as_it_is_shortest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
