@@ -106,4 +106,4 @@ def test_an_unknown_argument_fails_before_anything_is_started(run: Run) -> None:
     assert "fit:" not in run.slurm.output(job), "the dry run comes first"
     job = run.slurm.submit(SBATCH, *run.command(), "--no-such-flag")
     assert run.slurm.wait(job) == "FAILED" and run.slurm.facts(job)["ExitCode"] == "2:0"
-    assert "unrecognized arguments: --no-such-flag" in run.slurm.output(job)
+    assert "error: --no-such-flag: there is no such flag" in run.slurm.output(job)
