@@ -76,7 +76,7 @@ BAD_FLAGS: dict[str, tuple[dict[str, bytes], list[str], dict[str, str], str]] = 
     "micro batch": (ds_config(train_micro_batch_size_per_gpu=3), MINE, {}, r"to 2 or 4$"),
     "heads": (TP3, MINE, {"WORLD_SIZE": "3"}, r"num_attention_heads 2 is not a multiple of .* 3; it divides by 1, 2"),
     "ranks": (TP3, MINE, {"WORLD_SIZE": "4"}, r"4 ranks are not a multiple of .* 3; start 6 ranks"),
-    "ranks no number": ({}, [], {"WORLD_SIZE": "many"}, r"WORLD_SIZE='many': must be integers"),
+    "ranks no number": ({}, [], {"WORLD_SIZE": "many"}, r"WORLD_SIZE='many': must be a whole number from 1"),
 }
 BAD_PLACES: dict[str, tuple[dict[str, bytes], list[str], str]] = {
     "missing": ({}, ["--data", "nowhere.txt"], r"--data nowhere\.txt: no such file or folder"),

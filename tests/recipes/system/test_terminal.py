@@ -105,7 +105,7 @@ def test_a_terminal_that_ctrl_s_has_stopped_goes_on_after_ctrl_q(tmp_path: Path)
         assert b"nothing was taken for 0.1 s" in one.stderr.readline()
         termios.tcflow(theirs, termios.TCOON)
         one.communicate(b"\n\n", timeout=30)
-    assert line_of(ours) == b"third\r\n" and one.returncode == 0
+    assert line_of(ours).strip() == b"third" and one.returncode == 0  # what the lost line began with may be there
 
 
 def test_a_pipe_that_another_process_made_non_blocking_gets_everything(tmp_path: Path) -> None:

@@ -43,7 +43,10 @@ def test_it_says_where_everything_goes_and_what_is_unusual(tmp_path: Path) -> No
     run_dir.taken_from, run_dir.accepted = "host:7", {"optim.lr": (1, 2), "data_fingerprint": ("a" * 64, "b" * 64)}
     first, _, *others = where_it_goes(RECIPE, run_dir, 4, 1.0)
     assert "resumed at step 4 to 10" in first
-    assert others == ["taken over from host:7, which has ended without a word", f"changed: optim.lr 1 -> 2, data_fingerprint {'a' * 12} -> {'b' * 12}"]
+    assert others == [
+        "taken over from host:7, which has ended without a word",
+        f"changed: optim.lr 1 -> 2, data_fingerprint {'a' * 12} -> {'b' * 12}",
+    ]
 
 
 def test_a_path_is_shown_as_it_is_shortest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,9 +99,9 @@ def test_half_a_minute_of_silence_in_a_log_is_a_line_that_says_what_is_done(
     assert capsys.readouterr().out == "at work on step 5: backward, micro-batch 1\nat work on step 5: evaluate, micro-batch 3\n"
 
 
-def test_a_warning_is_a_line_on_stderr(capsys: pytest.CaptureFixture) -> None:
+def test_a_warning_is_a_line_of_its_own(capsys: pytest.CaptureFixture) -> None:
     step_lines.warn("warning: x")
-    assert capsys.readouterr() == ("", "warning: x\n")
+    assert capsys.readouterr() == ("warning: x\n", "")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.9, "0 s"), (59, "59 s"), (60, "1 min 00 s"), (200, "3 min 20 s"), (3720, "1 h 02 min")])
