@@ -132,7 +132,7 @@ def test_a_signal_to_the_whole_group_leaves_the_data_worker_at_work(with_workers
     """As Slurm sends it. It comes while that is being started, so no handler of its own could have caught it."""
     running = start(PRETRAIN["speech"], with_workers, tmp_path)
     group = running.process.pid or 0
-    # The training process, the server of its workers and a worker. A process that asks git, or becomes the watcher, counts too for a moment.
+    # The training process, the server of its workers and a worker; for a moment what becomes git or the watcher counts too.
     lock = tmp_path / "run" / ".lock"
     running.wait_until(lambda: lock.exists() and sum("forkserver" in command for command in processes_of(group)) >= 3)
     os.killpg(group, number)
