@@ -6,6 +6,11 @@ EXIT_INTERRUPTED = 130
 """Of what Ctrl-C ends at once: 128 + SIGINT, as shells report it."""
 
 
+def first_line(error: Exception) -> str:
+    """The error's message as far as it fits into one line; its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class ConfigError(Exception):
     """The user can mend it: one line of fact, numbers and remedy. Exit code 2."""
 

@@ -76,14 +76,6 @@ def record_files(folder: Path, paths: Iterable[Path]) -> Record | None:
         return save_digests(folder, "/", b"".join(pool.map(digest, names)))
 
 
-def files_of(name: str, suffixes: Sequence[str]) -> list[Path]:
-    """The file of that name, or those below the folder of that name whose names end so; none for the name of a hub's data set."""
-    place = Path(name)
-    if place.is_dir():
-        return sorted(path for path in place.rglob("*") if path.name.lower().endswith(tuple(suffixes)) and path.is_file())
-    return [place] if place.is_file() else []
-
-
 def record_of(folder: Path, *keys: str) -> Record | None:
     """The record of a prepared folder, under the first of these keys of prepared.json: `contents` where training reads the files,
     `sources` where it does not, as that of text. None where there is none."""

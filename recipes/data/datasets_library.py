@@ -10,7 +10,7 @@ from typing import Any
 
 from recipes.data.libraries import required
 from recipes.data.splits import ALL, choose_names
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, first_line
 
 
 def is_saved(folder: Path) -> bool:
@@ -33,6 +33,11 @@ def load_saved(folder: Path, split: str | None) -> tuple[Any, str]:
     with table_errors(str(folder)):
         whole = saved[found[0]] if len(found) == 1 else datasets.concatenate_datasets([saved[name] for name in found])
     return whole, _say_sizes(found, sizes)
+
+
+def files_of(saved: Any) -> list[Path]:
+    """Those that save_to_disk has written of this data set, or of the splits that it was put together from."""
+    return [Path(file["filename"]) for file in saved.cache_files]
 
 
 def say_rows(split: str, dataset: Any) -> str:
@@ -92,8 +97,3 @@ def table_errors(name: str) -> Iterator[None]:
         yield
     except (datasets.exceptions.DatasetsError, pyarrow.ArrowException, OSError, ValueError, LookupError, TypeError) as error:
         raise ConfigError(f"{name}: cannot be read as a table ({first_line(error)}); fix or remove it") from error
-
-
-def first_line(error: Exception) -> str:
-    """The error's message as far as it fits into one line; its class where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from itertools import count, islice
 from typing import NamedTuple, Protocol, TypeVar
 
-import numpy as np
 import torch
 
 from model.batch import Batch
 from recipes.data.media import BadItem
-from recipes.data.order import EpochPlace, Position, UpdateOrder
+from recipes.data.order import EpochPlace, Ordered, Position, UpdateOrder
 from recipes.data.shared_memory import PREFETCH, SharedMemory, told_as_config_errors
 from recipes.errors import ConfigError
 from recipes.system.processes import Workers
@@ -28,17 +27,12 @@ CLOSE_SECONDS = 3.0
 """How long close() waits for a sample that this process itself decodes."""
 
 
-class Dataset(Protocol[Example]):
+class Dataset(Ordered, Protocol[Example]):
     """What a modality brings. example() is a function of its arguments and the data set's seed, so any thread or process may run it;
     the data set itself must be picklable."""
 
     fingerprint: str
     """Hash of the data, for config.json."""
-
-    def __len__(self) -> int: ...
-
-    def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Indices of one epoch as they are read; consecutive ones form the groups that share what samples must share."""
 
     def example(self, epoch: int, index: int, group: tuple[int, ...]) -> Example:
         """One sample as that epoch sees it: crop, augmentation, mask. `group` are the indices of its group, its own among them."""

@@ -20,10 +20,11 @@ import numpy as np
 
 from recipes.config import SpeechDataConfig, VisionDataConfig
 from recipes.data import shards
-from recipes.data.contents import Record, RunSoFar, files_of, look_again, record_files, save_digests
+from recipes.data.contents import Record, RunSoFar, look_again, record_files, save_digests
 from recipes.data.media import BadItem, Files, Media, MediaKind, allowed_bad, name_bad
 from recipes.data.media_items import Place, open_items, save_items
 from recipes.data.media_source import open_media
+from recipes.data.media_table import Table
 from recipes.data.packing import HELDOUT_SEED
 from recipes.data.progress import ByteProgress
 from recipes.data.scanning import Scan, Scanned, scan_items
@@ -31,7 +32,6 @@ from recipes.errors import ConfigError, OtherData
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid")
-TABLE_FILES = (".parquet", ".arrow", "state.json")
 Log = Callable[[str], None]
 
 
@@ -125,16 +125,14 @@ def prepare_media(
         _check_bad(media, scanned.bad, len(media), data.max_bad_fraction)
         _check_any_usable(media.name, scanned, min_length, if_all_short)
         counts = _write_index(folder, scanned, min_length=min_length, heldout_fraction=data.heldout_fraction)
-        are_files = "root" in place
-        tables = [] if are_files else files_of(media.name, TABLE_FILES)
-        record = save_digests(folder, place["root"], scanned.digests) if are_files else record_files(folder, tables)
+        record = _record(folder, media, scanned)
         info = Info(FORMAT_VERSION, kind.name, media.name, data.column, place, scanned.fingerprint, counts, settings, data.split, record)
         (folder / "prepared.json").write_text(json.dumps(asdict(info), indent=1) + "\n")
         _log_counts(log, kind, info, scanned.bad, min_length)
     return out_dir
 
 
-def _open(data: SpeechDataConfig | VisionDataConfig, kind: MediaKind, log: Callable[[str], None]) -> Media:
+def _open(data: SpeechDataConfig | VisionDataConfig, kind: MediaKind, log: Log) -> Media:
     """The items, with a word about what they are."""
     media = open_media(data.path, kind, column=data.column, split=data.split)
     if media.note:
@@ -144,6 +142,14 @@ def _open(data: SpeechDataConfig | VisionDataConfig, kind: MediaKind, log: Calla
         if media.stretch_columns:
             log(f"{media.name}: items are stretches of its files, by the columns {', '.join(media.stretch_columns)} in seconds")
     return media
+
+
+def _record(folder: Path, media: Media, scanned: Scanned) -> Record | None:
+    """What the source files hold, to be looked at again when the folder is used."""
+    if isinstance(media, Files):
+        return save_digests(folder, media.root, scanned.digests)
+    assert isinstance(media, Table)
+    return record_files(folder, media.files)
 
 
 def _check_column(media: Files, data: SpeechDataConfig | VisionDataConfig) -> None:

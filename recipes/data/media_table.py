@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from recipes.data.datasets_library import load_hub, load_saved, read_parquet, say_rows, table_errors
+from recipes.data.datasets_library import files_of, load_hub, load_saved, read_parquet, say_rows, table_errors
 from recipes.data.labels import class_name
 from recipes.data.libraries import required
 from recipes.errors import ConfigError
@@ -29,6 +29,8 @@ class Table:
     """The split that was asked for, where `name` is a folder that open_saved reads."""
     note: str = ""
     """See media.Media."""
+    files: Sequence[Path] = ()
+    """What it is read from; none for a hub's data set, which lies in a cache."""
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -96,13 +98,14 @@ def open_parquet(name: Path, files: Sequence[Path], *, column: str, label_column
     """The rows of these files, one after another; `name` is what the user asked for. Raises: ConfigError."""
     with _quiet(), table_errors(str(name)):
         dataset = read_parquet(files)
-    return replace(_table(str(name), dataset, column, label_column, column_option), note=note)
+    return replace(_table(str(name), dataset, column, label_column, column_option), note=note, files=files)
 
 
 def open_saved(folder: Path, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:
     """A folder of save_to_disk, with or without splits, read where it lies. Raises: ConfigError."""
     dataset, note = load_saved(folder, split)
-    return replace(_table(str(folder), dataset, column, label_column, column_option), saved_split=split or "train", note=note)
+    table = _table(str(folder), dataset, column, label_column, column_option)
+    return replace(table, saved_split=split or "train", note=note, files=files_of(dataset))
 
 
 def open_hub(name: str, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:

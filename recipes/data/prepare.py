@@ -13,11 +13,11 @@ import numpy as np
 from model.frontends.config import TextFrontendConfig
 from recipes.config import TextDataConfig
 from recipes.data import shards
-from recipes.data.contents import Record, RunSoFar, files_of, look_again, record_files
+from recipes.data.contents import RunSoFar, look_again, record_files
 from recipes.data.encoding import batches, encode_in_order
 from recipes.data.packing import Boundaries, build_samples
 from recipes.data.progress import ByteProgress
-from recipes.data.source import TableFiles, TextFiles, TextSource, open_source
+from recipes.data.source import TextSource, open_source
 from recipes.data.tokenizer import UNK, TextSample, is_lowercasing, read_tokenizer, token_dtype, train_tokenizer
 from recipes.errors import ConfigError, OtherData
 
@@ -29,8 +29,6 @@ USED_FOR: dict[str, Literal["always", "columns", "training"]] = {
 """What each setting is used for: always, for text that has columns, or for the training of a tokenizer. Unused ones are named."""
 MANY_UNKNOWN, TOO_MANY_UNKNOWN = 0.01, 0.2
 """Shares of `<unk>` among the tokens from which on they are told, and refused."""
-TABLE_FILES = (".arrow", ".parquet")
-"""Of a data set that `datasets` has saved."""
 BYTES_PER_PROCESS = 1 << 25
 """Text below which one more process costs more than it saves."""
 
@@ -152,7 +150,7 @@ class _Preparation:
             dtype=token_dtype(self._vocab_size).name,
             counts=counts,
             data=asdict(self._data),
-            sources=self._record_files(folder),
+            sources=record_files(folder, self._source.paths),
         )
         shards.save_prepared(folder, prepared)
         found = f"{counts['documents']} documents, {counts['tokens']} tokens"
@@ -167,11 +165,6 @@ class _Preparation:
             named = [f"data.{key} {value}" for key, value in settings.items() if value != getattr(TextDataConfig, key)]
             if reason and named:
                 self._log(f"without effect, as {reason}: {', '.join(named)}")
-
-    def _record_files(self, folder: Path) -> Record | None:
-        source = self._source
-        paths = source.paths if isinstance(source, TextFiles | TableFiles) else files_of(source.name, TABLE_FILES)
-        return record_files(folder, paths)
 
     def _tokenizer(self) -> bytes:
         if self._given_tokenizer is not None:

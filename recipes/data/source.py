@@ -7,14 +7,14 @@ document.
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from recipes.config import TextDataConfig
-from recipes.data.datasets_library import is_saved, load_hub, load_saved, say_rows, table_errors
+from recipes.data.datasets_library import files_of, is_saved, load_hub, load_saved, say_rows, table_errors
 from recipes.data.folder import count_suffixes, find_place, list_folder
 from recipes.data.splits import check_file, choose_files
 from recipes.data.text_files import read_paragraphs, split_paragraphs
@@ -39,6 +39,10 @@ class TextSource(Protocol):
     @property
     def note(self) -> str:
         """What of it is read and what is left out, as a line; "" where there is nothing to choose."""
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The files that it is read from; none for a hub's data set, which lies in a cache."""
 
     @property
     def has_columns(self) -> bool:
@@ -104,6 +108,7 @@ class Rows:
     dataset: Any
     column: str
     note: str = ""
+    paths: Sequence[Path] = ()
     has_columns: ClassVar[bool] = True
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
@@ -161,7 +166,7 @@ def open_source(data: TextDataConfig) -> TextSource:
 def _open_folder(folder: Path, data: TextDataConfig) -> TextSource:
     if is_saved(folder):
         dataset, note = load_saved(folder, data.split)
-        return Rows(str(folder), dataset, data.text_column, note)
+        return Rows(str(folder), dataset, data.text_column, note, files_of(dataset))
     listing = list_folder(folder)
     known = [path for path in listing.files if _is_text(path)]
     others = [path for path in listing.files if not _is_text(path)]

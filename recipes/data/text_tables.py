@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipes.data.libraries import required
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, first_line
 
 MAX_CELL = (1 << 31) - 1
 """Characters of one cell of a csv."""
@@ -94,8 +94,7 @@ class TableFile:
         if isinstance(error, UnicodeDecodeError):
             found = f"{self.path} line {_undecodable_line(self.path)}: byte 0x{error.object[error.start]:02x} is not UTF-8"
             return ConfigError(f"{found}; convert the file, for example iconv -f latin1 -t utf-8")
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return ConfigError(f"{self.path} row {row}: cannot be read as a table ({reason}); fix or remove it")
+        return ConfigError(f"{self.path} row {row}: cannot be read as a table ({first_line(error)}); fix or remove it")
 
 
 def kind_of(path: str | Path) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recipes.data import contents
-from recipes.data.contents import PART_BYTES, UNREAD, Look, digest, files_of, look_again, record_files
+from recipes.data.contents import PART_BYTES, UNREAD, Look, digest, look_again, record_files
 
 
 def write(folder: Path, files: dict[str, bytes]) -> list[Path]:
@@ -80,8 +80,5 @@ def test_a_folder_that_recorded_nothing_is_not_compared(tmp_path: Path) -> None:
     assert look_again(tmp_path) == Look()
 
 
-def test_a_data_sets_files_are_those_of_its_name(tmp_path: Path) -> None:
-    paths = write(tmp_path / "data", {"b.PARQUET": b"", "a.parquet": b"", "notes.md": b""})
-    assert files_of(str(tmp_path / "data"), (".parquet",)) == [paths[1], paths[0]]
-    assert files_of(str(paths[0]), (".parquet",)) == [paths[0]]
-    assert files_of("hub/name", (".parquet",)) == [] and record_files(tmp_path, []) is None
+def test_data_that_lie_in_no_files_of_the_user_have_no_record(tmp_path: Path) -> None:
+    assert record_files(tmp_path, []) is None and not any(tmp_path.iterdir())

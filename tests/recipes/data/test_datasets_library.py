@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.data.datasets_library import load_hub, load_saved, say_rows
+from recipes.data.datasets_library import files_of, load_hub, load_saved, say_rows
 from recipes.errors import ConfigError, MissingSplit
 
 
@@ -22,6 +22,16 @@ def test_of_a_saved_data_set_the_split_that_is_asked_for_is_read_and_the_others_
         assert (list(found["text"]), said) == (texts, note)
     with pytest.raises(MissingSplit, match="no split 'test', there are train, validation"):
         load_saved(tmp_path / "saved", "test")
+
+
+def test_the_files_of_a_saved_data_set_are_those_of_the_splits_that_are_read(tmp_path: Path) -> None:
+    import datasets
+
+    rows = {split: datasets.Dataset.from_dict({"text": [split]}) for split in ("train", "validation")}
+    datasets.DatasetDict(rows).save_to_disk(str(tmp_path))
+    arrow = {split: tmp_path / split / "data-00000-of-00001.arrow" for split in rows}
+    assert files_of(load_saved(tmp_path, None)[0]) == [arrow["train"]]
+    assert files_of(load_saved(tmp_path, "all")[0]) == [arrow["train"], arrow["validation"]]
 
 
 def test_what_is_no_saved_data_set_is_one_line(tmp_path: Path) -> None:

@@ -135,6 +135,28 @@ def test_parquet_is_copied_and_needs_its_source_no_longer(tmp_path: Path, clips:
     assert prepared.media.where(3) == f"{tmp_path}/some.parquet row 4"
 
 
+def test_of_parquet_what_is_read_is_looked_at_again_and_what_is_left_out_is_not(
+    tmp_path: Path, clips: SpeechDataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a link too."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "far").mkdir()
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "more").symlink_to(tmp_path / "far")
+    train, test = tmp_path / "far" / "train.parquet", tmp_path / "tables" / "more" / "test.parquet"
+    for path in (train, test):
+        datasets.Dataset.from_dict({"audio": [encode(noise(500))] * 3}).to_parquet(path)
+    clips = replace(clips, path=str(tmp_path / "tables"), column="audio")
+    folder = prepare(clips, tmp_path / "out")
+    datasets.Dataset.from_dict({"audio": [encode(noise(600))] * 3}).to_parquet(test)
+    assert prepare(clips, tmp_path / "out") == folder
+    datasets.Dataset.from_dict({"audio": [encode(noise(600))] * 3}).to_parquet(train)
+    with pytest.raises(ConfigError, match=r"1 of 1 files hold something else .*more/train\.parquet"):
+        prepare(clips, tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", ["files", "table"])
 def test_a_prepared_folder_is_on_the_disk_before_it_has_its_name(
     tmp_path: Path, clips: SpeechDataConfig, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -60,6 +60,7 @@ def test_files_of_parquet_are_those_of_the_names_that_are_given_and_no_patterns(
     table = open_parquet(data, [data / "b*.parquet", data / "a [1].parquet"], note="two of three", **COLUMNS)
     check(table, [b"three", *CONTENTS])
     assert (table.where(3), table.note) == (f"{data} row 4", "two of three")
+    assert table.files == [data / "b*.parquet", data / "a [1].parquet"]
 
 
 def test_saved_data_sets_are_read_with_and_without_splits(tmp_path: Path) -> None:
@@ -75,6 +76,7 @@ def test_saved_data_sets_are_read_with_and_without_splits(tmp_path: Path) -> Non
         open_saved(tmp_path / "one", split="test", **COLUMNS)
     check(open_saved(tmp_path / "two", split="all", **COLUMNS), [*CONTENTS, b"x"])
     train = open_saved(tmp_path / "two", split=None, **COLUMNS)
+    assert [path.parent.name for path in train.files] == ["train"]
     assert (train.note, train.saved_split) == ("train: 3 rows; left out: 1 of validation", "train")
 
 

@@ -229,7 +229,8 @@ def test_splits_of_a_saved_data_set_and_of_the_hub_are_those_that_are_asked_for(
         source = open_source(TextDataConfig(path=str(tmp_path / "saved [v2]"), text_column="body", split=split))
         assert [text for _, text in source.paragraphs()] == expected
         assert ("left out" in source.note) == (split != "all")
-        open_source(TextDataConfig(path="owner/name", split=split))
+        assert [path.parent.name for path in source.paths] == expected
+        assert not open_source(TextDataConfig(path="owner/name", split=split)).paths
     assert calls == ["train", "valid", "extra", "all"]
 
 
