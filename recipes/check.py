@@ -18,10 +18,20 @@ ACCEPTED = "--set run.accept_changes=optim.schedule_steps"
 
 def resolve_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]], overrides: list[str], data: str | None) -> Recipe:
     """The named recipe with overrides applied and checked. Raises: ConfigError."""
+    return changed_recipe(named_recipe(name, recipes), overrides, data)
+
+
+def named_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]]) -> Recipe:
+    """The recipe as its function gives it. Raises: ConfigError."""
     recipe = find_recipe(name, recipes)()
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"--recipe {name}: returned {type(recipe).__name__}, not a Recipe")
-    recipe = apply_overrides(recipe, overrides)
+    return recipe
+
+
+def changed_recipe(named: Recipe, overrides: list[str], data: str | None) -> Recipe:
+    """A recipe with overrides applied and checked. Raises: ConfigError."""
+    recipe = apply_overrides(named, overrides)
     if data is not None:
         recipe = replace(recipe, data=replace(recipe.data, path=data))  # type: ignore[call-arg]
     recipe = with_home(recipe)

@@ -10,8 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from recipes.catalog import find_recipe
-from recipes.check import check_data, resolve_recipe
+from recipes.check import changed_recipe, check_data, named_recipe
 from recipes.cluster.checkout import commit
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import (
@@ -60,10 +59,10 @@ def pretrain_main(description: str, recipes: dict[str, Callable[[], Recipe]], de
 def _run(args: argparse.Namespace, unknown: list[str], recipes: dict[str, Callable[[], Recipe]]) -> int:
     quiet_libraries()  # a recipe of the user's may import torch
     try:
-        named = find_recipe(args.recipe, recipes)()
+        named = named_recipe(args.recipe, recipes)
         if unknown:
             raise ConfigError(unknown_flag(unknown, settable(named)))
-        recipe, config = _resolve(args, recipes)
+        recipe, config = _resolve(args, named)
     except ConfigError as error:
         raise error if is_first_rank() else LocalError(f"{node_name()}: {error}") from None
     run_dir = args.run_dir or Path("runs") / recipe.name
@@ -80,9 +79,9 @@ def _run(args: argparse.Namespace, unknown: list[str], recipes: dict[str, Callab
     return loop.run(recipe, config, run_dir, launch_facts())
 
 
-def _resolve(args: argparse.Namespace, recipes: dict[str, Callable[[], Recipe]]) -> tuple[Recipe, EngineConfig]:
+def _resolve(args: argparse.Namespace, named: Recipe) -> tuple[Recipe, EngineConfig]:
     asked_accelerator()  # before DeepSpeed is imported, which would not name the variable
-    recipe = resolve_recipe(args.recipe, recipes, args.set, args.data)
+    recipe = changed_recipe(named, args.set, args.data)
     path = find_ds_config(args.deepspeed_config) if args.deepspeed_config else default_ds_config()
     world = world_from_environment()
     return recipe, resolve(recipe, load_ds_config(path), str(path), world.size, world.local_size)

@@ -211,7 +211,7 @@ class StartUp:
         self._data().keep()
         self._write_roster()  # now there is a run
         lines, lost_steps, lost_seconds = run_dir.open_metrics(state.step)
-        mirror = open_mirror(recipe.run.wandb, run_dir.path, content | topology)
+        mirror = open_mirror(recipe.run.wandb, run_dir.path, content)
         display = state.objective.display
         state.writer = MetricsWriter(lines, recipe, display, mirror=mirror, device=state.device, first_step=state.step)
         lost = {"lost_steps": lost_steps, "lost_seconds": lost_seconds, "last_seen": run_dir.last_seen}

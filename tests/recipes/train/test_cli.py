@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from recipes.catalog import RECIPES
+from recipes.check import resolve_recipe
 from recipes.cluster.environment import is_imagined
 from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
 from recipes.settings import recipe_to_dict
 from recipes.text import text_tiny
-from recipes.train.cli import build_parser, default_ds_config, launch_facts, pretrain_main, resolve_recipe
+from recipes.train.cli import build_parser, default_ds_config, launch_facts, pretrain_main
 from tests.launching import ROOT
 
 DS_CONFIGS = sorted((ROOT / "ds_configs").glob("*.json"))
@@ -53,6 +54,14 @@ def test_data_and_overrides_make_the_recipe() -> None:
     recipe = resolve_recipe("text_tiny", RECIPES["text"], ["run.seed=4", "data.path=/lost"], "/found")
     base = text_tiny()
     assert recipe == replace(base, run=replace(base.run, seed=4), data=replace(base.data, path="/found"))
+
+
+def test_a_function_that_gives_no_recipe_is_one_line_whatever_else_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    (tmp_path / "no_recipes.py").write_text("def mine():\n    return {}\n")
+    assert run(monkeypatch, "--recipe", f"{tmp_path / 'no_recipes.py'}:mine", "--dry-run", "--lr", "1") == 2
+    assert capsys.readouterr().err.endswith("no_recipes.py:mine: returned dict, not a Recipe\n")
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
