@@ -2,11 +2,13 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from recipes.data.prepare import prepare_text
+from recipes.run_dir.lock import RunLock
 from recipes.text import text_tiny
 from tests.launching import PRETRAIN, launch, overrides, tiny_recipe
 from tests.made_up import WRITE, write_book
@@ -24,6 +26,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and `-m gpu`"))
+
+
+@pytest.fixture(autouse=True)
+def release_locks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test may leave the run dirs that it has opened: a lock that is held touches its file every five seconds, in all later tests."""
+    taken, acquire = list[RunLock](), RunLock.acquire
+    monkeypatch.setattr(RunLock, "acquire", lambda self: taken.append(self) or acquire(self))
+    yield
+    for lock in taken:
+        lock.release()
 
 
 @pytest.fixture(scope="session", params=PRETRAIN)
