@@ -36,6 +36,31 @@ NO_MODALITY_BRANCH = ["recipes/train/*", *(f"model/{name}.py" for name in ("stud
 OBJECTIVE_WORDS = re.compile(r"\b(teacher|shadow|ema|mask|masked|masks)s?\b", re.I)
 NO_OBJECTIVE_WORDS = [f"recipes/{name}/*" for name in ("train", "checkpoint", "engine", "watch", "run_dir", "ledger", "cluster", "job")]
 
+PRIVATE_WORDS = {
+    r"meets?|met|meetings?": "rendezvous, join",
+    r"hears?|heard|hearing": "get, read, receive",
+    r"tells?|told|telling": "report, print, send, write, show",
+    r"last words?": "ending record",
+    r"roll ?calls?|call roll": "roster",
+    r"no word|without a word": "without a record",
+    r"verdicts?": "the result's own name, such as findings, report, decision",
+    r"deeds?": "action",
+    r"charges?|charged": "watch target, counts as",
+    r"deaf\w*": "signals blocked",
+    r"thief|thieves": "new owner",
+    r"mend(s|ed|ing)?": "fix, correct",
+    r"twins?": "duplicate, pair",
+    r"whoever|whomever": "the caller, the process that",
+    r"knows|knew": "has, records, contains",
+    r"speaks?|spoken|spoke": "prints, reports",
+    r"nobody|somebody|someone": "no process, no file, one",
+    r"cry wolf": "raise false alarms",
+}
+"""Words that need decoding -> what to say. One name, one meaning; processes do not speak, hear or know."""
+WORDS_STAY_IN = ("tests/house.py", "tests/test_house.py", "CHANGELOG.md", "recipes/samples/*", "tests/old_runs/*")
+"""The list itself, history, and what is data."""
+PROSE_FILES = ("*.py", "*.md", "*.sbatch", "*.toml", "ds_configs/*.json", "Makefile", ".ci/run", "tests/slurm/slurm-*")
+
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.Match)  # `with` indents, but decides nothing
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -104,6 +129,17 @@ def check_objective_words(source: Source) -> Iterator[str]:
     for number, line in enumerate(source.text.splitlines(), 1):
         for found in OBJECTIVE_WORDS.finditer(line):
             yield f"{source.path}:{number}: names {found[0]!r}, which is an objective's; go through recipes/objectives/base.py"
+
+
+def private_words(path: str, text: str) -> Iterator[str]:
+    """Names and phrases of PRIVATE_WORDS in any file with prose or code; parts of a name count as words (`_hear`, `LastWords`)."""
+    if not any(fnmatch(path, pattern) for pattern in PROSE_FILES) or any(fnmatch(path, pattern) for pattern in WORDS_STAY_IN):
+        return
+    for number, line in enumerate(text.splitlines(), 1):
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", line)
+        for pattern, better in PRIVATE_WORDS.items():
+            for found in re.finditer(rf"\b({pattern})\b", words, re.I):
+                yield f"{path}:{number}: {found[0]!r}; say {better}"
 
 
 def check_size(source: Source) -> Iterator[str]:
