@@ -11,7 +11,7 @@ from recipes.errors import ConfigError
 from recipes.run_dir.run_dir import FREE_TO_CHANGE, RunDir
 from recipes.settings import apply_overrides, recipe_to_dict
 from recipes.text import text_base, text_tiny
-from recipes.train.begun import DataFacts, check_same_data, check_same_recipe, how_it_changed, read_begun
+from recipes.train.begun import DataIdentity, check_same_data, check_same_recipe, execution_changes, read_started_run
 
 
 def begun(path: Path, recipe: Recipe) -> RunDir:
@@ -78,16 +78,16 @@ def test_an_accepted_name_that_did_not_change_is_harmless(tmp_path: Path) -> Non
 
 def test_data_are_judged_by_what_they_hold(tmp_path: Path) -> None:
     recipe = text_tiny()
-    assert check_same_data(tmp_path / "run", recipe, DataFacts("b" * 64)) == {}, "a fresh directory takes any"
+    assert check_same_data(tmp_path / "run", recipe, DataIdentity("b" * 64)) == {}, "a fresh directory takes any"
     run_dir = begun(tmp_path / "run", recipe).path
-    assert check_same_data(run_dir, apply_overrides(recipe, ["data.path=/elsewhere"]), DataFacts("a" * 64)) == {}
+    assert check_same_data(run_dir, apply_overrides(recipe, ["data.path=/elsewhere"]), DataIdentity("a" * 64)) == {}
     complaint = r"not those of the run \(fingerprint aaaaaaaaaaaa -> bbbbbbbbbbbb\); .* run\.accept_changes=data\.path"
     for accepted in ("", "optim.lr"):
         with pytest.raises(ConfigError, match=complaint):
-            check_same_data(run_dir, apply_overrides(recipe, [f"run.accept_changes={accepted}"]), DataFacts("b" * 64))
+            check_same_data(run_dir, apply_overrides(recipe, [f"run.accept_changes={accepted}"]), DataIdentity("b" * 64))
     accepting = apply_overrides(recipe, ["data.path=/new", "run.accept_changes=data.path"])
     changes = {"data.path": [None, "/new"], "data_fingerprint": ["a" * 64, "b" * 64]}
-    assert check_same_data(run_dir, accepting, DataFacts("b" * 64)) == changes
+    assert check_same_data(run_dir, accepting, DataIdentity("b" * 64)) == changes
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"recipe": 3}', '{"recipe": {}}', "\0\0\0"])
@@ -118,8 +118,8 @@ def test_settings_of_another_architecture_are_refused_without_advice_that_could_
 def test_a_run_without_an_update_binds_nothing_and_any_trace_of_one_binds_it(tmp_path: Path, trace: str) -> None:
     run_dir = begun(tmp_path / "run", text_tiny()).path
     (run_dir / "metrics.jsonl").write_text("")
-    assert read_begun(run_dir) is None and check_same_recipe(run_dir, text_base()) == {}
-    assert check_same_data(run_dir, text_tiny(), DataFacts("b" * 64)) == {}
+    assert read_started_run(run_dir) is None and check_same_recipe(run_dir, text_base()) == {}
+    assert check_same_data(run_dir, text_tiny(), DataIdentity("b" * 64)) == {}
     (run_dir / trace).parent.mkdir(parents=True, exist_ok=True)
     (run_dir / trace).write_text('{"st')
     with pytest.raises(ConfigError, match="holds a run of recipe text_tiny"):
@@ -128,11 +128,11 @@ def test_a_run_without_an_update_binds_nothing_and_any_trace_of_one_binds_it(tmp
 
 def test_contents_are_compared_where_both_recorded_them(tmp_path: Path) -> None:
     recipe, run_dir = text_tiny(), begun(tmp_path / "run", text_tiny())
-    assert check_same_data(run_dir.path, recipe, DataFacts("a" * 64, "c" * 64)) == {}, "an older run recorded none"
+    assert check_same_data(run_dir.path, recipe, DataIdentity("a" * 64, "c" * 64)) == {}, "an older run recorded none"
     run_dir.save_config({"recipe": recipe_to_dict(recipe), "data_fingerprint": "a" * 64, "data_contents": "d" * 64})
-    assert check_same_data(run_dir.path, recipe, DataFacts("a" * 64, None)) == {}, "an older folder recorded none"
+    assert check_same_data(run_dir.path, recipe, DataIdentity("a" * 64, None)) == {}, "an older folder recorded none"
     with pytest.raises(ConfigError, match=r"\(contents dddddddddddd -> cccccccccccc\)"):
-        check_same_data(run_dir.path, recipe, DataFacts("a" * 64, "c" * 64))
+        check_same_data(run_dir.path, recipe, DataIdentity("a" * 64, "c" * 64))
 
 
 BEFORE: dict[str, Any] = {
@@ -157,5 +157,5 @@ BEFORE: dict[str, Any] = {
     ],
 )
 def test_what_changed_in_how_it_runs_is_named_and_what_follows_from_it_is_not(now: dict[str, Any], changes: dict[str, Any]) -> None:
-    assert how_it_changed(BEFORE, BEFORE | now) == changes
-    assert how_it_changed({}, BEFORE | now) == {}, "nothing was recorded"
+    assert execution_changes(BEFORE, BEFORE | now) == changes
+    assert execution_changes({}, BEFORE | now) == {}, "nothing was recorded"

@@ -18,9 +18,9 @@ from tests.distributed import RankFailure, run_distributed
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_stop_signal_sets_the_reason_and_nothing_else(number: signal.Signals) -> None:
     with StopRequest() as stop:
-        assert stop.reason is None and not stop.is_asked()
+        assert stop.reason is None and not stop.is_requested()
         os.kill(os.getpid(), number)
-        assert stop.reason == number.name and stop.is_asked()
+        assert stop.reason == number.name and stop.is_requested()
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
@@ -80,27 +80,27 @@ def test_a_time_limit_is_counted_from_the_beginning(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(preempt.time, "monotonic", lambda: now[0])
     stop = StopRequest(max_minutes=2)
     now[0] += 119.9
-    assert not stop.is_asked()
+    assert not stop.is_requested()
     now[0] += 0.1
-    assert stop.is_asked() and stop.reason == "run.max_minutes=2"
+    assert stop.is_requested() and stop.reason == "run.max_minutes=2"
 
 
 def test_without_a_limit_there_is_none() -> None:
-    assert not StopRequest(max_minutes=0.0).is_asked()
+    assert not StopRequest(max_minutes=0.0).is_requested()
 
 
 def test_a_file_is_looked_for_once_in_a_while_and_goes_when_it_was_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "stop"
     stop = StopRequest(file=file)
-    assert not stop.is_asked()
+    assert not stop.is_requested()
     file.touch()
-    assert not stop.is_asked(), "not asked of the file server at every step"
+    assert not stop.is_requested(), "not asked of the file server at every step"
     monkeypatch.setattr(preempt, "FILE_PERIOD_SECONDS", 0.0)
     stop = StopRequest(file=file)
-    assert stop.is_asked() and stop.reason == "the file stop (removed)" and file.exists()
-    stop.obeyed()
-    stop.obeyed()
-    assert not file.exists() and stop.is_asked()
+    assert stop.is_requested() and stop.reason == "the file stop (removed)" and file.exists()
+    stop.remove_file()
+    stop.remove_file()
+    assert not file.exists() and stop.is_requested()
 
 
 def test_a_signal_interrupts_a_preparation_once_and_lets_it_tidy_up() -> None:

@@ -11,7 +11,7 @@ from recipes.checkpoint.layout import Counters
 from recipes.errors import TrainingBroken
 from recipes.objectives.data2vec import Data2Vec
 from recipes.train.metrics import Interval
-from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, tell, tell_last_save, tell_update
+from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, tell, report_last_save, tell_update
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
 from tests.recipes.train.faulty import ONE, UNDISTURBED, prepare_pictures, run_rank
@@ -118,8 +118,8 @@ def test_the_end_of_a_run_says_done_or_what_stopped_it(tmp_path: Path, monkeypat
 def test_who_asked_to_stop_is_told_of_the_save_that_is_waited_for(tmp_path: Path) -> None:
     told = Told(tmp_path)
     for told.agreed in (False, True):  # type: ignore[attr-defined]
-        tell_last_save(state_at(4, told))
-    tell_last_save(state_at(4, None))
+        report_last_save(state_at(4, told))
+    report_last_save(state_at(4, None))
     assert told.lines == ["stopping: saving step 4"]
 
 

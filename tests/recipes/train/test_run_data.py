@@ -113,7 +113,7 @@ def test_what_is_kept_comes_back_for_probes_and_is_no_prepared_folder(run: RunDi
     noted = json.loads((run.path / "config.json").read_text()) | {"kept": data.facts("").kept}
     run.save_config(noted)
     shutil.rmtree(run.path / "prepared")
-    data_of(run, recipe).leave_kept()
+    data_of(run, recipe).copy_kept_to_prepared()
     assert [path.read_bytes() for path in (run.path / "prepared").iterdir()] == [before]
     assert load_prepared(data_of(run, recipe).prepare(accept_all)).fingerprint == noted["data_fingerprint"]
 
@@ -123,4 +123,4 @@ def test_items_that_the_run_could_not_decode_and_that_are_gone_by_now_are_remove
     for where in (tmp_path / "gone.png", tmp_path / "there.png", "hub row 3"):
         run.event("bad_item", step=1, where=str(where), reason="truncated")
     data = data_of(run, recipe)
-    assert data.removed() == {f"{tmp_path}/gone.png"} and len(data.met_bad) == 3
+    assert data.removed() == {f"{tmp_path}/gone.png"} and len(data.recorded_bad) == 3

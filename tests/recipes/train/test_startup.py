@@ -78,7 +78,7 @@ def test_what_may_take_minutes_is_announced_by_rank_0(
     path, world = ROOT / "ds_configs" / f"{name}.json", SimpleNamespace(rank=rank, device=torch.device("cpu"))
     config = resolve(tiny_recipe(), load_ds_config(path), str(path), 1)
     begun: Any = SimpleNamespace(recipe=tiny_recipe(), config=config, world=world)
-    startup.StartUp._say_what_comes(begun, step)
+    startup.StartUp._print_start_lines(begun, step)
     lines = capsys.readouterr().out.splitlines()
     assert [line.startswith(text) for line, text in zip(lines[3:], announced or [], strict=True)] == [True] * len(announced or [])
     assert bool(lines) == (announced is not None)
