@@ -9,7 +9,7 @@ import torch
 
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.plan.size import num_parameters
-from recipes.train.start_block import shortest, model_lines, run_dir_lines
+from recipes.train.start_block import model_lines, run_dir_lines, shortest
 from tests.launching import ROOT, tiny_recipe
 
 RECIPE = tiny_recipe(run__max_steps=10, run__save_steps=5)
