@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 FLAGS = ("--recipe", "--deepspeed_config", "--data", "--run-dir", "--set", "--dry-run", "--help-set")
 """Flags of the pre-training commands."""
 CLOSE = 0.83
-"""Minimum of difflib's ratio. It accepts a typing error, or a missing last word."""
+"""Minimum of difflib's ratio. It accepts a typing error, or a name that lacks its end."""
 
 NAMES_ELSEWHERE = {
     "optim.lr": ("learning_rate", "base_lr", "peak_lr", "max_lr"),
