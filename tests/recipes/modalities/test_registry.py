@@ -32,7 +32,7 @@ def test_a_modality_is_found_by_its_name_and_another_one_named(modality: str) ->
     assert modality_of(modality, "somewhere") is MODALITIES[modality]
     with pytest.raises(ConfigError) as caught:
         modality_of("smell", "somewhere")
-    assert str(caught.value) == "somewhere: modality 'smell' is not known to this release; it knows text, speech, vision"
+    assert str(caught.value) == "somewhere: modality 'smell' is not known to this release, which has text, speech, vision"
 
 
 def test_the_sections_of_every_recipe_are_of_its_modalitys_kinds(modality: str) -> None:
