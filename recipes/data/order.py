@@ -13,8 +13,8 @@ class Ordered(Protocol):
     def __len__(self) -> int: ...
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Return the indices of one epoch in reading order. Consecutive indices form groups: samples that share something, as a crop
-        length."""
+        """Return the indices of one epoch in reading order. Consecutive indices form groups: samples that share something, such as a
+        crop length."""
 
 
 class Position(NamedTuple):
@@ -50,13 +50,13 @@ class UpdateOrder:
         self._global_batch_size, self._group_size = global_batch_size, group_size
         self.updates_per_epoch = len(dataset) // global_batch_size
         """Number of full global batches in an epoch. The samples that remain at the end of an epoch's order are not used."""
-        begun = -(-self._first.offset // group_size) * group_size  # round up to a whole group: group_size may have changed
-        self._begun = begun, max(0, len(dataset) - begun) // global_batch_size
+        offset = -(-self._first.offset // group_size) * group_size  # round up to a whole group: group_size may have changed
+        self._first_epoch = offset, max(0, len(dataset) - offset) // global_batch_size
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # two epochs, since the prefetch may be an epoch ahead
 
     def place(self, update: int) -> EpochPlace:
         """Return the position at which the update begins. Updates count from 0. `update` must not precede the first one of this launch."""
-        number, (offset, left) = update - self._first.update, self._begun
+        number, (offset, left) = update - self._first.update, self._first_epoch
         assert number >= 0
         if number < left:
             return EpochPlace(update, self._first.epoch, offset + number * self._global_batch_size)

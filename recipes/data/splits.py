@@ -128,7 +128,7 @@ def find_split_name(name: str) -> SplitName | None:
 
 def choose_files(listing: Listing, paths: list[str], wanted: str | None, is_item: Callable[[str], bool]) -> Choice:
     """Choose among `paths` (sorted) the files of the split `wanted`, or those whose folder or stem has that name. ALL: all files. None: the
-    training data if names mark any split, else all files. `is_item`: True if a file is a single item.
+    training data if names mark a split other than train, else all files. `is_item`: True if a file is a single item.
 
     Raises: MissingSplit if there is none. ConfigError if the names do not say which files are training data.
     """

@@ -1,6 +1,6 @@
-"""The cloze probe (a cloze is a text with blanks to fill in). Frequent words are masked, and a ridge classifier predicts each one from the
-frozen feature at its position. The same network at random initialisation is always scored too. Text only. The classification probe, for
-all modalities, is in classify.py.
+"""The cloze probe (a cloze is a text with blanks to fill in). Random tokens of a text are masked. Masked tokens that are frequent words are
+the blanks: a ridge classifier predicts the word from the frozen feature at its position. The same network at random initialisation is
+always scored too. Text only. The classification probe, for all modalities, is in classify.py.
 
 Shapes: B batch, S sequence, D features, N examples.
 """
@@ -36,7 +36,7 @@ WORD_START = "\u2581"
 
 @dataclass(frozen=True)
 class ClozeResult:
-    """Accuracy of the pre-trained and of the random network. majority: accuracy if the most frequent word is always predicted."""
+    """Accuracy of the pre-trained and of the random network. majority: accuracy if the most frequent fitted word is always predicted."""
 
     trained: Score
     random: Score
