@@ -1,4 +1,4 @@
-"""Fixtures: a small corpus of made-up words, the folder prepared from it, and loaders of numbers."""
+"""A small corpus of made-up words and the folder prepared from it; loaders of numbers."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,16 +15,16 @@ from tests.distributed import run_distributed
 from tests.recipes.data.numbers_data import Numbers, open_loader
 
 SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "ri", "su", "té")
-"""One syllable has three bytes, so that tests distinguish bytes from characters."""
+"""One of them of three bytes, so that bytes and characters are told apart."""
 
 
 def words(rng: np.random.Generator, count: int) -> str:
-    """Return `count` words of one to three syllables."""
+    """That many words of one to three syllables."""
     return " ".join("".join(rng.choice(SYLLABLES, rng.integers(1, 4))) for _ in range(count))
 
 
 def write_books(folder: Path, num_books: int = 4, num_paragraphs: int = 120) -> Path:
-    """Write a folder of .txt files, one paragraph per line."""
+    """A folder of .txt files, one paragraph a line."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for book in range(num_books):
@@ -41,13 +41,13 @@ def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def frontend() -> TextFrontendConfig:
-    """A vocabulary of 64 symbols."""
+    """64 symbols."""
     return TextFrontendConfig(vocab_size=64)
 
 
 @pytest.fixture(scope="session")
 def data(books: Path) -> TextDataConfig:
-    """The four books in samples of 32 tokens, break_mode none."""
+    """Stream blocks of 32 tokens."""
     return TextDataConfig(path=str(books), tokenizer_type="unigram", sequence_length=32, break_mode="none", heldout_fraction=0.05)
 
 
@@ -64,12 +64,12 @@ def fork_server() -> None:
 
 
 def _start_only() -> None:
-    """Do nothing: run_distributed is called only to start the server."""
+    """What a rank does that is only to start the server."""
 
 
 @pytest.fixture
 def build(fork_server: None) -> Iterator[Callable[..., UpdateLoader]]:
-    """A function that opens loaders of numbers_data.Numbers. It takes a data set or its size. The loaders are closed after the test."""
+    """Opens loaders of numbers_data.Numbers, given or of a size, and closes them in the end."""
     loaders: list[UpdateLoader] = []
 
     def build_one(dataset: Numbers | int = 50, **options: Any) -> UpdateLoader:
