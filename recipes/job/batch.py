@@ -16,7 +16,7 @@ from pathlib import Path
 
 from recipes.checkpoint.layout import newest, step_of
 from recipes.errors import ConfigError, Stopped
-from recipes.job.requeue import FINAL, Action, Attempt, Verb, attempt_from_json, attempt_of, decide
+from recipes.job.requeue import FINAL_CODES, Action, Attempt, Verb, attempt_from_json, classify_attempt, decide
 from recipes.ledger.launches import BEGINS
 from recipes.system.json_lines import JsonLines, read_rows
 from recipes.system.terminal import protect_terminal
@@ -32,7 +32,7 @@ CLOCK_SECONDS = 2.0
 STOP_FILE_REASON = "the file stop"
 
 
-def main(words: list[str]) -> int:
+def main(argv: list[str]) -> int:
     """Exit code: that of the batch script, 0 from `begin`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -48,7 +48,7 @@ def main(words: list[str]) -> int:
     last.add_argument("--max-tries", type=int, default=3)
     last.set_defaults(run=end)
     protect_terminal()  # Slurm must be told even where nothing more can be printed
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     try:
         return args.run(args)
     except ConfigError as error:
@@ -73,11 +73,11 @@ def begin(command: list[str]) -> int:
     shown = next(line for line in reversed(done.stdout.splitlines()) if line.startswith(RUN_DIR_LINE))
     run_dir = Path(shown.removeprefix(RUN_DIR_LINE).removesuffix(" (exists)"))
     print(run_dir)
-    _tell_of_the_last(run_dir)
+    _report_previous_attempt(run_dir)
     return 0
 
 
-def _tell_of_the_last(run_dir: Path) -> None:
+def _report_previous_attempt(run_dir: Path) -> None:
     """What the ranks of the attempt before have left, where its batch script could not say it any more, as when a node died."""
     restarts = int(_env("SLURM_RESTART_COUNT", "0"))
     told = [
@@ -108,15 +108,15 @@ def end(args: argparse.Namespace) -> int:
     step = step_of(found) if found else 0
     started_at = next((event["step"] for event in events if event.get("event") in BEGINS), step)
     code = _code_of_nodes(args.said, args.code)
-    attempt = attempt_of(endings, code, step, was_asked=args.asked, stop_reason=stop)
+    attempt = classify_attempt(endings, code, step, was_asked=args.asked, stop_reason=stop)
     codes = [ending.code for ending in endings if ending.code is not None] + [code]
     restarts = 0 if run_dir.is_dir() else int(_env("SLURM_RESTART_COUNT", "0"))  # without a run dir there is no history but Slurm's
     action = decide([*history, *[attempt] * restarts], attempt, started_at, args.max_tries, codes)
     if action.verb in ("requeue", "hold"):
-        attempt, action = _as_slurm_has_it(attempt, action, has_words=any(one.time is not None for one in endings))
-    _remember(run_dir, attempt, action)
+        attempt, action = _adapt_to_slurm_state(attempt, action, has_records=any(one.time is not None for one in endings))
+    _append_attempt(run_dir, attempt, action)
     print(f"job {_env('SLURM_JOB_ID')}, attempt {int(_env('SLURM_RESTART_COUNT', '0')) + 1}: {action.line}", flush=True)
-    _tell_slurm(action)
+    _apply_to_slurm(action)
     return action.code
 
 
@@ -129,7 +129,7 @@ def _code_of_nodes(said: Path | None, code: int) -> int:
     codes = [int(found) for found in NODE_ENDED.findall(text)]
     if not codes and NODE_STOPPED.search(text):
         return Stopped.exit_code
-    return next((one for one in codes if one in FINAL), codes[0] if codes else code)
+    return next((one for one in codes if one in FINAL_CODES), codes[0] if codes else code)
 
 
 def _of_this_attempt(endings: list[Ending], since: float) -> list[Ending]:
@@ -137,24 +137,26 @@ def _of_this_attempt(endings: list[Ending], since: float) -> list[Ending]:
     return [] if any(one.time is not None and one.time < since - CLOCK_SECONDS for one in endings) else endings
 
 
-def _as_slurm_has_it(attempt: Attempt, action: Action, *, has_words: bool) -> tuple[Attempt, Action]:
+def _adapt_to_slurm_state(attempt: Attempt, action: Action, *, has_records: bool) -> tuple[Attempt, Action]:
     """Only a batch job that still runs and may be requeued is. One that was cancelled, or that Slurm itself has requeued, is let alone:
-    its ranks may be saving at this moment, so that none has left a word (`has_words`), and their end is no crash."""
+    its ranks may be saving at this moment, so that none has left a word (`has_records`), and their end is no crash."""
     job = _job_facts()
     state = job.get("JobState", "gone")
     if state != "RUNNING":
-        reason = attempt.reason if has_words else "nothing is known of its ranks"
-        line = _instead(action, f"not touched, since Slurm has ended it ({state})").replace(attempt.reason, reason)
+        reason = attempt.reason if has_records else "nothing is known of its ranks"
+        line = _replace_last_clause(action, f"not touched, since Slurm has ended it ({state})").replace(attempt.reason, reason)
         return Attempt("stopped", attempt.step, f"ended by Slurm ({state}): {reason}"), Action("stay", action.code, line)
     if attempt.kind == "stopped" and STOP_FILE_REASON in attempt.reason:
-        line = _instead(action, "not requeued, for the file asked for an end; the same command continues")
+        line = _replace_last_clause(action, "not requeued, for the file asked for an end; the same command continues")
         return attempt, Action("stay", action.code, line)
     if job.get("BatchFlag") != "1" or job.get("Requeue") != "1":
-        return attempt, Action("stay", action.code, _instead(action, "the same command continues (this job cannot be requeued)"))
+        return attempt, Action(
+            "stay", action.code, _replace_last_clause(action, "the same command continues (this job cannot be requeued)")
+        )
     return attempt, action
 
 
-def _instead(action: Action, text: str) -> str:
+def _replace_last_clause(action: Action, text: str) -> str:
     return action.line.rpartition("; ")[0] + f"; {text}"
 
 
@@ -163,7 +165,7 @@ def _job_facts() -> dict[str, str]:
     return dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
 
 
-def _tell_slurm(action: Action) -> None:
+def _apply_to_slurm(action: Action) -> None:
     """Both end this batch script too."""
     verbs: dict[Verb, str] = {"requeue": "requeue", "hold": "requeuehold"}
     if action.verb not in verbs:
@@ -175,7 +177,7 @@ def _tell_slurm(action: Action) -> None:
     subprocess.run(["scontrol", verbs[action.verb], job], check=False)
 
 
-def _remember(run_dir: Path, attempt: Attempt, action: Action) -> None:
+def _append_attempt(run_dir: Path, attempt: Attempt, action: Action) -> None:
     """Where no run has begun there is no run dir, and nothing to remember it by but Slurm."""
     if not run_dir.is_dir():
         return

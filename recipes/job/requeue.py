@@ -11,10 +11,10 @@ from recipes.watch.endings import Ending, first_failure
 
 MAX_STOPS = 10
 """Stops on request without a step in between: then the time of a job is too short to come to one."""
-FINAL = (ConfigError.exit_code, TrainingBroken.exit_code)
+FINAL_CODES = (ConfigError.exit_code, TrainingBroken.exit_code)
 """Exit codes that the same command would give again."""
 
-ASKED = (Stopped.exit_code, 128 + signal.SIGUSR2)
+STOP_CODES = (Stopped.exit_code, 128 + signal.SIGUSR2)
 """Exit codes of a node that was asked to stop, the second before it could listen."""
 
 Verb = Literal["done", "fail", "requeue", "hold", "stay"]
@@ -40,21 +40,21 @@ class Action:
     line: str
 
 
-def attempt_of(endings: Sequence[Ending], code: int, step: int, *, was_asked: bool, stop_reason: str | None) -> Attempt:
+def classify_attempt(endings: Sequence[Ending], code: int, step: int, *, was_asked: bool, stop_reason: str | None) -> Attempt:
     """How an attempt ended. `code`: the exit code of the nodes, which counts only where no rank has left a word; `was_asked`: USR2 came;
     `stop_reason`: that of the run's last event, where it is a stop."""
     failure = first_failure(endings)
-    codes = {ending.code for ending in endings if ending.ended == "words"}
-    final = next((ending for ending in endings if ending.code in FINAL), None)
-    if final and (failure is None or failure.ended == "words"):
+    codes = {ending.code for ending in endings if ending.ended == "reported"}
+    final = next((ending for ending in endings if ending.code in FINAL_CODES), None)
+    if final and (failure is None or failure.ended == "reported"):
         return Attempt("refused", step, str(final))
     if failure:
         return Attempt("crashed", step, str(failure))
-    if Stopped.exit_code in codes or (not codes and (code in ASKED or was_asked)):
+    if Stopped.exit_code in codes or (not codes and (code in STOP_CODES or was_asked)):
         return Attempt("stopped", step, f"stopped by {stop_reason}" if stop_reason else "stopped on request before the first step")
     if codes == {0} or (not codes and code == 0):  # without words: there was nothing left to do
         return Attempt("done", step, "done")
-    kind: Kind = "refused" if code in FINAL else "crashed"
+    kind: Kind = "refused" if code in FINAL_CODES else "crashed"
     return Attempt(kind, step, f"no rank began to train, srun ended with exit code {code}; the reason is above")
 
 
@@ -66,7 +66,7 @@ def decide(history: Sequence[Attempt], attempt: Attempt, started_at: int, max_tr
         return Action("done", 0, f"done: {gained}")
     if attempt.kind == "refused":
         return Action(
-            "fail", next((code for code in codes if code in FINAL), 2), f"{attempt.reason}; {gained}; not requeued: mend it first"
+            "fail", next((code for code in codes if code in FINAL_CODES), 2), f"{attempt.reason}; {gained}; not requeued: mend it first"
         )
     tries = 1 + _without_progress(history, attempt)
     limit = max_tries if attempt.kind == "crashed" else MAX_STOPS

@@ -59,13 +59,13 @@ def divide(events: list[Row], rows: list[Row], newest: float) -> tuple[list[Laun
     launches = [_launch(own, starts[number + 1 :], rows, newest) for number, own in enumerate(groups)]
     contradiction = sum(max(0.0, before.end - after.begin) for before, after in pairwise(launches))
     for number, start in enumerate(starts):
-        contradiction += _charge(launches[:number], _number(start, "lost_seconds"))
+        contradiction += _assign_lost_seconds(launches[:number], _number(start, "lost_seconds"))
     for launch in launches:  # last, since it is an estimate
         _add_unlogged(launch, rows)
     return launches, contradiction
 
 
-def _charge(launches: list[Launch], lost: float) -> float:
+def _assign_lost_seconds(launches: list[Launch], lost: float) -> float:
     """Put lost seconds where they were spent: in the last launch, and in those before it where a fallback went further back.
     Returns the seconds for which none of them has room."""
     for launch in reversed(launches):

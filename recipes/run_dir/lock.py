@@ -19,11 +19,11 @@ from recipes.errors import ConfigError
 from recipes.run_dir.folder import UNKNOWN, Folder
 from recipes.system.liveness import is_alive, read_stat
 
-BEAT_SECONDS = 5.0
+HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 """Without a beat for so long the owner on another machine counts as dead: six beats, and more than a file server's hiccup."""
-ROUNDS = 50
-BLOCKED_SECONDS = 0.02
+MAX_ROUNDS = 50
+RETRY_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Owner:
         return f"pid {self.pid} on {self.host} since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self.since))}"
 
 
-class _Seen(NamedTuple):
+class _Snapshot(NamedTuple):
     """A lock file at one moment."""
 
     text: str
@@ -83,58 +83,63 @@ class RunLock:
     """The file at `path` in a run directory, which one process at a time owns."""
 
     def __init__(
-        self, path: Path, *, say: Callable[[str], None] = print, beat_seconds: float = BEAT_SECONDS, stale_seconds: float = STALE_SECONDS
+        self,
+        path: Path,
+        *,
+        say: Callable[[str], None] = print,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        stale_seconds: float = STALE_SECONDS,
     ) -> None:
         """`say` tells that the heartbeat of another machine is being watched, which takes up to `stale_seconds`."""
         self.path = path
-        self._say, self._beat_seconds, self._stale_seconds = say, beat_seconds, stale_seconds
+        self._say, self._heartbeat_seconds, self._stale_seconds = say, heartbeat_seconds, stale_seconds
         self.text = ""
         """What the file holds while it is this launch's."""
         self._folder = UNKNOWN
-        self._loss: str | None = None
+        self._lost_reason: str | None = None
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lock")
 
     @property
     def is_lost(self) -> bool:
         """Whether another launch was found to own the directory, or the directory to be gone, at the last beat or check()."""
-        return self._loss is not None
+        return self._lost_reason is not None
 
     def acquire(self) -> str | None:
         """Own the file from now on. Returns the dead owner that it was taken from, None where there was none.
 
         Raises: ConfigError where the owner lives; OSError where the file cannot be written.
         """
-        self._claim()
+        self._prepare()
         previous = None
-        for _ in range(ROUNDS):
+        for _ in range(MAX_ROUNDS):
             if self._create(self.text):
                 self._remove_leftovers()
                 self._thread.start()
                 return previous
-            seen = self._look()
-            if seen is not None and self._is_stale(seen) and self._take_away(seen):
-                previous = None if self._is_copied(Owner.of(seen.text)) else _name(seen.text)
-        raise ConfigError(f"{self._place} is fought over by several launches; start one of them again")
+            seen = self._read_file()
+            if seen is not None and self._is_stale(seen) and self._remove_stale(seen):
+                previous = None if self._is_copied(Owner.of(seen.text)) else _owner_name(seen.text)
+        raise ConfigError(f"{self._flag} is fought over by several launches; start one of them again")
 
-    def _claim(self) -> None:
+    def _prepare(self) -> None:
         self._folder = Folder.at(self.path.parent)
         self.text = json.dumps(asdict(Owner.this_process(self._folder))) + "\n"
 
     def check(self) -> None:
         """Raises: ConfigError where another launch owns the directory, or it is gone; OSError where the file system does not answer."""
-        if self._loss is None:
-            self._loss = self._moved() or self._taken_over()
-        if self._loss is not None:
-            raise ConfigError(f"{self._place} {self._loss}")
+        if self._lost_reason is None:
+            self._lost_reason = self._moved() or self._taken_over()
+        if self._lost_reason is not None:
+            raise ConfigError(f"{self._flag} {self._lost_reason}")
 
     def release(self) -> None:
         """Give the file up, unless it belongs to another launch by now."""
         self._released.set()
         if self._thread.is_alive():
-            self._thread.join(self._beat_seconds)  # no longer: a dead file server must not keep it from ending
+            self._thread.join(self._heartbeat_seconds)  # no longer: a dead file server must not keep it from ending
         with suppress(OSError):
-            seen = self._look()
+            seen = self._read_file()
             if seen is not None and seen.text == self.text:
                 self.path.unlink()
 
@@ -149,19 +154,19 @@ class RunLock:
         )
 
     def _taken_over(self) -> str | None:
-        seen = self._look()
+        seen = self._read_file()
         if seen is None and not self._create(self.text):  # removed by hand: it is ours until another one comes
-            seen = self._look()
+            seen = self._read_file()
         if seen is None or seen.text == self.text:
             return None
-        return f"was taken over by {_name(seen.text)}, since this launch showed no sign of life; it ends without writing more"
+        return f"was taken over by {_owner_name(seen.text)}, since this launch showed no sign of life; it ends without writing more"
 
     @property
-    def _place(self) -> str:
+    def _flag(self) -> str:
         return f"--run-dir {self.path.parent}"
 
     def _beat(self) -> None:
-        while not self._released.wait(self._beat_seconds):
+        while not self._released.wait(self._heartbeat_seconds):
             with suppress(OSError, ConfigError):  # the next beat may find the file system well again; a loss is remembered
                 self.check()
                 os.utime(self.path)
@@ -180,14 +185,14 @@ class RunLock:
             os.close(descriptor)
         return True
 
-    def _look(self) -> _Seen | None:
+    def _read_file(self) -> _Snapshot | None:
         try:
             with self.path.open(errors="replace") as file:  # opened anew each time: that is when NFS asks its server
-                return _Seen(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+                return _Snapshot(file.read(), os.fstat(file.fileno()).st_mtime_ns)
         except FileNotFoundError:
             return None
 
-    def _is_stale(self, seen: _Seen) -> bool:
+    def _is_stale(self, seen: _Snapshot) -> bool:
         """False also where the file has become another one. Raises: ConfigError where the owner lives."""
         owner = Owner.of(seen.text)
         if owner is not None and owner.is_here():
@@ -197,13 +202,15 @@ class RunLock:
         deadline, has_said = time.monotonic() + self._stale_seconds, False
         while time.monotonic() < deadline:
             time.sleep(min(1.0, self._stale_seconds / 20))
-            now = self._look()
+            now = self._read_file()
             if now is None or now.text != seen.text:
                 return False
             if now.beat != seen.beat:
                 raise ConfigError(self._in_use(seen))
             if not has_said:
-                self._say(f"{self._place} belongs to {_name(seen.text)}; watching up to {self._stale_seconds:g} s whether that still lives")
+                self._say(
+                    f"{self._flag} belongs to {_owner_name(seen.text)}; watching up to {self._stale_seconds:g} s whether that still lives"
+                )
                 has_said = True
         return True
 
@@ -211,14 +218,14 @@ class RunLock:
         """Whether the file came here with a copy of the directory that the owner has. On another machine its heartbeat tells."""
         return owner is not None and owner.is_here() and owner.folder.is_copied_to(self._folder)
 
-    def _in_use(self, seen: _Seen) -> str:
-        return f"{self._place} is in use by {_name(seen.text)}; wait for it, stop it, or name another --run-dir"
+    def _in_use(self, seen: _Snapshot) -> str:
+        return f"{self._flag} is in use by {_owner_name(seen.text)}; wait for it, stop it, or name another --run-dir"
 
-    def _take_away(self, stale: _Seen) -> bool:
+    def _remove_stale(self, stale: _Snapshot) -> bool:
         """Remove the file that was found stale and no other. False where another launch was quicker."""
         try:
             with self.path.open("r+") as file:
-                if not _is_first(file.fileno()) or self._look() != stale:
+                if not _is_first(file.fileno()) or self._read_file() != stale:
                     return False
                 aside = self.path.with_name(f"{self.path.name}.{os.uname().nodename}.{os.getpid()}.{time.time_ns()}")
                 self.path.rename(aside)
@@ -241,14 +248,14 @@ def _is_first(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until the file is closed, a moment later
     except BlockingIOError:
-        time.sleep(BLOCKED_SECONDS)
+        time.sleep(RETRY_SECONDS)
         return False
     except OSError:
         return True
     return True
 
 
-def _name(text: str) -> str:
+def _owner_name(text: str) -> str:
     return str(Owner.of(text) or "another process")
 
 

@@ -123,9 +123,9 @@ class RunDir:
             self._remove_made()
 
     def _log(self, name: str) -> JsonLines:
-        return JsonLines(self.path / name, self._complain, is_ours=lambda: not self._lock.is_lost)
+        return JsonLines(self.path / name, self._report_log_error, is_ours=lambda: not self._lock.is_lost)
 
-    def _complain(self, text: str) -> None:
+    def _report_log_error(self, text: str) -> None:
         """Of a log that cannot be written; nothing where that is because the directory was lost, which ends the run."""
         with suppress(ConfigError):
             with suppress(OSError):

@@ -70,10 +70,10 @@ class Workers(Generic[Task, Result]):
         self._processes: dict[Connection, BaseProcess] = {}
         self._working: dict[Connection, deque[int]] = {}
         self._queued: deque[tuple[int, Task]] = deque()
-        self._answers: dict[int, tuple[Any, BaseException | None]] = {}
+        self._results: dict[int, tuple[Any, BaseException | None]] = {}
         self._num_put = self._num_taken = 0
         # When Python ends, it joins every child process for ever, but calls these first.
-        self._end = util.Finalize(self, _end, (self._processes,), exitpriority=100)
+        self._end_processes = util.Finalize(self, _end_processes, (self._processes,), exitpriority=100)
 
     @property
     def pids(self) -> list[int | None]:
@@ -84,15 +84,15 @@ class Workers(Generic[Task, Result]):
         """Hand out one more task."""
         self._queued.append((self._num_put, task))
         self._num_put += 1
-        self._hand_out()
+        self._send_tasks()
 
     def get(self) -> Result:
         """The result of the oldest task whose result was not taken. Raises: the error of the work; WorkerLost, also after close()."""
-        while self._num_taken not in self._answers:
+        while self._num_taken not in self._results:
             for pipe in wait(list(self._working)):
                 self._receive(pipe)  # type: ignore[arg-type]
-            self._hand_out()
-        result, error = self._answers.pop(self._num_taken)
+            self._send_tasks()
+        result, error = self._results.pop(self._num_taken)
         self._num_taken += 1
         if error is not None:
             self.close()
@@ -101,9 +101,9 @@ class Workers(Generic[Task, Result]):
 
     def close(self) -> None:
         """End the processes."""
-        self._end()
+        self._end_processes()
 
-    def _hand_out(self) -> None:
+    def _send_tasks(self) -> None:
         """Give queued tasks to the processes with the least to do, as far as they are ready for more."""
         while self._queued:
             pipe = min(self._working, key=lambda pipe: len(self._working[pipe]), default=None)
@@ -134,10 +134,10 @@ class Workers(Generic[Task, Result]):
             if process.exitcode is None and not isinstance(error, EOFError):
                 raise  # something that this process lacks, such as descriptors
             raise WorkerLost(process.exitcode) from error
-        self._answers[self._working[pipe].popleft()] = answer
+        self._results[self._working[pipe].popleft()] = answer
 
 
-def _end(processes: dict[Connection, BaseProcess]) -> None:
+def _end_processes(processes: dict[Connection, BaseProcess]) -> None:
     for pipe in list(processes):
         with socket.socket(fileno=os.dup(pipe.fileno())) as end, suppress(OSError):
             end.shutdown(socket.SHUT_RDWR)  # unlike close(), it reaches a thread that waits for the pipe
@@ -155,14 +155,14 @@ def _serve(work: Callable[[Any], Any], begin: Callable[[], object], pipe: Connec
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     tasks: SimpleQueue[tuple[Any] | None] = SimpleQueue()
-    Thread(target=_listen, args=(pipe, tasks), daemon=True).start()
+    Thread(target=_receive_tasks, args=(pipe, tasks), daemon=True).start()
     begin()
     while (task := tasks.get()) is not None:
         try:
             answer = ForkingPickler.dumps((work(*task), None))
         except Exception as error:
             with suppress(ConnectionError):
-                pipe.send((None, _portable(error)))
+                pipe.send((None, _picklable(error)))
             while tasks.get() is not None:
                 pass  # earlier results may still have to be taken, with memory that this process holds for them
             raise SystemExit(1) from error  # quietly: the parent raises it
@@ -172,7 +172,7 @@ def _serve(work: Callable[[Any], Any], begin: Callable[[], object], pipe: Connec
             return
 
 
-def _listen(pipe: Connection, tasks: SimpleQueue[tuple[Any] | None]) -> None:
+def _receive_tasks(pipe: Connection, tasks: SimpleQueue[tuple[Any] | None]) -> None:
     """Take every task at once, so that the parent never waits; when it closes the pipe or is gone, let the process end."""
     try:
         with suppress(EOFError, OSError):
@@ -184,7 +184,7 @@ def _listen(pipe: Connection, tasks: SimpleQueue[tuple[Any] | None]) -> None:
     os._exit(1)
 
 
-def _portable(error: Exception) -> Exception:
+def _picklable(error: Exception) -> Exception:
     """The error with its traceback as a note; another one in its place if another process could not load it."""
     note = f"in a worker process:\n{traceback.format_exc()}"
     try:

@@ -11,14 +11,14 @@ from contextlib import suppress
 from typing import NamedTuple, TextIO
 
 NAMES = {1: "stdout", 2: "stderr"}
-AT_ONCE = select.PIPE_BUF
+ATOMIC_BYTES = select.PIPE_BUF
 """Bytes that a pipe which is ready takes without making the writer wait."""
 PAUSE_SECONDS = 0.01
 ERRORS = "terminal"
 """Name of the error handler that escapes what an encoding has no letters for."""
 
 
-class Loss(NamedTuple):
+class LostOutput(NamedTuple):
     """What was printed to a stream has not arrived, and why."""
 
     stream: str
@@ -32,10 +32,10 @@ class Descriptor(io.RawIOBase):
         """`tells`: a line on the other one says that this one is lost."""
         super().__init__()
         self.name = f"<{NAMES[number]}>"
-        self.patience_seconds: float | None = None
+        self.max_wait_seconds: float | None = None
         """How long a reader that takes nothing may hold this process up; None: as long as it likes."""
-        self.loss: Loss | None = None
-        self._number, self._tells, self._is_stuck, self._is_taken = number, tells, False, False
+        self.loss: LostOutput | None = None
+        self._number, self._warns, self._is_stuck, self._is_reported = number, tells, False, False
 
     def writable(self) -> bool:
         """It is."""
@@ -54,21 +54,21 @@ class Descriptor(io.RawIOBase):
         view = memoryview(data).cast("B")
         size = len(view)
         try:
-            while view and self._takes():
+            while view and self._is_ready_in_time():
                 with suppress(BlockingIOError):
-                    view = view[os.write(self._number, view[:AT_ONCE]) :]
+                    view = view[os.write(self._number, view[:ATOMIC_BYTES]) :]
                     continue
                 time.sleep(PAUSE_SECONDS)
         except OSError as error:
-            self.lose(error.strerror or str(error))
+            self.mark_lost(error.strerror or str(error))
         return size
 
-    def lose(self, reason: str) -> None:
+    def mark_lost(self, reason: str) -> None:
         """Remember the first loss and tell it where that still works."""
         if self.loss is not None:
             return
-        self.loss = Loss(NAMES[self._number], reason)
-        if not self._tells:
+        self.loss = LostOutput(NAMES[self._number], reason)
+        if not self._warns:
             return
         other = 3 - self._number
         line = f"warning: {NAMES[self._number]} is lost ({reason}); what is printed there goes nowhere, and the command goes on\n"
@@ -76,18 +76,18 @@ class Descriptor(io.RawIOBase):
             if _is_ready(other, 0):
                 os.write(other, line.encode())
 
-    def take_loss(self) -> Loss | None:
+    def take_lost(self) -> LostOutput | None:
         """The first loss, once."""
-        loss = None if self._is_taken else self.loss
-        self._is_taken = self.loss is not None
+        loss = None if self._is_reported else self.loss
+        self._is_reported = self.loss is not None
         return loss
 
-    def _takes(self) -> bool:
+    def _is_ready_in_time(self) -> bool:
         """Whether it takes something now, or within the patience that is left: all of it the first time, none until it has got on."""
-        seconds = 0 if self._is_stuck else self.patience_seconds
+        seconds = 0 if self._is_stuck else self.max_wait_seconds
         self._is_stuck = not _is_ready(self._number, seconds)
         if self._is_stuck:
-            self.lose(f"nothing was taken for {self.patience_seconds:g} s")
+            self.mark_lost(f"nothing was taken for {self.max_wait_seconds:g} s")
         return not self._is_stuck
 
 
@@ -118,10 +118,10 @@ def protect_terminal(*, tells: bool = False) -> None:
     that the other is lost.
     """
     codecs.register_error(ERRORS, _escape)
-    closed = _occupy()
+    closed = _open_closed_descriptors()
     for number, name in NAMES.items():
         before = getattr(sys, name)
-        is_known = number in closed if before is None else _is_over(before, number)
+        is_known = number in closed if before is None else _has_descriptor(before, number)
         if isinstance(before, Terminal) or not is_known:  # a file that somebody put there takes what it takes
             continue
         with suppress(OSError, AttributeError):
@@ -131,19 +131,19 @@ def protect_terminal(*, tells: bool = False) -> None:
             setattr(sys, f"__{name}__", terminal)
         setattr(sys, name, terminal)
         if number in closed:
-            terminal.descriptor.lose("it was closed from the beginning")
+            terminal.descriptor.mark_lost("it was closed from the beginning")
 
 
 def limit_waiting(seconds: float) -> None:
     """From now on a reader that takes nothing (Ctrl-S, a stopped pager, a connection that stands) holds this process up once, and no
     longer than that; what it does not take is lost."""
     for terminal in _terminals():
-        terminal.descriptor.patience_seconds = seconds
+        terminal.descriptor.max_wait_seconds = seconds
 
 
-def take_losses() -> list[Loss]:
+def take_losses() -> list[LostOutput]:
     """What was lost since the last call; of each stream the first loss alone is ever told."""
-    return [loss for terminal in _terminals() if (loss := terminal.descriptor.take_loss())]
+    return [loss for terminal in _terminals() if (loss := terminal.descriptor.take_lost())]
 
 
 def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -158,7 +158,7 @@ def _terminals() -> list[Terminal]:
     return [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, Terminal)]
 
 
-def _occupy() -> list[int]:
+def _open_closed_descriptors() -> list[int]:
     """Open what is closed of the first three descriptors on nothing, and say which."""
     closed = []
     for number in range(3):
@@ -171,7 +171,7 @@ def _occupy() -> list[int]:
     return closed
 
 
-def _is_over(stream: TextIO, number: int) -> bool:
+def _has_descriptor(stream: TextIO, number: int) -> bool:
     with suppress(OSError, ValueError, AttributeError):
         return stream.fileno() == number
     return False

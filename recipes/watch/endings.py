@@ -21,16 +21,16 @@ FINE = (0, 75)
 """Exit codes of a rank that has nothing to complain of: done, and stopped on request."""
 BROKEN_CONNECTION = re.compile(r"(connection|peer).*clos|closed by|reset by|refused|broken pipe|nccl|gloo|dist\w*error|timed? ?out", re.I)
 """How the libraries complain where another rank is no longer there."""
-AFTER_SECONDS, BESIDE_SECONDS = 10.0, 1.0
+AFTER_BROKEN_CONNECTION_SECONDS, AFTER_ERROR_SECONDS = 10.0, 1.0
 """A rank that is killed is noticed by the others within milliseconds, or when their library gives up waiting; by its watcher about
 as soon. So a death this long after a broken connection, or after any other error, may well have been before it."""
-WORDS_SECONDS = 1.0
-SAYING = {
+RECORD_WAIT_SECONDS = 1.0
+DESCRIPTIONS = {
     "silent": "ended without a word (killed, or crashed in native code)",
     "gone": "left no word at all: its node is gone, or all that ran there was killed at once",
 }
 
-Kind = Literal["words", "silent", "hang", "gone"]
+Kind = Literal["reported", "silent", "hang", "gone"]
 """It told its exit code; it ended without; it was behind in a hang or stood in one; there is no file of it."""
 
 
@@ -50,17 +50,17 @@ class Ending:
     @property
     def is_bad(self) -> bool:
         """Whether the rank neither came to its end nor was stopped on request."""
-        return self.ended != "words" or self.code not in FINE
+        return self.ended != "reported" or self.code not in FINE
 
     def __str__(self) -> str:
         """One line: who, where, how."""
         if self.ended == "hang":
             how = f"hung ({self.message})" if self.message else "was in a hang"
-        elif self.ended == "words":
+        elif self.ended == "reported":
             how = f"ended with exit code {self.code}"
         else:
-            how = SAYING[self.ended]
-        told = f": {self.message}" if self.ended == "words" and self.message else ""
+            how = DESCRIPTIONS[self.ended]
+        told = f": {self.message}" if self.ended == "reported" and self.message else ""
         return f"rank {self.rank} on {self.host} {how}{f' at {self.place}' if self.place else ''}{told}"
 
 
@@ -107,7 +107,7 @@ def read_endings(folder: Path) -> list[Ending]:
 def told_by_another(folder: Path, rank: int, error: BaseException) -> str | None:
     """What the user can fix, in the words of the rank that ended of it, where `error` says that a connection to it broke. Waits for them a
     moment: a rank's connections close while its watcher writes."""
-    deadline = time.monotonic() + WORDS_SECONDS
+    deadline = time.monotonic() + RECORD_WAIT_SECONDS
     while isinstance(error, RuntimeError) and BROKEN_CONNECTION.search(str(error)):
         with suppress(OSError):
             for one in read_endings(folder):
@@ -123,7 +123,7 @@ def first_failure(endings: Sequence[Ending]) -> Ending | None:
     """The rank from which the others' trouble came, as far as the files tell; None where all ended well or nothing is known.
 
     A rank that is named in a hang comes first. Else the first error or death; where that is an error, a death soon after it comes
-    first (see AFTER_SECONDS), and after a broken connection a rank of which there is no file.
+    first (see AFTER_BROKEN_CONNECTION_SECONDS), and after a broken connection a rank of which there is no file.
     """
     named = [one for one in endings if one.ended == "hang" and one.message]
     gone = [one for one in endings if one.ended == "gone"]
@@ -132,10 +132,10 @@ def first_failure(endings: Sequence[Ending]) -> Ending | None:
         # Where some ended well, all had agreed to end: no file is then no failure, but a watcher that was killed.
         return next(iter(named), None if any(not one.is_bad for one in endings) else next(iter(gone), None))
     first = timed[0]
-    if first.ended != "words":
+    if first.ended != "reported":
         return first
     is_consequence = BROKEN_CONNECTION.search(first.message) is not None
-    patience = AFTER_SECONDS if is_consequence else BESIDE_SECONDS
+    patience = AFTER_BROKEN_CONNECTION_SECONDS if is_consequence else AFTER_ERROR_SECONDS
     deaths = [one for one in timed if one.ended == "silent" and _time(one) - _time(first) <= patience]
     return next(iter([*deaths, *(gone if is_consequence else [])]), first)
 
@@ -149,7 +149,7 @@ def _ending(rank: int, host: str, record: dict[str, Any] | None, behind: dict[st
         return Ending(rank, host, "gone")
     ended: Any = record.get("ended")
     if isinstance(ended, dict):
-        return Ending(rank, host, "words", record.get("time"), place, ended.get("code"), str(ended.get("message") or ""))
+        return Ending(rank, host, "reported", record.get("time"), place, ended.get("code"), str(ended.get("message") or ""))
     return Ending(rank, host, ended, record.get("time"), place)
 
 

@@ -42,20 +42,20 @@ class HangReport:
     seconds: float
     num_ranks: int
     behind: list[Straggler]
-    speaker: str
+    reporting_rank: str
     """The rank that tells, with its node."""
     place: str
     """Its step and phase."""
 
     def line(self, stacks: str) -> str:
         """What the terminal is told; `stacks`: where to read more."""
-        where = f"{self.speaker} is stuck ({self.place})"
+        where = f"{self.reporting_rank} is stuck ({self.place})"
         if self.num_ranks > 1:
             where = f"all {self.num_ranks} ranks are stuck in the same place ({self.place})"
         if len(self.behind) == 1:
-            where = f"rank {self.behind[0].rank} on {self.behind[0].host} is behind ({_why(self.behind[0])})"
+            where = f"rank {self.behind[0].rank} on {self.behind[0].host} is behind ({_reason(self.behind[0])})"
         elif self.behind:
-            named = ", ".join(f"rank {one.rank} on {one.host} ({_why(one)})" for one in self.behind[:NUM_NAMED])
+            named = ", ".join(f"rank {one.rank} on {one.host} ({_reason(one)})" for one in self.behind[:NUM_NAMED])
             more = len(self.behind) - NUM_NAMED
             where = f"{named}{f' and {more} more' if more > 0 else ''} are behind"
         return f"hang: no progress for {self.seconds:.0f} s; {where}; {stacks}"
@@ -65,17 +65,17 @@ class HangReport:
         return asdict(self)
 
 
-def judge(own: Report, reports: Mapping[int, Report], stacks: Mapping[int, str], hosts: Sequence[str]) -> HangReport:
+def build_hang_report(own: Report, reports: Mapping[int, Report], stacks: Mapping[int, str], hosts: Sequence[str]) -> HangReport:
     """The verdict of the rank of `own` over all `reports` by rank, its own among them; `hosts` has the host of every rank that
     could have reported."""
     hanging = {rank: report for rank, report in reports.items() if report["ended"] == "hang"}
     frames = {rank: main_frames(stacks.get(rank, ""), report.get("main_thread", 0)) for rank, report in hanging.items()}
     behind = _absent(reports, hosts)
     if not behind:
-        reasons = _stopped(hanging) or _least(hanging, reports) or _elsewhere(frames)
-        behind = [_behind(hanging[rank], why, frames[rank]) for rank, why in sorted(reasons.items())]
-    speaker = f"rank {own['rank']} on {own['host']}"
-    return HangReport(own["silent_seconds"], len(hosts), behind, speaker, f"step {own['step']}, {own['phase']}")
+        reasons = _stopped(hanging) or _furthest_behind(hanging, reports) or _outside_collectives(frames)
+        behind = [_straggler(hanging[rank], why, frames[rank]) for rank, why in sorted(reasons.items())]
+    reporting_rank = f"rank {own['rank']} on {own['host']}"
+    return HangReport(own["silent_seconds"], len(hosts), behind, reporting_rank, f"step {own['step']}, {own['phase']}")
 
 
 def main_frames(stack: str, main_thread: int) -> list[str]:
@@ -98,9 +98,9 @@ def _absent(reports: Mapping[int, Report], hosts: Sequence[str]) -> list[Straggl
         if report is None:
             found.append(Straggler(rank, host, "no answer: its node is frozen or gone, or its watcher is"))
         elif report["ended"] == "silent":
-            found.append(_behind(report, "has ended without a word", []))
+            found.append(_straggler(report, "has ended without a word", []))
         elif report["ended"] != "hang" and report["ended"]["code"] not in FINE:
-            found.append(_behind(report, f"has ended with exit code {report['ended']['code']}", []))
+            found.append(_straggler(report, f"has ended with exit code {report['ended']['code']}", []))
     return found
 
 
@@ -108,7 +108,7 @@ def _stopped(hanging: Mapping[int, Report]) -> dict[int, str]:
     return {rank: STATES[report["state"]] for rank, report in hanging.items() if report["state"] in STATES}
 
 
-def _least(hanging: Mapping[int, Report], reports: Mapping[int, Report]) -> dict[int, str]:
+def _furthest_behind(hanging: Mapping[int, Report], reports: Mapping[int, Report]) -> dict[int, str]:
     """All ranks give the same signs of life in the same order, so the number of them is the place; the end comes after the last."""
     least, ahead = (choose(hanging.values(), key=lambda report: report["beat"]) for choose in (min, max))
     has_ended = len(reports) > len(hanging)
@@ -117,14 +117,14 @@ def _least(hanging: Mapping[int, Report], reports: Mapping[int, Report]) -> dict
     return {rank: why for rank, report in hanging.items() if is_behind and report["beat"] == least["beat"]}
 
 
-def _elsewhere(frames: Mapping[int, Iterable[str]]) -> dict[int, str]:
+def _outside_collectives(frames: Mapping[int, Iterable[str]]) -> dict[int, str]:
     inside = {rank for rank, own in frames.items() if any(COLLECTIVES.search(frame) for frame in own)}
     return {rank: "not in a collective, as others are" for rank in frames if inside and rank not in inside}
 
 
-def _behind(report: Report, why: str, frames: list[str]) -> Straggler:
+def _straggler(report: Report, why: str, frames: list[str]) -> Straggler:
     return Straggler(report["rank"], report["host"], why, report["step"], report["phase"], report["time"], frames)
 
 
-def _why(one: Straggler) -> str:
+def _reason(one: Straggler) -> str:
     return f"{one.why}, step {one.step}, {one.phase}" if one.phase else one.why

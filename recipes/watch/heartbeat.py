@@ -15,12 +15,12 @@ PHASES = (
 """What a rank can be at: from start-up to the first update, then of an update and what follows it. Other phases are a KeyError."""
 SIZE = 64
 _NUMBER_OF = {phase: number for number, phase in enumerate(PHASES)}
-_BEAT, _TIME = struct.Struct("=dqqqqq"), struct.Struct("=d")
+_LAYOUT, _TIME = struct.Struct("=dqqqqq"), struct.Struct("=d")
 
 Memory = mmap | bytearray
 
 
-class Beat(NamedTuple):
+class Heartbeat(NamedTuple):
     """One sign of life. All ranks give the same ones in the same order, so `number` says who is behind; `seconds` is the clock of
     time.monotonic, which the processes of a machine share."""
 
@@ -32,17 +32,17 @@ class Beat(NamedTuple):
     is_paused: bool
 
 
-def write_beat(memory: Memory, number: int, step: int, micro_batch: int, phase: str, *, is_paused: bool) -> None:
+def write_heartbeat(memory: Memory, number: int, step: int, micro_batch: int, phase: str, *, is_paused: bool) -> None:
     """Leave a sign of life. No system call. A reader may meet half of one: it reads again a second later."""
-    _BEAT.pack_into(memory, 0, time.monotonic(), number, step, micro_batch, _NUMBER_OF[phase], is_paused)
+    _LAYOUT.pack_into(memory, 0, time.monotonic(), number, step, micro_batch, _NUMBER_OF[phase], is_paused)
 
 
-def write_time(memory: Memory) -> None:
+def renew_heartbeat(memory: Memory) -> None:
     """Still at the same place, but not stuck. From any thread."""
     _TIME.pack_into(memory, 0, time.monotonic())
 
 
-def read_beat(memory: Memory) -> Beat:
+def read_heartbeat(memory: Memory) -> Heartbeat:
     """The last sign of life."""
-    seconds, number, step, micro_batch, phase, is_paused = _BEAT.unpack_from(memory, 0)
-    return Beat(seconds, number, step, micro_batch, PHASES[phase], bool(is_paused))
+    seconds, number, step, micro_batch, phase, is_paused = _LAYOUT.unpack_from(memory, 0)
+    return Heartbeat(seconds, number, step, micro_batch, PHASES[phase], bool(is_paused))

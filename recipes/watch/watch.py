@@ -19,13 +19,13 @@ from pathlib import Path
 
 from recipes.errors import EXIT_DEFECT, EXIT_INTERRUPTED
 from recipes.system.processes import stop_signals_blocked
-from recipes.watch.heartbeat import SIZE, Beat, Memory, read_beat, write_beat, write_time
+from recipes.watch.heartbeat import SIZE, Heartbeat, Memory, read_heartbeat, write_heartbeat, renew_heartbeat
 from recipes.watch.watcher import DUMP_SIGNAL, WatchTarget
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from recipes.watch.watcher import main; main(*map(int, sys.argv[2:]))"
-LONGEST_MESSAGE = 600  # characters, of up to six bytes: with the rest less than a pipe takes at once
-PATIENCE_SECONDS = 10.0
+MAX_MESSAGE_CHARACTERS = 600  # characters, of up to six bytes: with the rest less than a pipe takes at once
+CLOSE_SECONDS = 10.0
 """How long a rank that ends waits for its watcher to have written: a dead file server must not keep it."""
 
 
@@ -35,19 +35,19 @@ class Watch:
     def __init__(self, folder: Path, rank: int, hosts: Sequence[str], hang_seconds: float) -> None:
         """`folder`: where the watchers write; `hosts`: of every rank; `hang_seconds`: silence that is a hang, 0 for none."""
         thread = threading.main_thread().ident or 0
-        self._charge = WatchTarget(str(folder.absolute()), rank, list(hosts), os.getpid(), thread, hang_seconds)
+        self._target = WatchTarget(str(folder.absolute()), rank, list(hosts), os.getpid(), thread, hang_seconds)
         self._memory: Memory = bytearray(SIZE)
         self._count, self._step, self._paused = 0, 0, False
         self._watcher: subprocess.Popen[bytes] | None = None
         self._pipe: int | None = None
         self._files: list[int] = []
-        self._has_ended = False
+        self._has_reported = False
 
     def start(self) -> None:
         """Start the watcher, and do not wait for it."""
         memory, stacks = _memory_file("heartbeat"), _memory_file("stacks")  # no disk can make them wait
         reading, self._pipe = os.pipe()
-        os.pwrite(memory, bytes(SIZE) + json.dumps(asdict(self._charge)).encode(), 0)
+        os.pwrite(memory, bytes(SIZE) + json.dumps(asdict(self._target)).encode(), 0)
         self._memory, self._files = mmap.mmap(memory, SIZE), [stacks]
         self.beat(self._step, "start")
         faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True)
@@ -63,16 +63,16 @@ class Watch:
     def beat(self, step: int, phase: str, micro_batch: int = 0) -> None:
         """Training has come here: a sign of life. To be called by all ranks in the same order; `step`: updates applied so far."""
         self._count, self._step = self._count + 1, step
-        write_beat(self._memory, self._count, step, micro_batch, phase, is_paused=self._paused)
+        write_heartbeat(self._memory, self._count, step, micro_batch, phase, is_paused=self._paused)
 
     @property
-    def place(self) -> Beat:
+    def place(self) -> Heartbeat:
         """The last sign of life: where in training this rank is."""
-        return read_beat(self._memory)
+        return read_heartbeat(self._memory)
 
     def alive(self) -> None:
         """Still at the same place but getting on, where the ranks do not do so equally often."""
-        write_time(self._memory)
+        renew_heartbeat(self._memory)
 
     @contextmanager
     def paused(self, phase: str) -> Iterator[None]:
@@ -87,11 +87,11 @@ class Watch:
 
     def end(self, code: int, message: str = "") -> int:
         """How this rank ends, which its watcher writes down. The first words count. Returns the code."""
-        if self._pipe is not None and not self._has_ended:
-            words = {"code": code, "message": message[:LONGEST_MESSAGE], "time": time.time(), "beat": read_beat(self._memory)}
+        if self._pipe is not None and not self._has_reported:
+            words = {"code": code, "message": message[:MAX_MESSAGE_CHARACTERS], "time": time.time(), "beat": read_heartbeat(self._memory)}
             with suppress(BrokenPipeError):  # somebody has killed the watcher
                 os.write(self._pipe, json.dumps(words).encode())
-        self._has_ended = True
+        self._has_reported = True
         return code
 
     def end_with(self, error: BaseException) -> None:
@@ -106,7 +106,7 @@ class Watch:
         os.close(self._pipe)
         self._pipe = None
         with suppress(subprocess.TimeoutExpired):
-            self._watcher.wait(PATIENCE_SECONDS)
+            self._watcher.wait(CLOSE_SECONDS)
         faulthandler.unregister(DUMP_SIGNAL)
         for file in self._files:
             os.close(file)

@@ -28,7 +28,7 @@ class NotesSigns:
         """In the process that runs the command."""
         from recipes.watch import watch
 
-        write_beat, write_time, start = watch.write_beat, watch.write_time, watch.Watch.start
+        write_heartbeat, renew_heartbeat, start = watch.write_heartbeat, watch.renew_heartbeat, watch.Watch.start
 
         def note(*sign: object) -> None:
             roll = self.run_dir / "watch" / "ranks.json"
@@ -38,17 +38,17 @@ class NotesSigns:
 
         def beat(memory: Any, number: int, step: int, micro_batch: int, phase: str, *, is_paused: bool) -> None:
             note(phase, step, micro_batch, is_paused)
-            write_beat(memory, number, step, micro_batch, phase, is_paused=is_paused)
+            write_heartbeat(memory, number, step, micro_batch, phase, is_paused=is_paused)
 
         def alive(memory: Any) -> None:
             note("alive")
-            write_time(memory)
+            renew_heartbeat(memory)
 
         def begin(self: watch.Watch) -> None:
-            note(asdict(self._charge))
+            note(asdict(self._target))
             start(self)
 
-        watch.write_beat, watch.write_time, watch.Watch.start = beat, alive, begin  # type: ignore[method-assign]
+        watch.write_heartbeat, watch.renew_heartbeat, watch.Watch.start = beat, alive, begin  # type: ignore[method-assign]
 
 
 def signs_of_run(tmp_path: Path, book: Path, max_steps: int) -> list[list[dict[str, Any]]]:
@@ -116,9 +116,9 @@ def test_each_parameter_that_is_loaded_is_a_sign_of_life(launches: list[list[lis
 def test_a_watcher_is_told_of_its_own_rank_all_hosts_the_folder_and_the_recipes_limit(launches: list[list[list[dict[str, Any]]]]) -> None:
     for launch in launches:
         for rank, rows in enumerate(launch):
-            (charge,) = rows[0]["sign"]
-            assert (charge["rank"], charge["hosts"], charge["hang_seconds"]) == (rank, HERE, LIMIT)
-            assert charge["folder"].endswith("/run/watch") and charge["folder"].startswith("/")
+            (target,) = rows[0]["sign"]
+            assert (target["rank"], target["hosts"], target["hang_seconds"]) == (rank, HERE, LIMIT)
+            assert target["folder"].endswith("/run/watch") and target["folder"].startswith("/")
 
 
 def test_the_roll_is_there_as_soon_as_there_is_a_run(launches: list[list[list[dict[str, Any]]]]) -> None:

@@ -6,31 +6,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.job.requeue import MAX_STOPS, Attempt, attempt_of, decide
+from recipes.job.requeue import MAX_STOPS, Attempt, classify_attempt, decide
 from recipes.watch.endings import Ending
 
 
-def words(rank: int, code: int, message: str = "", time: float = 100.0) -> Ending:
-    return Ending(rank, f"node{rank + 1}", "words", time, "step 7, forward", code, message)
+def reported(rank: int, code: int, message: str = "", time: float = 100.0) -> Ending:
+    return Ending(rank, f"node{rank + 1}", "reported", time, "step 7, forward", code, message)
 
 
 SILENT = Ending(1, "node2", "silent", 100.2, "step 7, forward")
 HUNG = Ending(0, "node1", "hang", 100.0, "step 7, data", None, "stopped")
-LOST = words(0, 1, "RuntimeError: Connection closed by peer")
-REFUSED = words(0, 2, "no such column")
+LOST = reported(0, 1, "RuntimeError: Connection closed by peer")
+REFUSED = reported(0, 2, "no such column")
 
 
 @pytest.mark.parametrize(
     ("endings", "code", "asked", "reason", "kind", "said"),
     [
-        ([words(0, 0), words(1, 0)], 0, False, "done", "done", "done"),
-        ([words(0, 75), words(1, 75)], 0, False, "SIGTERM", "stopped", "stopped by SIGTERM"),
-        ([words(0, 75), words(1, 75)], 137, False, "SIGUSR2", "stopped", "stopped by SIGUSR2"),
-        ([REFUSED, words(1, 2, "no such column")], 2, False, None, "refused", "rank 0 on node1 ended with exit code 2.*no such column"),
-        ([words(0, 3, "collapsed"), words(1, 3)], 3, False, None, "refused", "exit code 3.*collapsed"),
+        ([reported(0, 0), reported(1, 0)], 0, False, "done", "done", "done"),
+        ([reported(0, 75), reported(1, 75)], 0, False, "SIGTERM", "stopped", "stopped by SIGTERM"),
+        ([reported(0, 75), reported(1, 75)], 137, False, "SIGUSR2", "stopped", "stopped by SIGUSR2"),
+        ([REFUSED, reported(1, 2, "no such column")], 2, False, None, "refused", "rank 0 on node1 ended with exit code 2.*no such column"),
+        ([reported(0, 3, "collapsed"), reported(1, 3)], 3, False, None, "refused", "exit code 3.*collapsed"),
         ([LOST, SILENT], 247, False, None, "crashed", "rank 1 on node2 ended without a word"),
         ([HUNG, SILENT], 137, True, None, "crashed", "rank 0 on node1 hung \\(stopped\\)"),
-        ([words(0, 1, "KeyError: 'x'"), words(1, 1, "KeyError: 'x'", 101.0)], 1, False, None, "crashed", "rank 0 .*KeyError"),
+        ([reported(0, 1, "KeyError: 'x'"), reported(1, 1, "KeyError: 'x'", 101.0)], 1, False, None, "crashed", "rank 0 .*KeyError"),
         ([], 140, True, None, "stopped", "before the first step"),
         ([], 75, False, None, "stopped", "before the first step"),
         ([], 140, False, None, "stopped", "before the first step"),
@@ -40,7 +40,7 @@ REFUSED = words(0, 2, "no such column")
     ],
 )
 def test_what_kind_of_end_it_was(endings: list[Ending], code: int, asked: bool, reason: str | None, kind: str, said: str) -> None:
-    attempt = attempt_of(endings, code, 5, was_asked=asked, stop_reason=reason)
+    attempt = classify_attempt(endings, code, 5, was_asked=asked, stop_reason=reason)
     assert attempt.kind == kind and attempt.step == 5
     assert re.search(said, attempt.reason), attempt.reason
 

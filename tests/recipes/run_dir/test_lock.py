@@ -1,4 +1,4 @@
-"""One owner at a time, whatever happens to it: real processes that are killed, stopped, robbed, or race each other."""
+"""One owner at a time, whatever happens to it: real processes that are killed, stopped, taken_over, or race each other."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from recipes.run_dir.lock import Owner, RunLock
 from tests.distributed import run_command
 from tests.launching import ROOT
 
-QUICK = {"beat_seconds": 0.1, "stale_seconds": 0.6}
+QUICK = {"heartbeat_seconds": 0.1, "stale_seconds": 0.6}
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -27,7 +27,7 @@ from recipes.run_dir.lock import RunLock
 
 print("ready", flush=True)
 sys.stdin.readline()
-lock = RunLock(Path(sys.argv[1]), beat_seconds=0.1, stale_seconds=float(sys.argv[2]), say=lambda line: None)
+lock = RunLock(Path(sys.argv[1]), heartbeat_seconds=0.1, stale_seconds=float(sys.argv[2]), say=lambda line: None)
 try:
     previous = lock.acquire()
     print(f"owns it after {previous}", flush=True)
@@ -194,7 +194,7 @@ def test_an_owner_that_gives_up_while_it_is_watched_is_followed_without_waiting(
     Elsewhere(tmp_path / ".lock", beats=False)
     threading.Timer(0.3, (tmp_path / ".lock").unlink).start()
     start = time.monotonic()
-    lock = RunLock(tmp_path / ".lock", say=lambda line: None, beat_seconds=0.1, stale_seconds=30)
+    lock = RunLock(tmp_path / ".lock", say=lambda line: None, heartbeat_seconds=0.1, stale_seconds=30)
     assert lock.acquire() is None and time.monotonic() - start < 15
     lock.release()
 
@@ -208,15 +208,15 @@ def test_the_heartbeat_moves_the_file(tmp_path: Path) -> None:
 
 
 def test_an_owner_that_was_robbed_stops_at_its_check_and_names_the_new_one(begin: Callable[..., Launch], tmp_path: Path) -> None:
-    owner, thief = begin(), begin()
+    owner, new_owner = begin(), begin()
     owner.ask("go")
     owner.process.send_signal(signal.SIGSTOP)
-    rewrite(tmp_path / ".lock", host="elsewhere", boot="another")  # for the thief it is a machine that it cannot ask
-    assert thief.ask("go").startswith(f"owns it after pid {owner.process.pid} on elsewhere")
+    rewrite(tmp_path / ".lock", host="elsewhere", boot="another")  # for the new_owner it is a machine that it cannot ask
+    assert new_owner.ask("go").startswith(f"owns it after pid {owner.process.pid} on elsewhere")
     owner.process.send_signal(signal.SIGCONT)
     said = owner.ask("check")
-    assert said.startswith(f"refused: --run-dir {tmp_path} was taken over by pid {thief.process.pid} on "), said
-    assert thief.ask("check") == "check done"
+    assert said.startswith(f"refused: --run-dir {tmp_path} was taken over by pid {new_owner.process.pid} on "), said
+    assert new_owner.ask("check") == "check done"
 
 
 def test_a_beat_notices_the_loss_and_leaves_the_new_owners_file_alone(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ from recipes.run_dir.lock import Owner, RunLock
 def race(path, start):
     while time.time() < start:
         pass
-    lock = RunLock(path, beat_seconds=0.05, stale_seconds=0.3, say=lambda line: None)
+    lock = RunLock(path, heartbeat_seconds=0.05, stale_seconds=0.3, say=lambda line: None)
     try:
         lock.acquire()
         return b"o"
@@ -289,12 +289,12 @@ def test_a_lock_that_changed_hands_where_flock_means_nothing_is_put_back(tmp_pat
     path = tmp_path / ".lock"
     Elsewhere(path, beats=False)
     lock = RunLock(path, say=lambda line: None, **QUICK)
-    stale = lock._look()
+    stale = lock._read_file()
     assert stale is not None
     new = RunLock(path, **QUICK)
-    new._claim()
+    new._prepare()
     path.write_text(new.text)
-    monkeypatch.setattr(lock, "_look", lambda: stale)
-    assert not lock._take_away(stale)
+    monkeypatch.setattr(lock, "_read_file", lambda: stale)
+    assert not lock._remove_stale(stale)
     assert path.read_text() == new.text
     new.check()

@@ -13,7 +13,7 @@ from recipes.errors import ConfigError
 from recipes.run_dir.lock import RunLock
 from recipes.run_dir.run_dir import RunDir, read_config
 
-QUICK = {"beat_seconds": 0.1, "stale_seconds": 0.6}
+QUICK = {"heartbeat_seconds": 0.1, "stale_seconds": 0.6}
 
 
 def test_the_lock_in_a_copy_of_a_run_dir_is_nobodys_and_in_a_moved_one_its_owners(tmp_path: Path) -> None:

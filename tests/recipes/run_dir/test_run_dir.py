@@ -167,13 +167,13 @@ def test_a_config_that_the_disk_refuses_is_one_line(tmp_path: Path) -> None:
     assert line.startswith(f"{tmp_path}/run/config.json cannot be written (File too large), ") and "bytes free on that disk; mend" in line
 
 
-def run_that_is_robbed(run_dir: Path, prepared: Path) -> tuple[str, int]:
+def run_that_is_taken_over(run_dir: Path, prepared: Path) -> tuple[str, int]:
     """How a run ends whose directory another launch takes after its second update, long before a save is due; and its updates."""
     from recipes.train import loop
 
     done, train_step = list[int](), loop.train_step
 
-    def robbed(state: Any, logs: bool) -> Any:
+    def taken_over(state: Any, logs: bool) -> Any:
         if state.step == 2:
             (run_dir / ".lock").write_text("another launch\n")
             with suppress(ConfigError):
@@ -182,7 +182,7 @@ def run_that_is_robbed(run_dir: Path, prepared: Path) -> tuple[str, int]:
         done.append(state.step)
         return metrics
 
-    loop.train_step = robbed
+    loop.train_step = taken_over
     try:
         run_rank(run_dir, prepared, ONE, UNDISTURBED, {}, {"run__max_steps": 6, "run__save_steps": 100})
     except ConfigError as error:
@@ -192,5 +192,5 @@ def run_that_is_robbed(run_dir: Path, prepared: Path) -> tuple[str, int]:
 
 def test_a_run_whose_directory_was_taken_ends_with_the_update_that_knows_of_it(tmp_path: Path) -> None:
     prepared = prepare_pictures(tmp_path)
-    ((said, updates),) = run_distributed(run_that_is_robbed, 1, tmp_path / "run", prepared)
+    ((said, updates),) = run_distributed(run_that_is_taken_over, 1, tmp_path / "run", prepared)
     assert "was taken over by" in said and updates == 2

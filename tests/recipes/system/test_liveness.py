@@ -8,7 +8,7 @@ import pytest
 
 from recipes.system.liveness import is_alive, read_stat
 
-NOBODY = 2**22 + 1
+UNUSED_PID = 2**22 + 1
 """Beyond the largest number that Linux gives to a process."""
 
 
@@ -24,7 +24,7 @@ def test_a_process_is_alive_until_it_is_waited_for_and_keeps_its_start() -> None
 
 
 def test_a_number_that_nobody_has_and_one_of_somebody_else() -> None:
-    assert read_stat(NOBODY) is None and not is_alive(NOBODY)
+    assert read_stat(UNUSED_PID) is None and not is_alive(UNUSED_PID)
     assert read_stat(os.getpid()) is not None and is_alive(1)
 
 

@@ -211,14 +211,14 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_child_is_deaf_from_its_first_instruction_on_and_the_parent_is_not(number: signal.Signals) -> None:
-    heard = []
-    before = signal.signal(number, lambda number, frame: heard.append(number))
+    received = []
+    before = signal.signal(number, lambda number, frame: received.append(number))
     try:
         with signals_blocked_in_children():
             child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
             os.kill(child.pid, number)  # long before it could ask for anything
         os.kill(os.getpid(), number)
-        assert heard == [number]
+        assert received == [number]
         child.communicate(b"end\n")
         assert child.returncode == 0
     finally:

@@ -26,7 +26,7 @@ with open(sys.argv[1], "w") as file:
 LINES = "for number in range(10000): print('line', number)"
 
 
-def told_by(tmp_path: Path, words: str, body: str = LINES, **env: str) -> tuple[dict, subprocess.CompletedProcess[str]]:
+def output_of(tmp_path: Path, words: str, body: str = LINES, **env: str) -> tuple[dict, subprocess.CompletedProcess[str]]:
     """What a process says whose command line in a shell is `words`, with PROGRAM in place of PYTHON."""
     program, out = tmp_path / "program.py", tmp_path / "told.json"
     program.write_text(PROGRAM.format(body=body))
@@ -49,38 +49,38 @@ def test_what_is_not_taken_is_lost_told_once_on_the_other_stream_and_ends_nothin
     words: str, stream: str, reason: str, tmp_path: Path
 ) -> None:
     body = f"{LINES}\nfor number in range(10000): print('line', number, file=sys.stderr)" if stream == "stderr" else LINES
-    told, done = told_by(tmp_path, words, body)
+    told, done = output_of(tmp_path, words, body)
     assert told["losses"] == [[stream, reason]] and told["again"] == [] and told["number"] > 2
     other = done.stderr if stream == "stdout" else done.stdout
     assert other.count(f"warning: {stream} is lost ({reason})") == 1 and "code 0\n" in other, "as if it had been read"
 
 
 def test_what_is_taken_arrives_whole_also_from_a_reader_that_is_slow(tmp_path: Path) -> None:
-    told, done = told_by(tmp_path, "PYTHON | (sleep 0.2; cat)")
+    told, done = output_of(tmp_path, "PYTHON | (sleep 0.2; cat)")
     assert done.stdout == "".join(f"line {number}\n" for number in range(10000)) and told["losses"] == []
 
 
 def test_without_any_descriptor_nothing_that_is_opened_later_gets_what_is_printed(tmp_path: Path) -> None:
-    told, _ = told_by(tmp_path, "PYTHON <&- >&- 2>&-")
+    told, _ = output_of(tmp_path, "PYTHON <&- >&- 2>&-")
     assert told["number"] > 2 and [stream for stream, _ in told["losses"]] == ["stdout", "stderr"]
 
 
 @pytest.mark.parametrize("end", ["os.close(1)", "sys.stdout.close()", "sys.stderr.close()"])
 def test_a_stream_that_is_closed_on_the_way_takes_what_is_printed(end: str, tmp_path: Path) -> None:
-    _, done = told_by(tmp_path, "PYTHON; echo code $? >&2", f"{end}\n{LINES}\nprint('after', file=sys.stderr)")
+    _, done = output_of(tmp_path, "PYTHON; echo code $? >&2", f"{end}\n{LINES}\nprint('after', file=sys.stderr)")
     assert done.stderr.endswith("after\ncode 0\n")
 
 
 @pytest.mark.parametrize("env", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {}])
 def test_letters_that_a_terminal_lacks_are_escaped_and_bytes_that_are_none_pass(env: dict[str, str], tmp_path: Path) -> None:
     printed, own = "'\\xfcn\\u2026 ' + os.fsdecode(b'\\xff')", tmp_path / "out"
-    told_by(tmp_path, f"PYTHON > {own}", f"print({printed}); print('\\xfcn', file=sys.stderr)", **env)
+    output_of(tmp_path, f"PYTHON > {own}", f"print({printed}); print('\\xfcn', file=sys.stderr)", **env)
     assert own.read_bytes() == (b"\\xfcn\\u2026 \xff\n" if env else "ün… ".encode() + b"\xff\n")
 
 
 def test_a_reader_that_takes_nothing_holds_a_limited_process_up_once(tmp_path: Path) -> None:
     body = f"limit_waiting(0.3)\nstart = time.monotonic()\n{LINES}\nprint(time.monotonic() - start, file=sys.stderr)"
-    told, done = told_by(tmp_path, "PYTHON | sleep 1.5", body)
+    told, done = output_of(tmp_path, "PYTHON | sleep 1.5", body)
     assert told["losses"] == [["stdout", "nothing was taken for 0.3 s"]]
     assert 0.3 <= float(done.stderr.splitlines()[-1]) < 1.2, "not 0.3 s a line"
 
@@ -109,7 +109,7 @@ def test_a_terminal_that_ctrl_s_has_stopped_goes_on_after_ctrl_q(tmp_path: Path)
 
 
 def test_a_pipe_that_another_process_made_non_blocking_gets_everything(tmp_path: Path) -> None:
-    told, done = told_by(tmp_path, "PYTHON | (sleep 0.2; cat)", f"os.set_blocking(1, False)\n{LINES}")
+    told, done = output_of(tmp_path, "PYTHON | (sleep 0.2; cat)", f"os.set_blocking(1, False)\n{LINES}")
     assert len(done.stdout.splitlines()) == 10000 and told["losses"] == []
 
 

@@ -39,7 +39,7 @@ def test_the_roll_names_ranks_of_which_there_is_no_file_and_forget_forgets(tmp_p
     folder = write(tmp_path / "watch", (0, FINE, 0))
     endings = read_endings(folder)
     assert [(one.rank, one.host, one.ended, one.is_bad) for one in endings][:3] == [
-        (0, "node1", "words", False),
+        (0, "node1", "reported", False),
         (1, "node1", "gone", True),
         (2, "node2", "gone", True),
     ]

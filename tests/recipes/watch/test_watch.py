@@ -14,8 +14,8 @@ import pytest
 
 from recipes.errors import ConfigError, Stopped, TrainingBroken
 from recipes.watch.endings import read_endings
-from recipes.watch.heartbeat import read_beat
-from recipes.watch.watch import LONGEST_MESSAGE, Watch
+from recipes.watch.heartbeat import read_heartbeat
+from recipes.watch.watch import MAX_MESSAGE_CHARACTERS, Watch
 from recipes.watch.watcher import DUMP_SIGNAL
 
 
@@ -63,19 +63,19 @@ def test_before_its_start_everything_is_allowed_and_nothing_happens(folder: Path
 def test_signs_of_life_say_where_the_rank_is_and_count_up(folder: Path) -> None:
     watch = Watch(folder, 0, ["here"], 60.0)
     watch.beat(7, "forward", 3)
-    first = read_beat(watch._memory)
+    first = read_heartbeat(watch._memory)
     assert (first.number, first.step, first.micro_batch, first.phase, first.is_paused) == (1, 7, 3, "forward", False)
     assert abs(first.seconds - time.monotonic()) < 5
     watch.alive()
-    again = read_beat(watch._memory)
+    again = read_heartbeat(watch._memory)
     assert again.seconds > first.seconds and again[1:] == first[1:]
     with watch.paused("save"):
-        inside = read_beat(watch._memory)
+        inside = read_heartbeat(watch._memory)
         assert (inside.number, inside.step, inside.phase, inside.is_paused) == (2, 7, "save", True)
-    assert read_beat(watch._memory)[1:] == (3, 7, 0, "save", False)
+    assert read_heartbeat(watch._memory)[1:] == (3, 7, 0, "save", False)
     with pytest.raises(OSError, match="disk"), watch.paused("last save"):
         raise OSError("disk")
-    assert read_beat(watch._memory)[1:] == (5, 7, 0, "last save", False), "a pause ends however its block does"
+    assert read_heartbeat(watch._memory)[1:] == (5, 7, 0, "last save", False), "a pause ends however its block does"
 
 
 def test_a_watch_that_is_over_leaves_nothing_open_and_no_handler(folder: Path, watch_of: Callable[[], Watch]) -> None:
@@ -128,12 +128,15 @@ def test_the_watcher_is_told_of_whom_and_where_and_by_which_limit(tmp_path: Path
     watch.beat(12, "leave")  # as after the run dir is taken, before the watcher runs
     watch.start()
     assert watch._watcher is not None
-    assert read_beat(watch._memory)[1:] == (2, 12, 0, "start", False) and abs(read_beat(watch._memory).seconds - time.monotonic()) < 60
+    assert (
+        read_heartbeat(watch._memory)[1:] == (2, 12, 0, "start", False)
+        and abs(read_heartbeat(watch._memory).seconds - time.monotonic()) < 60
+    )
     assert os.readlink(f"/proc/{watch._watcher.pid}/cwd") == "/", "a folder that it stands in could not be unmounted"
     watch.end(1, "a defect")
     watch.close()
     record = json.loads((tmp_path / "run" / "watch" / "rank_00002.json").read_text())
-    facts = asdict(watch._charge)
+    facts = asdict(watch._target)
     assert facts == {
         **{"folder": str(tmp_path / "run" / "watch"), "rank": 2, "hosts": hosts, "hang_seconds": 7.5},
         **{"pid": os.getpid(), "main_thread": threading.main_thread().ident},
@@ -167,7 +170,7 @@ def test_a_reader_sees_the_record_before_or_the_new_one_never_half(watch: Watch,
 def test_a_message_longer_than_a_pipe_takes_at_once_is_cut(watch: Watch, folder: Path) -> None:
     watch.end(1, "\u2028" * 10_000)
     watch.close()
-    assert record_of(folder)["ended"]["message"] == "\u2028" * LONGEST_MESSAGE
+    assert record_of(folder)["ended"]["message"] == "\u2028" * MAX_MESSAGE_CHARACTERS
 
 
 @pytest.mark.parametrize(("code", "remains"), [(0, False), (2, False), (75, False), (130, False), (1, True), (3, True)])

@@ -16,16 +16,16 @@ import pytest
 from recipes.watch import watcher
 from recipes.watch.endings import record_file
 from recipes.watch.hang import HangReport
-from recipes.watch.heartbeat import SIZE, Beat, write_beat
+from recipes.watch.heartbeat import SIZE, Heartbeat, write_heartbeat
 from recipes.watch.watcher import (
-    LEAVE_SECONDS,
+    EXIT_SECONDS,
     LOST_SECONDS,
     SharedFolder,
-    Silence,
+    Stall,
     Watcher,
     WatchTarget,
     append_event,
-    is_whole,
+    is_complete_dump,
     process_state,
 )
 from tests.clock import Clock
@@ -52,9 +52,9 @@ def test_reports_then_verdict_then_log_and_a_process_that_has_only_got_the_ranks
             os.kill(other.pid, signal.SIGSTOP)
             assert os.waitid(os.P_PID, other.pid, os.WSTOPPED | os.WNOWAIT)
         done = note_work(monkeypatch, run_dir / "watch", capsys)
-        charge = WatchTarget(str(run_dir / "watch"), 0, ["here"], other.pid, 1, 1.0)
+        target = WatchTarget(str(run_dir / "watch"), 0, ["here"], other.pid, 1, 1.0)
         with TemporaryFile() as stacks:
-            Watcher(charge, mmap(-1, SIZE), -1, stacks.fileno())._end_hang()
+            Watcher(target, mmap(-1, SIZE), -1, stacks.fileno())._end_hang()
         gather, dump, wake = ["touch", "read"], ["SIGRTMIN+7"], ["SIGRTMIN+7", "SIGCONT", "SIGSTOP"]
         assert done[: done.index("touch", 2)] == ([*gather, *wake] if stopped else [*dump, *gather])
         assert done[-2:] == ["touch", "log after the terminal and before hang.json"], (
@@ -101,19 +101,19 @@ def test_a_rank_that_has_told_its_end_and_stays_is_killed_but_not_while_it_waits
     def select(*args: object) -> tuple[list[int], list[int], list[int]]:
         clock.sleep(1.0)
         if clock.now in (1002, 1100):
-            write_beat(memory, int(clock.now), 7, 0, "last save", is_paused=clock.now < 1100)
+            write_heartbeat(memory, int(clock.now), 7, 0, "last save", is_paused=clock.now < 1100)
         return [reading] * (clock.now == 1001), [], []
 
     monkeypatch.setattr(watcher, "time", clock)
     monkeypatch.setattr("recipes.watch.heartbeat.time", clock)
     monkeypatch.setattr(watcher.select, "select", select)
     monkeypatch.setattr(watcher.os, "kill", lambda pid, number: killed.append(clock.now) if number == signal.SIGKILL else None)
-    charge = WatchTarget(str(run_dir / "watch"), 0, ["here"], os.getppid(), 1, 0.0)
+    target = WatchTarget(str(run_dir / "watch"), 0, ["here"], os.getppid(), 1, 0.0)
     with TemporaryFile() as stacks:
-        Watcher(charge, memory, reading, stacks.fileno()).watch()
+        Watcher(target, memory, reading, stacks.fileno()).watch()
     os.close(writing)
     os.close(reading)
-    assert killed == [pytest.approx(1100 + LEAVE_SECONDS + 3, abs=2)], "3 s for its stacks"
+    assert killed == [pytest.approx(1100 + EXIT_SECONDS + 3, abs=2)], "3 s for its stacks"
     assert f"rank 0 on here has ended, but its process {os.getppid()} is still there after 30 s: killed\n" == capsys.readouterr().err
     record = json.loads(record_file(run_dir / "watch", 0).read_text())
     assert record["ended"] == {"code": 1, "message": "ValueError: a defect"} and (record["step"], record["phase"]) == (7, "forward")
@@ -130,19 +130,19 @@ def test_a_rank_that_has_told_its_end_and_stays_is_killed_but_not_while_it_waits
         ("silent", {"seconds": LOST_SECONDS - 1}, False),
         ("silent", {"is_paused": True}, False),
         ("hang", {"is_paused": True, "seconds": 0.0}, True),
-        ("silent", {"has_words": True}, False),
+        ("silent", {"has_exit_code": True}, False),
         ("silent", {"rank": 0}, False),
     ],
     ids=str,
 )
 def test_a_silent_rank_is_not_kept_waiting_for_one_that_has_ended_badly(run_dir: Path, ended: object, changes: dict, hangs: bool) -> None:
     """On another node NCCL waits for ten minutes, and the store of a new process group for days."""
-    folder, facts = run_dir / "watch", {"seconds": LOST_SECONDS, "is_paused": False, "has_words": False, "rank": 1, **changes}
+    folder, facts = run_dir / "watch", {"seconds": LOST_SECONDS, "is_paused": False, "has_exit_code": False, "rank": 1, **changes}
     folder.mkdir()
     record_file(folder, facts["rank"]).write_text(json.dumps({"rank": facts["rank"], "host": "b", "ended": ended, "time": 1.0}))
     watching = Watcher(WatchTarget(str(folder), 0, ["a", "b"], os.getppid(), 1, 60.0), mmap(-1, SIZE), -1, -1)
-    watching._silence.seconds, watching._has_words = facts["seconds"], facts["has_words"]
-    assert watching._another_hangs(Beat(0.0, 1, 7, 0, "forward", facts["is_paused"])) == hangs
+    watching._stall.seconds, watching._has_exit_code = facts["seconds"], facts["has_exit_code"]
+    assert watching._another_hangs(Heartbeat(0.0, 1, 7, 0, "forward", facts["is_paused"])) == hangs
 
 
 IGNORES_ITS_DUMP = "import signal, time; signal.signal(signal.SIGRTMIN + 7, signal.SIG_IGN); print('here', flush=True); time.sleep(1000)"
@@ -176,22 +176,22 @@ def test_whether_another_rank_hangs_is_asked_every_two_seconds_and_waited_for_on
     monkeypatch.setattr(SharedFolder, "do", lambda self, job, seconds=3.0: asked.append(seconds) or do(self, job, seconds))
     own = Watcher(WatchTarget(str(run_dir), 0, ["here"], os.getpid(), 1, 600.0), mmap(-1, SIZE), -1, -1)
     for silence, is_paused in ((4.9, False), (5.1, False), (0.0, True)):
-        own._silence.seconds, clock.now, before = silence, clock.now + 100.0, len(asked)
+        own._stall.seconds, clock.now, before = silence, clock.now + 100.0, len(asked)
         for _ in range(8):  # half a second each
-            assert not own._another_hangs(Beat(0.0, 1, 0, 0, "data", is_paused))
+            assert not own._another_hangs(Heartbeat(0.0, 1, 0, 0, "data", is_paused))
             clock.now += 0.5
         assert asked[before:] == ([] if silence == 4.9 else [1.0, 1.0])
     record = {"rank": 1, "host": "there", "time": 1.0}
     for ended, is_hang in (("silent", False), ({"code": 0, "message": ""}, False), ("hang", True)):
         (run_dir / "rank_00001.json").write_text(json.dumps(record | {"ended": ended}))
         clock.now += 2.0
-        assert own._another_hangs(Beat(0.0, 1, 0, 0, "save", True)) == is_hang
+        assert own._another_hangs(Heartbeat(0.0, 1, 0, 0, "save", True)) == is_hang
 
 
 def test_time_in_which_the_watcher_itself_stood_still_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(watcher.time, "monotonic", lambda: now)
-    silence, beat = Silence(), Beat(99.0, 1, 0, 0, "data", False)
+    silence, beat = Stall(), Heartbeat(99.0, 1, 0, 0, "data", False)
     silence.look(beat)
     for now in (101.0, 102.0, 4000.0):  # noqa: B007 - the clock reads it
         silence.look(beat)
@@ -223,9 +223,9 @@ def test_an_event_is_a_line_of_its_own_and_no_log_is_begun(tmp_path: Path) -> No
 def test_a_dump_is_whole_when_the_first_thread_is_in_it_to_its_outermost_frame() -> None:
     other, main = "Thread 0x00000000000000ff (most recent call first):\n", "Current thread 0x000000000000abcd (most recent call first):\n"
     frame = '  File "x.py", line 1 in <module>\n'
-    assert is_whole(other + frame + "\n" + main + frame, 0xABCD) and is_whole(main + frame + "  ...\n", 0xABCD)
+    assert is_complete_dump(other + frame + "\n" + main + frame, 0xABCD) and is_complete_dump(main + frame + "  ...\n", 0xABCD)
     for part in ("", other + frame, other + frame + "\n" + main, other + frame + "\n" + main + '  File "x.py", line 1 in f\n'):
-        assert not is_whole(part, 0xABCD)
+        assert not is_complete_dump(part, 0xABCD)
 
 
 def test_the_state_of_a_process_is_the_kernels_letter() -> None:
