@@ -1,6 +1,6 @@
-"""Which rank holds the others up: from what the watchers report of a hang and from the stacks of their ranks, a verdict and a line.
+"""Finds the stragglers of a hang from the reports of the watchers and the stacks of the ranks, and describes them in one line.
 
-Standard library only. Who collects reports and stacks, and acts on it: watcher.py.
+Standard library only. watcher.py collects reports and stacks, and acts on the result.
 """
 
 import re
@@ -13,9 +13,9 @@ from recipes.watch.endings import FINE
 Report = dict[str, Any]
 NUM_FRAMES = 8
 NUM_NAMED = 3
-"""Ranks that the line names before it only counts."""
+"""The line names at most this many stragglers and counts the others."""
 STATES = {"T": "stopped", "t": "held by a debugger", "D": "in disk sleep", "Z": "dead, not yet gone"}
-"""Letters of /proc/PID/stat of a process that cannot go on by itself."""
+"""Letters of /proc/PID/stat for a process that cannot continue by itself."""
 COLLECTIVES = re.compile(r"torch/distributed/|deepspeed/comm/|partition_parameters\.py:\d+ wait")
 _HEADER = re.compile(r"^(Current thread|Thread) 0x([0-9a-f]+)", re.M)
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.M)
@@ -23,7 +23,7 @@ _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.M)
 
 @dataclass(frozen=True)
 class Straggler:
-    """A rank that is named, and why. Without a report of it neither step nor phase are known."""
+    """A rank that holds the others up, and why. Step, phase and time are None if there is no report of the rank."""
 
     rank: int
     host: str
@@ -32,23 +32,23 @@ class Straggler:
     phase: str | None = None
     time: float | None = None
     frames: list[str] = field(default_factory=list)
-    """Of its main thread, innermost first."""
+    """Stack frames of its main thread, innermost first."""
 
 
 @dataclass(frozen=True)
 class HangReport:
-    """Who is behind; nobody where all ranks are in the same place."""
+    """The stragglers of a hang. `behind` is empty if all ranks are in the same place."""
 
     seconds: float
     num_ranks: int
     behind: list[Straggler]
     reporting_rank: str
-    """The rank that tells, with its node."""
+    """The rank that reports the hang, with its host. hang.json calls it `speaker`."""
     place: str
-    """Its step and phase."""
+    """The step and phase of the reporting rank."""
 
     def line(self, stacks: str) -> str:
-        """What the terminal is told; `stacks`: where to read more."""
+        """Return the line for the terminal. `stacks`: where the stacks are, or why there are none."""
         where = f"{self.reporting_rank} is stuck ({self.place})"
         if self.num_ranks > 1:
             where = f"all {self.num_ranks} ranks are stuck in the same place ({self.place})"
@@ -61,13 +61,16 @@ class HangReport:
         return f"hang: no progress for {self.seconds:.0f} s; {where}; {stacks}"
 
     def to_json(self) -> dict[str, Any]:
-        """What hang.json holds."""
-        return asdict(self)
+        """Return the fields as they are written to hang.json."""
+        return {"speaker" if key == "reporting_rank" else key: value for key, value in asdict(self).items()}
 
 
 def build_hang_report(own: Report, reports: Mapping[int, Report], stacks: Mapping[int, str], hosts: Sequence[str]) -> HangReport:
-    """The verdict of the rank of `own` over all `reports` by rank, its own among them; `hosts` has the host of every rank that
-    could have reported."""
+    """Find the stragglers.
+
+    `own`: the report of the rank that reports the hang. `reports`: all reports by rank, including `own`. `hosts`: the host of every
+    rank that could have reported.
+    """
     hanging = {rank: report for rank, report in reports.items() if report["ended"] == "hang"}
     frames = {rank: main_frames(stacks.get(rank, ""), report.get("main_thread", 0)) for rank, report in hanging.items()}
     behind = _absent(reports, hosts)
@@ -79,7 +82,10 @@ def build_hang_report(own: Report, reports: Mapping[int, Report], stacks: Mappin
 
 
 def main_frames(stack: str, main_thread: int) -> list[str]:
-    """The innermost frames of that thread in a dump of faulthandler; of the one that took the signal where it is not there."""
+    """Return the innermost frames of the thread `main_thread` in a dump of faulthandler.
+
+    If that thread is not in the dump: the frames of the thread that received the signal.
+    """
     headers = list(_HEADER.finditer(stack))
     if not headers:
         return []
@@ -91,14 +97,14 @@ def main_frames(stack: str, main_thread: int) -> list[str]:
 
 
 def _absent(reports: Mapping[int, Report], hosts: Sequence[str]) -> list[Straggler]:
-    """Ranks that run no more, or do not answer: they cannot come to any collective."""
+    """Return the ranks that ended with an error or sent no report. They cannot enter any collective."""
     found = []
     for rank, host in enumerate(hosts):
         report = reports.get(rank)
         if report is None:
             found.append(Straggler(rank, host, "no answer: its node is frozen or gone, or its watcher is"))
         elif report["ended"] == "silent":
-            found.append(_straggler(report, "has ended without a word", []))
+            found.append(_straggler(report, "has died without an exit code", []))
         elif report["ended"] != "hang" and report["ended"]["code"] not in FINE:
             found.append(_straggler(report, f"has ended with exit code {report['ended']['code']}", []))
     return found
@@ -109,7 +115,11 @@ def _stopped(hanging: Mapping[int, Report]) -> dict[int, str]:
 
 
 def _furthest_behind(hanging: Mapping[int, Report], reports: Mapping[int, Report]) -> dict[int, str]:
-    """All ranks give the same signs of life in the same order, so the number of them is the place; the end comes after the last."""
+    """Return the ranks with the smallest heartbeat number.
+
+    All ranks give the same heartbeats in the same order, so the number is the position in training. A rank that has ended is ahead
+    of all others.
+    """
     least, ahead = (choose(hanging.values(), key=lambda report: report["beat"]) for choose in (min, max))
     has_ended = len(reports) > len(hanging)
     why = "others have ended" if has_ended else f"others are at step {ahead['step']}, {ahead['phase']}"
@@ -126,5 +136,5 @@ def _straggler(report: Report, why: str, frames: list[str]) -> Straggler:
     return Straggler(report["rank"], report["host"], why, report["step"], report["phase"], report["time"], frames)
 
 
-def _reason(one: Straggler) -> str:
-    return f"{one.why}, step {one.step}, {one.phase}" if one.phase else one.why
+def _reason(straggler: Straggler) -> str:
+    return f"{straggler.why}, step {straggler.step}, {straggler.phase}" if straggler.phase else straggler.why

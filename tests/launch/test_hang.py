@@ -147,7 +147,7 @@ def test_a_rank_that_is_killed_is_told_from_those_that_lose_it(args: list[object
     assert first.code == 1 and first.message, "it lost the connection"
     failure = first_failure([first, second])
     assert failure is second and str(failure).startswith(
-        f"rank 1 on {HERE} ended without a word (killed, or crashed in native code) at step "
+        f"rank 1 on {HERE} died without an exit code (killed, or crashed in native code) at step "
     )
 
 

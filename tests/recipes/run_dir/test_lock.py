@@ -178,7 +178,7 @@ def test_another_machine_that_is_silent_is_waited_for_and_then_followed(tmp_path
     assert previous and " on elsewhere since " in previous
     assert 0.6 <= time.monotonic() - start < 10
     (line,) = said
-    assert line.startswith(f"--run-dir {tmp_path} belongs to pid") and line.endswith("watching up to 0.6 s whether that still lives")
+    assert line.startswith(f"--run-dir {tmp_path} belongs to pid") and line.endswith("watching up to 0.6 s whether that is alive")
     lock.release()
 
 

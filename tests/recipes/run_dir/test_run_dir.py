@@ -164,7 +164,7 @@ def test_a_config_that_the_disk_refuses_is_one_line(tmp_path: Path) -> None:
     done = run_command([sys.executable, "-c", FULL, tmp_path / "run"], ROOT, 30)
     assert done.stderr == "" and not (tmp_path / "run" / "config.json").exists()
     (line,) = done.stdout.splitlines()
-    assert line.startswith(f"{tmp_path}/run/config.json cannot be written (File too large), ") and "bytes free on that disk; mend" in line
+    assert line.startswith(f"{tmp_path}/run/config.json cannot be written (File too large), ") and "bytes free on that disk; fix" in line
 
 
 def run_that_is_taken_over(run_dir: Path, prepared: Path) -> tuple[str, int]:

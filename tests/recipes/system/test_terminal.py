@@ -81,7 +81,7 @@ def test_letters_that_a_terminal_lacks_are_escaped_and_bytes_that_are_none_pass(
 def test_a_reader_that_takes_nothing_holds_a_limited_process_up_once(tmp_path: Path) -> None:
     body = f"limit_waiting(0.3)\nstart = time.monotonic()\n{LINES}\nprint(time.monotonic() - start, file=sys.stderr)"
     told, done = output_of(tmp_path, "PYTHON | sleep 1.5", body)
-    assert told["losses"] == [["stdout", "nothing was taken for 0.3 s"]]
+    assert told["losses"] == [["stdout", "nothing was read for 0.3 s"]]
     assert 0.3 <= float(done.stderr.splitlines()[-1]) < 1.2, "not 0.3 s a line"
 
 
@@ -102,7 +102,7 @@ def test_a_terminal_that_ctrl_s_has_stopped_goes_on_after_ctrl_q(tmp_path: Path)
         assert one.stdin and one.stderr and line_of(ours) == b"first\r\n"
         termios.tcflow(theirs, termios.TCOOFF)
         os.write(one.stdin.fileno(), b"\n")
-        assert b"nothing was taken for 0.1 s" in one.stderr.readline()
+        assert b"nothing was read for 0.1 s" in one.stderr.readline()
         termios.tcflow(theirs, termios.TCOON)
         one.communicate(b"\n\n", timeout=30)
     assert line_of(ours).strip() == b"third" and one.returncode == 0  # what the lost line began with may be there

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from recipes.watch.heartbeat import PHASES, SIZE, read_heartbeat, write_heartbeat, renew_heartbeat
+from recipes.watch.heartbeat import PHASES, SIZE, read_heartbeat, renew_heartbeat, write_heartbeat
 
 
 @pytest.mark.parametrize("phase", PHASES)
-def test_what_is_written_is_read(phase: str) -> None:
+def test_a_heartbeat_is_read_as_it_was_written(phase: str) -> None:
     memory = bytearray(SIZE)
     write_heartbeat(memory, 2**40, 2**33, 5, phase, is_paused=True)
     assert read_heartbeat(memory)[1:] == (2**40, 2**33, 5, phase, True)
@@ -16,7 +16,7 @@ def test_what_is_written_is_read(phase: str) -> None:
     time.sleep(0.001)
     renew_heartbeat(memory)
     assert read_heartbeat(memory).seconds > before and read_heartbeat(memory)[1:] == (2**40, 2**33, 5, phase, True)
-    assert len(memory) == SIZE, "it never grows"
+    assert len(memory) == SIZE, "the size never changes"
 
 
 def test_empty_memory_is_the_start() -> None:
