@@ -1,5 +1,5 @@
-"""What two real ranks tell their watchers in a run of the tiny settings, sign by sign: whom a hang names rests on it. Hangs themselves:
-test_hang.py."""
+"""The heartbeats of two real ranks in a run of the tiny settings, one by one. Finding the straggler of a hang depends on their order.
+Hangs themselves: test_hang.py."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,28 +11,28 @@ import pytest
 from recipes.cluster.slurm import node_name
 from tests.launching import PRETRAIN_TEXT, ROOT, overrides, read_jsonl, start_ranks
 
-Sign = tuple[str, int, int, bool]
-"""Phase, step, micro-batch, and whether silence is no hang from now on."""
+HeartbeatRow = tuple[str, int, int, bool]
+"""Phase, step, micro-batch, and whether hang detection is suspended from now on."""
 HERE = [node_name()] * 2
 LIMIT = 77.5
 
 
 @dataclass(frozen=True)
-class NotesSigns:
-    """For start(before=...): every sign of life of this process becomes a line of a file, with the roll of ranks at that moment."""
+class NotesHeartbeats:
+    """For start(before=...): write every heartbeat of this process as a line of a file, with the roster at that moment."""
 
     path: Path
     run_dir: Path
 
     def __call__(self) -> None:
-        """In the process that runs the command."""
+        """Patch the functions, in the process that runs the command."""
         from recipes.watch import watch
 
         write_heartbeat, renew_heartbeat, start = watch.write_heartbeat, watch.renew_heartbeat, watch.Watch.start
 
-        def note(*sign: object) -> None:
-            roll = self.run_dir / "watch" / "ranks.json"
-            row = {"sign": sign, "roll": json.loads(roll.read_text()) if roll.exists() else None}
+        def note(*heartbeat: object) -> None:
+            roster = self.run_dir / "watch" / "ranks.json"
+            row = {"heartbeat": heartbeat, "roster": json.loads(roster.read_text()) if roster.exists() else None}
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
 
@@ -51,27 +51,27 @@ class NotesSigns:
         watch.write_heartbeat, watch.renew_heartbeat, watch.Watch.start = beat, alive, begin  # type: ignore[method-assign]
 
 
-def signs_of_run(tmp_path: Path, book: Path, max_steps: int) -> list[list[dict[str, Any]]]:
-    """Every rank's lines of one launch, with two micro-batches an update and a save at every step."""
+def heartbeats_of_run(tmp_path: Path, book: Path, max_steps: int) -> list[list[dict[str, Any]]]:
+    """Run one launch with two micro-batches per update and a save at every step. Returns the lines of every rank."""
     config = tmp_path / "two_micro_batches.json"
     config.write_text((ROOT / "ds_configs" / "zero3_cpu.json").read_text().replace('gpu": "auto"', 'gpu": 2'))
     settings = overrides(data__heldout_fraction=0.2, run__max_steps=max_steps, run__eval_steps=2, run__eval_samples=8, run__save_steps=1)
     args = ["--data", book, "--run-dir", "run", "--deepspeed_config", config, *settings, "--set", f"run.hang_seconds={LIMIT}"]
     notes = [tmp_path / f"{max_steps}_{rank}.jsonl" for rank in range(2)]
-    hooks = {rank: NotesSigns(path, tmp_path / "run") for rank, path in enumerate(notes)}
+    hooks = {rank: NotesHeartbeats(path, tmp_path / "run") for rank, path in enumerate(notes)}
     done = start_ranks(PRETRAIN_TEXT, args, tmp_path, 2, before=hooks).wait()  # type: ignore[arg-type]
     assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
     return [read_jsonl(path) for path in notes]
 
 
-def setup_at(step: int) -> list[Sign]:
-    """From the start of the watcher to the loop."""
+def setup_at(step: int) -> list[HeartbeatRow]:
+    """Return the heartbeats from the start of the watcher to the loop."""
     phases = [("start", False), ("prepare", True), ("prepare", False), ("data set", False), ("engines", False), ("load", False)]
     return [(phase, step if number > 2 else 0, 0, paused) for number, (phase, paused) in enumerate([*phases, ("logs", False)])]
 
 
-def update_from(step: int, *, evaluates: bool) -> list[Sign]:
-    """One update that is applied, of two micro-batches, and what follows it."""
+def update_from(step: int, *, evaluates: bool) -> list[HeartbeatRow]:
+    """Return the heartbeats of one applied update of two micro-batches, and of what follows it."""
     halves = [(phase, step, number, False) for number in (0, 1) for phase in ("forward", "backward")]
     update = [
         ("data", step, 0, False),
@@ -83,49 +83,52 @@ def update_from(step: int, *, evaluates: bool) -> list[Sign]:
     return [*update, *after, ("save", step + 1, 0, True), ("save", step + 1, 0, False)]
 
 
-def end_at(step: int) -> list[Sign]:
-    """After the loop."""
+def end_at(step: int) -> list[HeartbeatRow]:
+    """Return the heartbeats after the loop."""
     return [("last save", step, 0, True), ("last save", step, 0, False), ("leave", step, 0, False)]
 
 
 @pytest.fixture(scope="module")
 def launches(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[list[dict[str, Any]]]]:
-    """What both ranks told in two updates from nothing, and then in one more by the same command."""
-    folder = tmp_path_factory.mktemp("signs")
-    return [signs_of_run(folder, tiny_text, max_steps) for max_steps in (2, 3)]
+    """The lines of both ranks in two launches: two updates of a new run, then one more update by the same command."""
+    folder = tmp_path_factory.mktemp("heartbeats")
+    return [heartbeats_of_run(folder, tiny_text, max_steps) for max_steps in (2, 3)]
 
 
-def test_every_rank_gives_the_same_signs_in_the_same_order_and_pauses_where_nobody_knows_how_long_it_takes(
+def test_every_rank_gives_the_same_heartbeats_in_the_same_order_with_pauses_around_unbounded_waits(
     launches: list[list[list[dict[str, Any]]]],
 ) -> None:
     first = [*setup_at(0), *update_from(0, evaluates=False), *update_from(1, evaluates=True), *end_at(2)]
     again = [*setup_at(2), *update_from(2, evaluates=True), *end_at(3)]
     for launch, expected in zip(launches, (first, again), strict=True):
         for rows in launch:
-            _, *signs = [tuple(row["sign"]) for row in rows]
-            assert [sign for sign in signs if sign != ("alive",)] == expected
+            _, *heartbeats = [tuple(row["heartbeat"]) for row in rows]
+            assert [heartbeat for heartbeat in heartbeats if heartbeat != ("alive",)] == expected
 
 
-def test_each_parameter_that_is_loaded_is_a_sign_of_life(launches: list[list[list[dict[str, Any]]]]) -> None:
+def test_each_loaded_parameter_gives_a_heartbeat(launches: list[list[list[dict[str, Any]]]]) -> None:
     for rows in launches[1]:
-        phases = [row["sign"][0] for row in rows]
+        phases = [row["heartbeat"][0] for row in rows]
         load, logs = phases.index("load"), phases.index("logs")
         assert set(phases[load + 1 : logs]) == {"alive"} and phases.count("alive") == logs - load - 1 > 10
 
 
-def test_a_watcher_is_told_of_its_own_rank_all_hosts_the_folder_and_the_recipes_limit(launches: list[list[list[dict[str, Any]]]]) -> None:
+def test_a_watcher_gets_its_own_rank_all_hosts_the_folder_and_the_recipes_limit(launches: list[list[list[dict[str, Any]]]]) -> None:
     for launch in launches:
         for rank, rows in enumerate(launch):
-            (target,) = rows[0]["sign"]
+            (target,) = rows[0]["heartbeat"]
             assert (target["rank"], target["hosts"], target["hang_seconds"]) == (rank, HERE, LIMIT)
             assert target["folder"].endswith("/run/watch") and target["folder"].startswith("/")
 
 
-def test_the_roll_is_there_as_soon_as_there_is_a_run(launches: list[list[list[dict[str, Any]]]]) -> None:
-    """A launch that continues one has it before its watchers run; the first one when its logs are open."""
+def test_the_roster_exists_as_soon_as_there_is_a_run(launches: list[list[list[dict[str, Any]]]]) -> None:
+    """A resumed launch writes the roster before its watchers run, the first launch when its logs are open."""
     first, again = launches
     for rank in range(2):
-        phases, rolls = [row["sign"][0] for row in first[rank]], [row["roll"] for row in first[rank]]
-        engines, loop = phases.index("engines"), phases.index("data")  # what is between them another rank may be ahead of
-        assert rolls[: engines + 1] == [None] * (engines + 1) and rolls[loop:] == [HERE] * len(rolls[loop:])
-        assert [row["roll"] for row in again[rank]] == [HERE] * len(again[rank])
+        phases, rosters = [row["heartbeat"][0] for row in first[rank]], [row["roster"] for row in first[rank]]
+        engines, loop = (
+            phases.index("engines"),
+            phases.index("data"),
+        )  # between these two the roster may exist or not, because rank 0 may be ahead
+        assert rosters[: engines + 1] == [None] * (engines + 1) and rosters[loop:] == [HERE] * len(rosters[loop:])
+        assert [row["roster"] for row in again[rank]] == [HERE] * len(again[rank])
