@@ -140,7 +140,7 @@ def _code_of_nodes(srun_stderr: Path | None, code: int) -> int:
 
 def _of_this_attempt(endings: list[Ending], since: float) -> list[Ending]:
     """Return `endings`, or [] if they are those of an earlier launch. Then this launch ended before it took the run dir."""
-    return [] if any(end.time is not None and end.time < since - CLOCK_SECONDS for end in endings) else endings
+    return [] if any(ending.time is not None and ending.time < since - CLOCK_SECONDS for ending in endings) else endings
 
 
 def _adapt_to_slurm_state(attempt: Attempt, action: Action, *, has_records: bool) -> tuple[Attempt, Action]:

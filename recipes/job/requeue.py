@@ -10,7 +10,7 @@ from recipes.errors import ConfigError, Stopped, TrainingBroken
 from recipes.watch.endings import Ending, first_failure
 
 MAX_STOPS = 10
-"""Stops on request without a new checkpoint after which the job is held: its time limit is too short to reach one."""
+"""The job is held after this many stops on request without a new checkpoint: its time limit is too short to reach one."""
 FINAL_CODES = (ConfigError.exit_code, TrainingBroken.exit_code)
 """Exit codes that the same command would give again."""
 STOP_CODES = (Stopped.exit_code, 128 + signal.SIGUSR2)

@@ -20,7 +20,7 @@ PARTS = {
     "training": "productive: updates that stay",
     "data_wait": "within updates that stay",
     "start": "preparing data, building, loading",
-    "saving": "copies and waits; writing goes on beside training",
+    "saving": "copies and waits; writing continues during training",
     "skipped": "updates that changed nothing",
     "lost": "work that a restart did again",
     "down": "from one launch to the next, its imports included",
@@ -151,6 +151,6 @@ def _advice_line(advice: dict[str, float] | None) -> str:
         return "advised checkpoint interval: none, since no save was measured yet"
     return (
         f"advised checkpoint interval: {advice['interval_seconds']:,.1f} s (Daly {advice['daly_seconds']:,.1f} s, Young "
-        f"{advice['young_seconds']:,.1f} s, writing takes {advice['write_seconds']:.3g} s) where a save costs "
+        f"{advice['young_seconds']:,.1f} s, writing takes {advice['write_seconds']:.3g} s) if a save costs "
         f"{advice['cost_seconds']:.3g} s and a failure comes every {advice['mtbf_hours']:g} h: --set run.save_steps={advice['save_steps']}"
     )

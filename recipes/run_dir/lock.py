@@ -165,7 +165,7 @@ class RunLock:
             seen = self._read_file()
         if seen is None or seen.text == self.text:
             return None
-        return f"was taken over by {_owner_name(seen.text)}, since this launch showed no sign of life; it ends without writing more"
+        return f"was taken over by {_owner_name(seen.text)}, because this launch showed no heartbeat; it ends without writing more"
 
     @property
     def _flag(self) -> str:

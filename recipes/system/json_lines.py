@@ -36,7 +36,7 @@ class JsonLines:
             append_whole("".join(self._waiting).encode(), self.path)
         except OSError as error:
             if not self._is_failing:
-                self._say(f"warning: {self.path} cannot be written ({error.strerror}); its lines wait in memory, training goes on")
+                self._say(f"warning: {self.path} cannot be written ({error.strerror}); its lines are kept in memory, training continues")
             self._is_failing = True
             return
         self._is_failing = False
@@ -46,7 +46,7 @@ class JsonLines:
         """Try a last time to write, and print how many lines are lost."""
         self.flush()
         if self._waiting and self._is_ours():
-            self._say(f"warning: {len(self._waiting)} lines of {self.path} are lost, the disk never took them")
+            self._say(f"warning: {len(self._waiting)} lines of {self.path} are lost, they could not be written")
             self._waiting.clear()
 
 

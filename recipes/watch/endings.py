@@ -17,7 +17,7 @@ from recipes.errors import ConfigError
 from recipes.system.durable import write_text_atomically
 
 FOLDER, ROSTER, HANG = "watch", "ranks.json", "hang.json"
-FINE = (0, 75)
+GOOD_CODES = (0, 75)
 """Exit codes of a rank without an error: done, and stopped on request."""
 BROKEN_CONNECTION = re.compile(r"(connection|peer).*clos|closed by|reset by|refused|broken pipe|nccl|gloo|dist\w*error|timed? ?out", re.I)
 """Matches the errors that torch, gloo and NCCL raise if another rank is no longer there."""
@@ -26,7 +26,7 @@ AFTER_BROKEN_CONNECTION_SECONDS, AFTER_ERROR_SECONDS = 10.0, 1.0
 rank within milliseconds or after the timeout of their library; its watcher notices it about as soon. So a death that is recorded at
 most this long after a broken connection, or after any other error, counts as the earlier one."""
 RECORD_WAIT_SECONDS = 1.0
-"""How long config_error_of_another_rank waits for the record of another rank."""
+"""How long to wait for the record of another rank after a connection to it broke."""
 DESCRIPTIONS = {
     "silent": "died without an exit code (killed, or crashed in native code)",
     "gone": "exited without a record: its node is gone, or all that ran there was killed at once",
@@ -53,7 +53,7 @@ class Ending:
     @property
     def is_bad(self) -> bool:
         """True unless the rank finished or was stopped on request."""
-        return self.ended != "reported" or self.code not in FINE
+        return self.ended != "reported" or self.code not in GOOD_CODES
 
     def __str__(self) -> str:
         """One line: rank and host, how the rank ended, and its step and phase."""

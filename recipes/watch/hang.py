@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from recipes.watch.endings import FINE
+from recipes.watch.endings import GOOD_CODES
 
 Report = dict[str, Any]
 NUM_FRAMES = 8
@@ -105,7 +105,7 @@ def _absent(reports: Mapping[int, Report], hosts: Sequence[str]) -> list[Straggl
             found.append(Straggler(rank, host, "no answer: its node is frozen or gone, or its watcher is"))
         elif report["ended"] == "silent":
             found.append(_straggler(report, "has died without an exit code", []))
-        elif report["ended"] != "hang" and report["ended"]["code"] not in FINE:
+        elif report["ended"] != "hang" and report["ended"]["code"] not in GOOD_CODES:
             found.append(_straggler(report, f"has ended with exit code {report['ended']['code']}", []))
     return found
 

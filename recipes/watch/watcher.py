@@ -25,14 +25,14 @@ from recipes.system.durable import write_text_atomically
 from recipes.system.json_lines import append_whole
 from recipes.system.liveness import read_stat
 from recipes.system.terminal import protect_terminal
-from recipes.watch.endings import FINE, HANG, read_records, record_file, stack_file
+from recipes.watch.endings import GOOD_CODES, HANG, read_records, record_file, stack_file
 from recipes.watch.hang import HangReport, Report, build_hang_report
 from recipes.watch.heartbeat import SIZE, Heartbeat, read_heartbeat
 
 Result = TypeVar("Result")
 DUMP_SIGNAL = signal.SIGRTMIN + 7
 """The signal that makes a rank dump its stacks. NCCL uses SIGUSR1, Slurm and the launchers use the other usual signals."""
-NO_FOLDER_CODES = (*FINE, ConfigError.exit_code, EXIT_INTERRUPTED)
+NO_FOLDER_CODES = (*GOOD_CODES, ConfigError.exit_code, EXIT_INTERRUPTED)
 """Exit codes for which the watcher does not make the folder: if it does not exist, nothing was trained, and the terminal shows why."""
 STOPPED = "T"
 POLL_SECONDS = 1.0
@@ -163,15 +163,15 @@ class Watcher:
         records = self._folder.do(read_records, POLL_SECONDS) or {}
         others = [record["ended"] for rank, record in records.items() if rank != self._target.rank]
         is_lost = self._stall.seconds >= LOST_SECONDS and not beat.is_paused and not self._has_exit_code
-        return "hang" in others or (is_lost and any(ended == "silent" or ended["code"] not in FINE for ended in others))
+        return "hang" in others or (is_lost and any(ended == "silent" or ended["code"] not in GOOD_CODES for ended in others))
 
     def _write_record(self, ended: object, when: float, beat: Heartbeat) -> tuple[Report, bool]:
         """Write the record of this rank. Returns it, and whether it was written. `beat`: the place of the rank."""
         target = self._target
-        rank = {"rank": target.rank, "host": target.hosts[target.rank], "pid": target.pid, "main_thread": target.main_thread}
+        identity = {"rank": target.rank, "host": target.hosts[target.rank], "pid": target.pid, "main_thread": target.main_thread}
         place = {"step": beat.step, "micro_batch": beat.micro_batch, "phase": beat.phase, "beat": beat.number}
         state = {"silent_seconds": round(self._stall.seconds, 1), "state": process_state(target.pid)}
-        report: Report = {**rank, **place, **state, "time": when, "ended": ended}
+        report: Report = {**identity, **place, **state, "time": when, "ended": ended}
 
         def write(folder: Path) -> bool:
             if not (isinstance(ended, dict) and ended["code"] in NO_FOLDER_CODES):

@@ -23,7 +23,7 @@ HERE = node_name()
 
 
 def args_of(tiny_run: Path, run: Path) -> list[object]:
-    """Return the arguments of a run with a hang limit. DeepSpeed may have had to compile in the run before, which has no limit."""
+    """Return the arguments of a run with a hang limit. `tiny_run` has trained before without one, so DeepSpeed need not compile."""
     accepted = {"run__accept_changes": "optim.schedule_steps"}
     settings = overrides(run__max_steps=FOREVER, optim__schedule_steps=FOREVER, run__hang_seconds=HANG_SECONDS, **accepted)
     return ["--data", tiny_run / "prepared", "--run-dir", run, *settings]
@@ -162,7 +162,7 @@ def test_in_a_stopped_run_every_rank_reports_exit_code_75(args: list[object], tm
 
 @dataclass(frozen=True)
 class NotesEnd:
-    """For start(before=...): write a line into a file of the rank when it reports its exit code, and when it waits for saves and watcher."""
+    """For start(before=...): write a line into a file of the rank at its exit code, at its wait for saves and at that for the watcher."""
 
     folder: Path
 

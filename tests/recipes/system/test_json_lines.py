@@ -84,9 +84,9 @@ def test_a_full_disk_is_one_warning_and_no_half_line_and_no_line_is_lost_if_it_r
     done = run_command([sys.executable, "-c", PROGRAM, tmp_path / "log.jsonl", end], ROOT, 30)
     assert (done.returncode, done.stderr) == (0, "")
     first, *rest = done.stdout.splitlines()
-    assert first == f"warning: {tmp_path}/log.jsonl cannot be written (File too large); its lines wait in memory, training goes on"
+    assert first == f"warning: {tmp_path}/log.jsonl cannot be written (File too large); its lines are kept in memory, training continues"
     assert rest[:3] == ["2 True"] * 3
-    lost = [] if end == "well" else [f"warning: 3 lines of {tmp_path}/log.jsonl are lost, the disk never took them"]
+    lost = [] if end == "well" else [f"warning: 3 lines of {tmp_path}/log.jsonl are lost, they could not be written"]
     assert rest[3:] == [*lost, str(num_lines)]
     rows, num_damaged = read_rows(tmp_path / "log.jsonl")
     assert ([row["step"] for row in rows], num_damaged) == (list(range(num_lines)), 0)
