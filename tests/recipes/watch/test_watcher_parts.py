@@ -158,9 +158,8 @@ def note_work(monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.Capt
 
     monkeypatch.setattr(watcher, "DUMP_SECONDS", 0.05)
     monkeypatch.setattr(watcher.os, "kill", lambda pid, number: done.append(NAMES.get(number, str(number))) or kill(pid, number))
-    monkeypatch.setattr(
-        watcher.os, "utime", lambda path: done.append("touch") if path == folder else None
-    )  # monkeypatch replaces os.utime in the whole process
+    # This replaces os.utime in the whole process, so other paths are possible too.
+    monkeypatch.setattr(watcher.os, "utime", lambda path: done.append("touch") if path == folder else None)
     monkeypatch.setattr(watcher, "read_records", lambda path: done.append("read") or read(path))
     monkeypatch.setattr(watcher, "append_event", log)
     return done
