@@ -199,7 +199,7 @@ class RunLock:
             return None
 
     def _is_stale(self, seen: _Snapshot) -> bool:
-        """True if the owner is dead, or the file is a copy. False if the file has changed meanwhile. Raises: ConfigError if the owner is alive."""
+        """True if the owner is dead or the file is a copy. False if the file has changed. Raises: ConfigError if the owner is alive."""
         owner = Owner.of(seen.text)
         if owner is not None and owner.is_here():
             if self._is_copied(owner) or not owner.is_running():
