@@ -1,5 +1,5 @@
-"""Labelled examples as micro-batches for a frozen trunk: whole clips one by one, centre views, padded sentences. No masks, and no
-randomness. Which of them a recipe has is its modality's to say, which of them are probed is the probe's.
+"""Labelled examples as micro-batches for a frozen trunk: whole clips one by one, centre views, padded sentences. No masks and no
+randomness. The recipe's modality chooses the kind of data, and the probe (recipes/finetune) chooses the splits and examples.
 
 Shapes: N examples.
 """
@@ -36,22 +36,25 @@ class Labelled:
     """One split: class names, and how to read and batch the examples."""
 
     name: str
-    """Of the data set, for messages."""
+    """Name of the data set, for messages."""
     labels: list[str | None]
-    """None: this example has no class, or no content."""
+    """Class of each example. None: the example has no class, or no content."""
     read: Callable[[int], Any]
-    """Raises: OSError, UndecodableError."""
+    """Index -> example. Raises: OSError, UndecodableError."""
     where: Callable[[int], str]
-    """What the user finds an example by."""
+    """Index -> location of the example, for messages."""
     collate: Collate
     columns: Sequence[str] = ()
-    """Of the table that the labels are from, if it is one."""
+    """Columns of the table that the labels come from; () if they do not come from a table."""
     max_bad_fraction: float = 0.0
     batch_size: int = BATCH
 
     def batches(self, indices: list[int], bad: dict[str, BadItem]) -> Iterator[tuple[list[int], Batch]]:
-        """The examples of these numbers, batch_size at a time, in order, with the numbers. What cannot be decoded is left out and
-        added to `bad`. Raises: ConfigError where that is more than the allowed share."""
+        """Yield the examples of these indices in order, batch_size at a time: (indices, batch). Examples that cannot be decoded are left
+        out and added to `bad`.
+
+        Raises: ConfigError if they are more than the allowed share.
+        """
         num_bad, allowed = 0, allowed_bad(len(indices), self.max_bad_fraction)
         for start in range(0, len(indices), self.batch_size):
             numbers, examples = [], []
@@ -72,7 +75,7 @@ class Labelled:
 
 
 def labelled_text(data: TextDataConfig, path: str | None, split: str, label_column: str, tokenizer: Path) -> Labelled:
-    """Sentences, cut to data.sequence_length and padded to the longest of a batch. Raises: ConfigError, MissingSplit."""
+    """Open labelled sentences, cut to data.sequence_length and padded to the longest of a batch. Raises: ConfigError, MissingSplit."""
     if not tokenizer.exists():
         raise ConfigError(f"{tokenizer}: the run's tokenizer is not there; put the run's prepared folder back")
     texts, labels, columns = load_split(path, split, data.text_column, label_column)
@@ -88,7 +91,8 @@ def labelled_text(data: TextDataConfig, path: str | None, split: str, label_colu
 
 
 def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
-    """Whole recordings, one at a time: padding shows in the published positions, and in the statistics of a norm over time.
+    """Open labelled recordings. They are read whole and batched one at a time, because padding would change the published positional
+    embedding and the statistics of a norm over time.
 
     Raises: ConfigError, MissingSplit.
     """
@@ -103,7 +107,7 @@ def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path
 
 
 def labelled_images(data: VisionDataConfig, frontend: VisionFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
-    """Central views. Raises: ConfigError, MissingSplit."""
+    """Open labelled images, read as central views. Raises: ConfigError, MissingSplit."""
     media = _open(path, IMAGES, data.column, split, label_column)
 
     def read(index: int) -> VisionExample:
