@@ -123,7 +123,7 @@ class _QuietFile:
             self._is_lost = False
 
     def tell(self) -> int:
-        """Return the position; but 0 in the first call after a failed seek. 0 is also what libsndfile gets from a callback that raises."""
+        """Return the position, or 0 in the first call after a failed seek. libsndfile also gets 0 if a Python callback raises."""
         is_lost, self._is_lost = self._is_lost, False
         return 0 if is_lost else self._file.tell()
 
@@ -195,7 +195,7 @@ def _check(sound: soundfile.SoundFile, file: BinaryIO, sample_rate: int) -> None
     if sound.frames > MAX_SECONDS * sound.samplerate:
         raise UndecodableError(f"its header says more than {MAX_SECONDS // 3600} hours")
     if sound.samplerate * sample_rate // math.gcd(sound.samplerate, sample_rate) ** 2 > MAX_KERNEL:
-        raise UndecodableError(f"its rate of {sound.samplerate} Hz is too odd a part of {sample_rate} Hz")
+        raise UndecodableError(f"its rate of {sound.samplerate} Hz has too small a common divisor with {sample_rate} Hz")
 
 
 def _check_whole(sound: soundfile.SoundFile, file: BinaryIO) -> None:

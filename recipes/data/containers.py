@@ -21,8 +21,8 @@ FLAC_BLOCKS = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}, **{cod
 
 
 def streams_of(file: BinaryIO) -> list[BinaryIO]:
-    """Split the file into streams that libsndfile reads to their end. In most cases the only one is the file itself. Each is positioned at
-    its start.
+    """Split the file into streams that libsndfile reads to their end. In most cases this is the file alone. Each stream is positioned
+    at its start.
 
     Raises: UndecodableError if the end of the file is missing.
     """

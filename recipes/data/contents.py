@@ -80,7 +80,7 @@ def record_files(folder: Path, paths: Iterable[Path]) -> Record | None:
 
 
 def record_of(folder: Path, *keys: str) -> Record | None:
-    """Return the record of a prepared folder, from the first of these keys of prepared.json that has one; None if none has.
+    """Return the record of a prepared folder from prepared.json, under the first of these keys that is there; None if there is none.
 
     The key is `contents` if training reads the source files, and `sources` if it does not (text).
     """
@@ -102,7 +102,7 @@ class ContentChanges(NamedTuple):
 
 
 def look_again(folder: Path, ignored: Collection[str] = ()) -> ContentChanges:
-    """Compare the source files of a prepared folder with its record. Neither missing files nor `ignored` ones count as changed."""
+    """Compare the source files of a prepared folder with its record. Missing files and `ignored` files do not count as changed."""
     record = record_of(folder, "contents", "sources")
     if record is None:
         return ContentChanges()

@@ -19,8 +19,8 @@ from recipes.errors import ConfigError
 
 Image.init()
 FORMATS = tuple(sorted({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP"} & Image.OPEN.keys()))
-"""Formats that Pillow may open, as far as this build of Pillow can. It supports other, rarer formats too; of these EPS would run
-Ghostscript."""
+"""Formats that Pillow may open, as far as this build of Pillow can. Pillow also supports rarer formats, which are left out:
+EPS for example would run Ghostscript."""
 FLOAT_SUFFIXES = (".pfm",)
 """Suffixes of these formats that are left out, because decode_image refuses their floating-point pixels."""
 IMAGES = MediaKind(
@@ -54,8 +54,8 @@ def check_views(data: VisionDataConfig) -> None:
 def decode_image(content: bytes) -> Image.Image:
     """Decode to RGB with 8 bits per channel.
 
-    The EXIF orientation is applied, transparent pixels are put on white, and an animation gives its first frame. 16-bit grey is scaled by
-    1/257, not clipped.
+    The EXIF orientation is applied. Transparent pixels are put on white. Only the first frame of an animation is decoded. 16-bit grey is
+    scaled by 1/257, not clipped.
     Raises: UndecodableError if this is not a complete image of a known format, or if it has more pixels than Pillow's limit.
     """
     if not content:
@@ -99,7 +99,7 @@ def center_view(image: Image.Image, size: int) -> np.ndarray:
     """
     side = min(image.size) * size / round(size / EVAL_CROP_RATIO)
     left, upper = (image.width - side) / 2, (image.height - side) / 2
-    # Crop and resize in one step: resized first, a picture of 1 x 10000 pixels would become huge.
+    # Crop and resize in one step. If a picture of 1 x 10000 pixels were resized first, it would become huge.
     return normalise(image.resize((size, size), Image.Resampling.BICUBIC, box=(left, upper, left + side, upper + side)))
 
 

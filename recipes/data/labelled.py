@@ -85,9 +85,9 @@ def labelled_text(data: TextDataConfig, path: str | None, split: str, label_colu
         ids_T = np.concatenate([[BOS], tokens[: data.sequence_length - 1]]).astype(np.int64)
         return TextExample(ids_T, ids_T, np.zeros(len(ids_T), dtype=bool))
 
-    known = [None if is_missing(text) else label for text, label in zip(texts, labels, strict=True)]
+    classes = [None if is_missing(text) else label for text, label in zip(texts, labels, strict=True)]
     where = f"{path} {split} row {{}}".format
-    return Labelled(str(path), known, read, where, partial(collate_text, always_padded=True), columns=columns)
+    return Labelled(str(path), classes, read, where, partial(collate_text, always_padded=True), columns=columns)
 
 
 def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
@@ -96,31 +96,31 @@ def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path
 
     Raises: ConfigError, MissingSplit.
     """
-    media = _open(path, AUDIO, data.column, split, label_column)
+    media = _open_media(path, AUDIO, data.column, split, label_column)
 
     def read(index: int) -> SpeechExample:
         waveform_T = normalize(read_audio(media, index, data.sample_rate))
         waveform_T = np.pad(waveform_T, (0, max(0, frontend.receptive_field - len(waveform_T))))
         return SpeechExample(waveform_T, np.zeros(frontend.num_frames(len(waveform_T)), dtype=bool))
 
-    return _of_media(media, read, partial(collate_speech, frontend=frontend), data.max_bad_fraction, batch_size=1)
+    return _from_media(media, read, partial(collate_speech, frontend=frontend), data.max_bad_fraction, batch_size=1)
 
 
 def labelled_images(data: VisionDataConfig, frontend: VisionFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
     """Open labelled images, read as central views. Raises: ConfigError, MissingSplit."""
-    media = _open(path, IMAGES, data.column, split, label_column)
+    media = _open_media(path, IMAGES, data.column, split, label_column)
 
     def read(index: int) -> VisionExample:
         view_CHW = center_view(decode_image(media.read(index)), frontend.image_size)
         return VisionExample(view_CHW, np.zeros(frontend.grid**2, dtype=bool))
 
-    return _of_media(media, read, collate_vision, data.max_bad_fraction)
+    return _from_media(media, read, collate_vision, data.max_bad_fraction)
 
 
-def _open(path: str | None, kind: MediaKind, column: str, split: str, label_column: str) -> Media:
+def _open_media(path: str | None, kind: MediaKind, column: str, split: str, label_column: str) -> Media:
     return open_media(path, kind, column=column, split=split, label_column=label_column)
 
 
-def _of_media(media: Media, read: Callable[[int], Any], collate: Collate, max_bad_fraction: float, batch_size: int = BATCH) -> Labelled:
+def _from_media(media: Media, read: Callable[[int], Any], collate: Collate, max_bad_fraction: float, batch_size: int = BATCH) -> Labelled:
     labels = [class_name(media.label(index)) for index in range(len(media))]
     return Labelled(media.name, labels, read, media.where, collate, media.columns, max_bad_fraction, batch_size)

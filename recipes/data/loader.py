@@ -98,10 +98,10 @@ class UpdateLoader:
         self._micro_batch_size, self._num_workers = micro_batch_size, num_workers
         self._unchecked_memory: SharedMemory | None = SharedMemory(num_workers, ranks_on_node) if num_workers else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="data")
-        self._ahead: tuple[int, Future[list[LoadedBatch]]] | None = None
+        self._prefetched: tuple[int, Future[list[LoadedBatch]]] | None = None
         self._is_closed = False
         self._workers: Workers[list[Position], LoadedBatch] | None = None
-        self._next, self._remaining = first_update, self._start_at(first_update)
+        self._next_update, self._remaining = first_update, self._start_at(first_update)
         self.wait_seconds = 0.0
         """How long the last call of batches() waited for its data."""
         # No batch is received before the first call of batches(). While the model is built, DeepSpeed's zero.Init replaces torch.empty in
@@ -126,10 +126,10 @@ class UpdateLoader:
         Raises: ConfigError if the data set or a worker process fails. It is raised on this rank alone.
         """
         start = time.perf_counter()
-        if self._ahead is None or self._ahead[0] != update:
+        if self._prefetched is None or self._prefetched[0] != update:
             self._prefetch(update)
-        assert self._ahead is not None
-        loaded = self._ahead[1].result()
+        assert self._prefetched is not None
+        loaded = self._prefetched[1].result()
         self.wait_seconds = time.perf_counter() - start
         self._prefetch(update + 1)
         return loaded
@@ -141,20 +141,20 @@ class UpdateLoader:
         self._is_closed = True
         if self._workers:
             self._workers.close()
-        if self._ahead is not None:
-            self._ahead[1].cancel()
+        if self._prefetched is not None:
+            self._prefetched[1].cancel()
         wait([self._thread.submit(tuple)], CLOSE_SECONDS)  # when the thread runs this empty task, its earlier task is done
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _prefetch(self, update: int) -> None:
-        if self._ahead is not None:
-            self._ahead[1].cancel()
-        self._ahead = update, self._thread.submit(self._load, update)
+        if self._prefetched is not None:
+            self._prefetched[1].cancel()
+        self._prefetched = update, self._thread.submit(self._load, update)
 
     def _load(self, update: int) -> list[LoadedBatch]:
-        if update != self._next:
+        if update != self._next_update:
             self._remaining = self._start_at(update)
-        self._next = update + 1
+        self._next_update = update + 1
         num_micro_batches = (self._share.stop - self._share.start) // self._micro_batch_size
         loaded = [self._take() for _ in range(num_micro_batches)]
         if self._unchecked_memory:

@@ -1,7 +1,7 @@
 """Raw recordings or images -> prepared folder: the list of items, their lengths, and which items are held out. The bytes of an item stay in
 its file, or are copied without change (media_items.py). No decoded data are stored.
 
-    prepared.json          what is in the folder (class Info)
+    prepared.json          source, settings and counts (class Info)
     lengths.bin            int64 per item, 0 for bad items
     train.bin, valid.bin   int64 numbers of the items, sorted by (length, number)
     bad.json               location and reason of every item that could not be read
@@ -108,7 +108,7 @@ def prepare_media(
     if found is not None:
         _check_contents(found, data.max_bad_fraction, run.bad if run else (), log)
         return found
-    media = _open(data, kind, log)
+    media = _open_source(data, kind, log)
     with shards.atomic_folder(out_dir) as folder:
         location = save_items(media, folder)
         bar = ByteProgress("scanning", 0, show_bar=progress, log=log)
@@ -125,14 +125,14 @@ def prepare_media(
         _check_bad(media, scanned.bad, len(media), data.max_bad_fraction)
         _check_any_usable(media.name, scanned, min_length, if_all_short)
         counts = _write_index(folder, scanned, min_length=min_length, heldout_fraction=data.heldout_fraction)
-        record = _record(folder, media, scanned)
+        record = _record_contents(folder, media, scanned)
         info = Info(FORMAT_VERSION, kind.name, media.name, data.column, location, scanned.fingerprint, counts, settings, data.split, record)
         (folder / "prepared.json").write_text(json.dumps(asdict(info), indent=1) + "\n")
         _log_counts(log, kind, info, scanned.bad, min_length)
     return out_dir
 
 
-def _open(data: SpeechDataConfig | VisionDataConfig, kind: MediaKind, log: Log) -> Media:
+def _open_source(data: SpeechDataConfig | VisionDataConfig, kind: MediaKind, log: Log) -> Media:
     """Open the items, and log which ones are read and which columns give the segments."""
     media = open_media(data.path, kind, column=data.column, split=data.split)
     if media.note:
@@ -144,7 +144,7 @@ def _open(data: SpeechDataConfig | VisionDataConfig, kind: MediaKind, log: Log) 
     return media
 
 
-def _record(folder: Path, media: Media, scanned: Scanned) -> Record | None:
+def _record_contents(folder: Path, media: Media, scanned: Scanned) -> Record | None:
     """Record the contents of the source files, which are compared each time the folder is used."""
     if isinstance(media, Files):
         return save_digests(folder, media.root, scanned.digests)

@@ -20,7 +20,7 @@ from recipes.data.media import Files, Media
 from recipes.data.shards import map_array
 from recipes.errors import ConfigError
 
-STRETCHES = "stretches.bin"
+SEGMENTS_FILE = "stretches.bin"
 Place = dict[str, str]
 """Location of the items, which open_items needs beside the prepared folder. Stored in prepared.json.
 
@@ -75,8 +75,8 @@ def save_items(media: Media, folder: Path) -> Place:
         save_paths(folder, media.paths)
         if media.segments_N2 is None:
             return {"root": media.root}
-        (folder / STRETCHES).write_bytes(media.segments_N2.tobytes())
-        return {"root": media.root, "stretches": STRETCHES}
+        (folder / SEGMENTS_FILE).write_bytes(media.segments_N2.tobytes())
+        return {"root": media.root, "stretches": SEGMENTS_FILE}
     assert isinstance(media, media_table.Table)
     if media.saved_split is not None:
         return {"table": media.name, "split": media.saved_split, "column": media.column}
@@ -112,6 +112,6 @@ def open_items(folder: Path, name: str, location: Place) -> Media:
 
 def _open_segments(folder: Path, num_items: int) -> np.ndarray:
     try:
-        return map_array(folder / STRETCHES, np.float64).reshape(num_items, 2)
+        return map_array(folder / SEGMENTS_FILE, np.float64).reshape(num_items, 2)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}: {STRETCHES} is damaged ({error}); remove the folder and prepare it again") from error
+        raise ConfigError(f"{folder}: {SEGMENTS_FILE} is damaged ({error}); remove the folder and prepare it again") from error

@@ -86,7 +86,7 @@ def test_a_file_that_is_not_a_recording_is_refused_with_the_reason() -> None:
     refused(b"hello, world\n" * 100, r"^not audio \(Format not")
     refused(encode(noise(0)), "^no samples in it$")
     refused(encode(noise(500), "flac")[:30], "^not audio")
-    refused(encode(noise(500), rate=15_999), "^its rate of 15999 Hz is too odd a part of 16000 Hz$")
+    refused(encode(noise(500), rate=15_999), "^its rate of 15999 Hz has too small a common divisor with 16000 Hz$")
 
 
 def test_an_impossible_length_is_refused_before_memory_is_allocated() -> None:
