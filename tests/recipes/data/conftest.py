@@ -59,7 +59,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, data: TextDataConfig, fro
 
 @pytest.fixture(scope="session")
 def fork_server() -> None:
-    """Start the server that worker processes are forked from, as run_distributed does. It imports torch once, instead of once per worker."""
+    """Start the server that worker processes are forked from, as run_distributed does. It imports torch once for all workers."""
     run_distributed(_start_only, 1)
 
 
@@ -69,7 +69,7 @@ def _start_only() -> None:
 
 @pytest.fixture
 def build(fork_server: None) -> Iterator[Callable[..., UpdateLoader]]:
-    """Return a function that opens a loader of a numbers_data.Numbers, or of a new one with that size. The loaders are closed at the end."""
+    """Return a function that opens a loader of a numbers_data.Numbers, given or created with a size. All loaders are closed at the end."""
     loaders: list[UpdateLoader] = []
 
     def build_one(dataset: Numbers | int = 50, **options: Any) -> UpdateLoader:

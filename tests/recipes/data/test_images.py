@@ -1,5 +1,4 @@
-"""Images: every format that Pillow can open becomes RGB, and other files are refused with the reason. Views follow torchvision's formulas,
-which are written out again here."""
+"""Images: formats that Pillow opens become RGB, other files are refused with the reason. Views follow torchvision, written out again here."""
 
 import io
 import struct
