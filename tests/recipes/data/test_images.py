@@ -1,4 +1,4 @@
-"""Images: formats that Pillow opens become RGB, other files are refused with the reason. Views follow torchvision, written out again here."""
+"""Images: formats that Pillow opens become RGB, other files are refused with the reason. Views follow torchvision, rewritten here."""
 
 import io
 import struct
