@@ -72,6 +72,6 @@ def check_same_architecture(folder: Any, theirs: dict[str, ParameterEntry], ours
         if there is None or here is None or there.shape != here.shape:
             shown = [f"{entry.shape}" if entry else "absent" for entry in (there, here)]
             raise ConfigError(
-                f"{folder}: a checkpoint of another architecture: parameter {name} is {shown[0]} there and {shown[1]} in this recipe; "
-                "use its recipe or name another --run-dir"
+                f"{folder}: a checkpoint of another architecture: parameter {name} is {shown[0]} in the checkpoint and {shown[1]} in this "
+                "recipe; use its recipe or name another --run-dir"
             )

@@ -22,11 +22,11 @@ def apply_retention(run_dir: Path, config: CheckpointConfig) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Remove a checkpoint. It is renamed first, in one operation, so that no partly removed checkpoint can be read. Raises: OSError."""
-    gone = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(gone, ignore_errors=True)
-    folder.rename(gone)
+    hidden = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
     sync(folder.parent)
-    shutil.rmtree(gone)
+    shutil.rmtree(hidden)
 
 
 def remove_leftovers(run_dir: Path) -> None:

@@ -77,7 +77,9 @@ def export_world() -> LaunchedWorld:
         try:
             address, port = slurm.rendezvous_point()
         except (ValueError, KeyError, OSError, subprocess.CalledProcessError) as error:
-            raise ConfigError(f"Slurm does not say where the first task of this step is ({error}); set MASTER_ADDR, MASTER_PORT") from None
+            raise ConfigError(
+                f"Slurm's variables do not give the node of this step's first task ({error}); set MASTER_ADDR, MASTER_PORT"
+            ) from None
         os.environ["MASTER_ADDR"] = address
         os.environ.setdefault("MASTER_PORT", str(port))
     os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))

@@ -86,12 +86,12 @@ class Rendezvous:
         within it. All ranks in `among` call it."""
         if self.rank == 0:
             for rank in among:
-                if rank and self.get(f"ask/{rank}", CLOCK_WAIT_SECONDS) is not None:
-                    self.put(f"answer/{rank}", time.time())
+                if rank and self.get(f"clock_request/{rank}", CLOCK_WAIT_SECONDS) is not None:
+                    self.put(f"clock_answer/{rank}", time.time())
             return 0.0
         sent = time.time()
-        self.put(f"ask/{self.rank}", True)
-        answer = self.get(f"answer/{self.rank}", self.timeout + CLOCK_WAIT_SECONDS * self.size)
+        self.put(f"clock_request/{self.rank}", True)
+        answer = self.get(f"clock_answer/{self.rank}", self.timeout + CLOCK_WAIT_SECONDS * self.size)
         received = time.time()
         ahead, uncertainty = (sent + received) / 2 - (answer or received), (received - sent) / 2
         return max(ahead - uncertainty, 0.0) + min(ahead + uncertainty, 0.0)
@@ -102,7 +102,9 @@ class Rendezvous:
         self.collect("left", True, among, LEAVING_SECONDS)
 
     def _unreachable(self, error: RuntimeError) -> RankZeroUnreachable:
-        return RankZeroUnreachable(f"rank 0 at {_shown_address()} has gone ({str(error).splitlines()[0][:100]}); see its log")
+        return RankZeroUnreachable(
+            f"the connection to rank 0 at {_shown_address()} is lost ({str(error).splitlines()[0][:100]}); see its log"
+        )
 
 
 def open_rendezvous(rank: int, size: int, timeout: float, name: str = "preflight") -> Rendezvous:

@@ -187,7 +187,7 @@ def discard_update(engine: DeepSpeedEngine) -> None:
     optimizer = engine.optimizer
     optimizer.zero_grad()
     optimizer.averaged_gradients = {}
-    optimizer.grad_partitions_flat_buffer.zero_()  # a parameter without a gradient in the next update would still hold this one's
+    optimizer.grad_partitions_flat_buffer.zero_()  # a parameter without a gradient in the next update would keep this update's gradient
     if optimizer.offload_optimizer:
         optimizer.reset_cpu_buffers()
         for flat in optimizer.fp32_partitioned_groups_flat:

@@ -34,7 +34,7 @@ Finding = tuple[int, str]
 
 
 class Findings(NamedTuple):
-    """Errors must be fixed before training; warnings should be looked at."""
+    """Errors must be fixed before training; warnings should be checked."""
 
     errors: list[str]
     warnings: list[str]

@@ -73,7 +73,7 @@ def test_a_range_records_its_slice_and_an_entry_records_the_partition(worlds: di
 
 
 def check_places(cut: Topology, rank: int, entries: dict[str, ParameterEntry], places: list[Range]) -> None:
-    """Ranks of one tensor-parallel group follow on each other."""
+    """Check the ranges of a rank. Neighbouring ranks are in one tensor-parallel group."""
     for place in places:
         entry = entries[place.parameter]
         size = 1 if entry.tp_dim is None else cut.tp_size
@@ -90,7 +90,7 @@ def test_padding_is_held_by_the_last_rank_and_not_written(worlds: dict[str, list
 
 
 def check_pieces(key: str, pieces: list[tuple[int, int]], entry: ParameterEntry, tp_size: int) -> None:
-    """One slice's pieces follow on each other from its first to its last element."""
+    """Check that the pieces of one slice cover it without gaps or overlap."""
     end = 0
     for offset, count in pieces:
         assert offset == end, key
@@ -100,30 +100,30 @@ def check_pieces(key: str, pieces: list[tuple[int, int]], entry: ParameterEntry,
 
 OURS = {"a": (2, 3), "b": (4,)}
 OTHERS: list[tuple[dict[str, tuple[int, ...]], str]] = [
-    ({"a": (2, 3), "b": (5,)}, "parameter b is (5,) there and (4,) in this recipe"),
-    ({"a": (2, 3)}, "parameter b is absent there and (4,) in this recipe"),
-    ({**OURS, "c": (1,)}, "parameter c is (1,) there and absent in this recipe"),
-    ({"b": (5,), "a": (3, 2)}, "parameter a is (3, 2) there and (2, 3) in this recipe"),
+    ({"a": (2, 3), "b": (5,)}, "parameter b is (5,) in the checkpoint and (4,) in this recipe"),
+    ({"a": (2, 3)}, "parameter b is absent in the checkpoint and (4,) in this recipe"),
+    ({**OURS, "c": (1,)}, "parameter c is (1,) in the checkpoint and absent in this recipe"),
+    ({"b": (5,), "a": (3, 2)}, "parameter a is (3, 2) in the checkpoint and (2, 3) in this recipe"),
 ]
 
 
-def complaints() -> list[str]:
-    """What is said of each of OTHERS, and nothing of another cut of the same."""
+def architecture_errors() -> list[str]:
+    """Return the error for each of OTHERS. Another split of the same architecture raises none."""
     from recipes.checkpoint.live import check_same_architecture
 
     def manifest(shapes: dict[str, tuple[int, ...]], tp_dim: int | None) -> dict[str, ParameterEntry]:
         return {name: ParameterEntry(shape, tp_dim, 1) for name, shape in shapes.items()}
 
     check_same_architecture(Path("run/x"), manifest(OURS, 0), manifest(OURS, None))
-    said = []
+    errors = []
     for theirs, _ in OTHERS:
         with pytest.raises(ConfigError) as caught:
             check_same_architecture(Path("run/x"), manifest(theirs, None), manifest(OURS, None))
-        said.append(str(caught.value))
-    return said
+        errors.append(str(caught.value))
+    return errors
 
 
 def test_another_architecture_is_named_by_its_first_parameter_in_the_models_order() -> None:
-    (said,) = run_distributed(complaints, 1)
+    (errors,) = run_distributed(architecture_errors, 1)
     remedy = "use its recipe or name another --run-dir"
-    assert said == [f"run/x: a checkpoint of another architecture: {fact}; {remedy}" for _, fact in OTHERS]
+    assert errors == [f"run/x: a checkpoint of another architecture: {fact}; {remedy}" for _, fact in OTHERS]

@@ -217,7 +217,7 @@ def test_the_error_of_another_architecture_names_its_first_parameter_and_no_shar
     for found in ranks:
         message, damaged, untouched = found["other"]
         assert message.startswith(f"{other}: a checkpoint of another architecture: parameter ")
-        assert "parameter trunk.encoder.layers.0.ffn.fc1.weight is (32, 32) there and (64, 32) in this recipe" in message
+        assert "parameter trunk.encoder.layers.0.ffn.fc1.weight is (32, 32) in the checkpoint and (64, 32) in this recipe" in message
         assert (damaged, untouched) == (False, True), "it does not count as damage"
 
 

@@ -199,7 +199,7 @@ def test_a_step_without_a_known_first_node_needs_master_addr(monkeypatch: pytest
     monkeypatch.setattr(os, "environ", {**TASK, **{name: value for name, value in change.items() if value}, "PATH": "/nowhere"})
     for name in [name for name, value in change.items() if value is None]:
         del os.environ[name]
-    with pytest.raises(ConfigError, match=r"where the first task of this step is .*; set MASTER_ADDR, MASTER_PORT"):
+    with pytest.raises(ConfigError, match=r"do not give the node of this step's first task .*; set MASTER_ADDR, MASTER_PORT"):
         export_world()
     os.environ["MASTER_ADDR"] = "a"
     assert export_world() == (3, 4, 1, 2)

@@ -68,11 +68,11 @@ def test_each_rank_gets_the_answer_to_its_own_request(monkeypatch: pytest.Monkey
     clock, store = Clock(), dist.HashStore()
     monkeypatch.setattr(rendezvous, "time", clock)
     first, third = Rendezvous(store, 0, 4, 10.0), Rendezvous(store, 2, 4, 10.0)
-    first.put("ask/2", True)
+    first.put("clock_request/2", True)
     first.seconds_ahead([0, 2, 3])
-    assert (first.get("answer/2", 0), first.get("answer/1", 0), first.get("answer/3", 0)) == (1000.0, None, None)
+    assert (first.get("clock_answer/2", 0), first.get("clock_answer/1", 0), first.get("clock_answer/3", 0)) == (1000.0, None, None)
     for rank in (1, 3):
-        first.put(f"answer/{rank}", 0.0)
+        first.put(f"clock_answer/{rank}", 0.0)
     clock.now = 1020.0
     assert third.seconds_ahead([0, 2, 3]) == 20.0
 

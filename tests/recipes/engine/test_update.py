@@ -17,7 +17,7 @@ COUNTS = (1, 5, 2, 8)
 STEADY = ("optim.weight_decay=0", "optim.eps=1e-12", "optim.clip_norm=0")
 
 
-class Two(nn.Module):
+class BodyAndHead(nn.Module):
     """A body and a head on top of it. The body has no gradient while it is frozen."""
 
     def __init__(self) -> None:
@@ -33,13 +33,13 @@ class Two(nn.Module):
 
 
 def trained(parallel: Any, frozen: dict[str, int | None] | None, *settings: str, world_size: int = 1, micro: int = 8) -> Any:
-    """Return the engine of a Two."""
+    """Return the engine of a BodyAndHead."""
     from model.dropout import DropoutStream
     from recipes.engine.build import EngineBuilder
 
     recipe, config = resolved(world_size, 1, NO_THRESHOLD, {"train_micro_batch_size_per_gpu": micro}, *STEADY, *settings)
     torch.manual_seed(3)
-    return EngineBuilder(config, recipe.optim, parallel, DropoutStream()).trained(Two, frozen)
+    return EngineBuilder(config, recipe.optim, parallel, DropoutStream()).trained(BodyAndHead, frozen)
 
 
 def rows_of(number: int) -> Tensor:
@@ -56,7 +56,7 @@ def gradients() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     parallel = init_parallel(1, "cpu")
     engine = trained(parallel, None, world_size=2, micro=2)
     whole = partial(shards.gather_full, parallel=parallel)
-    parameters, plain = dict(shards.named_parameters(engine)), Two()
+    parameters, plain = dict(shards.named_parameters(engine)), BodyAndHead()
     plain.load_state_dict({n: whole(p, shards.master_shard(p)) for n, p in parameters.items()})
     for number in range(2):
         if number:
@@ -160,7 +160,7 @@ def test_groups_follow_weight_decay_and_frozen_steps_and_contain_every_parameter
     from recipes.config import OptimConfig
     from recipes.engine.build import parameter_groups
 
-    module = Two()
+    module = BodyAndHead()
     for parameter in module.parameters():
         parameter.ds_shape, parameter.data = parameter.shape, parameter.data.flatten()  # as in shards
     groups = parameter_groups(module, OptimConfig(weight_decay=0.5, decay_norms_and_biases=decays_all), {"head": 7})

@@ -44,7 +44,7 @@ def test_rank_0_waits_only_for_ranks_that_joined_and_leaves_last(tmp_path: Path,
     for module in (rendezvous, measure, node_module, preflight):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(torch, "mm", lambda *_, out: clock.sleep(1.0))
-    for stage, value in (("joined", True), ("report", node(2).to_json()), ("ask", True)):
+    for stage, value in (("joined", True), ("report", node(2).to_json()), ("clock_request", True)):
         here.put(f"{stage}/2", value)
     monkeypatch.setattr(preflight, "allocated_nodes", lambda: ["node-1", "node-2", "node-3", "node-4"])
     first = Node(here, tmp_path, 0, 1)
