@@ -56,7 +56,7 @@ class CheckpointSaver:
         self, run_dir: Path, live: LiveState, world: World, config: CheckpointConfig, check_owner: Callable[[], None] | None = None
     ) -> None:
         """A collective: the writing threads get a process group of their own. `check_owner` runs on rank 0 before a checkpoint is written
-        and before it becomes visible. It raises ConfigError if the run dir belongs to another launch by then."""
+        and before it becomes visible. It raises ConfigError if the run dir no longer belongs to this launch."""
         self._run_dir, self._live, self._config, self._check_owner = run_dir, live, config, check_owner or (lambda: None)
         world.gather(None)  # fails if a rank has ended; new_group would wait for that rank silently
         self._world = replace(world, control=dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION))

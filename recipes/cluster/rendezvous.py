@@ -55,7 +55,8 @@ class Rendezvous:
             raise self._unreachable(error) from None
 
     def collect(self, stage: str, value: Any, among: list[int], seconds: float | None = None) -> dict[int, Any]:
-        """Put this rank's value and, on rank 0, return the values that the ranks in `among` put in time, by rank. Other ranks return {}.
+        """On rank 0, return by rank its own value and the values that the other ranks in `among` put in time. On the others, put `value` and
+        return {}.
 
         `seconds`: the time limit for all of them together, by default the timeout. Raises: RankZeroUnreachable.
         """
