@@ -1,5 +1,5 @@
-"""The seam: what the loop, checkpoints and reports know of an objective. data2vec.py is the first one; docs/architecture.md says what
-comes through here and what does not.
+"""The interface between an objective and the loop, checkpoints and reports. data2vec.py implements it; docs/architecture.md describes
+which parts of training use it.
 
 Every rank calls every method equally often and in the same order. count(), check() and nothing_counted() are no collectives and run no
 module. A skipped update calls neither the engine's step nor after_step().
@@ -19,18 +19,18 @@ from recipes.config import ObjectiveConfig, Recipe
 from recipes.engine.build import Engine, EngineBuilder
 
 Beat = Callable[[int], Any]
-"""Told the number of each micro-batch of an evaluation: a sign of life."""
+"""Heartbeat of an evaluation: called with the number of each micro-batch."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one micro-batch gave: the loss as a sum over what count() counts, and whatever else the statistics need."""
+    """Result of one micro-batch: the loss, summed over what count() counts. Subclasses add what their statistics need."""
 
     loss: Tensor
 
 
 class Column(NamedTuple):
-    """A metric on the step line: its key in metrics.jsonl, what stands before it, and its format."""
+    """A metric on the step line: its key in metrics.jsonl, the label before its value, and its format."""
 
     key: str
     label: str
@@ -38,7 +38,7 @@ class Column(NamedTuple):
 
 
 class Display(NamedTuple):
-    """How the metrics of an objective are shown. `panels`: title of each picture -> the metrics in it, four at most."""
+    """How the metrics of an objective are shown. `panels`: title of each plot -> the metrics in it; at most four plots."""
 
     every_step: tuple[Column, ...]
     at_evaluations: tuple[Column, ...]
@@ -49,63 +49,63 @@ class Statistics(Protocol):
     """Sums over the micro-batches of an update that is logged."""
 
     def add(self, outcome: Any) -> None:
-        """Take in one micro-batch."""
+        """Add one micro-batch."""
 
     def reduce(self, group: dist.ProcessGroup, total: int, tokens: int) -> dict[str, float]:
-        """The metrics over all ranks of `group`, `loss` among them; a collective. `total` and `tokens`: count and positions of the
-        whole update."""
+        """Return the metrics over all ranks of `group`, including `loss`. A collective. `total`: count of the whole update, `tokens`:
+        its positions."""
 
 
 class Objective(Protocol):
-    """What is minimised, with its networks on their engines."""
+    """The loss that is minimised, with its networks on their engines."""
 
     Config: ClassVar[type[ObjectiveConfig]]
-    """Its section of the recipe."""
+    """The class of the objective's section in the recipe."""
     display: ClassVar[Display]
     student: Engine
-    """The engine that is stepped."""
+    """The engine whose optimizer is stepped."""
     parallel: Parallel
     stream: DropoutStream
-    """The student's counted randomness, whose update and micro-batch the loop sets."""
+    """The student's counter-based random stream. The loop sets its update and micro-batch."""
 
     def __init__(self, recipe: Recipe, builder: EngineBuilder) -> None:
         """Build the networks. A collective."""
 
     def count(self, batch: Batch) -> int:
-        """What the loss divides by: masked positions, labels, characters."""
+        """Return the number that the loss is divided by: masked positions, labels, characters."""
 
     def forward(self, batch: Batch, total: int) -> Outcome:
-        """One micro-batch on this rank's device; `total` is the count of the whole update."""
+        """Compute one micro-batch, which is on this rank's device. `total`: count of the whole update."""
 
     def after_step(self, step: int) -> dict[str, float]:
-        """After the optimizer's step number `step` (from 1): what follows the student, such as an average of its weights. Returns
-        metrics."""
+        """Update what follows the student, such as an average of its weights, after the optimizer's step number `step` (from 1).
+        Returns metrics."""
 
     def shards(self) -> dict[str, dict[str, Tensor]]:
-        """Kinds of tensor in a checkpoint beside the student's own: kind -> parameter of the student -> its live float32 shard, cut as
-        that parameter is."""
+        """Return the kinds of tensor that a checkpoint holds beside the student's own: kind -> name of a student parameter -> live
+        float32 shard, partitioned like that parameter."""
 
     def after_load(self) -> None:
-        """All shards were written from a checkpoint: make the forwards see them."""
+        """Call after all shards were written from a checkpoint. Makes the forward passes use them."""
 
     def restart(self) -> None:
-        """The student's weights were replaced from elsewhere: begin everything that follows them anew."""
+        """Call after the student's weights were replaced from another source. Resets everything that follows them."""
 
     def state(self) -> dict[str, Any]:
-        """Small values of a checkpoint, ready for JSON."""
+        """Return small values for the checkpoint, ready for JSON."""
 
     def load_state(self, values: dict[str, Any]) -> None:
-        """The inverse of state(), after after_load(); {} where the checkpoint has none."""
+        """Restore state(); called after after_load(). `values` is {} if the checkpoint has none."""
 
     def statistics(self) -> Statistics:
-        """Empty ones, for one update."""
+        """Return empty statistics for one update."""
 
     def evaluate(self, batches: Iterable[Batch], beat: Beat) -> dict[str, float]:
-        """Metrics of held-out micro-batches on this rank's device, {} where there are none; a collective. The student is in training
-        mode afterwards."""
+        """Return the metrics of held-out micro-batches on this rank's device; {} if there are none. A collective. The student is in
+        training mode afterwards."""
 
     def check(self, metrics: Mapping[str, Any]) -> None:
-        """Raises: TrainingBroken where the metrics of a logged step say that nothing is learned any more."""
+        """Raises: TrainingBroken if the metrics of a logged step show that the run no longer learns."""
 
     def nothing_counted(self, update: int, samples: int) -> str:
-        """The error of an update whose count is 0: fact, numbers, remedy."""
+        """Return the error text for an update whose count is 0: fact, numbers, remedy."""

@@ -50,7 +50,7 @@ class Data2Vec:
     )
 
     def __init__(self, recipe: Recipe, builder: EngineBuilder) -> None:
-        """Both networks start from the same random draw. A collective."""
+        """Build both networks, with the same initial weights. A collective."""
         self._recipe, self.parallel, self.stream = recipe, builder.parallel, builder.stream
         build_frontend = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
         network = (recipe.model, build_frontend, Init(recipe.run.seed), builder.parallel)
@@ -59,45 +59,45 @@ class Data2Vec:
         self.shadow = build_shadow(self.student, self.teacher, recipe.teacher)
 
     def count(self, batch: Batch) -> int:
-        """Masked positions."""
+        """Return the number of masked positions."""
         return batch.masks.num_masked
 
     def forward(self, batch: Batch, total: int) -> RegressionOutcome:
-        """Predictions from the student on the masked input, targets from the teacher on the clean one, their loss."""
+        """Compute the student's predictions on the masked input, the teacher's targets on the clean input, and the loss."""
         return regress(self.student, self.teacher, batch, self._recipe.loss)
 
     def after_step(self, step: int) -> dict[str, float]:
-        """Move the teacher: one EMA step with the decay that is in force after `step` updates."""
+        """Do one EMA step of the teacher, with the decay for `step` updates."""
         decay = self._recipe.teacher.decay_after(step)
         self.shadow.update(decay)
         return {"ema_decay": decay}
 
     def shards(self) -> dict[str, dict[str, Tensor]]:
-        """The teacher's weights in float32."""
+        """Return the teacher's weights in float32."""
         return {"shadow": self.shadow.shadows}
 
     def after_load(self) -> None:
-        """Round the shadow into what the teacher computes with."""
+        """Round the shadow weights into the weights that the teacher computes with."""
         self.shadow.publish()
 
     def restart(self) -> None:
-        """Teacher := student."""
+        """Set the teacher's weights to those of the student."""
         self.shadow.reset()
 
     def state(self) -> dict[str, Any]:
-        """Nothing: the decay is a function of the step."""
+        """Return {}: nothing is stored, since the decay is a function of the step."""
         return {}
 
     def load_state(self, values: dict[str, Any]) -> None:
-        """Nothing."""
+        """Do nothing, as state() is empty."""
 
     def statistics(self) -> UpdateStatistics:
-        """loss, target_std, pred_std, masked_fraction."""
+        """Return statistics for loss, target_std, pred_std and masked_fraction."""
         return UpdateStatistics()
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch], beat: Beat = lambda number: None) -> dict[str, float]:
-        """eval_loss and the monitors of metrics.jsonl, in eval mode on both engines; {} without batches."""
+        """Return eval_loss and the monitors of metrics.jsonl; {} without batches. Both engines compute in eval mode."""
         statistics, captured = EvaluationStatistics(), list[Tensor]()
 
         def capture(module: Frontend, inputs: tuple, output: FrontendOutput) -> None:
@@ -115,8 +115,9 @@ class Data2Vec:
         return statistics.reduce(self.parallel.dp_group) if seen else {}
 
     def check(self, metrics: Mapping[str, Any]) -> None:
-        """Raises: TrainingBroken where, after guard.after_steps, a std is below fairseq's threshold (data2vec_audio.py:
-        min_target_var 0.1 and min_pred_var 0.01, which are stds)."""
+        """Raises: TrainingBroken if, after guard.after_steps, target_std or pred_std is below its threshold.
+
+        Source: fairseq data2vec_audio.py, min_target_var 0.1 and min_pred_var 0.01 (which are stds)."""
         guard, step = self._recipe.guard, metrics["step"]
         if step <= guard.after_steps:
             return
@@ -128,12 +129,12 @@ class Data2Vec:
                 )
 
     def nothing_counted(self, update: int, samples: int) -> str:
-        """Masks came out empty."""
+        """Return the error text for an update without a masked position."""
         return f"no position of update {update} ({samples} samples) is masked; raise --set mask.prob"
 
 
 def regress(student: Callable[..., Any], teacher: Callable[..., Any], batch: Batch, config: LossConfig) -> RegressionOutcome:
-    """One micro-batch through a student and a teacher, engines or plain modules. The loss is summed over the masked positions."""
+    """Run one micro-batch through a student and a teacher (engines or plain modules). The loss is summed over the masked positions."""
     prediction_MD, features_BND = student(batch)
     with torch.no_grad():
         target_BSD = teacher(batch, features_BND)
@@ -142,7 +143,7 @@ def regress(student: Callable[..., Any], teacher: Callable[..., Any], batch: Bat
 
 
 def build_shadow(student: Engine, teacher: Engine, config: TeacherConfig) -> ShadowWeights:
-    """The EMA over the trunk's shards of two engines."""
+    """Return the EMA weights over the trunk's shards of two engines."""
     masters = {n: shards.master_shard(p) for n, p in shards.named_parameters(student) if n.startswith(TRUNK)}
     computed = {n: shards.compute_shard(p) for n, p in shards.named_parameters(teacher)}
     copied = {f"{TRUNK}frontend.{n}" for n in student.module.trunk.frontend.shared_parameters(config.shares)}

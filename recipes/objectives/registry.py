@@ -1,4 +1,4 @@
-"""The only table of objectives: one line each. One outside of the house is named by `module:Class` in its section's kind."""
+"""The table of objectives, one line each. An objective outside this repository is named `module:Class` in the kind of its section."""
 
 from model.dropout import DropoutStream
 from model.parallel import Parallel
@@ -13,14 +13,14 @@ OBJECTIVES: dict[str, type[Objective]] = {one.Config.kind: one for one in (Data2
 
 
 def objective_class(kind: str) -> type[Objective]:
-    """The objective of this kind. Raises: ConfigError where there is none."""
+    """Return the objective class of this kind. Raises: ConfigError if there is none."""
     if kind in OBJECTIVES:
         return OBJECTIVES[kind]
     return import_objective(kind, "objective.kind")
 
 
 def build_objective(recipe: Recipe, config: EngineConfig, parallel: Parallel, optimizer: OptimizerBuilder | None = None) -> Objective:
-    """The recipe's objective with its engines; `optimizer` replaces the recipe's. A collective."""
+    """Build the recipe's objective with its engines. `optimizer` replaces the recipe's. A collective."""
     stream = DropoutStream(recipe.run.seed, parallel.dp_rank, parallel.tp_rank)
     builder = EngineBuilder(config, recipe.optim, parallel, stream, optimizer)
     with builder.building():

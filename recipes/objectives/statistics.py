@@ -1,7 +1,6 @@
-"""What data2vec's metrics are made of: statistics of predictions and targets over a whole update or evaluation, summed over micro-batches
-and ranks.
+"""data2vec's metrics: statistics of predictions and targets over a whole update or evaluation, summed over micro-batches and ranks.
 
-Sums are float64, so that the number of ranks does not show. Shapes: M masked positions, B batch, S sequence, D hidden.
+Sums are float64, so that the result does not depend on the number of ranks. Shapes: M masked positions, B batch, S sequence, D hidden.
 """
 
 import math
@@ -16,12 +15,12 @@ from recipes.objectives.base import Outcome
 
 VARIANCE_EPS = 1e-6  # fairseq data2vec_audio.py compute_var
 PER_POSITION = ("position_count_S", "position_sum_SD")
-"""Sums that are as long as the longest sample: crops of speech differ between groups."""
+"""Sums whose length is that of the longest sample, since groups of speech crops differ in length."""
 
 
 @dataclass(frozen=True)
 class RegressionOutcome(Outcome):
-    """What one micro-batch gave; the loss is a sum over its masked positions."""
+    """Result of one micro-batch. The loss is a sum over its masked positions."""
 
     prediction_MD: Tensor
     target_MD: Tensor
@@ -31,21 +30,21 @@ class RegressionOutcome(Outcome):
 
 @dataclass
 class ChannelSums:
-    """Count, sum and sum of squares per channel."""
+    """Number of rows, and sum and sum of squares of each channel."""
 
     count: float = 0.0
     sum_D: Tensor | float = 0.0
     square_D: Tensor | float = 0.0
 
     def add(self, x_MD: Tensor) -> None:
-        """Take in rows."""
+        """Add rows."""
         x_MD = x_MD.detach().double()
         self.count += len(x_MD)
         self.sum_D = self.sum_D + x_MD.sum(0)
         self.square_D = self.square_D + x_MD.square().sum(0)
 
     def std(self) -> float:
-        """Mean over channels of sqrt(unbiased variance over rows + 1e-6), which fairseq calls `var`."""
+        """Return the mean over channels of sqrt(unbiased variance over rows + 1e-6). fairseq calls it `var`."""
         assert isinstance(self.sum_D, Tensor) and isinstance(self.square_D, Tensor)
         variance_D = (self.square_D - self.sum_D.square() / self.count) / max(1.0, self.count - 1)
         return float(torch.sqrt(variance_D.clamp(min=0) + VARIANCE_EPS).mean())
@@ -53,21 +52,21 @@ class ChannelSums:
 
 @dataclass
 class UpdateStatistics:
-    """What metrics.jsonl says of one update: loss, target_std, pred_std, masked_fraction."""
+    """The metrics of one update in metrics.jsonl: loss, target_std, pred_std, masked_fraction."""
 
     loss: float | Tensor = 0.0
     target: ChannelSums = field(default_factory=ChannelSums)
     prediction: ChannelSums = field(default_factory=ChannelSums)
 
     def add(self, result: RegressionOutcome) -> None:
-        """Take in one micro-batch."""
+        """Add one micro-batch."""
         self.loss = self.loss + result.loss.detach().double()
         self.target.add(result.target_MD)
         self.prediction.add(result.prediction_MD)
 
     def reduce(self, group: dist.ProcessGroup, total: int, tokens: int) -> dict[str, float]:
-        """The metrics over all ranks of `group`; a collective. A rank without masked positions takes part with zeros. `total`: masked
-        positions of the update, of `tokens`."""
+        """Return the metrics over all ranks of `group`. A collective; a rank without masked positions contributes zeros. `total`: masked
+        positions of the update, `tokens`: all its positions."""
         for sums in (self.target, self.prediction):
             reduce_sums(sums, group)
         loss = torch.as_tensor(self.loss, dtype=torch.float64).clone()
@@ -81,7 +80,7 @@ class UpdateStatistics:
 
 
 def reduce_sums(sums: ChannelSums, group: dist.ProcessGroup) -> None:
-    """Sum over the ranks of `group`, in one collective."""
+    """Sum in place over the ranks of `group`, in one collective."""
     assert isinstance(sums.sum_D, Tensor) and isinstance(sums.square_D, Tensor)
     packed = torch.cat([sums.sum_D.new_tensor([sums.count]), sums.sum_D, sums.square_D])
     dist.all_reduce(packed, group=group)
@@ -90,7 +89,7 @@ def reduce_sums(sums: ChannelSums, group: dist.ProcessGroup) -> None:
 
 
 class EvaluationStatistics:
-    """Held-out monitors: what the loss does not show (position shortcut, rank collapse, smoothing, a dying front-end)."""
+    """Held-out monitors of faults that the loss does not show: position shortcut, rank collapse, smoothing, a dying front-end."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -103,7 +102,8 @@ class EvaluationStatistics:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def add(self, batch: Batch, result: RegressionOutcome, frontend_BSD: Tensor) -> None:
-        """Take in one micro-batch: the objective at masked positions, targets and front-end output at all that are not padding."""
+        """Add one micro-batch: loss and error at masked positions, targets and front-end output at all positions that are not
+        padding."""
         target_BSD, target_MD = result.target_BSD.double(), result.target_MD.double()
         B, S, D = target_BSD.shape
         position_M = batch.masks.masked_index_M % S
@@ -126,7 +126,7 @@ class EvaluationStatistics:
         self._add("frontend_square_D", frontend_ND.square().sum(0))
 
     def reduce(self, group: dist.ProcessGroup) -> dict[str, float]:
-        """The monitors over all ranks of `group`; a collective."""
+        """Return the monitors over all ranks of `group`. A collective."""
         longest = torch.tensor(len(self._sums["position_count_S"]), device=self._sums["loss"].device)
         dist.all_reduce(longest, dist.ReduceOp.MAX, group=group)
         for name in PER_POSITION:
@@ -150,12 +150,12 @@ class EvaluationStatistics:
 
 
 def _lengthen(sum_S: Tensor, length: int) -> Tensor:
-    """Zeros after the last position; any further dimensions stay."""
+    """Append zeros along the first dimension up to `length`."""
     return torch.cat([sum_S, sum_S.new_zeros(length - len(sum_S), *sum_S.shape[1:])])
 
 
 def effective_rank(covariance_DD: Tensor) -> float:
-    """exp of the entropy of the eigenvalues' shares: D for white targets, 1 for targets on a line."""
+    """Return exp of the entropy of the normalised eigenvalues: D for white targets, 1 for targets on a line."""
     eigenvalues_D = torch.linalg.eigvalsh(covariance_DD).clamp(min=0)
     shares_D = eigenvalues_D / eigenvalues_D.sum().clamp(min=1e-12)
     return math.exp(-float(torch.special.xlogy(shares_D, shares_D).sum()))
