@@ -4,7 +4,7 @@
 #     make wheels         install, then collect into wheels/ what a GPU machine without network lacks
 # Where the package index serves torch with CUDA only and there is no GPU, name an index with CPU builds: make .venv TORCH_INDEX=URL
 
-.PHONY: .venv quickstart test test-slow test-slurm lint wheels
+.PHONY: .venv quickstart test test-slow test-slurm lint docs wheels
 
 # ninja, which DeepSpeed's first run needs for its CPU collectives, is looked up on PATH
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -38,6 +38,10 @@ lint: .venv
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo
+
+# docs/settings.md is made from the docstrings of the settings
+docs: .venv
+	.venv/bin/python -m recipes.reference
 
 # benchmarks/wheels.txt says what is carried and why. A second run collects again only where that list or .venv has changed.
 wheels: wheels/.collected

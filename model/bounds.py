@@ -1,5 +1,5 @@
-"""What stands beside a setting, as in `Annotated[float, SHARE]`: which values it may have, what older runs count as, and whether it names
-a place. Torch-free."""
+"""Notes beside the type of a setting, as in `Annotated[float, SHARE]`: its bounds, its value in older runs, and whether it is a path.
+Torch-free."""
 
 import math
 from dataclasses import dataclass
@@ -8,16 +8,17 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Bounds:
-    """The ends of an interval; None is no end. What is no finite number is outside of every one."""
+    """An interval of allowed numbers. An end that is None is open. Infinity and NaN are outside of every interval."""
 
     least: float | None = None
     most: float | None = None
     above: float | None = None
-    """An end that does not belong to the interval."""
+    """Lower end that is itself not allowed."""
     below: float | None = None
+    """Upper end that is itself not allowed."""
 
     def complaint(self, value: float) -> str | None:
-        """What a value outside must be, ready for an error message; None for a value inside."""
+        """What the value must be, ready for an error message; None if it is allowed."""
         if not math.isfinite(value):
             return "must be a finite number"
         if (
@@ -27,39 +28,47 @@ class Bounds:
             and (self.below is None or value < self.below)
         ):
             return None
-        if self.least is not None and self.most is not None:
-            return f"must lie between {_shown(self.least)} and {_shown(self.most)}"
+        return f"must {'lie' if self._has_both_ends else 'be'} {self}"
+
+    def __str__(self) -> str:
+        """The interval in words, such as `at least 1` or `between 0 and 1`."""
+        if self._has_both_ends:
+            return f"between {_shown(self.least)} and {_shown(self.most)}"
         words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
-        return "must be " + " and ".join(f"{word} {_shown(end)}" for word, end in words.items() if end is not None)
+        return " and ".join(f"{word} {_shown(end)}" for word, end in words.items() if end is not None)
+
+    @property
+    def _has_both_ends(self) -> bool:
+        return self.least is not None and self.most is not None
 
 
-def _shown(end: float) -> str:
+def _shown(end: float | None) -> str:
     return f"{end:g}" if isinstance(end, float) else str(end)
 
 
 @dataclass(frozen=True)
 class Absent:
-    """Beside a field that came later than the runs which lack it: what such a run counts as, where that is not the default."""
+    """The value that a field has in runs older than the field, if it is not the default."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Place:
-    """Beside a text that names a file or a folder: a leading `~` is the user's home."""
+    """Marks a text that names a file or a folder, in which a leading `~` is the user's home."""
 
 
 POSITIVE = Bounds(above=0)
 SHARE = Bounds(least=0, most=1)
 PART = Bounds(least=0, below=1)
-"""A share that leaves something over."""
+"""A share that is never the whole."""
 
 
 def at_least(number: float) -> Bounds:
-    """`number` and everything above."""
+    """All numbers from `number` on."""
     return Bounds(least=number)
 
 
 def between(least: float, most: float) -> Bounds:
-    """Both ends and what lies between them."""
+    """All numbers from `least` to `most`, both included."""
     return Bounds(least=least, most=most)

@@ -1,5 +1,5 @@
-"""Settings of the data2vec model: encoder, masks, teacher, loss. Torch-free; the front-ends' are in model/frontends/config.py, those of
-training and run in recipes/config.py."""
+"""Settings of the model: encoder, masks, teacher, loss. Torch-free. Those of the front-ends: model/frontends/config.py; of training and the
+run: recipes/config.py."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,44 +13,55 @@ Shares = Literal["nothing", "features", "frontend"]
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """How a block adds to its input. Defaults: text and speech (post-LN, nothing scaled or dropped)."""
+    """How a Transformer block computes. The defaults are those of text and speech: post-LN, no layer scale, no drop path."""
 
     normalize_before: bool = False
-    """False: post-LN blocks (published for text and speech). True: pre-LN blocks and a final LN (vision)."""
+    """False: LayerNorm after each residual addition (post-LN; text and speech). True: before, and once more after the last block
+    (pre-LN; vision)."""
     layernorm_epsilon: Annotated[float, at_least(0)] = 1e-5
+    """Epsilon of every LayerNorm in the blocks."""
     key_bias: bool = True
     """False: the projection to keys has no bias (BEiT, vision)."""
     layer_scale: Annotated[float | None, at_least(0)] = None
-    """Start of a learned factor per channel on both residual branches (vision); None: no such factor."""
+    """Initial value of a learned factor for each channel on both residual branches (vision). None: there is no such factor."""
     drop_path: Annotated[float, SHARE] = 0.0
-    """Share of samples whose residual branch is dropped in the last block; it grows from 0 in the first (vision)."""
+    """Probability that a sample skips the residual branches of the last block. It grows linearly from 0 in the first block (vision)."""
     layerdrop: Annotated[float, SHARE] = 0.0
-    """Share of updates that skip a whole block, the same one on every rank (speech)."""
+    """Probability that an update skips a whole block, the same one on every rank (speech)."""
     truncated_init: bool = False
-    """True: matrices are drawn within one standard deviation of 0 (BEiT)."""
+    """True: the normal distribution of initial matrices is cut off at one standard deviation (BEiT)."""
     depth_scaled_init: bool = False
-    """True: the matrices that write into the residual stream of block i start divided by sqrt(2 i), i from 1 (BEiT)."""
+    """True: matrices that write to the residual stream start divided by sqrt(2 i) in block i, counted from 1 (BEiT)."""
 
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """Transformer blocks, in Megatron's names. Defaults: data2vec Base, text (paper section 4; fairseq base.yaml)."""
+    """The Transformer, in Megatron's names. The defaults are Base for text (paper section 4; fairseq base.yaml)."""
 
     num_layers: Annotated[int, at_least(1)] = 12
+    """Transformer blocks."""
     hidden_size: Annotated[int, at_least(1)] = 768
+    """Channels of the residual stream."""
     ffn_hidden_size: Annotated[int, at_least(1)] = 3072
+    """Channels inside the feed-forward layer."""
     num_attention_heads: Annotated[int, at_least(1)] = 12
+    """Attention heads. hidden_size must be a multiple of it."""
     hidden_dropout: Annotated[float, SHARE] = 0.1
+    """Dropout on the embedded input (text, speech), on the output of attention and on that of the feed-forward layer."""
     attention_dropout: Annotated[float, SHARE] = 0.1
+    """Dropout on attention probabilities."""
     activation_dropout: Annotated[float, SHARE] = 0.0
+    """Dropout between activation and second matrix of the feed-forward layer."""
     activation: Literal["gelu", "relu"] = "gelu"
+    """Activation of the feed-forward layers and of the regression head."""
     block: BlockConfig = field(default_factory=BlockConfig)
     init_std: Annotated[float | None, at_least(0)] = 0.02
-    """Std of the block's matrices. None: 1/sqrt(fan_in), which suits small widths (0.02 is made for 768)."""
+    """Standard deviation of the blocks' initial matrices. None: 1/sqrt(fan_in), which suits small models (0.02 is made for 768
+    channels)."""
     head_layers: Annotated[int, at_least(0)] = 2
-    """Linear layers of the regression head: d -> 2d -> ... -> d with the activation between them; 0: no head."""
+    """Linear layers of the regression head, d -> 2d -> ... -> d, with the activation between them. 0: no head."""
     head_init: Literal["blocks", "torch"] = "blocks"
-    """blocks: drawn as the blocks are. torch: nn.Linear's own uniform start (speech)."""
+    """blocks: the head's matrices start like those of the blocks. torch: uniform, as nn.Linear starts (speech)."""
 
     @property
     def num_block_parameters(self) -> int:
@@ -78,77 +89,82 @@ class EncoderConfig:
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """Which positions of a sample the student does not see; each modality has its own. `kind` names the class in config.json."""
+    """Which positions are masked for the student. Each modality has a class of its own; `kind` names it in config.json."""
 
     kind: ClassVar[str]
 
 
 @dataclass(frozen=True)
 class TokenMaskConfig(MaskConfig):
-    """Which tokens the student does not see (fairseq mask_tokens_dataset.py)."""
+    """Masked tokens of a text (fairseq mask_tokens_dataset.py)."""
 
     kind: ClassVar[str] = "token"
 
     prob: Annotated[float, Bounds(above=0, most=1)] = 0.35
+    """Share of tokens that the spans would cover if none overlapped."""
     length: Annotated[int, at_least(1)] = 4
-    """Span length in tokens; 1 masks single tokens."""
+    """Tokens of one span. 1 selects single tokens."""
     leave_unmasked_prob: Annotated[float, SHARE] = 0.0
+    """Share of the selected tokens that stay as they are (BERT: 0.1)."""
     random_token_prob: Annotated[float, SHARE] = 0.0
+    """Share of the selected tokens that are replaced by random ones (BERT: 0.1). The rest becomes `<mask>`."""
     loss_on_all_selected: bool = False
-    """False, as published: the loss reads only positions whose input is `<mask>`. True: kept and random tokens too."""
+    """False, as published: the loss is taken only at `<mask>` tokens. True: at kept and random tokens too."""
 
 
 @dataclass(frozen=True)
 class SpanMaskConfig(MaskConfig):
-    """Which frames the student does not see (fairseq data_utils.py compute_mask_indices, static length, overlap allowed)."""
+    """Masked frames of a recording (fairseq data_utils.py compute_mask_indices: spans of one length, which may overlap)."""
 
     kind: ClassVar[str] = "span"
 
     prob: Annotated[float, Bounds(above=0, most=1)] = 0.65
     """Share of frames that the spans would cover if none overlapped."""
     length: Annotated[int, at_least(1)] = 10
-    """Span length in frames."""
+    """Frames of one span."""
     min_masks: Annotated[int, at_least(1)] = 1
-    """Spans per sample, at least."""
+    """Fewest spans of a sample."""
 
 
 @dataclass(frozen=True)
 class BlockMaskConfig(MaskConfig):
-    """Which patches the student does not see (BEiT's block-wise masks, masking_generator.py)."""
+    """Masked patches of an image: rectangles laid over each other (BEiT masking_generator.py)."""
 
     kind: ClassVar[str] = "block"
 
     num_patches: Annotated[int, at_least(1)] = 120
-    """Masked patches, at most and nearly always."""
+    """Masked patches of an image. Rarely fewer, if no further rectangle fits."""
     min_block: Annotated[int, at_least(1)] = 16
+    """Fewest patches of one rectangle."""
     max_block: Annotated[int, at_least(1)] = 196
-    """Patches of one block."""
+    """Most patches of one rectangle."""
     min_aspect: Annotated[float, Bounds(above=0, most=1)] = 0.3
-    """Smallest height / width of a block; the largest is its inverse."""
+    """Smallest height / width of a rectangle. The largest is its inverse."""
 
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """EMA teacher and its targets (paper sections 3.3 and 4)."""
+    """The EMA teacher and the targets that it computes (paper sections 3.3 and 4)."""
 
     ema_decay: Annotated[float, SHARE] = 0.999
-    """tau_0."""
+    """EMA decay at update 0 (the paper's tau_0)."""
     ema_end_decay: Annotated[float, SHARE] = 0.9999
-    """tau_e."""
+    """EMA decay from ema_anneal_end_step on (tau_e)."""
     ema_anneal_end_step: Annotated[int, at_least(0)] = 300_000
-    """tau_n, in optimizer updates."""
+    """Updates over which the decay grows linearly from ema_decay to ema_end_decay (tau_n)."""
     average_top_k_layers: Annotated[int, at_least(1)] = 10
-    """K."""
+    """Number of top layers whose outputs are averaged to a target (K). At most model.num_layers."""
     target: Literal["ffn", "block"] = "ffn"
-    """ffn: output of the second FFN matrix before dropout and residual. block: output of the whole block."""
+    """Which output of a layer is averaged. ffn: that of the second feed-forward matrix, before dropout and residual addition. block:
+    that of the whole block."""
     layer_norms: tuple[Norm, ...] = ("layer",)
-    """Norms without parameters applied to each layer's output, in the order batch, instance, layer."""
+    """Parameter-free norms of each layer's output before averaging. They are applied in the order batch, instance, layer."""
     average_norms: tuple[Norm, ...] = ()
-    """Norms applied to the average of the K layers, in the order layer, instance."""
+    """Parameter-free norms of the average. They are applied in the order layer, instance."""
     shares: Shares = "frontend"
-    """What the teacher takes from the student as it is, instead of averaging it. nothing: the whole trunk is averaged (vision
-    release). features: the embedding of raw inputs (fairseq `ema_transformer_only`). frontend: positions too (text
-    `ema_transformer_layers_only`, speech `ema_layers_only`)."""
+    """Modules that the teacher uses from the student directly, without an EMA. nothing: the EMA covers all (vision). features: the
+    embedding of raw inputs (fairseq `ema_transformer_only`). frontend: that and the positions (text `ema_transformer_layers_only`,
+    speech `ema_layers_only`)."""
 
     def decay_after(self, updates_done: int) -> float:
         """tau after `updates_done` updates: linear from ema_decay to ema_end_decay over ema_anneal_end_step, then constant.
@@ -165,8 +181,8 @@ class LossConfig:
     """Regression loss at the masked positions (paper section 3.4)."""
 
     beta: Annotated[float, at_least(0)] = 4.0
-    """Threshold of smooth L1; 0 is the plain squared error."""
+    """Difference at which smooth L1 changes from quadratic to linear. 0: squared error everywhere."""
     channels: Literal["sum", "mean"] = "sum"
-    """How the channels of a position are reduced (mean: vision release)."""
+    """Whether the channels of a position are summed or averaged (mean: vision)."""
     scale: Annotated[float | None, POSITIVE] = 1.0
-    """Factor on that; None is 1/sqrt(hidden_size)."""
+    """Factor on the loss. None: 1/sqrt(hidden_size)."""

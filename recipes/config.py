@@ -1,8 +1,8 @@
-"""What is learned: the Recipe and its sections. Torch-free. How they are set, stored and compared: recipes/settings.py; how it runs
-(ds_configs): recipes/ds_config.py.
+"""What is learned: the Recipe and its sections. Torch-free. Reading, storing and comparing settings: recipes/settings.py. How a run
+executes (ds_configs): recipes/ds_config.py.
 
-A bound stands beside its number (model/bounds.py). A field that is added later gets a default under which old runs are what they were,
-or an `Absent` value for them.
+A field's docstring is its documentation: docs/settings.md and `--help-set` are made from it. Its bounds stand beside its type
+(model/bounds.py). A later field needs a default under which older runs are unchanged, or an `Absent` value for them.
 """
 
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from recipes.errors import ConfigError
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the loop asks of every data section. A modality makes a field of what its users may set."""
+    """What the training loop reads from every data section. A modality turns the properties that users may set into fields."""
 
     kind: ClassVar[str]
 
@@ -43,87 +43,93 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TextDataConfig(DataConfig):
-    """Text corpus, tokenizer and packing."""
+    """Text corpus, tokenizer, and how samples are cut from the text."""
 
     kind: ClassVar[str] = "text"
     path: Annotated[str | None, Place()] = None
-    """Folder, file, prepared folder or hub name; None is the shipped sample (`--data` sets it)."""
+    """Folder, file, prepared folder or hub name. None: the shipped sample. `--data` sets it."""
     split: str | None = None
-    """Part of `path` that is trained on: train, valid, test, the name of a folder or file in it, or all. None: what its names call train,
-    and everything where no name tells."""
+    """Part of the data that is trained on: train, valid, test, the name of a folder or file in it, or all. None: the part that names
+    mark as train, or everything if none is marked."""
     text_column: str = "text"
+    """Column of a csv, tsv, jsonl or parquet table, or of a hub data set, that holds the text."""
     tokenizer: Annotated[str | None, Place()] = None
-    """A sentencepiece .model file; None trains one with frontend.vocab_size symbols."""
+    """A sentencepiece .model file. None: a tokenizer with frontend.vocab_size symbols is trained on the data."""
     tokenizer_type: Literal["unigram", "bpe"] = "bpe"
+    """Kind of a tokenizer that is trained here."""
     lowercase: bool = False
+    """True: the tokenizer that is trained here turns text into lower case."""
     tokenizer_sample_megabytes: Annotated[int, at_least(1)] = 200
-    """Text that the tokenizer is trained on, at most."""
+    """Most text that a tokenizer is trained on, in MB."""
     sequence_length: Annotated[int, at_least(2)] = 512
-    """Tokens per sample, `<s>` included."""
+    """Tokens of a sample, `<s>` included."""
     break_mode: Literal["none", "complete_doc"] = "complete_doc"
-    """none: the token stream cut every sequence_length - 1. complete_doc: whole lines of one document (published)."""
+    """none: the stream of tokens is cut every sequence_length - 1. complete_doc: a sample is made of whole lines of one document
+    (published)."""
     heldout_fraction: Annotated[float, PART] = 0.01
-    """Share of the text kept for eval_loss."""
+    """Share of the text that is not trained on and gives eval_loss."""
 
 
 @dataclass(frozen=True)
 class SpeechDataConfig(DataConfig):
-    """Recordings, their lengths, and the groups that share a crop length."""
+    """Recordings, their lengths, and the groups of samples that are cropped to one length."""
 
     kind: ClassVar[str] = "speech"
     path: Annotated[str | None, Place()] = None
-    """Folder, manifest (.tsv, .csv, .jsonl), parquet, `datasets` folder, prepared folder or hub name; None is the shipped sample."""
+    """Folder, manifest (.tsv, .csv, .jsonl), parquet, `datasets` folder, prepared folder or hub name. None: the shipped sample.
+    `--data` sets it."""
     split: str | None = None
-    """Part of `path` that is trained on: train, valid, test, the name of a folder or file in it, or all. None: what its names call train,
-    and everything where no name tells."""
+    """Part of the data that is trained on: train, valid, test, the name of a folder or file in it, or all. None: the part that names
+    mark as train, or everything if none is marked."""
     column: str = "audio"
-    """Column of a table that holds the audio bytes, or of a manifest that holds the file's path."""
+    """Column of a table that holds the audio bytes, or of a manifest that holds the path of the file."""
     sample_rate: Annotated[int, at_least(1)] = 16_000
-    """Everything else is resampled to this rate (Hz)."""
+    """Sampling rate of the network's input, in Hz. Recordings with another rate are resampled."""
     min_seconds: Annotated[float, at_least(0)] = 2.0
-    """Shorter recordings are left out (published)."""
+    """Recordings shorter than this many seconds are left out (published)."""
     max_seconds: Annotated[float, POSITIVE] = 20.0
-    """Longer ones are cropped (published)."""
+    """Recordings longer than this many seconds are cropped (published)."""
     group_size: Annotated[int, at_least(1)] = 8
-    """Samples that share one crop length, that of the shortest, and one masked count, the smallest. A fixed part of the
-    global batch, so that neither depends on ranks; a micro-batch lies within one group."""
+    """Consecutive samples of the global batch that are cropped to the shortest of them and get the smallest masked count. A
+    micro-batch lies within one group, so neither depends on the number of ranks."""
     heldout_fraction: Annotated[float, PART] = 0.01
-    """Share of the recordings kept for eval_loss."""
+    """Share of the recordings that is not trained on and gives eval_loss."""
     max_bad_fraction: Annotated[float, SHARE] = 0.01
     """Share of undecodable recordings above which the run ends."""
     num_workers: Annotated[int, between(0, 256)] = 2
-    """Processes per rank that decode; 0 decodes in the training process."""
+    """Processes per rank that decode. 0: the training process decodes."""
 
 
 @dataclass(frozen=True)
 class VisionDataConfig(DataConfig):
-    """Images and how each epoch sees them (data2vec's vision release, beit/datasets.py)."""
+    """Images and their augmentation (data2vec's vision release, beit/datasets.py)."""
 
     kind: ClassVar[str] = "vision"
     path: Annotated[str | None, Place()] = None
-    """Folder of images, parquet, `datasets` folder, prepared folder or hub name; None is the shipped sample."""
+    """Folder of images, parquet, `datasets` folder, prepared folder or hub name. None: the shipped sample. `--data` sets it."""
     split: str | None = None
-    """Part of `path` that is trained on: train, valid, test, the name of a folder or file in it, or all. None: what its names call train,
-    and everything where no name tells."""
+    """Part of the data that is trained on: train, valid, test, the name of a folder or file in it, or all. None: the part that names
+    mark as train, or everything if none is marked."""
     column: str = "image"
     """Column of a table that holds the image bytes."""
     crop_scale: Annotated[tuple[float, float], Bounds(above=0, most=1)] = (0.08, 1.0)
-    """Share of the image's area that the random crop takes."""
+    """Smallest and largest share of the image's area that a random crop takes."""
     color_jitter: Annotated[float, SHARE] = 0.4
-    """Brightness, contrast and saturation change by up to this share."""
+    """Largest relative change of brightness, contrast and saturation."""
     flip_prob: Annotated[float, SHARE] = 0.5
+    """Probability of a horizontal flip."""
     heldout_fraction: Annotated[float, PART] = 0.01
-    """Share of the images kept for eval_loss."""
+    """Share of the images that is not trained on and gives eval_loss."""
     max_bad_fraction: Annotated[float, SHARE] = 0.01
     """Share of undecodable images above which the run ends."""
     num_workers: Annotated[int, between(0, 256)] = 2
-    """Processes per rank that decode; 0 decodes in the training process."""
+    """Processes per rank that decode. 0: the training process decodes."""
 
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised, and the arithmetic that a plan needs of it. `kind` names it in config.json: an objective of the house, or
-    "module:Class" for one outside, whose `Config` this is."""
+    """What is minimised, and what a plan of cost needs to know of it. `kind` names the objective in config.json: one of OBJECTIVES, or
+    "module:Class" for a class outside this repository, whose attribute `Config` is this section."""
 
     kind: ClassVar[str]
     forwards_per_update: ClassVar[int] = 3
@@ -141,7 +147,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class Data2VecConfig(ObjectiveConfig):
-    """data2vec 1.0; its numbers are the sections teacher and loss."""
+    """data2vec 1.0. Its settings are the sections teacher and loss."""
 
     kind: ClassVar[str] = "data2vec"
     forwards_per_update: ClassVar[int] = 4
@@ -167,25 +173,30 @@ OBJECTIVES: dict[str, type[ObjectiveConfig]] = {Data2VecConfig.kind: Data2VecCon
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """The optimizer's numbers; which implementation runs is the ds_config's `optimizer.type`."""
+    """Numbers of AdamW and of the learning rate's schedule. The ds_config's `optimizer.type` chooses the implementation."""
 
     lr: Annotated[float, POSITIVE] = 2e-4
+    """Learning rate after warm-up."""
     betas: Annotated[tuple[float, float], PART] = (0.9, 0.98)
+    """AdamW's decay rates of the moment estimates."""
     eps: Annotated[float, at_least(0)] = 1e-6
+    """AdamW's epsilon."""
     weight_decay: Annotated[float, at_least(0)] = 0.01
-    """Decoupled (fairseq's adam)."""
+    """Decoupled weight decay (as fairseq's adam)."""
     decay_norms_and_biases: bool = True
-    """True as fairseq for text and speech; False leaves out biases and every 1-D parameter."""
+    """True, as fairseq for text and speech: weight decay covers all parameters. False: it leaves out every 1-D parameter."""
     clip_norm: Annotated[float, at_least(0)] = 5.0
-    """Global gradient norm; 0 is no clipping."""
+    """Largest global gradient norm; larger gradients are scaled down to it. 0: no clipping."""
     schedule: Literal["cosine", "tri_stage"] = "cosine"
+    """cosine: linear warm-up from 0, then half a cosine. tri_stage: linear warm-up, constant, exponential decay."""
     schedule_steps: Annotated[int, at_least(1)] = 1_000_000
-    """The schedule's horizon in updates; stopping earlier or later does not bend it."""
+    """Updates over which the schedule runs. Stopping earlier or later does not change the rates before."""
     warmup_steps: Annotated[int, at_least(0)] = 10_000
+    """Updates of linear warm-up."""
     decay_steps: Annotated[int, at_least(0)] = 0
-    """tri_stage only: length of the last stage."""
+    """Updates of tri_stage's last stage."""
     final_lr_scale: Annotated[float, SHARE] = 0.0
-    """Last rate as a fraction of lr (tri_stage also starts there)."""
+    """Last learning rate as a fraction of lr. tri_stage also starts there."""
 
     @property
     def last_lr(self) -> float:
@@ -195,61 +206,71 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """One run: how long, how large a batch, what is written when."""
+    """How long a run is, how large a batch, and how often it logs, saves and evaluates."""
 
     seed: Annotated[int, between(0, 2**63 - 1)] = 1
+    """Seed of initial weights, data order, masks, augmentation and dropout."""
     max_steps: Annotated[int, at_least(1)] = 1_000_000
+    """Updates after which the run is finished."""
     global_batch_size: Annotated[int, between(1, 2**20)] = 256
-    """Samples of one optimizer update, over all ranks and micro-batches."""
+    """Samples of one update, over all ranks and micro-batches."""
     log_steps: Annotated[int, at_least(1)] = 100
+    """Updates from one line of metrics.jsonl to the next."""
     save_steps: Annotated[int, at_least(1)] = 5_000
+    """Updates from one checkpoint to the next."""
     eval_steps: Annotated[int, at_least(1)] = 5_000
+    """Updates from one evaluation on held-out data to the next."""
     eval_samples: Annotated[int, at_least(0)] = 1_024
-    """Held-out samples per evaluation, at most."""
+    """Most held-out samples of an evaluation."""
     deterministic: bool = False
-    """Ask torch for deterministic kernels (CUDA; CPU runs repeat bit for bit anyway)."""
+    """True: torch uses deterministic kernels on CUDA. Runs on a CPU repeat bit for bit anyway."""
     wandb: Literal["off", "offline", "online"] = "off"
+    """offline or online: metrics also go to wandb."""
     max_minutes: Annotated[float, at_least(0)] = 0.0
-    """Save and leave with exit code 75 at the first update after so long; 0 is no limit."""
+    """The run saves and exits with code 75 at the first update after this many minutes. 0: no limit."""
     hang_seconds: Annotated[float, at_least(0)] = 540.0
-    """No update and no other sign of progress for so long is a hang: stacks are written, the rank behind is named, the run ends;
-    0 never. Less than the 600 s after which NCCL ends a rank, naming nobody."""
+    """Seconds without an update or other progress that count as a hang. Stacks are written, the straggling rank is named, the run
+    ends. 0: never. Keep it below the 600 s after which NCCL ends a rank without naming one."""
     accept_changes: tuple[str, ...] = ()
-    """Settings in which a resumed run may differ from the run so far: optim.lr,data.path"""
+    """Settings in which a resumed run may differ from the run so far, such as optim.lr,data.path."""
 
 
 @dataclass(frozen=True)
 class GuardConfig:
-    """What ends a run, and what keeps an update from being applied. The collapse monitor has fairseq's thresholds
-    (data2vec_audio.py: `min_target_var`, `min_pred_var`, which are stds)."""
+    """When a run ends because training is broken, and which updates are not applied. The collapse thresholds are fairseq's
+    (data2vec_audio.py `min_target_var` and `min_pred_var`, which are standard deviations)."""
 
     min_target_std: Annotated[float, at_least(0)] = 0.1
+    """Standard deviation of the targets below which the run has collapsed."""
     min_pred_std: Annotated[float, at_least(0)] = 0.01
+    """Standard deviation of the predictions below which the run has collapsed."""
     after_steps: Annotated[int, at_least(0)] = 5_000
+    """Updates before collapse is looked for."""
     max_skipped_in_a_row: Annotated[int, at_least(1)] = 50
-    """Skipped updates before the run ends (not published; fp16's loss scale may need a dozen to settle)."""
+    """Consecutive skipped updates that end the run (not published; the loss scale of fp16 may need a dozen to settle)."""
     spike: Literal["off", "report", "skip"] = "report"
-    """What becomes of an update whose loss or gradient norm is a spike: nothing, an event, or an event and it is not applied."""
+    """What happens to an update whose loss or gradient norm is a spike. off: nothing. report: an event is written. skip: an event is
+    written and the update is not applied."""
     spike_deviations: Annotated[float, at_least(1)] = 10.0
     """Robust standard deviations (1.4826 x median absolute deviation) above the median that make a spike (not published; gradient
-    norms are heavy-tailed, so the 3 to 6 of normally distributed values would cry wolf)."""
+    norms are heavy-tailed, so 3 to 6 would give false alarms)."""
     spike_window: Annotated[int, at_least(8)] = 128
-    """Applied updates that median and deviation are taken over; before as many there are no spikes."""
+    """Applied updates over which median and deviation are taken. No spike is found before there are that many."""
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Which checkpoints stay on the disk; free to change from one launch to the next."""
+    """Which checkpoints stay on the disk. May change from one launch to the next."""
 
     keep_last: Annotated[int, at_least(1)] = 3
-    """The newest ones; 2 at least, so that a damaged newest one has one before it."""
+    """Newest checkpoints that are kept. With 2 or more, a run can fall back to an older one if the newest is damaged."""
     keep_every_steps: Annotated[int, at_least(0)] = 0
-    """Those at multiples of this step stay for ever; 0 keeps none."""
+    """Checkpoints at multiples of this step are never removed. 0: none."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides what a run learns. A number here is never in the ds_config."""
+    """Everything that decides what a run learns. No number of it may stand in the ds_config."""
 
     name: str
     modality: str

@@ -1,10 +1,10 @@
-"""Every key of a ds_config with the type and range of its value, and the other keys that people paste with what to do about them.
-Torch-free. What the values mean for a recipe and a world is in recipes/ds_config.py."""
+"""Every key of a ds_config with type, range, default and meaning, and other keys that people paste, each with the remedy. Torch-free.
+What the values mean for a recipe and a world: recipes/ds_config.py."""
 
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recipes.suggestions import close
@@ -14,16 +14,29 @@ LARGEST = 2**63 - 1
 
 @dataclass(frozen=True)
 class Key:
-    """What may stand under a key."""
+    """One key of a ds_config: its allowed values, owner and documentation."""
 
     what: str
-    """In words, behind "must be"."""
+    """The allowed values in words that follow "must be"."""
     fits: Callable[[Any], bool]
     owner: str | None = None
-    """The recipe's setting that has the number; then only "auto" may stand here."""
+    """The recipe's setting that holds this number. Only "auto" is allowed here then."""
+    default: str = ""
+    """Value of a key that is left out, as JSON; "" for a section."""
+    meaning: str = ""
+    """What the value changes, for docs/settings.md and --help-set."""
+
+    def about(self, default: str, meaning: str) -> "Key":
+        """This kind of value as one documented key."""
+        return replace(self, default=default, meaning=meaning)
+
+    @property
+    def is_section(self) -> bool:
+        """True if the value is an object of further keys."""
+        return self.what == SECTION.what
 
     def complaint(self, dotted: str, value: Any) -> str | None:
-        """What is wrong with a value, and the way out; None for a good one."""
+        """What is wrong with a value, and the remedy; None for a good one."""
         if self.owner and value != "auto":
             text = ",".join(map(str, value)) if isinstance(value, list) else value
             return f'{dotted} {value} belongs to the recipe; write "auto" here and --set {self.owner}={text}'
@@ -42,8 +55,8 @@ def _word(*words: str) -> Key:
     return Key(" or ".join(f'"{word}"' for word in words), lambda value: value in words)
 
 
-def _owned(setting: str) -> Key:
-    return Key('"auto"', lambda value: value == "auto", owner=setting)
+def _owned(setting: str, meaning: str) -> Key:
+    return Key('"auto"', lambda value: value == "auto", setting, '"auto"', meaning)
 
 
 SECTION = Key("a JSON object {...}", lambda value: isinstance(value, dict))
@@ -56,61 +69,81 @@ DTYPES = _word("fp32", "bf16", "fp16")
 LARGEST_BUCKET = 2**31 - 1
 """Elements of a buffer that is allocated as a whole: 8 GiB in fp32."""
 
-KEYS: Mapping[str, Key] = {
-    "train_batch_size": _owned("run.global_batch_size"),
-    "train_micro_batch_size_per_gpu": Key('a positive whole number or "auto"', _whole(1, 2**20).fits),
-    "gradient_clipping": _owned("optim.clip_norm"),
-    "optimizer": SECTION,
-    "optimizer.type": ADAMW,
-    "optimizer.params": SECTION,
-    "optimizer.params.lr": _owned("optim.lr"),
-    "optimizer.params.betas": _owned("optim.betas"),
-    "optimizer.params.eps": _owned("optim.eps"),
-    "optimizer.params.weight_decay": _owned("optim.weight_decay"),
-    "optimizer.params.adam_w_mode": TRUE,
-    "optimizer.params.torch_adam": FLAG,
-    "zero_optimization": SECTION,
-    "zero_optimization.stage": STAGE,
-    "zero_optimization.offload_optimizer": SECTION,
-    "zero_optimization.offload_optimizer.device": _word("cpu", "none"),
-    "zero_optimization.offload_optimizer.pin_memory": FLAG,
-    "zero_optimization.offload_optimizer.buffer_count": _whole(1, 1024),
-    "zero_optimization.offload_optimizer.fast_init": FLAG,
-    "zero_optimization.offload_param": SECTION,
-    "zero_optimization.offload_param.device": _word("none"),
-    "zero_optimization.offload_param.pin_memory": FLAG,
-    "zero_optimization.overlap_comm": FLAG,
-    "zero_optimization.contiguous_gradients": FLAG,
-    "zero_optimization.reduce_scatter": FLAG,
-    "zero_optimization.reduce_bucket_size": _whole(1, LARGEST_BUCKET),
-    "zero_optimization.sub_group_size": _whole(0),
-    "zero_optimization.stage3_prefetch_bucket_size": _whole(0),
-    "zero_optimization.stage3_param_persistence_threshold": _whole(0),
-    "zero_optimization.stage3_max_live_parameters": _whole(0),
-    "zero_optimization.stage3_max_reuse_distance": _whole(0),
-    "zero_optimization.memory_efficient_linear": FLAG,
-    "zero_optimization.round_robin_gradients": FLAG,
-    "bf16": SECTION,
-    "bf16.enabled": FLAG,
-    "bf16.check_grad_overflow": FLAG,
-    "bf16.immediate_grad_update": FLAG,
-    "fp16": SECTION,
-    "fp16.enabled": FLAG,
-    "fp16.loss_scale": SCALE,
-    "fp16.initial_scale_power": _whole(0, 64),
-    "fp16.loss_scale_window": _whole(1),
-    "fp16.hysteresis": _whole(1),
-    "fp16.consecutive_hysteresis": FLAG,
-    "fp16.min_loss_scale": _whole(1),
-    "megatron": SECTION,
-    "megatron.tensor_model_parallel_size": _whole(1, 2**16),
-    "megatron.across_nodes": FLAG,
-    "communication_data_type": DTYPES,
-    "data_types": SECTION,
-    "data_types.grad_accum_dtype": DTYPES,
-    "zero_allow_untested_optimizer": FLAG,
-    "zero_force_ds_cpu_optimizer": FLAG,
+_TOP = {
+    "train_batch_size": _owned("run.global_batch_size", "Samples of one update."),
+    "train_micro_batch_size_per_gpu": Key('a positive whole number or "auto"', _whole(1, 2**20).fits).about(
+        '"auto"', 'Samples of one forward on one rank. "auto": the largest divisor of the rank\'s share up to 16.'
+    ),
+    "gradient_clipping": _owned("optim.clip_norm", "Largest global gradient norm."),
+    "communication_data_type": DTYPES.about("the dtype of the forward", "Dtype in which gradients are reduced."),
+    "data_types": SECTION.about("", "Dtypes."),
+    "data_types.grad_accum_dtype": DTYPES.about("the dtype of the forward", "Dtype in which gradients of micro-batches are summed."),
+    "zero_allow_untested_optimizer": FLAG.about("true", "Always true here: the optimizer is torch's fused AdamW."),
+    "zero_force_ds_cpu_optimizer": FLAG.about("true", "Has no effect here: an offloaded optimizer is DeepSpeed's CPUAdam."),
 }
+_OPTIMIZER = {
+    "optimizer": SECTION.about("", "Implementation of the optimizer. Its numbers belong to the recipe."),
+    "optimizer.type": ADAMW.about('"AdamW"', "Kind of optimizer; torch's fused AdamW, or DeepSpeed's CPUAdam if it is offloaded."),
+    "optimizer.params": SECTION.about("", "Numbers of the optimizer."),
+    "optimizer.params.lr": _owned("optim.lr", "Learning rate."),
+    "optimizer.params.betas": _owned("optim.betas", "Decay rates of the moment estimates."),
+    "optimizer.params.eps": _owned("optim.eps", "Epsilon."),
+    "optimizer.params.weight_decay": _owned("optim.weight_decay", "Decoupled weight decay."),
+    "optimizer.params.adam_w_mode": TRUE.about("true", "Decoupled weight decay; nothing else is possible here."),
+    "optimizer.params.torch_adam": FLAG.about("true", "Has no effect here: the implementation follows from offload_optimizer."),
+}
+_ZERO = {
+    "": SECTION.about("", "Sharding of weights, gradients and optimizer states over the data-parallel ranks."),
+    "stage": STAGE.about("3", "What is sharded. Stage 3 shards everything."),
+    "offload_optimizer": SECTION.about("", "Place of fp32 weights and moments."),
+    "offload_optimizer.device": _word("cpu", "none").about(
+        '"none"', "cpu: fp32 weights and moments lie in host memory, and it updates them."
+    ),
+    "offload_optimizer.pin_memory": FLAG.about("true", "Use page-locked host memory, which copies faster."),
+    "offload_optimizer.buffer_count": _whole(1, 1024).about("4", "Buffers of the copies to the host."),
+    "offload_optimizer.fast_init": FLAG.about("false", "DeepSpeed's fast initialisation for offload."),
+    "offload_param": SECTION.about("", "Place of the weights that forward and backward use. Only the device is supported."),
+    "offload_param.device": _word("none").about('"none"', "Weights stay on the device."),
+    "offload_param.pin_memory": FLAG.about("true", "Has no effect, since weights are not offloaded."),
+    "overlap_comm": FLAG.about("true", "Reduce gradients while the backward goes on."),
+    "contiguous_gradients": FLAG.about("true", "Copy gradients to one buffer as they appear, against fragmentation."),
+    "reduce_scatter": FLAG.about("true", "Reduce gradients by reduce-scatter rather than all-reduce."),
+    "reduce_bucket_size": _whole(1, LARGEST_BUCKET).about("500000000", "Elements reduced at a time. Fewer need less memory."),
+    "sub_group_size": _whole(0).about("1000000000", "Elements that the optimizer updates at a time."),
+    "stage3_prefetch_bucket_size": _whole(0).about("50000000", "Elements gathered ahead of their use."),
+    "stage3_param_persistence_threshold": _whole(0).about("100000", "Parameters with fewer elements stay gathered on every rank."),
+    "stage3_max_live_parameters": _whole(0).about("1000000000", "Most gathered elements at a time on a rank."),
+    "stage3_max_reuse_distance": _whole(0).about("1000000000", "A parameter stays gathered if it is used again within as many elements."),
+    "memory_efficient_linear": FLAG.about("false", "Use DeepSpeed's linear function instead of torch's."),
+    "round_robin_gradients": FLAG.about("false", "Spread the copies of gradients to the host over the ranks."),
+}
+_PRECISION = {
+    "bf16": SECTION.about("", "bfloat16 for forward and backward; weights of the optimizer are fp32."),
+    "bf16.enabled": FLAG.about("false", "Compute in bfloat16."),
+    "bf16.check_grad_overflow": FLAG.about("true", "Skip an update whose gradients are not finite."),
+    "bf16.immediate_grad_update": FLAG.about("false", "Add a gradient to the fp32 sum as soon as it appears."),
+    "fp16": SECTION.about("", "float16 with loss scaling."),
+    "fp16.enabled": FLAG.about("false", "Compute in float16."),
+    "fp16.loss_scale": SCALE.about("0", "Constant loss scale. 0: dynamic."),
+    "fp16.initial_scale_power": _whole(0, 64).about("16", "The dynamic loss scale starts at 2 to this power."),
+    "fp16.loss_scale_window": _whole(1).about("1000", "Updates without overflow after which the scale doubles."),
+    "fp16.hysteresis": _whole(1).about("2", "Overflows before the scale is halved."),
+    "fp16.consecutive_hysteresis": FLAG.about("false", "Restart that count at every update without overflow."),
+    "fp16.min_loss_scale": _whole(1).about("1", "Smallest dynamic loss scale."),
+}
+_MEGATRON = {
+    "megatron": SECTION.about("", "Tensor parallelism. Our own section: it is removed before DeepSpeed reads the file."),
+    "megatron.tensor_model_parallel_size": _whole(1, 2**16).about("1", "Ranks that share one copy of the model."),
+    "megatron.across_nodes": FLAG.about("false", "True: a tensor-parallel group may span nodes, which is slow."),
+}
+KEYS: Mapping[str, Key] = {
+    **_TOP,
+    **_OPTIMIZER,
+    **{f"zero_optimization.{name}".rstrip("."): key for name, key in _ZERO.items()},
+    **_PRECISION,
+    **_MEGATRON,
+}
+"""Every key that a ds_config may have, by dotted name."""
 
 _GATHER = "launch/convert.py consolidate makes one file of a checkpoint"
 _STAGE_2 = "it belongs to ZeRO stages 1 and 2"
@@ -176,7 +209,7 @@ def checked(content: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any
         complaint = rule.complaint(dotted, value) if rule else _complaint_without_a_rule(dotted, value, prefix)
         if complaint:
             complaints.append(complaint)
-        elif rule is SECTION:
+        elif rule and rule.is_section:
             kept[name], more = checked(value, f"{dotted}.")
             complaints += more
         elif rule and not rule.owner:

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 
-FLAGS = ("--recipe", "--deepspeed_config", "--data", "--run-dir", "--set", "--dry-run")
+FLAGS = ("--recipe", "--deepspeed_config", "--data", "--run-dir", "--set", "--dry-run", "--help-set")
 """Of the pre-training commands."""
 CLOSE = 0.83
 """Of difflib's ratio: a slip of the pen, or a last word left out."""

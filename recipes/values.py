@@ -72,18 +72,26 @@ def complaint_about(value: Any, hint: Any, notes: Sequence[Any] = ()) -> str | N
     try:
         value_of_json(value, hint)
     except TypeError:
-        return f"must be {_in_words(hint)}"
+        return f"must be {type_in_words(hint)}"
     numbers = [] if value is None else value if isinstance(value, tuple) else [value]
     complaints = (bounds.complaint(number) for bounds in notes if isinstance(bounds, Bounds) for number in numbers)
     return next((text for text in complaints if text), None)
 
 
-def _in_words(hint: Any) -> str:
+def text_of_value(value: Any) -> str:
+    """The value as a user types it after `--set name=`: the inverse of value_of_text."""
+    if isinstance(value, tuple | list):
+        return ",".join(map(text_of_value, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def type_in_words(hint: Any) -> str:
+    """The type of a setting in words that follow "must be"."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return f"{_in_words(args[0])} or None"
+        return f"{type_in_words(args[0])} or None"
     if origin is tuple:
-        return f"a tuple in which each is {_in_words(args[0])}"
+        return f"a tuple in which each is {type_in_words(args[0])}"
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
     return {int: "an integer", float: "a finite number", bool: "True or False"}.get(hint, "a text")

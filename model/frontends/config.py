@@ -10,7 +10,7 @@ from model.config import EncoderConfig
 
 @dataclass(frozen=True)
 class FrontendConfig:
-    """What the settings of every front-end answer. `kind` names the class in config.json."""
+    """Common base of the front-ends' settings. `kind` names the class in config.json."""
 
     kind: ClassVar[str]
     num_prefix_tokens: ClassVar[int] = 0
@@ -39,13 +39,14 @@ class TextFrontendConfig(FrontendConfig):
 
     kind: ClassVar[str] = "text"
     vocab_size: Annotated[int, at_least(6)] = 50265
-    """Tokenizer symbols; four special ones are the first, `<mask>` is the last."""
+    """Symbols of the tokenizer. The first four are special ones; `<mask>` is the last."""
     max_positions: Annotated[int, at_least(1)] = 512
-    """Longest sequence; the table of absolute positions has pad + 1 rows more."""
+    """Longest sequence, in tokens. The table of absolute positions has two more rows, as fairseq's."""
     positions: Literal["absolute", "relative"] = "absolute"
-    """absolute: learned table added to the tokens (published). relative: learned bias per head and offset, shared by the
-    blocks, initialised as symmetric ALiBi (not published)."""
+    """absolute: a learned table is added to the tokens (published). relative: a learned bias per head and offset, shared by the
+    blocks, starts as symmetric ALiBi (not published)."""
     embedding_init_std: Annotated[float, at_least(0)] = 0.02
+    """Standard deviation of initial token and position embeddings."""
 
     @property
     def padded_vocab_size(self) -> int:
@@ -81,20 +82,25 @@ class SpeechFrontendConfig(FrontendConfig):
 
     kind: ClassVar[str] = "speech"
     conv_dim: Annotated[int, at_least(1)] = 512
+    """Channels of every convolution of the feature extractor."""
     conv_kernels: Annotated[tuple[int, ...], at_least(1)] = (10, 3, 3, 3, 3, 2, 2)
+    """Kernel sizes of the extractor's convolutions. The first counts raw samples."""
     conv_strides: Annotated[tuple[int, ...], at_least(1)] = (5, 2, 2, 2, 2, 2, 2)
+    """Their strides. The product is the raw samples per frame (320: a frame each 20 ms at 16 kHz)."""
     conv_bias: bool = False
+    """True: the extractor's convolutions have a bias."""
     extractor_norm: Literal["layer", "group"] = "layer"
-    """layer: LayerNorm over channels after every convolution (data2vec). group: one norm per channel over time after the
-    first convolution only (wav2vec 2.0 Base), whose statistics include padding."""
+    """layer: LayerNorm over channels after every convolution (data2vec). group: after the first convolution only, one norm per channel
+    over time (wav2vec 2.0 Base). Its statistics include padding."""
     pos_conv_depth: Annotated[int, at_least(1)] = 5
-    """1: a single weight-normed convolution (wav2vec 2.0)."""
+    """Convolutions of the positional encoding. 1: a single weight-normed one (wav2vec 2.0)."""
     pos_conv_kernel: Annotated[int, at_least(1)] = 19
-    """base_librispeech.yaml: max(3, 95 // 5)."""
+    """Kernel size of each positional convolution, in frames (base_librispeech.yaml: max(3, 95 // 5))."""
     pos_conv_groups: Annotated[int, at_least(1)] = 16
+    """Groups of each positional convolution. model.hidden_size must be a multiple of it."""
     exact_padding: bool = False
-    """False, as published: padded frames are zeroed before the first positional convolution only, so a few frames before the
-    padding differ from an unpadded run. True: before each, so none does."""
+    """False, as published: padded frames are zeroed before the first positional convolution only, so a few frames next to padding
+    differ from an unpadded run. True: zeroed before each, so none differs."""
 
     @property
     def stride(self) -> int:
@@ -146,10 +152,14 @@ class VisionFrontendConfig(FrontendConfig):
 
     kind: ClassVar[str] = "vision"
     image_size: Annotated[int, at_least(1)] = 224
+    """Height and width of the network's input, in pixels."""
     patch_size: Annotated[int, at_least(1)] = 16
+    """Height and width of a patch, in pixels. image_size must be a multiple of it."""
     num_channels: Annotated[int, at_least(1)] = 3
+    """Colour channels of the input."""
     relative_bias: Literal["shared", "per_layer", "none"] = "shared"
-    """shared: one table for all blocks (published for pre-training). per_layer: one each (BEiT's fine-tuning)."""
+    """Tables of relative position bias. shared: one for all blocks (published for pre-training). per_layer: one for each (BEiT's
+    fine-tuning)."""
     num_prefix_tokens: ClassVar[int] = 1
     """CLS: never masked, never a target."""
 

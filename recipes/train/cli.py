@@ -29,12 +29,16 @@ from recipes.ds_config import SHIPPED, EngineConfig, find_ds_config, load_ds_con
 from recipes.errors import ConfigError, LocalError
 from recipes.plan.notes import notes as notes_on
 from recipes.plan.size import parameter_line, state_bytes
+from recipes.reference import help_set
 from recipes.settings import recipe_to_dict, settable
 from recipes.suggestions import unknown_flag
+from recipes.system.columns import terminal_columns
 from recipes.train.begun import check_same_recipe
 from recipes.values import place, place_name
 
 ROOT = Path(__file__).resolve().parents[2]
+HELP_COLUMNS = 100
+"""Width of --help-set where there is no terminal."""
 VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "soundfile", "torchaudio", "pillow", "numpy")
 
 
@@ -47,6 +51,7 @@ def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], def
     parser.add_argument("--run-dir", type=place, help="where everything goes; the same one again resumes (default: runs/RECIPE)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a number of the recipe, e.g. optim.lr=3e-4")
     parser.add_argument("--dry-run", action="store_true", help="check and print everything, train nothing")
+    parser.add_argument("--help-set", nargs="?", const="", metavar="SECTION", help="what a section's settings mean, e.g. optim, ds_config")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     return parser
 
@@ -62,6 +67,9 @@ def _run(args: argparse.Namespace, unknown: list[str], recipes: dict[str, Callab
         named = named_recipe(args.recipe, recipes)
         if unknown:
             raise ConfigError(unknown_flag(unknown, settable(named)))
+        if args.help_set is not None:
+            print(help_set(named, args.help_set, terminal_columns() or HELP_COLUMNS))
+            return 0
         recipe, config = _resolve(args, named)
     except ConfigError as error:
         raise error if is_first_rank() else LocalError(f"{node_name()}: {error}") from None

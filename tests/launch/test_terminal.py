@@ -79,7 +79,7 @@ def test_a_run_dir_that_is_moved_ends_the_run_with_one_line_and_can_be_resumed_t
     ranks.running[0].wait_until(lambda: (run / "checkpoints" / "latest").exists())
     run.rename(moved)
     first, second = ranks.wait()
-    refused(first, r"run was moved or removed .*; it ends without writing more\. Where it was moved, the same command .*new --run-dir")
+    refused(first, r"run was moved or removed .*; it ends without writing more\. If it was moved, the same command .*new --run-dir")
     assert second.returncode == 2 and not run.exists()
     again = [moved if word == run else word for word in args]
     done = launch(PRETRAIN_TEXT, [*again, "--set", "run.max_steps=1000", "--set", "run.max_minutes=1e-4"], tmp_path)

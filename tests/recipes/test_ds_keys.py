@@ -11,7 +11,7 @@ import deepspeed
 import pytest
 
 from recipes.ds_config import load_ds_config, resolve
-from recipes.ds_keys import KEYS, LARGEST, NOT_NEEDED, SECTION, UNTESTED, Key, checked
+from recipes.ds_keys import KEYS, LARGEST, NOT_NEEDED, UNTESTED, Key, checked
 from recipes.errors import ConfigError
 from recipes.text import text_base
 
@@ -31,7 +31,7 @@ def test_every_key_refuses_what_is_no_value_of_it_by_its_name(dotted: str) -> No
         if (dotted, value) in (("fp16.loss_scale", 0.5), ("fp16.loss_scale", 10**30)):
             continue
         _, complaints = checked(nested(dotted, value))
-        assert len(complaints) == 1 or KEYS[dotted] is SECTION, (value, complaints)
+        assert len(complaints) == 1 or KEYS[dotted].is_section, (value, complaints)
         assert complaints and complaints[0].startswith((f"{dotted} ", f"{dotted}.")), value
         with pytest.raises(ConfigError, match=re.escape(dotted)) as caught:
             resolve(text_base(), nested(dotted, value), "x.json", 1)
@@ -89,7 +89,7 @@ def test_keys_without_a_use_may_stand_where_they_are_off(dotted: str) -> None:
 def test_no_key_stands_in_two_lists_and_each_section_is_one() -> None:
     assert not KEYS.keys() & NOT_NEEDED.keys() and not (KEYS.keys() | NOT_NEEDED.keys()) & UNTESTED
     outer = {dotted.rpartition(".")[0] for dotted in (*KEYS, *NOT_NEEDED, *UNTESTED)} - {""}
-    assert {dotted for dotted in outer if KEYS.get(dotted) is not SECTION} == set()
+    assert {dotted for dotted in outer if not (dotted in KEYS and KEYS[dotted].is_section)} == set()
     assert all(isinstance(rule, Key) for rule in KEYS.values())
 
 
@@ -130,10 +130,38 @@ def test_deepspeed_itself_takes_the_ends_of_every_range() -> None:
     candidates = (True, False, 0, 1, 3, 64, 1024, 2**31 - 1, LARGEST, "cpu", "none")
     for dotted, rule in KEYS.items():
         section, _, inner = dotted.partition(".")
-        taken = [value for value in candidates if inner and section in models and rule.fits(value) and rule is not SECTION]
+        taken = [value for value in candidates if inner and section in models and rule.fits(value) and not rule.is_section]
         for value in taken:
             models[section](**nested(inner, value))
-        assert taken or section not in models or rule is SECTION
+        assert taken or section not in models or rule.is_section
+
+
+OUR_DEFAULTS = {
+    "zero_optimization.stage": "3",
+    "zero_optimization.memory_efficient_linear": "false",
+    "zero_optimization.overlap_comm": "true",  # DeepSpeed's own default is None, which it turns into True in stage 3
+}
+
+
+def test_the_documented_defaults_are_those_of_deepspeed() -> None:
+    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig, DeepSpeedZeroOffloadParamConfig
+
+    models = {
+        "zero_optimization": DeepSpeedZeroConfig,
+        "zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig,
+        "zero_optimization.offload_param": DeepSpeedZeroOffloadParamConfig,
+        "bf16": DeepSpeedBF16Config,
+        "fp16": DeepSpeedFP16Config,
+    }
+    for section, model in models.items():
+        defaults = {field.alias or name: field.default for name, field in model.model_fields.items()}
+        keys = [dotted for dotted, key in KEYS.items() if dotted.rpartition(".")[0] == section and not key.is_section]
+        assert len(keys) > 1
+        for dotted in keys:
+            expected = OUR_DEFAULTS.get(dotted) or json.dumps(defaults[dotted.rpartition(".")[2]])
+            assert KEYS[dotted].default == expected, dotted
 
 
 HUGGING_FACE = {

@@ -18,7 +18,7 @@ from recipes.train.cli import build_parser, default_ds_config, launch_facts, pre
 from tests.launching import ROOT
 
 DS_CONFIGS = sorted((ROOT / "ds_configs").glob("*.json"))
-FLAGS = {"--help", "--recipe", "--deepspeed_config", "--data", "--run-dir", "--set", "--dry-run", "--local_rank"}
+FLAGS = {"--help", "--recipe", "--deepspeed_config", "--data", "--run-dir", "--set", "--dry-run", "--help-set", "--local_rank"}
 
 
 @pytest.fixture(autouse=True)
@@ -48,6 +48,16 @@ def test_a_rank_variable_that_is_no_number_is_printed_as_an_error(capsys: pytest
     monkeypatch.setenv("RANK", "first")
     assert run(monkeypatch, "--dry-run") == 2
     assert capsys.readouterr().err.startswith("error: RANK='first'")
+
+
+def test_help_set_shows_a_section_and_runs_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    assert run(monkeypatch, "--recipe", "text_base", "--data", "lost", "--help-set", "run") == 0
+    assert f"run.max_steps={RECIPES['text']['text_base']().run.max_steps}  (an integer, at least 1)" in capsys.readouterr().out
+    assert run(monkeypatch, "--help-set") == 0
+    assert capsys.readouterr().out.startswith("model: ")
+    assert run(monkeypatch, "--help-set", "lr") == 2
+    assert "did you mean optim.lr?" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_data_and_overrides_make_the_recipe() -> None:

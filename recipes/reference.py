@@ -1,0 +1,173 @@
+"""The documentation of every setting, made from the code: text for `--help-set`, and docs/settings.md (`make docs`). Torch-free.
+
+What a setting means is the docstring below its field; what a ds_config key means stands in recipes/ds_keys.py."""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, get_origin, get_type_hints
+
+from model.bounds import Bounds
+from recipes.config import OBJECTIVES, Recipe
+from recipes.ds_keys import KEYS, NOT_NEEDED, UNTESTED
+from recipes.errors import ConfigError
+from recipes.modalities.registry import MODALITIES
+from recipes.suggestions import close, meant
+from recipes.values import text_of_value, type_in_words
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
+DS_CONFIG = "ds_config"
+INTRODUCTION = """# Settings
+
+A number has one owner. The recipe owns what is learned; a file of `ds_configs/` owns how it runs.
+
+- A recipe setting is changed by `--set optim.lr=3e-4`, or in a recipe function of your own (`--recipe my_recipes.py:text_mine`).
+- A ds_config key is changed in a copy of the JSON file, named by `--deepspeed_config`.
+- The terminal shows the same text: `--help-set optim`, `--help-set mask.prob`, `--help-set zero_optimization`.
+- Defaults below are those of the classes. A recipe gives its own values; `--help-set` and `--dry-run` show them.
+
+This page is made from the code by `make docs`. Change the docstring below the field, not the page.
+"""
+
+
+@dataclass(frozen=True)
+class SettingDoc:
+    """The documentation of one setting or ds_config key."""
+
+    name: str
+    values: str
+    """Type and bounds in words."""
+    default: str
+    """"" for what has none."""
+    meaning: str
+    owner: str = ""
+    """The recipe's setting that owns the number, for a ds_config key that may only be "auto"."""
+
+    @property
+    def allowed(self) -> str:
+        """Values, default and owner in one phrase."""
+        owner = f'the recipe owns it: "auto" here, --set {self.owner} changes it' if self.owner else self.values
+        return f"{owner}; default {self.default}" if self.default and not self.owner else owner
+
+
+def document_section(section: Any, prefix: str) -> list[SettingDoc]:
+    """The settings of a section's class, those of sections inside it too. `section` is the class, or an instance whose values are shown
+    as defaults; `prefix` is its dotted name."""
+    kind = section if isinstance(section, type) else type(section)
+    hints, docs, found = get_type_hints(kind, include_extras=True), field_docs(kind), list[SettingDoc]()
+    for item in fields(kind):
+        hint, name = hints[item.name], f"{prefix}.{item.name}"
+        default = item.default_factory() if item.default_factory is not MISSING else item.default
+        value = default if section is kind else getattr(section, item.name)
+        if is_dataclass(value):
+            found += document_section(type(value) if section is kind else value, name)
+            continue
+        notes = hint.__metadata__ if get_origin(hint) is Annotated else ()
+        words = [type_in_words(hint.__origin__ if notes else hint), *(str(note) for note in notes if isinstance(note, Bounds))]
+        shown = "" if value is MISSING else text_of_value(value)
+        found.append(SettingDoc(name, ", ".join(words), shown, docs.get(item.name, "")))
+    return found
+
+
+def field_docs(kind: type) -> dict[str, str]:
+    """Field -> the docstring below it, as one line; read from the source of the class and its bases."""
+    found: dict[str, str] = {}
+    for base in reversed([one for one in kind.__mro__ if is_dataclass(one)]):
+        body = next(node for node in ast.parse(textwrap.dedent(inspect.getsource(base))).body if isinstance(node, ast.ClassDef)).body
+        for item, below in pairwise(body):
+            doc = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else None
+            if isinstance(item, ast.AnnAssign) and isinstance(doc, str):
+                found[ast.unparse(item.target)] = " ".join(doc.split())
+    return found
+
+
+def document_keys(prefix: str = "") -> list[SettingDoc]:
+    """The ds_config keys whose dotted name is `prefix` or begins with it; all of them if it is empty."""
+    chosen = {name: key for name, key in KEYS.items() if not prefix or f"{name}.".startswith(f"{prefix}.")}
+    return [SettingDoc(name, key.what.partition(":")[0], key.default, key.meaning, key.owner or "") for name, key in chosen.items()]
+
+
+def help_set(recipe: Recipe, asked: str, width: int) -> str:
+    """What `--help-set asked` prints: a section, one setting, or the list of sections if `asked` is empty. Values are the recipe's.
+
+    Raises: ConfigError if there is no such section or setting.
+    """
+    sections = {item.name: getattr(recipe, item.name) for item in fields(recipe) if is_dataclass(getattr(recipe, item.name))}
+    if not asked:
+        return "\n".join(_list_sections(sections, width))
+    settings = [doc for name, section in sections.items() for doc in document_section(section, name)]
+    chosen = [doc for doc in settings if f"{doc.name}.".startswith(f"{asked}.")] or document_keys("" if asked == DS_CONFIG else asked)
+    if not chosen or asked in ("name", "modality"):
+        known = [*sections, DS_CONFIG, *(doc.name for doc in settings), *KEYS]
+        near = close(asked, known)[:1] or meant(asked, [doc.name for doc in settings])[:1]
+        hint = f"did you mean {near[0]}?" if near else f"sections are {', '.join([*sections, DS_CONFIG])}"
+        raise ConfigError(f"--help-set {asked}: recipe {recipe.name} and the ds_config have no such section or setting; {hint}")
+    heading = [f"{asked}: {_sentence(sections[asked])}"] if asked in sections else []
+    return "\n".join([*_wrapped(heading, width), *(line for doc in chosen for line in _entry(doc, width))])
+
+
+def _list_sections(sections: Mapping[str, Any], width: int) -> Iterator[str]:
+    for name, section in sections.items():
+        yield from _wrapped([f"{name}: {_sentence(section)}"], width)
+    yield f"{DS_CONFIG}: keys of the JSON file named by --deepspeed_config"
+    yield "--help-set SECTION shows what is in one, --help-set SECTION.NAME one setting"
+
+
+def _sentence(section: Any) -> str:
+    return " ".join((type(section).__doc__ or "").split())
+
+
+def _wrapped(lines: Iterable[str], width: int, indent: str = "") -> list[str]:
+    return [part for line in lines for part in textwrap.wrap(line, width, initial_indent=indent, subsequent_indent=indent or "  ")]
+
+
+def _entry(doc: SettingDoc, width: int) -> list[str]:
+    head = f"{doc.name}={doc.default}" if doc.default and not doc.owner else doc.name
+    return [*_wrapped([f"{head}  ({doc.allowed if doc.owner else doc.values})"], width, "  "), *_wrapped([doc.meaning], width, "      ")]
+
+
+def settings_page() -> str:
+    """The text of docs/settings.md."""
+    parts = [INTRODUCTION, "## The recipe\n"]
+    for name, classes in _section_classes().items():
+        parts.append(f"### {name}\n")
+        for kind in classes:
+            kind_name = getattr(kind, "kind", None)
+            title = f"**`kind` {kind_name}.** " if kind_name else ""
+            parts.append(f"{title}{' '.join((kind.__doc__ or '').split())}\n")
+            docs = document_section(kind, name)
+            parts.append("".join(map(_bullet, docs)) or "No settings of its own.\n")
+    parts += ["## The ds_config\n", "Keys of DeepSpeed's JSON that are tested here, and our section `megatron`.\n"]
+    parts.append("".join(map(_bullet, document_keys())))
+    parts += ["### Keys that are not needed\n", "They are refused with the remedy, unless they are switched off.\n"]
+    parts.append("".join(f"- `{name}`: {remedy}.\n" for name, remedy in NOT_NEEDED.items()))
+    parts += ["### Keys that are not tested\n", "They are refused, unless they are switched off.\n"]
+    parts.append("".join(f"- `{name}`\n" for name in sorted(UNTESTED)))
+    return "\n".join(parts)
+
+
+def _section_classes() -> Mapping[str, list[type]]:
+    """Section of the recipe -> the classes that it may have, over all modalities."""
+    found: dict[str, list[type]] = {
+        name: [hint] for name, hint in get_type_hints(Recipe).items() if isinstance(hint, type) and is_dataclass(hint)
+    }
+    for name in ("frontend", "mask", "data"):
+        found[name] = [kind for modality in MODALITIES.values() for kind in modality.kinds[name]]
+    return found | {"objective": list(OBJECTIVES.values())}
+
+
+def _bullet(doc: SettingDoc) -> str:
+    return f"- **`{doc.name}`** ({doc.allowed}). {doc.meaning}\n"
+
+
+def main(write: Callable[[str], object] = PAGE.write_text) -> None:
+    """Write docs/settings.md anew."""
+    write(settings_page())
+
+
+if __name__ == "__main__":
+    main()
