@@ -217,7 +217,7 @@ def test_a_run_that_ended_for_bad_items_goes_on_where_it_ended_once_they_are_gon
     done = train(run)
     refused(
         done,
-        r"4 of 39 items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .* mend or remove them and give the same",
+        r"4 of 39 items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .* fix or remove them and give the same",
     )
     events = read_jsonl(run / "events.jsonl")
     (ended,) = [event["step"] for event in events if event["event"] == "error"]
