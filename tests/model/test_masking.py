@@ -203,8 +203,8 @@ def test_no_block_is_as_high_or_wide_as_the_grid() -> None:
 
 
 def test_no_block_covers_more_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    lay_block, covered = masking._lay_block, []
-    monkeypatch.setattr(masking, "_lay_block", lambda *args: covered.append(lay_block(*args)) or covered[-1])
+    add_block, covered = masking._add_block, []
+    monkeypatch.setattr(masking, "_add_block", lambda *args: covered.append(add_block(*args)) or covered[-1])
     for seed in range(20):
         block_mask(14, BlockMaskConfig(num_patches=60, min_block=4, max_block=9), counted(seed))
     assert max(covered) == 9

@@ -4,7 +4,7 @@ import torch
 
 from model.init import Init
 from model.parallel import init_parallel
-from model.tensor_parallel import ColumnLinear, MatrixStart, QueryValueBias, RowLinear, TokenEmbedding
+from model.tensor_parallel import ColumnLinear, MatrixInit, QueryValueBias, RowLinear, TokenEmbedding
 from tests.distributed import run_distributed
 
 
@@ -12,10 +12,10 @@ def build(tp_size: int) -> dict[str, tuple[torch.Tensor, int | None]]:
     """This rank's slices and the dimension that each is cut along."""
     parallel, init = init_parallel(tp_size, "cpu"), Init(5)
     layers = {
-        "column": ColumnLinear(6, 8, init.at("column"), parallel, start=MatrixStart(0.02)),
-        "row": RowLinear(8, 6, init.at("row"), parallel, start=MatrixStart(None)),
-        "unbiased": ColumnLinear(6, 8, init.at("unbiased"), parallel, start=MatrixStart(0.02, truncated=True, scale=0.5), bias=False),
-        "truncated": RowLinear(8, 6, init.at("truncated"), parallel, start=MatrixStart(None, truncated=True)),
+        "column": ColumnLinear(6, 8, init.at("column"), parallel, matrix_init=MatrixInit(0.02)),
+        "row": RowLinear(8, 6, init.at("row"), parallel, matrix_init=MatrixInit(None)),
+        "unbiased": ColumnLinear(6, 8, init.at("unbiased"), parallel, matrix_init=MatrixInit(0.02, truncated=True, scale=0.5), bias=False),
+        "truncated": RowLinear(8, 6, init.at("truncated"), parallel, matrix_init=MatrixInit(None, truncated=True)),
         "biases": QueryValueBias(24, 6, parallel),
         "tokens": TokenEmbedding(128, 6, init.at("tokens"), 0.1, parallel, zero_rows=[1, 100, 127]),
     }

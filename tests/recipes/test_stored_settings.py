@@ -14,7 +14,7 @@ from recipes.catalog import RECIPES
 from recipes.config import Data2VecConfig, ObjectiveConfig, OptimConfig, Recipe
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
-from recipes.settings import ALWAYS, apply_overrides, differences, objective_config, recipe_from_dict, recipe_to_dict
+from recipes.settings import REQUIRED_SECTIONS, apply_overrides, differences, objective_config, recipe_from_dict, recipe_to_dict
 from recipes.speech import speech_tiny
 from recipes.text import text_base, text_tiny
 from recipes.vision import vision_base
@@ -126,7 +126,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"objective.kind": "nowhere_at_all:Guess"}, "objective.kind 'nowhere_at_all:Guess' cannot be imported (No module named"),
     ({"objective.kind": "json:dumps"}, "objective.kind 'json:dumps' is no objective: it has no Config, which is its section of the recipe"),
     ({"objective.wheels": 3}, f"has the key objective.wheels, {NEWER}"),
-    *(({name: GONE}, f"has no section {name}, which every run has; restore the file from a copy") for name in sorted(ALWAYS)),
+    *(({name: GONE}, f"has no section {name}, which every run has; restore the file from a copy") for name in sorted(REQUIRED_SECTIONS)),
     ({"name": GONE}, "has no name, which every run has; restore the file from a copy"),
     ({"modality": GONE}, "has no modality, which every run has; restore the file from a copy"),
     ({"modality": ["text"]}, f"modality is ['text'], {DAMAGED}"),

@@ -5,7 +5,7 @@ import pytest
 from recipes.catalog import RECIPES
 from recipes.settings import settable
 from recipes.speech import speech_tiny
-from recipes.suggestions import ELSEWHERE, FLAGS, NO_SETTINGS, close, meant, unknown_flag
+from recipes.suggestions import FLAGS, NAMES_ELSEWHERE, NOT_SETTINGS, close_matches, similar_names, unknown_flag
 from recipes.text import text_tiny
 from recipes.train.cli import build_parser
 from recipes.vision import vision_tiny
@@ -29,19 +29,19 @@ TEXT = settable(text_tiny())
     ],
 )
 def test_what_other_programs_call_a_setting_is_known(name: str, setting: str) -> None:
-    assert meant(name, TEXT)[0] == setting
+    assert similar_names(name, TEXT)[0] == setting
 
 
 def test_a_setting_of_another_modality_is_not_proposed() -> None:
-    assert meant("seq_len", TEXT) == ["data.sequence_length"]
-    assert "data.sequence_length" not in meant("seq_len", settable(speech_tiny()))
-    assert meant("qqqqqq", TEXT) == []
+    assert similar_names("seq_len", TEXT) == ["data.sequence_length"]
+    assert "data.sequence_length" not in similar_names("seq_len", settable(speech_tiny()))
+    assert similar_names("qqqqqq", TEXT) == []
 
 
 def test_every_proposal_is_a_setting_and_no_word_means_two_things() -> None:
     there = {name for tiny in (text_tiny(), speech_tiny(), vision_tiny()) for name in settable(tiny)}
-    words = [word for words in (ELSEWHERE | NO_SETTINGS).values() for word in words]
-    assert set(ELSEWHERE) <= there and len(words) == len(set(words))
+    words = [word for words in (NAMES_ELSEWHERE | NOT_SETTINGS).values() for word in words]
+    assert set(NAMES_ELSEWHERE) <= there and len(words) == len(set(words))
     assert all(word == word.lower() and "-" not in word for word in words)
 
 
@@ -71,5 +71,5 @@ def test_the_flags_proposed_are_those_of_the_command() -> None:
 
 
 def test_only_close_spellings_are_proposed() -> None:
-    assert close("overlap_com", ["overlap_comm", "stage"]) == ["overlap_comm"]
-    assert close("pipeline_model_parallel_size", ["tensor_model_parallel_size"]) == []
+    assert close_matches("overlap_com", ["overlap_comm", "stage"]) == ["overlap_comm"]
+    assert close_matches("pipeline_model_parallel_size", ["tensor_model_parallel_size"]) == []

@@ -11,7 +11,7 @@ from model.bounds import SHARE, Place, at_least
 from recipes.check import check_recipe, resolve_recipe
 from recipes.errors import ConfigError
 from recipes.text import RECIPES, text_tiny
-from recipes.values import complaint_about, from_home, place, place_name, value_of_json, value_of_text
+from recipes.values import complaint_about, expand_home, place, place_name, value_of_json, value_of_text
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_home_is_found_wherever_a_place_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("HOME", "/home/me")
     assert (place("~/run"), place_name("~/data"), place("a~/b")) == (Path("/home/me/run"), "/home/me/data", Path("a~/b"))
     assert place("~nobody_at_all/run") == Path("~nobody_at_all/run")
-    assert (from_home("~/x", (Place(),)), from_home("~/x", ()), from_home(None, (Place(),))) == ("/home/me/x", "~/x", None)
+    assert (expand_home("~/x", (Place(),)), expand_home("~/x", ()), expand_home(None, (Place(),))) == ("/home/me/x", "~/x", None)
     settings = ["data.path=~/books", "data.tokenizer=~/t.model", "data.text_column=~/no"]
     data = resolve_recipe("text_tiny", RECIPES, settings, None).data
     assert (data.path, data.tokenizer, data.text_column) == ("/home/me/books", "/home/me/t.model", "~/no")  # type: ignore[attr-defined]
