@@ -12,7 +12,7 @@ ROW = re.compile(r"^\| [^|]* \| ([^|]*) \|", re.M)
 
 
 def readme_commands() -> list[str]:
-    """The commands of README.md, in order. A flag that the table tells to add is added to `deepspeed launch/pretrain_text.py`; a script
+    """The commands of README.md, in order. A flag of the table is added to `deepspeed launch/pretrain_text.py`; a script
     that stands alone is run by deepspeed."""
     text = (ROOT / "README.md").read_text()
     found = [line.partition(" #")[0].strip() for line in BLOCK.findall(text) if line.startswith(PROGRAMS[:1])]

@@ -25,7 +25,7 @@ def test_a_job_that_is_asked_to_go_comes_back_and_ends_bit_for_bit_as_undisturbe
     assert run.events("resume")[0]["step"] == stops[0]["step"], "nothing was done twice"
     if way != "scontrol requeue":  # there Slurm does it itself
         assert f"stopped by SIGUSR2; checkpoint of step {stops[0]['step']}" in slurm.output(job)
-        assert [row["deed"] for row in run.attempts()] == ["requeue", "done"]
+        assert [row["action"] for row in run.attempts()] == ["requeue", "done"]
 
 
 def test_a_job_that_is_cancelled_saves_and_stays_away(slurm: Cluster, prepared: dict[str, Path]) -> None:
@@ -47,7 +47,7 @@ def test_a_file_that_asks_for_an_end_is_not_answered_with_a_requeue_and_a_finish
     run.wait_for_step(30, job)
     (run.path / "stop").touch()
     assert slurm.wait(job) == "FAILED" and slurm.facts(job)["ExitCode"] == "75:0", slurm.output(job)
-    assert "not requeued, for the file asked for an end" in slurm.output(job)
+    assert "not requeued, because the file stop asked for an end" in slurm.output(job)
     job = run.submit(run__max_steps=run.step)
     assert slurm.wait(job) == "COMPLETED", slurm.output(job)
     assert "is finished" in slurm.output(job)

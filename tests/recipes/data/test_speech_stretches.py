@@ -41,7 +41,7 @@ def data(listed: Path) -> SpeechDataConfig:
 def test_every_row_is_its_own_item(tmp_path: Path, data: SpeechDataConfig) -> None:
     said: list[str] = []
     prepared = open_prepared(prepare_speech(data, FRONTEND, tmp_path / "out", num_processes=1, log=said.append))
-    assert said[0] == f"{data.path}: items are stretches of its files, by the columns offset, duration in seconds"
+    assert said[0] == f"{data.path}: items are segments of its files, by the columns offset, duration in seconds"
     assert prepared.lengths_N.tolist() == [1600] * NUM_ROWS + [800]
     assert len({prepared.media.key(item) for item in range(NUM_ROWS + 1)}) == NUM_ROWS + 1
     assert prepared.media.where(3) == f"{tmp_path}/long.wav 0.300 to 0.400 s"
@@ -67,7 +67,7 @@ def test_other_stretches_are_other_data(tmp_path: Path, listed: Path, data: Spee
 
 def test_a_stretch_beyond_the_recording_is_a_bad_item_that_is_named(tmp_path: Path, listed: Path, data: SpeechDataConfig) -> None:
     listed.write_text(listed.read_text() + '\n{"audio_filepath": "long.wav", "offset": 1.9, "duration": 5}')
-    with pytest.raises(ConfigError, match=r"1 of 22 items .*long\.wav 1\.900 to 6\.900 s \(1\.9 to 6\.9 s is no stretch of its 2 s\)"):
+    with pytest.raises(ConfigError, match=r"1 of 22 items .*long\.wav 1\.900 to 6\.900 s \(1\.9 to 6\.9 s is not within its 2 s\)"):
         prepare_speech(replace(data, max_bad_fraction=0.0), FRONTEND, tmp_path / "out", num_processes=1)
 
 
