@@ -73,7 +73,7 @@ class TellsArguments:
     module: str
     function: str
     first: int = 0
-    """Index of the first argument in the error."""
+    """Index of the first argument that the error has."""
 
     def __call__(self) -> None:
         """Called in the process that runs the command."""
