@@ -26,14 +26,15 @@ ATTEMPTS = "attempts.jsonl"
 RUN_DIR_LINE = "run dir: "
 NODE_ENDED = re.compile(r"^srun: error: .*: Exited with exit code (\d+)$", re.M)
 NODE_STOPPED = re.compile(r"^\S+: stopped on request$", re.M)
-"""The line of the batch script if the ranks of a node ended with 75. srun gets exit code 0 for such a node."""
+"""Matches the line that the batch script prints if the ranks of a node ended with exit code 75 (stopped on request). srun itself gets exit
+code 0 for such a node."""
 CLOCK_SECONDS = 2.0
 """How much the clocks of two nodes may differ."""
 STOP_FILE_REASON = "the file stop"
 
 
 def main(argv: list[str]) -> int:
-    """Run `begin` or `end`. Returns the exit code, which for `end` is that of the batch script."""
+    """Run the command `begin` or `end` with its arguments (`argv`), and return its exit code. The batch script exits with that of `end`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     first = commands.add_parser("begin")
@@ -57,7 +58,8 @@ def main(argv: list[str]) -> int:
 
 
 def begin(command: list[str]) -> int:
-    """Dry-run the command as one of the job's ranks, so that a wrong flag does not cost an allocation, and print its run dir.
+    """Run the training command with --dry-run, so that a wrong flag is reported before any rank starts, and print its run dir. Returns 0,
+    or the exit code of a dry run that failed.
 
     Raises: ConfigError if the job was submitted without a number of nodes.
     """
@@ -92,16 +94,17 @@ def _report_previous_attempt(run_dir: Path) -> None:
 
 
 def _script_names_nodes() -> bool:
-    """True if the batch script has --nodes. Also true in an allocation without a batch script.
+    """True if the job's batch script sets --nodes or -N, or if the job has no batch script.
 
-    Slurm keeps the script, but not the command line of sbatch.
+    An --nodes on the command line of sbatch is not seen, because Slurm does not keep that line.
     """
     shown = subprocess.run(["scontrol", "write", "batch_script", _env("SLURM_JOB_ID"), "-"], capture_output=True, text=True, check=False)
     return shown.returncode != 0 or re.search(r"^#SBATCH\s.*(--nodes\b|-N)", shown.stdout, re.M) is not None
 
 
 def end(args: argparse.Namespace) -> int:
-    """Classify the attempt, append it to attempts.jsonl, print one line, and requeue or hold the job."""
+    """Decide from how the ranks ended whether the job is requeued, held or neither. Append the attempt to attempts.jsonl, print one line,
+    carry the decision out, and return the exit code of the batch script."""
     run_dir: Path = args.run_dir
     endings = _of_this_attempt(read_endings(run_dir / FOLDER), args.since)
     history = [attempt_from_json(row) for row in _rows(run_dir / ATTEMPTS) if "kind" in row]
@@ -124,9 +127,10 @@ def end(args: argparse.Namespace) -> int:
 
 
 def _code_of_nodes(srun_stderr: Path | None, code: int) -> int:
-    """Return the exit code of the node that ended by itself, read from srun's stderr.
+    """Return the exit code of the first node that failed by itself, read from the file with srun's stderr, which is then removed. A code
+    in FINAL_CODES is preferred to an earlier other one. If no node failed, but one was stopped on request: 75.
 
-    srun's own exit code (`code`) is that of the nodes that it killed afterwards.
+    Without such lines, or without the file, return `code`: srun's own exit code, which is that of nodes that srun killed afterwards.
     """
     if srun_stderr is None or not srun_stderr.is_file():
         return code
@@ -139,15 +143,17 @@ def _code_of_nodes(srun_stderr: Path | None, code: int) -> int:
 
 
 def _of_this_attempt(endings: list[Ending], since: float) -> list[Ending]:
-    """Return `endings`, or [] if they are those of an earlier launch. Then this launch ended before it took the run dir."""
+    """Return `endings`; [] if any is older than `since` (unix seconds). Then the files are those of an earlier launch, since this one
+    ended before it owned the run dir."""
     return [] if any(ending.time is not None and ending.time < since - CLOCK_SECONDS for ending in endings) else endings
 
 
 def _adapt_to_slurm_state(attempt: Attempt, action: Action, *, has_records: bool) -> tuple[Attempt, Action]:
-    """Return the attempt and the action, changed to "stay" if the job must not be requeued or held.
+    """Return the attempt and the action. The action becomes "stay" (neither requeue nor hold) if the job is not running any more, cannot
+    be requeued, or was stopped by the user's file `stop`.
 
-    Only a batch job that is still running and may be requeued is. A job that was cancelled, or that Slurm itself has requeued, is left
-    alone. Its ranks may still be saving, so they have no records yet (`has_records`), and their end is not a crash.
+    If Slurm has cancelled or requeued the job itself, the attempt counts as stopped, not as crashed: its ranks may still be saving. They
+    have no records yet if `has_records` is False.
     """
     job = _job_facts()
     state = job.get("JobState", "gone")
@@ -175,7 +181,7 @@ def _job_facts() -> dict[str, str]:
 
 
 def _apply_to_slurm(action: Action) -> None:
-    """Requeue or hold the job. Both end this batch script too."""
+    """Requeue or hold the job with scontrol, which ends this batch script too. Any other action does nothing."""
     verbs: dict[Verb, str] = {"requeue": "requeue", "hold": "requeuehold"}
     if action.verb not in verbs:
         return
@@ -187,7 +193,8 @@ def _apply_to_slurm(action: Action) -> None:
 
 
 def _append_attempt(run_dir: Path, attempt: Attempt, action: Action) -> None:
-    """Append the attempt to attempts.jsonl. Without a run dir nothing is written: no run has begun, and Slurm's restart count is enough."""
+    """Append the attempt to attempts.jsonl. Nothing is written if there is no run dir: no run has begun, and end() counts Slurm's restarts
+    instead."""
     if not run_dir.is_dir():
         return
     facts = {"time": time.time(), "job": _env("SLURM_JOB_ID"), "restart": _env("SLURM_RESTART_COUNT", "0")}

@@ -1,5 +1,5 @@
-"""Decides what happens to a job after its training step has ended: done, failed, requeued, or held. Pure functions of how the ranks
-ended and of the progress of the run. recipes/job/batch.py carries the decision out."""
+"""Decides what happens to a Slurm job after its ranks have ended: done, failed, requeued, or held. Pure functions of how the ranks ended
+and of the progress of the run. recipes/job/batch.py carries the decision out."""
 
 import signal
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from recipes.watch.endings import Ending, first_failure
 MAX_STOPS = 10
 """The job is held after this many stops on request without a new checkpoint: its time limit is too short to reach one."""
 FINAL_CODES = (ConfigError.exit_code, TrainingBroken.exit_code)
-"""Exit codes that the same command would give again."""
+"""Exit codes of errors that the same command would raise again. The job is not requeued after them."""
 STOP_CODES = (Stopped.exit_code, 128 + signal.SIGUSR2)
 """Exit codes of a node that was asked to stop. The second: the signal came before the handler was set."""
 
@@ -22,7 +22,7 @@ Kind = Literal["done", "stopped", "crashed", "refused"]
 
 @dataclass(frozen=True)
 class Attempt:
-    """The result of one start of the job. A line of RUN_DIR/attempts.jsonl."""
+    """How one start of the Slurm job ended. Written as a line of RUN_DIR/attempts.jsonl."""
 
     kind: Kind
     step: int
@@ -40,10 +40,11 @@ class Action:
 
 
 def classify_attempt(endings: Sequence[Ending], code: int, step: int, *, was_asked: bool, stop_reason: str | None) -> Attempt:
-    """Return how an attempt ended.
+    """Return how one start of the Slurm job ended: done, stopped on request, crashed, or refused (an error that the same command would
+    raise again).
 
-    `code`: the exit code of the nodes, used only if no rank reported one. `was_asked`: the batch script got USR2. `stop_reason`: the
-    reason in the run's last event, if that is a stop.
+    `endings`: how each rank ended. `code`: the exit code of the nodes, used only if no rank reported one. `step`: that of the newest
+    checkpoint. `was_asked`: the batch script got USR2. `stop_reason`: the reason in the run's last event, if that is a stop.
     """
     failure = first_failure(endings)
     codes = {ending.code for ending in endings if ending.ended == "reported"}
@@ -61,10 +62,12 @@ def classify_attempt(endings: Sequence[Ending], code: int, step: int, *, was_ask
 
 
 def decide(history: Sequence[Attempt], attempt: Attempt, started_at: int, max_tries: int, codes: Sequence[int]) -> Action:
-    """Return the action after `attempt`, which follows the attempts of `history`.
+    """Return what happens to the Slurm job after `attempt`: requeued, held if too many attempts in a row brought no new checkpoint, or
+    ended.
 
-    `started_at`: step of the checkpoint from which the attempt began. `codes`: the exit codes of ranks and srun; one of FINAL_CODES
-    becomes the exit code of the batch script.
+    `history`: the earlier attempts, oldest first. `started_at`: step of the checkpoint from which the attempt began. `max_tries`: the
+    limit for crashes; for stops on request it is MAX_STOPS. `codes`: the exit codes of ranks and srun; one of FINAL_CODES becomes the exit
+    code of the batch script.
     """
     gained = f"checkpoint of step {attempt.step} (+{attempt.step - started_at} in this attempt)"
     if attempt.kind == "done":
@@ -92,5 +95,5 @@ def _without_progress(history: Sequence[Attempt], attempt: Attempt) -> int:
 
 
 def attempt_from_json(row: dict[str, Any]) -> Attempt:
-    """Read an attempt from a row of attempts.jsonl, ignoring keys of other releases."""
+    """Return the attempt of a row of attempts.jsonl. Keys other than kind, step and reason are ignored."""
     return Attempt(row["kind"], row["step"], row["reason"])

@@ -1,4 +1,5 @@
-"""Splits a run into launches, and the time of each launch into parts, from events.jsonl and metrics.jsonl. Torch-free."""
+"""Splits a run into launches (starts of the training command), and the time of each launch into parts, from events.jsonl and
+metrics.jsonl. Torch-free."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,7 +19,8 @@ Row = dict[str, Any]
 
 @dataclass
 class Launch:
-    """One launch: when it began and was last alive (unix seconds), how it ended, and the seconds of its parts."""
+    """One start of the training command: when it began and was last alive (unix seconds), how it ended, and the seconds of each part of
+    its time."""
 
     begin: float
     end: float
@@ -32,7 +34,7 @@ class Launch:
 
     @property
     def rest(self) -> float:
-        """Seconds that are in none of the parts."""
+        """Seconds of the launch that are in none of its parts, such as evaluation. At least 0."""
         return max(0.0, self.end - self.begin - sum(self.parts.values()))
 
 
@@ -51,10 +53,11 @@ def _row(path: Path, number: int, line: str, row: Row | None, *, required: dict[
 
 
 def divide(events: list[Row], rows: list[Row], newest: float) -> tuple[list[Launch], float]:
-    """Return the launches with their parts, and the seconds by which the times contradict each other.
+    """Split a run at each start of the training command. Return these launches with the seconds of their parts, oldest first, and the
+    seconds by which the times contradict each other.
 
-    Times contradict each other if launches overlap, or if more work was lost than there was time for. `newest`: the last time at which
-    the last launch was alive.
+    `events`, `rows`: the lines of events.jsonl and metrics.jsonl. Times contradict each other if launches overlap, or if more work was
+    lost than there was time for. `newest`: the last time at which the last launch was alive.
     """
     begins = [index for index, event in enumerate(events) if event["event"] in BEGINS]
     groups = [events[first:stop] for first, stop in pairwise([*begins, len(events)])]
@@ -69,7 +72,8 @@ def divide(events: list[Row], rows: list[Row], newest: float) -> tuple[list[Laun
 
 
 def _assign_lost_seconds(launches: list[Launch], lost: float) -> float:
-    """Assign lost seconds to the launches that spent them: the last one, then earlier ones if a fallback went further back.
+    """Add `lost` seconds of work that had to be repeated to the launches that had done this work: to the last one, then to earlier ones if
+    it has not spent so much time.
 
     Returns the seconds that fit into none of them.
     """
@@ -113,9 +117,9 @@ def _launch(own: list[Row], later: list[Row], rows: list[Row], newest: float) ->
 
 
 def _updates(logged: list[Row], skips: list[Row], first_step: int) -> dict[str, float]:
-    """Return the seconds of training, data wait and skipped updates.
+    """Return the seconds that one launch spent on training, waiting for data and skipped updates.
 
-    The means in a row are over all updates since the previous row, applied and skipped.
+    `logged`: its rows of metrics.jsonl. The means in a row are over all updates since the previous row, applied and skipped.
     """
     parts = {"training": 0.0, "data_wait": 0.0, "skipped": sum(_number(skip, "seconds") for skip in skips)}
     for before, row in pairwise([{"step": first_step}, *logged]):
@@ -129,7 +133,7 @@ def _updates(logged: list[Row], skips: list[Row], first_step: int) -> dict[str, 
 
 
 def _add_unlogged(launch: Launch, rows: list[Row]) -> None:
-    """Add updates that were kept but have no row, because the launch ended before the next row was due.
+    """Add the seconds of updates whose result was kept but which have no row, because the launch ended before the next row was due.
 
     Their time is estimated from the row before them, or from the first row.
     """
@@ -154,7 +158,7 @@ def _ended(ending: Row | None, has_successor: bool) -> str:
 
 
 def stall_seconds(save: Row) -> float:
-    """Return the seconds for which training stood still during a save."""
+    """Return the seconds for which training stood still during a save: copying to the host plus waiting for the save to end."""
     return _number(save, "copy_seconds") + _number(save, "wait_seconds")
 
 

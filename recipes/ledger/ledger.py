@@ -28,12 +28,12 @@ PARTS = {
 }
 """The parts of the wall time, in the order of the table. Every second is in exactly one part."""
 TOLERATED_SECONDS = 1.0
-"""The table reports a contradiction only above this: modification times and clocks of hosts are not exact."""
+"""Times that contradict each other by less are not reported: modification times and clocks of hosts are not exact."""
 SHOWN_LAUNCHES = 10
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
-    """The flags of launch/ledger.py."""
+    """Return the parser of the flags of launch/ledger.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", type=place, help="the run dir, finished or not")
     parser.add_argument("--mtbf-hours", type=float, default=24.0, help="mean time between failures of the whole job (default: 24)")
@@ -43,7 +43,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_ledger(args: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Print the ledger of a run dir. Raises: ConfigError."""
+    """Print how a run spent its wall time: a table, or one JSON object with --json. Returns the exit code 0. Raises: ConfigError as
+    build_ledger()."""
     ledger = build_ledger(args.run_dir, args.mtbf_hours)
     for line in [json.dumps(ledger)] if args.json else table(ledger):
         say(line)
@@ -51,7 +52,11 @@ def run_ledger(args: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 
 def build_ledger(run_dir: Path, mtbf_hours: float) -> dict[str, Any]:
-    """Return everything that `--json` prints. Raises: ConfigError if there are no events or a line is damaged."""
+    """Return how a run spent its wall time, with its launches, saves, skipped updates and the advised save interval. `--json` prints all
+    of it.
+
+    Raises: ConfigError if the run dir has no events, a line is damaged, or `mtbf_hours` is not a positive number.
+    """
     if not run_dir.is_dir():
         raise ConfigError(f"{run_dir}: no such folder; name a run dir such as runs/text_tiny")
     path = run_dir / "events.jsonl"
@@ -101,7 +106,7 @@ def _numbers(rows: list[Row], key: str) -> list[float]:
 
 
 def table(ledger: dict[str, Any]) -> list[str]:
-    """Return the lines of the ledger for the terminal."""
+    """Return the result of build_ledger() as lines of text for the terminal."""
     title = f"{ledger['run_dir']}: step {ledger['step']}, {len(ledger['launches'])} launches, wall time {ledger['wall_seconds']:,.1f} s"
     parts = [
         f"  {name.replace('_', ' '):<9} {part['seconds']:>14,.1f} s {part['percent']:>6.1f} %  {PARTS[name]}".rstrip()

@@ -18,9 +18,9 @@ def young_interval(cost: float, mtbf: float) -> float:
 
 
 def daly_interval(cost: float, mtbf: float) -> float:
-    """Return Young's interval corrected for failures during saving and repeating.
+    """Return the time of work between two saves: young_interval() corrected for failures during saving and repeating.
 
-    It differs from Young's if a save is not much shorter than `mtbf`.
+    It differs from Young's if a save is not much shorter than `mtbf`, and is `mtbf` if a save takes 2 * mtbf or more.
 
     Source: Daly 2006, "A higher order estimate of the optimum checkpoint interval for restart dumps", equation 37.
     """
@@ -31,7 +31,8 @@ def daly_interval(cost: float, mtbf: float) -> float:
 
 
 def advise(costs: list[float], write_seconds: list[float], step_seconds: list[float], mtbf_hours: float) -> dict[str, Any] | None:
-    """Return the advised interval, computed from medians; None if no save or no step was measured.
+    """Return the advised time and number of updates between two saves, and the medians from which they are computed; None if no save or no
+    update was measured.
 
     `costs`: seconds for which training stood still, of each save. `write_seconds`: seconds of writing in the background, of each save.
     `step_seconds`: of each update. The interval is not shorter than a write, because saves would then wait for each other.

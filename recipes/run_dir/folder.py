@@ -12,13 +12,13 @@ class Folder(NamedTuple):
 
     @staticmethod
     def at(path: Path) -> "Folder":
-        """Return the folder that is at `path` now. Raises: OSError."""
+        """Return path and inode of the folder that is at `path` now. Raises: OSError if there is none."""
         return Folder(str(path.resolve()), path.stat().st_ino)
 
     def is_copied_to(self, other: "Folder") -> bool:
-        """True if `other` is a copy of this folder. False if this folder is UNKNOWN."""
+        """True if `other` is a copy of this folder: its path and its inode are both different. False if this folder is UNKNOWN."""
         return self != UNKNOWN and self.path != other.path and self.inode != other.inode
 
 
 UNKNOWN = Folder()
-"""The folder of a file from a release that did not record it."""
+"""Stands for the folder of a file whose release did not record the folder."""

@@ -45,7 +45,7 @@ class Owner:
 
     @staticmethod
     def this_process(folder: Folder = UNKNOWN) -> "Owner":
-        """Return the calling process."""
+        """Return the calling process as the owner of the run directory `folder`."""
         pid = os.getpid()
         stat = read_stat(pid)
         return Owner(os.uname().nodename, pid, stat.start if stat else "", _boot(), _pid_namespace(), time.time(), folder)
@@ -65,7 +65,7 @@ class Owner:
         return bool(self.boot) and (self.boot, self.pid_namespace) == (_boot(), _pid_namespace())
 
     def is_running(self) -> bool:
-        """True if an owner for which is_here() is true is alive. A stopped process is alive, a zombie is not."""
+        """True if the owner process is alive. Call it only if is_here() is true. A stopped process is alive, a zombie is not."""
         stat = read_stat(self.pid)
         if stat is not None:
             return stat.start == self.start and stat.state not in "ZX"
@@ -93,7 +93,8 @@ class RunLock:
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         stale_seconds: float = STALE_SECONDS,
     ) -> None:
-        """`say` prints that the heartbeat of another machine is being watched, which takes up to `stale_seconds`."""
+        """Prepare the lock; acquire() takes it. `say` prints a line if acquire() has to watch an owner on another machine for up to
+        `stale_seconds`. `heartbeat_seconds`: how often this owner touches the file."""
         self.path = path
         self._say, self._heartbeat_seconds, self._stale_seconds = say, heartbeat_seconds, stale_seconds
         self.text = ""
@@ -109,9 +110,11 @@ class RunLock:
         return self._lost_reason is not None
 
     def acquire(self) -> str | None:
-        """Take ownership of the file. Returns the dead owner that it was taken from; None if there was none.
+        """Take ownership of the lock file, and touch it regularly from now on. Returns the dead owner that it was taken from, as text;
+        None if there was none, or if the file came with a copy of the directory.
 
-        Raises: ConfigError if the owner is alive; OSError if the file cannot be written.
+        Raises: ConfigError if the owner is alive, or if other launches were faster MAX_ROUNDS times; OSError if the file cannot be
+        written.
         """
         self._prepare()
         previous = None
@@ -140,7 +143,7 @@ class RunLock:
             raise ConfigError(f"{self._flag} {self._lost_reason}")
 
     def release(self) -> None:
-        """Remove the file, unless another launch owns it by now."""
+        """Stop the heartbeat, and remove the lock file unless another launch owns it by now."""
         self._released.set()
         if self._thread.is_alive():
             self._thread.join(self._heartbeat_seconds)  # bounded: a dead file server must not block the exit
@@ -150,7 +153,8 @@ class RunLock:
                 self.path.unlink()
 
     def _moved(self) -> str | None:
-        """Return an error text if the directory was moved or removed. It is not created again, because it would hold only half a run."""
+        """Return an error text if the directory was moved or removed; else None. It is not created again, because it would hold only half
+        a run."""
         with suppress(FileNotFoundError, NotADirectoryError):
             if self.path.parent.stat().st_ino == self._folder.inode:
                 return None
@@ -199,7 +203,11 @@ class RunLock:
             return None
 
     def _is_stale(self, seen: _Snapshot) -> bool:
-        """True if the owner is dead or the file is a copy. False if the file has changed. Raises: ConfigError if the owner is alive."""
+        """True if the lock file may be removed: its owner is dead, or it came with a copy of the directory. False if the file has changed
+        meanwhile, so it must be read again. For an owner on another machine this takes up to `stale_seconds`.
+
+        Raises: ConfigError if the owner is alive.
+        """
         owner = Owner.of(seen.text)
         if owner is not None and owner.is_here():
             if self._is_copied(owner) or not owner.is_running():
@@ -221,14 +229,15 @@ class RunLock:
         return True
 
     def _is_copied(self, owner: Owner | None) -> bool:
-        """True if the file came with a copy of the owner's directory. On another machine this is False, and the heartbeat decides."""
+        """True if the lock file came with a copy of its owner's directory, so that it locks nothing. False if the owner is on another
+        machine: there only the heartbeat shows whether the lock is in use."""
         return owner is not None and owner.is_here() and owner.folder.is_copied_to(self._folder)
 
     def _in_use(self, seen: _Snapshot) -> str:
         return f"{self._flag} is in use by {_owner_name(seen.text)}; wait for it, stop it, or name another --run-dir"
 
     def _remove_stale(self, stale: _Snapshot) -> bool:
-        """Remove the file if it is still the stale one. False if another launch was faster."""
+        """Remove the lock file if it is still as it was read into `stale`. Returns False if another launch was faster."""
         try:
             with self.path.open("r+") as file:
                 if not _is_first(file.fileno()) or self._read_file() != stale:
@@ -250,7 +259,8 @@ class RunLock:
 
 
 def _is_first(descriptor: int) -> bool:
-    """True if no other launch is removing this file right now. Also true on a file system without flock."""
+    """Lock the open lock file for its removal. False if another launch is removing it right now. True without a lock on a file system that
+    has no flock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until the file is closed, a moment later
     except BlockingIOError:

@@ -28,7 +28,7 @@ Changes = dict[str, list[Any]]
 
 
 class OpenedMetrics(NamedTuple):
-    """metrics.jsonl for appending, and the work of the previous launch after its last checkpoint."""
+    """The log metrics.jsonl, open for appending, and the updates and seconds that the previous launch lost after its last checkpoint."""
 
     lines: JsonLines
     lost_steps: int
@@ -87,7 +87,7 @@ class RunDir:
         self._replace("config.json", json.dumps(content, indent=2) + "\n")
 
     def keep(self, name: str, content: bytes) -> None:
-        """Write a file that belongs to the run. Raises: ConfigError if the write fails."""
+        """Write `content` into the file `name` of the run directory, atomically. Raises: ConfigError if the write fails."""
         self._replace(name, content)
 
     def warn(self, text: str) -> None:
@@ -95,11 +95,12 @@ class RunDir:
         self._say(f"warning: {text}")
 
     def event(self, kind: str, **facts: Any) -> None:
-        """Append one line to events.jsonl."""
+        """Append one line to events.jsonl: the time, the `kind` of event and the `facts`. If the disk fails, the line is written later."""
         self._events.append({"time": time.time(), "event": kind, **facts})
 
     def open_metrics(self, step: int) -> OpenedMetrics:
-        """Open metrics.jsonl and remove the rows after `step`, which belong to lost work. Raises: ConfigError if the write fails."""
+        """Open metrics.jsonl. Remove damaged lines, and the rows after `step`, whose work was lost. Raises: ConfigError if the write
+        fails."""
         lines = self._metrics = self._log("metrics.jsonl")
         found, num_damaged = read_rows(lines.path)
         rows = [row for row in found if isinstance(row.get("step"), int)]
@@ -116,7 +117,8 @@ class RunDir:
         return OpenedMetrics(lines, last - step, lost_seconds)
 
     def release(self) -> None:
-        """Release the directory. If no run began in it, remove what this launch created: the lock and empty folders."""
+        """Close the logs and remove the lock. If no run began in the directory, also remove the folders that this launch created, if they
+        are empty."""
         self._events.close()
         if self._metrics:
             self._metrics.close()
@@ -152,7 +154,7 @@ class RunDir:
 
 @dataclass(frozen=True)
 class StoredConfig:
-    """The content of config.json that a launch must agree with."""
+    """The settings of the run in a run directory. A launch that continues the run must agree with them."""
 
     recipe: dict[str, Any]
     """The recipe as JSON, in the format of the release that wrote it; see recipes/settings.py."""
@@ -163,7 +165,7 @@ class StoredConfig:
 
 
 def read_config(run_dir: Path) -> StoredConfig | None:
-    """Read config.json; None if there is no run. Raises: ConfigError if the file is damaged or cannot be read."""
+    """Read the run's config.json; None if there is no such file. Raises: ConfigError if the file is damaged or cannot be read."""
     path = run_dir / "config.json"
     try:
         config = json.loads(path.read_text())

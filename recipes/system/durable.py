@@ -10,7 +10,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """As write_text_atomically, for bytes."""
+    """Replace a small file by `content`. A reader sees the old or the new content, never a part of it, and a power cut does not lose it."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         file.write(content)

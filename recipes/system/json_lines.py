@@ -16,15 +16,15 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, say: Callable[[str], None] = print, is_ours: Callable[[], bool] = lambda: True) -> None:
-        """Remove an incomplete last line, which a kill left. `say` prints one warning when writes begin to fail. Nothing is written while
-        `is_ours` returns False. Raises: OSError."""
+        """Prepare to append to `path`, and remove an incomplete last line, which a killed process left. `say` prints one warning when
+        writes begin to fail. Nothing is written while `is_ours` returns False. Raises: OSError."""
         self.path, self._say, self._is_ours = path, say, is_ours
         self._waiting: list[str] = []
         self._is_failing = False
         _cut_incomplete_line(path)
 
     def append(self, row: dict[str, Any]) -> None:
-        """Append one line."""
+        """Append `row` as one line. If the disk fails, keep the line in memory until a later write succeeds."""
         self._waiting.append(json.dumps(row) + "\n")
         self.flush()
 
@@ -43,7 +43,7 @@ class JsonLines:
         self._waiting.clear()
 
     def close(self) -> None:
-        """Try a last time to write, and print how many lines are lost."""
+        """Try a last time to write the lines that are kept in memory. If that fails, print how many are lost."""
         self.flush()
         if self._waiting and self._is_ours():
             self._say(f"warning: {len(self._waiting)} lines of {self.path} are lost, they could not be written")
@@ -51,7 +51,7 @@ class JsonLines:
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the objects of a log ([] if it does not exist), and the number of lines that are not an object. Raises: OSError."""
+    """Return the objects of a log in their order ([] if there is no file), and the number of its damaged lines. Raises: OSError."""
     found = [row for _, row in read_lines(path)]
     rows = [row for row in found if row is not None]
     return rows, len(found) - len(rows)

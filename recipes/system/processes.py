@@ -41,7 +41,7 @@ class WorkerLost(Exception):
     """A worker process has ended unexpectedly. The text says how, and is meant to follow the name of the process."""
 
     def __init__(self, code: int | None) -> None:
-        """`code`: its exit code, negative for a signal."""
+        """`code`: the exit code of the worker process; negative if a signal ended it, None if it is unknown."""
         self.code = code
         if code is None or code >= 0:
             cause = f"ended with exit code {code}"
@@ -85,15 +85,15 @@ class Workers(Generic[Task, Result]):
         return [process.pid for process in self._processes.values()]
 
     def put(self, task: Task) -> None:
-        """Add one task."""
+        """Queue one task for the processes, without waiting for its result."""
         self._queued.append((self._num_put, task))
         self._num_put += 1
         self._send_tasks()
 
     def get(self) -> Result:
-        """Return the result of the oldest task whose result was not returned yet.
+        """Wait for the result of the oldest task whose result was not returned yet, and return it.
 
-        Raises: the error of the work; WorkerLost, also after close().
+        Raises: the error that `work` raised for this task; WorkerLost if a process died, or after close().
         """
         while self._num_taken not in self._results:
             for pipe in wait(list(self._working)):
@@ -107,11 +107,12 @@ class Workers(Generic[Task, Result]):
         return result
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes. A process that is still busy after LEAVE_SECONDS is killed."""
         self._end_processes()
 
     def _send_tasks(self) -> None:
-        """Send queued tasks to the processes with the fewest tasks, at most TASKS_AHEAD to each."""
+        """Send queued tasks to the processes with the fewest tasks, at most TASKS_AHEAD to each. Start further processes while all are
+        busy."""
         while self._queued:
             pipe = min(self._working, key=lambda pipe: len(self._working[pipe]), default=None)
             if len(self._processes) < self._num_processes and (pipe is None or self._working[pipe]):
@@ -157,7 +158,8 @@ def _end_processes(processes: dict[Connection, BaseProcess]) -> None:
 
 
 def _serve(work: Callable[[Any], Any], begin: Callable[[], object], pipe: Connection) -> None:
-    """Run a worker process. It ignores stop requests, which reach the whole process group: the parent decides when its workers end."""
+    """The main function of a worker process: call `begin`, then do the tasks that arrive through `pipe`, and send the results back. It
+    ignores stop requests, which reach the whole process group: the parent decides when its workers end."""
     protect_terminal()
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -180,7 +182,8 @@ def _serve(work: Callable[[Any], Any], begin: Callable[[], object], pipe: Connec
 
 
 def _receive_tasks(pipe: Connection, tasks: SimpleQueue[tuple[Any] | None]) -> None:
-    """Receive every task immediately, so that the parent never waits. End the process when the parent closes the pipe or is gone."""
+    """Put every task from `pipe` into the queue `tasks` at once, so that the parent never waits. End the process when the parent closes
+    the pipe or is gone, after LEAVE_SECONDS to finish its task."""
     try:
         with suppress(EOFError, OSError):
             while True:
@@ -244,7 +247,7 @@ def signals_blocked_in_children() -> Iterator[None]:
 
 @contextmanager
 def stop_signals_blocked() -> Iterator[None]:
-    """Delay stop requests in this block. Processes that are started in it inherit the blocked signals permanently."""
+    """Delay stop requests (STOP_SIGNALS) until the end of this block. Processes that are started in it keep these signals blocked."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

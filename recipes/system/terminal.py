@@ -50,7 +50,7 @@ class Descriptor(io.RawIOBase):
         return os.isatty(self._number)
 
     def write(self, data) -> int:  # type: ignore[no-untyped-def]  # any bytes-like object
-        """Write `data`, or as much as possible. Always returns the full size."""
+        """Write the bytes `data`. What cannot be written is dropped. Always returns the full size of `data`, as if all was written."""
         view = memoryview(data).cast("B")
         size = len(view)
         try:
@@ -64,7 +64,8 @@ class Descriptor(io.RawIOBase):
         return size
 
     def mark_lost(self, reason: str) -> None:
-        """Store the first loss, and print a warning on the other stream if that is possible."""
+        """Record that output was lost, and why. Print a warning on the other stream if `warns` is set and that stream accepts it. Only the
+        first call has an effect."""
         if self.lost is not None:
             return
         self.lost = LostOutput(NAMES[self._number], reason)
@@ -77,7 +78,7 @@ class Descriptor(io.RawIOBase):
                 os.write(other, line.encode())
 
     def take_lost(self) -> LostOutput | None:
-        """Return the first loss at the first call after it; None otherwise."""
+        """Return the first loss of output, once. None before a loss, and at all later calls."""
         lost = None if self._is_reported else self.lost
         self._is_reported = self.lost is not None
         return lost
@@ -98,7 +99,7 @@ class Terminal(io.TextIOWrapper):
     """sys.stdout or sys.stderr over a Descriptor. Printing to it never raises."""
 
     def __init__(self, number: int, before: TextIO | None, *, warns: bool) -> None:
-        """Replaces the stream `before`, and keeps its encoding."""
+        """Make the stream that replaces `before` on descriptor `number`, with the same encoding. `warns`: see Descriptor."""
         self.descriptor = Descriptor(number, warns=warns)
         is_unbuffered = getattr(before, "write_through", False)
         super().__init__(
@@ -115,7 +116,8 @@ class Terminal(io.TextIOWrapper):
 
 
 def protect_terminal(*, tells: bool = False) -> None:
-    """Replace sys.stdout and sys.stderr by Terminals, if they are descriptors 1 and 2 or closed. A second call does nothing.
+    """Replace sys.stdout and sys.stderr by streams to which printing never raises, if they are descriptors 1 and 2 or closed. A second
+    call does nothing.
 
     Descriptors 0, 1 and 2 are never free afterwards. Otherwise a file that is opened later could get one of these numbers, and printed
     text would go into that file. `tells`: print a warning on one stream when output of the other is lost.
@@ -148,7 +150,7 @@ def limit_waiting(seconds: float) -> None:
 
 
 def take_losses() -> list[LostOutput]:
-    """Return the losses since the last call. Only the first loss of each stream is ever returned."""
+    """Return which of stdout and stderr have lost output since the last call, and why. Each stream is returned at most once."""
     return [lost for terminal in _terminals() if (lost := terminal.descriptor.take_lost())]
 
 

@@ -1,4 +1,5 @@
-"""Undecodable items found while training. All ranks share the same list, and the run ends if the list is too long."""
+"""Items (files or rows of the data set) that could not be decoded while training. All ranks share the same list, and the run ends if the
+list is too long."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -11,11 +12,11 @@ from recipes.errors import ConfigError, UnusableData
 
 
 class BadItems:
-    """The distinct bad items of a run so far."""
+    """The distinct items (files or rows of the data set) that a run could not decode so far."""
 
     def __init__(self, num_items: int, max_fraction: float, removed: Collection[str] = ()) -> None:
-        """`num_items`: samples of the data set. `max_fraction` of them may be bad. `removed`: bad items of earlier launches whose files the
-        user has removed since; they are not counted."""
+        """Begin with an empty list. At most `max_fraction` of the data set's `num_items` samples may be bad. `removed`: bad items of
+        earlier launches whose files the user has removed since; they are not counted."""
         self._removed = removed
         self._num_items, self._max_fraction = num_items, max_fraction
         self._known: dict[str, BadItem] = {}
@@ -35,7 +36,8 @@ class BadItems:
         return loaded
 
     def note(self, items: list[BadItem]) -> None:
-        """Add items that this rank found elsewhere, such as in an evaluation; they are kept until agree() too."""
+        """Add bad items that this rank found outside of load(), such as in an evaluation, unless they are listed already. agree() sends
+        them to the other ranks."""
         self._new += [item for item in items if item.where not in self._known and item.where not in self._removed]
 
     @property

@@ -52,7 +52,8 @@ def has_updates(run_dir: Path) -> bool:
 
 
 def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
-    """Return the differences between `recipe` and the recipe of the directory's run, all of them accepted by run.accept_changes.
+    """Return the differences between `recipe` and the recipe of the directory's run, all of them accepted by run.accept_changes; {} if no
+    run has begun. Settings that may always change (FREE_TO_CHANGE) are not compared.
 
     Raises: ConfigError naming the fields that differ and are not accepted, or the part of the run's recipe that cannot be read.
     """
@@ -78,7 +79,11 @@ def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
 
 
 def _check_same_architecture(run_dir: Path, config: StoredConfig, recipe: Recipe, changes: Changes) -> None:
-    """Raises: ConfigError if the number of parameters differs. The run's weights do not fit then, so run.accept_changes does not help."""
+    """Check that `recipe` has as many parameters as the recipe of the run. Else the run's weights do not fit, and run.accept_changes does
+    not help.
+
+    Raises: ConfigError if the numbers differ.
+    """
     kinds = {name: (type(value),) for name, value in vars(recipe).items() if is_dataclass(value)}
     before, now = num_parameters(recipe_from_dict(config.recipe, kinds, config.writer)), num_parameters(recipe)
     if before != now:
@@ -93,14 +98,16 @@ def _shown(changes: Changes, names: list[str]) -> str:
 
 
 def accept_setting(recipe: Recipe, *names: str) -> str:
-    """Return the setting that accepts the changes `names` and those that the recipe accepts already, as `run.accept_changes=a,b`."""
+    """Return the assignment `run.accept_changes=a,b` that accepts the changes `names` and those that the recipe accepts already."""
     return f"run.accept_changes={','.join(sorted({*names, *recipe.run.accept_changes}))}"
 
 
 def execution_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """Return what differs in execution (ranks, precision, versions, ds_config) between two contents of config.json.
+    """Return what differs in execution (ranks, precision, versions, ds_config) between two contents of config.json: name -> [before, now].
 
-    A value missing from the earlier content is not compared. Keys of the ds_config are an exception: there, absent is a value too."""
+    A value missing from the earlier content is not compared. Keys of the ds_config are an exception: there, absent is a value too. Returns
+    {} if the earlier content has no ds_config at all.
+    """
     old, new = _execution(before), _execution(now)
     names = [name for name in {**old, **new} if name.startswith("deepspeed.") or (name in old and name in new)]
     return {name: [old.get(name), new.get(name)] for name in names if old.get(name) != new.get(name)} if "deepspeed" in before else {}

@@ -43,7 +43,8 @@ VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece",
 
 
 def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> argparse.ArgumentParser:
-    """The flags of every pre-training command; tests/launch freezes them."""
+    """Return the parser of the flags of a pre-training command. tests/launch checks that the flags stay the same. `recipes`: name ->
+    function that makes the recipe; `default`: the name of one of them."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default=default, help=f"one of {', '.join(recipes)}, or FILE.py:FUNCTION (default: {default})")
     parser.add_argument("--deepspeed_config", type=place, help="JSON, or a name in ds_configs/ (default: what suits the machine)")
@@ -57,7 +58,7 @@ def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], def
 
 
 def pretrain_main(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> int:
-    """Run a pre-training command; returns the exit code."""
+    """Run a pre-training command with the flags of sys.argv, print an error if it fails, and return the exit code."""
     return exit_code_of(lambda: _run(*build_parser(description, recipes, default).parse_known_args(), recipes))
 
 
@@ -96,8 +97,8 @@ def _resolve(args: argparse.Namespace, named: Recipe) -> tuple[Recipe, EngineCon
 
 
 def default_ds_config() -> Path:
-    """Return the shipped bf16 ds_config if this process may see an NVIDIA device, or if ranks are imagined (each is assumed to have a
-    GPU). Else the one for fp32 on the CPU."""
+    """Return the path of the shipped ds_config for bf16 if this process may see an NVIDIA device; else of the one for fp32 on the CPU. In
+    a dry run for a number of ranks that do not exist (WORLD_SIZE set by hand) each rank is assumed to have a GPU."""
     return SHIPPED / ("zero3_bf16.json" if may_see_devices() or is_imagined() else "zero3_cpu.json")
 
 

@@ -45,7 +45,7 @@ class UpdateHealth:
 
 @dataclass(frozen=True)
 class Skip:
-    """An update that was not applied."""
+    """An update that was not applied: the reason, and the ranks whose loss or gradient was not finite (none after a spike)."""
 
     reason: str
     ranks: tuple[dict[str, Any], ...] = ()
@@ -54,21 +54,23 @@ class Skip:
 
 
 class UpdateGuard:
-    """Checks one update. judge() and refusal() are collectives."""
+    """Decides whether one optimizer update is applied. Call note() for each micro-batch, judge() and refusal() before the optimizer's
+    step, and confirm() after it. judge() and refusal() are collectives."""
 
     def __init__(self, student: Engine, parallel: Parallel, config: GuardConfig, world: World, spikes: SpikeStatistic) -> None:
-        """`spikes`: the statistic of earlier updates. This update is added to it if it is applied."""
+        """`spikes`: the statistic of earlier updates. confirm() adds this update to it."""
         self._student, self._parallel, self._config, self._world, self._spikes = student, parallel, config, world, spikes
         self._losses: list[Tensor] = []
         self._ranks: tuple[dict[str, Any], ...] = ()
 
     def note(self, loss: Tensor) -> None:
-        """Add the loss of one micro-batch (a sum over what is counted). It stays on its device, so this does not wait for the device."""
+        """Add the loss of one micro-batch: a sum over the positions that the objective counts. It stays on its device, so this does not
+        wait for the device."""
         self._losses.append(loss.detach().double())
 
     def judge(self, total: int) -> UpdateHealth:
-        """Read losses and gradient of the update and sum them over all ranks; call it before the optimizer's step. `total`: count of the
-        whole update. This is the only wait for the device."""
+        """Read losses and gradient of the update and combine them over all ranks; call it before the optimizer's step. `total`: number of
+        positions that the losses of the whole update are summed over. This is the only wait for the device."""
         parallel, student = self._parallel, self._student
         counted: list[nn.Parameter] = []
         repeated: list[nn.Parameter] = []
@@ -93,7 +95,8 @@ class UpdateGuard:
         return UpdateHealth(health.loss, health.grad_norm, 0, 0, tuple(self._spikes.find(health.loss, health.grad_norm)))
 
     def refusal(self, health: UpdateHealth) -> Skip | None:
-        """Return why the update must be skipped; None if it may be applied. A gradient overflow in fp16 is left to the loss scaler."""
+        """Return why the update must be skipped, with the ranks at fault; None if it may be applied. A gradient overflow in fp16 is left
+        to the loss scaler."""
         reason = reason_to_skip(health, self._config, is_scaled=self._student.fp16_enabled())
         self._ranks = () if health.is_finite else self._blame(health)
         return Skip(reason, self._ranks) if reason else None
@@ -106,7 +109,8 @@ class UpdateGuard:
         return None
 
     def _blame(self, health: UpdateHealth) -> tuple[dict[str, Any], ...]:
-        """Return the ranks where the fault started. A bad loss on one rank makes gradients bad on others; these are not listed then."""
+        """Return the bad micro-batches and parameters of each rank where the fault started (see Skip.ranks). A bad loss on one rank makes
+        gradients bad on others; these are not listed then. A collective."""
         bad = [number for number, loss in enumerate(self._losses) if not torch.isfinite(loss)]
         parameters = shards.trained_parameters(self._student)
         names = [n for n, p in parameters if not torch.isfinite(shards.gradient_square(self._student, [p]))]
@@ -117,7 +121,8 @@ class UpdateGuard:
 
 
 def reason_to_skip(health: UpdateHealth, config: GuardConfig, *, is_scaled: bool) -> str | None:
-    """Return why an update must be skipped; None if it may be applied. `is_scaled`: fp16, whose loss scaler must see an overflow."""
+    """Return why an update must be skipped; None if it may be applied. `is_scaled`: training is in fp16. Then a gradient overflow is no
+    reason, because the loss scaler must see it."""
     if health.ranks_with_bad_loss:
         return "non-finite loss"
     if health.ranks_with_bad_gradient:
@@ -140,7 +145,10 @@ def blamed_samples(skip: Skip, positions: list[Position], batch: BatchPlan) -> l
 
 
 def check_skips(recipe: Recipe, step: int, skipped_in_a_row: int, reason: str) -> None:
-    """Raises: TrainingBroken if guard.max_skipped_in_a_row updates in a row were skipped."""
+    """End the run if too many updates in a row were skipped. `reason`: that of the last skip, for the message.
+
+    Raises: TrainingBroken after guard.max_skipped_in_a_row of them.
+    """
     if skipped_in_a_row >= recipe.guard.max_skipped_in_a_row:
         raise TrainingBroken(
             f"{skipped_in_a_row} updates in a row were skipped at step {step}, the last for a {reason}; look at the skip events in "
@@ -149,7 +157,7 @@ def check_skips(recipe: Recipe, step: int, skipped_in_a_row: int, reason: str) -
 
 
 def check_finite(metrics: Mapping[str, Any]) -> None:
-    """Raises: TrainingBroken if the loss of a logged step is not finite."""
+    """End the run if the loss of a logged step is not finite. Raises: TrainingBroken."""
     if not math.isfinite(metrics["loss"]):
         raise TrainingBroken(
             f"loss is {metrics['loss']} at step {metrics['step']}; look at grad_norm and lr in metrics.jsonl, then lower optim.lr "

@@ -76,7 +76,7 @@ def _train_and_report(state: TrainState) -> int:
 
 
 def train(state: TrainState) -> int:
-    """The training loop: update, evaluate, report, save, in this order."""
+    """Train until run.max_steps or until a rank was asked to stop: update, evaluate, report, save, in this order. Returns the exit code."""
     run, skipped = state.recipe.run, 0
     while state.step < run.max_steps and not state.stop.agreed:
         due = state.step + 1
@@ -115,8 +115,8 @@ def _save_last(state: TrainState) -> None:
 
 
 def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
-    """Do one optimizer update over all micro-batches. Returns its metrics; only the step unless `logs`, since the others cost
-    collectives. Returns a Skip if the update was not applied: then weights, moments and what follows the student are unchanged."""
+    """Do one optimizer update over all micro-batches, and return its metrics. Without `logs` they are {"step": ...} only, since the others
+    cost collectives. Returns a Skip if the update was not applied: weights, moments and what follows the student are unchanged."""
     start = time.perf_counter()
     objective, recipe, counters = state.objective, state.recipe, state.counters
     student, parallel = objective.student, objective.parallel
@@ -169,8 +169,8 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
 
 
 def _sum_over_ranks(state: TrainState, batches: list[Batch]) -> tuple[int, int, int]:
-    """Return the objective's count and the tokens of the whole update, and how many ranks were asked to stop. TP ranks hold the same
-    data, so they count once.
+    """Return, for the whole update, the number of positions that the loss counts, the number of tokens, and how many ranks were asked to
+    stop. TP ranks hold the same data, so they count once in the first two.
 
     The same collective shares what happened on any rank: undecodable items, a checkpoint that is written, a run dir that is lost.
     Raises: UnusableData if there are too many bad items or nothing is counted; ConfigError if the run dir is lost.

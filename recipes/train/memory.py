@@ -28,7 +28,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def format_bytes(size: int) -> str:
-    """Return `1.2 GiB` or `340 MiB`."""
+    """Return a number of bytes as text, such as `1.2 GiB` or `340 MiB`."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
@@ -38,7 +38,7 @@ def explaining_out_of_memory(recipe: Recipe, config: EngineConfig, world: World,
 
 
 def explain(message: str, place: Beat, recipe: Recipe, config: EngineConfig, world: World) -> str:
-    """Return the error text with fact, numbers and remedies. `message`: the text of the original error."""
+    """Return the error text for a lack of memory: rank, place in the run, the original `message`, and remedies."""
     rank = f" on rank {world.rank} ({world.hosts[world.rank]})" if world.size > 1 else ""
     trains = place.phase not in (*PREPARING, *BUILDING)
     where = f"at step {place.step + 1}, {place.phase} of micro-batch {place.micro_batch}" if trains else f"while starting, {place.phase}"
@@ -46,7 +46,7 @@ def explain(message: str, place: Beat, recipe: Recipe, config: EngineConfig, wor
 
 
 def remedies(phase: str, recipe: Recipe, config: EngineConfig, device: torch.device) -> Iterator[str]:
-    """Yield what helps if memory runs out in this phase, the cheapest first."""
+    """Yield short texts on what helps if memory runs out in this phase of the run, the cheapest remedy first."""
     if phase in PREPARING:
         yield "prepare the data before, with launch/prepare.py --processes 1, where there is more memory"
         return
@@ -70,7 +70,8 @@ def remedies(phase: str, recipe: Recipe, config: EngineConfig, device: torch.dev
 
 
 def smaller_micro_batch(recipe: Recipe, batch: BatchPlan) -> int | None:
-    """Return the largest micro-batch of at most half the size that divides the same update; None if there is none."""
+    """Return the largest micro-batch of at most half the present size with which an update still has the same number of samples; None if
+    there is none."""
     for micro in range(batch.micro_batch_size // 2, 0, -1):
         with suppress(ConfigError):
             return plan_batch(recipe, micro, batch.tp_size, batch.world_size).micro_batch_size
@@ -78,6 +79,6 @@ def smaller_micro_batch(recipe: Recipe, batch: BatchPlan) -> int | None:
 
 
 def resume_hint(run_dir: Path) -> str:
-    """Return from which step the same command continues, or that nothing is saved."""
+    """Return the end of an error message: the step from which the same command continues, or that nothing is saved yet."""
     checkpoint = newest(run_dir)
     return f"the same command continues from step {step_of(checkpoint)}" if checkpoint else "nothing is saved yet"

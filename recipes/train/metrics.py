@@ -25,7 +25,7 @@ class Interval:
     data_wait_seconds: float = 0.0
 
     def add(self, seconds: float, tokens: int, data_wait_seconds: float) -> None:
-        """Add one update."""
+        """Add the seconds, tokens and data wait of one update."""
         self.steps += 1
         self.seconds += seconds
         self.tokens += tokens
@@ -43,7 +43,8 @@ class MetricsWriter:
         self.terminal = StepLines(display, first_step=first_step, last_step=recipe.run.max_steps)
 
     def write(self, metrics: dict[str, Any], interval: Interval) -> None:
-        """Add the rates over `interval` to `metrics` and send them to every sink."""
+        """Add the rates over `interval` (seconds per step, tokens per second, MFU) to `metrics`, and write them to metrics.jsonl, the
+        terminal and wandb."""
         flops = step_flops(self._recipe, interval.tokens, interval.steps * self._recipe.run.global_batch_size) / interval.seconds
         metrics["step_seconds"] = interval.seconds / interval.steps
         metrics["tokens_per_second"] = interval.tokens / interval.seconds
@@ -54,7 +55,7 @@ class MetricsWriter:
             self._mirror.log(metrics)
 
     def close(self) -> None:
-        """Close the terminal and the mirror. Waits for wandb only a bounded time."""
+        """Close the progress bar and the copy to wandb. Waits for wandb only a bounded time."""
         self.terminal.close()
         if self._mirror:
             self._mirror.finish()

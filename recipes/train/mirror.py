@@ -38,7 +38,7 @@ class WandbMirror:
     """Sends metrics to wandb on a daemon thread. The first error of wandb is printed and ends the thread."""
 
     def __init__(self, arguments: Mapping[str, Any]) -> None:
-        """`arguments`: those of wandb.init."""
+        """Start the thread. `arguments`: the keyword arguments of wandb.init."""
         self._queue: SimpleQueue[dict[str, Any] | None] = SimpleQueue()  # None is the end
         self._arguments = arguments
         self._given_up = False
@@ -76,8 +76,8 @@ class WandbMirror:
 
 
 def _id_of(run_dir: Path) -> str:
-    """Return the id of the wandb run, and store it in the run dir: WANDB_RUN_ID, or the stored id, or a new one. The stored id is not
-    used in a copy of a run dir, which is a run of its own."""
+    """Return the id of the wandb run, and store it in the run dir. It is WANDB_RUN_ID, or else the stored id, or else a new one. The id
+    stored in a copy of a run dir is not used, because the copy is a run of its own."""
     file, here, kept = run_dir / ID_FILE, Folder.at(run_dir), None
     with suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads(file.read_text())

@@ -11,8 +11,8 @@ MARGINS = {"left": 0.07, "right": 0.98, "bottom": 0.08, "top": 0.9, "hspace": 0.
 
 
 def plot_metrics(run_dir: Path, panels: Mapping[str, tuple[str, ...]]) -> Path | None:
-    """Write curves.png beside metrics.jsonl and return its path. None if it cannot be written, or if matplotlib is not installed (as on
-    a machine without package access). `panels`: title -> metrics, at most four."""
+    """Draw the curves of metrics.jsonl into curves.png beside it, and return its path. None if it cannot be written, or if matplotlib is
+    not installed (as on a machine without package access). `panels`: title -> names of metrics, at most four panels."""
     try:
         import matplotlib  # takes a second to import, so only the end of a run does
     except ModuleNotFoundError:

@@ -23,8 +23,8 @@ class StopRequest:
     """Catches requests to stop, as a context manager. A second SIGINT ends the process at once, even if it hangs."""
 
     def __init__(self, *, max_minutes: float = 0.0, file: Path | None = None) -> None:
-        """The end of `max_minutes` from now (0: no limit) is a request too, and so is the appearance of `file`. Only rank 0 gets these
-        arguments."""
+        """Besides signals, the end of `max_minutes` from now (0: no limit) and the appearance of `file` are requests to stop. Only rank 0
+        gets these arguments."""
         self.reason: str | None = None
         self.agreed = False
         """Set by the loop on all ranks at the same step, once any rank was asked to stop."""
@@ -58,7 +58,8 @@ class StopRequest:
 
     @contextmanager
     def interruptible(self, doing: str) -> Iterator[None]:
-        """In this block a request takes effect at once, not at a step boundary. Raises: Stopped, once; the message names `doing`."""
+        """In this block a request to stop takes effect at once, not at a step boundary. Raises: Stopped, once; its message names
+        `doing`."""
         self._interruptible = doing
         try:
             self._raise_if_requested()

@@ -9,7 +9,7 @@ from recipes.values import place, place_name
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
-    """The flags of launch/prepare.py."""
+    """Return the parser of the flags of launch/prepare.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("modality", choices=sorted(RECIPES))
     parser.add_argument("--recipe", help="whose data settings to prepare for (default: tiny)")

@@ -15,7 +15,7 @@ EXIT_DONE, EXIT_REQUEUE = 0, 75
 
 
 def report_event(state: TrainState, kind: str, **fields: Any) -> None:
-    """Append an event to events.jsonl (rank 0)."""
+    """Append an event of this kind, with the step and `fields`, to events.jsonl. Does nothing on ranks other than 0."""
     if state.run_dir:
         state.run_dir.event(kind, step=state.step, **fields)
 
@@ -33,9 +33,10 @@ def tell_update(state: TrainState, health: UpdateHealth, skip: Skip | None, seco
 
 
 def report(state: TrainState, metrics: dict[str, Any]) -> None:
-    """Write one logged step (rank 0), then check that the run still learns (all ranks).
+    """Write one logged step (rank 0), then check that the loss is usable (all ranks).
 
-    Raises: TrainingBroken if the loss is not finite or the objective's check fails."""
+    Raises: TrainingBroken if the loss is not finite or the objective's own check fails.
+    """
     counters, interval = state.counters, state.interval
     metrics |= {
         "samples": counters.samples,
@@ -62,7 +63,8 @@ def report_last_save(state: TrainState) -> None:
 
 
 def finish(state: TrainState) -> int:
-    """Print the last lines and return the exit code: 75 if the run was stopped before its last step."""
+    """Print the last lines, write the `stop` event, and return the exit code: 0 if the run has reached its last step, 75 if it was stopped
+    before."""
     done = state.step >= state.recipe.run.max_steps
     memory = state.world.largest(peak_memory_bytes(state.device))
     if state.writer and state.run_dir:

@@ -23,21 +23,22 @@ from recipes.train.begun import DataIdentity, accept_setting, read_started_run
 
 
 class RunData:
-    """The prepared data of one launch in a run dir."""
+    """Finds or prepares the data of one launch, and keeps the run's permanent files, such as the tokenizer. Only rank 0 has this object."""
 
     def __init__(self, run_dir: RunDir, recipe: Recipe, modality: Modality) -> None:
-        """Raises: ConfigError if config.json is damaged."""
+        """Read the stored configuration of the run in `run_dir`, if an update was done there. Raises: ConfigError if config.json is
+        damaged."""
         self._run_dir, self._path, self._recipe, self._modality = run_dir, run_dir.path, recipe, modality
         self._own_folder = self._prepared = self._path / "prepared"
         self._started = read_started_run(self._path)
 
     def prepare(self, check: Callable[[Path], Any]) -> Path:
-        """Return the prepared folder, found or made.
+        """Return the folder of the prepared data. Prepare them if needed.
 
-        A folder in the run dir that was made from other data is made again if run.accept_changes names data.path, or if the run has
-        no update yet. A new folder that `check` refuses is removed.
+        A folder in the run dir that was made from other data is made again if run.accept_changes names data.path, or if the run has no
+        update yet. A new folder that `check` refuses is removed.
 
-        Raises: ConfigError.
+        Raises: ConfigError if the data cannot be used or are not those of the run.
         """
         self._restore_kept_files()
         try:
@@ -55,7 +56,8 @@ class RunData:
             return self._prepare(check)
 
     def copy_kept_to_prepared(self) -> None:
-        """Copy the kept files to the run's prepared folder if that folder is gone: probes read them there."""
+        """Copy the run's permanent files, such as the tokenizer, to its prepared folder if that folder was deleted: probes read them
+        there."""
         self._restore_kept_files()
         there = [name for name in self._kept_hashes if (self._path / name).exists()]
         if there and not self._own_folder.exists():
@@ -91,20 +93,21 @@ class RunData:
         return frozenset(where for where in self.recorded_bad if where.startswith("/") and not Path(where).exists())
 
     def identity(self, fingerprint: str) -> DataIdentity:
-        """Return the hashes of the data that prepare() returned."""
+        """Return the hashes that identify the data which prepare() returned. `fingerprint`: the data set's own hash."""
         record = record_of(self._prepared, "contents")
         return DataIdentity(fingerprint, record["sha256"] if record else None, kept_files(self._prepared))
 
     def keep(self) -> None:
-        """Copy the kept files to the run dir if they are missing there. Raises: ConfigError if they cannot be written."""
+        """Copy the files that the run needs permanently, such as the tokenizer, to the run dir if they are missing or different there.
+        Raises: ConfigError if they cannot be written."""
         for name, sha256 in kept_files(self._prepared).items():
             if _sha256(self._path / name) != sha256:
                 self._run_dir.keep(name, (self._prepared / name).read_bytes())
 
     @cached_property
     def _kept_hashes(self) -> dict[str, str]:
-        """Kept file -> SHA-256, from the run's configuration. Older releases did not record them; then they are computed from the folder
-        with the run's fingerprint."""
+        """The files that the run needs permanently -> their SHA-256, from the run's configuration. If an older release did not record the
+        hashes, they are computed from a folder with the run's fingerprint. {} if no run has begun."""
         if self._started is None:
             return {}
         if (recorded := self._started.content.get("kept")) is not None:
@@ -113,20 +116,23 @@ class RunData:
         return next((kept_files(folder) for folder in self._folders() if read_values(folder).get("fingerprint") == fingerprint), {})
 
     def _folders(self) -> list[Path]:
-        """Return the folders that may hold the kept files."""
+        """Return the folders that may hold the run's permanent files: the run dir, its prepared folder, and the data paths of now and
+        before."""
         before = self._started.recipe["data"].get("path") if self._started else None
         paths = [Path(path).expanduser() for path in (self._recipe.data.path, before) if path is not None]
         return [self._path, self._own_folder, *paths]
 
     def _restore_kept_files(self) -> None:
-        """Restore missing kept files in the run dir from another folder that still has them, before that folder is replaced."""
+        """Copy the run's permanent files, such as the tokenizer, back to the run dir if they are missing or different there and another
+        folder still has them. Call it before that folder is replaced."""
         for name, sha256 in self._kept_hashes.items():
             found = next((folder / name for folder in self._folders() if _sha256(folder / name) == sha256), None)
             if found and found.parent != self._path:
                 self._run_dir.keep(name, found.read_bytes())
 
     def _check_kept_files(self, prepared: Path) -> None:
-        """Raises: ConfigError if the data were prepared with other kept files than those of the run."""
+        """Check that newly prepared data use the same permanent files, such as the tokenizer, as the run. Raises: ConfigError if they do
+        not."""
         now, fingerprint = kept_files(prepared), read_values(prepared).get("fingerprint")
         if self._started is None or fingerprint == self._started.content.get("data_fingerprint", fingerprint):
             return

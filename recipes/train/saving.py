@@ -15,20 +15,21 @@ from recipes.settings import recipe_to_dict
 SmallStates = Callable[[], dict[str, Any]]
 
 RETRIES_PER_INTERVAL = 10
-"""A failed save is tried again after run.save_steps divided by this."""
+"""A failed save is tried again after run.save_steps divided by this, in updates."""
 LAST_TRIES = 3
 LAST_PAUSE_SECONDS = 2.0
 
 
 class Saving:
-    """The saves of one run, at most one at a time: the next save waits for the running one. Every method is a collective."""
+    """The saves of one run, at most one at a time: the next save waits for the running one. Every rank calls every method; all but
+    is_written() are collectives."""
 
     def __init__(self, saver: CheckpointSaver, recipe: Recipe, run_info: dict[str, Any], saved_step: int, run_dir: RunDir | None) -> None:
         """`run_info` (versions, command line, hashes of the data) is written to every manifest beside the recipe. `saved_step`: step of
         the checkpoint that the run was resumed from, 0 without one. `run_dir`: receives events and warnings; None except on rank 0."""
         self._saver, self._save_steps = saver, recipe.run.save_steps
         self.run_dir = run_dir
-        """None except on rank 0."""
+        """The run dir, for events and warnings; None except on rank 0."""
         self._run_info = {"recipe": recipe_to_dict(recipe), **run_info}
         self._saved_step = saved_step
         self._retry_step: int | None = None
@@ -36,11 +37,14 @@ class Saving:
     def is_written(self) -> bool:
         """True if a save is running and this rank has written its files. If that is so on all ranks, collect() does not wait.
 
-        Raises: the error that ended the writing, if only this rank has it: the other ranks would wait for this one."""
+        Raises: an unexpected error of the writing on this rank. Without that, the other ranks would wait for this one. A ConfigError is
+        not raised here but reported by collect().
+        """
         return self._saver.is_written()
 
     def save_if_due(self, counters: Counters, small_states: SmallStates) -> None:
-        """Start a save every run.save_steps, and to retry a failed one. `small_states` is called only if a save starts."""
+        """Start a save if the step is a multiple of run.save_steps, or if a failed save is to be tried again. `small_states` is called
+        only if a save starts."""
         if counters.step % self._save_steps == 0 or counters.step == self._retry_step:
             self._begin(counters, small_states)
 
@@ -51,7 +55,8 @@ class Saving:
         self._saver.begin(counters, {**self._run_info, **small_states(), "time": time.time()})
 
     def collect(self, step: int) -> SaveOutcome:
-        """Wait for the running save, report its outcome and return it. `step`: the current step of training."""
+        """Wait for the running save, write its result to the log, and return it. `step`: the current step of training, from which a retry
+        is counted."""
         start = time.perf_counter()
         outcome = self._saver.finish()
         waited = time.perf_counter() - start
@@ -69,7 +74,7 @@ class Saving:
         return outcome
 
     def finish(self, counters: Counters, small_states: SmallStates) -> None:
-        """Save the last step and wait until it is written. Raises: ConfigError if LAST_TRIES saves fail."""
+        """Save the last step, unless it is saved already, and wait until it is written. Raises: ConfigError if LAST_TRIES saves fail."""
         if self._saver.is_busy:
             self.collect(counters.step)
         problem = None
@@ -87,7 +92,8 @@ class Saving:
             )
 
     def _resumes_from(self) -> int:
-        """Return the step from which the next launch continues. A save that failed at its very end may count, so rank 0 looks on disk."""
+        """Return the step from which the next launch continues. Rank 0 reads it from the disk, because a save that failed at its very end
+        may be complete there."""
         found = newest(self.run_dir.path) if self.run_dir else None
         return step_of(found) if found else self._saved_step
 

@@ -18,7 +18,7 @@ LEAST_DEVIATION = 1e-12
 
 @dataclass(frozen=True)
 class Spike:
-    """A value far above the window's median."""
+    """A loss or gradient norm far above the median of the last updates."""
 
     quantity: Quantity
     value: float
@@ -28,16 +28,18 @@ class Spike:
 
 
 class SpikeStatistic:
-    """Loss and gradient norm of the last guard.spike_window applied updates. Equal on every rank, since the inputs are equal."""
+    """Loss and gradient norm of the last guard.spike_window applied updates (the window). Equal on all ranks, as the inputs are equal."""
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
         self._windows: dict[Quantity, deque[float]] = {name: deque(maxlen=config.spike_window) for name in ("loss", "grad_norm")}
 
     def find(self, loss: float, grad_norm: float) -> list[Spike]:
-        """Return the quantities that are more than guard.spike_deviations deviations above their median.
+        """Return a Spike for each of the two values that is more than guard.spike_deviations deviations above its median.
 
-        Returns [] until the window is full. Values far below the median are no spikes, since a small update does no harm."""
+        Returns [] until the window is full, or if guard.spike is off. Values far below the median are no spikes, since a small update does
+        no harm.
+        """
         if self._config.spike == "off":
             return []
         measured = (self._measure("loss", loss), self._measure("grad_norm", grad_norm))
@@ -53,16 +55,17 @@ class SpikeStatistic:
         return Spike(quantity, value, median, (value - median) / deviation)
 
     def add(self, loss: float, grad_norm: float) -> None:
-        """Add an applied update to the window."""
+        """Add loss and gradient norm of an applied update. The oldest values drop out of a full window."""
         self._windows["loss"].append(loss)
         self._windows["grad_norm"].append(grad_norm)
 
     def state(self) -> dict[str, list[float]]:
-        """Return the windows, ready for JSON."""
+        """Return the stored losses and gradient norms, oldest first, ready for JSON."""
         return {name: list(window) for name, window in self._windows.items()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore state(). If the stored window is longer, the newest values are kept. {} leaves the statistic empty."""
+        """Replace the stored values by those that state() returned. If there are more than fit into the window, the newest are kept. {}
+        leaves the statistic empty."""
         for name, window in self._windows.items():
             window.clear()
             window.extend(state.get(name, []))

@@ -13,7 +13,7 @@ from recipes.run_dir.run_dir import RunDir
 
 
 def model_lines(recipe: Recipe, config: EngineConfig, device: torch.device) -> list[str]:
-    """Return the lines on model, device and batch. They are printed before the networks are built, which is slow."""
+    """Return the lines for the terminal on model, device and batch. They are printed before the networks are built, which is slow."""
     batch, ranks = config.batch, f"{config.batch.world_size} rank{'s' if config.batch.world_size > 1 else ''}"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
     return [
@@ -25,7 +25,8 @@ def model_lines(recipe: Recipe, config: EngineConfig, device: torch.device) -> l
 
 
 def run_dir_lines(recipe: Recipe, run_dir: RunDir, step: int, seconds: float) -> list[str]:
-    """Return the lines on run dir and steps, and on a takeover or changed settings. `seconds`: duration of the start."""
+    """Return the lines for the terminal on run dir and steps, on a dead launch that had owned the run dir, and on changed settings.
+    `seconds`: duration of the start."""
     lines = [
         f"run dir {run_dir.path}: {'resumed at' if step else 'from'} step {step} to {recipe.run.max_steps}, "
         f"a checkpoint every {recipe.run.save_steps}",

@@ -71,11 +71,11 @@ class StartUp:
 
     @cached_property
     def modality(self) -> Modality:
-        """The recipe's modality."""
+        """The object that handles the recipe's modality (text, speech or vision)."""
         return modality_of(self.recipe.modality, f"recipe {self.recipe.name}")
 
     def run(self) -> TrainState | None:
-        """Run all steps and return the state; None if the run is finished already.
+        """Start the run up and return its state; None if the run has reached its last step already.
 
         Raises: ConfigError; Stopped if rank 0 is asked to stop before the data are prepared.
         """
@@ -107,7 +107,8 @@ class StartUp:
         return self.run_dir
 
     def _acquire_run_dir(self) -> Manifest:
-        """Acquire the run dir and check that the recipe is that of the run. Return its newest manifest, or an empty one. On rank 0."""
+        """Lock the run dir and check that the recipe is that of its run. Return the manifest of the newest checkpoint without its list of
+        tensors and files; an empty manifest if there is none. Called on rank 0 only."""
         with self.stop.interruptible("preparation"):  # waits half a minute if the lock is of another machine
             self.run_dir = RunDir(self.path, say=warn)
             self.stack.callback(self.run_dir.release)
@@ -133,8 +134,8 @@ class StartUp:
             endings.write_roster(self.path / endings.FOLDER, self.world.hosts)
 
     def _open_data(self, step: int) -> tuple[Dataset, Dataset, dict[str, Any]]:
-        """Return both splits, prepared if needed, and their identity for config.json. They are checked to be the same on every rank and
-        those of the run."""
+        """Return the training and the held-out data, prepared first if needed, and the hashes that identify them, for config.json. It is
+        checked that they are the same on every rank and those of the run."""
         recipe, world = self.recipe, self.world
         with self.watch.paused("prepare"):
             prepared = world.on_rank_zero(self._prepare)
@@ -150,14 +151,14 @@ class StartUp:
         return self.run_data
 
     def _prepare(self) -> Path:
-        """Return the folder of the prepared data. On rank 0."""
+        """Prepare the data if needed, and return their folder. Called on rank 0 only."""
         recipe, open_data = self.recipe, self.modality.open_data
         self.run_data = RunData(self._require_run_dir(), recipe, self.modality)
         with self.stop.interruptible("preparation"):
             return self.run_data.prepare(lambda prepared: check_enough(open_data(recipe, prepared)[0], recipe.run.global_batch_size))
 
     def _print_start_lines(self, step: int) -> None:
-        """Print on rank 0 what starts now, before steps that may print nothing for minutes."""
+        """Print model, device and batch on rank 0, and what takes long, before the start-up prints nothing for minutes."""
         lines = model_lines(self.recipe, self.config, self.world.device)
         if self.config.offloads_optimizer and not is_compiled():
             lines.append("compiling DeepSpeed's CPU optimizer: a minute, the first time on this kind of machine")
@@ -167,7 +168,7 @@ class StartUp:
             print(line, flush=True)
 
     def _open_loader(self, train_data: Dataset, parallel: Parallel, manifest: Manifest) -> UpdateLoader:
-        """Return this rank's loader, starting at the update that the manifest contains."""
+        """Return this rank's loader. It starts with the update that follows the checkpoint of `manifest`."""
         place, update = manifest.facts.get("place"), manifest.counters.update
         size = manifest.facts.get("recipe", {}).get("run", {}).get("global_batch_size", self.recipe.run.global_batch_size)
         first = EpochPlace(update, **place) if place else EpochPlace.of_constant(update, size, len(train_data))
@@ -177,7 +178,8 @@ class StartUp:
         return loader
 
     def _build(self, parallel: Parallel, data: TrainData, run_info: dict[str, Any], expected: Manifest) -> TrainState:
-        """Build the engines, load the newest checkpoint into them, and return the state."""
+        """Build the engines, load the newest readable checkpoint into them, and return the state. `expected`: the manifest of the newest
+        checkpoint. If that one is damaged and an older one is loaded, the loader is opened again at its place."""
         step = expected.counters.step
         recipe, world, run_dir = self.recipe, self.world, self.run_dir
         choose_kernels(recipe.run.deterministic)
@@ -227,7 +229,7 @@ class StartUp:
 
 
 def check_precision(config: EngineConfig) -> None:
-    """Raises: ConfigError if the device of this rank cannot compute in the precision of the ds_config."""
+    """Check that the device of this rank can compute in the precision of the ds_config. Raises: ConfigError if it cannot."""
     if not is_supported(config.precision):
         others = " or ".join(precision for precision in PRECISIONS if is_supported(precision))
         raise ConfigError(f"{config.path}: DeepSpeed has no {config.precision} on this device; use a ds_config with {others}")
@@ -255,7 +257,8 @@ def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel
 def build_loader(
     recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: int, *, first: EpochPlace | None = None, ranks_on_node: int = 1
 ) -> UpdateLoader:
-    """Return this rank's loader, starting at `first`. Its worker processes start at once, so they read while the engines are built."""
+    """Return this rank's loader, starting at the place `first` (None: the beginning of the data). Its worker processes start at once, so
+    they read while the engines are built. `ranks_on_node`: number of ranks that share this machine."""
     run, data, first = recipe.run, recipe.data, first or EpochPlace()
     return UpdateLoader(
         dataset,

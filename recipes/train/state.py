@@ -53,7 +53,7 @@ class TrainState:
 
     @property
     def device(self) -> torch.device:
-        """The device of the student; batches are moved to it."""
+        """The device of the student network; batches are moved to it."""
         return torch.device(self.objective.student.device)
 
     @property
@@ -68,7 +68,8 @@ class TrainState:
             self.writer.terminal.beat(self.step, phase, micro_batch)
 
     def small_states(self) -> dict[str, Any]:
-        """Return what a checkpoint holds beside shards and counters, ready for JSON."""
+        """Return the small parts of a checkpoint, ready for JSON: loss scaler, spike statistic, place in the data, and the objective's own
+        state."""
         own = self.objective.state()
         states = {"loss_scaler": shards.loss_scaler_state(self.objective.student), "spikes": self.spikes.state()}
         _, epoch, offset = self.data.loader.place(self.counters.update)

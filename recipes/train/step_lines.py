@@ -21,7 +21,7 @@ QUIET_SECONDS = 30.0
 
 
 class StepLines:
-    """Prints each step on rank 0."""
+    """Prints the progress of the run on rank 0: a bar if stdout is a terminal that can draw one, else a line per logged step."""
 
     def __init__(self, display: Display, *, first_step: int, last_step: int) -> None:
         self._display, self._last, self._digits = display, last_step, len(str(last_step))
@@ -43,8 +43,8 @@ class StepLines:
         self._bar.update(step - self._bar.n)
 
     def beat(self, step: int, phase: str, micro_batch: int) -> None:
-        """Note that the run has reached `phase` after `step` updates. In a log, print it if there was no line for QUIET_SECONDS. Must be
-        cheap: it is called many times per step."""
+        """Show that the run has reached `phase` after `step` updates. The bar shows only evaluations; a log gets a line if there was none
+        for QUIET_SECONDS. Must be cheap: it is called many times per step."""
         if not self._bar.disable:
             self._describe([f"evaluating, micro-batch {micro_batch}"] if phase == "evaluate" else self._parts)
         elif time.monotonic() - self._last_line > QUIET_SECONDS:
@@ -88,7 +88,7 @@ def warn(line: str) -> None:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return `1 h 02 min`, `3 min 20 s` or `12 s`."""
+    """Return a duration as text, such as `1 h 02 min`, `3 min 20 s` or `12 s`."""
     minutes, rest = divmod(int(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"
@@ -96,12 +96,13 @@ def format_seconds(seconds: float) -> str:
 
 
 def _cells(columns: Iterable[Column], metrics: Mapping[str, Any]) -> list[str]:
-    """Return the text of each column whose key is in `metrics`."""
+    """Return `label value` for each column whose key is in `metrics`, in the order of the columns."""
     return [f"{one.label} {metrics[one.key]:{one.format}}" for one in columns if one.key in metrics]
 
 
 def _fitting(parts: Iterable[str], columns: int) -> str:
-    """Join the first parts, as many as fit into a line of `columns`."""
+    """Return the first parts, joined by two blanks, as many as fit into a line of `columns` characters. The very first part is never left
+    out."""
     line, *rest = parts
     for part in rest:
         if len(line) + 2 + len(part) > columns - 1:  # some terminals wrap if the last column is used

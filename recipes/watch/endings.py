@@ -68,28 +68,30 @@ class Ending:
 
 
 def record_file(folder: Path, rank: int) -> Path:
-    """Path of the record that a rank's watcher writes when the rank ends or hangs."""
+    """Return the path of the file that a rank's watcher writes when the rank ends or hangs. `folder`: RUN_DIR/watch."""
     return folder / f"rank_{rank:05d}.json"
 
 
 def stack_file(folder: Path, rank: int) -> Path:
-    """Path of the stacks of all threads of a rank, dumped in a hang."""
+    """Return the path of the file with the stack traces of all threads of a rank, dumped in a hang. `folder`: RUN_DIR/watch."""
     return folder / f"rank_{rank:05d}.stack.txt"
 
 
 def forget(folder: Path) -> None:
-    """Remove the files of the previous launch. Only the owner of the run dir may call this."""
+    """Remove `folder` (RUN_DIR/watch) with the files of the previous launch. Only the owner of the run dir may call this."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_roster(folder: Path, hosts: Sequence[str]) -> None:
-    """Make the folder and write the host of every rank into it. Raises: OSError."""
+    """Make `folder` (RUN_DIR/watch) and write ranks.json into it: the host of every rank. It shows later which rank has left no record.
+    Raises: OSError."""
     folder.mkdir(exist_ok=True)
     write_text_atomically(folder / ROSTER, json.dumps(list(hosts)) + "\n")
 
 
 def read_records(folder: Path) -> dict[int, dict[str, Any]]:
-    """Return the records that the watchers have written so far, by rank; {} if the folder does not exist.
+    """Return what the watchers have written so far on how their ranks ended or hung: rank -> content of its file. {} if the folder does
+    not exist. Damaged files are left out.
 
     Raises: OSError if the folder cannot be read.
     """
@@ -102,7 +104,8 @@ def read_records(folder: Path) -> dict[int, dict[str, Any]]:
 
 
 def read_endings(folder: Path) -> list[Ending]:
-    """Return how every rank ended, in the order of ranks; [] if there is no file. Call it when no rank is running any more."""
+    """Return how every rank of the last launch ended, in the order of ranks; [] if `folder` (RUN_DIR/watch) has no files. Call it when no
+    rank is running any more."""
     records, hang, hosts = read_records(folder), _read(folder / HANG), _read(folder / ROSTER)
     hosts = dict(enumerate(hosts)) if isinstance(hosts, list) else {}
     behind = {row["rank"]: row for row in hang["behind"]} if isinstance(hang, dict) else {}
@@ -111,9 +114,10 @@ def read_endings(folder: Path) -> list[Ending]:
 
 
 def told_by_another(folder: Path, rank: int, error: BaseException) -> str | None:
-    """Return the ConfigError message that another rank ended with, if `error` is a broken connection; else None.
+    """Return the ConfigError message with which another rank ended, if `error` of this rank is a broken connection; None if it is not or
+    there is no such message.
 
-    Waits up to RECORD_WAIT_SECONDS for the record, because a rank's connections close while its watcher is still writing.
+    Waits up to RECORD_WAIT_SECONDS for that message, because a rank's connections close while its watcher is still writing it.
     """
     deadline = time.monotonic() + RECORD_WAIT_SECONDS
     while isinstance(error, RuntimeError) and BROKEN_CONNECTION.search(str(error)):
@@ -128,9 +132,9 @@ def told_by_another(folder: Path, rank: int, error: BaseException) -> str | None
 
 
 def first_failure(endings: Sequence[Ending]) -> Ending | None:
-    """Return the ending that caused the others, as far as the files show; None if all ranks ended well or there is no file.
+    """Return the ending of the rank that failed first and so caused the other failures; None if no rank failed or `endings` is empty.
 
-    The order of preference: a straggler of a hang; a death soon after the first error (see AFTER_BROKEN_CONNECTION_SECONDS); a rank
+    Preferred in this order: a straggler of a hang; a death soon after the first error (see AFTER_BROKEN_CONNECTION_SECONDS); a rank
     without a record, if the first error is a broken connection; the first error or death.
     """
     stragglers = [one for one in endings if one.ended == "hang" and one.message]

@@ -48,7 +48,8 @@ class HangReport:
     """The step and phase of the reporting rank."""
 
     def line(self, stacks: str) -> str:
-        """Return the line for the terminal. `stacks`: where the stacks are, or why there are none."""
+        """Return the report as one line for the terminal: duration, stragglers, and `stacks` (where the stack traces are, or why there are
+        none)."""
         where = f"{self.reporting_rank} is stuck ({self.place})"
         if self.num_ranks > 1:
             where = f"all {self.num_ranks} ranks are stuck in the same place ({self.place})"
@@ -66,10 +67,10 @@ class HangReport:
 
 
 def build_hang_report(own: Report, reports: Mapping[int, Report], stacks: Mapping[int, str], hosts: Sequence[str]) -> HangReport:
-    """Find the stragglers.
+    """Find the ranks that hold the others up in a hang, and return the report on them.
 
-    `own`: the report of the rank that reports the hang. `reports`: all reports by rank, including `own`. `hosts`: the host of every
-    rank that could have reported.
+    `own`: the report of the rank that reports the hang. `reports`: all reports by rank, including `own`. `stacks`: the dumped stack traces
+    by rank. `hosts`: the host of every rank that could have reported.
     """
     hanging = {rank: report for rank, report in reports.items() if report["ended"] == "hang"}
     frames = {rank: main_frames(stacks.get(rank, ""), report.get("main_thread", 0)) for rank, report in hanging.items()}
@@ -82,7 +83,8 @@ def build_hang_report(own: Report, reports: Mapping[int, Report], stacks: Mappin
 
 
 def main_frames(stack: str, main_thread: int) -> list[str]:
-    """Return the innermost frames of the thread `main_thread` in a dump of faulthandler.
+    """Return the innermost stack frames of the thread `main_thread` in a dump of faulthandler, innermost first, at most NUM_FRAMES. [] if
+    the dump has no thread.
 
     If that thread is not in the dump: the frames of the thread that received the signal.
     """
@@ -97,7 +99,7 @@ def main_frames(stack: str, main_thread: int) -> list[str]:
 
 
 def _absent(reports: Mapping[int, Report], hosts: Sequence[str]) -> list[Straggler]:
-    """Return the ranks that ended with an error or sent no report. They cannot enter any collective."""
+    """Return the ranks that died, ended with an error, or sent no report, with the reason. They cannot enter any collective."""
     found = []
     for rank, host in enumerate(hosts):
         report = reports.get(rank)
@@ -115,10 +117,10 @@ def _stopped(hanging: Mapping[int, Report]) -> dict[int, str]:
 
 
 def _furthest_behind(hanging: Mapping[int, Report], reports: Mapping[int, Report]) -> dict[int, str]:
-    """Return the ranks with the smallest heartbeat number.
+    """Return the hanging ranks with the smallest heartbeat number -> the reason; {} if all ranks are in the same place.
 
-    All ranks give the same heartbeats in the same order, so the number is the position in training. A rank that has ended is ahead
-    of all others.
+    All ranks give the same heartbeats in the same order, so the number is the position in training. A rank that has ended is ahead of all
+    others.
     """
     least, ahead = (choose(hanging.values(), key=lambda report: report["beat"]) for choose in (min, max))
     has_ended = len(reports) > len(hanging)

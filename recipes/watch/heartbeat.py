@@ -46,7 +46,7 @@ def renew_heartbeat(memory: Memory) -> None:
 
 
 def read_heartbeat(memory: Memory) -> Heartbeat:
-    """Return the last heartbeat."""
+    """Return the heartbeat that was written last into `memory`."""
     seconds, number, step, micro_batch, phase, is_paused = _LAYOUT.unpack_from(memory, 0)
     return Heartbeat(seconds, number, step, micro_batch, PHASES[phase], bool(is_paused))
 

@@ -30,7 +30,8 @@ CLOSE_SECONDS = 10.0
 
 
 class Watch:
-    """The heartbeats of this process. Before start() there is no watcher and heartbeats have no effect."""
+    """Writes the heartbeats of this rank, and starts the watcher process that reads them. Before start() there is no watcher and
+    heartbeats have no effect."""
 
     def __init__(self, folder: Path, rank: int, hosts: Sequence[str], hang_seconds: float) -> None:
         """`folder`: where the watchers write. `hosts`: the host of every rank. `hang_seconds`: time without a heartbeat that counts as a
@@ -96,12 +97,12 @@ class Watch:
         return code
 
     def end_with(self, error: BaseException) -> None:
-        """Report that this rank ends with `error`: its exit code and message."""
+        """Report to the watcher that this rank ends with `error`: its exit code and message."""
         default = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_DEFECT
         self.end(getattr(error, "exit_code", default), str(error) if hasattr(error, "exit_code") else f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
-        """Close the pipe to the watcher, and wait until the watcher has ended."""
+        """Close the pipe to the watcher, and wait until the watcher has ended, at most CLOSE_SECONDS. Does nothing without a watcher."""
         if self._watcher is None or self._pipe is None:
             return
         os.close(self._pipe)

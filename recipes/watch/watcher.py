@@ -62,7 +62,7 @@ class WatchTarget:
     pid: int
     main_thread: int
     hang_seconds: float
-    """0 turns hang detection off."""
+    """Time without a heartbeat that counts as a hang. 0 turns hang detection off."""
 
 
 class SharedFolder:
@@ -115,7 +115,7 @@ class Watcher:
         self._has_exit_code = False
 
     def watch(self) -> None:
-        """Return when the rank has ended or was killed."""
+        """Watch the rank until it has ended. Kill it if it hangs."""
         limit = self._target.hang_seconds
         while True:
             if self._read_pipe(min(POLL_SECONDS, limit / 4 or POLL_SECONDS)):
@@ -166,7 +166,8 @@ class Watcher:
         return "hang" in others or (is_lost and any(ended == "silent" or ended["code"] not in GOOD_CODES for ended in others))
 
     def _write_record(self, ended: object, when: float, beat: Heartbeat) -> tuple[Report, bool]:
-        """Write the record of this rank. Returns it, and whether it was written. `beat`: the place of the rank."""
+        """Write how this rank ended (`ended`) at the unix time `when`. Returns the record, and whether it was written. `beat`: the place
+        of the rank."""
         target = self._target
         identity = {"rank": target.rank, "host": target.hosts[target.rank], "pid": target.pid, "main_thread": target.main_thread}
         place = {"step": beat.step, "micro_batch": beat.micro_batch, "phase": beat.phase, "beat": beat.number}
@@ -279,7 +280,8 @@ def is_complete_dump(stacks: str, main_thread: int) -> bool:
 
 
 def append_event(path: Path, step: int, hang_report: HangReport) -> None:
-    """Append one line to events.jsonl. Rank 0, the only other writer of that file, hangs and is killed next."""
+    """Append the hang to the log events.jsonl at `path`, if it exists. Rank 0, the only other writer of that file, hangs and is killed
+    next."""
     behind = [{"rank": one.rank, "host": one.host, "why": one.why} for one in hang_report.behind]
     row: dict[str, Any] = {"time": time.time(), "event": "hang", "step": step, "seconds": hang_report.seconds, "behind": behind}
     if path.exists():  # if there is no log, no run began here
