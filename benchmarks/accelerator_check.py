@@ -1,4 +1,4 @@
-"""Check everything that needs a GPU, in one command of at most 8 minutes. Writes check.json and check.md into DIR.
+"""Checks everything that needs a GPU, in one command of at most 8 minutes. Writes check.json and check.md into DIR.
 
 python benchmarks/accelerator_check.py --out check
 python benchmarks/accelerator_check.py --device cpu --out check      tiny sizes on the CPU, to test the checks themselves
@@ -34,7 +34,8 @@ EXIT_FAILED, EXIT_ENDED = 1, 128
 
 
 def main() -> int:
-    """Parse the flags, inspect the device, run the checks. Returns the exit code: 1 if a check fails."""
+    """Parse the flags, inspect the device, and run the checks. Returns the exit code: 0, 1 if a check failed, 130 or 128 + signal if
+    interrupted."""
     names = ", ".join(f'"{name}"' for name in all_checks())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
@@ -58,7 +59,8 @@ def main() -> int:
 
 
 def chosen(lanes: dict[str, list[Check]], args: argparse.Namespace) -> dict[str, list[Check]]:
-    """Return the lanes with the requested checks only. Raises: ConfigError for an unknown name."""
+    """Return the lanes (lane -> checks of one worker process) with only the checks that the flags ask for. Raises: ConfigError for an
+    unknown name."""
     unknown = [name for name in args.only if name not in all_checks()]
     if unknown:
         raise ConfigError(f"--only {unknown[0]!r}: no such check; there are " + ", ".join(f'"{name}"' for name in all_checks()))
@@ -71,7 +73,8 @@ def chosen(lanes: dict[str, list[Check]], args: argparse.Namespace) -> dict[str,
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Create and lock the folder, and remove the logs of an earlier call. Raises: ConfigError."""
+    """Create the folder and lock it in this block, and remove the logs of an earlier call. Raises: ConfigError if that fails or another
+    check has it locked."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -87,8 +90,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def run_checks(args: argparse.Namespace, head: dict[str, Any], stages: list[tuple[dict[str, list[Check]], int]]) -> int:
-    """Run one stage after the other; a stage is (lanes, number of lanes that run at once). Both files are written at the beginning and
-    after each check."""
+    """Run the checks stage by stage and return the exit code. A stage is (lane -> checks of one worker process, number of lanes that run
+    at once). `head`: facts on device and software. check.json and check.md are written at the beginning and after each check."""
     start = time.monotonic()
     order = {check.name: check for lanes, _ in stages for checks in lanes.values() for check in checks}
     outcomes: dict[str, Outcome] = {}
@@ -127,7 +130,7 @@ def run_checks(args: argparse.Namespace, head: dict[str, Any], stages: list[tupl
 
 
 def say(text: str) -> None:
-    """Print `text`. If the reader of the output has gone, continue: the results are in the files."""
+    """Print `text`. If the reader of the output is gone, continue: the results are in the files."""
     try:
         print(text, flush=True)
     except BrokenPipeError:

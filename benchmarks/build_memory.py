@@ -1,4 +1,4 @@
-"""Measure the peak host memory of each rank while a partitioned model is built, and print it beside the expected share.
+"""Measures the peak host memory of each rank while a partitioned model is built, and prints it beside the expected share.
 
 torchrun --standalone --nproc_per_node=4 benchmarks/build_memory.py --recipe text_large
 """
@@ -19,19 +19,20 @@ MIB = 1 << 20
 
 
 def peak_bytes() -> int:
-    """Return the highest resident size since the last reset (VmHWM)."""
+    """Return the highest resident size of this process, in bytes, since the last reset_peak() (VmHWM)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 def reset_peak() -> int:
-    """Reset the peak. Return the current resident size."""
+    """Restart the measurement of the highest resident size. Returns the current size in bytes."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak_bytes()
 
 
 def measure(name: str, world_size: int) -> dict[str, float]:
-    """Build the student alone, then everything. Return the largest figures over the ranks, in MiB."""
+    """Build the student of the recipe `name` alone, then student, teacher and optimizer. Return the peak memory of each (the largest of
+    all ranks) and the expected sizes, in MiB."""
     import torch
     import torch.distributed as dist
 
@@ -72,7 +73,7 @@ def measure(name: str, world_size: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Parse the flags and measure. Rank 0 prints one JSON object."""
+    """Parse the flags and measure. Rank 0 prints one JSON object. Returns the exit code 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="text_large")
     args = parser.parse_args()

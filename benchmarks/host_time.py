@@ -29,7 +29,7 @@ from recipes.train.cli import ROOT
 WIDTH, HEADS, VOCABULARY = 64, 4, 4096
 LENGTH = {"text": 32, "speech": 1, "vision": 0}
 UPDATES, WARM_UP = 6, 2
-"""Number of updates, and how many of them are left out first. The best of the others counts."""
+"""Number of updates, and how many of them are left out at the beginning. The fastest of the others counts."""
 COLLECTIVES = (
     *("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce", "broadcast"),
     *("all_gather", "reduce_scatter", "all_to_all_single", "barrier"),
@@ -39,7 +39,7 @@ BUCKETS = {"reduce_bucket_size": 5e8, "stage3_prefetch_bucket_size": 5e7}
 
 
 def main() -> int:
-    """Parse the flags, measure, and print one JSON object or a few lines."""
+    """Parse the flags, measure, print one JSON object or one line per figure, and end the process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="text_base", choices=sorted(name for recipes in RECIPES.values() for name in recipes))
     parser.add_argument("--deepspeed_config", type=Path, default=ROOT / "ds_configs" / "zero3_bf16.json")
@@ -62,7 +62,8 @@ def main() -> int:
 
 
 def narrowed(recipe: Recipe, zero: dict[str, Any]) -> Recipe:
-    """Return the recipe with the same module tree at width WIDTH. DeepSpeed's buckets in `zero` shrink in the ratio of the matrices."""
+    """Return the recipe with the same layers at the hidden size WIDTH. Changes `zero` (zero_optimization keys): DeepSpeed's buckets become
+    smaller in the same ratio as the matrices."""
     factor = (recipe.model.hidden_size / WIDTH) ** 2
     for key, default in BUCKETS.items():
         zero[key] = int(zero.get(key, default) / factor)
@@ -78,7 +79,7 @@ class CollectiveLog:
     """Counts the collectives that DeepSpeed calls: number and megabytes by kind."""
 
     def __init__(self) -> None:
-        """Wrap the collectives of DeepSpeed's torch backend, from now on."""
+        """Count all collectives that DeepSpeed's torch backend starts from now on. This lasts until the process ends."""
         import deepspeed  # noqa: F401 - its backend is patched
 
         self.counts: Counter[str] = Counter()
@@ -100,7 +101,7 @@ class CollectiveLog:
 
 
 class Phases:
-    """Milliseconds of process time and collectives of one update, by phase. Phases do not overlap."""
+    """Milliseconds of process time, and collectives, of the phases of one update. Phases do not overlap."""
 
     def __init__(self, log: CollectiveLog) -> None:
         self._log = log
@@ -108,7 +109,7 @@ class Phases:
         self.collectives: dict[str, Counter[str]] = {}
 
     def time(self, name: str, job: Callable[[], Any]) -> Any:
-        """Run a part of the update and add its time and collectives to phase `name`."""
+        """Call `job`, add its process time and collectives to the phase `name`, and return its result."""
         self._log.counts.clear()
         start = time.process_time()
         result = job()
@@ -118,7 +119,8 @@ class Phases:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Build the objective as rank 0 of args.world ranks, and measure updates on random data."""
+    """Build the engines as rank 0 of args.world ranks on a fake process group, and return the host time and collectives of an update on
+    random data."""
     os.environ.update(DS_ACCELERATOR="cpu", RANK="0", WORLD_SIZE=str(args.world), LOCAL_RANK="0", LOCAL_SIZE="8")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29555", OMP_NUM_THREADS="1")
     import numpy as np
@@ -163,7 +165,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def settings(args: argparse.Namespace, modality: str) -> tuple[Recipe, Any]:
-    """Return recipe and resolved ds_config: one sample per micro-batch, args.micro_batches micro-batches per update."""
+    """Return recipe and ds_config for the flags: one sample per micro-batch, args.micro_batches micro-batches per update."""
     content = load_ds_config(args.deepspeed_config) | {"train_micro_batch_size_per_gpu": 1}
     recipe = RECIPES[modality][args.recipe]()
     recipe = recipe if args.full_width else narrowed(recipe, content.setdefault("zero_optimization", {"stage": 3}))
@@ -177,7 +179,8 @@ def settings(args: argparse.Namespace, modality: str) -> tuple[Recipe, Any]:
 
 
 def update(objective: Any, batch: Any, number: int, micro_batches: int, phases: Phases) -> Phases:
-    """Run one update like the training loop, without the collective of its guard on the host."""
+    """Run update `number` like the training loop, and add its times to `phases`, which is returned. The guard's collective on the host is
+    left out."""
     import torch
 
     from recipes.engine import shards

@@ -16,12 +16,12 @@ from recipes.objectives.data2vec import regress
 
 
 class PlainStep:
-    """Student, teacher and optimizer, all in one process."""
+    """Student, teacher and optimizer of a recipe in plain torch, all in one process."""
 
     def __init__(
         self, recipe: Recipe, parallel: Parallel, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
-        """`dtype` is that of weights, moments and EMA. There are no float32 master weights."""
+        """Build the networks on `device`. `dtype`: that of weights, moments and EMA; there are no float32 master weights."""
         frontend = MODALITIES[recipe.modality].build_frontend(recipe)
         self._recipe = recipe
         self._student = Student(recipe.model, frontend, Init(1), parallel, DropoutStream()).to(device, dtype)
@@ -31,7 +31,7 @@ class PlainStep:
         self._averaged = [(shadow, student[name]) for name, shadow in self._teacher.named_parameters()]
 
     def run(self, batch, *, ema: bool, clock: Callable[[], float] = time.perf_counter) -> float:
-        """Run one update and return its seconds by `clock`. `ema`: update the teacher too."""
+        """Run one update on `batch` and return its seconds by `clock`. `ema`: also move the teacher towards the student."""
         start = clock()
         outcome = regress(self._student, self._teacher, batch, self._recipe.loss)
         (outcome.loss / batch.masks.num_masked).backward()

@@ -1,4 +1,4 @@
-"""Measure what a checkpoint costs training: the host copy, the background write, the updates that it slows down, and loading.
+"""Measures what a checkpoint costs training: the host copy, the background write, the updates that it slows down, and loading.
 
 python benchmarks/save_time.py --size base --batch 4 --length 128 --json
 """
@@ -25,7 +25,7 @@ ELEMENT_BYTES, KINDS = 4, 4
 
 
 def main() -> int:
-    """Parse the flags, measure, and print one JSON object or a few lines."""
+    """Parse the flags, measure, and print one JSON object or one line per figure. Returns the exit code 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modality", default="text", choices=sorted(RECIPES))
     parser.add_argument("--size", default="base", choices=["tiny", "base", "large"])
@@ -47,7 +47,8 @@ def main() -> int:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict:
-    """Build what training builds. Then, several times: run updates alone, begin a save, run updates while it is written."""
+    """Build the engines. Then, several times: run updates alone, begin a save, and run updates while it is written. Returns the figures of
+    summary(), and the seconds of loading. The checkpoints go to `folder`."""
     from model.parallel import init_parallel
     from recipes.checkpoint.layout import Counters
     from recipes.checkpoint.restore import load_newest
@@ -89,8 +90,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
 
 
 def summary(alone: list[float], saves: list[tuple], numbers: tuple[int, int], mtbf_hours: float) -> dict:
-    """Return medians. The first save also allocates the host copy, so its time is reported separately. `numbers`: parameters of student
-    and teacher."""
+    """Return medians over the saves, and the save interval that follows from them. `alone`: seconds of updates without a save. `saves`:
+    result of each save, with the seconds of the updates beside it. The first save also allocates the host copy, so its time is reported
+    separately. `numbers`: parameters of student and teacher."""
     step = statistics.median(alone)
     stalls = [outcome.copy_seconds + max(0.0, sum(beside) - step * len(beside)) for outcome, beside in saves]
     later = saves[1:] or saves

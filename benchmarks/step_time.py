@@ -1,4 +1,4 @@
-"""Measure the time of one optimizer update and its share of the measured matmul peak, with the engines that training builds.
+"""Measures the time of one optimizer update and its share of the measured matmul peak, with the engines that training builds.
 
 python benchmarks/step_time.py --modality text --size base --batch 4 --length 512 --dropout 0 --json
 """
@@ -28,7 +28,7 @@ WARM_UP = 4  # updates after which the allocator has its blocks and page faults 
 
 
 def main() -> int:
-    """Parse the flags, measure, and print one JSON object or a few lines."""
+    """Parse the flags, measure, and print one JSON object or one line per figure. Returns the exit code 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modality", default="text", choices=sorted(RECIPES))
     parser.add_argument("--size", default="base", choices=["tiny", "base", "large"])
@@ -48,7 +48,8 @@ def main() -> int:
 
 
 def build_recipe(name: str, *, batch: int, length: int, dropout: str = "published") -> Recipe:
-    """Return the named recipe with this batch, length and dropout."""
+    """Return the recipe `name` with updates of `batch` samples of this `length`. `dropout`: the recipe's own ("published"), or a number
+    for all kinds of dropout."""
     modality = name.partition("_")[0]
     recipe = MODALITIES[modality].resized(RECIPES[modality][name](), length)
     if dropout != "published":
@@ -60,14 +61,15 @@ def build_recipe(name: str, *, batch: int, length: int, dropout: str = "publishe
 
 
 def random_batch(recipe: Recipe, size: int, length: int):
-    """Return a micro-batch of random samples, all of the same length."""
+    """Return a micro-batch of `size` random samples, all of the same `length` (tokens of a text, seconds of a recording)."""
     import numpy as np
 
     return MODALITIES[recipe.modality].random_batch(recipe, size, length, np.random.default_rng(0))
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """Build, warm up, and time whole updates and their parts. The matmul peak is measured between updates in the same process."""
+    """Build the engines, and return the median time of whole updates and of their parts. The matmul peak is measured between updates in
+    the same process."""
     import torch
 
     from model.parallel import init_parallel
@@ -120,16 +122,18 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def plain_figures(splits: list[dict[str, float]], plain_totals: list[float]) -> dict[str, float]:
-    """Return the figures of plain torch without EMA, and the engine's time (without EMA and guard) over it."""
+    """Return the median milliseconds of an update in plain torch without EMA (`plain_totals`: seconds), and the median ratio of the
+    engine's time without EMA and guard (`splits`) to it."""
     ratios = [(sum(s.values()) - s["after_step"] - s["guard"]) / theirs for s, theirs in zip(splits, plain_totals, strict=True)]
     return {"plain_step_milliseconds": statistics.median(plain_totals) * 1e3, "engine_over_plain": statistics.median(ratios)}
 
 
 def timed_step(objective, batch, guard, *, waits: bool = True) -> dict[str, float]:
-    """Return the seconds of each part of one update: the forward of each engine, the objective's own work (`loss`), and the other parts.
+    """Run one update, and return the seconds of each part: the forward of each engine, the objective's own work (`loss`), backward, guard,
+    optimizer and the rest.
 
-    `waits`: synchronise with the CUDA device after each part. Without it the host runs ahead, as in training, and the seconds are those
-    of the host.
+    `waits`: synchronise with the CUDA device after each part. Without it the host runs ahead, as in training, and the seconds are those of
+    the host.
     """
     import torch
 
@@ -162,7 +166,8 @@ def timed_step(objective, batch, guard, *, waits: bool = True) -> dict[str, floa
 
 @contextmanager
 def timed_forwards(objective, clock: Callable):
-    """In this block, `clock` times the forward of each of the objective's engines under the name NAME_forward."""
+    """In this block every forward of an engine of the objective is run by `clock(name, job)`. The name is that of the attribute with
+    `_forward`, such as student_forward."""
     from recipes.engine.build import Engine
 
     engines = {name: engine for name, engine in vars(objective).items() if isinstance(engine, Engine)}
@@ -177,7 +182,7 @@ def timed_forwards(objective, clock: Callable):
 
 
 def matmul_flops(dtype, device) -> float:
-    """Return the best rate of a few 2048^3 products, in FLOP/s."""
+    """Return the highest rate of a few products of 2048 x 2048 matrices, in FLOP/s."""
     import torch
 
     a = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device=device).to(dtype)

@@ -40,38 +40,39 @@ def release_locks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session", params=PRETRAIN)
 def modality(request: pytest.FixtureRequest) -> str:
-    """Every modality in turn."""
+    """The name of a modality. A test that uses this fixture runs once for each modality."""
     return request.param
 
 
 @pytest.fixture(scope="session")
 def tiny_data(modality: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The modality's made-up raw data set."""
+    """The path of a small made-up data set of the modality, not prepared."""
     return WRITE[modality](tmp_path_factory.mktemp(modality))
 
 
 @pytest.fixture(scope="session")
 def tiny_done(modality: str, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run dir of the modality after two steps, with data prepared by the run itself. Copy it before a change."""
+    """A run dir in which two updates of the modality's tiny run were done, with data prepared by the run itself. Copy it before a
+    change."""
     return _train(modality, tiny_data, tmp_path_factory.mktemp(modality) / "run")
 
 
 @pytest.fixture(scope="session")
 def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """About 9,000 words of one to three syllables."""
+    """A text file with about 9,000 words of one to three syllables."""
     return write_book(tmp_path_factory.mktemp("tiny") / "book.txt")
 
 
 @pytest.fixture(scope="session")
 def tiny_prepared(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The book, prepared for the tiny settings."""
+    """The folder of the text of `tiny_text`, prepared for the tiny settings."""
     recipe = tiny_recipe(data__path=tiny_text)
     return prepare_text(recipe.data, recipe.frontend, tmp_path_factory.mktemp("tiny") / "prepared", num_processes=1)
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run dir after two steps, with data prepared by the run itself. Copy it before a change."""
+    """A run dir in which two updates of a tiny text run were done, with data prepared by the run itself. Copy it before a change."""
     return _train("text", tiny_text, tmp_path_factory.mktemp("tiny") / "run")
 
 
@@ -83,6 +84,6 @@ def _train(modality: str, data: Path, run_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def sample_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped sample, prepared for text_tiny."""
+    """The folder of the text sample that is shipped with the repository, prepared for text_tiny."""
     recipe = text_tiny()
     return prepare_text(recipe.data, recipe.frontend, tmp_path_factory.mktemp("sample") / "prepared")

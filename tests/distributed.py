@@ -46,7 +46,8 @@ class RankFailure(AssertionError):
 
 @dataclass(frozen=True)
 class _Job:
-    """The arguments of a rank's process, which are pickled together."""
+    """What the process of one rank needs, pickled together: the function to call and its arguments, environment, log file and time
+    limit."""
 
     source: str
     module: str
@@ -144,7 +145,8 @@ def run_command(
 
 
 def rank_env(index: int, world_size: int, port: int) -> dict[str, str]:
-    """Return the variables that a launcher sets for one of `world_size` ranks. The parent has the store at `port`."""
+    """Return the environment variables that a launcher sets for rank `index` of `world_size` ranks. The parent process has opened the
+    store for their rendezvous at `port`."""
     rank, size = str(index), str(world_size)
     env = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "DS_ACCELERATOR": "cpu"}
     # torchrun's variable for "the store exists already": env:// then connects on rank 0 as well, instead of opening a second store
@@ -212,7 +214,8 @@ def _join_group(job: _Job) -> tuple[Any, ...]:
 
 
 def _load(job: _Job) -> Callable[..., Any]:
-    """Load the function from its file, since pytest may have changed sys.path. The module keeps its name, so pickles work both ways."""
+    """Return the function of a job, loaded from its file, since pytest may have changed sys.path. The module keeps its name, so that
+    pickled values can be loaded in both processes."""
     if job.module not in sys.modules:
         spec = importlib.util.spec_from_file_location(job.module, job.source)
         assert spec is not None and spec.loader is not None, job.source
@@ -226,7 +229,8 @@ def _load(job: _Job) -> Callable[..., Any]:
 
 
 def _collect(ranks: list[_Rank], deadline: float) -> None:
-    """Collect reports until all have arrived, the time is over, or GRACE_SECONDS after the first failure."""
+    """Read the results of the ranks until all have arrived, the deadline has passed, or GRACE_SECONDS after the first failure. Sets
+    `report` of each rank."""
     while waiting := [rank for rank in ranks if rank.report is None]:
         ready = wait([rank.pipe for rank in waiting], max(0.0, deadline - time.monotonic()))
         if not ready:

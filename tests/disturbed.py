@@ -1,5 +1,5 @@
-"""A tiny text run that is disturbed, and its required properties: an undisturbed reference run, and comparisons with it. The
-disturbances are in tests/faults.py."""
+"""Helpers for tests in which a tiny text run is killed or its disk fails: a reference run without any fault, and comparisons with it. The
+faults are in tests/faults.py."""
 
 import hashlib
 import json
@@ -35,8 +35,8 @@ State = dict[str, str]
 
 @dataclass(frozen=True)
 class Reference:
-    """The result of an undisturbed run of `size` ranks: the state after each step, its logged numbers, its duration, and the file
-    operations of each rank in a run of NUMBERS."""
+    """The result of a run of `size` ranks without any fault: the state after each step, its logged numbers, its duration in seconds, and
+    the file operations of each rank."""
 
     prepared: Path
     size: int
@@ -46,23 +46,25 @@ class Reference:
     operations: dict[int, list[Operation]]
 
     def start(self, run_dir: Path, before: Hooks | None = None, **changes: object) -> Ranks:
-        """Start the run, or resume it. `changes` of NUMBERS are as in tests.launching.overrides."""
+        """Start a run with the settings of the reference run, or resume it. `before`: rank -> function that its process calls first.
+        `changes`: settings that differ, as in tests.launching.overrides."""
         return start_run(self.prepared, run_dir, self.size, before, **changes)
 
     def run(self, run_dir: Path, before: Hooks | None = None, **changes: object) -> list[subprocess.CompletedProcess[str]]:
-        """Start the run and wait for its end. After a rank is killed, the others have five seconds to end by themselves."""
+        """Start a run with the settings of the reference run, and wait for its end. After one rank is killed, the others have five seconds
+        to end by themselves. Arguments: see start()."""
         return self.start(run_dir, before, **changes).wait(240)
 
     def check_checkpoints(self, run_dir: Path) -> None:
-        """Assert that every visible checkpoint is complete and has exactly the undisturbed run's state at its step, and that, if there
-        is any, one is found to resume from."""
+        """Assert that every visible checkpoint is complete and has exactly the reference run's state at its step, and that, if there is
+        any, one is found to resume from."""
         found = sorted((run_dir / "checkpoints").glob("step_*"))
         for folder in found:
             assert state_of(folder) == self.states[step_of(folder)], f"{folder.name} is not the undisturbed run's"
         assert bool(candidates(run_dir)) == bool(found) and (newest(run_dir) is not None) == bool(found), found
 
     def check_same(self, run_dir: Path) -> None:
-        """Assert that the run has ended with the undisturbed run's last state and curve. It may have kept other checkpoints."""
+        """Assert that the run has ended with the last state and the loss curve of the reference run. It may have kept other checkpoints."""
         self.check_checkpoints(run_dir)
         assert (run_dir / "checkpoints" / "latest").read_text() == f"step_{LAST:08d}\n"
         ours = curve_of(run_dir)
@@ -78,23 +80,24 @@ class Reference:
 
 
 def start_run(prepared: Path, run_dir: Path, size: int, before: Hooks | None = None, **changes: object) -> Ranks:
-    """Start a run of NUMBERS with `changes`."""
+    """Start a run of `size` ranks with the settings NUMBERS and `changes`. `before`: rank -> function that its process calls first."""
     return start_ranks(PRETRAIN_TEXT, arguments(prepared, run_dir, **changes), run_dir.parent, size, before=before)
 
 
 def arguments(prepared: Path, run_dir: Path, **changes: object) -> list[object]:
-    """Return the command's flags."""
+    """Return the flags of the training command for a run with the settings NUMBERS and `changes`."""
     return ["--data", prepared, "--run-dir", run_dir, *overrides(**{**NUMBERS, **changes})]
 
 
 def prepare(folder: Path) -> Path:
-    """Prepare a made-up book for the tiny settings and return the folder."""
+    """Write a made-up book into `folder`, prepare it for the tiny settings, and return the prepared folder."""
     recipe = tiny_recipe(data__path=write_book(folder / "book.txt"))
     return prepare_text(recipe.data, recipe.frontend, folder / "prepared", num_processes=1)
 
 
 def make_reference(prepared: Path, folder: Path, size: int) -> Reference:
-    """Make two undisturbed runs: one keeps a checkpoint of every step, one is logged and timed. They must agree."""
+    """Make two runs without any fault, and return the result. One run keeps a checkpoint of every step, the other one is timed and its
+    file operations are logged. They must agree."""
     every, watched = folder / "every", folder / "watched"
     finished(start_run(prepared, every, size, run__save_steps=1, checkpoint__keep_last=LAST).wait(240))
     logs = {rank: folder / f"operations_{rank}.jsonl" for rank in range(size)}
@@ -116,7 +119,7 @@ def finished(done: list[subprocess.CompletedProcess[str]]) -> None:
 
 
 def state_of(folder: Path) -> State:
-    """Return counters and the hash of every whole tensor of a checkpoint, which is verified while it is read."""
+    """Return the counters of a checkpoint and the hash of each of its whole tensors. The checkpoint is verified while it is read."""
     reader = CheckpointReader(folder)
     state = {"counters": json.dumps(vars(reader.counters))}
     for kind in KINDS:
@@ -131,14 +134,14 @@ def curve_of(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def events_of(run_dir: Path, kind: str) -> list[dict[str, Any]]:
-    """Return the events of one kind so far."""
+    """Return the events of one kind in the run's events.jsonl, in their order; [] if there is no such file."""
     path = run_dir / "events.jsonl"
     return [event for event in read_jsonl(path) if event["event"] == kind] if path.exists() else []
 
 
 def conclude(result: dict[str, Any], begin: float, out: Path | None) -> int:
-    """Print a soak test's result with machine, date and duration, and write it to `out`. Returns the exit code: 1 if there are
-    failures."""
+    """Print the result of a soak test with machine, date and duration, and write it to `out`, if given. `begin`: start on the clock
+    time.monotonic(). Returns the exit code: 1 if there are failures, else 0."""
     facts = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "date": time.strftime("%Y-%m-%d")}
     text = json.dumps({**result, **facts, "seconds": round(time.monotonic() - begin, 1)}, indent=1)
     print(text)

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 Inode = tuple[int, int]
-"""Device and number."""
+"""(device, inode number)."""
 State = str | dict[str, Inode]
-"""A file's hash, or a folder's names."""
+"""The content of a file as its SHA-256, or the content of a folder as name -> inode."""
 
 
 class NotDurable(AssertionError):
@@ -36,7 +36,7 @@ class _Move:
 
 
 class Recorder:
-    """Records what was synced and renamed below a folder since the block began. Earlier content counts as durable."""
+    """Records what was synced and renamed below the folder `root` since this object was made. Earlier content counts as durable."""
 
     def __init__(self, root: Path) -> None:
         self.moves: list[str] = []
@@ -53,12 +53,13 @@ class Recorder:
                 self._hold(os.open(path, os.O_RDONLY))
 
     def fsynced(self, descriptor: int) -> None:
-        """Record the current content of the descriptor's file or folder as durable."""
+        """Record that the file or folder of an open descriptor was synced: its current content is durable."""
         with self._lock:
             self._hold(os.dup(descriptor))
 
     def moving(self, source: Path, target: Path) -> None:
-        """Call before a rename. A file that gets a final name must be durable, and so must earlier renames in the same folder."""
+        """Call before a rename. Records a problem if a file gets a final name before its content was synced, or before an earlier rename
+        in the same folder was synced."""
         with self._lock:
             if not self._is_below(target) or not _is_seen(source, target):
                 return
@@ -69,7 +70,7 @@ class Recorder:
                 self._check_content(source, f"renamed to {self._show(target)}")
 
     def moved(self, source: Path, target: Path) -> None:
-        """Call after a rename."""
+        """Call after a rename, so that finish() can check that it was synced."""
         with self._lock:
             if not self._is_below(target) or not _is_seen(source, target):
                 return
@@ -79,14 +80,15 @@ class Recorder:
                 self._given.append(target)
 
     def removing(self, path: Path) -> None:
-        """Call before a file or folder is removed. If it, or a folder above it, was renamed, the loss of the old name must be durable."""
+        """Call before a file or folder is removed. Records a problem if it, or a folder above it, was renamed and the loss of the old name
+        is not synced yet."""
         with self._lock:
             for move in self._not_durable():
                 if path.is_relative_to(move.target):
                     self._complain(path, f"is removed before the loss of the name {self._show(move.source)} was synced")
 
     def finish(self) -> None:
-        """Call after the block. Raises: NotDurable."""
+        """Check that all final names and their content are synced now. Raises: NotDurable with all problems since the beginning."""
         for move in self._not_durable():
             self._complain(move.target, f"was renamed, and {self._show(move.target.parent)} not synced afterwards")
         for path in filter(Path.exists, self._given):
@@ -98,7 +100,7 @@ class Recorder:
             raise NotDurable("\n".join(dict.fromkeys(self._problems)))
 
     def close(self) -> None:
-        """Close the files."""
+        """Close the descriptors that this object holds open."""
         for descriptor in self._held:
             os.close(descriptor)
 
@@ -140,7 +142,7 @@ class Recorder:
 
 
 def _is_seen(source: Path, target: Path) -> bool:
-    """True if the rename adds or removes a final name."""
+    """True if the rename adds or removes a final name, which is one without a dot at its beginning."""
     return not (source.name.startswith(".") and target.name.startswith("."))
 
 

@@ -1,8 +1,8 @@
 """Faults for a process that writes checkpoints: it is killed, or the disk fails, at the n-th file operation below checkpoints/.
 
 `Fault` is installed in a child before the script runs (tests/launching.py, `before`); the product has no hook for it. Python's audit
-events report opens, renames and removals. Writes and fsync have no audit event, so they are wrapped. The consequences are checked
-elsewhere.
+events report opens, renames and removals. Writes and fsync have no audit event, so they are wrapped. tests/disturbed.py checks what
+becomes of the run.
 """
 
 import builtins
@@ -25,7 +25,7 @@ FOLDER = "checkpoints"
 CHANGES = {"os.mkdir": "mkdir", "os.rename": "rename", "os.remove": "remove", "os.rmdir": "rmdir"}
 """Audit events whose first argument is the path; os.replace is a rename, os.unlink a remove."""
 FOLDER_FD = {"os.mkdir": 2, "os.rename": 2, "os.remove": 1, "os.rmdir": 1}
-"""Index of the argument with the folder descriptor of a relative path."""
+"""For each audit event, the index of the argument with the descriptor of the folder that a relative path belongs to."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 FOR_EVER = 1_000_000
 CAPABILITY_VERSION_3 = 0x20080522
@@ -34,7 +34,7 @@ DAC_OVERRIDE, DAC_READ_SEARCH = 1, 2
 
 @dataclass(frozen=True)
 class Operation:
-    """One file operation below checkpoints/; `number` counts from 1 in its process."""
+    """One file operation below checkpoints/. `number`: its position, counted from 1, among such operations of its process."""
 
     number: int
     kind: str
@@ -44,12 +44,13 @@ class Operation:
 
     @property
     def label(self) -> str:
-        """Kind of the operation and kind of the file, without steps and ranks."""
+        """Return the kind of operation and the kind of file as text, such as `fsync rank file in checkpoint folder`, without steps and
+        ranks."""
         return f"{self.kind} {kind_of(self.path)}"
 
 
 def kind_of(path: str) -> str:
-    """Return in words what a path below checkpoints/ is."""
+    """Return what a path below checkpoints/ is, as text such as `rank file in unfinished folder`."""
     name, folder = Path(path).name, next((part for part in Path(path).parts if "step_" in part), "")
     where = {".tmp": "unfinished folder", ".old": "deleted folder", "": "checkpoint folder"}[Path(folder).suffix] if folder else FOLDER
     if name in (folder, FOLDER):
@@ -59,12 +60,12 @@ def kind_of(path: str) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault at `times` operations, from number `first` on. With `first` 0 operations are only logged.
+    """What goes wrong at `times` file operations below checkpoints/, from number `first` on. With `first` 0 operations are only logged.
 
-    "kill": SIGKILL just before the operation, or after the first half of a write. "error": OSError `code` instead of the operation, or
-    after the first half of a write; an open for reading fails only with EIO. "slow": sleep `seconds` before the operation, or until the
-    file `until` exists. `only`: operations whose label and path, joined by a blank, contain this text. `log`: each operation is written
-    there when it begins, one JSON object per line.
+    `action` "kill": SIGKILL just before the operation, or after the first half of a write. "error": OSError `code` instead of the
+    operation, or after the first half of a write; an open for reading fails only with EIO. "slow": sleep `seconds` before the operation,
+    or until the file `until` exists. `only`: a text; other operations than those with this text in "LABEL PATH" are spared. `log`: a file
+    to which each operation is written when it begins, one JSON object per line.
     """
 
     action: str = "look"
@@ -82,7 +83,7 @@ class Fault:
 
 
 class _CountedFile(io.FileIO):
-    """A raw file that calls `on_operation` before each real write."""
+    """A raw file that calls `on_operation` before each write to the disk."""
 
     def __init__(self, path: str, mode: str, on_operation: Callable[..., Any]) -> None:
         self._on_operation = on_operation
@@ -95,7 +96,7 @@ class _CountedFile(io.FileIO):
 
 
 class _Disturber:
-    """Counts the operations of this process and applies the fault."""
+    """Counts the file operations of this process below checkpoints/, and applies a fault to them."""
 
     def __init__(self, fault: Fault) -> None:
         self._fault, self._count, self._num_applied = fault, 0, 0
@@ -130,7 +131,11 @@ class _Disturber:
         self._fsync(file)
 
     def _on_operation(self, kind: str, path: str, half: Callable[[], Any] = lambda: None) -> None:
-        """Count the operation, and apply the fault if this is its operation. Raises: OSError."""
+        """Count and log an operation on `path`, if that is below checkpoints/, and apply the fault if it is due. `half` does the first
+        half of a write.
+
+        Raises: OSError as the fault says.
+        """
         below = below_checkpoints(path)
         if below is None:
             return
@@ -166,7 +171,7 @@ class _Disturber:
 
 @dataclass(frozen=True)
 class KilledInBackward:
-    """SIGKILL of the process in the middle of an update: when the n-th backward begins."""
+    """Kills the process with SIGKILL in the middle of an update: when backward begins for the n-th time (`number`)."""
 
     number: int
 
@@ -191,13 +196,14 @@ def below_checkpoints(path: str | bytes) -> str | None:
 
 
 def read_operations(log: Path) -> list[Operation]:
-    """Return the operations in the log of a Fault. The incomplete last line of a killed process is left out."""
+    """Return the file operations that a Fault has logged in `log`; [] if there is no such file. The incomplete last line of a killed
+    process is left out."""
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []
     return [Operation(**json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 def obey_permissions() -> None:
-    """Drop root's capabilities to ignore file modes, so that a read-only folder is read-only for this process too."""
+    """Drop root's right to ignore file modes, so that a read-only folder is read-only for this process even if it runs as root."""
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     data = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable of capabilities 0 to 31, then of the others

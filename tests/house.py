@@ -1,5 +1,5 @@
-"""The house rules as functions from a parsed source to its breaches (style: dependency direction, size budgets, docstrings).
-test_house.py applies them to the repository and to made-up breaches. Rules that ruff knows are ruff's."""
+"""The rules of this repository as functions: from a parsed file to the breaches in it (dependencies, sizes, docstrings, words).
+test_house.py applies them to the repository and to made-up breaches. Rules that ruff has are left to ruff."""
 
 import ast
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 from sys import stdlib_module_names
 
 MAX_FILE_LINES = {"launch/*.py": 40, "launch/*.sbatch": 60, "*": 300}
-"""The first pattern that fits counts."""
+"""Path pattern -> maximum lines of a file. The first pattern that fits counts."""
 MAX_FUNCTION_LINES = 50  # without its docstring
 MAX_POSITIONAL = 6
 MAX_FIELDS = 16
@@ -21,14 +21,14 @@ ONLY_IN = {
     "deepspeed": ["recipes/engine/*", "benchmarks/host_time.py"],  # which counts what it sends
     "wandb": ["recipes/train/mirror.py"],
 }
-"""Imports that belong to few files (patterns); tests may import anything but launch."""
+"""Library -> path patterns of the only files that may import it. Tests may import anything but launch."""
 MAY_IMPORT = {
     "model/*": ["torch", "numpy", "megatron.core", "model"],
     "launch/*": ["recipes"],
 }
-"""Beside the standard library."""
+"""Path pattern -> what its files may import besides the standard library."""
 MUST_NOT_IMPORT = {"*": ["launch"]}
-"""Which folder may import which is a contract of import-linter (pyproject.toml), which sees transitive imports and circles."""
+"""Path pattern -> what its files must not import. import-linter (pyproject.toml) checks which folder may import which, also indirectly."""
 
 MODALITIES = {"text", "speech", "vision"}
 NO_MODALITY_BRANCH = ["recipes/train/*", *(f"model/{name}.py" for name in ("student", "teacher", "targets", "loss", "encoder", "layers"))]
@@ -56,9 +56,9 @@ PRIVATE_WORDS = {
     r"nobody|somebody|someone": "no process, no file, one",
     r"cry wolf": "raise false alarms",
 }
-"""Words that need decoding -> what to say. One name, one meaning; processes do not speak, hear or know."""
+"""Pattern of words that need decoding -> what to say instead. One name, one meaning; processes do not speak, hear or know."""
 WORDS_STAY_IN = ("tests/house.py", "tests/test_house.py", "CHANGELOG.md", "recipes/samples/*", "tests/old_runs/*")
-"""The list itself, history, and what is data."""
+"""Files in which PRIVATE_WORDS may be used: this list and its test, history, and data."""
 PROSE_FILES = ("*.py", "*.md", "*.sbatch", "*.toml", "ds_configs/*.json", "Makefile", ".ci/run", "tests/slurm/slurm-*")
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -68,7 +68,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Source:
-    """One file: its path from the repository's root with slashes, its text and its tree (empty where it is not Python)."""
+    """One file: its path from the repository's root with slashes, its text and its syntax tree (empty if it is not Python)."""
 
     path: str
     text: str
@@ -76,26 +76,26 @@ class Source:
 
     @staticmethod
     def of(path: str, text: str) -> "Source":
-        """Raises: SyntaxError."""
+        """Parse the text of a file. Raises: SyntaxError if a .py file is not valid Python."""
         return Source(path, text, ast.parse(text if path.endswith(".py") else ""))
 
     def fits(self, *patterns: str) -> bool:
-        """True where the path matches one of the patterns; `*` also crosses slashes."""
+        """True if the path matches one of the patterns; `*` also matches slashes."""
         return any(fnmatch(self.path, pattern) for pattern in patterns)
 
     def breach(self, node: ast.AST, text: str) -> str:
-        """`path:line: text`, which editors turn into a link."""
+        """Return `path:line: text`, which editors turn into a link to the line of `node`."""
         return f"{self.path}:{getattr(node, 'lineno', 1)}: {text}"
 
 
 def read_sources(root: Path) -> list[Source]:
-    """Every Python file and batch script of the repository."""
+    """Read and parse every Python file and batch script of the repository."""
     files = [path for folder in ("model", "recipes", "launch", "benchmarks", "tests") for path in sorted((root / folder).rglob("*"))]
     return [Source.of(path.relative_to(root).as_posix(), path.read_text()) for path in files if path.suffix in (".py", ".sbatch")]
 
 
 def check_imports(source: Source) -> Iterator[str]:
-    """Dependency direction: what each folder may import, and libraries that belong to few files."""
+    """Yield the imports that a file must not have: those of a wrong folder, and those of libraries that only few files may use."""
     for node, name in _imports(source):
         for pattern, forbidden in MUST_NOT_IMPORT.items():
             if source.fits(pattern) and _is_in(name, forbidden):
@@ -111,7 +111,7 @@ def check_imports(source: Source) -> Iterator[str]:
 
 
 def check_modality_branches(source: Source) -> Iterator[str]:
-    """Modalities differ by objects: the loop and the model's common parts do not ask which one they have."""
+    """Yield the conditions that depend on the modality, in files that must be the same for all modalities."""
     if not source.fits(*NO_MODALITY_BRANCH):
         return
     for node in ast.walk(source.tree):
@@ -123,7 +123,7 @@ def check_modality_branches(source: Source) -> Iterator[str]:
 
 
 def check_objective_words(source: Source) -> Iterator[str]:
-    """Objectives differ by objects: what is common names nothing that one of them has."""
+    """Yield the words of one objective, such as teacher or mask, in files that must be the same for all objectives."""
     if not source.fits(*NO_OBJECTIVE_WORDS):
         return
     for number, line in enumerate(source.text.splitlines(), 1):
@@ -132,7 +132,7 @@ def check_objective_words(source: Source) -> Iterator[str]:
 
 
 def private_words(path: str, text: str) -> Iterator[str]:
-    """Names and phrases of PRIVATE_WORDS in any file with prose or code; parts of a name count as words (`_hear`, `LastWords`)."""
+    """Yield the words of PRIVATE_WORDS in a file with text or code. Parts of a name count as words (`_hear`, `LastWords`)."""
     if not any(fnmatch(path, pattern) for pattern in PROSE_FILES) or any(fnmatch(path, pattern) for pattern in WORDS_STAY_IN):
         return
     for number, line in enumerate(text.splitlines(), 1):
@@ -144,7 +144,7 @@ def private_words(path: str, text: str) -> Iterator[str]:
 
 
 def check_size(source: Source) -> Iterator[str]:
-    """Budgets of files, functions, parameters, dataclasses and nesting."""
+    """Yield files, functions, parameter lists, dataclasses and nestings that exceed their maximum size."""
     lines = len(source.text.splitlines())
     budget = next(budget for pattern, budget in MAX_FILE_LINES.items() if source.fits(pattern))
     if lines > budget:
@@ -159,7 +159,7 @@ def check_size(source: Source) -> Iterator[str]:
 
 
 def check_docstrings(source: Source) -> Iterator[str]:
-    """A docstring in every module, and on everything public of model/ and recipes/. Packages' __init__.py are empty."""
+    """Yield modules, and public names of model/ and recipes/, without a docstring; also an __init__.py that is not empty."""
     if source.fits("*__init__.py"):
         if source.text.strip():
             yield source.breach(source.tree, "an __init__.py is empty, so that importing a package costs nothing")
@@ -173,7 +173,7 @@ def check_docstrings(source: Source) -> Iterator[str]:
 
 
 def check_habits(source: Source) -> Iterator[str]:
-    """No utils.py, no `global`, and no handler that swallows every exception."""
+    """Yield a file named utils.py, each `global`, and each handler that swallows every exception."""
     if source.fits("utils.py", "*/utils.py"):
         yield source.breach(source.tree, "name the noun that it holds (shapes.py, env.py)")
     for node in ast.walk(source.tree):
@@ -187,7 +187,7 @@ FILE_CHECKS = (check_imports, check_modality_branches, check_objective_words, ch
 
 
 def repeated_classes(sources: list[Source]) -> list[str]:
-    """Public classes of model/ and recipes/ whose name stands in more than one file: one name, one meaning."""
+    """Return a text for each public class name of model/ and recipes/ that is used in more than one file: one name has one meaning."""
     places: dict[str, list[str]] = {}
     product = [source for source in sources if source.fits("model/*", "recipes/*")]
     for source, node in ((one, node) for one in product for node in one.tree.body):
@@ -197,14 +197,15 @@ def repeated_classes(sources: list[Source]) -> list[str]:
 
 
 def missing_tests(paths: list[str]) -> list[str]:
-    """The test files that the modules among `paths` should have and have not: model/loss.py -> tests/model/test_loss.py."""
+    """Return the paths of test files that are missing for the modules among `paths`: model/loss.py needs tests/model/test_loss.py."""
     modules = [Path(path) for path in paths if fnmatch(path, "model/*.py") or fnmatch(path, "recipes/*.py")]
     wanted = [Path("tests", m.parent, f"test_{m.name}").as_posix() for m in modules if m.name != "__init__.py"]
     return [path for path in wanted if path not in paths]
 
 
 def _imports(source: Source) -> Iterator[tuple[ast.AST, str]]:
-    """Every imported name in full, also inside functions, relative, by import_module, or as an attribute of its package."""
+    """Yield every imported name in full with its node: also imports inside functions, relative ones, by import_module, or as an
+    attribute."""
     package = source.path.split("/")[:-1]
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
@@ -245,7 +246,7 @@ def _function_size(source: Source, node: Function) -> Iterator[str]:
 
 
 def _nesting(body: list[ast.stmt]) -> int:
-    """Deepest chain of blocks; an elif is not deeper than its if, and inner functions are counted on their own."""
+    """Return how deep the blocks of a function are nested. An elif is not deeper than its if; inner functions are not counted."""
     depth = 0
     for node in body:
         if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
@@ -260,7 +261,7 @@ def _nesting(body: list[ast.stmt]) -> int:
 
 
 def _public(tree: ast.Module) -> Iterator[Function | ast.ClassDef]:
-    """Public functions and classes of a module, and the public methods of those classes."""
+    """Yield the public functions and classes of a module, and the public methods of its public classes."""
     for node in tree.body:
         if isinstance(node, (*FUNCTIONS, ast.ClassDef)) and not node.name.startswith("_"):
             yield node

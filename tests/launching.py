@@ -1,7 +1,7 @@
-"""Run the launch scripts like a user, for tests: exit code, stdout and stderr of a command, without the seconds for its imports.
+"""Runs the launch scripts like a user, for tests: exit code, stdout and stderr of a command, without the seconds for its imports.
 
-`launch` runs a script in a process forked from the server of tests/distributed.py, which has imported torch, Megatron and DeepSpeed
-but nothing of this repository. Output of the imports themselves can only be tested with run_command; tests/launch has such a test too.
+`launch` runs a script in a process forked from the server of tests/distributed.py, which has imported torch, Megatron and DeepSpeed but
+nothing of this repository. Output of the imports themselves can only be tested with run_command; tests/launch has such a test too.
 """
 
 import contextlib
@@ -34,7 +34,8 @@ ROOT = Path(__file__).parent.parent
 PRETRAIN = {modality: ROOT / "launch" / f"pretrain_{modality}.py" for modality in RECIPES}
 PRETRAIN_TEXT = PRETRAIN["text"]
 BASE_ENV = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-"""Environment of every script. Offline, because without a network the hub's client retries for half a minute."""
+"""Environment variables of every script. Offline, because without a network the client of the Hugging Face hub retries for half a
+minute."""
 PROBE = ROOT / "launch" / "probe.py"
 PREPARE = ROOT / "launch" / "prepare.py"
 
@@ -64,12 +65,13 @@ because they take seconds to start."""
 
 
 def overrides(modality: str = "text", **changes: object) -> list[str]:
-    """Return TINY as --set flags. A change is named with __ instead of the dot; the value None removes a setting."""
+    """Return the modality's settings TINY, with `changes`, as --set flags. A change is named with __ instead of the dot
+    (run__max_steps=2); the value None removes a setting."""
     return [part for assignment in _assignments(modality, changes) for part in ("--set", assignment)]
 
 
 def tiny_recipe(modality: str = "text", **changes: object) -> Recipe:
-    """Return the modality's tiny recipe with the same settings, unchecked."""
+    """Return the modality's tiny recipe with the settings TINY and `changes`, named as in overrides(). The values are not checked."""
     return apply_overrides(RECIPES[modality][default_recipe(modality)](), _assignments(modality, changes))
 
 
@@ -80,7 +82,7 @@ def _assignments(modality: str, changes: Mapping[str, object]) -> list[str]:
 
 @dataclass
 class Running:
-    """A started script. Its output goes to files."""
+    """A script that was started in its own process. stdout and stderr go to files."""
 
     process: ForkServerProcess
     folder: tempfile.TemporaryDirectory
@@ -88,12 +90,12 @@ class Running:
     _done: subprocess.CompletedProcess[str] | None = field(default=None)
 
     def read(self, stream: str) -> str:
-        """Return stdout or stderr so far."""
+        """Return what the script has written so far to `stream`: "stdout" or "stderr"."""
         path = Path(self.folder.name, stream)
         return path.read_text(errors="replace") if path.exists() else ""
 
     def wait_until(self, happened: Callable[[], bool], timeout: float = 60) -> None:
-        """Poll until `happened()`. Fails if the process ends or `timeout` passes first."""
+        """Wait until `happened()` returns True. Raises: AssertionError if the script ends or `timeout` seconds pass first."""
         deadline = time.monotonic() + timeout
         while not happened():
             if self.process.exitcode is not None or time.monotonic() > deadline:
@@ -102,7 +104,8 @@ class Running:
             time.sleep(0.01)
 
     def wait(self, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Wait and return the finished command. After `timeout` it is killed. Raises: subprocess.TimeoutExpired."""
+        """Wait until the script has ended, and return its exit code and output. After `timeout` seconds it is killed. Raises:
+        subprocess.TimeoutExpired then."""
         self.process.join(timeout)
         code, output = self.process.exitcode, [self.read("stdout"), self.read("stderr")]
         self.stop()
@@ -111,7 +114,7 @@ class Running:
         return subprocess.CompletedProcess(self.args, code, *output)
 
     def stop(self) -> None:
-        """Kill the remaining processes of the script."""
+        """Kill the remaining processes of the script, and remove the files with its output."""
         if self.process.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -156,7 +159,7 @@ def launch(
     file_limit: int | None = None,
     timeout: float = 60,
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python script args` and return the finished command."""
+    """Run `python script args` in `cwd` until it has ended, and return its exit code and output. Other arguments: see start()."""
     return start(script, args, cwd, env=env, file_limit=file_limit).wait(timeout)
 
 
@@ -169,13 +172,16 @@ class Ranks:
     """The store for the rendezvous of the ranks. It is in this process, so that its port stays taken."""
 
     def kill(self, rank: int | None = None) -> None:
-        """Kill one rank, or all, with SIGKILL."""
+        """Kill one rank with SIGKILL; all of them if `rank` is None."""
         for one in self.running if rank is None else [self.running[rank]]:
             one.process.kill()
 
     def wait(self, timeout: float = 120, patience: float = 5) -> list[subprocess.CompletedProcess[str]]:
-        """Wait and return the finished commands in the order of ranks. When one has failed, the others have `patience` seconds to end by
-        themselves, and are then killed. If none has failed at `timeout`, all are killed. Raises: subprocess.TimeoutExpired."""
+        """Wait until all ranks have ended, and return exit code and output of each, in the order of ranks. When one has failed, the others
+        have `patience` seconds to end by themselves, and are then killed.
+
+        Raises: subprocess.TimeoutExpired if none has failed and some still run after `timeout` seconds. All are killed then.
+        """
         deadline, hangs = time.monotonic() + timeout, True
         while waiting := [one.process for one in self.running if one.process.exitcode is None]:
             if not wait([process.sentinel for process in waiting], max(0.0, deadline - time.monotonic())):
@@ -205,8 +211,8 @@ def start_ranks(
     file_limit: int | None = None,
     before: Mapping[int, Callable[[], Any]] | None = None,
 ) -> Ranks:
-    """Start the script on `size` ranks of this machine, on gloo. A single rank gets no launcher's variables. `before`: see start(), by
-    rank."""
+    """Start the script on `size` ranks of this machine, on gloo. A single rank gets no variables of a launcher. `before`: rank -> function
+    that its process calls first. Other arguments: see start()."""
     from torch.distributed import TCPStore  # imported here, so that tests which start one process do not import torch
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if size > 1 else None
@@ -251,7 +257,7 @@ def refused(done: subprocess.CompletedProcess[str], complaint: str) -> None:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Write these files and return the folder's contents."""
+    """Write `files` (path relative to `folder` -> bytes), and return everything that is below the folder then, as contents() does."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -259,10 +265,10 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return path -> bytes of everything below a folder. Folders have b""."""
+    """Return relative path -> bytes of everything below a folder. For a folder the value is b""."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read a file with one JSON object per line."""
+    """Return the objects of a file with one JSON object per line."""
     return [json.loads(line) for line in path.read_text().splitlines()]

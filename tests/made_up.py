@@ -13,7 +13,7 @@ RATE = 16_000
 
 
 def write_book(path: Path, num_lines: int = 400) -> Path:
-    """Write a .txt file with one paragraph per line."""
+    """Write a .txt file of `num_lines` paragraphs of invented words, one per line, and return its path."""
     rng = random.Random(0)
     lines = [" ".join("".join(rng.choices(SYLLABLES, k=rng.randint(1, 3))) for _ in range(rng.randint(5, 40))) for _ in range(num_lines)]
     path.write_text("\n".join(lines) + "\n")
@@ -21,7 +21,7 @@ def write_book(path: Path, num_lines: int = 400) -> Path:
 
 
 def write_tones(folder: Path, num_files: int = 40) -> Path:
-    """Write mono .wav files of 30 to 130 milliseconds: tones that change, in noise."""
+    """Write mono .wav files of 30 to 130 milliseconds, tones in noise, into `folder`, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(num_files):
         rng = np.random.default_rng(number)
@@ -32,7 +32,7 @@ def write_tones(folder: Path, num_files: int = 40) -> Path:
 
 
 def write_pictures(folder: Path, num_files: int = 40) -> Path:
-    """Write .png files of 40 x 48 pixels: a few blurred patches of colour each."""
+    """Write .png files of 40 x 48 pixels, each a few blurred patches of colour, into `folder`, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(num_files):
         small = np.random.default_rng(number).integers(0, 256, (5, 6, 3), dtype=np.uint8)

@@ -24,28 +24,30 @@ FIT = Facts(
 
 
 def node(rank: int, **changes: Any) -> Facts:
-    """Return a healthy node with a name of its own and with `changes`. A dict changes only the keys that it has; an empty dict removes
-    all keys."""
+    """Return the facts of a healthy node of its own name, node-RANK+1, with `changes`. A dict changes only the keys that it has; an empty
+    dict removes all keys."""
     merged = {key: {**getattr(FIT, key), **value} if isinstance(value, dict) and value else value for key, value in changes.items()}
     return replace(FIT, **{"host": f"node-{rank + 1}", **merged})
 
 
 def nodes(number: int, **odd: dict[str, Any]) -> dict[int, Facts]:
-    """Return healthy nodes by rank, with changes of the named nodes: nodes(4, node_2={"disk_seconds": 1.0})."""
+    """Return rank -> facts of `number` healthy nodes, with changes of the named ones, such as nodes(4, node_2={"disk_seconds": 1.0}).
+    node_1 is rank 0."""
     assert all(int(name.removeprefix("node_")) <= number for name in odd)
     return {rank: node(rank, **odd.get(f"node_{rank + 1}", {})) for rank in range(number)}
 
 
 @dataclass(frozen=True)
 class Measures:
-    """A hook for tests.launching: a function of recipes/cluster/preflight returns `value`, or raises it."""
+    """A hook for tests.launching. It replaces a function of recipes/cluster/preflight by one that returns `value`, or raises it if it is
+    an exception."""
 
     module: str
     function: str
     value: Any
 
     def __call__(self) -> None:
-        """Called in the process that runs the command."""
+        """Replace the function. Called in the process that runs the command."""
         setattr(importlib.import_module(f"recipes.cluster.preflight.{self.module}"), self.function, self._instead)
 
     def _instead(self, *_: object) -> Any:
@@ -56,27 +58,28 @@ class Measures:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Several hooks in one process."""
+    """Several hooks for tests.launching as one."""
 
     all: tuple[Callable[[], Any], ...]
 
     def __call__(self) -> None:
-        """Called in the process that runs the command."""
+        """Call each hook. Called in the process that runs the command."""
         for hook in self.all:
             hook()
 
 
 @dataclass(frozen=True)
 class TellsArguments:
-    """A hook: a function of recipes/cluster/preflight raises an error with its arguments, which the command then prints as the reason."""
+    """A hook for tests.launching. It replaces a function of recipes/cluster/preflight by one that raises an error with its own arguments,
+    which the command then prints as the reason."""
 
     module: str
     function: str
     first: int = 0
-    """Index of the first argument that the error has."""
+    """Index of the first argument that the error shows."""
 
     def __call__(self) -> None:
-        """Called in the process that runs the command."""
+        """Replace the function. Called in the process that runs the command."""
         setattr(importlib.import_module(f"recipes.cluster.preflight.{self.module}"), self.function, self._instead)
 
     def _instead(self, *args: object) -> None:
@@ -84,5 +87,5 @@ class TellsArguments:
 
 
 def die(*_: object) -> None:
-    """Kill the calling process with SIGKILL."""
+    """Kill the calling process with SIGKILL. All arguments are ignored."""
     os.kill(os.getpid(), 9)

@@ -1,5 +1,5 @@
-"""Faults to plant into the code, one at a time: those of the lists in tests/**/planted.toml, and generated ones. Also finds the tests
-that use a module. Runs nothing.
+"""Faults (wrong changes of the code) that the tests should notice, one at a time: those of the lists in tests/**/planted.toml, and
+generated ones. Also finds the tests that use a module. Runs nothing.
 
 A list is in the folder of the tests that mirror the code: tests/recipes/train/planted.toml has faults of recipes/train/.
 """
@@ -18,14 +18,14 @@ KEYS = {"fault", "old", "new", "harmless"}
 
 @dataclass(frozen=True)
 class Planted:
-    """One fault: its file, a description, and the whole text of the file with the fault."""
+    """One fault: the path of its file, a description, and the whole text of the file with the fault in it."""
 
     path: str
-    """Relative to the repository's root, with slashes."""
+    """Path of the file relative to the repository's root, with slashes."""
     fault: str
     text: str
     harmless: str = ""
-    """Why no test can find it; empty for a fault that a test must find."""
+    """Why no test can notice the fault; empty for a fault that a test must notice."""
 
 
 def listed(root: Path) -> list[Planted]:
@@ -65,7 +65,7 @@ def _planted(root: Path, path: Path, entry: dict[str, str]) -> Planted:
 
 
 Cut = tuple[int, int, bytes]
-"""(first byte, byte after the last, replacement)."""
+"""A replacement in a file: (first byte, byte after the last, new bytes)."""
 
 
 class WiringFaults:
@@ -81,7 +81,7 @@ class WiringFaults:
                 self._learn(node)
 
     def of(self, path: str) -> Iterator[Planted]:
-        """Yield every such fault of one file."""
+        """Yield every fault of these kinds that can be made in the file `path`."""
         source = (self._root / path).read_bytes()
         starts = [0, *(match.end() for match in re.finditer(rb"\n", source))]
 
@@ -114,7 +114,8 @@ class WiringFaults:
             self._defaults.setdefault(node.name, []).append(_parameters(node))
 
     def _optional(self, call: ast.Call) -> Iterator[tuple[ast.expr | ast.keyword, str]]:
-        """Yield the arguments of a call that may be left out: keywords, and the last positional argument."""
+        """Yield each argument of a call that can be left out because it has a default, with its name: keywords, and the last positional
+        argument."""
         name = call.func.id if isinstance(call.func, ast.Name) else call.func.attr if isinstance(call.func, ast.Attribute) else ""
         known = self._defaults.get(name, [])
         for keyword in call.keywords:
@@ -127,7 +128,7 @@ class WiringFaults:
 
 
 def _parameters(node: ast.FunctionDef) -> tuple[list[str], set[str]]:
-    """Return (positional parameters without self, all parameters with a default)."""
+    """Return the names of the positional parameters of a function without self, and of all parameters with a default."""
     positional = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args)]
     optional = set(positional[len(positional) - len(node.args.defaults) :])
     optional |= {arg.arg for arg, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if value is not None}
@@ -135,7 +136,7 @@ def _parameters(node: ast.FunctionDef) -> tuple[list[str], set[str]]:
 
 
 def _calls(tree: ast.AST) -> Iterator[tuple[ast.Expr, ast.Expr | None]]:
-    """Yield statements that are a single call, each with the next statement if that is a call too."""
+    """Yield each statement that is only a call, with the next statement if that is such a call too, else None."""
     bodies = [getattr(node, name, None) for node in ast.walk(tree) for name in ("body", "orelse", "finalbody")]
     for body in (body for body in bodies if isinstance(body, list)):
         for statement, following in zip(body, [*body[1:], None], strict=False):
@@ -148,7 +149,7 @@ def _is_call(statement: ast.stmt | None) -> bool:
 
 
 def _with_comma(source: bytes, start: int, end: int) -> Cut:
-    """Return the cut of an argument with its comma."""
+    """Return the replacement that removes the bytes `start` to `end` (an argument) together with its comma."""
     if after := re.match(rb"\s*,\s*", source[end:]):
         return start, end + after.end(), b""
     if before := re.search(rb",\s*$", source[:start]):
@@ -169,7 +170,7 @@ operator by one that is never written by mistake."""
 
 
 def mutants(root: Path, path: str) -> Iterator[Planted]:
-    """Yield the mutants of a file that cosmic-ray makes (operators, numbers, conditions, loops, exceptions)."""
+    """Yield the faults that cosmic-ray generates for the file `path`: changed operators, numbers, conditions, loops and exceptions."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
 

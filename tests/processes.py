@@ -1,11 +1,11 @@
-"""Find the processes of a process group, for tests that must leave no process behind. Linux only: it reads /proc."""
+"""Finds the processes of a process group, for tests that must leave no process behind. Linux only: it reads /proc."""
 
 import time
 from pathlib import Path
 
 
 def processes_of(group: int) -> list[str]:
-    """Return the command lines of the running processes of a group."""
+    """Return the command lines of all processes of the process group `group` that have not ended."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -18,7 +18,7 @@ def processes_of(group: int) -> list[str]:
 
 
 def gone(group: int, seconds: float = 10) -> bool:
-    """True if all processes of the group end within `seconds`."""
+    """Wait until all processes of the process group have ended. True if that happens within `seconds`."""
     deadline = time.monotonic() + seconds
     while processes_of(group) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -27,7 +27,8 @@ LARGEST = 0.1
 
 
 def check_accumulation(context: Context) -> Iterator[Row]:
-    """Compare 64 samples as one micro-batch and as sixteen with the gradient of an fp32 engine."""
+    """Yield a row for each way to compute one update of 64 samples in bf16 (one micro-batch, sixteen micro-batches): how far its gradient
+    is from that of an fp32 engine."""
     length = TINY_LENGTH if context.is_tiny else LENGTH
     with joined_world() as (_, parallel):
         exact = gradient(parallel, "zero3_cpu", 1, length, {})
@@ -43,7 +44,8 @@ def check_accumulation(context: Context) -> Iterator[Row]:
 
 
 def gradient(parallel: Any, config_name: str, micro_batches: int, length: int, more: dict[str, Any]) -> torch.Tensor:
-    """Return all gradients of one update as one float64 vector."""
+    """Compute the gradient of one update of text_tiny, split into `micro_batches`, and return all gradients as one float64 vector. `more`:
+    keys that replace those of the ds_config."""
     micro = SAMPLES // micro_batches
     recipe = MODALITIES["text"].resized(RECIPES["text"]["text_tiny"](), length)
     recipe = replace(recipe, run=replace(recipe.run, global_batch_size=SAMPLES))
@@ -60,5 +62,5 @@ def gradient(parallel: Any, config_name: str, micro_batches: int, length: int, m
 
 
 def distance(one: torch.Tensor, exact: torch.Tensor) -> float:
-    """Return the norm of the difference over the norm of the exact gradient."""
+    """Return the relative error of a gradient: the norm of its difference from the exact gradient, divided by the norm of the exact one."""
     return float((one - exact).norm() / exact.norm())

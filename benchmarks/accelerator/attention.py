@@ -23,7 +23,7 @@ from recipes.catalog import RECIPES
 LENGTHS = {"text": 512, "speech": 499, "vision": 197}
 TINY_LENGTHS = {"text": 64, "speech": 49, "vision": 65}
 FAULTY_LENGTHS = (192, 320)
-"""S % 128 = 64 with a mask: cuDNN's backward gives NaN at these lengths (pytorch issue 196678)."""
+"""Sequence lengths with length % 128 = 64. With a mask, cuDNN's backward gives NaN at these (pytorch issue 196678)."""
 BATCH, PADDED_SHARE = 8, 0.25
 KERNELS = {
     "flash": "_scaled_dot_product_flash_attention",
@@ -32,7 +32,7 @@ KERNELS = {
     "plain formula (math)": "_scaled_dot_product_attention_math",
 }
 TOLERANCE = 0.03
-"""Relative to the norm of a gradient: bf16 against fp32."""
+"""Largest allowed error of a bf16 gradient against fp32, relative to the norm of the gradient."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Case:
 
 
 def check_attention(context: Context) -> Iterator[Row]:
-    """Check the cases of all modalities, then padding at the lengths with a known fault."""
+    """Yield a row for each attention call of the networks of all modalities, then for padded sequences of the lengths at which cuDNN has a
+    known fault."""
     with joined_world() as (world, parallel):
         for case in cases(context.is_tiny):
             yield check_case(case, encoder_config(case, context.is_tiny), parallel, world.device)
@@ -71,13 +72,14 @@ def cases(is_tiny: bool) -> Iterator[Case]:
 
 
 def encoder_config(case: Case, is_tiny: bool) -> EncoderConfig:
-    """Return the encoder of the base or the tiny recipe, with the case's dropout."""
+    """Return the encoder settings of the base recipe of the case's modality (the tiny one if `is_tiny`), with the case's dropout."""
     recipe = RECIPES[case.modality][f"{case.modality}_{'tiny' if is_tiny else 'base'}"]()
     return replace(recipe.model, attention_dropout=case.dropout)
 
 
 def check_case(case: Case, config: EncoderConfig, parallel: Parallel, device: torch.device) -> Row:
-    """Run the case under a profiler. If it has no dropout, compare with the plain formula in float32."""
+    """Run one call of attention under a profiler, and return a row with its kernel and whether all gradients are finite. Without dropout
+    they are also compared with the plain formula in float32."""
     made = Call(case, config, parallel, device)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         gradients = made.run(torch.bfloat16)
@@ -96,13 +98,13 @@ def check_case(case: Case, config: EncoderConfig, parallel: Parallel, device: to
 
 
 def kernel_of(operators: Any) -> str:
-    """Return the kernel, from the operator that scaled_dot_product_attention called."""
+    """Return the name of the attention kernel, found by the `operators` that torch's profiler recorded; "unknown" if there is none."""
     names = set(operators)
     return next((kernel for kernel, operator in KERNELS.items() if any(operator in name for name in names)), "unknown")
 
 
 class Call:
-    """Module, input and mask of a case. run() returns the gradients, or the output of a teacher, which has none."""
+    """The attention module, input and mask of one case. run() computes its gradients, or for a teacher, which has none, its output."""
 
     def __init__(self, case: Case, config: EncoderConfig, parallel: Parallel, device: torch.device) -> None:
         self._case, self._device = case, device
@@ -118,7 +120,8 @@ class Call:
         self._padding_BS = torch.arange(case.length) >= lengths
 
     def run(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """Run forward, and backward for a student, in this dtype."""
+        """Run forward, and for a student backward, in this dtype. Returns float32 tensors by name: the gradients, or the teacher's
+        output."""
         case, module = self._case, self._module.to(dtype).train(self._case.is_student)
         x_SBD = self._x_SBD.to(dtype).requires_grad_(case.is_student)
         with torch.set_grad_enabled(case.is_student):

@@ -8,13 +8,13 @@ LONGEST_SECONDS = 480.0
 
 @dataclass(frozen=True)
 class Check:
-    """A check: `function(context, *arguments)` of `module`, which yields rows."""
+    """One check of the device: the function `function(context, *arguments)` of the module `module`. It yields one row per result."""
 
     name: str
     module: str
     function: str
     seconds: float
-    """Its time limit. The first check of a lane also needs time for the imports."""
+    """Time limit of the check. The first check of a worker process also needs time for the imports."""
     arguments: tuple[str, ...] = ()
     is_short: bool = False
     """True if launch/preflight.py --full runs it."""
@@ -48,7 +48,7 @@ SIDE_BY_SIDE: dict[str, list[Check]] = {
     "tests": [Check("gpu tests", "accelerator.commands", "check_tests", 100)],
     "offload": [Check("offload", "accelerator.training", "check_offload", 120)],
 }
-"""Lane -> its checks. They measure no time, so lanes can share the device."""
+"""Name of a lane (one worker process) -> the checks that it runs in turn. They measure no time, so lanes can share the device."""
 
 ALONE: dict[str, list[Check]] = {
     "steps": [
@@ -64,11 +64,12 @@ ALONE: dict[str, list[Check]] = {
         Check("images", "accelerator.feeding", "check_images", 35),
     ],
 }
-"""Lane -> its checks. They measure time, so they run one after the other, after all others."""
+"""Name of a lane (one worker process) -> the checks that it runs in turn. They measure time, so they run after all others, one at a
+time."""
 
 
 def worst_seconds() -> float:
-    """Return the seconds of all checks if every check uses its full time limit."""
+    """Return how many seconds all checks take together if each of them uses its full time limit."""
     side_by_side = max(sum(check.seconds for check in lane) for lane in SIDE_BY_SIDE.values())
     return side_by_side + sum(check.seconds for lane in ALONE.values() for check in lane)
 

@@ -16,13 +16,13 @@ LOCAL_RANK = 3
 GOLDEN = ("text/paper", "audio/recipe", "vision/recipe")
 TINY_GOLDEN = ("text/paper",)
 TOLERANCE = 1e-4
-"""Largest allowed difference of any quantity. On a CPU it is 1e-5."""
+"""Largest allowed difference of any quantity of a golden case. On a CPU it is 1e-5."""
 ERROR = re.compile(r"^(\[rank\d+\]: )?(error|[\w.]*(Error|Exception)): ")
 
 
 @dataclass(frozen=True)
 class Done:
-    """A command that has ended."""
+    """A command that has ended: its exit code, and its stdout and stderr as one text."""
 
     code: int
     printed: str
@@ -41,7 +41,8 @@ class Done:
 
 
 def run(context: Context, name: str, words: list[str], **env: str) -> Done:
-    """Run a Python command in the checkout with this interpreter. Its output goes to NAME.log in the check's folder while it runs."""
+    """Run Python with the arguments `words` in the checkout, and return its exit code and output. `env` is added to the environment. The
+    output goes to NAME.log in the check's folder while the command runs."""
     path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH")]))
     log = context.folder / f"{name}.log"
     with log.open("wb") as file:
@@ -51,7 +52,8 @@ def run(context: Context, name: str, words: list[str], **env: str) -> Done:
 
 
 def check_launch(context: Context) -> Iterator[Row]:
-    """Run the launch script with deterministic kernels: as the fourth task of a node, with one visible device, and then by deepspeed."""
+    """Check the launch script with deterministic kernels: as the fourth task of a node, with one visible device, and then by deepspeed.
+    Yield a row for each run, and one that compares their results bit for bit."""
     values = settings_of(context, "text") | {"run.deterministic": "true"}
     deepspeed = ["-m", "deepspeed.launcher.runner"]
     if context.device == "cuda":
@@ -81,7 +83,7 @@ def check_launch(context: Context) -> Iterator[Row]:
 
 
 def check_golden(context: Context) -> Iterator[Row]:
-    """Replay published models in float32 on the device, and compare with their stored reference tensors."""
+    """Run published models in float32 on the device, and yield for each a row that compares the results with stored reference tensors."""
     for case in TINY_GOLDEN if context.is_tiny else GOLDEN:
         words = ["tests/golden/replay.py", f"tests/golden/{case}", "--tolerance", str(TOLERANCE)]
         done = run(context, case.replace("/", "_"), words)
@@ -91,7 +93,7 @@ def check_golden(context: Context) -> Iterator[Row]:
 
 
 def check_tests(context: Context) -> Iterator[Row]:
-    """Run the tests that need a CUDA device."""
+    """Run the tests marked gpu. Yield one row: ok if all pass and none is skipped."""
     if context.device == "cpu":
         yield Row("tests marked gpu", CANNOT, "they need a CUDA device")
         return

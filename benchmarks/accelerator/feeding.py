@@ -1,4 +1,4 @@
-"""Measure whether the host can feed the device: worker processes that decode large photographs, and copies of their pixels."""
+"""Measures whether the host can feed the device: worker processes that decode large photographs, and copies of their pixels."""
 
 import io
 import os
@@ -43,7 +43,7 @@ def photograph(seed: int) -> bytes:
 
 
 def write_photographs(folder: Path, number: int) -> float:
-    """Write files of two classes and return their mean size in bytes."""
+    """Write `number` JPEG files into one folder for each of two classes, and return their mean size in bytes."""
     contents = [photograph(seed) for seed in range(DIFFERENT)]
     for index in range(number):
         path = folder / f"class_{index % 2}" / f"{index:05d}.jpg"
@@ -53,7 +53,7 @@ def write_photographs(folder: Path, number: int) -> float:
 
 
 def check_images(context: Context) -> Iterator[Row]:
-    """Measure images per second of the loader of vision_base, for several numbers of worker processes."""
+    """Yield a row for each of several numbers of worker processes: how many images a second the loader of vision_base delivers."""
     files, batch = (64, 8) if context.is_tiny else (FILES, BATCH)
     size = write_photographs(context.folder / "photographs", files)
     vision = MODALITIES["vision"]
@@ -85,7 +85,7 @@ def check_images(context: Context) -> Iterator[Row]:
 
 
 def check_copies(context: Context) -> Iterator[Row]:
-    """Measure copies of a batch's pixels from pageable and from pinned memory."""
+    """Measure how fast a batch of pixels is copied to the device from pageable and from pinned memory, in GB/s. Yields one row."""
     what = f"pixels of {COPIED} images to the device"
     if context.device == "cpu":
         yield Row(what, CANNOT, "the host is the device here")

@@ -13,7 +13,7 @@ from typing import Any
 from recipes.errors import ConfigError
 
 LEAST_GIB = 45
-"""Device memory that the largest batches need. They took 39 GiB on an H200."""
+"""Device memory in GiB that the largest batches need. They took 39 GiB on an H200."""
 FREE_SHARE = 0.95
 QUERY = """
 import json, warnings
@@ -37,7 +37,11 @@ print(json.dumps(facts))
 
 
 def device_info(device: str) -> dict[str, Any]:
-    """Return the head of the table. Its `notes` are what may make the figures wrong. Raises: ConfigError if no check could run."""
+    """Return name, memory and software versions of the device, as the first lines of check.md. The key `notes` lists what may make the
+    figures wrong.
+
+    Raises: ConfigError if no check could run, for example because torch sees no device.
+    """
     done = subprocess.run([sys.executable, "-c", QUERY], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ConfigError(f"the versions of torch and DeepSpeed cannot be read: {done.stderr.strip().splitlines()[-1]}; see docs/gpu.md")
@@ -61,7 +65,7 @@ def no_device(info: dict[str, Any], driver: str) -> str:
 
 
 def notes(info: dict[str, Any]) -> list[str]:
-    """Return notes on memory that other processes use, and on too little memory."""
+    """Return a note if other processes use memory of the device, and one if it has less than LEAST_GIB; [] if there is nothing to note."""
     free, total = info["free"] / 2**30, info["total"] / 2**30
     found = []
     if free < FREE_SHARE * total:
@@ -72,7 +76,7 @@ def notes(info: dict[str, Any]) -> list[str]:
 
 
 def driver_version() -> str:
-    """Return the version of the NVIDIA driver from /proc; "none" without a driver."""
+    """Return the version of the NVIDIA driver from /proc; "none" without a driver, "unknown" if the text has no version."""
     try:
         found = re.search(r"(\d+\.[\d.]+)", Path("/proc/driver/nvidia/version").read_text())
     except OSError:

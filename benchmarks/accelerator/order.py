@@ -19,7 +19,8 @@ NEW, OLD = "the new weights were gathered", "the old weights were gathered"
 
 
 def check_order(context: Context) -> Iterator[Row]:
-    """Check the wait itself on one device, and whether old or new weights are gathered on two."""
+    """Check that the teacher's weights are gathered only after the EMA has written them. Yield a row on the wait itself, on one device,
+    and a row on whether two devices gather old or new weights."""
     yield stream_waits(context)
     what = f"EMA write, then the teacher's gather behind a long kernel, two {'processes' if context.is_tiny else 'devices'}"
     if context.device == "cuda" and torch.cuda.device_count() < RANKS:
@@ -35,7 +36,7 @@ def check_order(context: Context) -> Iterator[Row]:
 
 
 def stream_waits(context: Context) -> Row:
-    """Check on one device that DeepSpeed's stream waits for the current stream after the teacher was written."""
+    """Check on one device that the stream on which DeepSpeed gathers waits for the current stream, on which the teacher was written."""
     what = "the teacher's gather waits for the EMA"
     if context.device == "cpu":
         return Row(what, CANNOT, "a CPU has no streams; tests/recipes/objectives/test_data2vec_order.py has the call")
@@ -53,7 +54,8 @@ def stream_waits(context: Context) -> Row:
 
 
 def old_or_new(device: str) -> None:
-    """Run on each of two ranks. Rank 0 prints which weights the teacher's forward used."""
+    """Main function of each of two ranks: change the teacher behind a long kernel, then run its forward. Rank 0 prints whether that used
+    the old or the new weights."""
     with joined_world() as (world, parallel):  # the ranks of the launcher
         run = TinyRun.build("text", "zero3_bf16", world, parallel)
         objective = run.objective

@@ -20,7 +20,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_shards(context: Context) -> Iterator[Row]:
-    """Check each tiny recipe, in bf16 and fp16, after one update."""
+    """Yield a row for each tiny recipe in bf16 and in fp16: whether all shards have the right device and dtype after one update."""
     with joined_world() as (world, parallel):
         for modality, precision in product(RECIPES, DTYPES):
             what = f"{modality}_tiny {precision}"
@@ -31,7 +31,7 @@ def check_shards(context: Context) -> Iterator[Row]:
 
 
 def check_run(run: TinyRun, dtype: torch.dtype, device: torch.device, what: str) -> Row:
-    """Run one update and return a row with the tensors that are wrong after it."""
+    """Run one update and return a row: whether loss and gradients are finite, and which tensors then have a wrong device or dtype."""
     objective, total = run.objective, run.objective.count(run.batch)
     outcome = objective.forward(run.batch, total)
     backward(objective.student, outcome.loss, total, 1)
@@ -49,7 +49,8 @@ def check_run(run: TinyRun, dtype: torch.dtype, device: torch.device, what: str)
 
 
 def misplaced(objective: Any, dtype: torch.dtype, device: torch.device) -> list[str]:
-    """Return, in words, the tensors on the wrong device or of the wrong dtype."""
+    """Return a text for each tensor on the wrong device or of the wrong dtype; [] if all are right. `dtype`: that of the compute
+    weights."""
     found = []
     for name, (tensor, wanted) in tensors(objective, dtype).items():
         if tensor.device != device:
@@ -60,7 +61,8 @@ def misplaced(objective: Any, dtype: torch.dtype, device: torch.device) -> list[
 
 
 def tensors(objective: Any, dtype: torch.dtype) -> dict[str, tuple[Tensor, torch.dtype]]:
-    """Return every shard by kind and name, with the dtype that it should have."""
+    """Return `KIND NAME` -> (shard, the dtype that it should have) for every shard of student and teacher. `dtype`: that of the compute
+    weights; all others are float32."""
     found: dict[str, tuple[Tensor, torch.dtype]] = {}
     for name, parameter in shards.trained_parameters(objective.student):
         found[f"master {name}"] = shards.master_shard(parameter), torch.float32

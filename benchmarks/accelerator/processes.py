@@ -1,4 +1,4 @@
-"""End a process with all its descendants. They are found by a mark in their environment, which they inherit even if they make their own
+"""Ends a process with all its descendants. They are found by a mark in their environment, which they inherit even if they make their own
 session or process group, or get another parent. Linux only: it reads /proc. Torch-free."""
 
 import os
@@ -17,13 +17,14 @@ PATIENCE_SECONDS, LOOK_SECONDS = 5.0, 0.02
 
 
 def clear_launcher_variables() -> None:
-    """Remove a launcher's variables from this process, so that a check inside of a job does not join the job's ranks."""
+    """Remove the variables of a launcher, such as RANK, from this process's environment, so that a check inside of a job does not join the
+    job's ranks."""
     for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
         del os.environ[name]
 
 
 def marked_processes(mark: str) -> list[int]:
-    """Return the ids of the processes with this mark: those started with it and their descendants."""
+    """Return the process ids of all processes that have `mark` in their environment: those started with it and their descendants."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has just ended, or belongs to another user
@@ -33,8 +34,9 @@ def marked_processes(mark: str) -> list[int]:
 
 
 def kill_marked(mark: str) -> None:
-    """Kill all processes with this mark, except this one, until none is left. This repeats, because a process that is just being started
-    has no readable mark yet. It stops after PATIENCE_SECONDS, because the kernel may keep a process that uses a device."""
+    """Kill all processes that have `mark` in their environment, except this one. This repeats until none is left, because a process that
+    is just being started has no readable mark yet. It stops after PATIENCE_SECONDS, because the kernel may keep a process that uses a
+    device."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and (left := [pid for pid in marked_processes(mark) if pid != os.getpid()]):
         for pid in left:

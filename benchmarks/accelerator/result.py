@@ -12,11 +12,12 @@ from recipes.errors import ConfigError
 from recipes.system.durable import write_text_atomically
 
 OK, FAIL, CANNOT = "ok", "fail", "cannot run here"
-"""The result is right, or a measurement; the result is wrong; not measured, with the reason in the row."""
+"""Status of a row. ok: the result is right, or is a measurement. fail: the result is wrong. cannot run here: not measured; the row has the
+reason."""
 WHOLE = "the check itself"
-"""`what` of a row about its whole check."""
+"""The field `what` of a row that is about the check as a whole."""
 LONGEST_NAME = 90
-"""Characters of a kernel's name in check.md. check.json has the full name."""
+"""Maximum characters of a kernel's name in check.md. check.json has the full name."""
 UPDATE_COLUMNS = {
     "ms": ("milliseconds", ".0f"),
     "ms the device is busy": ("busy_milliseconds", ".0f"),
@@ -42,7 +43,7 @@ class Row:
 
 @dataclass
 class Outcome:
-    """A check and its results."""
+    """A check that has run, with its rows. `seconds`: how long it took; `box_seconds`: its time limit."""
 
     name: str
     box_seconds: float
@@ -51,13 +52,14 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """fail if any row failed, else ok if any row is ok, else cannot run here."""
+        """ "fail" if any row failed, else "ok" if any row is ok, else "cannot run here"."""
         found = {row.status for row in self.rows}
         return next((status for status in (FAIL, OK, CANNOT) if status in found), CANNOT)
 
 
 def write_files(folder: Path, head: dict[str, Any], outcomes: Iterable[Outcome]) -> None:
-    """Write both files atomically. Raises: ConfigError if they cannot be written."""
+    """Write check.json and check.md atomically into `folder`. `head`: facts on device and software. Raises: ConfigError if they cannot be
+    written."""
     done = list(outcomes)
     content = head | {"summary": summary(done), "checks": [asdict(one) | {"status": one.status} for one in done]}
     try:
@@ -68,7 +70,7 @@ def write_files(folder: Path, head: dict[str, Any], outcomes: Iterable[Outcome])
 
 
 def as_json(content: Any, **style: Any) -> str:
-    """Return strict JSON: numbers that are not finite become strings."""
+    """Return `content` as strict JSON: numbers that are not finite become strings. `style`: options of json.dumps."""
     return json.dumps(_finite(content), allow_nan=False, **style)
 
 
@@ -81,7 +83,7 @@ def _finite(value: Any) -> Any:
 
 
 def summary(outcomes: Iterable[Outcome]) -> str:
-    """Return the number of rows of each status, in words."""
+    """Return how many rows are ok, failed and could not run, as a text."""
     counts = Counter(row.status for one in outcomes for row in one.rows)
     return f"{counts[OK]} rows ok, {counts[FAIL]} failed, {counts[CANNOT]} cannot run here"
 
@@ -110,7 +112,7 @@ def markdown(head: dict[str, Any], outcomes: list[Outcome]) -> str:
 
 
 def _updates(rows: list[Row]) -> list[str]:
-    """Return the lines of a table of the updates that were traced on a device."""
+    """Return the lines of a Markdown table with the times and counts of each update that was traced on a device; [] without rows."""
     if not rows:
         return []
     head = ["", "### Updates: time, and per update what the profiler counts", "", f"| update | {' | '.join(UPDATE_COLUMNS)} |"]
@@ -135,7 +137,7 @@ def _kernels(name: str, row: Row) -> list[str]:
 
 
 def _short(kernel: str) -> str:
-    """Return the name without the common prefixes of torch's kernels."""
+    """Return a kernel's name without the usual prefixes of torch, cut to LONGEST_NAME characters."""
     return kernel.removeprefix("void ").replace("at::native::", "").replace("(anonymous namespace)::", "")[:LONGEST_NAME]
 
 

@@ -1,7 +1,7 @@
-"""Run checks in worker processes, each check with a time limit, and collect their results. Torch-free.
+"""Runs checks in worker processes, each check with a time limit, and collects their results. Torch-free.
 
-A lane is one worker process that runs its checks in turn. Lanes that do not measure time run at the same time. A worker that raises,
-dies or exceeds a time limit is replaced by a new one for the remaining checks of its lane.
+A lane is one worker process that runs its checks in turn. Lanes that do not measure time run at the same time. A worker that raises, dies
+or exceeds a time limit is replaced by a new one for the remaining checks of its lane.
 """
 
 import json
@@ -34,12 +34,12 @@ NOT_A_FAILURE = (INTERRUPTED, TOO_LATE)
 
 @dataclass
 class Run:
-    """State that all lanes of one call share."""
+    """What all lanes (worker processes) of one call share: device, output folder, end of the time, and where outcomes go."""
 
     device: str
     out: Path
     deadline: float
-    """By time.monotonic(). After it no check starts or continues."""
+    """End of the time for all checks, on the clock time.monotonic(). After it no check starts or continues."""
     on_outcome: Callable[[Outcome], None]
     """Called after each check, from any thread, under a lock."""
     is_stopped: threading.Event = field(default_factory=threading.Event)
@@ -51,7 +51,8 @@ class Run:
             self.on_outcome(outcome)
 
     def run_lanes(self, lanes: dict[str, list[Check]], at_once: int) -> None:
-        """Run all checks of all lanes, `at_once` lanes at a time. If an exception ends this early, the workers are ended too."""
+        """Run all checks of all lanes (lane -> checks of one worker process), `at_once` lanes at a time. If an exception ends this early,
+        the workers are ended too."""
         pool = ThreadPoolExecutor(at_once)
         try:
             futures = [pool.submit(self.run_lane, name, checks) for name, checks in lanes.items()]
@@ -64,7 +65,7 @@ class Run:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def run_lane(self, name: str, checks: list[Check]) -> None:
-        """Run one worker after the other, until every check has an outcome."""
+        """Run the checks of one lane in a worker process, and start a new one after each failure, until every check has an outcome."""
         left = list(checks)
         while left:
             if self.is_stopped.is_set() or time.monotonic() >= self.deadline:
@@ -85,7 +86,7 @@ class Worker:
     """A process that runs checks in turn and sends their rows through a pipe, one JSON object per line."""
 
     def __init__(self, lane: str, checks: list[Check], run: Run) -> None:
-        """Start the process. When this process ends, the worker reads end-of-file from a second pipe and ends too."""
+        """Start the process. When the process that started it ends, the worker reads end-of-file from a second pipe and ends too."""
         self._run, self._unread, self._mark = run, b"", uuid.uuid4().hex
         self._log = run.out / LOGS / f"{lane}.log"
         self._log.parent.mkdir(exist_ok=True)
@@ -101,7 +102,8 @@ class Worker:
         os.close(reads)
 
     def run(self, check: Check) -> bool:
-        """Wait for the end of this check and report its outcome. Return True if the process continues with the next check."""
+        """Wait until `check` has ended in the worker process, and report its outcome. Returns True if the worker continues with the next
+        check."""
         start = time.monotonic()
         outcome = Outcome(check.name, check.seconds)
         while "row" in (message := self._read(start + check.seconds)):
@@ -121,7 +123,8 @@ class Worker:
         os.close(self._lifeline)
 
     def _read(self, deadline: float) -> dict[str, Any]:
-        """Return the worker's next message, or a `problem` if there is none: stopped, too late, killed or died."""
+        """Return the worker's next message. If there is none, return {"problem": reason}: interrupted, too late, killed or died.
+        `deadline`: on the clock time.monotonic()."""
         while b"\n" not in self._unread:
             seconds = deadline - time.monotonic()
             if self._run.is_stopped.is_set():

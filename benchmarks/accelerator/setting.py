@@ -20,13 +20,14 @@ from recipes.train.cli import ROOT
 from step_time import random_batch
 
 LENGTH = {"text": 64, "speech": 1, "vision": 0}
-"""Length of a sample of TinyRun: tokens, seconds, none."""
+"""Length of a sample of TinyRun, by modality: tokens of a text, seconds of a recording; 0 for images, which have none."""
 BATCH = 4
 
 
 @contextmanager
 def joined_world() -> Iterator[tuple[World, Parallel]]:
-    """Join the ranks (without a launcher: one) and make the groups. At the end, destroy them and free the device's memory."""
+    """Join the ranks (without a launcher there is one) and yield the world and its process groups without tensor parallelism. At the end,
+    leave them and free the device's memory."""
     world = join_world()
     try:
         yield world, init_parallel(1, world.device.type)
@@ -40,7 +41,8 @@ def joined_world() -> Iterator[tuple[World, Parallel]]:
 def shipped_config(
     recipe: Recipe, name: str, micro_batch_size: int | str = "auto", *, ranks: int = 1, more: dict[str, Any] | None = None
 ) -> EngineConfig:
-    """Resolve ds_configs/NAME.json for this recipe and micro-batch. The top-level keys in `more` replace those of the file."""
+    """Load ds_configs/NAME.json and complete it for this recipe, micro-batch and number of ranks. The top-level keys in `more` replace
+    those of the file."""
     path = ROOT / "ds_configs" / f"{name}.json"
     return resolve(recipe, load_ds_config(path) | (more or {}) | {"train_micro_batch_size_per_gpu": micro_batch_size}, str(path), ranks)
 
@@ -54,7 +56,7 @@ class TinyRun:
 
     @staticmethod
     def build(modality: str, config_name: str, world: World, parallel: Parallel) -> "TinyRun":
-        """Build the engines. This is a collective: all ranks must call it."""
+        """Build the engines of the modality's tiny recipe, and a random batch. This is a collective: all ranks must call it."""
         length = LENGTH[modality]
         recipe = MODALITIES[modality].resized(RECIPES[modality][f"{modality}_tiny"](), length)
         config = shipped_config(recipe, config_name, recipe.run.global_batch_size // parallel.dp_size, ranks=parallel.dp_size)

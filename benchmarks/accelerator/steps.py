@@ -1,4 +1,4 @@
-"""Measure an update on the device: time, share of the peak, device utilisation, waits of the host, memory; compared with plain torch."""
+"""Measures an update on the device: time, share of the peak, device utilisation, waits of the host, memory; compared with plain torch."""
 
 import cProfile
 import pstats
@@ -44,10 +44,11 @@ LEAF_BATCH = 64
 
 
 class Bench:
-    """The engines of a recipe, and updates on random batches, which are copied from the host as in training."""
+    """The engines of one recipe, on which updates are timed. The batches are random and are copied from the host, as in training."""
 
     def __init__(self, context: Context, name: str, zero: dict[str, Any], world: World, parallel: Parallel) -> None:
-        """Build the engines for samples of the recipe's length. `zero`: more zero_optimization keys, which are not checked."""
+        """Build the engines of the recipe `name` in bf16. `zero`: zero_optimization keys that are added to the ds_config without a
+        check."""
         modality = name.partition("_")[0]
         self.length = TINY_LENGTH[modality] if context.is_tiny else SECONDS_OF_SPEECH.get(name, MODALITIES[modality].benchmark_length)
         self.recipe: Recipe = step_time.build_recipe(f"{modality}_tiny" if context.is_tiny else name, batch=1, length=self.length)
@@ -59,21 +60,22 @@ class Bench:
         self._number = 0
 
     def batch(self, size: int) -> Batch:
-        """Return random samples, on the host."""
+        """Return a batch of `size` random samples, in host memory."""
         return step_time.random_batch(self.recipe, size, self.length)
 
     def title(self, size: int) -> str:
-        """Return recipe and micro-batch in words, for the table."""
+        """Return the recipe's name, the micro-batch `size` and the sample's length as a text for the table."""
         return f"{self.recipe.name} micro {size}" + (f" x {self.length}" if self.length else "")
 
     def update(self, batch: Batch) -> dict[str, float]:
-        """Run one update like the training loop. Return the host's seconds for its parts."""
+        """Run one update as the training loop does. Returns the seconds that the host needed for each part of it."""
         guard = UpdateGuard(self.objective.student, self.objective.parallel, self.recipe.guard, self.world, self._spikes)
         self.objective.stream.update, self._number = self._number, self._number + 1
         return step_time.timed_step(self.objective, batch.to(self.device), guard, waits=False)
 
     def milliseconds(self, update: Callable[[], object], number: int = TIMED) -> float:
-        """Return the median of `number` updates. Each is timed from an idle device to an idle device."""
+        """Call `update` `number` times and return the median duration in milliseconds. Each is timed from an idle device to an idle
+        device."""
         seconds = []
         for _ in range(number):
             self.wait()
@@ -89,19 +91,20 @@ class Bench:
             torch.cuda.synchronize()
 
     def plain(self) -> "plain_step.PlainStep":
-        """Return the same modules in plain torch, all in bf16."""
+        """Build student, teacher and optimizer of the recipe in plain torch, all in bf16."""
         return plain_step.PlainStep(self.recipe, self.objective.parallel, device=self.device, dtype=torch.bfloat16)
 
 
 @contextmanager
 def open_bench(context: Context, name: str, zero: dict[str, Any] | None = None) -> Iterator[Bench]:
-    """Make a Bench with its own process group."""
+    """Join the ranks, yield a Bench of the recipe `name`, and free the device's memory at the end. `zero`: see Bench."""
     with joined_world() as (world, parallel):
         yield Bench(context, name, zero or {}, world, parallel)
 
 
 def check_step(context: Context, name: str) -> Iterator[Row]:
-    """Measure each micro-batch that fits, with the engine; for the base sizes also in plain torch."""
+    """Yield a row on the update of the recipe `name` for each micro-batch that fits into memory. For the base sizes also: where the host
+    waits, which functions take longest, and the time of plain torch."""
     with open_bench(context, name) as bench:
         sizes = (2,) if context.is_tiny else MICRO_BATCHES[name]
         is_large = name.endswith("_large")  # building it again in plain torch would take as long
@@ -123,7 +126,7 @@ def check_step(context: Context, name: str) -> Iterator[Row]:
 
 
 def measured(bench: Bench, size: int) -> Row:
-    """Time updates without a profiler, then trace a few updates."""
+    """Time updates without a profiler, then trace a few. Returns a row with time, MFU, peak memory and what the device did."""
     batch = bench.batch(size)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -146,7 +149,7 @@ def measured(bench: Bench, size: int) -> Row:
 
 
 def host_waits_row(bench: Bench, size: int) -> Row:
-    """List the lines of code at which the host waits for the device in an update."""
+    """Return a row that lists the lines of code at which the host waits for the device in one update, and how often."""
     what = f"{bench.title(size)}, where the host waits"
     if bench.device.type == "cpu":
         return Row(what, CANNOT, "the host is the device here")
@@ -156,7 +159,7 @@ def host_waits_row(bench: Bench, size: int) -> Row:
 
 
 def host_profile_row(bench: Bench, size: int) -> Row:
-    """List the Python functions that take longest in an update. Python's profiler exaggerates the time of small functions."""
+    """Return a row that lists the Python functions that take longest in an update. Python's profiler exaggerates small functions."""
     batch, profiler = bench.batch(size), cProfile.Profile()
     profiler.enable()
     for _ in range(TRACED):
@@ -175,7 +178,8 @@ def host_profile_row(bench: Bench, size: int) -> Row:
 
 
 def plain_row(bench: Bench, plain: Any, size: int, ours: float) -> Row:
-    """Time plain torch on the same batch, which is already on the device, and compare with the engine's milliseconds `ours`."""
+    """Time plain torch on a batch that is already on the device, and return a row that compares it with `ours`: the milliseconds of the
+    engine."""
     batch = bench.batch(size).to(bench.device)
     for _ in range(WARM_UP):
         plain.run(batch, ema=True)
@@ -185,14 +189,14 @@ def plain_row(bench: Bench, plain: Any, size: int, ours: float) -> Row:
 
 
 def summary_line(numbers: dict[str, Any]) -> str:
-    """Return the numbers for the row in check.md. A second table there has the other numbers."""
+    """Return time, MFU, device utilisation and peak memory as one line for check.md. A second table there has the other numbers."""
     shares = {"MFU": numbers["mfu"], "device busy": numbers["busy_share"]}
     known = [f"{name} {value:.1%}" for name, value in shares.items() if value is not None]
     return ", ".join([f"{numbers['milliseconds']:.0f} ms", *known, f"peak {numbers['peak_memory_bytes'] / 2**30:.1f} GiB"])
 
 
 def check_leaf_modules(context: Context) -> Iterator[Row]:
-    """Measure an update with whole blocks as ZeRO-3 leaf modules: one hook gathers a block."""
+    """Measure an update in which ZeRO-3 gathers each transformer block at once (whole blocks are its leaf modules). Yields one row."""
     leaves = {"leaf_module": {"classes": ["model.layers.Block"]}}
     with open_bench(context, "text_base", leaves) as bench:
         row = measured(bench, 2 if context.is_tiny else LEAF_BATCH)
@@ -200,7 +204,8 @@ def check_leaf_modules(context: Context) -> Iterator[Row]:
 
 
 def check_lengths(context: Context) -> Iterator[Row]:
-    """Compare speech crops of one length with crops of thirty lengths, for which kernels are planned again at each new shape."""
+    """Measure updates on speech crops of one length and of up to thirty lengths, since kernels are planned again at each new shape. Yields
+    one row."""
     with open_bench(context, "speech_base") as bench:
         count, size = (3, 2) if context.is_tiny else (LENGTHS, 8)
         whole = bench.batch(size)

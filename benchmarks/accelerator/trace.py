@@ -1,4 +1,4 @@
-"""Profile a few updates: kernels, copies, and waits of the host."""
+"""Profiles a few updates: kernels, copies, and waits of the host."""
 
 import warnings
 from collections import Counter, defaultdict
@@ -17,8 +17,9 @@ SPAN = "one update"
 
 
 def traced(update: Callable[[], object], wait: Callable[[], None], number: int) -> dict[str, Any]:
-    """Return figures per update, over `number` updates; 0 without a device. The profiler slows down the host but not the kernels, so
-    compare `busy_milliseconds` with the time without a profiler."""
+    """Run `update` `number` times under the profiler, and return times and counts per update (kernels, copies, waits); they are 0 without
+    a CUDA device. The profiler slows down the host but not the kernels, so compare `busy_milliseconds` with the time without a
+    profiler."""
     activities = supported_activities() & {ProfilerActivity.CPU, ProfilerActivity.CUDA}
     wait()
     with profile(activities=activities) as profiler:
@@ -48,7 +49,8 @@ def traced(update: Callable[[], object], wait: Callable[[], None], number: int) 
 
 
 def on_the_device(events: Iterable[Any], host: set[str]) -> list[Any]:
-    """Return kernels, copies and fills. A device event with the name of a host event is a span of the host's program, so it is left out."""
+    """Return the profiler's events of kernels, copies and fills on the device. A device event with a name in `host` (names of host events)
+    only marks a span of the host's program, so it is left out."""
     found = [event for event in events if event.device_type() == DeviceType.CUDA and event.duration_ns() > 0]
     return [event for event in found if event.name() not in host]
 
@@ -68,7 +70,7 @@ def waiting_places(update: Callable[[], object]) -> dict[str, int]:
 
 
 def covered(spans: Iterable[tuple[int, int]]) -> int:
-    """Return the time during which at least one of the spans (start, end) runs."""
+    """Return how long at least one of the spans (start, end) runs, in their unit. Overlaps count once."""
     busy, end = 0, 0
     for start, stop in sorted(spans):
         busy += max(0, stop - max(start, end))
@@ -77,7 +79,7 @@ def covered(spans: Iterable[tuple[int, int]]) -> int:
 
 
 def top(timed: Iterable[tuple[str, int]]) -> list[tuple[str, int, int]]:
-    """Return (name, nanoseconds, calls) summed by name, the longest first."""
+    """Add up (name, nanoseconds) by name, and return (name, nanoseconds, number of calls), the longest first."""
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for name, nanoseconds in timed:
         sums[name][0] += nanoseconds

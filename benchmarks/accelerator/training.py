@@ -1,4 +1,4 @@
-"""Check training on the device: each tiny recipe runs through the training loop, stays finite, saves, and resumes with the same bits."""
+"""Checks training on the device: each tiny recipe runs through the training loop, stays finite, saves, and resumes with the same bits."""
 
 import math
 import os
@@ -34,12 +34,13 @@ OF_TINY_MODALITY: dict[str, dict[str, Any]] = {"text": {"data.path": NOVEL}, "sp
 
 
 def settings_of(context: Context, modality: str) -> dict[str, Any]:
-    """Return the settings of a short run of the modality's tiny recipe."""
+    """Return the settings (dotted name -> value) with which the modality's tiny recipe makes a run of a few updates."""
     return COMMON | OF_MODALITY[modality] | (TINY | OF_TINY_MODALITY[modality] if context.is_tiny else {})
 
 
 def check_training(context: Context, modality: str, precision: str) -> Iterator[Row]:
-    """Run five updates with run.deterministic=true, then the last two again from a checkpoint, and five updates without it."""
+    """Run five updates with run.deterministic=true, the last two again from a checkpoint, and five updates without that setting. Yield
+    rows: losses are finite, the resumed run has the same bits, and what the setting changes."""
     if not is_supported(precision):
         yield Row(f"{STEPS} updates", CANNOT, f"DeepSpeed has no {precision} on this device")
         return
@@ -59,7 +60,7 @@ def check_training(context: Context, modality: str, precision: str) -> Iterator[
 
 
 def check_offload(context: Context) -> Iterator[Row]:
-    """Check training with the optimizer's state on the host."""
+    """Run five updates with the optimizer's state in host memory, and yield a row: whether loss and gradients stay finite."""
     if context.device == "cpu":
         yield Row("zero3_offload_cpu", CANNOT, "the host is the device here; tests/recipes/engine/test_cpu_adam.py has it")
         return
@@ -68,7 +69,7 @@ def check_offload(context: Context) -> Iterator[Row]:
 
 
 def train(context: Context, modality: str, config_name: str, run_dir: Path, more: dict[str, Any] | None = None) -> None:
-    """Run the tiny recipe in this process, by the loop that the launch scripts call."""
+    """Train the modality's tiny recipe in this process, with the loop that the launch scripts call. `more`: further settings."""
     from recipes.train import loop
 
     quiet_libraries()
@@ -81,7 +82,7 @@ def train(context: Context, modality: str, config_name: str, run_dir: Path, more
 
 
 def finite_row(run_dir: Path, what: str) -> Row:
-    """Return a row: was every update applied with a finite loss and gradient?"""
+    """Return a row that says whether every update of the run was applied with a finite loss and gradient. `what`: its title."""
     rows = _metrics(run_dir)
     steps = {row["step"] for row in rows}
     skipped = max(row["skipped_steps"] for row in rows)
@@ -94,7 +95,8 @@ def finite_row(run_dir: Path, what: str) -> Row:
 
 
 def same_bits_row(first: Path, second: Path, what: str) -> Row:
-    """Return a row: did two runs end with the same metrics and tensors, bit for bit? If not, by how much do they differ?"""
+    """Return a row that says whether two runs ended with the same metrics and tensors, bit for bit, and if not, by how much they differ.
+    `what`: its title."""
     one, other = (_tensors(run_dir) for run_dir in (first, second))
     differing = [name for name in one.keys() | other.keys() if name not in one or name not in other or not _equal(one[name], other[name])]
     if not differing and _metrics(first)[-1] == _metrics(second)[-1]:

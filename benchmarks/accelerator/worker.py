@@ -17,7 +17,7 @@ from accelerator.result import CANNOT, WHOLE, Row, as_json
 
 @dataclass(frozen=True)
 class Context:
-    """Arguments of every check."""
+    """The arguments that every check gets."""
 
     device: str
     """cuda, or cpu with tiny sizes."""
@@ -31,7 +31,8 @@ class Context:
 
 
 def work(checks: list[Check], device: str, out: Path, pipe: int) -> int:
-    """Run the checks in turn. After a check that raises, none is run, since the device may be unusable. Returns the exit code."""
+    """Run the checks in turn and send their rows as JSON lines into `pipe`. Returns 0. If a check raises, the reason is sent, the error is
+    raised again and no further check is run, since the device may be unusable."""
     with os.fdopen(pipe, "w", buffering=1) as lines:
         send = partial(print, file=lines)
         for check in checks:
@@ -48,12 +49,12 @@ def work(checks: list[Check], device: str, out: Path, pipe: int) -> int:
 
 
 def does_not_fit(error: Exception) -> str:
-    """Return the first sentence of torch's out-of-memory error."""
+    """Return "does not fit: " and the first sentence of torch's out-of-memory error."""
     return f"does not fit: {str(error).split('.')[0]}"
 
 
 def run_one(check: Check, context: Context, send: Callable[[str], None]) -> None:
-    """Run a check. Send each row when it is found, then the end message."""
+    """Run one check in an empty folder. `send` gets each row when it is found, then a message that the check has ended."""
     shutil.rmtree(context.folder, ignore_errors=True)  # a run in a folder of an earlier call would be resumed
     context.folder.mkdir(parents=True)
     function = getattr(importlib.import_module(check.module), check.function)
@@ -63,8 +64,8 @@ def run_one(check: Check, context: Context, send: Callable[[str], None]) -> None
 
 
 def end_with_parent(lifeline: int) -> None:
-    """End this process and its descendants when the parent ends, for any reason. No data are written into the pipe `lifeline`, so
-    reading it returns when the parent, its only writer, has ended."""
+    """Start a thread that kills this process and its descendants when the parent process ends, for any reason. No data are written into
+    the pipe `lifeline`, so reading it returns when the parent, its only writer, has ended."""
 
     def wait() -> None:
         os.read(lifeline, 1)

@@ -1,4 +1,4 @@
-"""Checks that fail in different ways."""
+"""Made-up checks for tests of the runner: some yield rows, others raise, die, hang or leave processes behind."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def raises(context: Context) -> Iterator[Row]:
 
 
 class OutOfMemoryError(RuntimeError):
-    """An error with the name of torch's class."""
+    """An error whose class has the same name as torch's out-of-memory error, by which the runner recognises it."""
 
 
 def does_not_fit(context: Context) -> Iterator[Row]:
@@ -42,7 +42,7 @@ def hangs(context: Context, *words: str) -> Iterator[Row]:
 
 
 def leaves_ranks(context: Context) -> Iterator[Row]:
-    """Start a child in its own session, like torchrun. It survives the end of its parent."""
+    """Start a child in its own session, like torchrun, which survives its parent. Then hang."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], start_new_session=True)
     yield Row("child", OK, str(child.pid))
     time.sleep(100)

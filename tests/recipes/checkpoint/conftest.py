@@ -1,4 +1,4 @@
-"""Training data of these tests."""
+"""Fixture with the training data of the checkpoint tests."""
 
 from pathlib import Path
 
@@ -9,5 +9,5 @@ from tests.recipes.checkpoint.topology import prepare_small
 
 @pytest.fixture(scope="session")
 def small_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared text for small_recipe."""
+    """The folder of a made-up text, prepared for small_recipe("text")."""
     return prepare_small("text", tmp_path_factory.mktemp("small"))

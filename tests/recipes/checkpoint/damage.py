@@ -1,4 +1,4 @@
-"""Random damage to the newest of two checkpoints, and what a run loads instead. tests/soak/corruption.py counts the cases.
+"""Damages the newest of two checkpoints at random, and records what a run loads instead. tests/soak/corruption.py counts the cases.
 
 The checkpoints have files of several ranks. One process loads them all, so that a case starts no process.
 """
@@ -21,18 +21,18 @@ UNREPORTED = ("latest", "folder")
 
 @dataclass(frozen=True)
 class Site:
-    """What one case damages: the folder of the newest checkpoint, the older one, and the random numbers of the case."""
+    """Where one case does its damage: the folder of the newest checkpoint, that of the older one, and the case's random generator."""
 
     newer: Path
     older: Path
     rng: random.Random
 
     def rank_file(self) -> Path:
-        """Return a random rank file."""
+        """Return the path of a random rank file of the newest checkpoint."""
         return self.rng.choice(sorted(self.newer.glob("rank_*")))
 
     def manifest(self) -> Path:
-        """Return the path of manifest.json."""
+        """Return the path of manifest.json of the newest checkpoint."""
         return self.newer / "manifest.json"
 
     def latest(self) -> Path:
@@ -45,12 +45,13 @@ Damage = Callable[[Site], None]
 
 
 def data_start(content: bytes | bytearray) -> int:
-    """Return the offset at which a rank file's header ends."""
+    """Return the offset in bytes at which the header of a safetensors file ends and its tensors begin."""
     return 8 + int.from_bytes(content[:8], "little")
 
 
 def flip(pick: Pick, part: str = "all") -> Damage:
-    """Flip one to MOST_BITS bits of a file, of its header, or of its tensors."""
+    """Return a damage that flips 1 to MOST_BITS random bits of the file chosen by `pick`: anywhere, or only in its "header" or tensors
+    ("data")."""
 
     def damage(site: Site) -> None:
         path = pick(site)
@@ -66,7 +67,7 @@ def flip(pick: Pick, part: str = "all") -> Damage:
 
 
 def truncate(pick: Pick) -> Damage:
-    """Cut off a random part at the end."""
+    """Return a damage that cuts a random part off the end of the file chosen by `pick`. At least one byte stays."""
 
     def damage(site: Site) -> None:
         path = pick(site)
@@ -77,7 +78,7 @@ def truncate(pick: Pick) -> Damage:
 
 
 def empty(pick: Pick) -> Damage:
-    """Remove the content and keep the file."""
+    """Return a damage that leaves the file chosen by `pick` with no content."""
 
     def damage(site: Site) -> None:
         pick(site).write_bytes(b"")
@@ -86,12 +87,12 @@ def empty(pick: Pick) -> Damage:
 
 
 def remove(pick: Pick) -> Damage:
-    """Remove the file."""
+    """Return a damage that removes the file chosen by `pick`."""
     return lambda site: pick(site).unlink()
 
 
 def append(pick: Pick) -> Damage:
-    """Append random bytes, a newline or zeros."""
+    """Return a damage that appends up to 64 random bytes, as many zeros, or a newline to the file chosen by `pick`."""
 
     def damage(site: Site) -> None:
         path, count = pick(site), site.rng.randint(1, 64)
@@ -102,7 +103,8 @@ def append(pick: Pick) -> Damage:
 
 
 def zero(pick: Pick) -> Damage:
-    """Fill a block with zeros, as if the disk had never written it."""
+    """Return a damage that fills a block of up to 512 bytes of the file chosen by `pick` with zeros, as if the disk had never written
+    it."""
 
     def damage(site: Site) -> None:
         path = pick(site)
@@ -117,7 +119,7 @@ def zero(pick: Pick) -> Damage:
 
 
 def swap_ranges(site: Site) -> None:
-    """Swap two ranges of a rank file's tensors."""
+    """Swap two different ranges of bytes in the tensors of a random rank file."""
     path = site.rank_file()
     content = bytearray(path.read_bytes())
     while True:
@@ -130,7 +132,7 @@ def swap_ranges(site: Site) -> None:
 
 
 def swap_files(site: Site) -> None:
-    """Swap the names of two rank files."""
+    """Swap the names of two random rank files of the newest checkpoint."""
     one, two = site.rng.sample(sorted(site.newer.glob("rank_*")), 2)
     between = one.with_name("between")
     one.rename(between)
@@ -139,7 +141,7 @@ def swap_files(site: Site) -> None:
 
 
 def take_older(pick: Pick) -> Damage:
-    """Replace a file by that of the older checkpoint."""
+    """Return a damage that replaces the file chosen by `pick` by the same file of the older checkpoint."""
 
     def damage(site: Site) -> None:
         path = pick(site)
@@ -178,7 +180,7 @@ DAMAGES: dict[str, Damage] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One damage and the result of load_newest."""
+    """One damage, and what load_newest() loaded after it."""
 
     kind: str
     seed: int
@@ -198,7 +200,7 @@ class Case:
 
 
 def write_two(prepared: Path, run_dir: Path) -> None:
-    """On a rank of WRITERS: write the two checkpoints."""
+    """Train and write checkpoints of the steps OLDER and NEWER into `run_dir`. Called on every rank of the topology WRITERS."""
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run = LiveRun(small_recipe("text"), WRITERS, prepared, run_dir)
@@ -208,7 +210,8 @@ def write_two(prepared: Path, run_dir: Path) -> None:
 
 
 def load_damaged(prepared: Path, run_dir: Path, seeds: range) -> list[Case]:
-    """On one rank: damage, load and compare for each seed. The kinds of damage take turns."""
+    """For each seed, damage the newest checkpoint, load what can be loaded, compare, and restore the checkpoint. Returns one Case per
+    seed. The kinds of damage take turns. Called on one rank."""
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run = LiveRun(small_recipe("text"), Topology(), prepared, run_dir)

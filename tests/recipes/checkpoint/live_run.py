@@ -34,11 +34,11 @@ from tests.recipes.checkpoint.topology import KINDS, Topology
 
 KEEP = CheckpointConfig(keep_last=1000)
 Curve = list[tuple[float, float]]
-"""(loss, gradient norm) per update."""
+"""(loss, gradient norm) of each update."""
 
 
 class LiveRun:
-    """A run in a folder. Every rank calls every method."""
+    """This rank's part of a small training run in the folder `run_dir`. Every rank calls every method."""
 
     def __init__(self, recipe: Recipe, topology: Topology, prepared: Path, run_dir: Path, zero: dict[str, Any] | None = None) -> None:
         self.run_dir, self.config = run_dir, topology.config(recipe, zero)
@@ -69,7 +69,7 @@ class LiveRun:
         return build_loader(recipe, self._train_data, self.config.batch, dp_rank, first=first)
 
     def train(self, updates: int) -> Curve:
-        """Take that many updates with the training loop's train_step, and return the curve."""
+        """Do that many updates with the training loop's train_step, and return loss and gradient norm of each."""
         curve = []
         for _ in range(updates):
             metrics = train_step(self.state, True)
@@ -88,18 +88,19 @@ class LiveRun:
         return step_folder(run_dir or self.run_dir, outcome.step)
 
     def load(self, folder: Path) -> None:
-        """Load a checkpoint and continue with the samples that follow it."""
+        """Load the checkpoint in `folder`. Training continues with the samples that follow it."""
         manifest = load_checkpoint(folder, self.objective)
         finish_load(self.objective, manifest)
         self._follow(manifest)
 
     def skip(self, updates: int) -> None:
-        """Count that many batches without an update, like updates that the guard skips."""
+        """Count that many updates as skipped, as the guard does: their samples are used up, the weights do not change."""
         counters = self.state.counters
         self.state.counters = replace(counters, update=counters.update + updates)
 
     def load_newest(self, reported: list[tuple[str, str]], alive: Callable[[], Any] = lambda: None) -> Manifest | None:
-        """Load the newest checkpoint of the run dir that can be read. Unreadable ones are added to `reported` with the reason."""
+        """Load the newest checkpoint of the run dir that can be read, and return its manifest; None if there is none. Unreadable
+        checkpoints are added to `reported` as (folder name, reason)."""
 
         def report(folder: Path, reason: str) -> None:
             reported.append((folder.name, reason))
@@ -110,11 +111,11 @@ class LiveRun:
         return manifest
 
     def _follow(self, manifest: Manifest) -> None:
-        """Set the counters. Updates load their samples by number, so the loader is not changed."""
+        """Set the counters to those of a checkpoint. Updates load their samples by number, so the loader is not changed."""
         self.state.counters = manifest.counters
 
     def local(self) -> dict[str, Tensor]:
-        """Return this rank's live shards without padding: KIND/PARAMETER -> view."""
+        """Return this rank's shards without padding: KIND/PARAMETER -> view of the tensor in use."""
         found, own_kinds = {}, self.objective.shards()
         for name, parameter in shards.named_parameters(self.objective.student):
             count = shards.shard_range(parameter)[1]
@@ -123,7 +124,8 @@ class LiveRun:
         return found
 
     def whole(self) -> dict[str, Tensor]:
-        """Return the whole tensors, gathered by collectives without the checkpoint's code: KIND/PARAMETER -> float32."""
+        """Return the whole tensors: KIND/PARAMETER -> float32. They are gathered by collectives, not by the code that writes
+        checkpoints."""
         parameters, found = dict(shards.named_parameters(self.objective.student)), {}
         held = {
             "master": {n: shards.master_shard(p) for n, p in parameters.items()},
@@ -137,7 +139,7 @@ class LiveRun:
         return found
 
     def digest(self) -> str:
-        """Return a hash over all ranks' shards. Two states are bitwise equal if their hashes are."""
+        """Return a hash over all ranks' shards. States of the same topology are bitwise equal if their hashes are."""
         digest = hashlib.sha256()
         for name, shard in self.local().items():
             digest.update(name.encode() + shard.contiguous().numpy().tobytes())
@@ -146,7 +148,8 @@ class LiveRun:
         return hashlib.sha256(repr(digests).encode()).hexdigest()
 
     def stale(self) -> list[str]:
-        """Return the names of parameters whose gathered copies are not the loaded state, rounded to their dtype; [] if all are right."""
+        """Return the parameters whose compute weights are not the loaded state rounded to their dtype, as `student NAME` or `teacher
+        NAME`; [] if all are right."""
         stale, teacher = [], dict(shards.named_parameters(self.objective.teacher))
         for name, parameter in shards.named_parameters(self.objective.student):
             count = shards.shard_range(parameter)[1]

@@ -1,5 +1,5 @@
-"""Records the process groups in which the ranks exchange objects, for tests. On the CPU every group works; on GPUs a wrong one breaks the
-run."""
+"""Records in which process groups the ranks exchange Python objects, for tests. On the CPU every group works; on GPUs a wrong one breaks
+the run."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,8 @@ EXCHANGES = ("all_gather_object", "broadcast_object_list")
 
 @contextmanager
 def groups_in_use() -> Iterator[set[Any]]:
-    """Yield the set of groups of all exchanges of this process in this block, in any thread. None is the default group."""
+    """Yield the set of process groups in which this process exchanges objects during this block, in any thread. None stands for the
+    default group."""
     import torch.distributed as dist
 
     groups: set[Any] = set()

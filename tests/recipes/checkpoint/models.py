@@ -18,7 +18,7 @@ SPLIT: dict[str, tuple[tuple[int, ...], int | None]] = {
     "trunk.blocks.0.out.weight": ((4, 8), 1),
     "head.weight": ((4, 4), None),
 }
-"""Name -> shape and split dimension."""
+"""Name of a parameter -> its shape, and the dimension that is split over TP ranks (None: not split)."""
 FACTS: dict[str, Any] = {
     "recipe": {
         "name": "text_tiny",
@@ -36,14 +36,15 @@ FACTS: dict[str, Any] = {
 
 
 def whole_tensors() -> dict[str, Tensor]:
-    """Return KIND/PARAMETER -> values, all different. The teacher has no head."""
+    """Return the made-up state: KIND/PARAMETER -> whole tensor, all values different. The EMA weights ("shadow") have no head."""
     kinds = ("master", "exp_avg", "exp_avg_sq", "shadow")
     keys = [f"{kind}/{name}" for kind in kinds for name in SPLIT if kind != "shadow" or not name.startswith("head.")]
     return {key: 1000.0 * number + made_up(SPLIT[key.partition("/")[2]][0]) for number, key in enumerate(keys)}
 
 
 def write_model(folder: Path, tp_size: int = 1, dp_size: int = 1, facts: dict[str, Any] | None = None) -> Path:
-    """Write and return a complete checkpoint folder of whole_tensors(), as tp_size x dp_size ranks would write it."""
+    """Write the tensors of whole_tensors() as a complete checkpoint of tp_size x dp_size ranks into `folder`, and return it. `facts`:
+    those of the manifest."""
     folder.mkdir(parents=True)
     files = [_write_file(folder, (tp, tp_size), (dp, dp_size)) for dp in range(dp_size) for tp in range(tp_size)]
     parameters = {

@@ -1,4 +1,4 @@
-"""Checkpoints of one made-up tensor for tests: written by any topology, without an objective."""
+"""Checkpoints of one made-up tensor for tests, as ranks of any topology would write them, without an objective."""
 
 from math import prod
 from pathlib import Path
@@ -14,12 +14,13 @@ KEY = f"master/{NAME}"
 
 
 def made_up(shape: tuple[int, ...]) -> Tensor:
-    """Return a tensor in which every element is its own index."""
+    """Return a tensor of this shape with the values 0, 1, 2, ... in the order of its elements."""
     return torch.arange(float(prod(shape))).view(shape)
 
 
 def shard(full: Tensor, tp_dim: int | None, tp: tuple[int, int], dp: tuple[int, int]) -> tuple[Tensor, int, int]:
-    """Return (flattened slice, offset, count): what rank dp[0] of dp[1] holds of the slice tp[0] of tp[1], partitioned as in ZeRO-3."""
+    """Return what one rank holds of a tensor under ZeRO-3: (its TP slice, flattened; offset and count of its elements in that). `tp`,
+    `dp`: (rank, size)."""
     local = (full if tp_dim is None else full.chunk(tp[1], dim=tp_dim)[tp[0]]).reshape(-1)
     partition = -(-len(local) // dp[1])
     offset = min(len(local), dp[0] * partition)
@@ -27,7 +28,8 @@ def shard(full: Tensor, tp_dim: int | None, tp: tuple[int, int], dp: tuple[int, 
 
 
 def write_checkpoint(folder: Path, full: Tensor, tp_dim: int | None, tp_size: int, dp_size: int) -> Path:
-    """Write and return a complete folder, as tp_size x dp_size ranks would write it."""
+    """Write the tensor `full` as a complete checkpoint of tp_size x dp_size ranks into `folder`, and return it. `tp_dim`: the dimension
+    that is split, or None."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for tp_rank in range(tp_size if tp_dim is not None else 1):

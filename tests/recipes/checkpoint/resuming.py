@@ -10,38 +10,39 @@ from tests.recipes.checkpoint.topology import Topology, small_recipe
 UPDATES_BEFORE = 3
 UPDATES_AFTER = 10
 UPDATES_AGAIN = 3
-"""Equal states stay equal, so a few updates are enough."""
+"""Number of updates after loading one state from several checkpoints. Equal states stay equal, so few are enough."""
 Curve = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a topology wrote and how it continued itself. `whole`: its state, gathered without the checkpoint's code, as a safetensors
-    file."""
+    """What the run of one topology wrote, and how it went on by itself. `whole`: a safetensors file with its whole tensors, gathered
+    without the code that writes checkpoints."""
 
     topology: Topology
     checkpoint: Path
     whole: Path
     curve: Curve
     end: str
-    """Digest of its state at the end of the curve."""
+    """Hash of its state after the last update of `curve`."""
     step: int
 
 
 @dataclass(frozen=True)
 class Continued:
-    """How a target continued from a source's checkpoint."""
+    """How a run of one topology continued from the checkpoint of a Source, which may have another one."""
 
     source: str
     unequal: list[str]
-    """KIND/PARAMETER that are not bitwise the source's, and parameters whose copies for the forward are not."""
+    """KIND/PARAMETER of tensors that differ from the source's after loading, and parameters whose compute weights are wrong."""
     steps: set[float]
     curve: Curve
     end: str
 
 
 def write_source(modality: str, topology: Topology, prepared: Path, folder: Path, reference: Path | None) -> Source:
-    """On a rank: train, save, continue. Then load `reference` and save it again, into folder/again."""
+    """Train, save, and continue in this topology. Then load the checkpoint `reference`, if given, and save it again into folder/again.
+    Called on every rank."""
     from safetensors.torch import save_file
 
     from tests.recipes.checkpoint.live_run import LiveRun
@@ -62,8 +63,11 @@ def write_source(modality: str, topology: Topology, prepared: Path, folder: Path
 def load_sources(
     modality: str, topology: Topology, prepared: Path, folder: Path, sources: list[Source], again: list[Path]
 ) -> tuple[list[Continued], list[tuple[Curve, str]]]:
-    """On a rank: load each source in turn into the same objective and continue. Then do the same with one state that several topologies
-    wrote."""
+    """Load the checkpoint of each source in turn into the same engines and continue. Then do the same with each checkpoint of `again`: one
+    state, written by several topologies. Called on every rank.
+
+    Returns what became of each source, and (curve, hash of the state) of each checkpoint of `again`.
+    """
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run = LiveRun(small_recipe(modality), topology, prepared, folder / "target" / topology.name)
@@ -81,7 +85,7 @@ def load_sources(
 
 
 def unequal(ours: dict[str, Any], path: Path) -> list[str]:
-    """Return the KIND/PARAMETER that are not bitwise those of a safetensors file."""
+    """Return the sorted names of tensors that differ between `ours` and a safetensors file, or are in only one of them."""
     import torch
     from safetensors.torch import load_file
 

@@ -25,7 +25,8 @@ SIZES: dict[str, object] = {
     "optim__warmup_steps": 5,
     "data__heldout_fraction": 0.2,
 }
-"""Heads and inner width are divisible by four. The other sizes are those of tests/launching.py. The global batch is 8."""
+"""Settings of small_recipe. Heads and inner width are divisible by four. The other sizes are those of tests/launching.py. The global batch
+is 8."""
 
 KINDS = ("master", "exp_avg", "exp_avg_sq", "shadow")
 """Kinds of tensors in a checkpoint of data2vec, in the order in which they are written."""
@@ -37,7 +38,7 @@ instead."""
 
 @dataclass(frozen=True)
 class Topology:
-    """Ranks = tp_size x dp_size."""
+    """Numbers of tensor-parallel and data-parallel ranks of a run, its precision, and whether the optimizer's state is in host memory."""
 
     tp_size: int = 1
     dp_size: int = 1
@@ -46,16 +47,17 @@ class Topology:
 
     @property
     def world_size(self) -> int:
-        """Number of processes."""
+        """Number of ranks: tp_size x dp_size."""
         return self.tp_size * self.dp_size
 
     @property
     def name(self) -> str:
-        """tp2dp1_fp32, with _offload if the optimizer's state is on the host."""
+        """The name of this topology, such as tp2dp1_fp32, with _offload if the optimizer's state is in host memory."""
         return f"tp{self.tp_size}dp{self.dp_size}_{self.precision}{'_offload' if self.offload else ''}"
 
     def config(self, recipe: Recipe, zero: dict[str, Any] | None = None) -> EngineConfig:
-        """Return zero3_cpu.json for this topology; `zero` changes its zero_optimization."""
+        """Return the resolved ds_config for this topology, made from zero3_cpu.json. `zero`: keys that replace those of its
+        zero_optimization."""
         content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | {"megatron": {"tensor_model_parallel_size": self.tp_size}}
         content["bf16"] = {"enabled": self.precision == "bf16"}
         if self.offload:
@@ -64,7 +66,7 @@ class Topology:
         return resolve(recipe, content, "test", self.world_size)
 
     def but(self, **changes: Any) -> "Topology":
-        """Return a copy with changes."""
+        """Return a copy of this topology with changed fields."""
         return replace(self, **changes)
 
 
@@ -72,7 +74,7 @@ CUTS = tuple(Topology(tp, dp) for tp, dp in ((1, 1), (1, 2), (2, 1), (2, 2), (1,
 
 
 def small_recipe(modality: str, *settings: str) -> Recipe:
-    """Return the modality's tiny recipe, reduced to milliseconds a step, with all dropout off."""
+    """Return the modality's tiny recipe, reduced so that a step takes milliseconds, with all dropout off. `settings`: further KEY=VALUE."""
     return resolve_recipe(default_recipe(modality), RECIPES[modality], [*overrides(modality, **SIZES)[1::2], *settings], None)
 
 

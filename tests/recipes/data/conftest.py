@@ -1,4 +1,4 @@
-"""A small corpus of made-up words and the folder prepared from it; loaders of numbers."""
+"""Fixtures: a small corpus of made-up words, the folder prepared from it, and loaders of numbers."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,16 +15,16 @@ from tests.distributed import run_distributed
 from tests.recipes.data.numbers_data import Numbers, open_loader
 
 SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "ri", "su", "té")
-"""The last one has three bytes and two characters, so that a count of characters differs from a count of bytes."""
+"""Syllables of the made-up words. The last one has three bytes and two characters, so that counts of characters and of bytes differ."""
 
 
 def words(rng: np.random.Generator, count: int) -> str:
-    """That many words of one to three syllables."""
+    """Return `count` random words of one to three syllables, separated by blanks."""
     return " ".join("".join(rng.choice(SYLLABLES, rng.integers(1, 4))) for _ in range(count))
 
 
 def write_books(folder: Path, num_books: int = 4, num_paragraphs: int = 120) -> Path:
-    """Write a folder of .txt files with one paragraph per line."""
+    """Write .txt files with one paragraph per line into a folder, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for book in range(num_books):
@@ -35,25 +35,25 @@ def write_books(folder: Path, num_books: int = 4, num_paragraphs: int = 120) -> 
 
 @pytest.fixture(scope="session")
 def books(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four books."""
+    """A folder with four books of made-up words."""
     return write_books(tmp_path_factory.mktemp("corpus") / "books")
 
 
 @pytest.fixture(scope="session")
 def frontend() -> TextFrontendConfig:
-    """64 symbols."""
+    """Settings of a text frontend with a vocabulary of 64 symbols."""
     return TextFrontendConfig(vocab_size=64)
 
 
 @pytest.fixture(scope="session")
 def data(books: Path) -> TextDataConfig:
-    """Stream blocks of 32 tokens."""
+    """Data settings of a text cut into blocks of 32 tokens."""
     return TextDataConfig(path=str(books), tokenizer_type="unigram", sequence_length=32, break_mode="none", heldout_fraction=0.05)
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory, data: TextDataConfig, frontend: TextFrontendConfig) -> Path:
-    """The four books, prepared."""
+    """The folder of the four made-up books, prepared for training."""
     return prepare_text(data, frontend, tmp_path_factory.mktemp("run") / "prepared", num_processes=1)
 
 
@@ -64,7 +64,7 @@ def fork_server() -> None:
 
 
 def _start_only() -> None:
-    """Do nothing: the rank is started only to start the server."""
+    """Do nothing. A rank that runs this only starts the server from which others are forked."""
 
 
 @pytest.fixture

@@ -15,24 +15,24 @@ from recipes.data.speech_folder import prepare_speech
 
 RATE = 16_000
 FRONTEND = SpeechFrontendConfig(conv_kernels=(10, 3), conv_strides=(5, 2))
-"""A frame of 20 samples every 10 samples."""
+"""Settings of a frontend whose frames are 20 samples long and begin every 10 samples."""
 MASK = SpanMaskConfig(prob=0.65, length=5)
 
 
 def noise(num_samples: int, seed: int = 0) -> np.ndarray:
-    """float32 (T,), std 0.1."""
+    """Return random noise with standard deviation 0.1. Shapes: float32 (num_samples,)."""
     return (0.1 * np.random.default_rng(seed).standard_normal(num_samples)).astype(np.float32)
 
 
 def encode(waveform: np.ndarray, kind: str = "wav", *, rate: int = RATE, subtype: str | None = None) -> bytes:
-    """Encode as a file of that kind, and return its bytes."""
+    """Return the waveform as the bytes of a sound file of this kind, such as "wav". `rate`: samples per second."""
     file = io.BytesIO()
     soundfile.write(file, waveform, rate, format=kind.upper(), subtype=subtype)
     return file.getvalue()
 
 
 def write_recordings(folder: Path, lengths: list[int], kind: str = "wav") -> Path:
-    """Write files 000.wav, 001.wav, ... with these numbers of samples."""
+    """Write files of noise, 000.KIND, 001.KIND, ..., with these numbers of samples, into `folder`, and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, length in enumerate(lengths):
         (folder / f"{number:03}.{kind}").write_bytes(encode(noise(length, number), kind))
@@ -40,11 +40,11 @@ def write_recordings(folder: Path, lengths: list[int], kind: str = "wav") -> Pat
 
 
 def clips_config(folder: Path) -> SpeechDataConfig:
-    """Recordings of 400 samples and more, in groups of 4, crops of at most 1600."""
+    """Return data settings that use recordings of 400 samples and more, in groups of 4, cropped to at most 1600 samples."""
     return SpeechDataConfig(path=str(folder), min_seconds=400 / RATE, max_seconds=0.1, group_size=4, heldout_fraction=0.1)
 
 
 def open_split(clips: SpeechDataConfig, out_dir: Path, *, split: Any = "train", seed: int = 1) -> SpeechDataset:
-    """Open a split of the data set, and prepare it first if needed."""
+    """Return a split of the speech data set. It is prepared into `out_dir` first if that was not done."""
     folder = prepare_speech(clips, FRONTEND, out_dir, num_processes=1)
     return SpeechDataset(folder, split, frontend=FRONTEND, mask=MASK, data=clips, seed=seed)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 def waits_after(engines: Mapping[str, Any], writers: Mapping[str, Callable[[], object]]) -> dict[str, list[tuple[str, str, bool]]]:
-    """Run each function that writes shards. Return by its name: the engines whose gathers it made wait, for which stream, and whether all
-    shards were written by then. Changes this process permanently."""
+    """Call each function of `writers`, which write shards. Return for each, by its name, (engine whose gathers it made wait, stream they
+    wait for, whether all shards were written by then). Changes this process permanently."""
     from recipes.engine import shards
 
     assert [shards.gather_stream(engine) for engine in engines.values()] == [None] * len(engines), "a CPU has no streams"

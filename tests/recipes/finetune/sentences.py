@@ -1,4 +1,4 @@
-"""Sentences with classes, for tests of probes. The splits have different classes and different most frequent classes."""
+"""Writes sentences with classes, for tests of probes. The splits have different classes and different most frequent classes."""
 
 import random
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The golden cases' states and configurations."""
+"""Fixtures that read the stored tensors and configurations of the golden cases (reference results of published models)."""
 
 import json
 from collections.abc import Callable
@@ -14,13 +14,13 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 
 @pytest.fixture
 def state() -> Callable[[str], dict[str, Tensor]]:
-    """Reads a file: (path under tests/golden, without ending) -> its tensors."""
+    """A function that reads a file of tensors: (path under tests/golden, without ending) -> name -> tensor."""
     return lambda name: load_file(GOLDEN / f"{name}.safetensors")
 
 
 @pytest.fixture
 def config() -> Callable[[str], dict[str, Any]]:
-    """Reads a configuration: (case) -> its settings."""
+    """A function that reads the configuration of a golden case: (case) -> its settings."""
 
     def read(case: str) -> dict[str, Any]:
         meta = GOLDEN / case / "meta.json"
@@ -31,5 +31,6 @@ def config() -> Callable[[str], dict[str, Any]]:
 
 @pytest.fixture
 def hf_names() -> Callable[[str], dict[str, str]]:
-    """(modality) -> fairseq name -> Hugging Face name, as recorded with the golden vectors. A fused tensor has several names."""
+    """A function: (modality) -> {fairseq's name of a parameter: Hugging Face's name}, as recorded with the golden cases. A fused tensor
+    has several names."""
     return lambda modality: json.loads((GOLDEN / "hf/names.json").read_text())[modality]

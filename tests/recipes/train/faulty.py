@@ -25,7 +25,7 @@ PARAMETERS = {"split": "trunk.encoder.layers.0.ffn.fc1.weight", "replicated": "t
 
 @dataclass(frozen=True)
 class Topology:
-    """Ranks and micro-batches of a run."""
+    """Number of ranks, tensor-parallel size and micro-batch size of a run."""
 
     world_size: int = 1
     tp_size: int = 1
@@ -33,7 +33,7 @@ class Topology:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The part of a ds_config that sets this topology."""
+        """Return the keys of a ds_config that set tensor-parallel size and micro-batch size."""
         return {"megatron": {"tensor_model_parallel_size": self.tp_size}, "train_micro_batch_size_per_gpu": self.micro_batch_size}
 
 
@@ -43,10 +43,11 @@ ONE, TP2, DP2 = Topology(), Topology(2, 2), Topology(2, 1, 2)
 
 @dataclass(frozen=True)
 class Fault:
-    """Multiplies something by `factor`: the input, an activation of the student, or the gradient of a parameter that is split over the
-    TP ranks or replicated on them.
+    """Multiplies one tensor of a run by `factor`: the input, an activation of the student, or the gradient of a parameter that is split
+    over the TP ranks or replicated on them.
 
-    Only `rank` is affected; an input is changed on all TP ranks of its group. A NaN replaces one element of input or gradient."""
+    Only `rank` is affected; an input is changed on all TP ranks of its group. A NaN replaces one element of input or gradient.
+    """
 
     kind: Literal["input", "activation", "split", "replicated"]
     micro_batch: int = 0
@@ -57,7 +58,7 @@ class Fault:
     """Losses and gradient norms that are put into the spike window, as if earlier updates had been applied."""
 
     def install(self, state: Any) -> None:
-        """Install the fault in a run that has been set up."""
+        """Install the fault in a run that is ready to train. `state`: its TrainState."""
         stream, parallel = state.objective.stream, state.objective.parallel
         state.spikes.load({"loss": list(self.history), "grad_norm": list(self.history)})
         if self.kind == "input":
@@ -110,7 +111,7 @@ def prepare_pictures(folder: Path) -> Path:
 
 
 def recipe_of(prepared: Path, settings: dict[str, object]) -> Recipe:
-    """Return a recipe for pictures, whose inputs are floats and so can be NaN."""
+    """Return a recipe for pictures with these settings. Pictures are floats, so that an input can be NaN."""
     return tiny_recipe("vision", data__path=prepared, **(SETTINGS | settings))
 
 
@@ -122,9 +123,10 @@ def run_rank(
     changes: dict[str, Any] | None = None,
     settings: dict[str, object] | None = None,
 ) -> dict[str, Any]:
-    """Run one rank of a whole run(). With `fault` None, FAULTY_UPDATE is left out, as in a run that never had this batch.
+    """Run one rank of a whole training run, with `fault`. If that is None, update FAULTY_UPDATE is left out, as in a run that never had
+    this batch. `changes`: keys of the ds_config; `settings`: of the recipe.
 
-    Returns: every final shard by its name, metrics of every step, events, exit code, and the records of follow().
+    Returns a dict: all final shards by name, metrics of every step, events, exit code, and the records of follow().
     """
     from recipes.train import loop
 
@@ -152,8 +154,8 @@ def run_rank(
 
 
 def follow(objective: Any, seen: dict[str, Any]) -> None:
-    """Record for each applied update the learning rate of each parameter group at the optimizer's step (rates) and the decay of the
-    teacher's step (decays). Record for each forward the counters of its dropout (draws)."""
+    """From now on, record in `seen`: `rates`, the learning rate of each parameter group at each optimizer step; `decays`, the decay of
+    each update of the teacher; `draws`, update and micro-batch at each training forward."""
     student, shadow, stream = objective.student, objective.shadow, objective.stream
     step, update = student.step, shadow.update
 
@@ -181,7 +183,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def every_shard(objective: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield this rank's shards: master weights, moments, compute weights of both models, EMA weights."""
+    """Yield (KIND/NAME, tensor) for all shards of this rank: master weights, moments, compute weights of both models, EMA weights."""
     from recipes.engine import shards
 
     for name, parameter in shards.named_parameters(objective.student):
