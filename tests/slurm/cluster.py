@@ -1,5 +1,5 @@
-"""A real Slurm of several nodes on this machine, for tests: slurm-up's namespaces, and the commands that a user types. Needs root and
-Debian's packages (tests/slurm/slurm-up --install)."""
+"""Runs a real Slurm of several nodes on this machine, for tests: the nodes are namespaces made by tests/slurm/slurm-up. Also has the
+commands that a user types. Needs root and Debian's packages (tests/slurm/slurm-up --install)."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 
 
 def missing() -> str | None:
-    """Why there can be no cluster here; None where there can."""
+    """Return why this machine cannot run such a Slurm; None if it can."""
     if os.geteuid() != 0:
         return "a Slurm cluster of namespaces needs root"
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -33,43 +33,45 @@ def missing() -> str | None:
 
 @dataclass
 class Cluster:
-    """A running cluster; `folder` is the file system that its nodes share."""
+    """A running Slurm cluster. `folder`: the file system that its nodes share."""
 
     folder: Path
     env: dict[str, str]
     num_nodes: int
 
     def run(self, *command: object, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
-        """A command of a user on the login node, in the checkout."""
+        """Run a command as a user on the login node, in the checkout, and return its exit code and output. `env` is added to the
+        environment."""
         words = [str(word) for word in command]
         return subprocess.run(words, cwd=ROOT, env={**self.env, **env}, capture_output=True, text=True, timeout=timeout, check=False)
 
     def submit(self, *words: object, **env: str) -> str:
-        """sbatch; the job's number. Its output goes to `output(job)`."""
+        """Submit a job: `words` are the arguments of sbatch. Returns the job's number; output(job) reads what it prints. Fails if sbatch
+        does."""
         done = self.run("sbatch", "--parsable", f"--output={self.folder}/slurm-%A_%a-%j.out", *words, **env)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip().split(";")[0]
 
     def output(self, job: str) -> str:
-        """What the job has said so far, all attempts."""
+        """Return what the job has printed so far, in all its attempts."""
         return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob(f"slurm-*-{job}.out")))
 
     def state(self, job: str) -> str:
-        """PENDING, RUNNING, COMPLETED, ..."""
+        """Return the state of the job as squeue prints it: PENDING, RUNNING, COMPLETED, ..."""
         return self.run("squeue", "-t", "all", "-h", "-j", job, "-o", "%T").stdout.strip()
 
     def facts(self, job: str) -> dict[str, str]:
-        """scontrol show job."""
+        """Return what `scontrol show job` prints, as key -> value."""
         shown = self.run("scontrol", "show", "job", "-o", job).stdout
         return dict(re.findall(r"(\w+)=(.*?)(?= \w+(?::\w+)?=|$)", shown.strip()))
 
     def seconds(self, job: str) -> int:
-        """For which this attempt has run; less than a day."""
+        """Return for how many seconds the present attempt of the job has run. Right only below one day."""
         clock = self.run("squeue", "-h", "-j", job, "-o", "%M").stdout.strip()
         return sum(int(part) * 60**place for place, part in enumerate(reversed(clock.split(":"))))
 
     def wait(self, job: str, timeout: float = 180) -> str:
-        """The state in which the job ended, or in which it is held. Fails, with its output, where it does not."""
+        """Wait until the job has ended or is held, and return its state. Fails with its output after `timeout` seconds."""
 
         def ended() -> bool:
             state = self.state(job)
@@ -79,7 +81,7 @@ class Cluster:
         return self.state(job)
 
     def wait_until(self, happened: Callable[[], bool], timeout: float, job: str) -> None:
-        """Poll; fails with the job's output where it does not happen."""
+        """Wait until `happened()` returns True. Fails with the job's output after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while not happened():
             if time.monotonic() > deadline:
@@ -87,33 +89,33 @@ class Cluster:
             time.sleep(0.1)
 
     def on_node(self, node: str, *command: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """A command on a node, outside of Slurm."""
+        """Run a command on a node, outside of Slurm, and return its exit code and output."""
         return self.run(HERE / "slurm-node", "exec", self.folder, node, *command, timeout=timeout)
 
     def power_off(self, node: str) -> None:
-        """Every process of the node dies at once."""
+        """Kill every process of the node at once, as a power cut would."""
         assert self.run(HERE / "slurm-node", "off", self.folder, node).returncode == 0
 
     def power_on(self, node: str) -> None:
-        """The node comes up again, and Slurm takes it."""
+        """Start the node again. Slurm then uses it again."""
         done = self.run(HERE / "slurm-node", "start", self.folder, node)
         assert done.returncode == 0, done.stderr
 
     def pids(self, node: str, pattern: str) -> list[int]:
-        """Processes of a node whose command line matches, by their numbers there, oldest first."""
+        """Return the process ids, as seen on the node, of its processes whose command line matches `pattern`, oldest first."""
         return [int(pid) for pid in self.on_node(node, "pgrep", "-f", pattern).stdout.split()]
 
     def processes(self, pattern: str) -> list[str]:
-        """What runs anywhere in the cluster and matches."""
+        """Return `NODE:PID` of every process on any node whose command line matches `pattern`."""
         return [f"{node}:{pid}" for node in self.nodes for pid in self.pids(node, pattern)]
 
     @property
     def nodes(self) -> list[str]:
-        """All of them."""
+        """The names of all nodes."""
         return [f"node{number + 1}" for number in range(self.num_nodes)]
 
     def clear(self) -> None:
-        """No job of a test outlives it, and every node is up."""
+        """Cancel all jobs, start every node, and wait up to a minute until no job is left."""
         self.run("scancel", "--user=root")
         for node in self.nodes:
             self.power_on(node)
@@ -125,7 +127,8 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(folder: Path, num_nodes: int = 2, **settings: str) -> Iterator[Cluster]:
-    """Bring one up in `folder` and take it down. `settings`: slurm-up's, without SLUP_."""
+    """Start a cluster of `num_nodes` nodes in `folder`, and stop it at the end of the block. `settings`: variables of slurm-up without
+    their prefix SLUP_."""
     number = os.getpid()
     mine = {"NODES": str(num_nodes), "NET": f"10.214.{1 + number % 250}", "PORT": str(16_000 + number % 900), **settings}
     if str(ROOT).startswith("/tmp/"):

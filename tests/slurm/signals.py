@@ -1,5 +1,5 @@
-"""Which process gets which signal under `srun -> deepspeed -> ranks` and under `srun -> ranks`: a job whose ranks write down what they
-hear, and what becomes of their parent. The table of docs/slurm.md comes from it.
+"""Which process gets which signal under `srun -> deepspeed -> ranks` and under `srun -> ranks`. Runs jobs whose ranks log the signals that
+they get and the end of their parent. The table of docs/slurm.md was made with it.
 
 python -m tests.slurm.signals
 """
@@ -47,7 +47,7 @@ STEPS = {
 
 
 def to_srun(slurm: Cluster, job: str, signal: str) -> object:
-    """On the node of the batch script."""
+    """Send `signal` to the process srun, on the node of the batch script."""
     return slurm.on_node("node1", "pkill", f"-{signal}", "-o", "-x", "srun")
 
 
@@ -62,7 +62,8 @@ WAYS: dict[str, Callable[[Cluster, str, str], object]] = {
 
 
 def probe(slurm: Cluster, step: str, way: str, signal: str) -> dict[str, list[str]]:
-    """What rank0, rank1 and the batch script heard of `signal`, sent in this `way` to a job whose step is of this kind."""
+    """Run a job with the step STEPS[step], send `signal` to it in the way WAYS[way], and return which signals rank0, rank1 and the batch
+    script got. The ranks' lists also say if their parent ended."""
     folder = Path(tempfile.mkdtemp(prefix="probe_", dir=slurm.folder))
     (folder / "rank.py").write_text(RANK)
     (folder / "job.sbatch").write_text(BATCH)
@@ -78,7 +79,7 @@ def probe(slurm: Cluster, step: str, way: str, signal: str) -> dict[str, list[st
 
 
 def main() -> int:
-    """Every row that the table has."""
+    """Print one line for each way to send a signal, each signal, and each kind of step. Returns the exit code 0."""
     with tempfile.TemporaryDirectory(prefix="signals_", ignore_cleanup_errors=True) as place, cluster(Path(place, "cluster")) as slurm:
         for way in WAYS:
             signals = ("USR2", "TERM", "INT") if way in ("scancel", "kill srun") else ("TERM",) if "--" not in way else ("USR2",)

@@ -1,10 +1,10 @@
-"""Scripts that show what goes wrong for users (one situation each, on real commands), run one after another and judged.
+"""Runs scripts that reproduce problems of users, one situation each, on real commands, and checks what they print.
 
 python -m tests.soak.cases ../shared/cases                 all of them
 python -m tests.soak.cases ../shared/cases --only data/0   those whose name begins so
 
-A script of data/ prints verdicts itself; what one of train/ must print stands in cases.toml. Their right values are held by the
-mirrored tests; this command is for the scripts as they were written.
+A script in data/ checks its own results and prints ok or not. What a script in train/ must print is in cases.toml. The mirrored tests
+check the same values; this command is for the scripts as they were written.
 """
 
 import argparse
@@ -26,22 +26,22 @@ VERDICT = re.compile(r"^verdict: +(\w+)", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Case:
-    """What a script's output must hold, and what the house of today needs changed in it."""
+    """What the output of one script must contain, and which changes the script needs to run with the present code."""
 
     expect: tuple[str, ...] = ()
-    """Regular expressions that must be found in what follows SEEN."""
+    """Regular expressions that must match in the output after the word SEEN."""
     forbid: tuple[str, ...] = ()
     verdicts: int = 0
-    """Verdicts that it prints; all must be ok."""
+    """Number of results that the script prints about itself; all must be ok."""
     needs_root: bool = False
     edits: tuple[tuple[str, str], ...] = ()
-    """Old and new text, where the script names what has moved since it was written."""
+    """(old, new) texts that are replaced in the script, if it uses names that have changed since it was written."""
     left_out: str = ""
-    """Why it is not run."""
+    """Why the script is not run; empty if it is run."""
 
 
 def read_cases(path: Path = LIST) -> dict[str, Case]:
-    """The list, by the script's name such as data/04-tsv-stray-quote.py."""
+    """Read cases.toml: name of a script, such as data/04-tsv-stray-quote.py -> its case."""
     listed = tomllib.loads(path.read_text())
     return {
         name: Case(**{key: tuple(map(_frozen, value)) if isinstance(value, list) else value for key, value in case.items()})
@@ -54,7 +54,7 @@ def _frozen(value: str | list[str]) -> str | tuple[str, ...]:
 
 
 def faults_of(case: Case, output: str) -> list[str]:
-    """What is not as it should be in a script's output."""
+    """Return a text for each thing that is wrong in a script's output; [] if all is as the case demands."""
     seen = output.partition("SEEN:")[2] or output
     verdicts = VERDICT.findall(output)
     faults = [f"missing: {pattern}" for pattern in case.expect if not re.search(pattern, seen)]
@@ -65,7 +65,8 @@ def faults_of(case: Case, output: str) -> list[str]:
 
 
 def run_script(script: Path, case: Case, work: Path) -> str:
-    """Its output, run in the project's root with this python. Raises: AssertionError where an edit no longer fits."""
+    """Run a copy of the script with the case's edits, in the project's root with this Python, and return its stdout and stderr. Raises:
+    AssertionError if the text of an edit is not in the script."""
     text = script.read_text()
     for old, new in case.edits:
         assert old in text, f"{script}: no longer holds {old!r}"
@@ -79,7 +80,7 @@ def run_script(script: Path, case: Case, work: Path) -> str:
 
 
 def main() -> int:
-    """Run, judge and print; 1 where anything is not as it should be."""
+    """Run the scripts and print what is wrong with each. Returns the exit code: 1 if anything is wrong, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", default="", help="names that begin so")

@@ -1,4 +1,5 @@
-"""Damages the newest checkpoint of a run in random ways: each must be noticed, none loaded, and the older one restored bit for bit.
+"""Damages the newest checkpoint of a run in random ways. Each damage must be detected, no damaged checkpoint loaded, and the older one
+restored bit for bit.
 
 python -m tests.soak.corruption --count 500 --out results/corruption.json
 """
@@ -22,7 +23,8 @@ SECONDS_PER_CASE = 5.0  # before it counts as hung
 
 
 def run_cases(count: int, seed: int, folder: Path, prepared: Path) -> list[Case]:
-    """`count` cases, kinds in turn, with seeds from `seed` on."""
+    """Write two checkpoints, and damage the newest one `count` times, with seeds from `seed` on. The kinds of damage take turns. Returns
+    what was loaded in each case."""
     run_dir = folder / "run"
     run_distributed(write_two, WRITERS.world_size, prepared, run_dir, timeout=300)
     args = prepared, run_dir, range(seed, seed + count)
@@ -31,7 +33,7 @@ def run_cases(count: int, seed: int, folder: Path, prepared: Path) -> list[Case]
 
 
 def summary(cases: list[Case], seconds: float) -> dict:
-    """Counts by kind, and every case that was not noticed."""
+    """Return the number of cases by kind, how many were detected, and every case that was not. `seconds`: duration of all cases."""
     return {
         "count": len(cases),
         "detected": sum(case.is_detected for case in cases),
@@ -44,7 +46,7 @@ def summary(cases: list[Case], seconds: float) -> dict:
 
 
 def main() -> int:
-    """Exit code 1 where a case was not noticed."""
+    """Run the cases and print the result. Returns the exit code: 1 if a damage was not detected, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,12 +1,12 @@
-"""kill -9 of a random rank or of all ranks, at random moments; then the same command until it ends, and the end must be that of an
-undisturbed run: weights, both moments, teacher, counters and curve, bit for bit.
+"""Kills a random rank or all ranks with SIGKILL at random moments, then repeats the same command until the run ends. The result must be
+that of a run without any fault: weights, both moments, teacher, counters and curve, bit for bit.
 
 python -m tests.soak.kill --count 100 --out results/kill.json
 python -m tests.soak.kill --every-operation
 
-Half of the kills strike at file operations below checkpoints/ (all kinds of them in turn: writing, renaming, deleting), half at any
-time between the start of the process and its end, from the beginning or from a checkpoint. Half of the cases are killed again after
-that. After each kill every checkpoint that can be seen must be whole and the undisturbed run's.
+Half of the kills happen at file operations below checkpoints/ (all kinds in turn: writing, renaming, deleting), half at any time between
+start and end of the process, in a new run or one that continues from a checkpoint. Half of the cases are killed again later. After each
+kill every visible checkpoint must be complete and equal to that of the run without any fault.
 """
 
 import argparse
@@ -28,15 +28,16 @@ from tests.faults import Fault, Operation
 
 SIZES = (1, 2)
 AGAIN = (0, 0, 1, 2)
-"""How often a case is killed again, drawn evenly."""
+"""How often a case is killed again: one of these numbers, drawn at random."""
 MISSED = 0.6
-"""A run that was over before its moment came is tried again at this part of it."""
+"""If a run ended before the kill, the case is repeated with the kill at this fraction of the time."""
 PROBLEMS = (AssertionError, ConfigError, OSError, subprocess.TimeoutExpired)
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Who dies when: at the start of a file operation of `rank`, or at `moment`, a part of an undisturbed run's time."""
+    """Which ranks are killed and when: at the start of a file operation of `rank`, or at `moment`, a fraction of the duration of a run
+    without any fault."""
 
     rank: int
     everyone: bool
@@ -45,13 +46,13 @@ class Kill:
 
     @property
     def victim(self) -> str:
-        """In words."""
+        """The killed ranks as text: "all ranks" or "rank N"."""
         return "all ranks" if self.everyone else f"rank {self.rank}"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A run and its kills; `halfway`: it begins from a checkpoint."""
+    """A run and its kills. `size`: number of ranks. `halfway`: it continues from a checkpoint."""
 
     size: int
     halfway: bool
@@ -59,7 +60,8 @@ class Case:
 
 
 def draw_cases(count: int, references: dict[int, Reference], rng: random.Random) -> Iterator[Case]:
-    """Operations and moments in turn; the kinds of operations one after the other, so that none is left out."""
+    """Yield `count` random cases: kills at file operations and kills at moments alternate. The kinds of operations take turns, so that
+    none is left out."""
     kinds: dict[str, list[tuple[int, int, Operation]]] = {}
     for size, rank, operation in operations_of(references):
         kinds.setdefault(operation.label, []).append((size, rank, operation))
@@ -75,14 +77,15 @@ def draw_cases(count: int, references: dict[int, Reference], rng: random.Random)
 
 
 def operations_of(references: dict[int, Reference]) -> Iterator[tuple[int, int, Operation]]:
-    """Number of ranks, rank, operation: all that an undisturbed run does below checkpoints/."""
+    """Yield (number of ranks, rank, operation) for every file operation of the reference runs below checkpoints/."""
     for size, reference in references.items():
         for rank, operations in reference.operations.items():
             yield from ((size, rank, operation) for operation in operations)
 
 
 def strike(reference: Reference, run_dir: Path, kill: Kill) -> str | None:
-    """Start the command and kill it. Returns what it was killed in, or None where it had ended by itself before."""
+    """Start the training command and kill it. Returns what it was doing, such as "training" or the kind of file operation; None if it had
+    ended before."""
     launches = len(events_of(run_dir, "start") + events_of(run_dir, "resume"))
     ends = len(events_of(run_dir, "stop"))
     operation = kill.operation
@@ -103,7 +106,8 @@ def strike(reference: Reference, run_dir: Path, kill: Kill) -> str | None:
 
 
 def run_case(case: Case, reference: Reference, folder: Path, halfway: Path) -> list[str]:
-    """Kill, check, and bring to its end. Returns what each kill struck. Raises: one of PROBLEMS."""
+    """Kill the run, check its checkpoints, and let the same command continue to the end. Returns what the run was doing at each kill.
+    Raises: one of PROBLEMS if a check fails."""
     run_dir, struck = folder / "run", []
     first, *again = case.kills
     for attempt in range(10):
@@ -127,7 +131,7 @@ def run_case(case: Case, reference: Reference, folder: Path, halfway: Path) -> l
 
 
 def run_cases(cases: list[Case], references: dict[int, Reference], halfway: dict[int, Path], keep: Path) -> dict[str, object]:
-    """All of them, with a line each. The run dirs of those that fail go to `keep`."""
+    """Run all cases, print a line for each, and return counts and failures. The run dirs of cases that fail are copied to `keep`."""
     kinds: dict[str, Counter[str]] = {"first kill": Counter(), "later kills": Counter(), "victim": Counter(), "ranks": Counter()}
     failures: list[dict[str, object]] = []
     for number, case in enumerate(cases, 1):
@@ -151,7 +155,7 @@ def run_cases(cases: list[Case], references: dict[int, Reference], halfway: dict
 
 
 def main() -> int:
-    """Exit code 1 where a case does not hold."""
+    """Run the cases and print the result. Returns the exit code: 1 if a case fails, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--every-operation", action="store_true", help="instead: one kill at each file operation there is (some 300)")

@@ -1,11 +1,11 @@
-"""Resume matrix: a checkpoint of every topology continues on every other one, with exactly its state and the same curve.
+"""Resume matrix: a checkpoint of every topology is continued on every other one, with exactly its state and the same loss curve.
 
 python -m tests.soak.matrix --out results/matrix.json
 python -m tests.soak.matrix --modality text --precision fp32 --offload off
 
-One line per pair. What must hold: the state after loading is the source's bit for bit; ten further updates give the source's own
-losses and gradient norms, bit for bit on the same topology, else within the tolerances in fp32; one state goes on alike whichever
-topology wrote it. In bf16 topologies round differently, so there the distance of the curves is told and not judged.
+Prints one line per pair. Required: the state after loading is the source's bit for bit; ten further updates give the source's own losses
+and gradient norms, bit for bit on the same topology, else within the tolerances in fp32; one state continues the same way, whichever
+topology wrote it. In bf16 topologies round differently, so there the distance of the curves is printed but not checked.
 """
 
 import argparse
@@ -24,24 +24,25 @@ from tests.recipes.checkpoint.resuming import Continued, Curve, Source, load_sou
 from tests.recipes.checkpoint.topology import CUTS, Topology, prepare_small
 
 FIRST_TOLERANCE, LAST_TOLERANCE = 1e-5, 1e-4
-"""Relative, of loss and gradient norm, at the first and up to the last further update (fp32)."""
+"""Allowed relative difference of loss and gradient norm in fp32, at the first further update and over all further updates."""
 TIMEOUT_SECONDS = 900.0
 SAMPLE = {
     *(("tp1dp1", "tp2dp2"), ("tp2dp2", "tp1dp1"), ("tp1dp2", "tp2dp1")),
     *(("tp2dp1", "tp1dp4"), ("tp4dp1", "tp1dp2"), ("tp1dp4", "tp4dp1")),
 }
-"""The pairs of speech and vision."""
+"""The pairs (source, target) that are tested for speech and vision. For text all pairs are."""
 CROSSING = [Topology(2, 1), Topology(1, 2, offload=True), Topology(1, 2, "bf16"), Topology(2, 1, "bf16", offload=True)]
-"""Between precisions and offload settings the state is exact too; the curve is that of other arithmetic."""
+"""Topologies with different precision and offload, tested with each other. The state must be exact too; the curves may differ."""
 COPIES = "one state as every topology wrote it"
 Wanted = set[tuple[str, str]] | None
-"""(source, target) by cut; None is all."""
+"""The pairs to test, as names of topologies without precision, such as ("tp1dp2", "tp2dp1"); None stands for all."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What was seen of one source on one target. `exact`: the state after loading; `first`, `last`: relative distance of the curves
-    at the first further update and the largest over all; `identical`: all bits of curve and last state; None where not asked."""
+    """The result of continuing a source's checkpoint on a target. `exact`: the loaded state is the source's, bit for bit. `first`, `last`:
+    largest relative difference of the curves at the first further update, and over all. `identical`: all numbers of the curve are
+    equal."""
 
     modality: str
     source: str
@@ -53,14 +54,14 @@ class Pair:
     problems: tuple[str, ...]
 
     def line(self) -> str:
-        """For the terminal."""
+        """Return the result as one line for the terminal."""
         verdict = "; ".join(self.problems) or "ok"
         curve = "bit-identical" if self.identical else f"{self.first:.1e} at the first, {self.last:.1e} over all"
         return f"{self.modality} {self.source} -> {self.target}: state {'exact' if self.exact else 'DIFFERS'}, curve {curve}: {verdict}"
 
 
 def compare(modality: str, source: Source, target: Topology, seen: Continued) -> Pair:
-    """Judge one pair."""
+    """Check how the target continued from the source's checkpoint, and return the result with the problems that were found."""
     first, last = distance(seen.curve[:1], source.curve[:1]), distance(seen.curve, source.curve)
     identical = seen.curve == source.curve
     problems = []
@@ -76,12 +77,13 @@ def compare(modality: str, source: Source, target: Topology, seen: Continued) ->
 
 
 def distance(curve: Curve, other: Curve) -> float:
-    """Largest relative difference of losses and gradient norms."""
+    """Return the largest relative difference between the losses and gradient norms of two curves of the same length."""
     return max(abs(a / b - 1) for ours, theirs in zip(curve, other, strict=True) for a, b in zip(ours, theirs, strict=True))
 
 
 def write_sources(modality: str, topologies: list[Topology], prepared: Path, folder: Path) -> list[Source]:
-    """Every topology's own checkpoint, and the first one's as each wrote it again."""
+    """Train on every topology, and return the checkpoints and their curves. Each topology but the first also loads the first one's
+    checkpoint and writes it again."""
     sources: list[Source] = []
     for topology in topologies:
         args = modality, topology, prepared, folder, sources[0].checkpoint if sources else None
@@ -90,7 +92,8 @@ def write_sources(modality: str, topologies: list[Topology], prepared: Path, fol
 
 
 def continue_on(modality: str, target: Topology, prepared: Path, folder: Path, sources: list[Source], copied: Path) -> Iterator[Pair]:
-    """The pairs of one target, and whether it goes on alike whichever topology wrote one state: `copied`, or its copies."""
+    """Continue the checkpoints of all sources on the target, and yield the results. The last one says whether one state (`copied`)
+    continues the same way whichever topology wrote it."""
     again = sorted((folder / "again").glob("*/checkpoints/step_*"))
     args = modality, target, prepared, folder, sources, [copied, *again]
     continued, rewritten = run_distributed(load_sources, target.world_size, *args, timeout=TIMEOUT_SECONDS)[0]
@@ -101,7 +104,7 @@ def continue_on(modality: str, target: Topology, prepared: Path, folder: Path, s
 
 
 def run_group(modality: str, topologies: list[Topology], folder: Path, wanted: Wanted = None) -> Iterator[Pair]:
-    """All pairs of these topologies, or only the wanted ones."""
+    """Continue the checkpoints of these topologies on each of them, and yield the results; only those of `wanted` pairs, if given."""
     prepared = prepare_small(modality, folder)
     sources = write_sources(modality, topologies, prepared, folder)
     for target in topologies:
@@ -111,7 +114,7 @@ def run_group(modality: str, topologies: list[Topology], folder: Path, wanted: W
 
 
 def summary(pairs: list[Pair], seconds: float) -> dict:
-    """Counts and the worst distances by modality, source's and target's setting."""
+    """Return counts, failures, and the largest differences by modality and by precision and offload of source and target."""
     proper = [pair for pair in pairs if pair.source != COPIES]
     worst: dict[str, dict[str, float]] = {}
     for pair in proper:
@@ -135,7 +138,7 @@ def summary(pairs: list[Pair], seconds: float) -> dict:
 
 
 def groups(args: argparse.Namespace) -> Iterator[tuple[str, list[Topology], Wanted]]:
-    """Modality, topologies of one setting, wanted pairs."""
+    """Yield (modality, topologies of one precision and offload setting, pairs to test) for the flags."""
     for modality in args.modality or ("text", "speech", "vision"):
         for precision in args.precision or ("fp32", "bf16"):
             for offload in args.offload or ("off", "on"):
@@ -145,7 +148,7 @@ def groups(args: argparse.Namespace) -> Iterator[tuple[str, list[Topology], Want
 
 
 def main() -> int:
-    """Exit code 1 where a pair does not hold."""
+    """Run the matrix and print the result. Returns the exit code: 1 if a pair has a problem, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modality", action="append", choices=["text", "speech", "vision"], help="may be given several times; default all")
     parser.add_argument("--precision", action="append", choices=["fp32", "bf16"])

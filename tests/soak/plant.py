@@ -1,13 +1,13 @@
-"""Plants faults into copies of the checkout, one at a time, and says which test of the fast suite notices each.
+"""Puts faults (wrong changes) into copies of the checkout, one at a time, and prints which test of the fast suite fails for each.
 
 python -m tests.soak.plant                                        every list, tests/**/planted.toml
 python -m tests.soak.plant recipes/train recipes/checkpoint/save.py --out results/plant.json
 python -m tests.soak.plant recipes/train --make wiring            arguments left out, calls left out, calls in another order
 python -m tests.soak.plant recipes/train/guard.py --make mutants --sample 40      cosmic-ray's
 
-For each fault the tests of its module run first (test_MODULE.py, then the other tests of its folder that import it), for those that
-survive the rest of the folder, with --until launch the tests of the commands, and with --until suite the whole fast suite. What noticed
-a fault must pass without it: tried at the end.
+For each fault the tests of its module run first (test_MODULE.py, then the other tests of its folder that import it). If none fails, the
+rest of the folder runs, with --until launch the tests of the commands, and with --until suite the whole fast suite. At the end it is
+checked that the tests that failed pass without a fault.
 """
 
 import argparse
@@ -39,12 +39,12 @@ FAST = "not slow and not slurm and not gpu"
 STAGES = ("module", "folder", "launch", "suite")
 NOT_IN_A_COPY = "tests/test_house.py::test_the_installed_packages_are_this_checkout"
 TEST_SECONDS, STAGE_SECONDS, SUITE_SECONDS = 120, 600, 2400
-"""Of one test, of the tests of a module or folder, of the whole suite; a fault that makes a test hang is noticed by that."""
+"""Time limit of one test, of the tests of a module or folder, and of the whole suite. A fault that makes a test hang is noticed by it."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a planted fault. `test` noticed it ("" where none did) and said `how`; `stage`: the last one that ran."""
+    """The result for one fault. `test`: the test that failed, "" if none did; `how`: its message. `stage`: the last tests that ran."""
 
     path: str
     fault: str
@@ -55,17 +55,17 @@ class Outcome:
     seconds: float
 
     def line(self) -> str:
-        """For the terminal."""
+        """Return the result as text for the terminal."""
         verdict = f"{self.stage}: {self.test}" if self.test else "harmless" if self.harmless else f"SURVIVED {self.how}"
         return f"{self.seconds:5.0f} s  {self.path}: {self.fault}\n         {verdict}"
 
 
 class Undecided(Exception):
-    """A run that says nothing about the fault."""
+    """A run of tests that shows nothing about the fault, for example because it was killed."""
 
 
 class Copy:
-    """A copy of the checkout in which one fault at a time stands."""
+    """A copy of the checkout, which has one fault at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder
@@ -80,7 +80,8 @@ class Copy:
         self._pytest = WarmPytest(folder)
 
     def judge(self, fault: Planted, until: str, known: str) -> Outcome:
-        """Plant it, run its tests stage by stage until one notices it, and take it out again. `known`: a test that did before ("")."""
+        """Put the fault into the copy, run its tests stage by stage until one fails, and restore the file. `known`: a test that failed
+        with this fault before, which runs first ("": none)."""
         path, start = self.root / fault.path, time.monotonic()
         original = path.read_text()
         path.write_text(fault.text)
@@ -113,9 +114,10 @@ class Copy:
                 return
 
     def run(self, tests: list[str], seconds: float, *, may_be_gone: bool = False) -> tuple[str, str]:
-        """(the first test that fails, why), or two empty strings where all pass. `may_be_gone`: a test that no longer exists passes.
+        """Run these tests; return (the first one that fails, why), or two empty strings if all pass. `may_be_gone`: a test that does not
+        exist passes.
 
-        Raises: Undecided where the run took too long or was killed from outside, which says nothing about the fault.
+        Raises: Undecided if the run took too long or was killed from outside.
         """
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", FAST, f"--timeout={TEST_SECONDS}", f"--deselect={NOT_IN_A_COPY}"]
         code, output = self._pytest.run([*options, *tests], seconds)
@@ -129,18 +131,18 @@ class Copy:
         return (failed[1], failed[2] or "") if failed else (tests[0], output[-500:])
 
     def close(self) -> None:
-        """End its process."""
+        """End the process that runs the tests."""
         self._pytest.close()
 
 
 def house_files(chosen: list[str]) -> list[str]:
-    """The modules of the house below these files and folders (all where none are given)."""
+    """Return the modules of model/ and recipes/ that are, or are below, one of the paths `chosen`; all modules if it is empty."""
     files = sorted(path.relative_to(ROOT).as_posix() for folder in HOUSE for path in (ROOT / folder).rglob("*.py"))
     return [file for file in files if not chosen or any(f"{file}/".startswith(f"{path.rstrip('/')}/") for path in chosen)]
 
 
 def choose(args: argparse.Namespace) -> list[Planted]:
-    """The faults that the command asks for."""
+    """Return the faults that the flags ask for. Raises: ValueError if there are none."""
     files = house_files(args.paths)
     if args.make == "wiring":
         maker = WiringFaults(ROOT, house_files([]))
@@ -163,8 +165,8 @@ def choose(args: argparse.Namespace) -> list[Planted]:
 def plant(
     faults: list[Planted], jobs: int, told: Callable[[Outcome], Any], until: str, known: dict[tuple[str, str], str] | None = None
 ) -> list[Outcome]:
-    """Judge each fault, `jobs` at a time, each in a copy of its own; `told` receives the outcomes as they come. `known`: (path, fault) ->
-    the test that noticed it before, which is then tried first."""
+    """Run the tests for each fault, `jobs` faults at a time, each in its own copy. `told` is called with each result. `known`: (path,
+    fault) -> the test that failed with it before, which then runs first."""
     with tempfile.TemporaryDirectory(prefix="plant_") as folder, ExitStack() as stack:
         copies: queue.Queue[Copy] = queue.Queue()
         for number in range(jobs):
@@ -187,13 +189,13 @@ def plant(
 
 
 def read_outcomes(path: Path) -> list[dict[str, Any]]:
-    """The faults of a file that --out wrote."""
+    """Return the results of all faults in a file that --out wrote, as JSON objects."""
     outcomes: list[dict[str, Any]] = json.loads(path.read_text())["faults"]
     return outcomes
 
 
 def _only_reliable(outcomes: list[Outcome], clean: Copy) -> list[Outcome]:
-    """A test that also fails without a fault has noticed nothing. Raises: Undecided."""
+    """Return the outcomes without tests that also fail without a fault, since these have noticed nothing. Raises: Undecided."""
     functions, broken = {_function(outcome.test) for outcome in outcomes if outcome.test}, set[str]()
     while tests := sorted(functions - broken):
         test, how = clean.run(tests, SUITE_SECONDS)
@@ -207,12 +209,12 @@ def _only_reliable(outcomes: list[Outcome], clean: Copy) -> list[Outcome]:
 
 
 def _function(test: str) -> str:
-    """A test without its parameters, whose names may hold anything."""
+    """Return the name of a test without its parameters, which may contain any characters."""
     return test.partition("[")[0]
 
 
 def summary(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
-    """Counts by package, and every fault with what noticed it."""
+    """Return counts by package, and every fault with the test that noticed it."""
     packages: dict[str, dict[str, int]] = {}
     for outcome in outcomes:
         counts = packages.setdefault(str(Path(outcome.path).parent), {"planted": 0, "noticed": 0, "harmless": 0})
@@ -233,14 +235,14 @@ def summary(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
 
 
 def write(path: Path | None, result: dict[str, Any]) -> None:
-    """The file of --out, where one is asked for."""
+    """Write `result` as JSON to `path`, the file of --out; nothing if that is None."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the parser of the flags of this command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", help="files and folders of model/ and recipes/ (default: all)")
     parser.add_argument("--make", choices=("wiring", "mutants"), help="generated faults instead of the lists'")
@@ -256,7 +258,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main() -> int:
-    """Exit code 1 where a fault that is not argued to be harmless survived, 2 where there is nothing to plant."""
+    """Run the tests for all faults. Returns the exit code: 1 if no test noticed a fault that is not listed as harmless, 2 if there are no
+    faults."""
     args, start = build_parser().parse_args(), time.monotonic()
     try:
         faults = choose(args)

@@ -1,12 +1,12 @@
-"""Does a change keep every bit? Records what a checkout computes, and compares two records.
+"""Checks whether a change of the code keeps every bit: records what a checkout computes, and compares two records.
 
 python -m tests.soak.same_bits record --tree OTHER_CHECKOUT --out before
 python -m tests.soak.same_bits record --out after --resume before
 python -m tests.soak.same_bits compare before after
 
-A record holds 30 updates of each modality's tiny recipe with dropouts, fp32 and bf16, on one rank, data-parallel 2 and tensor-parallel 2
-(metrics and the hashes of the last checkpoint), and the dump of every golden case. `--resume` also continues the record's runs from
-their checkpoint of step 20. Checkouts share no process: each is run through its own launch scripts.
+A record contains 30 updates of each modality's tiny recipe with dropouts, fp32 and bf16, on one rank, data-parallel 2 and tensor-parallel
+2 (metrics and the hashes of the last checkpoint), and the results of every golden case. `--resume` also continues the runs of another
+record from their checkpoint of step 20. Checkouts share no process: each is run by its own launch scripts.
 """
 
 import argparse
@@ -36,14 +36,14 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 PRECISIONS = {"fp32": "zero3_cpu", "bf16": "zero3_cpu_bf16"}
 TOPOLOGIES = {"one": (1, 1), "dp2": (2, 1), "tp2": (2, 2)}
-"""Ranks and tensor-parallel size."""
+"""Name -> (number of ranks, tensor-parallel size)."""
 CASES = ("text/paper", "audio/recipe", "vision/recipe", "hf/text", "hf/audio", "hf/vision_shared")
 CASE_WORLDS = {"tp1": (1, 1), "tp2": (2, 2), "dp2": (2, 1)}
 TIMEOUT_SECONDS = 900.0
 
 
 def run(tree: Path, words: list[str], ranks: int) -> str:
-    """What a script of `tree` prints on so many ranks. Raises: RuntimeError where it fails."""
+    """Run a script of the checkout `tree` on `ranks` ranks, and return what it prints on stdout. Raises: RuntimeError if it fails."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
     env = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
@@ -55,8 +55,8 @@ def run(tree: Path, words: list[str], ranks: int) -> str:
 
 
 def train(tree: Path, name: str, run_dir: Path) -> None:
-    """One run of the record, `name` = modality.precision.topology, from where `run_dir` stands. Data that are prepared there already are
-    named, since another checkout has its samples elsewhere."""
+    """Do one run of the record in `run_dir`, or continue it. `name`: modality.precision.topology. Data that are prepared in the run dir
+    are passed by --data, since another checkout has its samples at another path."""
     modality, precision, topology = name.split(".")
     ranks, tp_size = TOPOLOGIES[topology]
     content = json.loads((tree / "ds_configs" / f"{PRECISIONS[precision]}.json").read_text())
@@ -68,7 +68,7 @@ def train(tree: Path, name: str, run_dir: Path) -> None:
 
 
 def stop_at(run_dir: Path, step: int) -> None:
-    """Make a finished run one that was killed after `step`."""
+    """Change the run dir of a finished run so that it looks killed after `step`: remove all later checkpoints."""
     for folder in (run_dir / "checkpoints").glob("step_*"):
         if int(folder.name.removeprefix("step_")) > step:
             shutil.rmtree(folder)
@@ -76,7 +76,7 @@ def stop_at(run_dir: Path, step: int) -> None:
 
 
 def summary(run_dir: Path) -> dict[str, Any]:
-    """What must be equal of a run: its metrics but the times, and the hashes in its last checkpoint."""
+    """Return what must be equal in two runs: the metrics without the times, and the hashes in the last checkpoint."""
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     rows = [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
     manifest = json.loads((run_dir / "checkpoints" / f"step_{STEPS:08d}" / "manifest.json").read_text())
@@ -84,7 +84,8 @@ def summary(run_dir: Path) -> dict[str, Any]:
 
 
 def replay(tree: Path, out: Path, case: str, world: str) -> dict[str, str]:
-    """Printed lines and hash of every quantity of a golden case; an older checkout cannot dump them all."""
+    """Run a golden case, and return quantity -> SHA-256, and the printed lines under "printed". Only these lines if an older checkout
+    cannot dump the quantities."""
     from safetensors.torch import load_file
 
     ranks, tp_size = CASE_WORLDS[world]
@@ -101,12 +102,13 @@ def replay(tree: Path, out: Path, case: str, world: str) -> dict[str, str]:
 
 
 def _verdicts(printed: str) -> str:
-    """The lines of quantities, without what libraries print."""
+    """Return the lines on quantities, which end with ok, FAIL or failed, without what libraries print."""
     return "\n".join(line for line in printed.splitlines() if line.endswith((" ok", " FAIL", " failed")))
 
 
 def record(tree: Path, out: Path, resume: Path | None, jobs: int, match: str) -> None:
-    """Write out/record.json and the runs behind it."""
+    """Do all runs and golden cases of the checkout `tree` whose names contain `match`, `jobs` at a time, and write their results to
+    out/record.json. `resume`: folder of a record whose runs are continued too."""
     out.mkdir(parents=True, exist_ok=True)
     names = [f"{m}.{p}.{t}" for m in RUNS for p in PRECISIONS for t in TOPOLOGIES if match in f"{m}.{p}.{t}"]
 
@@ -138,7 +140,7 @@ def record(tree: Path, out: Path, resume: Path | None, jobs: int, match: str) ->
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
-    """A line for each thing recorded in both that is not the same. A resumed run is held to the whole one."""
+    """Yield a line for each thing that is in both records and differs. A resumed run is compared with the whole run of the other record."""
     for name, found in after.items():
         wanted = before.get(name.removesuffix(" resumed"))
         if wanted is None or wanted == found:
@@ -150,7 +152,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Exit code 1 where two records differ."""
+    """Record or compare. Returns the exit code: 1 if two records differ or have nothing in common, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     recording = commands.add_parser("record", help="run everything and write a record")

@@ -1,11 +1,11 @@
-"""Pre-emption and power cuts at random moments on a real Slurm of three nodes; each job of two nodes must come back by itself and end
-with the weights, moments, teacher, counters and curve of an undisturbed run, bit for bit.
+"""Stops jobs by pre-emption and power cuts at random moments, on a real Slurm of three nodes. Each job of two nodes must restart by itself
+and end with the weights, moments, teacher, counters and curve of a run without any fault, bit for bit.
 
 python -m tests.soak.slurm --ask 20 --power 10 --out results/slurm.json
 
-The ways of asking take turns: scontrol requeue, the time limit, USR2 to the steps and to the batch script. A moment is drawn between the
-submission and the end of an undisturbed job, so that it may fall into the dry run, the preflight, the start, the training or the leaving;
-that of a time limit is Slurm's own, which looks at limits each half minute.
+The ways of pre-emption take turns: scontrol requeue, the time limit, USR2 to the steps and to the batch script. The moment is drawn
+between the submission and the end of a job without any fault, so it may be in the dry run, the preflight, the start, the training or the
+end. For a time limit Slurm decides the moment: it checks limits every half minute.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from tests.slurm.runs import ASK, LONG_MINUTES, Run, Undisturbed, set_time_limit
 
 TRIES = 8
 SOONER = 0.7
-"""A job that was over before its moment is tried again at this part of it."""
+"""If a job ended before the moment, the case is repeated with the moment multiplied by this."""
 PROBLEMS = (AssertionError, ConfigError, OSError, subprocess.TimeoutExpired)
 
 
 def cut_power(slurm: Cluster, job: str, rng: random.Random) -> str:
-    """One of the job's nodes dies, and comes back when Slurm has noticed."""
+    """Cut the power of one of the job's nodes, start it again when Slurm has noticed, and return its name."""
     nodes = slurm.run("scontrol", "show", "hostnames", slurm.facts(job)["NodeList"]).stdout.split()
     node = rng.choice(nodes)
     slurm.power_off(node)
@@ -40,14 +40,16 @@ def cut_power(slurm: Cluster, job: str, rng: random.Random) -> str:
 
 
 def disturb(run: Run, way: str, moment: float, rng: random.Random) -> str | None:
-    """Submit, strike, wait for the end. Returns what the job was doing, None where it was over before."""
+    """Submit a job, stop it in this way `moment` seconds after its start, and wait until it is done. Returns what the job was doing; None
+    if it had ended before."""
     doing = meet_time_limit(run) if way == "time limit" else strike(run, way, moment, rng)
     assert not run.slurm.processes("pretrain_text.py"), "processes are left"
     return doing
 
 
 def meet_time_limit(run: Run) -> str | None:
-    """A job whose signal is due as soon as Slurm looks at its limit. The next attempt gets all the time that it needs."""
+    """Run a job that gets the signal of its time limit as soon as Slurm checks limits. The next attempt gets enough time. Returns what the
+    job was doing; None if it had ended before."""
     slurm = run.slurm
     job = run.submit("--nodes=2", "--signal=B:USR2@90", "--time=2")
     slurm.wait_until(lambda: slurm.facts(job)["Restarts"] != "0" or slurm.state(job) in ENDED, 180, job)
@@ -61,13 +63,14 @@ def meet_time_limit(run: Run) -> str | None:
 
 
 def end_well(slurm: Cluster, job: str) -> None:
-    """Wait until the job is done. Fails with its output where it ends in another way."""
+    """Wait until the job is done. Fails with its output if it ends in another way."""
     state = slurm.wait(job, 300)
     assert state == "COMPLETED", f"{state}:\n{slurm.output(job)[-3000:]}"
 
 
 def strike(run: Run, way: str, moment: float, rng: random.Random) -> str | None:
-    """Do it `moment` seconds after the start."""
+    """Submit a job, stop it `moment` seconds after its start, and wait until it is done. Returns what it was doing; None if it had ended
+    before."""
     slurm = run.slurm
     job = run.submit("--nodes=2", f"--time={LONG_MINUTES}")
     slurm.wait_until(lambda: slurm.state(job) != "PENDING", 60, job)
@@ -86,7 +89,8 @@ def strike(run: Run, way: str, moment: float, rng: random.Random) -> str | None:
 
 
 def run_case(place: Run, undisturbed: Undisturbed, way: str, seconds: float, rng: random.Random) -> str:
-    """Returns what was struck; `place` is continued with a number for each try. Raises: one of PROBLEMS."""
+    """Stop a job in this way at a random moment, up to `seconds` after its start, and check its result. Returns what the job was doing.
+    The run dir of each try is that of `place` with a number. Raises: one of PROBLEMS if a check fails."""
     moment = rng.uniform(0, seconds)
     for attempt in range(TRIES):
         run = replace(place, path=place.path.with_name(f"{place.path.name}_{attempt}"))
@@ -98,7 +102,8 @@ def run_case(place: Run, undisturbed: Undisturbed, way: str, seconds: float, rng
 
 
 def run_all(slurm: Cluster, ways: list[str], rng: random.Random) -> tuple[Counter[str], list[dict[str, object]]]:
-    """Every case with a line each: what was struck, and what failed."""
+    """Run a case for each of `ways`, with a line for each. Returns how often jobs were stopped in which way and activity, and the
+    failures."""
     data = prepare(slurm.folder)
     undisturbed = Undisturbed.of(data, slurm.folder, 2)
     start = time.monotonic()
@@ -121,7 +126,7 @@ def run_all(slurm: Cluster, ways: list[str], rng: random.Random) -> tuple[Counte
 
 
 def main() -> int:
-    """Exit code 1 where a case does not hold."""
+    """Run all cases and print the result. Returns the exit code: 1 if a case fails, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ask", type=int, default=20, help="pre-emptions")
     parser.add_argument("--way", action="append", choices=list(ASK), help="pre-empt in this way only; may be repeated")

@@ -1,5 +1,5 @@
-"""What a job of several nodes costs and computes beside one process, with the shipped tiny recipes, on a real Slurm of two nodes on this
-machine: seconds from sbatch to the first update beside those of deepspeed alone, and the largest differences over 20 updates.
+"""Compares a job of several nodes with one process, with the shipped tiny recipes, on a real Slurm of two nodes on this machine: seconds
+from sbatch to the first update, against deepspeed alone, and the largest differences of the results over 20 updates.
 
 python -m tests.soak.slurm_figures --start 5 --equal --out results/slurm_figures.json
 """
@@ -25,11 +25,13 @@ SAME = [
     *(f"run.max_steps={STEPS}", "run.log_steps=1", f"run.eval_steps={STEPS}", "run.eval_samples=16", "optim.warmup_steps=5"),
     *("model.hidden_dropout=0", "model.attention_dropout=0", "model.block.layerdrop=0", "model.block.drop_path=0"),
 ]
-"""Dropouts 0, and a warm-up that leaves rounding something to grow on."""
+"""Settings without dropout, whose results can be compared. The warm-up is short, so that weights change and rounding differences can
+grow."""
 
 
 def compare_starts(slurm: Cluster, count: int) -> dict[str, list[float]]:
-    """Seconds to the first step of deepspeed alone on a node, and of a job of one and of two nodes, in turn."""
+    """Measure, `count` times, the seconds to the first step by deepspeed alone on a node, by a job of one node, and by a job of two nodes.
+    Returns way -> seconds."""
     data = prepare(slurm.folder)
     seconds: dict[str, list[float]] = {"deepspeed": [], "--nodes=1": [], "--nodes=2": []}
     for number in range(count):
@@ -45,7 +47,8 @@ def compare_starts(slurm: Cluster, count: int) -> dict[str, list[float]]:
 
 @contextmanager
 def started(run: Run, way: str) -> Iterator[str]:
-    """An endless run by deepspeed alone on a node, or by sbatch with `way`; the job's number."""
+    """In this block a run without end is going on, started by deepspeed alone on a node, or by sbatch with the option `way`. Yields the
+    job's number, "0" for deepspeed."""
     slurm, command = run.slurm, run.command(run__max_steps=100_000, optim__schedule_steps=100_000, run__save_steps=100_000)
     if way != "deepspeed":
         job = slurm.submit(way, SBATCH, *command)
@@ -60,8 +63,8 @@ def started(run: Run, way: str) -> Iterator[str]:
 
 
 def largest_differences(slurm: Cluster, modality: str) -> dict[str, dict[str, float]]:
-    """Of loss and gradient norm, relative to one process: at the first five updates and over all, for two nodes with one process each and
-    with two that are tensor-parallel inside the node."""
+    """Return the largest relative difference of loss and gradient norm to one process, at the first five updates and over all, for two
+    nodes with one process each and for two nodes whose two processes are tensor-parallel."""
     words = [PRETRAIN[modality].relative_to(ROOT), *(part for one in SAME for part in ("--set", one))]
     alone = slurm.folder / f"{modality}_alone"
     done = slurm.run("python", *words, "--run-dir", alone, timeout=900)
@@ -82,7 +85,7 @@ def largest_differences(slurm: Cluster, modality: str) -> dict[str, dict[str, fl
 
 
 def main() -> int:
-    """Exit code 1 where the differences are above 1e-5 and 1e-4."""
+    """Measure and print the result. Returns the exit code: 1 if a difference is above 1e-5 (first five updates) or 1e-4 (all), else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--start", type=int, default=0, help="how often to measure the seconds to the first step")
     parser.add_argument("--equal", action="store_true", help="compare 20 updates of each modality")

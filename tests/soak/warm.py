@@ -1,8 +1,8 @@
-"""A process that has imported the libraries once and forks a pytest run for each request: a run of few tests takes seconds less.
+"""A process that imports the libraries once and forks a pytest run for each request. A run of few tests then takes seconds less.
 
-`WarmPytest` is the caller's end. The process (`python -m tests.soak.warm`) reads one request a line and answers each with a line. It has
-imported nothing of this repository when it forks, so that a run sees the files as they are; the runs share one server of ranks (see
-tests/distributed.py), which has not either.
+`WarmPytest` is used by the caller. The process (`python -m tests.soak.warm`) reads one request per line and answers each with a line. It
+has imported nothing of this repository when it forks, so that a run uses the files as they are. The runs share one server of ranks (see
+tests/distributed.py), which has imported nothing of this repository either.
 """
 
 import contextlib
@@ -36,19 +36,20 @@ POLL_SECONDS = 0.02
 
 
 class WarmPytest:
-    """Runs pytest in `root`, a checkout of its own, one run at a time."""
+    """Runs pytest in `root`, a separate checkout, one run at a time."""
 
     def __init__(self, root: Path, libraries: tuple[str, ...] = LIBRARIES) -> None:
-        """`libraries` are imported once; with none, a run of tests that use ranks starts its own server of them."""
+        """Start the process, which imports `libraries` once. If there are none, each run of tests that use ranks starts its own server of
+        ranks."""
         # Bytecode of the same second and size would hide a fault.
         env = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "tests.soak.warm", str(root), *libraries]
         self._process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, args: list[str], seconds: float) -> tuple[int | None, str]:
-        """Exit code (None where it is killed after `seconds`) and output of `pytest args`.
+        """Run `pytest args`; return its exit code (None if it was killed after `seconds`) and its output.
 
-        Raises: RuntimeError where the process is gone.
+        Raises: RuntimeError if the process has ended.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(BrokenPipeError):  # then there is no answer either
@@ -88,7 +89,8 @@ def _import(libraries: list[str]) -> None:
 
 
 def _fork(run: Callable[[], int], output: Path) -> int:
-    """The pid of a child that calls `run` in a process group of its own, and ends with what it returns."""
+    """Fork a child that calls `run` in its own process group, writes its output to `output`, and exits with the result of `run`. Returns
+    the child's process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -135,7 +137,7 @@ def _answer(root: str, args: list[str], seconds: float) -> tuple[int | None, str
 
 
 def main() -> int:
-    """Answer until the caller is gone."""
+    """The main function of the process: answer requests until the caller closes stdin. Returns the exit code 0."""
     answers: Any = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no answer
     root, *libraries = sys.argv[1:]
