@@ -28,6 +28,8 @@ class BadItem(NamedTuple):
 
     where: str
     reason: str
+    file: str | None = None
+    """The file that the item is, or is a part of. None for a row of a table."""
 
 
 class UndecodableError(ValueError):
@@ -112,6 +114,9 @@ class Media(Protocol):
     def stretch(self, index: int) -> Stretch | None:
         """The part of the file that is the item; None is all of it."""
 
+    def file(self, index: int) -> str | None:
+        """The full path of the file that the item is, or is a part of, with links as listed. None for a row of a table."""
+
     def origin(self, index: int) -> str:
         """Equal for items that are of one file, whatever the names that lead to it."""
 
@@ -162,6 +167,10 @@ class Files:
         """Its full path, and its stretch."""
         return self._path(index) + self._named_stretch(index)
 
+    def file(self, index: int) -> str:
+        """See Media."""
+        return self._path(index)
+
     def origin(self, index: int) -> str:
         """The file that the item is or is a part of, by its full path without links."""
         folder, name = os.path.split(self._path(index))
@@ -206,7 +215,7 @@ def first_working(media: Media, indices: Iterable[int], attempt: Callable[[int],
         try:
             return attempt(index), index, bad
         except (OSError, UndecodableError) as error:
-            bad.append(bad_item(media, index, error))
+            bad.append(bad_item(media, index, error)._replace(file=media.file(index)))
     raise ConfigError(f"{media.name}: none of {len(bad)} items can be decoded: {name_bad(bad)}; check the data")
 
 

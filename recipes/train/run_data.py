@@ -2,6 +2,8 @@
 preparation that the run keeps for ever (shards.KEPT), by copies in the run dir. Knows no modality."""
 
 import hashlib
+import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -17,6 +19,9 @@ from recipes.modalities.base import Modality
 from recipes.run_dir.run_dir import RunDir
 from recipes.system.json_lines import read_rows
 from recipes.train.begun import DataFacts, acceptance, read_begun
+
+OLD_NO_FILE = re.compile(r" row \d+$| from [\d.]+ s$| [\d.]+ to [\d.]+ s$")
+"""Ends of what the user finds a row of a table or a stretch by."""
 
 
 class RunData:
@@ -77,13 +82,18 @@ class RunData:
 
     @cached_property
     def met_bad(self) -> frozenset[str]:
-        """Items that the run could not decode so far."""
+        """Files that the run could not decode so far, or whose stretches it could not decode."""
+        return frozenset(file for file in self._file_of_bad.values() if file)
+
+    @cached_property
+    def _file_of_bad(self) -> dict[str, str | None]:
+        """Items that the run could not decode so far -> the file of each, None for rows of a table. From events.jsonl."""
         rows, _ = read_rows(self._run_dir / "events.jsonl")
-        return frozenset(str(row.get("where")) for row in rows if row.get("event") == "bad_item")
+        return {str(row.get("where")): _file_of(row) for row in rows if row.get("event") == "bad_item"}
 
     def removed(self) -> frozenset[str]:
-        """Those of them that are gone by now, as the run asked for when it ended."""
-        return frozenset(where for where in self.met_bad if where.startswith("/") and not Path(where).exists())
+        """Items that the run could not decode and whose files are gone by now, as the run asked for when it ended."""
+        return frozenset(where for where, file in self._file_of_bad.items() if file and _is_gone(file))
 
     def facts(self, fingerprint: str) -> DataFacts:
         """Of what prepare() found."""
@@ -137,6 +147,23 @@ class RunData:
                 f"{prepared}: its {name} (sha256 {sha256[:12]}) is not that of the run ({was}), by which it has learned; {remedy}, or name "
                 "another --run-dir"
             )
+
+
+def _file_of(row: dict[str, Any]) -> str | None:
+    """Return the file of a bad_item event. An older release wrote none: then it is what the user finds the item by, if that is a path."""
+    where = str(row.get("where"))
+    return row["file"] if "file" in row else where if where.startswith("/") and not OLD_NO_FILE.search(where) else None
+
+
+def _is_gone(file: str) -> bool:
+    """Whether there is certainly no such file; what is behind a locked folder or a dangling link may come back."""
+    try:
+        os.lstat(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _sha256(path: Path) -> str | None:

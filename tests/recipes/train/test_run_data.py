@@ -123,4 +123,36 @@ def test_items_that_the_run_could_not_decode_and_that_are_gone_by_now_are_remove
     for where in (tmp_path / "gone.png", tmp_path / "there.png", "hub row 3"):
         run.event("bad_item", step=1, where=str(where), reason="truncated")
     data = data_of(run, recipe)
-    assert data.removed() == {f"{tmp_path}/gone.png"} and len(data.recorded_bad) == 3
+    assert data.removed() == {f"{tmp_path}/gone.png"} and len(data.recorded_bad) == 2
+
+
+def test_rows_and_stretches_are_removed_by_their_files_and_never_by_their_names(run: RunDir, recipe: Recipe, tmp_path: Path) -> None:
+    """A row is no path, so its name is never there; and a name that is no UTF-8 is not told as it is."""
+    for name in ("a.wav", "b\udce9.wav", "x.parquet"):
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "linked.png").symlink_to(tmp_path / "store")
+    items = {
+        f"{tmp_path}/x.parquet row 3": None,
+        f"{tmp_path}/a.wav 0.000 to 4.000 s": f"{tmp_path}/a.wav",
+        f"{tmp_path}/b\\udce9.wav": f"{tmp_path}/b\udce9.wav",
+        f"{tmp_path}/gone.wav from 1.500 s": f"{tmp_path}/gone.wav",
+        f"{tmp_path}/linked.png": f"{tmp_path}/linked.png",
+    }
+    for where, file in items.items():
+        run.event("bad_item", step=1, where=where, reason="truncated", file=file)
+    for where in ("y.parquet row 17", "c.wav 0.000 to 4.000 s", "c.wav from 1.500 s"):  # of an older release
+        run.event("bad_item", step=1, where=f"{tmp_path}/{where}", reason="truncated")
+    assert data_of(run, recipe).removed() == {f"{tmp_path}/gone.wav from 1.500 s"}
+
+
+def test_a_file_that_cannot_be_looked_for_is_not_removed(
+    run: RunDir, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.event("bad_item", step=1, where=f"{tmp_path}/locked/a.png", reason="Permission denied", file=f"{tmp_path}/locked/a.png")
+    data = data_of(run, recipe)
+
+    def refuse_to_look(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("recipes.train.run_data.os.lstat", refuse_to_look)
+    assert data.removed() == frozenset()
