@@ -111,6 +111,12 @@ def test_a_length_alone_is_no_stretch(tmp_path: Path) -> None:
     assert (read_stretches(path).stretches, read_stretches(path).stretch_columns) == ([None], [])
 
 
+@pytest.mark.parametrize(("head", "row"), [(",path,start,duration", "7,a.wav,2,3"), ("path,start,duration,", "a.wav,2,3")])
+def test_a_column_without_a_name_such_as_the_index_of_pandas_is_no_time(tmp_path: Path, head: str, row: str) -> None:
+    manifest = read_stretches(write(tmp_path / "a.csv", f"{head}\n{row}\n"))
+    assert (manifest.stretches, manifest.stretch_columns) == ([Stretch(2, 3)], ["start", "duration"])
+
+
 def test_a_time_that_is_none_is_named_with_its_row(tmp_path: Path) -> None:
     for value in ("0:01:30", "nan", "inf"):
         path = write(tmp_path / "a.csv", f"path,start,end\na.wav,1,2\na.wav,{value},3\n")
