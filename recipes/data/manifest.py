@@ -31,7 +31,8 @@ class FileManifest(NamedTuple):
 
     root: str
     paths: list[str]
-    labels: list[str | None]
+    labels: list[Any]
+    """As they are written; labels.class_name makes classes of them."""
     stretches: list[Stretch | None]
     columns: list[str]
     """Names of all columns; fairseq's lists have none."""
@@ -85,7 +86,7 @@ def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, colum
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{path} {row.place}: no path in column {chosen!r}; remove the row or write its path")
         manifest.paths.append(value)
-        manifest.labels.append(None if label is None else str(label))
+        manifest.labels.append(label)
         manifest.stretches.append(_stretch(path, row, list(zip(times, cells, strict=True))) if has_stretches else None)
     return manifest
 

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from recipes.data.folder import printable
+from recipes.data.labels import class_name
 from recipes.data.manifest import Stretch
 from recipes.errors import ConfigError
 
@@ -132,8 +133,8 @@ class Files:
     root: str
     """What the paths are relative to."""
     paths: Sequence[str]
-    labels: Sequence[str | None] | None = None
-    """None: a file's label is its folder."""
+    labels: Sequence[Any] | None = None
+    """As a list of files holds them. None: a file's label is its folder."""
     stretches_N2: np.ndarray | None = None
     """Start and length of each item in seconds, NaN for a whole file and for the rest of one; None: every item is a whole file."""
     columns: Sequence[str] = ()
@@ -196,7 +197,7 @@ class Files:
 
     def label(self, index: int) -> str | None:
         """See Media."""
-        return (os.path.dirname(self.paths[index]) or None) if self.labels is None else self.labels[index]
+        return (os.path.dirname(self.paths[index]) or None) if self.labels is None else class_name(self.labels[index])
 
 
 @cache

@@ -72,6 +72,15 @@ def test_a_split_that_is_not_there_is_told(tmp_path: Path, kind: MediaKind) -> N
     refused(tmp_path / "one", kind, "no split 'valid', its 2 files are one; put them into train/ and valid/", split="valid")
 
 
+def test_labels_of_a_list_name_the_same_classes_as_those_of_tables(tmp_path: Path, kind: MediaKind) -> None:
+    rows = [f'{{"path": "{name}.wav", "label": {label}}}' for name, label in zip("abcde", ("NaN", "1.0", "1", '"1"', '["x"]'), strict=True)]
+    (tmp_path / "list.jsonl").write_text("\n".join(rows))
+    media = open_media(str(tmp_path / "list.jsonl"), kind, column="audio")
+    assert [media.label(i) for i in range(4)] == [None, "1", "1", "1"] and len(media) == 5, "only a probe needs one class for each"
+    with pytest.raises(ConfigError, match=r"a label is \['x'\], and a probe needs one class for each example"):
+        media.label(4)
+
+
 def test_a_list_of_files_gives_its_rows_missing_files_and_all(tmp_path: Path, kind: MediaKind) -> None:
     fill(tmp_path / "data", "a.wav", "b.wav")
     (tmp_path / "list.tsv").write_text(f"path\tverdict\ndata/b.wav\tx\ndata/gone.wav\ty\n{tmp_path}/data/a.wav\tz\n")
