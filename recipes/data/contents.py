@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recipes.data.media_items import MappedPaths, save_paths
+from recipes.data.media_items import STRETCHES, MappedPaths, save_paths
 from recipes.data.shards import map_array, read_values
 
 PART_BYTES = 1 << 16
@@ -42,7 +42,7 @@ class RunSoFar:
     kept: Path | None = None
     """A folder with the files of its first preparation that belong to it for ever, such as the tokenizer."""
     bad: Collection[str] = ()
-    """Items that it could not decode: they may have been mended or removed."""
+    """Files that it could not decode, or not in part: they may have been mended or removed."""
 
 
 def digest(path: str | Path) -> bytes:
@@ -103,7 +103,10 @@ def look_again(folder: Path, passed_over: Collection[str] = ()) -> Look:
         return Look()
     paths, digests_N = MappedPaths(folder), map_array(folder / "contents.bin", np.dtype((np.void, DIGEST_BYTES)))
     chosen: Sequence[int] = range(len(paths))
-    if len(paths) > LOOKED_AT:
+    if (folder / STRETCHES).exists():
+        chosen = list(dict(zip(paths, chosen, strict=True)).values())  # one item of each file
+    num_files = len(chosen)
+    if num_files > LOOKED_AT:
         chosen = random.sample(chosen, LOOKED_AT)
     names = [os.path.join(record["root"], paths[index]) for index in chosen]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -111,4 +114,4 @@ def look_again(folder: Path, passed_over: Collection[str] = ()) -> Look:
     then = [digests_N[index].tobytes() for index in chosen]
     pairs = zip(names, then, found, strict=True)
     changed = [name for name, before, now in pairs if UNREAD not in (before, now) and before != now and name not in passed_over]
-    return Look(len(changed), len(names), len(paths), min(changed, default=""))
+    return Look(len(changed), len(names), num_files, min(changed, default=""))
