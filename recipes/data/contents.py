@@ -21,6 +21,7 @@ import numpy as np
 
 from recipes.data.media_items import STRETCHES, MappedPaths, save_paths
 from recipes.data.shards import map_array, read_values
+from recipes.errors import ConfigError, first_line
 
 PART_BYTES = 1 << 16
 DIGEST_BYTES = 16
@@ -96,12 +97,30 @@ class Look(NamedTuple):
         return f"{self.num_changed} of {self.num_looked} {files} hold something else than when it was prepared, such as {self.example}"
 
 
+def _read_digests(folder: Path) -> tuple[MappedPaths, np.ndarray]:
+    """Return the recorded paths and their digests. Raises: ConfigError if some of them are missing."""
+    try:
+        paths, digests_N = MappedPaths(folder), map_array(folder / "contents.bin", np.dtype((np.void, DIGEST_BYTES)))
+        is_whole = len(paths) == len(digests_N) and paths.is_whole()
+    except (OSError, ValueError) as error:
+        reason = first_line(error)
+        raise ConfigError(
+            f"{folder}: its record of the source files cannot be read ({reason}); remove the folder and prepare it again"
+        ) from error
+    if not is_whole:
+        raise ConfigError(f"{folder}: its record of the source files is damaged; remove the folder and prepare it again")
+    return paths, digests_N
+
+
 def look_again(folder: Path, passed_over: Collection[str] = ()) -> Look:
-    """Look at the source files of a prepared folder; those that are gone are no change, and `passed_over` are not looked at."""
+    """Look at the source files of a prepared folder; those that are gone are no change, and `passed_over` are not looked at.
+
+    Raises: ConfigError if the record of them is damaged.
+    """
     record = record_of(folder, "contents", "sources")
     if record is None:
         return Look()
-    paths, digests_N = MappedPaths(folder), map_array(folder / "contents.bin", np.dtype((np.void, DIGEST_BYTES)))
+    paths, digests_N = _read_digests(folder)
     chosen: Sequence[int] = range(len(paths))
     if (folder / STRETCHES).exists():
         chosen = list(dict(zip(paths, chosen, strict=True)).values())  # one item of each file

@@ -7,6 +7,7 @@ import pytest
 
 from recipes.data import contents
 from recipes.data.contents import PART_BYTES, UNREAD, Look, digest, look_again, record_files
+from recipes.errors import ConfigError
 
 
 def write(folder: Path, files: dict[str, bytes]) -> list[Path]:
@@ -72,6 +73,19 @@ def test_of_many_files_some_are_drawn(tmp_path: Path, monkeypatch: pytest.Monkey
     looks = [look_again(folder) for _ in range(40)]
     assert {look[:3] for look in looks} == {(3, 3, 9)} and len({look.example for look in looks}) > 3, "others each time"
     assert "3 of 3 files drawn from 9 hold something else" in str(looks[0])
+
+
+@pytest.mark.parametrize("name", ["contents.bin", "path_ends.bin", "paths.bin"])
+@pytest.mark.parametrize("num_bytes", [None, 5, 16])
+def test_a_damaged_record_is_one_line_with_the_way_out(tmp_path: Path, name: str, num_bytes: int | None) -> None:
+    folder = recorded(tmp_path / "prepared", write(tmp_path / "data", {"a": b"1", "b": b"2", "c": b"3"}))
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if num_bytes is not None:
+        (folder / name).write_bytes(content[:num_bytes])
+    with pytest.raises(ConfigError, match=rf"{folder}: .*; remove the folder and prepare it again$") as caught:
+        look_again(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_that_recorded_nothing_is_not_compared(tmp_path: Path) -> None:
