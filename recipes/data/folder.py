@@ -2,10 +2,11 @@
 knows neither kinds of data nor splits."""
 
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from recipes.errors import ConfigError
 
@@ -64,23 +65,28 @@ def find_place(path: str | Path) -> Path | None:
     return place.resolve()
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path, has_meaning: Callable[[str], Any] = lambda name: None) -> Listing:
     """Every file below the folder that is not hidden. A folder that can be reached on several ways is looked into once.
+    Its files then have the first of its names in sort order. A link whose name has no meaning, such as that of a split, comes last.
 
     Raises: ConfigError where the folder itself cannot be read.
     """
     found = Listing(folder)
     seen: dict[str, str] = {}
-    waiting = [""]
-    while waiting:
-        relative = waiting.pop()
+    waiting, links = [""], deque[str]()
+    while waiting or links:
+        relative = waiting.pop() if waiting else links.popleft()
         real = os.path.realpath(folder / relative)
         if real in seen:
             found.passed_over.append(f"{folder / relative}: the same folder as {folder / seen[real]}")
             continue
         seen[real], found.real_folders[relative] = relative, real
-        waiting += reversed(_look_into(found, relative))
+        below = _look_into(found, relative)
+        is_last = {path: os.path.islink(folder / path) and not has_meaning(os.path.basename(path)) for path in below}
+        links += [path for path in below if is_last[path]]
+        waiting += [path for path in reversed(below) if not is_last[path]]
     found.files.sort()
+    found.passed_over.sort()
     return found
 
 

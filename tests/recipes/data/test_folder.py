@@ -1,6 +1,7 @@
 """Listings: everything below a folder once, through links too, and a reason for what was passed over."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,25 @@ def test_links_to_folders_are_followed_each_folder_once_and_the_others_named(tmp
     found = list_folder(data)
     assert found.files == ["a/b.txt", "more/x.txt"]
     assert found.passed_over == [f"{data}/a/circle: the same folder as {data}", f"{data}/zagain: the same folder as {data}/more"]
+
+
+def test_a_real_folder_and_a_link_whose_name_has_a_meaning_go_before_other_links(tmp_path: Path) -> None:
+    data = fill(tmp_path / "data", "z/b/x.txt", "z/deep/y.txt", "v/w.txt")
+    far = fill(tmp_path / "far", "f.txt", "below/g.txt")
+    for name, target in {
+        "a": data / "z" / "b",
+        "b": far,
+        "c": far / "below",
+        "test": far,
+        "m/deeper": data / "z" / "deep",
+        "test-v": data / "v",
+    }.items():
+        (data / name).parent.mkdir(exist_ok=True)
+        (data / name).symlink_to(target)
+    found = list_folder(data, re.compile("test").match)
+    assert found.files == ["test-v/w.txt", "test/below/g.txt", "test/f.txt", "z/b/x.txt", "z/deep/y.txt"]
+    assert [line.partition(": ")[0] for line in found.passed_over] == [f"{data}/{name}" for name in ("a", "b", "c", "m/deeper", "v")]
+    assert list_folder(data).files == ["b/below/g.txt", "b/f.txt", "v/w.txt", "z/b/x.txt", "z/deep/y.txt"]
 
 
 def test_what_leads_nowhere_and_what_is_no_file_are_named(tmp_path: Path) -> None:

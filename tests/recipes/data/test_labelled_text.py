@@ -29,6 +29,15 @@ def test_a_split_is_the_file_of_its_name(folder: Path) -> None:
     assert load(folder, "valid") == (list("xyz"), ["1", "1", "1"])
 
 
+def test_a_link_that_is_named_for_a_split_goes_before_one_that_is_not(tmp_path: Path) -> None:
+    for name in ("data/train/a.csv", "far/a.csv"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"text,label\n{name},1\n")
+    for name in ("also", "test"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "far")
+    assert load(tmp_path / "data", "test") == (["far/a.csv"], ["1"])
+
+
 def test_a_tab_separated_table_is_cut_at_its_tabs(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("text\tlabel\none, two\ta\n")
     assert load(tmp_path, "train") == (["one, two"], ["a"])

@@ -171,6 +171,21 @@ def test_the_split_of_a_folder_is_told_by_its_names_and_what_is_left_out_is_said
     refused(folder, kind, r"1 in in, 1 of in/dev-1, 1 of in/train-1, 1 of in/train-2; --set data\.split=train, data\.split=all or")
 
 
+def test_a_link_to_the_test_data_does_not_make_training_data_of_them(tmp_path: Path, kind: MediaKind) -> None:
+    folder = fill(tmp_path / "data", "train/a.wav", "test/b.wav")
+    (folder / "also").symlink_to("test")
+    (folder / "train" / "more").symlink_to(folder / "test")
+    assert contents(folder, kind) == ["train/a.wav"] and contents(folder, kind, "test") == ["test/b.wav"]
+    fill(tmp_path / "far", "c.wav")
+    for name in ("b", "validation"):
+        (folder / name).symlink_to(tmp_path / "far")
+    assert contents(folder, kind) == ["train/a.wav"] and contents(folder, kind, "valid") == ["c.wav"]
+    (folder / "all-of-it").symlink_to("train")
+    assert contents(folder, kind) == ["train/a.wav"], "nor do the training data become others"
+    (folder / "dev").symlink_to("train")
+    refused(folder, kind, "its names do not tell what is training data, there are 1 of dev, 1 of validation, 1 of test")
+
+
 def test_a_folder_of_parquet_has_splits_by_names_at_any_depth_behind_links_and_with_any_characters(
     tmp_path: Path, kind: MediaKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -218,6 +218,15 @@ def test_splits_of_text_are_told_by_the_names_of_folders_and_what_lies_beside_th
         read(tmp_path)
 
 
+def test_a_link_to_held_out_text_that_is_named_for_it_goes_before_one_that_is_not(tmp_path: Path) -> None:
+    for name in ("data/train/a.txt", "far/b.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(name)
+    for name in ("also", "test"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "far")
+    assert read(tmp_path / "data") == [(0, "data/train/a.txt")]
+
+
 def test_splits_of_a_saved_data_set_and_of_the_hub_are_those_that_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
