@@ -1,5 +1,6 @@
 """Results in the order of the tasks whatever the number of processes; a reader that is not outrun; workers that die are noticed."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -135,6 +136,25 @@ def test_closing_kills_what_does_not_end_and_ends_a_thread_that_waits(monkeypatc
     waiting.join(5)
     assert lost and time.monotonic() - begin < 5
     assert not [pid for pid in workers.pids if (stat := read_stat(pid or 0)) and stat.state != "Z"]
+
+
+def test_closing_ends_the_processes_where_no_descriptor_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is after a batch could not be received for that reason."""
+    workers = Workers(square, 2)
+    for number in range(2):
+        workers.put(number)
+    assert [workers.get(), workers.get()] == [0, 1]
+
+    def refuse(number: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "dup", refuse)
+    try:
+        workers.close()
+        assert not [pid for pid in workers.pids if (stat := read_stat(pid or 0)) and stat.state != "Z"]
+    finally:
+        for child in multiprocessing.active_children():
+            child.kill()  # Python would wait for them at its end
 
 
 FORGOTTEN = """
