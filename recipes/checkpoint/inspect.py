@@ -1,4 +1,4 @@
-"""What a checkpoint holds, in words. Reads the manifest and changes nothing; torch-free, but where every hash is checked."""
+"""Prints what a checkpoint holds. Reads the manifest and changes nothing. Torch-free, unless every hash is checked (--verify)."""
 
 import argparse
 import time
@@ -13,7 +13,7 @@ from recipes.errors import ConfigError
 from recipes.values import place
 
 SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
-"""Of the recipe's model."""
+"""Settings of the recipe's model that are printed."""
 
 
 def add_command(commands: Any) -> None:
@@ -44,14 +44,14 @@ def run_inspect(args: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 
 def find_checkpoint(path: Path, flag: str) -> Path:
-    """The checkpoint folder that `path` is, or the newest complete one of the run dir that it is.
+    """Return `path` if it is a checkpoint folder, or the newest complete checkpoint if `path` is a run dir.
 
-    Raises: ConfigError, whose line begins with `flag` and the path.
+    Raises: ConfigError with a line that begins with `flag` and the path.
     """
     if not path.is_dir():
         raise ConfigError(f"{flag}{path}: no such folder; name a run dir (runs/text_tiny) or a folder checkpoints/step_N in one")
     if not any((path / name).exists() for name in ("checkpoints", "config.json")):
-        return path  # what is no checkpoint is named by read_manifest
+        return path  # read_manifest refuses a folder that is not a checkpoint
     found = newest(path)
     if found is None:
         raise ConfigError(f"{flag}{path}: the run has no complete checkpoint yet; wait for one (run.save_steps) or let the run end")
@@ -60,7 +60,7 @@ def find_checkpoint(path: Path, flag: str) -> Path:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Around reads of a checkpoint. Raises: ConfigError where the disk refuses, or a run that goes on has removed the folder."""
+    """Context for reads of a checkpoint. Raises: ConfigError if the disk fails, or if a running run has removed the folder."""
     try:
         yield
     except OSError as error:
@@ -68,8 +68,8 @@ def reading(folder: Path) -> Iterator[None]:
 
 
 def describe(folder: Path, manifest: Manifest) -> list[str]:
-    """Counters, recipe, origin, topology, files and sizes."""
-    counters, facts = manifest.counters, manifest.facts
+    """Return lines with counters, recipe, origin, topology, files and sizes."""
+    counters, metadata = manifest.counters, manifest.facts
     values = sum(prod(entry.shape) for entry in manifest.parameters.values())
     size = manifest.num_bytes() + (folder / MANIFEST).stat().st_size
     ranks = f"{manifest.tp_size * manifest.dp_size} ranks = data-parallel {manifest.dp_size} x tensor-parallel {manifest.tp_size}"
@@ -77,8 +77,8 @@ def describe(folder: Path, manifest: Manifest) -> list[str]:
         f"checkpoint {folder}",
         f"step {counters.step:,}, update {counters.update:,} ({counters.update - counters.step:,} skipped), {counters.samples:,} samples, "
         f"{counters.tokens:,} tokens",
-        _recipe_line(facts.get("recipe", {})),
-        _origin_line(facts),
+        _recipe_line(metadata.get("recipe", {})),
+        _origin_line(metadata),
         f"written by {ranks}",
         f"parameters: {len(manifest.parameters):,} with {values:,} values; {size:,} bytes, {size / max(1, values):.2f} a value",
         *(f"  {file.name}  {file.bytes:>16,} bytes, tensor-parallel rank {file.tp_rank}, data-parallel rank {file.dp_rank}"
@@ -93,16 +93,16 @@ def _recipe_line(recipe: dict[str, Any]) -> str:
     return f"recipe {recipe.get('name', 'unknown')} ({recipe.get('modality', 'unknown modality')}): {', '.join(sizes)}"
 
 
-def _origin_line(facts: dict[str, Any]) -> str:
-    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(facts["time"])) if "time" in facts else "at an unknown time"
-    versions = [f"{name} {version}" for name, version in facts.get("versions", {}).items()]
-    versions += [f"python {facts['python']}"] if "python" in facts else []
-    commit = f", commit {facts['git_commit'][:12]}" if facts.get("git_commit") else ""
-    return f"written {when} with {', '.join(versions) or 'unknown versions'}{commit}; data {facts.get('data_fingerprint', 'unknown')}"
+def _origin_line(metadata: dict[str, Any]) -> str:
+    when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(metadata["time"])) if "time" in metadata else "at an unknown time"
+    versions = [f"{name} {version}" for name, version in metadata.get("versions", {}).items()]
+    versions += [f"python {metadata['python']}"] if "python" in metadata else []
+    commit = f", commit {metadata['git_commit'][:12]}" if metadata.get("git_commit") else ""
+    return f"written {when} with {', '.join(versions) or 'unknown versions'}{commit}; data {metadata.get('data_fingerprint', 'unknown')}"
 
 
 def parameter_lines(manifest: Manifest) -> list[str]:
-    """Name, whole shape, and the dimension along which tensor parallelism splits it."""
+    """Return a line for each parameter: name, whole shape, and the dimension along which tensor parallelism splits it."""
     width = max(map(len, manifest.parameters), default=0)
     return [
         f"  {name:<{width}}  {' x '.join(map(str, entry.shape)):<14}  {'whole' if entry.tp_dim is None else f'split along {entry.tp_dim}'}"

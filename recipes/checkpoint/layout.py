@@ -1,7 +1,8 @@
-"""What a checkpoint folder holds, by name, and which one is the newest. One value is written once; nothing here reads or writes tensors.
+"""Names and small files of a checkpoint folder, and which folder is the newest. Each value is stored once. Nothing here reads or writes
+tensors.
 
 checkpoints/step_00000100/
-    rank_00000.safetensors ...    per rank: KIND/PARAMETER -> its flat unpadded range; the header says where that range lies and its hashes
+    rank_00000.safetensors ...    per rank: KIND/PARAMETER -> its flat unpadded range; the header has the range's place and hashes
     manifest.json                 counters, parameters, files with their sizes and header hashes, recipe, versions; the last file written
 checkpoints/latest                the name of the newest complete folder
 """
@@ -22,8 +23,8 @@ PREFIX = "step_"
 
 @dataclass(frozen=True)
 class Range:
-    """Where a rank's piece of a parameter lies: `count` elements from `offset` of the flattened tensor-parallel slice
-    `tp_rank` of `tp_size`, whose shape is `local_shape`, cut along `tp_dim` (None: not cut)."""
+    """A rank's piece of a parameter: `count` elements from `offset` of the flattened tensor-parallel slice `tp_rank` of `tp_size`. The
+    slice has shape `local_shape` and is cut along `tp_dim` (None: not cut)."""
 
     parameter: str
     local_shape: tuple[int, ...]
@@ -33,17 +34,17 @@ class Range:
     offset: int
     count: int
     sha256: tuple[str, ...] = ()
-    """One for each stretch of tensor_file.HASHED_ELEMENTS elements."""
+    """One hash for each block of tensor_file.HASHED_ELEMENTS elements."""
 
 
 @dataclass(frozen=True)
 class Counters:
-    """Where the run stands, whatever the number of ranks."""
+    """Progress of the run, independent of the number of ranks."""
 
     step: int = 0
     """Optimizer updates applied."""
     update: int = 0
-    """Global batches consumed; more than `step` by the skipped ones."""
+    """Global batches consumed: `step` plus the skipped updates."""
     samples: int = 0
     tokens: int = 0
 
@@ -53,16 +54,16 @@ class ParameterEntry:
     """One parameter of the model that wrote the checkpoint."""
 
     shape: tuple[int, ...]
-    """Of the whole tensor."""
+    """Shape of the whole tensor."""
     tp_dim: int | None
-    """Along which the tensor-parallel ranks cut it; None where each held it whole."""
+    """Dimension along which the tensor-parallel ranks split it; None if each rank held the whole tensor."""
     partition: int
-    """Elements of a flattened slice that one data-parallel rank held; the last ranks may have fewer or none."""
+    """Elements of a flattened slice that each data-parallel rank held; the last ranks may have held fewer or none."""
 
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One rank's file."""
+    """The file of one rank."""
 
     name: str
     bytes: int
@@ -73,7 +74,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What manifest.json says. `facts`: recipe, versions, data_fingerprint and small states that are no tensors."""
+    """Content of manifest.json. `facts`: recipe, versions, data_fingerprint and small states that are not tensors."""
 
     counters: Counters
     tp_size: int
@@ -83,23 +84,23 @@ class Manifest:
     facts: dict[str, Any]
 
     def num_bytes(self) -> int:
-        """Size of all tensor files."""
+        """Return the size of all tensor files together."""
         return sum(file.bytes for file in self.files)
 
 
 def step_folder(run_dir: Path, step: int) -> Path:
-    """The folder of the checkpoint after `step` updates."""
+    """Return the folder of the checkpoint after `step` updates."""
     return run_dir / "checkpoints" / f"{PREFIX}{step:08d}"
 
 
 def step_of(folder: Path) -> int:
-    """The inverse of step_folder."""
+    """Return the step of a checkpoint folder: the inverse of step_folder."""
     return int(folder.name.removeprefix(PREFIX))
 
 
 def candidates(run_dir: Path) -> list[Path]:
-    """Checkpoint folders to try, best first: the one that `latest` names and those before it, or all where it names none.
-    Nothing is said about whether they can be read."""
+    """Return the checkpoint folders to try, newest first: the folder that `latest` names and older ones, or all folders if `latest` names
+    none. Whether they can be read is not checked."""
     folder = run_dir / "checkpoints"
     found = sorted((p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit() and p.is_dir()), key=step_of)
     found.reverse()
@@ -115,7 +116,7 @@ def _named(folder: Path) -> Path | None:
 
 
 def newest(run_dir: Path) -> Path | None:
-    """The best candidate whose manifest and file sizes are right, without reading tensors; None where there is none."""
+    """Return the first candidate whose manifest and file sizes are right, without reading tensors; None if there is none."""
     for folder in candidates(run_dir):
         try:
             check_files(folder, read_manifest(folder))
@@ -126,24 +127,26 @@ def newest(run_dir: Path) -> Path | None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json with a hash over itself."""
+    """Write manifest.json, including a hash of its own content."""
     write_text_atomically(folder / MANIFEST, _text({"format": FORMAT, **asdict(manifest)}))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises: DamagedCheckpoint where there is no manifest or it is not as it was written; ConfigError where another version
-    of this software wrote it."""
+    """Read manifest.json and check its hash.
+
+    Raises: DamagedCheckpoint if it does not exist or is not as it was written; ConfigError if another version of this software wrote it.
+    """
     if not (folder / MANIFEST).exists() and (folder / "state.json").exists():
         raise ConfigError(f"{folder}: checkpoint format 1, this version reads {FORMAT}; use the version that wrote it")
     try:
         text = (folder / MANIFEST).read_text()
         content = json.loads(text)
-        said = content.pop("sha256")
+        stored_hash = content.pop("sha256")
     except FileNotFoundError:
         raise DamagedCheckpoint(f"{folder}: no {MANIFEST}, so not a complete checkpoint; use an older one") from None
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise DamagedCheckpoint(f"{folder}: {MANIFEST} cannot be read ({error}); use an older one") from None
-    if _hash(content) != said:
+    if _hash(content) != stored_hash:
         raise DamagedCheckpoint(f"{folder}: {MANIFEST} is not as it was written (its hash differs); use an older one")
     if content.get("format") != FORMAT:
         newer = isinstance(content.get("format"), int) and content["format"] > FORMAT
@@ -166,7 +169,7 @@ def _manifest(content: dict[str, Any]) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Raises: DamagedCheckpoint where a file is absent or has not its size."""
+    """Raises: DamagedCheckpoint if a file is missing or does not have its recorded size."""
     for file in manifest.files:
         path = folder / file.name
         size = path.stat().st_size if path.exists() else None
@@ -184,11 +187,11 @@ def _hash(content: dict[str, Any]) -> str:
 
 
 def range_to_json(item: Range) -> str:
-    """One header entry."""
+    """Return the text of a range in a file's header."""
     return json.dumps({field.name: getattr(item, field.name) for field in fields(Range)})
 
 
 def range_from_json(text: str) -> Range:
-    """The inverse of range_to_json."""
+    """Return the range of a text that range_to_json() wrote."""
     values = json.loads(text)
     return Range(**{**values, "local_shape": tuple(values["local_shape"]), "sha256": tuple(values["sha256"])})

@@ -1,4 +1,4 @@
-"""Reads a checkpoint at any number of ranks: each rank the stretches that it needs, verified, one parameter at a time."""
+"""Reads a checkpoint with any number of ranks. Each rank reads and verifies only the blocks that it needs, one parameter at a time."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -16,10 +16,10 @@ OPEN_FILES = 64
 
 
 class CheckpointReader:
-    """The tensors of a checkpoint folder by kind and parameter, for any cut of them."""
+    """Reads the tensors of a checkpoint folder by kind and parameter, cut for any number of ranks."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises: DamagedCheckpoint where the folder is not a complete checkpoint; ConfigError for another format."""
+        """Raises: DamagedCheckpoint if the folder is not a complete checkpoint; ConfigError if it has another format."""
         self.folder, self.manifest = folder, read_manifest(folder)
         check_files(folder, self.manifest)
         self._by_rank = {(file.tp_rank, file.dp_rank): file for file in self.manifest.files}
@@ -27,28 +27,28 @@ class CheckpointReader:
 
     @property
     def counters(self) -> Counters:
-        """Where the run stood."""
+        """Progress of the run when it wrote the checkpoint."""
         return self.manifest.counters
 
     def names(self, kind: str) -> list[str]:
-        """Parameters that have a tensor of this kind, in the model's order."""
+        """Return the parameters that have a tensor of this kind, in the model's order."""
         keys = {key for file in self.manifest.files if file.dp_rank == 0 for key in self._open(file).metadata}
         return [name for name in self.manifest.parameters if f"{kind}/{name}" in keys]
 
     def whole(self, kind: str, name: str) -> Tensor:
-        """One whole tensor. Raises: ConfigError where the checkpoint has no such parameter; DamagedCheckpoint."""
+        """Return one whole tensor. Raises: ConfigError if the checkpoint has no such parameter; DamagedCheckpoint."""
         entry = self.entry(name)
         return self.read(kind, name, (0, 1), 0, prod(entry.shape)).view(entry.shape)
 
     def entry(self, name: str) -> ParameterEntry:
-        """Shape and cut of a parameter. Raises: ConfigError."""
+        """Return shape and split of a parameter. Raises: ConfigError if the checkpoint has no such parameter."""
         if name not in self.manifest.parameters:
             raise ConfigError(f"{self.folder}: has no parameter {name}; it is a checkpoint of another architecture")
         return self.manifest.parameters[name]
 
     def read(self, kind: str, name: str, cut: tuple[int, int], first: int, count: int) -> Tensor:
-        """`count` elements from `first` of a flattened slice, where `cut` = (rank, size) of the tensor-parallel group that asks.
-        A parameter that the writers did not cut is not cut here either. Raises: DamagedCheckpoint, OSError."""
+        """Return `count` elements from `first` of a flattened slice. `cut` = (rank, size) of the reader in its tensor-parallel group. A
+        parameter that the writers did not split is not split here either. Raises: DamagedCheckpoint, OSError."""
         entry = self.entry(name)
         if count == 0:
             return torch.empty(0)
@@ -57,8 +57,8 @@ class CheckpointReader:
         return self._recut(kind, name, cut, first, count)
 
     def _recut(self, kind: str, name: str, cut: tuple[int, int], first: int, count: int) -> Tensor:
-        """The same where the writers cut it into another number of slices. A slice is a block of columns of the tensor seen
-        as rows before the cut dimension x columns from it on."""
+        """Return the same if the writers split the parameter into another number of slices. Seen as a matrix, the tensor has the dimensions
+        before the split one as rows, and the others as columns. A slice is a block of its columns."""
         entry, slices = self.entry(name), self.manifest.tp_size
         assert entry.tp_dim is not None
         columns = prod(entry.shape[entry.tp_dim :])
@@ -76,7 +76,7 @@ class CheckpointReader:
         return out.view(-1)[first - top * ours - left :][:count]
 
     def _interval(self, kind: str, name: str, tp_rank: int, first: int, stop: int) -> Tensor:
-        """Elements from `first` to `stop` of one of the writers' flattened slices, from the files of its data-parallel ranks."""
+        """Return the elements from `first` to `stop` of one of the writers' flattened slices, from the files of its data-parallel ranks."""
         key, partition = f"{kind}/{name}", self.entry(name).partition
         out = torch.empty(stop - first)
         for dp_rank in range(first // partition, -(-stop // partition)):
@@ -85,7 +85,7 @@ class CheckpointReader:
                 raise ConfigError(f"{self.folder}: has no {kind} of parameter {name}; it is a checkpoint of another architecture")
             place = range_from_json(file.metadata[key])
             low, high = max(first, place.offset), min(stop, place.offset + place.count)
-            for index, values in file.stretches(key, low - place.offset, high - place.offset, place.sha256):
+            for index, values in file.blocks(key, low - place.offset, high - place.offset, place.sha256):
                 start, end = max(low, place.offset + index), min(high, place.offset + index + len(values))
                 out[start - first : end - first] = values[start - place.offset - index : end - place.offset - index]
         return out
@@ -94,13 +94,13 @@ class CheckpointReader:
         return TensorFile(self.folder / entry.name, entry.header_sha256)
 
     def verify(self) -> int:
-        """Read everything and return the number of ranges. Raises: DamagedCheckpoint naming the first that is damaged."""
+        """Read and verify everything, and return the number of ranges. Raises: DamagedCheckpoint that names the first damaged one."""
         return sum(1 for file in self.manifest.files for _ in self._verified(file))
 
     def _verified(self, entry: FileEntry) -> Iterator[str]:
         file = self._open(entry)
         for key, text in file.metadata.items():
             place = range_from_json(text)
-            for _ in file.stretches(key, 0, place.count, place.sha256):
+            for _ in file.blocks(key, 0, place.count, place.sha256):
                 pass
             yield key

@@ -1,4 +1,4 @@
-"""Puts a checkpoint into a live run, whatever number of ranks wrote it, and falls back to an older one where it is damaged."""
+"""Loads a checkpoint into the live state, whatever the number of ranks that wrote it, and falls back to an older one if it is damaged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,21 +8,21 @@ import torch
 import torch.distributed as dist
 
 from recipes.checkpoint.layout import Manifest, candidates
-from recipes.checkpoint.live import Live, check_same_architecture, entries, shards_of
+from recipes.checkpoint.live import LiveState, check_same_architecture, entries, shards_of
 from recipes.checkpoint.load import CheckpointReader
 from recipes.cluster.world import World
 from recipes.engine import shards
 from recipes.errors import ConfigError, DamagedCheckpoint
 
 Report = Callable[[Path, str], Any]
-Alive = Callable[[], Any]
+Heartbeat = Callable[[], Any]
 
 
-def load_newest(run_dir: Path, live: Live, world: World, report: Report, alive: Alive = lambda: None) -> Manifest | None:
-    """Load the newest checkpoint that every rank can read; `report` is told of each that some rank cannot, `alive` of each
-    parameter that is loaded. None where there is no checkpoint at all. A collective.
+def load_newest(run_dir: Path, live: LiveState, world: World, report: Report, alive: Heartbeat = lambda: None) -> Manifest | None:
+    """Load the newest checkpoint that every rank can read, and return its manifest; None if there is no checkpoint. A collective.
 
-    Raises: ConfigError for another architecture or format, or where none can be read.
+    `report` is called with each checkpoint that a rank cannot read, and the reason. `alive` is called before each parameter is loaded.
+    Raises: ConfigError if the architecture or format is another one, or if no checkpoint can be read.
     """
     folders = world.on_rank_zero(lambda: candidates(run_dir))
     reasons = []
@@ -47,26 +47,27 @@ def load_newest(run_dir: Path, live: Live, world: World, report: Report, alive: 
     return None
 
 
-def load_checkpoint(folder: Path, live: Live, alive: Alive = lambda: None) -> Manifest:
-    """Write every shard of this rank from a checkpoint. No collective: finish_load makes the forward see it.
+def load_checkpoint(folder: Path, live: LiveState, alive: Heartbeat = lambda: None) -> Manifest:
+    """Read every shard of this rank from a checkpoint, and return its manifest. No collective. The forward uses the new weights only after
+    finish_load().
 
-    Raises: ConfigError for another architecture or format; DamagedCheckpoint and OSError, after which shards may be half written.
+    Raises: ConfigError if the architecture or format is another one; DamagedCheckpoint and OSError, after which some shards may be written.
     """
-    reader, parallel, beside = CheckpointReader(folder), live.parallel, live.shards()
+    reader, parallel, own_kinds = CheckpointReader(folder), live.parallel, live.shards()
     check_same_architecture(folder, reader.manifest.parameters, entries(live))
     for name, parameter in shards.named_parameters(live.student):
         first, count = shards.shard_range(parameter)
         cut = (parallel.tp_rank, parallel.tp_size) if shards.is_split(parameter) else (0, 1)
         alive()
-        for kind, shard in shards_of(name, parameter, beside):
+        for kind, shard in shards_of(name, parameter, own_kinds):
             with torch.no_grad():
                 shard[:count].copy_(reader.read(kind, name, cut, first, count))
     return reader.manifest
 
 
-def finish_load(live: Live, manifest: Manifest) -> None:
-    """Everything beside the shards: the optimizer's count, the loss scale, the weights that the forwards gather. A collective
-    where parameters are persistent."""
+def finish_load(live: LiveState, manifest: Manifest) -> None:
+    """Restore what is not in the shards: the optimizer's step count, the loss scale, and the weights that the forwards gather. A collective
+    if there are persistent parameters."""
     shards.set_optimizer_step(live.student, manifest.counters.step)
     shards.set_loss_scaler_state(live.student, manifest.facts.get("loss_scaler", {}))
     shards.refresh_compute_weights(live.student)

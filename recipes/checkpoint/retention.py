@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and how the others, and what a killed save left behind, go away. Never the newest."""
+"""Selects and removes outdated checkpoints, and removes what a killed save left behind. The newest checkpoint is never removed."""
 
 import shutil
 from pathlib import Path
@@ -9,24 +9,24 @@ from recipes.system.durable import sync
 
 
 def outdated(folders: list[Path], config: CheckpointConfig) -> list[Path]:
-    """Those of `folders` (best first) beyond the last `keep_last` and not at a multiple of `keep_every_steps`."""
+    """Return those of `folders` (newest first) that are not among the last `keep_last` and not at a multiple of `keep_every_steps`."""
     every = config.keep_every_steps
     return [folder for folder in folders[max(1, config.keep_last) :] if not every or step_of(folder) % every]
 
 
 def apply_retention(run_dir: Path, config: CheckpointConfig) -> None:
-    """Remove what is outdated; call it when a new checkpoint is complete. Raises: OSError."""
+    """Remove outdated checkpoints. Call it after a new checkpoint is complete. Raises: OSError."""
     for folder in outdated(candidates(run_dir), config):
         remove_folder(folder)
 
 
 def remove_folder(folder: Path) -> None:
-    """Take a checkpoint away: its name first, in one move, so that no half of it can be read. Raises: OSError."""
-    gone = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(gone, ignore_errors=True)
-    folder.rename(gone)
+    """Remove a checkpoint. It is renamed first, in one operation, so that no partly removed checkpoint can be read. Raises: OSError."""
+    hidden = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
     sync(folder.parent)
-    shutil.rmtree(gone)
+    shutil.rmtree(hidden)
 
 
 def remove_leftovers(run_dir: Path) -> None:

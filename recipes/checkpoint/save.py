@@ -1,6 +1,6 @@
-"""Writes checkpoints in the background: a host copy at a step boundary, then files, and all at once a complete folder.
+"""Writes checkpoints in the background: a host copy at a step boundary, then the files. The complete folder appears in one operation.
 
-Knows shards and files, neither when a save is due nor what is told about it (recipes/train/saving.py).
+When a save is due, and which events report it, is decided in recipes/train/saving.py.
 """
 
 import os
@@ -27,7 +27,7 @@ from recipes.checkpoint.layout import (
     step_folder,
     write_manifest,
 )
-from recipes.checkpoint.live import Live, entries, owned_shards
+from recipes.checkpoint.live import LiveState, entries, owned_shards
 from recipes.checkpoint.retention import apply_retention, remove_folder
 from recipes.checkpoint.tensor_file import hashes_of, write_tensors
 from recipes.cluster.world import LONGEST_PREPARATION, World
@@ -38,8 +38,8 @@ from recipes.system.durable import sync, write_text_atomically
 
 @dataclass(frozen=True)
 class SaveOutcome:
-    """How a save ended, the same on every rank. `problem` is None where the checkpoint is complete and `latest` names it;
-    `leftover` says what stood in the way of removing an outdated one."""
+    """How a save ended, the same on every rank. `problem` is None if the checkpoint is complete and `latest` names it. `leftover` is the
+    reason why an outdated checkpoint could not be removed, else None."""
 
     step: int
     problem: str | None
@@ -50,15 +50,15 @@ class SaveOutcome:
 
 
 class CheckpointSaver:
-    """One save at a time of a live run's state; every method is called by every rank at the same step."""
+    """Saves the live state, one save at a time. Every rank calls every method at the same step."""
 
     def __init__(
-        self, run_dir: Path, live: Live, world: World, config: CheckpointConfig, check_owner: Callable[[], None] | None = None
+        self, run_dir: Path, live: LiveState, world: World, config: CheckpointConfig, check_owner: Callable[[], None] | None = None
     ) -> None:
-        """A collective: the writing threads get a process group of their own. `check_owner` runs on rank 0 before a checkpoint
-        is written and before it becomes visible, and raises ConfigError where the run dir is lost by now."""
+        """A collective: the writing threads get a process group of their own. `check_owner` runs on rank 0 before a checkpoint is written
+        and before it becomes visible. It raises ConfigError if the run dir no longer belongs to this launch."""
         self._run_dir, self._live, self._config, self._check_owner = run_dir, live, config, check_owner or (lambda: None)
-        world.gather(None)  # ends where a rank has ended, for which the next line would wait without a word
+        world.gather(None)  # fails if a rank has ended; new_group would wait for that rank silently
         self._world = replace(world, control=dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION))
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._host: dict[str, Tensor] = {}
@@ -66,21 +66,21 @@ class CheckpointSaver:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a save was begun whose outcome nobody has taken."""
+        """True if a save is running, or done but its outcome is not yet taken with finish()."""
         return self._running is not None
 
     def is_written(self) -> bool:
-        """Whether the running save has ended, as this rank sees it. Raises: the defect that has ended it."""
+        """True if the running save has ended on this rank. Raises: the defect that has ended it."""
         if self._running is None or not self._running.done():
             return False
         error = self._running.exception()
-        if error is not None and not isinstance(error, ConfigError):  # those all ranks have agreed on
+        if error is not None and not isinstance(error, ConfigError):  # a ConfigError is raised on all ranks, by finish()
             raise error
         return True
 
-    def begin(self, counters: Counters, facts: dict[str, Any]) -> None:
-        """Copy this rank's shards to host memory, which training waits for, and write them in the background."""
-        assert self._running is None, "take the outcome of the save before"
+    def begin(self, counters: Counters, metadata: dict[str, Any]) -> None:
+        """Copy this rank's shards to host memory while training waits, then write them in the background."""
+        assert self._running is None, "call finish() for the previous save first"
         start = time.perf_counter()
         places = {}
         for key, place, shard in owned_shards(self._live):
@@ -89,44 +89,44 @@ class CheckpointSaver:
                 self._host[key] = torch.empty(shard.shape, dtype=torch.float32)
             self._host[key].copy_(shard)
         parallel = self._live.parallel
-        manifest = Manifest(counters, parallel.tp_size, parallel.dp_size, entries(self._live), (), facts)
+        manifest = Manifest(counters, parallel.tp_size, parallel.dp_size, entries(self._live), (), metadata)
         seconds = time.perf_counter() - start
         self._running = self._thread.submit(self._write, manifest, places, seconds)
 
     def finish(self) -> SaveOutcome:
-        """Wait for the running save and take its outcome. Raises: ConfigError where the run dir was taken over."""
+        """Wait for the running save and return its outcome. Raises: ConfigError if another launch has taken over the run dir."""
         assert self._running is not None
         running, self._running = self._running, None
         return running.result()
 
     def close(self) -> None:
-        """Let a running save end, whatever its outcome; the saver cannot be used afterwards."""
+        """Wait for the running save, whatever its outcome. The saver cannot be used afterwards."""
         self._thread.shutdown(wait=True)
 
     def _write(self, manifest: Manifest, places: dict[str, Range], copy_seconds: float) -> SaveOutcome:
         start = time.perf_counter()
         target = step_folder(self._run_dir, manifest.counters.step)
-        # A name of its own: a rank that outlived a killed launch must not write into the next one's folder.
+        # A unique name: a rank that outlived a killed launch must not write into the folder of the next launch.
         temporary = self._world.on_rank_zero(lambda: target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp"))
-        problem = self._world.on_rank_zero(lambda: problem_of(lambda: self._make(temporary)))
+        problem = self._world.on_rank_zero(lambda: problem_of(lambda: self._make_folder(temporary)))
         files: list[FileEntry] = []
         if problem is None:
             problem, files = self._write_files(temporary, places)
         if problem is None:
             complete = replace(manifest, files=tuple(files))
             problem = self._world.on_rank_zero(lambda: problem_of(lambda: self._publish(temporary, target, complete)))
-        leftover = self._world.on_rank_zero(lambda: problem_of(lambda: self._tidy(temporary, problem)))
+        leftover = self._world.on_rank_zero(lambda: problem_of(lambda: self._clean_up(temporary, problem)))
         num_bytes = sum(file.bytes for file in files)
         return SaveOutcome(manifest.counters.step, problem, leftover, copy_seconds, time.perf_counter() - start, num_bytes)
 
-    def _make(self, temporary: Path) -> None:
-        """In the run dir that is this launch's, and never a run dir anew."""
+    def _make_folder(self, temporary: Path) -> None:
+        """Create the temporary folder if the run dir still belongs to this launch. A run dir that is gone is not created again."""
         self._check_owner()
         temporary.parent.mkdir(exist_ok=True)
         temporary.mkdir()
 
     def _write_files(self, folder: Path, places: dict[str, Range]) -> tuple[str | None, list[FileEntry]]:
-        """This rank's file, and then what all ranks say of theirs."""
+        """Write this rank's file. Return the first problem of any rank, and the entries of all ranks' files."""
         written: list[FileEntry] = []
         problem = problem_of(lambda: written.append(self._write_file(folder, places)))
         answers: list[Any] = [None] * self._world.size
@@ -146,15 +146,15 @@ class CheckpointSaver:
         write_manifest(temporary, manifest)
         check_files(temporary, read_manifest(temporary))
         self._check_owner()
-        if target.exists():  # a damaged one, or one that `latest` was turned back from
+        if target.exists():  # a damaged checkpoint, or a newer one from which the run has fallen back
             remove_folder(target)
         temporary.rename(target)
         sync(target.parent)
-        sync(self._run_dir)  # where the first save has made the folder of all
+        sync(self._run_dir)  # the first save has created the folder checkpoints/
         write_text_atomically(target.parent / "latest", target.name + "\n")
 
-    def _tidy(self, temporary: Path, problem: str | None) -> None:
-        """Let outdated checkpoints go, or what a failed save has written: it fills the disk."""
+    def _clean_up(self, temporary: Path, problem: str | None) -> None:
+        """Remove outdated checkpoints or, after a failed save, the files that it has written, since they fill the disk."""
         if problem is None:
             apply_retention(self._run_dir, self._config)
         else:
@@ -162,7 +162,7 @@ class CheckpointSaver:
 
 
 def problem_of(job: Callable[[], Any]) -> str | None:
-    """Run a piece of file work; what the disk says where it refuses, or gives back what was not written."""
+    """Run `job` and return its problem: the disk's error, or that files are not as they were written; None if there is none."""
     try:
         job()
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Files of tensors in the safetensors format, written as a stream with hashes and read piece by piece. Knows no engine and no ranks.
+"""Files of tensors in the safetensors format, written as a stream with hashes and read in blocks. Independent of engines and ranks.
 
-The library writes whole dictionaries and maps whole files: here a file is written tensor by tensor from any iterator, every byte of it is
-covered by a hash, a reader touches only what it asks for, and a disk that fails gives an OSError instead of a bus error.
+The safetensors library writes whole dictionaries and maps whole files. Here a file is written tensor by tensor from any iterator, and every
+byte is covered by a hash. A reader reads only what it needs, and a failing disk causes an OSError instead of a bus error.
 """
 
 import hashlib
@@ -16,19 +16,19 @@ from torch import Tensor
 from recipes.errors import DamagedCheckpoint
 
 HASHED_ELEMENTS = 4 * 1024**2
-"""Elements that share a hash (16 MiB): a rank that needs a part of a range verifies little more than that part."""
+"""Elements of a block, which has one hash (16 MiB). A rank that needs a part of a range reads and verifies little more than that part."""
 ELEMENT_BYTES = 4
 LENGTH_BYTES = 8
-ALIGNMENT = 8  # of the header, as the library writes it
+ALIGNMENT = 8  # of the header, as in files of the library
 
 
 def hashes_of(tensor: Tensor) -> tuple[str, ...]:
-    """sha256 of each stretch of HASHED_ELEMENTS elements of a flat float32 host tensor."""
+    """Return the sha256 of each block of HASHED_ELEMENTS elements of a flat float32 host tensor."""
     return tuple(hashlib.sha256(_bytes(part)).hexdigest() for part in tensor.split(HASHED_ELEMENTS))
 
 
 def write_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[Tensor], metadata: dict[str, str]) -> str:
-    """Write float32 host tensors, which come in the order of `shapes`, and make the file durable.
+    """Write float32 host tensors, in the order of `shapes`, and make the file durable.
 
     Returns: the sha256 of the header. Raises: OSError.
     """
@@ -56,15 +56,15 @@ def _header(shapes: Mapping[str, tuple[int, ...]], metadata: dict[str, str]) -> 
 
 def _bytes(tensor: Tensor) -> memoryview:
     dense = tensor.detach().contiguous()
-    # A slice of one element or none counts as contiguous whatever its stride, and view(-1) would keep that.
+    # torch treats a slice of at most one element as contiguous, whatever its stride, and view(-1) would keep that stride.
     return dense.as_strided((dense.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 class TensorFile:
-    """A file of write_tensors, open for reading."""
+    """Reads a file that write_tensors() wrote."""
 
     def __init__(self, path: Path, header_sha256: str) -> None:
-        """Raises: DamagedCheckpoint where the header is not the one that was written; OSError."""
+        """Read and check the header. Raises: DamagedCheckpoint if the header is not as it was written; OSError."""
         self.path = path
         with path.open("rb") as file:
             length = file.read(LENGTH_BYTES)
@@ -77,9 +77,9 @@ class TensorFile:
         self.metadata: dict[str, str] = content.pop("__metadata__")
         self._offsets = {name: entry["data_offsets"] for name, entry in content.items()}
 
-    def stretches(self, name: str, first: int, stop: int, sha256: tuple[str, ...]) -> Iterator[tuple[int, Tensor]]:
-        """(index of its first element, values) of the hashed stretches that hold the elements from `first` to `stop` of a
-        flat tensor, each verified. Raises: DamagedCheckpoint, OSError."""
+    def blocks(self, name: str, first: int, stop: int, sha256: tuple[str, ...]) -> Iterator[tuple[int, Tensor]]:
+        """Yield (index of the first element, values) of the blocks that hold the elements from `first` to `stop` of a flat tensor. Each
+        block is verified. Raises: DamagedCheckpoint, OSError."""
         begin, end = self._offsets[name]
         with self.path.open("rb", buffering=0) as file:
             for number in range(first // HASHED_ELEMENTS, -(-stop // HASHED_ELEMENTS)):

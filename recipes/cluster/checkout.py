@@ -1,22 +1,24 @@
-"""Which code this is. A digest of the checkout tells two nodes whether they run the same, what is edited and not committed included;
-the commit is for people. Torch-free."""
+"""Which code a process runs: a digest of the checkout and its git commit. Nodes compare the digest, which also covers changes that are not
+committed. The commit is for people. Torch-free."""
 
 import hashlib
 import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("model/**/*.py", "recipes/**/*.py", "launch/**/*.py", "ds_configs/*.json")
+CODE_PATTERNS = ("model/**/*.py", "recipes/**/*.py", "launch/**/*.py", "ds_configs/*.json")
 
 
 def checkout_digest(root: Path = ROOT) -> str:
-    """sha256 of the names and contents of everything that decides what a run does; the same on every machine.
+    """Return the sha256 of the names and contents of all files that decide what a run does. It is the same on every machine.
 
-    Raises: OSError where a file cannot be read.
+    Raises: OSError if a file cannot be read.
     """
     digest = hashlib.sha256()
-    # hidden names are editors' lock files
-    paths = {path.relative_to(root).as_posix(): path for part in PARTS for path in root.glob(part) if not path.name.startswith(".")}
+    # hidden files are lock files of editors
+    paths = {
+        path.relative_to(root).as_posix(): path for pattern in CODE_PATTERNS for path in root.glob(pattern) if not path.name.startswith(".")
+    }
     for name, path in sorted(paths.items()):
         content = path.read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
@@ -24,7 +26,7 @@ def checkout_digest(root: Path = ROOT) -> str:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """Of the checkout; None where it is no clone, or git is not installed or refuses."""
+    """Return the git commit of the checkout; None if it is not a clone, git is not installed, or git fails."""
     try:
         done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     except OSError:

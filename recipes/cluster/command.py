@@ -1,5 +1,5 @@
-"""What a command of launch/ begins and ends with: a terminal that cannot end it, and one line and an exit code, said by the rank that
-speaks for all. Torch-free."""
+"""How a command of launch/ starts and ends. A terminal that is lost does not end it. An error is printed as one line by one rank, and every
+rank returns an exit code. Torch-free."""
 
 import codecs
 import errno
@@ -22,27 +22,29 @@ from recipes.system.terminal import protect_terminal
 INTERRUPTED = "interrupted; what was saved stays valid and the same command continues"
 SAVED = "stopped on request, everything is saved, no failure (exit code 75): the same command continues"
 SHOWN_CHARACTERS = 60
-"""Of a name that is too long."""
-LAST_SECONDS = 1.0
-"""How much later than the rank that speaks the others end: a launcher kills all as soon as it sees that one has ended badly."""
+"""How much of a file name that is too long an error shows."""
+EXIT_DELAY_SECONDS = 1.0
+"""After an error, the ranks that do not print it exit this much later than the rank that does. A launcher kills all ranks when one has
+failed."""
 LEAVE_SECONDS = 5.0
-"""How long a process whose command has ended may wait for its threads and child processes."""
+"""How long a process may wait for its threads and child processes after its command has ended."""
 
 
 def exit_code_of(command: Callable[[], int]) -> int:
-    """Run a command, reading its flags included; a user's error is one line on rank 0 and its exit code. Defects keep their traceback.
-    However it ends, the process is gone LEAVE_SECONDS after Python's own end has begun."""
+    """Run a command, including the parsing of its flags, and return its exit code. A user's error is printed as one line on rank 0. A
+    defect keeps its traceback. However the command ends, the process exits at most LEAVE_SECONDS after Python has begun to shut down."""
     protect_terminal(tells=is_first_rank())
     code = EXIT_DEFECT
     try:
-        code = _code_of(command)
+        code = _run(command)
         return code
     finally:
-        threading.Thread(target=_end_late, args=(code,), daemon=True, name="end").start()
+        threading.Thread(target=_exit_late, args=(code,), daemon=True, name="end").start()
 
 
-def _end_late(code: int) -> None:
-    """Python's own end joins threads and child processes without a limit; daemon threads go on meanwhile."""
+def _exit_late(code: int) -> None:
+    """Exit LEAVE_SECONDS after the main thread has ended. Python's own shutdown joins threads and child processes without a limit. This
+    function runs in a daemon thread, which continues during that shutdown."""
     threading.main_thread().join()
     time.sleep(LEAVE_SECONDS)
     sys.stdout.flush()
@@ -50,61 +52,61 @@ def _end_late(code: int) -> None:
     os._exit(code)
 
 
-def _code_of(command: Callable[[], int]) -> int:
+def _run(command: Callable[[], int]) -> int:
     try:
         check_encoding()
         with naming_out_of_memory():
             code = command()
     except (ConfigError, TrainingBroken) as error:
-        _tell(error)
+        _print_error(error)
         return error.exit_code
     except Stopped as stop:
         if is_first_rank():
             print(stop)
-        tell_torchrun(str(stop))
+        write_torchrun_error(str(stop))
         return stop.exit_code
     except KeyboardInterrupt:
-        exit_at_once()  # Python would wait for a thread that writes
+        exit_at_once()  # Python would wait for a thread that writes a checkpoint
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            _tell(ConfigError(f"{str(error.filename)[:SHOWN_CHARACTERS]}...: {error.strerror}; choose a shorter one"))
+            _print_error(ConfigError(f"{str(error.filename)[:SHOWN_CHARACTERS]}...: {error.strerror}; choose a shorter one"))
             return ConfigError.exit_code
-        tell_torchrun(traceback.format_exc())
+        write_torchrun_error(traceback.format_exc())
         raise
     if code == Stopped.exit_code:
-        tell_torchrun(SAVED)
+        write_torchrun_error(SAVED)
     return code
 
 
-def _tell(error: ConfigError | TrainingBroken) -> None:
-    """The line, from the rank that speaks; the others end later than it."""
-    line, speaks = f"error: {error}", is_first_rank() or (isinstance(error, LocalError) and is_first_on_node())
-    tell_torchrun(line)
-    if not speaks:
-        time.sleep(LAST_SECONDS)
+def _print_error(error: ConfigError | TrainingBroken) -> None:
+    """Print the error's line if this is the rank that prints it; otherwise wait, so that the printing rank exits first."""
+    line, prints = f"error: {error}", is_first_rank() or (isinstance(error, LocalError) and is_first_on_node())
+    write_torchrun_error(line)
+    if not prints:
+        time.sleep(EXIT_DELAY_SECONDS)
     if is_verbose() and error.__cause__ is not None:
         traceback.print_exception(error.__cause__)
-    if speaks or isinstance(error, OutOfMemory):
+    if prints or isinstance(error, OutOfMemory):
         print(line, file=sys.stderr, flush=True)
 
 
-def tell_torchrun(text: str) -> None:
-    """Leave `text` where torchrun looks for what it prints of a rank that has failed, below a page of its own: else it says that nothing
-    is known. Source: torch 2.13, distributed/elastic/multiprocessing/errors."""
+def write_torchrun_error(text: str) -> None:
+    """Write `text` to the error file of torchrun, which prints it below its own report of a failed rank. Without that file torchrun prints
+    that the cause is unknown. Source: torch 2.13, distributed/elastic/multiprocessing/errors."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        place = {"py_callstack": text, "timestamp": str(int(time.time()))}
+        details = {"py_callstack": text, "timestamp": str(int(time.time()))}
         with suppress(OSError), open(path, "w") as file:
-            json.dump({"message": {"message": text, "extraInfo": place}}, file)
+            json.dump({"message": {"message": text, "extraInfo": details}}, file)
 
 
 def check_encoding() -> None:
-    """Raises: ConfigError where this Python reads and writes ASCII alone, as torch's own files are not."""
+    """Raises: ConfigError if this Python can read and write ASCII only. torch's own files are not ASCII."""
     if codecs.lookup(locale.getpreferredencoding(do_setlocale=False)).name == "ascii":
         raise ConfigError("PYTHONUTF8=0 in a locale without UTF-8: files and names are ASCII alone; unset it, or set PYTHONUTF8=1")
 
 
 def exit_at_once() -> NoReturn:
-    """Say so on rank 0 and end this process without waiting for its threads."""
+    """Print INTERRUPTED on rank 0 and end this process without waiting for its threads."""
     if is_first_rank():
         sys.stderr.write(INTERRUPTED + "\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""What the launcher and the shell told this process, read before torch is imported. Torch-free."""
+"""The environment variables that the launcher and the user set, read before torch is imported. Torch-free."""
 
 import logging
 import os
@@ -16,26 +16,26 @@ NUMBERS = {
     **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE", "LOCAL_SIZE"), range(1, MOST_RANKS + 1)),
     "MASTER_PORT": range(1, 65536),
 }
-"""What launchers set, and what each may be."""
+"""Variables that launchers set -> their valid values."""
 LAUNCHERS = ("TORCHELASTIC_RUN_ID", "CROSS_SIZE")
-"""What torchrun and deepspeed set beside them."""
+"""Variables that only torchrun and deepspeed set. They show that one of these launchers has started this process."""
 DEVICES = Path("/dev")
 
 
 class LaunchedWorld(NamedTuple):
-    """This process among those that were launched together."""
+    """The place of this process among the processes that were launched together."""
 
     rank: int
     size: int
     local_rank: int = 0
     local_size: int | None = None
-    """Processes on this node; None where the launcher does not say."""
+    """Processes on this node; None if the launcher does not set it."""
 
 
 def world_from_environment() -> LaunchedWorld:
-    """The world as deepspeed, torchrun or srun (one task per process) set it; one process under plain python. Touches no network.
+    """Return the world that deepspeed, torchrun or srun (one task per process) set; one process under plain python. No network access.
 
-    Raises: ConfigError where the variables make no sense.
+    Raises: ConfigError if the variables are invalid.
     """
     env = os.environ
     numbers = {name: _number(name, bounds) for name, bounds in NUMBERS.items() if name in env}
@@ -55,8 +55,9 @@ def _number(name: str, bounds: range) -> int:
     return int(text)
 
 
-def left_over() -> str | None:
-    """Where no launcher that is known has started this process: the variables that make it one of several, to be unset."""
+def stray_variables() -> str | None:
+    """Return the launcher variables that are set although no launcher that we support has started this process; None if there are none.
+    They make this process wait for other ranks, and the user can unset them."""
     if slurm.is_in_step() or any(name in os.environ for name in LAUNCHERS):
         return None
     return " ".join(name for name in (*NUMBERS, "MASTER_ADDR") if name in os.environ) or None
@@ -70,13 +71,15 @@ def _slurm_world() -> LaunchedWorld:
 
 
 def export_world() -> LaunchedWorld:
-    """The world, written into the variables that torch and DeepSpeed read. Raises: ConfigError."""
+    """Return the world, and write it into the variables that torch and DeepSpeed read. Raises: ConfigError."""
     world = world_from_environment()
     if slurm.is_in_step() and "MASTER_ADDR" not in os.environ:
         try:
             address, port = slurm.rendezvous_point()
         except (ValueError, KeyError, OSError, subprocess.CalledProcessError) as error:
-            raise ConfigError(f"Slurm does not say where the first task of this step is ({error}); set MASTER_ADDR, MASTER_PORT") from None
+            raise ConfigError(
+                f"Slurm's variables do not give the node of this step's first task ({error}); set MASTER_ADDR, MASTER_PORT"
+            ) from None
         os.environ["MASTER_ADDR"] = address
         os.environ.setdefault("MASTER_PORT", str(port))
     os.environ.update(RANK=str(world.rank), WORLD_SIZE=str(world.size), LOCAL_RANK=str(world.local_rank))
@@ -86,7 +89,7 @@ def export_world() -> LaunchedWorld:
 
 
 def is_first_rank() -> bool:
-    """Whether this process speaks for the run; one that was told nonsense does, for nobody else would."""
+    """True on rank 0. Also true if the launcher's variables are invalid, so that the error is printed."""
     try:
         return world_from_environment().rank == 0
     except ConfigError:
@@ -94,7 +97,8 @@ def is_first_rank() -> bool:
 
 
 def is_first_on_node() -> bool:
-    """Whether this process speaks for its node, where something went wrong there before the ranks have met."""
+    """True on local rank 0, which prints errors of its node that occur before the rendezvous. Also true if the launcher's variables are
+    invalid."""
     try:
         return world_from_environment().local_rank == 0
     except ConfigError:
@@ -102,44 +106,45 @@ def is_first_on_node() -> bool:
 
 
 def asked_accelerator() -> str | None:
-    """The kind of device that DS_ACCELERATOR names; None where nobody asks. Raises: ConfigError for one that is not supported."""
-    asked = os.environ.get("DS_ACCELERATOR") or None
-    if asked not in (None, "cpu", "cuda"):
-        raise ConfigError(f"DS_ACCELERATOR={asked!r}: must be cpu or cuda; unset DS_ACCELERATOR for what the machine has")
-    return asked
+    """Return the kind of device that DS_ACCELERATOR requests; None if it is not set. Raises: ConfigError if the kind is not supported."""
+    requested = os.environ.get("DS_ACCELERATOR") or None
+    if requested not in (None, "cpu", "cuda"):
+        raise ConfigError(f"DS_ACCELERATOR={requested!r}: must be cpu or cuda; unset DS_ACCELERATOR for what the machine has")
+    return requested
 
 
 def is_imagined() -> bool:
-    """Whether the user has set the number of ranks for a dry run. A launcher numbers them, and a batch job has its own nodes."""
+    """True if the user has set WORLD_SIZE alone, as the number of ranks to assume in a dry run. A launcher also sets RANK, and a batch job
+    has nodes of its own."""
     return "WORLD_SIZE" in os.environ and not {"RANK", "SLURM_JOB_ID"} & os.environ.keys()
 
 
 def may_see_devices() -> bool:
-    """Whether there is an NVIDIA driver and the user has not hidden all devices from this process."""
+    """True if there is an NVIDIA driver and the user has not hidden all devices from this process."""
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or os.environ.get("DS_ACCELERATOR") == "cpu"
     return (DEVICES / "nvidiactl").exists() and not is_hidden
 
 
 def is_verbose() -> bool:
-    """Whether the user wants to see everything (DATA2VEC_VERBOSE=1)."""
+    """True if the user wants the full output (DATA2VEC_VERBOSE=1)."""
     return os.environ.get("DATA2VEC_VERBOSE") == "1"
 
 
 def num_devices() -> int:
-    """NVIDIA devices of this node that a run may use, counted without torch. In a Slurm job all that it was given count: there a launcher
-    hides those without a rank."""
+    """Return the number of NVIDIA devices of this node that a run may use, counted without torch. In a Slurm job, all devices of the job on
+    this node are counted: a launcher hides the devices that have no rank."""
     env = os.environ
-    told = env.get("SLURM_GPUS_ON_NODE", "") if "SLURM_JOB_ID" in env else env.get("CUDA_VISIBLE_DEVICES", "")
+    listed = env.get("SLURM_GPUS_ON_NODE", "") if "SLURM_JOB_ID" in env else env.get("CUDA_VISIBLE_DEVICES", "")
     if not may_see_devices():
         return 0
-    if told:
-        return int(told) if "SLURM_JOB_ID" in env else len(told.split(","))
+    if listed:
+        return int(listed) if "SLURM_JOB_ID" in env else len(listed.split(","))
     return sum(path.name[6:].isdigit() for path in DEVICES.glob("nvidia*"))
 
 
 def may_compute_fp16() -> bool:
-    """Whether the ranks that this process would be one of may have fp16, as far as can be told without torch: with a device, and on a
-    CPU with the instructions that oneDNN asks for."""
+    """True if the ranks of this run can compute in fp16, as far as this can be decided without torch: on a CUDA device, or on a CPU with
+    the instructions that oneDNN requires. Ranks that a dry run assumes count as CUDA devices."""
     if is_imagined() or may_see_devices():
         return True
     try:
@@ -149,7 +154,7 @@ def may_compute_fp16() -> bool:
 
 
 def quiet_libraries() -> None:
-    """Keep the chatter of torch, Megatron, DeepSpeed and the hub's client off the terminal unless DATA2VEC_VERBOSE=1. Call
+    """Suppress warnings and log lines of torch, Megatron, DeepSpeed and the Hugging Face hub's client unless DATA2VEC_VERBOSE=1. Call it
     before importing them."""
     if is_verbose():
         return
@@ -157,7 +162,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for name in ("DeepSpeed", "megatron", "torch.distributed", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # DeepSpeed sets its own level when it is imported; a filter stays.
+    # DeepSpeed sets the level of its logger when it is imported, but keeps filters.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
     for name in ("HF_HUB_VERBOSITY", "DATASETS_VERBOSITY"):
         os.environ.setdefault(name, "error")

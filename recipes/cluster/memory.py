@@ -1,4 +1,4 @@
-"""What libraries raise where a device or the machine has no memory left, told apart from defects. Torch-free.
+"""Recognize the errors that libraries raise when a device or the machine has no memory left. Torch-free.
 
 What a training run can do about it: recipes/train/memory.py.
 """
@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from recipes.errors import OutOfMemory
 
 CLASS = "OutOfMemoryError"
-"""torch's, for a device; a subclass of RuntimeError, like nearly everything else that torch raises."""
+"""torch's error for a device. It is a subclass of RuntimeError, like most errors of torch."""
 WORDS = re.compile(
     r"^CUDA error: out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc", re.I | re.M
 )
@@ -22,7 +22,7 @@ LONGEST = 200
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """What the library says of an allocation that failed, in a few words; None where the error is another one."""
+    """Return the library's message about a failed allocation, shortened; None if the error has another cause."""
     text = str(error)
     is_one = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     is_one = is_one or CLASS in (base.__name__ for base in type(error).__mro__)
@@ -33,13 +33,13 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def more_memory(words: str) -> str:
-    """What a command says that knows no better."""
+    """Return the message of a command that has no better advice."""
     return f"out of memory ({words}); end what else runs there, or use a device or a machine with more"
 
 
 @contextmanager
 def naming_out_of_memory(explain: Callable[[str], str] = more_memory) -> Iterator[None]:
-    """In this block an allocation that fails is OutOfMemory, with what `explain` makes of the library's words."""
+    """Turn a failed allocation in this block into OutOfMemory. `explain` builds its message from the library's words."""
     try:
         yield
     except Exception as error:

@@ -1,5 +1,5 @@
-"""Where the nodes meet: a store on rank 0 through which they wait for each other, with a bound on every wait. Knows nothing of what
-they say. One that has died keeps nobody: rank 0 goes on without it and names it."""
+"""Rendezvous of the ranks through a key-value store on rank 0. Every wait has a time limit, so a rank that has died does not block the
+others: rank 0 continues without its value. What the values mean is decided by the callers."""
 
 import datetime
 import json
@@ -19,25 +19,27 @@ CLOCK_WAIT_SECONDS = 5.0
 
 
 class RankZeroUnreachable(LocalError):
-    """Rank 0 cannot be reached, so this process must say so itself."""
+    """Rank 0 cannot be reached, so this process must print the error itself."""
 
 
 class Rendezvous:
-    """This process among those of the store. Rank 0 collects and announces, the others tell and hear."""
+    """This process's access to the store. Rank 0 collects the values of the other ranks and broadcasts its own; they put values and get
+    rank 0's."""
 
     def __init__(self, store: dist.Store, rank: int, size: int, timeout: float) -> None:
-        """`timeout`: seconds that rank 0 waits for what all should say."""
+        """`timeout`: seconds that rank 0 waits for the values of all ranks."""
         self.store, self.rank, self.size, self.timeout = store, rank, size, timeout
 
     def put(self, key: str, value: Any) -> None:
-        """Raises: RankZeroUnreachable."""
+        """Write a value that JSON can represent. Raises: RankZeroUnreachable."""
         try:
             self.store.set(key, json.dumps(value))
         except RuntimeError as error:
-            raise self._lost(error) from None
+            raise self._unreachable(error) from None
 
     def get(self, key: str, seconds: float) -> Any:
-        """The value of `key`, None if there is none in time. Polls less and less often, since a thousand nodes may ask.
+        """Return the value of `key`; None if no rank has put it within `seconds`. The interval between polls grows, since a thousand nodes
+        may poll.
 
         Raises: RankZeroUnreachable.
         """
@@ -50,70 +52,79 @@ class Rendezvous:
                 pause = min(2 * pause, LONGEST_PAUSE)
             return json.loads(self.store.get(key))
         except RuntimeError as error:
-            raise self._lost(error) from None
+            raise self._unreachable(error) from None
 
     def collect(self, stage: str, value: Any, among: list[int], seconds: float | None = None) -> dict[int, Any]:
-        """What each of `among` said within the time, by rank; only rank 0 is told. Raises: RankZeroUnreachable."""
+        """On rank 0, return by rank its own value and the values that the other ranks in `among` put in time. On the others, put `value` and
+        return {}.
+
+        `seconds`: the time limit for all of them together, by default the timeout. Raises: RankZeroUnreachable.
+        """
         if self.rank:
             self.put(f"{stage}/{self.rank}", value)
             return {}
         deadline = time.monotonic() + (self.timeout if seconds is None else seconds)
-        heard = {rank: self.get(f"{stage}/{rank}", deadline - time.monotonic()) if rank else value for rank in among}
-        return {rank: said for rank, said in heard.items() if said is not None}
+        values = {rank: self.get(f"{stage}/{rank}", deadline - time.monotonic()) if rank else value for rank in among}
+        return {rank: received for rank, received in values.items() if received is not None}
 
-    def from_first(self, key: str, value: Any = None, *, more_seconds: float = 0.0) -> Any:
-        """Rank 0's value, on all. `more_seconds`: what it may wait for others beyond the timeout before it speaks.
+    def broadcast(self, key: str, value: Any = None, *, more_seconds: float = 0.0) -> Any:
+        """Return rank 0's value on every rank. `more_seconds`: how much longer than usual rank 0 may wait for others before it puts the
+        value.
 
-        Raises: RankZeroUnreachable where it does not say it.
+        Raises: RankZeroUnreachable if rank 0 does not put it in time.
         """
         if self.rank == 0:
             self.put(key, value)
             return value
-        patience = 2 * self.timeout + 30 + more_seconds  # rank 0 may wait for two others before it speaks
-        heard = self.get(key, patience)
-        if heard is None:
-            raise RankZeroUnreachable(f"rank 0 at {_shown_address()} has said nothing for {patience:g} s; see its log")
-        return heard
+        limit = 2 * self.timeout + 30 + more_seconds  # rank 0 may collect from the others twice before it puts the value
+        received = self.get(key, limit)
+        if received is None:
+            raise RankZeroUnreachable(f"rank 0 at {_shown_address()} has sent nothing for {limit:g} s; see its log")
+        return received
 
     def seconds_ahead(self, among: list[int]) -> float:
-        """How far this clock is ahead of rank 0's, 0 as far as the round trip leaves a doubt. All of `among` call it."""
+        """Return by how many seconds this clock is ahead of rank 0's, reduced by the uncertainty of the round trip: 0 if the difference is
+        within it. All ranks in `among` call it."""
         if self.rank == 0:
             for rank in among:
-                if rank and self.get(f"ask/{rank}", CLOCK_WAIT_SECONDS) is not None:
-                    self.put(f"answer/{rank}", time.time())
+                if rank and self.get(f"clock_request/{rank}", CLOCK_WAIT_SECONDS) is not None:
+                    self.put(f"clock_answer/{rank}", time.time())
             return 0.0
-        asked = time.time()
-        self.put(f"ask/{self.rank}", True)
-        answer = self.get(f"answer/{self.rank}", self.timeout + CLOCK_WAIT_SECONDS * self.size)
-        heard = time.time()
-        ahead, doubt = (asked + heard) / 2 - (answer or heard), (heard - asked) / 2
-        return max(ahead - doubt, 0.0) + min(ahead + doubt, 0.0)
+        sent = time.time()
+        self.put(f"clock_request/{self.rank}", True)
+        answer = self.get(f"clock_answer/{self.rank}", self.timeout + CLOCK_WAIT_SECONDS * self.size)
+        received = time.time()
+        ahead, uncertainty = (sent + received) / 2 - (answer or received), (received - sent) / 2
+        return max(ahead - uncertainty, 0.0) + min(ahead + uncertainty, 0.0)
 
     def leave(self, among: list[int]) -> None:
-        """The last call: rank 0, whose store ends with it, lets `among` hear everything before."""
+        """Leave the rendezvous; no other call may follow. Rank 0 waits until all of `among` have left, since the store ends with its
+        process."""
         self.collect("left", True, among, LEAVING_SECONDS)
 
-    def _lost(self, error: RuntimeError) -> RankZeroUnreachable:
-        return RankZeroUnreachable(f"rank 0 at {_shown_address()} has gone ({str(error).splitlines()[0][:100]}); see its log")
+    def _unreachable(self, error: RuntimeError) -> RankZeroUnreachable:
+        return RankZeroUnreachable(
+            f"the connection to rank 0 at {_shown_address()} is lost ({str(error).splitlines()[0][:100]}); see its log"
+        )
 
 
 def open_rendezvous(rank: int, size: int, timeout: float, name: str = "preflight") -> Rendezvous:
-    """Open the store on rank 0, or reach it, within `timeout` seconds. `name` keeps several rendezvous at one port apart.
+    """Open the store on rank 0, or connect to it, within `timeout` seconds. `name` separates several rendezvous at one port.
 
-    Raises: ConfigError where the port is taken; RankZeroUnreachable where rank 0 cannot be reached.
+    Raises: ConfigError if the port is in use; RankZeroUnreachable if rank 0 cannot be reached.
     """
     if size == 1:
         return Rendezvous(dist.HashStore(), rank, size, timeout)
     address, port = _address()
-    # torchrun's word for "the store is already there", and how many times it has begun anew in it
+    # torchrun sets these: the store exists already, and how many times torchrun has restarted the ranks with that store
     has_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     prefix = f"{name}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     limit = datetime.timedelta(seconds=timeout)
     is_first = rank == 0 and not has_store
     if not is_first:
-        _reach(address, port, timeout)
+        _wait_for_port(address, port, timeout)
     try:
-        # by its own name rank 0 might not find itself
+        # rank 0 uses 127.0.0.1, because its own host name may not resolve to this machine
         store = dist.TCPStore("127.0.0.1" if is_first else address, port, is_master=is_first, wait_for_workers=False, timeout=limit)
     except RuntimeError as error:
         if is_first:
@@ -130,12 +141,12 @@ def _address() -> tuple[str, int]:
     except (KeyError, ValueError):
         port = os.environ.get("MASTER_PORT")
         raise ConfigError(
-            f"MASTER_ADDR={os.environ.get('MASTER_ADDR')} MASTER_PORT={port}: several processes must know where rank 0 is; set both"
+            f"MASTER_ADDR={os.environ.get('MASTER_ADDR')} MASTER_PORT={port}: several processes need the address of rank 0; set both"
         ) from None
 
 
-def _reach(address: str, port: int, timeout: float) -> None:
-    """Wait until somebody listens: the store's own attempts write pages to stderr."""
+def _wait_for_port(address: str, port: int, timeout: float) -> None:
+    """Wait until a process listens at the port. torch's store would retry by itself, but it writes pages to stderr."""
     deadline = time.monotonic() + timeout
     while True:
         try:

@@ -1,4 +1,4 @@
-"""What Slurm told this process and what it can be asked: its place among the tasks of a step, the names of nodes. Torch-free."""
+"""What Slurm's variables and commands say about this process: its place among the tasks of its step, and the names of nodes. Torch-free."""
 
 import os
 import re
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 FIRST_PORT, NUM_PORTS = 20_000, 12_000
-"""Below the ports that the kernel hands out by itself (from 32768 on)."""
+"""Below the ephemeral ports of the kernel (from 32768 on)."""
 
 
 class Task(NamedTuple):
-    """One task of a step that was started with one task per process."""
+    """The place of a task in its step, which runs one task per process."""
 
     rank: int
     size: int
@@ -21,19 +21,19 @@ class Task(NamedTuple):
 
 
 def is_in_step() -> bool:
-    """Whether `srun` started this process or a parent of it. A batch script has SLURM_PROCID too, but no step."""
+    """True if `srun` started this process or a parent of it. A batch script has SLURM_PROCID too, but no step."""
     return "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ
 
 
 def task() -> Task:
-    """The place of this process in its step. Raises: ValueError, KeyError where the variables are not Slurm's."""
+    """Return the place of this process in its step. Raises: ValueError, KeyError if the variables are not as Slurm sets them."""
     env = os.environ
     node, sizes = int(env["SLURM_NODEID"]), tasks_per_node(env["SLURM_STEP_TASKS_PER_NODE"])
     return Task(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"]), sizes[node])
 
 
 def tasks_per_node(text: str) -> list[int]:
-    """Slurm's short form, written out: 2(x3),1 -> [2, 2, 2, 1]. Raises: ValueError."""
+    """Return the counts of Slurm's short form as a list: 2(x3),1 -> [2, 2, 2, 1]. Raises: ValueError."""
     counts: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
@@ -44,19 +44,20 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def rendezvous_point() -> tuple[str, int]:
-    """Where the tasks of this step find each other: the node of its first task, and a port of its own for each job, attempt and step."""
+    """Return address and port of the rendezvous of this step: the node of its first task, and a port that depends on job, attempt and
+    step."""
     env = os.environ
     job, step, attempt = (int(env.get(f"SLURM_{name}", "0")) for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
     return host_names(env["SLURM_STEP_NODELIST"])[0], FIRST_PORT + (10 * job + attempt + 7 * (step + 1)) % NUM_PORTS
 
 
 def allocated_nodes() -> list[str]:
-    """The nodes that the processes of this run should be on: those of the step; none outside of one."""
+    """Return the nodes of this Slurm step, each of which should run processes of this run; [] outside of a step."""
     return host_names(os.environ["SLURM_STEP_NODELIST"]) if is_in_step() and "SLURM_STEP_NODELIST" in os.environ else []
 
 
 def note_on_idle_nodes(command: Sequence[str]) -> str | None:
-    """What to say where `command` was typed inside an allocation of several nodes; None elsewhere."""
+    """Return a note if `command` was started inside an allocation of several nodes without srun; None otherwise."""
     env = os.environ
     count = env.get("SLURM_JOB_NUM_NODES", "1")
     if is_in_step() or "SLURM_JOB_ID" not in env or not count.isdecimal() or int(count) < 2:
@@ -69,12 +70,12 @@ def note_on_idle_nodes(command: Sequence[str]) -> str | None:
 
 
 def node_name() -> str:
-    """This machine, by the name that Slurm's commands know it by."""
+    """Return the name of this machine, as Slurm's commands use it."""
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
 def host_names(node_list: str) -> list[str]:
-    """node[1-2] written out. Asks Slurm only for a list that has brackets."""
+    """Return the names in Slurm's short form: node[1-2] -> node1, node2. Runs scontrol only if the list has brackets."""
     if "[" not in node_list:
         return node_list.split(",")
     return subprocess.run(["scontrol", "show", "hostnames", node_list], check=True, capture_output=True, text=True).stdout.split()

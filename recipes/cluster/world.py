@@ -1,5 +1,5 @@
-"""The processes of one run: who they are, how they find each other, and how they do something once or everywhere. No groups of the
-model here (model/parallel.py) and no DeepSpeed. Whether they fit together: recipes/cluster/world_check.py."""
+"""The processes of one run: the rendezvous, and calls that run a function on rank 0 or on all ranks. The process groups of the model are in
+model/parallel.py. Whether the processes fit together is checked in recipes/cluster/world_check.py. No DeepSpeed."""
 
 import datetime
 import os
@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from recipes.cluster.environment import LaunchedWorld, asked_accelerator, export_world, left_over
+from recipes.cluster.environment import LaunchedWorld, asked_accelerator, export_world, stray_variables
 from recipes.cluster.rendezvous import Rendezvous, open_rendezvous
 from recipes.cluster.slurm import allocated_nodes, node_name
 from recipes.errors import ConfigError, LocalError, Stopped, TrainingBroken
@@ -20,25 +20,28 @@ from recipes.errors import ConfigError, LocalError, Stopped, TrainingBroken
 Result = TypeVar("Result")
 LONGEST_PREPARATION = datetime.timedelta(days=2)
 RENDEZVOUS_SECONDS = 300.0
-"""How long rank 0 waits for the others at the start: a cold file system may take minutes to read the libraries on a thousand nodes."""
+"""How long rank 0 waits for the other ranks at the start. A file system with cold caches may take minutes to load the libraries on a
+thousand nodes."""
 
-SILENT_SECONDS = 3.0
-"""How long rank 0 waits for the others before it says so."""
+SECONDS_BEFORE_NOTICE = 3.0
+"""How long rank 0 waits for the other ranks before it prints a line about it."""
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among those of the run. `control` is a gloo group for messages that may take long to come."""
+    """This process and the world it belongs to. `control` is a gloo group with a long timeout, for messages between ranks that may take
+    long to prepare."""
 
     rank: int
     size: int
     device: torch.device
     control: dist.ProcessGroup
     hosts: tuple[str, ...] = ("localhost",)
-    """The node of each rank."""
+    """Node name of each rank."""
 
     def on_rank_zero(self, job: Callable[[], Result]) -> Result:
-        """Run `job` on rank 0 while the others wait, and give its result to all. A user's error and a stop are raised on all."""
+        """Run `job` on rank 0 while the others wait, and return its result on all ranks. ConfigError, TrainingBroken and Stopped are raised
+        on all."""
         outcome: list = [None, None]
         if self.rank == 0:
             try:
@@ -51,47 +54,48 @@ class World:
         return outcome[0]
 
     def on_all_ranks(self, job: Callable[[], Result]) -> Result:
-        """Run `job` on every rank; its own result on each. A user's error on any of them is raised on all, with its node's name."""
+        """Run `job` on every rank and return each rank's own result. A ConfigError on any rank is raised on all ranks, with the node's
+        name."""
         result, problem = None, None
         try:
             result = job()
         except ConfigError as error:
             problem = error
         problems = self.gather(str(problem) if problem else None)
-        met = {self.hosts[rank]: text for rank, text in enumerate(problems) if text is not None}
-        if len(set(met.values())) == 1 and None not in problems:
-            raise ConfigError(problems[0])  # the same on all: not a matter of nodes
-        if met:
-            node, text = next(iter(met.items()))
-            raise ConfigError(f"{node}: {text}" + (f" (also on {', '.join(list(met)[1:])})" if len(met) > 1 else ""))
+        failed = {self.hosts[rank]: text for rank, text in enumerate(problems) if text is not None}
+        if len(set(failed.values())) == 1 and None not in problems:
+            raise ConfigError(problems[0])  # the same on all ranks, so the node does not matter
+        if failed:
+            node, text = next(iter(failed.items()))
+            raise ConfigError(f"{node}: {text}" + (f" (also on {', '.join(list(failed)[1:])})" if len(failed) > 1 else ""))
         return result  # type: ignore[return-value]
 
     def gather(self, value: Result) -> list[Result]:
-        """The values of all ranks, in their order."""
+        """Return the values of all ranks, in rank order."""
         values: list = [None] * self.size
         dist.all_gather_object(values, value, group=self.control)
         return values
 
     def largest(self, number: int) -> int:
-        """Of the numbers of all ranks."""
+        """Return the largest of all ranks' numbers."""
         shared = torch.tensor(number, dtype=torch.int64)
         dist.all_reduce(shared, dist.ReduceOp.MAX, group=self.control)
         return int(shared)
 
 
 def join_world(say: Callable[[str], None] = print) -> World:
-    """Start torch.distributed from the launcher's variables (deepspeed, torchrun, srun), or alone. nccl on CUDA, gloo elsewhere. `say` is
-    told where the others are waited for.
+    """Start torch.distributed from the launcher's variables (deepspeed, torchrun, srun), or with one process. nccl on CUDA, gloo elsewhere.
+    `say` prints a line if rank 0 has to wait for other ranks.
 
-    Raises: ConfigError where ranks do not come within DATA2VEC_MEETING_SECONDS (300), the port is taken, or rank 0 is not to be reached.
+    Raises: ConfigError if ranks do not join within DATA2VEC_MEETING_SECONDS (300), the port is in use, or rank 0 cannot be reached.
     """
     on_cuda = _is_on_cuda()
     os.environ["DS_ACCELERATOR"] = "cuda" if on_cuda else "cpu"
-    variables = left_over()
+    variables = stray_variables()
     launched = export_world()
     origin = f" (no launcher has set {variables}; for one process: unset {variables})" if variables else ""
     if launched.rank and "MASTER_ADDR" not in os.environ:
-        raise LocalError(f"rank {launched.rank} of {launched.size} is not told where rank 0 is; set MASTER_ADDR and MASTER_PORT{origin}")
+        raise LocalError(f"rank {launched.rank} of {launched.size} has no address of rank 0; set MASTER_ADDR and MASTER_PORT{origin}")
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     if "MASTER_PORT" not in os.environ:
         os.environ["MASTER_PORT"] = str(_free_port())
@@ -107,16 +111,17 @@ def join_world(say: Callable[[str], None] = print) -> World:
 
 
 def _is_on_cuda() -> bool:
-    """Whether there is a CUDA device, and DS_ACCELERATOR does not ask for the CPU. Raises: ConfigError where it asks in vain for one."""
-    asked, is_there = asked_accelerator(), torch.cuda.is_available()
-    if asked == "cuda" and not is_there:
+    """True if there is a CUDA device and DS_ACCELERATOR does not request the CPU. Raises: ConfigError if it requests CUDA and there is no
+    device."""
+    requested, is_available = asked_accelerator(), torch.cuda.is_available()
+    if requested == "cuda" and not is_available:
         raise ConfigError(f"DS_ACCELERATOR=cuda, but torch finds no CUDA device on {node_name()}; unset DS_ACCELERATOR to use the CPU")
-    return is_there and asked != "cpu"
+    return is_available and requested != "cpu"
 
 
 def _take_device(local_rank: int) -> torch.device:
-    """This process's CUDA device. LOCAL_RANK follows it, since torch's meshes and DeepSpeed take that for the number of a device; they
-    differ where each task of a node sees its own device alone (`srun --gpus-per-task=1`)."""
+    """Select and return this process's CUDA device, and set LOCAL_RANK to its index: torch's device meshes and DeepSpeed use LOCAL_RANK as
+    the index of a device. The two differ if each task of a node sees only its own device (`srun --gpus-per-task=1`)."""
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     os.environ["LOCAL_RANK"] = str(device.index)
@@ -124,22 +129,23 @@ def _take_device(local_rank: int) -> torch.device:
 
 
 def _wait_for_all(rendezvous: Rendezvous, launched: LaunchedWorld, origin: str, say: Callable[[str], None]) -> None:
-    """Raises: ConfigError on all that have come, where others have not: torch would wait half an hour and name nobody."""
-    everybody = list(range(rendezvous.size))
-    came = rendezvous.collect("came", True, everybody, min(SILENT_SECONDS, rendezvous.timeout))
-    missing = [rank for rank in everybody if rank not in came] if rendezvous.rank == 0 else []
+    """Raises: ConfigError on the ranks that have joined, if others have not. torch would wait half an hour and not name the missing
+    ranks."""
+    all_ranks = list(range(rendezvous.size))
+    joined = rendezvous.collect("joined", True, all_ranks, min(SECONDS_BEFORE_NOTICE, rendezvous.timeout))
+    missing = [rank for rank in all_ranks if rank not in joined] if rendezvous.rank == 0 else []
     if missing:
         say(f"waiting up to {rendezvous.timeout:g} s for {len(missing)} of {rendezvous.size} ranks{origin}")
-        came |= rendezvous.collect("came", True, missing)
-        missing = [rank for rank in missing if rank not in came]
-    missing = rendezvous.from_first("missing", missing)
+        joined |= rendezvous.collect("joined", True, missing)
+        missing = [rank for rank in missing if rank not in joined]
+    missing = rendezvous.broadcast("missing", missing)
     if missing:
         nodes, per_node = allocated_nodes(), launched.local_size or rendezvous.size
-        there = sorted({nodes[rank // per_node] for rank in missing if rank // per_node < len(nodes)})
+        hosts = sorted({nodes[rank // per_node] for rank in missing if rank // per_node < len(nodes)})
         shown = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         raise ConfigError(
-            f"{len(missing)} of {rendezvous.size} ranks have not come within {rendezvous.timeout:g} s: {shown}"
-            f"{' (' + ', '.join(there) + ')' if there else ''}; see what their nodes say, or wait longer with "
+            f"{len(missing)} of {rendezvous.size} ranks have not joined within {rendezvous.timeout:g} s: {shown}"
+            f"{' (' + ', '.join(hosts) + ')' if hosts else ''}; see the logs of their nodes, or wait longer with "
             f"DATA2VEC_MEETING_SECONDS{origin}"
         )
 
@@ -153,7 +159,7 @@ def _rendezvous_seconds() -> float:
 
 
 def leave_world() -> None:
-    """Take the process groups down, so that no backend warns at exit."""
+    """Destroy the process groups, so that no backend prints a warning at exit."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

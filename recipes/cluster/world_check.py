@@ -1,5 +1,6 @@
-"""Whether the processes that have met are the run that was asked for: all nodes of the allocation, one code, one configuration, one run
-dir, tensor-parallel groups inside nodes. Every message names the node. How they meet: recipes/cluster/world.py."""
+"""Checks that the joined processes are the intended run: all nodes of the allocation take part; code, configuration and run dir are the
+same on all of them; tensor-parallel groups lie inside nodes. Every message names the node. The rendezvous itself is in
+recipes/cluster/world.py."""
 
 import hashlib
 import json
@@ -19,20 +20,25 @@ from recipes.settings import dotted, recipe_to_dict
 
 SHOWN = 4
 APPEARS_SECONDS = 10.0
-"""A network file system may show another node's new file that much later."""
+"""How long a network file system may take to show a new file of another node."""
 LOOK_SECONDS = 0.05
 
 
-def check_world(world: World, recipe: Recipe, config: EngineConfig, facts: Mapping[str, Any]) -> None:
-    """Before anything is read or written. `facts`: versions, as in config.json. Raises: ConfigError, on all ranks."""
+def check_world(world: World, recipe: Recipe, config: EngineConfig, environment: Mapping[str, Any]) -> None:
+    """Check nodes, groups, versions, recipe and ds_config, before anything is read or written. `environment`: python and versions, as in
+    config.json.
+
+    Raises: ConfigError on all ranks.
+    """
     check_allocation(world.hosts, world.gather(allocated_nodes()))
     check_groups(world.hosts, config.batch)
-    check_same(world, {"checkout": checkout_digest()[:12], "python": facts.get("python"), **facts.get("versions", {})})
+    check_same(world, {"checkout": checkout_digest()[:12], "python": environment.get("python"), **environment.get("versions", {})})
     check_same(world, dotted({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}))
 
 
 def check_allocation(hosts: tuple[str, ...], allocated: list[list[str]]) -> None:
-    """Raises: ConfigError where a node of the allocation has no process in this world, as after a host file that was not found."""
+    """Raises: ConfigError if a node of the allocation has no process in this world. This happens if DeepSpeed does not find the host
+    file."""
     missing = sorted({node for nodes in allocated for node in nodes} - set(hosts))
     if missing:
         joined = list(dict.fromkeys(hosts))
@@ -43,7 +49,7 @@ def check_allocation(hosts: tuple[str, ...], allocated: list[list[str]]) -> None
 
 
 def check_groups(hosts: tuple[str, ...], batch: BatchPlan) -> None:
-    """Raises: ConfigError where a tensor-parallel group spans nodes and nobody asked for that."""
+    """Raises: ConfigError if a tensor-parallel group spans nodes and the ds_config does not request that."""
     size = batch.tp_size
     for first in range(0, len(hosts), size):
         group = list(dict.fromkeys(hosts[first : first + size]))
@@ -55,18 +61,19 @@ def check_groups(hosts: tuple[str, ...], batch: BatchPlan) -> None:
             )
 
 
-def check_same(world: World, facts: Mapping[str, Any]) -> None:
-    """Raises: ConfigError on all ranks where one has other facts than most (of two camps of one size: than rank 0's)."""
-    own = json.dumps(facts, sort_keys=True, default=str)
+def check_same(world: World, values: Mapping[str, Any]) -> None:
+    """Raises: ConfigError on all ranks if a rank's values differ from those of most ranks. In a tie, rank 0's values count as those of
+    most."""
+    own = json.dumps(values, sort_keys=True, default=str)
     digests = world.gather(hashlib.sha256(own.encode()).hexdigest())
     if len(set(digests)) == 1:
         return
-    everything = [json.loads(text) for text in world.gather(own)]
+    all_values = [json.loads(text) for text in world.gather(own)]
     counts = Counter(digests)
     usual = max(counts, key=lambda digest: (counts[digest], digest == digests[0]))
-    reference = everything[digests.index(usual)]
+    reference = all_values[digests.index(usual)]
     odd = [rank for rank, digest in enumerate(digests) if digest != usual]
-    other = everything[odd[0]]
+    other = all_values[odd[0]]
     name = next(key for key in sorted(reference.keys() | other.keys()) if reference.get(key) != other.get(key))
     nodes = list(dict.fromkeys(world.hosts[rank] for rank in odd))
     raise ConfigError(
@@ -76,10 +83,11 @@ def check_same(world: World, facts: Mapping[str, Any]) -> None:
 
 
 def check_run_dir(world: World, path: Path, token: str) -> None:
-    """Whether every node sees in the run dir what rank 0 has just written there. Raises: ConfigError on all ranks, naming the nodes."""
-    name = path / ".lock"
+    """Check that every node sees the content that rank 0 has just written into the run dir. Raises: ConfigError on all ranks, naming the
+    nodes."""
+    lock = path / ".lock"
     deadline = time.monotonic() + APPEARS_SECONDS
-    while not (sees := _content(name) == token) and time.monotonic() < deadline:
+    while not (sees := _content(lock) == token) and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)
     blind = list(dict.fromkeys(world.hosts[rank] for rank, ok in enumerate(world.gather(sees)) if not ok))
     if blind:

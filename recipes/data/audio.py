@@ -1,4 +1,4 @@
-"""Encoded audio -> a mono float waveform at one rate, and its length from the header alone. Knows no files, data sets or crops.
+"""Encoded audio -> a mono float waveform at one sample rate, or only its length, from the header. Paths, data sets and crops are elsewhere.
 
 Shapes: T samples.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import soundfile
 
 from recipes.data.containers import streams_of
-from recipes.data.manifest import Stretch
+from recipes.data.manifest import Segment
 from recipes.data.media import Media, MediaKind, UndecodableError, decoding, reason_of
 from recipes.errors import ConfigError
 
@@ -40,30 +40,35 @@ FORMATS = {
     "WAV": (".wav", ".wave"),
     "WAVEX": (".wav",),
 }
-"""What libsndfile calls a kind of file -> its suffixes."""
+"""libsndfile's name of a format -> its file suffixes."""
 OTHER_FORMATS = ("HTK", "MAT4", "MAT5", "MPC2K", "RAW", "SD2", "SDS", "WVE", "XI")
-"""Which libsndfile reads too, and we do not: features and matrices, samplers' formats, those without a header or a rate of their own."""
+"""Formats that libsndfile can read and that are not accepted: features and matrices, formats of samplers, formats without a header or
+without a sample rate."""
 AUDIO = MediaKind(
     name="audio",
     suffixes=tuple(sorted({suffix for name in FORMATS if name in soundfile.available_formats() for suffix in FORMATS[name]})),
     sample=Path(__file__).resolve().parents[1] / "samples" / "speech",
-    has_stretches=True,
+    has_segments=True,
 )
 NORM_EPSILON = 1e-5
 UNKNOWN_WAV_LENGTH = 0x7FFF0000
-"""Programs that write a .wav into a pipe put a number from here up in place of its length."""
+"""A program that writes a .wav into a pipe cannot know its length. It writes this number or a larger one in its place."""
 MAX_KERNEL = 10_000_000
-"""Weights of the resampling kernel, about the product of the rates divided by their common factor (44.1 to 16 kHz: 70,560)."""
+"""Limit on the weights of the resampling kernel. Their number is about the product of both rates, each divided by their greatest common
+divisor (44.1 to 16 kHz: 441 * 160 = 70,560)."""
 MAX_SECONDS = 24 * 3600
-"""A header that tells more is damaged."""
+"""If a header says that the recording is longer, the header is damaged."""
 UNKNOWN_FRAMES = (1 << 63) - 1
-"""libsndfile's, where the header does not tell it."""
-STRETCH_SLACK_SECONDS = 0.1
-"""A stretch may end so much after its recording: lists round."""
+"""The length that libsndfile gives if the header does not contain it."""
+SEGMENT_SLACK_SECONDS = 0.1
+"""A segment may end this much after the end of its recording, because lists contain rounded times."""
 
 
 def read_audio(media: Media, index: int, sample_rate: int) -> np.ndarray:
-    """The item's waveform, see decode_audio; of a long recording only its stretch is read. Raises: OSError, UndecodableError."""
+    """Return the item's waveform (see decode_audio). If the item is a segment of a recording, only that segment is read.
+
+    Raises: OSError, UndecodableError.
+    """
     stretch = media.stretch(index)
     if stretch is None:
         return decode_audio(media.read(index), sample_rate)
@@ -71,10 +76,11 @@ def read_audio(media: Media, index: int, sample_rate: int) -> np.ndarray:
         return decode_audio(file, sample_rate, stretch)
 
 
-def decode_audio(content: bytes | BinaryIO, sample_rate: int, stretch: Stretch | None = None) -> np.ndarray:
-    """The whole recording or a stretch of it as float32 (T,): the mean of its channels, resampled to sample_rate (Hz).
+def decode_audio(content: bytes | BinaryIO, sample_rate: int, stretch: Segment | None = None) -> np.ndarray:
+    """Return the whole recording, or a segment of it: the mean of its channels, resampled to sample_rate (Hz).
 
-    Raises: UndecodableError for what is empty, not audio, truncated, or not finite.
+    Shapes: float32 (T,).
+    Raises: UndecodableError if the content is empty, not audio, truncated, or not finite.
     """
     parts = [_resample(frames_T, own_rate, sample_rate) for frames_T, own_rate in _open_each(content, sample_rate, stretch, _read)]
     waveform_T = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -83,16 +89,17 @@ def decode_audio(content: bytes | BinaryIO, sample_rate: int, stretch: Stretch |
     return np.ascontiguousarray(waveform_T)
 
 
-def scan_audio(content: bytes | BinaryIO, sample_rate: int, stretch: Stretch | None = None) -> int:
-    """Samples that decode_audio gives at sample_rate (Hz), from the header. A .flac that is cut off in its middle passes here.
+def scan_audio(content: bytes | BinaryIO, sample_rate: int, stretch: Segment | None = None) -> int:
+    """Return the number of samples that decode_audio gives at sample_rate (Hz), from the header. A .flac that is cut off in its middle is
+    not noticed here.
 
-    Raises: UndecodableError for what is empty, not audio, or visibly truncated.
+    Raises: UndecodableError if the content is empty, not audio, or visibly truncated.
     """
     return sum(-(-num_frames * sample_rate // own_rate) for num_frames, own_rate in _open_each(content, sample_rate, stretch, _count))
 
 
 def normalize(waveform_T: np.ndarray) -> np.ndarray:
-    """Zero mean and unit variance over the whole recording; silence stays silence.
+    """Normalise to zero mean and unit variance over the whole recording. Silence stays silence.
 
     Source: fairseq data/audio/raw_audio_dataset.py (`normalize`: F.layer_norm over all samples, so the biased variance, eps 1e-5).
     """
@@ -100,39 +107,41 @@ def normalize(waveform_T: np.ndarray) -> np.ndarray:
     return (centred_T / np.sqrt(np.square(centred_T).mean() + NORM_EPSILON)).astype(np.float32)
 
 
-class _Quiet:
-    """A file for libsndfile, which prints a traceback where a seek that a damaged header asks for raises."""
+class _QuietFile:
+    """A file for libsndfile whose seek never raises. A damaged header can ask for an impossible seek, and if the Python callback raises,
+    a traceback is printed."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._is_lost = file, False
         self.read = file.read
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> None:
-        """Stay where it is if there is no such place."""
+        """Seek, or leave the position as it is if the file has no such position."""
         self._is_lost = True
         with suppress(ValueError, OSError):
             self._file.seek(offset, whence)
             self._is_lost = False
 
     def tell(self) -> int:
-        """The place, or 0 at once after a seek that failed: what libsndfile is told where a callback raises."""
+        """Return the position, or 0 in the first call after a failed seek. libsndfile also gets 0 if a Python callback raises."""
         is_lost, self._is_lost = self._is_lost, False
         return 0 if is_lost else self._file.tell()
 
 
-def _open_each(content: bytes | BinaryIO, sample_rate: int, stretch: Stretch | None, use: Callable[..., T]) -> list[tuple[T, int]]:
-    """use(sound, first frame, frames) and the rate of each stream; the only place where libsndfile is used."""
+def _open_each(content: bytes | BinaryIO, sample_rate: int, stretch: Segment | None, use: Callable[..., T]) -> list[tuple[T, int]]:
+    """Return use(sound, first frame, number of frames) and the sample rate for each stream. libsndfile is called only below this
+    function."""
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     with decoding():
         streams = streams_of(file)
         if stretch and len(streams) > 1:
-            raise UndecodableError("a stretch of a chained .ogg, whose parts may have other rates; give the whole file")
-        return [_use(stream, sample_rate, stretch, use) for stream in streams]
+            raise UndecodableError("a segment of a chained .ogg, whose parts may have other rates; give the whole file")
+        return [_open_stream(stream, sample_rate, stretch, use) for stream in streams]
 
 
-def _use(file: BinaryIO, sample_rate: int, stretch: Stretch | None, use: Callable[..., T]) -> tuple[T, int]:
+def _open_stream(file: BinaryIO, sample_rate: int, stretch: Segment | None, use: Callable[..., T]) -> tuple[T, int]:
     try:
-        sound = soundfile.SoundFile(_Quiet(file))
+        sound = soundfile.SoundFile(_QuietFile(file))
     except soundfile.SoundFileError as error:
         file.seek(0)
         raise UndecodableError(f"not audio ({reason_of(error)})" if file.read(1) else "empty file") from error
@@ -146,11 +155,11 @@ def _count(sound: soundfile.SoundFile, first: int, num_frames: int) -> int:
 
 
 def _read(sound: soundfile.SoundFile, first: int, num_frames: int) -> np.ndarray:
-    """The frames as float32 (T,)."""
+    """Return the frames as float32 (T,)."""
     try:
         if sound.seekable():
             sound.seek(first)
-        else:  # GSM 06.10, NMS ADPCM and G.72x are read from their start on
+        else:  # GSM 06.10, NMS ADPCM and G.72x cannot seek: read and drop what comes before
             sound.read(first, dtype="float32")
         frames_TC = sound.read(num_frames, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
@@ -160,14 +169,14 @@ def _read(sound: soundfile.SoundFile, first: int, num_frames: int) -> np.ndarray
     return frames_TC[:, 0] if frames_TC.shape[1] == 1 else frames_TC.mean(axis=1)
 
 
-def _frames(sound: soundfile.SoundFile, stretch: Stretch | None) -> tuple[int, int]:
-    """Number of the first one, and how many. Raises: UndecodableError for a stretch that is not in the recording."""
+def _frames(sound: soundfile.SoundFile, stretch: Segment | None) -> tuple[int, int]:
+    """Return the index of the first frame and the number of frames. Raises: UndecodableError if the segment is not within the recording."""
     if stretch is None:
         return 0, sound.frames
     rate, seconds = sound.samplerate, sound.frames / sound.samplerate
     end = seconds if stretch.seconds is None else stretch.start + stretch.seconds
-    if not 0 <= stretch.start < min(end, seconds) or end > seconds + STRETCH_SLACK_SECONDS:
-        raise UndecodableError(f"{stretch.start:g} to {end:g} s is no stretch of its {seconds:g} s")
+    if not 0 <= stretch.start < min(end, seconds) or end > seconds + SEGMENT_SLACK_SECONDS:
+        raise UndecodableError(f"{stretch.start:g} to {end:g} s is not within its {seconds:g} s")
     first = round(stretch.start * rate)
     num_frames = min(round(end * rate), sound.frames) - first
     if num_frames < 1:
@@ -176,28 +185,31 @@ def _frames(sound: soundfile.SoundFile, stretch: Stretch | None) -> tuple[int, i
 
 
 def _check(sound: soundfile.SoundFile, file: BinaryIO, sample_rate: int) -> None:
-    """Raises: UndecodableError for what should not be read."""
+    """Raises: UndecodableError if the recording is truncated or empty, if its length is unknown or too large, or if its rate cannot be
+    resampled with a small kernel."""
     _check_whole(sound, file)
     if not sound.frames:
         raise UndecodableError("no samples in it")
     if sound.frames == UNKNOWN_FRAMES:
-        raise UndecodableError("its header does not tell its length")
+        raise UndecodableError("its header does not contain its length")
     if sound.frames > MAX_SECONDS * sound.samplerate:
-        raise UndecodableError(f"its header tells more than {MAX_SECONDS // 3600} hours")
+        raise UndecodableError(f"its header says more than {MAX_SECONDS // 3600} hours")
     if sound.samplerate * sample_rate // math.gcd(sound.samplerate, sample_rate) ** 2 > MAX_KERNEL:
-        raise UndecodableError(f"its rate of {sound.samplerate} Hz is too odd a part of {sample_rate} Hz")
+        raise UndecodableError(f"its rate of {sound.samplerate} Hz has too small a common divisor with {sample_rate} Hz")
 
 
 def _check_whole(sound: soundfile.SoundFile, file: BinaryIO) -> None:
-    """libsndfile shortens the recording to what is there, and says so in its log only."""
+    """Raises: UndecodableError if the file is truncated. libsndfile then shortens the recording to the samples that exist, and only its log
+    says so."""
     found = re.search(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE)
-    if found and int(found[2]) < int(found[1]) < UNKNOWN_WAV_LENGTH and not _is_slip(int(found[1]), file):
+    if found and int(found[2]) < int(found[1]) < UNKNOWN_WAV_LENGTH and not _counts_headers(int(found[1]), file):
         raise UndecodableError(f"truncated: {found[2]} of {found[1]} bytes of samples are there")
 
 
-def _is_slip(num_bytes: int, file: BinaryIO) -> bool:
-    """Whether the samples' length counts headers too, by a slip of the program that wrote it: the outer length fits the file."""
-    position = file.tell()  # libsndfile's, which reads on from there
+def _counts_headers(num_bytes: int, file: BinaryIO) -> bool:
+    """True if the data chunk's length includes the headers by a mistake of the program that wrote it: the RIFF length fits the size of the
+    file."""
+    position = file.tell()  # restored below, because libsndfile continues to read from there
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     kind, outer = file.read(4), int.from_bytes(file.read(4), "little")
@@ -208,7 +220,7 @@ def _is_slip(num_bytes: int, file: BinaryIO) -> bool:
 def _resample(waveform_T: np.ndarray, own_rate: int, sample_rate: int) -> np.ndarray:
     if own_rate == sample_rate:
         return waveform_T
-    import torch  # here, so that scanning needs neither
+    import torch  # imported here, so that scanning needs neither torch nor torchaudio
 
     try:
         from torchaudio.functional import resample

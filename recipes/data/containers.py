@@ -1,5 +1,5 @@
-"""What libsndfile does not make of a file of audio: the further streams of a chained .ogg, and the length of a .flac whose header does
-not tell it (written into a pipe). Decodes nothing.
+"""Two cases of audio files that libsndfile does not handle: the second and later streams of a chained .ogg, and a .flac whose header does
+not contain its length because it was written into a pipe. Decodes nothing.
 
 Sources: RFC 3533 (Ogg pages), RFC 9639 (FLAC: STREAMINFO 8.2, frames 9.1 and 9.3).
 """
@@ -21,9 +21,10 @@ FLAC_BLOCKS = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}, **{cod
 
 
 def streams_of(file: BinaryIO) -> list[BinaryIO]:
-    """The file in parts that libsndfile reads whole, each at its start: mostly the file itself.
+    """Split the file into streams that libsndfile reads to their end. In most cases this is the file alone. Each stream is positioned
+    at its start.
 
-    Raises: UndecodableError where its end is missing.
+    Raises: UndecodableError if the end of the file is missing.
     """
     head = file.read(FLAC_LENGTH.stop)
     file.seek(0)
@@ -35,7 +36,8 @@ def streams_of(file: BinaryIO) -> list[BinaryIO]:
 
 
 def _ogg_links(file: BinaryIO) -> list[BinaryIO]:
-    """A page that begins a stream after pages that do not begins a link."""
+    """Return the links of a chained .ogg, one file for each. A link begins with a page whose beginning-of-stream flag is set and that
+    follows a page without this flag."""
     starts, flags = [0], OGG_BEGINNING
     for start, page_flags in _ogg_pages(file):
         if page_flags & OGG_BEGINNING and not flags & OGG_BEGINNING:
@@ -49,7 +51,7 @@ def _ogg_links(file: BinaryIO) -> list[BinaryIO]:
 
 
 def _ogg_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Place and flags of every whole page, up to the first bytes that are none; those of one that is cut off are 0."""
+    """Yield offset and flags of each page, up to the first bytes that are not a page. For a page that is cut off the flags are 0."""
     size, start = file.seek(0, io.SEEK_END), 0
     while start < size:
         file.seek(start)
@@ -66,13 +68,13 @@ def _ogg_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
 def _with_length(content: bytearray) -> BinaryIO:
     length = _flac_length(content)
     if not length:
-        raise UndecodableError("its header does not tell its length, and its last frame is damaged or cut off")
+        raise UndecodableError("its header does not contain its length, and its last frame is damaged or cut off")
     content[FLAC_LENGTH] = (int.from_bytes(content[FLAC_LENGTH]) | length).to_bytes(8)
     return io.BytesIO(content)
 
 
 def _flac_length(content: bytearray) -> int:
-    """Samples up to the end of the last frame; 0 where there is none that ends with the file."""
+    """Return the number of samples up to the end of the last frame, or 0 if no frame ends at the end of the file."""
     fixed_block = int.from_bytes(content[10:12])
     at, first = len(content), max(42, len(content) - FLAC_LAST_FRAME_BYTES)
     while (at := content.rfind(b"\xff", first, at)) >= 0:
@@ -84,7 +86,8 @@ def _flac_length(content: bytearray) -> int:
 
 
 def _flac_frame(header: bytes) -> tuple[int, int, bool] | None:
-    """Number of the frame (of its first sample, where blocks vary), samples in it, whether blocks vary; None for what is no header."""
+    """Parse a frame header: (number of the frame, samples in it, True if block sizes vary). If block sizes vary, the number is that of the
+    frame's first sample. None if the bytes are not a frame header."""
     if header[1] & 0xFE != 0xF8:
         return None
     num_bytes = max(1, 8 - (header[4] ^ 0xFF).bit_length())  # leading ones, as in UTF-8
@@ -101,7 +104,7 @@ def _flac_frame(header: bytes) -> tuple[int, int, bool] | None:
 
 
 def _checksum(content: bytes | bytearray, polynomial: int, bits: int) -> int:
-    """Of a part that ends with its checksum: 0 where it is whole."""
+    """Return the CRC. It is 0 for an undamaged part that ends with its own CRC."""
     table = [_divide(byte << bits - 8, polynomial, bits) for byte in range(256)]
     value, mask = 0, (1 << bits) - 1
     for byte in content:

@@ -1,6 +1,6 @@
-"""What the source files of a prepared folder held when it was made, and which of them hold something else by now. Sizes and the first and
-last 64 KB are compared; times are not, since they change when data are staged. A folder made by a release that recorded nothing is not
-compared.
+"""Records the contents of the source files when a folder is prepared, and finds the files that have changed since then. Compared are the
+size and the first and last 64 KB of each file. Times are not compared, because they change when data are copied to a node (staged). A
+folder that an older release made has no record and is not compared.
 
     paths.bin, path_ends.bin    see media_items.py
     contents.bin                16 bytes per file
@@ -19,35 +19,35 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recipes.data.media_items import STRETCHES, MappedPaths, save_paths
+from recipes.data.media_items import SEGMENTS_FILE, MappedPaths, save_paths
 from recipes.data.shards import map_array, read_values
 from recipes.errors import ConfigError, first_line
 
 PART_BYTES = 1 << 16
 DIGEST_BYTES = 16
 UNREAD = bytes(DIGEST_BYTES)
-"""Stands for a file that could not be read."""
-LOOKED_AT = 10_000
-"""Of more files so many are drawn at random, anew at each look."""
+"""The digest of a file that could not be read."""
+MAX_COMPARED = 10_000
+"""If there are more files, this many are drawn at random, and others in each comparison."""
 THREADS = 16
-"""Files that are read at once: the wait is for the file system, not for the processor."""
+"""Number of files that are read at the same time. Most of the time is spent waiting for the file system, not computing."""
 
 Record = dict[str, str]
-"""`root`: what the paths are relative to; `sha256`: over contents.bin. In prepared.json."""
+"""The part of prepared.json about contents: `root` is the folder that the paths are relative to, `sha256` the hash of contents.bin."""
 
 
 @dataclass(frozen=True)
 class RunSoFar:
-    """What a run that prepares its data again has to keep or to pass over."""
+    """What an earlier launch of the run has left, for a launch that prepares the data again."""
 
     kept: Path | None = None
-    """A folder with the files of its first preparation that belong to it for ever, such as the tokenizer."""
+    """Folder with those files of the first preparation that the run needs until its end, such as the tokenizer."""
     bad: Collection[str] = ()
-    """Files that it could not decode, or not in part: they may have been mended or removed."""
+    """Files that could not be decoded, as a whole or in part. The user may have fixed or removed them since then."""
 
 
 def digest(path: str | Path) -> bytes:
-    """Of the file's size, beginning and end; UNREAD where it cannot be read."""
+    """Return a hash of the file's size, beginning and end, or UNREAD if the file cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
             size = file.seek(0, 2)
@@ -62,13 +62,16 @@ def digest(path: str | Path) -> bytes:
 
 
 def save_digests(folder: Path, root: str, digests: bytes) -> Record:
-    """Write contents.bin beside the paths that are there already. Raises: OSError."""
+    """Write contents.bin into a folder that already has the list of paths, and return its record. Raises: OSError."""
     (folder / "contents.bin").write_bytes(digests)
     return {"root": root, "sha256": hashlib.sha256(digests).hexdigest()}
 
 
 def record_files(folder: Path, paths: Iterable[Path]) -> Record | None:
-    """Write paths and contents of these files; None where there are none, as for data from a hub. Raises: OSError."""
+    """Write the paths and digests of these files, and return their record. None if there are no files, as for data from a hub.
+
+    Raises: OSError.
+    """
     names = [str(path) for path in paths]
     if not names:
         return None
@@ -78,23 +81,25 @@ def record_files(folder: Path, paths: Iterable[Path]) -> Record | None:
 
 
 def record_of(folder: Path, *keys: str) -> Record | None:
-    """The record of a prepared folder, under the first of these keys of prepared.json: `contents` where training reads the files,
-    `sources` where it does not, as that of text. None where there is none."""
+    """Return the record of a prepared folder from prepared.json, under the first of these keys that is there; None if there is none.
+
+    The key is `contents` if training reads the source files, and `sources` if it does not (text).
+    """
     values = read_values(folder)
     return next((values[key] for key in keys if values.get(key)), None)
 
 
-class Look(NamedTuple):
-    """What a look at the source files of a prepared folder found; all 0 where nothing was recorded."""
+class ContentChanges(NamedTuple):
+    """How many source files of a prepared folder have changed since it was prepared. All 0 if the folder has no record."""
 
     num_changed: int = 0
-    num_looked: int = 0
+    num_compared: int = 0
     num_files: int = 0
     example: str = ""
 
     def __str__(self) -> str:
-        files = f"files drawn from {self.num_files}" if self.num_looked < self.num_files else "files"
-        return f"{self.num_changed} of {self.num_looked} {files} hold something else than when it was prepared, such as {self.example}"
+        files = f"files drawn from {self.num_files}" if self.num_compared < self.num_files else "files"
+        return f"{self.num_changed} of {self.num_compared} {files} hold something else than when it was prepared, such as {self.example}"
 
 
 def _read_digests(folder: Path) -> tuple[MappedPaths, np.ndarray]:
@@ -112,25 +117,25 @@ def _read_digests(folder: Path) -> tuple[MappedPaths, np.ndarray]:
     return paths, digests_N
 
 
-def look_again(folder: Path, passed_over: Collection[str] = ()) -> Look:
-    """Look at the source files of a prepared folder; those that are gone are no change, and `passed_over` are not looked at.
+def look_again(folder: Path, ignored: Collection[str] = ()) -> ContentChanges:
+    """Compare the source files of a prepared folder with its record. Missing files and `ignored` files do not count as changed.
 
-    Raises: ConfigError if the record of them is damaged.
+    Raises: ConfigError if the record is damaged.
     """
     record = record_of(folder, "contents", "sources")
     if record is None:
-        return Look()
+        return ContentChanges()
     paths, digests_N = _read_digests(folder)
     chosen: Sequence[int] = range(len(paths))
-    if (folder / STRETCHES).exists():
+    if (folder / SEGMENTS_FILE).exists():
         chosen = list(dict(zip(paths, chosen, strict=True)).values())  # one item of each file
     num_files = len(chosen)
-    if num_files > LOOKED_AT:
-        chosen = random.sample(chosen, LOOKED_AT)
+    if num_files > MAX_COMPARED:
+        chosen = random.sample(chosen, MAX_COMPARED)
     names = [os.path.join(record["root"], paths[index]) for index in chosen]
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(digest, names))
-    then = [digests_N[index].tobytes() for index in chosen]
-    pairs = zip(names, then, found, strict=True)
-    changed = [name for name, before, now in pairs if UNREAD not in (before, now) and before != now and name not in passed_over]
-    return Look(len(changed), len(names), num_files, min(changed, default=""))
+    recorded = [digests_N[index].tobytes() for index in chosen]
+    pairs = zip(names, recorded, found, strict=True)
+    changed = [name for name, before, now in pairs if UNREAD not in (before, now) and before != now and name not in ignored]
+    return ContentChanges(len(changed), len(names), num_files, min(changed, default=""))

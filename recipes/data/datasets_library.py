@@ -1,5 +1,5 @@
-"""Data sets as the `datasets` library keeps them: folders of save_to_disk, hub names, parquet files; which split of one is read, and what
-is left out. Knows neither texts nor media."""
+"""Data sets of the `datasets` library: folders of save_to_disk, hub names and parquet files. Chooses the split and describes what is left
+out. The content of the rows (text, audio, images) does not matter here."""
 
 import os
 import re
@@ -17,12 +17,12 @@ NEEDS_SCRIPT = "Dataset scripts are no longer supported"
 
 
 def is_saved(folder: Path) -> bool:
-    """Whether `datasets` has saved a data set as this folder."""
+    """True if this folder was written by save_to_disk of `datasets`."""
     return any(os.path.exists(folder / name) for name in ("dataset_dict.json", "state.json"))
 
 
 def load_saved(folder: Path, split: str | None) -> tuple[Any, str]:
-    """What save_to_disk has written, or those of its splits that are wanted (splits.choose_names); and the line that says so.
+    """Load a folder of save_to_disk, or the wanted splits of it (splits.choose_names). Return (rows, log line: what is read and left out).
 
     Raises: ConfigError; MissingSplit.
     """
@@ -35,29 +35,32 @@ def load_saved(folder: Path, split: str | None) -> tuple[Any, str]:
         return saved, ""
     with table_errors(str(folder)):
         whole = saved[found[0]] if len(found) == 1 else datasets.concatenate_datasets([saved[name] for name in found])
-    return whole, _say_sizes(found, sizes)
+    return whole, _describe_sizes(found, sizes)
 
 
 def files_of(saved: Any) -> list[Path]:
-    """Those that save_to_disk has written of this data set, or of the splits that it was put together from."""
+    """Return the files that this data set is memory-mapped from. If several splits were joined, the files of each of them."""
     return [Path(file["filename"]) for file in saved.cache_files]
 
 
 def say_rows(split: str, dataset: Any) -> str:
-    """The line that says what of a hub's data set is read, as far as it tells."""
+    """Return the log line of what is read from a hub's data set and what is left out; "" if its metadata do not list the split."""
     known = getattr(getattr(dataset, "info", None), "splits", None) or {}
     taken = list(known) if split == ALL else [split] * (split in known)
-    return _say_sizes(taken, {name: info.num_examples for name, info in known.items()})
+    return _describe_sizes(taken, {name: info.num_examples for name, info in known.items()})
 
 
-def _say_sizes(taken: list[str], sizes: dict[str, int]) -> str:
+def _describe_sizes(taken: list[str], sizes: dict[str, int]) -> str:
     left = ", ".join(f"{size:,} of {name}" for name, size in sizes.items() if name not in taken)
     return f"{', '.join(taken)}: {sum(sizes[name] for name in taken):,} rows" + (f"; left out: {left}" if left else "") if taken else ""
 
 
 def read_parquet(files: Sequence[Path]) -> Any:
-    """The rows of parquet files, one file after another. `datasets` is given the very files: where it looks for them itself, it takes names
-    for patterns and misses what lies behind links. Raises: OSError, and what `datasets` raises."""
+    """Read the rows of parquet files, one file after another.
+
+    `datasets` gets the list of files. If it searched for the files itself, it would read names as glob patterns and would not follow links.
+    Raises: OSError, and the errors of `datasets`.
+    """
     datasets = required("datasets")
     versions = [(str(status.st_mtime_ns), str(status.st_size)) for status in map(os.stat, files)]
     found = datasets.data_files.DataFilesList([str(file) for file in files], versions)
@@ -67,15 +70,15 @@ def read_parquet(files: Sequence[Path]) -> Any:
 
 
 def load_hub(path: str, split: str = "train") -> Any:
-    """A split of the hub's data set `name` or `name:config`, downloaded once; its cache is then read in place. `split` is a name of the
-    hub's (`train[:1%]` too), or one that splits.choose_names knows.
+    """Load a split of the hub's data set `name` or `name:config`. It is downloaded once and then read from the cache of `datasets`.
 
-    Raises: ConfigError if the hub cannot have that name, or does not give it; MissingSplit.
+    `split` is one of the data set's own names (also `train[:1%]`), or a name that splits.choose_names accepts.
+    Raises: ConfigError if this cannot be the name of a hub data set, or if it cannot be downloaded; MissingSplit.
     """
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?", path):
         raise ConfigError(f"--data {path}: no such file or folder")
     datasets = required("datasets")
-    import httpx  # which datasets needs
+    import httpx  # always installed with datasets, which depends on it
 
     name, _, config = path.partition(":")
     try:
@@ -85,7 +88,7 @@ def load_hub(path: str, split: str = "train") -> Any:
             if "Unknown split" not in str(error):
                 raise
         known = datasets.load_dataset(name, config or None)
-        return datasets.concatenate_datasets([known[one] for one in choose_names(path, list(known), split)])
+        return datasets.concatenate_datasets([known[chosen] for chosen in choose_names(path, list(known), split)])
     except (OSError, ValueError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
         raise ConfigError(
             f"--data {path}: no such file or folder, and the hub does not give it ({first_line(error)}); check the name and the network"
@@ -101,7 +104,7 @@ def load_hub(path: str, split: str = "train") -> Any:
 
 @contextmanager
 def table_errors(name: str) -> Iterator[None]:
-    """What `datasets` raises at a damaged file, as a ConfigError naming the file or folder."""
+    """In this block, errors of `datasets` about a damaged file become a ConfigError that names the file or folder."""
     datasets, pyarrow = required("datasets"), required("pyarrow")
     try:
         yield

@@ -1,4 +1,5 @@
-"""Paragraphs -> tokens in batches, by one process or many, in corpus order whatever their number. Reads and writes no files."""
+"""Encodes paragraphs to tokens in batches, with one process or several. The order is that of the corpus for any number of processes.
+Reads and writes no files."""
 
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
@@ -14,7 +15,7 @@ BATCH_BYTES = 1 << 18
 
 
 class TextBatch(NamedTuple):
-    """Paragraphs, the number of the document of each, and their size in UTF-8."""
+    """Paragraphs, the index of each one's document, and the size of all paragraphs in UTF-8 bytes."""
 
     documents: list[int]
     paragraphs: list[str]
@@ -22,7 +23,7 @@ class TextBatch(NamedTuple):
 
 
 def batches(source: TextSource) -> Iterator[TextBatch]:
-    """The corpus in batches of about BATCH_BYTES; where they end does not show in the result."""
+    """Yield the corpus in batches of about BATCH_BYTES. The tokens do not depend on where a batch ends."""
     documents: list[int] = []
     paragraphs: list[str] = []
     num_bytes = 0
@@ -40,7 +41,7 @@ def batches(source: TextSource) -> Iterator[TextBatch]:
 def encode_in_order(
     batches: Iterable[TextBatch], model_path: str, num_processes: int
 ) -> Generator[tuple[TextBatch, tuple[np.ndarray, np.ndarray]], None, None]:
-    """Each batch with its tokens and lengths, in order, encoded by that many processes (1: by this one)."""
+    """Yield each batch with its tokens and lengths, in order. `num_processes` processes encode them (1: this process alone)."""
     return run_in_order(partial(_encode, model_path), batches, num_processes, doing="tokenizing")
 
 

@@ -1,5 +1,5 @@
-"""What lies in a folder: every file below it, through links to folders too, and what was passed over, with the reason. Opens no file, and
-knows neither kinds of data nor splits."""
+"""Lists a folder: every file below it, also through links to folders, and the entries that were skipped, with the reason. Opens no file.
+Kinds of data and splits are decided elsewhere."""
 
 import os
 from collections import Counter, deque
@@ -11,27 +11,27 @@ from typing import Any
 from recipes.errors import ConfigError
 
 NAMED = 5
-"""As many of a list are named in one line."""
+"""Number of entries of a list that a message names."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Paths are relative to the folder, with `/` between names."""
+    """Content of a folder. Paths are relative to the folder, with `/` between names."""
 
     folder: Path
     files: list[str] = field(default_factory=list)
-    """Sorted, without hidden ones."""
+    """Sorted, without hidden files."""
     links: dict[str, str] = field(default_factory=dict)
-    """Those of the files that are links, and the full path that each leads to."""
+    """Each of `files` that is a symbolic link -> the full path of its target."""
     real_folders: dict[str, str] = field(default_factory=dict)
-    """Full path without links of every folder that was looked into, "" for the folder itself."""
+    """Each folder that was listed ("" is the folder itself) -> its full path with links resolved."""
     hidden: list[str] = field(default_factory=list)
     """Files and folders whose name begins with a dot."""
     passed_over: list[str] = field(default_factory=list)
-    """`/data/b: Permission denied`."""
+    """Skipped entries with the reason, such as `/data/b: Permission denied`."""
 
     def each_once(self, paths: list[str]) -> list[str]:
-        """`paths` without links to files that are among them anyway, and without second links to one file."""
+        """Return `paths` without duplicates of a file: links to a file that is also in `paths`, and further links to the same target."""
         linked = [path for path in paths if path in self.links]
         if not linked:
             return paths
@@ -49,27 +49,28 @@ class Listing:
 
 
 def find_place(path: str | Path) -> Path | None:
-    """The full path of the file or folder that `--data` names; None where there is none.
+    """Return the full path of the file or folder that `--data` names, or None if there is no such file or folder.
 
-    Raises: ConfigError where nobody can tell.
+    Raises: ConfigError if this cannot be decided (such as a missing permission), or if the path is neither a file nor a folder.
     """
     try:
-        place = Path(path).expanduser()
-        place.stat()
-    except (FileNotFoundError, NotADirectoryError, RuntimeError):  # the last: the home folder of nobody
+        full_path = Path(path).expanduser()
+        full_path.stat()
+    except (FileNotFoundError, NotADirectoryError, RuntimeError):  # RuntimeError: the home folder of an unknown user
         return None
     except (OSError, ValueError) as error:
         raise ConfigError(f"--data {path}: {_reason(error)}; correct the path or its permissions") from error
-    if not (place.is_file() or place.is_dir()):
+    if not (full_path.is_file() or full_path.is_dir()):
         raise ConfigError(f"--data {path}: neither a file nor a folder; copy it into one")
-    return place.resolve()
+    return full_path.resolve()
 
 
 def list_folder(folder: Path, has_meaning: Callable[[str], Any] = lambda name: None) -> Listing:
-    """Every file below the folder that is not hidden. A folder that can be reached on several ways is looked into once.
-    Its files then have the first of its names in sort order. A link whose name has no meaning, such as that of a split, comes last.
+    """List every file below the folder that is not hidden. A folder that links reach on several paths is listed once.
 
-    Raises: ConfigError where the folder itself cannot be read.
+    Of several paths the first in sort order is used. Links come last, unless `has_meaning` is true for their names, as for those of splits.
+
+    Raises: ConfigError if the folder itself cannot be read.
     """
     found = Listing(folder)
     seen: dict[str, str] = {}
@@ -81,7 +82,7 @@ def list_folder(folder: Path, has_meaning: Callable[[str], Any] = lambda name: N
             found.passed_over.append(f"{folder / relative}: the same folder as {folder / seen[real]}")
             continue
         seen[real], found.real_folders[relative] = relative, real
-        below = _look_into(found, relative)
+        below = _list_one(found, relative)
         is_last = {path: os.path.islink(folder / path) and not has_meaning(os.path.basename(path)) for path in below}
         links += [path for path in below if is_last[path]]
         waiting += [path for path in reversed(below) if not is_last[path]]
@@ -90,8 +91,8 @@ def list_folder(folder: Path, has_meaning: Callable[[str], Any] = lambda name: N
     return found
 
 
-def _look_into(found: Listing, relative: str) -> list[str]:
-    """Note the files of one folder; its sub-folders."""
+def _list_one(found: Listing, relative: str) -> list[str]:
+    """Add the entries of one folder to the listing, and return its sub-folders."""
     try:
         with os.scandir(found.folder / relative) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
@@ -101,11 +102,12 @@ def _look_into(found: Listing, relative: str) -> list[str]:
         found.passed_over.append(f"{found.folder / relative}: {_reason(error)}")
         return []
     prefix = f"{relative}/" if relative else ""
-    return [prefix + entry.name for entry in entries if _is_folder(found, prefix, entry)]
+    return [prefix + entry.name for entry in entries if _add_unless_folder(found, prefix, entry)]
 
 
-def _is_folder(found: Listing, prefix: str, entry: os.DirEntry[str]) -> bool:
-    """Whether to look into it; anything else is noted."""
+def _add_unless_folder(found: Listing, prefix: str, entry: os.DirEntry[str]) -> bool:
+    """Add the entry to the listing as a file, as hidden or as skipped. A folder that is not hidden is not added: return True, as it has
+    to be listed too."""
     if entry.name.startswith("."):
         found.hidden.append(prefix + entry.name)
         return False
@@ -125,18 +127,18 @@ def _is_folder(found: Listing, prefix: str, entry: os.DirEntry[str]) -> bool:
 
 
 def count_suffixes(paths: Iterable[str]) -> str:
-    """`40 .mp3, 1 without suffix`; the most frequent first, `nothing` where there are none."""
+    """Count the suffixes: `40 .mp3, 1 without suffix`, the most frequent first; `nothing` if there are no paths."""
     kinds = Counter(os.path.splitext(path)[1].lower() for path in paths)
     return name_some([f"{count:,} {suffix or 'without suffix'}" for suffix, count in kinds.most_common()]) or "nothing"
 
 
 def name_some(names: list[str], between: str = ", ") -> str:
-    """The first few, for one line."""
+    """Join the first NAMED names for a message, and the number of the others."""
     return between.join(names[:NAMED] + [f"{len(names) - NAMED:,} more"] * (len(names) > NAMED))
 
 
 def printable(line: str) -> str:
-    """Without what no terminal takes: names of files that are no UTF-8."""
+    """Escape the bytes that are not UTF-8, which file names may contain and a terminal cannot show."""
     return line.encode(errors="backslashreplace").decode()
 
 

@@ -1,5 +1,5 @@
 """Encoded images -> RGB pictures -> normalised arrays: decoding, the random view of pre-training and the fixed view of evaluation.
-Knows no files, data sets, seeds or patches; every random number comes from the caller's generator.
+Files, data sets, seeds and patches are handled elsewhere. Every random number comes from the caller's generator.
 
 Shapes: C 3 colours (red, green, blue), H = W = image_size pixels.
 """
@@ -19,9 +19,10 @@ from recipes.errors import ConfigError
 
 Image.init()
 FORMATS = tuple(sorted({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP"} & Image.OPEN.keys()))
-"""What Pillow may open, where it can: it knows stranger ones, of which EPS would run Ghostscript."""
+"""Formats that Pillow may open, as far as this build of Pillow can. Pillow also supports rarer formats, which are left out:
+EPS for example would run Ghostscript."""
 FLOAT_SUFFIXES = (".pfm",)
-"""Of those formats, but with pixels that decode_image refuses."""
+"""Suffixes of these formats that are left out, because decode_image refuses their floating-point pixels."""
 IMAGES = MediaKind(
     name="image",
     suffixes=tuple(sorted(s for s, name in Image.registered_extensions().items() if name in FORMATS and s not in FLOAT_SUFFIXES)),
@@ -29,14 +30,14 @@ IMAGES = MediaKind(
 )
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Of pixels in [0, 1] (torchvision; data2vec's vision release: --imagenet_default_mean_and_std)."""
+"""Mean and standard deviation of pixels in [0, 1] (torchvision; data2vec's vision release: --imagenet_default_mean_and_std)."""
 CROP_RATIO = (3 / 4, 4 / 3)
 """Width / height of a random crop (torchvision's RandomResizedCrop)."""
 CROP_ATTEMPTS = 10
 EVAL_CROP_RATIO = 224 / 256
 """Share of the shorter side that center_view keeps (evaluation on ImageNet)."""
 Box = tuple[int, int, int, int]
-"""left, upper, right, lower, in pixels; right and lower are outside."""
+"""left, upper, right, lower, in pixels; right and lower are exclusive."""
 
 
 def check_views(data: VisionDataConfig) -> None:
@@ -51,10 +52,11 @@ def check_views(data: VisionDataConfig) -> None:
 
 
 def decode_image(content: bytes) -> Image.Image:
-    """The picture in RGB, 8 bits a channel, upright (EXIF orientation), on white where it is transparent; an animation's first frame.
+    """Decode to RGB with 8 bits per channel.
 
-    16-bit grey is scaled by 1/257, not clipped.
-    Raises: UndecodableError for everything that is not a whole image of a known kind, and above Pillow's limit of pixels.
+    The EXIF orientation is applied. Transparent pixels are put on white. Only the first frame of an animation is decoded. 16-bit grey is
+    scaled by 1/257, not clipped.
+    Raises: UndecodableError if this is not a complete image of a known format, or if it has more pixels than Pillow's limit.
     """
     if not content:
         raise UndecodableError("empty file")
@@ -66,15 +68,15 @@ def decode_image(content: bytes) -> Image.Image:
         with image:
             _check_num_pixels(image)
             image.load()
-            with suppress(SyntaxError, ValueError, TypeError, KeyError, EOFError, struct.error):  # a damaged EXIF spoils no picture
+            with suppress(SyntaxError, ValueError, TypeError, KeyError, EOFError, struct.error):  # damaged EXIF data are ignored
                 ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
 
 
 def random_view(image: Image.Image, size: int, data: VisionDataConfig, rng: np.random.Generator) -> np.ndarray:
-    """The picture as one epoch sees it: colour jitter, then flip, then a random crop resized to size x size.
+    """Return the view for one sample of one epoch: colour jitter, then flip, then a random crop resized to size x size.
 
-    The same numbers are drawn whatever the settings, so a run without jitter takes the same flips and crops.
+    The settings do not change which random numbers are drawn. So a run without jitter gets the same flips and crops.
 
     Shapes: float32 (C, H, W), normalised.
     Source: data2vec_vision beit/datasets.py (the order), torchvision (each step).
@@ -82,7 +84,7 @@ def random_view(image: Image.Image, size: int, data: VisionDataConfig, rng: np.r
     image = color_jitter(image, data.color_jitter, rng)
     is_flipped = rng.random() < data.flip_prob
     left, upper, right, lower = random_crop_box(image.width, image.height, data.crop_scale, rng)
-    if is_flipped:  # the crop of the mirrored picture is the mirrored crop of the picture, and smaller
+    if is_flipped:  # flip the crop instead of the whole picture: the same result with fewer pixels
         left, right = image.width - right, image.width - left
     crop = image.crop((left, upper, right, lower))
     if is_flipped:
@@ -91,20 +93,20 @@ def random_view(image: Image.Image, size: int, data: VisionDataConfig, rng: np.r
 
 
 def center_view(image: Image.Image, size: int) -> np.ndarray:
-    """The picture as every evaluation sees it: shorter side resized to size * 256/224, central size x size.
+    """Return the fixed view of evaluation: the shorter side is resized to size * 256/224, then the central size x size pixels are cut out.
 
     Shapes: float32 (C, H, W), normalised.
     """
     side = min(image.size) * size / round(size / EVAL_CROP_RATIO)
     left, upper = (image.width - side) / 2, (image.height - side) / 2
-    # Both steps in one, so that a picture of 1 x 10000 does not first become a huge one.
+    # Crop and resize in one step. If a picture of 1 x 10000 pixels were resized first, it would become huge.
     return normalise(image.resize((size, size), Image.Resampling.BICUBIC, box=(left, upper, left + side, upper + side)))
 
 
 def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """Brightness, contrast and saturation times a factor from U[1 - strength, 1 + strength] each (never below 0), in random order.
+    """Multiply brightness, contrast and saturation, in random order, each by a factor from U[1 - strength, 1 + strength] (at least 0).
 
-    Contrast moves away from the mean grey of the whole picture as it is by then, saturation from each pixel's grey.
+    Contrast scales the distance from the mean grey of the whole picture (after the steps before), saturation that from each pixel's grey.
     Source: torchvision's ColorJitter on PIL images.
     """
     kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -116,9 +118,9 @@ def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) 
 
 
 def random_crop_box(width: int, height: int, scale: tuple[float, float], rng: np.random.Generator) -> Box:
-    """A box of U(scale) of the area and log-uniform CROP_RATIO, anywhere in the picture.
+    """Draw a box anywhere in the picture. Its share of the area is uniform in `scale`, its ratio log-uniform in CROP_RATIO.
 
-    Where ten draws do not fit: the largest central box whose ratio is within CROP_RATIO.
+    If none of ten draws fits into the picture: the largest central box whose ratio is within CROP_RATIO.
     Source: torchvision's RandomResizedCrop.get_params.
     """
     for _ in range(CROP_ATTEMPTS):
@@ -135,7 +137,7 @@ def random_crop_box(width: int, height: int, scale: tuple[float, float], rng: np
 
 
 def normalise(image: Image.Image) -> np.ndarray:
-    """(pixel / 255 - mean) / std with ImageNet's mean and std.
+    """Return (pixel / 255 - mean) / std with ImageNet's mean and std.
 
     Shapes: float32 (C, H, W).
     """
@@ -148,7 +150,7 @@ def normalise(image: Image.Image) -> np.ndarray:
 
 
 def _check_num_pixels(image: Image.Image) -> None:
-    limit = Image.MAX_IMAGE_PIXELS  # Pillow itself raises at twice as many, and warns from here on
+    limit = Image.MAX_IMAGE_PIXELS  # above it Pillow only warns; it raises from twice the limit on
     if limit is not None and image.width * image.height > limit:
         raise UndecodableError(f"{image.width} x {image.height} pixels, at most {limit} in all")
 
@@ -161,7 +163,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         picture = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    # A copy also of RGB: a file's own class carries the file along.
+    # RGB is copied too, because the object of an opened file keeps a reference to the file.
     return image.convert("RGB")
 
 

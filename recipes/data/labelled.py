@@ -1,5 +1,5 @@
-"""Labelled examples as micro-batches for a frozen trunk: whole clips one by one, centre views, padded sentences. No masks, and no
-randomness. Which of them a recipe has is its modality's to say, which of them are probed is the probe's.
+"""Labelled examples as micro-batches for a frozen trunk: whole clips one by one, centre views, padded sentences. No masks and no
+randomness. The recipe's modality chooses the kind of data, and the probe (recipes/finetune) chooses the splits and examples.
 
 Shapes: N examples.
 """
@@ -36,22 +36,25 @@ class Labelled:
     """One split: class names, and how to read and batch the examples."""
 
     name: str
-    """Of the data set, for messages."""
+    """Name of the data set, for messages."""
     labels: list[str | None]
-    """None: this example has no class, or no content."""
+    """Class of each example. None: the example has no class, or no content."""
     read: Callable[[int], Any]
-    """Raises: OSError, UndecodableError."""
+    """Index -> example. Raises: OSError, UndecodableError."""
     where: Callable[[int], str]
-    """What the user finds an example by."""
+    """Index -> location of the example, for messages."""
     collate: Collate
     columns: Sequence[str] = ()
-    """Of the table that the labels are from, if it is one."""
+    """Columns of the table that the labels come from; () if they do not come from a table."""
     max_bad_fraction: float = 0.0
     batch_size: int = BATCH
 
     def batches(self, indices: list[int], bad: dict[str, BadItem]) -> Iterator[tuple[list[int], Batch]]:
-        """The examples of these numbers, batch_size at a time, in order, with the numbers. What cannot be decoded is left out and
-        added to `bad`. Raises: ConfigError where that is more than the allowed share."""
+        """Yield the examples of these indices in order, batch_size at a time: (indices, batch). Examples that cannot be decoded are left
+        out and added to `bad`.
+
+        Raises: ConfigError if they are more than the allowed share.
+        """
         num_bad, allowed = 0, allowed_bad(len(indices), self.max_bad_fraction)
         for start in range(0, len(indices), self.batch_size):
             numbers, examples = [], []
@@ -72,7 +75,7 @@ class Labelled:
 
 
 def labelled_text(data: TextDataConfig, path: str | None, split: str, label_column: str, tokenizer: Path) -> Labelled:
-    """Sentences, cut to data.sequence_length and padded to the longest of a batch. Raises: ConfigError, MissingSplit."""
+    """Open labelled sentences, cut to data.sequence_length and padded to the longest of a batch. Raises: ConfigError, MissingSplit."""
     if not tokenizer.exists():
         raise ConfigError(f"{tokenizer}: the run's tokenizer is not there; put the run's prepared folder back")
     texts, labels, columns = load_split(path, split, data.text_column, label_column)
@@ -82,41 +85,42 @@ def labelled_text(data: TextDataConfig, path: str | None, split: str, label_colu
         ids_T = np.concatenate([[BOS], tokens[: data.sequence_length - 1]]).astype(np.int64)
         return TextExample(ids_T, ids_T, np.zeros(len(ids_T), dtype=bool))
 
-    known = [None if is_missing(text) else label for text, label in zip(texts, labels, strict=True)]
+    classes = [None if is_missing(text) else label for text, label in zip(texts, labels, strict=True)]
     where = f"{path} {split} row {{}}".format
-    return Labelled(str(path), known, read, where, partial(collate_text, always_padded=True), columns=columns)
+    return Labelled(str(path), classes, read, where, partial(collate_text, always_padded=True), columns=columns)
 
 
 def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
-    """Whole recordings, one at a time: padding shows in the published positions, and in the statistics of a norm over time.
+    """Open labelled recordings. They are read whole and batched one at a time, because padding would change the published positional
+    embedding and the statistics of a norm over time.
 
     Raises: ConfigError, MissingSplit.
     """
-    media = _open(path, AUDIO, data.column, split, label_column)
+    media = _open_media(path, AUDIO, data.column, split, label_column)
 
     def read(index: int) -> SpeechExample:
         waveform_T = normalize(read_audio(media, index, data.sample_rate))
         waveform_T = np.pad(waveform_T, (0, max(0, frontend.receptive_field - len(waveform_T))))
         return SpeechExample(waveform_T, np.zeros(frontend.num_frames(len(waveform_T)), dtype=bool))
 
-    return _of_media(media, read, partial(collate_speech, frontend=frontend), data.max_bad_fraction, batch_size=1)
+    return _from_media(media, read, partial(collate_speech, frontend=frontend), data.max_bad_fraction, batch_size=1)
 
 
 def labelled_images(data: VisionDataConfig, frontend: VisionFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
-    """Central views. Raises: ConfigError, MissingSplit."""
-    media = _open(path, IMAGES, data.column, split, label_column)
+    """Open labelled images, read as central views. Raises: ConfigError, MissingSplit."""
+    media = _open_media(path, IMAGES, data.column, split, label_column)
 
     def read(index: int) -> VisionExample:
         view_CHW = center_view(decode_image(media.read(index)), frontend.image_size)
         return VisionExample(view_CHW, np.zeros(frontend.grid**2, dtype=bool))
 
-    return _of_media(media, read, collate_vision, data.max_bad_fraction)
+    return _from_media(media, read, collate_vision, data.max_bad_fraction)
 
 
-def _open(path: str | None, kind: MediaKind, column: str, split: str, label_column: str) -> Media:
+def _open_media(path: str | None, kind: MediaKind, column: str, split: str, label_column: str) -> Media:
     return open_media(path, kind, column=column, split=split, label_column=label_column)
 
 
-def _of_media(media: Media, read: Callable[[int], Any], collate: Collate, max_bad_fraction: float, batch_size: int = BATCH) -> Labelled:
+def _from_media(media: Media, read: Callable[[int], Any], collate: Collate, max_bad_fraction: float, batch_size: int = BATCH) -> Labelled:
     labels = [class_name(media.label(index)) for index in range(len(media))]
     return Labelled(media.name, labels, read, media.where, collate, media.columns, max_bad_fraction, batch_size)

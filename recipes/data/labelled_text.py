@@ -1,4 +1,4 @@
-"""Labelled text: a folder of csv, tsv, jsonl or parquet files whose names tell the splits, a saved data set, or a hub name."""
+"""Labelled text: a folder of csv, tsv, jsonl or parquet files with the split in their names, a saved data set, or a hub name."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from recipes.data.datasets_library import is_saved, load_hub, load_saved, read_parquet, table_errors
 from recipes.data.folder import find_place, list_folder
 from recipes.data.labels import class_name
-from recipes.data.splits import choose_files, word_of
+from recipes.data.splits import choose_files, find_split_name
 from recipes.data.text_tables import TABLE_FORMATS, TableFile, kind_of
 from recipes.errors import ConfigError, MissingSplit
 
@@ -17,33 +17,33 @@ class LabelledText(NamedTuple):
 
     texts: list[Any]
     labels: list[str | None]
-    """All None where the table has no such column."""
+    """All None if the table has no label column."""
     columns: list[str]
 
 
 def load_split(path: str | None, split: str, text_column: str, label_column: str) -> LabelledText:
-    """One split's texts and classes.
+    """Load the texts and classes of one split.
 
-    Raises: ConfigError where there is no such data, split or column of texts.
+    Raises: ConfigError if there is no such data or column of texts; MissingSplit if there is no such split.
     """
     if path is None:
         raise ConfigError("the shipped text has no labels; give --data a folder with train.csv and test.csv (columns text and label)")
     folder = find_place(path)
     if folder is None:
-        return _of_dataset(load_hub(path, split), path, text_column, label_column)
+        return _from_dataset(load_hub(path, split), path, text_column, label_column)
     if not folder.is_dir():
         raise ConfigError(f"{folder}: one file is one split; point --data at a folder with train.csv and test.csv")
     if is_saved(folder):
-        return _of_dataset(load_saved(folder, split)[0], path, text_column, label_column)
-    files = _files_of(folder, split)
-    if kind_of(files[0]) == ".parquet":  # which may hold the names of numbered classes
+        return _from_dataset(load_saved(folder, split)[0], path, text_column, label_column)
+    files = _split_files(folder, split)
+    if kind_of(files[0]) == ".parquet":  # read by `datasets`, because it may contain the names of numbered classes
         with table_errors(str(files[0] if len(files) == 1 else folder)):
-            return _of_dataset(read_parquet(files), path, text_column, label_column)
-    return _of_files(files, text_column, label_column)
+            return _from_dataset(read_parquet(files), path, text_column, label_column)
+    return _from_files(files, text_column, label_column)
 
 
-def _files_of(folder: Path, split: str) -> list[Path]:
-    listing = list_folder(folder, word_of)
+def _split_files(folder: Path, split: str) -> list[Path]:
+    listing = list_folder(folder, find_split_name)
     tables = [path for path in listing.files if kind_of(path) in TABLE_FORMATS]
     if not tables:
         raise MissingSplit(f"{folder}: no split {split!r}, there are no tables; name the files train.csv and test.csv")
@@ -54,7 +54,7 @@ def _files_of(folder: Path, split: str) -> list[Path]:
     return files
 
 
-def _of_files(files: list[Path], text_column: str, label_column: str) -> LabelledText:
+def _from_files(files: list[Path], text_column: str, label_column: str) -> LabelledText:
     found = LabelledText([], [], [])
     for file in files:
         table = TableFile(file)
@@ -68,7 +68,7 @@ def _of_files(files: list[Path], text_column: str, label_column: str) -> Labelle
     return found
 
 
-def _of_dataset(rows: Any, name: str, text_column: str, label_column: str) -> LabelledText:
+def _from_dataset(rows: Any, name: str, text_column: str, label_column: str) -> LabelledText:
     columns, texts = rows.column_names, list[Any]()
     _check_column(name, text_column, columns)
     texts += rows[text_column]

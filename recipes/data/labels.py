@@ -1,5 +1,5 @@
-"""What a label is: the same class has the same name whether a table holds it as a number, a text or a number of a named class, and a
-missing one is none. Reads no data."""
+"""Converts a cell of a label column to a class name. A class has the same name whether the table contains it as a number, as text or as
+the number of a named class. An empty cell has no class. Reads no data."""
 
 import re
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from typing import Any
 from recipes.errors import ConfigError
 
 NO_LABEL = ("", "-1")
-"""What data sets put where there is no label; the hub's test splits have -1 throughout."""
+"""Cells that mean "no label". In the test splits of many hub data sets all labels are -1."""
 WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0*")
-"""One empty cell turns a column of 0 and 1 into 0.0 and 1.0."""
+"""A whole number written as a float: one empty cell turns a column of 0 and 1 into 0.0 and 1.0."""
 
 
 def class_name(value: Any, names: Sequence[str] | None = None) -> str | None:
-    """The name of the class that a cell holds, None where it holds none; `names` are those of a column of numbered classes.
+    """Return the class name of a cell, or None if the cell has no label. `names`: the class names of a column of numbered classes.
 
-    Raises: ConfigError where the cell holds several.
+    Raises: ConfigError if the cell contains several labels.
     """
     if is_missing(value):
         return None
@@ -31,5 +31,5 @@ def class_name(value: Any, names: Sequence[str] | None = None) -> str | None:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a cell is empty: null, not a number, or blank."""
+    """True if a cell is empty: null, NaN, or blank text."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())

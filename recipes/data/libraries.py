@@ -1,5 +1,4 @@
-"""Libraries that only some kinds of data need, so that what needs none of them runs where they are missing. The one place that imports
-them."""
+"""Imports the libraries that only some kinds of data need. No other module imports them, so the rest runs without them."""
 
 import importlib
 from typing import Any, Literal
@@ -15,9 +14,9 @@ NEEDED_FOR: dict[Library, str] = {
 
 
 def required(name: Library) -> Any:
-    """The module.
+    """Import and return the module.
 
-    Raises: ConfigError that names what is missing, which may be something that the library needs (`datasets` needs pandas).
+    Raises: ConfigError with the name of the missing package. This may be a dependency of the library (`datasets` needs pandas).
     """
     try:
         return importlib.import_module(name)

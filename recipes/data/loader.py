@@ -1,4 +1,5 @@
-"""This rank's micro-batches of every update, prepared ahead of the training. Knows no modality; which samples an update has is in order.py.
+"""This rank's micro-batches of every update, prepared in the background. The same for all modalities. order.py decides which samples an
+update has.
 
 Shapes: N samples of the data set.
 """
@@ -22,30 +23,30 @@ from recipes.system.processes import Workers
 Example = TypeVar("Example")
 EVAL_EPOCH = 0
 EVAL_MASK_SEED = 0
-"""For the held-out data set: the same masks in every evaluation of every run."""
+"""Mask seed of the held-out data set, so that every evaluation of every run has the same masks."""
 CLOSE_SECONDS = 3.0
-"""How long close() waits for a sample that this process itself decodes."""
+"""How long close() waits for a sample that this process itself is decoding."""
 
 
 class Dataset(Ordered, Protocol[Example]):
-    """What a modality brings. example() is a function of its arguments and the data set's seed, so any thread or process may run it;
-    the data set itself must be picklable."""
+    """The data set that a modality implements. It must be picklable. The result of example() depends only on its arguments and on the data
+    set's seed, so any thread or process may call it."""
 
     fingerprint: str
     """Hash of the data, for config.json."""
 
     def example(self, epoch: int, index: int, group: tuple[int, ...]) -> Example:
-        """One sample as that epoch sees it: crop, augmentation, mask. `group` are the indices of its group, its own among them."""
+        """Return one sample with the crop, augmentation and mask of that epoch. `group`: the indices of all samples of its group."""
 
     def collate(self, examples: list[Example]) -> Batch:
-        """The micro-batch of these samples."""
+        """Return the micro-batch of these samples."""
 
     def take_bad(self) -> list[BadItem]:
-        """Undecodable items that example() met since the last call, in this process."""
+        """Return and clear the undecodable items that example() has found in this process since the last call."""
 
 
 class LoadedBatch(NamedTuple):
-    """A micro-batch and what could not be decoded on the way."""
+    """A micro-batch, and the items that could not be decoded while it was built."""
 
     batch: Batch
     bad: list[BadItem]
@@ -61,25 +62,25 @@ def check_enough(dataset: Dataset, global_batch_size: int) -> None:
 
 
 def build_batch(dataset: Dataset, positions: list[Position]) -> Batch:
-    """The micro-batch of these samples, made here and now."""
+    """Build the micro-batch of these samples in the calling thread."""
     return dataset.collate([dataset.example(*position) for position in positions])
 
 
 @dataclass(frozen=True)
 class BatchBuilder:
-    """Builds micro-batches by their samples' positions, in this process or in a worker process."""
+    """Builds micro-batches from the positions of their samples, in this process or in a worker process."""
 
     dataset: Dataset
 
     def __call__(self, positions: list[Position]) -> LoadedBatch:
-        """Raises: ConfigError where the data set cannot give them."""
+        """Build one micro-batch. Raises: ConfigError if the data set cannot read the samples."""
         batch = build_batch(self.dataset, positions)
         return LoadedBatch(batch, self.dataset.take_bad())
 
 
 class UpdateLoader:
-    """This rank's micro-batches, update by update. Data-parallel ranks take contiguous slices of each global batch; tensor-parallel
-    ranks pass the same dp_rank and so read the same data."""
+    """This rank's micro-batches, update by update. Each data-parallel rank takes a contiguous slice of each global batch. Tensor-parallel
+    ranks have the same dp_rank, so they read the same data."""
 
     def __init__(
         self,
@@ -92,77 +93,77 @@ class UpdateLoader:
         first_update: int = 0,
         ranks_on_node: int = 1,
     ) -> None:
-        """`share`: this rank's part of the global batch (see rank_share). Worker processes start at once."""
+        """Start the worker processes. `share`: this rank's slice of the global batch (see rank_share)."""
         self.dataset, self._build, self._order, self._share = dataset, BatchBuilder(dataset), order, share
         self._micro_batch_size, self._num_workers = micro_batch_size, num_workers
-        self._room: SharedMemory | None = SharedMemory(num_workers, ranks_on_node) if num_workers else None
+        self._unchecked_memory: SharedMemory | None = SharedMemory(num_workers, ranks_on_node) if num_workers else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="data")
-        self._ahead: tuple[int, Future[list[LoadedBatch]]] | None = None
+        self._prefetched: tuple[int, Future[list[LoadedBatch]]] | None = None
         self._is_closed = False
         self._workers: Workers[list[Position], LoadedBatch] | None = None
-        self._next, self._parts = first_update, self._open(first_update)
+        self._next_update, self._remaining = first_update, self._start_at(first_update)
         self.wait_seconds = 0.0
-        """How long the last batches() had to wait for its data."""
-        # Nothing is received before the first batches(): while the model is built, DeepSpeed's zero.Init replaces torch.empty in every
-        # thread, and torch receives a worker's tensor through it: float32 would arrive as the bytes of bf16.
+        """How long the last call of batches() waited for its data."""
+        # No batch is received before the first call of batches(). While the model is built, DeepSpeed's zero.Init replaces torch.empty in
+        # every thread. torch receives a worker's tensor through torch.empty, so float32 values would arrive as bytes of bf16.
 
     @property
     def worker_pids(self) -> list[int | None]:
-        """Of the processes that read."""
+        """Process ids of the worker processes."""
         return self._workers.pids if self._workers else []
 
     def positions(self, update: int) -> list[Position]:
-        """Every sample of the whole global batch."""
+        """Return every sample of the update's global batch, of all ranks."""
         return self._order.positions(update)
 
     def place(self, update: int) -> EpochPlace:
-        """Where that update begins."""
+        """Return the position in the data where that update begins."""
         return self._order.place(update)
 
     def batches(self, update: int) -> list[LoadedBatch]:
-        """This rank's micro-batches of that update, in order; the following ones are then prepared in the background.
+        """Return this rank's micro-batches of that update, in order, and start to prepare those of the next update in the background.
 
-        Raises: ConfigError where the data set or the worker processes cannot give them, on this rank alone.
+        Raises: ConfigError if the data set or a worker process fails. It is raised on this rank alone.
         """
         start = time.perf_counter()
-        if self._ahead is None or self._ahead[0] != update:
+        if self._prefetched is None or self._prefetched[0] != update:
             self._prefetch(update)
-        assert self._ahead is not None
-        loaded = self._ahead[1].result()
+        assert self._prefetched is not None
+        loaded = self._prefetched[1].result()
         self.wait_seconds = time.perf_counter() - start
         self._prefetch(update + 1)
         return loaded
 
     def close(self) -> None:
-        """Stop the background work, within seconds even where it is stuck; the loader cannot be used afterwards."""
+        """Stop the background work, within seconds even if a sample never finishes. The loader cannot be used afterwards."""
         if self._is_closed:
             return
         self._is_closed = True
         if self._workers:
             self._workers.close()
-        if self._ahead is not None:
-            self._ahead[1].cancel()
-        wait([self._thread.submit(tuple)], CLOSE_SECONDS)  # when the thread has come to this, it is done with what was under way
+        if self._prefetched is not None:
+            self._prefetched[1].cancel()
+        wait([self._thread.submit(tuple)], CLOSE_SECONDS)  # when the thread runs this empty task, its earlier task is done
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _prefetch(self, update: int) -> None:
-        if self._ahead is not None:
-            self._ahead[1].cancel()
-        self._ahead = update, self._thread.submit(self._load, update)
+        if self._prefetched is not None:
+            self._prefetched[1].cancel()
+        self._prefetched = update, self._thread.submit(self._load, update)
 
     def _load(self, update: int) -> list[LoadedBatch]:
-        if update != self._next:
-            self._parts = self._open(update)
-        self._next = update + 1
+        if update != self._next_update:
+            self._remaining = self._start_at(update)
+        self._next_update = update + 1
         num_micro_batches = (self._share.stop - self._share.start) // self._micro_batch_size
         loaded = [self._take() for _ in range(num_micro_batches)]
-        if self._room:
-            self._room.check([item.batch for item in loaded])
-            self._room = None
+        if self._unchecked_memory:
+            self._unchecked_memory.check([item.batch for item in loaded])
+            self._unchecked_memory = None
         return loaded
 
-    def _open(self, update: int) -> Iterator[list[Position]]:
-        """Begin at that update; the micro-batches that are left to ask for. Worker processes read from now on."""
+    def _start_at(self, update: int) -> Iterator[list[Position]]:
+        """Start new worker processes at that update, and give them their first micro-batches. Return the micro-batches after these."""
         parts = micro_batches(self._order, self._share, self._micro_batch_size, update)
         if self._workers:
             self._workers.close()
@@ -173,12 +174,12 @@ class UpdateLoader:
         return parts
 
     def _take(self) -> LoadedBatch:
-        """The next micro-batch."""
+        """Return the next micro-batch, and give the worker processes a further one to build."""
         if self._workers is None:
-            return self._build(next(self._parts))
+            return self._build(next(self._remaining))
         with told_as_config_errors(self._num_workers):
             loaded = self._workers.get()
-        self._workers.put(next(self._parts))
+        self._workers.put(next(self._remaining))
         return loaded
 
 
@@ -187,7 +188,7 @@ def _take_one_core() -> None:
 
 
 def micro_batches(order: UpdateOrder, share: slice, size: int, first_update: int) -> Iterator[list[Position]]:
-    """The endless list of a rank's micro-batches from an update on, as their samples' positions."""
+    """Yield a rank's micro-batches from that update on, without end, as the positions of their samples."""
     for update in count(first_update):
         own = order.positions(update)[share]
         for start in range(0, len(own), size):
@@ -195,7 +196,7 @@ def micro_batches(order: UpdateOrder, share: slice, size: int, first_update: int
 
 
 def rank_share(global_batch_size: int, dp_rank: int, dp_size: int) -> slice:
-    """A rank's contiguous part of a global batch."""
+    """Return a rank's contiguous slice of the global batch."""
     assert global_batch_size % dp_size == 0 and 0 <= dp_rank < dp_size
     return slice(dp_rank * global_batch_size // dp_size, (dp_rank + 1) * global_batch_size // dp_size)
 
@@ -203,11 +204,11 @@ def rank_share(global_batch_size: int, dp_rank: int, dp_size: int) -> slice:
 def eval_batches(
     dataset: Dataset, *, max_samples: int, micro_batch_size: int, group_size: int, dp_rank: int, dp_size: int
 ) -> Iterator[Batch]:
-    """This rank's share of a fixed set of at most max_samples held-out samples, spread evenly over the data set.
+    """Yield this rank's batches of a fixed set of at most max_samples held-out samples, which are spread evenly over the data set.
 
-    Every rank gets the same number of batches of the same sizes, none of which crosses a group, so a few samples may be left
-    out. Nothing for a data set without samples. Bad items stay with the data set (take_bad). Raises: ConfigError where the ranks
-    outnumber the samples.
+    Every rank gets the same number of batches of the same sizes. No batch contains samples of two groups. So a few samples may be left
+    out. A data set without samples gives no batches. Bad items remain in the data set until take_bad().
+    Raises: ConfigError if there are more ranks than samples.
     """
     num_samples = min(max_samples, len(dataset))
     if 0 < num_samples < dp_size:
@@ -222,9 +223,9 @@ def eval_batches(
     spread = [i * len(dataset) // num_samples for i in range(num_samples)]
     own = range(dp_rank * share, (dp_rank + 1) * share)
     positions = [Position(EVAL_EPOCH, spread[i], tuple(spread[i // group_size * group_size :][:group_size])) for i in own]
-    return _in_turn(dataset, [positions[i : i + micro_batch_size] for i in range(0, len(positions), micro_batch_size)])
+    return _build_each(dataset, [positions[i : i + micro_batch_size] for i in range(0, len(positions), micro_batch_size)])
 
 
-def _in_turn(dataset: Dataset, parts: list[list[Position]]) -> Iterator[Batch]:
+def _build_each(dataset: Dataset, parts: list[list[Position]]) -> Iterator[Batch]:
     for part in parts:
         yield build_batch(dataset, part)

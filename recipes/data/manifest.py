@@ -1,5 +1,5 @@
-"""Lists of files: .tsv, .csv and .jsonl with a column of paths, and fairseq's .tsv with the root folder in its first line. A row may name a
-stretch of its file. Opens none of the files that are listed."""
+"""Lists of files: .tsv, .csv and .jsonl with a column of paths, and fairseq's .tsv with the root folder in its first line. A row may be a
+segment of its file. Opens none of the files that are listed."""
 
 import math
 from itertools import islice
@@ -12,51 +12,51 @@ from recipes.errors import ConfigError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 PATH_COLUMNS = ("path", "file", "audio_filepath")
-"""Tried after the column that the recipe names; the last one is NeMo's."""
+"""Column names that are tried after the one in the recipe. The last one is NeMo's."""
 START_COLUMNS = ("offset", "start", "start_time", "start_sec", "start_seconds", "begin", "begin_time", "begin_sec")
 END_COLUMNS = ("end", "end_time", "end_sec", "end_seconds", "stop", "stop_time")
 LENGTH_COLUMNS = ("duration", "duration_sec", "duration_seconds", "dur")
-"""Names of NeMo's, Kaldi's and hub lists for where a row's stretch of its recording starts and ends, and how long it is, in seconds."""
+"""Names that NeMo's, Kaldi's and hub lists use for the start, end and length of a row's segment of its recording, in seconds."""
 
 
-class Stretch(NamedTuple):
-    """A part of a recording, in seconds; `seconds` None is up to the end."""
+class Segment(NamedTuple):
+    """A part of a recording, in seconds. `seconds` None: up to the end of the recording."""
 
     start: float
     seconds: float | None = None
 
 
 class FileManifest(NamedTuple):
-    """The folder that the paths are relative to, and for each row its path, label and stretch."""
+    """The folder that the paths are relative to, and for each row its path, label and segment."""
 
     root: str
     paths: list[str]
     labels: list[Any]
     """As they are written; labels.class_name makes classes of them."""
-    stretches: list[Stretch | None]
+    segments: list[Segment | None]
     columns: list[str]
-    """Names of all columns; fairseq's lists have none."""
-    stretch_columns: list[str]
-    """Of those that say where the stretches are."""
+    """Names of all columns. Empty for fairseq's lists."""
+    segment_columns: list[str]
+    """The columns that contain the times of the segments."""
 
 
-def read_manifest(path: Path, *, column: str, label_column: str, column_option: str, has_stretches: bool = False) -> FileManifest:
-    """Paths are relative to the manifest's folder, in fairseq's to the folder of its first line. `has_stretches`: columns of START_COLUMNS
-    and the like mean what they say.
+def read_manifest(path: Path, *, column: str, label_column: str, column_option: str, has_segments: bool = False) -> FileManifest:
+    """Read a list of files. Its paths are relative to the list's folder, or in fairseq's format to the folder in its first line.
 
+    `has_segments`: columns named as in START_COLUMNS, END_COLUMNS and LENGTH_COLUMNS are the times of segments. If False, they are ignored.
     Raises: ConfigError if the file cannot be parsed, lists nothing, or has no column of paths (`column_option` is the setting to change).
     """
     if _is_fairseq(list(islice(read_lines(path), 2))):
         manifest = _read_fairseq(path)
     else:
-        manifest = _read_rows(path, (column, *PATH_COLUMNS), label_column, column_option, has_stretches)
+        manifest = _read_rows(path, (column, *PATH_COLUMNS), label_column, column_option, has_segments)
     if not manifest.paths:
         raise ConfigError(f"{path}: lists no files; give a list with at least one row")
     return manifest
 
 
 def _is_fairseq(head: list[str]) -> bool:
-    """`/root/folder` and then `path<TAB>number of samples`."""
+    """True if the first line is `/root/folder` and the second one `path<TAB>number of samples`."""
     return len(head) == 2 and "\t" not in head[0] and head[1].count("\t") == 1 and head[1].rpartition("\t")[2].strip().isdigit()
 
 
@@ -69,7 +69,7 @@ def _read_fairseq(path: Path) -> FileManifest:
     return FileManifest(str(root), paths, [None] * len(paths), [None] * len(paths), [], [])
 
 
-def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, column_option: str, has_stretches: bool) -> FileManifest:
+def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, column_option: str, has_segments: bool) -> FileManifest:
     table = TableFile(path)
     columns = table.columns()
     chosen = next((name for name in candidates if name in columns), None)
@@ -77,8 +77,8 @@ def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, colum
         found = f"no column {candidates[0]!r}, there are {', '.join(columns)}"
         raise ConfigError(f"{path}: {found}; --set {column_option}=NAME of the one with the paths")
     times = [next((name for name in names if name in columns), "") for names in (START_COLUMNS, END_COLUMNS, LENGTH_COLUMNS)]
-    has_stretches = has_stretches and bool(times[0])
-    manifest = FileManifest(str(path.parent), [], [], [], columns, [name for name in times if name and has_stretches])
+    has_segments = has_segments and bool(times[0])
+    manifest = FileManifest(str(path.parent), [], [], [], columns, [name for name in times if name and has_segments])
     there = [name for name in times if name]  # pandas writes its index as a column that is called ""
     for row in table.rows((chosen, label_column, *there)):
         value, label, *found = row.cells
@@ -87,16 +87,17 @@ def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, colum
             raise ConfigError(f"{path} {row.place}: no path in column {chosen!r}; remove the row or write its path")
         manifest.paths.append(value)
         manifest.labels.append(label)
-        manifest.stretches.append(_stretch(path, row, list(zip(times, cells, strict=True))) if has_stretches else None)
+        manifest.segments.append(_segment(path, row, list(zip(times, cells, strict=True))) if has_segments else None)
     return manifest
 
 
-def _stretch(path: Path, row: Row, cells: list[tuple[str, Any]]) -> Stretch | None:
-    """None where the row has no start. An end goes before a length, which may be that of the whole recording."""
+def _segment(path: Path, row: Row, cells: list[tuple[str, Any]]) -> Segment | None:
+    """Return the row's segment, or None if the row has no start time. If it has an end and a length, the end is used, because the length
+    may be that of the whole recording."""
     start, end, length = (_seconds(path, row, name, value) for name, value in cells)
     if start is None:
         return None
-    return Stretch(start, length if end is None else end - start)
+    return Segment(start, length if end is None else end - start)
 
 
 def _seconds(path: Path, row: Row, column: str, value: Any) -> float | None:

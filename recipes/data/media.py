@@ -1,5 +1,5 @@
-"""Recordings and images as items in a fixed order that are read as bytes, and what to do about an item that cannot be decoded. Where they
-come from: media_source.py. Decodes nothing and writes nothing."""
+"""Recordings and images as items in a fixed order that are read as bytes, and the treatment of items that cannot be decoded.
+media_source.py opens them. Decodes nothing and writes nothing."""
 
 import math
 import os
@@ -14,70 +14,71 @@ import numpy as np
 
 from recipes.data.folder import printable
 from recipes.data.labels import class_name
-from recipes.data.manifest import Stretch
+from recipes.data.manifest import Segment
 from recipes.errors import ConfigError
 
 T = TypeVar("T")
 FEW_BAD_ITEMS = 3
-"""So many are allowed whatever their share, if they are not more than a quarter."""
+"""This many bad items are allowed on a small data set even above the allowed share, but not more than a quarter of its items."""
 NAMED_BAD_ITEMS = 10
-"""As many of a list of bad items are named in one line."""
+"""Number of bad items that a message names."""
 
 
 class BadItem(NamedTuple):
     """An item that could not be read or decoded."""
 
     where: str
+    """Location of the item (Media.where)."""
     reason: str
     file: str | None = None
     """The file that the item is, or is a part of. None for a row of a table."""
 
 
 class UndecodableError(ValueError):
-    """Raised by decoders; the message is the reason (`not audio`), without the item's name."""
+    """Raised by decoders. The message is the reason (`not audio`), without the item's name."""
 
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """The one place through which decoders run: what a library raises at foreign bytes becomes UndecodableError, and a disk's errors
-    stay what they are."""
+    """In this block, any error of a decoding library becomes UndecodableError. Errors of the disk (OSError with errno) are not changed. All
+    decoders run in such a block."""
     try:
         yield
     except (UndecodableError, ConfigError):
         raise
-    except Exception as error:  # soundfile and Pillow raise nearly anything, MemoryError too where a damaged header asks for terabytes
+    except Exception as error:  # soundfile and Pillow raise nearly any type, such as MemoryError if a damaged header asks for terabytes
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise UndecodableError(reason_of(error)) from error
 
 
 def reason_of(error: Exception) -> str:
-    """A decoder's message as far as it fits into one line, without the address of the object that it read."""
+    """Return the first line of a decoder's message, without the memory address of the object that was read."""
     lines = str(getattr(error, "error_string", error)).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
 @dataclass(frozen=True)
 class MediaKind:
-    """What the two modalities of this kind of data do not share."""
+    """The differences between audio and images as data."""
 
     name: str
     """audio or image, for messages."""
     suffixes: tuple[str, ...]
-    """Of the files that are items, lower case: (".wav", ...)."""
+    """Suffixes of the files that are items, in lower case: (".wav", ...)."""
     sample: Path
     """The shipped sample: a folder of such files."""
     column_option: str = "data.column"
     """The setting that names a table's column, for messages."""
-    has_stretches: bool = False
-    """Whether an item may be a part of a file, from one second to another."""
+    has_segments: bool = False
+    """True if an item may be a segment of a file."""
 
 
-class Places(Protocol):
-    """Items that the user can find."""
+class Locatable(Protocol):
+    """Items with a location that a message can name."""
 
     def where(self, index: int, /) -> str:
-        """What the user finds the item by."""
+        """Return the item's location, for messages."""
 
 
 class Media(Protocol):
@@ -85,44 +86,44 @@ class Media(Protocol):
 
     @property
     def name(self) -> str:
-        """What the user asked for, as an absolute path or hub name."""
+        """The data that the user named, as an absolute path or hub name."""
 
     @property
     def note(self) -> str:
-        """What of it is read and what is left out, as a line; "" where that is the user's own list."""
+        """Log line: what is read of the data and what is left out; "" if the user gave a list of files."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes:
-        """The item's bytes. Raises: OSError."""
+        """Return the item's bytes. Raises: OSError."""
 
     def open(self, index: int) -> BinaryIO:
-        """The same as a file, for those who need a part of it. Raises: OSError."""
+        """Open the item's bytes as a file, so that a part of them can be read. Raises: OSError."""
 
     def size(self, index: int) -> int:
-        """Number of bytes, found without reading them. Raises: OSError."""
+        """Return the number of bytes without reading them. Raises: OSError."""
 
     def key(self, index: int) -> str:
-        """The item's name within the data set, wherever the data set lies."""
+        """Return the item's name within the data set. It does not change if the data set is moved."""
 
     def where(self, index: int) -> str:
-        """What the user finds the item by: `/data/a.wav`, `train.parquet row 17`."""
+        """Return the item's location, for messages: `/data/a.wav`, `train.parquet row 17`."""
 
     @property
     def columns(self) -> Sequence[str]:
-        """Of the table that lists them; none for a folder of files."""
+        """Columns of the table that lists the items; () for a folder of files."""
 
-    def stretch(self, index: int) -> Stretch | None:
-        """The part of the file that is the item; None is all of it."""
+    def stretch(self, index: int) -> Segment | None:
+        """Return the segment of the file that is the item, or None if it is the whole file."""
 
     def file(self, index: int) -> str | None:
-        """The full path of the file that the item is, or is a part of, with links as listed. None for a row of a table."""
+        """Return the full path of the file that the item is, or is a part of, with links as listed. None for a row of a table."""
 
     def origin(self, index: int) -> str:
-        """Equal for items that are of one file, whatever the names that lead to it."""
+        """Return an id of the file that contains the item. Items of one file have the same id, also through links and other paths."""
 
     def label(self, index: int) -> str | None:
-        """Class: the file's folder below the data set's, or the table's label column; None if there is none."""
+        """Return the class: the file's folder below the data set's folder, or the value of the label column; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -134,13 +135,13 @@ class Files:
     """What the paths are relative to."""
     paths: Sequence[str]
     labels: Sequence[Any] | None = None
-    """As a list of files holds them. None: a file's label is its folder."""
-    stretches_N2: np.ndarray | None = None
-    """Start and length of each item in seconds, NaN for a whole file and for the rest of one; None: every item is a whole file."""
+    """As the list of files contains them. None: a file's label is its folder."""
+    segments_N2: np.ndarray | None = None
+    """Start and length of each item in seconds. Start NaN: the whole file. Length NaN: up to the file's end. None: all are whole files."""
     columns: Sequence[str] = ()
-    """Of the list that names the files."""
-    stretch_columns: Sequence[str] = ()
-    """Those of them that say where the stretches are."""
+    """Columns of the list that names the files; () if there is no list."""
+    segment_columns: Sequence[str] = ()
+    """The columns that contain the times of the segments."""
     note: str = ""
     """See Media."""
 
@@ -161,34 +162,34 @@ class Files:
         return os.stat(self._path(index)).st_size
 
     def key(self, index: int) -> str:
-        """Its path as listed, and its stretch."""
-        return self.paths[index] + self._named_stretch(index)
+        """Return the item's path as listed, and its segment."""
+        return self.paths[index] + self._segment_suffix(index)
 
     def where(self, index: int) -> str:
-        """Its full path, and its stretch."""
-        return self._path(index) + self._named_stretch(index)
+        """Return the item's full path, and its segment."""
+        return self._path(index) + self._segment_suffix(index)
 
     def file(self, index: int) -> str:
         """See Media."""
         return self._path(index)
 
     def origin(self, index: int) -> str:
-        """The file that the item is or is a part of, by its full path without links."""
+        """Return the full path of the file that contains the item, with links resolved."""
         folder, name = os.path.split(self._path(index))
         path = os.path.join(_real_folder(folder), name)
         return os.path.realpath(path) if os.path.islink(path) else path
 
-    def stretch(self, index: int) -> Stretch | None:
+    def stretch(self, index: int) -> Segment | None:
         """See Media."""
-        if self.stretches_N2 is None:
+        if self.segments_N2 is None:
             return None
-        start, seconds = self.stretches_N2[index].tolist()
-        return None if math.isnan(start) else Stretch(start, None if math.isnan(seconds) else seconds)
+        start, seconds = self.segments_N2[index].tolist()
+        return None if math.isnan(start) else Segment(start, None if math.isnan(seconds) else seconds)
 
     def _path(self, index: int) -> str:
         return os.path.join(self.root, self.paths[index])
 
-    def _named_stretch(self, index: int) -> str:
+    def _segment_suffix(self, index: int) -> str:
         stretch = self.stretch(index)
         if stretch is None:
             return ""
@@ -202,14 +203,15 @@ class Files:
 
 @cache
 def _real_folder(path: str) -> str:
-    """Looked up once for all the files in it."""
+    """Return the folder's path with links resolved. Cached, because many files have the same folder."""
     return os.path.realpath(path)
 
 
 def first_working(media: Media, indices: Iterable[int], attempt: Callable[[int], T]) -> tuple[T, int, list[BadItem]]:
-    """attempt(i) for the first i of `indices` that neither raises OSError nor UndecodableError; (value, i, the bad ones passed over).
+    """Call attempt(i) for each i of `indices` until a call raises neither OSError nor UndecodableError. Return (its value, i, the bad items
+    before it).
 
-    Raises: ConfigError if none works.
+    Raises: ConfigError if all calls fail.
     """
     bad: list[BadItem] = []
     for index in indices:
@@ -221,25 +223,25 @@ def first_working(media: Media, indices: Iterable[int], attempt: Callable[[int],
 
 
 def first_good(media: Media, indices: Iterable[int], decode: Callable[[bytes], T]) -> tuple[T, int, list[BadItem]]:
-    """decode(media.read(i)) for the first i of `indices` that works; (value, that index, the bad ones passed over).
+    """Decode the first item of `indices` that can be decoded. Return (decoded value, its index, the bad items before it).
 
-    Raises: ConfigError if none works, naming the first ten.
+    Raises: ConfigError that names the first ten items if none can be decoded.
     """
     return first_working(media, indices, lambda index: decode(media.read(index)))
 
 
-def bad_item(media: Places, index: int, error: OSError | UndecodableError) -> BadItem:
-    """The item with the reason that the error gives."""
+def bad_item(media: Locatable, index: int, error: OSError | UndecodableError) -> BadItem:
+    """Return the item's location with the reason from the error."""
     return BadItem(printable(media.where(index)), getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
 def allowed_bad(num_items: int, max_fraction: float) -> int:
-    """How many items of a data set may be bad. One or a few do not end a run on a small set, unless it allows none."""
+    """Return how many items of a data set may be bad. A small data set may have up to FEW_BAD_ITEMS, unless max_fraction is 0."""
     few = min(FEW_BAD_ITEMS, num_items // 4) if max_fraction else 0
     return max(few, math.floor(max_fraction * num_items))
 
 
 def name_bad(bad: Sequence[BadItem]) -> str:
-    """The first ten with their reasons, for one line."""
+    """List the first ten bad items with their reasons in one line, and the number of the others."""
     named = ", ".join(f"{item.where} ({item.reason})" for item in bad[:NAMED_BAD_ITEMS])
     return named if len(bad) <= NAMED_BAD_ITEMS else f"{named} and {len(bad) - NAMED_BAD_ITEMS} more"

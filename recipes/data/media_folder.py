@@ -1,10 +1,10 @@
-"""Raw recordings or images -> prepared folder: which items there are, how long they are, which are held out. The items' bytes stay where
-they are, or are copied as they are (media_items.py); nothing is decoded for good.
+"""Raw recordings or images -> prepared folder: the list of items, their lengths, and which items are held out. The bytes of an item stay in
+its file, or are copied without change (media_items.py). No decoded data are stored.
 
-    prepared.json          what is in the folder (class Info)
-    lengths.bin            int64 per item, 0 for bad ones
+    prepared.json          source, settings and counts (class Info)
+    lengths.bin            int64 per item, 0 for bad items
     train.bin, valid.bin   int64 numbers of the items, sorted by (length, number)
-    bad.json               where and why of every item that could not be read
+    bad.json               location and reason of every item that could not be read
 
 Shapes: N items of the source, K items of a split.
 """
@@ -43,23 +43,23 @@ class Info:
     kind: str
     """MediaKind.name."""
     source: str
-    """Media.name: where the items come from."""
+    """Media.name: the data that the items come from."""
     column: str
     place: Place
     fingerprint: str
     counts: dict[str, int]
-    """items, bad, short, train, valid; the last two are what is used."""
+    """Number of items: items (all of them), bad, short, train, valid. Only train and valid are used."""
     settings: dict[str, Any]
-    """Dotted names of the settings that decided what is used, and their values."""
+    """Dotted name -> value of each setting that the choice of items depends on."""
     split: str | None = None
     """data.split."""
     contents: Record | None = None
-    """Of the items' files, or of the files of their table."""
+    """Record of the contents of the items' files, or of the files of their table."""
 
 
 @dataclass(frozen=True)
 class PreparedMedia:
-    """An open prepared folder. Pickled as the folder's name."""
+    """An open prepared folder. Pickled as the folder's path alone."""
 
     folder: Path
     media: Media
@@ -88,15 +88,15 @@ def prepare_media(
     log: Log = lambda line: None,
     run: RunSoFar | None = None,
 ) -> Path:
-    """The prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir.
+    """Return the prepared folder for `data`: the folder that data.path names, an earlier one at out_dir, or a new one at out_dir.
 
-    `scan` gives an item's length from its header; None reads no item and gives each the length 1. Items shorter than min_length are
-    left out, as are bad ones; `if_all_short` gives the remedy where all have between so many samples and so many. `settings` must be
-    those of an existing folder. The result does not depend on num_processes (None: the cores this process may use). out_dir appears
-    complete or not at all. Call it on one rank only; spawn-safe, so the caller's script needs its `if __name__ == "__main__"`. Items that
-    `run` could not decode may have been fixed.
+    `scan` returns an item's length from its header. With None no item is read, and each has the length 1. Bad items and items shorter than
+    min_length are left out. If all items are too short, `if_all_short` (shortest, longest length in samples) gives the remedy for the
+    message. The `settings` of an existing folder must be equal to these. The files of items that `run` could not decode may have changed.
+    The result does not depend on num_processes (None: the cores that this process may use). out_dir appears complete or not at all. Call it
+    on one rank only. Worker processes are spawned, so the caller's script needs `if __name__ == "__main__"`.
 
-    Raises: ConfigError for everything the user can mend; OtherData where the folder that is there does not fit.
+    Raises: ConfigError for everything that the user can fix; OtherData if an existing folder was prepared from other data or settings.
     """
     settings = {"data.heldout_fraction": data.heldout_fraction, **settings}
     found = shards.find_prepared(
@@ -108,14 +108,14 @@ def prepare_media(
     if found is not None:
         _check_contents(found, data.max_bad_fraction, run.bad if run else (), log)
         return found
-    media = _open(data, kind, log)
+    media = _open_source(data, kind, log)
     with shards.atomic_folder(out_dir) as folder:
-        place = save_items(media, folder)
+        location = save_items(media, folder)
         bar = ByteProgress("scanning", 0, show_bar=progress, log=log)
         scanned = scan_items(
             folder,
             media.name,
-            place,
+            location,
             scan=scan,
             num_items=len(media),
             num_processes=num_processes or len(os.sched_getaffinity(0)),
@@ -125,27 +125,27 @@ def prepare_media(
         _check_bad(media, scanned.bad, len(media), data.max_bad_fraction)
         _check_any_usable(media.name, scanned, min_length, if_all_short)
         counts = _write_index(folder, scanned, min_length=min_length, heldout_fraction=data.heldout_fraction)
-        record = _record(folder, media, scanned)
-        info = Info(FORMAT_VERSION, kind.name, media.name, data.column, place, scanned.fingerprint, counts, settings, data.split, record)
+        record = _record_contents(folder, media, scanned)
+        info = Info(FORMAT_VERSION, kind.name, media.name, data.column, location, scanned.fingerprint, counts, settings, data.split, record)
         (folder / "prepared.json").write_text(json.dumps(asdict(info), indent=1) + "\n")
         _log_counts(log, kind, info, scanned.bad, min_length)
     return out_dir
 
 
-def _open(data: SpeechDataConfig | VisionDataConfig, kind: MediaKind, log: Log) -> Media:
-    """The items, with a word about what they are."""
+def _open_source(data: SpeechDataConfig | VisionDataConfig, kind: MediaKind, log: Log) -> Media:
+    """Open the items, and log which ones are read and which columns give the segments."""
     media = open_media(data.path, kind, column=data.column, split=data.split)
     if media.note:
         log(media.note)
     if isinstance(media, Files):
         _check_column(media, data)
-        if media.stretch_columns:
-            log(f"{media.name}: items are stretches of its files, by the columns {', '.join(media.stretch_columns)} in seconds")
+        if media.segment_columns:
+            log(f"{media.name}: items are segments of its files, by the columns {', '.join(media.segment_columns)} in seconds")
     return media
 
 
-def _record(folder: Path, media: Media, scanned: Scanned) -> Record | None:
-    """What the source files hold, to be looked at again when the folder is used."""
+def _record_contents(folder: Path, media: Media, scanned: Scanned) -> Record | None:
+    """Record the contents of the source files, which are compared each time the folder is used."""
     if isinstance(media, Files):
         return save_digests(folder, media.root, scanned.digests)
     assert isinstance(media, Table)
@@ -153,7 +153,7 @@ def _record(folder: Path, media: Media, scanned: Scanned) -> Record | None:
 
 
 def _check_column(media: Files, data: SpeechDataConfig | VisionDataConfig) -> None:
-    """A column that the user named must be there; the usual one need not be."""
+    """Raises: ConfigError if the list has no column that the user named. The default column may be missing."""
     if data.column in (type(data).column, *media.columns):
         return
     if not media.columns:
@@ -164,8 +164,8 @@ def _check_column(media: Files, data: SpeechDataConfig | VisionDataConfig) -> No
 
 
 def _check_fits(folder: Path, kind: MediaKind, settings: dict[str, Any]) -> None:
-    """A setting that is newer than the folder is not compared. Raises: ConfigError unless the prepared folder is whole and was made with
-    these settings."""
+    """Raises: ConfigError if the prepared folder is damaged; OtherData if it was made with other settings. A setting that the folder does
+    not contain, because an older release made it, is not compared."""
     open_prepared(folder)
     info = _load_info(folder)
     if info.kind != kind.name:
@@ -178,21 +178,19 @@ def _check_fits(folder: Path, kind: MediaKind, settings: dict[str, Any]) -> None
             )
 
 
-def _check_contents(folder: Path, max_bad_fraction: float, mended: Collection[str], log: Log) -> None:
-    """As many items as may be bad may also have changed, since both come from damage to single files; other data are more.
-
-    Raises: OtherData where more files, other than `mended`, hold something else than they did, or one of a table's.
-    """
-    look = look_again(folder, mended)
-    allowed = allowed_bad(look.num_files, max_bad_fraction) if "root" in _load_info(folder).place else 0
-    if look.num_changed * look.num_files > allowed * look.num_looked:
-        raise OtherData(f"{folder}: {look}; remove it and prepare it again")
-    if look.num_changed:
-        log(f"warning: {folder}: {look}; they are read as they are now")
+def _check_contents(folder: Path, max_bad_fraction: float, fixed: Collection[str], log: Log) -> None:
+    """Compare the source files with the record, except the items in `fixed`. As many files may have changed as items may be bad, because
+    both come from damage to single files. Raises: OtherData if more have changed, as with other data, or any file of a table."""
+    changes = look_again(folder, fixed)
+    allowed = allowed_bad(changes.num_files, max_bad_fraction) if "root" in _load_info(folder).place else 0
+    if changes.num_changed * changes.num_files > allowed * changes.num_compared:
+        raise OtherData(f"{folder}: {changes}; remove it and prepare it again")
+    if changes.num_changed:
+        log(f"warning: {folder}: {changes}; they are read as they are now")
 
 
 def _check_same_source(folder: Path, data: SpeechDataConfig | VisionDataConfig, kind: MediaKind) -> None:
-    """An earlier preparation of this run dir must be of the same items."""
+    """Raises: OtherData if the folder was prepared from another data.path, data.column or data.split."""
     info = _load_info(folder)
     asked = kind.sample if data.path is None else Path(data.path).expanduser()
     if info.source not in (str(data.path), str(asked.resolve())):
@@ -209,16 +207,16 @@ def _check_bad(media: Media, bad: list[BadItem], num_items: int, max_fraction: f
         raise ConfigError(
             f"{media.name}: {len(bad)} of {num_items} items cannot be read, more than data.max_bad_fraction {max_fraction:g} "
             f"allows ({allowed}): "
-            f"{name_bad(bad)}; mend {remedy}, or --set data.max_bad_fraction={min(1.0, len(bad) / num_items + 0.005):.2f}"
+            f"{name_bad(bad)}; fix {remedy}, or --set data.max_bad_fraction={min(1.0, len(bad) / num_items + 0.005):.2f}"
         )
 
 
 def _check_any_usable(name: str, scanned: Scanned, min_length: int, if_all_short: Callable[[int, int], str]) -> None:
-    there_N = scanned.lengths_N[scanned.lengths_N > 0]
-    if (there_N >= min_length).any():
+    readable_N = scanned.lengths_N[scanned.lengths_N > 0]
+    if (readable_N >= min_length).any():
         return
-    found = f"{len(there_N)} are shorter than {min_length} samples, {len(scanned.bad)} cannot be read"
-    remedy = if_all_short(int(there_N.min()), int(there_N.max())) if len(there_N) else "point --data at something else"
+    found = f"{len(readable_N)} are shorter than {min_length} samples, {len(scanned.bad)} cannot be read"
+    remedy = if_all_short(int(readable_N.min()), int(readable_N.max())) if len(readable_N) else "point --data at something else"
     raise ConfigError(f"{name}: none of {len(scanned.lengths_N)} items can be used ({found}); {remedy}")
 
 
@@ -236,8 +234,8 @@ def _write_index(folder: Path, scanned: Scanned, *, min_length: int, heldout_fra
 
 
 def _split(lengths_N: np.ndarray, first_N: np.ndarray, usable: np.ndarray, heldout_fraction: float) -> dict[str, np.ndarray]:
-    """The usable items with the smallest hashes of their numbers are held out: at least one, and never the last one. Items of one file
-    have one hash, that of the first, and stay together: the cut is the nearest one that separates files."""
+    """Hold out the usable items with the smallest hashes of their numbers: at least one, but never all. All items of one file have the hash
+    of its first item, so they stay together. The cut is moved to the nearest boundary between files."""
     num_heldout = max(1, round(heldout_fraction * len(usable))) if heldout_fraction else 0
     num_heldout = min(num_heldout, len(usable) - 1)
     hash_N = np.random.Generator(np.random.Philox(HELDOUT_SEED)).random(len(lengths_N))[first_N]
@@ -279,9 +277,9 @@ def _read_info(folder: Path) -> Info:
 
 
 def open_prepared(folder: Path) -> PreparedMedia:
-    """A prepared folder whose files are all there and as long as they should be, memory-mapped.
+    """Open a prepared folder, memory-mapped.
 
-    Raises: ConfigError otherwise.
+    Raises: ConfigError if a file in it is missing or has the wrong size.
     """
     try:
         info = _load_info(folder)

@@ -1,8 +1,8 @@
-"""The items of a prepared folder, kept so that they open at once in any process: paths of the files, which stay where they are, or
-a table of the bytes. Scans nothing and knows no splits.
+"""Stores the items of a prepared folder in a form that every process opens fast: the paths of the files, which are not copied, or a table
+of the bytes. Scanning and splits are in media_folder.py.
 
     paths.bin, path_ends.bin    the files' paths one after another, and int64 byte offsets of their ends
-    stretches.bin               where rows of a list are parts of files: float64 start and length of each in seconds
+    stretches.bin               only if items are segments of files: float64 start and length of each item in seconds
     table/                      rows copied by save_to_disk, so that training needs neither cache nor network
 """
 
@@ -20,13 +20,16 @@ from recipes.data.media import Files, Media
 from recipes.data.shards import map_array
 from recipes.errors import ConfigError
 
-STRETCHES = "stretches.bin"
+SEGMENTS_FILE = "stretches.bin"
 Place = dict[str, str]
-"""What open_items needs beside the folder; goes into prepared.json."""
+"""Location of the items, which open_items needs beside the prepared folder. Stored in prepared.json.
+
+Files: `root`, and `stretches` if there is a stretches.bin. A table that was copied: `column`. A table that is read from its own folder:
+`table`, `split`, `column`."""
 
 
 class MappedPaths(Sequence[str]):
-    """paths.bin, memory-mapped when first used and again after pickling."""
+    """The paths of paths.bin. It is memory-mapped at the first access; pickling keeps only the folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -64,20 +67,20 @@ class MappedPaths(Sequence[str]):
 
 
 def save_paths(folder: Path, paths: Sequence[str]) -> None:
-    """Write what MappedPaths reads. Raises: OSError."""
+    """Write the files that MappedPaths reads. Raises: OSError."""
     encoded = [os.fsencode(path) for path in paths]
     (folder / "paths.bin").write_bytes(b"".join(encoded))
     (folder / "path_ends.bin").write_bytes(np.cumsum([len(path) for path in encoded], dtype=np.int64).tobytes())
 
 
 def save_items(media: Media, folder: Path) -> Place:
-    """Write what open_items reads. Raises: OSError."""
+    """Write the files that open_items reads, and return the location of the items. Raises: OSError."""
     if isinstance(media, Files):
         save_paths(folder, media.paths)
-        if media.stretches_N2 is None:
+        if media.segments_N2 is None:
             return {"root": media.root}
-        (folder / STRETCHES).write_bytes(media.stretches_N2.tobytes())
-        return {"root": media.root, "stretches": STRETCHES}
+        (folder / SEGMENTS_FILE).write_bytes(media.segments_N2.tobytes())
+        return {"root": media.root, "stretches": SEGMENTS_FILE}
     assert isinstance(media, media_table.Table)
     if media.saved_split is not None:
         return {"table": media.name, "split": media.saved_split, "column": media.column}
@@ -85,16 +88,16 @@ def save_items(media: Media, folder: Path) -> Place:
     return {"column": media.column}
 
 
-def open_items(folder: Path, name: str, place: Place) -> Media:
-    """The items of a prepared folder, called `name` in messages; they keep no labels but the folders of files.
+def open_items(folder: Path, name: str, location: Place) -> Media:
+    """Open the items of a prepared folder. `name` is used in messages. Labels are not stored, but the folder of a file is still its label.
 
-    Raises: ConfigError if they are damaged, or their files are not where they were.
+    Raises: ConfigError if a stored file is damaged, or if the folder of the items' files is missing.
     """
-    if "root" not in place:
-        column = place["column"]
-        saved = Path(place.get("table", folder / "table"))
+    if "root" not in location:
+        column = location["column"]
+        saved = Path(location.get("table", folder / "table"))
         table = media_table.open_saved(
-            saved, column=column, split=place.get("split", "train"), label_column="", column_option="data.column"
+            saved, column=column, split=location.get("split", "train"), label_column="", column_option="data.column"
         )
         return replace(table, name=name)
     paths = MappedPaths(folder)
@@ -104,13 +107,15 @@ def open_items(folder: Path, name: str, place: Place) -> Media:
         raise ConfigError(f"{folder}: its list of files cannot be read ({error}); remove the folder and prepare it again") from error
     if not is_whole:
         raise ConfigError(f"{folder}: paths.bin is damaged; remove the folder and prepare it again")
-    if not os.path.isdir(place["root"]):
-        raise ConfigError(f"{folder}: its files were in {place['root']}, which is not there; put them back or prepare again from elsewhere")
-    return Files(name, place["root"], paths, stretches_N2=_open_stretches(folder, len(paths)) if "stretches" in place else None)
+    if not os.path.isdir(location["root"]):
+        raise ConfigError(
+            f"{folder}: its files were in {location['root']}, which is not there; put them back or prepare again from elsewhere"
+        )
+    return Files(name, location["root"], paths, segments_N2=_open_segments(folder, len(paths)) if "stretches" in location else None)
 
 
-def _open_stretches(folder: Path, num_items: int) -> np.ndarray:
+def _open_segments(folder: Path, num_items: int) -> np.ndarray:
     try:
-        return map_array(folder / STRETCHES, np.float64).reshape(num_items, 2)
+        return map_array(folder / SEGMENTS_FILE, np.float64).reshape(num_items, 2)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder}: {STRETCHES} is damaged ({error}); remove the folder and prepare it again") from error
+        raise ConfigError(f"{folder}: {SEGMENTS_FILE} is damaged ({error}); remove the folder and prepare it again") from error

@@ -1,4 +1,4 @@
-"""Where recordings and images come from: `data.path` -> Media. Reads lists and names, no item."""
+"""Opens the recordings or images that `data.path` names: data.path -> Media. Reads lists and file names, but no item."""
 
 import os
 from pathlib import Path
@@ -8,29 +8,29 @@ import numpy as np
 from recipes.data import manifest, media_table
 from recipes.data.datasets_library import is_saved
 from recipes.data.folder import Listing, count_suffixes, find_place, list_folder
-from recipes.data.manifest import Stretch
+from recipes.data.manifest import Segment
 from recipes.data.media import Files, Media, MediaKind
 from recipes.data.shards import is_prepared
-from recipes.data.splits import check_file, choose_files, word_of
+from recipes.data.splits import check_file, choose_files, find_split_name
 from recipes.errors import ConfigError
 
 
 def open_media(path: str | None, kind: MediaKind, *, column: str, split: str | None = None, label_column: str = "label") -> Media:
-    """The items that `data.path` names: a folder of files, a manifest, parquet, a saved data set or a hub name; None is the sample.
-    `split` as in splits.choose_files.
+    """Open the items that `data.path` names: a folder of files, a manifest, parquet, a saved data set or a hub name. None: the shipped
+    sample. `split` as in splits.choose_files.
 
-    Raises: ConfigError if it is not there, holds nothing of this kind, has no such column, or leaves open what is training data;
-    MissingSplit if it has no such split.
+    Raises: ConfigError if the path does not exist, contains no data of this kind, has no such column, or if its names do not show which
+    files are training data; MissingSplit if it has no such split.
     """
-    place = find_place(kind.sample if path is None else path)
+    full_path = find_place(kind.sample if path is None else path)
     columns = {"column": column, "label_column": label_column, "column_option": kind.column_option}
-    if place is None:
+    if full_path is None:
         if Path(str(path)).suffix.lower() in (*kind.suffixes, *manifest.SUFFIXES, ".parquet"):
             raise ConfigError(f"--data {path}: no such file or folder")
         return media_table.open_hub(str(path), split=split, **columns)
-    if place.is_dir():
-        return _open_folder(place, kind, split, columns)
-    return _open_file(place, kind, split, columns)
+    if full_path.is_dir():
+        return _open_folder(full_path, kind, split, columns)
+    return _open_file(full_path, kind, split, columns)
 
 
 def _open_folder(folder: Path, kind: MediaKind, split: str | None, columns: dict[str, str]) -> Media:
@@ -38,7 +38,7 @@ def _open_folder(folder: Path, kind: MediaKind, split: str | None, columns: dict
         raise ConfigError(f"{folder}: a prepared folder, which has no labels and no files of its own; give the data it was made from")
     if is_saved(folder):
         return media_table.open_saved(folder, split=split, **columns)
-    listing = list_folder(folder, word_of)
+    listing = list_folder(folder, find_split_name)
     known = [path for path in listing.files if path.lower().endswith((*kind.suffixes, ".parquet"))]
     if not known:
         raise ConfigError(_nothing_found(listing, kind))
@@ -64,14 +64,14 @@ def _open_file(path: Path, kind: MediaKind, split: str | None, columns: dict[str
     check_file(path, split)
     if suffix == ".parquet":
         return media_table.open_parquet(path, [path], **columns)
-    listed = manifest.read_manifest(path, **columns, has_stretches=kind.has_stretches)
-    return Files(str(path), listed.root, listed.paths, listed.labels, _as_array(listed.stretches), listed.columns, listed.stretch_columns)
+    listed = manifest.read_manifest(path, **columns, has_segments=kind.has_segments)
+    return Files(str(path), listed.root, listed.paths, listed.labels, _as_array(listed.segments), listed.columns, listed.segment_columns)
 
 
-def _as_array(stretches: list[Stretch | None]) -> np.ndarray | None:
-    if not any(stretches):
+def _as_array(segments: list[Segment | None]) -> np.ndarray | None:
+    if not any(segments):
         return None
-    return np.array([(np.nan, np.nan) if stretch is None else stretch for stretch in stretches], dtype=np.float64)
+    return np.array([(np.nan, np.nan) if stretch is None else stretch for stretch in segments], dtype=np.float64)
 
 
 def _is_parquet(path: str) -> bool:

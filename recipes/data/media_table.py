@@ -1,4 +1,4 @@
-"""Recordings and images whose bytes lie in a table: parquet files, data sets saved by `datasets`, hub data sets. Nothing is decoded
+"""Recordings and images whose bytes are in a table: parquet files, data sets saved by `datasets`, hub data sets. Nothing is decoded
 here, so neither torchcodec nor Pillow is needed."""
 
 import io
@@ -26,17 +26,17 @@ class Table:
     column: str
     label_column: str
     saved_split: str | None = None
-    """The split that was asked for, where `name` is a folder that open_saved reads."""
+    """The requested split, if `name` is a folder that open_saved reads; else None."""
     note: str = ""
     """See media.Media."""
     files: Sequence[Path] = ()
-    """What it is read from; none for a hub's data set, which lies in a cache."""
+    """The files that the rows are read from; () for a hub data set, which is read from the cache."""
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def read(self, index: int) -> bytes:
-        """Raises: OSError where the row holds neither bytes nor the path of a file that is there."""
+        """Return the item's bytes. Raises: OSError if the row contains neither bytes nor the path of an existing file."""
         value = self._rows[index][self.column][0].as_py()
         content = value.get("bytes") if isinstance(value, dict) else value
         if content is None:
@@ -47,37 +47,37 @@ class Table:
         return content
 
     def open(self, index: int) -> BinaryIO:
-        """The bytes as a file. Raises: OSError as read()."""
+        """Open the item's bytes as a file. Raises: OSError as read()."""
         return io.BytesIO(self.read(index))
 
     def size(self, index: int) -> int:
-        """Bytes of the item, found without reading them. Raises: OSError as read()."""
+        """Return the number of bytes, without reading them if they are in the table. Raises: OSError as read()."""
         value = self._rows[index][self.column][0]
         scalar = value["bytes"] if value.is_valid and hasattr(value, "keys") else value
         return scalar.as_buffer().size if scalar.is_valid else len(self.read(index))
 
     def key(self, index: int) -> str:
-        """What names the item in the fingerprint: rows have only their number."""
+        """Return the row number: rows have no other name for the fingerprint."""
         return str(index)
 
     def where(self, index: int) -> str:
-        """Table and row, counted from 1."""
+        """Return table and row, counted from 1."""
         return f"{self.name} row {index + 1}"
 
     def file(self, index: int) -> None:
         """A row is no file of its own."""
 
     def stretch(self, index: int) -> None:
-        """A row's bytes are a whole file."""
+        """Return None, because a row's bytes are a whole file."""
 
     def origin(self, index: int) -> str:
-        """The file of its path, where the row has no bytes; else the row."""
+        """Return the full path of the row's file if the row has a path and no bytes; else the location of the row."""
         value = self._rows[index][self.column][0]
         path = value["path"].as_py() if value.is_valid and hasattr(value, "keys") and not value["bytes"].is_valid else None
         return os.path.realpath(path) if path else self.where(index)
 
     def label(self, index: int) -> str | None:
-        """The label column as text (the name of a class, not its number); None where there is no such column or value."""
+        """Return the label column's value as text (the name of a class, not its number), or None if there is no such column or value."""
         feature = self.dataset.features.get(self.label_column)
         if feature is None:
             return None
@@ -90,7 +90,7 @@ class Table:
 
     @cached_property
     def _rows(self) -> Any:
-        return self.dataset.with_format("arrow", columns=[self.column])  # arrow: raw storage, nothing is decoded
+        return self.dataset.with_format("arrow", columns=[self.column])  # "arrow" gives the stored bytes without decoding
 
     @cached_property
     def _labels(self) -> Any:
@@ -98,35 +98,35 @@ class Table:
 
 
 def open_parquet(name: Path, files: Sequence[Path], *, column: str, label_column: str, column_option: str, note: str = "") -> Table:
-    """The rows of these files, one after another; `name` is what the user asked for. Raises: ConfigError."""
-    with _quiet(), table_errors(str(name)):
+    """Open the rows of these files, one after another. `name`: the path that the user named. Raises: ConfigError."""
+    with _no_progress_bars(), table_errors(str(name)):
         dataset = read_parquet(files)
     return replace(_table(str(name), dataset, column, label_column, column_option), note=note, files=files)
 
 
 def open_saved(folder: Path, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:
-    """A folder of save_to_disk, with or without splits, read where it lies. Raises: ConfigError."""
+    """Open a folder of save_to_disk, with or without splits, without copying it. Raises: ConfigError."""
     dataset, note = load_saved(folder, split)
     table = _table(str(folder), dataset, column, label_column, column_option)
     return replace(table, saved_split=split or "train", note=note, files=files_of(dataset))
 
 
 def open_hub(name: str, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:
-    """A hub data set `name` or `name:config`. Raises: ConfigError."""
-    asked = split or "train"
-    with _quiet():
-        dataset = load_hub(name, asked)
-    return replace(_table(name, dataset, column, label_column, column_option), note=say_rows(asked, dataset))
+    """Open the hub data set `name` or `name:config`. Raises: ConfigError."""
+    requested = split or "train"
+    with _no_progress_bars():
+        dataset = load_hub(name, requested)
+    return replace(_table(name, dataset, column, label_column, column_option), note=say_rows(requested, dataset))
 
 
 def save_table(table: Table, folder: Path) -> None:
-    """The items' column alone, in a folder that open_saved reads without cache or network. Raises: OSError."""
-    with _quiet():
+    """Write the items' column alone into a folder that open_saved reads without cache or network. Raises: OSError."""
+    with _no_progress_bars():
         table.dataset.select_columns([table.column]).save_to_disk(str(folder))
 
 
 def _table(name: str, dataset: Any, column: str, label_column: str, column_option: str) -> Table:
-    """Raises: ConfigError unless the column is there and holds bytes."""
+    """Build the Table. Raises: ConfigError if the column does not exist or does not contain bytes."""
     if column not in dataset.column_names:
         raise ConfigError(f"{name}: no column {column!r}, there are {', '.join(dataset.column_names)}; --set {column_option}=NAME")
     kind = dataset.data.schema.field(column).type
@@ -136,8 +136,8 @@ def _table(name: str, dataset: Any, column: str, label_column: str, column_optio
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the progress bars of `datasets`, which break into log files."""
+def _no_progress_bars() -> Iterator[None]:
+    """In this block, `datasets` shows no progress bars, which would fill log files."""
     datasets = required("datasets")
     was_shown = not datasets.utils.are_progress_bars_disabled()
     datasets.disable_progress_bars()

@@ -1,4 +1,4 @@
-"""Which tokens are held out and which make a sample: index arithmetic on token offsets. Reads and writes no files.
+"""Computes which tokens are held out and which tokens make up a sample, as arithmetic on token offsets. Reads and writes no files.
 
 Shapes: P paragraphs, D documents, R ranges, N samples. A range or sample is a row (start, stop) or (start, length) in tokens.
 """
@@ -13,31 +13,33 @@ import numpy as np
 from recipes.errors import ConfigError
 
 STRETCH_TOKENS = 1 << 14
-"""The unit of the held-out choice, at most: small enough for a share of one long book, large enough to keep context."""
+"""Maximum size of a stretch, the range of text that is held out as a whole. It is small enough to hold out a part of one long book, and
+large enough to keep context."""
 HELDOUT_SEED = 20220207  # fixed: the held-out text is the same for every run.seed
 Split = Literal["train", "valid"]
 
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Where paragraphs and documents end, as ascending token offsets; the last of each is the number of tokens."""
+    """Ends of paragraphs and documents, as ascending token offsets. The last offset of each array is the number of tokens."""
 
     paragraph_ends: np.ndarray
     document_ends: np.ndarray
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the whole corpus."""
+        """Number of tokens in the whole corpus."""
         return int(self.document_ends[-1]) if len(self.document_ends) else 0
 
 
 def build_samples(bounds: Boundaries, *, sequence_length: int, break_mode: str, heldout_fraction: float) -> dict[Split, np.ndarray]:
-    """The samples of both splits, rows (start, length) with length <= sequence_length - 1 (`<s>` comes on top).
+    """Return the samples of both splits as rows (start, length), with length <= sequence_length - 1 (`<s>` is added later).
 
-    none: each unbroken range of a split cut every sequence_length - 1 tokens, an incomplete rest dropped. complete_doc: whole
-    paragraphs of one document as long as they fit; a longer paragraph is cut into pieces. No sample crosses from one split to the other.
+    break_mode none: each unbroken range of a split is cut every sequence_length - 1 tokens. An incomplete rest is dropped.
+    break_mode complete_doc: a sample takes whole paragraphs of one document as long as they fit. A longer paragraph is cut into pieces.
+    No sample contains tokens of both splits.
 
-    Raises: ConfigError where a split comes out empty.
+    Raises: ConfigError if a split is empty.
     Source: fairseq's token_block_dataset (`none`, `complete_doc`).
     """
     length = sequence_length - 1
@@ -52,21 +54,23 @@ def build_samples(bounds: Boundaries, *, sequence_length: int, break_mode: str, 
 
 
 def _stretches(bounds: Boundaries, length: int, heldout_fraction: float) -> np.ndarray:
-    """The corpus in ranges of at most STRETCH_TOKENS that end with a document, else a paragraph; shorter ones if the text is small."""
+    """Return the corpus as ranges of at most STRETCH_TOKENS, less if the text is small. They end at the end of a document if one is near
+    enough, else of a paragraph."""
     size = int(min(STRETCH_TOKENS, max(2 * length, bounds.num_tokens * heldout_fraction)))
     ends = (bounds.document_ends, bounds.paragraph_ends)
     return _rows(_greedy(ends, 0, bounds.num_tokens, size))
 
 
 def _choose_heldout(stretches_R2: np.ndarray, length: int, heldout_fraction: float) -> np.ndarray:
-    """bool per stretch: those with the smallest hash of their number until heldout_fraction of the tokens is reached, at least one."""
+    """Return a bool per stretch, True if it is held out. Stretches are taken in the order of a fixed random number for each of them, until
+    heldout_fraction of the tokens is reached, and at least one."""
     chosen_R = np.zeros(len(stretches_R2), dtype=bool)
     if heldout_fraction == 0:
         return chosen_R
     sizes_R = stretches_R2[:, 1] - stretches_R2[:, 0]
     hash_R = np.random.Generator(np.random.Philox(HELDOUT_SEED)).random(len(sizes_R))
     order = np.argsort(hash_R)
-    order = order[sizes_R[order] >= length]  # a shorter one might hold no sample at all
+    order = order[sizes_R[order] >= length]  # a shorter stretch might contain no sample at all
     before = np.cumsum(sizes_R[order]) - sizes_R[order]
     chosen_R[order[before < heldout_fraction * sizes_R.sum()]] = True
     return chosen_R
@@ -94,7 +98,7 @@ def _pack_documents(ranges_R2: np.ndarray, bounds: Boundaries, length: int) -> n
 
 
 def _document_pieces(ranges_R2: np.ndarray, bounds: Boundaries) -> Iterator[tuple[int, int]]:
-    """The ranges cut at the ends of documents."""
+    """Yield the ranges, cut at the ends of documents."""
     for start, stop in ranges_R2.tolist():
         first, last = np.searchsorted(bounds.document_ends, (start, stop), side="right")
         inner = bounds.document_ends[first:last].tolist()
@@ -102,7 +106,8 @@ def _document_pieces(ranges_R2: np.ndarray, bounds: Boundaries) -> Iterator[tupl
 
 
 def _greedy(ends: Sequence[np.ndarray], start: int, stop: int, limit: int) -> Iterator[tuple[int, int]]:
-    """[start, stop) in pieces of at most `limit`, each cut at the last end of the first kind that has one in reach."""
+    """Yield [start, stop) in pieces of at most `limit`. `ends` are arrays of preferred cuts, the best first. A piece ends at the last cut
+    in reach, taken from the first array that has one in reach. If no array has one, the piece has `limit` tokens."""
     while start < stop:
         cut = stop if stop - start <= limit else start + limit
         if cut < stop:
@@ -112,7 +117,7 @@ def _greedy(ends: Sequence[np.ndarray], start: int, stop: int, limit: int) -> It
 
 
 def _rows(pairs: Iterator[tuple[int, int]]) -> np.ndarray:
-    """Pairs as an array, without a list of millions of tuples in between."""
+    """Return the pairs as an array, without building a list of millions of tuples."""
     return np.fromiter(chain.from_iterable(pairs), dtype=np.int64).reshape(-1, 2)
 
 

@@ -1,4 +1,5 @@
-"""Raw text -> prepared folder: tokenizer, tokens, split and samples. Holds the order of the steps; the steps are in its neighbours."""
+"""Raw text -> prepared folder: tokenizer, tokens, split and samples. Contains the order of the steps. The steps themselves are in
+source.py, tokenizer.py, encoding.py, packing.py and shards.py."""
 
 import hashlib
 import os
@@ -26,11 +27,11 @@ USED_FOR: dict[str, Literal["always", "columns", "training"]] = {
     "text_column": "columns",
     **dict.fromkeys(("tokenizer_type", "tokenizer_sample_megabytes"), "training"),
 }
-"""What each setting is used for: always, for text that has columns, or for the training of a tokenizer. Unused ones are named."""
+"""When each setting is used: always, for text that has columns, or to train a tokenizer. The log names settings that have no effect."""
 MANY_UNKNOWN, TOO_MANY_UNKNOWN = 0.01, 0.2
-"""Shares of `<unk>` among the tokens from which on they are told, and refused."""
+"""Shares of `<unk>` among the tokens. Above the first, the log says so. Above the second, the text is refused."""
 BYTES_PER_PROCESS = 1 << 25
-"""Text below which one more process costs more than it saves."""
+"""Bytes of text per process. With less text, one more process costs more than it saves."""
 
 
 def prepare_text(
@@ -43,13 +44,13 @@ def prepare_text(
     log: Callable[[str], None] = lambda line: None,
     run: RunSoFar | None = None,
 ) -> Path:
-    """The prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir.
+    """Return the prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir.
 
-    The result does not depend on num_processes (None: the cores this process may use). out_dir appears complete or not at all. Call
-    it on one rank only; spawn-safe, so the caller's script needs its `if __name__ == "__main__"`. A new one takes the tokenizer that `run`
-    keeps, if it does.
+    The result does not depend on num_processes (None: the number of cores that this process may use). out_dir appears complete or not at
+    all. Call this function on one rank only. It spawns processes, so the caller's script needs `if __name__ == "__main__"`. A new folder
+    takes the tokenizer that `run` keeps, if it keeps one.
 
-    Raises: ConfigError for everything the user can mend; OtherData where the folder that is there does not fit.
+    Raises: ConfigError for everything that the user can fix. OtherData if the existing folder does not fit.
     """
     found = shards.find_prepared(
         data.path,
@@ -67,7 +68,7 @@ def prepare_text(
 
 
 def check_fits(folder: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
-    """Raises: ConfigError unless the prepared folder is whole and was made with these settings."""
+    """Check that the prepared folder is complete and was made with these settings. Raises: ConfigError if not."""
     prepared = shards.load_prepared(folder)
     wanted = {"frontend.vocab_size": frontend.vocab_size} | {
         f"data.{key}": getattr(data, key) for key in ("sequence_length", "break_mode", "heldout_fraction")
@@ -87,8 +88,11 @@ def check_fits(folder: Path, data: TextDataConfig, frontend: TextFrontendConfig)
 
 
 def _check_same_source(folder: Path, data: TextDataConfig) -> None:
-    """An earlier preparation at this place must be of the same text and settings; the text itself may be gone by now. A tokenizer is
-    compared by what it holds (check_fits), and a setting that is newer than the folder counts as its default."""
+    """Check that an earlier preparation at `folder` was made from the same text with the same settings. The text itself may have been
+    removed since. Tokenizers are compared by content, in check_fits. A setting that did not exist when the folder
+    was made counts as its default.
+
+    Raises: OtherData if text or settings differ."""
     prepared = shards.load_prepared(folder)
     is_same_path = data.path is not None and str(Path(data.path).expanduser().resolve()) == prepared.source
     made_with = asdict(TextDataConfig()) | prepared.data
@@ -101,7 +105,8 @@ def _check_same_source(folder: Path, data: TextDataConfig) -> None:
 
 
 def _tokenizer_file(data: TextDataConfig, run: RunSoFar | None) -> Path | None:
-    """The one that is given, or that the run keeps; None where one is to be trained. Raises: ConfigError where they differ."""
+    """Return the tokenizer that data.tokenizer gives, or the one that the run keeps. None if one must be trained. Raises: ConfigError if
+    the given and the kept tokenizer differ."""
     given = None if data.tokenizer is None else Path(data.tokenizer).expanduser()
     kept = run.kept / "tokenizer.model" if run and run.kept else None
     if kept is None or not kept.is_file():
@@ -114,7 +119,7 @@ def _tokenizer_file(data: TextDataConfig, run: RunSoFar | None) -> Path | None:
 
 
 class _Preparation:
-    """The steps of one preparation, in the order in which run() takes them."""
+    """The steps of one preparation. run() gives their order."""
 
     def __init__(
         self,
@@ -126,7 +131,7 @@ class _Preparation:
         *,
         tokenizer: Path | None,
     ) -> None:
-        """`tokenizer`: the .model file; None trains one."""
+        """`tokenizer`: the .model file. None: train one."""
         self._given_tokenizer = tokenizer
         self._data, self._vocab_size, self._num_processes = data, vocab_size, num_processes
         self._show_bar, self._log = show_bar, log
@@ -155,9 +160,9 @@ class _Preparation:
         shards.save_prepared(folder, prepared)
         found = f"{counts['documents']} documents, {counts['tokens']} tokens"
         self._log(f"prepared {found}: {counts['train_samples']} train and {counts['valid_samples']} held-out samples")
-        self._name_unused()
+        self._log_unused_settings()
 
-    def _name_unused(self) -> None:
+    def _log_unused_settings(self) -> None:
         reasons = {"columns": "" if self._source.has_columns else "this text has no columns"}
         reasons["training"] = "" if self._data.tokenizer is None else "data.tokenizer is given"
         for use, reason in reasons.items():
@@ -211,7 +216,7 @@ class _Preparation:
         try:
             with closing(
                 encode_in_order(batches(self._source), model_path, num_processes)
-            ) as encoded:  # ends its processes at an error too
+            ) as encoded:  # closing ends its processes, also after an error
                 for batch, (tokens, lengths_P) in encoded:
                     writer.append(np.array(batch.documents), lengths_P, tokens)
                     num_unknown += int((tokens == UNK).sum())

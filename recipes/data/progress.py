@@ -1,4 +1,4 @@
-"""How far a pass over the data is: a bar on a terminal, a line now and then in a log. Prints nothing itself but the bar."""
+"""Progress of a pass over the data: a bar on a terminal, else a line every 20 s through `log`. Prints only the bar itself."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ LOG_EVERY_SECONDS = 20.0
 
 
 class ItemProgress:
-    """Counts what one pass has done of `total` units; `total` 0 means that nobody knows yet how many there are."""
+    """Counts how many of `total` units one pass has done. `total` 0 means that the number is not known yet."""
 
     def __init__(self, label: str, total: int, *, unit: str, log: Callable[[str], None], show_bar: bool = True) -> None:
         self._label, self._total, self._unit, self._log = label, total, unit, log
@@ -19,7 +19,7 @@ class ItemProgress:
         self.num_done = 0
 
     def add(self, num: int) -> None:
-        """Count some more, and tell if it is time to."""
+        """Count `num` more units. Update the bar, or log a line if the last one is older than LOG_EVERY_SECONDS."""
         self.num_done += num
         now = time.monotonic()
         if self._bar is not None:
@@ -29,13 +29,13 @@ class ItemProgress:
             self._log(f"{self._label}: {self}")
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.close()
 
     @property
     def seconds(self) -> float:
-        """Since the beginning; never 0."""
+        """Seconds since the start. Never 0."""
         return max(time.monotonic() - self._start, 1e-9)
 
     def __str__(self) -> str:
@@ -44,14 +44,14 @@ class ItemProgress:
 
 
 class ByteProgress(ItemProgress):
-    """The same in bytes, which are told as megabytes."""
+    """ItemProgress that counts bytes and shows megabytes."""
 
     def __init__(self, label: str, total: int, *, show_bar: bool, log: Callable[[str], None]) -> None:
         super().__init__(label, total, unit="B", log=log, show_bar=show_bar)
 
     @property
     def num_bytes(self) -> int:
-        """So far."""
+        """Number of bytes so far."""
         return self.num_done
 
     def __str__(self) -> str:

@@ -1,4 +1,5 @@
-"""Lengths and sizes of a prepared folder's items, by one process or many, in the items' order whatever their number. Writes nothing.
+"""Finds lengths and sizes of a prepared folder's items with one or more processes. The result is in the order of the items and does not
+depend on the number of processes. Writes nothing.
 
 Shapes: N items.
 """
@@ -19,25 +20,25 @@ from recipes.system.processes import run_in_order
 
 ITEMS_PER_TASK = 512
 ITEMS_PER_PROCESS = 4096
-"""Items below which one more process costs more than it saves."""
+"""Items per process. With fewer items, one more process costs more than it saves."""
 Scan = Callable[..., int]
-"""(file, stretch=...) -> length of an item, from its header; raises UndecodableError. Sent to other processes, so a module's function or a
-partial of one."""
+"""(file, stretch=...) -> length of an item, from its header; raises UndecodableError. It is sent to other processes, so it must be a
+module-level function or a partial of one."""
 
 
 @dataclass(frozen=True)
 class Scanned:
-    """What is known of every item without decoding it."""
+    """What can be found out about the items without decoding them."""
 
     lengths_N: np.ndarray
-    """int64; 0 for a bad item, 1 for any other where nothing was scanned."""
+    """int64. 0 for a bad item; 1 for any other item if `scan` was None."""
     bad: list[BadItem]
     fingerprint: str
     """SHA-256 over keys, lengths and sizes."""
     first_N: np.ndarray
-    """int64: number of the first item that is of the same file as this one (Media.origin)."""
+    """int64: for each item, the number of the first item from the same file (Media.origin)."""
     digests: bytes
-    """Of each item's content where the items are files (contents.digest)."""
+    """contents.digest of each item, joined. Empty if the items are not files."""
 
 
 class _Part(NamedTuple):
@@ -52,7 +53,7 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True)
 class _Task:
-    """The items from start on of a folder; picklable."""
+    """Up to ITEMS_PER_TASK items of a folder, from number `start` on. Picklable."""
 
     folder: Path
     name: str
@@ -79,7 +80,7 @@ class _Task:
 
 
 def _hash(name: str) -> int:
-    """64 bits, so that a million names take eight megabytes."""
+    """Return a 64-bit hash, so that a million names take eight megabytes."""
     return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "little", signed=True)
 
 
@@ -94,7 +95,7 @@ def _length(media: Media, index: int, scan: Scan | None) -> int:
 def scan_items(
     folder: Path, name: str, place: Place, *, scan: Scan | None, num_items: int, num_processes: int, progress: ByteProgress
 ) -> Scanned:
-    """Look at every item that save_items wrote to `folder`; `scan` None only asks for its size.
+    """Scan every item that save_items recorded in `folder`. If `scan` is None, only get the size of each item.
 
     Raises: ConfigError if a process is killed.
     """

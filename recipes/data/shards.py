@@ -1,5 +1,5 @@
-"""The prepared folder: token shards, boundaries, sample index and prepared.json, written whole or not at all, and read back
-memory-mapped. Knows nothing of where text comes from or how it is tokenized.
+"""The prepared folder: token shards, boundaries, sample index and prepared.json. It is written completely or not at all, and read
+memory-mapped. Reading and tokenizing text is done elsewhere (source.py, tokenizer.py).
 
     prepared.json          what is in the folder (class Prepared)
     tokenizer.model        sentencepiece
@@ -31,7 +31,8 @@ from recipes.system.liveness import is_alive
 FORMAT_VERSION = 1
 CONTENT_FILES = ("tokenizer.model", "tokens.bin", "paragraph_ends.bin", "document_ends.bin", "train.npy", "valid.npy")
 KEPT = {"tokenizer.model": "data.tokenizer"}
-"""Files that belong to a run for ever, since its embeddings were learned by them, and the setting that names one for a preparation."""
+"""File -> setting with which the user gives it. These files stay with a run, whatever data it reads later, since its embeddings depend on
+them."""
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG}
 FOREIGN_STALE_SECONDS = 24 * 3600
@@ -39,41 +40,41 @@ FOREIGN_STALE_SECONDS = 24 * 3600
 
 @dataclass(frozen=True)
 class Prepared:
-    """prepared.json."""
+    """Content of prepared.json."""
 
     version: int
     source: str
     fingerprint: str
-    """SHA-256 over tokens, boundaries, samples and tokenizer: equal if and only if a run would read the same."""
+    """SHA-256 over tokens, boundaries, samples and tokenizer. Equal if and only if a run would read the same data."""
     tokenizer_sha256: str
     vocab_size: int
     dtype: str
     counts: dict[str, int]
     """documents, paragraphs, tokens, bytes, train_samples, valid_samples, train_tokens, valid_tokens."""
     data: dict[str, Any]
-    """The TextDataConfig it was made with."""
+    """The TextDataConfig with which the folder was made."""
     sources: dict[str, str] | None = None
-    """contents.Record of the text's files."""
+    """contents.Record of the text files."""
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether there is a prepared.json; load_prepared says whether it can be used."""
-    return os.path.isfile(folder / "prepared.json")  # False in a folder that may not be read
+    """True if the folder has a prepared.json. load_prepared checks whether it can be used."""
+    return os.path.isfile(folder / "prepared.json")  # unlike Path.is_file, False if the folder may not be read
 
 
 def find_prepared(
     path: str | None, out_dir: Path, *, check_fits: Callable[[Path], None], check_same_source: Callable[[Path], None]
 ) -> Path | None:
-    """The folder that need not be made: the prepared one that data.path names, or an earlier one at out_dir; None where one must be.
+    """Return the existing prepared folder: the one that data.path names, or an earlier one at out_dir. None if one must be made.
 
-    Raises: ConfigError where it does not fit (the checks'), OtherData where that is a matter of data or settings, or out_dir is taken by
-    something else.
+    Raises: ConfigError if out_dir exists and is not a prepared folder, and what the two checks raise: ConfigError for a damaged folder,
+    OtherData for other data or settings.
     """
     if path is not None and is_prepared(folder := Path(path).expanduser()):
         check_fits(folder)
         return folder
     if is_prepared(out_dir):
-        check_same_source(out_dir)  # first: where others are meant, those that were prepared need not be there any more
+        check_same_source(out_dir)  # first: if the user names other data, the earlier data may be gone, which check_fits would report
         check_fits(out_dir)
         return out_dir
     if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
@@ -82,9 +83,9 @@ def find_prepared(
 
 
 def load_prepared(folder: Path) -> Prepared:
-    """prepared.json of a folder whose files are all there and as long as they should be.
+    """Return the content of prepared.json, after checking that all files exist and have the right size.
 
-    Raises: ConfigError otherwise.
+    Raises: ConfigError if not.
     """
     try:
         values = json.loads((folder / "prepared.json").read_text())
@@ -112,7 +113,7 @@ def _expected_sizes(prepared: Prepared) -> dict[str, int]:
 
 
 def read_values(folder: Path) -> dict[str, Any]:
-    """prepared.json of a folder of any kind, unchecked; nothing where it cannot be read."""
+    """Return the content of prepared.json (of text, speech or images) without any check. {} if it cannot be read."""
     try:
         values = json.loads((folder / "prepared.json").read_text())
     except (OSError, ValueError):
@@ -121,14 +122,14 @@ def read_values(folder: Path) -> dict[str, Any]:
 
 
 def kept_files(folder: Path) -> dict[str, str]:
-    """The files of a prepared folder that belong to its run for ever, whatever data it reads later, and their SHA-256."""
+    """Return name -> SHA-256 of the files that stay with the run, whatever data it reads later (see KEPT)."""
     values = read_values(folder)
     return {"tokenizer.model": values["tokenizer_sha256"]} if "tokenizer_sha256" in values else {}
 
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[None]:
-    """In this block the folder is out of the way; it comes back where the block ends badly, and is removed where it does not."""
+    """Move the folder aside while the block runs. If the block raises, move it back. If it succeeds, remove it."""
     aside = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
@@ -142,8 +143,8 @@ def replaced(folder: Path) -> Iterator[None]:
 
 
 def map_array(path: Path, dtype: DTypeLike) -> np.ndarray:
-    """The file as a read-only memory-mapped array (an empty file cannot be mapped and gives an empty array)."""
-    # As a plain array: the subclass makes every small slice and search slower.
+    """Return the file as a read-only memory-mapped array. An empty file cannot be mapped; it gives an empty array."""
+    # A plain array: np.memmap, a subclass, makes every small slice and search slower.
     return np.asarray(np.memmap(path, dtype=dtype, mode="r")) if path.stat().st_size else np.empty(0, dtype=dtype)
 
 
@@ -158,7 +159,11 @@ class ShardWriter:
         self.counts = {"documents": 0, "paragraphs": 0, "tokens": 0}
 
     def append(self, documents_P: np.ndarray, lengths_P: np.ndarray, tokens: np.ndarray) -> None:
-        """Paragraphs in corpus order: their document's number, their tokens' number (those with none are left out), their tokens."""
+        """Append paragraphs in corpus order.
+
+        documents_P: number of each paragraph's document. lengths_P: its number of tokens. tokens: the tokens of all paragraphs. Paragraphs
+        without tokens are left out.
+        """
         documents_P, lengths_P = documents_P[lengths_P > 0], lengths_P[lengths_P > 0]
         if not len(lengths_P):
             return
@@ -174,7 +179,7 @@ class ShardWriter:
         self._document = int(documents_P[-1])
 
     def finish(self) -> None:
-        """Write the end of the last document and close."""
+        """Write the end of the last document and close the files."""
         if self._document is not None:
             self._write("document_ends", np.array([self.counts["tokens"]], dtype=np.int64))
             self.counts["documents"] += 1
@@ -182,7 +187,7 @@ class ShardWriter:
             file.close()
 
     def discard(self) -> None:
-        """Close without a word: the folder is about to go, and closing a file on a full disk raises once more."""
+        """Close the files and ignore errors. Called before the folder is removed: closing a file on a full disk raises once more."""
         for file in self._files.values():
             with suppress(OSError):
                 file.close()
@@ -197,7 +202,7 @@ def save_prepared(folder: Path, prepared: Prepared) -> None:
 
 
 def hash_files(paths: list[Path]) -> str:
-    """SHA-256 over the contents of the files, in order."""
+    """Return the SHA-256 over the contents of the files, in this order."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:
@@ -208,9 +213,9 @@ def hash_files(paths: list[Path]) -> str:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside `target` that takes its name when the block ends well, synced to disk, and is removed when it does not.
+    """Yield a new folder beside `target`. If the block succeeds, sync it to disk and rename it to `target`. If it raises, remove it.
 
-    Raises: ConfigError naming the path, the reason and the free bytes where the disk refuses to be written.
+    Raises: ConfigError with the path, the reason and the free bytes if the disk cannot be written.
     """
     target = target.absolute()
     new_parents = [parent for parent in target.parents if not parent.exists()]
@@ -238,7 +243,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def _remove_stale(target: Path) -> None:
-    """Temporary folders of dead runs: of this host if the process is gone, of another host if untouched for a day."""
+    """Remove temporary folders of dead processes. One of this host is removed if its process is gone; one of another host, if it was not
+    changed for a day."""
     for folder in target.parent.glob(f".{target.name}.*.tmp"):
         host, _, pid = folder.name[len(target.name) + 2 : -len(".tmp")].rpartition(".")
         if host == socket.gethostname() and pid.isdigit():
@@ -259,6 +265,6 @@ def _remove_empty(folders: list[Path]) -> None:
 def _disk_complaint(target: Path, error: OSError) -> str:
     existing = next(parent for parent in target.parents if parent.exists())
     free = shutil.disk_usage(existing).free
-    remedy = "free space or raise the quota or limit" if error.errno in DISK_FULL else "mend the permissions or choose another place"
+    remedy = "free space or raise the quota or limit" if error.errno in DISK_FULL else "fix the permissions or choose another place"
     where = f" at {error.filename}" if error.filename else ""
     return f"{target}: cannot be written ({error.strerror}{where}), {free} bytes free on that disk; {remedy}"

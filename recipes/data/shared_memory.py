@@ -1,5 +1,5 @@
-"""The memory through which worker processes hand batches on, and what ends a run when they cannot. One line each: what happened, why, and
-the way out."""
+"""/dev/shm, the shared memory through which worker processes pass batches to the training process. Checks that it is large enough, and
+turns failures of workers into one-line errors with the reason and the remedy."""
 
 import shutil
 import signal
@@ -19,25 +19,25 @@ FOLDER = Path("/dev/shm")
 PREFETCH = 2
 """Micro-batches that each worker process reads ahead."""
 UPDATES_HELD = 2
-"""Updates whose batches the training process holds: the one it is at and the following one."""
+"""Updates whose batches the training process holds: the current one and the next one."""
 ALONE = "read without worker processes: --set data.num_workers=0"
 REMEDY = f"give the container more (docker run --shm-size=8g or --ipc=host), or {ALONE}"
 FULL, NO_DESCRIPTOR = "no space left on device", "too many open files"
-"""How torch words it, in a RuntimeError, and Python."""
+"""Parts of the messages of torch (in a RuntimeError) and of Python."""
 NONE_RECEIVED = "items of ancdata"
-"""How Python words it, in a RuntimeError, that it had no descriptor left to receive one."""
+"""Part of Python's message (in a RuntimeError) if it had no free descriptor to receive one."""
 
 
 class SharedMemory:
-    """What is free in /dev/shm before any worker process of this rank has begun."""
+    """Free bytes in /dev/shm, measured before any worker process of this rank starts."""
 
     def __init__(self, num_workers: int, ranks_on_node: int) -> None:
-        """`ranks_on_node` fill it together."""
+        """`ranks_on_node`: number of ranks that share this memory."""
         self._num_workers, self._num_ranks = num_workers, ranks_on_node
         self._free = shutil.disk_usage(FOLDER).free if FOLDER.is_dir() else None
 
     def check(self, batches: Sequence[Batch]) -> None:
-        """`batches`: the micro-batches of one update. Raises: ConfigError if as many as will be held at a time do not fit."""
+        """Check that the batches held at the same time fit. `batches`: the micro-batches of one update. Raises: ConfigError if not."""
         size = max(map(bytes_of, batches))
         num_held = UPDATES_HELD * len(batches) + PREFETCH * self._num_workers
         needed = num_held * size * self._num_ranks
@@ -51,7 +51,7 @@ class SharedMemory:
 
 @contextmanager
 def told_as_config_errors(num_workers: int) -> Iterator[None]:
-    """Around taking a batch of a worker process: what a user can change about it is a ConfigError."""
+    """Put around taking a batch from a worker process. Turn errors that the user can fix into ConfigError."""
     try:
         yield
     except WorkerLost as lost:
@@ -69,7 +69,7 @@ def told_as_config_errors(num_workers: int) -> Iterator[None]:
 
 
 def bytes_of(value: Any) -> int:
-    """What the tensors of a batch take; one tensor twice counts once."""
+    """Return the bytes that the tensors of a batch take. A tensor that occurs twice counts once."""
     return sum({storage.data_ptr(): storage.nbytes() for storage in map(Tensor.untyped_storage, _tensors(value))}.values())
 
 

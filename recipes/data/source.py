@@ -1,7 +1,6 @@
-"""Where text comes from: `data.path` -> a source that yields (document number, paragraph). Holds no tokens and writes nothing.
+"""Sources of text: `data.path` -> an object that yields (document number, paragraph). Does not tokenize and writes nothing.
 
-Files have readers of their own (text_files.py, text_tables.py), saved data sets and hub names too (datasets_library.py). One row is one
-document.
+Files are read by text_files.py and text_tables.py, saved data sets and those of the hub by datasets_library.py. One row is one document.
 """
 
 import os
@@ -16,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 from recipes.config import TextDataConfig
 from recipes.data.datasets_library import files_of, is_saved, load_hub, load_saved, say_rows, table_errors
 from recipes.data.folder import count_suffixes, find_place, list_folder
-from recipes.data.splits import check_file, choose_files, word_of
+from recipes.data.splits import check_file, choose_files, find_split_name
 from recipes.data.text_files import read_paragraphs, split_paragraphs
 from recipes.data.text_tables import ROWS_PER_BATCH, TABLE_FORMATS, TableFile, kind_of
 from recipes.errors import ConfigError
@@ -25,7 +24,7 @@ SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "text"
 TEXT_SUFFIXES = (".txt",)
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 NO_TEXT = ("readme", "license", "licence", "copying", "notice", "changelog")
-"""Stems of .txt files that tell of a data set and are none."""
+"""Stems of .txt files that describe a data set and are not part of its text."""
 KNOWN = ".txt, .csv, .tsv, .json, .jsonl (each also with .gz) and .parquet"
 
 
@@ -34,27 +33,27 @@ class TextSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What the user asked for, as an absolute path or hub name."""
+        """The data that the user named, as an absolute path or hub name."""
 
     @property
     def note(self) -> str:
-        """What of it is read and what is left out, as a line; "" where there is nothing to choose."""
+        """One line that says what is read and what is left out. "" if there was nothing to choose."""
 
     @property
     def paths(self) -> Sequence[Path]:
-        """The files that it is read from; none for a hub's data set, which lies in a cache."""
+        """The files from which the text is read. Empty for a data set of the hub, which is in a cache."""
 
     @property
     def has_columns(self) -> bool:
-        """Whether data.text_column says where the text is."""
+        """True if data.text_column selects the text."""
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
-        """(document number, paragraph), in corpus order."""
+        """Yield (document number, paragraph) in corpus order."""
 
 
 @dataclass(frozen=True)
 class TextFiles:
-    """One .txt or .txt.gz file is one document."""
+    """Text files (.txt, .txt.gz). One file is one document."""
 
     name: str
     paths: tuple[Path, ...]
@@ -70,7 +69,7 @@ class TextFiles:
 
 @dataclass(frozen=True)
 class TableFiles:
-    """One row of a table is one document; empty and missing ones are skipped."""
+    """Tables. One row is one document. Rows with empty or missing text are skipped."""
 
     name: str
     paths: tuple[Path, ...]
@@ -81,12 +80,12 @@ class TableFiles:
     def paragraphs(self) -> Iterator[tuple[int, str]]:
         """See TextSource.
 
-        Raises: ConfigError naming the file whose column is not there, and the row that is not text or cannot be read.
+        Raises: ConfigError with the file that lacks the column, or with the row that cannot be read or whose cell is not text.
         """
         return _paragraphs(chain.from_iterable(map(self._texts, self.paths)))
 
     def check_column(self, path: Path) -> None:
-        """Raises: ConfigError unless the column is there, or the file has no rows of which a column could be known."""
+        """Check that the file has the column. A file without rows may have no columns. Raises: ConfigError if the column is missing."""
         columns = TableFile(path).columns()
         if columns and self.column not in columns:
             raise ConfigError(_no_column(str(path), self.column, columns))
@@ -102,7 +101,7 @@ class TableFiles:
 
 @dataclass(frozen=True)
 class Rows:
-    """One row of a `datasets` data set is one document; empty and missing ones are skipped."""
+    """A data set of the `datasets` library. One row is one document. Rows with empty or missing text are skipped."""
 
     name: str
     dataset: Any
@@ -114,7 +113,7 @@ class Rows:
     def paragraphs(self) -> Iterator[tuple[int, str]]:
         """See TextSource.
 
-        Raises: ConfigError where the column is not there or not text, or the data cannot be read.
+        Raises: ConfigError if the column is missing or is not text, or if the data cannot be read.
         """
         return _paragraphs(self._texts())
 
@@ -141,7 +140,7 @@ def _no_column(name: str, column: str, columns: list[str]) -> str:
 
 
 def _fault(value: Any) -> str | None:
-    """What is wrong with a text, and what to do."""
+    """Return what is wrong with a text, and the remedy. None if nothing is."""
     if value is None or (isinstance(value, str) and (value.isascii() or not LONE_SURROGATE.search(value))):
         return None
     if isinstance(value, str):
@@ -150,9 +149,9 @@ def _fault(value: Any) -> str | None:
 
 
 def open_source(data: TextDataConfig) -> TextSource:
-    """The corpus that `data.path` names, or that part of it that data.split does.
+    """Return the corpus that `data.path` names, or the part of it that data.split names.
 
-    Raises: ConfigError if it is not there, holds nothing that can be read, or leaves open what of it is training data.
+    Raises: ConfigError if it does not exist, contains nothing that can be read, or if it is not clear which part is training data.
     """
     place = find_place(SAMPLE if data.path is None else data.path)
     if place is None:
@@ -167,7 +166,7 @@ def _open_folder(folder: Path, data: TextDataConfig) -> TextSource:
     if is_saved(folder):
         dataset, note = load_saved(folder, data.split)
         return Rows(str(folder), dataset, data.text_column, note, files_of(dataset))
-    listing = list_folder(folder, word_of)
+    listing = list_folder(folder, find_split_name)
     known = [path for path in listing.files if _is_text(path)]
     others = [path for path in listing.files if not _is_text(path)]
     if not known:
@@ -194,7 +193,7 @@ def _open_files(name: Path, files: list[Path], column: str) -> TextFiles | Table
     if kind not in TABLE_FORMATS:
         raise ConfigError(f"{name}: unknown kind of file {kind or '(no suffix)'}; known are {KNOWN}")
     source = TableFiles(str(name), tuple(files), column)
-    source.check_column(files[0])  # a wrong data.text_column is seen by a dry run too
+    source.check_column(files[0])  # so that a dry run finds a wrong data.text_column too
     return source
 
 

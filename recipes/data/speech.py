@@ -1,5 +1,5 @@
-"""The speech data set: recordings of a prepared folder, their crops and masks, and their way into a Batch. Knows nothing of ranks
-and updates; what samples share they share within a group, which is a part of the global batch.
+"""The speech data set: reads recordings of a prepared folder, crops and masks them, and collates them into a Batch. Contains nothing about
+ranks and updates. The samples of a group, a part of the global batch, share the crop length and the number of masked frames.
 
 Shapes: B batch, T samples of the waveform, S frames, K recordings of the split, G recordings of a group.
 """
@@ -26,8 +26,8 @@ from recipes.data.speech_folder import longest_samples, shortest_samples
 from recipes.errors import ConfigError
 
 GROUPS_PER_BUCKET = 32
-"""Groups are drawn from this many groups' worth of neighbours in length: large enough that a recording meets others each epoch,
-small enough that little is cropped away."""
+"""Size, in groups, of the buckets of recordings of similar length from which groups are drawn. It is large enough that a recording is
+grouped with others in each epoch, and small enough that little is cropped away."""
 MASK_STREAM, CROP_STREAM = 0, 1
 
 
@@ -36,13 +36,13 @@ class SpeechExample:
     """One sample before padding."""
 
     waveform: np.ndarray
-    """float32 (T,), normalised over the whole recording."""
+    """float32 (T,), normalised with the mean and variance of the whole recording."""
     mask: np.ndarray
     """bool (S,), True where the student does not see the frame."""
 
 
 def check_mask(data: SpeechDataConfig, frontend: SpeechFrontendConfig, mask: SpanMaskConfig) -> None:
-    """Raises: ConfigError if a mask could cover the whole of the shortest recording."""
+    """Check that no mask can cover the whole of the shortest recording. Raises: ConfigError if one can."""
     num_frames = frontend.num_frames(shortest_samples(data, frontend))
     if _leaves_frames(num_frames, mask):
         return
@@ -58,12 +58,13 @@ def check_mask(data: SpeechDataConfig, frontend: SpeechFrontendConfig, mask: Spa
 
 
 def _leaves_frames(num_frames: int, mask: SpanMaskConfig) -> bool:
-    """With more possible starts than spans the last frame is never masked, nor of any longer sample."""
+    """True if a mask always leaves frames: with more possible starts than spans, the last frame is never masked. Longer samples then have
+    frames left too."""
     return num_frames - mask.length > max(mask.min_masks, int(mask.prob * num_frames / mask.length + 1))
 
 
 def collate_speech(examples: list[SpeechExample], frontend: SpeechFrontendConfig) -> Batch:
-    """One micro-batch of a front-end. Rows of unequal length, which no group of pre-training has, are padded with 0 on the right."""
+    """Return one micro-batch. Shorter rows are padded with 0 on the right. In pre-training, the rows of a group are equally long."""
     samples = [len(example.waveform) for example in examples]
     frames = [frontend.num_frames(num_samples) for num_samples in samples]
     waveform_BT = np.zeros((len(examples), max(samples)), dtype=np.float32)
@@ -85,7 +86,7 @@ def collate_speech(examples: list[SpeechExample], frontend: SpeechFrontendConfig
 
 
 class SpeechDataset:
-    """The recordings of one split by length, addressed by index; example() is a function of its arguments, the seed and the data."""
+    """The recordings of one split, sorted by length, addressed by index. example() depends only on its arguments, the seed and the data."""
 
     def __init__(
         self,
@@ -97,9 +98,9 @@ class SpeechDataset:
         data: SpeechDataConfig,
         seed: int,
     ) -> None:
-        """`seed` is that of crops and masks; give the held-out split a constant, so that runs with other seeds are judged alike.
+        """`seed`: for crops and masks. Use a constant for the held-out split, so that runs with different seeds are evaluated alike.
 
-        Raises: ConfigError if the folder is damaged or no prepared folder, or masks could cover the shortest recording.
+        Raises: ConfigError if the folder is damaged or not a prepared folder, or if masks could cover the shortest recording.
         """
         check_mask(data, frontend, mask)
         self._prepared = open_prepared(folder)
@@ -119,7 +120,7 @@ class SpeechDataset:
         return len(self._items_K)
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Groups of like lengths in random order; len % group_size random recordings are left out."""
+        """Return the indices of one epoch: groups of similar lengths in random order. len % group_size random recordings are left out."""
         size = self._data.group_size
         left_out = rng.choice(len(self), len(self) % size, replace=False)
         kept = np.delete(np.arange(len(self)), left_out)
@@ -128,11 +129,13 @@ class SpeechDataset:
         return rng.permutation(groups).ravel()
 
     def example(self, epoch: int, index: int, group: tuple[int, ...]) -> SpeechExample:
-        """Recording `index`, cropped to its group's shortest, and masked in as many frames as the member with the fewest.
+        """Return recording `index`, cropped to the length of its group's shortest recording. The number of masked frames is the smallest in
+        the group.
 
-        In the place of a recording that cannot be decoded stands the next longer one that can; where there is none, the next
-        shorter one, repeated. Crop length and mask stay.
-        Raises: ConfigError if none can be decoded.
+        A recording that cannot be decoded is replaced by the next longer one that can. If there is none, the next shorter one is used
+        and repeated. Crop length and mask stay the same.
+
+        Raises: ConfigError if no recording can be decoded.
         """
         assert index in group
         num_samples = int(min(self._max_samples, *(self._lengths_K[member] for member in group)))
@@ -144,28 +147,28 @@ class SpeechDataset:
         return SpeechExample(waveform_T[start : start + num_samples].copy(), unmask_to(mask_S, num_masked, mask_rng))
 
     def collate(self, examples: list[SpeechExample]) -> Batch:
-        """One micro-batch."""
+        """Return one micro-batch."""
         return collate_speech(examples, self._frontend)
 
     def take_bad(self) -> list[BadItem]:
-        """Undecodable recordings that example() met since the last call, in this process."""
+        """Return the recordings that example() could not decode since the last call, in this process."""
         bad, self._bad = self._bad, []
         return bad
 
     def _draw_mask(self, epoch: int, member: int, num_samples: int) -> tuple[np.ndarray, np.random.Generator]:
-        """The member's own mask before it is cut to the group's count, and the generator to do that with."""
+        """Return the member's mask before it is reduced to the group's number of frames, and the generator for that reduction."""
         rng = self._rng(epoch, member, MASK_STREAM)
         return span_mask(self._frontend.num_frames(num_samples), self._mask, rng), rng
 
     def _read(self, index: int, num_samples: int) -> np.ndarray:
-        """Recording `index`, normalised, or the first good one that may stand in for it."""
+        """Return recording `index`, normalised. If it cannot be decoded, return the first candidate that can."""
         waveform_T, _, bad = first_working(self._prepared.media, self._candidates(index, num_samples), self._decode)
         self._bad += bad
         waveform_T = normalize(waveform_T)
-        return waveform_T if len(waveform_T) >= num_samples else np.resize(waveform_T, num_samples)  # repeats it
+        return waveform_T if len(waveform_T) >= num_samples else np.resize(waveform_T, num_samples)  # repeats the recording
 
     def _candidates(self, index: int, num_samples: int) -> Iterator[int]:
-        """Items: that of `index`, those after it, around the end those that are long enough too, and last the shorter ones."""
+        """Return items in this order: that of `index`, longer ones, shorter ones that are still long enough, ones that are too short."""
         first = int(np.searchsorted(self._lengths_K, num_samples))
         positions = chain(range(index, len(self)), range(first, index), range(first - 1, -1, -1))
         return (int(self._items_K[position]) for position in positions)

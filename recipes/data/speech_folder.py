@@ -1,4 +1,4 @@
-"""Recordings -> prepared folder: which of them a recipe uses. Torch-free; the folder itself is media_folder.py's."""
+"""Recordings -> prepared folder: checks the lengths that a recipe uses. Does not import torch. media_folder.py writes the folder itself."""
 
 import math
 from collections.abc import Callable
@@ -23,9 +23,9 @@ def prepare_speech(
     log: Callable[[str], None] = lambda line: None,
     run: RunSoFar | None = None,
 ) -> Path:
-    """The prepared folder for `data` (see prepare_media). Recordings shorter than data.min_seconds or one frame are left out.
+    """Return the prepared folder for `data` (see prepare_media). Recordings shorter than data.min_seconds or one frame are left out.
 
-    Raises: ConfigError for everything the user can mend.
+    Raises: ConfigError for everything that the user can fix.
     """
     if data.sample_rate < 1:
         raise ConfigError(f"data.sample_rate {data.sample_rate} is no rate in Hz; the published one is 16000")
@@ -50,17 +50,17 @@ def prepare_speech(
 
 
 def _if_all_short(data: SpeechDataConfig, shortest: int, longest: int) -> str:
-    """Hundredths of a second, rounded down, so that all are used."""
+    """Return the remedy if all recordings are too short. Seconds are rounded down to hundredths, so that min_seconds fits all of them."""
     seconds = math.floor(100 * shortest / data.sample_rate) / 100
     found = f"data.min_seconds is {data.min_seconds:g}, the longest has {longest / data.sample_rate:.3g} s"
     return f"{found}; --set data.min_seconds={seconds:g} uses all, or point --data at longer recordings"
 
 
 def shortest_samples(data: SpeechDataConfig, frontend: SpeechFrontendConfig) -> int:
-    """Samples of the shortest recording that is used."""
+    """Return the number of samples of the shortest recording that is used."""
     return max(math.ceil(data.min_seconds * data.sample_rate), frontend.receptive_field)
 
 
 def longest_samples(data: SpeechDataConfig) -> int:
-    """Samples of the longest crop."""
+    """Return the number of samples of the longest crop."""
     return math.floor(data.max_seconds * data.sample_rate)

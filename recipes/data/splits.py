@@ -1,11 +1,13 @@
-"""Which files of a folder are training data, by the names of folders and files: `train-clean-100/`, `images/val2017/`,
-`Test-00000-of-00003.parquet`, at any depth. Opens no file.
+"""Finds which files of a folder are training data, by the names of folders and files at any depth: `train-clean-100/`,
+`images/val2017/`, `Test-00000-of-00003.parquet`. Opens no file.
 
-A level is what lies side by side in one folder. A name with a split's word in it counts where all names of the level have one, or half
-of them, with training and other data among them. A name that is the word alone (`test/`, `val2017/`) counts beside any others, but
-`train/` only where other splits are. So `bullet_train/` and `train/` beside other classes are classes, and `test/` beside them is a
-question for the user. Below splits that lie side by side names mean nothing any more: train/test/ beside val/ is a class. Names of single
-recordings and images count where all of their level have one.
+A level is the folders and files that are direct children of one folder. A name that contains a split's word names that split
+- if every name of the level contains such a word;
+- or if at least half of them do, and they include training data and another split;
+- or if it consists of the word alone (`test/`, `val2017/`). `train/` does so only if the level has other splits too.
+So `bullet_train/` and `train/` beside other classes are classes. With `test/` beside classes the user has to choose.
+Inside of splits that are on one level, names have no such meaning: train/test/ beside val/ is a class. Single recordings and images of a
+level name splits only if all of them do, and not all the same one.
 """
 
 import os
@@ -26,33 +28,33 @@ SPLITS = {
     "valid": ("valid", "validation", "val", "dev", "development", "validationset", "valset", "devset", "heldout", "holdout"),
     "test": ("test", "testing", "testset", "devtest", "eval", "evaluation", "evalset"),
 }
-"""What a split is called; those that `datasets` knows are among them."""
+"""Words for each split. They include the names that the `datasets` library uses."""
 ALL = "all"
-"""The name of everything together."""
+"""Selects the files of all splits."""
 SHARD = re.compile(r"[-_.]\d+(-of-\d+)?$")
 
 
-class Word(NamedTuple):
-    """What a name says of its split, and whether it says nothing else."""
+class SplitName(NamedTuple):
+    """The split that a name contains. is_whole_name: the name contains no other word."""
 
     split: str
-    is_alone: bool
+    is_whole_name: bool
 
 
 @dataclass(frozen=True)
 class Part:
-    """Files that lie together and are of one split; None: no name says of which."""
+    """Files of one split in one place. split None: no name says which split."""
 
     split: str | None
     place: str
-    """Their folder; of files that are named for a split, the folder and the split."""
+    """Their folder. For files that are named for a split, the folder and the split."""
     paths: list[str]
     is_folder: bool = True
-    is_beside: bool = False
-    """No name says of which split, yet splits lie beside it."""
+    is_beside_splits: bool = False
+    """True if no name says which split, although splits are beside it."""
 
     def label(self, path: str, base: str) -> str | None:
-        """Class of one of the files, see Choice."""
+        """Return the class of one of the files, see Choice.labels."""
         is_named_folder = self.is_folder and self.split is not None
         above = os.path.dirname(self.place) if is_named_folder else os.path.dirname(path)
         below = os.path.dirname(path.removeprefix(f"{self.place}/")) if is_named_folder else ""
@@ -62,7 +64,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Choice:
-    """What is read of a folder, and what is not."""
+    """The files of a folder that are read (taken), and those that are not (left)."""
 
     listing: Listing
     name: str
@@ -71,19 +73,19 @@ class Choice:
 
     @cached_property
     def paths(self) -> list[str]:
-        """Those that are read, sorted, each once."""
+        """The files that are read, sorted, each once."""
         return self.listing.each_once(sorted(path for part in self.taken for path in part.paths))
 
     @property
     def root(self) -> str:
-        """The split's folder, where all that is read lies in one beside those of other splits; else ""."""
+        """The folder of the split, if all files that are read are in one folder beside those of other splits. Else ""."""
         part = self.taken[0]
         is_only = len(self.taken) == 1 and bool(self.left) and part.is_folder and part.split is not None
         return part.place if is_only and os.path.dirname(part.place) == self._base else ""
 
     @property
     def labels(self) -> list[str | None] | None:
-        """Class of each path: its folder, without what leads to the splits and without a split's own name. None: its folder as it is."""
+        """Class of each path: its folder, without what is above the splits and without the split's own name. None: the folder as it is."""
         if self.root or not any(part.split for part in self.taken):
             return None
         found = {path: part.label(path, self._base) for part in self.taken for path in part.paths}
@@ -91,14 +93,14 @@ class Choice:
 
     @cached_property
     def _base(self) -> str:
-        """The folder that the splits lie in."""
+        """The folder that contains the splits."""
         places = [os.path.dirname(part.place) for part in (*self.taken, *self.left) if part.split]
         return os.path.commonpath(places) if places and all(places) else ""
 
     def say(self, others: Sequence[str]) -> str:
-        """One line of what is read and what is not; `others` are files of kinds that are not read."""
+        """Return one line that says what is read and what is not. `others`: files of kinds that are not read."""
         num_links = sum(len(part.paths) for part in self.taken) - len(self.paths)
-        left = _say_parts(self.left)
+        left = _describe_parts(self.left)
         left += [count_suffixes(others)] * bool(others)
         left += [f"{len(self.listing.hidden):,} hidden"] * bool(self.listing.hidden)
         left += [f"{num_links:,} links to files that are read anyway"] * bool(num_links)
@@ -111,30 +113,30 @@ class Choice:
 
 
 def split_of(name: str) -> str:
-    """train, valid or test for each of their names, in any case; any other name is its own."""
+    """Return train, valid or test for any of their words, in upper or lower case. Return any other name unchanged."""
     lower = name.lower()
     return next((split for split, words in SPLITS.items() if lower in words), name)
 
 
-def word_of(name: str) -> Word | None:
-    """The split that a folder's name or a file's stem speaks of; the first, if several."""
+def find_split_name(name: str) -> SplitName | None:
+    """Return the first split that the name of a folder or the stem of a file contains. None if it contains none."""
     bare = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", SHARD.sub("", name))
     words = [split_of(word) for word in re.findall(r"[^\W\d_]+", bare.lower())]
     found = next((word for word in words if word in SPLITS), None)
-    return None if found is None else Word(found, len(words) == 1)
+    return None if found is None else SplitName(found, len(words) == 1)
 
 
 def choose_files(listing: Listing, paths: list[str], wanted: str | None, is_item: Callable[[str], bool]) -> Choice:
-    """Those of `paths` (sorted) that are of the split `wanted`, or whose folder or stem has that name; ALL takes every one. None takes the
-    training data where names tell, and everything where no name tells. `is_item` says whether a file is one single item.
+    """Choose among `paths` (sorted) the files of the split `wanted`, or those whose folder or stem has that name. ALL: all files. None: the
+    training data if names mark a split other than train, else all files. `is_item`: True if a file is a single item.
 
-    Raises: MissingSplit; ConfigError where the names leave it open.
+    Raises: MissingSplit if there is none. ConfigError if the names do not say which files are training data.
     """
     parts = list(_find_parts(paths, "", is_item))
     if wanted is None:
         return _training_data(listing, parts)
     asked = split_of(wanted)
-    is_whole = asked == "train" and not _has_held_out(parts)  # nobody has split these data
+    is_whole = asked == "train" and not _has_held_out(parts)  # these data have no splits
     if is_whole or wanted.lower() == ALL:
         return Choice(listing, ALL, parts, [])
     if asked not in SPLITS:
@@ -143,14 +145,14 @@ def choose_files(listing: Listing, paths: list[str], wanted: str | None, is_item
     if not found and asked == "train":
         found = [part for part in parts if part.split is None]
     if not found:
-        raise MissingSplit(f"{listing.folder}: no split {wanted!r}, {_say_missing(parts, wanted)}")
+        raise MissingSplit(f"{listing.folder}: no split {wanted!r}, {_explain_missing(parts, wanted)}")
     return Choice(listing, wanted, found, [part for part in parts if part not in found])
 
 
 def choose_names(name: str, splits: Sequence[str], wanted: str | None) -> list[str]:
-    """Those of the named splits of a stored data set that are wanted; None is train, ALL all of them.
+    """Return the splits of a stored data set that match `wanted`. None: train. ALL: all splits.
 
-    Raises: MissingSplit where there is none.
+    Raises: MissingSplit if none matches.
     """
     if wanted is not None and wanted.lower() == ALL:
         return list(splits)
@@ -162,7 +164,7 @@ def choose_names(name: str, splits: Sequence[str], wanted: str | None) -> list[s
 
 
 def check_file(path: Path, wanted: str | None) -> None:
-    """One file that is given by its name is the split train, and all there is. Raises: MissingSplit where another one is wanted."""
+    """Check that `wanted` fits a single file: it counts as split train and as all data. Raises: MissingSplit if another split is wanted."""
     if wanted is not None and wanted.lower() != ALL and split_of(wanted) != "train":
         raise MissingSplit(f"{path}: one file is one split, and {wanted!r} was asked for; give the file of that split")
 
@@ -170,10 +172,10 @@ def check_file(path: Path, wanted: str | None) -> None:
 def _training_data(listing: Listing, parts: list[Part]) -> Choice:
     if not _has_held_out(parts):
         return Choice(listing, ALL, parts, [])
-    if not any(part.split == "train" for part in parts) or any(part.is_beside for part in parts):
+    if not any(part.split == "train" for part in parts) or any(part.is_beside_splits for part in parts):
         train = "data.split=train, " * any(part.split in ("train", None) for part in parts)
         raise ConfigError(
-            f"{listing.folder}: its names do not tell what is training data, there are {', '.join(_say_parts(parts))}; "
+            f"{listing.folder}: its names do not say which part is training data, there are {', '.join(_describe_parts(parts))}; "
             f"--set {train}data.split={ALL} or the name of a folder in it"
         )
     taken = [part for part in parts if part.split in ("train", None)]
@@ -185,7 +187,7 @@ def _has_held_out(parts: list[Part]) -> bool:
 
 
 def _named(listing: Listing, parts: list[Part], wanted: str) -> Choice:
-    """The files in folders of that name, and of that stem."""
+    """Choose the files that have this stem or are in a folder of this name."""
     taken, left = [], []
     for part in parts:
         found = [path for path in part.paths if _has_name(path, wanted.strip("/").lower())]
@@ -193,7 +195,7 @@ def _named(listing: Listing, parts: list[Part], wanted: str) -> Choice:
         rest = sorted(set(part.paths) - set(found))
         left += [replace(part, paths=rest)] * bool(rest)
     if not taken:
-        raise MissingSplit(f"{listing.folder}: no split {wanted!r}, there are {', '.join(_say_parts(parts))}; name one of them")
+        raise MissingSplit(f"{listing.folder}: no split {wanted!r}, there are {', '.join(_describe_parts(parts))}; name one of them")
     return Choice(listing, wanted, taken, left)
 
 
@@ -203,31 +205,31 @@ def _has_name(path: str, name: str) -> bool:
 
 
 def _find_parts(paths: list[str], folder: str, is_item: Callable[[str], bool]) -> Iterator[Part]:
-    """The parts of one folder's files, which are sorted."""
+    """Yield the parts of one folder. `paths`: its files, sorted."""
     folders, files = _level(paths, f"{folder}/" if folder else "")
-    words = {path: word_of(os.path.basename(path)) for path in folders} | _words_of_files(files, is_item)
-    believed = _believed(list(words.values()))
+    words = {path: find_split_name(os.path.basename(path)) for path in folders} | _names_of_files(files, is_item)
+    accepted = _accepted(list(words.values()))
     loose: dict[str | None, list[str]] = {}
     for path in files:
-        loose.setdefault(_split_if(words.get(path), believed), []).append(path)
+        loose.setdefault(_split_if(words.get(path), accepted), []).append(path)
     for split, found in loose.items():
-        yield Part(split, _join(folder, split or ""), found, is_folder=False, is_beside=bool(believed) and split is None)
-    has_others = len({word.split for word in believed}) > 1
+        yield Part(split, _join(folder, split or ""), found, is_folder=False, is_beside_splits=bool(accepted) and split is None)
+    has_others = len({word.split for word in accepted}) > 1
     for path, inside in folders.items():
-        split = _split_if(words[path], believed)
-        below = [] if has_others or (believed and not split) else list(_find_parts(inside, path, is_item))
-        if not believed or any(part.split for part in below):
+        split = _split_if(words[path], accepted)
+        below = [] if has_others or (accepted and not split) else list(_find_parts(inside, path, is_item))
+        if not accepted or any(part.split for part in below):
             yield from below
         else:
-            yield Part(split, path, inside, is_beside=split is None)
+            yield Part(split, path, inside, is_beside_splits=split is None)
 
 
-def _split_if(word: Word | None, believed: set[Word]) -> str | None:
-    return word.split if word in believed and word else None
+def _split_if(word: SplitName | None, accepted: set[SplitName]) -> str | None:
+    return word.split if word in accepted and word else None
 
 
 def _level(paths: list[str], prefix: str) -> tuple[dict[str, list[str]], list[str]]:
-    """What lies side by side: each sub-folder with all files below it, and files."""
+    """Return the children of one folder: sub-folder -> all files below it, and files."""
     folders: dict[str, list[str]] = {}
     files: list[str] = []
     start = 0
@@ -243,28 +245,28 @@ def _level(paths: list[str], prefix: str) -> tuple[dict[str, list[str]], list[st
     return folders, files
 
 
-def _words_of_files(files: list[str], is_item: Callable[[str], bool]) -> dict[str, Word | None]:
-    """Single items have a say together only: all of them name a split, and not all the same."""
+def _names_of_files(files: list[str], is_item: Callable[[str], bool]) -> dict[str, SplitName | None]:
+    """Return the split names of the files. Those of single items count only if every item has one and they are not all the same."""
     items = [path for path in files if is_item(path)]
-    found = {path: word_of(_stem(path)) for path in files if not is_item(path)}
-    words = list(takewhile(bool, (word_of(_stem(path)) for path in items)))  # seldom more than none: there may be millions
+    found = {path: find_split_name(_stem(path)) for path in files if not is_item(path)}
+    words = list(takewhile(bool, (find_split_name(_stem(path)) for path in items)))  # stops early, since there may be millions
     if len(words) < len(items) or len({word.split for word in words if word}) == 1:
         return found | {"": None}
     return found | dict(zip(items, words, strict=True))
 
 
-def _believed(words: list[Word | None]) -> set[Word]:
-    """Those names of a level that are taken at their word (see the module)."""
+def _accepted(words: list[SplitName | None]) -> set[SplitName]:
+    """Return the names of a level that mark a split (see the rules in the module docstring)."""
     found = {word for word in words if word}
     is_whole = all(words)
     is_plain = {"train"} < {word.split for word in found} and sum(map(bool, words)) * 2 >= len(words)
     if not is_whole and not is_plain:
-        found = {word for word in found if word.is_alone}
+        found = {word for word in found if word.is_whole_name}
     return found if is_whole or {word.split for word in found} - {"train"} else set()
 
 
 def _stem(path: str) -> str:
-    """The file's name without .gz and without the suffix of its kind."""
+    """Return the file's name without .gz and without its suffix."""
     return os.path.splitext(os.path.basename(path).removesuffix(".gz"))[0]
 
 
@@ -272,21 +274,21 @@ def _join(*names: str) -> str:
     return "/".join(filter(None, names))
 
 
-def _say_parts(parts: list[Part]) -> list[str]:
-    """`40 of train-clean-100`, `6 of dev-clean`; one sum for each split that lies in many places."""
-    said = []
+def _describe_parts(parts: list[Part]) -> list[str]:
+    """Return `40 of train-clean-100`, `6 of dev-clean`. A split in more than NAMED places gets one total."""
+    described = []
     for split in dict.fromkeys(part.split for part in parts):
         own = [part for part in parts if part.split == split]
         if len(own) > NAMED:
-            said.append(f"{sum(len(part.paths) for part in own):,} of {len(own):,} places of {split or 'no split'}")
+            described.append(f"{sum(len(part.paths) for part in own):,} of {len(own):,} places of {split or 'no split'}")
         else:
-            said += [f"{len(part.paths):,} {'of' if split else 'in'} {part.place or 'no sub-folder'}" for part in own]
-    return said
+            described += [f"{len(part.paths):,} {'of' if split else 'in'} {part.place or 'no sub-folder'}" for part in own]
+    return described
 
 
-def _say_missing(parts: list[Part], wanted: str) -> str:
+def _explain_missing(parts: list[Part], wanted: str) -> str:
     if any(part.split for part in parts):
-        return f"there are {', '.join(_say_parts(parts))}; point --data at data that has one"
+        return f"there are {', '.join(_describe_parts(parts))}; point --data at data that has one"
     return f"its {_num_files(sum(len(part.paths) for part in parts))} are one; put them into train/ and {wanted}/"
 
 

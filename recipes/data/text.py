@@ -1,4 +1,5 @@
-"""The text data set: a prepared folder's samples, their masks, and their way into a Batch. Knows nothing of ranks and updates.
+"""The text data set: reads samples of a prepared folder, masks them, and collates them into a Batch. Contains nothing about ranks and
+updates.
 
 Shapes: B batch, S sequence, T real tokens of one sample (T <= S).
 """
@@ -20,23 +21,23 @@ from recipes.data.tokenizer import BOS, PAD
 
 @dataclass(frozen=True)
 class TextExample:
-    """One sample before padding, three arrays of shape (T,). A `<pad>` inside it stays a padded position."""
+    """One sample before padding: three arrays of shape (T,). A `<pad>` inside the sample counts as a padded position."""
 
     clean: np.ndarray
-    """int64 ids as the teacher reads them."""
+    """int64 ids, the input of the teacher."""
     inputs: np.ndarray
-    """The same with the student's masks."""
+    """The ids with masks, the input of the student."""
     mask: np.ndarray
-    """bool, True where the loss is taken."""
+    """bool, True at positions where the loss is taken."""
 
 
 class TextDataset:
-    """The samples of one split, addressed by index; what example() returns is a function of (seed, epoch, index) alone."""
+    """The samples of one split, addressed by index. The result of example() depends only on (seed, epoch, index)."""
 
     def __init__(self, folder: Path, split: Split, *, mask: TokenMaskConfig, seed: int) -> None:
-        """`seed` is that of the masks; give the held-out split a constant, so that runs with other seeds are judged by the same masks.
+        """`seed`: for the masks. Use a constant for the held-out split, so that runs with different seeds have the same masks.
 
-        Raises: ConfigError if the folder is damaged or no prepared folder.
+        Raises: ConfigError if the folder is damaged or not a prepared folder.
         """
         prepared = load_prepared(folder)
         self.fingerprint = prepared.fingerprint
@@ -52,15 +53,15 @@ class TextDataset:
         return len(self._samples_N2)
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """All samples, shuffled."""
+        """Return all indices, shuffled."""
         return rng.permutation(len(self))
 
     def take_bad(self) -> list[BadItem]:
-        """None: what cannot be read stops the preparation."""
+        """Return []: text that cannot be read stops the preparation."""
         return []
 
     def example(self, epoch: int, index: int, group: tuple[int, ...] = ()) -> TextExample:
-        """Sample `index` with `<s>` before it and the mask of that epoch."""
+        """Return sample `index` with `<s>` before it and the mask of this epoch."""
         start, length = self._samples_N2[index].tolist()
         clean_T = np.empty(length + 1, dtype=np.int64)
         clean_T[0] = BOS
@@ -70,17 +71,17 @@ class TextDataset:
         return TextExample(clean_T, input_T, mask_T)
 
     def collate(self, examples: list[TextExample]) -> Batch:
-        """One micro-batch, padded on the right to sequence_length.
+        """Return one micro-batch, padded on the right to sequence_length.
 
-        The padding mask is there for every batch of complete_doc and for none of break_mode none, whether or not a row needs it, so
-        that the same kernels run however the global batch is cut.
+        With break_mode complete_doc every batch has a padding mask; with none, no batch has one. It does not depend on whether a row
+        is padded, so that the same kernels run however the global batch is divided.
         """
         return collate_text(examples, self.sequence_length, always_padded=self._is_padded)
 
 
 def collate_text(examples: list[TextExample], length: int | None = None, *, always_padded: bool = False) -> Batch:
-    """One micro-batch, padded on the right to `length` (None: the longest row). There is a padding mask where a row is padded, and
-    with `always_padded` in any case."""
+    """Return one micro-batch, padded on the right to `length` (None: to the longest row). It has a padding mask if a row is padded or if
+    `always_padded`."""
     length = max(len(example.clean) for example in examples) if length is None else length
     clean_BS = np.full((len(examples), length), PAD, dtype=np.int64)
     input_BS = clean_BS.copy()

@@ -1,8 +1,8 @@
-"""Plain .txt and .txt.gz files as paragraphs, read line by line so that a complaint names file and line and memory stays
-constant. Knows nothing of tables, tokens or splits.
+"""Reads .txt and .txt.gz files as paragraphs. They are read line by line, so that errors name the file and the line, and memory use is
+constant. Tables, tokens and splits are handled elsewhere.
 
-A paragraph is what gets a `</s>`. In hard-wrapped text (lines of at most 120 characters, some of them blank) it is the lines up to the
-next blank one, joined by spaces; in any other text every line is a paragraph. The first 1,000 lines decide.
+A paragraph is the unit that ends with `</s>`. In hard-wrapped text (lines of at most 120 characters, some of them blank) a paragraph is all
+lines up to the next blank line, joined by spaces. In any other text every line is a paragraph. The first 1,000 lines decide which it is.
 """
 
 import codecs
@@ -18,19 +18,19 @@ from recipes.errors import ConfigError
 PROBE_LINES = 1000
 WRAP_COLUMNS = 120
 MAX_LINE_BYTES = 1 << 20
-"""A longer line is read in pieces, each a paragraph of its own."""
+"""A longer line is read in pieces, each of which is a paragraph."""
 
 
 def read_paragraphs(path: Path) -> Iterator[str]:
-    """The file's paragraphs, without BOM, carriage returns and form feeds.
+    """Yield the file's paragraphs, without BOM, carriage returns and form feeds.
 
-    Raises: ConfigError naming file and line for binary content or a byte that is not UTF-8, and naming the file if it cannot be read.
+    Raises: ConfigError with file and line for binary content or a byte that is not UTF-8, and with the file if it cannot be read.
     """
     return split_paragraphs(read_lines(path))
 
 
 def split_paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    """Lines -> non-empty paragraphs, by the rule in the module docstring."""
+    """Yield the non-empty paragraphs of the lines, by the rule in the module docstring."""
     lines = iter(lines)
     head = list(islice(lines, PROBE_LINES))
     every = (line.replace("\f", " ").strip() for line in chain(head, lines))
@@ -43,7 +43,7 @@ def _is_hard_wrapped(lines: list[str]) -> bool:
     if not num_blank:
         return False
     num_long = sum(length > WRAP_COLUMNS for length in lengths)
-    # A few blank lines (between chapters) or a few long ones (a missing break) do not change what the rest is.
+    # A few blank lines (between chapters) do not make a text hard-wrapped. A few long lines (a missing break) do not make it unwrapped.
     return num_blank >= 0.05 * len(lengths) and num_long <= 0.01 * len(lengths)
 
 
@@ -62,12 +62,12 @@ def _join_wrapped(lines: Iterable[str]) -> Iterator[str]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Its lines with their ends, without BOM. Raises: ConfigError as read_paragraphs."""
+    """Yield the file's lines with their line ends, without BOM. Raises: ConfigError, see read_paragraphs."""
     try:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
             yield from _decode_lines(io.BufferedReader(file), path)
     except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); mend or remove the file") from error
+        raise ConfigError(f"{path}: cannot be read ({error}); fix or remove the file") from error
 
 
 def _decode_lines(file: io.BufferedReader, path: Path) -> Iterator[str]:

@@ -1,8 +1,8 @@
-"""Tables in files: csv, tsv, json, jsonl (each also with .gz) and parquet, row by row, and only the columns that are asked for. Knows no
-folders, splits and modalities.
+"""Reads tables in files: csv, tsv, json, jsonl (each also with .gz) and parquet. Yields rows with only the requested columns. Folders,
+splits and modalities are handled elsewhere.
 
-A cell is as it is written: NA, null and None of a csv are text, and an empty one is None. A tsv has no quoting. Other columns may differ
-from file to file and from row to row.
+A cell is not interpreted: NA, null and None in a csv are text, and an empty cell is None. A tsv has no quoting. Columns that are not
+requested may differ between files and between rows.
 """
 
 import csv
@@ -23,23 +23,23 @@ from recipes.data.libraries import required
 from recipes.errors import ConfigError, first_line
 
 MAX_CELL = (1 << 31) - 1
-"""Characters of one cell of a csv."""
+"""Maximum number of characters in a cell of a csv."""
 ROWS_WITH_COLUMNS = 1000
-"""Of a json file, whose rows need not have the same columns, this many say which there are."""
+"""Rows of a json file from which its columns are collected, since its rows may have different columns."""
 ROWS_PER_BATCH = 256
 STRING_COLUMN = "text"
-"""What a json file of plain strings is taken to be a column of."""
+"""Name of the column of a json file that contains plain strings."""
 END_OF_FILE = "\0end of file"
 READ_ERRORS = (OSError, EOFError, zlib.error, ValueError, RecursionError)
-"""Those of pyarrow, json and of decoding are among them."""
+"""Errors of pyarrow, json and decoding are subclasses of these."""
 
 
 class Row(NamedTuple):
-    """The cells that were asked for, and where they stand: row and line, both counted from 1 (a header is line 1 and no row)."""
+    """The requested cells of a row, with the numbers of row and line. Both count from 1. A header is line 1 and is not a row."""
 
     number: int
     line: int | None
-    """The last one of the row; None in a parquet file."""
+    """The last line of the row. None in a parquet file."""
     cells: Sequence[Any]
 
     @property
@@ -53,17 +53,18 @@ Cells = tuple[int | None, Sequence[Any]]
 
 
 class _BrokenTableError(ValueError):
-    """The message is the reason."""
+    """A table cannot be read. The message is the reason."""
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """One file."""
+    """One file with a table."""
 
     path: Path
 
     def columns(self) -> list[str]:
-        """Their names: of the header, of the schema, or of the first rows of a json file. Raises: ConfigError."""
+        """Return the names of the columns: from the header, the schema, or the first rows of a json file. Raises: ConfigError if the file
+        cannot be read."""
         number = 0
         names: dict[str, None] = {}
         try:
@@ -75,9 +76,9 @@ class TableFile:
         return list(names)
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
-        """Every row in order; a cell that is empty, null or not there is None.
+        """Yield every row in order. A cell that is empty, null or missing is None.
 
-        Raises: ConfigError naming the file and the row that cannot be read.
+        Raises: ConfigError with the file and the row that cannot be read.
         """
         number = 0
         try:
@@ -98,7 +99,7 @@ class TableFile:
 
 
 def kind_of(path: str | Path) -> str:
-    """The suffix that says what is in the file, without .gz."""
+    """Return the suffix that gives the file's format: the one before .gz, if there is a .gz."""
     name = os.path.basename(path).lower().removesuffix(".gz")
     return os.path.splitext(name)[1]
 
@@ -118,7 +119,7 @@ def _open_bytes(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def _undecodable_line(path: Path) -> int:
-    """Counted from 1. Decoding in blocks, as reading does, does not know it."""
+    """Return the number, from 1, of the first line that is not UTF-8. Tables are decoded in blocks, whose errors have no line number."""
     with _open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -129,7 +130,7 @@ def _undecodable_line(path: Path) -> int:
 
 
 class _CellReader:
-    """csv and tsv: the first line that is not empty names the columns."""
+    """Reader of csv and tsv. The first line that is not empty has the names of the columns."""
 
     def __init__(self, newline: str, split: Callable[[Iterable[str]], Iterator[tuple[int, list[str]]]]) -> None:
         self._newline, self._split = newline, split
@@ -153,17 +154,18 @@ class _CellReader:
 
 
 def _check_width(line: int, cells: list[str], header: list[str], needed: int) -> None:
-    """Cells at the end that are empty may be too many, and those that nobody asks for may be missing."""
+    """Check the number of cells. Extra cells at the end are allowed if they are empty. Missing cells are allowed if their columns are not
+    requested."""
     if len(cells) <= needed or any(cells[len(header) :]):
         raise _BrokenTableError(f"line {line} has {len(cells)} cells, the header {len(header)}: a separator or line break in a cell?")
 
 
 def _split_csv(file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(MAX_CELL)  # of the whole process: a reader has none of its own
+    csv.field_size_limit(MAX_CELL)  # applies to the whole process: a reader has no limit of its own
     lines = iter(file)
     number = 0
     for line in lines:
-        if '"' not in line:  # four times as fast as the reader
+        if '"' not in line:  # four times as fast as csv.reader
             number += 1
             text = line.rstrip("\r\n")
             yield number, text.split(",") if text else []
@@ -183,7 +185,8 @@ def _split_tsv(file: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 class _JsonReader:
-    """Lines of objects, or one array of them; objects may go over several lines. A string is a row of STRING_COLUMN."""
+    """Reader of objects, one after another or in one array. An object may take several lines. A string is a row with the column
+    STRING_COLUMN."""
 
     def heads(self, path: Path) -> Iterator[Iterable[str]]:
         return (row for _, row in self._objects(path))
@@ -212,7 +215,7 @@ def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
                 values = [] if is_first and line.lstrip().startswith("[") else [json.loads(line)]
             except json.JSONDecodeError as error:
                 values = [] if is_first else list(_in_sequence(line, number, error))
-            if not values:  # the first value goes over several lines
+            if not values:  # the first value takes several lines
                 yield from _in_text(line + file.read(), number)
                 return
             yield from ((number, value) for value in values)
@@ -220,14 +223,14 @@ def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _in_sequence(line: str, number: int, error: json.JSONDecodeError) -> Iterator[Any]:
-    """The values of a line of several."""
+    """Yield the values of a line that has several values."""
     if error.msg != "Extra data":
         raise _BrokenTableError(f"line {number}: no JSON, {error.msg} at column {error.colno}") from error
     yield from (value for _, value in _in_text(line, number))
 
 
 def _in_text(text: str, line: int) -> Iterator[tuple[int, Any]]:
-    """The values of an array, or one after another; `line` is that of the text's start."""
+    """Yield (line, value) of the values in `text`, one after another or in an array. `line`: number of the first line of the text."""
     decoder = json.JSONDecoder()
     space = re.compile(r"\s*,?\s*")
     at = len(text) - len(text.lstrip())
@@ -247,7 +250,7 @@ def _in_text(text: str, line: int) -> Iterator[tuple[int, Any]]:
 
 
 class _ParquetReader:
-    """Read in batches, of the columns that are asked for alone."""
+    """Reader of parquet, in batches. Reads only the requested columns."""
 
     def heads(self, path: Path) -> Iterator[Iterable[str]]:
         with required("pyarrow.parquet").ParquetFile(path) as file:

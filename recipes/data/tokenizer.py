@@ -1,6 +1,7 @@
-"""The sentencepiece model: its training sample, training, checks, and encoding of paragraphs. Holds no files of tokens and no splits.
+"""The sentencepiece model: its training sample, training, checks, and encoding of paragraphs. Writes no token files and makes no splits.
 
-Ids are the published ones: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3; `<mask>` is frontend.vocab_size - 1 and not in the sentencepiece model.
+The ids are the published ones: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3; `<mask>` is frontend.vocab_size - 1 and is not in the
+sentencepiece model.
 """
 
 import functools
@@ -20,11 +21,11 @@ from recipes.errors import ConfigError
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 MAX_PIECE_CHARACTERS = 2000
 """sentencepiece drops longer training sentences, and its BPE slows down with their length."""
-TRAINING_THREADS = 16  # part of the result: the sums of unigram's EM are taken per thread
+TRAINING_THREADS = 16  # fixed, since the result depends on it: unigram's EM sums per thread
 
 
 class TextSample:
-    """At most `max_bytes` of the texts added, spread evenly over all of them: every n-th, n doubling when the sample is full."""
+    """A sample of at most `max_bytes` that is spread evenly over all added texts. It keeps every n-th text; n doubles when it is full."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -34,7 +35,7 @@ class TextSample:
         self._num_seen = 0
 
     def add(self, paragraph: str) -> None:
-        """Offer one paragraph."""
+        """Add one paragraph. It may or may not become part of the sample."""
         for piece in cut(paragraph):
             if self._num_seen % self._stride == 0:
                 self._texts.append((len(piece.encode()), piece))
@@ -50,7 +51,8 @@ class TextSample:
 
 
 def cut(paragraph: str) -> list[str]:
-    """The paragraph in pieces that the tokenizer takes: cut at spaces, so that the pieces' tokens are the paragraph's."""
+    """Return the paragraph in pieces of at most MAX_PIECE_CHARACTERS. It is cut at spaces, so that the tokens of the pieces are those of
+    the paragraph."""
     pieces = []
     while len(paragraph) > MAX_PIECE_CHARACTERS:
         space = paragraph.rfind(" ", 1, MAX_PIECE_CHARACTERS + 1)
@@ -61,9 +63,9 @@ def cut(paragraph: str) -> list[str]:
 
 
 def train_tokenizer(sample: Iterable[str], data: TextDataConfig, vocab_size: int) -> bytes:
-    """A sentencepiece model of vocab_size - 1 symbols.
+    """Train a sentencepiece model of vocab_size - 1 symbols and return its bytes.
 
-    Raises: ConfigError if the text does not yield as many symbols, or has more different characters.
+    Raises: ConfigError if the text does not yield that many symbols, or has more different characters.
     """
     model = io.BytesIO()
     try:
@@ -99,7 +101,7 @@ def _vocabulary_complaint(message: str, vocab_size: int) -> str:
 
 
 def read_tokenizer(path: Path, vocab_size: int) -> bytes:
-    """A given .model file.
+    """Return the bytes of a .model file.
 
     Raises: ConfigError unless it is a sentencepiece model of vocab_size - 1 symbols with the ids above.
     """
@@ -118,12 +120,12 @@ def read_tokenizer(path: Path, vocab_size: int) -> bytes:
 
 
 def is_lowercasing(content: bytes) -> bool:
-    """Whether a .model file's normalisation folds case."""
+    """True if the normalisation of a .model file converts text to lower case."""
     return sentencepiece.SentencePieceProcessor(model_proto=content).normalize("A").strip("\u2581 ") == "a"
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
-    """The smallest type of the shards that holds every id."""
+    """Return the smallest dtype for tokens.bin that can store every id."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
@@ -133,12 +135,12 @@ def _processor(model_path: str, changed_ns: int, inode: int) -> sentencepiece.Se
 
 
 def encode(model_path: str, paragraphs: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of all paragraphs, each with `</s>` at its end, and their number per paragraph (0 where nothing but space was).
+    """Return the tokens of all paragraphs, each with `</s>` at its end, and the number of tokens per paragraph (0 if it was only space).
 
-    A module-level function of plain arguments, so that worker processes can run it; each loads the model once.
+    A module-level function with plain arguments, so that worker processes can run it. Each process loads the model once.
     """
     pieces = [cut(paragraph) for paragraph in paragraphs]
-    model = os.stat(model_path)  # a second preparation at the same place has another model
+    model = os.stat(model_path)  # part of the cache key: a second preparation at the same path has another model
     encoded = iter(_processor(model_path, model.st_mtime_ns, model.st_ino).encode(list(chain.from_iterable(pieces)), num_threads=1))
     tokens: list[int] = []
     lengths = np.zeros(len(paragraphs), dtype=np.int64)

@@ -1,5 +1,5 @@
-"""The image data set: a prepared folder's pictures, their views, their masks, and their way into a Batch. Knows nothing of ranks and
-updates; how a picture is decoded and changed is in images.py.
+"""The image data set: reads pictures of a prepared folder, draws their views and masks, and collates them into a Batch. Contains nothing
+about ranks and updates. images.py decodes pictures and makes views.
 
 Shapes: B batch, S = N = grid^2 patches of one picture, C colours, H = W = image_size pixels.
 """
@@ -21,21 +21,21 @@ from recipes.data.media_folder import open_prepared
 from recipes.data.packing import Split
 
 MAX_REPLACEMENTS = 100
-"""Neighbours that are tried in an undecodable picture's place, before the data is taken to be gone."""
+"""How many following pictures are tried in place of an undecodable one. If all fail, the run stops."""
 
 
 @dataclass(frozen=True)
 class VisionExample:
-    """One picture as one epoch sees it."""
+    """One picture with the view and the mask of one epoch."""
 
     image: np.ndarray
     """float32 (C, H, W), normalised."""
     mask: np.ndarray
-    """bool (N,), row-major over the grid, True where the student does not see and the loss is taken."""
+    """bool (N,), row-major over the grid. True at patches that are masked for the student, where the loss is taken."""
 
 
 def collate_vision(examples: list[VisionExample]) -> Batch:
-    """One micro-batch. Student and teacher read the same pixels, one tensor; the front-end places the mask.
+    """Return one micro-batch. Student and teacher read the same pixels, one tensor. The front-end applies the mask.
 
     Shapes: inputs (B, C, H, W).
     """
@@ -52,8 +52,8 @@ def collate_vision(examples: list[VisionExample]) -> Batch:
 
 
 class VisionDataset:
-    """The pictures of one split, addressed by index; what example() returns is a function of (seed, epoch, index) alone. The training
-    split is seen through random views, the held-out one always through the central view."""
+    """The pictures of one split, addressed by index. The result of example() depends only on (seed, epoch, index). The training split has
+    random views, the held-out split always the central view."""
 
     def __init__(
         self,
@@ -65,10 +65,10 @@ class VisionDataset:
         data: VisionDataConfig,
         seed: int,
     ) -> None:
-        """`seed` is that of views and masks; give the held-out split a constant, so that runs with other seeds are judged by the same
+        """`seed`: for views and masks. Use a constant for the held-out split, so that runs with different seeds are evaluated with the same
         masks.
 
-        Raises: ConfigError if the folder is damaged or no prepared folder, or if `data` asks for impossible views.
+        Raises: ConfigError if the folder is damaged or not a prepared folder, or if the views that `data` describes are impossible.
         """
         check_views(data)
         self._prepared = open_prepared(folder)  # pickled as the folder's name
@@ -82,19 +82,20 @@ class VisionDataset:
         return len(self._items)
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Indices of one epoch as they are read: every one, in random order."""
+        """Return all indices, shuffled."""
         return rng.permutation(len(self))
 
     def example(self, epoch: int, index: int, group: tuple[int, ...]) -> VisionExample:
-        """Picture `index` with the view and the mask of that epoch; `group` does not matter.
+        """Return picture `index` with the view and the mask of this epoch. `group` is ignored.
 
-        The next picture of the split that can be decoded takes the place of one that cannot, with the view's and the mask's random
-        numbers of the one it replaces; take_bad() tells.
-        Raises: ConfigError if a hundred in a row cannot be decoded.
+        A picture that cannot be decoded is replaced by the next one of the split that can. View and mask keep the random numbers of
+        the replaced picture. take_bad() lists the replaced pictures.
+
+        Raises: ConfigError if a hundred following pictures cannot be decoded either.
         """
         image, _, bad = first_good(self._prepared.media, self._candidates(index), decode_image)
         self._bad += bad
-        # Children of their own, so that neither another view changes the mask nor another mask the view.
+        # Two child seeds, so that the mask does not depend on how the view is drawn, nor the view on the mask.
         view_seed, mask_seed = np.random.SeedSequence((*self._entropy, epoch, index)).spawn(2)
         size = self._frontend.image_size
         if self._split == "train":
@@ -104,11 +105,11 @@ class VisionDataset:
         return VisionExample(view_CHW, block_mask(self._frontend.grid, self._mask, np.random.Generator(np.random.Philox(mask_seed))))
 
     def collate(self, examples: list[VisionExample]) -> Batch:
-        """One micro-batch."""
+        """Return one micro-batch."""
         return collate_vision(examples)
 
     def take_bad(self) -> list[BadItem]:
-        """Undecodable pictures that example() met since the last call, in this process; one for each time it was met."""
+        """Return the pictures that example() could not decode since the last call, in this process. Each failure is one entry."""
         bad, self._bad = self._bad, []
         return bad
 

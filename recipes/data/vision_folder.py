@@ -1,4 +1,4 @@
-"""Images -> prepared folder. Torch-free; the folder itself is media_folder.py's."""
+"""Images -> prepared folder. Does not import torch. media_folder.py writes the folder itself."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +18,10 @@ def prepare_vision(
     log: Callable[[str], None] = lambda line: None,
     run: RunSoFar | None = None,
 ) -> Path:
-    """The prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir. No picture is
-    read for it; what cannot be decoded is found in training.
+    """Return the prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir. No picture
+    is read: undecodable pictures are found in training.
 
-    Raises: ConfigError for everything the user can mend (see prepare_media).
+    Raises: ConfigError for everything that the user can fix (see prepare_media).
     """
     check_views(data)
     return prepare_media(data, IMAGES, out_dir, scan=None, settings={}, num_processes=num_processes, progress=progress, log=log, run=run)

@@ -1,4 +1,4 @@
-"""glibc's allocator, set for the two phases of a run. Does nothing where the C library is another one."""
+"""Settings of glibc's allocator for the two phases of a run. Does nothing with another C library."""
 
 import contextlib
 import ctypes
@@ -17,9 +17,9 @@ def _glibc() -> ctypes.CDLL | None:
 
 @contextlib.contextmanager
 def returning_memory() -> Iterator[None]:
-    """While building: large blocks come from mmap, so a partitioned layer goes back to the system at once (with the
-    defaults each rank keeps twice the whole model). Afterwards: blocks are kept and reused, which makes a CPU step
-    about a tenth faster."""
+    """In this block, while engines are built, large blocks come from mmap, so the memory of a layer is returned to the system as soon as
+    the layer is partitioned. With the defaults, each rank would keep twice the whole model. After the block, freed memory is kept and
+    reused, which makes a CPU step about a tenth faster."""
     libc = _glibc()
     if libc is None:
         yield

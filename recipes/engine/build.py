@@ -1,5 +1,5 @@
-"""Any torch module -> its DeepSpeed ZeRO-3 engine: partitioned from the first tensor on, with an optimizer or without. Knows no objective;
-the steps of an update are in recipes/engine/update.py."""
+"""Builds the DeepSpeed ZeRO-3 engine of any torch module, partitioned from the first tensor on, with an optimizer or without. Independent
+of the objective. The steps of an update are in recipes/engine/update.py."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -23,26 +23,27 @@ Engine: TypeAlias = deepspeed.DeepSpeedEngine
 MakeModule = Callable[[], nn.Module]
 OptimizerBuilder = Callable[[nn.Module], torch.optim.Optimizer]
 Frozen = Mapping[str, int | None]
-"""Prefix of parameter names -> optimizer steps for which they stay as they are; None: for ever. Such parameters must be run under
-no_grad for as long."""
+"""Prefix of parameter names -> number of optimizer steps for which these parameters are frozen; None: always. While they are frozen, the
+forward must run them under no_grad."""
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """What all engines of one run are built with."""
+    """Builds the engines of a run, with settings that all of them share."""
 
     config: EngineConfig
     optim: OptimConfig
     parallel: Parallel
     stream: DropoutStream
-    """Counted randomness of the trained module; the loop sets its update and micro-batch."""
+    """Counter-based random numbers of the trained module. The loop sets its update and micro-batch."""
     optimizer: OptimizerBuilder | None = None
-    """In place of the recipe's."""
+    """Builds another optimizer than the recipe's."""
 
     def trained(self, make: MakeModule, frozen: Frozen | None = None) -> Engine:
-        """The engine that is stepped. `make` builds the module; each rank holds its part, plus one layer while it is being made."""
+        """Build the engine that is trained. `make` builds the module. Each rank holds its shard, plus one whole layer during
+        construction."""
         module = self.partitioned(make)
         freeze = frozen or {}
         for name, parameter in module.named_parameters():
@@ -59,7 +60,7 @@ class EngineBuilder:
         return engine
 
     def fixed(self, make: MakeModule) -> Engine:
-        """An engine without gradients, in eval mode. Its shards may be written between two forwards."""
+        """Build an engine without gradients, in eval mode. Its shards may be written between two forwards."""
         config = _fixed_config(self.config.deepspeed)
         with self._zero_init(config):
             module = make()
@@ -68,15 +69,15 @@ class EngineBuilder:
         return engine
 
     def partitioned(self, make: MakeModule) -> nn.Module:
-        """The module in shards, since zero.Init partitions each module as its constructor returns."""
-        # Its only use is all-reduce in inference, and it costs a C++ build at the first start.
+        """Build the module in shards: zero.Init partitions each module when its constructor returns."""
+        # This op is used only for all-reduce in inference, and it would cost a C++ build at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         with self._zero_init(self.config.deepspeed):
             return make()
 
     def building(self) -> AbstractContextManager[None]:
-        """Around everything that is built: the memory of whole layers goes back to the system."""
+        """Context for building engines, in which the memory of whole layers is returned to the system."""
         return allocator.returning_memory()
 
     def _zero_init(self, config: dict[str, Any]) -> Any:
@@ -85,15 +86,16 @@ class EngineBuilder:
 
 
 def is_supported(precision: str) -> bool:
-    """Whether DeepSpeed computes in fp32, bf16 or fp16 on the device that it has found."""
+    """True if DeepSpeed supports `precision` (one of PRECISIONS) on the device that it has found."""
     accelerator = get_accelerator()
     return {"fp32": lambda: True, "bf16": accelerator.is_bf16_supported, "fp16": accelerator.is_fp16_supported}[precision]()
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig, engine: EngineConfig, frozen: Frozen | None = None) -> torch.optim.Optimizer:
-    """AdamW as a client optimizer: torch's fused one where the weights live, DeepSpeed's CPU one under offload.
+    """Build AdamW as a client optimizer: torch's fused AdamW on the device of the weights, or DeepSpeed's CPU Adam if the optimizer is
+    offloaded.
 
-    The fused one costs least at one rank; DeepSpeed's own "AdamW" is its JIT-built duplicate.
+    The fused AdamW costs least at one rank. DeepSpeed's own "AdamW" is a JIT-built duplicate of it.
     """
     groups = parameter_groups(module, config, frozen or {})
     numbers: dict[str, Any] = {"lr": config.lr, "betas": config.betas, "eps": config.eps}
@@ -103,7 +105,8 @@ def build_optimizer(module: nn.Module, config: OptimConfig, engine: EngineConfig
 
 
 def parameter_groups(module: nn.Module, config: OptimConfig, frozen: Frozen) -> list[dict[str, Any]]:
-    """Groups by weight decay and by `frozen_steps`, which recipes/engine/update.py reads; what is frozen for ever is in none."""
+    """Return groups by weight decay and by `frozen_steps`, which recipes/engine/update.py reads. Parameters that are always frozen are in
+    no group."""
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         steps = _frozen_steps(name, frozen)
@@ -117,14 +120,14 @@ def parameter_groups(module: nn.Module, config: OptimConfig, frozen: Frozen) -> 
 
 
 def _frozen_steps(name: str, frozen: Frozen) -> int | None:
-    return next((steps for beginning, steps in frozen.items() if name.startswith(beginning)), 0)
+    return next((steps for prefix, steps in frozen.items() if name.startswith(prefix)), 0)
 
 
 def _fixed_config(trained: dict[str, Any]) -> dict[str, Any]:
     config = copy.deepcopy(trained)
     zero = config["zero_optimization"]
     zero.pop("offload_optimizer", None)
-    # A persistent or reused parameter keeps its gathered copy, which an update of the shard would leave stale.
+    # A persistent or reused parameter keeps its gathered copy, which would be stale after a write into the shard.
     zero["stage3_param_persistence_threshold"] = 0
     zero["stage3_max_reuse_distance"] = 0
     if config.get("fp16", {}).get("enabled"):

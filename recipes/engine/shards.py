@@ -1,6 +1,6 @@
 """This rank's shards of parameters, gradients and optimizer state inside DeepSpeed's ZeRO-3, by parameter name.
 
-The only file that touches DeepSpeed's private state; its test pins every attribute used here to the tested version.
+This is the only file that uses DeepSpeed's private state. Its test pins every attribute used here to the tested version.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,12 +19,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def named_parameters(engine: DeepSpeedEngine) -> Iterator[tuple[str, nn.Parameter]]:
-    """The wrapped module's parameters under its own names."""
+    """Yield the parameters of the wrapped module, under the module's own names."""
     return engine.module.named_parameters()
 
 
 def trained_parameters(engine: DeepSpeedEngine) -> Iterator[tuple[str, nn.Parameter]]:
-    """Those that are not frozen for ever: they have a gradient, master weights and moments."""
+    """Yield the parameters that are not always frozen. They have a gradient, master weights and moments."""
     return ((name, parameter) for name, parameter in named_parameters(engine) if parameter.requires_grad)
 
 
@@ -35,8 +35,8 @@ def _flat_range(parameter: nn.Parameter) -> tuple[Tensor, int, int]:
 
 
 def master_shard(parameter: nn.Parameter) -> Tensor:
-    """The float32 master weights of this rank's part of a trained parameter: a view, padded to the partition size. One that is frozen
-    for ever has no other weights than those that the forward gathers."""
+    """Return the float32 master weights of this rank's shard of a parameter, as a view that is padded to the partition size. A parameter
+    that is always frozen has no master weights; for it, return the compute shard."""
     if not parameter.requires_grad:
         return compute_shard(parameter)
     flat, offset, count = _flat_range(parameter)
@@ -44,7 +44,7 @@ def master_shard(parameter: nn.Parameter) -> Tensor:
 
 
 def moment_shard(parameter: nn.Parameter, moment: str) -> Tensor:
-    """One Adam moment of this rank's part: a view. Zeros are made where the optimizer has not stepped yet."""
+    """Return one Adam moment of this rank's shard, as a view. If the optimizer has not stepped yet, its state is created with zeros."""
     flat, offset, count = _flat_range(parameter)
     state = parameter._z3_optimizer.optimizer.state[flat]
     if moment not in state:
@@ -54,33 +54,33 @@ def moment_shard(parameter: nn.Parameter, moment: str) -> Tensor:
 
 
 def compute_shard(parameter: nn.Parameter) -> Tensor:
-    """This rank's part of the weights that the forward gathers, in the dtype it computes in."""
+    """Return this rank's shard of the weights that the forward gathers, in the dtype in which it computes."""
     return parameter.ds_tensor.data
 
 
 def gather_stream(engine: DeepSpeedEngine) -> Any:
-    """The stream on which DeepSpeed gathers the engine's parameters; None on a device without streams."""
+    """Return the stream on which DeepSpeed gathers the engine's parameters; None on a device without streams."""
     offload = getattr(engine.optimizer, "parameter_offload", engine.optimizer)
     return offload._DeepSpeedZeRoOffload__allgather_stream
 
 
 def order_gathers(engine: DeepSpeedEngine) -> None:
-    """Make the engine's next gathers wait for what the current stream is still to write into its shards. DeepSpeed orders only what
-    comes after a gather. Waits for nothing on the host. Call it after every write into compute shards."""
+    """Make the engine's next gathers wait for the writes into its shards that are queued on the current stream. DeepSpeed itself orders
+    only work that follows a gather. The host does not wait. Call it after every write into compute shards."""
     stream = gather_stream(engine)
     if stream is not None:
         stream.wait_stream(get_accelerator().current_stream())
 
 
 def set_optimizer_step(engine: DeepSpeedEngine, step: int) -> None:
-    """Set the count of updates that Adam's bias correction reads, after its moments were written. A group that was frozen at first
-    counts from there."""
+    """Set the step count that Adam's bias correction reads, after the moments were written. A group that was frozen at first counts from
+    the end of its freeze."""
     for number, group in enumerate(engine.optimizer.param_groups):
         set_group_step(engine, number, max(0, step - group.get("frozen_steps", 0)))
 
 
 def set_group_step(engine: DeepSpeedEngine, number: int, step: int) -> None:
-    """The same count of one parameter group."""
+    """Set that step count for one parameter group."""
     optimizer = engine.optimizer.optimizer
     for index, flat in enumerate(engine.optimizer.fp32_partitioned_groups_flat):
         if engine.optimizer.sub_group_to_group_id[index] == number:
@@ -88,22 +88,23 @@ def set_group_step(engine: DeepSpeedEngine, number: int, step: int) -> None:
 
 
 def _step_count(optimizer: torch.optim.Optimizer, step: int, device: torch.device) -> int | Tensor:
-    """As each of them keeps it: DeepSpeed's CPU Adam an int, torch's fused AdamW a float tensor beside the weights."""
+    """Return the step count in the optimizer's own type: an int for DeepSpeed's CPU Adam, a float tensor on the device for torch's fused
+    AdamW."""
     return step if isinstance(optimizer, DeepSpeedCPUAdam) else torch.tensor(float(step), device=device)
 
 
 LOSS_SCALER_STATE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
-"""What fp16's dynamic loss scaler remembers of its past."""
+"""State of fp16's dynamic loss scaler."""
 
 
 def loss_scaler_state(engine: DeepSpeedEngine) -> dict[str, float]:
-    """The dynamic loss scaler's state; {} in fp32 and bf16, which have none."""
+    """Return the dynamic loss scaler's state; {} in fp32 and bf16, which have none."""
     scaler = engine.optimizer.loss_scaler
     return {name: float(getattr(scaler, name)) for name in LOSS_SCALER_STATE} if scaler.dynamic else {}
 
 
 def set_loss_scaler_state(engine: DeepSpeedEngine, state: dict[str, float]) -> None:
-    """The inverse of loss_scaler_state. A checkpoint of another precision leaves the scaler as it starts."""
+    """Write what loss_scaler_state() returned. A checkpoint of another precision leaves the scaler in its initial state."""
     scaler = engine.optimizer.loss_scaler
     if scaler.dynamic:
         for name, value in state.items():
@@ -111,8 +112,8 @@ def set_loss_scaler_state(engine: DeepSpeedEngine, state: dict[str, float]) -> N
 
 
 def refresh_compute_weights(engine: DeepSpeedEngine) -> None:
-    """Make the student's forward see master shards that were just written: round them into the shards it gathers, and
-    renew the gathered copies of persistent parameters."""
+    """Copy master shards that were just written into the shards that the student's forward gathers, rounded to their dtype, and renew the
+    gathered copies of persistent parameters."""
     persistent = engine.optimizer.persistent_parameters
     if persistent:
         persistent[0].partition(persistent)
@@ -125,15 +126,15 @@ def refresh_compute_weights(engine: DeepSpeedEngine) -> None:
 
 
 def shard_range(parameter: nn.Parameter) -> tuple[int, int]:
-    """First element and number of real (unpadded) elements of this rank's shard in the flattened TP-local tensor."""
+    """Return the first element and the number of real (unpadded) elements of this rank's shard in the flattened TP-local tensor."""
     size = parameter.ds_tensor.ds_numel
     first = size * dist.get_rank(parameter.ds_process_group)
     return first, max(0, min(size, parameter.ds_numel - first))
 
 
 def gather_full(parameter: nn.Parameter, shard: Tensor, parallel: Parallel) -> Tensor:
-    """The whole tensor that a shard is part of: over the DP group, then over the TP group along Megatron's partition_dim.
-    A collective; for tests, replay and probes of small models, not for training."""
+    """Gather and return the whole tensor of a shard: over the DP group, then over the TP group along Megatron's partition_dim. A
+    collective, for tests, replay and probes of small models; not for training."""
     parts = [torch.empty_like(shard) for _ in range(parallel.dp_size)]
     dist.all_gather(parts, shard.contiguous(), group=parallel.dp_group)
     local = torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
@@ -145,7 +146,7 @@ def gather_full(parameter: nn.Parameter, shard: Tensor, parallel: Parallel) -> T
 
 
 def gradient_shard(parameter: nn.Parameter) -> Tensor:
-    """This rank's part of the reduced gradient after the last backward of an update and before step(), in float32."""
+    """Return this rank's shard of the reduced gradient in float32. Valid after the last backward of an update and before step()."""
     optimizer = parameter._z3_optimizer
     return optimizer.get_local_fp32_grad_for_param(parameter).float()
 
@@ -154,8 +155,8 @@ NORM_ROW = 1024
 
 
 def _norms(views: list[Tensor]) -> Tensor:
-    """Float32 norms whose squares sum up to the squared norm of all views. By rows on the CPU, where one float32 norm of forty
-    million numbers is wrong in the third digit; in few kernels elsewhere."""
+    """Return float32 norms whose squares sum up to the squared norm of all views. On the CPU the norms are taken by rows, since one float32
+    norm of forty million numbers is wrong in the third digit. On other devices few kernels are launched."""
     if views[0].device.type != "cpu":
         return torch.stack(torch._foreach_norm(views, 2, dtype=torch.float32))
     norm, whole = torch.linalg.vector_norm, [view.numel() // NORM_ROW * NORM_ROW for view in views]
@@ -165,13 +166,13 @@ def _norms(views: list[Tensor]) -> Tensor:
 
 
 def gradient_square(engine: DeepSpeedEngine, parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Squared norm of this rank's shards of the gradients of some parameters, without the loss scale: a float64 scalar where they
-    are, not finite where one of them is not or is beyond 1e19. After the last backward of an update and before its step(); waits
-    for nothing."""
+    """Return the squared norm of this rank's gradient shards of some parameters, without the loss scale, as a float64 scalar on their
+    device. It is not finite if a gradient is not finite or is beyond 1e19. Call it after the last backward of an update and before its
+    step(). The host does not wait."""
     optimizer, wanted = engine.optimizer, list(parameters)
-    if optimizer.offload_optimizer:  # the gradients have gone to the host; their norms were taken before
-        known = optimizer.norm_for_param_grads
-        taken = [known[i] for i in map(optimizer.get_param_id, wanted) if i in known]  # none where the shard is padding only
+    if optimizer.offload_optimizer:  # the gradients are on the host by now; DeepSpeed took their norms before
+        norm_of = optimizer.norm_for_param_grads
+        taken = [norm_of[i] for i in map(optimizer.get_param_id, wanted) if i in norm_of]  # a shard that is only padding has no norm
         norms = torch.stack(taken) if taken else torch.zeros(1, device=engine.device)
     else:
         held = ((optimizer.fp16_groups[number], views) for number, views in optimizer.averaged_gradients.items())
@@ -181,12 +182,12 @@ def gradient_square(engine: DeepSpeedEngine, parameters: Iterable[nn.Parameter])
 
 
 def discard_update(engine: DeepSpeedEngine) -> None:
-    """In place of the step() that would apply an update: forget its gradients and count its last micro-batch. Nothing else changes;
-    was_step_applied() is False afterwards. Every rank calls it for the same update."""
+    """Discard an update: drop its gradients and count its last micro-batch. Call it instead of the step() that would apply the update, on
+    every rank. Nothing else changes; was_step_applied() is False afterwards."""
     optimizer = engine.optimizer
     optimizer.zero_grad()
     optimizer.averaged_gradients = {}
-    optimizer.grad_partitions_flat_buffer.zero_()  # a parameter without a gradient in the next update would still hold this one's
+    optimizer.grad_partitions_flat_buffer.zero_()  # a parameter without a gradient in the next update would keep this update's gradient
     if optimizer.offload_optimizer:
         optimizer.reset_cpu_buffers()
         for flat in optimizer.fp32_partitioned_groups_flat:
@@ -196,12 +197,12 @@ def discard_update(engine: DeepSpeedEngine) -> None:
 
 
 def is_split(parameter: nn.Parameter) -> bool:
-    """Whether Megatron split this parameter over the TP group."""
+    """True if Megatron split this parameter over the TP group."""
     return bool(getattr(parameter, "tensor_model_parallel", False))
 
 
 def scatter_full(parameter: nn.Parameter, full: Tensor, parallel: Parallel, shard: Tensor) -> None:
-    """Write this rank's part of a whole tensor into `shard`, which is any of its kinds. No collective."""
+    """Write this rank's part of a whole tensor into `shard`: its master weights, a moment or its compute shard. No collective."""
     if is_split(parameter):
         full = full.chunk(parallel.tp_size, dim=parameter.partition_dim)[parallel.tp_rank]
     assert tuple(full.shape) == tuple(parameter.ds_shape), f"{tuple(full.shape)} into {tuple(parameter.ds_shape)}"

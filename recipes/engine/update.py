@@ -1,4 +1,5 @@
-"""The steps of one update on a trained engine: its rate, the scale of its loss, and what is frozen. Judging an update is the guard's."""
+"""The steps of one update on a trained engine: learning rate, loss scaling, and parameters that are frozen at first. Whether an update is
+applied is decided elsewhere (recipes/train/guard.py)."""
 
 from torch import Tensor
 
@@ -7,8 +8,8 @@ from recipes.engine.build import Engine
 
 
 def set_learning_rate(engine: Engine, rate: float, steps_done: int) -> None:
-    """The rate of the next step, in every parameter group. A group that is frozen until a later step gets 0, under which neither
-    decay nor moments move it, and its count for the bias correction starts when it does."""
+    """Set the learning rate of the next step in every parameter group. A group that is still frozen gets rate 0, so that neither weight
+    decay nor moments change it. Its step count for the bias correction starts when its freeze ends."""
     for number, group in enumerate(engine.optimizer.param_groups):
         frozen_steps = group.get("frozen_steps", 0)
         group["lr"] = rate if steps_done >= frozen_steps else 0.0
@@ -17,14 +18,15 @@ def set_learning_rate(engine: Engine, rate: float, steps_done: int) -> None:
 
 
 def backward(engine: Engine, loss: Tensor, total: int, dp_size: int) -> None:
-    """Add a micro-batch's share of the update's gradient: d(sum of losses / `total`), where `total` is the count of the whole update.
+    """Add a micro-batch's part of the update's gradient: d(sum of losses / `total`), where `total` is the count of the whole update.
 
-    DeepSpeed divides by ranks and micro-batches, which would weigh micro-batches with a smaller count more; the factor undoes both.
+    DeepSpeed divides by the number of ranks and of micro-batches, so micro-batches with a smaller count would weigh more. The factor undoes
+    both divisions.
     """
     engine.backward(loss * (dp_size * engine.gradient_accumulation_steps() / total))
 
 
 def step(engine: Engine) -> None:
-    """The optimizer's step, and the next forward's gathers after what it writes."""
+    """Take the optimizer's step, and make the next forward's gathers wait for its writes."""
     engine.step()
     shards.order_gathers(engine)

@@ -1,5 +1,6 @@
-"""The classification probe: what do frozen, mean-pooled features know of an example's class? Linear (ridge) and k-NN, the layer chosen
-on validation, always beside the same network at random initialisation. The same for every modality.
+"""The classification probe: how well do frozen, mean-pooled features predict the class of an example? It fits a linear (ridge) and a k-NN
+classifier and chooses the layer on validation data. The same network at random initialisation is always scored too. The probe is the
+same for every modality.
 
 Shapes: B batch, S sequence, D features, N examples.
 """
@@ -19,17 +20,18 @@ from recipes.data.media import BadItem, name_bad
 from recipes.data.progress import ItemProgress
 from recipes.errors import ConfigError
 from recipes.finetune.neighbours import best_neighbours
-from recipes.finetune.ridge import Split, best_ridge, validation_cut
+from recipes.finetune.ridge import LabelledFeatures, best_ridge, validation_cut
 from recipes.finetune.score import Score, layer_lines, scores_to_json
-from recipes.finetune.splits import Examples, Say, open_splits
-from recipes.finetune.trunk import Source, build_trunk, load_trunk
+from recipes.finetune.splits import Examples, Log, open_splits
+from recipes.finetune.trunk import ProbedRun, build_trunk, load_trunk
 
-CLASSIFIERS: dict[str, Callable[[Split, Split, int], Score]] = {"linear": best_ridge, "knn": best_neighbours}
+CLASSIFIERS: dict[str, Callable[[LabelledFeatures, LabelledFeatures, int], Score]] = {"linear": best_ridge, "knn": best_neighbours}
 
 
 @dataclass(frozen=True)
 class ClassifyResult:
-    """Accuracy of each classifier on the pre-trained and on the random network, and of always saying the most frequent class."""
+    """Accuracy of each classifier on the pre-trained and on the random network. majority: accuracy if the most frequent class of the
+    training examples is always predicted."""
 
     trained: dict[str, Score]
     random: dict[str, Score]
@@ -38,13 +40,13 @@ class ClassifyResult:
     num_test: int
     split: str
     bad: tuple[BadItem, ...] = ()
-    """Examples that were left out since they cannot be decoded."""
+    """Examples that were left out because they cannot be decoded."""
 
-    def to_json(self, source: Source) -> dict[str, Any]:
-        """For results.json."""
+    def to_json(self, probed: ProbedRun) -> dict[str, Any]:
+        """Return the entry for results.json."""
         return {
             **scores_to_json(self.trained, self.random),
-            "from": str(source.checkpoint),
+            "from": str(probed.checkpoint),
             "majority": self.majority,
             "num_classes": self.num_classes,
             "num_test": self.num_test,
@@ -55,10 +57,10 @@ class ClassifyResult:
             },
         }
 
-    def lines(self, source: Source) -> list[str]:
-        """What the command prints."""
+    def lines(self, probed: ProbedRun) -> list[str]:
+        """Return the lines that the command prints."""
         examples = f"{self.num_classes} classes, {self.num_test} examples of split {self.split}"
-        printed = [f"classify, {examples}, {source.recipe.name}, {source.weights}:", *layer_lines(self.trained, self.random)]
+        printed = [f"classify, {examples}, {probed.recipe.name}, {probed.weights}:", *layer_lines(self.trained, self.random)]
         for name, trained in self.trained.items():
             random = self.random[name]
             printed.append(
@@ -72,16 +74,16 @@ class ClassifyResult:
         return printed
 
 
-def classify_probe(source: Source, path: str | None, label_column: str, device: torch.device, say: Say = print) -> ClassifyResult:
-    """Run the probe. Raises: ConfigError where the data have no labels, one class only, or too little that can be decoded."""
-    parts = open_splits(source.recipe, path, label_column, source.prepared, say)
+def classify_probe(probed: ProbedRun, path: str | None, label_column: str, device: torch.device, log: Log = print) -> ClassifyResult:
+    """Run the probe. Raises: ConfigError if the data have no labels or one class only, or if too few examples can be decoded."""
+    parts = open_splits(probed.recipe, path, label_column, probed.prepared, log)
     classes = {name: number for number, name in enumerate(sorted({name for part in parts for name in part.classes}))}
     bad: dict[str, BadItem] = {}
     trained: dict[str, Score] = {}
     random: dict[str, Score] = {}
-    for scores, trunk in ((trained, load_trunk(source, device)), (random, build_trunk(source.recipe, device))):
+    for scores, trunk in ((trained, load_trunk(probed, device)), (random, build_trunk(probed.recipe, device))):
         network = "pre-trained" if scores is trained else "random"
-        fit, held = (collect(trunk, part, classes, bad, part.progress(f"features of the {network} network", say)) for part in parts)
+        fit, held = (collect(trunk, part, classes, bad, part.progress(f"features of the {network} network", log)) for part in parts)
         _check_enough(parts[0].data, len(fit.labels_N), len(held.labels_N))
         scores |= {name: classify(fit, held, len(classes)) for name, classify in CLASSIFIERS.items()}
     most, _ = Counter(fit.labels_N.tolist()).most_common(1)[0]
@@ -95,9 +97,9 @@ def _check_enough(data: Labelled, num_fit: int, num_test: int) -> None:
 
 
 @torch.no_grad()
-def collect(trunk: Trunk, part: Examples, classes: dict[str, int], bad: dict[str, BadItem], progress: ItemProgress) -> Split:
-    """Mean over the real positions of every layer's output, with class numbers. Examples that cannot be decoded are left out and added
-    to `bad`. Raises: ConfigError where they are too many."""
+def collect(trunk: Trunk, part: Examples, classes: dict[str, int], bad: dict[str, BadItem], progress: ItemProgress) -> LabelledFeatures:
+    """Return the output of every layer, averaged over the real positions, and the class numbers. Examples that cannot be decoded are left
+    out and added to `bad`. Raises: ConfigError if there are too many of them."""
     device = next(trunk.parameters()).device
     per_layer: list[list[Tensor]] = []
     numbers: list[int] = []
@@ -109,11 +111,11 @@ def collect(trunk: Trunk, part: Examples, classes: dict[str, int], bad: dict[str
         progress.add(len(indices))
     progress.close()
     labels_N = torch.tensor([classes[str(part.data.labels[number])] for number in numbers])
-    return Split([torch.cat(layer) for layer in zip(*per_layer, strict=True)], labels_N)
+    return LabelledFeatures([torch.cat(layer) for layer in zip(*per_layer, strict=True)], labels_N)
 
 
 def pooled(x_BSD: Tensor, batch: Batch) -> Tensor:
-    """Mean (B, D) over the positions that are not padding, in float32 on the host."""
+    """Return the mean (B, D) over the positions that are not padding, in float32 on the CPU."""
     x_BSD = x_BSD.float()
     if batch.padding_mask_BS is None:
         return x_BSD.mean(1).cpu()

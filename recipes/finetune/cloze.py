@@ -1,5 +1,6 @@
-"""The cloze probe: does the frozen feature of a masked token know which of the most frequent words stood there? Always beside
-the same network at random initialisation. Text only; the classification probes are another file.
+"""The cloze probe (a cloze is a text with blanks to fill in). Random tokens of a text are masked. Masked tokens that are frequent words are
+the blanks: a ridge classifier predicts the word from the frozen feature at its position. The same network at random initialisation is
+always scored too. Text only. The classification probe, for all modalities, is in classify.py.
 
 Shapes: B batch, S sequence, D features, N examples.
 """
@@ -20,21 +21,22 @@ from recipes.data.progress import ItemProgress
 from recipes.data.shards import load_prepared, map_array
 from recipes.data.text import TextDataset
 from recipes.errors import ConfigError
-from recipes.finetune.ridge import Split, best_ridge
+from recipes.finetune.ridge import LabelledFeatures, best_ridge
 from recipes.finetune.score import Score, layer_lines, scores_to_json
-from recipes.finetune.trunk import Source, build_trunk, load_trunk
+from recipes.finetune.trunk import ProbedRun, build_trunk, load_trunk
 
 NUM_WORDS = 200
-MASK = TokenMaskConfig(prob=0.15, length=1)  # few enough that most of the context is there
+MASK = TokenMaskConfig(prob=0.15, length=1)  # few blanks, so that most of the context is visible
 FIT_SAMPLES, TEST_SAMPLES, BATCH = 3000, 1000, 32
-FIT_EPOCH = 1 << 30  # masks that no training epoch drew
+FIT_EPOCH = 1 << 30  # gives masks that no training epoch has
 SEED = 0
 WORD_START = "\u2581"
+"""With this character sentencepiece marks the start of a word."""
 
 
 @dataclass(frozen=True)
 class ClozeResult:
-    """Accuracy of the pre-trained and of the random network, and of always saying the most frequent word."""
+    """Accuracy of the pre-trained and of the random network. majority: accuracy if the most frequent fitted word is always predicted."""
 
     trained: Score
     random: Score
@@ -42,21 +44,21 @@ class ClozeResult:
     num_words: int
     num_test: int
 
-    def to_json(self, source: Source) -> dict[str, Any]:
-        """For results.json."""
+    def to_json(self, probed: ProbedRun) -> dict[str, Any]:
+        """Return the entry for results.json."""
         return {
             **scores_to_json({"linear": self.trained}, {"linear": self.random}),
-            "from": str(source.checkpoint),
+            "from": str(probed.checkpoint),
             "majority": self.majority,
             "num_words": self.num_words,
             "num_test": self.num_test,
         }
 
-    def lines(self, source: Source) -> list[str]:
-        """What the command prints."""
+    def lines(self, probed: ProbedRun) -> list[str]:
+        """Return the lines that the command prints."""
         trained, random = self.trained, self.random
         return [
-            f"cloze, {self.num_words} words, {self.num_test} held-out blanks, {source.recipe.name}, {source.weights}:",
+            f"cloze, {self.num_words} words, {self.num_test} held-out blanks, {probed.recipe.name}, {probed.weights}:",
             *layer_lines({"linear": trained}, {"linear": random}),
             f"  pre-trained  {trained.accuracy:.3f} +- {trained.standard_error:.3f} (layer {trained.layer})",
             f"  random init  {random.accuracy:.3f} +- {random.standard_error:.3f} (layer {random.layer})",
@@ -66,22 +68,22 @@ class ClozeResult:
 
     @property
     def split(self) -> str:
-        """Of the prepared text."""
+        """The split of the prepared text that was tested on."""
         return "held-out"
 
 
-def cloze_probe(source: Source, prepared: Path, device: torch.device, say: Callable[[str], None] = print) -> ClozeResult:
-    """Run the probe. Raises: ConfigError where the prepared data hold too few of the words."""
-    recipe: Any = source.recipe  # of text
+def cloze_probe(probed: ProbedRun, prepared: Path, device: torch.device, log: Callable[[str], None] = print) -> ClozeResult:
+    """Run the probe. Raises: ConfigError if the prepared data contain too few of the words."""
+    recipe: Any = probed.recipe  # a text recipe
     words = frequent_words(prepared)
     classes_V = np.full(recipe.frontend.vocab_size, -1)
     classes_V[words] = np.arange(len(words))
     fit_data = TextDataset(prepared, "train", mask=MASK, seed=SEED)
     test_data = TextDataset(prepared, "valid", mask=MASK, seed=SEED)
     scores = []
-    for trunk in (load_trunk(source, device), build_trunk(recipe, device)):
-        train = collect(trunk, fit_data, FIT_SAMPLES, FIT_EPOCH, classes_V, say)
-        test = collect(trunk, test_data, TEST_SAMPLES, 0, classes_V, say)
+    for trunk in (load_trunk(probed, device), build_trunk(recipe, device)):
+        train = collect(trunk, fit_data, FIT_SAMPLES, FIT_EPOCH, classes_V, log)
+        test = collect(trunk, test_data, TEST_SAMPLES, 0, classes_V, log)
         scores.append(best_ridge(train, test, len(words)))
     counts = torch.bincount(train.labels_N, minlength=len(words))
     majority = float((test.labels_N == counts.argmax()).double().mean())
@@ -89,7 +91,7 @@ def cloze_probe(source: Source, prepared: Path, device: torch.device, say: Calla
 
 
 def frequent_words(prepared: Path) -> np.ndarray:
-    """Ids of the NUM_WORDS most frequent pieces that are words by themselves, most frequent first."""
+    """Return the ids of the NUM_WORDS most frequent pieces that are whole words, most frequent first."""
     meta = load_prepared(prepared)
     counts_V = np.bincount(map_array(prepared / "tokens.bin", meta.dtype), minlength=meta.vocab_size)
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(prepared / "tokenizer.model"))
@@ -106,12 +108,14 @@ def frequent_words(prepared: Path) -> np.ndarray:
 
 
 @torch.no_grad()
-def collect(trunk: Trunk, data: TextDataset, limit: int, epoch: int, classes_V: np.ndarray, say: Callable[[str], None] = print) -> Split:
-    """Features of every layer at masked positions whose token is one of the words, with their classes."""
+def collect(
+    trunk: Trunk, data: TextDataset, limit: int, epoch: int, classes_V: np.ndarray, log: Callable[[str], None] = print
+) -> LabelledFeatures:
+    """Return the features of every layer at the masked positions whose token is one of the words, and the classes of those words."""
     per_layer: list[list[Tensor]] = []
     labels: list[Tensor] = []
     device = next(trunk.parameters()).device
-    progress = ItemProgress("features", min(len(data), limit), unit="samples", log=say)
+    progress = ItemProgress("features", min(len(data), limit), unit="samples", log=log)
     for indices in _chunks(len(data), limit):
         batch = data.collate([data.example(epoch, i) for i in indices])
         classes_BS = torch.from_numpy(classes_V)[batch.clean_inputs]
@@ -125,7 +129,7 @@ def collect(trunk: Trunk, data: TextDataset, limit: int, epoch: int, classes_V: 
     progress.close()
     if not labels or sum(map(len, labels)) < 2:
         raise ConfigError("the held-out text has no frequent word to probe; give more text or raise data.heldout_fraction")
-    return Split([torch.cat(layer) for layer in zip(*per_layer, strict=True)], torch.cat(labels))
+    return LabelledFeatures([torch.cat(layer) for layer in zip(*per_layer, strict=True)], torch.cat(labels))
 
 
 def _chunks(available: int, limit: int) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""k-nearest-neighbour classification on frozen features: cosine similarity, majority of the k, nothing to fit. Knows no modality.
+"""k-nearest-neighbour classification on frozen features: cosine similarity, majority of the k, nothing to fit. The same for all modalities.
 
 Shapes: N examples, Q queries, D features, K neighbours, C classes.
 """
@@ -6,14 +6,14 @@ Shapes: N examples, Q queries, D features, K neighbours, C classes.
 import torch.nn.functional as F
 from torch import Tensor
 
-from recipes.finetune.ridge import Split, validation_cut
+from recipes.finetune.ridge import LabelledFeatures, validation_cut
 from recipes.finetune.score import Score, best_layer
 
 NEIGHBOURS = (1, 5, 10, 20)
 
 
-def best_neighbours(train: Split, test: Split, num_classes: int) -> Score:
-    """Choose layer and k on the last 20 % of train, with the rest as neighbours; score test against all of train."""
+def best_neighbours(train: LabelledFeatures, test: LabelledFeatures, num_classes: int) -> Score:
+    """Choose layer and k on the last 20 % of train, with the rest as neighbours. Then score test with all of train as neighbours."""
     cut = validation_cut(len(train.labels_N))
     validated, tested = [], []
     for features_ND, test_ND in zip(train.layers, test.layers, strict=True):
@@ -25,8 +25,8 @@ def best_neighbours(train: Split, test: Split, num_classes: int) -> Score:
 
 
 def vote(known_ND: Tensor, labels_N: Tensor, query_QD: Tensor, num_classes: int) -> dict[int, Tensor]:
-    """k -> class (Q,) of each query by the majority of its k nearest, the nearer ones deciding a tie. Features are centred on
-    the known ones, since the common part of all features would make every cosine 1."""
+    """Return k -> class (Q,) of each query: the majority of its k nearest neighbours. In a tie the nearer neighbours decide. The mean of
+    the known features is subtracted from all features, since a part that all have in common would make every cosine nearly 1."""
     mean_D = known_ND.double().mean(0)
     similarity_QN = F.normalize(query_QD.double() - mean_D) @ F.normalize(known_ND.double() - mean_D).T
     most = min(max(NEIGHBOURS), len(labels_N))

@@ -1,4 +1,4 @@
-"""The probe command: what to probe, on which data, where the result goes. The probes themselves are in its neighbours."""
+"""The probe command: which run and task, on which data, and where the result is stored. The probes are in cloze.py and classify.py."""
 
 import argparse
 import hashlib
@@ -16,24 +16,26 @@ from recipes.values import place, place_name
 
 
 class Result(Protocol):
-    """What a probe found."""
+    """The result of a probe."""
 
     @property
     def split(self) -> str:
-        """What it was tested on."""
+        """Name of the split that was tested on."""
 
-    def lines(self, source: Any) -> list[str]:
-        """For the terminal."""
+    def lines(self, probed: Any) -> list[str]:
+        """Return the lines for the terminal."""
 
-    def to_json(self, source: Any) -> dict[str, Any]:
-        """The numbers for results.json, and where they are from."""
+    def to_json(self, probed: Any) -> dict[str, Any]:
+        """Return the numbers for results.json, and the checkpoint that they are from."""
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
-    """The flags of launch/probe.py."""
+    """Return the parser of the flags of launch/probe.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--from", dest="source", type=place, required=True, help="run dir or checkpoint folder")
-    parser.add_argument("--task", help=f"one of {', '.join(TASKS)} (default: cloze for text, else classify)")
+    parser.add_argument("--from", dest="from_path", type=place, required=True, help="run dir or checkpoint folder")
+    parser.add_argument(
+        "--task", help=f"one of {', '.join(TASKS)}: predict masked words, or labels (default: cloze for text, else classify)"
+    )
     parser.add_argument("--data", type=place_name, help="what to probe on (default: what the run was trained on); classify needs labels")
     parser.add_argument("--label-column", default="label", help="column of a table that holds the class (default: label)")
     parser.add_argument(
@@ -45,7 +47,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_probe(args: argparse.Namespace) -> int:
-    """Probe, print, and add the result to results.json in --out or the run dir. Raises: ConfigError."""
+    """Run the probe, print the result and add it to results.json in --out or the run dir. Return the exit code. Raises: ConfigError."""
     if args.task not in (None, *TASKS):
         raise ConfigError(f"--task {args.task}: unknown; there are {', '.join(TASKS)}")
     world_size = world_from_environment().size
@@ -53,65 +55,65 @@ def run_probe(args: argparse.Namespace) -> int:
         raise ConfigError(f"the probe runs on one process, {world_size} were started; use python launch/probe.py")
     quiet_libraries()
     from recipes.cluster.world import join_world, leave_world
-    from recipes.finetune.trunk import find_source  # seconds of imports
+    from recipes.finetune.trunk import find_probed_run  # here, since it imports for seconds
 
-    source = find_source(args.source, args.weights)
-    probes = modality_of(source.recipe.modality, source.recipe.name).probes
+    probed = find_probed_run(args.from_path, args.weights)
+    probes = modality_of(probed.recipe.modality, probed.recipe.name).probes
     task = args.task or probes[0]
     if task not in probes:
         raise ConfigError(
-            f"--task {task} is not for {source.recipe.modality}, which {source.recipe.name} is; use --task {' or --task '.join(probes)}"
+            f"--task {task} is not for {probed.recipe.modality}, which {probed.recipe.name} is; use --task {' or --task '.join(probes)}"
         )
-    folder = args.out or source.run_dir
+    folder = args.out or probed.run_dir
     check_writable(folder)
-    probe = TASKS[task](source, args, folder)
+    probe = TASKS[task](probed, args, folder)
     world = join_world()
     try:
         result = probe(world.device)
     finally:
         leave_world()
-    for line in result.lines(source):
+    for line in result.lines(probed):
         print(line)
-    question = {
-        "run": None if folder.resolve() == source.run_dir.resolve() else str(source.run_dir.resolve()),
+    key = {
+        "run": None if folder.resolve() == probed.run_dir.resolve() else str(probed.run_dir.resolve()),
         "task": task,
-        "data": _spelled(args.data or source.recipe.data.path),
+        "data": _canonical_name(args.data or probed.recipe.data.path),
         "label_column": args.label_column if task == "classify" else None,
         "split": result.split,
         "weights": args.weights,
     }
-    print(f"written to {add_result(folder, question | result.to_json(source))}")
+    print(f"written to {add_result(folder, key | result.to_json(probed))}")
     return 0
 
 
-def _spelled(data: str | None) -> str:
-    """The same data set by the same name, from wherever the command is started."""
+def _canonical_name(data: str | None) -> str:
+    """Return one name per data set: absolute for a path, whatever the working directory; unchanged for a name of the hub."""
     if data is None:
         return "sample"
     path = Path(data).expanduser()
     return str(path.resolve()) if path.exists() else data
 
 
-def _cloze(source: Any, args: argparse.Namespace, folder: Path) -> Callable[[Any], Result]:
-    """Prepare the text with the run's own tokenizer, then probe."""
+def _cloze(probed: Any, args: argparse.Namespace, folder: Path) -> Callable[[Any], Result]:
+    """Prepare the text of --data with the run's own tokenizer. Return the function that probes."""
     from recipes.data.prepare import prepare_text
     from recipes.finetune.cloze import cloze_probe
 
-    prepared = source.prepared
+    prepared = probed.prepared
     if not prepared.exists():
         raise ConfigError(f"{prepared}: the run's prepared text and its tokenizer are not there; put the folder back")
     if args.data is not None:
-        data = replace(source.recipe.data, path=args.data, split="all", tokenizer=str(prepared / "tokenizer.model"))
-        name = f"{Path(args.data).name}-{hashlib.sha256(_spelled(args.data).encode()).hexdigest()[:8]}"
-        prepared = prepare_text(data, source.recipe.frontend, folder / "probe" / name, progress=True, log=print)
-    return lambda device: cloze_probe(source, prepared, device)
+        data = replace(probed.recipe.data, path=args.data, split="all", tokenizer=str(prepared / "tokenizer.model"))
+        name = f"{Path(args.data).name}-{hashlib.sha256(_canonical_name(args.data).encode()).hexdigest()[:8]}"
+        prepared = prepare_text(data, probed.recipe.frontend, folder / "probe" / name, progress=True, log=print)
+    return lambda device: cloze_probe(probed, prepared, device)
 
 
-def _classify(source: Any, args: argparse.Namespace, folder: Path) -> Callable[[Any], Result]:
+def _classify(probed: Any, args: argparse.Namespace, folder: Path) -> Callable[[Any], Result]:
     from recipes.finetune.classify import classify_probe
 
-    data = args.data or source.recipe.data.path
-    return lambda device: classify_probe(source, data, args.label_column, device)
+    data = args.data or probed.recipe.data.path
+    return lambda device: classify_probe(probed, data, args.label_column, device)
 
 
 TASKS: dict[str, Callable[[Any, argparse.Namespace, Path], Callable[[Any], Result]]] = {"cloze": _cloze, "classify": _classify}

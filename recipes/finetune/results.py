@@ -1,6 +1,7 @@
-"""results.json: a list with one entry for each question that probes have asked of a run. Torch-free; knows no probe.
+"""results.json: the list of a run's probe results. Does not import torch. Works with the results of any probe.
 
-Whoever has asked the same question again replaces the answer; the other entries stay, those of a probe that runs beside this one too.
+Each combination of KEY_FIELDS has one entry. A new result replaces the entry with the same key and keeps all others, also those of
+probes that run at the same time.
 """
 
 import fcntl
@@ -15,14 +16,14 @@ from recipes.errors import ConfigError
 from recipes.system.durable import write_text_atomically
 
 NAME = "results.json"
-QUESTION = ("run", "task", "data", "label_column", "split", "weights")
-"""What tells an entry from the others; None where there is no such thing (`run`: in the run's own file)."""
+KEY_FIELDS = ("run", "task", "data", "label_column", "split", "weights")
+"""The fields that identify an entry. A field that does not apply is None (`run`: in the run's own file)."""
 Entry = dict[str, Any]
 
 
 def check_writable(folder: Path) -> None:
-    """Before the work of a probe. Raises: ConfigError where the result could not be stored in this folder."""
-    with _said(folder):
+    """Check, before a probe starts, that its result can be stored in this folder. Raises: ConfigError if not."""
+    with _os_errors_as_config_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"{folder} may not be written")
@@ -30,7 +31,7 @@ def check_writable(folder: Path) -> None:
 
 
 def read_results(folder: Path) -> list[Entry]:
-    """The entries so far, [] where there are none. Raises: ConfigError where the file is no list of entries."""
+    """Return the entries, [] if there is no file. Raises: ConfigError if the file is not a list of entries."""
     path = folder / NAME
     try:
         content = json.loads(path.read_text())
@@ -45,7 +46,7 @@ def read_results(folder: Path) -> list[Entry]:
 
 
 def convert(old: Entry) -> Entry:
-    """An entry from the only result that release 0.4.0 and older wrote: of the student, with layers counted from 0."""
+    """Convert the file of release 0.4.0 and older, a single result of the student with layers counted from 0, to an entry."""
     new = {"task": old["task"], "data": None, "split": old.get("split"), "weights": "student"} | old
     if "layer" in old:
         new["layer"] = old["layer"] + 1
@@ -55,19 +56,19 @@ def convert(old: Entry) -> Entry:
 
 
 def add_result(folder: Path, entry: Entry) -> Path:
-    """Store an entry in the folder's file, in the place of its predecessor. Returns: the file. Raises: ConfigError."""
-    with _said(folder), _alone(folder):
-        others = [other for other in read_results(folder) if _question(other) != _question(entry)]
+    """Store an entry in the folder's results.json. It replaces the entry with the same key. Return the file. Raises: ConfigError."""
+    with _os_errors_as_config_errors(folder), _locked(folder):
+        others = [other for other in read_results(folder) if _key(other) != _key(entry)]
         write_text_atomically(folder / NAME, json.dumps([*others, entry], indent=2) + "\n")
     return folder / NAME
 
 
-def _question(entry: Entry) -> list[Any]:
-    return [entry.get(key) for key in QUESTION]
+def _key(entry: Entry) -> list[Any]:
+    return [entry.get(key) for key in KEY_FIELDS]
 
 
 @contextmanager
-def _said(folder: Path) -> Iterator[None]:
+def _os_errors_as_config_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -75,15 +76,16 @@ def _said(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time. The lock goes with whoever held it, the file with the last one."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Let only one process at a time run the block. The kernel releases the lock if the process dies. Each process removes the lock file
+    at the end."""
     path = folder / f".{NAME}.lock"
     while True:
         with path.open("w") as file:
-            with suppress(OSError):  # a file system without locks
+            with suppress(OSError):  # the file system has no locks
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not _is_same(path, file.fileno()):
-                continue  # whoever held it has removed it
+                continue  # the previous holder has removed this file
             try:
                 yield
             finally:

@@ -1,4 +1,4 @@
-"""Ridge classification on frozen features: closed form, penalty and layer chosen on a held-back part. Knows no modality.
+"""Ridge classification on frozen features, in closed form. Penalty and layer are chosen on a held-back part. The same for all modalities.
 
 Shapes: N examples, D features, C classes.
 """
@@ -11,28 +11,28 @@ from torch import Tensor
 from recipes.errors import ConfigError
 from recipes.finetune.score import Score, best_layer
 
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # relative to the features' mean variance
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # multiples of the features' mean variance
 VALIDATION_SHARE = 0.2
 TINY = 1e-30
-"""Variance at least: a collapsed network gives the same features for everything, which leaves the most frequent class."""
+"""Lower bound of the variance. A collapsed network has the same features for all examples; the most frequent class is then predicted."""
 
 
 @dataclass(frozen=True)
-class Split:
-    """Features per layer (all (N, D)) and class numbers of the same examples."""
+class LabelledFeatures:
+    """Features of some examples, one tensor (N, D) per layer, and the class numbers of the same examples."""
 
     layers: list[Tensor]
     labels_N: Tensor
 
     def __post_init__(self) -> None:
-        """Raises: ConfigError where a network gives numbers that say nothing."""
+        """Check the features. Raises: ConfigError if they contain NaN or infinity."""
         for number, features_ND in enumerate(self.layers, start=1):
             if not features_ND.isfinite().all():
                 raise ConfigError(f"layer {number}: its features are not finite, so the run has diverged; probe an older checkpoint")
 
 
-def best_ridge(train: Split, test: Split, num_classes: int) -> Score:
-    """Fit every layer and penalty on 80 % of train, choose by the other 20 %, refit on all, score on test."""
+def best_ridge(train: LabelledFeatures, test: LabelledFeatures, num_classes: int) -> Score:
+    """Fit every layer and penalty on 80 % of train, choose on the other 20 %, refit on all of train, and score on test."""
     cut = validation_cut(len(train.labels_N))
     validated, tested = [], []
     for features_ND, test_ND in zip(train.layers, test.layers, strict=True):
@@ -47,12 +47,12 @@ def best_ridge(train: Split, test: Split, num_classes: int) -> Score:
 
 
 def validation_cut(num_examples: int) -> int:
-    """How many examples, from the front, are fitted on while layer and penalty are chosen."""
+    """Return how many examples, from the first on, are fitted while layer and penalty are chosen. The rest is for validation."""
     return int(num_examples * (1 - VALIDATION_SHARE))
 
 
 def fit(features_ND: Tensor, labels_N: Tensor, num_classes: int, penalty: float) -> tuple[Tensor, Tensor]:
-    """Weights (D, C) and bias (C) of ridge regression onto one-hot labels, on centred features, in float64."""
+    """Return weights (D, C) and bias (C) of ridge regression onto one-hot labels, with centred features, in float64."""
     x_ND = features_ND.double()
     y_NC = torch.nn.functional.one_hot(labels_N, num_classes).double()
     mean_D, share_C = x_ND.mean(0), y_NC.mean(0)
@@ -64,6 +64,6 @@ def fit(features_ND: Tensor, labels_N: Tensor, num_classes: int, penalty: float)
 
 
 def accuracy(weights: tuple[Tensor, Tensor], features_ND: Tensor, labels_N: Tensor) -> float:
-    """Share of examples whose class scores highest."""
+    """Return the share of examples whose own class has the highest score."""
     weights_DC, bias_C = weights
     return float(((features_ND.double() @ weights_DC + bias_C).argmax(1) == labels_N).double().mean())

@@ -1,7 +1,7 @@
-"""What a probe found: an accuracy for each layer, of which validation chooses one, beside the same of the network at random
-initialisation. Fits nothing.
+"""Scores of a probe: an accuracy per layer, the layer that validation chooses, and the same for the network at random initialisation. Fits
+nothing.
 
-Layers are counted from 1, the output of the first block; 0 would be its input, which is not probed.
+Layers count from 1, the output of the first block. 0 would be its input, which is not probed.
 """
 
 from dataclasses import dataclass
@@ -10,30 +10,31 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy on the test split, with what was chosen on validation."""
+    """Accuracy on the test split, and the layer and penalty that were chosen on validation data."""
 
     accuracy: float
     standard_error: float
     layer: int
     penalty: float
-    """Or what else was chosen, such as the number of neighbours."""
+    """The penalty, or for k-NN the number of neighbours."""
     by_layer: tuple[float, ...] = ()
-    """Accuracy on the test split of layer 1, 2, ..., each with the penalty that was chosen for it."""
+    """Accuracy on the test split for layers 1, 2, ..., each with the penalty that was chosen for this layer."""
 
 
 def best_layer(validated: list[tuple[float, float]], tested: list[float], num_test: int) -> Score:
-    """The layer that validation chooses. `validated`: each layer's accuracy there, and the penalty that gave it; `tested`: on test."""
+    """Return the score of the layer with the best validation accuracy. `validated`: validation accuracy and its penalty, per layer.
+    `tested`: test accuracy per layer."""
     (_, index), penalty = max(((share, index), penalty) for index, (share, penalty) in enumerate(validated))
     return Score(tested[index], standard_error(tested[index], num_test), index + 1, penalty, tuple(tested))
 
 
 def standard_error(share: float, num_examples: int) -> float:
-    """Of an accuracy, if examples are independent."""
+    """Return the standard error of an accuracy, if the examples are independent."""
     return (share * (1 - share) / num_examples) ** 0.5
 
 
 def scores_to_json(trained: dict[str, Score], random: dict[str, Score]) -> dict[str, Any]:
-    """For results.json; `mean` to `random_init_std` are those of the first probe."""
+    """Return the fields for results.json. `mean` to `random_init_std` are those of the first classifier."""
     name = next(iter(trained))
     return {
         "metric": "accuracy",
@@ -49,7 +50,7 @@ def scores_to_json(trained: dict[str, Score], random: dict[str, Score]) -> dict[
 
 
 def layer_lines(trained: dict[str, Score], random: dict[str, Score]) -> list[str]:
-    """A line for each layer, for the terminal."""
+    """Return one line per layer, for the terminal."""
     num_layers = len(next(iter(trained.values())).by_layer)
     return [
         f"  layer {index + 1:2}  "

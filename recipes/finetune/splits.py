@@ -1,4 +1,4 @@
-"""Which labelled examples a classification probe is fitted on and which it is tested on; what is left out is said. Decodes nothing."""
+"""Chooses the labelled examples on which a classification probe is fitted and tested. Logs what is left out. Decodes nothing."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -15,12 +15,12 @@ from recipes.modalities.registry import modality_of
 
 TEST_SPLITS = ("test", "valid")
 TEST_SHARE = 0.25
-"""Of data that come without a split to test on."""
+"""Share of train that is tested on if the data have no other split with usable labels."""
 SEED = 0
 NAMED_CLASSES = 5
-"""As many of a list of classes are named in one line."""
+"""Maximum number of classes that one line names."""
 UNLABELLED = "no label (missing, empty or -1)"
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -30,39 +30,39 @@ class Examples:
     data: Labelled
     indices: list[int]
     name: str
-    """Of the split, for messages and results."""
+    """Name of the split, for messages and results."""
 
     @property
     def classes(self) -> set[str]:
-        """Of the examples."""
+        """The classes of the examples."""
         return {label for index in self.indices if (label := self.data.labels[index]) is not None}
 
-    def progress(self, label: str, say: Say) -> ItemProgress:
-        """Of one pass over them."""
-        return ItemProgress(f"{label}, {self.name}", len(self.indices), unit="examples", log=say)
+    def progress(self, label: str, log: Log) -> ItemProgress:
+        """Return the progress of one pass over the examples."""
+        return ItemProgress(f"{label}, {self.name}", len(self.indices), unit="examples", log=log)
 
 
-def open_splits(recipe: Recipe, path: str | None, label_column: str, prepared: Path, say: Say = print) -> tuple[Examples, Examples]:
-    """Examples to fit on, shuffled once and for all, and examples to test on. Where no other split has labels of the same classes, a
-    quarter of train is held back.
+def open_splits(recipe: Recipe, path: str | None, label_column: str, prepared: Path, log: Log = print) -> tuple[Examples, Examples]:
+    """Return the examples to fit on, in a shuffled order that is always the same, and the examples to test on. If no other split has labels
+    of the same classes, a quarter of train is held back for the test.
 
-    Raises: ConfigError where train has no labels, or those of one class only.
+    Raises: ConfigError if train has no labels or only one class.
     """
     modality = modality_of(recipe.modality, recipe.name)
     train = modality.open_labelled(recipe, path, "train", label_column, prepared)
     order = np.random.Generator(np.random.Philox(SEED)).permutation(len(train.labels)).tolist()
-    fit = Examples(train, _labelled(train, order, "train", say), "train")
+    fit = Examples(train, _labelled_indices(train, order, "train", log), "train")
     _check_train(fit, label_column)
     for split in TEST_SPLITS:
         try:
             test = modality.open_labelled(recipe, path, split, label_column, prepared)
         except MissingSplit:
             continue
-        held = _tested(test, split, fit, say)
+        held = _test_examples(test, split, fit, log)
         if held.indices:
             return fit, held
     cut = int(len(fit.indices) * (1 - TEST_SHARE))
-    say(f"no other split to test on: {TEST_SHARE:.0%} of train are held back")
+    log(f"no other split to test on: {TEST_SHARE:.0%} of train are held back")
     return Examples(train, fit.indices[:cut], "train"), Examples(train, fit.indices[cut:], f"held-back {TEST_SHARE:.0%} of train")
 
 
@@ -78,22 +78,22 @@ def _check_train(fit: Examples, label_column: str) -> None:
         raise ConfigError(f"{data.name}: the data have one class only, {fit.classes.pop()!r}; give data with two or more")
 
 
-def _labelled(data: Labelled, order: list[int], split: str, say: Say) -> list[int]:
+def _labelled_indices(data: Labelled, order: list[int], split: str, log: Log) -> list[int]:
     labelled = [index for index in order if data.labels[index] is not None]
     if 0 < len(labelled) < len(order):
-        say(f"split {split}: {len(order) - len(labelled)} of {len(order)} examples are left out, {UNLABELLED} or no text")
+        log(f"split {split}: {len(order) - len(labelled)} of {len(order)} examples are left out, {UNLABELLED} or no text")
     return labelled
 
 
-def _tested(data: Labelled, split: str, fit: Examples, say: Say) -> Examples:
-    """The examples of the classes that were fitted; none where the split is of no use, which is said."""
+def _test_examples(data: Labelled, split: str, fit: Examples, log: Log) -> Examples:
+    """Return the examples of the split whose classes are in `fit`. Log what is left out, and why if there are none."""
     order = list(range(len(data.labels)))
-    labelled, known = _labelled(data, order, split, say), fit.classes
+    labelled, known = _labelled_indices(data, order, split, log), fit.classes
     unseen = Counter(label for label in data.labels if label is not None and label not in known)
     if not labelled:
-        say(f"split {split} is not used: none of its {len(order)} examples has a label")
+        log(f"split {split} is not used: none of its {len(order)} examples has a label")
     elif unseen:
         some = ", ".join(name for name, _ in unseen.most_common(NAMED_CLASSES)) + (", ..." if len(unseen) > NAMED_CLASSES else "")
         count = f"{unseen.total()} of {len(labelled)} examples are of {len(unseen)} classes that train lacks ({some})"
-        say(f"split {split}: {count}" + (", left out" if unseen.total() < len(labelled) else ", so it is not used"))
+        log(f"split {split}: {count}" + (", left out" if unseen.total() < len(labelled) else ", so it is not used"))
     return Examples(data, [index for index in labelled if data.labels[index] in known], split)

@@ -1,4 +1,5 @@
-"""A pre-trained trunk outside any engine: where a --from points to, its recipe, its weights. One process, no head, no mask."""
+"""Finds the run that --from names, and builds its trunk (the network without head) with the run's weights. One process, without DeepSpeed,
+head or mask."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,24 +22,24 @@ from recipes.settings import recipe_from_dict
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a --from names."""
+class ProbedRun:
+    """The run whose trunk is probed, and the checkpoint: what --from names."""
 
     run_dir: Path
     checkpoint: Path
     recipe: Recipe
     weights: str = "student"
-    """Which of the two networks: a key of KIND_OF."""
+    """Which network is probed, student or teacher: a key of KIND_OF."""
 
     @property
     def prepared(self) -> Path:
-        """The prepared data that the run trained on."""
+        """The folder of the prepared data on which the run was trained."""
         own, path = self.run_dir / "prepared", self.recipe.data.path
         return Path(path) if not own.exists() and path is not None and is_prepared(Path(path)) else own
 
 
-def find_source(path: Path, weights: str = "student") -> Source:
-    """The run and checkpoint behind a run dir or a checkpoint folder. Raises: ConfigError if there is none."""
+def find_probed_run(path: Path, weights: str = "student") -> ProbedRun:
+    """Find run and checkpoint. `path`: a run dir or a checkpoint folder. Raises: ConfigError if there is no run or no checkpoint."""
     run_dir = path if (path / "config.json").exists() else path.parent.parent
     if path.exists() and not (path.is_dir() and (run_dir / "config.json").exists()):
         raise ConfigError(
@@ -46,33 +47,34 @@ def find_source(path: Path, weights: str = "student") -> Source:
         )
     checkpoint = find_checkpoint(path, "--from ")
     config = read_config(run_dir)
-    assert config is not None  # it is there
+    assert config is not None  # config.json exists
     kinds = modality_of(str(config.recipe.get("modality")), f"--from {path}").kinds
-    return Source(run_dir, checkpoint, recipe_from_dict(config.recipe, kinds, config.writer), weights)
+    return ProbedRun(run_dir, checkpoint, recipe_from_dict(config.recipe, kinds, config.writer), weights)
 
 
 def build_trunk(recipe: Recipe, device: torch.device) -> Trunk:
-    """The trunk as the recipe's run starts it (the same random draw), in eval mode."""
+    """Return the trunk with the random weights with which a run of this recipe starts, in eval mode."""
     build_frontend = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
     parallel = init_parallel(1, device.type)
     trunk = Trunk(recipe.model, build_frontend, Init(recipe.run.seed), parallel, DropoutStream())
     return trunk.to(device).eval()
 
 
-def load_trunk(source: Source, device: torch.device) -> Trunk:
-    """The trunk with the weights of a checkpoint: the student's, or the teacher's (where it has some of its own, else the student's).
+def load_trunk(probed: ProbedRun, device: torch.device) -> Trunk:
+    """Return the trunk with the student's or the teacher's weights of the checkpoint. Weights that the teacher shares with the student are
+    the student's.
 
-    Raises: ConfigError for another architecture, where there is no teacher, or where the run has removed the checkpoint.
+    Raises: ConfigError if the architecture differs, if there is no teacher, or if the run has removed the checkpoint.
     """
-    if not source.checkpoint.exists():
-        raise ConfigError(f"{source.checkpoint}: is gone; a run that goes on removes its old ones, so give the same command again")
-    trunk = build_trunk(source.recipe, device)
-    with torch.no_grad(), reading(source.checkpoint):
-        reader = CheckpointReader(source.checkpoint)
-        kind = KIND_OF[source.weights]
+    if not probed.checkpoint.exists():
+        raise ConfigError(f"{probed.checkpoint}: is gone; a run that goes on removes its old ones, so give the same command again")
+    trunk = build_trunk(probed.recipe, device)
+    with torch.no_grad(), reading(probed.checkpoint):
+        reader = CheckpointReader(probed.checkpoint)
+        kind = KIND_OF[probed.weights]
         own = set(reader.names(kind))
         if not own:
-            raise ConfigError(f"{source.checkpoint}: has no {source.weights}; its objective has none, take --weights student")
+            raise ConfigError(f"{probed.checkpoint}: has no {probed.weights}; its objective has none, take --weights student")
         for name, parameter in trunk.named_parameters():
             full = f"trunk.{name}"
             parameter.copy_(reader.whole(kind if full in own else "master", full))

@@ -1,8 +1,8 @@
-"""The two things that launch/pretrain.sbatch asks Python for: before training, whether the command would run here and in which run dir;
-after it, what becomes of the job. Torch-free.
+"""The two commands of launch/pretrain.sbatch. Before training: check the command and print its run dir. After training: requeue or
+hold the job. Torch-free.
 
     python -m recipes.job.batch begin launch/pretrain_text.py --recipe text_base ...     prints the run dir
-    python -m recipes.job.batch end RUN_DIR --code N [--asked] [--max-tries 3]           requeues or holds the job, says why
+    python -m recipes.job.batch end RUN_DIR --code N [--asked] [--max-tries 3]           requeues or holds the job, prints why
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from recipes.checkpoint.layout import newest, step_of
 from recipes.errors import ConfigError, Stopped
-from recipes.job.requeue import FINAL, Action, Attempt, Verb, attempt_from_json, attempt_of, decide
+from recipes.job.requeue import FINAL_CODES, Action, Attempt, Verb, attempt_from_json, classify_attempt, decide
 from recipes.ledger.launches import BEGINS
 from recipes.system.json_lines import JsonLines, read_rows
 from recipes.system.terminal import protect_terminal
@@ -26,14 +26,14 @@ ATTEMPTS = "attempts.jsonl"
 RUN_DIR_LINE = "run dir: "
 NODE_ENDED = re.compile(r"^srun: error: .*: Exited with exit code (\d+)$", re.M)
 NODE_STOPPED = re.compile(r"^\S+: stopped on request$", re.M)
-"""What the batch script says where the ranks of a node have ended with 75, which it tells srun as 0."""
+"""The line of the batch script if the ranks of a node ended with 75. srun gets exit code 0 for such a node."""
 CLOCK_SECONDS = 2.0
-"""By which clocks of nodes may differ."""
+"""How much the clocks of two nodes may differ."""
 STOP_FILE_REASON = "the file stop"
 
 
-def main(words: list[str]) -> int:
-    """Exit code: that of the batch script, 0 from `begin`."""
+def main(argv: list[str]) -> int:
+    """Run `begin` or `end`. Returns the exit code, which for `end` is that of the batch script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     first = commands.add_parser("begin")
@@ -47,8 +47,8 @@ def main(words: list[str]) -> int:
     last.add_argument("--asked", action="store_true", help="the batch script got USR2")
     last.add_argument("--max-tries", type=int, default=3)
     last.set_defaults(run=end)
-    protect_terminal()  # Slurm must be told even where nothing more can be printed
-    args = parser.parse_args(words)
+    protect_terminal()  # the job must be requeued or held even if printing is impossible
+    args = parser.parse_args(argv)
     try:
         return args.run(args)
     except ConfigError as error:
@@ -57,13 +57,13 @@ def main(words: list[str]) -> int:
 
 
 def begin(command: list[str]) -> int:
-    """Dry-run the command as one of the job's ranks, so that a wrong flag costs no allocation; print its run dir.
+    """Dry-run the command as one of the job's ranks, so that a wrong flag does not cost an allocation, and print its run dir.
 
-    Raises: ConfigError where nobody gave the job a number of nodes.
+    Raises: ConfigError if the job was submitted without a number of nodes.
     """
     if _env("SLURM_JOB_NUM_NODES") == "1" and not _script_names_nodes():
         raise ConfigError(
-            f"job {_env('SLURM_JOB_ID')} has 1 node, which is what Slurm gives where nobody says --nodes; "
+            f"job {_env('SLURM_JOB_ID')} has 1 node, Slurm's default without --nodes; "
             "put #SBATCH --nodes=N into the batch script, 1 if that is what you want"
         )
     done = subprocess.run([sys.executable, *command, "--dry-run"], capture_output=True, text=True, check=False)
@@ -73,17 +73,17 @@ def begin(command: list[str]) -> int:
     shown = next(line for line in reversed(done.stdout.splitlines()) if line.startswith(RUN_DIR_LINE))
     run_dir = Path(shown.removeprefix(RUN_DIR_LINE).removesuffix(" (exists)"))
     print(run_dir)
-    _tell_of_the_last(run_dir)
+    _report_previous_attempt(run_dir)
     return 0
 
 
-def _tell_of_the_last(run_dir: Path) -> None:
-    """What the ranks of the attempt before have left, where its batch script could not say it any more, as when a node died."""
+def _report_previous_attempt(run_dir: Path) -> None:
+    """Print how the previous attempt failed, if its batch script could not print that, for example because its node died."""
     restarts = int(_env("SLURM_RESTART_COUNT", "0"))
-    told = [
+    reported = [
         row for row in _rows(run_dir / ATTEMPTS)[-1:] if (row.get("job"), row.get("restart")) == (_env("SLURM_JOB_ID"), str(restarts - 1))
     ]
-    if restarts == 0 or told:
+    if restarts == 0 or reported:
         return
     endings = read_endings(run_dir / FOLDER)
     failure = next((one for one in endings if one.ended == "gone"), None) or first_failure(endings)
@@ -92,13 +92,16 @@ def _tell_of_the_last(run_dir: Path) -> None:
 
 
 def _script_names_nodes() -> bool:
-    """Slurm does not keep what was said to sbatch, only the script. In an allocation that was not made by one there is nothing to ask."""
+    """True if the batch script has --nodes. Also true in an allocation without a batch script.
+
+    Slurm keeps the script, but not the command line of sbatch.
+    """
     shown = subprocess.run(["scontrol", "write", "batch_script", _env("SLURM_JOB_ID"), "-"], capture_output=True, text=True, check=False)
     return shown.returncode != 0 or re.search(r"^#SBATCH\s.*(--nodes\b|-N)", shown.stdout, re.M) is not None
 
 
 def end(args: argparse.Namespace) -> int:
-    """Judge the attempt, tell Slurm, print one line, and keep a line in the run dir."""
+    """Classify the attempt, append it to attempts.jsonl, print one line, and requeue or hold the job."""
     run_dir: Path = args.run_dir
     endings = _of_this_attempt(read_endings(run_dir / FOLDER), args.since)
     history = [attempt_from_json(row) for row in _rows(run_dir / ATTEMPTS) if "kind" in row]
@@ -108,53 +111,61 @@ def end(args: argparse.Namespace) -> int:
     step = step_of(found) if found else 0
     started_at = next((event["step"] for event in events if event.get("event") in BEGINS), step)
     code = _code_of_nodes(args.said, args.code)
-    attempt = attempt_of(endings, code, step, was_asked=args.asked, stop_reason=stop)
+    attempt = classify_attempt(endings, code, step, was_asked=args.asked, stop_reason=stop)
     codes = [ending.code for ending in endings if ending.code is not None] + [code]
-    restarts = 0 if run_dir.is_dir() else int(_env("SLURM_RESTART_COUNT", "0"))  # without a run dir there is no history but Slurm's
+    restarts = 0 if run_dir.is_dir() else int(_env("SLURM_RESTART_COUNT", "0"))  # without a run dir Slurm's count is the only history
     action = decide([*history, *[attempt] * restarts], attempt, started_at, args.max_tries, codes)
     if action.verb in ("requeue", "hold"):
-        attempt, action = _as_slurm_has_it(attempt, action, has_words=any(one.time is not None for one in endings))
-    _remember(run_dir, attempt, action)
+        attempt, action = _adapt_to_slurm_state(attempt, action, has_records=any(ending.time is not None for ending in endings))
+    _append_attempt(run_dir, attempt, action)
     print(f"job {_env('SLURM_JOB_ID')}, attempt {int(_env('SLURM_RESTART_COUNT', '0')) + 1}: {action.line}", flush=True)
-    _tell_slurm(action)
+    _apply_to_slurm(action)
     return action.code
 
 
-def _code_of_nodes(said: Path | None, code: int) -> int:
-    """The exit code of the node that ended by itself: srun's own (`code`) is of those that it killed then."""
-    if said is None or not said.is_file():
+def _code_of_nodes(srun_stderr: Path | None, code: int) -> int:
+    """Return the exit code of the node that ended by itself, read from srun's stderr.
+
+    srun's own exit code (`code`) is that of the nodes that it killed afterwards.
+    """
+    if srun_stderr is None or not srun_stderr.is_file():
         return code
-    text = said.read_text(errors="replace")
-    said.unlink()
+    text = srun_stderr.read_text(errors="replace")
+    srun_stderr.unlink()
     codes = [int(found) for found in NODE_ENDED.findall(text)]
     if not codes and NODE_STOPPED.search(text):
         return Stopped.exit_code
-    return next((one for one in codes if one in FINAL), codes[0] if codes else code)
+    return next((found for found in codes if found in FINAL_CODES), codes[0] if codes else code)
 
 
 def _of_this_attempt(endings: list[Ending], since: float) -> list[Ending]:
-    """All of them, or none where they are those of a launch before: this one has ended before it took the run dir."""
-    return [] if any(one.time is not None and one.time < since - CLOCK_SECONDS for one in endings) else endings
+    """Return `endings`, or [] if they are those of an earlier launch. Then this launch ended before it took the run dir."""
+    return [] if any(ending.time is not None and ending.time < since - CLOCK_SECONDS for ending in endings) else endings
 
 
-def _as_slurm_has_it(attempt: Attempt, action: Action, *, has_words: bool) -> tuple[Attempt, Action]:
-    """Only a batch job that still runs and may be requeued is. One that was cancelled, or that Slurm itself has requeued, is let alone:
-    its ranks may be saving at this moment, so that none has left a word (`has_words`), and their end is no crash."""
+def _adapt_to_slurm_state(attempt: Attempt, action: Action, *, has_records: bool) -> tuple[Attempt, Action]:
+    """Return the attempt and the action, changed to "stay" if the job must not be requeued or held.
+
+    Only a batch job that is still running and may be requeued is. A job that was cancelled, or that Slurm itself has requeued, is left
+    alone. Its ranks may still be saving, so they have no records yet (`has_records`), and their end is not a crash.
+    """
     job = _job_facts()
     state = job.get("JobState", "gone")
     if state != "RUNNING":
-        reason = attempt.reason if has_words else "nothing is known of its ranks"
-        line = _instead(action, f"not touched, since Slurm has ended it ({state})").replace(attempt.reason, reason)
+        reason = attempt.reason if has_records else "there are no records of its ranks yet"
+        line = _replace_last_clause(action, f"not touched, since Slurm has ended it ({state})").replace(attempt.reason, reason)
         return Attempt("stopped", attempt.step, f"ended by Slurm ({state}): {reason}"), Action("stay", action.code, line)
     if attempt.kind == "stopped" and STOP_FILE_REASON in attempt.reason:
-        line = _instead(action, "not requeued, for the file asked for an end; the same command continues")
+        line = _replace_last_clause(action, "not requeued, because the file stop asked for an end; the same command continues")
         return attempt, Action("stay", action.code, line)
     if job.get("BatchFlag") != "1" or job.get("Requeue") != "1":
-        return attempt, Action("stay", action.code, _instead(action, "the same command continues (this job cannot be requeued)"))
+        return attempt, Action(
+            "stay", action.code, _replace_last_clause(action, "the same command continues (this job cannot be requeued)")
+        )
     return attempt, action
 
 
-def _instead(action: Action, text: str) -> str:
+def _replace_last_clause(action: Action, text: str) -> str:
     return action.line.rpartition("; ")[0] + f"; {text}"
 
 
@@ -163,20 +174,20 @@ def _job_facts() -> dict[str, str]:
     return dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
 
 
-def _tell_slurm(action: Action) -> None:
-    """Both end this batch script too."""
+def _apply_to_slurm(action: Action) -> None:
+    """Requeue or hold the job. Both end this batch script too."""
     verbs: dict[Verb, str] = {"requeue": "requeue", "hold": "requeuehold"}
     if action.verb not in verbs:
         return
     job = _env("SLURM_JOB_ID")
     if action.verb == "hold":
-        print(f"mend it, then: scontrol release {job}", flush=True)
+        print(f"fix it, then: scontrol release {job}", flush=True)
         subprocess.run(["scontrol", "update", f"JobId={job}", f"Comment={action.line}"], check=False)
     subprocess.run(["scontrol", verbs[action.verb], job], check=False)
 
 
-def _remember(run_dir: Path, attempt: Attempt, action: Action) -> None:
-    """Where no run has begun there is no run dir, and nothing to remember it by but Slurm."""
+def _append_attempt(run_dir: Path, attempt: Attempt, action: Action) -> None:
+    """Append the attempt to attempts.jsonl. Without a run dir nothing is written: no run has begun, and Slurm's restart count is enough."""
     if not run_dir.is_dir():
         return
     facts = {"time": time.time(), "job": _env("SLURM_JOB_ID"), "restart": _env("SLURM_RESTART_COUNT", "0")}

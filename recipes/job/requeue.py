@@ -1,5 +1,5 @@
-"""What becomes of a job after its training step has ended: done, failed, requeued, or held. A pure function of how the ranks ended and how
-far the run has come; what Slurm is then told: recipes/job/batch.py."""
+"""Decides what happens to a job after its training step has ended: done, failed, requeued, or held. Pure functions of how the ranks
+ended and of the progress of the run. recipes/job/batch.py carries the decision out."""
 
 import signal
 from collections.abc import Sequence
@@ -10,12 +10,11 @@ from recipes.errors import ConfigError, Stopped, TrainingBroken
 from recipes.watch.endings import Ending, first_failure
 
 MAX_STOPS = 10
-"""Stops on request without a step in between: then the time of a job is too short to come to one."""
-FINAL = (ConfigError.exit_code, TrainingBroken.exit_code)
+"""The job is held after this many stops on request without a new checkpoint: its time limit is too short to reach one."""
+FINAL_CODES = (ConfigError.exit_code, TrainingBroken.exit_code)
 """Exit codes that the same command would give again."""
-
-ASKED = (Stopped.exit_code, 128 + signal.SIGUSR2)
-"""Exit codes of a node that was asked to stop, the second before it could listen."""
+STOP_CODES = (Stopped.exit_code, 128 + signal.SIGUSR2)
+"""Exit codes of a node that was asked to stop. The second: the signal came before the handler was set."""
 
 Verb = Literal["done", "fail", "requeue", "hold", "stay"]
 Kind = Literal["done", "stopped", "crashed", "refused"]
@@ -23,50 +22,56 @@ Kind = Literal["done", "stopped", "crashed", "refused"]
 
 @dataclass(frozen=True)
 class Attempt:
-    """One start of the job, as its batch script saw it. A line of RUN_DIR/attempts.jsonl."""
+    """The result of one start of the job. A line of RUN_DIR/attempts.jsonl."""
 
     kind: Kind
     step: int
-    """Of the newest checkpoint when it ended."""
+    """The step of the newest checkpoint when the attempt ended."""
     reason: str
 
 
 @dataclass(frozen=True)
 class Action:
-    """What to do with the job, the exit code of its batch script, and a line for people."""
+    """What to do with the job, the exit code of its batch script, and a line for the user."""
 
     verb: Verb
     code: int
     line: str
 
 
-def attempt_of(endings: Sequence[Ending], code: int, step: int, *, was_asked: bool, stop_reason: str | None) -> Attempt:
-    """How an attempt ended. `code`: the exit code of the nodes, which counts only where no rank has left a word; `was_asked`: USR2 came;
-    `stop_reason`: that of the run's last event, where it is a stop."""
+def classify_attempt(endings: Sequence[Ending], code: int, step: int, *, was_asked: bool, stop_reason: str | None) -> Attempt:
+    """Return how an attempt ended.
+
+    `code`: the exit code of the nodes, used only if no rank reported one. `was_asked`: the batch script got USR2. `stop_reason`: the
+    reason in the run's last event, if that is a stop.
+    """
     failure = first_failure(endings)
-    codes = {ending.code for ending in endings if ending.ended == "words"}
-    final = next((ending for ending in endings if ending.code in FINAL), None)
-    if final and (failure is None or failure.ended == "words"):
+    codes = {ending.code for ending in endings if ending.ended == "reported"}
+    final = next((ending for ending in endings if ending.code in FINAL_CODES), None)
+    if final and (failure is None or failure.ended == "reported"):
         return Attempt("refused", step, str(final))
     if failure:
         return Attempt("crashed", step, str(failure))
-    if Stopped.exit_code in codes or (not codes and (code in ASKED or was_asked)):
+    if Stopped.exit_code in codes or (not codes and (code in STOP_CODES or was_asked)):
         return Attempt("stopped", step, f"stopped by {stop_reason}" if stop_reason else "stopped on request before the first step")
-    if codes == {0} or (not codes and code == 0):  # without words: there was nothing left to do
+    if codes == {0} or (not codes and code == 0):  # no rank reported a code: there was nothing left to do
         return Attempt("done", step, "done")
-    kind: Kind = "refused" if code in FINAL else "crashed"
+    kind: Kind = "refused" if code in FINAL_CODES else "crashed"
     return Attempt(kind, step, f"no rank began to train, srun ended with exit code {code}; the reason is above")
 
 
 def decide(history: Sequence[Attempt], attempt: Attempt, started_at: int, max_tries: int, codes: Sequence[int]) -> Action:
-    """The action on `attempt`, the last one after those of `history`. `started_at`: step of the checkpoint from which it began; `codes`:
-    the exit codes that ranks and srun gave, of which a final one is passed on."""
+    """Return the action after `attempt`, which follows the attempts of `history`.
+
+    `started_at`: step of the checkpoint from which the attempt began. `codes`: the exit codes of ranks and srun; one of FINAL_CODES
+    becomes the exit code of the batch script.
+    """
     gained = f"checkpoint of step {attempt.step} (+{attempt.step - started_at} in this attempt)"
     if attempt.kind == "done":
         return Action("done", 0, f"done: {gained}")
     if attempt.kind == "refused":
         return Action(
-            "fail", next((code for code in codes if code in FINAL), 2), f"{attempt.reason}; {gained}; not requeued: mend it first"
+            "fail", next((code for code in codes if code in FINAL_CODES), 2), f"{attempt.reason}; {gained}; not requeued: fix it first"
         )
     tries = 1 + _without_progress(history, attempt)
     limit = max_tries if attempt.kind == "crashed" else MAX_STOPS
@@ -87,5 +92,5 @@ def _without_progress(history: Sequence[Attempt], attempt: Attempt) -> int:
 
 
 def attempt_from_json(row: dict[str, Any]) -> Attempt:
-    """From a line of the log; keys that another release wrote are left out."""
+    """Read an attempt from a row of attempts.jsonl, ignoring keys of other releases."""
     return Attempt(row["kind"], row["step"], row["reason"])

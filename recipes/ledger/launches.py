@@ -1,4 +1,4 @@
-"""The launches of a run and what the seconds of each went into, from the lines of events.jsonl and metrics.jsonl. Torch-free."""
+"""Splits a run into launches, and the time of each launch into parts, from events.jsonl and metrics.jsonl. Torch-free."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +11,7 @@ from recipes.system.json_lines import read_lines
 BEGINS, ENDS = ("start", "resume"), ("stop", "error", "hang")
 OPEN_END = "running or killed"
 EVENT, METRICS = {"time": int | float, "event": str}, {"step": int, "step_seconds": int | float}
-"""What every line of events.jsonl and metrics.jsonl has, as far as it matters here."""
+"""The keys and types that this module needs in every line of events.jsonl and metrics.jsonl."""
 
 Row = dict[str, Any]
 
@@ -24,7 +24,7 @@ class Launch:
     end: float
     first_step: int
     kept_step: int
-    """Its updates after this one were lost, if it did any."""
+    """Updates of this launch after this step were lost."""
     world_size: int
     tp_size: int
     ended: str
@@ -32,42 +32,47 @@ class Launch:
 
     @property
     def rest(self) -> float:
-        """Seconds that no part has taken."""
+        """Seconds that are in none of the parts."""
         return max(0.0, self.end - self.begin - sum(self.parts.values()))
 
 
 def read_log(path: Path, required: dict[str, Any]) -> list[Row]:
-    """One object a line; none where there is no file. A half last line, which a kill leaves or a writer has not ended, is left out.
+    """Return the object of every line; [] if there is no file. An incomplete last line is ignored: a kill left it, or it is being written.
 
-    Raises: ConfigError naming the first line that is no object with the `required` keys and types.
+    Raises: ConfigError naming the first line that is not an object with the `required` keys and types.
     """
     return [_row(path, number, line, row, required=required) for number, (line, row) in enumerate(read_lines(path), 1)]
 
 
 def _row(path: Path, number: int, line: str, row: Row | None, *, required: dict[str, Any]) -> Row:
     if row is None or not all(isinstance(row.get(key), kind) for key, kind in required.items()):
-        raise ConfigError(f"{path}: line {number} is damaged ({line[:40]!r} is no object with {', '.join(required)}); mend or delete it")
+        raise ConfigError(f"{path}: line {number} is damaged ({line[:40]!r} is no object with {', '.join(required)}); fix or delete it")
     return row
 
 
 def divide(events: list[Row], rows: list[Row], newest: float) -> tuple[list[Launch], float]:
-    """The launches with their parts, and the seconds by which the times contradict each other (launches overlap, or more work
-    was lost than there was time for). `newest`: last sign of life of the last launch."""
+    """Return the launches with their parts, and the seconds by which the times contradict each other.
+
+    Times contradict each other if launches overlap, or if more work was lost than there was time for. `newest`: the last time at which
+    the last launch was alive.
+    """
     begins = [index for index, event in enumerate(events) if event["event"] in BEGINS]
     groups = [events[first:stop] for first, stop in pairwise([*begins, len(events)])]
     starts = [group[0] for group in groups]
     launches = [_launch(own, starts[number + 1 :], rows, newest) for number, own in enumerate(groups)]
     contradiction = sum(max(0.0, before.end - after.begin) for before, after in pairwise(launches))
     for number, start in enumerate(starts):
-        contradiction += _charge(launches[:number], _number(start, "lost_seconds"))
-    for launch in launches:  # last, since it is an estimate
+        contradiction += _assign_lost_seconds(launches[:number], _number(start, "lost_seconds"))
+    for launch in launches:  # last, because it is an estimate
         _add_unlogged(launch, rows)
     return launches, contradiction
 
 
-def _charge(launches: list[Launch], lost: float) -> float:
-    """Put lost seconds where they were spent: in the last launch, and in those before it where a fallback went further back.
-    Returns the seconds for which none of them has room."""
+def _assign_lost_seconds(launches: list[Launch], lost: float) -> float:
+    """Assign lost seconds to the launches that spent them: the last one, then earlier ones if a fallback went further back.
+
+    Returns the seconds that fit into none of them.
+    """
     for launch in reversed(launches):
         share = min(lost, launch.rest)
         launch.parts["lost"] += share
@@ -76,12 +81,12 @@ def _charge(launches: list[Launch], lost: float) -> float:
 
 
 def _launch(own: list[Row], later: list[Row], rows: list[Row], newest: float) -> Launch:
-    """One launch from its own events, the starts of the later ones, and all rows."""
+    """Build one launch from its own events, the start events of later launches, and all rows of metrics.jsonl."""
     start, first_step = own[0], _step(own[0])
     kept = min(map(_step, later)) if later else max([row["step"] for row in rows] + [_step(event) for event in own])
     ending = next((event for event in own if event["event"] in ENDS), None)
-    is_whole = not later or (ending is not None and _step(ending) == kept)  # nothing that it did was lost
-    skips = [event for event in own if event["event"] == "skip" and _step(event) < kept + is_whole]  # the others count as lost
+    is_whole = not later or (ending is not None and _step(ending) == kept)  # none of its work was lost
+    skips = [event for event in own if event["event"] == "skip" and _step(event) < kept + is_whole]  # the other skips count as lost
     parts = {
         "start": _number(start, "setup_seconds"),
         "saving": sum(stall_seconds(event) for event in own if event["event"] == "save"),
@@ -97,7 +102,7 @@ def _launch(own: list[Row], later: list[Row], rows: list[Row], newest: float) ->
         seen = max(newest, own[-1]["time"])
     return Launch(
         begin=begin,
-        end=max(seen, begin + sum(parts.values())),  # it was alive while it did all this
+        end=max(seen, begin + sum(parts.values())),  # it was alive at least as long as its parts took
         first_step=first_step,
         kept_step=kept,
         world_size=start.get("world_size", 1),
@@ -108,7 +113,10 @@ def _launch(own: list[Row], later: list[Row], rows: list[Row], newest: float) ->
 
 
 def _updates(logged: list[Row], skips: list[Row], first_step: int) -> dict[str, float]:
-    """Seconds of training, data wait and skipped updates. A row's means are over the updates since the row before, applied and skipped."""
+    """Return the seconds of training, data wait and skipped updates.
+
+    The means in a row are over all updates since the previous row, applied and skipped.
+    """
     parts = {"training": 0.0, "data_wait": 0.0, "skipped": sum(_number(skip, "seconds") for skip in skips)}
     for before, row in pairwise([{"step": first_step}, *logged]):
         inside = [skip for skip in skips if before["step"] <= _step(skip) < row["step"]]
@@ -121,7 +129,10 @@ def _updates(logged: list[Row], skips: list[Row], first_step: int) -> dict[str, 
 
 
 def _add_unlogged(launch: Launch, rows: list[Row]) -> None:
-    """Updates that were kept though their launch ended before their row was due, estimated by the row before them (or the first)."""
+    """Add updates that were kept but have no row, because the launch ended before the next row was due.
+
+    Their time is estimated from the row before them, or from the first row.
+    """
     if not rows:
         return
     last = max((row["step"] for row in rows if row["step"] <= launch.kept_step), default=0)
@@ -143,7 +154,7 @@ def _ended(ending: Row | None, has_successor: bool) -> str:
 
 
 def stall_seconds(save: Row) -> float:
-    """Seconds for which training stood still."""
+    """Return the seconds for which training stood still during a save."""
     return _number(save, "copy_seconds") + _number(save, "wait_seconds")
 
 

@@ -1,5 +1,5 @@
-"""The ledger of a run: how its wall time divides, from events.jsonl and metrics.jsonl alone. Torch-free, reads only, and works
-while the run goes on. The checkpoint interval that the measured cost calls for is in save_interval.py."""
+"""The ledger of a run: the parts of its wall time, from events.jsonl and metrics.jsonl alone. Torch-free and read-only; it works while
+the run is going on. save_interval.py computes the checkpoint interval from the measured cost."""
 
 import argparse
 import json
@@ -20,15 +20,15 @@ PARTS = {
     "training": "productive: updates that stay",
     "data_wait": "within updates that stay",
     "start": "preparing data, building, loading",
-    "saving": "copies and waits; writing goes on beside training",
+    "saving": "copies and waits; writing continues during training",
     "skipped": "updates that changed nothing",
     "lost": "work that a restart did again",
     "down": "from one launch to the next, its imports included",
     "other": "evaluation and what no row covers",
 }
-"""What wall time goes into, in the table's order. Every second is in one part."""
+"""The parts of the wall time, in the order of the table. Every second is in exactly one part."""
 TOLERATED_SECONDS = 1.0
-"""Times may contradict each other by this much before the table says so: modification times and clocks of hosts are not exact."""
+"""The table reports a contradiction only above this: modification times and clocks of hosts are not exact."""
 SHOWN_LAUNCHES = 10
 
 
@@ -51,7 +51,7 @@ def run_ledger(args: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 
 def build_ledger(run_dir: Path, mtbf_hours: float) -> dict[str, Any]:
-    """Everything that `--json` prints. Raises: ConfigError where there are no events, or a line is damaged."""
+    """Return everything that `--json` prints. Raises: ConfigError if there are no events or a line is damaged."""
     if not run_dir.is_dir():
         raise ConfigError(f"{run_dir}: no such folder; name a run dir such as runs/text_tiny")
     path = run_dir / "events.jsonl"
@@ -101,7 +101,7 @@ def _numbers(rows: list[Row], key: str) -> list[float]:
 
 
 def table(ledger: dict[str, Any]) -> list[str]:
-    """The ledger for the terminal."""
+    """Return the lines of the ledger for the terminal."""
     title = f"{ledger['run_dir']}: step {ledger['step']}, {len(ledger['launches'])} launches, wall time {ledger['wall_seconds']:,.1f} s"
     parts = [
         f"  {name.replace('_', ' '):<9} {part['seconds']:>14,.1f} s {part['percent']:>6.1f} %  {PARTS[name]}".rstrip()
@@ -116,8 +116,8 @@ def table(ledger: dict[str, Any]) -> list[str]:
     contradiction = ledger["contradiction_seconds"]
     if contradiction > TOLERATED_SECONDS:
         lines.append(
-            f"times contradict each other by {contradiction:,.1f} s in all, as where clocks of hosts differ or the folder was copied; "
-            f"the parts are off by up to as much"
+            f"times contradict each other by {contradiction:,.1f} s in all, for example because clocks of hosts differ or "
+            f"the folder was copied; the parts may be wrong by as much"
         )
     return lines
 
@@ -151,6 +151,6 @@ def _advice_line(advice: dict[str, float] | None) -> str:
         return "advised checkpoint interval: none, since no save was measured yet"
     return (
         f"advised checkpoint interval: {advice['interval_seconds']:,.1f} s (Daly {advice['daly_seconds']:,.1f} s, Young "
-        f"{advice['young_seconds']:,.1f} s, writing takes {advice['write_seconds']:.3g} s) where a save costs "
+        f"{advice['young_seconds']:,.1f} s, writing takes {advice['write_seconds']:.3g} s) if a save costs "
         f"{advice['cost_seconds']:.3g} s and a failure comes every {advice['mtbf_hours']:g} h: --set run.save_steps={advice['save_steps']}"
     )

@@ -1,4 +1,4 @@
-"""How often to save: the interval at which saving and doing lost work again cost the least together. Arithmetic, nothing else."""
+"""How often to save: the interval with the lowest total cost of saving and of repeating lost work. Arithmetic only."""
 
 import math
 from statistics import median
@@ -8,7 +8,9 @@ from recipes.errors import ConfigError
 
 
 def young_interval(cost: float, mtbf: float) -> float:
-    """Work between two saves that cost `cost` each, where a failure comes every `mtbf` on average, in their unit.
+    """Return the time of work between two saves, in the unit of the arguments.
+
+    `cost`: the time of one save. `mtbf`: the mean time between failures.
 
     Source: Young 1974, "A first order approximation to the optimum checkpoint interval".
     """
@@ -16,7 +18,9 @@ def young_interval(cost: float, mtbf: float) -> float:
 
 
 def daly_interval(cost: float, mtbf: float) -> float:
-    """The same with the failures during saving and redoing: differs from Young's where a save is not much shorter than `mtbf`.
+    """Return Young's interval corrected for failures during saving and repeating.
+
+    It differs from Young's if a save is not much shorter than `mtbf`.
 
     Source: Daly 2006, "A higher order estimate of the optimum checkpoint interval for restart dumps", equation 37.
     """
@@ -27,10 +31,12 @@ def daly_interval(cost: float, mtbf: float) -> float:
 
 
 def advise(costs: list[float], write_seconds: list[float], step_seconds: list[float], mtbf_hours: float) -> dict[str, Any] | None:
-    """The interval from medians of what was measured: seconds that training stood still for each save, that each was written
-    in the background, and of each update. Not shorter than a write, or saves would wait for each other.
+    """Return the advised interval, computed from medians; None if no save or no step was measured.
 
-    None where no save or no step was measured. Raises: ConfigError for a mean time between failures that is none.
+    `costs`: seconds for which training stood still, of each save. `write_seconds`: seconds of writing in the background, of each save.
+    `step_seconds`: of each update. The interval is not shorter than a write, because saves would then wait for each other.
+
+    Raises: ConfigError if `mtbf_hours` is not a positive finite number.
     """
     if not (0 < mtbf_hours < math.inf):
         raise ConfigError(f"--mtbf-hours {mtbf_hours:g}: must be a number of hours above 0")

@@ -1,5 +1,5 @@
-"""What a modality brings to everything that is common: one object, which lives in one file. Torch-free; what needs torch imports it
-inside its methods. docs/add-a-modality.md shows one being written."""
+"""The interface of a modality. A modality is one object in one file; all other code is common to the modalities. Does not import torch;
+methods that need torch import it inside. docs/add-a-modality.md is a tutorial."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,47 +18,47 @@ if TYPE_CHECKING:
 
 
 class Modality(Protocol):
-    """The sections of a recipe are of its own modality, which check() and kinds hold them to; so methods may take it as Any."""
+    """One modality. Methods take the recipe as Any: kinds and check() make sure that its sections are of this modality."""
 
     @property
     def recipes(self) -> Mapping[str, Callable[[], Recipe]]:
-        """By name; NAME_tiny is the default."""
+        """The functions that return the recipes, by name. The default is NAME_tiny, with the name of the modality."""
 
     @property
     def kinds(self) -> Kinds:
-        """The classes that its sections frontend, mask and data may have."""
+        """The classes that the sections frontend, mask and data of a recipe may have."""
 
     @property
     def probes(self) -> tuple[str, ...]:
-        """Tasks that its frozen features are probed with, the default first."""
+        """Tasks of the probe command for this modality, the default first. cloze: predict masked words. classify: predict labels."""
 
     @property
     def benchmark_length(self) -> int:
-        """Of a sample in a benchmark: tokens, seconds; 0 where all samples are alike."""
+        """Length of a sample in a benchmark, in tokens or seconds. 0 if all samples have the same size."""
 
     def check(self, recipe: Any) -> None:
-        """Raises: ConfigError where front-end, mask and data contradict each other."""
+        """Check that the sections fit together. Raises: ConfigError if front-end, mask and data contradict each other."""
 
     def check_data(self, recipe: Any, path: Path) -> str:
-        """Look whether the data at `path` suit the recipe, without preparing any; a line of what is read and left out, or "".
+        """Check that the data at `path` fit the recipe, without preparing them. Return a line that says what is read and left out, or "".
 
-        Raises: ConfigError.
+        Raises: ConfigError if they do not fit.
         """
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
-        """Make or find the prepared folder (options: num_processes, progress, log). Raises: ConfigError."""
+        """Make or find the prepared folder and return it (options: num_processes, progress, log, run). Raises: ConfigError."""
 
     def open_data(self, recipe: Any, prepared: Path) -> "tuple[Dataset, Dataset]":
-        """Training and held-out samples of a prepared folder. Raises: ConfigError."""
+        """Return the training and the held-out samples of a prepared folder. Raises: ConfigError."""
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
-        """A split of labelled data; `prepared` is the run's folder. Raises: ConfigError, MissingSplit."""
+        """Return a split of labelled data. `prepared`: the run's prepared folder. Raises: ConfigError, MissingSplit."""
 
     def build_frontend(self, recipe: Any) -> "FrontendBuilder":
-        """The front-end of student and teacher."""
+        """Return the function that builds the front-end, for student and teacher."""
 
     def resized(self, recipe: Any, length: int) -> Recipe:
-        """The recipe for samples of this length. Raises: ConfigError for a length that there is not."""
+        """Return the recipe for samples of this length. Raises: ConfigError if the modality cannot have samples of this length."""
 
     def random_batch(self, recipe: Any, size: int, length: int, rng: "np.random.Generator") -> "Batch":
-        """A micro-batch of random samples of that length, under the recipe's own mask."""
+        """Return a micro-batch of `size` random samples of this length, with masks of the recipe."""

@@ -1,4 +1,5 @@
-"""What speech and vision have in common: items of a prepared folder, or of files and tables. Torch-free until a function needs it."""
+"""Functions that speech and vision share, for items of a prepared folder or of files and tables. torch is imported only in functions that
+need it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def check_items(recipe: Any, path: Path, kind: "MediaKind", prepare: Callable[[Any, Path], Path]) -> str:
-    """A prepared folder must fit, which `prepare` looks at; else there must be items of that kind, of which a line says which are read.
+    """Check the data at `path`. A prepared folder must fit the recipe, which `prepare` checks. Any other path must have items of this kind.
 
-    Raises: ConfigError.
+    Return a line that says which items are read, "" for a prepared folder. Raises: ConfigError.
     """
     from recipes.data.media_source import open_media
     from recipes.data.shards import is_prepared
@@ -23,7 +24,7 @@ def check_items(recipe: Any, path: Path, kind: "MediaKind", prepare: Callable[[A
 
 
 def open_splits(dataset: Callable[..., Any], recipe: Any, prepared: Path) -> tuple[Any, Any]:
-    """Training and held-out samples of a prepared folder. Raises: ConfigError."""
+    """Return the training and the held-out samples of a prepared folder. Raises: ConfigError."""
     from recipes.data.loader import EVAL_MASK_SEED
 
     sections = {"frontend": recipe.frontend, "mask": recipe.mask, "data": recipe.data}

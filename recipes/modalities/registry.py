@@ -1,4 +1,4 @@
-"""The only table of modalities: one line each. Torch-free."""
+"""The only table of modalities, one line each. Does not import torch."""
 
 from recipes.errors import ConfigError
 from recipes.modalities.base import Modality
@@ -11,9 +11,9 @@ MODALITIES: dict[str, Modality] = {"text": Text(), "speech": Speech(), "vision":
 
 
 def modality_of(name: str, where: str) -> Modality:
-    """The modality of this name, or the object that `module:name` names. Raises: ConfigError, whose line begins with `where`."""
+    """Return the modality of this name, or the object that `module:name` names. Raises: ConfigError whose message begins with `where`."""
     if name in MODALITIES:
         return MODALITIES[name]
     if ":" in name:
         return import_object(name, f"{where}: modality", f"one of {', '.join(MODALITIES)}")
-    raise ConfigError(f"{where}: modality {name!r} is not known to this release; it knows {', '.join(MODALITIES)}")
+    raise ConfigError(f"{where}: modality {name!r} is not known to this release, which has {', '.join(MODALITIES)}")

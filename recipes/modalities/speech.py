@@ -1,4 +1,4 @@
-"""Speech: waveforms, embedded by convolutions and masked as frames. Torch-free until a method needs it."""
+"""Speech: waveforms, embedded by convolutions and masked as frames. torch is imported only in methods that need it."""
 
 import math
 from functools import partial
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Speech:
-    """See Modality."""
+    """The modality speech. The docstrings of Modality apply; those here add what is specific."""
 
     recipes = speech.RECIPES
     kinds: ClassVar[Kinds] = {"frontend": (SpeechFrontendConfig,), "mask": (SpanMaskConfig,), "data": (SpeechDataConfig,)}
@@ -31,7 +31,7 @@ class Speech:
     benchmark_length = 10
 
     def check(self, recipe: Any) -> None:
-        """Raises: ConfigError for convolutions, lengths or groups that do not fit together."""
+        """Raises: ConfigError if convolutions, lengths or groups do not fit together."""
         frontend, data, width, total = recipe.frontend, recipe.data, recipe.model.hidden_size, recipe.run.global_batch_size
         if not frontend.conv_kernels:
             raise ConfigError("frontend.conv_kernels is empty; the published ones are 10,3,3,3,3,2,2, with strides 5,2,2,2,2,2,2")
@@ -64,41 +64,41 @@ class Speech:
             )
 
     def check_data(self, recipe: Any, path: Path) -> str:
-        """A prepared folder must fit; recordings must be there."""
+        """Check that a prepared folder fits the recipe, or that there are recordings."""
         from recipes.data.audio import AUDIO
 
         return check_items(recipe, path, AUDIO, self.prepare)
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
-        """A list of recordings with their lengths."""
+        """Prepare a list of recordings with their lengths."""
         from recipes.data.speech_folder import prepare_speech
 
         return prepare_speech(recipe.data, recipe.frontend, out_dir, **options)
 
     def open_data(self, recipe: Any, prepared: Path) -> "tuple[SpeechDataset, SpeechDataset]":
-        """Both splits."""
+        """Return both splits."""
         from recipes.data.speech import SpeechDataset
 
         return open_splits(SpeechDataset, recipe, prepared)
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
-        """Whole recordings, one by one."""
+        """Return whole recordings, one per batch."""
         from recipes.data.labelled import labelled_speech
 
         return labelled_speech(recipe.data, recipe.frontend, path, split, label_column)
 
     def build_frontend(self, recipe: Any) -> "FrontendBuilder":
-        """Convolutional features with positions."""
+        """Return the builder of convolutional features with positions."""
         from model.frontends.speech import SpeechFrontend
 
         return partial(SpeechFrontend, recipe.frontend)
 
     def resized(self, recipe: Any, length: int) -> Recipe:
-        """`length` in seconds; recordings of any length fit."""
+        """Return the recipe unchanged: recordings may have any length. `length` is in seconds."""
         return recipe
 
     def random_batch(self, recipe: Any, size: int, length: int, rng: "np.random.Generator") -> "Batch":
-        """Noise, masked in equally many frames."""
+        """Return recordings of noise. All have the same number of masked frames."""
         import numpy as np
 
         from model.masking import span_mask, unmask_to

@@ -1,4 +1,4 @@
-"""Text: tokens of a sentencepiece vocabulary, masked before they are embedded. Torch-free until a method needs it."""
+"""Text: tokens of a sentencepiece vocabulary, masked before they are embedded. torch is imported only in methods that need it."""
 
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ MASK_TOKENS = 1
 
 
 class Text:
-    """See Modality."""
+    """The modality text. The docstrings of Modality apply; those here add what is specific."""
 
     recipes = text.RECIPES
     kinds: ClassVar[Kinds] = {"frontend": (TextFrontendConfig,), "mask": (TokenMaskConfig,), "data": (TextDataConfig,)}
@@ -33,7 +33,7 @@ class Text:
     benchmark_length = 512
 
     def check(self, recipe: Any) -> None:
-        """Raises: ConfigError where masks leave nothing to read, or positions are fewer than tokens."""
+        """Raises: ConfigError if masks leave no <mask> for the loss, or if there are fewer positions than tokens."""
         mask, frontend, data = recipe.mask, recipe.frontend, recipe.data
         if mask.leave_unmasked_prob + mask.random_token_prob >= 1 and not mask.loss_on_all_selected:
             raise ConfigError(
@@ -52,7 +52,7 @@ class Text:
             )
 
     def check_data(self, recipe: Any, path: Path) -> str:
-        """A prepared folder must fit; raw text must be there."""
+        """Check that a prepared folder fits the recipe, or that there is text."""
         from recipes.data.prepare import check_fits
         from recipes.data.shards import is_prepared
         from recipes.data.source import open_source
@@ -63,13 +63,13 @@ class Text:
         return open_source(recipe.data).note
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
-        """Tokenizer, tokens, split and samples."""
+        """Prepare tokenizer, tokens, split and samples."""
         from recipes.data.prepare import prepare_text
 
         return prepare_text(recipe.data, recipe.frontend, out_dir, **options)
 
     def open_data(self, recipe: Any, prepared: Path) -> "tuple[TextDataset, TextDataset]":
-        """Both splits."""
+        """Return both splits."""
         from recipes.data.loader import EVAL_MASK_SEED
         from recipes.data.text import TextDataset
 
@@ -77,24 +77,24 @@ class Text:
         return train, TextDataset(prepared, "valid", mask=recipe.mask, seed=EVAL_MASK_SEED)
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
-        """Sentences by the run's own tokenizer, padded to the longest of a batch."""
+        """Return sentences, tokenized with the run's own tokenizer and padded to the longest of the batch."""
         from recipes.data.labelled import labelled_text
 
         return labelled_text(recipe.data, path, split, label_column, prepared / "tokenizer.model")
 
     def build_frontend(self, recipe: Any) -> "FrontendBuilder":
-        """Embedded tokens."""
+        """Return the builder of embedded tokens."""
         from model.frontends.text import TextFrontend
 
         return partial(TextFrontend, recipe.frontend)
 
     def resized(self, recipe: Any, length: int) -> Recipe:
-        """`length` in tokens."""
+        """Return the recipe for sequences of this length, in tokens."""
         frontend = replace(recipe.frontend, max_positions=max(length, recipe.frontend.max_positions))
         return replace(recipe, frontend=frontend, data=replace(recipe.data, sequence_length=length))
 
     def random_batch(self, recipe: Any, size: int, length: int, rng: "np.random.Generator") -> "Batch":
-        """Uniform tokens without padding."""
+        """Return sequences of uniformly random tokens, without padding."""
         from model.masking import NUM_SPECIAL_TOKENS, token_mask
         from recipes.data.text import TextExample, collate_text
 

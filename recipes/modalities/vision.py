@@ -1,4 +1,4 @@
-"""Vision: square images, embedded and masked as patches. Torch-free until a method needs it."""
+"""Vision: square images, embedded and masked as patches. torch is imported only in methods that need it."""
 
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Vision:
-    """See Modality."""
+    """The modality vision. The docstrings of Modality apply; those here add what is specific."""
 
     recipes = vision.RECIPES
     kinds: ClassVar[Kinds] = {"frontend": (VisionFrontendConfig,), "mask": (BlockMaskConfig,), "data": (VisionDataConfig,)}
@@ -30,7 +30,7 @@ class Vision:
     benchmark_length = 0
 
     def check(self, recipe: Any) -> None:
-        """Raises: ConfigError where patches do not fill the image, or a mask leaves none to see."""
+        """Raises: ConfigError if patches do not fill the image, or if a mask leaves no patch visible."""
         frontend, mask, crop_scale = recipe.frontend, recipe.mask, recipe.data.crop_scale
         if frontend.image_size % frontend.patch_size or frontend.grid < 2:
             raise ConfigError(
@@ -55,43 +55,43 @@ class Vision:
             )
 
     def check_data(self, recipe: Any, path: Path) -> str:
-        """A prepared folder must fit; images must be there."""
+        """Check that a prepared folder fits the recipe, or that there are images."""
         from recipes.data.images import IMAGES
 
         return check_items(recipe, path, IMAGES, self.prepare)
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
-        """A list of images."""
+        """Prepare a list of images."""
         from recipes.data.vision_folder import prepare_vision
 
         return prepare_vision(recipe.data, out_dir, **options)
 
     def open_data(self, recipe: Any, prepared: Path) -> "tuple[VisionDataset, VisionDataset]":
-        """Both splits."""
+        """Return both splits."""
         from recipes.data.vision import VisionDataset
 
         return open_splits(VisionDataset, recipe, prepared)
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
-        """Central views."""
+        """Return the central views of the images."""
         from recipes.data.labelled import labelled_images
 
         return labelled_images(recipe.data, recipe.frontend, path, split, label_column)
 
     def build_frontend(self, recipe: Any) -> "FrontendBuilder":
-        """Patches behind a CLS vector."""
+        """Return the builder of patches after a CLS vector."""
         from model.frontends.vision import VisionFrontend
 
         return partial(VisionFrontend, recipe.frontend)
 
     def resized(self, recipe: Any, length: int) -> Recipe:
-        """Images have the recipe's size."""
+        """Return the recipe unchanged: images have its size. Raises: ConfigError unless `length` is 0."""
         if length:
             raise ConfigError(f"--length {length}: images have the recipe's size; leave it out")
         return recipe
 
     def random_batch(self, recipe: Any, size: int, length: int, rng: "np.random.Generator") -> "Batch":
-        """Noise, masked block by block."""
+        """Return images of noise with block masks."""
         import numpy as np
 
         from model.masking import block_mask

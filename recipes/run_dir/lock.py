@@ -1,7 +1,8 @@
-"""Who owns a run directory: a file that names a process, and that process' heartbeat. Torch-free; knows nothing of what is in it.
+"""The lock of a run directory: a file that names the owner process, and a heartbeat that touches the file. Torch-free; does not depend
+on the content of the directory.
 
-A launch on the owner's machine asks the kernel whether that process lives. One on another machine watches whether the file is still
-touched: it compares what it sees with what it saw, never with a clock, for clocks of two machines differ.
+A launch on the owner's machine asks the kernel whether the owner is alive. A launch on another machine checks whether the file is
+still touched. It compares two modification times of the file, never one with its own clock, because clocks of two machines differ.
 """
 
 import fcntl
@@ -19,16 +20,18 @@ from recipes.errors import ConfigError
 from recipes.run_dir.folder import UNKNOWN, Folder
 from recipes.system.liveness import is_alive, read_stat
 
-BEAT_SECONDS = 5.0
+HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
-"""Without a beat for so long the owner on another machine counts as dead: six beats, and more than a file server's hiccup."""
-ROUNDS = 50
-BLOCKED_SECONDS = 0.02
+"""An owner on another machine counts as dead after this time without a heartbeat. It is six heartbeats, longer than a short failure of
+a file server."""
+MAX_ROUNDS = 50
+"""How often acquire() tries, if several launches compete for the lock."""
+RETRY_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A process as a lock file names it; start, boot and pid_namespace keep it apart from a later one with the same pid."""
+    """The process that a lock file names. start, boot and pid_namespace distinguish it from a later process with the same pid."""
 
     host: str
     pid: int
@@ -36,20 +39,20 @@ class Owner:
     boot: str
     pid_namespace: str
     since: float
-    """Seconds since 1970, of the owner's clock."""
+    """Seconds since 1970, by the owner's clock."""
     folder: Folder = UNKNOWN
-    """The run directory that is owned."""
+    """The run directory that the process owns."""
 
     @staticmethod
     def this_process(folder: Folder = UNKNOWN) -> "Owner":
-        """Whoever calls."""
+        """Return the calling process."""
         pid = os.getpid()
         stat = read_stat(pid)
         return Owner(os.uname().nodename, pid, stat.start if stat else "", _boot(), _pid_namespace(), time.time(), folder)
 
     @staticmethod
     def of(text: str) -> "Owner | None":
-        """From a lock file; None where it does not say."""
+        """Read the owner from the text of a lock file; None if the text does not name one."""
         try:
             content = json.loads(text)
             owner = Owner(**content | {"folder": Folder(*content.get("folder", ()))})
@@ -58,111 +61,119 @@ class Owner:
         return owner if isinstance(owner.pid, int) and isinstance(owner.since, float) else None
 
     def is_here(self) -> bool:
-        """Whether this process can ask the kernel about the owner."""
+        """True if the kernel of this process can report on the owner: same boot and same pid namespace."""
         return bool(self.boot) and (self.boot, self.pid_namespace) == (_boot(), _pid_namespace())
 
     def is_running(self) -> bool:
-        """Whether an owner that is here still lives; a stopped one does, one that has ended and was not yet waited for does not."""
+        """True if an owner for which is_here() is true is alive. A stopped process is alive, a zombie is not."""
         stat = read_stat(self.pid)
         if stat is not None:
             return stat.start == self.start and stat.state not in "ZX"
-        return is_alive(self.pid)  # /proc may hide the processes of others
+        return is_alive(self.pid)  # /proc may hide the processes of other users
 
     def __str__(self) -> str:
         return f"pid {self.pid} on {self.host} since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self.since))}"
 
 
-class _Seen(NamedTuple):
-    """A lock file at one moment."""
+class _Snapshot(NamedTuple):
+    """The content and modification time of a lock file at one moment."""
 
     text: str
-    beat: int
+    mtime_ns: int
 
 
 class RunLock:
-    """The file at `path` in a run directory, which one process at a time owns."""
+    """The lock file at `path` in a run directory. One process at a time owns it."""
 
     def __init__(
-        self, path: Path, *, say: Callable[[str], None] = print, beat_seconds: float = BEAT_SECONDS, stale_seconds: float = STALE_SECONDS
+        self,
+        path: Path,
+        *,
+        say: Callable[[str], None] = print,
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+        stale_seconds: float = STALE_SECONDS,
     ) -> None:
-        """`say` tells that the heartbeat of another machine is being watched, which takes up to `stale_seconds`."""
+        """`say` prints that the heartbeat of another machine is being watched, which takes up to `stale_seconds`."""
         self.path = path
-        self._say, self._beat_seconds, self._stale_seconds = say, beat_seconds, stale_seconds
+        self._say, self._heartbeat_seconds, self._stale_seconds = say, heartbeat_seconds, stale_seconds
         self.text = ""
-        """What the file holds while it is this launch's."""
+        """The content of the file while this launch owns it."""
         self._folder = UNKNOWN
-        self._loss: str | None = None
+        self._lost_reason: str | None = None
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lock")
 
     @property
     def is_lost(self) -> bool:
-        """Whether another launch was found to own the directory, or the directory to be gone, at the last beat or check()."""
-        return self._loss is not None
+        """True if the last heartbeat or check() found another owner, or found the directory gone."""
+        return self._lost_reason is not None
 
     def acquire(self) -> str | None:
-        """Own the file from now on. Returns the dead owner that it was taken from, None where there was none.
+        """Take ownership of the file. Returns the dead owner that it was taken from; None if there was none.
 
-        Raises: ConfigError where the owner lives; OSError where the file cannot be written.
+        Raises: ConfigError if the owner is alive; OSError if the file cannot be written.
         """
-        self._claim()
+        self._prepare()
         previous = None
-        for _ in range(ROUNDS):
+        for _ in range(MAX_ROUNDS):
             if self._create(self.text):
                 self._remove_leftovers()
                 self._thread.start()
                 return previous
-            seen = self._look()
-            if seen is not None and self._is_stale(seen) and self._take_away(seen):
-                previous = None if self._is_copied(Owner.of(seen.text)) else _name(seen.text)
-        raise ConfigError(f"{self._place} is fought over by several launches; start one of them again")
+            seen = self._read_file()
+            if seen is not None and self._is_stale(seen) and self._remove_stale(seen):
+                previous = None if self._is_copied(Owner.of(seen.text)) else _owner_name(seen.text)
+        raise ConfigError(f"{self._flag} is contested by several launches; start one of them again")
 
-    def _claim(self) -> None:
+    def _prepare(self) -> None:
         self._folder = Folder.at(self.path.parent)
         self.text = json.dumps(asdict(Owner.this_process(self._folder))) + "\n"
 
     def check(self) -> None:
-        """Raises: ConfigError where another launch owns the directory, or it is gone; OSError where the file system does not answer."""
-        if self._loss is None:
-            self._loss = self._moved() or self._taken_over()
-        if self._loss is not None:
-            raise ConfigError(f"{self._place} {self._loss}")
+        """Check that this launch still owns the directory.
+
+        Raises: ConfigError if another launch owns it, or it is gone; OSError if the file system does not answer.
+        """
+        if self._lost_reason is None:
+            self._lost_reason = self._moved() or self._taken_over()
+        if self._lost_reason is not None:
+            raise ConfigError(f"{self._flag} {self._lost_reason}")
 
     def release(self) -> None:
-        """Give the file up, unless it belongs to another launch by now."""
+        """Remove the file, unless another launch owns it by now."""
         self._released.set()
         if self._thread.is_alive():
-            self._thread.join(self._beat_seconds)  # no longer: a dead file server must not keep it from ending
+            self._thread.join(self._heartbeat_seconds)  # bounded: a dead file server must not block the exit
         with suppress(OSError):
-            seen = self._look()
+            seen = self._read_file()
             if seen is not None and seen.text == self.text:
                 self.path.unlink()
 
     def _moved(self) -> str | None:
-        """A folder that is gone is not made anew: half a run would stand there."""
+        """Return an error text if the directory was moved or removed. It is not created again, because it would hold only half a run."""
         with suppress(FileNotFoundError, NotADirectoryError):
             if self.path.parent.stat().st_ino == self._folder.inode:
                 return None
         return (
-            "was moved or removed while the run was going on; it ends without writing more. Where it was moved, the same command with the "
+            "was moved or removed while the run was going on; it ends without writing more. If it was moved, the same command with the "
             "new --run-dir continues from its last checkpoint"
         )
 
     def _taken_over(self) -> str | None:
-        seen = self._look()
-        if seen is None and not self._create(self.text):  # removed by hand: it is ours until another one comes
-            seen = self._look()
+        seen = self._read_file()
+        if seen is None and not self._create(self.text):  # removed by hand: this launch creates it again and keeps it
+            seen = self._read_file()
         if seen is None or seen.text == self.text:
             return None
-        return f"was taken over by {_name(seen.text)}, since this launch showed no sign of life; it ends without writing more"
+        return f"was taken over by {_owner_name(seen.text)}, because this launch showed no heartbeat; it ends without writing more"
 
     @property
-    def _place(self) -> str:
+    def _flag(self) -> str:
         return f"--run-dir {self.path.parent}"
 
     def _beat(self) -> None:
-        while not self._released.wait(self._beat_seconds):
-            with suppress(OSError, ConfigError):  # the next beat may find the file system well again; a loss is remembered
+        while not self._released.wait(self._heartbeat_seconds):
+            with suppress(OSError, ConfigError):  # the next heartbeat may succeed; the loss of the lock is stored in check()
                 self.check()
                 os.utime(self.path)
 
@@ -180,45 +191,47 @@ class RunLock:
             os.close(descriptor)
         return True
 
-    def _look(self) -> _Seen | None:
+    def _read_file(self) -> _Snapshot | None:
         try:
-            with self.path.open(errors="replace") as file:  # opened anew each time: that is when NFS asks its server
-                return _Seen(file.read(), os.fstat(file.fileno()).st_mtime_ns)
+            with self.path.open(errors="replace") as file:  # opened each time: only an open makes NFS ask its server
+                return _Snapshot(file.read(), os.fstat(file.fileno()).st_mtime_ns)
         except FileNotFoundError:
             return None
 
-    def _is_stale(self, seen: _Seen) -> bool:
-        """False also where the file has become another one. Raises: ConfigError where the owner lives."""
+    def _is_stale(self, seen: _Snapshot) -> bool:
+        """True if the owner is dead or the file is a copy. False if the file has changed. Raises: ConfigError if the owner is alive."""
         owner = Owner.of(seen.text)
         if owner is not None and owner.is_here():
             if self._is_copied(owner) or not owner.is_running():
                 return True
             raise ConfigError(self._in_use(seen))
-        deadline, has_said = time.monotonic() + self._stale_seconds, False
+        deadline, has_reported = time.monotonic() + self._stale_seconds, False
         while time.monotonic() < deadline:
             time.sleep(min(1.0, self._stale_seconds / 20))
-            now = self._look()
+            now = self._read_file()
             if now is None or now.text != seen.text:
                 return False
-            if now.beat != seen.beat:
+            if now.mtime_ns != seen.mtime_ns:
                 raise ConfigError(self._in_use(seen))
-            if not has_said:
-                self._say(f"{self._place} belongs to {_name(seen.text)}; watching up to {self._stale_seconds:g} s whether that still lives")
-                has_said = True
+            if not has_reported:
+                self._say(
+                    f"{self._flag} belongs to {_owner_name(seen.text)}; watching up to {self._stale_seconds:g} s whether that is alive"
+                )
+                has_reported = True
         return True
 
     def _is_copied(self, owner: Owner | None) -> bool:
-        """Whether the file came here with a copy of the directory that the owner has. On another machine its heartbeat tells."""
+        """True if the file came with a copy of the owner's directory. On another machine this is False, and the heartbeat decides."""
         return owner is not None and owner.is_here() and owner.folder.is_copied_to(self._folder)
 
-    def _in_use(self, seen: _Seen) -> str:
-        return f"{self._place} is in use by {_name(seen.text)}; wait for it, stop it, or name another --run-dir"
+    def _in_use(self, seen: _Snapshot) -> str:
+        return f"{self._flag} is in use by {_owner_name(seen.text)}; wait for it, stop it, or name another --run-dir"
 
-    def _take_away(self, stale: _Seen) -> bool:
-        """Remove the file that was found stale and no other. False where another launch was quicker."""
+    def _remove_stale(self, stale: _Snapshot) -> bool:
+        """Remove the file if it is still the stale one. False if another launch was faster."""
         try:
             with self.path.open("r+") as file:
-                if not _is_first(file.fileno()) or self._look() != stale:
+                if not _is_first(file.fileno()) or self._read_file() != stale:
                     return False
                 aside = self.path.with_name(f"{self.path.name}.{os.uname().nodename}.{os.getpid()}.{time.time_ns()}")
                 self.path.rename(aside)
@@ -226,7 +239,7 @@ class RunLock:
                 aside.unlink()
         except FileNotFoundError:
             return False
-        if text != stale.text:  # only where flock means nothing: it had changed hands in between
+        if text != stale.text:  # only without a working flock: another launch had taken the file in between
             self._create(text)
             return False
         return True
@@ -237,18 +250,18 @@ class RunLock:
 
 
 def _is_first(descriptor: int) -> bool:
-    """Whether no other launch is taking this very file away right now. True on a file system that has no such locks."""
+    """True if no other launch is removing this file right now. Also true on a file system without flock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until the file is closed, a moment later
     except BlockingIOError:
-        time.sleep(BLOCKED_SECONDS)
+        time.sleep(RETRY_SECONDS)
         return False
     except OSError:
         return True
     return True
 
 
-def _name(text: str) -> str:
+def _owner_name(text: str) -> str:
     return str(Owner.of(text) or "another process")
 
 

@@ -1,5 +1,4 @@
-"""The run directory: who may write in it, what it was made for, and its two logs. Torch-free; checkpoints are in
-recipes/checkpoint."""
+"""The run directory: its lock, its config.json and its two logs. Torch-free; checkpoints are in recipes/checkpoint."""
 
 import json
 import shutil
@@ -18,9 +17,9 @@ from recipes.system.json_lines import JsonLines, read_rows
 FREE_TO_CHANGE = {
     *(f"run.{key}" for key in ("max_steps", "log_steps", "save_steps", "eval_steps", "eval_samples", "wandb", "max_minutes")),
     *("run.hang_seconds", "run.accept_changes"),
-    "data.num_workers",  # who reads does not change what is read
-    "data.path",  # what it holds counts, not how it is spelled: check_same_data
-    "data.max_bad_fraction",  # how many are too many decides when a run ends, not what it learns
+    "data.num_workers",  # the number of readers does not change what is read
+    "data.path",  # check_same_data compares the content, so the path may change
+    "data.max_bad_fraction",  # it decides when a run ends, not what it learns
 }
 FREE_SECTIONS = ("checkpoint.",)
 LOGS = ("metrics.jsonl", "events.jsonl")
@@ -29,7 +28,7 @@ Changes = dict[str, list[Any]]
 
 
 class OpenedMetrics(NamedTuple):
-    """metrics.jsonl for appending, and what the launch before had done past its last checkpoint."""
+    """metrics.jsonl for appending, and the work of the previous launch after its last checkpoint."""
 
     lines: JsonLines
     lost_steps: int
@@ -37,18 +36,18 @@ class OpenedMetrics(NamedTuple):
 
 
 class RunDir:
-    """A run directory that this process owns. Only rank 0 makes one."""
+    """A run directory that this process owns. Only rank 0 creates this object."""
 
     def __init__(self, path: Path, say: Callable[[str], None] = print) -> None:
-        """Take the directory, making it if need be; `say` is told what the user should know meanwhile.
+        """Lock the directory, and create it if it does not exist. `say` prints warnings and progress for the user.
 
         Raises: ConfigError if it is a file, cannot be written, or belongs to a launch that is still running.
         """
         self.path, self._say = path, say
         self.last_seen = _last_seen(path)
-        """When the launch before last gave a sign of life (seconds since 1970); None where there was none."""
+        """When the previous launch was last alive (seconds since 1970); None if there was no previous launch."""
         self.accepted: Changes = {}
-        """What this launch may do otherwise than the run so far."""
+        """Changed settings that the user has accepted for this launch."""
         self._metrics: JsonLines | None = None
         self._made: list[Path] = []
         self._lock = RunLock(path / ".lock", say=say)
@@ -58,7 +57,7 @@ class RunDir:
             for folder in self._made:
                 sync(folder.parent)  # a power cut must not lose the folder and all that is synced in it
             self.taken_from = self._lock.acquire()
-            """The launch that owned the directory when it died; None where the last one had given it up."""
+            """The launch that owned the directory when it died; None if the previous launch released it."""
             self._events = self._log("events.jsonl")
         except FileExistsError:
             raise ConfigError(f"--run-dir {path} is a file; name a folder") from None
@@ -68,28 +67,31 @@ class RunDir:
 
     @property
     def token(self) -> str:
-        """What the lock file holds: unlike that of any other launch, so that another node can tell whether it sees this very folder."""
+        """The content of the lock file. It is unique to this launch, so that another node can check whether it sees the same folder."""
         return self._lock.text
 
     @property
     def is_lost(self) -> bool:
-        """Whether another launch was seen to own the directory by now, or it is gone; nothing is written in it from then on."""
+        """True if another launch was found to own the directory, or it is gone. Nothing is written in it from then on."""
         return self._lock.is_lost
 
     def check(self) -> None:
-        """Raises: ConfigError where another launch owns the directory, or it is gone; OSError where the file system does not answer."""
+        """Check that this launch still owns the directory.
+
+        Raises: ConfigError if another launch owns it, or it is gone; OSError if the file system does not answer.
+        """
         self._lock.check()
 
     def save_config(self, content: dict[str, Any]) -> None:
-        """Write config.json. Raises: ConfigError where the disk refuses."""
+        """Write config.json. Raises: ConfigError if the write fails."""
         self._replace("config.json", json.dumps(content, indent=2) + "\n")
 
     def keep(self, name: str, content: bytes) -> None:
-        """Write a file that belongs to the run. Raises: ConfigError where the disk refuses."""
+        """Write a file that belongs to the run. Raises: ConfigError if the write fails."""
         self._replace(name, content)
 
     def warn(self, text: str) -> None:
-        """One line on the terminal that the user should not miss."""
+        """Print a warning line on the terminal."""
         self._say(f"warning: {text}")
 
     def event(self, kind: str, **facts: Any) -> None:
@@ -97,7 +99,7 @@ class RunDir:
         self._events.append({"time": time.time(), "event": kind, **facts})
 
     def open_metrics(self, step: int) -> OpenedMetrics:
-        """Cut what lies past `step`, which a lost stretch left behind. Raises: ConfigError where the disk refuses."""
+        """Open metrics.jsonl and remove the rows after `step`, which belong to lost work. Raises: ConfigError if the write fails."""
         lines = self._metrics = self._log("metrics.jsonl")
         found, num_damaged = read_rows(lines.path)
         rows = [row for row in found if isinstance(row.get("step"), int)]
@@ -108,13 +110,13 @@ class RunDir:
         if num_damaged:
             self._say(f"warning: {num_damaged} damaged lines of {lines.path} were taken out")
         lost_seconds, last = 0.0, step
-        for row in cut:  # step_seconds is the mean since the row before
+        for row in cut:  # step_seconds is the mean since the previous row
             lost_seconds += row.get("step_seconds", 0.0) * (row["step"] - last)
             last = row["step"]
         return OpenedMetrics(lines, last - step, lost_seconds)
 
     def release(self) -> None:
-        """Give the directory up. Where no run began in it, what this launch made is removed: the lock, and empty folders."""
+        """Release the directory. If no run began in it, remove what this launch created: the lock and empty folders."""
         self._events.close()
         if self._metrics:
             self._metrics.close()
@@ -123,10 +125,10 @@ class RunDir:
             self._remove_made()
 
     def _log(self, name: str) -> JsonLines:
-        return JsonLines(self.path / name, self._complain, is_ours=lambda: not self._lock.is_lost)
+        return JsonLines(self.path / name, self._report_log_error, is_ours=lambda: not self._lock.is_lost)
 
-    def _complain(self, text: str) -> None:
-        """Of a log that cannot be written; nothing where that is because the directory was lost, which ends the run."""
+    def _report_log_error(self, text: str) -> None:
+        """Print that a log cannot be written, unless the directory was lost: that ends the run with its own error."""
         with suppress(ConfigError):
             with suppress(OSError):
                 self._lock.check()
@@ -134,7 +136,7 @@ class RunDir:
 
     def _remove_made(self) -> None:
         for folder in self._made:
-            with suppress(OSError):  # not empty: prepared data stay
+            with suppress(OSError):  # the folder is not empty: prepared data stay
                 folder.rmdir()
 
     def _replace(self, name: str, content: str | bytes) -> None:
@@ -144,24 +146,24 @@ class RunDir:
             free = shutil.disk_usage(self.path).free
             raise ConfigError(
                 f"{self.path / name} cannot be written ({error.strerror}), {free} bytes free on that disk; "
-                "mend that and give the same command again"
+                "fix that and give the same command again"
             ) from None
 
 
 @dataclass(frozen=True)
 class StoredConfig:
-    """What config.json says that a launch must agree with."""
+    """The content of config.json that a launch must agree with."""
 
     recipe: dict[str, Any]
-    """As JSON, of whichever release; see recipes/settings.py."""
+    """The recipe as JSON, in the format of the release that wrote it; see recipes/settings.py."""
     content: dict[str, Any]
-    """All of it."""
+    """The whole of config.json."""
     writer: str
-    """The file and who wrote it, to begin a message with."""
+    """The path of the file and the release that wrote it, for the beginning of a message."""
 
 
 def read_config(run_dir: Path) -> StoredConfig | None:
-    """None where there is no run. Raises: ConfigError where the file is damaged."""
+    """Read config.json; None if there is no run. Raises: ConfigError if the file is damaged or cannot be read."""
     path = run_dir / "config.json"
     try:
         config = json.loads(path.read_text())

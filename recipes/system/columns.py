@@ -1,4 +1,4 @@
-"""Whether there is a terminal on which a bar can be drawn, and how wide it is. Standard library only."""
+"""The width of the terminal on which a progress bar can be drawn. Standard library only."""
 
 import os
 import sys
@@ -7,13 +7,16 @@ NARROWEST = 40
 
 
 def terminal_columns() -> int | None:
-    """How wide the terminal is on which stdout and stderr are seen; 0 where nothing can be drawn on it, since it does not tell or is a
-    plain one, and None where one of them goes elsewhere."""
+    """Return the width of the terminal that shows stdout and stderr.
+
+    0 if a bar cannot be drawn: the width is unknown or below NARROWEST, or the terminal is dumb. None if stdout or stderr is not a
+    terminal.
+    """
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
         return None
-    said = os.environ.get("COLUMNS", "")
+    setting = os.environ.get("COLUMNS", "")
     try:
-        columns = int(said) if said.isdecimal() else os.get_terminal_size(sys.stderr.fileno()).columns
+        columns = int(setting) if setting.isdecimal() else os.get_terminal_size(sys.stderr.fileno()).columns
     except OSError:
         columns = 0
     return columns if columns >= NARROWEST and os.environ.get("TERM") != "dumb" else 0

@@ -1,16 +1,16 @@
-"""Small files and names that survive a power cut. Torch-free; knows nothing of what is written."""
+"""Writes small files so that content and name survive a power cut. Torch-free; independent of the content."""
 
 import os
 from pathlib import Path
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Replace a small file so that a reader sees the old or the new one, never half, and that a power cut keeps it."""
+    """Replace a small file. A reader sees the old or the new content, never a part of it, and a power cut does not lose it."""
     write_bytes_atomically(path, text.encode())
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """The same for bytes."""
+    """As write_text_atomically, for bytes."""
     temporary = path.with_name(f".{path.name}.tmp")
     with temporary.open("wb") as file:
         file.write(content)
@@ -21,7 +21,7 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make a file's content, or the names in a folder, durable."""
+    """Flush the content of a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

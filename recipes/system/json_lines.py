@@ -1,4 +1,5 @@
-"""A log of one JSON object a line that holds whole lines only, whatever the disk does. Torch-free; knows no keys."""
+"""A log with one JSON object per line. It contains complete lines only, even if the disk is full or fails. Torch-free; independent of
+the keys."""
 
 import json
 import os
@@ -9,64 +10,68 @@ from typing import Any
 
 
 class JsonLines:
-    """Appends objects to a file of which this process is the only writer. A line that the disk refuses waits in memory for the
-    next one; training never stops for it."""
+    """Appends objects to a file of which this process is the only writer.
+
+    If a write fails, the line is kept in memory and written with the next one. Training continues.
+    """
 
     def __init__(self, path: Path, say: Callable[[str], None] = print, is_ours: Callable[[], bool] = lambda: True) -> None:
-        """Cut what a kill left of a last line. `say` is told once when the disk begins to refuse; nothing is written any more
-        where `is_ours` says no. Raises: OSError."""
+        """Remove an incomplete last line, which a kill left. `say` prints one warning when writes begin to fail. Nothing is written while
+        `is_ours` returns False. Raises: OSError."""
         self.path, self._say, self._is_ours = path, say, is_ours
         self._waiting: list[str] = []
         self._is_failing = False
-        _cut_half_a_line(path)
+        _cut_incomplete_line(path)
 
     def append(self, row: dict[str, Any]) -> None:
-        """One more line."""
+        """Append one line."""
         self._waiting.append(json.dumps(row) + "\n")
         self.flush()
 
     def flush(self) -> None:
-        """Try again to write what waits."""
+        """Try to write the lines that are kept in memory."""
         if not self._waiting or not self._is_ours():
             return
         try:
             append_whole("".join(self._waiting).encode(), self.path)
         except OSError as error:
             if not self._is_failing:
-                self._say(f"warning: {self.path} cannot be written ({error.strerror}); its lines wait in memory, training goes on")
+                self._say(f"warning: {self.path} cannot be written ({error.strerror}); its lines are kept in memory, training continues")
             self._is_failing = True
             return
         self._is_failing = False
         self._waiting.clear()
 
     def close(self) -> None:
-        """Try a last time, and tell what is lost."""
+        """Try a last time to write, and print how many lines are lost."""
         self.flush()
         if self._waiting and self._is_ours():
-            self._say(f"warning: {len(self._waiting)} lines of {self.path} are lost, the disk never took them")
+            self._say(f"warning: {len(self._waiting)} lines of {self.path} are lost, they could not be written")
             self._waiting.clear()
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The objects of a log (none where it does not exist), and the number of lines that are none. Raises: OSError."""
+    """Return the objects of a log ([] if it does not exist), and the number of lines that are not an object. Raises: OSError."""
     found = [row for _, row in read_lines(path)]
     rows = [row for row in found if row is not None]
     return rows, len(found) - len(rows)
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Every whole line of a log with its object, None where it is none. A half last line, which a kill leaves or a writer has not
-    ended, is left out. Raises: OSError."""
+    """Yield every complete line of a log with its object; None if the line is not an object. Raises: OSError.
+
+    An incomplete last line is ignored: a kill left it, or it is being written.
+    """
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
         try:
             row = json.loads(line)
-        except ValueError:  # no JSON, or no UTF-8
+        except ValueError:  # not JSON, or not UTF-8
             row = None
         yield line.decode(errors="replace"), row if isinstance(row, dict) else None
 
 
 def append_whole(data: bytes, path: Path) -> None:
-    """All of it or nothing. Opened each time: a file server that was away gives a new file, and nothing stays open."""
+    """Append all of `data` or nothing. The file is opened each time: after a failure of the file server an open file would be stale."""
     descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
     try:
         end = os.fstat(descriptor).st_size
@@ -82,7 +87,7 @@ def append_whole(data: bytes, path: Path) -> None:
         os.close(descriptor)
 
 
-def _cut_half_a_line(path: Path) -> None:
+def _cut_incomplete_line(path: Path) -> None:
     if not path.exists():
         return
     with path.open("r+b") as file:

@@ -1,23 +1,26 @@
-"""What the kernel tells of a process, by its number: whether there is one, what it is at, since when. Standard library only."""
+"""What the kernel reports for a pid: whether the process exists, its state and its start time. Standard library only."""
 
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 STATE, START_TIME = 0, 19
-"""Fields of /proc/PID/stat after the command's name."""
+"""Positions of fields in /proc/PID/stat, counted after the command's name."""
 
 
 class Stat(NamedTuple):
-    """The kernel's letter for what a process is at (R runs, S sleeps, T is stopped, D waits for a disk, Z is dead), and its start, in
-    clock ticks since the machine's."""
+    """State and start of a process.
+
+    `state`: the kernel's letter (R running, S sleeping, T stopped, D waiting for a disk, Z zombie). `start`: clock ticks since the boot of
+    the machine.
+    """
 
     state: str
     start: str
 
 
 def read_stat(pid: int) -> Stat | None:
-    """None where there is no such process, or /proc hides it."""
+    """Read state and start of a process; None if it does not exist or /proc hides it."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -26,7 +29,7 @@ def read_stat(pid: int) -> Stat | None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine has that number, whoever owns it."""
+    """True if a process with this pid exists on this machine, of any user."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,5 +1,5 @@
-"""Work handed to worker processes, with results in the order of the tasks: the one place that starts worker processes, notices that one
-has died, and ends them. Knows nothing of what the work is. Torch-free."""
+"""Starts worker processes, sends tasks to them, returns the results in the order of the tasks, detects a worker that has died, and ends
+them. No other module starts worker processes. Independent of the kind of work. Torch-free."""
 
 import multiprocessing
 import os
@@ -25,12 +25,12 @@ from recipes.system.terminal import protect_terminal
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGHUP)
-"""Slurm's and launchers', the keyboard's, a warning before the time limit, a terminal that closes."""
-TASKS_IN_FLIGHT = 4  # per process: bounds memory, hides the reader's pauses
+"""Sent by Slurm and launchers, by Ctrl-C, before the time limit, and by a terminal that closes, in this order."""
+TASKS_IN_FLIGHT = 4  # per process: bounds memory, and keeps workers busy while the reader pauses
 TASKS_AHEAD = 2
-"""Tasks that a process has been given and not yet answered."""
+"""How many tasks without a result a process may have."""
 LEAVE_SECONDS = 2.0
-"""How long a process may finish its task when nobody wants the result any more."""
+"""How long a process may take to finish its task after the result is no longer needed."""
 CAUSES = {
     signal.SIGKILL: "was killed, probably for lack of memory",
     signal.SIGBUS: "was killed by SIGBUS: /dev/shm is full, or a file that it reads was cut short",
@@ -38,7 +38,7 @@ CAUSES = {
 
 
 class WorkerLost(Exception):
-    """A worker process has ended by itself. The text is how, to be read after its name."""
+    """A worker process has ended unexpectedly. The text says how, and is meant to follow the name of the process."""
 
     def __init__(self, code: int | None) -> None:
         """`code`: its exit code, negative for a signal."""
@@ -51,8 +51,11 @@ class WorkerLost(Exception):
 
 
 class Workers(Generic[Task, Result]):
-    """Processes that do `work`, with results in the order of the tasks. They end at close(), when Python ends, or when this process is
-    gone, whichever comes first: within LEAVE_SECONDS, whatever they do. One thread puts and gets; any may close."""
+    """Processes that do `work`, with results in the order of the tasks.
+
+    They end at close(), when Python ends, or when this process is gone, whichever comes first, and always within LEAVE_SECONDS. Only one
+    thread may call put() and get(); any thread may call close().
+    """
 
     def __init__(
         self,
@@ -62,37 +65,41 @@ class Workers(Generic[Task, Result]):
         method: Literal["spawn", "forkserver"] = "spawn",
         begin: Callable[[], object] = tuple,
     ) -> None:
-        """`work`, `begin` (which each process calls first), tasks and results are pickled. Processes start as tasks come."""
-        # No fork of this process, whose threads (torch, gloo) may hold locks.
+        """`work`, `begin` (called once in each process before its first task), tasks and results are pickled. Processes start when tasks
+        are put."""
+        # No fork of this process, because its threads (torch, gloo) may hold locks.
         self._context: Any = multiprocessing.get_context(method)
         self._target = work, begin
         self._num_processes = num_processes
         self._processes: dict[Connection, BaseProcess] = {}
         self._working: dict[Connection, deque[int]] = {}
         self._queued: deque[tuple[int, Task]] = deque()
-        self._answers: dict[int, tuple[Any, BaseException | None]] = {}
+        self._results: dict[int, tuple[Any, BaseException | None]] = {}
         self._num_put = self._num_taken = 0
-        # When Python ends, it joins every child process for ever, but calls these first.
-        self._end = util.Finalize(self, _end, (self._processes,), exitpriority=100)
+        # When Python ends, it joins every child process without a timeout. It calls finalizers before that.
+        self._end_processes = util.Finalize(self, _end_processes, (self._processes,), exitpriority=100)
 
     @property
     def pids(self) -> list[int | None]:
-        """Of the processes that were started."""
+        """The pids of the processes that were started."""
         return [process.pid for process in self._processes.values()]
 
     def put(self, task: Task) -> None:
-        """Hand out one more task."""
+        """Add one task."""
         self._queued.append((self._num_put, task))
         self._num_put += 1
-        self._hand_out()
+        self._send_tasks()
 
     def get(self) -> Result:
-        """The result of the oldest task whose result was not taken. Raises: the error of the work; WorkerLost, also after close()."""
-        while self._num_taken not in self._answers:
+        """Return the result of the oldest task whose result was not returned yet.
+
+        Raises: the error of the work; WorkerLost, also after close().
+        """
+        while self._num_taken not in self._results:
             for pipe in wait(list(self._working)):
                 self._receive(pipe)  # type: ignore[arg-type]
-            self._hand_out()
-        result, error = self._answers.pop(self._num_taken)
+            self._send_tasks()
+        result, error = self._results.pop(self._num_taken)
         self._num_taken += 1
         if error is not None:
             self.close()
@@ -101,10 +108,10 @@ class Workers(Generic[Task, Result]):
 
     def close(self) -> None:
         """End the processes."""
-        self._end()
+        self._end_processes()
 
-    def _hand_out(self) -> None:
-        """Give queued tasks to the processes with the least to do, as far as they are ready for more."""
+    def _send_tasks(self) -> None:
+        """Send queued tasks to the processes with the fewest tasks, at most TASKS_AHEAD to each."""
         while self._queued:
             pipe = min(self._working, key=lambda pipe: len(self._working[pipe]), default=None)
             if len(self._processes) < self._num_processes and (pipe is None or self._working[pipe]):
@@ -113,7 +120,7 @@ class Workers(Generic[Task, Result]):
                 return
             number, task = self._queued.popleft()
             self._working[pipe].append(number)
-            with suppress(ConnectionError):  # it has ended, which _receive finds
+            with suppress(ConnectionError):  # the process has ended; _receive detects that
                 pipe.send(task)
 
     def _start(self) -> Connection:
@@ -128,21 +135,21 @@ class Workers(Generic[Task, Result]):
     def _receive(self, pipe: Connection) -> None:
         process = self._processes[pipe]
         try:
-            answer = pipe.recv()
+            result = pipe.recv()
         except (EOFError, OSError) as error:
             process.join(1)
             if process.exitcode is None and not isinstance(error, EOFError):
-                raise  # something that this process lacks, such as descriptors
+                raise  # an error of this process, such as too many open files
             raise WorkerLost(process.exitcode) from error
-        self._answers[self._working[pipe].popleft()] = answer
+        self._results[self._working[pipe].popleft()] = result
 
 
-def _end(processes: dict[Connection, BaseProcess]) -> None:
+def _end_processes(processes: dict[Connection, BaseProcess]) -> None:
     for pipe in list(processes):
         with suppress(OSError):
             end = socket.socket(fileno=pipe.fileno())  # no os.dup: there may be no free descriptor
             try:
-                end.shutdown(socket.SHUT_RDWR)  # unlike close(), it reaches a thread that waits for the pipe
+                end.shutdown(socket.SHUT_RDWR)  # unlike close(), it wakes a thread that waits for the pipe
             finally:
                 end.detach()  # the descriptor stays the pipe's
     deadline = time.monotonic() + LEAVE_SECONDS
@@ -154,30 +161,30 @@ def _end(processes: dict[Connection, BaseProcess]) -> None:
 
 
 def _serve(work: Callable[[Any], Any], begin: Callable[[], object], pipe: Connection) -> None:
-    """What a worker process runs. A stop request reaches the whole process group: the parent decides, and needs its results until then."""
+    """Run a worker process. It ignores stop requests, which reach the whole process group: the parent decides when its workers end."""
     protect_terminal()
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     tasks: SimpleQueue[tuple[Any] | None] = SimpleQueue()
-    Thread(target=_listen, args=(pipe, tasks), daemon=True).start()
+    Thread(target=_receive_tasks, args=(pipe, tasks), daemon=True).start()
     begin()
     while (task := tasks.get()) is not None:
         try:
-            answer = ForkingPickler.dumps((work(*task), None))
+            result = ForkingPickler.dumps((work(*task), None))
         except Exception as error:
             with suppress(ConnectionError):
-                pipe.send((None, _portable(error)))
+                pipe.send((None, _picklable(error)))
             while tasks.get() is not None:
-                pass  # earlier results may still have to be taken, with memory that this process holds for them
-            raise SystemExit(1) from error  # quietly: the parent raises it
+                pass  # stay alive until the parent has read earlier results, whose memory belongs to this process
+            raise SystemExit(1) from error  # without a traceback: the parent raises the error
         try:
-            pipe.send_bytes(answer)
+            pipe.send_bytes(result)
         except ConnectionError:
             return
 
 
-def _listen(pipe: Connection, tasks: SimpleQueue[tuple[Any] | None]) -> None:
-    """Take every task at once, so that the parent never waits; when it closes the pipe or is gone, let the process end."""
+def _receive_tasks(pipe: Connection, tasks: SimpleQueue[tuple[Any] | None]) -> None:
+    """Receive every task immediately, so that the parent never waits. End the process when the parent closes the pipe or is gone."""
     try:
         with suppress(EOFError, OSError):
             while True:
@@ -188,8 +195,8 @@ def _listen(pipe: Connection, tasks: SimpleQueue[tuple[Any] | None]) -> None:
     os._exit(1)
 
 
-def _portable(error: Exception) -> Exception:
-    """The error with its traceback as a note; another one in its place if another process could not load it."""
+def _picklable(error: Exception) -> Exception:
+    """Return the error with its traceback as a note; a RuntimeError with its text if the error cannot be pickled and loaded."""
     note = f"in a worker process:\n{traceback.format_exc()}"
     try:
         found = pickle.loads(pickle.dumps(error))
@@ -202,9 +209,11 @@ def _portable(error: Exception) -> Exception:
 def run_in_order(
     work: Callable[[Task], Result], tasks: Iterable[Task], num_processes: int, *, doing: str
 ) -> Generator[tuple[Task, Result], None, None]:
-    """Each task with work(task), in order, done by that many processes (1: by this one). `doing` names them in messages.
+    """Yield each task with work(task), in order, computed by `num_processes` processes (1: in this process).
 
-    `work` and the tasks are pickled. Closing the generator ends the processes. Raises: ConfigError if a process is killed.
+    `work` and the tasks are pickled. `doing` names the processes in messages. Closing the generator ends them.
+
+    Raises: ConfigError if a process is killed.
     """
     if num_processes == 1:
         yield from ((task, work(task)) for task in tasks)
@@ -226,8 +235,11 @@ def run_in_order(
 
 @contextmanager
 def signals_blocked_in_children() -> Iterator[None]:
-    """Processes started in this block, and theirs, never get a stop request: it may reach the whole process group, and the parent
-    decides. From their first instruction on, which a handler of their own could not promise."""
+    """Block stop requests in the processes that are started in this block, and in their children.
+
+    A stop request may reach the whole process group, but the parent decides when children end. The signals are blocked from the first
+    instruction on, which a signal handler in the child could not guarantee.
+    """
     with stop_signals_blocked():
         resource_tracker.ensure_running()
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # starting the tracker lifts the mask
@@ -236,7 +248,7 @@ def signals_blocked_in_children() -> Iterator[None]:
 
 @contextmanager
 def stop_signals_blocked() -> Iterator[None]:
-    """In this block stop requests wait, and what is started inherits that for good."""
+    """Delay stop requests in this block. Processes that are started in it inherit the blocked signals permanently."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

@@ -1,5 +1,5 @@
-"""What this process prints, and that printing never ends it: whoever reads may leave, the disk under a log may be full, a descriptor may be
-closed, a terminal may be stopped or know no umlauts. Standard library only; knows nothing of what is printed."""
+"""Makes stdout and stderr safe: printing never ends or blocks this process. The reader of a pipe may exit, the disk under a log may be
+full, a descriptor may be closed, a terminal may be stopped or have no umlauts. Standard library only; independent of what is printed."""
 
 import codecs
 import io
@@ -11,143 +11,149 @@ from contextlib import suppress
 from typing import NamedTuple, TextIO
 
 NAMES = {1: "stdout", 2: "stderr"}
-AT_ONCE = select.PIPE_BUF
-"""Bytes that a pipe which is ready takes without making the writer wait."""
+ATOMIC_BYTES = select.PIPE_BUF
+"""Bytes that can be written to a ready pipe without blocking."""
 PAUSE_SECONDS = 0.01
 ERRORS = "terminal"
-"""Name of the error handler that escapes what an encoding has no letters for."""
+"""Name of the error handler that escapes characters missing in the encoding."""
 
 
-class Loss(NamedTuple):
-    """What was printed to a stream has not arrived, and why."""
+class LostOutput(NamedTuple):
+    """Output to a stream was lost, and the reason."""
 
     stream: str
     reason: str
 
 
 class Descriptor(io.RawIOBase):
-    """Descriptor 1 or 2 as a file that takes everything: what the system refuses is dropped, and the first refusal is remembered."""
+    """Descriptor 1 or 2 as a file whose writes never raise. Output that cannot be written is dropped, and the first loss is stored."""
 
-    def __init__(self, number: int, *, tells: bool) -> None:
-        """`tells`: a line on the other one says that this one is lost."""
+    def __init__(self, number: int, *, warns: bool) -> None:
+        """`warns`: print a warning on the other stream when output of this one is lost."""
         super().__init__()
         self.name = f"<{NAMES[number]}>"
-        self.patience_seconds: float | None = None
-        """How long a reader that takes nothing may hold this process up; None: as long as it likes."""
-        self.loss: Loss | None = None
-        self._number, self._tells, self._is_stuck, self._is_taken = number, tells, False, False
+        self.max_wait_seconds: float | None = None
+        """How long a reader that does not read may block this process; None: without a limit."""
+        self.lost: LostOutput | None = None
+        self._number, self._warns, self._is_stuck, self._is_reported = number, warns, False, False
 
     def writable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def fileno(self) -> int:
-        """Its number."""
+        """Return the number of the descriptor."""
         return self._number
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """True if the descriptor is a terminal."""
         return os.isatty(self._number)
 
-    def write(self, data) -> int:  # type: ignore[no-untyped-def]  # whatever has bytes
-        """All of it, or as much as is taken; the caller is told all."""
+    def write(self, data) -> int:  # type: ignore[no-untyped-def]  # any bytes-like object
+        """Write `data`, or as much as possible. Always returns the full size."""
         view = memoryview(data).cast("B")
         size = len(view)
         try:
-            while view and self._takes():
+            while view and self._is_ready_in_time():
                 with suppress(BlockingIOError):
-                    view = view[os.write(self._number, view[:AT_ONCE]) :]
+                    view = view[os.write(self._number, view[:ATOMIC_BYTES]) :]
                     continue
                 time.sleep(PAUSE_SECONDS)
         except OSError as error:
-            self.lose(error.strerror or str(error))
+            self.mark_lost(error.strerror or str(error))
         return size
 
-    def lose(self, reason: str) -> None:
-        """Remember the first loss and tell it where that still works."""
-        if self.loss is not None:
+    def mark_lost(self, reason: str) -> None:
+        """Store the first loss, and print a warning on the other stream if that is possible."""
+        if self.lost is not None:
             return
-        self.loss = Loss(NAMES[self._number], reason)
-        if not self._tells:
+        self.lost = LostOutput(NAMES[self._number], reason)
+        if not self._warns:
             return
         other = 3 - self._number
-        line = f"warning: {NAMES[self._number]} is lost ({reason}); what is printed there goes nowhere, and the command goes on\n"
+        line = f"warning: {NAMES[self._number]} is lost ({reason}); what is printed there is dropped, and the command continues\n"
         with suppress(OSError):
             if _is_ready(other, 0):
                 os.write(other, line.encode())
 
-    def take_loss(self) -> Loss | None:
-        """The first loss, once."""
-        loss = None if self._is_taken else self.loss
-        self._is_taken = self.loss is not None
-        return loss
+    def take_lost(self) -> LostOutput | None:
+        """Return the first loss at the first call after it; None otherwise."""
+        lost = None if self._is_reported else self.lost
+        self._is_reported = self.lost is not None
+        return lost
 
-    def _takes(self) -> bool:
-        """Whether it takes something now, or within the patience that is left: all of it the first time, none until it has got on."""
-        seconds = 0 if self._is_stuck else self.patience_seconds
+    def _is_ready_in_time(self) -> bool:
+        """True if the descriptor is ready for a write.
+
+        Waits up to max_wait_seconds. After a timeout it no longer waits, until the descriptor is ready again.
+        """
+        seconds = 0 if self._is_stuck else self.max_wait_seconds
         self._is_stuck = not _is_ready(self._number, seconds)
         if self._is_stuck:
-            self.lose(f"nothing was taken for {self.patience_seconds:g} s")
+            self.mark_lost(f"nothing was read for {self.max_wait_seconds:g} s")
         return not self._is_stuck
 
 
 class Terminal(io.TextIOWrapper):
-    """sys.stdout or sys.stderr over a Descriptor. No print to it raises."""
+    """sys.stdout or sys.stderr over a Descriptor. Printing to it never raises."""
 
-    def __init__(self, number: int, before: TextIO | None, *, tells: bool) -> None:
-        """In place of the stream `before`, with its encoding."""
-        self.descriptor = Descriptor(number, tells=tells)
+    def __init__(self, number: int, before: TextIO | None, *, warns: bool) -> None:
+        """Replaces the stream `before`, and keeps its encoding."""
+        self.descriptor = Descriptor(number, warns=warns)
         is_unbuffered = getattr(before, "write_through", False)
         super().__init__(
             self.descriptor if is_unbuffered else io.BufferedWriter(self.descriptor),
             encoding=getattr(before, "encoding", "utf-8"),
             errors=ERRORS,
-            line_buffering=True,  # a log file shows what is said when it is said
+            line_buffering=True,  # a line is in the log file as soon as it is printed
             write_through=is_unbuffered,
         )
 
     def close(self) -> None:
-        """Nothing is closed: what a library closes the others still print to."""
+        """Flush only. If a library closes the stream, other code can still print to it."""
         self.flush()
 
 
 def protect_terminal(*, tells: bool = False) -> None:
-    """Make sys.stdout and sys.stderr of this process Terminals, where they are descriptors 1 and 2 or closed; once is enough.
+    """Replace sys.stdout and sys.stderr by Terminals, if they are descriptors 1 and 2 or closed. A second call does nothing.
 
-    Descriptors 0, 1 and 2 are never free afterwards, so that no file which is opened later gets what is printed. `tells`: say on the one
-    that the other is lost.
+    Descriptors 0, 1 and 2 are never free afterwards. Otherwise a file that is opened later could get one of these numbers, and printed
+    text would go into that file. `tells`: print a warning on one stream when output of the other is lost.
     """
     codecs.register_error(ERRORS, _escape)
-    closed = _occupy()
+    closed = _open_closed_descriptors()
     for number, name in NAMES.items():
         before = getattr(sys, name)
-        is_known = number in closed if before is None else _is_over(before, number)
-        if isinstance(before, Terminal) or not is_known:  # a file that somebody put there takes what it takes
+        is_known = number in closed if before is None else _has_descriptor(before, number)
+        if isinstance(before, Terminal) or not is_known:  # another file object was put there; it is left alone
             continue
         with suppress(OSError, AttributeError):
             before.flush()
-        terminal = Terminal(number, before, tells=tells)
+        terminal = Terminal(number, before, warns=tells)
         if getattr(sys, f"__{name}__") is before:
             setattr(sys, f"__{name}__", terminal)
         setattr(sys, name, terminal)
         if number in closed:
-            terminal.descriptor.lose("it was closed from the beginning")
+            terminal.descriptor.mark_lost("it was closed from the beginning")
 
 
 def limit_waiting(seconds: float) -> None:
-    """From now on a reader that takes nothing (Ctrl-S, a stopped pager, a connection that stands) holds this process up once, and no
-    longer than that; what it does not take is lost."""
+    """Limit how long printing may block this process, from now on.
+
+    A reader that does not read (Ctrl-S, a stopped pager, a stalled connection) blocks it once, for at most `seconds`. Output that is not
+    read by then is lost.
+    """
     for terminal in _terminals():
-        terminal.descriptor.patience_seconds = seconds
+        terminal.descriptor.max_wait_seconds = seconds
 
 
-def take_losses() -> list[Loss]:
-    """What was lost since the last call; of each stream the first loss alone is ever told."""
-    return [loss for terminal in _terminals() if (loss := terminal.descriptor.take_loss())]
+def take_losses() -> list[LostOutput]:
+    """Return the losses since the last call. Only the first loss of each stream is ever returned."""
+    return [lost for terminal in _terminals() if (lost := terminal.descriptor.take_lost())]
 
 
 def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Bytes of a name that is no text go out as they came in; a letter that the encoding lacks becomes \\xfc."""
+    """Restore the original bytes of a name that is not valid text; write a character that the encoding lacks as \\xfc."""
     try:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeError:
@@ -158,27 +164,27 @@ def _terminals() -> list[Terminal]:
     return [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, Terminal)]
 
 
-def _occupy() -> list[int]:
-    """Open what is closed of the first three descriptors on nothing, and say which."""
+def _open_closed_descriptors() -> list[int]:
+    """Open those of descriptors 0 to 2 that are closed, on /dev/null. Returns their numbers."""
     closed = []
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
             os.set_inheritable(number, True)
             closed.append(number)
     return closed
 
 
-def _is_over(stream: TextIO, number: int) -> bool:
+def _has_descriptor(stream: TextIO, number: int) -> bool:
     with suppress(OSError, ValueError, AttributeError):
         return stream.fileno() == number
     return False
 
 
 def _is_ready(number: int, seconds: float | None) -> bool:
-    """Whether a write returns at once, if only with an error, now or within that time."""
+    """True if a write would return at once, perhaps with an error, now or within `seconds`."""
     waiting = select.poll()
     waiting.register(number, select.POLLOUT)
     return bool(waiting.poll(None if seconds is None else 1000 * seconds))

@@ -1,4 +1,4 @@
-"""Undecodable items met while training: every rank knows all of them, and the run ends where they are too many."""
+"""Undecodable items found while training. All ranks share the same list, and the run ends if the list is too long."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -14,7 +14,8 @@ class BadItems:
     """The distinct bad items of a run so far."""
 
     def __init__(self, num_items: int, max_fraction: float, removed: Collection[str] = ()) -> None:
-        """`num_items`: samples of the data set; `max_fraction` of them may be bad, beside those that the user has removed."""
+        """`num_items`: samples of the data set. `max_fraction` of them may be bad. `removed`: bad items of earlier launches whose files the
+        user has removed since; they are not counted."""
         self._removed = removed
         self._num_items, self._max_fraction = num_items, max_fraction
         self._known: dict[str, BadItem] = {}
@@ -22,7 +23,9 @@ class BadItems:
         self._error: ConfigError | None = None
 
     def load(self, loader: UpdateLoader, update: int) -> list[LoadedBatch]:
-        """This rank's micro-batches of an update; what could not be decoded, or why there are none, waits for agree()."""
+        """Return this rank's micro-batches of an update; [] if they cannot be loaded.
+
+        Undecodable items and the loading error are kept until agree() sends them to the other ranks."""
         try:
             loaded = loader.batches(update)
         except ConfigError as error:
@@ -32,18 +35,18 @@ class BadItems:
         return loaded
 
     def note(self, items: list[BadItem]) -> None:
-        """Items that this rank met elsewhere, such as in an evaluation; they too wait for agree()."""
+        """Add items that this rank found elsewhere, such as in an evaluation; they are kept until agree() too."""
         self._new += [item for item in items if item.where not in self._known and item.where not in self._removed]
 
     @property
     def num_new(self) -> int:
-        """How much this rank has to tell the others."""
+        """Number of items and errors that this rank has not yet sent to the others."""
         return len(self._new) + (self._error is not None)
 
     def agree(self, group: dist.ProcessGroup, report: Callable[[BadItem], Any]) -> None:
-        """Exchange the new ones over `group` (a collective), report each once, in the same order on every rank.
+        """Exchange the new items over `group` (a collective). Call `report` once per item, in the same order on every rank.
 
-        Raises: UnusableData where they are more than the allowed share, or a rank could not load its batches: on every rank.
+        Raises: UnusableData on every rank, if the run has more bad items than allowed or if a rank could not load its batches.
         """
         gathered: list[Any] = [None] * dist.get_world_size(group)
         dist.all_gather_object(gathered, (self._new, self._error), group=group)
@@ -59,6 +62,6 @@ class BadItems:
         if num_bad > allowed:
             raise UnusableData(
                 f"{num_bad} of {num_items} items cannot be decoded, more than data.max_bad_fraction {self._max_fraction:g} allows "
-                f"({allowed}): {name_bad(list(self._known.values()))}; mend or remove them and give "
+                f"({allowed}): {name_bad(list(self._known.values()))}; fix or remove them and give "
                 f"the same command again, or --set data.max_bad_fraction={min(1.0, num_bad / num_items + 0.005):.2f}"
             )

@@ -1,6 +1,8 @@
-"""The run that a directory holds: what it was made for, what a launch must agree with, and what changed in how it runs. Torch-free;
-whose the directory is: recipes/run_dir. A run that never made an update binds nothing: metrics.jsonl, in which the first update always
-has a row, is empty then, and there is no checkpoint."""
+"""Checks made when a run resumes: recipe and data must be those of the run in the run dir, except for accepted changes. Torch-free.
+Ownership of the directory is checked in recipes/run_dir.
+
+A run without any update is not compared with anything. Then there is no checkpoint, and metrics.jsonl is empty, since the first update
+always writes a row."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, is_dataclass
@@ -14,19 +16,21 @@ from recipes.plan.size import num_parameters
 from recipes.run_dir.run_dir import FREE_SECTIONS, FREE_TO_CHANGE, Changes, StoredConfig, read_config
 from recipes.settings import differences, dotted, recipe_from_dict
 
-NOT_HOW = (
+NOT_COMPARED = (
     "deepspeed.train_batch_size",
     "deepspeed.gradient_clipping",
     "deepspeed.gradient_accumulation_steps",
     "deepspeed.steps_per_print",
 )
-"""What the ds_config repeats of the recipe, what follows from other numbers, and what is only printed."""
+"""Keys of the ds_config that do not count as a change of execution: they repeat the recipe, are derived from other numbers, or change
+only what is printed."""
 
 
-def read_begun(run_dir: Path) -> StoredConfig | None:
-    """What stands in config.json, or in the newest checkpoint's manifest where there is no such file; None for a run without an update.
+def read_started_run(run_dir: Path) -> StoredConfig | None:
+    """Return the stored configuration of the run: from config.json, or from the newest checkpoint's manifest if that file is missing.
+    None for a run without an update.
 
-    Raises: ConfigError where config.json is damaged.
+    Raises: ConfigError if config.json is damaged.
     """
     if not has_updates(run_dir):
         return None
@@ -42,17 +46,17 @@ def read_begun(run_dir: Path) -> StoredConfig | None:
 
 
 def has_updates(run_dir: Path) -> bool:
-    """Whether any update was made in this directory that is still to be seen."""
+    """True if the directory has a checkpoint or a row in metrics.jsonl."""
     metrics = run_dir / "metrics.jsonl"
     return bool(candidates(run_dir)) or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
-    """In what `recipe` differs from the one that the directory's run began with, where all of it is named in run.accept_changes.
+    """Return the differences between `recipe` and the recipe of the directory's run, all of them accepted by run.accept_changes.
 
-    Raises: ConfigError naming the fields that differ and are not, or what cannot be read of the run's own.
+    Raises: ConfigError naming the fields that differ and are not accepted, or the part of the run's recipe that cannot be read.
     """
-    config = read_begun(run_dir)
+    config = read_started_run(run_dir)
     if config is None:
         return {}
     if config.recipe["name"] != recipe.name:
@@ -68,13 +72,13 @@ def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
     if refused:
         raise ConfigError(
             f"--run-dir {run_dir} was started with other settings ({_shown(changes, refused)}); undo them, accept them with "
-            f"--set {acceptance(recipe, *changes)}, or name another --run-dir"
+            f"--set {accept_setting(recipe, *changes)}, or name another --run-dir"
         )
     return changes
 
 
 def _check_same_architecture(run_dir: Path, config: StoredConfig, recipe: Recipe, changes: Changes) -> None:
-    """What has another number of parameters cannot go on with the weights of the run, whatever is accepted."""
+    """Raises: ConfigError if the number of parameters differs. The run's weights do not fit then, so run.accept_changes does not help."""
     kinds = {name: (type(value),) for name, value in vars(recipe).items() if is_dataclass(value)}
     before, now = num_parameters(recipe_from_dict(config.recipe, kinds, config.writer)), num_parameters(recipe)
     if before != now:
@@ -88,44 +92,45 @@ def _shown(changes: Changes, names: list[str]) -> str:
     return f"{len(names)} differ: " + ", ".join(f"{key} {changes[key][0]} -> {changes[key][1]}" for key in names[:3])
 
 
-def acceptance(recipe: Recipe, *names: str) -> str:
-    """The setting that accepts these changes beside those that are accepted already."""
+def accept_setting(recipe: Recipe, *names: str) -> str:
+    """Return the setting that accepts the changes `names` and those that the recipe accepts already, as `run.accept_changes=a,b`."""
     return f"run.accept_changes={','.join(sorted({*names, *recipe.run.accept_changes}))}"
 
 
-def how_it_changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
-    """What differs in how the run runs, between two contents of config.json. What the earlier one does not tell is not compared, but
-    for keys of the ds_config: there absent is a value."""
-    old, new = _how(before), _how(now)
+def execution_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Changes:
+    """Return what differs in execution (ranks, precision, versions, ds_config) between two contents of config.json.
+
+    A value missing from the earlier content is not compared. Keys of the ds_config are an exception: there, absent is a value too."""
+    old, new = _execution(before), _execution(now)
     names = [name for name in {**old, **new} if name.startswith("deepspeed.") or (name in old and name in new)]
     return {name: [old.get(name), new.get(name)] for name in names if old.get(name) != new.get(name)} if "deepspeed" in before else {}
 
 
-def _how(content: Mapping[str, Any]) -> dict[str, Any]:
+def _execution(content: Mapping[str, Any]) -> dict[str, Any]:
     deepspeed = content.get("deepspeed", {})
     precision = next((name for name in ("bf16", "fp16") if deepspeed.get(name, {}).get("enabled", False)), "fp32")
-    how = {"precision": precision} | {key: content[key] for key in ("world_size", "tp_size", "release") if key in content}
-    how |= dotted({"versions": content.get("versions", {}), "deepspeed": deepspeed})
-    return {name: value for name, value in how.items() if name not in (*NOT_HOW, f"deepspeed.{precision}.enabled")}
+    values = {"precision": precision} | {key: content[key] for key in ("world_size", "tp_size", "release") if key in content}
+    values |= dotted({"versions": content.get("versions", {}), "deepspeed": deepspeed})
+    return {name: value for name, value in values.items() if name not in (*NOT_COMPARED, f"deepspeed.{precision}.enabled")}
 
 
 @dataclass(frozen=True)
-class DataFacts:
-    """Of the data that a launch reads, for config.json and every manifest."""
+class DataIdentity:
+    """Hashes of the data that a launch reads. They are written to config.json and to every manifest."""
 
     data_fingerprint: str
     data_contents: str | None = None
-    """Of what the source files hold, which the fingerprint of files leaves out; None where it was not recorded."""
+    """Hash of what the source files contain. The fingerprint of data in files does not cover this. None if it was not recorded."""
     kept: dict[str, str] | None = None
-    """Files that belong to the run for ever -> their SHA-256; None where it was not recorded."""
+    """Files that belong to the run permanently, such as the tokenizer -> their SHA-256. None if it was not recorded."""
 
 
-def check_same_data(run_dir: Path, recipe: Recipe, now: DataFacts) -> Changes:
-    """The change of data, where run.accept_changes names data.path.
+def check_same_data(run_dir: Path, recipe: Recipe, now: DataIdentity) -> Changes:
+    """Return the change of data if run.accept_changes names data.path; {} if the data are those of the run.
 
-    Raises: ConfigError where they are not those of the run and nothing accepts that.
+    Raises: ConfigError if the data are not those of the run and run.accept_changes does not name data.path.
     """
-    config = read_begun(run_dir)
+    config = read_started_run(run_dir)
     changes: Changes = {}
     for key in ("data_fingerprint", "data_contents"):
         before, value = (config.content.get(key) if config else None), getattr(now, key)
@@ -138,5 +143,5 @@ def check_same_data(run_dir: Path, recipe: Recipe, now: DataFacts) -> Changes:
     key, (before, value) = next(iter(changes.items()))
     raise ConfigError(
         f"--run-dir {run_dir}: the data are not those of the run ({key.removeprefix('data_')} {before[:12]} -> {value[:12]}); point "
-        f"--data at those, accept the others with --set {acceptance(recipe, 'data.path')}, or name another --run-dir"
+        f"--data at those, accept the others with --set {accept_setting(recipe, 'data.path')}, or name another --run-dir"
     )

@@ -96,13 +96,13 @@ def _resolve(args: argparse.Namespace, named: Recipe) -> tuple[Recipe, EngineCon
 
 
 def default_ds_config() -> Path:
-    """bf16 where there is an NVIDIA device that this process may see or ranks are imagined, which are taken to have one each; else
-    fp32 on the CPU."""
+    """Return the shipped bf16 ds_config if this process may see an NVIDIA device, or if ranks are imagined (each is assumed to have a
+    GPU). Else the one for fp32 on the CPU."""
     return SHIPPED / ("zero3_bf16.json" if may_see_devices() or is_imagined() else "zero3_cpu.json")
 
 
 def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence[str] = ()) -> int:
-    """Check data and run dir, print what would run, on one process and without its devices."""
+    """Check data and run dir, and print what would run. Uses one process and no devices."""
     if config.precision == "fp16" and not may_compute_fp16():
         raise ConfigError(
             f"{config.path}: DeepSpeed has no fp16 on this machine; use a ds_config with bf16 or fp32, or set WORLD_SIZE to imagine ranks "
@@ -129,12 +129,12 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
 
 
 def release() -> str:
-    """This checkout's version; that of an installed one may be of an earlier checkout."""
+    """Return the version of this checkout. The metadata of an installed package may be of an earlier checkout."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 def launch_facts() -> dict[str, Any]:
-    """Versions, commit and command line for config.json."""
+    """Return versions, commit and command line, for config.json."""
     versions = {name: metadata.version(name) for name in VERSIONED}
     python = sys.version.split()[0]
     return {"release": release(), "versions": versions, "python": python, "git_commit": commit(), "command": sys.argv}

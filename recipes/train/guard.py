@@ -1,5 +1,5 @@
-"""What keeps an update from being applied (loss or gradient that is not finite, a spike), agreed by all ranks before the step; and
-what ends a run whose updates are all skipped. What a spike is: recipes/train/spikes.py."""
+"""Decides before the optimizer's step, on all ranks together, whether an update is skipped: its loss or gradient is not finite, or it is
+a spike. Also ends a run that skips too many updates in a row. Spikes are defined in recipes/train/spikes.py."""
 
 import math
 from collections.abc import Mapping
@@ -22,24 +22,24 @@ from recipes.errors import TrainingBroken
 from recipes.train.spikes import Spike, SpikeStatistic
 
 NAMED_PARAMETERS = 3
-"""Of those with a non-finite gradient an event names the first."""
+"""A skip event names at most this many parameters with a non-finite gradient, per rank."""
 
 
 @dataclass(frozen=True)
 class UpdateHealth:
-    """What all ranks know of an update before its step. Sums and counts over all of them."""
+    """Loss, gradient norm and faults of an update before its step, summed over all ranks and equal on all of them."""
 
     loss: float
-    """Mean over what is counted in the finite micro-batches."""
+    """Sum over the finite micro-batches, divided by the count of the whole update."""
     grad_norm: float
-    """Of the whole gradient before clipping, replicated parameters counted once; of the finite shards."""
+    """Norm of the whole gradient before clipping. Replicated parameters count once. Only finite shards are included."""
     ranks_with_bad_loss: int
     ranks_with_bad_gradient: int
     spikes: tuple[Spike, ...] = ()
 
     @property
     def is_finite(self) -> bool:
-        """Whether loss and gradient are, everywhere."""
+        """True if loss and gradient are finite on all ranks."""
         return not self.ranks_with_bad_loss and not self.ranks_with_bad_gradient
 
 
@@ -49,30 +49,31 @@ class Skip:
 
     reason: str
     ranks: tuple[dict[str, Any], ...] = ()
-    """Of each rank to blame: rank, micro_batches whose loss is not finite, first parameters whose gradient is not."""
+    """One entry per rank at fault: `rank`, `micro_batches` (numbers of those whose loss is not finite), `parameters` (names of the first
+    ones whose gradient is not finite)."""
 
 
 class UpdateGuard:
-    """Watches one update. judge() and refusal() are collectives."""
+    """Checks one update. judge() and refusal() are collectives."""
 
     def __init__(self, student: Engine, parallel: Parallel, config: GuardConfig, world: World, spikes: SpikeStatistic) -> None:
-        """`spikes` holds the updates before, and receives this one if it is applied."""
+        """`spikes`: the statistic of earlier updates. This update is added to it if it is applied."""
         self._student, self._parallel, self._config, self._world, self._spikes = student, parallel, config, world, spikes
         self._losses: list[Tensor] = []
         self._ranks: tuple[dict[str, Any], ...] = ()
 
     def note(self, loss: Tensor) -> None:
-        """The loss of one micro-batch (a sum over what is counted); it stays where it is, and nothing waits for it."""
+        """Add the loss of one micro-batch (a sum over what is counted). It stays on its device, so this does not wait for the device."""
         self._losses.append(loss.detach().double())
 
     def judge(self, total: int) -> UpdateHealth:
-        """Before the step of an update whose losses sum over `total`: read losses and gradient (the one wait for the device), and
-        agree."""
+        """Read losses and gradient of the update and sum them over all ranks; call it before the optimizer's step. `total`: count of the
+        whole update. This is the only wait for the device."""
         parallel, student = self._parallel, self._student
         counted: list[nn.Parameter] = []
         repeated: list[nn.Parameter] = []
         for _, parameter in shards.trained_parameters(student):
-            # A replicated parameter has a gradient on every TP rank: all must be finite, one of them is counted.
+            # A replicated parameter has a gradient on every TP rank: all must be finite, one of them counts for the norm.
             (counted if parallel.tp_rank == 0 or shards.is_split(parameter) else repeated).append(parameter)
         squares = [shards.gradient_square(student, parameters).to(student.device) for parameters in (counted, repeated)]
         *losses, square, repeated_square = torch.stack([*self._losses, *squares]).tolist()
@@ -92,20 +93,20 @@ class UpdateGuard:
         return UpdateHealth(health.loss, health.grad_norm, 0, 0, tuple(self._spikes.find(health.loss, health.grad_norm)))
 
     def refusal(self, health: UpdateHealth) -> Skip | None:
-        """Why the update must not be applied; None where it may. A gradient overflow in fp16 is left to the loss scaler."""
+        """Return why the update must be skipped; None if it may be applied. A gradient overflow in fp16 is left to the loss scaler."""
         reason = reason_to_skip(health, self._config, is_scaled=self._student.fp16_enabled())
         self._ranks = () if health.is_finite else self._blame(health)
         return Skip(reason, self._ranks) if reason else None
 
     def confirm(self, health: UpdateHealth) -> Skip | None:
-        """After the step: take the update into the statistic of spikes, or say that the loss scaler has not applied it."""
+        """Call after the step. Add the update to the spike statistic, or return a Skip if the loss scaler has not applied it."""
         if not self._student.was_step_applied():
             return Skip("gradient overflow", self._ranks)
         self._spikes.add(health.loss, health.grad_norm)
         return None
 
     def _blame(self, health: UpdateHealth) -> tuple[dict[str, Any], ...]:
-        """Where it began: a bad loss makes gradients bad on other ranks too, which are then not listed."""
+        """Return the ranks where the fault started. A bad loss on one rank makes gradients bad on others; these are not listed then."""
         bad = [number for number, loss in enumerate(self._losses) if not torch.isfinite(loss)]
         parameters = shards.trained_parameters(self._student)
         names = [n for n, p in parameters if not torch.isfinite(shards.gradient_square(self._student, [p]))]
@@ -116,7 +117,7 @@ class UpdateGuard:
 
 
 def reason_to_skip(health: UpdateHealth, config: GuardConfig, *, is_scaled: bool) -> str | None:
-    """Why an update must not be applied; None where it may. `is_scaled`: fp16, whose loss scaler needs to see an overflow."""
+    """Return why an update must be skipped; None if it may be applied. `is_scaled`: fp16, whose loss scaler must see an overflow."""
     if health.ranks_with_bad_loss:
         return "non-finite loss"
     if health.ranks_with_bad_gradient:
@@ -127,18 +128,19 @@ def reason_to_skip(health: UpdateHealth, config: GuardConfig, *, is_scaled: bool
 
 
 def blamed_samples(skip: Skip, positions: list[Position], batch: BatchPlan) -> list[tuple[int, int]]:
-    """(epoch, index) of the samples of the micro-batches whose loss was not finite, or of the whole update where none was."""
+    """Return (epoch, index) of each sample in the micro-batches whose loss was not finite; if all losses were finite, of each sample in
+    the update."""
     blamed: list[Position] = []
     for rank in skip.ranks:
         own = positions[rank_share(len(positions), rank["rank"] // batch.tp_size, batch.dp_size)]
         for number in rank["micro_batches"]:
             blamed += own[number * batch.micro_batch_size : (number + 1) * batch.micro_batch_size]
-    # TP ranks blame the same samples
+    # the TP ranks of a group have the same samples
     return list(dict.fromkeys((position.epoch, position.index) for position in blamed or positions))
 
 
 def check_skips(recipe: Recipe, step: int, skipped_in_a_row: int, reason: str) -> None:
-    """Raises: TrainingBroken where no update could be applied for guard.max_skipped_in_a_row global batches."""
+    """Raises: TrainingBroken if guard.max_skipped_in_a_row updates in a row were skipped."""
     if skipped_in_a_row >= recipe.guard.max_skipped_in_a_row:
         raise TrainingBroken(
             f"{skipped_in_a_row} updates in a row were skipped at step {step}, the last for a {reason}; look at the skip events in "
@@ -147,7 +149,7 @@ def check_skips(recipe: Recipe, step: int, skipped_in_a_row: int, reason: str) -
 
 
 def check_finite(metrics: Mapping[str, Any]) -> None:
-    """Raises: TrainingBroken where the loss of a logged step is not finite."""
+    """Raises: TrainingBroken if the loss of a logged step is not finite."""
     if not math.isfinite(metrics["loss"]):
         raise TrainingBroken(
             f"loss is {metrics['loss']} at step {metrics['step']}; look at grad_norm and lr in metrics.jsonl, then lower optim.lr "

@@ -20,9 +20,9 @@ from recipes.engine.update import backward, set_learning_rate, step
 from recipes.errors import ConfigError, OutOfMemory, TrainingBroken, UnusableData
 from recipes.system.terminal import limit_waiting
 from recipes.train.guard import Skip, UpdateGuard, check_skips
-from recipes.train.memory import naming_what_to_change, where_it_continues
+from recipes.train.memory import explaining_out_of_memory, resume_hint
 from recipes.train.preempt import StopRequest
-from recipes.train.report import EXIT_DONE, finish, report, tell, tell_last_save, tell_update
+from recipes.train.report import EXIT_DONE, finish, report, report_event, report_last_save, tell_update
 from recipes.train.schedule import learning_rate
 from recipes.train.startup import StartUp, heldout_batches
 from recipes.train.state import TrainState
@@ -30,52 +30,53 @@ from recipes.watch import endings
 from recipes.watch.watch import Watch
 
 TERMINAL_SECONDS = 10.0
-"""How long a terminal that takes nothing may hold training up, once: less than any hang, longer than a slow connection."""
+"""How long a terminal that accepts no output may block training, once. Shorter than the limit of any hang, longer than a slow
+connection takes."""
 
 
-def run(recipe: Recipe, config: EngineConfig, run_dir: Path, facts: dict[str, Any]) -> int:
+def run(recipe: Recipe, config: EngineConfig, run_dir: Path, launch_info: dict[str, Any]) -> int:
     """Train `recipe` in `run_dir` until run.max_steps, from its newest checkpoint if it has one. Returns the exit code.
 
-    `facts` (versions, command line) go into config.json. Raises: ConfigError, TrainingBroken.
+    `launch_info` (versions, command line) is written to config.json. Raises: ConfigError, TrainingBroken.
     """
     limit_waiting(TERMINAL_SECONDS)
     limits: dict[str, Any] = {"max_minutes": recipe.run.max_minutes, "file": run_dir / "stop"} if is_first_rank() else {}
     with StopRequest(**limits) as stop, ExitStack() as stack:
         world = join_world()
         watch = Watch(run_dir / endings.FOLDER, world.rank, world.hosts, recipe.run.hang_seconds)
-        # both wait for others, which a second SIGINT must not; the run dir is given up before
+        # Both wait for other ranks, and after a second SIGINT nothing may wait. The run dir is released before them.
         stack.callback(lambda: None if stop.is_urgent else watch.close())
         stack.callback(lambda: None if stop.is_urgent else leave_world())
         try:
-            with naming_what_to_change(recipe, config, world, watch):
-                state = StartUp(recipe, config, run_dir, facts, world=world, stop=stop, watch=watch, stack=stack).run()
-            return watch.end(EXIT_DONE if state is None else _train_and_tell(state))
+            with explaining_out_of_memory(recipe, config, world, watch):
+                state = StartUp(recipe, config, run_dir, launch_info, world=world, stop=stop, watch=watch, stack=stack).run()
+            return watch.end(EXIT_DONE if state is None else _train_and_report(state))
         except OutOfMemory as error:
             watch.end_with(error)
-            raise OutOfMemory(f"{error}; {where_it_continues(run_dir)}") from error.__cause__
+            raise OutOfMemory(f"{error}; {resume_hint(run_dir)}") from error.__cause__
         except BaseException as error:
             watch.end_with(error)
-            if told := endings.told_by_another(run_dir / endings.FOLDER, world.rank, error):
-                raise ConfigError(f"{told}; {where_it_continues(run_dir)}") from error
+            if cause := endings.told_by_another(run_dir / endings.FOLDER, world.rank, error):
+                raise ConfigError(f"{cause}; {resume_hint(run_dir)}") from error
             raise
 
 
-def _train_and_tell(state: TrainState) -> int:
-    """The loop, and a line in events.jsonl where it does not come to its end."""
+def _train_and_report(state: TrainState) -> int:
+    """Run the loop. If it fails, write an `error` event to events.jsonl."""
     with ExitStack() as waiting, state.saving:
         try:
-            with naming_what_to_change(state.recipe, state.config, state.world, state.watch):
+            with explaining_out_of_memory(state.recipe, state.config, state.world, state.watch):
                 return train(state)
         except Exception as error:
-            state.watch.end_with(error)  # before a running save is waited for: who ended first is the cause
+            state.watch.end_with(error)  # before waiting for a running save: the rank that ended first is taken for the cause
             message = str(error) if isinstance(error, ConfigError | TrainingBroken) else f"{type(error).__name__}: {error}"
-            tell(state, "error", message=message)
-            waiting.enter_context(state.watch.paused("last save"))  # a running save takes as long as it takes
+            report_event(state, "error", message=message)
+            waiting.enter_context(state.watch.paused("last save"))  # the duration of a running save is unbounded
             raise
 
 
 def train(state: TrainState) -> int:
-    """THE loop: update, report, evaluate, save, in this order."""
+    """The training loop: update, evaluate, report, save, in this order."""
     run, skipped = state.recipe.run, 0
     while state.step < run.max_steps and not state.stop.agreed:
         due = state.step + 1
@@ -83,7 +84,7 @@ def train(state: TrainState) -> int:
         logs = due % run.log_steps == 0 or evaluates or due == 1
         try:
             metrics = train_step(state, logs)
-        except UnusableData:  # on all ranks, before anything of the update: what was learned until here stays
+        except UnusableData:  # on all ranks, before any change by this update: save what was learned so far
             _save_last(state)
             raise
         if isinstance(metrics, Skip):  # the same step number is due again, on the next batch
@@ -99,7 +100,7 @@ def train(state: TrainState) -> int:
         state.beat("report")
         if logs:
             report(state, metrics)
-        with state.watch.paused("save"):  # it may wait for the one before, and a disk takes as long as it takes
+        with state.watch.paused("save"):  # it may wait for the save before, whose duration is unbounded
             state.saving.save_if_due(state.counters, state.small_states)
     _save_last(state)
     state.beat("leave")
@@ -108,14 +109,14 @@ def train(state: TrainState) -> int:
 
 
 def _save_last(state: TrainState) -> None:
-    tell_last_save(state)
+    report_last_save(state)
     with state.watch.paused("last save"):
         state.saving.finish(state.counters, state.small_states)
 
 
 def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
-    """One optimizer update over all micro-batches. Returns its metrics (only the step unless `logs`, since the others cost
-    collectives), or why it was not applied: then neither weights nor moments nor what follows the student have moved."""
+    """Do one optimizer update over all micro-batches. Returns its metrics; only the step unless `logs`, since the others cost
+    collectives. Returns a Skip if the update was not applied: then weights, moments and what follows the student are unchanged."""
     start = time.perf_counter()
     objective, recipe, counters = state.objective, state.recipe, state.counters
     student, parallel = objective.student, objective.parallel
@@ -128,7 +129,7 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
     objective.stream.update = counters.update
     for number, batch in enumerate(batches):
         if number:
-            student.step()  # counts the micro-batch before; the last one's step is the optimizer's
+            student.step()  # counts the previous micro-batch; after the last one, step() is the optimizer's
         objective.stream.micro_batch = number
         state.beat("forward", number)
         outcome = objective.forward(batch.to(state.device), total)
@@ -168,23 +169,24 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
 
 
 def _sum_over_ranks(state: TrainState, batches: list[Batch]) -> tuple[int, int, int]:
-    """Count of the objective and tokens of the whole update, and how many ranks were asked to stop. TP ranks hold the same data.
+    """Return the objective's count and the tokens of the whole update, and how many ranks were asked to stop. TP ranks hold the same
+    data, so they count once.
 
-    What any rank met meanwhile all agree on: undecodable items, a checkpoint that is written, a run dir that was taken over.
-    Raises: UnusableData where items have become too many or nothing is counted; ConfigError where the run dir is lost.
+    The same collective shares what happened on any rank: undecodable items, a checkpoint that is written, a run dir that is lost.
+    Raises: UnusableData if there are too many bad items or nothing is counted; ConfigError if the run dir is lost.
     """
     state.beat("agree")
-    own = [sum(map(state.objective.count, batches)), sum(b.num_tokens for b in batches), int(state.stop.is_asked())]
-    met = [state.data.bad_items.num_new, int(state.saving.is_written()), int(state.run_dir is not None and state.run_dir.is_lost)]
-    counts = torch.tensor([*own, *met], dtype=torch.int64)
-    dist.all_reduce(counts, group=state.world.control)  # on the host: the device goes on with the update before
+    own = [sum(map(state.objective.count, batches)), sum(b.num_tokens for b in batches), int(state.stop.is_requested())]
+    happened = [state.data.bad_items.num_new, int(state.saving.is_written()), int(state.run_dir is not None and state.run_dir.is_lost)]
+    counts = torch.tensor([*own, *happened], dtype=torch.int64)
+    dist.all_reduce(counts, group=state.world.control)  # on the host, so that the device can go on with the previous update
     total, tokens, stop, any_bad, written, is_lost = counts.tolist()
     if is_lost:
         state.world.on_rank_zero(lambda: _check_owner(state))
     if written == state.world.size:
         state.saving.collect(state.step)
     if any_bad:
-        state.data.bad_items.agree(state.world.control, lambda item: tell(state, "bad_item", **item._asdict()))
+        state.data.bad_items.agree(state.world.control, lambda item: report_event(state, "bad_item", **item._asdict()))
     if total == 0:
         raise UnusableData(state.objective.nothing_counted(state.counters.update, state.recipe.run.global_batch_size))
     tp_size = state.objective.parallel.tp_size

@@ -1,4 +1,4 @@
-"""The memory that a training run takes, and what to change where it is not enough. Which errors say so: recipes/cluster/memory.py."""
+"""Memory use of a training run, and remedies if it is not enough. Out-of-memory errors are recognised in recipes/cluster/memory.py."""
 
 import resource
 from collections.abc import Iterator
@@ -21,32 +21,32 @@ BUILDING = ("engines", "load", "logs")
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most that tensors have taken on a GPU since this process began; on a CPU the most that the process has taken, all included."""
+    """Return the peak memory since this process started: of tensors on a GPU, or of the whole process (peak RSS) on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
 
 
 def format_bytes(size: int) -> str:
-    """1.2 GiB or 340 MiB."""
+    """Return `1.2 GiB` or `340 MiB`."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def naming_what_to_change(recipe: Recipe, config: EngineConfig, world: World, watch: Watch) -> AbstractContextManager[None]:
-    """In this block memory that is lacking is OutOfMemory, with where the run was and what to change."""
-    return naming_out_of_memory(lambda words: explain(words, watch.place, recipe, config, world))
+def explaining_out_of_memory(recipe: Recipe, config: EngineConfig, world: World, watch: Watch) -> AbstractContextManager[None]:
+    """In this block, raise errors about lacking memory as OutOfMemory, with the place in the run and remedies."""
+    return naming_out_of_memory(lambda message: explain(message, watch.place, recipe, config, world))
 
 
-def explain(words: str, place: Beat, recipe: Recipe, config: EngineConfig, world: World) -> str:
-    """Fact, numbers and remedy."""
+def explain(message: str, place: Beat, recipe: Recipe, config: EngineConfig, world: World) -> str:
+    """Return the error text with fact, numbers and remedies. `message`: the text of the original error."""
     rank = f" on rank {world.rank} ({world.hosts[world.rank]})" if world.size > 1 else ""
     trains = place.phase not in (*PREPARING, *BUILDING)
     where = f"at step {place.step + 1}, {place.phase} of micro-batch {place.micro_batch}" if trains else f"while starting, {place.phase}"
-    return f"out of memory{rank} {where} ({words}): {', or '.join(remedies(place.phase, recipe, config, world.device))}"
+    return f"out of memory{rank} {where} ({message}): {', or '.join(remedies(place.phase, recipe, config, world.device))}"
 
 
 def remedies(phase: str, recipe: Recipe, config: EngineConfig, device: torch.device) -> Iterator[str]:
-    """What helps in this phase, the cheapest first."""
+    """Yield what helps if memory runs out in this phase, the cheapest first."""
     if phase in PREPARING:
         yield "prepare the data before, with launch/prepare.py --processes 1, where there is more memory"
         return
@@ -54,7 +54,7 @@ def remedies(phase: str, recipe: Recipe, config: EngineConfig, device: torch.dev
         yield f"read with fewer processes (--set data.num_workers={recipe.data.num_workers // 2})"
     micro, smaller = config.batch.micro_batch_size, smaller_micro_batch(recipe, config.batch)
     if phase in BUILDING:
-        pass  # no micro-batch is there yet
+        pass  # these phases compute no micro-batch
     elif smaller:
         yield f'write "train_micro_batch_size_per_gpu": {smaller} into {config.path} ({micro} now; the update stays the same)'
     else:
@@ -70,14 +70,14 @@ def remedies(phase: str, recipe: Recipe, config: EngineConfig, device: torch.dev
 
 
 def smaller_micro_batch(recipe: Recipe, batch: BatchPlan) -> int | None:
-    """The next micro-batch of at most half the size that divides the same update; None where there is none."""
+    """Return the largest micro-batch of at most half the size that divides the same update; None if there is none."""
     for micro in range(batch.micro_batch_size // 2, 0, -1):
         with suppress(ConfigError):
             return plan_batch(recipe, micro, batch.tp_size, batch.world_size).micro_batch_size
     return None
 
 
-def where_it_continues(run_dir: Path) -> str:
-    """What is saved."""
+def resume_hint(run_dir: Path) -> str:
+    """Return from which step the same command continues, or that nothing is saved."""
     checkpoint = newest(run_dir)
     return f"the same command continues from step {step_of(checkpoint)}" if checkpoint else "nothing is saved yet"

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl (the truth), the terminal (step_lines.py), a mirror when asked. Computes rates, no statistics."""
+"""Writes a run's metrics to metrics.jsonl (the record), the terminal (step_lines.py) and, on request, wandb. Computes rates only."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bf16, from 
 
 @dataclass
 class Interval:
-    """What has passed since the last logged step."""
+    """Totals since the last logged step."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -25,7 +25,7 @@ class Interval:
     data_wait_seconds: float = 0.0
 
     def add(self, seconds: float, tokens: int, data_wait_seconds: float) -> None:
-        """Take in one update."""
+        """Add one update."""
         self.steps += 1
         self.seconds += seconds
         self.tokens += tokens
@@ -33,7 +33,7 @@ class Interval:
 
 
 class MetricsWriter:
-    """The reporter of rank 0. `write` takes one logged step; timings are means since the step logged before."""
+    """Writes logged steps on rank 0. Timings are means since the previous logged step."""
 
     def __init__(
         self, lines: JsonLines, recipe: Recipe, display: Display, *, mirror: WandbMirror | None, device: torch.device, first_step: int
@@ -54,14 +54,14 @@ class MetricsWriter:
             self._mirror.log(metrics)
 
     def close(self) -> None:
-        """Flush everything; never waits long for wandb."""
+        """Close the terminal and the mirror. Waits for wandb only a bounded time."""
         self.terminal.close()
         if self._mirror:
             self._mirror.finish()
 
 
 def device_peak_flops(device: torch.device) -> float | None:
-    """Peak dense bf16 FLOP/s of one device, or None where it is not known, as of a slice of one (MIG)."""
+    """Return the peak dense bf16 FLOP/s of one device; None if it is unknown, as for a slice of a GPU (MIG)."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -1,4 +1,4 @@
-"""metrics.jsonl -> a picture of the run. Reads nothing else; which metrics are drawn is the objective's to say."""
+"""Draws the curves of a run from metrics.jsonl. Reads nothing else; the objective chooses the metrics."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +11,10 @@ MARGINS = {"left": 0.07, "right": 0.98, "bottom": 0.08, "top": 0.9, "hspace": 0.
 
 
 def plot_metrics(run_dir: Path, panels: Mapping[str, tuple[str, ...]]) -> Path | None:
-    """Write curves.png beside metrics.jsonl and return its path; None where the disk refuses it, or a machine without package access has
-    no matplotlib. `panels`: title -> metrics, at most four."""
+    """Write curves.png beside metrics.jsonl and return its path. None if it cannot be written, or if matplotlib is not installed (as on
+    a machine without package access). `panels`: title -> metrics, at most four."""
     try:
-        import matplotlib  # a second of import that only the end of a run pays
+        import matplotlib  # takes a second to import, so only the end of a run does
     except ModuleNotFoundError:
         return None
     matplotlib.use("Agg")
@@ -35,7 +35,7 @@ def plot_metrics(run_dir: Path, panels: Mapping[str, tuple[str, ...]]) -> Path |
 def _draw(rows: list[dict[str, Any]], title: str, panels: Mapping[str, tuple[str, ...]]) -> Any:
     from matplotlib import pyplot
 
-    # Fixed margins: a constrained layout draws everything twice.
+    # Fixed margins, since a constrained layout draws everything twice.
     figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), gridspec_kw=MARGINS)
     for axis, (name, keys) in zip(axes.flat, panels.items(), strict=False):
         for key in keys:

@@ -1,4 +1,4 @@
-"""The prepare command: flags -> the same preparation that a launcher does on first use."""
+"""The prepare command: prepares a data set as a pre-training command does on first use."""
 
 import argparse
 
@@ -22,7 +22,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_prepare(args: argparse.Namespace) -> int:
-    """Prepare and say what to type next. Raises: ConfigError."""
+    """Prepare the data set and print the next command. Returns the exit code. Raises: ConfigError."""
     name = args.recipe or default_recipe(args.modality)
     recipe = resolve_recipe(name, RECIPES[args.modality], args.set, args.data)
     check_modality(recipe, args.modality)

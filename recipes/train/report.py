@@ -1,4 +1,4 @@
-"""What is told of a run while it trains: events of an update, a logged step, how it ended. When: recipes/train/loop.py."""
+"""Reports of a running training: events of an update, a logged step, the end. recipes/train/loop.py decides when."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -14,26 +14,28 @@ from recipes.train.state import TrainState
 EXIT_DONE, EXIT_REQUEUE = 0, 75
 
 
-def tell(state: TrainState, kind: str, **facts: Any) -> None:
+def report_event(state: TrainState, kind: str, **fields: Any) -> None:
     """Append an event to events.jsonl (rank 0)."""
     if state.run_dir:
-        state.run_dir.event(kind, step=state.step, **facts)
+        state.run_dir.event(kind, step=state.step, **fields)
 
 
 def tell_update(state: TrainState, health: UpdateHealth, skip: Skip | None, seconds: float) -> None:
-    """The update that has just ended: on the bar, and in events where there is anything to say."""
+    """Report the update that has just ended: move the bar, and write events for spikes and a skip."""
     if state.writer:
         state.writer.terminal.step(state.step)
     update = state.counters.update - 1
     for spike in health.spikes:
-        tell(state, "spike", update=update, **asdict(spike), action=state.recipe.guard.spike)
+        report_event(state, "spike", update=update, **asdict(spike), action=state.recipe.guard.spike)
     if skip:
         samples = blamed_samples(skip, state.data.loader.positions(update), state.config.batch)
-        tell(state, "skip", update=update, reason=skip.reason, seconds=seconds, ranks=skip.ranks, samples=samples)
+        report_event(state, "skip", update=update, reason=skip.reason, seconds=seconds, ranks=skip.ranks, samples=samples)
 
 
 def report(state: TrainState, metrics: dict[str, Any]) -> None:
-    """Write one logged step (rank 0), then stop a run that learns nothing any more (all ranks)."""
+    """Write one logged step (rank 0), then check that the run still learns (all ranks).
+
+    Raises: TrainingBroken if the loss is not finite or the objective's check fails."""
     counters, interval = state.counters, state.interval
     metrics |= {
         "samples": counters.samples,
@@ -47,34 +49,34 @@ def report(state: TrainState, metrics: dict[str, Any]) -> None:
     if state.writer:
         state.writer.write(metrics, interval)
     for loss in take_losses():
-        tell(state, "terminal_lost", stream=loss.stream, reason=loss.reason)
+        report_event(state, "terminal_lost", stream=loss.stream, reason=loss.reason)
     state.interval = Interval()
     check_finite(metrics)
     state.objective.check(metrics)
 
 
-def tell_last_save(state: TrainState) -> None:
-    """To who has asked the run to stop, and waits."""
+def report_last_save(state: TrainState) -> None:
+    """Print that the last save has started, for the user who asked the run to stop and waits."""
     if state.writer and state.stop.agreed:
         state.writer.terminal.say(f"stopping: saving step {state.step}")
 
 
 def finish(state: TrainState) -> int:
-    """Last lines and the exit code: 75 where the run was stopped before its end."""
+    """Print the last lines and return the exit code: 75 if the run was stopped before its last step."""
     done = state.step >= state.recipe.run.max_steps
     memory = state.world.largest(peak_memory_bytes(state.device))
     if state.writer and state.run_dir:
         state.writer.close()
         reason = state.stop.reason or "a request on another rank"
-        state.stop.obeyed()
+        state.stop.remove_file()
         state.run_dir.event("stop", step=state.step, reason="done" if done else reason)
         stopped = f"stopped by {reason} at step {state.step}, saved; the same command continues"
-        for line in _last_lines(state, memory) if done else (stopped,):
+        for line in _done_lines(state, memory) if done else (stopped,):
             state.writer.terminal.say(line)
     return EXIT_DONE if done else EXIT_REQUEUE
 
 
-def _last_lines(state: TrainState, memory: int) -> Iterator[str]:
+def _done_lines(state: TrainState, memory: int) -> Iterator[str]:
     assert state.run_dir is not None
     path, tokens = state.run_dir.path, state.counters.tokens
     yield f"done: {state.step} steps, {tokens:,} tokens in {path}; peak memory {format_bytes(memory)} a rank"

@@ -1,5 +1,8 @@
-"""The prepared data of a run, as rank 0 finds them, makes them, or makes them again where others are meant; and the files of the first
-preparation that the run keeps for ever (shards.KEPT), by copies in the run dir. Knows no modality."""
+"""The prepared data of a run. Rank 0 finds them, prepares them, or prepares them again if the recipe names other data. Independent of the
+modality.
+
+Kept files (shards.KEPT) are those of the first preparation that the run needs permanently, such as the tokenizer. The run dir has
+copies."""
 
 import hashlib
 import os
@@ -18,145 +21,148 @@ from recipes.errors import ConfigError, OtherData
 from recipes.modalities.base import Modality
 from recipes.run_dir.run_dir import RunDir
 from recipes.system.json_lines import read_rows
-from recipes.train.begun import DataFacts, acceptance, read_begun
+from recipes.train.begun import DataIdentity, accept_setting, read_started_run
 
 OLD_NO_FILE = re.compile(r" row \d+$| from [\d.]+ s$| [\d.]+ to [\d.]+ s$")
-"""Ends of what the user finds a row of a table or a stretch by."""
+"""Ends of the locations of table rows and of segments."""
 
 
 class RunData:
-    """Of one launch in a run dir."""
+    """The prepared data of one launch in a run dir."""
 
     def __init__(self, run_dir: RunDir, recipe: Recipe, modality: Modality) -> None:
-        """Raises: ConfigError where config.json is damaged."""
-        self._owner, self._run_dir, self._recipe, self._modality = run_dir, run_dir.path, recipe, modality
-        self._own = self._prepared = self._run_dir / "prepared"
-        self._begun = read_begun(self._run_dir)
+        """Raises: ConfigError if config.json is damaged."""
+        self._run_dir, self._path, self._recipe, self._modality = run_dir, run_dir.path, recipe, modality
+        self._own_folder = self._prepared = self._path / "prepared"
+        self._started = read_started_run(self._path)
 
     def prepare(self, check: Callable[[Path], Any]) -> Path:
-        """The prepared folder, found or made. A folder of the run dir that was made from other data is made again where run.accept_changes
-        names data.path, and where no update was made. What is new and refused by `check` leaves nothing behind.
+        """Return the prepared folder, found or made.
+
+        A folder in the run dir that was made from other data is made again if run.accept_changes names data.path, or if the run has
+        no update yet. A new folder that `check` refuses is removed.
 
         Raises: ConfigError.
         """
-        self._restore_kept()
+        self._restore_kept_files()
         try:
             return self._prepare(check)
         except OtherData as error:
             if self._recipe.data.path is not None and is_prepared(Path(self._recipe.data.path).expanduser()):
                 raise ConfigError(str(error)) from None
-            if self._begun and "data.path" not in self._recipe.run.accept_changes:
+            if self._started and "data.path" not in self._recipe.run.accept_changes:
                 raise ConfigError(
-                    f"{error.fact}; go back to that, accept the other with --set {acceptance(self._recipe, 'data.path')}, or name another "
-                    "--run-dir"
+                    f"{error.fact}; go back to that, accept the other with --set {accept_setting(self._recipe, 'data.path')}, or name "
+                    "another --run-dir"
                 ) from None
-            self._owner.warn(f"{error.fact}; it is prepared again")
-        with replaced(self._own):
+            self._run_dir.warn(f"{error.fact}; it is prepared again")
+        with replaced(self._own_folder):
             return self._prepare(check)
 
-    def leave_kept(self) -> None:
-        """Put what the run keeps back into its prepared folder where that is gone: probes read it there."""
-        self._restore_kept()
-        there = [name for name in self._kept if (self._run_dir / name).exists()]
-        if there and not self._own.exists():
-            with suppress(OSError):  # a full disk: the run itself has them
-                self._own.mkdir()
+    def copy_kept_to_prepared(self) -> None:
+        """Copy the kept files to the run's prepared folder if that folder is gone: probes read them there."""
+        self._restore_kept_files()
+        there = [name for name in self._kept_hashes if (self._path / name).exists()]
+        if there and not self._own_folder.exists():
+            with suppress(OSError):  # a full disk: the run dir still has them
+                self._own_folder.mkdir()
                 for name in there:
-                    shutil.copyfile(self._run_dir / name, self._own / name)
+                    shutil.copyfile(self._path / name, self._own_folder / name)
 
     def _prepare(self, check: Callable[[Path], Any]) -> Path:
-        if self._own.is_dir() and {path.name for path in self._own.iterdir()} <= KEPT.keys():
-            shutil.rmtree(self._own)  # of leave_kept
-        is_new = not self._own.exists()
-        so_far = RunSoFar(self._run_dir if self._begun else None, self.met_bad)
-        prepared = self._modality.prepare(self._recipe, self._own, progress=True, log=print, run=so_far)
+        if self._own_folder.is_dir() and {path.name for path in self._own_folder.iterdir()} <= KEPT.keys():
+            shutil.rmtree(self._own_folder)  # made by copy_kept_to_prepared
+        is_new = not self._own_folder.exists()
+        so_far = RunSoFar(self._path if self._started else None, self.recorded_bad)
+        prepared = self._modality.prepare(self._recipe, self._own_folder, progress=True, log=print, run=so_far)
         try:
             check(prepared)
-            self._check_kept(prepared)
+            self._check_kept_files(prepared)
         except ConfigError:
             if is_new:
-                shutil.rmtree(self._own, ignore_errors=True)
+                shutil.rmtree(self._own_folder, ignore_errors=True)
             raise
         self._prepared = prepared
         return prepared
 
     @cached_property
-    def met_bad(self) -> frozenset[str]:
-        """Files that the run could not decode so far, or whose stretches it could not decode."""
+    def recorded_bad(self) -> frozenset[str]:
+        """Files that the run could not decode so far, as a whole or in part."""
         return frozenset(file for file in self._file_of_bad.values() if file)
 
     @cached_property
     def _file_of_bad(self) -> dict[str, str | None]:
         """Items that the run could not decode so far -> the file of each, None for rows of a table. From events.jsonl."""
-        rows, _ = read_rows(self._run_dir / "events.jsonl")
+        rows, _ = read_rows(self._path / "events.jsonl")
         return {str(row.get("where")): _file_of(row) for row in rows if row.get("event") == "bad_item"}
 
     def removed(self) -> frozenset[str]:
-        """Items that the run could not decode and whose files are gone by now, as the run asked for when it ended."""
+        """Return the recorded bad items whose files are gone: the user removed them, as the run's error message asked."""
         return frozenset(where for where, file in self._file_of_bad.items() if file and _is_gone(file))
 
-    def facts(self, fingerprint: str) -> DataFacts:
-        """Of what prepare() found."""
+    def identity(self, fingerprint: str) -> DataIdentity:
+        """Return the hashes of the data that prepare() returned."""
         record = record_of(self._prepared, "contents")
-        return DataFacts(fingerprint, record["sha256"] if record else None, kept_files(self._prepared))
+        return DataIdentity(fingerprint, record["sha256"] if record else None, kept_files(self._prepared))
 
     def keep(self) -> None:
-        """Copy what belongs to the run for ever, where it is not there. Raises: ConfigError where the disk refuses."""
+        """Copy the kept files to the run dir if they are missing there. Raises: ConfigError if they cannot be written."""
         for name, sha256 in kept_files(self._prepared).items():
-            if _sha256(self._run_dir / name) != sha256:
-                self._owner.keep(name, (self._prepared / name).read_bytes())
+            if _sha256(self._path / name) != sha256:
+                self._run_dir.keep(name, (self._prepared / name).read_bytes())
 
     @cached_property
-    def _kept(self) -> dict[str, str]:
-        """Name -> SHA-256. A run of a release that did not write them down has those of the folder with the run's fingerprint."""
-        if self._begun is None:
+    def _kept_hashes(self) -> dict[str, str]:
+        """Kept file -> SHA-256, from the run's configuration. Older releases did not record them; then they are computed from the folder
+        with the run's fingerprint."""
+        if self._started is None:
             return {}
-        if (noted := self._begun.content.get("kept")) is not None:
-            return dict(noted)
-        fingerprint = self._begun.content.get("data_fingerprint")
+        if (recorded := self._started.content.get("kept")) is not None:
+            return dict(recorded)
+        fingerprint = self._started.content.get("data_fingerprint")
         return next((kept_files(folder) for folder in self._folders() if read_values(folder).get("fingerprint") == fingerprint), {})
 
     def _folders(self) -> list[Path]:
-        """Where the run's files may be."""
-        before = self._begun.recipe["data"].get("path") if self._begun else None
+        """Return the folders that may hold the kept files."""
+        before = self._started.recipe["data"].get("path") if self._started else None
         paths = [Path(path).expanduser() for path in (self._recipe.data.path, before) if path is not None]
-        return [self._run_dir, self._own, *paths]
+        return [self._path, self._own_folder, *paths]
 
-    def _restore_kept(self) -> None:
-        """Bring lost copies back from where they still are, before that goes."""
-        for name, sha256 in self._kept.items():
+    def _restore_kept_files(self) -> None:
+        """Restore missing kept files in the run dir from another folder that still has them, before that folder is replaced."""
+        for name, sha256 in self._kept_hashes.items():
             found = next((folder / name for folder in self._folders() if _sha256(folder / name) == sha256), None)
-            if found and found.parent != self._run_dir:
-                self._owner.keep(name, found.read_bytes())
+            if found and found.parent != self._path:
+                self._run_dir.keep(name, found.read_bytes())
 
-    def _check_kept(self, prepared: Path) -> None:
-        """Raises: ConfigError where the data were prepared with others than the run's."""
+    def _check_kept_files(self, prepared: Path) -> None:
+        """Raises: ConfigError if the data were prepared with other kept files than those of the run."""
         now, fingerprint = kept_files(prepared), read_values(prepared).get("fingerprint")
-        if self._begun is None or fingerprint == self._begun.content.get("data_fingerprint", fingerprint):
+        if self._started is None or fingerprint == self._started.content.get("data_fingerprint", fingerprint):
             return
         for name, sha256 in now.items():
-            before = self._kept.get(name)
+            before = self._kept_hashes.get(name)
             if before == sha256:
                 continue
-            copy = self._run_dir / name
+            copy = self._path / name
             remedy = f"put that file back as {copy}"
             if before is not None and _sha256(copy) == before:
                 remedy = f"prepare them again with --set {KEPT[name]}={copy}"
-            was = f"sha256 {before[:12]}" if before else "which is not known any more"
+            was = f"sha256 {before[:12]}" if before else "of unknown sha256"
             raise ConfigError(
-                f"{prepared}: its {name} (sha256 {sha256[:12]}) is not that of the run ({was}), by which it has learned; {remedy}, or name "
-                "another --run-dir"
+                f"{prepared}: its {name} (sha256 {sha256[:12]}) is not that of the run ({was}), with which it was trained; {remedy}, or "
+                "name another --run-dir"
             )
 
 
 def _file_of(row: dict[str, Any]) -> str | None:
-    """Return the file of a bad_item event. An older release wrote none: then it is what the user finds the item by, if that is a path."""
+    """Return the file of a bad_item event. Older releases did not write it: then it is the location of the item, if that is a path."""
     where = str(row.get("where"))
     return row["file"] if "file" in row else where if where.startswith("/") and not OLD_NO_FILE.search(where) else None
 
 
 def _is_gone(file: str) -> bool:
-    """Whether there is certainly no such file; what is behind a locked folder or a dangling link may come back."""
+    """Return whether the file is certainly missing. A file in an unreadable folder and a broken link are not."""
     try:
         os.lstat(file)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,5 @@
-"""When a checkpoint is due, what becomes of a failed one, and what the user is told. How it is written: recipes/checkpoint/save.py."""
+"""Decides when a checkpoint is due and when a failed save is tried again, and reports the outcome. The files are written in
+recipes/checkpoint/save.py."""
 
 import time
 from collections.abc import Callable
@@ -14,31 +15,32 @@ from recipes.settings import recipe_to_dict
 SmallStates = Callable[[], dict[str, Any]]
 
 RETRIES_PER_INTERVAL = 10
-"""A failed save is tried again after this part of run.save_steps."""
+"""A failed save is tried again after run.save_steps divided by this."""
 LAST_TRIES = 3
 LAST_PAUSE_SECONDS = 2.0
 
 
 class Saving:
-    """The saves of one run: at most one at a time, the others wait for it. Every method is a collective at one step."""
+    """The saves of one run, at most one at a time: the next save waits for the running one. Every method is a collective."""
 
-    def __init__(self, saver: CheckpointSaver, recipe: Recipe, facts: dict[str, Any], saved_step: int, run_dir: RunDir | None) -> None:
-        """`facts` go into every manifest beside the recipe; `saved_step`: the step of the checkpoint that the run comes from, 0
-        without one; `run_dir`: where events go, on rank 0."""
+    def __init__(self, saver: CheckpointSaver, recipe: Recipe, run_info: dict[str, Any], saved_step: int, run_dir: RunDir | None) -> None:
+        """`run_info` (versions, command line, hashes of the data) is written to every manifest beside the recipe. `saved_step`: step of
+        the checkpoint that the run was resumed from, 0 without one. `run_dir`: receives events and warnings; None except on rank 0."""
         self._saver, self._save_steps = saver, recipe.run.save_steps
         self.run_dir = run_dir
-        """On rank 0."""
-        self._facts = {"recipe": recipe_to_dict(recipe), **facts}
+        """None except on rank 0."""
+        self._run_info = {"recipe": recipe_to_dict(recipe), **run_info}
         self._saved_step = saved_step
         self._retry_step: int | None = None
 
     def is_written(self) -> bool:
-        """Whether a save is running whose files this rank has written: when all say so, collect() will not wait. Raises: what has ended
-        the writing on this rank alone, for which the other ranks would wait."""
+        """True if a save is running and this rank has written its files. If that is so on all ranks, collect() does not wait.
+
+        Raises: the error that ended the writing, if only this rank has it: the other ranks would wait for this one."""
         return self._saver.is_written()
 
     def save_if_due(self, counters: Counters, small_states: SmallStates) -> None:
-        """Begin a save at every run.save_steps, or to make good for a failed one; `small_states` is asked only then."""
+        """Start a save every run.save_steps, and to retry a failed one. `small_states` is called only if a save starts."""
         if counters.step % self._save_steps == 0 or counters.step == self._retry_step:
             self._begin(counters, small_states)
 
@@ -46,10 +48,10 @@ class Saving:
         if self._saver.is_busy:
             self.collect(counters.step)
         self._retry_step = None
-        self._saver.begin(counters, {**self._facts, **small_states(), "time": time.time()})
+        self._saver.begin(counters, {**self._run_info, **small_states(), "time": time.time()})
 
     def collect(self, step: int) -> SaveOutcome:
-        """Take the outcome of the running save at `step` of the training, and tell it. Waits until it is there."""
+        """Wait for the running save, report its outcome and return it. `step`: the current step of training."""
         start = time.perf_counter()
         outcome = self._saver.finish()
         waited = time.perf_counter() - start
@@ -67,7 +69,7 @@ class Saving:
         return outcome
 
     def finish(self, counters: Counters, small_states: SmallStates) -> None:
-        """Bring the last step onto the disk and wait for it. Raises: ConfigError where the disk refuses several times."""
+        """Save the last step and wait until it is written. Raises: ConfigError if LAST_TRIES saves fail."""
         if self._saver.is_busy:
             self.collect(counters.step)
         problem = None
@@ -80,12 +82,12 @@ class Saving:
             problem = self.collect(counters.step).problem
         if counters.step != self._saved_step:
             raise ConfigError(
-                f"the checkpoint of step {counters.step} could not be written ({problem}); mend that and give the same command, "
+                f"the checkpoint of step {counters.step} could not be written ({problem}); fix that and give the same command, "
                 f"which continues from step {self._resumes_from()}"
             )
 
     def _resumes_from(self) -> int:
-        """A save that failed at its very end may still be found by the next launch. Rank 0, which tells the user, looks."""
+        """Return the step from which the next launch continues. A save that failed at its very end may count, so rank 0 looks on disk."""
         found = newest(self.run_dir.path) if self.run_dir else None
         return step_of(found) if found else self._saved_step
 
@@ -93,7 +95,7 @@ class Saving:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        """Let a running save end and be told, but where the user cannot wait (KeyboardInterrupt)."""
+        """Wait for a running save and report it; except after KeyboardInterrupt, since the user does not want to wait."""
         if kind is None or issubclass(kind, Exception):
             self._saver.close()
             if self._saver.is_busy:
@@ -103,6 +105,6 @@ class Saving:
         if self.run_dir:
             self.run_dir.warn(text)
 
-    def _report(self, kind: str, step: int, **facts: Any) -> None:
+    def _report(self, kind: str, step: int, **fields: Any) -> None:
         if self.run_dir:
-            self.run_dir.event(kind, step=step, **facts)
+            self.run_dir.event(kind, step=step, **fields)

@@ -6,10 +6,10 @@ from recipes.config import OptimConfig
 
 
 def learning_rate(config: OptimConfig, updates_done: int) -> float:
-    """The rate of the next update after `updates_done` updates.
+    """Return the learning rate of the next update, after `updates_done` updates.
 
     cosine: linear warm-up from 0, half a cosine to final_lr_scale * lr at schedule_steps. tri_stage: linear from
-    final_lr_scale * lr to lr, hold, exponential to final_lr_scale * lr. Past the horizon the last value stays.
+    final_lr_scale * lr to lr, hold, exponential to final_lr_scale * lr. After the last step of the schedule the final value stays.
     Source: fairseq cosine_lr_scheduler.py and tri_stage_lr_scheduler.py (the paper calls the last stage linear).
     """
     floor = config.final_lr_scale * config.lr

@@ -1,4 +1,4 @@
-"""Spikes of loss and gradient norm against a robust running statistic. What is done about one: recipes/train/guard.py. Torch-free."""
+"""Finds spikes of loss and gradient norm against a robust running statistic. recipes/train/guard.py acts on them. Torch-free."""
 
 import statistics
 from collections import deque
@@ -10,9 +10,9 @@ from recipes.config import GuardConfig
 Quantity = Literal["loss", "grad_norm"]
 
 MAD_TO_STD = 1.4826
-"""Standard deviation of normally distributed values over their median absolute deviation."""
+"""Ratio of standard deviation to median absolute deviation, for normally distributed values."""
 LEAST_RELATIVE_DEVIATION = 0.01
-"""Floor of the deviation as a share of the median: a window that hardly varies must not call rounding a spike."""
+"""Lower bound of the deviation, relative to the median, so that rounding is not a spike in a window that hardly varies."""
 LEAST_DEVIATION = 1e-12
 
 
@@ -28,15 +28,16 @@ class Spike:
 
 
 class SpikeStatistic:
-    """Loss and gradient norm of the last guard.spike_window applied updates. Equal on every rank, since what goes in is."""
+    """Loss and gradient norm of the last guard.spike_window applied updates. Equal on every rank, since the inputs are equal."""
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
         self._windows: dict[Quantity, deque[float]] = {name: deque(maxlen=config.spike_window) for name in ("loss", "grad_norm")}
 
     def find(self, loss: float, grad_norm: float) -> list[Spike]:
-        """What lies more than guard.spike_deviations deviations above its median. Nothing before the window is full, and nothing
-        downwards: an update that is too small does no harm."""
+        """Return the quantities that are more than guard.spike_deviations deviations above their median.
+
+        Returns [] until the window is full. Values far below the median are no spikes, since a small update does no harm."""
         if self._config.spike == "off":
             return []
         measured = (self._measure("loss", loss), self._measure("grad_norm", grad_norm))
@@ -52,16 +53,16 @@ class SpikeStatistic:
         return Spike(quantity, value, median, (value - median) / deviation)
 
     def add(self, loss: float, grad_norm: float) -> None:
-        """Take in an applied update."""
+        """Add an applied update to the window."""
         self._windows["loss"].append(loss)
         self._windows["grad_norm"].append(grad_norm)
 
     def state(self) -> dict[str, list[float]]:
-        """Everything that later decisions depend on, ready for JSON."""
+        """Return the windows, ready for JSON."""
         return {name: list(window) for name, window in self._windows.items()}
 
     def load(self, state: dict[str, Any]) -> None:
-        """The inverse of state(). Of a longer window the newest values are kept; {} leaves the statistic empty."""
+        """Restore state(). If the stored window is longer, the newest values are kept. {} leaves the statistic empty."""
         for name, window in self._windows.items():
             window.clear()
             window.extend(state.get(name, []))

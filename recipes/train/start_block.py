@@ -1,4 +1,4 @@
-"""The first lines of a run on the terminal: what, on what, how big, where; and when it is ready. When they are said: startup.py."""
+"""The first lines of a run on the terminal: model, device, batch, run dir, steps. startup.py prints them."""
 
 import os
 import re
@@ -12,8 +12,8 @@ from recipes.plan.size import num_parameters
 from recipes.run_dir.run_dir import RunDir
 
 
-def what_runs(recipe: Recipe, config: EngineConfig, device: torch.device) -> list[str]:
-    """Model, device and batch. Said before the networks are built, which takes its time."""
+def model_lines(recipe: Recipe, config: EngineConfig, device: torch.device) -> list[str]:
+    """Return the lines on model, device and batch. They are printed before the networks are built, which is slow."""
     batch, ranks = config.batch, f"{config.batch.world_size} rank{'s' if config.batch.world_size > 1 else ''}"
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
     return [
@@ -24,25 +24,25 @@ def what_runs(recipe: Recipe, config: EngineConfig, device: torch.device) -> lis
     ]
 
 
-def where_it_goes(recipe: Recipe, run_dir: RunDir, step: int, seconds: float) -> list[str]:
-    """Run dir, steps, and what is unusual about this launch."""
+def run_dir_lines(recipe: Recipe, run_dir: RunDir, step: int, seconds: float) -> list[str]:
+    """Return the lines on run dir and steps, and on a takeover or changed settings. `seconds`: duration of the start."""
     lines = [
         f"run dir {run_dir.path}: {'resumed at' if step else 'from'} step {step} to {recipe.run.max_steps}, "
         f"a checkpoint every {recipe.run.save_steps}",
         f"ready in {seconds:.1f} s; Ctrl-C saves and stops, the same command continues",
     ]
     if run_dir.taken_from:
-        lines.append(f"taken over from {run_dir.taken_from}, which has ended without a word")
+        lines.append(f"taken over from {run_dir.taken_from}, which ended without releasing the run dir")
     if run_dir.accepted:
         lines.append(f"changed: {', '.join(f'{key} {_shown(old)} -> {_shown(new)}' for key, (old, new) in run_dir.accepted.items())}")
     return lines
 
 
 def _shown(value: Any) -> str:
-    """A hash by its first twelve characters."""
+    """Return the value as text, a SHA-256 shortened to its first twelve characters."""
     return str(value)[:12] if re.fullmatch("[0-9a-f]{64}", str(value)) else str(value)
 
 
 def shortest(path: str) -> str:
-    """As seen from here, where that is shorter."""
+    """Return the path relative to the working directory if that is shorter."""
     return min(path, os.path.relpath(path), key=len) if os.path.exists(path) else path

@@ -1,4 +1,4 @@
-"""From nothing to a running state: run dir, data, engines, newest checkpoint, logs, in this order. Every rank takes every step."""
+"""Start-up of a run: run dir, data, engines, newest checkpoint, logs, in this order. Every rank runs every step."""
 
 import os
 import time
@@ -33,7 +33,7 @@ from recipes.objectives.registry import build_objective, objective_class
 from recipes.run_dir.run_dir import RunDir
 from recipes.settings import recipe_to_dict
 from recipes.train.bad_items import BadItems
-from recipes.train.begun import check_same_data, check_same_recipe, how_it_changed, read_begun
+from recipes.train.begun import check_same_data, check_same_recipe, execution_changes, read_started_run
 from recipes.train.metrics import MetricsWriter
 from recipes.train.mirror import open_mirror
 from recipes.train.plot import CURVES, plot_metrics
@@ -41,7 +41,7 @@ from recipes.train.preempt import StopRequest
 from recipes.train.run_data import RunData
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
-from recipes.train.start_block import what_runs, where_it_goes
+from recipes.train.start_block import model_lines, run_dir_lines
 from recipes.train.state import TrainData, TrainState
 from recipes.train.step_lines import warn
 from recipes.watch import endings
@@ -50,65 +50,65 @@ from recipes.watch.watch import Watch
 
 @dataclass
 class StartUp:
-    """What a launch begins with, and what its steps have made so far."""
+    """The start-up of one launch: its inputs, and what its steps have built so far."""
 
     recipe: Recipe
     config: EngineConfig
     path: Path
     """The run dir."""
-    facts: dict[str, Any]
+    launch_info: dict[str, Any]
     """Versions and command line, for config.json and every manifest."""
     world: World
     stop: StopRequest
     watch: Watch
     stack: ExitStack
-    """What is taken is given up when it closes, however the start ends."""
+    """Releases what the start has acquired (run dir, loader) when it closes, also after an error."""
     run_dir: RunDir | None = None
-    """On rank 0, once it is taken."""
+    """Set on rank 0, once the run dir is owned."""
     run_data: RunData | None = None
-    """On rank 0, once they are prepared."""
+    """Set on rank 0, when the preparation starts."""
     began: float = field(default_factory=time.perf_counter)
 
     @cached_property
     def modality(self) -> Modality:
-        """The recipe's."""
+        """The recipe's modality."""
         return modality_of(self.recipe.modality, f"recipe {self.recipe.name}")
 
     def run(self) -> TrainState | None:
-        """All steps; None where the run is finished.
+        """Run all steps and return the state; None if the run is finished already.
 
-        Raises: ConfigError; Stopped where rank 0 is asked to stop before the data are prepared.
+        Raises: ConfigError; Stopped if rank 0 is asked to stop before the data are prepared.
         """
         recipe, world = self.recipe, self.world
-        check_world(world, recipe, self.config, self.facts)
+        check_world(world, recipe, self.config, self.launch_info)
         world.on_all_ranks(lambda: check_precision(self.config))
-        expected = world.on_rank_zero(self._take_run_dir)
+        expected = world.on_rank_zero(self._acquire_run_dir)
         step = expected.counters.step
         if step >= recipe.run.max_steps:
-            world.on_rank_zero(lambda: self._say_finished(step))
+            world.on_rank_zero(lambda: self._print_finished(step))
             return None
-        check_run_dir(world, self.path, world.on_rank_zero(lambda: self._own().token))
+        check_run_dir(world, self.path, world.on_rank_zero(lambda: self._require_run_dir().token))
         self.watch.start()
-        train_data, heldout, facts = self._open_data(step)
+        train_data, heldout, run_info = self._open_data(step)
         parallel = init_parallel(self.config.batch.tp_size, world.device.type)
-        heldout_batches(recipe, heldout, self.config.batch, parallel)  # complains now rather than at the first evaluation
+        heldout_batches(recipe, heldout, self.config.batch, parallel)  # raises now rather than at the first evaluation
         loader = self._open_loader(train_data, parallel, expected)
-        self._say_what_comes(step)
-        removed = world.on_rank_zero(lambda: self._data().removed())
+        self._print_start_lines(step)
+        removed = world.on_rank_zero(lambda: self._require_run_data().removed())
         data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction, removed))
-        facts |= self.facts | {"deepspeed": self.config.deepspeed}
-        state = self._build(parallel, data, facts, expected)
+        run_info |= self.launch_info | {"deepspeed": self.config.deepspeed}
+        state = self._build(parallel, data, run_info, expected)
         state.beat("logs")
-        world.on_rank_zero(lambda: self._open_logs(state, facts))
+        world.on_rank_zero(lambda: self._open_logs(state, run_info))
         return state
 
-    def _own(self) -> RunDir:
+    def _require_run_dir(self) -> RunDir:
         assert self.run_dir is not None
         return self.run_dir
 
-    def _take_run_dir(self) -> Manifest:
-        """Own the run dir, where the recipe is that of the run; where the run then stands, as its newest manifest tells. On rank 0."""
-        with self.stop.interruptible("preparation"):  # a lock of another machine is watched for half a minute
+    def _acquire_run_dir(self) -> Manifest:
+        """Acquire the run dir and check that the recipe is that of the run. Return its newest manifest, or an empty one. On rank 0."""
+        with self.stop.interruptible("preparation"):  # waits half a minute if the lock is of another machine
             self.run_dir = RunDir(self.path, say=warn)
             self.stack.callback(self.run_dir.release)
         self.run_dir.accepted = check_same_recipe(self.path, self.recipe)
@@ -121,43 +121,44 @@ class StartUp:
                 self._write_roster()
         return manifest
 
-    def _say_finished(self, step: int) -> None:
-        if not (self.path / CURVES).exists():  # it was killed after its last save
+    def _print_finished(self, step: int) -> None:
+        if not (self.path / CURVES).exists():  # the run was killed after its last save
             plot_metrics(self.path, objective_class(self.recipe.objective.kind).display.panels)
-        RunData(self._own(), self.recipe, self.modality).leave_kept()
+        RunData(self._require_run_dir(), self.recipe, self.modality).copy_kept_to_prepared()
         name = step_folder(self.path, step).name
         print(f"{self.path} is finished ({name}); {continuation(self.recipe, step)}; another --run-dir starts a new run")
 
     def _write_roster(self) -> None:
-        with suppress(OSError):  # a full disk: then a rank that ends without a record is not missed
+        with suppress(OSError):  # a full disk: then a rank that ends without a record is not noticed
             endings.write_roster(self.path / endings.FOLDER, self.world.hosts)
 
     def _open_data(self, step: int) -> tuple[Dataset, Dataset, dict[str, Any]]:
-        """Both splits, prepared where they were not, the same on every rank and those of the run; and what config.json says of them."""
+        """Return both splits, prepared if needed, and their identity for config.json. They are checked to be the same on every rank and
+        those of the run."""
         recipe, world = self.recipe, self.world
         with self.watch.paused("prepare"):
             prepared = world.on_rank_zero(self._prepare)
         self.watch.beat(step, "data set")
         train_data, heldout = world.on_all_ranks(lambda: self.modality.open_data(recipe, prepared))
         check_same(world, {"the data's fingerprint": train_data.fingerprint})
-        facts = world.on_rank_zero(lambda: self._data().facts(train_data.fingerprint))
-        world.on_rank_zero(lambda: self._own().accepted.update(check_same_data(self.path, recipe, facts)))
-        return train_data, heldout, asdict(facts)
+        identity = world.on_rank_zero(lambda: self._require_run_data().identity(train_data.fingerprint))
+        world.on_rank_zero(lambda: self._require_run_dir().accepted.update(check_same_data(self.path, recipe, identity)))
+        return train_data, heldout, asdict(identity)
 
-    def _data(self) -> RunData:
+    def _require_run_data(self) -> RunData:
         assert self.run_data is not None
         return self.run_data
 
     def _prepare(self) -> Path:
-        """The prepared data. On rank 0."""
+        """Return the folder of the prepared data. On rank 0."""
         recipe, open_data = self.recipe, self.modality.open_data
-        self.run_data = RunData(self._own(), recipe, self.modality)
+        self.run_data = RunData(self._require_run_dir(), recipe, self.modality)
         with self.stop.interruptible("preparation"):
             return self.run_data.prepare(lambda prepared: check_enough(open_data(recipe, prepared)[0], recipe.run.global_batch_size))
 
-    def _say_what_comes(self, step: int) -> None:
-        """Before what may be silent for minutes."""
-        lines = what_runs(self.recipe, self.config, self.world.device)
+    def _print_start_lines(self, step: int) -> None:
+        """Print on rank 0 what starts now, before steps that may print nothing for minutes."""
+        lines = model_lines(self.recipe, self.config, self.world.device)
         if self.config.offloads_optimizer and not is_compiled():
             lines.append("compiling DeepSpeed's CPU optimizer: a minute, the first time on this kind of machine")
         if step:
@@ -166,7 +167,7 @@ class StartUp:
             print(line, flush=True)
 
     def _open_loader(self, train_data: Dataset, parallel: Parallel, manifest: Manifest) -> UpdateLoader:
-        """This rank's, from where the manifest says that the run stands."""
+        """Return this rank's loader, starting at the update that the manifest contains."""
         place, update = manifest.facts.get("place"), manifest.counters.update
         size = manifest.facts.get("recipe", {}).get("run", {}).get("global_batch_size", self.recipe.run.global_batch_size)
         first = EpochPlace(update, **place) if place else EpochPlace.of_constant(update, size, len(train_data))
@@ -175,8 +176,8 @@ class StartUp:
         self.stack.callback(loader.close)
         return loader
 
-    def _build(self, parallel: Parallel, data: TrainData, facts: dict[str, Any], expected: Manifest) -> TrainState:
-        """Engines with the newest checkpoint in them, and what saves them."""
+    def _build(self, parallel: Parallel, data: TrainData, run_info: dict[str, Any], expected: Manifest) -> TrainState:
+        """Build the engines, load the newest checkpoint into them, and return the state."""
         step = expected.counters.step
         recipe, world, run_dir = self.recipe, self.world, self.run_dir
         choose_kernels(recipe.run.deterministic)
@@ -185,11 +186,11 @@ class StartUp:
         self.watch.beat(step, "load")
         manifest = load_newest(self.path, objective, world, self._report_damage, alive=self.watch.alive)
         counters = manifest.counters if manifest else Counters()
-        if manifest and counters != expected.counters:  # the newest one is damaged
+        if manifest and counters != expected.counters:  # the newest checkpoint is damaged, an older one was loaded
             data.loader.close()
             data = data._replace(loader=self._open_loader(data.loader.dataset, parallel, manifest))
         saver = CheckpointSaver(self.path, objective, world, recipe.checkpoint, run_dir.check if run_dir else None)
-        saving, spikes = Saving(saver, recipe, facts, counters.step, run_dir), SpikeStatistic(recipe.guard)
+        saving, spikes = Saving(saver, recipe, run_info, counters.step, run_dir), SpikeStatistic(recipe.guard)
         if manifest:
             spikes.load(manifest.facts["spikes"])
             objective.load_state(manifest.facts.get("objective", {}))
@@ -200,16 +201,16 @@ class StartUp:
             self.run_dir.event("fallback", step=step_of(folder), checkpoint=folder.name, reason=reason)
             self.run_dir.warn(f"checkpoint {folder.name} is not loaded, trying the one before it: {reason}")
 
-    def _open_logs(self, state: TrainState, facts: dict[str, Any]) -> None:
-        recipe, batch, run_dir = self.recipe, self.config.batch, self._own()
+    def _open_logs(self, state: TrainState, run_info: dict[str, Any]) -> None:
+        recipe, batch, run_dir = self.recipe, self.config.batch, self._require_run_dir()
         seconds = time.perf_counter() - self.began
         topology = {"world_size": batch.world_size, "tp_size": batch.tp_size}
-        content = {"recipe": recipe_to_dict(recipe), "deepspeed_config": self.config.path, **facts, **topology}
-        before = read_begun(self.path)
-        run_dir.accepted |= how_it_changed(before.content, content) if before else {}
+        content = {"recipe": recipe_to_dict(recipe), "deepspeed_config": self.config.path, **run_info, **topology}
+        before = read_started_run(self.path)
+        run_dir.accepted |= execution_changes(before.content, content) if before else {}
         run_dir.save_config(content)
-        self._data().keep()
-        self._write_roster()  # now there is a run
+        self._require_run_data().keep()
+        self._write_roster()  # config.json exists now, so this is a run
         lines, lost_steps, lost_seconds = run_dir.open_metrics(state.step)
         mirror = open_mirror(recipe.run.wandb, run_dir.path, content)
         display = state.objective.display
@@ -220,27 +221,27 @@ class StartUp:
             run_dir.event("takeover", step=state.step, owner=run_dir.taken_from)
         if run_dir.accepted:
             run_dir.event("change", step=state.step, fields=run_dir.accepted)
-        self.stack.callback(state.writer.terminal.close)  # whatever ends the run says so below the bar
-        for line in where_it_goes(recipe, run_dir, state.step, seconds):
+        self.stack.callback(state.writer.terminal.close)  # the error that ends the run is printed below the bar
+        for line in run_dir_lines(recipe, run_dir, state.step, seconds):
             state.writer.terminal.say(line)
 
 
 def check_precision(config: EngineConfig) -> None:
-    """Raises: ConfigError where the device of this rank cannot compute as the ds_config asks."""
+    """Raises: ConfigError if the device of this rank cannot compute in the precision of the ds_config."""
     if not is_supported(config.precision):
         others = " or ".join(precision for precision in PRECISIONS if is_supported(precision))
         raise ConfigError(f"{config.path}: DeepSpeed has no {config.precision} on this device; use a ds_config with {others}")
 
 
 def choose_kernels(deterministic: bool) -> None:
-    """Whether torch may take kernels whose results differ from one time to the next. Before the first product on a device."""
+    """Restrict torch to deterministic kernels if `deterministic`. Call it before the first matrix product on a device."""
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at the first product; without it torch refuses
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at the first product; without it torch raises
     torch.use_deterministic_algorithms(deterministic)
 
 
 def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel: Parallel) -> Iterator[Batch]:
-    """This rank's share of the held-out samples. Raises: ConfigError where there are fewer than ranks."""
+    """Return this rank's share of the held-out samples, as micro-batches. Raises: ConfigError if there are fewer samples than ranks."""
     return eval_batches(
         heldout,
         max_samples=recipe.run.eval_samples,
@@ -254,7 +255,7 @@ def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel
 def build_loader(
     recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: int, *, first: EpochPlace | None = None, ranks_on_node: int = 1
 ) -> UpdateLoader:
-    """This rank's loader from an update on; its worker processes start at once and read while the engines are built."""
+    """Return this rank's loader, starting at `first`. Its worker processes start at once, so they read while the engines are built."""
     run, data, first = recipe.run, recipe.data, first or EpochPlace()
     return UpdateLoader(
         dataset,

@@ -1,4 +1,4 @@
-"""Everything one run holds while it trains. How it comes to be: recipes/train/startup.py."""
+"""The state of a running training. recipes/train/startup.py builds it."""
 
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from recipes.watch.watch import Watch
 
 
 class TrainData(NamedTuple):
-    """What the run reads: its updates, its held-out samples, and what could not be decoded."""
+    """The data that the run reads: the loader of updates, the held-out samples, and the items that could not be decoded."""
 
     loader: UpdateLoader
     heldout: Dataset
@@ -31,7 +31,7 @@ class TrainData(NamedTuple):
 
 @dataclass
 class TrainState:
-    """Everything that one update reads and moves."""
+    """Everything that an update reads and changes."""
 
     recipe: Recipe
     config: EngineConfig
@@ -53,22 +53,22 @@ class TrainState:
 
     @property
     def device(self) -> torch.device:
-        """Where batches go."""
+        """The device of the student; batches are moved to it."""
         return torch.device(self.objective.student.device)
 
     @property
     def run_dir(self) -> RunDir | None:
-        """On rank 0, the run dir."""
+        """The run dir on rank 0; None on other ranks."""
         return self.saving.run_dir
 
     def beat(self, phase: str, micro_batch: int = 0) -> None:
-        """This rank has come to `phase`. Every rank calls it at the same places."""
+        """Record a heartbeat: this rank has reached `phase`. Every rank calls it at the same places."""
         self.watch.beat(self.step, phase, micro_batch)
         if self.writer:
             self.writer.terminal.beat(self.step, phase, micro_batch)
 
     def small_states(self) -> dict[str, Any]:
-        """What a checkpoint holds beside shards and counters."""
+        """Return what a checkpoint holds beside shards and counters, ready for JSON."""
         own = self.objective.state()
         states = {"loss_scaler": shards.loss_scaler_state(self.objective.student), "spikes": self.spikes.state()}
         _, epoch, offset = self.data.loader.place(self.counters.update)

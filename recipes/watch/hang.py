@@ -1,6 +1,6 @@
-"""Which rank holds the others up: from what the watchers report of a hang and from the stacks of their ranks, a verdict and a line.
+"""Finds the stragglers of a hang from the reports of the watchers and the stacks of the ranks, and describes them in one line.
 
-Standard library only. Who collects reports and stacks, and acts on it: watcher.py.
+Standard library only. watcher.py collects reports and stacks, and acts on the result.
 """
 
 import re
@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from recipes.watch.endings import FINE
+from recipes.watch.endings import GOOD_CODES
 
 Report = dict[str, Any]
 NUM_FRAMES = 8
 NUM_NAMED = 3
-"""Ranks that the line names before it only counts."""
+"""The line names at most this many stragglers and counts the others."""
 STATES = {"T": "stopped", "t": "held by a debugger", "D": "in disk sleep", "Z": "dead, not yet gone"}
-"""Letters of /proc/PID/stat of a process that cannot go on by itself."""
+"""Letters of /proc/PID/stat for a process that cannot continue by itself."""
 COLLECTIVES = re.compile(r"torch/distributed/|deepspeed/comm/|partition_parameters\.py:\d+ wait")
 _HEADER = re.compile(r"^(Current thread|Thread) 0x([0-9a-f]+)", re.M)
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.M)
@@ -23,7 +23,7 @@ _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.M)
 
 @dataclass(frozen=True)
 class Straggler:
-    """A rank that is named, and why. Without a report of it neither step nor phase are known."""
+    """A rank that holds the others up, and why. Step, phase and time are None if there is no report of the rank."""
 
     rank: int
     host: str
@@ -32,54 +32,60 @@ class Straggler:
     phase: str | None = None
     time: float | None = None
     frames: list[str] = field(default_factory=list)
-    """Of its main thread, innermost first."""
+    """Stack frames of its main thread, innermost first."""
 
 
 @dataclass(frozen=True)
 class HangReport:
-    """Who is behind; nobody where all ranks are in the same place."""
+    """The stragglers of a hang. `behind` is empty if all ranks are in the same place."""
 
     seconds: float
     num_ranks: int
     behind: list[Straggler]
-    speaker: str
-    """The rank that tells, with its node."""
+    reporting_rank: str
+    """The rank that reports the hang, with its host. hang.json calls it `speaker`."""
     place: str
-    """Its step and phase."""
+    """The step and phase of the reporting rank."""
 
     def line(self, stacks: str) -> str:
-        """What the terminal is told; `stacks`: where to read more."""
-        where = f"{self.speaker} is stuck ({self.place})"
+        """Return the line for the terminal. `stacks`: where the stacks are, or why there are none."""
+        where = f"{self.reporting_rank} is stuck ({self.place})"
         if self.num_ranks > 1:
             where = f"all {self.num_ranks} ranks are stuck in the same place ({self.place})"
         if len(self.behind) == 1:
-            where = f"rank {self.behind[0].rank} on {self.behind[0].host} is behind ({_why(self.behind[0])})"
+            where = f"rank {self.behind[0].rank} on {self.behind[0].host} is behind ({_reason(self.behind[0])})"
         elif self.behind:
-            named = ", ".join(f"rank {one.rank} on {one.host} ({_why(one)})" for one in self.behind[:NUM_NAMED])
+            named = ", ".join(f"rank {one.rank} on {one.host} ({_reason(one)})" for one in self.behind[:NUM_NAMED])
             more = len(self.behind) - NUM_NAMED
             where = f"{named}{f' and {more} more' if more > 0 else ''} are behind"
         return f"hang: no progress for {self.seconds:.0f} s; {where}; {stacks}"
 
     def to_json(self) -> dict[str, Any]:
-        """What hang.json holds."""
-        return asdict(self)
+        """Return the fields as they are written to hang.json."""
+        return {"speaker" if key == "reporting_rank" else key: value for key, value in asdict(self).items()}
 
 
-def judge(own: Report, reports: Mapping[int, Report], stacks: Mapping[int, str], hosts: Sequence[str]) -> HangReport:
-    """The verdict of the rank of `own` over all `reports` by rank, its own among them; `hosts` has the host of every rank that
-    could have reported."""
+def build_hang_report(own: Report, reports: Mapping[int, Report], stacks: Mapping[int, str], hosts: Sequence[str]) -> HangReport:
+    """Find the stragglers.
+
+    `own`: the report of the rank that reports the hang. `reports`: all reports by rank, including `own`. `hosts`: the host of every
+    rank that could have reported.
+    """
     hanging = {rank: report for rank, report in reports.items() if report["ended"] == "hang"}
     frames = {rank: main_frames(stacks.get(rank, ""), report.get("main_thread", 0)) for rank, report in hanging.items()}
     behind = _absent(reports, hosts)
     if not behind:
-        reasons = _stopped(hanging) or _least(hanging, reports) or _elsewhere(frames)
-        behind = [_behind(hanging[rank], why, frames[rank]) for rank, why in sorted(reasons.items())]
-    speaker = f"rank {own['rank']} on {own['host']}"
-    return HangReport(own["silent_seconds"], len(hosts), behind, speaker, f"step {own['step']}, {own['phase']}")
+        reasons = _stopped(hanging) or _furthest_behind(hanging, reports) or _outside_collectives(frames)
+        behind = [_straggler(hanging[rank], why, frames[rank]) for rank, why in sorted(reasons.items())]
+    reporting_rank = f"rank {own['rank']} on {own['host']}"
+    return HangReport(own["silent_seconds"], len(hosts), behind, reporting_rank, f"step {own['step']}, {own['phase']}")
 
 
 def main_frames(stack: str, main_thread: int) -> list[str]:
-    """The innermost frames of that thread in a dump of faulthandler; of the one that took the signal where it is not there."""
+    """Return the innermost frames of the thread `main_thread` in a dump of faulthandler.
+
+    If that thread is not in the dump: the frames of the thread that received the signal.
+    """
     headers = list(_HEADER.finditer(stack))
     if not headers:
         return []
@@ -91,16 +97,16 @@ def main_frames(stack: str, main_thread: int) -> list[str]:
 
 
 def _absent(reports: Mapping[int, Report], hosts: Sequence[str]) -> list[Straggler]:
-    """Ranks that run no more, or do not answer: they cannot come to any collective."""
+    """Return the ranks that ended with an error or sent no report. They cannot enter any collective."""
     found = []
     for rank, host in enumerate(hosts):
         report = reports.get(rank)
         if report is None:
             found.append(Straggler(rank, host, "no answer: its node is frozen or gone, or its watcher is"))
         elif report["ended"] == "silent":
-            found.append(_behind(report, "has ended without a word", []))
-        elif report["ended"] != "hang" and report["ended"]["code"] not in FINE:
-            found.append(_behind(report, f"has ended with exit code {report['ended']['code']}", []))
+            found.append(_straggler(report, "has died without an exit code", []))
+        elif report["ended"] != "hang" and report["ended"]["code"] not in GOOD_CODES:
+            found.append(_straggler(report, f"has ended with exit code {report['ended']['code']}", []))
     return found
 
 
@@ -108,8 +114,12 @@ def _stopped(hanging: Mapping[int, Report]) -> dict[int, str]:
     return {rank: STATES[report["state"]] for rank, report in hanging.items() if report["state"] in STATES}
 
 
-def _least(hanging: Mapping[int, Report], reports: Mapping[int, Report]) -> dict[int, str]:
-    """All ranks give the same signs of life in the same order, so the number of them is the place; the end comes after the last."""
+def _furthest_behind(hanging: Mapping[int, Report], reports: Mapping[int, Report]) -> dict[int, str]:
+    """Return the ranks with the smallest heartbeat number.
+
+    All ranks give the same heartbeats in the same order, so the number is the position in training. A rank that has ended is ahead
+    of all others.
+    """
     least, ahead = (choose(hanging.values(), key=lambda report: report["beat"]) for choose in (min, max))
     has_ended = len(reports) > len(hanging)
     why = "others have ended" if has_ended else f"others are at step {ahead['step']}, {ahead['phase']}"
@@ -117,14 +127,14 @@ def _least(hanging: Mapping[int, Report], reports: Mapping[int, Report]) -> dict
     return {rank: why for rank, report in hanging.items() if is_behind and report["beat"] == least["beat"]}
 
 
-def _elsewhere(frames: Mapping[int, Iterable[str]]) -> dict[int, str]:
+def _outside_collectives(frames: Mapping[int, Iterable[str]]) -> dict[int, str]:
     inside = {rank for rank, own in frames.items() if any(COLLECTIVES.search(frame) for frame in own)}
     return {rank: "not in a collective, as others are" for rank in frames if inside and rank not in inside}
 
 
-def _behind(report: Report, why: str, frames: list[str]) -> Straggler:
+def _straggler(report: Report, why: str, frames: list[str]) -> Straggler:
     return Straggler(report["rank"], report["host"], why, report["step"], report["phase"], report["time"], frames)
 
 
-def _why(one: Straggler) -> str:
-    return f"{one.why}, step {one.step}, {one.phase}" if one.phase else one.why
+def _reason(straggler: Straggler) -> str:
+    return f"{straggler.why}, step {straggler.step}, {straggler.phase}" if straggler.phase else straggler.why

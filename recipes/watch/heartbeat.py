@@ -1,6 +1,6 @@
-"""The signs of life that a rank leaves in memory for its watcher: where it is in training, and when it last got on.
+"""The heartbeat that a rank leaves in shared memory for its watcher: its place in training, and the time of its last progress.
 
-Standard library only: the watcher has nothing else. Who writes: watch.py. Who reads: watcher.py.
+Standard library only, because the watcher imports nothing else. watch.py writes heartbeats, watcher.py reads them.
 """
 
 import struct
@@ -12,17 +12,20 @@ PHASES = (
     *("start", "prepare", "data set", "engines", "load", "logs"),
     *("data", "agree", "forward", "backward", "judge", "step", "after step", "evaluate", "report", "save", "last save", "leave"),
 )
-"""What a rank can be at: from start-up to the first update, then of an update and what follows it. Other phases are a KeyError."""
+"""All phases of a rank: first those of start-up, then those of an update and of what follows it. Another phase is a KeyError."""
 SIZE = 64
 _NUMBER_OF = {phase: number for number, phase in enumerate(PHASES)}
-_BEAT, _TIME = struct.Struct("=dqqqqq"), struct.Struct("=d")
+_LAYOUT, _TIME = struct.Struct("=dqqqqq"), struct.Struct("=d")
 
 Memory = mmap | bytearray
 
 
-class Beat(NamedTuple):
-    """One sign of life. All ranks give the same ones in the same order, so `number` says who is behind; `seconds` is the clock of
-    time.monotonic, which the processes of a machine share."""
+class Heartbeat(NamedTuple):
+    """One heartbeat.
+
+    `number` counts heartbeats. All ranks give the same heartbeats in the same order, so the smallest number belongs to the straggler.
+    `seconds` is read from time.monotonic, a clock that all processes of a machine share.
+    """
 
     seconds: float
     number: int
@@ -32,17 +35,20 @@ class Beat(NamedTuple):
     is_paused: bool
 
 
-def write_beat(memory: Memory, number: int, step: int, micro_batch: int, phase: str, *, is_paused: bool) -> None:
-    """Leave a sign of life. No system call. A reader may meet half of one: it reads again a second later."""
-    _BEAT.pack_into(memory, 0, time.monotonic(), number, step, micro_batch, _NUMBER_OF[phase], is_paused)
+def write_heartbeat(memory: Memory, number: int, step: int, micro_batch: int, phase: str, *, is_paused: bool) -> None:
+    """Write a heartbeat, without a system call. A reader may see a half-written one; it reads again a second later."""
+    _LAYOUT.pack_into(memory, 0, time.monotonic(), number, step, micro_batch, _NUMBER_OF[phase], is_paused)
 
 
-def write_time(memory: Memory) -> None:
-    """Still at the same place, but not stuck. From any thread."""
+def renew_heartbeat(memory: Memory) -> None:
+    """Write the current time only: the rank is at the same place but makes progress. May be called from any thread."""
     _TIME.pack_into(memory, 0, time.monotonic())
 
 
-def read_beat(memory: Memory) -> Beat:
-    """The last sign of life."""
-    seconds, number, step, micro_batch, phase, is_paused = _BEAT.unpack_from(memory, 0)
-    return Beat(seconds, number, step, micro_batch, PHASES[phase], bool(is_paused))
+def read_heartbeat(memory: Memory) -> Heartbeat:
+    """Return the last heartbeat."""
+    seconds, number, step, micro_batch, phase, is_paused = _LAYOUT.unpack_from(memory, 0)
+    return Heartbeat(seconds, number, step, micro_batch, PHASES[phase], bool(is_paused))
+
+
+Beat = Heartbeat  # for recipes/train/memory.py, until that file uses the new name

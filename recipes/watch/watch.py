@@ -1,6 +1,6 @@
-"""A rank's side of the watch: signs of life, last words, and the process that sees to both being heard. Torch-free.
+"""The rank's side of the watch: writes heartbeats, reports the exit code, and starts the watcher process. Torch-free.
 
-A rank cannot notice itself that it hangs, so a small process beside it does: watcher.py. What all ranks leave: endings.py.
+A rank cannot detect its own hang. A small process beside it does that: watcher.py. endings.py reads what the watchers write.
 """
 
 import faulthandler
@@ -19,41 +19,42 @@ from pathlib import Path
 
 from recipes.errors import EXIT_DEFECT, EXIT_INTERRUPTED
 from recipes.system.processes import stop_signals_blocked
-from recipes.watch.heartbeat import SIZE, Beat, Memory, read_beat, write_beat, write_time
+from recipes.watch.heartbeat import SIZE, Heartbeat, Memory, read_heartbeat, renew_heartbeat, write_heartbeat
 from recipes.watch.watcher import DUMP_SIGNAL, WatchTarget
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from recipes.watch.watcher import main; main(*map(int, sys.argv[2:]))"
-LONGEST_MESSAGE = 600  # characters, of up to six bytes: with the rest less than a pipe takes at once
-PATIENCE_SECONDS = 10.0
-"""How long a rank that ends waits for its watcher to have written: a dead file server must not keep it."""
+MAX_MESSAGE_CHARACTERS = 600  # characters of up to six bytes each: the whole record must fit into one atomic write to a pipe
+CLOSE_SECONDS = 10.0
+"""How long a rank that ends waits until its watcher has written the record. Bounded, because the file server may be dead."""
 
 
 class Watch:
-    """The signs of life of this process. Until start() they go nowhere, and nobody watches."""
+    """The heartbeats of this process. Before start() there is no watcher and heartbeats have no effect."""
 
     def __init__(self, folder: Path, rank: int, hosts: Sequence[str], hang_seconds: float) -> None:
-        """`folder`: where the watchers write; `hosts`: of every rank; `hang_seconds`: silence that is a hang, 0 for none."""
+        """`folder`: where the watchers write. `hosts`: the host of every rank. `hang_seconds`: time without a heartbeat that counts as a
+        hang; 0 turns hang detection off."""
         thread = threading.main_thread().ident or 0
-        self._charge = WatchTarget(str(folder.absolute()), rank, list(hosts), os.getpid(), thread, hang_seconds)
+        self._target = WatchTarget(str(folder.absolute()), rank, list(hosts), os.getpid(), thread, hang_seconds)
         self._memory: Memory = bytearray(SIZE)
         self._count, self._step, self._paused = 0, 0, False
         self._watcher: subprocess.Popen[bytes] | None = None
         self._pipe: int | None = None
         self._files: list[int] = []
-        self._has_ended = False
+        self._has_reported = False
 
     def start(self) -> None:
-        """Start the watcher, and do not wait for it."""
-        memory, stacks = _memory_file("heartbeat"), _memory_file("stacks")  # no disk can make them wait
+        """Start the watcher process without waiting for it."""
+        memory, stacks = _memory_file("heartbeat"), _memory_file("stacks")  # in memory, so that a slow disk cannot block them
         reading, self._pipe = os.pipe()
-        os.pwrite(memory, bytes(SIZE) + json.dumps(asdict(self._charge)).encode(), 0)
+        os.pwrite(memory, bytes(SIZE) + json.dumps(asdict(self._target)).encode(), 0)
         self._memory, self._files = mmap.mmap(memory, SIZE), [stacks]
         self.beat(self._step, "start")
         faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True)
-        # Isolated and without site: else a module of this folder or of the user could stand in for one of the library.
+        # -I and -S: otherwise a module of the current folder or of the user could replace one of the standard library.
         command = [sys.executable, "-I", "-S", "-c", PROGRAM, str(ROOT), *map(str, (memory, reading, stacks))]
-        with stop_signals_blocked():  # it outlives its rank, whoever else is asked to stop
+        with stop_signals_blocked():  # a stop request to the process group must not end it before its rank
             self._watcher = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=(memory, reading, stacks), cwd="/"
             )
@@ -61,22 +62,22 @@ class Watch:
         os.close(memory)
 
     def beat(self, step: int, phase: str, micro_batch: int = 0) -> None:
-        """Training has come here: a sign of life. To be called by all ranks in the same order; `step`: updates applied so far."""
+        """Write a heartbeat: training has reached this place. All ranks must call this in the same order. `step`: updates applied."""
         self._count, self._step = self._count + 1, step
-        write_beat(self._memory, self._count, step, micro_batch, phase, is_paused=self._paused)
+        write_heartbeat(self._memory, self._count, step, micro_batch, phase, is_paused=self._paused)
 
     @property
-    def place(self) -> Beat:
-        """The last sign of life: where in training this rank is."""
-        return read_beat(self._memory)
+    def place(self) -> Heartbeat:
+        """The last heartbeat: the place of this rank in training."""
+        return read_heartbeat(self._memory)
 
     def alive(self) -> None:
-        """Still at the same place but getting on, where the ranks do not do so equally often."""
-        write_time(self._memory)
+        """Report progress at the same place. Unlike beat(), ranks may call this a different number of times."""
+        renew_heartbeat(self._memory)
 
     @contextmanager
     def paused(self, phase: str) -> Iterator[None]:
-        """In this block silence is no hang, since nobody knows how long it takes; unless another rank hangs outside of it."""
+        """Suspend hang detection in this block, whose duration is unbounded. A hang of another rank still ends this one."""
         self._paused = True
         self.beat(self._step, phase)
         try:
@@ -86,27 +87,27 @@ class Watch:
             self.beat(self._step, phase)
 
     def end(self, code: int, message: str = "") -> int:
-        """How this rank ends, which its watcher writes down. The first words count. Returns the code."""
-        if self._pipe is not None and not self._has_ended:
-            words = {"code": code, "message": message[:LONGEST_MESSAGE], "time": time.time(), "beat": read_beat(self._memory)}
-            with suppress(BrokenPipeError):  # somebody has killed the watcher
-                os.write(self._pipe, json.dumps(words).encode())
-        self._has_ended = True
+        """Report the exit code of this rank to its watcher, which writes the record. Only the first call counts. Returns the code."""
+        if self._pipe is not None and not self._has_reported:
+            ending = {"code": code, "message": message[:MAX_MESSAGE_CHARACTERS], "time": time.time(), "beat": read_heartbeat(self._memory)}
+            with suppress(BrokenPipeError):  # the watcher was killed
+                os.write(self._pipe, json.dumps(ending).encode())
+        self._has_reported = True
         return code
 
     def end_with(self, error: BaseException) -> None:
-        """The last words of a rank that an error ends."""
+        """Report that this rank ends with `error`: its exit code and message."""
         default = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_DEFECT
         self.end(getattr(error, "exit_code", default), str(error) if hasattr(error, "exit_code") else f"{type(error).__name__}: {error}")
 
     def close(self) -> None:
-        """Let the watcher go, and wait until it has."""
+        """Close the pipe to the watcher, and wait until the watcher has ended."""
         if self._watcher is None or self._pipe is None:
             return
         os.close(self._pipe)
         self._pipe = None
         with suppress(subprocess.TimeoutExpired):
-            self._watcher.wait(PATIENCE_SECONDS)
+            self._watcher.wait(CLOSE_SECONDS)
         faulthandler.unregister(DUMP_SIGNAL)
         for file in self._files:
             os.close(file)

@@ -1,7 +1,9 @@
-"""The process beside a rank that sees it hang or end, says so in RUN_DIR/watch, and ends a rank that hangs.
+"""The watcher: a process beside each rank. It detects that its rank hangs or ends, writes a record into RUN_DIR/watch, and kills a
+rank that hangs.
 
-Standard library only, so that it starts in a moment and lives on nothing: where its rank is stopped, holds Python's lock for ever
-or sits in a dead collective, and where the file server is dead. Who is named: hang.py. The rank's side: watch.py.
+Standard library only, so that it starts quickly and depends on nothing that can hang. It works although its rank is stopped, never
+releases the GIL or waits in a dead collective, and although the file server is dead. hang.py finds the stragglers; watch.py is the
+rank's side.
 """
 
 import json
@@ -23,32 +25,36 @@ from recipes.system.durable import write_text_atomically
 from recipes.system.json_lines import append_whole
 from recipes.system.liveness import read_stat
 from recipes.system.terminal import protect_terminal
-from recipes.watch.endings import FINE, HANG, read_records, record_file, stack_file
-from recipes.watch.hang import HangReport, Report, judge
-from recipes.watch.heartbeat import SIZE, Beat, read_beat
+from recipes.watch.endings import GOOD_CODES, HANG, read_records, record_file, stack_file
+from recipes.watch.hang import HangReport, Report, build_hang_report
+from recipes.watch.heartbeat import SIZE, Heartbeat, read_heartbeat
 
 Result = TypeVar("Result")
 DUMP_SIGNAL = signal.SIGRTMIN + 7
-"""Asks a rank for its stacks. NCCL has SIGUSR1, Slurm and the launchers the usual ones."""
-QUIET = (*FINE, ConfigError.exit_code, EXIT_INTERRUPTED)
-"""Exit codes that make no folder where there is none yet: nothing was trained, and the terminal says why."""
+"""The signal that makes a rank dump its stacks. NCCL uses SIGUSR1, Slurm and the launchers use the other usual signals."""
+NO_FOLDER_CODES = (*GOOD_CODES, ConfigError.exit_code, EXIT_INTERRUPTED)
+"""Exit codes for which the watcher does not make the folder: if it does not exist, nothing was trained, and the terminal shows why."""
 STOPPED = "T"
 POLL_SECONDS = 1.0
-LOOK_SECONDS, LOOK_AFTER_SECONDS = 2.0, 5.0
-"""How often the folder is asked whether another rank hangs, and after how much silence of the own one. Never in quick steps."""
+CHECK_OTHERS_SECONDS, CHECK_OTHERS_AFTER_SECONDS = 2.0, 5.0
+"""How often the watcher reads the folder to see whether another rank hangs, and the time without a heartbeat of its own rank after
+which it begins. If training steps are short, it never reads the folder."""
 LOST_SECONDS = 8.0
-"""Silence after which a rank is not waited for if another one has ended badly. gloo tells it at once, NCCL and a store do not."""
-GATHER_SECONDS, DUMP_SECONDS, STACKS_SECONDS, VERDICT_SECONDS = 10.0, 3.0, 6.0, 12.0
-"""How long is waited for the reports of all ranks, a dump, the stacks of all, and hang.json: together less than 30 s."""
+"""Time without a heartbeat after which a rank counts as hanging if another rank has ended with an error: it may wait for that rank.
+gloo reports a dead rank at once, NCCL and a store do not."""
+GATHER_SECONDS, DUMP_SECONDS, STACKS_SECONDS, HANG_REPORT_SECONDS = 10.0, 3.0, 6.0, 12.0
+"""How long a watcher waits for the reports of all ranks, for one dump, for the stacks of all ranks, and for hang.json. Handling a
+hang takes less than 30 s in all."""
 WRITE_SECONDS = 3.0
-LEAVE_SECONDS = 30.0
-"""How long a rank may live on after it has told its end, where it does not wait for a disk."""
-GLANCE_SECONDS = 0.25
+"""How long one piece of work in the folder may take."""
+EXIT_SECONDS = 30.0
+"""How long a rank may go on running after it has reported its exit code. Pauses (waits for a disk) do not count."""
+FOLDER_POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
 class WatchTarget:
-    """Whom a watcher watches, and where it tells. The rank leaves it in the shared memory."""
+    """The rank that a watcher watches, and the folder for its record. The rank writes this into the shared memory."""
 
     folder: str
     rank: int
@@ -56,18 +62,18 @@ class WatchTarget:
     pid: int
     main_thread: int
     hang_seconds: float
-    """0: whatever the rank does, it does not hang."""
+    """0 turns hang detection off."""
 
 
 class SharedFolder:
-    """Small files on a disk that may be dead: each piece of work has a bounded time, after which it is left alone."""
+    """A folder of small files on a disk that may be dead. Each piece of work runs in a thread, which is abandoned after a bounded time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._working: Thread | None = None
 
     def do(self, job: Callable[[Path], Result], seconds: float = WRITE_SECONDS) -> Result | None:
-        """The job's result; None where the disk refuses or does not answer, or still has not answered the job before."""
+        """Return the result of `job`; None if it raises OSError, does not end in time, or if the previous job is still running."""
         if self._working is not None and self._working.is_alive():
             return None
         results: list[Result] = []
@@ -82,152 +88,158 @@ class SharedFolder:
         return results[0] if results else None
 
 
-class Silence:
-    """For how long a rank has given no sign of life, counted only while this process could see it: after a pause of the whole
-    machine or of the job (scontrol suspend, Ctrl-Z) nobody hangs."""
+class Stall:
+    """Measures the time without a heartbeat. Time in which the watcher itself did not run is not counted, so that a pause of the whole
+    machine or of the job (scontrol suspend, Ctrl-Z) is not a hang."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
-        self._last: Beat | None = None
-        self._looked = time.monotonic()
+        self._last: Heartbeat | None = None
+        self._last_update = time.monotonic()
 
-    def look(self, beat: Beat) -> None:
-        """To be called every POLL_SECONDS or sooner."""
+    def update(self, beat: Heartbeat) -> None:
+        """Add the time since the last call if the heartbeat has not changed. Call it every POLL_SECONDS or more often."""
         now = time.monotonic()
-        self.seconds = min(self.seconds + min(now - self._looked, 2 * POLL_SECONDS), now - beat.seconds) if beat == self._last else 0.0
-        self._last, self._looked = beat, now
+        self.seconds = min(self.seconds + min(now - self._last_update, 2 * POLL_SECONDS), now - beat.seconds) if beat == self._last else 0.0
+        self._last, self._last_update = beat, now
 
 
 class Watcher:
-    """Watches one rank until that ends."""
+    """Watches one rank until it ends."""
 
-    def __init__(self, charge: WatchTarget, memory: mmap, pipe: int, stacks: int) -> None:
-        """`pipe`: last words come through it, and it closes when the rank ends; `stacks`: the file that the rank dumps into."""
-        self._charge, self._memory, self._pipe, self._stacks = charge, memory, pipe, stacks
-        self._folder = SharedFolder(Path(charge.folder))
-        self._silence, self._next_look = Silence(), 0.0
-        self._has_words = False
+    def __init__(self, target: WatchTarget, memory: mmap, pipe: int, stacks: int) -> None:
+        """`pipe`: carries the exit code of the rank, and is closed when the rank ends. `stacks`: the file that the rank dumps into."""
+        self._target, self._memory, self._pipe, self._stacks = target, memory, pipe, stacks
+        self._folder = SharedFolder(Path(target.folder))
+        self._stall, self._next_check = Stall(), 0.0
+        self._has_exit_code = False
 
     def watch(self) -> None:
-        """Returns when the rank has ended, or was ended."""
-        limit = self._charge.hang_seconds
+        """Return when the rank has ended or was killed."""
+        limit = self._target.hang_seconds
         while True:
-            if self._hear(min(POLL_SECONDS, limit / 4 or POLL_SECONDS)):
-                if not self._has_words:
-                    self._tell("silent", time.time(), read_beat(self._memory))
+            if self._read_pipe(min(POLL_SECONDS, limit / 4 or POLL_SECONDS)):
+                if not self._has_exit_code:
+                    self._write_record("silent", time.time(), read_heartbeat(self._memory))
                 return
-            beat = read_beat(self._memory)
-            self._silence.look(beat)
-            if self._has_words and self._silence.seconds >= LEAVE_SECONDS and not beat.is_paused:
-                self._end_leftover()
+            beat = read_heartbeat(self._memory)
+            self._stall.update(beat)
+            if self._has_exit_code and self._stall.seconds >= EXIT_SECONDS and not beat.is_paused:
+                self._kill_leftover()
                 return
             if limit and (self._hangs(beat) or self._another_hangs(beat)):
                 self._end_hang()
                 return
 
-    def _hear(self, seconds: float) -> bool:
-        """Wait that long for what the rank says. True where it has ended."""
+    def _read_pipe(self, seconds: float) -> bool:
+        """Wait up to `seconds` for the exit code of the rank, and write its record. True if the rank's process has ended."""
         ready, _, _ = select.select([self._pipe], [], [], seconds)
         if not ready:
-            return os.getppid() != self._charge.pid  # a process that it forked may hold the pipe open
-        said = os.read(self._pipe, select.PIPE_BUF)
-        if said:
-            words = json.loads(said)
-            self._has_words, self._silence = True, Silence()
-            self._tell({"code": words["code"], "message": words["message"]}, words["time"], Beat(*words["beat"]))
-        return not said
+            return os.getppid() != self._target.pid  # a process that the rank forked may hold the pipe open
+        received = os.read(self._pipe, select.PIPE_BUF)
+        if received:
+            ending = json.loads(received)
+            self._has_exit_code, self._stall = True, Stall()
+            self._write_record({"code": ending["code"], "message": ending["message"]}, ending["time"], Heartbeat(*ending["beat"]))
+        return not received
 
-    def _hangs(self, beat: Beat) -> bool:
-        """A process that is stopped does not wait for a disk, whatever the rank said last."""
-        return self._silence.seconds >= self._charge.hang_seconds and (not beat.is_paused or process_state(self._charge.pid) == STOPPED)
+    def _hangs(self, beat: Heartbeat) -> bool:
+        """True after `hang_seconds` without a heartbeat. In a pause only if the process is stopped: it cannot wait for a disk then."""
+        return self._stall.seconds >= self._target.hang_seconds and (not beat.is_paused or process_state(self._target.pid) == STOPPED)
 
-    def _another_hangs(self, beat: Beat) -> bool:
-        """A rank that waits without a limit, or has been silent for less than the limit, hangs if another one does; without a pause,
-        after LOST_SECONDS, also if another one has ended badly: what it waits for never comes."""
+    def _another_hangs(self, beat: Heartbeat) -> bool:
+        """True if another rank hangs, or has ended with an error.
+
+        The folder is read only if this rank is in a pause, or after CHECK_OTHERS_AFTER_SECONDS without a heartbeat (or half of
+        `hang_seconds`, if that is less). An error of another rank counts only outside a pause, after LOST_SECONDS without a
+        heartbeat, and before this rank has reported its exit code: this rank then waits for something that never comes.
+        """
         now = time.monotonic()
-        if now < self._next_look or not (beat.is_paused or self._silence.seconds >= min(LOOK_AFTER_SECONDS, self._charge.hang_seconds / 2)):
+        if now < self._next_check or not (
+            beat.is_paused or self._stall.seconds >= min(CHECK_OTHERS_AFTER_SECONDS, self._target.hang_seconds / 2)
+        ):
             return False
-        self._next_look = now + LOOK_SECONDS
+        self._next_check = now + CHECK_OTHERS_SECONDS
         records = self._folder.do(read_records, POLL_SECONDS) or {}
-        others = [record["ended"] for rank, record in records.items() if rank != self._charge.rank]
-        is_lost = self._silence.seconds >= LOST_SECONDS and not beat.is_paused and not self._has_words
-        return "hang" in others or (is_lost and any(ended == "silent" or ended["code"] not in FINE for ended in others))
+        others = [record["ended"] for rank, record in records.items() if rank != self._target.rank]
+        is_lost = self._stall.seconds >= LOST_SECONDS and not beat.is_paused and not self._has_exit_code
+        return "hang" in others or (is_lost and any(ended == "silent" or ended["code"] not in GOOD_CODES for ended in others))
 
-    def _tell(self, ended: object, when: float, beat: Beat) -> tuple[Report, bool]:
-        """This rank's record, and whether it could be written. `beat`: where it was."""
-        charge = self._charge
-        who = {"rank": charge.rank, "host": charge.hosts[charge.rank], "pid": charge.pid, "main_thread": charge.main_thread}
-        where = {"step": beat.step, "micro_batch": beat.micro_batch, "phase": beat.phase, "beat": beat.number}
-        state = {"silent_seconds": round(self._silence.seconds, 1), "state": process_state(charge.pid)}
-        report: Report = {**who, **where, **state, "time": when, "ended": ended}
+    def _write_record(self, ended: object, when: float, beat: Heartbeat) -> tuple[Report, bool]:
+        """Write the record of this rank. Returns it, and whether it was written. `beat`: the place of the rank."""
+        target = self._target
+        identity = {"rank": target.rank, "host": target.hosts[target.rank], "pid": target.pid, "main_thread": target.main_thread}
+        place = {"step": beat.step, "micro_batch": beat.micro_batch, "phase": beat.phase, "beat": beat.number}
+        state = {"silent_seconds": round(self._stall.seconds, 1), "state": process_state(target.pid)}
+        report: Report = {**identity, **place, **state, "time": when, "ended": ended}
 
         def write(folder: Path) -> bool:
-            if not (isinstance(ended, dict) and ended["code"] in QUIET):
+            if not (isinstance(ended, dict) and ended["code"] in NO_FOLDER_CODES):
                 folder.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(record_file(folder, charge.rank), json.dumps(report) + "\n")
+            write_text_atomically(record_file(folder, target.rank), json.dumps(report) + "\n")
             return True
 
         return report, bool(self._folder.do(write))
 
     def _end_hang(self) -> None:
-        """Report, let the rank that is first among those that hang name who is behind, and kill the own one."""
-        own, is_written = self._tell("hang", time.time(), read_beat(self._memory))
+        """Write the record and the stacks of this rank, then kill it. The watcher of the lowest hanging rank publishes the hang report."""
+        own, is_written = self._write_record("hang", time.time(), read_heartbeat(self._memory))
         is_stopped = own["state"] == STOPPED
         stack = "" if is_stopped else self._dump()
-        reports = self._gather(own) if is_written else {own["rank"]: own}  # nobody can be heard then, nor hear
-        if is_stopped:  # only now: it goes on for a moment, which may wake the others, whose watchers have made up their minds
+        reports = self._gather(own) if is_written else {own["rank"]: own}  # without the folder watchers cannot read each other's records
+        if is_stopped:  # only now: the dump lets it run for a moment, which may unblock other ranks. Their watchers have reported by now.
             stack = self._dump(wake=True)
         if own["rank"] == min(rank for rank, report in reports.items() if report["ended"] == "hang"):
-            self._pronounce(own, reports, stack, is_written)
+            self._publish_report(own, reports, stack, is_written)
         else:
-            self._wait(lambda folder: (folder / HANG).exists(), VERDICT_SECONDS)
+            self._wait(lambda folder: (folder / HANG).exists(), HANG_REPORT_SECONDS)
         self._kill()
 
-    def _end_leftover(self) -> None:
-        """Kill a rank that has told its end and does not leave: it would hold its device, and the others, for ever."""
-        charge = self._charge
-        who = f"rank {charge.rank} on {charge.hosts[charge.rank]}"
-        sys.stderr.write(f"{who} has ended, but its process {charge.pid} is still there after {LEAVE_SECONDS:g} s: killed\n")
+    def _kill_leftover(self) -> None:
+        """Kill a rank that has reported its exit code but does not exit. It would hold its device, and block the other ranks, for ever."""
+        target = self._target
+        name = f"rank {target.rank} on {target.hosts[target.rank]}"
+        sys.stderr.write(f"{name} has ended, but its process {target.pid} is still there after {EXIT_SECONDS:g} s: killed\n")
         sys.stderr.flush()
         self._dump()
         self._kill()
 
     def _kill(self) -> None:
-        if os.getppid() == self._charge.pid:
-            os.kill(self._charge.pid, signal.SIGKILL)  # nothing milder ends a process in a dead collective
+        if os.getppid() == self._target.pid:
+            os.kill(self._target.pid, signal.SIGKILL)  # a milder signal does not end a process in a dead collective
 
     def _dump(self, *, wake: bool = False) -> str:
-        """Ask the rank for the stacks of its threads and put them in the folder. `wake` lets a stopped one run just for that."""
-        pid, deadline, text = self._charge.pid, time.monotonic() + DUMP_SECONDS, ""
+        """Make the rank dump its stacks, write them into the folder, and return them. `wake`: let a stopped rank run for that."""
+        pid, deadline, text = self._target.pid, time.monotonic() + DUMP_SECONDS, ""
         with suppress(ProcessLookupError):
             os.kill(pid, DUMP_SIGNAL)
             if wake:
                 os.kill(pid, signal.SIGCONT)
             while time.monotonic() < deadline:
                 text = os.pread(self._stacks, 1 << 20, 0).decode(errors="replace")
-                if is_whole(text, self._charge.main_thread):
+                if is_complete_dump(text, self._target.main_thread):
                     break
                 time.sleep(0.05)
             if wake:
                 os.kill(pid, signal.SIGSTOP)
         answer = text or f"no stack within {DUMP_SECONDS:g} s; the process is in state {process_state(pid)} of /proc/{pid}/stat\n"
-        self._folder.do(lambda folder: write_text_atomically(stack_file(folder, self._charge.rank), answer))
+        self._folder.do(lambda folder: write_text_atomically(stack_file(folder, self._target.rank), answer))
         return answer
 
     def _gather(self, own: Report) -> dict[int, Report]:
-        """The reports of all ranks; after a bounded time, those that came."""
+        """Return the reports of all ranks; after GATHER_SECONDS, those that have arrived."""
         reports = {own["rank"]: own}
 
         def are_all_in(folder: Path) -> bool:
-            os.utime(folder)  # NFS may show a folder as it was half a minute ago, until one changes it oneself
+            os.utime(folder)  # NFS may show a folder as it was half a minute ago, until this client changes it
             reports.update({rank: report for rank, report in read_records(folder).items() if rank != own["rank"]})
-            return len(reports) == len(self._charge.hosts)
+            return len(reports) == len(self._target.hosts)
 
         self._wait(are_all_in, GATHER_SECONDS)
         return reports
 
-    def _pronounce(self, own: Report, reports: dict[int, Report], stack: str, is_written: bool) -> None:
-        """Name who is behind: on the terminal, in hang.json, in events.jsonl. The terminal comes first, a disk may be dead."""
+    def _publish_report(self, own: Report, reports: dict[int, Report], stack: str, is_written: bool) -> None:
+        """Write the hang report to the terminal, events.jsonl and hang.json. The terminal comes first, because the disk may be dead."""
         stacks = {own["rank"]: stack}
 
         def are_all_in(folder: Path) -> bool:
@@ -240,45 +252,45 @@ class Watcher:
 
         if is_written:
             self._wait(are_all_in, STACKS_SECONDS)
-        verdict = judge(own, reports, stacks, self._charge.hosts if is_written else [])
-        folder = self._charge.folder
-        sys.stderr.write(verdict.line(f"stacks in {folder}/" if is_written else f"{folder}/ cannot be written") + "\n")
+        hang_report = build_hang_report(own, reports, stacks, self._target.hosts if is_written else [])
+        folder = self._target.folder
+        sys.stderr.write(hang_report.line(f"stacks in {folder}/" if is_written else f"{folder}/ cannot be written") + "\n")
         sys.stderr.flush()
-        content = {"time": time.time(), "step": own["step"], **verdict.to_json()}
-        self._folder.do(lambda folder: append_event(folder.parent / "events.jsonl", own["step"], verdict))
+        content = {"time": time.time(), "step": own["step"], **hang_report.to_json()}
+        self._folder.do(lambda folder: append_event(folder.parent / "events.jsonl", own["step"], hang_report))
         self._folder.do(lambda folder: write_text_atomically(folder / HANG, json.dumps(content, indent=1) + "\n"))
 
-    def _wait(self, happened: Callable[[Path], bool], seconds: float) -> None:
+    def _wait(self, has_happened: Callable[[Path], bool], seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while not self._folder.do(happened) and time.monotonic() < deadline:
-            time.sleep(GLANCE_SECONDS)
+        while not self._folder.do(has_happened) and time.monotonic() < deadline:
+            time.sleep(FOLDER_POLL_SECONDS)
 
 
 def process_state(pid: int) -> str:
-    """The kernel's letter, "?" where there is no such process."""
+    """Return the kernel's letter for the state of a process; "?" if there is no such process."""
     stat = read_stat(pid)
     return stat.state if stat else "?"
 
 
-def is_whole(stacks: str, main_thread: int) -> bool:
-    """Whether a dump has come to its end: the outermost frame of the thread that was there first, or the hundredth."""
+def is_complete_dump(stacks: str, main_thread: int) -> bool:
+    """True if a dump is complete: it ends with the outermost or the hundredth frame of the main thread, which is dumped last."""
     _, _, last = stacks.rpartition(f"0x{main_thread:016x}")
     return last != stacks and last.endswith((" in <module>\n", "\n  ...\n"))
 
 
-def append_event(path: Path, step: int, verdict: HangReport) -> None:
-    """One whole line at the end of the log. Its owner, rank 0's process, does not write any more: it hangs, and is killed next."""
-    behind = [{"rank": one.rank, "host": one.host, "why": one.why} for one in verdict.behind]
-    row: dict[str, Any] = {"time": time.time(), "event": "hang", "step": step, "seconds": verdict.seconds, "behind": behind}
-    if path.exists():  # else no run began here
+def append_event(path: Path, step: int, hang_report: HangReport) -> None:
+    """Append one line to events.jsonl. Rank 0, the only other writer of that file, hangs and is killed next."""
+    behind = [{"rank": one.rank, "host": one.host, "why": one.why} for one in hang_report.behind]
+    row: dict[str, Any] = {"time": time.time(), "event": "hang", "step": step, "seconds": hang_report.seconds, "behind": behind}
+    if path.exists():  # if there is no log, no run began here
         append_whole((json.dumps(row) + "\n").encode(), path)
 
 
 def main(memory: int, pipe: int, stacks: int) -> None:
-    """What a watcher's process runs; the arguments are descriptors that it has inherited."""
+    """Run the watcher process. The arguments are inherited file descriptors."""
     protect_terminal()
-    # Stop requests are blocked already; a terminal that closes must not end it before its rank either.
+    # Stop requests are blocked already. The SIGHUP of a closed terminal must not end the watcher before its rank either.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    charge = WatchTarget(**json.loads(os.pread(memory, 1 << 24, SIZE)))
-    Watcher(charge, mmap(memory, SIZE, prot=PROT_READ), pipe, stacks).watch()
-    os._exit(0)  # a thread may wait for a disk that never answers
+    target = WatchTarget(**json.loads(os.pread(memory, 1 << 24, SIZE)))
+    Watcher(target, mmap(memory, SIZE, prot=PROT_READ), pipe, stacks).watch()
+    os._exit(0)  # a thread may still wait for a dead disk

@@ -217,7 +217,7 @@ def test_a_run_that_ended_for_bad_items_goes_on_where_it_ended_once_they_are_gon
     done = train(run)
     refused(
         done,
-        r"4 of 39 items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .* mend or remove them and give the same",
+        r"4 of 39 items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .* fix or remove them and give the same",
     )
     events = read_jsonl(run / "events.jsonl")
     (ended,) = [event["step"] for event in events if event["event"] == "error"]
@@ -245,7 +245,7 @@ def test_a_change_in_how_it_runs_is_told_and_kept(run: Path, tiny_text: Path) ->
 def test_a_disk_that_refuses_config_json_is_one_line_on_all_ranks(tiny_prepared: Path, tmp_path: Path, size: int) -> None:
     args = ["--data", tiny_prepared, "--run-dir", tmp_path / "run", *overrides()]
     done = start_ranks(PRETRAIN_TEXT, args, tmp_path, size, file_limit=2000).wait()  # bytes: a lock fits, that does not
-    refused(done[0], r"run/config\.json cannot be written \(File too large\), \d+ bytes free on that disk; mend that and give the same")
+    refused(done[0], r"run/config\.json cannot be written \(File too large\), \d+ bytes free on that disk; fix that and give the same")
     assert all((one.returncode, one.stderr) == (2, "") for one in done[1:])
     assert not (tmp_path / "run" / ".lock").exists()
 

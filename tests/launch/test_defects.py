@@ -1,5 +1,5 @@
-"""Errors that nobody foresaw, lost worker processes and full shared memory in whole runs: the process is gone within seconds and leaves
-nothing. Every place of a run: tests/soak/injected.py."""
+"""Unexpected errors, lost worker processes and full shared memory in whole runs: all processes end within seconds, and none is left.
+tests/soak/injected.py tries every place of a run."""
 
 import functools
 import json
@@ -28,7 +28,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def args_of(data: Path, run: Path, **changes: object) -> list[object]:
-    """Two worker processes."""
+    """Return the flags of a run with two worker processes."""
     return ["--data", data, "--run-dir", run, *overrides("vision", **{"data__num_workers": 2, **changes})]
 
 
@@ -45,7 +45,7 @@ def test_a_defect_in_a_run_with_workers_is_a_traceback_and_the_end_of_all_its_pr
 
 
 def workers_of(group: int) -> list[int]:
-    """Processes of the group that were forked from its server."""
+    """Return the processes of the group that were forked from its fork server."""
     stats = {int(path.parent.name): path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat")}
     own = {pid: int(fields[1]) for pid, fields in stats.items() if int(fields[2]) == group}
     servers = {pid for pid, parent in own.items() if parent == group and "forkserver" in Path(f"/proc/{pid}/cmdline").read_text()}
@@ -69,7 +69,7 @@ def test_a_worker_that_is_killed_ends_the_run_with_one_line(pictures: Path, tmp_
 
 @pytest.mark.slow
 def test_one_place_of_each_kind_on_one_and_two_ranks(tmp_path: Path) -> None:
-    """Python's own end as a main program, and no launcher that would end a rank for another."""
+    """As a main program, with Python's own exit, and without a launcher that would end the other ranks."""
     args = ["--places", *PLACES_TRIED, "--ranks", "1", "2", "--workers", "2", "--out", tmp_path / "result.json"]
     done = run_command([sys.executable, "-m", "tests.soak.injected", *args], ROOT, 280)
     assert done.returncode == 0, done.stdout
@@ -112,8 +112,8 @@ def test_under_torchrun_a_defect_of_one_rank_ends_the_job(pictures: Path, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_containers_small_shared_memory_is_one_line_with_the_way_out(pictures: Path, tmp_path: Path) -> None:
-    """What docker gives: here 4 MB, since pictures are small. As root, in a mount namespace of its own."""
+def test_a_containers_small_shared_memory_is_one_line_with_the_remedy(pictures: Path, tmp_path: Path) -> None:
+    """Like docker's small /dev/shm; 4 MB here, since pictures are small. As root, in a mount namespace of its own."""
     small = ["unshare", "-m", "bash", "-c", 'mount -t tmpfs -o size=4m tmpfs /dev/shm && exec "$@"', "_"]
     if os.getuid() or run_command([*small, "true"], tmp_path, 10).returncode:
         pytest.skip("needs root and unshare")

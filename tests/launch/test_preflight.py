@@ -1,4 +1,4 @@
-"""launch/preflight.py as a job meets it: real processes, one of them odd, and the verdict that all of them share."""
+"""launch/preflight.py as in a job: real processes, one of which is broken or slow, and the exit code that all of them share."""
 
 import json
 import logging
@@ -21,21 +21,21 @@ from tests.nodes import Hooks, Measures, TellsArguments, die
 
 PREFLIGHT = ROOT / "launch" / "preflight.py"
 EVEN = Measures("measure", "matmul_tflops", [0.1])
-"""Tests share their cores with each other, so the real rates of two processes may differ by any factor."""
+"""The real rates of two processes may differ by any factor, since tests that run at the same time share the cores."""
 Done = list["subprocess.CompletedProcess[str]"]
 
 
 def run(tmp_path: Path, *args: object, size: int = 2, odd: Mapping[int, Callable[[], Any]] | None = None, **env: str) -> Done:
-    """The command on `size` processes, of which those in `odd` measure something else than the machine says."""
+    """Run the command on `size` processes. Those in `odd` have a hook that replaces a measurement."""
     hooks: dict[int, Callable[[], Any]] = {**dict.fromkeys(range(size), EVEN), **(odd or {})}
     return start_ranks(PREFLIGHT, args, tmp_path, size, env=env, before=hooks).wait(60, patience=20)
 
 
-def named(done: Done, code: int, complaint: str) -> None:
-    """All end with `code`, rank 0 says `complaint` (a pattern) in one line, and the others say nothing."""
+def check_output(done: Done, code: int, pattern: str) -> None:
+    """Assert that all exit with `code`, rank 0 prints a line that matches `pattern`, and the others print nothing."""
     assert [one.returncode for one in done] == [code] * len(done), [one.stderr for one in done]
-    said = done[0].stderr if code else done[0].stdout
-    assert re.search(complaint, said), said
+    printed = done[0].stderr if code else done[0].stdout
+    assert re.search(pattern, printed), printed
     assert re.fullmatch(r"error: .*\n", done[0].stderr) if code else not done[0].stderr, done[0].stderr
     assert all(one.stdout + one.stderr == "" for one in done[1:]), [one.stdout + one.stderr for one in done[1:]]
 
@@ -56,31 +56,31 @@ def test_it_never_imports_deepspeed(tmp_path: Path) -> None:
     assert re.search(r"^fit: 1 node$|^warning: ", done.stdout, re.MULTILINE)
 
 
-def test_two_fit_nodes_are_a_table_and_a_word_and_leave_nothing(tmp_path: Path) -> None:
+def test_two_fit_nodes_print_a_table_and_leave_no_file(tmp_path: Path) -> None:
     done = run(tmp_path)
-    named(done, 0, r"\nfit: 2 nodes\n$")
+    check_output(done, 0, r"\nfit: 2 nodes\n$")
     header, first, second, all_reduce, _ = done[0].stdout.splitlines()
     assert header.startswith("node") and " rank 0 " in first and " rank 1 " in second
     assert re.fullmatch(r"all-reduce over 2 nodes: \S+ GB/s", all_reduce)
     assert contents(tmp_path) == {}
 
 
-def test_everything_is_one_json_object(tmp_path: Path) -> None:
+def test_json_prints_one_object(tmp_path: Path) -> None:
     done = run(tmp_path, "--json", "--local_rank=0")
-    said = json.loads(done[0].stdout)
-    assert len(said["nodes"]) == 2 and (said["errors"], said["warnings"]) == ([], [])
-    assert all(facts["versions"]["torch"] and facts["free_bytes"]["run dir"] for facts in said["nodes"].values())
+    printed = json.loads(done[0].stdout)
+    assert len(printed["nodes"]) == 2 and (printed["errors"], printed["warnings"]) == ([], [])
+    assert all(report["versions"]["torch"] and report["free_bytes"]["run dir"] for report in printed["nodes"].values())
 
 
 class HasTwelveCores:
-    """Of which the processes of a node have equal shares."""
+    """A hook: the node has twelve cores, which its processes share equally."""
 
     def __call__(self) -> None:
         os.sched_getaffinity = lambda pid: set(range(12))  # type: ignore[assignment]
 
 
-class TellsLevels:
-    """How loud libraries may be, told as the reason why locks could not be looked for."""
+class ShowsLogLevels:
+    """A hook: the search for stale locks fails with the log levels of the libraries as its reason."""
 
     def __call__(self) -> None:
         from recipes.cluster.preflight import measure
@@ -92,15 +92,19 @@ class TellsLevels:
         raise OSError(f"{os.environ['TORCH_CPP_LOG_LEVEL']} {logging.getLogger('torch.distributed').level} {age < 60}")
 
 
-def test_what_the_launcher_and_the_user_have_said_reaches_every_measurement(tmp_path: Path) -> None:
-    told = TellsArguments("measure", "own_devices"), TellsArguments("measure", "matmul_tflops"), TellsArguments("bandwidth", "bandwidth", 1)
-    hooks = dict.fromkeys(range(3), Hooks((*told, HasTwelveCores(), TellsLevels())))
+def test_settings_of_the_launcher_and_the_user_reach_every_measurement(tmp_path: Path) -> None:
+    arguments = (
+        TellsArguments("measure", "own_devices"),
+        TellsArguments("measure", "matmul_tflops"),
+        TellsArguments("bandwidth", "bandwidth", 1),
+    )
+    hooks = dict.fromkeys(range(3), Hooks((*arguments, HasTwelveCores(), ShowsLogLevels())))
     place = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}
     done = run(tmp_path, "--json", "--timeout", 45.5, "--run-dir", "not/yet", size=3, odd=hooks, **place)
     nodes = json.loads(done[0].stdout)["nodes"].values()
-    assert [facts["errors"] for facts in nodes] == [
+    assert [report["errors"] for report in nodes] == [
         {
-            "devices": "(1, 2)",  # place on the node, processes there
+            "devices": "(1, 2)",  # local rank, local size
             "locks of builds": "FATAL 40 True",
             "matmul": "([], 6)",  # no device, half of the cores
             "all-reduce": f"({rank}, 3, None, 45.5)",
@@ -110,7 +114,7 @@ def test_what_the_launcher_and_the_user_have_said_reaches_every_measurement(tmp_
     assert contents(tmp_path) == {}
 
 
-def test_tasks_of_a_step_find_rank_0_by_slurms_words_alone(tmp_path: Path) -> None:
+def test_tasks_of_a_step_find_rank_0_by_slurms_variables_alone(tmp_path: Path) -> None:
     step = {
         **{"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"},
         **{"SLURM_NODEID": "1", "SLURM_STEP_TASKS_PER_NODE": "1(x2)", "SLURM_STEP_NODELIST": "no-such-host.invalid,b"},
@@ -118,26 +122,26 @@ def test_tasks_of_a_step_find_rank_0_by_slurms_words_alone(tmp_path: Path) -> No
     refused(launch(PREFLIGHT, ["--timeout", 0.2], tmp_path, env=step), r"cannot reach rank 0 at no-such-host\.invalid:20077 within 0\.2 s")
 
 
-def test_a_process_that_dies_is_named_and_the_others_are_done_in_time(tmp_path: Path) -> None:
+def test_a_process_that_dies_is_named_and_the_others_end_in_time(tmp_path: Path) -> None:
     started = time.monotonic()
     hooks = {0: EVEN, 1: EVEN, 2: die}
     done = start_ranks(PREFLIGHT, ["--timeout", 3], tmp_path, 3, before=hooks).wait(60, patience=20)
     assert time.monotonic() - started < 30
-    named(done[:2], 2, r"^error: rank 2: did not come within 3 s; see what that node does, or leave it out \(sbatch --exclude\)\n$")
+    check_output(done[:2], 2, r"^error: rank 2: did not join within 3 s; check that node, or leave it out \(sbatch --exclude\)\n$")
 
 
-def test_one_that_hangs_in_a_measurement_is_named_with_it(tmp_path: Path) -> None:
+def test_a_node_that_hangs_is_named_with_the_measurement(tmp_path: Path) -> None:
     hooks: dict[int, Callable[[], Any]] = {0: EVEN, 1: EVEN, 2: Stuck()}
     ranks = start_ranks(PREFLIGHT, ["--timeout", 3], tmp_path, 3, before=hooks)
     try:
         done = [one.wait() for one in ranks.running[:2]]
     finally:
         ranks.stop()
-    named(done, 2, r"^error: \S+ rank 2: came, and was not done with versions within 3 s; ")
+    check_output(done, 2, r"^error: \S+ rank 2: joined, but did not finish versions within 3 s; ")
 
 
 class Stuck:
-    """A node whose file system does not answer."""
+    """A hook: the file system of the node does not answer."""
 
     def __call__(self) -> None:
         from recipes.cluster.preflight import measure
@@ -159,22 +163,22 @@ ODD: dict[str, tuple[Measures, str]] = {
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_the_odd_one_of_two_is_named(case: str, tmp_path: Path) -> None:
-    hook, complaint = ODD[case]
-    named(run(tmp_path, odd={1: hook}), 2, complaint)
+def test_the_node_that_differs_is_named(case: str, tmp_path: Path) -> None:
+    hook, pattern = ODD[case]
+    check_output(run(tmp_path, odd={1: hook}), 2, pattern)
 
 
-def test_a_slow_node_is_a_warning_and_an_error_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_a_slow_node_is_a_warning_or_with_strict_an_error(tmp_path: Path) -> None:
     slow = {1: Measures("measure", "matmul_tflops", [0.04])}
-    complaint = (
+    pattern = (
         r"rank 1: matmul 2\.5x slower than the median, 0\.04 TFLOP/s; leave the node out \(sbatch --exclude\) and have it looked at\n$"
     )
-    named(run(tmp_path, odd=slow), 0, rf"\nwarning: \S+ {complaint}")
-    named(run(tmp_path, "--strict", odd=slow), 2, rf"^error: \S+ {complaint}")
+    check_output(run(tmp_path, odd=slow), 0, rf"\nwarning: \S+ {pattern}")
+    check_output(run(tmp_path, "--strict", odd=slow), 2, rf"^error: \S+ {pattern}")
 
 
-class Hasty:
-    """Files that will never appear are not waited for."""
+class ShortWaits:
+    """A hook: the wait for files of other nodes is short."""
 
     def __call__(self) -> None:
         from recipes.cluster.preflight import command as preflight
@@ -185,62 +189,64 @@ class Hasty:
 
 def test_a_run_dir_that_is_not_shared_is_named(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    elsewhere = Measures("measure", "folder_of", tmp_path / "elsewhere")
-    hooks = {0: Hooks((EVEN, Hasty())), 1: Hooks((EVEN, Hasty(), elsewhere))}
-    named(run(tmp_path, odd=hooks), 2, r"rank 1: the run dir is not the one that \S+ rank 0 sees; name a --run-dir on a file system")
+    elsewhere = Measures("measure", "existing_folder", tmp_path / "elsewhere")
+    hooks = {0: Hooks((EVEN, ShortWaits())), 1: Hooks((EVEN, ShortWaits(), elsewhere))}
+    check_output(run(tmp_path, odd=hooks), 2, r"rank 1: the run dir is not the one that \S+ rank 0 sees; name a --run-dir on a file system")
 
 
-def test_a_lock_that_a_killed_build_left_is_named_once(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_build_is_reported_in_one_line(tmp_path: Path) -> None:
     lock = tmp_path / "cache" / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir(parents=True)
     lock.touch()
     os.utime(lock, (0, 0))
     done = run(tmp_path, TORCH_EXTENSIONS_DIR=str(tmp_path / "cache"))
-    named(done, 2, rf"^error: \S+ rank 0, \S+ rank 1: a killed build left {lock}, and the next one waits for it for ever; rm {lock}\n$")
+    check_output(
+        done, 2, rf"^error: \S+ rank 0, \S+ rank 1: a killed build left {lock}, and the next build waits for it forever; rm {lock}\n$"
+    )
 
 
 @pytest.mark.parametrize(
-    ("args", "complaint"),
+    ("args", "pattern"),
     [
         (["--run-dir", "/proc/run"], r"run dir: No such file or directory; name a --run-dir that you may write to"),
         (["--run-dir", "/etc/passwd/run"], r"run dir: /etc/passwd is a file; name a --run-dir"),
         (["--timeout", "0"], r"--timeout 0: must be a number of seconds above 0"),
     ],
 )
-def test_what_one_node_can_tell_alone(args: list[str], complaint: str, tmp_path: Path) -> None:
-    refused(launch(PREFLIGHT, args, tmp_path), complaint)
+def test_errors_of_a_single_node(args: list[str], pattern: str, tmp_path: Path) -> None:
+    refused(launch(PREFLIGHT, args, tmp_path), pattern)
 
 
 def place(rank: int, port: int, host: str = "127.0.0.1") -> dict[str, str]:
     return {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": host, "MASTER_PORT": str(port)}
 
 
-def test_rank_0_opens_the_port_itself_or_says_that_it_is_taken(tmp_path: Path) -> None:
+def test_a_port_in_use_is_an_error_of_rank_0(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
         refused(launch(PREFLIGHT, [], tmp_path, env=place(0, taken.getsockname()[1])), r"port \d+ \(MASTER_PORT\) on \S+ .*it is in use")
 
 
-def test_a_node_that_cannot_reach_rank_0_says_so_itself(tmp_path: Path) -> None:
+def test_a_node_that_cannot_reach_rank_0_prints_the_error_itself(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         done = launch(PREFLIGHT, ["--timeout", 1], tmp_path, env=place(1, unused.getsockname()[1]))
     refused(done, r"cannot reach rank 0 at 127\.0\.0\.1:\d+ within 1 s \(Connection refused\)")
 
 
-def test_what_the_device_checks_of_a_node_found_is_judged(tmp_path: Path) -> None:
-    for failures, code, said in (
+def test_a_failed_device_check_is_an_error(tmp_path: Path) -> None:
+    for failures, code, pattern in (
         ({}, 0, "device checks of .*: 3 rows ok\n"),
         ({"check shards": "on the host"}, 2, "check shards: on the host; "),
     ):
         checks = Measures("device_checks", "run", {"summary": "3 rows ok", "failures": failures})
-        named(run(tmp_path, "--full", odd={0: Hooks((EVEN, checks))}), code, said)
+        check_output(run(tmp_path, "--full", odd={0: Hooks((EVEN, checks))}), code, pattern)
     done = run(
         tmp_path, "--full", "--json", odd={0: Hooks((EVEN, Measures("device_checks", "run", {"summary": "3 rows ok", "failures": {}})))}
     )
-    told = json.loads(done[0].stdout)["nodes"].values()
-    assert sorted(node["device_checks"] for node in told) == ["", "3 rows ok"]
+    reports = json.loads(done[0].stdout)["nodes"].values()
+    assert sorted(report["device_checks"] for report in reports) == ["", "3 rows ok"]
 
 
 NAN_ATTENTION = """

@@ -19,7 +19,7 @@ BAD_DATA: dict[str, tuple[dict[str, bytes], list[str], str]] = {
     "no audio in the files": (
         {f"raw/{number}.wav": NO_AUDIO for number in range(12)},
         ["--data", "raw"],
-        r"12 of 12 items cannot be read, more than data\.max_bad_fraction 0\.01 allows \(3\): .*/raw/0\.wav \(.*\).* and 2 more; mend",
+        r"12 of 12 items cannot be read, more than data\.max_bad_fraction 0\.01 allows \(3\): .*/raw/0\.wav \(.*\).* and 2 more; fix",
     ),
     "list": ({"list.csv": b"id,sound\n1,a.wav\n"}, ["--data", "list.csv"], r"list\.csv: no column .*id, sound.*--set data\.column="),
     "lengths": ({}, ["--set", "data.max_seconds=0.01"], r"data\.max_seconds 0\.01 is less than data\.min_seconds 0\.025"),

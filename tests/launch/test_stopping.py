@@ -1,5 +1,5 @@
-"""Asking a run to stop at every stage of its life, killing it, robbing it: what it answers, what it leaves, how it goes on. Text, but for
-worker processes."""
+"""Stop requests at every stage of a run, kills, and takeovers by another launch: output, files left, resume. Text, except for worker
+processes."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def args(tiny_prepared: Path, tmp_path: Path) -> list[object]:
 
 @pytest.fixture
 def training(args: list[object], tmp_path: Path) -> Iterator[Running]:
-    """A text run that has logged three steps and would go on for hours."""
+    """A text run that has logged three steps and would train for hours."""
     running = start(PRETRAIN_TEXT, args, tmp_path)
     running.wait_until(lambda: num_rows(tmp_path / "run") >= 3)
     yield running
@@ -48,7 +48,9 @@ def training(args: list[object], tmp_path: Path) -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("request_", ["SIGINT", "SIGUSR2", "SIGHUP", "the file stop (removed)"])
-def test_whatever_asks_ends_a_step_saves_and_says_so(training: Running, args: list[object], tmp_path: Path, request_: str) -> None:
+def test_every_kind_of_request_ends_after_a_step_saves_and_prints_the_reason(
+    training: Running, args: list[object], tmp_path: Path, request_: str
+) -> None:
     run = tmp_path / "run"
     if request_.startswith("SIG"):
         os.kill(training.process.pid or 0, signal.Signals[request_])
@@ -74,7 +76,7 @@ def test_a_time_limit_stops_after_an_update_and_every_launch_makes_one(args: lis
 
 
 def test_a_second_interrupt_is_quick_and_what_was_saved_stays_valid(args: list[object], tmp_path: Path) -> None:
-    """The other rank hangs, so the first one waits in a collective. The lock that stays behind is taken over."""
+    """The other rank hangs, so the first one waits in a collective. The next launch takes over the leftover lock."""
     run = tmp_path / "run"
     ranks = start_ranks(PRETRAIN_TEXT, [*args, "--set", "run.save_steps=2"], tmp_path, 2)
     first, other = ranks.running
@@ -97,7 +99,7 @@ def test_a_second_interrupt_is_quick_and_what_was_saved_stays_valid(args: list[o
 
 @pytest.fixture
 def with_workers(tmp_path: Path) -> list[object]:
-    """Speech, decoded by a process of its own."""
+    """Flags of a speech run with one worker process."""
     data = write_tones(tmp_path / "tones")
     return [
         "--data",
@@ -108,13 +110,13 @@ def with_workers(tmp_path: Path) -> list[object]:
     ]
 
 
-def test_a_killed_run_takes_its_worker_along_and_is_followed_at_once(with_workers: list[object], tmp_path: Path) -> None:
+def test_the_worker_of_a_killed_run_ends_too_and_the_next_launch_starts_at_once(with_workers: list[object], tmp_path: Path) -> None:
     run, script = tmp_path / "run", PRETRAIN["speech"]
     args = [*with_workers, "--set", "run.save_steps=4"]
     running = start(script, args, tmp_path)
     running.wait_until(lambda: num_rows(run) >= 7)
     group, before = running.process.pid or 0, num_rows(run)
-    assert len(processes_of(group)) >= 3, "itself, the server of its worker, and that"
+    assert len(processes_of(group)) >= 3, "the run, the fork server and the worker"
     running.process.kill()
     running.process.join(10)
     begin = time.time()
@@ -124,15 +126,15 @@ def test_a_killed_run_takes_its_worker_along_and_is_followed_at_once(with_worker
     running.stop()
     (resume,) = [event for event in read_jsonl(run / "events.jsonl") if event["event"] == "resume"]
     assert resume["lost_steps"] >= before - resume["step"] > 0 and resume["step"] % 4 == 0 and resume["lost_seconds"] > 0
-    assert begin - 10 < resume["last_seen"] <= begin, "when, is what the ledger needs"
+    assert begin - 10 < resume["last_seen"] <= begin, "the ledger needs the time of the end"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
 def test_a_signal_to_the_whole_group_leaves_the_data_worker_at_work(with_workers: list[object], tmp_path: Path, number: int) -> None:
-    """As Slurm sends it. It comes while that is being started, so no handler of its own could have caught it."""
+    """As Slurm sends it. The signal arrives while the worker is starting, before it could have installed a handler."""
     running = start(PRETRAIN["speech"], with_workers, tmp_path)
     group = running.process.pid or 0
-    # The training process, the server of its workers and a worker; for a moment what becomes git or the watcher counts too.
+    # The training process, the fork server and a worker. A process that is about to become git or the watcher may also be counted briefly.
     lock = tmp_path / "run" / ".lock"
     running.wait_until(lambda: lock.exists() and sum("forkserver" in command for command in processes_of(group)) >= 3)
     os.killpg(group, number)
@@ -159,11 +161,11 @@ def test_a_stop_during_preparation_leaves_nothing_behind(tiny_text: Path, tiny_p
     line = "stopped by SIGTERM during preparation; the same command continues\n"
     assert [(one.returncode, one.stderr) for one in done] == [(75, "")] * size
     assert done[0].stdout.endswith(line) and not any(one.stdout for one in done[1:])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["book.txt"], "neither a run dir nor half of the data"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["book.txt"], "neither a run dir nor part of the data"
 
 
 def stop_while_the_engines_are_built() -> None:
-    """For start(before=...): the signal comes between preparation and first step."""
+    """For start(before=...): send the signal between preparation and first step."""
     from recipes.train import startup
 
     build = startup.build_objective
@@ -206,7 +208,7 @@ def test_stops_at_random_moments_of_a_run_that_always_saves_leave_the_same_curve
 
 
 def test_a_run_with_a_data_worker_that_ends_badly_ends(with_workers: list[object], tmp_path: Path) -> None:
-    """Python waits at its exit for processes that it started, and these hear no signal."""
+    """At exit Python waits for the processes that it started, and these ignore signals."""
     running = start(PRETRAIN["speech"], [*with_workers, "--set", "guard.min_target_std=9", "--set", "guard.after_steps=3"], tmp_path)
     group = running.process.pid or 0
     done = running.wait()
@@ -215,15 +217,15 @@ def test_a_run_with_a_data_worker_that_ends_badly_ends(with_workers: list[object
     assert error["event"] == "error" and f"error: {error['message']}\n" == done.stderr and error["step"] >= 3
 
 
-def test_a_run_that_is_robbed_ends_on_all_ranks_and_writes_nothing_more(args: list[object], tmp_path: Path) -> None:
+def test_a_run_dir_with_a_new_owner_ends_the_run_on_all_ranks_and_nothing_more_is_written(args: list[object], tmp_path: Path) -> None:
     run = tmp_path / "run"
     ranks = start_ranks(PRETRAIN_TEXT, args, tmp_path, 2)
     ranks.running[0].wait_until(lambda: num_rows(run) >= 2)
     lock = run / ".lock"
-    thief = json.dumps(json.loads(lock.read_text()) | {"host": "elsewhere", "pid": 7}) + "\n"
-    lock.write_text(thief)
+    new_owner = json.dumps(json.loads(lock.read_text()) | {"host": "elsewhere", "pid": 7}) + "\n"
+    lock.write_text(new_owner)
     done = ranks.wait()
     refused(done[0], rf"--run-dir {run} was taken over by pid 7 on elsewhere since .*; it ends without writing more")
     assert (done[1].returncode, done[1].stderr) == (2, "")
-    assert lock.read_text() == thief and kinds(run) == ["start"]
+    assert lock.read_text() == new_owner and kinds(run) == ["start"]
     assert not list((run / "checkpoints").glob("step_*"))

@@ -1,4 +1,4 @@
-"""A run whose terminal, or whose run dir, goes away under it: it trains on and saves, or ends with one line and half of nothing."""
+"""Runs that lose their terminal or their run dir: they train on and save, or end with one line and without partial files."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def num_rows(run: Path) -> int:
 
 
 def without_reader() -> None:
-    """As after Ctrl-C at `| tee log`, which dies first."""
+    """As after Ctrl-C with `| tee log`: tee ends first."""
     reading, writing = os.pipe()
     for number in (1, 2):
         os.dup2(writing, number)
@@ -43,7 +43,7 @@ def closed(*numbers: int) -> None:
         os.close(number)
 
 
-def test_a_run_whose_reader_has_gone_saves_when_it_is_asked_to_stop(args: list[object], tmp_path: Path) -> None:
+def test_a_run_whose_stdout_is_closed_saves_on_a_stop_request(args: list[object], tmp_path: Path) -> None:
     run = tmp_path / "run"
     ranks = start_ranks(PRETRAIN_TEXT, args, tmp_path, 2, before=dict.fromkeys((0, 1), without_reader))
     ranks.running[0].wait_until(lambda: num_rows(run) >= 3)
@@ -68,18 +68,18 @@ def test_a_log_that_cannot_be_written_is_one_line_on_stderr_and_an_event(
     assert [event["event"] for event in read_jsonl(tmp_path / "run" / "events.jsonl")] == ["start", "terminal_lost", "save", "stop"]
 
 
-def test_an_error_is_its_exit_code_also_where_nobody_can_be_told(args: list[object], tmp_path: Path) -> None:
+def test_an_error_gives_its_exit_code_even_if_nothing_can_be_printed(args: list[object], tmp_path: Path) -> None:
     done = start(PRETRAIN_TEXT, [*args, "--set", "optim.lr=high"], tmp_path, before=partial(closed, 0, 1, 2)).wait()
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
 
 
-def test_a_run_dir_that_is_moved_ends_the_run_with_one_line_and_goes_on_where_it_is(args: list[object], tmp_path: Path) -> None:
+def test_a_run_dir_that_is_moved_ends_the_run_with_one_line_and_can_be_resumed_there(args: list[object], tmp_path: Path) -> None:
     run, moved = tmp_path / "run", tmp_path / "moved"
     ranks = start_ranks(PRETRAIN_TEXT, [*args, "--set", "run.save_steps=2"], tmp_path, 2)
     ranks.running[0].wait_until(lambda: (run / "checkpoints" / "latest").exists())
     run.rename(moved)
     first, second = ranks.wait()
-    refused(first, r"run was moved or removed .*; it ends without writing more\. Where it was moved, the same command .*new --run-dir")
+    refused(first, r"run was moved or removed .*; it ends without writing more\. If it was moved, the same command .*new --run-dir")
     assert second.returncode == 2 and not run.exists()
     again = [moved if word == run else word for word in args]
     done = launch(PRETRAIN_TEXT, [*again, "--set", "run.max_steps=1000", "--set", "run.max_minutes=1e-4"], tmp_path)

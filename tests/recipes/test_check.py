@@ -247,7 +247,7 @@ def test_objective_and_modality_are_asked_and_one_that_is_not_known_is_named() -
     check_recipe(vision_tiny())
     with pytest.raises(ConfigError, match=r"^vision_tiny is not for me$"):
         check_recipe(replace(vision_tiny(), objective=Stubborn()))
-    with pytest.raises(ConfigError, match=r"^recipe vision_tiny: modality 'smell' is not known to .* it knows text, speech, vision$"):
+    with pytest.raises(ConfigError, match=r"^recipe vision_tiny: modality 'smell' is not known to .* which has text, speech, vision$"):
         check_recipe(replace(vision_tiny(), modality="smell"))
 
 

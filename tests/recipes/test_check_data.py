@@ -110,7 +110,7 @@ def test_what_is_left_out_is_said_and_what_is_open_is_asked(build, tmp_path: Pat
     note = f"train: 2 files (2 .{suffix}) of train; left out: 1 of test"
     assert check_data(on(build(), tmp_path)) == note
     (tmp_path / f"b.{suffix}").touch()
-    with pytest.raises(ConfigError, match=r"its names do not tell what is training data"):
+    with pytest.raises(ConfigError, match=r"its names do not say which part is training data"):
         check_data(on(build(), tmp_path))
     recipe = on(build(), tmp_path)
     recipe = replace(recipe, data=replace(recipe.data, split="train"))  # type: ignore[call-arg]

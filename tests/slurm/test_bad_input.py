@@ -40,7 +40,7 @@ def hidden(slurm: Cluster, node: str, path: Path, instead: Path) -> Iterator[Non
 def test_no_number_of_nodes(run: Run) -> None:
     script = run.slurm.folder / "without.sbatch"
     script.write_text("".join(line for line in (ROOT / SBATCH).read_text().splitlines(True) if "#SBATCH --nodes" not in line))
-    refused(run, run.slurm.submit(script, *run.command()), "has 1 node", "nobody says --nodes", "#SBATCH --nodes=N")
+    refused(run, run.slurm.submit(script, *run.command()), "has 1 node", "default without --nodes", "#SBATCH --nodes=N")
 
 
 def test_tensor_parallelism_that_is_larger_than_a_node(run: Run) -> None:

@@ -14,7 +14,7 @@ def test_a_killed_rank_is_named_and_the_job_comes_back(slurm: Cluster, prepared:
     run.wait_for_step(60, job)
     slurm.on_node("node2", "kill", "-KILL", the_rank(slurm, "node2"))
     slurm.wait_until(lambda: "requeued" in slurm.output(job), 60, job)
-    assert re.search(r"attempt 1: rank 1 on node2 ended without a word .* at step \d+, \w+; checkpoint of step", slurm.output(job))
+    assert re.search(r"attempt 1: rank 1 on node2 died without an exit code .* at step \d+, \w+; checkpoint of step", slurm.output(job))
     assert slurm.wait(job, 240) == "COMPLETED", slurm.output(job)
     undisturbed.check(run)
 
@@ -48,7 +48,9 @@ def test_a_node_that_loses_power_costs_the_steps_since_the_last_checkpoint(
     assert slurm.wait(job, 240) == "COMPLETED", slurm.output(job)
     assert run.events("resume")[0]["step"] in (50, 75)
     # said by the batch script, or by the next attempt's where Slurm has ended this one; a watcher that died last has left a record
-    assert re.search(r"attempt 1.*: rank 1 on node2 (left no word at all|ended without a word)", slurm.output(job)), slurm.output(job)
+    assert re.search(r"attempt 1.*: rank 1 on node2 (exited without a record|died without an exit code)", slurm.output(job)), slurm.output(
+        job
+    )
     undisturbed.check(run)
 
 
@@ -62,5 +64,5 @@ def test_a_crash_at_step_0_is_tried_as_often_as_was_said_and_then_held(slurm: Cl
     said = slurm.output(job)
     assert "try 1 of 2 without a new checkpoint" in said and "held after 2 tries without a new checkpoint" in said
     facts = slurm.facts(job)
-    assert "rank 1 on node2 ended without a word" in facts["Comment"] and f"scontrol release {job}" in said
+    assert "rank 1 on node2 died without an exit code" in facts["Comment"] and f"scontrol release {job}" in said
     assert not slurm.processes(RANK)

@@ -47,7 +47,7 @@ def test_a_file_that_asks_for_an_end_is_not_answered_with_a_requeue_and_a_finish
     run.wait_for_step(30, job)
     (run.path / "stop").touch()
     assert slurm.wait(job) == "FAILED" and slurm.facts(job)["ExitCode"] == "75:0", slurm.output(job)
-    assert "not requeued, for the file asked for an end" in slurm.output(job)
+    assert "not requeued, because the file stop asked for an end" in slurm.output(job)
     job = run.submit(run__max_steps=run.step)
     assert slurm.wait(job) == "COMPLETED", slurm.output(job)
     assert "is finished" in slurm.output(job)

@@ -1,4 +1,5 @@
-"""What nodes measure together: the rate of an all-reduce over all, and of each node's exchange with others. One process per node."""
+"""Measurements in which several nodes take part: the rate of an all-reduce over all nodes, and of each node's exchange with other nodes.
+One process per node."""
 
 import datetime
 import time
@@ -12,14 +13,14 @@ from recipes.cluster.preflight.facts import ALL_REDUCE, EXCHANGE
 CPU_BYTES, CUDA_BYTES = 16 * 2**20, 256 * 2**20
 ROUNDS = 3
 SHIFTS = (1, 2)
-"""A slow node also slows whom it talks to. Partners at distance 1 and at distance 2 are other ones from four nodes on, so that with
-the better of the two rates only the slow one stays slow."""
+"""Distances in rank between a node and the partners of its exchanges. A slow node also slows its partners. From four nodes on, a node has
+different partners at the two distances. The better of its two rates is therefore low only if the node itself is slow."""
 
 
 def bandwidth(store: dist.Store, rank: int, size: int, index: int | None, timeout: float) -> dict[str, float]:
-    """GB/s by what was measured, over nccl on CUDA device `index`, over gloo without one.
+    """Return GB/s by name of the measurement, over nccl on CUDA device `index`, or over gloo if `index` is None.
 
-    Raises: RuntimeError where nodes do not reach each other within `timeout` seconds, or sum wrongly.
+    Raises: RuntimeError if nodes cannot reach each other within `timeout` seconds, or if a sum is wrong.
     """
     device = torch.device("cpu") if index is None else torch.device("cuda", index)
     if index is not None:
@@ -34,7 +35,7 @@ def bandwidth(store: dist.Store, rank: int, size: int, index: int | None, timeou
 
 
 def _all_reduce(device: torch.device, size: int) -> float:
-    """Bytes that each link carries, as nccl-tests count them: a number that does not depend on how many nodes there are."""
+    """Return the bus bandwidth as defined by nccl-tests: what each link carries, which does not depend on the number of nodes."""
     values = _values(device)
     dist.all_reduce(values)  # opens the connections
     if not bool((values == size).all()):
@@ -47,13 +48,13 @@ def _exchange(device: torch.device, rank: int, size: int) -> float:
     best = 0.0
     for shift in SHIFTS:
 
-        def talk(shift: int = shift) -> None:
+        def exchange(shift: int = shift) -> None:
             sent = dist.P2POp(dist.isend, values, (rank + shift) % size)
             for work in dist.batch_isend_irecv([sent, dist.P2POp(dist.irecv, received, (rank - shift) % size)]):
                 work.wait()
 
         dist.barrier()
-        best = max(best, _rate(values, talk))
+        best = max(best, _rate(values, exchange))
     return best
 
 
@@ -62,7 +63,7 @@ def _values(device: torch.device) -> torch.Tensor:
 
 
 def _rate(values: torch.Tensor, job: Callable[[], object]) -> float:
-    """GB/s of the best round."""
+    """Return GB/s of the fastest round."""
     seconds = []
     for _ in range(ROUNDS):
         start = time.perf_counter()

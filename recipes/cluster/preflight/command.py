@@ -1,5 +1,5 @@
-"""launch/preflight.py: the nodes of a job meet, measure themselves at the same time, and rank 0 says which of them falls out. Torch-free
-until they meet. What a node measures is in node.py, who falls out in compare.py."""
+"""launch/preflight.py: the nodes of a job join a rendezvous and measure themselves at the same time; rank 0 prints which nodes are broken
+or slow. Torch-free until the rendezvous. The measurements of a node are in node.py, the comparison of nodes in compare.py."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.cluster.environment import export_world, quiet_libraries
 from recipes.cluster.preflight import device_checks
-from recipes.cluster.preflight.compare import Attendance, Findings, judge
+from recipes.cluster.preflight.compare import ClusterReport, Findings, compare_nodes
 from recipes.cluster.preflight.facts import Facts
-from recipes.cluster.preflight.report import closing, table
+from recipes.cluster.preflight.report import summary, table
 from recipes.cluster.slurm import allocated_nodes
 from recipes.errors import ConfigError
 from recipes.values import place
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # both import torch
     from recipes.cluster.rendezvous import Rendezvous
 
 APPEARS_SECONDS = 2.0
-"""By then a network file system shows rank 0 the files of the others."""
+"""How long a network file system may take to show rank 0 the files of the other nodes."""
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -49,14 +49,14 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_preflight(args: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Take part in the rendezvous; rank 0 prints what came of it. Returns the exit code, the same on all nodes.
+    """Take part in the rendezvous and return the exit code, the same on all nodes. Rank 0 prints the results.
 
-    Raises: ConfigError on rank 0.
+    Raises: ConfigError if --timeout or the launcher's variables are invalid; on rank 0 also if the port is in use.
     """
     if not (0 < args.timeout < math.inf):
         raise ConfigError(f"--timeout {args.timeout:g}: must be a number of seconds above 0")
     world = export_world()
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what goes wrong here is said in a line, not in a C++ stack
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # errors are printed as one line here, without a C++ stack
     quiet_libraries()
     from recipes.cluster.preflight.node import Node
     from recipes.cluster.rendezvous import RankZeroUnreachable, open_rendezvous  # a second of torch
@@ -69,67 +69,67 @@ def run_preflight(args: argparse.Namespace, say: Callable[[str], None]) -> int:
         finally:
             node.clean()
     except RankZeroUnreachable as error:
-        _complain(str(error))  # nobody else would
+        _print_error(str(error))  # rank 0 cannot print it
         return error.exit_code
 
 
 def _take_part(rendezvous: Rendezvous, node: Node, args: argparse.Namespace, say: Callable[[str], None]) -> int:
-    node.prepare(rendezvous.from_first("nonce", secrets.token_hex(4)))
-    came = rendezvous.collect("arrived", True, list(range(rendezvous.size)))
-    present = rendezvous.from_first("go", sorted(came))
-    said: dict[int, str] = {}
+    node.prepare(rendezvous.broadcast("nonce", secrets.token_hex(4)))
+    joined = rendezvous.collect("joined", True, list(range(rendezvous.size)))
+    present = rendezvous.broadcast("present", sorted(joined))
+    reports: dict[int, str] = {}
     checked: dict[int, dict[str, Any]] = {}
-    if rendezvous.rank in present:  # who comes later is named already
-        said = rendezvous.collect("facts", node.measure(present).to_json(), present)
+    if rendezvous.rank in present:  # a rank that joins later is reported as missing
+        reports = rendezvous.collect("report", node.measure(present).to_json(), present)
         if args.full:
             checked = rendezvous.collect("checks", node.check_device(), present, device_checks.SECONDS)
     code = 0
     if rendezvous.rank == 0:
-        all_nodes = attendance(rendezvous, node, said)
+        all_nodes = build_cluster_report(rendezvous, node, reports)
         if args.full:
-            all_nodes = with_checks(all_nodes, checked)
-        verdict = judge(all_nodes)
+            all_nodes = add_device_checks(all_nodes, checked)
+        findings = compare_nodes(all_nodes)
         checks = [f"device checks of {all_nodes.name(rank)}: {one['summary']}" for rank, one in sorted(checked.items()) if one["summary"]]
-        for line in [_as_json(all_nodes, verdict, checked)] if args.json else [*table(all_nodes), *checks, *closing(all_nodes, verdict)]:
+        for line in [_as_json(all_nodes, findings, checked)] if args.json else [*table(all_nodes), *checks, *summary(all_nodes, findings)]:
             say(line)
-        bad = [*verdict.errors, *(verdict.warnings if args.strict else [])]
-        if bad:  # before the others learn it: a launcher ends this process as soon as one of them has ended
-            _complain("; also ".join(bad))
+        bad = [*findings.errors, *(findings.warnings if args.strict else [])]
+        if bad:  # print before the broadcast: a launcher kills this process as soon as another rank has exited with an error
+            _print_error("; also ".join(bad))
             code = ConfigError.exit_code
-    code = rendezvous.from_first("verdict", code, more_seconds=device_checks.SECONDS if args.full else 0.0)
-    rendezvous.leave(sorted(said) if rendezvous.rank == 0 else [])
+    code = rendezvous.broadcast("exit code", code, more_seconds=device_checks.SECONDS if args.full else 0.0)
+    rendezvous.leave(sorted(reports) if rendezvous.rank == 0 else [])
     return code
 
 
-def attendance(rendezvous: Rendezvous, first: Node, said: dict[int, str]) -> Attendance:
-    """Who took part, as rank 0 sees it after the facts came in."""
-    facts = {rank: Facts.of(text) for rank, text in said.items()}
+def build_cluster_report(rendezvous: Rendezvous, first: Node, received: dict[int, str]) -> ClusterReport:
+    """Return the reports that rank 0 has received as JSON, and which ranks sent none and why. `first` is rank 0's node."""
+    reports = {rank: Facts.of(text) for rank, text in received.items()}
     absent, reasons, hosts = {}, {}, []
-    with suppress(OSError, subprocess.CalledProcessError):  # names are a courtesy
+    with suppress(OSError, subprocess.CalledProcessError):  # the report is useful without node names
         hosts = allocated_nodes()
-    for rank in sorted(set(range(rendezvous.size)) - facts.keys()):
-        note = rendezvous.get(f"doing/{rank}", 0)
-        absent[rank] = note["host"] if note else hosts[rank * len(hosts) // rendezvous.size] if hosts else ""
-        doing = f"came, and was not done with {note['fact']}" if note else "did not come"
-        reasons[rank] = f"{doing} within {rendezvous.timeout:g} s"
-    deadline = time.monotonic() + APPEARS_SECONDS  # for all together
-    return Attendance(facts, absent, reasons, frozenset(rank for rank in facts if not first.sees(rank, deadline)))
+    for rank in sorted(set(range(rendezvous.size)) - reports.keys()):
+        current = rendezvous.get(f"doing/{rank}", 0)
+        absent[rank] = current["host"] if current else hosts[rank * len(hosts) // rendezvous.size] if hosts else ""
+        problem = f"joined, but did not finish {current['measurement']}" if current else "did not join"
+        reasons[rank] = f"{problem} within {rendezvous.timeout:g} s"
+    deadline = time.monotonic() + APPEARS_SECONDS  # for all nodes together
+    return ClusterReport(reports, absent, reasons, frozenset(rank for rank in reports if not first.sees_file_of(rank, deadline)))
 
 
-def with_checks(all_nodes: Attendance, checked: dict[int, dict[str, Any]]) -> Attendance:
-    """The same with what the device checks found as facts that are missing."""
+def add_device_checks(all_nodes: ClusterReport, checked: dict[int, dict[str, Any]]) -> ClusterReport:
+    """Return a copy in which the failures of the device checks are among the errors of each node. A node without a result has failed."""
     unknown = {"failures": {device_checks.ALL: f"not done within {device_checks.SECONDS:g} s"}}
-    errors = {rank: facts.errors | checked.get(rank, unknown)["failures"] for rank, facts in all_nodes.facts.items()}
-    return replace(all_nodes, facts={rank: replace(facts, errors=errors[rank]) for rank, facts in all_nodes.facts.items()})
+    errors = {rank: report.errors | checked.get(rank, unknown)["failures"] for rank, report in all_nodes.reports.items()}
+    return replace(all_nodes, reports={rank: replace(report, errors=errors[rank]) for rank, report in all_nodes.reports.items()})
 
 
-def _as_json(all_nodes: Attendance, verdict: Findings, checked: dict[int, dict[str, Any]]) -> str:
-    nodes = {all_nodes.name(rank): asdict(facts) for rank, facts in sorted(all_nodes.facts.items())}
+def _as_json(all_nodes: ClusterReport, findings: Findings, checked: dict[int, dict[str, Any]]) -> str:
+    nodes = {all_nodes.name(rank): asdict(report) for rank, report in sorted(all_nodes.reports.items())}
     for rank, found in checked.items():
         nodes[all_nodes.name(rank)]["device_checks"] = found["summary"]
-    return json.dumps({"nodes": nodes, "errors": verdict.errors, "warnings": verdict.warnings})
+    return json.dumps({"nodes": nodes, "errors": findings.errors, "warnings": findings.warnings})
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     sys.stderr.write(f"error: {text}\n")
     sys.stderr.flush()

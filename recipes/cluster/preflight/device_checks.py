@@ -1,5 +1,5 @@
-"""The short checks of benchmarks/accelerator_check.py on this node: does it train, are shards and gradients right? Torch-free; the checks
-run in processes of their own and end with them."""
+"""Runs the short checks of benchmarks/accelerator_check.py on this node: whether it trains, and whether shards and gradients are right. The
+checks run in processes of their own. Torch-free."""
 
 import json
 import shutil
@@ -12,17 +12,17 @@ from typing import Any
 from recipes.cluster.checkout import ROOT
 
 ALL = "device checks"
-"""The fact that is missing where they could not run."""
+"""Key of the failure if the checks could not run at all."""
 
 SCRIPT = ROOT / "benchmarks" / "accelerator_check.py"
 SECONDS = 300.0
-"""The time boxes of the short checks are shorter, one after the other on a single core too."""
+"""Longer than the time limits of all short checks together, even one after the other on a single core."""
 TABLE = "check.json"
 
 
 def run(has_device: bool) -> dict[str, Any]:
-    """`summary`: how many rows of each status; `failures`: "check NAME" -> what it found, or ALL -> why the checks could not run. Where
-    something failed the folder with the tables and logs stays, and is named."""
+    """Run the checks. Returns `summary`: how many rows of each status, and `failures`: "check NAME" -> its result, or ALL -> why the checks
+    could not run. If a check failed, the folder with its tables and logs is kept, and the failure names it."""
     folder = Path(tempfile.mkdtemp(prefix="preflight_checks_"))
     words = ["--short", "--device", "cuda" if has_device else "cpu", "--out", str(folder)]
     try:
@@ -33,7 +33,7 @@ def run(has_device: bool) -> dict[str, Any]:
     if (folder / TABLE).exists():
         found = json.loads((folder / TABLE).read_text())
     rows = [(check["name"], row) for check in found["checks"] for row in check["rows"] if row["status"] == "fail"]
-    # of several rows of a check the first is told
+    # reversed: if several rows of a check failed, the first one is kept
     failures = {f"check {name}": f"{row['what']}: {row['seen']} ({folder}/check.md)" for name, row in reversed(rows)}
     if done.returncode and not failures:
         last = (done.stderr.strip().splitlines() or [f"{SCRIPT.name} ended with {done.returncode}"])[-1]

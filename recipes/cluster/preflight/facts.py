@@ -1,57 +1,57 @@
-"""What one node says of itself, as it travels from node to node. Torch-free; measured in measure.py, judged in compare.py."""
+"""The report of one node, which is sent to rank 0 as JSON. Measured in measure.py, compared in compare.py. Torch-free."""
 
 import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
 RUN_DIR, TEMPORARY, SHARED_MEMORY, MEMORY = "run dir", "temporary folder", "/dev/shm", "memory"
-"""What `Facts.free_bytes` tells of."""
+"""Keys of `Facts.free_bytes`."""
 ALL_REDUCE, EXCHANGE = "all-reduce", "exchange"
-"""What `Facts.gb_per_second` tells of."""
+"""Keys of `Facts.gb_per_second`."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """What computes: a CUDA device, or the cores of the process. None: not measured."""
+    """A CUDA device, or the CPU cores of the process. None: not measured."""
 
     name: str
     tflops: float | None
     free_fraction: float | None
-    """Of a CUDA device's memory, before this process used any."""
+    """Free part of a CUDA device's memory, before this process used any."""
 
 
 @dataclass(frozen=True)
 class Facts:
-    """One node. None, and keys that are missing: not measured; why is in `errors`."""
+    """One node's measurements. None or a missing key: not measured; the reason is in `errors`."""
 
     host: str
     versions: dict[str, str]
     num_cores: int
-    """That this process may use."""
+    """Cores that this process may use."""
     devices: list[Device]
     free_bytes: dict[str, int]
     disk_seconds: float | None
-    """For 1 MiB in the run dir written, synced, renamed, the folder synced: the best of three."""
+    """Best time of three for 1 MiB in the run dir: write, sync, rename, sync the folder."""
     seconds_ahead: float
-    """Of rank 0's clock, as far as the time that the question took leaves no doubt."""
+    """How far this clock is ahead of rank 0's, reduced by the uncertainty of the round trip."""
     sees_first: bool
-    """Whether the file is here that rank 0 wrote into the run dir."""
+    """True if this node sees the file that rank 0 wrote into the run dir."""
     gb_per_second: dict[str, float]
     stale_locks: list[str]
     errors: dict[str, str]
-    """What could not be measured -> why."""
+    """Measurement that failed -> reason."""
 
     @property
     def tflops(self) -> float | None:
-        """Of the slowest device: it is the one that the others wait for."""
+        """Rate of the slowest device, since the others wait for it; None if none was measured."""
         return min((device.tflops for device in self.devices if device.tflops is not None), default=None)
 
     def to_json(self) -> str:
-        """For the other nodes."""
+        """Return the report as JSON, to be sent to rank 0."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def of(text: str) -> "Facts":
-        """The opposite of to_json."""
+        """Return the report that to_json() wrote."""
         content: dict[str, Any] = json.loads(text)
         return Facts(**{**content, "devices": [Device(**device) for device in content["devices"]]})

@@ -1,5 +1,5 @@
-"""What one node measures of itself: versions, devices, products of matrices, memory, disks, locks. Each function raises where it cannot;
-who calls keeps the reason. What nodes measure together is in bandwidth.py."""
+"""Measurements of one node: versions, devices, matrix products, memory, disks, locks. A function raises if it cannot measure; the caller
+records the reason. Measurements in which several nodes take part are in bandwidth.py."""
 
 import os
 import shutil
@@ -20,15 +20,15 @@ from recipes.system.durable import sync
 PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy")
 CPU_SIZE, CPU_SECONDS = 1024, 0.4
 CUDA_SIZE, CUDA_PRODUCTS = 8192, 10
-"""Products of square matrices: fp32 on a CPU, bf16 on a CUDA device, big enough for the peak rate."""
+"""Sizes of square matrices, large enough for the peak rate: fp32 on a CPU, bf16 on a CUDA device."""
 DISK_BYTES, DISK_ROUNDS = 2**20, 3
 LOOK_SECONDS = 0.05
 LOCK_SECONDS = 600.0
-"""A lock of a build that still goes on is younger: DeepSpeed's longest takes a few minutes."""
+"""The lock of a running build is younger than this: DeepSpeed's longest build takes a few minutes."""
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages whose version decides what a run does, and the digest of the code. Imports none of them."""
+    """Return the versions of Python and of the packages that affect a run, and the digest of the code. Imports none of the packages."""
     found = {"python": sys.version.split()[0], "checkout": checkout_digest()}
     for name in PACKAGES:
         try:
@@ -39,9 +39,9 @@ def versions() -> dict[str, str]:
 
 
 def own_devices(local_rank: int, local_size: int) -> list[int]:
-    """The CUDA devices that this process speaks for: all of the node, or its own where the node has several processes.
+    """Return the CUDA devices that this process measures: all of the node, or its own one if the node has several processes.
 
-    Raises: RuntimeError where there is a driver and torch sees no device; a run would go on the CPU there without a word.
+    Raises: RuntimeError if there is a driver and torch sees no device. A run on this node would silently use the CPU.
     """
     number = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not number and may_see_devices():
@@ -52,7 +52,8 @@ def own_devices(local_rank: int, local_size: int) -> list[int]:
 
 
 def idle_devices(indices: list[int]) -> list[Device]:
-    """Before anything is computed. The cores of the process count as one device where there is no other."""
+    """Return names and free memory of the devices, before anything is computed. Without a CUDA device, the cores of the process are the
+    device."""
     devices = []
     for index in indices:
         free, total = torch.cuda.mem_get_info(index)
@@ -61,7 +62,7 @@ def idle_devices(indices: list[int]) -> list[Device]:
 
 
 def matmul_tflops(indices: list[int], num_threads: int) -> list[float]:
-    """The best rate of each device, one after the other."""
+    """Return the best rate of each device, measured one after the other."""
     return [_cuda_tflops(index) for index in indices] or [_cpu_tflops(num_threads)]
 
 
@@ -81,7 +82,7 @@ def _cpu_tflops(num_threads: int) -> float:
 def _cuda_tflops(index: int) -> float:
     with torch.cuda.device(index):
         matrix = torch.full((CUDA_SIZE, CUDA_SIZE), 0.5, device="cuda", dtype=torch.bfloat16)
-        product = matrix @ matrix  # picks the kernel
+        product = matrix @ matrix  # the first product selects the kernel
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(CUDA_PRODUCTS + 1)]
         for mark in marks[:-1]:
             mark.record()
@@ -92,10 +93,10 @@ def _cuda_tflops(index: int) -> float:
     return 2 * CUDA_SIZE**3 / (milliseconds / 1e3) / 1e12
 
 
-def folder_of(run_dir: Path) -> Path:
-    """The folder to try in place of a run dir that does not exist yet: the nearest one above it, where it would be made.
+def existing_folder(run_dir: Path) -> Path:
+    """Return the run dir, or its nearest parent that exists, in which the run dir would be created.
 
-    Raises: NotADirectoryError where that is a file.
+    Raises: NotADirectoryError if that is a file.
     """
     path = run_dir.expanduser().absolute()
     nearest = next(folder for folder in (path, *path.parents) if folder.exists())
@@ -105,7 +106,7 @@ def folder_of(run_dir: Path) -> Path:
 
 
 def free_bytes(folder: Path | None) -> dict[str, int]:
-    """Memory of the host, and what the disks have left, that of the run dir where it is known."""
+    """Return the available memory of the host and the free space of the disks. `folder`: the run dir or its parent, None if unknown."""
     places = {RUN_DIR: folder, TEMPORARY: Path(tempfile.gettempdir()), SHARED_MEMORY: Path("/dev/shm")}
     free = {name: shutil.disk_usage(place).free for name, place in places.items() if place and place.exists()}
     table = Path("/proc/meminfo")
@@ -116,7 +117,7 @@ def free_bytes(folder: Path | None) -> dict[str, int]:
 
 
 def disk_seconds(folder: Path, name: str) -> float:
-    """The best time of three for what every save does: write, sync, rename, sync the folder. Leaves nothing."""
+    """Return the best time of three for the steps of a save: write, sync, rename, sync the folder. Leaves no file."""
     content = os.urandom(DISK_BYTES)  # some file systems compress
     return min(_save(folder / f"{name}.tmp", folder / name, content) for _ in range(DISK_ROUNDS))
 
@@ -135,7 +136,8 @@ def _save(temporary: Path, final: Path, content: bytes) -> float:
 
 
 def has_appeared(path: Path, deadline: float) -> bool:
-    """Whether a file is seen by `deadline` (monotonic) that another node has written already; a network file system may need a moment."""
+    """True if a file that another node has already written is visible here before `deadline` (monotonic). A network file system may delay
+    it."""
     while not path.exists():
         if time.monotonic() > deadline:
             return False
@@ -144,8 +146,9 @@ def has_appeared(path: Path, deadline: float) -> bool:
 
 
 def stale_locks(now: float) -> list[str]:
-    """Locks in torch's cache of extensions whose build was killed: the next process that wants the extension waits without a word."""
+    """Return the lock files of killed builds in torch's cache of extensions. The next process that needs the extension would wait for them
+    silently."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path(cache, "torch_extensions"))  # torch's function imports setuptools
-    found = [*root.glob("*/lock"), *root.glob("*/*/lock")]  # below the version of Python, or not
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path(cache, "torch_extensions"))  # torch.utils.cpp_extension imports setuptools
+    found = [*root.glob("*/lock"), *root.glob("*/*/lock")]  # with or without a folder for the Python version
     return sorted(str(path) for path in found if now - path.stat().st_mtime > LOCK_SECONDS)

@@ -1,5 +1,5 @@
-"""One node's part in the preflight: what it measures before, and after, all have come. A thing that cannot be measured is a fact like
-others: it ends neither the node nor the rendezvous."""
+"""One node's part in the preflight: what it measures before and after all nodes have joined. If a measurement fails, the reason goes into
+the node's report; neither the node nor the rendezvous ends."""
 
 import os
 import time
@@ -18,14 +18,14 @@ from recipes.cluster.slurm import node_name
 Result = TypeVar("Result")
 LONGEST_REASON = 200
 APPEARS_SECONDS = 2.0
-"""By then a network file system shows a file that another node has written, under a name that nobody has asked for before."""
+"""How long a network file system may take to show a file of another node, whose name this node has not looked up before."""
 
 
 class Node:
-    """What this process does for its node, one step after the other."""
+    """The steps that this process performs for its node, in order."""
 
     def __init__(self, rendezvous: Rendezvous, run_dir: Path, local_rank: int, local_size: int) -> None:
-        """`local_size`: processes on this node, which share its cores and devices."""
+        """`local_size`: number of processes on this node, which share its cores and devices."""
         self.errors: dict[str, str] = {}
         self._rendezvous, self._run_dir = rendezvous, run_dir
         self._local_rank, self._local_size = local_rank, local_size
@@ -39,9 +39,9 @@ class Node:
         self._nonce = ""
 
     def prepare(self, nonce: str) -> None:
-        """What needs no other node, and a file in the run dir by which the others see that it is the same one."""
+        """Measure what needs no other node, and write a file into the run dir. Nodes that see each other's files share the run dir."""
         self._nonce = nonce
-        self._folder = self._attempt(RUN_DIR, lambda: measure.folder_of(self._run_dir))
+        self._folder = self._attempt(RUN_DIR, lambda: measure.existing_folder(self._run_dir))
         if self._folder:
             self._attempt(RUN_DIR, self._path(self._rendezvous.rank).touch)
         self._indices = self._attempt("devices", lambda: measure.own_devices(self._local_rank, self._local_size)) or []
@@ -51,8 +51,8 @@ class Node:
         self._stale_locks = self._attempt("locks of builds", lambda: measure.stale_locks(time.time())) or []
 
     def measure(self, present: list[int]) -> Facts:
-        """Everything, with what is measured on all nodes that are `present` at the same time: those that share a power supply, a host
-        or a file server slow each other then, as they will in training."""
+        """Return the report. All `present` nodes measure the rest at the same time: nodes that share a power supply, a host or a file
+        server then slow each other down, as they will in training."""
         seconds_ahead = self._rendezvous.seconds_ahead(present)
         num_threads = max(1, self._num_cores // self._local_size)
         rates = self._attempt("matmul", lambda: measure.matmul_tflops(self._indices, num_threads)) or []
@@ -64,15 +64,15 @@ class Node:
             free_bytes=self._free_bytes,
             disk_seconds=self._disk_seconds(),
             seconds_ahead=seconds_ahead,
-            sees_first=self.sees(0, time.monotonic() + APPEARS_SECONDS),
+            sees_first=self.sees_file_of(0, time.monotonic() + APPEARS_SECONDS),
             gb_per_second=self._bandwidth(present),
             stale_locks=self._stale_locks,
             errors=self.errors,
         )
 
     def check_device(self) -> dict[str, Any]:
-        """The short checks of the device, by the first process of the node. After everything that nodes measure at the same time, since
-        they take longer on one node than on another."""
+        """Run the short checks of the device, in the first process of the node. Call it after measure(), since the checks take longer on
+        some nodes than on others."""
         if self._local_rank:
             return {"summary": "", "failures": {}}
         return self._attempt(device_checks.ALL, lambda: device_checks.run(bool(self._indices))) or {
@@ -80,14 +80,14 @@ class Node:
             "failures": {device_checks.ALL: self.errors[device_checks.ALL]},
         }
 
-    def sees(self, rank: int, deadline: float) -> bool:
-        """Whether the file of another node is here by `deadline` (monotonic); no where there is no run dir."""
+    def sees_file_of(self, rank: int, deadline: float) -> bool:
+        """True if the file of rank `rank` is visible here before `deadline` (monotonic); False if this node has no run dir."""
         if self._folder is None or RUN_DIR in self.errors:
             return False
         return bool(self._attempt(RUN_DIR, lambda: measure.has_appeared(self._path(rank), deadline)))
 
     def clean(self) -> None:
-        """Remove what this node has written."""
+        """Remove the file that this node has written."""
         if self._folder:
             with suppress(OSError):
                 self._path(self._rendezvous.rank).unlink()
@@ -107,15 +107,15 @@ class Node:
         return self._attempt(ALL_REDUCE, job) or {}
 
     def _path(self, rank: int) -> Path:
-        assert self._folder, "asked without a folder"
+        assert self._folder, "no folder to look in"
         return self._folder / f".preflight_{self._nonce}_{rank}"
 
-    def _attempt(self, fact: str, job: Callable[[], Result]) -> Result | None:
-        # said beforehand, so that rank 0 can name what a node hangs in
-        self._rendezvous.put(f"doing/{self._rendezvous.rank}", {"host": node_name(), "fact": fact})
+    def _attempt(self, measurement: str, job: Callable[[], Result]) -> Result | None:
+        # put beforehand, so that rank 0 can name the measurement in which a node hangs
+        self._rendezvous.put(f"doing/{self._rendezvous.rank}", {"host": node_name(), "measurement": measurement})
         try:
             return job()
         except (OSError, RuntimeError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-            self.errors.setdefault(fact, reason.splitlines()[0][:LONGEST_REASON])
+            self.errors.setdefault(measurement, reason.splitlines()[0][:LONGEST_REASON])
             return None

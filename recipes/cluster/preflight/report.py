@@ -1,33 +1,33 @@
-"""The facts of all nodes as lines for a terminal. Pure."""
+"""The reports of all nodes as lines for a terminal. Pure."""
 
-from recipes.cluster.preflight.compare import Attendance, Findings, shown_devices
+from recipes.cluster.preflight.compare import ClusterReport, Findings, shown_devices
 from recipes.cluster.preflight.facts import ALL_REDUCE, MEMORY, RUN_DIR, Facts
 
 HEADER = ("node", "cores", "devices", "matmul TFLOP/s", "disk ms", "memory GiB", "run dir GiB", "clock s")
 
 
-def table(all_nodes: Attendance) -> list[str]:
-    """A line per node, in columns, and the bandwidth of all together."""
-    rows = [HEADER, *((all_nodes.name(rank), *_cells(facts)) for rank, facts in sorted(all_nodes.facts.items()))]
+def table(all_nodes: ClusterReport) -> list[str]:
+    """Return a line per node, in columns, and a line with the bandwidth over all nodes."""
+    rows = [HEADER, *((all_nodes.name(rank), *_cells(report)) for rank, report in sorted(all_nodes.reports.items()))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    rate = all_nodes.facts[0].gb_per_second.get(ALL_REDUCE)
-    return lines if rate is None else [*lines, f"all-reduce over {len(all_nodes.facts)} nodes: {rate:.3g} GB/s"]
+    rate = all_nodes.reports[0].gb_per_second.get(ALL_REDUCE)
+    return lines if rate is None else [*lines, f"all-reduce over {len(all_nodes.reports)} nodes: {rate:.3g} GB/s"]
 
 
-def closing(all_nodes: Attendance, verdict: Findings) -> list[str]:
-    """The warnings; where nothing is the matter, that."""
-    if verdict.errors or verdict.warnings:
-        return [f"warning: {line}" for line in verdict.warnings]
-    return [f"fit: {len(all_nodes.facts)} node{'s' if len(all_nodes.facts) > 1 else ''}"]
+def summary(all_nodes: ClusterReport, findings: Findings) -> list[str]:
+    """Return the warnings, or a line that all nodes are fit if there are neither warnings nor errors."""
+    if findings.errors or findings.warnings:
+        return [f"warning: {line}" for line in findings.warnings]
+    return [f"fit: {len(all_nodes.reports)} node{'s' if len(all_nodes.reports) > 1 else ''}"]
 
 
-def _cells(facts: Facts) -> tuple[str, ...]:
+def _cells(report: Facts) -> tuple[str, ...]:
     return (
-        *(str(facts.num_cores), shown_devices(facts) or "?", _number(facts.tflops, ".3g")),
-        _number(facts.disk_seconds and facts.disk_seconds * 1e3, ".1f"),
-        *(_gib(facts.free_bytes.get(place)) for place in (MEMORY, RUN_DIR)),
-        f"{facts.seconds_ahead:+.3f}",
+        *(str(report.num_cores), shown_devices(report) or "?", _number(report.tflops, ".3g")),
+        _number(report.disk_seconds and report.disk_seconds * 1e3, ".1f"),
+        *(_gib(report.free_bytes.get(place)) for place in (MEMORY, RUN_DIR)),
+        f"{report.seconds_ahead:+.3f}",
     )
 
 

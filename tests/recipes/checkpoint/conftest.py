@@ -1,4 +1,4 @@
-"""Data that every rank of these tests trains on."""
+"""Training data of these tests."""
 
 from pathlib import Path
 
@@ -9,5 +9,5 @@ from tests.recipes.checkpoint.topology import prepare_small
 
 @pytest.fixture(scope="session")
 def small_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Text as small_recipe wants it."""
+    """Prepared text for small_recipe."""
     return prepare_small("text", tmp_path_factory.mktemp("small"))

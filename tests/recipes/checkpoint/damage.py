@@ -1,6 +1,6 @@
-"""Random damage to the newest of two checkpoints, and what a run does about it. The counts are tests/soak/corruption.py's.
+"""Random damage to the newest of two checkpoints, and what a run loads instead. tests/soak/corruption.py counts the cases.
 
-A checkpoint here has several ranks' files; one process loads it, so that a case costs no process.
+The checkpoints have files of several ranks. One process loads them all, so that a case starts no process.
 """
 
 import random
@@ -15,28 +15,28 @@ WRITERS = Topology(tp_size=2, dp_size=2)
 OLDER, NEWER = 2, 4
 """Steps of the two checkpoints."""
 MOST_BITS = 8
-UNTOLD = ("latest", "folder")
-"""Beginnings of kinds after which some whole checkpoint is chosen and nothing need be said."""
+UNREPORTED = ("latest", "folder")
+"""Prefixes of damage kinds after which an undamaged checkpoint is chosen without a report."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """The newest checkpoint, open to damage: its folder, the older one, and the random numbers of one case."""
+    """What one case damages: the folder of the newest checkpoint, the older one, and the random numbers of the case."""
 
     newer: Path
     older: Path
     rng: random.Random
 
     def rank_file(self) -> Path:
-        """One of them."""
+        """Return a random rank file."""
         return self.rng.choice(sorted(self.newer.glob("rank_*")))
 
     def manifest(self) -> Path:
-        """manifest.json."""
+        """Return the path of manifest.json."""
         return self.newer / "manifest.json"
 
     def latest(self) -> Path:
-        """The file that names the newest."""
+        """Return the path of the file that names the newest checkpoint."""
         return self.newer.parent / "latest"
 
 
@@ -45,18 +45,20 @@ Damage = Callable[[Site], None]
 
 
 def data_start(content: bytes | bytearray) -> int:
-    """Where a rank file's header ends."""
+    """Return the offset at which a rank file's header ends."""
     return 8 + int.from_bytes(content[:8], "little")
 
 
 def flip(pick: Pick, part: str = "all") -> Damage:
-    """One to MOST_BITS bits of a file, of its header, or of its tensors."""
+    """Flip one to MOST_BITS bits of a file, of its header, or of its tensors."""
 
     def damage(site: Site) -> None:
         path = pick(site)
         content = bytearray(path.read_bytes())
         first, stop = {"all": (0, len(content)), "header": (0, data_start(content)), "data": (data_start(content), len(content))}[part]
-        for position in site.rng.sample(range(8 * first, 8 * stop), site.rng.randint(1, MOST_BITS)):  # different ones: none undoes another
+        for position in site.rng.sample(
+            range(8 * first, 8 * stop), site.rng.randint(1, MOST_BITS)
+        ):  # distinct bits, so that no flip undoes another
             content[position // 8] ^= 1 << position % 8
         path.write_bytes(content)
 
@@ -64,7 +66,7 @@ def flip(pick: Pick, part: str = "all") -> Damage:
 
 
 def truncate(pick: Pick) -> Damage:
-    """A random part of the end is lost."""
+    """Cut off a random part at the end."""
 
     def damage(site: Site) -> None:
         path = pick(site)
@@ -75,7 +77,7 @@ def truncate(pick: Pick) -> Damage:
 
 
 def empty(pick: Pick) -> Damage:
-    """Nothing is left but the name."""
+    """Remove the content and keep the file."""
 
     def damage(site: Site) -> None:
         pick(site).write_bytes(b"")
@@ -84,12 +86,12 @@ def empty(pick: Pick) -> Damage:
 
 
 def remove(pick: Pick) -> Damage:
-    """Not even the name."""
+    """Remove the file."""
     return lambda site: pick(site).unlink()
 
 
 def append(pick: Pick) -> Damage:
-    """Random bytes, a newline or zeros at the end."""
+    """Append random bytes, a newline or zeros."""
 
     def damage(site: Site) -> None:
         path, count = pick(site), site.rng.randint(1, 64)
@@ -100,7 +102,7 @@ def append(pick: Pick) -> Damage:
 
 
 def zero(pick: Pick) -> Damage:
-    """A block of the disk that was never written."""
+    """Fill a block with zeros, as if the disk had never written it."""
 
     def damage(site: Site) -> None:
         path = pick(site)
@@ -115,7 +117,7 @@ def zero(pick: Pick) -> Damage:
 
 
 def swap_ranges(site: Site) -> None:
-    """Two stretches of a rank file's tensors change places."""
+    """Swap two ranges of a rank file's tensors."""
     path = site.rank_file()
     content = bytearray(path.read_bytes())
     while True:
@@ -128,7 +130,7 @@ def swap_ranges(site: Site) -> None:
 
 
 def swap_files(site: Site) -> None:
-    """Two rank files change names."""
+    """Swap the names of two rank files."""
     one, two = site.rng.sample(sorted(site.newer.glob("rank_*")), 2)
     between = one.with_name("between")
     one.rename(between)
@@ -137,7 +139,7 @@ def swap_files(site: Site) -> None:
 
 
 def take_older(pick: Pick) -> Damage:
-    """A file of the older checkpoint under the same name."""
+    """Replace a file by that of the older checkpoint."""
 
     def damage(site: Site) -> None:
         path = pick(site)
@@ -157,14 +159,14 @@ DAMAGES: dict[str, Damage] = {
     "rank file: a block of zeros": zero(RANK),
     "rank file: two ranges swapped": swap_ranges,
     "rank files: two swapped": swap_files,
-    "rank file: that of the older checkpoint": take_older(RANK),
+    "rank file: from the older checkpoint": take_older(RANK),
     "manifest: bits": flip(MANIFEST),
     "manifest: truncated": truncate(MANIFEST),
     "manifest: empty": empty(MANIFEST),
     "manifest: removed": remove(MANIFEST),
     "manifest: bytes appended": append(MANIFEST),
     "manifest: a block of zeros": zero(MANIFEST),
-    "manifest: that of the older checkpoint": take_older(MANIFEST),
+    "manifest: from the older checkpoint": take_older(MANIFEST),
     "latest: bits": flip(LATEST),
     "latest: truncated": truncate(LATEST),
     "latest: empty": empty(LATEST),
@@ -176,26 +178,27 @@ DAMAGES: dict[str, Damage] = {
 
 @dataclass(frozen=True)
 class Case:
-    """One damage and what load_newest made of it."""
+    """One damage and the result of load_newest."""
 
     kind: str
     seed: int
-    told: list[tuple[str, str]]
+    reported: list[tuple[str, str]]
+    """Checkpoints that could not be read, and why."""
     step: int
-    """Of the checkpoint that was loaded."""
+    """Step of the checkpoint that was loaded."""
     is_exact: bool
-    """The live state is that checkpoint's bit for bit."""
+    """True if the live state is bitwise that of the checkpoint."""
 
     @property
     def is_detected(self) -> bool:
-        """The damaged checkpoint was named and the older one restored; of a lost `latest`, that some whole one was."""
-        if self.kind.startswith(UNTOLD):
-            return self.is_exact and not self.told
-        return self.is_exact and self.step == OLDER and [name for name, _ in self.told] == [f"step_{NEWER:08d}"]
+        """True if the damaged checkpoint was reported and the older one loaded. For UNREPORTED kinds: if any undamaged one was loaded."""
+        if self.kind.startswith(UNREPORTED):
+            return self.is_exact and not self.reported
+        return self.is_exact and self.step == OLDER and [name for name, _ in self.reported] == [f"step_{NEWER:08d}"]
 
 
 def write_two(prepared: Path, run_dir: Path) -> None:
-    """A rank of WRITERS: the two checkpoints."""
+    """On a rank of WRITERS: write the two checkpoints."""
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run = LiveRun(small_recipe("text"), WRITERS, prepared, run_dir)
@@ -205,7 +208,7 @@ def write_two(prepared: Path, run_dir: Path) -> None:
 
 
 def load_damaged(prepared: Path, run_dir: Path, seeds: range) -> list[Case]:
-    """One rank: damage, load, compare, for each seed; kinds in turn."""
+    """On one rank: damage, load and compare for each seed. The kinds of damage take turns."""
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run = LiveRun(small_recipe("text"), Topology(), prepared, run_dir)
@@ -216,22 +219,24 @@ def load_damaged(prepared: Path, run_dir: Path, seeds: range) -> list[Case]:
     for step, folder in ((OLDER, older), (NEWER, newer)):
         run.load(folder)
         digests[step] = run.digest()
-    assert digests[OLDER] != digests[NEWER], "training must have moved something"
+    assert digests[OLDER] != digests[NEWER], "training must have changed the state"
     cases = []
     for seed in seeds:
         kind = list(DAMAGES)[seed % len(DAMAGES)]
         DAMAGES[kind](Site(newer, older, random.Random(seed)))
         for shard in run.local().values():
-            shard.fill_(float(seed))  # what is not restored shows
-        told: list[tuple[str, str]] = []
-        manifest = run.load_newest(told)
+            shard.fill_(float(seed))  # so that a shard that is not restored is noticed
+        reported: list[tuple[str, str]] = []
+        manifest = run.load_newest(reported)
         assert manifest is not None, f"seed {seed}: no checkpoint at all"
         step = manifest.counters.step
         is_exact = run.digest() == digests[step] and not run.stale() and run.optimizer_steps() == {float(step)}
-        cases.append(Case(kind, seed, told, step, is_exact))
+        cases.append(Case(kind, seed, reported, step, is_exact))
         shutil.rmtree(checkpoints)
         shutil.copytree(whole, checkpoints)
-    told = []
-    manifest = run.load_newest(told)
-    assert manifest and (manifest.counters.step, told, run.digest()) == (NEWER, [], digests[NEWER]), "undamaged, the newest is taken"
+    reported = []
+    manifest = run.load_newest(reported)
+    assert manifest and (manifest.counters.step, reported, run.digest()) == (NEWER, [], digests[NEWER]), (
+        "the undamaged newest checkpoint must be loaded"
+    )
     return cases

@@ -1,5 +1,5 @@
-"""One rank of a small run for tests of checkpoints: a real objective, data and updates, saved and loaded at will, without a command.
-To be imported in ranks only (it imports DeepSpeed)."""
+"""One rank of a small run for tests of checkpoints: a real objective, data and updates, which a test saves and loads without a command.
+Import it in ranks only, since it imports DeepSpeed."""
 
 import hashlib
 from collections.abc import Callable
@@ -38,7 +38,7 @@ Curve = list[tuple[float, float]]
 
 
 class LiveRun:
-    """A run in a folder. Every method is called by every rank."""
+    """A run in a folder. Every rank calls every method."""
 
     def __init__(self, recipe: Recipe, topology: Topology, prepared: Path, run_dir: Path, zero: dict[str, Any] | None = None) -> None:
         self.run_dir, self.config = run_dir, topology.config(recipe, zero)
@@ -69,7 +69,7 @@ class LiveRun:
         return build_loader(recipe, self._train_data, self.config.batch, dp_rank, first=first)
 
     def train(self, updates: int) -> Curve:
-        """That many updates as training makes them."""
+        """Take that many updates with the training loop's train_step, and return the curve."""
         curve = []
         for _ in range(updates):
             metrics = train_step(self.state, True)
@@ -78,7 +78,7 @@ class LiveRun:
         return curve
 
     def save(self, run_dir: Path | None = None) -> Path:
-        """The folder of a checkpoint of now, here or in another run dir."""
+        """Save the current state in this or another run dir, and return the checkpoint's folder."""
         if run_dir:
             run_dir.mkdir(parents=True, exist_ok=True)
         saver = CheckpointSaver(run_dir, self.objective, self.world, KEEP) if run_dir else self.saver
@@ -88,21 +88,21 @@ class LiveRun:
         return step_folder(run_dir or self.run_dir, outcome.step)
 
     def load(self, folder: Path) -> None:
-        """Go on from a checkpoint, with the samples that follow it."""
+        """Load a checkpoint and continue with the samples that follow it."""
         manifest = load_checkpoint(folder, self.objective)
         finish_load(self.objective, manifest)
         self._follow(manifest)
 
     def skip(self, updates: int) -> None:
-        """Let that many batches pass without an update, as those that the guard refuses."""
+        """Count that many batches without an update, like updates that the guard skips."""
         counters = self.state.counters
         self.state.counters = replace(counters, update=counters.update + updates)
 
-    def load_newest(self, told: list[tuple[str, str]], alive: Callable[[], Any] = lambda: None) -> Manifest | None:
-        """The same from the newest checkpoint of the run dir that can be read; `told` receives what is said of the others."""
+    def load_newest(self, reported: list[tuple[str, str]], alive: Callable[[], Any] = lambda: None) -> Manifest | None:
+        """Load the newest checkpoint of the run dir that can be read. Unreadable ones are added to `reported` with the reason."""
 
         def report(folder: Path, reason: str) -> None:
-            told.append((folder.name, reason))
+            reported.append((folder.name, reason))
 
         manifest = load_newest(self.run_dir, self.objective, self.world, report, alive=alive)
         if manifest:
@@ -110,20 +110,20 @@ class LiveRun:
         return manifest
 
     def _follow(self, manifest: Manifest) -> None:
-        """Updates load their samples by number, so the loader needs nothing."""
+        """Set the counters. Updates load their samples by number, so the loader is not changed."""
         self.state.counters = manifest.counters
 
     def local(self) -> dict[str, Tensor]:
-        """This rank's live shards, padding cut off: KIND/PARAMETER -> view."""
-        found, beside = {}, self.objective.shards()
+        """Return this rank's live shards without padding: KIND/PARAMETER -> view."""
+        found, own_kinds = {}, self.objective.shards()
         for name, parameter in shards.named_parameters(self.objective.student):
             count = shards.shard_range(parameter)[1]
-            for kind, shard in shards_of(name, parameter, beside):
+            for kind, shard in shards_of(name, parameter, own_kinds):
                 found[f"{kind}/{name}"] = shard[:count].detach()
         return found
 
     def whole(self) -> dict[str, Tensor]:
-        """The whole tensors, gathered by collectives and not through the checkpoint's code: KIND/PARAMETER -> float32."""
+        """Return the whole tensors, gathered by collectives without the checkpoint's code: KIND/PARAMETER -> float32."""
         parameters, found = dict(shards.named_parameters(self.objective.student)), {}
         held = {
             "master": {n: shards.master_shard(p) for n, p in parameters.items()},
@@ -137,7 +137,7 @@ class LiveRun:
         return found
 
     def digest(self) -> str:
-        """A hash over all ranks' shards: two states are equal bit for bit where theirs are."""
+        """Return a hash over all ranks' shards. Two states are bitwise equal if their hashes are."""
         digest = hashlib.sha256()
         for name, shard in self.local().items():
             digest.update(name.encode() + shard.contiguous().numpy().tobytes())
@@ -146,16 +146,16 @@ class LiveRun:
         return hashlib.sha256(repr(digests).encode()).hexdigest()
 
     def stale(self) -> list[str]:
-        """What the forwards would gather and is not the loaded state rounded: names, [] where all is as it must be."""
+        """Return the names of parameters whose gathered copies are not the loaded state, rounded to their dtype; [] if all are right."""
         stale, teacher = [], dict(shards.named_parameters(self.objective.teacher))
         for name, parameter in shards.named_parameters(self.objective.student):
             count = shards.shard_range(parameter)[1]
             pairs = [("student", shards.compute_shard(parameter), shards.master_shard(parameter))]
             if name in self.objective.shadow.shadows:
                 pairs.append(("teacher", shards.compute_shard(teacher[name]), self.objective.shadow.shadows[name]))
-            stale += [f"{who} {name}" for who, used, kept in pairs if not torch.equal(used[:count], kept[:count].to(used.dtype))]
+            stale += [f"{module} {name}" for module, used, kept in pairs if not torch.equal(used[:count], kept[:count].to(used.dtype))]
         return stale
 
     def optimizer_steps(self) -> set[float]:
-        """What Adam's bias correction believes, over all parameter groups; one number is right."""
+        """Return the step counts of Adam's bias correction over all parameter groups. They should be one number."""
         return {float(state["step"]) for state in self.objective.student.optimizer.optimizer.state.values()}

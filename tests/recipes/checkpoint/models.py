@@ -1,4 +1,4 @@
-"""Checkpoints of a made-up model for tests: several parameters, student and teacher, a recipe, written by any topology."""
+"""Checkpoints of a made-up model for tests, written by any topology: several parameters, student and teacher, and a recipe."""
 
 from math import prod
 from pathlib import Path
@@ -36,14 +36,14 @@ FACTS: dict[str, Any] = {
 
 
 def whole_tensors() -> dict[str, Tensor]:
-    """KIND/PARAMETER -> values, all different. The teacher has no head."""
+    """Return KIND/PARAMETER -> values, all different. The teacher has no head."""
     kinds = ("master", "exp_avg", "exp_avg_sq", "shadow")
     keys = [f"{kind}/{name}" for kind in kinds for name in SPLIT if kind != "shadow" or not name.startswith("head.")]
     return {key: 1000.0 * number + made_up(SPLIT[key.partition("/")[2]][0]) for number, key in enumerate(keys)}
 
 
 def write_model(folder: Path, tp_size: int = 1, dp_size: int = 1, facts: dict[str, Any] | None = None) -> Path:
-    """A complete checkpoint folder of whole_tensors() as tp_size x dp_size ranks would write it."""
+    """Write and return a complete checkpoint folder of whole_tensors(), as tp_size x dp_size ranks would write it."""
     folder.mkdir(parents=True)
     files = [_write_file(folder, (tp, tp_size), (dp, dp_size)) for dp in range(dp_size) for tp in range(tp_size)]
     parameters = {

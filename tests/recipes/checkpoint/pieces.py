@@ -14,12 +14,12 @@ KEY = f"master/{NAME}"
 
 
 def made_up(shape: tuple[int, ...]) -> Tensor:
-    """Every element tells its place."""
+    """Return a tensor in which every element is its own index."""
     return torch.arange(float(prod(shape))).view(shape)
 
 
 def shard(full: Tensor, tp_dim: int | None, tp: tuple[int, int], dp: tuple[int, int]) -> tuple[Tensor, int, int]:
-    """(flattened slice, offset, count) of what rank dp[0] of dp[1] holds of the slice tp[0] of tp[1], cut as ZeRO-3 does."""
+    """Return (flattened slice, offset, count): what rank dp[0] of dp[1] holds of the slice tp[0] of tp[1], partitioned as in ZeRO-3."""
     local = (full if tp_dim is None else full.chunk(tp[1], dim=tp_dim)[tp[0]]).reshape(-1)
     partition = -(-len(local) // dp[1])
     offset = min(len(local), dp[0] * partition)
@@ -27,7 +27,7 @@ def shard(full: Tensor, tp_dim: int | None, tp: tuple[int, int], dp: tuple[int, 
 
 
 def write_checkpoint(folder: Path, full: Tensor, tp_dim: int | None, tp_size: int, dp_size: int) -> Path:
-    """A complete folder as tp_size x dp_size ranks would write it."""
+    """Write and return a complete folder, as tp_size x dp_size ranks would write it."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for tp_rank in range(tp_size if tp_dim is not None else 1):

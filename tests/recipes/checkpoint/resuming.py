@@ -1,4 +1,5 @@
-"""What the ranks of two runs do to show that a checkpoint of one topology continues on another. The judgement is tests/soak/matrix.py's."""
+"""What the ranks of two runs do to show that a checkpoint of one topology continues on another. tests/soak/matrix.py compares the
+results."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,37 +10,38 @@ from tests.recipes.checkpoint.topology import Topology, small_recipe
 UPDATES_BEFORE = 3
 UPDATES_AFTER = 10
 UPDATES_AGAIN = 3
-"""Equal states stay equal for ever, so a few show it."""
+"""Equal states stay equal, so a few updates are enough."""
 Curve = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Source:
-    """What a topology wrote and how it went on itself. `whole`: its state gathered without the checkpoint's code, a safetensors file."""
+    """What a topology wrote and how it continued itself. `whole`: its state, gathered without the checkpoint's code, as a safetensors
+    file."""
 
     topology: Topology
     checkpoint: Path
     whole: Path
     curve: Curve
     end: str
-    """Digest of its state after the curve."""
+    """Digest of its state at the end of the curve."""
     step: int
 
 
 @dataclass(frozen=True)
 class Continued:
-    """What a target made of a source's checkpoint."""
+    """How a target continued from a source's checkpoint."""
 
     source: str
     unequal: list[str]
-    """KIND/PARAMETER that are not the source's bit for bit, and copies that a forward gathers and are not those."""
+    """KIND/PARAMETER that are not bitwise the source's, and parameters whose copies for the forward are not."""
     steps: set[float]
     curve: Curve
     end: str
 
 
 def write_source(modality: str, topology: Topology, prepared: Path, folder: Path, reference: Path | None) -> Source:
-    """A rank: train, save, go on. Then load `reference` and save it again, into folder/again."""
+    """On a rank: train, save, continue. Then load `reference` and save it again, into folder/again."""
     from safetensors.torch import save_file
 
     from tests.recipes.checkpoint.live_run import LiveRun
@@ -60,11 +62,12 @@ def write_source(modality: str, topology: Topology, prepared: Path, folder: Path
 def load_sources(
     modality: str, topology: Topology, prepared: Path, folder: Path, sources: list[Source], again: list[Path]
 ) -> tuple[list[Continued], list[tuple[Curve, str]]]:
-    """A rank: load each source in turn into the same objective and go on; then one state as several topologies wrote it."""
+    """On a rank: load each source in turn into the same objective and continue. Then do the same with one state that several topologies
+    wrote."""
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run = LiveRun(small_recipe(modality), topology, prepared, folder / "target" / topology.name)
-    run.train(1)  # one that is not fresh: loading must leave nothing of what it had
+    run.train(1)  # not a fresh objective: loading must replace all of its state
     continued = []
     for source in sources:
         run.load(source.checkpoint)
@@ -78,7 +81,7 @@ def load_sources(
 
 
 def unequal(ours: dict[str, Any], path: Path) -> list[str]:
-    """KIND/PARAMETER that are not those of a safetensors file bit for bit."""
+    """Return the KIND/PARAMETER that are not bitwise those of a safetensors file."""
     import torch
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""What inspect says of made-up checkpoints, what it verifies, and what it refuses."""
+"""What inspect prints about made-up checkpoints, what it verifies, and what it refuses."""
 
 import argparse
 import time
@@ -23,9 +23,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def inspect(*words: object) -> list[str]:
-    said: list[str] = []
-    assert run_inspect(parser().parse_args(["inspect", *map(str, words)]), said.append) == 0
-    return said
+    lines: list[str] = []
+    assert run_inspect(parser().parse_args(["inspect", *map(str, words)]), lines.append) == 0
+    return lines
 
 
 def test_the_flags_are_frozen() -> None:
@@ -36,8 +36,8 @@ def test_the_flags_are_frozen() -> None:
 
 
 @pytest.fixture
-def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine whose zone is not UTC."""
+def other_time_zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine whose time zone is not UTC."""
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "Asia/Tokyo")
         time.tzset()
@@ -45,13 +45,13 @@ def far_from_greenwich(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-@pytest.mark.usefixtures("far_from_greenwich")
-def test_counters_recipe_origin_topology_files_and_sizes_are_said(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("other_time_zone")
+def test_counters_recipe_origin_topology_files_and_sizes_are_printed(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "step_00000007", tp_size=2, dp_size=2)
     size = sum(path.stat().st_size for path in folder.iterdir())
     file = (folder / "rank_00001.safetensors").stat().st_size
-    said = inspect(folder)
-    assert said[:6] == [
+    lines = inspect(folder)
+    assert lines[:6] == [
         f"checkpoint {folder}",
         "step 7, update 9 (2 skipped), 72 samples, 1,999 tokens",
         "recipe text_tiny (text): num_layers 1, hidden_size 4, global_batch_size 8",
@@ -59,17 +59,17 @@ def test_counters_recipe_origin_topology_files_and_sizes_are_said(tmp_path: Path
         "written by 4 ranks = data-parallel 2 x tensor-parallel 2",
         f"parameters: 4 with {NUM_VALUES} values; {size:,} bytes, {size / NUM_VALUES:.2f} a value",
     ]
-    assert [line.split()[0] for line in said[6:]] == [f"rank_{rank:05d}.safetensors" for rank in range(4)]
-    assert said[7] == f"  rank_00001.safetensors  {file:>16,} bytes, tensor-parallel rank 1, data-parallel rank 0"
+    assert [line.split()[0] for line in lines[6:]] == [f"rank_{rank:05d}.safetensors" for rank in range(4)]
+    assert lines[7] == f"  rank_00001.safetensors  {file:>16,} bytes, tensor-parallel rank 1, data-parallel rank 0"
 
 
-def test_the_two_sizes_of_a_topology_are_told_apart(tmp_path: Path) -> None:
+def test_the_two_sizes_of_a_topology_are_not_swapped(tmp_path: Path) -> None:
     assert "written by 6 ranks = data-parallel 3 x tensor-parallel 2" in inspect(write_model(tmp_path / "c", tp_size=2, dp_size=3))
 
 
-def test_parameters_are_listed_whole_with_their_split_dimension(tmp_path: Path) -> None:
-    said = inspect(write_model(tmp_path / "c", tp_size=2), "--parameters")
-    assert [line.split(maxsplit=1) for line in said[-4:]] == [
+def test_parameters_are_listed_with_whole_shape_and_split_dimension(tmp_path: Path) -> None:
+    lines = inspect(write_model(tmp_path / "c", tp_size=2), "--parameters")
+    assert [line.split(maxsplit=1) for line in lines[-4:]] == [
         ["trunk.frontend.tokens.weight", "8 x 4           split along 0"],
         ["trunk.norm.weight", "4               whole"],
         ["trunk.blocks.0.out.weight", "4 x 8           split along 1"],
@@ -79,7 +79,7 @@ def test_parameters_are_listed_whole_with_their_split_dimension(tmp_path: Path) 
 
 @pytest.mark.parametrize(("tp_size", "ranges"), [(1, 15), (2, 15 + 8)])
 def test_verify_reads_every_range(tp_size: int, ranges: int, tmp_path: Path) -> None:
-    """15 tensors, of which the 2 split parameters' 8 have a range on each tensor-parallel rank."""
+    """There are 15 tensors. The 8 tensors of the 2 split parameters have a range on each tensor-parallel rank."""
     assert len(whole_tensors()) == 15
     assert inspect(write_model(tmp_path / "c", tp_size=tp_size), "--verify")[-1] == f"{ranges} ranges verified"
 
@@ -98,7 +98,7 @@ def test_damage_is_found_by_verify_and_named(tmp_path: Path) -> None:
         inspect(folder)
 
 
-def test_a_run_dir_stands_for_its_newest_complete_checkpoint(tmp_path: Path) -> None:
+def test_the_path_of_a_run_dir_means_its_newest_complete_checkpoint(tmp_path: Path) -> None:
     for step in (5, 9, 11):
         write_model(step_folder(tmp_path, step))
     (step_folder(tmp_path, 11) / "manifest.json").unlink()
@@ -106,9 +106,9 @@ def test_a_run_dir_stands_for_its_newest_complete_checkpoint(tmp_path: Path) -> 
     assert inspect(tmp_path)[0] == f"checkpoint {step_folder(tmp_path, 9)}"
 
 
-def test_facts_that_another_writer_left_out_are_unknown(tmp_path: Path) -> None:
-    said = inspect(write_model(tmp_path / "c", facts={}))
-    assert said[2:4] == ["recipe unknown (unknown modality): ", "written at an unknown time with unknown versions; data unknown"]
+def test_missing_metadata_are_printed_as_unknown(tmp_path: Path) -> None:
+    lines = inspect(write_model(tmp_path / "c", facts={}))
+    assert lines[2:4] == ["recipe unknown (unknown modality): ", "written at an unknown time with unknown versions; data unknown"]
 
 
 def test_paths_without_a_checkpoint_are_refused(tmp_path: Path) -> None:
@@ -121,14 +121,14 @@ def test_paths_without_a_checkpoint_are_refused(tmp_path: Path) -> None:
         inspect(tmp_path)
 
 
-def test_what_the_disk_refuses_is_one_line_of_the_folder(tmp_path: Path) -> None:
+def test_an_error_of_the_disk_is_one_line_with_the_folder(tmp_path: Path) -> None:
     complaint = r"cannot be read \(No such file or directory\); if its run removed it, name a newer one"
     with pytest.raises(ConfigError, match=complaint), reading(tmp_path):
         (tmp_path / "gone").read_bytes()
 
 
 @pytest.mark.parametrize(("reads", "words"), [("inspect.check_files", []), ("load.check_files", ["--verify"])])
-def test_a_disk_that_refuses_is_one_line_of_the_command(
+def test_an_error_of_the_disk_is_one_line_of_the_command(
     reads: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_model(tmp_path / "c")

@@ -1,4 +1,4 @@
-"""Names and small files of a checkpoint: what is complete, which is the newest, and a file that is replaced whole or not at all."""
+"""Names and small files of a checkpoint: which checkpoints are complete, which is the newest, and damage to the manifest."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def test_folders_sort_by_step(tmp_path: Path) -> None:
     assert [step_of(step_folder(tmp_path, step)) for step in (0, 7, 99_999_999)] == [0, 7, 99_999_999]
 
 
-def test_the_best_candidate_is_the_one_that_is_named_and_older_ones_follow(tmp_path: Path) -> None:
+def test_the_first_candidate_is_the_one_that_latest_names_and_older_ones_follow(tmp_path: Path) -> None:
     assert (candidates(tmp_path), newest(tmp_path)) == ([], None)
     folders = [make_checkpoint(tmp_path, step) for step in (5, 10, 20)]
     (tmp_path / "checkpoints" / "latest").write_text("step_00000010\n")
@@ -63,8 +63,8 @@ def test_the_best_candidate_is_the_one_that_is_named_and_older_ones_follow(tmp_p
 @pytest.mark.parametrize(
     "named", [None, "step_00000030\n", "\n", "../..", "\0", b"\xff\xfe"], ids=["no file", "removed", "empty", "outside", "zero", "no text"]
 )
-def test_a_lost_latest_does_not_lose_the_run(tmp_path: Path, named: str | bytes | None) -> None:
-    """Starting from step 0 again would cut metrics.jsonl and overwrite the run."""
+def test_without_a_valid_latest_the_newest_checkpoint_is_found(tmp_path: Path, named: str | bytes | None) -> None:
+    """Otherwise the run would start from step 0 again, cut metrics.jsonl and overwrite its checkpoints."""
     older, newer = make_checkpoint(tmp_path, 9), make_checkpoint(tmp_path, 10)
     (tmp_path / "checkpoints" / ".step_00000040.tmp").mkdir()
     (tmp_path / "checkpoints" / "step_later").mkdir()
@@ -75,7 +75,7 @@ def test_a_lost_latest_does_not_lose_the_run(tmp_path: Path, named: str | bytes 
     assert candidates(tmp_path) == [newer, older] and newest(tmp_path) == newer
 
 
-def test_the_newest_is_one_whose_files_are_there(tmp_path: Path) -> None:
+def test_the_newest_checkpoint_is_one_whose_files_are_complete(tmp_path: Path) -> None:
     good, short, bare = make_checkpoint(tmp_path, 1), make_checkpoint(tmp_path, 2), make_checkpoint(tmp_path, 3, complete=False)
     (short / "rank_00000.safetensors").write_bytes(b"dat")
     assert newest(tmp_path) == good and candidates(tmp_path)[0] == bare
@@ -86,7 +86,7 @@ def test_the_newest_is_one_whose_files_are_there(tmp_path: Path) -> None:
         check_files(short, read_manifest(short))
 
 
-def test_a_manifest_and_a_range_survive_their_text(tmp_path: Path) -> None:
+def test_a_manifest_and_a_range_are_the_same_after_the_round_trip_through_text(tmp_path: Path) -> None:
     write_manifest(tmp_path, MADE_UP)
     assert read_manifest(tmp_path) == MADE_UP and MADE_UP.num_bytes() == 4
     for dim in (None, 0, 1):
@@ -95,10 +95,10 @@ def test_a_manifest_and_a_range_survive_their_text(tmp_path: Path) -> None:
         assert type(text) is str and range_from_json(text) == place
 
 
-def test_every_flipped_bit_and_every_lost_tail_of_a_manifest_is_noticed(tmp_path: Path) -> None:
+def test_every_flipped_bit_and_every_truncation_of_a_manifest_is_detected(tmp_path: Path) -> None:
     write_manifest(tmp_path, MADE_UP)
     whole = (tmp_path / MANIFEST).read_bytes()
-    with (tmp_path / MANIFEST).open("r+b", buffering=0) as file:  # changed in place: to write it anew takes ten times as long
+    with (tmp_path / MANIFEST).open("r+b", buffering=0) as file:  # changed in place, because rewriting the file takes ten times as long
         for number in range(8 * len(whole)):
             place = number // 8
             os.pwrite(file.fileno(), bytes([whole[place] ^ 1 << number % 8]), place)
@@ -130,4 +130,4 @@ def test_no_checkpoint_and_other_formats_are_refused(tmp_path: Path, monkeypatch
         monkeypatch.undo()
         with pytest.raises(ConfigError, match=f"checkpoint format {other}, this version reads {FORMAT}; {remedy}") as caught:
             read_manifest(tmp_path)
-        assert not isinstance(caught.value, DamagedCheckpoint), "no reason to fall back"
+        assert not isinstance(caught.value, DamagedCheckpoint), "the run must not fall back to an older checkpoint"

@@ -1,4 +1,4 @@
-"""Tensors put together from pieces that several ranks wrote, made up here; what a live run does with them is tested across topologies."""
+"""Tensors put together from made-up pieces of several ranks. Loading into a live run is tested in test_restore.py."""
 
 import tempfile
 from pathlib import Path
@@ -19,7 +19,7 @@ SIZES = (1, 2, 4)
 
 
 @pytest.fixture(autouse=True)
-def short_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensor_file, "HASHED_ELEMENTS", 5)
 
 
@@ -50,8 +50,8 @@ def test_every_rank_of_any_topology_reads_its_shard_of_any_other(data: st.DataOb
                 assert torch.equal(reader.read("master", NAME, cut, offset, count), local[offset : offset + count])
 
 
-def test_a_rank_reads_only_the_files_and_stretches_that_it_needs(tmp_path: Path) -> None:
-    """Four data-parallel files; the first half needs the first two, whatever became of the others."""
+def test_a_rank_reads_only_the_files_and_blocks_that_it_needs(tmp_path: Path) -> None:
+    """Of four data-parallel files, the first half of the tensor needs only the first two. The others may be damaged."""
     reader = CheckpointReader(write_checkpoint(tmp_path, FULL, None, 1, 4))
     for rank in (2, 3):
         path = tmp_path / f"rank_{rank:05d}.safetensors"

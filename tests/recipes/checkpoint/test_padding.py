@@ -1,5 +1,5 @@
-"""Partitions with padding, saved, loaded and cut anew bit for bit: a model of odd sizes in bf16, with and without offload, after
-updates that were skipped."""
+"""Partitions with padding are saved, loaded and repartitioned bitwise: a model of odd sizes in bf16, with and without offload, after
+skipped updates."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ SKIPPED = 3
 
 @dataclass(frozen=True)
 class Written:
-    """What a rank of two saved and how it went on. `whole`: a safetensors file of what was gathered without the checkpoint's code."""
+    """What a rank of two saved and how it continued. `whole`: its state, gathered without the checkpoint's code, as a safetensors file."""
 
     checkpoint: Path
     whole: Path
@@ -30,7 +30,8 @@ class Written:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What another world made of a checkpoint: what differs, what the forwards would gather instead, Adam's count, and its own copy."""
+    """A checkpoint loaded by another world: what differs, stale copies for the forward, Adam's step count, and the checkpoint saved
+    again."""
 
     unequal: list[str]
     stale: list[str]
@@ -41,7 +42,7 @@ class Loaded:
 
 
 def misplaced(run: Any, whole: dict[str, Any]) -> list[str]:
-    """Shards that are not the part of the whole tensor where they should lie: KIND/PARAMETER."""
+    """Return the KIND/PARAMETER whose shard is not the part of the whole tensor that its range gives."""
     import torch
 
     from recipes.engine import shards
@@ -55,7 +56,7 @@ def misplaced(run: Any, whole: dict[str, Any]) -> list[str]:
 
 
 def write_padded(prepared: Path, folder: Path) -> Written:
-    """One rank of two: train, skip, save, go on."""
+    """On one rank of two: train, skip updates, save, continue."""
     from safetensors.torch import save_file
 
     from tests.recipes.checkpoint.live_run import LiveRun
@@ -70,7 +71,7 @@ def write_padded(prepared: Path, folder: Path) -> Written:
 
 
 def load_padded(prepared: Path, run_dir: Path, topology: Topology, checkpoint: Path, whole: Path) -> Loaded:
-    """One rank of another world, whose objective is not fresh: load, save again, go on."""
+    """On one rank of another world, whose objective is not fresh: load, save again, continue."""
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run = LiveRun(small_recipe("text", *ODD), topology, prepared, run_dir)
@@ -88,12 +89,12 @@ def written(small_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> l
 
 @pytest.fixture(scope="module")
 def on_one(written: list[Written], small_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    """What one rank made of it."""
+    """That checkpoint, loaded by one rank."""
     args = tmp_path_factory.mktemp("padded") / "one", ONE, written[0].checkpoint, written[0].whole
     return run_distributed(load_padded, 1, small_prepared, *args, timeout=250)[0]
 
 
-def test_every_shard_is_the_part_of_the_whole_tensor_that_its_range_says(written: list[Written]) -> None:
+def test_every_shard_is_the_part_of_the_whole_tensor_that_its_range_gives(written: list[Written]) -> None:
     assert [rank.misplaced for rank in written] == [[], []]
 
 
@@ -101,12 +102,12 @@ def test_padded_partitions_are_saved_bit_for_bit(written: list[Written]) -> None
     assert all(rank.is_exact for rank in written)
 
 
-def test_two_ranks_padded_partitions_are_loaded_by_one_and_computed_with(on_one: Loaded) -> None:
+def test_padded_partitions_of_two_ranks_are_loaded_and_used_by_one_rank(on_one: Loaded) -> None:
     """In bf16 the forwards gather rounded copies; Adam counts updates, not batches."""
     assert (on_one.unequal, on_one.stale, on_one.optimizer_steps) == ([], [], {2.0})
 
 
-def test_one_ranks_copy_is_loaded_by_two_and_they_go_on_with_the_same_bits(
+def test_a_checkpoint_of_one_rank_is_loaded_by_two_which_continue_bitwise_as_before(
     written: list[Written], on_one: Loaded, small_prepared: Path, tmp_path: Path
 ) -> None:
     args = tmp_path / "two", TWO, on_one.again, written[0].whole

@@ -1,4 +1,4 @@
-"""What a power cut leaves of a checkpoint, whenever it comes: the whole of it or nothing, and `latest` names one that is there."""
+"""A power cut at any time leaves a whole checkpoint or none, and `latest` names one that exists."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from tests.recipes.checkpoint.topology import Topology, small_recipe
 
 
 def save_three_times(prepared: Path, run_dir: Path) -> tuple[list[str], list[str]]:
-    """A rank: two steps, and the second one again where it was damaged; one checkpoint may stay. The final names as they were given,
-    and what there is at the end."""
+    """On a rank: save two steps and the second one again, and keep one checkpoint. Return the final names in the order of their creation,
+    and what exists at the end."""
     from recipes.checkpoint.save import CheckpointSaver
     from tests.recipes.checkpoint.live_run import LiveRun
 
@@ -35,7 +35,7 @@ def save_three_times(prepared: Path, run_dir: Path) -> tuple[list[str], list[str
 
 @pytest.fixture(scope="module")
 def saved(small_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[str]]:
-    """Saves in a run dir that is there; each step of the order was synced before the next."""
+    """The saves in an existing run dir. durable_moves checks that each step was synced before the next."""
     return run_distributed(save_three_times, 1, small_prepared, tmp_path_factory.mktemp("saved"))[0]
 
 
@@ -44,11 +44,11 @@ def test_a_checkpoint_is_complete_then_visible_then_named(saved: tuple[list[str]
     assert moves == ["manifest.json", "step_00000001", "latest", *["manifest.json", "step_00000002", "latest"] * 2]
 
 
-def test_the_one_before_goes_when_the_new_one_is_there(saved: tuple[list[str], list[str]]) -> None:
+def test_the_older_checkpoint_is_removed_after_the_new_one_exists(saved: tuple[list[str], list[str]]) -> None:
     assert saved[1] == ["latest", "step_00000002"]
 
 
-def test_a_checkpoint_that_goes_is_emptied_when_the_loss_of_its_name_is_on_the_disk(tmp_path: Path) -> None:
+def test_a_removed_checkpoint_is_emptied_after_its_rename_is_synced(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         make_checkpoint(tmp_path, step)
     with durable_moves(tmp_path) as recorder:
@@ -58,7 +58,7 @@ def test_a_checkpoint_that_goes_is_emptied_when_the_loss_of_its_name_is_on_the_d
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000003"]
 
 
-def test_a_consolidated_file_is_whole_under_its_name(tmp_path: Path) -> None:
+def test_a_consolidated_file_gets_its_name_when_it_is_complete(tmp_path: Path) -> None:
     reader = CheckpointReader(write_model(tmp_path / "checkpoint"))
     with durable_moves(tmp_path) as recorder:
         consolidate(reader, "student", tmp_path / "out.safetensors")

@@ -1,4 +1,5 @@
-"""Saving from a live run: every value once and in float32, from a host copy, complete or not at all, the same on every rank."""
+"""Saving from a live run: every value once and in float32, from a host copy, completely or not at all, with the same outcome on every
+rank."""
 
 import json
 import threading
@@ -16,7 +17,7 @@ from tests.recipes.checkpoint.topology import KINDS, Topology, small_recipe
 
 
 def is_exact(folder: Path, whole: dict[str, Any]) -> bool:
-    """Whether a checkpoint holds these whole tensors and no others."""
+    """True if a checkpoint holds these whole tensors and no others."""
     import torch
 
     from recipes.checkpoint.load import CheckpointReader
@@ -27,12 +28,12 @@ def is_exact(folder: Path, whole: dict[str, Any]) -> bool:
 
 
 def count_elements(tensors: dict[str, Any]) -> dict[str, int]:
-    """By kind."""
+    """Return the number of elements by kind."""
     return {kind: sum(t.numel() for key, t in tensors.items() if key.startswith(f"{kind}/")) for kind in KINDS}
 
 
 def save_while_training(run: Any) -> dict[str, Any]:
-    """Steps 1 and 2; the weights change when the host copy is made and before anything of it is read."""
+    """Save steps 1 and 2. The weights change after the host copy was made and before it is written."""
     from safetensors.torch import load_file
 
     from recipes.checkpoint import save
@@ -42,7 +43,7 @@ def save_while_training(run: Any) -> dict[str, Any]:
     saver, folder = run.saver, step_folder(run.run_dir, 1)
     run.train(1)
     first = run.whole()
-    saver.begin(run.state.counters, {"loss_scaler": {}, "said": "by the caller"})
+    saver.begin(run.state.counters, {"loss_scaler": {}, "key": "from the caller"})
     busy = saver.is_busy
     run.train(1)
     for shard in run.local().values():
@@ -66,7 +67,7 @@ def save_while_training(run: Any) -> dict[str, Any]:
 
 
 def fail_and_repeat(run: Any) -> dict[str, Any]:
-    """Step 3: rank 1 cannot write, then it can, then the checkpoint is damaged and saved again."""
+    """Save step 3: at first rank 1 cannot write; then it can; then the checkpoint is damaged and saved again."""
     import torch.distributed as dist
 
     from recipes.checkpoint import save
@@ -95,49 +96,49 @@ def fail_and_repeat(run: Any) -> dict[str, Any]:
     return found
 
 
-def save_for_another(run: Any) -> dict[str, Any]:
-    """Step 4: the run dir is another launch's by now."""
+def save_after_takeover(run: Any) -> dict[str, Any]:
+    """Save step 4 after another launch has taken over the run dir."""
     from recipes.checkpoint.save import CheckpointSaver
     from tests.recipes.checkpoint.live_run import KEEP
 
-    def robbed() -> None:
+    def taken_over() -> None:
         raise ConfigError("the run dir belongs to another launch now")
 
     run.train(1)
-    guarded = CheckpointSaver(run.run_dir, run.objective, run.world, KEEP, robbed)
+    guarded = CheckpointSaver(run.run_dir, run.objective, run.world, KEEP, taken_over)
     guarded.begin(run.state.counters, {})
     with pytest.raises(ConfigError) as caught:
         guarded.finish()
-    return {"robbed": str(caught.value), "after_robbery": (newest(run.run_dir), step_folder(run.run_dir, 4).exists())}
+    return {"taken_over": str(caught.value), "after_takeover": (newest(run.run_dir), step_folder(run.run_dir, 4).exists())}
 
 
 def save_in_many_ways(prepared: Path, run_dir: Path) -> dict[str, Any]:
-    """One rank of two (TP 2): saves one after another, and what each left behind."""
+    """On one rank of two (TP 2): make several saves, and return their results."""
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run = LiveRun(small_recipe("text"), Topology(tp_size=2), prepared, run_dir)
-    return save_while_training(run) | fail_and_repeat(run) | save_for_another(run)
+    return save_while_training(run) | fail_and_repeat(run) | save_after_takeover(run)
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the saves go."""
+    """Run dir of the saves."""
     return tmp_path_factory.mktemp("save") / "run"
 
 
 @pytest.fixture(scope="module")
 def ranks(small_prepared: Path, run_dir: Path) -> list[dict[str, Any]]:
-    """What both ranks saw."""
+    """The results of both ranks."""
     return run_distributed(save_in_many_ways, 2, small_prepared, run_dir, timeout=200)
 
 
-def test_every_value_is_written_once_in_float32_and_the_library_reads_it(ranks: list[dict[str, Any]]) -> None:
+def test_every_value_is_written_once_in_float32_and_the_safetensors_library_reads_it(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         assert found["elements"] == found["expected"] and found["dtypes"] == {"torch.float32"}
         assert found["expected"]["master"] > found["expected"]["shadow"] > 0, "the teacher has no head"
 
 
-def test_a_save_holds_the_state_of_its_step_whatever_training_does_meanwhile(ranks: list[dict[str, Any]]) -> None:
+def test_a_save_holds_the_state_of_its_step_although_training_continues(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         assert found["first_exact"] and found["busy"] == (True, False)
         assert (found["first"].step, found["first"].problem, found["first"].leftover) == (1, None, None)
@@ -147,10 +148,12 @@ def test_the_next_save_copies_into_the_same_host_memory(ranks: list[dict[str, An
     assert all(found["same_buffers"] and found["second_exact"] for found in ranks)
 
 
-def test_what_one_rank_cannot_write_no_rank_publishes(ranks: list[dict[str, Any]], run_dir: Path) -> None:
+def test_no_checkpoint_is_published_if_one_rank_cannot_write(ranks: list[dict[str, Any]], run_dir: Path) -> None:
     for found in ranks:
         assert found["failed"].step == 3 and "No space left on device" in found["failed"].problem
-        assert found["after_failure"] == (["latest", "step_00000001", "step_00000002"], step_folder(run_dir, 2)), "nothing half-written"
+        assert found["after_failure"] == (["latest", "step_00000001", "step_00000002"], step_folder(run_dir, 2)), (
+            "no partly written checkpoint"
+        )
         assert found["retried_exact"]
 
 
@@ -160,15 +163,15 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(ranks: list[dict[str,
 
 def test_a_launch_that_lost_its_run_dir_publishes_nothing(ranks: list[dict[str, Any]], run_dir: Path) -> None:
     for found in ranks:
-        assert found["robbed"] == "the run dir belongs to another launch now", "on every rank"
-        assert found["after_robbery"] == (step_folder(run_dir, 3), False)
+        assert found["taken_over"] == "the run dir belongs to another launch now", "on every rank"
+        assert found["after_takeover"] == (step_folder(run_dir, 3), False)
 
 
-def test_the_manifest_says_what_the_folder_holds(ranks: list[dict[str, Any]], run_dir: Path) -> None:
+def test_the_manifest_describes_the_content_of_the_folder(ranks: list[dict[str, Any]], run_dir: Path) -> None:
     folder = step_folder(run_dir, 1)
     manifest = read_manifest(folder)
     assert json.loads((folder / "manifest.json").read_text())["format"] == FORMAT
-    assert (manifest.tp_size, manifest.dp_size, manifest.facts["said"]) == (2, 1, "by the caller")
+    assert (manifest.tp_size, manifest.dp_size, manifest.facts["key"]) == (2, 1, "from the caller")
     assert manifest.counters.step == manifest.counters.update == 1 and manifest.counters.samples == 8 and manifest.counters.tokens > 0
     assert [(f.name, f.tp_rank, f.dp_rank) for f in manifest.files] == [(f"rank_{i:05d}.safetensors", i, 0) for i in range(2)]
     assert ranks[0]["first"].bytes == manifest.num_bytes() == sum(p.stat().st_size for p in folder.glob("rank_*"))
@@ -176,7 +179,7 @@ def test_the_manifest_says_what_the_folder_holds(ranks: list[dict[str, Any]], ru
 
 
 def refuse_the_folder(prepared: Path, run_dir: Path) -> list[tuple[str | None, bool]]:
-    """A file stands where the folder should: the problem of two saves, and that the saver is free again."""
+    """A file has the name of the folder. Return the problem of two saves, and whether the saver is still busy afterwards."""
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run, found = LiveRun(small_recipe("text"), Topology(), prepared, run_dir), []
@@ -186,7 +189,7 @@ def refuse_the_folder(prepared: Path, run_dir: Path) -> list[tuple[str | None, b
     return found
 
 
-def test_a_run_dir_that_takes_no_folder_is_a_problem_and_no_error(small_prepared: Path, tmp_path: Path) -> None:
+def test_a_run_dir_in_which_no_folder_can_be_created_is_a_problem_and_no_error(small_prepared: Path, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
     ((first, second),) = run_distributed(refuse_the_folder, 1, small_prepared, tmp_path)
     for problem, busy in (first, second):
@@ -195,8 +198,8 @@ def test_a_run_dir_that_takes_no_folder_is_a_problem_and_no_error(small_prepared
 
 
 def base_file_bytes() -> tuple[int, int, int]:
-    """(bytes of the one rank file, of the manifest's parameters, parameters) of text_base on one rank, from its real names and shapes:
-    the model on the meta device, and the header that its ranges would get."""
+    """Return (bytes of the rank file, bytes of the manifest's parameters, number of parameters) of text_base on one rank. They are computed
+    from the names and shapes of the model on the meta device, and the header that its ranges would get."""
     import torch
 
     from model.dropout import DropoutStream
@@ -224,8 +227,8 @@ def base_file_bytes() -> tuple[int, int, int]:
     return len(tensor_file._header(shapes, metadata)) + data, manifest, sum(p.numel() for p in student.parameters())
 
 
-def test_a_defect_of_the_writing_thread_is_raised_at_the_next_update_and_an_error_of_all_ranks_waits_for_them() -> None:
-    """The other ranks' threads wait for this one, so it would go unseen until the next save."""
+def test_is_written_raises_a_defect_of_the_writing_thread_but_not_an_error_of_all_ranks() -> None:
+    """The threads of the other ranks wait for this rank, so without it the defect would not be seen before the next save."""
     from recipes.checkpoint.save import CheckpointSaver
 
     saver: Any = object.__new__(CheckpointSaver)
@@ -234,13 +237,13 @@ def test_a_defect_of_the_writing_thread_is_raised_at_the_next_update_and_an_erro
     running.set_exception(ValueError("a defect"))
     with pytest.raises(ValueError, match="a defect"):
         saver.is_written()
-    saver._running = agreed = Future[Any]()
-    agreed.set_exception(ConfigError("taken over"))
+    saver._running = of_all_ranks = Future[Any]()
+    of_all_ranks.set_exception(ConfigError("taken over"))
     assert saver.is_written()
 
 
-def test_at_base_size_a_checkpoint_has_16_bytes_a_parameter_and_less_than_a_percent() -> None:
+def test_at_base_size_a_checkpoint_has_16_bytes_a_parameter_plus_less_than_a_percent() -> None:
     ((file, manifest, parameters),) = run_distributed(base_file_bytes, 1)
     assert parameters > 100_000_000
     assert file + manifest < 16 * 1.01 * parameters
-    assert file > 15 * parameters, "three kinds of everything and the teacher's shadow of the trunk"
+    assert file > 15 * parameters, "three kinds of each parameter, and the teacher's shadow of the trunk"

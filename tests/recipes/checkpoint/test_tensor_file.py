@@ -1,4 +1,4 @@
-"""Files of tensors: the library reads them, pieces come back bit for bit, and no damage goes unnoticed."""
+"""Files of tensors: the safetensors library can read them, parts are read back bitwise, and every damage is detected."""
 
 import os
 from pathlib import Path
@@ -23,21 +23,21 @@ def tensors(monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
 
 
 def written(path: Path, tensors: dict[str, torch.Tensor]) -> str:
-    return write_tensors(path, SHAPES, iter(tensors.values()), {"said": "by us"})
+    return write_tensors(path, SHAPES, iter(tensors.values()), {"key": "value"})
 
 
 def read(path: Path, header: str, name: str, first: int, stop: int, sha256: tuple[str, ...]) -> torch.Tensor:
-    """The wanted elements, put together from the stretches."""
-    stretches = list(TensorFile(path, header).stretches(name, first, stop, sha256))
-    begin = stretches[0][0]
-    return torch.cat([values for _, values in stretches])[first - begin : stop - begin]
+    """Return the elements from `first` to `stop`, put together from the blocks."""
+    blocks = list(TensorFile(path, header).blocks(name, first, stop, sha256))
+    begin = blocks[0][0]
+    return torch.cat([values for _, values in blocks])[first - begin : stop - begin]
 
 
-def test_the_library_reads_what_we_write(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def test_the_safetensors_library_reads_our_files(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
     header = written(tmp_path / "x", tensors)
     assert load_file(tmp_path / "x").keys() == tensors.keys()
     assert all(torch.equal(value, tensors[name]) for name, value in load_file(tmp_path / "x").items())
-    assert TensorFile(tmp_path / "x", header).metadata == {"said": "by us"}
+    assert TensorFile(tmp_path / "x", header).metadata == {"key": "value"}
 
 
 @pytest.mark.parametrize("number", [2, 4])
@@ -54,7 +54,7 @@ def test_a_slice_is_written_as_its_values_whatever_its_stride(tmp_path: Path, fi
     assert torch.equal(load_file(tmp_path / "x")["a"], values)
 
 
-def test_every_piece_comes_back_and_only_its_stretches_are_read(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def test_every_part_is_read_back_and_only_its_blocks_are_read(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
     header, flat = written(tmp_path / "x", tensors), tensors["a/weight"].view(-1)
     hashes = hashes_of(flat)
     assert len(hashes) == 6
@@ -65,7 +65,7 @@ def test_every_piece_comes_back_and_only_its_stretches_are_read(tmp_path: Path, 
             read(tmp_path / "x", header, "a/weight", first, stop, unread)
 
 
-def test_every_flipped_byte_and_every_lost_tail_is_noticed(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def test_every_flipped_byte_and_every_truncation_is_detected(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
     path = tmp_path / "x"
     header, whole = written(path, tensors), path.read_bytes()
     hashes = {name: hashes_of(tensor.view(-1)) for name, tensor in tensors.items()}
@@ -77,9 +77,7 @@ def test_every_flipped_byte_and_every_lost_tail_is_noticed(tmp_path: Path, tenso
                 read(path, header, name, 0, tensor.numel(), hashes[name])
 
 
-def test_a_file_is_durable_before_it_is_called_written(
-    tmp_path: Path, tensors: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_is_synced_with_all_its_bytes(tmp_path: Path, tensors: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
     written(tmp_path / "x", tensors)

@@ -1,4 +1,4 @@
-"""How a small run is cut into ranks and how it computes, for tests of checkpoints. Imports no torch, so that it travels to any rank."""
+"""Topology and precision of a small run, for tests of checkpoints. Imports no torch, so that it can be pickled to any rank."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,13 +25,14 @@ SIZES: dict[str, object] = {
     "optim__warmup_steps": 5,
     "data__heldout_fraction": 0.2,
 }
-"""Heads and inner width divide by four; the rest of the numbers is that of tests/launching.py. A global batch of 8."""
+"""Heads and inner width are divisible by four. The other sizes are those of tests/launching.py. The global batch is 8."""
 
 KINDS = ("master", "exp_avg", "exp_avg_sq", "shadow")
-"""Of tensors in a checkpoint of data2vec, in the order in which they are written."""
+"""Kinds of tensors in a checkpoint of data2vec, in the order in which they are written."""
 
 ODD = ("model.hidden_size=33", "model.ffn_hidden_size=63", "model.num_attention_heads=1")
-"""As settings: of most parameters the second of two data-parallel ranks holds one element less than the first, and padding for it."""
+"""Settings with which, for most parameters, the second of two data-parallel ranks holds one element less than the first, and padding
+instead."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +46,16 @@ class Topology:
 
     @property
     def world_size(self) -> int:
-        """Processes."""
+        """Number of processes."""
         return self.tp_size * self.dp_size
 
     @property
     def name(self) -> str:
-        """tp2dp1_fp32, with _offload where the optimizer's state is on the host."""
+        """tp2dp1_fp32, with _offload if the optimizer's state is on the host."""
         return f"tp{self.tp_size}dp{self.dp_size}_{self.precision}{'_offload' if self.offload else ''}"
 
     def config(self, recipe: Recipe, zero: dict[str, Any] | None = None) -> EngineConfig:
-        """zero3_cpu.json in this cut; `zero` changes its zero_optimization."""
+        """Return zero3_cpu.json for this topology; `zero` changes its zero_optimization."""
         content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | {"megatron": {"tensor_model_parallel_size": self.tp_size}}
         content["bf16"] = {"enabled": self.precision == "bf16"}
         if self.offload:
@@ -63,7 +64,7 @@ class Topology:
         return resolve(recipe, content, "test", self.world_size)
 
     def but(self, **changes: Any) -> "Topology":
-        """The same with changes."""
+        """Return a copy with changes."""
         return replace(self, **changes)
 
 
@@ -71,12 +72,12 @@ CUTS = tuple(Topology(tp, dp) for tp, dp in ((1, 1), (1, 2), (2, 1), (2, 2), (1,
 
 
 def small_recipe(modality: str, *settings: str) -> Recipe:
-    """The modality's tiny recipe in milliseconds a step, nothing left to chance."""
+    """Return the modality's tiny recipe, reduced to milliseconds a step, with all dropout off."""
     return resolve_recipe(default_recipe(modality), RECIPES[modality], [*overrides(modality, **SIZES)[1::2], *settings], None)
 
 
 def prepare_small(modality: str, folder: Path) -> Path:
-    """Made-up data as small_recipe wants them, raw and prepared in an empty folder; returns the prepared one."""
+    """Write made-up raw data for small_recipe into an empty folder, prepare them, and return the prepared folder."""
     from recipes.modalities.registry import MODALITIES
 
     recipe = small_recipe(modality)

@@ -1,4 +1,4 @@
-"""The digest of a checkout: what changes it, and what does not."""
+"""The digest of a checkout: what changes it and what does not. The commit of a checkout."""
 
 import shutil
 import subprocess
@@ -20,20 +20,20 @@ def make(folder: Path, files: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_changed_file_changes_it_and_the_place_does_not(name: str, tmp_path: Path) -> None:
+def test_a_changed_file_changes_the_digest_and_another_folder_does_not(name: str, tmp_path: Path) -> None:
     before = make(tmp_path / "here", FILES)
     assert make(tmp_path / "there", dict(reversed(FILES.items()))) == before
     assert make(tmp_path / "changed", {**FILES, name: FILES[name] + " "}) != before
 
 
-def test_the_order_in_which_a_disk_lists_names_does_not_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_order_of_a_directory_listing_does_not_change_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, glob = make(tmp_path, FILES | {f"model/{letter}.py": letter for letter in "bcde"}), Path.glob
     for key in (str, lambda path: str(path)[::-1]):
         monkeypatch.setattr(Path, "glob", lambda root, pattern, key=key: sorted(glob(root, pattern), key=key, reverse=True))
         assert checkout_digest(tmp_path) == before
 
 
-def test_a_renamed_a_new_and_a_missing_file_change_it(tmp_path: Path) -> None:
+def test_a_renamed_a_new_and_a_missing_file_change_the_digest(tmp_path: Path) -> None:
     before = make(tmp_path, FILES)
     (tmp_path / "recipes/data/b.py").rename(tmp_path / "recipes/data/e.py")
     renamed = checkout_digest(tmp_path)
@@ -42,24 +42,24 @@ def test_a_renamed_a_new_and_a_missing_file_change_it(tmp_path: Path) -> None:
     assert len({before, renamed, new, checkout_digest(tmp_path)}) == 4
 
 
-def test_text_that_moves_from_one_file_to_the_next_changes_it(tmp_path: Path) -> None:
+def test_text_that_moves_from_one_file_to_the_next_changes_the_digest(tmp_path: Path) -> None:
     assert make(tmp_path / "a", {"model/a.py": "xy", "model/b.py": ""}) != make(tmp_path / "b", {"model/a.py": "x", "model/b.py": "y"})
 
 
-def test_what_decides_nothing_does_not_change_it(tmp_path: Path) -> None:
+def test_a_file_that_does_not_affect_runs_does_not_change_the_digest(tmp_path: Path) -> None:
     before = make(tmp_path, FILES)
-    (tmp_path / "model" / ".#a.py").symlink_to("someone@elsewhere:1")  # an editor's lock points nowhere
+    (tmp_path / "model" / ".#a.py").symlink_to("user@host:1")  # an editor's lock file: a dangling link
     assert make(tmp_path, {"model/__pycache__/a.pyc": "x", "runs/config.json": "{}", "tests/test_a.py": ""}) == before
 
 
-def test_it_is_this_checkout_without_torch(tmp_path: Path) -> None:
+def test_the_default_is_this_checkout_and_torch_is_not_imported(tmp_path: Path) -> None:
     program = "import sys; from recipes.cluster.checkout import checkout_digest; print(checkout_digest(), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.split() == [checkout_digest(ROOT), "False"]
 
 
-def test_the_commit_is_that_of_the_clone_and_unknown_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert commit(tmp_path) is None, "no clone"
+def test_the_commit_is_that_of_the_clone_and_none_without_clone_or_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert commit(tmp_path) is None, "not a clone"
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
         subprocess.run([*git, *words], cwd=tmp_path, check=True, timeout=30)

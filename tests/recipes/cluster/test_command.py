@@ -1,4 +1,4 @@
-"""How commands end: one line, exit codes, and which rank speaks."""
+"""How commands end: one line, the exit code, and which rank prints it."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.launching import ROOT
 
 
 @pytest.mark.parametrize(("error", "code"), [(ConfigError("fact; remedy"), 2), (TrainingBroken("step 7"), 3)])
-def test_a_users_error_is_one_line_and_its_code(capsys: pytest.CaptureFixture, error: Exception, code: int) -> None:
+def test_a_users_error_is_printed_as_one_line_with_its_exit_code(capsys: pytest.CaptureFixture, error: Exception, code: int) -> None:
     def command() -> int:
         raise error
 
@@ -24,7 +24,7 @@ def test_a_users_error_is_one_line_and_its_code(capsys: pytest.CaptureFixture, e
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
-def test_only_the_first_rank_speaks(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_rank_0_prints_an_error(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     def command() -> int:
         raise ConfigError("once")
 
@@ -34,7 +34,7 @@ def test_only_the_first_rank_speaks(capsys: pytest.CaptureFixture, monkeypatch: 
     assert capsys.readouterr().err == ""
 
 
-def test_the_commands_own_code_passes_and_a_defect_keeps_its_traceback() -> None:
+def test_the_commands_exit_code_is_returned_and_a_defect_keeps_its_traceback() -> None:
     assert exit_code_of(lambda: 75) == 75
     with pytest.raises(ZeroDivisionError):
         exit_code_of(lambda: 1 // 0)
@@ -53,7 +53,7 @@ sys.exit(exit_code_of(command))
 """
 
 
-def test_an_interrupt_is_one_line_and_waits_for_no_thread() -> None:
+def test_an_interrupt_prints_one_line_and_does_not_wait_for_threads() -> None:
     done = run_command([sys.executable, "-c", INTERRUPTED], ROOT, 20)
     assert (done.returncode, done.stdout) == (130, "so far")
     assert done.stderr == "interrupted; what was saved stays valid and the same command continues\n"
@@ -66,7 +66,7 @@ from recipes.cluster import command
 command.LEAVE_SECONDS = 0.2
 
 def work():
-    threading.Thread(target=time.sleep, args=(60,)).start()  # what Python would join
+    threading.Thread(target=time.sleep, args=(60,)).start()  # Python would join it
     print("so far", end="")
     {}
 
@@ -75,20 +75,20 @@ sys.exit(command.exit_code_of(work))
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "said"),
+    ("how", "code", "stderr"),
     [
         ("1 / 0", 1, "ZeroDivisionError: division by zero\n"),
         ("return 75", 75, ""),
         ("raise command.ConfigError('fact')", 2, "error: fact\n"),
     ],
 )
-def test_however_a_command_ends_the_process_is_gone_within_seconds(how: str, code: int, said: str) -> None:
+def test_the_process_exits_within_seconds_however_the_command_ends(how: str, code: int, stderr: str) -> None:
     done = run_command([sys.executable, "-c", LINGERING.format(how)], ROOT, 20)
-    assert (done.returncode, done.stdout) == (code, "so far") and done.stderr.endswith(said)
+    assert (done.returncode, done.stdout) == (code, "so far") and done.stderr.endswith(stderr)
 
 
 @pytest.mark.parametrize(("utf8", "code"), [("0", 2), ("1", 0)])
-def test_a_python_that_reads_ascii_alone_is_told_the_variable_that_helps(utf8: str, code: int) -> None:
+def test_the_error_of_an_ascii_only_python_names_the_variable_that_fixes_it(utf8: str, code: int) -> None:
     """In such a locale torch cannot read its own files."""
     program = "import sys; from recipes.cluster.command import exit_code_of; sys.exit(exit_code_of(lambda: 0))"
     env = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": utf8, "PYTHONPATH": str(ROOT)}
@@ -96,14 +96,14 @@ def test_a_python_that_reads_ascii_alone_is_told_the_variable_that_helps(utf8: s
     assert done.returncode == code and ("set PYTHONUTF8=1" in done.stderr) == (code == 2)
 
 
-def test_a_name_that_is_too_long_is_one_line_wherever_it_is_used(capsys: pytest.CaptureFixture) -> None:
+def test_the_error_of_a_file_name_that_is_too_long_is_one_line(capsys: pytest.CaptureFixture) -> None:
     assert exit_code_of(lambda: len(os.listdir("x" * 300))) == 2
     assert capsys.readouterr().err == f"error: {'x' * 60}...: File name too long; choose a shorter one\n"
     with pytest.raises(FileNotFoundError):
         exit_code_of(lambda: len(os.listdir("nowhere")))
 
 
-def test_a_stop_before_anything_was_saved_is_one_line_and_its_code(capsys: pytest.CaptureFixture) -> None:
+def test_a_stop_is_printed_as_one_line_with_its_exit_code(capsys: pytest.CaptureFixture) -> None:
     def command() -> int:
         raise Stopped("stopped by SIGTERM during preparation; the same command continues")
 
@@ -130,7 +130,7 @@ def raising(error: BaseException) -> Callable[[], Any]:
     ],
     ids=lambda value: value.__class__.__name__,
 )
-def test_torchrun_finds_how_a_rank_ended_where_it_looks(
+def test_torchruns_error_file_contains_how_the_rank_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException | int, line: str | None
 ) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
@@ -146,26 +146,24 @@ def test_torchrun_finds_how_a_rank_ended_where_it_looks(
         assert found["extraInfo"]["py_callstack"].splitlines()[-1] == line == json.loads(json.dumps(found["message"])).splitlines()[-1]
 
 
-def test_torchruns_folder_that_is_gone_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_folder_of_torchruns_error_file_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", "/nowhere/error.json")
     assert exit_code_of(raising(ConfigError("x"))) == 2
 
 
 @pytest.mark.parametrize(("local_rank", "local"), [(1, ""), (0, "error: local\n")])
-def test_memory_is_told_by_whichever_rank_lacks_it_and_a_nodes_error_by_its_first_rank(
+def test_out_of_memory_is_printed_by_the_rank_that_has_it_and_a_nodes_error_by_local_rank_0(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, local_rank: int, local: str
 ) -> None:
     for name, value in {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": str(local_rank)}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("recipes.cluster.command.LAST_SECONDS", 0.0)
+    monkeypatch.setattr("recipes.cluster.command.EXIT_DELAY_SECONDS", 0.0)
     assert exit_code_of(raising(OutOfMemory("memory"))) == exit_code_of(raising(MemoryError())) == 2
     assert capsys.readouterr().err.startswith("error: memory\nerror: out of memory (")
     assert exit_code_of(raising(LocalError("local"))) == 2 and capsys.readouterr().err == local
 
 
-def test_what_a_line_came_from_is_shown_to_those_who_want_to_see_everything(
-    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cause_of_an_error_is_printed_if_verbose(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA2VEC_VERBOSE", "1")
     assert exit_code_of(raising(MemoryError("std::bad_alloc"))) == 2
     shown = capsys.readouterr().err

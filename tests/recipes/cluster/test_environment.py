@@ -1,4 +1,4 @@
-"""Ranks from the launcher's variables, and the libraries' chatter kept off the terminal."""
+"""Ranks from the launcher's variables, and log lines of libraries that are suppressed."""
 
 import json
 import logging
@@ -16,9 +16,9 @@ from recipes.cluster.environment import (
     is_first_on_node,
     is_first_rank,
     is_imagined,
-    left_over,
     may_compute_fp16,
     num_devices,
+    stray_variables,
     world_from_environment,
 )
 from recipes.errors import ConfigError
@@ -52,7 +52,9 @@ def no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     ("env", "world"),
     [({}, (0, 1)), (TASK | {"WORLD_SIZE": "2"}, (0, 2)), ({"WORLD_SIZE": "64"}, (0, 64)), ({"RANK": "3", "WORLD_SIZE": "4"}, (3, 4))],
 )
-def test_the_world_is_what_the_launcher_said(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], world: tuple[int, int]) -> None:
+def test_the_world_is_read_from_the_launchers_variables(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], world: tuple[int, int]
+) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     assert world_from_environment()[:2] == world
@@ -68,7 +70,7 @@ def test_the_world_is_what_the_launcher_said(monkeypatch: pytest.MonkeyPatch, en
         ({"WORLD_SIZE": "8", "SLURM_JOB_ID": "7"}, False),
     ],
 )
-def test_ranks_are_imagined_where_only_their_number_is_said(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], imagined: bool) -> None:
+def test_ranks_are_imagined_if_only_their_number_is_set(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], imagined: bool) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     assert is_imagined() == imagined
@@ -77,9 +79,7 @@ def test_ranks_are_imagined_where_only_their_number_is_said(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("visible", "number"), [(None, 3), ("0,2", 2), ("GPU-a", 1), ("", 0), ("-1", 0)], ids=lambda value: str(value) or "empty"
 )
-def test_devices_are_counted_as_far_as_they_may_be_seen(
-    monkeypatch: pytest.MonkeyPatch, visible: str | None, number: int, tmp_path: Path
-) -> None:
+def test_only_visible_devices_are_counted(monkeypatch: pytest.MonkeyPatch, visible: str | None, number: int, tmp_path: Path) -> None:
     for name in ("nvidiactl", "nvidia0", "nvidia1", "nvidia10", "nvidia-uvm", "nvidia-caps"):
         (tmp_path / name).touch()
     monkeypatch.setattr(environment, "DEVICES", tmp_path)
@@ -91,14 +91,14 @@ def test_devices_are_counted_as_far_as_they_may_be_seen(
     assert num_devices() == 0
 
 
-def test_in_a_job_all_devices_that_it_was_given_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_in_a_slurm_job_all_devices_of_the_job_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("nvidiactl", "nvidia0", "nvidia1"):
         (tmp_path / name).touch()
     monkeypatch.setattr(environment, "DEVICES", tmp_path)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.delenv("SLURM_GPUS_ON_NODE", raising=False)
-    assert num_devices() == 2, "the launcher hides the other one"
+    assert num_devices() == 2, "the launcher hides the other device"
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "1")
     assert num_devices() == 1
 
@@ -116,18 +116,18 @@ def test_fp16_needs_a_device_or_an_imagined_one(monkeypatch: pytest.MonkeyPatch,
     assert may_compute_fp16()
 
 
-def test_the_node_is_known_from_deepspeed_torchrun_and_srun(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert world_from_environment().local_size is None, "nobody said"
+def test_local_rank_and_local_size_are_read_from_deepspeed_and_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert world_from_environment().local_size is None, "not set"
     for name, value in {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert world_from_environment() == (3, 8, 1, 2) and not is_first_on_node()
     monkeypatch.setenv("LOCAL_RANK", "0")
     assert is_first_on_node() and not is_first_rank()
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert world_from_environment().local_size == 4, "torchrun's word"
+    assert world_from_environment().local_size == 4, "torchrun's variable wins"
 
 
-def test_one_task_a_process_is_translated_and_a_launchers_word_counts_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slurm_step_with_one_task_per_process_is_a_world_and_a_launchers_variables_win(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in TASK.items():
         monkeypatch.setenv(name, value)
     assert world_from_environment() == (3, 4, 1, 2)
@@ -137,21 +137,23 @@ def test_one_task_a_process_is_translated_and_a_launchers_word_counts_more(monke
     assert [os.environ[name] for name in names] == ["3", "4", "1", "2", "a"] and int(os.environ["MASTER_PORT"]) > 0
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
-    assert world_from_environment()[:2] == (0, 1), "deepspeed typed inside a step"
+    assert world_from_environment()[:2] == (0, 1), "deepspeed started inside a step"
 
 
-@pytest.mark.parametrize("told", [{}, {"MASTER_ADDR": "my.host"}, {"MASTER_PORT": "777"}, {"MASTER_ADDR": "my.host", "MASTER_PORT": "777"}])
-def test_an_address_that_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch, told: dict[str, str]) -> None:
-    for name, value in {**TASK, **told}.items():
+@pytest.mark.parametrize(
+    "given", [{}, {"MASTER_ADDR": "my.host"}, {"MASTER_PORT": "777"}, {"MASTER_ADDR": "my.host", "MASTER_PORT": "777"}]
+)
+def test_an_address_that_the_user_has_set_is_kept(monkeypatch: pytest.MonkeyPatch, given: dict[str, str]) -> None:
+    for name, value in {**TASK, **given}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(os, "environ", dict(os.environ))  # export_world writes
     address, port = slurm.rendezvous_point()
     export_world()
-    slurms = {"MASTER_ADDR": address} | ({} if "MASTER_ADDR" in told else {"MASTER_PORT": str(port)})
-    assert {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ} == slurms | told
+    slurms = {"MASTER_ADDR": address} | ({} if "MASTER_ADDR" in given else {"MASTER_PORT": str(port)})
+    assert {name: os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in os.environ} == slurms | given
 
 
-def test_outside_of_a_step_no_address_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_of_a_step_no_address_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
     export_world()
     assert {name: os.environ.get(name) for name in [*NAMES, *OTHERS]} == {
@@ -160,7 +162,7 @@ def test_outside_of_a_step_no_address_is_made_up(monkeypatch: pytest.MonkeyPatch
     }
 
 
-def test_slurms_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_variables_of_slurm_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {**TASK, "SLURM_STEP_TASKS_PER_NODE": "two"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=r"make no sense .*two.*set RANK, WORLD_SIZE"):
@@ -176,14 +178,14 @@ def test_slurms_nonsense_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         *(("MASTER_PORT", value) for value in ("any", "0", "65536")),
     ],
 )
-def test_a_variable_that_is_no_number_is_named_said_aloud_and_unset_it_is_fine(
+def test_an_invalid_number_is_named_in_the_error_which_rank_0_prints_and_unsetting_it_fixes_it(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=rf"^{name}='{value}': must be a whole number from .*; unset {name} or use a launcher$"):
         world_from_environment()
-    assert is_first_rank(), "else nobody prints the error"
+    assert is_first_rank(), "otherwise no rank prints the error"
     monkeypatch.delenv(name)
     assert world_from_environment().rank == 0
 
@@ -193,37 +195,37 @@ def test_a_variable_that_is_no_number_is_named_said_aloud_and_unset_it_is_fine(
     [{"SLURM_STEP_NODELIST": None}, {"SLURM_JOB_ID": "seven"}, {"SLURM_STEP_NODELIST": "a[1-2]"}],
     ids=["none", "number", "no scontrol"],
 )
-def test_a_step_that_does_not_say_where_it_is_asks_for_the_address(monkeypatch: pytest.MonkeyPatch, change: dict[str, str | None]) -> None:
+def test_a_step_without_a_known_first_node_needs_master_addr(monkeypatch: pytest.MonkeyPatch, change: dict[str, str | None]) -> None:
     monkeypatch.setattr(os, "environ", {**TASK, **{name: value for name, value in change.items() if value}, "PATH": "/nowhere"})
     for name in [name for name, value in change.items() if value is None]:
         del os.environ[name]
-    with pytest.raises(ConfigError, match=r"where the first task of this step is .*; set MASTER_ADDR, MASTER_PORT"):
+    with pytest.raises(ConfigError, match=r"do not give the node of this step's first task .*; set MASTER_ADDR, MASTER_PORT"):
         export_world()
     os.environ["MASTER_ADDR"] = "a"
     assert export_world() == (3, 4, 1, 2)
 
 
-def test_a_rank_beyond_the_last_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_that_is_not_below_the_world_size_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "4")
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(ConfigError, match=r"^RANK=4 WORLD_SIZE=4: ranks count from 0 to WORLD_SIZE - 1; unset both"):
         world_from_environment()
 
 
-def test_what_is_left_over_of_a_launcher_is_named_and_a_launchers_own_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert left_over() is None
+def test_stray_launcher_variables_are_named_unless_a_launcher_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stray_variables() is None
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "there")
-    assert left_over() == "WORLD_SIZE MASTER_ADDR"
+    assert stray_variables() == "WORLD_SIZE MASTER_ADDR"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert left_over() is None
+    assert stray_variables() is None
 
 
-@pytest.mark.parametrize(("asked", "found"), [(None, None), ("", None), ("cpu", "cpu"), ("cuda", "cuda")])
-def test_the_accelerator_that_is_asked_for_is_one_that_is_supported(monkeypatch: pytest.MonkeyPatch, asked: str, found: str) -> None:
+@pytest.mark.parametrize(("requested", "found"), [(None, None), ("", None), ("cpu", "cpu"), ("cuda", "cuda")])
+def test_the_requested_accelerator_must_be_supported(monkeypatch: pytest.MonkeyPatch, requested: str, found: str) -> None:
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
-    if asked is not None:
-        monkeypatch.setenv("DS_ACCELERATOR", asked)
+    if requested is not None:
+        monkeypatch.setenv("DS_ACCELERATOR", requested)
     assert asked_accelerator() == found
     monkeypatch.setenv("DS_ACCELERATOR", "xpu")
     with pytest.raises(ConfigError, match="DS_ACCELERATOR='xpu': must be cpu or cuda; unset DS_ACCELERATOR"):
@@ -231,12 +233,12 @@ def test_the_accelerator_that_is_asked_for_is_one_that_is_supported(monkeypatch:
 
 
 def imported_with(verbose: str, tmp_path: Path) -> str:
-    """What importing DeepSpeed prints after quiet_libraries, and then a warning and an error of its logger."""
+    """The output of: quiet_libraries(), import DeepSpeed, one warning of Python, one warning and one error of DeepSpeed's logger."""
     lines = [
         "from recipes.cluster.environment import quiet_libraries; quiet_libraries()",
         "import logging, warnings, deepspeed",
         "warnings.warn('a warning of a library')",
-        "[getattr(logging.getLogger('DeepSpeed'), level)(f'{level} speaks') for level in ('warning', 'error')]",
+        "[getattr(logging.getLogger('DeepSpeed'), level)(f'logged as {level}') for level in ('warning', 'error')]",
     ]
     env = {"DATA2VEC_VERBOSE": verbose, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     done = run_command([sys.executable, "-c", "\n".join(lines)], tmp_path, 60, env)
@@ -244,32 +246,32 @@ def imported_with(verbose: str, tmp_path: Path) -> str:
     return done.stdout + done.stderr
 
 
-def test_libraries_are_quiet_unless_they_have_an_error_or_are_asked_to_speak(tmp_path: Path) -> None:
+def test_libraries_log_only_errors_unless_verbose(tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as both:  # DeepSpeed is imported twice, 2 s each
         quiet, loud = both.map(imported_with, ("", "1"), (tmp_path, tmp_path))
-    assert len(quiet.splitlines()) == 1 and "error speaks" in quiet, quiet
-    assert "warning speaks" in loud and "a warning of a library" in loud, loud
+    assert len(quiet.splitlines()) == 1 and "logged as error" in quiet, quiet
+    assert "logged as warning" in loud and "a warning of a library" in loud, loud
 
 
 QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR", "HF_HUB_VERBOSITY": "error", "DATASETS_VERBOSITY": "error", "WANDB_SILENT": "true"}
 
 
-@pytest.mark.parametrize("told", [{}, {"TORCH_CPP_LOG_LEVEL": "INFO", "WANDB_SILENT": "false"}])
-def test_what_libraries_read_when_imported_says_quiet_unless_the_user_has_said_something(tmp_path: Path, told: dict[str, str]) -> None:
+@pytest.mark.parametrize("given", [{}, {"TORCH_CPP_LOG_LEVEL": "INFO", "WANDB_SILENT": "false"}])
+def test_logging_variables_are_set_to_quiet_unless_the_user_has_set_them(tmp_path: Path, given: dict[str, str]) -> None:
     lines = [
-        "import os, json; before = set(os.environ) - set(json.loads(os.environ['TOLD']))",
+        "import os, json; before = set(os.environ) - set(json.loads(os.environ['GIVEN']))",
         "from recipes.cluster.environment import quiet_libraries; quiet_libraries()",
         "print(json.dumps({name: value for name, value in os.environ.items() if name not in before}))",
         "import logging; print([logging.getLogger(name).level for name in ('DeepSpeed', 'megatron', 'torch.distributed')])",
     ]
     unset = [part for name in QUIET for part in ("-u", name)]
-    set_by_user = [f"{name}={value}" for name, value in told.items()]
-    done = run_command(["env", *unset, *set_by_user, sys.executable, "-c", "\n".join(lines)], tmp_path, 30, {"TOLD": json.dumps(told)})
+    set_by_user = [f"{name}={value}" for name, value in given.items()]
+    done = run_command(["env", *unset, *set_by_user, sys.executable, "-c", "\n".join(lines)], tmp_path, 30, {"GIVEN": json.dumps(given)})
     environment, levels = done.stdout.splitlines()
-    assert (json.loads(environment), levels) == (QUIET | told, "[40, 40, 40]"), done.stderr
+    assert (json.loads(environment), levels) == (QUIET | given, "[40, 40, 40]"), done.stderr
 
 
-def test_nothing_is_touched_when_asked_to_be_verbose(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_changed_if_verbose(monkeypatch: pytest.MonkeyPatch) -> None:
     from recipes.cluster.environment import quiet_libraries
 
     monkeypatch.setenv("DATA2VEC_VERBOSE", "1")

@@ -1,4 +1,4 @@
-"""Which errors say that memory is lacking, and in how few words."""
+"""Which errors mean that memory is exhausted, and their shortened messages."""
 
 import errno
 
@@ -38,17 +38,17 @@ CPU = (
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_libraries_raise_is_told_from_defects(error: Exception, words: str | None) -> None:
+def test_out_of_memory_errors_of_libraries_are_recognized_and_others_are_not(error: Exception, words: str | None) -> None:
     assert out_of_memory(error) == words
 
 
-def test_a_real_allocation_that_fails_is_one() -> None:
-    said = r"^out of memory \(can't allocate memory: you tried to allocate \d+ bytes\); end what else"
-    with pytest.raises(OutOfMemory, match=said), naming_out_of_memory():
+def test_a_real_failed_allocation_is_recognized() -> None:
+    message = r"^out of memory \(can't allocate memory: you tried to allocate \d+ bytes\); end what else"
+    with pytest.raises(OutOfMemory, match=message), naming_out_of_memory():
         torch.empty(1 << 60, dtype=torch.uint8)
 
 
-def test_the_innermost_explanation_stays_and_other_errors_pass() -> None:
+def test_the_innermost_explanation_is_kept_and_other_errors_pass() -> None:
     inner = naming_out_of_memory(lambda words: f"inner: {words}")
     with pytest.raises(OutOfMemory, match=r"^inner: MemoryError$") as caught, naming_out_of_memory(), inner:
         raise MemoryError

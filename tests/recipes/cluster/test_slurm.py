@@ -1,4 +1,4 @@
-"""Slurm's variables read into places, and what is said where they cover more than was started."""
+"""The place of a task from Slurm's variables, and the note about allocated nodes that are not used."""
 
 import os
 from pathlib import Path
@@ -33,7 +33,7 @@ def set_all(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_a_task_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_place_of_a_task_is_read_from_slurms_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not slurm.is_in_step() and slurm.allocated_nodes() == []
     set_all(monkeypatch)
     assert slurm.is_in_step() and slurm.task() == (4, 6, 0, 2)
@@ -42,7 +42,7 @@ def test_a_task_knows_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not slurm.is_in_step(), "a batch script has SLURM_PROCID too"
 
 
-def test_a_list_with_brackets_is_written_out_by_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_list_with_brackets_is_expanded_by_scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "scontrol"
     path.write_text('#!/bin/sh\n[ "$1 $2 $3" = "show hostnames n[1-2]" ] && printf "n1\\nn2\\n"\n')
     path.chmod(0o755)
@@ -52,7 +52,7 @@ def test_a_list_with_brackets_is_written_out_by_slurm(tmp_path: Path, monkeypatc
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12))
-def test_counts_are_written_out_as_slurm_shortens_them(counts: list[int]) -> None:
+def test_slurms_short_form_of_counts_is_expanded(counts: list[int]) -> None:
     parts: list[tuple[int, int]] = []
     for count in counts:
         if parts and parts[-1][0] == count:
@@ -63,21 +63,21 @@ def test_counts_are_written_out_as_slurm_shortens_them(counts: list[int]) -> Non
     assert slurm.tasks_per_node(text) == counts
 
 
-def test_nonsense_is_no_count() -> None:
+def test_an_invalid_count_is_refused() -> None:
     with pytest.raises(ValueError, match="many"):
         slurm.tasks_per_node("2,many")
 
 
-def test_steps_and_attempts_of_a_job_meet_at_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_and_attempts_of_a_job_have_different_rendezvous_ports(monkeypatch: pytest.MonkeyPatch) -> None:
     places = set()
     for step, attempt in [("0", "0"), ("1", "0"), ("0", "1"), ("2", "3")]:
         set_all(monkeypatch, SLURM_STEP_ID=step, SLURM_RESTART_COUNT=attempt)
         places.add(slurm.rendezvous_point())
     assert len(places) == 4 and {address for address, _ in places} == {"a"}
-    assert all(slurm.FIRST_PORT <= port < 32_768 for _, port in places), "not one that the kernel hands out"
+    assert all(slurm.FIRST_PORT <= port < 32_768 for _, port in places), "below the ephemeral ports of the kernel"
 
 
-def test_the_rest_of_an_allocation_is_spoken_of_where_nobody_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_note_names_the_allocated_nodes_that_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["launch/pretrain_text.py", "--local_rank=0", "--run-dir", "my runs"]
     assert slurm.note_on_idle_nodes(command) is None
     monkeypatch.setenv("SLURM_JOB_ID", "7")
@@ -90,4 +90,4 @@ def test_the_rest_of_an_allocation_is_spoken_of_where_nobody_uses_it(monkeypatch
     assert note.endswith("bash launch/pretrain.sbatch launch/pretrain_text.py --run-dir 'my runs'")
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     monkeypatch.setenv("SLURM_PROCID", "0")
-    assert slurm.note_on_idle_nodes(command) is None, "srun has started it"
+    assert slurm.note_on_idle_nodes(command) is None, "started by srun"

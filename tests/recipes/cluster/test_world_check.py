@@ -1,4 +1,4 @@
-"""The processes that met are the run that was asked for, or a line names the node that is not."""
+"""The joined processes are the intended run, or one line names the node that differs."""
 
 import re
 from pathlib import Path
@@ -29,28 +29,28 @@ def test_every_allocated_node_must_have_joined() -> None:
 
 
 @pytest.mark.parametrize("hosts", ["aabb", "aaaa"])
-def test_groups_inside_nodes_are_fine(hosts: str) -> None:
+def test_groups_inside_nodes_are_accepted(hosts: str) -> None:
     check_groups(tuple(hosts), plan(2))
 
 
 @pytest.mark.parametrize(("hosts", "ranks"), [("abab", "0 to 1"), ("abbb", "0 to 1"), ("aaab", "2 to 3")])
-def test_a_group_that_spans_nodes_is_refused_unless_it_was_asked_for(hosts: str, ranks: str) -> None:
+def test_a_group_that_spans_nodes_is_refused_unless_the_ds_config_requests_it(hosts: str, ranks: str) -> None:
     with pytest.raises(ConfigError, match=rf"ranks {ranks} lie on 2 nodes \(a, b\).*--distribution=block.*across_nodes"):
         check_groups(tuple(hosts), plan(2))
     check_groups(tuple(hosts), plan(2, across=True))
 
 
-def compare(facts: list[dict[str, str]], hosts: tuple[str, ...]) -> str:
+def compare(values: list[dict[str, str]], hosts: tuple[str, ...]) -> str:
     world = World(dist.get_rank(), dist.get_world_size(), torch.device("cpu"), dist.new_group(backend="gloo"), hosts)
     try:
-        check_same(world, facts[world.rank])
+        check_same(world, values[world.rank])
     except ConfigError as error:
         return str(error)
     return "same"
 
 
 @pytest.mark.parametrize(
-    ("versions", "said"),
+    ("versions", "message"),
     [
         ("111", "same"),
         ("112", r"c \(1 of 3 ranks\): torch is 2, on a it is 1; make them the same"),
@@ -58,14 +58,14 @@ def compare(facts: list[dict[str, str]], hosts: tuple[str, ...]) -> str:
         ("12", r"b \(1 of 2 ranks\): torch is 2, on a it is 1"),
     ],
 )
-def test_the_node_that_differs_from_most_is_named_on_all_ranks(versions: str, said: str) -> None:
-    facts = [{"python": "3", "torch": version} for version in versions]
-    answers = run_distributed(compare, len(facts), facts, tuple("abc"[: len(facts)]))
-    assert len(set(answers)) == 1 and re.match(said, answers[0]), answers
+def test_the_node_that_differs_from_most_is_named_on_all_ranks(versions: str, message: str) -> None:
+    values = [{"python": "3", "torch": version} for version in versions]
+    answers = run_distributed(compare, len(values), values, tuple("abc"[: len(values)]))
+    assert len(set(answers)) == 1 and re.match(message, answers[0]), answers
 
 
 def whole_check(odd: str) -> str:
-    """check_world on two nodes where rank 1 has something else than rank 0."""
+    """Return the error of check_world on two nodes of which rank 1 differs from rank 0 in `odd`."""
     from recipes.cluster import world_check
 
     rank = dist.get_rank()
@@ -78,16 +78,19 @@ def whole_check(odd: str) -> str:
     if odd == "group":
         content["megatron"] = {"tensor_model_parallel_size": 2}
     recipe = apply_overrides(text_tiny(), settings)
-    facts = {"python": "3.12" if other and odd == "python" else "3.11", "versions": {"torch": "1" if other and odd == "versions" else "2"}}
+    environment = {
+        "python": "3.12" if other and odd == "python" else "3.11",
+        "versions": {"torch": "1" if other and odd == "versions" else "2"},
+    }
     try:
-        world_check.check_world(world, recipe, resolve(recipe, content, "test", 2), facts)
+        world_check.check_world(world, recipe, resolve(recipe, content, "test", 2), environment)
     except ConfigError as error:
         return str(error)
     return "fine"
 
 
 @pytest.mark.parametrize(
-    ("odd", "said"),
+    ("odd", "message"),
     [
         ("nothing", "fine"),
         ("versions", "b .*torch is 1, on a it is 2"),
@@ -99,9 +102,9 @@ def whole_check(odd: str) -> str:
         ("group", "tensor-parallel ranks 0 to 1 lie on 2 nodes"),
     ],
 )
-def test_a_run_begins_only_where_code_versions_settings_and_nodes_fit(odd: str, said: str) -> None:
+def test_a_run_starts_only_if_code_versions_settings_and_nodes_fit(odd: str, message: str) -> None:
     answers = run_distributed(whole_check, 2, odd)
-    assert len(set(answers)) == 1 and re.match(said, answers[0]), answers
+    assert len(set(answers)) == 1 and re.match(message, answers[0]), answers
 
 
 def look(folders: list[Path]) -> str:
@@ -110,7 +113,7 @@ def look(folders: list[Path]) -> str:
     world_check.APPEARS_SECONDS = 0.3
     world = World(dist.get_rank(), dist.get_world_size(), torch.device("cpu"), dist.new_group(backend="gloo"), ("a", "b"))
     try:
-        world_check.check_run_dir(world, folders[world.rank], "it is me\n")
+        world_check.check_run_dir(world, folders[world.rank], "this launch\n")
     except ConfigError as error:
         return str(error)
     return "shared"
@@ -119,8 +122,8 @@ def look(folders: list[Path]) -> str:
 def test_a_run_dir_that_a_node_does_not_see_is_refused(tmp_path: Path) -> None:
     for name in ("shared", "local"):
         (tmp_path / name).mkdir()
-    (tmp_path / "shared" / ".lock").write_text("it is me\n")
-    (tmp_path / "local" / ".lock").write_text("somebody else\n")
+    (tmp_path / "shared" / ".lock").write_text("this launch\n")
+    (tmp_path / "local" / ".lock").write_text("another launch\n")
     assert run_distributed(look, 2, [tmp_path / "shared"] * 2) == ["shared"] * 2
     answers = run_distributed(look, 2, [tmp_path / "shared", tmp_path / "local"])
     assert all("b (1 of 2 nodes) do not see what a wrote there; put it on a file system" in answer for answer in answers), answers

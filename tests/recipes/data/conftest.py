@@ -15,7 +15,7 @@ from tests.distributed import run_distributed
 from tests.recipes.data.numbers_data import Numbers, open_loader
 
 SYLLABLES = ("ba", "do", "ki", "lu", "me", "no", "pa", "ri", "su", "té")
-"""One of them of three bytes, so that bytes and characters are told apart."""
+"""The last one has three bytes and two characters, so that a count of characters differs from a count of bytes."""
 
 
 def words(rng: np.random.Generator, count: int) -> str:
@@ -24,7 +24,7 @@ def words(rng: np.random.Generator, count: int) -> str:
 
 
 def write_books(folder: Path, num_books: int = 4, num_paragraphs: int = 120) -> Path:
-    """A folder of .txt files, one paragraph a line."""
+    """Write a folder of .txt files with one paragraph per line."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for book in range(num_books):
@@ -59,17 +59,17 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, data: TextDataConfig, fro
 
 @pytest.fixture(scope="session")
 def fork_server() -> None:
-    """The server that worker processes are forked from, as run_distributed starts it: it imports torch once, not once for each worker."""
+    """Start the server that worker processes are forked from, as run_distributed does. It imports torch once for all workers."""
     run_distributed(_start_only, 1)
 
 
 def _start_only() -> None:
-    """What a rank does that is only to start the server."""
+    """Do nothing: the rank is started only to start the server."""
 
 
 @pytest.fixture
 def build(fork_server: None) -> Iterator[Callable[..., UpdateLoader]]:
-    """Opens loaders of numbers_data.Numbers, given or of a size, and closes them in the end."""
+    """Return a function that opens a loader of a numbers_data.Numbers, given or created with a size. All loaders are closed at the end."""
     loaders: list[UpdateLoader] = []
 
     def build_one(dataset: Numbers | int = 50, **options: Any) -> UpdateLoader:

@@ -1,4 +1,4 @@
-"""A data set of numbers, and loaders of it: for the tests of the loader and of its worker processes."""
+"""A data set of numbers and loaders of it, for the tests of the loader and of its worker processes."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ Row = tuple[int, ...]
 
 
 class Numbers:
-    """Sample i of epoch e in group g is the row (e, i, smallest of g, sum of g). Pickled into workers as it stands."""
+    """Sample i of epoch e in group g is the row (e, i, smallest of g, sum of g). Pickled into worker processes without change."""
 
     fingerprint = "numbers"
 
     def __init__(self, size: int, *, bad: int | None = None, broken: int | None = None) -> None:
         self.size, self.bad, self.broken = size, bad, broken
-        self.met: list[BadItem] = []
+        self.found_bad: list[BadItem] = []
 
     def __len__(self) -> int:
         return self.size
@@ -32,9 +32,9 @@ class Numbers:
     def example(self, epoch: int, index: int, group: Row) -> Row:
         assert 0 <= index < self.size and index in group
         if index == self.broken:
-            raise ConfigError(f"sample {index} is damaged; mend it")
+            raise ConfigError(f"sample {index} is damaged; fix it")
         if index == self.bad:
-            self.met.append(BadItem(f"item {index}", "not audio"))
+            self.found_bad.append(BadItem(f"item {index}", "not audio"))
         return epoch, index, min(group), sum(group)
 
     def collate(self, examples: list[Row]) -> Batch:
@@ -43,8 +43,8 @@ class Numbers:
         return Batch(rows, rows, Masks.of(mask_BS), None, None, rows.numel())
 
     def take_bad(self) -> list[BadItem]:
-        met, self.met = self.met, []
-        return met
+        found_bad, self.found_bad = self.found_bad, []
+        return found_bad
 
 
 def rows_of(loaded: list[LoadedBatch]) -> list[Row]:

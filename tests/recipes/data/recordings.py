@@ -1,4 +1,4 @@
-"""Made-up recordings for the tests of audio data: noise of given lengths in any format of soundfile; and a small speech data set."""
+"""Synthetic recordings for the tests of audio data: noise of given lengths in any format of soundfile, and a small speech data set."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,7 @@ from recipes.data.speech_folder import prepare_speech
 
 RATE = 16_000
 FRONTEND = SpeechFrontendConfig(conv_kernels=(10, 3), conv_strides=(5, 2))
-"""A frame every 10 samples, of 20 samples."""
+"""A frame of 20 samples every 10 samples."""
 MASK = SpanMaskConfig(prob=0.65, length=5)
 
 
@@ -25,14 +25,14 @@ def noise(num_samples: int, seed: int = 0) -> np.ndarray:
 
 
 def encode(waveform: np.ndarray, kind: str = "wav", *, rate: int = RATE, subtype: str | None = None) -> bytes:
-    """The bytes of such a file."""
+    """Encode as a file of that kind, and return its bytes."""
     file = io.BytesIO()
     soundfile.write(file, waveform, rate, format=kind.upper(), subtype=subtype)
     return file.getvalue()
 
 
 def write_recordings(folder: Path, lengths: list[int], kind: str = "wav") -> Path:
-    """Files 000.wav, 001.wav, ... of these numbers of samples."""
+    """Write files 000.wav, 001.wav, ... with these numbers of samples."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, length in enumerate(lengths):
         (folder / f"{number:03}.{kind}").write_bytes(encode(noise(length, number), kind))
@@ -45,6 +45,6 @@ def clips_config(folder: Path) -> SpeechDataConfig:
 
 
 def open_split(clips: SpeechDataConfig, out_dir: Path, *, split: Any = "train", seed: int = 1) -> SpeechDataset:
-    """A split of the data set, prepared where it is not yet."""
+    """Open a split of the data set, and prepare it first if needed."""
     folder = prepare_speech(clips, FRONTEND, out_dir, num_processes=1)
     return SpeechDataset(folder, split, frontend=FRONTEND, mask=MASK, data=clips, seed=seed)

@@ -1,4 +1,4 @@
-"""Decoding: what goes in comes out at one rate and in one channel, and every kind of damage is told with its reason."""
+"""Decoding of audio: the waveform has the requested rate and one channel, and every kind of damage is refused with its reason."""
 
 import io
 import struct
@@ -28,7 +28,7 @@ def refused(content: bytes, reason: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_recording_comes_out_as_it_went_in_to_16_bits(kind: str) -> None:
+def test_a_recording_is_decoded_unchanged_to_16_bits(kind: str) -> None:
     waveform_T = noise(5000)
     content = encode(waveform_T, kind)
     decoded_T = decode_audio(content, RATE)
@@ -47,7 +47,7 @@ def test_stereo_becomes_the_mean_of_its_channels() -> None:
 
 @pytest.mark.parametrize("own_rate", [8000, 22_050, 44_100, 48_000])
 @pytest.mark.parametrize("num_samples", [4000, 4001, 4409])
-def test_another_rate_is_resampled_to_the_length_that_scanning_told(own_rate: int, num_samples: int) -> None:
+def test_another_rate_is_resampled_to_the_length_that_scanning_returned(own_rate: int, num_samples: int) -> None:
     content = encode(noise(num_samples), rate=own_rate)
     assert len(decode_audio(content, RATE)) == scan_audio(content, RATE)
 
@@ -67,46 +67,46 @@ def test_a_truncated_recording_is_refused(kind: str, share: float) -> None:
 
 
 @pytest.mark.parametrize("kind", ["wav", "ogg"])
-def test_scanning_sees_that_a_recording_is_truncated(kind: str) -> None:
+def test_scanning_notices_that_a_recording_is_truncated(kind: str) -> None:
     content = encode(noise(32_000), kind)
     refused(content[: len(content) // 2], "truncated")
     refused(content[:-1], "truncated")
 
 
 @pytest.mark.parametrize("length", [0xFFFFFFFF, 0x7FFFF000])
-def test_a_wav_that_was_written_into_a_pipe_is_whole(length: int) -> None:
+def test_a_wav_that_was_written_into_a_pipe_is_read_to_its_end(length: int) -> None:
     content = bytearray(encode(noise(500)))
     start = content.find(b"data") + 4
     content[4:8] = content[start : start + 4] = struct.pack("<I", length)
     assert len(decode_audio(bytes(content), RATE)) == scan_audio(bytes(content), RATE) == 500
 
 
-def test_what_is_no_recording_is_refused_with_the_reason() -> None:
+def test_a_file_that_is_not_a_recording_is_refused_with_the_reason() -> None:
     refused(b"", "^empty file$")
     refused(b"hello, world\n" * 100, r"^not audio \(Format not")
     refused(encode(noise(0)), "^no samples in it$")
     refused(encode(noise(500), "flac")[:30], "^not audio")
-    refused(encode(noise(500), rate=15_999), "^its rate of 15999 Hz is too odd a part of 16000 Hz$")
+    refused(encode(noise(500), rate=15_999), "^its rate of 15999 Hz has too small a common divisor with 16000 Hz$")
 
 
-def test_a_length_that_cannot_be_is_refused_before_memory_is_asked_for() -> None:
+def test_an_impossible_length_is_refused_before_memory_is_allocated() -> None:
     content = bytearray(encode(noise(500), "flac"))
     content[22:26] = b"\xff\xff\xff\xff"  # STREAMINFO's number of samples, lowest bits
-    refused(bytes(content), "its header tells more than 24 hours")
+    refused(bytes(content), "its header says more than 24 hours")
 
 
 @settings(max_examples=300, deadline=None)
-@given(kind=st.sampled_from(KINDS), where=st.floats(0, 1), byte=st.integers(0, 255))
-def test_one_wrong_byte_is_decoded_or_refused_and_nothing_else(kind: str, where: float, byte: int) -> None:
+@given(kind=st.sampled_from(KINDS), position=st.floats(0, 1), byte=st.integers(0, 255))
+def test_a_file_with_one_wrong_byte_is_decoded_or_refused_without_another_error(kind: str, position: float, byte: int) -> None:
     content = bytearray(encode(noise(2000), kind))
-    content[int(where**3 * (len(content) - 1))] = byte  # mostly in the header
+    content[int(position**3 * (len(content) - 1))] = byte  # mostly in the header
     for read in (scan_audio, decode_audio):
         with suppress(UndecodableError):
             read(bytes(content), RATE)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
+def test_samples_that_are_not_finite_are_refused(value: float) -> None:
     waveform_T = noise(500)
     waveform_T[17] = value
     with pytest.raises(UndecodableError, match="NaN or infinite"):
@@ -125,7 +125,7 @@ def test_a_torchaudio_that_does_not_load_is_one_line_with_the_remedy(monkeypatch
     with pytest.raises(ConfigError, match=r"libc10_cuda\.so.*8000 to 16000 Hz.*remove \*\.so in .*torchaudio/lib") as caught:
         decode_audio(encode(noise(500), rate=8000), RATE)
     assert "\n" not in str(caught.value)
-    assert len(decode_audio(encode(noise(500)), RATE)) == 500  # who has nothing to resample needs no torchaudio
+    assert len(decode_audio(encode(noise(500)), RATE)) == 500  # without resampling torchaudio is not needed
 
 
 def test_normalize_is_layer_norm_over_all_samples_to_1e_6() -> None:

@@ -1,4 +1,4 @@
-"""Audio that decoders stumble over: read, or refused with the true reason and by no other exception; scan and decode agree."""
+"""Unusual and damaged audio files are read, or refused with the right reason and no other exception. Scanning and decoding agree."""
 
 import io
 import random
@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from recipes.data.audio import decode_audio, scan_audio
-from recipes.data.manifest import Stretch
+from recipes.data.manifest import Segment
 from recipes.data.media import UndecodableError
 from tests.recipes.data.recordings import RATE, encode, noise
 
@@ -20,13 +20,13 @@ def known_kinds() -> list[tuple[str, str]]:
     return [(kind, subtype) for kind in kinds for subtype in soundfile.available_subtypes(kind)]
 
 
-def written() -> dict[tuple[str, str], bytes]:
+def encoded_in_each() -> dict[tuple[str, str], bytes]:
     files = {}
     for kind, subtype in known_kinds():
         try:
             files[kind, subtype] = encode(noise(4_800), kind, subtype=subtype)
         except (soundfile.SoundFileError, ValueError):
-            continue  # read only
+            continue  # libsndfile only reads this format
     return files
 
 
@@ -35,7 +35,7 @@ def test_formats_that_cannot_seek_are_read(kind: str, subtype: str) -> None:
     content = encode(noise(32_000), kind, subtype=subtype)
     whole = decode_audio(content, RATE)
     assert len(whole) == scan_audio(content, RATE) >= 32_000
-    np.testing.assert_array_equal(decode_audio(content, RATE, Stretch(0.5, 0.25)), whole[8_000:12_000])
+    np.testing.assert_array_equal(decode_audio(content, RATE, Segment(0.5, 0.25)), whole[8_000:12_000])
 
 
 def with_length(content: bytes, num_bytes: int, outer: int | None = None) -> bytes:
@@ -72,30 +72,30 @@ def test_other_containers_that_are_cut_off_are_refused(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg"])
 @pytest.mark.parametrize("rate", [RATE, 22_050])
-def test_a_stretch_is_that_part_of_the_recording(kind: str, rate: int) -> None:
+def test_a_segment_is_that_part_of_the_recording(kind: str, rate: int) -> None:
     content = encode(noise(2 * rate), kind, rate=rate)
     whole = decode_audio(content, rate)
-    for stretch, first, end in [
-        (Stretch(0, 0.5), 0, 0.5),
-        (Stretch(0.5, 0.25), 0.5, 0.75),
-        (Stretch(1.5), 1.5, 2),
-        (Stretch(1, 1.05), 1, 2),
+    for segment, first, end in [
+        (Segment(0, 0.5), 0, 0.5),
+        (Segment(0.5, 0.25), 0.5, 0.75),
+        (Segment(1.5), 1.5, 2),
+        (Segment(1, 1.05), 1, 2),
     ]:
-        part = decode_audio(io.BytesIO(content), rate, stretch)
+        part = decode_audio(io.BytesIO(content), rate, segment)
         np.testing.assert_array_equal(part, whole[round(first * rate) : round(end * rate)])
-        assert scan_audio(content, rate, stretch) == len(part)
-    assert scan_audio(content, RATE, Stretch(0.5, 0.25)) == len(decode_audio(content, RATE, Stretch(0.5, 0.25)))
+        assert scan_audio(content, rate, segment) == len(part)
+    assert scan_audio(content, RATE, Segment(0.5, 0.25)) == len(decode_audio(content, RATE, Segment(0.5, 0.25)))
 
 
-NO_STRETCHES = [(2.0, 0.5), (1.0, 1.2), (-1.0, 0.5), (0.5, 0.0), (0.5, -1), (3,), (float("nan"), 1), (0, float("inf"))]
+NO_SEGMENTS = [(2.0, 0.5), (1.0, 1.2), (-1.0, 0.5), (0.5, 0.0), (0.5, -1), (3,), (float("nan"), 1), (0, float("inf"))]
 
 
-@pytest.mark.parametrize("seconds", NO_STRETCHES)
-def test_a_stretch_outside_the_recording_is_refused(seconds: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("seconds", NO_SEGMENTS)
+def test_a_segment_outside_the_recording_is_refused(seconds: tuple[float, ...]) -> None:
     content = encode(noise(2 * RATE))
     for read in (scan_audio, decode_audio):
-        with pytest.raises(UndecodableError, match=r"s is no stretch of its 2 s"):
-            read(content, RATE, Stretch(*seconds))
+        with pytest.raises(UndecodableError, match=r"s is not within its 2 s"):
+            read(content, RATE, Segment(*seconds))
 
 
 def damage(content: bytes, rng: random.Random) -> bytes:
@@ -105,9 +105,9 @@ def damage(content: bytes, rng: random.Random) -> bytes:
     return bytes(damaged)
 
 
-def length_or_none(read: object, content: bytes, stretch: Stretch | None) -> int | None:
+def length_or_none(read: object, content: bytes, segment: Segment | None) -> int | None:
     try:
-        found = read(content, RATE, stretch)  # type: ignore[operator]
+        found = read(content, RATE, segment)  # type: ignore[operator]
     except UndecodableError as error:
         assert "\n" not in str(error) and "object at" not in str(error)
         return None
@@ -116,20 +116,20 @@ def length_or_none(read: object, content: bytes, stretch: Stretch | None) -> int
 
 def fuzz(num_each: int, seed: int) -> None:
     rng, num_read = random.Random(seed), 0
-    for content in written().values():
+    for content in encoded_in_each().values():
         for _ in range(num_each):
-            damaged, stretch = damage(content, rng), rng.choice((None, None, Stretch(0.1, 0.1)))
-            scanned, decoded = (length_or_none(read, damaged, stretch) for read in (scan_audio, decode_audio))
+            damaged, segment = damage(content, rng), rng.choice((None, None, Segment(0.1, 0.1)))
+            scanned, decoded = (length_or_none(read, damaged, segment) for read in (scan_audio, decode_audio))
             assert decoded is None or decoded == scanned
             num_read += decoded is not None
     assert num_read > 20, "some damage is harmless"
 
 
-def test_no_damage_to_any_container_raises_anything_else_and_lengths_agree(capfd: pytest.CaptureFixture[str]) -> None:
+def test_damage_to_any_container_raises_no_other_error_and_lengths_agree(capfd: pytest.CaptureFixture[str]) -> None:
     fuzz(4, 0)
     assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.slow
-def test_no_damage_to_any_container_raises_anything_else_in_ten_thousand_tries() -> None:
+def test_damage_to_any_container_raises_no_other_error_in_ten_thousand_tries() -> None:
     fuzz(70, 1)

@@ -1,4 +1,4 @@
-"""Chained .ogg and .flac of unknown length: every part is found, and what is cut off is refused."""
+"""Chained .ogg and .flac of unknown length: every part is found, and a truncated file is refused."""
 
 import io
 
@@ -12,7 +12,7 @@ from tests.recipes.data.recordings import RATE, encode, noise
 
 
 def without_length(content: bytes) -> bytes:
-    """A .flac as it is written into a pipe."""
+    """The .flac as a program writes it into a pipe, without its length in the header."""
     info = int.from_bytes(content[18:26], "big") & ~((1 << 36) - 1)
     return content[:18] + info.to_bytes(8, "big") + content[26:]
 
@@ -20,7 +20,7 @@ def without_length(content: bytes) -> bytes:
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24"])
 @pytest.mark.parametrize("rate", [11_025, RATE, 96_000])
 @pytest.mark.parametrize("num_samples", [5, 4096, 4097, 48_001])
-def test_a_flac_that_does_not_tell_its_length_is_read_whole(num_samples: int, rate: int, subtype: str) -> None:
+def test_a_flac_without_its_length_in_the_header_is_read_to_its_end(num_samples: int, rate: int, subtype: str) -> None:
     whole = encode(noise(num_samples), "flac", rate=rate, subtype=subtype)
     content = without_length(whole)
     assert content != whole
@@ -32,7 +32,7 @@ def test_a_flac_that_does_not_tell_its_length_is_read_whole(num_samples: int, ra
 def test_a_flac_of_unknown_length_without_its_end_is_refused(num_missing: int) -> None:
     content = without_length(encode(noise(48_000), "flac"))[:-num_missing]
     for read in (scan_audio, decode_audio):
-        with pytest.raises(UndecodableError, match="its header does not tell its length, and its last frame is damaged or cut off"):
+        with pytest.raises(UndecodableError, match="its header does not contain its length, and its last frame is damaged or cut off"):
             read(content, RATE)
 
 
@@ -52,7 +52,7 @@ def test_a_chained_ogg_whose_last_stream_is_cut_off_is_refused() -> None:
             decode_audio(content[:-cut], RATE)
 
 
-def test_any_other_file_is_its_own_only_part() -> None:
+def test_any_other_file_is_one_part() -> None:
     for kind in ("wav", "flac", "ogg"):
         file = io.BytesIO(encode(noise(2_000), kind))
         assert streams_of(file) == [file]

@@ -1,4 +1,4 @@
-"""Data sets of the `datasets` library: what is read of one, by which name, and what is said of the rest."""
+"""Data sets of the `datasets` library: which split is read, by which names it is found, and the log line of what is left out."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from recipes.data.datasets_library import files_of, load_hub, load_saved, say_ro
 from recipes.errors import ConfigError, MissingSplit
 
 
-def test_of_a_saved_data_set_the_split_that_is_asked_for_is_read_and_the_others_are_said(tmp_path: Path) -> None:
+def test_the_requested_split_of_a_saved_data_set_is_read_and_the_others_are_named(tmp_path: Path) -> None:
     import datasets
 
     rows = {split: datasets.Dataset.from_dict({"text": [split] * count}) for split, count in (("train", 2), ("validation", 1))}
@@ -18,8 +18,8 @@ def test_of_a_saved_data_set_the_split_that_is_asked_for_is_read_and_the_others_
         ("dev", ["validation"], "validation: 1 rows; left out: 2 of train"),
         ("all", ["train", "train", "validation"], "train, validation: 3 rows"),
     ):
-        found, said = load_saved(tmp_path / "saved", split)
-        assert (list(found["text"]), said) == (texts, note)
+        found, line = load_saved(tmp_path / "saved", split)
+        assert (list(found["text"]), line) == (texts, note)
     with pytest.raises(MissingSplit, match="no split 'test', there are train, validation"):
         load_saved(tmp_path / "saved", "test")
 
@@ -34,13 +34,13 @@ def test_the_files_of_a_saved_data_set_are_those_of_the_splits_that_are_read(tmp
     assert files_of(load_saved(tmp_path, "all")[0]) == [arrow["train"], arrow["validation"]]
 
 
-def test_what_is_no_saved_data_set_is_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_saved_data_set_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
     with pytest.raises(ConfigError, match="cannot be read as a table"):
         load_saved(tmp_path, None)
 
 
-def test_a_split_of_the_hub_goes_by_each_of_its_names_and_one_that_is_missing_is_told(
+def test_a_split_of_the_hub_is_found_by_each_of_its_names_and_a_missing_one_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
@@ -55,7 +55,7 @@ def test_a_split_of_the_hub_goes_by_each_of_its_names_and_one_that_is_missing_is
         load_hub("owner/name", "test")
 
 
-def test_what_the_hub_tells_of_its_other_splits_is_said() -> None:
+def test_the_other_splits_of_a_hub_data_set_are_named_if_its_metadata_list_them() -> None:
     import datasets
 
     rows = datasets.Dataset.from_dict({"text": ["a", "b"]})

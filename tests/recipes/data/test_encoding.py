@@ -1,4 +1,4 @@
-"""Encoding in batches: the same tokens in the same order, whatever the number of processes; workers that die are noticed."""
+"""Encoding in batches: the same tokens in the same order for any number of processes; a killed worker process is noticed."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch, data: TextDataConfig) -> list
     return list(batches(open_source(data)))
 
 
-def test_batches_hold_the_corpus_in_order(small_batches: list[TextBatch], data: TextDataConfig) -> None:
+def test_batches_contain_the_corpus_in_order(small_batches: list[TextBatch], data: TextDataConfig) -> None:
     pairs = [pair for batch in small_batches for pair in zip(batch.documents, batch.paragraphs, strict=True)]
     assert pairs == list(open_source(data).paragraphs())
     assert len(small_batches) > 10
@@ -41,7 +41,7 @@ def kill_itself(model_path: str, batch: TextBatch) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_worker_is_said_to_be_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_says_that_a_worker_was_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "_encode", kill_itself)
     with pytest.raises(ConfigError, match="one of 2 tokenizing processes was killed"):
         list(encode_in_order([TextBatch([0], ["text"], 4)], "tokenizer.model", 2))

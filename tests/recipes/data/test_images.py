@@ -1,4 +1,4 @@
-"""Images: whatever Pillow can open becomes RGB, what it cannot is named; views follow torchvision's formulas, written out again here."""
+"""Images: formats that Pillow opens become RGB, other files are refused with the reason. Views follow torchvision, rewritten here."""
 
 import io
 import struct
@@ -37,17 +37,17 @@ def generator(seed: int = 0) -> np.random.Generator:
 
 
 def pixels(image: Image.Image) -> np.ndarray:
-    """(H, W, C), wide enough to subtract."""
+    """(H, W, C) as int64, so that differences do not overflow."""
     return np.asarray(image).astype(np.int64)
 
 
 def png_without_pixels(width: int, height: int) -> bytes:
-    """A PNG of that size by its own word, whose data ends at once."""
+    """A PNG whose header claims that size and whose pixel data are empty."""
     chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(c)) + t + c + struct.pack(">I", zlib.crc32(t + c)) for t, c in chunks)
 
 
-def test_a_lossless_picture_comes_back_as_it_was() -> None:
+def test_a_lossless_picture_is_decoded_unchanged() -> None:
     image = decode_image(encoded(noise()))
     assert image.mode == "RGB"
     np.testing.assert_array_equal(pixels(image), pixels(noise()))
@@ -59,12 +59,12 @@ def test_a_cmyk_jpeg_keeps_its_colours() -> None:
     assert abs(pixels(image) - pixels(original)).max() <= 4
 
 
-def test_palette_pictures_get_their_colours() -> None:
+def test_palette_pictures_are_decoded_to_their_colours() -> None:
     image = decode_image(encoded(noise().quantize(256), "GIF"))
     np.testing.assert_array_equal(pixels(image), pixels(noise().quantize(256).convert("RGB")))
 
 
-def test_transparent_pixels_are_white_whatever_colour_they_hide() -> None:
+def test_transparent_pixels_become_white_whatever_their_hidden_colour() -> None:
     palette = Image.new("P", (2, 1))
     palette.putpalette([255, 0, 0, 0, 0, 255])
     palette.putdata([0, 1])
@@ -99,7 +99,7 @@ def test_16_bits_are_scaled_and_not_clipped(kind: str) -> None:
     assert (decoded == decoded[:, :, :1]).all()
 
 
-def test_a_single_pixel_is_a_picture() -> None:
+def test_a_picture_of_one_pixel_is_decoded() -> None:
     image = decode_image(encoded(Image.new("RGB", (1, 1), (124, 116, 104))))
     assert abs(center_view(image, 32)).max() < 0.02  # ImageNet's mean colour
 
@@ -129,11 +129,11 @@ def test_exif_orientation_is_applied(orientation: int) -> None:
 
 @pytest.mark.parametrize("exif", [b"neither Exif nor TIFF", b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01"])
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_a_damaged_exif_spoils_no_picture(exif: bytes) -> None:
+def test_damaged_exif_data_are_ignored(exif: bytes) -> None:
     np.testing.assert_array_equal(pixels(decode_image(encoded(noise(), exif=exif))), pixels(noise()))
 
 
-def test_an_animation_is_its_first_frame() -> None:
+def test_an_animation_gives_its_first_frame() -> None:
     content = encoded(Image.new("RGB", (4, 4), "red"), "GIF", save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")])
     assert pixels(decode_image(content))[0, 0].tolist() == [255, 0, 0]
 
@@ -152,7 +152,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_whole_picture_is_undecodable(name: str) -> None:
+def test_an_incomplete_or_unsupported_picture_is_undecodable(name: str) -> None:
     content, reason = BAD[name]
     with pytest.raises(UndecodableError, match=reason) as caught:
         decode_image(content)
@@ -161,7 +161,7 @@ def test_what_is_no_whole_picture_is_undecodable(name: str) -> None:
 
 
 @given(st.integers(0, 400), st.integers(0, 255), st.integers(20, 2000))
-def test_damaged_bytes_are_a_picture_or_undecodable(position: int, value: int, length: int) -> None:
+def test_damaged_bytes_are_decoded_or_undecodable(position: int, value: int, length: int) -> None:
     content = bytearray(JPEG[:length])
     content[position % len(content)] = value
     try:
@@ -177,7 +177,7 @@ def test_a_decompression_bomb_is_undecodable(side: int) -> None:
         decode_image(png_without_pixels(side, side))
 
 
-def test_normalise_is_torchvisions_formula_within_1e_6() -> None:
+def test_normalise_follows_torchvisions_formula_within_1e_6() -> None:
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     view = normalise(noise())
     assert view.dtype == np.float32 and view.flags.c_contiguous and view.shape == (3, 30, 40)
@@ -197,7 +197,7 @@ def _jittered(pixels_HWC: np.ndarray, order: list[int], factors: list[float]) ->
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_color_jitter_is_its_formula_within_3_of_255(seed: int) -> None:
+def test_color_jitter_follows_its_formula_within_3_of_255(seed: int) -> None:
     rng = generator(seed)
     order, factors = rng.permutation(3).tolist(), rng.uniform(0.6, 1.4, 3).tolist()
     expected = _jittered(pixels(noise()).astype(float), order, factors)
@@ -214,7 +214,7 @@ def test_color_jitter_draws_every_order_and_the_whole_range() -> None:
     assert len(results) == 20
 
 
-def test_no_jitter_changes_nothing_and_takes_the_same_flips_and_crops() -> None:
+def test_without_jitter_colours_stay_and_flips_and_crops_are_the_same() -> None:
     rng, other = generator(5), generator(5)
     np.testing.assert_array_equal(pixels(color_jitter(noise(), 0.0, rng)), pixels(noise()))
     color_jitter(noise(), 0.4, other)
@@ -230,7 +230,7 @@ def test_a_crop_lies_within_the_picture(width: int, height: int, one: float, oth
     assert 0 <= left < right <= width and 0 <= upper < lower <= height
 
 
-def test_crops_have_the_asked_areas_and_ratios_and_reach_every_corner() -> None:
+def test_crops_have_the_requested_areas_and_ratios_and_reach_every_corner() -> None:
     rng, size = generator(), 400
     boxes = np.array([random_crop_box(size, size, (0.08, 1.0), rng) for _ in range(4000)])
     widths, heights = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
@@ -246,7 +246,7 @@ def test_crops_have_the_asked_areas_and_ratios_and_reach_every_corner() -> None:
 @pytest.mark.parametrize(("size", "box"), [((100, 10), (43, 0, 56, 10)), ((10, 100), (0, 43, 10, 56)), ((100, 100), (0, 0, 100, 100))])
 def test_a_crop_that_never_fits_is_the_largest_central_one(size: tuple[int, int], box: tuple[int, int, int, int]) -> None:
     class Unlucky:
-        """Draws the largest number: too wide for every picture."""
+        """Always draws the largest number, which gives a crop too wide for the picture."""
 
         def uniform(self, low: float, high: float) -> float:
             return high
@@ -269,7 +269,7 @@ def test_a_random_view_is_jitter_then_flip_then_crop_bit_for_bit() -> None:
     assert flips == {True, False}
 
 
-def test_without_randomness_a_view_is_the_picture() -> None:
+def test_without_randomness_a_view_is_the_whole_picture() -> None:
     square = noise(30, 30)
     np.testing.assert_array_equal(random_view(square, 30, PLAIN, generator(1)), normalise(square))
     flipped = VisionDataConfig(color_jitter=0.0, flip_prob=1.0, crop_scale=(1.0, 1.0))
@@ -295,6 +295,6 @@ def test_a_central_view_is_resize_then_central_crop_within_2_of_255(size: tuple[
         (VisionDataConfig(flip_prob=1.5), "flip_prob 1.5 "),
     ],
 )
-def test_impossible_views_are_refused(data: VisionDataConfig, message: str) -> None:
+def test_settings_of_the_view_that_are_out_of_range_are_refused(data: VisionDataConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=f"data.{message}"):
         check_views(data)

@@ -1,4 +1,4 @@
-"""Labelled examples as micro-batches: nothing masked, padding known, and the same features-to-be however they are batched."""
+"""Labelled examples as micro-batches: nothing is masked, padding is marked, and an example's input does not depend on its batch."""
 
 import io
 from pathlib import Path
@@ -30,7 +30,7 @@ def open_labelled(recipe: Recipe, path: str, split: str, label_column: str, prep
 
 
 def batches_of(data: Labelled, indices: list[int]) -> list[Batch]:
-    """Of data that can all be decoded."""
+    """The batches of data without undecodable items."""
     bad: dict[str, BadItem] = {}
     batches = list(data.batches(indices, bad))
     assert [number for numbers, _ in batches for number in numbers] == indices and not bad
@@ -49,7 +49,7 @@ def digits(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_clips_come_whole_and_one_by_one(digits: Path) -> None:
+def test_clips_are_whole_and_one_per_batch(digits: Path) -> None:
     recipe = speech_tiny()
     data = open_labelled(recipe, str(digits), "train", "label", Path())
     assert data.labels == ["high"] * 3 + ["low"] * 3
@@ -59,7 +59,7 @@ def test_clips_come_whole_and_one_by_one(digits: Path) -> None:
     assert len(open_labelled(recipe, str(digits), "test", "label", Path()).labels) == 2
 
 
-def test_images_are_seen_in_the_central_view(tmp_path: Path) -> None:
+def test_images_are_read_as_central_views(tmp_path: Path) -> None:
     for name in ("cats", "dogs"):
         (tmp_path / name).mkdir()
         Image.fromarray(np.full((20, 30, 3), 200, np.uint8)).save(tmp_path / name / "a.png")
@@ -69,7 +69,7 @@ def test_images_are_seen_in_the_central_view(tmp_path: Path) -> None:
     torch.testing.assert_close(batch.inputs[0], batch.inputs[1])
 
 
-def test_sentences_are_tokens_behind_bos_cut_at_the_recipes_length(tiny_prepared: Path, tmp_path: Path) -> None:
+def test_sentences_are_tokens_after_bos_cut_to_the_recipes_length(tiny_prepared: Path, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\nba do,0\n" + "ba do ki " * 99 + ",1\n")
     recipe = tiny_recipe()
     data = open_labelled(recipe, str(tmp_path), "train", "label", tiny_prepared)
@@ -82,18 +82,18 @@ def test_sentences_are_tokens_behind_bos_cut_at_the_recipes_length(tiny_prepared
     assert not alone.padding_mask_BS.any(), "the same kernels whether or not a batch needs the mask"
 
 
-def test_batches_keep_the_order_asked_for_and_its_size(tmp_path: Path) -> None:
+def test_batches_keep_the_requested_order_and_all_its_examples(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"c{number}").mkdir()
         Image.new("RGB", (8, 8), (80 * number, 0, 0)).save(tmp_path / f"c{number}" / "a.png")
     data = open_labelled(vision_tiny(), str(tmp_path), "train", "label", Path())
     order = [2, 0, 1] * BATCH + [1, 0]
     batches = batches_of(data, order)
-    assert [len(batch.inputs) for batch in batches] == [BATCH] * 3 + [2], "the rest too"
+    assert [len(batch.inputs) for batch in batches] == [BATCH] * 3 + [2], "the last batch is smaller"
     assert torch.equal(torch.cat([batch.inputs for batch in batches]), data.collate([data.read(number) for number in order]).inputs)
 
 
-def test_text_is_read_with_the_runs_tokenizer_from_the_columns_told_to_the_recipes_length(tiny_prepared: Path, tmp_path: Path) -> None:
+def test_text_is_read_with_the_runs_tokenizer_from_the_given_columns_to_the_recipes_length(tiny_prepared: Path, tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\nno,no\n")
     (tmp_path / "test.csv").write_text("text,label,sentence,kind\nno,no,ba do,3\nno,no," + "ba do ki " * 99 + ",4\n")
     recipe = tiny_recipe(data__text_column="sentence", frontend__max_positions=48, data__tokenizer=tmp_path / "moved.model")
@@ -105,7 +105,7 @@ def test_text_is_read_with_the_runs_tokenizer_from_the_columns_told_to_the_recip
 
 
 @pytest.mark.parametrize("modality", ["speech", "vision"])
-def test_tables_of_recordings_and_images_are_read_by_the_split_and_columns_told(modality: str, tmp_path: Path) -> None:
+def test_tables_of_recordings_and_images_are_read_by_the_given_split_and_columns(modality: str, tmp_path: Path) -> None:
     content = io.BytesIO()
     if modality == "speech":
         soundfile.write(content, np.sin(np.arange(2000)), RATE, format="wav")
@@ -121,11 +121,11 @@ def test_tables_of_recordings_and_images_are_read_by_the_split_and_columns_told(
 def test_clips_are_resampled_to_the_recipes_rate_and_normalised_as_in_training(digits: Path) -> None:
     data = open_labelled(tiny_recipe("speech", data__sample_rate=4000), str(digits), "test", "label", Path())
     waveform_T = data.read(1).waveform
-    assert len(waveform_T) == (80 + 640) // 2, "of clips at 8 kHz"
+    assert len(waveform_T) == (80 + 640) // 2, "the clips have 8 kHz"
     assert abs(waveform_T.mean()) < 1e-6 and waveform_T.std() == pytest.approx(1, abs=0.01)
 
 
-def test_a_clip_shorter_than_what_a_frame_sees_is_padded_to_one_frame(tmp_path: Path) -> None:
+def test_a_clip_shorter_than_the_receptive_field_is_padded_to_one_frame(tmp_path: Path) -> None:
     (tmp_path / "high").mkdir()
     soundfile.write(tmp_path / "high" / "a.wav", np.sin(np.arange(40)), RATE)
     recipe = speech_tiny()
@@ -143,7 +143,7 @@ def test_items_without_a_label_have_none_and_a_list_gives_its_columns(tmp_path: 
     assert (data.labels, list(data.columns)) == (["1", None], ["path", "kind"])
 
 
-def test_what_cannot_be_decoded_is_left_out_of_its_batch_and_named_and_an_empty_batch_is_none(tmp_path: Path) -> None:
+def test_undecodable_items_are_left_out_of_their_batch_and_named_and_an_empty_batch_is_skipped(tmp_path: Path) -> None:
     for number in range(BATCH + 2):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number:02}.png")
     for number in (1, BATCH, BATCH + 1):
@@ -156,7 +156,7 @@ def test_what_cannot_be_decoded_is_left_out_of_its_batch_and_named_and_an_empty_
     assert bad[str(tmp_path / "01.png")].reason.startswith("not an image")
 
 
-def test_a_run_without_its_tokenizer_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_tokenizer_of_the_run_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\nba do,0\n")
     with pytest.raises(ConfigError, match=r"tokenizer\.model: the run's tokenizer is not there; put the run's prepared folder back"):
         open_labelled(tiny_recipe(), str(tmp_path), "train", "label", tmp_path)

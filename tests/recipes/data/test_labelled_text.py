@@ -1,4 +1,4 @@
-"""Labelled text tables: splits by file name, columns by name, and what is said when they are not there."""
+"""Labelled text tables: splits by file name, columns by name, and the errors if they are missing."""
 
 import json
 from pathlib import Path
@@ -29,21 +29,12 @@ def test_a_split_is_the_file_of_its_name(folder: Path) -> None:
     assert load(folder, "valid") == (list("xyz"), ["1", "1", "1"])
 
 
-def test_a_link_that_is_named_for_a_split_goes_before_one_that_is_not(tmp_path: Path) -> None:
-    for name in ("data/train/a.csv", "far/a.csv"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text(f"text,label\n{name},1\n")
-    for name in ("also", "test"):
-        (tmp_path / "data" / name).symlink_to(tmp_path / "far")
-    assert load(tmp_path / "data", "test") == (["far/a.csv"], ["1"])
-
-
-def test_a_tab_separated_table_is_cut_at_its_tabs(tmp_path: Path) -> None:
+def test_a_tab_separated_table_is_split_at_its_tabs(tmp_path: Path) -> None:
     (tmp_path / "train.tsv").write_text("text\tlabel\none, two\ta\n")
     assert load(tmp_path, "train") == (["one, two"], ["a"])
 
 
-def test_labels_called_na_are_labels_and_a_missing_one_is_none(tmp_path: Path) -> None:
+def test_labels_such_as_na_and_null_are_labels_and_an_empty_cell_is_none(tmp_path: Path) -> None:
     labels = ["NA", "None", "null", "nan", "1", "01", "true"]
     (tmp_path / "train.csv").write_text("text,label,other\n" + "".join(f"t,{label},{i}\n" for i, label in enumerate(labels)) + "t,,x\n")
     assert load(tmp_path, "train")[1] == [*labels, None]
@@ -54,12 +45,12 @@ def test_other_columns_may_have_any_type(tmp_path: Path) -> None:
     assert load(tmp_path, "train") == (["a", "b"], ["0", "1"])
 
 
-def test_a_folder_may_be_named_from_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_of_a_folder_may_begin_with_a_tilde(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     assert load(f"~/{folder.name}", "valid")[0] == list("xyz")
 
 
-def test_a_hub_name_is_asked_for_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_requested_split_of_a_hub_name_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     def give(*args: object, **options: object) -> datasets.Dataset:
@@ -84,12 +75,14 @@ def test_a_damaged_table_is_named_in_one_line(tmp_path: Path) -> None:
         ("train", ("words", "label"), r"no column 'words', there are text, label; rename the column of texts"),
     ],
 )
-def test_what_is_not_there_is_said_with_what_is(folder: Path, split: str, columns: tuple[str, str], complaint: str) -> None:
+def test_the_error_for_a_missing_split_or_column_lists_the_others(
+    folder: Path, split: str, columns: tuple[str, str], complaint: str
+) -> None:
     with pytest.raises(ConfigError, match=complaint):
         load(folder, split, columns)
 
 
-def test_a_split_that_is_not_there_is_told_from_what_cannot_be_read(folder: Path) -> None:
+def test_a_missing_split_raises_missing_split_and_a_missing_column_does_not(folder: Path) -> None:
     with pytest.raises(MissingSplit):
         load(folder, "test")
     with pytest.raises(ConfigError) as caught:
@@ -97,25 +90,25 @@ def test_a_split_that_is_not_there_is_told_from_what_cannot_be_read(folder: Path
     assert not isinstance(caught.value, MissingSplit)
 
 
-def test_one_file_and_no_data_are_the_users_to_mend(folder: Path) -> None:
+def test_one_file_or_no_data_is_a_config_error(folder: Path) -> None:
     with pytest.raises(ConfigError, match="one file is one split"):
         load(folder / "train.csv", "train")
     with pytest.raises(ConfigError, match="the shipped text has no labels"):
         load_split(None, "train", *COLUMNS)
 
 
-def test_a_column_that_is_not_there_gives_no_labels_and_the_columns_that_there_are(folder: Path) -> None:
+def test_a_missing_label_column_gives_no_labels_and_the_existing_columns(folder: Path) -> None:
     assert load_split(str(folder), "train", "text", "intent") == (["one, two", "three"], [None, None], ["text", "label"])
 
 
-def test_a_class_has_one_name_whatever_an_empty_cell_makes_of_its_column(tmp_path: Path) -> None:
+def test_a_class_has_the_same_name_if_an_empty_cell_makes_its_column_float(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\na,0\nb,1\n")
     (tmp_path / "test.csv").write_text("text,label\na,0\nb,\nc,1\nd,-1\n")
     assert load(tmp_path, "train")[1] == ["0", "1"]
     assert load(tmp_path, "test")[1] == ["0", None, "1", None]
 
 
-def test_numbered_classes_go_by_their_names(tmp_path: Path) -> None:
+def test_numbered_classes_are_read_by_their_names(tmp_path: Path) -> None:
     from datasets import ClassLabel, Dataset, Features, Value
 
     features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
@@ -136,7 +129,7 @@ def test_a_saved_data_set_is_read_by_its_splits(tmp_path: Path) -> None:
         load(tmp_path / "saved", "valid")
 
 
-def test_a_split_may_lie_in_several_files_at_any_depth_with_any_characters_in_their_names(tmp_path: Path) -> None:
+def test_a_split_may_be_in_several_files_at_any_depth_with_any_characters_in_their_names(tmp_path: Path) -> None:
     folder = tmp_path / "labels [v2]" / "data"
     folder.mkdir(parents=True)
     for name, text in (("train-00000-of-00002", "a"), ("train-00001-of-00002", "b"), ("test-00000-of-00001", "c")):
@@ -146,3 +139,12 @@ def test_a_split_may_lie_in_several_files_at_any_depth_with_any_characters_in_th
     (folder / "test.jsonl").write_text(json.dumps({"text": "d", "label": "x"}))
     with pytest.raises(ConfigError, match=r"split 'test' is in more than one kind of file \(\.csv, \.jsonl\); leave one"):
         load(folder.parent, "test")
+
+
+def test_a_link_that_is_named_for_a_split_goes_before_one_that_is_not(tmp_path: Path) -> None:
+    for name in ("data/train/a.csv", "far/a.csv"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"text,label\n{name},1\n")
+    for name in ("also", "test"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "far")
+    assert load(tmp_path / "data", "test") == (["far/a.csv"], ["1"])

@@ -1,4 +1,4 @@
-"""What a label is: one name for a class however a table holds it, and none where there is none."""
+"""Class names of labels: a class has one name in every type of column, and an empty cell has none."""
 
 import math
 
@@ -32,7 +32,7 @@ def test_a_class_has_the_same_name_as_a_number_and_as_text(value: object, name: 
     assert class_name(value) == name
 
 
-def test_numbered_classes_go_by_their_names_and_minus_one_is_none() -> None:
+def test_numbered_classes_are_read_by_their_names_and_minus_one_is_none() -> None:
     names = ["-1", "cat"]
     assert [class_name(value, names) for value in (0, 1, -1, None)] == ["-1", "cat", None, None]
     assert class_name(7, names) == "7", "a number without a name"

@@ -1,4 +1,4 @@
-"""A library that is missing is one line for the user, wherever it is needed."""
+"""A missing library is one line for the user, for each kind of data that needs it."""
 
 import re
 import subprocess
@@ -15,7 +15,7 @@ def test_no_other_module_imports_them() -> None:
     assert [path.name for path in (ROOT / "recipes").rglob("*.py") if pattern.search(path.read_text())] == []
 
 
-def test_what_is_there_is_given() -> None:
+def test_an_installed_library_is_returned() -> None:
     assert required("pyarrow").__name__ == "pyarrow"
 
 
@@ -33,7 +33,7 @@ except ConfigError as error:
 """
 
 
-def test_what_is_missing_is_named_and_text_is_read_without_it(tmp_path: Path) -> None:
+def test_a_missing_dependency_is_named_and_text_is_read_without_it(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("text\none\n")
     (tmp_path / "state.json").write_text("{}")  # a saved data set
     done = subprocess.run([sys.executable, "-c", WITHOUT_PANDAS, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=60)

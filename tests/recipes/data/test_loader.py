@@ -1,4 +1,4 @@
-"""The loader: which samples make an update, how ranks and micro-batches share them, and resuming without replay."""
+"""The loader: the samples of an update, their split over ranks and micro-batches, and resuming without replay."""
 
 import re
 import threading
@@ -17,7 +17,7 @@ from tests.recipes.data.numbers_data import Numbers, Row, open_loader, order_of,
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_any_update_can_be_asked_for_first(build: Callable[..., UpdateLoader], num_workers: int) -> None:
+def test_a_loader_can_start_at_any_update(build: Callable[..., UpdateLoader], num_workers: int) -> None:
     replayed = build(group=4)
     expected = [rows_of(replayed.batches(update)) for update in range(20)]
     assert len({tuple(rows) for rows in expected}) == 20
@@ -27,7 +27,7 @@ def test_any_update_can_be_asked_for_first(build: Callable[..., UpdateLoader], n
     assert rows_of(resumed.batches(2)) == expected[2], "a jump back"
 
 
-def test_a_resumed_loader_reads_nothing_that_lies_before() -> None:
+def test_a_resumed_loader_reads_nothing_before_its_first_update() -> None:
     class Watched(Numbers):
         def example(self, epoch: int, index: int, group: Row) -> Row:
             read.append((epoch, index))
@@ -42,10 +42,8 @@ def test_a_resumed_loader_reads_nothing_that_lies_before() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 3), st.sampled_from([1, 2, 3, 4]), st.integers(1, 3), st.integers(0, 30))
-def test_the_ranks_share_the_global_batch_whatever_their_number(
-    micro: int, parts: int, dp_size: int, accumulation: int, update: int
-) -> None:
-    """Samples, groups and order are those of one rank, and a micro-batch lies within one group where its size divides the group's."""
+def test_any_number_of_ranks_splits_the_same_global_batch(micro: int, parts: int, dp_size: int, accumulation: int, update: int) -> None:
+    """Samples, groups and order are the same as with one rank. A micro-batch is within one group if its size divides that of the group."""
     group, batch = micro * parts, micro * parts * dp_size * accumulation
     loaders = [open_loader(Numbers(150), seed=3, batch=batch, group=group, micro=micro, rank=(rank, dp_size)) for rank in range(dp_size)]
     loaded = [loader.batches(update) for loader in loaders]
@@ -60,11 +58,11 @@ def test_the_ranks_share_the_global_batch_whatever_their_number(
         assert len({row[2:] for row in rows_of([item])}) == 1, "all rows of a micro-batch are of one group"
 
 
-def test_shares_are_contiguous_and_complete() -> None:
+def test_the_slices_of_the_ranks_are_contiguous_and_complete() -> None:
     assert [rank_share(12, rank, 3) for rank in range(3)] == [slice(0, 4), slice(4, 8), slice(8, 12)]
 
 
-def test_the_list_of_micro_batches_has_no_end_and_starts_at_any_update() -> None:
+def test_the_sequence_of_micro_batches_has_no_end_and_starts_at_any_update() -> None:
     order = order_of(Numbers(20), batch=4, group=2)
     endless = micro_batches(order, rank_share(4, 1, 2), 1, 7)
     taken = [next(endless) for _ in range(20)]
@@ -87,7 +85,7 @@ def test_the_next_update_is_built_in_the_background() -> None:
 
     loader = open_loader(Watched(50))
     time.sleep(0.1)
-    assert built == [], "nothing while the model is built"
+    assert built == [], "nothing is read while the model is built"
     loader.batches(0)
     wait_for(16)
     loader.close()
@@ -95,8 +93,8 @@ def test_the_next_update_is_built_in_the_background() -> None:
     assert [index for index, _ in built] == [position.index for update in (0, 1) for position in loader.positions(update)]
 
 
-def test_closing_waits_for_the_update_under_way() -> None:
-    """What reads on while its data set, its folder and Python itself go away ends in a traceback."""
+def test_closing_waits_for_the_update_that_is_being_built() -> None:
+    """A thread that still reads while its data set, its folder or Python itself goes away ends with a traceback."""
 
     class Held(Numbers):
         def example(self, epoch: int, index: int, group: Row) -> Row:
@@ -115,7 +113,7 @@ def test_closing_waits_for_the_update_under_way() -> None:
     assert len(built) == 16
 
 
-def test_the_wait_is_the_time_that_the_data_were_not_there() -> None:
+def test_wait_seconds_is_the_time_until_the_data_were_ready() -> None:
     class Held(Numbers):
         def example(self, epoch: int, index: int, group: Row) -> Row:
             assert ready.wait(10)
@@ -131,7 +129,7 @@ def test_the_wait_is_the_time_that_the_data_were_not_there() -> None:
 
 
 def test_loading_draws_nothing_from_torchs_generator(build: Callable[..., UpdateLoader]) -> None:
-    """Dropout reseeds it, on the training thread, at the same time."""
+    """The training thread reseeds this generator for dropout at the same time."""
     state = torch.get_rng_state()
     loader = build()
     loader.batches(0), loader.batches(11)
@@ -139,14 +137,14 @@ def test_loading_draws_nothing_from_torchs_generator(build: Callable[..., Update
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_an_error_in_the_background_reaches_the_caller_as_one_line(build: Callable[..., UpdateLoader], num_workers: int) -> None:
+def test_an_error_in_the_background_is_raised_in_the_caller_as_one_line(build: Callable[..., UpdateLoader], num_workers: int) -> None:
     loader = build(Numbers(8, broken=5), num_workers=num_workers)
     with pytest.raises(ConfigError) as caught:
         loader.batches(0)
-    assert str(caught.value) == "sample 5 is damaged; mend it"
+    assert str(caught.value) == "sample 5 is damaged; fix it"
 
 
-def test_fewer_samples_than_one_batch_is_refused_with_numbers() -> None:
+def test_fewer_samples_than_one_batch_are_refused_with_numbers() -> None:
     with pytest.raises(ConfigError, match=r"31 samples, fewer than one batch of 32; .*--set run\.global_batch_size=24"):
         check_enough(Numbers(31), 32)
     check_enough(Numbers(32), 32)
@@ -178,7 +176,7 @@ def test_every_rank_evaluates_the_same_number_of_equal_batches(size: int, sample
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 3), st.integers(1, 4), st.integers(2, 4))
 def test_groups_of_the_evaluation_are_the_same_on_every_topology(size: int, samples: int, micro: int, dp_size: int, parts: int) -> None:
-    """Whichever samples a rank gets, each is seen with the group that one rank would see it in, and no batch crosses a group."""
+    """Each sample has the same group as with one rank, for any number of ranks, and no batch contains samples of two groups."""
     group = micro * parts
     if min(size, samples) < dp_size:
         return
@@ -198,13 +196,13 @@ def test_held_out_samples_are_spread_over_the_data() -> None:
     assert not held_out(0, samples=4, micro=4, rank=(0, 2))
 
 
-def test_the_message_for_too_few_held_out_samples_has_its_remedies() -> None:
+def test_the_message_for_too_few_held_out_samples_has_remedies() -> None:
     with pytest.raises(ConfigError) as caught:
         held_out(3, samples=2, micro=1, rank=(0, 4))
     assert re.fullmatch(r"2 held-out samples for 4 data-parallel ranks; raise .* or --set data\.heldout_fraction=0", str(caught.value))
 
 
-def test_bad_held_out_items_stay_with_the_data_set_until_they_are_asked_for() -> None:
+def test_bad_held_out_items_remain_in_the_data_set_until_take_bad() -> None:
     dataset = Numbers(4, bad=2)
     options = {"max_samples": 4, "micro_batch_size": 2, "group_size": 1, "dp_rank": 0, "dp_size": 1}
     assert len(list(eval_batches(dataset, **options))) == 2

@@ -1,4 +1,4 @@
-"""The loader's worker processes: the same batches as without, deaf to signals, and gone when the loader is closed."""
+"""The loader's worker processes: the same batches as without workers, signals are ignored, and they end when the loader is closed."""
 
 import os
 import signal
@@ -22,12 +22,12 @@ from tests.recipes.data.numbers_data import Numbers, Row, rows_of
 
 
 def parent_of(pid: int) -> int:
-    """The process that forked it."""
+    """Return the id of the process that forked it."""
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def is_running(pid: int) -> bool:
-    """False also for what has ended and was not yet waited for."""
+    """True if the process exists and is not a zombie."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
@@ -35,8 +35,8 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_0_1_and_2_workers_give_the_same_batches_and_the_bad_items_they_met(build: Callable[..., UpdateLoader]) -> None:
-    """Batches in order, whichever worker is quicker; a bad item comes with the batch that met it, once for each time."""
+def test_0_1_and_2_workers_give_the_same_batches_with_the_same_bad_items(build: Callable[..., UpdateLoader]) -> None:
+    """Batches are in order, whichever worker is faster. A bad item is returned with the batch that contained it, each time it is read."""
     seen = []
     for num_workers in (0, 1, 2):
         loader = build(Numbers(50, bad=7), group=4, num_workers=num_workers)
@@ -47,7 +47,7 @@ def test_0_1_and_2_workers_give_the_same_batches_and_the_bad_items_they_met(buil
     assert sum(len(bad) for _, bad in seen[2]) == 2
 
 
-def test_a_stop_request_to_the_whole_group_leaves_the_workers_reading_and_close_ends_them(build: Callable[..., UpdateLoader]) -> None:
+def test_workers_go_on_reading_after_stop_signals_and_close_ends_them(build: Callable[..., UpdateLoader]) -> None:
     loader, plain = build(num_workers=2), build()
     assert rows_of(loader.batches(0)) == rows_of(plain.batches(0))
     pids = loader.worker_pids
@@ -57,7 +57,7 @@ def test_a_stop_request_to_the_whole_group_leaves_the_workers_reading_and_close_
             os.kill(pid, number)
     time.sleep(0.2)
     assert [rows_of(loader.batches(update)) for update in range(1, 9)] == [rows_of(plain.batches(update)) for update in range(1, 9)]
-    assert all(map(is_running, pids)) and loader.worker_pids == pids, "they go on through all updates"
+    assert all(map(is_running, pids)) and loader.worker_pids == pids, "the same processes read all updates"
     loader.close()
     deadline = time.monotonic() + 10
     while any(map(is_running, pids)) and time.monotonic() < deadline:
@@ -74,7 +74,7 @@ class Fractions(Numbers):
         return replace(batch, inputs=batch.inputs.float())
 
 
-def test_a_model_that_is_built_under_zero_init_meanwhile_changes_no_batch(
+def test_building_a_model_under_zero_init_at_the_same_time_changes_no_batch(
     build: Callable[..., UpdateLoader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """zero.Init replaces torch.empty in every thread, and torch receives a worker's tensor through torch.empty."""
@@ -100,7 +100,7 @@ class Deadly(Numbers):
         return super().example(epoch, index, group)
 
 
-def test_a_worker_that_is_killed_is_one_line_at_once(build: Callable[..., UpdateLoader]) -> None:
+def test_a_killed_worker_is_reported_in_one_line_at_once(build: Callable[..., UpdateLoader]) -> None:
     loader = build(Deadly(8), num_workers=2)
     begin = time.monotonic()
     with pytest.raises(ConfigError, match=r"\(data.num_workers=2\) was killed, probably for lack of memory; .*data.num_workers=0"):
@@ -110,7 +110,7 @@ def test_a_worker_that_is_killed_is_one_line_at_once(build: Callable[..., Update
     assert not any(map(is_running, loader.worker_pids))
 
 
-def test_what_does_not_fit_into_shared_memory_is_found_at_the_first_update(
+def test_too_little_shared_memory_is_noticed_at_the_first_update(
     build: Callable[..., UpdateLoader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shared_memory.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
@@ -119,7 +119,7 @@ def test_what_does_not_fit_into_shared_memory_is_found_at_the_first_update(
 
 
 class Endless(Numbers):
-    """Never comes back from sample 5."""
+    """Sleeps 1000 seconds in sample 5."""
 
     def example(self, epoch: int, index: int, group: Row) -> Row:
         """One sample."""
@@ -127,7 +127,7 @@ class Endless(Numbers):
         return super().example(epoch, index, group)
 
 
-def test_closing_takes_seconds_where_a_worker_is_stuck(build: Callable[..., UpdateLoader], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_takes_seconds_even_if_a_worker_is_stuck(build: Callable[..., UpdateLoader], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recipes.system.processes.LEAVE_SECONDS", 0.2)
     loader = build(Endless(8), num_workers=2)
     loader._prefetch(0)

@@ -1,4 +1,4 @@
-"""Items that are files, and what becomes of those that cannot be decoded."""
+"""Items that are files, and the treatment of items that cannot be decoded."""
 
 import errno
 from pathlib import Path
@@ -11,7 +11,7 @@ from recipes.errors import ConfigError
 
 
 def fill(folder: Path, *names: str) -> Path:
-    """Files that hold their own names."""
+    """Create files whose content is their own name."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
@@ -19,13 +19,13 @@ def fill(folder: Path, *names: str) -> Path:
 
 
 def decode(content: bytes) -> str:
-    """Everything but what begins with x."""
+    """Decode text. Content that begins with x is undecodable."""
     if content.startswith(b"x"):
         raise UndecodableError("it begins with x")
     return content.decode()
 
 
-def test_first_good_passes_over_bad_items_in_the_order_it_is_given(tmp_path: Path) -> None:
+def test_first_good_skips_bad_items_in_the_given_order(tmp_path: Path) -> None:
     fill(tmp_path, "a.wav", "x.wav")
     media = Files("data", str(tmp_path), ["a.wav", "x.wav", "gone.wav"])
     assert first_good(media, [0, 1], decode) == ("a.wav", 0, [])
@@ -48,18 +48,7 @@ def test_ten_bad_items_are_named_and_the_rest_counted() -> None:
     assert name_bad(bad).endswith("9.wav (empty file) and 2 more") and "10.wav" not in name_bad(bad)
 
 
-def test_a_bad_item_has_its_file_beside_the_name_that_the_user_reads(tmp_path: Path) -> None:
-    fill(tmp_path, "x.wav", "a.wav")
-    paths, stretches_N2 = ["x.wav", "caf\udce9.wav", "a.wav"], np.full((3, 2), np.nan)
-    stretches_N2[0] = 0.5, 1.0
-    _, _, bad = first_good(Files("data", str(tmp_path), paths, stretches_N2=stretches_N2), range(3), decode)
-    assert [(item.where, item.file) for item in bad] == [
-        (f"{tmp_path}/x.wav 0.500 to 1.500 s", f"{tmp_path}/x.wav"),
-        (f"{tmp_path}/caf\\udce9.wav", f"{tmp_path}/caf\udce9.wav"),
-    ]
-
-
-def test_a_file_name_that_is_no_utf_8_can_be_printed(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf_8_can_be_printed(tmp_path: Path) -> None:
     media = Files("data", str(tmp_path), ["caf\udce9.wav"])
     with pytest.raises(ConfigError, match=r"caf\\udce9\.wav"):
         first_good(media, [0], decode)
@@ -68,20 +57,20 @@ def test_a_file_name_that_is_no_utf_8_can_be_printed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "error", [ValueError("one\ntwo"), MemoryError(), KeyError("x"), OSError("image file is truncated"), RuntimeError("")]
 )
-def test_whatever_a_decoder_raises_is_undecodable_in_one_line(error: Exception) -> None:
+def test_any_error_of_a_decoder_becomes_an_undecodable_error_of_one_line(error: Exception) -> None:
     with pytest.raises(UndecodableError) as caught, decoding():
         raise error
     assert str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), ConfigError("x"), UndecodableError("x"), KeyboardInterrupt()])
-def test_what_is_no_decoders_fault_stays_what_it_is(error: BaseException) -> None:
+def test_errors_that_do_not_come_from_a_decoder_are_not_changed(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught, decoding():
         raise error
     assert caught.value is error
 
 
-def test_items_of_one_file_are_known_whatever_leads_to_it(tmp_path: Path) -> None:
+def test_items_of_one_file_have_one_origin_for_every_path_to_it(tmp_path: Path) -> None:
     fill(tmp_path, "a.wav", "b.wav")
     (tmp_path / "c.wav").symlink_to("a.wav")
     media = Files("data", str(tmp_path), ["a.wav", "./a.wav", "c.wav", str(tmp_path / "a.wav"), "b.wav", "gone.wav"])
@@ -105,5 +94,16 @@ def test_items_of_one_file_are_known_whatever_leads_to_it(tmp_path: Path) -> Non
         (57, 0.0, 0),
     ],
 )
-def test_a_share_of_the_items_may_be_bad_and_of_a_small_set_a_few(num_items: int, max_fraction: float, allowed: int) -> None:
+def test_a_share_of_the_items_may_be_bad_and_a_few_of_a_small_data_set(num_items: int, max_fraction: float, allowed: int) -> None:
     assert allowed_bad(num_items, max_fraction) == allowed
+
+
+def test_a_bad_item_has_its_file_beside_the_name_that_the_user_reads(tmp_path: Path) -> None:
+    fill(tmp_path, "x.wav", "a.wav")
+    paths, segments_N2 = ["x.wav", "caf\udce9.wav", "a.wav"], np.full((3, 2), np.nan)
+    segments_N2[0] = 0.5, 1.0
+    _, _, bad = first_good(Files("data", str(tmp_path), paths, segments_N2=segments_N2), range(3), decode)
+    assert [(item.where, item.file) for item in bad] == [
+        (f"{tmp_path}/x.wav 0.500 to 1.500 s", f"{tmp_path}/x.wav"),
+        (f"{tmp_path}/caf\\udce9.wav", f"{tmp_path}/caf\udce9.wav"),
+    ]

@@ -1,4 +1,5 @@
-"""The prepared folder of recordings or images: what is kept, held out and reused, and that every refusal leaves nothing behind."""
+"""The prepared folder of recordings or images: which items are used and held out, when a folder is reused, and that an error leaves no
+folder behind."""
 
 import json
 import os
@@ -29,13 +30,13 @@ LENGTHS = [900, 500, 700, 500, 300, 800]
 
 
 def prepare(data: SpeechDataConfig, out_dir: Path, kind: MediaKind = AUDIO, **options: Any) -> Path:
-    """As prepare_speech, by one process."""
+    """Prepare as prepare_speech does, with one process."""
     usual = {"scan": partial(scan_audio, sample_rate=16_000), "settings": {"data.sample_rate": 16_000}, "num_processes": 1}
     return prepare_media(data, kind, out_dir, **(usual | options))
 
 
 def refused(data: SpeechDataConfig, tmp_path: Path, complaint: str, **options: Any) -> str:
-    """Preparing raises this ConfigError, on one line, and leaves nothing."""
+    """Check that preparing raises this ConfigError, in one line, and leaves no folder. Return the message."""
     with pytest.raises(ConfigError, match=complaint) as caught:
         prepare(data, tmp_path / "run" / "prepared", **options)
     assert "\n" not in str(caught.value)
@@ -49,7 +50,7 @@ def clips(tmp_path: Path) -> SpeechDataConfig:
     return SpeechDataConfig(path=str(write_recordings(tmp_path / "data", LENGTHS)), heldout_fraction=1 / 6)
 
 
-def test_splits_are_sorted_by_length_then_number_and_share_nothing(tmp_path: Path, clips: SpeechDataConfig) -> None:
+def test_splits_are_sorted_by_length_then_number_and_have_no_common_item(tmp_path: Path, clips: SpeechDataConfig) -> None:
     prepared = open_prepared(prepare(replace(clips, heldout_fraction=0.0), tmp_path / "out"))
     assert prepared.lengths_N.tolist() == LENGTHS
     assert prepared.splits["train"].tolist() == [4, 1, 3, 2, 5, 0] and len(prepared.splits["valid"]) == 0
@@ -60,7 +61,7 @@ def test_splits_are_sorted_by_length_then_number_and_share_nothing(tmp_path: Pat
     assert all(part == sorted(part, key=lambda i: (LENGTHS[i], i)) for part in parts)
 
 
-def test_a_small_fraction_holds_out_one_and_one_recording_is_trained_on(tmp_path: Path, clips: SpeechDataConfig) -> None:
+def test_a_small_fraction_holds_out_one_recording_but_never_the_only_one(tmp_path: Path, clips: SpeechDataConfig) -> None:
     lines: list[str] = []
     prepared = open_prepared(prepare(replace(clips, heldout_fraction=0.001), tmp_path / "out", log=lines.append))
     assert prepared.counts == {"items": 6, "bad": 0, "short": 0, "train": 5, "valid": 1}
@@ -69,7 +70,7 @@ def test_a_small_fraction_holds_out_one_and_one_recording_is_trained_on(tmp_path
     assert open_prepared(prepare(lone, tmp_path / "lone_out")).counts["train"] == 1
 
 
-def test_short_items_are_left_out_counted_and_no_bad_ones(tmp_path: Path, clips: SpeechDataConfig) -> None:
+def test_short_items_are_left_out_and_not_counted_as_bad(tmp_path: Path, clips: SpeechDataConfig) -> None:
     lines: list[str] = []
     prepared = open_prepared(prepare(clips, tmp_path / "out", min_length=501, log=lines.append))
     assert (prepared.counts["short"], prepared.counts["bad"], prepared.bad) == (3, 0, [])
@@ -77,7 +78,7 @@ def test_short_items_are_left_out_counted_and_no_bad_ones(tmp_path: Path, clips:
     assert lines[1] == "left out 3 audio items shorter than 501 samples"
 
 
-def test_bad_items_are_left_out_logged_and_kept_in_a_list(tmp_path: Path, clips: SpeechDataConfig) -> None:
+def test_bad_items_are_left_out_logged_and_stored(tmp_path: Path, clips: SpeechDataConfig) -> None:
     (tmp_path / "data" / "002.wav").write_bytes(b"")
     lines: list[str] = []
     prepared = open_prepared(prepare(replace(clips, max_bad_fraction=0.2), tmp_path / "out", min_length=501, log=lines.append))
@@ -97,12 +98,12 @@ def test_a_bad_item_does_not_move_others_between_the_splits(tmp_path: Path, clip
     assert after["train"].tolist() == [item for item in before["train"] if item != lost]
 
 
-def test_too_many_bad_items_name_the_first_ten_and_leave_nothing(tmp_path: Path, clips: SpeechDataConfig) -> None:
+def test_the_error_for_too_many_bad_items_names_ten_and_leaves_no_folder(tmp_path: Path, clips: SpeechDataConfig) -> None:
     for number in range(6, 18):
         (tmp_path / "data" / f"{number:03}.wav").write_bytes(b"")
     message = refused(clips, tmp_path, r"12 of 18 items cannot be read, more than data\.max_bad_fraction 0\.01 allows")
     assert message.count("(empty file)") == 10 and "006.wav" in message and "016.wav" not in message
-    assert message.endswith("and 2 more; mend or remove them, or --set data.max_bad_fraction=0.67")
+    assert message.endswith("and 2 more; fix or remove them, or --set data.max_bad_fraction=0.67")
     assert prepare(replace(clips, max_bad_fraction=0.67), tmp_path / "run" / "prepared")
 
 
@@ -121,7 +122,7 @@ def test_without_a_scan_every_item_has_length_1_and_is_not_read(tmp_path: Path, 
     assert prepared.splits["train"].tolist() == sorted(prepared.splits["train"])
 
 
-def test_parquet_is_copied_and_needs_its_source_no_longer(tmp_path: Path, clips: SpeechDataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parquet_is_copied_and_its_source_may_be_deleted(tmp_path: Path, clips: SpeechDataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -135,10 +136,10 @@ def test_parquet_is_copied_and_needs_its_source_no_longer(tmp_path: Path, clips:
     assert prepared.media.where(3) == f"{tmp_path}/some.parquet row 4"
 
 
-def test_of_parquet_what_is_read_is_looked_at_again_and_what_is_left_out_is_not(
+def test_the_parquet_files_that_were_read_are_compared_again_and_others_are_not(
     tmp_path: Path, clips: SpeechDataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Behind a link too."""
+    """Also if the files are reached through a link."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -173,16 +174,16 @@ def test_a_prepared_folder_is_on_the_disk_before_it_has_its_name(
     assert recorder.moves == ["one/prepared"] and (folder / "table").is_dir() == (kind == "table")
 
 
-def test_an_open_folder_is_pickled_as_its_name(tmp_path: Path, clips: SpeechDataConfig) -> None:
+def test_an_open_folder_is_pickled_as_its_path(tmp_path: Path, clips: SpeechDataConfig) -> None:
     prepared = open_prepared(prepare(clips, tmp_path / "out"))
     pickled = pickle.dumps(prepared)
     assert len(pickled) < 300
     other = open_prepared(prepare(clips, tmp_path / "other", scan=None))
-    assert pickle.loads(pickled).fingerprint == prepared.fingerprint != other.fingerprint, "as the lengths are others"
+    assert pickle.loads(pickled).fingerprint == prepared.fingerprint != other.fingerprint, "the lengths differ"
     assert pickle.loads(pickled).splits["train"].tolist() == prepared.splits["train"].tolist()
 
 
-def test_a_finished_preparation_is_reused_if_source_and_settings_agree(tmp_path: Path, clips: SpeechDataConfig) -> None:
+def test_a_finished_preparation_is_reused_if_source_and_settings_are_equal(tmp_path: Path, clips: SpeechDataConfig) -> None:
     out = prepare(clips, tmp_path / "out")
     before = (out / "prepared.json").stat().st_mtime_ns
     assert prepare(replace(clips, path=os.path.relpath(str(clips.path))), out) == out
@@ -198,14 +199,14 @@ def test_a_finished_preparation_is_reused_if_source_and_settings_agree(tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["speech", "vision"])
-def test_what_a_preparation_is_asked_for_reaches_the_scan_the_bar_and_the_log(
+def test_options_of_a_preparation_are_passed_to_the_scan_the_bar_and_the_log(
     tmp_path: Path, clips: SpeechDataConfig, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    passed: list[int] = []
     events: list[str] = []
 
     def scan(*args: Any, num_processes: int, **options: Any) -> Scanned:
-        asked.append(num_processes)
+        passed.append(num_processes)
         return scan_items(*args, num_processes=num_processes, **options)
 
     def build_bar(label: str, total: int, unit: str) -> SimpleNamespace:
@@ -221,18 +222,18 @@ def test_what_a_preparation_is_asked_for_reaches_the_scan_the_bar_and_the_log(
     prepare = partial(prepare_speech, speech, frontend) if kind == "speech" else partial(prepare_vision, vision)
     prepare(tmp_path / "one" / "prepared", num_processes=3, progress=True, log=lambda line: events.append(line.split()[0]))
     prepare(tmp_path / "other" / "prepared")
-    assert events == ["all:", "scanning", "gone", "prepared"] and asked == [3, len(os.sched_getaffinity(0))]
+    assert events == ["all:", "scanning", "gone", "prepared"] and passed == [3, len(os.sched_getaffinity(0))]
 
 
-def test_a_prepared_folder_given_as_data_is_returned_as_it_is(tmp_path: Path, clips: SpeechDataConfig) -> None:
+def test_a_prepared_folder_given_as_data_is_returned_unchanged(tmp_path: Path, clips: SpeechDataConfig) -> None:
     folder = prepare(clips, tmp_path / "first")
-    given = replace(clips, path=str(folder), column="sound")  # the column of its source no longer matters
+    given = replace(clips, path=str(folder), column="sound")  # data.column is not compared for a prepared folder
     assert prepare(given, tmp_path / "run") == folder and not (tmp_path / "run").exists()
     refused(replace(given, heldout_fraction=0.5), tmp_path, r"prepared with data\.heldout_fraction 0\.16\d+, the recipe has 0\.5; --set")
     refused(given, tmp_path, "prepared from audio data, not from image", kind=replace(AUDIO, name="image"))
 
 
-def test_an_earlier_preparation_that_is_damaged_is_not_taken(tmp_path: Path, clips: SpeechDataConfig) -> None:
+def test_a_damaged_earlier_preparation_is_refused(tmp_path: Path, clips: SpeechDataConfig) -> None:
     folder = prepare(clips, tmp_path / "out")
     (folder / "lengths.bin").write_bytes((folder / "lengths.bin").read_bytes()[:-8])
     for given in (clips, replace(clips, path=str(folder))):
@@ -240,13 +241,13 @@ def test_an_earlier_preparation_that_is_damaged_is_not_taken(tmp_path: Path, cli
             prepare(given, folder)
 
 
-def test_prepared_text_is_told_from_recordings(prepared: Path, clips: SpeechDataConfig, tmp_path: Path) -> None:
+def test_prepared_text_is_refused_as_recordings(prepared: Path, clips: SpeechDataConfig, tmp_path: Path) -> None:
     refused(replace(clips, path=str(prepared)), tmp_path, "prepared text, not audio or images")
 
 
 @pytest.mark.parametrize("name", ["lengths.bin", "train.bin", "valid.bin", "bad.json", "paths.bin", "path_ends.bin", "prepared.json"])
 @pytest.mark.parametrize("damage", ["cut", "gone"])
-def test_damage_to_any_file_is_told(tmp_path: Path, clips: SpeechDataConfig, name: str, damage: str) -> None:
+def test_damage_to_any_file_is_noticed(tmp_path: Path, clips: SpeechDataConfig, name: str, damage: str) -> None:
     folder = prepare(clips, tmp_path / "out")
     content = (folder / name).read_bytes()
     (folder / name).unlink()
@@ -257,7 +258,7 @@ def test_damage_to_any_file_is_told(tmp_path: Path, clips: SpeechDataConfig, nam
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_that_lost_rows_since_it_was_prepared_is_told(tmp_path: Path, clips: SpeechDataConfig) -> None:
+def test_a_table_that_lost_rows_after_it_was_prepared_is_refused(tmp_path: Path, clips: SpeechDataConfig) -> None:
     import datasets
 
     contents = [encode(noise(500, number)) for number in range(3)]
@@ -268,7 +269,7 @@ def test_a_table_that_lost_rows_since_it_was_prepared_is_told(tmp_path: Path, cl
         open_prepared(folder)
 
 
-def test_another_format_is_refused(tmp_path: Path, clips: SpeechDataConfig) -> None:
+def test_another_format_version_is_refused(tmp_path: Path, clips: SpeechDataConfig) -> None:
     folder = prepare(clips, tmp_path / "out")
     values = json.loads((folder / "prepared.json").read_text())
     (folder / "prepared.json").write_text(json.dumps(values | {"version": 99}))
@@ -276,12 +277,12 @@ def test_another_format_is_refused(tmp_path: Path, clips: SpeechDataConfig) -> N
         open_prepared(folder)
 
 
-def test_impossible_data_are_refused(tmp_path: Path, clips: SpeechDataConfig) -> None:
+def test_missing_data_and_data_without_usable_items_are_refused(tmp_path: Path, clips: SpeechDataConfig) -> None:
     refused(replace(clips, path=str(tmp_path / "nowhere")), tmp_path, "no such file or folder")
     refused(clips, tmp_path, r"none of 6 items can be used \(6 are shorter than 1000 samples, 0 cannot be read\)", min_length=1000)
 
 
-def test_a_folder_with_other_things_in_it_is_not_overwritten(tmp_path: Path, clips: SpeechDataConfig) -> None:
+def test_a_folder_with_other_files_is_not_overwritten(tmp_path: Path, clips: SpeechDataConfig) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.md").write_text("mine")
     with pytest.raises(ConfigError, match="exists and is no prepared folder"):
@@ -294,4 +295,4 @@ def test_the_held_out_share_is_a_fraction_of_the_usable_items(tmp_path: Path) ->
         (tmp_path / f"{number:03}.wav").write_bytes(b"x")
     prepared = open_prepared(prepare(SpeechDataConfig(path=str(tmp_path), heldout_fraction=0.05), tmp_path / ".out", scan=None))
     assert prepared.counts["valid"] == 20
-    assert np.abs(prepared.splits["valid"].mean() - 200) < 80  # spread over the whole, not its beginning
+    assert np.abs(prepared.splits["valid"].mean() - 200) < 80  # spread over all items, not the first ones

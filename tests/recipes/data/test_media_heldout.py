@@ -1,4 +1,4 @@
-"""What is trained on and what is held out: splits by names, the cut by numbers, and never one file on both sides."""
+"""Training and held-out items: splits by file names, the cut by hashes of item numbers, and no file in both."""
 
 from dataclasses import replace
 from functools import partial
@@ -15,12 +15,12 @@ from tests.recipes.data.recordings import write_recordings
 
 
 def prepare(data: SpeechDataConfig, out_dir: Path, **options: Any) -> Path:
-    """By one process."""
+    """Prepare with one process."""
     usual = {"scan": partial(scan_audio, sample_rate=16_000), "settings": {}, "num_processes": 1}
     return prepare_media(data, AUDIO, out_dir, **(usual | options))
 
 
-def test_a_recording_that_is_listed_more_than_once_is_on_one_side_of_the_cut(tmp_path: Path) -> None:
+def test_a_recording_that_is_listed_more_than_once_is_in_one_split(tmp_path: Path) -> None:
     write_recordings(tmp_path / "data", [500] * 5)
     clips = SpeechDataConfig()
     for share in (0.1, 0.3, 0.5, 0.9):
@@ -29,15 +29,15 @@ def test_a_recording_that_is_listed_more_than_once_is_on_one_side_of_the_cut(tmp
         found = open_prepared(prepare(listed, tmp_path / f"out{share}"))
         train, valid = ({found.media.key(int(i)) for i in found.splits[split]} for split in ("train", "valid"))
         assert not train & valid and train | valid == {f"data/00{number}.wav" for number in range(5)}
-        assert abs(found.counts["valid"] - 40 * share) <= 4, "the nearest cut, files being of 8 rows"
+        assert abs(found.counts["valid"] - 40 * share) <= 4, "the nearest boundary between files; each file has 8 rows"
     (tmp_path / "list.csv").write_text("path\n" + "data/000.wav\n" * 7)
     lines: list[str] = []
     assert open_prepared(prepare(listed, tmp_path / "same", log=lines.append)).counts["train"] == 7
     assert lines[0] == "nothing is held out: all 7 audio items are of one file"
 
 
-def test_without_a_file_that_is_listed_twice_the_cut_is_by_the_items_numbers_alone(tmp_path: Path) -> None:
-    """As in every release before: new preparations of old data hold out the same items."""
+def test_if_no_file_is_listed_twice_the_cut_depends_on_the_items_numbers_alone(tmp_path: Path) -> None:
+    """As in all earlier releases, so that preparing the same data again holds out the same items."""
     for number in range(50):
         (tmp_path / f"{number:03}.wav").write_bytes(b"x")
     prepared = open_prepared(prepare(SpeechDataConfig(path=str(tmp_path), heldout_fraction=0.1), tmp_path / ".out", scan=None))
@@ -45,7 +45,7 @@ def test_without_a_file_that_is_listed_twice_the_cut_is_by_the_items_numbers_alo
     assert prepared.splits["valid"].tolist() == sorted(by_hash[:5].tolist())
 
 
-def test_the_split_that_is_asked_for_is_prepared_and_the_line_says_what_is_left_out(tmp_path: Path) -> None:
+def test_the_requested_split_is_prepared_and_the_log_line_says_what_is_left_out(tmp_path: Path) -> None:
     for name, lengths in (("train", [500, 600]), ("dev", [700]), ("test", [800])):
         write_recordings(tmp_path / "data" / name, lengths)
     for split, expected in ((None, [500, 600]), ("dev", [700]), ("all", [700, 800, 500, 600])):

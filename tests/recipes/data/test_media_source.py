@@ -1,4 +1,4 @@
-"""Media sources: every kind of data.path gives the same items, and a wrong one says what is wrong."""
+"""Media sources: every kind of data.path gives the same items, and the error for a wrong one gives the reason."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from recipes.errors import ConfigError, MissingSplit
 
 @pytest.fixture
 def kind(tmp_path: Path) -> MediaKind:
-    """.wav and .ogg; the sample is one file, and the setting of a column not the usual one."""
+    """A kind with .wav and .ogg. Its sample is one file, and the name of its column setting is not the default."""
     return MediaKind("audio", (".wav", ".ogg"), fill(tmp_path / "sample", "s.wav"), column_option="probe.column")
 
 
 def fill(folder: Path, *names: str) -> Path:
-    """Files that hold their own names."""
+    """Create files whose content is their own name."""
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
@@ -34,7 +34,7 @@ def refused(path: Path | str, kind: MediaKind, complaint: str, **options: str) -
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_is_its_files_by_name_hidden_ones_and_others_left_out(tmp_path: Path, kind: MediaKind) -> None:
+def test_a_folder_gives_its_files_sorted_without_hidden_and_other_files(tmp_path: Path, kind: MediaKind) -> None:
     folder = fill(tmp_path / "data", "b.WAV", "a/z.ogg", "a/y.wav", ".h/x.wav", ".x.wav", "notes.md", "list.csv", "c.wav.txt")
     media = open_media(str(folder), kind, column="audio")
     assert contents(folder, kind) == ["a/y.wav", "a/z.ogg", "b.WAV"]
@@ -44,7 +44,7 @@ def test_a_folder_is_its_files_by_name_hidden_ones_and_others_left_out(tmp_path:
         assert file.read() == b"b.WAV"
 
 
-def test_no_path_is_the_sample(kind: MediaKind) -> None:
+def test_without_a_path_the_sample_is_read(kind: MediaKind) -> None:
     assert contents(None, kind) == ["s.wav"]
 
 
@@ -56,7 +56,7 @@ def test_links_to_folders_are_followed_and_circles_are_not(tmp_path: Path, kind:
     assert contents(folder, kind) == ["a/b.wav", "x.wav"]
 
 
-def test_sub_folders_train_and_val_are_splits_and_labels_are_below_them(tmp_path: Path, kind: MediaKind) -> None:
+def test_sub_folders_train_and_val_are_splits_and_the_folders_below_are_labels(tmp_path: Path, kind: MediaKind) -> None:
     folder = fill(tmp_path / "data", "train/dog/a.wav", "train/dog/small/b.wav", "val/cat/c.wav", "test/d.wav")
     assert contents(folder, kind) == ["train/dog/a.wav", "train/dog/small/b.wav"]
     assert contents(folder, kind, "valid") == contents(folder, kind, "validation") == ["val/cat/c.wav"]
@@ -65,26 +65,17 @@ def test_sub_folders_train_and_val_are_splits_and_labels_are_below_them(tmp_path
     assert open_media(str(folder), kind, column="audio", split="test").label(0) is None
 
 
-def test_a_split_that_is_not_there_is_told(tmp_path: Path, kind: MediaKind) -> None:
+def test_a_missing_split_is_refused_with_the_existing_ones(tmp_path: Path, kind: MediaKind) -> None:
     folder = fill(tmp_path / "data", "train/a.wav", "val/b.wav")
     refused(folder, kind, "no split 'test', there are 1 of train, 1 of val", split="test")
     assert contents(fill(tmp_path / "one", "train/a.wav", "other/b.wav"), kind, "train") == ["other/b.wav", "train/a.wav"]
     refused(tmp_path / "one", kind, "no split 'valid', its 2 files are one; put them into train/ and valid/", split="valid")
 
 
-def test_labels_of_a_list_name_the_same_classes_as_those_of_tables(tmp_path: Path, kind: MediaKind) -> None:
-    rows = [f'{{"path": "{name}.wav", "label": {label}}}' for name, label in zip("abcde", ("NaN", "1.0", "1", '"1"', '["x"]'), strict=True)]
-    (tmp_path / "list.jsonl").write_text("\n".join(rows))
-    media = open_media(str(tmp_path / "list.jsonl"), kind, column="audio")
-    assert [media.label(i) for i in range(4)] == [None, "1", "1", "1"] and len(media) == 5, "only a probe needs one class for each"
-    with pytest.raises(ConfigError, match=r"a label is \['x'\], and a probe needs one class for each example"):
-        media.label(4)
-
-
-def test_a_list_of_files_gives_its_rows_missing_files_and_all(tmp_path: Path, kind: MediaKind) -> None:
+def test_a_list_of_files_gives_all_its_rows_also_those_of_missing_files(tmp_path: Path, kind: MediaKind) -> None:
     fill(tmp_path / "data", "a.wav", "b.wav")
-    (tmp_path / "list.tsv").write_text(f"path\tverdict\ndata/b.wav\tx\ndata/gone.wav\ty\n{tmp_path}/data/a.wav\tz\n")
-    media = open_media(str(tmp_path / "list.tsv"), kind, column="audio", label_column="verdict")
+    (tmp_path / "list.tsv").write_text(f"path\trating\ndata/b.wav\tx\ndata/gone.wav\ty\n{tmp_path}/data/a.wav\tz\n")
+    media = open_media(str(tmp_path / "list.tsv"), kind, column="audio", label_column="rating")
     assert [media.where(i) for i in range(3)] == [str(tmp_path / "data" / name) for name in ("b.wav", "gone.wav", "a.wav")]
     assert [media.label(i) for i in range(3)] == ["x", "y", "z"]
     assert media.read(2) == b"a.wav"
@@ -109,29 +100,27 @@ def test_parquet_saved_data_sets_and_hub_names_are_tables(tmp_path: Path, kind: 
     refused("owner/name", kind, r"no column 'sound', there are audio; --set probe\.column=NAME", column="sound")
 
 
-def test_split_and_columns_reach_every_kind_of_table(tmp_path: Path, kind: MediaKind, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_split_and_columns_are_passed_to_every_kind_of_table(tmp_path: Path, kind: MediaKind, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    train, valid = (datasets.Dataset.from_dict({"sound": [name.encode()], "verdict": [name]}) for name in ("train", "valid"))
+    train, valid = (datasets.Dataset.from_dict({"sound": [name.encode()], "rating": [name]}) for name in ("train", "valid"))
     datasets.DatasetDict(train=train, validation=valid).save_to_disk(tmp_path / "saved")
     (tmp_path / "folder").mkdir()
     for name, rows in (("train", train), ("valid", valid)):
         rows.to_parquet(tmp_path / "folder" / f"{name}.parquet")
-    asked = {"column": "sound", "split": "valid", "label_column": "verdict"}
+    requested = {"column": "sound", "split": "valid", "label_column": "rating"}
     for path in ("saved", "folder"):
-        media = open_media(str(tmp_path / path), kind, **asked)
+        media = open_media(str(tmp_path / path), kind, **requested)
         assert (media.read(0), media.label(0)) == (b"valid", "valid")
     with pytest.raises(MissingSplit):
-        open_media(str(tmp_path / "folder" / "train.parquet"), kind, **asked)
+        open_media(str(tmp_path / "folder" / "train.parquet"), kind, **requested)
     calls = []
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: calls.append((args, options)) or valid)
-    assert open_media("owner/name", kind, **asked).label(0) == "valid" and calls == [(("owner/name", None), {"split": "valid"})]
+    assert open_media("owner/name", kind, **requested).label(0) == "valid" and calls == [(("owner/name", None), {"split": "valid"})]
 
 
-def test_the_home_folder_is_found_by_a_tilde_and_a_name_is_the_full_path(
-    tmp_path: Path, kind: MediaKind, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tilde_is_the_home_folder_and_the_name_is_the_full_path(tmp_path: Path, kind: MediaKind, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "data", "a.wav")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -139,7 +128,7 @@ def test_the_home_folder_is_found_by_a_tilde_and_a_name_is_the_full_path(
         assert open_media(path, kind, column="audio").name == str(tmp_path / "data")
 
 
-def test_what_cannot_be_used_is_told_with_the_remedy(tmp_path: Path, kind: MediaKind) -> None:
+def test_unusable_data_are_refused_with_the_remedy(tmp_path: Path, kind: MediaKind) -> None:
     folder = fill(tmp_path / "data", "a.wav", "b.parquet", "c.wav")
     refused(folder, kind, r"more than one kind of data \(2 audio files, 1 \.parquet\)")
     refused(folder / "a.wav", kind, "one single audio file; point --data at its folder")
@@ -148,18 +137,18 @@ def test_what_cannot_be_used_is_told_with_the_remedy(tmp_path: Path, kind: Media
         refused(name, kind, f"--data {name}: no such file or folder")
 
 
-def test_a_folder_without_items_lists_what_was_found(tmp_path: Path, kind: MediaKind) -> None:
+def test_the_error_for_a_folder_without_items_lists_what_was_found(tmp_path: Path, kind: MediaKind) -> None:
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", kind, r"no audio in it, found nothing; known are folders of \.wav")
     refused(fill(tmp_path / "text", "a.txt", "b.txt", "c"), kind, r"found 2 \.txt, 1 without suffix; known")
     refused(fill(tmp_path / "lists", "train.tsv"), kind, r"if train\.tsv is a list of files, point --data at it")
 
 
-def test_a_prepared_folder_is_no_raw_data(tmp_path: Path, kind: MediaKind) -> None:
+def test_a_prepared_folder_is_refused_as_raw_data(tmp_path: Path, kind: MediaKind) -> None:
     refused(fill(tmp_path / "prepared", "prepared.json"), kind, "a prepared folder, .*give the data it was made from")
 
 
-def test_the_split_of_a_folder_is_told_by_its_names_and_what_is_left_out_is_said(tmp_path: Path, kind: MediaKind) -> None:
+def test_the_split_of_a_folder_is_found_by_names_and_the_note_says_what_is_left_out(tmp_path: Path, kind: MediaKind) -> None:
     folder = fill(tmp_path / "data", "in/train-1/dog/a.wav", "in/train-2/cat/b.wav", "in/dev-1/dog/c.wav", "in/dev-1/x.mp3", "in/l.tsv")
     media = open_media(str(folder), kind, column="audio")
     assert contents(folder, kind) == ["in/train-1/dog/a.wav", "in/train-2/cat/b.wav"]
@@ -183,7 +172,7 @@ def test_a_link_to_the_test_data_does_not_make_training_data_of_them(tmp_path: P
     (folder / "all-of-it").symlink_to("train")
     assert contents(folder, kind) == ["train/a.wav"], "nor do the training data become others"
     (folder / "dev").symlink_to("train")
-    refused(folder, kind, "its names do not tell what is training data, there are 1 of dev, 1 of validation, 1 of test")
+    refused(folder, kind, "its names do not say which part is training data, there are 1 of dev, 1 of validation, 1 of test")
 
 
 def test_a_folder_of_parquet_has_splits_by_names_at_any_depth_behind_links_and_with_any_characters(
@@ -203,7 +192,7 @@ def test_a_folder_of_parquet_has_splits_by_names_at_any_depth_behind_links_and_w
     assert open_media(str(folder), kind, column="audio").note.endswith("; left out: 1 of more/test")
 
 
-def test_one_file_is_train_or_everything_but_no_other_split(tmp_path: Path, kind: MediaKind) -> None:
+def test_a_single_file_can_be_train_or_all_but_no_other_split(tmp_path: Path, kind: MediaKind) -> None:
     fill(tmp_path, "a.wav")
     (tmp_path / "test.csv").write_text("path\na.wav\n")
     for split in (None, "train", "all"):
@@ -211,3 +200,12 @@ def test_one_file_is_train_or_everything_but_no_other_split(tmp_path: Path, kind
     for split in ("valid", "validation", "test"):
         with pytest.raises(MissingSplit, match=rf"test\.csv: one file is one split, and '{split}' was asked for"):
             contents(tmp_path / "test.csv", kind, split)
+
+
+def test_labels_of_a_list_name_the_same_classes_as_those_of_tables(tmp_path: Path, kind: MediaKind) -> None:
+    rows = [f'{{"path": "{name}.wav", "label": {label}}}' for name, label in zip("abcde", ("NaN", "1.0", "1", '"1"', '["x"]'), strict=True)]
+    (tmp_path / "list.jsonl").write_text("\n".join(rows))
+    media = open_media(str(tmp_path / "list.jsonl"), kind, column="audio")
+    assert [media.label(i) for i in range(4)] == [None, "1", "1", "1"] and len(media) == 5, "only a probe needs one class for each"
+    with pytest.raises(ConfigError, match=r"a label is \['x'\], and a probe needs one class for each example"):
+        media.label(4)

@@ -1,4 +1,4 @@
-"""Suffixes: every kind of file that a decoder knows is read, or on the list of those that we do not want."""
+"""Suffixes: every format that a decoder supports is read, or is in the list of the formats that are not accepted."""
 
 import io
 
@@ -21,7 +21,7 @@ def encoded(kind: str) -> bytes:
 
 
 def test_every_format_of_the_decoder_is_in_one_of_the_two_lists() -> None:
-    """A new release of libsndfile may know more: then somebody decides."""
+    """A new release of libsndfile may support more formats. Then this test fails, and a developer adds each to one of the lists."""
     assert soundfile.available_formats().keys() <= audio.FORMATS.keys() | set(audio.OTHER_FORMATS)
     assert not audio.FORMATS.keys() & set(audio.OTHER_FORMATS)
 
@@ -44,6 +44,6 @@ def test_every_listed_format_is_decoded_and_its_suffixes_are_images(kind: str) -
     assert suffixes and suffixes <= {*images.IMAGES.suffixes, *images.FLOAT_SUFFIXES}
 
 
-def test_the_usual_suffixes_are_images_and_strange_ones_are_not() -> None:
+def test_common_suffixes_are_images_and_unusual_ones_are_not() -> None:
     assert {".jpg", ".jpeg", ".png", ".webp", ".tif", ".gif", ".avif", ".jp2", ".jfif"} <= set(images.IMAGES.suffixes)
     assert not {".eps", ".ps", ".pdf", ".mpg", ".h5", ".psd", ".pfm", ".heic"} & set(images.IMAGES.suffixes)

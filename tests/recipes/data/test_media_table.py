@@ -1,4 +1,4 @@
-"""Tables of bytes: parquet, saved data sets and the hub give the same items, undecoded; wrong columns and splits are told."""
+"""Tables of bytes: parquet, saved data sets and the hub give the same items, undecoded. Wrong columns and splits are refused."""
 
 import pickle
 from pathlib import Path
@@ -9,14 +9,14 @@ import pytest
 from recipes.data.media_table import Table, open_hub, open_parquet, open_saved, save_table
 from recipes.errors import ConfigError
 
-COLUMNS = {"column": "audio", "label_column": "verdict", "column_option": "probe.column"}
-"""No name is the usual one."""
+COLUMNS = {"column": "audio", "label_column": "rating", "column_option": "probe.column"}
+"""The names differ from the defaults, so that a test fails if a name is not passed on."""
 CONTENTS = [b"zero", b"one", b"two"]
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An own cache of `datasets`, so that nothing is left outside tmp_path."""
+    """Put the cache of `datasets` into tmp_path, so that no files remain elsewhere."""
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
@@ -28,13 +28,13 @@ def rows(kind: str = "audio", contents: list[bytes] = CONTENTS) -> Any:
 
     values = [{"bytes": content, "path": f"{i}.wav"} for i, content in enumerate(contents)]
     audio: list[Any] = contents if kind == "binary" else values
-    table = datasets.Dataset.from_dict({"audio": audio, "text": ["t"] * len(contents), "verdict": [i % 2 for i in range(len(contents))]})
-    table = table.cast_column("verdict", datasets.ClassLabel(names=["no", "yes"]))
+    table = datasets.Dataset.from_dict({"audio": audio, "text": ["t"] * len(contents), "rating": [i % 2 for i in range(len(contents))]})
+    table = table.cast_column("rating", datasets.ClassLabel(names=["no", "yes"]))
     return table.cast_column("audio", datasets.Audio()) if kind == "audio" else table
 
 
 def check(table: Table, contents: list[bytes] = CONTENTS) -> None:
-    """The items are these."""
+    """Check that these are the items."""
     assert [table.read(i) for i in range(len(table))] == contents
     assert [table.open(i).read() for i in range(len(table))] == contents
     assert [table.size(i) for i in range(len(table))] == [len(content) for content in contents]
@@ -51,7 +51,7 @@ def test_every_kind_of_column_gives_the_bytes_undecoded(tmp_path: Path, kind: st
     assert [table.label(i) for i in range(3)] == ["no", "yes", "no"]
 
 
-def test_files_of_parquet_are_those_of_the_names_that_are_given_and_no_patterns(tmp_path: Path) -> None:
+def test_names_of_parquet_files_are_not_read_as_glob_patterns(tmp_path: Path) -> None:
     data = tmp_path / "data [v2]"
     data.mkdir()
     (data / "README.md").write_text("not data")
@@ -81,7 +81,7 @@ def test_saved_data_sets_are_read_with_and_without_splits(tmp_path: Path) -> Non
     assert (train.note, train.saved_split) == ("train: 3 rows; left out: 1 of validation", "train")
 
 
-def test_a_hub_name_is_asked_for_its_split(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_requested_split_of_a_hub_name_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     calls = []
@@ -97,7 +97,7 @@ def test_a_hub_name_is_asked_for_its_split(monkeypatch: pytest.MonkeyPatch) -> N
     assert table.where(0) == "owner/name:clean row 1"
 
 
-def test_save_table_keeps_the_items_and_nothing_else(tmp_path: Path) -> None:
+def test_save_table_stores_the_items_column_alone(tmp_path: Path) -> None:
     path = tmp_path / "some.parquet"
     rows().to_parquet(path)
     save_table(open_parquet(path, [path], **COLUMNS), tmp_path / "table")
@@ -106,20 +106,20 @@ def test_save_table_keeps_the_items_and_nothing_else(tmp_path: Path) -> None:
     assert saved.dataset.column_names == ["audio"] and saved.label(0) is None
     path.unlink()
     opened = pickle.dumps(saved)
-    assert len(opened) < 10_000  # names of files, not their content
+    assert len(opened) < 10_000  # the names of the files, not their content
     check(pickle.loads(opened))
 
 
 def test_labels_are_texts_whatever_the_columns_type(tmp_path: Path) -> None:
     import datasets
 
-    values: dict[str, Any] = {"audio": [b"a", b"b"], "verdict": [7, None]}
+    values: dict[str, Any] = {"audio": [b"a", b"b"], "rating": [7, None]}
     datasets.Dataset.from_dict(values).save_to_disk(tmp_path / "one")
     table = open_saved(tmp_path / "one", split="train", **COLUMNS)
     assert [table.label(0), table.label(1)] == ["7", None]
 
 
-def test_a_row_without_bytes_is_the_file_of_its_path_or_an_error(tmp_path: Path) -> None:
+def test_a_row_without_bytes_gives_the_file_of_its_path_or_an_error(tmp_path: Path) -> None:
     import datasets
 
     (tmp_path / "a.wav").write_bytes(b"from the file")
@@ -129,15 +129,15 @@ def test_a_row_without_bytes_is_the_file_of_its_path_or_an_error(tmp_path: Path)
     table = open_saved(tmp_path / "one", split="train", **COLUMNS)
     assert (table.read(0), table.size(0), table.read(3)) == (b"from the file", 13, b"x")
     for index, reason in ((1, "No such file"), (2, "the row is empty")):
-        for look in (table.read, table.size):
+        for read in (table.read, table.size):
             with pytest.raises(OSError, match=reason):
-                look(index)
+                read(index)
 
 
-def test_wrong_columns_are_told_with_the_ones_there_are(tmp_path: Path) -> None:
+def test_wrong_columns_are_refused_with_the_existing_ones(tmp_path: Path) -> None:
     path = tmp_path / "some.parquet"
     rows().to_parquet(path)
-    with pytest.raises(ConfigError, match=r"no column 'sound', there are audio, text, verdict; --set probe\.column=NAME"):
+    with pytest.raises(ConfigError, match=r"no column 'sound', there are audio, text, rating; --set probe\.column=NAME"):
         open_parquet(path, [path], **{**COLUMNS, "column": "sound"})
     with pytest.raises(ConfigError, match=r"column 'text' holds string, not the bytes of files; --set probe\.column=NAME"):
         open_parquet(path, [path], **{**COLUMNS, "column": "text"})
@@ -176,7 +176,7 @@ def test_progress_bars_of_the_library_are_off_while_it_reads_and_then_as_they_we
         (datasets.enable_progress_bars if was_shown else datasets.disable_progress_bars)()
 
 
-def test_rows_of_one_file_are_known_and_all_others_are_their_own(tmp_path: Path) -> None:
+def test_rows_of_one_file_have_one_origin_and_all_others_their_own(tmp_path: Path) -> None:
     import datasets
 
     (tmp_path / "a.wav").write_bytes(b"a")

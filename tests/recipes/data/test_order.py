@@ -1,4 +1,4 @@
-"""The order of the data: which samples make an update, and where a run goes on whose global batch was changed."""
+"""The data order: which samples make up an update, and at which position a run continues after its global batch size changed."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from recipes.data.order import EpochPlace
 from tests.recipes.data.numbers_data import Numbers, order_of
 
 
-def test_an_epoch_visits_every_sample_at_most_once_and_drops_the_rest() -> None:
+def test_an_epoch_visits_every_sample_at_most_once_and_drops_what_fills_no_batch() -> None:
     order = order_of(Numbers(50))
     assert order.updates_per_epoch == 6
     for epoch in range(2):
@@ -44,11 +44,13 @@ def test_a_global_batch_is_whole_groups_of_consecutive_indices_in_the_data_sets_
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 30), st.integers(0, 20))
-def test_a_run_that_is_resumed_anywhere_goes_on_with_the_same_samples(group: int, num_groups: int, update: int, spare: int) -> None:
+def test_a_run_that_is_resumed_at_any_update_continues_with_the_same_samples(group: int, num_groups: int, update: int, spare: int) -> None:
     dataset, batch = Numbers(3 * group * num_groups + spare), group * num_groups
     whole = order_of(dataset, batch=batch, group=group)
     place = whole.place(update)
-    assert place == EpochPlace.of_constant(update, batch, len(dataset)), "as a run of an older release, which wrote no place"
+    assert place == EpochPlace.of_constant(update, batch, len(dataset)), (
+        "the same as in a run of an older release, which stored no position"
+    )
     resumed = order_of(dataset, batch=batch, group=group, first=place)
     for number in range(update, update + 8):
         assert resumed.positions(number) == whole.positions(number) and resumed.place(number) == whole.place(number)
@@ -56,12 +58,12 @@ def test_a_run_that_is_resumed_anywhere_goes_on_with_the_same_samples(group: int
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 9)), min_size=1, max_size=5), st.integers(0, 5))
-def test_whatever_the_global_batch_was_an_epoch_neither_repeats_nor_leaves_out_a_sample_but_at_its_end(
-    stretches: list[tuple[int, int]], spare: int
+def test_with_changing_global_batch_sizes_an_epoch_repeats_no_sample_and_leaves_out_only_some_at_its_end(
+    launches: list[tuple[int, int]], spare: int
 ) -> None:
-    """Each stretch is a launch of its own: groups of two in the batch, and updates."""
+    """Each launch is (number of groups of two in the global batch, number of updates)."""
     dataset, read, first = Numbers(24 + spare), dict[int, list[int]](), EpochPlace()
-    for num_groups, updates in stretches:
+    for num_groups, updates in launches:
         order = order_of(dataset, batch=2 * num_groups, group=2, first=first)
         for update in range(first.update, first.update + updates):
             for position in order.positions(update):
@@ -71,18 +73,18 @@ def test_whatever_the_global_batch_was_an_epoch_neither_repeats_nor_leaves_out_a
     for epoch, indices in read.items():
         entire = dataset.order(np.random.Generator(np.random.Philox(np.random.SeedSequence((1, epoch))))).tolist()
         assert indices == entire[: len(indices)]
-        assert epoch == len(read) - 1 or len(indices) > len(dataset) - 12, "only what does not fill a batch is left out"
+        assert epoch == len(read) - 1 or len(indices) > len(dataset) - 12, "only samples that do not fill a batch are left out"
 
 
-def test_groups_of_another_size_begin_at_one_of_their_own_ends() -> None:
+def test_with_another_group_size_the_position_is_rounded_up_to_a_whole_group() -> None:
     order = order_of(Numbers(50), batch=8, group=4, first=EpochPlace(7, 2, 6))
     assert order.place(7) == (7, 2, 8) and order.positions(7) == order_of(
         Numbers(50), batch=8, group=4, first=EpochPlace(7, 2, 8)
     ).positions(7)
 
 
-def test_a_place_beyond_the_data_is_the_next_epoch() -> None:
-    """Other data may be fewer."""
+def test_a_position_beyond_the_data_is_the_start_of_the_next_epoch() -> None:
+    """The data of the resumed run may have fewer samples."""
     assert order_of(Numbers(20), batch=8, first=EpochPlace(7, 2, 32)).place(7) == (7, 3, 0)
     with pytest.raises(AssertionError):
         order_of(Numbers(20), first=EpochPlace(7, 2, 8)).place(6)

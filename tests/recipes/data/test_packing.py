@@ -1,4 +1,4 @@
-"""Samples and the held-out split: what is covered, where samples may not cross, and how much is held out."""
+"""Samples and the held-out split: which tokens are covered, which borders samples respect, and how much is held out."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ LENGTH = 9
 
 
 def bounds_of(documents: list[list[int]]) -> Boundaries:
-    """From the paragraph lengths of each document."""
+    """Return the boundaries for these paragraph lengths of each document."""
     paragraph_ends = np.cumsum([length for document in documents for length in document])
     return Boundaries(paragraph_ends, np.cumsum([sum(document) for document in documents]))
 
@@ -42,7 +42,7 @@ def test_complete_doc_covers_every_token_once_in_order_within_documents(document
 
 @settings(max_examples=150, deadline=None)
 @given(corpora)
-def test_complete_doc_cuts_only_paragraphs_that_are_too_long_and_wastes_no_room(documents: list[list[int]]) -> None:
+def test_complete_doc_cuts_only_paragraphs_that_are_too_long_and_fills_every_sample(documents: list[list[int]]) -> None:
     bounds = bounds_of(documents)
     paragraphs = {0, *bounds.paragraph_ends.tolist()}
     samples = build(bounds, "complete_doc")["train"].tolist()
@@ -50,7 +50,7 @@ def test_complete_doc_cuts_only_paragraphs_that_are_too_long_and_wastes_no_room(
         stop = start + length
         if stop not in paragraphs:
             assert length == LENGTH
-            assert not paragraphs & set(range(start + 1, stop))  # nothing whole would have fitted
+            assert not paragraphs & set(range(start + 1, stop))  # no whole paragraph would have fitted
         elif stop not in bounds.document_ends:
             following = min(end for end in paragraphs if end > stop) - stop
             assert length + following > LENGTH
@@ -59,7 +59,7 @@ def test_complete_doc_cuts_only_paragraphs_that_are_too_long_and_wastes_no_room(
 
 @settings(max_examples=100, deadline=None)
 @given(corpora)
-def test_none_covers_the_stream_once_in_order_but_for_the_tail(documents: list[list[int]]) -> None:
+def test_break_mode_none_covers_the_stream_once_in_order_except_for_the_tail(documents: list[list[int]]) -> None:
     bounds = bounds_of(documents)
     num_whole = bounds.num_tokens // LENGTH
     if not num_whole:
@@ -89,7 +89,7 @@ def test_no_token_is_in_both_splits_and_both_have_samples(documents: list[list[i
 
 @pytest.mark.parametrize("fraction", [0.01, 0.02, 0.1])
 @pytest.mark.parametrize("documents", [[[40] * 25_000] * 4, [[20] * 20] * 10_000], ids=["4 novels", "10000 articles"])
-def test_the_held_out_share_is_what_was_asked_for(documents: list[list[int]], fraction: float) -> None:
+def test_the_held_out_share_is_the_requested_one(documents: list[list[int]], fraction: float) -> None:
     bounds = bounds_of(documents)
     samples = build(bounds, "complete_doc", fraction)
     share = samples["valid"][:, 1].sum() / bounds.num_tokens
@@ -104,7 +104,7 @@ def test_the_held_out_text_is_spread_over_the_corpus_and_always_the_same() -> No
     assert thirds.min() > 0.1
 
 
-def test_short_documents_go_whole_to_one_split() -> None:
+def test_a_short_document_is_completely_in_one_split() -> None:
     bounds = bounds_of([[20] * 20] * 2_000)
     samples = build(bounds, "complete_doc", 0.05)
     document_of = {split: set(np.searchsorted(bounds.document_ends, rows[:, 0], side="right").tolist()) for split, rows in samples.items()}
@@ -120,7 +120,7 @@ def test_no_held_out_share_means_no_held_out_samples() -> None:
     assert build(bounds_of([[7] * 20]), "none", 0.0)["valid"].shape == (0, 2)
 
 
-def test_a_text_shorter_than_one_sample_says_how_long_it_is() -> None:
+def test_the_error_about_a_text_shorter_than_one_sample_has_its_length() -> None:
     with pytest.raises(ConfigError, match=r"too short: 4 tokens give no train sample of 10 .*--set data\.heldout_fraction=0"):
         build(bounds_of([[4]]), "none", 0.01)
     with pytest.raises(ConfigError, match="give no valid sample"):

@@ -1,4 +1,4 @@
-"""Preparation as a whole: what comes out, what is reused, and that every refusal leaves nothing behind."""
+"""The whole preparation of text: its result, what is reused, and that every error leaves nothing behind."""
 
 import os
 import re
@@ -26,7 +26,7 @@ from tests.durability import durable_moves
 
 
 def refused(data: TextDataConfig, frontend: TextFrontendConfig, tmp_path: Path, complaint: str) -> None:
-    """Preparing raises this ConfigError, on one line, and leaves nothing."""
+    """Check that the preparation raises a one-line ConfigError that matches `complaint`, and leaves nothing behind."""
     with pytest.raises(ConfigError, match=complaint) as caught:
         prepare_text(data, frontend, tmp_path / "run" / "prepared", num_processes=1)
     assert "\n" not in str(caught.value)
@@ -59,7 +59,7 @@ def test_the_samples_are_packed_by_the_recipes_numbers_and_counted_by_split(prep
         assert len(samples_N2) >= 1
 
 
-def test_shards_have_the_type_of_the_vocabulary(
+def test_shards_have_the_dtype_of_the_vocabulary(
     tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "token_dtype", lambda vocab_size: {64: np.dtype(np.uint32)}[vocab_size])
@@ -68,7 +68,7 @@ def test_shards_have_the_type_of_the_vocabulary(
     np.testing.assert_array_equal(map_array(wide / "tokens.bin", np.uint32), map_array(prepared / "tokens.bin", np.uint16))
 
 
-def test_prepared_text_is_on_the_disk_before_it_has_its_name(tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
+def test_prepared_text_is_synced_to_disk_before_it_is_renamed(tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
     with durable_moves(tmp_path) as recorder:
         prepare_text(data, frontend, tmp_path / "run" / "prepared", num_processes=1)
     assert recorder.moves == ["run/prepared"]
@@ -98,9 +98,9 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
     assert {path.name: path.read_bytes() for path in other.iterdir()} == {path.name: path.read_bytes() for path in prepared.iterdir()}
 
 
-@pytest.mark.parametrize("is_asked_for", [True, False])
-def test_bars_are_drawn_where_they_are_asked_for_and_gone_before_the_next_line(
-    tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig, is_asked_for: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_bars_are_drawn_if_progress_and_removed_before_the_next_line(
+    tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig, is_shown: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
 
@@ -110,9 +110,9 @@ def test_bars_are_drawn_where_they_are_asked_for_and_gone_before_the_next_line(
 
     monkeypatch.setattr(progress, "_build_bar", build_bar)
     monkeypatch.setattr(progress, "terminal_columns", lambda: 80)
-    told = {"progress": is_asked_for, "log": lambda line: events.append(line.split()[0])}
-    prepare_text(data, frontend, tmp_path / "prepared", num_processes=1, **told)
-    bars = [["reading", "gone"], ["tokenizing", "gone"]] if is_asked_for else [[], []]
+    options = {"progress": is_shown, "log": lambda line: events.append(line.split()[0])}
+    prepare_text(data, frontend, tmp_path / "prepared", num_processes=1, **options)
+    bars = [["reading", "gone"], ["tokenizing", "gone"]] if is_shown else [[], []]
     assert events == ["all:", *bars[0], "training", *bars[1], "tokenized", "prepared"]
 
 
@@ -137,7 +137,7 @@ def test_a_finished_preparation_is_reused_even_when_the_text_is_gone(
 def test_a_prepared_folder_given_as_data_is_returned_as_it_is(
     tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig
 ) -> None:
-    given = replace(data, path=str(prepared), lowercase=True)  # the words of the text no longer matter
+    given = replace(data, path=str(prepared), lowercase=True)  # settings of the raw text no longer matter
     assert prepare_text(given, frontend, tmp_path / "out") == prepared
     assert prepare_text(replace(given, tokenizer=str(prepared / "tokenizer.model")), frontend, tmp_path / "out") == prepared
     assert not (tmp_path / "out").exists()
@@ -172,12 +172,14 @@ def test_a_prepared_folder_with_another_tokenizer_is_refused(
 
 
 def test_a_given_tokenizer_is_used_as_it_is(tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
-    given = replace(data, tokenizer=str(prepared / "tokenizer.model"), tokenizer_type="bpe")  # which it is not
+    given = replace(
+        data, tokenizer=str(prepared / "tokenizer.model"), tokenizer_type="bpe"
+    )  # the given tokenizer is not bpe: the setting has no effect
     again = prepare_text(given, frontend, tmp_path / "out", num_processes=1)
     assert load_prepared(again).fingerprint == load_prepared(prepared).fingerprint
 
 
-def test_the_tokenizers_sample_is_as_large_as_was_asked_for(
+def test_the_tokenizers_sample_has_the_size_of_the_setting(
     tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
@@ -192,7 +194,7 @@ def test_the_tokenizers_sample_is_as_large_as_was_asked_for(
     assert sizes == [3_000_000]
 
 
-def test_what_is_in_the_home_folder_is_found_by_a_tilde(
+def test_paths_with_a_tilde_are_found(
     tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(prepared.parent))
@@ -203,7 +205,7 @@ def test_what_is_in_the_home_folder_is_found_by_a_tilde(
     assert load_prepared(again).source == data.path
 
 
-def test_missing_empty_binary_and_foreign_text_leave_nothing(
+def test_missing_empty_binary_and_non_utf8_text_leave_nothing_behind(
     tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig
 ) -> None:
     texts = {"empty": b"\n\n", "binary": b"a\0b", "latin": b"one\ncaf\xe9\n"}
@@ -212,13 +214,15 @@ def test_missing_empty_binary_and_foreign_text_leave_nothing(
         (tmp_path / name / "book.txt").write_bytes(content)
     refused(replace(data, path=str(tmp_path / "nowhere")), frontend, tmp_path, "no such file or folder")
     refused(replace(data, path=str(tmp_path / "empty")), frontend, tmp_path, "empty: no text in it")
-    given = str(prepared / "tokenizer.model")  # with one, no text need be read before it is tokenized
+    given = str(prepared / "tokenizer.model")  # with a given tokenizer, text is first read when it is tokenized
     refused(replace(data, path=str(tmp_path / "empty"), tokenizer=given), frontend, tmp_path, "empty: no text in it")
     refused(replace(data, path=str(tmp_path / "binary")), frontend, tmp_path, r"book\.txt line 1: a NUL byte")
     refused(replace(data, path=str(tmp_path / "latin")), frontend, tmp_path, r"book\.txt line 2: byte 0xe9 is not UTF-8")
 
 
-def test_late_bad_text_leaves_nothing_either(tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
+def test_bad_text_after_the_start_of_writing_leaves_nothing_behind(
+    tmp_path: Path, prepared: Path, data: TextDataConfig, frontend: TextFrontendConfig
+) -> None:
     text = tmp_path / "book.txt"
     text.write_bytes(b"good line\n" * 50_000 + b"\xff\n")
     given = replace(data, path=str(text), tokenizer=str(prepared / "tokenizer.model"))  # so that writing begins before the bad line
@@ -230,7 +234,7 @@ def test_settings_that_cannot_work_are_refused(tmp_path: Path, data: TextDataCon
     refused(replace(data, sequence_length=100_000), frontend, tmp_path, "the text is too short")
 
 
-def test_a_folder_with_other_things_in_it_is_not_overwritten(tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
+def test_a_folder_with_other_files_is_not_overwritten(tmp_path: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
     (tmp_path / "notes.md").write_text("mine")
     with pytest.raises(ConfigError, match="exists and is no prepared folder"):
         prepare_text(data, frontend, tmp_path)
@@ -252,7 +256,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, data: TextDa
         [sys.executable, "-c", script, str(tmp_path / "run" / "prepared")],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),  # EFBIG goes the same way as ENOSPC
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),  # gives EFBIG, which is handled like ENOSPC
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,4 +1,4 @@
-"""Progress: lines in a log, and silence where nobody looks."""
+"""Progress: lines in a log, and a bar only on a terminal."""
 
 from types import SimpleNamespace
 
@@ -8,7 +8,7 @@ from recipes.data import progress
 from recipes.data.progress import ByteProgress, ItemProgress
 
 
-def test_a_log_gets_a_line_now_and_then_with_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_gets_a_line_with_the_speed_every_20_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
     lines: list[str] = []
@@ -20,7 +20,7 @@ def test_a_log_gets_a_line_now_and_then_with_the_speed(monkeypatch: pytest.Monke
     assert lines == ["tokenizing: 2.0 of 8.0 MB in 21.0 s, 0.1 MB/s", "tokenizing: 5.0 of 8.0 MB in 42.0 s, 0.1 MB/s"]
 
 
-def test_a_bar_gets_every_byte_and_is_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_counts_every_byte_and_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     bar = SimpleNamespace(update=calls.append, close=lambda: calls.append("closed"))
     monkeypatch.setattr(progress, "_build_bar", lambda label, total, unit: calls.append((label, total, unit)) or bar)
@@ -32,7 +32,7 @@ def test_a_bar_gets_every_byte_and_is_taken_away(monkeypatch: pytest.MonkeyPatch
     assert calls == [("reading", 40, "B"), 10, 30, "closed"]
 
 
-def test_items_are_counted_under_their_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_are_counted_in_their_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
     lines: list[str] = []
@@ -43,7 +43,7 @@ def test_items_are_counted_under_their_own_name(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("show_bar", "columns", "is_drawn"), [(True, 80, True), (True, 0, False), (True, None, False), (False, 80, False)])
-def test_a_bar_is_drawn_on_a_terminal_that_asks_for_it(
+def test_a_bar_is_drawn_on_a_terminal_if_show_bar(
     show_bar: bool, columns: int | None, is_drawn: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(progress, "terminal_columns", lambda: columns)

@@ -1,4 +1,4 @@
-"""Scanning: the same answer from any number of processes, bad items with their reasons, and a fingerprint of what is there."""
+"""Scanning: the same result from any number of processes, bad items with reasons, and a fingerprint of the items."""
 
 import os
 from functools import partial
@@ -16,7 +16,7 @@ from recipes.errors import ConfigError
 
 
 def scan_length(file: BinaryIO, reject: bytes = b"x") -> int:
-    """A file's length; what begins with `reject` is bad."""
+    """Return the length of a file. A file that begins with `reject` is bad."""
     content = file.read()
     if content.startswith(reject):
         raise UndecodableError("it begins with x")
@@ -24,7 +24,7 @@ def scan_length(file: BinaryIO, reject: bytes = b"x") -> int:
 
 
 def die(file: BinaryIO) -> int:
-    """As the kernel does when memory runs out."""
+    """End the process without cleanup, as the kernel does if memory runs out."""
     os._exit(9)
 
 
@@ -42,7 +42,7 @@ def scan(
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """a.wav of 1 byte, b.wav of 2, ...; xx.wav is bad."""
+    """a.wav of 1 byte, b.wav of 2 bytes, ...; xx.wav is bad."""
     folder = tmp_path / "files"
     folder.mkdir()
     for number, name in enumerate("abcdefg", start=1):
@@ -71,8 +71,10 @@ def test_two_processes_give_the_same_as_one(tmp_path: Path, files: Path, monkeyp
     assert (two.lengths_N.tolist(), two.bad, two.fingerprint) == (one.lengths_N.tolist(), one.bad, one.fingerprint)
 
 
-def test_few_items_are_scanned_by_this_process_alone_however_many_it_may_use(tmp_path: Path, files: Path) -> None:
-    assert scan(files, tmp_path / "out", lambda file: len(file.read()), num_processes=9).lengths_N[-1] == 1  # no other could have it
+def test_few_items_are_scanned_by_this_process_alone_however_large_num_processes_is(tmp_path: Path, files: Path) -> None:
+    assert (
+        scan(files, tmp_path / "out", lambda file: len(file.read()), num_processes=9).lengths_N[-1] == 1
+    )  # a lambda cannot be sent to another process
 
 
 def test_several_tasks_give_the_same_lengths_and_bad_items_as_one(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,9 +91,9 @@ def test_a_killed_process_is_one_line(tmp_path: Path, files: Path, monkeypatch: 
         scan(files, tmp_path / "out", die, num_processes=2)
 
 
-def test_the_fingerprint_is_of_names_lengths_and_sizes_not_of_the_place(tmp_path: Path, files: Path) -> None:
+def test_the_fingerprint_is_of_names_lengths_and_sizes_not_of_the_path(tmp_path: Path, files: Path) -> None:
     first = scan(files, tmp_path / "out", None).fingerprint
-    assert scan(files, tmp_path / "out").fingerprint != first, "the same names and sizes, other lengths"
+    assert scan(files, tmp_path / "out").fingerprint != first, "the same names and sizes, different lengths"
     moved = files.rename(tmp_path / "moved")
     assert scan(moved, tmp_path / "out", None).fingerprint == first
     (moved / "a.wav").write_bytes(b"..")
@@ -100,7 +102,7 @@ def test_the_fingerprint_is_of_names_lengths_and_sizes_not_of_the_place(tmp_path
     assert scan(moved, tmp_path / "out", None).fingerprint not in (first, changed)
 
 
-def test_items_of_one_file_are_told_from_others_in_any_task(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_items_of_one_file_are_distinguished_from_others_in_any_task(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scanning, "ITEMS_PER_TASK", 3)
     assert scan(files, tmp_path / "out", None).first_N.tolist() == list(range(8))
     folder = tmp_path / "twice"

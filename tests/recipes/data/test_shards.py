@@ -1,4 +1,4 @@
-"""The prepared folder: whole or absent, read back as written, and damage that is noticed."""
+"""The prepared folder: complete or absent, read back as it was written, and damage that is noticed."""
 
 import errno
 import hashlib
@@ -25,12 +25,12 @@ def copy_folder(folder: Path, target: Path) -> Path:
     return target
 
 
-def test_boundaries_are_those_of_what_was_appended_without_empty_paragraphs(tmp_path: Path) -> None:
+def test_boundaries_are_those_of_the_appended_paragraphs_without_empty_ones(tmp_path: Path) -> None:
     writer = ShardWriter(tmp_path, np.dtype(np.uint16))
     writer.append(np.array([0, 0, 1]), np.array([2, 0, 3]), np.arange(5))
     writer.append(np.array([1, 2, 4]), np.array([1, 0, 2]), np.arange(3))
     writer.append(np.array([4]), np.array([0]), np.arange(0))
-    writer.append(np.array([7]), np.array([1]), np.arange(1))  # a batch that begins with a document
+    writer.append(np.array([7]), np.array([1]), np.arange(1))  # a batch that starts with a new document
     writer.finish()
     assert writer.counts == {"documents": 4, "paragraphs": 5, "tokens": 9}
     assert map_array(tmp_path / "tokens.bin", np.uint16).tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 0]
@@ -48,7 +48,7 @@ def test_the_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["prepared", "new/run/prepared"])
-def test_a_power_cut_at_any_moment_leaves_the_whole_folder_or_none(tmp_path: Path, place: str) -> None:
+def test_a_power_cut_at_any_moment_leaves_the_complete_folder_or_none(tmp_path: Path, place: str) -> None:
     with durable_moves(tmp_path) as recorder, atomic_folder(tmp_path / place) as folder:
         (folder / "table").mkdir()
         for path in (folder / "file", folder / "table" / "rows"):
@@ -79,7 +79,7 @@ def test_a_parent_that_is_a_file_is_one_line_too(tmp_path: Path) -> None:
         pass
 
 
-def test_temporaries_of_dead_runs_are_removed_and_of_living_ones_kept(tmp_path: Path) -> None:
+def test_temporary_folders_of_dead_processes_are_removed_and_those_of_live_ones_kept(tmp_path: Path) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     here = socket.gethostname()
@@ -127,7 +127,7 @@ def test_hashes_depend_on_contents_and_order(tmp_path: Path) -> None:
     assert hash_files(paths) == hashlib.sha256(bytes(5 << 20) + b"the end" + b"b").hexdigest()
 
 
-def test_a_prepared_folder_that_data_names_goes_before_an_earlier_one_and_each_is_checked(tmp_path: Path) -> None:
+def test_a_prepared_folder_that_data_names_has_priority_over_an_earlier_one_and_each_is_checked(tmp_path: Path) -> None:
     calls: list[tuple[str, Path]] = []
 
     def find(path: Path | None, out_dir: Path) -> Path | None:

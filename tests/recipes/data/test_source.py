@@ -1,4 +1,4 @@
-"""Sources: every kind of data.path gives the same documents, and a wrong one says what is wrong."""
+"""Sources of text: every kind of data.path gives the same documents, and the error about a wrong one names the fault."""
 
 import gzip
 import json
@@ -13,7 +13,7 @@ from recipes.errors import ConfigError, MissingSplit
 
 TEXTS = ["one two\nthree", "", "four"]
 ONE_LINE = [text.replace("\n", " ") for text in TEXTS]
-"""A tab-separated table has no quotes to keep line breaks in."""
+"""The texts for a tab-separated table, which has no quotes and so no line breaks in a cell."""
 EXPECTED = [(0, "one two"), (0, "three"), (2, "four")]
 
 
@@ -30,7 +30,7 @@ def test_text_files_are_documents_in_the_order_of_their_names(tmp_path: Path) ->
     assert read(tmp_path / "b.txt") == [(0, "three")]
 
 
-def test_a_name_is_the_full_path_wherever_it_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_a_source_is_the_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "books").mkdir()
     (tmp_path / "books" / "a.txt").write_text("one\n")
     monkeypatch.chdir(tmp_path)
@@ -45,7 +45,7 @@ def test_no_path_is_the_shipped_sample_of_23_novels() -> None:
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "csv", "tsv", "parquet", "saved", "saved with splits"])
-def test_every_table_gives_one_document_a_row_of_the_column_that_is_named(tmp_path: Path, kind: str) -> None:
+def test_every_table_gives_one_document_per_row_from_the_named_column(tmp_path: Path, kind: str) -> None:
     import datasets
 
     rows = datasets.Dataset.from_dict({"text": ["another, column"] * 3, "body": TEXTS})
@@ -69,7 +69,7 @@ def test_every_table_gives_one_document_a_row_of_the_column_that_is_named(tmp_pa
         assert read(tmp_path / "folder", "body") == expected
 
 
-def test_a_missing_row_is_an_empty_document(tmp_path: Path) -> None:
+def test_a_null_cell_is_an_empty_document(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": null}\n{"text": "four"}\n')
     assert read(tmp_path) == [(1, "four")]
 
@@ -80,7 +80,7 @@ def test_a_missing_path_is_named(tmp_path: Path) -> None:
             read(path)
 
 
-def test_a_name_that_the_hub_does_not_give_is_said_to_be_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_about_an_unknown_name_mentions_path_and_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     def refuse(*args: object, **options: object) -> None:
@@ -116,21 +116,21 @@ def test_a_folder_without_text_lists_what_was_found(tmp_path: Path) -> None:
         read(tmp_path / "a.png")
 
 
-def test_a_folder_with_two_kinds_asks_for_one(tmp_path: Path) -> None:
+def test_a_folder_with_two_kinds_of_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one")
     (tmp_path / "b.csv").write_text("text\ntwo\n")
     with pytest.raises(ConfigError, match=r"more than one kind of file \(1 \.txt, 1 \.csv\)"):
         read(tmp_path)
 
 
-def test_a_missing_column_lists_those_there_are(tmp_path: Path) -> None:
+def test_the_error_about_a_missing_column_lists_the_columns(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"id": 1, "body": "one"}\n')
     with pytest.raises(ConfigError, match=r"no column 'text', there are id, body; --set data\.text_column=NAME"):
         open_source(TextDataConfig(path=str(tmp_path)))
     assert read(tmp_path, "body") == [(0, "one")]
 
 
-def test_a_column_of_numbers_is_no_text(tmp_path: Path) -> None:
+def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": 1}\n')
     with pytest.raises(ConfigError, match="column 'text' holds int, not text"):
         read(tmp_path)
@@ -153,7 +153,7 @@ def test_a_broken_table_is_named_with_its_row(tmp_path: Path, name: str, content
 
 
 @pytest.mark.parametrize("name", ["part*.jsonl", "a [v2].jsonl", "what?.jsonl"])
-def test_a_name_is_no_pattern(tmp_path: Path, name: str) -> None:
+def test_wildcards_in_a_name_are_not_expanded(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "corpus [v2]"
     folder.mkdir()
     (folder / name).write_text('{"text": "one"}\n')
@@ -182,7 +182,7 @@ def test_the_shipped_sample_has_its_licence_beside_it() -> None:
 
 
 def splits_of_text(tmp_path: Path, kind: str) -> Path:
-    """Three splits of one text each, in a folder that is named like a pattern."""
+    """Write three splits of one text each into a folder whose name contains wildcards."""
     import datasets
 
     folder = tmp_path / "corpus [v2]" / "data"
@@ -197,7 +197,7 @@ def splits_of_text(tmp_path: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "csv", "parquet"])
-def test_splits_of_text_are_told_by_the_names_of_files(tmp_path: Path, kind: str) -> None:
+def test_splits_of_text_are_found_by_the_names_of_files(tmp_path: Path, kind: str) -> None:
     path = splits_of_text(tmp_path, kind)
     assert read(path) == [(0, "train")]
     source = open_source(TextDataConfig(path=str(path)))
@@ -206,28 +206,19 @@ def test_splits_of_text_are_told_by_the_names_of_files(tmp_path: Path, kind: str
         assert [text for _, text in open_source(TextDataConfig(path=str(path), split=split)).paragraphs()] == expected
 
 
-def test_splits_of_text_are_told_by_the_names_of_folders_and_what_lies_beside_them_is_asked(tmp_path: Path) -> None:
+def test_splits_of_text_are_found_by_the_names_of_folders_and_files_beside_them_are_refused(tmp_path: Path) -> None:
     for name in ("Train/b.txt", "Train/a/x.txt", "Test/c.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     assert read(tmp_path) == [(0, "Train/a/x.txt"), (1, "Train/b.txt")]
     (tmp_path / "d.txt").write_text("beside")
     with pytest.raises(
-        ConfigError, match=r"its names do not tell what is training data, there are 1 in no sub-folder, 1 of Test, 2 of Train;"
+        ConfigError, match=r"its names do not say which part is training data, there are 1 in no sub-folder, 1 of Test, 2 of Train;"
     ):
         read(tmp_path)
 
 
-def test_a_link_to_held_out_text_that_is_named_for_it_goes_before_one_that_is_not(tmp_path: Path) -> None:
-    for name in ("data/train/a.txt", "far/b.txt"):
-        (tmp_path / name).parent.mkdir(parents=True)
-        (tmp_path / name).write_text(name)
-    for name in ("also", "test"):
-        (tmp_path / "data" / name).symlink_to(tmp_path / "far")
-    assert read(tmp_path / "data") == [(0, "data/train/a.txt")]
-
-
-def test_splits_of_a_saved_data_set_and_of_the_hub_are_those_that_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_split_selects_the_splits_of_a_saved_data_set_and_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
     rows = {split: datasets.Dataset.from_dict({"body": [split]}) for split in ("train", "validation", "extra")}
@@ -243,7 +234,7 @@ def test_splits_of_a_saved_data_set_and_of_the_hub_are_those_that_are_asked_for(
     assert calls == ["train", "valid", "extra", "all"]
 
 
-def test_text_behind_links_is_read_each_file_once_and_what_is_not_is_named(tmp_path: Path) -> None:
+def test_linked_text_is_read_once_per_file_and_what_is_not_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "x.txt").write_text("far")
     data = tmp_path / "data"
@@ -262,7 +253,7 @@ def test_text_behind_links_is_read_each_file_once_and_what_is_not_is_named(tmp_p
     assert "1 without suffix" in note and "1 .zst" in note and "1 .txt," in note
 
 
-def test_a_folder_with_nothing_but_its_readme_is_refused(tmp_path: Path) -> None:
+def test_a_folder_whose_only_text_is_a_readme_is_refused(tmp_path: Path) -> None:
     for name in ("README.txt", "wiki_00", "wiki_01"):
         (tmp_path / name).write_text("one")
     with pytest.raises(
@@ -272,9 +263,18 @@ def test_a_folder_with_nothing_but_its_readme_is_refused(tmp_path: Path) -> None
     assert read(tmp_path / "README.txt") == [(0, "one")]
 
 
-def test_one_file_of_text_is_train_or_everything_but_no_other_split(tmp_path: Path) -> None:
+def test_a_single_file_of_text_is_split_train_or_all_but_no_other_split(tmp_path: Path) -> None:
     (tmp_path / "test.txt").write_text("one")
     for split in (None, "train", "all"):
         assert list(open_source(TextDataConfig(path=str(tmp_path / "test.txt"), split=split)).paragraphs()) == [(0, "one")]
     with pytest.raises(MissingSplit, match=r"test\.txt: one file is one split, and 'valid' was asked for"):
         open_source(TextDataConfig(path=str(tmp_path / "test.txt"), split="valid"))
+
+
+def test_a_link_to_held_out_text_that_is_named_for_it_goes_before_one_that_is_not(tmp_path: Path) -> None:
+    for name in ("data/train/a.txt", "far/b.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(name)
+    for name in ("also", "test"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "far")
+    assert read(tmp_path / "data") == [(0, "data/train/a.txt")]

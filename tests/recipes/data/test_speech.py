@@ -1,4 +1,4 @@
-"""The speech data set: the same samples on every topology, and the crops and masks that a group shares (damage: test_speech_damage.py)."""
+"""The speech data set: the same samples on every topology, and crops and masks of a group. Damaged data: test_speech_damage.py."""
 
 import pickle
 from dataclasses import replace
@@ -26,7 +26,7 @@ from recipes.errors import ConfigError
 from tests.recipes.data.recordings import FRONTEND, MASK, RATE, clips_config, open_split, write_recordings
 
 LENGTHS = [400 + 37 * (7 * number % 41) for number in range(41)]
-"""400 to 1880 samples, in no order."""
+"""400 to 1880 samples, not sorted."""
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,12 @@ def folder(clips: SpeechDataConfig, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def train(clips: SpeechDataConfig, folder: Path) -> SpeechDataset:
-    """37 of them."""
+    """The training split: 37 of the recordings."""
     return open_split(clips, folder)
 
 
 def micro_batches(dataset: SpeechDataset, order: UpdateOrder, *, update: int, dp_size: int, micro_batch_size: int) -> list[Batch]:
-    """The micro-batches of every rank, in the global batch's order."""
+    """Return the micro-batches of all ranks, in the order of the global batch."""
     positions = order.positions(update)
     batches = []
     for rank in range(dp_size):
@@ -66,7 +66,7 @@ def test_one_rank_many_ranks_and_accumulation_see_the_same_samples(
     order = UpdateOrder(train, seed=1, global_batch_size=16, group_size=4)
     whole = micro_batches(train, order, update=update, dp_size=1, micro_batch_size=4)
     other = open_split(clips, folder)
-    for position in shuffle.sample(order.positions(update), 3):  # what was asked before does not matter
+    for position in shuffle.sample(order.positions(update), 3):  # earlier calls do not matter
         other.example(*position)
     parts = micro_batches(other, order, update=update, dp_size=dp_size, micro_batch_size=micro_batch_size)
     rows = [[row for batch in batches for row in zip(batch.inputs, batch.masks.mask_BS, strict=True)] for batches in (whole, parts)]
@@ -87,7 +87,7 @@ def test_a_group_shares_one_length_and_one_masked_count(train: SpeechDataset) ->
     own = [span_mask(num_frames, MASK, train._rng(2, index, 0)) for index in group]
     assert {int(example.mask.sum()) for example in examples} == {min(int(mask_S.sum()) for mask_S in own)}
     for example, mask_S in zip(examples, own, strict=True):
-        assert not (example.mask & ~mask_S).any()  # nothing masked that the member did not draw
+        assert not (example.mask & ~mask_S).any()  # only frames that the member's own mask has are masked
 
 
 def test_crops_are_at_most_max_seconds_and_a_part_of_the_normalised_recording(train: SpeechDataset, clips: SpeechDataConfig) -> None:
@@ -113,10 +113,10 @@ def test_an_example_is_a_function_of_seed_split_epoch_and_index(train: SpeechDat
 
 
 @pytest.mark.parametrize(("seed", "split", "epoch"), [(1, "train", 2), (5, "train", 0), (0, "valid", 0), (1, "valid", 3)])
-def test_crop_and_mask_are_drawn_by_seed_split_epoch_and_recording_each_by_itself(
+def test_crop_and_mask_are_drawn_separately_by_seed_split_epoch_and_recording(
     clips: SpeechDataConfig, folder: Path, seed: int, split: str, epoch: int
 ) -> None:
-    """Written out again, bit for bit."""
+    """The test computes them again. The results are equal bit for bit."""
     prepared, group = open_prepared(folder), (3, 1, 2)
     items = prepared.splits[split]
     num_samples = int(min(1600, *prepared.lengths_N[items[list(group)]]))
@@ -134,7 +134,7 @@ def test_crop_and_mask_are_drawn_by_seed_split_epoch_and_recording_each_by_itsel
         np.testing.assert_array_equal(example.mask, unmask_to(masks[member], num_masked, mask_rng))
 
 
-def test_recordings_are_measured_and_decoded_at_the_recipes_rate_and_prepared_for_that_alone(
+def test_recordings_are_scanned_and_decoded_at_the_recipes_rate_and_prepared_for_this_rate_only(
     clips: SpeechDataConfig, folder: Path, tmp_path: Path
 ) -> None:
     slow = replace(clips, sample_rate=8000, min_seconds=200 / 8000)
@@ -143,7 +143,7 @@ def test_recordings_are_measured_and_decoded_at_the_recipes_rate_and_prepared_fo
     assert prepared.lengths_N.tolist() == [-(-length // 2) for length in LENGTHS]
     dataset = SpeechDataset(halves, "train", frontend=FRONTEND, mask=MASK, data=slow, seed=1)
     example = dataset.example(0, len(dataset) - 1, (len(dataset) - 1,))
-    assert len(example.waveform) == 800, "max_seconds at that rate"
+    assert len(example.waveform) == 800, "max_seconds at this rate"
     whole_T = normalize(decode_audio(prepared.media.read(int(prepared.splits["train"][-1])), 8000))
     assert any(np.array_equal(whole_T[start : start + 800], example.waveform) for start in range(len(whole_T) - 799))
     with pytest.raises(ConfigError, match=r"prepared with data\.sample_rate 16000, the recipe has 8000"):
@@ -162,15 +162,15 @@ def test_an_epoch_is_a_permutation_in_groups_of_like_lengths(train: SpeechDatase
 def test_groups_stay_within_their_bucket_of_lengths(clips: SpeechDataConfig, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recipes.data.speech.GROUPS_PER_BUCKET", 2)
     groups = open_split(clips, folder).order(np.random.default_rng(0)).reshape(-1, 4)
-    assert all(np.ptp(group) <= 2 * 4 for group in groups)  # 8 in a bucket, and the one that is left out
-    assert np.diff(groups.min(axis=1)).min() < 0  # the groups themselves come in any order
+    assert all(np.ptp(group) <= 2 * 4 for group in groups)  # 8 in a bucket, and the recording that is left out
+    assert np.diff(groups.min(axis=1)).min() < 0  # the order of the groups is random
 
 
-def test_fewer_recordings_than_a_group_make_no_epoch(clips: SpeechDataConfig, folder: Path) -> None:
+def test_with_fewer_recordings_than_a_group_an_epoch_is_empty(clips: SpeechDataConfig, folder: Path) -> None:
     assert len(open_split(replace(clips, group_size=64), folder).order(np.random.default_rng(0))) == 0
 
 
-def test_collate_gives_one_waveform_twice_and_the_numbers_agree(train: SpeechDataset) -> None:
+def test_both_inputs_of_a_batch_are_one_tensor_and_its_numbers_agree(train: SpeechDataset) -> None:
     group = (0, 1, 2, 3)
     batch = train.collate([train.example(0, index, group) for index in group])
     assert batch.inputs is batch.clean_inputs and batch.inputs.dtype == torch.float32
@@ -192,7 +192,7 @@ def test_rows_of_unequal_length_are_padded_on_the_right(train: SpeechDataset) ->
     assert not (batch.masks.mask_BS & batch.padding_mask_BS).any()
 
 
-def test_masks_that_could_cover_the_shortest_recording_are_refused_with_the_number_that_helps(clips: SpeechDataConfig) -> None:
+def test_masks_that_could_cover_the_shortest_recording_are_refused_with_a_remedy(clips: SpeechDataConfig) -> None:
     short = replace(clips, min_seconds=0.003)  # 48 samples, 3 frames
     with pytest.raises(
         ConfigError, match=r"gives 3 frames, .* mask\.length 5 at mask\.prob 0\.65 may cover whole; --set data\.min_seconds=0\.01"
@@ -229,7 +229,7 @@ def test_a_mask_that_was_not_refused_never_covers_all_frames(
     assert not mask_S[-1]
 
 
-def test_a_data_set_goes_to_another_process_as_a_few_bytes(train: SpeechDataset) -> None:
+def test_a_pickled_data_set_has_few_bytes(train: SpeechDataset) -> None:
     train.example(0, 0, (0,))
     pickled = pickle.dumps(train)
     assert len(pickled) < 4000

@@ -1,4 +1,4 @@
-"""Speech data that is not as it should be: what is found by the preparation, what in training, and what stands in for a bad recording."""
+"""Damaged speech data: what the preparation finds, what training finds, and how a bad recording is replaced."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,23 +18,23 @@ from tests.recipes.data.recordings import FRONTEND, MASK, RATE, clips_config, en
 
 @pytest.fixture
 def own(tmp_path: Path) -> SpeechDataConfig:
-    """Six recordings of the test's own, that it may damage; 500, 600, ... samples, so that their order is that of their names."""
+    """Six recordings that the test may damage. They have 500, 600, ... samples, so sorting by length keeps the order of their names."""
     path = write_recordings(tmp_path / "own", [500, 600, 700, 800, 900, 1000])
     return replace(clips_config(path), heldout_fraction=0.0, max_bad_fraction=0.5)
 
 
-def test_the_next_good_recording_stands_in_for_a_bad_one(own: SpeechDataConfig, tmp_path: Path) -> None:
+def test_a_bad_recording_is_replaced_by_the_next_good_one(own: SpeechDataConfig, tmp_path: Path) -> None:
     dataset, whole = open_split(own, tmp_path / "run"), open_split(own, tmp_path / "run")
     (tmp_path / "own" / "002.wav").unlink()
-    (tmp_path / "own" / "003.wav").write_bytes(encode(noise(799)))  # whole, but shorter than it was
+    (tmp_path / "own" / "003.wav").write_bytes(encode(noise(799)))  # can be decoded, but is shorter than it was
     group = (1, 2, 4, 5)
     before, after = (which.example(0, 1, group) for which in (whole, dataset))
-    np.testing.assert_array_equal(before.waveform, after.waveform)  # neighbours see no difference
+    np.testing.assert_array_equal(before.waveform, after.waveform)  # other members of the group do not change
     assert dataset.take_bad() == []
     example = dataset.example(0, 2, group)
     assert len(example.waveform) == 600 and example.mask.sum() == before.mask.sum()
-    stand_in_T = normalize(decode_audio((tmp_path / "own" / "004.wav").read_bytes(), RATE))
-    assert any(np.array_equal(stand_in_T[start : start + 600], example.waveform) for start in range(301))
+    replacement_T = normalize(decode_audio((tmp_path / "own" / "004.wav").read_bytes(), RATE))
+    assert any(np.array_equal(replacement_T[start : start + 600], example.waveform) for start in range(301))
     bad = dataset.take_bad()
     assert [Path(item.where).name for item in bad] == ["002.wav", "003.wav"]
     assert [item.reason for item in bad] == ["No such file or directory", "799 samples, 800 when it was prepared"]
@@ -42,23 +42,25 @@ def test_the_next_good_recording_stands_in_for_a_bad_one(own: SpeechDataConfig, 
     np.testing.assert_array_equal(example.waveform, open_split(own, tmp_path / "run").example(0, 2, group).waveform)
 
 
-def test_after_the_longest_the_search_goes_on_with_those_that_are_long_enough(own: SpeechDataConfig, tmp_path: Path) -> None:
+def test_after_the_longest_recording_the_search_continues_with_shorter_ones_that_are_long_enough(
+    own: SpeechDataConfig, tmp_path: Path
+) -> None:
     dataset = open_split(own, tmp_path / "run")
     for name in ("004.wav", "005.wav"):
         (tmp_path / "own" / name).write_bytes(b"")
     example = dataset.example(0, 5, (3, 5))  # 800 samples
-    stand_in_T = normalize(decode_audio((tmp_path / "own" / "003.wav").read_bytes(), RATE))
-    np.testing.assert_array_equal(example.waveform, stand_in_T)
+    replacement_T = normalize(decode_audio((tmp_path / "own" / "003.wav").read_bytes(), RATE))
+    np.testing.assert_array_equal(example.waveform, replacement_T)
     assert [item.reason for item in dataset.take_bad()] == ["empty file"]
 
 
-def test_where_no_good_one_is_long_enough_the_next_shorter_is_repeated(own: SpeechDataConfig, tmp_path: Path) -> None:
+def test_if_no_good_recording_is_long_enough_the_next_shorter_one_is_repeated(own: SpeechDataConfig, tmp_path: Path) -> None:
     dataset = open_split(own, tmp_path / "run")
     for name in ("003.wav", "004.wav", "005.wav"):
         (tmp_path / "own" / name).write_bytes(b"")
     example = dataset.example(0, 4, (4,))  # 900 samples
-    stand_in_T = normalize(decode_audio((tmp_path / "own" / "002.wav").read_bytes(), RATE))
-    np.testing.assert_array_equal(example.waveform, np.concatenate([stand_in_T, stand_in_T[:200]]))
+    replacement_T = normalize(decode_audio((tmp_path / "own" / "002.wav").read_bytes(), RATE))
+    np.testing.assert_array_equal(example.waveform, np.concatenate([replacement_T, replacement_T[:200]]))
     assert [Path(item.where).name for item in dataset.take_bad()] == ["004.wav", "005.wav", "003.wav"]
 
 
@@ -87,7 +89,7 @@ def test_bad_files_are_found_by_the_preparation(own: SpeechDataConfig, tmp_path:
     assert all(any(name in line for line in lines) for name in BAD) and prepared.counts["train"] == 6
 
 
-def test_what_only_decoding_shows_is_found_in_training(own: SpeechDataConfig, tmp_path: Path) -> None:
+def test_damage_that_only_decoding_shows_is_found_in_training(own: SpeechDataConfig, tmp_path: Path) -> None:
     nan_T = noise(1100)
     nan_T[7] = np.nan
     (tmp_path / "own" / "nan.wav").write_bytes(encode(nan_T, subtype="FLOAT"))

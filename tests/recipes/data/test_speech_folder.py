@@ -1,4 +1,4 @@
-"""Which recordings a recipe uses, before anything is read. What is prepared is in test_media_folder.py and test_speech.py."""
+"""Checks of the lengths that a recipe uses. The prepared folder is tested in test_media_folder.py and test_speech.py."""
 
 import re
 from dataclasses import replace
@@ -27,7 +27,7 @@ def test_impossible_lengths_and_rates_are_refused(clips: SpeechDataConfig, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_clips_that_are_all_too_short_name_the_setting_and_what_they_have(clips: SpeechDataConfig, tmp_path: Path) -> None:
+def test_the_error_about_clips_that_are_all_too_short_has_the_setting_and_their_length(clips: SpeechDataConfig, tmp_path: Path) -> None:
     usual = replace(clips, min_seconds=2.0, max_seconds=20.0)
     with pytest.raises(
         ConfigError, match=r"none of 5 items .*data\.min_seconds is 2, the longest has 0\.075 s; --set .*=0\.05 uses"

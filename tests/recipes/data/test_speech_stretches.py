@@ -11,7 +11,7 @@ import pytest
 from recipes.config import SpeechDataConfig
 from recipes.data import contents
 from recipes.data.audio import AUDIO, decode_audio, read_audio
-from recipes.data.contents import Look, RunSoFar, look_again
+from recipes.data.contents import ContentChanges, RunSoFar, look_again
 from recipes.data.labelled import labelled_speech
 from recipes.data.media import Files, UndecodableError, first_working
 from recipes.data.media_folder import open_prepared
@@ -43,7 +43,7 @@ def data(listed: Path) -> SpeechDataConfig:
 def test_every_row_is_its_own_item(tmp_path: Path, data: SpeechDataConfig) -> None:
     said: list[str] = []
     prepared = open_prepared(prepare_speech(data, FRONTEND, tmp_path / "out", num_processes=1, log=said.append))
-    assert said[0] == f"{data.path}: items are stretches of its files, by the columns offset, duration in seconds"
+    assert said[0] == f"{data.path}: items are segments of its files, by the columns offset, duration in seconds"
     assert prepared.lengths_N.tolist() == [1600] * NUM_ROWS + [800]
     assert len({prepared.media.key(item) for item in range(NUM_ROWS + 1)}) == NUM_ROWS + 1
     assert prepared.media.where(3) == f"{tmp_path}/long.wav 0.300 to 0.400 s"
@@ -69,7 +69,7 @@ def test_other_stretches_are_other_data(tmp_path: Path, listed: Path, data: Spee
 
 def test_a_stretch_beyond_the_recording_is_a_bad_item_that_is_named(tmp_path: Path, listed: Path, data: SpeechDataConfig) -> None:
     listed.write_text(listed.read_text() + '\n{"audio_filepath": "long.wav", "offset": 1.9, "duration": 5}')
-    with pytest.raises(ConfigError, match=r"1 of 22 items .*long\.wav 1\.900 to 6\.900 s \(1\.9 to 6\.9 s is no stretch of its 2 s\)"):
+    with pytest.raises(ConfigError, match=r"1 of 22 items .*long\.wav 1\.900 to 6\.900 s \(1\.9 to 6\.9 s is not within its 2 s\)"):
         prepare_speech(replace(data, max_bad_fraction=0.0), FRONTEND, tmp_path / "out", num_processes=1)
 
 
@@ -86,14 +86,14 @@ def test_a_recording_that_was_repaired_is_one_file_however_many_stretches_it_has
     folder = prepare_speech(data, FRONTEND, tmp_path / "out", num_processes=1)
     repaired = tmp_path / "long.wav"
     repaired.write_bytes(encode(noise(2 * RATE, 2)))
-    assert look_again(folder) == Look(1, 2, 2, str(repaired)), "two files, one of which has twenty stretches"
+    assert look_again(folder) == ContentChanges(1, 2, 2, str(repaired)), "two files, one of which has twenty stretches"
     media = open_prepared(folder).media
     _, _, bad = first_working(media, [*range(NUM_ROWS + 1)], check_is_last)
     files = {str(item.file) for item in bad}
     assert files == {str(repaired)} and look_again(folder, files).num_changed == 0
     strict = replace(data, max_bad_fraction=0.0)
     assert prepare_speech(strict, FRONTEND, folder, run=RunSoFar(bad=files)) == folder, "as the run asked for when it ended"
-    monkeypatch.setattr(contents, "LOOKED_AT", 1)
+    monkeypatch.setattr(contents, "MAX_COMPARED", 1)
     assert {look_again(folder).example for _ in range(20)} == {str(repaired), ""}, "files are drawn, not stretches"
 
 

@@ -1,11 +1,11 @@
-"""Splits: which part of a folder is training data by its names; what is open is asked, and nothing is left out without a word."""
+"""Splits: which part of a folder is training data by its names. An unclear case is an error, and everything that is left out is logged."""
 
 from pathlib import Path
 
 import pytest
 
 from recipes.data.folder import Listing
-from recipes.data.splits import ALL, Choice, choose_files, choose_names, split_of, word_of
+from recipes.data.splits import ALL, Choice, choose_files, choose_names, find_split_name, split_of
 from recipes.errors import ConfigError, MissingSplit
 
 LIBRISPEECH = "train-clean-100/1/a.wav train-other-500/2/b.wav dev-clean/3/c.wav test-clean/4/d.wav test-other/4/e.wav"
@@ -13,7 +13,7 @@ IMAGENET = "ILSVRC/Data/CLS-LOC/train/n01/a.wav ILSVRC/Data/CLS-LOC/val/b.wav IL
 
 
 def choose(names: str, wanted: str | None = None, *, folder: str = "/d") -> Choice:
-    """Of a folder with these files; .wav are single items."""
+    """Choose files of a folder with these names. A .wav is a single item."""
     paths = sorted(names.split())
     return choose_files(Listing(Path(folder), paths), paths, wanted, is_item=lambda path: path.endswith(".wav"))
 
@@ -39,7 +39,7 @@ def choose(names: str, wanted: str | None = None, *, folder: str = "/d") -> Choi
         ("train/dog/a.wav train/test/b.wav val/dog/c.wav", "train/dog/a.wav train/test/b.wav"),
     ],
 )
-def test_what_names_call_train_is_taken_and_the_rest_is_said(names: str, taken: str) -> None:
+def test_files_that_names_mark_as_train_are_taken_and_the_rest_is_logged(names: str, taken: str) -> None:
     choice = choose(names)
     expected = taken.split() if "[01]" not in taken else [taken.replace("[01]", digit) for digit in "01"]
     assert (choice.name, choice.paths) == ("train", expected)
@@ -51,7 +51,7 @@ def test_what_names_call_train_is_taken_and_the_rest_is_said(names: str, taken: 
     "names",
     [
         "dog/a.wav cat/b.wav",
-        "train/a.wav cat/b.wav dog/c.wav",  # the vehicle
+        "train/a.wav cat/b.wav dog/c.wav",  # a class: the vehicle
         "bullet_train/a.wav test_tube/b.wav cat/c.wav dog/d.wav fox/e.wav",
         "train.wav test.wav a.wav b.wav",
         "test.wav",
@@ -61,7 +61,7 @@ def test_what_names_call_train_is_taken_and_the_rest_is_said(names: str, taken: 
         "train.txt",
     ],
 )
-def test_where_no_name_tells_of_other_data_everything_is_taken(names: str) -> None:
+def test_if_no_name_marks_another_split_all_files_are_taken(names: str) -> None:
     for wanted in (None, "train", ALL):
         choice = choose(names, wanted)
         assert (choice.name, choice.paths, choice.left, choice.root) == (ALL, sorted(names.split()), [], "")
@@ -80,7 +80,7 @@ def test_where_no_name_tells_of_other_data_everything_is_taken(names: str) -> No
         ("more/test/a.wav dog/b.wav", "1 in dog, 1 of more/test", "dog/b.wav"),
     ],
 )
-def test_what_the_names_leave_open_is_asked(names: str, there: str, train: str | None) -> None:
+def test_unclear_names_are_an_error(names: str, there: str, train: str | None) -> None:
     advice = r"data\.split=all or the name of a folder" if train is None else r"data\.split=train, data\.split=all or the name of a folder"
     with pytest.raises(ConfigError, match=rf"^/d: .* there are {there}; --set {advice}"):
         choose(names)
@@ -92,7 +92,7 @@ def test_what_the_names_leave_open_is_asked(names: str, there: str, train: str |
         assert choose(names, "train").paths == train.split()
 
 
-def test_a_split_that_is_asked_for_goes_by_each_of_its_names() -> None:
+def test_a_split_can_be_requested_by_each_of_its_names() -> None:
     for wanted in ("valid", "validation", "VAL", "dev"):
         assert choose(LIBRISPEECH, wanted).paths == ["dev-clean/3/c.wav"]
     assert choose(LIBRISPEECH, "test").paths == ["test-clean/4/d.wav", "test-other/4/e.wav"]
@@ -102,7 +102,7 @@ def test_a_split_that_is_asked_for_goes_by_each_of_its_names() -> None:
         choose("a.wav b.wav", "valid")
 
 
-def test_any_other_name_is_that_of_a_folder_its_path_or_a_file() -> None:
+def test_any_other_name_selects_a_folder_its_path_or_a_file() -> None:
     assert choose(LIBRISPEECH, "Train-Clean-100").paths == ["train-clean-100/1/a.wav"]
     assert choose(IMAGENET, "ILSVRC/Data/CLS-LOC/val/").paths == ["ILSVRC/Data/CLS-LOC/val/b.wav"]
     assert choose("train.txt test.txt unsup-00000-of-00001.txt", "unsup").paths == ["unsup-00000-of-00001.txt"]
@@ -113,12 +113,12 @@ def test_any_other_name_is_that_of_a_folder_its_path_or_a_file() -> None:
         choose("dog/a.wav cat/c.wav", "fox")
 
 
-def test_classes_are_the_folders_without_what_is_of_the_splits() -> None:
+def test_classes_are_the_folders_without_the_names_of_splits() -> None:
     def classes(names: str, wanted: str | None = None) -> tuple[str, list[str | None] | None]:
         choice = choose(names, wanted)
         return choice.root, choice.labels
 
-    assert classes("dog/a.wav cat/b.wav train/c.wav") == ("", None), "None: the folder, train too"
+    assert classes("dog/a.wav cat/b.wav train/c.wav") == ("", None), "None: use the folder as it is, so train is a class too"
     assert classes("train/dog/a.wav test/dog/b.wav") == ("train", None)
     assert classes(IMAGENET) == ("ILSVRC/Data/CLS-LOC/train", None)
     assert classes(LIBRISPEECH) == ("", ["1", "2"]) and classes(LIBRISPEECH, "valid") == ("dev-clean", None)
@@ -157,9 +157,12 @@ def test_named_splits_of_a_stored_set() -> None:
         choose_names("d", ["test", "unsupervised"], None)
 
 
-def test_words_are_found_between_other_words_and_digits() -> None:
-    said = {name: word_of(name) for name in ("train2017", "val", "test-clean", "trainA", "bullet_train", "pretrain", "103-1240", "contest")}
-    assert {name: word and (*word,) for name, word in said.items()} == {
+def test_split_names_are_found_between_other_words_and_digits() -> None:
+    found = {
+        name: find_split_name(name)
+        for name in ("train2017", "val", "test-clean", "trainA", "bullet_train", "pretrain", "103-1240", "contest")
+    }
+    assert {name: word and (*word,) for name, word in found.items()} == {
         "train2017": ("train", True),
         "val": ("valid", True),
         "test-clean": ("test", False),

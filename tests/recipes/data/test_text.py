@@ -1,4 +1,4 @@
-"""The text data set: samples as packed, masks by (seed, epoch, index), and padding that survives wherever it stands."""
+"""The text data set: samples as they were packed, masks by (seed, epoch, index), and padding at any position."""
 
 import pickle
 from dataclasses import replace
@@ -42,7 +42,7 @@ def test_an_example_is_the_start_token_and_the_samples_text(stream: TextDataset,
 
 def test_an_example_is_a_function_of_seed_epoch_and_index(stream: TextDataset, prepared: Path) -> None:
     example = stream.example(2, 5)
-    stream.example(7, 1)  # what was asked in between does not matter
+    stream.example(7, 1)  # calls in between do not matter
     again = TextDataset(prepared, "train", mask=MASK, seed=1).example(2, 5)
     np.testing.assert_array_equal(example.inputs, again.inputs)
     np.testing.assert_array_equal(example.mask, again.mask)
@@ -53,7 +53,7 @@ def test_an_example_is_a_function_of_seed_epoch_and_index(stream: TextDataset, p
 
 @pytest.mark.parametrize(("seed", "split", "epoch"), [(1, "train", 2), (5, "train", 0), (0, "valid", 0), (1, "valid", 3)])
 def test_a_mask_is_drawn_by_seed_split_epoch_and_index(prepared: Path, seed: int, split: Split, epoch: int) -> None:
-    """Written out again, bit for bit."""
+    """The test computes it again. The results are equal bit for bit."""
     dataset = TextDataset(prepared, split, mask=MASK, seed=seed)
     starts_N2 = np.load(prepared / f"{split}.npy")
     for index in range(2):
@@ -118,17 +118,17 @@ def test_a_document_batch_is_padded_on_the_right(documents: TextDataset) -> None
     assert not (batch.masks.mask_BS & batch.padding_mask_BS).any()
 
 
-def test_a_full_document_row_still_comes_with_a_padding_mask(documents: TextDataset) -> None:
+def test_a_batch_of_documents_without_padding_has_a_padding_mask_too(documents: TextDataset) -> None:
     full = TextExample(np.full(32, 9), np.full(32, 9), np.zeros(32, dtype=bool))
     padding_BS = documents.collate([full]).padding_mask_BS
-    assert padding_BS is not None and not padding_BS.any()  # the same kernels however the global batch is cut
+    assert padding_BS is not None and not padding_BS.any()  # the same kernels however the global batch is divided
 
 
 @pytest.mark.parametrize("name", ["stream", "documents"])
-def test_padding_inside_a_row_survives(name: str, request: pytest.FixtureRequest) -> None:
+def test_padding_inside_a_row_stays_padding(name: str, request: pytest.FixtureRequest) -> None:
     dataset: TextDataset = request.getfixturevalue(name)
     clean_T = np.array([0, 9, 1, 1, 8, 2])
-    inputs_T = np.array([0, 63, 63, 1, 63, 2])  # a mask drawn over padding is taken back
+    inputs_T = np.array([0, 63, 63, 1, 63, 2])  # a mask at a padded position is removed
     batch = dataset.collate([TextExample(clean_T, inputs_T, inputs_T == 63)])
     assert batch.padding_mask_BS is not None
     assert batch.padding_mask_BS[0].tolist() == [False, False, True, True, False, False, *[True] * 26]

@@ -1,4 +1,4 @@
-"""Plain text files: what a paragraph is, and what is said about a file that is no text."""
+"""Plain text files: what a paragraph is, and errors about files that are not text."""
 
 import gzip
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_a_line_longer_than_the_buffer_loses_no_character(tmp_path: Path, monkey
         ("latin.txt.gz", b"good\ncaf\xe9\n", r"latin\.txt\.gz line 2: byte 0xe9"),
     ],
 )
-def test_what_is_no_utf8_text_is_named_by_file_and_line(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
+def test_the_error_about_text_that_is_not_utf8_has_file_and_line(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
         list(read_paragraphs(write(tmp_path / name, content)))
 

@@ -1,4 +1,4 @@
-"""Tables in files: what is written is what is read, other columns do not matter, and what cannot be read is one line with file and row."""
+"""Tables in files: cells are read as they were written, other columns do not matter, and errors are one line with file and row."""
 
 import csv
 import gzip
@@ -23,7 +23,7 @@ def write(path: Path, content: str | bytes) -> Path:
 
 
 def read(path: Path, *columns: str) -> list[Any]:
-    """The cells of the rows; of one column, its cells."""
+    """Return the cells of each row. For a single column, return a flat list."""
     rows = [row.cells for row in TableFile(path).rows(columns or ("text",))]
     return [list(cells) for cells in rows] if len(columns) > 1 else [cells[0] for cells in rows]
 
@@ -31,7 +31,7 @@ def read(path: Path, *columns: str) -> list[Any]:
 WORDS = ["NA", "null", "None", "nan", "N/A", "#N/A", "-", "1", "01", "True", "2020-01-01"]
 
 
-def test_words_that_others_take_for_missing_are_text(tmp_path: Path) -> None:
+def test_words_that_other_readers_treat_as_missing_are_text(tmp_path: Path) -> None:
     for kind in ("csv", "tsv", "csv.gz"):
         assert read(write(tmp_path / f"a.{kind}", "text\n" + "\n".join(WORDS))) == WORDS
     lines = "\n".join(json.dumps({"text": word}) for word in WORDS)
@@ -44,7 +44,7 @@ def test_an_empty_cell_is_none(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.jsonl", '{"id": 1}\n{"text": null}\n{"text": "c"}\n')) == [None, None, "c"]
 
 
-def test_quotes_are_characters_in_tsv_and_quotes_in_csv(tmp_path: Path) -> None:
+def test_quotation_marks_are_characters_in_tsv_and_quotes_in_csv(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.tsv", 'text\tx\n"half a quote\t1\na "b"\t2\n')) == ['"half a quote', 'a "b"']
     path = write(tmp_path / "a.csv", 'text,x\n"a, ""b""\nc",1\n say "d",2\n')
     assert read(path, "text", "x") == [['a, "b"\nc', "1"], [' say "d"', "2"]]
@@ -62,7 +62,7 @@ def test_a_csv_is_split_as_the_standard_library_splits_it() -> None:
         try:
             found = [cells for _, cells in _split_csv(lines)]
         except ValueError:
-            assert any(cells and cells[-1].endswith("\n") for cells in wanted)  # a quotation mark is open at the end
+            assert any(cells and cells[-1].endswith("\n") for cells in wanted)  # a quotation mark is not closed at the end
         else:
             assert [row for row in found if row] == [row for row in wanted if row], content
 
@@ -103,7 +103,7 @@ def test_a_cell_may_be_long(tmp_path: Path) -> None:
     assert read(write(tmp_path / "a.csv", f'text\n"{text}"\n')) == [text]
 
 
-def test_of_a_parquet_only_the_columns_that_are_asked_for_are_read(tmp_path: Path) -> None:
+def test_only_the_requested_columns_of_a_parquet_are_read(tmp_path: Path) -> None:
     table = pa.table({"text": [f"t{i}" for i in range(1000)], "label": [None, *range(999)], "struct": [{"text": "x"}] * 1000})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=300)
     assert read(tmp_path / "a.parquet", "label", "nowhere", "text") == [[None if i == 0 else i - 1, None, f"t{i}"] for i in range(1000)]
@@ -142,7 +142,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("name", "content", "complaint"), BROKEN)
-def test_what_cannot_be_read_is_one_line_with_file_and_row(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
+def test_a_table_that_cannot_be_read_is_one_line_with_file_and_row(tmp_path: Path, name: str, content: bytes, complaint: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=name.replace(".", r"\.") + complaint) as caught:
         TableFile(tmp_path / name).columns()
@@ -164,7 +164,7 @@ def test_a_parquet_with_a_damaged_page_names_the_row(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", TABLE_FORMATS)
-def test_no_damage_gives_anything_but_rows_or_the_one_line(tmp_path: Path, kind: str) -> None:
+def test_any_damage_gives_rows_or_the_one_line_error(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"a{kind}"
     if kind == ".parquet":
         pq.write_table(pa.table({"text": [f"t{i}" for i in range(50)]}), path)

@@ -1,4 +1,4 @@
-"""The tokenizer: ids, sampling, cutting, and vocabularies that do not fit."""
+"""The tokenizer: ids, the training sample, cutting of paragraphs, and vocabularies that do not fit."""
 
 import io
 from itertools import pairwise
@@ -44,13 +44,13 @@ def test_training_gives_one_symbol_less_than_the_vocabulary_and_repeats() -> Non
 
 
 def test_long_paragraphs_of_any_script_are_trained_on(tmp_path: Path) -> None:
-    long = "αβγδε " * (MAX_PIECE_CHARACTERS // 6)  # nearly two bytes a character
+    long = "αβγδε " * (MAX_PIECE_CHARACTERS // 6)  # nearly two bytes per character
     (tmp_path / "model").write_bytes(train_tokenizer([*TEXT, *cut(long)], TextDataConfig(), 40))
     assert UNK not in encode(str(tmp_path / "model"), ["αβγδε"])[0]
 
 
 @pytest.mark.parametrize(("lowercase", "read"), [(False, "The CAT sat"), (True, "the cat sat")])
-def test_capitals_are_kept_unless_lower_case_is_asked_for(lowercase: bool, read: str) -> None:
+def test_capitals_are_kept_unless_data_lowercase(lowercase: bool, read: str) -> None:
     content = train_tokenizer([*TEXT, "The CAT sat"], TextDataConfig(lowercase=lowercase), VOCAB_SIZE + 4)
     processor = sentencepiece.SentencePieceProcessor(model_proto=content)
     assert processor.decode(processor.encode("The CAT sat")) == read
@@ -99,7 +99,7 @@ def test_a_capped_sample_is_spread_evenly_and_repeats() -> None:
     assert list(samples[0]) == list(samples[1])
 
 
-def test_a_vocabulary_that_the_text_cannot_fill_names_the_largest_one() -> None:
+def test_the_error_about_a_vocabulary_that_the_text_cannot_fill_has_the_largest_size() -> None:
     data = TextDataConfig(tokenizer_type="unigram")
     with pytest.raises(ConfigError, match=r"frontend\.vocab_size 5000 is too large.*--set frontend\.vocab_size=\d+") as caught:
         train_tokenizer(TEXT, data, 5000)
@@ -130,10 +130,10 @@ def test_a_given_model_must_have_the_size_and_the_ids(tmp_path: Path, model: Pat
         read_tokenizer(tmp_path / "other.model", VOCAB_SIZE)
 
 
-def test_the_shards_type_grows_with_the_vocabulary() -> None:
+def test_the_dtype_of_the_shards_grows_with_the_vocabulary() -> None:
     assert (token_dtype(65536), token_dtype(65537)) == (np.uint16, np.uint32)
 
 
 @pytest.mark.parametrize("lowercase", [False, True])
-def test_a_model_tells_whether_it_folds_case(lowercase: bool) -> None:
+def test_a_lowercasing_model_is_recognised(lowercase: bool) -> None:
     assert is_lowercasing(train_tokenizer([*TEXT, "The CAT sat"], TextDataConfig(lowercase=lowercase), VOCAB_SIZE + 4)) == lowercase

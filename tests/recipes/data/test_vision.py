@@ -1,4 +1,4 @@
-"""The image data set: views and masks by (seed, epoch, index) in any order and process, and neighbours in the place of bad pictures."""
+"""The image data set: views and masks by (seed, epoch, index) in any order and process, and replacements of bad pictures."""
 
 import io
 import multiprocessing
@@ -33,20 +33,20 @@ ALL = tuple(range(8))
 
 
 def encoded(image: Image.Image, kind: str) -> bytes:
-    """The file's bytes."""
+    """Return the bytes of the file."""
     file = io.BytesIO()
     image.save(file, kind)
     return file.getvalue()
 
 
 def colours(seed: int) -> Image.Image:
-    """A picture of its own, smooth enough for JPEG."""
+    """Return a picture that depends on the seed and is smooth enough for JPEG."""
     small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     return Image.fromarray(small).resize((60, 48), Image.Resampling.BILINEAR)
 
 
 def write_images(folder: Path, num_images: int = 30) -> Path:
-    """A folder of JPEG files in two classes."""
+    """Write a folder of JPEG files in two classes."""
     for number in range(num_images):
         place = folder / ("even", "odd")[number % 2]
         place.mkdir(parents=True, exist_ok=True)
@@ -55,18 +55,18 @@ def write_images(folder: Path, num_images: int = 30) -> Path:
 
 
 def open_dataset(prepared: Path, split: Split = "train", *, mask: BlockMaskConfig = MASK, data: VisionDataConfig = DATA, seed: int = 1):
-    """The data set with this file's settings."""
+    """Return the data set with the settings of this file."""
     return VisionDataset(prepared, split, frontend=FRONTEND, mask=mask, data=data, seed=seed)
 
 
 def make_dataset(folder: Path, **options: object) -> VisionDataset:
-    """The training split of a folder of images without held-out ones."""
+    """Return the training split of a folder of images, without a held-out split."""
     data = replace(DATA, path=str(folder), heldout_fraction=0.0, max_bad_fraction=0.5)
     return open_dataset(prepare_vision(data, folder.parent / f"{folder.name}-prepared", num_processes=1), data=data, **options)
 
 
 def equal(one: VisionExample, other: VisionExample) -> bool:
-    """Bit for bit."""
+    """True if both examples are equal bit for bit."""
     return np.array_equal(one.image, other.image) and np.array_equal(one.mask, other.mask)
 
 
@@ -78,13 +78,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared(folder: Path) -> Path:
-    """The same, prepared."""
+    """The thirty pictures, prepared."""
     return prepare_vision(replace(DATA, path=str(folder)), folder.parent / "prepared", num_processes=1)
 
 
 @pytest.fixture
 def dataset(prepared: Path) -> VisionDataset:
-    """Its training split."""
+    """The training split of the thirty pictures."""
     return open_dataset(prepared)
 
 
@@ -130,7 +130,7 @@ def test_views_and_masks_change_with_the_epoch(dataset: VisionDataset) -> None:
 
 def test_pickled_data_reads_the_same_here_and_in_another_process(dataset: VisionDataset) -> None:
     content = pickle.dumps(dataset)
-    assert len(content) < 4_000  # names and settings: no index, no pictures
+    assert len(content) < 4_000  # names and settings, neither an index nor pictures
     copy = pickle.loads(content)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
         futures = [pool.submit(dataset.example, 1, index, ALL) for index in (4, 0)]
@@ -140,7 +140,7 @@ def test_pickled_data_reads_the_same_here_and_in_another_process(dataset: Vision
         assert equal(example, other) and equal(example, copy.example(1, index, ALL))
 
 
-def test_another_mask_leaves_the_views_and_another_view_the_masks(dataset: VisionDataset, prepared: Path) -> None:
+def test_another_mask_setting_keeps_the_views_and_another_view_setting_keeps_the_masks(dataset: VisionDataset, prepared: Path) -> None:
     other_mask = open_dataset(prepared, mask=replace(MASK, num_patches=4))
     other_view = open_dataset(prepared, data=replace(DATA, crop_scale=(0.5, 0.6), color_jitter=0.0))
     for index in range(4):
@@ -151,7 +151,7 @@ def test_another_mask_leaves_the_views_and_another_view_the_masks(dataset: Visio
         assert (example.image != other_view.example(0, index, ALL).image).any()
 
 
-def test_the_heldout_split_sees_central_views_of_other_pictures(dataset: VisionDataset, prepared: Path) -> None:
+def test_the_heldout_split_has_central_views_of_other_pictures(dataset: VisionDataset, prepared: Path) -> None:
     heldout = open_dataset(prepared, "valid")
     assert len(heldout) == 6 and len(dataset) == 24 and heldout.fingerprint == dataset.fingerprint
     assert not {*heldout._items.tolist()} & {*dataset._items.tolist()}
@@ -162,7 +162,7 @@ def test_the_heldout_split_sees_central_views_of_other_pictures(dataset: VisionD
     assert any((heldout.example(0, i, ALL).mask != dataset.example(0, i, ALL).mask).any() for i in range(6))
 
 
-def test_an_epoch_reads_every_picture_once_in_an_order_of_its_own(dataset: VisionDataset) -> None:
+def test_an_epoch_reads_every_picture_once_in_a_random_order(dataset: VisionDataset) -> None:
     orders = [dataset.order(np.random.Generator(np.random.Philox(seed))).tolist() for seed in (0, 1)]
     assert orders[0] != orders[1] and all(sorted(order) == list(range(24)) for order in orders)
 
@@ -198,12 +198,12 @@ def test_odd_pictures_are_read_and_bad_files_are_replaced_and_named(tmp_path: Pa
         (folder / name).write_bytes(content)
     dataset = make_dataset(folder)
     assert len(dataset) == 9
-    met: list[str] = []
+    replaced: list[str] = []
     for index in range(9):
         assert np.isfinite(dataset.example(0, index, ALL).image).all()
-        met += [Path(item.where).name for item in dataset.take_bad()]
+        replaced += [Path(item.where).name for item in dataset.take_bad()]
     # sorted: cmyk empty grey palette pixel rgba sixteen text truncated; the last two are followed by cmyk again
-    assert Counter(met) == {"empty.jpg": 1, "text.jpg": 1, "truncated.jpg": 2}
+    assert Counter(replaced) == {"empty.jpg": 1, "text.jpg": 1, "truncated.jpg": 2}
     assert dataset.take_bad() == []
 
 
@@ -242,7 +242,7 @@ def test_a_replacement_is_of_the_same_split(tmp_path: Path) -> None:
     data = replace(DATA, path=str(write_images(tmp_path / "images", 10)), heldout_fraction=0.3)
     prepared = open_prepared(prepare_vision(data, tmp_path / "prepared", num_processes=1))
     _, second, third = prepared.splits["valid"].tolist()
-    assert (second, third) != (1, 2), "an item's number is not its place in the split"
+    assert (second, third) != (1, 2), "the number of an item is not its index in the split"
     Path(prepared.media.where(second)).write_bytes(b"")
     example = open_dataset(prepared.folder, "valid", data=data).example(0, 1, ALL)
     np.testing.assert_array_equal(example.image, center_view(decode_image(prepared.media.read(third)), 32))
@@ -257,7 +257,7 @@ def test_a_picture_removed_after_preparing_is_replaced_and_named(tmp_path: Path)
     assert [Path(item.where).name for item in items] == ["03.jpg"] and "No such file" in items[0].reason
 
 
-def test_data_without_any_picture_ends_the_search_soon(tmp_path: Path) -> None:
+def test_the_search_for_a_replacement_ends_soon_if_no_picture_is_good(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(MAX_REPLACEMENTS + 20):
@@ -278,7 +278,7 @@ def test_impossible_views_are_refused_before_anything_is_written(
         open_dataset(prepared, data=data)
 
 
-def test_the_shipped_sample_is_whole_balanced_and_credited(tmp_path: Path) -> None:
+def test_the_shipped_sample_is_complete_balanced_and_credited(tmp_path: Path) -> None:
     media = open_media(None, IMAGES, column="image")
     assert Counter(media.label(index) for index in range(len(media))) == dict.fromkeys(
         ("daisy", "dandelion", "roses", "sunflowers", "tulips"), 80

@@ -1,4 +1,4 @@
-"""The preparation of images refuses views that cannot be before anything is written. What is prepared is in test_media_folder.py."""
+"""The preparation of images refuses impossible views before it writes anything. The prepared folder is tested in test_media_folder.py."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""A stream that takes notes, in place of the one on which DeepSpeed gathers: a CPU has none. benchmarks/accelerator_check.py asks a real
-one."""
+"""A recording stream in place of the stream on which DeepSpeed gathers, since a CPU has no streams. benchmarks/accelerator_check.py tests a
+real stream."""
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def waits_after(engines: Mapping[str, Any], writers: Mapping[str, Callable[[], object]]) -> dict[str, list[tuple[str, str, bool]]]:
-    """For each writer of shards: the engines whose gathers it made wait, for which stream, and whether all was written by then. Changes
-    this process for good."""
+    """Run each function that writes shards. Return by its name: the engines whose gathers it made wait, for which stream, and whether all
+    shards were written by then. Changes this process permanently."""
     from recipes.engine import shards
 
-    assert [shards.gather_stream(engine) for engine in engines.values()] == [None] * len(engines), "a CPU has none"
+    assert [shards.gather_stream(engine) for engine in engines.values()] == [None] * len(engines), "a CPU has no streams"
     waits: list[tuple[str, str, list[Tensor]]] = []
 
     def held(name: str) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""The optimizer that a recipe asks for is the one that steps: AdamW written out here, parameter by parameter, with the recipe's numbers."""
+"""The optimizer takes the steps of AdamW with the recipe's numbers. The reference is AdamW written out here, parameter by parameter."""
 
 from typing import Any
 
@@ -11,18 +11,19 @@ from tests.recipes.engine.test_build import NO_THRESHOLD, random_batch, resolved
 
 BETAS, EPS, DECAY, CLIP = (0.7, 0.8), 1e-3, 0.5, 1.0
 RATES = (0.02, 0.01, 0.03)
-"""Set before each of the three updates."""
+"""Learning rates, set before each of the three updates."""
 SETTINGS = (
     *(f"optim.betas={BETAS[0]},{BETAS[1]}", f"optim.eps={EPS}", f"optim.weight_decay={DECAY}", f"optim.clip_norm={CLIP}"),
-    "optim.lr=9",  # the optimizer is built with it and must never use it
+    "optim.lr=9",  # the optimizer is built with this rate and must never use it
 )
 MASKED = 64
-"""What the loss is divided by; any number."""
+"""The count that divides the loss; any number works."""
 OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 
 
 def largest_errors(world_size: int, tp_size: int, zero: dict[str, Any], decays_all: bool) -> dict[str, float]:
-    """Three updates: of each parameter's shard on this rank, the largest difference from AdamW by hand, relative to how far it moved."""
+    """Take three updates. Return for each parameter's shard on this rank the largest difference from the reference, relative to its
+    change."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.engine.update import backward, set_learning_rate
@@ -42,13 +43,13 @@ def largest_errors(world_size: int, tp_size: int, zero: dict[str, Any], decays_a
         gradients = {name: shards.gradient_shard(p).double().clone() for name, p in parameters.items()}
         counted = [gradient for name, gradient in gradients.items() if parallel.tp_rank == 0 or shards.is_split(parameters[name])]
         square = torch.stack([gradient.square().sum() for gradient in counted]).sum()
-        dist.all_reduce(square)  # over all ranks; of parameters that the tensor-parallel ranks hold whole one copy counts
+        dist.all_reduce(square)  # over all ranks; a parameter that every tensor-parallel rank holds whole counts once
         norms.append(float(square.sqrt()))
         objective.student.step()
         for name, gradient in gradients.items():
             decay = DECAY if decays_all or len(parameters[name].ds_shape) > 1 else 0.0
             adamw(weights[name], gradient / max(1.0, norms[-1] / CLIP), moments[name], rate, decay=decay, step=step)
-    assert min(norms) > 2 * CLIP, "clipping must matter"
+    assert min(norms) > 2 * CLIP, "gradients must be clipped"
     return {
         name: float((shards.master_shard(p) - weights[name]).abs().max() / (weights[name] - first[name]).abs().max().clamp(min=1e-9))
         for name, p in parameters.items()
@@ -56,7 +57,7 @@ def largest_errors(world_size: int, tp_size: int, zero: dict[str, Any], decays_a
 
 
 def adamw(weight: Any, gradient: Any, moments: tuple[Any, Any], rate: float, *, decay: float, step: int) -> None:
-    """One step in place. Source: Loshchilov and Hutter 2019, algorithm 2, with the rate as the schedule's multiplier."""
+    """Take one step in place. Source: Loshchilov and Hutter 2019, algorithm 2, with the rate as the schedule's multiplier."""
     weight.mul_(1 - rate * decay)
     for moment, value, beta in zip(moments, (gradient, gradient.square()), BETAS, strict=True):
         moment.mul_(beta).add_(value, alpha=1 - beta)
@@ -69,7 +70,7 @@ def adamw(weight: Any, gradient: Any, moments: tuple[Any, Any], rate: float, *, 
     [(1, 1, {}, True), (1, 1, {}, False), (1, 1, OFFLOAD, False), (2, 1, NO_THRESHOLD, False), (2, 2, {}, False)],
     ids=["all_decayed", "matrices_decayed", "offload", "dp2", "tp2"],
 )
-def test_each_parameter_takes_the_steps_of_adamw_with_its_own_decay_and_the_rate_just_set_to_1e_4(
+def test_each_parameter_takes_the_steps_of_adamw_with_its_own_decay_and_the_current_rate_to_1e_4(
     world_size: int, tp_size: int, zero: dict[str, Any], decays_all: bool
 ) -> None:
     for errors in run_distributed(largest_errors, world_size, world_size, tp_size, zero, decays_all, timeout=280):

@@ -1,4 +1,4 @@
-"""The allocator's two phases: freed blocks go back while building, are kept afterwards."""
+"""The allocator's first phase: freed blocks are returned to the system while engines are built."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ print((full - before) >> 20, (freed - before) >> 20)
 """
 
 
-def test_freed_layers_go_back_to_the_system_while_building() -> None:
+def test_freed_layers_are_returned_to_the_system_while_building() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=True)
     full, freed = map(int, done.stdout.split())
     assert full >= 180 and freed <= 40, done.stdout

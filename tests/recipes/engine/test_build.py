@@ -1,4 +1,4 @@
-"""The engines: what each rank holds, how it starts, and that the sharded EMA is the unsharded one."""
+"""The engines: what each rank holds, and that the sharded EMA equals the unsharded one."""
 
 import json
 from pathlib import Path
@@ -20,13 +20,13 @@ from tests.distributed import run_distributed
 ROOT = Path(__file__).parents[3]
 BF16 = {"bf16": {"enabled": True}}
 FORWARD_SETTINGS = ("teacher.layer_norms=layer", "teacher.average_norms=")
-"""No norm over time: it divides by the spread of a channel over positions, which can be small, and so magnifies rounding."""
+"""No norm over time: it divides by the standard deviation of a channel over positions. That can be small, which would amplify rounding."""
 LARGE_THRESHOLD = {"stage3_param_persistence_threshold": 10**9}
 NO_THRESHOLD = {"stage3_param_persistence_threshold": 0}
 
 
 def resolved(world_size: int, tp_size: int, zero: dict[str, Any], other: dict[str, Any], *settings: str) -> tuple[Recipe, EngineConfig]:
-    """text_tiny on zero3_cpu.json with changes."""
+    """Return text_tiny and zero3_cpu.json with changes."""
     recipe = apply_overrides(text_tiny(), ["run.global_batch_size=8", "data.sequence_length=32", *settings])
     content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | other | {"megatron": {"tensor_model_parallel_size": tp_size}}
     content["zero_optimization"] = content["zero_optimization"] | zero
@@ -34,7 +34,7 @@ def resolved(world_size: int, tp_size: int, zero: dict[str, Any], other: dict[st
 
 
 def random_batch(recipe: Recipe, rows: int, seed: int) -> Batch:
-    """Random tokens, a third of them masked."""
+    """Return random tokens, about a third of them masked."""
     generator = torch.Generator().manual_seed(seed)
     vocabulary, S = recipe.frontend.vocab_size, recipe.data.sequence_length
     clean_BS = torch.randint(4, vocabulary - 1, (rows, S), generator=generator)
@@ -43,8 +43,8 @@ def random_batch(recipe: Recipe, rows: int, seed: int) -> Batch:
 
 
 def follow_ema(world_size: int, tp_size: int, zero: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """20 updates; the shadow against a full fp32 lerp over gathered masters, and the teacher's forward against a plain
-    trunk with the gathered shadow as its weights."""
+    """Take 20 updates. Compare the shadow with a full fp32 lerp over gathered masters, and the teacher's forward with a plain trunk whose
+    weights are the gathered shadow."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.engine.update import backward
@@ -86,7 +86,7 @@ def follow_ema(world_size: int, tp_size: int, zero: dict[str, Any], other: dict[
 
 
 def teacher_forward_error(objective: Any, recipe: Recipe, shadow: dict[str, Tensor], precision: str) -> float:
-    """Largest difference between the teacher engine's targets and a plain one-rank trunk's on the same weights."""
+    """Return the largest difference between the teacher engine's targets and those of a plain one-rank trunk with the same weights."""
     from model.dropout import DropoutStream
     from model.init import Init
     from model.parallel import Parallel
@@ -108,7 +108,7 @@ def teacher_forward_error(objective: Any, recipe: Recipe, shadow: dict[str, Tens
 
 
 def replica_spread(objective: Any, shards: Any, parallel: Any) -> float:
-    """Largest difference between the TP ranks' copies of a parameter that each holds whole."""
+    """Return the largest difference between the TP ranks' copies of a parameter that each of them holds whole."""
     worst = 0.0
     for _, parameter in shards.named_parameters(objective.student):
         if not shards.is_split(parameter):
@@ -127,7 +127,7 @@ def replica_spread(objective: Any, shards: Any, parallel: Any) -> float:
 def test_sharded_ema_is_exactly_the_unsharded_lerp_in_fp32(world_size: int, tp_size: int, zero: dict[str, Any]) -> None:
     for seen in run_distributed(follow_ema, world_size, world_size, tp_size, zero, {}, timeout=200):
         assert seen["shadow"] == 0.0
-        assert seen["moved"] > 1e-3, "the student must have left the teacher for this to mean anything"
+        assert seen["moved"] > 1e-3, "otherwise student and teacher are equal and the test shows nothing"
         assert seen["collectives"] == 0
         assert seen["forward"] <= 2e-5, "the teacher must compute with the weights of the last update"
         assert seen["replicas"] == 0.0
@@ -142,7 +142,7 @@ def test_sharded_ema_in_bf16_keeps_an_exact_fp32_shadow(world_size: int, tp_size
 
 
 def count_bytes(world_size: int) -> dict[str, int]:
-    """Bytes of every kind that this rank holds between two steps."""
+    """Return the bytes of every kind that this rank holds between two steps."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.engine.update import backward
@@ -170,7 +170,7 @@ def count_bytes(world_size: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_every_rank_holds_its_share_of_everything_to_the_padding(world_size: int) -> None:
+def test_every_rank_holds_its_part_of_everything_up_to_padding(world_size: int) -> None:
     from recipes.plan.size import num_parameters, num_trunk_parameters
 
     recipe = text_tiny()
@@ -190,7 +190,7 @@ def test_every_rank_holds_its_share_of_everything_to_the_padding(world_size: int
             assert 0 <= held[kind] - 4 * count / world_size <= factor * slack, (kind, held[kind], 4 * count / world_size)
 
 
-def test_the_teacher_never_keeps_gathered_copies_whatever_the_json_says() -> None:
+def test_the_teacher_never_keeps_gathered_copies_whatever_the_ds_config_sets() -> None:
     from recipes.engine.build import _fixed_config
 
     given = {"zero_optimization": {"stage": 3, **LARGE_THRESHOLD, "offload_optimizer": {"device": "cpu"}}}

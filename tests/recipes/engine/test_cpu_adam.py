@@ -1,4 +1,4 @@
-"""The CPU optimizer of offloaded runs: AdamW, whatever it has done before."""
+"""The CPU optimizer of offloaded runs: AdamW that depends on no earlier step, and its build."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ NUMBERS: dict[str, Any] = {"lr": 1e-2, "betas": (0.9, 0.98), "eps": 1e-6}
 
 
 def build_nothing() -> None:
-    """Load DeepSpeed's op, which compiles it where this machine has not yet got it."""
+    """Load DeepSpeed's op, which compiles it if this machine does not have it yet."""
     from recipes.engine.cpu_adam import build_cpu_adam
 
     build_cpu_adam([{"params": [torch.zeros(4, requires_grad=True)]}], **NUMBERS)
@@ -28,16 +28,17 @@ def build_nothing() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
-    """The minute of a compiler on a fresh machine, which is not to count in the time of a test."""
+    """Compile the op, which takes a minute on a fresh machine, outside of the time limit of a test."""
     run_distributed(build_nothing, 1, timeout=800)
 
 
-def resumed_and_whole(counted: bool) -> float:
-    """Largest difference of the weights after STEPS, between one optimizer and one per step that gets the state of the one before."""
+def resume_every_step(with_hook: bool) -> float:
+    """Return the largest difference of the weights after STEPS between one optimizer, and a new one per step that gets the state of the
+    last."""
     from recipes.engine import cpu_adam
 
-    if not counted:
-        cpu_adam._jump = lambda *args: None  # type: ignore[assignment]
+    if not with_hook:
+        cpu_adam._step_far_away = lambda *args: None  # type: ignore[assignment]
 
     def build(weight: torch.Tensor) -> torch.optim.Optimizer:
         return cpu_adam.build_cpu_adam([{"params": [weight], "weight_decay": 0.1}], **NUMBERS)
@@ -55,13 +56,13 @@ def resumed_and_whole(counted: bool) -> float:
     return float((whole - resumed).abs().max())
 
 
-def test_a_resumed_optimizer_takes_the_same_steps_bit_for_bit_which_deepspeeds_own_does_not() -> None:
-    assert run_distributed(resumed_and_whole, 1, True)[0] == 0.0
-    assert run_distributed(resumed_and_whole, 1, False)[0] > 0.0, "then build_cpu_adam is no longer needed"
+def test_a_resumed_optimizer_takes_bitwise_the_same_steps_and_deepspeeds_own_does_not() -> None:
+    assert run_distributed(resume_every_step, 1, True)[0] == 0.0
+    assert run_distributed(resume_every_step, 1, False)[0] > 0.0, "if this fails, build_cpu_adam is no longer needed"
 
 
-def counted_against_torch() -> float:
-    """Largest difference of the weights to torch's AdamW in float64 after STEPS, two groups with weight decays of their own."""
+def compare_with_torch() -> float:
+    """Return the largest difference of the weights from torch's AdamW in float64 after STEPS, with two groups of different weight decay."""
     from recipes.engine.cpu_adam import build_cpu_adam
 
     dtypes = (torch.float32, torch.float64)
@@ -81,50 +82,50 @@ def counted_against_torch() -> float:
 
 
 def test_it_is_adamw_to_1e_5() -> None:
-    assert run_distributed(counted_against_torch, 1)[0] == pytest.approx(0.0, abs=1e-5)
+    assert run_distributed(compare_with_torch, 1)[0] == pytest.approx(0.0, abs=1e-5)
 
 
 def processes_started() -> list[str]:
-    """The commands that building one optimizer starts, beginning from an op that is not loaded."""
+    """Return the processes and imports that building one optimizer starts, if the op is not loaded yet."""
     from recipes.engine.cpu_adam import build_cpu_adam
 
     started: list[str] = []
     names = {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.system", "import"}
     sys.addaudithook(lambda event, args: started.append(f"{event} {args[:2]}") if event in names else None)
     build_cpu_adam([{"params": [torch.zeros(4, requires_grad=True)]}], **NUMBERS)
-    assert "cpuinfo" not in sys.modules, "the stand-in outlives the construction"
+    assert "cpuinfo" not in sys.modules, "the replacement of cpuinfo is still there"
     return started
 
 
 def test_py_cpuinfo_is_neither_imported_nor_started() -> None:
-    """It spawns itself, which costs every rank a second and now and then never returns."""
+    """py-cpuinfo starts itself as a process, which takes every rank a second and sometimes never returns."""
     started = run_distributed(processes_started, 1)[0]
-    assert started, "the audit hook itself: loading an op asks the compiler for its version"
-    assert not [one for one in started if "cpuinfo" in one]
+    assert started, "the audit hook must record something: loading an op runs the compiler for its version"
+    assert not [event for event in started if "cpuinfo" in event]
 
 
-def build_beside_a_leftover() -> str | None:
-    """Build one optimizer. Returns the environment's build root afterwards."""
+def build_with_a_stale_lock() -> str | None:
+    """Build one optimizer although a killed build left its lock. Return the environment's build root afterwards."""
     from recipes.engine import cpu_adam
 
-    leftover = cpu_adam.build_folder() / "cpu_adam" / "lock"
+    stale_lock = cpu_adam.build_folder() / "cpu_adam" / "lock"
     if dist.get_rank() == 0:
-        leftover.touch()
+        stale_lock.touch()
     dist.barrier()
     build_nothing()
     dist.barrier()
-    assert not leftover.exists()
+    assert not stale_lock.exists()
     return os.environ.get(cpu_adam.BUILD_ROOT)
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
-def test_a_process_that_was_killed_while_it_compiled_does_not_hold_up_the_next_ones(world_size: int) -> None:
-    """torch's own way is to wait for ever."""
-    roots = run_distributed(build_beside_a_leftover, world_size)
-    assert roots == [os.environ.get("TORCH_EXTENSIONS_DIR")] * world_size, "no lasting change"
+def test_the_lock_of_a_killed_build_does_not_block_later_builds(world_size: int) -> None:
+    """torch itself would wait forever."""
+    roots = run_distributed(build_with_a_stale_lock, world_size)
+    assert roots == [os.environ.get("TORCH_EXTENSIONS_DIR")] * world_size, "the variable is restored"
 
 
-def test_processors_with_other_instruction_sets_have_ops_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processors_with_different_instruction_sets_have_separate_build_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     from recipes.engine import cpu_adam
 
     folders = set()
@@ -134,7 +135,7 @@ def test_processors_with_other_instruction_sets_have_ops_of_their_own(monkeypatc
     assert len(folders) == 2
 
 
-def test_it_is_known_before_whether_the_op_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_compiled_is_true_if_the_op_is_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from recipes.engine import cpu_adam
 
     monkeypatch.setenv(cpu_adam.BUILD_ROOT, str(tmp_path))
@@ -145,7 +146,7 @@ def test_it_is_known_before_whether_the_op_is_compiled(tmp_path: Path, monkeypat
 
 
 def compile_flags(by_lscpu: bool) -> list[str]:
-    """Of DeepSpeed's op, from cpu_info, or from DeepSpeed's own fallback where py-cpuinfo fails: lscpu."""
+    """Return the compile flags of DeepSpeed's op, from cpu_info or from lscpu, which DeepSpeed uses if py-cpuinfo fails."""
     from deepspeed.ops.op_builder import CPUAdamBuilder
 
     from recipes.engine import cpu_adam
@@ -186,7 +187,9 @@ def test_proc_cpuinfo_is_read(
     assert flag in info["flags"] if flag else info["flags"] == []
 
 
-def test_a_home_that_cannot_be_written_names_the_variable_that_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_home_that_cannot_be_written_names_the_variable_that_fixes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from recipes.engine import cpu_adam
 
     monkeypatch.setenv("HOME", "/proc/nowhere")
@@ -194,9 +197,9 @@ def test_a_home_that_cannot_be_written_names_the_variable_that_helps(tmp_path: P
         monkeypatch.setenv(cpu_adam.BUILD_ROOT, root)
         with (
             pytest.raises(LocalError, match=r"compiled into /.*cannot be written .*; set TORCH_EXTENSIONS_DIR"),
-            cpu_adam._compiling_alone(),
+            cpu_adam._exclusive_build(),
         ):
-            pytest.fail("must not begin")
+            pytest.fail("must not start")
     monkeypatch.setenv(cpu_adam.BUILD_ROOT, str(tmp_path / "built"))
-    with cpu_adam._compiling_alone():
+    with cpu_adam._exclusive_build():
         assert Path(os.environ[cpu_adam.BUILD_ROOT]).parent == tmp_path / "built"

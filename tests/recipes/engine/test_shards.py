@@ -1,4 +1,4 @@
-"""Contract with the pinned DeepSpeed: every private attribute that shards.py reads, and what is written is what is computed with."""
+"""Contract with the pinned DeepSpeed: every private attribute that shards.py uses, and that the forward computes with what was written."""
 
 import math
 from importlib import metadata
@@ -16,7 +16,7 @@ def test_deepspeed_is_the_version_whose_private_state_was_read() -> None:
 
 
 def inspect_private_state(world_size: int, tp_size: int, zero: dict[str, Any]) -> None:
-    """Views, ranges and round trips on live engines."""
+    """Check views, ranges and round trips on real engines."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.engine.update import backward
@@ -65,7 +65,7 @@ def test_shards_are_views_that_training_reads_and_writes(world_size: int, tp_siz
 
 
 def forward_after_write(zero: dict[str, Any]) -> float:
-    """Change one master through shards and see whether the student's forward does."""
+    """Change one master weight through shards. Return how far the change of the student's forward is from the expected one."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.objectives.registry import build_objective
@@ -81,7 +81,7 @@ def forward_after_write(zero: dict[str, Any]) -> float:
 
 
 @pytest.mark.parametrize("zero", [NO_THRESHOLD, LARGE_THRESHOLD], ids=["partitioned", "persistent"])
-def test_a_refreshed_write_reaches_the_forward_even_of_persistent_parameters(zero: dict[str, Any]) -> None:
+def test_a_write_reaches_the_forward_after_a_refresh_even_in_persistent_parameters(zero: dict[str, Any]) -> None:
     assert run_distributed(forward_after_write, 1, zero)[0] < 1e-5
 
 
@@ -89,7 +89,8 @@ OFFLOAD = {"offload_optimizer": {"device": "cpu"}}
 
 
 def discard_and_go_on(world_size: int, tp_size: int, zero: dict[str, Any], poisons: tuple[float, ...]) -> dict[str, Any]:
-    """Three updates of two micro-batches; before the last, for each of `poisons` one more into which it is multiplied, and discarded."""
+    """Take three updates of two micro-batches. Before the last, for each of `poisons`, accumulate one more whose loss is multiplied by it,
+    and discard it."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.engine.update import backward
@@ -133,17 +134,17 @@ RUNS: dict[str, tuple[int, int, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module", params=RUNS)
 def undisturbed(request: pytest.FixtureRequest) -> tuple[str, list[dict[str, Any]]]:
-    """The key of a run and what each of its ranks ends with when nothing is discarded."""
+    """The key of a run, and the weights at its end on each rank if nothing is discarded."""
     return request.param, discarding(request.param, ())
 
 
 def discarding(run: str, poisons: tuple[float, ...]) -> list[dict[str, Any]]:
-    """discard_and_go_on, on every rank. The first run with offload on a machine compiles DeepSpeed's optimizer: a minute."""
+    """Run discard_and_go_on on every rank. The first run with offload on a machine compiles DeepSpeed's optimizer, which takes a minute."""
     world_size, tp_size, zero = RUNS[run]
     return run_distributed(discard_and_go_on, world_size, world_size, tp_size, zero, poisons, timeout=280)
 
 
-def test_gradient_squares_are_those_of_the_shards_to_1e_6_and_discarded_updates_leave_no_trace(
+def test_gradient_squares_equal_those_of_the_shards_to_1e_6_and_discarded_updates_change_nothing(
     undisturbed: tuple[str, list[dict[str, Any]]],
 ) -> None:
     run, theirs = undisturbed
@@ -152,7 +153,7 @@ def test_gradient_squares_are_those_of_the_shards_to_1e_6_and_discarded_updates_
 
 
 def squares_under(scale: float) -> tuple[float, float]:
-    """The squared gradient norm, and the sum of the gradients' squares as they are, with fp16's loss scale on an fp32 engine."""
+    """Return the squared gradient norm, and the plain sum of the gradients' squares, with fp16's loss scale on an fp32 engine."""
     from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
 
     from model.parallel import init_parallel
@@ -170,19 +171,19 @@ def squares_under(scale: float) -> tuple[float, float]:
     return own, float(sum(gradient.double().square().sum() for gradient in gradients))
 
 
-def test_the_squared_gradient_norm_is_without_the_loss_scale_of_fp16() -> None:
+def test_the_squared_gradient_norm_does_not_contain_the_loss_scale() -> None:
     plain, scaled = (run_distributed(squares_under, 1, scale)[0] for scale in (1.0, 1024.0))
     assert plain[0] == pytest.approx(plain[1], rel=1e-6)
     assert scaled[0] == pytest.approx(plain[0], rel=1e-6)
-    assert scaled[1] == pytest.approx(1024.0**2 * plain[1], rel=1e-6), "the gradients themselves carry it"
+    assert scaled[1] == pytest.approx(1024.0**2 * plain[1], rel=1e-6), "the gradients themselves contain it"
 
 
-def test_a_gradient_of_nothing_is_zero() -> None:
-    assert run_distributed(square_of_nothing, 1) == [0.0]
+def test_the_squared_norm_of_no_parameters_is_zero() -> None:
+    assert run_distributed(square_of_no_parameters, 1) == [0.0]
 
 
-def square_of_nothing() -> float:
-    """Of no parameters."""
+def square_of_no_parameters() -> float:
+    """Return gradient_square of an empty list."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.objectives.registry import build_objective

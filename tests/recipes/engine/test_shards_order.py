@@ -1,4 +1,4 @@
-"""The student is gathered after what the optimizer or a load has written: DeepSpeed's stream is made to wait for the one that wrote."""
+"""The student is gathered after the writes of the optimizer or of a load: DeepSpeed's stream waits for the stream that wrote."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ from tests.recipes.engine.streams import waits_after
 from tests.recipes.engine.test_build import NO_THRESHOLD, random_batch, resolved
 
 
-def note_waits() -> dict[str, Any]:
-    """On a rank, in bf16, where shards are rounded copies."""
+def record_waits() -> dict[str, Any]:
+    """Return the waits that the optimizer and a load cause on one rank in bf16, in which shards are rounded copies."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.engine.update import backward, step
@@ -26,5 +26,5 @@ def note_waits() -> dict[str, Any]:
 
 
 def test_the_students_gathers_wait_for_the_optimizer_and_for_a_load() -> None:
-    (found,) = run_distributed(note_waits, 1)
+    (found,) = run_distributed(record_waits, 1)
     assert found == {"optimizer": [("student", "current", True)], "load": [("student", "current", True)]}

@@ -1,5 +1,5 @@
-"""The steps of one update on any engine: the scale of a gradient against one by hand, rates, and parameters that are frozen at first or
-for ever."""
+"""The steps of one update on any engine: the scale of the gradient compared with plain torch, learning rates, and parameters that are
+frozen at first or always."""
 
 from functools import partial
 from typing import Any
@@ -13,12 +13,12 @@ from tests.recipes.engine.test_build import NO_THRESHOLD, resolved
 
 RATE = 0.1
 COUNTS = (1, 5, 2, 8)
-"""What is counted in each micro-batch of two rows, two on each of two ranks; their sum is what the whole update divides by."""
+"""The count of each micro-batch of two rows, two on each of two ranks. The whole update divides by their sum."""
 STEADY = ("optim.weight_decay=0", "optim.eps=1e-12", "optim.clip_norm=0")
 
 
-class Two(nn.Module):
-    """A body and a head that reads it; the body without a gradient while it is frozen."""
+class BodyAndHead(nn.Module):
+    """A body and a head on top of it. The body has no gradient while it is frozen."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,29 +26,29 @@ class Two(nn.Module):
         self.is_frozen = False
 
     def forward(self, x_BD: Tensor) -> Tensor:
-        """A loss: a sum over rows."""
+        """Return a loss: a sum over rows."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.is_frozen):
             x_BD = self.body(x_BD).tanh()
         return self.head(x_BD).square().sum()
 
 
 def trained(parallel: Any, frozen: dict[str, int | None] | None, *settings: str, world_size: int = 1, micro: int = 8) -> Any:
-    """Two on its engine."""
+    """Return the engine of a BodyAndHead."""
     from model.dropout import DropoutStream
     from recipes.engine.build import EngineBuilder
 
     recipe, config = resolved(world_size, 1, NO_THRESHOLD, {"train_micro_batch_size_per_gpu": micro}, *STEADY, *settings)
     torch.manual_seed(3)
-    return EngineBuilder(config, recipe.optim, parallel, DropoutStream()).trained(Two, frozen)
+    return EngineBuilder(config, recipe.optim, parallel, DropoutStream()).trained(BodyAndHead, frozen)
 
 
 def rows_of(number: int) -> Tensor:
-    """The input of one micro-batch of all."""
+    """Return the input of the micro-batch with this number, counted over all ranks."""
     return torch.randn(2, 6, generator=torch.Generator().manual_seed(number))
 
 
 def gradients() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Whole gradients of an update of two micro-batches on each of two ranks, and those of plain torch on all rows at once."""
+    """Return the whole gradients of an update of two micro-batches on each of two ranks, and those of plain torch on all rows at once."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.engine.update import backward
@@ -56,7 +56,7 @@ def gradients() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     parallel = init_parallel(1, "cpu")
     engine = trained(parallel, None, world_size=2, micro=2)
     whole = partial(shards.gather_full, parallel=parallel)
-    parameters, plain = dict(shards.named_parameters(engine)), Two()
+    parameters, plain = dict(shards.named_parameters(engine)), BodyAndHead()
     plain.load_state_dict({n: whole(p, shards.master_shard(p)) for n, p in parameters.items()})
     for number in range(2):
         if number:
@@ -69,16 +69,16 @@ def gradients() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return own, {n: p.grad.clone() for n, p in plain.named_parameters() if p.grad is not None}
 
 
-def test_an_updates_gradient_is_that_of_the_sum_of_losses_over_the_count_of_the_whole_update() -> None:
-    for own, by_hand in run_distributed(gradients, 2):
-        assert own.keys() == by_hand.keys() and min(float(g.abs().max()) for g in by_hand.values()) > 1e-3
-        for name, gradient in by_hand.items():
+def test_an_updates_gradient_is_that_of_the_sum_of_losses_divided_by_the_count_of_the_whole_update() -> None:
+    for own, expected in run_distributed(gradients, 2):
+        assert own.keys() == expected.keys() and min(float(g.abs().max()) for g in expected.values()) > 1e-3
+        for name, gradient in expected.items():
             assert torch.allclose(own[name], gradient, rtol=1e-5, atol=1e-7), name
 
 
 def follow_a_freeze() -> list[dict[str, Any]]:
-    """Four updates, of which the first two leave the body as it is: the groups' rates in each, their counts before it, and how far each
-    part has moved in it. Then the counts after loading step 4, and step 1."""
+    """Take four updates; the body is frozen in the first two. Return for each update the groups' rates, their step counts before it, and
+    how much it changed each parameter. Then the step counts after loading step 4, and step 1."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.engine.update import backward, set_learning_rate
@@ -96,14 +96,14 @@ def follow_a_freeze() -> list[dict[str, Any]]:
         moments = {n: float(shards.moment_shard(p, "exp_avg_sq").abs().max()) for n, p in parameters.items()}
         groups = engine.optimizer.param_groups
         seen.append({"rates": [group["lr"] for group in groups], "counts": found, "moved": moved, "moments": moments})
-    for done in (4, 1):  # a resumed run counts as one that was not stopped
+    for done in (4, 1):  # a resumed run has the same counts as an uninterrupted one
         shards.set_optimizer_step(engine, done)
         seen.append({"counts": counts(engine)})
     return seen
 
 
 def counts(engine: Any) -> list[float]:
-    """What Adam's bias correction reads, of each flat partition."""
+    """Return the step count that Adam's bias correction reads, of each flat partition."""
     return [float(state["step"]) for state in engine.optimizer.optimizer.state.values()]
 
 
@@ -120,8 +120,8 @@ def test_a_group_that_is_frozen_at_first_has_rate_0_and_counts_its_steps_from_it
     assert torch.allclose(first, torch.full_like(first, RATE), rtol=1e-3), "Adam's first step is the rate, whatever the gradient"
 
 
-def freeze_for_ever() -> dict[str, Any]:
-    """One update of a module whose body is never trained: what trains, what moved, and what a checkpoint of it would hold."""
+def freeze_always() -> dict[str, Any]:
+    """Take one update of a module whose body is never trained. Return what trains, what changed, and what a checkpoint would hold."""
     from types import SimpleNamespace
 
     from model.parallel import init_parallel
@@ -136,7 +136,7 @@ def freeze_for_ever() -> dict[str, Any]:
     set_learning_rate(engine, RATE, 0)
     backward(engine, engine(rows_of(0)), 1, 1)
     engine.step()
-    live: Any = SimpleNamespace(student=engine, parallel=parallel, shards=lambda: {"beside": {"body.bias": torch.ones(8)}})
+    live: Any = SimpleNamespace(student=engine, parallel=parallel, shards=lambda: {"extra": {"body.bias": torch.ones(8)}})
     return {
         "requires_grad": {n for n, p in parameters.items() if p.requires_grad},
         "trained": {n for n, _ in shards.trained_parameters(engine)},
@@ -146,21 +146,21 @@ def freeze_for_ever() -> dict[str, Any]:
     }
 
 
-def test_what_is_frozen_for_ever_is_in_no_group_and_is_saved_without_moments() -> None:
-    (seen,) = run_distributed(freeze_for_ever, 1)
+def test_a_parameter_that_is_always_frozen_is_in_no_group_and_is_saved_without_moments() -> None:
+    (seen,) = run_distributed(freeze_always, 1)
     head, body = {"head.weight", "head.bias"}, {"body.weight", "body.bias"}
     assert seen["requires_grad"] == seen["trained"] == seen["moved"] == head
-    assert seen["flat"] == 4 + 1, "of the head only"
+    assert seen["flat"] == 4 + 1, "only the head"
     moments = {f"{kind}/{name}" for kind in ("exp_avg", "exp_avg_sq") for name in head}
-    assert seen["held"] == {f"master/{name}" for name in head | body} | moments | {"beside/body.bias"}
+    assert seen["held"] == {f"master/{name}" for name in head | body} | moments | {"extra/body.bias"}
 
 
 @pytest.mark.parametrize("decays_all", [True, False])
-def test_groups_follow_the_decay_and_the_steps_of_a_freeze_and_lose_no_parameter(decays_all: bool) -> None:
+def test_groups_follow_weight_decay_and_frozen_steps_and_contain_every_parameter(decays_all: bool) -> None:
     from recipes.config import OptimConfig
     from recipes.engine.build import parameter_groups
 
-    module = Two()
+    module = BodyAndHead()
     for parameter in module.parameters():
         parameter.ds_shape, parameter.data = parameter.shape, parameter.data.flatten()  # as in shards
     groups = parameter_groups(module, OptimConfig(weight_decay=0.5, decay_norms_and_biases=decays_all), {"head": 7})

@@ -1,4 +1,4 @@
-"""Red and blue pictures, for probes."""
+"""Red and blue pictures, for tests of probes."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ NUM_IMAGES = 12
 
 
 def write_images(folder: Path, count: int = NUM_IMAGES, classes: tuple[str, str] = ("blue", "red")) -> Path:
-    """Pictures in one folder per class, or all in `folder` where the classes have no name."""
+    """Write pictures into one folder per class, or all into `folder` if the names of the classes are empty."""
     rng = np.random.default_rng(0)
     for number in range(count):
         path = folder / classes[number % 2] / f"{number}.png"

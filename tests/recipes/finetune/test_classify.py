@@ -14,10 +14,10 @@ from recipes.data.media import BadItem
 from recipes.errors import ConfigError
 from recipes.finetune.classify import ClassifyResult, classify_probe, collect, pooled
 from recipes.finetune.neighbours import best_neighbours
-from recipes.finetune.ridge import Split, best_ridge
+from recipes.finetune.ridge import LabelledFeatures, best_ridge
 from recipes.finetune.score import Score, layer_lines, scores_to_json
 from recipes.finetune.splits import Examples
-from recipes.finetune.trunk import Source, build_trunk, find_source, load_trunk
+from recipes.finetune.trunk import ProbedRun, build_trunk, find_probed_run, load_trunk
 from recipes.modalities.registry import MODALITIES
 from recipes.speech import speech_tiny
 from recipes.text import text_tiny
@@ -29,12 +29,12 @@ from tests.recipes.finetune.sentences import TEST, TRAIN, write_sentences
 CPU = torch.device("cpu")
 
 
-def features(trunk: Trunk, data: Labelled, indices: list[int], classes: dict[str, int]) -> Split:
-    """By the probe, of data that can all be decoded."""
+def features(trunk: Trunk, data: Labelled, indices: list[int], classes: dict[str, int]) -> LabelledFeatures:
+    """Collect the features as the probe does, from data that can all be decoded."""
     part, bad = Examples(data, indices, "train"), dict[str, BadItem]()
-    split = collect(trunk, part, classes, bad, part.progress("features", print))
+    found = collect(trunk, part, classes, bad, part.progress("features", print))
     assert not bad
-    return split
+    return found
 
 
 def test_pooling_is_the_mean_over_real_positions() -> None:
@@ -46,7 +46,7 @@ def test_pooling_is_the_mean_over_real_positions() -> None:
 
 
 def features_by_batch(folder: str) -> list[float]:
-    """Differences of clips' features between a pass over several of unequal length and one over each alone."""
+    """Return how much the features of clips differ between a pass over several clips of unequal length and a pass over each clip alone."""
     recipe = speech_tiny()
     data = MODALITIES["speech"].open_labelled(recipe, folder, "train", "label", Path())
     trunk = build_trunk(recipe, torch.device("cpu"))
@@ -68,22 +68,23 @@ def test_a_clips_features_do_not_depend_on_the_others(tmp_path: Path) -> None:
 
 
 def features_of_sentences(run_dir: Path, folder: str) -> tuple:
-    """(features by layer, classes) of some sentences in padded batches, and the same of each sentence alone by hand."""
-    source = find_source(run_dir)
-    trunk, data = load_trunk(source, CPU), MODALITIES["text"].open_labelled(source.recipe, folder, "train", "kind", source.prepared)
+    """Return (features by layer, classes) of some sentences from the probe, in padded batches; and (features by layer, indices) computed in
+    the test, for each sentence alone."""
+    probed = find_probed_run(run_dir)
+    trunk, data = load_trunk(probed, CPU), MODALITIES["text"].open_labelled(probed.recipe, folder, "train", "kind", probed.prepared)
     indices = [n * 37 % len(data.labels) for n in range(40)]
-    split = features(trunk, data, indices, {"x": 0, "y": 1, "z": 2})
+    found = features(trunk, data, indices, {"x": 0, "y": 1, "z": 2})
     alone = []
     with torch.no_grad():
         for index in indices:
             layers = trunk(torch.from_numpy(data.read(index).clean)[None], None, None, keep_from=0).layers
             alone.append([layer.block_SBD[:, 0].mean(0) for layer in layers])
-    return (split.layers, split.labels_N.tolist()), ([torch.stack(layer) for layer in zip(*alone, strict=True)], indices)
+    return (found.layers, found.labels_N.tolist()), ([torch.stack(layer) for layer in zip(*alone, strict=True)], indices)
 
 
-def test_features_are_the_means_of_every_blocks_output_over_a_sentence_without_its_padding(told_run: Path, tmp_path: Path) -> None:
+def test_features_are_the_means_of_every_blocks_output_over_a_sentence_without_its_padding(distinct_run: Path, tmp_path: Path) -> None:
     folder = str(write_sentences(tmp_path))
-    ((found, (by_hand, indices)),) = run_distributed(features_of_sentences, 1, told_run, folder)
+    ((found, (by_hand, indices)),) = run_distributed(features_of_sentences, 1, distinct_run, folder)
     labels = [number for number, count in enumerate(TRAIN.values()) for _ in range(count)]
     assert found[1] == [labels[index] for index in indices]
     assert len(found[0]) == len(by_hand) == 3
@@ -93,32 +94,32 @@ def test_features_are_the_means_of_every_blocks_output_over_a_sentence_without_i
 
 
 def probed_and_by_hand(run_dir: Path, folder: str) -> tuple[ClassifyResult, ClassifyResult]:
-    source = find_source(run_dir)
-    recipe, scores = source.recipe, []
-    train, test = (MODALITIES["text"].open_labelled(recipe, folder, split, "kind", source.prepared) for split in ("train", "test"))
+    probed = find_probed_run(run_dir)
+    recipe, scores = probed.recipe, []
+    train, test = (MODALITIES["text"].open_labelled(recipe, folder, split, "kind", probed.prepared) for split in ("train", "test"))
     order = np.random.Generator(np.random.Philox(0)).permutation(len(train.labels)).tolist()
     known = [index for index, name in enumerate(test.labels) if name in TRAIN]
-    for trunk in (load_trunk(source, CPU), build_trunk(recipe, CPU)):
+    for trunk in (load_trunk(probed, CPU), build_trunk(recipe, CPU)):
         splits = [features(trunk, *part, {"x": 0, "y": 1, "z": 2}) for part in ((train, order), (test, known))]
         scores.append({"linear": best_ridge(*splits, 3), "knn": best_neighbours(*splits, 3)})
     by_hand = ClassifyResult(*scores, majority=TEST["x"] / len(known), num_classes=len(TRAIN), num_test=len(known), split="test")
-    return classify_probe(source, folder, "kind", CPU), by_hand
+    return classify_probe(probed, folder, "kind", CPU), by_hand
 
 
-def test_both_networks_are_fitted_on_train_and_scored_on_test_of_the_columns_told(told_run: Path, tmp_path: Path) -> None:
-    ((result, by_hand),) = run_distributed(probed_and_by_hand, 1, told_run, str(write_sentences(tmp_path)))
+def test_both_networks_are_fitted_on_train_and_scored_on_test_of_the_given_columns(distinct_run: Path, tmp_path: Path) -> None:
+    ((result, by_hand),) = run_distributed(probed_and_by_hand, 1, distinct_run, str(write_sentences(tmp_path)))
     assert result == by_hand
     scores = {*result.trained.values(), *result.random.values()}
-    assert len(scores) == 4, "a network or a classifier in the place of another would be seen"
+    assert len(scores) == 4, "if they differ, a swapped network or classifier is noticed"
 
 
 def probe(run: str, folder: str) -> dict:
-    """results.json of a text run probed on sentences of two vocabularies."""
-    source = find_source(Path(run))
-    return classify_probe(source, folder, "label", torch.device("cpu")).to_json(source)
+    """Return the results.json entry of a text run that is probed on sentences of two vocabularies."""
+    probed = find_probed_run(Path(run))
+    return classify_probe(probed, folder, "label", torch.device("cpu")).to_json(probed)
 
 
-def test_sentences_that_share_no_word_are_told_apart(tiny_run: Path, tmp_path: Path) -> None:
+def test_sentences_of_two_vocabularies_are_distinguished(tiny_run: Path, tmp_path: Path) -> None:
     rows = [f"{' '.join(['ba do', 'ki lu'][n % 2] for _ in range(1 + n % 5))},{'xy'[n % 2]}" for n in range(40)]
     (tmp_path / "train.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
     (tmp_path / "test.csv").write_text("text,label\n" + "\n".join(rows[:10]) + "\n")
@@ -136,11 +137,11 @@ RESULT = ClassifyResult(
     split="test",
     bad=(BadItem("/pictures/a.png", "not an image"),),
 )
-SOURCE = Source(Path("run"), Path("run/checkpoints/step_00000003"), text_tiny(), "teacher")
+PROBED = ProbedRun(Path("run"), Path("run/checkpoints/step_00000003"), text_tiny(), "teacher")
 
 
 def test_every_number_is_stored_under_its_name() -> None:
-    assert RESULT.to_json(SOURCE) == scores_to_json(RESULT.trained, RESULT.random) | {
+    assert RESULT.to_json(PROBED) == scores_to_json(RESULT.trained, RESULT.random) | {
         **{"from": "run/checkpoints/step_00000003", "majority": 0.25, "num_classes": 7, "num_test": 90, "num_bad": 1},
         "probes": {
             "linear": {"accuracy": 0.8, "layer": 2, "random_init": 0.4},
@@ -149,8 +150,8 @@ def test_every_number_is_stored_under_its_name() -> None:
     }
 
 
-def test_what_is_printed_puts_the_random_network_beside_and_counts_layers_as_it_is_stored() -> None:
-    title, *layers, linear, knn, majority, bad = RESULT.lines(SOURCE)
+def test_the_printed_lines_contain_the_random_network_and_count_layers_as_results_json_does() -> None:
+    title, *layers, linear, knn, majority, bad = RESULT.lines(PROBED)
     assert title == "classify, 7 classes, 90 examples of split test, text_tiny, teacher:" and majority.split() == ["majority", "0.250"]
     assert layers == layer_lines(RESULT.trained, RESULT.random) and len(layers) == 2
     assert " ".join(linear.split()) == ("linear pre-trained 0.800 +- 0.010 (layer 2), random init 0.400 +- 0.030 (layer 1), gain +0.400")
@@ -159,17 +160,18 @@ def test_what_is_printed_puts_the_random_network_beside_and_counts_layers_as_it_
 
 
 def left_out(folder: str) -> tuple:
-    """What is left out of pictures of which some cannot be decoded, with how many are told to classes; and the complaint about more."""
+    """Collect features of pictures of which some cannot be decoded. Return number and labels of the others, the bad ones, and the error for
+    one bad picture more."""
     trunk, bad = build_trunk(vision_tiny(), CPU), dict[str, BadItem]()
     part = Examples(MODALITIES["vision"].open_labelled(vision_tiny(), folder, "train", "label", Path()), list(range(NUM_IMAGES)), "train")
     for number in range(FEW):
         Path(part.data.where(number)).write_bytes(b"no image")
-    split = collect(trunk, part, {"blue": 0, "red": 1}, bad, part.progress("features", print))
+    found = collect(trunk, part, {"blue": 0, "red": 1}, bad, part.progress("features", print))
     Path(part.data.where(FEW)).unlink()
     try:
         collect(trunk, part, {"blue": 0, "red": 1}, {}, part.progress("features", print))
     except ConfigError as error:
-        return len(split.layers[0]), split.labels_N.tolist(), bad, str(error)
+        return len(found.layers[0]), found.labels_N.tolist(), bad, str(error)
     return ()
 
 
@@ -184,11 +186,11 @@ def test_a_few_undecodable_examples_are_left_out_with_their_labels_and_named_and
 
 
 def few(run_dir: Path, folders: list[Path]) -> list[str]:
-    """Complaints about data of which nothing can be said."""
+    """Return the errors for data that are too few to probe."""
     complaints = []
     for folder in folders:
         with pytest.raises(ConfigError) as caught:
-            classify_probe(find_source(run_dir), str(folder), "label", CPU)
+            classify_probe(find_probed_run(run_dir), str(folder), "label", CPU)
         complaints.append(str(caught.value))
     return complaints
 

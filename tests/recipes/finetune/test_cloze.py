@@ -1,4 +1,4 @@
-"""The cloze probe: which words it asks for, that the answer is hidden, which network and which split it scores, and what it reports."""
+"""The cloze probe (it predicts masked words): its words, that they are hidden, which network and split it scores, and its report."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +18,14 @@ from recipes.finetune import cloze
 from recipes.finetune.cloze import WORD_START, ClozeResult, cloze_probe, collect, frequent_words
 from recipes.finetune.ridge import best_ridge
 from recipes.finetune.score import Score
-from recipes.finetune.trunk import Source, build_trunk, find_source, load_trunk
+from recipes.finetune.trunk import ProbedRun, build_trunk, find_probed_run, load_trunk
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
 
 CPU = torch.device("cpu")
 
 
-def test_the_words_are_the_most_frequent_whole_ones(tiny_prepared: Path) -> None:
+def test_the_words_are_the_most_frequent_whole_words(tiny_prepared: Path) -> None:
     words = frequent_words(tiny_prepared)
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(tiny_prepared / "tokenizer.model"))
     pieces = [tokenizer.id_to_piece(int(word)) for word in words]
@@ -37,27 +37,27 @@ def test_the_words_are_the_most_frequent_whole_ones(tiny_prepared: Path) -> None
     assert 2 <= len(words) <= cloze.NUM_WORDS
 
 
-def test_the_most_frequent_are_kept_where_there_are_more_than_asked_for(tiny_prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_if_there_are_more_words_than_num_words_the_most_frequent_are_kept(tiny_prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = frequent_words(tiny_prepared).tolist()
     monkeypatch.setattr(cloze, "NUM_WORDS", 3)
     assert frequent_words(tiny_prepared).tolist() == words[:3]
 
 
 LINE = 31
-"""Tokens of a line of prepare_lines, `</s>` included: as long as a sample."""
+"""Tokens of a line of prepare_lines with `</s>`: the length of a sample."""
 
 
 def prepare_text_of(run_dir: Path, lines: list[str], folder: Path) -> Path:
-    """Other text as the run reads it."""
+    """Prepare these lines with the settings and the tokenizer of the run."""
     folder.mkdir()
     (folder / "text.txt").write_text("\n".join(lines) + "\n")
-    recipe: Any = find_source(run_dir).recipe
+    recipe: Any = find_probed_run(run_dir).recipe
     data = replace(recipe.data, path=str(folder / "text.txt"), tokenizer=str(run_dir / "prepared" / "tokenizer.model"))
     return prepare_text(data, recipe.frontend, folder / "prepared", num_processes=1)
 
 
 def prepare_lines(run_dir: Path, folder: Path, shuffled: set[int]) -> Path:
-    """Text of 100 lines: one word again and again, or four words at random in the lines of these numbers."""
+    """Prepare a text of 100 lines. Each line repeats one word; those whose numbers are in `shuffled` have four words at random."""
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(run_dir / "prepared" / "tokenizer.model"))
     four = [tokenizer.id_to_piece(int(word)).removeprefix(WORD_START) for word in frequent_words(run_dir / "prepared")[:4]]
     rng = np.random.default_rng(0)
@@ -66,10 +66,10 @@ def prepare_lines(run_dir: Path, folder: Path, shuffled: set[int]) -> Path:
 
 
 def collected(run_dir: Path) -> dict:
-    """Features and labels of some rows, by the probe and by hand: each row alone, without its padding."""
-    source = find_source(run_dir)
-    trunk, data = build_trunk(source.recipe, CPU), TextDataset(source.prepared, "train", mask=cloze.MASK, seed=cloze.SEED)
-    words = frequent_words(source.prepared)
+    """Return features and labels of some rows from the probe, and those computed in the test: for each row alone, without padding."""
+    probed = find_probed_run(run_dir)
+    trunk, data = build_trunk(probed.recipe, CPU), TextDataset(probed.prepared, "train", mask=cloze.MASK, seed=cloze.SEED)
+    words = frequent_words(probed.prepared)
     classes_V = np.full(200, -1)
     classes_V[words] = np.arange(len(words))
     split = collect(trunk, data, 45, 0, classes_V)
@@ -95,70 +95,70 @@ def collected(run_dir: Path) -> dict:
 
 
 def blanks_of(data: TextDataset, classes_V: np.ndarray) -> list[int]:
-    """Classes of every blank of the data, in order."""
+    """Return the classes of all blanks of the data, in order. A blank is a masked word."""
     examples = [data.example(0, index) for index in range(len(data))]
     return [int(number) for example in examples for number in classes_V[example.clean[example.mask]] if number >= 0]
 
 
-def test_features_of_every_block_are_taken_at_blanks_and_labels_are_what_stood_there(told_run: Path) -> None:
-    (found,) = run_distributed(collected, 1, told_run)
+def test_features_of_every_block_are_taken_at_blanks_and_labels_are_the_masked_words(distinct_run: Path) -> None:
+    (found,) = run_distributed(collected, 1, distinct_run)
     assert found["same"] and found["is_frozen"]
     assert found["labels"][0] == found["labels"][1] and len(found["labels"][0]) > 50
     torch.testing.assert_close(*found["features"], rtol=1e-4, atol=1e-5)
-    assert found["inputs"] == {199}, "only <mask> is seen where the word stood"
+    assert found["inputs"] == {199}, "the input at a blank is <mask>"
     assert found["whole"][0] == found["whole"][1], "data with fewer samples than the limit are read once, to the end"
 
 
 FIT, TEST = 60, 45
-"""Samples, instead of thousands."""
+"""Numbers of samples, instead of thousands."""
 
 
 def probed_and_by_hand(run_dir: Path, prepared: Path) -> tuple[dict, ClozeResult, ClozeResult]:
-    """(results.json, result, what it must be) on prepared text that is not the run's own."""
+    """Return (results.json entry, result, expected result) on prepared text that is not the run's own."""
     cloze.FIT_SAMPLES, cloze.TEST_SAMPLES = FIT, TEST
-    source, words, scores = find_source(run_dir), frequent_words(prepared), []
+    probed, words, scores = find_probed_run(run_dir), frequent_words(prepared), []
     classes_V = np.full(200, -1)
     classes_V[words] = np.arange(len(words))
     fit_data, test_data = (TextDataset(prepared, split, mask=TokenMaskConfig(0.15, 1), seed=0) for split in ("train", "valid"))
-    for trunk in (load_trunk(source, CPU), build_trunk(source.recipe, CPU)):
+    for trunk in (load_trunk(probed, CPU), build_trunk(probed.recipe, CPU)):
         fit, held_out = collect(trunk, fit_data, FIT, 1 << 30, classes_V), collect(trunk, test_data, TEST, 0, classes_V)
         scores.append(best_ridge(fit, held_out, len(words)))
     most = fit.labels_N.mode().values
     majority = float((held_out.labels_N == most).double().mean())
     by_hand = ClozeResult(*scores, majority=majority, num_words=len(words), num_test=len(held_out.labels_N))
-    result = cloze_probe(source, prepared, CPU)
-    return result.to_json(source), result, by_hand
+    result = cloze_probe(probed, prepared, CPU)
+    return result.to_json(probed), result, by_hand
 
 
 def test_both_networks_are_fitted_on_the_training_and_scored_on_the_held_out_blanks_of_the_text_given(
-    told_run: Path, tiny_text: Path, tmp_path: Path
+    distinct_run: Path, tiny_text: Path, tmp_path: Path
 ) -> None:
-    other_prepared = prepare_text_of(told_run, tiny_text.read_text().splitlines()[::-3], tmp_path / "other")
-    ((stored, result, by_hand),) = run_distributed(probed_and_by_hand, 1, told_run, other_prepared)
+    other_prepared = prepare_text_of(distinct_run, tiny_text.read_text().splitlines()[::-3], tmp_path / "other")
+    ((stored, result, by_hand),) = run_distributed(probed_and_by_hand, 1, distinct_run, other_prepared)
     assert result == by_hand
-    assert result.trained.accuracy != result.random.accuracy, "one network in the place of the other would be seen"
-    assert stored["num_words"] == result.num_words < cloze.NUM_WORDS, "as many as there were, not as many as were asked for"
+    assert result.trained.accuracy != result.random.accuracy, "if they differ, a swapped network is noticed"
+    assert stored["num_words"] == result.num_words < cloze.NUM_WORDS, "the number of words found, not NUM_WORDS"
 
 
-def test_far_more_is_fitted_on_than_tested_on_and_by_masks_that_no_training_draws() -> None:
+def test_the_fit_has_three_times_the_samples_of_the_test_and_masks_that_no_training_draws() -> None:
     assert cloze.FIT_SAMPLES == 3 * cloze.TEST_SAMPLES == 3000
     assert cloze.FIT_EPOCH > 1_000_000 and cloze.MASK.prob < 0.2
 
 
-def probed(run_dir: Path, prepared: list[Path]) -> list[ClozeResult]:
-    return [cloze_probe(find_source(run_dir), folder, CPU) for folder in prepared]
+def cloze_results(run_dir: Path, prepared: list[Path]) -> list[ClozeResult]:
+    return [cloze_probe(find_probed_run(run_dir), folder, CPU) for folder in prepared]
 
 
-def test_words_that_their_line_repeats_are_all_found_and_words_in_any_order_are_guessed(told_run: Path, tmp_path: Path) -> None:
-    """A line is 30 times one of four words; in the second text the held-out lines are of random words, the others as before. Whatever
-    the weights, a network that sees the line knows the word: only a probe that is tested on the training split would find it there too."""
-    everywhere = prepare_lines(told_run, tmp_path / "repeated", set())
+def test_words_that_their_line_repeats_are_all_predicted_and_random_words_are_guessed(distinct_run: Path, tmp_path: Path) -> None:
+    """A line repeats one of four words 30 times. In the second text, the held-out lines have random words instead. With any weights, the
+    features of a repeating line give its word. So a high score on the second text would mean that the training split was tested."""
+    everywhere = prepare_lines(distinct_run, tmp_path / "repeated", set())
     heldout = set((np.load(everywhere / "valid.npy")[:, 0] // LINE).tolist())
-    results = run_distributed(probed, 1, told_run, [everywhere, prepare_lines(told_run, tmp_path / "random", heldout)])[0]
+    results = run_distributed(cloze_results, 1, distinct_run, [everywhere, prepare_lines(distinct_run, tmp_path / "random", heldout)])[0]
     for name in ("trained", "random"):
         repeated, shuffled = (getattr(result, name) for result in results)
         assert (repeated.accuracy, repeated.standard_error) == (1.0, 0.0)
-        assert 0.1 < shuffled.accuracy < 0.4, "four words, a quarter each"
+        assert 0.1 < shuffled.accuracy < 0.4, "chance is a quarter, with four words"
         assert shuffled.standard_error == pytest.approx((shuffled.accuracy * (1 - shuffled.accuracy) / results[1].num_test) ** 0.5)
 
 
@@ -185,7 +185,7 @@ RESULT = ClozeResult(Score(0.3, 0.01, 2, 1.0, (0.2, 0.3)), Score(0.1, 0.005, 1, 
 
 
 def test_every_number_is_stored_under_its_name() -> None:
-    assert RESULT.to_json(Source(Path("run"), Path("run/checkpoints/step_00000003"), tiny_recipe())) == {
+    assert RESULT.to_json(ProbedRun(Path("run"), Path("run/checkpoints/step_00000003"), tiny_recipe())) == {
         **{"metric": "accuracy", "mean": 0.3, "std": 0.01, "values": [0.3]},
         **{"from": "run/checkpoints/step_00000003", "layer": 2, "random_init": 0.1, "random_init_std": 0.005},
         **{"by_layer": {"linear": [0.2, 0.3]}, "random_init_by_layer": {"linear": [0.1, 0.0]}},
@@ -193,8 +193,8 @@ def test_every_number_is_stored_under_its_name() -> None:
     }
 
 
-def test_what_is_printed_puts_the_random_network_beside_and_counts_layers_as_it_is_stored() -> None:
-    lines = RESULT.lines(Source(Path("run"), Path("run/checkpoints/step_00000003"), tiny_recipe(), "teacher"))
+def test_the_printed_lines_contain_the_random_network_and_count_layers_as_results_json_does() -> None:
+    lines = RESULT.lines(ProbedRun(Path("run"), Path("run/checkpoints/step_00000003"), tiny_recipe(), "teacher"))
     assert lines[0] == "cloze, 150 words, 900 held-out blanks, text_tiny, teacher:"
     assert [line.split()[:5] for line in lines[1:3]] == [
         ["layer", "1", "linear", "0.200", "(random"],

@@ -1,4 +1,4 @@
-"""The probe command: its flags, its refusals before anything heavy is imported, and that what it is told reaches the probe."""
+"""The probe command: its flags, errors before anything heavy is imported, and that its flags reach the probe."""
 
 import io
 import json
@@ -34,12 +34,12 @@ def test_the_flags_are_frozen() -> None:
     assert {flag for action in actions for flag in action.option_strings if flag.startswith("--")} == FLAGS
 
 
-def test_the_task_is_left_to_the_modality_and_the_launchers_flag_is_taken(tmp_path: Path) -> None:
+def test_no_flag_but_from_is_needed_and_the_launchers_flag_is_accepted(tmp_path: Path) -> None:
     args = build_parser("").parse_args(["--from", str(tmp_path), "--local_rank=0"])
-    assert (args.source, args.task, args.data, args.label_column) == (tmp_path, None, None, "label")
+    assert (args.from_path, args.task, args.data, args.label_column) == (tmp_path, None, None, "label")
 
 
-def test_a_source_is_required(capsys: pytest.CaptureFixture) -> None:
+def test_from_is_required(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as left:
         build_parser("").parse_args([])
     assert left.value.code == 2 and "--from" in capsys.readouterr().err
@@ -56,24 +56,24 @@ def test_more_than_one_process_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         run_probe(build_parser("").parse_args(["--from", str(tmp_path)]))
 
 
-def test_cloze_is_refused_where_there_are_no_words(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def speech_source(path: Path, weights: str) -> object:
-        found = trunk.Source(path, path, speech_tiny(), weights)
+def test_cloze_is_refused_for_speech(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_speech_run(path: Path, weights: str) -> object:
+        found = trunk.ProbedRun(path, path, speech_tiny(), weights)
         return found
 
-    monkeypatch.setattr(trunk, "find_source", speech_source)
+    monkeypatch.setattr(trunk, "find_probed_run", find_speech_run)
     with pytest.raises(ConfigError, match=r"--task cloze is not for speech, which speech_tiny is; use --task classify$"):
         run_probe(build_parser("").parse_args(["--from", str(tiny_run), "--task", "cloze"]))
 
 
 @pytest.fixture
-def run_dir(told_run: Path, tmp_path: Path) -> Path:
-    """A run of its own."""
-    return Path(shutil.copytree(told_run, tmp_path / "run"))
+def run_dir(distinct_run: Path, tmp_path: Path) -> Path:
+    """A copy of distinct_run that the test may change."""
+    return Path(shutil.copytree(distinct_run, tmp_path / "run"))
 
 
 def command(*words: str | Path) -> tuple[Any, list[str], bool]:
-    """(exit code or complaint, lines printed, whether a process group is left) of the command with these words."""
+    """Run the command with these words. Return (exit code or error, printed lines, True if a process group is left)."""
     printed = io.StringIO()
     with redirect_stdout(printed):
         try:
@@ -84,20 +84,20 @@ def command(*words: str | Path) -> tuple[Any, list[str], bool]:
 
 
 def classified(run_dir: Path, folder: Path) -> tuple:
-    """(what the probe gives for the older checkpoint, what the command did about it)."""
-    source = trunk.find_source(run_dir / "checkpoints" / "step_00000001")
-    expected = classify_probe(source, str(folder), "kind", torch.device("cpu"))
-    done = command("--from", source.checkpoint, "--task", "classify", "--data", folder, "--label-column", "kind")
-    return (expected.to_json(source), expected.lines(source)), done
+    """Return (result of the probe for the older checkpoint, what the command did for it)."""
+    probed = trunk.find_probed_run(run_dir / "checkpoints" / "step_00000001")
+    expected = classify_probe(probed, str(folder), "kind", torch.device("cpu"))
+    done = command("--from", probed.checkpoint, "--task", "classify", "--data", folder, "--label-column", "kind")
+    return (expected.to_json(probed), expected.lines(probed)), done
 
 
-def test_what_classify_is_told_reaches_it_and_the_result_stands_beside_the_run(run_dir: Path, tmp_path: Path) -> None:
+def test_flags_reach_classify_and_the_result_is_stored_in_the_run_dir(run_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     before, results = contents(run_dir), run_dir / "results.json"
     (((stored, lines), done),) = run_distributed(classified, 1, run_dir, write_sentences(tmp_path / "data"))
-    said = [f"split test: {TEST['new']} of {sum(TEST.values())} examples are of 1 classes that train lacks (new), left out"]
-    assert done == (0, [*said, *lines, f"written to {results}"], False)
-    question = {
+    logged = [f"split test: {TEST['new']} of {sum(TEST.values())} examples are of 1 classes that train lacks (new), left out"]
+    assert done == (0, [*logged, *lines, f"written to {results}"], False)
+    key = {
         "run": None,
         "task": "classify",
         "data": str(tmp_path / "data"),
@@ -105,35 +105,35 @@ def test_what_classify_is_told_reaches_it_and_the_result_stands_beside_the_run(r
         "split": "test",
         "weights": "student",
     }
-    assert json.loads(results.read_text()) == [question | stored]
+    assert json.loads(results.read_text()) == [key | stored]
     assert {name: content for name, content in contents(run_dir).items() if name != "results.json"} == before
 
 
 def clozed(run_dir: Path, text: Path) -> tuple:
-    """(what the probe gives for other text, for the run's own, what the command did about the other)."""
-    source = trunk.find_source(run_dir)
-    recipe: Any = source.recipe
-    data = replace(recipe.data, path=str(text), tokenizer=str(source.prepared / "tokenizer.model"))
+    """Return (result of the probe for other text, result for the run's own text, what the command did for the other text)."""
+    probed = trunk.find_probed_run(run_dir)
+    recipe: Any = probed.recipe
+    data = replace(recipe.data, path=str(text), tokenizer=str(probed.prepared / "tokenizer.model"))
     prepared = prepare_text(data, recipe.frontend, text.parent / "prepared", num_processes=1)
-    other, own = (cloze_probe(source, folder, torch.device("cpu")).to_json(source) for folder in (prepared, source.prepared))
+    other, own = (cloze_probe(probed, folder, torch.device("cpu")).to_json(probed) for folder in (prepared, probed.prepared))
     return other, own, command("--from", run_dir, "--data", text)
 
 
-def test_other_text_is_what_cloze_reads_with_the_runs_tokenizer(run_dir: Path, tiny_text: Path, tmp_path: Path) -> None:
+def test_cloze_reads_the_text_of_data_with_the_runs_tokenizer(run_dir: Path, tiny_text: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.txt"
     other.write_text("\n".join(tiny_text.read_text().splitlines()[::-2]) + "\n")
     before = contents(run_dir)
     ((expected, own, (code, lines, is_left)),) = run_distributed(clozed, 1, run_dir, other)
     assert (code, is_left, lines[-1]) == (0, False, f"written to {run_dir / 'results.json'}")
-    assert lines[0].startswith("tokenized ") and "prepared " in lines[1], "what takes long is told"
-    question = {"run": None, "task": "cloze", "data": str(other), "label_column": None, "split": "held-out", "weights": "student"}
-    assert json.loads((run_dir / "results.json").read_text()) == [question | expected] != [question | own]
+    assert lines[0].startswith("tokenized ") and "prepared " in lines[1], "long steps are logged"
+    key = {"run": None, "task": "cloze", "data": str(other), "label_column": None, "split": "held-out", "weights": "student"}
+    assert json.loads((run_dir / "results.json").read_text()) == [key | expected] != [key | own]
     (prepared,) = (run_dir / "probe").glob("other.txt-????????")
     assert (prepared / "tokenizer.model").read_bytes() == (run_dir / "prepared" / "tokenizer.model").read_bytes()
     assert {name: content for name, content in contents(run_dir).items() if name in before} == before, "nothing of the run is changed"
 
 
-def test_a_run_is_classified_on_what_it_was_trained_on_and_no_group_outlives_a_complaint(tmp_path: Path) -> None:
+def test_without_data_the_run_is_classified_on_its_training_data_and_no_process_group_outlives_an_error(tmp_path: Path) -> None:
     checkpoint, tones = tmp_path / "run" / "checkpoints" / "step_00000007", write_tones(tmp_path / "tones", 2)
     checkpoint.mkdir(parents=True)
     recipe = tiny_recipe("speech", data__path=tones)
@@ -144,12 +144,12 @@ def test_a_run_is_classified_on_what_it_was_trained_on_and_no_group_outlives_a_c
 
 
 def not_written(run_dir: Path) -> tuple[Any, list[str], bool]:
-    """(complaint, lines printed, whether libraries are kept quiet) where the result cannot be written."""
+    """Return (error, printed lines, True if the libraries are quiet) if the result cannot be written."""
     complaint, lines, _ = command("--from", run_dir)
     return complaint, lines, os.environ.get("DATASETS_VERBOSITY") == "error"
 
 
-def test_a_result_that_cannot_be_written_is_one_line_before_the_work_and_libraries_say_nothing(
+def test_a_result_that_cannot_be_written_is_one_line_before_the_work_and_libraries_print_nothing(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("DATASETS_VERBOSITY", "DATA2VEC_VERBOSE"):
@@ -161,7 +161,7 @@ def test_a_result_that_cannot_be_written_is_one_line_before_the_work_and_librari
 
 
 def two_texts_of_one_name(run_dir: Path, texts: list[Path]) -> list[Any]:
-    """Exit codes."""
+    """Return the exit codes."""
     return [command("--from", run_dir, "--data", text)[0] for text in texts]
 
 
@@ -181,7 +181,7 @@ def test_two_texts_of_the_same_file_name_are_two_data_sets_and_lost_prepared_tex
 
 
 def both_probed(run_dir: Path, out: Path) -> list[Any]:
-    """Exit codes of the student's probe and the teacher's."""
+    """Return the exit codes of the probes of student and teacher."""
     return [command("--from", run_dir, "--weights", weights, "--out", out)[0] for weights in ("student", "teacher")]
 
 

@@ -1,4 +1,4 @@
-"""results.json: each question keeps one answer, older files are understood, and nothing that was there is lost."""
+"""results.json: each key has one entry, files of older releases are converted, and no other entry is lost."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from recipes.finetune.results import NAME, add_result, check_writable, read_resu
 ENTRY = {"run": None, "task": "classify", "data": "/flowers", "label_column": "label", "split": "test", "weights": "student", "mean": 0.5}
 
 
-def test_the_same_question_replaces_its_answer_and_every_other_one_stands_beside(tmp_path: Path) -> None:
+def test_an_entry_replaces_that_with_the_same_key_and_every_other_one_is_kept(tmp_path: Path) -> None:
     others = [
         ENTRY | change for change in ({"run": "/b"}, {"task": "cloze"}, {"data": "/digits"}, {"split": "valid"}, {"weights": "teacher"})
     ]
@@ -21,7 +21,7 @@ def test_the_same_question_replaces_its_answer_and_every_other_one_stands_beside
     for entry in (ENTRY, *others, ENTRY | {"mean": 0.75}):
         assert add_result(tmp_path, entry) == tmp_path / NAME
     assert json.loads((tmp_path / NAME).read_text()) == [*others, ENTRY | {"mean": 0.75}] == read_results(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [NAME], "no lock, nothing half"
+    assert [path.name for path in tmp_path.iterdir()] == [NAME], "neither a lock nor a partial file is left"
 
 
 def test_the_file_of_an_older_release_is_one_entry_of_the_student_with_layers_counted_from_one(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_damaged_file_is_one_line_before_any_work_and_stays_as_it_is(content: 
     assert (tmp_path / NAME).read_text() == content
 
 
-def test_a_folder_is_made_and_one_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_folder_is_made_and_one_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     check_writable(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""Scores of several layers: which is chosen, how layers are counted, and what is stored and printed of them."""
+"""Scores of several layers: which layer is chosen, how layers are counted, and what is stored and printed."""
 
 from recipes.finetune.score import Score, best_layer, layer_lines, scores_to_json
 
@@ -8,7 +8,7 @@ def test_validation_chooses_the_layer_and_its_number_counts_from_one() -> None:
     assert score == Score(0.5, 0.1, 2, 1.0, (0.9, 0.5, 0.8))
 
 
-def test_of_equal_layers_the_last_is_chosen() -> None:
+def test_the_last_of_equal_layers_is_chosen() -> None:
     assert best_layer([(0.7, 1.0), (0.7, 0.1), (0.6, 10.0)], [0.1, 0.2, 0.3], 25).layer == 2
 
 
@@ -16,7 +16,7 @@ TRAINED = {"linear": Score(0.8, 0.01, 2, 0.1, (0.6, 0.8)), "knn": Score(0.7, 0.0
 RANDOM = {"linear": Score(0.4, 0.03, 1, 1.0, (0.4, 0.3)), "knn": Score(0.3, 0.04, 2, 5.0, (0.2, 0.3))}
 
 
-def test_the_first_probe_gives_the_mean_and_all_give_their_layers() -> None:
+def test_the_first_classifier_gives_the_mean_and_all_give_their_layers() -> None:
     assert scores_to_json(TRAINED, RANDOM) == {
         **{"metric": "accuracy", "mean": 0.8, "std": 0.01, "values": [0.8], "layer": 2, "random_init": 0.4, "random_init_std": 0.03},
         "by_layer": {"linear": [0.6, 0.8], "knn": [0.7, 0.5]},

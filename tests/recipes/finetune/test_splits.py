@@ -1,4 +1,4 @@
-"""Which examples are fitted on and which are tested on, and that whatever is left out is said."""
+"""Which examples are fitted on and which are tested on, and that everything that is left out is logged."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +18,14 @@ UNNAMED = ("", "")
 
 
 def opened(path: Path, recipe: Any = None, label_column: str = "label") -> tuple[Examples, Examples, list[str]]:
-    """Both parts, and what was said."""
-    said: list[str] = []
-    return *open_splits(recipe or vision_tiny(), str(path), label_column, Path(), said.append), said
+    """Return both parts and the lines that were logged."""
+    logged: list[str] = []
+    return *open_splits(recipe or vision_tiny(), str(path), label_column, Path(), logged.append), logged
 
 
 @pytest.fixture
 def tokenizer(tiny_prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Text is opened where its tokenizer is."""
+    """The working directory contains the tokenizer with which text is opened."""
     monkeypatch.chdir(tiny_prepared)
 
 
@@ -34,37 +34,37 @@ def write_table(path: Path, labels: list[object]) -> None:
 
 
 def test_data_without_a_test_split_give_a_quarter_of_train(tmp_path: Path) -> None:
-    fit, held, said = opened(write_images(tmp_path))
+    fit, held, logged = opened(write_images(tmp_path))
     assert (
         fit.data is held.data
         and sorted(fit.indices + held.indices) == list(range(NUM_IMAGES))
         and len(held.indices) == NUM_IMAGES * TEST_SHARE
     )
     assert held.name.startswith("held-back") and fit.indices != sorted(fit.indices), "shuffled: files come class by class"
-    assert said == ["no other split to test on: 25% of train are held back"]
+    assert logged == ["no other split to test on: 25% of train are held back"]
 
 
-def test_a_test_split_is_used_where_there_is_one(tmp_path: Path) -> None:
+def test_a_test_split_is_used_if_there_is_one(tmp_path: Path) -> None:
     write_images(tmp_path / "train")
     write_images(tmp_path / "validation", 4)
-    fit, held, said = opened(tmp_path)
+    fit, held, logged = opened(tmp_path)
     assert (sorted(fit.indices), len(held.data.labels), held.indices, held.name) == (list(range(NUM_IMAGES)), 4, [0, 1, 2, 3], "valid")
     assert fit.indices != sorted(fit.indices), "shuffled: files come class by class, and layers are chosen on the last ones"
     assert opened(tmp_path)[0].indices == fit.indices, "in the same way every time"
-    assert not said
+    assert not logged
 
 
 @pytest.mark.usefixtures("tokenizer")
-def test_classes_that_only_the_test_split_has_are_left_out_of_it_and_said_and_validation_is_not_read_beside_it(tmp_path: Path) -> None:
+def test_classes_that_only_the_test_split_has_are_left_out_and_logged_and_validation_is_not_used(tmp_path: Path) -> None:
     recipe = replace(text_tiny(), data=replace(text_tiny().data, text_column="sentence"))
-    fit, held, said = opened(write_sentences(tmp_path), recipe, "kind")
+    fit, held, logged = opened(write_sentences(tmp_path), recipe, "kind")
     assert (len(fit.data.labels), len(fit.indices), held.name) == (sum(TRAIN.values()), sum(TRAIN.values()), "test")
     assert held.indices == list(range(TEST["new"], sum(TEST.values()))) == [n for n, name in enumerate(held.data.labels) if name != "new"]
-    assert said == [f"split test: 5 of {sum(TEST.values())} examples are of 1 classes that train lacks (new), left out"]
+    assert logged == [f"split test: 5 of {sum(TEST.values())} examples are of 1 classes that train lacks (new), left out"]
 
 
 @pytest.mark.usefixtures("tokenizer")
-def test_a_test_split_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> None:
+def test_a_test_split_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\nba,1\ndo,2\n")
     (tmp_path / "test.csv").write_text("words,label\nba,1\n")
     with pytest.raises(ConfigError, match="no column 'text', there are words, label"):
@@ -73,16 +73,16 @@ def test_a_test_split_that_cannot_be_read_is_not_passed_over(tmp_path: Path) -> 
 
 @pytest.mark.usefixtures("tokenizer")
 @pytest.mark.parametrize("test", ["text,id\nba,1\n", "text,label\nba,-1\ndo,\n", "text,label\nba,other\n"])
-def test_a_test_split_without_labels_or_with_other_ones_gives_way_to_validation(test: str, tmp_path: Path) -> None:
+def test_a_test_split_without_labels_or_with_other_classes_is_replaced_by_validation(test: str, tmp_path: Path) -> None:
     write_table(tmp_path / "train.csv", [0, 1, 0, 1])
     write_table(tmp_path / "dev.csv", [1, 0])
     (tmp_path / "test.csv").write_text(test)
-    _, held, said = opened(tmp_path, text_tiny())
+    _, held, logged = opened(tmp_path, text_tiny())
     assert (held.name, held.indices) == ("valid", [0, 1])
     assert (
-        len(said) == 1
-        and said[0].startswith("split test")
-        and said[0].endswith(
+        len(logged) == 1
+        and logged[0].startswith("split test")
+        and logged[0].endswith(
             (
                 "is not used: none of its 1 examples has a label",
                 "is not used: none of its 2 examples has a label",
@@ -93,7 +93,7 @@ def test_a_test_split_without_labels_or_with_other_ones_gives_way_to_validation(
 
 
 @pytest.mark.parametrize("feature", [datasets.ClassLabel(names=["cat", "dog"]), datasets.Value("int64")])
-def test_a_saved_test_split_of_minus_ones_gives_way_to_validation(feature: Any, tmp_path: Path) -> None:
+def test_a_saved_test_split_whose_labels_are_minus_one_is_replaced_by_validation(feature: Any, tmp_path: Path) -> None:
     features = datasets.Features({"image": datasets.Image(), "label": feature})
     rows = {"train": [0, 1, -1, 1], "validation": [1, 0, 0], "test": [-1, -1]}
     splits = {
@@ -101,15 +101,15 @@ def test_a_saved_test_split_of_minus_ones_gives_way_to_validation(feature: Any, 
         for split, labels in rows.items()
     }
     datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "saved"))
-    fit, held, said = opened(tmp_path / "saved")
+    fit, held, logged = opened(tmp_path / "saved")
     assert (sorted(fit.indices), held.name, held.indices) == ([0, 1, 3], "valid", [0, 1, 2])
-    assert said == [
+    assert logged == [
         "split train: 1 of 4 examples are left out, no label (missing, empty or -1) or no text",
         "split test is not used: none of its 2 examples has a label",
     ]
 
 
-def test_a_test_folder_without_class_folders_gives_way_to_validation_or_to_a_part_of_train(tmp_path: Path) -> None:
+def test_a_test_folder_without_class_folders_is_replaced_by_validation_or_a_part_of_train(tmp_path: Path) -> None:
     write_images(tmp_path / "train")
     write_images(tmp_path / "test", 3, UNNAMED)
     assert opened(tmp_path)[1].name.startswith("held-back")
@@ -121,13 +121,13 @@ def test_a_test_folder_without_class_folders_gives_way_to_validation_or_to_a_par
 def test_one_empty_cell_does_not_make_other_classes_of_numbers_and_a_row_without_text_is_no_example(tmp_path: Path) -> None:
     write_table(tmp_path / "train.csv", [0, 1, 0, 1])
     (tmp_path / "test.csv").write_text("text,label\nba,1\n,1\ndo,\nda,0\n")
-    fit, held, said = opened(tmp_path, text_tiny())
+    fit, held, logged = opened(tmp_path, text_tiny())
     assert (fit.classes, held.classes, held.indices) == ({"0", "1"}, {"0", "1"}, [0, 3])
-    assert said == ["split test: 2 of 4 examples are left out, no label (missing, empty or -1) or no text"]
+    assert logged == ["split test: 2 of 4 examples are left out, no label (missing, empty or -1) or no text"]
 
 
 @pytest.mark.usefixtures("tokenizer")
-def test_train_without_labels_says_which_columns_there_are(tmp_path: Path) -> None:
+def test_the_error_about_train_without_labels_lists_the_columns(tmp_path: Path) -> None:
     write_table(tmp_path / "train.csv", [0, 1])
     with pytest.raises(
         ConfigError, match=r"2 of 2 items .* column 'kind' gives none, the columns are text, label; .* --label-column NAME$"
@@ -144,13 +144,13 @@ def test_a_list_of_files_is_train_and_a_quarter_of_it_is_held_back(tmp_path: Pat
     assert (len(fit.indices), len(held.indices), fit.classes) == (6, 2, {"0", "1"})
 
 
-def test_a_folder_without_classes_says_so(tmp_path: Path) -> None:
+def test_a_folder_without_classes_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path, 2, UNNAMED)
     with pytest.raises(ConfigError, match=r"2 of 2 items of split train have no label \(missing, empty or -1\); give data with one folder"):
         opened(tmp_path)
 
 
-def test_one_class_is_no_question(tmp_path: Path) -> None:
+def test_data_of_one_class_are_refused(tmp_path: Path) -> None:
     write_images(tmp_path, 4, ("red", "red"))
     with pytest.raises(ConfigError, match="one class only, 'red'; give data with two or more"):
         opened(tmp_path)

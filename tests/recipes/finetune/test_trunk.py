@@ -1,4 +1,4 @@
-"""What a --from may name, and that the loaded trunk is the checkpoint's, the built one the recipe's random initialisation."""
+"""What --from may name; that a loaded trunk has the weights of the checkpoint and a built one the random weights of the recipe."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from model.parallel import init_parallel
 from model.student import Student
 from recipes.checkpoint.load import CheckpointReader
 from recipes.errors import ConfigError
-from recipes.finetune.trunk import build_trunk, find_source, load_trunk
+from recipes.finetune.trunk import build_trunk, find_probed_run, load_trunk
 from recipes.modalities.registry import MODALITIES
 from recipes.text import text_tiny
 from tests.distributed import run_distributed
@@ -23,27 +23,27 @@ CPU = torch.device("cpu")
 STEP = Path("checkpoints", "step_00000002")
 
 
-def test_a_run_dir_and_its_checkpoint_folder_name_the_same_source(tiny_run: Path, tiny_text: Path) -> None:
-    source = find_source(tiny_run)
-    assert source == find_source(tiny_run / STEP)
-    assert (source.run_dir, source.checkpoint, source.prepared) == (tiny_run, tiny_run / STEP, tiny_run / "prepared")
-    assert source.recipe == tiny_recipe(data__path=tiny_text), "the run's own numbers, not the recipe's defaults"
-    assert source.recipe.model != text_tiny().model
+def test_a_run_dir_and_its_checkpoint_folder_name_the_same_run(tiny_run: Path, tiny_text: Path) -> None:
+    probed = find_probed_run(tiny_run)
+    assert probed == find_probed_run(tiny_run / STEP)
+    assert (probed.run_dir, probed.checkpoint, probed.prepared) == (tiny_run, tiny_run / STEP, tiny_run / "prepared")
+    assert probed.recipe == tiny_recipe(data__path=tiny_text), "the run's own numbers, not the recipe's defaults"
+    assert probed.recipe.model != text_tiny().model
 
 
-def test_a_run_on_prepared_data_finds_them_where_they_are(tiny_run: Path, tiny_prepared: Path, tmp_path: Path) -> None:
+def test_prepared_data_are_found_if_the_run_was_given_a_prepared_folder(tiny_run: Path, tiny_prepared: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("prepared")))
     config = json.loads((run / "config.json").read_text())
     config["recipe"]["data"]["path"] = str(tiny_prepared)
     (run / "config.json").write_text(json.dumps(config))
-    assert find_source(run).prepared == tiny_prepared
+    assert find_probed_run(run).prepared == tiny_prepared
 
 
 def test_an_older_checkpoint_can_be_named(tiny_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     older = run / "checkpoints" / "step_00000001"
     shutil.copytree(run / STEP, older)
-    assert find_source(older).checkpoint == older and find_source(run).checkpoint == run / STEP
+    assert find_probed_run(older).checkpoint == older and find_probed_run(run).checkpoint == run / STEP
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_an_older_checkpoint_can_be_named(tiny_run: Path, tmp_path: Path) -> Non
         ("prepared/tokens.bin", "neither a run dir nor a checkpoint folder in one"),
     ],
 )
-def test_what_is_no_run_is_refused(tiny_run: Path, path: str, complaint: str) -> None:
+def test_a_path_that_is_no_run_is_refused(tiny_run: Path, path: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        find_source(tiny_run / path)
+        find_probed_run(tiny_run / path)
 
 
 def test_a_run_without_a_checkpoint_of_another_modality_or_of_a_newer_release_is_refused(tiny_run: Path, tmp_path: Path) -> None:
@@ -64,47 +64,48 @@ def test_a_run_without_a_checkpoint_of_another_modality_or_of_a_newer_release_is
     config = json.loads((run / "config.json").read_text())
     config["recipe"]["modality"] = "smell"
     (run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ConfigError, match=r"^--from .*run: modality 'smell' is not known to this release; it knows text, speech, vision$"):
-        find_source(run)
+    with pytest.raises(ConfigError, match=r"^--from .*run: modality 'smell' is not known to this release, which has text, speech, vision$"):
+        find_probed_run(run)
     config["recipe"] |= {"modality": "text", "wheels": {"num": 4}}
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(
         ConfigError, match=r"config\.json \(written by release .*\): has a section wheels, which this release does not know"
     ):
-        find_source(run)
+        find_probed_run(run)
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(ConfigError, match="no complete checkpoint yet"):
-        find_source(run)
+        find_probed_run(run)
 
 
-def test_data_that_are_not_prepared_are_not_taken_for_the_prepared_ones_that_are_gone(tiny_run: Path, tmp_path: Path) -> None:
+def test_if_the_prepared_folder_is_gone_the_raw_data_are_not_used_in_its_place(tiny_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("prepared")))
-    assert find_source(run).prepared == run / "prepared", "not the text that the run was given"
+    assert find_probed_run(run).prepared == run / "prepared", "not the text that the run was given"
 
 
 def test_a_checkpoint_that_its_run_has_removed_is_one_line(tiny_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    source = find_source(run)
+    probed = find_probed_run(run)
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(ConfigError, match=r"step_00000002: is gone; .* give the same command again"):
-        load_trunk(source, CPU)
+        load_trunk(probed, CPU)
 
 
 def of_the_teacher(run_dir: Path) -> dict:
-    """Parameters of the trunk with the teacher's weights."""
-    return {name: p.detach() for name, p in load_trunk(find_source(run_dir, "teacher"), CPU).named_parameters()}
+    """Return the parameters of the trunk with the teacher's weights."""
+    return {name: p.detach() for name, p in load_trunk(find_probed_run(run_dir, "teacher"), CPU).named_parameters()}
 
 
-def test_the_teachers_weights_are_the_shadow_in_the_checkpoint(told_run: Path) -> None:
-    (teacher,) = run_distributed(of_the_teacher, 1, told_run)
-    reader = CheckpointReader(told_run / STEP)
+def test_the_teachers_weights_are_those_of_kind_shadow_in_the_checkpoint(distinct_run: Path) -> None:
+    (teacher,) = run_distributed(of_the_teacher, 1, distinct_run)
+    reader = CheckpointReader(distinct_run / STEP)
     assert all(torch.equal(tensor, reader.whole("shadow", f"trunk.{name}")) for name, tensor in teacher.items())
     assert not torch.equal(*(next(iter(teacher.values())), reader.whole("master", f"trunk.{next(iter(teacher))}")))
 
 
 def loaded_and_built(run_dir: Path) -> tuple:
-    """Parameters of the trunks of both checkpoints, of the one built, and of the student that starts the run; whether any trains."""
-    first, last = (find_source(run_dir / "checkpoints" / f"step_0000000{step}") for step in (1, 2))
+    """Return the parameters of the trunks of both checkpoints, of the built trunk, and of the student at the start of the run; and True if
+    any module is in training mode."""
+    first, last = (find_probed_run(run_dir / "checkpoints" / f"step_0000000{step}") for step in (1, 2))
     trunks = [load_trunk(first, CPU), load_trunk(last, CPU), build_trunk(last.recipe, CPU)]
     build_frontend = MODALITIES["text"].build_frontend(last.recipe)
     student = Student(last.recipe.model, build_frontend, Init(last.recipe.run.seed), init_parallel(1, "cpu"), DropoutStream())
@@ -112,14 +113,14 @@ def loaded_and_built(run_dir: Path) -> tuple:
     return *({name: p.detach() for name, p in trunk.named_parameters()} for trunk in (*trunks, student.trunk)), is_training
 
 
-def test_a_trunk_is_loaded_whole_from_the_checkpoint_named_and_built_as_the_run_started(told_run: Path) -> None:
-    """The first update has rate 0, so its checkpoint holds what the run started with; the second moves everything far."""
-    ((first, last, built, student, is_training),) = run_distributed(loaded_and_built, 1, told_run)
+def test_a_trunk_is_loaded_completely_from_the_named_checkpoint_and_built_as_at_the_start_of_the_run(distinct_run: Path) -> None:
+    """The first update has learning rate 0, so its checkpoint contains the initial weights. The second update changes all weights a lot."""
+    ((first, last, built, student, is_training),) = run_distributed(loaded_and_built, 1, distinct_run)
     for trunk, step in ((first, 1), (last, 2)):
-        reader = CheckpointReader(told_run / "checkpoints" / f"step_0000000{step}")
+        reader = CheckpointReader(distinct_run / "checkpoints" / f"step_0000000{step}")
         assert {f"trunk.{name}" for name in trunk} == {name for name in reader.names("master") if name.startswith("trunk.")}
         assert all(torch.equal(tensor, reader.whole("master", f"trunk.{name}")) for name, tensor in trunk.items())
     assert all(torch.equal(built[name], first[name]) and torch.equal(built[name], student[name]) for name in built)
     unmoved = [name for name in built if float((built[name] - last[name]).abs().max()) < 0.1]
-    assert not unmoved, "two updates away from it"
-    assert not is_training, "no dropout in a feature"
+    assert not unmoved, "the second update has changed all weights"
+    assert not is_training, "eval mode: no dropout in the features"

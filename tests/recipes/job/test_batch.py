@@ -1,4 +1,4 @@
-"""What the batch script asks for, with commands in place of Slurm's that write down what they were told. On a real Slurm: tests/slurm."""
+"""The commands of the batch script, with a fake scontrol that logs its arguments. On a real Slurm: tests/slurm."""
 
 import json
 import os
@@ -19,15 +19,15 @@ FACTS = "JobId=7 JobState={state} BatchFlag={batch} Requeue={requeue} Comment=(n
 
 
 @pytest.fixture
-def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file in which every call of scontrol is a line; facts.txt and script.txt hold its answers. To requeue a job ends it."""
+def scontrol_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file in which every call of scontrol is a line. facts.txt and script.txt contain its output. Requeueing a job ends it."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    log = folder / "told.txt"
+    log = folder / "calls.txt"
     path = folder / "scontrol"
     path.write_text(
         f'#!/bin/sh\necho "scontrol $*" >>{log}\ncase $1 in show) cat {folder}/facts.txt ;; write) cat {folder}/script.txt ;;\n'
-        f'requeue*) echo "the job ends here, with" $(wc -l <{tmp_path}/run/attempts.jsonl) attempts remembered ;; esac\n'
+        f'requeue*) echo "the job ends here, with" $(wc -l <{tmp_path}/run/attempts.jsonl) attempts in the log ;; esac\n'
     )
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
     (folder / "script.txt").write_text("#!/bin/bash\n#SBATCH --nodes=1  # one\n")
@@ -39,7 +39,7 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_dir_with(folder: Path, code: int | None, reason: str | None = None) -> Path:
-    """A run dir whose two ranks ended with `code` just now, or None: one without a word; and a stop event."""
+    """Make a run dir whose two ranks ended with `code` just now (None: rank 1 died without one), and a stop event with `reason`."""
     watch = folder / "run" / "watch"
     watch.mkdir(parents=True)
     (watch / "ranks.json").write_text(json.dumps(["node1", "node2"]))
@@ -59,14 +59,14 @@ def end(run_dir: Path, code: int = 0, *more: str) -> int:
     return main(["end", str(run_dir), "--code", str(code), "--since", str(time.time() - 60), *more])
 
 
-def test_begin_prints_the_run_dir_of_the_command(told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_begin_prints_the_run_dir_of_the_command(scontrol_log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["begin", str(PRETRAIN_TEXT), "--run-dir", str(tmp_path / "my runs"), *overrides()]) == 0
     assert capfd.readouterr().out == f"{tmp_path / 'my runs'}\n"
     assert not (tmp_path / "my runs").exists()
 
 
-def test_begin_tells_of_an_attempt_whose_batch_script_died_with_its_node(
-    told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_begin_prints_how_an_attempt_ended_whose_batch_script_died_with_its_node(
+    scontrol_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run_dir = run_dir_with(tmp_path, None)
     (run_dir / "watch" / "rank_00001.json").unlink()
@@ -75,21 +75,21 @@ def test_begin_tells_of_an_attempt_whose_batch_script_died_with_its_node(
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert main(command) == 0
     assert capfd.readouterr().err.startswith(
-        "job 7, attempt 1, which Slurm has ended: rank 1 on node2 left no word at all: its node is gone"
+        "job 7, attempt 1, which Slurm has ended: rank 1 on node2 exited without a record: its node is gone"
     )
     (run_dir / "attempts.jsonl").write_text('{"job": "7", "restart": "0"}\n')
-    assert main(command) == 0 and capfd.readouterr().err == "", "told already"
+    assert main(command) == 0 and capfd.readouterr().err == "", "already printed"
 
 
-def test_begin_fails_as_the_command_would(told: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_begin_fails_as_the_command_would(scontrol_log: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["begin", str(PRETRAIN_TEXT), "--recipe", "other"]) == 2
     assert "--recipe other: unknown" in capfd.readouterr().err
 
 
-def test_begin_wants_a_number_of_nodes(told: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (told.parent / "script.txt").write_text("#!/bin/bash\n#SBATCH --time=1:00:00\n")
+def test_begin_requires_a_number_of_nodes(scontrol_log: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (scontrol_log.parent / "script.txt").write_text("#!/bin/bash\n#SBATCH --time=1:00:00\n")
     assert main(["begin", str(PRETRAIN_TEXT)]) == 2
-    assert "job 7 has 1 node, which is what Slurm gives where nobody says --nodes; put #SBATCH --nodes=N" in capfd.readouterr().err
+    assert "job 7 has 1 node, Slurm's default without --nodes; put #SBATCH --nodes=N" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def test_begin_wants_a_number_of_nodes(told: Path, capfd: pytest.CaptureFixture[
         (75, "SIGUSR2", 75, "scontrol requeue 7", "stopped by SIGUSR2; checkpoint of step 0 .*; requeued, try 1 of 10"),
         (2, None, 2, None, "exit code 2 .*not requeued"),
         (3, None, 3, None, "exit code 3 .*not requeued"),
-        (None, None, 75, "scontrol requeue 7", "rank 1 on node2 ended without a word .*requeued, try 1 of 3"),
-        (75, "the file stop (removed)", 75, None, "not requeued, for the file asked for an end"),
+        (None, None, 75, "scontrol requeue 7", "rank 1 on node2 died without an exit code .*requeued, try 1 of 3"),
+        (75, "the file stop (removed)", 75, None, "not requeued, because the file stop asked for an end"),
     ],
 )
-def test_end_tells_slurm_and_people(
-    told: Path,
+def test_end_requeues_or_not_and_prints_a_line(
+    scontrol_log: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
     code: int | None,
@@ -115,19 +115,19 @@ def test_end_tells_slurm_and_people(
 ) -> None:
     run_dir = run_dir_with(tmp_path, code, reason)
     assert end(run_dir) == exit_code
-    said = capfd.readouterr().out
-    assert re.search(line, said)
-    assert not verb or said.endswith("the job ends here, with 1 attempts remembered\n"), said
-    calls = told.read_text().splitlines() if told.exists() else []
+    printed = capfd.readouterr().out
+    assert re.search(line, printed)
+    assert not verb or printed.endswith("the job ends here, with 1 attempts in the log\n"), printed
+    calls = scontrol_log.read_text().splitlines() if scontrol_log.exists() else []
     assert [call for call in calls if " show " not in call] == ([verb] if verb else [])
-    deed = json.loads((run_dir / "attempts.jsonl").read_text())["deed"]
-    assert (deed == "requeue") == bool(verb)
+    verb_in_log = json.loads((run_dir / "attempts.jsonl").read_text())["deed"]
+    assert (verb_in_log == "requeue") == bool(verb)
 
 
 def test_progress_is_from_where_this_attempt_began_to_its_newest_checkpoint(
-    told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    scontrol_log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """An attempt before, which began at step 0 and was stopped by the file, has left its events."""
+    """The events of an earlier attempt, which began at step 0 and was stopped by the file, are also in the log."""
     run_dir, now = run_dir_with(tmp_path, None), time.time()
     checkpoint = step_folder(run_dir, 6)
     checkpoint.mkdir(parents=True)
@@ -149,16 +149,16 @@ def test_progress_is_from_where_this_attempt_began_to_its_newest_checkpoint(
         record.unlink()
     assert end(run_dir, 143, "--asked") == 75
     assert "stopped on request before the first step; checkpoint of step 6 (+0" in capfd.readouterr().out, (
-        "not by the file of the attempt before"
+        "not the stop file of the earlier attempt"
     )
 
 
-def test_after_so_many_tries_the_job_is_held_with_its_reason(told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_after_so_many_tries_the_job_is_held_with_its_reason(scontrol_log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run_dir = run_dir_with(tmp_path, None)
     assert [end(run_dir, 1, "--max-tries", "2") for _ in range(2)] == [75, 1]
-    calls = [call for call in told.read_text().splitlines() if " show " not in call]
+    calls = [call for call in scontrol_log.read_text().splitlines() if " show " not in call]
     assert calls[0] == "scontrol requeue 7" and calls[2] == "scontrol requeuehold 7"
-    assert calls[1].startswith("scontrol update JobId=7 Comment=rank 1 on node2 ended without a word")
+    assert calls[1].startswith("scontrol update JobId=7 Comment=rank 1 on node2 died without an exit code")
     assert "scontrol release 7" in capfd.readouterr().out
 
 
@@ -173,35 +173,39 @@ def test_after_so_many_tries_the_job_is_held_with_its_reason(told: Path, tmp_pat
         ({"state": "RUNNING", "batch": 1, "requeue": 0}, "the same command continues"),
     ],
 )
-def test_a_job_that_was_cancelled_or_is_no_batch_job_is_let_alone(
-    told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], facts: dict[str, object], line: str
+def test_a_job_that_was_cancelled_or_is_no_batch_job_is_not_touched(
+    scontrol_log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], facts: dict[str, object], line: str
 ) -> None:
-    (told.parent / "facts.txt").write_text(FACTS.format(**facts))
+    (scontrol_log.parent / "facts.txt").write_text(FACTS.format(**facts))
     assert end(run_dir_with(tmp_path, 75, "SIGTERM")) == 75
     assert '"kind": "stopped"' in (tmp_path / "run" / "attempts.jsonl").read_text()
     assert re.search(line, capfd.readouterr().out)
-    assert all(" show " in call for call in told.read_text().splitlines())
+    assert all(" show " in call for call in scontrol_log.read_text().splitlines())
 
 
-def test_nothing_is_said_of_ranks_that_are_still_saving_when_slurm_ends_the_job(
-    told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_ranks_that_are_still_saving_when_slurm_ends_the_job_are_not_reported_as_failed(
+    scontrol_log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (told.parent / "facts.txt").write_text(FACTS.format(state="CANCELLED", batch=1, requeue=1))
+    (scontrol_log.parent / "facts.txt").write_text(FACTS.format(state="CANCELLED", batch=1, requeue=1))
     run_dir = run_dir_with(tmp_path, None)
     for record in (run_dir / "watch").glob("rank_*"):
         record.unlink()
     end(run_dir, 143)
-    said = capfd.readouterr().out
-    assert "nothing is known of its ranks; checkpoint of step 0" in said and "left no word" not in said
+    printed = capfd.readouterr().out
+    assert "there are no records of its ranks yet; checkpoint of step 0" in printed and "without a record" not in printed
 
 
-def test_words_of_an_attempt_before_are_not_taken_for_this_one(told: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_endings_of_an_earlier_attempt_do_not_count_for_this_one(
+    scontrol_log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     run_dir = run_dir_with(tmp_path, 75, "SIGUSR2")
     code = main(["end", str(run_dir), "--code", "2", "--since", str(time.time() + 60)])
     assert code == 2 and "no rank began to train, srun ended with exit code 2" in capfd.readouterr().out
 
 
-def test_without_a_run_dir_nothing_is_made_and_slurm_counts_the_tries(told: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_run_dir_nothing_is_written_and_slurm_counts_the_tries(
+    scontrol_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert end(tmp_path / "none", 137) == 75
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert end(tmp_path / "none", 137) == 1
@@ -220,13 +224,15 @@ def test_without_a_run_dir_nothing_is_made_and_slurm_counts_the_tries(told: Path
         ([], 75),
     ],
 )
-def test_the_node_that_failed_counts_and_not_those_that_were_killed_then(told: Path, tmp_path: Path, lines: list[str], code: int) -> None:
-    said = tmp_path / "said"
-    said.write_text("\n".join(lines) + "\n")
-    assert end(tmp_path / "none", 143, "--said", str(said)) == code
-    assert not said.exists()
+def test_the_exit_code_is_that_of_the_node_that_failed_and_not_of_killed_nodes(
+    scontrol_log: Path, tmp_path: Path, lines: list[str], code: int
+) -> None:
+    srun_stderr = tmp_path / "stderr"
+    srun_stderr.write_text("\n".join(lines) + "\n")
+    assert end(tmp_path / "none", 143, "--said", str(srun_stderr)) == code
+    assert not srun_stderr.exists()
 
 
-def test_it_runs_as_a_module(told: Path, tmp_path: Path) -> None:
+def test_it_runs_as_a_module(scontrol_log: Path, tmp_path: Path) -> None:
     done = run_command([sys.executable, "-m", "recipes.job.batch", "end", str(tmp_path / "none"), "--code", "137", "--asked"], tmp_path, 30)
     assert done.returncode == 75 and "stopped on request before the first step" in done.stdout, done.stderr

@@ -1,4 +1,4 @@
-"""What becomes of a job, from how its ranks ended and how far the run has come."""
+"""What happens to a job, from how its ranks ended and the progress of the run."""
 
 import re
 
@@ -6,31 +6,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.job.requeue import MAX_STOPS, Attempt, attempt_of, decide
+from recipes.job.requeue import MAX_STOPS, Attempt, classify_attempt, decide
 from recipes.watch.endings import Ending
 
 
-def words(rank: int, code: int, message: str = "", time: float = 100.0) -> Ending:
-    return Ending(rank, f"node{rank + 1}", "words", time, "step 7, forward", code, message)
+def reported(rank: int, code: int, message: str = "", time: float = 100.0) -> Ending:
+    return Ending(rank, f"node{rank + 1}", "reported", time, "step 7, forward", code, message)
 
 
 SILENT = Ending(1, "node2", "silent", 100.2, "step 7, forward")
 HUNG = Ending(0, "node1", "hang", 100.0, "step 7, data", None, "stopped")
-LOST = words(0, 1, "RuntimeError: Connection closed by peer")
-REFUSED = words(0, 2, "no such column")
+LOST = reported(0, 1, "RuntimeError: Connection closed by peer")
+REFUSED = reported(0, 2, "no such column")
 
 
 @pytest.mark.parametrize(
-    ("endings", "code", "asked", "reason", "kind", "said"),
+    ("endings", "code", "asked", "reason", "kind", "pattern"),
     [
-        ([words(0, 0), words(1, 0)], 0, False, "done", "done", "done"),
-        ([words(0, 75), words(1, 75)], 0, False, "SIGTERM", "stopped", "stopped by SIGTERM"),
-        ([words(0, 75), words(1, 75)], 137, False, "SIGUSR2", "stopped", "stopped by SIGUSR2"),
-        ([REFUSED, words(1, 2, "no such column")], 2, False, None, "refused", "rank 0 on node1 ended with exit code 2.*no such column"),
-        ([words(0, 3, "collapsed"), words(1, 3)], 3, False, None, "refused", "exit code 3.*collapsed"),
-        ([LOST, SILENT], 247, False, None, "crashed", "rank 1 on node2 ended without a word"),
+        ([reported(0, 0), reported(1, 0)], 0, False, "done", "done", "done"),
+        ([reported(0, 75), reported(1, 75)], 0, False, "SIGTERM", "stopped", "stopped by SIGTERM"),
+        ([reported(0, 75), reported(1, 75)], 137, False, "SIGUSR2", "stopped", "stopped by SIGUSR2"),
+        ([REFUSED, reported(1, 2, "no such column")], 2, False, None, "refused", "rank 0 on node1 ended with exit code 2.*no such column"),
+        ([reported(0, 3, "collapsed"), reported(1, 3)], 3, False, None, "refused", "exit code 3.*collapsed"),
+        ([LOST, SILENT], 247, False, None, "crashed", "rank 1 on node2 died without an exit code"),
         ([HUNG, SILENT], 137, True, None, "crashed", "rank 0 on node1 hung \\(stopped\\)"),
-        ([words(0, 1, "KeyError: 'x'"), words(1, 1, "KeyError: 'x'", 101.0)], 1, False, None, "crashed", "rank 0 .*KeyError"),
+        ([reported(0, 1, "KeyError: 'x'"), reported(1, 1, "KeyError: 'x'", 101.0)], 1, False, None, "crashed", "rank 0 .*KeyError"),
         ([], 140, True, None, "stopped", "before the first step"),
         ([], 75, False, None, "stopped", "before the first step"),
         ([], 140, False, None, "stopped", "before the first step"),
@@ -39,13 +39,13 @@ REFUSED = words(0, 2, "no such column")
         ([], 137, False, None, "crashed", "no rank began to train, srun ended with exit code 137"),
     ],
 )
-def test_what_kind_of_end_it_was(endings: list[Ending], code: int, asked: bool, reason: str | None, kind: str, said: str) -> None:
-    attempt = attempt_of(endings, code, 5, was_asked=asked, stop_reason=reason)
+def test_the_kind_of_an_attempt(endings: list[Ending], code: int, asked: bool, reason: str | None, kind: str, pattern: str) -> None:
+    attempt = classify_attempt(endings, code, 5, was_asked=asked, stop_reason=reason)
     assert attempt.kind == kind and attempt.step == 5
-    assert re.search(said, attempt.reason), attempt.reason
+    assert re.search(pattern, attempt.reason), attempt.reason
 
 
-def test_the_end_of_a_run_and_a_users_mistake_are_not_tried_again() -> None:
+def test_a_finished_run_and_a_users_mistake_are_not_tried_again() -> None:
     done = decide([], Attempt("done", 9, "done"), 0, 3, [0])
     assert (done.verb, done.code) == ("done", 0) and "checkpoint of step 9 (+9" in done.line
     for code in (2, 3):
@@ -66,8 +66,8 @@ def test_a_crash_without_progress_is_tried_max_tries_times(max_tries: int, befor
     assert f"{before + 1} " in action.line and "x; checkpoint of step 7 (+0" in action.line
 
 
-def test_stops_on_request_are_no_crashes_but_do_not_go_on_for_ever() -> None:
+def test_stops_on_request_are_not_crashes_but_have_a_limit_too() -> None:
     stopped = Attempt("stopped", 7, "SIGUSR2")
     assert decide([stopped] * (MAX_STOPS - 2), stopped, 7, 1, [75]).verb == "requeue"
     assert decide([stopped] * (MAX_STOPS - 1), stopped, 7, 1, [75]).verb == "hold"
-    assert decide([Attempt("crashed", 7, "x")] * 9, stopped, 7, 1, [75]).verb == "requeue", "counted apart"
+    assert decide([Attempt("crashed", 7, "x")] * 9, stopped, 7, 1, [75]).verb == "requeue", "crashes and stops are counted separately"

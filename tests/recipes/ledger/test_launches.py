@@ -1,4 +1,4 @@
-"""Launches and the parts of their time: lines of made-up logs, and a simulated run whose every second is known."""
+"""Launches and the parts of their time, from hand-written logs and from a simulated run in which every second is known."""
 
 import json
 import random
@@ -12,11 +12,11 @@ from recipes.errors import ConfigError
 from recipes.ledger.launches import EVENT, METRICS, Launch, divide, read_log, stall_seconds
 
 STEP, WAIT, SKIP, SETUP, COPY = 2.0, 0.25, 1.5, 7.0, 0.5
-"""Seconds of an applied update, of which for data, of a skipped one, of a start, and of a save's copy."""
+"""Seconds of an applied update, of the data wait in it, of a skipped update, of a start, and of the copy of a save."""
 
 
 class Simulation:
-    """Writes the logs that a run would write, and keeps the books on its own."""
+    """Writes the logs that a run would write, and counts the seconds of each part itself."""
 
     def __init__(self, log_steps: int, save_steps: int) -> None:
         self.log_steps, self.save_steps = log_steps, save_steps
@@ -27,7 +27,7 @@ class Simulation:
         self.truth = dict.fromkeys(("training", "data_wait", "start", "saving", "skipped", "lost"), 0.0)
         self.down, self.other = 0.0, 0.0
         self.pending = {"training": 0.0, "data_wait": 0.0, "skipped": 0.0}
-        """Of updates that no checkpoint holds yet."""
+        """Seconds of updates that are not in a checkpoint yet."""
 
     def event(self, kind: str, **facts: Any) -> None:
         self.events.append({"time": self.now, "event": kind, "step": self.step, **facts})
@@ -96,15 +96,17 @@ def totals(launches: list[Launch]) -> dict[str, float]:
 @pytest.mark.parametrize("log_steps", [1, 3])
 @pytest.mark.parametrize("seed", range(20))
 def test_every_second_of_a_simulated_run_is_found_in_its_part(seed: int, log_steps: int) -> None:
-    """Kills, stops and skipped updates at random. With a row for every update nothing is estimated; otherwise work that was lost
-    before its row was written is in the rest, and updates kept without a row have the length of those before them."""
+    """Kills, stops and skipped updates at random. With a row for every update nothing is estimated. Otherwise lost work without a row is
+    in the rest, and kept updates without a row are as long as those before them."""
     rng = random.Random(seed)
     run = Simulation(log_steps, save_steps=6)
     num_launches = rng.randint(1, 5)
     for number in range(num_launches):
         run.begin()
         updates = rng.randint(0, 20)
-        skips = rng.sample(range(updates), k=min(updates, 2)) if log_steps == 1 else []  # else a row's mean is over both kinds
+        skips = (
+            rng.sample(range(updates), k=min(updates, 2)) if log_steps == 1 else []
+        )  # otherwise a row's mean is over applied and skipped updates
         run.train(updates, set(skips))
         run.end("done" if number == num_launches - 1 else rng.choice([None, "SIGTERM"]))
         if number < num_launches - 1:
@@ -113,7 +115,7 @@ def test_every_second_of_a_simulated_run_is_found_in_its_part(seed: int, log_ste
     found = totals(launches)
     other = sum(launch.rest for launch in launches)
     down = sum(after.begin - before.end for before, after in pairwise(launches))
-    if log_steps > 1 and not run.rows:  # nothing says how long an update takes
+    if log_steps > 1 and not run.rows:  # the time of an update is unknown
         other -= run.truth["training"] + run.truth["data_wait"]
         found |= {name: run.truth[name] for name in ("training", "data_wait")}
     assert contradiction == pytest.approx(0, abs=1e-6)
@@ -129,11 +131,11 @@ def row(step: int, seconds: float = 1.0) -> dict[str, Any]:
     return {"step": step, "step_seconds": seconds, "data_wait_seconds": 0.0}
 
 
-def test_a_launch_ends_with_its_stop_or_error_or_hung_or_was_killed_or_is_open() -> None:
+def test_a_launch_ends_by_stop_error_hang_or_kill_or_is_open() -> None:
     events = [
         start(105.0),
         {"time": 110.0, "event": "stop", "step": 3, "reason": "SIGTERM"},
-        {"time": 118.0, "event": "takeover", "owner": "pid 1"},  # of the launch to come
+        {"time": 118.0, "event": "takeover", "owner": "pid 1"},  # an event of the next launch
         start(125.0, 3),
         {"time": 130.0, "event": "error", "message": "loss is NaN"},
         start(145.0, 3),
@@ -151,13 +153,13 @@ def test_a_launch_ends_with_its_stop_or_error_or_hung_or_was_killed_or_is_open()
     assert contradiction == 0
 
 
-def test_a_killed_launch_without_a_last_sign_of_life_ends_with_its_last_event() -> None:
+def test_a_killed_launch_without_last_seen_ends_with_its_last_event() -> None:
     events = [start(105.0), {"time": 109.0, "event": "save", "step": 2}, start(125.0, last_seen=None)]
     assert divide(events, [], newest=130.0)[0][0].end == 109.0
 
 
-def test_work_lost_to_a_fallback_is_charged_to_the_launches_that_did_it() -> None:
-    """Two launches of 50 s work each, then back to step 10 of the first. A skip among the lost updates is a part of them."""
+def test_work_lost_to_a_fallback_is_assigned_to_the_launches_that_did_it() -> None:
+    """Two launches with 50 s of work each, then a fallback to step 10 of the first. A skip among the lost updates counts as lost."""
     events = [
         start(105.0),
         {"time": 140.0, "event": "skip", "step": 30, "seconds": 1.0},
@@ -173,20 +175,20 @@ def test_work_lost_to_a_fallback_is_charged_to_the_launches_that_did_it() -> Non
     assert [launch.rest for launch in launches] == [0.0, 0.0, 0.0] and contradiction == 0
 
 
-def test_overlapping_launches_and_more_lost_than_there_was_are_contradictions() -> None:
+def test_overlapping_launches_and_more_lost_than_elapsed_seconds_are_contradictions() -> None:
     events = [start(105.0), {"time": 150.0, "event": "stop", "step": 1, "reason": "SIGTERM"}, start(135.0, lost_seconds=52.0)]
     launches, contradiction = divide(events, [], newest=140.0)
     assert contradiction == 20.0 + 7.0
     assert min(launch.rest for launch in launches) == 0.0
 
 
-def test_a_launch_was_alive_for_as_long_as_its_updates_took() -> None:
+def test_a_launch_was_alive_at_least_as_long_as_its_updates_took() -> None:
     launches, contradiction = divide([start(105.0)], [row(10)], newest=107.0)
     assert launches[0].end == 115.0 and launches[0].rest == 0.0 and contradiction == 0
 
 
-def test_updates_without_a_row_are_those_of_the_launch_itself() -> None:
-    """Rows at every tenth step; the second launch does three updates of 1 s and is at other work for 7 s."""
+def test_updates_without_a_row_count_for_their_own_launch() -> None:
+    """Rows at every tenth step. The second launch does three updates of 1 s, and other work for 7 s."""
     events = [
         start(105.0),
         {"time": 119.0, "event": "stop", "step": 14, "reason": "SIGTERM"},
@@ -197,19 +199,19 @@ def test_updates_without_a_row_are_those_of_the_launch_itself() -> None:
     assert [(launch.parts["training"], launch.rest) for launch in launches] == [(14.0, 0.0), (3.0, 7.0)]
 
 
-def test_skips_in_a_lost_stretch_are_not_counted_twice() -> None:
+def test_skips_in_lost_work_are_not_counted_twice() -> None:
     skip = {"time": 120.0, "event": "skip", "step": 7, "seconds": 1.0}
     events = [start(105.0), skip, start(135.0, 5, lost_seconds=6.0, last_seen=125.0)]
     parts = divide(events, [row(step) for step in range(1, 6)], newest=135.0)[0][0].parts
     assert (parts["training"], parts["skipped"], parts["lost"]) == (5.0, 0.0, 6.0)
 
 
-def test_a_save_costs_what_training_stood_still_for() -> None:
+def test_a_save_costs_the_seconds_for_which_training_stood_still() -> None:
     assert stall_seconds({"copy_seconds": 1.0, "wait_seconds": 2.0, "write_seconds": 40.0}) == 3.0
-    assert stall_seconds({"seconds": 9.0}) == 0.0  # an older version's
+    assert stall_seconds({"seconds": 9.0}) == 0.0  # a save event of an older version
 
 
-def test_half_a_last_line_is_left_out_and_an_absent_file_has_no_rows(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored_and_a_missing_file_has_no_rows(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     assert read_log(path, METRICS) == []
     path.write_text(json.dumps(row(1)) + "\n" + '{"step": 2, "step_sec')
@@ -220,5 +222,5 @@ def test_half_a_last_line_is_left_out_and_an_absent_file_has_no_rows(tmp_path: P
 def test_a_damaged_line_is_named_by_its_number(line: str, tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text("\n".join(['{"time": 1.0, "event": "start"}', line, '{"time": 2.0, "event": "stop"}', ""]))
-    with pytest.raises(ConfigError, match=r"events\.jsonl: line 2 is damaged .* is no object with time, event\); mend or delete it"):
+    with pytest.raises(ConfigError, match=r"events\.jsonl: line 2 is damaged .* is no object with time, event\); fix or delete it"):
         read_log(path, EVENT)

@@ -1,4 +1,4 @@
-"""The ledger of a made-up run dir: numbers, table, JSON, and what is refused."""
+"""The ledger of a hand-written run dir: numbers, table, JSON, and refused input."""
 
 import json
 import os
@@ -48,10 +48,10 @@ def test_the_flags_are_frozen() -> None:
     assert {flag for action in build_parser("")._actions for flag in action.option_strings if flag.startswith("--")} == FLAGS
 
 
-def test_parts_are_what_the_logs_say_and_sum_to_the_wall_time(run_dir: Path) -> None:
+def test_parts_agree_with_the_logs_and_sum_to_the_wall_time(run_dir: Path) -> None:
     ledger = build_ledger(run_dir, 24.0)
     seconds = {name: part["seconds"] for name, part in ledger["parts"].items()}
-    # Five updates in launch 1's kept rows (four applied, one skipped), two in launch 2's; a quarter of each waits for data.
+    # Five updates in launch 1's kept rows (four applied, one skipped), two in launch 2's; a quarter of each is data wait.
     assert seconds == {
         **{"training": 8.0 - 2.5 + 3.0, "data_wait": 2.5 + 1.0, "start": 22.0, "saving": 2.0, "skipped": 2.0},
         **{"lost": 4.0, "down": 20.0, "other": 68.0 - 62.0},
@@ -71,7 +71,7 @@ def test_counts_medians_and_ends(run_dir: Path) -> None:
     assert ledger["step"] == 6
 
 
-def test_advice_is_from_the_measured_cost_and_the_stated_failures(run_dir: Path) -> None:
+def test_advice_is_from_the_measured_cost_and_the_given_mtbf(run_dir: Path) -> None:
     for hours in (24.0, 0.5):
         advice = build_ledger(run_dir, hours)["advice"]
         assert advice["interval_seconds"] == daly_interval(1.0, 3600 * hours)
@@ -90,7 +90,7 @@ def test_advice_is_from_stalls_writes_and_updates_of_this_run(tmp_path: Path) ->
     assert measured == [8.0, 40.0, 3.0, 5.0]
 
 
-def test_the_table_says_each_part_and_launch(run_dir: Path) -> None:
+def test_the_table_has_every_part_and_launch(run_dir: Path) -> None:
     text = "\n".join(table(build_ledger(run_dir, 24.0)))
     assert f"{run_dir}: step 6, 2 launches, wall time 68.0 s\n  training             8.5 s   12.5 %  productive" in text
     assert re.search(r"^  lost +4\.0 s +5\.9 %  work that a restart did again$", text, re.M)
@@ -102,12 +102,12 @@ def test_the_table_says_each_part_and_launch(run_dir: Path) -> None:
 
 
 def test_json_is_the_same_ledger_on_one_line(run_dir: Path) -> None:
-    said: list[str] = []
-    assert run_ledger(build_parser("").parse_args([str(run_dir), "--json", "--mtbf-hours", "3", "--local_rank=0"]), said.append) == 0
-    assert len(said) == 1 and json.loads(said[0]) == build_ledger(run_dir, 3.0)
+    lines: list[str] = []
+    assert run_ledger(build_parser("").parse_args([str(run_dir), "--json", "--mtbf-hours", "3", "--local_rank=0"]), lines.append) == 0
+    assert len(lines) == 1 and json.loads(lines[0]) == build_ledger(run_dir, 3.0)
 
 
-def test_many_launches_are_summed_up(tmp_path: Path) -> None:
+def test_many_launches_are_summarized(tmp_path: Path) -> None:
     events = [{"time": 100.0 * n, "event": "start", "step": 0, "setup_seconds": 1.0, "last_seen": 100.0 * n - 50} for n in range(1, 16)]
     lines = table(build_ledger(write_run(tmp_path, events, []), 24.0))
     assert f"launches 1 to {15 - SHOWN_LAUNCHES}: killed 5" in lines
@@ -116,7 +116,7 @@ def test_many_launches_are_summed_up(tmp_path: Path) -> None:
     assert lines[-1] == "advised checkpoint interval: none, since no save was measured yet"
 
 
-def test_a_run_that_goes_on_ends_with_the_last_sign_of_life_in_either_log(run_dir: Path) -> None:
+def test_a_running_run_ends_at_the_newest_modification_time_of_its_logs(run_dir: Path) -> None:
     events = run_dir / "events.jsonl"
     events.write_text("".join(json.dumps(event) + "\n" for event in EVENTS[:3]) + '{"time": 10')
     os.utime(events, (0, 0))
@@ -126,7 +126,7 @@ def test_a_run_that_goes_on_ends_with_the_last_sign_of_life_in_either_log(run_di
         assert ([launch["ended"] for launch in ledger["launches"]], ledger["wall_seconds"]) == (["running or killed"], seconds)
 
 
-def test_clocks_that_disagree_are_said_and_nothing_is_negative(run_dir: Path) -> None:
+def test_contradicting_clocks_are_reported_and_no_part_is_negative(run_dir: Path) -> None:
     late = [{**event, "time": event["time"] - 30.0} if number > 5 else event for number, event in enumerate(EVENTS)]
     ledger = build_ledger(write_run(run_dir, late, [row(step) for step in range(1, 7)]), 24.0)
     assert ledger["contradiction_seconds"] == 10.0

@@ -1,4 +1,4 @@
-"""What a dry run and the opening of both splits have in common for recordings and images."""
+"""Checks of a dry run, and the opening of both splits, for recordings and images."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tests.launching import tiny_recipe
 from tests.made_up import write_pictures
 
 
-def test_raw_items_are_looked_for_and_a_prepared_folder_is_handed_to_its_preparation(tmp_path: Path) -> None:
+def test_raw_items_must_exist_and_a_prepared_folder_is_checked_by_its_preparation(tmp_path: Path) -> None:
     from recipes.data.images import IMAGES
     from recipes.modalities.registry import MODALITIES
 
@@ -37,8 +37,8 @@ def test_training_has_the_runs_seed_and_the_held_out_split_a_constant(tmp_path: 
     assert opened == [sections | {"split": "train", "seed": 7}, sections | {"split": "valid", "seed": EVAL_MASK_SEED}]
 
 
-def test_items_are_looked_for_at_the_path_as_it_was_given_in_the_recipes_column_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
-    """./nowhere is a folder, nowhere could be a name on the hub."""
+def test_items_are_opened_by_the_path_of_the_recipe_unchanged_with_its_column_and_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    """./nowhere is a folder. The name nowhere could be a data set of the hub."""
     from recipes.data.audio import AUDIO
 
     asked: list[Any] = []

@@ -24,15 +24,15 @@ from tests.launching import tiny_recipe
 CLASSES = {"text": (TextFrontend, TextDataset), "speech": (SpeechFrontend, SpeechDataset), "vision": (VisionFrontend, VisionDataset)}
 
 
-def test_every_recipe_names_a_modality_that_is_there() -> None:
+def test_every_recipe_names_an_existing_modality() -> None:
     assert {build().modality for recipes in RECIPES.values() for build in recipes.values()} == set(MODALITIES) == set(CLASSES)
 
 
-def test_a_modality_is_found_by_its_name_and_another_one_named(modality: str) -> None:
+def test_a_modality_is_found_by_its_name_and_an_unknown_one_is_an_error(modality: str) -> None:
     assert modality_of(modality, "somewhere") is MODALITIES[modality]
     with pytest.raises(ConfigError) as caught:
         modality_of("smell", "somewhere")
-    assert str(caught.value) == "somewhere: modality 'smell' is not known to this release; it knows text, speech, vision"
+    assert str(caught.value) == "somewhere: modality 'smell' is not known to this release, which has text, speech, vision"
 
 
 def test_the_sections_of_every_recipe_are_of_its_modalitys_kinds(modality: str) -> None:
@@ -44,7 +44,7 @@ def test_the_sections_of_every_recipe_are_of_its_modalitys_kinds(modality: str) 
         assert {type(getattr(recipe, name)).kind for name in ("frontend", "data")} == {modality}
 
 
-def test_every_modality_can_be_probed_with_tasks_that_are_there_and_text_by_its_words_first() -> None:
+def test_every_modality_has_existing_probe_tasks_and_the_first_of_text_is_cloze() -> None:
     assert MODALITIES["text"].probes[0] == "cloze"
     assert all("classify" in one.probes and set(one.probes) <= set(TASKS) for one in MODALITIES.values())
 
@@ -54,8 +54,8 @@ def test_recipes_for_the_length_of_benchmarks_are_consistent(modality: str) -> N
         check_recipe(MODALITIES[modality].resized(build(), MODALITIES[modality].benchmark_length))
 
 
-def test_samples_of_a_benchmark_are_as_long_as_the_recipe_reads_them_elsewhere(modality: str) -> None:
-    """A random batch counts its positions as the front-end does."""
+def test_random_batches_have_as_many_positions_as_the_front_end_gives_for_their_length(modality: str) -> None:
+    """Nothing is padded, so every position counts as a token."""
     recipe: Any = tiny_recipe(modality)
     length, raw = {"text": (20, 20), "speech": (1, 16_000), "vision": (0, 0)}[modality]
     batch = MODALITIES[modality].random_batch(recipe, 3, length, np.random.default_rng(0))
@@ -65,7 +65,7 @@ def test_samples_of_a_benchmark_are_as_long_as_the_recipe_reads_them_elsewhere(m
 
 @pytest.fixture(scope="module")
 def prepared(modality: str, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The modality's made-up data as its tiny settings want them."""
+    """The modality's made-up data, prepared with its tiny settings."""
     recipe = tiny_recipe(modality, data__path=tiny_data)
     return MODALITIES[modality].prepare(recipe, tmp_path_factory.mktemp(modality) / "prepared", num_processes=1)
 
@@ -75,7 +75,7 @@ def one_batch(dataset: Dataset, seed: int = 0) -> Any:
     return dataset.collate([dataset.example(0, index, indices) for index in indices])
 
 
-def test_a_modality_brings_its_front_end_and_both_splits(modality: str, prepared: Path) -> None:
+def test_a_modality_has_its_front_end_and_both_splits(modality: str, prepared: Path) -> None:
     frontend, dataset = CLASSES[modality]
     recipe = tiny_recipe(modality, data__path=prepared)
     builder: Any = MODALITIES[modality].build_frontend(recipe)
@@ -86,15 +86,15 @@ def test_a_modality_brings_its_front_end_and_both_splits(modality: str, prepared
     assert MODALITIES[modality].prepare(recipe, prepared, progress=False, log=print) == prepared, "found, not made again"
 
 
-def test_what_a_preparation_is_told_reaches_it(modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_reach_the_preparation(modality: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe: Any = tiny_recipe(modality)
     place = {"text": "prepare", "speech": "speech_folder", "vision": "vision_folder"}[modality]
-    told: list[Any] = []
-    monkeypatch.setattr(f"recipes.data.{place}.prepare_{modality}", lambda *args, **options: told.append((args, options)) or tmp_path)
+    calls: list[Any] = []
+    monkeypatch.setattr(f"recipes.data.{place}.prepare_{modality}", lambda *args, **options: calls.append((args, options)) or tmp_path)
     options = {"num_processes": 3, "progress": False, "log": print}
     assert MODALITIES[modality].prepare(recipe, tmp_path / "prepared", **options) == tmp_path
     sections = (recipe.data,) if modality == "vision" else (recipe.data, recipe.frontend)
-    assert told == [((*sections, tmp_path / "prepared"), options)]
+    assert calls == [((*sections, tmp_path / "prepared"), options)]
 
 
 def test_masks_follow_the_runs_seed_in_training_and_a_constant_in_evaluation(modality: str, prepared: Path) -> None:
@@ -107,7 +107,7 @@ def test_masks_follow_the_runs_seed_in_training_and_a_constant_in_evaluation(mod
     assert torch.equal(masks[0][1], masks[1][1]) and masks[0][1].any()
 
 
-def test_a_batch_suits_the_front_end_and_counts_its_positions(modality: str, prepared: Path) -> None:
+def test_a_batch_has_as_many_positions_as_the_front_end(modality: str, prepared: Path) -> None:
     recipe = tiny_recipe(modality)
     batch = one_batch(MODALITIES[modality].open_data(recipe, prepared)[0])
     assert batch.masks.mask_BS.shape[0] == 4 and batch.num_tokens == batch.masks.mask_BS.numel(), "nothing is padded here"
@@ -118,4 +118,4 @@ def test_a_batch_suits_the_front_end_and_counts_its_positions(modality: str, pre
         "vision": lambda: recipe.frontend.grid**2,  # type: ignore[union-attr]
     }
     assert batch.masks.mask_BS.shape[1] == lengths[modality]()
-    assert (batch.inputs is batch.clean_inputs) == (modality != "text"), "one tensor where the front-end places the mask"
+    assert (batch.inputs is batch.clean_inputs) == (modality != "text"), "one tensor if the front-end applies the mask"

@@ -1,4 +1,4 @@
-"""Speech: its random batches for benchmarks. What is common to all modalities is in test_registry.py."""
+"""Speech: random batches for benchmarks. test_registry.py has the tests for all modalities."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def batch_of(size: int = 6, seconds: int = 1, seed: int = 0, **changes: object) 
 
 
 @pytest.mark.parametrize("rate", [4000, 16_000])
-def test_noise_of_so_many_seconds_at_the_recipes_rate_reaches_both_networks(rate: int) -> None:
+def test_both_networks_get_noise_of_this_many_seconds_at_the_recipes_rate(rate: int) -> None:
     recipe, batch = batch_of(seconds=2, data__sample_rate=rate)
     assert batch.inputs is batch.clean_inputs and batch.inputs.shape == (6, 2 * rate) and batch.inputs.dtype == torch.float32
     assert abs(float(batch.inputs.mean())) < 0.05 and abs(float(batch.inputs.std()) - 1) < 0.05
@@ -26,13 +26,13 @@ def test_noise_of_so_many_seconds_at_the_recipes_rate_reaches_both_networks(rate
     assert batch.masks.mask_BS.shape == (6, frames) and batch.num_tokens == 6 * frames and batch.padding_mask_BS is None
 
 
-def test_masks_are_the_recipes_own_and_hide_equally_many_frames_of_every_sample() -> None:
+def test_masks_follow_the_recipe_and_hide_equally_many_frames_of_every_sample() -> None:
     shares = []
     for prob in (0.1, 0.9):
         for seed in range(5):
             _, batch = batch_of(seed=seed, mask__prob=prob)
             assert len(set(batch.masks.mask_BS.sum(dim=1).tolist())) == 1
-            assert len({tuple(row.tolist()) for row in batch.masks.mask_BS}) == 6, "each in its own places"
+            assert len({tuple(row.tolist()) for row in batch.masks.mask_BS}) == 6, "each masks other frames"
         shares.append(float(batch.masks.mask_BS.float().mean()))
     assert 0.02 < shares[0] < 0.1 and 0.4 < shares[1] < 0.9
     recipe, single = batch_of(1, mask__prob=1e-6, mask__length=7, mask__min_masks=1)
@@ -40,7 +40,7 @@ def test_masks_are_the_recipes_own_and_hide_equally_many_frames_of_every_sample(
     assert (places.diff() == 1).all() and len(places) == recipe.mask.length == 7, "one span"
 
 
-def test_the_generator_alone_decides() -> None:
+def test_random_batches_depend_only_on_the_generator() -> None:
     (_, one), (_, same), (_, other) = batch_of(), batch_of(), batch_of(seed=1)
     assert torch.equal(one.inputs, same.inputs) and torch.equal(one.masks.mask_BS, same.masks.mask_BS)
     assert not torch.equal(one.inputs, other.inputs)

@@ -1,4 +1,4 @@
-"""Text: its random batches for benchmarks, and recipes for other lengths. What is common to all modalities is in test_registry.py."""
+"""Text: random batches for benchmarks, and recipes for other lengths. test_registry.py has the tests for all modalities."""
 
 from typing import Any
 
@@ -17,15 +17,17 @@ def batch_of(size: int = 4, length: int = 50, **changes: object) -> tuple[Any, A
     return recipe, Text().random_batch(recipe, size, length, np.random.default_rng(0))
 
 
-def test_random_tokens_are_words_of_the_vocabulary_without_padding() -> None:
+def test_random_tokens_are_normal_tokens_of_the_vocabulary_without_padding() -> None:
     _, batch = batch_of(40, 500, frontend__vocab_size=20)
     assert batch.inputs.shape == batch.clean_inputs.shape == batch.masks.mask_BS.shape == (40, 500)
-    assert set(batch.clean_inputs.unique().tolist()) == set(range(NUM_SPECIAL_TOKENS, 19)), "neither special ones nor <mask>, the last"
+    assert set(batch.clean_inputs.unique().tolist()) == set(range(NUM_SPECIAL_TOKENS, 19)), (
+        "neither special tokens nor <mask>, the last one"
+    )
     assert batch.padding_mask_BS is None and batch.num_tokens == 40 * 500
     assert len({tuple(row.tolist()) for row in batch.clean_inputs}) == 40, "no two samples alike"
 
 
-def test_masks_are_the_recipes_own() -> None:
+def test_masks_follow_the_recipe() -> None:
     _, all_of_it = batch_of(mask__prob=1, mask__length=1)
     assert all_of_it.masks.num_masked == 4 * 50 and (all_of_it.inputs == 199).all()
     _, some = batch_of(mask__prob=0.1, mask__length=1)
@@ -37,14 +39,14 @@ def test_masks_are_the_recipes_own() -> None:
     assert left.masks.num_masked == 4 * 50 and torch.equal(left.inputs, left.clean_inputs)
 
 
-def test_the_generator_alone_decides() -> None:
+def test_random_batches_depend_only_on_the_generator() -> None:
     (_, one), (_, same) = batch_of(), batch_of()
     assert torch.equal(one.inputs, same.inputs) and torch.equal(one.masks.mask_BS, same.masks.mask_BS)
     other = Text().random_batch(tiny_recipe(), 4, 50, np.random.default_rng(1))
     assert not torch.equal(one.clean_inputs, other.clean_inputs)
 
 
-def test_a_recipe_for_longer_samples_has_positions_for_them_and_one_for_shorter_keeps_its_own() -> None:
+def test_a_recipe_for_longer_samples_gets_more_positions_and_one_for_shorter_samples_keeps_its_own() -> None:
     for build, length, positions in ((text_base, 2048, 2048), (text_base, 64, 512), (text_tiny, 513, 513)):
         resized: Any = Text().resized(build(), length)
         assert (resized.data.sequence_length, resized.frontend.max_positions) == (length, positions)

@@ -1,4 +1,4 @@
-"""The seam between an objective and what trains it: the first objective has everything that the protocols ask for, under the same names."""
+"""The interface between an objective and the loop: data2vec has every method of the protocols, with the same names and parameters."""
 
 import inspect
 from typing import Any
@@ -12,7 +12,7 @@ from recipes.objectives.statistics import RegressionOutcome, UpdateStatistics
 
 
 def methods(kind: type) -> dict[str, list[str]]:
-    """The methods that a class defines itself -> their parameters."""
+    """Return the public methods that a class defines itself -> their parameters."""
     own = {name: value for name, value in vars(kind).items() if inspect.isfunction(value) and not name.startswith("_")}
     return {name: list(inspect.signature(value).parameters) for name, value in own.items()}
 

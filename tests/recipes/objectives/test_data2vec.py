@@ -1,4 +1,4 @@
-"""data2vec on its engines: what the loss is made of, how gradients of unequal micro-batches add up, and what a collapse is."""
+"""data2vec on its engines: its loss, the sum of gradients of unequal micro-batches, and the check for a collapse."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -19,13 +19,13 @@ HEALTHY = {"step": 200, "loss": 1.0, "target_std": 0.11, "pred_std": 0.011}
 
 
 def split(batch: Batch, rows: slice) -> Batch:
-    """Some rows of a batch."""
+    """Return some rows of a batch."""
     mask_BS = batch.masks.mask_BS[rows]
     return Batch(batch.inputs[rows], batch.clean_inputs[rows], Masks.of(mask_BS), None, None, mask_BS.numel())
 
 
 def gradients(micro_batch_size: int) -> dict[str, Any]:
-    """Whole gradients of one update of 8 rows, with very unequal masks, cut into micro-batches."""
+    """Return the gradients of one update of 8 rows with very unequal masks, split into micro-batches."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.engine.update import backward
@@ -55,7 +55,7 @@ def test_micro_batches_with_few_masked_positions_do_not_weigh_more() -> None:
 
 
 def loss_with_settings() -> tuple[float, float, float]:
-    """The loss of a batch under a recipe's own settings, what these settings make of the same predictions, and what others would."""
+    """Return the objective's loss of a batch, then regression_loss of its predictions with the recipe's and with default settings."""
     from model.config import LossConfig
     from model.loss import regression_loss
     from model.parallel import init_parallel
@@ -75,7 +75,7 @@ def test_the_loss_has_the_settings_that_it_was_given() -> None:
 
 
 def check(metrics: dict[str, float]) -> None:
-    """Data2Vec.check with RECIPE, without engines."""
+    """Call Data2Vec.check with RECIPE, without engines."""
     objective: Any = SimpleNamespace(_recipe=RECIPE)
     Data2Vec.check(objective, metrics)
 
@@ -111,8 +111,8 @@ def test_thresholds_are_fairseqs() -> None:
 
 
 def follow_the_student(precision: dict[str, Any]) -> tuple[list[float], list[float], float, float]:
-    """Decay that is told and decay that the shadow gets after each of four steps, and how far the teacher is from the student after them
-    and after a restart. Whatever was written in the shadow, the teacher computes with it, rounded."""
+    """Return the reported and the used decay of each of four steps, and the distance of teacher and student after them and after a
+    restart. Checks that the teacher computes with the rounded shadow weights."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.objectives.registry import build_objective
@@ -130,25 +130,25 @@ def follow_the_student(precision: dict[str, Any]) -> tuple[list[float], list[flo
         assert all(torch.equal(used[n], shadow.to(used[n].dtype)) for n, shadow in kept.items()), "the teacher computes with it"
         return max(float((shadow - shards.master_shard(student[n])).abs().max()) for n, shadow in kept.items())
 
-    def noted(decay: float) -> None:
+    def record(decay: float) -> None:
         used.append(decay)
         update(decay)
 
-    objective.shadow.update = noted
+    objective.shadow.update = record
     for parameter in student.values():
         shards.master_shard(parameter).add_(1.0)
-    told = [objective.after_step(step)["ema_decay"] for step in (1, 2, 3, 4)]
+    reported = [objective.after_step(step)["ema_decay"] for step in (1, 2, 3, 4)]
     apart = distance()
     for shadow in objective.shards()["shadow"].values():
         shadow.mul_(3.0)  # as a load writes it
     objective.after_load()
     distance()
     objective.restart()
-    return told, used, apart, distance()
+    return reported, used, apart, distance()
 
 
 @pytest.mark.parametrize("precision", [{}, BF16], ids=["fp32", "bf16"])
 def test_the_teacher_follows_with_the_decay_of_the_step_and_a_restart_makes_it_the_student(precision: dict[str, Any]) -> None:
-    ((told, used, apart, after),) = run_distributed(follow_the_student, 1, precision)
-    assert told == used == pytest.approx([0.6, 0.7, 0.8, 0.9])
+    ((reported, used, apart, after),) = run_distributed(follow_the_student, 1, precision)
+    assert reported == used == pytest.approx([0.6, 0.7, 0.8, 0.9])
     assert apart == pytest.approx(0.6 * 0.7 * 0.8 * 0.9, rel=1e-3) and after == 0.0

@@ -1,4 +1,4 @@
-"""The teacher is gathered after what the EMA or a load has written: DeepSpeed's stream is made to wait for the one that wrote."""
+"""The teacher's weights are gathered after the EMA or a load has written them: DeepSpeed's stream waits for the writing stream."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from tests.recipes.engine.streams import waits_after
 from tests.recipes.engine.test_build import NO_THRESHOLD, resolved
 
 QUICK = ("teacher.ema_decay=0.5", "teacher.ema_end_decay=0.5")
-"""So that one step is more than the rounding to bf16."""
+"""With these, one EMA step is larger than the rounding to bf16."""
 
 
 def note_waits() -> dict[str, Any]:
-    """On a rank, in bf16, where shards are rounded copies."""
+    """Return the waits after each writer, in bf16, where compute shards are rounded copies."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.objectives.data2vec import Data2Vec

@@ -1,4 +1,4 @@
-"""Held-out evaluation: same numbers on any number of ranks, no trace left in the training."""
+"""Held-out evaluation gives the same numbers on any number of ranks and does not change the training."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ DROPOUTS = ("model.hidden_dropout=0.4", "model.attention_dropout=0.4", "model.ac
 
 
 def evaluate_fresh(prepared: Path, world_size: int, samples: int, settings: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Monitors of the untrained text_tiny."""
+    """Return the monitors of an untrained text_tiny."""
     from model.parallel import init_parallel
     from recipes.modalities.registry import MODALITIES
     from recipes.objectives.registry import build_objective
@@ -27,10 +27,10 @@ def evaluate_fresh(prepared: Path, world_size: int, samples: int, settings: tupl
     config = resolve(recipe, content, "test", world_size)
     objective = build_objective(recipe, config, init_parallel(1, "cpu"))
     _, heldout = MODALITIES["text"].open_data(recipe, prepared)
-    heard: list[int] = []
+    beats: list[int] = []
     batches = heldout_batches(recipe, heldout, config.batch, objective.parallel)
-    metrics = objective.evaluate(batches, heard.append)
-    assert heard == list(range(samples // world_size // 4)), "a sign of life per micro-batch, equally many on every rank"
+    metrics = objective.evaluate(batches, beats.append)
+    assert beats == list(range(samples // world_size // 4)), "one heartbeat per micro-batch, equally many on every rank"
     assert objective.student.module.training and not objective.teacher.module.training, "modes must be as before"
     return metrics
 
@@ -52,7 +52,7 @@ def test_nothing_held_out_gives_no_monitors(sample_prepared: Path) -> None:
 
 
 def spreads_of_the_frontend() -> tuple[float, float]:
-    """frontend_std of a vision model, and after its class token, which stands before the patches, has become huge."""
+    """Return frontend_std of a vision model, before and after its class token (a prefix of the patches) is set to a huge value."""
     import numpy as np
 
     from model.parallel import init_parallel

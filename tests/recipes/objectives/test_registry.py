@@ -1,4 +1,4 @@
-"""Which objective a kind names, and what it is built with; one from outside of the house is found by its module."""
+"""The objective of each kind, and what it is built with. An objective outside of this repository is found by its module."""
 
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -23,7 +23,7 @@ class OutsideConfig(ObjectiveConfig):
 
 
 class Outside:
-    """An objective that only says what it was built with."""
+    """An objective that only records what it was built with."""
 
     Config = OutsideConfig
 
@@ -37,7 +37,7 @@ def test_the_table_has_the_sections_that_recipes_may_have() -> None:
     assert objective_class("data2vec") is Data2Vec
 
 
-def test_one_from_outside_is_imported() -> None:
+def test_an_objective_outside_of_this_repository_is_imported() -> None:
     assert objective_class("recipes.objectives.data2vec:Data2Vec") is Data2Vec
     assert objective_class(OUTSIDE).Config.kind == OUTSIDE
 
@@ -62,7 +62,7 @@ def test_an_unknown_kind_is_one_line(kind: str, complaint: str) -> None:
 
 
 def build_outside(tp_size: int) -> Any:
-    """What an objective from outside gets."""
+    """Return what an objective outside of this repository was built with."""
     from model.parallel import init_parallel
     from recipes.objectives.registry import build_objective
 
@@ -72,6 +72,6 @@ def build_outside(tp_size: int) -> Any:
 
 
 @pytest.mark.parametrize(("tp_size", "places"), [(1, [(0, 0), (1, 0)]), (2, [(0, 0), (0, 1)])])
-def test_it_is_built_with_the_recipe_its_optimizer_and_a_stream_of_the_ranks_place(tp_size: int, places: list[tuple[int, int]]) -> None:
+def test_an_objective_is_built_with_recipe_optimizer_and_a_stream_for_its_rank(tp_size: int, places: list[tuple[int, int]]) -> None:
     expected = [(7, (7, *place), None, True) for place in places]
     assert run_distributed(build_outside, 2, tp_size) == expected

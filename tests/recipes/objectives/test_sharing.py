@@ -1,4 +1,4 @@
-"""What the teacher takes from the student as it is: copied weights, and features that are those it would compute itself."""
+"""What the teacher shares with the student: copied weights, and features equal to those that the teacher would compute."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ COPIED = {
 
 
 def train_a_little(modality: str, shares: str, prepared: Path, world_size: int) -> dict[str, Any]:
-    """Three updates; which shadows then equal the student's weights, and the targets with and without the student's features."""
+    """Do three updates. Return which shadows equal the student's weights, and compare targets with and without the student's features."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.engine.update import backward
@@ -61,7 +61,7 @@ def train_a_little(modality: str, shares: str, prepared: Path, world_size: int) 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Every modality's made-up data."""
+    """Prepared made-up data of every modality."""
     from recipes.modalities.registry import MODALITIES
     from tests.made_up import WRITE
 
@@ -74,9 +74,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize(("modality", "shares"), CASES)
-def test_the_teacher_copies_what_it_shares_and_reads_what_it_would_compute_itself(
-    prepared: dict[str, Path], modality: str, shares: str
-) -> None:
+def test_the_teacher_copies_shared_weights_and_uses_the_students_features(prepared: dict[str, Path], modality: str, shares: str) -> None:
     expected = {f"trunk.frontend.{part}" for part in COPIED.get((modality, shares), set())}
     for seen in run_distributed(train_a_little, 2, modality, shares, prepared[modality], 2):
         copied = {name for name in seen["all"] if any(name == part or name.startswith(f"{part}.") for part in expected)}

@@ -1,5 +1,5 @@
-"""How data2vec's networks begin: every tensor as published and equal on every topology, and dropout from the one stream that the loop
-moves."""
+"""Initial state of data2vec's networks: every tensor as published and equal on every topology, and all dropout from the stream that the
+loop sets."""
 
 import math
 
@@ -13,7 +13,7 @@ from tests.recipes.engine.test_build import random_batch, resolved
 
 
 def first_weights(world_size: int, tp_size: int, *settings: str) -> dict[str, Tensor]:
-    """Whole masters of the student right after start."""
+    """Return the full master weights of the student right after the start."""
     from model.parallel import init_parallel
     from recipes.engine import shards
     from recipes.objectives.registry import build_objective
@@ -42,7 +42,7 @@ def test_the_weights_follow_the_runs_seed() -> None:
 
 
 def check_published_start(name: str, tensor: Tensor) -> None:
-    """N(0, 0.02) for matrices and embeddings, 0 for biases, `<pad>` and unused rows, 1 for norm weights (BERT init)."""
+    """Check N(0, 0.02) for matrices and embeddings, 0 for biases, `<pad>` and unused rows, 1 for norm weights (BERT init)."""
     if "norm" in name or name.endswith("bias"):
         assert torch.all(tensor == float("norm" in name and name.endswith("weight"))), name
         return
@@ -59,7 +59,7 @@ def check_published_start(name: str, tensor: Tensor) -> None:
 
 
 def streams(world_size: int, tp_size: int) -> tuple[tuple[int, int, int], bool, Tensor]:
-    """Seed and ranks of the objective's stream; whether all of the student's dropout draws from it; predictions for one batch."""
+    """Return seed and ranks of the objective's stream, whether all of the student's dropout draws from it, and predictions of a batch."""
     from model.dropout import Dropout, DropoutStream
     from model.parallel import init_parallel
     from recipes.objectives.registry import build_objective
@@ -75,6 +75,6 @@ def streams(world_size: int, tp_size: int) -> tuple[tuple[int, int, int], bool, 
 def test_dropout_has_the_runs_seed_and_the_ranks_place_and_differs_between_data_parallel_ranks_only() -> None:
     (dp0, dp1), (tp0, tp1) = run_distributed(streams, 2, 2, 1), run_distributed(streams, 2, 2, 2)
     assert [rank[0] for rank in (dp0, dp1, tp0, tp1)] == [(7, 0, 0), (7, 1, 0), (7, 0, 0), (7, 0, 1)]
-    assert all(rank[1] for rank in (dp0, dp1, tp0, tp1)), "the stream that the loop moves is the one that is drawn from"
+    assert all(rank[1] for rank in (dp0, dp1, tp0, tp1)), "dropout draws from the stream that the loop sets"
     assert not torch.equal(dp0[2], dp1[2]), "data-parallel ranks must not drop the same activations of their samples"
     assert torch.equal(tp0[2], tp1[2]), "tensor-parallel ranks hold the same activations"

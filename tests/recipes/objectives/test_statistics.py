@@ -1,4 +1,4 @@
-"""The monitors against torch's own statistics and against data whose answer is known, however the rows are shared over ranks.
+"""The monitors against torch's own statistics and against data with a known answer, for any distribution of rows over ranks.
 
 Shapes: B batch, S sequence, M masked positions, D hidden.
 """
@@ -23,7 +23,7 @@ from tests.distributed import run_distributed
 
 B, S, D = 64, 10, 6
 TOKENS = 160
-"""Positions of an update, masked or not."""
+"""Number of positions of an update, masked or not."""
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -68,7 +68,7 @@ def batch_of(mask_BS: Tensor, padding_BS: Tensor | None = None) -> Batch:
 
 
 def evaluation(rank: int, size: int, target_BSD: Tensor, prediction_BSD: Tensor, padding_BS: Tensor | None = None) -> EvaluationStatistics:
-    """This rank's rows in micro-batches of 4; every third position is masked, shifted by one a row, and never padded."""
+    """Return statistics of this rank's rows, in micro-batches of 4. One position in three is masked (shifted per row), never padding."""
     statistics = EvaluationStatistics()
     mask_BS = (torch.arange(S) + torch.arange(len(target_BSD))[:, None]) % 3 == 0
     mask_BS &= torch.ones_like(mask_BS) if padding_BS is None else ~padding_BS
@@ -90,7 +90,7 @@ def reduced_all(cases: list[tuple]) -> list[dict[str, float]]:
 
 
 def known_cases() -> dict[str, tuple[Tensor, ...]]:
-    """Targets with a part that their position explains, and predictions that know everything, the position only, or nothing."""
+    """Return targets that depend partly on their position, with predictions that are exact, depend on the position only, or are 0."""
     position_SD = 5 * noise(S, D, seed=1)
     target_BSD = position_SD + noise(B, S, D)
     padding_BS = torch.zeros(B, S, dtype=torch.bool)
@@ -109,12 +109,12 @@ def known_cases() -> dict[str, tuple[Tensor, ...]]:
 
 @pytest.fixture(scope="module")
 def monitors() -> dict[str, dict[str, float]]:
-    """The monitors of every known case on one rank, which two ranks must repeat."""
+    """The monitors of every known case on one rank. Two ranks must give the same."""
     cases = known_cases()
     (alone,) = run_distributed(reduced_all, 1, list(cases.values()))
     for shared in run_distributed(reduced_all, 2, list(cases.values())):
         for one, other in zip(alone, shared, strict=True):
-            assert other == pytest.approx(one, rel=1e-9), "the number of ranks shows"
+            assert other == pytest.approx(one, rel=1e-9), "the result depends on the number of ranks"
     return dict(zip(cases, alone, strict=True))
 
 
@@ -123,8 +123,8 @@ def test_explained_variance_is_one_for_a_perfect_prediction(monitors: dict) -> N
     assert monitors["all"]["eval_loss"] == 0
 
 
-def test_a_model_that_knows_only_the_position_explains_nothing(monitors: dict) -> None:
-    """The mean over these few rows explains a little more than the true one: minus (positions / masked) of the variance."""
+def test_a_prediction_from_the_position_alone_explains_nothing(monitors: dict) -> None:
+    """The mean over these few rows explains a little more than the true mean: minus (positions / masked) of the variance."""
     assert -0.1 < monitors["position"]["explained_variance"] <= 0
     assert monitors["nothing"]["explained_variance"] < -5, "worse than the position"
     assert monitors["half"]["explained_variance"] == pytest.approx(0.75, abs=0.03)
@@ -154,7 +154,7 @@ def test_neighbours_that_are_equal_correlate_and_noise_does_not(monitors: dict) 
 
 
 def reduced_in_groups(target_BSD: Tensor, prediction_BSD: Tensor, lengths: list[int]) -> dict[str, float]:
-    """Groups of 4 rows, each cut to a length of its own and seen by one rank."""
+    """Return the monitors of groups of 4 rows. Each group has its own length and is on one rank only."""
     statistics, rank, size = EvaluationStatistics(), dist.get_rank(), dist.get_world_size()
     mask_BS = (torch.arange(S) + torch.arange(len(target_BSD))[:, None]) % 3 == 0
     for group in range(rank * len(lengths) // size, (rank + 1) * len(lengths) // size):
@@ -168,7 +168,7 @@ def reduced_in_groups(target_BSD: Tensor, prediction_BSD: Tensor, lengths: list[
 
 @pytest.mark.parametrize("lengths", [[S, S - 1, S - 3, 3], [3, S - 3, S - 1, S]], ids=["shrinking", "growing"])
 def test_groups_of_unequal_length_count_as_rows_padded_to_the_longest(lengths: list[int]) -> None:
-    """Speech: each group of the held-out recordings has its own crop length, and no rank sees them all."""
+    """As in speech: each group of held-out recordings has its own crop length, and no rank has all groups."""
     target_BSD, prediction_BSD = 3 * noise(S, D, seed=1) + noise(16, S, D), noise(16, S, D, seed=2)
     padding_BS = torch.arange(S) >= torch.tensor(lengths).repeat_interleave(4)[:, None]
     (padded,) = run_distributed(reduced, 1, target_BSD, prediction_BSD, padding_BS)
@@ -178,7 +178,7 @@ def test_groups_of_unequal_length_count_as_rows_padded_to_the_longest(lengths: l
 
 
 def update_metrics(target_MD: Tensor, prediction_MD: Tensor) -> dict[str, float]:
-    """An update whose micro-batches and ranks have unequal numbers of rows; with three ranks the last has none."""
+    """Return the metrics of an update whose micro-batches and ranks have unequal numbers of rows. With three ranks the last has none."""
     statistics, rank = UpdateStatistics(), dist.get_rank()
     bounds = [0, 5, 17, len(target_MD)] if dist.get_world_size() == 1 else [[0, 5, 17], [17, len(target_MD)], [0, 0]][rank]
     for start, end in pairwise(bounds):
@@ -187,7 +187,7 @@ def update_metrics(target_MD: Tensor, prediction_MD: Tensor) -> dict[str, float]
     return statistics.reduce(dist.group.WORLD, len(target_MD), TOKENS)
 
 
-def test_an_updates_metrics_do_not_depend_on_how_it_was_cut() -> None:
+def test_the_metrics_of_an_update_do_not_depend_on_its_split() -> None:
     target_MD, prediction_MD = noise(40, D), noise(40, D, seed=1) / 10
     (alone,) = run_distributed(update_metrics, 1, target_MD, prediction_MD)
     assert alone["loss"] == pytest.approx(float((target_MD - prediction_MD).abs().sum() / 40), rel=1e-6)

@@ -1,4 +1,4 @@
-"""A run directory has one owner and one recipe, its logs survive a crash, and a launch that never began leaves nothing."""
+"""A run directory has one owner and one recipe. Its logs survive a crash. A launch without a run leaves nothing."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def begun(path: Path, recipe: Recipe) -> RunDir:
     return run_dir
 
 
-def test_a_second_owner_is_refused_with_the_first_ones_name(tmp_path: Path) -> None:
+def test_a_second_owner_is_refused_and_the_error_names_the_first(tmp_path: Path) -> None:
     first = RunDir(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"run is in use by pid \d+ on \S+ since [-\d]+ [:\d]+; wait for it, stop it, or name another"):
         RunDir(tmp_path / "run")
@@ -35,7 +35,7 @@ def test_a_second_owner_is_refused_with_the_first_ones_name(tmp_path: Path) -> N
     RunDir(tmp_path / "run").release()
 
 
-def test_what_a_run_is_and_the_cut_of_its_curve_survive_a_power_cut(tmp_path: Path) -> None:
+def test_config_and_shortened_metrics_survive_a_power_cut(tmp_path: Path) -> None:
     with durable_moves(tmp_path) as recorder:
         run_dir = RunDir(tmp_path / "made" / "on the way")
         run_dir.save_config({"first": 1})
@@ -55,14 +55,14 @@ def test_a_file_or_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> 
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_launch_that_never_began_leaves_what_it_found(tmp_path: Path) -> None:
+def test_a_launch_without_a_run_leaves_the_folders_as_they_were(tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     RunDir(tmp_path / "there" / "a" / "b").release()
     RunDir(tmp_path / "there").release()
-    assert list(tmp_path.rglob("*")) == [tmp_path / "there"], "the user's own empty folder stays, ours goes"
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"], "the user's empty folder stays, those of the launch are removed"
 
 
-def test_what_someone_put_there_stays(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_stays(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path / "run")
     (tmp_path / "run" / "prepared").mkdir()
     run_dir.release()
@@ -84,7 +84,7 @@ def test_events_are_appended_with_time_and_facts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", ["", '{"step": 3, "lo'])
-def test_metrics_past_the_checkpoint_and_a_torn_line_are_dropped(tmp_path: Path, torn: str) -> None:
+def test_metrics_after_the_checkpoint_and_an_incomplete_line_are_removed(tmp_path: Path, torn: str) -> None:
     run_dir = RunDir(tmp_path / "run")
     path = tmp_path / "run" / "metrics.jsonl"
     path.write_text("".join(f'{{"step": {step}}}\n' for step in (1, 2, 3, 4)) + torn)
@@ -92,8 +92,8 @@ def test_metrics_past_the_checkpoint_and_a_torn_line_are_dropped(tmp_path: Path,
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 1}, {"step": 2}, {"step": 3, "again": True}]
 
 
-def test_what_was_cut_is_told_in_steps_and_seconds(tmp_path: Path) -> None:
-    """step_seconds is a mean since the row before: 2 steps of 0.5 s past step 5, then 3 of 1 s."""
+def test_removed_rows_are_returned_as_steps_and_seconds(tmp_path: Path) -> None:
+    """step_seconds is a mean since the previous row: 2 steps of 0.5 s after step 5, then 3 of 1 s."""
     run_dir = RunDir(tmp_path / "run")
     rows = [{"step": step, "step_seconds": seconds} for step, seconds in ((1, 9.0), (4, 9.0), (7, 0.5), (10, 1.0))]
     (tmp_path / "run" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -101,16 +101,16 @@ def test_what_was_cut_is_told_in_steps_and_seconds(tmp_path: Path) -> None:
     assert run_dir.open_metrics(5)[1:] == (0, 0.0)
 
 
-def test_damaged_rows_are_taken_out_aloud(tmp_path: Path) -> None:
-    said: list[str] = []
-    run_dir = RunDir(tmp_path / "run", said.append)
+def test_damaged_rows_are_removed_with_a_warning(tmp_path: Path) -> None:
+    lines: list[str] = []
+    run_dir = RunDir(tmp_path / "run", lines.append)
     path = tmp_path / "run" / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step"\n{"stop": 2}\n{"step": 3}\n')
     assert run_dir.open_metrics(3)[1:] == (0, 0.0)
-    assert path.read_text() == '{"step": 1}\n{"step": 3}\n' and said == [f"warning: 2 damaged lines of {path} were taken out"]
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n' and lines == [f"warning: 2 damaged lines of {path} were taken out"]
 
 
-def test_metrics_of_a_new_run_start_empty_and_of_a_whole_one_stay_untouched(tmp_path: Path) -> None:
+def test_metrics_of_a_new_run_are_empty_and_metrics_without_lost_rows_are_not_rewritten(tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path / "run")
     assert run_dir.open_metrics(0)[1:] == (0, 0.0)
     path = tmp_path / "run" / "metrics.jsonl"
@@ -120,17 +120,17 @@ def test_metrics_of_a_new_run_start_empty_and_of_a_whole_one_stay_untouched(tmp_
     assert path.read_text() == '{"step": 1}\n' and path.stat().st_ino == before
 
 
-def test_the_last_sign_of_life_is_the_newest_of_logs_and_lock_before_this_launch(tmp_path: Path) -> None:
+def test_last_seen_is_the_newest_time_of_logs_and_lock_before_this_launch(tmp_path: Path) -> None:
     assert RunDir(tmp_path / "new").last_seen is None
     (tmp_path / "run").mkdir()
     for name, seconds in (("events.jsonl", 50), ("metrics.jsonl", 70), (".lock", 60)):
         (tmp_path / "run" / name).write_text("")
         os.utime(tmp_path / "run" / name, (seconds, seconds))
-    (tmp_path / "run" / ".lock").unlink()  # or it would be watched for half a minute
+    (tmp_path / "run" / ".lock").unlink()  # otherwise its heartbeat would be watched for half a minute
     assert RunDir(tmp_path / "run").last_seen == 70
 
 
-def test_a_run_dir_that_was_taken_over_gets_no_more_lines(tmp_path: Path) -> None:
+def test_nothing_is_written_into_a_run_dir_that_was_taken_over(tmp_path: Path) -> None:
     run_dir = begun(tmp_path / "run", text_tiny())
     run_dir.event("start", step=0)
     lock = tmp_path / "run" / ".lock"
@@ -160,29 +160,29 @@ except ConfigError as error:
 """
 
 
-def test_a_config_that_the_disk_refuses_is_one_line(tmp_path: Path) -> None:
+def test_a_config_that_cannot_be_written_is_an_error_of_one_line(tmp_path: Path) -> None:
     done = run_command([sys.executable, "-c", FULL, tmp_path / "run"], ROOT, 30)
     assert done.stderr == "" and not (tmp_path / "run" / "config.json").exists()
     (line,) = done.stdout.splitlines()
-    assert line.startswith(f"{tmp_path}/run/config.json cannot be written (File too large), ") and "bytes free on that disk; mend" in line
+    assert line.startswith(f"{tmp_path}/run/config.json cannot be written (File too large), ") and "bytes free on that disk; fix" in line
 
 
-def run_that_is_robbed(run_dir: Path, prepared: Path) -> tuple[str, int]:
-    """How a run ends whose directory another launch takes after its second update, long before a save is due; and its updates."""
+def run_that_is_taken_over(run_dir: Path, prepared: Path) -> tuple[str, int]:
+    """Train until another launch takes the directory after the second update, long before a save. Returns error and update count."""
     from recipes.train import loop
 
     done, train_step = list[int](), loop.train_step
 
-    def robbed(state: Any, logs: bool) -> Any:
+    def taken_over(state: Any, logs: bool) -> Any:
         if state.step == 2:
             (run_dir / ".lock").write_text("another launch\n")
             with suppress(ConfigError):
-                state.run_dir.check()  # as the lock's next beat would
+                state.run_dir.check()  # as the next heartbeat of the lock would do
         metrics = train_step(state, logs)
         done.append(state.step)
         return metrics
 
-    loop.train_step = robbed
+    loop.train_step = taken_over
     try:
         run_rank(run_dir, prepared, ONE, UNDISTURBED, {}, {"run__max_steps": 6, "run__save_steps": 100})
     except ConfigError as error:
@@ -190,7 +190,7 @@ def run_that_is_robbed(run_dir: Path, prepared: Path) -> tuple[str, int]:
     return "trained", len(done)
 
 
-def test_a_run_whose_directory_was_taken_ends_with_the_update_that_knows_of_it(tmp_path: Path) -> None:
+def test_a_run_whose_directory_was_taken_over_ends_with_the_update_that_detects_it(tmp_path: Path) -> None:
     prepared = prepare_pictures(tmp_path)
-    ((said, updates),) = run_distributed(run_that_is_robbed, 1, tmp_path / "run", prepared)
-    assert "was taken over by" in said and updates == 2
+    ((error, updates),) = run_distributed(run_that_is_taken_over, 1, tmp_path / "run", prepared)
+    assert "was taken over by" in error and updates == 2

@@ -1,4 +1,4 @@
-"""Whether a bar can be drawn, and how wide. A real terminal: tests/recipes/train/test_step_lines.py."""
+"""The width of the terminal for a progress bar. With a real terminal: tests/recipes/train/test_step_lines.py."""
 
 import os
 import sys
@@ -19,7 +19,7 @@ from recipes.system.columns import terminal_columns
         ({"COLUMNS": "100", "TERM": "dumb"}, 80, 0),
     ],
 )
-def test_the_users_word_comes_before_the_terminals(
+def test_the_environment_comes_before_the_terminal(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], own: int | None, columns: int
 ) -> None:
     def size(file: int) -> os.terminal_size:
@@ -35,4 +35,4 @@ def test_the_users_word_comes_before_the_terminals(
     monkeypatch.setattr(os, "get_terminal_size", size)
     assert terminal_columns() == columns
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
-    assert terminal_columns() is None, "what goes to a file is no terminal's"
+    assert terminal_columns() is None, "a file is not a terminal"

@@ -1,4 +1,4 @@
-"""A small file is the old one or the new one, whatever happens in between."""
+"""A small file has the old or the new content, even after an error in between."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from recipes.system.durable import sync, write_text_atomically
 from tests.durability import durable_moves
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "latest"
     write_text_atomically(path, "old")
 
@@ -19,7 +19,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match="the disk went away"):
         write_text_atomically(path, "new")
-    assert path.read_text() == "old" and sorted(p.name for p in tmp_path.iterdir()) == [".latest.tmp", "latest"], "hidden until it is whole"
+    assert path.read_text() == "old" and sorted(p.name for p in tmp_path.iterdir()) == [".latest.tmp", "latest"], (
+        "hidden until it is complete"
+    )
     monkeypatch.undo()
     write_text_atomically(path, "new")
     assert path.read_text() == "new" and [p.name for p in tmp_path.iterdir()] == ["latest"]
@@ -32,7 +34,7 @@ def test_a_file_and_its_name_survive_a_power_cut(tmp_path: Path) -> None:
     assert recorder.moves == ["latest", "latest"]
 
 
-def test_a_sync_is_of_the_file_or_folder_and_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_flushes_the_file_or_folder_and_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("text")
     synced, descriptors = [], Path("/proc/self/fd")
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(descriptors / str(descriptor))))

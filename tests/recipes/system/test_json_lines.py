@@ -1,4 +1,4 @@
-"""Whole lines only: after a kill in mid-line, on a full disk, and when the disk is well again; and never an exception."""
+"""Complete lines only: after a kill in the middle of a line, on a full disk, and after the disk has recovered. Never an exception."""
 
 import json
 import sys
@@ -25,7 +25,7 @@ def test_every_line_is_there_as_soon_as_it_is_appended_at_full_precision(tmp_pat
 
 
 def test_nothing_stays_open_between_two_lines(tmp_path: Path) -> None:
-    """A file server that was away gives a new file."""
+    """After a failure of the file server an open file would be stale."""
     lines, descriptors = JsonLines(tmp_path / "log.jsonl"), Path("/proc/self/fd")
     before = len(list(descriptors.iterdir()))
     for row in ROWS:
@@ -34,21 +34,21 @@ def test_nothing_stays_open_between_two_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("torn", ["{", '{"step": 5, "lo', '{"step": 5}'])
-def test_what_a_kill_left_of_a_last_line_is_cut_on_opening(tmp_path: Path, torn: str) -> None:
+def test_an_incomplete_last_line_is_removed_on_opening(tmp_path: Path, torn: str) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS) + torn)
     JsonLines(path).append({"step": 9})
     assert read_rows(path) == ([*ROWS, {"step": 9}], 0)
 
 
-def test_lines_that_are_no_objects_are_counted_and_left_out(tmp_path: Path) -> None:
+def test_lines_that_are_not_objects_are_counted_and_ignored(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_bytes(b'{"step": 1}\n\0\0\0\n[1]\n{"step": 2\n\xff\n{"step": 3}\n')
     assert read_rows(tmp_path / "log.jsonl") == ([{"step": 1}, {"step": 3}], 4)
     assert read_rows(tmp_path / "none.jsonl") == ([], 0)
 
 
 @pytest.mark.parametrize("torn", ["{", '{"step": 5}'])
-def test_a_last_line_that_has_not_ended_is_left_out_and_is_no_damage(tmp_path: Path, torn: str) -> None:
+def test_an_incomplete_last_line_is_ignored_and_does_not_count_as_damaged(tmp_path: Path, torn: str) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\nno object\n' + torn)
     assert list(read_lines(path)) == [('{"step": 1}', {"step": 1}), ("no object", None)]
@@ -79,52 +79,50 @@ print(lines.path.read_bytes().count(b"\\n"))
 
 
 @pytest.mark.parametrize(("end", "num_lines"), [("well", 6), ("full", 2)])
-def test_a_full_disk_is_said_once_leaves_no_half_line_and_nothing_is_lost_where_it_recovers(
-    tmp_path: Path, end: str, num_lines: int
-) -> None:
-    """The limit on a file's size stands for the disk: it too takes a part of a write and then refuses."""
+def test_a_full_disk_is_one_warning_and_no_half_line_and_no_line_is_lost_if_it_recovers(tmp_path: Path, end: str, num_lines: int) -> None:
+    """A limit on the file size simulates the full disk: both accept a part of a write and then fail."""
     done = run_command([sys.executable, "-c", PROGRAM, tmp_path / "log.jsonl", end], ROOT, 30)
     assert (done.returncode, done.stderr) == (0, "")
     first, *rest = done.stdout.splitlines()
-    assert first == f"warning: {tmp_path}/log.jsonl cannot be written (File too large); its lines wait in memory, training goes on"
+    assert first == f"warning: {tmp_path}/log.jsonl cannot be written (File too large); its lines are kept in memory, training continues"
     assert rest[:3] == ["2 True"] * 3
-    lost = [] if end == "well" else [f"warning: 3 lines of {tmp_path}/log.jsonl are lost, the disk never took them"]
+    lost = [] if end == "well" else [f"warning: 3 lines of {tmp_path}/log.jsonl are lost, they could not be written"]
     assert rest[3:] == [*lost, str(num_lines)]
     rows, num_damaged = read_rows(tmp_path / "log.jsonl")
     assert ([row["step"] for row in rows], num_damaged) == (list(range(num_lines)), 0)
 
 
-def test_a_folder_that_is_gone_for_a_while_costs_no_line(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_no_line_is_lost_if_the_folder_is_gone_for_a_while(tmp_path: Path) -> None:
+    warnings: list[str] = []
     (tmp_path / "share").mkdir()
-    lines = JsonLines(tmp_path / "share" / "log.jsonl", said.append)
+    lines = JsonLines(tmp_path / "share" / "log.jsonl", warnings.append)
     lines.append(ROWS[0])
     (tmp_path / "share").rename(tmp_path / "away")
     lines.append(ROWS[1])
     lines.append(ROWS[2])
     (tmp_path / "away").rename(tmp_path / "share")
     lines.append(ROWS[3])
-    assert read_rows(lines.path) == (ROWS[:4], 0) and len(said) == 1
+    assert read_rows(lines.path) == (ROWS[:4], 0) and len(warnings) == 1
     (tmp_path / "share").rename(tmp_path / "away")
     lines.append(ROWS[4])
-    assert len(said) == 2, "a new trouble is told again"
+    assert len(warnings) == 2, "a new failure is reported again"
 
 
-def test_what_is_lost_is_told_once(tmp_path: Path) -> None:
-    said: list[str] = []
-    lines = JsonLines(tmp_path / "gone" / "log.jsonl", said.append)
+def test_lost_lines_are_reported_once(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    lines = JsonLines(tmp_path / "gone" / "log.jsonl", warnings.append)
     lines.append(ROWS[0])
     lines.close()
     lines.close()
-    assert len(said) == 2 and "1 lines of" in said[1] and "are lost" in said[1]
+    assert len(warnings) == 2 and "1 lines of" in warnings[1] and "are lost" in warnings[1]
 
 
-def test_nothing_is_written_where_the_folder_is_another_launchs(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_nothing_is_written_if_another_launch_owns_the_folder(tmp_path: Path) -> None:
+    warnings: list[str] = []
     ours = True
-    lines = JsonLines(tmp_path / "log.jsonl", said.append, is_ours=lambda: ours)
+    lines = JsonLines(tmp_path / "log.jsonl", warnings.append, is_ours=lambda: ours)
     lines.append(ROWS[0])
     ours = False
     lines.append(ROWS[1])
     lines.close()
-    assert read_rows(lines.path) == (ROWS[:1], 0) and said == []
+    assert read_rows(lines.path) == (ROWS[:1], 0) and warnings == []

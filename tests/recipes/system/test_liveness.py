@@ -1,4 +1,4 @@
-"""Whether a process lives and what it is at, as the kernel says."""
+"""Existence and state of a process, as reported by the kernel."""
 
 import os
 import subprocess
@@ -8,8 +8,8 @@ import pytest
 
 from recipes.system.liveness import is_alive, read_stat
 
-NOBODY = 2**22 + 1
-"""Beyond the largest number that Linux gives to a process."""
+UNUSED_PID = 2**22 + 1
+"""A pid above the largest that Linux gives to a process."""
 
 
 def test_a_process_is_alive_until_it_is_waited_for_and_keeps_its_start() -> None:
@@ -23,13 +23,13 @@ def test_a_process_is_alive_until_it_is_waited_for_and_keeps_its_start() -> None
     assert read_stat(child.pid) is None and not is_alive(child.pid)
 
 
-def test_a_number_that_nobody_has_and_one_of_somebody_else() -> None:
-    assert read_stat(NOBODY) is None and not is_alive(NOBODY)
+def test_an_unused_pid_and_the_pid_of_another_process() -> None:
+    assert read_stat(UNUSED_PID) is None and not is_alive(UNUSED_PID)
     assert read_stat(os.getpid()) is not None and is_alive(1)
 
 
 def test_a_process_that_another_user_owns_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root may signal everybody, so the kernel's answer to others is given here."""
+    """Root may signal all processes, so this test imitates the error that other users get."""
 
     def refuse(pid: int, number: int) -> None:
         raise PermissionError(1, "Operation not permitted")
@@ -38,7 +38,7 @@ def test_a_process_that_another_user_owns_is_alive(monkeypatch: pytest.MonkeyPat
     assert is_alive(os.getpid())
 
 
-def test_a_name_with_brackets_and_blanks_moves_no_field() -> None:
+def test_a_name_with_brackets_and_blanks_does_not_shift_the_fields() -> None:
     name, before = Path("/proc/self/comm"), read_stat(os.getpid())
     own = name.read_text()
     try:

@@ -1,6 +1,5 @@
-"""Results in the order of the tasks whatever the number of processes; a reader that is not outrun; workers that die are noticed."""
+"""Results are in the order of the tasks for any number of processes. Tasks are read only a few ahead. Dead workers are detected."""
 
-import errno
 import multiprocessing
 import os
 import signal
@@ -13,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -39,7 +39,7 @@ def square(number: int) -> int:
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
-def test_results_come_with_their_tasks_in_order(num_processes: int) -> None:
+def test_results_are_returned_with_their_tasks_in_order(num_processes: int) -> None:
     assert list(run_in_order(square, range(20), num_processes, doing="squaring")) == [(n, n * n) for n in range(20)]
 
 
@@ -57,7 +57,7 @@ def test_tasks_are_read_only_a_few_ahead() -> None:
     results.close()
 
 
-def test_a_killed_process_is_one_line_and_an_error_of_the_work_its_own() -> None:
+def test_a_killed_process_is_a_config_error_and_an_error_of_the_work_is_raised_as_it_is() -> None:
     with pytest.raises(ConfigError, match="one of 2 squaring processes was killed, probably for lack of memory"):
         list(run_in_order(kill_itself, [9, 9], 2, doing="squaring"))
     with pytest.raises(ValueError, match="invalid literal"):
@@ -77,7 +77,7 @@ def kill_itself(number: int) -> None:
     ],
     ids=str,
 )
-def test_how_a_worker_was_lost_is_said_in_words(number: int, cause: str) -> None:
+def test_the_message_says_how_a_worker_was_lost(number: int, cause: str) -> None:
     workers = Workers(kill_itself, 1)
     workers.put(number)
     with pytest.raises(WorkerLost) as caught:
@@ -87,7 +87,7 @@ def test_how_a_worker_was_lost_is_said_in_words(number: int, cause: str) -> None
 
 
 class OddError(Exception):
-    """Cannot be loaded from its pickle."""
+    """An error that cannot be loaded from its pickle."""
 
     def __init__(self, one: str, two: str) -> None:
         super().__init__(one + two)
@@ -99,7 +99,7 @@ def fail_at(limit: int, number: int) -> int:
     return number
 
 
-def test_an_error_comes_in_its_turn_with_its_traceback_even_one_that_no_pickle_holds() -> None:
+def test_an_error_is_raised_in_order_with_its_traceback_even_if_it_cannot_be_unpickled() -> None:
     workers = Workers(partial(fail_at, 1), 2)
     for number in range(4):
         workers.put(number)
@@ -109,16 +109,16 @@ def test_an_error_comes_in_its_turn_with_its_traceback_even_one_that_no_pickle_h
     assert str(caught.value) == "OddError: number 1"
     (note,) = caught.value.__notes__
     assert note.startswith("in a worker process:\nTraceback") and "in fail_at" in note
-    with pytest.raises(WorkerLost):  # after what had come before that
+    with pytest.raises(WorkerLost):  # after the results that had arrived before
         [workers.get() for _ in range(4)]
 
 
 def stop_itself(number: int) -> None:
-    """Like one that holds Python's lock for ever: no thread of it can end it."""
+    """Like a process that never releases the GIL: none of its threads can end it."""
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def test_closing_kills_what_does_not_end_and_ends_a_thread_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_kills_workers_that_do_not_end_and_wakes_a_waiting_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "LEAVE_SECONDS", 0.2)
     workers, lost = Workers(stop_itself, 2), list[BaseException]()
 
@@ -138,26 +138,7 @@ def test_closing_kills_what_does_not_end_and_ends_a_thread_that_waits(monkeypatc
     assert not [pid for pid in workers.pids if (stat := read_stat(pid or 0)) and stat.state != "Z"]
 
 
-def test_closing_ends_the_processes_where_no_descriptor_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So it is after a batch could not be received for that reason."""
-    workers = Workers(square, 2)
-    for number in range(2):
-        workers.put(number)
-    assert [workers.get(), workers.get()] == [0, 1]
-
-    def refuse(number: int) -> int:
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(os, "dup", refuse)
-    try:
-        workers.close()
-        assert not [pid for pid in workers.pids if (stat := read_stat(pid or 0)) and stat.state != "Z"]
-    finally:
-        for child in multiprocessing.active_children():
-            child.kill()  # Python would wait for them at its end
-
-
-FORGOTTEN = """
+NOT_CLOSED = """
 import time
 from recipes.system.processes import Workers
 
@@ -169,9 +150,9 @@ if __name__ == "__main__":
 """
 
 
-def test_workers_that_nobody_closes_do_not_keep_python_from_its_end(tmp_path: Path) -> None:
-    """They ignore the signal that Python sends to its children, and it would join them for ever."""
-    (tmp_path / "main.py").write_text(FORGOTTEN)
+def test_workers_that_are_not_closed_do_not_block_the_exit_of_python(tmp_path: Path) -> None:
+    """Workers ignore the signal that Python sends to its children, and Python would join them without a timeout."""
+    (tmp_path / "main.py").write_text(NOT_CLOSED)
     done = run_command([sys.executable, tmp_path / "main.py"], ROOT, 30, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 1 and done.stderr.endswith("ZeroDivisionError: division by zero\n")
 
@@ -181,7 +162,7 @@ def leave_a_mark(task: tuple[str, float]) -> None:
     Path(task[0]).touch()
 
 
-def test_a_reader_that_stops_early_does_not_wait_for_all_tasks_that_were_handed_out(tmp_path: Path) -> None:
+def test_a_reader_that_stops_early_does_not_wait_for_all_tasks_in_flight(tmp_path: Path) -> None:
     in_flight = 2 * TASKS_IN_FLIGHT
     tasks = [(str(tmp_path / str(number)), 0.1 if number else 0.0) for number in range(in_flight)]
     results = run_in_order(leave_a_mark, tasks, 2, doing="marking")
@@ -194,15 +175,15 @@ def count_marks(number: int) -> int:
     return len(MARKS)
 
 
-def test_a_worker_starts_afresh_and_inherits_nothing_of_a_process_with_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fork would copy locks that no thread is left to open."""
+def test_a_worker_is_not_a_fork_and_inherits_no_state_of_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fork would copy locked locks without the threads that release them."""
     monkeypatch.setattr(f"{__name__}.MARKS", ["set by the parent"])
     assert list(run_in_order(count_marks, range(2), 2, doing="counting")) == [(0, 0), (1, 0)]
     assert count_marks(0) == 1
 
 
 def wait_long(path: str) -> None:
-    """Tell who works, and do not come back within the test."""
+    """Write the pid of the worker, and do not return within the test."""
     Path(path).write_text(str(os.getpid()))
     time.sleep(WORK_SECONDS)
 
@@ -223,29 +204,29 @@ def test_workers_do_not_outlive_a_parent_that_is_killed(tmp_path: Path) -> None:
     try:
         while (stat := read_stat(worker)) and stat.state != "Z" and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert stat is None or stat.state == "Z", "the worker goes on"
+        assert stat is None or stat.state == "Z", "the worker is still running"
     finally:
         with suppress(ProcessLookupError):
             os.kill(worker, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_child_is_deaf_from_its_first_instruction_on_and_the_parent_is_not(number: signal.Signals) -> None:
-    heard = []
-    before = signal.signal(number, lambda number, frame: heard.append(number))
+def test_a_child_blocks_signals_from_its_first_instruction_on_and_the_parent_does_not(number: signal.Signals) -> None:
+    received = []
+    before = signal.signal(number, lambda number, frame: received.append(number))
     try:
         with signals_blocked_in_children():
             child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-            os.kill(child.pid, number)  # long before it could ask for anything
+            os.kill(child.pid, number)  # long before the child could set a handler
         os.kill(os.getpid(), number)
-        assert heard == [number]
+        assert received == [number]
         child.communicate(b"end\n")
         assert child.returncode == 0
     finally:
         signal.signal(number, before)
 
 
-def test_a_signal_that_waited_before_the_block_waits_after_it() -> None:
+def test_a_signal_that_was_blocked_before_the_block_is_blocked_after_it() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
     try:
         with signals_blocked_in_children():
@@ -271,14 +252,14 @@ print([number.name for number in STOP_SIGNALS if not mask >> number - 1 & 1])
 """
 
 
-def test_the_first_child_of_a_process_is_deaf_too() -> None:
-    """With it Python starts its tracker of resources, which lifts the mask."""
+def test_the_first_child_of_a_process_blocks_signals_too() -> None:
+    """With the first child Python starts its resource tracker, which unblocks the signals."""
     done = run_command([sys.executable, "-c", FIRST_CHILD], ROOT, 30)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def test_workers_survive_a_stop_request_to_the_whole_group() -> None:
-    """The parent decides; a worker that died of it would be taken for one that had no memory."""
+    """The parent decides. A worker that died of the signal would be reported as out of memory."""
     results = run_in_order(square, range(40), 2, doing="squaring")
     assert next(results) == (0, 0)
     workers = multiprocessing.active_children()
@@ -290,8 +271,8 @@ def test_workers_survive_a_stop_request_to_the_whole_group() -> None:
     assert not any(worker.is_alive() for worker in workers)
 
 
-def test_workers_of_a_server_that_hears_stop_requests_hear_none() -> None:
-    """Somebody else may have started it."""
+def test_workers_of_a_fork_server_ignore_stop_requests_that_the_server_receives() -> None:
+    """Another library may have started the fork server."""
     forkserver.ensure_running()
     workers: Workers[int, int] = Workers(square, 1, method="forkserver")
     workers.put(2)
@@ -301,3 +282,17 @@ def test_workers_of_a_server_that_hears_stop_requests_hear_none() -> None:
     workers.put(3)
     assert workers.get() == 9
     workers.close()
+
+
+def test_closing_ends_the_processes_where_no_descriptor_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a batch could not be received for that reason."""
+    workers = Workers(square, 1)
+    workers.put(2)
+    assert workers.get() == 4
+    monkeypatch.setattr(os, "dup", Mock(side_effect=OSError(24, "Too many open files")))
+    try:
+        workers.close()
+        assert not [pid for pid in workers.pids if (stat := read_stat(pid or 0)) and stat.state != "Z"]
+    finally:
+        for child in multiprocessing.active_children():
+            child.kill()  # Python would wait for them at its end

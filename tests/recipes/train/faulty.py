@@ -1,4 +1,4 @@
-"""One rank of a real run into which a fault is put at one micro-batch of one update, for tests of the guards. No assertions here."""
+"""Runs one rank of a real run and injects a fault at one micro-batch of one update, for tests of the guards. No assertions here."""
 
 import json
 import math
@@ -33,18 +33,20 @@ class Topology:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Its part of a ds_config."""
+        """The part of a ds_config that sets this topology."""
         return {"megatron": {"tensor_model_parallel_size": self.tp_size}, "train_micro_batch_size_per_gpu": self.micro_batch_size}
 
 
 ONE, TP2, DP2 = Topology(), Topology(2, 2), Topology(2, 1, 2)
-"""Each with two micro-batches."""
+"""Each has two micro-batches per update."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What is multiplied by `factor`: the input, an activation of the student, or the gradient of a parameter that the TP ranks
-    have split or hold whole. On one rank alone, but an input on all that read it. A NaN is one element of input or gradient."""
+    """Multiplies something by `factor`: the input, an activation of the student, or the gradient of a parameter that is split over the
+    TP ranks or replicated on them.
+
+    Only `rank` is affected; an input is changed on all TP ranks of its group. A NaN replaces one element of input or gradient."""
 
     kind: Literal["input", "activation", "split", "replicated"]
     micro_batch: int = 0
@@ -52,10 +54,10 @@ class Fault:
     factor: float = float("nan")
     updates: range = range(FAULTY_UPDATE, FAULTY_UPDATE + 1)
     history: tuple[float, ...] = ()
-    """Losses and gradient norms of updates that the run is told to have applied before."""
+    """Losses and gradient norms that are put into the spike window, as if earlier updates had been applied."""
 
     def install(self, state: Any) -> None:
-        """Hook it into a run that has been set up."""
+        """Install the fault in a run that has been set up."""
         stream, parallel = state.objective.stream, state.objective.parallel
         state.spikes.load({"loss": list(self.history), "grad_norm": list(self.history)})
         if self.kind == "input":
@@ -96,11 +98,11 @@ class Fault:
 
 
 UNDISTURBED = Fault("input", updates=range(0))
-"""No fault at all, and unlike None no update that is passed over."""
+"""No fault, and no skipped update (unlike None, which leaves out FAULTY_UPDATE)."""
 
 
 def prepare_pictures(folder: Path) -> Path:
-    """Made-up pictures in an existing folder, prepared as recipe_of wants them."""
+    """Write made-up pictures to an existing folder and prepare them for recipe_of."""
     from recipes.modalities.registry import MODALITIES
     from tests.made_up import WRITE
 
@@ -108,7 +110,7 @@ def prepare_pictures(folder: Path) -> Path:
 
 
 def recipe_of(prepared: Path, settings: dict[str, object]) -> Recipe:
-    """Pictures, since a float input can be NaN."""
+    """Return a recipe for pictures, whose inputs are floats and so can be NaN."""
     return tiny_recipe("vision", data__path=prepared, **(SETTINGS | settings))
 
 
@@ -120,9 +122,9 @@ def run_rank(
     changes: dict[str, Any] | None = None,
     settings: dict[str, object] | None = None,
 ) -> dict[str, Any]:
-    """One rank of a whole run(). Without a fault FAULTY_UPDATE is passed over: a run that never saw the batch.
+    """Run one rank of a whole run(). With `fault` None, FAULTY_UPDATE is left out, as in a run that never had this batch.
 
-    Returns: every shard of the end by its name, metrics of every step, events, exit code, and what follow() notes.
+    Returns: every final shard by its name, metrics of every step, events, exit code, and the records of follow().
     """
     from recipes.train import loop
 
@@ -150,36 +152,36 @@ def run_rank(
 
 
 def follow(objective: Any, seen: dict[str, Any]) -> None:
-    """Note for each applied update the learning rate of each parameter group as the optimizer's step finds it (rates) and the decay of
-    the teacher's step (decays); for each forward the counters of its dropout (draws)."""
+    """Record for each applied update the learning rate of each parameter group at the optimizer's step (rates) and the decay of the
+    teacher's step (decays). Record for each forward the counters of its dropout (draws)."""
     student, shadow, stream = objective.student, objective.shadow, objective.stream
     step, update = student.step, shadow.update
 
-    def noted_step() -> None:
+    def recorded_step() -> None:
         if student.is_gradient_accumulation_boundary():
             seen["rates"].append([group["lr"] for group in student.optimizer.param_groups])
         step()
 
-    def noted_update(decay: float) -> None:
+    def recorded_update(decay: float) -> None:
         seen["decays"].append(decay)
         update(decay)
 
-    student.step, shadow.update = noted_step, noted_update
+    student.step, shadow.update = recorded_step, recorded_update
 
-    def note_draw(module: Any, inputs: Any) -> None:
+    def record_draw(module: Any, inputs: Any) -> None:
         if module.training:  # an evaluation draws nothing
             seen["draws"].append((stream.update, stream.micro_batch))
 
-    student.module.register_forward_pre_hook(note_draw)
+    student.module.register_forward_pre_hook(record_draw)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """One object a line."""
+    """Return the objects of a JSON lines file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def every_shard(objective: Any) -> Iterator[tuple[str, Tensor]]:
-    """This rank's masters, moments, compute weights of both models and shadow."""
+    """Yield this rank's shards: master weights, moments, compute weights of both models, EMA weights."""
     from recipes.engine import shards
 
     for name, parameter in shards.named_parameters(objective.student):

@@ -1,4 +1,4 @@
-"""What a launch must agree with in a run that has begun, what it is told that changed, and what binds nothing."""
+"""Checks made when a run resumes: which differences are refused, accepted or reported, and which runs are not compared at all."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,8 @@ from recipes.text import text_base, text_tiny
 from recipes.train.begun import DataIdentity, check_same_data, check_same_recipe, execution_changes, read_started_run
 
 
-def begun(path: Path, recipe: Recipe) -> RunDir:
-    """A run dir after an update."""
+def run_dir_after_an_update(path: Path, recipe: Recipe) -> RunDir:
+    """Return a run dir whose run has made an update."""
     run_dir = RunDir(path)
     run_dir.save_config({"recipe": recipe_to_dict(recipe), "versions": {}, "data_fingerprint": "a" * 64})
     (path / "metrics.jsonl").write_text('{"step": 1}\n')
@@ -24,7 +24,7 @@ def begun(path: Path, recipe: Recipe) -> RunDir:
 
 def test_the_same_recipe_may_come_back_with_other_limits(tmp_path: Path) -> None:
     recipe = text_tiny()
-    run_dir = begun(tmp_path / "run", recipe)
+    run_dir = run_dir_after_an_update(tmp_path / "run", recipe)
     check_same_recipe(run_dir.path, recipe)
     run = replace(recipe.run, max_steps=9, log_steps=1, save_steps=2, eval_steps=3, eval_samples=4, wandb="offline", max_minutes=5)
     run = replace(run, accept_changes=("optim.lr",), hang_seconds=7)
@@ -55,13 +55,13 @@ def test_a_fresh_directory_takes_any_recipe(tmp_path: Path) -> None:
     ],
 )
 def test_another_setting_is_refused_by_name_and_value(tmp_path: Path, changes: list[str], complaint: str) -> None:
-    run_dir = begun(tmp_path / "run", text_tiny())
+    run_dir = run_dir_after_an_update(tmp_path / "run", text_tiny())
     with pytest.raises(ConfigError, match=complaint):
         check_same_recipe(run_dir.path, apply_overrides(text_tiny(), changes))
 
 
 def test_the_remedy_names_every_change_and_works(tmp_path: Path) -> None:
-    run_dir = begun(tmp_path / "run", text_tiny())
+    run_dir = run_dir_after_an_update(tmp_path / "run", text_tiny())
     changes = ["optim.lr=1e-3", "run.seed=2", "run.accept_changes=optim.lr"]
     with pytest.raises(ConfigError, match=r"\(1 differ: run\.seed 1 -> 2\); undo them, accept them with --set \S+, or name") as refused:
         check_same_recipe(run_dir.path, apply_overrides(text_tiny(), changes))
@@ -72,14 +72,14 @@ def test_the_remedy_names_every_change_and_works(tmp_path: Path) -> None:
 
 
 def test_an_accepted_name_that_did_not_change_is_harmless(tmp_path: Path) -> None:
-    run_dir = begun(tmp_path / "run", text_tiny())
+    run_dir = run_dir_after_an_update(tmp_path / "run", text_tiny())
     assert check_same_recipe(run_dir.path, apply_overrides(text_tiny(), ["run.accept_changes=optim.lr, loss.beta"])) == {}
 
 
-def test_data_are_judged_by_what_they_hold(tmp_path: Path) -> None:
+def test_data_are_compared_by_their_contents_not_their_path(tmp_path: Path) -> None:
     recipe = text_tiny()
     assert check_same_data(tmp_path / "run", recipe, DataIdentity("b" * 64)) == {}, "a fresh directory takes any"
-    run_dir = begun(tmp_path / "run", recipe).path
+    run_dir = run_dir_after_an_update(tmp_path / "run", recipe).path
     assert check_same_data(run_dir, apply_overrides(recipe, ["data.path=/elsewhere"]), DataIdentity("a" * 64)) == {}
     complaint = r"not those of the run \(fingerprint aaaaaaaaaaaa -> bbbbbbbbbbbb\); .* run\.accept_changes=data\.path"
     for accepted in ("", "optim.lr"):
@@ -92,7 +92,7 @@ def test_data_are_judged_by_what_they_hold(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"recipe": 3}', '{"recipe": {}}', "\0\0\0"])
 def test_a_damaged_config_is_one_line(tmp_path: Path, content: str) -> None:
-    run_dir = begun(tmp_path / "run", text_tiny()).path
+    run_dir = run_dir_after_an_update(tmp_path / "run", text_tiny()).path
     (run_dir / "config.json").write_text(content)
     with pytest.raises(ConfigError, match=r"config\.json is damaged, so what the run was made for is unknown; restore it, remove it \(a"):
         check_same_recipe(run_dir, text_tiny())
@@ -100,11 +100,11 @@ def test_a_damaged_config_is_one_line(tmp_path: Path, content: str) -> None:
 
 def test_another_recipe_is_refused_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="holds a run of recipe text_tiny, not text_base; name another"):
-        check_same_recipe(begun(tmp_path / "run", text_tiny()).path, text_base())
+        check_same_recipe(run_dir_after_an_update(tmp_path / "run", text_tiny()).path, text_base())
 
 
-def test_settings_of_another_architecture_are_refused_without_advice_that_could_not_help(tmp_path: Path) -> None:
-    run_dir = begun(tmp_path / "run", text_tiny()).path
+def test_settings_of_another_architecture_are_refused_without_advice_to_accept_them(tmp_path: Path) -> None:
+    run_dir = run_dir_after_an_update(tmp_path / "run", text_tiny()).path
     changes = ["model.num_layers=4", "optim.lr=1e-3", "run.accept_changes=model.num_layers,optim.lr"]
     expected = (
         r"\(2 differ: model\.num_layers 3 -> 4, optim\.lr .*\), its model has [\d,]+ parameters and this one [\d,]+; undo them or name"
@@ -115,8 +115,8 @@ def test_settings_of_another_architecture_are_refused_without_advice_that_could_
 
 
 @pytest.mark.parametrize("trace", ["metrics.jsonl", "checkpoints/step_00000003/rank_00000.safetensors"])
-def test_a_run_without_an_update_binds_nothing_and_any_trace_of_one_binds_it(tmp_path: Path, trace: str) -> None:
-    run_dir = begun(tmp_path / "run", text_tiny()).path
+def test_a_run_without_an_update_is_not_compared_and_any_trace_of_an_update_is(tmp_path: Path, trace: str) -> None:
+    run_dir = run_dir_after_an_update(tmp_path / "run", text_tiny()).path
     (run_dir / "metrics.jsonl").write_text("")
     assert read_started_run(run_dir) is None and check_same_recipe(run_dir, text_base()) == {}
     assert check_same_data(run_dir, text_tiny(), DataIdentity("b" * 64)) == {}
@@ -126,8 +126,8 @@ def test_a_run_without_an_update_binds_nothing_and_any_trace_of_one_binds_it(tmp
         check_same_recipe(run_dir, text_base())
 
 
-def test_contents_are_compared_where_both_recorded_them(tmp_path: Path) -> None:
-    recipe, run_dir = text_tiny(), begun(tmp_path / "run", text_tiny())
+def test_contents_are_compared_if_both_recorded_them(tmp_path: Path) -> None:
+    recipe, run_dir = text_tiny(), run_dir_after_an_update(tmp_path / "run", text_tiny())
     assert check_same_data(run_dir.path, recipe, DataIdentity("a" * 64, "c" * 64)) == {}, "an older run recorded none"
     run_dir.save_config({"recipe": recipe_to_dict(recipe), "data_fingerprint": "a" * 64, "data_contents": "d" * 64})
     assert check_same_data(run_dir.path, recipe, DataIdentity("a" * 64, None)) == {}, "an older folder recorded none"
@@ -156,6 +156,6 @@ BEFORE: dict[str, Any] = {
         ),
     ],
 )
-def test_what_changed_in_how_it_runs_is_named_and_what_follows_from_it_is_not(now: dict[str, Any], changes: dict[str, Any]) -> None:
+def test_changes_of_execution_are_named_and_derived_numbers_are_not(now: dict[str, Any], changes: dict[str, Any]) -> None:
     assert execution_changes(BEFORE, BEFORE | now) == changes
     assert execution_changes({}, BEFORE | now) == {}, "nothing was recorded"

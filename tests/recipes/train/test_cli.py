@@ -34,7 +34,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *args: object, modality: str = "text") 
 
 
 def test_the_flags_are_frozen() -> None:
-    """A number of the recipe is --set, a setting of how it runs is the ds_config; neither is a flag."""
+    """Numbers of the recipe are changed with --set, settings of execution in the ds_config. Neither gets a flag of its own."""
     actions = build_parser("", RECIPES["text"], "text_tiny")._actions
     assert {flag for action in actions for flag in action.option_strings if flag.startswith("--")} == FLAGS
 
@@ -44,7 +44,7 @@ def test_set_repeats_and_the_launchers_flag_is_taken() -> None:
     assert (args.set, args.recipe, args.local_rank) == (["a.b=1", "c.d=2"], "text_tiny", 3)
 
 
-def test_ranks_that_are_no_numbers_are_said_aloud(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_variable_that_is_no_number_is_printed_as_an_error(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "first")
     assert run(monkeypatch, "--dry-run") == 2
     assert capsys.readouterr().err.startswith("error: RANK='first'")
@@ -66,7 +66,7 @@ def test_data_and_overrides_make_the_recipe() -> None:
     assert recipe == replace(base, run=replace(base.run, seed=4), data=replace(base.data, path="/found"))
 
 
-def test_a_function_that_gives_no_recipe_is_one_line_whatever_else_is_wrong(
+def test_a_function_that_returns_no_recipe_is_a_one_line_error_even_with_an_unknown_flag(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
     (tmp_path / "no_recipes.py").write_text("def mine():\n    return {}\n")
@@ -130,7 +130,7 @@ def test_imagined_ranks_have_a_gpu_each_and_a_cpu_has_no_fp16(monkeypatch: pytes
     assert "zero3_bf16.json, bf16; imagined ranks have a GPU each, --deepspeed_config zero3_cpu is for CPUs\n" in capsys.readouterr().out
 
 
-def test_notes_stand_between_the_plan_and_the_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_notes_are_printed_between_the_plan_and_the_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert run(monkeypatch, "--dry-run", "--set", "run.global_batch_size=17", "--set", "model.hidden_size=64") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in lines[4:8]] == ["run dir", "note", "note", "{"]
@@ -152,7 +152,7 @@ def test_overrides_are_checked() -> None:
         (False, "0", "zero3_cpu.json"),
     ],
 )
-def test_the_default_ds_config_suits_the_devices_that_may_be_seen(
+def test_the_default_ds_config_suits_the_visible_devices(
     has_gpu: bool, visible: str | None, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -175,21 +175,21 @@ def test_every_recipe_with_every_ds_config_passes_a_dry_run(
     args = ["--recipe", name, "--deepspeed_config", path, "--dry-run", "--set", f"run.global_batch_size={batch}"]
     assert run(monkeypatch, *args, modality=modality) == 0
     out, err = capsys.readouterr()
-    told, brace, content = out.partition("{\n")
+    lines_before, brace, content = out.partition("{\n")
     shown = json.loads(brace + content)
-    assert [line.partition(":")[0] for line in told.splitlines()[:5]] == [
+    assert [line.partition(":")[0] for line in lines_before.splitlines()[:5]] == [
         "parameters",
         "batch",
         "memory per rank, MB, activations not counted",
         "ds_config",
         "run dir",
     ]
-    assert f"ds_config: {path}, " in told
+    assert f"ds_config: {path}, " in lines_before
     assert (shown["recipe"]["name"], shown["deepspeed"]["train_batch_size"]) == (name, batch)
-    assert f"parameters: {num_parameters(recipe):,} (" in told
+    assert f"parameters: {num_parameters(recipe):,} (" in lines_before
     dp_size, micro, accumulation = map(int, re.findall(r"data-parallel (\d+) x micro (\d+) x accumulation (\d+)", out)[0])
     assert dp_size * micro * accumulation == batch
-    assert f"run dir: runs/{name}\n" in told
+    assert f"run dir: runs/{name}\n" in lines_before
     assert err == "" and list(tmp_path.iterdir()) == []
 
 

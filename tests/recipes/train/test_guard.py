@@ -1,4 +1,4 @@
-"""What keeps an update from being applied and what it tells, on real ranks; and what ends a run, in one line that says what to look at."""
+"""Skipped updates and their reported reasons, on real ranks; and runs that end with a one-line error that says where to look."""
 
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def test_a_run_that_skips_every_update_ends_with_the_last_reason_and_one_that_sk
 
 
 @pytest.mark.parametrize(
-    ("verdict", "spike", "is_scaled", "reason"),
+    ("health", "spike", "is_scaled", "reason"),
     [
         (UpdateHealth(1.0, 1.0, 0, 0), "skip", False, None),
         (UpdateHealth(1.0, 1.0, 1, 0), "off", False, "non-finite loss"),
@@ -61,11 +61,11 @@ def test_a_run_that_skips_every_update_ends_with_the_last_reason_and_one_that_sk
         (UpdateHealth(1.0, 1.0, 0, 0, (SPIKE,)), "skip", True, "spike of grad_norm"),
     ],
 )
-def test_what_is_skipped_and_why(verdict: UpdateHealth, spike: Any, is_scaled: bool, reason: str | None) -> None:
-    assert reason_to_skip(verdict, GuardConfig(spike=spike), is_scaled=is_scaled) == reason
+def test_what_is_skipped_and_why(health: UpdateHealth, spike: Any, is_scaled: bool, reason: str | None) -> None:
+    assert reason_to_skip(health, GuardConfig(spike=spike), is_scaled=is_scaled) == reason
 
 
-def test_samples_are_those_of_the_bad_micro_batches_and_all_where_no_loss_was_bad() -> None:
+def test_samples_are_those_of_the_bad_micro_batches_or_all_if_no_loss_was_bad() -> None:
     positions = [Position(3, index, (index,)) for index in range(100, 116)]
     batch = BatchPlan(micro_batch_size=2, accumulation_steps=4, world_size=4, tp_size=2, dp_size=2)
     bad = [{"rank": rank, "micro_batches": [1], "parameters": []} for rank in (2, 3)]  # the TP ranks of DP rank 1
@@ -79,7 +79,7 @@ def test_samples_are_those_of_the_bad_micro_batches_and_all_where_no_loss_was_ba
 
 
 def norms_of_guard_and_engine(world_size: int, tp_size: int, other: dict[str, Any]) -> list[tuple[float, float, float, float]]:
-    """Per update: norm and mean loss by the guard, norm by the engine, mean loss of this rank's own micro-batches."""
+    """Return per update: norm and mean loss of the guard, norm of the engine, mean loss of this rank's own micro-batches."""
     from model.parallel import init_parallel
     from recipes.cluster.world import join_world
     from recipes.engine.update import backward
@@ -103,12 +103,12 @@ def norms_of_guard_and_engine(world_size: int, tp_size: int, other: dict[str, An
             guard.note(result.loss)
             losses += float(result.loss)
             backward(objective.student, result.loss, 64, objective.parallel.dp_size)
-        verdict = guard.judge(64)
-        refused = guard.refusal(verdict)
+        health = guard.judge(64)
+        refused = guard.refusal(health)
         objective.student.step()
-        skip = refused or guard.confirm(verdict)
-        assert verdict.is_finite and skip is None and objective.student.was_step_applied(), (verdict, skip)
-        seen.append((verdict.grad_norm, verdict.loss, float(objective.student.get_global_grad_norm()), losses / 64))
+        skip = refused or guard.confirm(health)
+        assert health.is_finite and skip is None and objective.student.was_step_applied(), (health, skip)
+        seen.append((health.grad_norm, health.loss, float(objective.student.get_global_grad_norm()), losses / 64))
     assert [len(window) for window in spikes.state().values()] == [4, 4]
     return seen
 
@@ -130,8 +130,9 @@ def test_the_guards_norm_is_the_engines_to_1e_6_and_its_loss_the_mean_over_data_
 
 
 def step_of_an_overflow(is_scaled: bool) -> tuple[str, float, bool, list[int]]:
-    """Reason, loss scale, whether a step was applied, and how long the spike windows are after an update whose gradient is not finite:
-    on an fp32 engine with fp16's loss scaler, which says that it is one of fp16 if `is_scaled`."""
+    """Return reason, loss scale, whether a step was applied, and lengths of the spike windows, after an update with a non-finite gradient.
+
+    The engine is fp32 with the loss scaler of fp16. It claims to be fp16 if `is_scaled`."""
     import torch
     from deepspeed.runtime.fp16.loss_scaler import CreateLossScaler
 

@@ -1,4 +1,4 @@
-"""Dropped layers under ZeRO-3: gradients as on one rank, exactly 0 in a dropped layer, and nothing left of the update before."""
+"""Dropped layers under ZeRO-3: gradients are those of one rank, are exactly 0 in a dropped layer, and keep nothing of the update before."""
 
 from typing import Any
 
@@ -18,8 +18,9 @@ def dropped(seed: int, update: int) -> set[int]:
     return {number for number in range(NUM_LAYERS) if is_dropped(DropoutStream(seed, update=update), PROB, number)}
 
 
-def telling_updates(seed: int) -> list[int]:
-    """Three updates in a row: the second keeps a layer that the first drops and drops one that the first keeps, as does the third."""
+def updates_with_different_drops(seed: int) -> list[int]:
+    """Return three consecutive updates. Each of the last two keeps a layer that the previous one drops, and drops a layer that the
+    previous one keeps."""
     for start in range(200):
         first, second, third = (dropped(seed, start + i) for i in range(3))
         if first - second and second - first and second - third and third - second:
@@ -28,9 +29,9 @@ def telling_updates(seed: int) -> list[int]:
 
 
 def whole_gradients(world_size: int, tp_size: int, zero: dict[str, Any], skips: bool) -> list[dict[str, Tensor]]:
-    """Gradients of three updates, weights moving between them; `skips` False: a dropped layer is simply not called.
+    """Return the gradients of three updates with optimizer steps between them. `skips` False: a dropped layer is not called at all.
 
-    The weights move by plain SGD: Adam divides a gradient by its own size, which turns the rounding of a small one into a large step.
+    The optimizer is plain SGD. Adam divides a gradient by its size, so rounding of a small gradient would become a large step.
     """
     import torch
 
@@ -47,7 +48,7 @@ def whole_gradients(world_size: int, tp_size: int, zero: dict[str, Any], skips: 
     parallel = init_parallel(tp_size, "cpu")
     objective = build_objective(recipe, config, parallel, optimizer=lambda student: torch.optim.SGD(student.parameters(), lr=0.1))
     found = []
-    for update in telling_updates(recipe.run.seed):
+    for update in updates_with_different_drops(recipe.run.seed):
         batch = random_batch(recipe, 8, update)
         rows = 8 // parallel.dp_size
         objective.stream.update = update
@@ -62,14 +63,14 @@ def whole_gradients(world_size: int, tp_size: int, zero: dict[str, Any], skips: 
 
 
 def layer_of(name: str) -> int | None:
-    """The block that a parameter belongs to."""
+    """Return the number of the block that a parameter belongs to; None if it is outside of the blocks."""
     parts = name.split(".")
     return int(parts[parts.index("layers") + 1]) if name.startswith("trunk.encoder.layers.") else None
 
 
 @pytest.fixture(scope="module")
 def one_rank() -> list[dict[str, Tensor]]:
-    """On one rank."""
+    """Gradients on one rank."""
     return run_distributed(whole_gradients, 1, 1, 1, THRESHOLDS["gathered"], True)[0]
 
 
@@ -77,7 +78,7 @@ def one_rank() -> list[dict[str, Tensor]]:
 def test_two_ranks_have_the_gradients_of_one_and_none_in_a_dropped_layer(
     one_rank: list[dict[str, Tensor]], tp_size: int, zero: str
 ) -> None:
-    updates = telling_updates(1)
+    updates = updates_with_different_drops(1)
     for ours in run_distributed(whole_gradients, 2, 2, tp_size, THRESHOLDS[zero], True):
         for update, gradients, expected in zip(updates, ours, one_rank, strict=True):
             scale = max(float(gradient.abs().max()) for gradient in expected.values())
@@ -88,8 +89,8 @@ def test_two_ranks_have_the_gradients_of_one_and_none_in_a_dropped_layer(
 
 
 def test_a_layer_that_is_not_called_would_keep_the_gradient_of_the_update_before() -> None:
-    """Why encoder._skip runs a dropped block on one position. Where this fails, DeepSpeed has changed and _skip may go."""
-    first, second = telling_updates(1)[:2]
+    """The reason why encoder._skip runs a dropped block on one position. If this fails, DeepSpeed has changed and _skip can be removed."""
+    first, second = updates_with_different_drops(1)[:2]
     gradients = run_distributed(whole_gradients, 1, 1, 1, THRESHOLDS["gathered"], False)[0]
     stale = dropped(1, second) - dropped(1, first)
     names = [name for name in gradients[1] if layer_of(name) in stale]

@@ -1,4 +1,4 @@
-"""The equalities of a whole run of any modality: any topology = one rank, again = before, resumed = uninterrupted."""
+"""Equalities of whole runs, for every modality: any topology = one rank, a repeated run = the first, resumed = uninterrupted."""
 
 import json
 from pathlib import Path
@@ -19,24 +19,24 @@ STEPS = 20
 SMALL = {"model__num_layers": 2, "model__hidden_size": 32, "teacher__average_top_k_layers": 2, "data__heldout_fraction": 0.2}
 SHIPPED = "text_tiny"
 SETTINGS = {modality: tuple(overrides(modality, **SMALL)[1::2]) for modality in RECIPES} | {SHIPPED: ()}
-"""What is trained here: each modality with a global batch of 8, in groups of 4 for speech; and a recipe itself, on its shipped sample."""
-WARM = "optim.warmup_steps=5"  # the recipes' hundreds would leave 20 steps with hardly any rate, and rounding nothing to grow on
+"""Settings that are trained: each modality with a global batch of 8 (speech: groups of 4); an unchanged recipe on its shipped sample."""
+WARM = "optim.warmup_steps=5"  # the recipes have hundreds: in 20 steps the rate would be almost 0, and rounding errors would not grow
 NO_DROPOUT = ("model.hidden_dropout=0", "model.attention_dropout=0", "model.block.layerdrop=0", "model.block.drop_path=0", WARM)
 DROPOUT = ("model.hidden_dropout=0.1", "model.attention_dropout=0.1", WARM)
-CHANCE = {
+RANDOM_DROPS = {
     "text": "model.hidden_dropout=0.1",
     SHIPPED: "model.hidden_dropout=0.1",
     "speech": "model.block.layerdrop=0.3",
     "vision": "model.block.drop_path=0.3",
 }
-"""What each modality's published recipe leaves to chance beside or in place of the others."""
+"""The kind of dropout that each modality's published recipe uses in addition to DROPOUT, or instead of it."""
 TIMINGS = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu", "peak_memory_bytes"}
 MICRO = {"text": 2, "speech": 2, "vision": 2, SHIPPED: 4}
 Rows = list[dict[str, Any]]
 
 
 def run_rank(setting: str, run_dir: Path, prepared: Path, settings: tuple[str, ...], changes: dict[str, Any], world_size: int) -> None:
-    """One rank of a run of the tiny recipe with SETTINGS; `changes` are merged into zero3_cpu.json."""
+    """Run one rank of the tiny recipe with SETTINGS. `changes` are merged into zero3_cpu.json."""
     from recipes.train import loop
 
     modality = setting.partition("_")[0]
@@ -56,7 +56,7 @@ def train(
     *,
     world_size: int = 1,
 ) -> Rows:
-    """metrics.jsonl of a run on `world_size` processes, without the timings."""
+    """Return metrics.jsonl of a run on `world_size` processes, without the timings."""
     run_distributed(run_rank, world_size, setting, run_dir, prepared, settings, changes or {}, world_size, timeout=240)
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
@@ -71,7 +71,7 @@ def setting(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def prepared(setting: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data that SETTINGS ask for."""
+    """The prepared data for SETTINGS."""
     if setting == SHIPPED:
         return request.getfixturevalue("sample_prepared")
     folder = tmp_path_factory.mktemp(setting)
@@ -113,13 +113,13 @@ def test_topologies_agree_to_1e_5_for_5_steps_and_1e_4_for_20(
 def test_the_same_command_twice_gives_the_same_bits_with_dropout(
     setting: str, prepared: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    first = train(setting, tmp_path / "first", prepared, (*DROPOUT, CHANCE[setting]), changes)
-    second = train(setting, tmp_path / "second", prepared, (*DROPOUT, CHANCE[setting]), changes)
+    first = train(setting, tmp_path / "first", prepared, (*DROPOUT, RANDOM_DROPS[setting]), changes)
+    second = train(setting, tmp_path / "second", prepared, (*DROPOUT, RANDOM_DROPS[setting]), changes)
     assert first == second
 
 
 def test_dropout_changes_what_is_learned(setting: str, one_rank: Rows, prepared: Path, tmp_path: Path) -> None:
-    changed = train(setting, tmp_path / "run", prepared, (*NO_DROPOUT, CHANCE[setting]))
+    changed = train(setting, tmp_path / "run", prepared, (*NO_DROPOUT, RANDOM_DROPS[setting]))
     assert any(ours["loss"] != theirs["loss"] for ours, theirs in zip(changed[:5], one_rank[:5], strict=True))
 
 

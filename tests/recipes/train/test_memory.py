@@ -1,4 +1,4 @@
-"""A run without memory is one line that says what to change, on one rank or several, on the device or the host."""
+"""Out of memory is a one-line error with remedies, on one rank or several, on the device or the host."""
 
 import resource
 from pathlib import Path
@@ -16,7 +16,7 @@ STEPS = ("run__max_steps", 4), ("run__save_steps", 2)
 
 
 def run_out_of_memory() -> None:
-    """In a new rank: the second forward of the third update finds no memory on its device."""
+    """For a new rank: the second forward of the third update runs out of device memory."""
     from recipes.objectives.data2vec import Data2Vec
 
     forward = Data2Vec.forward
@@ -30,7 +30,7 @@ def run_out_of_memory() -> None:
 
 
 def arguments(run_dir: Path, data: Path) -> list[object]:
-    """A run of four updates of two micro-batches or more, saved after the second."""
+    """Return the flags of a run of four updates, each of two micro-batches or more, saved after the second update."""
     return ["--run-dir", run_dir, "--data", data, *overrides(**dict(STEPS)), "--deepspeed_config", run_dir.parent / "ds.json"]
 
 
@@ -47,17 +47,17 @@ def test_it_is_one_line_with_the_place_the_micro_batch_to_try_and_what_is_saved(
         r"^error: out of memory at step 3, forward of micro-batch 1 \(Tried to allocate 2\.50 GiB.* 1\.21 GiB is free\): "
         rf'write "train_micro_batch_size_per_gpu": 2 into {tmp_path}/ds\.json \(4 now.*the same command continues from step 2$',
     )
-    (told,) = (event for event in read_jsonl(tmp_path / "run" / "events.jsonl") if event["event"] == "error")
-    assert told["step"] == 2 and told["message"].startswith("out of memory at step 3, forward of micro-batch 1")
+    (error_event,) = (event for event in read_jsonl(tmp_path / "run" / "events.jsonl") if event["event"] == "error")
+    assert error_event["step"] == 2 and error_event["message"].startswith("out of memory at step 3, forward of micro-batch 1")
     write_config(tmp_path, 2)
     again = start(PRETRAIN_TEXT, arguments(tmp_path / "run", tiny_prepared), tmp_path).wait()
     assert again.returncode == 0 and "resumed at step 2 to 4" in again.stdout, again.stderr
 
 
-def test_of_several_ranks_the_one_without_memory_says_it_and_the_others_leave_with_its_words(tmp_path: Path, tiny_prepared: Path) -> None:
+def test_with_several_ranks_every_rank_ends_with_the_error_of_the_rank_without_memory(tmp_path: Path, tiny_prepared: Path) -> None:
     write_config(tmp_path, 2)
-    begun = start_ranks(PRETRAIN_TEXT, arguments(tmp_path / "run", tiny_prepared), tmp_path, 2, before={1: run_out_of_memory})
-    for done in begun.wait():
+    ranks = start_ranks(PRETRAIN_TEXT, arguments(tmp_path / "run", tiny_prepared), tmp_path, 2, before={1: run_out_of_memory})
+    for done in ranks.wait():
         refused(done, r'^error: out of memory on rank 1 \(.*"train_micro_batch_size_per_gpu": 1 into .* continues from step 2$')
 
 
@@ -65,7 +65,7 @@ ADDRESS_SPACE = 1 << 30
 
 
 def limit_memory() -> None:
-    """In a new process: so much beyond what its libraries take that building a large model fails."""
+    """For a new process: limit its memory to ADDRESS_SPACE more than its libraries use, so that building a large model fails."""
     with open("/proc/self/statm") as file:
         taken = int(file.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + ADDRESS_SPACE, taken + ADDRESS_SPACE))
@@ -111,7 +111,7 @@ def test_what_helps_depends_on_the_phase_and_on_what_is_done_already(name: str, 
     assert [part[: len(beginning)] for part, beginning in zip(found, said, strict=True)] == said
 
 
-def test_where_batches_are_read_fewer_processes_come_first() -> None:
+def test_while_reading_data_the_first_remedy_is_fewer_processes() -> None:
     for workers, first in ((4, "read with fewer processes (--set data.num_workers=2)"), (1, 'write "train_micro')):
         recipe = tiny_recipe("speech", run__global_batch_size=12, data__num_workers=workers)
         assert next(remedies("data", recipe, config_of("zero3_cpu", 4), torch.device("cpu"))).startswith(first)
@@ -125,8 +125,8 @@ def test_the_smallest_micro_batch_is_said_to_be_that() -> None:
 def test_the_peak_is_the_devices_on_a_gpu_and_the_process_s_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7 << 30)
     assert peak_memory_bytes(torch.device("cuda", 0)) == 7 << 30
-    told = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    assert abs(peak_memory_bytes(torch.device("cpu")) - 1024 * int(told["VmHWM"].split()[0])) < 64 << 20
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    assert abs(peak_memory_bytes(torch.device("cpu")) - 1024 * int(status["VmHWM"].split()[0])) < 64 << 20
 
 
 @pytest.mark.parametrize(("size", "text"), [(340 << 20, "340 MiB"), (1 << 30, "1.0 GiB"), (79 << 30, "79.0 GiB")])

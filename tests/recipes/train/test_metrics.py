@@ -1,4 +1,4 @@
-"""metrics.jsonl and the terminal say what was measured."""
+"""Metrics in metrics.jsonl: rates, MFU, full precision."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ STEP = {"loss": 0.1 + 0.2, "target_std": 0.9, "world_size": 1}
 
 
 def writer_of(folder: Path, first_step: int = 0, **changes: object) -> MetricsWriter:
-    """Into metrics.jsonl of a folder, shown as data2vec's metrics are."""
+    """Return a writer to metrics.jsonl in `folder`, with the display of data2vec."""
     lines, recipe = JsonLines(folder / "metrics.jsonl"), tiny_recipe(**changes)
     return MetricsWriter(lines, recipe, Data2Vec.display, mirror=None, device=CPU, first_step=first_step)
 
@@ -28,7 +28,7 @@ def written(tmp_path: Path, *rows: dict, interval: Interval | None = None) -> li
     writer = writer_of(tmp_path, run__max_steps=1000)
     for row in rows:
         writer.write(dict(row), interval or Interval(steps=4, seconds=2.0, tokens=600))
-        assert path.read_text().endswith("}\n"), "every line is there as soon as it is written"
+        assert path.read_text().endswith("}\n"), "every line is in the file as soon as it is written"
     writer.close()
     return [json.loads(line) for line in path.read_text().splitlines()]
 

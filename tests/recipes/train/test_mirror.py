@@ -1,4 +1,4 @@
-"""wandb neither stops nor delays a run, reachable or not; one run dir is one wandb run, and the environment's words count."""
+"""wandb neither stops nor delays a run, reachable or not. One run dir is one wandb run. Variables of the environment take precedence."""
 
 import json
 import os
@@ -19,13 +19,13 @@ CONFIG = {"recipe": {"optim": {"weight_decay": 0.0125}}, "deepspeed": {"zero_opt
 
 
 class WandbStandIn(ModuleType):
-    """wandb as far as it is called: what a run was begun with, and its rows. What the library makes of them: the tests below."""
+    """Stands for the wandb library and records the options of init and the logged rows. Tests below use the real library."""
 
     Error = RuntimeError
 
     def __init__(self) -> None:
         super().__init__("wandb")
-        self.begun: dict[str, Any] = {}
+        self.init_options: dict[str, Any] = {}
         self.rows: list[tuple[int, dict[str, Any]]] = []
         self.finished = False
 
@@ -33,7 +33,7 @@ class WandbStandIn(ModuleType):
         return options
 
     def init(self, **options: Any) -> "WandbStandIn":
-        self.begun = options
+        self.init_options = options
         return self
 
     def log(self, row: dict[str, Any], step: int) -> None:
@@ -45,12 +45,12 @@ class WandbStandIn(ModuleType):
 
 @pytest.fixture(autouse=True)
 def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without variables of whoever runs the tests; what a test changes is undone."""
+    """Remove WANDB_ variables of the environment during a test. Changes by the test are undone."""
     monkeypatch.setattr(os, "environ", {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")})
 
 
-def begun_with(run_dir: Path, monkeypatch: pytest.MonkeyPatch, *steps: int, mode: str = "offline") -> WandbStandIn:
-    """A launch that has come to its end."""
+def launched_with(run_dir: Path, monkeypatch: pytest.MonkeyPatch, *steps: int, mode: str = "offline") -> WandbStandIn:
+    """Return the stand-in after a whole launch that logged `steps`."""
     wandb = WandbStandIn()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     run_dir.mkdir(exist_ok=True)
@@ -65,26 +65,26 @@ def begun_with(run_dir: Path, monkeypatch: pytest.MonkeyPatch, *steps: int, mode
 def test_wandb_gets_each_row_under_its_step_the_mode_that_was_asked_for_and_the_hyperparameters(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wandb = begun_with(tmp_path / "run", monkeypatch, 4, 8)
-    assert wandb.rows == [(4, {"step": 4, "loss": 0.5}), (8, {"step": 8, "loss": 0.5})], "what is not known is left out"
+    wandb = launched_with(tmp_path / "run", monkeypatch, 4, 8)
+    assert wandb.rows == [(4, {"step": 4, "loss": 0.5}), (8, {"step": 8, "loss": 0.5})], "values that are None are left out"
     asked = {"project": "data2vec", "name": "run", "group": "run", "dir": str(tmp_path / "run"), "mode": "offline", "config": CONFIG}
-    assert {name: wandb.begun[name] for name in asked} == asked and wandb.finished
+    assert {name: wandb.init_options[name] for name in asked} == asked and wandb.finished
 
 
 def test_a_run_dir_is_one_wandb_run_and_a_copy_of_it_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, again = (begun_with(tmp_path / "run", monkeypatch).begun for _ in range(2))
+    first, again = (launched_with(tmp_path / "run", monkeypatch).init_options for _ in range(2))
     assert again["id"] == first["id"] and again["resume"] == "allow" and again["allow_val_change"], "changed settings are accepted ones"
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
-    copy = begun_with(tmp_path / "copy", monkeypatch).begun
+    copy = launched_with(tmp_path / "copy", monkeypatch).init_options
     (tmp_path / "run").rename(tmp_path / "moved")
-    assert begun_with(tmp_path / "moved", monkeypatch).begun["id"] == first["id"] != copy["id"]
-    assert begun_with(tmp_path / "copy", monkeypatch).begun["id"] == copy["id"]
+    assert launched_with(tmp_path / "moved", monkeypatch).init_options["id"] == first["id"] != copy["id"]
+    assert launched_with(tmp_path / "copy", monkeypatch).init_options["id"] == copy["id"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"id": "x", "folder": 7}'])
 def test_a_damaged_id_is_a_new_one(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / ID_FILE).write_text(content)
-    own = begun_with(tmp_path, monkeypatch).begun["id"]
+    own = launched_with(tmp_path, monkeypatch).init_options["id"]
     assert own != "x" and json.loads((tmp_path / ID_FILE).read_text())["id"] == own
 
 
@@ -92,17 +92,17 @@ def test_what_the_environment_says_counts_more(tmp_path: Path, monkeypatch: pyte
     """Whatever is passed to wandb.init hides the variable, so nothing is."""
     names = {"PROJECT": "project", "NAME": "name", "RUN_GROUP": "group", "DIR": "dir", "MODE": "mode", "RESUME": "resume"}
     os.environ.update({f"WANDB_{name}": "mine" for name in names} | {"WANDB_RUN_ID": "my_id"})
-    begun = begun_with(tmp_path, monkeypatch).begun
-    assert not set(names.values()) & begun.keys() and begun["id"] == "my_id"
+    options = launched_with(tmp_path, monkeypatch).init_options
+    assert not set(names.values()) & options.keys() and options["id"] == "my_id"
     os.environ.update({name: "" for name in list(os.environ) if name.startswith("WANDB_")})
-    begun = begun_with(tmp_path, monkeypatch).begun
-    assert set(names.values()) <= begun.keys() and begun["id"] == "my_id", "an empty variable is none; the id stays"
+    options = launched_with(tmp_path, monkeypatch).init_options
+    assert set(names.values()) <= options.keys() and options["id"] == "my_id", "an empty variable counts as unset; the id stays"
 
 
 def test_a_mode_that_is_off_or_disabled_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert begun_with(tmp_path, monkeypatch, mode="off").begun == {}
+    assert launched_with(tmp_path, monkeypatch, mode="off").init_options == {}
     os.environ["WANDB_MODE"] = "disabled"
-    assert begun_with(tmp_path, monkeypatch, mode="online").begun == {}
+    assert launched_with(tmp_path, monkeypatch, mode="online").init_options == {}
     assert not list(tmp_path.iterdir())
 
 
@@ -127,8 +127,9 @@ if __name__ == "__main__":
 
 
 def mirrored(mode: str, run_dir: Path, patience_seconds: float = 60.0, **env: str) -> tuple[float, float, str]:
-    """Seconds of two writes, seconds until closed, stderr: of a run of its own process, for wandb starts another one. Where it
-    answers it gets the time that it needs on a busy machine."""
+    """Return seconds of two writes, seconds until closed, and stderr of a process of its own, since wandb starts another process.
+
+    `patience_seconds`: by default long enough for a wandb that answers, even on a busy machine."""
     run_dir.mkdir()
     program = run_dir.parent / "program.py"
     program.write_text(PROGRAM)
@@ -149,7 +150,7 @@ def test_wandb_offline_writes_into_the_run_dir_and_is_silent(tmp_path: Path) -> 
     assert record.parent.name.endswith(json.loads((tmp_path / "run" / ID_FILE).read_text())["id"])
 
 
-def test_an_unreachable_wandb_is_said_once_and_waited_for_a_bounded_time(tmp_path: Path) -> None:
+def test_an_unreachable_wandb_is_one_line_and_a_bounded_wait(tmp_path: Path) -> None:
     start = time.perf_counter()
     nowhere = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "a" * 40}
     _, closed, stderr = mirrored("online", tmp_path / "run", 1.0, **nowhere)

@@ -1,4 +1,4 @@
-"""A batch that gives a number which is none, anywhere, leaves no trace: what follows is bit for bit the run that never saw it."""
+"""A batch with a NaN anywhere leaves no trace: all later results equal, bit for bit, those of a run that never had this batch."""
 
 import contextlib
 import io
@@ -44,8 +44,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def never_saw(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Outcomes]:
-    """Per topology and precision, the run that passes over the update; made once."""
+def undisturbed_runs(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Outcomes]:
+    """For each topology and precision, the run that leaves out the update. Each is run once."""
     known: dict[tuple[str, str], Outcomes] = {}
 
     def get(topology: str, precision: str) -> Outcomes:
@@ -58,12 +58,12 @@ def never_saw(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 
 def ranks(run_dir: Path, prepared: Path, topology: Topology, fault: Fault | None, *more: Any) -> Outcomes:
-    """What each rank of a run saw."""
+    """Return the result of run_rank on each rank."""
     return run_distributed(run_rank, topology.world_size, run_dir, prepared, topology, fault, *more, timeout=120)
 
 
 def check_same(outcomes: Outcomes, reference: Outcomes) -> None:
-    """Every shard on every rank and every logged number."""
+    """Check that every shard on every rank and every logged number are equal."""
     for ours, theirs in zip(outcomes, reference, strict=True):
         assert ours["shards"].keys() == theirs["shards"].keys()
         different = [name for name, shard in ours["shards"].items() if not torch.equal(shard, theirs["shards"][name])]
@@ -75,14 +75,16 @@ def check_same(outcomes: Outcomes, reference: Outcomes) -> None:
 
 
 def skips(outcomes: Outcomes) -> list[dict[str, Any]]:
-    """The skip events of a run."""
+    """Return the skip events of a run."""
     return [event for event in outcomes[0]["events"] if event["event"] == "skip"]
 
 
-def check_leaves_no_trace(run_dir: Path, prepared: Path, never_saw: Any, topology: str, precision: str, fault: Fault) -> dict[str, Any]:
-    """Runs it and returns the one skip event."""
+def check_leaves_no_trace(
+    run_dir: Path, prepared: Path, undisturbed_runs: Any, topology: str, precision: str, fault: Fault
+) -> dict[str, Any]:
+    """Run with the fault, compare with the run that never had the batch, and return the only skip event."""
     outcomes = ranks(run_dir, prepared, TOPOLOGIES[topology], fault, PRECISIONS[precision])
-    check_same(outcomes, never_saw(topology, precision))
+    check_same(outcomes, undisturbed_runs(topology, precision))
     (skip,) = skips(outcomes)
     assert (skip["update"], skip["step"]) == (FAULTY_UPDATE, FAULTY_UPDATE)
     assert skip["reason"] == ("non-finite loss" if fault.kind in ("input", "activation") else "non-finite gradient")
@@ -100,8 +102,8 @@ def check_leaves_no_trace(run_dir: Path, prepared: Path, never_saw: Any, topolog
     ],
     ids=lambda value: f"{value.kind}_{value.micro_batch}" if isinstance(value, Fault) else str(value),
 )
-def test_a_nan_leaves_no_trace(topology: str, precision: str, fault: Fault, prepared: Path, never_saw: Any, tmp_path: Path) -> None:
-    check_leaves_no_trace(tmp_path / "run", prepared, never_saw, topology, precision, fault)
+def test_a_nan_leaves_no_trace(topology: str, precision: str, fault: Fault, prepared: Path, undisturbed_runs: Any, tmp_path: Path) -> None:
+    check_leaves_no_trace(tmp_path / "run", prepared, undisturbed_runs, topology, precision, fault)
 
 
 @pytest.mark.slow
@@ -111,10 +113,10 @@ def test_a_nan_leaves_no_trace(topology: str, precision: str, fault: Fault, prep
 @pytest.mark.parametrize("micro_batch", [0, 1])
 @pytest.mark.parametrize("kind", ["input", "activation", "split", "replicated"])
 def test_a_nan_of_any_kind_leaves_no_trace_on_any_topology(
-    kind: Any, micro_batch: int, topology: str, precision: str, prepared: Path, never_saw: Any, tmp_path: Path
+    kind: Any, micro_batch: int, topology: str, precision: str, prepared: Path, undisturbed_runs: Any, tmp_path: Path
 ) -> None:
     rank = TOPOLOGIES[topology].world_size - 1
-    check_leaves_no_trace(tmp_path / "run", prepared, never_saw, topology, precision, Fault(kind, micro_batch, rank=rank))
+    check_leaves_no_trace(tmp_path / "run", prepared, undisturbed_runs, topology, precision, Fault(kind, micro_batch, rank=rank))
 
 
 def test_a_nan_in_one_data_parallel_ranks_loss_names_that_rank_and_its_samples_alone(prepared: Path, tmp_path: Path) -> None:
@@ -132,7 +134,7 @@ def test_a_nan_in_one_tensor_parallel_ranks_gradient_names_that_rank_its_paramet
 
 
 def samples_of(update: int, prepared: Path) -> list[list[int]]:
-    """[epoch, index] of every sample of an update."""
+    """Return [epoch, index] of every sample of an update."""
     recipe = recipe_of(prepared, {})
     dataset, _ = MODALITIES["vision"].open_data(recipe, prepared)
     order = UpdateOrder(dataset, seed=recipe.run.seed, global_batch_size=recipe.run.global_batch_size, group_size=1)
@@ -140,11 +142,11 @@ def samples_of(update: int, prepared: Path) -> list[list[int]]:
 
 
 def end_of_a_run_that_breaks(run_dir: Path, prepared: Path, fault: Fault) -> tuple[int, str]:
-    """Exit code and last words, with three skipped updates in a row allowed."""
-    words = io.StringIO()
-    with contextlib.redirect_stderr(words):
+    """Return exit code and stderr. The run may skip at most three updates in a row."""
+    stderr = io.StringIO()
+    with contextlib.redirect_stderr(stderr):
         code = exit_code_of(lambda: run_rank(run_dir, prepared, ONE, fault, {}, {"guard__max_skipped_in_a_row": 3})["code"])
-    return code, words.getvalue()
+    return code, stderr.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -155,15 +157,15 @@ def end_of_a_run_that_breaks(run_dir: Path, prepared: Path, fault: Fault) -> tup
 def test_three_bad_updates_in_a_row_end_the_run_with_exit_3_and_the_reason(
     fault: Fault, reason: str, prepared: Path, tmp_path: Path
 ) -> None:
-    ((code, words),) = run_distributed(end_of_a_run_that_breaks, 1, tmp_path / "run", prepared, fault, timeout=120)
+    ((code, stderr),) = run_distributed(end_of_a_run_that_breaks, 1, tmp_path / "run", prepared, fault, timeout=120)
     assert code == 3
-    assert f"3 updates in a row were skipped at step 3, the last for a {reason}" in words
+    assert f"3 updates in a row were skipped at step 3, the last for a {reason}" in stderr
     events = read(tmp_path / "run" / "events.jsonl")
     assert [event["update"] for event in events if event["event"] == "skip"] == [2, 3, 4]
     assert reason in next(event["message"] for event in events if event["event"] == "error")
 
 
-def test_two_bad_updates_in_a_row_do_not_and_a_good_one_between_starts_the_count_again(prepared: Path, tmp_path: Path) -> None:
+def test_a_good_update_between_bad_ones_restarts_the_count_of_skips(prepared: Path, tmp_path: Path) -> None:
     settings = {"guard__max_skipped_in_a_row": 2}
     (outcome,) = ranks(tmp_path / "run", prepared, ONE, Fault("input", updates=range(1, 6, 2)), {}, settings)
     assert (outcome["code"], [event["update"] for event in skips([outcome])]) == (0, [1, 3, 5])
@@ -173,7 +175,7 @@ SCHEDULES = {"optim__lr": 0.04, "optim__warmup_steps": 2, "optim__schedule_steps
     **{"teacher__ema_decay": 0.5, "teacher__ema_end_decay": 0.9, "teacher__ema_anneal_end_step": STEPS, "model__hidden_dropout": 0},
 }
 RATES, DECAYS = [0.0, 0.02, 0.04, 0.02], [0.6, 0.7, 0.8, 0.9]
-"""Warm-up from 0 over two updates, then half a cosine to 0 at the fourth; a line from .5 to .9 at the fourth."""
+"""Rates: warm-up from 0 over two updates, then half a cosine to 0 at the fourth. Decays: linear from 0.5 to 0.9 at the fourth."""
 
 
 @pytest.mark.parametrize("fault", [UNDISTURBED, Fault("input", 1)], ids=["undisturbed", "skipped"])
@@ -194,7 +196,7 @@ SPIKE_UPDATE = 9
 
 
 def spiking(action: str, run_dir: Path, prepared: Path) -> Outcomes:
-    """A run in which one parameter's gradient is a million times too large at one update."""
+    """Run with one parameter's gradient a million times too large at one update."""
     fault = Fault("split", 1, factor=1e6, updates=range(SPIKE_UPDATE, SPIKE_UPDATE + 1))
     return ranks(run_dir, prepared, ONE, fault, {}, {**SPIKES, "guard__spike": action})
 
@@ -217,13 +219,13 @@ def test_a_spike_is_reported_and_applied_or_skipped_as_asked(prepared: Path, tmp
 
 
 def spikes(outcomes: Outcomes) -> list[dict[str, Any]]:
-    """The spike events of a run."""
+    """Return the spike events of a run."""
     return [event for event in outcomes[0]["events"] if event["event"] == "spike"]
 
 
-def test_a_spike_that_is_skipped_leaves_no_trace(prepared: Path, never_saw: Any, tmp_path: Path) -> None:
+def test_a_spike_that_is_skipped_leaves_no_trace(prepared: Path, undisturbed_runs: Any, tmp_path: Path) -> None:
     settings = {"guard__spike_window": 8, "guard__spike": "skip"}
     fault = Fault("split", 1, rank=1, factor=1e6, history=(10.0,) * 8)
     outcomes = ranks(tmp_path / "run", prepared, DP2, fault, {}, settings)
-    check_same(outcomes, never_saw("dp2", "fp32"))
+    check_same(outcomes, undisturbed_runs("dp2", "fp32"))
     assert [event["reason"] for event in skips(outcomes)] == ["spike of grad_norm"]

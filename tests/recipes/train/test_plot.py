@@ -1,4 +1,4 @@
-"""The picture of a run is drawn from metrics.jsonl alone, whatever of it is there."""
+"""The curves of a run are drawn from metrics.jsonl alone, however few metrics it has."""
 
 import json
 import sys
@@ -26,7 +26,7 @@ EVAL = {"eval_loss": 1.1, "explained_variance": 0.2, "target_rank": 9.0, "neighb
     ],
     ids=["usual", "long", "no evaluation", "nothing known", "empty"],
 )
-def test_a_picture_comes_of_any_metrics(tmp_path: Path, rows: list[dict]) -> None:
+def test_any_metrics_can_be_drawn(tmp_path: Path, rows: list[dict]) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = plot_metrics(tmp_path, PANELS)
     assert path is not None and path == tmp_path / "curves.png" and path.read_bytes().startswith(PNG)
@@ -48,7 +48,7 @@ def test_what_is_drawn_is_what_metrics_hold(tmp_path: Path, monkeypatch: pytest.
     assert shown["loss"]["eval_loss"].tolist() == [[5.0, 1.1]], "steps without an evaluation leave a gap"
 
 
-def test_a_disk_that_refuses_it_costs_the_picture_alone(tmp_path: Path) -> None:
+def test_if_the_picture_cannot_be_written_there_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, **ROW}) + "\n")
     (tmp_path / "curves.png").mkdir()
     assert plot_metrics(tmp_path, PANELS) is None

@@ -1,4 +1,4 @@
-"""Signals, a time limit and a file set a flag while someone listens; signals do what they always did afterwards."""
+"""Signals, a time limit and a file set a flag while a StopRequest is entered. Afterwards the earlier signal handlers are restored."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ def test_a_stop_signal_sets_the_reason_and_nothing_else(number: signal.Signals) 
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_signal_that_the_parent_had_blocked_is_heard(number: signal.Signals) -> None:
+def test_a_signal_that_the_parent_had_blocked_is_caught(number: signal.Signals) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, [number])
     try:
         with StopRequest() as stop:
@@ -35,7 +35,7 @@ def test_a_signal_that_the_parent_had_blocked_is_heard(number: signal.Signals) -
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
 
 
-def test_schedulers_warnings_and_the_keyboard_are_all_listened_to() -> None:
+def test_the_warnings_of_schedulers_and_the_keyboard_are_all_caught() -> None:
     assert {signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP} == set(STOP_SIGNALS)
 
 
@@ -67,7 +67,7 @@ def test_a_second_interrupt_stops_at_once_and_a_second_sigterm_does_not() -> Non
         assert stop.reason == "SIGTERM"
 
 
-def test_handlers_are_given_back_even_after_an_error() -> None:
+def test_handlers_are_restored_even_after_an_error() -> None:
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     with pytest.raises(ValueError), StopRequest():
         assert all(signal.getsignal(number) is not before[number] for number in STOP_SIGNALS)
@@ -89,12 +89,12 @@ def test_without_a_limit_there_is_none() -> None:
     assert not StopRequest(max_minutes=0.0).is_requested()
 
 
-def test_a_file_is_looked_for_once_in_a_while_and_goes_when_it_was_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_looked_for_once_per_period_and_removed_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "stop"
     stop = StopRequest(file=file)
     assert not stop.is_requested()
     file.touch()
-    assert not stop.is_requested(), "not asked of the file server at every step"
+    assert not stop.is_requested(), "the file server is not queried at every step"
     monkeypatch.setattr(preempt, "FILE_PERIOD_SECONDS", 0.0)
     stop = StopRequest(file=file)
     assert stop.is_requested() and stop.reason == "the file stop (removed)" and file.exists()
@@ -103,18 +103,18 @@ def test_a_file_is_looked_for_once_in_a_while_and_goes_when_it_was_obeyed(tmp_pa
     assert not file.exists() and stop.is_requested()
 
 
-def test_a_signal_interrupts_a_preparation_once_and_lets_it_tidy_up() -> None:
+def test_a_signal_interrupts_a_preparation_once_and_lets_it_clean_up() -> None:
     with StopRequest() as stop:
-        tidied, line = False, "stopped by SIGTERM during preparation; the same command continues"
+        cleaned_up, line = False, "stopped by SIGTERM during preparation; the same command continues"
         with pytest.raises(Stopped, match=line), stop.interruptible("preparation"):
             try:
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(5)
             finally:
-                os.kill(os.getpid(), signal.SIGTERM)  # a launcher repeats itself
-                tidied = True
-        assert tidied and stop.reason == "SIGTERM"
-        os.kill(os.getpid(), signal.SIGTERM)  # outside it is a flag again
+                os.kill(os.getpid(), signal.SIGTERM)  # launchers repeat the signal
+                cleaned_up = True
+        assert cleaned_up and stop.reason == "SIGTERM"
+        os.kill(os.getpid(), signal.SIGTERM)  # outside of the block a signal only sets the flag
 
 
 def test_a_request_from_before_ends_a_preparation_at_its_beginning() -> None:
@@ -139,7 +139,7 @@ SHORT_PATIENCE = 0.4
 
 
 def hang() -> None:
-    """Rank 0 waits for rank 1 in a collective, where no Python handler runs, and is interrupted there twice."""
+    """Let rank 0 wait for rank 1 in a collective, where no Python handler runs, and interrupt it twice."""
     if dist.get_rank():
         time.sleep(60)
     preempt.PATIENCE_SECONDS = SHORT_PATIENCE
@@ -165,5 +165,5 @@ def ask_to_stop() -> None:
     time.sleep(3 * SHORT_PATIENCE)
 
 
-def test_a_process_that_left_by_itself_is_left_alone() -> None:
+def test_a_process_that_has_left_the_block_is_not_ended() -> None:
     run_distributed(ask_to_stop, 1)

@@ -1,4 +1,4 @@
-"""The prepare command: what it hands to the preparation and what it tells the user to type next."""
+"""The prepare command: the arguments it passes to the preparation, and the next command that it prints."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from recipes.train.prepare import build_parser, run_prepare
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What the preparation of any modality was called with, instead of preparing."""
+    """Replace the preparations of all modalities; return the arguments of the call."""
     asked: dict[str, Any] = {}
 
     def preparing(module: str, name: str, *sections: str) -> None:
@@ -60,7 +60,7 @@ def test_every_modality_has_its_default_recipe() -> None:
 @pytest.mark.parametrize(
     ("args", "complaint"), [(["--recipe", "x"], "--recipe x: unknown"), (["--set", "mask.prob=0"], r"mask\.prob is 0")]
 )
-def test_what_the_launcher_would_refuse_is_refused_before_hours_of_preparing(
+def test_settings_that_training_would_refuse_are_refused_before_the_preparation(
     asked: dict[str, Any], args: list[str], complaint: str
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):

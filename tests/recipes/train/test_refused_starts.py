@@ -14,35 +14,35 @@ from tests.distributed import run_distributed
 from tests.launching import ROOT
 from tests.recipes.train.faulty import DP2, prepare_pictures, recipe_of
 
-FACTS = {"python": "3.11", "versions": {"torch": "2"}}
+LAUNCH_INFO = {"python": "3.11", "versions": {"torch": "2"}}
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Made-up pictures, two of which are held out."""
+    """Made-up pictures, two of them held out."""
     return prepare_pictures(tmp_path_factory.mktemp("pictures"))
 
 
-def pretrain(run_dir: Path, prepared: Path, settings: dict[str, object], facts: dict[str, Any]) -> int:
-    """A rank of two of a whole run."""
+def pretrain(run_dir: Path, prepared: Path, settings: dict[str, object], launch_info: dict[str, Any]) -> int:
+    """Run one of the two ranks of a whole run."""
     from recipes.train import loop
 
     content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | DP2.config
     recipe = recipe_of(prepared, settings)
-    return loop.run(recipe, resolve(recipe, content, "test", 2), run_dir, facts)
+    return loop.run(recipe, resolve(recipe, content, "test", 2), run_dir, launch_info)
 
 
 def refused(what: str, folder: Path, prepared: Path) -> str:
-    """What a rank is told of a start in which rank 1 differs from rank 0."""
+    """Return the error of this rank after a start in which rank 1 differs from rank 0."""
     import torch.distributed as dist
 
     from recipes.cluster import world_check
 
     if what == "run dir":
         world_check.APPEARS_SECONDS = 0.3
-    is_odd, settings, facts, run_dir = dist.get_rank() == 1, {}, FACTS, folder / "run"
+    is_odd, settings, launch_info, run_dir = dist.get_rank() == 1, {}, LAUNCH_INFO, folder / "run"
     if what == "versions" and is_odd:
-        facts = FACTS | {"versions": {"torch": "1"}}
+        launch_info = LAUNCH_INFO | {"versions": {"torch": "1"}}
     if what == "run dir" and is_odd:
         run_dir = folder / "elsewhere"
         run_dir.mkdir()
@@ -52,7 +52,7 @@ def refused(what: str, folder: Path, prepared: Path) -> str:
     if what == "held-out":
         settings = {"run__eval_samples": 1}
     try:
-        pretrain(run_dir, prepared, settings, facts)
+        pretrain(run_dir, prepared, settings, launch_info)
     except ConfigError as error:
         return str(error)
     return "trained"

@@ -1,4 +1,4 @@
-"""What is told while a run trains. The lines of a whole run: tests/launch; skips and spikes in real runs: test_nan.py."""
+"""Reports while a run trains. tests/launch checks the output of whole runs, test_nan.py skips and spikes in real runs."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,32 +11,32 @@ from recipes.checkpoint.layout import Counters
 from recipes.errors import TrainingBroken
 from recipes.objectives.data2vec import Data2Vec
 from recipes.train.metrics import Interval
-from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, tell, report_last_save, tell_update
+from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, report_event, report_last_save, tell_update
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
 from tests.recipes.train.faulty import ONE, UNDISTURBED, prepare_pictures, run_rank
 
 
-class Told:
-    """Stands for the run dir, the metrics' writer and the stop request of rank 0."""
+class RecordedReports:
+    """Stands for the run dir, the metrics writer and the stop request of rank 0, and records what they receive."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.reason = path, "SIGTERM"
         self.events: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
         self.lines: list[str] = []
-        self.close, self.obeyed = lambda: None, lambda: None
+        self.close, self.remove_file = lambda: None, lambda: None
         self.steps: list[int] = []
         self.terminal = SimpleNamespace(say=self.lines.append, step=self.steps.append)
 
-    def event(self, kind: str, **facts: Any) -> None:
-        self.events.append({"event": kind, **facts})
+    def event(self, kind: str, **fields: Any) -> None:
+        self.events.append({"event": kind, **fields})
 
     def write(self, metrics: dict[str, Any], interval: Interval) -> None:
         self.rows.append(metrics)
 
 
-def state_at(step: int, told: Told | None) -> Any:
+def state_at(step: int, reports: RecordedReports | None) -> Any:
     """A run of 10 steps whose counters stand at `step`; two updates were skipped."""
     recipe = tiny_recipe(run__max_steps=10, guard__min_target_std=0.5, guard__after_steps=5)
     data2vec: Any = SimpleNamespace(_recipe=recipe)
@@ -50,43 +50,43 @@ def state_at(step: int, told: Told | None) -> Any:
         objective=SimpleNamespace(
             parallel=SimpleNamespace(tp_size=1), display=Data2Vec.display, check=lambda metrics: Data2Vec.check(data2vec, metrics)
         ),
-        run_dir=told,
-        writer=told,
-        stop=told,
+        run_dir=reports,
+        writer=reports,
+        stop=reports,
     )
 
 
-def test_events_carry_the_step_and_are_rank_0s(tmp_path: Path) -> None:
-    told = Told(tmp_path)
-    tell(state_at(3, told), "bad_item", where="x.wav")
-    tell(state_at(3, None), "bad_item", where="x.wav")
-    assert told.events == [{"event": "bad_item", "step": 3, "where": "x.wav"}]
+def test_events_have_the_step_and_are_written_by_rank_0(tmp_path: Path) -> None:
+    reports = RecordedReports(tmp_path)
+    report_event(state_at(3, reports), "bad_item", where="x.wav")
+    report_event(state_at(3, None), "bad_item", where="x.wav")
+    assert reports.events == [{"event": "bad_item", "step": 3, "where": "x.wav"}]
 
 
-def test_an_update_without_anything_special_moves_the_bar_and_is_no_event(tmp_path: Path) -> None:
-    told = Told(tmp_path)
-    tell_update(state_at(3, told), SimpleNamespace(spikes=[]), None, 0.5)  # type: ignore[arg-type]
-    assert (told.steps, told.events) == ([3], [])
+def test_an_update_without_spike_or_skip_moves_the_bar_and_writes_no_event(tmp_path: Path) -> None:
+    reports = RecordedReports(tmp_path)
+    tell_update(state_at(3, reports), SimpleNamespace(spikes=[]), None, 0.5)  # type: ignore[arg-type]
+    assert (reports.steps, reports.events) == ([3], [])
 
 
 def test_a_skipped_update_is_an_event_with_its_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = Told(tmp_path)
-    state = state_at(3, told)
+    reports = RecordedReports(tmp_path)
+    state = state_at(3, reports)
     state.data = SimpleNamespace(loader=SimpleNamespace(positions=lambda update: [update]))
     state.config = SimpleNamespace(batch=None)
     monkeypatch.setattr("recipes.train.report.blamed_samples", lambda skip, positions, batch: positions)
     skip: Any = SimpleNamespace(reason="loss is not finite", ranks=[1])
     tell_update(state, SimpleNamespace(spikes=[]), skip, 0.5)  # type: ignore[arg-type]
-    assert told.events == [
+    assert reports.events == [
         {"event": "skip", "step": 3, "update": 4, "reason": "loss is not finite", "seconds": 0.5, "ranks": [1], "samples": [4]}
     ]
 
 
 def test_a_logged_step_has_the_interval_and_begins_a_new_one(tmp_path: Path) -> None:
-    told = Told(tmp_path)
-    state = state_at(3, told)
+    reports = RecordedReports(tmp_path)
+    state = state_at(3, reports)
     report(state, {"step": 3, "loss": 1.0, "target_std": 1.0, "pred_std": 1.0})
-    (row,) = told.rows
+    (row,) = reports.rows
     assert (row["samples"], row["tokens"], row["skipped_steps"], row["world_size"], row["data_wait_seconds"]) == (24, 300, 2, 2, 0.25)
     assert row["peak_memory_bytes"] == 3 << 30, "of the rank that takes most"
     assert state.interval == Interval()
@@ -96,34 +96,34 @@ def test_a_logged_step_has_the_interval_and_begins_a_new_one(tmp_path: Path) -> 
     ("change", "complaint"), [({"target_std": 0.1}, "collapsed at step 7"), ({"loss": float("nan")}, "loss is nan at step 7")]
 )
 def test_a_collapse_ends_the_run_on_every_rank_after_it_was_logged(tmp_path: Path, change: dict[str, float], complaint: str) -> None:
-    metrics, told = {"step": 7, "loss": 1.0, "target_std": 1.0, "pred_std": 1.0, **change}, Told(tmp_path)
-    for one in (told, None):
+    metrics, reports = {"step": 7, "loss": 1.0, "target_std": 1.0, "pred_std": 1.0, **change}, RecordedReports(tmp_path)
+    for one in (reports, None):
         with pytest.raises(TrainingBroken, match=complaint):
             report(state_at(7, one), dict(metrics))
-    assert len(told.rows) == 1
+    assert len(reports.rows) == 1
 
 
-def test_the_end_of_a_run_says_done_or_what_stopped_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_a_run_prints_done_or_what_stopped_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[tuple[Path, Any]] = []
     monkeypatch.setattr("recipes.train.report.plot_metrics", lambda path, panels: drawn.append((path, panels)))
-    done, stopped = Told(tmp_path), Told(tmp_path)
+    done, stopped = RecordedReports(tmp_path), RecordedReports(tmp_path)
     assert finish(state_at(10, done)) == EXIT_DONE == 0 and finish(state_at(4, stopped)) == EXIT_REQUEUE == 75
-    assert finish(state_at(10, None)) == 0 and finish(state_at(4, None)) == 75, "ranks that say nothing agree"
+    assert finish(state_at(10, None)) == 0 and finish(state_at(4, None)) == 75, "ranks that print nothing return the same code"
     assert drawn == [(tmp_path, Data2Vec.display.panels)]
     assert done.lines[0] == f"done: 10 steps, 1,000 tokens in {tmp_path}; peak memory 3.0 GiB a rank" and done.events[0]["reason"] == "done"
     assert stopped.lines == ["stopped by SIGTERM at step 4, saved; the same command continues"]
     assert stopped.events == [{"event": "stop", "step": 4, "reason": "SIGTERM"}]
 
 
-def test_who_asked_to_stop_is_told_of_the_save_that_is_waited_for(tmp_path: Path) -> None:
-    told = Told(tmp_path)
-    for told.agreed in (False, True):  # type: ignore[attr-defined]
-        report_last_save(state_at(4, told))
+def test_the_last_save_after_a_stop_request_is_announced(tmp_path: Path) -> None:
+    reports = RecordedReports(tmp_path)
+    for reports.agreed in (False, True):  # type: ignore[attr-defined]
+        report_last_save(state_at(4, reports))
     report_last_save(state_at(4, None))
-    assert told.lines == ["stopping: saving step 4"]
+    assert reports.lines == ["stopping: saving step 4"]
 
 
-def test_the_first_step_the_evaluations_and_the_last_step_are_logged_whatever_is_due(tmp_path: Path) -> None:
+def test_the_first_step_the_evaluations_and_the_last_step_are_always_logged(tmp_path: Path) -> None:
     prepared = prepare_pictures(tmp_path)
     settings = {"run__max_steps": 5, "run__log_steps": 10, "run__eval_steps": 3}
     (outcome,) = run_distributed(run_rank, 1, tmp_path / "run", prepared, ONE, UNDISTURBED, {}, settings)

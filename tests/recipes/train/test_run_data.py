@@ -1,5 +1,5 @@
-"""The prepared data of a run and what it keeps of them: that nothing of a run is lost while other data are tried. The commands as a user
-gives them: tests/launch/test_changes.py."""
+"""The prepared data of a run and its kept files: nothing of a run is lost if other data are tried. Commands as a user gives them:
+tests/launch/test_changes.py."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from tests.made_up import write_book
 
 
 def reading(recipe: Recipe, path: Path, *accepted: str) -> Recipe:
-    """The recipe on other data, with these changes accepted."""
+    """Return the recipe with other data and with these accepted changes."""
     return replace(recipe, data=replace(recipe.data, path=str(path)), run=replace(recipe.run, accept_changes=accepted))  # type: ignore[call-arg]
 
 
@@ -32,7 +32,7 @@ def recipe(tiny_text: Path) -> Recipe:
 
 @pytest.fixture
 def run(recipe: Recipe, tmp_path: Path) -> RunDir:
-    """A run after an update, as an older release left it: config.json names no file that is kept."""
+    """A run after an update, written by an older release: config.json does not name the kept files."""
     run_dir = RunDir(tmp_path / "run", lambda line: None)
     prepared = MODALITIES["text"].prepare(recipe, run_dir.path / "prepared", num_processes=1)
     run_dir.save_config({"recipe": recipe_to_dict(recipe), "data_fingerprint": load_prepared(prepared).fingerprint})
@@ -41,7 +41,7 @@ def run(recipe: Recipe, tmp_path: Path) -> RunDir:
 
 
 def accept_all(prepared: Path) -> None:
-    """Any data can be trained on."""
+    """Accept any data."""
 
 
 def refuse(prepared: Path) -> None:
@@ -72,7 +72,7 @@ def test_new_data_that_are_refused_leave_nothing(recipe: Recipe, tmp_path: Path)
     assert not (run.path / "prepared").exists()
 
 
-def test_the_tokenizer_of_a_run_that_did_not_note_it_is_that_of_the_folder_with_its_fingerprint(
+def test_the_tokenizer_of_a_run_that_did_not_record_it_is_that_of_the_folder_with_its_fingerprint(
     run: RunDir, recipe: Recipe, tmp_path: Path
 ) -> None:
     tokenizer = (run.path / "prepared" / "tokenizer.model").read_bytes()
@@ -80,14 +80,14 @@ def test_the_tokenizer_of_a_run_that_did_not_note_it_is_that_of_the_folder_with_
     data = data_of(run, reading(recipe, other, "data.path"))
     prepared = data.prepare(accept_all)
     assert (prepared / "tokenizer.model").read_bytes() == tokenizer == (run.path / "tokenizer.model").read_bytes()
-    facts = data.facts("f" * 64)
-    assert facts.kept == {"tokenizer.model": load_prepared(prepared).tokenizer_sha256} and facts.data_contents is None
+    identity = data.identity("f" * 64)
+    assert identity.kept == {"tokenizer.model": load_prepared(prepared).tokenizer_sha256} and identity.data_contents is None
 
 
-def test_where_it_is_not_known_any_more_other_text_is_refused_and_the_same_is_not(run: RunDir, recipe: Recipe, tmp_path: Path) -> None:
+def test_if_the_tokenizer_is_lost_other_text_is_refused_and_the_same_text_is_accepted(run: RunDir, recipe: Recipe, tmp_path: Path) -> None:
     shutil.rmtree(run.path / "prepared")
     other = write_book(tmp_path / "other.txt", num_lines=500)
-    with pytest.raises(ConfigError, match=r"is not that of the run \(which is not known any more\), .*; put that file back as"):
+    with pytest.raises(ConfigError, match=r"is not that of the run \(of unknown sha256\), .*; put that file back as"):
         data_of(run, reading(recipe, other, "data.path")).prepare(accept_all)
     assert not (run.path / "prepared").exists()
     assert data_of(run, recipe).prepare(accept_all).exists()
@@ -102,24 +102,24 @@ def test_a_given_tokenizer_that_is_not_the_runs_is_refused_with_the_one_that_is(
     ):
         data_of(run, replace(other, data=given)).prepare(accept_all)
     given = replace(other.data, tokenizer=str(run.path / "tokenizer.model"))  # type: ignore[call-arg]
-    assert data_of(run, replace(other, data=given)).prepare(accept_all).exists(), "as it says"
+    assert data_of(run, replace(other, data=given)).prepare(accept_all).exists(), "the remedy works"
 
 
-def test_what_is_kept_comes_back_for_probes_and_is_no_prepared_folder(run: RunDir, recipe: Recipe) -> None:
+def test_kept_files_are_copied_back_for_probes_and_do_not_count_as_a_prepared_folder(run: RunDir, recipe: Recipe) -> None:
     data = data_of(run, recipe)
     data.prepare(accept_all)
     data.keep()
     before = (run.path / "prepared" / "tokenizer.model").read_bytes()
-    noted = json.loads((run.path / "config.json").read_text()) | {"kept": data.facts("").kept}
-    run.save_config(noted)
+    config = json.loads((run.path / "config.json").read_text()) | {"kept": data.identity("").kept}
+    run.save_config(config)
     shutil.rmtree(run.path / "prepared")
     data_of(run, recipe).copy_kept_to_prepared()
     assert [path.read_bytes() for path in (run.path / "prepared").iterdir()] == [before]
-    assert load_prepared(data_of(run, recipe).prepare(accept_all)).fingerprint == noted["data_fingerprint"]
+    assert load_prepared(data_of(run, recipe).prepare(accept_all)).fingerprint == config["data_fingerprint"]
 
 
-def test_items_that_the_run_could_not_decode_and_that_are_gone_by_now_are_removed_ones(run: RunDir, recipe: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "there.png").write_bytes(b"mended")
+def test_recorded_bad_items_whose_files_are_gone_count_as_removed(run: RunDir, recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "there.png").write_bytes(b"fixed")
     for where in (tmp_path / "gone.png", tmp_path / "there.png", "hub row 3"):
         run.event("bad_item", step=1, where=str(where), reason="truncated")
     data = data_of(run, recipe)

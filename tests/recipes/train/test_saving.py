@@ -1,4 +1,4 @@
-"""When checkpoints are due, and what becomes of failed and slow ones: a real objective and files, made-up steps, faults in one rank."""
+"""Due, failed and slow checkpoints. The objective and the files are real, the steps are made up, and one rank has faults."""
 
 import time
 from collections.abc import Callable
@@ -21,14 +21,14 @@ REFUSED = "No space left on device"
 
 
 class Faults:
-    """Stands before write_tensors in this rank: refuses or delays, and writes all the same where it is not asked to."""
+    """Replaces write_tensors on this rank. Fails `refusals` times and sleeps `delay` seconds; otherwise writes normally."""
 
     def __init__(self, write: Callable[..., str]) -> None:
         self._write = write
         self.refusals, self.delay = 0, 0.0
 
     def __call__(self, path: Path, *args: Any) -> str:
-        """As write_tensors."""
+        """Same arguments as write_tensors."""
         time.sleep(self.delay)
         if self.refusals:
             self.refusals -= 1
@@ -37,7 +37,7 @@ class Faults:
 
 
 class Session:
-    """One rank of two and its Saving, whose steps are made up: all master weights are the step that is saved."""
+    """One of two ranks and its Saving. Steps are made up: every master weight has the number of the saved step as its value."""
 
     def __init__(self, prepared: Path, path: Path) -> None:
         from recipes.checkpoint import save
@@ -53,26 +53,26 @@ class Session:
         self.asked = 0
 
     def small_states(self) -> dict[str, Any]:
-        """Counted."""
+        """Return small states, and count the calls."""
         self.asked += 1
         return {"loss_scaler": {}}
 
     def at(self, step: int, method: str = "save_if_due") -> bool:
-        """Call it at this step; whether a save is running then."""
+        """Call `method` of Saving at this step. True if a save is running afterwards."""
         for name, shard in self.run.local().items():
             shard.fill_(float(step) if name.startswith("master/") else 0.0)
         getattr(self.saving, method)(Counters(step=step), self.small_states)
         return self.run.saver.is_busy
 
     def complaint(self, step: int) -> str:
-        """What finish() at this step says."""
+        """Return the error message of finish() at this step."""
         with pytest.raises(ConfigError) as caught:
             self.at(step, "finish")
         return str(caught.value)
 
 
 def save_and_retry(session: Session, second: bool) -> dict[str, Any]:
-    """Due steps, a failure of the second rank, its retry."""
+    """Save at due steps, let the second rank fail, and retry."""
     due = [step for step in range(1, SAVE_STEPS + 1) if session.at(step)]
     found: dict[str, Any] = {"due": due, "asked": session.asked, "first": session.saving.collect(SAVE_STEPS + 1)}
     session.faults.refusals = int(second)
@@ -84,7 +84,7 @@ def save_and_retry(session: Session, second: bool) -> dict[str, Any]:
 
 
 def save_slowly(session: Session) -> dict[str, Any]:
-    """A save becomes due while one is running; then the end of the run comes."""
+    """Let a save become due while another one is running, then end the run."""
     session.faults.delay = SLOW_SECONDS
     session.at(60)
     start = time.perf_counter()
@@ -98,7 +98,7 @@ def save_slowly(session: Session) -> dict[str, Any]:
 
 
 def save_at_last(session: Session, second: bool) -> dict[str, Any]:
-    """The last save fails twice, then every time."""
+    """Let the last save fail twice, then every time."""
     from recipes.train import saving
 
     saving.LAST_PAUSE_SECONDS = 0.01
@@ -111,19 +111,19 @@ def save_at_last(session: Session, second: bool) -> dict[str, Any]:
 
 
 def leave(session: Session) -> dict[str, Any]:
-    """Out of the block by a second SIGINT, and by an error."""
+    """Leave the block after a second SIGINT, and after an error."""
     session.faults.delay = SLOW_SECONDS
     session.at(100)
     session.saving.__exit__(KeyboardInterrupt, None, None)
     impatient = session.run.saver.is_busy and not session.saving.is_written()
     with pytest.raises(RuntimeError), session.saving:
-        session.at(120)  # waits for the one before
+        session.at(120)  # waits for the save before
         raise RuntimeError("a defect")
-    return {"told": not session.run.saver.is_busy, "impatient": impatient}
+    return {"collected": not session.run.saver.is_busy, "impatient": impatient}
 
 
 def one_rank(prepared: Path, path: Path) -> dict[str, Any]:
-    """All of it in one process group."""
+    """Run all parts on one rank, in one process group."""
     session = Session(prepared, path)
     second = session.run.world.rank == 1
     found: dict[str, Any] = {}
@@ -142,30 +142,30 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ranks(path: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What both ranks saw."""
+    """The results of both ranks."""
     return run_distributed(one_rank, 2, prepare_small("text", tmp_path_factory.mktemp("data")), path, timeout=200)
 
 
 @pytest.fixture
 def events(ranks: list[dict[str, Any]], path: Path) -> list[tuple[Any, ...]]:
-    """(event, step) of the saves, in order."""
+    """(event, step) of the save events, in order."""
     return [(row["event"], row["step"]) for row in read_jsonl(path / "events.jsonl") if row["event"].startswith("save")]
 
 
 def rows(path: Path, event: str) -> dict[int, dict[str, Any]]:
-    """Step -> the last such event."""
+    """Return step -> the last event of this kind."""
     return {row["step"]: row for row in read_jsonl(path / "events.jsonl") if row["event"] == event}
 
 
 def masters(folder: Path) -> set[float]:
-    """Every value of the master weights in a checkpoint."""
+    """Return every distinct value of the master weights in a checkpoint."""
     from recipes.checkpoint.load import CheckpointReader
 
     reader = CheckpointReader(folder)
     return {float(value) for name in reader.names("master") for value in reader.whole("master", name).unique()}
 
 
-def test_a_save_is_due_every_save_steps_and_asks_for_small_states_only_then(ranks: list[dict[str, Any]], path: Path) -> None:
+def test_a_save_is_due_every_save_steps_and_calls_small_states_only_then(ranks: list[dict[str, Any]], path: Path) -> None:
     for found in ranks:
         assert (found["due"], found["asked"]) == ([SAVE_STEPS], 1) and found["first"].problem is None
     facts = read_manifest(step_folder(path, SAVE_STEPS)).facts
@@ -175,7 +175,7 @@ def test_a_save_is_due_every_save_steps_and_asks_for_small_states_only_then(rank
     assert saved["copy_seconds"] >= 0 and saved["write_seconds"] > 0
 
 
-def test_a_failed_save_is_told_and_tried_again_before_the_next_is_due(ranks: list[dict[str, Any]], path: Path) -> None:
+def test_a_failed_save_is_reported_and_tried_again_before_the_next_is_due(ranks: list[dict[str, Any]], path: Path) -> None:
     for found in ranks:
         assert REFUSED in found["failed"].problem and found["retried"] == [43] and found["retry"].problem is None
     failed = rows(path, "save_failed")[2 * SAVE_STEPS]
@@ -183,14 +183,14 @@ def test_a_failed_save_is_told_and_tried_again_before_the_next_is_due(ranks: lis
     assert not step_folder(path, 40).exists() and masters(step_folder(path, 43)) == {43.0}
 
 
-def test_a_save_waits_for_the_one_before_and_neither_holds_anything_of_the_other(ranks: list[dict[str, Any]], path: Path) -> None:
+def test_a_save_waits_for_the_previous_one_and_their_contents_do_not_mix(ranks: list[dict[str, Any]], path: Path) -> None:
     for found in ranks:
         assert found["waited"] >= SLOW_SECONDS / 2
     assert rows(path, "save")[60]["wait_seconds"] >= SLOW_SECONDS / 2
     assert [masters(step_folder(path, step)) for step in (60, 80, 85)] == [{60.0}, {80.0}, {85.0}]
 
 
-def test_the_last_step_is_saved_once_and_tried_again_where_the_disk_refuses(
+def test_the_last_step_is_saved_once_and_tried_again_if_the_disk_refuses(
     ranks: list[dict[str, Any]], events: list[tuple[Any, ...]], path: Path
 ) -> None:
     assert not any(found["saved_twice"] for found in ranks)
@@ -198,7 +198,7 @@ def test_the_last_step_is_saved_once_and_tried_again_where_the_disk_refuses(
     assert masters(step_folder(path, 90)) == {90.0}
 
 
-def test_a_run_that_cannot_save_its_end_says_where_it_continues_from(
+def test_a_run_that_cannot_save_its_last_step_names_the_step_from_which_it_continues(
     ranks: list[dict[str, Any]], events: list[tuple[Any, ...]], path: Path
 ) -> None:
     for found in ranks:
@@ -207,16 +207,16 @@ def test_a_run_that_cannot_save_its_end_says_where_it_continues_from(
     assert events.count(("save_failed", 95)) == 3 and not step_folder(path, 95).exists()
 
 
-def test_a_running_save_is_brought_to_its_end_unless_the_user_cannot_wait(
+def test_a_running_save_is_finished_unless_the_user_interrupts_twice(
     ranks: list[dict[str, Any]], events: list[tuple[Any, ...]], path: Path
 ) -> None:
     for found in ranks:
-        assert found["told"] and found["impatient"]
+        assert found["collected"] and found["impatient"]
     assert events[-2:] == [("save", 100), ("save", 120)] and newest(path) == step_folder(path, 120)
 
 
 def steps_of_collecting(run_dir: Path, prepared: Path) -> list[int]:
-    """Where a run of four updates takes the outcomes of its saves, at steps 2 and 4; no update begins before a save is written."""
+    """Return the steps at which a run of four updates, saved at steps 2 and 4, collects its saves. Update 3 waits for the first save."""
     from recipes.train import loop
     from recipes.train.saving import Saving
 
@@ -237,6 +237,6 @@ def steps_of_collecting(run_dir: Path, prepared: Path) -> list[int]:
     return steps
 
 
-def test_a_save_is_told_at_the_update_after_it_was_written_not_when_the_next_one_is_due(tmp_path: Path) -> None:
+def test_a_save_is_reported_at_the_update_after_it_was_written_not_when_the_next_one_is_due(tmp_path: Path) -> None:
     prepared = prepare_pictures(tmp_path)
     assert run_distributed(steps_of_collecting, 1, tmp_path / "run", prepared) == [[2, 4]]

@@ -1,4 +1,4 @@
-"""A spike is what lies far above a robust running statistic: upwards only, once the window is full, and the same after a resume."""
+"""A spike is a value far above a robust running statistic: upwards only, only if the window is full, and the same after a resume."""
 
 import json
 import random
@@ -13,7 +13,7 @@ WINDOW = 32
 
 
 def filled(**settings: Any) -> SpikeStatistic:
-    """A full window: losses around 1 with a deviation of 0.03, gradient norms around 2 with one of 0.5."""
+    """Return a statistic with a full window: losses 1 +- 0.03, gradient norms 2 +- 0.5 (mean and standard deviation)."""
     spikes, rng = SpikeStatistic(GuardConfig(spike_window=WINDOW, **settings)), random.Random(0)
     for _ in range(WINDOW):
         spikes.add(rng.gauss(1.0, 0.03), rng.gauss(2.0, 0.5))

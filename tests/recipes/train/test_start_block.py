@@ -1,4 +1,4 @@
-"""The first lines of a run: facts, in lines of 80 columns."""
+"""The first lines of a run on the terminal."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ import torch
 
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.plan.size import num_parameters
-from recipes.train.start_block import shortest, model_lines, run_dir_lines
+from recipes.train.start_block import model_lines, run_dir_lines, shortest
 from tests.launching import ROOT, tiny_recipe
 
 RECIPE = tiny_recipe(run__max_steps=10, run__save_steps=5)
@@ -20,7 +20,7 @@ def config_for(world_size: int, tp_size: int = 1) -> EngineConfig:
     return resolve(RECIPE, load_ds_config(path) | {"megatron": {"tensor_model_parallel_size": tp_size}}, str(path), world_size)
 
 
-def test_it_says_what_runs_on_what_and_how_an_update_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lines_name_model_device_and_the_parts_of_an_update(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert model_lines(RECIPE, config_for(1), torch.device("cpu")) == [
         f"text_tiny: {num_parameters(RECIPE):,} parameters, fp32 on the CPU, ds_configs/zero3_cpu.json",
@@ -33,7 +33,7 @@ def test_it_says_what_runs_on_what_and_how_an_update_is_cut(monkeypatch: pytest.
     assert rest[0] == "4 ranks = data-parallel 2 x tensor-parallel 2" and "data-parallel 2 x micro-batch 4 x" in rest[1]
 
 
-def test_it_says_where_everything_goes_and_what_is_unusual(tmp_path: Path) -> None:
+def test_the_lines_name_run_dir_steps_takeover_and_changes(tmp_path: Path) -> None:
     run_dir: Any = SimpleNamespace(path=tmp_path, taken_from=None, accepted={})
     lines = run_dir_lines(RECIPE, run_dir, 0, 7.96)
     assert lines == [
@@ -44,7 +44,7 @@ def test_it_says_where_everything_goes_and_what_is_unusual(tmp_path: Path) -> No
     first, _, *others = run_dir_lines(RECIPE, run_dir, 4, 1.0)
     assert "resumed at step 4 to 10" in first
     assert others == [
-        "taken over from host:7, which has ended without a word",
+        "taken over from host:7, which ended without releasing the run dir",
         f"changed: optim.lr 1 -> 2, data_fingerprint {'a' * 12} -> {'b' * 12}",
     ]
 

@@ -1,4 +1,4 @@
-"""How a run starts, as its first lines and its config.json say it; and that each part gets the run's own settings and state."""
+"""The start of a run: its first lines, its config.json, and that each part gets the run's own settings and state."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_a_prepared_folder_elsewhere_is_used_and_not_copied(tiny_prepared: Path,
     assert not (tmp_path / "run" / "prepared").exists()
 
 
-def test_a_precision_that_the_device_lacks_is_the_users_to_mend(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_the_device_lacks_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tiny_recipe()
     for name, precision, others in (("zero3_fp16", "fp16", "bf16 or fp32"), ("zero3_bf16", "bf16", "fp16 or fp32")):
         path = ROOT / "ds_configs" / f"{name}.json"
@@ -77,8 +77,8 @@ def test_what_may_take_minutes_is_announced_by_rank_0(
     monkeypatch.setattr(startup, "is_compiled", lambda: compiled)
     path, world = ROOT / "ds_configs" / f"{name}.json", SimpleNamespace(rank=rank, device=torch.device("cpu"))
     config = resolve(tiny_recipe(), load_ds_config(path), str(path), 1)
-    begun: Any = SimpleNamespace(recipe=tiny_recipe(), config=config, world=world)
-    startup.StartUp._print_start_lines(begun, step)
+    start_up: Any = SimpleNamespace(recipe=tiny_recipe(), config=config, world=world)
+    startup.StartUp._print_start_lines(start_up, step)
     lines = capsys.readouterr().out.splitlines()
     assert [line.startswith(text) for line, text in zip(lines[3:], announced or [], strict=True)] == [True] * len(announced or [])
     assert bool(lines) == (announced is not None)
@@ -96,8 +96,8 @@ def test_deterministic_kernels_come_with_what_cublas_needs_unless_the_user_has_s
     assert asked == [False, True, True]
 
 
-def look_at_start(run_dir: Path, prepared: Path, settings: dict[str, object], facts: dict[str, Any]) -> dict[str, Any]:
-    """One rank of a launch into `run_dir`, stopped where training would begin: what start-up has handed to it."""
+def look_at_start(run_dir: Path, prepared: Path, settings: dict[str, object], launch_info: dict[str, Any]) -> dict[str, Any]:
+    """Start one rank of a launch in `run_dir` and return the state that start-up has built, without training."""
     import torch
 
     from recipes.data.media import BadItem
@@ -134,7 +134,7 @@ def look_at_start(run_dir: Path, prepared: Path, settings: dict[str, object], fa
     VisionDataset.example, loop.train = noted_example, look
     Data2Vec.load_state = lambda self, values: seen.update(values=values)  # type: ignore[method-assign]
     content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | DP2.config
-    loop.run(recipe, resolve(recipe, content, "test", 2), run_dir, facts)
+    loop.run(recipe, resolve(recipe, content, "test", 2), run_dir, launch_info)
     return seen
 
 
@@ -142,7 +142,7 @@ VALUES = {"centre": [0.5, 2.0]}
 
 
 def run_that_keeps_values(*args: Any) -> dict[str, Any]:
-    """run_rank of an objective with small values of its own."""
+    """Call run_rank with an objective that has small values."""
     from recipes.objectives.data2vec import Data2Vec
 
     Data2Vec.state = lambda self: VALUES  # type: ignore[method-assign]
@@ -150,17 +150,17 @@ def run_that_keeps_values(*args: Any) -> dict[str, Any]:
 
 
 AGAIN: dict[str, object] = {"run__max_steps": 9, "guard__spike_window": 8, "run__deterministic": "true", "data__max_bad_fraction": 0.1}
-FACTS = {"versions": {"torch": "made up"}, "command": ["pretrain_vision.py"]}
+LAUNCH_INFO = {"versions": {"torch": "made up"}, "command": ["pretrain_vision.py"]}
 
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]], list[dict[str, Any]]]:
-    """Run dir, ranks of a run of four applied updates and one that was skipped, ranks of the next launch where training would begin."""
+    """Run dir; results of a run of four applied updates and one skipped update; states of the next launch before it trains."""
     folder = tmp_path_factory.mktemp("resumed")
     prepared, run_dir = prepare_pictures(folder), folder / "run"
     first = AGAIN | {"run__max_steps": STEPS}
     ended = run_distributed(run_that_keeps_values, 2, run_dir, prepared, DP2, Fault("input", 1), {}, first, timeout=120)
-    return run_dir, ended, run_distributed(look_at_start, 2, run_dir, prepared, AGAIN, FACTS, timeout=120)
+    return run_dir, ended, run_distributed(look_at_start, 2, run_dir, prepared, AGAIN, LAUNCH_INFO, timeout=120)
 
 
 def test_a_resumed_run_has_the_counters_the_spike_window_the_seed_and_the_objectives_values_of_the_run(resumed: Any) -> None:
@@ -174,7 +174,7 @@ def test_a_resumed_run_has_the_counters_the_spike_window_the_seed_and_the_object
 
 
 def test_it_reads_each_ranks_share_of_the_next_updates_and_nothing_before(resumed: Any) -> None:
-    """Eight samples an update: two micro-batches of two on each rank, and some of the update after it ahead."""
+    """An update has eight samples: two micro-batches of two on each rank. The loader may read samples of the following update ahead."""
     for rank, seen in enumerate(resumed[2]):
         assert seen["sizes"] == [2, 2]
         own = [tuple(place) for start in (0, 8) for place in seen["expected"][start + 4 * rank : start + 4 * rank + 4]]
@@ -183,7 +183,7 @@ def test_it_reads_each_ranks_share_of_the_next_updates_and_nothing_before(resume
 
 @pytest.mark.parametrize("release", ["this one", "an older one"])
 def test_with_another_global_batch_it_goes_on_where_it_stopped_in_the_epoch(resumed: Any, tmp_path: Path, release: str) -> None:
-    """Two updates of four are the samples of one of eight, whatever their numbers. An older release wrote no place in the data."""
+    """Two updates of four samples read what one update of eight reads. An older release did not store the place in the data."""
     run_dir, _, ranks = resumed
     copy = shutil.copytree(run_dir, tmp_path / "run")
     if release == "an older one":
@@ -192,7 +192,7 @@ def test_with_another_global_batch_it_goes_on_where_it_stopped_in_the_epoch(resu
         assert manifest.facts.pop("place") == {"epoch": 1, "offset": 8}, "38 pictures are four updates of eight, and this is the sixth"
         write_manifest(folder, manifest)
     other = AGAIN | {"run__global_batch_size": 4, "run__accept_changes": "run.global_batch_size"}
-    again = run_distributed(look_at_start, 2, copy, run_dir.parent / "prepared", other, FACTS, timeout=120)
+    again = run_distributed(look_at_start, 2, copy, run_dir.parent / "prepared", other, LAUNCH_INFO, timeout=120)
     assert again[0]["expected"] == ranks[0]["expected"][:8] and again[0]["counters"] == ranks[0]["counters"]
 
 
@@ -208,7 +208,7 @@ def test_manifest_and_config_json_say_what_was_run_on_what(resumed: Any) -> None
     run_dir, _, _ = resumed
     config = json.loads((run_dir / "config.json").read_text())
     manifest = read_manifest(newest(run_dir) or run_dir)
-    assert config["versions"] == FACTS["versions"] and config["command"] == FACTS["command"]
+    assert config["versions"] == LAUNCH_INFO["versions"] and config["command"] == LAUNCH_INFO["command"]
     assert (config["world_size"], config["tp_size"], config["deepspeed_config"]) == (2, 1, "test")
     assert manifest.facts["data_fingerprint"] == config["data_fingerprint"] and len(config["data_fingerprint"]) >= 16
     assert manifest.facts["deepspeed"] == config["deepspeed"] and config["deepspeed"]["train_micro_batch_size_per_gpu"] == 2
@@ -235,14 +235,14 @@ def test_the_order_of_the_data_follows_seed_global_batch_and_groups(size: int) -
 def test_the_loader_decodes_in_as_many_processes_as_asked_and_counts_the_ranks_of_the_node(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[int, ...]] = []
 
-    class Noted(Workers[Any, Any]):
-        """None of the processes that it is asked for."""
+    class RecordedWorkers(Workers[Any, Any]):
+        """Record the number of processes, but start none."""
 
         def __init__(self, work: Any, num_processes: int, **options: Any) -> None:
             made.append((num_processes,))
             super().__init__(work, 0, **options)
 
-    monkeypatch.setattr("recipes.data.loader.Workers", Noted)
+    monkeypatch.setattr("recipes.data.loader.Workers", RecordedWorkers)
     monkeypatch.setattr("recipes.data.loader.SharedMemory", lambda *numbers: made.append(numbers))
     build_loader(tiny_recipe("vision", data__num_workers=3), Numbers(16), BatchPlan(1, 1, 1, 8, 1), 0, ranks_on_node=4).close()
     assert sorted(made) == [(3,), (3, 4)]

@@ -1,4 +1,4 @@
-"""What a run's state says of itself: its place for the watch, its run dir, and the small values that a checkpoint holds beside shards."""
+"""The state of a run: its heartbeats, its run dir, and the small values that a checkpoint holds beside shards."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,30 +17,30 @@ SCALE = {"cur_scale": 512.0, "cur_iter": 7.0, "last_overflow_iter": 3.0, "cur_hy
 
 
 def state_with(*, dynamic: bool = False, own: dict[str, Any] | None = None, run_dir: Any = None) -> tuple[TrainState, list[Any]]:
-    """A state after 3 steps of 5 updates, and what its watch was told."""
-    told: list[Any] = []
+    """Return a state after 3 applied of 5 updates, and the list of beats that its watch receives."""
+    beats: list[Any] = []
     student = SimpleNamespace(device="cpu", optimizer=SimpleNamespace(loss_scaler=SimpleNamespace(dynamic=dynamic, **SCALE)))
     spikes = SpikeStatistic(GuardConfig())
     spikes.add(2.0, 4.0)
     parts: dict[str, Any] = {
         "objective": SimpleNamespace(student=student, state=lambda: own or {}),
         "saving": SimpleNamespace(run_dir=run_dir),
-        "watch": SimpleNamespace(beat=lambda *sign: told.append(sign)),
+        "watch": SimpleNamespace(beat=lambda *sign: beats.append(sign)),
     }
     loader = SimpleNamespace(place=lambda update: EpochPlace(update, 2, 8 * update))
     others: dict[str, Any] = dict.fromkeys(("recipe", "config", "world", "stop")) | {"data": SimpleNamespace(loader=loader)}
-    return TrainState(**others, **parts, counters=Counters(3, 5, 40, 1000), spikes=spikes), told
+    return TrainState(**others, **parts, counters=Counters(3, 5, 40, 1000), spikes=spikes), beats
 
 
-def test_a_beat_carries_the_step_the_phase_and_the_micro_batch_to_the_watch_and_on_rank_0_to_the_terminal() -> None:
-    state, told = state_with()
+def test_a_beat_passes_step_phase_and_micro_batch_to_the_watch_and_on_rank_0_to_the_terminal() -> None:
+    state, beats = state_with()
     state.beat("data")
     state.beat("forward", 2)
-    assert told == [(3, "data", 0), (3, "forward", 2)]
+    assert beats == [(3, "data", 0), (3, "forward", 2)]
     shown: list[Any] = []
     state.writer = SimpleNamespace(terminal=SimpleNamespace(beat=lambda *sign: shown.append(sign)))  # type: ignore[assignment]
     state.beat("evaluate", 5)
-    assert told[-1] == (3, "evaluate", 5) and shown == told[-1:]
+    assert beats[-1] == (3, "evaluate", 5) and shown == beats[-1:]
 
 
 def test_the_run_dir_is_the_one_that_is_saved_into(tmp_path: Path) -> None:
@@ -59,4 +59,4 @@ def test_small_states_are_the_loss_scale_the_spike_window_the_place_in_the_data_
         "objective": {"centre": [1.0]},
     }
     least = {"loss_scaler": scale, "spikes": spikes, "place": place}
-    assert state_with(dynamic=dynamic)[0].small_states() == least, "nothing where it keeps nothing"
+    assert state_with(dynamic=dynamic)[0].small_states() == least, "no entry if the objective has no values"

@@ -1,4 +1,4 @@
-"""What a run shows of its steps: on a terminal of any kind, and in a log."""
+"""Progress lines of a run, on a terminal of any kind and in a log."""
 
 import os
 import pty
@@ -19,7 +19,7 @@ HELD_OUT = {"eval_loss": 18.2899, "explained_variance": -0.167, "target_rank": 6
 
 
 def show_a_run() -> None:
-    """Six updates of 2000, the third logged, the fifth evaluated."""
+    """Show six of 2000 updates; the third is logged, the fifth is logged and evaluated."""
     lines = StepLines(Data2Vec.display, first_step=0, last_step=2000)
     for step in range(1, 7):
         lines.beat(step - 1, "forward", 0)
@@ -34,21 +34,21 @@ def show_a_run() -> None:
 
 
 def seen_on_a_terminal(**environment: str) -> list[str]:
-    """What a run writes to a terminal of unknown size, cut where the cursor goes back to the first column."""
+    """Return what a run writes to a terminal of unknown size, split at carriage returns and newlines."""
     pid, terminal = pty.fork()
     if pid == 0:
         try:
             os.environ.update(environment)
-            for number, name in ((1, "stdout"), (2, "stderr")):  # pytest has put its own in their place
+            for number, name in ((1, "stdout"), (2, "stderr")):  # pytest has replaced them
                 setattr(sys, name, open(number, "w", buffering=1, closefd=False))  # noqa: SIM115 - until the end
             show_a_run()
         finally:
-            os.kill(os.getpid(), signal.SIGKILL)  # none of pytest's exits
+            os.kill(os.getpid(), signal.SIGKILL)  # skips the exit handlers of pytest
     written = b""
     while True:
         try:
             part = os.read(terminal, 4096)
-        except OSError:  # Linux says so at the end
+        except OSError:  # Linux reports the end of a terminal like this
             break
         written += part
     os.waitpid(pid, 0)
@@ -69,7 +69,7 @@ def test_on_a_terminal_the_bar_moves_with_each_step_and_evaluations_stay_above_i
 
 
 @pytest.mark.parametrize("environment", [{"COLUMNS": "0"}, {"TERM": "dumb", "COLUMNS": "80"}, {"COLUMNS": ""}])
-def test_a_terminal_that_is_plain_or_tells_no_width_gets_lines_of_80_columns(environment: dict[str, str]) -> None:
+def test_a_terminal_that_is_plain_or_reports_no_width_gets_lines_of_80_columns(environment: dict[str, str]) -> None:
     assert seen_on_a_terminal(**{"TERM": "xterm"} | environment) == [
         "step    3/2000  ETA 6 min 39 s  loss 22.2488  lr 1.00e-04  10,188 tokens/s",
         "step    5/2000  ETA 6 min 39 s  loss 22.2488  lr 1.00e-04  10,188 tokens/s",
@@ -87,7 +87,7 @@ def test_a_log_gets_one_line_a_logged_step_with_everything(capsys: pytest.Captur
     ]
 
 
-def test_half_a_minute_of_silence_in_a_log_is_a_line_that_says_what_is_done(
+def test_after_half_a_minute_without_output_a_log_gets_a_line_with_the_phase(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     clock = [0.0]

@@ -1,4 +1,4 @@
-"""What the files of RUN_DIR/watch say together, and which rank is named as the first that failed."""
+"""Reading the files of RUN_DIR/watch, and finding the rank that failed first."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ FINE = {"code": 0, "message": ""}
 
 
 def write(folder: Path, *endings: tuple[int, object, float]) -> Path:
-    """(rank, ended, seconds) of ranks that were at step 17."""
+    """Write records of ranks at step 17. An ending is (rank, ended, seconds)."""
     write_roster(folder, HOSTS)
     for rank, ended, seconds in endings:
         record = {"rank": rank, "host": HOSTS[rank], "step": 17, "phase": "forward", "time": 1000.0 + seconds, "ended": ended}
@@ -30,16 +30,16 @@ def first(folder: Path, *endings: tuple[int, object, float]) -> str:
     return str(first_failure(read_endings(write(folder, *endings))))
 
 
-def test_a_folder_that_is_not_there_knows_nothing(tmp_path: Path) -> None:
+def test_without_a_folder_there_are_no_endings(tmp_path: Path) -> None:
     assert read_records(tmp_path / "watch") == {} and read_endings(tmp_path / "watch") == []
     assert first_failure([]) is None
 
 
-def test_the_roll_names_ranks_of_which_there_is_no_file_and_forget_forgets(tmp_path: Path) -> None:
+def test_the_roster_adds_ranks_without_a_record_and_forget_removes_the_folder(tmp_path: Path) -> None:
     folder = write(tmp_path / "watch", (0, FINE, 0))
     endings = read_endings(folder)
     assert [(one.rank, one.host, one.ended, one.is_bad) for one in endings][:3] == [
-        (0, "node1", "words", False),
+        (0, "node1", "reported", False),
         (1, "node1", "gone", True),
         (2, "node2", "gone", True),
     ]
@@ -48,7 +48,7 @@ def test_the_roll_names_ranks_of_which_there_is_no_file_and_forget_forgets(tmp_p
     assert not folder.exists()
 
 
-def test_a_reader_sees_the_roll_before_or_the_new_one_never_half(tmp_path: Path) -> None:
+def test_a_reader_sees_the_old_or_the_new_roster_never_half(tmp_path: Path) -> None:
     write_roster(tmp_path, ["before"])
     with (tmp_path / "ranks.json").open() as before:
         write_roster(tmp_path, HOSTS)
@@ -56,7 +56,7 @@ def test_a_reader_sees_the_roll_before_or_the_new_one_never_half(tmp_path: Path)
     assert [one.host for one in read_endings(tmp_path)] == HOSTS
 
 
-def test_half_a_file_and_foreign_ones_are_no_record(tmp_path: Path) -> None:
+def test_half_a_file_and_other_files_are_not_records(tmp_path: Path) -> None:
     folder = write(tmp_path / "watch", (1, FINE, 0))
     record_file(folder, 0).write_text('{"rank": 0, "ho')
     record_file(folder, 2).write_text("[]")
@@ -68,19 +68,19 @@ def test_half_a_file_and_foreign_ones_are_no_record(tmp_path: Path) -> None:
     ("endings", "line"),
     [
         ([(0, FINE, 1), (1, FINE, 0), (2, {"code": 75, "message": ""}, 0), (3, FINE, 0)], "None"),
-        ([(0, FINE, 1), (1, FINE, 0), (2, FINE, 0)], "None"),  # they had agreed to end
+        ([(0, FINE, 1), (1, FINE, 0), (2, FINE, 0)], "None"),  # the ranks had agreed to end
         (
             [(0, LOST, 0.001), (1, LOST, 0.002), (2, LOST, 0.003), (3, "silent", 0.9)],
-            "rank 3 on node2 ended without a word (killed, or crashed in native code) at step 17, forward",
+            "rank 3 on node2 died without an exit code (killed, or crashed in native code) at step 17, forward",
         ),
-        ([(0, LOST, 0), (1, LOST, 0), (2, "silent", 3), (3, "silent", 2)], "rank 3 on node2 ended without a word (killed"),
-        ([(0, "silent", 1), (1, LOST, 2)], "rank 0 on node1 ended without a word"),
+        ([(0, LOST, 0), (1, LOST, 0), (2, "silent", 3), (3, "silent", 2)], "rank 3 on node2 died without an exit code (killed"),
+        ([(0, "silent", 1), (1, LOST, 2)], "rank 0 on node1 died without an exit code"),
         # a launcher kills the siblings of a rank with an error some seconds later
         ([(0, "silent", 5), (1, DEFECT, 0), (2, LOST, 0.1)], "rank 1 on node1 ended with exit code 1 at step 17, forward: "),
-        ([(0, "silent", 0.4), (1, DEFECT, 0)], "rank 0 on node1 ended without a word"),
-        ([(0, {"code": 2, "message": "mend it"}, 0)], "rank 0 on node1 ended with exit code 2 at step 17, forward: mend it"),
-        ([(0, LOST, 0), (1, LOST, 0), (2, LOST, 0)], "rank 3 on node2 left no word at all: its node is gone, or"),
-        ([], "rank 0 on node1 left no word at all"),
+        ([(0, "silent", 0.4), (1, DEFECT, 0)], "rank 0 on node1 died without an exit code"),
+        ([(0, {"code": 2, "message": "fix it"}, 0)], "rank 0 on node1 ended with exit code 2 at step 17, forward: fix it"),
+        ([(0, LOST, 0), (1, LOST, 0), (2, LOST, 0)], "rank 3 on node2 exited without a record: its node is gone, or"),
+        ([], "rank 0 on node1 exited without a record"),
         ([(rank, "hang", rank) for rank in range(4)], "rank 0 on node1 was in a hang at step 17, forward"),
     ],
 )
@@ -89,16 +89,16 @@ def test_the_first_failure(tmp_path: Path, endings: list[tuple[int, object, floa
 
 
 @pytest.mark.parametrize("reported", [True, False])
-def test_who_is_named_in_a_hang_comes_first_though_it_may_not_have_reported(tmp_path: Path, reported: bool) -> None:
+def test_a_straggler_of_a_hang_is_the_first_failure_even_without_a_record(tmp_path: Path, reported: bool) -> None:
     folder = write(tmp_path / "watch", *[(rank, "hang", rank) for rank in range(4) if rank != 2 or reported])
     behind: dict[str, Any] = {"rank": 2, "host": "node2", "why": "stopped", "step": 17, "phase": "forward", "time": 1002.0}
     (folder / "hang.json").write_text(json.dumps({"behind": [behind]}))
     assert str(first_failure(read_endings(folder))) == "rank 2 on node2 hung (stopped) at step 17, forward"
     (folder / "ranks.json").unlink()
-    assert str(first_failure(read_endings(folder))) == "rank 2 on node2 hung (stopped) at step 17, forward", "whatever else is known"
+    assert str(first_failure(read_endings(folder))) == "rank 2 on node2 hung (stopped) at step 17, forward", "even without the roster"
 
 
-def test_a_batch_script_reads_it_without_torch(tmp_path: Path) -> None:
+def test_endings_and_watcher_import_neither_torch_nor_numpy(tmp_path: Path) -> None:
     program = "import sys, recipes.watch.endings, recipes.watch.watcher; print({'torch', 'numpy'} & set(sys.modules))"
     assert run_command([sys.executable, "-c", program], tmp_path, 60).stdout == "set()\n"
 
@@ -107,7 +107,7 @@ MISTAKE = {"code": 2, "message": "out of memory on rank 2 (node2)"}
 BROKEN = RuntimeError(LOST["message"])
 
 
-def test_after_a_broken_connection_the_words_of_the_rank_that_ended_of_what_a_user_can_fix_are_waited_for(tmp_path: Path) -> None:
+def test_after_a_broken_connection_the_config_error_of_another_rank_is_waited_for(tmp_path: Path) -> None:
     folder = write(tmp_path / "watch", (1, LOST, 0))
     late = threading.Timer(0.2, write, (folder, (2, MISTAKE, 0)))
     late.start()
@@ -122,8 +122,10 @@ def test_after_a_broken_connection_the_words_of_the_rank_that_ended_of_what_a_us
         (0, MISTAKE, ValueError("shapes differ")),
         (2, MISTAKE, BROKEN),
     ],
-    ids=["a defect's traceback stays", "an error of its own", "its own words"],
+    ids=["another rank's defect", "an error of its own", "its own record"],
 )
-def test_no_others_words_are_told_where_they_are_not_the_cause(tmp_path: Path, rank: int, ended: dict, error: Exception) -> None:
+def test_the_message_of_another_rank_is_not_returned_if_it_is_not_the_cause(
+    tmp_path: Path, rank: int, ended: dict, error: Exception
+) -> None:
     assert told_by_another(write(tmp_path / "watch", (2, ended, 0)), rank, error) is None
     assert told_by_another(tmp_path / "nowhere", rank, error) is None

@@ -1,4 +1,4 @@
-"""A rank's side of the watch: what signs of life cost and say, and last words. The watcher itself: test_watcher.py."""
+"""The rank's side of the watch: content and cost of heartbeats, and the reported exit code. The watcher itself: test_watcher.py."""
 
 import faulthandler
 import json
@@ -14,8 +14,8 @@ import pytest
 
 from recipes.errors import ConfigError, Stopped, TrainingBroken
 from recipes.watch.endings import read_endings
-from recipes.watch.heartbeat import read_beat
-from recipes.watch.watch import LONGEST_MESSAGE, Watch
+from recipes.watch.heartbeat import read_heartbeat
+from recipes.watch.watch import MAX_MESSAGE_CHARACTERS, Watch
 from recipes.watch.watcher import DUMP_SIGNAL
 
 
@@ -25,7 +25,7 @@ def record_of(folder: Path) -> dict:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """As rank 0 makes it when a run begins."""
+    """The folder of the watch, as rank 0 makes it when a run begins."""
     folder = tmp_path / "watch"
     folder.mkdir()
     return folder
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def watch_of(folder: Path) -> Callable[[], Watch]:
-    """Starts one when it is called."""
+    """A function that returns a watch that has started."""
 
     def start() -> Watch:
         watch = Watch(folder, 0, ["here"], 60.0)
@@ -45,11 +45,11 @@ def watch_of(folder: Path) -> Callable[[], Watch]:
 
 @pytest.fixture
 def watch(watch_of: Callable[[], Watch]) -> Watch:
-    """One that has started."""
+    """A watch that has started."""
     return watch_of()
 
 
-def test_before_its_start_everything_is_allowed_and_nothing_happens(folder: Path) -> None:
+def test_before_start_all_methods_may_be_called_and_have_no_effect(folder: Path) -> None:
     watch = Watch(folder, 0, ["here"], 60.0)
     watch.beat(1, "data")
     watch.alive()
@@ -60,45 +60,45 @@ def test_before_its_start_everything_is_allowed_and_nothing_happens(folder: Path
     assert not list(folder.iterdir())
 
 
-def test_signs_of_life_say_where_the_rank_is_and_count_up(folder: Path) -> None:
+def test_heartbeats_contain_the_place_and_count_up(folder: Path) -> None:
     watch = Watch(folder, 0, ["here"], 60.0)
     watch.beat(7, "forward", 3)
-    first = read_beat(watch._memory)
+    first = read_heartbeat(watch._memory)
     assert (first.number, first.step, first.micro_batch, first.phase, first.is_paused) == (1, 7, 3, "forward", False)
     assert abs(first.seconds - time.monotonic()) < 5
     watch.alive()
-    again = read_beat(watch._memory)
+    again = read_heartbeat(watch._memory)
     assert again.seconds > first.seconds and again[1:] == first[1:]
     with watch.paused("save"):
-        inside = read_beat(watch._memory)
+        inside = read_heartbeat(watch._memory)
         assert (inside.number, inside.step, inside.phase, inside.is_paused) == (2, 7, "save", True)
-    assert read_beat(watch._memory)[1:] == (3, 7, 0, "save", False)
+    assert read_heartbeat(watch._memory)[1:] == (3, 7, 0, "save", False)
     with pytest.raises(OSError, match="disk"), watch.paused("last save"):
         raise OSError("disk")
-    assert read_beat(watch._memory)[1:] == (5, 7, 0, "last save", False), "a pause ends however its block does"
+    assert read_heartbeat(watch._memory)[1:] == (5, 7, 0, "last save", False), "a pause ends even if its block raises"
 
 
-def test_a_watch_that_is_over_leaves_nothing_open_and_no_handler(folder: Path, watch_of: Callable[[], Watch]) -> None:
+def test_a_closed_watch_leaves_no_open_file_and_no_signal_handler(folder: Path, watch_of: Callable[[], Watch]) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     watch = watch_of()
     watch.end(0)
     watch.close()
     assert sorted(os.listdir("/proc/self/fd")) == before
-    assert not faulthandler.unregister(DUMP_SIGNAL), "it would write into a file that is no longer there"
+    assert not faulthandler.unregister(DUMP_SIGNAL), "the handler would write into a closed file"
 
 
-def test_a_sign_of_life_costs_microseconds(watch: Watch) -> None:
+def test_a_heartbeat_costs_microseconds(watch: Watch) -> None:
     start = time.perf_counter()
     for step in range(10_000):
         watch.beat(step, "forward", 1)
-    assert time.perf_counter() - start < 1, "100 us each, on a crowded machine; one is what a free one needs"
+    assert time.perf_counter() - start < 1, "100 us each allow for a busy machine; an idle machine needs 1 us"
     watch.close()
 
 
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (ConfigError("mend it"), 2, "mend it"),
+        (ConfigError("fix it"), 2, "fix it"),
         (TrainingBroken("diverged"), 3, "diverged"),
         (Stopped("stopped by SIGTERM"), 75, "stopped by SIGTERM"),
         (KeyboardInterrupt(), 130, "KeyboardInterrupt: "),
@@ -106,7 +106,7 @@ def test_a_sign_of_life_costs_microseconds(watch: Watch) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_the_first_words_count_and_close_waits_until_they_are_written(
+def test_the_first_exit_code_counts_and_close_waits_until_it_is_written(
     watch: Watch, folder: Path, error: BaseException, code: int, message: str
 ) -> None:
     watch.beat(9, "judge")
@@ -120,20 +120,23 @@ def test_the_first_words_count_and_close_waits_until_they_are_written(
     assert (record["step"], record["phase"]) == (9, "judge")
 
 
-def test_the_watcher_is_told_of_whom_and_where_and_by_which_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rank 2 of thousands and a folder named from the current one; before its first sign of life it is at the start."""
+def test_the_watcher_gets_rank_hosts_folder_and_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 2 of thousands, with a relative folder. start() writes a heartbeat with the phase `start`."""
     monkeypatch.chdir(tmp_path)
     hosts = ["a", "b", "c", *(f"node{number}" for number in range(3000))]
     watch = Watch(Path("run/watch"), 2, hosts, 7.5)
-    watch.beat(12, "leave")  # as after the run dir is taken, before the watcher runs
+    watch.beat(12, "leave")  # between locking the run dir and starting the watcher
     watch.start()
     assert watch._watcher is not None
-    assert read_beat(watch._memory)[1:] == (2, 12, 0, "start", False) and abs(read_beat(watch._memory).seconds - time.monotonic()) < 60
-    assert os.readlink(f"/proc/{watch._watcher.pid}/cwd") == "/", "a folder that it stands in could not be unmounted"
+    assert (
+        read_heartbeat(watch._memory)[1:] == (2, 12, 0, "start", False)
+        and abs(read_heartbeat(watch._memory).seconds - time.monotonic()) < 60
+    )
+    assert os.readlink(f"/proc/{watch._watcher.pid}/cwd") == "/", "its current directory could not be unmounted"
     watch.end(1, "a defect")
     watch.close()
     record = json.loads((tmp_path / "run" / "watch" / "rank_00002.json").read_text())
-    facts = asdict(watch._charge)
+    facts = asdict(watch._target)
     assert facts == {
         **{"folder": str(tmp_path / "run" / "watch"), "rank": 2, "hosts": hosts, "hang_seconds": 7.5},
         **{"pid": os.getpid(), "main_thread": threading.main_thread().ident},
@@ -141,7 +144,7 @@ def test_the_watcher_is_told_of_whom_and_where_and_by_which_limit(tmp_path: Path
     assert (record["rank"], record["host"], record["pid"], record["main_thread"]) == (2, "c", facts["pid"], facts["main_thread"])
 
 
-def test_a_module_of_the_users_does_not_stand_in_for_one_of_the_library(
+def test_a_module_of_the_user_does_not_replace_one_of_the_standard_library(
     watch_of: Callable[[], Watch], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("select", "json", "sitecustomize"):
@@ -154,7 +157,7 @@ def test_a_module_of_the_users_does_not_stand_in_for_one_of_the_library(
     assert record_of(folder)["ended"]["code"] == 0
 
 
-def test_a_reader_sees_the_record_before_or_the_new_one_never_half(watch: Watch, folder: Path) -> None:
+def test_a_reader_sees_the_old_or_the_new_record_never_half(watch: Watch, folder: Path) -> None:
     path = folder / "rank_00000.json"
     path.write_text("of the launch before")
     with path.open() as before:
@@ -164,14 +167,14 @@ def test_a_reader_sees_the_record_before_or_the_new_one_never_half(watch: Watch,
     assert record_of(folder)["ended"]["code"] == 0
 
 
-def test_a_message_longer_than_a_pipe_takes_at_once_is_cut(watch: Watch, folder: Path) -> None:
+def test_a_message_that_does_not_fit_into_one_write_to_a_pipe_is_cut(watch: Watch, folder: Path) -> None:
     watch.end(1, "\u2028" * 10_000)
     watch.close()
-    assert record_of(folder)["ended"]["message"] == "\u2028" * LONGEST_MESSAGE
+    assert record_of(folder)["ended"]["message"] == "\u2028" * MAX_MESSAGE_CHARACTERS
 
 
 @pytest.mark.parametrize(("code", "remains"), [(0, False), (2, False), (75, False), (130, False), (1, True), (3, True)])
-def test_who_ends_in_order_before_a_run_began_leaves_no_folder(tmp_path: Path, code: int, remains: bool) -> None:
+def test_an_end_in_order_before_a_run_began_leaves_no_folder(tmp_path: Path, code: int, remains: bool) -> None:
     watch = Watch(tmp_path / "run" / "watch", 0, ["here"], 60.0)
     watch.start()
     watch.end(code)
@@ -179,12 +182,12 @@ def test_who_ends_in_order_before_a_run_began_leaves_no_folder(tmp_path: Path, c
     assert (tmp_path / "run").exists() == remains
 
 
-def test_a_rank_without_last_words_has_ended_without_a_word(watch: Watch, folder: Path) -> None:
+def test_a_rank_that_reports_no_exit_code_has_died_without_one(watch: Watch, folder: Path) -> None:
     watch.close()
-    assert "rank 0 on here ended without a word (killed, or crashed in native code) at step 0, start" in map(str, read_endings(folder))
+    assert "rank 0 on here died without an exit code (killed, or crashed in native code) at step 0, start" in map(str, read_endings(folder))
 
 
-def test_the_watcher_hears_no_stop_request_and_ends_with_its_rank(watch: Watch) -> None:
+def test_the_watcher_ignores_stop_requests_and_ends_with_its_rank(watch: Watch) -> None:
     watcher = watch._watcher
     assert watcher is not None
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
@@ -192,19 +195,19 @@ def test_the_watcher_hears_no_stop_request_and_ends_with_its_rank(watch: Watch) 
     deadline = time.monotonic() + 30
     while not ignores(watcher.pid, signal.SIGHUP) and watcher.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert watcher.poll() is None and ignores(watcher.pid, signal.SIGHUP), "nor that a terminal closes"
+    assert watcher.poll() is None and ignores(watcher.pid, signal.SIGHUP), "it also ignores the SIGHUP of a closed terminal"
     os.kill(watcher.pid, signal.SIGHUP)
     watch.close()
     assert watcher.returncode == 0
 
 
 def ignores(pid: int, number: int) -> bool:
-    """Whether a signal is no matter to a process, as the kernel has it."""
+    """True if the process ignores this signal, according to the kernel."""
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigIgn:"))
     return bool(int(line.split()[1], 16) >> (number - 1) & 1)
 
 
-def test_a_rank_whose_watcher_was_killed_ends_as_ever(watch: Watch) -> None:
+def test_a_rank_whose_watcher_was_killed_ends_normally(watch: Watch) -> None:
     assert watch._watcher is not None
     watch._watcher.kill()
     watch._watcher.wait(5)
@@ -212,7 +215,7 @@ def test_a_rank_whose_watcher_was_killed_ends_as_ever(watch: Watch) -> None:
     watch.close()
 
 
-def test_the_place_is_that_of_the_last_sign_of_life_watched_or_not(tmp_path: Path) -> None:
+def test_the_place_is_that_of_the_last_heartbeat_with_or_without_a_watcher(tmp_path: Path) -> None:
     watch = Watch(tmp_path, 0, ["localhost"], 0)
     watch.beat(7, "backward", 3)
     assert (watch.place.step, watch.place.phase, watch.place.micro_batch) == (7, "backward", 3)

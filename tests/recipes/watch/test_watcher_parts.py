@@ -1,4 +1,4 @@
-"""A watcher's parts in this process, and the order of what it does to a rank and its folder. Watchers beside real ranks:
+"""Parts of the watcher in this process, and the order of its actions on a rank and the folder. Watchers beside real ranks:
 test_watcher.py."""
 
 import json
@@ -16,16 +16,16 @@ import pytest
 from recipes.watch import watcher
 from recipes.watch.endings import record_file
 from recipes.watch.hang import HangReport
-from recipes.watch.heartbeat import SIZE, Beat, write_beat
+from recipes.watch.heartbeat import SIZE, Heartbeat, write_heartbeat
 from recipes.watch.watcher import (
-    LEAVE_SECONDS,
+    EXIT_SECONDS,
     LOST_SECONDS,
     SharedFolder,
-    Silence,
+    Stall,
     Watcher,
     WatchTarget,
     append_event,
-    is_whole,
+    is_complete_dump,
     process_state,
 )
 from tests.clock import Clock
@@ -33,7 +33,7 @@ from tests.clock import Clock
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    """One with a log."""
+    """A run dir with an events.jsonl."""
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     (run_dir / "events.jsonl").touch()
@@ -41,10 +41,10 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("stopped", [False, True])
-def test_reports_then_verdict_then_log_and_a_process_that_has_only_got_the_ranks_number_goes_on_as_it_was(
+def test_the_order_is_reports_terminal_log_hang_json_and_a_process_with_a_reused_pid_is_not_killed(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], stopped: bool
 ) -> None:
-    """It is no parent of the watcher, so it is not killed. One that was stopped is woken only after the reports are in."""
+    """The process is not the parent of the watcher, so it is not killed. A stopped rank is woken only after the reports have arrived."""
     other = subprocess.Popen([sys.executable, "-c", IGNORES_ITS_DUMP], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout and other.stdout.readline() == "here\n"
@@ -52,13 +52,13 @@ def test_reports_then_verdict_then_log_and_a_process_that_has_only_got_the_ranks
             os.kill(other.pid, signal.SIGSTOP)
             assert os.waitid(os.P_PID, other.pid, os.WSTOPPED | os.WNOWAIT)
         done = note_work(monkeypatch, run_dir / "watch", capsys)
-        charge = WatchTarget(str(run_dir / "watch"), 0, ["here"], other.pid, 1, 1.0)
+        target = WatchTarget(str(run_dir / "watch"), 0, ["here"], other.pid, 1, 1.0)
         with TemporaryFile() as stacks:
-            Watcher(charge, mmap(-1, SIZE), -1, stacks.fileno())._end_hang()
+            Watcher(target, mmap(-1, SIZE), -1, stacks.fileno())._end_hang()
         gather, dump, wake = ["touch", "read"], ["SIGRTMIN+7"], ["SIGRTMIN+7", "SIGCONT", "SIGSTOP"]
         assert done[: done.index("touch", 2)] == ([*gather, *wake] if stopped else [*dump, *gather])
         assert done[-2:] == ["touch", "log after the terminal and before hang.json"], (
-            "for NFS shows a folder as it was until one touches it"
+            "NFS shows an outdated folder until this client changes it"
         )
         assert other.poll() is None and process_state(other.pid) == ("T" if stopped else "S")
         hang = json.loads((run_dir / "watch" / "hang.json").read_text())
@@ -71,9 +71,9 @@ def test_reports_then_verdict_then_log_and_a_process_that_has_only_got_the_ranks
 @pytest.mark.parametrize(
     ("rank", "others", "seconds"),
     [(0, [], 10.0), (0, [1], 6.0), (1, [0], 12.0)],
-    ids=["no report of another", "no stack of another", "no verdict of the first"],
+    ids=["another rank's report is missing", "another rank's stack is missing", "hang.json is missing"],
 )
-def test_what_other_watchers_write_is_waited_for_so_long_and_then_the_end_comes_all_the_same(
+def test_a_watcher_waits_for_files_of_other_watchers_only_for_a_bounded_time(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, rank: int, others: list[int], seconds: float
 ) -> None:
     clock, folder = Clock(), run_dir / "watch"
@@ -85,35 +85,35 @@ def test_what_other_watchers_write_is_waited_for_so_long_and_then_the_end_comes_
     monkeypatch.setattr(watcher.os, "kill", lambda pid, number: None)
     with TemporaryFile() as stacks:
         Watcher(WatchTarget(str(folder), rank, ["a", "b"], 2**22 + 1, 1, 1.0), mmap(-1, SIZE), -1, stacks.fileno())._end_hang()
-    assert clock.now - 1000.0 == pytest.approx(3.0 + seconds, abs=0.5), "the stack of the own rank, too, is waited for 3 s"
+    assert clock.now - 1000.0 == pytest.approx(3.0 + seconds, abs=0.5), "the watcher also waits 3 s for the stack of its own rank"
     assert (folder / "hang.json").exists() == (rank == 0)
 
 
-def test_a_rank_that_has_told_its_end_and_stays_is_killed_but_not_while_it_waits_for_a_disk(
+def test_a_rank_that_does_not_exit_after_its_exit_code_is_killed_but_not_while_it_waits_for_a_disk(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its silence before that, such as in a compilation, does not count. Without a limit of silence for the others."""
+    """Time without a heartbeat before the exit code, for example in a compilation, does not count. Hang detection is off here."""
     clock, memory, killed = Clock(), mmap(-1, SIZE), list[float]()
     reading, writing = os.pipe()
-    words = {"code": 1, "message": "ValueError: a defect", "time": 1.0, "beat": (clock.now, 1, 7, 0, "forward", False)}
-    os.write(writing, json.dumps(words).encode())
+    ending = {"code": 1, "message": "ValueError: a defect", "time": 1.0, "beat": (clock.now, 1, 7, 0, "forward", False)}
+    os.write(writing, json.dumps(ending).encode())
 
     def select(*args: object) -> tuple[list[int], list[int], list[int]]:
         clock.sleep(1.0)
         if clock.now in (1002, 1100):
-            write_beat(memory, int(clock.now), 7, 0, "last save", is_paused=clock.now < 1100)
+            write_heartbeat(memory, int(clock.now), 7, 0, "last save", is_paused=clock.now < 1100)
         return [reading] * (clock.now == 1001), [], []
 
     monkeypatch.setattr(watcher, "time", clock)
     monkeypatch.setattr("recipes.watch.heartbeat.time", clock)
     monkeypatch.setattr(watcher.select, "select", select)
     monkeypatch.setattr(watcher.os, "kill", lambda pid, number: killed.append(clock.now) if number == signal.SIGKILL else None)
-    charge = WatchTarget(str(run_dir / "watch"), 0, ["here"], os.getppid(), 1, 0.0)
+    target = WatchTarget(str(run_dir / "watch"), 0, ["here"], os.getppid(), 1, 0.0)
     with TemporaryFile() as stacks:
-        Watcher(charge, memory, reading, stacks.fileno()).watch()
+        Watcher(target, memory, reading, stacks.fileno()).watch()
     os.close(writing)
     os.close(reading)
-    assert killed == [pytest.approx(1100 + LEAVE_SECONDS + 3, abs=2)], "3 s for its stacks"
+    assert killed == [pytest.approx(1100 + EXIT_SECONDS + 3, abs=2)], "3 s are for its stacks"
     assert f"rank 0 on here has ended, but its process {os.getppid()} is still there after 30 s: killed\n" == capsys.readouterr().err
     record = json.loads(record_file(run_dir / "watch", 0).read_text())
     assert record["ended"] == {"code": 1, "message": "ValueError: a defect"} and (record["step"], record["phase"]) == (7, "forward")
@@ -130,35 +130,36 @@ def test_a_rank_that_has_told_its_end_and_stays_is_killed_but_not_while_it_waits
         ("silent", {"seconds": LOST_SECONDS - 1}, False),
         ("silent", {"is_paused": True}, False),
         ("hang", {"is_paused": True, "seconds": 0.0}, True),
-        ("silent", {"has_words": True}, False),
+        ("silent", {"has_exit_code": True}, False),
         ("silent", {"rank": 0}, False),
     ],
     ids=str,
 )
-def test_a_silent_rank_is_not_kept_waiting_for_one_that_has_ended_badly(run_dir: Path, ended: object, changes: dict, hangs: bool) -> None:
-    """On another node NCCL waits for ten minutes, and the store of a new process group for days."""
-    folder, facts = run_dir / "watch", {"seconds": LOST_SECONDS, "is_paused": False, "has_words": False, "rank": 1, **changes}
+def test_a_rank_without_a_heartbeat_hangs_if_another_rank_has_failed(run_dir: Path, ended: object, changes: dict, hangs: bool) -> None:
+    """Otherwise NCCL on another node waits for ten minutes, and the store of a new process group for days."""
+    folder, facts = run_dir / "watch", {"seconds": LOST_SECONDS, "is_paused": False, "has_exit_code": False, "rank": 1, **changes}
     folder.mkdir()
     record_file(folder, facts["rank"]).write_text(json.dumps({"rank": facts["rank"], "host": "b", "ended": ended, "time": 1.0}))
     watching = Watcher(WatchTarget(str(folder), 0, ["a", "b"], os.getppid(), 1, 60.0), mmap(-1, SIZE), -1, -1)
-    watching._silence.seconds, watching._has_words = facts["seconds"], facts["has_words"]
-    assert watching._another_hangs(Beat(0.0, 1, 7, 0, "forward", facts["is_paused"])) == hangs
+    watching._stall.seconds, watching._has_exit_code = facts["seconds"], facts["has_exit_code"]
+    assert watching._another_hangs(Heartbeat(0.0, 1, 7, 0, "forward", facts["is_paused"])) == hangs
 
 
 IGNORES_ITS_DUMP = "import signal, time; signal.signal(signal.SIGRTMIN + 7, signal.SIG_IGN); print('here', flush=True); time.sleep(1000)"
 
 
 def note_work(monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What a watcher of this process does to folder and rank, in its order."""
+    """Return a list that receives the actions of a watcher in this process on the folder and the rank, in order."""
     done, kill, read = list[str](), os.kill, watcher.read_records
 
-    def log(path: Path, step: int, verdict: HangReport) -> None:
+    def log(path: Path, step: int, hang: HangReport) -> None:
         is_first = "hang: " in capsys.readouterr().err and not (folder / "hang.json").exists()
         done.append(f"log {'after the terminal and before' if is_first else 'before the terminal or after'} hang.json")
 
     monkeypatch.setattr(watcher, "DUMP_SECONDS", 0.05)
     monkeypatch.setattr(watcher.os, "kill", lambda pid, number: done.append(NAMES.get(number, str(number))) or kill(pid, number))
-    monkeypatch.setattr(watcher.os, "utime", lambda path: done.append("touch") if path == folder else None)  # of the whole process
+    # This replaces os.utime in the whole process, so other paths are possible too.
+    monkeypatch.setattr(watcher.os, "utime", lambda path: done.append("touch") if path == folder else None)
     monkeypatch.setattr(watcher, "read_records", lambda path: done.append("read") or read(path))
     monkeypatch.setattr(watcher, "append_event", log)
     return done
@@ -167,40 +168,40 @@ def note_work(monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.Capt
 NAMES: dict[int, str] = {watcher.DUMP_SIGNAL: "SIGRTMIN+7", signal.SIGCONT: "SIGCONT", signal.SIGSTOP: "SIGSTOP"}
 
 
-def test_whether_another_rank_hangs_is_asked_every_two_seconds_and_waited_for_one_second(
+def test_records_of_other_ranks_are_read_every_two_seconds_with_a_timeout_of_one_second(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Longer than POLL_SECONDS would keep the watcher from seeing its own rank."""
-    clock, asked, do = Clock(), list[float](), SharedFolder.do
+    """If it waited longer than POLL_SECONDS, the watcher could not watch its own rank."""
+    clock, timeouts, do = Clock(), list[float](), SharedFolder.do
     monkeypatch.setattr(watcher, "time", clock)
-    monkeypatch.setattr(SharedFolder, "do", lambda self, job, seconds=3.0: asked.append(seconds) or do(self, job, seconds))
+    monkeypatch.setattr(SharedFolder, "do", lambda self, job, seconds=3.0: timeouts.append(seconds) or do(self, job, seconds))
     own = Watcher(WatchTarget(str(run_dir), 0, ["here"], os.getpid(), 1, 600.0), mmap(-1, SIZE), -1, -1)
-    for silence, is_paused in ((4.9, False), (5.1, False), (0.0, True)):
-        own._silence.seconds, clock.now, before = silence, clock.now + 100.0, len(asked)
+    for seconds, is_paused in ((4.9, False), (5.1, False), (0.0, True)):
+        own._stall.seconds, clock.now, before = seconds, clock.now + 100.0, len(timeouts)
         for _ in range(8):  # half a second each
-            assert not own._another_hangs(Beat(0.0, 1, 0, 0, "data", is_paused))
+            assert not own._another_hangs(Heartbeat(0.0, 1, 0, 0, "data", is_paused))
             clock.now += 0.5
-        assert asked[before:] == ([] if silence == 4.9 else [1.0, 1.0])
+        assert timeouts[before:] == ([] if seconds == 4.9 else [1.0, 1.0])
     record = {"rank": 1, "host": "there", "time": 1.0}
     for ended, is_hang in (("silent", False), ({"code": 0, "message": ""}, False), ("hang", True)):
         (run_dir / "rank_00001.json").write_text(json.dumps(record | {"ended": ended}))
         clock.now += 2.0
-        assert own._another_hangs(Beat(0.0, 1, 0, 0, "save", True)) == is_hang
+        assert own._another_hangs(Heartbeat(0.0, 1, 0, 0, "save", True)) == is_hang
 
 
-def test_time_in_which_the_watcher_itself_stood_still_counts_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_in_which_the_watcher_itself_did_not_run_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(watcher.time, "monotonic", lambda: now)
-    silence, beat = Silence(), Beat(99.0, 1, 0, 0, "data", False)
-    silence.look(beat)
+    stall, beat = Stall(), Heartbeat(99.0, 1, 0, 0, "data", False)
+    stall.update(beat)
     for now in (101.0, 102.0, 4000.0):  # noqa: B007 - the clock reads it
-        silence.look(beat)
-    assert silence.seconds == 4.0
-    silence.look(beat._replace(seconds=4000.0))
-    assert silence.seconds == 0.0
+        stall.update(beat)
+    assert stall.seconds == 4.0
+    stall.update(beat._replace(seconds=4000.0))
+    assert stall.seconds == 0.0
 
 
-def test_a_disk_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> None:
+def test_the_watcher_waits_only_once_for_a_dead_disk(tmp_path: Path) -> None:
     folder, answers, jobs = SharedFolder(tmp_path), threading.Event(), list[str]()
     assert folder.do(lambda path: answers.wait(60), 0.05) is None
     assert folder.do(lambda path: jobs.append("second"), 60) is None and jobs == []
@@ -211,21 +212,21 @@ def test_a_disk_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> None:
     assert folder.do(lambda path: (path / "missing").read_text()) is None
 
 
-def test_an_event_is_a_line_of_its_own_and_no_log_is_begun(tmp_path: Path) -> None:
-    verdict, log = HangReport(3.0, 2, [], "rank 0 on a", "step 4, data"), tmp_path / "events.jsonl"
-    append_event(log, 4, verdict)
+def test_an_event_is_one_line_and_a_missing_log_is_not_created(tmp_path: Path) -> None:
+    hang, log = HangReport(3.0, 2, [], "rank 0 on a", "step 4, data"), tmp_path / "events.jsonl"
+    append_event(log, 4, hang)
     assert not log.exists()
     log.write_text('{"event": "start"}\n')
-    append_event(log, 4, verdict)
+    append_event(log, 4, hang)
     assert [json.loads(line)["event"] for line in log.read_text().splitlines()] == ["start", "hang"]
 
 
-def test_a_dump_is_whole_when_the_first_thread_is_in_it_to_its_outermost_frame() -> None:
+def test_a_dump_is_complete_if_it_ends_with_the_outermost_frame_of_the_main_thread() -> None:
     other, main = "Thread 0x00000000000000ff (most recent call first):\n", "Current thread 0x000000000000abcd (most recent call first):\n"
     frame = '  File "x.py", line 1 in <module>\n'
-    assert is_whole(other + frame + "\n" + main + frame, 0xABCD) and is_whole(main + frame + "  ...\n", 0xABCD)
+    assert is_complete_dump(other + frame + "\n" + main + frame, 0xABCD) and is_complete_dump(main + frame + "  ...\n", 0xABCD)
     for part in ("", other + frame, other + frame + "\n" + main, other + frame + "\n" + main + '  File "x.py", line 1 in f\n'):
-        assert not is_whole(part, 0xABCD)
+        assert not is_complete_dump(part, 0xABCD)
 
 
 def test_the_state_of_a_process_is_the_kernels_letter() -> None:

@@ -1,4 +1,4 @@
-"""The short checks of a device as facts of a node."""
+"""The short checks of a device, as part of a node's report."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ CHECKS = [
 
 
 def stand_in(folder: Path, code: int, summary: str, words: str, checks: list[dict[str, Any]] | None) -> Path:
-    """A script in place of the check."""
+    """Write a script that replaces the checks."""
     script = folder / "script.py"
     lines = ["import pathlib, sys", "out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])"]
     if checks is not None:
@@ -36,7 +36,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_the_first_failure_of_each_check_is_told_with_the_table_that_stays(
+def test_the_first_failure_of_each_check_is_reported_with_its_table_which_is_kept(
     temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_checks, "SCRIPT", stand_in(tmp_path, 1, "1 rows ok, 2 failed", "", CHECKS))
@@ -48,26 +48,28 @@ def test_the_first_failure_of_each_check_is_told_with_the_table_that_stays(
     }
 
 
-def test_where_all_is_well_nothing_stays(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_failure_no_file_is_kept(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_checks, "SCRIPT", stand_in(tmp_path, 0, "1 rows ok", "", CHECKS[1:]))
     assert run(False) == {"summary": "1 rows ok", "failures": {}} and not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize(("has_device", "device"), [(True, "cuda"), (False, "cpu")])
-def test_what_cannot_run_says_why(has_device: bool, device: str, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checks_that_cannot_run_report_the_reason(
+    has_device: bool, device: str, temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(device_checks, "SCRIPT", stand_in(tmp_path, 2, "", "error: no GPU here", None))
     failures = {"device checks": f"no GPU here --short --device {device} --out"}
     assert run(has_device) == {"summary": "", "failures": failures} and not list(temporary.iterdir())
 
 
-def test_one_that_ends_badly_without_a_failed_row_is_no_success(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exit_code_without_a_failed_row_is_a_failure(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for checks in (CHECKS[1:], None):
         monkeypatch.setattr(device_checks, "SCRIPT", stand_in(tmp_path, 1, "1 rows ok", "KeyError: 'x'", checks))
         assert run(False)["failures"] == {"device checks": "KeyError: 'x' --short --device cpu --out"}
     assert not list(temporary.iterdir())
 
 
-def test_one_that_hangs_is_ended_and_its_folder_named(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checks_that_hang_are_killed_and_their_folder_is_named(temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "script.py"
     script.write_text("import time; time.sleep(60)")
     monkeypatch.setattr(device_checks, "SCRIPT", script)

@@ -1,4 +1,4 @@
-"""Facts travel whole, and a node is as fast as its slowest device."""
+"""A node's report is the same after the round trip through JSON, and a node is as fast as its slowest device."""
 
 from recipes.cluster.preflight.facts import Device, Facts
 from tests.nodes import node
@@ -6,9 +6,9 @@ from tests.nodes import node
 GPUS = [Device("H100", 700.0, 0.99), Device("H100", 400.0, 0.5), Device("H100", None, None)]
 
 
-def test_what_arrives_is_what_was_said() -> None:
-    for facts in (node(0), node(1, devices=GPUS, errors={"matmul": "broken"}, disk_seconds=None, stale_locks=["a/lock"])):
-        assert Facts.of(facts.to_json()) == facts
+def test_a_report_is_the_same_after_the_round_trip_through_json() -> None:
+    for report in (node(0), node(1, devices=GPUS, errors={"matmul": "broken"}, disk_seconds=None, stale_locks=["a/lock"])):
+        assert Facts.of(report.to_json()) == report
 
 
 def test_a_node_is_as_fast_as_its_slowest_device() -> None:

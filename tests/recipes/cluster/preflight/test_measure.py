@@ -1,4 +1,4 @@
-"""What a node measures of itself, on this machine."""
+"""Measurements of one node, on this machine."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ from tests.distributed import run_distributed
 from tests.launching import contents
 
 
-def test_versions_are_those_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_versions_are_the_installed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     found = measure.versions()
     assert found == {
         **{name: metadata.version(name) for name in ("torch", "deepspeed", "megatron-core", "numpy")},
@@ -31,13 +31,13 @@ def test_versions_are_those_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert measure.versions()["no-such-package"] == "absent"
 
 
-def test_the_cores_are_the_device_where_there_is_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cuda_device_the_cores_are_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # a driver without devices is meant then
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # otherwise a driver without devices would be an error
     assert measure.own_devices(0, 1) == [] and measure.idle_devices([]) == [Device("cpu", None, None)]
 
 
-def test_a_process_speaks_for_all_devices_or_for_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_measures_all_devices_or_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
     assert measure.own_devices(0, 1) == list(range(8)) and measure.own_devices(3, 8) == [3]
@@ -56,7 +56,7 @@ def cpu_rate() -> tuple[list[float], int]:
     return rates, torch.get_num_threads()
 
 
-def test_a_product_is_timed_with_as_many_threads_as_were_given() -> None:
+def test_a_product_is_timed_with_the_given_number_of_threads() -> None:
     ((rates, num_threads),) = run_distributed(cpu_rate, 1)
     assert len(rates) == 1 and 1e-5 < rates[0] < 100 and num_threads == 2
 
@@ -75,24 +75,24 @@ def test_a_cuda_device_is_timed() -> None:
     assert device.free_fraction and 1 < rate < 10_000
 
 
-def test_the_nearest_folder_stands_in_for_a_run_dir_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_nearest_existing_parent_is_used_for_a_run_dir_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert measure.folder_of(Path("runs/wiki")) == tmp_path
+    assert measure.existing_folder(Path("runs/wiki")) == tmp_path
     (tmp_path / "runs").mkdir()
-    assert measure.folder_of(Path("runs/wiki")) == tmp_path / "runs"
+    assert measure.existing_folder(Path("runs/wiki")) == tmp_path / "runs"
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="file is a file"):
-        measure.folder_of(Path("file/run"))
+        measure.existing_folder(Path("file/run"))
 
 
-def test_free_bytes_are_those_of_the_places_that_are_known(tmp_path: Path) -> None:
+def test_free_bytes_have_the_places_that_exist(tmp_path: Path) -> None:
     free = measure.free_bytes(tmp_path)
     assert free.keys() >= {RUN_DIR, TEMPORARY} and free.keys() <= {RUN_DIR, TEMPORARY, SHARED_MEMORY, MEMORY}
     assert all(isinstance(number, int) and number >= 0 for number in free.values())
     assert RUN_DIR not in measure.free_bytes(None)
 
 
-def test_free_bytes_are_what_is_left_of_each_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_bytes_are_the_free_space_of_each_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = {tmp_path: 1, Path(tempfile.gettempdir()): 2, Path("/dev/shm"): 3}
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(100, 90, left[path]))
     monkeypatch.setattr(Path, "exists", lambda path: True)
@@ -101,14 +101,14 @@ def test_free_bytes_are_what_is_left_of_each_place(tmp_path: Path, monkeypatch: 
 
 
 class Usage(NamedTuple):
-    """As shutil.disk_usage returns it."""
+    """The result of shutil.disk_usage."""
 
     total: int
     used: int
     free: int
 
 
-def test_the_disks_time_is_that_of_the_best_save_with_a_durable_content_and_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_a_disk_is_that_of_the_best_save_including_both_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock, seconds, synced = Clock(), iter([2.0, 1.0, 0.5, 0.25, 4.0, 4.0]), []
 
     def sync(path: Path) -> None:
@@ -121,7 +121,7 @@ def test_the_disks_time_is_that_of_the_best_save_with_a_durable_content_and_name
     assert synced == [(tmp_path / "name.tmp", {"name.tmp": 2**20}), (tmp_path, {"name": 2**20})] * 3
 
 
-def test_a_full_disk_is_an_error_and_nothing_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error_and_no_file_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
@@ -131,14 +131,14 @@ def test_a_full_disk_is_an_error_and_nothing_stays(tmp_path: Path, monkeypatch: 
     assert contents(tmp_path) == {}
 
 
-def test_a_file_that_never_appears_is_waited_for_only_so_long(tmp_path: Path) -> None:
+def test_the_wait_for_a_file_that_never_appears_is_limited(tmp_path: Path) -> None:
     (tmp_path / "here").touch()
     deadline = time.monotonic() + 0.01
     assert measure.has_appeared(tmp_path / "here", deadline) and not measure.has_appeared(tmp_path / "gone", deadline)
-    assert measure.has_appeared(tmp_path / "here", deadline), "looked at once, even when it is late"
+    assert measure.has_appeared(tmp_path / "here", deadline), "checked once, even after the deadline"
 
 
-def test_locks_are_looked_for_where_torch_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_are_searched_in_torchs_build_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("TORCH_EXTENSIONS_DIR", raising=False)
     old = make_lock(Path(get_default_build_root(), "py311_cpu", "deepspeed_shm_comm"))
@@ -150,7 +150,7 @@ def test_locks_are_looked_for_where_torch_builds(tmp_path: Path, monkeypatch: py
     assert measure.stale_locks(time.time()) == [str(mine)]
 
 
-def test_the_lock_of_a_build_that_goes_on_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lock_of_a_running_build_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     make_lock(tmp_path / "cpu_adam", age=300.0)
     assert measure.stale_locks(time.time()) == [], "DeepSpeed's builds take minutes"
