@@ -226,7 +226,7 @@ def _write_index(folder: Path, scanned: Scanned, *, min_length: int, heldout_fra
     num_short = len(lengths_N) - len(scanned.bad) - int(is_usable_N.sum())
     splits = _split(lengths_N, scanned.first_N, np.flatnonzero(is_usable_N), heldout_fraction)
     (folder / "lengths.bin").write_bytes(lengths_N.tobytes())
-    (folder / "bad.json").write_text(json.dumps(scanned.bad) + "\n")
+    (folder / "bad.json").write_text(json.dumps([item[:2] for item in scanned.bad]) + "\n")
     for split, items_K in splits.items():
         (folder / f"{split}.bin").write_bytes(items_K.astype(np.int64).tobytes())
     counts = {"items": len(lengths_N), "bad": len(scanned.bad), "short": num_short}
