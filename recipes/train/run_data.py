@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from recipes.check import check_data
 from recipes.config import Recipe
 from recipes.data.contents import RunSoFar, record_of
 from recipes.data.shards import KEPT, is_prepared, kept_files, read_values, replaced
@@ -50,11 +51,8 @@ class RunData:
         except OtherData as error:
             if self._recipe.data.path is not None and is_prepared(Path(self._recipe.data.path).expanduser()):
                 raise ConfigError(str(error)) from None
-            if self._started and "data.path" not in self._recipe.run.accept_changes:
-                raise ConfigError(
-                    f"{error.fact}; go back to that, accept the other with --set {accept_setting(self._recipe, 'data.path')}, or name "
-                    "another --run-dir"
-                ) from None
+            if self._started:
+                _check_accepted(error, self._recipe)
             self._run_dir.warn(f"{error.fact}; it is prepared again")
         with replaced(self._own_folder):
             return self._prepare(check)
@@ -92,9 +90,7 @@ class RunData:
 
     @cached_property
     def _file_of_bad(self) -> dict[str, str | None]:
-        """Items that the run could not decode so far -> the file of each, None for rows of a table. From events.jsonl."""
-        rows, _ = read_rows(self._path / "events.jsonl")
-        return {str(row.get("where")): _file_of(row) for row in rows if row.get("event") == "bad_item"}
+        return _read_bad(self._path)
 
     def removed(self) -> frozenset[str]:
         """Return the recorded bad items whose files are gone: the user removed them, as the run's error message asked."""
@@ -153,6 +149,36 @@ class RunData:
                 f"{prepared}: its {name} (sha256 {sha256[:12]}) is not that of the run ({was}), with which it was trained; {remedy}, or "
                 "name another --run-dir"
             )
+
+
+def check_run_data(run_dir: Path, recipe: Recipe, modality: Modality) -> str:
+    """Check the data that a launch in this run dir would use, without preparing any: the run's prepared folder if it has one.
+
+    Return a line that says what is read, "" if there is nothing to say. Raises: ConfigError.
+    """
+    own = run_dir / "prepared"
+    if not is_prepared(own) or (recipe.data.path is not None and is_prepared(Path(recipe.data.path).expanduser())):
+        return check_data(recipe)
+    try:
+        modality.prepare(recipe, own, run=RunSoFar(None, frozenset(filter(None, _read_bad(run_dir).values()))))
+    except OtherData as error:
+        if read_started_run(run_dir):
+            _check_accepted(error, recipe)
+        return check_data(recipe)  # a launch prepares it again
+    return f"{own}, prepared by an earlier launch"
+
+
+def _check_accepted(error: OtherData, recipe: Recipe) -> None:
+    """Raises: ConfigError if the user has not accepted other data in a run that has begun."""
+    if "data.path" not in recipe.run.accept_changes:
+        accept = accept_setting(recipe, "data.path")
+        raise ConfigError(f"{error.fact}; go back to that, accept the other with --set {accept}, or name another --run-dir") from None
+
+
+def _read_bad(run_dir: Path) -> dict[str, str | None]:
+    """Items that the run could not decode so far -> the file of each, None for rows of a table. From events.jsonl."""
+    rows, _ = read_rows(run_dir / "events.jsonl")
+    return {str(row.get("where")): _file_of(row) for row in rows if row.get("event") == "bad_item"}
 
 
 def _file_of(row: dict[str, Any]) -> str | None:

@@ -15,9 +15,9 @@ from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
 from recipes.run_dir.run_dir import RunDir
 from recipes.settings import recipe_to_dict
-from recipes.train.run_data import RunData
+from recipes.train.run_data import RunData, check_run_data
 from tests.launching import tiny_recipe
-from tests.made_up import write_book
+from tests.made_up import WRITE, write_book
 
 
 def reading(recipe: Recipe, path: Path, *accepted: str) -> Recipe:
@@ -156,3 +156,38 @@ def test_a_file_that_cannot_be_looked_for_is_not_removed(
 
     monkeypatch.setattr("recipes.train.run_data.os.lstat", refuse_to_look)
     assert data.removed() == frozenset()
+
+
+def test_a_dry_run_looks_at_the_prepared_folder_of_the_run_as_a_launch_does(recipe: Recipe, tmp_path: Path) -> None:
+    text = write_book(tmp_path / "book.txt", num_lines=500)
+    reads_book, other = reading(recipe, text), write_book(tmp_path / "other.txt", num_lines=300)
+    path, modality = tmp_path / "run", MODALITIES["text"]
+    run = RunDir(path, lambda line: None)
+    assert check_run_data(path, reads_book, modality) == "" and not (path / "prepared").exists(), "a dry run prepares nothing"
+    prepared = data_of(run, reads_book).prepare(accept_all)
+    text.unlink()
+    said = f"{prepared}, prepared by an earlier launch"
+    assert check_run_data(path, reads_book, modality) == said, "the text itself is not needed any more"
+    assert check_run_data(path, reading(recipe, other), modality) == "", "a run without an update prepares other data"
+    run.save_config({"recipe": recipe_to_dict(reads_book), "data_fingerprint": load_prepared(prepared).fingerprint})
+    (path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ConfigError, match=r"other\.txt; go back to that, accept the other with --set run\.accept_changes=data\.path"):
+        check_run_data(path, reading(recipe, other), modality)
+    assert check_run_data(path, reading(recipe, other, "data.path"), modality) == ""
+    assert check_run_data(path, reading(recipe, prepared), modality) == "", "the user names a prepared folder"
+
+
+def test_a_dry_run_passes_over_repaired_files_as_a_launch_does(tmp_path: Path) -> None:
+    tmp_path.joinpath("made").mkdir()
+    pictures = WRITE["vision"](tmp_path / "made")
+    recipe = tiny_recipe("vision", data__path=pictures, data__max_bad_fraction=0.0)
+    run = RunDir(tmp_path / "run", lambda line: None)
+    MODALITIES["vision"].prepare(recipe, run.path / "prepared", num_processes=1)
+    repaired, *_, another = sorted(path for path in pictures.rglob("*") if path.is_file())
+    shutil.copy(another, repaired)
+    run.save_config({"recipe": recipe_to_dict(recipe), "data_fingerprint": ""})
+    (run.path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ConfigError, match=r"1 of .* files hold something else than when it was prepared"):
+        check_run_data(run.path, recipe, MODALITIES["vision"])
+    run.event("bad_item", step=1, where=str(repaired), reason="truncated", file=str(repaired))
+    assert check_run_data(run.path, recipe, MODALITIES["vision"]).startswith(f"{run.path}/prepared, ")
