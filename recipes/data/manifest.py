@@ -81,8 +81,8 @@ def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, colum
     manifest = FileManifest(str(path.parent), [], [], [], columns, [name for name in times if name and has_segments])
     there = [name for name in times if name]  # pandas writes its index as a column that is called ""
     for row in table.rows((chosen, label_column, *there)):
-        value, label, *found = row.cells
-        cells = [dict(zip(there, found, strict=True)).get(name) for name in times]
+        value, label, *given = row.cells
+        cells = [dict(zip(there, given, strict=True)).get(name) for name in times]
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{path} {row.place}: no path in column {chosen!r}; remove the row or write its path")
         manifest.paths.append(value)
