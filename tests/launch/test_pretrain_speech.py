@@ -74,7 +74,7 @@ def test_a_recording_that_breaks_after_preparing_is_an_event_and_training_goes_o
     for number in range(8, 12):
         (raw / f"{number:03}.wav").unlink()
     too_many = train("run/prepared", "strict", 12, 0.01)
-    refused(too_many, r"of \d+ items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .*\.wav \(.*mend or remove")
+    refused(too_many, r"of \d+ items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .*\.wav \(.*fix or remove")
 
 
 @pytest.mark.slow

@@ -56,6 +56,6 @@ def test_too_many_damaged_pictures_end_the_run_naming_the_first_ten(tmp_path: Pa
     done = launch(PRETRAIN_VISION, ["--data", "raw", *overrides("vision")], tmp_path)
     refused(
         done,
-        r"\d+ of 38 items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .* and \d+ more; mend or remove them",
+        r"\d+ of 38 items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .* and \d+ more; fix or remove them",
     )
     assert done.stderr.count(".png (not an image of a known kind") == 10
