@@ -97,7 +97,7 @@ class Cluster:
         assert self.run(HERE / "slurm-node", "off", self.folder, node).returncode == 0
 
     def power_on(self, node: str) -> None:
-        """Start the node again. Slurm then uses it again."""
+        """Start the node again. Does not wait until Slurm uses it."""
         done = self.run(HERE / "slurm-node", "start", self.folder, node)
         assert done.returncode == 0, done.stderr
 

@@ -40,7 +40,7 @@ def slurm(whole_cluster: Cluster) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def prepared(whole_cluster: Cluster) -> dict[str, Path]:
     """Modality -> folder of made-up data, prepared for the tiny settings."""
-    from recipes.modalities.registry import MODALITIES  # seconds of imports, which a skipped folder need not pay
+    from recipes.modalities.registry import MODALITIES  # takes seconds; not imported if the folder is skipped
 
     folders = {}
     for modality, write in WRITE.items():

@@ -73,9 +73,9 @@ def probe(slurm: Cluster, step: str, way: str, signal: str) -> dict[str, list[st
     WAYS[way](slurm, job, signal)
     slurm.wait_until(lambda: slurm.state(job) not in ("RUNNING", "COMPLETING"), 60, job)
     time.sleep(7 if way in ("scontrol requeue", "scancel JOB") else 0)  # KillWait
-    heard = {log.name: log.read_text().split("\n")[1:-1] for log in logs}
+    received = {log.name: log.read_text().split("\n")[1:-1] for log in logs}
     batch = folder / "batch"
-    return heard | {"batch": batch.read_text().split() if batch.exists() else []}
+    return received | {"batch": batch.read_text().split() if batch.exists() else []}
 
 
 def main() -> int:

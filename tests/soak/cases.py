@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_suffix(".toml")
 TIMEOUT_SECONDS = 900
-VERDICT = re.compile(r"^verdict: +(\w+)", re.MULTILINE)
+RESULT = re.compile(r"^verd\w+: +(\w+)", re.MULTILINE)  # a line of a script of data/, with its own word for a result
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Case:
     expect: tuple[str, ...] = ()
     """Regular expressions that must match in the output after the word SEEN."""
     forbid: tuple[str, ...] = ()
-    verdicts: int = 0
+    results: int = 0
     """Number of results that the script prints about itself; all must be ok."""
     needs_root: bool = False
     edits: tuple[tuple[str, str], ...] = ()
@@ -56,11 +56,11 @@ def _frozen(value: str | list[str]) -> str | tuple[str, ...]:
 def faults_of(case: Case, output: str) -> list[str]:
     """Return a text for each thing that is wrong in a script's output; [] if all is as the case demands."""
     seen = output.partition("SEEN:")[2] or output
-    verdicts = VERDICT.findall(output)
+    results = RESULT.findall(output)
     faults = [f"missing: {pattern}" for pattern in case.expect if not re.search(pattern, seen)]
     faults += [f"there: {pattern}" for pattern in case.forbid if re.search(pattern, seen)]
-    if len(verdicts) != case.verdicts or set(verdicts) - {"ok"}:
-        faults.append(f"verdicts: {', '.join(verdicts) or 'none'}, should be {case.verdicts} times ok")
+    if len(results) != case.results or set(results) - {"ok"}:
+        faults.append(f"results: {', '.join(results) or 'none'}, should be {case.results} times ok")
     return faults
 
 
@@ -69,7 +69,7 @@ def run_script(script: Path, case: Case, work: Path) -> str:
     AssertionError if the text of an edit is not in the script."""
     text = script.read_text()
     for old, new in case.edits:
-        assert old in text, f"{script}: no longer holds {old!r}"
+        assert old in text, f"{script}: no longer contains {old!r}"
         text = text.replace(old, new)
     copy = work / script.name
     copy.write_text(text)
@@ -83,7 +83,7 @@ def main() -> int:
     """Run the scripts and print what is wrong with each. Returns the exit code: 1 if anything is wrong, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", default="", help="names that begin so")
+    parser.add_argument("--only", default="", help="only names with this prefix")
     parser.add_argument("--verbose", action="store_true", help="print what each script prints")
     args = parser.parse_args()
     cases = {name: case for name, case in read_cases().items() if name.startswith(args.only)}

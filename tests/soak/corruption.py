@@ -19,7 +19,7 @@ from tests.distributed import run_distributed
 from tests.recipes.checkpoint.damage import WRITERS, Case, load_damaged, write_two
 from tests.recipes.checkpoint.topology import prepare_small
 
-SECONDS_PER_CASE = 5.0  # before it counts as hung
+SECONDS_PER_CASE = 5.0  # limit after which a case counts as hung
 
 
 def run_cases(count: int, seed: int, folder: Path, prepared: Path) -> list[Case]:

@@ -146,7 +146,7 @@ class Raises:
         self.left -= 1
         if self.left == 0:
             self.mark.touch()
-            raise RuntimeError("injected: CUDA out of memory, or whatever else nobody foresaw")
+            raise RuntimeError("injected: CUDA out of memory, or another unexpected error")
         return self.function(*args, **options)
 
 
@@ -160,7 +160,7 @@ class BrokenData:
         return len(self.data)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # while it is unpickled it has nothing yet
+        if name.startswith("__"):  # while it is unpickled it has no attributes yet
             raise AttributeError(name)
         if name != self.name:
             return getattr(self.data, name)
@@ -283,6 +283,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from tests.soak import injected  # under its own name: what it pickles must be found there while a script is the main program
+    from tests.soak import injected  # under its own name, so that its pickles can be loaded while a script is the main program
 
     sys.exit(injected.main())

@@ -96,7 +96,7 @@ def strike(reference: Reference, run_dir: Path, kill: Kill) -> str | None:
     done = ranks.wait(240, patience=0 if kill.everyone else 5)
     if all(one.returncode == 0 for one in done):
         return None
-    # Where all are killed while the run is leaving, some may have left before.
+    # If all ranks are killed while the run ends, some may have ended before.
     assert any(one.returncode == -signal.SIGKILL for one in done), [(one.returncode, one.stderr) for one in done]
     if operation:
         return operation.label
@@ -139,17 +139,17 @@ def run_cases(cases: list[Case], references: dict[int, Reference], halfway: dict
         with tempfile.TemporaryDirectory(prefix="kill_") as folder:
             try:
                 struck = run_case(case, references[case.size], Path(folder), halfway[case.size])
-                verdict = " then ".join(struck)
+                result = " then ".join(struck)
                 kinds["first kill"][struck[0]] += 1
                 kinds["later kills"].update(struck[1:])
             except PROBLEMS as problem:
                 failures.append({"case": asdict(case), "problem": f"{type(problem).__name__}: {problem}", "kept": str(keep / str(number))})
-                verdict = f"FAILED: {problem}"
+                result = f"FAILED: {problem}"
                 shutil.copytree(Path(folder), keep / str(number), dirs_exist_ok=True)
         kinds["victim"][first.victim] += 1
         kinds["ranks"][str(case.size)] += 1
         start = " from a checkpoint" if case.halfway else ""
-        print(f"{number}/{len(cases)} {first.victim} of {case.size}{start}: {verdict} ({time.monotonic() - begin:.1f} s)", flush=True)
+        print(f"{number}/{len(cases)} {first.victim} of {case.size}{start}: {result} ({time.monotonic() - begin:.1f} s)", flush=True)
     passed = len(cases) - len(failures)
     return {"count": len(cases), "passed": passed, "kinds": kinds, "failures": failures}
 

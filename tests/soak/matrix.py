@@ -55,9 +55,9 @@ class Pair:
 
     def line(self) -> str:
         """Return the result as one line for the terminal."""
-        verdict = "; ".join(self.problems) or "ok"
+        result = "; ".join(self.problems) or "ok"
         curve = "bit-identical" if self.identical else f"{self.first:.1e} at the first, {self.last:.1e} over all"
-        return f"{self.modality} {self.source} -> {self.target}: state {'exact' if self.exact else 'DIFFERS'}, curve {curve}: {verdict}"
+        return f"{self.modality} {self.source} -> {self.target}: state {'exact' if self.exact else 'DIFFERS'}, curve {curve}: {result}"
 
 
 def compare(modality: str, source: Source, target: Topology, seen: Continued) -> Pair:

@@ -56,8 +56,8 @@ class Outcome:
 
     def line(self) -> str:
         """Return the result as text for the terminal."""
-        verdict = f"{self.stage}: {self.test}" if self.test else "harmless" if self.harmless else f"SURVIVED {self.how}"
-        return f"{self.seconds:5.0f} s  {self.path}: {self.fault}\n         {verdict}"
+        result = f"{self.stage}: {self.test}" if self.test else "harmless" if self.harmless else f"SURVIVED {self.how}"
+        return f"{self.seconds:5.0f} s  {self.path}: {self.fault}\n         {result}"
 
 
 class Undecided(Exception):
@@ -125,7 +125,7 @@ class Copy:
             raise Undecided(f"{len(tests)} test files were not done after {seconds:g} s; plant again on a quieter machine")
         if code in (-signal.SIGKILL, -signal.SIGTERM):
             raise Undecided(f"its run was killed from outside ({signal.Signals(-code).name}); plant again with more memory")
-        if code in (0, 5) or (code == 4 and may_be_gone):  # 5: none of them is a fast one
+        if code in (0, 5) or (code == 4 and may_be_gone):  # 5: no fast test was selected
             return "", ""
         failed = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - (.*))?$", output, re.MULTILINE)
         return (failed[1], failed[2] or "") if failed else (tests[0], output[-500:])
@@ -163,10 +163,10 @@ def choose(args: argparse.Namespace) -> list[Planted]:
 
 
 def plant(
-    faults: list[Planted], jobs: int, told: Callable[[Outcome], Any], until: str, known: dict[tuple[str, str], str] | None = None
+    faults: list[Planted], jobs: int, on_outcome: Callable[[Outcome], Any], until: str, known: dict[tuple[str, str], str] | None = None
 ) -> list[Outcome]:
-    """Run the tests for each fault, `jobs` faults at a time, each in its own copy. `told` is called with each result. `known`: (path,
-    fault) -> the test that failed with it before, which then runs first."""
+    """Run the tests for each fault, `jobs` faults at a time, each in its own copy. `on_outcome` is called with each result at once.
+    `known`: (path, fault) -> the test that failed with it before, which then runs first."""
     with tempfile.TemporaryDirectory(prefix="plant_") as folder, ExitStack() as stack:
         copies: queue.Queue[Copy] = queue.Queue()
         for number in range(jobs):
@@ -180,7 +180,7 @@ def plant(
                 outcome = copy.judge(fault, until, (known or {}).get((fault.path, fault.fault), ""))
             finally:
                 copies.put(copy)
-            told(outcome)
+            on_outcome(outcome)
             return outcome
 
         with ThreadPoolExecutor(jobs) as threads:
@@ -246,12 +246,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", help="files and folders of model/ and recipes/ (default: all)")
     parser.add_argument("--make", choices=("wiring", "mutants"), help="generated faults instead of the lists'")
-    parser.add_argument("--match", default="", help="only faults in whose description this stands")
-    parser.add_argument("--sample", type=int, help="so many of them, drawn by --seed")
+    parser.add_argument("--match", default="", help="only faults whose description contains this")
+    parser.add_argument("--sample", type=int, help="number of faults, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", type=Path, help="only the faults that survived according to this file of --out")
-    parser.add_argument("--before", type=Path, help="a file of --out: for each fault the test that noticed it then is tried first")
-    parser.add_argument("--until", choices=STAGES, default="folder", help="the last tests that a fault meets (default: its folder's)")
+    parser.add_argument("--before", type=Path, help="a file of --out: for each fault the test that found it then is tried first")
+    parser.add_argument("--until", choices=STAGES, default="folder", help="the last tests to run for a fault (default: its folder's)")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="faults at a time")
     parser.add_argument("--out", type=Path, help="write counts and outcomes to this JSON file, after each fault")
     return parser
@@ -269,23 +269,23 @@ def main() -> int:
     known = {(row["path"], row["fault"]): row["test"] for row in (read_outcomes(args.before) if args.before else [])}
     so_far: list[Outcome] = []
 
-    def tell(outcome: Outcome) -> None:
+    def report(outcome: Outcome) -> None:
         print(outcome.line(), flush=True)
         so_far.append(outcome)
         write(args.out, summary(so_far, time.monotonic() - start))
 
-    outcomes = plant(faults, args.jobs, tell, args.until, known)
+    outcomes = plant(faults, args.jobs, report, args.until, known)
     result = summary(outcomes, time.monotonic() - start)
     print(json.dumps({key: value for key, value in result.items() if key != "faults"}, indent=1))
     for outcome in outcomes:
         if not outcome.test and not outcome.harmless:
             print(f"survived: {outcome.path}: {outcome.fault} {outcome.how}".rstrip())
         if outcome.test and outcome.harmless:
-            print(f"said to be harmless, but noticed: {outcome.path}: {outcome.fault} by {outcome.test}")
+            print(f"listed as harmless, but noticed: {outcome.path}: {outcome.fault} by {outcome.test}")
     write(args.out, result)
     return int(result["noticed"] < result["planted"])
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the copies go as after an error
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the copies are removed
     sys.exit(main())

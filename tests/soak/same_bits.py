@@ -96,12 +96,12 @@ def replay(tree: Path, out: Path, case: str, world: str) -> dict[str, str]:
     except RuntimeError as error:
         if "share memory" not in str(error):
             raise
-        return {"printed": _verdicts(run(tree, words, ranks))}
+        return {"printed": _result_lines(run(tree, words, ranks))}
     hashes = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in load_file(file).items()}
-    return hashes | {"printed": _verdicts(printed)}
+    return hashes | {"printed": _result_lines(printed)}
 
 
-def _verdicts(printed: str) -> str:
+def _result_lines(printed: str) -> str:
     """Return the lines on quantities, which end with ok, FAIL or failed, without what libraries print."""
     return "\n".join(line for line in printed.splitlines() if line.endswith((" ok", " FAIL", " failed")))
 

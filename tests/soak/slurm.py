@@ -42,12 +42,12 @@ def cut_power(slurm: Cluster, job: str, rng: random.Random) -> str:
 def disturb(run: Run, way: str, moment: float, rng: random.Random) -> str | None:
     """Submit a job, stop it in this way `moment` seconds after its start, and wait until it is done. Returns what the job was doing; None
     if it had ended before."""
-    doing = meet_time_limit(run) if way == "time limit" else strike(run, way, moment, rng)
+    doing = reach_its_time_limit(run) if way == "time limit" else strike(run, way, moment, rng)
     assert not run.slurm.processes("pretrain_text.py"), "processes are left"
     return doing
 
 
-def meet_time_limit(run: Run) -> str | None:
+def reach_its_time_limit(run: Run) -> str | None:
     """Run a job that gets the signal of its time limit as soon as Slurm checks limits. The next attempt gets enough time. Returns what the
     job was doing; None if it had ended before."""
     slurm = run.slurm
@@ -115,13 +115,13 @@ def run_all(slurm: Cluster, ways: list[str], rng: random.Random) -> tuple[Counte
     for number, way in enumerate(ways, 1):
         start = time.monotonic()
         try:
-            verdict = run_case(Run(slurm, data, slurm.folder / f"run_{number}"), undisturbed, way, seconds, rng)
-            kinds[f"{way}: {verdict.split(' (')[0].split(',')[0]}"] += 1
+            result = run_case(Run(slurm, data, slurm.folder / f"run_{number}"), undisturbed, way, seconds, rng)
+            kinds[f"{way}: {result.split(' (')[0].split(',')[0]}"] += 1
         except PROBLEMS as problem:
             failures.append({"case": number, "way": way, "problem": f"{type(problem).__name__}: {problem}"})
-            verdict = f"FAILED: {problem}"
+            result = f"FAILED: {problem}"
             slurm.clear()
-        print(f"{number}/{len(ways)} {way}: {verdict} ({time.monotonic() - start:.1f} s)", flush=True)
+        print(f"{number}/{len(ways)} {way}: {result} ({time.monotonic() - start:.1f} s)", flush=True)
     return kinds, failures
 
 

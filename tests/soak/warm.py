@@ -41,7 +41,7 @@ class WarmPytest:
     def __init__(self, root: Path, libraries: tuple[str, ...] = LIBRARIES) -> None:
         """Start the process, which imports `libraries` once. If there are none, each run of tests that use ranks starts its own server of
         ranks."""
-        # Bytecode of the same second and size would hide a fault.
+        # Bytecode is not written, because bytecode of a file with the same second and size would hide a fault.
         env = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "tests.soak.warm", str(root), *libraries]
         self._process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -52,7 +52,7 @@ class WarmPytest:
         Raises: RuntimeError if the process has ended.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either; handled below
             self._process.stdin.write(json.dumps([args, seconds]) + "\n")
             self._process.stdin.flush()
         answer = self._process.stdout.readline()
@@ -73,9 +73,9 @@ def _import(libraries: list[str]) -> None:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     this = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")  # else each rank would import this file
-    os.environ["PYTHONWARNINGS"] = "ignore"  # of libraries at their import, in the server
-    first = context.Process(target=operator.add, args=(1, 1))  # starts it
+    sys.modules["__main__"] = ModuleType("__main__")  # otherwise each rank would import this file
+    os.environ["PYTHONWARNINGS"] = "ignore"  # warnings of libraries at their import, in the server
+    first = context.Process(target=operator.add, args=(1, 1))  # starts the server
     first.start()
     first.join()
     with warnings.catch_warnings():
@@ -85,7 +85,7 @@ def _import(libraries: list[str]) -> None:
     sys.modules["__main__"] = this
     os.environ.clear()
     os.environ.update(kept)  # the tests set what they need
-    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]  # a fork asks for it, whose child it is not
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]  # a fork calls it, but is not its parent
 
 
 def _fork(run: Callable[[], int], output: Path) -> int:
@@ -125,12 +125,12 @@ def _answer(root: str, args: list[str], seconds: float) -> tuple[int | None, str
     with tempfile.NamedTemporaryFile(prefix="pytest_") as file:
         pid, deadline, code = _fork(lambda: _pytest(root, args), Path(file.name)), time.monotonic() + seconds, None
         caller = os.getppid()
-        while code is None and time.monotonic() < deadline and os.getppid() == caller:  # a caller that was killed wants no answer
+        while code is None and time.monotonic() < deadline and os.getppid() == caller:  # stop if the caller was killed
             done, status = os.waitpid(pid, os.WNOHANG)
             code = os.waitstatus_to_exitcode(status) if done else None
             time.sleep(POLL_SECONDS)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)  # nothing that it has started is left
+            os.killpg(pid, signal.SIGKILL)  # with all processes that it has started
         if code is None:
             os.waitpid(pid, 0)
         return code, Path(file.name).read_text(errors="replace")
@@ -139,7 +139,7 @@ def _answer(root: str, args: list[str], seconds: float) -> tuple[int | None, str
 def main() -> int:
     """The main function of the process: answer requests until the caller closes stdin. Returns the exit code 0."""
     answers: Any = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # output of libraries must not go to the answers
     root, *libraries = sys.argv[1:]
     if libraries:
         _import(libraries)
