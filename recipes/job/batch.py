@@ -80,7 +80,7 @@ def begin(command: list[str]) -> int:
 
 
 def _report_previous_attempt(run_dir: Path) -> None:
-    """Print how the previous attempt failed, if its batch script could not print that, for example because its node died."""
+    """Print how the previous start of this job failed, if its batch script could not print that, for example because its node died."""
     restarts = int(_env("SLURM_RESTART_COUNT", "0"))
     reported = [
         row for row in _rows(run_dir / ATTEMPTS)[-1:] if (row.get("job"), row.get("restart")) == (_env("SLURM_JOB_ID"), str(restarts - 1))

@@ -85,7 +85,8 @@ def _assign_lost_seconds(launches: list[Launch], lost: float) -> float:
 
 
 def _launch(own: list[Row], later: list[Row], rows: list[Row], newest: float) -> Launch:
-    """Build one launch from its own events, the start events of later launches, and all rows of metrics.jsonl."""
+    """Build one launch from its own events, the start events of later launches, and all rows of metrics.jsonl. `newest`: unix time at
+    which the run was last alive, for a launch that is the last one and has no event of its end."""
     start, first_step = own[0], _step(own[0])
     kept = min(map(_step, later)) if later else max([row["step"] for row in rows] + [_step(event) for event in own])
     ending = next((event for event in own if event["event"] in ENDS), None)
