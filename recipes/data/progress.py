@@ -10,7 +10,8 @@ LOG_EVERY_SECONDS = 20.0
 
 
 class ItemProgress:
-    """Counts how many of `total` units one pass has done. `total` 0 means that the number is not known yet."""
+    """Counts how many of `total` units one pass over the data has done, and shows it as a bar or in the log. `total` 0 means that the
+    number is not known yet."""
 
     def __init__(self, label: str, total: int, *, unit: str, log: Callable[[str], None], show_bar: bool = True) -> None:
         self._label, self._total, self._unit, self._log = label, total, unit, log

@@ -42,7 +42,7 @@ class SpeechExample:
 
 
 def check_mask(data: SpeechDataConfig, frontend: SpeechFrontendConfig, mask: SpanMaskConfig) -> None:
-    """Check that no mask can cover the whole of the shortest recording. Raises: ConfigError if one can."""
+    """Check that no mask can cover all frames of the shortest recording that is used. Raises: ConfigError if a mask can."""
     num_frames = frontend.num_frames(shortest_samples(data, frontend))
     if _leaves_frames(num_frames, mask):
         return
@@ -58,13 +58,14 @@ def check_mask(data: SpeechDataConfig, frontend: SpeechFrontendConfig, mask: Spa
 
 
 def _leaves_frames(num_frames: int, mask: SpanMaskConfig) -> bool:
-    """True if a mask always leaves frames: with more possible starts than spans, the last frame is never masked. Longer samples then have
-    frames left too."""
+    """True if every mask of a recording with num_frames frames leaves some of them unmasked, so also for longer recordings. This is so if
+    there are more possible starts than spans, because the last frame is then never masked."""
     return num_frames - mask.length > max(mask.min_masks, int(mask.prob * num_frames / mask.length + 1))
 
 
 def collate_speech(examples: list[SpeechExample], frontend: SpeechFrontendConfig) -> Batch:
-    """Return one micro-batch. Shorter rows are padded with 0 on the right. In pre-training, the rows of a group are equally long."""
+    """Return the micro-batch of these samples. Shorter waveforms are padded with 0 on the right. In pre-training, the samples of a group
+    are equally long."""
     samples = [len(example.waveform) for example in examples]
     frames = [frontend.num_frames(num_samples) for num_samples in samples]
     waveform_BT = np.zeros((len(examples), max(samples)), dtype=np.float32)
@@ -147,28 +148,31 @@ class SpeechDataset:
         return SpeechExample(waveform_T[start : start + num_samples].copy(), unmask_to(mask_S, num_masked, mask_rng))
 
     def collate(self, examples: list[SpeechExample]) -> Batch:
-        """Return one micro-batch."""
+        """Return the micro-batch of these samples. Shorter waveforms are padded with 0 on the right."""
         return collate_speech(examples, self._frontend)
 
     def take_bad(self) -> list[BadItem]:
-        """Return the recordings that example() could not decode since the last call, in this process."""
+        """Return the recordings that example() could not decode in this process since the last call, and clear the list."""
         bad, self._bad = self._bad, []
         return bad
 
     def _draw_mask(self, epoch: int, member: int, num_samples: int) -> tuple[np.ndarray, np.random.Generator]:
-        """Return the member's mask before it is reduced to the group's number of frames, and the generator for that reduction."""
+        """Return the mask of recording `member` at a length of num_samples, and the generator with which example() reduces this mask to the
+        smallest number of masked frames in the group. Shapes: bool (S,)."""
         rng = self._rng(epoch, member, MASK_STREAM)
         return span_mask(self._frontend.num_frames(num_samples), self._mask, rng), rng
 
     def _read(self, index: int, num_samples: int) -> np.ndarray:
-        """Return recording `index`, normalised. If it cannot be decoded, return the first candidate that can."""
+        """Return the whole recording `index`, normalised. If it cannot be decoded, return the first candidate that can; one with fewer than
+        num_samples samples is repeated up to this length. Raises: ConfigError if none can be decoded."""
         waveform_T, _, bad = first_working(self._prepared.media, self._candidates(index, num_samples), self._decode)
         self._bad += bad
         waveform_T = normalize(waveform_T)
         return waveform_T if len(waveform_T) >= num_samples else np.resize(waveform_T, num_samples)  # repeats the recording
 
     def _candidates(self, index: int, num_samples: int) -> Iterator[int]:
-        """Return items in this order: that of `index`, longer ones, shorter ones that are still long enough, ones that are too short."""
+        """Yield the items that are tried as recording `index`: its own, longer ones, shorter ones of at least num_samples samples, and at
+        last ones that are too short."""
         first = int(np.searchsorted(self._lengths_K, num_samples))
         positions = chain(range(index, len(self)), range(first, index), range(first - 1, -1, -1))
         return (int(self._items_K[position]) for position in positions)
