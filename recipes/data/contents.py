@@ -1,6 +1,6 @@
-"""Records the contents of the source files when a folder is prepared, and finds the files that have changed since then. Compared are the
-size and the first and last 64 KB of each file. Times are not compared, because they change when data are copied to a node (staged). A
-folder that an older release made has no record and is not compared.
+"""Records the contents of the source files from which a prepared folder is made, and finds the files that have changed since then. Compared
+are the size and the first and last 64 KB of each file. Times are not compared, because they change when data are copied to a node (staged).
+A folder that an older release made has no record and is not compared.
 
     paths.bin, path_ends.bin    see media_items.py
     contents.bin                16 bytes per file
@@ -82,8 +82,8 @@ def record_files(folder: Path, paths: Iterable[Path]) -> Record | None:
 
 
 def record_of(folder: Path, *keys: str) -> Record | None:
-    """Return the record of the source files' contents that is stored in the folder's prepared.json, under the first of these keys that is
-    there. None if there is none.
+    """Return the record of the source files' contents that is stored in the folder's prepared.json, under the first of `keys` that it has.
+    None if it has none of them.
 
     The key is `contents` if training reads the source files, and `sources` if it does not (text).
     """

@@ -111,7 +111,7 @@ def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path
 
 
 def labelled_images(data: VisionDataConfig, frontend: VisionFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
-    """Open one split of labelled images. Each is read as its central square of frontend.image_size pixels (images.center_view).
+    """Open one split of labelled images. Each is read as its central square, resized to frontend.image_size pixels (images.center_view).
 
     Raises: ConfigError if the data cannot be read; MissingSplit if there is no such split.
     """

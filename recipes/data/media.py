@@ -94,7 +94,7 @@ class Media(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes:
-        """Return the item's bytes. Raises: OSError."""
+        """Return the bytes of the item's file or table cell. Raises: OSError if they cannot be read."""
 
     def open(self, index: int) -> BinaryIO:
         """Open the item's bytes as a file, so that a part of them can be read. Raises: OSError."""

@@ -59,7 +59,7 @@ class Info:
 
 @dataclass(frozen=True)
 class PreparedMedia:
-    """An open prepared folder. Pickled as the folder's path alone."""
+    """An open prepared folder of recordings or images. Pickled as the folder's path alone."""
 
     folder: Path
     media: Media

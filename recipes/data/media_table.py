@@ -110,7 +110,7 @@ def open_parquet(name: Path, files: Sequence[Path], *, column: str, label_column
 def open_saved(folder: Path, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:
     """Open the rows of a folder that save_to_disk wrote, without copying it. `split` None: train, or all rows if it has no splits.
 
-    Raises: ConfigError if it cannot be read, or if the column is missing or does not contain bytes; MissingSplit.
+    Raises: ConfigError if it cannot be read, or if the column is missing or does not contain bytes; MissingSplit if it has no such split.
     """
     dataset, note = load_saved(folder, split)
     table = _table(str(folder), dataset, column, label_column, column_option)
@@ -120,7 +120,7 @@ def open_saved(folder: Path, *, column: str, split: str | None, label_column: st
 def open_hub(name: str, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:
     """Open a split (None: train) of the hub data set `name` or `name:config`.
 
-    Raises: ConfigError if it cannot be downloaded, or if the column is missing or does not contain bytes; MissingSplit.
+    Raises: ConfigError if it cannot be downloaded, or if the column is missing or contains no bytes; MissingSplit if it has no such split.
     """
     requested = split or "train"
     with _no_progress_bars():

@@ -39,7 +39,7 @@ def build_samples(bounds: Boundaries, *, sequence_length: int, break_mode: str, 
     break_mode complete_doc: a sample takes whole paragraphs of one document as long as they fit. A longer paragraph is cut into pieces.
     No sample contains tokens of both splits.
 
-    Raises: ConfigError if a split has no samples. If heldout_fraction is 0, valid has none.
+    Raises: ConfigError if a split has no samples; with heldout_fraction 0, valid may have none.
     Source: fairseq's token_block_dataset (`none`, `complete_doc`).
     """
     length = sequence_length - 1

@@ -132,7 +132,7 @@ class _Preparation:
         *,
         tokenizer: Path | None,
     ) -> None:
-        """`tokenizer`: the .model file. None: train one."""
+        """Open the corpus that `data` names, and log what is read. `tokenizer`: the .model file; None: a tokenizer is trained."""
         self._given_tokenizer = tokenizer
         self._data, self._vocab_size, self._num_processes = data, vocab_size, num_processes
         self._show_bar, self._log = show_bar, log

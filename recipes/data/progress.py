@@ -20,7 +20,7 @@ class ItemProgress:
         self.num_done = 0
 
     def add(self, num: int) -> None:
-        """Count `num` more units. Update the bar, or log a line if the last one is older than LOG_EVERY_SECONDS."""
+        """Count `num` more units. Update the bar, or log a line if the last line is older than 20 s (LOG_EVERY_SECONDS)."""
         self.num_done += num
         now = time.monotonic()
         if self._bar is not None:

@@ -31,14 +31,14 @@ class Scanned:
     """What scan_items has found out about the items of a folder, without decoding them."""
 
     lengths_N: np.ndarray
-    """int64. 0 for a bad item; 1 for any other item if `scan` was None."""
+    """int64 length of each item. 0 for an item that cannot be read; 1 for any other item if `scan` was None."""
     bad: list[BadItem]
     fingerprint: str
     """SHA-256 over the names (Media.key), lengths and sizes of all items."""
     first_N: np.ndarray
     """int64: for each item, the number of the first item from the same file (Media.origin)."""
     digests: bytes
-    """contents.digest of each item, joined. Empty if the items are not files."""
+    """The 16-byte digest of each item's file (contents.digest), joined. Empty if the items are not files."""
 
 
 class _Part(NamedTuple):

@@ -78,7 +78,7 @@ class TableFiles:
     has_columns: ClassVar[bool] = True
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
-        """Yield (number of the row, counted over all files, paragraph) in corpus order.
+        """Yield (number of the row, paragraph) in corpus order. Rows are counted over all files.
 
         Raises: ConfigError with the file that lacks the column, or with the row that cannot be read or whose cell is not text.
         """

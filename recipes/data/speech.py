@@ -101,7 +101,8 @@ class SpeechDataset:
     ) -> None:
         """`seed`: for crops and masks. Use a constant for the held-out split, so that runs with different seeds are evaluated alike.
 
-        Raises: ConfigError if the folder is damaged or not a prepared folder, or if masks could cover the shortest recording.
+        Raises: ConfigError if the folder is damaged or not a prepared folder, if a recording is shorter than data.min_seconds or one frame,
+        or if masks could cover the shortest recording.
         """
         check_mask(data, frontend, mask)
         self._prepared = open_prepared(folder)
@@ -130,11 +131,11 @@ class SpeechDataset:
         return rng.permutation(groups).ravel()
 
     def example(self, epoch: int, index: int, group: tuple[int, ...]) -> SpeechExample:
-        """Return recording `index`, cropped to the length of its group's shortest recording. The number of masked frames is the smallest in
-        the group.
+        """Return recording `index`, cropped to the length of its group's shortest recording, but at most data.max_seconds. The number of
+        masked frames is the smallest in the group.
 
-        A recording that cannot be decoded is replaced by the next longer one that can. If there is none, the next shorter one is used
-        and repeated. Crop length and mask stay the same.
+        A recording that cannot be decoded is replaced by the next longer one that can. If there is none, a shorter one that has the crop
+        length is used; at last a still shorter one, which is repeated. Crop length and mask stay the same.
 
         Raises: ConfigError if no recording can be decoded.
         """

@@ -35,7 +35,7 @@ SHARD = re.compile(r"[-_.]\d+(-of-\d+)?$")
 
 
 class SplitName(NamedTuple):
-    """The split that a name contains. is_whole_name: the name contains no other word."""
+    """The split that a name contains, and True if the name contains no other word."""
 
     split: str
     is_whole_name: bool
@@ -113,7 +113,7 @@ class Choice:
 
 
 def split_of(name: str) -> str:
-    """Return train, valid or test for any of their words, in upper or lower case. Return any other name unchanged."""
+    """Return train, valid or test if `name` is a word for one of them, such as Dev for valid. Return any other name unchanged."""
     lower = name.lower()
     return next((split for split, words in SPLITS.items() if lower in words), name)
 
@@ -245,7 +245,7 @@ def _level(paths: list[str], prefix: str) -> tuple[dict[str, list[str]], list[st
 
 
 def _names_of_files(files: list[str], is_item: Callable[[str], bool]) -> dict[str, SplitName | None]:
-    """Return file -> split in its name, or None. Of single items all count, if each name has a split and not all the same; else none."""
+    """Return file -> the split in its name, or None. Single items count only if each of them has a split and not all have the same."""
     items = [path for path in files if is_item(path)]
     found = {path: find_split_name(_stem(path)) for path in files if not is_item(path)}
     words = list(takewhile(bool, (find_split_name(_stem(path)) for path in items)))  # stops early, since there may be millions
@@ -255,7 +255,8 @@ def _names_of_files(files: list[str], is_item: Callable[[str], bool]) -> dict[st
 
 
 def _accepted(words: list[SplitName | None]) -> set[SplitName]:
-    """Return the names of a level that mark a split (see the rules in the module docstring)."""
+    """Return those split names of the children of a folder that mark splits: all, if every child has one, or if half of them have one and
+    train and another split are among them; else those without another word. Nothing if only train is left, unless every child has one."""
     found = {word for word in words if word}
     is_whole = all(words)
     is_plain = {"train"} < {word.split for word in found} and sum(map(bool, words)) * 2 >= len(words)

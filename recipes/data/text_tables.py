@@ -1,5 +1,5 @@
-"""Reads tables in files: csv, tsv, json, jsonl (each also with .gz) and parquet. Yields rows with only the requested columns. Folders,
-splits and modalities are handled elsewhere.
+"""Reads tables in files: csv, tsv, json, jsonl (each also with .gz) and parquet. Yields rows with only the requested columns. It is the
+same for all modalities, and neither lists folders nor chooses splits.
 
 A cell is not interpreted: NA, null and None in a csv are text, and an empty cell is None. A tsv has no quoting. Columns that are not
 requested may differ between files and between rows.

@@ -26,9 +26,9 @@ def best_neighbours(train: LabelledFeatures, test: LabelledFeatures, num_classes
 
 
 def vote(known_ND: Tensor, labels_N: Tensor, query_QD: Tensor, num_classes: int) -> dict[int, Tensor]:
-    """Return k -> predicted class of each query (Q,), for each k in NEIGHBOURS that is not more than the number of known examples. The
-    class is the majority of the k nearest neighbours; in a tie the nearer ones decide. The mean of the known features is subtracted from
-    all features, since a part that all have in common would make every cosine nearly 1."""
+    """Return k -> predicted class of each query (Q,), for k = 1, 5, 10, 20 (NEIGHBOURS) up to the number of known examples. The class is
+    the majority of the k nearest neighbours; in a tie the nearer ones decide. The mean of the known features is subtracted from all
+    features, since a part that all have in common would make every cosine nearly 1."""
     mean_D = known_ND.double().mean(0)
     similarity_QN = F.normalize(query_QD.double() - mean_D) @ F.normalize(known_ND.double() - mean_D).T
     most = min(max(NEIGHBOURS), len(labels_N))

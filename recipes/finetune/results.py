@@ -58,8 +58,8 @@ def convert(old: Entry) -> Entry:
 
 
 def add_result(folder: Path, entry: Entry) -> Path:
-    """Store an entry in the folder's results.json, and return the path of this file. An entry with the same KEY_FIELDS is replaced. Raises:
-    ConfigError if the file cannot be read or written."""
+    """Store an entry in the folder's results.json, and return the path of this file. An earlier entry with the same run, task, data,
+    label_column, split and weights is replaced. Raises: ConfigError if the file cannot be read or written."""
     with _os_errors_as_config_errors(folder), _locked(folder):
         others = [other for other in read_results(folder) if _key(other) != _key(entry)]
         write_text_atomically(folder / NAME, json.dumps([*others, entry], indent=2) + "\n")
