@@ -54,7 +54,7 @@ class LoadedBatch(NamedTuple):
 
 
 def check_enough(dataset: Dataset, global_batch_size: int) -> None:
-    """Check that the data set is large enough. Raises: ConfigError if it has fewer samples than one global batch."""
+    """Raises: ConfigError if the data set has fewer samples than one global batch."""
     if len(dataset) < global_batch_size:
         raise ConfigError(
             f"the data has {len(dataset)} samples, fewer than one batch of {global_batch_size}; "

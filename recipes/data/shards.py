@@ -85,7 +85,7 @@ def find_prepared(
 def load_prepared(folder: Path) -> Prepared:
     """Return the content of prepared.json in a prepared folder of text. Check before that all files exist and have the right size.
 
-    Raises: ConfigError if a file is missing or damaged.
+    Raises: ConfigError if not.
     """
     try:
         values = json.loads((folder / "prepared.json").read_text())

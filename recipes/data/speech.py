@@ -42,7 +42,7 @@ class SpeechExample:
 
 
 def check_mask(data: SpeechDataConfig, frontend: SpeechFrontendConfig, mask: SpanMaskConfig) -> None:
-    """Check that no mask can cover all frames of the shortest recording that is used. Raises: ConfigError if a mask can."""
+    """Check that no mask can cover the whole of the shortest recording. Raises: ConfigError if one can."""
     num_frames = frontend.num_frames(shortest_samples(data, frontend))
     if _leaves_frames(num_frames, mask):
         return
@@ -58,8 +58,8 @@ def check_mask(data: SpeechDataConfig, frontend: SpeechFrontendConfig, mask: Spa
 
 
 def _leaves_frames(num_frames: int, mask: SpanMaskConfig) -> bool:
-    """True if every mask of a recording with num_frames frames leaves some of them unmasked, so also for longer recordings. This is so if
-    there are more possible starts than spans, because the last frame is then never masked."""
+    """True if a mask always leaves frames: with more possible starts than spans, the last frame is never masked. Longer samples then have
+    frames left too."""
     return num_frames - mask.length > max(mask.min_masks, int(mask.prob * num_frames / mask.length + 1))
 
 

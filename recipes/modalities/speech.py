@@ -31,7 +31,7 @@ class Speech:
     benchmark_length = 10
 
     def check(self, recipe: Any) -> None:
-        """Check a speech recipe. Raises: ConfigError if convolutions, lengths, mask or groups do not fit together."""
+        """Raises: ConfigError if convolutions, lengths or groups do not fit together."""
         frontend, data, width, total = recipe.frontend, recipe.data, recipe.model.hidden_size, recipe.run.global_batch_size
         if not frontend.conv_kernels:
             raise ConfigError("frontend.conv_kernels is empty; the published ones are 10,3,3,3,3,2,2, with strides 5,2,2,2,2,2,2")
