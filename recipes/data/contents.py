@@ -19,8 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from recipes.data.media_items import MappedPaths, save_paths
+from recipes.data.media_items import SEGMENTS_FILE, MappedPaths, save_paths
 from recipes.data.shards import map_array, read_values
+from recipes.errors import ConfigError, first_line
 
 PART_BYTES = 1 << 16
 DIGEST_BYTES = 16
@@ -42,7 +43,7 @@ class RunSoFar:
     kept: Path | None = None
     """Folder with those files of the first preparation that the run needs until its end, such as the tokenizer."""
     bad: Collection[str] = ()
-    """Items that could not be decoded. The user may have fixed or removed them since then."""
+    """Files that could not be decoded, as a whole or in part. The user may have fixed or removed them since then."""
 
 
 def digest(path: str | Path) -> bytes:
@@ -104,14 +105,35 @@ class ContentChanges(NamedTuple):
         return f"{self.num_changed} of {self.num_compared} {files} hold something else than when it was prepared, such as {self.example}"
 
 
+def _read_digests(folder: Path) -> tuple[MappedPaths, np.ndarray]:
+    """Return the recorded paths and their digests. Raises: ConfigError if some of them are missing."""
+    try:
+        paths, digests_N = MappedPaths(folder), map_array(folder / "contents.bin", np.dtype((np.void, DIGEST_BYTES)))
+        is_whole = len(paths) == len(digests_N) and paths.is_whole()
+    except (OSError, ValueError) as error:
+        reason = first_line(error)
+        raise ConfigError(
+            f"{folder}: its record of the source files cannot be read ({reason}); remove the folder and prepare it again"
+        ) from error
+    if not is_whole:
+        raise ConfigError(f"{folder}: its record of the source files is damaged; remove the folder and prepare it again")
+    return paths, digests_N
+
+
 def look_again(folder: Path, ignored: Collection[str] = ()) -> ContentChanges:
-    """Compare the source files of a prepared folder with its record. Missing files and `ignored` files do not count as changed."""
+    """Compare the source files of a prepared folder with its record. Missing files and `ignored` files do not count as changed.
+
+    Raises: ConfigError if the record is damaged.
+    """
     record = record_of(folder, "contents", "sources")
     if record is None:
         return ContentChanges()
-    paths, digests_N = MappedPaths(folder), map_array(folder / "contents.bin", np.dtype((np.void, DIGEST_BYTES)))
+    paths, digests_N = _read_digests(folder)
     chosen: Sequence[int] = range(len(paths))
-    if len(paths) > MAX_COMPARED:
+    if (folder / SEGMENTS_FILE).exists():
+        chosen = list(dict(zip(paths, chosen, strict=True)).values())  # one item of each file
+    num_files = len(chosen)
+    if num_files > MAX_COMPARED:
         chosen = random.sample(chosen, MAX_COMPARED)
     names = [os.path.join(record["root"], paths[index]) for index in chosen]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -119,4 +141,4 @@ def look_again(folder: Path, ignored: Collection[str] = ()) -> ContentChanges:
     recorded = [digests_N[index].tobytes() for index in chosen]
     pairs = zip(names, recorded, found, strict=True)
     changed = [name for name, before, now in pairs if UNREAD not in (before, now) and before != now and name not in ignored]
-    return ContentChanges(len(changed), len(names), len(paths), min(changed, default=""))
+    return ContentChanges(len(changed), len(names), num_files, min(changed, default=""))

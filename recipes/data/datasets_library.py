@@ -12,6 +12,9 @@ from recipes.data.libraries import required
 from recipes.data.splits import ALL, choose_names
 from recipes.errors import ConfigError, first_line
 
+NEEDS_SCRIPT = "Dataset scripts are no longer supported"
+"""How `datasets` words it, in a RuntimeError, that the hub has no data but a program that loads them."""
+
 
 def is_saved(folder: Path) -> bool:
     """True if this folder was written by save_to_disk of `datasets`."""
@@ -91,6 +94,13 @@ def load_hub(path: str, split: str = "train") -> Any:
     except (OSError, ValueError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
         raise ConfigError(
             f"--data {path}: no such file or folder, and the hub does not give it ({first_line(error)}); check the name and the network"
+        ) from error
+    except RuntimeError as error:
+        if NEEDS_SCRIPT not in str(error):
+            raise
+        raise ConfigError(
+            f"--data {path}: {first_line(error)}; name a copy of it on the hub that has parquet files, or download its files and point "
+            "--data at them"
         ) from error
 
 

@@ -2,10 +2,11 @@
 source.py, media_source.py and splits.py choose which of the files are read."""
 
 import os
-from collections import Counter
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from recipes.errors import ConfigError
 
@@ -65,23 +66,29 @@ def find_place(path: str | Path) -> Path | None:
     return full_path.resolve()
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path, has_meaning: Callable[[str], Any] = lambda name: None) -> Listing:
     """List every file below the folder that is not hidden. A folder that links reach on several paths is listed once.
+
+    Of several paths the first in sort order is used. Links come last, unless `has_meaning` is true for their names, as for those of splits.
 
     Raises: ConfigError if the folder itself cannot be read.
     """
     found = Listing(folder)
     seen: dict[str, str] = {}
-    waiting = [""]
-    while waiting:
-        relative = waiting.pop()
+    waiting, links = [""], deque[str]()
+    while waiting or links:
+        relative = waiting.pop() if waiting else links.popleft()
         real = os.path.realpath(folder / relative)
         if real in seen:
             found.passed_over.append(f"{folder / relative}: the same folder as {folder / seen[real]}")
             continue
         seen[real], found.real_folders[relative] = relative, real
-        waiting += reversed(_list_one(found, relative))
+        below = _list_one(found, relative)
+        is_last = {path: os.path.islink(folder / path) and not has_meaning(os.path.basename(path)) for path in below}
+        links += [path for path in below if is_last[path]]
+        waiting += [path for path in reversed(below) if not is_last[path]]
     found.files.sort()
+    found.passed_over.sort()
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from recipes.data.datasets_library import is_saved, load_hub, load_saved, read_parquet, table_errors
 from recipes.data.folder import find_place, list_folder
 from recipes.data.labels import class_name
-from recipes.data.splits import choose_files
+from recipes.data.splits import choose_files, find_split_name
 from recipes.data.text_tables import TABLE_FORMATS, TableFile, kind_of
 from recipes.errors import ConfigError, MissingSplit
 
@@ -43,7 +43,7 @@ def load_split(path: str | None, split: str, text_column: str, label_column: str
 
 
 def _split_files(folder: Path, split: str) -> list[Path]:
-    listing = list_folder(folder)
+    listing = list_folder(folder, find_split_name)
     tables = [path for path in listing.files if kind_of(path) in TABLE_FORMATS]
     if not tables:
         raise MissingSplit(f"{folder}: no split {split!r}, there are no tables; name the files train.csv and test.csv")

@@ -31,7 +31,8 @@ class FileManifest(NamedTuple):
 
     root: str
     paths: list[str]
-    labels: list[str | None]
+    labels: list[Any]
+    """As they are written; labels.class_name makes classes of them."""
     segments: list[Segment | None]
     columns: list[str]
     """Names of all columns. Empty for fairseq's lists."""
@@ -79,12 +80,14 @@ def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, colum
     times = [next((name for name in names if name in columns), "") for names in (START_COLUMNS, END_COLUMNS, LENGTH_COLUMNS)]
     has_segments = has_segments and bool(times[0])
     manifest = FileManifest(str(path.parent), [], [], [], columns, [name for name in times if name and has_segments])
-    for row in table.rows((chosen, label_column, *times)):
-        value, label, *cells = row.cells
+    there = [name for name in times if name]  # pandas writes its index as a column that is called ""
+    for row in table.rows((chosen, label_column, *there)):
+        value, label, *given = row.cells
+        cells = [dict(zip(there, given, strict=True)).get(name) for name in times]
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{path} {row.place}: no path in column {chosen!r}; remove the row or write its path")
         manifest.paths.append(value)
-        manifest.labels.append(None if label is None else str(label))
+        manifest.labels.append(label)
         manifest.segments.append(_segment(path, row, list(zip(times, cells, strict=True))) if has_segments else None)
     return manifest
 

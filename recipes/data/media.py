@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol, TypeVar
+from typing import Any, BinaryIO, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
 from recipes.data.folder import printable
+from recipes.data.labels import class_name
 from recipes.data.manifest import Segment
 from recipes.errors import ConfigError
 
@@ -30,6 +31,8 @@ class BadItem(NamedTuple):
     where: str
     """Location of the item (Media.where)."""
     reason: str
+    file: str | None = None
+    """The file that the item is, or is a part of. None for a row of a table."""
 
 
 class UndecodableError(ValueError):
@@ -115,6 +118,9 @@ class Media(Protocol):
     def stretch(self, index: int) -> Segment | None:
         """Return the segment of the file that is the item, or None if it is the whole file."""
 
+    def file(self, index: int) -> str | None:
+        """Return the full path of the file that the item is, or is a part of, with links as listed. None for a row of a table."""
+
     def origin(self, index: int) -> str:
         """Return an id of the file that contains the item. Items of one file have the same id, also through links and other paths."""
 
@@ -130,8 +136,8 @@ class Files:
     root: str
     """The folder that the paths are relative to."""
     paths: Sequence[str]
-    labels: Sequence[str | None] | None = None
-    """None: a file's label is its folder."""
+    labels: Sequence[Any] | None = None
+    """As the list of files contains them. None: a file's label is its folder."""
     segments_N2: np.ndarray | None = None
     """Start and length of each item in seconds. Start NaN: the whole file. Length NaN: up to the file's end. None: all are whole files."""
     columns: Sequence[str] = ()
@@ -165,6 +171,10 @@ class Files:
         """Return the item's full path, for messages. If the item is a segment, its times follow: `/data/a.wav 1.000 to 2.500 s`."""
         return self._path(index) + self._segment_suffix(index)
 
+    def file(self, index: int) -> str:
+        """See Media."""
+        return self._path(index)
+
     def origin(self, index: int) -> str:
         """Return the full path of the file that contains the item, with links resolved."""
         folder, name = os.path.split(self._path(index))
@@ -190,7 +200,7 @@ class Files:
 
     def label(self, index: int) -> str | None:
         """See Media."""
-        return (os.path.dirname(self.paths[index]) or None) if self.labels is None else self.labels[index]
+        return (os.path.dirname(self.paths[index]) or None) if self.labels is None else class_name(self.labels[index])
 
 
 @cache
@@ -210,7 +220,7 @@ def first_working(media: Media, indices: Iterable[int], attempt: Callable[[int],
         try:
             return attempt(index), index, bad
         except (OSError, UndecodableError) as error:
-            bad.append(bad_item(media, index, error))
+            bad.append(bad_item(media, index, error)._replace(file=media.file(index)))
     raise ConfigError(f"{media.name}: none of {len(bad)} items can be decoded: {name_bad(bad)}; check the data")
 
 

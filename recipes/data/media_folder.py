@@ -22,12 +22,12 @@ from recipes.config import SpeechDataConfig, VisionDataConfig
 from recipes.data import shards
 from recipes.data.contents import Record, RunSoFar, look_again, record_files, save_digests
 from recipes.data.media import BadItem, Files, Media, MediaKind, allowed_bad, name_bad
-from recipes.data.media_items import Place, open_items, save_items
+from recipes.data.media_items import SEGMENTS_FILE, Place, open_items, save_items
 from recipes.data.media_source import open_media
 from recipes.data.media_table import Table
 from recipes.data.packing import HELDOUT_SEED
 from recipes.data.progress import ByteProgress
-from recipes.data.scanning import Scan, Scanned, scan_items
+from recipes.data.scanning import Scan, Scanned, move_large_files_last, scan_items
 from recipes.errors import ConfigError, OtherData
 
 FORMAT_VERSION = 1
@@ -224,22 +224,24 @@ def _write_index(folder: Path, scanned: Scanned, *, min_length: int, heldout_fra
     lengths_N = scanned.lengths_N
     is_usable_N = lengths_N >= max(1, min_length)
     num_short = len(lengths_N) - len(scanned.bad) - int(is_usable_N.sum())
-    splits = _split(lengths_N, scanned.first_N, np.flatnonzero(is_usable_N), heldout_fraction)
+    splits = _split(scanned, np.flatnonzero(is_usable_N), heldout_fraction, (folder / SEGMENTS_FILE).exists())
     (folder / "lengths.bin").write_bytes(lengths_N.tobytes())
-    (folder / "bad.json").write_text(json.dumps(scanned.bad) + "\n")
+    (folder / "bad.json").write_text(json.dumps([item[:2] for item in scanned.bad]) + "\n")
     for split, items_K in splits.items():
         (folder / f"{split}.bin").write_bytes(items_K.astype(np.int64).tobytes())
     counts = {"items": len(lengths_N), "bad": len(scanned.bad), "short": num_short}
     return counts | {split: len(items_K) for split, items_K in splits.items()}
 
 
-def _split(lengths_N: np.ndarray, first_N: np.ndarray, usable: np.ndarray, heldout_fraction: float) -> dict[str, np.ndarray]:
+def _split(scanned: Scanned, usable: np.ndarray, heldout_fraction: float, has_segments: bool) -> dict[str, np.ndarray]:
     """Hold out the usable items with the smallest hashes of their numbers: at least one, but never all. All items of one file have the hash
-    of its first item, so they stay together. The cut is moved to the nearest boundary between files."""
+    of its first item, so they stay together. The cut is moved to the nearest file boundary. Files with too many segments are trained on."""
+    lengths_N, first_N = scanned.lengths_N, scanned.first_N
     num_heldout = max(1, round(heldout_fraction * len(usable))) if heldout_fraction else 0
     num_heldout = min(num_heldout, len(usable) - 1)
     hash_N = np.random.Generator(np.random.Philox(HELDOUT_SEED)).random(len(lengths_N))[first_N]
     by_hash = usable[np.argsort(hash_N[usable], kind="stable")]
+    by_hash = move_large_files_last(by_hash, first_N, 2 * num_heldout if has_segments else len(usable))
     if num_heldout:
         cuts = 1 + np.flatnonzero(np.diff(first_N[by_hash]))
         num_heldout = int(cuts[np.abs(cuts - num_heldout).argmin()]) if len(cuts) else 0
@@ -255,6 +257,8 @@ def _log_counts(log: Log, kind: MediaKind, info: Info, bad: list[BadItem], min_l
         log(f"left out {counts['short']} {kind.name} items shorter than {min_length} samples")
     if not counts["valid"] and info.settings["data.heldout_fraction"] and counts["train"] > 1:
         log(f"nothing is held out: all {counts['train']} {kind.name} items are of one file")
+    if counts["valid"] > 2 * max(1, info.settings["data.heldout_fraction"] * (counts["valid"] + counts["train"])):
+        log(f"warning: {counts['valid']} items are held out, more than twice the share asked for: the items of one file stay together")
     log(f"prepared {counts['items']} {kind.name} items: {counts['train']} train and {counts['valid']} held-out samples")
 
 

@@ -51,6 +51,10 @@ class MappedPaths(Sequence[str]):
         start = int(self._ends[index - 1]) if index else 0
         return os.fsdecode(self._text[start : int(self._ends[index])].tobytes())
 
+    def is_whole(self) -> bool:
+        """Whether paths.bin is as long as path_ends.bin says. Raises: OSError, ValueError."""
+        return (self._folder / "paths.bin").stat().st_size == (int(self._ends[-1]) if len(self) else 0)
+
     def __reduce__(self) -> tuple[type["MappedPaths"], tuple[Path]]:
         return MappedPaths, (self._folder,)
 
@@ -101,7 +105,7 @@ def open_items(folder: Path, name: str, location: Place) -> Media:
         return replace(table, name=name)
     paths = MappedPaths(folder)
     try:
-        is_whole = (folder / "paths.bin").stat().st_size == (int(paths._ends[-1]) if len(paths) else 0)
+        is_whole = paths.is_whole()
     except (OSError, ValueError) as error:
         raise ConfigError(f"{folder}: its list of files cannot be read ({error}); remove the folder and prepare it again") from error
     if not is_whole:

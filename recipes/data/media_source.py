@@ -11,7 +11,7 @@ from recipes.data.folder import Listing, count_suffixes, find_place, list_folder
 from recipes.data.manifest import Segment
 from recipes.data.media import Files, Media, MediaKind
 from recipes.data.shards import is_prepared
-from recipes.data.splits import check_file, choose_files
+from recipes.data.splits import check_file, choose_files, find_split_name
 from recipes.errors import ConfigError
 
 
@@ -38,7 +38,7 @@ def _open_folder(folder: Path, kind: MediaKind, split: str | None, columns: dict
         raise ConfigError(f"{folder}: a prepared folder, which has no labels and no files of its own; give the data it was made from")
     if is_saved(folder):
         return media_table.open_saved(folder, split=split, **columns)
-    listing = list_folder(folder)
+    listing = list_folder(folder, find_split_name)
     known = [path for path in listing.files if path.lower().endswith((*kind.suffixes, ".parquet"))]
     if not known:
         raise ConfigError(_nothing_found(listing, kind))

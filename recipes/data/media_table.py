@@ -66,6 +66,9 @@ class Table:
         """Return the item's location for messages: `train.parquet row 17`. Rows count from 1."""
         return f"{self.name} row {index + 1}"
 
+    def file(self, index: int) -> None:
+        """A row is no file of its own."""
+
     def stretch(self, index: int) -> None:
         """Return None, because a row's bytes are a whole file."""
 

@@ -114,3 +114,13 @@ def scan_items(
         progress.add(int(part.sizes.sum()))
     _, first, group_N = np.unique(origins_N, return_index=True, return_inverse=True)
     return Scanned(lengths_N, bad, fingerprint.hexdigest(), first[group_N], bytes(digests))
+
+
+def move_large_files_last(items_K: np.ndarray, first_N: np.ndarray, limit: int) -> np.ndarray:
+    """Return the items in their order, but with the items of files that have more than `limit` of them at the end, the largest file last.
+
+    Shapes: K of the N items; first_N as in Scanned.
+    """
+    _, file_K, sizes = np.unique(first_N[items_K], return_inverse=True, return_counts=True)
+    size_K = sizes[file_K]
+    return items_K[np.argsort(np.where(size_K > limit, size_K, 0), kind="stable")]

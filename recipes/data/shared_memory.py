@@ -24,6 +24,8 @@ ALONE = "read without worker processes: --set data.num_workers=0"
 REMEDY = f"give the container more (docker run --shm-size=8g or --ipc=host), or {ALONE}"
 FULL, NO_DESCRIPTOR = "no space left on device", "too many open files"
 """Parts of the messages of torch (in a RuntimeError) and of Python."""
+NONE_RECEIVED = "items of ancdata"
+"""Part of Python's message (in a RuntimeError) if it had no free descriptor to receive one."""
 
 
 class SharedMemory:
@@ -61,6 +63,8 @@ def told_as_config_errors(num_workers: int) -> Iterator[None]:
         text = str(error).partition("\n")[0]
         if FULL in text.lower():
             raise ConfigError(f"{FOLDER} is full, a data worker process could not hand on its batch ({text}); {REMEDY}") from error
+        if NONE_RECEIVED in text:
+            text = f"Too many open files ({text})"
         if NO_DESCRIPTOR in text.lower():
             raise ConfigError(f"{text}: each batch of a data worker process takes several; ulimit -n 65536, or {ALONE}") from error
         raise

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 from recipes.config import TextDataConfig
 from recipes.data.datasets_library import files_of, is_saved, load_hub, load_saved, say_rows, table_errors
 from recipes.data.folder import count_suffixes, find_place, list_folder
-from recipes.data.splits import check_file, choose_files
+from recipes.data.splits import check_file, choose_files, find_split_name
 from recipes.data.text_files import read_paragraphs, split_paragraphs
 from recipes.data.text_tables import ROWS_PER_BATCH, TABLE_FORMATS, TableFile, kind_of
 from recipes.errors import ConfigError
@@ -167,7 +167,7 @@ def _open_folder(folder: Path, data: TextDataConfig) -> TextSource:
     if is_saved(folder):
         dataset, note = load_saved(folder, data.split)
         return Rows(str(folder), dataset, data.text_column, note, files_of(dataset))
-    listing = list_folder(folder)
+    listing = list_folder(folder, find_split_name)
     known = [path for path in listing.files if _is_text(path)]
     others = [path for path in listing.files if not _is_text(path)]
     if not known:

@@ -173,9 +173,10 @@ def _training_data(listing: Listing, parts: list[Part]) -> Choice:
     if not _has_held_out(parts):
         return Choice(listing, ALL, parts, [])
     if not any(part.split == "train" for part in parts) or any(part.is_beside_splits for part in parts):
+        train = "data.split=train, " * any(part.split in ("train", None) for part in parts)
         raise ConfigError(
             f"{listing.folder}: its names do not say which part is training data, there are {', '.join(_describe_parts(parts))}; "
-            f"--set data.split=train, data.split={ALL} or the name of a folder in it"
+            f"--set {train}data.split={ALL} or the name of a folder in it"
         )
     taken = [part for part in parts if part.split in ("train", None)]
     return Choice(listing, "train", taken, [part for part in parts if part not in taken])

@@ -146,8 +146,12 @@ class Workers(Generic[Task, Result]):
 
 def _end_processes(processes: dict[Connection, BaseProcess]) -> None:
     for pipe in list(processes):
-        with socket.socket(fileno=os.dup(pipe.fileno())) as end, suppress(OSError):
-            end.shutdown(socket.SHUT_RDWR)  # unlike close(), it wakes a thread that waits for the pipe
+        with suppress(OSError):
+            end = socket.socket(fileno=pipe.fileno())  # no os.dup: there may be no free descriptor
+            try:
+                end.shutdown(socket.SHUT_RDWR)  # unlike close(), it wakes a thread that waits for the pipe
+            finally:
+                end.detach()  # the descriptor stays the pipe's
     deadline = time.monotonic() + LEAVE_SECONDS
     for process in list(processes.values()):
         process.join(max(0.0, deadline - time.monotonic()))

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from recipes.check import changed_recipe, check_data, named_recipe
+from recipes.check import changed_recipe, named_recipe
 from recipes.cluster.checkout import commit
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import (
@@ -27,6 +27,7 @@ from recipes.cluster.slurm import node_name, note_on_idle_nodes
 from recipes.config import Recipe
 from recipes.ds_config import SHIPPED, EngineConfig, find_ds_config, load_ds_config, resolve
 from recipes.errors import ConfigError, LocalError
+from recipes.modalities.registry import modality_of
 from recipes.plan.notes import notes as notes_on
 from recipes.plan.size import parameter_line, state_bytes
 from recipes.reference import help_set
@@ -34,6 +35,7 @@ from recipes.settings import recipe_to_dict, settable
 from recipes.suggestions import unknown_flag
 from recipes.system.columns import terminal_columns
 from recipes.train.begun import check_same_recipe
+from recipes.train.run_data import check_run_data
 from recipes.values import place, place_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,8 +110,8 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
             f"{config.path}: DeepSpeed has no fp16 on this machine; use a ds_config with bf16 or fp32, or set WORLD_SIZE to imagine ranks "
             "with a GPU each"
         )
-    found = check_data(recipe)
     check_same_recipe(run_dir, recipe)
+    found = check_run_data(run_dir, recipe, modality_of(recipe.modality, f"recipe {recipe.name}"))
     batch, sizes = config.batch, state_bytes(recipe, config)
     shown = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in sizes.items() if size)
     is_guess = is_imagined() and config.path == str(default_ds_config())

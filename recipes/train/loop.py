@@ -186,7 +186,7 @@ def _sum_over_ranks(state: TrainState, batches: list[Batch]) -> tuple[int, int, 
     if written == state.world.size:
         state.saving.collect(state.step)
     if any_bad:
-        state.data.bad_items.agree(state.world.control, lambda item: report_event(state, "bad_item", where=item.where, reason=item.reason))
+        state.data.bad_items.agree(state.world.control, lambda item: report_event(state, "bad_item", **item._asdict()))
     if total == 0:
         raise UnusableData(state.objective.nothing_counted(state.counters.update, state.recipe.run.global_batch_size))
     tp_size = state.objective.parallel.tp_size

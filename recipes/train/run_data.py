@@ -5,6 +5,8 @@ Kept files (shards.KEPT) are those of the first preparation that the run needs p
 copies."""
 
 import hashlib
+import os
+import re
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from recipes.check import check_data
 from recipes.config import Recipe
 from recipes.data.contents import RunSoFar, record_of
 from recipes.data.shards import KEPT, is_prepared, kept_files, read_values, replaced
@@ -20,6 +23,9 @@ from recipes.modalities.base import Modality
 from recipes.run_dir.run_dir import RunDir
 from recipes.system.json_lines import read_rows
 from recipes.train.begun import DataIdentity, accept_setting, read_started_run
+
+OLD_NO_FILE = re.compile(r" row \d+$| from [\d.]+ s$| [\d.]+ to [\d.]+ s$")
+"""Ends of the locations of table rows and of segments."""
 
 
 class RunData:
@@ -45,11 +51,8 @@ class RunData:
         except OtherData as error:
             if self._recipe.data.path is not None and is_prepared(Path(self._recipe.data.path).expanduser()):
                 raise ConfigError(str(error)) from None
-            if self._started and "data.path" not in self._recipe.run.accept_changes:
-                raise ConfigError(
-                    f"{error.fact}; go back to that, accept the other with --set {accept_setting(self._recipe, 'data.path')}, or name "
-                    "another --run-dir"
-                ) from None
+            if self._started:
+                _check_accepted(error, self._recipe)
             self._run_dir.warn(f"{error.fact}; it is prepared again")
         with replaced(self._own_folder):
             return self._prepare(check)
@@ -82,13 +85,16 @@ class RunData:
 
     @cached_property
     def recorded_bad(self) -> frozenset[str]:
-        """Items that the run could not decode so far, from events.jsonl."""
-        rows, _ = read_rows(self._path / "events.jsonl")
-        return frozenset(str(row.get("where")) for row in rows if row.get("event") == "bad_item")
+        """Files that the run could not decode so far, as a whole or in part."""
+        return frozenset(file for file in self._file_of_bad.values() if file)
+
+    @cached_property
+    def _file_of_bad(self) -> dict[str, str | None]:
+        return _read_bad(self._path)
 
     def removed(self) -> frozenset[str]:
         """Return the recorded bad items whose files are gone: the user removed them, as the run's error message asked."""
-        return frozenset(where for where in self.recorded_bad if where.startswith("/") and not Path(where).exists())
+        return frozenset(where for where, file in self._file_of_bad.items() if file and _is_gone(file))
 
     def identity(self, fingerprint: str) -> DataIdentity:
         """Return the hashes of the data that prepare() returned."""
@@ -143,6 +149,53 @@ class RunData:
                 f"{prepared}: its {name} (sha256 {sha256[:12]}) is not that of the run ({was}), with which it was trained; {remedy}, or "
                 "name another --run-dir"
             )
+
+
+def check_run_data(run_dir: Path, recipe: Recipe, modality: Modality) -> str:
+    """Check the data that a launch in this run dir would use, without preparing any: the run's prepared folder if it has one.
+
+    Return a line that says what is read, "" if there is nothing to say. Raises: ConfigError.
+    """
+    own = run_dir / "prepared"
+    if not is_prepared(own) or (recipe.data.path is not None and is_prepared(Path(recipe.data.path).expanduser())):
+        return check_data(recipe)
+    try:
+        modality.prepare(recipe, own, run=RunSoFar(None, frozenset(filter(None, _read_bad(run_dir).values()))))
+    except OtherData as error:
+        if read_started_run(run_dir):
+            _check_accepted(error, recipe)
+        return check_data(recipe)  # a launch prepares it again
+    return f"{own}, prepared by an earlier launch"
+
+
+def _check_accepted(error: OtherData, recipe: Recipe) -> None:
+    """Raises: ConfigError if the user has not accepted other data in a run that has begun."""
+    if "data.path" not in recipe.run.accept_changes:
+        accept = accept_setting(recipe, "data.path")
+        raise ConfigError(f"{error.fact}; go back to that, accept the other with --set {accept}, or name another --run-dir") from None
+
+
+def _read_bad(run_dir: Path) -> dict[str, str | None]:
+    """Items that the run could not decode so far -> the file of each, None for rows of a table. From events.jsonl."""
+    rows, _ = read_rows(run_dir / "events.jsonl")
+    return {str(row.get("where")): _file_of(row) for row in rows if row.get("event") == "bad_item"}
+
+
+def _file_of(row: dict[str, Any]) -> str | None:
+    """Return the file of a bad_item event. Older releases did not write it: then it is the location of the item, if that is a path."""
+    where = str(row.get("where"))
+    return row["file"] if "file" in row else where if where.startswith("/") and not OLD_NO_FILE.search(where) else None
+
+
+def _is_gone(file: str) -> bool:
+    """Return whether the file is certainly missing. A file in an unreadable folder and a broken link are not."""
+    try:
+        os.lstat(file)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _sha256(path: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""The objects in which modalities differ for a replay: recipe, names, micro-batch. Runs nothing and compares nothing.
+"""What differs between modalities in a replay: recipe, names, micro-batch. Runs nothing and compares nothing.
 
 Shapes: B batch, S = N positions of a sample (tokens, frames, patches), T raw samples, M masked positions.
 """
@@ -24,7 +24,7 @@ State = dict[str, Tensor]
 EVAL_INPUTS = {"tokens": "src_tokens", "source": "source", "img": "img"}
 """Inputs in eval_features.safetensors -> their names in steps.safetensors."""
 PADDING = "padding_mask"
-"""True at padding, over samples; what begins so in eval_features.safetensors is over samples or frames."""
+"""Input that is True at padding, over samples. Names with this prefix in eval_features.safetensors are over samples or frames."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class FairseqCase:
     """A modality of fairseq's cases."""
 
     recipe: Callable[[dict[str, Any], State], Recipe]
-    """(configuration, initial student) -> ours."""
+    """(configuration, initial student) -> our recipe."""
     names: Callable[[Recipe], NameTable]
     teacher_prefix: Callable[[Recipe], str]
     batch: Callable[[Recipe, State], Batch]
-    """(recipe, a step's inputs under the names of steps.safetensors) -> micro-batch; without a mask nothing is hidden."""
+    """(recipe, a step's inputs under the names of steps.safetensors) -> micro-batch. Without a mask no position is masked."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,20 @@ class HfCase:
     recipe: Callable[[dict[str, Any]], Recipe]
     names: Callable[[Recipe], NameTable]
     state: Callable[[State], State]
-    """The file's tensors -> those of the names' table."""
+    """The file's tensors -> the tensors of the name table."""
     inputs: Callable[[State], State]
     """An io file -> inputs under the names of fairseq's cases."""
     batch: Callable[[Recipe, State], Batch]
     not_saved: tuple[str, ...]
-    """Beginnings of our names that such a file may lack, because no forward of that model reads them."""
+    """Prefixes of our names that may be missing in such a file, because no forward of that model reads them."""
     compared: Callable[[State], Any] = lambda io: slice(None)
     """(io file) -> the positions that are compared."""
     ends_normed: Callable[[dict[str, Any]], bool] = lambda config: True
-    """(configuration) -> last_hidden_state has been through the final norm, where there is one."""
+    """(configuration) -> True if last_hidden_state is after the final norm."""
 
 
 def text_batch(recipe: Recipe, inputs: State) -> Batch:
-    """From token ids; padding is wherever the id is PAD."""
+    """Make a batch from token ids. Padding is where the id is PAD."""
     source_BS = inputs["src_tokens"]
     clean_BS = inputs.get("target_tokens", source_BS)
     return _batch(
@@ -68,7 +68,7 @@ def text_batch(recipe: Recipe, inputs: State) -> Batch:
 
 
 def speech_batch(recipe: Recipe, inputs: State) -> Batch:
-    """From waveforms with a mask over frames and padding over samples, which is counted and taken to be at the end."""
+    """Make a batch from waveforms with a mask over frames and a padding mask over samples. Padding is taken to be at the end."""
     source_BT, num_frames = inputs["source"], recipe.frontend.num_frames  # type: ignore[union-attr]
     frames, padding_BS = num_frames(source_BT.shape[1]), None
     if "padding_mask" in inputs and inputs["padding_mask"].any():
@@ -79,7 +79,7 @@ def speech_batch(recipe: Recipe, inputs: State) -> Batch:
 
 
 def vision_batch(recipe: Recipe, inputs: State) -> Batch:
-    """From images, with a mask over the grid of patches or over its rows one after another."""
+    """Make a batch from images, with a mask over the grid of patches, flattened or not."""
     pixels = inputs["img"]
     num_patches = recipe.frontend.grid**2  # type: ignore[union-attr]
     mask_BN = inputs["mask"].flatten(1) if "mask" in inputs else torch.zeros(len(pixels), num_patches, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""The comparison of a replay with its golden numbers: tolerances, the printed lines, and what was computed. Runs nothing."""
+"""The comparison of a replay with its golden numbers: tolerances, printed lines, and the computed quantities. Runs nothing."""
 
 import re
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ itself moves by 1.3e-5 between two ways to compute attention; by 1.8e-5 where bl
 
 
 def amplified_quantities(meta: dict[str, Any]) -> re.Pattern[str]:
-    """The quantities that the golden README allows AMPLIFIED, for a fairseq case."""
+    """Return the pattern of the quantities whose tolerance is AMPLIFIED according to the golden README, for a fairseq case."""
     if meta["modality"] != "audio":
         return re.compile("(?!)")
     return re.compile(r"step[12]\.(pred|target)" if meta["config"]["layer_norm_first"] else r"step[12]\.target")
@@ -31,7 +31,7 @@ class Report:
     quantities: dict[str, Tensor] = field(default_factory=dict)
 
     def compare(self, name: str, ours: Tensor, golden: Tensor) -> None:
-        """One line: name, largest absolute difference, tolerance, verdict. NaN and a wrong shape fail."""
+        """Compare and print one line: name, largest absolute difference, tolerance, ok or FAIL. NaN and a wrong shape fail."""
         ours = ours.detach().cpu()
         self.quantities[name] = ours.contiguous().clone()  # two names may share memory, which a file cannot
         tolerance = max(self.tolerance, AMPLIFIED) if self.amplified.fullmatch(name) else self.tolerance

@@ -1,4 +1,4 @@
-"""The objective of a replay: building it, whole tensors in and out, and what the layers give. Compares nothing.
+"""The objective of a replay: build it, load and gather whole tensors, and get the layers' outputs. Compares nothing.
 
 Shapes: B batch, S sequence (CLS first where there is one), D hidden, C channels, T frames, H heads.
 """
@@ -23,14 +23,14 @@ from recipes.objectives.registry import build_objective
 
 
 def build(recipe: Recipe, tp_size: int) -> Data2Vec:
-    """Engines in fp32 with plain SGD, one micro-batch per rank and update, nothing clipped."""
+    """Build engines in fp32 with plain SGD, one micro-batch per rank and update, and no clipping."""
     size = dist.get_world_size() // tp_size
     recipe = replace(recipe, run=replace(recipe.run, global_batch_size=size), optim=replace(recipe.optim, clip_norm=0.0))
     return build_with_sgd(recipe, tp_size, micro_batch_size=1, lr=0.1)[0]
 
 
 def build_with_sgd(recipe: Recipe, tp_size: int, *, micro_batch_size: int, lr: float) -> tuple[Data2Vec, EngineConfig]:
-    """Engines in fp32 with plain SGD, and their configuration. `lr`: before a loop sets another."""
+    """Build engines in fp32 with plain SGD. Return them and their configuration. `lr` is used until a loop sets another."""
     content = {"train_micro_batch_size_per_gpu": micro_batch_size, "megatron": {"tensor_model_parallel_size": tp_size}}
     config = resolve(recipe, content, "replay", dist.get_world_size())
 
@@ -43,14 +43,14 @@ def build_with_sgd(recipe: Recipe, tp_size: int, *, micro_batch_size: int, lr: f
 
 
 def device_type() -> str:
-    """Of the device that join_world has chosen."""
+    """Return the type of the device that join_world has chosen."""
     return "cuda" if dist.get_backend() == "nccl" else "cpu"
 
 
 def load_student(objective: Data2Vec, ours: dict[str, Tensor], not_saved: tuple[str, ...] = ()) -> None:
-    """Write whole tensors into the student's shards; the teacher starts as its copy.
+    """Write whole tensors into the student's shards. The teacher becomes a copy of the student.
 
-    Raises: ConfigError where names of the model and of the tensors differ, but for those that begin with `not_saved`.
+    Raises: ConfigError if names of the model and of the tensors differ, except for names that begin with `not_saved`.
     """
     parameters = dict(shards.named_parameters(objective.student))
     missing = sorted(n for n in parameters.keys() - ours.keys() if not n.startswith(not_saved))
@@ -66,28 +66,28 @@ def load_student(objective: Data2Vec, ours: dict[str, Tensor], not_saved: tuple[
 
 
 def numel(parameter: Any, objective: Data2Vec) -> int:
-    """Numbers of the whole tensor that a parameter is part of."""
+    """Return the number of elements of the whole tensor to which a parameter's shard belongs."""
     return parameter.ds_numel * (objective.parallel.tp_size if shards.is_split(parameter) else 1)
 
 
 def whole(objective: Data2Vec, shard_of: Callable[[nn.Parameter], Tensor]) -> dict[str, Tensor]:
-    """Whole tensors of the student by our names; shard_of(parameter) gives what to gather."""
+    """Return whole tensors of the student by our names. shard_of(parameter) is the shard to gather."""
     return {n: shards.gather_full(p, shard_of(p), objective.parallel) for n, p in shards.named_parameters(objective.student)}
 
 
 def whole_teacher(objective: Data2Vec) -> dict[str, Tensor]:
-    """Whole tensors of the teacher by our names, in float32."""
+    """Return whole tensors of the teacher by our names, in float32."""
     parameters = dict(shards.named_parameters(objective.student))
     return {n: shards.gather_full(parameters[n], shard, objective.parallel) for n, shard in objective.shadow.shadows.items()}
 
 
 def my_rows(objective: Data2Vec, tensor: Tensor) -> Tensor:
-    """This DP rank's share of the rows; the first ranks take one more where they do not divide."""
+    """Return this DP rank's share of the rows. If they do not divide evenly, the first ranks have one row more."""
     return tensor.tensor_split(objective.parallel.dp_size)[objective.parallel.dp_rank]
 
 
 def gather_rows(objective: Data2Vec, rows: Tensor) -> Tensor:
-    """Rows of all DP ranks in order."""
+    """Return the rows of all DP ranks in order."""
     return torch.cat(_gather(rows, objective.parallel.dp_size, objective.parallel.dp_group))
 
 
@@ -98,7 +98,7 @@ def _gather(tensor: Tensor, size: int, group: Any) -> list[Tensor]:
 
 
 def layer_outputs(objective: Data2Vec, batch: Batch) -> dict[str, Tensor]:
-    """What the student's layers give in eval mode for this rank's rows, gathered, under the golden files' names."""
+    """Return the outputs of the student's layers in eval mode, gathered from all ranks' rows, under the golden files' names."""
     rows: dict[str, Tensor] = {}
     heads: dict[str, Tensor] = {}
     trunk = objective.student.module.trunk
@@ -120,7 +120,7 @@ def layer_outputs(objective: Data2Vec, batch: Batch) -> dict[str, Tensor]:
 
 
 def _watch_frontend(frontend: nn.Module, rows: dict[str, Tensor], heads: dict[str, Tensor]) -> list[Any]:
-    """Hooks on what the front-end has of: encoder input, convolutional features (before and after their norm), patches, bias."""
+    """Register hooks on the outputs that the front-end has: encoder input, features (before and after their norm), patches, bias."""
 
     def record(module: Any, inputs: Any, out: Any) -> None:
         rows["hidden.0"] = out.x_BSD

@@ -1,4 +1,4 @@
-"""Replays a golden case (fairseq or Hugging Face) through the classes that training uses, and compares every quantity.
+"""Replay a golden case (fairseq or Hugging Face) with the classes that training uses, and compare every quantity.
 
 python tests/golden/replay.py tests/golden/text/paper
 deepspeed --num_accelerators 2 tests/golden/replay.py tests/golden/audio/recipe --tp 2
@@ -33,7 +33,7 @@ from recipes.objectives.data2vec import Data2Vec
 
 
 def replay_fairseq(case: Path, tp_size: int, report: Report) -> None:
-    """The protocol of the golden README: three updates with SGD, EMA before each forward but the first, one EMA at the end."""
+    """Run the protocol of the golden README: three updates with SGD, EMA before each forward except the first, one EMA at the end."""
     meta, modality = load_meta(case)
     report.amplified = amplified_quantities(meta)
     golden, init = load_file(case / "steps.safetensors"), load_file(case / "student_init.safetensors")
@@ -55,7 +55,7 @@ def replay_fairseq(case: Path, tp_size: int, report: Report) -> None:
 
 
 def replay_through_loop(case: Path, tp_size: int, report: Report, world: World, micro_batch_size: int | None) -> None:
-    """The same by training's own update, whose counters, EMA decay and statistics are compared too."""
+    """Run the same protocol by train_step, whose counters, EMA decay and statistics are compared too."""
     if not (case / "meta.json").exists():
         raise ConfigError(f"{case}: no meta.json, so no updates to replay; --loop is for cases of fairseq, such as tests/golden/text/paper")
     meta, modality = load_meta(case)
@@ -66,15 +66,15 @@ def replay_through_loop(case: Path, tp_size: int, report: Report, world: World, 
 
 
 def load_meta(case: Path) -> tuple[dict[str, Any], FairseqCase]:
-    """meta.json and its modality. Raises: ConfigError."""
+    """Return meta.json and its modality. Raises: ConfigError."""
     meta = json.loads((case / "meta.json").read_text())
     if meta["modality"] not in FAIRSEQ:
-        raise ConfigError(f"{case}: modality {meta['modality']!r} is not known to this version; it knows {', '.join(FAIRSEQ)}")
+        raise ConfigError(f"{case}: modality {meta['modality']!r} is not known to this version, which has {', '.join(FAIRSEQ)}")
     return meta, FAIRSEQ[meta["modality"]]
 
 
 def compare_end(case: Path, objective: Data2Vec, recipe: Recipe, gradients: State, report: Report) -> None:
-    """The first gradient and what student and teacher are after the last update, as far as the case holds them."""
+    """Compare the first gradient, and student and teacher after the last update, as far as the case has them."""
     meta, modality = load_meta(case)
     names = modality.names(recipe)
     if (case / "grad_step0.safetensors").exists():
@@ -86,11 +86,11 @@ def compare_end(case: Path, objective: Data2Vec, recipe: Recipe, gradients: Stat
         init, student = load_file(case / "student_init.safetensors"), load_file(case / "student_final.safetensors")
         compare_state("student_final", names, whole(objective, shards.master_shard), student, report)
         for name in student.keys() & {n for n, norm in meta["steps"][0]["grad_norm"].items() if norm is None and names.our_name(n) is None}:
-            report.compare(f"student_final.{name}", init[name], student[name])  # a parameter that no forward reads stays as it was
+            report.compare(f"student_final.{name}", init[name], student[name])  # a parameter that no forward reads does not change
 
 
 def step_inputs(objective: Data2Vec, golden: dict[str, Tensor], step: int) -> dict[str, Tensor]:
-    """This rank's rows of a step's inputs."""
+    """Return this rank's rows of a step's inputs."""
     prefix, results = f"step{step}.", ("pred", "target")
     inputs = {name.removeprefix(prefix): tensor for name, tensor in golden.items() if name.startswith(prefix)}
     return {name: my_rows(objective, tensor) for name, tensor in inputs.items() if name not in results}
@@ -99,7 +99,7 @@ def step_inputs(objective: Data2Vec, golden: dict[str, Tensor], step: int) -> di
 def compare_features(
     objective: Data2Vec, recipe: Recipe, modality: FairseqCase, golden: dict[str, Tensor], report: Report, features: dict[str, Tensor]
 ) -> None:
-    """Outputs of every layer in eval mode for the first step's input, nothing masked."""
+    """Compare the outputs of every layer in eval mode for the first step's input without a mask."""
     inputs = {EVAL_INPUTS[name]: my_rows(objective, features.pop(name)) for name in EVAL_INPUTS if name in features}
     paddings = {name: features.pop(name) for name in list(features) if name.startswith(PADDING)}
     for mask in paddings.values():  # over samples; one over frames follows from it
@@ -124,7 +124,7 @@ def compare_features(
 def compare_state(
     label: str, names: NameTable, ours: dict[str, Tensor], golden: dict[str, Tensor], report: Report, *, prefix: str = ""
 ) -> None:
-    """Every golden tensor that has one of ours; a teacher of ours has no head."""
+    """Compare every golden tensor that has one of ours. Our teacher has no head."""
     own = {name: names.our_name(prefix + name) for name in golden}
     compared = [name for name, our_name in own.items() if our_name and (our_name in ours or not our_name.startswith("head."))]
     for name, tensor in names.to_theirs(ours, compared, prefix).items():
@@ -132,7 +132,7 @@ def compare_state(
 
 
 def replay_step(objective: Data2Vec, batch: Batch, report: Report, *, golden: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Forward, backward and (by the caller) SGD of one golden step."""
+    """Run forward and backward of one golden step, and compare. The caller runs SGD."""
     step = facts["step"]
     device = objective.student.device
     masked = torch.tensor(objective.count(batch), device=device)
@@ -148,10 +148,10 @@ def replay_step(objective: Data2Vec, batch: Batch, report: Report, *, golden: di
 
 
 def replay_hf(case: Path, tp_size: int, report: Report) -> None:
-    """Hidden states of a saved Hugging Face model: every position, but text at those that are not padding."""
+    """Compare the hidden states of a saved Hugging Face model at every position; for text at every position without padding."""
     config = json.loads((case / "config.json").read_text())
     if config.get("model_type") not in HF:
-        raise ConfigError(f"{case}: model_type {config.get('model_type')!r} is not known to this version; it knows {', '.join(HF)}")
+        raise ConfigError(f"{case}: model_type {config.get('model_type')!r} is not known to this version, which has {', '.join(HF)}")
     modality = HF[config["model_type"]]
     recipe = modality.recipe(config)
     objective = build(recipe, tp_size)
@@ -170,7 +170,7 @@ def replay_hf(case: Path, tp_size: int, report: Report) -> None:
 
 
 def main() -> int:
-    """Exit code: 0 all within tolerance, 1 a failure, 2 a case that cannot be replayed."""
+    """Returns the exit code: 0 all within tolerance, 1 a failure, 2 a case that cannot be replayed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", type=Path, help="a folder with meta.json (fairseq) or config.json (Hugging Face)")
     parser.add_argument("--tp", type=int, default=1, help="tensor-parallel size; the other ranks split the rows")

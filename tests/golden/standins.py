@@ -1,6 +1,6 @@
-"""Cases that nobody has dumped from fairseq, made of one that somebody has: another configuration, parameters and padding to match, and
-as golden numbers what one rank computes. They show that a setting is translated, loaded and trained, and alike on every topology;
-not that it is right, for which tests/model/ has plain torch."""
+"""Cases that were not dumped from fairseq, but made from a dumped case: another configuration, matching parameters and padding, and
+the results of one rank as golden numbers. They show that a setting is translated, loaded and trained, with equal results on every
+topology. They do not show that it is right: tests/model/ compares with plain torch."""
 
 import json
 import re
@@ -18,7 +18,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class StandIn:
-    """What differs from a golden case."""
+    """The differences from a golden case."""
 
     case: str
     config: dict[str, Any]
@@ -27,7 +27,7 @@ class StandIn:
 
 
 def write(stand_in: StandIn, golden: Path, folder: Path) -> None:
-    """The case's files, its numbers still those of other settings: replay it with --dump and fill them in."""
+    """Write the case's files. Their golden numbers are still those of the original case: replay with --dump, then call fill_in."""
     source = golden / stand_in.case
     meta = json.loads((source / "meta.json").read_text())
     meta["config"].update(stand_in.config)
@@ -46,13 +46,13 @@ def write(stand_in: StandIn, golden: Path, folder: Path) -> None:
 
 
 def _teacher(config: dict[str, Any], init: State) -> State:
-    """Names without prefix: of the encoder, or of the whole model where that is averaged."""
+    """Return the teacher's tensors under names without prefix: of the encoder, or of the whole model if that is averaged."""
     prefix = "encoder." if config["ema_transformer_only"] or config.get("ema_layers_only") else ""
     return {name.removeprefix(prefix): tensor.clone() for name, tensor in init.items() if name.startswith(prefix)}
 
 
 def fill_in(folder: Path, dump: Path) -> None:
-    """Make what a replay of `folder` has dumped the case's golden numbers."""
+    """Replace the case's golden numbers by those that a replay of `folder` has dumped."""
     computed = load_file(dump)
     for path in folder.glob("*.safetensors"):
         prefix = "" if path.stem in ("steps", "eval_features") else f"{path.stem}."
@@ -78,7 +78,7 @@ def one_group_normed_convolution(init: State) -> State:
 
 
 def padded_second_row(steps: State) -> State:
-    """The last quarter of the second waveform is padding: zeros, and nothing masked there."""
+    """The last quarter of the second waveform is padding: zeros without a mask."""
     changed = dict(steps)
     for name, source_BT in steps.items():
         if not name.endswith(".source"):
@@ -94,7 +94,7 @@ def padded_second_row(steps: State) -> State:
 
 
 def bias_per_layer_and_no_scale(init: State) -> State:
-    """BEiT's fine-tuning layout: a table in each block; and blocks without layer scale."""
+    """BEiT's layout for fine-tuning: a bias table in each block; blocks without layer scale."""
     table = init["encoder.rel_pos_bias.relative_position_bias_table"]
     kept = {name: tensor for name, tensor in init.items() if not re.search(r"rel_pos_bias|gamma", name)}
     return kept | {f"encoder.blocks.{n}.attn.relative_position_bias_table": table * (n + 1) / 4 for n in range(4)}

@@ -1,4 +1,4 @@
-"""Ours = published: the golden cases through the classes that training uses, as the command that users run."""
+"""Results equal the published ones: the golden cases, replayed by the command with the classes that training uses."""
 
 import contextlib
 import io
@@ -20,14 +20,14 @@ TOPOLOGIES = pytest.mark.parametrize(("ranks", "tp"), [(1, 1), (2, 2), (2, 1)], 
 
 
 def command(*args: object, ranks: int) -> tuple[int, list[str], str]:
-    """Exit code, lines of standard output and standard error of the command on `ranks` processes."""
+    """Run the command on `ranks` processes. Return exit code, lines of standard output, and standard error."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     done = run_command([*launcher, str(REPLAY), *map(str, args)], cwd=HERE, timeout=120, env={"OMP_NUM_THREADS": "1"})
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
 def replay_rank(args: list[str]) -> tuple[int, list[str], str]:
-    """The command's main on a rank of run_distributed, which starts in a tenth of a second: as `command`."""
+    """Run the command's main on a rank of run_distributed, which starts in a tenth of a second. Returns the same as `command`."""
     sys.path.insert(0, str(HERE))
     sys.argv = ["replay.py", *args]
     from replay import main
@@ -38,7 +38,7 @@ def replay_rank(args: list[str]) -> tuple[int, list[str], str]:
 
 
 def replay(*args: object, ranks: int = 1) -> tuple[int, list[str]]:
-    """Exit code of every rank; rank 0's verdicts and total, without what libraries print."""
+    """Return the exit code of all ranks, and rank 0's result lines with the total, without the output of libraries."""
     results = run_distributed(replay_rank, ranks, [str(arg) for arg in args])
     assert len({code for code, *_ in results}) == 1
     code, lines, _ = results[0]
@@ -46,7 +46,7 @@ def replay(*args: object, ranks: int = 1) -> tuple[int, list[str]]:
 
 
 def copy_of(case: str, folder: Path) -> Path:
-    """A case that a test may change."""
+    """Copy a case, so that a test can change it."""
     shutil.copytree(HERE / case, folder)
     return folder
 
@@ -78,7 +78,7 @@ def test_every_quantity_of_the_published_recipes_agrees_within_1e_5_audio_target
     ids=["one_rank", "tp2", "dp2", "accumulated"],
 )
 @pytest.mark.parametrize(("case", "quantities"), [("text/paper", 239), ("audio/recipe", 317), ("vision/recipe", 232)])
-def test_trainings_own_update_gives_every_quantity_of_the_published_recipes_within_the_same_tolerances(
+def test_train_step_gives_every_quantity_of_the_published_recipes_within_the_same_tolerances(
     case: str, quantities: int, ranks: int, options: tuple[object, ...]
 ) -> None:
     code, lines = replay(HERE / case, "--loop", *options, ranks=ranks)
@@ -90,7 +90,7 @@ def test_trainings_own_update_gives_every_quantity_of_the_published_recipes_with
     assert wider == ({"step1.target", "step2.target"} if case == "audio/recipe" else set())
 
 
-def test_a_case_without_updates_cannot_go_through_the_loop() -> None:
+def test_a_case_without_updates_is_refused_with_loop() -> None:
     ((code, _, error),) = run_distributed(replay_rank, 1, [str(HERE / "hf" / "text"), "--loop"])
     assert code == 2 and "no meta.json, so no updates to replay; --loop is for cases of fairseq" in error
 
@@ -98,7 +98,7 @@ def test_a_case_without_updates_cannot_go_through_the_loop() -> None:
 @TOPOLOGIES
 @pytest.mark.parametrize(("case", "quantities"), [("text", 6), ("audio", 21), ("vision_shared", 6)])
 def test_hidden_states_of_the_hugging_face_ports_agree_within_1e_5(case: str, quantities: int, ranks: int, tp: int) -> None:
-    """Text at real tokens; audio unpadded, padded and masked, and vision masked, at every position."""
+    """Text is compared at real tokens. Audio (unpadded, padded, masked) and vision (masked) are compared at every position."""
     assert replay(HERE / "hf" / case, "--tp", tp, ranks=ranks)[1][-1] == f"{quantities} passed, 0 failed"
 
 
@@ -124,7 +124,7 @@ def test_other_settings_are_translated_and_give_the_same_numbers_on_every_topolo
         ("vision/recipe", "encoder.rel_pos_bias.relative_position_bias_table"),
     ],
 )
-def test_a_changed_weight_fails_the_replay_and_the_dump_holds_what_was_computed(case: str, name: str, tmp_path: Path) -> None:
+def test_a_changed_weight_fails_the_replay_and_the_dump_has_the_computed_values(case: str, name: str, tmp_path: Path) -> None:
     folder = copy_of(case, tmp_path / "case")
     state = load_file(folder / "student_init.safetensors")
     state[name][3] += 0.01
@@ -137,14 +137,14 @@ def test_a_changed_weight_fails_the_replay_and_the_dump_holds_what_was_computed(
     assert any(key.startswith("teacher_final.") for key in dump)
 
 
-def test_a_folder_that_is_no_case_is_the_users_mistake(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_case_is_exit_2(tmp_path: Path) -> None:
     ((code, lines, error),) = run_distributed(replay_rank, 1, [str(tmp_path)])
     assert code == 2 and f"error: {tmp_path}: holds neither meta.json nor config.json" in error
     assert not any(line.endswith((" ok", " failed")) for line in lines)
 
 
 @pytest.mark.parametrize(("key", "value"), [("layer_type", "conformer"), ("conv_feature_layers", "[(32, 10, 5), (64, 3, 2)]")])
-def test_a_setting_that_ours_cannot_express_is_exit_2(key: str, value: str, tmp_path: Path) -> None:
+def test_a_setting_that_this_model_cannot_express_is_exit_2(key: str, value: str, tmp_path: Path) -> None:
     write(StandIn("audio/recipe", {key: value}), HERE, tmp_path / "case")
     assert replay(tmp_path / "case") == (2, [])
 
@@ -158,7 +158,7 @@ def test_weights_that_lack_a_tensor_are_exit_2(case: str, weights: str, tmp_path
     assert replay(folder) == (2, [])
 
 
-def test_golden_features_that_no_layer_gives_are_exit_2_not_passed_over(tmp_path: Path) -> None:
+def test_golden_features_that_no_layer_has_are_exit_2_and_not_ignored(tmp_path: Path) -> None:
     folder = copy_of("vision/recipe", tmp_path / "case")
     features = load_file(folder / "eval_features.safetensors")
     save_file(features | {"hidden.9": features["hidden.4"].clone()}, folder / "eval_features.safetensors")
@@ -167,26 +167,26 @@ def test_golden_features_that_no_layer_gives_are_exit_2_not_passed_over(tmp_path
 
 @pytest.mark.parametrize("case", ["hf/text", "hf/audio", "hf/vision_shared"])
 def test_a_case_of_hugging_face_can_be_dumped(case: str, tmp_path: Path) -> None:
-    """Quantities that share memory too: a last hidden state that is also the last of the list. Dumps of fairseq's are above."""
+    """Also quantities that share memory: the last hidden state is also in the list of hidden states. Dumps of fairseq's cases: above."""
     code, lines = replay(HERE / case, "--dump", tmp_path / "dump.safetensors")
     assert code == 0 and len(load_file(tmp_path / "dump.safetensors")) == len(lines) - 1
 
 
 @pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_features_of_padded_audio_are_replayed_and_their_padding_is_an_input(ranks: int, tmp_path: Path) -> None:
-    """The features are our own, of a replay with its padding among the steps; among the features it must have the same effect."""
+    """The expected features come from a replay with padding in the steps. Padding in the features must have the same effect."""
     folder = copy_of("audio/recipe", tmp_path / "case")
     steps, features = load_file(folder / "steps.safetensors"), load_file(folder / "eval_features.safetensors")
     padding_BT = torch.zeros(steps["step0.source"].shape, dtype=torch.bool)
     padding_BT[1, 9000:] = True
     save_file(steps | {"step0.padding_mask": padding_BT}, folder / "steps.safetensors")
     code, unpadded = replay(folder, "--dump", tmp_path / "padded.safetensors")
-    assert code == 1 and any(line.startswith("hidden.2 ") and line.endswith("FAIL") for line in unpadded), "padding shows"
+    assert code == 1 and any(line.startswith("hidden.2 ") and line.endswith("FAIL") for line in unpadded), "padding changes the features"
     own = {name: tensor for name, tensor in load_file(tmp_path / "padded.safetensors").items() if name in features}
     frames_BS = torch.arange(own["out"].shape[1]) >= torch.tensor([[49], [27]])
     inputs = {"source": features["source"], "padding_mask_samples": padding_BT, "padding_mask_frames": frames_BS}
     save_file(steps, folder / "steps.safetensors")
     save_file(own | inputs, folder / "eval_features.safetensors")
     _, lines = replay(folder, "--tp", ranks, ranks=ranks)
-    verdicts = {line.split()[0]: line.split()[-1] for line in lines}
-    assert {verdicts[name] for name in own} == {"ok"} and verdicts["padding_mask_frames"] == "ok"
+    results = {line.split()[0]: line.split()[-1] for line in lines}
+    assert {results[name] for name in own} == {"ok"} and results["padding_mask_frames"] == "ok"

@@ -1,7 +1,7 @@
-"""A fairseq case through training's own update: its loader, optimizer step, guard, EMA call with its schedule, and counters on the real
+"""Replay a fairseq case with training's own update: its loader, optimizer step, guard, EMA call with its schedule, and counters on the real
 objective. The learning rate is constant in these cases: its schedule in a run is tested in tests/recipes/train/test_nan.py.
 
-The replay's own loop (replay.py) shows that the pieces are as published; this one that `train_step` puts them together so.
+The replay's own loop (replay.py) shows that the parts are as published. This one shows that `train_step` combines them in that way.
 
 Shapes: M masked positions, D hidden.
 """
@@ -43,8 +43,8 @@ NOT_INPUTS = ("pred", "target")
 
 
 class GoldenData:
-    """The rows of a case's steps, one after another, as the data set that training's loader reads. A step is one global batch; where its
-    rows are not a multiple of the ranks, copies of the first row with nothing masked fill it up: they add nothing to any sum."""
+    """The rows of a case's steps, one after another, as the data set for training's loader. A step is one global batch. If its
+    rows are not a multiple of the ranks, it is filled up with copies of the first row without a mask, which add nothing to any sum."""
 
     fingerprint = "golden"
 
@@ -58,30 +58,32 @@ class GoldenData:
             self._rows += rows + [unmasked] * (-len(rows) % multiple)
         self.rows_per_step = len(self._rows) // num_steps
         if len(self._rows) != num_steps * (len(rows) + -len(rows) % multiple):
-            raise ConfigError("the steps of this case have unequal numbers of rows, a run's batches have not; replay it without --loop")
+            raise ConfigError(
+                "the steps of this case have unequal numbers of rows, but a run's batches are equal; replay it without --loop"
+            )
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """As they stand in the file."""
+        """Return the rows in the order of the file."""
         return np.arange(len(self._rows))
 
     def example(self, epoch: int, index: int, group: tuple[int, ...]) -> State:
-        """One row."""
+        """Return one row."""
         return self._rows[index]
 
     def collate(self, examples: list[State]) -> Batch:
-        """Rows of one step."""
+        """Collate rows of one step."""
         return self._modality.batch(self._recipe, {name: torch.stack([row[name] for row in examples]) for name in examples[0]})
 
     def take_bad(self) -> list[Any]:
-        """None."""
+        """Return no bad items."""
         return []
 
 
 class Recorder:
-    """Predictions and targets of each micro-batch of an update, and the gradient that the optimizer's step finds."""
+    """Records predictions and targets of each micro-batch of an update, and the gradient at the optimizer's step."""
 
     def __init__(self, objective: Data2Vec) -> None:
         self._objective = objective
@@ -91,7 +93,7 @@ class Recorder:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """While an update runs."""
+        """Record in this block, in which an update runs."""
         student, step = self._objective.student, self._objective.student.step
         hooks = [
             student.module.register_forward_hook(lambda module, inputs, out: self.predictions_MD.append(out.prediction_MD)),
@@ -115,9 +117,9 @@ class Recorder:
 
 
 def recipe_of_case(recipe: Recipe, meta: dict[str, Any]) -> Recipe:
-    """The case's recipe with the optimizer's numbers of its protocol; what is left of the modality's data settings is not read."""
+    """Return the case's recipe with the optimizer's numbers of its protocol. The modality's other data settings are not used."""
     numbers = meta["optimizer"]
-    # One stage of the three: the rate is constant from the first update on.
+    # Only the middle one of the three stages: the rate is constant from the first update on.
     optim = OptimConfig(lr=numbers["lr"], schedule="tri_stage", warmup_steps=0, decay_steps=0, clip_norm=numbers["clip"] or 0.0)
     return replace(recipe, optim=optim, data=TextDataConfig())
 
@@ -125,7 +127,7 @@ def recipe_of_case(recipe: Recipe, meta: dict[str, Any]) -> Recipe:
 def replay_updates(
     case: FairseqCase, meta: dict[str, Any], golden: State, init: State, report: Report, *, world: World, tp_size: int, micro: int | None
 ) -> tuple[Data2Vec, dict[str, Tensor]]:
-    """Every update of a case by train_step. `micro`: rows of a micro-batch (default: a rank's share). Returns: the objective at the
+    """Run every update of a case by train_step. `micro`: rows of a micro-batch (default: a rank's share). Returns: the objective at the
     end, and the first update's gradient."""
     recipe = recipe_of_case(case.recipe(meta["config"], init), meta)
     dp_size = world.size // tp_size
@@ -151,7 +153,7 @@ def replay_updates(
 
 
 def _state(recipe: Recipe, config: EngineConfig, world: World, objective: Data2Vec, data: Any, folder: Path) -> TrainState:
-    """As start-up makes it, without a run dir."""
+    """Build the state like start-up, without a run dir."""
     return TrainState(
         recipe=recipe,
         config=config,
@@ -178,7 +180,7 @@ def _compare_update(
 
 
 def _compare_counts(state: TrainState, metrics: dict[str, Any], meta: dict[str, Any], report: Report) -> None:
-    """Counters and schedules. The decay that train_step uses after update i is the one that fairseq has in force in update i + 1."""
+    """Compare counters and schedules. The decay that train_step uses after update i is fairseq's in update i + 1."""
     step, done = metrics["step"] - 1, metrics["step"]
     decays = [facts["ema_decay_in_force"] for facts in meta["steps"]] + [meta["ema_decay_final_update"]]
     pairs = {

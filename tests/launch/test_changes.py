@@ -1,4 +1,4 @@
-"""The same run dir with another command: what is refused, what is accepted and written down, and which data are the same data. Text."""
+"""The same run dir with another command: refused changes, accepted and recorded changes, and data that count as the same. Mostly text."""
 
 import json
 import os
@@ -25,7 +25,7 @@ def go_on(run: Path, data: object, *args: object, steps: int = 4, **changes: obj
     return launch(PRETRAIN_TEXT, command, run.parent)
 
 
-def test_a_change_is_refused_with_the_remedy_which_works_once_and_is_written_down(run: Path, tiny_text: Path) -> None:
+def test_a_change_is_refused_with_a_remedy_that_works_once_and_is_recorded(run: Path, tiny_text: Path) -> None:
     old, new = {"optim__lr": 0.002}, {"optim__lr": 0.001}
     done = go_on(run, tiny_text, **new)
     refused(done, r"\(1 differ: optim\.lr 0\.002 -> 0\.001\); undo them, accept them with --set run\.accept_changes=optim\.lr, or name")
@@ -35,12 +35,12 @@ def test_a_change_is_refused_with_the_remedy_which_works_once_and_is_written_dow
     (change,) = [event for event in read_jsonl(run / "events.jsonl") if event["event"] == "change"]
     assert (change["step"], change["fields"]) == (2, {"optim.lr": [0.002, 0.001]})
     assert read_jsonl(run / "metrics.jsonl")[-1]["lr"] == pytest.approx(0.001, rel=1e-3), "the cosine has hardly begun"
-    assert go_on(run, tiny_text, steps=5, **new).returncode == 0, "it is the run's own by now"
+    assert go_on(run, tiny_text, steps=5, **new).returncode == 0, "by now it is the run's setting"
     refused(go_on(run, tiny_text, steps=6, **old), r"optim\.lr 0\.001 -> 0\.002")
 
 
-def test_the_line_of_a_finished_run_is_a_command_that_goes_on(tiny_text: Path, tmp_path: Path) -> None:
-    """Behind its schedule a run would train at rate 0; the longer schedule must be accepted once."""
+def test_the_hint_of_a_finished_run_continues_it(tiny_text: Path, tmp_path: Path) -> None:
+    """After its schedule a run would train at rate 0. The longer schedule must be accepted once."""
     run, changes = tmp_path / "run", {"optim__schedule_steps": 2, "optim__warmup_steps": 1}
     assert go_on(run, tiny_text, steps=2, **changes).returncode == 0
     said = go_on(run, tiny_text, steps=2, **changes).stdout
@@ -84,7 +84,7 @@ def test_a_prepared_folder_may_move_and_other_data_are_refused_by_their_fingerpr
     assert json.loads((run / "config.json").read_text())["data_fingerprint"] == change["fields"]["data_fingerprint"][1] != before
 
 
-def test_other_raw_data_in_place_of_those_that_the_run_prepared_are_refused(run: Path, tmp_path: Path) -> None:
+def test_raw_data_other_than_those_that_the_run_prepared_are_refused(run: Path, tmp_path: Path) -> None:
     done = go_on(run, write_book(tmp_path / "other.txt"))
     refused(
         done, r"prepared: prepared with data\.path .*book\.txt, now .*other\.txt; go back to that, accept the other with --set run\.acc"
@@ -92,7 +92,7 @@ def test_other_raw_data_in_place_of_those_that_the_run_prepared_are_refused(run:
 
 
 def test_other_text_on_purpose_is_read_with_the_runs_tokenizer_in_one_command(run: Path, tmp_path: Path) -> None:
-    """Whatever became of the prepared folder, or of the copy, but not of both."""
+    """This works without the prepared folder or without the copy of the tokenizer, but not without both."""
     before, other = (run / "prepared" / "tokenizer.model").read_bytes(), write_book(tmp_path / "other.txt", num_lines=500)
     accept = ("--set", "run.accept_changes=data.path")
     (run / "tokenizer.model").unlink()
@@ -113,7 +113,7 @@ def test_other_text_on_purpose_is_read_with_the_runs_tokenizer_in_one_command(ru
     assert go_on(run, other, *accept, steps=5).returncode == 0, "as it says"
 
 
-def test_a_prepared_folder_with_another_tokenizer_is_refused_whatever_is_accepted(run: Path, tmp_path: Path) -> None:
+def test_a_prepared_folder_with_another_tokenizer_is_refused_in_any_case(run: Path, tmp_path: Path) -> None:
     recipe = tiny_recipe(data__path=write_book(tmp_path / "other.txt", num_lines=500))
     accept = ("--set", "run.accept_changes=data.path")
     done = go_on(run, prepare_text(recipe.data, recipe.frontend, tmp_path / "other", num_processes=1), *accept)
@@ -155,7 +155,7 @@ def test_text_that_was_changed_since_is_refused_until_it_is_accepted(run: Path, 
     )
     done = go_on(run, book, "--set", "run.accept_changes=data.path")
     assert (done.returncode, done.stderr) == (0, "")
-    assert go_on(run, book, steps=5).returncode == 0, "they are the run's by now"
+    assert go_on(run, book, steps=5).returncode == 0, "by now they are the run's data"
 
 
 def test_pictures_that_were_replaced_are_refused_until_they_are_accepted(tmp_path: Path) -> None:
@@ -183,14 +183,14 @@ def test_pictures_that_were_replaced_are_refused_until_they_are_accepted(tmp_pat
     assert json.loads((run / "config.json").read_text())["data_contents"] != before and train(4).returncode == 0
 
 
-def test_a_run_dir_without_config_json_is_judged_by_its_newest_manifest(run: Path, tiny_text: Path) -> None:
+def test_without_config_json_the_newest_manifest_is_compared(run: Path, tiny_text: Path) -> None:
     (run / "config.json").unlink()
     refused(go_on(run, tiny_text, optim__lr=0.001), r"\(1 differ: optim\.lr 0\.002 -> 0\.001\)")
     assert go_on(run, tiny_text).returncode == 0 and (run / "config.json").exists()
 
 
 def test_a_first_attempt_without_an_update_binds_neither_settings_nor_data(tmp_path: Path) -> None:
-    """It ends after its run dir was made, as for want of memory: here since no picture can be decoded."""
+    """It ends after its run dir was made, as when memory is out; here because no picture can be decoded."""
     write_files(tmp_path, {f"bad/{number:03}.png": b"no image" for number in range(20)})
     common = ("--run-dir", tmp_path / "run", *overrides("vision"))
     done = launch(PRETRAIN["vision"], ["--data", "bad", *common], tmp_path)
@@ -202,8 +202,8 @@ def test_a_first_attempt_without_an_update_binds_neither_settings_nor_data(tmp_p
     assert not [event for event in read_jsonl(tmp_path / "run" / "events.jsonl") if event["event"] == "change"]
 
 
-def test_a_run_that_ended_for_bad_items_goes_on_where_it_ended_once_they_are_gone(tmp_path: Path) -> None:
-    """Of 38 pictures four cannot be decoded, one more than a small set may have. Removed, mended or allowed: each lets it go on."""
+def test_a_run_that_ended_because_of_bad_items_resumes_after_a_remedy(tmp_path: Path) -> None:
+    """Of 38 pictures four cannot be decoded, one more than a small set may have. After removal, repair or permission the run resumes."""
     raw, run, updates = write_pictures(tmp_path / "raw"), tmp_path / "run", 9
     bad = [raw / f"{number:03}.png" for number in (7, 11, 20, 30)]
     whole = bad[0].read_bytes()
@@ -222,7 +222,7 @@ def test_a_run_that_ended_for_bad_items_goes_on_where_it_ended_once_they_are_gon
     events = read_jsonl(run / "events.jsonl")
     (ended,) = [event["step"] for event in events if event["event"] == "error"]
     assert 0 < ended == max(event["step"] for event in events if event["event"] == "save")
-    runs = [shutil.copytree(run, tmp_path / name) for name in ("removed", "mended", "allowed")]
+    runs = [shutil.copytree(run, tmp_path / name) for name in ("removed", "repaired", "allowed")]
     remedy = done.stderr.rstrip().rpartition("or ")[2].split()
     outcomes = [train(runs[2], *remedy)]
     bad[0].write_bytes(whole)
@@ -233,7 +233,7 @@ def test_a_run_that_ended_for_bad_items_goes_on_where_it_ended_once_they_are_gon
         assert (done.returncode, done.stderr) == (0, "") and f"resumed at step {ended} to {updates}" in done.stdout
 
 
-def test_a_change_in_how_it_runs_is_told_and_kept(run: Path, tiny_text: Path) -> None:
+def test_a_change_of_the_ds_config_is_printed_and_recorded(run: Path, tiny_text: Path) -> None:
     done = go_on(run, tiny_text, "--deepspeed_config", ROOT / "ds_configs" / "zero3_cpu_bf16.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert "\nchanged: precision fp32 -> bf16" in done.stdout
@@ -242,9 +242,9 @@ def test_a_change_in_how_it_runs_is_told_and_kept(run: Path, tiny_text: Path) ->
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_a_disk_that_refuses_config_json_is_one_line_on_all_ranks(tiny_prepared: Path, tmp_path: Path, size: int) -> None:
+def test_a_config_json_that_cannot_be_written_is_one_line_on_all_ranks(tiny_prepared: Path, tmp_path: Path, size: int) -> None:
     args = ["--data", tiny_prepared, "--run-dir", tmp_path / "run", *overrides()]
-    done = start_ranks(PRETRAIN_TEXT, args, tmp_path, size, file_limit=2000).wait()  # bytes: a lock fits, that does not
+    done = start_ranks(PRETRAIN_TEXT, args, tmp_path, size, file_limit=2000).wait()  # bytes: enough for a lock, too few for config.json
     refused(done[0], r"run/config\.json cannot be written \(File too large\), \d+ bytes free on that disk; fix that and give the same")
     assert all((one.returncode, one.stderr) == (2, "") for one in done[1:])
     assert not (tmp_path / "run" / ".lock").exists()

@@ -1,4 +1,4 @@
-"""launch/convert.py as a user meets it: help, a look into the checkpoint of a run, one file of whole tensors, bad input."""
+"""launch/convert.py as a user runs it: help, inspection of a run's checkpoint, one file of whole tensors, bad input."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def test_the_checkpoint_of_a_run_is_described_and_verified(modality: str, tiny_d
 
 
 @pytest.mark.parametrize("weights", ["student", "teacher"])
-def test_one_file_holds_every_counted_value_of_the_run_whole(modality: str, weights: str, tiny_done: Path, tmp_path: Path) -> None:
+def test_one_file_has_every_counted_parameter_of_the_run_whole(modality: str, weights: str, tiny_done: Path, tmp_path: Path) -> None:
     out = tmp_path / "whole.safetensors"
     done = launch(CONVERT, ["consolidate", "--from", tiny_done, "--weights", weights, "--out", out, "--local_rank=0"], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

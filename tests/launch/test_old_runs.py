@@ -1,4 +1,4 @@
-"""Run dirs that an older release wrote (tests/old_runs/): the present commands resume, probe and inspect them, with the same bits."""
+"""Run dirs that an older release wrote (tests/old_runs/): the current commands resume, probe and inspect them, with the same bits."""
 
 import json
 import shutil
@@ -14,26 +14,26 @@ from tests.launching import PRETRAIN, PROBE, ROOT, launch, read_jsonl, refused
 CONVERT = ROOT / "launch" / "convert.py"
 OLD_RUNS = ROOT / "tests" / "old_runs"
 WRITTEN_AT = "/OLD"
-"""What stands in prepared.json for the folder that the old release worked in."""
+"""Placeholder in prepared.json for the folder in which the old release ran."""
 ANY_CPU = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"}
-"""torch takes other kernels on other processors, which round otherwise. These are the ones that all processors have."""
+"""torch uses different kernels on different processors, which round differently. All processors have these kernels."""
 MODALITY = pytest.mark.parametrize("modality", PRETRAIN)
 
 
 @dataclass(frozen=True)
 class OldRun:
-    """A copy of one: `run`, the `data` it was trained on, and what the old release made of it."""
+    """A copy of an old run: `run`, the `data` it was trained on, and the results of the old release."""
 
     modality: str
     folder: Path
     expected: dict[str, Any]
 
     def launch(self, script: Path, *args: object, **kwargs: Any):  # type: ignore[no-untyped-def]
-        """A command in its folder, on any processor's kernels."""
+        """Run a command in its folder, with kernels that all processors have."""
         return launch(script, args, self.folder, env=ANY_CPU, **kwargs)
 
     def resume(self, steps: int):  # type: ignore[no-untyped-def]
-        """The pre-training command of the old run, up to this step."""
+        """Run the pre-training command of the old run up to this step."""
         numbers = self.expected["settings"] | {"run.max_steps": steps}
         settings = [part for name, value in numbers.items() for part in ("--set", f"{name}={value}")]
         config = ROOT / "ds_configs" / "zero3_cpu.json"
@@ -41,7 +41,7 @@ class OldRun:
 
 
 def copy_of(modality: str, folder: Path) -> OldRun:
-    """The modality's old run, as if it had been made in this folder."""
+    """Copy the modality's old run, with paths as if it had been made in this folder."""
     shutil.copytree(OLD_RUNS / modality, folder, dirs_exist_ok=True)
     prepared = folder / "run" / "prepared" / "prepared.json"
     prepared.write_text(prepared.read_text().replace(WRITTEN_AT, str(folder)))
@@ -49,7 +49,7 @@ def copy_of(modality: str, folder: Path) -> OldRun:
 
 
 @MODALITY
-def test_an_old_run_goes_on_with_the_bits_of_the_old_release(modality: str, tmp_path: Path) -> None:
+def test_an_old_run_resumes_with_the_bits_of_the_old_release(modality: str, tmp_path: Path) -> None:
     old = copy_of(modality, tmp_path)
     rows, events = (read_jsonl(tmp_path / "run" / name) for name in ("metrics.jsonl", "events.jsonl"))
     done = old.resume(steps=24)
@@ -80,9 +80,9 @@ def test_the_checkpoint_of_an_old_run_is_inspected_and_whole(modality: str, tmp_
     assert "\nstep 20, update 20 (0 skipped), 160 samples, " in done.stdout and ", commit f5c6c6f85903; " in done.stdout
 
 
-def test_a_setting_that_an_old_run_did_not_know_counts_as_the_default_of_its_class(tmp_path: Path) -> None:
-    """Not as the default of the recipe. EncoderConfig has 12 layers, text_tiny 3, this run 1. A key that is newer than a run
-    is absent from its config.json, and its class's default is what the older release did."""
+def test_a_setting_that_an_old_run_does_not_have_is_the_default_of_its_class(tmp_path: Path) -> None:
+    """It is not the default of the recipe. EncoderConfig has 12 layers, text_tiny 3, this run 1. A key that is newer than a run
+    is not in its config.json, and the default of its class is the behaviour of the older release."""
     old = copy_of("text", tmp_path)
     path = tmp_path / "run" / "config.json"
     config = json.loads(path.read_text())

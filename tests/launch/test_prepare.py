@@ -1,4 +1,4 @@
-"""launch/prepare.py as a user meets it: a folder that the launcher then takes, said how, and bad input in one line."""
+"""launch/prepare.py as a user runs it: a folder for the launcher, the printed next command, and bad input in one line."""
 
 import re
 import sys
@@ -33,7 +33,7 @@ def test_help_has_an_example_and_is_torch_free(tmp_path: Path) -> None:
     assert "python launch/prepare.py text --recipe text_base --data corpus/" in done.stdout
 
 
-def test_what_is_prepared_is_what_the_said_command_trains_on(modality: str, tiny_data: Path, tiny_done: Path, tmp_path: Path) -> None:
+def test_the_printed_command_trains_on_the_prepared_folder(modality: str, tiny_data: Path, tiny_done: Path, tmp_path: Path) -> None:
     args = [modality, "--data", tiny_data, "--out", "made", "--local_rank=0", *overrides(modality)]
     done = launch(PREPARE, args, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

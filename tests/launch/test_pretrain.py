@@ -1,5 +1,5 @@
-"""The three pre-training commands as a user meets them, in what they share: help, dry run, bad flags, run dir, signals, resuming.
-Training uses tests/launching.py's TINY on made-up data; what belongs to one modality is in its own file beside this one."""
+"""The three pre-training commands as a user runs them, in what they share: help, dry run, bad flags, run dir, signals, resuming.
+Training uses TINY of tests/launching.py on made-up data. Tests of one modality are in their own files in this folder."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def test_help_has_an_example_and_is_quick_and_torch_free(modality: str, tmp_path
     assert (done.returncode, done.stderr) == (0, "set()\n")
     assert time.perf_counter() - begin < 5, "0.2 s on an idle machine"
     assert f"deepspeed launch/pretrain_{modality}.py" in done.stdout and f"{modality}_tiny, {modality}_base" in done.stdout
-    assert "--local_rank" not in done.stdout, "the launcher's flag is not the user's"
+    assert "--local_rank" not in done.stdout, "the flag is for launchers, not for users"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_help_has_an_example_and_is_quick_and_torch_free(modality: str, tmp_path
         ("vision", "4096 samples = data-parallel 64 x micro 16 x accumulation 4"),
     ],
 )
-def test_a_dry_run_imagines_a_world(modality: str, plan: str, tmp_path: Path) -> None:
+def test_a_dry_run_plans_for_a_simulated_world(modality: str, plan: str, tmp_path: Path) -> None:
     done = run_python(modality, tmp_path, "--recipe", f"{modality}_large", "--dry-run", WORLD_SIZE="64")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"batch: {plan}; 64 ranks, tensor-parallel 1" in done.stdout
@@ -97,7 +97,7 @@ def test_bad_flags_are_one_line_and_leave_nothing(modality: str, case: str, dry:
 
 
 @pytest.mark.parametrize("case", BAD_PLACES)
-def test_bad_places_are_one_line_and_leave_nothing(modality: str, case: str, tmp_path: Path) -> None:
+def test_bad_paths_are_one_line_and_leave_nothing(modality: str, case: str, tmp_path: Path) -> None:
     files, args, complaint = BAD_PLACES[case]
     before = write_files(tmp_path, files)
     refused(launch(PRETRAIN[modality], [*overrides(modality), *args], tmp_path), complaint)
@@ -112,14 +112,14 @@ def test_fewer_samples_than_a_batch_are_refused_and_nothing_is_left(modality: st
 
 def test_an_unreachable_hub_is_one_line(modality: str, tmp_path: Path) -> None:
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "cache")}
-    args = ["--data", "someone/something", "--run-dir", "run", *overrides(modality)]
+    args = ["--data", "owner/name", "--run-dir", "run", *overrides(modality)]
     done = launch(PRETRAIN[modality], args, tmp_path, env=nowhere)
-    refused(done, r"--data someone/something: no such file or folder, and the hub does not give it")
+    refused(done, r"--data owner/name: no such file or folder, and the hub does not give it")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_real_process_says_no_more_than_a_forked_one(modality: str, tiny_data: Path, tmp_path: Path) -> None:
-    """Here the libraries are imported by the command itself, so whatever they print is seen."""
+def test_a_real_process_prints_no_more_than_a_forked_one(modality: str, tiny_data: Path, tmp_path: Path) -> None:
+    """Here the command itself imports the libraries, so their output is part of the test."""
     done = run_python(modality, tmp_path, "--data", tiny_data, *overrides(modality))
     assert (done.returncode, done.stderr) == (0, "")
     said = [line.split()[0] for line in done.stdout.splitlines()]
@@ -127,7 +127,7 @@ def test_a_real_process_says_no_more_than_a_forked_one(modality: str, tiny_data:
     assert said[-10:] == [*block, "step", "step", "done:", "curves:", "next:"], done.stdout
 
 
-def test_a_run_dir_has_what_the_product_promises(modality: str, tiny_done: Path) -> None:
+def test_a_run_dir_has_the_files_of_product_md(modality: str, tiny_done: Path) -> None:
     names = {path.name for path in tiny_done.iterdir()} - {".lock", "curves.png"}
     kept = {"tokenizer.model"} if modality == "text" else set()
     assert names == {"config.json", "metrics.jsonl", "events.jsonl", "checkpoints", "prepared", "watch"} | kept
@@ -143,7 +143,7 @@ def test_a_run_dir_has_what_the_product_promises(modality: str, tiny_done: Path)
     assert sorted(path.name for path in (tiny_done / "checkpoints").iterdir()) == ["latest", "step_00000002"]
 
 
-def test_a_finished_run_says_so_and_changes_nothing_but_draws_curves_that_a_kill_prevented(
+def test_a_finished_run_is_reported_and_unchanged_except_for_curves_that_a_kill_prevented(
     modality: str, tiny_done: Path, tiny_data: Path
 ) -> None:
     before = contents(tiny_done)
@@ -176,16 +176,16 @@ def num_lines(path: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
-def test_a_pre_empted_run_resumes_as_if_nothing_had_been(modality: str, tiny_done: Path, tmp_path: Path) -> None:
-    """SIGTERM: exit 75 with everything saved. The same command ends it, and every logged number is that of an undisturbed run.
-    Meanwhile a second launch into the run dir is refused."""
+def test_a_pre_empted_run_resumes_as_if_undisturbed(modality: str, tiny_done: Path, tmp_path: Path) -> None:
+    """SIGTERM: exit code 75, with everything saved. The same command finishes the run, with every logged number of an undisturbed run.
+    A second launch into the run dir at the same time is refused."""
     script = PRETRAIN[modality]
     args = ["--data", tiny_done / "prepared", *overrides(modality, run__max_steps=60, run__save_steps=25, run__eval_steps=30)]
     run = tmp_path / "run"
     first = start(script, [*args, "--run-dir", run], tmp_path)
     first.wait_until(lambda: num_lines(run / "metrics.jsonl") >= 3)
     second = start(script, [*args, "--run-dir", run], tmp_path)
-    os.kill(first.process.pid or 0, signal.SIGSTOP)  # the first one must not end before the second has looked
+    os.kill(first.process.pid or 0, signal.SIGSTOP)  # the first run must not end before the second has checked the lock
     refused(second.wait(), rf"--run-dir {run} is in use by pid {first.process.pid} on \S+ since .*; wait for it, stop it, or name another")
     os.kill(first.process.pid or 0, signal.SIGCONT)
     stopped = interrupt(first, signal.SIGTERM)

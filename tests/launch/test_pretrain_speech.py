@@ -1,4 +1,4 @@
-"""launch/pretrain_speech.py in what only speech has: bad recordings, settings of crops and groups, and worker processes."""
+"""launch/pretrain_speech.py, tests of speech only: bad recordings, settings of crops and groups, and worker processes."""
 
 import os
 import signal
@@ -55,7 +55,7 @@ def test_masks_that_would_cover_a_whole_recording_are_refused(tmp_path: Path) ->
 
 
 def test_a_recording_that_breaks_after_preparing_is_an_event_and_training_goes_on(tmp_path: Path) -> None:
-    """Another one stands in for it; each is told once, however often it is met."""
+    """Another recording replaces it. Each bad recording gives one event, even if it is drawn again."""
     raw = write_tones(tmp_path / "raw")
 
     def train(data: str, run_dir: str, max_steps: int, max_bad_fraction: float) -> subprocess.CompletedProcess[str]:
@@ -74,12 +74,12 @@ def test_a_recording_that_breaks_after_preparing_is_an_event_and_training_goes_o
     for number in range(8, 12):
         (raw / f"{number:03}.wav").unlink()
     too_many = train("run/prepared", "strict", 12, 0.01)
-    refused(too_many, r"of \d+ items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .*\.wav \(.*mend or remove")
+    refused(too_many, r"of \d+ items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .*\.wav \(.*fix or remove")
 
 
 @pytest.mark.slow
 def test_workers_change_no_number_and_a_stop_request_to_the_whole_group_saves(tmp_path: Path) -> None:
-    """A terminal's Ctrl-C or a pre-emption signals the workers too; they must not take the run with them."""
+    """A terminal's Ctrl-C or a pre-emption also signals the workers, which must not end the run."""
     raw = write_tones(tmp_path / "raw", 40)
     numbers = {"run__max_steps": 60, "run__save_steps": 100, "run__eval_steps": 60}
     plain = launch(PRETRAIN_SPEECH, ["--data", raw, "--run-dir", "plain", *overrides("speech", **numbers)], tmp_path)

@@ -1,4 +1,4 @@
-"""launch/pretrain_text.py in what only text has: bad corpora, and a preparation that takes long enough to be interrupted."""
+"""launch/pretrain_text.py, tests of text only: bad corpora, and a preparation that takes long enough to be interrupted."""
 
 import os
 import shutil
@@ -49,7 +49,7 @@ def interrupt(running: Running, number: signal.Signals) -> subprocess.CompletedP
 
 
 def long_preparation(tmp_path: Path) -> Running:
-    """A launch that is in the middle of preparing 2 MB of text."""
+    """Start a launch and return it while it prepares 2 MB of text."""
     book = write_book(tmp_path / "line.txt")
     (tmp_path / "book.txt").write_text(book.read_text() * 50)
     book.unlink()
@@ -68,7 +68,7 @@ def test_an_interrupt_while_preparing_leaves_nothing(tmp_path: Path) -> None:
 def test_after_a_kill_while_preparing_the_same_command_starts_over(tmp_path: Path) -> None:
     assert interrupt(long_preparation(tmp_path), signal.SIGKILL).returncode == -signal.SIGKILL
     run = tmp_path / "runs" / "text_tiny"
-    assert not (run / "prepared").exists(), "half-done data would be taken for whole ones"
+    assert not (run / "prepared").exists(), "incomplete data would be taken for complete data"
     shutil.copyfile(write_book(tmp_path / "line.txt"), tmp_path / "book.txt")
     done = launch(PRETRAIN_TEXT, ["--data", "book.txt", *overrides()], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""launch/pretrain_vision.py in what only vision has: bad pictures, and settings of patches and views."""
+"""launch/pretrain_vision.py, tests of vision only: bad pictures, and settings of patches and views."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def test_bad_data_are_one_line_and_leave_nothing(case: str, tmp_path: Path) -> N
 
 
 def test_a_damaged_picture_is_an_event_and_training_goes_on(tmp_path: Path) -> None:
-    """No picture is decoded while preparing; another one stands in for it, and it is told once, however often it is met."""
+    """Preparing decodes no picture. In training another picture replaces a bad one, which gives one event, even if it is drawn again."""
     raw = write_pictures(tmp_path / "raw")
     (raw / "007.png").write_bytes(NO_IMAGE)
     (raw / "024.png").write_bytes((raw / "022.png").read_bytes()[:200])
@@ -56,6 +56,6 @@ def test_too_many_damaged_pictures_end_the_run_naming_the_first_ten(tmp_path: Pa
     done = launch(PRETRAIN_VISION, ["--data", "raw", *overrides("vision")], tmp_path)
     refused(
         done,
-        r"\d+ of 38 items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .* and \d+ more; mend or remove them",
+        r"\d+ of 38 items cannot be decoded, more than data\.max_bad_fraction 0\.01 allows \(3\): .* and \d+ more; fix or remove them",
     )
     assert done.stderr.count(".png (not an image of a known kind") == 10

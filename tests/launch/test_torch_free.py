@@ -1,4 +1,4 @@
-"""What plans, looks and explains does not wait for torch: every --help, every dry run, the ledger and the inspection of a checkpoint."""
+"""Commands that only plan, inspect or explain do not import torch: every --help, every dry run, the ledger, inspection of a checkpoint."""
 
 import re
 import sys
@@ -20,7 +20,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def heavy_imports(cwd: Path, script: str, *args: object) -> str:
-    """The large libraries that a command has imported when it ends well."""
+    """Run a command and return the large libraries that it has imported."""
     command = [sys.executable, "-c", PROGRAM, str(ROOT / "launch" / script), *map(str, args)]
     done = run_command(command, cwd, 60, env={"HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr
@@ -57,5 +57,5 @@ def test_a_dry_run_on_prepared_data_imports_no_torch(modality: str, tiny_data: P
     assert heavy_imports(tmp_path, f"pretrain_{modality}.py", "--dry-run", "--data", prepared, *flags) == ""
 
 
-def test_the_check_itself_sees_torch(tmp_path: Path) -> None:
+def test_the_check_itself_finds_torch(tmp_path: Path) -> None:
     assert "torch" in heavy_imports(tmp_path, "convert.py", "inspect", OLD_RUNS / "text" / "run", "--verify")

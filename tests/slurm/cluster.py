@@ -1,4 +1,4 @@
-"""A real Slurm of several nodes on this machine, for tests: slurm-up's namespaces, and the commands that a user types. Needs root and
+"""A real Slurm of several nodes on this machine, for tests: namespaces of slurm-up, and the commands that a user types. Needs root and
 Debian's packages (tests/slurm/slurm-up --install)."""
 
 import contextlib
@@ -19,7 +19,7 @@ ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEM
 
 
 def missing() -> str | None:
-    """Why there can be no cluster here; None where there can."""
+    """Return why a cluster cannot run here; None if it can."""
     if os.geteuid() != 0:
         return "a Slurm cluster of namespaces needs root"
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -33,43 +33,43 @@ def missing() -> str | None:
 
 @dataclass
 class Cluster:
-    """A running cluster; `folder` is the file system that its nodes share."""
+    """A running cluster. `folder` is the file system that its nodes share."""
 
     folder: Path
     env: dict[str, str]
     num_nodes: int
 
     def run(self, *command: object, timeout: float = 60, **env: str) -> subprocess.CompletedProcess[str]:
-        """A command of a user on the login node, in the checkout."""
+        """Run a user's command on the login node, in the checkout."""
         words = [str(word) for word in command]
         return subprocess.run(words, cwd=ROOT, env={**self.env, **env}, capture_output=True, text=True, timeout=timeout, check=False)
 
     def submit(self, *words: object, **env: str) -> str:
-        """sbatch; the job's number. Its output goes to `output(job)`."""
+        """Run sbatch and return the job's number. The output is in `output(job)`."""
         done = self.run("sbatch", "--parsable", f"--output={self.folder}/slurm-%A_%a-%j.out", *words, **env)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip().split(";")[0]
 
     def output(self, job: str) -> str:
-        """What the job has said so far, all attempts."""
+        """Return the job's output so far, of all attempts."""
         return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob(f"slurm-*-{job}.out")))
 
     def state(self, job: str) -> str:
-        """PENDING, RUNNING, COMPLETED, ..."""
+        """Return PENDING, RUNNING, COMPLETED, ..."""
         return self.run("squeue", "-t", "all", "-h", "-j", job, "-o", "%T").stdout.strip()
 
     def facts(self, job: str) -> dict[str, str]:
-        """scontrol show job."""
+        """Return the fields of `scontrol show job`."""
         shown = self.run("scontrol", "show", "job", "-o", job).stdout
         return dict(re.findall(r"(\w+)=(.*?)(?= \w+(?::\w+)?=|$)", shown.strip()))
 
     def seconds(self, job: str) -> int:
-        """For which this attempt has run; less than a day."""
+        """Return the seconds for which this attempt has run. It must be less than a day."""
         clock = self.run("squeue", "-h", "-j", job, "-o", "%M").stdout.strip()
         return sum(int(part) * 60**place for place, part in enumerate(reversed(clock.split(":"))))
 
     def wait(self, job: str, timeout: float = 180) -> str:
-        """The state in which the job ended, or in which it is held. Fails, with its output, where it does not."""
+        """Wait until the job has ended or is held, and return its state. After `timeout` it fails with the job's output."""
 
         def ended() -> bool:
             state = self.state(job)
@@ -79,7 +79,7 @@ class Cluster:
         return self.state(job)
 
     def wait_until(self, happened: Callable[[], bool], timeout: float, job: str) -> None:
-        """Poll; fails with the job's output where it does not happen."""
+        """Poll until `happened()`. After `timeout` it fails with the job's output."""
         deadline = time.monotonic() + timeout
         while not happened():
             if time.monotonic() > deadline:
@@ -87,33 +87,33 @@ class Cluster:
             time.sleep(0.1)
 
     def on_node(self, node: str, *command: object, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """A command on a node, outside of Slurm."""
+        """Run a command on a node, outside of Slurm."""
         return self.run(HERE / "slurm-node", "exec", self.folder, node, *command, timeout=timeout)
 
     def power_off(self, node: str) -> None:
-        """Every process of the node dies at once."""
+        """Kill all processes of the node at once."""
         assert self.run(HERE / "slurm-node", "off", self.folder, node).returncode == 0
 
     def power_on(self, node: str) -> None:
-        """The node comes up again, and Slurm takes it."""
+        """Start the node again and wait until Slurm uses it."""
         done = self.run(HERE / "slurm-node", "start", self.folder, node)
         assert done.returncode == 0, done.stderr
 
     def pids(self, node: str, pattern: str) -> list[int]:
-        """Processes of a node whose command line matches, by their numbers there, oldest first."""
+        """Return the ids, on that node, of processes whose command line matches, oldest first."""
         return [int(pid) for pid in self.on_node(node, "pgrep", "-f", pattern).stdout.split()]
 
     def processes(self, pattern: str) -> list[str]:
-        """What runs anywhere in the cluster and matches."""
+        """Return the matching processes on all nodes."""
         return [f"{node}:{pid}" for node in self.nodes for pid in self.pids(node, pattern)]
 
     @property
     def nodes(self) -> list[str]:
-        """All of them."""
+        """Return the names of all nodes."""
         return [f"node{number + 1}" for number in range(self.num_nodes)]
 
     def clear(self) -> None:
-        """No job of a test outlives it, and every node is up."""
+        """Cancel all jobs and start nodes that are off, so that no test affects the next one."""
         self.run("scancel", "--user=root")
         for node in self.nodes:
             self.power_on(node)
@@ -125,7 +125,7 @@ class Cluster:
 
 @contextlib.contextmanager
 def cluster(folder: Path, num_nodes: int = 2, **settings: str) -> Iterator[Cluster]:
-    """Bring one up in `folder` and take it down. `settings`: slurm-up's, without SLUP_."""
+    """Start a cluster in `folder` and stop it at the end. `settings`: those of slurm-up, without SLUP_."""
     number = os.getpid()
     mine = {"NODES": str(num_nodes), "NET": f"10.214.{1 + number % 250}", "PORT": str(16_000 + number % 900), **settings}
     if str(ROOT).startswith("/tmp/"):

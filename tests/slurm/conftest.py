@@ -13,8 +13,8 @@ from tests.slurm.runs import Undisturbed
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything here needs Slurm: make test leaves it out, make test-slurm runs it. A node that dies is missed after half a minute, a job
-    that comes back waits for Slurm's scheduler: such a test takes a minute, and more on a busy machine."""
+    """Mark all tests here: they need Slurm. make test leaves them out, make test-slurm runs them. Slurm notices a dead node after half a
+    minute, and a requeued job waits for Slurm's scheduler. Such a test takes a minute, and more on a busy machine."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.slurm)
@@ -32,15 +32,15 @@ def whole_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def slurm(whole_cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster with nothing running in it, before and after."""
+    """The cluster, without running jobs before and after the test."""
     yield whole_cluster
     whole_cluster.clear()
 
 
 @pytest.fixture(scope="session")
 def prepared(whole_cluster: Cluster) -> dict[str, Path]:
-    """Modality -> made-up data as the tiny settings want them."""
-    from recipes.modalities.registry import MODALITIES  # seconds of imports, which a skipped folder need not pay
+    """Modality -> made-up data, prepared for the tiny settings."""
+    from recipes.modalities.registry import MODALITIES  # takes seconds; not imported if the folder is skipped
 
     folders = {}
     for modality, write in WRITE.items():
@@ -53,5 +53,5 @@ def prepared(whole_cluster: Cluster) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def undisturbed(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """The end of the text run of tests/slurm/runs.py on two ranks."""
+    """The result of an undisturbed text run of tests/slurm/runs.py on two ranks."""
     return Undisturbed.of(prepared["text"], tmp_path_factory.mktemp("undisturbed"), 2)

@@ -1,4 +1,4 @@
-"""A tiny run on the cluster: how it is submitted, how far it is, and that it ended where an undisturbed one does."""
+"""A tiny run on the cluster: submit it, follow it, and compare its end with an undisturbed run."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from tests.slurm.cluster import Cluster
 SBATCH = "launch/pretrain.sbatch"
 SIGNAL_SECONDS = 30
 SIGNAL = f"--signal=B:USR2@{SIGNAL_SECONDS}"
-"""To be said to sbatch where a time limit is to be reached: the shipped batch script's five minutes are longer than these jobs."""
+"""Option of sbatch for tests of a time limit: the shipped batch script's five minutes are longer than these jobs."""
 LONG_MINUTES = 10
 RANK = "pretrain_text.py --local_rank"
 STEPS = 300
@@ -24,23 +24,23 @@ NUMBERS: dict[str, object] = {
     **{"run__max_steps": STEPS, "run__save_steps": 25, "run__log_steps": 1, "run__eval_steps": STEPS, "checkpoint__keep_last": 2},
     **{"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1},
 }
-"""Some seconds of training, and a checkpoint each second or so."""
+"""Settings for some seconds of training, with a checkpoint about every second."""
 
 
 def the_rank(slurm: Cluster, node: str) -> int:
-    """The process of the one rank on a node: the last that was started, after the launcher's two with the same words in their lines."""
+    """Return the process id of a node's only rank: the last matching process, after the launcher's two with the same command line."""
     return slurm.pids(node, RANK)[-1]
 
 
 def set_time_limit(slurm: Cluster, job: str, minutes: int) -> None:
-    """From the job's start."""
+    """Set the job's time limit, in minutes from its start."""
     done = slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
     assert done.returncode == 0, done.stderr
 
 
 def reach_time_limit(slurm: Cluster, job: str) -> None:
-    """Move it so near that the signal comes, and far away again for the next attempt. Slurm looks at limits each half minute, longer
-    than these runs are: the ranks stand still until the signal waits for each of them."""
+    """Shorten the time limit until the signal is sent, then extend it for the next attempt. Slurm checks limits every half minute, longer
+    than these runs take. So the ranks are stopped until the signal is pending for each of them."""
     ranks = {node: the_rank(slurm, node) for node in slurm.nodes}
     for node, rank in ranks.items():
         slurm.on_node(node, "kill", "-STOP", rank)
@@ -52,7 +52,7 @@ def reach_time_limit(slurm: Cluster, job: str) -> None:
 
 
 def _has_usr2(slurm: Cluster, node: str, pid: int) -> bool:
-    """Whether the signal waits for a stopped process."""
+    """True if the signal is pending for a stopped process."""
     pending = re.search(r"^ShdPnd:\s*(\w+)$", slurm.on_node(node, "cat", f"/proc/{pid}/status").stdout, re.M)
     return pending is not None and bool(int(pending[1], 16) & 1 << signal.SIGUSR2 - 1)
 
@@ -63,66 +63,66 @@ ASK: dict[str, Callable[[Cluster, str], object]] = {
     "scontrol requeue": lambda slurm, job: slurm.run("scontrol", "requeue", job),
     "time limit": reach_time_limit,
 }
-"""The ways in which a job that was submitted with SIGNAL is asked to go while it trains."""
+"""Ways to request a stop of a training job that was submitted with SIGNAL."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A text run in `path`, to be submitted as often as one likes."""
+    """A text run in `path`, which may be submitted several times."""
 
     slurm: Cluster
     data: Path
     path: Path
 
     def command(self, **changes: object) -> list[object]:
-        """What follows launch/pretrain.sbatch."""
+        """Return the arguments of launch/pretrain.sbatch."""
         flags = ["--data", self.data, "--run-dir", self.path, *overrides(**{**NUMBERS, **changes})]
         return ["launch/pretrain_text.py", *flags]
 
     def submit(self, *words: object, env: dict[str, str] | None = None, **changes: object) -> str:
-        """The job's number. `words` are sbatch's own."""
+        """Submit the run and return the job's number. `words` are options of sbatch."""
         return self.slurm.submit(*words, SBATCH, *self.command(**changes), **(env or {}))
 
     @property
     def step(self) -> int:
-        """Of the last line of metrics.jsonl."""
+        """Return the step of the last line of metrics.jsonl."""
         rows = self.path / "metrics.jsonl"
         lines = rows.read_text().splitlines() if rows.exists() else []
         return json.loads(lines[-1])["step"] if lines else 0
 
     def events(self, *kinds: str) -> list[dict[str, Any]]:
-        """Those of events.jsonl."""
+        """Return the events of events.jsonl of these kinds."""
         path = self.path / "events.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
         return [row for row in rows if row["event"] in kinds]
 
     def wait_for_step(self, step: int, job: str, timeout: float = 120) -> None:
-        """Until that many updates are logged."""
+        """Wait until `step` updates are logged."""
         self.slurm.wait_until(lambda: self.step >= step, timeout, job)
 
     def attempts(self) -> list[dict[str, Any]]:
-        """What the batch scripts have written down."""
+        """Return the rows of attempts.jsonl, which the batch scripts write."""
         path = self.path / "attempts.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 @dataclass(frozen=True)
 class Undisturbed:
-    """The end of the same run on as many ranks of one machine, which nobody disturbed."""
+    """The result of the same run on the same number of ranks of one machine, undisturbed."""
 
     state: dict[str, str]
     curve: list[dict[str, Any]]
 
     @staticmethod
     def of(data: Path, folder: Path, size: int) -> "Undisturbed":
-        """Run it."""
+        """Run it and return the result."""
         path = folder / f"undisturbed_{size}"
         args = ["--data", data, "--run-dir", path, *overrides(**NUMBERS)]
         finished(start_ranks(PRETRAIN["text"], args, folder, size).wait(300))
         return Undisturbed(_last_state(path), curve_of(path))
 
     def check(self, run: Run) -> None:
-        """Fails unless weights, moments, teacher, counters and every logged number are the same, bit for bit."""
+        """Assert that weights, moments, teacher, counters and every logged number are the same, bit for bit."""
         ours = curve_of(run.path)
         differing = [f"{a} != {b}" for a, b in zip(ours, self.curve, strict=False) if a != b]
         assert not differing and len(ours) == len(self.curve), (len(ours), len(self.curve), differing[:1])

@@ -1,5 +1,5 @@
-"""Which process gets which signal under `srun -> deepspeed -> ranks` and under `srun -> ranks`: a job whose ranks write down what they
-hear, and what becomes of their parent. The table of docs/slurm.md comes from it.
+"""Find which process gets which signal under `srun -> deepspeed -> ranks` and under `srun -> ranks`: a job whose ranks log the signals
+they get and the end of their parent. The table of docs/slurm.md comes from it.
 
 python -m tests.slurm.signals
 """
@@ -47,7 +47,7 @@ STEPS = {
 
 
 def to_srun(slurm: Cluster, job: str, signal: str) -> object:
-    """On the node of the batch script."""
+    """Send the signal to srun, on the node of the batch script."""
     return slurm.on_node("node1", "pkill", f"-{signal}", "-o", "-x", "srun")
 
 
@@ -62,7 +62,7 @@ WAYS: dict[str, Callable[[Cluster, str, str], object]] = {
 
 
 def probe(slurm: Cluster, step: str, way: str, signal: str) -> dict[str, list[str]]:
-    """What rank0, rank1 and the batch script heard of `signal`, sent in this `way` to a job whose step is of this kind."""
+    """Send `signal` in this `way` to a job with this `step`. Return the log of rank0, rank1 and the batch script."""
     folder = Path(tempfile.mkdtemp(prefix="probe_", dir=slurm.folder))
     (folder / "rank.py").write_text(RANK)
     (folder / "job.sbatch").write_text(BATCH)
@@ -72,13 +72,13 @@ def probe(slurm: Cluster, step: str, way: str, signal: str) -> dict[str, list[st
     WAYS[way](slurm, job, signal)
     slurm.wait_until(lambda: slurm.state(job) not in ("RUNNING", "COMPLETING"), 60, job)
     time.sleep(7 if way in ("scontrol requeue", "scancel JOB") else 0)  # KillWait
-    heard = {log.name: log.read_text().split("\n")[1:-1] for log in logs}
+    received = {log.name: log.read_text().split("\n")[1:-1] for log in logs}
     batch = folder / "batch"
-    return heard | {"batch": batch.read_text().split() if batch.exists() else []}
+    return received | {"batch": batch.read_text().split() if batch.exists() else []}
 
 
 def main() -> int:
-    """Every row that the table has."""
+    """Print every row of the table."""
     with tempfile.TemporaryDirectory(prefix="signals_", ignore_cleanup_errors=True) as place, cluster(Path(place, "cluster")) as slurm:
         for way in WAYS:
             signals = ("USR2", "TERM", "INT") if way in ("scancel", "kill srun") else ("TERM",) if "--" not in way else ("USR2",)

@@ -1,4 +1,4 @@
-"""The user's mistakes on a cluster: one line that names the number or the node, exit code 2, and no attempt to try it again."""
+"""The user's mistakes on a cluster: one line with the number or the node, exit code 2, and no retry."""
 
 import json
 import subprocess
@@ -19,7 +19,7 @@ def run(slurm: Cluster, prepared: dict[str, Path], request: pytest.FixtureReques
 
 
 def refused(run: Run, job: str, *words: str) -> None:
-    """Fails unless the job ended with exit code 2, saying one line with all the words."""
+    """Assert that the job ended with exit code 2 and one line that has all the words."""
     state, said = run.slurm.wait(job), run.slurm.output(job)
     assert (state, run.slurm.facts(job)["ExitCode"], run.slurm.facts(job)["Restarts"]) == ("FAILED", "2:0", "0"), said
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
@@ -29,7 +29,7 @@ def refused(run: Run, job: str, *words: str) -> None:
 
 @contextmanager
 def hidden(slurm: Cluster, node: str, path: Path, instead: Path) -> Iterator[None]:
-    """On one node, `instead` stands at `path`."""
+    """In this block, `instead` is mounted at `path` on one node."""
     assert slurm.on_node(node, "mount", "--bind", instead, path).returncode == 0
     try:
         yield
@@ -51,7 +51,7 @@ def test_tensor_parallelism_that_is_larger_than_a_node(run: Run) -> None:
     refused(run, job, "tensor_model_parallel_size 2 does not fit into a node of 1 ranks", "across_nodes")
 
 
-def test_tensor_parallelism_across_nodes_where_it_is_asked_for(run: Run) -> None:
+def test_tensor_parallelism_across_nodes_if_requested(run: Run) -> None:
     asked = {"megatron": {"tensor_model_parallel_size": 2, "across_nodes": True}}
     path = run.slurm.folder / "tp_asked.json"
     path.write_text(json.dumps(json.loads((ROOT / "ds_configs" / "zero3_cpu.json").read_text()) | asked))

@@ -1,4 +1,4 @@
-"""A run learns the same however it is started: one process here, two nodes with one or two processes each, tensor parallelism inside
+"""A run learns the same for every way to start it: one process here, two nodes with one or two processes each, tensor parallelism inside
 the node, under sbatch with deepspeed, plain srun, or torchrun."""
 
 import json
@@ -36,7 +36,7 @@ def one_process(prepared: dict[str, Path], tmp_path_factory: pytest.TempPathFact
 
 
 def check_equal(rows: Rows, reference: Rows, world_size: int, tp_size: int) -> None:
-    """Loss and gradient norm, relative: 1e-5 for five steps, 1e-4 for all."""
+    """Assert that loss and gradient norm agree: relative difference 1e-5 for five steps, 1e-4 for all."""
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert {(row["world_size"], row["tp_size"]) for row in rows} == {(world_size, tp_size)}
     for row, other in zip(rows, reference, strict=True):
@@ -74,14 +74,14 @@ def test_two_nodes_with_one_process_each_under_plain_srun(
 
 def test_two_nodes_with_two_processes_each_under_torchrun(slurm: Cluster, prepared: dict[str, Path], one_process: dict[str, Rows]) -> None:
     run_dir = slurm.folder / "torchrun"
-    meet = f"--rdzv_backend=c10d --rdzv_endpoint=node1:{25_000 + os.getpid() % 1000} --rdzv_id=1 --nnodes=2 --nproc_per_node=2"
-    words = ["torchrun", *meet.split(), *command("text", prepared, run_dir)]
+    rendezvous = f"--rdzv_backend=c10d --rdzv_endpoint=node1:{25_000 + os.getpid() % 1000} --rdzv_id=1 --nnodes=2 --nproc_per_node=2"
+    words = ["torchrun", *rendezvous.split(), *command("text", prepared, run_dir)]
     done = slurm.run("srun", "--nodes=2", "--ntasks-per-node=1", *words, timeout=150)
     assert done.returncode == 0, done.stderr
     check_equal(read_jsonl(run_dir / "metrics.jsonl"), one_process["text"], 4, 1)
 
 
-def test_two_processes_on_each_node_under_plain_srun_find_their_places(
+def test_two_processes_on_each_node_under_plain_srun_get_their_ranks(
     slurm: Cluster, prepared: dict[str, Path], one_process: dict[str, Rows]
 ) -> None:
     run_dir = slurm.folder / "srun_2x2"

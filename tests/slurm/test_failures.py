@@ -1,4 +1,4 @@
-"""What dies or hangs on a node: all ranks are gone soon, one line names the node and the reason, and the job comes back, or is held."""
+"""A process dies or hangs on a node: all ranks end soon, one line names node and reason, and the job is requeued or held."""
 
 import re
 import time
@@ -8,7 +8,7 @@ from tests.slurm.cluster import Cluster
 from tests.slurm.runs import RANK, Run, Undisturbed, the_rank
 
 
-def test_a_killed_rank_is_named_and_the_job_comes_back(slurm: Cluster, prepared: dict[str, Path], undisturbed: Undisturbed) -> None:
+def test_a_killed_rank_is_named_and_the_job_is_requeued(slurm: Cluster, prepared: dict[str, Path], undisturbed: Undisturbed) -> None:
     run = Run(slurm, prepared["text"], slurm.folder / "killed")
     job = run.submit()
     run.wait_for_step(60, job)
@@ -19,7 +19,7 @@ def test_a_killed_rank_is_named_and_the_job_comes_back(slurm: Cluster, prepared:
     undisturbed.check(run)
 
 
-def test_a_stopped_rank_is_named_with_its_stack_and_the_job_comes_back(
+def test_a_stopped_rank_is_named_with_its_stack_and_the_job_is_requeued(
     slurm: Cluster, prepared: dict[str, Path], undisturbed: Undisturbed
 ) -> None:
     run = Run(slurm, prepared["text"], slurm.folder / "stopped")
@@ -47,14 +47,14 @@ def test_a_node_that_loses_power_costs_the_steps_since_the_last_checkpoint(
     slurm.power_on("node2")
     assert slurm.wait(job, 240) == "COMPLETED", slurm.output(job)
     assert run.events("resume")[0]["step"] in (50, 75)
-    # said by the batch script, or by the next attempt's where Slurm has ended this one; a watcher that died last has left a record
+    # printed by the batch script, or by that of the next attempt if Slurm has ended this one; a watcher that died last has left a record
     assert re.search(r"attempt 1.*: rank 1 on node2 (exited without a record|died without an exit code)", slurm.output(job)), slurm.output(
         job
     )
     undisturbed.check(run)
 
 
-def test_a_crash_at_step_0_is_tried_as_often_as_was_said_and_then_held(slurm: Cluster, prepared: dict[str, Path]) -> None:
+def test_a_crash_at_step_0_is_tried_max_tries_times_and_then_held(slurm: Cluster, prepared: dict[str, Path]) -> None:
     run = Run(slurm, prepared["text"], slurm.folder / "loop")
     job = run.submit(env={"MAX_TRIES": "2"}, run__save_steps=100_000, run__max_steps=100_000, optim__schedule_steps=100_000)
     for attempt in (1, 2):

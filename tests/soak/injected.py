@@ -1,11 +1,11 @@
-"""An error that nobody foresaw, raised at each of many places of a run: the process must be gone within seconds, with exit code 1, and
-nothing that it started may be left.
+"""Raise an unexpected error at each of many places of a run. The process must end within seconds, with exit code 1, and
+leave no process that it has started.
 
 python -m tests.soak.injected --out results/injected.json
 python -m tests.soak.injected --places "save: file" "worker: sample" --ranks 2 --workers 2
 
-Every place with 1 and 2 ranks, without and with 2 worker processes per rank. Ranks have no launcher that would end them for each other.
-They are forked from this process, which has imported everything, and end as Python's main program ends.
+Every place is tried with 1 and 2 ranks, and with 0 and 2 worker processes per rank. No launcher ends the other ranks.
+Ranks are forked from this process, which has imported everything, and end like a main program of Python.
 """
 
 import argparse
@@ -31,17 +31,17 @@ from tests.made_up import write_pictures
 from tests.processes import processes_of
 
 LIMIT_SECONDS = 15.0
-"""From the error to the moment when nothing is left."""
+"""Time from the error until no process is left."""
 PATIENCE_SECONDS = 90.0
-"""From the start of a run to the moment when whatever is left of it is killed."""
+"""Time from the start of a run until its remaining processes are killed."""
 RAISED = "raised"
-"""The file whose time says when the error was raised."""
+"""The file whose modification time is the time of the error."""
 SETTINGS: dict[str, object] = {"run__max_steps": 4, "run__save_steps": 2, "run__eval_steps": 2, "run__log_steps": 1, "run__eval_samples": 8}
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the error is raised: at the `call`-th call of `target` (module:attributes); on rank 0 where only that calls it."""
+    """Where the error is raised: at the `call`-th call of `target` (module:attributes). If only rank 0 calls it, on rank 0."""
 
     target: str
     call: int = 1
@@ -120,35 +120,35 @@ class Case:
 
 @dataclass(frozen=True)
 class Ending:
-    """How it ended. `seconds`: from the error until nothing was left; None where it was never raised."""
+    """How a run ended. `seconds`: from the error until no process was left; None if it was never raised."""
 
     codes: list[int | None]
     seconds: float | None
     left: list[str]
 
     def holds(self, case: Case) -> bool:
-        """Whether it is as it must be. After the last update the other ranks may be done."""
+        """True if the end is as required. After the last update the other ranks may be done."""
         others = {0, 1} if case.place in LAST else {1}
         return 1 in self.codes and others >= set(self.codes) and (self.seconds or 1e9) <= LIMIT_SECONDS and not self.left
 
 
 class Raises:
-    """Stands for a function and raises at one of its calls. Pickled into worker processes, each of which counts its own."""
+    """Replaces a function and raises at one of its calls. It is pickled into worker processes, and each of them counts its own calls."""
 
     def __init__(self, function: Callable[..., Any], call: int, mark: Path) -> None:
         self.function, self.left, self.mark = function, call, mark
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """As the function, or the error."""
+        """Call the function, or raise the error."""
         self.left -= 1
         if self.left == 0:
             self.mark.touch()
-            raise RuntimeError("injected: CUDA out of memory, or whatever else nobody foresaw")
+            raise RuntimeError("injected: CUDA out of memory, or another unexpected error")
         return self.function(*args, **options)
 
 
 class BrokenData:
-    """A data set of which one method raises, in whatever process it is used."""
+    """A data set of which one method raises, in every process that uses it."""
 
     def __init__(self, data: Any, name: str, raises: Raises) -> None:
         self.data, self.name, self.raises = data, name, raises
@@ -157,7 +157,7 @@ class BrokenData:
         return len(self.data)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # while it is unpickled it has nothing yet
+        if name.startswith("__"):  # while it is unpickled it has no attributes yet
             raise AttributeError(name)
         if name != self.name:
             return getattr(self.data, name)
@@ -166,7 +166,7 @@ class BrokenData:
 
 
 def inject(place: Place, mark: Path) -> None:
-    """Put the error in its place, in this process and those that it starts."""
+    """Install the error at its place, in this process and in the processes that it starts."""
     module, _, path = place.target.partition(":")
     owner: Any = importlib.import_module(module)
     if path.startswith("BatchBuilder.dataset."):
@@ -185,7 +185,7 @@ def inject(place: Place, mark: Path) -> None:
 
 
 def start(case: Case, prepared: Path, folder: Path) -> list[int]:
-    """Fork the ranks; their process ids. A rank never returns from here: it runs the script and ends as a main program does."""
+    """Fork the ranks and return their process ids. A rank does not return from here: it runs the script and ends like a main program."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -211,7 +211,7 @@ def start(case: Case, prepared: Path, folder: Path) -> list[int]:
 
 
 def follow(pids: list[int], folder: Path) -> Ending:
-    """Wait until nothing of the ranks is left, and kill what does not end."""
+    """Wait until no process of the ranks is left, and kill those that do not end."""
     codes: dict[int, int | None] = dict.fromkeys(pids)
     deadline = time.monotonic() + PATIENCE_SECONDS
     while (None in codes.values() or any(map(processes_of, pids))) and time.monotonic() < deadline:
@@ -230,13 +230,13 @@ def follow(pids: list[int], folder: Path) -> Ending:
 
 
 def cases_of(args: argparse.Namespace) -> Iterator[Case]:
-    """All combinations."""
+    """Yield all combinations."""
     for place in args.places:
         yield from (Case(place, ranks, workers) for ranks in args.ranks for workers in args.workers)
 
 
 def main() -> int:
-    """Exit code 1 where a case does not hold. No context manager is open where ranks are forked: they would leave it too."""
+    """Returns the exit code: 1 if a case fails. No context manager is open when ranks are forked, because the ranks would exit it too."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--places", nargs="+", choices=PLACES, default=list(PLACES), metavar="PLACE")
     parser.add_argument("--ranks", nargs="+", type=int, default=[1, 2])
@@ -277,6 +277,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    from tests.soak import injected  # under its own name: what it pickles must be found there while a script is the main program
+    from tests.soak import injected  # under its own name, so that its pickles can be loaded while a script is the main program
 
     sys.exit(injected.main())

@@ -1,12 +1,12 @@
-"""kill -9 of a random rank or of all ranks, at random moments; then the same command until it ends, and the end must be that of an
+"""Kill a random rank or all ranks with SIGKILL, at random moments. Then run the same command until it ends. The end must be that of an
 undisturbed run: weights, both moments, teacher, counters and curve, bit for bit.
 
 python -m tests.soak.kill --count 100 --out results/kill.json
 python -m tests.soak.kill --every-operation
 
-Half of the kills strike at file operations below checkpoints/ (all kinds of them in turn: writing, renaming, deleting), half at any
+Half of the kills are at file operations below checkpoints/ (all kinds in turn: writing, renaming, deleting), half at any
 time between the start of the process and its end, from the beginning or from a checkpoint. Half of the cases are killed again after
-that. After each kill every checkpoint that can be seen must be whole and the undisturbed run's.
+that. After each kill every visible checkpoint must be whole and equal to the undisturbed run's.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from tests.faults import Fault, Operation
 
 SIZES = (1, 2)
 AGAIN = (0, 0, 1, 2)
-"""How often a case is killed again, drawn evenly."""
+"""Numbers of later kills of a case, drawn evenly."""
 MISSED = 0.6
-"""A run that was over before its moment came is tried again at this part of it."""
+"""If a run ended before the moment of its kill, it is tried again at this fraction of the moment."""
 PROBLEMS = (AssertionError, ConfigError, OSError, subprocess.TimeoutExpired)
 
 
 @dataclass(frozen=True)
 class Kill:
-    """Who dies when: at the start of a file operation of `rank`, or at `moment`, a part of an undisturbed run's time."""
+    """A kill: at the start of a file operation of `rank`, or at `moment`, a fraction of an undisturbed run's time."""
 
     rank: int
     everyone: bool
@@ -45,13 +45,13 @@ class Kill:
 
     @property
     def victim(self) -> str:
-        """In words."""
+        """The killed ranks, in words."""
         return "all ranks" if self.everyone else f"rank {self.rank}"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A run and its kills; `halfway`: it begins from a checkpoint."""
+    """A run and its kills. `halfway`: it starts from a checkpoint."""
 
     size: int
     halfway: bool
@@ -59,7 +59,7 @@ class Case:
 
 
 def draw_cases(count: int, references: dict[int, Reference], rng: random.Random) -> Iterator[Case]:
-    """Operations and moments in turn; the kinds of operations one after the other, so that none is left out."""
+    """Yield kills at operations and at moments in turn. All kinds of operations are used in turn, so that none is left out."""
     kinds: dict[str, list[tuple[int, int, Operation]]] = {}
     for size, rank, operation in operations_of(references):
         kinds.setdefault(operation.label, []).append((size, rank, operation))
@@ -75,14 +75,14 @@ def draw_cases(count: int, references: dict[int, Reference], rng: random.Random)
 
 
 def operations_of(references: dict[int, Reference]) -> Iterator[tuple[int, int, Operation]]:
-    """Number of ranks, rank, operation: all that an undisturbed run does below checkpoints/."""
+    """Yield (number of ranks, rank, operation) of all operations of an undisturbed run below checkpoints/."""
     for size, reference in references.items():
         for rank, operations in reference.operations.items():
             yield from ((size, rank, operation) for operation in operations)
 
 
 def strike(reference: Reference, run_dir: Path, kill: Kill) -> str | None:
-    """Start the command and kill it. Returns what it was killed in, or None where it had ended by itself before."""
+    """Start the command and kill it. Returns the operation in which it was killed, or None if it had ended before."""
     launches = len(events_of(run_dir, "start") + events_of(run_dir, "resume"))
     ends = len(events_of(run_dir, "stop"))
     operation = kill.operation
@@ -93,7 +93,7 @@ def strike(reference: Reference, run_dir: Path, kill: Kill) -> str | None:
     done = ranks.wait(240, patience=0 if kill.everyone else 5)
     if all(one.returncode == 0 for one in done):
         return None
-    # Where all are killed while the run is leaving, some may have left before.
+    # If all ranks are killed while the run ends, some may have ended before.
     assert any(one.returncode == -signal.SIGKILL for one in done), [(one.returncode, one.stderr) for one in done]
     if operation:
         return operation.label
@@ -103,7 +103,7 @@ def strike(reference: Reference, run_dir: Path, kill: Kill) -> str | None:
 
 
 def run_case(case: Case, reference: Reference, folder: Path, halfway: Path) -> list[str]:
-    """Kill, check, and bring to its end. Returns what each kill struck. Raises: one of PROBLEMS."""
+    """Kill, check, and run to the end. Returns the operation of each kill. Raises: one of PROBLEMS."""
     run_dir, struck = folder / "run", []
     first, *again = case.kills
     for attempt in range(10):
@@ -127,7 +127,7 @@ def run_case(case: Case, reference: Reference, folder: Path, halfway: Path) -> l
 
 
 def run_cases(cases: list[Case], references: dict[int, Reference], halfway: dict[int, Path], keep: Path) -> dict[str, object]:
-    """All of them, with a line each. The run dirs of those that fail go to `keep`."""
+    """Run all cases and print a line for each. The run dirs of failed cases go to `keep`."""
     kinds: dict[str, Counter[str]] = {"first kill": Counter(), "later kills": Counter(), "victim": Counter(), "ranks": Counter()}
     failures: list[dict[str, object]] = []
     for number, case in enumerate(cases, 1):
@@ -135,23 +135,23 @@ def run_cases(cases: list[Case], references: dict[int, Reference], halfway: dict
         with tempfile.TemporaryDirectory(prefix="kill_") as folder:
             try:
                 struck = run_case(case, references[case.size], Path(folder), halfway[case.size])
-                verdict = " then ".join(struck)
+                result = " then ".join(struck)
                 kinds["first kill"][struck[0]] += 1
                 kinds["later kills"].update(struck[1:])
             except PROBLEMS as problem:
                 failures.append({"case": asdict(case), "problem": f"{type(problem).__name__}: {problem}", "kept": str(keep / str(number))})
-                verdict = f"FAILED: {problem}"
+                result = f"FAILED: {problem}"
                 shutil.copytree(Path(folder), keep / str(number), dirs_exist_ok=True)
         kinds["victim"][first.victim] += 1
         kinds["ranks"][str(case.size)] += 1
         start = " from a checkpoint" if case.halfway else ""
-        print(f"{number}/{len(cases)} {first.victim} of {case.size}{start}: {verdict} ({time.monotonic() - begin:.1f} s)", flush=True)
+        print(f"{number}/{len(cases)} {first.victim} of {case.size}{start}: {result} ({time.monotonic() - begin:.1f} s)", flush=True)
     passed = len(cases) - len(failures)
     return {"count": len(cases), "passed": passed, "kinds": kinds, "failures": failures}
 
 
 def main() -> int:
-    """Exit code 1 where a case does not hold."""
+    """Returns the exit code: 1 if a case fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--every-operation", action="store_true", help="instead: one kill at each file operation there is (some 300)")

@@ -1,11 +1,11 @@
-"""Resume matrix: a checkpoint of every topology continues on every other one, with exactly its state and the same curve.
+"""Resume matrix: a checkpoint of every topology is resumed on every other topology, with exactly its state and the same curve.
 
 python -m tests.soak.matrix --out results/matrix.json
 python -m tests.soak.matrix --modality text --precision fp32 --offload off
 
-One line per pair. What must hold: the state after loading is the source's bit for bit; ten further updates give the source's own
-losses and gradient norms, bit for bit on the same topology, else within the tolerances in fp32; one state goes on alike whichever
-topology wrote it. In bf16 topologies round differently, so there the distance of the curves is told and not judged.
+One line per pair. Requirements: the state after loading is the source's bit for bit; ten further updates give the source's own
+losses and gradient norms, bit for bit on the same topology, else within the tolerances in fp32; the same state gives the same updates
+for every topology that wrote it. In bf16 topologies round differently, so the distance of the curves is printed but has no limit.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tests.recipes.checkpoint.resuming import Continued, Curve, Source, load_sou
 from tests.recipes.checkpoint.topology import CUTS, Topology, prepare_small
 
 FIRST_TOLERANCE, LAST_TOLERANCE = 1e-5, 1e-4
-"""Relative, of loss and gradient norm, at the first and up to the last further update (fp32)."""
+"""Relative tolerances of loss and gradient norm, at the first and up to the last further update (fp32)."""
 TIMEOUT_SECONDS = 900.0
 SAMPLE = {
     *(("tp1dp1", "tp2dp2"), ("tp2dp2", "tp1dp1"), ("tp1dp2", "tp2dp1")),
@@ -40,7 +40,7 @@ Wanted = set[tuple[str, str]] | None
 
 @dataclass(frozen=True)
 class Pair:
-    """What was seen of one source on one target. `exact`: the state after loading; `first`, `last`: relative distance of the curves
+    """The result of one source on one target. `exact`: the state after loading; `first`, `last`: relative distance of the curves
     at the first further update and the largest over all; `identical`: all bits of curve and last state; None where not asked."""
 
     modality: str
@@ -53,14 +53,14 @@ class Pair:
     problems: tuple[str, ...]
 
     def line(self) -> str:
-        """For the terminal."""
-        verdict = "; ".join(self.problems) or "ok"
+        """Return the line for the terminal."""
+        result = "; ".join(self.problems) or "ok"
         curve = "bit-identical" if self.identical else f"{self.first:.1e} at the first, {self.last:.1e} over all"
-        return f"{self.modality} {self.source} -> {self.target}: state {'exact' if self.exact else 'DIFFERS'}, curve {curve}: {verdict}"
+        return f"{self.modality} {self.source} -> {self.target}: state {'exact' if self.exact else 'DIFFERS'}, curve {curve}: {result}"
 
 
 def compare(modality: str, source: Source, target: Topology, seen: Continued) -> Pair:
-    """Judge one pair."""
+    """Compare one pair."""
     first, last = distance(seen.curve[:1], source.curve[:1]), distance(seen.curve, source.curve)
     identical = seen.curve == source.curve
     problems = []
@@ -76,12 +76,12 @@ def compare(modality: str, source: Source, target: Topology, seen: Continued) ->
 
 
 def distance(curve: Curve, other: Curve) -> float:
-    """Largest relative difference of losses and gradient norms."""
+    """Return the largest relative difference of losses and gradient norms."""
     return max(abs(a / b - 1) for ours, theirs in zip(curve, other, strict=True) for a, b in zip(ours, theirs, strict=True))
 
 
 def write_sources(modality: str, topologies: list[Topology], prepared: Path, folder: Path) -> list[Source]:
-    """Every topology's own checkpoint, and the first one's as each wrote it again."""
+    """Write every topology's own checkpoint, and the first topology's checkpoint as rewritten by each topology."""
     sources: list[Source] = []
     for topology in topologies:
         args = modality, topology, prepared, folder, sources[0].checkpoint if sources else None
@@ -90,7 +90,7 @@ def write_sources(modality: str, topologies: list[Topology], prepared: Path, fol
 
 
 def continue_on(modality: str, target: Topology, prepared: Path, folder: Path, sources: list[Source], copied: Path) -> Iterator[Pair]:
-    """The pairs of one target, and whether it goes on alike whichever topology wrote one state: `copied`, or its copies."""
+    """Yield the pairs of one target, and check that it continues equally from `copied` and from its copies by other topologies."""
     again = sorted((folder / "again").glob("*/checkpoints/step_*"))
     args = modality, target, prepared, folder, sources, [copied, *again]
     continued, rewritten = run_distributed(load_sources, target.world_size, *args, timeout=TIMEOUT_SECONDS)[0]
@@ -101,7 +101,7 @@ def continue_on(modality: str, target: Topology, prepared: Path, folder: Path, s
 
 
 def run_group(modality: str, topologies: list[Topology], folder: Path, wanted: Wanted = None) -> Iterator[Pair]:
-    """All pairs of these topologies, or only the wanted ones."""
+    """Yield all pairs of these topologies, or only the wanted pairs."""
     prepared = prepare_small(modality, folder)
     sources = write_sources(modality, topologies, prepared, folder)
     for target in topologies:
@@ -111,7 +111,7 @@ def run_group(modality: str, topologies: list[Topology], folder: Path, wanted: W
 
 
 def summary(pairs: list[Pair], seconds: float) -> dict:
-    """Counts and the worst distances by modality, source's and target's setting."""
+    """Return counts and the worst distances by modality, source's and target's setting."""
     proper = [pair for pair in pairs if pair.source != COPIES]
     worst: dict[str, dict[str, float]] = {}
     for pair in proper:
@@ -135,7 +135,7 @@ def summary(pairs: list[Pair], seconds: float) -> dict:
 
 
 def groups(args: argparse.Namespace) -> Iterator[tuple[str, list[Topology], Wanted]]:
-    """Modality, topologies of one setting, wanted pairs."""
+    """Yield modality, topologies of one setting, wanted pairs."""
     for modality in args.modality or ("text", "speech", "vision"):
         for precision in args.precision or ("fp32", "bf16"):
             for offload in args.offload or ("off", "on"):
@@ -145,7 +145,7 @@ def groups(args: argparse.Namespace) -> Iterator[tuple[str, list[Topology], Want
 
 
 def main() -> int:
-    """Exit code 1 where a pair does not hold."""
+    """Returns the exit code: 1 if a pair fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modality", action="append", choices=["text", "speech", "vision"], help="may be given several times; default all")
     parser.add_argument("--precision", action="append", choices=["fp32", "bf16"])

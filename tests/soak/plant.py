@@ -1,13 +1,13 @@
-"""Plants faults into copies of the checkout, one at a time, and says which test of the fast suite notices each.
+"""Plant faults into copies of the checkout, one at a time, and print which test of the fast suite finds each fault.
 
 python -m tests.soak.plant                                        every list, tests/**/planted.toml
 python -m tests.soak.plant recipes/train recipes/checkpoint/save.py --out results/plant.json
 python -m tests.soak.plant recipes/train --make wiring            arguments left out, calls left out, calls in another order
 python -m tests.soak.plant recipes/train/guard.py --make mutants --sample 40      cosmic-ray's
 
-For each fault the tests of its module run first (test_MODULE.py, then the other tests of its folder that import it), for those that
-survive the rest of the folder, with --until launch the tests of the commands, and with --until suite the whole fast suite. What noticed
-a fault must pass without it: tried at the end.
+For each fault the tests of its module run first (test_MODULE.py, then the other tests of its folder that import it). If it survives, the
+rest of the folder follows; with --until launch the tests of the commands; with --until suite the whole fast suite. A test that finds
+a fault must pass without it, which is checked at the end.
 """
 
 import argparse
@@ -39,12 +39,12 @@ FAST = "not slow and not slurm and not gpu"
 STAGES = ("module", "folder", "launch", "suite")
 NOT_IN_A_COPY = "tests/test_house.py::test_the_installed_packages_are_this_checkout"
 TEST_SECONDS, STAGE_SECONDS, SUITE_SECONDS = 120, 600, 2400
-"""Of one test, of the tests of a module or folder, of the whole suite; a fault that makes a test hang is noticed by that."""
+"""Time limits of one test, of the tests of a module or folder, and of the whole suite. A fault that makes a test hang exceeds them."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a planted fault. `test` noticed it ("" where none did) and said `how`; `stage`: the last one that ran."""
+    """The result of a planted fault. `test` found it ("" if none did), with the message `how`. `stage`: the last stage that ran."""
 
     path: str
     fault: str
@@ -55,17 +55,17 @@ class Outcome:
     seconds: float
 
     def line(self) -> str:
-        """For the terminal."""
-        verdict = f"{self.stage}: {self.test}" if self.test else "harmless" if self.harmless else f"SURVIVED {self.how}"
-        return f"{self.seconds:5.0f} s  {self.path}: {self.fault}\n         {verdict}"
+        """Return the lines for the terminal."""
+        result = f"{self.stage}: {self.test}" if self.test else "harmless" if self.harmless else f"SURVIVED {self.how}"
+        return f"{self.seconds:5.0f} s  {self.path}: {self.fault}\n         {result}"
 
 
 class Undecided(Exception):
-    """A run that says nothing about the fault."""
+    """A test run without a result for the fault."""
 
 
 class Copy:
-    """A copy of the checkout in which one fault at a time stands."""
+    """A copy of the checkout with one fault at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder
@@ -80,7 +80,7 @@ class Copy:
         self._pytest = WarmPytest(folder)
 
     def judge(self, fault: Planted, until: str, known: str) -> Outcome:
-        """Plant it, run its tests stage by stage until one notices it, and take it out again. `known`: a test that did before ("")."""
+        """Plant a fault, run its tests stage by stage until one finds it, and remove it. `known`: a test that found it before, or ""."""
         path, start = self.root / fault.path, time.monotonic()
         original = path.read_text()
         path.write_text(fault.text)
@@ -113,9 +113,9 @@ class Copy:
                 return
 
     def run(self, tests: list[str], seconds: float, *, may_be_gone: bool = False) -> tuple[str, str]:
-        """(the first test that fails, why), or two empty strings where all pass. `may_be_gone`: a test that no longer exists passes.
+        """Return (the first test that fails, why), or two empty strings if all pass. `may_be_gone`: a test that no longer exists passes.
 
-        Raises: Undecided where the run took too long or was killed from outside, which says nothing about the fault.
+        Raises: Undecided if the run took too long or was killed from outside, which is no result for the fault.
         """
         options = ["-x", "-q", "-p", "no:cacheprovider", "-m", FAST, f"--timeout={TEST_SECONDS}", f"--deselect={NOT_IN_A_COPY}"]
         code, output = self._pytest.run([*options, *tests], seconds)
@@ -123,24 +123,24 @@ class Copy:
             raise Undecided(f"{len(tests)} test files were not done after {seconds:g} s; plant again on a quieter machine")
         if code in (-signal.SIGKILL, -signal.SIGTERM):
             raise Undecided(f"its run was killed from outside ({signal.Signals(-code).name}); plant again with more memory")
-        if code in (0, 5) or (code == 4 and may_be_gone):  # 5: none of them is a fast one
+        if code in (0, 5) or (code == 4 and may_be_gone):  # 5: no fast test was selected
             return "", ""
         failed = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - (.*))?$", output, re.MULTILINE)
         return (failed[1], failed[2] or "") if failed else (tests[0], output[-500:])
 
     def close(self) -> None:
-        """End its process."""
+        """End the process of this copy."""
         self._pytest.close()
 
 
 def house_files(chosen: list[str]) -> list[str]:
-    """The modules of the house below these files and folders (all where none are given)."""
+    """Return the modules of this repository below these files and folders; without any, all modules."""
     files = sorted(path.relative_to(ROOT).as_posix() for folder in HOUSE for path in (ROOT / folder).rglob("*.py"))
     return [file for file in files if not chosen or any(f"{file}/".startswith(f"{path.rstrip('/')}/") for path in chosen)]
 
 
 def choose(args: argparse.Namespace) -> list[Planted]:
-    """The faults that the command asks for."""
+    """Return the faults that the command line selects."""
     files = house_files(args.paths)
     if args.make == "wiring":
         maker = WiringFaults(ROOT, house_files([]))
@@ -161,10 +161,10 @@ def choose(args: argparse.Namespace) -> list[Planted]:
 
 
 def plant(
-    faults: list[Planted], jobs: int, told: Callable[[Outcome], Any], until: str, known: dict[tuple[str, str], str] | None = None
+    faults: list[Planted], jobs: int, on_outcome: Callable[[Outcome], Any], until: str, known: dict[tuple[str, str], str] | None = None
 ) -> list[Outcome]:
-    """Judge each fault, `jobs` at a time, each in a copy of its own; `told` receives the outcomes as they come. `known`: (path, fault) ->
-    the test that noticed it before, which is then tried first."""
+    """Test each fault, `jobs` at a time, in separate copies. `on_outcome` gets each outcome at once. `known`: (path, fault) ->
+    the test that found it before, which is tried first."""
     with tempfile.TemporaryDirectory(prefix="plant_") as folder, ExitStack() as stack:
         copies: queue.Queue[Copy] = queue.Queue()
         for number in range(jobs):
@@ -178,7 +178,7 @@ def plant(
                 outcome = copy.judge(fault, until, (known or {}).get((fault.path, fault.fault), ""))
             finally:
                 copies.put(copy)
-            told(outcome)
+            on_outcome(outcome)
             return outcome
 
         with ThreadPoolExecutor(jobs) as threads:
@@ -187,13 +187,13 @@ def plant(
 
 
 def read_outcomes(path: Path) -> list[dict[str, Any]]:
-    """The faults of a file that --out wrote."""
+    """Return the faults in a file of --out."""
     outcomes: list[dict[str, Any]] = json.loads(path.read_text())["faults"]
     return outcomes
 
 
 def _only_reliable(outcomes: list[Outcome], clean: Copy) -> list[Outcome]:
-    """A test that also fails without a fault has noticed nothing. Raises: Undecided."""
+    """Discard tests that also fail without a fault. Raises: Undecided."""
     functions, broken = {_function(outcome.test) for outcome in outcomes if outcome.test}, set[str]()
     while tests := sorted(functions - broken):
         test, how = clean.run(tests, SUITE_SECONDS)
@@ -207,12 +207,12 @@ def _only_reliable(outcomes: list[Outcome], clean: Copy) -> list[Outcome]:
 
 
 def _function(test: str) -> str:
-    """A test without its parameters, whose names may hold anything."""
+    """Return a test without its parameters, whose names may contain any character."""
     return test.partition("[")[0]
 
 
 def summary(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
-    """Counts by package, and every fault with what noticed it."""
+    """Return counts by package, and every fault with the test that found it."""
     packages: dict[str, dict[str, int]] = {}
     for outcome in outcomes:
         counts = packages.setdefault(str(Path(outcome.path).parent), {"planted": 0, "noticed": 0, "harmless": 0})
@@ -233,30 +233,30 @@ def summary(outcomes: list[Outcome], seconds: float) -> dict[str, Any]:
 
 
 def write(path: Path | None, result: dict[str, Any]) -> None:
-    """The file of --out, where one is asked for."""
+    """Write the file of --out, if given."""
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The flags."""
+    """Return the parser of the flags."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", nargs="*", help="files and folders of model/ and recipes/ (default: all)")
     parser.add_argument("--make", choices=("wiring", "mutants"), help="generated faults instead of the lists'")
-    parser.add_argument("--match", default="", help="only faults in whose description this stands")
-    parser.add_argument("--sample", type=int, help="so many of them, drawn by --seed")
+    parser.add_argument("--match", default="", help="only faults whose description contains this")
+    parser.add_argument("--sample", type=int, help="number of faults, drawn by --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--again", type=Path, help="only the faults that survived according to this file of --out")
-    parser.add_argument("--before", type=Path, help="a file of --out: for each fault the test that noticed it then is tried first")
-    parser.add_argument("--until", choices=STAGES, default="folder", help="the last tests that a fault meets (default: its folder's)")
+    parser.add_argument("--before", type=Path, help="a file of --out: for each fault the test that found it then is tried first")
+    parser.add_argument("--until", choices=STAGES, default="folder", help="the last tests to run for a fault (default: its folder's)")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="faults at a time")
     parser.add_argument("--out", type=Path, help="write counts and outcomes to this JSON file, after each fault")
     return parser
 
 
 def main() -> int:
-    """Exit code 1 where a fault that is not argued to be harmless survived, 2 where there is nothing to plant."""
+    """Returns the exit code: 1 if a fault without a `harmless` reason survived, 2 if there is nothing to plant."""
     args, start = build_parser().parse_args(), time.monotonic()
     try:
         faults = choose(args)
@@ -266,23 +266,23 @@ def main() -> int:
     known = {(row["path"], row["fault"]): row["test"] for row in (read_outcomes(args.before) if args.before else [])}
     so_far: list[Outcome] = []
 
-    def tell(outcome: Outcome) -> None:
+    def report(outcome: Outcome) -> None:
         print(outcome.line(), flush=True)
         so_far.append(outcome)
         write(args.out, summary(so_far, time.monotonic() - start))
 
-    outcomes = plant(faults, args.jobs, tell, args.until, known)
+    outcomes = plant(faults, args.jobs, report, args.until, known)
     result = summary(outcomes, time.monotonic() - start)
     print(json.dumps({key: value for key, value in result.items() if key != "faults"}, indent=1))
     for outcome in outcomes:
         if not outcome.test and not outcome.harmless:
             print(f"survived: {outcome.path}: {outcome.fault} {outcome.how}".rstrip())
         if outcome.test and outcome.harmless:
-            print(f"said to be harmless, but noticed: {outcome.path}: {outcome.fault} by {outcome.test}")
+            print(f"listed as harmless, but noticed: {outcome.path}: {outcome.fault} by {outcome.test}")
     write(args.out, result)
     return int(result["noticed"] < result["planted"])
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the copies go as after an error
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the copies are removed
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Does a change keep every bit? Records what a checkout computes, and compares two records.
+"""Check that a change keeps every bit: record the results of a checkout, and compare two records.
 
 python -m tests.soak.same_bits record --tree OTHER_CHECKOUT --out before
 python -m tests.soak.same_bits record --out after --resume before
@@ -6,7 +6,7 @@ python -m tests.soak.same_bits compare before after
 
 A record holds 30 updates of each modality's tiny recipe with dropouts, fp32 and bf16, on one rank, data-parallel 2 and tensor-parallel 2
 (metrics and the hashes of the last checkpoint), and the dump of every golden case. `--resume` also continues the record's runs from
-their checkpoint of step 20. Checkouts share no process: each is run through its own launch scripts.
+their checkpoint of step 20. Checkouts share no process: each is run by its own launch scripts.
 """
 
 import argparse
@@ -43,7 +43,7 @@ TIMEOUT_SECONDS = 900.0
 
 
 def run(tree: Path, words: list[str], ranks: int) -> str:
-    """What a script of `tree` prints on so many ranks. Raises: RuntimeError where it fails."""
+    """Run a script of `tree` on `ranks` ranks and return its output. Raises: RuntimeError if it fails."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
     env = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(
@@ -55,8 +55,8 @@ def run(tree: Path, words: list[str], ranks: int) -> str:
 
 
 def train(tree: Path, name: str, run_dir: Path) -> None:
-    """One run of the record, `name` = modality.precision.topology, from where `run_dir` stands. Data that are prepared there already are
-    named, since another checkout has its samples elsewhere."""
+    """Run one entry of the record, `name` = modality.precision.topology, from the state of `run_dir`. Data that are prepared there are
+    passed by --data, since another checkout has its samples elsewhere."""
     modality, precision, topology = name.split(".")
     ranks, tp_size = TOPOLOGIES[topology]
     content = json.loads((tree / "ds_configs" / f"{PRECISIONS[precision]}.json").read_text())
@@ -68,7 +68,7 @@ def train(tree: Path, name: str, run_dir: Path) -> None:
 
 
 def stop_at(run_dir: Path, step: int) -> None:
-    """Make a finished run one that was killed after `step`."""
+    """Change a finished run to the state of a run that was killed after `step`."""
     for folder in (run_dir / "checkpoints").glob("step_*"):
         if int(folder.name.removeprefix("step_")) > step:
             shutil.rmtree(folder)
@@ -76,7 +76,7 @@ def stop_at(run_dir: Path, step: int) -> None:
 
 
 def summary(run_dir: Path) -> dict[str, Any]:
-    """What must be equal of a run: its metrics but the times, and the hashes in its last checkpoint."""
+    """Return what must be equal of a run: its metrics without times, and the hashes in its last checkpoint."""
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     rows = [{key: value for key, value in row.items() if key not in TIMINGS} for row in rows]
     manifest = json.loads((run_dir / "checkpoints" / f"step_{STEPS:08d}" / "manifest.json").read_text())
@@ -84,7 +84,7 @@ def summary(run_dir: Path) -> dict[str, Any]:
 
 
 def replay(tree: Path, out: Path, case: str, world: str) -> dict[str, str]:
-    """Printed lines and hash of every quantity of a golden case; an older checkout cannot dump them all."""
+    """Return printed lines and the hash of every quantity of a golden case. An older checkout cannot dump all of them."""
     from safetensors.torch import load_file
 
     ranks, tp_size = CASE_WORLDS[world]
@@ -95,18 +95,18 @@ def replay(tree: Path, out: Path, case: str, world: str) -> dict[str, str]:
     except RuntimeError as error:
         if "share memory" not in str(error):
             raise
-        return {"printed": _verdicts(run(tree, words, ranks))}
+        return {"printed": _result_lines(run(tree, words, ranks))}
     hashes = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in load_file(file).items()}
-    return hashes | {"printed": _verdicts(printed)}
+    return hashes | {"printed": _result_lines(printed)}
 
 
-def _verdicts(printed: str) -> str:
-    """The lines of quantities, without what libraries print."""
+def _result_lines(printed: str) -> str:
+    """Return the lines of quantities, without the output of libraries."""
     return "\n".join(line for line in printed.splitlines() if line.endswith((" ok", " FAIL", " failed")))
 
 
 def record(tree: Path, out: Path, resume: Path | None, jobs: int, match: str) -> None:
-    """Write out/record.json and the runs behind it."""
+    """Write out/record.json and its runs."""
     out.mkdir(parents=True, exist_ok=True)
     names = [f"{m}.{p}.{t}" for m in RUNS for p in PRECISIONS for t in TOPOLOGIES if match in f"{m}.{p}.{t}"]
 
@@ -138,7 +138,7 @@ def record(tree: Path, out: Path, resume: Path | None, jobs: int, match: str) ->
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
-    """A line for each thing recorded in both that is not the same. A resumed run is held to the whole one."""
+    """Yield a line for each entry of both records that differs. A resumed run must equal the whole run."""
     for name, found in after.items():
         wanted = before.get(name.removesuffix(" resumed"))
         if wanted is None or wanted == found:
@@ -150,7 +150,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
 
 
 def main() -> int:
-    """Exit code 1 where two records differ."""
+    """Returns the exit code: 1 if two records differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     recording = commands.add_parser("record", help="run everything and write a record")

@@ -1,11 +1,11 @@
-"""Pre-emption and power cuts at random moments on a real Slurm of three nodes; each job of two nodes must come back by itself and end
+"""Pre-empt jobs and cut power at random moments on a real Slurm of three nodes. Each job of two nodes must be requeued by itself and end
 with the weights, moments, teacher, counters and curve of an undisturbed run, bit for bit.
 
 python -m tests.soak.slurm --ask 20 --power 10 --out results/slurm.json
 
-The ways of asking take turns: scontrol requeue, the time limit, USR2 to the steps and to the batch script. A moment is drawn between the
-submission and the end of an undisturbed job, so that it may fall into the dry run, the preflight, the start, the training or the leaving;
-that of a time limit is Slurm's own, which looks at limits each half minute.
+The ways of a stop request are used in turn: scontrol requeue, time limit, USR2 to the steps and to the batch script. A moment is between
+submission and end of an undisturbed job, so that it may fall into the dry run, the preflight, the start, the training or the stop;
+Slurm chooses that of a time limit, since it checks limits every half minute.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from tests.slurm.runs import ASK, LONG_MINUTES, Run, Undisturbed, set_time_limit
 
 TRIES = 8
 SOONER = 0.7
-"""A job that was over before its moment is tried again at this part of it."""
+"""If a job ended before its moment, it is tried again at this fraction of the moment."""
 PROBLEMS = (AssertionError, ConfigError, OSError, subprocess.TimeoutExpired)
 
 
 def cut_power(slurm: Cluster, job: str, rng: random.Random) -> str:
-    """One of the job's nodes dies, and comes back when Slurm has noticed."""
+    """Power off one of the job's nodes, and start it again when Slurm has noticed."""
     nodes = slurm.run("scontrol", "show", "hostnames", slurm.facts(job)["NodeList"]).stdout.split()
     node = rng.choice(nodes)
     slurm.power_off(node)
@@ -40,14 +40,14 @@ def cut_power(slurm: Cluster, job: str, rng: random.Random) -> str:
 
 
 def disturb(run: Run, way: str, moment: float, rng: random.Random) -> str | None:
-    """Submit, strike, wait for the end. Returns what the job was doing, None where it was over before."""
-    doing = meet_time_limit(run) if way == "time limit" else strike(run, way, moment, rng)
+    """Submit, disturb, wait for the end. Returns what the job was doing, or None if it had ended before."""
+    doing = reach_its_time_limit(run) if way == "time limit" else strike(run, way, moment, rng)
     assert not run.slurm.processes("pretrain_text.py"), "processes are left"
     return doing
 
 
-def meet_time_limit(run: Run) -> str | None:
-    """A job whose signal is due as soon as Slurm looks at its limit. The next attempt gets all the time that it needs."""
+def reach_its_time_limit(run: Run) -> str | None:
+    """Submit a job whose signal is due at Slurm's next check of limits. The next attempt gets enough time."""
     slurm = run.slurm
     job = run.submit("--nodes=2", "--signal=B:USR2@90", "--time=2")
     slurm.wait_until(lambda: slurm.facts(job)["Restarts"] != "0" or slurm.state(job) in ENDED, 180, job)
@@ -61,13 +61,13 @@ def meet_time_limit(run: Run) -> str | None:
 
 
 def end_well(slurm: Cluster, job: str) -> None:
-    """Wait until the job is done. Fails with its output where it ends in another way."""
+    """Wait until the job is done. If it ends in another way, fail with its output."""
     state = slurm.wait(job, 300)
     assert state == "COMPLETED", f"{state}:\n{slurm.output(job)[-3000:]}"
 
 
 def strike(run: Run, way: str, moment: float, rng: random.Random) -> str | None:
-    """Do it `moment` seconds after the start."""
+    """Disturb the job `moment` seconds after the start."""
     slurm = run.slurm
     job = run.submit("--nodes=2", f"--time={LONG_MINUTES}")
     slurm.wait_until(lambda: slurm.state(job) != "PENDING", 60, job)
@@ -86,7 +86,7 @@ def strike(run: Run, way: str, moment: float, rng: random.Random) -> str | None:
 
 
 def run_case(place: Run, undisturbed: Undisturbed, way: str, seconds: float, rng: random.Random) -> str:
-    """Returns what was struck; `place` is continued with a number for each try. Raises: one of PROBLEMS."""
+    """Run a case. Returns what was disturbed. The path of `place` gets a number for each try. Raises: one of PROBLEMS."""
     moment = rng.uniform(0, seconds)
     for attempt in range(TRIES):
         run = replace(place, path=place.path.with_name(f"{place.path.name}_{attempt}"))
@@ -98,7 +98,7 @@ def run_case(place: Run, undisturbed: Undisturbed, way: str, seconds: float, rng
 
 
 def run_all(slurm: Cluster, ways: list[str], rng: random.Random) -> tuple[Counter[str], list[dict[str, object]]]:
-    """Every case with a line each: what was struck, and what failed."""
+    """Run every case and print a line for each: what was disturbed, and what failed."""
     data = prepare(slurm.folder)
     undisturbed = Undisturbed.of(data, slurm.folder, 2)
     start = time.monotonic()
@@ -110,18 +110,18 @@ def run_all(slurm: Cluster, ways: list[str], rng: random.Random) -> tuple[Counte
     for number, way in enumerate(ways, 1):
         start = time.monotonic()
         try:
-            verdict = run_case(Run(slurm, data, slurm.folder / f"run_{number}"), undisturbed, way, seconds, rng)
-            kinds[f"{way}: {verdict.split(' (')[0].split(',')[0]}"] += 1
+            result = run_case(Run(slurm, data, slurm.folder / f"run_{number}"), undisturbed, way, seconds, rng)
+            kinds[f"{way}: {result.split(' (')[0].split(',')[0]}"] += 1
         except PROBLEMS as problem:
             failures.append({"case": number, "way": way, "problem": f"{type(problem).__name__}: {problem}"})
-            verdict = f"FAILED: {problem}"
+            result = f"FAILED: {problem}"
             slurm.clear()
-        print(f"{number}/{len(ways)} {way}: {verdict} ({time.monotonic() - start:.1f} s)", flush=True)
+        print(f"{number}/{len(ways)} {way}: {result} ({time.monotonic() - start:.1f} s)", flush=True)
     return kinds, failures
 
 
 def main() -> int:
-    """Exit code 1 where a case does not hold."""
+    """Returns the exit code: 1 if a case fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ask", type=int, default=20, help="pre-emptions")
     parser.add_argument("--way", action="append", choices=list(ASK), help="pre-empt in this way only; may be repeated")

@@ -1,5 +1,5 @@
-"""What a job of several nodes costs and computes beside one process, with the shipped tiny recipes, on a real Slurm of two nodes on this
-machine: seconds from sbatch to the first update beside those of deepspeed alone, and the largest differences over 20 updates.
+"""Compare cost and results of a job of several nodes with one process, with the shipped tiny recipes, on a real Slurm of two nodes on this
+machine: seconds from sbatch to the first update compared with deepspeed alone, and the largest differences over 20 updates.
 
 python -m tests.soak.slurm_figures --start 5 --equal --out results/slurm_figures.json
 """
@@ -25,11 +25,11 @@ SAME = [
     *(f"run.max_steps={STEPS}", "run.log_steps=1", f"run.eval_steps={STEPS}", "run.eval_samples=16", "optim.warmup_steps=5"),
     *("model.hidden_dropout=0", "model.attention_dropout=0", "model.block.layerdrop=0", "model.block.drop_path=0"),
 ]
-"""Dropouts 0, and a warm-up that leaves rounding something to grow on."""
+"""Dropouts 0, and a warm-up so short that rounding differences grow."""
 
 
 def compare_starts(slurm: Cluster, count: int) -> dict[str, list[float]]:
-    """Seconds to the first step of deepspeed alone on a node, and of a job of one and of two nodes, in turn."""
+    """Measure the seconds to the first step, in turn: deepspeed alone on a node, a job of one node, a job of two nodes."""
     data = prepare(slurm.folder)
     seconds: dict[str, list[float]] = {"deepspeed": [], "--nodes=1": [], "--nodes=2": []}
     for number in range(count):
@@ -45,7 +45,7 @@ def compare_starts(slurm: Cluster, count: int) -> dict[str, list[float]]:
 
 @contextmanager
 def started(run: Run, way: str) -> Iterator[str]:
-    """An endless run by deepspeed alone on a node, or by sbatch with `way`; the job's number."""
+    """Start an endless run by deepspeed alone on a node, or by sbatch with `way`. Yields the job's number."""
     slurm, command = run.slurm, run.command(run__max_steps=100_000, optim__schedule_steps=100_000, run__save_steps=100_000)
     if way != "deepspeed":
         job = slurm.submit(way, SBATCH, *command)
@@ -60,8 +60,8 @@ def started(run: Run, way: str) -> Iterator[str]:
 
 
 def largest_differences(slurm: Cluster, modality: str) -> dict[str, dict[str, float]]:
-    """Of loss and gradient norm, relative to one process: at the first five updates and over all, for two nodes with one process each and
-    with two that are tensor-parallel inside the node."""
+    """Return differences of loss and gradient norm from one process, in the first five updates and in all: two nodes with one process and
+    with two processes each, the latter tensor-parallel inside the node."""
     words = [PRETRAIN[modality].relative_to(ROOT), *(part for one in SAME for part in ("--set", one))]
     alone = slurm.folder / f"{modality}_alone"
     done = slurm.run("python", *words, "--run-dir", alone, timeout=900)
@@ -82,7 +82,7 @@ def largest_differences(slurm: Cluster, modality: str) -> dict[str, dict[str, fl
 
 
 def main() -> int:
-    """Exit code 1 where the differences are above 1e-5 and 1e-4."""
+    """Returns the exit code: 1 if the differences are above 1e-5 and 1e-4."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--start", type=int, default=0, help="how often to measure the seconds to the first step")
     parser.add_argument("--equal", action="store_true", help="compare 20 updates of each modality")

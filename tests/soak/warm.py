@@ -1,8 +1,8 @@
-"""A process that has imported the libraries once and forks a pytest run for each request: a run of few tests takes seconds less.
+"""A process that has imported the libraries once and forks a pytest run for each request, so that a short run saves seconds.
 
-`WarmPytest` is the caller's end. The process (`python -m tests.soak.warm`) reads one request a line and answers each with a line. It has
-imported nothing of this repository when it forks, so that a run sees the files as they are; the runs share one server of ranks (see
-tests/distributed.py), which has not either.
+`WarmPytest` is the client. The process (`python -m tests.soak.warm`) reads one request per line and answers each with a line. It has
+imported nothing of this repository when it forks, so that a run uses the current files. The runs share one server of ranks (see
+tests/distributed.py), which has imported nothing of it either.
 """
 
 import contextlib
@@ -36,22 +36,22 @@ POLL_SECONDS = 0.02
 
 
 class WarmPytest:
-    """Runs pytest in `root`, a checkout of its own, one run at a time."""
+    """Runs pytest in `root`, a separate checkout, one run at a time."""
 
     def __init__(self, root: Path, libraries: tuple[str, ...] = LIBRARIES) -> None:
-        """`libraries` are imported once; with none, a run of tests that use ranks starts its own server of them."""
-        # Bytecode of the same second and size would hide a fault.
+        """`libraries` are imported once. Without libraries, a run of tests with ranks starts its own server."""
+        # Bytecode is not written, because bytecode of a file with the same second and size would hide a fault.
         env = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [sys.executable, "-m", "tests.soak.warm", str(root), *libraries]
         self._process = subprocess.Popen(command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def run(self, args: list[str], seconds: float) -> tuple[int | None, str]:
-        """Exit code (None where it is killed after `seconds`) and output of `pytest args`.
+        """Return exit code (None if it is killed after `seconds`) and output of `pytest args`.
 
-        Raises: RuntimeError where the process is gone.
+        Raises: RuntimeError if the process has ended.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
-        with contextlib.suppress(BrokenPipeError):  # then there is no answer either
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer either; handled below
             self._process.stdin.write(json.dumps([args, seconds]) + "\n")
             self._process.stdin.flush()
         answer = self._process.stdout.readline()
@@ -72,9 +72,9 @@ def _import(libraries: list[str]) -> None:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     this = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")  # else each rank would import this file
-    os.environ["PYTHONWARNINGS"] = "ignore"  # of libraries at their import, in the server
-    first = context.Process(target=operator.add, args=(1, 1))  # starts it
+    sys.modules["__main__"] = ModuleType("__main__")  # otherwise each rank would import this file
+    os.environ["PYTHONWARNINGS"] = "ignore"  # warnings of libraries at their import, in the server
+    first = context.Process(target=operator.add, args=(1, 1))  # starts the server
     first.start()
     first.join()
     with warnings.catch_warnings():
@@ -84,11 +84,11 @@ def _import(libraries: list[str]) -> None:
     sys.modules["__main__"] = this
     os.environ.clear()
     os.environ.update(kept)  # the tests set what they need
-    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]  # a fork asks for it, whose child it is not
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[attr-defined]  # a fork calls it, but is not its parent
 
 
 def _fork(run: Callable[[], int], output: Path) -> int:
-    """The pid of a child that calls `run` in a process group of its own, and ends with what it returns."""
+    """Fork a child that calls `run` in its own process group and exits with its result. Return the child's pid."""
     pid = os.fork()
     if pid:
         return pid
@@ -123,21 +123,21 @@ def _answer(root: str, args: list[str], seconds: float) -> tuple[int | None, str
     with tempfile.NamedTemporaryFile(prefix="pytest_") as file:
         pid, deadline, code = _fork(lambda: _pytest(root, args), Path(file.name)), time.monotonic() + seconds, None
         caller = os.getppid()
-        while code is None and time.monotonic() < deadline and os.getppid() == caller:  # a caller that was killed wants no answer
+        while code is None and time.monotonic() < deadline and os.getppid() == caller:  # stop if the caller was killed
             done, status = os.waitpid(pid, os.WNOHANG)
             code = os.waitstatus_to_exitcode(status) if done else None
             time.sleep(POLL_SECONDS)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)  # nothing that it has started is left
+            os.killpg(pid, signal.SIGKILL)  # with all processes that it has started
         if code is None:
             os.waitpid(pid, 0)
         return code, Path(file.name).read_text(errors="replace")
 
 
 def main() -> int:
-    """Answer until the caller is gone."""
+    """Answer requests until the caller has ended."""
     answers: Any = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # output of libraries must not go to the answers
     root, *libraries = sys.argv[1:]
     if libraries:
         _import(libraries)

@@ -1,5 +1,5 @@
-"""The seam carries an objective that has no teacher and no mask, written in one file outside of the house: it trains on any topology, is
-frozen in parts, resumed bit for bit and killed, by the commands that users run."""
+"""The objective interface works for an objective without teacher and mask, in one file outside of the repository: it trains on any
+topology, parts are frozen, and it is killed and resumed bit for bit, by the commands that users run."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ FROZEN, FROZEN_AT_FIRST, TRAINED = (
 
 
 def config(folder: Path, tp_size: int = 1, **changes: Any) -> Path:
-    """A ds_config for the CPU."""
+    """Write a ds_config for the CPU."""
     content = json.loads((ROOT / "ds_configs" / "zero3_cpu.json").read_text()) | {"train_micro_batch_size_per_gpu": 2} | changes
     path = folder / f"tp{tp_size}_{len(changes)}.json"
     path.write_text(json.dumps(content | {"megatron": {"tensor_model_parallel_size": tp_size}}))
@@ -35,7 +35,7 @@ def flags(data: Path, run_dir: Path, ds_config: Path, steps: int = STEPS, **chan
 
 
 def train(data: Path, run_dir: Path, ds_config: Path, ranks: int = 1, steps: int = STEPS, **changes: object) -> list[dict[str, Any]]:
-    """A run by the launch script; its metrics without what depends on the machine and the topology."""
+    """Run the launch script. Return its metrics without the fields that depend on machine or topology."""
     for done in start_ranks(PRETRAIN_TEXT, flags(data, run_dir, ds_config, steps, **changes), run_dir.parent, ranks).wait(90):
         assert done.returncode == 0, done.stderr
     return rows(run_dir)
@@ -46,7 +46,7 @@ def rows(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def hashes(run_dir: Path) -> list[str]:
-    """Of every tensor in the last checkpoint."""
+    """Return the hashes of the files of the last checkpoint."""
     folder = newest(run_dir)
     assert folder is not None
     return [file["header_sha256"] for file in json.loads((folder / "manifest.json").read_text())["files"]]
@@ -60,7 +60,7 @@ def whole(tiny_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder / "run"
 
 
-def test_it_learns_its_labels_and_shows_its_own_metrics(tiny_prepared: Path, tmp_path: Path) -> None:
+def test_it_learns_its_labels_and_prints_its_own_metrics(tiny_prepared: Path, tmp_path: Path) -> None:
     done = launch(PRETRAIN_TEXT, flags(tiny_prepared, tmp_path / "run", config(tmp_path), 40), tmp_path)
     assert done.returncode == 0, done.stderr
     metrics = rows(tmp_path / "run")
@@ -72,8 +72,8 @@ def test_it_learns_its_labels_and_shows_its_own_metrics(tiny_prepared: Path, tmp
     }
 
 
-def test_parts_stay_as_they_were_for_as_long_as_they_are_frozen(tiny_prepared: Path, tmp_path: Path) -> None:
-    """With decay: one that moved them would be seen. After six updates the encoder has made its first."""
+def test_frozen_parts_do_not_change(tiny_prepared: Path, tmp_path: Path) -> None:
+    """With weight decay, which must not change frozen parts either. The encoder's first update is the sixth."""
     from recipes.checkpoint.load import CheckpointReader
 
     decay = {"optim__weight_decay": 0.5, "run__save_steps": 1, "checkpoint__keep_last": 9}
@@ -91,7 +91,7 @@ def test_parts_stay_as_they_were_for_as_long_as_they_are_frozen(tiny_prepared: P
 
 
 def test_the_first_step_of_a_part_that_was_frozen_is_adams_first(tiny_prepared: Path, tmp_path: Path) -> None:
-    """|step| = lr for every element, whatever the gradient: the bias correction begins with the part, not with the run."""
+    """|step| = lr for every element and any gradient: the bias correction starts with the part's first update, not with the run's."""
     from recipes.checkpoint.load import CheckpointReader
 
     settings = {"optim__weight_decay": 0, "optim__eps": 1e-12, "run__save_steps": 1, "optim__warmup_steps": 0, "checkpoint__keep_last": 9}
@@ -129,7 +129,7 @@ def test_every_topology_gives_the_same_run(tiny_prepared: Path, tmp_path: Path, 
 
 
 @pytest.mark.slow
-def test_the_offloaded_optimizer_freezes_as_well(tiny_prepared: Path, tmp_path: Path) -> None:
+def test_the_offloaded_optimizer_freezes_parts_too(tiny_prepared: Path, tmp_path: Path) -> None:
     zero = json.loads((ROOT / "ds_configs" / "zero3_cpu.json").read_text())["zero_optimization"]
     offloaded = config(tmp_path, zero_optimization=zero | {"offload_optimizer": {"device": "cpu"}})
     alone = train(tiny_prepared, tmp_path / "alone", config(tmp_path), steps=8)

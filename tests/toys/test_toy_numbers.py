@@ -1,5 +1,5 @@
-"""A modality is one object in one file: a fourth one trains, resumes and is planned by what is there, with every ds_config that the CPU
-has."""
+"""A modality is one object in one file: the existing code trains, resumes and plans a fourth modality, with every ds_config that fits the
+CPU."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.launching import PRETRAIN_TEXT, ROOT, launch, read_jsonl, start_ranks
 
 TOY = Path(__file__).parent / "toy_numbers.py"
 CPU_CONFIGS = {"zero3_cpu": {}, "zero3_cpu_bf16": {}, "zero3_offload_cpu": {"bf16": {"enabled": False}}, "zero3_tp2_bf16": {}}
-"""Shipped ds_configs that run without a GPU, with changes where the CPU's kernels ask for them."""
+"""Shipped ds_configs that run without a GPU, with the changes that the CPU's kernels need."""
 SETTINGS = {
     **{"model.num_layers": 1, "model.hidden_size": 16, "model.ffn_hidden_size": 32, "model.num_attention_heads": 2},
     **{"teacher.average_top_k_layers": 1, "optim.warmup_steps": 2, "optim.lr": 0.01, "run.global_batch_size": 8, "run.log_steps": 1},
@@ -20,7 +20,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """128 sine waves, of which patches tell each other."""
+    """128 sine waves: a patch can be predicted from the others."""
     folder, rng = tmp_path_factory.mktemp("rows"), np.random.default_rng(0)
     np.save(folder / "numbers.npy", np.sin(np.arange(64) * rng.uniform(0.1, 0.6, (128, 1)) + rng.uniform(0, 6, (128, 1))))
     return folder
@@ -54,7 +54,7 @@ def test_it_trains_with_every_ds_config_that_fits_the_cpu(rows: Path, tmp_path: 
     assert [row["step"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
 
 
-def test_a_dry_run_counts_it_and_its_mistakes_are_one_line(rows: Path, tmp_path: Path) -> None:
+def test_a_dry_run_counts_it_and_wrong_settings_are_one_line(rows: Path, tmp_path: Path) -> None:
     done = launch(PRETRAIN_TEXT, flags(rows, tmp_path / "run", 2, "--dry-run"), tmp_path)
     assert done.returncode == 0 and "parameters: " in done.stdout and '"kind": "random"' in done.stdout
     for setting, complaint in (("frontend.patch_length=5", "64 is no multiple of 5"), ("mask.num_patches=0", "must be at least 1")):

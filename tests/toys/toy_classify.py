@@ -1,5 +1,5 @@
-"""A supervised objective in one file, for tests of the seam: labels, a linear head, no teacher. The front-end is frozen for ever and the
-encoder for the first updates. The label of a text is told by its first token.
+"""A supervised objective in one file, for tests of the objective interface: labels, a linear head, no teacher. The front-end is always
+frozen, the encoder for the first updates. The label of a text follows from its first token.
 
 Shapes: B batch, S sequence, D hidden, C classes.
 """
@@ -27,15 +27,15 @@ from recipes.text import text_tiny
 
 @dataclass(frozen=True)
 class ClassifyConfig(ObjectiveConfig):
-    """Its section of the recipe."""
+    """The objective's section of the recipe."""
 
     kind: ClassVar[str] = "toy_classify:Classify"
     num_classes: int = 3
     frozen_steps: int = 5
-    """Updates for which the encoder stays as it is."""
+    """Updates during which the encoder is frozen."""
 
     def num_head_parameters(self, encoder: EncoderConfig) -> int:
-        """The linear head."""
+        """Return the parameters of the linear head."""
         return (encoder.hidden_size + 1) * self.num_classes
 
 
@@ -54,7 +54,7 @@ class Classifier(nn.Module):
         self.head = UniformLinear(recipe.model.hidden_size, recipe.objective.num_classes, init.at("head"))  # type: ignore[attr-defined]
 
     def forward(self, batch: Batch, trains_encoder: bool) -> Tensor:
-        """Logits (B, C)."""
+        """Return logits (B, C)."""
         padding_BS, num_layers = batch.clean_padding_mask_BS, len(self.trunk.encoder.layers)
         with torch.no_grad():
             front = self.trunk.frontend(batch.clean_inputs, None, padding_BS)
@@ -77,11 +77,11 @@ class ClassifyStatistics:
         self._sums: Tensor | float = 0.0
 
     def add(self, outcome: ClassifyOutcome) -> None:
-        """Take in one micro-batch."""
+        """Add one micro-batch."""
         self._sums = self._sums + torch.stack([outcome.loss.detach().double(), outcome.num_right.double()])
 
     def reduce(self, group: dist.ProcessGroup, total: int, tokens: int) -> dict[str, float]:
-        """Over all ranks."""
+        """Reduce over all ranks."""
         assert isinstance(self._sums, Tensor)
         dist.all_reduce(self._sums, group=group)
         loss, num_right = (self._sums / total).tolist()
@@ -105,45 +105,45 @@ class Classify:
         self.student: Engine = builder.trained(partial(Classifier, recipe, builder), frozen)
 
     def count(self, batch: Batch) -> int:
-        """Labels."""
+        """Return the number of labels."""
         return len(batch.inputs)
 
     def forward(self, batch: Batch, total: int) -> ClassifyOutcome:
-        """Cross entropy."""
+        """Return the sum of the cross entropy."""
         logits_BC = self.student(batch, self._steps_done >= self._config.frozen_steps).float()
         labels_B = batch.clean_inputs[:, 1] % self._config.num_classes
         return ClassifyOutcome(F.cross_entropy(logits_BC, labels_B, reduction="sum"), (logits_BC.argmax(1) == labels_B).sum())
 
     def after_step(self, step: int) -> dict[str, float]:
-        """Count."""
+        """Count the update."""
         self._steps_done = step
         return {}
 
     def shards(self) -> dict[str, dict[str, Tensor]]:
-        """Nothing beside the student."""
+        """Return none: only the student has state."""
         return {}
 
     def after_load(self) -> None:
-        """Nothing follows the student."""
+        """Do nothing: there is no teacher."""
 
     def restart(self) -> None:
-        """Nothing follows the student."""
+        """Do nothing: there is no teacher."""
 
     def state(self) -> dict[str, Any]:
-        """What tells whether the encoder is frozen."""
+        """Return the number of updates, which decides whether the encoder is frozen."""
         return {"steps_done": self._steps_done}
 
     def load_state(self, values: dict[str, Any]) -> None:
-        """The inverse."""
+        """Set the state that state() has returned."""
         self._steps_done = values.get("steps_done", 0)
 
     def statistics(self) -> ClassifyStatistics:
-        """Empty ones."""
+        """Return empty statistics."""
         return ClassifyStatistics()
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch], beat: Beat) -> dict[str, float]:
-        """Accuracy on held-out texts."""
+        """Return the accuracy on held-out texts."""
         self.student.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.student.device)
         for number, batch in enumerate(batches):
@@ -154,8 +154,8 @@ class Classify:
         return {"eval_accuracy": float(sums[0] / sums[1])} if sums[1] else {}
 
     def check(self, metrics: Mapping[str, Any]) -> None:
-        """Nothing can collapse."""
+        """Do nothing: this objective cannot collapse."""
 
     def nothing_counted(self, update: int, samples: int) -> str:
-        """Every text has a label."""
+        """Return a message that should never be needed: every text has a label."""
         return f"update {update} of {samples} samples has no label"

@@ -1,5 +1,5 @@
-"""A fourth modality in one file, for tests of the registry: rows of numbers in, patches of a few numbers out. Its one line in the table is
-the last one here, as it would be in recipes/modalities/registry.py.
+"""A fourth modality in one file, for tests of the registry: rows of numbers in, patches of a few numbers out. Its one line in the table
+is the last line here; a real modality has it in recipes/modalities/registry.py.
 
 Shapes: B batch, T numbers of a sample, P numbers of a patch, S = T / P patches, D hidden.
 """
@@ -38,7 +38,7 @@ class NumbersFrontendConfig(FrontendConfig):
     patch_length: Annotated[int, at_least(1)] = 4
 
     def tokens_per_sample(self, length: float = 0) -> int:
-        """Every row has one length."""
+        """Return the number of patches. All rows have the same length."""
         return self.row_length // self.patch_length
 
     def num_parameters(self, encoder: EncoderConfig) -> int:
@@ -52,7 +52,7 @@ class NumbersFrontendConfig(FrontendConfig):
 
 @dataclass(frozen=True)
 class RandomMaskConfig(MaskConfig):
-    """As many random patches in every sample."""
+    """The same number of random patches in every sample."""
 
     kind: ClassVar[str] = "random"
     num_patches: Annotated[int, at_least(1)] = 6
@@ -68,7 +68,7 @@ class NumbersDataConfig(DataConfig):
 
 
 def numbers_tiny() -> Recipe:
-    """text_tiny's numbers on rows of numbers."""
+    """text_tiny's settings on rows of numbers."""
     return replace(
         text_tiny(),
         name="numbers_tiny",
@@ -106,7 +106,7 @@ class NumbersFrontend(Frontend):
         return FrontendOutput(x_BSD + self.positions, features_BND=features_BSD.detach())
 
     def shared_parameters(self, shares: Shares) -> set[str]:
-        """All or nothing."""
+        """Return all names or none."""
         return set() if shares == "nothing" else {name for name, _ in self.named_parameters()}
 
 
@@ -132,23 +132,23 @@ class NumbersData:
         return len(self._rows_NT)
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Shuffled."""
+        """Return a shuffled order."""
         return rng.permutation(len(self))
 
     def example(self, epoch: int, index: int, group: tuple[int, ...]) -> Row:
-        """A row with its mask of that epoch."""
+        """Return a row with its mask of that epoch."""
         mask_S = np.zeros(self._num_tokens, dtype=bool)
         mask_S[np.random.default_rng((self._seed, epoch, index)).permutation(self._num_tokens)[: self._num_masked]] = True
         return Row(self._rows_NT[index], mask_S)
 
     def collate(self, examples: list[Row]) -> Batch:
-        """One micro-batch."""
+        """Collate one micro-batch."""
         rows_BT = torch.from_numpy(np.stack([one.numbers for one in examples]))
         mask_BS = torch.from_numpy(np.stack([one.mask for one in examples]))
         return Batch(rows_BT, rows_BT, Masks.of(mask_BS), None, None, mask_BS.numel())
 
     def take_bad(self) -> list[Any]:
-        """None."""
+        """Return no bad items."""
         return []
 
 
@@ -161,22 +161,22 @@ class Numbers:
     benchmark_length = 0
 
     def check(self, recipe: Any) -> None:
-        """Raises: ConfigError where patches do not fill a row."""
+        """Raises: ConfigError if patches do not fill a row."""
         if recipe.frontend.row_length % recipe.frontend.patch_length:
             raise ConfigError(f"frontend.row_length {recipe.frontend.row_length} is no multiple of {recipe.frontend.patch_length}")
 
     def check_data(self, recipe: Any, path: Path) -> None:
-        """Raises: ConfigError where there are no numbers."""
+        """Raises: ConfigError if there are no numbers."""
         if not (path / "numbers.npy").exists():
             raise ConfigError(f"{path}: no numbers.npy in it")
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
-        """Nothing to do."""
+        """Return the path: there is nothing to prepare."""
         self.check_data(recipe, Path(recipe.data.path))
         return Path(recipe.data.path)
 
     def open_data(self, recipe: Any, prepared: Path) -> tuple[NumbersData, NumbersData]:
-        """Both splits."""
+        """Open both splits."""
         train = NumbersData(prepared, recipe, heldout=False, seed=recipe.run.seed)
         return train, NumbersData(prepared, recipe, heldout=True, seed=0)
 
@@ -185,15 +185,15 @@ class Numbers:
         raise ConfigError("numbers have no labels")
 
     def build_frontend(self, recipe: Any) -> Any:
-        """Patches."""
+        """Return the builder of the front-end."""
         return partial(NumbersFrontend, recipe.frontend)
 
     def resized(self, recipe: Any, length: int) -> Recipe:
-        """Rows have one length."""
+        """Return the recipe unchanged: rows have one length."""
         return recipe
 
     def random_batch(self, recipe: Any, size: int, length: int, rng: np.random.Generator) -> Batch:
-        """Noise."""
+        """Return a batch of noise."""
         num_tokens = recipe.frontend.tokens_per_sample()
         mask_BS = rng.permuted(np.arange(num_tokens)[None].repeat(size, 0), axis=1) < recipe.mask.num_patches
         rows_BT = torch.from_numpy(rng.standard_normal((size, recipe.frontend.row_length), dtype=np.float32))

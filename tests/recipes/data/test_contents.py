@@ -7,6 +7,7 @@ import pytest
 
 from recipes.data import contents
 from recipes.data.contents import PART_BYTES, UNREAD, ContentChanges, digest, look_again, record_files
+from recipes.errors import ConfigError
 
 
 def write(folder: Path, files: dict[str, bytes]) -> list[Path]:
@@ -82,3 +83,16 @@ def test_a_folder_without_a_record_is_not_compared(tmp_path: Path) -> None:
 
 def test_data_without_files_have_no_record(tmp_path: Path) -> None:
     assert record_files(tmp_path, []) is None and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["contents.bin", "path_ends.bin", "paths.bin"])
+@pytest.mark.parametrize("num_bytes", [None, 5, 16])
+def test_a_damaged_record_is_one_line_with_the_way_out(tmp_path: Path, name: str, num_bytes: int | None) -> None:
+    folder = recorded(tmp_path / "prepared", write(tmp_path / "data", {"a": b"1", "b": b"2", "c": b"3"}))
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
+    if num_bytes is not None:
+        (folder / name).write_bytes(content[:num_bytes])
+    with pytest.raises(ConfigError, match=rf"{folder}: .*; remove the folder and prepare it again$") as caught:
+        look_again(folder)
+    assert "\n" not in str(caught.value)

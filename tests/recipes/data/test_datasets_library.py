@@ -66,3 +66,18 @@ def test_the_other_splits_of_a_hub_data_set_are_named_if_its_metadata_list_them(
     assert say_rows("train", rows) == "train: 2 rows; left out: 5 of x"
     assert say_rows("all", rows) == "train, x: 7 rows"
     assert say_rows("train[:1%]", rows) == ""
+
+
+@pytest.mark.parametrize("is_script", [True, False])
+def test_a_hubs_data_set_that_needs_a_loading_script_is_one_line_with_the_way_out(is_script: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    error = RuntimeError("Dataset scripts are no longer supported, but found books.py" if is_script else "a defect")
+
+    def load(name: str, config: str | None, split: str | None = None) -> None:
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    line = r"--data owner/books: Dataset scripts are .* but found books\.py; name a copy .* parquet files, or download its files and .*"
+    with pytest.raises(ConfigError if is_script else RuntimeError, match=line if is_script else "^a defect$"):
+        load_hub("owner/books")

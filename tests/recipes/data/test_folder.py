@@ -1,6 +1,7 @@
 """Listings: every file below a folder once, also through links, and a reason for each entry that was skipped."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,22 @@ def test_names_in_a_message_are_counted_shortened_and_printable() -> None:
     names = [str(number) for number in range(NAMED + 3)]
     assert name_some(names, "; ") == "0; 1; 2; 3; 4; 3 more" and name_some(names[:NAMED]) == "0, 1, 2, 3, 4"
     assert printable("caf\udce9") == "caf\\udce9"
+
+
+def test_a_real_folder_and_a_link_whose_name_has_a_meaning_go_before_other_links(tmp_path: Path) -> None:
+    data = fill(tmp_path / "data", "z/b/x.txt", "z/deep/y.txt", "v/w.txt")
+    far = fill(tmp_path / "far", "f.txt", "below/g.txt")
+    for name, target in {
+        "a": data / "z" / "b",
+        "b": far,
+        "c": far / "below",
+        "test": far,
+        "m/deeper": data / "z" / "deep",
+        "test-v": data / "v",
+    }.items():
+        (data / name).parent.mkdir(exist_ok=True)
+        (data / name).symlink_to(target)
+    found = list_folder(data, re.compile("test").match)
+    assert found.files == ["test-v/w.txt", "test/below/g.txt", "test/f.txt", "z/b/x.txt", "z/deep/y.txt"]
+    assert [line.partition(": ")[0] for line in found.passed_over] == [f"{data}/{name}" for name in ("a", "b", "c", "m/deeper", "v")]
+    assert list_folder(data).files == ["b/below/g.txt", "b/f.txt", "v/w.txt", "z/b/x.txt", "z/deep/y.txt"]

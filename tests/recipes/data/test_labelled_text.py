@@ -139,3 +139,12 @@ def test_a_split_may_be_in_several_files_at_any_depth_with_any_characters_in_the
     (folder / "test.jsonl").write_text(json.dumps({"text": "d", "label": "x"}))
     with pytest.raises(ConfigError, match=r"split 'test' is in more than one kind of file \(\.csv, \.jsonl\); leave one"):
         load(folder.parent, "test")
+
+
+def test_a_link_that_is_named_for_a_split_goes_before_one_that_is_not(tmp_path: Path) -> None:
+    for name in ("data/train/a.csv", "far/a.csv"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"text,label\n{name},1\n")
+    for name in ("also", "test"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "far")
+    assert load(tmp_path / "data", "test") == (["far/a.csv"], ["1"])

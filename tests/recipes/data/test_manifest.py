@@ -135,3 +135,9 @@ def test_the_error_for_a_damaged_list_names_the_line(tmp_path: Path, name: str, 
     with pytest.raises(ConfigError, match=rf"list\.\w+.*{complaint}") as caught:
         read(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("head", "row"), [(",path,start,duration", "7,a.wav,2,3"), ("path,start,duration,", "a.wav,2,3")])
+def test_a_column_without_a_name_such_as_the_index_of_pandas_is_no_time(tmp_path: Path, head: str, row: str) -> None:
+    manifest = read_segments(write(tmp_path / "a.csv", f"{head}\n{row}\n"))
+    assert (manifest.segments, manifest.segment_columns) == ([Segment(2, 3)], ["start", "duration"])

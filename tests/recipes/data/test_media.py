@@ -3,6 +3,7 @@
 import errno
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from recipes.data.media import BadItem, Files, UndecodableError, allowed_bad, decoding, first_good, name_bad
@@ -28,7 +29,8 @@ def test_first_good_skips_bad_items_in_the_given_order(tmp_path: Path) -> None:
     fill(tmp_path, "a.wav", "x.wav")
     media = Files("data", str(tmp_path), ["a.wav", "x.wav", "gone.wav"])
     assert first_good(media, [0, 1], decode) == ("a.wav", 0, [])
-    bad = [BadItem(str(tmp_path / "gone.wav"), "No such file or directory"), BadItem(str(tmp_path / "x.wav"), "it begins with x")]
+    reasons = {str(tmp_path / "gone.wav"): "No such file or directory", str(tmp_path / "x.wav"): "it begins with x"}
+    bad = [BadItem(path, reason, path) for path, reason in reasons.items()]
     assert first_good(media, [2, 1, 0], decode) == ("a.wav", 0, bad)
     with pytest.raises(ConfigError, match=r"data: none of 2 items can be decoded: .*gone\.wav \(No such file or directory\), .*x\.wav"):
         first_good(media, [2, 1], decode)
@@ -94,3 +96,14 @@ def test_items_of_one_file_have_one_origin_for_every_path_to_it(tmp_path: Path) 
 )
 def test_a_share_of_the_items_may_be_bad_and_a_few_of_a_small_data_set(num_items: int, max_fraction: float, allowed: int) -> None:
     assert allowed_bad(num_items, max_fraction) == allowed
+
+
+def test_a_bad_item_has_its_file_beside_the_name_that_the_user_reads(tmp_path: Path) -> None:
+    fill(tmp_path, "x.wav", "a.wav")
+    paths, segments_N2 = ["x.wav", "caf\udce9.wav", "a.wav"], np.full((3, 2), np.nan)
+    segments_N2[0] = 0.5, 1.0
+    _, _, bad = first_good(Files("data", str(tmp_path), paths, segments_N2=segments_N2), range(3), decode)
+    assert [(item.where, item.file) for item in bad] == [
+        (f"{tmp_path}/x.wav 0.500 to 1.500 s", f"{tmp_path}/x.wav"),
+        (f"{tmp_path}/caf\\udce9.wav", f"{tmp_path}/caf\udce9.wav"),
+    ]

@@ -85,6 +85,7 @@ def test_bad_items_are_left_out_logged_and_stored(tmp_path: Path, clips: SpeechD
     assert prepared.counts == {"items": 6, "bad": 1, "short": 3, "train": 1, "valid": 1}
     assert prepared.bad == [BadItem(str(tmp_path / "data" / "002.wav"), "empty file")]
     assert prepared.lengths_N[2] == 0 and 2 not in [*prepared.splits["train"], *prepared.splits["valid"]]
+    assert json.loads((prepared.folder / "bad.json").read_text()) == [[f"{tmp_path}/data/002.wav", "empty file"]]
     assert lines[1] == f"left out 1 audio items that cannot be read (all in bad.json): {tmp_path}/data/002.wav (empty file)"
 
 

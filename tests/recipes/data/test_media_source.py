@@ -160,6 +160,21 @@ def test_the_split_of_a_folder_is_found_by_names_and_the_note_says_what_is_left_
     refused(folder, kind, r"1 in in, 1 of in/dev-1, 1 of in/train-1, 1 of in/train-2; --set data\.split=train, data\.split=all or")
 
 
+def test_a_link_to_the_test_data_does_not_make_training_data_of_them(tmp_path: Path, kind: MediaKind) -> None:
+    folder = fill(tmp_path / "data", "train/a.wav", "test/b.wav")
+    (folder / "also").symlink_to("test")
+    (folder / "train" / "more").symlink_to(folder / "test")
+    assert contents(folder, kind) == ["train/a.wav"] and contents(folder, kind, "test") == ["test/b.wav"]
+    fill(tmp_path / "far", "c.wav")
+    for name in ("b", "validation"):
+        (folder / name).symlink_to(tmp_path / "far")
+    assert contents(folder, kind) == ["train/a.wav"] and contents(folder, kind, "valid") == ["c.wav"]
+    (folder / "all-of-it").symlink_to("train")
+    assert contents(folder, kind) == ["train/a.wav"], "nor do the training data become others"
+    (folder / "dev").symlink_to("train")
+    refused(folder, kind, "its names do not say which part is training data, there are 1 of dev, 1 of validation, 1 of test")
+
+
 def test_a_folder_of_parquet_has_splits_by_names_at_any_depth_behind_links_and_with_any_characters(
     tmp_path: Path, kind: MediaKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,3 +200,12 @@ def test_a_single_file_can_be_train_or_all_but_no_other_split(tmp_path: Path, ki
     for split in ("valid", "validation", "test"):
         with pytest.raises(MissingSplit, match=rf"test\.csv: one file is one split, and '{split}' was asked for"):
             contents(tmp_path / "test.csv", kind, split)
+
+
+def test_labels_of_a_list_name_the_same_classes_as_those_of_tables(tmp_path: Path, kind: MediaKind) -> None:
+    rows = [f'{{"path": "{name}.wav", "label": {label}}}' for name, label in zip("abcde", ("NaN", "1.0", "1", '"1"', '["x"]'), strict=True)]
+    (tmp_path / "list.jsonl").write_text("\n".join(rows))
+    media = open_media(str(tmp_path / "list.jsonl"), kind, column="audio")
+    assert [media.label(i) for i in range(4)] == [None, "1", "1", "1"] and len(media) == 5, "only a probe needs one class for each"
+    with pytest.raises(ConfigError, match=r"a label is \['x'\], and a probe needs one class for each example"):
+        media.label(4)

@@ -47,6 +47,7 @@ def test_every_kind_of_column_gives_the_bytes_undecoded(tmp_path: Path, kind: st
     table = open_parquet(path, [path], **COLUMNS)
     check(table)
     assert (table.where(1), table.key(1), table.name) == (f"{path} row 2", "1", str(path))
+    assert table.file(1) is None, "what is gone of a table is a row, not a file"
     assert [table.label(i) for i in range(3)] == ["no", "yes", "no"]
 
 

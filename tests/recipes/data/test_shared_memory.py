@@ -3,7 +3,9 @@
 import re
 import shutil
 import signal
+import sys
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from model.batch import Batch, Masks
 from recipes.data.shared_memory import SharedMemory, bytes_of, told_as_config_errors
 from recipes.errors import ConfigError
 from recipes.system.processes import WorkerLost
+from tests.distributed import run_command
+from tests.launching import ROOT
 
 Usage = namedtuple("Usage", "total used free")
 REMEDY = r"give the container more \(docker run --shm-size=8g or --ipc=host\), or read without worker processes: --set data\.num_workers=0"
@@ -57,6 +61,10 @@ def test_the_batches_of_two_updates_and_those_read_ahead_must_fit_for_every_rank
         ),
         (OSError(24, "Too many open files"), r".*Too many open files: each batch .* takes several; ulimit -n 65536, or .*num_workers=0"),
         (
+            RuntimeError("received 0 items of ancdata"),
+            r"Too many open files \(received 0 items of ancdata\): each batch .* takes several; ulimit -n 65536, or .*num_workers=0",
+        ),
+        (
             WorkerLost(-signal.SIGKILL),
             r"a data worker process \(data\.num_workers=2\) was killed, probably for lack of memory; give .*",
         ),
@@ -80,3 +88,38 @@ def test_other_errors_are_not_changed(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, told_as_config_errors(2):
         raise error
     assert caught.value is error
+
+
+FEW_DESCRIPTORS = """
+import os, resource
+from recipes.cluster.command import exit_code_of
+from tests.recipes.data.numbers_data import Numbers, open_loader
+
+def train():
+    loader = open_loader(Numbers(4096), batch=1024, micro=2, num_workers=2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 40, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        loader.batches(0)
+    finally:
+        held = []
+        try:
+            while True:
+                held.append(os.open("/dev/null", os.O_RDONLY))
+        except OSError:
+            loader.close()  # without a free descriptor
+        for number in held:
+            os.close(number)
+        for pid in loader.worker_pids:
+            print(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] if os.path.exists(f"/proc/{pid}") else "gone")
+
+if __name__ == "__main__":
+    raise SystemExit(exit_code_of(train))
+"""
+
+
+def test_a_real_loader_that_runs_out_of_descriptors_is_one_line_and_exit_2_and_its_workers_are_gone(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(FEW_DESCRIPTORS)
+    done = run_command([sys.executable, "-W", "ignore", tmp_path / "main.py"], ROOT, 60, env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"Too many open files.*: each batch of a data worker process takes several; ulimit -n 65536, or", done.stderr)
+    assert "Traceback" not in done.stderr and done.stdout.split() == ["gone"] * 2

@@ -269,3 +269,12 @@ def test_a_single_file_of_text_is_split_train_or_all_but_no_other_split(tmp_path
         assert list(open_source(TextDataConfig(path=str(tmp_path / "test.txt"), split=split)).paragraphs()) == [(0, "one")]
     with pytest.raises(MissingSplit, match=r"test\.txt: one file is one split, and 'valid' was asked for"):
         open_source(TextDataConfig(path=str(tmp_path / "test.txt"), split="valid"))
+
+
+def test_a_link_to_held_out_text_that_is_named_for_it_goes_before_one_that_is_not(tmp_path: Path) -> None:
+    for name in ("data/train/a.txt", "far/b.txt"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(name)
+    for name in ("also", "test"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "far")
+    assert read(tmp_path / "data") == [(0, "data/train/a.txt")]

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from recipes.config import SpeechDataConfig
+from recipes.data import contents
 from recipes.data.audio import AUDIO, decode_audio, read_audio
+from recipes.data.contents import ContentChanges, RunSoFar, look_again
 from recipes.data.labelled import labelled_speech
-from recipes.data.media import Files
+from recipes.data.media import Files, UndecodableError, first_working
 from recipes.data.media_folder import open_prepared
 from recipes.data.media_source import open_media
 from recipes.data.speech_folder import prepare_speech
@@ -76,6 +78,29 @@ def test_a_damaged_list_of_stretches_is_named(tmp_path: Path, data: SpeechDataCo
     (folder / "stretches.bin").write_bytes(b"1234567890123456")
     with pytest.raises(ConfigError, match=r"stretches\.bin is damaged"):
         open_prepared(folder)
+
+
+def test_a_recording_that_was_repaired_is_one_file_however_many_stretches_it_has(
+    tmp_path: Path, data: SpeechDataConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = prepare_speech(data, FRONTEND, tmp_path / "out", num_processes=1)
+    repaired = tmp_path / "long.wav"
+    repaired.write_bytes(encode(noise(2 * RATE, 2)))
+    assert look_again(folder) == ContentChanges(1, 2, 2, str(repaired)), "two files, one of which has twenty stretches"
+    media = open_prepared(folder).media
+    _, _, bad = first_working(media, [*range(NUM_ROWS + 1)], check_is_last)
+    files = {str(item.file) for item in bad}
+    assert files == {str(repaired)} and look_again(folder, files).num_changed == 0
+    strict = replace(data, max_bad_fraction=0.0)
+    assert prepare_speech(strict, FRONTEND, folder, run=RunSoFar(bad=files)) == folder, "as the run asked for when it ended"
+    monkeypatch.setattr(contents, "MAX_COMPARED", 1)
+    assert {look_again(folder).example for _ in range(20)} == {str(repaired), ""}, "files are drawn, not stretches"
+
+
+def check_is_last(item: int) -> None:
+    """Decodes nothing but the whole file."""
+    if item < NUM_ROWS:
+        raise UndecodableError("damaged")
 
 
 def test_labelled_stretches_are_read_as_stretches(tmp_path: Path, listed: Path, data: SpeechDataConfig) -> None:

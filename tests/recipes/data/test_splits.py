@@ -75,12 +75,14 @@ def test_if_no_name_marks_another_split_all_files_are_taken(names: str) -> None:
         ("a.wav test/b.wav", "1 in no sub-folder, 1 of test", "a.wav"),
         ("train/a.wav test/b.wav extra/c.wav", "1 in extra, 1 of test, 1 of train", "train/a.wav"),
         ("a.txt b.txt test.txt", "2 in no sub-folder, 1 of test", "a.txt b.txt"),
+        ("test/a.wav", "1 of test", None),
         ("dev-clean/a.wav test-clean/b.wav", "1 of dev-clean, 1 of test-clean", None),
         ("more/test/a.wav dog/b.wav", "1 in dog, 1 of more/test", "dog/b.wav"),
     ],
 )
 def test_unclear_names_are_an_error(names: str, there: str, train: str | None) -> None:
-    with pytest.raises(ConfigError, match=rf"^/d: .* there are {there}; --set data\.split=train, data\.split=all or the name of a folder"):
+    advice = r"data\.split=all or the name of a folder" if train is None else r"data\.split=train, data\.split=all or the name of a folder"
+    with pytest.raises(ConfigError, match=rf"^/d: .* there are {there}; --set {advice}"):
         choose(names)
     assert choose(names, ALL).paths == sorted(names.split())
     if train is None:

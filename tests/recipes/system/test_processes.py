@@ -12,6 +12,7 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -281,3 +282,17 @@ def test_workers_of_a_fork_server_ignore_stop_requests_that_the_server_receives(
     workers.put(3)
     assert workers.get() == 9
     workers.close()
+
+
+def test_closing_ends_the_processes_where_no_descriptor_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a batch could not be received for that reason."""
+    workers = Workers(square, 1)
+    workers.put(2)
+    assert workers.get() == 4
+    monkeypatch.setattr(os, "dup", Mock(side_effect=OSError(24, "Too many open files")))
+    try:
+        workers.close()
+        assert not [pid for pid in workers.pids if (stat := read_stat(pid or 0)) and stat.state != "Z"]
+    finally:
+        for child in multiprocessing.active_children():
+            child.kill()  # Python would wait for them at its end

@@ -117,22 +117,22 @@ def test_items_found_in_an_evaluation_are_reported_with_the_next_update() -> Non
     assert run_distributed(note_and_agree, 2) == [["held-out", "held-out too"]] * 2
 
 
-def run_with_a_bad_held_out_item(run_dir: Path, prepared: Path) -> list[str]:
+def run_with_a_bad_held_out_item(run_dir: Path, prepared: Path) -> list[tuple[str, str]]:
     """Return the bad items that a run of four updates reports; its held-out data contain one, read in the evaluation after the second."""
     from recipes.train import loop
 
     train = loop.train
 
     def train_on(state: Any) -> int:
-        state.data.heldout.take_bad = lambda: [BadItem("held-out.png", "no picture")]
+        state.data.heldout.take_bad = lambda: [BadItem("held-out.png", "no picture", "/held-out.png")]
         return train(state)
 
     loop.train = train_on
     settings = {"run__eval_steps": 2, "data__max_bad_fraction": 0.1}
     outcome = run_rank(run_dir, prepared, ONE, UNDISTURBED, {}, settings)
-    return [event["where"] for event in outcome["events"] if event["event"] == "bad_item"]
+    return [(event["where"], event["file"]) for event in outcome["events"] if event["event"] == "bad_item"]
 
 
 def test_a_run_reports_a_held_out_item_that_it_could_not_decode(tmp_path: Path) -> None:
     prepared = prepare_pictures(tmp_path)
-    assert run_distributed(run_with_a_bad_held_out_item, 1, tmp_path / "run", prepared) == [["held-out.png"]]
+    assert run_distributed(run_with_a_bad_held_out_item, 1, tmp_path / "run", prepared) == [[("held-out.png", "/held-out.png")]]

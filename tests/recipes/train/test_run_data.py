@@ -15,9 +15,9 @@ from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
 from recipes.run_dir.run_dir import RunDir
 from recipes.settings import recipe_to_dict
-from recipes.train.run_data import RunData
+from recipes.train.run_data import RunData, check_run_data
 from tests.launching import tiny_recipe
-from tests.made_up import write_book
+from tests.made_up import WRITE, write_book
 
 
 def reading(recipe: Recipe, path: Path, *accepted: str) -> Recipe:
@@ -123,4 +123,71 @@ def test_recorded_bad_items_whose_files_are_gone_count_as_removed(run: RunDir, r
     for where in (tmp_path / "gone.png", tmp_path / "there.png", "hub row 3"):
         run.event("bad_item", step=1, where=str(where), reason="truncated")
     data = data_of(run, recipe)
-    assert data.removed() == {f"{tmp_path}/gone.png"} and len(data.recorded_bad) == 3
+    assert data.removed() == {f"{tmp_path}/gone.png"} and len(data.recorded_bad) == 2
+
+
+def test_rows_and_stretches_are_removed_by_their_files_and_never_by_their_names(run: RunDir, recipe: Recipe, tmp_path: Path) -> None:
+    """A row is no path, so its name is never there; and a name that is no UTF-8 is not told as it is."""
+    for name in ("a.wav", "b\udce9.wav", "x.parquet"):
+        (tmp_path / name).write_bytes(b"1")
+    (tmp_path / "linked.png").symlink_to(tmp_path / "store")
+    items = {
+        f"{tmp_path}/x.parquet row 3": None,
+        f"{tmp_path}/a.wav 0.000 to 4.000 s": f"{tmp_path}/a.wav",
+        f"{tmp_path}/b\\udce9.wav": f"{tmp_path}/b\udce9.wav",
+        f"{tmp_path}/gone.wav from 1.500 s": f"{tmp_path}/gone.wav",
+        f"{tmp_path}/linked.png": f"{tmp_path}/linked.png",
+    }
+    for where, file in items.items():
+        run.event("bad_item", step=1, where=where, reason="truncated", file=file)
+    for where in ("y.parquet row 17", "c.wav 0.000 to 4.000 s", "c.wav from 1.500 s"):  # of an older release
+        run.event("bad_item", step=1, where=f"{tmp_path}/{where}", reason="truncated")
+    assert data_of(run, recipe).removed() == {f"{tmp_path}/gone.wav from 1.500 s"}
+
+
+def test_a_file_that_cannot_be_looked_for_is_not_removed(
+    run: RunDir, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.event("bad_item", step=1, where=f"{tmp_path}/locked/a.png", reason="Permission denied", file=f"{tmp_path}/locked/a.png")
+    data = data_of(run, recipe)
+
+    def refuse_to_look(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("recipes.train.run_data.os.lstat", refuse_to_look)
+    assert data.removed() == frozenset()
+
+
+def test_a_dry_run_looks_at_the_prepared_folder_of_the_run_as_a_launch_does(recipe: Recipe, tmp_path: Path) -> None:
+    text = write_book(tmp_path / "book.txt", num_lines=500)
+    reads_book, other = reading(recipe, text), write_book(tmp_path / "other.txt", num_lines=300)
+    path, modality = tmp_path / "run", MODALITIES["text"]
+    run = RunDir(path, lambda line: None)
+    assert check_run_data(path, reads_book, modality) == "" and not (path / "prepared").exists(), "a dry run prepares nothing"
+    prepared = data_of(run, reads_book).prepare(accept_all)
+    text.unlink()
+    said = f"{prepared}, prepared by an earlier launch"
+    assert check_run_data(path, reads_book, modality) == said, "the text itself is not needed any more"
+    assert check_run_data(path, reading(recipe, other), modality) == "", "a run without an update prepares other data"
+    run.save_config({"recipe": recipe_to_dict(reads_book), "data_fingerprint": load_prepared(prepared).fingerprint})
+    (path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ConfigError, match=r"other\.txt; go back to that, accept the other with --set run\.accept_changes=data\.path"):
+        check_run_data(path, reading(recipe, other), modality)
+    assert check_run_data(path, reading(recipe, other, "data.path"), modality) == ""
+    assert check_run_data(path, reading(recipe, prepared), modality) == "", "the user names a prepared folder"
+
+
+def test_a_dry_run_passes_over_repaired_files_as_a_launch_does(tmp_path: Path) -> None:
+    tmp_path.joinpath("made").mkdir()
+    pictures = WRITE["vision"](tmp_path / "made")
+    recipe = tiny_recipe("vision", data__path=pictures, data__max_bad_fraction=0.0)
+    run = RunDir(tmp_path / "run", lambda line: None)
+    MODALITIES["vision"].prepare(recipe, run.path / "prepared", num_processes=1)
+    repaired, *_, another = sorted(path for path in pictures.rglob("*") if path.is_file())
+    shutil.copy(another, repaired)
+    run.save_config({"recipe": recipe_to_dict(recipe), "data_fingerprint": ""})
+    (run.path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ConfigError, match=r"1 of .* files hold something else than when it was prepared"):
+        check_run_data(run.path, recipe, MODALITIES["vision"])
+    run.event("bad_item", step=1, where=str(repaired), reason="truncated", file=str(repaired))
+    assert check_run_data(run.path, recipe, MODALITIES["vision"]).startswith(f"{run.path}/prepared, ")
