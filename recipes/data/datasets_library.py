@@ -13,7 +13,7 @@ from recipes.data.splits import ALL, choose_names
 from recipes.errors import ConfigError, first_line
 
 NEEDS_SCRIPT = "Dataset scripts are no longer supported"
-"""How `datasets` words it, in a RuntimeError, that the hub has no data but a program that loads them."""
+"""Part of the RuntimeError's message if the hub has no data files for a data set, but a program that loads them."""
 
 
 def is_saved(folder: Path) -> bool:

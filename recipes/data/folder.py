@@ -69,7 +69,8 @@ def find_place(path: str | Path) -> Path | None:
 def list_folder(folder: Path, has_meaning: Callable[[str], Any] = lambda name: None) -> Listing:
     """List every file below the folder that is not hidden. A folder that links reach on several paths is listed once.
 
-    Of several paths the first in sort order is used. Links come last, unless `has_meaning` is true for their names, as for those of splits.
+    It is listed under the first of these paths in sort order. A path through a link comes last, unless has_meaning(name of the link) is
+    true, as for the name of a split.
 
     Raises: ConfigError if the folder itself cannot be read.
     """

@@ -32,7 +32,7 @@ class FileManifest(NamedTuple):
     root: str
     paths: list[str]
     labels: list[Any]
-    """As they are written; labels.class_name makes classes of them."""
+    """Label of each row, as it is written. labels.class_name makes a class of it."""
     segments: list[Segment | None]
     columns: list[str]
     """Names of all columns. Empty for fairseq's lists."""

@@ -137,7 +137,7 @@ class Files:
     """The folder that the paths are relative to."""
     paths: Sequence[str]
     labels: Sequence[Any] | None = None
-    """As the list of files contains them. None: a file's label is its folder."""
+    """Label of each item, as the list of files contains it. None: an item's label is the folder of its file."""
     segments_N2: np.ndarray | None = None
     """Start and length of each item in seconds. Start NaN: the whole file. Length NaN: up to the file's end. None: all are whole files."""
     columns: Sequence[str] = ()
@@ -172,7 +172,7 @@ class Files:
         return self._path(index) + self._segment_suffix(index)
 
     def file(self, index: int) -> str:
-        """See Media."""
+        """Return the full path of the file that the item is, or is a segment of, with links as listed."""
         return self._path(index)
 
     def origin(self, index: int) -> str:
@@ -199,7 +199,8 @@ class Files:
         return f" from {start:.3f} s" if seconds is None else f" {start:.3f} to {start + seconds:.3f} s"
 
     def label(self, index: int) -> str | None:
-        """See Media."""
+        """Return the item's class: from its label in the list of files, or the folder of the file if no labels are given. None if it has
+        none."""
         return (os.path.dirname(self.paths[index]) or None) if self.labels is None else class_name(self.labels[index])
 
 

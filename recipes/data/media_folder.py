@@ -234,8 +234,8 @@ def _write_index(folder: Path, scanned: Scanned, *, min_length: int, heldout_fra
 
 
 def _split(scanned: Scanned, usable: np.ndarray, heldout_fraction: float, has_segments: bool) -> dict[str, np.ndarray]:
-    """Hold out the usable items with the smallest hashes of their numbers: at least one, but never all. All items of one file have the hash
-    of its first item, so they stay together. The cut is moved to the nearest file boundary. Files with too many segments are trained on."""
+    """Return split -> its items. About heldout_fraction of the usable items is held out, in a fixed random order of files: at least one item
+    and never all, or none if the fraction is 0 or all are of one file. The items of a file stay together; large files are trained on."""
     lengths_N, first_N = scanned.lengths_N, scanned.first_N
     num_heldout = max(1, round(heldout_fraction * len(usable))) if heldout_fraction else 0
     num_heldout = min(num_heldout, len(usable) - 1)
@@ -281,10 +281,7 @@ def _read_info(folder: Path) -> Info:
 
 
 def open_prepared(folder: Path) -> PreparedMedia:
-    """Open a prepared folder of recordings or images, memory-mapped.
-
-    Raises: ConfigError if a file in it is missing or has the wrong size.
-    """
+    """Open a prepared folder of recordings or images, memory-mapped. Raises: ConfigError if a file is missing or has the wrong size."""
     try:
         info = _load_info(folder)
         lengths_N = shards.map_array(folder / "lengths.bin", np.int64)

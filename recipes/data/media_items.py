@@ -52,7 +52,7 @@ class MappedPaths(Sequence[str]):
         return os.fsdecode(self._text[start : int(self._ends[index])].tobytes())
 
     def is_whole(self) -> bool:
-        """Whether paths.bin is as long as path_ends.bin says. Raises: OSError, ValueError."""
+        """True if paths.bin is as long as path_ends.bin says. Raises: OSError or ValueError if one of them cannot be read."""
         return (self._folder / "paths.bin").stat().st_size == (int(self._ends[-1]) if len(self) else 0)
 
     def __reduce__(self) -> tuple[type["MappedPaths"], tuple[Path]]:

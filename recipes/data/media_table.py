@@ -67,7 +67,7 @@ class Table:
         return f"{self.name} row {index + 1}"
 
     def file(self, index: int) -> None:
-        """A row is no file of its own."""
+        """Return None, because a row is not a file of its own."""
 
     def stretch(self, index: int) -> None:
         """Return None, because a row's bytes are a whole file."""

@@ -118,8 +118,9 @@ def scan_items(
 
 def move_large_files_last(items_K: np.ndarray, first_N: np.ndarray, limit: int) -> np.ndarray:
     """Return the items in their order, but with the items of files that have more than `limit` of them at the end, the largest file last.
+    `first_N`: for each item of the data set, the number of the first item from the same file.
 
-    Shapes: K of the N items; first_N as in Scanned.
+    Shapes: K of the N items.
     """
     _, file_K, sizes = np.unique(first_N[items_K], return_inverse=True, return_counts=True)
     size_K = sizes[file_K]
