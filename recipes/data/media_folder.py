@@ -234,7 +234,7 @@ def _write_index(folder: Path, scanned: Scanned, *, min_length: int, heldout_fra
 
 
 def _split(scanned: Scanned, usable: np.ndarray, heldout_fraction: float, has_segments: bool) -> dict[str, np.ndarray]:
-    """Return split -> its items. About heldout_fraction of the usable items is held out, in a fixed random order of files: at least one item
+    """Return split -> its items. About heldout_fraction of the usable items is held out, in a fixed random file order: at least one item
     and never all, or none if the fraction is 0 or all are of one file. The items of a file stay together; large files are trained on."""
     lengths_N, first_N = scanned.lengths_N, scanned.first_N
     num_heldout = max(1, round(heldout_fraction * len(usable))) if heldout_fraction else 0
