@@ -1,4 +1,5 @@
-"""Encoded audio -> a mono float waveform at one sample rate, or only its length, from the header. Paths, data sets and crops are elsewhere.
+"""Decodes audio files to a mono float waveform at one sample rate, or gets only its length, from the header. Data sets are opened in
+media_source.py, crops are made in speech.py.
 
 Shapes: T samples.
 """
@@ -40,7 +41,7 @@ FORMATS = {
     "WAV": (".wav", ".wave"),
     "WAVEX": (".wav",),
 }
-"""libsndfile's name of a format -> its file suffixes."""
+"""Accepted audio formats: libsndfile's name of the format -> its file suffixes."""
 OTHER_FORMATS = ("HTK", "MAT4", "MAT5", "MPC2K", "RAW", "SD2", "SDS", "WVE", "XI")
 """Formats that libsndfile can read and that are not accepted: features and matrices, formats of samplers, formats without a header or
 without a sample rate."""
@@ -54,10 +55,10 @@ NORM_EPSILON = 1e-5
 UNKNOWN_WAV_LENGTH = 0x7FFF0000
 """A program that writes a .wav into a pipe cannot know its length. It writes this number or a larger one in its place."""
 MAX_KERNEL = 10_000_000
-"""Limit on the weights of the resampling kernel. Their number is about the product of both rates, each divided by their greatest common
-divisor (44.1 to 16 kHz: 441 * 160 = 70,560)."""
+"""Maximum number of weights of the resampling kernel: about the product of both rates, each divided by their greatest common divisor
+(44.1 to 16 kHz: 441 * 160 = 70,560). A rate that needs more is refused."""
 MAX_SECONDS = 24 * 3600
-"""If a header says that the recording is longer, the header is damaged."""
+"""Maximum length of a recording. If the header says that it is longer, the header counts as damaged and the recording is refused."""
 UNKNOWN_FRAMES = (1 << 63) - 1
 """The length that libsndfile gives if the header does not contain it."""
 SEGMENT_SLACK_SECONDS = 0.1
@@ -65,9 +66,10 @@ SEGMENT_SLACK_SECONDS = 0.1
 
 
 def read_audio(media: Media, index: int, sample_rate: int) -> np.ndarray:
-    """Return the item's waveform (see decode_audio). If the item is a segment of a recording, only that segment is read.
+    """Return the item's waveform, mono and resampled to sample_rate (Hz). If the item is a segment of a recording, only that segment.
 
-    Raises: OSError, UndecodableError.
+    Shapes: float32 (T,).
+    Raises: OSError if the file cannot be read; UndecodableError if it cannot be decoded.
     """
     stretch = media.stretch(index)
     if stretch is None:
@@ -77,10 +79,10 @@ def read_audio(media: Media, index: int, sample_rate: int) -> np.ndarray:
 
 
 def decode_audio(content: bytes | BinaryIO, sample_rate: int, stretch: Segment | None = None) -> np.ndarray:
-    """Return the whole recording, or a segment of it: the mean of its channels, resampled to sample_rate (Hz).
+    """Return the waveform of a recording, or of its segment `stretch`: the mean of its channels, resampled to sample_rate (Hz).
 
     Shapes: float32 (T,).
-    Raises: UndecodableError if the content is empty, not audio, truncated, or not finite.
+    Raises: UndecodableError if the content is empty, not audio, truncated, or has NaN or infinite samples, or if the segment is not in it.
     """
     parts = [_resample(frames_T, own_rate, sample_rate) for frames_T, own_rate in _open_each(content, sample_rate, stretch, _read)]
     waveform_T = parts[0] if len(parts) == 1 else np.concatenate(parts)
@@ -90,16 +92,16 @@ def decode_audio(content: bytes | BinaryIO, sample_rate: int, stretch: Segment |
 
 
 def scan_audio(content: bytes | BinaryIO, sample_rate: int, stretch: Segment | None = None) -> int:
-    """Return the number of samples that decode_audio gives at sample_rate (Hz), from the header. A .flac that is cut off in its middle is
-    not noticed here.
+    """Return the length of a recording, or of its segment `stretch`, in samples at sample_rate (Hz). It is computed from the header, so a
+    .flac that is cut off in its middle is not noticed here.
 
-    Raises: UndecodableError if the content is empty, not audio, or visibly truncated.
+    Raises: UndecodableError if the content is empty, not audio, or visibly truncated, or if the segment is not in it.
     """
     return sum(-(-num_frames * sample_rate // own_rate) for num_frames, own_rate in _open_each(content, sample_rate, stretch, _count))
 
 
 def normalize(waveform_T: np.ndarray) -> np.ndarray:
-    """Normalise to zero mean and unit variance over the whole recording. Silence stays silence.
+    """Return the waveform normalised to zero mean and unit variance over the whole recording. Silence stays silence.
 
     Source: fairseq data/audio/raw_audio_dataset.py (`normalize`: F.layer_norm over all samples, so the biased variance, eps 1e-5).
     """
@@ -123,14 +125,16 @@ class _QuietFile:
             self._is_lost = False
 
     def tell(self) -> int:
-        """Return the position, or 0 in the first call after a failed seek. libsndfile also gets 0 if a Python callback raises."""
+        """Return the position in bytes, or 0 in the first call after a failed seek: libsndfile takes 0 for an error of the callback."""
         is_lost, self._is_lost = self._is_lost, False
         return 0 if is_lost else self._file.tell()
 
 
 def _open_each(content: bytes | BinaryIO, sample_rate: int, stretch: Segment | None, use: Callable[..., T]) -> list[tuple[T, int]]:
-    """Return use(sound, first frame, number of frames) and the sample rate for each stream. libsndfile is called only below this
-    function."""
+    """Open each stream of the content and return, for each, the result of use(sound, first frame, number of frames) and the stream's own
+    sample rate (Hz). Most files are one stream; a chained .ogg has several. libsndfile is called only in this function and those below.
+
+    Raises: UndecodableError."""
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     with decoding():
         streams = streams_of(file)
@@ -155,7 +159,8 @@ def _count(sound: soundfile.SoundFile, first: int, num_frames: int) -> int:
 
 
 def _read(sound: soundfile.SoundFile, first: int, num_frames: int) -> np.ndarray:
-    """Return the frames as float32 (T,)."""
+    """Return `num_frames` frames from number `first` on as float32 (T,), the mean of the channels. Raises: UndecodableError if some are
+    missing."""
     try:
         if sound.seekable():
             sound.seek(first)
@@ -170,7 +175,8 @@ def _read(sound: soundfile.SoundFile, first: int, num_frames: int) -> np.ndarray
 
 
 def _frames(sound: soundfile.SoundFile, stretch: Segment | None) -> tuple[int, int]:
-    """Return the index of the first frame and the number of frames. Raises: UndecodableError if the segment is not within the recording."""
+    """Return (index of the first frame, number of frames) of the segment; None: of the whole recording. Raises: UndecodableError if the
+    segment is not within the recording or is shorter than a sample."""
     if stretch is None:
         return 0, sound.frames
     rate, seconds = sound.samplerate, sound.frames / sound.samplerate
@@ -185,8 +191,8 @@ def _frames(sound: soundfile.SoundFile, stretch: Segment | None) -> tuple[int, i
 
 
 def _check(sound: soundfile.SoundFile, file: BinaryIO, sample_rate: int) -> None:
-    """Raises: UndecodableError if the recording is truncated or empty, if its length is unknown or too large, or if its rate cannot be
-    resampled with a small kernel."""
+    """Check the header of an opened recording. Raises: UndecodableError if the recording is truncated or empty, if its length is unknown or
+    too large, or if resampling to sample_rate (Hz) needs too large a kernel."""
     _check_whole(sound, file)
     if not sound.frames:
         raise UndecodableError("no samples in it")
@@ -199,16 +205,16 @@ def _check(sound: soundfile.SoundFile, file: BinaryIO, sample_rate: int) -> None
 
 
 def _check_whole(sound: soundfile.SoundFile, file: BinaryIO) -> None:
-    """Raises: UndecodableError if the file is truncated. libsndfile then shortens the recording to the samples that exist, and only its log
-    says so."""
+    """Check that the file is not truncated. libsndfile shortens a truncated recording to the samples that exist, and only its log says so.
+    Raises: UndecodableError if it is truncated."""
     found = re.search(r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE)
     if found and int(found[2]) < int(found[1]) < UNKNOWN_WAV_LENGTH and not _counts_headers(int(found[1]), file):
         raise UndecodableError(f"truncated: {found[2]} of {found[1]} bytes of samples are there")
 
 
 def _counts_headers(num_bytes: int, file: BinaryIO) -> bool:
-    """True if the data chunk's length includes the headers by a mistake of the program that wrote it: the RIFF length fits the size of the
-    file."""
+    """True if `num_bytes`, the length of a .wav's data chunk, is too large only because it includes the headers, a mistake of some
+    programs. The file is then not truncated: its RIFF length fits its size."""
     position = file.tell()  # restored below, because libsndfile continues to read from there
     size = file.seek(0, io.SEEK_END)
     file.seek(0)

@@ -1,5 +1,5 @@
-"""Two cases of audio files that libsndfile does not handle: the second and later streams of a chained .ogg, and a .flac whose header does
-not contain its length because it was written into a pipe. Decodes nothing.
+"""Makes two kinds of audio files readable that libsndfile does not handle: the second and later streams of a chained .ogg, and a .flac
+whose header does not contain its length because it was written into a pipe. Decodes nothing.
 
 Sources: RFC 3533 (Ogg pages), RFC 9639 (FLAC: STREAMINFO 8.2, frames 9.1 and 9.3).
 """
@@ -21,9 +21,10 @@ FLAC_BLOCKS = {1: 192, **{code: 576 << code - 2 for code in range(2, 6)}, **{cod
 
 
 def streams_of(file: BinaryIO) -> list[BinaryIO]:
-    """Split the file into streams that libsndfile reads to their end. In most cases this is the file alone. Each stream is positioned
-    at its start.
+    """Return the audio file as a list of streams that libsndfile can read to their end, each positioned at its start.
 
+    In most cases this is [file]. A chained .ogg gives one stream per part. A .flac without a length in its header gives a copy with the
+    length filled in.
     Raises: UndecodableError if the end of the file is missing.
     """
     head = file.read(FLAC_LENGTH.stop)
@@ -36,8 +37,9 @@ def streams_of(file: BinaryIO) -> list[BinaryIO]:
 
 
 def _ogg_links(file: BinaryIO) -> list[BinaryIO]:
-    """Return the links of a chained .ogg, one file for each. A link begins with a page whose beginning-of-stream flag is set and that
-    follows a page without this flag."""
+    """Split a chained .ogg (complete Ogg files one after another) into its parts, one file for each; [file] if it has one part. A part
+    begins with a page whose beginning-of-stream flag is set and that follows a page without this flag. Raises: UndecodableError if the
+    last page is cut off."""
     starts, flags = [0], OGG_BEGINNING
     for start, page_flags in _ogg_pages(file):
         if page_flags & OGG_BEGINNING and not flags & OGG_BEGINNING:
@@ -51,7 +53,8 @@ def _ogg_links(file: BinaryIO) -> list[BinaryIO]:
 
 
 def _ogg_pages(file: BinaryIO) -> Iterator[tuple[int, int]]:
-    """Yield offset and flags of each page, up to the first bytes that are not a page. For a page that is cut off the flags are 0."""
+    """Yield (offset in bytes, header flags) of each Ogg page, up to the first bytes that are not a page. If a page is cut off, its flags
+    are 0."""
     size, start = file.seek(0, io.SEEK_END), 0
     while start < size:
         file.seek(start)
@@ -74,7 +77,8 @@ def _with_length(content: bytearray) -> BinaryIO:
 
 
 def _flac_length(content: bytearray) -> int:
-    """Return the number of samples up to the end of the last frame, or 0 if no frame ends at the end of the file."""
+    """Return the number of samples of a .flac, computed from the header of its last frame, or 0 if no intact frame ends at the end of the
+    file."""
     fixed_block = int.from_bytes(content[10:12])
     at, first = len(content), max(42, len(content) - FLAC_LAST_FRAME_BYTES)
     while (at := content.rfind(b"\xff", first, at)) >= 0:
@@ -86,8 +90,8 @@ def _flac_length(content: bytearray) -> int:
 
 
 def _flac_frame(header: bytes) -> tuple[int, int, bool] | None:
-    """Parse a frame header: (number of the frame, samples in it, True if block sizes vary). If block sizes vary, the number is that of the
-    frame's first sample. None if the bytes are not a frame header."""
+    """Parse the header of a FLAC frame. Return (number of the frame, number of samples in it, True if the frames of the file vary in size),
+    or None if the bytes are not a frame header. If the frames vary in size, the first number is that of the frame's first sample."""
     if header[1] & 0xFE != 0xF8:
         return None
     num_bytes = max(1, 8 - (header[4] ^ 0xFF).bit_length())  # leading ones, as in UTF-8
@@ -104,7 +108,7 @@ def _flac_frame(header: bytes) -> tuple[int, int, bool] | None:
 
 
 def _checksum(content: bytes | bytearray, polynomial: int, bits: int) -> int:
-    """Return the CRC. It is 0 for an undamaged part that ends with its own CRC."""
+    """Return the CRC of the content with this polynomial and number of bits. It is 0 for undamaged content that ends with its own CRC."""
     table = [_divide(byte << bits - 8, polynomial, bits) for byte in range(256)]
     value, mask = 0, (1 << bits) - 1
     for byte in content:

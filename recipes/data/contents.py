@@ -1,6 +1,6 @@
-"""Records the contents of the source files when a folder is prepared, and finds the files that have changed since then. Compared are the
-size and the first and last 64 KB of each file. Times are not compared, because they change when data are copied to a node (staged). A
-folder that an older release made has no record and is not compared.
+"""Records the contents of the source files from which a prepared folder is made, and finds the files that have changed since then. Compared
+are the size and the first and last 64 KB of each file. Times are not compared, because they change when data are copied to a node (staged).
+A folder that an older release made has no record and is not compared.
 
     paths.bin, path_ends.bin    see media_items.py
     contents.bin                16 bytes per file
@@ -28,7 +28,7 @@ DIGEST_BYTES = 16
 UNREAD = bytes(DIGEST_BYTES)
 """The digest of a file that could not be read."""
 MAX_COMPARED = 10_000
-"""If there are more files, this many are drawn at random, and others in each comparison."""
+"""Maximum number of files in a comparison. If there are more, this many are drawn at random, other ones in each comparison."""
 THREADS = 16
 """Number of files that are read at the same time. Most of the time is spent waiting for the file system, not computing."""
 
@@ -38,7 +38,7 @@ Record = dict[str, str]
 
 @dataclass(frozen=True)
 class RunSoFar:
-    """What an earlier launch of the run has left, for a launch that prepares the data again."""
+    """What the earlier starts of a run have left. A later start of the same run uses it when it prepares the data again."""
 
     kept: Path | None = None
     """Folder with those files of the first preparation that the run needs until its end, such as the tokenizer."""
@@ -47,7 +47,7 @@ class RunSoFar:
 
 
 def digest(path: str | Path) -> bytes:
-    """Return a hash of the file's size, beginning and end, or UNREAD if the file cannot be read."""
+    """Return a 16-byte hash of the file's size and its first and last 64 KB, or UNREAD (zero bytes) if the file cannot be read."""
     try:
         with open(path, "rb", buffering=0) as file:
             size = file.seek(0, 2)
@@ -62,15 +62,17 @@ def digest(path: str | Path) -> bytes:
 
 
 def save_digests(folder: Path, root: str, digests: bytes) -> Record:
-    """Write contents.bin into a folder that already has the list of paths, and return its record. Raises: OSError."""
+    """Write the digests of the source files to contents.bin in a prepared folder, and return the record for prepared.json. The list of
+    paths, relative to `root`, is already in the folder. Raises: OSError if the disk cannot be written."""
     (folder / "contents.bin").write_bytes(digests)
     return {"root": root, "sha256": hashlib.sha256(digests).hexdigest()}
 
 
 def record_files(folder: Path, paths: Iterable[Path]) -> Record | None:
-    """Write the paths and digests of these files, and return their record. None if there are no files, as for data from a hub.
+    """Write the paths and the digests of these source files into a prepared folder, and return the record for prepared.json. None if there
+    are no files, as for data from a hub.
 
-    Raises: OSError.
+    Raises: OSError if the disk cannot be written.
     """
     names = [str(path) for path in paths]
     if not names:
@@ -81,7 +83,8 @@ def record_files(folder: Path, paths: Iterable[Path]) -> Record | None:
 
 
 def record_of(folder: Path, *keys: str) -> Record | None:
-    """Return the record of a prepared folder from prepared.json, under the first of these keys that is there; None if there is none.
+    """Return the record of the source files' contents that is stored in the folder's prepared.json, under the first of `keys` that it has.
+    None if it has none of them.
 
     The key is `contents` if training reads the source files, and `sources` if it does not (text).
     """

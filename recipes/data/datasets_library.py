@@ -13,7 +13,7 @@ from recipes.data.splits import ALL, choose_names
 from recipes.errors import ConfigError, first_line
 
 NEEDS_SCRIPT = "Dataset scripts are no longer supported"
-"""How `datasets` words it, in a RuntimeError, that the hub has no data but a program that loads them."""
+"""Part of the RuntimeError's message if the hub has no data files for a data set, but a program that loads them."""
 
 
 def is_saved(folder: Path) -> bool:
@@ -22,9 +22,10 @@ def is_saved(folder: Path) -> bool:
 
 
 def load_saved(folder: Path, split: str | None) -> tuple[Any, str]:
-    """Load a folder of save_to_disk, or the wanted splits of it (splits.choose_names). Return (rows, log line: what is read and left out).
+    """Load a split of a folder that save_to_disk wrote. Return (rows, one line for the log: what is read and what is left out).
 
-    Raises: ConfigError; MissingSplit.
+    `split` None: train. all: every split, joined. A folder without splits counts as train; its log line is "".
+    Raises: ConfigError if the folder cannot be read; MissingSplit if it has no such split.
     """
     datasets = required("datasets")
     with table_errors(str(folder)):
@@ -44,7 +45,8 @@ def files_of(saved: Any) -> list[Path]:
 
 
 def say_rows(split: str, dataset: Any) -> str:
-    """Return the log line of what is read from a hub's data set and what is left out; "" if its metadata do not list the split."""
+    """Return one line for the log: how many rows of which split of a hub's data set are read, and what is left out. "" if the metadata of
+    the data set do not list the split."""
     known = getattr(getattr(dataset, "info", None), "splits", None) or {}
     taken = list(known) if split == ALL else [split] * (split in known)
     return _describe_sizes(taken, {name: info.num_examples for name, info in known.items()})
@@ -56,7 +58,7 @@ def _describe_sizes(taken: list[str], sizes: dict[str, int]) -> str:
 
 
 def read_parquet(files: Sequence[Path]) -> Any:
-    """Read the rows of parquet files, one file after another.
+    """Return the rows of the parquet files as one datasets.Dataset, one file after another.
 
     `datasets` gets the list of files. If it searched for the files itself, it would read names as glob patterns and would not follow links.
     Raises: OSError, and the errors of `datasets`.
@@ -72,8 +74,8 @@ def read_parquet(files: Sequence[Path]) -> Any:
 def load_hub(path: str, split: str = "train") -> Any:
     """Load a split of the hub's data set `name` or `name:config`. It is downloaded once and then read from the cache of `datasets`.
 
-    `split` is one of the data set's own names (also `train[:1%]`), or a name that splits.choose_names accepts.
-    Raises: ConfigError if this cannot be the name of a hub data set, or if it cannot be downloaded; MissingSplit.
+    `split` is one of the data set's own names (also `train[:1%]`), another word for one of them (dev for validation), or all.
+    Raises: ConfigError if this cannot be the name of a hub data set, or if it cannot be downloaded; MissingSplit if it has no such split.
     """
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?", path):
         raise ConfigError(f"--data {path}: no such file or folder")

@@ -15,7 +15,7 @@ BATCH_BYTES = 1 << 18
 
 
 class TextBatch(NamedTuple):
-    """Paragraphs, the index of each one's document, and the size of all paragraphs in UTF-8 bytes."""
+    """Consecutive paragraphs of the corpus, for each paragraph the number of its document, and the total size in UTF-8 bytes."""
 
     documents: list[int]
     paragraphs: list[str]
@@ -23,7 +23,7 @@ class TextBatch(NamedTuple):
 
 
 def batches(source: TextSource) -> Iterator[TextBatch]:
-    """Yield the corpus in batches of about BATCH_BYTES. The tokens do not depend on where a batch ends."""
+    """Yield the paragraphs of the corpus in batches of about 256 KB of text. The tokens do not depend on where a batch ends."""
     documents: list[int] = []
     paragraphs: list[str] = []
     num_bytes = 0
@@ -41,7 +41,8 @@ def batches(source: TextSource) -> Iterator[TextBatch]:
 def encode_in_order(
     batches: Iterable[TextBatch], model_path: str, num_processes: int
 ) -> Generator[tuple[TextBatch, tuple[np.ndarray, np.ndarray]], None, None]:
-    """Yield each batch with its tokens and lengths, in order. `num_processes` processes encode them (1: this process alone)."""
+    """Yield (batch, (tokens of all its paragraphs, number of tokens of each paragraph)) in the order of the batches. `num_processes`
+    processes encode them (1: this process alone)."""
     return run_in_order(partial(_encode, model_path), batches, num_processes, doing="tokenizing")
 
 

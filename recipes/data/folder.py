@@ -1,5 +1,5 @@
 """Lists a folder: every file below it, also through links to folders, and the entries that were skipped, with the reason. Opens no file.
-Kinds of data and splits are decided elsewhere."""
+source.py, media_source.py and splits.py choose which of the files are read."""
 
 import os
 from collections import Counter, deque
@@ -31,7 +31,8 @@ class Listing:
     """Skipped entries with the reason, such as `/data/b: Permission denied`."""
 
     def each_once(self, paths: list[str]) -> list[str]:
-        """Return `paths` without duplicates of a file: links to a file that is also in `paths`, and further links to the same target."""
+        """Return `paths`, in their order, with each file once: without links to a file that is also in `paths`, and with only the first of
+        several links to the same file."""
         linked = [path for path in paths if path in self.links]
         if not linked:
             return paths
@@ -68,7 +69,8 @@ def find_place(path: str | Path) -> Path | None:
 def list_folder(folder: Path, has_meaning: Callable[[str], Any] = lambda name: None) -> Listing:
     """List every file below the folder that is not hidden. A folder that links reach on several paths is listed once.
 
-    Of several paths the first in sort order is used. Links come last, unless `has_meaning` is true for their names, as for those of splits.
+    It is listed under the first of these paths in sort order. A path through a link comes last, unless has_meaning(name of the link) is
+    true, as for the name of a split.
 
     Raises: ConfigError if the folder itself cannot be read.
     """
@@ -106,8 +108,8 @@ def _list_one(found: Listing, relative: str) -> list[str]:
 
 
 def _add_unless_folder(found: Listing, prefix: str, entry: os.DirEntry[str]) -> bool:
-    """Add the entry to the listing as a file, as hidden or as skipped. A folder that is not hidden is not added: return True, as it has
-    to be listed too."""
+    """Return True if the entry is a folder that is not hidden, whose content the caller has to list. Add any other entry to the listing, as
+    a file, as hidden or as skipped, and return False."""
     if entry.name.startswith("."):
         found.hidden.append(prefix + entry.name)
         return False
@@ -127,18 +129,19 @@ def _add_unless_folder(found: Listing, prefix: str, entry: os.DirEntry[str]) -> 
 
 
 def count_suffixes(paths: Iterable[str]) -> str:
-    """Count the suffixes: `40 .mp3, 1 without suffix`, the most frequent first; `nothing` if there are no paths."""
+    """Return how many paths have which suffix, for a message: `40 .mp3, 1 without suffix`, the most frequent first. `nothing` if there are
+    no paths."""
     kinds = Counter(os.path.splitext(path)[1].lower() for path in paths)
     return name_some([f"{count:,} {suffix or 'without suffix'}" for suffix, count in kinds.most_common()]) or "nothing"
 
 
 def name_some(names: list[str], between: str = ", ") -> str:
-    """Join the first NAMED names for a message, and the number of the others."""
+    """Return the first five names (NAMED) joined by `between`, for a message. If there are more, their number follows: `12 more`."""
     return between.join(names[:NAMED] + [f"{len(names) - NAMED:,} more"] * (len(names) > NAMED))
 
 
 def printable(line: str) -> str:
-    """Escape the bytes that are not UTF-8, which file names may contain and a terminal cannot show."""
+    """Return the line with bytes that are not UTF-8 escaped. File names may contain such bytes, and a terminal cannot show them."""
     return line.encode(errors="backslashreplace").decode()
 
 

@@ -1,5 +1,5 @@
-"""Encoded images -> RGB pictures -> normalised arrays: decoding, the random view of pre-training and the fixed view of evaluation.
-Files, data sets, seeds and patches are handled elsewhere. Every random number comes from the caller's generator.
+"""Decodes image files to RGB pictures, and makes normalised arrays of them: the random view of pre-training and the fixed view of
+evaluation. Every random number comes from the caller's generator. Data sets are opened in media_source.py, seeds are set in vision.py.
 
 Shapes: C 3 colours (red, green, blue), H = W = image_size pixels.
 """
@@ -19,10 +19,10 @@ from recipes.errors import ConfigError
 
 Image.init()
 FORMATS = tuple(sorted({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP"} & Image.OPEN.keys()))
-"""Formats that Pillow may open, as far as this build of Pillow can. Pillow also supports rarer formats, which are left out:
-EPS for example would run Ghostscript."""
+"""Accepted image formats, by Pillow's names, if this build of Pillow supports them. Pillow's rarer formats are left out: EPS, for example,
+would run Ghostscript."""
 FLOAT_SUFFIXES = (".pfm",)
-"""Suffixes of these formats that are left out, because decode_image refuses their floating-point pixels."""
+"""File suffixes of accepted formats that are left out all the same, because decode_image refuses their floating-point pixels."""
 IMAGES = MediaKind(
     name="image",
     suffixes=tuple(sorted(s for s, name in Image.registered_extensions().items() if name in FORMATS and s not in FLOAT_SUFFIXES)),
@@ -41,7 +41,7 @@ Box = tuple[int, int, int, int]
 
 
 def check_views(data: VisionDataConfig) -> None:
-    """Raises: ConfigError for settings of the random view that are out of range."""
+    """Check the settings of the random view: crop_scale, color_jitter and flip_prob. Raises: ConfigError if one is out of range."""
     low, high = data.crop_scale
     if not 0 < low <= high <= 1:
         raise ConfigError(f"data.crop_scale {low:g},{high:g} is no range within (0, 1]; the published one is 0.08,1")
@@ -52,7 +52,7 @@ def check_views(data: VisionDataConfig) -> None:
 
 
 def decode_image(content: bytes) -> Image.Image:
-    """Decode to RGB with 8 bits per channel.
+    """Decode the bytes of an image file to an RGB picture with 8 bits per channel.
 
     The EXIF orientation is applied. Transparent pixels are put on white. Only the first frame of an animation is decoded. 16-bit grey is
     scaled by 1/257, not clipped.
@@ -74,9 +74,9 @@ def decode_image(content: bytes) -> Image.Image:
 
 
 def random_view(image: Image.Image, size: int, data: VisionDataConfig, rng: np.random.Generator) -> np.ndarray:
-    """Return the view for one sample of one epoch: colour jitter, then flip, then a random crop resized to size x size.
+    """Return a random view of the picture for pre-training: colour jitter, then flip, then a random crop resized to size x size.
 
-    The settings do not change which random numbers are drawn. So a run without jitter gets the same flips and crops.
+    Jitter and flip draw their random numbers also if they are switched off. So a run without jitter gets the same flips and crops.
 
     Shapes: float32 (C, H, W), normalised.
     Source: data2vec_vision beit/datasets.py (the order), torchvision (each step).
@@ -104,7 +104,8 @@ def center_view(image: Image.Image, size: int) -> np.ndarray:
 
 
 def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """Multiply brightness, contrast and saturation, in random order, each by a factor from U[1 - strength, 1 + strength] (at least 0).
+    """Return the picture with brightness, contrast and saturation changed in random order, each by a random factor from
+    U[1 - strength, 1 + strength], at least 0. With strength 0 the picture is returned unchanged.
 
     Contrast scales the distance from the mean grey of the whole picture (after the steps before), saturation that from each pixel's grey.
     Source: torchvision's ColorJitter on PIL images.
@@ -118,9 +119,10 @@ def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) 
 
 
 def random_crop_box(width: int, height: int, scale: tuple[float, float], rng: np.random.Generator) -> Box:
-    """Draw a box anywhere in the picture. Its share of the area is uniform in `scale`, its ratio log-uniform in CROP_RATIO.
+    """Return a random box (left, upper, right, lower) in a picture of width x height pixels. Its share of the area is uniform in `scale`,
+    its ratio width / height log-uniform in CROP_RATIO (3/4 to 4/3).
 
-    If none of ten draws fits into the picture: the largest central box whose ratio is within CROP_RATIO.
+    If none of ten draws fits into the picture, return the largest central box whose ratio is within CROP_RATIO.
     Source: torchvision's RandomResizedCrop.get_params.
     """
     for _ in range(CROP_ATTEMPTS):
@@ -137,7 +139,7 @@ def random_crop_box(width: int, height: int, scale: tuple[float, float], rng: np
 
 
 def normalise(image: Image.Image) -> np.ndarray:
-    """Return (pixel / 255 - mean) / std with ImageNet's mean and std.
+    """Return the RGB picture as an array of (pixel / 255 - mean) / std, with ImageNet's mean and std of each colour.
 
     Shapes: float32 (C, H, W).
     """

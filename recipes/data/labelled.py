@@ -1,5 +1,5 @@
-"""Labelled examples as micro-batches for a frozen trunk: whole clips one by one, centre views, padded sentences. No masks and no
-randomness. The recipe's modality chooses the kind of data, and the probe (recipes/finetune) chooses the splits and examples.
+"""Labelled examples as micro-batches for a frozen trunk (the network without its head): whole recordings one by one, central views of
+images, padded sentences. No masks and no randomness. The probe (recipes/finetune) chooses the splits and examples.
 
 Shapes: N examples.
 """
@@ -33,7 +33,7 @@ Collate = Callable[[list[Any]], Batch]
 
 @dataclass(frozen=True)
 class Labelled:
-    """One split: class names, and how to read and batch the examples."""
+    """One split of a labelled data set: the class of each example, and the functions that read and batch the examples."""
 
     name: str
     """Name of the data set, for messages."""
@@ -50,10 +50,10 @@ class Labelled:
     batch_size: int = BATCH
 
     def batches(self, indices: list[int], bad: dict[str, BadItem]) -> Iterator[tuple[list[int], Batch]]:
-        """Yield the examples of these indices in order, batch_size at a time: (indices, batch). Examples that cannot be decoded are left
-        out and added to `bad`.
+        """Yield the examples of these indices in order, at most batch_size at a time, as (indices of the examples, batch). Examples that
+        cannot be decoded are left out and added to `bad` under their location.
 
-        Raises: ConfigError if they are more than the allowed share.
+        Raises: ConfigError if more examples cannot be decoded than max_bad_fraction allows.
         """
         num_bad, allowed = 0, allowed_bad(len(indices), self.max_bad_fraction)
         for start in range(0, len(indices), self.batch_size):
@@ -75,7 +75,11 @@ class Labelled:
 
 
 def labelled_text(data: TextDataConfig, path: str | None, split: str, label_column: str, tokenizer: Path) -> Labelled:
-    """Open labelled sentences, cut to data.sequence_length and padded to the longest of a batch. Raises: ConfigError, MissingSplit."""
+    """Open one split of labelled sentences. Each is tokenized with the file `tokenizer`, gets `<s>` in front, and is cut to
+    data.sequence_length tokens. Batches are padded to their longest sentence. Labels are read from the column `label_column`.
+
+    Raises: ConfigError if the data or the tokenizer cannot be read; MissingSplit if there is no such split.
+    """
     if not tokenizer.exists():
         raise ConfigError(f"{tokenizer}: the run's tokenizer is not there; put the run's prepared folder back")
     texts, labels, columns = load_split(path, split, data.text_column, label_column)
@@ -91,10 +95,10 @@ def labelled_text(data: TextDataConfig, path: str | None, split: str, label_colu
 
 
 def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
-    """Open labelled recordings. They are read whole and batched one at a time, because padding would change the published positional
-    embedding and the statistics of a norm over time.
+    """Open one split of labelled recordings. They are read whole and batched one at a time, because padding would change the published
+    positional embedding and the statistics of a norm over time. Only a recording that is shorter than one frame is padded.
 
-    Raises: ConfigError, MissingSplit.
+    Raises: ConfigError if the data cannot be read; MissingSplit if there is no such split.
     """
     media = _open_media(path, AUDIO, data.column, split, label_column)
 
@@ -107,7 +111,10 @@ def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path
 
 
 def labelled_images(data: VisionDataConfig, frontend: VisionFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
-    """Open labelled images, read as central views. Raises: ConfigError, MissingSplit."""
+    """Open one split of labelled images. Each is read as its central square, resized to frontend.image_size pixels (images.center_view).
+
+    Raises: ConfigError if the data cannot be read; MissingSplit if there is no such split.
+    """
     media = _open_media(path, IMAGES, data.column, split, label_column)
 
     def read(index: int) -> VisionExample:

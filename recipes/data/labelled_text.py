@@ -13,16 +13,16 @@ from recipes.errors import ConfigError, MissingSplit
 
 
 class LabelledText(NamedTuple):
-    """One split, row by row."""
+    """One split of labelled sentences: for each row its text and its class, and the names of the table's columns."""
 
     texts: list[Any]
     labels: list[str | None]
-    """All None if the table has no label column."""
+    """Class of each row; None if the row has none. All None if the table has no label column."""
     columns: list[str]
 
 
 def load_split(path: str | None, split: str, text_column: str, label_column: str) -> LabelledText:
-    """Load the texts and classes of one split.
+    """Load the texts and classes of one split of a folder with tables, of a saved data set or of a hub data set.
 
     Raises: ConfigError if there is no such data or column of texts; MissingSplit if there is no such split.
     """

@@ -14,7 +14,8 @@ WHOLE_NUMBER = re.compile(r"([+-]?\d+)\.0*")
 
 
 def class_name(value: Any, names: Sequence[str] | None = None) -> str | None:
-    """Return the class name of a cell, or None if the cell has no label. `names`: the class names of a column of numbered classes.
+    """Return the class name for a cell of a label column: "1" for 1, 1.0 and "1". None if the cell is empty or -1. `names`: for a column of
+    numbered classes, the name of each number.
 
     Raises: ConfigError if the cell contains several labels.
     """

@@ -16,7 +16,7 @@ NEEDED_FOR: dict[Library, str] = {
 def required(name: Library) -> Any:
     """Import and return the module.
 
-    Raises: ConfigError with the name of the missing package. This may be a dependency of the library (`datasets` needs pandas).
+    Raises: ConfigError with the name of the missing package. The package may be a dependency of the library (`datasets` needs pandas).
     """
     try:
         return importlib.import_module(name)

@@ -1,5 +1,5 @@
-"""This rank's micro-batches of every update, prepared in the background. The same for all modalities. order.py decides which samples an
-update has.
+"""Builds this rank's micro-batches of every update (optimizer step) in the background, for all modalities. order.py decides which samples
+an update has.
 
 Shapes: N samples of the data set.
 """
@@ -36,7 +36,8 @@ class Dataset(Ordered, Protocol[Example]):
     """Hash of the data, for config.json."""
 
     def example(self, epoch: int, index: int, group: tuple[int, ...]) -> Example:
-        """Return one sample with the crop, augmentation and mask of that epoch. `group`: the indices of all samples of its group."""
+        """Return sample `index` with the crop, augmentation and mask of that epoch. `group`: the indices of all samples of its group, which
+        may share something such as the crop length."""
 
     def collate(self, examples: list[Example]) -> Batch:
         """Return the micro-batch of these samples."""
@@ -73,7 +74,8 @@ class BatchBuilder:
     dataset: Dataset
 
     def __call__(self, positions: list[Position]) -> LoadedBatch:
-        """Build one micro-batch. Raises: ConfigError if the data set cannot read the samples."""
+        """Return the micro-batch of these samples, and the items that could not be decoded. Raises: ConfigError if the samples cannot be
+        read."""
         batch = build_batch(self.dataset, positions)
         return LoadedBatch(batch, self.dataset.take_bad())
 
@@ -93,7 +95,8 @@ class UpdateLoader:
         first_update: int = 0,
         ranks_on_node: int = 1,
     ) -> None:
-        """Start the worker processes. `share`: this rank's slice of the global batch (see rank_share)."""
+        """Start the worker processes (num_workers 0: a thread of this process builds the batches). `share`: this rank's slice of the global
+        batch. `first_update`: the update whose batches are built first. `ranks_on_node`: how many ranks share this node's memory."""
         self.dataset, self._build, self._order, self._share = dataset, BatchBuilder(dataset), order, share
         self._micro_batch_size, self._num_workers = micro_batch_size, num_workers
         self._unchecked_memory: SharedMemory | None = SharedMemory(num_workers, ranks_on_node) if num_workers else None
@@ -109,15 +112,15 @@ class UpdateLoader:
 
     @property
     def worker_pids(self) -> list[int | None]:
-        """Process ids of the worker processes."""
+        """Process ids of the worker processes; [] if there are none."""
         return self._workers.pids if self._workers else []
 
     def positions(self, update: int) -> list[Position]:
-        """Return every sample of the update's global batch, of all ranks."""
+        """Return the epoch, index and group of every sample in the update's global batch, for all ranks, in order."""
         return self._order.positions(update)
 
     def place(self, update: int) -> EpochPlace:
-        """Return the position in the data where that update begins."""
+        """Return the position in the data order, an epoch and an offset in it, at which that update begins."""
         return self._order.place(update)
 
     def batches(self, update: int) -> list[LoadedBatch]:
@@ -163,7 +166,8 @@ class UpdateLoader:
         return loaded
 
     def _start_at(self, update: int) -> Iterator[list[Position]]:
-        """Start new worker processes at that update, and give them their first micro-batches. Return the micro-batches after these."""
+        """Replace the worker processes by new ones, and queue the first micro-batches from that update on. Return an iterator over the
+        micro-batches that are not queued yet, each as the positions of its samples. Without worker processes nothing is queued."""
         parts = micro_batches(self._order, self._share, self._micro_batch_size, update)
         if self._workers:
             self._workers.close()
@@ -174,7 +178,7 @@ class UpdateLoader:
         return parts
 
     def _take(self) -> LoadedBatch:
-        """Return the next micro-batch, and give the worker processes a further one to build."""
+        """Return the next micro-batch, and queue one more for the worker processes. Without worker processes, build it here."""
         if self._workers is None:
             return self._build(next(self._remaining))
         with told_as_config_errors(self._num_workers):
@@ -188,7 +192,8 @@ def _take_one_core() -> None:
 
 
 def micro_batches(order: UpdateOrder, share: slice, size: int, first_update: int) -> Iterator[list[Position]]:
-    """Yield a rank's micro-batches from that update on, without end, as the positions of their samples."""
+    """Yield a rank's micro-batches from that update on, without end, each as the positions of its `size` samples. `share`: the rank's slice
+    of each global batch."""
     for update in count(first_update):
         own = order.positions(update)[share]
         for start in range(0, len(own), size):
@@ -196,7 +201,7 @@ def micro_batches(order: UpdateOrder, share: slice, size: int, first_update: int
 
 
 def rank_share(global_batch_size: int, dp_rank: int, dp_size: int) -> slice:
-    """Return a rank's contiguous slice of the global batch."""
+    """Return a data-parallel rank's contiguous slice of the global batch. All slices have the same size."""
     assert global_batch_size % dp_size == 0 and 0 <= dp_rank < dp_size
     return slice(dp_rank * global_batch_size // dp_size, (dp_rank + 1) * global_batch_size // dp_size)
 

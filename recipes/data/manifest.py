@@ -1,5 +1,5 @@
-"""Lists of files: .tsv, .csv and .jsonl with a column of paths, and fairseq's .tsv with the root folder in its first line. A row may be a
-segment of its file. Opens none of the files that are listed."""
+"""Reads lists of files: .tsv, .csv and .jsonl with a column of paths, and fairseq's .tsv with the root folder in its first line. A row may
+be a segment of its file. Opens none of the files that are listed."""
 
 import math
 from itertools import islice
@@ -12,7 +12,7 @@ from recipes.errors import ConfigError
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 PATH_COLUMNS = ("path", "file", "audio_filepath")
-"""Column names that are tried after the one in the recipe. The last one is NeMo's."""
+"""Names of the column of paths that are tried if the list has no column with the name in the recipe. The last one is NeMo's."""
 START_COLUMNS = ("offset", "start", "start_time", "start_sec", "start_seconds", "begin", "begin_time", "begin_sec")
 END_COLUMNS = ("end", "end_time", "end_sec", "end_seconds", "stop", "stop_time")
 LENGTH_COLUMNS = ("duration", "duration_sec", "duration_seconds", "dur")
@@ -20,7 +20,7 @@ LENGTH_COLUMNS = ("duration", "duration_sec", "duration_seconds", "dur")
 
 
 class Segment(NamedTuple):
-    """A part of a recording, in seconds. `seconds` None: up to the end of the recording."""
+    """A part of a recording: its start and its length in seconds. Length None: up to the end of the recording."""
 
     start: float
     seconds: float | None = None
@@ -32,7 +32,7 @@ class FileManifest(NamedTuple):
     root: str
     paths: list[str]
     labels: list[Any]
-    """As they are written; labels.class_name makes classes of them."""
+    """Label of each row, as it is written. labels.class_name makes a class of it."""
     segments: list[Segment | None]
     columns: list[str]
     """Names of all columns. Empty for fairseq's lists."""
@@ -41,7 +41,8 @@ class FileManifest(NamedTuple):
 
 
 def read_manifest(path: Path, *, column: str, label_column: str, column_option: str, has_segments: bool = False) -> FileManifest:
-    """Read a list of files. Its paths are relative to the list's folder, or in fairseq's format to the folder in its first line.
+    """Read a list of files: for each row its path, its label (None if there is none) and its segment (None: the whole file). Paths are
+    relative to the list's folder, or in fairseq's format to the folder in its first line.
 
     `has_segments`: columns named as in START_COLUMNS, END_COLUMNS and LENGTH_COLUMNS are the times of segments. If False, they are ignored.
     Raises: ConfigError if the file cannot be parsed, lists nothing, or has no column of paths (`column_option` is the setting to change).
@@ -56,7 +57,7 @@ def read_manifest(path: Path, *, column: str, label_column: str, column_option: 
 
 
 def _is_fairseq(head: list[str]) -> bool:
-    """True if the first line is `/root/folder` and the second one `path<TAB>number of samples`."""
+    """True if `head`, the first two lines of a list of files, is in fairseq's format: `/root/folder`, then `path<TAB>number of samples`."""
     return len(head) == 2 and "\t" not in head[0] and head[1].count("\t") == 1 and head[1].rpartition("\t")[2].strip().isdigit()
 
 
@@ -92,8 +93,8 @@ def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, colum
 
 
 def _segment(path: Path, row: Row, cells: list[tuple[str, Any]]) -> Segment | None:
-    """Return the row's segment, or None if the row has no start time. If it has an end and a length, the end is used, because the length
-    may be that of the whole recording."""
+    """Return the row's segment, or None if the row has no start time. `cells`: (column, value) of its start, end and length. If it has an
+    end and a length, the end is used, because the length may be that of the whole recording. Raises: ConfigError if one is no number."""
     start, end, length = (_seconds(path, row, name, value) for name, value in cells)
     if start is None:
         return None

@@ -1,5 +1,5 @@
-"""Recordings and images as items in a fixed order that are read as bytes, and the treatment of items that cannot be decoded.
-media_source.py opens them. Decodes nothing and writes nothing."""
+"""The items of a data set, and the treatment of items that cannot be decoded. An item is a recording, a segment of one, or an image. Items
+have a fixed order and are read as bytes. media_source.py opens them. Decodes nothing and writes nothing."""
 
 import math
 import os
@@ -19,7 +19,8 @@ from recipes.errors import ConfigError
 
 T = TypeVar("T")
 FEW_BAD_ITEMS = 3
-"""This many bad items are allowed on a small data set even above the allowed share, but not more than a quarter of its items."""
+"""This many bad items are allowed even if they are more than data.max_bad_fraction, but at most a quarter of the items, and none if
+data.max_bad_fraction is 0."""
 NAMED_BAD_ITEMS = 10
 """Number of bad items that a message names."""
 
@@ -35,7 +36,7 @@ class BadItem(NamedTuple):
 
 
 class UndecodableError(ValueError):
-    """Raised by decoders. The message is the reason (`not audio`), without the item's name."""
+    """The content of an item cannot be decoded. The message is the reason (`not audio`), without the item's name."""
 
 
 @contextmanager
@@ -53,14 +54,15 @@ def decoding() -> Iterator[None]:
 
 
 def reason_of(error: Exception) -> str:
-    """Return the first line of a decoder's message, without the memory address of the object that was read."""
+    """Return the reason why something cannot be decoded: the first line of the decoder's error message, without the memory address of the
+    object that was read. If there is no message, the name of the error's class."""
     lines = str(getattr(error, "error_string", error)).strip().splitlines()
     return lines[0].strip().rstrip(".") if lines else type(error).__name__
 
 
 @dataclass(frozen=True)
 class MediaKind:
-    """The differences between audio and images as data."""
+    """Describes one kind of items, audio or images, so that the same code reads both."""
 
     name: str
     """audio or image, for messages."""
@@ -82,7 +84,7 @@ class Locatable(Protocol):
 
 
 class Media(Protocol):
-    """Items in a fixed order."""
+    """The items of an opened data set of recordings or images, in a fixed order. Items are addressed by index, from 0."""
 
     @property
     def name(self) -> str:
@@ -95,13 +97,13 @@ class Media(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes:
-        """Return the item's bytes. Raises: OSError."""
+        """Return the bytes of the item's file or table cell. Raises: OSError if they cannot be read."""
 
     def open(self, index: int) -> BinaryIO:
         """Open the item's bytes as a file, so that a part of them can be read. Raises: OSError."""
 
     def size(self, index: int) -> int:
-        """Return the number of bytes without reading them. Raises: OSError."""
+        """Return the size of the item's file or table cell in bytes. Raises: OSError."""
 
     def key(self, index: int) -> str:
         """Return the item's name within the data set. It does not change if the data set is moved."""
@@ -128,49 +130,49 @@ class Media(Protocol):
 
 @dataclass(frozen=True)
 class Files:
-    """One file is one item (see Media)."""
+    """Items that are files, or segments of files. Implements Media."""
 
     name: str
     root: str
-    """What the paths are relative to."""
+    """The folder that the paths are relative to."""
     paths: Sequence[str]
     labels: Sequence[Any] | None = None
-    """As the list of files contains them. None: a file's label is its folder."""
+    """Label of each item, as the list of files contains it. None: an item's label is the folder of its file."""
     segments_N2: np.ndarray | None = None
     """Start and length of each item in seconds. Start NaN: the whole file. Length NaN: up to the file's end. None: all are whole files."""
     columns: Sequence[str] = ()
-    """Columns of the list that names the files; () if there is no list."""
+    """Columns of the list of files; () if a folder was opened instead of a list."""
     segment_columns: Sequence[str] = ()
     """The columns that contain the times of the segments."""
     note: str = ""
-    """See Media."""
+    """Line for the log: what is read and what is left out; "" for a list of files."""
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def read(self, index: int) -> bytes:
-        """Raises: OSError."""
+        """Return the bytes of the item's file, also if the item is only a segment of it. Raises: OSError."""
         with self.open(index) as file:
             return file.read()
 
     def open(self, index: int) -> BinaryIO:
-        """Raises: OSError."""
+        """Open the item's file for reading. Raises: OSError."""
         return open(self._path(index), "rb")
 
     def size(self, index: int) -> int:
-        """Raises: OSError."""
+        """Return the size of the item's file in bytes. Raises: OSError."""
         return os.stat(self._path(index)).st_size
 
     def key(self, index: int) -> str:
-        """Return the item's path as listed, and its segment."""
+        """Return the item's path as listed. If the item is a segment, its times follow: `a.wav 1.000 to 2.500 s`."""
         return self.paths[index] + self._segment_suffix(index)
 
     def where(self, index: int) -> str:
-        """Return the item's full path, and its segment."""
+        """Return the item's full path, for messages. If the item is a segment, its times follow: `/data/a.wav 1.000 to 2.500 s`."""
         return self._path(index) + self._segment_suffix(index)
 
     def file(self, index: int) -> str:
-        """See Media."""
+        """Return the full path of the file that the item is, or is a segment of, with links as listed."""
         return self._path(index)
 
     def origin(self, index: int) -> str:
@@ -180,7 +182,7 @@ class Files:
         return os.path.realpath(path) if os.path.islink(path) else path
 
     def stretch(self, index: int) -> Segment | None:
-        """See Media."""
+        """Return the segment of the file that is the item, or None if the item is the whole file."""
         if self.segments_N2 is None:
             return None
         start, seconds = self.segments_N2[index].tolist()
@@ -197,7 +199,8 @@ class Files:
         return f" from {start:.3f} s" if seconds is None else f" {start:.3f} to {start + seconds:.3f} s"
 
     def label(self, index: int) -> str | None:
-        """See Media."""
+        """Return the item's class: from its label in the list of files, or the folder of the file if no labels are given. None if it has
+        none."""
         return (os.path.dirname(self.paths[index]) or None) if self.labels is None else class_name(self.labels[index])
 
 
@@ -231,17 +234,18 @@ def first_good(media: Media, indices: Iterable[int], decode: Callable[[bytes], T
 
 
 def bad_item(media: Locatable, index: int, error: OSError | UndecodableError) -> BadItem:
-    """Return the item's location with the reason from the error."""
+    """Return the record of an undecodable item: its location, and the reason from the error."""
     return BadItem(printable(media.where(index)), getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
 def allowed_bad(num_items: int, max_fraction: float) -> int:
-    """Return how many items of a data set may be bad. A small data set may have up to FEW_BAD_ITEMS, unless max_fraction is 0."""
+    """Return how many of num_items may be bad: max_fraction of them, rounded down. Up to three (FEW_BAD_ITEMS), but no more than a quarter,
+    are allowed in any case, unless max_fraction is 0."""
     few = min(FEW_BAD_ITEMS, num_items // 4) if max_fraction else 0
     return max(few, math.floor(max_fraction * num_items))
 
 
 def name_bad(bad: Sequence[BadItem]) -> str:
-    """List the first ten bad items with their reasons in one line, and the number of the others."""
+    """Return one line for a message: the location and reason of the first ten bad items, and the number of the others."""
     named = ", ".join(f"{item.where} ({item.reason})" for item in bad[:NAMED_BAD_ITEMS])
     return named if len(bad) <= NAMED_BAD_ITEMS else f"{named} and {len(bad) - NAMED_BAD_ITEMS} more"

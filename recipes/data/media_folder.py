@@ -37,29 +37,29 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Info:
-    """prepared.json."""
+    """Content of prepared.json in a prepared folder of recordings or images."""
 
     version: int
     kind: str
-    """MediaKind.name."""
+    """audio or image."""
     source: str
     """Media.name: the data that the items come from."""
     column: str
     place: Place
     fingerprint: str
     counts: dict[str, int]
-    """Number of items: items (all of them), bad, short, train, valid. Only train and valid are used."""
+    """Number of items: items (all of them), bad, short, train, valid. A run uses only train and valid."""
     settings: dict[str, Any]
     """Dotted name -> value of each setting that the choice of items depends on."""
     split: str | None = None
-    """data.split."""
+    """The value of data.split with which the folder was made."""
     contents: Record | None = None
     """Record of the contents of the items' files, or of the files of their table."""
 
 
 @dataclass(frozen=True)
 class PreparedMedia:
-    """An open prepared folder. Pickled as the folder's path alone."""
+    """An open prepared folder of recordings or images. Pickled as the folder's path alone."""
 
     folder: Path
     media: Media
@@ -90,7 +90,7 @@ def prepare_media(
 ) -> Path:
     """Return the prepared folder for `data`: the folder that data.path names, an earlier one at out_dir, or a new one at out_dir.
 
-    `scan` returns an item's length from its header. With None no item is read, and each has the length 1. Bad items and items shorter than
+    `scan` returns an item's length from its header. With None no header is read, and each length is 1. Bad items and items shorter than
     min_length are left out. If all items are too short, `if_all_short` (shortest, longest length in samples) gives the remedy for the
     message. The `settings` of an existing folder must be equal to these. The files of items that `run` could not decode may have changed.
     The result does not depend on num_processes (None: the cores that this process may use). out_dir appears complete or not at all. Call it
@@ -133,7 +133,7 @@ def prepare_media(
 
 
 def _open_source(data: SpeechDataConfig | VisionDataConfig, kind: MediaKind, log: Log) -> Media:
-    """Open the items, and log which ones are read and which columns give the segments."""
+    """Open the items that `data` names, and log which of them are read and which columns give the times of segments."""
     media = open_media(data.path, kind, column=data.column, split=data.split)
     if media.note:
         log(media.note)
@@ -145,7 +145,7 @@ def _open_source(data: SpeechDataConfig | VisionDataConfig, kind: MediaKind, log
 
 
 def _record_contents(folder: Path, media: Media, scanned: Scanned) -> Record | None:
-    """Record the contents of the source files, which are compared each time the folder is used."""
+    """Write the digests of the source files, which are compared at each later use of the folder. Return their record for prepared.json."""
     if isinstance(media, Files):
         return save_digests(folder, media.root, scanned.digests)
     assert isinstance(media, Table)
@@ -153,7 +153,7 @@ def _record_contents(folder: Path, media: Media, scanned: Scanned) -> Record | N
 
 
 def _check_column(media: Files, data: SpeechDataConfig | VisionDataConfig) -> None:
-    """Raises: ConfigError if the list has no column that the user named. The default column may be missing."""
+    """Check data.column. Raises: ConfigError if the user named a column that the files' list lacks. The default column may be missing."""
     if data.column in (type(data).column, *media.columns):
         return
     if not media.columns:
@@ -164,8 +164,8 @@ def _check_column(media: Files, data: SpeechDataConfig | VisionDataConfig) -> No
 
 
 def _check_fits(folder: Path, kind: MediaKind, settings: dict[str, Any]) -> None:
-    """Raises: ConfigError if the prepared folder is damaged; OtherData if it was made with other settings. A setting that the folder does
-    not contain, because an older release made it, is not compared."""
+    """Check that a run can use the prepared folder. A setting that is not in it, because an older release made it, is not compared.
+    Raises: ConfigError if the folder is damaged; OtherData if it was made from another kind of data or with other settings."""
     open_prepared(folder)
     info = _load_info(folder)
     if info.kind != kind.name:
@@ -190,7 +190,7 @@ def _check_contents(folder: Path, max_bad_fraction: float, fixed: Collection[str
 
 
 def _check_same_source(folder: Path, data: SpeechDataConfig | VisionDataConfig, kind: MediaKind) -> None:
-    """Raises: OtherData if the folder was prepared from another data.path, data.column or data.split."""
+    """Check where a prepared folder is from. Raises: OtherData if it was made with another data.path, data.column or data.split."""
     info = _load_info(folder)
     asked = kind.sample if data.path is None else Path(data.path).expanduser()
     if info.source not in (str(data.path), str(asked.resolve())):
@@ -234,8 +234,8 @@ def _write_index(folder: Path, scanned: Scanned, *, min_length: int, heldout_fra
 
 
 def _split(scanned: Scanned, usable: np.ndarray, heldout_fraction: float, has_segments: bool) -> dict[str, np.ndarray]:
-    """Hold out the usable items with the smallest hashes of their numbers: at least one, but never all. All items of one file have the hash
-    of its first item, so they stay together. The cut is moved to the nearest file boundary. Files with too many segments are trained on."""
+    """Return split -> its items. About heldout_fraction of the usable items is held out, in a fixed random file order: at least one item
+    and never all, or none if the fraction is 0 or all are of one file. The items of a file stay together; large files are trained on."""
     lengths_N, first_N = scanned.lengths_N, scanned.first_N
     num_heldout = max(1, round(heldout_fraction * len(usable))) if heldout_fraction else 0
     num_heldout = min(num_heldout, len(usable) - 1)
@@ -281,10 +281,7 @@ def _read_info(folder: Path) -> Info:
 
 
 def open_prepared(folder: Path) -> PreparedMedia:
-    """Open a prepared folder, memory-mapped.
-
-    Raises: ConfigError if a file in it is missing or has the wrong size.
-    """
+    """Open a prepared folder of recordings or images, memory-mapped. Raises: ConfigError if a file is missing or has the wrong size."""
     try:
         info = _load_info(folder)
         lengths_N = shards.map_array(folder / "lengths.bin", np.int64)

@@ -22,14 +22,15 @@ from recipes.errors import ConfigError
 
 SEGMENTS_FILE = "stretches.bin"
 Place = dict[str, str]
-"""Location of the items, which open_items needs beside the prepared folder. Stored in prepared.json.
+"""Where the bytes of a prepared folder's items are: keys and values that are stored in prepared.json and that open_items reads.
 
 Files: `root`, and `stretches` if there is a stretches.bin. A table that was copied: `column`. A table that is read from its own folder:
 `table`, `split`, `column`."""
 
 
 class MappedPaths(Sequence[str]):
-    """The paths of paths.bin. It is memory-mapped at the first access; pickling keeps only the folder."""
+    """The sequence of the paths that save_paths wrote into a prepared folder. The file is memory-mapped at the first access. Pickling
+    keeps only the folder's path."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -51,7 +52,7 @@ class MappedPaths(Sequence[str]):
         return os.fsdecode(self._text[start : int(self._ends[index])].tobytes())
 
     def is_whole(self) -> bool:
-        """Whether paths.bin is as long as path_ends.bin says. Raises: OSError, ValueError."""
+        """True if paths.bin is as long as path_ends.bin says. Raises: OSError or ValueError if one of them cannot be read."""
         return (self._folder / "paths.bin").stat().st_size == (int(self._ends[-1]) if len(self) else 0)
 
     def __reduce__(self) -> tuple[type["MappedPaths"], tuple[Path]]:
@@ -67,14 +68,15 @@ class MappedPaths(Sequence[str]):
 
 
 def save_paths(folder: Path, paths: Sequence[str]) -> None:
-    """Write the files that MappedPaths reads. Raises: OSError."""
+    """Write the paths to paths.bin and path_ends.bin in the folder. MappedPaths reads them. Raises: OSError."""
     encoded = [os.fsencode(path) for path in paths]
     (folder / "paths.bin").write_bytes(b"".join(encoded))
     (folder / "path_ends.bin").write_bytes(np.cumsum([len(path) for path in encoded], dtype=np.int64).tobytes())
 
 
 def save_items(media: Media, folder: Path) -> Place:
-    """Write the files that open_items reads, and return the location of the items. Raises: OSError."""
+    """Write what open_items needs into the prepared folder: the paths of the items' files, or a copy of their table (a table that
+    save_to_disk wrote is not copied). Return the items' location for prepared.json. Raises: OSError."""
     if isinstance(media, Files):
         save_paths(folder, media.paths)
         if media.segments_N2 is None:
@@ -89,7 +91,8 @@ def save_items(media: Media, folder: Path) -> Place:
 
 
 def open_items(folder: Path, name: str, location: Place) -> Media:
-    """Open the items of a prepared folder. `name` is used in messages. Labels are not stored, but the folder of a file is still its label.
+    """Open the items that save_items has stored in a prepared folder. `name` is used in messages. Labels are not stored, but the folder of
+    a file is still its label.
 
     Raises: ConfigError if a stored file is damaged, or if the folder of the items' files is missing.
     """

@@ -18,7 +18,8 @@ from recipes.errors import ConfigError
 
 @dataclass(frozen=True)
 class Table:
-    """One row is one item: bytes, or a struct of bytes and path as `datasets` stores audio and images (see media.Media)."""
+    """Items that are the rows of a table. Implements media.Media. A cell contains bytes, or a struct of bytes and path, as `datasets`
+    stores audio and images."""
 
     name: str
     dataset: Any
@@ -28,7 +29,7 @@ class Table:
     saved_split: str | None = None
     """The requested split, if `name` is a folder that open_saved reads; else None."""
     note: str = ""
-    """See media.Media."""
+    """Line for the log: what is read and what is left out; "" if there is nothing to say."""
     files: Sequence[Path] = ()
     """The files that the rows are read from; () for a hub data set, which is read from the cache."""
 
@@ -47,31 +48,33 @@ class Table:
         return content
 
     def open(self, index: int) -> BinaryIO:
-        """Open the item's bytes as a file. Raises: OSError as read()."""
+        """Open the item's bytes as a file. Raises: OSError if the row contains neither bytes nor the path of an existing file."""
         return io.BytesIO(self.read(index))
 
     def size(self, index: int) -> int:
-        """Return the number of bytes, without reading them if they are in the table. Raises: OSError as read()."""
+        """Return the size of the item in bytes, without reading it if its bytes are in the table. Raises: OSError if the row contains
+        neither bytes nor the path of an existing file."""
         value = self._rows[index][self.column][0]
         scalar = value["bytes"] if value.is_valid and hasattr(value, "keys") else value
         return scalar.as_buffer().size if scalar.is_valid else len(self.read(index))
 
     def key(self, index: int) -> str:
-        """Return the row number: rows have no other name for the fingerprint."""
+        """Return the index as text. It is the item's name in the fingerprint of the data, because rows have no other name."""
         return str(index)
 
     def where(self, index: int) -> str:
-        """Return table and row, counted from 1."""
+        """Return the item's location for messages: `train.parquet row 17`. Rows count from 1."""
         return f"{self.name} row {index + 1}"
 
     def file(self, index: int) -> None:
-        """A row is no file of its own."""
+        """Return None, because a row is not a file of its own."""
 
     def stretch(self, index: int) -> None:
         """Return None, because a row's bytes are a whole file."""
 
     def origin(self, index: int) -> str:
-        """Return the full path of the row's file if the row has a path and no bytes; else the location of the row."""
+        """Return an id of the file that contains the item: the file's full path if the row has a path and no bytes, else the row's
+        location."""
         value = self._rows[index][self.column][0]
         path = value["path"].as_py() if value.is_valid and hasattr(value, "keys") and not value["bytes"].is_valid else None
         return os.path.realpath(path) if path else self.where(index)
@@ -85,7 +88,7 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """See Media."""
+        """Names of the table's columns."""
         return self.dataset.column_names
 
     @cached_property
@@ -98,21 +101,30 @@ class Table:
 
 
 def open_parquet(name: Path, files: Sequence[Path], *, column: str, label_column: str, column_option: str, note: str = "") -> Table:
-    """Open the rows of these files, one after another. `name`: the path that the user named. Raises: ConfigError."""
+    """Open the rows of these parquet files, one file after another, as items. `name`: the path that the user named.
+
+    Raises: ConfigError if a file cannot be read, or if the column is missing or does not contain bytes.
+    """
     with _no_progress_bars(), table_errors(str(name)):
         dataset = read_parquet(files)
     return replace(_table(str(name), dataset, column, label_column, column_option), note=note, files=files)
 
 
 def open_saved(folder: Path, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:
-    """Open a folder of save_to_disk, with or without splits, without copying it. Raises: ConfigError."""
+    """Open the rows of a folder that save_to_disk wrote, without copying it. `split` None: train, or all rows if it has no splits.
+
+    Raises: ConfigError if it cannot be read, or if the column is missing or does not contain bytes; MissingSplit if it has no such split.
+    """
     dataset, note = load_saved(folder, split)
     table = _table(str(folder), dataset, column, label_column, column_option)
     return replace(table, saved_split=split or "train", note=note, files=files_of(dataset))
 
 
 def open_hub(name: str, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:
-    """Open the hub data set `name` or `name:config`. Raises: ConfigError."""
+    """Open a split (None: train) of the hub data set `name` or `name:config`.
+
+    Raises: ConfigError if it cannot be downloaded, or if the column is missing or contains no bytes; MissingSplit if it has no such split.
+    """
     requested = split or "train"
     with _no_progress_bars():
         dataset = load_hub(name, requested)
@@ -126,7 +138,7 @@ def save_table(table: Table, folder: Path) -> None:
 
 
 def _table(name: str, dataset: Any, column: str, label_column: str, column_option: str) -> Table:
-    """Build the Table. Raises: ConfigError if the column does not exist or does not contain bytes."""
+    """Return the items of a loaded data set. Raises: ConfigError if the column does not exist or does not contain bytes."""
     if column not in dataset.column_names:
         raise ConfigError(f"{name}: no column {column!r}, there are {', '.join(dataset.column_names)}; --set {column_option}=NAME")
     kind = dataset.data.schema.field(column).type

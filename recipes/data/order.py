@@ -1,5 +1,5 @@
-"""The data order: which samples make up which update. Keeps no state: the samples of an update are computed from its number and from the
-position at which the launch began."""
+"""The data order: which samples make up which update (optimizer step). Keeps no state: the samples of an update are computed from its
+number and from the position in the data at which the run was started or resumed."""
 
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Ordered(Protocol):
-    """What UpdateOrder needs of a data set."""
+    """A data set that UpdateOrder can put into order: it has a length, and draws the order of an epoch."""
 
     def __len__(self) -> int: ...
 
@@ -35,16 +35,17 @@ class EpochPlace(NamedTuple):
 
     @staticmethod
     def of_constant(update: int, global_batch_size: int, num_samples: int) -> "EpochPlace":
-        """Return the position in a run whose global batch size never changed."""
+        """Return the position at which the update begins in a run whose global batch size never changed. Updates count from 0."""
         epoch, number = divmod(update, max(1, num_samples // global_batch_size))
         return EpochPlace(update, epoch, number * global_batch_size)
 
 
 class UpdateOrder:
-    """The samples of every update. They depend on the seed, the update and the position at which the launch began, not on the topology."""
+    """Computes the samples of every update. They depend on the seed, the update and the position at which the run was started or resumed,
+    but not on the number of ranks."""
 
     def __init__(self, dataset: Ordered, *, seed: int, global_batch_size: int, group_size: int, first: EpochPlace | None = None) -> None:
-        """`first`: the position at which the first update of this launch begins. None: the beginning of the data."""
+        """`first`: the position at which the first update since the start or resume of the run begins. None: the beginning of the data."""
         assert global_batch_size % group_size == 0
         self._dataset, self._seed, self._first = dataset, seed, first or EpochPlace()
         self._global_batch_size, self._group_size = global_batch_size, group_size
@@ -55,7 +56,8 @@ class UpdateOrder:
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # two epochs, since the prefetch may be an epoch ahead
 
     def place(self, update: int) -> EpochPlace:
-        """Return the position at which the update begins. Updates count from 0. `update` must not precede the first one of this launch."""
+        """Return the position in the data order, an epoch and an offset in it, at which the update begins. Updates count from 0. `update`
+        must not be before the first update since the start or resume of the run."""
         number, (offset, left) = update - self._first.update, self._first_epoch
         assert number >= 0
         if number < left:
@@ -64,7 +66,7 @@ class UpdateOrder:
         return EpochPlace(update, self._first.epoch + 1 + epochs, number * self._global_batch_size)
 
     def positions(self, update: int) -> list[Position]:
-        """Return every sample of the update's whole global batch."""
+        """Return the epoch, index and group of every sample in the update's global batch, in order."""
         _, epoch, start = self.place(update)
         indices = self._epoch(epoch)[start : start + self._global_batch_size].tolist()
         groups = [tuple(indices[i : i + self._group_size]) for i in range(0, len(indices), self._group_size)]

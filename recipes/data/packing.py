@@ -21,7 +21,7 @@ Split = Literal["train", "valid"]
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Ends of paragraphs and documents, as ascending token offsets. The last offset of each array is the number of tokens."""
+    """Ends of all paragraphs and documents of the corpus, as ascending token offsets. Each array ends with the number of tokens."""
 
     paragraph_ends: np.ndarray
     document_ends: np.ndarray
@@ -39,7 +39,7 @@ def build_samples(bounds: Boundaries, *, sequence_length: int, break_mode: str, 
     break_mode complete_doc: a sample takes whole paragraphs of one document as long as they fit. A longer paragraph is cut into pieces.
     No sample contains tokens of both splits.
 
-    Raises: ConfigError if a split is empty.
+    Raises: ConfigError if a split has no samples; with heldout_fraction 0, valid may have none.
     Source: fairseq's token_block_dataset (`none`, `complete_doc`).
     """
     length = sequence_length - 1
@@ -54,16 +54,16 @@ def build_samples(bounds: Boundaries, *, sequence_length: int, break_mode: str, 
 
 
 def _stretches(bounds: Boundaries, length: int, heldout_fraction: float) -> np.ndarray:
-    """Return the corpus as ranges of at most STRETCH_TOKENS, less if the text is small. They end at the end of a document if one is near
-    enough, else of a paragraph."""
+    """Cut the corpus into ranges (start, stop) of at most STRETCH_TOKENS tokens, less if the text is small. A range ends at the last end of
+    a document within this size, else at the last end of a paragraph, else at the full size. Shapes: (R, 2)."""
     size = int(min(STRETCH_TOKENS, max(2 * length, bounds.num_tokens * heldout_fraction)))
     ends = (bounds.document_ends, bounds.paragraph_ends)
     return _rows(_greedy(ends, 0, bounds.num_tokens, size))
 
 
 def _choose_heldout(stretches_R2: np.ndarray, length: int, heldout_fraction: float) -> np.ndarray:
-    """Return a bool per stretch, True if it is held out. Stretches are taken in the order of a fixed random number for each of them, until
-    heldout_fraction of the tokens is reached, and at least one."""
+    """Return for each range of tokens (start, stop) True if it is held out. Ranges of at least `length` tokens are taken in a fixed random
+    order until heldout_fraction of all tokens is reached: at least one of them, or none if heldout_fraction is 0. Shapes: bool (R,)."""
     chosen_R = np.zeros(len(stretches_R2), dtype=bool)
     if heldout_fraction == 0:
         return chosen_R
@@ -98,7 +98,7 @@ def _pack_documents(ranges_R2: np.ndarray, bounds: Boundaries, length: int) -> n
 
 
 def _document_pieces(ranges_R2: np.ndarray, bounds: Boundaries) -> Iterator[tuple[int, int]]:
-    """Yield the ranges, cut at the ends of documents."""
+    """Yield the token ranges as (start, stop), each cut at the ends of documents inside it."""
     for start, stop in ranges_R2.tolist():
         first, last = np.searchsorted(bounds.document_ends, (start, stop), side="right")
         inner = bounds.document_ends[first:last].tolist()
@@ -106,8 +106,9 @@ def _document_pieces(ranges_R2: np.ndarray, bounds: Boundaries) -> Iterator[tupl
 
 
 def _greedy(ends: Sequence[np.ndarray], start: int, stop: int, limit: int) -> Iterator[tuple[int, int]]:
-    """Yield [start, stop) in pieces of at most `limit`. `ends` are arrays of preferred cuts, the best first. A piece ends at the last cut
-    in reach, taken from the first array that has one in reach. If no array has one, the piece has `limit` tokens."""
+    """Cut the tokens from start to stop into pieces of at most `limit` tokens, and yield each as (start, stop). `ends`: arrays of preferred
+    cuts, the best first. A piece ends at the last cut in reach, taken from the first array that has one in reach. If no array has one, the
+    piece has `limit` tokens."""
     while start < stop:
         cut = stop if stop - start <= limit else start + limit
         if cut < stop:
@@ -117,7 +118,7 @@ def _greedy(ends: Sequence[np.ndarray], start: int, stop: int, limit: int) -> It
 
 
 def _rows(pairs: Iterator[tuple[int, int]]) -> np.ndarray:
-    """Return the pairs as an array, without building a list of millions of tuples."""
+    """Return the pairs as the rows of an int64 array, without building a list of millions of tuples. Shapes: (number of pairs, 2)."""
     return np.fromiter(chain.from_iterable(pairs), dtype=np.int64).reshape(-1, 2)
 
 

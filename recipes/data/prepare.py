@@ -1,5 +1,5 @@
-"""Raw text -> prepared folder: tokenizer, tokens, split and samples. Contains the order of the steps. The steps themselves are in
-source.py, tokenizer.py, encoding.py, packing.py and shards.py."""
+"""Turns raw text into a prepared folder: tokenizer, tokens, splits and samples. Contains the order of the steps. The steps themselves are
+in source.py, tokenizer.py, encoding.py, packing.py and shards.py."""
 
 import hashlib
 import os
@@ -47,8 +47,8 @@ def prepare_text(
     """Return the prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir.
 
     The result does not depend on num_processes (None: the number of cores that this process may use). out_dir appears complete or not at
-    all. Call this function on one rank only. It spawns processes, so the caller's script needs `if __name__ == "__main__"`. A new folder
-    takes the tokenizer that `run` keeps, if it keeps one.
+    all. Call this function on one rank only. It spawns processes, so the caller's script needs `if __name__ == "__main__"`. `run`: what
+    earlier starts of the run have left; a new folder gets the tokenizer that is there.
 
     Raises: ConfigError for everything that the user can fix. OtherData if the existing folder does not fit.
     """
@@ -68,7 +68,8 @@ def prepare_text(
 
 
 def check_fits(folder: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
-    """Check that the prepared folder is complete and was made with these settings. Raises: ConfigError if not."""
+    """Check that the prepared folder is complete and was made with these settings and this tokenizer. Raises: ConfigError if the folder is
+    damaged; OtherData if a setting or the tokenizer differs."""
     prepared = shards.load_prepared(folder)
     wanted = {"frontend.vocab_size": frontend.vocab_size} | {
         f"data.{key}": getattr(data, key) for key in ("sequence_length", "break_mode", "heldout_fraction")
@@ -89,8 +90,8 @@ def check_fits(folder: Path, data: TextDataConfig, frontend: TextFrontendConfig)
 
 def _check_same_source(folder: Path, data: TextDataConfig) -> None:
     """Check that an earlier preparation at `folder` was made from the same text with the same settings. The text itself may have been
-    removed since. Tokenizers are compared by content, in check_fits. A setting that did not exist when the folder
-    was made counts as its default.
+    removed since. Tokenizers are compared by content, in check_fits. A setting that did not exist when the folder was made counts as its
+    default.
 
     Raises: OtherData if text or settings differ."""
     prepared = shards.load_prepared(folder)
@@ -105,8 +106,8 @@ def _check_same_source(folder: Path, data: TextDataConfig) -> None:
 
 
 def _tokenizer_file(data: TextDataConfig, run: RunSoFar | None) -> Path | None:
-    """Return the tokenizer that data.tokenizer gives, or the one that the run keeps. None if one must be trained. Raises: ConfigError if
-    the given and the kept tokenizer differ."""
+    """Return the tokenizer's .model file: the one that earlier starts of the run have left, else the one that data.tokenizer names. None if
+    a tokenizer must be trained. Raises: ConfigError if both exist and differ."""
     given = None if data.tokenizer is None else Path(data.tokenizer).expanduser()
     kept = run.kept / "tokenizer.model" if run and run.kept else None
     if kept is None or not kept.is_file():
@@ -119,7 +120,7 @@ def _tokenizer_file(data: TextDataConfig, run: RunSoFar | None) -> Path | None:
 
 
 class _Preparation:
-    """The steps of one preparation. run() gives their order."""
+    """The steps that turn a corpus into a prepared folder. run() takes all of them, in order."""
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class _Preparation:
         *,
         tokenizer: Path | None,
     ) -> None:
-        """`tokenizer`: the .model file. None: train one."""
+        """Open the corpus that `data` names, and log what is read. `tokenizer`: the .model file; None: a tokenizer is trained."""
         self._given_tokenizer = tokenizer
         self._data, self._vocab_size, self._num_processes = data, vocab_size, num_processes
         self._show_bar, self._log = show_bar, log
@@ -141,7 +142,7 @@ class _Preparation:
             log(self._source.note)
 
     def run(self, folder: Path) -> None:
-        """Fill the folder."""
+        """Write everything into the folder: tokenizer, tokens, samples and at last prepared.json. Raises: ConfigError."""
         model_path = folder / "tokenizer.model"
         model_path.write_bytes(self._tokenizer())
         counts = self._write_tokens(folder, str(model_path))

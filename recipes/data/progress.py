@@ -10,7 +10,8 @@ LOG_EVERY_SECONDS = 20.0
 
 
 class ItemProgress:
-    """Counts how many of `total` units one pass has done. `total` 0 means that the number is not known yet."""
+    """Counts how many of `total` units one pass over the data has done, and shows it as a bar or in the log. `total` 0 means that the
+    number is not known yet."""
 
     def __init__(self, label: str, total: int, *, unit: str, log: Callable[[str], None], show_bar: bool = True) -> None:
         self._label, self._total, self._unit, self._log = label, total, unit, log
@@ -19,7 +20,7 @@ class ItemProgress:
         self.num_done = 0
 
     def add(self, num: int) -> None:
-        """Count `num` more units. Update the bar, or log a line if the last one is older than LOG_EVERY_SECONDS."""
+        """Count `num` more units. Update the bar, or log a line if the last line is older than 20 s (LOG_EVERY_SECONDS)."""
         self.num_done += num
         now = time.monotonic()
         if self._bar is not None:

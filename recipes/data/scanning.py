@@ -1,5 +1,5 @@
-"""Finds lengths and sizes of a prepared folder's items with one or more processes. The result is in the order of the items and does not
-depend on the number of processes. Writes nothing.
+"""Finds the length and the size of each item (recording, segment or image) of a prepared folder with one or more processes. The result is
+in the order of the items and does not depend on the number of processes. Writes nothing.
 
 Shapes: N items.
 """
@@ -28,17 +28,17 @@ module-level function or a partial of one."""
 
 @dataclass(frozen=True)
 class Scanned:
-    """What can be found out about the items without decoding them."""
+    """What scan_items has found out about the items of a folder, without decoding them."""
 
     lengths_N: np.ndarray
-    """int64. 0 for a bad item; 1 for any other item if `scan` was None."""
+    """int64 length of each item. 0 for an item that cannot be read; 1 for any other item if `scan` was None."""
     bad: list[BadItem]
     fingerprint: str
-    """SHA-256 over keys, lengths and sizes."""
+    """SHA-256 over the names (Media.key), lengths and sizes of all items."""
     first_N: np.ndarray
     """int64: for each item, the number of the first item from the same file (Media.origin)."""
     digests: bytes
-    """contents.digest of each item, joined. Empty if the items are not files."""
+    """The 16-byte digest of each item's file (contents.digest), joined. Empty if the items are not files."""
 
 
 class _Part(NamedTuple):
@@ -53,7 +53,7 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True)
 class _Task:
-    """Up to ITEMS_PER_TASK items of a folder, from number `start` on. Picklable."""
+    """The scan of up to ITEMS_PER_TASK items of a folder, from number `start` on, in one process. Picklable."""
 
     folder: Path
     name: str
@@ -80,7 +80,7 @@ class _Task:
 
 
 def _hash(name: str) -> int:
-    """Return a 64-bit hash, so that a million names take eight megabytes."""
+    """Return a 64-bit hash of the name. A million hashes take only eight megabytes."""
     return int.from_bytes(hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest(), "little", signed=True)
 
 
@@ -95,7 +95,8 @@ def _length(media: Media, index: int, scan: Scan | None) -> int:
 def scan_items(
     folder: Path, name: str, place: Place, *, scan: Scan | None, num_items: int, num_processes: int, progress: ByteProgress
 ) -> Scanned:
-    """Scan every item that save_items recorded in `folder`. If `scan` is None, only get the size of each item.
+    """Find the length and the size of every item that save_items recorded in `folder`, and which items cannot be read. `scan` gives the
+    length; if it is None, each length is 1. `num_processes` is a maximum.
 
     Raises: ConfigError if a process is killed.
     """
@@ -117,8 +118,9 @@ def scan_items(
 
 def move_large_files_last(items_K: np.ndarray, first_N: np.ndarray, limit: int) -> np.ndarray:
     """Return the items in their order, but with the items of files that have more than `limit` of them at the end, the largest file last.
+    `first_N`: for each item of the data set, the number of the first item from the same file.
 
-    Shapes: K of the N items; first_N as in Scanned.
+    Shapes: K of the N items.
     """
     _, file_K, sizes = np.unique(first_N[items_K], return_inverse=True, return_counts=True)
     size_K = sizes[file_K]

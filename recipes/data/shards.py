@@ -1,5 +1,5 @@
-"""The prepared folder: token shards, boundaries, sample index and prepared.json. It is written completely or not at all, and read
-memory-mapped. Reading and tokenizing text is done elsewhere (source.py, tokenizer.py).
+"""The prepared folder of text: token shards, boundaries, sample index and prepared.json. It is written completely or not at all, and read
+memory-mapped. Text is read in source.py and tokenized in tokenizer.py.
 
     prepared.json          what is in the folder (class Prepared)
     tokenizer.model        sentencepiece
@@ -31,8 +31,8 @@ from recipes.system.liveness import is_alive
 FORMAT_VERSION = 1
 CONTENT_FILES = ("tokenizer.model", "tokens.bin", "paragraph_ends.bin", "document_ends.bin", "train.npy", "valid.npy")
 KEPT = {"tokenizer.model": "data.tokenizer"}
-"""File -> setting with which the user gives it. These files stay with a run, whatever data it reads later, since its embeddings depend on
-them."""
+"""Files of the first prepared folder that a run uses until its end, even if it reads other data later, because its embeddings depend on
+them: file name -> setting with which the user can give the file."""
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG}
 FOREIGN_STALE_SECONDS = 24 * 3600
@@ -40,7 +40,7 @@ FOREIGN_STALE_SECONDS = 24 * 3600
 
 @dataclass(frozen=True)
 class Prepared:
-    """Content of prepared.json."""
+    """Content of prepared.json in a prepared folder of text."""
 
     version: int
     source: str
@@ -54,7 +54,7 @@ class Prepared:
     data: dict[str, Any]
     """The TextDataConfig with which the folder was made."""
     sources: dict[str, str] | None = None
-    """contents.Record of the text files."""
+    """Record of the contents of the text files (contents.Record). None if there are no files, as for data from a hub."""
 
 
 def is_prepared(folder: Path) -> bool:
@@ -65,7 +65,7 @@ def is_prepared(folder: Path) -> bool:
 def find_prepared(
     path: str | None, out_dir: Path, *, check_fits: Callable[[Path], None], check_same_source: Callable[[Path], None]
 ) -> Path | None:
-    """Return the existing prepared folder: the one that data.path names, or an earlier one at out_dir. None if one must be made.
+    """Return the existing prepared folder: the one that `path` (data.path) names, or an earlier one at out_dir. None if one must be made.
 
     Raises: ConfigError if out_dir exists and is not a prepared folder, and what the two checks raise: ConfigError for a damaged folder,
     OtherData for other data or settings.
@@ -83,7 +83,7 @@ def find_prepared(
 
 
 def load_prepared(folder: Path) -> Prepared:
-    """Return the content of prepared.json, after checking that all files exist and have the right size.
+    """Return the content of prepared.json in a prepared folder of text. Check before that all files exist and have the right size.
 
     Raises: ConfigError if not.
     """
@@ -122,7 +122,8 @@ def read_values(folder: Path) -> dict[str, Any]:
 
 
 def kept_files(folder: Path) -> dict[str, str]:
-    """Return name -> SHA-256 of the files that stay with the run, whatever data it reads later (see KEPT)."""
+    """Return file name -> SHA-256 of the files in the folder that a run uses until its end, even if it reads other data later: the
+    tokenizer. {} for speech and images."""
     values = read_values(folder)
     return {"tokenizer.model": values["tokenizer_sha256"]} if "tokenizer_sha256" in values else {}
 
@@ -159,10 +160,10 @@ class ShardWriter:
         self.counts = {"documents": 0, "paragraphs": 0, "tokens": 0}
 
     def append(self, documents_P: np.ndarray, lengths_P: np.ndarray, tokens: np.ndarray) -> None:
-        """Append paragraphs in corpus order.
+        """Append paragraphs in corpus order. Paragraphs without tokens are left out.
 
-        documents_P: number of each paragraph's document. lengths_P: its number of tokens. tokens: the tokens of all paragraphs. Paragraphs
-        without tokens are left out.
+        `documents_P`: for each paragraph the number of its document. `lengths_P`: for each paragraph its number of tokens. `tokens`: the
+        tokens of all these paragraphs.
         """
         documents_P, lengths_P = documents_P[lengths_P > 0], lengths_P[lengths_P > 0]
         if not len(lengths_P):
@@ -197,7 +198,7 @@ class ShardWriter:
 
 
 def save_prepared(folder: Path, prepared: Prepared) -> None:
-    """Write prepared.json."""
+    """Write prepared.json into the folder."""
     (folder / "prepared.json").write_text(json.dumps(asdict(prepared), indent=1) + "\n")
 
 
@@ -243,8 +244,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def _remove_stale(target: Path) -> None:
-    """Remove temporary folders of dead processes. One of this host is removed if its process is gone; one of another host, if it was not
-    changed for a day."""
+    """Remove the temporary folders that earlier attempts to make `target` have left: on this host if the process has ended, on another host
+    if the folder was not changed for a day."""
     for folder in target.parent.glob(f".{target.name}.*.tmp"):
         host, _, pid = folder.name[len(target.name) + 2 : -len(".tmp")].rpartition(".")
         if host == socket.gethostname() and pid.isdigit():

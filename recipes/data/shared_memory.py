@@ -29,7 +29,7 @@ NONE_RECEIVED = "items of ancdata"
 
 
 class SharedMemory:
-    """Free bytes in /dev/shm, measured before any worker process of this rank starts."""
+    """Checks that /dev/shm is large enough. Its free bytes are measured before any worker process of this rank starts."""
 
     def __init__(self, num_workers: int, ranks_on_node: int) -> None:
         """`ranks_on_node`: number of ranks that share this memory."""
@@ -37,7 +37,8 @@ class SharedMemory:
         self._free = shutil.disk_usage(FOLDER).free if FOLDER.is_dir() else None
 
     def check(self, batches: Sequence[Batch]) -> None:
-        """Check that the batches held at the same time fit. `batches`: the micro-batches of one update. Raises: ConfigError if not."""
+        """Check that all batches that exist at the same time fit into the shared memory. `batches`: the micro-batches of one update.
+        Raises: ConfigError if they do not fit."""
         size = max(map(bytes_of, batches))
         num_held = UPDATES_HELD * len(batches) + PREFETCH * self._num_workers
         needed = num_held * size * self._num_ranks
@@ -51,7 +52,8 @@ class SharedMemory:
 
 @contextmanager
 def told_as_config_errors(num_workers: int) -> Iterator[None]:
-    """Put around taking a batch from a worker process. Turn errors that the user can fix into ConfigError."""
+    """In this block, the errors of taking a batch from a worker process that the user can fix become a ConfigError: a killed worker, a full
+    /dev/shm, too many open files. Other errors are not changed."""
     try:
         yield
     except WorkerLost as lost:
@@ -69,7 +71,7 @@ def told_as_config_errors(num_workers: int) -> Iterator[None]:
 
 
 def bytes_of(value: Any) -> int:
-    """Return the bytes that the tensors of a batch take. A tensor that occurs twice counts once."""
+    """Return how many bytes the tensors of a batch take. A tensor that occurs twice counts once."""
     return sum({storage.data_ptr(): storage.nbytes() for storage in map(Tensor.untyped_storage, _tensors(value))}.values())
 
 

@@ -45,7 +45,7 @@ class TextSource(Protocol):
 
     @property
     def has_columns(self) -> bool:
-        """True if data.text_column selects the text."""
+        """True if the text is in a table, in the column data.text_column."""
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
         """Yield (document number, paragraph) in corpus order."""
@@ -61,7 +61,7 @@ class TextFiles:
     has_columns: ClassVar[bool] = False
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
-        """See TextSource."""
+        """Yield (number of the file, paragraph) in corpus order. Raises: ConfigError if a file cannot be read or is not UTF-8 text."""
         for number, path in enumerate(self.paths):
             for paragraph in read_paragraphs(path):
                 yield number, paragraph
@@ -69,7 +69,7 @@ class TextFiles:
 
 @dataclass(frozen=True)
 class TableFiles:
-    """Tables. One row is one document. Rows with empty or missing text are skipped."""
+    """Tables in files: csv, tsv, json, jsonl or parquet. One row is one document. Rows with empty or missing text are skipped."""
 
     name: str
     paths: tuple[Path, ...]
@@ -78,7 +78,7 @@ class TableFiles:
     has_columns: ClassVar[bool] = True
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
-        """See TextSource.
+        """Yield (number of the row, paragraph) in corpus order. Rows are counted over all files.
 
         Raises: ConfigError with the file that lacks the column, or with the row that cannot be read or whose cell is not text.
         """
@@ -111,7 +111,7 @@ class Rows:
     has_columns: ClassVar[bool] = True
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
-        """See TextSource.
+        """Yield (number of the row, paragraph) in corpus order.
 
         Raises: ConfigError if the column is missing or is not text, or if the data cannot be read.
         """
@@ -140,7 +140,7 @@ def _no_column(name: str, column: str, columns: list[str]) -> str:
 
 
 def _fault(value: Any) -> str | None:
-    """Return what is wrong with a text, and the remedy. None if nothing is."""
+    """Return what is wrong with the value of a text cell, and the remedy. None if it is valid text or empty."""
     if value is None or (isinstance(value, str) and (value.isascii() or not LONE_SURROGATE.search(value))):
         return None
     if isinstance(value, str):
@@ -149,9 +149,10 @@ def _fault(value: Any) -> str | None:
 
 
 def open_source(data: TextDataConfig) -> TextSource:
-    """Return the corpus that `data.path` names, or the part of it that data.split names.
+    """Return the corpus that data.path names (None: the shipped sample), or the part of it that data.split names.
 
-    Raises: ConfigError if it does not exist, contains nothing that can be read, or if it is not clear which part is training data.
+    Raises: ConfigError if it does not exist, contains nothing that can be read, or if it is not clear which part is training data;
+    MissingSplit if it has no such part.
     """
     place = find_place(SAMPLE if data.path is None else data.path)
     if place is None:

@@ -64,7 +64,8 @@ def _leaves_frames(num_frames: int, mask: SpanMaskConfig) -> bool:
 
 
 def collate_speech(examples: list[SpeechExample], frontend: SpeechFrontendConfig) -> Batch:
-    """Return one micro-batch. Shorter rows are padded with 0 on the right. In pre-training, the rows of a group are equally long."""
+    """Return the micro-batch of these samples. Shorter waveforms are padded with 0 on the right. In pre-training, the samples of a group
+    are equally long."""
     samples = [len(example.waveform) for example in examples]
     frames = [frontend.num_frames(num_samples) for num_samples in samples]
     waveform_BT = np.zeros((len(examples), max(samples)), dtype=np.float32)
@@ -100,7 +101,8 @@ class SpeechDataset:
     ) -> None:
         """`seed`: for crops and masks. Use a constant for the held-out split, so that runs with different seeds are evaluated alike.
 
-        Raises: ConfigError if the folder is damaged or not a prepared folder, or if masks could cover the shortest recording.
+        Raises: ConfigError if the folder is damaged or not a prepared folder, if a recording is shorter than data.min_seconds or one frame,
+        or if masks could cover the shortest recording.
         """
         check_mask(data, frontend, mask)
         self._prepared = open_prepared(folder)
@@ -129,11 +131,11 @@ class SpeechDataset:
         return rng.permutation(groups).ravel()
 
     def example(self, epoch: int, index: int, group: tuple[int, ...]) -> SpeechExample:
-        """Return recording `index`, cropped to the length of its group's shortest recording. The number of masked frames is the smallest in
-        the group.
+        """Return recording `index`, cropped to the length of its group's shortest recording, but at most data.max_seconds. The number of
+        masked frames is the smallest in the group.
 
-        A recording that cannot be decoded is replaced by the next longer one that can. If there is none, the next shorter one is used
-        and repeated. Crop length and mask stay the same.
+        A recording that cannot be decoded is replaced by the next longer one that can. If there is none, a shorter one that has the crop
+        length is used; at last a still shorter one, which is repeated. Crop length and mask stay the same.
 
         Raises: ConfigError if no recording can be decoded.
         """
@@ -147,28 +149,31 @@ class SpeechDataset:
         return SpeechExample(waveform_T[start : start + num_samples].copy(), unmask_to(mask_S, num_masked, mask_rng))
 
     def collate(self, examples: list[SpeechExample]) -> Batch:
-        """Return one micro-batch."""
+        """Return the micro-batch of these samples. Shorter waveforms are padded with 0 on the right."""
         return collate_speech(examples, self._frontend)
 
     def take_bad(self) -> list[BadItem]:
-        """Return the recordings that example() could not decode since the last call, in this process."""
+        """Return the recordings that example() could not decode in this process since the last call, and clear the list."""
         bad, self._bad = self._bad, []
         return bad
 
     def _draw_mask(self, epoch: int, member: int, num_samples: int) -> tuple[np.ndarray, np.random.Generator]:
-        """Return the member's mask before it is reduced to the group's number of frames, and the generator for that reduction."""
+        """Return the mask of recording `member` at a length of num_samples, and the generator with which example() reduces this mask to the
+        smallest number of masked frames in the group. Shapes: bool (S,)."""
         rng = self._rng(epoch, member, MASK_STREAM)
         return span_mask(self._frontend.num_frames(num_samples), self._mask, rng), rng
 
     def _read(self, index: int, num_samples: int) -> np.ndarray:
-        """Return recording `index`, normalised. If it cannot be decoded, return the first candidate that can."""
+        """Return the whole recording `index`, normalised. If it cannot be decoded, return the first candidate that can; one with fewer than
+        num_samples samples is repeated up to this length. Raises: ConfigError if none can be decoded."""
         waveform_T, _, bad = first_working(self._prepared.media, self._candidates(index, num_samples), self._decode)
         self._bad += bad
         waveform_T = normalize(waveform_T)
         return waveform_T if len(waveform_T) >= num_samples else np.resize(waveform_T, num_samples)  # repeats the recording
 
     def _candidates(self, index: int, num_samples: int) -> Iterator[int]:
-        """Return items in this order: that of `index`, longer ones, shorter ones that are still long enough, ones that are too short."""
+        """Yield the items that are tried as recording `index`: its own, longer ones, shorter ones of at least num_samples samples, and at
+        last ones that are too short."""
         first = int(np.searchsorted(self._lengths_K, num_samples))
         positions = chain(range(index, len(self)), range(first, index), range(first - 1, -1, -1))
         return (int(self._items_K[position]) for position in positions)

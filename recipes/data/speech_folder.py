@@ -1,4 +1,4 @@
-"""Recordings -> prepared folder: checks the lengths that a recipe uses. Does not import torch. media_folder.py writes the folder itself."""
+"""Prepares recordings: checks the lengths that a recipe uses. media_folder.py writes the prepared folder. Does not import torch."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,8 @@ def prepare_speech(
     log: Callable[[str], None] = lambda line: None,
     run: RunSoFar | None = None,
 ) -> Path:
-    """Return the prepared folder for `data` (see prepare_media). Recordings shorter than data.min_seconds or one frame are left out.
+    """Return the prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir. Recordings
+    that cannot be read, or are shorter than data.min_seconds or one frame, are left out.
 
     Raises: ConfigError for everything that the user can fix.
     """
@@ -50,17 +51,18 @@ def prepare_speech(
 
 
 def _if_all_short(data: SpeechDataConfig, shortest: int, longest: int) -> str:
-    """Return the remedy if all recordings are too short. Seconds are rounded down to hundredths, so that min_seconds fits all of them."""
+    """Return fact and remedy for the error message if all recordings are too short. `shortest`, `longest`: their lengths in samples. The
+    seconds are rounded down to hundredths, so that all recordings are at least as long."""
     seconds = math.floor(100 * shortest / data.sample_rate) / 100
     found = f"data.min_seconds is {data.min_seconds:g}, the longest has {longest / data.sample_rate:.3g} s"
     return f"{found}; --set data.min_seconds={seconds:g} uses all, or point --data at longer recordings"
 
 
 def shortest_samples(data: SpeechDataConfig, frontend: SpeechFrontendConfig) -> int:
-    """Return the number of samples of the shortest recording that is used."""
+    """Return the number of samples of the shortest recording that is used: data.min_seconds, but at least one frame."""
     return max(math.ceil(data.min_seconds * data.sample_rate), frontend.receptive_field)
 
 
 def longest_samples(data: SpeechDataConfig) -> int:
-    """Return the number of samples of the longest crop."""
+    """Return the number of samples of the longest crop: data.max_seconds."""
     return math.floor(data.max_seconds * data.sample_rate)

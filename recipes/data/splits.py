@@ -35,7 +35,7 @@ SHARD = re.compile(r"[-_.]\d+(-of-\d+)?$")
 
 
 class SplitName(NamedTuple):
-    """The split that a name contains. is_whole_name: the name contains no other word."""
+    """The split that a name contains, and True if the name contains no other word."""
 
     split: str
     is_whole_name: bool
@@ -54,7 +54,7 @@ class Part:
     """True if no name says which split, although splits are beside it."""
 
     def label(self, path: str, base: str) -> str | None:
-        """Return the class of one of the files, see Choice.labels."""
+        """Return the class of the file `path`: its folder below `base`, without the split's own name. None if no folder remains."""
         is_named_folder = self.is_folder and self.split is not None
         above = os.path.dirname(self.place) if is_named_folder else os.path.dirname(path)
         below = os.path.dirname(path.removeprefix(f"{self.place}/")) if is_named_folder else ""
@@ -85,7 +85,7 @@ class Choice:
 
     @property
     def labels(self) -> list[str | None] | None:
-        """Class of each path: its folder, without what is above the splits and without the split's own name. None: the folder as it is."""
+        """Class of each of `paths`: its folder, without what is above the splits and without the split's name. None: its whole folder."""
         if self.root or not any(part.split for part in self.taken):
             return None
         found = {path: part.label(path, self._base) for part in self.taken for path in part.paths}
@@ -113,7 +113,7 @@ class Choice:
 
 
 def split_of(name: str) -> str:
-    """Return train, valid or test for any of their words, in upper or lower case. Return any other name unchanged."""
+    """Return train, valid or test if `name` is a word for one of them, such as Dev for valid. Return any other name unchanged."""
     lower = name.lower()
     return next((split for split, words in SPLITS.items() if lower in words), name)
 
@@ -187,7 +187,7 @@ def _has_held_out(parts: list[Part]) -> bool:
 
 
 def _named(listing: Listing, parts: list[Part], wanted: str) -> Choice:
-    """Choose the files that have this stem or are in a folder of this name."""
+    """Choose the files that have the stem `wanted` or are in a folder of this name. Raises: MissingSplit if there is none."""
     taken, left = [], []
     for part in parts:
         found = [path for path in part.paths if _has_name(path, wanted.strip("/").lower())]
@@ -205,7 +205,7 @@ def _has_name(path: str, name: str) -> bool:
 
 
 def _find_parts(paths: list[str], folder: str, is_item: Callable[[str], bool]) -> Iterator[Part]:
-    """Yield the parts of one folder. `paths`: its files, sorted."""
+    """Yield the files of a folder and of all folders below it, grouped by split and place. `paths`: the files, sorted."""
     folders, files = _level(paths, f"{folder}/" if folder else "")
     words = {path: find_split_name(os.path.basename(path)) for path in folders} | _names_of_files(files, is_item)
     accepted = _accepted(list(words.values()))
@@ -229,7 +229,7 @@ def _split_if(word: SplitName | None, accepted: set[SplitName]) -> str | None:
 
 
 def _level(paths: list[str], prefix: str) -> tuple[dict[str, list[str]], list[str]]:
-    """Return the children of one folder: sub-folder -> all files below it, and files."""
+    """Return the children of a folder: (sub-folder -> all files below it, files). `prefix`: the folder's path and a `/`, or ""."""
     folders: dict[str, list[str]] = {}
     files: list[str] = []
     start = 0
@@ -246,7 +246,7 @@ def _level(paths: list[str], prefix: str) -> tuple[dict[str, list[str]], list[st
 
 
 def _names_of_files(files: list[str], is_item: Callable[[str], bool]) -> dict[str, SplitName | None]:
-    """Return the split names of the files. Those of single items count only if every item has one and they are not all the same."""
+    """Return file -> the split in its name, or None. Single items count only if each of them has a split and not all have the same."""
     items = [path for path in files if is_item(path)]
     found = {path: find_split_name(_stem(path)) for path in files if not is_item(path)}
     words = list(takewhile(bool, (find_split_name(_stem(path)) for path in items)))  # stops early, since there may be millions
@@ -256,7 +256,8 @@ def _names_of_files(files: list[str], is_item: Callable[[str], bool]) -> dict[st
 
 
 def _accepted(words: list[SplitName | None]) -> set[SplitName]:
-    """Return the names of a level that mark a split (see the rules in the module docstring)."""
+    """Return those split names of the children of a folder that mark splits: all, if every child has one, or if half of them have one and
+    train and another split are among them; else those without another word. Nothing if only train is left, unless every child has one."""
     found = {word for word in words if word}
     is_whole = all(words)
     is_plain = {"train"} < {word.split for word in found} and sum(map(bool, words)) * 2 >= len(words)
@@ -275,7 +276,7 @@ def _join(*names: str) -> str:
 
 
 def _describe_parts(parts: list[Part]) -> list[str]:
-    """Return `40 of train-clean-100`, `6 of dev-clean`. A split in more than NAMED places gets one total."""
+    """Return for messages: `40 of train-clean-100`, `6 of dev-clean`. A split in more than five places (NAMED) gets one total."""
     described = []
     for split in dict.fromkeys(part.split for part in parts):
         own = [part for part in parts if part.split == split]

@@ -61,7 +61,7 @@ class TextDataset:
         return []
 
     def example(self, epoch: int, index: int, group: tuple[int, ...] = ()) -> TextExample:
-        """Return sample `index` with `<s>` before it and the mask of this epoch."""
+        """Return sample `index` with `<s>` before it and the mask of this epoch. `group` is ignored."""
         start, length = self._samples_N2[index].tolist()
         clean_T = np.empty(length + 1, dtype=np.int64)
         clean_T[0] = BOS
@@ -71,17 +71,17 @@ class TextDataset:
         return TextExample(clean_T, input_T, mask_T)
 
     def collate(self, examples: list[TextExample]) -> Batch:
-        """Return one micro-batch, padded on the right to sequence_length.
+        """Return the micro-batch of these samples, padded on the right to sequence_length.
 
-        With break_mode complete_doc every batch has a padding mask; with none, no batch has one. It does not depend on whether a row
-        is padded, so that the same kernels run however the global batch is divided.
+        With break_mode complete_doc every batch has a padding mask, even if no sample of it is padded; with break_mode none, no batch has
+        one. So the same kernels run however the global batch is divided.
         """
         return collate_text(examples, self.sequence_length, always_padded=self._is_padded)
 
 
 def collate_text(examples: list[TextExample], length: int | None = None, *, always_padded: bool = False) -> Batch:
-    """Return one micro-batch, padded on the right to `length` (None: to the longest row). It has a padding mask if a row is padded or if
-    `always_padded`."""
+    """Return the micro-batch of these samples, padded on the right to `length` tokens (None: to the longest sample). It has a padding mask
+    if a sample is padded or if `always_padded`."""
     length = max(len(example.clean) for example in examples) if length is None else length
     clean_BS = np.full((len(examples), length), PAD, dtype=np.int64)
     input_BS = clean_BS.copy()

@@ -1,5 +1,5 @@
 """Reads .txt and .txt.gz files as paragraphs. They are read line by line, so that errors name the file and the line, and memory use is
-constant. Tables, tokens and splits are handled elsewhere.
+constant.
 
 A paragraph is the unit that ends with `</s>`. In hard-wrapped text (lines of at most 120 characters, some of them blank) a paragraph is all
 lines up to the next blank line, joined by spaces. In any other text every line is a paragraph. The first 1,000 lines decide which it is.
@@ -22,7 +22,7 @@ MAX_LINE_BYTES = 1 << 20
 
 
 def read_paragraphs(path: Path) -> Iterator[str]:
-    """Yield the file's paragraphs, without BOM, carriage returns and form feeds.
+    """Yield the file's paragraphs, without BOM and line ends. Form feeds become spaces.
 
     Raises: ConfigError with file and line for binary content or a byte that is not UTF-8, and with the file if it cannot be read.
     """
@@ -30,7 +30,8 @@ def read_paragraphs(path: Path) -> Iterator[str]:
 
 
 def split_paragraphs(lines: Iterable[str]) -> Iterator[str]:
-    """Yield the non-empty paragraphs of the lines, by the rule in the module docstring."""
+    """Yield the non-empty paragraphs of a text. In hard-wrapped text a paragraph is all lines up to a blank line, joined by spaces. In any
+    other text each line is a paragraph. The first 1,000 lines decide which it is."""
     lines = iter(lines)
     head = list(islice(lines, PROBE_LINES))
     every = (line.replace("\f", " ").strip() for line in chain(head, lines))
@@ -62,7 +63,8 @@ def _join_wrapped(lines: Iterable[str]) -> Iterator[str]:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Yield the file's lines with their line ends, without BOM. Raises: ConfigError, see read_paragraphs."""
+    """Yield the file's lines with their line ends, without BOM. A line of more than 1 MB comes in pieces. Raises: ConfigError if the file
+    cannot be read or is not UTF-8 text."""
     try:
         with gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb") as file:
             yield from _decode_lines(io.BufferedReader(file), path)

@@ -1,5 +1,5 @@
-"""Reads tables in files: csv, tsv, json, jsonl (each also with .gz) and parquet. Yields rows with only the requested columns. Folders,
-splits and modalities are handled elsewhere.
+"""Reads tables in files: csv, tsv, json, jsonl (each also with .gz) and parquet. Yields rows with only the requested columns. It is the
+same for all modalities, and neither lists folders nor chooses splits.
 
 A cell is not interpreted: NA, null and None in a csv are text, and an empty cell is None. A tsv has no quoting. Columns that are not
 requested may differ between files and between rows.
@@ -31,7 +31,7 @@ STRING_COLUMN = "text"
 """Name of the column of a json file that contains plain strings."""
 END_OF_FILE = "\0end of file"
 READ_ERRORS = (OSError, EOFError, zlib.error, ValueError, RecursionError)
-"""Errors of pyarrow, json and decoding are subclasses of these."""
+"""Exceptions that mean that a table cannot be read. Those of pyarrow, json and text decoding are subclasses of them."""
 
 
 class Row(NamedTuple):
@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
     @property
     def place(self) -> str:
-        """`row 7 (line 8)`."""
+        """The row's location in its file, for messages: `row 7 (line 8)`."""
         return f"row {self.number}" + (f" (line {self.line})" if self.line else "")
 
 
@@ -58,7 +58,7 @@ class _BrokenTableError(ValueError):
 
 @dataclass(frozen=True)
 class TableFile:
-    """One file with a table."""
+    """Reads the columns and the rows of one file that contains a table (csv, tsv, json, jsonl or parquet)."""
 
     path: Path
 
@@ -99,7 +99,7 @@ class TableFile:
 
 
 def kind_of(path: str | Path) -> str:
-    """Return the suffix that gives the file's format: the one before .gz, if there is a .gz."""
+    """Return the suffix of the file's format in lower case, such as .csv for a.CSV and for a.csv.gz. "" if there is none."""
     name = os.path.basename(path).lower().removesuffix(".gz")
     return os.path.splitext(name)[1]
 
@@ -119,7 +119,8 @@ def _open_bytes(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def _undecodable_line(path: Path) -> int:
-    """Return the number, from 1, of the first line that is not UTF-8. Tables are decoded in blocks, whose errors have no line number."""
+    """Return the number, from 1, of the file's first line that is not UTF-8, or 0 if there is none. It is needed because tables are decoded
+    in blocks, whose errors have no line number."""
     with _open_bytes(path) as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -154,8 +155,8 @@ class _CellReader:
 
 
 def _check_width(line: int, cells: list[str], header: list[str], needed: int) -> None:
-    """Check the number of cells. Extra cells at the end are allowed if they are empty. Missing cells are allowed if their columns are not
-    requested."""
+    """Check the number of cells in a row. Extra cells at the end are allowed if they are empty. Missing cells are allowed if their columns
+    are not requested. Raises: _BrokenTableError for any other number."""
     if len(cells) <= needed or any(cells[len(header) :]):
         raise _BrokenTableError(f"line {line} has {len(cells)} cells, the header {len(header)}: a separator or line break in a cell?")
 
@@ -223,14 +224,16 @@ def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _in_sequence(line: str, number: int, error: json.JSONDecodeError) -> Iterator[Any]:
-    """Yield the values of a line that has several values."""
+    """Yield the JSON values of a line that has several of them. `error`: the error of parsing the line as one value. Raises:
+    _BrokenTableError if the line is no JSON."""
     if error.msg != "Extra data":
         raise _BrokenTableError(f"line {number}: no JSON, {error.msg} at column {error.colno}") from error
     yield from (value for _, value in _in_text(line, number))
 
 
 def _in_text(text: str, line: int) -> Iterator[tuple[int, Any]]:
-    """Yield (line, value) of the values in `text`, one after another or in an array. `line`: number of the first line of the text."""
+    """Yield (line, value) for each JSON value in `text`. The values are one after another or in one array. `line`: number of the text's
+    first line. Raises: _BrokenTableError if the text is no JSON."""
     decoder = json.JSONDecoder()
     space = re.compile(r"\s*,?\s*")
     at = len(text) - len(text.lstrip())

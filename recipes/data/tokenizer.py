@@ -1,4 +1,5 @@
-"""The sentencepiece model: its training sample, training, checks, and encoding of paragraphs. Writes no token files and makes no splits.
+"""The tokenizer, a sentencepiece model: its training sample, training, checks, and encoding of paragraphs. Writes no token files and makes
+no splits.
 
 The ids are the published ones: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3; `<mask>` is frontend.vocab_size - 1 and is not in the
 sentencepiece model.
@@ -51,8 +52,8 @@ class TextSample:
 
 
 def cut(paragraph: str) -> list[str]:
-    """Return the paragraph in pieces of at most MAX_PIECE_CHARACTERS. It is cut at spaces, so that the tokens of the pieces are those of
-    the paragraph."""
+    """Return the paragraph in pieces of at most 2,000 characters (MAX_PIECE_CHARACTERS). It is cut at spaces, so that the tokens of the
+    pieces are those of the paragraph. Only a longer stretch without spaces is cut in its middle."""
     pieces = []
     while len(paragraph) > MAX_PIECE_CHARACTERS:
         space = paragraph.rfind(" ", 1, MAX_PIECE_CHARACTERS + 1)
@@ -63,7 +64,7 @@ def cut(paragraph: str) -> list[str]:
 
 
 def train_tokenizer(sample: Iterable[str], data: TextDataConfig, vocab_size: int) -> bytes:
-    """Train a sentencepiece model of vocab_size - 1 symbols and return its bytes.
+    """Train a sentencepiece model of vocab_size - 1 symbols (all but `<mask>`) and return its bytes.
 
     Raises: ConfigError if the text does not yield that many symbols, or has more different characters.
     """
@@ -103,7 +104,7 @@ def _vocabulary_complaint(message: str, vocab_size: int) -> str:
 def read_tokenizer(path: Path, vocab_size: int) -> bytes:
     """Return the bytes of a .model file.
 
-    Raises: ConfigError unless it is a sentencepiece model of vocab_size - 1 symbols with the ids above.
+    Raises: ConfigError unless it is a sentencepiece model of vocab_size - 1 symbols, with the ids `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3.
     """
     try:
         content = path.expanduser().read_bytes()

@@ -35,7 +35,7 @@ class VisionExample:
 
 
 def collate_vision(examples: list[VisionExample]) -> Batch:
-    """Return one micro-batch. Student and teacher read the same pixels, one tensor. The front-end applies the mask.
+    """Return the micro-batch of these pictures. Student and teacher read the same pixels, one tensor. The front-end applies the mask.
 
     Shapes: inputs (B, C, H, W).
     """
@@ -91,7 +91,7 @@ class VisionDataset:
         A picture that cannot be decoded is replaced by the next one of the split that can. View and mask keep the random numbers of
         the replaced picture. take_bad() lists the replaced pictures.
 
-        Raises: ConfigError if a hundred following pictures cannot be decoded either.
+        Raises: ConfigError if the next hundred pictures cannot be decoded either.
         """
         image, _, bad = first_good(self._prepared.media, self._candidates(index), decode_image)
         self._bad += bad
@@ -105,11 +105,12 @@ class VisionDataset:
         return VisionExample(view_CHW, block_mask(self._frontend.grid, self._mask, np.random.Generator(np.random.Philox(mask_seed))))
 
     def collate(self, examples: list[VisionExample]) -> Batch:
-        """Return one micro-batch."""
+        """Return the micro-batch of these pictures."""
         return collate_vision(examples)
 
     def take_bad(self) -> list[BadItem]:
-        """Return the pictures that example() could not decode since the last call, in this process. Each failure is one entry."""
+        """Return the pictures that example() could not decode in this process since the last call, and clear the list. Each failure is one
+        entry."""
         bad, self._bad = self._bad, []
         return bad
 

@@ -1,4 +1,4 @@
-"""Images -> prepared folder. Does not import torch. media_folder.py writes the folder itself."""
+"""Prepares images. media_folder.py writes the prepared folder. Does not import torch."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ def prepare_vision(
     run: RunSoFar | None = None,
 ) -> Path:
     """Return the prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir. No picture
-    is read: undecodable pictures are found in training.
+    is decoded: undecodable pictures are found in training.
 
     Raises: ConfigError for everything that the user can fix (see prepare_media).
     """

@@ -30,12 +30,14 @@ CLASSIFIERS: dict[str, Callable[[LabelledFeatures, LabelledFeatures, int], Score
 
 @dataclass(frozen=True)
 class ClassifyResult:
-    """Accuracy of each classifier on the pre-trained and on the random network. majority: accuracy if the most frequent class of the
-    training examples is always predicted."""
+    """Result of a classification probe: the accuracies on the test examples."""
 
     trained: dict[str, Score]
+    """Score of each classifier, linear and knn, on the features of the pre-trained network."""
     random: dict[str, Score]
+    """The same for the network at random initialisation."""
     majority: float
+    """Accuracy if the most frequent class of the training examples is always predicted."""
     num_classes: int
     num_test: int
     split: str
@@ -43,7 +45,7 @@ class ClassifyResult:
     """Examples that were left out because they cannot be decoded."""
 
     def to_json(self, probed: ProbedRun) -> dict[str, Any]:
-        """Return the entry for results.json."""
+        """Return the fields of this result in results.json."""
         return {
             **scores_to_json(self.trained, self.random),
             "from": str(probed.checkpoint),
@@ -58,7 +60,7 @@ class ClassifyResult:
         }
 
     def lines(self, probed: ProbedRun) -> list[str]:
-        """Return the lines that the command prints."""
+        """Return the lines that the probe command prints."""
         examples = f"{self.num_classes} classes, {self.num_test} examples of split {self.split}"
         printed = [f"classify, {examples}, {probed.recipe.name}, {probed.weights}:", *layer_lines(self.trained, self.random)]
         for name, trained in self.trained.items():
@@ -75,7 +77,11 @@ class ClassifyResult:
 
 
 def classify_probe(probed: ProbedRun, path: str | None, label_column: str, device: torch.device, log: Log = print) -> ClassifyResult:
-    """Run the probe. Raises: ConfigError if the data have no labels or one class only, or if too few examples can be decoded."""
+    """Fit both classifiers on frozen features of the labelled data at `path` (None: the shipped sample), for the pre-trained and for a
+    random network, and return their test accuracies.
+
+    Raises: ConfigError if the data have no labels or one class only, or if too few examples can be decoded.
+    """
     parts = open_splits(probed.recipe, path, label_column, probed.prepared, log)
     classes = {name: number for number, name in enumerate(sorted({name for part in parts for name in part.classes}))}
     bad: dict[str, BadItem] = {}
@@ -98,8 +104,9 @@ def _check_enough(data: Labelled, num_fit: int, num_test: int) -> None:
 
 @torch.no_grad()
 def collect(trunk: Trunk, part: Examples, classes: dict[str, int], bad: dict[str, BadItem], progress: ItemProgress) -> LabelledFeatures:
-    """Return the output of every layer, averaged over the real positions, and the class numbers. Examples that cannot be decoded are left
-    out and added to `bad`. Raises: ConfigError if there are too many of them."""
+    """Return the features and the class number of each example. Features are the output of each layer, averaged over the positions that are
+    not padding. `classes`: class name -> number. Examples that cannot be decoded are left out and added to `bad`. Raises: ConfigError if
+    there are too many of them."""
     device = next(trunk.parameters()).device
     per_layer: list[list[Tensor]] = []
     numbers: list[int] = []
@@ -115,7 +122,7 @@ def collect(trunk: Trunk, part: Examples, classes: dict[str, int], bad: dict[str
 
 
 def pooled(x_BSD: Tensor, batch: Batch) -> Tensor:
-    """Return the mean (B, D) over the positions that are not padding, in float32 on the CPU."""
+    """Return the mean of the outputs (B, S, D) over the positions that are not padding. Shapes: float32 (B, D), on the CPU."""
     x_BSD = x_BSD.float()
     if batch.padding_mask_BS is None:
         return x_BSD.mean(1).cpu()

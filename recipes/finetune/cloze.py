@@ -36,16 +36,19 @@ WORD_START = "\u2581"
 
 @dataclass(frozen=True)
 class ClozeResult:
-    """Accuracy of the pre-trained and of the random network. majority: accuracy if the most frequent fitted word is always predicted."""
+    """Result of a cloze probe: how often the word of a blank is predicted correctly."""
 
     trained: Score
+    """Accuracy on the features of the pre-trained network."""
     random: Score
+    """Accuracy on the features of the network at random initialisation."""
     majority: float
+    """Accuracy if the most frequent word of the blanks that were fitted is always predicted."""
     num_words: int
     num_test: int
 
     def to_json(self, probed: ProbedRun) -> dict[str, Any]:
-        """Return the entry for results.json."""
+        """Return the fields of this result in results.json."""
         return {
             **scores_to_json({"linear": self.trained}, {"linear": self.random}),
             "from": str(probed.checkpoint),
@@ -55,7 +58,7 @@ class ClozeResult:
         }
 
     def lines(self, probed: ProbedRun) -> list[str]:
-        """Return the lines that the command prints."""
+        """Return the lines that the probe command prints."""
         trained, random = self.trained, self.random
         return [
             f"cloze, {self.num_words} words, {self.num_test} held-out blanks, {probed.recipe.name}, {probed.weights}:",
@@ -68,12 +71,13 @@ class ClozeResult:
 
     @property
     def split(self) -> str:
-        """The split of the prepared text that was tested on."""
+        """Name of the part of the prepared text that was tested on."""
         return "held-out"
 
 
 def cloze_probe(probed: ProbedRun, prepared: Path, device: torch.device, log: Callable[[str], None] = print) -> ClozeResult:
-    """Run the probe. Raises: ConfigError if the prepared data contain too few of the words."""
+    """Fit a classifier of frequent words on frozen features of the prepared text, for the pre-trained and for a random network, and return
+    the accuracies on the held-out text. Raises: ConfigError if the prepared text contains too few of these words."""
     recipe: Any = probed.recipe  # a text recipe
     words = frequent_words(prepared)
     classes_V = np.full(recipe.frontend.vocab_size, -1)
@@ -91,7 +95,8 @@ def cloze_probe(probed: ProbedRun, prepared: Path, device: torch.device, log: Ca
 
 
 def frequent_words(prepared: Path) -> np.ndarray:
-    """Return the ids of the NUM_WORDS most frequent pieces that are whole words, most frequent first."""
+    """Return the token ids of the 200 (NUM_WORDS) most frequent words of the prepared text that are one token each, most frequent first;
+    fewer if it has fewer. Raises: ConfigError if it has fewer than two."""
     meta = load_prepared(prepared)
     counts_V = np.bincount(map_array(prepared / "tokens.bin", meta.dtype), minlength=meta.vocab_size)
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(prepared / "tokenizer.model"))
@@ -111,7 +116,9 @@ def frequent_words(prepared: Path) -> np.ndarray:
 def collect(
     trunk: Trunk, data: TextDataset, limit: int, epoch: int, classes_V: np.ndarray, log: Callable[[str], None] = print
 ) -> LabelledFeatures:
-    """Return the features of every layer at the masked positions whose token is one of the words, and the classes of those words."""
+    """Return the outputs of every layer at the masked positions whose token is one of the words, and the class numbers of these tokens. At
+    most `limit` samples are read. `classes_V`: token id -> class number, or -1. Raises: ConfigError if there are fewer than two such
+    positions."""
     per_layer: list[list[Tensor]] = []
     labels: list[Tensor] = []
     device = next(trunk.parameters()).device

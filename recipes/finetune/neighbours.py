@@ -13,7 +13,8 @@ NEIGHBOURS = (1, 5, 10, 20)
 
 
 def best_neighbours(train: LabelledFeatures, test: LabelledFeatures, num_classes: int) -> Score:
-    """Choose layer and k on the last 20 % of train, with the rest as neighbours. Then score test with all of train as neighbours."""
+    """Return the accuracy of k-nearest-neighbour classification on `test`, with all examples of `train` as possible neighbours. Layer and k
+    are chosen before on the last 20 % of `train`, with the rest as neighbours."""
     cut = validation_cut(len(train.labels_N))
     validated, tested = [], []
     for features_ND, test_ND in zip(train.layers, test.layers, strict=True):
@@ -25,8 +26,9 @@ def best_neighbours(train: LabelledFeatures, test: LabelledFeatures, num_classes
 
 
 def vote(known_ND: Tensor, labels_N: Tensor, query_QD: Tensor, num_classes: int) -> dict[int, Tensor]:
-    """Return k -> class (Q,) of each query: the majority of its k nearest neighbours. In a tie the nearer neighbours decide. The mean of
-    the known features is subtracted from all features, since a part that all have in common would make every cosine nearly 1."""
+    """Return k -> predicted class of each query (Q,), for k = 1, 5, 10, 20 (NEIGHBOURS) up to the number of known examples. The class is
+    the majority of the k nearest neighbours; in a tie the nearer ones decide. The mean of the known features is subtracted from all
+    features, since a part that all have in common would make every cosine nearly 1."""
     mean_D = known_ND.double().mean(0)
     similarity_QN = F.normalize(query_QD.double() - mean_D) @ F.normalize(known_ND.double() - mean_D).T
     most = min(max(NEIGHBOURS), len(labels_N))

@@ -47,7 +47,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_probe(args: argparse.Namespace) -> int:
-    """Run the probe, print the result and add it to results.json in --out or the run dir. Return the exit code. Raises: ConfigError."""
+    """Run the probe, print the result and add it to results.json in --out or the run dir. Return the exit code, 0. Raises: ConfigError if
+    the flags, the run or the data cannot be used."""
     if args.task not in (None, *TASKS):
         raise ConfigError(f"--task {args.task}: unknown; there are {', '.join(TASKS)}")
     world_size = world_from_environment().size
@@ -87,7 +88,8 @@ def run_probe(args: argparse.Namespace) -> int:
 
 
 def _canonical_name(data: str | None) -> str:
-    """Return one name per data set: absolute for a path, whatever the working directory; unchanged for a name of the hub."""
+    """Return the name of the data set for results.json: the absolute path of a file or folder, the unchanged name of a hub data set, or
+    `sample` for None, the shipped sample."""
     if data is None:
         return "sample"
     path = Path(data).expanduser()
@@ -95,7 +97,8 @@ def _canonical_name(data: str | None) -> str:
 
 
 def _cloze(probed: Any, args: argparse.Namespace, folder: Path) -> Callable[[Any], Result]:
-    """Prepare the text of --data with the run's own tokenizer. Return the function that probes."""
+    """Return the function that runs the cloze probe on a device. If --data is given, prepare its text with the run's own tokenizer; else
+    the run's prepared text is probed. Raises: ConfigError if the run's prepared text is not there."""
     from recipes.data.prepare import prepare_text
     from recipes.finetune.cloze import cloze_probe
 

@@ -31,7 +31,8 @@ def check_writable(folder: Path) -> None:
 
 
 def read_results(folder: Path) -> list[Entry]:
-    """Return the entries, [] if there is no file. Raises: ConfigError if the file is not a list of entries."""
+    """Return the entries of the folder's results.json, [] if there is no such file. A file of an older release is converted. Raises:
+    ConfigError if the file cannot be read or is not a list of entries."""
     path = folder / NAME
     try:
         content = json.loads(path.read_text())
@@ -46,7 +47,8 @@ def read_results(folder: Path) -> list[Entry]:
 
 
 def convert(old: Entry) -> Entry:
-    """Convert the file of release 0.4.0 and older, a single result of the student with layers counted from 0, to an entry."""
+    """Return the content of a results.json of release 0.4.0 or older as an entry. Such a file is a single result of the student, with
+    layers counted from 0; an entry counts them from 1."""
     new = {"task": old["task"], "data": None, "split": old.get("split"), "weights": "student"} | old
     if "layer" in old:
         new["layer"] = old["layer"] + 1
@@ -56,7 +58,8 @@ def convert(old: Entry) -> Entry:
 
 
 def add_result(folder: Path, entry: Entry) -> Path:
-    """Store an entry in the folder's results.json. It replaces the entry with the same key. Return the file. Raises: ConfigError."""
+    """Store an entry in the folder's results.json, and return the path of this file. An earlier entry with the same run, task, data,
+    label_column, split and weights is replaced. Raises: ConfigError if the file cannot be read or written."""
     with _os_errors_as_config_errors(folder), _locked(folder):
         others = [other for other in read_results(folder) if _key(other) != _key(entry)]
         write_text_atomically(folder / NAME, json.dumps([*others, entry], indent=2) + "\n")
@@ -77,8 +80,8 @@ def _os_errors_as_config_errors(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Let only one process at a time run the block. The kernel releases the lock if the process dies. Each process removes the lock file
-    at the end."""
+    """Let only one process at a time run the block, by a lock file in the folder. The kernel releases the lock if the process dies. Each
+    process removes the lock file at the end. On a file system without locks, nothing is locked."""
     path = folder / f".{NAME}.lock"
     while True:
         with path.open("w") as file:

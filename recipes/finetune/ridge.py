@@ -32,7 +32,8 @@ class LabelledFeatures:
 
 
 def best_ridge(train: LabelledFeatures, test: LabelledFeatures, num_classes: int) -> Score:
-    """Fit every layer and penalty on 80 % of train, choose on the other 20 %, refit on all of train, and score on test."""
+    """Return the accuracy of ridge classification on `test`. Every layer and penalty is fitted on the first 80 % of `train`, the best ones
+    are chosen on the other 20 %, and these are fitted again on all of `train`."""
     cut = validation_cut(len(train.labels_N))
     validated, tested = [], []
     for features_ND, test_ND in zip(train.layers, test.layers, strict=True):
@@ -47,12 +48,14 @@ def best_ridge(train: LabelledFeatures, test: LabelledFeatures, num_classes: int
 
 
 def validation_cut(num_examples: int) -> int:
-    """Return how many examples, from the first on, are fitted while layer and penalty are chosen. The rest is for validation."""
+    """Return 80 % of the number of examples, rounded down. So many examples, from the first on, are fitted while layer and penalty are
+    chosen; the other examples are for validation."""
     return int(num_examples * (1 - VALIDATION_SHARE))
 
 
 def fit(features_ND: Tensor, labels_N: Tensor, num_classes: int, penalty: float) -> tuple[Tensor, Tensor]:
-    """Return weights (D, C) and bias (C) of ridge regression onto one-hot labels, with centred features, in float64."""
+    """Return weights (D, C) and bias (C,) of ridge regression onto one-hot labels, with centred features, in float64. `penalty`: a multiple
+    of the sum of squares that a feature has on average."""
     x_ND = features_ND.double()
     y_NC = torch.nn.functional.one_hot(labels_N, num_classes).double()
     mean_D, share_C = x_ND.mean(0), y_NC.mean(0)
@@ -64,6 +67,6 @@ def fit(features_ND: Tensor, labels_N: Tensor, num_classes: int, penalty: float)
 
 
 def accuracy(weights: tuple[Tensor, Tensor], features_ND: Tensor, labels_N: Tensor) -> float:
-    """Return the share of examples whose own class has the highest score."""
+    """Return the share of examples whose own class has the highest score. `weights`: weights and bias, as fit() returns them."""
     weights_DC, bias_C = weights
     return float(((features_ND.double() @ weights_DC + bias_C).argmax(1) == labels_N).double().mean())

@@ -1,5 +1,5 @@
-"""Scores of a probe: an accuracy per layer, the layer that validation chooses, and the same for the network at random initialisation. Fits
-nothing.
+"""Scores of a probe: the test accuracy of each layer, and the layer that has the best validation accuracy. Also formats these scores for
+results.json and the terminal. Fits nothing.
 
 Layers count from 1, the output of the first block. 0 would be its input, which is not probed.
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy on the test split, and the layer and penalty that were chosen on validation data."""
+    """Accuracy of a classifier on the test split, with the layer and penalty that were chosen on validation data."""
 
     accuracy: float
     standard_error: float
@@ -22,19 +22,20 @@ class Score:
 
 
 def best_layer(validated: list[tuple[float, float]], tested: list[float], num_test: int) -> Score:
-    """Return the score of the layer with the best validation accuracy. `validated`: validation accuracy and its penalty, per layer.
-    `tested`: test accuracy per layer."""
+    """Return the score of the layer with the best validation accuracy, in a tie the last such layer. `validated`: for each layer its
+    validation accuracy and the penalty chosen for it. `tested`: the test accuracy of each layer."""
     (_, index), penalty = max(((share, index), penalty) for index, (share, penalty) in enumerate(validated))
     return Score(tested[index], standard_error(tested[index], num_test), index + 1, penalty, tuple(tested))
 
 
 def standard_error(share: float, num_examples: int) -> float:
-    """Return the standard error of an accuracy, if the examples are independent."""
+    """Return the standard error of an accuracy (`share` of num_examples), if the examples are independent."""
     return (share * (1 - share) / num_examples) ** 0.5
 
 
 def scores_to_json(trained: dict[str, Score], random: dict[str, Score]) -> dict[str, Any]:
-    """Return the fields for results.json. `mean` to `random_init_std` are those of the first classifier."""
+    """Return the scores as fields for results.json. `trained`, `random`: score of each classifier on the pre-trained and on the random
+    network. The fields `mean` to `random_init_std` are of the first classifier, the others of all."""
     name = next(iter(trained))
     return {
         "metric": "accuracy",
@@ -50,7 +51,7 @@ def scores_to_json(trained: dict[str, Score], random: dict[str, Score]) -> dict[
 
 
 def layer_lines(trained: dict[str, Score], random: dict[str, Score]) -> list[str]:
-    """Return one line per layer, for the terminal."""
+    """Return one line per layer for the terminal: the test accuracy of each classifier on the pre-trained and on the random network."""
     num_layers = len(next(iter(trained.values())).by_layer)
     return [
         f"  layer {index + 1:2}  "

@@ -25,7 +25,7 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Examples:
-    """Some examples of a split."""
+    """Some examples of one split of a labelled data set."""
 
     data: Labelled
     indices: list[int]
@@ -38,13 +38,13 @@ class Examples:
         return {label for index in self.indices if (label := self.data.labels[index]) is not None}
 
     def progress(self, label: str, log: Log) -> ItemProgress:
-        """Return the progress of one pass over the examples."""
+        """Return a new progress display for one pass over the examples. `label`: its title."""
         return ItemProgress(f"{label}, {self.name}", len(self.indices), unit="examples", log=log)
 
 
 def open_splits(recipe: Recipe, path: str | None, label_column: str, prepared: Path, log: Log = print) -> tuple[Examples, Examples]:
-    """Return the examples to fit on, in a shuffled order that is always the same, and the examples to test on. If no other split has labels
-    of the same classes, a quarter of train is held back for the test.
+    """Return (examples of train to fit on, examples to test on). Those to fit on are in a shuffled order that is always the same. Those to
+    test on are from the split test, else from valid. If neither has labels of the same classes, a quarter of train is held back.
 
     Raises: ConfigError if train has no labels or only one class.
     """
@@ -86,7 +86,7 @@ def _labelled_indices(data: Labelled, order: list[int], split: str, log: Log) ->
 
 
 def _test_examples(data: Labelled, split: str, fit: Examples, log: Log) -> Examples:
-    """Return the examples of the split whose classes are in `fit`. Log what is left out, and why if there are none."""
+    """Return the examples of the split whose class also occurs in `fit`. Log what is left out, and why if no example is left."""
     order = list(range(len(data.labels)))
     labelled, known = _labelled_indices(data, order, split, log), fit.classes
     unseen = Counter(label for label in data.labels if label is not None and label not in known)

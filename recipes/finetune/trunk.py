@@ -1,5 +1,5 @@
-"""Finds the run that --from names, and builds its trunk (the network without head) with the run's weights. One process, without DeepSpeed,
-head or mask."""
+"""Finds the run that --from names, and builds its trunk (the network without its head) with the run's weights, in one process and without
+DeepSpeed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from recipes.settings import recipe_from_dict
 
 @dataclass(frozen=True)
 class ProbedRun:
-    """The run whose trunk is probed, and the checkpoint: what --from names."""
+    """The run and the checkpoint that --from names. The trunk of this checkpoint (the network without its head) is probed."""
 
     run_dir: Path
     checkpoint: Path
@@ -39,7 +39,8 @@ class ProbedRun:
 
 
 def find_probed_run(path: Path, weights: str = "student") -> ProbedRun:
-    """Find run and checkpoint. `path`: a run dir or a checkpoint folder. Raises: ConfigError if there is no run or no checkpoint."""
+    """Return the run and its checkpoint. `path`: a run dir (its newest complete checkpoint is taken) or a checkpoint folder. `weights`:
+    student or teacher. Raises: ConfigError if there is no run or no checkpoint."""
     run_dir = path if (path / "config.json").exists() else path.parent.parent
     if path.exists() and not (path.is_dir() and (run_dir / "config.json").exists()):
         raise ConfigError(
@@ -53,7 +54,7 @@ def find_probed_run(path: Path, weights: str = "student") -> ProbedRun:
 
 
 def build_trunk(recipe: Recipe, device: torch.device) -> Trunk:
-    """Return the trunk with the random weights with which a run of this recipe starts, in eval mode."""
+    """Return the trunk (the network without its head) with the random weights with which a run of this recipe starts, in eval mode."""
     build_frontend = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
     parallel = init_parallel(1, device.type)
     trunk = Trunk(recipe.model, build_frontend, Init(recipe.run.seed), parallel, DropoutStream())
@@ -61,8 +62,8 @@ def build_trunk(recipe: Recipe, device: torch.device) -> Trunk:
 
 
 def load_trunk(probed: ProbedRun, device: torch.device) -> Trunk:
-    """Return the trunk with the student's or the teacher's weights of the checkpoint. Weights that the teacher shares with the student are
-    the student's.
+    """Return the trunk (the network without its head) with the student's or the teacher's weights of the checkpoint, in eval mode. For
+    weights that the teacher shares with the student, the student's are read.
 
     Raises: ConfigError if the architecture differs, if there is no teacher, or if the run has removed the checkpoint.
     """

@@ -22,11 +22,11 @@ class Modality(Protocol):
 
     @property
     def recipes(self) -> Mapping[str, Callable[[], Recipe]]:
-        """The functions that return the recipes, by name. The default is NAME_tiny, with the name of the modality."""
+        """Name of each recipe -> function that returns it. The default recipe is called like the modality with _tiny: `text_tiny`."""
 
     @property
     def kinds(self) -> Kinds:
-        """The classes that the sections frontend, mask and data of a recipe may have."""
+        """Section of a recipe (frontend, mask, data) -> the config classes that it may have."""
 
     @property
     def probes(self) -> tuple[str, ...]:
@@ -37,7 +37,7 @@ class Modality(Protocol):
         """Length of a sample in a benchmark, in tokens or seconds. 0 if all samples have the same size."""
 
     def check(self, recipe: Any) -> None:
-        """Check that the sections fit together. Raises: ConfigError if front-end, mask and data contradict each other."""
+        """Check that the recipe's sections fit together. Raises: ConfigError if front-end, mask and data contradict each other."""
 
     def check_data(self, recipe: Any, path: Path) -> str:
         """Check that the data at `path` fit the recipe, without preparing them. Return a line that says what is read and left out, or "".
@@ -46,19 +46,23 @@ class Modality(Protocol):
         """
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
-        """Make or find the prepared folder and return it (options: num_processes, progress, log, run). Raises: ConfigError."""
+        """Return the prepared folder for the recipe's data: an existing one, or a new one at out_dir. `options`: num_processes, progress,
+        log and run, as in prepare_text. Raises: ConfigError if the data cannot be prepared."""
 
     def open_data(self, recipe: Any, prepared: Path) -> "tuple[Dataset, Dataset]":
-        """Return the training and the held-out samples of a prepared folder. Raises: ConfigError."""
+        """Return (training samples, held-out samples) of a prepared folder. Raises: ConfigError if the folder is damaged."""
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
-        """Return a split of labelled data. `prepared`: the run's prepared folder. Raises: ConfigError, MissingSplit."""
+        """Open a split of the labelled data at `path` for a classification probe. `prepared`: the run's prepared folder.
+
+        Raises: ConfigError if the data cannot be read; MissingSplit if there is no such split.
+        """
 
     def build_frontend(self, recipe: Any) -> "FrontendBuilder":
-        """Return the function that builds the front-end, for student and teacher."""
+        """Return the function that builds the front-end, which embeds the raw input, for student and teacher."""
 
     def resized(self, recipe: Any, length: int) -> Recipe:
-        """Return the recipe for samples of this length. Raises: ConfigError if the modality cannot have samples of this length."""
+        """Return the recipe changed to samples of this length (tokens or seconds). Raises: ConfigError if there are no such samples."""
 
     def random_batch(self, recipe: Any, size: int, length: int, rng: "np.random.Generator") -> "Batch":
-        """Return a micro-batch of `size` random samples of this length, with masks of the recipe."""
+        """Return a micro-batch of `size` random samples of this length (tokens or seconds), with random masks as in the recipe."""

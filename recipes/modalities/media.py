@@ -1,5 +1,4 @@
-"""Functions that speech and vision share, for items of a prepared folder or of files and tables. torch is imported only in functions that
-need it."""
+"""Functions that the modalities speech and vision share: they check and open data. torch is imported only in functions that need it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
 def check_items(recipe: Any, path: Path, kind: "MediaKind", prepare: Callable[[Any, Path], Path]) -> str:
     """Check the data at `path`. A prepared folder must fit the recipe, which `prepare` checks. Any other path must have items of this kind.
 
-    Return a line that says which items are read, "" for a prepared folder. Raises: ConfigError.
+    Return a line that says which items are read, "" for a prepared folder. Raises: ConfigError if the data do not fit.
     """
     from recipes.data.media_source import open_media
     from recipes.data.shards import is_prepared
@@ -24,7 +23,8 @@ def check_items(recipe: Any, path: Path, kind: "MediaKind", prepare: Callable[[A
 
 
 def open_splits(dataset: Callable[..., Any], recipe: Any, prepared: Path) -> tuple[Any, Any]:
-    """Return the training and the held-out samples of a prepared folder. Raises: ConfigError."""
+    """Return (training samples, held-out samples) of a prepared folder. `dataset`: the class that reads them. The held-out samples have the
+    same masks in every run. Raises: ConfigError if the folder is damaged."""
     from recipes.data.loader import EVAL_MASK_SEED
 
     sections = {"frontend": recipe.frontend, "mask": recipe.mask, "data": recipe.data}

@@ -11,7 +11,8 @@ MODALITIES: dict[str, Modality] = {"text": Text(), "speech": Speech(), "vision":
 
 
 def modality_of(name: str, where: str) -> Modality:
-    """Return the modality of this name, or the object that `module:name` names. Raises: ConfigError whose message begins with `where`."""
+    """Return the modality of this name, or the object that `module:name` names. Raises: ConfigError if there is none; its message begins
+    with `where`."""
     if name in MODALITIES:
         return MODALITIES[name]
     if ":" in name:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Speech:
-    """The modality speech. The docstrings of Modality apply; those here add what is specific."""
+    """The modality speech. It implements Modality (base.py), which describes its methods and attributes."""
 
     recipes = speech.RECIPES
     kinds: ClassVar[Kinds] = {"frontend": (SpeechFrontendConfig,), "mask": (SpanMaskConfig,), "data": (SpeechDataConfig,)}
@@ -64,31 +64,32 @@ class Speech:
             )
 
     def check_data(self, recipe: Any, path: Path) -> str:
-        """Check that a prepared folder fits the recipe, or that there are recordings."""
+        """Check that the prepared folder at `path` fits the recipe, or that there are recordings at `path`. Return a line that says what is
+        read, "" for a prepared folder. Raises: ConfigError if the data do not fit."""
         from recipes.data.audio import AUDIO
 
         return check_items(recipe, path, AUDIO, self.prepare)
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
-        """Prepare a list of recordings with their lengths."""
+        """Return the prepared folder for the recipe's recordings: a list of them with their lengths. Raises: ConfigError."""
         from recipes.data.speech_folder import prepare_speech
 
         return prepare_speech(recipe.data, recipe.frontend, out_dir, **options)
 
     def open_data(self, recipe: Any, prepared: Path) -> "tuple[SpeechDataset, SpeechDataset]":
-        """Return both splits."""
+        """Return (training recordings, held-out recordings) of a prepared folder. Raises: ConfigError if it is damaged."""
         from recipes.data.speech import SpeechDataset
 
         return open_splits(SpeechDataset, recipe, prepared)
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
-        """Return whole recordings, one per batch."""
+        """Open a split of labelled recordings, which are read whole, one per batch. `prepared` is not used."""
         from recipes.data.labelled import labelled_speech
 
         return labelled_speech(recipe.data, recipe.frontend, path, split, label_column)
 
     def build_frontend(self, recipe: Any) -> "FrontendBuilder":
-        """Return the builder of convolutional features with positions."""
+        """Return the function that builds the speech front-end: convolutional features of the waveform, with positions."""
         from model.frontends.speech import SpeechFrontend
 
         return partial(SpeechFrontend, recipe.frontend)
@@ -98,7 +99,7 @@ class Speech:
         return recipe
 
     def random_batch(self, recipe: Any, size: int, length: int, rng: "np.random.Generator") -> "Batch":
-        """Return recordings of noise. All have the same number of masked frames."""
+        """Return a micro-batch of `size` recordings of noise, each `length` seconds long. All have the same number of masked frames."""
         import numpy as np
 
         from model.masking import span_mask, unmask_to

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from recipes.data.text import TextDataset
 
 MASK_TOKENS = 1
-"""`<mask>` is the last symbol of the vocabulary."""
+"""Number of mask symbols: `<mask>` is the last symbol of the vocabulary."""
 
 
 class Text:
-    """The modality text. The docstrings of Modality apply; those here add what is specific."""
+    """The modality text. It implements Modality (base.py), which describes its methods and attributes."""
 
     recipes = text.RECIPES
     kinds: ClassVar[Kinds] = {"frontend": (TextFrontendConfig,), "mask": (TokenMaskConfig,), "data": (TextDataConfig,)}
@@ -33,7 +33,8 @@ class Text:
     benchmark_length = 512
 
     def check(self, recipe: Any) -> None:
-        """Raises: ConfigError if masks leave no <mask> for the loss, or if there are fewer positions than tokens."""
+        """Check a text recipe. Raises: ConfigError if masks leave no <mask> for the loss or are longer than a sample, or if a sample has
+        more tokens than the front-end has positions."""
         mask, frontend, data = recipe.mask, recipe.frontend, recipe.data
         if mask.leave_unmasked_prob + mask.random_token_prob >= 1 and not mask.loss_on_all_selected:
             raise ConfigError(
@@ -52,7 +53,8 @@ class Text:
             )
 
     def check_data(self, recipe: Any, path: Path) -> str:
-        """Check that a prepared folder fits the recipe, or that there is text."""
+        """Check that the prepared folder at `path` fits the recipe, or that data.path names text. Return a line that says what is read, ""
+        for a prepared folder. Raises: ConfigError if the data do not fit."""
         from recipes.data.prepare import check_fits
         from recipes.data.shards import is_prepared
         from recipes.data.source import open_source
@@ -63,13 +65,13 @@ class Text:
         return open_source(recipe.data).note
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
-        """Prepare tokenizer, tokens, split and samples."""
+        """Return the prepared folder for the recipe's text: tokenizer, tokens, splits and samples. Raises: ConfigError."""
         from recipes.data.prepare import prepare_text
 
         return prepare_text(recipe.data, recipe.frontend, out_dir, **options)
 
     def open_data(self, recipe: Any, prepared: Path) -> "tuple[TextDataset, TextDataset]":
-        """Return both splits."""
+        """Return (training samples, held-out samples) of a prepared folder. Raises: ConfigError if it is damaged."""
         from recipes.data.loader import EVAL_MASK_SEED
         from recipes.data.text import TextDataset
 
@@ -77,24 +79,25 @@ class Text:
         return train, TextDataset(prepared, "valid", mask=recipe.mask, seed=EVAL_MASK_SEED)
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
-        """Return sentences, tokenized with the run's own tokenizer and padded to the longest of the batch."""
+        """Open a split of labelled sentences, which are tokenized with the run's own tokenizer (in `prepared`) and padded to the longest of
+        their batch."""
         from recipes.data.labelled import labelled_text
 
         return labelled_text(recipe.data, path, split, label_column, prepared / "tokenizer.model")
 
     def build_frontend(self, recipe: Any) -> "FrontendBuilder":
-        """Return the builder of embedded tokens."""
+        """Return the function that builds the text front-end, which embeds token ids."""
         from model.frontends.text import TextFrontend
 
         return partial(TextFrontend, recipe.frontend)
 
     def resized(self, recipe: Any, length: int) -> Recipe:
-        """Return the recipe for sequences of this length, in tokens."""
+        """Return the recipe changed to sequences of this length, in tokens."""
         frontend = replace(recipe.frontend, max_positions=max(length, recipe.frontend.max_positions))
         return replace(recipe, frontend=frontend, data=replace(recipe.data, sequence_length=length))
 
     def random_batch(self, recipe: Any, size: int, length: int, rng: "np.random.Generator") -> "Batch":
-        """Return sequences of uniformly random tokens, without padding."""
+        """Return a micro-batch of `size` sequences of `length` uniformly random tokens with masks, without padding."""
         from model.masking import NUM_SPECIAL_TOKENS, token_mask
         from recipes.data.text import TextExample, collate_text
 

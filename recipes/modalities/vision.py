@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Vision:
-    """The modality vision. The docstrings of Modality apply; those here add what is specific."""
+    """The modality vision. It implements Modality (base.py), which describes its methods and attributes."""
 
     recipes = vision.RECIPES
     kinds: ClassVar[Kinds] = {"frontend": (VisionFrontendConfig,), "mask": (BlockMaskConfig,), "data": (VisionDataConfig,)}
@@ -30,7 +30,8 @@ class Vision:
     benchmark_length = 0
 
     def check(self, recipe: Any) -> None:
-        """Raises: ConfigError if patches do not fill the image, or if a mask leaves no patch visible."""
+        """Check a vision recipe. Raises: ConfigError if patches do not fill the image, if a mask leaves no patch visible, if mask.min_block
+        is too large, or if crop_scale is not in ascending order."""
         frontend, mask, crop_scale = recipe.frontend, recipe.mask, recipe.data.crop_scale
         if frontend.image_size % frontend.patch_size or frontend.grid < 2:
             raise ConfigError(
@@ -55,43 +56,44 @@ class Vision:
             )
 
     def check_data(self, recipe: Any, path: Path) -> str:
-        """Check that a prepared folder fits the recipe, or that there are images."""
+        """Check that the prepared folder at `path` fits the recipe, or that there are images at `path`. Return a line that says what is
+        read, "" for a prepared folder. Raises: ConfigError if the data do not fit."""
         from recipes.data.images import IMAGES
 
         return check_items(recipe, path, IMAGES, self.prepare)
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
-        """Prepare a list of images."""
+        """Return the prepared folder for the recipe's images: a list of them. Raises: ConfigError."""
         from recipes.data.vision_folder import prepare_vision
 
         return prepare_vision(recipe.data, out_dir, **options)
 
     def open_data(self, recipe: Any, prepared: Path) -> "tuple[VisionDataset, VisionDataset]":
-        """Return both splits."""
+        """Return (training images, held-out images) of a prepared folder. Raises: ConfigError if it is damaged."""
         from recipes.data.vision import VisionDataset
 
         return open_splits(VisionDataset, recipe, prepared)
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
-        """Return the central views of the images."""
+        """Open a split of labelled images, which are read as their central views. `prepared` is not used."""
         from recipes.data.labelled import labelled_images
 
         return labelled_images(recipe.data, recipe.frontend, path, split, label_column)
 
     def build_frontend(self, recipe: Any) -> "FrontendBuilder":
-        """Return the builder of patches after a CLS vector."""
+        """Return the function that builds the vision front-end: embedded patches of the image, with a CLS vector in front."""
         from model.frontends.vision import VisionFrontend
 
         return partial(VisionFrontend, recipe.frontend)
 
     def resized(self, recipe: Any, length: int) -> Recipe:
-        """Return the recipe unchanged: images have its size. Raises: ConfigError unless `length` is 0."""
+        """Return the recipe unchanged, because all images have the recipe's size. Raises: ConfigError unless `length` is 0."""
         if length:
             raise ConfigError(f"--length {length}: images have the recipe's size; leave it out")
         return recipe
 
     def random_batch(self, recipe: Any, size: int, length: int, rng: "np.random.Generator") -> "Batch":
-        """Return images of noise with block masks."""
+        """Return a micro-batch of `size` images of noise with block masks. `length` is not used."""
         import numpy as np
 
         from model.masking import block_mask
