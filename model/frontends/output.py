@@ -11,7 +11,7 @@ from model.config import Shares
 
 
 class FrontendOutput(NamedTuple):
-    """Encoder input (B, S, D), and two outputs that only some front-ends have."""
+    """What a front-end returns: the encoder's input (batch, sequence, channels), and two tensors that only some front-ends have."""
 
     x_BSD: Tensor
     bias_LHSS: Tensor | None = None
@@ -21,12 +21,13 @@ class FrontendOutput(NamedTuple):
 
 
 class Frontend(nn.Module):
-    """Raw input -> tokens. forward takes (inputs, mask, padding mask, features in place of the inputs or None) and returns a
-    FrontendOutput. docs/add-a-modality.md shows how to write one."""
+    """A module that turns raw input into embedded tokens. forward(inputs, mask, padding mask, features in place of the inputs or None)
+    returns a FrontendOutput. docs/add-a-modality.md shows how to write one."""
 
     num_prefix_tokens: int = 0
     """Positions in front of the sample's own. They are attended to and have no target (CLS)."""
 
     def shared_parameters(self, shares: Shares) -> set[str]:
-        """Names of the parameters that a teacher with this `shares` copies instead of averaging."""
+        """Return the names of the parameters that a teacher copies from the student instead of averaging them, for this value of
+        teacher.shares; an empty set for "nothing"."""
         raise NotImplementedError

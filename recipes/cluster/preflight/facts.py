@@ -12,7 +12,8 @@ ALL_REDUCE, EXCHANGE = "all-reduce", "exchange"
 
 @dataclass(frozen=True)
 class Device:
-    """A CUDA device, or the CPU cores of the process. None: not measured."""
+    """One CUDA device, or all CPU cores of the process as one device: name, speed in bf16 (CPU: fp32) and free memory. None: not
+    measured."""
 
     name: str
     tflops: float | None
@@ -22,7 +23,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Facts:
-    """One node's measurements. None or a missing key: not measured; the reason is in `errors`."""
+    """What one node measured about itself. None or a missing key: not measured; if a measurement failed, `errors` has the reason."""
 
     host: str
     versions: dict[str, str]
@@ -43,7 +44,7 @@ class Facts:
 
     @property
     def tflops(self) -> float | None:
-        """Rate of the slowest device, since the others wait for it; None if none was measured."""
+        """Speed of the node's slowest device in TFLOP/s, since the others wait for it; None if none was measured."""
         return min((device.tflops for device in self.devices if device.tflops is not None), default=None)
 
     def to_json(self) -> str:
@@ -52,6 +53,6 @@ class Facts:
 
     @staticmethod
     def of(text: str) -> "Facts":
-        """Return the report that to_json() wrote."""
+        """Make a report from the JSON text that to_json() returned."""
         content: dict[str, Any] = json.loads(text)
         return Facts(**{**content, "devices": [Device(**device) for device in content["devices"]]})
