@@ -18,7 +18,8 @@ class ConfigError(Exception):
 
 
 class LocalError(ConfigError):
-    """An error of one process before the rendezvous, of which rank 0 may get no notice. The first process of each node prints it."""
+    """An error of this process alone, before the ranks have joined, so rank 0 may get no notice. The first process of each node prints
+    it."""
 
 
 class OutOfMemory(ConfigError):
@@ -26,7 +27,7 @@ class OutOfMemory(ConfigError):
 
 
 class MissingSplit(ConfigError):
-    """The data have no split of the requested name."""
+    """The data have no split (part, such as train or valid) of the requested name."""
 
 
 class OtherData(ConfigError):
@@ -34,7 +35,7 @@ class OtherData(ConfigError):
 
     @property
     def fact(self) -> str:
-        """The message without its remedy, for a caller that adds its own remedy."""
+        """The message without its remedy, so that the caller can add its own remedy."""
         return str(self).rpartition("; ")[0]
 
 
