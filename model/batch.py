@@ -15,7 +15,7 @@ class Masks:
     """Which positions of one micro-batch are masked. The student's loss is computed at them."""
 
     mask_BS: Tensor
-    """bool, True where the student regresses the target."""
+    """bool (batch, sequence), True at masked positions, where the student predicts the target."""
     masked_index_M: Tensor
     """int64, the True positions of mask_BS in row-major order. Computed on the CPU: on the device it would need a synchronisation."""
 
@@ -41,7 +41,7 @@ class Batch:
     padding_mask_BS: Tensor | None
     """bool, True at padding in `inputs`; None if no row is padded. Padding may be anywhere in a row."""
     clean_padding_mask_BS: Tensor | None
-    """The same for `clean_inputs`."""
+    """bool, True at padding in `clean_inputs`; None if no row is padded."""
     num_tokens: int
     """Positions of the micro-batch that are not padding: text tokens, frames or patches."""
 

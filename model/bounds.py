@@ -62,7 +62,7 @@ class Place:
 POSITIVE = Bounds(above=0)
 SHARE = Bounds(least=0, most=1)
 PART = Bounds(least=0, below=1)
-"""A share that is never the whole."""
+"""Bounds of a share that is never the whole: from 0 to below 1."""
 
 
 def at_least(number: float) -> Bounds:

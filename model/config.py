@@ -13,7 +13,8 @@ Shares = Literal["nothing", "features", "frontend"]
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """How a Transformer block computes. The defaults are those of text and speech: post-LN, no layer scale, no drop path."""
+    """How a Transformer block computes. The defaults are those of text and speech: LayerNorm after the residual addition (post-LN), no
+    layer scale, no drop path."""
 
     normalize_before: bool = False
     """False: LayerNorm after each residual addition (post-LN; text and speech). True: before, and once more after the last block
@@ -99,7 +100,7 @@ class MaskConfig:
 
 @dataclass(frozen=True)
 class TokenMaskConfig(MaskConfig):
-    """Masked tokens of a text (fairseq mask_tokens_dataset.py)."""
+    """Which tokens of a text are masked (fairseq mask_tokens_dataset.py)."""
 
     kind: ClassVar[str] = "token"
 
@@ -117,7 +118,7 @@ class TokenMaskConfig(MaskConfig):
 
 @dataclass(frozen=True)
 class SpanMaskConfig(MaskConfig):
-    """Masked frames of a recording (fairseq data_utils.py compute_mask_indices: spans of one length, which may overlap)."""
+    """Which frames of a recording are masked (fairseq data_utils.py compute_mask_indices: spans of one length, which may overlap)."""
 
     kind: ClassVar[str] = "span"
 
@@ -131,7 +132,7 @@ class SpanMaskConfig(MaskConfig):
 
 @dataclass(frozen=True)
 class BlockMaskConfig(MaskConfig):
-    """Masked patches of an image: rectangles laid over each other (BEiT masking_generator.py)."""
+    """Which patches of an image are masked: rectangles laid over each other (BEiT masking_generator.py)."""
 
     kind: ClassVar[str] = "block"
 
@@ -147,7 +148,7 @@ class BlockMaskConfig(MaskConfig):
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The EMA teacher and the targets that it computes (paper sections 3.3 and 4)."""
+    """The teacher, whose weights are an average (EMA) of the student's, and the targets that it computes (paper sections 3.3 and 4)."""
 
     ema_decay: Annotated[float, SHARE] = 0.999
     """EMA decay at update 0 (the paper's tau_0)."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 CHUNK = 1 << 20  # values drawn at a time, which bounds the extra host memory
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
-"""(generator, shape) -> float32 values."""
+"""Draws random values: (generator, shape) -> float32 array."""
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ def attention_mask(padding_mask_BS: Tensor | None, bias_HSS: Tensor | None) -> T
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention. Heads are split over the TP group. Rows of the fused projection are ordered (head, q/k/v,
-    width), so a contiguous TP slice holds whole heads."""
+    """Multi-head self-attention, with heads split over the tensor-parallel (TP) group. Queries, keys and values are one projection,
+    whose rows are ordered (head, q/k/v, width), so a contiguous slice holds whole heads."""
 
     def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream, index: int) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two matrices with an activation between them. The inner width is split over the TP group."""
+    """The feed-forward layer: two matrices with an activation between them. Its inner channels are split over the tensor-parallel group."""
 
     def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream, index: int) -> None:
         super().__init__()
@@ -90,8 +90,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and FFN with residuals. Post-LN: h = LN1(x + Attn x), out = LN2(h + FFN h). Pre-LN: x + Attn(LN1 x),
-    then x + FFN(LN2 x). Either branch may be scaled per channel and dropped per sample.
+    """One Transformer block: attention and feed-forward (FFN), each with a residual addition. Post-LN: h = LN1(x + Attn x), out = LN2(h
+    + FFN h). Pre-LN: h = x + Attn(LN1 x), out = h + FFN(LN2 h). Either branch may be scaled per channel and dropped per sample.
 
     Source: fairseq transformer_layer.py as data2vec configures it; BEiT's block for scale and drop path.
     """

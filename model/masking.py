@@ -10,9 +10,10 @@ import numpy as np
 from model.config import BlockMaskConfig, SpanMaskConfig, TokenMaskConfig
 
 NUM_SPECIAL_TOKENS = 4
-"""`<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3: the published order. `<mask>` is the last symbol of the vocabulary."""
+"""Special symbols at the start of the vocabulary: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, in the published order. `<mask>` is the last
+symbol."""
 BLOCK_ATTEMPTS = 10
-"""Draws for one block before block_mask gives up."""
+"""How often block_mask draws a further rectangle before it stops because none fits."""
 
 
 def span_starts_to_mask(starts: np.ndarray, length: int, num_positions: int) -> np.ndarray:

@@ -45,11 +45,11 @@ class Teacher(nn.Module):
 
 
 class ShadowWeights:
-    """The teacher's EMA weights in float32 ("shadow"): one shard for each of the student's float32 master shards.
+    """The teacher's weights in float32 ("shadow"): an average (EMA) of the student's, held in shards like the student's float32 weights.
 
-    If the teacher computes in float32 on the same device, the shadow is the teacher's shard itself. Otherwise the teacher's shard
-    is the shadow, rounded. An update touches local memory only: no gather and no collective. Source: paper section 3.2,
-    equation "Delta <- tau Delta + (1 - tau) theta".
+    If the teacher computes in float32 on the same device, the shadow is the teacher's shard itself. Otherwise the teacher's shard is the
+    shadow, rounded. An update touches local memory only: no gather and no collective. Source: paper section 3.2, equation "Delta <- tau
+    Delta + (1 - tau) theta".
     """
 
     def __init__(

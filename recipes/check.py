@@ -58,7 +58,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_modality(recipe: Recipe, modality: str) -> None:
-    """Check that the recipe has the command's modality. Raises: ConfigError."""
+    """Check that the recipe is of `modality`, which the command trains. Raises: ConfigError."""
     if recipe.modality != modality:
         raise ConfigError(f"--recipe {recipe.name} is of modality {recipe.modality}, not {modality}; name one of that")
 

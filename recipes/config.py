@@ -149,7 +149,7 @@ class ObjectiveConfig:
 
 @dataclass(frozen=True)
 class Data2VecConfig(ObjectiveConfig):
-    """data2vec 1.0. Its settings are the sections teacher and loss."""
+    """data2vec 1.0. It has no settings here; they are in the sections teacher and loss."""
 
     kind: ClassVar[str] = "data2vec"
     forwards_per_update: ClassVar[int] = 4

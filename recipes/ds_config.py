@@ -42,7 +42,7 @@ class EngineConfig:
 
     @property
     def precision(self) -> str:
-        """The dtype of forward and backward: fp32, bf16 or fp16."""
+        """The type in which forward and backward compute: "fp32", "bf16" or "fp16"."""
         for name in ("bf16", "fp16"):
             if self.deepspeed.get(name, {}).get("enabled", False):
                 return name

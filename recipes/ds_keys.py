@@ -14,7 +14,7 @@ LARGEST = 2**63 - 1
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a ds_config: its allowed values, owner and documentation."""
+    """What is allowed for one key of a ds_config, which recipe setting owns it (if any), and its documentation."""
 
     what: str
     """The allowed values in words that follow "must be"."""
@@ -172,7 +172,7 @@ NOT_NEEDED: Mapping[str, str] = {
     "zero3_save_16bit_model": _ACCELERATE,
     "zero_stage": _ACCELERATE,
 }
-"""Keys without a use here, and why. Switched off they may stand."""
+"""Keys without a use here -> why. They are accepted if they are switched off."""
 
 _OTHERS = {
     "": """aio amp autotuning bfloat16 checkpoint comms_logger compile compression_training curriculum_learning data_efficiency
@@ -195,7 +195,7 @@ _OTHERS = {
     "zero_optimization.offload_optimizer.": "cpuadam_cores_perc nvme_path pipeline pipeline_read pipeline_write ratio super_offload",
 }
 UNTESTED = frozenset(prefix + name for prefix, names in _OTHERS.items() for name in names.split())
-"""DeepSpeed's other keys: never taken for a slip of the pen. Switched off they may stand."""
+"""DeepSpeed's other keys, which are refused as untested, not as misspelt. They are accepted if they are switched off."""
 
 
 def checked(content: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:

@@ -31,7 +31,7 @@ class MissingSplit(ConfigError):
 
 
 class OtherData(ConfigError):
-    """A prepared folder was made from other data, or with other settings, than the current ones. The message is `fact; remedy`."""
+    """A folder of prepared data was made from other data, or with other settings, than those of this run. The message is `fact; remedy`."""
 
     @property
     def fact(self) -> str:
@@ -44,7 +44,7 @@ class UnusableData(ConfigError):
 
 
 class DamagedCheckpoint(ConfigError):
-    """A checkpoint differs from what was written. It is never loaded; a run falls back to the checkpoint before it."""
+    """A file of a checkpoint is missing or is not as it was written. It is never loaded; a run falls back to the checkpoint before it."""
 
 
 class Stopped(BaseException):

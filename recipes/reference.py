@@ -36,13 +36,13 @@ This page is made from the code by `make docs`. Change the docstring below the f
 
 @dataclass(frozen=True)
 class SettingDoc:
-    """The documentation of one setting or ds_config key."""
+    """What the documentation says about one setting of a recipe or one key of a ds_config."""
 
     name: str
     values: str
     """Type and bounds in words."""
     default: str
-    """"" for what has none."""
+    """The default as text; "" if there is none."""
     meaning: str
     owner: str = ""
     """The recipe's setting that owns the number, for a ds_config key that may only be "auto"."""
@@ -166,7 +166,7 @@ def _bullet(doc: SettingDoc) -> str:
 
 
 def main(write: Callable[[str], object] = PAGE.write_text) -> None:
-    """Write docs/settings.md anew."""
+    """Write the page docs/settings.md, whose text settings_page() returns, with `write`."""
     write(settings_page())
 
 

@@ -13,7 +13,7 @@ from recipes.suggestions import similar_names
 from recipes.values import complaint_about, expand_home, value_of_json, value_of_text
 
 Kinds = Mapping[str, Sequence[type]]
-"""Section -> the classes that it may have. A section without a `kind` is of the first class."""
+"""Section of a recipe -> the classes that it may have. A section that is stored without a `kind` has the first one."""
 
 REQUIRED_SECTIONS = frozenset({"model", "frontend", "mask", "teacher", "loss", "data", "optim", "run", "guard", "checkpoint"})
 """Sections that the config.json of every release has. A section that was added later may be missing and then has its defaults."""
@@ -80,7 +80,7 @@ def check_bounds(recipe: Recipe) -> None:
 
 
 def bounded_names(recipe: Recipe) -> list[str]:
-    """Return the dotted names of the settings that have bounds."""
+    """Return the dotted names, such as optim.lr, of all settings of the recipe that have bounds."""
     return [name for name, _, _, notes in _described(recipe) if any(isinstance(note, Bounds) for note in notes)]
 
 
@@ -93,7 +93,7 @@ def expand_homes(recipe: Recipe) -> Recipe:
 
 
 def _described(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any, tuple[Any, ...]]]:
-    """Yield dotted name, value, type, and the notes of `Annotated` (such as Bounds) of every setting."""
+    """Yield (dotted name, value, type, notes) of every setting. Notes are what stands beside the type in `Annotated`, such as Bounds."""
     hints = get_type_hints(type(section), include_extras=True)
     for name in (item.name for item in fields(section)):
         hint, value = hints[name], getattr(section, name)

@@ -14,7 +14,7 @@ class FrontendConfig:
 
     kind: ClassVar[str]
     num_prefix_tokens: ClassVar[int] = 0
-    """Positions in front of the sample's own that are attended to and carry no target."""
+    """How many positions, such as CLS, stand before those of the sample. They take part in the attention and have no target."""
 
     def split_sizes(self) -> dict[str, int]:
         """Return the sizes of the front-end that the tensor-parallel size must divide: name in an error message -> size. {} if there are
@@ -37,7 +37,7 @@ class FrontendConfig:
 
 @dataclass(frozen=True)
 class TextFrontendConfig(FrontendConfig):
-    """Token embeddings and positions (fairseq TransformerEncoder as data2vec_text.py uses it)."""
+    """Settings of the text front-end: token embeddings and positions (fairseq TransformerEncoder as data2vec_text.py uses it)."""
 
     kind: ClassVar[str] = "text"
     vocab_size: Annotated[int, at_least(6)] = 50265

@@ -17,7 +17,8 @@ class FrontendOutput(NamedTuple):
     bias_LHSS: Tensor | None = None
     """Added to the attention logits: one bias for all blocks (L = 1) or one for each."""
     features_BND: Tensor | None = None
-    """The embedded raw input before any mask, detached. A teacher that shares the student's embedding reads it."""
+    """The embedded input before masking, without gradient, (batch, positions, channels). A teacher that shares the student's embedding
+    reads it."""
 
 
 class Frontend(nn.Module):
@@ -25,7 +26,7 @@ class Frontend(nn.Module):
     returns a FrontendOutput. docs/add-a-modality.md shows how to write one."""
 
     num_prefix_tokens: int = 0
-    """Positions in front of the sample's own. They are attended to and have no target (CLS)."""
+    """How many positions, such as CLS, stand before those of the sample. They take part in the attention and have no target."""
 
     def shared_parameters(self, shares: Shares) -> set[str]:
         """Return the names of the parameters that a teacher copies from the student instead of averaging them, for this value of

@@ -21,11 +21,12 @@ FEATURES = ("extractor.", "feature_norm.", "projection.", "mask_vector")
 
 
 class SpeechFrontend(Frontend):
-    """Extractor -> LayerNorm -> projection [features] -> mask vector -> zeros at padding -> plus positional convolutions ->
-    entry norm (post-LN blocks only) -> dropout. Every TP rank holds the whole module.
+    """Embeds a waveform as frames, the encoder's input: convolutions, LayerNorm, projection (its output are the features), mask vector
+    at masked frames, zeros at padding, plus positional convolutions, LayerNorm (post-LN blocks only), dropout. Every tensor-parallel
+    rank holds all of it.
 
-    Padding masks are over frames. fairseq also pads to an even number of frames, masks the extra frame in the attention and removes
-    it. That changes no number, so it is not done here.
+    Padding masks are over frames. fairseq also pads to an even number of frames, masks the extra frame in the attention and removes it.
+    That changes no number, so it is not done here.
 
     Source: fairseq wav2vec2.py and data2vec_audio.py, base_librispeech.yaml.
     """

@@ -20,10 +20,11 @@ BOS, PAD, EOS, UNK = range(4)  # fairseq's and RoBERTa's first ids
 
 
 class TextFrontend(Frontend):
-    """Token embedding (+ learned position) -> LayerNorm -> dropout -> zeros at padding.
+    """Embeds token ids, the encoder's input: token embedding, plus learned positions if they are absolute, LayerNorm, dropout, zeros at
+    padding.
 
-    Source: fairseq transformer_encoder.py forward_embedding and learned_positional_embedding.py. Rows from vocab_size on are 0:
-    they are never looked up and never trained.
+    Source: fairseq transformer_encoder.py forward_embedding and learned_positional_embedding.py. Rows of the token table from vocab_size
+    on are 0: they are never looked up and never trained.
     """
 
     def __init__(self, config: TextFrontendConfig, encoder: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream) -> None:

@@ -21,7 +21,8 @@ VECTOR_INIT_STD = 0.02
 
 
 class VisionFrontend(Frontend):
-    """Patch embedding [features] -> mask vector -> CLS in front; and a bias on the attention logits, whose initial value is 0.
+    """Embeds an image as patches, the encoder's input: patch embedding (its output are the features), mask vector at masked patches, CLS
+    vector in front. Its bias on the attention logits starts at 0.
 
     Source: BEiT as data2vec_vision uses it (modeling_cyclical.py).
     """

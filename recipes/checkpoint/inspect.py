@@ -13,7 +13,7 @@ from recipes.errors import ConfigError
 from recipes.values import place
 
 SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
-"""Settings of the recipe's model that are printed."""
+"""Settings of the model that `inspect` prints."""
 
 
 def add_command(commands: Any) -> None:

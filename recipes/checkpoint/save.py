@@ -80,7 +80,8 @@ class CheckpointSaver:
         return True
 
     def begin(self, counters: Counters, metadata: dict[str, Any]) -> None:
-        """Copy this rank's shards to host memory while training waits, then write them in the background."""
+        """Begin a save: copy this rank's shards to host memory while training waits, then write them in the background. finish() must
+        have returned for the save before. `metadata` becomes the manifest's facts."""
         assert self._running is None, "call finish() for the previous save first"
         start = time.perf_counter()
         places = {}

@@ -23,7 +23,8 @@ ALIGNMENT = 8  # of the header, as in files of the library
 
 
 def hashes_of(tensor: Tensor) -> tuple[str, ...]:
-    """Return the sha256 of each block of HASHED_ELEMENTS elements of a flat float32 host tensor."""
+    """Return the sha256 of each block of a flat float32 host tensor, in order. A block has HASHED_ELEMENTS elements, the last one maybe
+    fewer."""
     return tuple(hashlib.sha256(_bytes(part)).hexdigest() for part in tensor.split(HASHED_ELEMENTS))
 
 

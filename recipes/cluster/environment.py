@@ -100,8 +100,8 @@ def is_first_rank() -> bool:
 
 
 def is_first_on_node() -> bool:
-    """True on local rank 0, which prints errors of its node that occur before the rendezvous. Also true if the launcher's variables are
-    invalid."""
+    """True on the first process of each node (local rank 0), which prints errors of its node that occur before the ranks have joined.
+    Also true if the launcher's variables are invalid."""
     try:
         return world_from_environment().local_rank == 0
     except ConfigError:

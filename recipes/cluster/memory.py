@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from recipes.errors import OutOfMemory
 
 CLASS = "OutOfMemoryError"
-"""torch's error for a device. It is a subclass of RuntimeError, like most errors of torch."""
+"""Name of torch's error for a device without free memory. It is a subclass of RuntimeError, like most errors of torch."""
 WORDS = re.compile(
     r"^CUDA error: out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc", re.I | re.M
 )

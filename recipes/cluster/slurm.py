@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 FIRST_PORT, NUM_PORTS = 20_000, 12_000
-"""Below the ephemeral ports of the kernel (from 32768 on)."""
+"""Ports for the ranks to join, below the ephemeral ports of the kernel (from 32768 on)."""
 
 
 class Task(NamedTuple):
@@ -73,7 +73,7 @@ def note_on_idle_nodes(command: Sequence[str]) -> str | None:
 
 
 def node_name() -> str:
-    """Return the name of this machine, as Slurm's commands use it."""
+    """Return the name of this machine: the one that Slurm gives it, or else its host name."""
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 

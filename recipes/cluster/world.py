@@ -55,7 +55,7 @@ class World:
 
     def on_all_ranks(self, job: Callable[[], Result]) -> Result:
         """Run `job` on every rank and return each rank's own result. A ConfigError on any rank is raised on all ranks, with the node's
-        name unless all ranks have the same one. A collective."""
+        name unless the error is the same on all. A collective."""
         result, problem = None, None
         try:
             result = job()
@@ -120,8 +120,9 @@ def _is_on_cuda() -> bool:
 
 
 def _take_device(local_rank: int) -> torch.device:
-    """Select and return this process's CUDA device, and set LOCAL_RANK to its index: torch's device meshes and DeepSpeed use LOCAL_RANK as
-    the index of a device. The two differ if each task of a node sees only its own device (`srun --gpus-per-task=1`)."""
+    """Select and return this process's CUDA device, and set LOCAL_RANK to its index, since torch's device meshes and DeepSpeed use
+    LOCAL_RANK as the index of a device. Rank and index differ if each task of a node sees only its own device (`srun
+    --gpus-per-task=1`)."""
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     os.environ["LOCAL_RANK"] = str(device.index)

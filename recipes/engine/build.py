@@ -23,8 +23,8 @@ Engine: TypeAlias = deepspeed.DeepSpeedEngine
 MakeModule = Callable[[], nn.Module]
 OptimizerBuilder = Callable[[nn.Module], torch.optim.Optimizer]
 Frozen = Mapping[str, int | None]
-"""Prefix of parameter names -> number of optimizer steps for which these parameters are frozen; None: always. While they are frozen, the
-forward must run them under no_grad."""
+"""Prefix of parameter names -> number of optimizer steps for which these parameters are not trained; None: always. While they are
+frozen, the forward must run them under no_grad."""
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 
@@ -37,9 +37,9 @@ class EngineBuilder:
     optim: OptimConfig
     parallel: Parallel
     stream: DropoutStream
-    """Counter-based random numbers of the trained module. The loop sets its update and micro-batch."""
+    """Random numbers of the trained module's dropout. The training loop sets their update and micro-batch."""
     optimizer: OptimizerBuilder | None = None
-    """Builds another optimizer than the recipe's."""
+    """A function that builds the optimizer; None: the recipe's AdamW."""
 
     def trained(self, make: MakeModule, frozen: Frozen | None = None) -> Engine:
         """Build the engine whose module is trained, with its optimizer. `make` returns the module; `frozen` names parameters that are

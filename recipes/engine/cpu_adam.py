@@ -64,8 +64,8 @@ def cpu_info() -> dict[str, Any]:
 def _reading_proc_cpuinfo() -> Iterator[None]:
     """In this block `from cpuinfo import get_cpu_info` imports cpu_info instead. Does nothing if there is no /proc/cpuinfo.
 
-    py-cpuinfo starts itself in a second process, which runs cpuid machine code in a third one. This takes a second on every rank, and
-    sometimes it never returns. DeepSpeed uses py-cpuinfo for a warning and for the op's compile flags.
+    The package py-cpuinfo starts itself in a second process, which runs cpuid machine code in a third one. This takes a second on every
+    rank, and sometimes it never returns. DeepSpeed uses it for a warning and for the compile flags of CPU Adam.
     Source: deepspeed 0.19.8, ops/adam/cpu_adam.py, ops/op_builder/builder.py (cpu_arch, simd_width).
     """
     if not PROC_CPUINFO.exists():

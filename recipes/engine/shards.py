@@ -149,8 +149,8 @@ def gather_full(parameter: nn.Parameter, shard: Tensor, parallel: Parallel) -> T
 
 
 def gradient_shard(parameter: nn.Parameter) -> Tensor:
-    """Return this rank's shard of the gradient, summed over ranks, in float32. Valid after the last backward of an update and before
-    step()."""
+    """Return this rank's shard of a parameter's gradient in float32, as reduced over the data-parallel ranks. Valid after the last
+    backward of an update and before step()."""
     optimizer = parameter._z3_optimizer
     return optimizer.get_local_fp32_grad_for_param(parameter).float()
 
@@ -159,8 +159,9 @@ NORM_ROW = 1024
 
 
 def _norms(views: list[Tensor]) -> Tensor:
-    """Return float32 norms whose squares sum up to the squared norm of all views. On the CPU the norms are taken by rows, since one float32
-    norm of forty million numbers is wrong in the third digit. On other devices few kernels are launched."""
+    """Return a vector of float32 norms of parts of `views`: the squares add up to the sum of squares of all elements. On the CPU a part
+    is a row of 1024, since one float32 norm of forty million numbers is wrong in the third digit. Elsewhere it is a view, so few kernels
+    are launched."""
     if views[0].device.type != "cpu":
         return torch.stack(torch._foreach_norm(views, 2, dtype=torch.float32))
     norm, whole = torch.linalg.vector_norm, [view.numel() // NORM_ROW * NORM_ROW for view in views]
@@ -186,8 +187,8 @@ def gradient_square(engine: DeepSpeedEngine, parameters: Iterable[nn.Parameter])
 
 
 def discard_update(engine: DeepSpeedEngine) -> None:
-    """Drop the gradients of an update instead of applying it. Call it on every rank in place of step(). Nothing else changes;
-    DeepSpeed's was_step_applied() is False afterwards."""
+    """Drop the gradients of an update instead of applying it, and count its last micro-batch. Call it on every rank in place of step().
+    Nothing else changes; DeepSpeed's was_step_applied() is False afterwards."""
     optimizer = engine.optimizer
     optimizer.zero_grad()
     optimizer.averaged_gradients = {}

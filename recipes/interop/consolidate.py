@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # torch is imported only when the command runs, so that --hel
 KIND_OF = {"student": "master", "teacher": "shadow"}
 """Value of --weights -> kind of tensor in the checkpoint. The teacher has no head."""
 TOKEN_TABLE = "trunk.frontend.tokens.weight"
-"""Its rows past the recipe's vocabulary are padding that makes the number of rows divisible. They are zero, never trained and not
-counted as parameters. Readers of the file expect vocab_size rows, so the padding is not written."""
+"""The table of token embeddings. Its rows past the recipe's vocabulary are padding that makes the number of rows divisible. They are
+zero, never trained and not counted as parameters. Readers of the file expect vocab_size rows, so the padding is not written."""
 
 
 def add_command(commands: Any) -> None:

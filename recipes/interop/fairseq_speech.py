@@ -63,7 +63,7 @@ IGNORED = {
     "checkpoint_activations": "costs time, changes no number",
     "max_update": "length of the run",
 }
-"""Setting -> why it changes no number here."""
+"""fairseq's settings that are not converted -> why they change no number here."""
 
 
 def speech_names(recipe: Recipe) -> NameTable:

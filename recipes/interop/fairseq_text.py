@@ -15,7 +15,7 @@ from recipes.interop.names import NameTable, padded_rows, same, unread
 from recipes.interop.settings import require, teacher_settings
 
 TEACHER_PREFIX = "encoder.sentence_encoder."
-"""Prefix, in the student, of the names of the parameters that the teacher averages. The teacher's own names do not have it."""
+"""What stands before a parameter name of the teacher to make it fairseq's name of the same parameter in the student."""
 TOKENS = TEACHER_PREFIX + "embed_tokens.weight"
 CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "transformer.activation_fn": ("gelu", "relu"),

@@ -21,7 +21,7 @@ TRANSLATED = (
     *("ema_end_decay", "ema_anneal_end_step", "ema_transformer_only"),
 )
 IGNORED = {"_name": "the class", "mlp_ratio": "never read: the port's blocks have 4"}
-"""Setting -> why it changes no number here."""
+"""fairseq's settings that are not converted -> why they change no number here."""
 FFN_RATIO = 4
 
 

@@ -12,7 +12,7 @@ from recipes.interop.names import NameTable, head_by_head, padded_rows, renamed,
 from recipes.interop.settings import require
 
 PREFIX = "data2vec_text."
-"""Prefix of the names in a model with a task's head."""
+"""Prefix of all names of data2vec's parameters in a model with a task's head."""
 TOKENS, TOKEN_TYPES = "embeddings.word_embeddings.weight", "embeddings.token_type_embeddings.weight"
 CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "model_type": ("data2vec-text",),

@@ -11,7 +11,7 @@ from recipes.interop.names import Entry, NameTable, head_by_head, query_value_bi
 from recipes.interop.settings import require
 
 PREFIX = "data2vec_vision."
-"""Prefix of the names in a model with a task's head."""
+"""Prefix of all names of data2vec's parameters in a model with a task's head."""
 CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "model_type": ("data2vec-vision",),
     "hidden_act": ("gelu", "relu"),

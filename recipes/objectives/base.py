@@ -63,10 +63,10 @@ class Objective(Protocol):
     """The class of the objective's section in the recipe."""
     display: ClassVar[Display]
     student: Engine
-    """The engine whose optimizer is stepped."""
+    """The engine of the network that the optimizer trains."""
     parallel: Parallel
     stream: DropoutStream
-    """The student's counter-based random stream. The loop sets its update and micro-batch."""
+    """Random numbers of the student's dropout. The training loop sets their update and micro-batch."""
 
     def __init__(self, recipe: Recipe, builder: EngineBuilder) -> None:
         """Build the networks with `builder`. A collective."""

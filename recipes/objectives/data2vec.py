@@ -90,7 +90,7 @@ class Data2Vec:
         return {}
 
     def load_state(self, values: dict[str, Any]) -> None:
-        """Do nothing, as state() is empty."""
+        """Do nothing: a checkpoint holds no further values of data2vec."""
 
     def statistics(self) -> UpdateStatistics:
         """Return an object that collects an update's loss, target_std, pred_std and masked_fraction, still empty."""

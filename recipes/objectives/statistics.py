@@ -15,7 +15,7 @@ from recipes.objectives.base import Outcome
 
 VARIANCE_EPS = 1e-6  # fairseq data2vec_audio.py compute_var
 PER_POSITION = ("position_count_S", "position_sum_SD")
-"""Sums whose length is that of the longest sample, since groups of speech crops differ in length."""
+"""Names of the sums that have an entry for each position: as many as the longest sample has. Groups of speech crops differ in length."""
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,15 @@ DISK_FLOOR_SECONDS = 0.05
 """A disk that takes less time than this is never slow: the times of a disk with a cache differ by more than SLOWER, without effect on a
 run."""
 CLOCK_SECONDS = 2.0
-"""Below this difference, logs and files of two nodes still sort in the right order by time."""
+"""Difference of two nodes' clocks that is accepted: below it, their logs and files still sort in the right order by time."""
 FREE_RUN_DIR = 2**30
-"""Less space does not hold one checkpoint of a base recipe. A disk that is this full will soon stop every run on it."""
+"""Bytes that must be free for the run dir. Less space does not hold one checkpoint of a base recipe, and will soon stop every run on it."""
 FREE_ELSEWHERE = 64 * 2**20
-"""Size of /dev/shm in an empty container. Data workers, compilers and the collectives of one node need less than that to start."""
+"""Bytes that should be free in /dev/shm and the temporary folder: the size of /dev/shm in an empty container. Data workers, compilers
+and the collectives of one node need less than that to start."""
 FREE_DEVICE = 0.9
-"""The driver takes a few percent of the memory. If more is taken, another process is still running on the device."""
+"""Share of a device's memory that should be free. The driver takes a few percent. If more is taken, another process is running on the
+device."""
 
 REMEDIES = {
     "devices": "see nvidia-smi there, or leave the node out (sbatch --exclude)",
@@ -50,7 +52,7 @@ class ClusterReport:
     reasons: Mapping[int, str] = field(default_factory=dict)
     """Absent rank -> why it is absent."""
     unseen: frozenset[int] = frozenset()
-    """Ranks whose file in the run dir rank 0 does not see."""
+    """Ranks that wrote a file into the run dir which rank 0 does not see."""
 
     def name(self, rank: int) -> str:
         """Return the node name of a rank, followed by "rank N" if the name is unknown or several ranks have it."""

@@ -16,7 +16,7 @@ ALL = "device checks"
 
 SCRIPT = ROOT / "benchmarks" / "accelerator_check.py"
 SECONDS = 300.0
-"""Longer than the time limits of all short checks together, even one after the other on a single core."""
+"""Time limit of all checks together. It is longer than the limits of the short checks added up, as on a single core."""
 TABLE = "check.json"
 
 

@@ -32,9 +32,9 @@ class Facts:
     devices: list[Device]
     free_bytes: dict[str, int]
     disk_seconds: float | None
-    """Best time of three for 1 MiB in the run dir: write, sync, rename, sync the folder."""
+    """Seconds to save 1 MiB in the run dir (write, sync, rename, sync the folder), the best of three."""
     seconds_ahead: float
-    """How far this clock is ahead of rank 0's, reduced by the uncertainty of the round trip."""
+    """Seconds by which this node's clock is ahead of rank 0's, reduced by the uncertainty of the round trip; negative if behind."""
     sees_first: bool
     """True if this node sees the file that rank 0 wrote into the run dir."""
     gb_per_second: dict[str, float]
@@ -48,7 +48,7 @@ class Facts:
         return min((device.tflops for device in self.devices if device.tflops is not None), default=None)
 
     def to_json(self) -> str:
-        """Return the report as JSON, to be sent to rank 0."""
+        """Return the report as JSON text, which is sent to rank 0."""
         return json.dumps(asdict(self))
 
     @staticmethod
