@@ -1,4 +1,4 @@
-"""Print what is in a checkpoint (inspect), or write it as one file of whole tensors (consolidate).
+"""Print what is in a checkpoint (inspect), or write its student or teacher as one file of whole tensors (consolidate).
 
 python launch/convert.py inspect runs/text_tiny
 """

@@ -12,28 +12,28 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Masks:
-    """Masked positions of one micro-batch, at which the student's loss is computed."""
+    """Which positions of one micro-batch are masked. The student's loss is computed at them."""
 
     mask_BS: Tensor
-    """bool, True where the student regresses the target."""
+    """bool (batch, sequence), True at masked positions, where the student predicts the target."""
     masked_index_M: Tensor
     """int64, the True positions of mask_BS in row-major order. Computed on the CPU: on the device it would need a synchronisation."""
 
     @staticmethod
     def of(mask_BS: Tensor) -> "Masks":
-        """Build from one mask per sample, bool (B, S), on the CPU."""
+        """Build the Masks of a micro-batch from mask_BS: bool, shape (batch, sequence), on the CPU, True at masked positions."""
         return Masks(mask_BS, mask_BS.flatten().nonzero()[:, 0])
 
     @property
     def num_masked(self) -> int:
-        """Loss positions of this micro-batch (the published `sample_size`)."""
+        """Number of masked positions in the whole micro-batch. fairseq calls it `sample_size`."""
         return self.masked_index_M.numel()
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch. `inputs` is what the student reads and `clean_inputs` what the teacher reads: token ids of shape
-    (B, S) for text, the same waveform or image twice for the modalities whose front-end places the mask."""
+    """One micro-batch. The student reads `inputs`, the teacher reads `clean_inputs`. Text: token ids (batch, sequence), masked in
+    `inputs`. Speech and vision: both are the same waveform or image, since the front-end places the mask."""
 
     inputs: Tensor
     clean_inputs: Tensor
@@ -41,9 +41,9 @@ class Batch:
     padding_mask_BS: Tensor | None
     """bool, True at padding in `inputs`; None if no row is padded. Padding may be anywhere in a row."""
     clean_padding_mask_BS: Tensor | None
-    """The same for `clean_inputs`."""
+    """bool, True at padding in `clean_inputs`; None if no row is padded."""
     num_tokens: int
-    """Positions that are not padding: text tokens, frames or patches."""
+    """Positions of the micro-batch that are not padding: text tokens, frames or patches."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch with its tensors on `device`."""

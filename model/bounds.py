@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Bounds:
-    """An interval of allowed numbers. An end that is None is open. Infinity and NaN are outside of every interval."""
+    """An interval of allowed numbers. An end that is None sets no limit. Infinity and NaN are never allowed."""
 
     least: float | None = None
     most: float | None = None
@@ -18,7 +18,7 @@ class Bounds:
     """Upper end that is itself not allowed."""
 
     def complaint(self, value: float) -> str | None:
-        """What the value must be, ready for an error message; None if it is allowed."""
+        """Return the end of an error message, such as "must be at least 1", if `value` is not allowed; None if it is allowed."""
         if not math.isfinite(value):
             return "must be a finite number"
         if (
@@ -31,7 +31,7 @@ class Bounds:
         return f"must {'lie' if self._has_both_ends else 'be'} {self}"
 
     def __str__(self) -> str:
-        """The interval in words, such as `at least 1` or `between 0 and 1`."""
+        """Return the interval in words, such as `at least 1` or `between 0 and 1`."""
         if self._has_both_ends:
             return f"between {_shown(self.least)} and {_shown(self.most)}"
         words = {"at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
@@ -48,27 +48,28 @@ def _shown(end: float | None) -> str:
 
 @dataclass(frozen=True)
 class Absent:
-    """The value that a field has in runs older than the field, if it is not the default."""
+    """Note on a setting that was added later: the value that counts for older runs, which have not stored the setting, if it is not the
+    default."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Place:
-    """Marks a text that names a file or a folder, in which a leading `~` is the user's home."""
+    """Note on a setting whose text names a file or a folder. A leading `~` in it means the user's home."""
 
 
 POSITIVE = Bounds(above=0)
 SHARE = Bounds(least=0, most=1)
 PART = Bounds(least=0, below=1)
-"""A share that is never the whole."""
+"""Bounds of a share that is never the whole: from 0 to below 1."""
 
 
 def at_least(number: float) -> Bounds:
-    """All numbers from `number` on."""
+    """Return the bounds of all numbers from `number` on, itself included."""
     return Bounds(least=number)
 
 
 def between(least: float, most: float) -> Bounds:
-    """All numbers from `least` to `most`, both included."""
+    """Return the bounds of all numbers from `least` to `most`, both included."""
     return Bounds(least=least, most=most)

@@ -13,7 +13,8 @@ Shares = Literal["nothing", "features", "frontend"]
 
 @dataclass(frozen=True)
 class BlockConfig:
-    """How a Transformer block computes. The defaults are those of text and speech: post-LN, no layer scale, no drop path."""
+    """How a Transformer block computes. The defaults are those of text and speech: LayerNorm after the residual addition (post-LN), no
+    layer scale, no drop path."""
 
     normalize_before: bool = False
     """False: LayerNorm after each residual addition (post-LN; text and speech). True: before, and once more after the last block
@@ -27,7 +28,7 @@ class BlockConfig:
     drop_path: Annotated[float, SHARE] = 0.0
     """Probability that a sample skips the residual branches of the last block. It grows linearly from 0 in the first block (vision)."""
     layerdrop: Annotated[float, SHARE] = 0.0
-    """Probability that an update skips a whole block, the same one on every rank (speech)."""
+    """Probability that a micro-batch skips a whole block, the same one on every rank (speech)."""
     truncated_init: bool = False
     """True: the normal distribution of initial matrices is cut off at one standard deviation (BEiT)."""
     depth_scaled_init: bool = False
@@ -65,38 +66,41 @@ class EncoderConfig:
 
     @property
     def num_block_parameters(self) -> int:
-        """Parameters of the blocks and, where they are pre-LN, the final norm."""
+        """Number of parameters of all Transformer blocks, and of the final LayerNorm if there is one (pre-LN)."""
         d, f, block = self.hidden_size, self.ffn_hidden_size, self.block
         per_channel = 9 - (not block.key_bias) + 2 * (block.layer_scale is not None)
         return self.num_layers * (4 * d * d + 2 * d * f + per_channel * d + f) + (2 * d if block.normalize_before else 0)
 
     @property
     def num_head_parameters(self) -> int:
-        """Parameters of the regression head."""
+        """Number of parameters of the regression head; 0 without a head."""
         return sum(a * b + b for a, b in pairwise(self.head_widths))
 
     @property
     def head_widths(self) -> list[int]:
-        """Widths from the head's input to its output; only the input where there is no head."""
+        """Channels before and after each linear layer of the regression head, from its input to its output; [hidden_size] without a
+        head."""
         d = self.hidden_size
         return [d, *[2 * d] * (self.head_layers - 1), d] if self.head_layers else [d]
 
     def forward_flops(self, num_tokens: int, sequence_length: int) -> int:
-        """Model FLOPs of one forward of the blocks: a multiply-add is two; attention over the whole sequence."""
+        """Return the model FLOPs of one forward of all blocks on `num_tokens` positions in sequences of `sequence_length`. A
+        multiply-add counts as two. Each position attends to its whole sequence."""
         d, f = self.hidden_size, self.ffn_hidden_size
         return num_tokens * self.num_layers * (8 * d * d + 4 * d * f + 4 * sequence_length * d)
 
 
 @dataclass(frozen=True)
 class MaskConfig:
-    """Which positions are masked for the student. Each modality has a class of its own; `kind` names it in config.json."""
+    """Base of the settings that decide which positions are masked for the student. Each modality has a subclass; config.json stores its
+    `kind`."""
 
     kind: ClassVar[str]
 
 
 @dataclass(frozen=True)
 class TokenMaskConfig(MaskConfig):
-    """Masked tokens of a text (fairseq mask_tokens_dataset.py)."""
+    """Which tokens of a text are masked (fairseq mask_tokens_dataset.py)."""
 
     kind: ClassVar[str] = "token"
 
@@ -114,7 +118,7 @@ class TokenMaskConfig(MaskConfig):
 
 @dataclass(frozen=True)
 class SpanMaskConfig(MaskConfig):
-    """Masked frames of a recording (fairseq data_utils.py compute_mask_indices: spans of one length, which may overlap)."""
+    """Which frames of a recording are masked (fairseq data_utils.py compute_mask_indices: spans of one length, which may overlap)."""
 
     kind: ClassVar[str] = "span"
 
@@ -128,7 +132,7 @@ class SpanMaskConfig(MaskConfig):
 
 @dataclass(frozen=True)
 class BlockMaskConfig(MaskConfig):
-    """Masked patches of an image: rectangles laid over each other (BEiT masking_generator.py)."""
+    """Which patches of an image are masked: rectangles laid over each other (BEiT masking_generator.py)."""
 
     kind: ClassVar[str] = "block"
 
@@ -144,7 +148,7 @@ class BlockMaskConfig(MaskConfig):
 
 @dataclass(frozen=True)
 class TeacherConfig:
-    """The EMA teacher and the targets that it computes (paper sections 3.3 and 4)."""
+    """The teacher, whose weights are an average (EMA) of the student's, and the targets that it computes (paper sections 3.3 and 4)."""
 
     ema_decay: Annotated[float, SHARE] = 0.999
     """EMA decay at update 0 (the paper's tau_0)."""
@@ -167,7 +171,8 @@ class TeacherConfig:
     speech `ema_layers_only`)."""
 
     def decay_after(self, updates_done: int) -> float:
-        """tau after `updates_done` updates: linear from ema_decay to ema_end_decay over ema_anneal_end_step, then constant.
+        """Return the EMA decay (tau) after `updates_done` updates: linear from ema_decay to ema_end_decay over the first
+        ema_anneal_end_step updates, then constant.
 
         Source: paper section 3.2; fairseq ema_module.py get_annealed_rate.
         """

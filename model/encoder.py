@@ -13,7 +13,7 @@ from model.parallel import Parallel
 
 
 class Encoder(nn.Module):
-    """config.num_layers blocks, and a final LN if they are pre-LN."""
+    """The stack of config.num_layers Transformer blocks, and a final LayerNorm if the blocks are pre-LN."""
 
     def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream) -> None:
         super().__init__()
@@ -25,11 +25,12 @@ class Encoder(nn.Module):
     def forward(
         self, x_BSD: Tensor, padding_mask_BS: Tensor | None, bias_LHSS: Tensor | None, keep_from: int
     ) -> tuple[Tensor, list[LayerOutput]]:
-        """Run the blocks. Return the output of the last block (B, S, D), normed if pre-LN, and the outputs of the blocks from
-        number `keep_from` on, which are sequence-first.
+        """Run the blocks. Return the last block's output, with the final LayerNorm if pre-LN, and the outputs of the blocks from index
+        `keep_from` on. A block that layer drop skips in training has no such output.
 
-        Shapes: padding_mask (B, S) bool, True at padding; bias (L, H, S, S) added to the attention logits, one for all
-        blocks or one for each.
+        Shapes: x and the first result (B, S, D) = (batch, sequence, channels), the outputs of single blocks (S, B, D). padding_mask (B,
+        S) bool, True at padding. bias (L, heads, S, S) is added to the attention logits; L is 1 (the same for all blocks) or the number
+        of blocks.
         """
         biases = [None] if bias_LHSS is None else bias_LHSS.to(x_BSD.dtype).unbind(0)
         masks = [attention_mask(padding_mask_BS, bias_HSS) for bias_HSS in biases]
@@ -47,9 +48,10 @@ class Encoder(nn.Module):
 
 
 def _skip(block: nn.Module, x_SBD: Tensor) -> Tensor:
-    """Return x unchanged, with a zero gradient for the block's weights: the block runs on one position, times 0.
+    """Return x unchanged. The skipped block still runs, on one position, and its output is multiplied by 0. So its weights get the
+    gradient 0.
 
-    ZeRO-3 records the order in which weights are gathered, and keeps the last gradient of a weight that gets none. If the block
-    were not called at all, that order would change and an old gradient would be used.
+    ZeRO-3 records the order in which weights are gathered, and keeps the last gradient of a weight that gets none. If the block were not
+    called at all, that order would change and an old gradient would be used.
     """
     return x_SBD + 0.0 * block(x_SBD[:1], None).block_SBD

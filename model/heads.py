@@ -13,8 +13,8 @@ from model.layers import ACTIVATIONS
 
 
 class RegressionHead(nn.Module):
-    """Linear layers d -> 2d -> ... -> d with the activation between. A head of one layer is d -> d; a head of none is the identity.
-    Every TP rank holds the whole head, because it runs on masked positions only. Source: fairseq data2vec_text.py
+    """Linear layers of the widths d -> 2d -> ... -> d, with the activation between them. One layer is d -> d; no layer returns its
+    input. Every TP rank holds the whole head, because it runs on masked positions only. Source: fairseq data2vec_text.py
     build_regression_head."""
 
     def __init__(self, config: EncoderConfig, init: Init) -> None:
@@ -29,7 +29,7 @@ class RegressionHead(nn.Module):
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x_MD: Tensor) -> Tensor:
-        """Shapes: (M, D) -> (M, D)."""
+        """Return a prediction for each position: the trunk's output after all linear layers. Shapes: (positions, channels) in and out."""
         for i, layer in enumerate(self.layers):
             x_MD = layer(x_MD if i == 0 else self.activation(x_MD))
         return x_MD

@@ -13,30 +13,31 @@ from torch import Tensor, nn
 CHUNK = 1 << 20  # values drawn at a time, which bounds the extra host memory
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
-"""(generator, shape) -> float32 values."""
+"""Draws random values: (generator, shape) -> float32 array."""
 
 
 @dataclass(frozen=True)
 class Init:
-    """A path in the tree of parameter names. `at` returns a path below it; `fill_*` draw values for it.
+    """The seed and name of a parameter, from which its initial values are drawn. `at` returns a longer name; `fill_*` write the values.
 
-    A tensor of more than two dimensions (a convolution) is drawn as a matrix of its first dimension by all the others.
+    A tensor of more than two dimensions (a convolution) is drawn as a matrix: its first dimension by all the others together.
     """
 
     seed: int
     path: str = ""
 
     def at(self, *names: str | int) -> "Init":
-        """Return the path `names` below this one."""
+        """Return the Init of the name below this one, such as layers, 0 -> `.layers.0`. The seed is the same."""
         return Init(self.seed, ".".join([self.path, *map(str, names)]))
 
     def fill_normal(self, tensor: Tensor, std: float | None, *, dim: int = 0, rank: int = 0, size: int = 1) -> None:
-        """Fill `tensor` with N(0, std^2): a whole matrix, or slice `rank` of `size` slices of a matrix along `dim`. std None means
-        1/sqrt(columns of the whole matrix)."""
+        """Fill `tensor` with draws from N(0, std^2). It is a whole matrix, or slice number `rank` of a matrix that is cut into `size`
+        slices along `dim`. std None means 1/sqrt(columns of the whole matrix)."""
         self._fill(tensor, std, lambda generator, shape: generator.standard_normal(shape, dtype=np.float32), dim, (rank, size))
 
     def fill_truncated(self, tensor: Tensor, std: float | None, *, dim: int = 0, rank: int = 0, size: int = 1) -> None:
-        """Like fill_normal, but the normal distribution is cut at one std on either side, as in BEiT."""
+        """Fill `tensor` with draws from N(0, std^2) without those beyond one std on either side, as in BEiT. The arguments are
+        fill_normal's."""
         low, high = (0.5 * (1 + math.erf(bound / math.sqrt(2))) for bound in (-1.0, 1.0))
 
         def draw(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
@@ -46,11 +47,12 @@ class Init:
         self._fill(tensor, std, draw, dim, (rank, size))
 
     def fill_uniform(self, tensor: Tensor, low: float, high: float) -> None:
-        """Fill a whole tensor with U[low, high)."""
+        """Fill a whole tensor with draws from the uniform distribution on [low, high)."""
         self._fill(tensor, 1.0, lambda g, shape: low + (high - low) * g.random(shape, dtype=np.float32), 0, (0, 1))
 
     def _fill(self, tensor: Tensor, std: float | None, draw: Draw, dim: int, part: tuple[int, int]) -> None:
-        """Draw the whole matrix in chunks of rows and keep only this slice, so that no rank holds the whole matrix."""
+        """Draw the values of the whole matrix with `draw`, times `std`, in chunks of rows, and write slice `part` = (rank, size) along
+        `dim` into `tensor`. No rank ever holds the whole matrix."""
         matrix, (rank, size) = tensor.view(len(tensor), -1), part
         rows, columns = matrix.shape[0] * (size if dim == 0 else 1), matrix.shape[1] * (size if dim == 1 else 1)
         first_row = rank * matrix.shape[0] if dim == 0 else 0
@@ -68,28 +70,32 @@ class Init:
 
 
 class ReplicatedLinear(nn.Linear):
-    """nn.Linear held whole on every TP rank, drawn from its name; biases start at 0."""
+    """A linear layer that every tensor-parallel rank holds whole. Weights are normal (`std`, None: 1/sqrt(in_features)); biases start at
+    0."""
 
     def __init__(self, in_features: int, out_features: int, init: Init, std: float | None, *, truncated: bool = False) -> None:
         self._init, self._std, self._truncated = init.at("weight"), std, truncated
         super().__init__(in_features, out_features)
 
     def reset_parameters(self) -> None:
-        """Called by nn.Linear's constructor, the only time at which zero.Init allows writing a parameter."""
+        """Write the initial values. nn.Linear's constructor calls this; at no other time does DeepSpeed's zero.Init allow writing a
+        parameter."""
         fill = self._init.fill_truncated if self._truncated else self._init.fill_normal
         fill(self.weight.data, self._std)
         nn.init.zeros_(self.bias)
 
 
 class UniformLinear(nn.Linear):
-    """nn.Linear held whole on every TP rank, with torch's initial values: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weight and bias."""
+    """A linear layer that every tensor-parallel rank holds whole. Weights and biases start uniform in +-1/sqrt(in_features), as torch's
+    do."""
 
     def __init__(self, in_features: int, out_features: int, init: Init) -> None:
         self._init = init
         super().__init__(in_features, out_features)
 
     def reset_parameters(self) -> None:
-        """See ReplicatedLinear."""
+        """Write the initial values. nn.Linear's constructor calls this; at no other time does DeepSpeed's zero.Init allow writing a
+        parameter."""
         bound = 1 / math.sqrt(self.in_features)
         self._init.at("weight").fill_uniform(self.weight.data, -bound, bound)
         self._init.at("bias").fill_uniform(self.bias.data, -bound, bound)

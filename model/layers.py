@@ -23,16 +23,17 @@ DROPOUT_SITES = 6  # per block
 
 
 class LayerOutput(NamedTuple):
-    """Outputs of one block: `ffn_SBD` is the FFN branch before dropout and residual (after the layer scale, if there is
-    one), `block_SBD` is the block's output."""
+    """Two outputs of one block. `ffn_SBD`: the feed-forward branch before dropout and residual addition, after the layer scale if there
+    is one. `block_SBD`: the output of the whole block."""
 
     ffn_SBD: Tensor
     block_SBD: Tensor
 
 
 def attention_mask(padding_mask_BS: Tensor | None, bias_HSS: Tensor | None) -> Tensor | None:
-    """Return the mask for scaled_dot_product_attention: without a bias, True at the keys to attend to; with a bias, the bias with
-    -inf at padded keys; None if there is neither padding nor bias. A row that is all padding attends everywhere, to avoid NaN."""
+    """Return the `attn_mask` of scaled_dot_product_attention, from padding (True at padding) and a bias on the logits. Padding only:
+    bool, True at keys to attend to. With a bias: the bias, -inf at padded keys. Neither: None. A sample that is all padding attends
+    everywhere, to avoid NaN."""
     if padding_mask_BS is None:
         return None if bias_HSS is None else bias_HSS.unsqueeze(0)
     keep_BS = ~padding_mask_BS | padding_mask_BS.all(dim=1, keepdim=True)
@@ -43,8 +44,8 @@ def attention_mask(padding_mask_BS: Tensor | None, bias_HSS: Tensor | None) -> T
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention. Heads are split over the TP group. Rows of the fused projection are ordered (head, q/k/v,
-    width), so a contiguous TP slice holds whole heads."""
+    """Multi-head self-attention, with heads split over the tensor-parallel (TP) group. Queries, keys and values are one projection,
+    whose rows are ordered (head, q/k/v, width), so a contiguous slice holds whole heads."""
 
     def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream, index: int) -> None:
         super().__init__()
@@ -57,7 +58,8 @@ class Attention(nn.Module):
         self.prob_dropout = Dropout(config.attention_dropout, stream, _first_site(index), split=True)
 
     def forward(self, x_SBD: Tensor, mask: Tensor | None) -> Tensor:
-        """Shapes: x (S, B, D), mask broadcastable to (B, H, S, S) -> (S, B, D)."""
+        """Return the self-attention of x, after the output projection. `mask` is what attention_mask() returns.
+        Shapes: x and result (sequence S, batch B, channels); mask broadcastable to (B, local heads, S, S)."""
         S, B, _ = x_SBD.shape
         qkv, _ = self.qkv(x_SBD)
         if self.query_value_bias is not None:
@@ -70,7 +72,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two matrices with an activation between them. The inner width is split over the TP group."""
+    """The feed-forward layer: two matrices with an activation between them. Its inner channels are split over the tensor-parallel group."""
 
     def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream, index: int) -> None:
         super().__init__()
@@ -81,15 +83,15 @@ class FeedForward(nn.Module):
         self.activation_dropout = Dropout(config.activation_dropout, stream, _first_site(index) + 2, split=True)
 
     def forward(self, x_SBD: Tensor) -> Tensor:
-        """Shapes: (S, B, D) -> (S, B, D)."""
+        """Apply first matrix, activation, dropout and second matrix to each position. Shapes: (sequence, batch, channels) in and out."""
         hidden, _ = self.fc1(x_SBD)
         out_SBD, _ = self.fc2(self.activation_dropout(self.activation(hidden)))
         return out_SBD
 
 
 class Block(nn.Module):
-    """Attention and FFN with residuals. Post-LN: h = LN1(x + Attn x), out = LN2(h + FFN h). Pre-LN: x + Attn(LN1 x),
-    then x + FFN(LN2 x). Either branch may be scaled per channel and dropped per sample.
+    """One Transformer block: attention and feed-forward (FFN), each with a residual addition. Post-LN: h = LN1(x + Attn x), out = LN2(h
+    + FFN h). Pre-LN: h = x + Attn(LN1 x), out = h + FFN(LN2 h). Either branch may be scaled per channel and dropped per sample.
 
     Source: fairseq transformer_layer.py as data2vec configures it; BEiT's block for scale and drop path.
     """
@@ -110,7 +112,9 @@ class Block(nn.Module):
         self.attention_path, self.ffn_path = DropPath(drop_path, stream, site + 4), DropPath(drop_path, stream, site + 5)
 
     def forward(self, x_SBD: Tensor, mask: Tensor | None) -> LayerOutput:
-        """Shapes: x (S, B, D), mask as Attention takes it."""
+        """Run the block: attention, then feed-forward, each with its residual addition and norm. `mask` is what attention_mask()
+        returns.
+        Shapes: x and both outputs (sequence, batch, channels)."""
         attended_SBD = self.attention(self.attention_norm(x_SBD) if self.normalize_before else x_SBD, mask)
         x_SBD = x_SBD + self.attention_path(self.attention_dropout(self.attention_scale(attended_SBD)))
         if not self.normalize_before:
@@ -121,19 +125,19 @@ class Block(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor per channel. All have the same small initial value (Touvron et al. 2021, CaiT, section 2)."""
+    """A learned factor for each channel. All start with the same value (Touvron et al. 2021, CaiT, section 2)."""
 
     def __init__(self, hidden_size: int, start: float) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.full((hidden_size,), start))
 
     def forward(self, x_SBD: Tensor) -> Tensor:
-        """Shapes: (..., D) -> (..., D)."""
+        """Multiply each channel by its learned factor. Shapes: (..., channels) in and out."""
         return x_SBD * self.weight
 
 
 def build_scale(hidden_size: int, block: BlockConfig) -> nn.Module:
-    """Return the layer scale of a residual branch, or the identity if the config has none."""
+    """Return the module that scales a residual branch: a LayerScale, or an identity if block.layer_scale is None."""
     return nn.Identity() if block.layer_scale is None else LayerScale(hidden_size, block.layer_scale)
 
 

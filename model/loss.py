@@ -12,8 +12,8 @@ from model.config import LossConfig
 
 
 def regression_loss(prediction_MD: Tensor, target_MD: Tensor, config: LossConfig) -> Tensor:
-    """Sum over positions, and sum or mean over channels, of smooth L1 (beta > 0) or squared error (beta 0), times the scale, in
-    float32.
+    """Return the sum over positions of the smooth L1 loss (`config.beta` > 0) or the squared error (0), computed in float32. `config`
+    also says whether channels are summed or averaged, and the factor on the result.
 
     Source: paper section 3.4, whose formula is torch's smooth_l1_loss; fairseq data2vec_*.py for the scales.
     """

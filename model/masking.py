@@ -10,14 +10,15 @@ import numpy as np
 from model.config import BlockMaskConfig, SpanMaskConfig, TokenMaskConfig
 
 NUM_SPECIAL_TOKENS = 4
-"""`<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3: the published order. `<mask>` is the last symbol of the vocabulary."""
+"""Special symbols at the start of the vocabulary: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, in the published order. `<mask>` is the last
+symbol."""
 BLOCK_ATTEMPTS = 10
-"""Draws for one block before block_mask gives up."""
+"""How often block_mask draws a further rectangle before it stops because none fits."""
 
 
 def span_starts_to_mask(starts: np.ndarray, length: int, num_positions: int) -> np.ndarray:
-    """Return a bool array of shape (num_positions,): True at each start and at the length - 1 positions to its right. Spans may
-    overlap, and a span that exceeds the end is cut."""
+    """Return a bool array of `num_positions`: True at each start and at the length - 1 positions after it. Spans may overlap. A span
+    that exceeds the end is cut off there."""
     mask_T = np.zeros(num_positions, dtype=bool)
     covered = (starts[:, None] + np.arange(length)).ravel()
     mask_T[covered[covered < num_positions]] = True
@@ -27,12 +28,12 @@ def span_starts_to_mask(starts: np.ndarray, length: int, num_positions: int) -> 
 def token_mask(
     tokens_T: np.ndarray, config: TokenMaskConfig, rng: np.random.Generator, *, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the tokens that the student reads in place of `tokens_T`, and the positions at which the loss is computed.
+    """Return the token ids that the student reads instead of `tokens_T`, and a bool array of the same length, True where the loss is
+    computed.
 
-    floor(prob * T / length + U[0, 1)) span starts are drawn without replacement from all T positions, `<s>` and `</s>` too. A
+    min(T, floor(prob * T / length + U[0, 1))) span starts are drawn without replacement from all T positions, `<s>` and `</s>` too. A
     sample may have no masked token. Random tokens are uniform over the symbols that are neither special nor `<mask>`.
 
-    Shapes: tokens_T -> input_T, mask_T (bool).
     Source: fairseq data/mask_tokens_dataset.py; the loss mask (`src_tokens == mask_idx`) is data2vec_text.py's.
     """
     num_tokens = len(tokens_T)
@@ -49,11 +50,11 @@ def token_mask(
 
 
 def span_mask(num_frames: int, config: SpanMaskConfig, rng: np.random.Generator) -> np.ndarray:
-    """Return the frames that are hidden from the student, bool (T,).
+    """Return which of a recording's T = `num_frames` frames are hidden from the student: bool (T,), True at hidden frames.
 
-    max(min_masks, floor(prob * T / length + U[0, 1))) span starts are drawn without replacement from [0, T - length), so that
-    the last frame is never masked. If that range has no more starts than there are spans, they are drawn from [0, spans + 1).
-    Then a short sample may be fully masked or, with T = 1, not masked at all.
+    max(min_masks, floor(prob * T / length + U[0, 1))) span starts are drawn without replacement from [0, T - length), so that the last
+    frame is never masked. If that range has no more starts than there are spans, they are drawn from [0, spans + 1). Then a short sample
+    may be fully masked or, with T = 1, not masked at all.
 
     Source: fairseq data/data_utils.py compute_mask_indices (static length, overlap allowed).
     """
@@ -65,8 +66,8 @@ def span_mask(num_frames: int, config: SpanMaskConfig, rng: np.random.Generator)
 
 
 def unmask_to(mask_T: np.ndarray, num_masked: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a copy in which single random positions are un-masked until `num_masked` remain, so that every sample of a batch has
-    the same number. This may split spans. Source: fairseq data/data_utils.py, require_same_masks."""
+    """Return a copy of the mask in which only `num_masked` random positions of the masked ones stay masked, so that every sample of a
+    batch can have the same number. This may split spans. Source: fairseq data/data_utils.py, require_same_masks."""
     masked = np.flatnonzero(mask_T)
     assert 0 <= num_masked <= len(masked)
     fewer_T = np.zeros_like(mask_T)
@@ -75,8 +76,8 @@ def unmask_to(mask_T: np.ndarray, num_masked: int, rng: np.random.Generator) -> 
 
 
 def block_mask(grid: int, config: BlockMaskConfig, rng: np.random.Generator) -> np.ndarray:
-    """Return the patches that are hidden from the student, bool (N,) with N = grid^2. Rectangles, which may overlap, are added until
-    num_patches are covered, or until ten draws have given no rectangle that fits. Never more than num_patches are covered.
+    """Return which patches of an image of grid x grid patches are hidden from the student: bool (grid^2,), row by row. Rectangles, which
+    may overlap, are added until num_patches are covered, or until ten draws have given no rectangle that fits. Never more are covered.
 
     Source: BEiT masking_generator.py, as data2vec_vision calls it.
     """
@@ -91,7 +92,8 @@ def block_mask(grid: int, config: BlockMaskConfig, rng: np.random.Generator) -> 
 
 
 def _add_block(mask: np.ndarray, most: int, config: BlockMaskConfig, rng: np.random.Generator) -> int:
-    """Cover one more rectangle of `mask` with at most `most` new patches. Return the number of new patches, 0 if none fits."""
+    """Set one random rectangle of `mask` (grid x grid) to True. It covers 1 to `most` patches that were False. Return their number; 0 if
+    no drawn rectangle fits."""
     grid, log_aspect = len(mask), math.log(config.min_aspect)
     for _ in range(BLOCK_ATTEMPTS):
         # the formula of Python's random.uniform, because `most` may be less than min_block, which NumPy's uniform refuses

@@ -12,7 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 
 @dataclass(frozen=True)
 class Parallel:
-    """Groups of this rank and its index in them. Global rank = dp_rank * tp_size + tp_rank, so that a TP group lies within a node."""
+    """This rank's tensor-parallel (TP) and data-parallel (DP) groups, and its index in them. Global rank = dp_rank * tp_size + tp_rank,
+    so neighbouring ranks form a TP group."""
 
     tp_group: ProcessGroup
     dp_group: ProcessGroup
@@ -23,15 +24,15 @@ class Parallel:
 
     # DeepSpeed's `mpu` interface, under the names it looks for.
     def get_model_parallel_group(self) -> ProcessGroup:
-        """The TP group, which DeepSpeed calls model parallel."""
+        """Return this rank's tensor-parallel group, which DeepSpeed calls model parallel."""
         return self.tp_group
 
     def get_model_parallel_rank(self) -> int:
-        """This rank's index in the TP group."""
+        """Return this rank's index in its tensor-parallel group."""
         return self.tp_rank
 
     def get_model_parallel_world_size(self) -> int:
-        """Ranks in the TP group."""
+        """Return the number of ranks in a tensor-parallel group."""
         return self.tp_size
 
     get_tensor_model_parallel_group = get_model_parallel_group
@@ -39,20 +40,21 @@ class Parallel:
     get_tensor_model_parallel_world_size = get_model_parallel_world_size
 
     def get_data_parallel_group(self) -> ProcessGroup:
-        """The DP group: the ranks that ZeRO shards over."""
+        """Return this rank's data-parallel group: the ranks over which ZeRO shards the model."""
         return self.dp_group
 
     def get_data_parallel_rank(self) -> int:
-        """This rank's index in the DP group."""
+        """Return this rank's index in its data-parallel group."""
         return self.dp_rank
 
     def get_data_parallel_world_size(self) -> int:
-        """Ranks in the DP group."""
+        """Return the number of ranks in a data-parallel group."""
         return self.dp_size
 
 
 def init_parallel(tp_size: int, device_type: str) -> Parallel:
-    """Split the default process group, which must be initialised, into TP and DP groups. Its size must be a multiple of tp_size."""
+    """Split all ranks of torch.distributed, which must be initialised, into groups of `tp_size` for tensor parallelism, and the rest
+    into data-parallel groups. A collective. The number of ranks must be a multiple of tp_size."""
     assert dist.get_world_size() % tp_size == 0
     mesh = init_device_mesh(device_type, (dist.get_world_size() // tp_size, tp_size), mesh_dim_names=("dp", "tp"))
     return Parallel(

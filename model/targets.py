@@ -11,11 +11,13 @@ from model.layers import LayerOutput
 
 
 def average_targets(outputs: list[LayerOutput], config: TeacherConfig) -> Tensor:
-    """Return targets (B, S, D) in float32 at every position, from the outputs of the last K blocks.
+    """Return the student's targets at every position, from the outputs of the teacher's last K blocks: normalise, average, normalise.
 
     Each layer gets the norms in config.layer_norms (order: batch, instance, layer). Then the mean over layers gets the norms in
-    config.average_norms (order: layer, instance). The norms have no parameters; eps is torch's 1e-5. Statistics over time include
-    padded positions, as published. Source: paper section 3.3; order: fairseq data2vec_text.py.
+    config.average_norms (order: layer, instance). The norms have no parameters; eps is torch's 1e-5. Statistics over time include padded
+    positions, as published. Source: paper section 3.3; order: fairseq data2vec_text.py.
+
+    Shapes: outputs (sequence, batch, channels) -> (batch, sequence, channels), float32.
     """
     assert len(outputs) == config.average_top_k_layers
     total_BSD: Tensor | None = None
@@ -33,8 +35,9 @@ def average_targets(outputs: list[LayerOutput], config: TeacherConfig) -> Tensor
 
 
 def normalize(x_BSD: Tensor, norm: Norm) -> Tensor:
-    """Normalise to zero mean and unit variance. `layer`: over the channels of a position. `instance`: per channel, over the
-    positions of a sample. `batch`: per channel, over the positions of all samples of the micro-batch."""
+    """Return x with zero mean and unit variance. `layer`: over the channels of each position. `instance`: for each channel, over the
+    positions of a sample. `batch`: for each channel, over the positions of all samples of the micro-batch. Shapes: (batch, sequence,
+    channels)."""
     if norm == "layer":
         return F.layer_norm(x_BSD, x_BSD.shape[-1:])
     x_BDS = x_BSD.transpose(1, 2)

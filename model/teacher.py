@@ -18,7 +18,8 @@ from model.trunk import FrontendBuilder, Trunk
 
 
 class Teacher(nn.Module):
-    """Trunk in eval mode on the full clean input. The teacher's own engine calls its forward."""
+    """The network that computes targets: a trunk in eval mode, without gradient, on the unmasked input. Its own DeepSpeed engine calls
+    its forward."""
 
     def __init__(
         self, config: EncoderConfig, teacher: TeacherConfig, build_frontend: FrontendBuilder, init: Init, parallel: Parallel
@@ -30,12 +31,12 @@ class Teacher(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stay in eval mode for every `mode`, so that targets have no dropout."""
+        """Stay in eval mode, whatever `mode` is, so that targets are computed without dropout."""
         return super().train(False)
 
     def forward(self, batch: Batch, features_BND: Tensor | None) -> Tensor:
-        """Return targets (B, S, D) in float32 at every position. `features_BND` are the student's (or None). They are used unless
-        config.shares is "nothing" (paper section 3.3: sharing the feature encoder is more efficient)."""
+        """Return the targets at every position, float32 (batch, positions, channels). `features_BND` is the student's embedded input, or
+        None. It is used unless config.shares is "nothing" (paper section 3.3: sharing the feature encoder is more efficient)."""
         keep_from = len(self.trunk.encoder.layers) - self.config.average_top_k_layers
         if self.config.shares == "nothing":
             features_BND = None
@@ -44,18 +45,19 @@ class Teacher(nn.Module):
 
 
 class ShadowWeights:
-    """The teacher's EMA weights in float32 ("shadow"): one shard for each of the student's float32 master shards.
+    """The teacher's weights in float32 ("shadow"): an average (EMA) of the student's, held in shards like the student's float32 weights.
 
-    If the teacher computes in float32 on the same device, the shadow is the teacher's shard itself. Otherwise the teacher's shard
-    is the shadow, rounded. An update touches local memory only: no gather and no collective. Source: paper section 3.2,
-    equation "Delta <- tau Delta + (1 - tau) theta".
+    If the teacher computes in float32 on the same device, the shadow is the teacher's shard itself. Otherwise the teacher's shard is the
+    shadow, rounded. An update touches local memory only: no gather and no collective. Source: paper section 3.2, equation "Delta <- tau
+    Delta + (1 - tau) theta".
     """
 
     def __init__(
         self, masters: dict[str, Tensor], shards: dict[str, Tensor], copied: set[str], after_write: Callable[[], object] = lambda: None
     ) -> None:
-        """`masters`: the student's fp32 shards of the trunk. `shards`: the teacher's shards under the same names. `copied`: names of
-        the weights that are copied from the student instead of averaged. `after_write`: called after each write into `shards`."""
+        """`masters`: the student's fp32 shards of the trunk, by parameter name. `shards`: the teacher's shards under the same names.
+        `copied`: names of weights that are copied from the student instead of averaged. `after_write`: called after each write into
+        `shards`."""
         assert masters.keys() == shards.keys() and copied <= masters.keys()
         assert all(masters[name].shape == shards[name].shape for name in masters), "student and teacher are partitioned differently"
         in_place = {n for n, shard in shards.items() if shard.dtype == torch.float32 and shard.device == masters[n].device}
@@ -68,13 +70,14 @@ class ShadowWeights:
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Set the teacher's weights to the student's."""
+        """Set all of the teacher's weights to the student's current ones."""
         torch._foreach_copy_(list(self.shadows.values()), [self._masters[n] for n in self.shadows])
         self.publish()
 
     @torch.no_grad()
     def update(self, decay: float) -> None:
-        """One EMA step; `decay` is tau. Call once per applied optimizer update."""
+        """Do one EMA step: teacher = decay * teacher + (1 - decay) * student, and copy the weights that are not averaged. Call it once
+        after each applied optimizer update."""
         if self._averaged:
             torch._foreach_lerp_([self.shadows[n] for n in self._averaged], [self._masters[n] for n in self._averaged], 1 - decay)
         if self._copied:
@@ -83,7 +86,8 @@ class ShadowWeights:
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Round the shadow into the teacher's shards, except those that are the shadow itself. Then call `after_write`."""
+        """Write the float32 EMA weights, rounded to the teacher's dtype, into the shards that the teacher computes with, unless both are
+        the same tensor. Then call `after_write`."""
         if self._rounded:
             torch._foreach_copy_([self._shards[n] for n in self._rounded], [self.shadows[n] for n in self._rounded])
         self._after_write()

@@ -15,8 +15,8 @@ from model.parallel import Parallel
 
 
 def megatron_config() -> ModelParallelConfig:
-    """Return the settings of Megatron's layers. They make tensors by torch.empty, so zero.Init decides dtype and device. The
-    values come from model/init.py."""
+    """Return the settings of Megatron's layers: they allocate parameters by torch.empty without filling them. DeepSpeed's zero.Init then
+    decides dtype and device; MatrixInit writes the values."""
     return ModelParallelConfig(use_cpu_initialization=True, perform_initialization=False, gradient_accumulation_fusion=False)
 
 
@@ -26,15 +26,15 @@ def _keep(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MatrixInit:
-    """Initial values of a split matrix: N(0, std^2), where std None means 1/sqrt(fan_in). `truncated` cuts the distribution at one
-    std. The values are then multiplied by `scale`."""
+    """How a matrix that is split over the tensor-parallel group starts: N(0, std^2), where std None means 1/sqrt(fan_in). `truncated`:
+    without values beyond one std. All values are then multiplied by `scale`."""
 
     std: float | None
     truncated: bool = False
     scale: float = 1.0
 
     def fill(self, weight: nn.Parameter, init: Init, dim: int, parallel: Parallel) -> None:
-        """Mark the parameter as split along `dim` and draw this rank's slice."""
+        """Write the initial values of this rank's slice into `weight`, and mark it for Megatron as split along `dim`."""
         set_tensor_model_parallel_attributes(weight, is_parallel=True, dim=dim, stride=1)
         fill = init.at("weight").fill_truncated if self.truncated else init.at("weight").fill_normal
         fill(weight.data, self.std, dim=dim, rank=parallel.tp_rank, size=parallel.tp_size)
@@ -43,7 +43,7 @@ class MatrixInit:
 
 
 class ColumnLinear(ColumnParallelLinear):
-    """Output features are split over the TP group, and the output stays split."""
+    """A linear layer whose output features are split over the tensor-parallel group. Each rank returns only its own features."""
 
     def __init__(
         self, in_features: int, out_features: int, init: Init, parallel: Parallel, *, matrix_init: MatrixInit, bias: bool = True
@@ -63,7 +63,8 @@ class ColumnLinear(ColumnParallelLinear):
 
 
 class RowLinear(RowParallelLinear):
-    """Input features are split over the TP group. The outputs are summed over the group, so every rank has the whole output."""
+    """A linear layer whose input features are split over the tensor-parallel group. Outputs are summed over it, so each rank has the
+    whole output."""
 
     def __init__(self, in_features: int, out_features: int, init: Init, parallel: Parallel, *, matrix_init: MatrixInit) -> None:
         super().__init__(
@@ -81,7 +82,8 @@ class RowLinear(RowParallelLinear):
 
 
 class TokenEmbedding(VocabParallelEmbedding):
-    """Rows are split over the TP group. The initial value of the rows `zero_rows` is 0."""
+    """A table of token embeddings whose rows are split over the tensor-parallel group. The rows `zero_rows` start at 0, others normal
+    (`std`)."""
 
     def __init__(self, rows: int, hidden_size: int, init: Init, std: float, parallel: Parallel, *, zero_rows: list[int]) -> None:
         super().__init__(rows, hidden_size, init_method=_keep, config=megatron_config(), tp_group=parallel.tp_group)
@@ -92,7 +94,7 @@ class TokenEmbedding(VocabParallelEmbedding):
 
 
 class QueryValueBias(nn.Module):
-    """Biases of queries and values, without one for keys (BEiT). They are stored per head and split with the heads."""
+    """Learned biases of the attention's queries and values; keys have none (BEiT). Heads are split over the tensor-parallel group."""
 
     def __init__(self, hidden_size: int, head_width: int, parallel: Parallel) -> None:
         super().__init__()
@@ -101,7 +103,8 @@ class QueryValueBias(nn.Module):
         set_tensor_model_parallel_attributes(self.weight, is_parallel=True, dim=0, stride=1)
 
     def forward(self, qkv: Tensor) -> Tensor:
-        """Add the biases to the fused projection, whose last dimension is (head, q/k/v, width); same shape."""
+        """Add the biases to `qkv`, the output of the fused projection. Its last dimension is ordered (head, q/k/v, width). The shape
+        stays."""
         query_HK, value_HK = self.weight.unbind(1)
         bias_H3K = torch.stack([query_HK, torch.zeros_like(query_HK), value_HK], dim=1)
         return qkv + bias_H3K.flatten()

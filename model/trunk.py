@@ -21,7 +21,8 @@ FrontendBuilder = Callable[[EncoderConfig, Init, Parallel, DropoutStream], Front
 
 
 class EncoderInput(NamedTuple):
-    """Input of the blocks: tokens (B, S, D), padding mask (B, S), and the attention bias (L, H, S, S); see FrontendOutput."""
+    """What the Transformer blocks read: embedded tokens (B, S, D), padding mask (B, S) or None, and attention bias (L, H, S, S) or None.
+    B batch, S sequence, D channels, H local heads, L 1 or the number of blocks."""
 
     x_BSD: Tensor
     padding_mask_BS: Tensor | None
@@ -29,15 +30,16 @@ class EncoderInput(NamedTuple):
 
 
 class SelectAll(nn.Module):
-    """Pass every embedded token to the encoder. It is a module (without parameters) so that another selection can replace it."""
+    """Pass every embedded token to the encoder. It is a module (without parameters) so that a module that selects some can replace it."""
 
     def forward(self, front: FrontendOutput, mask_BN: Tensor | None, padding_mask_BN: Tensor | None) -> EncoderInput:
-        """Return the front-end's output unchanged. The mask is not used."""
+        """Return all tokens of the front-end, its attention bias and the padding mask, unchanged. mask_BN is not used."""
         return EncoderInput(front.x_BSD, padding_mask_BN, front.bias_LHSS)
 
 
 class TrunkOutput(NamedTuple):
-    """Encoder output and kept block outputs at the sample's own positions, and the front-end's features (or None)."""
+    """What a trunk returns: the encoder's output, the outputs of some blocks, and the front-end's embedded input before masking (or
+    None). Prefix tokens such as CLS are cut off. Shapes: x (batch, positions, channels), layers (positions, batch, channels)."""
 
     x_BND: Tensor
     layers: list[LayerOutput]
@@ -45,7 +47,8 @@ class TrunkOutput(NamedTuple):
 
 
 class Trunk(nn.Module):
-    """Front-end, selection of the embedded tokens that are encoded, and encoder. Downstream tasks use the trunk without a head."""
+    """A network without a head: front-end, then the selection of tokens to encode (by default all), then the encoder. Downstream tasks
+    use it."""
 
     def __init__(
         self,
@@ -57,8 +60,8 @@ class Trunk(nn.Module):
         *,
         select: nn.Module | None = None,
     ) -> None:
-        """`select` has the signature of SelectAll. It must have no parameters: their names and order would change seeds and
-        checkpoint keys."""
+        """`select`: a module with the signature of SelectAll, which is the default. It must have no parameters: their names and order
+        would change seeds and checkpoint keys."""
         super().__init__()
         self.frontend = build_frontend(config, init.at("frontend"), parallel, stream)
         self.select = select or SelectAll()
@@ -67,8 +70,9 @@ class Trunk(nn.Module):
     def forward(
         self, inputs: Tensor, mask_BN: Tensor | None, padding_mask_BN: Tensor | None, keep_from: int, *, features_BND: Tensor | None = None
     ) -> TrunkOutput:
-        """Return the encoder output and the outputs of blocks `keep_from` on. mask_BN None: no position is hidden. `features_BND`:
-        read instead of embedding `inputs`. Prefix tokens are attended to and then dropped, since they have no target."""
+        """Return the encoder's output and the outputs of its blocks from index `keep_from` on. mask_BN None: nothing is masked.
+        `features_BND`, if given, is read instead of embedding `inputs`. Prefix tokens such as CLS take part in the attention and are
+        then cut off."""
         front = self.frontend(inputs, mask_BN, padding_mask_BN, features_BND)
         chosen = self.select(front, mask_BN, padding_mask_BN)
         x_BSD, layers = self.encoder(chosen.x_BSD, chosen.padding_mask_BS, chosen.bias_LHSS, keep_from)

@@ -13,14 +13,15 @@ RECIPES: dict[str, Mapping[str, Callable[[], Recipe]]] = {name: modality.recipes
 
 
 def default_recipe(modality: str) -> str:
-    """Return the name of the recipe that runs if none is given: the one that trains in minutes."""
+    """Return the name of the modality's recipe that runs if --recipe is not given: the one that trains in minutes."""
     return f"{modality}_tiny"
 
 
 def find_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]]) -> Callable[[], Recipe]:
-    """Return the function that --recipe names: a name among `recipes`, or FILE.py:FUNCTION, whose folder is put on sys.path.
+    """Return the function that makes the recipe which --recipe names: a name among `recipes`, or FILE.py:FUNCTION. The file's folder is
+    then put on sys.path.
 
-    Raises: ConfigError.
+    Raises: ConfigError if there is no such recipe, file or function, or the file cannot be imported.
     """
     if name in recipes:
         return recipes[name]

@@ -17,12 +17,14 @@ ACCEPT_SCHEDULE = "--set run.accept_changes=optim.schedule_steps"
 
 
 def resolve_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]], overrides: list[str], data: str | None) -> Recipe:
-    """Return the named recipe with overrides applied and checked. Raises: ConfigError."""
+    """Return the recipe `name`, changed by `overrides` (texts section.key=value of --set) and `data` (--data, None: unchanged), and
+    checked.
+    Raises: ConfigError."""
     return changed_recipe(named_recipe(name, recipes), overrides, data)
 
 
 def named_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]]) -> Recipe:
-    """Return the recipe as its function returns it, without overrides. Raises: ConfigError."""
+    """Return the recipe `name` without any override: one of `recipes`, or FILE.py:FUNCTION. Raises: ConfigError."""
     recipe = find_recipe(name, recipes)()
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"--recipe {name}: returned {type(recipe).__name__}, not a Recipe")
@@ -30,7 +32,9 @@ def named_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]]) -> Reci
 
 
 def changed_recipe(named: Recipe, overrides: list[str], data: str | None) -> Recipe:
-    """Return a recipe with overrides applied and checked. Raises: ConfigError."""
+    """Return the recipe `named`, changed by `overrides` (texts section.key=value of --set) and `data` (--data, None: unchanged), and
+    checked.
+    Raises: ConfigError."""
     recipe = apply_overrides(named, overrides)
     if data is not None:
         recipe = replace(recipe, data=replace(recipe.data, path=data))  # type: ignore[call-arg]
@@ -40,7 +44,8 @@ def changed_recipe(named: Recipe, overrides: list[str], data: str | None) -> Rec
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Check a recipe. Raises: ConfigError with fact, numbers and remedy for the first contradiction."""
+    """Check that all settings have valid values and do not contradict each other. Raises: ConfigError with fact, numbers and remedy for
+    the first fault."""
     modality = modality_of(recipe.modality, f"recipe {recipe.name}")
     check_bounds(recipe)
     _check_model(recipe)
@@ -53,7 +58,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_modality(recipe: Recipe, modality: str) -> None:
-    """Check that the recipe has the command's modality. Raises: ConfigError."""
+    """Check that the recipe is of `modality`, which the command trains. Raises: ConfigError."""
     if recipe.modality != modality:
         raise ConfigError(f"--recipe {recipe.name} is of modality {recipe.modality}, not {modality}; name one of that")
 
@@ -61,7 +66,7 @@ def check_modality(recipe: Recipe, modality: str) -> None:
 def check_data(recipe: Recipe) -> str:
     """Check for a dry run, which prepares no data, that local data exist and can be read. Hub names are checked when training starts.
 
-    Returns: a line with what will be read and what is left out, or "".
+    Returns: a line with what will be read and what is left out; "" for a hub name or the shipped sample.
     Raises: ConfigError if data.path is a local path that does not exist or does not fit the recipe.
     """
     path = recipe.data.path
@@ -97,7 +102,7 @@ def _check_optim(recipe: Recipe) -> None:
 
 
 def continuation(recipe: Recipe, step: int) -> str:
-    """Return a hint with the settings that continue a run which has ended at `step`. If its learning rate is 0 there, they include a
+    """Return a hint for a run that has ended at `step`: the settings that continue it. If its learning rate is 0 there, they include a
     longer schedule."""
     optim = recipe.optim
     if optim.last_lr == 0 and step >= optim.schedule_steps:

@@ -16,28 +16,30 @@ from recipes.errors import ConfigError
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the training loop reads from every data section. A modality turns the properties that users may set into fields."""
+    """What the training loop reads from every data section. Each modality has a subclass, in which settings take the place of the
+    properties."""
 
     kind: ClassVar[str]
 
     @property
     def path(self) -> str | None:
-        """Where the data are; None is the shipped sample."""
+        """Path or hub name of the data; None is the sample that this repository contains."""
         return None
 
     @property
     def group_size(self) -> int:
-        """Consecutive samples of the global batch that share what samples must share."""
+        """How many consecutive samples of the global batch depend on each other, as speech samples that get one length; 1: none do. A
+        micro-batch lies within one such group."""
         return 1
 
     @property
     def num_workers(self) -> int:
-        """Processes per rank that read."""
+        """Processes of each rank that read data. 0: the training process reads."""
         return 0
 
     @property
     def max_bad_fraction(self) -> float:
-        """Share of undecodable samples above which the run ends."""
+        """Share of samples that cannot be decoded, above which the run ends."""
         return 0.0
 
 
@@ -128,8 +130,8 @@ class VisionDataConfig(DataConfig):
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is minimised, and what a plan of cost needs to know of it. `kind` names the objective in config.json: one of OBJECTIVES, or
-    "module:Class" for a class outside this repository, whose attribute `Config` is this section."""
+    """The loss that is minimised, and what its networks cost. `kind` names it in config.json: one of OBJECTIVES, or "module:Class" for a
+    class outside this repository, whose attribute `Config` is this section."""
 
     kind: ClassVar[str]
     forwards_per_update: ClassVar[int] = 3
@@ -138,27 +140,27 @@ class ObjectiveConfig:
     """Averaged copies of the trunk that are held beside the student."""
 
     def num_head_parameters(self, encoder: EncoderConfig) -> int:
-        """Parameters of the student beside its trunk."""
+        """Return the number of parameters that the student has beside front-end and encoder."""
         return 0
 
     def check(self, recipe: "Recipe") -> None:
-        """Raises: ConfigError for settings that contradict each other."""
+        """Check that the recipe's settings do not contradict this objective. Raises: ConfigError."""
 
 
 @dataclass(frozen=True)
 class Data2VecConfig(ObjectiveConfig):
-    """data2vec 1.0. Its settings are the sections teacher and loss."""
+    """data2vec 1.0. It has no settings here; they are in the sections teacher and loss."""
 
     kind: ClassVar[str] = "data2vec"
     forwards_per_update: ClassVar[int] = 4
     num_teachers: ClassVar[int] = 1
 
     def num_head_parameters(self, encoder: EncoderConfig) -> int:
-        """The regression head."""
+        """Return the number of parameters of the regression head."""
         return encoder.num_head_parameters
 
     def check(self, recipe: "Recipe") -> None:
-        """Raises: ConfigError where more layers are averaged than there are."""
+        """Check teacher.average_top_k_layers. Raises: ConfigError if more layers are averaged than the encoder has, or none."""
         top, layers = recipe.teacher.average_top_k_layers, recipe.model.num_layers
         if not 1 <= top <= layers:
             raise ConfigError(
@@ -200,7 +202,7 @@ class OptimConfig:
 
     @property
     def last_lr(self) -> float:
-        """The rate from schedule_steps on."""
+        """The learning rate from update schedule_steps on."""
         return self.lr if self.schedule == "tri_stage" and self.decay_steps == 0 else self.final_lr_scale * self.lr
 
 
@@ -260,7 +262,7 @@ class GuardConfig:
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """Which checkpoints stay on the disk. May change from one launch to the next."""
+    """Which checkpoints stay on the disk. These settings may change each time a run is resumed."""
 
     keep_last: Annotated[int, at_least(1)] = 3
     """Newest checkpoints that are kept. With 2 or more, a run can fall back to an older one if the newest is damaged."""

@@ -19,7 +19,8 @@ LARGEST_AUTO_MICRO_BATCH = 16
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How one global batch is split: samples = dp_size * micro_batch_size * accumulation_steps."""
+    """How one update's samples are split: global batch = dp_size * micro_batch_size * accumulation_steps. dp_size = world_size /
+    tp_size."""
 
     world_size: int
     tp_size: int
@@ -32,7 +33,7 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """A ds_config resolved for one recipe and one number of ranks."""
+    """A ds_config, completed for one recipe and one number of ranks: each "auto" has its value."""
 
     path: str
     deepspeed: dict[str, Any]
@@ -41,7 +42,7 @@ class EngineConfig:
 
     @property
     def precision(self) -> str:
-        """The dtype of forward and backward: fp32, bf16 or fp16."""
+        """The type in which forward and backward compute: "fp32", "bf16" or "fp16"."""
         for name in ("bf16", "fp16"):
             if self.deepspeed.get(name, {}).get("enabled", False):
                 return name
@@ -49,12 +50,13 @@ class EngineConfig:
 
     @property
     def offloads_optimizer(self) -> bool:
-        """True if master weights and moments are in host memory."""
+        """True if the float32 weights and the optimizer's moments are in host memory."""
         return self.deepspeed["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
 
 
 def find_ds_config(path: Path) -> Path:
-    """Return `path`; if there is no such file and it is a bare name such as zero3_bf16, the file of that name in ds_configs/."""
+    """Return the file that --deepspeed_config names: `path`, or the file of that name in ds_configs/ if there is no file `path` and it
+    is a bare name such as zero3_bf16."""
     shipped = SHIPPED / f"{path.name.removesuffix('.json')}.json"
     is_bare = path.parent in (Path(), Path(SHIPPED.name))
     return shipped if is_bare and not path.is_file() and shipped.is_file() else path
@@ -92,7 +94,8 @@ def _without_comments(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int, local_size: int | None = None) -> EngineConfig:
-    """Check `content` against the recipe and the number of ranks, and replace every "auto". `local_size`: ranks per node, if known.
+    """Check the ds_config `content` against the recipe and the number of ranks, and replace every "auto". `path` is its name in
+    messages. `local_size`: ranks per node, if known.
 
     Raises: ConfigError for an unknown key, a value of the wrong type or range, a number that the recipe owns, or sizes that do not
     divide.
@@ -127,9 +130,10 @@ def _for_deepspeed(recipe: Recipe, content: dict[str, Any], batch: BatchPlan) ->
 
 
 def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) -> BatchPlan:
-    """Derive accumulation steps from global batch, micro batch and data-parallel size.
+    """Return how the global batch is split into micro-batches of `micro` samples ("auto": the largest that fits, at most 16) on
+    `world_size` ranks.
 
-    Raises: ConfigError with the sizes that would divide.
+    Raises: ConfigError with sizes that would divide.
     """
     total, dp_size = recipe.run.global_batch_size, world_size // tp_size
     if total % dp_size:
@@ -161,7 +165,7 @@ def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) 
 
 
 def _multiples_around(total: int, step: int) -> list[int]:
-    """Return the multiples of `step` next to `total`, without 0."""
+    """Return the multiples of `step` next below (or at) and next above `total`, without 0."""
     return sorted({total // step * step, (total // step + 1) * step} - {0})
 
 

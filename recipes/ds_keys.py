@@ -1,5 +1,5 @@
-"""Every key of a ds_config with type, range, default and meaning, and other keys that people paste, each with the remedy. Torch-free.
-What the values mean for a recipe and a world: recipes/ds_config.py."""
+"""Every tested key of a ds_config with type, range, default and meaning, and other keys that people paste, each with the remedy.
+Torch-free. What the values mean for a recipe and a number of ranks: recipes/ds_config.py."""
 
 import json
 import math
@@ -14,7 +14,7 @@ LARGEST = 2**63 - 1
 
 @dataclass(frozen=True)
 class Key:
-    """One key of a ds_config: its allowed values, owner and documentation."""
+    """What is allowed for one key of a ds_config, which recipe setting owns it (if any), and its documentation."""
 
     what: str
     """The allowed values in words that follow "must be"."""
@@ -27,7 +27,7 @@ class Key:
     """What the value changes, for docs/settings.md and --help-set."""
 
     def about(self, default: str, meaning: str) -> "Key":
-        """This kind of value as one documented key."""
+        """Return a copy of this key with its default, as JSON, and its meaning."""
         return replace(self, default=default, meaning=meaning)
 
     @property
@@ -36,7 +36,7 @@ class Key:
         return self.what == SECTION.what
 
     def complaint(self, dotted: str, value: Any) -> str | None:
-        """What is wrong with a value, and the remedy; None for a good one."""
+        """Return what is wrong with `value`, and the remedy; None if it is valid. `dotted` is the key's name in the message."""
         if self.owner and value != "auto":
             text = ",".join(map(str, value)) if isinstance(value, list) else value
             return f'{dotted} {value} belongs to the recipe; write "auto" here and --set {self.owner}={text}'
@@ -172,7 +172,7 @@ NOT_NEEDED: Mapping[str, str] = {
     "zero3_save_16bit_model": _ACCELERATE,
     "zero_stage": _ACCELERATE,
 }
-"""Keys without a use here, and why. Switched off they may stand."""
+"""Keys without a use here -> why. They are accepted if they are switched off."""
 
 _OTHERS = {
     "": """aio amp autotuning bfloat16 checkpoint comms_logger compile compression_training curriculum_learning data_efficiency
@@ -195,11 +195,12 @@ _OTHERS = {
     "zero_optimization.offload_optimizer.": "cpuadam_cores_perc nvme_path pipeline pipeline_read pipeline_write ratio super_offload",
 }
 UNTESTED = frozenset(prefix + name for prefix, names in _OTHERS.items() for name in names.split())
-"""DeepSpeed's other keys: never taken for a slip of the pen. Switched off they may stand."""
+"""DeepSpeed's other keys, which are refused as untested, not as misspelt. They are accepted if they are switched off."""
 
 
 def checked(content: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
-    """A section of a ds_config without what is off or "auto", whole numbers as such; and what is wrong with it."""
+    """Return a section of a ds_config, and a list of what is wrong with it. Left out of the section: keys that are switched off or
+    "auto", and those of the recipe. A float such as 2e8 becomes an int. `prefix`: dotted name of the section with a dot at the end."""
     kept, complaints = dict[str, Any](), list[str]()
     for name, value in content.items():
         dotted = prefix + name

@@ -18,7 +18,8 @@ class ConfigError(Exception):
 
 
 class LocalError(ConfigError):
-    """An error of one process before the rendezvous, of which rank 0 may get no notice. The first process of each node prints it."""
+    """An error of this process alone, before the ranks have joined, so rank 0 may get no notice. The first process of each node prints
+    it."""
 
 
 class OutOfMemory(ConfigError):
@@ -26,15 +27,15 @@ class OutOfMemory(ConfigError):
 
 
 class MissingSplit(ConfigError):
-    """The data have no split of the requested name."""
+    """The data have no split (part, such as train or valid) of the requested name."""
 
 
 class OtherData(ConfigError):
-    """A prepared folder was made from other data, or with other settings, than the current ones. The message is `fact; remedy`."""
+    """A folder of prepared data was made from other data, or with other settings, than those of this run. The message is `fact; remedy`."""
 
     @property
     def fact(self) -> str:
-        """The message without its remedy, for a caller that adds its own remedy."""
+        """The message without its remedy, so that the caller can add its own remedy."""
         return str(self).rpartition("; ")[0]
 
 
@@ -43,7 +44,7 @@ class UnusableData(ConfigError):
 
 
 class DamagedCheckpoint(ConfigError):
-    """A checkpoint differs from what was written. It is never loaded; a run falls back to the checkpoint before it."""
+    """A file of a checkpoint is missing or is not as it was written. It is never loaded; a run falls back to the checkpoint before it."""
 
 
 class Stopped(BaseException):

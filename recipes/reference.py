@@ -36,27 +36,27 @@ This page is made from the code by `make docs`. Change the docstring below the f
 
 @dataclass(frozen=True)
 class SettingDoc:
-    """The documentation of one setting or ds_config key."""
+    """What the documentation says about one setting of a recipe or one key of a ds_config."""
 
     name: str
     values: str
     """Type and bounds in words."""
     default: str
-    """"" for what has none."""
+    """The default as text; "" if there is none."""
     meaning: str
     owner: str = ""
     """The recipe's setting that owns the number, for a ds_config key that may only be "auto"."""
 
     @property
     def allowed(self) -> str:
-        """Values, default and owner in one phrase."""
+        """Allowed values and default in one phrase; for a number that the recipe owns, how to change it there."""
         owner = f'the recipe owns it: "auto" here, --set {self.owner} changes it' if self.owner else self.values
         return f"{owner}; default {self.default}" if self.default and not self.owner else owner
 
 
 def document_section(section: Any, prefix: str) -> list[SettingDoc]:
-    """The settings of a section's class, those of sections inside it too. `section` is the class, or an instance whose values are shown
-    as defaults; `prefix` is its dotted name."""
+    """Return the documentation of all settings of a section, and of sections inside it. `section` is the class, or an instance whose
+    values are shown as defaults; `prefix` is its dotted name."""
     kind = section if isinstance(section, type) else type(section)
     hints, docs, found = get_type_hints(kind, include_extras=True), field_docs(kind), list[SettingDoc]()
     for item in fields(kind):
@@ -74,7 +74,7 @@ def document_section(section: Any, prefix: str) -> list[SettingDoc]:
 
 
 def field_docs(kind: type) -> dict[str, str]:
-    """Field -> the docstring below it, as one line; read from the source of the class and its bases."""
+    """Return field name -> the docstring below it, as one line. They are read from the source of the class and its bases."""
     found: dict[str, str] = {}
     for base in reversed([one for one in kind.__mro__ if is_dataclass(one)]):
         body = next(node for node in ast.parse(textwrap.dedent(inspect.getsource(base))).body if isinstance(node, ast.ClassDef)).body
@@ -86,13 +86,14 @@ def field_docs(kind: type) -> dict[str, str]:
 
 
 def document_keys(prefix: str = "") -> list[SettingDoc]:
-    """The ds_config keys whose dotted name is `prefix` or begins with it; all of them if it is empty."""
+    """Return the documentation of the ds_config key `prefix` and the keys below it; of all keys if `prefix` is empty."""
     chosen = {name: key for name, key in KEYS.items() if not prefix or f"{name}.".startswith(f"{prefix}.")}
     return [SettingDoc(name, key.what.partition(":")[0], key.default, key.meaning, key.owner or "") for name, key in chosen.items()]
 
 
 def help_set(recipe: Recipe, asked: str, width: int) -> str:
-    """What `--help-set asked` prints: a section, one setting, or the list of sections if `asked` is empty. Values are the recipe's.
+    """Return what `--help-set asked` prints: a section or a setting of the recipe, a key of a ds_config, or the list of sections if
+    `asked` is empty. Values are the recipe's. `width`: characters of a line.
 
     Raises: ConfigError if there is no such section or setting.
     """
@@ -131,7 +132,7 @@ def _entry(doc: SettingDoc, width: int) -> list[str]:
 
 
 def settings_page() -> str:
-    """The text of docs/settings.md."""
+    """Return the text of docs/settings.md."""
     parts = [INTRODUCTION, "## The recipe\n"]
     for name, classes in _section_classes().items():
         parts.append(f"### {name}\n")
@@ -151,7 +152,7 @@ def settings_page() -> str:
 
 
 def _section_classes() -> Mapping[str, list[type]]:
-    """Section of the recipe -> the classes that it may have, over all modalities."""
+    """Return each section's name in the recipe -> the classes that it may have, over all modalities."""
     found: dict[str, list[type]] = {
         name: [hint] for name, hint in get_type_hints(Recipe).items() if isinstance(hint, type) and is_dataclass(hint)
     }
@@ -165,7 +166,7 @@ def _bullet(doc: SettingDoc) -> str:
 
 
 def main(write: Callable[[str], object] = PAGE.write_text) -> None:
-    """Write docs/settings.md anew."""
+    """Write the page docs/settings.md, whose text settings_page() returns, with `write`."""
     write(settings_page())
 
 

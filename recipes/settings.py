@@ -13,14 +13,15 @@ from recipes.suggestions import similar_names
 from recipes.values import complaint_about, expand_home, value_of_json, value_of_text
 
 Kinds = Mapping[str, Sequence[type]]
-"""Section -> the classes that it may have. A section without a `kind` is of the first class."""
+"""Section of a recipe -> the classes that it may have. A section that is stored without a `kind` has the first one."""
 
 REQUIRED_SECTIONS = frozenset({"model", "frontend", "mask", "teacher", "loss", "data", "optim", "run", "guard", "checkpoint"})
 """Sections that the config.json of every release has. A section that was added later may be missing and then has its defaults."""
 
 
 def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
-    """Return the recipe with `section.key=value` strings applied in order. A section may contain another one (model.block.drop_path).
+    """Return the recipe with the texts `section.key=value` of --set applied in order. A section may contain another one
+    (model.block.drop_path).
 
     Raises: ConfigError for a missing `=`, an unknown section or key, or a value of the wrong type.
     """
@@ -42,14 +43,15 @@ def _parsed(section: Any, name: str, text: str) -> Any:
 
 
 def _with(section: Any, keys: Sequence[str], value: Any) -> Any:
-    """Return the section with `value` at the path `keys`: the names of nested sections, then the setting."""
+    """Return a copy of the section in which the setting at the path `keys` (names of nested sections, then the setting) is `value`."""
     key, *rest = keys
     changed: dict[str, Any] = {key: _with(getattr(section, key), rest, value) if rest else value}
     return replace(section, **changed)
 
 
 def settable(section: Any, prefix: str = "") -> list[str]:
-    """Return the dotted names of all settings that --set may change: those inside of a section."""
+    """Return the dotted names of all settings that --set may change: those inside of a section, not the recipe's name and modality.
+    `prefix`: dotted name of `section` with a dot at the end."""
     names = []
     for item in fields(section):
         value = getattr(section, item.name)
@@ -69,7 +71,7 @@ def _unknown(recipe: Recipe, name: str) -> str:
 
 
 def check_bounds(recipe: Recipe) -> None:
-    """Check types and bounds. Raises: ConfigError for the first value of the wrong type, or outside of the bounds of its field."""
+    """Check the type and the bounds of every setting. Raises: ConfigError for the first value that is wrong."""
     for name, value, hint, notes in _described(recipe):
         complaint = complaint_about(value, hint, notes)
         if complaint:
@@ -78,7 +80,7 @@ def check_bounds(recipe: Recipe) -> None:
 
 
 def bounded_names(recipe: Recipe) -> list[str]:
-    """Return the dotted names of the settings that have bounds."""
+    """Return the dotted names, such as optim.lr, of all settings of the recipe that have bounds."""
     return [name for name, _, _, notes in _described(recipe) if any(isinstance(note, Bounds) for note in notes)]
 
 
@@ -91,7 +93,7 @@ def expand_homes(recipe: Recipe) -> Recipe:
 
 
 def _described(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any, tuple[Any, ...]]]:
-    """Yield dotted name, value, type, and the notes of `Annotated` (such as Bounds) of every setting."""
+    """Yield (dotted name, value, type, notes) of every setting. Notes are what stands beside the type in `Annotated`, such as Bounds."""
     hints = get_type_hints(type(section), include_extras=True)
     for name in (item.name for item in fields(section)):
         hint, value = hints[name], getattr(section, name)
@@ -103,7 +105,8 @@ def _described(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any, 
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Return nested plain values for json.dump. A section that may have one of several classes stores its `kind`."""
+    """Return the recipe as nested dicts of plain values, for json.dump. A section that may have one of several classes stores its
+    `kind`."""
     return _to_dict(recipe)
 
 
@@ -117,8 +120,8 @@ def _to_dict(section: Any) -> dict[str, Any]:
 
 
 def recipe_from_dict(values: Mapping[str, Any], kinds: Kinds, writer: str = "config.json") -> Recipe:
-    """Return the recipe that recipe_to_dict of this or an older release stored in `values`. A missing key has the default of its class,
-    or the value of the `Absent` note of its field. `kinds` are those of the modality. Messages begin with `writer`.
+    """Return the recipe that recipe_to_dict() of this or an older release made `values` of. A missing key has the default of its class,
+    or its value for older runs (`Absent`). `kinds`: the classes of each section. Messages begin with `writer`.
 
     Raises: ConfigError for an unknown section, key or kind, a missing section among REQUIRED_SECTIONS, and a value of the wrong type or
     out of bounds.
@@ -168,15 +171,16 @@ def _class_of(name: str, stored: Mapping[str, Any], known: Sequence[type], write
 
 
 def objective_config(kind: str, writer: str = "config.json") -> type[ObjectiveConfig]:
-    """Return the config class of an objective: of this repository, or `module:Class`. Raises: ConfigError if there is none."""
+    """Return the class of the section `objective` of this kind: of this repository, or of an objective named `module:Class`. Raises:
+    ConfigError if there is none; the message begins with `writer`."""
     if kind in OBJECTIVES:
         return OBJECTIVES[kind]
     return import_objective(kind, f"{writer}: objective.kind").Config
 
 
 def import_objective(kind: str, where: str) -> Any:
-    """Return the objective outside of this repository that `module:Class` names. Raises: ConfigError if there is none; the message
-    begins with `where`."""
+    """Import and return the objective outside of this repository that `kind`, a text module:Class, names. Raises: ConfigError if there
+    is none; the message begins with `where`."""
     found = import_object(kind, where, f"one of {', '.join(OBJECTIVES)}")
     config = getattr(found, "Config", None)
     if not (isinstance(config, type) and issubclass(config, ObjectiveConfig)):
@@ -185,8 +189,8 @@ def import_objective(kind: str, where: str) -> Any:
 
 
 def import_object(name: str, where: str, otherwise: str) -> Any:
-    """Import and return `module:name`. Raises: ConfigError; the message begins with `where` and lists the other possible values,
-    `otherwise`."""
+    """Import and return the object that `name`, a text module:Name, names. Raises: ConfigError; the message begins with `where`.
+    `otherwise`: what else the user may write, for the message."""
     module, _, attribute = name.partition(":")
     if not (module and attribute):
         raise ConfigError(f"{where} {name!r} is unknown; it is {otherwise}, or module:Name of one that Python can import")
@@ -225,8 +229,8 @@ def _typed(value: Any, hint: Any, name: str, writer: str) -> Any:
 
 
 def differences(before: Mapping[str, Any], recipe: Recipe, writer: str = "config.json") -> dict[str, list[Any]]:
-    """Return dotted name -> [stored value, current value] of every setting in which a stored recipe and `recipe` differ. For a setting
-    that is not stored, see recipe_from_dict. Raises: ConfigError, as recipe_from_dict does."""
+    """Return dotted name -> [stored value, current value] of every setting in which the stored recipe `before` and `recipe` differ. A
+    setting that is not stored has its default, or its value for older runs (`Absent`). Raises: ConfigError if `before` is not readable."""
     now = recipe_to_dict(recipe)
     stored = dict(before)
     kinds = {name: (type(getattr(recipe, name)),) for name in get_type_hints(Recipe) if is_dataclass(getattr(recipe, name))}
@@ -249,7 +253,7 @@ def _as_json(value: Any) -> Any:
 
 
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one flat dict with dotted names."""
+    """Return nested settings as one flat dict: {"optim": {"lr": 1}} -> {"optim.lr": 1}. `prefix` is put before each name."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):

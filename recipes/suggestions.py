@@ -52,7 +52,8 @@ NOT_SETTINGS = {
 
 
 def similar_names(name: str, settings: Iterable[str]) -> list[str]:
-    """Return at most three settings (or other advice) that `name`, of a setting or a flag, may mean here. The likeliest is first."""
+    """Return at most three of `settings` (or advice such as "--data") that the user may have meant by `name`, an unknown setting or
+    flag. The likeliest is first."""
     known, plain = list(settings), name.strip("-").replace("-", "_").lower()
     last = plain.rpartition(".")[2]
     same = [one for one in known if one.rpartition(".")[2] == last]
@@ -61,12 +62,13 @@ def similar_names(name: str, settings: Iterable[str]) -> list[str]:
 
 
 def close_matches(name: str, known: Iterable[str], cutoff: float = CLOSE) -> list[str]:
-    """Return at most three of the `known` names whose spelling is similar to `name`."""
+    """Return at most three of the `known` names whose spelling is similar to `name`, most similar first. `cutoff`: least similarity, 0
+    to 1."""
     return difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
 
 
 def unknown_flag(words: Sequence[str], settings: Iterable[str], flags: Iterable[str] = FLAGS) -> str:
-    """Return the error message for a command line whose last `words` belong to no flag."""
+    """Return the error message for a command line of which no flag takes `words`. It suggests a flag or a setting."""
     known, (first, *rest) = list(settings), words
     name, _, value = first.partition("=")
     if not first.startswith("-"):

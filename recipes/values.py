@@ -14,7 +14,7 @@ from recipes.errors import ConfigError
 
 
 def value_of_text(name: str, text: str, hint: Any) -> Any:
-    """Convert what the user typed after `--set name=` to the type of its field. Raises: ConfigError if it has another type."""
+    """Convert the text that the user typed after `--set name=` to the type `hint`. Raises: ConfigError if it does not have that type."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         if text.lower() in ("none", "null") and type(None) in args:
@@ -49,7 +49,8 @@ def _plain(name: str, text: str, hint: type) -> Any:
 
 
 def value_of_json(value: Any, hint: Any) -> Any:
-    """Convert a JSON value to the type of its field. A whole number is accepted for a float. Raises: TypeError for another type."""
+    """Convert a value read from JSON to the type `hint`: a list becomes a tuple, and a whole number a float. Raises: TypeError for
+    another type."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return None if value is None and type(None) in args else value_of_json(value, args[0])
@@ -67,8 +68,8 @@ def value_of_json(value: Any, hint: Any) -> Any:
 
 
 def complaint_about(value: Any, hint: Any, notes: Sequence[Any] = ()) -> str | None:
-    """Return what the value must be ("must be ..."), if its type is wrong or it is outside of the Bounds among `notes`; None if it is
-    valid. The bounds apply to each number of a tuple."""
+    """Return what the value must be ("must be ..."), if it does not have the type `hint` or is outside of the Bounds among `notes`; None
+    if it is valid. The bounds apply to each number of a tuple."""
     try:
         value_of_json(value, hint)
     except TypeError:
@@ -79,14 +80,14 @@ def complaint_about(value: Any, hint: Any, notes: Sequence[Any] = ()) -> str | N
 
 
 def text_of_value(value: Any) -> str:
-    """Return the value as a user types it after `--set name=`: the inverse of value_of_text."""
+    """Return the value as a user types it after `--set name=`, such as "1,2" for a tuple and "none" for None."""
     if isinstance(value, tuple | list):
         return ",".join(map(text_of_value, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def type_in_words(hint: Any) -> str:
-    """Return the type of a setting in words that follow "must be"."""
+    """Return the type `hint` of a setting in words that follow "must be", such as "an integer"."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return f"{type_in_words(args[0])} or None"
@@ -98,18 +99,20 @@ def type_in_words(hint: Any) -> str:
 
 
 def expand_home(value: Any, notes: Sequence[Any]) -> Any:
-    """Return the value. If its field is a path (a Place among `notes`), a leading `~` is replaced by the user's home."""
+    """Return the value, with a leading `~` replaced by the user's home if the setting is a path: a Place is among `notes`."""
     is_place = any(isinstance(note, Place) for note in notes)
     return os.path.expanduser(value) if is_place and isinstance(value, str) else value
 
 
 def place_name(text: str) -> str:
-    """Return the file, folder or hub name that a flag has, for argparse's `type`. Raises: ArgumentTypeError if it is empty."""
+    """Return a flag's text, which is a file, folder or hub name, with a leading `~` replaced by the user's home. For argparse's `type`.
+    Raises: ArgumentTypeError if it is empty."""
     if not text.strip():
         raise ArgumentTypeError("is empty (a shell variable that is not set?); give it a value or leave it out")
     return os.path.expanduser(text)
 
 
 def place(text: str) -> Path:
-    """Return the path that a flag has, for argparse's `type`. Raises: ArgumentTypeError if it is empty."""
+    """Return a flag's text as a path, with a leading `~` replaced by the user's home. For argparse's `type`. Raises: ArgumentTypeError
+    if it is empty."""
     return Path(place_name(text))

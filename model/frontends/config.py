@@ -10,32 +10,34 @@ from model.config import EncoderConfig
 
 @dataclass(frozen=True)
 class FrontendConfig:
-    """Common base of the front-ends' settings. `kind` names the class in config.json."""
+    """Base of the settings of a front-end, which embeds the raw input. Each modality has a subclass; config.json stores its `kind`."""
 
     kind: ClassVar[str]
     num_prefix_tokens: ClassVar[int] = 0
-    """Positions in front of the sample's own that are attended to and carry no target."""
+    """How many positions, such as CLS, stand before those of the sample. They take part in the attention and have no target."""
 
     def split_sizes(self) -> dict[str, int]:
-        """What tensor parallelism splits here: name -> size, which the TP size must divide. Heads are the encoder's."""
+        """Return the sizes of the front-end that the tensor-parallel size must divide: name in an error message -> size. {} if there are
+        none."""
         return {}
 
     def num_parameters(self, encoder: EncoderConfig) -> int:
-        """Parameters of the front-end."""
+        """Return the number of parameters of the front-end. `encoder` gives its width and heads."""
         raise NotImplementedError
 
     def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
-        """Model FLOPs of one forward of the front-end on `num_tokens` positions; a multiply-add is two."""
+        """Return the model FLOPs of one forward of the front-end that makes `num_tokens` positions. A multiply-add counts as two."""
         raise NotImplementedError
 
     def tokens_per_sample(self, length: float) -> int:
-        """Positions of a sample of `length` raw units: tokens of a text, samples of a waveform. Images have one length."""
+        """Return how many positions a sample has, without prefix tokens. `length`: text in tokens, a waveform in samples; not used for
+        images."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class TextFrontendConfig(FrontendConfig):
-    """Token embeddings and positions (fairseq TransformerEncoder as data2vec_text.py uses it)."""
+    """Settings of the text front-end: token embeddings and positions (fairseq TransformerEncoder as data2vec_text.py uses it)."""
 
     kind: ClassVar[str] = "text"
     vocab_size: Annotated[int, at_least(6)] = 50265
@@ -50,20 +52,20 @@ class TextFrontendConfig(FrontendConfig):
 
     @property
     def padded_vocab_size(self) -> int:
-        """Rows of the embedding table: the vocabulary rounded up to a multiple of 128, whatever the TP size, so that every TP
-        size holds the same table."""
+        """Rows of the embedding table: vocab_size rounded up to a multiple of 128. It does not depend on the tensor-parallel size, so
+        that every run holds the same table."""
         return -(-self.vocab_size // 128) * 128
 
     def split_sizes(self) -> dict[str, int]:
-        """What tensor parallelism splits here: name -> size, which the TP size must divide."""
+        """Return the size that the tensor-parallel size must divide, the rows of the embedding table: name in an error message -> size."""
         return {f"frontend.vocab_size {self.vocab_size} padded to": self.padded_vocab_size}
 
     def tokens_per_sample(self, length: float) -> int:
-        """A token is a position."""
+        """Return `length` as a whole number: each token of a text is one position."""
         return int(length)
 
     def num_parameters(self, encoder: EncoderConfig) -> int:
-        """Token table without the rows that pad it, positions or relative bias, and the norm."""
+        """Return the number of parameters: token table (without its padding rows), position table or relative bias, and the LayerNorm."""
         d = encoder.hidden_size
         positions = (
             (self.max_positions + 2) * d if self.positions == "absolute" else (2 * self.max_positions - 1) * encoder.num_attention_heads
@@ -71,14 +73,14 @@ class TextFrontendConfig(FrontendConfig):
         return self.vocab_size * d + positions + 2 * d
 
     def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
-        """Look-ups cost none."""
+        """Return 0: looking up embeddings needs no multiplications."""
         return 0
 
 
 @dataclass(frozen=True)
 class SpeechFrontendConfig(FrontendConfig):
-    """Convolutions over the waveform, a projection, and convolutions as positions (fairseq wav2vec2.py as
-    data2vec_audio.py and base_librispeech.yaml use it)."""
+    """Settings of the speech front-end: convolutions over the waveform, a projection, and positional convolutions (fairseq wav2vec2.py
+    as data2vec_audio.py and base_librispeech.yaml use it)."""
 
     kind: ClassVar[str] = "speech"
     conv_dim: Annotated[int, at_least(1)] = 512
@@ -86,7 +88,7 @@ class SpeechFrontendConfig(FrontendConfig):
     conv_kernels: Annotated[tuple[int, ...], at_least(1)] = (10, 3, 3, 3, 3, 2, 2)
     """Kernel sizes of the extractor's convolutions. The first counts raw samples."""
     conv_strides: Annotated[tuple[int, ...], at_least(1)] = (5, 2, 2, 2, 2, 2, 2)
-    """Their strides. The product is the raw samples per frame (320: a frame each 20 ms at 16 kHz)."""
+    """Strides of the extractor's convolutions. Their product is the raw samples per frame (320: a frame each 20 ms at 16 kHz)."""
     conv_bias: bool = False
     """True: the extractor's convolutions have a bias."""
     extractor_norm: Literal["layer", "group"] = "layer"
@@ -104,29 +106,31 @@ class SpeechFrontendConfig(FrontendConfig):
 
     @property
     def stride(self) -> int:
-        """Samples from one frame to the next."""
+        """Raw samples of the waveform from the start of one frame to the start of the next."""
         return math.prod(self.conv_strides)
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one frame sees."""
+        """Raw samples of the waveform from which one frame is computed."""
         field_samples, step = 1, 1
         for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
             field_samples, step = field_samples + (kernel - 1) * step, step * stride
         return field_samples
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames of a waveform: floor((n - k) / s + 1) for each convolution; 0 below the receptive field."""
+        """Return the frames that a waveform of `num_samples` gives: floor((n - kernel) / stride + 1) for each convolution in turn; 0 if
+        it is shorter than the receptive field."""
         for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
             num_samples = max(0, (num_samples - kernel) // stride + 1)
         return num_samples
 
     def tokens_per_sample(self, length: float) -> int:
-        """Frames of a waveform of `length` samples."""
+        """Return the frames that a waveform of `length` samples gives; 0 if it is shorter than one frame needs."""
         return self.num_frames(int(length))
 
     def num_parameters(self, encoder: EncoderConfig) -> int:
-        """Extractor, norm and projection, mask vector, positional convolutions, and the norm before post-LN blocks."""
+        """Return the number of parameters: extractor, norm and projection, mask vector, positional convolutions, and the LayerNorm
+        before post-LN blocks."""
         c, d, layers = self.conv_dim, encoder.hidden_size, len(self.conv_kernels)
         convolutions = c * self.conv_kernels[0] + sum(c * c * kernel for kernel in self.conv_kernels[1:]) + layers * c * self.conv_bias
         norms = 2 * c * (layers if self.extractor_norm == "layer" else 1)
@@ -136,7 +140,8 @@ class SpeechFrontendConfig(FrontendConfig):
         return convolutions + norms + 2 * c + c * d + d + d + positions + entry_norm
 
     def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
-        """Convolutions at their own frame rates, the projection and the positional convolutions."""
+        """Return the model FLOPs of one forward that makes `num_tokens` frames: extractor, projection and positional convolutions. A
+        multiply-add counts as two."""
         c, d = self.conv_dim, encoder.hidden_size
         rate, flops = self.stride, 0  # outputs of a convolution per final frame, to the edge
         for number, (kernel, stride) in enumerate(zip(self.conv_kernels, self.conv_strides, strict=True)):
@@ -148,7 +153,7 @@ class SpeechFrontendConfig(FrontendConfig):
 
 @dataclass(frozen=True)
 class VisionFrontendConfig(FrontendConfig):
-    """Patch embedding, CLS and relative position bias (BEiT as data2vec's vision release uses it)."""
+    """Settings of the vision front-end: patch embedding, CLS and relative position bias (BEiT as data2vec's vision release uses it)."""
 
     kind: ClassVar[str] = "vision"
     image_size: Annotated[int, at_least(1)] = 224
@@ -165,23 +170,23 @@ class VisionFrontendConfig(FrontendConfig):
 
     @property
     def grid(self) -> int:
-        """Patches along one side."""
+        """Number of patches along one side of the image."""
         return self.image_size // self.patch_size
 
     def tokens_per_sample(self, length: float = 0) -> int:
-        """Patches; every image has the recipe's size."""
+        """Return the number of patches of an image. `length` is not used: every image has the recipe's size."""
         return self.grid**2
 
     def num_tables(self, num_layers: int) -> int:
-        """Tables of relative position bias."""
+        """Return how many tables of relative position bias there are, for an encoder of `num_layers` blocks."""
         return {"shared": 1, "per_layer": num_layers, "none": 0}[self.relative_bias]
 
     def num_parameters(self, encoder: EncoderConfig) -> int:
-        """Patch embedding, CLS and mask vectors, bias tables of ((2 grid - 1)^2 + 3) x heads."""
+        """Return the number of parameters: patch embedding, CLS and mask vectors, and bias tables of ((2 grid - 1)^2 + 3) x heads."""
         d = encoder.hidden_size
         table = ((2 * self.grid - 1) ** 2 + 3) * encoder.num_attention_heads
         return self.num_channels * self.patch_size**2 * d + d + 2 * d + self.num_tables(encoder.num_layers) * table
 
     def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
-        """The patch embedding."""
+        """Return the model FLOPs of embedding `num_tokens` patches. A multiply-add counts as two."""
         return num_tokens * 2 * self.num_channels * self.patch_size**2 * encoder.hidden_size

@@ -11,22 +11,24 @@ from model.config import Shares
 
 
 class FrontendOutput(NamedTuple):
-    """Encoder input (B, S, D), and two outputs that only some front-ends have."""
+    """What a front-end returns: the encoder's input (batch, sequence, channels), and two tensors that only some front-ends have."""
 
     x_BSD: Tensor
     bias_LHSS: Tensor | None = None
     """Added to the attention logits: one bias for all blocks (L = 1) or one for each."""
     features_BND: Tensor | None = None
-    """The embedded raw input before any mask, detached. A teacher that shares the student's embedding reads it."""
+    """The embedded input before masking, without gradient, (batch, positions, channels). A teacher that shares the student's embedding
+    reads it."""
 
 
 class Frontend(nn.Module):
-    """Raw input -> tokens. forward takes (inputs, mask, padding mask, features in place of the inputs or None) and returns a
-    FrontendOutput. docs/add-a-modality.md shows how to write one."""
+    """A module that turns raw input into embedded tokens. forward(inputs, mask, padding mask, features in place of the inputs or None)
+    returns a FrontendOutput. docs/add-a-modality.md shows how to write one."""
 
     num_prefix_tokens: int = 0
-    """Positions in front of the sample's own. They are attended to and have no target (CLS)."""
+    """How many positions, such as CLS, stand before those of the sample. They take part in the attention and have no target."""
 
     def shared_parameters(self, shares: Shares) -> set[str]:
-        """Names of the parameters that a teacher with this `shares` copies instead of averaging."""
+        """Return the names of the parameters that a teacher copies from the student instead of averaging them, for this value of
+        teacher.shares; an empty set for "nothing"."""
         raise NotImplementedError

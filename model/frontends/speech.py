@@ -21,11 +21,12 @@ FEATURES = ("extractor.", "feature_norm.", "projection.", "mask_vector")
 
 
 class SpeechFrontend(Frontend):
-    """Extractor -> LayerNorm -> projection [features] -> mask vector -> zeros at padding -> plus positional convolutions ->
-    entry norm (post-LN blocks only) -> dropout. Every TP rank holds the whole module.
+    """Embeds a waveform as frames, the encoder's input: convolutions, LayerNorm, projection (its output are the features), mask vector
+    at masked frames, zeros at padding, plus positional convolutions, LayerNorm (post-LN blocks only), dropout. Every tensor-parallel
+    rank holds all of it.
 
-    Padding masks are over frames. fairseq also pads to an even number of frames, masks the extra frame in the attention and removes
-    it. That changes no number, so it is not done here.
+    Padding masks are over frames. fairseq also pads to an even number of frames, masks the extra frame in the attention and removes it.
+    That changes no number, so it is not done here.
 
     Source: fairseq wav2vec2.py and data2vec_audio.py, base_librispeech.yaml.
     """
@@ -45,8 +46,9 @@ class SpeechFrontend(Frontend):
     def forward(
         self, inputs_BT: Tensor, mask_BS: Tensor | None, padding_mask_BS: Tensor | None, features_BND: Tensor | None = None
     ) -> FrontendOutput:
-        """Return the encoder input (B, S, D) and the features of every frame. `features_BND`, if given, are read in place of the
-        waveform. Masks are bool: mask_BS is True where the mask vector replaces a frame, padding_mask_BS at padding."""
+        """Embed a waveform. Return the encoder's input (B, S, D), and the features of every frame before masking. `features_BND`, if
+        given, is read in place of the waveform. mask_BS is True where the mask vector replaces a frame, padding_mask_BS at padded
+        frames."""
         dtype = self.mask_vector.dtype
         if features_BND is None:
             features_BND = self.projection(self.feature_norm(self.extractor(inputs_BT.to(dtype))))
@@ -59,21 +61,21 @@ class SpeechFrontend(Frontend):
         return FrontendOutput(self.dropout(self.norm(x_BSD)), features_BND=features_BND.detach())
 
     def shared_parameters(self, shares: Shares) -> set[str]:
-        """Return the names of the parameters that the teacher copies: those that make the features, and with "frontend" also the
-        positional convolutions. The entry norm belongs to the blocks (fairseq keeps it in the averaged encoder)."""
+        """Return the names of the parameters that the teacher copies: "features": those that embed the waveform; "frontend": the
+        positional convolutions too; "nothing": none. The entry norm belongs to the blocks (fairseq keeps it in the averaged encoder)."""
         prefixes = {"nothing": (), "features": FEATURES, "frontend": (*FEATURES, "positions.")}[shares]
         return {name for name, _ in self.named_parameters() if name.startswith(prefixes)}
 
 
 class Extractor(nn.Module):
-    """Strided convolutions without padding: (B, T) samples -> (B, S, C)."""
+    """The strided convolutions, without padding, that turn a waveform into frames."""
 
     def __init__(self, config: SpeechFrontendConfig, init: Init) -> None:
         super().__init__()
         self.layers = nn.ModuleList(ExtractorLayer(config, number, init.at("layers", number)) for number in range(len(config.conv_kernels)))
 
     def forward(self, inputs_BT: Tensor) -> Tensor:
-        """Shapes: (B, T) -> (B, S, C)."""
+        """Return the frames of each waveform. Shapes: (batch, raw samples) -> (batch, frames, channels)."""
         x = inputs_BT.unsqueeze(-1)
         for layer in self.layers:
             x = layer(x)
@@ -81,7 +83,7 @@ class Extractor(nn.Module):
 
 
 class ExtractorLayer(nn.Module):
-    """Convolution -> norm -> exact GELU."""
+    """One layer of the extractor: convolution over time -> norm, if the settings have one here -> exact GELU."""
 
     def __init__(self, config: SpeechFrontendConfig, number: int, init: Init) -> None:
         super().__init__()
@@ -96,41 +98,43 @@ class ExtractorLayer(nn.Module):
             self.norm = TimeNorm(C, C)
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        """Shapes: (B, frames in, channels in) -> (B, frames out, C)."""
+        """Apply convolution, norm and GELU. Shapes: (batch, frames in, channels in) -> (batch, fewer frames, channels)."""
         return F.gelu(self.norm(self.conv(x_BTC)))
 
 
 class StridedConv(nn.Conv1d):
-    """A convolution over time with channels last, as LayerNorm needs them. Kaiming-normal weights."""
+    """A convolution over time on tensors with channels last, as LayerNorm needs them. Kaiming-normal weights."""
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, *, bias: bool, init: Init) -> None:
         self._init = init
         super().__init__(in_channels, channels, kernel, stride, bias=bias)
 
     def reset_parameters(self) -> None:
-        """Called by nn.Conv1d's constructor, the only time at which zero.Init allows writing a parameter."""
+        """Write the initial values. nn.Conv1d's constructor calls this; at no other time does DeepSpeed's zero.Init allow writing a
+        parameter."""
         fan_in = self.weight[0].numel()
         self._init.at("weight").fill_normal(self.weight.data, math.sqrt(2 / fan_in))
         if self.bias is not None:
             self._init.at("bias").fill_uniform(self.bias.data, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        """Shapes: (B, frames in, channels in) -> (B, frames out, C)."""
+        """Convolve over time, without padding. Shapes: (batch, frames in, channels in) -> (batch, fewer frames, channels)."""
         # conv2d has kernels for channels-last memory, conv1d has none; so this makes no transposed copies
         x_BC1T = x_BTC.transpose(1, 2).unsqueeze(2)
         return F.conv2d(x_BC1T, self.weight.unsqueeze(2), self.bias, (1, self.stride[0])).squeeze(2).transpose(1, 2)
 
 
 class TimeNorm(nn.GroupNorm):
-    """Each channel normed over all frames of its sample, padding included (wav2vec 2.0 Base)."""
+    """Normalises each channel of a sample over all its frames, padding included (wav2vec 2.0 Base)."""
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        """Shapes: (B, T, C) -> (B, T, C)."""
+        """Normalise each channel of each sample over time. Shapes: (batch, frames, channels) in and out."""
         return super().forward(x_BTC.transpose(1, 2)).transpose(1, 2)
 
 
 class Positions(nn.Module):
-    """Positional convolutions, whose output is added to the frames: a stack of narrow ones, or a single wide one."""
+    """Convolutions over the frames whose output encodes positions and is added to the frames: a stack of narrow ones, or a single wide
+    one."""
 
     def __init__(self, config: SpeechFrontendConfig, hidden_size: int, init: Init) -> None:
         super().__init__()
@@ -142,7 +146,7 @@ class Positions(nn.Module):
         self.exact_padding = config.exact_padding
 
     def forward(self, x_BSD: Tensor, padding_mask_BS: Tensor | None) -> Tensor:
-        """Shapes: (B, S, D) -> (B, S, D). x must be zero at padding, which the first convolution reads too."""
+        """Return the positional encoding of the frames x, which must be 0 at padding. Shapes: (batch, frames, channels) in and out."""
         for number, layer in enumerate(self.layers):
             if self.exact_padding and number and padding_mask_BS is not None:
                 x_BSD = x_BSD.masked_fill(padding_mask_BS.unsqueeze(-1), 0.0)
@@ -151,27 +155,30 @@ class Positions(nn.Module):
 
 
 class PositionalConv(nn.Conv1d):
-    """Grouped convolution -> LayerNorm over channels without parameters -> GELU. Keeps the number of frames. Torch's initial values."""
+    """Grouped convolution over time -> LayerNorm over channels, without parameters -> GELU. The number of frames stays. It starts with
+    torch's initial values."""
 
     def __init__(self, hidden_size: int, kernel: int, groups: int, init: Init) -> None:
         self._init = init
         super().__init__(hidden_size, hidden_size, kernel, padding=kernel // 2, groups=groups)
 
     def reset_parameters(self) -> None:
-        """See StridedConv."""
+        """Write the initial values. nn.Conv1d's constructor calls this; at no other time does DeepSpeed's zero.Init allow writing a
+        parameter."""
         bound = 1 / math.sqrt(self.weight[0].numel())
         self._init.at("weight").fill_uniform(self.weight.data, -bound, bound)
         assert self.bias is not None
         self._init.at("bias").fill_uniform(self.bias.data, -bound, bound)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
-        """Shapes: (B, S, D) -> (B, S, D)."""
+        """Apply convolution, norm and GELU. Shapes: (batch, frames, channels) in and out."""
         y_BSD = super().forward(x_BSD.transpose(1, 2)).transpose(1, 2)[:, : x_BSD.shape[1]]
         return F.gelu(F.layer_norm(y_BSD, y_BSD.shape[-1:]))
 
 
 class WeightNormedConv(nn.Module):
-    """One wide grouped convolution -> GELU. Its weight is g * v / |v|, with one norm per tap, over both channel dimensions.
+    """One wide grouped convolution over time -> GELU. Its weight is g * v / |v|, with one norm for each tap, over both channel
+    dimensions.
 
     g and v are ordinary parameters. torch's weight_norm would make them after the constructor, and ZeRO-3 would not partition them.
     Source: fairseq wav2vec2.py make_conv_pos.
@@ -187,7 +194,7 @@ class WeightNormedConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(hidden_size))
 
     def forward(self, x_BSD: Tensor) -> Tensor:
-        """Shapes: (B, S, D) -> (B, S, D)."""
+        """Apply the weight-normed convolution and GELU. Shapes: (batch, frames, channels) in and out."""
         weight = self.weight_v * (self.weight_g / _tap_norm(self.weight_v))
         y_BDS = F.conv1d(x_BSD.transpose(1, 2), weight, self.bias, padding=weight.shape[2] // 2, groups=self.groups)
         return F.gelu(y_BDS[:, :, : x_BSD.shape[1]]).transpose(1, 2)

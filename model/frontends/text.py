@@ -20,10 +20,11 @@ BOS, PAD, EOS, UNK = range(4)  # fairseq's and RoBERTa's first ids
 
 
 class TextFrontend(Frontend):
-    """Token embedding (+ learned position) -> LayerNorm -> dropout -> zeros at padding.
+    """Embeds token ids, the encoder's input: token embedding, plus learned positions if they are absolute, LayerNorm, dropout, zeros at
+    padding.
 
-    Source: fairseq transformer_encoder.py forward_embedding and learned_positional_embedding.py. Rows from vocab_size on are 0:
-    they are never looked up and never trained.
+    Source: fairseq transformer_encoder.py forward_embedding and learned_positional_embedding.py. Rows of the token table from vocab_size
+    on are 0: they are never looked up and never trained.
     """
 
     def __init__(self, config: TextFrontendConfig, encoder: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream) -> None:
@@ -43,8 +44,9 @@ class TextFrontend(Frontend):
     def forward(
         self, ids_BS: Tensor, mask_BS: Tensor | None, padding_mask_BS: Tensor | None, features_BSD: Tensor | None = None
     ) -> FrontendOutput:
-        """Return embedded tokens (B, S, D) and the attention bias (1, H, S, S), if any. mask_BS is not read: `<mask>` is an id. So
-        student and teacher read different ids, and there are no features to share."""
+        """Embed token ids. Return the encoder's input (batch, S, channels) and, with relative positions, the attention bias (1, local
+        heads, S, S). mask_BS is not read, since masked positions have the id of `<mask>`. features_BSD must be None: student and teacher
+        read different ids."""
         assert features_BSD is None
         x_BSD = self.tokens(ids_BS)
         if self.positions is not None:
@@ -56,14 +58,15 @@ class TextFrontend(Frontend):
         return FrontendOutput(x_BSD, None if bias_HSS is None else bias_HSS.unsqueeze(0))
 
     def shared_parameters(self, shares: Shares) -> set[str]:
-        """Return the names of the parameters that the teacher copies: all but the attention bias, which belongs to the blocks."""
+        """Return the names of the parameters that the teacher copies: none if `shares` is "nothing", else all but the attention bias,
+        which belongs to the blocks."""
         if shares == "nothing":
             return set()
         return {name for name, _ in self.named_parameters() if not name.startswith("relative_bias.")}
 
 
 class PositionTable(nn.Module):
-    """Learned absolute positions, counted over real tokens only. The first real token has row PAD + 1."""
+    """Learned embeddings of absolute positions. Padding has no position: real tokens are numbered without it. The first has row PAD + 1."""
 
     def __init__(self, max_positions: int, hidden_size: int, init: Init, std: float) -> None:
         super().__init__()
@@ -72,7 +75,8 @@ class PositionTable(nn.Module):
         self.weight.data[PAD] = 0
 
     def forward(self, S: int, padding_mask_BS: Tensor | None) -> Tensor:
-        """Shapes: (S, D) if nothing is padded, else (B, S, D)."""
+        """Return the position embeddings of S positions: (S, channels) without padding, else (batch, S, channels). Those at padding are
+        0."""
         if padding_mask_BS is None:
             return self.weight[PAD + 1 : PAD + 1 + S]
         keep_BS = ~padding_mask_BS

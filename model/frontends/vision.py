@@ -21,7 +21,8 @@ VECTOR_INIT_STD = 0.02
 
 
 class VisionFrontend(Frontend):
-    """Patch embedding [features] -> mask vector -> CLS in front; and a bias on the attention logits, whose initial value is 0.
+    """Embeds an image as patches, the encoder's input: patch embedding (its output are the features), mask vector at masked patches, CLS
+    vector in front. Its bias on the attention logits starts at 0.
 
     Source: BEiT as data2vec_vision uses it (modeling_cyclical.py).
     """
@@ -47,8 +48,9 @@ class VisionFrontend(Frontend):
     def forward(
         self, pixels_BCHW: Tensor, mask_BN: Tensor | None, padding_mask_BN: Tensor | None, features_BND: Tensor | None = None
     ) -> FrontendOutput:
-        """Return the encoder input (B, S, D), the bias (L, H, S, S) if any, and the embedding of every patch. `features_BND`, if
-        given, are read in place of the pixels. mask_BN is True where the mask vector replaces a patch. Images have no padding."""
+        """Embed images. Return the encoder's input (batch, S, channels), the attention bias (tables, local heads, S, S) or None, and all
+        patches before masking. `features_BND`, if given, is read in place of the pixels. mask_BN is True where the mask vector replaces
+        a patch. padding_mask_BN must be None."""
         assert padding_mask_BN is None
         dtype = self.mask_vector.dtype
         if features_BND is None:
@@ -61,33 +63,35 @@ class VisionFrontend(Frontend):
         return FrontendOutput(x_BSD, None if bias is None else bias.view(-1, *bias.shape[-3:]), features_BND.detach())
 
     def shared_parameters(self, shares: Shares) -> set[str]:
-        """Return the names of the parameters that the teacher copies: all but the bias, which belongs to the blocks."""
+        """Return the names of the parameters that the teacher copies: none if `shares` is "nothing", else all but the attention bias,
+        which belongs to the blocks."""
         if shares == "nothing":
             return set()
         return {name for name, _ in self.named_parameters() if not name.startswith("relative_bias.")}
 
 
 class PatchBiases(nn.ModuleList):
-    """One bias for each block (BEiT's fine-tuning)."""
+    """One table of relative position bias for each block of the encoder (BEiT's fine-tuning)."""
 
     def forward(self) -> Tensor:
-        """Shapes: (L, H, S, S)."""
+        """Return the attention biases of all blocks, stacked. Shapes: (blocks, local heads, S, S) with S = patches + 1 (CLS)."""
         return torch.stack([table() for table in self])
 
 
 class PatchEmbedding(nn.Conv2d):
-    """One linear map, with bias, of each patch's pixels. Initial values are BEiT's, biases are 0."""
+    """Embeds each patch: one linear map of its pixels, with bias. Weights start as in BEiT, biases at 0."""
 
     def __init__(self, config: VisionFrontendConfig, hidden_size: int, init: Init, std: float | None) -> None:
         self._init, self._std = init.at("weight"), std
         super().__init__(config.num_channels, hidden_size, config.patch_size, stride=config.patch_size)
 
     def reset_parameters(self) -> None:
-        """Called by nn.Conv2d's constructor, the only time at which zero.Init allows writing a parameter."""
+        """Write the initial values. nn.Conv2d's constructor calls this; at no other time does DeepSpeed's zero.Init allow writing a
+        parameter."""
         self._init.fill_truncated(self.weight.data, self._std)
         assert self.bias is not None
         nn.init.zeros_(self.bias)
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """Shapes: (B, C, H, W) -> (B, N, D)."""
+        """Return the embedding of each patch, row by row. Shapes: pixels (batch, colours, height, width) -> (batch, patches, channels)."""
         return super().forward(pixels_BCHW).flatten(2).transpose(1, 2)

@@ -13,7 +13,7 @@ from recipes.errors import ConfigError
 from recipes.values import place
 
 SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
-"""Settings of the recipe's model that are printed."""
+"""Settings of the model that `inspect` prints."""
 
 
 def add_command(commands: Any) -> None:
@@ -27,7 +27,8 @@ def add_command(commands: Any) -> None:
 
 
 def run_inspect(args: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Print what the checkpoint holds. Raises: ConfigError; DamagedCheckpoint naming the first damaged file or tensor."""
+    """Run `inspect`: print what a checkpoint holds, and return 0. Raises: ConfigError; DamagedCheckpoint that names the first damaged
+    file or tensor."""
     folder = find_checkpoint(args.path, "")
     with reading(folder):
         manifest = read_manifest(folder)
@@ -44,9 +45,9 @@ def run_inspect(args: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 
 def find_checkpoint(path: Path, flag: str) -> Path:
-    """Return `path` if it is a checkpoint folder, or the newest complete checkpoint if `path` is a run dir.
+    """Return the newest complete checkpoint if `path` is a run dir. Any other folder is returned as it is, and should be a checkpoint.
 
-    Raises: ConfigError with a line that begins with `flag` and the path.
+    Raises: ConfigError if there is no such folder or checkpoint, with a line that begins with `flag` and the path.
     """
     if not path.is_dir():
         raise ConfigError(f"{flag}{path}: no such folder; name a run dir (runs/text_tiny) or a folder checkpoints/step_N in one")
@@ -60,7 +61,8 @@ def find_checkpoint(path: Path, flag: str) -> Path:
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """Context for reads of a checkpoint. Raises: ConfigError if the disk fails, or if a running run has removed the folder."""
+    """In this block, which reads a checkpoint, an OSError becomes a ConfigError: the disk fails, or a running run has removed the
+    folder."""
     try:
         yield
     except OSError as error:
@@ -68,7 +70,8 @@ def reading(folder: Path) -> Iterator[None]:
 
 
 def describe(folder: Path, manifest: Manifest) -> list[str]:
-    """Return lines with counters, recipe, origin, topology, files and sizes."""
+    """Return lines that describe a checkpoint: progress, recipe, when and with which versions it was written, number of ranks, files and
+    sizes."""
     counters, metadata = manifest.counters, manifest.facts
     values = sum(prod(entry.shape) for entry in manifest.parameters.values())
     size = manifest.num_bytes() + (folder / MANIFEST).stat().st_size
@@ -102,7 +105,7 @@ def _origin_line(metadata: dict[str, Any]) -> str:
 
 
 def parameter_lines(manifest: Manifest) -> list[str]:
-    """Return a line for each parameter: name, whole shape, and the dimension along which tensor parallelism splits it."""
+    """Return a line for each parameter: name, whole shape, and the dimension along which tensor parallelism splits it, or "whole"."""
     width = max(map(len, manifest.parameters), default=0)
     return [
         f"  {name:<{width}}  {' x '.join(map(str, entry.shape)):<14}  {'whole' if entry.tp_dim is None else f'split along {entry.tp_dim}'}"

@@ -5,6 +5,8 @@ checkpoints/step_00000100/
     rank_00000.safetensors ...    per rank: KIND/PARAMETER -> its flat unpadded range; the header has the range's place and hashes
     manifest.json                 counters, parameters, files with their sizes and header hashes, recipe, versions; the last file written
 checkpoints/latest                the name of the newest complete folder
+
+KIND is `master` (float32 weights), a moment of Adam, or a kind of the objective.
 """
 
 import hashlib
@@ -23,8 +25,9 @@ PREFIX = "step_"
 
 @dataclass(frozen=True)
 class Range:
-    """A rank's piece of a parameter: `count` elements from `offset` of the flattened tensor-parallel slice `tp_rank` of `tp_size`. The
-    slice has shape `local_shape` and is cut along `tp_dim` (None: not cut)."""
+    """The part of a parameter that one rank has written: `count` elements from `offset` of a flattened slice. The slice is number
+    `tp_rank` of `tp_size`, into which tensor parallelism cuts the parameter along `tp_dim` (None: not cut), and has the shape
+    `local_shape`."""
 
     parameter: str
     local_shape: tuple[int, ...]
@@ -39,7 +42,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Counters:
-    """Progress of the run, independent of the number of ranks."""
+    """How far a run has come. The numbers are the same for any number of ranks."""
 
     step: int = 0
     """Optimizer updates applied."""
@@ -51,7 +54,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class ParameterEntry:
-    """One parameter of the model that wrote the checkpoint."""
+    """What the manifest records about one parameter: its shape, and how the ranks that wrote the checkpoint had split it."""
 
     shape: tuple[int, ...]
     """Shape of the whole tensor."""
@@ -63,7 +66,7 @@ class ParameterEntry:
 
 @dataclass(frozen=True)
 class FileEntry:
-    """The file of one rank."""
+    """What the manifest records about the file that one rank has written: name, size, and hash of its header."""
 
     name: str
     bytes: int
@@ -74,7 +77,7 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Content of manifest.json. `facts`: recipe, versions, data_fingerprint and small states that are not tensors."""
+    """Content of a checkpoint's manifest.json. `facts`: recipe, versions, data_fingerprint and small states that are not tensors."""
 
     counters: Counters
     tp_size: int
@@ -84,23 +87,23 @@ class Manifest:
     facts: dict[str, Any]
 
     def num_bytes(self) -> int:
-        """Return the size of all tensor files together."""
+        """Return the size in bytes of all tensor files together."""
         return sum(file.bytes for file in self.files)
 
 
 def step_folder(run_dir: Path, step: int) -> Path:
-    """Return the folder of the checkpoint after `step` updates."""
+    """Return the path of the checkpoint folder after `step` optimizer updates, such as checkpoints/step_00000100 of the run dir."""
     return run_dir / "checkpoints" / f"{PREFIX}{step:08d}"
 
 
 def step_of(folder: Path) -> int:
-    """Return the step of a checkpoint folder: the inverse of step_folder."""
+    """Return the step number in the name of a checkpoint folder: 100 for step_00000100."""
     return int(folder.name.removeprefix(PREFIX))
 
 
 def candidates(run_dir: Path) -> list[Path]:
-    """Return the checkpoint folders to try, newest first: the folder that `latest` names and older ones, or all folders if `latest` names
-    none. Whether they can be read is not checked."""
+    """Return the checkpoint folders that may be loaded, newest first: the one that the file `latest` names and older ones, or all if
+    `latest` names none. Whether they can be read is not checked."""
     folder = run_dir / "checkpoints"
     found = sorted((p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit() and p.is_dir()), key=step_of)
     found.reverse()
@@ -116,7 +119,7 @@ def _named(folder: Path) -> Path | None:
 
 
 def newest(run_dir: Path) -> Path | None:
-    """Return the first candidate whose manifest and file sizes are right, without reading tensors; None if there is none."""
+    """Return the newest checkpoint folder whose manifest and file sizes are right; None if there is none. Tensors are not read."""
     for folder in candidates(run_dir):
         try:
             check_files(folder, read_manifest(folder))
@@ -127,14 +130,14 @@ def newest(run_dir: Path) -> Path | None:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write manifest.json, including a hash of its own content."""
+    """Write manifest.json into a checkpoint folder, with a hash of its own content. The file is complete or absent."""
     write_text_atomically(folder / MANIFEST, _text({"format": FORMAT, **asdict(manifest)}))
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read manifest.json and check its hash.
+    """Read manifest.json of a checkpoint folder and check its hash.
 
-    Raises: DamagedCheckpoint if it does not exist or is not as it was written; ConfigError if another version of this software wrote it.
+    Raises: DamagedCheckpoint if it does not exist or is not as it was written; ConfigError if it has another format version.
     """
     if not (folder / MANIFEST).exists() and (folder / "state.json").exists():
         raise ConfigError(f"{folder}: checkpoint format 1, this version reads {FORMAT}; use the version that wrote it")
@@ -169,7 +172,7 @@ def _manifest(content: dict[str, Any]) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Raises: DamagedCheckpoint if a file is missing or does not have its recorded size."""
+    """Check that all tensor files exist and have their recorded sizes. Raises: DamagedCheckpoint that names the first other one."""
     for file in manifest.files:
         path = folder / file.name
         size = path.stat().st_size if path.exists() else None
@@ -187,11 +190,11 @@ def _hash(content: dict[str, Any]) -> str:
 
 
 def range_to_json(item: Range) -> str:
-    """Return the text of a range in a file's header."""
+    """Return a range as JSON text, for the header of a tensor file."""
     return json.dumps({field.name: getattr(item, field.name) for field in fields(Range)})
 
 
 def range_from_json(text: str) -> Range:
-    """Return the range of a text that range_to_json() wrote."""
+    """Return the range that range_to_json() made a JSON text of."""
     values = json.loads(text)
     return Range(**{**values, "local_shape": tuple(values["local_shape"]), "sha256": tuple(values["sha256"])})

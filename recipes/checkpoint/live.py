@@ -1,6 +1,7 @@
-"""The state of a running run (live state) under the names of the checkpoint: which shards this rank holds, and their ranges. No files.
+"""The tensors of a running run that are saved, under their names in a checkpoint: which of them this rank holds, and their ranges. No
+files.
 
-Saved are the student's weights and moments, and the further kinds of tensor that its objective holds.
+Saved are the student's float32 weights and Adam's moments, and the further kinds of tensor that its objective holds.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,20 +17,21 @@ from recipes.errors import ConfigError
 
 
 class LiveState(Protocol):
-    """The state that is saved and loaded. An objective has these attributes and methods (recipes/objectives/base.py)."""
+    """What checkpoints save and load. An objective has these attributes and methods (recipes/objectives/base.py)."""
 
     student: Engine
     parallel: Parallel
 
     def shards(self) -> Mapping[str, Mapping[str, Tensor]]:
-        """Return the objective's own shards: kind -> parameter -> shard."""
+        """Return the tensors that the objective adds to the student's own: kind -> parameter name -> this rank's shard."""
 
     def after_load(self) -> None:
-        """Called after every shard was written."""
+        """Called after a checkpoint was written into all shards, so that the forward passes use them."""
 
 
 def entry_of(parameter: nn.Parameter, tp_size: int) -> ParameterEntry:
-    """Return the manifest's entry of a live parameter."""
+    """Return what a checkpoint's manifest records about a parameter of the running model: whole shape, split dimension, elements per
+    rank."""
     shape, tp_dim = list(parameter.ds_shape), parameter.partition_dim if shards.is_split(parameter) else None
     if tp_dim is not None:
         shape[tp_dim] *= tp_size
@@ -37,13 +39,13 @@ def entry_of(parameter: nn.Parameter, tp_size: int) -> ParameterEntry:
 
 
 def entries(live: LiveState) -> dict[str, ParameterEntry]:
-    """Return the manifest's entries of all parameters, in the model's order."""
+    """Return what a checkpoint's manifest records about all parameters: name -> entry, in the model's order."""
     return {name: entry_of(p, live.parallel.tp_size) for name, p in shards.named_parameters(live.student)}
 
 
 def owned_shards(live: LiveState) -> Iterator[tuple[str, Range, Tensor]]:
-    """Yield (KIND/PARAMETER, range, unpadded live view) of the shards that this rank writes. A parameter that every tensor-parallel rank
-    holds whole is written by rank 0 of each group only."""
+    """Yield (KIND/PARAMETER, range, tensor) for all that this rank writes. The tensor is a flat view of the running state, without
+    padding. A parameter that every tensor-parallel rank holds whole is written by tensor-parallel rank 0 only."""
     parallel, own_kinds = live.parallel, live.shards()
     for name, parameter in shards.named_parameters(live.student):
         split = shards.is_split(parameter)
@@ -57,8 +59,8 @@ def owned_shards(live: LiveState) -> Iterator[tuple[str, Range, Tensor]]:
 
 
 def shards_of(name: str, parameter: nn.Parameter, own_kinds: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Yield (kind, live shard) of one parameter, padded. `own_kinds`: the objective's shards. A parameter that is always frozen has no
-    moments."""
+    """Yield (kind, this rank's shard) of one parameter: float32 weights, Adam's moments (not if it is always frozen), then the kinds in
+    `own_kinds`: kind -> parameter name -> shard. The shards are the running state itself, with padding."""
     yield "master", shards.master_shard(parameter)
     if parameter.requires_grad:
         yield from ((moment, shards.moment_shard(parameter, moment)) for moment in shards.MOMENTS)
@@ -66,7 +68,8 @@ def shards_of(name: str, parameter: nn.Parameter, own_kinds: Mapping[str, Mappin
 
 
 def check_same_architecture(folder: Any, theirs: dict[str, ParameterEntry], ours: dict[str, ParameterEntry]) -> None:
-    """Raises: ConfigError that names the first parameter in which a checkpoint (theirs) and the model (ours) differ, with both shapes."""
+    """Check that a checkpoint's parameters (`theirs`) have the names and shapes of the model's (`ours`). Raises: ConfigError that names
+    the first other one, with both shapes."""
     for name in (*ours, *(name for name in theirs if name not in ours)):
         there, here = theirs.get(name), ours.get(name)
         if there is None or here is None or there.shape != here.shape:

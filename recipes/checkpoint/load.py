@@ -16,10 +16,12 @@ OPEN_FILES = 64
 
 
 class CheckpointReader:
-    """Reads the tensors of a checkpoint folder by kind and parameter, cut for any number of ranks."""
+    """Reads tensors of a checkpoint folder by kind (such as `master`, the float32 weights) and parameter, for any number of reading
+    ranks."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises: DamagedCheckpoint if the folder is not a complete checkpoint; ConfigError if it has another format."""
+        """Read the manifest and check that all files have their sizes. Raises: DamagedCheckpoint if the folder is not a complete
+        checkpoint; ConfigError if it has another format version."""
         self.folder, self.manifest = folder, read_manifest(folder)
         check_files(folder, self.manifest)
         self._by_rank = {(file.tp_rank, file.dp_rank): file for file in self.manifest.files}
@@ -27,28 +29,30 @@ class CheckpointReader:
 
     @property
     def counters(self) -> Counters:
-        """Progress of the run when it wrote the checkpoint."""
+        """How far the run had come when it wrote the checkpoint: steps, updates, samples, tokens."""
         return self.manifest.counters
 
     def names(self, kind: str) -> list[str]:
-        """Return the parameters that have a tensor of this kind, in the model's order."""
+        """Return the names of the parameters that have a tensor of this kind, such as `master`, in the model's order."""
         keys = {key for file in self.manifest.files if file.dp_rank == 0 for key in self._open(file).metadata}
         return [name for name in self.manifest.parameters if f"{kind}/{name}" in keys]
 
     def whole(self, kind: str, name: str) -> Tensor:
-        """Return one whole tensor. Raises: ConfigError if the checkpoint has no such parameter; DamagedCheckpoint."""
+        """Return a parameter's whole tensor of this kind, verified. Raises: ConfigError if the checkpoint has none; DamagedCheckpoint,
+        OSError."""
         entry = self.entry(name)
         return self.read(kind, name, (0, 1), 0, prod(entry.shape)).view(entry.shape)
 
     def entry(self, name: str) -> ParameterEntry:
-        """Return shape and split of a parameter. Raises: ConfigError if the checkpoint has no such parameter."""
+        """Return a parameter's whole shape and how it is split. Raises: ConfigError if the checkpoint has no such parameter."""
         if name not in self.manifest.parameters:
             raise ConfigError(f"{self.folder}: has no parameter {name}; it is a checkpoint of another architecture")
         return self.manifest.parameters[name]
 
     def read(self, kind: str, name: str, cut: tuple[int, int], first: int, count: int) -> Tensor:
-        """Return `count` elements from `first` of a flattened slice. `cut` = (rank, size) of the reader in its tensor-parallel group. A
-        parameter that the writers did not split is not split here either. Raises: DamagedCheckpoint, OSError."""
+        """Return `count` elements from number `first` of a flattened slice: slice number cut[0] of the cut[1] into which tensor
+        parallelism cuts the parameter for the reader. A parameter that the writers did not split is read whole. Raises: ConfigError if
+        the checkpoint has no such tensor; DamagedCheckpoint, OSError."""
         entry = self.entry(name)
         if count == 0:
             return torch.empty(0)
@@ -57,8 +61,8 @@ class CheckpointReader:
         return self._recut(kind, name, cut, first, count)
 
     def _recut(self, kind: str, name: str, cut: tuple[int, int], first: int, count: int) -> Tensor:
-        """Return the same if the writers split the parameter into another number of slices. Seen as a matrix, the tensor has the dimensions
-        before the split one as rows, and the others as columns. A slice is a block of its columns."""
+        """Return what read() returns, if the writers split the parameter into another number of slices. Seen as a matrix, the tensor has
+        the dimensions before the split one as rows, and the others as columns. A slice is a block of its columns."""
         entry, slices = self.entry(name), self.manifest.tp_size
         assert entry.tp_dim is not None
         columns = prod(entry.shape[entry.tp_dim :])
@@ -76,7 +80,8 @@ class CheckpointReader:
         return out.view(-1)[first - top * ours - left :][:count]
 
     def _interval(self, kind: str, name: str, tp_rank: int, first: int, stop: int) -> Tensor:
-        """Return the elements from `first` to `stop` of one of the writers' flattened slices, from the files of its data-parallel ranks."""
+        """Return elements `first` to `stop` (not included) of the flattened slice that the writers' tensor-parallel rank `tp_rank` held,
+        from the files of its data-parallel ranks."""
         key, partition = f"{kind}/{name}", self.entry(name).partition
         out = torch.empty(stop - first)
         for dp_rank in range(first // partition, -(-stop // partition)):
@@ -94,7 +99,8 @@ class CheckpointReader:
         return TensorFile(self.folder / entry.name, entry.header_sha256)
 
     def verify(self) -> int:
-        """Read and verify everything, and return the number of ranges. Raises: DamagedCheckpoint that names the first damaged one."""
+        """Read all tensors, check all hashes, and return the number of ranges read: one for each tensor in each file. Raises:
+        DamagedCheckpoint that names the first damaged one; OSError."""
         return sum(1 for file in self.manifest.files for _ in self._verified(file))
 
     def _verified(self, entry: FileEntry) -> Iterator[str]:

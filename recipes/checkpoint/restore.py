@@ -1,4 +1,4 @@
-"""Loads a checkpoint into the live state, whatever the number of ranks that wrote it, and falls back to an older one if it is damaged."""
+"""Loads a checkpoint into a running run, whatever the number of ranks that wrote it, and falls back to an older one if it is damaged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +21,9 @@ Heartbeat = Callable[[], Any]
 def load_newest(run_dir: Path, live: LiveState, world: World, report: Report, alive: Heartbeat = lambda: None) -> Manifest | None:
     """Load the newest checkpoint that every rank can read, and return its manifest; None if there is no checkpoint. A collective.
 
-    `report` is called with each checkpoint that a rank cannot read, and the reason. `alive` is called before each parameter is loaded.
-    Raises: ConfigError if the architecture or format is another one, or if no checkpoint can be read.
+    `report` is called with each checkpoint that some rank cannot read, and the reason. `alive` is called before each parameter is
+    loaded.
+    Raises: ConfigError if the architecture or format version is another one, or if there are checkpoints and none can be read.
     """
     folders = world.on_rank_zero(lambda: candidates(run_dir))
     reasons = []
@@ -48,10 +49,11 @@ def load_newest(run_dir: Path, live: LiveState, world: World, report: Report, al
 
 
 def load_checkpoint(folder: Path, live: LiveState, alive: Heartbeat = lambda: None) -> Manifest:
-    """Read every shard of this rank from a checkpoint, and return its manifest. No collective. The forward uses the new weights only after
-    finish_load().
+    """Read this rank's part of a checkpoint into its shards, and return the manifest. `alive` is called before each parameter. No
+    collective. The forward uses the new weights only after finish_load().
 
-    Raises: ConfigError if the architecture or format is another one; DamagedCheckpoint and OSError, after which some shards may be written.
+    Raises: ConfigError if the architecture or format is another one; DamagedCheckpoint and OSError, after which some shards may be
+    written.
     """
     reader, parallel, own_kinds = CheckpointReader(folder), live.parallel, live.shards()
     check_same_architecture(folder, reader.manifest.parameters, entries(live))
@@ -66,8 +68,8 @@ def load_checkpoint(folder: Path, live: LiveState, alive: Heartbeat = lambda: No
 
 
 def finish_load(live: LiveState, manifest: Manifest) -> None:
-    """Restore what is not in the shards: the optimizer's step count, the loss scale, and the weights that the forwards gather. A collective
-    if there are persistent parameters."""
+    """Finish loading after load_checkpoint(): restore the optimizer's step count and the loss scale, and copy the loaded float32 weights
+    into those that the forward uses. Call it on all ranks."""
     shards.set_optimizer_step(live.student, manifest.counters.step)
     shards.set_loss_scaler_state(live.student, manifest.facts.get("loss_scaler", {}))
     shards.refresh_compute_weights(live.student)

@@ -9,19 +9,21 @@ from recipes.system.durable import sync
 
 
 def outdated(folders: list[Path], config: CheckpointConfig) -> list[Path]:
-    """Return those of `folders` (newest first) that are not among the last `keep_last` and not at a multiple of `keep_every_steps`."""
+    """Return those of `folders` (checkpoints, newest first) that may be removed: not among the newest `keep_last`, and not at a multiple
+    of `keep_every_steps`. The newest is never returned."""
     every = config.keep_every_steps
     return [folder for folder in folders[max(1, config.keep_last) :] if not every or step_of(folder) % every]
 
 
 def apply_retention(run_dir: Path, config: CheckpointConfig) -> None:
-    """Remove outdated checkpoints. Call it after a new checkpoint is complete. Raises: OSError."""
+    """Remove the checkpoints of a run that the settings do not keep. Call it after a new checkpoint is complete. Raises: OSError."""
     for folder in outdated(candidates(run_dir), config):
         remove_folder(folder)
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a checkpoint. It is renamed first, in one operation, so that no partly removed checkpoint can be read. Raises: OSError."""
+    """Remove a checkpoint folder. It is renamed first, in one operation, so that no partly removed checkpoint is ever read. Raises:
+    OSError."""
     hidden = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(hidden, ignore_errors=True)
     folder.rename(hidden)
@@ -30,7 +32,8 @@ def remove_folder(folder: Path) -> None:
 
 
 def remove_leftovers(run_dir: Path) -> None:
-    """Remove the unfinished folders of a killed launch. Only the owner of the run dir may call this."""
+    """Remove the folders that a killed process left: checkpoints that it had not finished writing or removing. Only the process that
+    owns the run dir may call this."""
     for folder in (run_dir / "checkpoints").glob(".step_*"):
         if folder.is_dir():
             shutil.rmtree(folder, ignore_errors=True)

@@ -38,8 +38,8 @@ from recipes.system.durable import sync, write_text_atomically
 
 @dataclass(frozen=True)
 class SaveOutcome:
-    """How a save ended, the same on every rank. `problem` is None if the checkpoint is complete and `latest` names it. `leftover` is the
-    reason why an outdated checkpoint could not be removed, else None."""
+    """How a save ended. `problem`: None if the checkpoint is complete, else the reason; `leftover`: why an outdated checkpoint could not
+    be removed, or None. Both are the same on every rank. The seconds are this rank's; `bytes` counts all ranks' files."""
 
     step: int
     problem: str | None
@@ -50,13 +50,13 @@ class SaveOutcome:
 
 
 class CheckpointSaver:
-    """Saves the live state, one save at a time. Every rank calls every method at the same step."""
+    """Saves the state of a run in the background, one save at a time. Every rank calls every method at the same step."""
 
     def __init__(
         self, run_dir: Path, live: LiveState, world: World, config: CheckpointConfig, check_owner: Callable[[], None] | None = None
     ) -> None:
-        """A collective: the writing threads get a process group of their own. `check_owner` runs on rank 0 before a checkpoint is written
-        and before it becomes visible. It raises ConfigError if the run dir no longer belongs to this launch."""
+        """Make a process group for the writing threads, so it is a collective. `check_owner` runs on rank 0 before a checkpoint is
+        written and before it becomes visible. It raises ConfigError if another process has taken over the run dir."""
         self._run_dir, self._live, self._config, self._check_owner = run_dir, live, config, check_owner or (lambda: None)
         world.gather(None)  # fails if a rank has ended; new_group would wait for that rank silently
         self._world = replace(world, control=dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION))
@@ -66,11 +66,12 @@ class CheckpointSaver:
 
     @property
     def is_busy(self) -> bool:
-        """True if a save is running, or done but its outcome is not yet taken with finish()."""
+        """True from begin() until finish(): a save is running, or its outcome is not yet taken."""
         return self._running is not None
 
     def is_written(self) -> bool:
-        """True if the running save has ended on this rank. Raises: the defect that has ended it."""
+        """True if a save was begun and has ended on this rank, so that finish() does not wait. Raises: the exception that ended it,
+        unless it is a ConfigError, which finish() raises."""
         if self._running is None or not self._running.done():
             return False
         error = self._running.exception()
@@ -79,7 +80,8 @@ class CheckpointSaver:
         return True
 
     def begin(self, counters: Counters, metadata: dict[str, Any]) -> None:
-        """Copy this rank's shards to host memory while training waits, then write them in the background."""
+        """Begin a save: copy this rank's shards to host memory while training waits, then write them in the background. finish() must
+        have returned for the save before. `metadata` becomes the manifest's facts."""
         assert self._running is None, "call finish() for the previous save first"
         start = time.perf_counter()
         places = {}
@@ -94,13 +96,13 @@ class CheckpointSaver:
         self._running = self._thread.submit(self._write, manifest, places, seconds)
 
     def finish(self) -> SaveOutcome:
-        """Wait for the running save and return its outcome. Raises: ConfigError if another launch has taken over the run dir."""
+        """Wait for the running save and return its outcome. Raises: ConfigError if another process has taken over the run dir."""
         assert self._running is not None
         running, self._running = self._running, None
         return running.result()
 
     def close(self) -> None:
-        """Wait for the running save, whatever its outcome. The saver cannot be used afterwards."""
+        """Wait for the running save, whether it succeeds or fails. The saver cannot be used afterwards."""
         self._thread.shutdown(wait=True)
 
     def _write(self, manifest: Manifest, places: dict[str, Range], copy_seconds: float) -> SaveOutcome:
@@ -120,13 +122,15 @@ class CheckpointSaver:
         return SaveOutcome(manifest.counters.step, problem, leftover, copy_seconds, time.perf_counter() - start, num_bytes)
 
     def _make_folder(self, temporary: Path) -> None:
-        """Create the temporary folder if the run dir still belongs to this launch. A run dir that is gone is not created again."""
+        """Create the temporary folder. Raises: ConfigError if another process has taken over the run dir; OSError if the run dir is
+        gone, which is not created again."""
         self._check_owner()
         temporary.parent.mkdir(exist_ok=True)
         temporary.mkdir()
 
     def _write_files(self, folder: Path, places: dict[str, Range]) -> tuple[str | None, list[FileEntry]]:
-        """Write this rank's file. Return the first problem of any rank, and the entries of all ranks' files."""
+        """Write this rank's file into `folder`. Return the first problem of any rank (None if all have written), and the entries of all
+        ranks' files. `places`: KIND/PARAMETER -> range."""
         written: list[FileEntry] = []
         problem = problem_of(lambda: written.append(self._write_file(folder, places)))
         answers: list[Any] = [None] * self._world.size
@@ -142,7 +146,7 @@ class CheckpointSaver:
         return FileEntry(path.name, path.stat().st_size, header_sha256, parallel.tp_rank, parallel.dp_rank)
 
     def _publish(self, temporary: Path, target: Path, manifest: Manifest) -> None:
-        """Make the folder visible under its name, then name it in `latest`."""
+        """Write the manifest, rename the temporary folder to `target`, where it is visible, then name it in the file `latest`."""
         write_manifest(temporary, manifest)
         check_files(temporary, read_manifest(temporary))
         self._check_owner()
@@ -154,7 +158,8 @@ class CheckpointSaver:
         write_text_atomically(target.parent / "latest", target.name + "\n")
 
     def _clean_up(self, temporary: Path, problem: str | None) -> None:
-        """Remove outdated checkpoints or, after a failed save, the files that it has written, since they fill the disk."""
+        """Remove outdated checkpoints if the save succeeded (`problem` is None). Otherwise remove the files that it has written, since
+        they fill the disk."""
         if problem is None:
             apply_retention(self._run_dir, self._config)
         else:
@@ -162,7 +167,7 @@ class CheckpointSaver:
 
 
 def problem_of(job: Callable[[], Any]) -> str | None:
-    """Run `job` and return its problem: the disk's error, or that files are not as they were written; None if there is none."""
+    """Run `job` and return why it failed, as text: an OSError or a DamagedCheckpoint; None if it succeeded. Other exceptions are raised."""
     try:
         job()
     except OSError as error:

@@ -23,14 +23,15 @@ ALIGNMENT = 8  # of the header, as in files of the library
 
 
 def hashes_of(tensor: Tensor) -> tuple[str, ...]:
-    """Return the sha256 of each block of HASHED_ELEMENTS elements of a flat float32 host tensor."""
+    """Return the sha256 of each block of a flat float32 host tensor, in order. A block has HASHED_ELEMENTS elements, the last one maybe
+    fewer."""
     return tuple(hashlib.sha256(_bytes(part)).hexdigest() for part in tensor.split(HASHED_ELEMENTS))
 
 
 def write_tensors(path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[Tensor], metadata: dict[str, str]) -> str:
-    """Write float32 host tensors, in the order of `shapes`, and make the file durable.
+    """Write float32 host tensors to a safetensors file and sync it to the disk. `shapes`: name -> shape, in the order of `tensors`.
 
-    Returns: the sha256 of the header. Raises: OSError.
+    Returns: the sha256 of the header, which holds `metadata`. Raises: OSError.
     """
     header = _header(shapes, metadata)
     with path.open("wb") as file:
@@ -61,10 +62,10 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 class TensorFile:
-    """Reads a file that write_tensors() wrote."""
+    """Reads a safetensors file that write_tensors() wrote, and verifies what it reads."""
 
     def __init__(self, path: Path, header_sha256: str) -> None:
-        """Read and check the header. Raises: DamagedCheckpoint if the header is not as it was written; OSError."""
+        """Read the header and compare its sha256. Raises: DamagedCheckpoint if the header is not as it was written; OSError."""
         self.path = path
         with path.open("rb") as file:
             length = file.read(LENGTH_BYTES)
@@ -78,8 +79,8 @@ class TensorFile:
         self._offsets = {name: entry["data_offsets"] for name, entry in content.items()}
 
     def blocks(self, name: str, first: int, stop: int, sha256: tuple[str, ...]) -> Iterator[tuple[int, Tensor]]:
-        """Yield (index of the first element, values) of the blocks that hold the elements from `first` to `stop` of a flat tensor. Each
-        block is verified. Raises: DamagedCheckpoint, OSError."""
+        """Yield (index of the first element, values) of each block of the flat tensor `name` that holds some of the elements `first` to
+        `stop` (not included). Each block is compared with its hash in `sha256`. Raises: DamagedCheckpoint, OSError."""
         begin, end = self._offsets[name]
         with self.path.open("rb", buffering=0) as file:
             for number in range(first // HASHED_ELEMENTS, -(-stop // HASHED_ELEMENTS)):

@@ -1,5 +1,5 @@
-"""Which code a process runs: a digest of the checkout and its git commit. Nodes compare the digest, which also covers changes that are not
-committed. The commit is for people. Torch-free."""
+"""Which code a process runs: a hash of the source files, and the git commit. Nodes compare the hash, which also covers changes that are
+not committed. The commit is for people. Torch-free."""
 
 import hashlib
 import subprocess
@@ -10,7 +10,8 @@ CODE_PATTERNS = ("model/**/*.py", "recipes/**/*.py", "launch/**/*.py", "ds_confi
 
 
 def checkout_digest(root: Path = ROOT) -> str:
-    """Return the sha256 of the names and contents of all files that decide what a run does. It is the same on every machine.
+    """Return the sha256 of the names and contents of all source files and ds_configs of this repository. Equal code gives the same hash
+    on every machine.
 
     Raises: OSError if a file cannot be read.
     """
@@ -26,7 +27,7 @@ def checkout_digest(root: Path = ROOT) -> str:
 
 
 def commit(root: Path = ROOT) -> str | None:
-    """Return the git commit of the checkout; None if it is not a clone, git is not installed, or git fails."""
+    """Return the hash of the checkout's git commit; None if it is not a clone, git is not installed, or git fails."""
     try:
         done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=False)
     except OSError:

@@ -31,8 +31,8 @@ LEAVE_SECONDS = 5.0
 
 
 def exit_code_of(command: Callable[[], int]) -> int:
-    """Run a command, including the parsing of its flags, and return its exit code. A user's error is printed as one line on rank 0. A
-    defect keeps its traceback. However the command ends, the process exits at most LEAVE_SECONDS after Python has begun to shut down."""
+    """Run a command, including the parsing of its flags, and return its exit code. An error that the user can fix is printed as one line
+    on rank 0; any other exception is raised. The process then ends at most LEAVE_SECONDS after Python has begun to shut down."""
     protect_terminal(tells=is_first_rank())
     code = EXIT_DEFECT
     try:
@@ -43,8 +43,8 @@ def exit_code_of(command: Callable[[], int]) -> int:
 
 
 def _exit_late(code: int) -> None:
-    """Exit LEAVE_SECONDS after the main thread has ended. Python's own shutdown joins threads and child processes without a limit. This
-    function runs in a daemon thread, which continues during that shutdown."""
+    """End the process with `code`, LEAVE_SECONDS after the main thread has ended. Python's own shutdown joins threads and child
+    processes without a limit. This function runs in a daemon thread, which continues during that shutdown."""
     threading.main_thread().join()
     time.sleep(LEAVE_SECONDS)
     sys.stdout.flush()
@@ -79,7 +79,8 @@ def _run(command: Callable[[], int]) -> int:
 
 
 def _print_error(error: ConfigError | TrainingBroken) -> None:
-    """Print the error's line if this is the rank that prints it; otherwise wait, so that the printing rank exits first."""
+    """Print the error's line on rank 0; on the first rank of each node for a LocalError, on every rank for OutOfMemory. Ranks that are
+    not to print wait first, so that a printing rank exits before them."""
     line, prints = f"error: {error}", is_first_rank() or (isinstance(error, LocalError) and is_first_on_node())
     write_torchrun_error(line)
     if not prints:
@@ -91,8 +92,8 @@ def _print_error(error: ConfigError | TrainingBroken) -> None:
 
 
 def write_torchrun_error(text: str) -> None:
-    """Write `text` to the error file of torchrun, which prints it below its own report of a failed rank. Without that file torchrun prints
-    that the cause is unknown. Source: torch 2.13, distributed/elastic/multiprocessing/errors."""
+    """Write `text` to torchrun's error file, if torchrun has set one. torchrun prints it below its own report of a failed rank; without
+    it torchrun prints that the cause is unknown. Source: torch 2.13, distributed/elastic/multiprocessing/errors."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         details = {"py_callstack": text, "timestamp": str(int(time.time()))}
         with suppress(OSError), open(path, "w") as file:
@@ -100,13 +101,13 @@ def write_torchrun_error(text: str) -> None:
 
 
 def check_encoding() -> None:
-    """Raises: ConfigError if this Python can read and write ASCII only. torch's own files are not ASCII."""
+    """Check that this Python reads and writes more than ASCII, since torch's own files are not ASCII. Raises: ConfigError."""
     if codecs.lookup(locale.getpreferredencoding(do_setlocale=False)).name == "ascii":
         raise ConfigError("PYTHONUTF8=0 in a locale without UTF-8: files and names are ASCII alone; unset it, or set PYTHONUTF8=1")
 
 
 def exit_at_once() -> NoReturn:
-    """Print INTERRUPTED on rank 0 and end this process without waiting for its threads."""
+    """End this process after Ctrl-C, with a line on rank 0, without waiting for its threads."""
     if is_first_rank():
         sys.stderr.write(INTERRUPTED + "\n")
     sys.stdout.flush()

@@ -23,7 +23,7 @@ DEVICES = Path("/dev")
 
 
 class LaunchedWorld(NamedTuple):
-    """The place of this process among the processes that were launched together."""
+    """This process among all processes of the run: its rank and their number, over all nodes and on its own node (local)."""
 
     rank: int
     size: int
@@ -33,7 +33,8 @@ class LaunchedWorld(NamedTuple):
 
 
 def world_from_environment() -> LaunchedWorld:
-    """Return the world that deepspeed, torchrun or srun (one task per process) set; one process under plain python. No network access.
+    """Return rank and number of processes from the variables of deepspeed, torchrun or srun (one task per process). Without a launcher:
+    one process. No network access.
 
     Raises: ConfigError if the variables are invalid.
     """
@@ -56,8 +57,8 @@ def _number(name: str, bounds: range) -> int:
 
 
 def stray_variables() -> str | None:
-    """Return the launcher variables that are set although no launcher that we support has started this process; None if there are none.
-    They make this process wait for other ranks, and the user can unset them."""
+    """Return the names of variables such as RANK that are set although no supported launcher has started this process, with spaces
+    between them; None if there are none. They make this process wait for other ranks, and the user can unset them."""
     if slurm.is_in_step() or any(name in os.environ for name in LAUNCHERS):
         return None
     return " ".join(name for name in (*NUMBERS, "MASTER_ADDR") if name in os.environ) or None
@@ -71,7 +72,9 @@ def _slurm_world() -> LaunchedWorld:
 
 
 def export_world() -> LaunchedWorld:
-    """Return the world, and write it into the variables that torch and DeepSpeed read. Raises: ConfigError."""
+    """Return rank and number of processes, and set the variables that torch and DeepSpeed read, such as RANK and, under srun,
+    MASTER_ADDR.
+    Raises: ConfigError if the launcher's variables are invalid."""
     world = world_from_environment()
     if slurm.is_in_step() and "MASTER_ADDR" not in os.environ:
         try:
@@ -97,8 +100,8 @@ def is_first_rank() -> bool:
 
 
 def is_first_on_node() -> bool:
-    """True on local rank 0, which prints errors of its node that occur before the rendezvous. Also true if the launcher's variables are
-    invalid."""
+    """True on the first process of each node (local rank 0), which prints errors of its node that occur before the ranks have joined.
+    Also true if the launcher's variables are invalid."""
     try:
         return world_from_environment().local_rank == 0
     except ConfigError:
@@ -106,7 +109,8 @@ def is_first_on_node() -> bool:
 
 
 def asked_accelerator() -> str | None:
-    """Return the kind of device that DS_ACCELERATOR requests; None if it is not set. Raises: ConfigError if the kind is not supported."""
+    """Return the kind of device that DS_ACCELERATOR requests, "cpu" or "cuda"; None if it is not set. Raises: ConfigError for another
+    value."""
     requested = os.environ.get("DS_ACCELERATOR") or None
     if requested not in (None, "cpu", "cuda"):
         raise ConfigError(f"DS_ACCELERATOR={requested!r}: must be cpu or cuda; unset DS_ACCELERATOR for what the machine has")
@@ -114,13 +118,12 @@ def asked_accelerator() -> str | None:
 
 
 def is_imagined() -> bool:
-    """True if the user has set WORLD_SIZE alone, as the number of ranks to assume in a dry run. A launcher also sets RANK, and a batch job
-    has nodes of its own."""
+    """True if WORLD_SIZE is set without a launcher or a batch job: it then is the number of ranks that a dry run assumes."""
     return "WORLD_SIZE" in os.environ and not {"RANK", "SLURM_JOB_ID"} & os.environ.keys()
 
 
 def may_see_devices() -> bool:
-    """True if there is an NVIDIA driver and the user has not hidden all devices from this process."""
+    """True if there is an NVIDIA driver, and neither CUDA_VISIBLE_DEVICES nor DS_ACCELERATOR=cpu hides all devices from this process."""
     is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or os.environ.get("DS_ACCELERATOR") == "cpu"
     return (DEVICES / "nvidiactl").exists() and not is_hidden
 
@@ -131,8 +134,8 @@ def is_verbose() -> bool:
 
 
 def num_devices() -> int:
-    """Return the number of NVIDIA devices of this node that a run may use, counted without torch. In a Slurm job, all devices of the job on
-    this node are counted: a launcher hides the devices that have no rank."""
+    """Return the number of NVIDIA devices of this node that a run may use, counted without torch; 0 if they are hidden. In a Slurm job,
+    all devices of the job on this node count: a launcher hides the devices that have no rank."""
     env = os.environ
     listed = env.get("SLURM_GPUS_ON_NODE", "") if "SLURM_JOB_ID" in env else env.get("CUDA_VISIBLE_DEVICES", "")
     if not may_see_devices():
@@ -143,8 +146,8 @@ def num_devices() -> int:
 
 
 def may_compute_fp16() -> bool:
-    """True if the ranks of this run can compute in fp16, as far as this can be decided without torch: on a CUDA device, or on a CPU with
-    the instructions that oneDNN requires. Ranks that a dry run assumes count as CUDA devices."""
+    """True if the ranks can compute in fp16, as far as this can be found out without torch: they have CUDA devices, or a CPU with the
+    instructions that oneDNN requires. In a dry run for an assumed number of ranks it is True."""
     if is_imagined() or may_see_devices():
         return True
     try:
@@ -154,8 +157,8 @@ def may_compute_fp16() -> bool:
 
 
 def quiet_libraries() -> None:
-    """Suppress warnings and log lines of torch, Megatron, DeepSpeed and the Hugging Face hub's client unless DATA2VEC_VERBOSE=1. Call it
-    before importing them."""
+    """Suppress warnings and log lines of torch, Megatron, DeepSpeed, matplotlib, wandb and the Hugging Face hub's client, unless
+    DATA2VEC_VERBOSE=1. Call it before importing them."""
     if is_verbose():
         return
     warnings.simplefilter("ignore")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from recipes.errors import OutOfMemory
 
 CLASS = "OutOfMemoryError"
-"""torch's error for a device. It is a subclass of RuntimeError, like most errors of torch."""
+"""Name of torch's error for a device without free memory. It is a subclass of RuntimeError, like most errors of torch."""
 WORDS = re.compile(
     r"^CUDA error: out of memory|can't allocate memory|cannot allocate memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc", re.I | re.M
 )
@@ -22,7 +22,7 @@ LONGEST = 200
 
 
 def out_of_memory(error: BaseException) -> str | None:
-    """Return the library's message about a failed allocation, shortened; None if the error has another cause."""
+    """Return the library's message, shortened, if `error` is a failed allocation of memory; None if the error has another cause."""
     text = str(error)
     is_one = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     is_one = is_one or CLASS in (base.__name__ for base in type(error).__mro__)
@@ -33,13 +33,15 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def more_memory(words: str) -> str:
-    """Return the message of a command that has no better advice."""
+    """Return the error message of a command that ran out of memory, if there is no advice for it alone. `words` is the library's
+    message."""
     return f"out of memory ({words}); end what else runs there, or use a device or a machine with more"
 
 
 @contextmanager
 def naming_out_of_memory(explain: Callable[[str], str] = more_memory) -> Iterator[None]:
-    """Turn a failed allocation in this block into OutOfMemory. `explain` builds its message from the library's words."""
+    """In this block, an error of a library that has no memory left becomes OutOfMemory, an error that the user can fix. `explain` makes
+    its message from the library's."""
     try:
         yield
     except Exception as error:

@@ -19,27 +19,27 @@ CLOCK_WAIT_SECONDS = 5.0
 
 
 class RankZeroUnreachable(LocalError):
-    """Rank 0 cannot be reached, so this process must print the error itself."""
+    """This process cannot reach rank 0, so it prints the error itself and ends."""
 
 
 class Rendezvous:
-    """This process's access to the store. Rank 0 collects the values of the other ranks and broadcasts its own; they put values and get
-    rank 0's."""
+    """Exchange of small values between the ranks, through a key-value store that rank 0 holds. Rank 0 collects the others' values and
+    broadcasts its own."""
 
     def __init__(self, store: dist.Store, rank: int, size: int, timeout: float) -> None:
-        """`timeout`: seconds that rank 0 waits for the values of all ranks."""
+        """Exchange values as `rank` of `size` ranks. `timeout`: seconds that rank 0 waits for the values of all ranks."""
         self.store, self.rank, self.size, self.timeout = store, rank, size, timeout
 
     def put(self, key: str, value: Any) -> None:
-        """Write a value that JSON can represent. Raises: RankZeroUnreachable."""
+        """Write a value, which JSON can represent, under `key`. Raises: RankZeroUnreachable."""
         try:
             self.store.set(key, json.dumps(value))
         except RuntimeError as error:
             raise self._unreachable(error) from None
 
     def get(self, key: str, seconds: float) -> Any:
-        """Return the value of `key`; None if no rank has put it within `seconds`. The interval between polls grows, since a thousand nodes
-        may poll.
+        """Wait for the value of `key` and return it; None if no rank has put it within `seconds`. The interval between polls grows,
+        since a thousand nodes may poll.
 
         Raises: RankZeroUnreachable.
         """
@@ -55,10 +55,10 @@ class Rendezvous:
             raise self._unreachable(error) from None
 
     def collect(self, stage: str, value: Any, among: list[int], seconds: float | None = None) -> dict[int, Any]:
-        """On rank 0, return by rank its own value and the values that the other ranks in `among` put in time. On the others, put `value` and
-        return {}.
+        """Bring the ranks' values to rank 0. There, return rank -> value of all ranks in the list `among` whose value (not None) came in
+        time. On any other rank, put `value` and return {}. `stage` names this exchange.
 
-        `seconds`: the time limit for all of them together, by default the timeout. Raises: RankZeroUnreachable.
+        `seconds`: time limit for all of them together, by default the timeout. Raises: RankZeroUnreachable.
         """
         if self.rank:
             self.put(f"{stage}/{self.rank}", value)
@@ -68,10 +68,10 @@ class Rendezvous:
         return {rank: received for rank, received in values.items() if received is not None}
 
     def broadcast(self, key: str, value: Any = None, *, more_seconds: float = 0.0) -> Any:
-        """Return rank 0's value on every rank. `more_seconds`: how much longer than usual rank 0 may wait for others before it puts the
-        value.
+        """Return on every rank the value that rank 0 passes. `more_seconds`: how much longer than usual rank 0 may need before it calls
+        this.
 
-        Raises: RankZeroUnreachable if rank 0 does not put it in time.
+        Raises: RankZeroUnreachable if rank 0 does not put the value in time.
         """
         if self.rank == 0:
             self.put(key, value)
@@ -83,8 +83,8 @@ class Rendezvous:
         return received
 
     def seconds_ahead(self, among: list[int]) -> float:
-        """Return by how many seconds this clock is ahead of rank 0's, reduced by the uncertainty of the round trip: 0 if the difference is
-        within it. All ranks in `among` call it."""
+        """Return how many seconds this node's clock is ahead of rank 0's; negative if behind; 0 on rank 0 or if the difference is within
+        the round trip's uncertainty, by which it is reduced. All ranks in the list `among` call it."""
         if self.rank == 0:
             for rank in among:
                 if rank and self.get(f"clock_request/{rank}", CLOCK_WAIT_SECONDS) is not None:
@@ -98,8 +98,8 @@ class Rendezvous:
         return max(ahead - uncertainty, 0.0) + min(ahead + uncertainty, 0.0)
 
     def leave(self, among: list[int]) -> None:
-        """Leave the rendezvous; no other call may follow. Rank 0 waits until all of `among` have left, since the store ends with its
-        process."""
+        """End this rank's use of the store; no other call may follow. Rank 0 waits at most LEAVING_SECONDS for all ranks in the list
+        `among`, since the store ends with its process."""
         self.collect("left", True, among, LEAVING_SECONDS)
 
     def _unreachable(self, error: RuntimeError) -> RankZeroUnreachable:
@@ -109,9 +109,9 @@ class Rendezvous:
 
 
 def open_rendezvous(rank: int, size: int, timeout: float, name: str = "preflight") -> Rendezvous:
-    """Open the store on rank 0, or connect to it, within `timeout` seconds. `name` separates several rendezvous at one port.
+    """Start the key-value store on rank 0, or connect to it, within `timeout` seconds. `name` separates several rendezvous at one port.
 
-    Raises: ConfigError if the port is in use; RankZeroUnreachable if rank 0 cannot be reached.
+    Raises: ConfigError if the port cannot be opened or no address is set; RankZeroUnreachable if rank 0 cannot be reached.
     """
     if size == 1:
         return Rendezvous(dist.HashStore(), rank, size, timeout)
@@ -146,7 +146,8 @@ def _address() -> tuple[str, int]:
 
 
 def _wait_for_port(address: str, port: int, timeout: float) -> None:
-    """Wait until a process listens at the port. torch's store would retry by itself, but it writes pages to stderr."""
+    """Wait until a process listens at the port. torch's store would retry by itself, but it writes pages to stderr.
+    Raises: RankZeroUnreachable after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         try:

@@ -1,4 +1,5 @@
-"""What Slurm's variables and commands say about this process: its place among the tasks of its step, and the names of nodes. Torch-free."""
+"""What Slurm's variables and commands say about this process: its place among the tasks that one srun started (a step), and the names of
+nodes. Torch-free."""
 
 import os
 import re
@@ -8,11 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 FIRST_PORT, NUM_PORTS = 20_000, 12_000
-"""Below the ephemeral ports of the kernel (from 32768 on)."""
+"""Ports for the ranks to join, below the ephemeral ports of the kernel (from 32768 on)."""
 
 
 class Task(NamedTuple):
-    """The place of a task in its step, which runs one task per process."""
+    """One process among those that one srun started: its rank and their number, over all nodes and on its own node (local)."""
 
     rank: int
     size: int
@@ -21,19 +22,20 @@ class Task(NamedTuple):
 
 
 def is_in_step() -> bool:
-    """True if `srun` started this process or a parent of it. A batch script has SLURM_PROCID too, but no step."""
+    """True if `srun` started this process or a parent of it. False in a batch script itself, which has SLURM_PROCID too."""
     return "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ
 
 
 def task() -> Task:
-    """Return the place of this process in its step. Raises: ValueError, KeyError if the variables are not as Slurm sets them."""
+    """Return this process's rank and the number of processes that its srun started. Raises: ValueError, KeyError if the variables are
+    not as Slurm sets them."""
     env = os.environ
     node, sizes = int(env["SLURM_NODEID"]), tasks_per_node(env["SLURM_STEP_TASKS_PER_NODE"])
     return Task(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"]), sizes[node])
 
 
 def tasks_per_node(text: str) -> list[int]:
-    """Return the counts of Slurm's short form as a list: 2(x3),1 -> [2, 2, 2, 1]. Raises: ValueError."""
+    """Return the tasks on each node, from Slurm's short form: "2(x3),1" -> [2, 2, 2, 1]. Raises: ValueError."""
     counts: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part)
@@ -44,20 +46,21 @@ def tasks_per_node(text: str) -> list[int]:
 
 
 def rendezvous_point() -> tuple[str, int]:
-    """Return address and port of the rendezvous of this step: the node of its first task, and a port that depends on job, attempt and
-    step."""
+    """Return host name and port at which the processes of one srun can find each other: the node of its first task, and a port that
+    depends on job, restart and step. Raises: KeyError, ValueError, OSError, CalledProcessError."""
     env = os.environ
     job, step, attempt = (int(env.get(f"SLURM_{name}", "0")) for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
     return host_names(env["SLURM_STEP_NODELIST"])[0], FIRST_PORT + (10 * job + attempt + 7 * (step + 1)) % NUM_PORTS
 
 
 def allocated_nodes() -> list[str]:
-    """Return the nodes of this Slurm step, each of which should run processes of this run; [] outside of a step."""
+    """Return the names of the nodes that this process's srun uses; [] if srun did not start it. May run scontrol."""
     return host_names(os.environ["SLURM_STEP_NODELIST"]) if is_in_step() and "SLURM_STEP_NODELIST" in os.environ else []
 
 
 def note_on_idle_nodes(command: Sequence[str]) -> str | None:
-    """Return a note if `command` was started inside an allocation of several nodes without srun; None otherwise."""
+    """Return a note for the user if `command` was started without srun in a Slurm job of several nodes, so that it uses only one; None
+    otherwise."""
     env = os.environ
     count = env.get("SLURM_JOB_NUM_NODES", "1")
     if is_in_step() or "SLURM_JOB_ID" not in env or not count.isdecimal() or int(count) < 2:
@@ -70,12 +73,13 @@ def note_on_idle_nodes(command: Sequence[str]) -> str | None:
 
 
 def node_name() -> str:
-    """Return the name of this machine, as Slurm's commands use it."""
+    """Return the name of this machine: the one that Slurm gives it, or else its host name."""
     return os.environ.get("SLURMD_NODENAME") or os.uname().nodename
 
 
 def host_names(node_list: str) -> list[str]:
-    """Return the names in Slurm's short form: node[1-2] -> node1, node2. Runs scontrol only if the list has brackets."""
+    """Return the names in Slurm's short form of a node list: "node[1-2]" -> ["node1", "node2"]. Runs scontrol only if there are
+    brackets."""
     if "[" not in node_list:
         return node_list.split(",")
     return subprocess.run(["scontrol", "show", "hostnames", node_list], check=True, capture_output=True, text=True).stdout.split()

@@ -1,4 +1,4 @@
-"""The processes of one run: the rendezvous, and calls that run a function on rank 0 or on all ranks. The process groups of the model are in
+"""The processes of one run: they join each other, and run functions on rank 0 or on all ranks. The process groups of the model are in
 model/parallel.py. Whether the processes fit together is checked in recipes/cluster/world_check.py. No DeepSpeed."""
 
 import datetime
@@ -29,8 +29,8 @@ SECONDS_BEFORE_NOTICE = 3.0
 
 @dataclass(frozen=True)
 class World:
-    """This process and the world it belongs to. `control` is a gloo group with a long timeout, for messages between ranks that may take
-    long to prepare."""
+    """This process and all processes of the run. `control` is a gloo group with a time limit of two days, for messages between ranks
+    that may take long to prepare."""
 
     rank: int
     size: int
@@ -40,8 +40,8 @@ class World:
     """Node name of each rank."""
 
     def on_rank_zero(self, job: Callable[[], Result]) -> Result:
-        """Run `job` on rank 0 while the others wait, and return its result on all ranks. ConfigError, TrainingBroken and Stopped are raised
-        on all."""
+        """Run `job` on rank 0 while the others wait, and return its result on all ranks. Its ConfigError, TrainingBroken or Stopped is
+        raised on all ranks. A collective."""
         outcome: list = [None, None]
         if self.rank == 0:
             try:
@@ -55,7 +55,7 @@ class World:
 
     def on_all_ranks(self, job: Callable[[], Result]) -> Result:
         """Run `job` on every rank and return each rank's own result. A ConfigError on any rank is raised on all ranks, with the node's
-        name."""
+        name unless the error is the same on all. A collective."""
         result, problem = None, None
         try:
             result = job()
@@ -71,21 +71,21 @@ class World:
         return result  # type: ignore[return-value]
 
     def gather(self, value: Result) -> list[Result]:
-        """Return the values of all ranks, in rank order."""
+        """Return the values of all ranks, in rank order, on every rank. A collective."""
         values: list = [None] * self.size
         dist.all_gather_object(values, value, group=self.control)
         return values
 
     def largest(self, number: int) -> int:
-        """Return the largest of all ranks' numbers."""
+        """Return the largest of the numbers that the ranks pass, on every rank. A collective."""
         shared = torch.tensor(number, dtype=torch.int64)
         dist.all_reduce(shared, dist.ReduceOp.MAX, group=self.control)
         return int(shared)
 
 
 def join_world(say: Callable[[str], None] = print) -> World:
-    """Start torch.distributed from the launcher's variables (deepspeed, torchrun, srun), or with one process. nccl on CUDA, gloo elsewhere.
-    `say` prints a line if rank 0 has to wait for other ranks.
+    """Wait for all ranks of the launcher (deepspeed, torchrun, srun; else one process) and start torch.distributed: nccl on CUDA, gloo
+    elsewhere. `say` prints a line if rank 0 has to wait.
 
     Raises: ConfigError if ranks do not join within DATA2VEC_MEETING_SECONDS (300), the port is in use, or rank 0 cannot be reached.
     """
@@ -111,8 +111,8 @@ def join_world(say: Callable[[str], None] = print) -> World:
 
 
 def _is_on_cuda() -> bool:
-    """True if there is a CUDA device and DS_ACCELERATOR does not request the CPU. Raises: ConfigError if it requests CUDA and there is no
-    device."""
+    """True if this run uses CUDA: there is a device, and DS_ACCELERATOR does not request the CPU. Raises: ConfigError if it requests
+    CUDA and there is no device."""
     requested, is_available = asked_accelerator(), torch.cuda.is_available()
     if requested == "cuda" and not is_available:
         raise ConfigError(f"DS_ACCELERATOR=cuda, but torch finds no CUDA device on {node_name()}; unset DS_ACCELERATOR to use the CPU")
@@ -120,8 +120,9 @@ def _is_on_cuda() -> bool:
 
 
 def _take_device(local_rank: int) -> torch.device:
-    """Select and return this process's CUDA device, and set LOCAL_RANK to its index: torch's device meshes and DeepSpeed use LOCAL_RANK as
-    the index of a device. The two differ if each task of a node sees only its own device (`srun --gpus-per-task=1`)."""
+    """Select and return this process's CUDA device, and set LOCAL_RANK to its index, since torch's device meshes and DeepSpeed use
+    LOCAL_RANK as the index of a device. Rank and index differ if each task of a node sees only its own device (`srun
+    --gpus-per-task=1`)."""
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     os.environ["LOCAL_RANK"] = str(device.index)
@@ -129,8 +130,8 @@ def _take_device(local_rank: int) -> torch.device:
 
 
 def _wait_for_all(rendezvous: Rendezvous, launched: LaunchedWorld, origin: str, say: Callable[[str], None]) -> None:
-    """Raises: ConfigError on the ranks that have joined, if others have not. torch would wait half an hour and not name the missing
-    ranks."""
+    """Wait until all ranks have joined, and print a line on rank 0 if it takes long. `origin`: end of the messages.
+    Raises: ConfigError on the ranks that have joined, if others have not. torch would wait half an hour and not name them."""
     all_ranks = list(range(rendezvous.size))
     joined = rendezvous.collect("joined", True, all_ranks, min(SECONDS_BEFORE_NOTICE, rendezvous.timeout))
     missing = [rank for rank in all_ranks if rank not in joined] if rendezvous.rank == 0 else []
@@ -159,7 +160,7 @@ def _rendezvous_seconds() -> float:
 
 
 def leave_world() -> None:
-    """Destroy the process groups, so that no backend prints a warning at exit."""
+    """Destroy torch's process groups, so that no backend prints a warning at exit. Does nothing if there are none."""
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -25,8 +25,8 @@ LOOK_SECONDS = 0.05
 
 
 def check_world(world: World, recipe: Recipe, config: EngineConfig, environment: Mapping[str, Any]) -> None:
-    """Check nodes, groups, versions, recipe and ds_config, before anything is read or written. `environment`: python and versions, as in
-    config.json.
+    """Check that all ranks run on the right nodes, with the same code, versions, recipe and ds_config, before anything is read or
+    written. `environment`: `python` and `versions`, as in config.json.
 
     Raises: ConfigError on all ranks.
     """
@@ -37,8 +37,9 @@ def check_world(world: World, recipe: Recipe, config: EngineConfig, environment:
 
 
 def check_allocation(hosts: tuple[str, ...], allocated: list[list[str]]) -> None:
-    """Raises: ConfigError if a node of the allocation has no process in this world. This happens if DeepSpeed does not find the host
-    file."""
+    """Check that each node that Slurm allocated runs a process. `hosts`: each rank's node; `allocated`: the nodes that each rank reads
+    from Slurm.
+    Raises: ConfigError. It happens if DeepSpeed does not find the host file."""
     missing = sorted({node for nodes in allocated for node in nodes} - set(hosts))
     if missing:
         joined = list(dict.fromkeys(hosts))
@@ -49,7 +50,8 @@ def check_allocation(hosts: tuple[str, ...], allocated: list[list[str]]) -> None
 
 
 def check_groups(hosts: tuple[str, ...], batch: BatchPlan) -> None:
-    """Raises: ConfigError if a tensor-parallel group spans nodes and the ds_config does not request that."""
+    """Check that each tensor-parallel group lies on one node. `hosts`: each rank's node. Raises: ConfigError, unless the ds_config
+    allows groups across nodes."""
     size = batch.tp_size
     for first in range(0, len(hosts), size):
         group = list(dict.fromkeys(hosts[first : first + size]))
@@ -62,8 +64,8 @@ def check_groups(hosts: tuple[str, ...], batch: BatchPlan) -> None:
 
 
 def check_same(world: World, values: Mapping[str, Any]) -> None:
-    """Raises: ConfigError on all ranks if a rank's values differ from those of most ranks. In a tie, rank 0's values count as those of
-    most."""
+    """Check that `values` are the same on all ranks. Raises: ConfigError on all ranks that names the nodes which differ from most ranks
+    (in a tie, from rank 0's side) and the first value."""
     own = json.dumps(values, sort_keys=True, default=str)
     digests = world.gather(hashlib.sha256(own.encode()).hexdigest())
     if len(set(digests)) == 1:
@@ -83,8 +85,8 @@ def check_same(world: World, values: Mapping[str, Any]) -> None:
 
 
 def check_run_dir(world: World, path: Path, token: str) -> None:
-    """Check that every node sees the content that rank 0 has just written into the run dir. Raises: ConfigError on all ranks, naming the
-    nodes."""
+    """Check that every node sees `token`, which rank 0 has written into the file .lock of the run dir. It may take APPEARS_SECONDS.
+    Raises: ConfigError on all ranks that names the nodes which do not."""
     lock = path / ".lock"
     deadline = time.monotonic() + APPEARS_SECONDS
     while not (sees := _content(lock) == token) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Settings of glibc's allocator for the two phases of a run. Does nothing with another C library."""
+"""Settings of glibc's memory allocator: one set while engines are built, another one for training. Does nothing with another C library."""
 
 import contextlib
 import ctypes
@@ -17,7 +17,7 @@ def _glibc() -> ctypes.CDLL | None:
 
 @contextlib.contextmanager
 def returning_memory() -> Iterator[None]:
-    """In this block, while engines are built, large blocks come from mmap, so the memory of a layer is returned to the system as soon as
+    """In this block, in which engines are built, large allocations use mmap, so the memory of a layer returns to the system as soon as
     the layer is partitioned. With the defaults, each rank would keep twice the whole model. After the block, freed memory is kept and
     reused, which makes a CPU step about a tenth faster."""
     libc = _glibc()

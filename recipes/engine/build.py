@@ -23,27 +23,27 @@ Engine: TypeAlias = deepspeed.DeepSpeedEngine
 MakeModule = Callable[[], nn.Module]
 OptimizerBuilder = Callable[[nn.Module], torch.optim.Optimizer]
 Frozen = Mapping[str, int | None]
-"""Prefix of parameter names -> number of optimizer steps for which these parameters are frozen; None: always. While they are frozen, the
-forward must run them under no_grad."""
+"""Prefix of parameter names -> number of optimizer steps for which these parameters are not trained; None: always. While they are
+frozen, the forward must run them under no_grad."""
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 
 
 @dataclass(frozen=True)
 class EngineBuilder:
-    """Builds the engines of a run, with settings that all of them share."""
+    """Builds the DeepSpeed engines of a run. The settings are shared by all of them."""
 
     config: EngineConfig
     optim: OptimConfig
     parallel: Parallel
     stream: DropoutStream
-    """Counter-based random numbers of the trained module. The loop sets its update and micro-batch."""
+    """Random numbers of the trained module's dropout. The training loop sets their update and micro-batch."""
     optimizer: OptimizerBuilder | None = None
-    """Builds another optimizer than the recipe's."""
+    """A function that builds the optimizer; None: the recipe's AdamW."""
 
     def trained(self, make: MakeModule, frozen: Frozen | None = None) -> Engine:
-        """Build the engine that is trained. `make` builds the module. Each rank holds its shard, plus one whole layer during
-        construction."""
+        """Build the engine whose module is trained, with its optimizer. `make` returns the module; `frozen` names parameters that are
+        not trained, or only later. Each rank holds its shard, plus one whole layer during construction."""
         module = self.partitioned(make)
         freeze = frozen or {}
         for name, parameter in module.named_parameters():
@@ -60,7 +60,8 @@ class EngineBuilder:
         return engine
 
     def fixed(self, make: MakeModule) -> Engine:
-        """Build an engine without gradients, in eval mode. Its shards may be written between two forwards."""
+        """Build an engine that is not trained, in eval mode, of the module that `make` returns. Its shards may be written between two
+        forwards."""
         config = _fixed_config(self.config.deepspeed)
         with self._zero_init(config):
             module = make()
@@ -69,7 +70,8 @@ class EngineBuilder:
         return engine
 
     def partitioned(self, make: MakeModule) -> nn.Module:
-        """Build the module in shards: zero.Init partitions each module when its constructor returns."""
+        """Call `make` and return its module, of which each rank holds only shards: DeepSpeed's zero.Init partitions each submodule when
+        its constructor returns."""
         # This op is used only for all-reduce in inference, and it would cost a C++ build at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
@@ -77,7 +79,8 @@ class EngineBuilder:
             return make()
 
     def building(self) -> AbstractContextManager[None]:
-        """Context for building engines, in which the memory of whole layers is returned to the system."""
+        """Return a context in which engines are built. There, the memory of each whole layer returns to the system once the layer is
+        partitioned."""
         return allocator.returning_memory()
 
     def _zero_init(self, config: dict[str, Any]) -> Any:
@@ -86,14 +89,14 @@ class EngineBuilder:
 
 
 def is_supported(precision: str) -> bool:
-    """True if DeepSpeed supports `precision` (one of PRECISIONS) on the device that it has found."""
+    """True if DeepSpeed can compute in `precision` ("bf16", "fp16" or "fp32") on the device that it has found."""
     accelerator = get_accelerator()
     return {"fp32": lambda: True, "bf16": accelerator.is_bf16_supported, "fp16": accelerator.is_fp16_supported}[precision]()
 
 
 def build_optimizer(module: nn.Module, config: OptimConfig, engine: EngineConfig, frozen: Frozen | None = None) -> torch.optim.Optimizer:
-    """Build AdamW as a client optimizer: torch's fused AdamW on the device of the weights, or DeepSpeed's CPU Adam if the optimizer is
-    offloaded.
+    """Build AdamW over the parameters of `module`: torch's fused AdamW, or DeepSpeed's CPU Adam if the ds_config offloads the optimizer.
+    `frozen`: prefix of parameter names -> steps without training (None: always).
 
     The fused AdamW costs least at one rank. DeepSpeed's own "AdamW" is a JIT-built duplicate of it.
     """
@@ -105,8 +108,8 @@ def build_optimizer(module: nn.Module, config: OptimConfig, engine: EngineConfig
 
 
 def parameter_groups(module: nn.Module, config: OptimConfig, frozen: Frozen) -> list[dict[str, Any]]:
-    """Return groups by weight decay and by `frozen_steps`, which recipes/engine/update.py reads. Parameters that are always frozen are in
-    no group."""
+    """Return the optimizer's groups: parameters with the same weight decay and the same `frozen_steps`, the number of steps before they
+    are trained. Parameters that are always frozen are in no group."""
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         steps = _frozen_steps(name, frozen)

@@ -1,5 +1,5 @@
-"""DeepSpeed's CPU Adam, changed so that its bias correction depends on the step number alone. recipes/engine/build.py selects a run's
-optimizer."""
+"""DeepSpeed's CPU Adam, changed so that its bias correction depends on the step number alone. recipes/engine/build.py decides whether a
+run uses it."""
 
 import contextlib
 import fcntl
@@ -28,10 +28,11 @@ ARCHITECTURES = {"x86_64": "X86_64", "aarch64": "ARM_8", "ppc64le": "PPC_64", "r
 
 
 def build_cpu_adam(groups: list[dict[str, Any]], **numbers: Any) -> DeepSpeedCPUAdam:
-    """Build a DeepSpeedCPUAdam whose bias correction is computed as a power of beta at every step.
+    """Build DeepSpeed's CPU Adam, changed so that a resumed run computes the same bits as an uninterrupted one. Compiles it if needed.
+    `numbers`: lr, betas, eps.
 
     DeepSpeed's C++ code keeps beta^t as a running product while steps are consecutive, and computes the power if they are not. A resumed
-    run would therefore differ from an uninterrupted one in the last bit. Here no step is consecutive to the one before it.
+    run would therefore differ in the last bit. Here no step is consecutive to the one before it, so the power is computed at every step.
     Source: deepspeed 0.19.8, ops/csrc/includes/cpu_adam.h, IncrementStep.
     """
     with _reading_proc_cpuinfo(), _exclusive_build():
@@ -41,7 +42,7 @@ def build_cpu_adam(groups: list[dict[str, Any]], **numbers: Any) -> DeepSpeedCPU
 
 
 def _step_far_away(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Update a dummy element at FAR_STEP, so that the next real step is not consecutive."""
+    """Before each step, update a dummy element at the step number FAR_STEP, so that the real step is not consecutive to the one before."""
     assert isinstance(optimizer, DeepSpeedCPUAdam)
     group, dummy = optimizer.param_groups[0], [torch.zeros(1) for _ in range(4)]
     numbers = [group[key] for key in ("eps", "weight_decay", "bias_correction")]
@@ -49,7 +50,8 @@ def _step_far_away(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> 
 
 
 def cpu_info() -> dict[str, Any]:
-    """Return what DeepSpeed needs from py-cpuinfo: vendor, architecture and instruction sets of the first processor in /proc/cpuinfo."""
+    """Return what DeepSpeed reads from py-cpuinfo, taken from /proc/cpuinfo: vendor, architecture and instruction sets of the first
+    processor."""
     first, _, _ = PROC_CPUINFO.read_text(errors="replace").partition("\n\n")
     pairs = (line.partition(":") for line in first.splitlines())
     found = {name.strip(): value.strip() for name, _, value in pairs}
@@ -62,8 +64,8 @@ def cpu_info() -> dict[str, Any]:
 def _reading_proc_cpuinfo() -> Iterator[None]:
     """In this block `from cpuinfo import get_cpu_info` imports cpu_info instead. Does nothing if there is no /proc/cpuinfo.
 
-    py-cpuinfo starts itself in a second process, which runs cpuid machine code in a third one. This takes a second on every rank, and
-    sometimes it never returns. DeepSpeed uses py-cpuinfo for a warning and for the op's compile flags.
+    The package py-cpuinfo starts itself in a second process, which runs cpuid machine code in a third one. This takes a second on every
+    rank, and sometimes it never returns. DeepSpeed uses it for a warning and for the compile flags of CPU Adam.
     Source: deepspeed 0.19.8, ops/adam/cpu_adam.py, ops/op_builder/builder.py (cpu_arch, simd_width).
     """
     if not PROC_CPUINFO.exists():
@@ -81,8 +83,8 @@ def _reading_proc_cpuinfo() -> Iterator[None]:
 
 
 def build_folder() -> Path:
-    """Return the folder of the op for this torch, Python and kind of processor. Code that is compiled for one processor can be an illegal
-    instruction on another one that shares the home folder."""
+    """Return the folder into which the C++ code of CPU Adam is compiled, one for each version of torch and Python and kind of processor.
+    Code for one processor can be an illegal instruction on another one that shares the home folder."""
     processor = cpu_info() if PROC_CPUINFO.exists() else platform.machine()
     kind = repr((torch.__version__, sys.version_info[:2], processor))
     root = os.environ.get(BUILD_ROOT) or cpp_extension.get_default_build_root()
@@ -90,7 +92,8 @@ def build_folder() -> Path:
 
 
 def is_compiled() -> bool:
-    """True if the op is already compiled. Otherwise build_cpu_adam() compiles it, which takes a minute."""
+    """True if CPU Adam's C++ code is already compiled, here or in the installed DeepSpeed. Otherwise build_cpu_adam() compiles it, which
+    takes a minute."""
     return bool(installed_ops.get("cpu_adam")) or (build_folder() / "cpu_adam" / "cpu_adam.so").exists()
 
 
@@ -100,7 +103,7 @@ def _exclusive_build() -> Iterator[None]:
 
     torch marks a running build with a lock file. If the process is killed, the file stays, and all later builds wait for it silently and
     without end. We hold our own flock in this folder, which the kernel releases when a process dies. While we hold it, no other process
-    compiles here, so a lock file of torch is stale.
+    compiles here, so a lock file of torch is stale. Raises: LocalError if the folder cannot be written.
     Source: torch 2.13, utils/file_baton.py.
     """
     previous, folder = os.environ.get(BUILD_ROOT), build_folder()
@@ -118,7 +121,8 @@ def _exclusive_build() -> Iterator[None]:
 
 
 def _open_lock_file(path: Path) -> IO[str]:
-    """Open a file for appending; create its folder if needed. Raises: LocalError if that fails, for example without a home folder."""
+    """Open a file for appending; create its folder if needed. Raises: LocalError, an error of this rank alone, if that fails, for
+    example without a home folder."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a")

@@ -19,12 +19,12 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def named_parameters(engine: DeepSpeedEngine) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the parameters of the wrapped module, under the module's own names."""
+    """Yield (name, parameter) for all parameters of the engine's module, under the module's own names."""
     return engine.module.named_parameters()
 
 
 def trained_parameters(engine: DeepSpeedEngine) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield the parameters that are not always frozen. They have a gradient, master weights and moments."""
+    """Yield (name, parameter) for the parameters that are not always frozen. They have a gradient, float32 weights and Adam's moments."""
     return ((name, parameter) for name, parameter in named_parameters(engine) if parameter.requires_grad)
 
 
@@ -35,8 +35,8 @@ def _flat_range(parameter: nn.Parameter) -> tuple[Tensor, int, int]:
 
 
 def master_shard(parameter: nn.Parameter) -> Tensor:
-    """Return the float32 master weights of this rank's shard of a parameter, as a view that is padded to the partition size. A parameter
-    that is always frozen has no master weights; for it, return the compute shard."""
+    """Return this rank's shard of a parameter's float32 weights, as a flat view that is padded to the partition size. A parameter that
+    is always frozen has none; for it, return the shard that the forward uses."""
     if not parameter.requires_grad:
         return compute_shard(parameter)
     flat, offset, count = _flat_range(parameter)
@@ -44,7 +44,8 @@ def master_shard(parameter: nn.Parameter) -> Tensor:
 
 
 def moment_shard(parameter: nn.Parameter, moment: str) -> Tensor:
-    """Return one Adam moment of this rank's shard, as a view. If the optimizer has not stepped yet, its state is created with zeros."""
+    """Return this rank's shard of one Adam moment ("exp_avg" or "exp_avg_sq"), as a flat view with padding. If the optimizer has not
+    stepped yet, its state is created with zeros."""
     flat, offset, count = _flat_range(parameter)
     state = parameter._z3_optimizer.optimizer.state[flat]
     if moment not in state:
@@ -54,33 +55,33 @@ def moment_shard(parameter: nn.Parameter, moment: str) -> Tensor:
 
 
 def compute_shard(parameter: nn.Parameter) -> Tensor:
-    """Return this rank's shard of the weights that the forward gathers, in the dtype in which it computes."""
+    """Return this rank's shard of the weights that the forward uses, flat, in the dtype in which it computes."""
     return parameter.ds_tensor.data
 
 
 def gather_stream(engine: DeepSpeedEngine) -> Any:
-    """Return the stream on which DeepSpeed gathers the engine's parameters; None on a device without streams."""
+    """Return the CUDA stream on which DeepSpeed gathers the engine's parameters; None on a device without streams."""
     offload = getattr(engine.optimizer, "parameter_offload", engine.optimizer)
     return offload._DeepSpeedZeRoOffload__allgather_stream
 
 
 def order_gathers(engine: DeepSpeedEngine) -> None:
-    """Make the engine's next gathers wait for the writes into its shards that are queued on the current stream. DeepSpeed itself orders
-    only work that follows a gather. The host does not wait. Call it after every write into compute shards."""
+    """Make the engine's next gathers of weights wait for writes that are queued on the current stream. DeepSpeed itself orders only work
+    that follows a gather. The host does not wait. Call it after every write into the shards that the forward uses."""
     stream = gather_stream(engine)
     if stream is not None:
         stream.wait_stream(get_accelerator().current_stream())
 
 
 def set_optimizer_step(engine: DeepSpeedEngine, step: int) -> None:
-    """Set the step count that Adam's bias correction reads, after the moments were written. A group that was frozen at first counts from
-    the end of its freeze."""
+    """Set how many steps the optimizer has done, which Adam's bias correction reads. Call it after the moments were written. A parameter
+    group that was frozen at first counts from the end of its freeze."""
     for number, group in enumerate(engine.optimizer.param_groups):
         set_group_step(engine, number, max(0, step - group.get("frozen_steps", 0)))
 
 
 def set_group_step(engine: DeepSpeedEngine, number: int, step: int) -> None:
-    """Set that step count for one parameter group."""
+    """Set how many steps the optimizer has done, for parameter group number `number` only."""
     optimizer = engine.optimizer.optimizer
     for index, flat in enumerate(engine.optimizer.fp32_partitioned_groups_flat):
         if engine.optimizer.sub_group_to_group_id[index] == number:
@@ -88,7 +89,7 @@ def set_group_step(engine: DeepSpeedEngine, number: int, step: int) -> None:
 
 
 def _step_count(optimizer: torch.optim.Optimizer, step: int, device: torch.device) -> int | Tensor:
-    """Return the step count in the optimizer's own type: an int for DeepSpeed's CPU Adam, a float tensor on the device for torch's fused
+    """Return `step` in the type that the optimizer stores: int for DeepSpeed's CPU Adam, a float tensor on `device` for torch's fused
     AdamW."""
     return step if isinstance(optimizer, DeepSpeedCPUAdam) else torch.tensor(float(step), device=device)
 
@@ -98,13 +99,14 @@ LOSS_SCALER_STATE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hystere
 
 
 def loss_scaler_state(engine: DeepSpeedEngine) -> dict[str, float]:
-    """Return the dynamic loss scaler's state; {} in fp32 and bf16, which have none."""
+    """Return the state of fp16's dynamic loss scaler, by name; {} if the loss scale does not change (fp32, bf16)."""
     scaler = engine.optimizer.loss_scaler
     return {name: float(getattr(scaler, name)) for name in LOSS_SCALER_STATE} if scaler.dynamic else {}
 
 
 def set_loss_scaler_state(engine: DeepSpeedEngine, state: dict[str, float]) -> None:
-    """Write what loss_scaler_state() returned. A checkpoint of another precision leaves the scaler in its initial state."""
+    """Restore the loss scaler from what loss_scaler_state() returned. {}, as from a checkpoint of another precision, leaves its initial
+    state."""
     scaler = engine.optimizer.loss_scaler
     if scaler.dynamic:
         for name, value in state.items():
@@ -112,8 +114,8 @@ def set_loss_scaler_state(engine: DeepSpeedEngine, state: dict[str, float]) -> N
 
 
 def refresh_compute_weights(engine: DeepSpeedEngine) -> None:
-    """Copy master shards that were just written into the shards that the student's forward gathers, rounded to their dtype, and renew the
-    gathered copies of persistent parameters."""
+    """Copy the float32 weights, after a write into them, to the weights that the forward uses, rounded to their dtype. Also renews
+    parameters that DeepSpeed keeps whole on every rank; then it is a collective."""
     persistent = engine.optimizer.persistent_parameters
     if persistent:
         persistent[0].partition(persistent)
@@ -126,15 +128,16 @@ def refresh_compute_weights(engine: DeepSpeedEngine) -> None:
 
 
 def shard_range(parameter: nn.Parameter) -> tuple[int, int]:
-    """Return the first element and the number of real (unpadded) elements of this rank's shard in the flattened TP-local tensor."""
+    """Return where this rank's shard lies in the flattened tensor (under tensor parallelism: its slice): first element, and number of
+    elements without padding, which may be 0."""
     size = parameter.ds_tensor.ds_numel
     first = size * dist.get_rank(parameter.ds_process_group)
     return first, max(0, min(size, parameter.ds_numel - first))
 
 
 def gather_full(parameter: nn.Parameter, shard: Tensor, parallel: Parallel) -> Tensor:
-    """Gather and return the whole tensor of a shard: over the DP group, then over the TP group along Megatron's partition_dim. A
-    collective, for tests, replay and probes of small models; not for training."""
+    """Return the whole tensor of which each rank passes its `shard`: gathered over the data-parallel group, then over the
+    tensor-parallel group. A collective, for tests, replay and probes of small models; not for training."""
     parts = [torch.empty_like(shard) for _ in range(parallel.dp_size)]
     dist.all_gather(parts, shard.contiguous(), group=parallel.dp_group)
     local = torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
@@ -146,7 +149,8 @@ def gather_full(parameter: nn.Parameter, shard: Tensor, parallel: Parallel) -> T
 
 
 def gradient_shard(parameter: nn.Parameter) -> Tensor:
-    """Return this rank's shard of the reduced gradient in float32. Valid after the last backward of an update and before step()."""
+    """Return this rank's shard of a parameter's gradient in float32, as reduced over the data-parallel ranks. Valid after the last
+    backward of an update and before step()."""
     optimizer = parameter._z3_optimizer
     return optimizer.get_local_fp32_grad_for_param(parameter).float()
 
@@ -155,8 +159,9 @@ NORM_ROW = 1024
 
 
 def _norms(views: list[Tensor]) -> Tensor:
-    """Return float32 norms whose squares sum up to the squared norm of all views. On the CPU the norms are taken by rows, since one float32
-    norm of forty million numbers is wrong in the third digit. On other devices few kernels are launched."""
+    """Return a vector of float32 norms of parts of `views`: the squares add up to the sum of squares of all elements. On the CPU a part
+    is a row of 1024, since one float32 norm of forty million numbers is wrong in the third digit. Elsewhere it is a view, so few kernels
+    are launched."""
     if views[0].device.type != "cpu":
         return torch.stack(torch._foreach_norm(views, 2, dtype=torch.float32))
     norm, whole = torch.linalg.vector_norm, [view.numel() // NORM_ROW * NORM_ROW for view in views]
@@ -166,7 +171,7 @@ def _norms(views: list[Tensor]) -> Tensor:
 
 
 def gradient_square(engine: DeepSpeedEngine, parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Return the squared norm of this rank's gradient shards of some parameters, without the loss scale, as a float64 scalar on their
+    """Return the sum of squares of this rank's gradient shards of `parameters`, without the loss scale: a float64 scalar on their
     device. It is not finite if a gradient is not finite or is beyond 1e19. Call it after the last backward of an update and before its
     step(). The host does not wait."""
     optimizer, wanted = engine.optimizer, list(parameters)
@@ -182,8 +187,8 @@ def gradient_square(engine: DeepSpeedEngine, parameters: Iterable[nn.Parameter])
 
 
 def discard_update(engine: DeepSpeedEngine) -> None:
-    """Discard an update: drop its gradients and count its last micro-batch. Call it instead of the step() that would apply the update, on
-    every rank. Nothing else changes; was_step_applied() is False afterwards."""
+    """Drop the gradients of an update instead of applying it, and count its last micro-batch. Call it on every rank in place of step().
+    Nothing else changes; DeepSpeed's was_step_applied() is False afterwards."""
     optimizer = engine.optimizer
     optimizer.zero_grad()
     optimizer.averaged_gradients = {}
@@ -197,12 +202,12 @@ def discard_update(engine: DeepSpeedEngine) -> None:
 
 
 def is_split(parameter: nn.Parameter) -> bool:
-    """True if Megatron split this parameter over the TP group."""
+    """True if Megatron splits this parameter over the tensor-parallel group, False if each of its ranks holds it whole."""
     return bool(getattr(parameter, "tensor_model_parallel", False))
 
 
 def scatter_full(parameter: nn.Parameter, full: Tensor, parallel: Parallel, shard: Tensor) -> None:
-    """Write this rank's part of a whole tensor into `shard`: its master weights, a moment or its compute shard. No collective."""
+    """Write this rank's part of the whole tensor `full` into `shard`, which holds weights or a moment of `parameter`. No collective."""
     if is_split(parameter):
         full = full.chunk(parallel.tp_size, dim=parameter.partition_dim)[parallel.tp_rank]
     assert tuple(full.shape) == tuple(parameter.ds_shape), f"{tuple(full.shape)} into {tuple(parameter.ds_shape)}"

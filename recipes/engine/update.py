@@ -1,5 +1,5 @@
-"""The steps of one update on a trained engine: learning rate, loss scaling, and parameters that are frozen at first. Whether an update is
-applied is decided elsewhere (recipes/train/guard.py)."""
+"""The steps of one update on a trained engine: learning rate, loss scaling, and parameters that are frozen at first. Whether an update
+is applied is decided in recipes/train/guard.py."""
 
 from torch import Tensor
 
@@ -8,8 +8,8 @@ from recipes.engine.build import Engine
 
 
 def set_learning_rate(engine: Engine, rate: float, steps_done: int) -> None:
-    """Set the learning rate of the next step in every parameter group. A group that is still frozen gets rate 0, so that neither weight
-    decay nor moments change it. Its step count for the bias correction starts when its freeze ends."""
+    """Set the learning rate of the next step. `steps_done`: optimizer steps so far. A parameter group that is still frozen gets rate 0,
+    so that neither weight decay nor moments change it. Its step count for the bias correction starts when its freeze ends."""
     for number, group in enumerate(engine.optimizer.param_groups):
         frozen_steps = group.get("frozen_steps", 0)
         group["lr"] = rate if steps_done >= frozen_steps else 0.0
@@ -18,15 +18,16 @@ def set_learning_rate(engine: Engine, rate: float, steps_done: int) -> None:
 
 
 def backward(engine: Engine, loss: Tensor, total: int, dp_size: int) -> None:
-    """Add a micro-batch's part of the update's gradient: d(sum of losses / `total`), where `total` is the count of the whole update.
+    """Add the gradient of one micro-batch. `loss` is a sum over what the loss counts, such as labels; `total` is their number in the
+    whole update, over all ranks. So the update's gradient is that of the mean.
 
-    DeepSpeed divides by the number of ranks and of micro-batches, so micro-batches with a smaller count would weigh more. The factor undoes
-    both divisions.
+    DeepSpeed divides by the number of ranks and of micro-batches, so micro-batches with a smaller count would weigh more. The factor
+    undoes both divisions.
     """
     engine.backward(loss * (dp_size * engine.gradient_accumulation_steps() / total))
 
 
 def step(engine: Engine) -> None:
-    """Take the optimizer's step, and make the next forward's gathers wait for its writes."""
+    """Apply the update by the optimizer's step, and make the next forward wait for the new weights."""
     engine.step()
     shards.order_gathers(engine)

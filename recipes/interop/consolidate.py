@@ -1,5 +1,5 @@
 """Write the student or teacher of a checkpoint to one safetensors file of whole float32 tensors under this project's names. It runs in
-one process, one parameter at a time. Other projects' names and formats are in the other modules of recipes/interop."""
+one process, one parameter at a time. Names and formats of fairseq and Hugging Face are in the other modules of recipes/interop."""
 
 import argparse
 import json
@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # torch is imported only when the command runs, so that --hel
 KIND_OF = {"student": "master", "teacher": "shadow"}
 """Value of --weights -> kind of tensor in the checkpoint. The teacher has no head."""
 TOKEN_TABLE = "trunk.frontend.tokens.weight"
-"""Its rows past the recipe's vocabulary are padding that makes the number of rows divisible. They are zero, never trained and not
-counted as parameters. Readers of the file expect vocab_size rows, so the padding is not written."""
+"""The table of token embeddings. Its rows past the recipe's vocabulary are padding that makes the number of rows divisible. They are
+zero, never trained and not counted as parameters. Readers of the file expect vocab_size rows, so the padding is not written."""
 
 
 def add_command(commands: Any) -> None:
@@ -38,7 +38,8 @@ def add_command(commands: Any) -> None:
 
 
 def run_consolidate(args: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Write the file and print its content in one line. Raises: ConfigError, DamagedCheckpoint."""
+    """Run `consolidate`: write the weights of a checkpoint to one file, print a line about it, and return 0. Raises: ConfigError,
+    DamagedCheckpoint."""
     world_size = world_from_environment().size
     if world_size > 1:
         raise ConfigError(f"consolidate runs on one process, {world_size} were started; use python launch/convert.py")
@@ -53,10 +54,11 @@ def run_consolidate(args: argparse.Namespace, say: Callable[[str], None]) -> int
 
 
 def consolidate(reader: "CheckpointReader", weights: str, out: Path) -> dict[str, tuple[int, ...]]:
-    """Write `weights` ("student" or "teacher") to `out` atomically: the file is complete or absent. The hash of every value is
-    verified. Host memory: about the largest parameter.
+    """Write all whole tensors of `weights` ("student" or "teacher") to the safetensors file `out`, which is then complete or absent.
+    Hashes are verified. It needs as much host memory as the largest parameter.
 
-    Returns: name -> shape. Raises: ConfigError if `out` exists or cannot be written; DamagedCheckpoint.
+    Returns: name -> shape. Raises: ConfigError if `out` exists or cannot be written, or the checkpoint has no such weights;
+    DamagedCheckpoint.
     """
     from recipes.checkpoint.tensor_file import write_tensors
 
@@ -80,8 +82,8 @@ def consolidate(reader: "CheckpointReader", weights: str, out: Path) -> dict[str
 
 
 def _tensors(reader: "CheckpointReader", kind: str, shapes: dict[str, tuple[int, ...]]) -> Iterator["Tensor"]:
-    """Yield one tensor at a time. The writer still holds a tensor while it takes the next one, so the memory of a written tensor is
-    freed here."""
+    """Yield the whole tensors named in `shapes`, one at a time, cut to their shape. The writer still holds a tensor while it takes the
+    next one, so the memory of a written tensor is freed here."""
     for name, shape in shapes.items():
         with reading(reader.folder):
             whole = reader.whole(kind, name)
@@ -98,7 +100,8 @@ def _shape_without_padding(manifest: Manifest, name: str) -> tuple[int, ...]:
 
 
 def _metadata(manifest: Manifest, weights: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
-    """Return the metadata as strings, which safetensors requires. `format` marks the tensors as torch's for other readers."""
+    """Return the file's metadata: weights, step, recipe, and padding rows that were left out. safetensors requires strings. `format`
+    marks the tensors as torch's for other readers."""
     stored = {name: manifest.parameters[name].shape for name in shapes}
     left_out = {name: stored[name][0] - shape[0] for name, shape in shapes.items() if shape != stored[name]}
     return {

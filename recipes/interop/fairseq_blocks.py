@@ -12,7 +12,8 @@ PARTS = {
 
 
 def block_entries(prefix: str, num_heads: int) -> list[Entry]:
-    """Return entries for every tensor of every block. `prefix` is the part of their names before `layers.`."""
+    """Return how fairseq's tensors of Transformer blocks convert to this project's. `prefix`: the part of fairseq's names before
+    `layers.`."""
     theirs, ours = prefix + "layers.{n}.", "trunk.encoder.layers.{n}."
     queries_keys_values = tuple(f"{theirs}self_attn.{letter}_proj.{{leaf}}" for letter in "qkv")
     fused = head_by_head(queries_keys_values, ours + "attention.qkv.{leaf}", num_heads)

@@ -63,11 +63,12 @@ IGNORED = {
     "checkpoint_activations": "costs time, changes no number",
     "max_update": "length of the run",
 }
-"""Setting -> why it changes no number here."""
+"""fairseq's settings that are not converted -> why they change no number here."""
 
 
 def speech_names(recipe: Recipe) -> NameTable:
-    """Return the name table of a student. It also fits a teacher whose names get teacher_prefix."""
+    """Return the table that converts fairseq's tensors of a student to this project's and back. It also fits a teacher, if
+    teacher_prefix() is put before its names."""
     model, frontend = recipe.model, recipe.frontend
     assert isinstance(frontend, SpeechFrontendConfig)
     extractor, ours = "feature_extractor.conv_layers.", "trunk.frontend."
@@ -102,13 +103,14 @@ def _position_entries(frontend: SpeechFrontendConfig) -> list[Entry]:
 
 
 def teacher_prefix(recipe: Recipe) -> str:
-    """Return the prefix of the teacher's names in the student: the teacher is the encoder, or the whole model if nothing is shared."""
+    """Return what stands before a teacher's tensor names to make them fairseq's names in the student: "encoder.", or "" if
+    teacher.shares is "nothing", since the teacher then is a whole model."""
     return "" if recipe.teacher.shares == "nothing" else "encoder."
 
 
 def speech_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
-    """Return the recipe that fairseq's data2vec_audio configuration describes. Sections that do not change a state dict (data,
-    optimizer, run) are the template's.
+    """Return the recipe that fairseq's data2vec_audio configuration describes. What it does not have (data, optimizer, run, most of
+    guard) is the template's.
 
     Raises: ConfigError with the first setting that this model cannot express.
     """
@@ -176,8 +178,8 @@ def _teacher(config: dict[str, Any]) -> TeacherConfig:
 
 
 def parse_conv_layers(expression: str) -> list[tuple[int, int, int]]:
-    """Return (channels, kernel, stride) of each convolution from fairseq's Python expression: lists of triples with + and *. The
-    expression is parsed, not executed.
+    """Return (channels, kernel, stride) of each convolution, from the Python expression in fairseq's configuration: lists of triples
+    with + and *. The expression is parsed, not executed.
 
     Raises: ConfigError for any other expression.
     """

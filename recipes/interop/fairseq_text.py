@@ -15,7 +15,7 @@ from recipes.interop.names import NameTable, padded_rows, same, unread
 from recipes.interop.settings import require, teacher_settings
 
 TEACHER_PREFIX = "encoder.sentence_encoder."
-"""Prefix, in the student, of the names of the parameters that the teacher averages. The teacher's own names do not have it."""
+"""What stands before a parameter name of the teacher to make it fairseq's name of the same parameter in the student."""
 TOKENS = TEACHER_PREFIX + "embed_tokens.weight"
 CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "transformer.activation_fn": ("gelu", "relu"),
@@ -31,7 +31,8 @@ CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
 
 
 def text_names(recipe: Recipe) -> NameTable:
-    """Return the name table of a student. It also fits a teacher whose names get TEACHER_PREFIX."""
+    """Return the table that converts fairseq's tensors of a student to this project's and back. It also fits a teacher, if
+    TEACHER_PREFIX is put before its names."""
     frontend, model = recipe.frontend, recipe.model
     assert isinstance(frontend, TextFrontendConfig)
     head = [same(f"encoder.regression_head.{2 * i}.{{leaf}}", f"head.layers.{i}.{{leaf}}") for i in range(model.head_layers)]
@@ -49,8 +50,8 @@ def text_names(recipe: Recipe) -> NameTable:
 
 
 def text_recipe(template: Recipe, config: dict[str, Any], vocab_size: int) -> Recipe:
-    """Return the recipe that fairseq's data2vec_text configuration describes. `vocab_size` is the size of its dictionary. Sections that
-    do not change a state dict (mask, data, optimizer, run) are the template's.
+    """Return the recipe that fairseq's data2vec_text configuration describes, with `vocab_size` symbols as its dictionary. What does not
+    change the tensors (mask, data, optimizer, run) is the template's.
 
     Raises: ConfigError with the first setting that this model cannot express.
     """

@@ -1,4 +1,4 @@
-"""fairseq's data2vec vision (its port of the BEiT fork): conversion of its parameter names and its configuration to this project's.
+"""fairseq's data2vec vision (its port of BEiT's code): conversion of its parameter names and its configuration to this project's.
 
 Source of names: fairseq data2vec_vision.py at the commit that data2vec.md names.
 """
@@ -21,13 +21,13 @@ TRANSLATED = (
     *("ema_end_decay", "ema_anneal_end_step", "ema_transformer_only"),
 )
 IGNORED = {"_name": "the class", "mlp_ratio": "never read: the port's blocks have 4"}
-"""Setting -> why it changes no number here."""
+"""fairseq's settings that are not converted -> why they change no number here."""
 FFN_RATIO = 4
 
 
 def vision_names(recipe: Recipe) -> NameTable:
-    """Return the name table of a student. It also fits a teacher whose names get teacher_prefix. The port makes `final_proj` but never
-    calls it."""
+    """Return the table that converts fairseq's tensors of a student to this project's and back. It also fits a teacher, if
+    teacher_prefix() is put before its names. fairseq's `final_proj` is left out, since its forward never calls it."""
     ours = "trunk.frontend."
     return NameTable(
         [
@@ -57,13 +57,14 @@ def _block_entries(num_heads: int) -> list[Entry]:
 
 
 def teacher_prefix(recipe: Recipe) -> str:
-    """Return the prefix of the teacher's names in the student: the teacher is the encoder, or the whole model if nothing is shared."""
+    """Return what stands before a teacher's tensor names to make them fairseq's names in the student: "encoder.", or "" if
+    teacher.shares is "nothing", since the teacher then is a whole model."""
     return "" if recipe.teacher.shares == "nothing" else "encoder."
 
 
 def vision_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
-    """Return the recipe that fairseq's data2vec_vision configuration describes. Sections that do not change a state dict (data,
-    optimizer, run, initialisation) are the template's.
+    """Return the recipe that fairseq's data2vec_vision configuration describes. What does not change the tensors (data, optimizer, run,
+    initialisation) is the template's.
 
     Raises: ConfigError with the first setting that this model cannot express.
     """

@@ -11,7 +11,7 @@ from recipes.interop.names import NameTable, head_by_head, renamed, same
 from recipes.interop.settings import require
 
 PREFIX = "data2vec_audio."
-"""Prefix of the names in a model with a task's head."""
+"""Prefix of all names of data2vec's parameters in a model with a task's head."""
 CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "model_type": ("data2vec-audio",),
     "hidden_act": ("gelu", "relu"),
@@ -30,7 +30,7 @@ PARTS = {
 
 
 def speech_names(recipe: Recipe) -> NameTable:
-    """Return the name table of a trunk."""
+    """Return the table that converts Data2VecAudio's tensors to those of this project's trunk (front-end and encoder) and back."""
     theirs, ours, front = "encoder.layers.{n}.", "trunk.encoder.layers.{n}.", "trunk.frontend."
     queries_keys_values = tuple(f"{theirs}attention.{letter}_proj.{{leaf}}" for letter in "qkv")
     return NameTable(
@@ -49,7 +49,8 @@ def speech_names(recipe: Recipe) -> NameTable:
 
 
 def speech_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
-    """Return the recipe whose trunk this Data2VecAudio configuration describes.
+    """Return the recipe whose front-end and encoder this Data2VecAudio configuration describes. Its teacher averages all layers; all
+    else is the template's.
 
     Raises: ConfigError with the first setting that this model cannot express.
     """

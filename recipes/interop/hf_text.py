@@ -12,7 +12,7 @@ from recipes.interop.names import NameTable, head_by_head, padded_rows, renamed,
 from recipes.interop.settings import require
 
 PREFIX = "data2vec_text."
-"""Prefix of the names in a model with a task's head."""
+"""Prefix of all names of data2vec's parameters in a model with a task's head."""
 TOKENS, TOKEN_TYPES = "embeddings.word_embeddings.weight", "embeddings.token_type_embeddings.weight"
 CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "model_type": ("data2vec-text",),
@@ -31,7 +31,8 @@ PARTS = {
 
 
 def text_names(recipe: Recipe) -> NameTable:
-    """Return the name table of a trunk. Pooler and token types are not part of data2vec."""
+    """Return the table that converts Data2VecText's tensors to those of this project's trunk (front-end and encoder) and back. Pooler
+    and token types are left out: they are not part of data2vec."""
     frontend = recipe.frontend
     assert isinstance(frontend, TextFrontendConfig)
     theirs, ours = "encoder.layer.{n}.", "trunk.encoder.layers.{n}."
@@ -49,8 +50,8 @@ def text_names(recipe: Recipe) -> NameTable:
 
 
 def fold_token_types(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the same model without token types: the only row of their table (zero in data2vec) is added to every row of the token
-    table."""
+    """Return the tensors of the same model without token types: the first row of their table (the only one, and zero in data2vec) is
+    added to every row of the token table. Without such a table, return the tensors unchanged."""
     if TOKEN_TYPES not in state:
         return state
     folded = {name: tensor for name, tensor in state.items() if name != TOKEN_TYPES}
@@ -58,7 +59,8 @@ def fold_token_types(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def text_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
-    """Return the recipe whose trunk this Data2VecText configuration describes.
+    """Return the recipe whose front-end and encoder this Data2VecText configuration describes. Its teacher averages all layers; all else
+    is the template's.
 
     Raises: ConfigError with the first setting that this model cannot express.
     """

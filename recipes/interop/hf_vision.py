@@ -11,7 +11,7 @@ from recipes.interop.names import Entry, NameTable, head_by_head, query_value_bi
 from recipes.interop.settings import require
 
 PREFIX = "data2vec_vision."
-"""Prefix of the names in a model with a task's head."""
+"""Prefix of all names of data2vec's parameters in a model with a task's head."""
 CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "model_type": ("data2vec-vision",),
     "hidden_act": ("gelu", "relu"),
@@ -29,7 +29,8 @@ PARTS = {
 
 
 def vision_names(recipe: Recipe) -> NameTable:
-    """Return the name table of a trunk. `layernorm` and `pooler.layernorm` are both our final norm: a model has one of them."""
+    """Return the table that converts Data2VecVision's tensors to those of this project's trunk (front-end and encoder) and back.
+    `layernorm` and `pooler.layernorm` both become the encoder's final norm: a model has one of them."""
     front, layer, final = "trunk.frontend.", "encoder.layer.{n}.attention.attention.", "trunk.encoder.final_norm.{leaf}"
     return NameTable(
         [
@@ -61,7 +62,8 @@ def _block_entries(num_heads: int) -> list[Entry]:
 
 
 def vision_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
-    """Return the recipe whose trunk this Data2VecVision configuration describes.
+    """Return the recipe whose front-end and encoder this Data2VecVision configuration describes. Its teacher averages all layers; all
+    else is the template's.
 
     Raises: ConfigError with the first setting that this model cannot express.
     """

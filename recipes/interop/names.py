@@ -1,5 +1,5 @@
-"""Tables of parameter names that convert tensors of another code base ("theirs") to this project's ("ours") and back. Tensors are
-whole and on the host. No model and no ranks here.
+"""Tables of parameter names that convert tensors of another project, such as fairseq ("theirs"), to this project's ("ours") and back.
+Tensors are whole and on the host. No model and no ranks here.
 
 Shapes: D hidden, H heads, K head width, R rows of a table.
 """
@@ -20,7 +20,7 @@ PLACEHOLDERS = {"n": r"(?P<n>\d+)", "leaf": r"(?P<leaf>weight|bias)"}
 
 @dataclass(frozen=True)
 class Form:
-    """How one or several of their tensors make one of ours (`join`). `split` is the exact inverse."""
+    """How tensors of another project become one of this project's (`join`), and exactly back (`split`)."""
 
     join: Callable[[list[Tensor]], Tensor]
     split: Callable[[Tensor], list[Tensor]]
@@ -28,8 +28,8 @@ class Form:
 
 @dataclass(frozen=True)
 class Entry:
-    """The name of one of our tensors (None: this model has no such tensor) and the names of theirs that make it. Names may contain
-    `{n}` and `{leaf}`."""
+    """One line of the conversion: `ours` is the name of a tensor of this project (None: it has none), `theirs` are the tensors of the
+    other project that it is made of. In names, `{n}` is a number and `{leaf}` is weight or bias."""
 
     ours: str | None
     theirs: tuple[str, ...]
@@ -43,15 +43,15 @@ class _Found(NamedTuple):
 
 
 class NameTable:
-    """Conversion by a list of entries, in both directions. The first entry that matches a name is used."""
+    """Converts tensors of another project to this project's and back, by a list of entries. The first entry that matches a name is used."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._patterns = [(_pattern(name), entry, part) for entry in entries for part, name in enumerate(entry.theirs)]
 
     def to_ours(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return our whole tensors from their state dict.
+        """Return this project's tensors, by name, from another project's state dict.
 
-        Raises: ConfigError for a name that no entry matches, and if one of several parts is missing.
+        Raises: ConfigError for a name that no entry matches, and if one of several parts of a tensor is missing.
         """
         ours: dict[str, Tensor] = {}
         for name in state:
@@ -65,8 +65,8 @@ class NameTable:
         return ours
 
     def to_theirs(self, ours: dict[str, Tensor], names: Iterable[str], prefix: str = "") -> dict[str, Tensor]:
-        """Return their tensors under `names`; in the table they are called prefix + name. Tensors that this model does not have are left
-        out. Inverse of to_ours.
+        """Return the other project's tensors under `names`, from this project's tensors `ours`: the inverse of to_ours. The table has
+        each name with `prefix` before it. Tensors that this project does not have are left out.
 
         Raises: ConfigError for a name that no entry matches.
         """
@@ -78,7 +78,8 @@ class NameTable:
         return theirs
 
     def our_name(self, name: str) -> str | None:
-        """Return our name of the tensor that contains theirs; None if this model has none. Raises: ConfigError for an unknown name."""
+        """Return this project's name of the tensor that contains the other project's `name`; None if it has none. Raises: ConfigError
+        for an unknown name."""
         found = self._find(name)
         return None if found.entry.ours is None else found.entry.ours.format(**found.placeholders)
 
@@ -90,39 +91,42 @@ class NameTable:
 
 
 def without_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with `prefix`, without it (a model with a task's head has one). If there is no such tensor,
-    return the state itself."""
+    """Return the tensors whose names begin with `prefix`, under their names without it. If there are none, return the whole state: only
+    models with a task's head have the prefix."""
     inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     return inner or state
 
 
 def same(theirs: str, ours: str) -> Entry:
-    """A tensor of the same shape."""
+    """Return the entry of a tensor that is the same in both projects, except for its name."""
     return Entry(ours, (theirs,), Form(lambda parts: parts[0], lambda tensor: [tensor]))
 
 
 def renamed(theirs: str, ours: str, parts: dict[str, str]) -> list[Entry]:
-    """Modules of the same shapes: `parts` maps their names to ours. `theirs` and `ours` are the prefixes of these names."""
+    """Return entries of weights and biases that are the same in both projects, except for their names. `parts`: the other project's name
+    of a module -> this project's. `theirs` and `ours` are put before these names."""
     return [same(f"{theirs}{name}.{{leaf}}", f"{ours}{own}.{{leaf}}") for name, own in parts.items()]
 
 
 def unread(*theirs: str) -> list[Entry]:
-    """Tensors that this model does not have: buffers that are computed, heads that are not data2vec's."""
+    """Return entries of the other project's tensors that this project does not have: buffers that are computed, heads that are not
+    data2vec's."""
     return [Entry(None, (name,), Form(lambda parts: parts[0], lambda tensor: [tensor])) for name in theirs]
 
 
 def vector(theirs: str, ours: str) -> Entry:
-    """Shapes: (1, 1, D) -> (D,)."""
+    """Return the entry of a vector that the other project stores with two leading dimensions of size 1.
+    Shapes: theirs (1, 1, D) -> ours (D,)."""
     return Entry(ours, (theirs,), Form(lambda parts: parts[0].flatten(), lambda tensor: [tensor.view(1, 1, -1)]))
 
 
 def transposed(theirs: str, ours: str) -> Entry:
-    """Shapes: (R, H) -> (H, R)."""
+    """Return the entry of a matrix that the other project stores transposed. Shapes: theirs (rows, heads) -> ours (heads, rows)."""
     return Entry(ours, (theirs,), Form(lambda parts: parts[0].t().contiguous(), lambda tensor: [tensor.t().contiguous()]))
 
 
 def padded_rows(theirs: str, ours: str, rows: int, padded: int) -> Entry:
-    """A table of `rows` rows, with zero rows after them up to `padded`."""
+    """Return the entry of a table that has `rows` rows in the other project. Here it has zero rows after them, `padded` rows in all."""
 
     def join(parts: list[Tensor]) -> Tensor:
         (table,) = parts
@@ -132,9 +136,10 @@ def padded_rows(theirs: str, ours: str, rows: int, padded: int) -> Entry:
 
 
 def head_by_head(theirs: tuple[str, ...], ours: str, num_heads: int) -> Entry:
-    """Queries, keys and values in one tensor. Its rows are ordered (head, q/k/v, width), so that a TP slice has whole heads.
+    """Return the entry of the attention's queries, keys and values, which are one tensor here. Its rows are ordered (head, q/k/v,
+    width), so that a slice for tensor parallelism has whole heads.
 
-    Shapes: three of (D, ...) -> (3 D, ...); or one of (3 D, ...) whose rows are ordered (q/k/v, head, width).
+    Shapes: three of theirs (D, ...), or one (3 D, ...) ordered (q/k/v, head, width) -> ours (3 D, ...).
     """
 
     def join(parts: list[Tensor]) -> Tensor:
@@ -149,7 +154,8 @@ def head_by_head(theirs: tuple[str, ...], ours: str, num_heads: int) -> Entry:
 
 
 def query_value_bias(query: str, value: str, ours: str, num_heads: int) -> Entry:
-    """Biases of queries and values of a model without key biases. Shapes: two of (D,) -> (H, 2, K)."""
+    """Return the entry of the biases of queries and values, which are one tensor here, of a model without key biases.
+    Shapes: two of theirs (D,) -> ours (heads, 2, head width)."""
 
     def join(parts: list[Tensor]) -> Tensor:
         return torch.stack([p.view(num_heads, -1) for p in parts], dim=1)

@@ -9,8 +9,8 @@ from recipes.errors import ConfigError
 
 
 def require(config: dict[str, Any], allowed: dict[str, tuple[Any, ...]]) -> None:
-    """Check settings (a dotted name is a setting in a section) against the values that this model can express. A missing setting counts
-    as the first allowed value, which is therefore the other code base's default.
+    """Check that this model can express another project's settings. `allowed`: name -> values that it can express; a dotted name is a
+    setting in a section. A missing setting counts as the first value, which is therefore the other project's default.
 
     Raises: ConfigError with the first setting that this model cannot express.
     """
@@ -23,13 +23,15 @@ def require(config: dict[str, Any], allowed: dict[str, tuple[Any, ...]]) -> None
 
 
 def require_known(config: dict[str, Any], known: Iterable[str]) -> None:
-    """Check that every setting is among `known`. Raises: ConfigError with the first other one, since its effect was never checked."""
+    """Check that `config` has no setting beside those in `known`. Raises: ConfigError that names one, since its effect was never
+    checked."""
     for name in config.keys() - set(known):
         raise ConfigError(f"{name} is {config[name]!r}: a setting that this version does not know; remove it if it changes no number")
 
 
 def teacher_settings(config: dict[str, Any]) -> TeacherConfig:
-    """Return EMA, K and norms, which have the same names in all of fairseq's data2vec models. The caller sets `shares` and `target`."""
+    """Return the teacher's settings of a fairseq data2vec configuration: EMA decays, number of averaged layers, norms. The caller sets
+    `shares` and `target`."""
     per_layer: list[Norm] = [norm for norm in ("batch", "instance", "layer") if config.get(f"{norm}_norm_target_layer")]
     average: list[Norm] = [norm for norm in ("layer", "instance") if config.get(f"{norm}_norm_targets")]
     return TeacherConfig(

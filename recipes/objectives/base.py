@@ -1,5 +1,5 @@
-"""The interface between an objective and the loop, checkpoints and reports. data2vec.py implements it; docs/architecture.md describes
-which parts of training use it.
+"""The interface between an objective (a loss and its networks) and the loop, checkpoints and reports. data2vec.py implements it;
+docs/architecture.md describes which parts of training use it.
 
 Every rank calls every method equally often and in the same order. count(), check() and nothing_counted() are no collectives and run no
 module. A skipped update calls neither the engine's step nor after_step().
@@ -24,13 +24,13 @@ Beat = Callable[[int], Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of one micro-batch: the loss, summed over what count() counts. Subclasses add what their statistics need."""
+    """Result of one micro-batch: the sum of its loss, over masked positions in data2vec. Subclasses add what their metrics need."""
 
     loss: Tensor
 
 
 class Column(NamedTuple):
-    """A metric on the step line: its key in metrics.jsonl, the label before its value, and its format."""
+    """A metric in the line that a run prints: its key in metrics.jsonl, the label before its value, and its format."""
 
     key: str
     label: str
@@ -38,7 +38,7 @@ class Column(NamedTuple):
 
 
 class Display(NamedTuple):
-    """How the metrics of an objective are shown. `panels`: title of each plot -> the metrics in it; at most four plots."""
+    """Which metrics of an objective are printed and plotted. `panels`: title of each plot -> the metrics in it; at most four plots."""
 
     every_step: tuple[Column, ...]
     at_evaluations: tuple[Column, ...]
@@ -46,66 +46,68 @@ class Display(NamedTuple):
 
 
 class Statistics(Protocol):
-    """Sums over the micro-batches of an update that is logged."""
+    """Computes the metrics of one update from its micro-batches on all ranks."""
 
     def add(self, outcome: Any) -> None:
-        """Add one micro-batch."""
+        """Add the result of one micro-batch."""
 
     def reduce(self, group: dist.ProcessGroup, total: int, tokens: int) -> dict[str, float]:
-        """Return the metrics over all ranks of `group`, including `loss`. A collective. `total`: count of the whole update, `tokens`:
-        its positions."""
+        """Return the metrics of the update over all ranks of `group`, including `loss`. A collective. `total`: what the loss is divided
+        by; `tokens`: positions of the update."""
 
 
 class Objective(Protocol):
-    """The loss that is minimised, with its networks on their engines."""
+    """A loss that is minimised, with the networks that compute it on their DeepSpeed engines."""
 
     Config: ClassVar[type[ObjectiveConfig]]
     """The class of the objective's section in the recipe."""
     display: ClassVar[Display]
     student: Engine
-    """The engine whose optimizer is stepped."""
+    """The engine of the network that the optimizer trains."""
     parallel: Parallel
     stream: DropoutStream
-    """The student's counter-based random stream. The loop sets its update and micro-batch."""
+    """Random numbers of the student's dropout. The training loop sets their update and micro-batch."""
 
     def __init__(self, recipe: Recipe, builder: EngineBuilder) -> None:
-        """Build the networks. A collective."""
+        """Build the networks with `builder`. A collective."""
 
     def count(self, batch: Batch) -> int:
-        """Return the number that the loss is divided by: masked positions, labels, characters."""
+        """Return the batch's part of the number that the update's loss is divided by, such as its masked positions."""
 
     def forward(self, batch: Batch, total: int) -> Outcome:
-        """Compute one micro-batch, which is on this rank's device. `total`: count of the whole update."""
+        """Compute the loss of one micro-batch, which is on this rank's device. `total`: the number that the loss of the whole update is
+        divided by."""
 
     def after_step(self, step: int) -> dict[str, float]:
-        """Update what follows the student, such as an average of its weights, after the optimizer's step number `step` (from 1).
-        Returns metrics."""
+        """After the optimizer's step number `step` (from 1), update what follows the student, such as an average of its weights. Return
+        metrics."""
 
     def shards(self) -> dict[str, dict[str, Tensor]]:
-        """Return the kinds of tensor that a checkpoint holds beside the student's own: kind -> name of a student parameter -> live
-        float32 shard, partitioned like that parameter."""
+        """Return the tensors that a checkpoint holds beside the student's own: kind -> name of a student parameter -> this rank's
+        float32 shard, partitioned like that parameter. The tensors are in use, no copies."""
 
     def after_load(self) -> None:
-        """Call after all shards were written from a checkpoint. Makes the forward passes use them."""
+        """Make the forward passes use what a checkpoint has written into the shards. Called after all shards were written."""
 
     def restart(self) -> None:
-        """Call after the student's weights were replaced from another source. Resets everything that follows them."""
+        """Reset all that follows the student, such as an average of its weights. Called after the student's weights were replaced."""
 
     def state(self) -> dict[str, Any]:
-        """Return small values for the checkpoint, ready for JSON."""
+        """Return small values that the checkpoint stores as JSON; load_state() gets them back."""
 
     def load_state(self, values: dict[str, Any]) -> None:
-        """Restore state(); called after after_load(). `values` is {} if the checkpoint has none."""
+        """Restore the values that state() returned; {} if the checkpoint has none. Called after after_load()."""
 
     def statistics(self) -> Statistics:
-        """Return empty statistics for one update."""
+        """Return an object that collects the metrics of one update, still empty."""
 
     def evaluate(self, batches: Iterable[Batch], beat: Beat) -> dict[str, float]:
-        """Return the metrics of held-out micro-batches on this rank's device; {} if there are none. A collective. The student is in
-        training mode afterwards."""
+        """Return the metrics of held-out micro-batches on this rank's device; {} if there are none. `beat` is called with the number of
+        each. A collective. The student is in training mode afterwards."""
 
     def check(self, metrics: Mapping[str, Any]) -> None:
-        """Raises: TrainingBroken if the metrics of a logged step show that the run no longer learns."""
+        """Check the metrics of a logged step. Raises: TrainingBroken if they show that the run no longer learns."""
 
     def nothing_counted(self, update: int, samples: int) -> str:
-        """Return the error text for an update whose count is 0: fact, numbers, remedy."""
+        """Return the error text for an update in which count() is 0 on all ranks: fact, numbers, remedy. `samples`: samples of the
+        update."""

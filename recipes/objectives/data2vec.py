@@ -1,4 +1,4 @@
-"""data2vec 1.0: the student regresses, at masked positions, the averaged layers of an EMA teacher that sees the whole sample.
+"""data2vec 1.0: the student predicts, at masked positions, the averaged layers of an EMA teacher that reads the whole sample.
 
 Everything that computes it (training, evaluation, replay, benchmark) goes through this object. Source: arXiv 2202.03555, section 3.
 
@@ -31,7 +31,7 @@ TRUNK = "trunk."
 
 
 class Data2Vec:
-    """Student and teacher engines, and the EMA between them."""
+    """The objective of data2vec: the student's and the teacher's engine, and the teacher's weights, an average (EMA) of the student's."""
 
     Config: ClassVar[type[ObjectiveConfig]] = Data2VecConfig
     display: ClassVar[Display] = Display(
@@ -50,7 +50,7 @@ class Data2Vec:
     )
 
     def __init__(self, recipe: Recipe, builder: EngineBuilder) -> None:
-        """Build both networks, with the same initial weights. A collective."""
+        """Build student and teacher with the same initial weights. A collective."""
         self._recipe, self.parallel, self.stream = recipe, builder.parallel, builder.stream
         build_frontend = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
         network = (recipe.model, build_frontend, Init(recipe.run.seed), builder.parallel)
@@ -59,45 +59,47 @@ class Data2Vec:
         self.shadow = build_shadow(self.student, self.teacher, recipe.teacher)
 
     def count(self, batch: Batch) -> int:
-        """Return the number of masked positions."""
+        """Return the number of masked positions of the batch."""
         return batch.masks.num_masked
 
     def forward(self, batch: Batch, total: int) -> RegressionOutcome:
-        """Compute the student's predictions on the masked input, the teacher's targets on the clean input, and the loss."""
+        """Compute the student's predictions on the masked input, the teacher's targets on the clean input, and the loss. `total` is not
+        used."""
         return regress(self.student, self.teacher, batch, self._recipe.loss)
 
     def after_step(self, step: int) -> dict[str, float]:
-        """Do one EMA step of the teacher, with the decay for `step` updates."""
+        """Do one EMA step of the teacher's weights, with the decay after `step` updates. Return that decay as `ema_decay`."""
         decay = self._recipe.teacher.decay_after(step)
         self.shadow.update(decay)
         return {"ema_decay": decay}
 
     def shards(self) -> dict[str, dict[str, Tensor]]:
-        """Return the teacher's weights in float32."""
+        """Return the teacher's float32 weights: {"shadow": name of a student parameter -> this rank's shard}."""
         return {"shadow": self.shadow.shadows}
 
     def after_load(self) -> None:
-        """Round the shadow weights into the weights that the teacher computes with."""
+        """Copy the teacher's float32 weights, rounded, into the weights that it computes with."""
         self.shadow.publish()
 
     def restart(self) -> None:
-        """Set the teacher's weights to those of the student."""
+        """Set the teacher's weights to the student's current ones."""
         self.shadow.reset()
 
     def state(self) -> dict[str, Any]:
-        """Return {}: nothing is stored, since the decay is a function of the step."""
+        """Return {}: a checkpoint needs no further values, since the EMA decay is a function of the step."""
         return {}
 
     def load_state(self, values: dict[str, Any]) -> None:
-        """Do nothing, as state() is empty."""
+        """Do nothing: a checkpoint holds no further values of data2vec."""
 
     def statistics(self) -> UpdateStatistics:
-        """Return statistics for loss, target_std, pred_std and masked_fraction."""
+        """Return an object that collects an update's loss, target_std, pred_std and masked_fraction, still empty."""
         return UpdateStatistics()
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch], beat: Beat = lambda number: None) -> dict[str, float]:
-        """Return eval_loss and the monitors of metrics.jsonl; {} without batches. Both engines compute in eval mode."""
+        """Return eval_loss and the other held-out metrics; {} without batches. `beat` is called with the number of each batch. Both
+        networks are in eval mode; the student returns to training mode. A collective."""
         statistics, captured = EvaluationStatistics(), list[Tensor]()
 
         def capture(module: Frontend, inputs: tuple, output: FrontendOutput) -> None:
@@ -115,9 +117,11 @@ class Data2Vec:
         return statistics.reduce(self.parallel.dp_group) if seen else {}
 
     def check(self, metrics: Mapping[str, Any]) -> None:
-        """Raises: TrainingBroken if, after guard.after_steps, target_std or pred_std is below its threshold.
+        """Check a logged step for collapse. Raises: TrainingBroken if, after guard.after_steps, target_std or pred_std is below its
+        threshold.
 
-        Source: fairseq data2vec_audio.py, min_target_var 0.1 and min_pred_var 0.01 (which are stds)."""
+        Source: fairseq data2vec_audio.py, min_target_var 0.1 and min_pred_var 0.01 (which are stds).
+        """
         guard, step = self._recipe.guard, metrics["step"]
         if step <= guard.after_steps:
             return
@@ -129,12 +133,13 @@ class Data2Vec:
                 )
 
     def nothing_counted(self, update: int, samples: int) -> str:
-        """Return the error text for an update without a masked position."""
+        """Return the error text for an update of `samples` samples without a masked position."""
         return f"no position of update {update} ({samples} samples) is masked; raise --set mask.prob"
 
 
 def regress(student: Callable[..., Any], teacher: Callable[..., Any], batch: Batch, config: LossConfig) -> RegressionOutcome:
-    """Run one micro-batch through a student and a teacher (engines or plain modules). The loss is summed over the masked positions."""
+    """Run one micro-batch through student and teacher (engines or plain modules). Return the loss, summed over masked positions, with
+    predictions and targets."""
     prediction_MD, features_BND = student(batch)
     with torch.no_grad():
         target_BSD = teacher(batch, features_BND)
@@ -143,7 +148,8 @@ def regress(student: Callable[..., Any], teacher: Callable[..., Any], batch: Bat
 
 
 def build_shadow(student: Engine, teacher: Engine, config: TeacherConfig) -> ShadowWeights:
-    """Return the EMA weights over the trunk's shards of two engines."""
+    """Return the teacher's EMA weights, one float32 shard for each of the student's trunk (front-end and encoder). They start equal to
+    the student's."""
     masters = {n: shards.master_shard(p) for n, p in shards.named_parameters(student) if n.startswith(TRUNK)}
     computed = {n: shards.compute_shard(p) for n, p in shards.named_parameters(teacher)}
     copied = {f"{TRUNK}frontend.{n}" for n in student.module.trunk.frontend.shared_parameters(config.shares)}

@@ -13,14 +13,15 @@ OBJECTIVES: dict[str, type[Objective]] = {one.Config.kind: one for one in (Data2
 
 
 def objective_class(kind: str) -> type[Objective]:
-    """Return the objective class of this kind. Raises: ConfigError if there is none."""
+    """Return the class of the objective `kind`: a name of this repository's, or `module:Class`. Raises: ConfigError if there is none."""
     if kind in OBJECTIVES:
         return OBJECTIVES[kind]
     return import_objective(kind, "objective.kind")
 
 
 def build_objective(recipe: Recipe, config: EngineConfig, parallel: Parallel, optimizer: OptimizerBuilder | None = None) -> Objective:
-    """Build the recipe's objective with its engines. `optimizer` replaces the recipe's. A collective."""
+    """Build the recipe's loss with its networks on DeepSpeed engines. `optimizer`, if given, builds another optimizer than the recipe's.
+    A collective."""
     stream = DropoutStream(recipe.run.seed, parallel.dp_rank, parallel.tp_rank)
     builder = EngineBuilder(config, recipe.optim, parallel, stream, optimizer)
     with builder.building():

@@ -15,12 +15,12 @@ from recipes.objectives.base import Outcome
 
 VARIANCE_EPS = 1e-6  # fairseq data2vec_audio.py compute_var
 PER_POSITION = ("position_count_S", "position_sum_SD")
-"""Sums whose length is that of the longest sample, since groups of speech crops differ in length."""
+"""Names of the sums that have an entry for each position: as many as the longest sample has. Groups of speech crops differ in length."""
 
 
 @dataclass(frozen=True)
 class RegressionOutcome(Outcome):
-    """Result of one micro-batch. The loss is a sum over its masked positions."""
+    """Result of one micro-batch of data2vec: the loss, summed over its masked positions, with predictions and targets."""
 
     prediction_MD: Tensor
     target_MD: Tensor
@@ -30,21 +30,22 @@ class RegressionOutcome(Outcome):
 
 @dataclass
 class ChannelSums:
-    """Number of rows, and sum and sum of squares of each channel."""
+    """Running sums over rows of a matrix, from which std() is computed: number of rows, and sum and sum of squares of each channel."""
 
     count: float = 0.0
     sum_D: Tensor | float = 0.0
     square_D: Tensor | float = 0.0
 
     def add(self, x_MD: Tensor) -> None:
-        """Add rows."""
+        """Add the rows of x to the sums. Shapes: (rows, channels)."""
         x_MD = x_MD.detach().double()
         self.count += len(x_MD)
         self.sum_D = self.sum_D + x_MD.sum(0)
         self.square_D = self.square_D + x_MD.square().sum(0)
 
     def std(self) -> float:
-        """Return the mean over channels of sqrt(unbiased variance over rows + 1e-6). fairseq calls it `var`."""
+        """Return the standard deviation over rows, averaged over channels: mean of sqrt(unbiased variance + 1e-6). fairseq calls it
+        `var`."""
         assert isinstance(self.sum_D, Tensor) and isinstance(self.square_D, Tensor)
         variance_D = (self.square_D - self.sum_D.square() / self.count) / max(1.0, self.count - 1)
         return float(torch.sqrt(variance_D.clamp(min=0) + VARIANCE_EPS).mean())
@@ -52,21 +53,21 @@ class ChannelSums:
 
 @dataclass
 class UpdateStatistics:
-    """The metrics of one update in metrics.jsonl: loss, target_std, pred_std, masked_fraction."""
+    """Computes the metrics of one update from its micro-batches on all ranks: loss, target_std, pred_std, masked_fraction."""
 
     loss: float | Tensor = 0.0
     target: ChannelSums = field(default_factory=ChannelSums)
     prediction: ChannelSums = field(default_factory=ChannelSums)
 
     def add(self, result: RegressionOutcome) -> None:
-        """Add one micro-batch."""
+        """Add loss, targets and predictions of one micro-batch."""
         self.loss = self.loss + result.loss.detach().double()
         self.target.add(result.target_MD)
         self.prediction.add(result.prediction_MD)
 
     def reduce(self, group: dist.ProcessGroup, total: int, tokens: int) -> dict[str, float]:
-        """Return the metrics over all ranks of `group`. A collective; a rank without masked positions contributes zeros. `total`: masked
-        positions of the update, `tokens`: all its positions."""
+        """Return the metrics of the update over all ranks of `group`. A collective; a rank without masked positions contributes zeros.
+        `total`: masked positions of the update, `tokens`: all its positions."""
         for sums in (self.target, self.prediction):
             reduce_sums(sums, group)
         loss = torch.as_tensor(self.loss, dtype=torch.float64).clone()
@@ -80,7 +81,7 @@ class UpdateStatistics:
 
 
 def reduce_sums(sums: ChannelSums, group: dist.ProcessGroup) -> None:
-    """Sum in place over the ranks of `group`, in one collective."""
+    """Replace each rank's sums by the totals over all ranks of `group`, in one collective."""
     assert isinstance(sums.sum_D, Tensor) and isinstance(sums.square_D, Tensor)
     packed = torch.cat([sums.sum_D.new_tensor([sums.count]), sums.sum_D, sums.square_D])
     dist.all_reduce(packed, group=group)
@@ -89,7 +90,8 @@ def reduce_sums(sums: ChannelSums, group: dist.ProcessGroup) -> None:
 
 
 class EvaluationStatistics:
-    """Held-out monitors of faults that the loss does not show: position shortcut, rank collapse, smoothing, a dying front-end."""
+    """Computes metrics on held-out data that show faults which the loss does not: targets that depend only on the position, rank
+    collapse, smoothing over neighbours, a constant front-end."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -102,8 +104,8 @@ class EvaluationStatistics:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def add(self, batch: Batch, result: RegressionOutcome, frontend_BSD: Tensor) -> None:
-        """Add one micro-batch: loss and error at masked positions, targets and front-end output at all positions that are not
-        padding."""
+        """Add one micro-batch: loss and error at masked positions; targets and front-end output (`frontend_BSD`) at all positions
+        without padding."""
         target_BSD, target_MD = result.target_BSD.double(), result.target_MD.double()
         B, S, D = target_BSD.shape
         position_M = batch.masks.masked_index_M % S
@@ -126,7 +128,8 @@ class EvaluationStatistics:
         self._add("frontend_square_D", frontend_ND.square().sum(0))
 
     def reduce(self, group: dist.ProcessGroup) -> dict[str, float]:
-        """Return the monitors over all ranks of `group`. A collective."""
+        """Return the held-out metrics over all ranks of `group`: eval_loss, explained_variance, target_rank, neighbour_correlation,
+        frontend_std. A collective."""
         longest = torch.tensor(len(self._sums["position_count_S"]), device=self._sums["loss"].device)
         dist.all_reduce(longest, dist.ReduceOp.MAX, group=group)
         for name in PER_POSITION:
@@ -150,12 +153,13 @@ class EvaluationStatistics:
 
 
 def _lengthen(sum_S: Tensor, length: int) -> Tensor:
-    """Append zeros along the first dimension up to `length`."""
+    """Return the tensor with zeros appended along its first dimension, up to `length`."""
     return torch.cat([sum_S, sum_S.new_zeros(length - len(sum_S), *sum_S.shape[1:])])
 
 
 def effective_rank(covariance_DD: Tensor) -> float:
-    """Return exp of the entropy of the normalised eigenvalues: D for white targets, 1 for targets on a line."""
+    """Return the effective rank of targets with this covariance: exp of the entropy of its eigenvalues' shares. It is the number of
+    channels for white targets, and 1 for targets on a line."""
     eigenvalues_D = torch.linalg.eigvalsh(covariance_DD).clamp(min=0)
     shares_D = eigenvalues_D / eigenvalues_D.sum().clamp(min=1e-12)
     return math.exp(-float(torch.special.xlogy(shares_D, shares_D).sum()))

@@ -8,7 +8,8 @@ from recipes.ds_config import LARGEST_AUTO_MICRO_BATCH, EngineConfig
 
 
 def notes(recipe: Recipe, named: Recipe, config: EngineConfig, num_ranks: int, num_devices: int) -> list[str]:
-    """Return lines for the user. `named` is the recipe without overrides. Ranks and devices are those of this node."""
+    """Return lines that begin with "note: ", for settings that are perhaps unintended. `named`: the recipe without overrides.
+    `num_ranks`, `num_devices`: those of this node."""
     found = (*_batch(recipe, config), *_devices(num_ranks, num_devices), *_widths(recipe, named), *_steps(recipe))
     return [f"note: {line}" for line in found]
 

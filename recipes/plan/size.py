@@ -5,32 +5,33 @@ from recipes.ds_config import EngineConfig
 
 
 def num_parameters(recipe: Recipe) -> int:
-    """Return the number of parameters of the student, head included."""
+    """Return the number of parameters of the network that is trained: front-end, encoder and head."""
     return num_trunk_parameters(recipe) + recipe.objective.num_head_parameters(recipe.model)
 
 
 def num_trunk_parameters(recipe: Recipe) -> int:
-    """Return the number of parameters of front-end and encoder."""
+    """Return the number of parameters of front-end and encoder, without the head."""
     return recipe.frontend.num_parameters(recipe.model) + recipe.model.num_block_parameters
 
 
 def parameter_line(recipe: Recipe) -> str:
-    """Return the line of a dry run with the numbers of parameters."""
+    """Return the line that a dry run prints about the numbers of parameters."""
     trunk, total = num_trunk_parameters(recipe), num_parameters(recipe)
     teacher = "; the teacher is a trunk" if recipe.objective.num_teachers else ""
     return f"parameters: {total:,} (trunk {trunk:,}, head {total - trunk:,}{teacher})"
 
 
 def step_flops(recipe: Recipe, num_tokens: int, num_samples: int) -> int:
-    """Return the model FLOPs of training on `num_tokens` tokens in `num_samples` samples. Work that an implementation skips counts
-    too. Attention is counted at the samples' mean length."""
+    """Return the model FLOPs, with backward and teacher, of training on `num_tokens` positions in `num_samples` samples. Work that an
+    implementation skips counts too. Attention is counted at the samples' mean length."""
     num_positions = num_tokens + num_samples * recipe.frontend.num_prefix_tokens
     blocks = recipe.model.forward_flops(num_positions, num_positions // max(1, num_samples))
     return recipe.objective.forwards_per_update * (blocks + recipe.frontend.forward_flops(recipe.model, num_tokens))
 
 
 def state_bytes(recipe: Recipe, config: EngineConfig) -> dict[str, int]:
-    """Return the bytes per rank of everything that is sharded, by kind: model / (TP size * DP size), without padding."""
+    """Return how many bytes each rank holds of parameters, float32 weights, gradients, moments and the teacher: name -> total / number
+    of ranks, rounded up."""
     width = 4 if config.precision == "fp32" else 2
     shards = config.batch.world_size
     student, trunk = num_parameters(recipe), num_trunk_parameters(recipe)

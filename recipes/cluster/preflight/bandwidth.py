@@ -1,5 +1,4 @@
-"""Measurements in which several nodes take part: the rate of an all-reduce over all nodes, and of each node's exchange with other nodes.
-One process per node."""
+"""Speed of the network: the rate of an all-reduce over all nodes, and of each node's exchange with other nodes. One process per node."""
 
 import datetime
 import time
@@ -18,7 +17,8 @@ different partners at the two distances. The better of its two rates is therefor
 
 
 def bandwidth(store: dist.Store, rank: int, size: int, index: int | None, timeout: float) -> dict[str, float]:
-    """Return GB/s by name of the measurement, over nccl on CUDA device `index`, or over gloo if `index` is None.
+    """Measure the network and return GB/s: all-reduce over all `size` ranks and, from four ranks on, exchange with two other ranks. It
+    uses nccl on CUDA device `index`, or gloo if `index` is None.
 
     Raises: RuntimeError if nodes cannot reach each other within `timeout` seconds, or if a sum is wrong.
     """
@@ -35,7 +35,7 @@ def bandwidth(store: dist.Store, rank: int, size: int, index: int | None, timeou
 
 
 def _all_reduce(device: torch.device, size: int) -> float:
-    """Return the bus bandwidth as defined by nccl-tests: what each link carries, which does not depend on the number of nodes."""
+    """Return the bus bandwidth of an all-reduce in GB/s, as nccl-tests defines it: what each link carries, whatever the number of nodes."""
     values = _values(device)
     dist.all_reduce(values)  # opens the connections
     if not bool((values == size).all()):
@@ -63,7 +63,7 @@ def _values(device: torch.device) -> torch.Tensor:
 
 
 def _rate(values: torch.Tensor, job: Callable[[], object]) -> float:
-    """Return GB/s of the fastest round."""
+    """Run `job`, which moves `values`, three times and return the rate of the fastest one in GB/s."""
     seconds = []
     for _ in range(ROUNDS):
         start = time.perf_counter()

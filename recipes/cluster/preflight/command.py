@@ -35,7 +35,7 @@ APPEARS_SECONDS = 2.0
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
-    """The flags of launch/preflight.py."""
+    """Return the parser of the flags of launch/preflight.py. `description` is the text above the flags in --help."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run-dir", type=place, default=Path("runs"), help="the run dir of the job, which need not exist (default: runs)")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="how long to wait for the nodes (default: 60)")
@@ -49,7 +49,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_preflight(args: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Take part in the rendezvous and return the exit code, the same on all nodes. Rank 0 prints the results.
+    """Measure this node together with the others, and return the exit code, the same on all nodes. Rank 0 prints the results.
 
     Raises: ConfigError if --timeout or the launcher's variables are invalid; on rank 0 also if the port is in use.
     """
@@ -102,7 +102,8 @@ def _take_part(rendezvous: Rendezvous, node: Node, args: argparse.Namespace, say
 
 
 def build_cluster_report(rendezvous: Rendezvous, first: Node, received: dict[int, str]) -> ClusterReport:
-    """Return the reports that rank 0 has received as JSON, and which ranks sent none and why. `first` is rank 0's node."""
+    """Collect on rank 0 what is known of all nodes: the reports `received` (rank -> JSON), and which ranks sent none and why. `first` is
+    rank 0's node."""
     reports = {rank: Facts.of(text) for rank, text in received.items()}
     absent, reasons, hosts = {}, {}, []
     with suppress(OSError, subprocess.CalledProcessError):  # the report is useful without node names
@@ -117,7 +118,8 @@ def build_cluster_report(rendezvous: Rendezvous, first: Node, received: dict[int
 
 
 def add_device_checks(all_nodes: ClusterReport, checked: dict[int, dict[str, Any]]) -> ClusterReport:
-    """Return a copy in which the failures of the device checks are among the errors of each node. A node without a result has failed."""
+    """Return a copy of the report to which failed device checks are added as errors. `checked`: rank -> result of device_checks.run(). A
+    rank without a result counts as failed."""
     unknown = {"failures": {device_checks.ALL: f"not done within {device_checks.SECONDS:g} s"}}
     errors = {rank: report.errors | checked.get(rank, unknown)["failures"] for rank, report in all_nodes.reports.items()}
     return replace(all_nodes, reports={rank: replace(report, errors=errors[rank]) for rank, report in all_nodes.reports.items()})

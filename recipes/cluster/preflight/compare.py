@@ -14,13 +14,15 @@ DISK_FLOOR_SECONDS = 0.05
 """A disk that takes less time than this is never slow: the times of a disk with a cache differ by more than SLOWER, without effect on a
 run."""
 CLOCK_SECONDS = 2.0
-"""Below this difference, logs and files of two nodes still sort in the right order by time."""
+"""Difference of two nodes' clocks that is accepted: below it, their logs and files still sort in the right order by time."""
 FREE_RUN_DIR = 2**30
-"""Less space does not hold one checkpoint of a base recipe. A disk that is this full will soon stop every run on it."""
+"""Bytes that must be free for the run dir. Less space does not hold one checkpoint of a base recipe, and will soon stop every run on it."""
 FREE_ELSEWHERE = 64 * 2**20
-"""Size of /dev/shm in an empty container. Data workers, compilers and the collectives of one node need less than that to start."""
+"""Bytes that should be free in /dev/shm and the temporary folder: the size of /dev/shm in an empty container. Data workers, compilers
+and the collectives of one node need less than that to start."""
 FREE_DEVICE = 0.9
-"""The driver takes a few percent of the memory. If more is taken, another process is still running on the device."""
+"""Share of a device's memory that should be free. The driver takes a few percent. If more is taken, another process is running on the
+device."""
 
 REMEDIES = {
     "devices": "see nvidia-smi there, or leave the node out (sbatch --exclude)",
@@ -34,7 +36,7 @@ Finding = tuple[int, str]
 
 
 class Findings(NamedTuple):
-    """Errors must be fixed before training; warnings should be checked."""
+    """What is wrong with the nodes, a line for each problem. Errors must be fixed before training; warnings should be looked at."""
 
     errors: list[str]
     warnings: list[str]
@@ -42,7 +44,7 @@ class Findings(NamedTuple):
 
 @dataclass(frozen=True)
 class ClusterReport:
-    """The reports of all nodes, by rank, as rank 0 has received them. Rank 0 compares them, so it has a report itself."""
+    """The reports of all nodes, by rank, as rank 0 has received them. Rank 0's own report is always among them."""
 
     reports: Mapping[int, Facts]
     absent: Mapping[int, str] = field(default_factory=dict)
@@ -50,17 +52,18 @@ class ClusterReport:
     reasons: Mapping[int, str] = field(default_factory=dict)
     """Absent rank -> why it is absent."""
     unseen: frozenset[int] = frozenset()
-    """Ranks whose file in the run dir rank 0 does not see."""
+    """Ranks that wrote a file into the run dir which rank 0 does not see."""
 
     def name(self, rank: int) -> str:
-        """Return the name of the rank's node, with the rank if the node name is unknown or not unique."""
+        """Return the node name of a rank, followed by "rank N" if the name is unknown or several ranks have it."""
         host = self.reports[rank].host if rank in self.reports else self.absent[rank]
         hosts = [report.host for report in self.reports.values()] + list(self.absent.values())
         return host if host and hosts.count(host) == 1 else f"{host} rank {rank}".lstrip()
 
 
 def compare_nodes(all_nodes: ClusterReport) -> Findings:
-    """Return errors and warnings, each with the node, the numbers and the remedy. A single node is not compared with anything."""
+    """Return which nodes are broken (errors) or slow (warnings), each with the node, the numbers and the remedy. Nodes are compared with
+    each other, so a single node is never slow or different."""
     errors = [
         _missing(all_nodes),
         _failed(all_nodes),
@@ -74,20 +77,20 @@ def compare_nodes(all_nodes: ClusterReport) -> Findings:
 
 
 def lower_median(values: Iterable[float]) -> float:
-    """Return the median, or the smaller one of the middle two values of an even count, so that with two nodes the slower one is an
-    outlier."""
+    """Return the median; of an even count, the smaller one of the two middle values. So of two nodes the slower one is an outlier. There
+    must be a value."""
     ordered = sorted(values)
     return ordered[(len(ordered) - 1) // 2]
 
 
 def shown_devices(report: Facts) -> str:
-    """Return names and counts of the devices: 2 x H100."""
+    """Return names and counts of a node's devices, such as "2 x H100"; "" if there are none."""
     counts = Counter(device.name for device in report.devices)
     return " + ".join(f"{number} x {name}" if number > 1 else name for name, number in sorted(counts.items()))
 
 
 def _grouped(all_nodes: ClusterReport, findings: Iterable[Finding]) -> list[str]:
-    """Return one line per problem, with the names of all nodes that have it."""
+    """Return one line for each problem, which begins with the names of all nodes that have it."""
     ranks: dict[str, list[int]] = {}
     for rank, text in findings:
         ranks.setdefault(text, []).append(rank)
@@ -169,7 +172,7 @@ def _slow(all_nodes: ClusterReport) -> Iterator[Finding]:
 
 
 def _slower(seconds: Mapping[int, float]) -> Iterator[tuple[int, float]]:
-    """Yield the ranks that take more than SLOWER times the lower median, and the ratio."""
+    """Yield (rank, ratio) of each rank whose time is more than SLOWER times the median; the ratio is its time / the median."""
     middle = lower_median(seconds.values()) if seconds else 0.0
     yield from ((rank, value / middle) for rank, value in seconds.items() if middle and value > SLOWER * middle)
 

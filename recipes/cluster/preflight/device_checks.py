@@ -16,13 +16,13 @@ ALL = "device checks"
 
 SCRIPT = ROOT / "benchmarks" / "accelerator_check.py"
 SECONDS = 300.0
-"""Longer than the time limits of all short checks together, even one after the other on a single core."""
+"""Time limit of all checks together. It is longer than the limits of the short checks added up, as on a single core."""
 TABLE = "check.json"
 
 
 def run(has_device: bool) -> dict[str, Any]:
-    """Run the checks. Returns `summary`: how many rows of each status, and `failures`: "check NAME" -> its result, or ALL -> why the checks
-    could not run. If a check failed, the folder with its tables and logs is kept, and the failure names it."""
+    """Run the checks on a CUDA device (`has_device`) or on the CPU. Returns `summary`: how many rows of each status, and `failures`:
+    "check NAME" -> its result, or ALL -> why the checks could not run. The folder with tables and logs of a failed check is kept."""
     folder = Path(tempfile.mkdtemp(prefix="preflight_checks_"))
     words = ["--short", "--device", "cuda" if has_device else "cpu", "--out", str(folder)]
     try:

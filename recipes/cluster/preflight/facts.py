@@ -12,7 +12,8 @@ ALL_REDUCE, EXCHANGE = "all-reduce", "exchange"
 
 @dataclass(frozen=True)
 class Device:
-    """A CUDA device, or the CPU cores of the process. None: not measured."""
+    """One CUDA device, or all CPU cores of the process as one device: name, speed in bf16 (CPU: fp32) and free memory. None: not
+    measured."""
 
     name: str
     tflops: float | None
@@ -22,7 +23,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Facts:
-    """One node's measurements. None or a missing key: not measured; the reason is in `errors`."""
+    """What one node measured about itself. None or a missing key: not measured; if a measurement failed, `errors` has the reason."""
 
     host: str
     versions: dict[str, str]
@@ -31,9 +32,9 @@ class Facts:
     devices: list[Device]
     free_bytes: dict[str, int]
     disk_seconds: float | None
-    """Best time of three for 1 MiB in the run dir: write, sync, rename, sync the folder."""
+    """Seconds to save 1 MiB in the run dir (write, sync, rename, sync the folder), the best of three."""
     seconds_ahead: float
-    """How far this clock is ahead of rank 0's, reduced by the uncertainty of the round trip."""
+    """Seconds by which this node's clock is ahead of rank 0's, reduced by the uncertainty of the round trip; negative if behind."""
     sees_first: bool
     """True if this node sees the file that rank 0 wrote into the run dir."""
     gb_per_second: dict[str, float]
@@ -43,15 +44,15 @@ class Facts:
 
     @property
     def tflops(self) -> float | None:
-        """Rate of the slowest device, since the others wait for it; None if none was measured."""
+        """Speed of the node's slowest device in TFLOP/s, since the others wait for it; None if none was measured."""
         return min((device.tflops for device in self.devices if device.tflops is not None), default=None)
 
     def to_json(self) -> str:
-        """Return the report as JSON, to be sent to rank 0."""
+        """Return the report as JSON text, which is sent to rank 0."""
         return json.dumps(asdict(self))
 
     @staticmethod
     def of(text: str) -> "Facts":
-        """Return the report that to_json() wrote."""
+        """Make a report from the JSON text that to_json() returned."""
         content: dict[str, Any] = json.loads(text)
         return Facts(**{**content, "devices": [Device(**device) for device in content["devices"]]})

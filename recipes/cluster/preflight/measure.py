@@ -28,7 +28,8 @@ LOCK_SECONDS = 600.0
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that affect a run, and the digest of the code. Imports none of the packages."""
+    """Return name -> version of Python and of the packages that affect a run ("absent" if not installed), and the hash of this
+    repository's code as `checkout`. Imports none of the packages."""
     found = {"python": sys.version.split()[0], "checkout": checkout_digest()}
     for name in PACKAGES:
         try:
@@ -39,7 +40,8 @@ def versions() -> dict[str, str]:
 
 
 def own_devices(local_rank: int, local_size: int) -> list[int]:
-    """Return the CUDA devices that this process measures: all of the node, or its own one if the node has several processes.
+    """Return the indices of the CUDA devices that this process measures: all, or its own one if the node has several processes; []
+    without any.
 
     Raises: RuntimeError if there is a driver and torch sees no device. A run on this node would silently use the CPU.
     """
@@ -52,8 +54,8 @@ def own_devices(local_rank: int, local_size: int) -> list[int]:
 
 
 def idle_devices(indices: list[int]) -> list[Device]:
-    """Return names and free memory of the devices, before anything is computed. Without a CUDA device, the cores of the process are the
-    device."""
+    """Return name and free memory of each CUDA device, before anything is computed on it. Without a CUDA device, return one device
+    "cpu"."""
     devices = []
     for index in indices:
         free, total = torch.cuda.mem_get_info(index)
@@ -62,7 +64,8 @@ def idle_devices(indices: list[int]) -> list[Device]:
 
 
 def matmul_tflops(indices: list[int], num_threads: int) -> list[float]:
-    """Return the best rate of each device, measured one after the other."""
+    """Return the best rate of matrix products in TFLOP/s for each CUDA device, one after the other; without one, that of the CPU with
+    `num_threads`."""
     return [_cuda_tflops(index) for index in indices] or [_cpu_tflops(num_threads)]
 
 
@@ -94,7 +97,7 @@ def _cuda_tflops(index: int) -> float:
 
 
 def existing_folder(run_dir: Path) -> Path:
-    """Return the run dir, or its nearest parent that exists, in which the run dir would be created.
+    """Return the run dir as an absolute path, or the nearest parent that exists, in which the run dir would be created.
 
     Raises: NotADirectoryError if that is a file.
     """
@@ -106,7 +109,8 @@ def existing_folder(run_dir: Path) -> Path:
 
 
 def free_bytes(folder: Path | None) -> dict[str, int]:
-    """Return the available memory of the host and the free space of the disks. `folder`: the run dir or its parent, None if unknown."""
+    """Return the free bytes of the host's memory and of the disks of run dir, temporary folder and /dev/shm. `folder`: the run dir or a
+    parent that exists; None if unknown."""
     places = {RUN_DIR: folder, TEMPORARY: Path(tempfile.gettempdir()), SHARED_MEMORY: Path("/dev/shm")}
     free = {name: shutil.disk_usage(place).free for name, place in places.items() if place and place.exists()}
     table = Path("/proc/meminfo")
@@ -117,7 +121,8 @@ def free_bytes(folder: Path | None) -> dict[str, int]:
 
 
 def disk_seconds(folder: Path, name: str) -> float:
-    """Return the best time of three for the steps of a save: write, sync, rename, sync the folder. Leaves no file."""
+    """Write 1 MiB into `folder` three times as a save does (write, sync, rename, sync the folder), and return the shortest time in
+    seconds. Leaves no file."""
     content = os.urandom(DISK_BYTES)  # some file systems compress
     return min(_save(folder / f"{name}.tmp", folder / name, content) for _ in range(DISK_ROUNDS))
 
@@ -136,8 +141,8 @@ def _save(temporary: Path, final: Path, content: bytes) -> float:
 
 
 def has_appeared(path: Path, deadline: float) -> bool:
-    """True if a file that another node has already written is visible here before `deadline` (monotonic). A network file system may delay
-    it."""
+    """Wait until a file that another node has written is visible here; False if it is not by `deadline` (time.monotonic()). A network
+    file system may show it late."""
     while not path.exists():
         if time.monotonic() > deadline:
             return False
@@ -146,8 +151,8 @@ def has_appeared(path: Path, deadline: float) -> bool:
 
 
 def stale_locks(now: float) -> list[str]:
-    """Return the lock files of killed builds in torch's cache of extensions. The next process that needs the extension would wait for them
-    silently."""
+    """Return the paths of lock files that killed builds left in torch's cache of extensions: older than LOCK_SECONDS at the time `now`
+    (time.time()). The next process that needs the extension would wait for them silently."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or Path(cache, "torch_extensions"))  # torch.utils.cpp_extension imports setuptools
     found = [*root.glob("*/lock"), *root.glob("*/*/lock")]  # with or without a folder for the Python version

@@ -1,5 +1,5 @@
-"""One node's part in the preflight: what it measures before and after all nodes have joined. If a measurement fails, the reason goes into
-the node's report; neither the node nor the rendezvous ends."""
+"""What one node does in the preflight: what it measures before and after all nodes have joined. If a measurement fails, the reason goes
+into the node's report; neither the process nor the measuring of the other nodes ends."""
 
 import os
 import time
@@ -22,10 +22,10 @@ APPEARS_SECONDS = 2.0
 
 
 class Node:
-    """The steps that this process performs for its node, in order."""
+    """The measurements that this process makes for its node: prepare(), measure(), check_device() if requested, clean()."""
 
     def __init__(self, rendezvous: Rendezvous, run_dir: Path, local_rank: int, local_size: int) -> None:
-        """`local_size`: number of processes on this node, which share its cores and devices."""
+        """Measure nothing yet. `local_size`: number of processes on this node, which share its cores and devices."""
         self.errors: dict[str, str] = {}
         self._rendezvous, self._run_dir = rendezvous, run_dir
         self._local_rank, self._local_size = local_rank, local_size
@@ -39,7 +39,8 @@ class Node:
         self._nonce = ""
 
     def prepare(self, nonce: str) -> None:
-        """Measure what needs no other node, and write a file into the run dir. Nodes that see each other's files share the run dir."""
+        """Measure what needs no other node, and write a file into the run dir. `nonce` is a part of its name. Nodes that see each
+        other's files share the run dir."""
         self._nonce = nonce
         self._folder = self._attempt(RUN_DIR, lambda: measure.existing_folder(self._run_dir))
         if self._folder:
@@ -51,8 +52,8 @@ class Node:
         self._stale_locks = self._attempt("locks of builds", lambda: measure.stale_locks(time.time())) or []
 
     def measure(self, present: list[int]) -> Facts:
-        """Return the report. All `present` nodes measure the rest at the same time: nodes that share a power supply, a host or a file
-        server then slow each other down, as they will in training."""
+        """Measure the rest and return this node's report. All ranks in `present` do it at the same time: nodes that share a power
+        supply, a host or a file server then slow each other down, as they will in training."""
         seconds_ahead = self._rendezvous.seconds_ahead(present)
         num_threads = max(1, self._num_cores // self._local_size)
         rates = self._attempt("matmul", lambda: measure.matmul_tflops(self._indices, num_threads)) or []
@@ -71,8 +72,8 @@ class Node:
         )
 
     def check_device(self) -> dict[str, Any]:
-        """Run the short checks of the device, in the first process of the node. Call it after measure(), since the checks take longer on
-        some nodes than on others."""
+        """Run the short checks of training on this node's device, in its first process only, and return `summary` and `failures`. Call
+        it after measure(), since the checks take longer on some nodes than on others."""
         if self._local_rank:
             return {"summary": "", "failures": {}}
         return self._attempt(device_checks.ALL, lambda: device_checks.run(bool(self._indices))) or {
@@ -81,13 +82,14 @@ class Node:
         }
 
     def sees_file_of(self, rank: int, deadline: float) -> bool:
-        """True if the file of rank `rank` is visible here before `deadline` (monotonic); False if this node has no run dir."""
+        """True if the file that rank `rank` wrote into the run dir is visible here before `deadline` (time.monotonic()); False if this
+        node cannot use the run dir."""
         if self._folder is None or RUN_DIR in self.errors:
             return False
         return bool(self._attempt(RUN_DIR, lambda: measure.has_appeared(self._path(rank), deadline)))
 
     def clean(self) -> None:
-        """Remove the file that this node has written."""
+        """Remove the file that prepare() has written into the run dir, if any."""
         if self._folder:
             with suppress(OSError):
                 self._path(self._rendezvous.rank).unlink()

@@ -7,7 +7,7 @@ HEADER = ("node", "cores", "devices", "matmul TFLOP/s", "disk ms", "memory GiB",
 
 
 def table(all_nodes: ClusterReport) -> list[str]:
-    """Return a line per node, in columns, and a line with the bandwidth over all nodes."""
+    """Return a table of all nodes: a header, a line per node, and a line with the all-reduce rate over all nodes if it was measured."""
     rows = [HEADER, *((all_nodes.name(rank), *_cells(report)) for rank, report in sorted(all_nodes.reports.items()))]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -16,7 +16,7 @@ def table(all_nodes: ClusterReport) -> list[str]:
 
 
 def summary(all_nodes: ClusterReport, findings: Findings) -> list[str]:
-    """Return the warnings, or a line that all nodes are fit if there are neither warnings nor errors."""
+    """Return a line for each warning; "fit: N nodes" if there are neither warnings nor errors. Errors are not shown."""
     if findings.errors or findings.warnings:
         return [f"warning: {line}" for line in findings.warnings]
     return [f"fit: {len(all_nodes.reports)} node{'s' if len(all_nodes.reports) > 1 else ''}"]
