@@ -110,6 +110,17 @@ def place_name(text: str) -> str:
     return os.path.expanduser(text)
 
 
+def positive_count(text: str) -> int:
+    """Return the whole number of at least 1 that a flag has, for argparse's `type`. Raises: ArgumentTypeError if it is none."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return number
+
+
 def place(text: str) -> Path:
     """Return the path that a flag has, for argparse's `type`. Raises: ArgumentTypeError if it is empty."""
     return Path(place_name(text))

@@ -42,6 +42,13 @@ def test_results_are_returned_with_their_tasks_in_order(num_processes: int) -> N
     assert list(run_in_order(square, range(20), num_processes, doing="squaring")) == [(n, n * n) for n in range(20)]
 
 
+@pytest.mark.parametrize("num_processes", [0, -1])
+@pytest.mark.timeout(30)
+def test_less_than_one_process_is_an_error_and_not_a_wait_without_end(num_processes: int) -> None:
+    with pytest.raises(AssertionError, match=f"^{num_processes} processes"):
+        list(run_in_order(square, range(20), num_processes, doing="squaring"))
+
+
 def test_tasks_are_read_only_a_few_ahead() -> None:
     read = []
 
