@@ -222,14 +222,14 @@ def _typed(value: Any, hint: Any, name: str, writer: str) -> Any:
 
 def differences(before: Mapping[str, Any], recipe: Recipe, writer: str = "config.json") -> dict[str, list[Any]]:
     """Return dotted name -> [stored value, current value] of every setting in which a stored recipe and `recipe` differ. For a setting
-    that is not stored, see recipe_from_dict. Raises: ConfigError, as recipe_from_dict does."""
-    now = recipe_to_dict(recipe)
+    that is not stored, see recipe_from_dict. Paths are compared with `~` expanded. Raises: ConfigError, as recipe_from_dict does."""
+    now = recipe_to_dict(expand_homes(recipe))
     stored = dict(before)
     kinds = {name: (type(getattr(recipe, name)),) for name in get_type_hints(Recipe) if is_dataclass(getattr(recipe, name))}
     others = {name for name, (kind,) in kinds.items() if _kind_of(stored.get(name)) not in (None, getattr(kind, "kind", None))}
     # a section of another kind is compared as stored, without parsing: its class may belong to another modality
     readable = stored | {name: now[name] for name in others}
-    then = recipe_to_dict(recipe_from_dict(readable, kinds, writer)) | {name: stored[name] for name in others}
+    then = recipe_to_dict(expand_homes(recipe_from_dict(readable, kinds, writer))) | {name: stored[name] for name in others}
     old, new = dotted(_as_json(then)), dotted(_as_json(now))
     return {key: [old.get(key), new.get(key)] for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)}
 

@@ -172,6 +172,14 @@ def test_bounds_that_came_after_a_run_do_not_prevent_that_it_is_read_and_compare
     assert differences(values, text_tiny()) == {"guard.min_target_std": [-1.0, text_tiny().guard.min_target_std]}
 
 
+def test_a_path_below_home_is_the_same_path_expanded_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Release 0.4.0 stored ~ as the user gave it."""
+    monkeypatch.setenv("HOME", "/home/me")
+    short, full = (apply_overrides(text_tiny(), [f"data.tokenizer={home}/tok.model"]) for home in ("~", "/home/me"))
+    assert differences(stored(short), full) == differences(stored(full), short) == differences(stored(short), short) == {}
+    assert differences(stored(short), text_tiny()) == {"data.tokenizer": ["/home/me/tok.model", None]}
+
+
 def test_numbers_of_json_have_the_types_of_their_fields() -> None:
     values = {"optim.lr": 1, "optim.betas": [0, 0.5], "model.init_std": None, "loss.scale": 2, "teacher.layer_norms": [], "data.path": None}
     recipe = recipe_from_dict(stored(text_base(), values), TEXT)
