@@ -14,7 +14,7 @@ from typing import Any
 
 from recipes.config import Recipe
 from recipes.data.contents import RunSoFar, record_of
-from recipes.data.shards import KEPT, is_prepared, kept_files, read_values, replaced
+from recipes.data.shards import KEPT, is_prepared, kept_files, read_values, replaced, undo_replaced
 from recipes.errors import ConfigError, OtherData
 from recipes.modalities.base import Modality
 from recipes.run_dir.run_dir import RunDir
@@ -39,6 +39,7 @@ class RunData:
 
         Raises: ConfigError.
         """
+        undo_replaced(self._own_folder)
         self._restore_kept_files()
         try:
             return self._prepare(check)
@@ -56,6 +57,7 @@ class RunData:
 
     def copy_kept_to_prepared(self) -> None:
         """Copy the kept files to the run's prepared folder if that folder is gone: probes read them there."""
+        undo_replaced(self._own_folder)
         self._restore_kept_files()
         there = [name for name in self._kept_hashes if (self._path / name).exists()]
         if there and not self._own_folder.exists():
