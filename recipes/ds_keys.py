@@ -197,13 +197,21 @@ _OTHERS = {
 UNTESTED = frozenset(prefix + name for prefix, names in _OTHERS.items() for name in names.split())
 """DeepSpeed's other keys: never taken for a slip of the pen. Switched off they may stand."""
 
+NEUTRAL: Mapping[str, float] = {
+    "gradient_predivide_factor": 1.0,
+    "zero_optimization.zero_hpz_partition_size": 1,
+    "zero_optimization.mics_shard_size": -1,
+    "zero_optimization.offload_optimizer.ratio": 1.0,
+}
+"""Keys of UNTESTED that are numbers -> DeepSpeed's own default, with which they change nothing. With it they may stand."""
+
 
 def checked(content: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
-    """A section of a ds_config without what is off or "auto", whole numbers as such; and what is wrong with it."""
+    """A section of a ds_config without what is off, null or "auto", whole numbers as such; and what is wrong with it."""
     kept, complaints = dict[str, Any](), list[str]()
     for name, value in content.items():
         dotted = prefix + name
-        if value == "auto" and _default_is_meant(dotted):
+        if _default_is_meant(dotted, value):
             continue
         rule = KEYS.get(dotted)
         complaint = rule.complaint(dotted, value) if rule else _complaint_without_a_rule(dotted, value, prefix)
@@ -217,10 +225,13 @@ def checked(content: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any
     return kept, complaints
 
 
-def _default_is_meant(dotted: str) -> bool:
+def _default_is_meant(dotted: str, value: Any) -> bool:
     rule = KEYS.get(dotted)
-    is_known = rule is not None or dotted in NOT_NEEDED or dotted in UNTESTED
-    return is_known and (
+    if rule is None and dotted not in NOT_NEEDED and dotted not in UNTESTED:
+        return False
+    if value is None or (type(value) in (int, float) and value == NEUTRAL.get(dotted)):
+        return True
+    return value == "auto" and (
         dotted.startswith("zero_optimization")
         or dotted in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "scheduler")
         or (rule is not None and rule.owner is not None)
