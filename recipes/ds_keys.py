@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from model.bounds import is_finite
 from recipes.suggestions import close_matches
 
 LARGEST = 2**63 - 1
@@ -45,8 +46,8 @@ class Key:
 
 def _whole(least: int, most: int = LARGEST) -> Key:
     def fits(value: Any) -> bool:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return is_number and value == int(value) and least <= value <= most
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and least <= value <= most and value == int(value)
 
     return Key(f"a whole number of at least {least}" if most == LARGEST else f"a whole number from {least} to {most}", fits)
 
@@ -62,7 +63,7 @@ def _owned(setting: str, meaning: str) -> Key:
 SECTION = Key("a JSON object {...}", lambda value: isinstance(value, dict))
 FLAG = Key("true or false", lambda value: isinstance(value, bool))
 TRUE = Key("true: weight decay is decoupled here", lambda value: value is True)
-SCALE = Key("a number of at least 0", lambda value: type(value) in (int, float) and math.isfinite(value) and value >= 0)
+SCALE = Key("a number from 0 to 1.8e308", lambda value: type(value) in (int, float) and is_finite(value) and value >= 0)
 STAGE = Key("3: the sharded teacher needs ZeRO stage 3, others are not supported", lambda value: value == 3 and type(value) is int)
 ADAMW = Key('"AdamW", which alone is tested here', lambda value: str(value).lower() in ("adamw", "adam"))
 DTYPES = _word("fp32", "bf16", "fp16")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from model.bounds import Bounds, Place
+from model.bounds import Bounds, Place, is_finite
 from recipes.errors import ConfigError
 
 
@@ -59,7 +59,7 @@ def value_of_json(value: Any, hint: Any) -> Any:
     elif origin is Literal and value in args:
         return value
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value):
             return float(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value

@@ -17,7 +17,7 @@ from recipes.text import text_base
 
 SOURCE = Path(deepspeed.__file__).parent / "runtime"
 ZERO_NUMBERS = {key for key in KEYS if re.search(r"size$|threshold$|parameters$|distance$", key) and key.startswith("zero")}
-NONSENSE = ([], "", "maybe", -1, 0.5, math.nan, -math.inf, {"a": 1}, 10**30)
+NONSENSE = ([], "", "maybe", -1, 0.5, math.nan, -math.inf, {"a": 1}, 10**30, 10**400)
 
 
 def nested(dotted: str, value: Any) -> dict[str, Any]:
@@ -54,6 +54,7 @@ def test_every_key_refuses_what_is_no_value_of_it_by_its_name(dotted: str) -> No
         ("data_types", 1, "data_types is 1, must be a JSON object {...}"),
         ("optimiser", None, "optimiser is no key of a ds_config; did you mean optimizer?"),
         ("fp16.loss_scale_window", 0, "must be a whole number of at least 1"),
+        ("fp16.loss_scale", 10**400, "must be a number from 0 to 1.8e308"),
         ("fp16.initial_scale_power", 65, "must be a whole number from 0 to 64"),
         ("zero_optimization.zero_hpz_partition_size", 8, "is not covered by our tests, remove it"),
         ("prescale_gradients", True, "prescale_gradients is not covered by our tests, remove it"),
