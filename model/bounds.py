@@ -2,13 +2,23 @@
 Torch-free."""
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
+
+LARGEST_INTEGER = 2**63 - 1
+"""The largest integer of numpy and torch."""
+
+
+def is_finite(number: float) -> bool:
+    """True for a number that a float can hold. math.isfinite raises OverflowError for an integer above 1.8e308."""
+    return -sys.float_info.max <= number <= sys.float_info.max
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """An interval of allowed numbers. An end that is None sets no limit. Infinity and NaN are never allowed."""
+    """An interval of allowed numbers. An end that is None sets no limit. Infinity, NaN and integers of more than 64 bits are never
+    allowed."""
 
     least: float | None = None
     most: float | None = None
@@ -19,7 +29,7 @@ class Bounds:
 
     def complaint(self, value: float) -> str | None:
         """Return the end of an error message, such as "must be at least 1", if `value` is not allowed; None if it is allowed."""
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return "must be a finite number"
         if (
             (self.least is None or value >= self.least)
@@ -27,7 +37,7 @@ class Bounds:
             and (self.above is None or value > self.above)
             and (self.below is None or value < self.below)
         ):
-            return None
+            return None if isinstance(value, float) or abs(value) <= LARGEST_INTEGER else f"must be at most {LARGEST_INTEGER}"
         return f"must {'lie' if self._has_both_ends else 'be'} {self}"
 
     def __str__(self) -> str:

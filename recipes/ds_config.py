@@ -5,6 +5,7 @@ What is learned is in the recipe: a number that the recipe owns may only be "aut
 
 import json
 import math
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from recipes.errors import ConfigError
 
 SHIPPED = Path(__file__).resolve().parents[1] / "ds_configs"
 LARGEST_AUTO_MICRO_BATCH = 16
+MAX_DEPTH = 100
+OWN_DEPTH = 3
+"""Levels of objects that the keys of a ds_config have."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +69,11 @@ def find_ds_config(path: Path) -> Path:
 def load_ds_config(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path` without comments, which are keys that begin with _ or //.
 
-    Raises: ConfigError if the file is missing, unreadable, not JSON (with line and column), or has a key twice.
+    Raises: ConfigError if the file is missing, unreadable, not JSON (with line and column), nested too deeply, or has a key twice.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_comments)
+        _check_depth(content)
     except OSError as error:
         names = ", ".join(sorted(one.stem for one in SHIPPED.glob("*.json")))
         raise ConfigError(f"--deepspeed_config {path}: {error.strerror}; the shipped ones are in ds_configs/: {names}") from None
@@ -78,9 +83,22 @@ def load_ds_config(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); point --deepspeed_config at a JSON file") from None
     except KeyError as error:
         raise ConfigError(f"{path}: the key {error} stands twice in one object; remove one") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested more than {MAX_DEPTH} levels deep; a ds_config has {OWN_DEPTH}") from None
+    except ValueError:
+        raise ConfigError(f"{path}: an integer has more than {sys.get_int_max_str_digits()} digits; shorten it") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds a {type(content).__name__}, must be a JSON object {{...}}")
     return content
+
+
+def _check_depth(content: Any) -> None:
+    """Raises: RecursionError for a depth that functions which call themselves may not reach the end of."""
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())]
+    if level:
+        raise RecursionError
 
 
 def _without_comments(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from model.bounds import is_finite
 from recipes.suggestions import close_matches
 
 LARGEST = 2**63 - 1
@@ -45,8 +46,8 @@ class Key:
 
 def _whole(least: int, most: int = LARGEST) -> Key:
     def fits(value: Any) -> bool:
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return is_number and value == int(value) and least <= value <= most
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and least <= value <= most and value == int(value)
 
     return Key(f"a whole number of at least {least}" if most == LARGEST else f"a whole number from {least} to {most}", fits)
 
@@ -62,7 +63,7 @@ def _owned(setting: str, meaning: str) -> Key:
 SECTION = Key("a JSON object {...}", lambda value: isinstance(value, dict))
 FLAG = Key("true or false", lambda value: isinstance(value, bool))
 TRUE = Key("true: weight decay is decoupled here", lambda value: value is True)
-SCALE = Key("a number of at least 0", lambda value: type(value) in (int, float) and math.isfinite(value) and value >= 0)
+SCALE = Key("a number from 0 to 1.8e308", lambda value: type(value) in (int, float) and is_finite(value) and value >= 0)
 STAGE = Key("3: the sharded teacher needs ZeRO stage 3, others are not supported", lambda value: value == 3 and type(value) is int)
 ADAMW = Key('"AdamW", which alone is tested here', lambda value: str(value).lower() in ("adamw", "adam"))
 DTYPES = _word("fp32", "bf16", "fp16")
@@ -197,14 +198,22 @@ _OTHERS = {
 UNTESTED = frozenset(prefix + name for prefix, names in _OTHERS.items() for name in names.split())
 """DeepSpeed's other keys, which are refused as untested, not as misspelt. They are accepted if they are switched off."""
 
+NEUTRAL: Mapping[str, float] = {
+    "gradient_predivide_factor": 1.0,
+    "zero_optimization.zero_hpz_partition_size": 1,
+    "zero_optimization.mics_shard_size": -1,
+    "zero_optimization.offload_optimizer.ratio": 1.0,
+}
+"""Keys of UNTESTED that are numbers -> DeepSpeed's own default, with which they change nothing. With it they may stand."""
+
 
 def checked(content: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
-    """Return a section of a ds_config, and a list of what is wrong with it. Left out of the section: keys that are switched off or
+    """Return a section of a ds_config, and a list of what is wrong with it. Left out of the section: keys that are switched off, null or
     "auto", and those of the recipe. A float such as 2e8 becomes an int. `prefix`: dotted name of the section with a dot at the end."""
     kept, complaints = dict[str, Any](), list[str]()
     for name, value in content.items():
         dotted = prefix + name
-        if value == "auto" and _default_is_meant(dotted):
+        if _default_is_meant(dotted, value):
             continue
         rule = KEYS.get(dotted)
         complaint = rule.complaint(dotted, value) if rule else _complaint_without_a_rule(dotted, value, prefix)
@@ -218,10 +227,13 @@ def checked(content: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any
     return kept, complaints
 
 
-def _default_is_meant(dotted: str) -> bool:
+def _default_is_meant(dotted: str, value: Any) -> bool:
     rule = KEYS.get(dotted)
-    is_known = rule is not None or dotted in NOT_NEEDED or dotted in UNTESTED
-    return is_known and (
+    if rule is None and dotted not in NOT_NEEDED and dotted not in UNTESTED:
+        return False
+    if value is None or (type(value) in (int, float) and value == NEUTRAL.get(dotted)):
+        return True
+    return value == "auto" and (
         dotted.startswith("zero_optimization")
         or dotted in ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "scheduler")
         or (rule is not None and rule.owner is not None)

@@ -123,8 +123,9 @@ def recipe_from_dict(values: Mapping[str, Any], kinds: Kinds, writer: str = "con
     """Return the recipe that recipe_to_dict() of this or an older release made `values` of. A missing key has the default of its class,
     or its value for older runs (`Absent`). `kinds`: the classes of each section. Messages begin with `writer`.
 
-    Raises: ConfigError for an unknown section, key or kind, a missing section among REQUIRED_SECTIONS, and a value of the wrong type or
-    out of bounds.
+    Bounds are not checked, because a later release may have narrower ones than the release that stored the recipe.
+
+    Raises: ConfigError for an unknown section, key or kind, a missing section among REQUIRED_SECTIONS, and a value of the wrong type.
     """
     _check_sections(values, writer)
     contents: dict[str, Any] = {name: _typed(values[name], str, name, writer) for name in ("name", "modality")}
@@ -132,12 +133,7 @@ def recipe_from_dict(values: Mapping[str, Any], kinds: Kinds, writer: str = "con
         if name in values and name not in contents:
             stored = _mapping(values[name], name, writer)
             contents[name] = _section(_class_of(name, stored, kinds.get(name, (hint,)), writer), stored, f"{name}.", writer)
-    recipe = Recipe(**contents)
-    try:
-        check_bounds(recipe)
-    except ConfigError as error:
-        raise ConfigError(f"{writer}: {error}") from None
-    return recipe
+    return Recipe(**contents)
 
 
 def _check_sections(values: Mapping[str, Any], writer: str) -> None:
@@ -230,14 +226,16 @@ def _typed(value: Any, hint: Any, name: str, writer: str) -> Any:
 
 def differences(before: Mapping[str, Any], recipe: Recipe, writer: str = "config.json") -> dict[str, list[Any]]:
     """Return dotted name -> [stored value, current value] of every setting in which the stored recipe `before` and `recipe` differ. A
-    setting that is not stored has its default, or its value for older runs (`Absent`). Raises: ConfigError if `before` is not readable."""
-    now = recipe_to_dict(recipe)
+    setting that is not stored has its default, or its value for older runs (`Absent`). Paths are compared with `~` expanded.
+
+    Raises: ConfigError if `before` is not readable."""
+    now = recipe_to_dict(expand_homes(recipe))
     stored = dict(before)
     kinds = {name: (type(getattr(recipe, name)),) for name in get_type_hints(Recipe) if is_dataclass(getattr(recipe, name))}
     others = {name for name, (kind,) in kinds.items() if _kind_of(stored.get(name)) not in (None, getattr(kind, "kind", None))}
     # a section of another kind is compared as stored, without parsing: its class may belong to another modality
     readable = stored | {name: now[name] for name in others}
-    then = recipe_to_dict(recipe_from_dict(readable, kinds, writer)) | {name: stored[name] for name in others}
+    then = recipe_to_dict(expand_homes(recipe_from_dict(readable, kinds, writer))) | {name: stored[name] for name in others}
     old, new = dotted(_as_json(then)), dotted(_as_json(now))
     return {key: [old.get(key), new.get(key)] for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)}
 

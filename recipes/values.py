@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from model.bounds import Bounds, Place
+from model.bounds import Bounds, Place, is_finite
 from recipes.errors import ConfigError
 
 
@@ -60,7 +60,7 @@ def value_of_json(value: Any, hint: Any) -> Any:
     elif origin is Literal and value in args:
         return value
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value):
             return float(value)
     elif isinstance(hint, type) and type(value) is hint:
         return value
@@ -110,6 +110,17 @@ def place_name(text: str) -> str:
     if not text.strip():
         raise ArgumentTypeError("is empty (a shell variable that is not set?); give it a value or leave it out")
     return os.path.expanduser(text)
+
+
+def positive_count(text: str) -> int:
+    """Return the whole number of at least 1 that a flag has, for argparse's `type`. Raises: ArgumentTypeError if it is none."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return number
 
 
 def place(text: str) -> Path:

@@ -31,6 +31,8 @@ def task() -> Task:
     not as Slurm sets them."""
     env = os.environ
     node, sizes = int(env["SLURM_NODEID"]), tasks_per_node(env["SLURM_STEP_TASKS_PER_NODE"])
+    if not 0 <= node < len(sizes):
+        raise ValueError(f"SLURM_NODEID {node}, but SLURM_STEP_TASKS_PER_NODE has {len(sizes)} nodes")
     return Task(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), int(env["SLURM_LOCALID"]), sizes[node])
 
 

@@ -4,6 +4,7 @@ model/parallel.py. Whether the processes fit together is checked in recipes/clus
 import datetime
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -87,7 +88,8 @@ def join_world(say: Callable[[str], None] = print) -> World:
     """Wait for all ranks of the launcher (deepspeed, torchrun, srun; else one process) and start torch.distributed: nccl on CUDA, gloo
     elsewhere. `say` prints a line if rank 0 has to wait.
 
-    Raises: ConfigError if ranks do not join within DATA2VEC_MEETING_SECONDS (300), the port is in use, or rank 0 cannot be reached.
+    Raises: ConfigError if ranks do not join within DATA2VEC_MEETING_SECONDS (300), the port is in use, rank 0 cannot be reached, or ranks
+    share a CUDA device.
     """
     on_cuda = _is_on_cuda()
     os.environ["DS_ACCELERATOR"] = "cuda" if on_cuda else "cpu"
@@ -105,9 +107,12 @@ def join_world(say: Callable[[str], None] = print) -> World:
         _wait_for_all(rendezvous, launched, origin, say)
         dist.init_process_group("nccl" if on_cuda else "gloo", store=rendezvous.store, rank=launched.rank, world_size=launched.size)
     control = dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION)
-    nodes: list = [None] * launched.size
-    dist.all_gather_object(nodes, node_name(), group=control)
-    return World(launched.rank, launched.size, device, control, tuple(nodes))
+    places: list = [None] * launched.size
+    dist.all_gather_object(places, (node_name(), _device_id(device)), group=control)
+    if complaint := _shared_devices(places):
+        leave_world()
+        raise ConfigError(complaint)
+    return World(launched.rank, launched.size, device, control, tuple(node for node, _ in places))
 
 
 def _is_on_cuda() -> bool:
@@ -127,6 +132,26 @@ def _take_device(local_rank: int) -> torch.device:
     torch.cuda.set_device(device)
     os.environ["LOCAL_RANK"] = str(device.index)
     return device
+
+
+def _device_id(device: torch.device) -> str | None:
+    """Return an id that no other device has, also if tasks of one node see different devices under one index; None for the CPU."""
+    return str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None
+
+
+def _shared_devices(places: list[tuple[str, str | None]]) -> str | None:
+    """Return the complaint if two ranks have one CUDA device, for which NCCL raises "Duplicate GPU detected"; None if not. `places`: node
+    and id of the device of each rank."""
+    shared = [(node, device) for (node, device), count in Counter(places).items() if device is not None and count > 1]
+    if not shared:
+        return None
+    on_node = [device for node, device in places if node == shared[0][0]]
+    devices = len(set(on_node))
+    return (
+        f"{len(on_node)} ranks on {shared[0][0]}, but they see {devices} CUDA device{'s' * (devices > 1)}, and NCCL needs one per rank; "
+        f"start {devices} there (deepspeed --num_gpus {devices}, torchrun --nproc_per_node {devices}, srun --ntasks-per-node={devices}), "
+        "or make more visible (CUDA_VISIBLE_DEVICES, srun --gpus-per-task=1)"
+    )
 
 
 def _wait_for_all(rendezvous: Rendezvous, launched: LaunchedWorld, origin: str, say: Callable[[str], None]) -> None:

@@ -130,8 +130,9 @@ def kept_files(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def replaced(folder: Path) -> Iterator[None]:
-    """Move the folder aside while the block runs. If the block raises, move it back. If it succeeds, remove it."""
-    aside = folder.with_name(f".{folder.name}.old")
+    """Move the folder aside while the block runs. If the block raises, move it back. If it succeeds, remove it. If the process is killed,
+    undo_replaced() moves it back."""
+    aside = _aside(folder)
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
     try:
@@ -141,6 +142,19 @@ def replaced(folder: Path) -> Iterator[None]:
         aside.rename(folder)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def undo_replaced(folder: Path) -> None:
+    """Clean up after a process that was killed in replaced(): move the old folder back, or remove it if the new one is complete."""
+    aside = _aside(folder)
+    if folder.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    elif aside.is_dir():
+        aside.rename(folder)
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
 
 
 def map_array(path: Path, dtype: DTypeLike) -> np.ndarray:

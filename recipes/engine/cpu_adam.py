@@ -4,17 +4,20 @@ run uses it."""
 import contextlib
 import fcntl
 import hashlib
+import importlib.util
 import os
 import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import IO, Any
 
 import torch
-from deepspeed.git_version_info import installed_ops
-from deepspeed.ops.adam import DeepSpeedCPUAdam
+from deepspeed.accelerator import get_accelerator
+from deepspeed.git_version_info import accelerator_name, installed_ops
+from deepspeed.git_version_info import version as deepspeed_version
+from deepspeed.ops.adam import DeepSpeedCPUAdam, cpu_adam
 from torch.utils import cpp_extension
 
 from recipes.errors import LocalError
@@ -83,10 +86,10 @@ def _reading_proc_cpuinfo() -> Iterator[None]:
 
 
 def build_folder() -> Path:
-    """Return the folder into which the C++ code of CPU Adam is compiled, one for each version of torch and Python and kind of processor.
-    Code for one processor can be an illegal instruction on another one that shares the home folder."""
+    """Return the folder into which the C++ code of CPU Adam is compiled, one for each version of torch, DeepSpeed and Python and kind of
+    processor. Code for one processor can be an illegal instruction on another one that shares the home folder."""
     processor = cpu_info() if PROC_CPUINFO.exists() else platform.machine()
-    kind = repr((torch.__version__, sys.version_info[:2], processor))
+    kind = repr((torch.__version__, deepspeed_version, sys.version_info[:2], processor))
     root = os.environ.get(BUILD_ROOT) or cpp_extension.get_default_build_root()
     return Path(root).expanduser() / f"data2vec_{hashlib.sha256(kind.encode()).hexdigest()[:12]}"
 
@@ -94,7 +97,33 @@ def build_folder() -> Path:
 def is_compiled() -> bool:
     """True if CPU Adam's C++ code is already compiled, here or in the installed DeepSpeed. Otherwise build_cpu_adam() compiles it, which
     takes a minute."""
-    return bool(installed_ops.get("cpu_adam")) or (build_folder() / "cpu_adam" / "cpu_adam.so").exists()
+    return _is_installed() or _library().exists()
+
+
+def _is_installed() -> bool:
+    """True if DeepSpeed was installed with the op for this accelerator; it compiles nothing then.
+    Source: deepspeed 0.19.8, ops/op_builder/builder.py, OpBuilder.load."""
+    return bool(installed_ops.get("cpu_adam")) and accelerator_name == get_accelerator().device_name()
+
+
+def _library() -> Path:
+    """Return the file that torch compiles the op into."""
+    return build_folder() / "cpu_adam" / "cpu_adam.so"
+
+
+@contextlib.contextmanager
+def _reading_library() -> Iterator[None]:
+    """In this block DeepSpeed gets the op from the compiled file. torch would write to its folder even if nothing has to be compiled."""
+    spec = importlib.util.spec_from_file_location("cpu_adam", _library())
+    assert spec is not None and spec.loader is not None
+    op = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(op)
+    builder = cpu_adam.CPUAdamBuilder
+    cpu_adam.CPUAdamBuilder = lambda: SimpleNamespace(load=lambda: op)
+    try:
+        yield
+    finally:
+        cpu_adam.CPUAdamBuilder = builder
 
 
 @contextlib.contextmanager
@@ -103,11 +132,26 @@ def _exclusive_build() -> Iterator[None]:
 
     torch marks a running build with a lock file. If the process is killed, the file stays, and all later builds wait for it silently and
     without end. We hold our own flock in this folder, which the kernel releases when a process dies. While we hold it, no other process
-    compiles here, so a lock file of torch is stale. Raises: LocalError if the folder cannot be written.
+    compiles here, so a lock file of torch is stale.
     Source: torch 2.13, utils/file_baton.py.
+
+    If the op is compiled and the folder cannot be written, it is used without a lock, since nothing is compiled.
+
+    Raises: LocalError if the op is not compiled and the folder cannot be written.
     """
+    if _is_installed():
+        yield
+        return
     previous, folder = os.environ.get(BUILD_ROOT), build_folder()
-    with _open_lock_file(folder / "in_use") as file:
+    try:
+        lock_file = _open_lock_file(folder / "in_use")
+    except LocalError:
+        if not is_compiled():
+            raise
+        with _reading_library():
+            yield
+        return
+    with lock_file as file:
         with contextlib.suppress(OSError):  # on a file system without flock only torch's lock file is left
             fcntl.flock(file, fcntl.LOCK_EX)
             (folder / "cpu_adam" / "lock").unlink(missing_ok=True)

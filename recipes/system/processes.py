@@ -67,6 +67,7 @@ class Workers(Generic[Task, Result]):
     ) -> None:
         """`work`, `begin` (called once in each process before its first task), tasks and results are pickled. Processes start when tasks
         are put."""
+        assert num_processes >= 1, f"{num_processes} processes would never return a result"
         # No fork of this process, because its threads (torch, gloo) may hold locks.
         self._context: Any = multiprocessing.get_context(method)
         self._target = work, begin

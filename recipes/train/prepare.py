@@ -5,7 +5,7 @@ import argparse
 from recipes.catalog import RECIPES, default_recipe
 from recipes.check import check_modality, resolve_recipe
 from recipes.modalities.registry import MODALITIES
-from recipes.values import place, place_name
+from recipes.values import place, place_name, positive_count
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -16,7 +16,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--data", type=place_name, help="folder, file or hub name (default: the shipped sample)")
     parser.add_argument("--out", type=place, required=True, help="the prepared folder to make")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a number, e.g. frontend.vocab_size=8000")
-    parser.add_argument("--processes", type=int, help="worker processes (default: the cores this process may use)")
+    parser.add_argument("--processes", type=positive_count, help="worker processes (default: the cores this process may use)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     return parser
 

@@ -17,7 +17,7 @@ from typing import Any
 from recipes.check import check_data
 from recipes.config import Recipe
 from recipes.data.contents import RunSoFar, record_of
-from recipes.data.shards import KEPT, is_prepared, kept_files, read_values, replaced
+from recipes.data.shards import KEPT, is_prepared, kept_files, read_values, replaced, undo_replaced
 from recipes.errors import ConfigError, OtherData
 from recipes.modalities.base import Modality
 from recipes.run_dir.run_dir import RunDir
@@ -46,6 +46,7 @@ class RunData:
 
         Raises: ConfigError if the data cannot be used or are not those of the run.
         """
+        undo_replaced(self._own_folder)
         self._restore_kept_files()
         try:
             return self._prepare(check)
@@ -61,6 +62,7 @@ class RunData:
     def copy_kept_to_prepared(self) -> None:
         """Copy the run's permanent files, such as the tokenizer, to its prepared folder if that folder was deleted: probes read them
         there."""
+        undo_replaced(self._own_folder)
         self._restore_kept_files()
         there = [name for name in self._kept_hashes if (self._path / name).exists()]
         if there and not self._own_folder.exists():

@@ -27,7 +27,6 @@ BROKEN: dict[str, tuple[Callable[[Config], Any], str]] = {
     "an unknown kind": (setting("mask", "kind", "blok"), r"mask\.kind 'blok' is unknown"),
     "a kind of another modality": (setting("mask", "kind", "span"), r"mask\.kind 'span' is unknown for its modality, which has token"),
     "a section that there has always been": (lambda config: config["recipe"].pop("loss"), "has no section loss, which every run has"),
-    "out of bounds": (setting("mask", "prob", 1.5), r"mask\.prob is 1\.5; it must be above 0 and at most 1"),
     "another type": (setting("optim", "lr", "fast"), r"optim\.lr is 'fast', which is no value of that setting"),
     "no section": (lambda config: config["recipe"].update(model=3), "model is 3, must be a section of keys"),
 }

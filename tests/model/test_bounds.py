@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from model.bounds import PART, POSITIVE, SHARE, Bounds, at_least, between
+from model.bounds import PART, POSITIVE, SHARE, Bounds, at_least, between, is_finite
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,19 @@ def test_the_message_for_a_value_outside_has_the_bounds(bounds: Bounds, inside: 
 @pytest.mark.parametrize("bounds", [Bounds(), POSITIVE, SHARE, PART, at_least(0), between(0, 3)])
 def test_no_interval_contains_a_number_that_is_not_finite(bounds: Bounds) -> None:
     assert {bounds.complaint(value) for value in (math.nan, math.inf, -math.inf)} == {"must be a finite number"}
+
+
+@pytest.mark.parametrize("bounds", [Bounds(), POSITIVE, at_least(0), between(0, 2**63 - 1)])
+def test_an_integer_that_no_float_can_hold_is_compared_too(bounds: Bounds) -> None:
+    for number in (2**63, 10**400):
+        assert str(bounds.complaint(number)).endswith(" 9223372036854775807")
+    assert bounds.complaint(2**63 - 1) is None
+    assert SHARE.complaint(10**400) == "must lie between 0 and 1" and at_least(0).complaint(-(10**400)) == "must be at least 0"
+
+
+def test_is_finite_is_true_for_what_a_float_can_hold() -> None:
+    assert is_finite(0) and is_finite(-1e308) and is_finite(10**308)
+    assert not any(map(is_finite, (math.nan, math.inf, -math.inf, 10**309, -(10**309))))
 
 
 def test_an_interval_without_ends_contains_every_number() -> None:

@@ -151,6 +151,12 @@ def test_settings_of_a_users_own_ds_config_reach_deepspeed() -> None:
         (b"", "broken JSON at line 1, column 1"),
         (b"[1]", r"holds a list, must be a JSON object"),
         (b'{"a": "\xff"}', "not UTF-8 text"),
+        (
+            b'{"zero_optimization": {"reduce_bucket_size": 1' + b"0" * 5000 + b"}}",
+            r"x\.json: an integer has more than 4300 digits; shorten it",
+        ),
+        *((b'{"aio": ' + b"[" * depth + b"]" * depth + b"}", "x.json: nested more than 100 levels deep") for depth in (100, 900, 10**5)),
+        *((b'{"aio":' * depth + b"1" + b"}" * depth, "x.json: nested more than 100 levels deep") for depth in (101, 900, 10**5)),
     ],
 )
 def test_the_error_of_a_file_that_is_no_json_object_has_the_position(tmp_path: Path, content: bytes, complaint: str) -> None:

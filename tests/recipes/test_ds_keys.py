@@ -11,13 +11,13 @@ import deepspeed
 import pytest
 
 from recipes.ds_config import load_ds_config, resolve
-from recipes.ds_keys import KEYS, LARGEST, NOT_NEEDED, UNTESTED, Key, checked
+from recipes.ds_keys import KEYS, LARGEST, NEUTRAL, NOT_NEEDED, UNTESTED, Key, checked
 from recipes.errors import ConfigError
 from recipes.text import text_base
 
 SOURCE = Path(deepspeed.__file__).parent / "runtime"
 ZERO_NUMBERS = {key for key in KEYS if re.search(r"size$|threshold$|parameters$|distance$", key) and key.startswith("zero")}
-NONSENSE = (None, [], "", "maybe", -1, 0.5, math.nan, -math.inf, {"a": 1}, 10**30)
+NONSENSE = ([], "", "maybe", -1, 0.5, math.nan, -math.inf, {"a": 1}, 10**30, 10**400)
 
 
 def nested(dotted: str, value: Any) -> dict[str, Any]:
@@ -44,7 +44,6 @@ def test_every_key_refuses_a_wrong_value_by_its_name(dotted: str) -> None:
         ("zero_optimization.reduce_bucket_size", -1, "must be a whole number from 1 to 2147483647"),
         ("zero_optimization.reduce_bucket_size", 1e15, "must be a whole number from 1 to 2147483647"),
         ("zero_optimization.stage3_prefetch_bucket_size", 943718.4, "must be a whole number of at least 0"),
-        ("bf16.enabled", None, "bf16.enabled is null, must be true or false"),
         ("bf16.enabled", "auto", 'bf16.enabled is "auto", must be true or false'),
         ("steps_per_print", 0, "--set run.log_steps=N says how often ours are"),
         ("steps_per_print", "inf", "steps_per_print is not needed here"),
@@ -52,8 +51,10 @@ def test_every_key_refuses_a_wrong_value_by_its_name(dotted: str) -> None:
         ("communication_data_type", "auto", 'is "auto", must be "fp32" or "bf16" or "fp16"'),
         ("communication_data_type", "float32", 'must be "fp32" or'),
         ("data_types.grad_accum_dtype", "auto", 'data_types.grad_accum_dtype is "auto", must be "fp32"'),
-        ("data_types", None, "data_types is null, must be a JSON object {...}"),
+        ("data_types", 1, "data_types is 1, must be a JSON object {...}"),
+        ("optimiser", None, "optimiser is no key of a ds_config; did you mean optimizer?"),
         ("fp16.loss_scale_window", 0, "must be a whole number of at least 1"),
+        ("fp16.loss_scale", 10**400, "must be a number from 0 to 1.8e308"),
         ("fp16.initial_scale_power", 65, "must be a whole number from 0 to 64"),
         ("zero_optimization.zero_hpz_partition_size", 8, "is not covered by our tests, remove it"),
         ("prescale_gradients", True, "prescale_gradients is not covered by our tests, remove it"),
@@ -84,6 +85,28 @@ def test_keys_without_a_use_are_allowed_if_they_are_off(dotted: str) -> None:
         kept, complaints = checked(nested(dotted, value))
         assert complaints == [] and dotted.rpartition(".")[2] not in json.dumps(kept)
     assert checked(nested(dotted, True))[1] != []
+
+
+@pytest.mark.parametrize("dotted", sorted({*KEYS, *NOT_NEEDED, *UNTESTED}))
+def test_null_is_the_same_as_no_key(dotted: str) -> None:
+    without = nested(dotted.rpartition(".")[0], {}) if "." in dotted else {}
+    assert resolve(text_base(), nested(dotted, None), "x.json", 1) == resolve(text_base(), without, "x.json", 1)
+
+
+@pytest.mark.parametrize("dotted", NEUTRAL)
+def test_deepspeeds_own_default_may_stand_and_changes_nothing(dotted: str) -> None:
+    from deepspeed.runtime.constants import GRADIENT_PREDIVIDE_FACTOR_DEFAULT
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.runtime.zero.offload_config import DeepSpeedZeroOffloadOptimizerConfig
+
+    fields = {"zero_optimization.offload_optimizer": DeepSpeedZeroOffloadOptimizerConfig, "zero_optimization": DeepSpeedZeroConfig}
+    defaults = {f"{section}.{name}": one.default for section, model in fields.items() for name, one in model.model_fields.items()}
+    defaults["zero_optimization.mics_shard_size"] = -1  # in the releases that had this key
+    defaults["gradient_predivide_factor"] = GRADIENT_PREDIVIDE_FACTOR_DEFAULT
+    assert NEUTRAL[dotted] == defaults[dotted] and dotted in UNTESTED
+    assert resolve(text_base(), nested(dotted, NEUTRAL[dotted]), "x.json", 1) == resolve(text_base(), {}, "x.json", 1)
+    for value in (True, False, 2, "1"):
+        assert checked(nested(dotted, value))[1] != [] or value is False
 
 
 def test_no_key_is_in_two_lists_and_each_outer_key_is_a_section() -> None:

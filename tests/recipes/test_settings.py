@@ -145,6 +145,7 @@ def test_a_value_out_of_bounds_is_reported_with_its_field_and_value() -> None:
         ("mask.prob=0", "mask.prob is 0.0; it must be above 0 and at most 1"),
         ("model.block.drop_path=2", "model.block.drop_path is 2.0; it must lie between 0 and 1"),
         ("run.max_steps=0", "run.max_steps is 0; it must be at least 1"),
+        (f"run.max_steps={10**400}", f"run.max_steps is {10**400}; it must be at most 9223372036854775807"),
     ):
         with pytest.raises(ConfigError) as caught:
             check_bounds(apply_overrides(text_base(), [change]))

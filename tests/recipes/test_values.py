@@ -24,6 +24,8 @@ from recipes.values import complaint_about, expand_home, place, place_name, valu
         ("1e-3", float, (), "must be a finite number"),
         (float("nan"), float, (SHARE,), "must be a finite number"),
         (float("inf"), float, (), "must be a finite number"),
+        (10**400, float, (SHARE,), "must be a finite number"),
+        (10**400, int, (SHARE,), "must lie between 0 and 1"),
         (1, float, (SHARE,), None),
         (None, float | None, (SHARE,), None),
         (2.0, float | None, (SHARE,), "must lie between 0 and 1"),

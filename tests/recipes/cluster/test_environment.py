@@ -162,10 +162,18 @@ def test_outside_of_a_step_no_address_is_set(monkeypatch: pytest.MonkeyPatch) ->
     }
 
 
-def test_invalid_variables_of_slurm_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {**TASK, "SLURM_STEP_TASKS_PER_NODE": "two"}.items():
+@pytest.mark.parametrize(
+    ("changes", "fact"),
+    [
+        ({"SLURM_STEP_TASKS_PER_NODE": "two"}, "two"),
+        ({"SLURM_NODEID": "2"}, "SLURM_NODEID 2, but SLURM_STEP_TASKS_PER_NODE has 2 nodes"),
+        ({"SLURM_NODEID": "-1"}, "SLURM_NODEID -1, but SLURM_STEP_TASKS_PER_NODE has 2 nodes"),
+    ],
+)
+def test_invalid_variables_of_slurm_are_refused(monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], fact: str) -> None:
+    for name, value in {**TASK, **changes}.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"make no sense .*two.*set RANK, WORLD_SIZE"):
+    with pytest.raises(ConfigError, match=rf"make no sense .*{fact}.*set RANK, WORLD_SIZE"):
         world_from_environment()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -104,6 +105,40 @@ def test_local_rank_is_the_index_of_the_device_if_each_task_sees_only_its_own(
     monkeypatch.setenv("LOCAL_RANK", str(local_rank))
     assert world_module._take_device(local_rank) == torch.device("cuda", device)
     assert taken == [torch.device("cuda", device)] and os.environ["LOCAL_RANK"] == str(device)
+
+
+def join_with_devices(devices: list[str | None]) -> str:
+    """Join as if rank n had the n-th CUDA device; return the error, or "joined"."""
+    dist.destroy_process_group()
+    world_module._device_id = lambda device: devices[int(os.environ["RANK"])]  # type: ignore[assignment]
+    try:
+        join_world()
+    except ConfigError as error:
+        return f"{error}, {dist.is_initialized()}"
+    return "joined"
+
+
+def test_more_ranks_on_a_node_than_devices_are_one_line_on_every_rank() -> None:
+    """NCCL would end in a traceback, at the first collective."""
+    node = re.escape(os.uname().nodename)
+    first, *others = run_distributed(join_with_devices, 3, ["GPU-a", "GPU-b", "GPU-a"])
+    said = (
+        rf"3 ranks on {node}, but they see 2 CUDA devices, and NCCL needs one per rank; start 2 there \(deepspeed --num_gpus 2, .*, False"
+    )
+    assert re.fullmatch(said, first) and others == [first] * 2
+    assert run_distributed(join_with_devices, 2, ["GPU-a", "GPU-b"]) == ["joined"] * 2
+    assert run_distributed(join_with_devices, 2, [None, None]) == ["joined"] * 2
+
+
+def test_tasks_that_see_their_own_device_alone_do_not_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them have device 0 then (`srun --gpus-per-task=1`)."""
+    uuids = iter(["a", "b", "b"])
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=next(uuids)))
+    places = [("node", world_module._device_id(torch.device("cuda", 0))) for _ in range(3)]
+    assert world_module._shared_devices(places[:2]) is None
+    complaint = world_module._shared_devices(places[1:])
+    assert complaint is not None and complaint.startswith("2 ranks on node, but they see 1 CUDA device, ")
+    assert world_module._device_id(torch.device("cpu")) is None
 
 
 def join_launched() -> tuple:

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes.data.shards import ShardWriter, atomic_folder, find_prepared, hash_files, load_prepared, map_array
+from recipes.data.shards import ShardWriter, atomic_folder, find_prepared, hash_files, load_prepared, map_array, replaced, undo_replaced
 from recipes.errors import ConfigError
+from tests.distributed import run_command
 from tests.durability import durable_moves
+from tests.launching import ROOT
 
 
 def copy_folder(folder: Path, target: Path) -> Path:
@@ -143,3 +145,40 @@ def test_a_prepared_folder_that_data_names_has_priority_over_an_earlier_one_and_
     assert find(tmp_path, earlier) == find(None, earlier) == earlier
     assert calls == [("check_same_source", earlier), ("check_fits", earlier)]
     assert find(tmp_path, new) is None and not calls
+
+
+KILLED_IN_REPLACED = """
+import os, pathlib, sys
+from recipes.data.shards import replaced
+folder, makes_new = pathlib.Path(sys.argv[1]), sys.argv[2] == "True"
+with replaced(folder):
+    if makes_new:
+        folder.mkdir()
+        (folder / "content").write_text("new")
+    os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.mark.parametrize("makes_new", [False, True])
+def test_a_folder_that_a_killed_process_moved_aside_comes_back_unless_there_is_a_new_one(tmp_path: Path, makes_new: bool) -> None:
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    (folder / "content").write_text("old")
+    done = run_command([sys.executable, "-c", KILLED_IN_REPLACED, str(folder), str(makes_new)], ROOT, 60)
+    assert done.returncode == -9 and (tmp_path / ".prepared.old" / "content").read_text() == "old"
+    for _ in range(2):
+        undo_replaced(folder)
+        assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
+        assert (folder / "content").read_text() == ("new" if makes_new else "old")
+
+
+def test_a_replaced_folder_comes_back_after_an_error_and_is_removed_after_success(tmp_path: Path) -> None:
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    with pytest.raises(ConfigError), replaced(folder):
+        folder.mkdir()
+        raise ConfigError("refused")
+    with replaced(folder):
+        assert not folder.exists()
+        folder.mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["prepared"]

@@ -203,3 +203,44 @@ def test_the_error_of_a_home_that_cannot_be_written_names_the_variable_that_fixe
     monkeypatch.setenv(cpu_adam.BUILD_ROOT, str(tmp_path / "built"))
     with cpu_adam._exclusive_build():
         assert Path(os.environ[cpu_adam.BUILD_ROOT]).parent == tmp_path / "built"
+
+
+def build_from_a_folder_that_cannot_be_written(root: Path, installed: bool) -> tuple[float, list[str]]:
+    """Return a weight after one step of an optimizer whose op is compiled already, and the files of the build root."""
+    from recipes.engine import cpu_adam
+
+    library = cpu_adam.build_folder() / "cpu_adam" / "cpu_adam.so"
+    os.environ[cpu_adam.BUILD_ROOT] = str(root)
+    target = cpu_adam.build_folder() / "cpu_adam" / "cpu_adam.so"
+    target.parent.mkdir(parents=True)
+    if installed:
+        cpu_adam._is_installed = lambda: True
+        with cpu_adam._exclusive_build():
+            assert not (cpu_adam.build_folder() / "in_use").exists(), "nothing is compiled, so there is no lock"
+        return 0.0, []
+    shutil.copyfile(library, target)
+    (cpu_adam.build_folder() / "in_use").mkdir()  # as root is allowed to write everywhere
+    weight = torch.ones(4, requires_grad=True)
+    for _ in range(2):
+        optimizer = cpu_adam.build_cpu_adam([{"params": [weight]}], **NUMBERS)
+    weight.grad = torch.ones(4)
+    optimizer.step()
+    return float(weight.detach().mean()), sorted(path.name for path in target.parent.iterdir())
+
+
+def test_a_compiled_op_is_used_from_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (weight, files), *_ = run_distributed(build_from_a_folder_that_cannot_be_written, 1, tmp_path, False)
+    assert weight == pytest.approx(1 - NUMBERS["lr"], abs=2e-4) and files == ["cpu_adam.so"]
+
+
+def test_an_op_that_was_installed_with_deepspeed_needs_no_folder(tmp_path: Path) -> None:
+    run_distributed(build_from_a_folder_that_cannot_be_written, 1, tmp_path, True)
+
+
+def test_an_op_that_was_installed_for_another_accelerator_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes.engine import cpu_adam
+
+    monkeypatch.setattr(cpu_adam, "installed_ops", {"cpu_adam": True})
+    for accelerator, is_installed in ((cpu_adam.get_accelerator().device_name(), True), ("other", False)):
+        monkeypatch.setattr(cpu_adam, "accelerator_name", accelerator)
+        assert cpu_adam._is_installed() == is_installed

@@ -19,14 +19,7 @@ import pytest
 from recipes.errors import ConfigError
 from recipes.system import processes
 from recipes.system.liveness import read_stat
-from recipes.system.processes import (
-    STOP_SIGNALS,
-    TASKS_IN_FLIGHT,
-    WorkerLost,
-    Workers,
-    run_in_order,
-    signals_blocked_in_children,
-)
+from recipes.system.processes import STOP_SIGNALS, TASKS_IN_FLIGHT, WorkerLost, Workers, run_in_order, signals_blocked_in_children
 from tests.distributed import run_command
 from tests.launching import ROOT
 
@@ -41,6 +34,13 @@ def square(number: int) -> int:
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_results_are_returned_with_their_tasks_in_order(num_processes: int) -> None:
     assert list(run_in_order(square, range(20), num_processes, doing="squaring")) == [(n, n * n) for n in range(20)]
+
+
+@pytest.mark.parametrize("num_processes", [0, -1])
+@pytest.mark.timeout(30)
+def test_less_than_one_process_is_an_error_and_not_a_wait_without_end(num_processes: int) -> None:
+    with pytest.raises(AssertionError, match=f"^{num_processes} processes"):
+        list(run_in_order(square, range(20), num_processes, doing="squaring"))
 
 
 def test_tasks_are_read_only_a_few_ahead() -> None:

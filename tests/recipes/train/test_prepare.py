@@ -53,6 +53,15 @@ def test_the_default_is_the_tiny_recipe_of_its_modality_on_the_shipped_sample(
     assert capsys.readouterr().out == f"next: deepspeed launch/pretrain_{name}.py --recipe {name}_tiny --data o\n"
 
 
+@pytest.mark.parametrize("text", ["-1", "0", "two", "1.5"])
+def test_fewer_processes_than_one_are_refused(asked: dict[str, Any], capsys: pytest.CaptureFixture, text: str) -> None:
+    """With -1 no process would start, and the preparation would wait for its results without end."""
+    with pytest.raises(SystemExit) as ended:
+        prepare("text", "--out", "o", f"--processes={text}")
+    assert ended.value.code == 2 and not asked
+    assert f"argument --processes: {text!r} must be a whole number of at least 1" in capsys.readouterr().err
+
+
 def test_every_modality_has_its_default_recipe() -> None:
     assert all(default_recipe(name) in recipes for name, recipes in RECIPES.items())
 

@@ -118,6 +118,23 @@ def test_kept_files_are_copied_back_for_probes_and_do_not_count_as_a_prepared_fo
     assert load_prepared(data_of(run, recipe).prepare(accept_all)).fingerprint == config["data_fingerprint"]
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_prepared_data_that_a_killed_launch_moved_aside_are_used_again(run: RunDir, recipe: Recipe, finished: bool) -> None:
+    """Even if the text is gone by now, so that they could not be prepared again."""
+    folder = run.path / "prepared"
+    fingerprint = load_prepared(folder).fingerprint
+    folder.rename(run.path / ".prepared.old")
+    Path(str(recipe.data.path)).rename(run.path / "moved.txt")
+    try:
+        if finished:
+            data_of(run, recipe).copy_kept_to_prepared()
+        else:
+            data_of(run, recipe).prepare(accept_all)
+    finally:
+        (run.path / "moved.txt").rename(Path(str(recipe.data.path)))
+    assert load_prepared(folder).fingerprint == fingerprint and not (run.path / ".prepared.old").exists()
+
+
 def test_recorded_bad_items_whose_files_are_gone_count_as_removed(run: RunDir, recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "there.png").write_bytes(b"fixed")
     for where in (tmp_path / "gone.png", tmp_path / "there.png", "hub row 3"):
