@@ -13,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from recipes.config import Recipe
-from recipes.data.contents import RunSoFar, record_of
+from recipes.data.contents import ContentChanges, RunSoFar, record_of
 from recipes.data.shards import KEPT, is_prepared, kept_files, read_values, replaced
 from recipes.errors import ConfigError, OtherData
 from recipes.modalities.base import Modality
 from recipes.run_dir.run_dir import RunDir
 from recipes.system.json_lines import read_rows
 from recipes.train.begun import DataIdentity, accept_setting, read_started_run
+
+MAX_NAMED = 100
+"""Maximum number of changed files, and of missing ones, that an event names."""
 
 
 class RunData:
@@ -68,7 +71,7 @@ class RunData:
         if self._own_folder.is_dir() and {path.name for path in self._own_folder.iterdir()} <= KEPT.keys():
             shutil.rmtree(self._own_folder)  # made by copy_kept_to_prepared
         is_new = not self._own_folder.exists()
-        so_far = RunSoFar(self._path if self._started else None, self.recorded_bad)
+        so_far = RunSoFar(self._path if self._started else None, self.recorded_bad, self._report_changes)
         prepared = self._modality.prepare(self._recipe, self._own_folder, progress=True, log=print, run=so_far)
         try:
             check(prepared)
@@ -79,6 +82,12 @@ class RunData:
             raise
         self._prepared = prepared
         return prepared
+
+    def _report_changes(self, changes: ContentChanges) -> None:
+        names = {"changed": (*changes.changed, *changes.fixed), "missing": changes.missing}
+        counts = {f"num_{kind}": len(paths) for kind, paths in names.items()}
+        some = {kind: paths[:MAX_NAMED] for kind, paths in names.items()}
+        self._run_dir.event("data_change", num_compared=changes.num_compared, **counts, **some)
 
     @cached_property
     def recorded_bad(self) -> frozenset[str]:

@@ -17,7 +17,7 @@ from recipes.run_dir.run_dir import RunDir
 from recipes.settings import recipe_to_dict
 from recipes.train.run_data import RunData
 from tests.launching import tiny_recipe
-from tests.made_up import write_book
+from tests.made_up import write_book, write_pictures
 
 
 def reading(recipe: Recipe, path: Path, *accepted: str) -> Recipe:
@@ -124,3 +124,29 @@ def test_recorded_bad_items_whose_files_are_gone_count_as_removed(run: RunDir, r
         run.event("bad_item", step=1, where=str(where), reason="truncated")
     data = data_of(run, recipe)
     assert data.removed() == {f"{tmp_path}/gone.png"} and len(data.recorded_bad) == 3
+
+
+def test_changed_and_missing_files_are_named_in_a_line_and_an_event_also_those_that_could_not_be_decoded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures, run = write_pictures(tmp_path / "pictures"), RunDir(tmp_path / "run")
+    recipe = tiny_recipe("vision", data__path=pictures)
+    paths = sorted(pictures.iterdir())
+    for change in ("none", "two changed, two removed"):
+        if change != "none":
+            run.event("bad_item", step=1, where=str(paths[0]), reason="truncated")
+            for path in paths[:2]:
+                path.write_bytes(paths[5].read_bytes())
+            for path in paths[2:4]:
+                path.unlink()
+        capsys.readouterr()
+        RunData(run, recipe, MODALITIES["vision"]).prepare(accept_all)
+    folder, (a, b, c, d) = run.path / "prepared", map(str, paths[:4])
+    assert capsys.readouterr().out.splitlines() == [
+        f"warning: {folder}: 2 of 40 files hold something else than when it was prepared, such as {a}, {b}; they are read as they are now",
+        f"warning: {folder}: 2 of 40 files are gone or cannot be read, such as {c}, {d}; others replace them",
+    ]
+    events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["bad_item", "data_change"]
+    counts = {"num_compared": 40, "num_changed": 2, "num_missing": 2}
+    assert events[1] == {"time": events[1]["time"], "event": "data_change", **counts, "changed": [b, a], "missing": [c, d]}
