@@ -17,7 +17,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check
 FOR_PYTHON_3_12 := --only-binary=:all: --implementation cp --python-version 3.12 \
   $(foreach tag,_2_28 _2_27 _2_17 2014 1,--platform manylinux$(tag)_x86_64)
 MAX_WHEELS_MIB := 30
-# Where there is no GPU the launcher warns of that twice, even with -q, unless it is told
+# Without a GPU the launcher warns twice, even with -q, unless this variable is set
 ON_CPU := $(if $(wildcard /dev/nvidiactl),,DS_ACCELERATOR=cpu)
 
 quickstart: .venv

@@ -1,7 +1,7 @@
-"""Everything about this software that needs a GPU, in one command of at most 8 minutes. DIR gets check.json and check.md.
+"""Check everything that needs a GPU, in one command of at most 8 minutes. Writes check.json and check.md into DIR.
 
 python benchmarks/accelerator_check.py --out check
-python benchmarks/accelerator_check.py --device cpu --out check      the same with tiny sizes: do the checks themselves run?
+python benchmarks/accelerator_check.py --device cpu --out check      tiny sizes on the CPU, to test the checks themselves
 """
 
 import argparse
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from accelerator.checks import ALONE, LONGEST_SECONDS, SIDE_BY_SIDE, Check, all_checks
-from accelerator.fitness import facts_of_device
-from accelerator.processes import forget_launcher
+from accelerator.fitness import device_info
+from accelerator.processes import clear_launcher_variables
 from accelerator.result import CANNOT, FAIL, WHOLE, Outcome, Row, summary, write_files
 from accelerator.runner import INTERRUPTED, LOGS, Run
 from recipes.cluster.checkout import checkout_digest, commit
@@ -30,11 +30,11 @@ from recipes.cluster.environment import quiet_libraries
 from recipes.errors import EXIT_INTERRUPTED, ConfigError
 
 EXIT_FAILED, EXIT_ENDED = 1, 128
-"""A check failed; plus the number of the signal that ended it."""
+"""Exit codes: a check failed; a signal ended this command (128 + its number)."""
 
 
 def main() -> int:
-    """Parse, look at the device, run the checks. Exit code 1 where one fails."""
+    """Parse the flags, inspect the device, run the checks. Returns the exit code: 1 if a check fails."""
     names = ", ".join(f'"{name}"' for name in all_checks())
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="the ones that launch/preflight.py --full runs")
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    forget_launcher()
+    clear_launcher_variables()
     quiet_libraries()
     if args.worker:
         return run_as_worker(args)
@@ -53,12 +53,12 @@ def main() -> int:
     if not any(lanes for lanes, _ in stages):
         short = ", ".join(check.name for check in all_checks().values() if check.is_short)
         raise ConfigError(f"--only with --short leaves no check; the short ones are {short}")
-    with taken(args.out):
-        return run_checks(args, facts_of_device(args.device), stages)
+    with locked(args.out):
+        return run_checks(args, device_info(args.device), stages)
 
 
 def chosen(lanes: dict[str, list[Check]], args: argparse.Namespace) -> dict[str, list[Check]]:
-    """The lanes with the checks that were asked for. Raises: ConfigError for a name that there is not."""
+    """Return the lanes with the requested checks only. Raises: ConfigError for an unknown name."""
     unknown = [name for name in args.only if name not in all_checks()]
     if unknown:
         raise ConfigError(f"--only {unknown[0]!r}: no such check; there are " + ", ".join(f'"{name}"' for name in all_checks()))
@@ -70,8 +70,8 @@ def chosen(lanes: dict[str, list[Check]], args: argparse.Namespace) -> dict[str,
 
 
 @contextmanager
-def taken(folder: Path) -> Iterator[None]:
-    """The folder for this call alone, without the logs of one before. Raises: ConfigError."""
+def locked(folder: Path) -> Iterator[None]:
+    """Create and lock the folder, and remove the logs of an earlier call. Raises: ConfigError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
@@ -87,7 +87,8 @@ def taken(folder: Path) -> Iterator[None]:
 
 
 def run_checks(args: argparse.Namespace, head: dict[str, Any], stages: list[tuple[dict[str, list[Check]], int]]) -> int:
-    """One stage after the other, each (lanes, how many of them at once); both files are written at the beginning and after each check."""
+    """Run one stage after the other; a stage is (lanes, number of lanes that run at once). Both files are written at the beginning and
+    after each check."""
     start = time.monotonic()
     order = {check.name: check for lanes, _ in stages for checks in lanes.values() for check in checks}
     outcomes: dict[str, Outcome] = {}
@@ -126,7 +127,7 @@ def run_checks(args: argparse.Namespace, head: dict[str, Any], stages: list[tupl
 
 
 def say(text: str) -> None:
-    """Print it. Where nothing reads the output any more, go on: the files are what counts."""
+    """Print `text`. If the reader of the output has gone, continue: the results are in the files."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -134,7 +135,7 @@ def say(text: str) -> None:
 
 
 def run_as_worker(args: argparse.Namespace) -> int:
-    """In the process that runs the checks themselves."""
+    """Run the checks of one lane. This is the main function of a worker process."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # lanes share the cores
     from accelerator.worker import end_with_parent, work
 

@@ -1,4 +1,4 @@
-"""Peak host memory of each rank while a model is built partitioned, beside what its share should be.
+"""Measure the peak host memory of each rank while a partitioned model is built, and print it beside the expected share.
 
 torchrun --standalone --nproc_per_node=4 benchmarks/build_memory.py --recipe text_large
 """
@@ -19,19 +19,19 @@ MIB = 1 << 20
 
 
 def peak_bytes() -> int:
-    """Highest resident size since the last reset (VmHWM)."""
+    """Return the highest resident size since the last reset (VmHWM)."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 
 def reset_peak() -> int:
-    """Forget the peak so far; returns the resident size now."""
+    """Reset the peak. Return the current resident size."""
     Path("/proc/self/clear_refs").write_text("5")
     return peak_bytes()
 
 
 def measure(name: str, world_size: int) -> dict[str, float]:
-    """Build the student alone, then everything; the largest figures over the ranks, in MiB."""
+    """Build the student alone, then everything. Return the largest figures over the ranks, in MiB."""
     import torch
     import torch.distributed as dist
 
@@ -72,7 +72,7 @@ def measure(name: str, world_size: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Parse, measure; rank 0 prints one JSON object."""
+    """Parse the flags and measure. Rank 0 prints one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="text_large")
     args = parser.parse_args()

@@ -1,6 +1,6 @@
-"""Host milliseconds and collectives of one update on many ranks, counted on one machine: the engines that training builds, on a process
-group that sends nothing, beside the same modules in plain torch. The layers are as many as the recipe's and narrow, so that Python's
-work is seen and not the products'.
+"""Measure host milliseconds and collectives of one update on many ranks, in one process: the engines that training builds, on a fake
+process group that sends nothing, compared with the same modules in plain torch. The model has the recipe's number of layers, but narrow
+ones, so that the time is Python's and not the matrix products'.
 
 python benchmarks/host_time.py --recipe text_base --deepspeed_config ds_configs/zero3_bf16.json --world 64 --json
 """
@@ -29,17 +29,17 @@ from recipes.train.cli import ROOT
 WIDTH, HEADS, VOCABULARY = 64, 4, 4096
 LENGTH = {"text": 32, "speech": 1, "vision": 0}
 UPDATES, WARM_UP = 6, 2
-"""The best of the updates after the first ones counts."""
+"""Number of updates, and how many of them are left out first. The best of the others counts."""
 COLLECTIVES = (
     *("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce", "broadcast"),
     *("all_gather", "reduce_scatter", "all_to_all_single", "barrier"),
 )
 BUCKETS = {"reduce_bucket_size": 5e8, "stage3_prefetch_bucket_size": 5e7}
-"""DeepSpeed's defaults, which shrink as the matrices do."""
+"""DeepSpeed's default bucket sizes, which are reduced in the same ratio as the matrices."""
 
 
 def main() -> int:
-    """Parse, measure, print one JSON object or a few lines."""
+    """Parse the flags, measure, and print one JSON object or a few lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="text_base", choices=sorted(name for recipes in RECIPES.values() for name in recipes))
     parser.add_argument("--deepspeed_config", type=Path, default=ROOT / "ds_configs" / "zero3_bf16.json")
@@ -58,11 +58,11 @@ def main() -> int:
     else:
         print("\n".join(f"{key}: {value}" for key, value in result.items()))
     sys.stdout.flush()
-    os._exit(0)  # a group that sends nothing cannot be taken down
+    os._exit(0)  # a fake process group cannot be destroyed
 
 
 def narrowed(recipe: Recipe, zero: dict[str, Any]) -> Recipe:
-    """The recipe's module tree at width WIDTH, with DeepSpeed's buckets in `zero` as much smaller as the matrices."""
+    """Return the recipe with the same module tree at width WIDTH. DeepSpeed's buckets in `zero` shrink in the ratio of the matrices."""
     factor = (recipe.model.hidden_size / WIDTH) ** 2
     for key, default in BUCKETS.items():
         zero[key] = int(zero.get(key, default) / factor)
@@ -74,11 +74,11 @@ def narrowed(recipe: Recipe, zero: dict[str, Any]) -> Recipe:
     return replace(recipe, model=model, frontend=frontend)
 
 
-class Log:
-    """The collectives that DeepSpeed asks for, by kind: their number and megabytes."""
+class CollectiveLog:
+    """Counts the collectives that DeepSpeed calls: number and megabytes by kind."""
 
     def __init__(self) -> None:
-        """Watch them from now on."""
+        """Wrap the collectives of DeepSpeed's torch backend, from now on."""
         import deepspeed  # noqa: F401 - its backend is patched
 
         self.counts: Counter[str] = Counter()
@@ -100,15 +100,15 @@ class Log:
 
 
 class Phases:
-    """Milliseconds of process time and collectives of one update, by phase; the phases do not overlap."""
+    """Milliseconds of process time and collectives of one update, by phase. Phases do not overlap."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: CollectiveLog) -> None:
         self._log = log
         self.milliseconds: dict[str, float] = {}
         self.collectives: dict[str, Counter[str]] = {}
 
     def time(self, name: str, job: Callable[[], Any]) -> Any:
-        """Run a part of the update."""
+        """Run a part of the update and add its time and collectives to phase `name`."""
         self._log.counts.clear()
         start = time.process_time()
         result = job()
@@ -118,7 +118,7 @@ class Phases:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Build the objective as rank 0 of args.world, and count updates of random data."""
+    """Build the objective as rank 0 of args.world ranks, and measure updates on random data."""
     os.environ.update(DS_ACCELERATOR="cpu", RANK="0", WORLD_SIZE=str(args.world), LOCAL_RANK="0", LOCAL_SIZE="8")
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29555", OMP_NUM_THREADS="1")
     import numpy as np
@@ -135,7 +135,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     modality = next(name for name, recipes in RECIPES.items() if args.recipe in recipes)
     recipe, config = settings(args, modality)
     group = dist.new_group([0])
-    log, parallel = Log(), Parallel(group, dist.group.WORLD, 1, 0, args.world, 0)
+    log, parallel = CollectiveLog(), Parallel(group, dist.group.WORLD, 1, 0, args.world, 0)
     start = time.perf_counter()
     objective = build_objective(recipe, config, parallel)
     built = {"build_seconds": time.perf_counter() - start, "build_collectives": dict(log.counts)}
@@ -163,7 +163,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def settings(args: argparse.Namespace, modality: str) -> tuple[Recipe, Any]:
-    """Recipe and resolved ds_config: one sample a micro-batch, no accumulation but what was asked for."""
+    """Return recipe and resolved ds_config: one sample per micro-batch, args.micro_batches micro-batches per update."""
     content = load_ds_config(args.deepspeed_config) | {"train_micro_batch_size_per_gpu": 1}
     recipe = RECIPES[modality][args.recipe]()
     recipe = recipe if args.full_width else narrowed(recipe, content.setdefault("zero_optimization", {"stage": 3}))
@@ -177,7 +177,7 @@ def settings(args: argparse.Namespace, modality: str) -> tuple[Recipe, Any]:
 
 
 def update(objective: Any, batch: Any, number: int, micro_batches: int, phases: Phases) -> Phases:
-    """One update as the loop makes it, without its guard's collective on the host."""
+    """Run one update like the training loop, without the collective of its guard on the host."""
     import torch
 
     from recipes.engine import shards
@@ -191,7 +191,7 @@ def update(objective: Any, batch: Any, number: int, micro_batches: int, phases: 
         objective.stream.update, objective.stream.micro_batch = number, micro_batch
         with timed_forwards(objective, phases.time):
             outcome = objective.forward(batch, total)
-        loss = torch.nan_to_num(outcome.loss) * 1e-3  # the gathered weights are not the model's
+        loss = torch.nan_to_num(outcome.loss) * 1e-3  # the fake group gathers arbitrary weights, so the loss may be NaN
         phases.time("backward", lambda loss=loss: backward(student, loss, total, objective.parallel.dp_size))
     parameters = [parameter for _, parameter in shards.trained_parameters(student)]
     phases.time("gradient norm", lambda: shards.gradient_square(student, parameters))

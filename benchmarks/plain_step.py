@@ -1,4 +1,4 @@
-"""data2vec's update in plain torch: the same modules, loss, clipping, fused AdamW and EMA without any engine, to compare with."""
+"""data2vec's update in plain torch, as a baseline: the same modules, loss, clipping, fused AdamW and EMA, without DeepSpeed."""
 
 import time
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from recipes.objectives.data2vec import regress
 
 
 class PlainStep:
-    """One process holds everything."""
+    """Student, teacher and optimizer, all in one process."""
 
     def __init__(
         self, recipe: Recipe, parallel: Parallel, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
-        """`dtype`: of weights, moments and EMA alike; nothing is kept in float32 beside them."""
+        """`dtype` is that of weights, moments and EMA. There are no float32 master weights."""
         frontend = MODALITIES[recipe.modality].build_frontend(recipe)
         self._recipe = recipe
         self._student = Student(recipe.model, frontend, Init(1), parallel, DropoutStream()).to(device, dtype)
@@ -31,7 +31,7 @@ class PlainStep:
         self._averaged = [(shadow, student[name]) for name, shadow in self._teacher.named_parameters()]
 
     def run(self, batch, *, ema: bool, clock: Callable[[], float] = time.perf_counter) -> float:
-        """Seconds of one update by `clock`; `ema`: with the teacher's."""
+        """Run one update and return its seconds by `clock`. `ema`: update the teacher too."""
         start = clock()
         outcome = regress(self._student, self._teacher, batch, self._recipe.loss)
         (outcome.loss / batch.masks.num_masked).backward()

@@ -1,4 +1,4 @@
-"""What a checkpoint costs training: the host copy, the writing beside it, the updates that it slows down, and loading it again.
+"""Measure what a checkpoint costs training: the host copy, the background write, the updates that it slows down, and loading.
 
 python benchmarks/save_time.py --size base --batch 4 --length 128 --json
 """
@@ -25,7 +25,7 @@ ELEMENT_BYTES, KINDS = 4, 4
 
 
 def main() -> int:
-    """Parse, measure, print one JSON object or a few lines."""
+    """Parse the flags, measure, and print one JSON object or a few lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modality", default="text", choices=sorted(RECIPES))
     parser.add_argument("--size", default="base", choices=["tiny", "base", "large"])
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def measure(args: argparse.Namespace, folder: Path) -> dict:
-    """Build what training builds; then, several times: updates alone, a save, updates beside it."""
+    """Build what training builds. Then, several times: run updates alone, begin a save, run updates while it is written."""
     from model.parallel import init_parallel
     from recipes.checkpoint.layout import Counters
     from recipes.checkpoint.restore import load_newest
@@ -89,7 +89,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
 
 
 def summary(alone: list[float], saves: list[tuple], numbers: tuple[int, int], mtbf_hours: float) -> dict:
-    """Medians; the first save also allocates the host copy, so it is told apart. `numbers`: parameters of student and teacher."""
+    """Return medians. The first save also allocates the host copy, so its time is reported separately. `numbers`: parameters of student
+    and teacher."""
     step = statistics.median(alone)
     stalls = [outcome.copy_seconds + max(0.0, sum(beside) - step * len(beside)) for outcome, beside in saves]
     later = saves[1:] or saves

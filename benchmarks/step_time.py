@@ -1,4 +1,4 @@
-"""How long one optimizer update takes, as a share of what the matrix units can do, on exactly what training builds.
+"""Measure the time of one optimizer update and its share of the measured matmul peak, with the engines that training builds.
 
 python benchmarks/step_time.py --modality text --size base --batch 4 --length 512 --dropout 0 --json
 """
@@ -24,11 +24,11 @@ from recipes.plan.size import step_flops
 from recipes.train.cli import default_ds_config
 
 MATMUL_SIZE, MATMUL_REPEATS = 2048, 6
-WARM_UP = 4  # updates until the allocator has the blocks it needs and page faults have ceased
+WARM_UP = 4  # updates after which the allocator has its blocks and page faults have stopped
 
 
 def main() -> int:
-    """Parse, measure, print one JSON object or a few lines."""
+    """Parse the flags, measure, and print one JSON object or a few lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modality", default="text", choices=sorted(RECIPES))
     parser.add_argument("--size", default="base", choices=["tiny", "base", "large"])
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def build_recipe(name: str, *, batch: int, length: int, dropout: str = "published") -> Recipe:
-    """The named recipe at this batch, length and dropout."""
+    """Return the named recipe with this batch, length and dropout."""
     modality = name.partition("_")[0]
     recipe = MODALITIES[modality].resized(RECIPES[modality][name](), length)
     if dropout != "published":
@@ -60,14 +60,14 @@ def build_recipe(name: str, *, batch: int, length: int, dropout: str = "publishe
 
 
 def random_batch(recipe: Recipe, size: int, length: int):
-    """A micro-batch of random samples of that length, all alike."""
+    """Return a micro-batch of random samples, all of the same length."""
     import numpy as np
 
     return MODALITIES[recipe.modality].random_batch(recipe, size, length, np.random.default_rng(0))
 
 
 def measure(args: argparse.Namespace) -> dict:
-    """Build, warm up, and time whole updates and their parts; the matmul peak is taken between them in the same process."""
+    """Build, warm up, and time whole updates and their parts. The matmul peak is measured between updates in the same process."""
     import torch
 
     from model.parallel import init_parallel
@@ -89,7 +89,7 @@ def measure(args: argparse.Namespace) -> dict:
     plain = PlainStep(recipe, objective.parallel) if args.plain else None
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
     spikes = SpikeStatistic(recipe.guard)
-    spikes.load(dict.fromkeys(spikes.state(), [1e6] * recipe.guard.spike_window))  # full, as later in a run
+    spikes.load(dict.fromkeys(spikes.state(), [1e6] * recipe.guard.spike_window))  # a full window, as later in a run
     peak, splits, totals, plain_totals = 0.0, [], [], []
     for number in range(args.steps + WARM_UP):
         split = timed_step(objective, batch, UpdateGuard(objective.student, objective.parallel, recipe.guard, world, spikes))
@@ -116,18 +116,21 @@ def measure(args: argparse.Namespace) -> dict:
         "versions": {name: metadata.version(name) for name in ("torch", "deepspeed", "megatron-core")},
     }
     leave_world()
-    return result | (beside_plain(splits, plain_totals) if plain else {})
+    return result | (plain_figures(splits, plain_totals) if plain else {})
 
 
-def beside_plain(splits: list[dict[str, float]], plain_totals: list[float]) -> dict[str, float]:
-    """The same modules in plain torch, which has neither EMA nor guard."""
+def plain_figures(splits: list[dict[str, float]], plain_totals: list[float]) -> dict[str, float]:
+    """Return the figures of plain torch without EMA, and the engine's time (without EMA and guard) over it."""
     ratios = [(sum(s.values()) - s["after_step"] - s["guard"]) / theirs for s, theirs in zip(splits, plain_totals, strict=True)]
     return {"plain_step_milliseconds": statistics.median(plain_totals) * 1e3, "engine_over_plain": statistics.median(ratios)}
 
 
 def timed_step(objective, batch, guard, *, waits: bool = True) -> dict[str, float]:
-    """Seconds of each part of one update: the forward of each engine, what the objective does beside them (`loss`), and the rest.
-    `waits`: for a CUDA device after each part; without, the host runs ahead as in training and its own time is what is seen."""
+    """Return the seconds of each part of one update: the forward of each engine, the objective's own work (`loss`), and the other parts.
+
+    `waits`: synchronise with the CUDA device after each part. Without it the host runs ahead, as in training, and the seconds are those
+    of the host.
+    """
     import torch
 
     from recipes.engine.update import backward, step
@@ -159,7 +162,7 @@ def timed_step(objective, batch, guard, *, waits: bool = True) -> dict[str, floa
 
 @contextmanager
 def timed_forwards(objective, clock: Callable):
-    """In this block the forward of each of the objective's engines goes through `clock` under NAME_forward."""
+    """In this block, `clock` times the forward of each of the objective's engines under the name NAME_forward."""
     from recipes.engine.build import Engine
 
     engines = {name: engine for name, engine in vars(objective).items() if isinstance(engine, Engine)}
@@ -170,11 +173,11 @@ def timed_forwards(objective, clock: Callable):
         yield
     finally:
         for engine in engines.values():
-            del engine.forward  # that of the class again
+            del engine.forward  # restores the method of the class
 
 
 def matmul_flops(dtype, device) -> float:
-    """Best of a few 2048^3 products, in FLOP/s."""
+    """Return the best rate of a few 2048^3 products, in FLOP/s."""
     import torch
 
     a = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device=device).to(dtype)

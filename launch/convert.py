@@ -1,4 +1,4 @@
-"""What is inside a checkpoint, and a checkpoint as one file of whole tensors.
+"""Print what is in a checkpoint (inspect), or write it as one file of whole tensors (consolidate).
 
 python launch/convert.py inspect runs/text_tiny
 """
@@ -17,7 +17,7 @@ if __name__ == "__main__":
         module.add_command(commands)
 
     def convert() -> int:
-        """The command that the flags name."""
+        """Run the sub-command of the command line."""
         args = parser.parse_args()
         return args.run(args, print)
 

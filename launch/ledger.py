@@ -1,4 +1,4 @@
-"""Where the wall time of a run went, how its launches ended, and how often it should save.
+"""Print how a run spent its wall time, how its launches ended, and how often it should save.
 
 python launch/ledger.py runs/text_base --mtbf-hours 24
 """

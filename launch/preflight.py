@@ -1,4 +1,4 @@
-"""Are the nodes of a job fit: versions, devices, speed, disk, clock. Names the one that falls out. The first step of a job.
+"""Check the nodes of a job: versions, devices, speed, disk, clock. Names the node that differs. The first step of a job.
 
 srun --ntasks-per-node=1 python launch/preflight.py --run-dir runs/wiki
 """

@@ -1,4 +1,4 @@
-"""Raw data -> a prepared folder that --data takes, e.g. on a login node before the job starts.
+"""Convert raw data to a prepared folder, which --data takes. Can run on a login node before the job starts.
 
 python launch/prepare.py text --recipe text_base --data corpus/ --out prepared/corpus
 """

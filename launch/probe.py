@@ -1,4 +1,4 @@
-"""What frozen features know, beside the same network at random initialisation.
+"""Measure what frozen features contain, compared with the same network at random initialisation.
 
 python launch/probe.py --from runs/text_tiny --task cloze
 """

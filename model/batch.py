@@ -1,4 +1,4 @@
-"""The batch that crosses from data to model: tensors of one micro-batch. Knows nothing of files, ranks or modalities.
+"""The tensors of one micro-batch, which the data loader makes and the model reads. No files, ranks or modalities here.
 
 Shapes: B batch, S sequence (tokens, frames or patches), M loss positions of the whole micro-batch.
 """
@@ -12,16 +12,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Masks:
-    """What the student does not see of a micro-batch, and where its loss is taken."""
+    """Masked positions of one micro-batch, at which the student's loss is computed."""
 
     mask_BS: Tensor
     """bool, True where the student regresses the target."""
     masked_index_M: Tensor
-    """int64, the True positions of mask_BS in row-major order (drawn on the CPU, so no device sync finds them)."""
+    """int64, the True positions of mask_BS in row-major order. Computed on the CPU: on the device it would need a synchronisation."""
 
     @staticmethod
     def of(mask_BS: Tensor) -> "Masks":
-        """From one mask per sample, bool (B, S), on the CPU."""
+        """Build from one mask per sample, bool (B, S), on the CPU."""
         return Masks(mask_BS, mask_BS.flatten().nonzero()[:, 0])
 
     @property
@@ -39,15 +39,15 @@ class Batch:
     clean_inputs: Tensor
     masks: Masks
     padding_mask_BS: Tensor | None
-    """bool, True at padding in `inputs`; None where no row is padded. Padding may stand anywhere in a row."""
+    """bool, True at padding in `inputs`; None if no row is padded. Padding may be anywhere in a row."""
     clean_padding_mask_BS: Tensor | None
     """The same for `clean_inputs`."""
     num_tokens: int
     """Positions that are not padding: text tokens, frames or patches."""
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch with its tensors on `device`."""
-        moved: dict[int, Tensor] = {}  # one tensor twice moves once
+        """Return the same batch with its tensors on `device`."""
+        moved: dict[int, Tensor] = {}  # a tensor that is in two fields is moved once
         return _to(self, device, moved)
 
 

@@ -1,5 +1,5 @@
-"""Dropout whose randomness is counted, not carried: every draw is a function of (seed, update, micro-batch, DP rank, call
-site), and of the TP rank where the tensor is split. Nothing has to be saved to resume or to recompute an activation."""
+"""Dropout without generator state: every draw is a function of (seed, update, micro-batch, DP rank, call site), and of the TP
+rank if the tensor is split. So nothing has to be saved to resume a run or to recompute an activation."""
 
 import hashlib
 import struct
@@ -14,7 +14,7 @@ LAYERDROP_SITE = -1
 
 @dataclass
 class DropoutStream:
-    """The counters behind every draw of one student. The loop moves `update` and `micro_batch` before each forward."""
+    """The counters that determine every draw of one student. The loop sets `update` and `micro_batch` before each forward."""
 
     seed: int = 0
     dp_rank: int = 0
@@ -23,8 +23,8 @@ class DropoutStream:
     micro_batch: int = 0
 
     def reseed(self, site: int, split: bool, device: torch.device) -> None:
-        """Point the device's default generator at this draw. Under TP, ranks that hold the same activation (split False)
-        draw the same mask, ranks that hold different slices draw different ones."""
+        """Seed the device's default generator for this draw. Under TP, ranks that hold the same activation (split False)
+        draw the same mask, and ranks that hold different slices (split True) draw different masks."""
         key = _hash(self.seed, self.update, self.micro_batch, self.dp_rank, site, self.tp_rank + 1 if split else 0) >> 1
         if device.type == "cuda":
             torch.cuda.manual_seed(key)
@@ -33,18 +33,18 @@ class DropoutStream:
 
 
 def is_dropped(stream: DropoutStream, prob: float, index: int) -> bool:
-    """Whether block `index` is skipped in this micro-batch: the same answer on every rank, so that all gather the same
-    weights in the same order."""
+    """True if block `index` is skipped in this micro-batch. The result is the same on every rank, so that all ranks gather the
+    same weights in the same order."""
     return _hash(stream.seed, stream.update, stream.micro_batch, LAYERDROP_SITE, index) / 2**64 < prob
 
 
 def _hash(*counters: int) -> int:
-    """64 bits that are a function of the counters."""
+    """Return a 64-bit hash of the counters."""
     return int.from_bytes(hashlib.blake2b(struct.pack(f"<{len(counters)}q", *counters), digest_size=8).digest(), "little")
 
 
 class Dropout(nn.Module):
-    """Dropout at one call site, a number that no other site of the model has."""
+    """Dropout at one call site. `site` is a number that no other call site of the model has."""
 
     def __init__(self, prob: float, stream: DropoutStream, site: int, *, split: bool = False) -> None:
         super().__init__()
@@ -58,14 +58,14 @@ class Dropout(nn.Module):
         return self.prob
 
     def forward(self, x: Tensor) -> Tensor:
-        """x with a share `prob` of its entries dropped and the rest scaled up; any shape."""
+        """Return x with a share `prob` of its entries set to 0 and the others scaled up. Any shape."""
         prob = self.start(x.device)
         return F.dropout(x, prob, training=True) if prob else x
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: a residual branch is dropped for a share `prob` of the samples and scaled up for the others. TP
-    ranks hold the same samples and so drop the same ones. Source: BEiT's DropPath."""
+    """Stochastic depth: a residual branch is dropped for a share `prob` of the samples and scaled up for the others. The
+    ranks of a TP group hold the same samples and drop the same ones. Source: BEiT's DropPath."""
 
     def __init__(self, prob: float, stream: DropoutStream, site: int) -> None:
         super().__init__()

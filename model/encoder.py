@@ -1,4 +1,4 @@
-"""The Transformer encoder of student and teacher: blocks, and the outputs of each. Knows no mask, head or modality.
+"""The Transformer encoder of student and teacher: blocks, and the outputs of each. No mask, head or modality here.
 
 Shapes: B batch, S sequence, D hidden, H local heads, L 1 or the number of blocks.
 """
@@ -13,7 +13,7 @@ from model.parallel import Parallel
 
 
 class Encoder(nn.Module):
-    """config.num_layers blocks, with a final LN where they are pre-LN."""
+    """config.num_layers blocks, and a final LN if they are pre-LN."""
 
     def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream) -> None:
         super().__init__()
@@ -25,8 +25,8 @@ class Encoder(nn.Module):
     def forward(
         self, x_BSD: Tensor, padding_mask_BS: Tensor | None, bias_LHSS: Tensor | None, keep_from: int
     ) -> tuple[Tensor, list[LayerOutput]]:
-        """Run the blocks; return the last one's output (B, S, D), normed if pre-LN, and the outputs of the blocks from
-        number `keep_from` on, sequence-first as blocks are.
+        """Run the blocks. Return the output of the last block (B, S, D), normed if pre-LN, and the outputs of the blocks from
+        number `keep_from` on, which are sequence-first.
 
         Shapes: padding_mask (B, S) bool, True at padding; bias (L, H, S, S) added to the attention logits, one for all
         blocks or one for each.
@@ -47,9 +47,9 @@ class Encoder(nn.Module):
 
 
 def _skip(block: nn.Module, x_SBD: Tensor) -> Tensor:
-    """x as it is, with a zero gradient for the block's weights: the block runs on one position and counts for nothing.
+    """Return x unchanged, with a zero gradient for the block's weights: the block runs on one position, times 0.
 
-    ZeRO-3 learns the order in which weights are gathered, and keeps the last gradient of a weight that gets none; a block
-    that is not called at all would upset both.
+    ZeRO-3 records the order in which weights are gathered, and keeps the last gradient of a weight that gets none. If the block
+    were not called at all, that order would change and an old gradient would be used.
     """
     return x_SBD + 0.0 * block(x_SBD[:1], None).block_SBD

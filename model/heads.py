@@ -1,4 +1,4 @@
-"""What stands on a trunk and reads its output. Knows no batch and no loss.
+"""Heads: modules that read a trunk's output. No batch and no loss here.
 
 Shapes: M positions, D hidden.
 """
@@ -13,18 +13,19 @@ from model.layers import ACTIVATIONS
 
 
 class RegressionHead(nn.Module):
-    """Linear layers d -> 2d -> ... -> d with the activation between; one layer is d -> d, none is the identity. Held whole
-    on every TP rank: it sees only masked positions. Source: fairseq data2vec_text.py build_regression_head."""
+    """Linear layers d -> 2d -> ... -> d with the activation between. A head of one layer is d -> d; a head of none is the identity.
+    Every TP rank holds the whole head, because it runs on masked positions only. Source: fairseq data2vec_text.py
+    build_regression_head."""
 
     def __init__(self, config: EncoderConfig, init: Init) -> None:
         super().__init__()
         self.layers = nn.ModuleList()
         for i, (n_in, n_out) in enumerate(pairwise(config.head_widths)):
-            place = init.at("layers", i)
+            path = init.at("layers", i)
             if config.head_init == "torch":
-                self.layers.append(UniformLinear(n_in, n_out, place))
+                self.layers.append(UniformLinear(n_in, n_out, path))
             else:
-                self.layers.append(ReplicatedLinear(n_in, n_out, place, config.init_std, truncated=config.block.truncated_init))
+                self.layers.append(ReplicatedLinear(n_in, n_out, path, config.init_std, truncated=config.block.truncated_init))
         self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x_MD: Tensor) -> Tensor:

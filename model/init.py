@@ -18,7 +18,7 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 
 @dataclass(frozen=True)
 class Init:
-    """A place in the model's tree of names; `at` goes down, `fill_*` draw there.
+    """A path in the tree of parameter names. `at` returns a path below it; `fill_*` draw values for it.
 
     A tensor of more than two dimensions (a convolution) is drawn as a matrix of its first dimension by all the others.
     """
@@ -27,16 +27,16 @@ class Init:
     path: str = ""
 
     def at(self, *names: str | int) -> "Init":
-        """The place below this one."""
+        """Return the path `names` below this one."""
         return Init(self.seed, ".".join([self.path, *map(str, names)]))
 
     def fill_normal(self, tensor: Tensor, std: float | None, *, dim: int = 0, rank: int = 0, size: int = 1) -> None:
-        """Fill a matrix, or slice `rank` of `size` along `dim` of one, with N(0, std^2); std None is 1/sqrt(columns of the
-        whole)."""
+        """Fill `tensor` with N(0, std^2): a whole matrix, or slice `rank` of `size` slices of a matrix along `dim`. std None means
+        1/sqrt(columns of the whole matrix)."""
         self._fill(tensor, std, lambda generator, shape: generator.standard_normal(shape, dtype=np.float32), dim, (rank, size))
 
     def fill_truncated(self, tensor: Tensor, std: float | None, *, dim: int = 0, rank: int = 0, size: int = 1) -> None:
-        """The same from a normal distribution cut at one std on either side, as BEiT draws."""
+        """Like fill_normal, but the normal distribution is cut at one std on either side, as in BEiT."""
         low, high = (0.5 * (1 + math.erf(bound / math.sqrt(2))) for bound in (-1.0, 1.0))
 
         def draw(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
@@ -50,7 +50,7 @@ class Init:
         self._fill(tensor, 1.0, lambda g, shape: low + (high - low) * g.random(shape, dtype=np.float32), 0, (0, 1))
 
     def _fill(self, tensor: Tensor, std: float | None, draw: Draw, dim: int, part: tuple[int, int]) -> None:
-        """The whole is drawn in chunks of rows and never held, so a slice costs no more memory than itself."""
+        """Draw the whole matrix in chunks of rows and keep only this slice, so that no rank holds the whole matrix."""
         matrix, (rank, size) = tensor.view(len(tensor), -1), part
         rows, columns = matrix.shape[0] * (size if dim == 0 else 1), matrix.shape[1] * (size if dim == 1 else 1)
         first_row = rank * matrix.shape[0] if dim == 0 else 0
@@ -75,14 +75,14 @@ class ReplicatedLinear(nn.Linear):
         super().__init__(in_features, out_features)
 
     def reset_parameters(self) -> None:
-        """Called by nn.Linear's constructor, the only moment when zero.Init lets a parameter be written."""
+        """Called by nn.Linear's constructor, the only time at which zero.Init allows writing a parameter."""
         fill = self._init.fill_truncated if self._truncated else self._init.fill_normal
         fill(self.weight.data, self._std)
         nn.init.zeros_(self.bias)
 
 
 class UniformLinear(nn.Linear):
-    """nn.Linear held whole, started as torch starts it: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weight and bias."""
+    """nn.Linear held whole on every TP rank, with torch's initial values: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weight and bias."""
 
     def __init__(self, in_features: int, out_features: int, init: Init) -> None:
         self._init = init

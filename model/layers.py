@@ -1,7 +1,7 @@
 """One Transformer block on Megatron's tensor-parallel linear layers: attention over the local heads, FFN, post- or pre-LN.
 
-Shapes: S sequence, B batch, D hidden, H local heads (all heads / TP size), K head width. Blocks are sequence-first, as
-Megatron's are. Holds no front-end and no rank arithmetic: the groups come in from outside.
+Shapes: S sequence, B batch, D hidden, H local heads (all heads / TP size), K head width. Blocks are sequence-first, like
+Megatron's. No front-end and no rank arithmetic here: the caller passes the process groups.
 """
 
 import math
@@ -16,23 +16,23 @@ from model.config import BlockConfig, EncoderConfig
 from model.dropout import Dropout, DropoutStream, DropPath
 from model.init import Init
 from model.parallel import Parallel
-from model.tensor_parallel import ColumnLinear, MatrixStart, QueryValueBias, RowLinear
+from model.tensor_parallel import ColumnLinear, MatrixInit, QueryValueBias, RowLinear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
 DROPOUT_SITES = 6  # per block
 
 
 class LayerOutput(NamedTuple):
-    """What one block made: `ffn_SBD` is the FFN branch before dropout and residual (after the layer scale, where there is
-    one), `block_SBD` the block's output."""
+    """Outputs of one block: `ffn_SBD` is the FFN branch before dropout and residual (after the layer scale, if there is
+    one), `block_SBD` is the block's output."""
 
     ffn_SBD: Tensor
     block_SBD: Tensor
 
 
 def attention_mask(padding_mask_BS: Tensor | None, bias_HSS: Tensor | None) -> Tensor | None:
-    """The mask that scaled_dot_product_attention takes: True = attend where there is only padding, the bias with -inf at
-    padded keys where there is a bias. A row that is all padding attends everywhere, so that no NaN is born."""
+    """Return the mask for scaled_dot_product_attention: without a bias, True at the keys to attend to; with a bias, the bias with
+    -inf at padded keys; None if there is neither padding nor bias. A row that is all padding attends everywhere, to avoid NaN."""
     if padding_mask_BS is None:
         return None if bias_HSS is None else bias_HSS.unsqueeze(0)
     keep_BS = ~padding_mask_BS | padding_mask_BS.all(dim=1, keepdim=True)
@@ -43,7 +43,7 @@ def attention_mask(padding_mask_BS: Tensor | None, bias_HSS: Tensor | None) -> T
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, heads split over the TP group. Rows of the fused projection are ordered (head, q/k/v,
+    """Multi-head self-attention. Heads are split over the TP group. Rows of the fused projection are ordered (head, q/k/v,
     width), so a contiguous TP slice holds whole heads."""
 
     def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream, index: int) -> None:
@@ -51,9 +51,9 @@ class Attention(nn.Module):
         D = config.hidden_size
         self.head_width = D // config.num_attention_heads
         key_bias = config.block.key_bias
-        self.qkv = ColumnLinear(D, 3 * D, init.at("qkv"), parallel, start=_inner_start(config), bias=key_bias)
+        self.qkv = ColumnLinear(D, 3 * D, init.at("qkv"), parallel, matrix_init=_inner_init(config), bias=key_bias)
         self.query_value_bias = None if key_bias else QueryValueBias(D, self.head_width, parallel)
-        self.proj = RowLinear(D, D, init.at("proj"), parallel, start=_residual_start(config, index))
+        self.proj = RowLinear(D, D, init.at("proj"), parallel, matrix_init=_residual_init(config, index))
         self.prob_dropout = Dropout(config.attention_dropout, stream, _first_site(index), split=True)
 
     def forward(self, x_SBD: Tensor, mask: Tensor | None) -> Tensor:
@@ -70,13 +70,13 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Two matrices with an activation between them, the inner width split over the TP group."""
+    """Two matrices with an activation between them. The inner width is split over the TP group."""
 
     def __init__(self, config: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream, index: int) -> None:
         super().__init__()
         D, inner = config.hidden_size, config.ffn_hidden_size
-        self.fc1 = ColumnLinear(D, inner, init.at("fc1"), parallel, start=_inner_start(config))
-        self.fc2 = RowLinear(inner, D, init.at("fc2"), parallel, start=_residual_start(config, index))
+        self.fc1 = ColumnLinear(D, inner, init.at("fc1"), parallel, matrix_init=_inner_init(config))
+        self.fc2 = RowLinear(inner, D, init.at("fc2"), parallel, matrix_init=_residual_init(config, index))
         self.activation = ACTIVATIONS[config.activation]
         self.activation_dropout = Dropout(config.activation_dropout, stream, _first_site(index) + 2, split=True)
 
@@ -121,7 +121,7 @@ class Block(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learned factor per channel, all starting at the same small value (Touvron et al. 2021, CaiT, section 2)."""
+    """A learned factor per channel. All have the same small initial value (Touvron et al. 2021, CaiT, section 2)."""
 
     def __init__(self, hidden_size: int, start: float) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class LayerScale(nn.Module):
 
 
 def build_scale(hidden_size: int, block: BlockConfig) -> nn.Module:
-    """The layer scale of a residual branch, or nothing."""
+    """Return the layer scale of a residual branch, or the identity if the config has none."""
     return nn.Identity() if block.layer_scale is None else LayerScale(hidden_size, block.layer_scale)
 
 
@@ -141,10 +141,10 @@ def _first_site(index: int) -> int:
     return 1 + index * DROPOUT_SITES
 
 
-def _inner_start(config: EncoderConfig) -> MatrixStart:
-    return MatrixStart(config.init_std, config.block.truncated_init)
+def _inner_init(config: EncoderConfig) -> MatrixInit:
+    return MatrixInit(config.init_std, config.block.truncated_init)
 
 
-def _residual_start(config: EncoderConfig, index: int) -> MatrixStart:
+def _residual_init(config: EncoderConfig, index: int) -> MatrixInit:
     scale = 1 / math.sqrt(2 * (index + 1)) if config.block.depth_scaled_init else 1.0
-    return MatrixStart(config.init_std, config.block.truncated_init, scale)
+    return MatrixInit(config.init_std, config.block.truncated_init, scale)

@@ -1,4 +1,4 @@
-"""Mask functions: which positions of a sample the student does not see, drawn with numpy. Holds no tensors, files or seeds.
+"""Mask functions: which positions of a sample are hidden from the student, drawn with numpy. No tensors, files or seeds here.
 
 Shapes: T positions of one sample: tokens (`<s>` and `</s>` included) or frames without padding; N patches, row-major, of a square grid.
 """
@@ -16,7 +16,8 @@ BLOCK_ATTEMPTS = 10
 
 
 def span_starts_to_mask(starts: np.ndarray, length: int, num_positions: int) -> np.ndarray:
-    """bool of shape (num_positions,): each start and the length - 1 positions to its right; overlaps merge, the overhang drops."""
+    """Return a bool array of shape (num_positions,): True at each start and at the length - 1 positions to its right. Spans may
+    overlap, and a span that exceeds the end is cut."""
     mask_T = np.zeros(num_positions, dtype=bool)
     covered = (starts[:, None] + np.arange(length)).ravel()
     mask_T[covered[covered < num_positions]] = True
@@ -26,10 +27,10 @@ def span_starts_to_mask(starts: np.ndarray, length: int, num_positions: int) -> 
 def token_mask(
     tokens_T: np.ndarray, config: TokenMaskConfig, rng: np.random.Generator, *, vocab_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the student reads in place of `tokens_T`, and where the loss reads its prediction.
+    """Return the tokens that the student reads in place of `tokens_T`, and the positions at which the loss is computed.
 
     floor(prob * T / length + U[0, 1)) span starts are drawn without replacement from all T positions, `<s>` and `</s>` too. A
-    sample may come out without any masked token. Random tokens are uniform over the symbols that are neither special nor `<mask>`.
+    sample may have no masked token. Random tokens are uniform over the symbols that are neither special nor `<mask>`.
 
     Shapes: tokens_T -> input_T, mask_T (bool).
     Source: fairseq data/mask_tokens_dataset.py; the loss mask (`src_tokens == mask_idx`) is data2vec_text.py's.
@@ -48,11 +49,11 @@ def token_mask(
 
 
 def span_mask(num_frames: int, config: SpanMaskConfig, rng: np.random.Generator) -> np.ndarray:
-    """Frames that the student does not see, bool (T,).
+    """Return the frames that are hidden from the student, bool (T,).
 
     max(min_masks, floor(prob * T / length + U[0, 1))) span starts are drawn without replacement from [0, T - length), so that
-    the last frame is never masked; where that leaves too few, from one start more than spans, and then a short sample may come
-    out all masked or, with T = 1, with nothing masked.
+    the last frame is never masked. If that range has no more starts than there are spans, they are drawn from [0, spans + 1).
+    Then a short sample may be fully masked or, with T = 1, not masked at all.
 
     Source: fairseq data/data_utils.py compute_mask_indices (static length, overlap allowed).
     """
@@ -64,8 +65,8 @@ def span_mask(num_frames: int, config: SpanMaskConfig, rng: np.random.Generator)
 
 
 def unmask_to(mask_T: np.ndarray, num_masked: int, rng: np.random.Generator) -> np.ndarray:
-    """A copy with single random positions un-masked until `num_masked` remain: every sample of a batch then has as many.
-    Spans break. Source: fairseq data/data_utils.py, require_same_masks."""
+    """Return a copy in which single random positions are un-masked until `num_masked` remain, so that every sample of a batch has
+    the same number. This may split spans. Source: fairseq data/data_utils.py, require_same_masks."""
     masked = np.flatnonzero(mask_T)
     assert 0 <= num_masked <= len(masked)
     fewer_T = np.zeros_like(mask_T)
@@ -74,26 +75,26 @@ def unmask_to(mask_T: np.ndarray, num_masked: int, rng: np.random.Generator) -> 
 
 
 def block_mask(grid: int, config: BlockMaskConfig, rng: np.random.Generator) -> np.ndarray:
-    """Patches that the student does not see, bool (N,) with N = grid^2: rectangles are laid over each other until num_patches
-    are covered, or until one finds no place in ten attempts. Never more than num_patches.
+    """Return the patches that are hidden from the student, bool (N,) with N = grid^2. Rectangles, which may overlap, are added until
+    num_patches are covered, or until ten draws have given no rectangle that fits. Never more than num_patches are covered.
 
     Source: BEiT masking_generator.py, as data2vec_vision calls it.
     """
     mask = np.zeros((grid, grid), dtype=bool)
     budget = config.num_patches
     while budget > 0:
-        covered = _lay_block(mask, min(budget, config.max_block), config, rng)
+        covered = _add_block(mask, min(budget, config.max_block), config, rng)
         if not covered:
             break
         budget -= covered
     return mask.ravel()
 
 
-def _lay_block(mask: np.ndarray, most: int, config: BlockMaskConfig, rng: np.random.Generator) -> int:
-    """Cover one more rectangle of `mask`, at most `most` new patches, and return how many were new; 0: none was found."""
+def _add_block(mask: np.ndarray, most: int, config: BlockMaskConfig, rng: np.random.Generator) -> int:
+    """Cover one more rectangle of `mask` with at most `most` new patches. Return the number of new patches, 0 if none fits."""
     grid, log_aspect = len(mask), math.log(config.min_aspect)
     for _ in range(BLOCK_ATTEMPTS):
-        # by hand, as Python's random.uniform does: `most` may be less than min_block, which NumPy's refuses
+        # the formula of Python's random.uniform, because `most` may be less than min_block, which NumPy's uniform refuses
         area = config.min_block + (most - config.min_block) * rng.random()
         aspect = math.exp(log_aspect * (1 - 2 * rng.random()))
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

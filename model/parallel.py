@@ -1,6 +1,6 @@
-"""The ranks of one run as tensor-parallel and data-parallel groups, and the `mpu` that DeepSpeed asks for.
+"""The tensor-parallel and data-parallel groups of a run's ranks, and the `mpu` object that DeepSpeed takes.
 
-The only file that makes process groups for the model; layers get theirs explicitly and know nothing of ranks.
+Only this file makes process groups for the model. Layers get their groups as arguments.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 @dataclass(frozen=True)
 class Parallel:
-    """Where this rank stands: global rank = dp_rank * tp_size + tp_rank, so that a TP group lies within a node."""
+    """Groups of this rank and its index in them. Global rank = dp_rank * tp_size + tp_rank, so that a TP group lies within a node."""
 
     tp_group: ProcessGroup
     dp_group: ProcessGroup
@@ -27,7 +27,7 @@ class Parallel:
         return self.tp_group
 
     def get_model_parallel_rank(self) -> int:
-        """This rank's place in the TP group."""
+        """This rank's index in the TP group."""
         return self.tp_rank
 
     def get_model_parallel_world_size(self) -> int:
@@ -43,7 +43,7 @@ class Parallel:
         return self.dp_group
 
     def get_data_parallel_rank(self) -> int:
-        """This rank's place in the DP group."""
+        """This rank's index in the DP group."""
         return self.dp_rank
 
     def get_data_parallel_world_size(self) -> int:
@@ -52,7 +52,7 @@ class Parallel:
 
 
 def init_parallel(tp_size: int, device_type: str) -> Parallel:
-    """TP and DP groups over the initialised default process group, whose size must be a multiple of tp_size."""
+    """Split the default process group, which must be initialised, into TP and DP groups. Its size must be a multiple of tp_size."""
     assert dist.get_world_size() % tp_size == 0
     mesh = init_device_mesh(device_type, (dist.get_world_size() // tp_size, tp_size), mesh_dim_names=("dp", "tp"))
     return Parallel(

@@ -1,4 +1,4 @@
-"""Relative positions as a bias on the attention logits. Absolute positions are in the front-ends that have them.
+"""Relative positions as a bias on the attention logits. Absolute positions are in the front-ends that use them.
 
 Shapes: H local heads, S sequence, R offsets (2 * max_positions - 1), N patches of a square grid.
 """
@@ -13,8 +13,8 @@ from model.parallel import Parallel
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
-    """Geometric slopes 2^(-8/n), 2^(-16/n), ...; for n not a power of two, those of the next lower power and every other
-    one of the next higher. Source: Press et al. 2022 (ALiBi), section 3."""
+    """Return geometric slopes 2^(-8/n), 2^(-16/n), ... If n is not a power of two: the slopes of the next lower power, then every
+    other slope of the next higher power. Source: Press et al. 2022 (ALiBi), section 3."""
     power = 2 ** math.floor(math.log2(num_heads))
     slopes = [2 ** (-8 * (i + 1) / power) for i in range(power)]
     if power < num_heads:
@@ -23,8 +23,8 @@ def alibi_slopes(num_heads: int) -> list[float]:
 
 
 class RelativeBias(nn.Module):
-    """A learned bias per head and offset j - i, shared by all blocks, starting as symmetric ALiBi: -slope * |j - i|.
-    Heads are split over the TP group like those of the attention that adds it."""
+    """A learned bias per head and offset j - i, shared by all blocks. Initial values are symmetric ALiBi: -slope * |j - i|.
+    Heads are split over the TP group in the same way as in the attention."""
 
     def __init__(self, num_heads: int, max_positions: int, parallel: Parallel) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class RelativeBias(nn.Module):
         self.weight.data.copy_(-slopes_H[:, None] * offsets_R.abs())
 
     def forward(self, S: int) -> Tensor:
-        """The bias (H, S, S): row i is a window of the table that starts S - 1 - i left of its middle."""
+        """Return the bias (H, S, S). Row i is the S entries of the table that start i to the left of its middle."""
         middle = self.max_positions - 1
         window = self.weight[:, middle - (S - 1) : middle + S]
         columns_S = torch.arange(S, device=window.device)
@@ -47,7 +47,7 @@ class RelativeBias(nn.Module):
 
 
 class PatchBias(nn.Module):
-    """A learned bias per head and offset (down, right) from key to query patch, for one grid with CLS in front; starts at 0.
+    """A learned bias per head and offset (down, right) from key to query patch, for one grid with CLS in front. Initial value 0.
 
     Rows of the table: (2 * grid - 1)^2 offsets, then CLS -> patch, patch -> CLS, CLS -> CLS (query -> key). Heads are split over
     the TP group. Source: BEiT modeling_finetune.py RelativePositionBias.
@@ -60,13 +60,13 @@ class PatchBias(nn.Module):
         set_tensor_model_parallel_attributes(self.weight, is_parallel=True, dim=0, stride=1)
 
     def forward(self) -> Tensor:
-        """The bias (H, S, S), S = grid^2 + 1, position 0 the CLS."""
+        """Return the bias (H, S, S), S = grid^2 + 1. Position 0 is the CLS."""
         return self.weight[:, patch_offset_rows(self.grid, self.weight.device)]
 
 
 def patch_offset_rows(grid: int, device: torch.device) -> Tensor:
-    """Which row of PatchBias's table each pair (query, key) reads: int (S, S). Made anew each time, a tenth of a millisecond for
-    14 x 14, so that nothing has to be sharded, saved or moved."""
+    """Return the row of PatchBias's table for each pair (query, key): int (S, S). It is computed at every call (a tenth of a
+    millisecond for 14 x 14), so that there is no buffer to shard, save or move."""
     patches_N = torch.arange(grid * grid, device=device)
     down_N, right_N = patches_N // grid, patches_N % grid
     down_NN, right_NN = (along_N[:, None] - along_N + grid - 1 for along_N in (down_N, right_N))

@@ -1,4 +1,4 @@
-"""What the student predicts: the average of the teacher's top-K layer outputs, normalised. No parameters, no gradient.
+"""The student's targets: the average of the teacher's top-K layer outputs, normalised. No parameters, no gradient.
 
 Shapes: B batch, S sequence, D hidden.
 """
@@ -11,10 +11,10 @@ from model.layers import LayerOutput
 
 
 def average_targets(outputs: list[LayerOutput], config: TeacherConfig) -> Tensor:
-    """Targets (B, S, D) in float32 at every position, from the outputs of the last K blocks.
+    """Return targets (B, S, D) in float32 at every position, from the outputs of the last K blocks.
 
-    Per layer: batch, instance, then layer norm, those that config.layer_norms names; mean over layers; then layer and
-    instance norm as config.average_norms says. None has parameters; eps is torch's 1e-5. Statistics over time include
+    Each layer gets the norms in config.layer_norms (order: batch, instance, layer). Then the mean over layers gets the norms in
+    config.average_norms (order: layer, instance). The norms have no parameters; eps is torch's 1e-5. Statistics over time include
     padded positions, as published. Source: paper section 3.3; order: fairseq data2vec_text.py.
     """
     assert len(outputs) == config.average_top_k_layers
@@ -33,8 +33,8 @@ def average_targets(outputs: list[LayerOutput], config: TeacherConfig) -> Tensor
 
 
 def normalize(x_BSD: Tensor, norm: Norm) -> Tensor:
-    """Zero mean and unit variance: `layer` over channels of a position, `instance` over the positions of a sample per
-    channel, `batch` over the positions of all samples of the micro-batch per channel."""
+    """Normalise to zero mean and unit variance. `layer`: over the channels of a position. `instance`: per channel, over the
+    positions of a sample. `batch`: per channel, over the positions of all samples of the micro-batch."""
     if norm == "layer":
         return F.layer_norm(x_BSD, x_BSD.shape[-1:])
     x_BDS = x_BSD.transpose(1, 2)

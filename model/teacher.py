@@ -1,6 +1,6 @@
-"""The teacher: the student's trunk without masks or gradient, and its EMA weights, sharded as the student's are.
+"""The teacher: the student's trunk without masks or gradient, and its EMA weights, sharded like the student's.
 
-Shapes: B batch, S sequence, D hidden. No rank arithmetic here: shards come in from whoever knows the engine.
+Shapes: B batch, S sequence, D hidden. No rank arithmetic here: the caller, which has the engine, passes the shards.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from model.trunk import FrontendBuilder, Trunk
 
 
 class Teacher(nn.Module):
-    """Trunk in eval mode on the full clean input. Its forward is what the teacher's own engine calls."""
+    """Trunk in eval mode on the full clean input. The teacher's own engine calls its forward."""
 
     def __init__(
         self, config: EncoderConfig, teacher: TeacherConfig, build_frontend: FrontendBuilder, init: Init, parallel: Parallel
@@ -30,12 +30,12 @@ class Teacher(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stays in eval mode, whatever the student does: no dropout in a target."""
+        """Stay in eval mode for every `mode`, so that targets have no dropout."""
         return super().train(False)
 
     def forward(self, batch: Batch, features_BND: Tensor | None) -> Tensor:
-        """Targets (B, S, D) in float32 at every position. `features_BND` are the student's, read where config.shares says
-        so (paper section 3.3: sharing the feature encoder is more efficient) and the front-end has any."""
+        """Return targets (B, S, D) in float32 at every position. `features_BND` are the student's (or None). They are used unless
+        config.shares is "nothing" (paper section 3.3: sharing the feature encoder is more efficient)."""
         keep_from = len(self.trunk.encoder.layers) - self.config.average_top_k_layers
         if self.config.shares == "nothing":
             features_BND = None
@@ -44,18 +44,18 @@ class Teacher(nn.Module):
 
 
 class ShadowWeights:
-    """The teacher's weights in float32 as a shard-for-shard image of the student's float32 master shards.
+    """The teacher's EMA weights in float32 ("shadow"): one shard for each of the student's float32 master shards.
 
-    All lists run over the same parameters in the same order. Where the teacher computes in float32 the shadow is the
-    teacher's shard itself; otherwise the shard is the shadow rounded. An update touches local memory only: no gather and
-    no collective. Source: paper section 3.2, equation "Delta <- tau Delta + (1 - tau) theta".
+    If the teacher computes in float32 on the same device, the shadow is the teacher's shard itself. Otherwise the teacher's shard
+    is the shadow, rounded. An update touches local memory only: no gather and no collective. Source: paper section 3.2,
+    equation "Delta <- tau Delta + (1 - tau) theta".
     """
 
     def __init__(
         self, masters: dict[str, Tensor], shards: dict[str, Tensor], copied: set[str], after_write: Callable[[], object] = lambda: None
     ) -> None:
-        """`masters`: the student's fp32 shards of the trunk; `shards`: the teacher's, same names; `copied`: names that are
-        copied from the student instead of averaged; `after_write`: called after each write into `shards`."""
+        """`masters`: the student's fp32 shards of the trunk. `shards`: the teacher's shards under the same names. `copied`: names of
+        the weights that are copied from the student instead of averaged. `after_write`: called after each write into `shards`."""
         assert masters.keys() == shards.keys() and copied <= masters.keys()
         assert all(masters[name].shape == shards[name].shape for name in masters), "student and teacher are partitioned differently"
         in_place = {n for n, shard in shards.items() if shard.dtype == torch.float32 and shard.device == masters[n].device}
@@ -68,7 +68,7 @@ class ShadowWeights:
 
     @torch.no_grad()
     def reset(self) -> None:
-        """Teacher := student."""
+        """Set the teacher's weights to the student's."""
         torch._foreach_copy_(list(self.shadows.values()), [self._masters[n] for n in self.shadows])
         self.publish()
 
@@ -83,7 +83,7 @@ class ShadowWeights:
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Round the shadow into the shards that the teacher computes with, where they are not the shadow itself."""
+        """Round the shadow into the teacher's shards, except those that are the shadow itself. Then call `after_write`."""
         if self._rounded:
             torch._foreach_copy_([self._shards[n] for n in self._rounded], [self.shadows[n] for n in self._rounded])
         self._after_write()

@@ -1,6 +1,5 @@
-"""Megatron's tensor-parallel layers, drawn from their names: each rank fills its slice and never holds the whole matrix.
-
-Megatron's own CPU initialisation keeps three copies of a whole layer for a moment. Nothing of the forward is changed.
+"""Megatron's tensor-parallel layers with the initialisation of model/init.py: each rank fills its slice and never holds the whole
+matrix. Megatron's own CPU initialisation holds three copies of a whole layer for a moment. The forward is Megatron's, unchanged.
 """
 
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from model.parallel import Parallel
 
 
 def megatron_config() -> ModelParallelConfig:
-    """What Megatron's layers need to know. Tensors are made by torch.empty, so zero.Init decides dtype and device; the
+    """Return the settings of Megatron's layers. They make tensors by torch.empty, so zero.Init decides dtype and device. The
     values come from model/init.py."""
     return ModelParallelConfig(use_cpu_initialization=True, perform_initialization=False, gradient_accumulation_fusion=False)
 
@@ -26,8 +25,9 @@ def _keep(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class MatrixStart:
-    """How a split matrix starts: N(0, std^2), std None meaning 1/sqrt(fan_in), or the same cut at one std; then scaled."""
+class MatrixInit:
+    """Initial values of a split matrix: N(0, std^2), where std None means 1/sqrt(fan_in). `truncated` cuts the distribution at one
+    std. The values are then multiplied by `scale`."""
 
     std: float | None
     truncated: bool = False
@@ -43,10 +43,10 @@ class MatrixStart:
 
 
 class ColumnLinear(ColumnParallelLinear):
-    """Output features split over the TP group and left split."""
+    """Output features are split over the TP group, and the output stays split."""
 
     def __init__(
-        self, in_features: int, out_features: int, init: Init, parallel: Parallel, *, start: MatrixStart, bias: bool = True
+        self, in_features: int, out_features: int, init: Init, parallel: Parallel, *, matrix_init: MatrixInit, bias: bool = True
     ) -> None:
         super().__init__(
             in_features,
@@ -57,15 +57,15 @@ class ColumnLinear(ColumnParallelLinear):
             gather_output=False,
             tp_group=parallel.tp_group,
         )
-        start.fill(self.weight, init, 0, parallel)
+        matrix_init.fill(self.weight, init, 0, parallel)
         if bias:
             nn.init.zeros_(self.bias)
 
 
 class RowLinear(RowParallelLinear):
-    """Input features split over the TP group; the outputs are summed, so every rank has them whole."""
+    """Input features are split over the TP group. The outputs are summed over the group, so every rank has the whole output."""
 
-    def __init__(self, in_features: int, out_features: int, init: Init, parallel: Parallel, *, start: MatrixStart) -> None:
+    def __init__(self, in_features: int, out_features: int, init: Init, parallel: Parallel, *, matrix_init: MatrixInit) -> None:
         super().__init__(
             in_features,
             out_features,
@@ -76,23 +76,23 @@ class RowLinear(RowParallelLinear):
             skip_bias_add=False,
             tp_group=parallel.tp_group,
         )
-        start.fill(self.weight, init, 1, parallel)
+        matrix_init.fill(self.weight, init, 1, parallel)
         nn.init.zeros_(self.bias)
 
 
 class TokenEmbedding(VocabParallelEmbedding):
-    """Rows split over the TP group; the rows `zero_rows` start at 0."""
+    """Rows are split over the TP group. The initial value of the rows `zero_rows` is 0."""
 
     def __init__(self, rows: int, hidden_size: int, init: Init, std: float, parallel: Parallel, *, zero_rows: list[int]) -> None:
         super().__init__(rows, hidden_size, init_method=_keep, config=megatron_config(), tp_group=parallel.tp_group)
-        MatrixStart(std).fill(self.weight, init, 0, parallel)
+        MatrixInit(std).fill(self.weight, init, 0, parallel)
         own = [row - self.vocab_start_index for row in zero_rows if self.vocab_start_index <= row < self.vocab_end_index]
         with torch.no_grad():
             self.weight.data[own] = 0
 
 
 class QueryValueBias(nn.Module):
-    """Biases of queries and values where keys have none (BEiT), held per head and split with the heads."""
+    """Biases of queries and values, without one for keys (BEiT). They are stored per head and split with the heads."""
 
     def __init__(self, hidden_size: int, head_width: int, parallel: Parallel) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The trunk, which student and teacher share in shape: embed -> select -> encode. Knows no loss, head or target.
+"""The trunk: embed -> select -> encode. Student and teacher have trunks of the same shape. No loss, head or target here.
 
 Shapes: B batch, S sequence, N positions of the sample itself (S without prefix tokens), D hidden.
 """
@@ -21,7 +21,7 @@ FrontendBuilder = Callable[[EncoderConfig, Init, Parallel, DropoutStream], Front
 
 
 class EncoderInput(NamedTuple):
-    """What the blocks read: tokens (B, S, D), True at padding (B, S), and the attention bias (L, H, S, S); see FrontendOutput."""
+    """Input of the blocks: tokens (B, S, D), padding mask (B, S), and the attention bias (L, H, S, S); see FrontendOutput."""
 
     x_BSD: Tensor
     padding_mask_BS: Tensor | None
@@ -29,10 +29,10 @@ class EncoderInput(NamedTuple):
 
 
 class SelectAll(nn.Module):
-    """Every embedded token is encoded. A module of its own without parameters, so that another choice is another module."""
+    """Pass every embedded token to the encoder. It is a module (without parameters) so that another selection can replace it."""
 
     def forward(self, front: FrontendOutput, mask_BN: Tensor | None, padding_mask_BN: Tensor | None) -> EncoderInput:
-        """The front-end's output as it is, whatever is masked."""
+        """Return the front-end's output unchanged. The mask is not used."""
         return EncoderInput(front.x_BSD, padding_mask_BN, front.bias_LHSS)
 
 
@@ -45,7 +45,7 @@ class TrunkOutput(NamedTuple):
 
 
 class Trunk(nn.Module):
-    """Front-end and encoder, and between them what the encoder sees of the embedded tokens. What is left for downstream use."""
+    """Front-end, selection of the embedded tokens that are encoded, and encoder. Downstream tasks use the trunk without a head."""
 
     def __init__(
         self,
@@ -57,7 +57,8 @@ class Trunk(nn.Module):
         *,
         select: nn.Module | None = None,
     ) -> None:
-        """`select` takes what SelectAll takes; it must own no parameters, whose names and order are seeds and checkpoint keys."""
+        """`select` has the signature of SelectAll. It must have no parameters: their names and order would change seeds and
+        checkpoint keys."""
         super().__init__()
         self.frontend = build_frontend(config, init.at("frontend"), parallel, stream)
         self.select = select or SelectAll()
@@ -66,8 +67,8 @@ class Trunk(nn.Module):
     def forward(
         self, inputs: Tensor, mask_BN: Tensor | None, padding_mask_BN: Tensor | None, keep_from: int, *, features_BND: Tensor | None = None
     ) -> TrunkOutput:
-        """Encoder output and the outputs of blocks `keep_from` on. mask None: nothing is hidden. `features_BND`: read
-        instead of embedding `inputs`. Prefix tokens are attended to and then dropped: they carry no target."""
+        """Return the encoder output and the outputs of blocks `keep_from` on. mask_BN None: no position is hidden. `features_BND`:
+        read instead of embedding `inputs`. Prefix tokens are attended to and then dropped, since they have no target."""
         front = self.frontend(inputs, mask_BN, padding_mask_BN, features_BND)
         chosen = self.select(front, mask_BN, padding_mask_BN)
         x_BSD, layers = self.encoder(chosen.x_BSD, chosen.padding_mask_BS, chosen.bias_LHSS, keep_from)

@@ -1,4 +1,4 @@
-"""Every recipe by modality, each modality's default, and recipes that live outside the repository. Torch-free."""
+"""Every recipe by modality, each modality's default, and recipes from files outside of the repository. Torch-free."""
 
 import importlib
 import sys
@@ -13,12 +13,12 @@ RECIPES: dict[str, Mapping[str, Callable[[], Recipe]]] = {name: modality.recipes
 
 
 def default_recipe(modality: str) -> str:
-    """The name of the recipe that runs where none is named: the one that trains in minutes."""
+    """Return the name of the recipe that runs if none is given: the one that trains in minutes."""
     return f"{modality}_tiny"
 
 
 def find_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]]) -> Callable[[], Recipe]:
-    """The function behind --recipe: a name among `recipes`, or FILE.py:FUNCTION, whose folder Python then imports from.
+    """Return the function that --recipe names: a name among `recipes`, or FILE.py:FUNCTION, whose folder is put on sys.path.
 
     Raises: ConfigError.
     """

@@ -1,6 +1,6 @@
-"""The recipe that a command asks for, and settings of it that contradict each other, found before anything is built.
+"""Build the recipe that a command names, and find settings that contradict each other before anything is built.
 
-Torch-free. Each section's types are checked where it is parsed (recipes/settings.py), what the ds_config adds in recipes/ds_config.py."""
+Torch-free. Types are checked where a section is parsed (recipes/settings.py), and the ds_config in recipes/ds_config.py."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,18 +11,18 @@ from recipes.config import Recipe
 from recipes.data.folder import find_place
 from recipes.errors import ConfigError
 from recipes.modalities.registry import modality_of
-from recipes.settings import apply_overrides, check_bounds, objective_config, with_home
+from recipes.settings import apply_overrides, check_bounds, expand_homes, objective_config
 
-ACCEPTED = "--set run.accept_changes=optim.schedule_steps"
+ACCEPT_SCHEDULE = "--set run.accept_changes=optim.schedule_steps"
 
 
 def resolve_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]], overrides: list[str], data: str | None) -> Recipe:
-    """The named recipe with overrides applied and checked. Raises: ConfigError."""
+    """Return the named recipe with overrides applied and checked. Raises: ConfigError."""
     return changed_recipe(named_recipe(name, recipes), overrides, data)
 
 
 def named_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]]) -> Recipe:
-    """The recipe as its function gives it. Raises: ConfigError."""
+    """Return the recipe as its function returns it, without overrides. Raises: ConfigError."""
     recipe = find_recipe(name, recipes)()
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"--recipe {name}: returned {type(recipe).__name__}, not a Recipe")
@@ -30,17 +30,17 @@ def named_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]]) -> Reci
 
 
 def changed_recipe(named: Recipe, overrides: list[str], data: str | None) -> Recipe:
-    """A recipe with overrides applied and checked. Raises: ConfigError."""
+    """Return a recipe with overrides applied and checked. Raises: ConfigError."""
     recipe = apply_overrides(named, overrides)
     if data is not None:
         recipe = replace(recipe, data=replace(recipe.data, path=data))  # type: ignore[call-arg]
-    recipe = with_home(recipe)
+    recipe = expand_homes(recipe)
     check_recipe(recipe)
     return recipe
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raises: ConfigError with fact, numbers and remedy for the first contradiction."""
+    """Check a recipe. Raises: ConfigError with fact, numbers and remedy for the first contradiction."""
     modality = modality_of(recipe.modality, f"recipe {recipe.name}")
     check_bounds(recipe)
     _check_model(recipe)
@@ -53,16 +53,16 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def check_modality(recipe: Recipe, modality: str) -> None:
-    """Raises: ConfigError where the recipe is of another modality than a command is for."""
+    """Check that the recipe has the command's modality. Raises: ConfigError."""
     if recipe.modality != modality:
         raise ConfigError(f"--recipe {recipe.name} is of modality {recipe.modality}, not {modality}; name one of that")
 
 
 def check_data(recipe: Recipe) -> str:
-    """Are the data there, and fit to read? Asked by a dry run, which prepares nothing; hub names are looked up when training starts.
-    A line of what is read and what is left out, "" where there is nothing to say.
+    """Check for a dry run, which prepares no data, that local data exist and can be read. Hub names are checked when training starts.
 
-    Raises: ConfigError where data.path is a local path that is not there or does not suit the recipe.
+    Returns: a line with what will be read and what is left out, or "".
+    Raises: ConfigError if data.path is a local path that does not exist or does not fit the recipe.
     """
     path = recipe.data.path
     if path is None or not (find_place(path) or Path(path).is_absolute() or path.startswith(".")):
@@ -92,16 +92,17 @@ def _check_optim(recipe: Recipe) -> None:
     if run.max_steps > optim.schedule_steps and optim.last_lr == 0:
         raise ConfigError(
             f"run.max_steps {run.max_steps} is more than optim.schedule_steps {optim.schedule_steps}, and from there on the learning rate "
-            f"is 0; use --set optim.schedule_steps={run.max_steps}, in a run that has begun with {ACCEPTED} too"
+            f"is 0; use --set optim.schedule_steps={run.max_steps}, in a run that has begun with {ACCEPT_SCHEDULE} too"
         )
 
 
 def continuation(recipe: Recipe, step: int) -> str:
-    """The settings under which a run that has ended at `step` goes on; where its schedule has ended at rate 0, with a longer one."""
+    """Return a hint with the settings that continue a run which has ended at `step`. If its learning rate is 0 there, they include a
+    longer schedule."""
     optim = recipe.optim
     if optim.last_lr == 0 and step >= optim.schedule_steps:
         return (
             f"at learning rate 0, the end of optim.schedule_steps {optim.schedule_steps}; --set run.max_steps={2 * step} "
-            f"--set optim.schedule_steps={2 * step} {ACCEPTED} continues it at the rate that the longer schedule has there"
+            f"--set optim.schedule_steps={2 * step} {ACCEPT_SCHEDULE} continues it at the rate that the longer schedule has there"
         )
     return "--set run.max_steps=N continues it" + (f", N up to optim.schedule_steps {optim.schedule_steps}" if optim.last_lr == 0 else "")

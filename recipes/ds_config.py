@@ -1,6 +1,6 @@
-"""How it runs: a ds_configs/*.json, checked against the recipe and the world and filled in for DeepSpeed. Torch-free.
+"""How a recipe runs: a ds_configs/*.json, checked against the recipe and the number of ranks, and completed for DeepSpeed. Torch-free.
 
-What is learned stays in the recipe: a number that the recipe owns may stand here only as "auto".
+What is learned is in the recipe: a number that the recipe owns may only be "auto" in a ds_config.
 """
 
 import json
@@ -19,7 +19,7 @@ LARGEST_AUTO_MICRO_BATCH = 16
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How one global batch is cut: samples = dp_size * micro_batch_size * accumulation_steps."""
+    """How one global batch is split: samples = dp_size * micro_batch_size * accumulation_steps."""
 
     world_size: int
     tp_size: int
@@ -27,21 +27,21 @@ class BatchPlan:
     micro_batch_size: int
     accumulation_steps: int
     tp_across_nodes: bool = False
-    """Whether a tensor-parallel group may lie on several nodes."""
+    """True if a tensor-parallel group may span several nodes."""
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """A ds_config resolved for one recipe and one world."""
+    """A ds_config resolved for one recipe and one number of ranks."""
 
     path: str
     deepspeed: dict[str, Any]
-    """What DeepSpeed reads: no "auto" left, our own section taken out."""
+    """The dict for DeepSpeed: every "auto" is replaced, and this project's own section is removed."""
     batch: BatchPlan
 
     @property
     def precision(self) -> str:
-        """fp32, bf16 or fp16: the dtype of forward and backward."""
+        """The dtype of forward and backward: fp32, bf16 or fp16."""
         for name in ("bf16", "fp16"):
             if self.deepspeed.get(name, {}).get("enabled", False):
                 return name
@@ -49,21 +49,21 @@ class EngineConfig:
 
     @property
     def offloads_optimizer(self) -> bool:
-        """Whether master weights and moments live in host memory."""
+        """True if master weights and moments are in host memory."""
         return self.deepspeed["zero_optimization"].get("offload_optimizer", {}).get("device", "none") != "none"
 
 
 def find_ds_config(path: Path) -> Path:
-    """The file; where there is none, the shipped one of that name (zero3_bf16)."""
+    """Return `path`; if there is no such file and it is a bare name such as zero3_bf16, the file of that name in ds_configs/."""
     shipped = SHIPPED / f"{path.name.removesuffix('.json')}.json"
     is_bare = path.parent in (Path(), Path(SHIPPED.name))
     return shipped if is_bare and not path.is_file() and shipped.is_file() else path
 
 
 def load_ds_config(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`, without its comments: what is under a key that begins with _ or //.
+    """Return the JSON object in `path` without comments, which are keys that begin with _ or //.
 
-    Raises: ConfigError if it is missing, unreadable, not JSON (with line and column), or has a key twice.
+    Raises: ConfigError if the file is missing, unreadable, not JSON (with line and column), or has a key twice.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_comments)
@@ -92,9 +92,10 @@ def _without_comments(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int, local_size: int | None = None) -> EngineConfig:
-    """Check `content` against recipe and world and fill in every "auto". `local_size`: ranks on a node, where it is known.
+    """Check `content` against the recipe and the number of ranks, and replace every "auto". `local_size`: ranks per node, if known.
 
-    Raises: ConfigError for an unknown key, a value of another type or range, a number that the recipe owns, or sizes that do not divide.
+    Raises: ConfigError for an unknown key, a value of the wrong type or range, a number that the recipe owns, or sizes that do not
+    divide.
     """
     content, complaints = checked(content)
     if complaints:
@@ -126,9 +127,9 @@ def _for_deepspeed(recipe: Recipe, content: dict[str, Any], batch: BatchPlan) ->
 
 
 def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) -> BatchPlan:
-    """Derive accumulation from global batch, micro batch and data-parallel size.
+    """Derive accumulation steps from global batch, micro batch and data-parallel size.
 
-    Raises: ConfigError naming the sizes that would divide.
+    Raises: ConfigError with the sizes that would divide.
     """
     total, dp_size = recipe.run.global_batch_size, world_size // tp_size
     if total % dp_size:
@@ -138,7 +139,7 @@ def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) 
             f"size {tp_size}); use {' or '.join(f'--set run.global_batch_size={n}' for n in near)}"
         )
     share, group = total // dp_size, recipe.data.group_size
-    whole = share if group == 1 else math.gcd(share, group)  # a micro-batch lies within one group
+    whole = share if group == 1 else math.gcd(share, group)  # a micro-batch must not span two groups
     divisors = [n for n in range(1, whole + 1) if whole % n == 0]
     if micro == "auto":
         micro = max(n for n in divisors if n <= LARGEST_AUTO_MICRO_BATCH)
@@ -160,7 +161,7 @@ def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) 
 
 
 def _multiples_around(total: int, step: int) -> list[int]:
-    """The multiples of `step` next to `total`, without 0."""
+    """Return the multiples of `step` next to `total`, without 0."""
     return sorted({total // step * step, (total // step + 1) * step} - {0})
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from recipes.suggestions import close
+from recipes.suggestions import close_matches
 
 LARGEST = 2**63 - 1
 
@@ -234,7 +234,7 @@ def _complaint_without_a_rule(dotted: str, value: Any, prefix: str) -> str | Non
         return None if _is_off(value) else f"{dotted} is not covered by our tests, remove it"
     elsewhere = [known for known in KEYS if known.endswith(f".{dotted}")]
     beside = sorted({known.removeprefix(prefix).partition(".")[0] for known in KEYS if known.startswith(prefix)})
-    near = elsewhere[:1] or [prefix + name for name in close(dotted.removeprefix(prefix), beside)[:1]]
+    near = elsewhere[:1] or [prefix + name for name in close_matches(dotted.removeprefix(prefix), beside)[:1]]
     return f"{dotted} is no key of a ds_config; {f'did you mean {near[0]}?' if near else 'known here are ' + ', '.join(beside)}"
 
 

@@ -1,58 +1,59 @@
-"""The errors a command turns into an exit code (product: 2, 3 and 75). Anything else is a defect and keeps its traceback."""
+"""The errors that a command turns into an exit code: 2, 3 or 75. Any other exception is a defect and keeps its traceback."""
 
 EXIT_DEFECT = 1
-"""Of an error that nobody foresaw, as Python reports it."""
+"""Exit code of an unexpected exception, as Python sets it."""
 EXIT_INTERRUPTED = 130
-"""Of what Ctrl-C ends at once: 128 + SIGINT, as shells report it."""
+"""Exit code of a command that Ctrl-C ends at once: 128 + SIGINT, as in shells."""
 
 
 def first_line(error: Exception) -> str:
-    """The error's message as far as it fits into one line; its class where it has none."""
+    """Return the first line of the error's message, or its class name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class ConfigError(Exception):
-    """The user can mend it: one line of fact, numbers and remedy. Exit code 2."""
+    """An error that the user can fix. The message is one line: fact, numbers, remedy. Exit code 2."""
 
     exit_code = 2
 
 
 class LocalError(ConfigError):
-    """Met by one process before the ranks have found each other: the first process of each node says it, for rank 0 may know nothing."""
+    """An error of one process before the rendezvous, of which rank 0 may get no notice. The first process of each node prints it."""
 
 
 class OutOfMemory(ConfigError):
-    """A device or the machine has no memory left. The rank that met it says it, whichever that is: the others know nothing of it."""
+    """A device or the machine has no memory left. The rank on which it happens prints it, because the other ranks get no notice."""
 
 
 class MissingSplit(ConfigError):
-    """The data have no split of the name that was asked for."""
+    """The data have no split of the requested name."""
 
 
 class OtherData(ConfigError):
-    """A prepared folder was made from other data, or with other settings, than those that are asked for: `fact; remedy`."""
+    """A prepared folder was made from other data, or with other settings, than the current ones. The message is `fact; remedy`."""
 
     @property
     def fact(self) -> str:
-        """Without the remedy, for those who know a better one."""
+        """The message without its remedy, for a caller that adds its own remedy."""
         return str(self).rpartition("; ")[0]
 
 
 class UnusableData(ConfigError):
-    """Training cannot go on with these data: met by all ranks at once, before an update is begun, so what was learned can be saved."""
+    """Training cannot continue with these data. All ranks raise it together, before an update begins, so the state can still be saved."""
 
 
 class DamagedCheckpoint(ConfigError):
-    """A checkpoint is not as it was written: never loaded; a run falls back to the one before."""
+    """A checkpoint differs from what was written. It is never loaded; a run falls back to the checkpoint before it."""
 
 
 class Stopped(BaseException):
-    """Asked to stop where nothing is saved yet, such as in a preparation. No Exception, so that no library swallows it. Exit code 75."""
+    """A stop was requested while there is nothing to save, for example while data are prepared. It is a BaseException, so that no
+    library swallows it. Exit code 75."""
 
     exit_code = 75
 
 
 class TrainingBroken(Exception):
-    """Training collapsed or diverged: the line says at which step and what to look at. Exit code 3."""
+    """Training collapsed or diverged. The message has the step and what to look at. Exit code 3."""
 
     exit_code = 3

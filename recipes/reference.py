@@ -16,7 +16,7 @@ from recipes.config import OBJECTIVES, Recipe
 from recipes.ds_keys import KEYS, NOT_NEEDED, UNTESTED
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
-from recipes.suggestions import close, meant
+from recipes.suggestions import close_matches, similar_names
 from recipes.values import text_of_value, type_in_words
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
@@ -103,7 +103,7 @@ def help_set(recipe: Recipe, asked: str, width: int) -> str:
     chosen = [doc for doc in settings if f"{doc.name}.".startswith(f"{asked}.")] or document_keys("" if asked == DS_CONFIG else asked)
     if not chosen or asked in ("name", "modality"):
         known = [*sections, DS_CONFIG, *(doc.name for doc in settings), *KEYS]
-        near = close(asked, known)[:1] or meant(asked, [doc.name for doc in settings])[:1]
+        near = close_matches(asked, known)[:1] or similar_names(asked, [doc.name for doc in settings])[:1]
         hint = f"did you mean {near[0]}?" if near else f"sections are {', '.join([*sections, DS_CONFIG])}"
         raise ConfigError(f"--help-set {asked}: recipe {recipe.name} and the ds_config have no such section or setting; {hint}")
     heading = [f"{asked}: {_sentence(sections[asked])}"] if asked in sections else []

@@ -1,5 +1,5 @@
-"""A recipe's settings as text and JSON: `--set`, config.json, bounds, and what differs between two recipes. Torch-free; which settings
-there are: recipes/config.py."""
+"""A recipe's settings as text and JSON: `--set`, config.json, bounds, and the differences between two recipes. Torch-free. The settings
+themselves are in recipes/config.py."""
 
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,20 +9,20 @@ from typing import Annotated, Any, get_origin, get_type_hints
 from model.bounds import Absent, Bounds
 from recipes.config import OBJECTIVES, Data2VecConfig, ObjectiveConfig, Recipe
 from recipes.errors import ConfigError
-from recipes.suggestions import meant
-from recipes.values import complaint_about, from_home, value_of_json, value_of_text
+from recipes.suggestions import similar_names
+from recipes.values import complaint_about, expand_home, value_of_json, value_of_text
 
 Kinds = Mapping[str, Sequence[type]]
-"""Section -> the classes that may stand there, of which the first is what a section without a kind is."""
+"""Section -> the classes that it may have. A section without a `kind` is of the first class."""
 
-ALWAYS = frozenset({"model", "frontend", "mask", "teacher", "loss", "data", "optim", "run", "guard", "checkpoint"})
-"""Sections that every config.json has had; a later one that is missing counts as its default."""
+REQUIRED_SECTIONS = frozenset({"model", "frontend", "mask", "teacher", "loss", "data", "optim", "run", "guard", "checkpoint"})
+"""Sections that the config.json of every release has. A section that was added later may be missing and then has its defaults."""
 
 
 def apply_overrides(recipe: Recipe, assignments: list[str]) -> Recipe:
-    """The recipe with `section.key=value` strings applied in order; a section may hold another one (model.block.drop_path).
+    """Return the recipe with `section.key=value` strings applied in order. A section may contain another one (model.block.drop_path).
 
-    Raises: ConfigError for a missing `=`, an unknown section or key, or a value of another type.
+    Raises: ConfigError for a missing `=`, an unknown section or key, or a value of the wrong type.
     """
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
@@ -42,14 +42,14 @@ def _parsed(section: Any, name: str, text: str) -> Any:
 
 
 def _with(section: Any, keys: Sequence[str], value: Any) -> Any:
-    """The section with another value under a name of one key for each section that it lies in."""
+    """Return the section with `value` at the path `keys`: the names of nested sections, then the setting."""
     key, *rest = keys
     changed: dict[str, Any] = {key: _with(getattr(section, key), rest, value) if rest else value}
     return replace(section, **changed)
 
 
 def settable(section: Any, prefix: str = "") -> list[str]:
-    """Dotted names of everything that --set may change: what stands in a section."""
+    """Return the dotted names of all settings that --set may change: those inside of a section."""
     names = []
     for item in fields(section):
         value = getattr(section, item.name)
@@ -63,13 +63,13 @@ def settable(section: Any, prefix: str = "") -> list[str]:
 def _unknown(recipe: Recipe, name: str) -> str:
     if name.endswith(".kind"):
         return f"--set {name}: the kind of a section is the recipe's; name another --recipe"
-    near = meant(name, settable(recipe))
+    near = similar_names(name, settable(recipe))
     hint = f"did you mean {' or '.join(near)}?" if near else "--dry-run prints every key"
     return f"--set {name}: recipe {recipe.name} has no such key; {hint}"
 
 
 def check_bounds(recipe: Recipe) -> None:
-    """Raises: ConfigError for the first value of another type than its field's, or outside of the bounds that stand beside it."""
+    """Check types and bounds. Raises: ConfigError for the first value of the wrong type, or outside of the bounds of its field."""
     for name, value, hint, notes in _described(recipe):
         complaint = complaint_about(value, hint, notes)
         if complaint:
@@ -78,20 +78,20 @@ def check_bounds(recipe: Recipe) -> None:
 
 
 def bounded_names(recipe: Recipe) -> list[str]:
-    """Dotted names of the settings that have bounds."""
+    """Return the dotted names of the settings that have bounds."""
     return [name for name, _, _, notes in _described(recipe) if any(isinstance(note, Bounds) for note in notes)]
 
 
-def with_home(recipe: Recipe) -> Recipe:
-    """The recipe with each leading `~` of a setting that names a place as the user's home."""
+def expand_homes(recipe: Recipe) -> Recipe:
+    """Return the recipe with a leading `~` replaced by the user's home in every setting that is a path."""
     for name, value, _, notes in _described(recipe):
-        if from_home(value, notes) != value:
-            recipe = _with(recipe, name.split("."), from_home(value, notes))
+        if expand_home(value, notes) != value:
+            recipe = _with(recipe, name.split("."), expand_home(value, notes))
     return recipe
 
 
 def _described(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any, tuple[Any, ...]]]:
-    """Dotted name, value, type, and what stands beside the type, of every setting."""
+    """Yield dotted name, value, type, and the notes of `Annotated` (such as Bounds) of every setting."""
     hints = get_type_hints(type(section), include_extras=True)
     for name in (item.name for item in fields(section)):
         hint, value = hints[name], getattr(section, name)
@@ -103,7 +103,7 @@ def _described(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any, 
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Nested plain values, ready for json.dump; a section that may be of several classes names its `kind`."""
+    """Return nested plain values for json.dump. A section that may have one of several classes stores its `kind`."""
     return _to_dict(recipe)
 
 
@@ -117,11 +117,11 @@ def _to_dict(section: Any) -> dict[str, Any]:
 
 
 def recipe_from_dict(values: Mapping[str, Any], kinds: Kinds, writer: str = "config.json") -> Recipe:
-    """The recipe that recipe_to_dict wrote, in this release or an older one. A missing key is the default of its class, or what its
-    field says of runs that lack it. `kinds` are the modality's; `writer` begins the messages.
+    """Return the recipe that recipe_to_dict of this or an older release stored in `values`. A missing key has the default of its class,
+    or the value of the `Absent` note of its field. `kinds` are those of the modality. Messages begin with `writer`.
 
-    Raises: ConfigError for a section or key that this release does not know, an unknown kind, a section missing that there has always
-    been, a value of another type or out of bounds.
+    Raises: ConfigError for an unknown section, key or kind, a missing section among REQUIRED_SECTIONS, and a value of the wrong type or
+    out of bounds.
     """
     _check_sections(values, writer)
     contents: dict[str, Any] = {name: _typed(values[name], str, name, writer) for name in ("name", "modality")}
@@ -141,9 +141,9 @@ def _check_sections(values: Mapping[str, Any], writer: str) -> None:
     unknown = [name for name in values if name not in get_type_hints(Recipe)]
     if unknown:
         raise ConfigError(f"{writer}: has a section {unknown[0]}, which this release does not know; use the release that wrote it")
-    missing = sorted((ALWAYS | {"name", "modality"}) - values.keys())
+    missing = sorted((REQUIRED_SECTIONS | {"name", "modality"}) - values.keys())
     if missing:
-        what = f"section {missing[0]}" if missing[0] in ALWAYS else missing[0]
+        what = f"section {missing[0]}" if missing[0] in REQUIRED_SECTIONS else missing[0]
         raise ConfigError(f"{writer}: has no {what}, which every run has; restore the file from a copy")
 
 
@@ -168,15 +168,15 @@ def _class_of(name: str, stored: Mapping[str, Any], known: Sequence[type], write
 
 
 def objective_config(kind: str, writer: str = "config.json") -> type[ObjectiveConfig]:
-    """The section of an objective, of the house or `module:Class`. Raises: ConfigError where there is none."""
+    """Return the config class of an objective: of this repository, or `module:Class`. Raises: ConfigError if there is none."""
     if kind in OBJECTIVES:
         return OBJECTIVES[kind]
     return import_objective(kind, f"{writer}: objective.kind").Config
 
 
 def import_objective(kind: str, where: str) -> Any:
-    """The objective outside of the house that `module:Class` names. Raises: ConfigError where there is none; its line begins with
-    `where`."""
+    """Return the objective outside of this repository that `module:Class` names. Raises: ConfigError if there is none; the message
+    begins with `where`."""
     found = import_object(kind, where, f"one of {', '.join(OBJECTIVES)}")
     config = getattr(found, "Config", None)
     if not (isinstance(config, type) and issubclass(config, ObjectiveConfig)):
@@ -185,13 +185,14 @@ def import_objective(kind: str, where: str) -> Any:
 
 
 def import_object(name: str, where: str, otherwise: str) -> Any:
-    """What `module:name` names. Raises: ConfigError, whose line begins with `where` and says what else it could be (`otherwise`)."""
+    """Import and return `module:name`. Raises: ConfigError; the message begins with `where` and lists the other possible values,
+    `otherwise`."""
     module, _, attribute = name.partition(":")
     if not (module and attribute):
         raise ConfigError(f"{where} {name!r} is unknown; it is {otherwise}, or module:Name of one that Python can import")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: a name that is none
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: not a valid module name
         raise ConfigError(f"{where} {name!r} cannot be imported ({error}); put its folder on PYTHONPATH") from None
 
 
@@ -224,13 +225,13 @@ def _typed(value: Any, hint: Any, name: str, writer: str) -> Any:
 
 
 def differences(before: Mapping[str, Any], recipe: Recipe, writer: str = "config.json") -> dict[str, list[Any]]:
-    """Dotted name -> [value then, value now] of every setting in which a stored recipe and `recipe` differ. A setting that the stored
-    one lacks counts as recipe_from_dict says. Raises: ConfigError, as recipe_from_dict."""
+    """Return dotted name -> [stored value, current value] of every setting in which a stored recipe and `recipe` differ. For a setting
+    that is not stored, see recipe_from_dict. Raises: ConfigError, as recipe_from_dict does."""
     now = recipe_to_dict(recipe)
     stored = dict(before)
     kinds = {name: (type(getattr(recipe, name)),) for name in get_type_hints(Recipe) if is_dataclass(getattr(recipe, name))}
     others = {name for name, (kind,) in kinds.items() if _kind_of(stored.get(name)) not in (None, getattr(kind, "kind", None))}
-    # a section of another kind is compared as it stands: its own class may belong to another modality
+    # a section of another kind is compared as stored, without parsing: its class may belong to another modality
     readable = stored | {name: now[name] for name in others}
     then = recipe_to_dict(recipe_from_dict(readable, kinds, writer)) | {name: stored[name] for name in others}
     old, new = dotted(_as_json(then)), dotted(_as_json(now))
@@ -248,7 +249,7 @@ def _as_json(value: Any) -> Any:
 
 
 def dotted(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under their dotted names."""
+    """Return nested settings as one flat dict with dotted names."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):

@@ -65,7 +65,7 @@ def speech_base() -> Recipe:
 
 
 def speech_large() -> Recipe:
-    """Large = Base with 24 layers of width 1024 (paper section 4; the published checkpoint's 313,276,416 parameters agree). Its
+    """Large = Base with 24 layers of width 1024 (paper section 4; the published checkpoint has the same 313,276,416 parameters). Its
     optimisation was never published: rate, warm-up, clipping and dropouts are those of data2vec 2.0's large_audio_only_task.yaml,
     K is in Base's proportion. Not yet run here.
 
@@ -100,8 +100,8 @@ def speech_large() -> Recipe:
 
 def speech_tiny() -> Recipe:
     """A model that learns in minutes on two CPU cores. No number here is published: two-second crops, a narrow extractor with one norm
-    over time (a norm in every layer leaves short crops so flat that the targets become positions), a constant teacher decay; the
-    published schedule learns next to nothing at this size. docs/speech.md gives the measured probe.
+    over time (with a norm in every layer, short crops become so flat that the targets encode positions only), a constant teacher
+    decay. The published schedule learns next to nothing at this size. docs/speech.md has the measured probe.
 
     deepspeed launch/pretrain_speech.py
     """

@@ -1,14 +1,14 @@
-"""What a user may have meant: the settings' names elsewhere, and names spelled nearly right. Torch-free."""
+"""Suggestions for a wrong name: what other programs call a setting, and names with similar spelling. Torch-free."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 FLAGS = ("--recipe", "--deepspeed_config", "--data", "--run-dir", "--set", "--dry-run", "--help-set")
-"""Of the pre-training commands."""
+"""Flags of the pre-training commands."""
 CLOSE = 0.83
-"""Of difflib's ratio: a slip of the pen, or a last word left out."""
+"""Minimum of difflib's ratio. It accepts a typing error, or a name that lacks its end."""
 
-ELSEWHERE = {
+NAMES_ELSEWHERE = {
     "optim.lr": ("learning_rate", "base_lr", "peak_lr", "max_lr"),
     "optim.weight_decay": ("wd", "decay"),
     "optim.betas": ("adam_betas", "beta1", "beta2", "adam_beta1", "adam_beta2"),
@@ -37,7 +37,7 @@ ELSEWHERE = {
 }
 """A setting -> what other programs call it, in lower case with underscores."""
 
-NO_SETTINGS = {
+NOT_SETTINGS = {
     "--set run.max_steps=N, in updates of run.global_batch_size samples": ("epochs", "num_epochs", "max_epochs", "num_train_epochs"),
     "--set optim.warmup_steps=N, in updates": ("warmup_ratio", "warmup_epochs"),
     "train_micro_batch_size_per_gpu in a ds_config": ("per_device_train_batch_size", "micro_batch_size", "micro_batch"),
@@ -48,34 +48,34 @@ NO_SETTINGS = {
     "--data": ("data_dir", "data_path", "dataset", "dataset_name", "train_file", "input", "train_data"),
     "a launcher (deepspeed --num_gpus N launch/..., torchrun)": ("gpus", "num_gpus", "nproc_per_node", "devices", "num_nodes", "nnodes"),
 }
-"""What is no setting of a recipe, in the same way."""
+"""What to use here -> what other programs call it, for names that are not settings of a recipe."""
 
 
-def meant(name: str, settings: Iterable[str]) -> list[str]:
-    """What `name`, a setting's or a flag's, may stand for here: at most three, the likeliest first."""
+def similar_names(name: str, settings: Iterable[str]) -> list[str]:
+    """Return at most three settings (or other advice) that `name`, of a setting or a flag, may mean here. The likeliest is first."""
     known, plain = list(settings), name.strip("-").replace("-", "_").lower()
     last = plain.rpartition(".")[2]
     same = [one for one in known if one.rpartition(".")[2] == last]
-    same += [one for one, words in (ELSEWHERE | NO_SETTINGS).items() if last in words and (one in known or one in NO_SETTINGS)]
-    return same[:3] or close(plain, known, cutoff=0.5)
+    same += [one for one, words in (NAMES_ELSEWHERE | NOT_SETTINGS).items() if last in words and (one in known or one in NOT_SETTINGS)]
+    return same[:3] or close_matches(plain, known, cutoff=0.5)
 
 
-def close(name: str, known: Iterable[str], cutoff: float = CLOSE) -> list[str]:
-    """At most three names that are spelled nearly as `name`."""
+def close_matches(name: str, known: Iterable[str], cutoff: float = CLOSE) -> list[str]:
+    """Return at most three of the `known` names whose spelling is similar to `name`."""
     return difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
 
 
 def unknown_flag(words: Sequence[str], settings: Iterable[str], flags: Iterable[str] = FLAGS) -> str:
-    """What to tell a user whose command ends with `words` that no flag takes."""
+    """Return the error message for a command line whose last `words` belong to no flag."""
     known, (first, *rest) = list(settings), words
     name, _, value = first.partition("=")
     if not first.startswith("-"):
         return f"{first}: no flag stands before it" + (f"; write --set {first}" if name in known else "; --help has the flags")
-    near = close(name.replace("_", "-"), flags)
+    near = close_matches(name.replace("_", "-"), flags)
     if near:
         return f"{name}: there is no such flag; did you mean {near[0]}?"
     value = value or (rest[0] if rest and not rest[0].startswith("--") else "VALUE")
-    advice = [f"--set {one}={value}" if one in known else one for one in meant(name, known)]
+    advice = [f"--set {one}={value}" if one in known else one for one in similar_names(name, known)]
     return f"{name}: there is no such flag; " + (
         f"use {' or '.join(advice)}" if advice else "--help has the flags, --set changes a setting"
     )

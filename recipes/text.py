@@ -85,9 +85,9 @@ def text_large() -> Recipe:
 
 
 def text_tiny() -> Recipe:
-    """A model that learns in minutes on two CPU cores. No number here is published: they are the row of small runs that learns
-    (relative positions, targets normalised over time, EMA over the embeddings too); published settings learn nothing at
-    this size. docs/text.md gives the measured cloze accuracy.
+    """A model that learns in minutes on two CPU cores. No number here is published: they come from small runs, of which these settings
+    learn (relative positions, targets normalised over time, EMA over the embeddings too). Published settings learn nothing at
+    this size. docs/text.md has the measured cloze accuracy.
 
     deepspeed launch/pretrain_text.py
     """

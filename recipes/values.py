@@ -1,5 +1,5 @@
-"""One setting's value: from the text of --set, from JSON, and whether it lies within the bounds beside its field. Torch-free; whole
-sections and recipes are in recipes/settings.py."""
+"""The value of one setting: parsed from the text of --set or from JSON, and checked against its bounds. Torch-free. Whole sections and
+recipes are in recipes/settings.py."""
 
 import math
 import os
@@ -14,7 +14,7 @@ from recipes.errors import ConfigError
 
 
 def value_of_text(name: str, text: str, hint: Any) -> Any:
-    """What the user typed after `--set name=`, as the type of its field. Raises: ConfigError where it has another one."""
+    """Convert what the user typed after `--set name=` to the type of its field. Raises: ConfigError if it has another type."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         if text.lower() in ("none", "null") and type(None) in args:
@@ -49,7 +49,7 @@ def _plain(name: str, text: str, hint: type) -> Any:
 
 
 def value_of_json(value: Any, hint: Any) -> Any:
-    """A JSON value as the type of its field; a whole number may stand for a float. Raises: TypeError where it has another one."""
+    """Convert a JSON value to the type of its field. A whole number is accepted for a float. Raises: TypeError for another type."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return None if value is None and type(None) in args else value_of_json(value, args[0])
@@ -67,8 +67,8 @@ def value_of_json(value: Any, hint: Any) -> Any:
 
 
 def complaint_about(value: Any, hint: Any, notes: Sequence[Any] = ()) -> str | None:
-    """What a value must be that has another type than its field, or is outside of the bounds among `notes`; None for a good one.
-    Each number of a tuple is held to the bounds."""
+    """Return what the value must be ("must be ..."), if its type is wrong or it is outside of the Bounds among `notes`; None if it is
+    valid. The bounds apply to each number of a tuple."""
     try:
         value_of_json(value, hint)
     except TypeError:
@@ -79,14 +79,14 @@ def complaint_about(value: Any, hint: Any, notes: Sequence[Any] = ()) -> str | N
 
 
 def text_of_value(value: Any) -> str:
-    """The value as a user types it after `--set name=`: the inverse of value_of_text."""
+    """Return the value as a user types it after `--set name=`: the inverse of value_of_text."""
     if isinstance(value, tuple | list):
         return ",".join(map(text_of_value, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def type_in_words(hint: Any) -> str:
-    """The type of a setting in words that follow "must be"."""
+    """Return the type of a setting in words that follow "must be"."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return f"{type_in_words(args[0])} or None"
@@ -97,19 +97,19 @@ def type_in_words(hint: Any) -> str:
     return {int: "an integer", float: "a finite number", bool: "True or False"}.get(hint, "a text")
 
 
-def from_home(value: Any, notes: Sequence[Any]) -> Any:
-    """The value; where its field is a place, with a leading `~` as the user's home."""
+def expand_home(value: Any, notes: Sequence[Any]) -> Any:
+    """Return the value. If its field is a path (a Place among `notes`), a leading `~` is replaced by the user's home."""
     is_place = any(isinstance(note, Place) for note in notes)
     return os.path.expanduser(value) if is_place and isinstance(value, str) else value
 
 
 def place_name(text: str) -> str:
-    """The file, folder or hub name that a flag names, for argparse's `type`. Raises: ArgumentTypeError where it is empty."""
+    """Return the file, folder or hub name that a flag has, for argparse's `type`. Raises: ArgumentTypeError if it is empty."""
     if not text.strip():
         raise ArgumentTypeError("is empty (a shell variable that is not set?); give it a value or leave it out")
     return os.path.expanduser(text)
 
 
 def place(text: str) -> Path:
-    """The file or folder that a flag names, for argparse's `type`. Raises: ArgumentTypeError where it is empty."""
+    """Return the path that a flag has, for argparse's `type`. Raises: ArgumentTypeError if it is empty."""
     return Path(place_name(text))

@@ -12,8 +12,8 @@ UPDATES_PER_EPOCH = 1_281_167 // 2048  # ImageNet-1K's training images in the pu
 
 def vision_base() -> Recipe:
     """data2vec vision, ViT-B: Baevski et al. 2022 (arXiv 2202.03555v3) section 4.1, as released in data2vec_vision (a BEiT fork,
-    beit/README.md: run_cyclical.py). Paper: ImageNet-1K top-1 84.2 after fine-tuning (table 1). Not yet run here. Where paper and
-    README disagree (drop path .2 / .25, warm-up 40 / 10 epochs) the README, which is what was run, is taken.
+    beit/README.md: run_cyclical.py). Paper: ImageNet-1K top-1 84.2 after fine-tuning (table 1). Not yet run here. If paper and
+    README disagree (drop path .2 / .25, warm-up 40 / 10 epochs), the README's value is used, since it is the command that was run.
 
     deepspeed launch/pretrain_vision.py --recipe vision_base --data imagenet-1k
     """
@@ -69,7 +69,7 @@ def vision_base() -> Recipe:
 
 
 def vision_large() -> Recipe:
-    """ViT-L, the first 800 of the published 1,600 epochs (beit/README.md; paper: 86.6 top-1 after all). For the second 800 start a
+    """ViT-L, the first 800 of the published 1,600 epochs (beit/README.md; paper: 86.6 top-1 after 1,600). For the second 800 start a
     new run from its weights with teacher.ema_decay and ema_end_decay 0.9999. Batch: README 4096, paper 8192. Not yet run here.
 
     deepspeed launch/pretrain_vision.py --recipe vision_large --data imagenet-1k --deepspeed_config ds_configs/zero3_tp2_bf16.json
@@ -94,7 +94,7 @@ def vision_large() -> Recipe:
 
 def vision_tiny() -> Recipe:
     """A model that learns in minutes on two CPU cores. No number here is published: 64 pixels, patches of 8, layer scale 1 and a
-    quick teacher; the published schedule learns next to nothing at this size. docs/vision.md gives the measured probe.
+    small EMA decay. The published schedule learns next to nothing at this size. docs/vision.md has the measured probe.
 
     deepspeed launch/pretrain_vision.py
     """

@@ -1,4 +1,4 @@
-"""What many tests start from and none changes: small made-up data sets, prepared folders, and finished runs of the tiny settings."""
+"""Read-only fixtures of many tests: small made-up data sets, prepared folders, and finished runs with the tiny settings."""
 
 import os
 import re
@@ -15,13 +15,13 @@ from tests.made_up import WRITE, write_book
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """On a machine with a GPU too, all tests but those of `-m gpu` are tests of the CPU. Before anything asks for a device."""
+    """Hide GPUs from all tests except those of `-m gpu`, so that they test the CPU on every machine. Runs before a device is used."""
     if not re.search(r"(?<!not )\bgpu\b", config.getoption("markexpr")):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Asked for by name, tests marked gpu say why they do not run."""
+    """Skip tests marked gpu with a reason, if they are selected by name without `-m gpu`."""
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         for item in items:
             if item.get_closest_marker("gpu"):
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def release_locks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A test may leave the run dirs that it has opened: a lock that is held touches its file every five seconds, in all later tests."""
+    """Release the locks of run dirs that a test has left open. A held lock touches its file every five seconds, in all later tests."""
     taken, acquire = list[RunLock](), RunLock.acquire
     monkeypatch.setattr(RunLock, "acquire", lambda self: taken.append(self) or acquire(self))
     yield
@@ -46,13 +46,13 @@ def modality(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def tiny_data(modality: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The modality's made-up data set, raw."""
+    """The modality's made-up raw data set."""
     return WRITE[modality](tmp_path_factory.mktemp(modality))
 
 
 @pytest.fixture(scope="session")
 def tiny_done(modality: str, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run dir of the modality after two steps, data prepared by the launcher itself. Copy it before changing anything."""
+    """A run dir of the modality after two steps, with data prepared by the run itself. Copy it before a change."""
     return _train(modality, tiny_data, tmp_path_factory.mktemp(modality) / "run")
 
 
@@ -64,14 +64,14 @@ def tiny_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_prepared(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The book as the tiny settings want it."""
+    """The book, prepared for the tiny settings."""
     recipe = tiny_recipe(data__path=tiny_text)
     return prepare_text(recipe.data, recipe.frontend, tmp_path_factory.mktemp("tiny") / "prepared", num_processes=1)
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run dir after two steps, data prepared by the launcher itself. Copy it before changing anything."""
+    """A run dir after two steps, with data prepared by the run itself. Copy it before a change."""
     return _train("text", tiny_text, tmp_path_factory.mktemp("tiny") / "run")
 
 
@@ -83,6 +83,6 @@ def _train(modality: str, data: Path, run_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def sample_prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped sample as text_tiny wants it."""
+    """The shipped sample, prepared for text_tiny."""
     recipe = text_tiny()
     return prepare_text(recipe.data, recipe.frontend, tmp_path_factory.mktemp("sample") / "prepared")

@@ -2,7 +2,7 @@
 Holds no assertions about the product.
 
 Ranks are forked from a server that has imported torch, Megatron and DeepSpeed once (5 s), so that a test with two ranks starts in
-a tenth of a second. The server never sees the modules of this repository: each rank imports those as they are.
+a tenth of a second. The server never imports modules of this repository: each rank imports their current version.
 """
 
 import contextlib
@@ -34,19 +34,19 @@ PRELOAD = [
     *("matplotlib.pyplot", "matplotlib.backends.backend_agg"),  # every run ends with a picture
 ]
 SERVER_ENV = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""What the preloaded libraries read while they are imported. OpenBLAS must not start threads before a fork."""
+"""Variables that the preloaded libraries read while they are imported. OpenBLAS must not start threads before a fork."""
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 0.5
-"""After the first failure: the other ranks often know more, but mostly hang in a collective."""
+"""Time for the other ranks to report after the first failure. Often their error explains more, but mostly they hang in a collective."""
 
 
 class RankFailure(AssertionError):
-    """A rank raised, died or did not finish; the message has the traceback and the output of every rank that did."""
+    """A rank raised, died or did not finish. The message has traceback and output of each of these ranks."""
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What a rank needs to know, in one pickle."""
+    """The arguments of a rank's process, which are pickled together."""
 
     source: str
     module: str
@@ -59,7 +59,7 @@ class _Job:
 
 @dataclass
 class _Rank:
-    """The parent's end of one rank. `report` is ("ok", pickled value), ("error", traceback) or ("died", what is known)."""
+    """One rank as the parent sees it. `report` is ("ok", pickled value), ("error", traceback) or ("died", description)."""
 
     index: int
     process: ForkServerProcess
@@ -70,19 +70,19 @@ class _Rank:
 
 
 def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout: float = 120) -> list[Any]:
-    """fn(*args) in `world_size` processes of one gloo group; the return values in the order of ranks.
+    """Call fn(*args) in `world_size` processes of one gloo group. Return the values in the order of ranks.
 
-    `fn` is a module-level function; arguments and return values travel as pickles (tensors by value). Its asserts are plain ones:
-    give them a message. RANK, LOCAL_RANK, WORLD_SIZE,
-    LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT and DS_ACCELERATOR=cpu are set, the rest of the environment is the caller's.
-    Raises: RankFailure where a rank raises or dies, or at `timeout` seconds; no process is left behind in any case.
+    `fn` is a module-level function. Arguments and return values are pickled (tensors by value). pytest does not rewrite asserts in `fn`:
+    give them a message. RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT and DS_ACCELERATOR=cpu are set. The
+    other variables are the caller's. No process is left behind in any case.
+    Raises: RankFailure if a rank raises or dies, or after `timeout` seconds.
     """
-    import torch.distributed as dist  # here, so that tests which only run commands do not pay for torch
+    import torch.distributed as dist  # imported here, so that tests which only run commands do not import torch
 
     if "<locals>" in fn.__qualname__ or fn.__name__ == "<lambda>":
         raise ValueError(f"{fn.__qualname__} is a local function, which another process cannot load; move it to the top of its module")
-    # Port 0 lets the kernel choose, and the store keeps the port taken: nobody else can get it in between. DeepSpeed also names its
-    # shared memory after it, so two runs at a time must differ.
+    # Port 0 lets the kernel choose, and the store keeps the port taken, so that no other process can get it. DeepSpeed also names its
+    # shared memory after the port, so two runs at the same time need different ones.
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     payload = pickle.dumps(args)
     with tempfile.TemporaryDirectory(prefix="ranks_") as folder:
@@ -93,15 +93,15 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout
                 log = Path(folder, f"rank{index}.log")
                 job = _Job(inspect.getfile(fn), fn.__module__, fn.__qualname__, payload, env, log, timeout)
                 ranks.append(_start(index, job))
-            deadline = time.monotonic() + timeout  # by the clock that all processes share
+            deadline = time.monotonic() + timeout  # the monotonic clock is the same in all processes
             for rank in ranks:
-                with contextlib.suppress(OSError):  # it has died already, which _collect tells
+                with contextlib.suppress(OSError):  # the rank has died already; _collect reports that
                     rank.pipe.send(deadline)
             _collect(ranks, deadline)
             if any(rank.report is None or rank.report[0] != "ok" for rank in ranks):
                 raise RankFailure(_describe(fn.__qualname__, ranks, timeout))
             values = [pickle.loads(rank.report[1]) for rank in ranks if rank.report]
-            for rank in ranks:  # all have finished, so none can still be talking to one that leaves
+            for rank in ranks:  # all have finished, so none still communicates with a rank that exits
                 rank.pipe.send_bytes(b"leave")
                 rank.process.join(GRACE_SECONDS)
         finally:
@@ -113,9 +113,9 @@ def run_distributed(fn: Callable[..., Any], world_size: int, *args: Any, timeout
 def run_command(
     args: Sequence[str | Path], cwd: str | Path, timeout: float, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """The finished command with its stdout and stderr as text. `env` is added to the environment.
+    """Run a command and return it with its stdout and stderr as text. `env` is added to the environment.
 
-    Whatever the command has started in its process group is killed when it is over.
+    When the command ends, all remaining processes of its process group are killed.
     Raises: subprocess.TimeoutExpired (with the output so far) after `timeout` seconds.
     """
     command = [str(arg) for arg in args]
@@ -135,7 +135,7 @@ def run_command(
     except subprocess.TimeoutExpired:
         _kill_group(process.pid)
         stdout, stderr = process.communicate()
-        sys.stdout.write(stdout)  # pytest shows both beside the failure; the exception's own text has neither
+        sys.stdout.write(stdout)  # pytest shows both with the failure; the exception's message has neither
         sys.stderr.write(stderr)
         raise subprocess.TimeoutExpired(command, timeout, stdout, stderr) from None
     finally:
@@ -144,13 +144,13 @@ def run_command(
 
 
 def rank_env(index: int, world_size: int, port: int) -> dict[str, str]:
-    """What a launcher would set for one of `world_size` ranks whose store the parent holds at `port`."""
+    """Return the variables that a launcher sets for one of `world_size` ranks. The parent has the store at `port`."""
     rank, size = str(index), str(world_size)
     env = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "DS_ACCELERATOR": "cpu"}
-    # torchrun's word for "the store is already there": env:// then connects on rank 0 as well, instead of opening a second one
+    # torchrun's variable for "the store exists already": env:// then connects on rank 0 as well, instead of opening a second store
     env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
     if sys.platform == "linux":
-        env["GLOO_SOCKET_IFNAME"] = "lo"  # machines whose own name does not resolve
+        env["GLOO_SOCKET_IFNAME"] = "lo"  # for machines whose own name does not resolve
     return env
 
 
@@ -171,18 +171,18 @@ def _start(index: int, job: _Job) -> _Rank:
 
 
 def _rank_main(job: _Job, pipe: Connection) -> None:
-    gc.freeze()  # what the server has imported is never garbage, and each collection would look at all of it, a third of a second
-    os.setsid()  # one signal then reaches whatever the rank starts itself (compilers, data workers)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a data loader may have started the server, for workers that hear no signal
+    gc.freeze()  # the server's imports are never garbage, and each collection would scan them all: a third of a second
+    os.setsid()  # so that one signal reaches all processes that the rank starts (compilers, data workers)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the server may have been started by a data loader, which blocks signals in workers
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # pytest killed: its server ends, and the ranks with it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # if pytest is killed, its server ends, and so do the ranks
     log = open(job.log, "w", buffering=1)  # noqa: SIM115 - open until the process ends
     for stream in (1, 2):
         os.dup2(log.fileno(), stream)
     sys.stdout = sys.stderr = log
     os.environ.clear()
     os.environ.update(job.env)
-    # A hung collective: the stack is in the log by the time the parent gives up.
+    # If a collective hangs, the stack is in the log before the parent's timeout.
     seconds_left = pipe.recv() - time.monotonic() - min(0.2 * job.timeout, 2)
     faulthandler.dump_traceback_later(max(0.01, seconds_left), file=log)
     report: tuple[str, Any]
@@ -201,9 +201,9 @@ def _join_group(job: _Job) -> tuple[Any, ...]:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    _load(job)  # before the arguments: they may hold objects of its module
+    _load(job)  # before the arguments are unpickled: they may contain objects of its module
     store = dist.TCPStore(job.env["MASTER_ADDR"], int(job.env["MASTER_PORT"]), is_master=False)
-    # A prefix of our own: code under test may destroy this group and open one from the environment, which must not find our keys.
+    # A separate prefix, because code under test may destroy this group and open one from the environment, which must not find our keys.
     private = dist.PrefixStore("run_distributed", store)
     dist.init_process_group(
         "gloo", store=private, rank=int(job.env["RANK"]), world_size=int(job.env["WORLD_SIZE"]), timeout=timedelta(seconds=job.timeout)
@@ -212,7 +212,7 @@ def _join_group(job: _Job) -> tuple[Any, ...]:
 
 
 def _load(job: _Job) -> Callable[..., Any]:
-    """The function from its file, whatever pytest made of the path. The module keeps its name, so pickles fit both ways."""
+    """Load the function from its file, since pytest may have changed sys.path. The module keeps its name, so pickles work both ways."""
     if job.module not in sys.modules:
         spec = importlib.util.spec_from_file_location(job.module, job.source)
         assert spec is not None and spec.loader is not None, job.source
@@ -226,7 +226,7 @@ def _load(job: _Job) -> Callable[..., Any]:
 
 
 def _collect(ranks: list[_Rank], deadline: float) -> None:
-    """Reports as they come, until all are in, the time is over, or a moment after the first failure."""
+    """Collect reports until all have arrived, the time is over, or GRACE_SECONDS after the first failure."""
     while waiting := [rank for rank in ranks if rank.report is None]:
         ready = wait([rank.pipe for rank in waiting], max(0.0, deadline - time.monotonic()))
         if not ready:
@@ -240,7 +240,7 @@ def _collect(ranks: list[_Rank], deadline: float) -> None:
 def _receive(rank: _Rank) -> tuple[str, Any]:
     try:
         return rank.pipe.recv()
-    except EOFError:  # the process is gone without a word
+    except EOFError:  # the process has ended without a report
         rank.process.join(GRACE_SECONDS)
         code = rank.process.exitcode
         name = f"killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
@@ -266,10 +266,10 @@ def _kill_rank(rank: _Rank) -> None:
     rank.pipe.close()
     if rank.process.pid is not None:
         _kill_group(rank.process.pid)
-    rank.process.kill()  # in case it had not yet a group of its own
+    rank.process.kill()  # in case it did not have its own process group yet
     rank.process.join(GRACE_SECONDS)
 
 
 def _kill_group(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):  # nothing of it may be left
+    with contextlib.suppress(ProcessLookupError):  # all its processes may have ended
         os.killpg(pid, signal.SIGKILL)

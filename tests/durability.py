@@ -1,8 +1,9 @@
-"""What a power cut would leave, checked while files are written: what takes its final name is on the disk before, and the name after.
+"""Check while files are written that a power cut could not leave partial files: content is synced before its rename to the final name,
+and the folder is synced after the rename.
 
-A file's content is on the disk as it was at the last os.fsync of the file; the names in a folder as they were at the last os.fsync of
-the folder. Nothing is really lost here: the recorder compares what was synced with what is there. Names that begin with a dot are
-temporary: what they hold may be lost. One process, all its threads; what other processes sync is not seen.
+Model of the disk: a file has the content of its last os.fsync, and a folder has the names of its own last os.fsync. No data are really
+lost here: the recorder compares what was synced with what exists. Names that begin with a dot are temporary: their content may be lost.
+It covers all threads of one process. Syncs by other processes are not seen.
 """
 
 import hashlib
@@ -18,16 +19,16 @@ from typing import Any
 Inode = tuple[int, int]
 """Device and number."""
 State = str | dict[str, Inode]
-"""Of a file the hash of its content, of a folder its names."""
+"""A file's hash, or a folder's names."""
 
 
 class NotDurable(AssertionError):
-    """A power cut could leave half of it: the path, and what was not synced, or too late."""
+    """A power cut could leave a partial result. The message has the path and what was not synced, or synced too late."""
 
 
 @dataclass(frozen=True)
 class _Move:
-    """What was renamed. Durable when both folders were synced after it."""
+    """A rename. It is durable when both folders were synced after it."""
 
     inode: Inode
     source: Path
@@ -35,15 +36,15 @@ class _Move:
 
 
 class Recorder:
-    """What was made durable below a folder since the block began, and what was moved. What there was before counts as durable."""
+    """Records what was synced and renamed below a folder since the block began. Earlier content counts as durable."""
 
     def __init__(self, root: Path) -> None:
         self.moves: list[str] = []
-        """The final names in the order in which they were given, from the root on."""
+        """Final names relative to the root, in the order of the renames."""
         self._root = root.absolute()
         self._lock = threading.RLock()
         self._durable: dict[Inode, State] = {}
-        self._held: list[int] = []  # open, so that no other file gets the number of one that is removed
+        self._held: list[int] = []  # kept open, so that no new file gets the inode number of a removed file
         self._waiting: list[_Move] = []
         self._given: list[Path] = []
         self._problems: list[str] = []
@@ -52,12 +53,12 @@ class Recorder:
                 self._hold(os.open(path, os.O_RDONLY))
 
     def fsynced(self, descriptor: int) -> None:
-        """What the descriptor's file or folder holds now is durable."""
+        """Record the current content of the descriptor's file or folder as durable."""
         with self._lock:
             self._hold(os.dup(descriptor))
 
     def moving(self, source: Path, target: Path) -> None:
-        """Before a rename: what gets a final name must be durable, and so must the moves before it in the same folder."""
+        """Call before a rename. A file that gets a final name must be durable, and so must earlier renames in the same folder."""
         with self._lock:
             if not self._is_below(target) or not _is_seen(source, target):
                 return
@@ -68,7 +69,7 @@ class Recorder:
                 self._check_content(source, f"renamed to {self._show(target)}")
 
     def moved(self, source: Path, target: Path) -> None:
-        """After a rename."""
+        """Call after a rename."""
         with self._lock:
             if not self._is_below(target) or not _is_seen(source, target):
                 return
@@ -78,14 +79,14 @@ class Recorder:
                 self._given.append(target)
 
     def removing(self, path: Path) -> None:
-        """Before a file or folder is removed: the name that its whole had before must be gone for good."""
+        """Call before a file or folder is removed. If it, or a folder above it, was renamed, the loss of the old name must be durable."""
         with self._lock:
             for move in self._not_durable():
                 if path.is_relative_to(move.target):
                     self._complain(path, f"is removed before the loss of the name {self._show(move.source)} was synced")
 
     def finish(self) -> None:
-        """After the block. Raises: NotDurable."""
+        """Call after the block. Raises: NotDurable."""
         for move in self._not_durable():
             self._complain(move.target, f"was renamed, and {self._show(move.target.parent)} not synced afterwards")
         for path in filter(Path.exists, self._given):
@@ -97,7 +98,7 @@ class Recorder:
             raise NotDurable("\n".join(dict.fromkeys(self._problems)))
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for descriptor in self._held:
             os.close(descriptor)
 
@@ -107,7 +108,7 @@ class Recorder:
         self._durable[status.st_dev, status.st_ino] = _state(Path(f"/proc/self/fd/{descriptor}"))
 
     def _not_durable(self) -> list[_Move]:
-        """The moves that a power cut could undo."""
+        """Return the renames that a power cut could undo."""
         self._waiting = [move for move in self._waiting if not self._is_durable(move)]
         return self._waiting
 
@@ -139,7 +140,7 @@ class Recorder:
 
 
 def _is_seen(source: Path, target: Path) -> bool:
-    """Whether a final name comes or goes."""
+    """True if the rename adds or removes a final name."""
     return not (source.name.startswith(".") and target.name.startswith("."))
 
 
@@ -156,11 +157,11 @@ def _state(path: Path) -> State:
 
 @contextmanager
 def durable_moves(root: Path) -> Iterator[Recorder]:
-    """In this block, what is renamed below `root` must survive a power cut at any moment, whole or not at all: content and names
-    are synced before a rename gives a final name, folders after it, each rename before the next one in its folder, and what was
-    renamed away before it is removed. At the end the final names, and new folders above them, must be synced.
+    """Check in this block that every rename below `root` is atomic under a power cut at any moment. Content and names must be synced
+    before the rename to a final name, and the folder after it. Each rename must be synced before the next one in its folder, and before
+    the old content is removed. At the end the final names, and new folders above them, must be synced.
 
-    Raises: NotDurable after the block, with a line for each omission. An error of the block itself goes first.
+    Raises: NotDurable after the block, with a line for each omission. An error of the block itself has priority.
     """
     recorder = Recorder(root)
     kept = {name: getattr(os, name) for name in ("fsync", "rename", "replace", "unlink", "remove", "rmdir")}

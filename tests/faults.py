@@ -1,7 +1,8 @@
-"""Disturbances for a process that writes checkpoints: it is killed at, or the disk fails at, the n-th file operation below checkpoints/.
+"""Faults for a process that writes checkpoints: it is killed, or the disk fails, at the n-th file operation below checkpoints/.
 
 `Fault` is installed in a child before the script runs (tests/launching.py, `before`); the product has no hook for it. Python's audit
-events show opens, renames and removals; writes and fsync, which have none, are wrapped. Nothing here judges what comes of it.
+events report opens, renames and removals. Writes and fsync have no audit event, so they are wrapped. The consequences are checked
+elsewhere.
 """
 
 import builtins
@@ -24,7 +25,7 @@ FOLDER = "checkpoints"
 CHANGES = {"os.mkdir": "mkdir", "os.rename": "rename", "os.remove": "remove", "os.rmdir": "rmdir"}
 """Audit events whose first argument is the path; os.replace is a rename, os.unlink a remove."""
 FOLDER_FD = {"os.mkdir": 2, "os.rename": 2, "os.remove": 1, "os.rmdir": 1}
-"""Which argument says what a relative path is relative to."""
+"""Index of the argument with the folder descriptor of a relative path."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 FOR_EVER = 1_000_000
 CAPABILITY_VERSION_3 = 0x20080522
@@ -39,16 +40,16 @@ class Operation:
     kind: str
     """open, open for reading, write, fsync, mkdir, rename, remove or rmdir."""
     path: str
-    """From checkpoints/ on."""
+    """The path from its part `checkpoints` on."""
 
     @property
     def label(self) -> str:
-        """The kind of the operation and of the file, without steps and ranks."""
+        """Kind of the operation and kind of the file, without steps and ranks."""
         return f"{self.kind} {kind_of(self.path)}"
 
 
 def kind_of(path: str) -> str:
-    """What a path below checkpoints/ is, in words."""
+    """Return in words what a path below checkpoints/ is."""
     name, folder = Path(path).name, next((part for part in Path(path).parts if "step_" in part), "")
     where = {".tmp": "unfinished folder", ".old": "deleted folder", "": "checkpoint folder"}[Path(folder).suffix] if folder else FOLDER
     if name in (folder, FOLDER):
@@ -58,12 +59,12 @@ def kind_of(path: str) -> str:
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to the process at the operations from `first` on, `times` of them; 0 only looks on.
+    """A fault at `times` operations, from number `first` on. With `first` 0 operations are only logged.
 
-    "kill": SIGKILL just before it, of a write after its first half. "error": OSError `code` instead of it, of a write after its first
-    half; an open for reading fails only with EIO. "slow": `seconds` of sleep before it, or until there is a file `until`.
-    `only`: no others than those whose label and path, joined by a blank, contain this. `log` receives each operation when it
-    begins, one JSON object a line.
+    "kill": SIGKILL just before the operation, or after the first half of a write. "error": OSError `code` instead of the operation, or
+    after the first half of a write; an open for reading fails only with EIO. "slow": sleep `seconds` before the operation, or until the
+    file `until` exists. `only`: operations whose label and path, joined by a blank, contain this text. `log`: each operation is written
+    there when it begins, one JSON object per line.
     """
 
     action: str = "look"
@@ -76,60 +77,60 @@ class Fault:
     log: Path | None = None
 
     def __call__(self) -> None:
-        """Install it in this process, for good."""
+        """Install the fault in this process. It cannot be removed."""
         _Disturber(self).install()
 
 
 class _CountedFile(io.FileIO):
-    """A raw file that asks before each write that really goes to the system."""
+    """A raw file that calls `on_operation` before each real write."""
 
-    def __init__(self, path: str, mode: str, ask: Callable[..., Any]) -> None:
-        self._ask = ask
+    def __init__(self, path: str, mode: str, on_operation: Callable[..., Any]) -> None:
+        self._on_operation = on_operation
         super().__init__(path, mode)
 
     def write(self, data: Any) -> int:
         view = memoryview(data).cast("B")
-        self._ask("write", str(self.name), half=lambda: super(_CountedFile, self).write(view[: len(view) // 2]))
+        self._on_operation("write", str(self.name), half=lambda: super(_CountedFile, self).write(view[: len(view) // 2]))
         return super().write(view)
 
 
 class _Disturber:
-    """A fault at work: counts the operations of this process and strikes."""
+    """Counts the operations of this process and applies the fault."""
 
     def __init__(self, fault: Fault) -> None:
-        self._fault, self._count, self._struck = fault, 0, 0
-        self._lock = threading.RLock()  # the main thread loads, the saving thread writes
+        self._fault, self._count, self._num_applied = fault, 0, 0
+        self._lock = threading.RLock()  # the main thread loads while the saving thread writes
         self._log = os.open(fault.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if fault.log else None
         self._open, self._fsync = io.open, os.fsync
 
     def install(self) -> None:
-        """Hooks and wrappers, once in the life of the process."""
+        """Install hooks and wrappers. Call it once per process."""
         sys.addaudithook(self._audit)
-        io.open = builtins.open = self._counting_open  # pathlib takes io's
+        io.open = builtins.open = self._counting_open  # pathlib uses io.open
         os.fsync = self._counting_fsync
 
     def _audit(self, event: str, args: tuple[Any, ...]) -> None:
         if event == "open" and isinstance(args[0], str | os.PathLike):
             reads = not (args[2] or 0) & WRITING
-            self._ask("open for reading" if reads else "open", os.fspath(args[0]))
+            self._on_operation("open for reading" if reads else "open", os.fspath(args[0]))
         elif event in CHANGES:
             folder = args[FOLDER_FD[event]]
             base = os.readlink(f"/proc/self/fd/{folder}") if folder is not None and folder >= 0 else ""
-            self._ask(CHANGES[event], os.path.join(base, os.fspath(args[0])))
+            self._on_operation(CHANGES[event], os.path.join(base, os.fspath(args[0])))
 
     def _counting_open(self, file: Any, mode: str = "r", buffering: int = -1, *args: Any, **kwargs: Any) -> Any:
         if isinstance(file, int) or not set(mode) & set("wxa") or "+" in mode or below_checkpoints(os.fspath(file)) is None:
             return self._open(file, mode, buffering, *args, **kwargs)
-        buffered = io.BufferedWriter(_CountedFile(os.fspath(file), mode.replace("t", "").replace("b", ""), self._ask))
+        buffered = io.BufferedWriter(_CountedFile(os.fspath(file), mode.replace("t", "").replace("b", ""), self._on_operation))
         return buffered if "b" in mode else io.TextIOWrapper(buffered, *args, **kwargs)
 
     def _counting_fsync(self, file: Any) -> None:
         number = file if isinstance(file, int) else file.fileno()
-        self._ask("fsync", os.readlink(f"/proc/self/fd/{number}"))
+        self._on_operation("fsync", os.readlink(f"/proc/self/fd/{number}"))
         self._fsync(file)
 
-    def _ask(self, kind: str, path: str, half: Callable[[], Any] = lambda: None) -> None:
-        """Count the operation, and strike where it is its turn. Raises: OSError."""
+    def _on_operation(self, kind: str, path: str, half: Callable[[], Any] = lambda: None) -> None:
+        """Count the operation, and apply the fault if this is its operation. Raises: OSError."""
         below = below_checkpoints(path)
         if below is None:
             return
@@ -138,20 +139,20 @@ class _Disturber:
             operation = Operation(self._count, kind, below)
             if self._log is not None:
                 os.write(self._log, (json.dumps(asdict(operation)) + "\n").encode())
-            strikes = self._strikes(operation)
-            self._struck += strikes
-        if strikes:
-            self._strike(path, half)
+            applies = self._applies(operation)
+            self._num_applied += applies
+        if applies:
+            self._apply(path, half)
 
-    def _strikes(self, operation: Operation) -> bool:
+    def _applies(self, operation: Operation) -> bool:
         fault = self._fault
-        if not fault.first or operation.number < fault.first or self._struck >= fault.times:
+        if not fault.first or operation.number < fault.first or self._num_applied >= fault.times:
             return False
         if fault.action == "error" and operation.kind == "open for reading" and fault.code != errno.EIO:
             return False
         return fault.only in f"{operation.label} {operation.path}"
 
-    def _strike(self, path: str, half: Callable[[], Any]) -> None:
+    def _apply(self, path: str, half: Callable[[], Any]) -> None:
         if self._fault.action == "slow":
             end = time.monotonic() + self._fault.seconds
             while time.monotonic() < end and not (self._fault.until and self._fault.until.exists()):
@@ -165,13 +166,13 @@ class _Disturber:
 
 @dataclass(frozen=True)
 class KilledInBackward:
-    """SIGKILL of the process in the middle of an update: as the n-th backward begins."""
+    """SIGKILL of the process in the middle of an update: when the n-th backward begins."""
 
     number: int
 
     def __call__(self) -> None:
-        """Install it in this process, for good."""
-        import torch  # here, so that commands without ranks do not pay for it
+        """Install the fault in this process. It cannot be removed."""
+        import torch  # imported here, so that commands without ranks do not import it
 
         backward, counted = torch.autograd.backward, itertools.count(1)
 
@@ -184,19 +185,19 @@ class KilledInBackward:
 
 
 def below_checkpoints(path: str | bytes) -> str | None:
-    """The path from its part `checkpoints` on; None where it has none."""
+    """Return the path from its part `checkpoints` on; None if it has no such part."""
     parts = Path(os.fsdecode(path)).parts
     return "/".join(parts[parts.index(FOLDER) :]) if FOLDER in parts else None
 
 
 def read_operations(log: Path) -> list[Operation]:
-    """What a Fault has written into its log; the half line of a process that was killed in it is left out."""
+    """Return the operations in the log of a Fault. The incomplete last line of a killed process is left out."""
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []
     return [Operation(**json.loads(line)) for line in lines if line.endswith("\n")]
 
 
 def obey_permissions() -> None:
-    """Make the modes of files bind this process where it is root's, who may write into read-only folders otherwise."""
+    """Drop root's capabilities to ignore file modes, so that a read-only folder is read-only for this process too."""
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     data = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable of capabilities 0 to 31, then of the others

@@ -1,7 +1,7 @@
-"""The launch scripts as a user meets them, for tests: exit code, stdout and stderr of a command, without its seconds of imports.
+"""Run the launch scripts like a user, for tests: exit code, stdout and stderr of a command, without the seconds for its imports.
 
 `launch` runs a script in a process forked from the server of tests/distributed.py, which has imported torch, Megatron and DeepSpeed
-but nothing of this repository. What imports themselves print is seen only by run_command; tests/launch has such a test too.
+but nothing of this repository. Output of the imports themselves can only be tested with run_command; tests/launch has such a test too.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ from tests.distributed import PR_SET_PDEATHSIG, PRELOAD, SERVER_ENV, rank_env
 ROOT = Path(__file__).parent.parent
 PRETRAIN = {modality: ROOT / "launch" / f"pretrain_{modality}.py" for modality in RECIPES}
 PRETRAIN_TEXT = PRETRAIN["text"]
-ALWAYS = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-"""No network: where there is none, the hub's client tries again for half a minute."""
+BASE_ENV = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+"""Environment of every script. Offline, because without a network the hub's client retries for half a minute."""
 PROBE = ROOT / "launch" / "probe.py"
 PREPARE = ROOT / "launch" / "prepare.py"
 
@@ -59,16 +59,17 @@ TINY: dict[str, dict[str, object]] = {
         "data.num_workers": 0,
     },
 }
-"""Each modality's tiny recipe in milliseconds a step, on the data of tests/made_up.py. No worker processes: they take seconds to start."""
+"""Settings with which each modality's tiny recipe takes milliseconds per step on the data of tests/made_up.py. No worker processes,
+because they take seconds to start."""
 
 
 def overrides(modality: str = "text", **changes: object) -> list[str]:
-    """TINY as --set flags; a change is named with __ for the dot, and None takes one out."""
+    """Return TINY as --set flags. A change is named with __ instead of the dot; the value None removes a setting."""
     return [part for assignment in _assignments(modality, changes) for part in ("--set", assignment)]
 
 
 def tiny_recipe(modality: str = "text", **changes: object) -> Recipe:
-    """The modality's tiny recipe with the same numbers, unchecked."""
+    """Return the modality's tiny recipe with the same settings, unchecked."""
     return apply_overrides(RECIPES[modality][default_recipe(modality)](), _assignments(modality, changes))
 
 
@@ -79,7 +80,7 @@ def _assignments(modality: str, changes: Mapping[str, object]) -> list[str]:
 
 @dataclass
 class Running:
-    """A script that has been started; its output goes to files."""
+    """A started script. Its output goes to files."""
 
     process: ForkServerProcess
     folder: tempfile.TemporaryDirectory
@@ -87,21 +88,21 @@ class Running:
     _done: subprocess.CompletedProcess[str] | None = field(default=None)
 
     def read(self, stream: str) -> str:
-        """stdout or stderr so far."""
+        """Return stdout or stderr so far."""
         path = Path(self.folder.name, stream)
         return path.read_text(errors="replace") if path.exists() else ""
 
     def wait_until(self, happened: Callable[[], bool], timeout: float = 60) -> None:
-        """Poll until `happened`; fails when the process ends or the time is over before that."""
+        """Poll until `happened()`. Fails if the process ends or `timeout` passes first."""
         deadline = time.monotonic() + timeout
         while not happened():
             if self.process.exitcode is not None or time.monotonic() > deadline:
                 output = f"{self.read('stdout')}\n{self.read('stderr')}"
-                raise AssertionError(f"exit code {self.process.exitcode}, not what was waited for:\n{output}")
+                raise AssertionError(f"exit code {self.process.exitcode} before the expected event:\n{output}")
             time.sleep(0.01)
 
     def wait(self, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """The finished command. Raises: subprocess.TimeoutExpired, and kills it."""
+        """Wait and return the finished command. After `timeout` it is killed. Raises: subprocess.TimeoutExpired."""
         self.process.join(timeout)
         code, output = self.process.exitcode, [self.read("stdout"), self.read("stderr")]
         self.stop()
@@ -110,7 +111,7 @@ class Running:
         return subprocess.CompletedProcess(self.args, code, *output)
 
     def stop(self) -> None:
-        """Kill whatever is left of it."""
+        """Kill the remaining processes of the script."""
         if self.process.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -128,13 +129,13 @@ def start(
     file_limit: int | None = None,
     before: Callable[[], Any] | None = None,
 ) -> Running:
-    """Begin `python script args` in `cwd`. `file_limit`: bytes that a file of it may have, a full disk for tests. `before` is
-    called in the new process ahead of the script; it travels as a pickle."""
+    """Start `python script args` in `cwd`. `file_limit`: maximum bytes of a file that it writes, which acts like a full disk. `before` is
+    called in the new process ahead of the script. It is pickled."""
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     folder = tempfile.TemporaryDirectory(prefix="launch_")
     words = [str(script), *map(str, args)]
-    environment = {**os.environ, **ALWAYS, **(env or {})}
+    environment = {**os.environ, **BASE_ENV, **(env or {})}
     variables = {key: os.environ.get(key) for key in SERVER_ENV}
     os.environ.update(SERVER_ENV)  # the first start() also starts the server, with the environment of this moment
     try:
@@ -155,26 +156,26 @@ def launch(
     file_limit: int | None = None,
     timeout: float = 60,
 ) -> subprocess.CompletedProcess[str]:
-    """The finished `python script args`."""
+    """Run `python script args` and return the finished command."""
     return start(script, args, cwd, env=env, file_limit=file_limit).wait(timeout)
 
 
 @dataclass
 class Ranks:
-    """A script that runs on several ranks. Like the deepspeed launcher: when one ends badly, the others do not outlive it."""
+    """A script that runs on several ranks. If one fails, the others are ended, as the deepspeed launcher does."""
 
     running: list[Running]
     store: Any
-    """Where the ranks find each other; it lives in this process, so that its port stays taken."""
+    """The store for the rendezvous of the ranks. It is in this process, so that its port stays taken."""
 
     def kill(self, rank: int | None = None) -> None:
-        """kill -9 of one rank, or of all."""
+        """Kill one rank, or all, with SIGKILL."""
         for one in self.running if rank is None else [self.running[rank]]:
             one.process.kill()
 
     def wait(self, timeout: float = 120, patience: float = 5) -> list[subprocess.CompletedProcess[str]]:
-        """All of them, finished, in the order of ranks. Once one has ended badly, the others have `patience` seconds to end by
-        themselves before they are killed. Raises: subprocess.TimeoutExpired, and kills them, where none has."""
+        """Wait and return the finished commands in the order of ranks. When one has failed, the others have `patience` seconds to end by
+        themselves, and are then killed. If none has failed at `timeout`, all are killed. Raises: subprocess.TimeoutExpired."""
         deadline, hangs = time.monotonic() + timeout, True
         while waiting := [one.process for one in self.running if one.process.exitcode is None]:
             if not wait([process.sentinel for process in waiting], max(0.0, deadline - time.monotonic())):
@@ -189,7 +190,7 @@ class Ranks:
             self.stop()
 
     def stop(self) -> None:
-        """Kill whatever is left of them."""
+        """Kill the remaining processes of all ranks."""
         for one in self.running:
             one.stop()
 
@@ -204,8 +205,9 @@ def start_ranks(
     file_limit: int | None = None,
     before: Mapping[int, Callable[[], Any]] | None = None,
 ) -> Ranks:
-    """Begin the script on `size` ranks of this machine, on gloo; alone without a launcher's variables. `before`: see start(), by rank."""
-    from torch.distributed import TCPStore  # here, so that tests which start one process do not pay for torch
+    """Start the script on `size` ranks of this machine, on gloo. A single rank gets no launcher's variables. `before`: see start(), by
+    rank."""
+    from torch.distributed import TCPStore  # imported here, so that tests which start one process do not import torch
 
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if size > 1 else None
     ranks = Ranks([], store)
@@ -221,7 +223,7 @@ def _main(
 ) -> None:
     gc.freeze()  # see tests/distributed.py
     os.setsid()
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # a data loader may have started the server, for workers that hear no signal
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # the server may have been started by a data loader, which blocks signals in workers
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     for number, name in ((1, "stdout"), (2, "stderr")):
@@ -242,14 +244,14 @@ def _main(
 
 
 def refused(done: subprocess.CompletedProcess[str], complaint: str) -> None:
-    """Fails unless the command ended with exit code 2 and one line on stderr in which `complaint` (a pattern) is found."""
+    """Assert that the command ended with exit code 2 and one line on stderr that matches the pattern `complaint`."""
     assert done.returncode == 2, done.stderr
     assert re.fullmatch(r"error: .*\n", done.stderr), f"one line, not: {done.stderr}"
     assert re.search(complaint, done.stderr.rstrip()), done.stderr
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Make these files and return the folder's contents."""
+    """Write these files and return the folder's contents."""
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
@@ -257,10 +259,10 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Path -> bytes of everything below a folder; folders are empty."""
+    """Return path -> bytes of everything below a folder. Folders have b""."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in sorted(folder.rglob("*"))}
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """One object a line."""
+    """Read a file with one JSON object per line."""
     return [json.loads(line) for line in path.read_text().splitlines()]

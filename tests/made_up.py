@@ -1,4 +1,4 @@
-"""Made-up data sets for tests, the same ones every time: a book of invented words, recordings of tones, pictures of colours."""
+"""Made-up data sets for tests, always with the same content: a book of invented words, recordings of tones, pictures of colours."""
 
 import random
 from collections.abc import Callable
@@ -13,7 +13,7 @@ RATE = 16_000
 
 
 def write_book(path: Path, num_lines: int = 400) -> Path:
-    """A .txt file, one paragraph a line."""
+    """Write a .txt file with one paragraph per line."""
     rng = random.Random(0)
     lines = [" ".join("".join(rng.choices(SYLLABLES, k=rng.randint(1, 3))) for _ in range(rng.randint(5, 40))) for _ in range(num_lines)]
     path.write_text("\n".join(lines) + "\n")
@@ -21,7 +21,7 @@ def write_book(path: Path, num_lines: int = 400) -> Path:
 
 
 def write_tones(folder: Path, num_files: int = 40) -> Path:
-    """Mono .wav files of 30 to 130 milliseconds: tones that change, in noise."""
+    """Write mono .wav files of 30 to 130 milliseconds: tones that change, in noise."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(num_files):
         rng = np.random.default_rng(number)
@@ -32,7 +32,7 @@ def write_tones(folder: Path, num_files: int = 40) -> Path:
 
 
 def write_pictures(folder: Path, num_files: int = 40) -> Path:
-    """.png files of 40 x 48 pixels: a few blurred patches of colour each."""
+    """Write .png files of 40 x 48 pixels: a few blurred patches of colour each."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(num_files):
         small = np.random.default_rng(number).integers(0, 256, (5, 6, 3), dtype=np.uint8)
@@ -45,4 +45,4 @@ WRITE: dict[str, Callable[[Path], Path]] = {
     "speech": lambda folder: write_tones(folder / "tones"),
     "vision": lambda folder: write_pictures(folder / "pictures"),
 }
-"""Modality -> makes its data set in a folder that exists, and returns what --data takes."""
+"""Modality -> function that writes its data set into an existing folder and returns the path for --data."""

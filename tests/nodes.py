@@ -1,4 +1,4 @@
-"""Made-up nodes for tests of recipes/cluster/preflight: their facts, and a hook by which a real process measures something else."""
+"""Made-up nodes for tests of recipes/cluster/preflight: their measured facts, and hooks that replace a measurement in a real process."""
 
 import importlib
 import os
@@ -24,27 +24,28 @@ FIT = Facts(
 
 
 def node(rank: int, **changes: Any) -> Facts:
-    """A fit node of its own name, but for the changes; a dict changes the keys that it has, an empty one leaves none."""
+    """Return a healthy node with a name of its own and with `changes`. A dict changes only the keys that it has; an empty dict removes
+    all keys."""
     merged = {key: {**getattr(FIT, key), **value} if isinstance(value, dict) and value else value for key, value in changes.items()}
     return replace(FIT, **{"host": f"node-{rank + 1}", **merged})
 
 
 def nodes(number: int, **odd: dict[str, Any]) -> dict[int, Facts]:
-    """Fit nodes by rank, but for the changes of those named: nodes(4, node_2={"disk_seconds": 1.0})."""
+    """Return healthy nodes by rank, with changes of the named nodes: nodes(4, node_2={"disk_seconds": 1.0})."""
     assert all(int(name.removeprefix("node_")) <= number for name in odd)
     return {rank: node(rank, **odd.get(f"node_{rank + 1}", {})) for rank in range(number)}
 
 
 @dataclass(frozen=True)
 class Measures:
-    """A hook for tests.launching: the function of recipes/cluster/preflight returns `value`, or raises it."""
+    """A hook for tests.launching: a function of recipes/cluster/preflight returns `value`, or raises it."""
 
     module: str
     function: str
     value: Any
 
     def __call__(self) -> None:
-        """In the process that runs the command."""
+        """Called in the process that runs the command."""
         setattr(importlib.import_module(f"recipes.cluster.preflight.{self.module}"), self.function, self._instead)
 
     def _instead(self, *_: object) -> Any:
@@ -55,27 +56,27 @@ class Measures:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Several in one process."""
+    """Several hooks in one process."""
 
     all: tuple[Callable[[], Any], ...]
 
     def __call__(self) -> None:
-        """In the process that runs the command."""
+        """Called in the process that runs the command."""
         for hook in self.all:
             hook()
 
 
 @dataclass(frozen=True)
 class TellsArguments:
-    """A hook: the function of recipes/cluster/preflight fails with what it was given, which the command then shows as the reason."""
+    """A hook: a function of recipes/cluster/preflight raises an error with its arguments, which the command then prints as the reason."""
 
     module: str
     function: str
     first: int = 0
-    """Arguments before it are not told."""
+    """Index of the first argument that the error has."""
 
     def __call__(self) -> None:
-        """In the process that runs the command."""
+        """Called in the process that runs the command."""
         setattr(importlib.import_module(f"recipes.cluster.preflight.{self.module}"), self.function, self._instead)
 
     def _instead(self, *args: object) -> None:
@@ -83,5 +84,5 @@ class TellsArguments:
 
 
 def die(*_: object) -> None:
-    """kill -9 of whoever calls."""
+    """Kill the calling process with SIGKILL."""
     os.kill(os.getpid(), 9)

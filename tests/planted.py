@@ -1,7 +1,7 @@
-"""Faults to plant into the code, one at a time: those of the lists in tests/**/planted.toml, and generated ones; and which tests are near
-a module. Runs nothing.
+"""Faults to plant into the code, one at a time: those of the lists in tests/**/planted.toml, and generated ones. Also finds the tests
+that use a module. Runs nothing.
 
-A list stands in the folder of the tests that mirror the code: tests/recipes/train/planted.toml holds faults of recipes/train/.
+A list is in the folder of the tests that mirror the code: tests/recipes/train/planted.toml has faults of recipes/train/.
 """
 
 import ast
@@ -18,26 +18,26 @@ KEYS = {"fault", "old", "new", "harmless"}
 
 @dataclass(frozen=True)
 class Planted:
-    """One fault: the file it is in, what is wrong then, and the whole text of the file with the fault."""
+    """One fault: its file, a description, and the whole text of the file with the fault."""
 
     path: str
-    """From the repository's root, with slashes."""
+    """Relative to the repository's root, with slashes."""
     fault: str
     text: str
     harmless: str = ""
-    """Why no test can see it; empty for a fault that one must."""
+    """Why no test can find it; empty for a fault that a test must find."""
 
 
 def listed(root: Path) -> list[Planted]:
-    """All faults of the lists below `root`/tests. Raises: ValueError naming an entry that does not fit the code (see planted_in)."""
+    """Return all faults of the lists below `root`/tests. Raises: ValueError for an entry that does not fit the code (see planted_in)."""
     return [fault for path in sorted((root / "tests").rglob(LIST)) for fault in planted_in(root, path)]
 
 
 def planted_in(root: Path, path: Path) -> list[Planted]:
-    """The faults of one list, in its order.
+    """Return the faults of one list, in its order.
 
-    Raises: ValueError where an entry has other keys than `fault`, `old`, `new` and perhaps `harmless`, its module does not exist,
-    `old` is not in it exactly once, or the module with the fault is no Python.
+    Raises: ValueError if an entry has keys other than `fault`, `old`, `new` and optionally `harmless`, its module does not exist, `old`
+    is not in it exactly once, or the module with the fault is not valid Python.
     """
     folder = path.parent.relative_to(root / "tests")
     return [
@@ -65,15 +65,15 @@ def _planted(root: Path, path: Path, entry: dict[str, str]) -> Planted:
 
 
 Cut = tuple[int, int, bytes]
-"""(first byte, byte after the last, what comes in its place)."""
+"""(first byte, byte after the last, replacement)."""
 
 
 class WiringFaults:
-    """Generated faults in what connects functions of the house: an argument that hides behind a default, a call that is not
-    made, and two calls in the wrong order. Mutation tools know operators and numbers, and none of these."""
+    """Generated faults in the calls between this repository's functions: an argument is left out, so that its default is used; a call is
+    left out; two calls are swapped. Mutation tools change operators and numbers, and make none of these."""
 
     def __init__(self, root: Path, paths: list[str]) -> None:
-        """`paths`: every file of the house, whose definitions say which arguments have defaults."""
+        """`paths`: every file of the repository; their definitions show which arguments have defaults."""
         self._root = root
         self._defaults: dict[str, list[tuple[list[str], set[str]]]] = {}
         for path in paths:
@@ -81,7 +81,7 @@ class WiringFaults:
                 self._learn(node)
 
     def of(self, path: str) -> Iterator[Planted]:
-        """Every such fault of one file."""
+        """Yield every such fault of one file."""
         source = (self._root / path).read_bytes()
         starts = [0, *(match.end() for match in re.finditer(rb"\n", source))]
 
@@ -114,7 +114,7 @@ class WiringFaults:
             self._defaults.setdefault(node.name, []).append(_parameters(node))
 
     def _optional(self, call: ast.Call) -> Iterator[tuple[ast.expr | ast.keyword, str]]:
-        """The arguments of a call that may be left out: keywords, and the last of the positional ones."""
+        """Yield the arguments of a call that may be left out: keywords, and the last positional argument."""
         name = call.func.id if isinstance(call.func, ast.Name) else call.func.attr if isinstance(call.func, ast.Attribute) else ""
         known = self._defaults.get(name, [])
         for keyword in call.keywords:
@@ -127,7 +127,7 @@ class WiringFaults:
 
 
 def _parameters(node: ast.FunctionDef) -> tuple[list[str], set[str]]:
-    """(positional parameters without self, all that have a default)."""
+    """Return (positional parameters without self, all parameters with a default)."""
     positional = [arg.arg for arg in (*node.args.posonlyargs, *node.args.args)]
     optional = set(positional[len(positional) - len(node.args.defaults) :])
     optional |= {arg.arg for arg, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if value is not None}
@@ -135,7 +135,7 @@ def _parameters(node: ast.FunctionDef) -> tuple[list[str], set[str]]:
 
 
 def _calls(tree: ast.AST) -> Iterator[tuple[ast.Expr, ast.Expr | None]]:
-    """Statements that are one call, each with the statement after it where that is one too."""
+    """Yield statements that are a single call, each with the next statement if that is a call too."""
     bodies = [getattr(node, name, None) for node in ast.walk(tree) for name in ("body", "orelse", "finalbody")]
     for body in (body for body in bodies if isinstance(body, list)):
         for statement, following in zip(body, [*body[1:], None], strict=False):
@@ -148,7 +148,7 @@ def _is_call(statement: ast.stmt | None) -> bool:
 
 
 def _with_comma(source: bytes, start: int, end: int) -> Cut:
-    """An argument and the comma that belongs to it."""
+    """Return the cut of an argument with its comma."""
     if after := re.match(rb"\s*,\s*", source[end:]):
         return start, end + after.end(), b""
     if before := re.search(rb",\s*$", source[:start]):
@@ -163,19 +163,19 @@ def _cut(path: str, source: bytes, fault: str, cuts: list[Cut]) -> Planted:
     return Planted(path, fault, source.decode())
 
 
-NOT_ASKED = "Variable|RemoveDecorator|BinaryOperator_(?!Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mul|Mod_FloorDiv|Pow_Mul)"
-"""Operators of cosmic-ray that are left out: they need arguments, break what no import survives (annotations, dataclasses), or put
-one operator in place of another in a way that nobody writes by mistake."""
+LEFT_OUT = "Variable|RemoveDecorator|BinaryOperator_(?!Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mul|Mod_FloorDiv|Pow_Mul)"
+"""Operators of cosmic-ray that are left out: they need arguments, break the import of a module (annotations, dataclasses), or replace an
+operator by one that is never written by mistake."""
 
 
 def mutants(root: Path, path: str) -> Iterator[Planted]:
-    """The mutants of a file that cosmic-ray makes (operators, numbers, conditions, loops, exceptions)."""
+    """Yield the mutants of a file that cosmic-ray makes (operators, numbers, conditions, loops, exceptions)."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
 
     source = (root / path).read_text()
     for name in operator_names():
-        if re.search(NOT_ASKED, name):
+        if re.search(LEFT_OUT, name):
             continue
         operator, occurrence = get_operator(name)(), 0
         while (text := mutate_code(source, operator, occurrence)) is not None:
@@ -186,7 +186,7 @@ def mutants(root: Path, path: str) -> Iterator[Planted]:
 
 
 def imports_of_tests(root: Path) -> dict[str, set[str]]:
-    """Test file -> modules of the house that it mentions, also through the helpers in tests/ that it imports."""
+    """Return test file -> modules of this repository that it mentions, directly or through the helpers in tests/ that it imports."""
     mentions = {path.relative_to(root).as_posix(): _mentions(path.read_text()) for path in sorted((root / "tests").rglob("*.py"))}
 
     def follow(name: str, seen: set[str]) -> set[str]:

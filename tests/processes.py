@@ -1,11 +1,11 @@
-"""What lives in a process group, for tests that leave nothing behind. Linux only: it reads /proc."""
+"""Find the processes of a process group, for tests that must leave no process behind. Linux only: it reads /proc."""
 
 import time
 from pathlib import Path
 
 
 def processes_of(group: int) -> list[str]:
-    """Command lines of what lives in a process group."""
+    """Return the command lines of the running processes of a group."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -18,7 +18,7 @@ def processes_of(group: int) -> list[str]:
 
 
 def gone(group: int, seconds: float = 10) -> bool:
-    """Whether nothing lives in it any more, after at most so long."""
+    """True if all processes of the group end within `seconds`."""
     deadline = time.monotonic() + seconds
     while processes_of(group) and time.monotonic() < deadline:
         time.sleep(0.05)

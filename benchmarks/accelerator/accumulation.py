@@ -1,4 +1,4 @@
-"""Does the gradient of an update depend on how it is cut into micro-batches?"""
+"""Check that the gradient of an update does not depend on its split into micro-batches."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,7 +8,7 @@ import torch
 
 from accelerator.batches import rows
 from accelerator.result import FAIL, OK, Row
-from accelerator.setting import shipped_config, world_of_one
+from accelerator.setting import joined_world, shipped_config
 from accelerator.worker import Context
 from recipes.catalog import RECIPES
 from recipes.engine import shards
@@ -21,15 +21,15 @@ SAMPLES, LENGTH = 64, 128
 TINY_LENGTH = 32
 FP32_SUMS = {"data_types": {"grad_accum_dtype": "fp32"}}
 WORSE = 1.25
-"""So much further from fp32's gradient than one micro-batch is what accumulation has added."""
+"""Allowed ratio: error of the accumulated gradient / error with one micro-batch, both against fp32."""
 LARGEST = 0.1
-"""Seen: 0.007 on a GPU; 0.05 on a CPU, whose sums over positions are in bf16 too."""
+"""Bound of the relative error. Measured: 0.007 on a GPU; 0.05 on a CPU, whose sums over positions are in bf16 too."""
 
 
 def check_accumulation(context: Context) -> Iterator[Row]:
-    """64 samples as one micro-batch and as sixteen, against the gradient of an fp32 engine."""
+    """Compare 64 samples as one micro-batch and as sixteen with the gradient of an fp32 engine."""
     length = TINY_LENGTH if context.is_tiny else LENGTH
-    with world_of_one() as (_, parallel):
+    with joined_world() as (_, parallel):
         exact = gradient(parallel, "zero3_cpu", 1, length, {})
         errors = {
             "1 x 64, bf16": distance(gradient(parallel, "zero3_bf16", 1, length, {}), exact),
@@ -43,7 +43,7 @@ def check_accumulation(context: Context) -> Iterator[Row]:
 
 
 def gradient(parallel: Any, config_name: str, micro_batches: int, length: int, more: dict[str, Any]) -> torch.Tensor:
-    """All gradients of one update in a row, in float64."""
+    """Return all gradients of one update as one float64 vector."""
     micro = SAMPLES // micro_batches
     recipe = MODALITIES["text"].resized(RECIPES["text"]["text_tiny"](), length)
     recipe = replace(recipe, run=replace(recipe.run, global_batch_size=SAMPLES))
@@ -53,12 +53,12 @@ def gradient(parallel: Any, config_name: str, micro_batches: int, length: int, m
     total = objective.count(whole)
     for number in range(micro_batches):
         if number:
-            student.step()  # counts the micro-batch
+            student.step()  # DeepSpeed counts the micro-batch; no update happens yet
         batch = rows(whole, number * micro, (number + 1) * micro).to(torch.device(student.device))
         backward(student, objective.forward(batch, total).loss, total, 1)
     return torch.cat([shards.gradient_shard(p).double().flatten() for _, p in shards.trained_parameters(student)])
 
 
 def distance(one: torch.Tensor, exact: torch.Tensor) -> float:
-    """Norm of the difference over the norm of the exact one."""
+    """Return the norm of the difference over the norm of the exact gradient."""
     return float((one - exact).norm() / exact.norm())

@@ -1,4 +1,4 @@
-"""Which attention kernel does each modality's student and teacher get, and are its gradients right?"""
+"""Report the attention kernel of each modality's student and teacher, and check its gradients."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity, profile
 
 from accelerator.result import FAIL, OK, Row
-from accelerator.setting import world_of_one
+from accelerator.setting import joined_world
 from accelerator.worker import Context
 from model.config import EncoderConfig
 from model.dropout import DropoutStream
@@ -23,7 +23,7 @@ from recipes.catalog import RECIPES
 LENGTHS = {"text": 512, "speech": 499, "vision": 197}
 TINY_LENGTHS = {"text": 64, "speech": 49, "vision": 65}
 FAULTY_LENGTHS = (192, 320)
-"""S % 128 = 64 with a mask: cuDNN's backward gives NaN there (pytorch issue 196678)."""
+"""S % 128 = 64 with a mask: cuDNN's backward gives NaN at these lengths (pytorch issue 196678)."""
 BATCH, PADDED_SHARE = 8, 0.25
 KERNELS = {
     "flash": "_scaled_dot_product_flash_attention",
@@ -32,12 +32,12 @@ KERNELS = {
     "plain formula (math)": "_scaled_dot_product_attention_math",
 }
 TOLERANCE = 0.03
-"""Of the norm of a gradient: bf16 against fp32."""
+"""Relative to the norm of a gradient: bf16 against fp32."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call of attention as a network makes it."""
+    """One call of attention with the sizes of a real network."""
 
     modality: str
     length: int
@@ -46,20 +46,20 @@ class Case:
     dropout: float
 
     def title(self) -> str:
-        """In words."""
+        """Return the case in words, for the table."""
         who = "student" if self.is_student else "teacher"
         return f"{self.modality} {who}, S {self.length}{', padded' if self.is_padded else ''}, dropout {self.dropout:g}"
 
 
 def check_attention(context: Context) -> Iterator[Row]:
-    """The cases of all modalities, then padding at the lengths with a known fault."""
-    with world_of_one() as (world, parallel):
+    """Check the cases of all modalities, then padding at the lengths with a known fault."""
+    with joined_world() as (world, parallel):
         for case in cases(context.is_tiny):
-            yield judged(case, encoder_config(case, context.is_tiny), parallel, world.device)
+            yield check_case(case, encoder_config(case, context.is_tiny), parallel, world.device)
 
 
 def cases(is_tiny: bool) -> Iterator[Case]:
-    """What each modality's networks ask for; images have a bias and no padding."""
+    """Yield the attention calls of each modality's networks. Images have a bias and no padding."""
     for modality, length in (TINY_LENGTHS if is_tiny else LENGTHS).items():
         published = RECIPES[modality][f"{modality}_base"]().model.attention_dropout
         for is_padded in (False, True) if modality != "vision" else (False,):
@@ -71,13 +71,13 @@ def cases(is_tiny: bool) -> Iterator[Case]:
 
 
 def encoder_config(case: Case, is_tiny: bool) -> EncoderConfig:
-    """Of the base or the tiny recipe, with the case's dropout."""
+    """Return the encoder of the base or the tiny recipe, with the case's dropout."""
     recipe = RECIPES[case.modality][f"{case.modality}_{'tiny' if is_tiny else 'base'}"]()
     return replace(recipe.model, attention_dropout=case.dropout)
 
 
-def judged(case: Case, config: EncoderConfig, parallel: Parallel, device: torch.device) -> Row:
-    """Run it with a profiler, and without dropout compare with the plain formula in float32."""
+def check_case(case: Case, config: EncoderConfig, parallel: Parallel, device: torch.device) -> Row:
+    """Run the case under a profiler. If it has no dropout, compare with the plain formula in float32."""
     made = Call(case, config, parallel, device)
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         gradients = made.run(torch.bfloat16)
@@ -96,13 +96,13 @@ def judged(case: Case, config: EncoderConfig, parallel: Parallel, device: torch.
 
 
 def kernel_of(operators: Any) -> str:
-    """By the operator that scaled_dot_product_attention called."""
+    """Return the kernel, from the operator that scaled_dot_product_attention called."""
     names = set(operators)
     return next((kernel for kernel, operator in KERNELS.items() if any(operator in name for name in names)), "unknown")
 
 
 class Call:
-    """Module, input and mask of a case; run() gives what backward makes, or the output where there is none."""
+    """Module, input and mask of a case. run() returns the gradients, or the output of a teacher, which has none."""
 
     def __init__(self, case: Case, config: EncoderConfig, parallel: Parallel, device: torch.device) -> None:
         self._case, self._device = case, device
@@ -118,7 +118,7 @@ class Call:
         self._padding_BS = torch.arange(case.length) >= lengths
 
     def run(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """In this dtype."""
+        """Run forward, and backward for a student, in this dtype."""
         case, module = self._case, self._module.to(dtype).train(self._case.is_student)
         x_SBD = self._x_SBD.to(dtype).requires_grad_(case.is_student)
         with torch.set_grad_enabled(case.is_student):

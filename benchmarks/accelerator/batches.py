@@ -1,4 +1,4 @@
-"""Parts of a random batch, under the masks that they had as parts."""
+"""Parts of a random batch, with their parts of its masks."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from model.batch import Batch, Masks
 
 
 def rows(batch: Batch, start: int, stop: int) -> Batch:
-    """Some of the samples of a batch without padding."""
+    """Return samples `start` to `stop` of a batch without padding."""
     assert batch.padding_mask_BS is None and batch.clean_padding_mask_BS is None
     share = batch.num_tokens // len(batch.inputs)
     mask_BS = batch.masks.mask_BS[start:stop]
@@ -19,7 +19,7 @@ def rows(batch: Batch, start: int, stop: int) -> Batch:
 
 
 def cropped(batch: Batch, samples: int, frames: int) -> Batch:
-    """The first part of each recording, which gives so many frames."""
+    """Return the first `samples` of each recording, which give `frames` frames."""
     waves_BT: Tensor = batch.inputs[:, :samples].contiguous()
     masks = Masks.of(batch.masks.mask_BS[:, :frames].contiguous())
     return replace(batch, inputs=waves_BT, clean_inputs=waves_BT, masks=masks, num_tokens=frames * len(waves_BT))

@@ -1,23 +1,23 @@
-"""The table of checks: which there are, what each may take, and which run side by side. Torch-free."""
+"""The table of checks, the time limit of each, and which run at the same time. Torch-free."""
 
 from dataclasses import dataclass
 
 LONGEST_SECONDS = 480.0
-"""For everything."""
+"""Time limit of all checks together."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A function `function(context, *arguments)` of a module, which yields rows."""
+    """A check: `function(context, *arguments)` of `module`, which yields rows."""
 
     name: str
     module: str
     function: str
     seconds: float
-    """Its time box. The first of a lane pays for the imports."""
+    """Its time limit. The first check of a lane also needs time for the imports."""
     arguments: tuple[str, ...] = ()
     is_short: bool = False
-    """Whether launch/preflight.py --full runs it."""
+    """True if launch/preflight.py --full runs it."""
 
 
 TEXT, SPEECH, VISION = "text", "speech", "vision"
@@ -48,7 +48,7 @@ SIDE_BY_SIDE: dict[str, list[Check]] = {
     "tests": [Check("gpu tests", "accelerator.commands", "check_tests", 100)],
     "offload": [Check("offload", "accelerator.training", "check_offload", 120)],
 }
-"""Lane -> its checks. They measure no time, so that sharing the device does no harm."""
+"""Lane -> its checks. They measure no time, so lanes can share the device."""
 
 ALONE: dict[str, list[Check]] = {
     "steps": [
@@ -64,16 +64,16 @@ ALONE: dict[str, list[Check]] = {
         Check("images", "accelerator.feeding", "check_images", 35),
     ],
 }
-"""What measures time, one after the other and after all others."""
+"""Lane -> its checks. They measure time, so they run one after the other, after all others."""
 
 
 def worst_seconds() -> float:
-    """If every check uses up its box."""
+    """Return the seconds of all checks if every check uses its full time limit."""
     side_by_side = max(sum(check.seconds for check in lane) for lane in SIDE_BY_SIDE.values())
     return side_by_side + sum(check.seconds for lane in ALONE.values() for check in lane)
 
 
 def all_checks() -> dict[str, Check]:
-    """By name."""
+    """Return all checks by name."""
     lanes = [*SIDE_BY_SIDE.values(), *ALONE.values()]
     return {check.name: check for lane in lanes for check in lane}

@@ -1,4 +1,4 @@
-"""Commands in processes of their own: a launch with one visible device per task, golden cases, tests marked gpu."""
+"""Checks that run commands in their own processes: a launch with one visible device per task, golden cases, tests marked gpu."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from accelerator.result import CANNOT, FAIL, OK, Row
-from accelerator.training import finite, same_bits, settings_of
+from accelerator.training import finite_row, same_bits_row, settings_of
 from accelerator.worker import Context
 from recipes.train.cli import ROOT
 
@@ -16,7 +16,7 @@ LOCAL_RANK = 3
 GOLDEN = ("text/paper", "audio/recipe", "vision/recipe")
 TINY_GOLDEN = ("text/paper",)
 TOLERANCE = 1e-4
-"""Largest difference of any quantity; on a CPU it is 1e-5."""
+"""Largest allowed difference of any quantity. On a CPU it is 1e-5."""
 ERROR = re.compile(r"^(\[rank\d+\]: )?(error|[\w.]*(Error|Exception)): ")
 
 
@@ -29,19 +29,19 @@ class Done:
 
     @property
     def last_line(self) -> str:
-        """What it said last; where it failed, the last error that it names."""
-        lines = self.printed.strip().splitlines() or ["it said nothing"]
+        """The last line that it printed; if it failed, the last line with an error."""
+        lines = self.printed.strip().splitlines() or ["it printed nothing"]
         errors = [line for line in lines if self.code and ERROR.search(line)]
         return (errors or lines)[-1][-300:]
 
     @property
     def problem(self) -> str:
-        """For the row of a failure."""
+        """Exit code and last line, for the row of a failure."""
         return f"exit code {self.code}: {self.last_line}"
 
 
 def run(context: Context, name: str, words: list[str], **env: str) -> Done:
-    """A command in the checkout, by this Python. What it prints goes into NAME.log of the check's folder as it comes."""
+    """Run a Python command in the checkout with this interpreter. Its output goes to NAME.log in the check's folder while it runs."""
     path = os.pathsep.join(filter(None, [str(ROOT), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH")]))
     log = context.folder / f"{name}.log"
     with log.open("wb") as file:
@@ -51,11 +51,11 @@ def run(context: Context, name: str, words: list[str], **env: str) -> Done:
 
 
 def check_launch(context: Context) -> Iterator[Row]:
-    """The launch script with deterministic kernels: as the fourth task of a node that sees one device of its own, then by deepspeed."""
+    """Run the launch script with deterministic kernels: as the fourth task of a node, with one visible device, and then by deepspeed."""
     values = settings_of(context, "text") | {"run.deterministic": "true"}
     deepspeed = ["-m", "deepspeed.launcher.runner"]
     if context.device == "cuda":
-        # deepspeed takes the visible devices where no number is asked for
+        # without a number, deepspeed uses the visible devices
         one_device = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
     else:
         one_device, deepspeed = {}, [*deepspeed, "--num_accelerators", "1"]
@@ -76,12 +76,12 @@ def check_launch(context: Context) -> Iterator[Row]:
         if done.code:
             yield Row(what, FAIL, done.problem)
             return
-        yield finite(folder, what)
-    yield same_bits(*folders, "both launches, run.deterministic=true")
+        yield finite_row(folder, what)
+    yield same_bits_row(*folders, "both launches, run.deterministic=true")
 
 
 def check_golden(context: Context) -> Iterator[Row]:
-    """Replays of published models against their oracle vectors, in float32 on the device."""
+    """Replay published models in float32 on the device, and compare with their stored reference tensors."""
     for case in TINY_GOLDEN if context.is_tiny else GOLDEN:
         words = ["tests/golden/replay.py", f"tests/golden/{case}", "--tolerance", str(TOLERANCE)]
         done = run(context, case.replace("/", "_"), words)
@@ -91,7 +91,7 @@ def check_golden(context: Context) -> Iterator[Row]:
 
 
 def check_tests(context: Context) -> Iterator[Row]:
-    """The tests that need a device."""
+    """Run the tests that need a CUDA device."""
     if context.device == "cpu":
         yield Row("tests marked gpu", CANNOT, "they need a CUDA device")
         return

@@ -1,4 +1,4 @@
-"""Can the host feed the device? Decoding of large photographs by worker processes, and copies of their pixels."""
+"""Measure whether the host can feed the device: worker processes that decode large photographs, and copies of their pixels."""
 
 import io
 import os
@@ -28,7 +28,7 @@ ROUNDS = 5
 
 
 def photograph(seed: int) -> bytes:
-    """A JPEG of about JPEG_BYTES: smooth shapes with as much noise as makes it that long."""
+    """Return a JPEG of about JPEG_BYTES: smooth shapes, with noise added until it has that size."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     smooth = np.asarray(small.resize(SIDES, Image.Resampling.BICUBIC), dtype=np.float32)
@@ -43,7 +43,7 @@ def photograph(seed: int) -> bytes:
 
 
 def write_photographs(folder: Path, number: int) -> float:
-    """Files in two classes; their mean size in bytes."""
+    """Write files of two classes and return their mean size in bytes."""
     contents = [photograph(seed) for seed in range(DIFFERENT)]
     for index in range(number):
         path = folder / f"class_{index % 2}" / f"{index:05d}.jpg"
@@ -53,7 +53,7 @@ def write_photographs(folder: Path, number: int) -> float:
 
 
 def check_images(context: Context) -> Iterator[Row]:
-    """Images a second through the loader of vision_base, by number of worker processes."""
+    """Measure images per second of the loader of vision_base, for several numbers of worker processes."""
     files, batch = (64, 8) if context.is_tiny else (FILES, BATCH)
     size = write_photographs(context.folder / "photographs", files)
     vision = MODALITIES["vision"]
@@ -71,7 +71,7 @@ def check_images(context: Context) -> Iterator[Row]:
             num_workers=workers,
         )
         update = 0
-        while update < 2 * workers + 1:  # what was prepared while the workers started
+        while update < 2 * workers + 1:  # skip batches that were prepared while the workers started
             loader.batches(update)
             update += 1
         first, start = update, time.perf_counter()
@@ -85,7 +85,7 @@ def check_images(context: Context) -> Iterator[Row]:
 
 
 def check_copies(context: Context) -> Iterator[Row]:
-    """Pixels of a batch from pageable and from pinned memory."""
+    """Measure copies of a batch's pixels from pageable and from pinned memory."""
     what = f"pixels of {COPIED} images to the device"
     if context.device == "cpu":
         yield Row(what, CANNOT, "the host is the device here")

@@ -1,5 +1,5 @@
-"""Does a gather wait for the stream that writes the shards? The EMA writes the teacher's on the current stream; DeepSpeed gathers on one
-of its own."""
+"""Check that a gather waits for the stream that writes the shards. The EMA writes the teacher's shards on the current stream, and
+DeepSpeed gathers them on its own stream."""
 
 import sys
 from collections.abc import Iterator
@@ -8,18 +8,18 @@ import torch
 
 from accelerator.commands import run
 from accelerator.result import CANNOT, FAIL, OK, Row
-from accelerator.setting import TinyRun, world_of_one
+from accelerator.setting import TinyRun, joined_world
 from accelerator.worker import Context
 from recipes.engine import shards
 
 LONG_CYCLES = 2_000_000_000
-"""About a second of a kernel that does nothing."""
+"""Cycles of a kernel that does nothing for about a second."""
 RANKS = 2
 NEW, OLD = "the new weights were gathered", "the old weights were gathered"
 
 
 def check_order(context: Context) -> Iterator[Row]:
-    """The wait itself on one device; old or new weights on two."""
+    """Check the wait itself on one device, and whether old or new weights are gathered on two."""
     yield stream_waits(context)
     what = f"EMA write, then the teacher's gather behind a long kernel, two {'processes' if context.is_tiny else 'devices'}"
     if context.device == "cuda" and torch.cuda.device_count() < RANKS:
@@ -35,13 +35,13 @@ def check_order(context: Context) -> Iterator[Row]:
 
 
 def stream_waits(context: Context) -> Row:
-    """On one device: is DeepSpeed's stream still held up while the current one is, after the teacher was written?"""
+    """Check on one device that DeepSpeed's stream waits for the current stream after the teacher was written."""
     what = "the teacher's gather waits for the EMA"
     if context.device == "cpu":
         return Row(what, CANNOT, "a CPU has no streams; tests/recipes/objectives/test_data2vec_order.py has the call")
-    with world_of_one() as (world, parallel):
+    with joined_world() as (world, parallel):
         objective = TinyRun.build("text", "zero3_bf16", world, parallel).objective
-        objective.after_step(1)  # the first one loads its kernels, which may wait for the device
+        objective.after_step(1)  # the first call loads kernels, which may wait for the device
         torch.cuda.synchronize()
         torch.cuda._sleep(LONG_CYCLES)
         objective.after_step(2)
@@ -53,8 +53,8 @@ def stream_waits(context: Context) -> Row:
 
 
 def old_or_new(device: str) -> None:
-    """On each of two ranks: rank 0 says which weights the teacher's forward saw."""
-    with world_of_one() as (world, parallel):  # of all ranks, where there are several
+    """Run on each of two ranks. Rank 0 prints which weights the teacher's forward used."""
+    with joined_world() as (world, parallel):  # the ranks of the launcher
         run = TinyRun.build("text", "zero3_bf16", world, parallel)
         objective = run.objective
 

@@ -1,4 +1,4 @@
-"""Are all shards where they belong, and of the right dtype, after an update?"""
+"""Check that after an update all shards are on the right device and have the right dtype."""
 
 import math
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from accelerator.result import CANNOT, FAIL, OK, Row
-from accelerator.setting import TinyRun, world_of_one
+from accelerator.setting import TinyRun, joined_world
 from accelerator.worker import Context
 from recipes.catalog import RECIPES
 from recipes.engine import shards
@@ -20,18 +20,18 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_shards(context: Context) -> Iterator[Row]:
-    """Each tiny recipe, bf16 and fp16, through one update."""
-    with world_of_one() as (world, parallel):
+    """Check each tiny recipe, in bf16 and fp16, after one update."""
+    with joined_world() as (world, parallel):
         for modality, precision in product(RECIPES, DTYPES):
             what = f"{modality}_tiny {precision}"
             if is_supported(precision):
-                yield judged(TinyRun.build(modality, f"zero3_{precision}", world, parallel), DTYPES[precision], world.device, what)
+                yield check_run(TinyRun.build(modality, f"zero3_{precision}", world, parallel), DTYPES[precision], world.device, what)
             else:
                 yield Row(what, CANNOT, f"DeepSpeed has no {precision} on this device")
 
 
-def judged(run: TinyRun, dtype: torch.dtype, device: torch.device, what: str) -> Row:
-    """One update, and what is wrong with any tensor after it."""
+def check_run(run: TinyRun, dtype: torch.dtype, device: torch.device, what: str) -> Row:
+    """Run one update and return a row with the tensors that are wrong after it."""
     objective, total = run.objective, run.objective.count(run.batch)
     outcome = objective.forward(run.batch, total)
     backward(objective.student, outcome.loss, total, 1)
@@ -49,7 +49,7 @@ def judged(run: TinyRun, dtype: torch.dtype, device: torch.device, what: str) ->
 
 
 def misplaced(objective: Any, dtype: torch.dtype, device: torch.device) -> list[str]:
-    """Tensors on another device or of another dtype than they should be, in words."""
+    """Return, in words, the tensors on the wrong device or of the wrong dtype."""
     found = []
     for name, (tensor, wanted) in tensors(objective, dtype).items():
         if tensor.device != device:
@@ -60,7 +60,7 @@ def misplaced(objective: Any, dtype: torch.dtype, device: torch.device) -> list[
 
 
 def tensors(objective: Any, dtype: torch.dtype) -> dict[str, tuple[Tensor, torch.dtype]]:
-    """Every kind of shard by name, with the dtype that it should have."""
+    """Return every shard by kind and name, with the dtype that it should have."""
     found: dict[str, tuple[Tensor, torch.dtype]] = {}
     for name, parameter in shards.trained_parameters(objective.student):
         found[f"master {name}"] = shards.master_shard(parameter), torch.float32

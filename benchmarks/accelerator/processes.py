@@ -1,5 +1,5 @@
-"""Processes that end together: all that descend from one are marked in their environment, whatever session or group they make for
-themselves and whoever becomes their parent. Linux only: it reads /proc. Torch-free."""
+"""End a process with all its descendants. They are found by a mark in their environment, which they inherit even if they make their own
+session or process group, or get another parent. Linux only: it reads /proc. Torch-free."""
 
 import os
 import signal
@@ -12,31 +12,31 @@ LAUNCHERS = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_SIZE", "LOCAL_WORLD_SIZE", "GROUP_", "ROLE_", "CROSS_", "MASTER_", "TORCHELASTIC_"),
     *("SLURM_STEP_", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "OMPI_COMM_", "PMI_", "PMIX_", "MV2_COMM_"),
 )
-"""What the variables of launchers begin with that tell a process its place."""
+"""Prefixes of the variables with which launchers give a process its rank and world."""
 PATIENCE_SECONDS, LOOK_SECONDS = 5.0, 0.02
 
 
-def forget_launcher() -> None:
-    """Take a launcher's variables out of this process: a check is a world of its own, also inside of a job."""
+def clear_launcher_variables() -> None:
+    """Remove a launcher's variables from this process, so that a check inside of a job does not join the job's ranks."""
     for name in [name for name in os.environ if name.startswith(LAUNCHERS)]:
         del os.environ[name]
 
 
-def marked(mark: str) -> list[int]:
-    """The processes that were started with this mark, and what they started."""
+def marked_processes(mark: str) -> list[int]:
+    """Return the ids of the processes with this mark: those started with it and their descendants."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has just ended, or is somebody else's
+        with suppress(OSError):  # it has just ended, or belongs to another user
             if f"{MARK}={mark}".encode() in (path / "environ").read_bytes().split(b"\0"):
                 found.append(int(path.name))
     return found
 
 
 def kill_marked(mark: str) -> None:
-    """End them all but this process, until none is left: one that is just being started has no mark to read yet. One that the kernel
-    does not let go, because of its device, is left after PATIENCE_SECONDS."""
+    """Kill all processes with this mark, except this one, until none is left. This repeats, because a process that is just being started
+    has no readable mark yet. It stops after PATIENCE_SECONDS, because the kernel may keep a process that uses a device."""
     deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline and (left := [pid for pid in marked(mark) if pid != os.getpid()]):
+    while time.monotonic() < deadline and (left := [pid for pid in marked_processes(mark) if pid != os.getpid()]):
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

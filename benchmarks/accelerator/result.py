@@ -1,4 +1,4 @@
-"""What a check finds, and the two files that it goes into: check.json and check.md. Torch-free."""
+"""The results of checks, and the two files that contain them: check.json and check.md. Torch-free."""
 
 import json
 import math
@@ -12,11 +12,11 @@ from recipes.errors import ConfigError
 from recipes.system.durable import write_text_atomically
 
 OK, FAIL, CANNOT = "ok", "fail", "cannot run here"
-"""As it should be (or a measurement, which has no wrong value); not as it should be; not measured, and why."""
+"""The result is right, or a measurement; the result is wrong; not measured, with the reason in the row."""
 WHOLE = "the check itself"
-"""What a row is about that is of no part of its check."""
+"""`what` of a row about its whole check."""
 LONGEST_NAME = 90
-"""Of a kernel in check.md, in characters; check.json has it in full."""
+"""Characters of a kernel's name in check.md. check.json has the full name."""
 UPDATE_COLUMNS = {
     "ms": ("milliseconds", ".0f"),
     "ms the device is busy": ("busy_milliseconds", ".0f"),
@@ -35,14 +35,14 @@ class Row:
     what: str
     status: str
     seen: str
-    """In a few words, for the table."""
+    """The result in a few words, for the table."""
     numbers: dict[str, Any] = field(default_factory=dict)
-    """The same for programs, in full."""
+    """The full result, for programs."""
 
 
 @dataclass
 class Outcome:
-    """A check and what came of it."""
+    """A check and its results."""
 
     name: str
     box_seconds: float
@@ -51,13 +51,13 @@ class Outcome:
 
     @property
     def status(self) -> str:
-        """fail where a row failed, else ok where a row is, else cannot run here."""
+        """fail if any row failed, else ok if any row is ok, else cannot run here."""
         found = {row.status for row in self.rows}
         return next((status for status in (FAIL, OK, CANNOT) if status in found), CANNOT)
 
 
 def write_files(folder: Path, head: dict[str, Any], outcomes: Iterable[Outcome]) -> None:
-    """Both files, whole or as they were before. Raises: ConfigError where the disk refuses them."""
+    """Write both files atomically. Raises: ConfigError if they cannot be written."""
     done = list(outcomes)
     content = head | {"summary": summary(done), "checks": [asdict(one) | {"status": one.status} for one in done]}
     try:
@@ -68,7 +68,7 @@ def write_files(folder: Path, head: dict[str, Any], outcomes: Iterable[Outcome])
 
 
 def as_json(content: Any, **style: Any) -> str:
-    """Strict JSON: numbers that are not finite become words."""
+    """Return strict JSON: numbers that are not finite become strings."""
     return json.dumps(_finite(content), allow_nan=False, **style)
 
 
@@ -81,13 +81,13 @@ def _finite(value: Any) -> Any:
 
 
 def summary(outcomes: Iterable[Outcome]) -> str:
-    """How many rows of each status."""
+    """Return the number of rows of each status, in words."""
     counts = Counter(row.status for one in outcomes for row in one.rows)
     return f"{counts[OK]} rows ok, {counts[FAIL]} failed, {counts[CANNOT]} cannot run here"
 
 
 def markdown(head: dict[str, Any], outcomes: list[Outcome]) -> str:
-    """What it ran on, a table of all rows, one of the updates, and the kernels that took longest."""
+    """Return the text of check.md: device and software, a table of all rows, a table of the updates, and the slowest kernels."""
     facts = [f"- {name}: {value}" for name, value in head.items() if not isinstance(value, list | dict)]
     notes = [f"- **{note}**" for note in head.get("notes", [])]
     lines = [
@@ -110,7 +110,7 @@ def markdown(head: dict[str, Any], outcomes: list[Outcome]) -> str:
 
 
 def _updates(rows: list[Row]) -> list[str]:
-    """A line for each kind of update that was traced on a device."""
+    """Return the lines of a table of the updates that were traced on a device."""
     if not rows:
         return []
     head = ["", "### Updates: time, and per update what the profiler counts", "", f"| update | {' | '.join(UPDATE_COLUMNS)} |"]
@@ -135,7 +135,7 @@ def _kernels(name: str, row: Row) -> list[str]:
 
 
 def _short(kernel: str) -> str:
-    """Without what all names of torch's kernels begin with."""
+    """Return the name without the common prefixes of torch's kernels."""
     return kernel.removeprefix("void ").replace("at::native::", "").replace("(anonymous namespace)::", "")[:LONGEST_NAME]
 
 

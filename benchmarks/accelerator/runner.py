@@ -1,7 +1,7 @@
-"""Runs checks in worker processes, each check in its time box, and keeps what they find. Torch-free.
+"""Run checks in worker processes, each check with a time limit, and collect their results. Torch-free.
 
-A lane is one worker process with its checks in turn; lanes that do not measure time run side by side. A worker that raises, dies or
-exceeds a box is replaced by a new one for the checks that are left.
+A lane is one worker process that runs its checks in turn. Lanes that do not measure time run at the same time. A worker that raises,
+dies or exceeds a time limit is replaced by a new one for the remaining checks of its lane.
 """
 
 import json
@@ -26,31 +26,32 @@ from accelerator.result import CANNOT, FAIL, WHOLE, Outcome, Row
 SCRIPT = Path(__file__).parents[1] / "accelerator_check.py"
 LOOK_SECONDS, ENDING_SECONDS = 0.2, 10.0
 LOGS = "logs"
-"""The folder of what the workers print."""
+"""The folder for the workers' output."""
 INTERRUPTED, TOO_LATE = "interrupted", "the time for all checks was used up"
-NOT_ITS_FAULT = (INTERRUPTED, TOO_LATE)
+NOT_A_FAILURE = (INTERRUPTED, TOO_LATE)
+"""Problems that count as `cannot run here`, because the check itself did not fail."""
 
 
 @dataclass
 class Run:
-    """What all lanes of one call share."""
+    """State that all lanes of one call share."""
 
     device: str
     out: Path
     deadline: float
-    """Of time.monotonic(): after it nothing begins and nothing goes on."""
+    """By time.monotonic(). After it no check starts or continues."""
     on_outcome: Callable[[Outcome], None]
-    """Called after each check, from any thread, one at a time."""
+    """Called after each check, from any thread, under a lock."""
     is_stopped: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def report(self, outcome: Outcome) -> None:
-        """A check has come to its end."""
+        """Pass the outcome of a check to `on_outcome`."""
         with self._lock:
             self.on_outcome(outcome)
 
     def run_lanes(self, lanes: dict[str, list[Check]], at_once: int) -> None:
-        """All checks of all lanes. Whatever ends it early ends the workers."""
+        """Run all checks of all lanes, `at_once` lanes at a time. If an exception ends this early, the workers are ended too."""
         pool = ThreadPoolExecutor(at_once)
         try:
             futures = [pool.submit(self.run_lane, name, checks) for name, checks in lanes.items()]
@@ -63,7 +64,7 @@ class Run:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def run_lane(self, name: str, checks: list[Check]) -> None:
-        """One worker after the other, until every check has an outcome."""
+        """Run one worker after the other, until every check has an outcome."""
         left = list(checks)
         while left:
             if self.is_stopped.is_set() or time.monotonic() >= self.deadline:
@@ -81,10 +82,10 @@ class Run:
 
 
 class Worker:
-    """One process that runs checks in turn and sends what they find through a pipe, line by line."""
+    """A process that runs checks in turn and sends their rows through a pipe, one JSON object per line."""
 
     def __init__(self, lane: str, checks: list[Check], run: Run) -> None:
-        """Start it. It ends with this process, since it then reads the end of another pipe."""
+        """Start the process. When this process ends, the worker reads end-of-file from a second pipe and ends too."""
         self._run, self._unread, self._mark = run, b"", uuid.uuid4().hex
         self._log = run.out / LOGS / f"{lane}.log"
         self._log.parent.mkdir(exist_ok=True)
@@ -100,27 +101,27 @@ class Worker:
         os.close(reads)
 
     def run(self, check: Check) -> bool:
-        """Wait for the end of this check and report it; whether the process goes on to the next one."""
+        """Wait for the end of this check and report its outcome. Return True if the process continues with the next check."""
         start = time.monotonic()
         outcome = Outcome(check.name, check.seconds)
         while "row" in (message := self._read(start + check.seconds)):
             outcome.rows.append(Row(**message["row"]))
         outcome.seconds = time.monotonic() - start
         if problem := message.get("problem", "" if outcome.rows else "found nothing"):
-            outcome.rows.append(Row(WHOLE, CANNOT if problem in NOT_ITS_FAULT else FAIL, problem))
+            outcome.rows.append(Row(WHOLE, CANNOT if problem in NOT_A_FAILURE else FAIL, problem))
         self._run.report(outcome)
         return "end" in message
 
     def end(self) -> None:
-        """Kill it and all it has started."""
+        """Kill the process and its descendants."""
         kill_marked(self._mark)
-        with suppress(subprocess.TimeoutExpired):  # the kernel may not let it go, because of its device
+        with suppress(subprocess.TimeoutExpired):  # the kernel may keep a process that uses a device
             self._process.wait(ENDING_SECONDS)
         os.close(self._pipe)
         os.close(self._lifeline)
 
     def _read(self, deadline: float) -> dict[str, Any]:
-        """The next line of the worker, or what became of it."""
+        """Return the worker's next message, or a `problem` if there is none: stopped, too late, killed or died."""
         while b"\n" not in self._unread:
             seconds = deadline - time.monotonic()
             if self._run.is_stopped.is_set():

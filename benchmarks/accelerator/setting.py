@@ -1,4 +1,4 @@
-"""What many checks begin with: this process as a world of its own, a shipped configuration, a tiny recipe with its engines."""
+"""Set-up that many checks share: join the ranks and build groups, load a shipped ds_config, build a tiny recipe's engines."""
 
 import gc
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ from recipes.train.cli import ROOT
 from step_time import random_batch
 
 LENGTH = {"text": 64, "speech": 1, "vision": 0}
-"""Of a sample of TinyRun: tokens, seconds."""
+"""Length of a sample of TinyRun: tokens, seconds, none."""
 BATCH = 4
 
 
 @contextmanager
-def world_of_one() -> Iterator[tuple[World, Parallel]]:
-    """The world and its groups. At the end they are taken down, and the device's memory is given back."""
+def joined_world() -> Iterator[tuple[World, Parallel]]:
+    """Join the ranks (without a launcher: one) and make the groups. At the end, destroy them and free the device's memory."""
     world = join_world()
     try:
         yield world, init_parallel(1, world.device.type)
@@ -40,7 +40,7 @@ def world_of_one() -> Iterator[tuple[World, Parallel]]:
 def shipped_config(
     recipe: Recipe, name: str, micro_batch_size: int | str = "auto", *, ranks: int = 1, more: dict[str, Any] | None = None
 ) -> EngineConfig:
-    """ds_configs/NAME.json for this recipe and micro-batch; `more` top-level keys replace those of the file."""
+    """Resolve ds_configs/NAME.json for this recipe and micro-batch. The top-level keys in `more` replace those of the file."""
     path = ROOT / "ds_configs" / f"{name}.json"
     return resolve(recipe, load_ds_config(path) | (more or {}) | {"train_micro_batch_size_per_gpu": micro_batch_size}, str(path), ranks)
 
@@ -54,7 +54,7 @@ class TinyRun:
 
     @staticmethod
     def build(modality: str, config_name: str, world: World, parallel: Parallel) -> "TinyRun":
-        """A collective."""
+        """Build the engines. This is a collective: all ranks must call it."""
         length = LENGTH[modality]
         recipe = MODALITIES[modality].resized(RECIPES[modality][f"{modality}_tiny"](), length)
         config = shipped_config(recipe, config_name, recipe.run.global_batch_size // parallel.dp_size, ranks=parallel.dp_size)

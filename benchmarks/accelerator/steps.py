@@ -1,4 +1,4 @@
-"""What an update costs there: time, share of the peak, how busy the device is, what the host waits for, memory; beside plain torch."""
+"""Measure an update on the device: time, share of the peak, device utilisation, waits of the host, memory; compared with plain torch."""
 
 import cProfile
 import pstats
@@ -18,7 +18,7 @@ import step_time
 from accelerator import trace
 from accelerator.batches import cropped
 from accelerator.result import CANNOT, OK, Row
-from accelerator.setting import shipped_config, world_of_one
+from accelerator.setting import joined_world, shipped_config
 from accelerator.worker import Context, does_not_fit
 from model.batch import Batch
 from model.parallel import Parallel
@@ -44,10 +44,10 @@ LEAF_BATCH = 64
 
 
 class Bench:
-    """One engine of a recipe, and updates of it on random batches that come from the host, as in training."""
+    """The engines of a recipe, and updates on random batches, which are copied from the host as in training."""
 
     def __init__(self, context: Context, name: str, zero: dict[str, Any], world: World, parallel: Parallel) -> None:
-        """Build it for samples of the recipe's length; `zero`: more zero_optimization keys, past our checks."""
+        """Build the engines for samples of the recipe's length. `zero`: more zero_optimization keys, which are not checked."""
         modality = name.partition("_")[0]
         self.length = TINY_LENGTH[modality] if context.is_tiny else SECONDS_OF_SPEECH.get(name, MODALITIES[modality].benchmark_length)
         self.recipe: Recipe = step_time.build_recipe(f"{modality}_tiny" if context.is_tiny else name, batch=1, length=self.length)
@@ -59,21 +59,21 @@ class Bench:
         self._number = 0
 
     def batch(self, size: int) -> Batch:
-        """Random samples, on the host."""
+        """Return random samples, on the host."""
         return step_time.random_batch(self.recipe, size, self.length)
 
     def title(self, size: int) -> str:
-        """A micro-batch in words."""
+        """Return recipe and micro-batch in words, for the table."""
         return f"{self.recipe.name} micro {size}" + (f" x {self.length}" if self.length else "")
 
     def update(self, batch: Batch) -> dict[str, float]:
-        """One update as the loop makes it; the host's seconds for its parts."""
+        """Run one update like the training loop. Return the host's seconds for its parts."""
         guard = UpdateGuard(self.objective.student, self.objective.parallel, self.recipe.guard, self.world, self._spikes)
         self.objective.stream.update, self._number = self._number, self._number + 1
         return step_time.timed_step(self.objective, batch.to(self.device), guard, waits=False)
 
     def milliseconds(self, update: Callable[[], object], number: int = TIMED) -> float:
-        """Median of so many updates, each from an idle device to an idle device."""
+        """Return the median of `number` updates. Each is timed from an idle device to an idle device."""
         seconds = []
         for _ in range(number):
             self.wait()
@@ -84,46 +84,46 @@ class Bench:
         return 1e3 * statistics.median(seconds)
 
     def wait(self) -> None:
-        """Until the device has nothing to do."""
+        """Wait until the device is idle."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
     def plain(self) -> "plain_step.PlainStep":
-        """The same modules in plain torch, all of them in bf16."""
+        """Return the same modules in plain torch, all in bf16."""
         return plain_step.PlainStep(self.recipe, self.objective.parallel, device=self.device, dtype=torch.bfloat16)
 
 
 @contextmanager
 def open_bench(context: Context, name: str, zero: dict[str, Any] | None = None) -> Iterator[Bench]:
-    """A Bench in a world of its own."""
-    with world_of_one() as (world, parallel):
+    """Make a Bench with its own process group."""
+    with joined_world() as (world, parallel):
         yield Bench(context, name, zero or {}, world, parallel)
 
 
 def check_step(context: Context, name: str) -> Iterator[Row]:
-    """Each micro-batch that fits, by the engine; for the base sizes then the same in plain torch."""
+    """Measure each micro-batch that fits, with the engine; for the base sizes also in plain torch."""
     with open_bench(context, name) as bench:
         sizes = (2,) if context.is_tiny else MICRO_BATCHES[name]
-        is_large = name.endswith("_large")  # plain torch would take as long to build again
+        is_large = name.endswith("_large")  # building it again in plain torch would take as long
         if not is_large:
-            yield where_it_waits(bench, sizes[0])
-            yield where_the_host_is(bench, sizes[0])
+            yield host_waits_row(bench, sizes[0])
+            yield host_profile_row(bench, sizes[0])
         found: dict[int, float] = {}
         for size in sizes:
             try:
                 row = measured(bench, size)
             except torch.OutOfMemoryError as error:
                 yield Row(bench.title(size), CANNOT, does_not_fit(error))
-                break  # an engine that was interrupted is of no use, and the other sizes are larger
+                break  # an interrupted engine cannot be used again, and the other sizes are larger
             found[size] = row.numbers["milliseconds"]
             yield row
         plain = None if is_large else bench.plain()
         for size, ours in found.items() if plain else ():
-            yield beside(bench, plain, size, ours)
+            yield plain_row(bench, plain, size, ours)
 
 
 def measured(bench: Bench, size: int) -> Row:
-    """Time without a profiler first, then a trace of a few updates."""
+    """Time updates without a profiler, then trace a few updates."""
     batch = bench.batch(size)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -142,11 +142,11 @@ def measured(bench: Bench, size: int) -> Row:
         **trace.traced(lambda: bench.update(batch), bench.wait, TRACED),
     }
     numbers["busy_share"] = numbers["busy_milliseconds"] / milliseconds if bench.device.type == "cuda" else None
-    return Row(bench.title(size), OK, in_words(numbers), numbers)
+    return Row(bench.title(size), OK, summary_line(numbers), numbers)
 
 
-def where_it_waits(bench: Bench, size: int) -> Row:
-    """The lines of code at which the host waits for the device in an update."""
+def host_waits_row(bench: Bench, size: int) -> Row:
+    """List the lines of code at which the host waits for the device in an update."""
     what = f"{bench.title(size)}, where the host waits"
     if bench.device.type == "cpu":
         return Row(what, CANNOT, "the host is the device here")
@@ -155,8 +155,8 @@ def where_it_waits(bench: Bench, size: int) -> Row:
     return Row(what, OK, seen, {"places": places})
 
 
-def where_the_host_is(bench: Bench, size: int) -> Row:
-    """The functions of Python that take longest in an update, under Python's own profiler, which makes small ones look larger."""
+def host_profile_row(bench: Bench, size: int) -> Row:
+    """List the Python functions that take longest in an update. Python's profiler exaggerates the time of small functions."""
     batch, profiler = bench.batch(size), cProfile.Profile()
     profiler.enable()
     for _ in range(TRACED):
@@ -174,8 +174,8 @@ def where_the_host_is(bench: Bench, size: int) -> Row:
     )
 
 
-def beside(bench: Bench, plain: Any, size: int, ours: float) -> Row:
-    """Plain torch on the same batch, which is on the device already."""
+def plain_row(bench: Bench, plain: Any, size: int, ours: float) -> Row:
+    """Time plain torch on the same batch, which is already on the device, and compare with the engine's milliseconds `ours`."""
     batch = bench.batch(size).to(bench.device)
     for _ in range(WARM_UP):
         plain.run(batch, ema=True)
@@ -184,15 +184,15 @@ def beside(bench: Bench, plain: Any, size: int, ours: float) -> Row:
     return Row(f"{bench.title(size)}, plain torch", OK, seen, {"plain_milliseconds": milliseconds, "ratio": ours / milliseconds})
 
 
-def in_words(numbers: dict[str, Any]) -> str:
-    """The row for the table; check.md has another one with the rest."""
+def summary_line(numbers: dict[str, Any]) -> str:
+    """Return the numbers for the row in check.md. A second table there has the other numbers."""
     shares = {"MFU": numbers["mfu"], "device busy": numbers["busy_share"]}
     known = [f"{name} {value:.1%}" for name, value in shares.items() if value is not None]
     return ", ".join([f"{numbers['milliseconds']:.0f} ms", *known, f"peak {numbers['peak_memory_bytes'] / 2**30:.1f} GiB"])
 
 
 def check_leaf_modules(context: Context) -> Iterator[Row]:
-    """What a coarser granularity of ZeRO-3 would save: whole blocks are gathered by one hook each."""
+    """Measure an update with whole blocks as ZeRO-3 leaf modules: one hook gathers a block."""
     leaves = {"leaf_module": {"classes": ["model.layers.Block"]}}
     with open_bench(context, "text_base", leaves) as bench:
         row = measured(bench, 2 if context.is_tiny else LEAF_BATCH)
@@ -200,7 +200,7 @@ def check_leaf_modules(context: Context) -> Iterator[Row]:
 
 
 def check_lengths(context: Context) -> Iterator[Row]:
-    """Speech whose crops all have one length against crops of thirty lengths: kernels that are planned for each new shape."""
+    """Compare speech crops of one length with crops of thirty lengths, for which kernels are planned again at each new shape."""
     with open_bench(context, "speech_base") as bench:
         count, size = (3, 2) if context.is_tiny else (LENGTHS, 8)
         whole = bench.batch(size)

@@ -1,4 +1,4 @@
-"""What a profiler sees of a few updates: kernels, copies, and what the host waits for."""
+"""Profile a few updates: kernels, copies, and waits of the host."""
 
 import warnings
 from collections import Counter, defaultdict
@@ -17,8 +17,8 @@ SPAN = "one update"
 
 
 def traced(update: Callable[[], object], wait: Callable[[], None], number: int) -> dict[str, Any]:
-    """Per update, over `number` of them; zeros where there is no device. The profiler slows the host, not the kernels: `busy_milliseconds`
-    is to be set against the time without it."""
+    """Return figures per update, over `number` updates; 0 without a device. The profiler slows down the host but not the kernels, so
+    compare `busy_milliseconds` with the time without a profiler."""
     activities = supported_activities() & {ProfilerActivity.CPU, ProfilerActivity.CUDA}
     wait()
     with profile(activities=activities) as profiler:
@@ -48,14 +48,14 @@ def traced(update: Callable[[], object], wait: Callable[[], None], number: int) 
 
 
 def on_the_device(events: Iterable[Any], host: set[str]) -> list[Any]:
-    """Kernels, copies and fills. What bears a name of the host's is a span of the host's program, drawn on the device's line."""
+    """Return kernels, copies and fills. A device event with the name of a host event is a span of the host's program, so it is left out."""
     found = [event for event in events if event.device_type() == DeviceType.CUDA and event.duration_ns() > 0]
     return [event for event in found if event.name() not in host]
 
 
 def waiting_places(update: Callable[[], object]) -> dict[str, int]:
-    """Lines of Python at which an operation waits for the CUDA device in one update -> how often. Waits for the whole device
-    (torch.cuda.synchronize) are not among them."""
+    """Return the lines of Python at which an operation waits for the CUDA device in one update -> how often. Waits for the whole device
+    (torch.cuda.synchronize) are not included."""
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:
@@ -63,12 +63,12 @@ def waiting_places(update: Callable[[], object]) -> dict[str, int]:
             update()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    met = [one for one in caught if "synchroniz" in str(one.message)]
-    return dict(Counter(f"{'/'.join(Path(one.filename).parts[-2:])}:{one.lineno}" for one in met))
+    waits = [one for one in caught if "synchroniz" in str(one.message)]
+    return dict(Counter(f"{'/'.join(Path(one.filename).parts[-2:])}:{one.lineno}" for one in waits))
 
 
 def covered(spans: Iterable[tuple[int, int]]) -> int:
-    """How long at least one of the spans (start, end) runs."""
+    """Return the time during which at least one of the spans (start, end) runs."""
     busy, end = 0, 0
     for start, stop in sorted(spans):
         busy += max(0, stop - max(start, end))
@@ -77,7 +77,7 @@ def covered(spans: Iterable[tuple[int, int]]) -> int:
 
 
 def top(timed: Iterable[tuple[str, int]]) -> list[tuple[str, int, int]]:
-    """(name, nanoseconds, calls), the longest first."""
+    """Return (name, nanoseconds, calls) summed by name, the longest first."""
     sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
     for name, nanoseconds in timed:
         sums[name][0] += nanoseconds

@@ -1,4 +1,4 @@
-"""Does it train there? Each tiny recipe through the loop itself: finite, saved, and resumed with the same bits."""
+"""Check training on the device: each tiny recipe runs through the training loop, stays finite, saves, and resumes with the same bits."""
 
 import math
 import os
@@ -34,45 +34,45 @@ OF_TINY_MODALITY: dict[str, dict[str, Any]] = {"text": {"data.path": NOVEL}, "sp
 
 
 def settings_of(context: Context, modality: str) -> dict[str, Any]:
-    """What a short run of the modality's tiny recipe sets."""
+    """Return the settings of a short run of the modality's tiny recipe."""
     return COMMON | OF_MODALITY[modality] | (TINY | OF_TINY_MODALITY[modality] if context.is_tiny else {})
 
 
 def check_training(context: Context, modality: str, precision: str) -> Iterator[Row]:
-    """Five updates with run.deterministic=true, the last two of them again from a checkpoint, and five without it."""
+    """Run five updates with run.deterministic=true, then the last two again from a checkpoint, and five updates without it."""
     if not is_supported(precision):
         yield Row(f"{STEPS} updates", CANNOT, f"DeepSpeed has no {precision} on this device")
         return
     config = f"zero3_{precision}"
     whole, resumed, free = (context.folder / name for name in ("whole", "resumed", "free"))
-    # First the deterministic ones: cuBLAS reads what they need at the first product of a process.
+    # The deterministic runs come first: cuBLAS reads their setting at the first product of a process.
     train(context, modality, config, whole, {"run.deterministic": True})
-    yield finite(whole, f"{STEPS} updates, run.deterministic=true")
+    yield finite_row(whole, f"{STEPS} updates, run.deterministic=true")
     shutil.copytree(whole, resumed)
     shutil.rmtree(resumed / "checkpoints" / f"step_{STEPS:08d}")
     train(context, modality, config, resumed, {"run.deterministic": True})
-    yield same_bits(whole, resumed, f"resumed at {SAVED_AT} = uninterrupted")
+    yield same_bits_row(whole, resumed, f"resumed at {SAVED_AT} = uninterrupted")
     train(context, modality, config, free, {"data.path": whole / "prepared"})
-    yield finite(free, f"{STEPS} updates")
-    difference = same_bits(free, whole, "without run.deterministic = with it")
+    yield finite_row(free, f"{STEPS} updates")
+    difference = same_bits_row(free, whole, "without run.deterministic = with it")
     yield Row(difference.what, OK, difference.seen, difference.numbers)  # a measurement: what determinism changes
 
 
 def check_offload(context: Context) -> Iterator[Row]:
-    """The optimizer's state on the host, which a device feeds and reads."""
+    """Check training with the optimizer's state on the host."""
     if context.device == "cpu":
         yield Row("zero3_offload_cpu", CANNOT, "the host is the device here; tests/recipes/engine/test_cpu_adam.py has it")
         return
     train(context, "text", "zero3_offload_cpu", context.folder / "run")
-    yield finite(context.folder / "run", f"zero3_offload_cpu, {STEPS} updates")
+    yield finite_row(context.folder / "run", f"zero3_offload_cpu, {STEPS} updates")
 
 
 def train(context: Context, modality: str, config_name: str, run_dir: Path, more: dict[str, Any] | None = None) -> None:
-    """A run of the tiny recipe, in this process, by the loop that the launch scripts call."""
+    """Run the tiny recipe in this process, by the loop that the launch scripts call."""
     from recipes.train import loop
 
     quiet_libraries()
-    os.environ.pop("MASTER_PORT", None)  # each run in this process opens its own
+    os.environ.pop("MASTER_PORT", None)  # each run in this process opens its own port
     values = settings_of(context, modality) | (more or {})
     settings = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()]
     recipe = resolve_recipe(f"{modality}_tiny", RECIPES[modality], settings, None)
@@ -80,8 +80,8 @@ def train(context: Context, modality: str, config_name: str, run_dir: Path, more
     assert code == 0, f"the run ended with {code}"
 
 
-def finite(run_dir: Path, what: str) -> Row:
-    """Whether every update was applied with a finite loss and gradient."""
+def finite_row(run_dir: Path, what: str) -> Row:
+    """Return a row: was every update applied with a finite loss and gradient?"""
     rows = _metrics(run_dir)
     steps = {row["step"] for row in rows}
     skipped = max(row["skipped_steps"] for row in rows)
@@ -93,8 +93,8 @@ def finite(run_dir: Path, what: str) -> Row:
     return Row(what, OK, seen, {"losses": [row["loss"] for row in rows], "skipped": skipped})
 
 
-def same_bits(first: Path, second: Path, what: str) -> Row:
-    """Whether two runs ended with the same metrics and the same tensors, bit for bit; by how much they differ where not."""
+def same_bits_row(first: Path, second: Path, what: str) -> Row:
+    """Return a row: did two runs end with the same metrics and tensors, bit for bit? If not, by how much do they differ?"""
     one, other = (_tensors(run_dir) for run_dir in (first, second))
     differing = [name for name in one.keys() | other.keys() if name not in one or name not in other or not _equal(one[name], other[name])]
     if not differing and _metrics(first)[-1] == _metrics(second)[-1]:

@@ -1,4 +1,4 @@
-"""The process that runs checks: each is a function that yields rows, which go to the parent as they come."""
+"""The worker process, which runs checks. A check is a function that yields rows; each row is sent to the parent at once."""
 
 import importlib
 import os
@@ -17,21 +17,21 @@ from accelerator.result import CANNOT, WHOLE, Row, as_json
 
 @dataclass(frozen=True)
 class Context:
-    """What a check is told."""
+    """Arguments of every check."""
 
     device: str
     """cuda, or cpu with tiny sizes."""
     folder: Path
-    """Of this check alone, empty."""
+    """An empty folder for this check alone."""
 
     @property
     def is_tiny(self) -> bool:
-        """On the CPU all sizes are tiny."""
+        """True on the CPU, where all sizes are tiny."""
         return self.device == "cpu"
 
 
 def work(checks: list[Check], device: str, out: Path, pipe: int) -> int:
-    """Run them in turn; the first that raises is the last, since a device may be of no use after an error. Returns the exit code."""
+    """Run the checks in turn. After a check that raises, none is run, since the device may be unusable. Returns the exit code."""
     with os.fdopen(pipe, "w", buffering=1) as lines:
         send = partial(print, file=lines)
         for check in checks:
@@ -48,13 +48,13 @@ def work(checks: list[Check], device: str, out: Path, pipe: int) -> int:
 
 
 def does_not_fit(error: Exception) -> str:
-    """What torch says of memory, in short."""
+    """Return the first sentence of torch's out-of-memory error."""
     return f"does not fit: {str(error).split('.')[0]}"
 
 
 def run_one(check: Check, context: Context, send: Callable[[str], None]) -> None:
-    """Send its rows as they are found, then that it is done."""
-    shutil.rmtree(context.folder, ignore_errors=True)  # of a run before, which would otherwise be continued
+    """Run a check. Send each row when it is found, then the end message."""
+    shutil.rmtree(context.folder, ignore_errors=True)  # a run in a folder of an earlier call would be resumed
     context.folder.mkdir(parents=True)
     function = getattr(importlib.import_module(check.module), check.function)
     for row in function(context, *check.arguments):
@@ -63,7 +63,8 @@ def run_one(check: Check, context: Context, send: Callable[[str], None]) -> None
 
 
 def end_with_parent(lifeline: int) -> None:
-    """However the parent ends: nothing is ever written into this pipe, so that reading it ends when the last writer does."""
+    """End this process and its descendants when the parent ends, for any reason. No data are written into the pipe `lifeline`, so
+    reading it returns when the parent, its only writer, has ended."""
 
     def wait() -> None:
         os.read(lifeline, 1)

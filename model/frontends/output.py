@@ -1,4 +1,4 @@
-"""What every front-end is, and what it gives the encoder. Knows no modality.
+"""The interface of every front-end, and its output. No modality here.
 
 Shapes: B batch, S sequence (prefix tokens first), N positions of the sample itself, D hidden, H local heads, L 1 or the number of blocks.
 """
@@ -11,21 +11,21 @@ from model.config import Shares
 
 
 class FrontendOutput(NamedTuple):
-    """Encoder input (B, S, D), and two things that not every front-end has."""
+    """Encoder input (B, S, D), and two outputs that only some front-ends have."""
 
     x_BSD: Tensor
     bias_LHSS: Tensor | None = None
     """Added to the attention logits: one bias for all blocks (L = 1) or one for each."""
     features_BND: Tensor | None = None
-    """The embedded raw input before any mask, detached: what a teacher that shares the student's embedding reads."""
+    """The embedded raw input before any mask, detached. A teacher that shares the student's embedding reads it."""
 
 
 class Frontend(nn.Module):
     """Raw input -> tokens. forward takes (inputs, mask, padding mask, features in place of the inputs or None) and returns a
-    FrontendOutput; docs/add-a-modality.md shows one being written."""
+    FrontendOutput. docs/add-a-modality.md shows how to write one."""
 
     num_prefix_tokens: int = 0
-    """Positions in front of the sample's own that are attended to and carry no target (CLS)."""
+    """Positions in front of the sample's own. They are attended to and have no target (CLS)."""
 
     def shared_parameters(self, shares: Shares) -> set[str]:
         """Names of the parameters that a teacher with this `shares` copies instead of averaging."""

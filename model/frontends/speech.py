@@ -17,15 +17,15 @@ from model.init import Init, UniformLinear
 from model.parallel import Parallel
 
 FEATURES = ("extractor.", "feature_norm.", "projection.", "mask_vector")
-"""What embeds the raw input, as the beginnings of parameter names."""
+"""Prefixes of the names of the parameters that embed the raw input."""
 
 
 class SpeechFrontend(Frontend):
     """Extractor -> LayerNorm -> projection [features] -> mask vector -> zeros at padding -> plus positional convolutions ->
-    entry norm (post-LN blocks only) -> dropout. Held whole on every TP rank.
+    entry norm (post-LN blocks only) -> dropout. Every TP rank holds the whole module.
 
-    Padding counts frames here. fairseq then pads to an even number of frames, masks the extra one in the attention and removes
-    it: the same numbers, so that is not done.
+    Padding masks are over frames. fairseq also pads to an even number of frames, masks the extra frame in the attention and removes
+    it. That changes no number, so it is not done here.
 
     Source: fairseq wav2vec2.py and data2vec_audio.py, base_librispeech.yaml.
     """
@@ -45,8 +45,8 @@ class SpeechFrontend(Frontend):
     def forward(
         self, inputs_BT: Tensor, mask_BS: Tensor | None, padding_mask_BS: Tensor | None, features_BND: Tensor | None = None
     ) -> FrontendOutput:
-        """Encoder input (B, S, D) and the features of every frame. `features_BND`, if given, are read in place of the
-        waveform. Masks are bool: mask_BS True where the mask vector stands, padding_mask_BS True at padding."""
+        """Return the encoder input (B, S, D) and the features of every frame. `features_BND`, if given, are read in place of the
+        waveform. Masks are bool: mask_BS is True where the mask vector replaces a frame, padding_mask_BS at padding."""
         dtype = self.mask_vector.dtype
         if features_BND is None:
             features_BND = self.projection(self.feature_norm(self.extractor(inputs_BT.to(dtype))))
@@ -59,8 +59,8 @@ class SpeechFrontend(Frontend):
         return FrontendOutput(self.dropout(self.norm(x_BSD)), features_BND=features_BND.detach())
 
     def shared_parameters(self, shares: Shares) -> set[str]:
-        """Names of the parameters that the teacher copies: what makes the features, and with "frontend" the positional
-        convolutions too. The entry norm belongs to the blocks (fairseq keeps it in the averaged encoder)."""
+        """Return the names of the parameters that the teacher copies: those that make the features, and with "frontend" also the
+        positional convolutions. The entry norm belongs to the blocks (fairseq keeps it in the averaged encoder)."""
         prefixes = {"nothing": (), "features": FEATURES, "frontend": (*FEATURES, "positions.")}[shares]
         return {name for name, _ in self.named_parameters() if name.startswith(prefixes)}
 
@@ -101,14 +101,14 @@ class ExtractorLayer(nn.Module):
 
 
 class StridedConv(nn.Conv1d):
-    """A convolution over time with channels last, where LayerNorm wants them. Kaiming-normal weights."""
+    """A convolution over time with channels last, as LayerNorm needs them. Kaiming-normal weights."""
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, *, bias: bool, init: Init) -> None:
         self._init = init
         super().__init__(in_channels, channels, kernel, stride, bias=bias)
 
     def reset_parameters(self) -> None:
-        """Called by nn.Conv1d's constructor, the only moment when zero.Init lets a parameter be written."""
+        """Called by nn.Conv1d's constructor, the only time at which zero.Init allows writing a parameter."""
         fan_in = self.weight[0].numel()
         self._init.at("weight").fill_normal(self.weight.data, math.sqrt(2 / fan_in))
         if self.bias is not None:
@@ -116,7 +116,7 @@ class StridedConv(nn.Conv1d):
 
     def forward(self, x_BTC: Tensor) -> Tensor:
         """Shapes: (B, frames in, channels in) -> (B, frames out, C)."""
-        # two-dimensional kernels exist for channels-last memory, one-dimensional ones do not: no transposed copies
+        # conv2d has kernels for channels-last memory, conv1d has none; so this makes no transposed copies
         x_BC1T = x_BTC.transpose(1, 2).unsqueeze(2)
         return F.conv2d(x_BC1T, self.weight.unsqueeze(2), self.bias, (1, self.stride[0])).squeeze(2).transpose(1, 2)
 
@@ -130,7 +130,7 @@ class TimeNorm(nn.GroupNorm):
 
 
 class Positions(nn.Module):
-    """Convolutions over the frames whose output is added to them: a stack of narrow ones, or a single wide one."""
+    """Positional convolutions, whose output is added to the frames: a stack of narrow ones, or a single wide one."""
 
     def __init__(self, config: SpeechFrontendConfig, hidden_size: int, init: Init) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Positions(nn.Module):
         self.exact_padding = config.exact_padding
 
     def forward(self, x_BSD: Tensor, padding_mask_BS: Tensor | None) -> Tensor:
-        """Shapes: (B, S, D) -> (B, S, D). x must be zero at padding, as the first convolution reads it."""
+        """Shapes: (B, S, D) -> (B, S, D). x must be zero at padding, which the first convolution reads too."""
         for number, layer in enumerate(self.layers):
             if self.exact_padding and number and padding_mask_BS is not None:
                 x_BSD = x_BSD.masked_fill(padding_mask_BS.unsqueeze(-1), 0.0)
@@ -151,7 +151,7 @@ class Positions(nn.Module):
 
 
 class PositionalConv(nn.Conv1d):
-    """Grouped convolution -> LayerNorm over channels without parameters -> GELU; as many frames out as in. Torch's own start."""
+    """Grouped convolution -> LayerNorm over channels without parameters -> GELU. Keeps the number of frames. Torch's initial values."""
 
     def __init__(self, hidden_size: int, kernel: int, groups: int, init: Init) -> None:
         self._init = init
@@ -171,9 +171,11 @@ class PositionalConv(nn.Conv1d):
 
 
 class WeightNormedConv(nn.Module):
-    """One wide grouped convolution -> GELU, its weight g * v / |v| with the norm over both channel dimensions, one for each
-    tap. g and v are ordinary parameters: those of torch's weight_norm are made after the constructor and escape ZeRO-3.
-    Source: fairseq wav2vec2.py make_conv_pos."""
+    """One wide grouped convolution -> GELU. Its weight is g * v / |v|, with one norm per tap, over both channel dimensions.
+
+    g and v are ordinary parameters. torch's weight_norm would make them after the constructor, and ZeRO-3 would not partition them.
+    Source: fairseq wav2vec2.py make_conv_pos.
+    """
 
     def __init__(self, hidden_size: int, kernel: int, groups: int, init: Init) -> None:
         super().__init__()

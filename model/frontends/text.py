@@ -22,8 +22,8 @@ BOS, PAD, EOS, UNK = range(4)  # fairseq's and RoBERTa's first ids
 class TextFrontend(Frontend):
     """Token embedding (+ learned position) -> LayerNorm -> dropout -> zeros at padding.
 
-    Source: fairseq transformer_encoder.py forward_embedding and learned_positional_embedding.py. Rows past vocab_size are 0,
-    are never looked up and never trained.
+    Source: fairseq transformer_encoder.py forward_embedding and learned_positional_embedding.py. Rows from vocab_size on are 0:
+    they are never looked up and never trained.
     """
 
     def __init__(self, config: TextFrontendConfig, encoder: EncoderConfig, init: Init, parallel: Parallel, stream: DropoutStream) -> None:
@@ -43,8 +43,8 @@ class TextFrontend(Frontend):
     def forward(
         self, ids_BS: Tensor, mask_BS: Tensor | None, padding_mask_BS: Tensor | None, features_BSD: Tensor | None = None
     ) -> FrontendOutput:
-        """Embedded tokens (B, S, D) and the attention bias (1, H, S, S), if any. mask_BS is not read: `<mask>` is an id, so
-        student and teacher read different ids and there are no features to hand on."""
+        """Return embedded tokens (B, S, D) and the attention bias (1, H, S, S), if any. mask_BS is not read: `<mask>` is an id. So
+        student and teacher read different ids, and there are no features to share."""
         assert features_BSD is None
         x_BSD = self.tokens(ids_BS)
         if self.positions is not None:
@@ -56,14 +56,14 @@ class TextFrontend(Frontend):
         return FrontendOutput(x_BSD, None if bias_HSS is None else bias_HSS.unsqueeze(0))
 
     def shared_parameters(self, shares: Shares) -> set[str]:
-        """Names of the parameters that the teacher copies: all but the attention bias, which belongs to the blocks."""
+        """Return the names of the parameters that the teacher copies: all but the attention bias, which belongs to the blocks."""
         if shares == "nothing":
             return set()
         return {name for name, _ in self.named_parameters() if not name.startswith("relative_bias.")}
 
 
 class PositionTable(nn.Module):
-    """Learned absolute positions, counted over real tokens only: the first one has row PAD + 1."""
+    """Learned absolute positions, counted over real tokens only. The first real token has row PAD + 1."""
 
     def __init__(self, max_positions: int, hidden_size: int, init: Init, std: float) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ class PositionTable(nn.Module):
         self.weight.data[PAD] = 0
 
     def forward(self, S: int, padding_mask_BS: Tensor | None) -> Tensor:
-        """Shapes: (S, D) where nothing is padded, else (B, S, D)."""
+        """Shapes: (S, D) if nothing is padded, else (B, S, D)."""
         if padding_mask_BS is None:
             return self.weight[PAD + 1 : PAD + 1 + S]
         keep_BS = ~padding_mask_BS

@@ -1,4 +1,4 @@
-"""Vision front-end: pixels -> masked patches behind a CLS vector, and the relative position bias. Draws no mask; there are no
+"""Vision front-end: pixels -> masked patches behind a CLS vector, and the relative position bias. It draws no mask and has no
 absolute positions.
 
 Shapes: B batch, C colours, H W pixels of a side (of an image), N patches row by row, S = N + 1 with CLS first, D hidden, L
@@ -17,11 +17,11 @@ from model.parallel import Parallel
 from model.positions import PatchBias
 
 VECTOR_INIT_STD = 0.02
-"""Of the CLS and mask vectors where encoder.init_std leaves it to the fan-in, which a vector has not (BEiT's value)."""
+"""Std of the CLS and mask vectors if encoder.init_std is None: that means 1/sqrt(fan_in), and a vector has no fan-in. BEiT's value."""
 
 
 class VisionFrontend(Frontend):
-    """Patch embedding [features] -> mask vector -> CLS in front; and a bias on the attention logits, which starts at 0.
+    """Patch embedding [features] -> mask vector -> CLS in front; and a bias on the attention logits, whose initial value is 0.
 
     Source: BEiT as data2vec_vision uses it (modeling_cyclical.py).
     """
@@ -47,8 +47,8 @@ class VisionFrontend(Frontend):
     def forward(
         self, pixels_BCHW: Tensor, mask_BN: Tensor | None, padding_mask_BN: Tensor | None, features_BND: Tensor | None = None
     ) -> FrontendOutput:
-        """Encoder input (B, S, D), the bias (L, H, S, S) if any, and the embedding of every patch. `features_BND`, if given,
-        are read in place of the pixels. mask_BN is True where the mask vector stands; images have no padding."""
+        """Return the encoder input (B, S, D), the bias (L, H, S, S) if any, and the embedding of every patch. `features_BND`, if
+        given, are read in place of the pixels. mask_BN is True where the mask vector replaces a patch. Images have no padding."""
         assert padding_mask_BN is None
         dtype = self.mask_vector.dtype
         if features_BND is None:
@@ -61,7 +61,7 @@ class VisionFrontend(Frontend):
         return FrontendOutput(x_BSD, None if bias is None else bias.view(-1, *bias.shape[-3:]), features_BND.detach())
 
     def shared_parameters(self, shares: Shares) -> set[str]:
-        """Names of the parameters that the teacher copies: all but the bias, which belongs to the blocks."""
+        """Return the names of the parameters that the teacher copies: all but the bias, which belongs to the blocks."""
         if shares == "nothing":
             return set()
         return {name for name, _ in self.named_parameters() if not name.startswith("relative_bias.")}
@@ -76,14 +76,14 @@ class PatchBiases(nn.ModuleList):
 
 
 class PatchEmbedding(nn.Conv2d):
-    """One linear map, with bias, of each patch's pixels; started as BEiT starts it, biases at 0."""
+    """One linear map, with bias, of each patch's pixels. Initial values are BEiT's, biases are 0."""
 
     def __init__(self, config: VisionFrontendConfig, hidden_size: int, init: Init, std: float | None) -> None:
         self._init, self._std = init.at("weight"), std
         super().__init__(config.num_channels, hidden_size, config.patch_size, stride=config.patch_size)
 
     def reset_parameters(self) -> None:
-        """Called by nn.Conv2d's constructor, the only moment when zero.Init lets a parameter be written."""
+        """Called by nn.Conv2d's constructor, the only time at which zero.Init allows writing a parameter."""
         self._init.fill_truncated(self.weight.data, self._std)
         assert self.bias is not None
         nn.init.zeros_(self.bias)

@@ -1,5 +1,5 @@
-"""A checkpoint's student or teacher as one safetensors file of whole float32 tensors under our names, on one process and one
-parameter at a time. Other people's names and formats are recipes/interop's."""
+"""Write the student or teacher of a checkpoint to one safetensors file of whole float32 tensors under this project's names. It runs in
+one process, one parameter at a time. Other projects' names and formats are in the other modules of recipes/interop."""
 
 import argparse
 import json
@@ -15,16 +15,16 @@ from recipes.errors import ConfigError
 from recipes.system.durable import sync
 from recipes.values import place
 
-if TYPE_CHECKING:  # torch is imported when the command runs: --help is quick
+if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
     from torch import Tensor
 
     from recipes.checkpoint.load import CheckpointReader
 
 KIND_OF = {"student": "master", "teacher": "shadow"}
-"""What --weights takes, and what the checkpoint calls it. The teacher has no head."""
+"""Value of --weights -> kind of tensor in the checkpoint. The teacher has no head."""
 TOKEN_TABLE = "trunk.frontend.tokens.weight"
-"""Its rows past the recipe's vocabulary only make it divisible. They are zero, never trained and not counted as parameters, and
-who reads the file expects vocab_size rows: so they stay out."""
+"""Its rows past the recipe's vocabulary are padding that makes the number of rows divisible. They are zero, never trained and not
+counted as parameters. Readers of the file expect vocab_size rows, so the padding is not written."""
 
 
 def add_command(commands: Any) -> None:
@@ -38,7 +38,7 @@ def add_command(commands: Any) -> None:
 
 
 def run_consolidate(args: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Write the file and say what is in it. Raises: ConfigError, DamagedCheckpoint."""
+    """Write the file and print its content in one line. Raises: ConfigError, DamagedCheckpoint."""
     world_size = world_from_environment().size
     if world_size > 1:
         raise ConfigError(f"consolidate runs on one process, {world_size} were started; use python launch/convert.py")
@@ -53,10 +53,10 @@ def run_consolidate(args: argparse.Namespace, say: Callable[[str], None]) -> int
 
 
 def consolidate(reader: "CheckpointReader", weights: str, out: Path) -> dict[str, tuple[int, ...]]:
-    """Write `weights` ("student" or "teacher") to `out`, which appears complete or not at all. Every value is verified by its
-    hash on the way. Host memory: about the largest parameter.
+    """Write `weights` ("student" or "teacher") to `out` atomically: the file is complete or absent. The hash of every value is
+    verified. Host memory: about the largest parameter.
 
-    Returns: name -> shape. Raises: ConfigError where `out` exists or cannot be written; DamagedCheckpoint.
+    Returns: name -> shape. Raises: ConfigError if `out` exists or cannot be written; DamagedCheckpoint.
     """
     from recipes.checkpoint.tensor_file import write_tensors
 
@@ -74,17 +74,18 @@ def consolidate(reader: "CheckpointReader", weights: str, out: Path) -> dict[str
     except OSError as error:
         raise ConfigError(f"--out {out}: {error.strerror or error}; name a file that you may write, on a disk with room") from None
     finally:
-        with suppress(OSError):  # its folder is no folder
+        with suppress(OSError):  # for example, the parent of `out` is a file
             temporary.unlink(missing_ok=True)
     return shapes
 
 
 def _tensors(reader: "CheckpointReader", kind: str, shapes: dict[str, tuple[int, ...]]) -> Iterator["Tensor"]:
-    """One at a time: the writer holds a tensor while it asks for the next one, so what it has written gives up its memory."""
+    """Yield one tensor at a time. The writer still holds a tensor while it takes the next one, so the memory of a written tensor is
+    freed here."""
     for name, shape in shapes.items():
         with reading(reader.folder):
             whole = reader.whole(kind, name)
-        tensor = (whole if whole.shape == shape else whole[: shape[0]]).detach()  # a view would hold on to its base
+        tensor = (whole if whole.shape == shape else whole[: shape[0]]).detach()  # a view would keep its base in memory
         del whole
         yield tensor
         tensor.data = tensor.new_empty(0)
@@ -97,7 +98,7 @@ def _shape_without_padding(manifest: Manifest, name: str) -> tuple[int, ...]:
 
 
 def _metadata(manifest: Manifest, weights: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
-    """Strings, as the format asks; `format` tells other readers that these are torch's tensors."""
+    """Return the metadata as strings, which safetensors requires. `format` marks the tensors as torch's for other readers."""
     stored = {name: manifest.parameters[name].shape for name in shapes}
     left_out = {name: stored[name][0] - shape[0] for name, shape in shapes.items() if shape != stored[name]}
     return {

@@ -1,4 +1,4 @@
-"""Names of fairseq's Transformer blocks, which text and speech have in common (transformer_layer.py, wav2vec2.py)."""
+"""Parameter names of fairseq's Transformer blocks, which are the same for text and speech (transformer_layer.py, wav2vec2.py)."""
 
 from recipes.interop.names import Entry, head_by_head, renamed
 
@@ -12,7 +12,7 @@ PARTS = {
 
 
 def block_entries(prefix: str, num_heads: int) -> list[Entry]:
-    """Every tensor of every block; `prefix` stands before `layers.`."""
+    """Return entries for every tensor of every block. `prefix` is the part of their names before `layers.`."""
     theirs, ours = prefix + "layers.{n}.", "trunk.encoder.layers.{n}."
     queries_keys_values = tuple(f"{theirs}self_attn.{letter}_proj.{{leaf}}" for letter in "qkv")
     fused = head_by_head(queries_keys_values, ours + "attention.qkv.{leaf}", num_heads)

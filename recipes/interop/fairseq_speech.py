@@ -1,4 +1,4 @@
-"""fairseq's data2vec audio: its parameter names and its configuration as ours.
+"""fairseq's data2vec audio: conversion of its parameter names and its configuration to this project's.
 
 Source of names: fairseq data2vec_audio.py and wav2vec2.py at the commit that data2vec.md names.
 """
@@ -44,30 +44,30 @@ TRANSLATED = (
 )
 IGNORED = {
     "_name": "the class",
-    "dropout_features": "made, never called",
-    "final_dim": "of wav2vec 2.0's projections, as is all of the quantizer and the negatives",
+    "dropout_features": "the module is made, but never called",
+    "final_dim": "only for wav2vec 2.0's projections, quantizer and negatives",
     **dict.fromkeys(
         ("logit_temp", "same_quantizer", "quantizer_depth", "quantizer_factor", "latent_vars", "latent_groups"), "see final_dim"
     ),
     **dict.fromkeys(("latent_dim", "latent_temp", "num_negatives", "negatives_from_everywhere"), "see final_dim"),
     **dict.fromkeys(("cross_sample_negatives", "codebook_negatives"), "see final_dim"),
-    **dict.fromkeys(("mask_other", "mask_min_space"), "of other mask_selections, or of masks without overlap"),
-    "require_same_masks": "ours always are: the smallest count of a group",
+    **dict.fromkeys(("mask_other", "mask_min_space"), "only for other mask_selections, or for masks without overlap"),
+    "require_same_masks": "always so here: the smallest count of a group",
     **dict.fromkeys(
         ("mask_channel_length", "mask_channel_before", "mask_channel_selection", "mask_channel_other"), "see mask_channel_prob"
     ),
     **dict.fromkeys(("no_mask_channel_overlap", "mask_channel_min_space"), "see mask_channel_prob"),
     **dict.fromkeys(("required_seq_len_multiple", "crop_seq_to_multiple"), "extra frames are masked in the attention and removed"),
-    **dict.fromkeys(("max_positions", "depthwise_conv_kernel_size", "fp16"), "of the conformer"),
+    **dict.fromkeys(("max_positions", "depthwise_conv_kernel_size", "fp16"), "only for the conformer"),
     **dict.fromkeys(("adp_dim", "adp_act_fn", "adp_trf_idx"), "see adp_num"),
     "checkpoint_activations": "costs time, changes no number",
-    "max_update": "of the run",
+    "max_update": "length of the run",
 }
-"""Setting -> why it changes no number of ours."""
+"""Setting -> why it changes no number here."""
 
 
 def speech_names(recipe: Recipe) -> NameTable:
-    """Names of a student; those of a teacher with teacher_prefix before them."""
+    """Return the name table of a student. It also fits a teacher whose names get teacher_prefix."""
     model, frontend = recipe.model, recipe.frontend
     assert isinstance(frontend, SpeechFrontendConfig)
     extractor, ours = "feature_extractor.conv_layers.", "trunk.frontend."
@@ -75,7 +75,7 @@ def speech_names(recipe: Recipe) -> NameTable:
         norm = same(extractor + "{n}.2.1.{leaf}", ours + "extractor.layers.{n}.norm.{leaf}")
     else:
         norm = same(extractor + "0.2.{leaf}", ours + "extractor.layers.0.norm.{leaf}")
-    # one parameter, read at the entry of post-LN blocks and after the last of pre-LN blocks
+    # one parameter, used before the first block (post-LN) or after the last block (pre-LN)
     entry_or_final_norm = "trunk.encoder.final_norm.{leaf}" if model.block.normalize_before else ours + "norm.{leaf}"
     return NameTable(
         [
@@ -97,20 +97,20 @@ def _position_entries(frontend: SpeechFrontendConfig) -> list[Entry]:
     if frontend.pos_conv_depth > 1:
         return [same(theirs + "{n}.0.{leaf}", ours + "{n}.{leaf}")]
     old = [same(f"{theirs}0.{name}", f"{ours}0.{name}") for name in ("weight_g", "weight_v", "bias")]
-    new = "0.parametrizations.weight.original"  # torch's later name of the same pair
+    new = "0.parametrizations.weight.original"  # name of the same pair in later torch versions
     return [*old, same(f"{theirs}{new}0", f"{ours}0.weight_g"), same(f"{theirs}{new}1", f"{ours}0.weight_v")]
 
 
 def teacher_prefix(recipe: Recipe) -> str:
-    """What stands before a teacher's names in the student: the teacher is the encoder, or the whole model where nothing is shared."""
+    """Return the prefix of the teacher's names in the student: the teacher is the encoder, or the whole model if nothing is shared."""
     return "" if recipe.teacher.shares == "nothing" else "encoder."
 
 
 def speech_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
-    """The recipe that fairseq's data2vec_audio configuration describes. What a state dict does not depend on (data, optimizer,
-    run) is the template's.
+    """Return the recipe that fairseq's data2vec_audio configuration describes. Sections that do not change a state dict (data,
+    optimizer, run) are the template's.
 
-    Raises: ConfigError naming the first setting that ours cannot express.
+    Raises: ConfigError with the first setting that this model cannot express.
     """
     require(config, CAN_EXPRESS)
     require_known(config, (*CAN_EXPRESS, *TRANSLATED, *IGNORED))
@@ -170,16 +170,16 @@ def _teacher(config: dict[str, Any]) -> TeacherConfig:
     shares: Shares = "features" if config["ema_transformer_only"] else "nothing"
     if config["ema_layers_only"]:
         shares = "frontend"
-    if shares == "nothing":  # the whole model as teacher returns every layer, whatever K says
+    if shares == "nothing":  # then fairseq's teacher is the whole model, which returns every layer and ignores K
         teacher = replace(teacher, average_top_k_layers=config["encoder_layers"])
     return replace(teacher, shares=shares)
 
 
 def parse_conv_layers(expression: str) -> list[tuple[int, int, int]]:
-    """(channels, kernel, stride) of each convolution, from fairseq's Python expression: lists of triples with + and *, nothing
-    that would have to be executed.
+    """Return (channels, kernel, stride) of each convolution from fairseq's Python expression: lists of triples with + and *. The
+    expression is parsed, not executed.
 
-    Raises: ConfigError where it is anything else.
+    Raises: ConfigError for any other expression.
     """
     try:
         layers = _evaluate(ast.parse(expression.strip(), mode="eval").body)

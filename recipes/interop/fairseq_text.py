@@ -1,4 +1,4 @@
-"""fairseq's data2vec text: its parameter names and its configuration as ours.
+"""fairseq's data2vec text: conversion of its parameter names and its configuration to this project's.
 
 Source of names: fairseq data2vec_text.py and transformer_encoder.py at the commit that data2vec.md names.
 """
@@ -15,7 +15,7 @@ from recipes.interop.names import NameTable, padded_rows, same, unread
 from recipes.interop.settings import require, teacher_settings
 
 TEACHER_PREFIX = "encoder.sentence_encoder."
-"""Student names of what the teacher averages begin with it; the teacher's own do not."""
+"""Prefix, in the student, of the names of the parameters that the teacher averages. The teacher's own names do not have it."""
 TOKENS = TEACHER_PREFIX + "embed_tokens.weight"
 CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "transformer.activation_fn": ("gelu", "relu"),
@@ -31,7 +31,7 @@ CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
 
 
 def text_names(recipe: Recipe) -> NameTable:
-    """Names of a student; those of a teacher with TEACHER_PREFIX before them."""
+    """Return the name table of a student. It also fits a teacher whose names get TEACHER_PREFIX."""
     frontend, model = recipe.frontend, recipe.model
     assert isinstance(frontend, TextFrontendConfig)
     head = [same(f"encoder.regression_head.{2 * i}.{{leaf}}", f"head.layers.{i}.{{leaf}}") for i in range(model.head_layers)]
@@ -49,10 +49,10 @@ def text_names(recipe: Recipe) -> NameTable:
 
 
 def text_recipe(template: Recipe, config: dict[str, Any], vocab_size: int) -> Recipe:
-    """The recipe that fairseq's data2vec_text configuration describes; `vocab_size` is its dictionary's. What a state dict does
-    not depend on (mask, data, optimizer, run) is the template's.
+    """Return the recipe that fairseq's data2vec_text configuration describes. `vocab_size` is the size of its dictionary. Sections that
+    do not change a state dict (mask, data, optimizer, run) are the template's.
 
-    Raises: ConfigError naming the first setting that ours cannot express.
+    Raises: ConfigError with the first setting that this model cannot express.
     """
     require(config, CAN_EXPRESS)
     transformer, encoder = config["transformer"], config["transformer"]["encoder"]

@@ -1,4 +1,4 @@
-"""fairseq's data2vec vision (its port of the BEiT fork): its parameter names and its configuration as ours.
+"""fairseq's data2vec vision (its port of the BEiT fork): conversion of its parameter names and its configuration to this project's.
 
 Source of names: fairseq data2vec_vision.py at the commit that data2vec.md names.
 """
@@ -21,12 +21,13 @@ TRANSLATED = (
     *("ema_end_decay", "ema_anneal_end_step", "ema_transformer_only"),
 )
 IGNORED = {"_name": "the class", "mlp_ratio": "never read: the port's blocks have 4"}
-"""Setting -> why it changes no number of ours."""
+"""Setting -> why it changes no number here."""
 FFN_RATIO = 4
 
 
 def vision_names(recipe: Recipe) -> NameTable:
-    """Names of a student; those of a teacher with teacher_prefix before them. `final_proj` is made but never called by the port."""
+    """Return the name table of a student. It also fits a teacher whose names get teacher_prefix. The port makes `final_proj` but never
+    calls it."""
     ours = "trunk.frontend."
     return NameTable(
         [
@@ -56,15 +57,15 @@ def _block_entries(num_heads: int) -> list[Entry]:
 
 
 def teacher_prefix(recipe: Recipe) -> str:
-    """What stands before a teacher's names in the student: the teacher is the encoder, or the whole model where nothing is shared."""
+    """Return the prefix of the teacher's names in the student: the teacher is the encoder, or the whole model if nothing is shared."""
     return "" if recipe.teacher.shares == "nothing" else "encoder."
 
 
 def vision_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
-    """The recipe that fairseq's data2vec_vision configuration describes. What a state dict does not depend on (data, optimizer,
-    run, initialisation) is the template's.
+    """Return the recipe that fairseq's data2vec_vision configuration describes. Sections that do not change a state dict (data,
+    optimizer, run, initialisation) are the template's.
 
-    Raises: ConfigError naming the first setting that ours cannot express.
+    Raises: ConfigError with the first setting that this model cannot express.
     """
     require_known(config, (*TRANSLATED, *IGNORED))
     if config["image_size"] % config["patch_size"]:

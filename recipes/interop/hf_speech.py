@@ -1,4 +1,4 @@
-"""Hugging Face Data2VecAudio: its parameter names and its configuration as ours. No files."""
+"""Hugging Face Data2VecAudio: conversion of its parameter names and its configuration to this project's. No files."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,7 @@ from recipes.interop.names import NameTable, head_by_head, renamed, same
 from recipes.interop.settings import require
 
 PREFIX = "data2vec_audio."
-"""Before the names of a model with a task's head."""
+"""Prefix of the names in a model with a task's head."""
 CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "model_type": ("data2vec-audio",),
     "hidden_act": ("gelu", "relu"),
@@ -30,7 +30,7 @@ PARTS = {
 
 
 def speech_names(recipe: Recipe) -> NameTable:
-    """Names of a trunk."""
+    """Return the name table of a trunk."""
     theirs, ours, front = "encoder.layers.{n}.", "trunk.encoder.layers.{n}.", "trunk.frontend."
     queries_keys_values = tuple(f"{theirs}attention.{letter}_proj.{{leaf}}" for letter in "qkv")
     return NameTable(
@@ -49,9 +49,9 @@ def speech_names(recipe: Recipe) -> NameTable:
 
 
 def speech_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
-    """The recipe whose trunk is this Data2VecAudio configuration.
+    """Return the recipe whose trunk this Data2VecAudio configuration describes.
 
-    Raises: ConfigError naming the first setting that ours cannot express.
+    Raises: ConfigError with the first setting that this model cannot express.
     """
     require(config, CAN_EXPRESS)
     if len(set(config["conv_dim"])) > 1:

@@ -1,4 +1,4 @@
-"""Hugging Face Data2VecText: its parameter names and its configuration as ours. No files."""
+"""Hugging Face Data2VecText: conversion of its parameter names and its configuration to this project's. No files."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from recipes.interop.names import NameTable, head_by_head, padded_rows, renamed,
 from recipes.interop.settings import require
 
 PREFIX = "data2vec_text."
-"""Before the names of a model with a task's head."""
+"""Prefix of the names in a model with a task's head."""
 TOKENS, TOKEN_TYPES = "embeddings.word_embeddings.weight", "embeddings.token_type_embeddings.weight"
 CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "model_type": ("data2vec-text",),
@@ -31,7 +31,7 @@ PARTS = {
 
 
 def text_names(recipe: Recipe) -> NameTable:
-    """Names of a trunk; pooler and token types are not data2vec's."""
+    """Return the name table of a trunk. Pooler and token types are not part of data2vec."""
     frontend = recipe.frontend
     assert isinstance(frontend, TextFrontendConfig)
     theirs, ours = "encoder.layer.{n}.", "trunk.encoder.layers.{n}."
@@ -49,7 +49,8 @@ def text_names(recipe: Recipe) -> NameTable:
 
 
 def fold_token_types(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same model without its only token type: that row, zero in data2vec, is added to every row of the token table."""
+    """Return the same model without token types: the only row of their table (zero in data2vec) is added to every row of the token
+    table."""
     if TOKEN_TYPES not in state:
         return state
     folded = {name: tensor for name, tensor in state.items() if name != TOKEN_TYPES}
@@ -57,9 +58,9 @@ def fold_token_types(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def text_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
-    """The recipe whose trunk is this Data2VecText configuration.
+    """Return the recipe whose trunk this Data2VecText configuration describes.
 
-    Raises: ConfigError naming the first setting that ours cannot express.
+    Raises: ConfigError with the first setting that this model cannot express.
     """
     require(config, CAN_EXPRESS)
     return replace(

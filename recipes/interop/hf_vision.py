@@ -1,4 +1,4 @@
-"""Hugging Face Data2VecVision: its parameter names and its configuration as ours. No files."""
+"""Hugging Face Data2VecVision: conversion of its parameter names and its configuration to this project's. No files."""
 
 from dataclasses import replace
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from recipes.interop.names import Entry, NameTable, head_by_head, query_value_bi
 from recipes.interop.settings import require
 
 PREFIX = "data2vec_vision."
-"""Before the names of a model with a task's head."""
+"""Prefix of the names in a model with a task's head."""
 CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "model_type": ("data2vec-vision",),
     "hidden_act": ("gelu", "relu"),
@@ -29,7 +29,7 @@ PARTS = {
 
 
 def vision_names(recipe: Recipe) -> NameTable:
-    """Names of a trunk; whichever norm of the final patches the model has is our final norm."""
+    """Return the name table of a trunk. `layernorm` and `pooler.layernorm` are both our final norm: a model has one of them."""
     front, layer, final = "trunk.frontend.", "encoder.layer.{n}.attention.attention.", "trunk.encoder.final_norm.{leaf}"
     return NameTable(
         [
@@ -61,9 +61,9 @@ def _block_entries(num_heads: int) -> list[Entry]:
 
 
 def vision_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
-    """The recipe whose trunk is this Data2VecVision configuration.
+    """Return the recipe whose trunk this Data2VecVision configuration describes.
 
-    Raises: ConfigError naming the first setting that ours cannot express.
+    Raises: ConfigError with the first setting that this model cannot express.
     """
     require(config, CAN_EXPRESS)
     scale = config["layer_scale_init_value"]

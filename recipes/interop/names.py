@@ -1,4 +1,5 @@
-"""Tables of parameter names: another code base's tensors as ours and back, whole, on the host. Knows no model and no ranks.
+"""Tables of parameter names that convert tensors of another code base ("theirs") to this project's ("ours") and back. Tensors are
+whole and on the host. No model and no ranks here.
 
 Shapes: D hidden, H heads, K head width, R rows of a table.
 """
@@ -13,13 +14,13 @@ from torch import Tensor
 
 from recipes.errors import ConfigError
 
-PLACES = {"n": r"(?P<n>\d+)", "leaf": r"(?P<leaf>weight|bias)"}
-"""What `{n}` and `{leaf}` in a name stand for."""
+PLACEHOLDERS = {"n": r"(?P<n>\d+)", "leaf": r"(?P<leaf>weight|bias)"}
+"""Regular expressions for `{n}` and `{leaf}` in a name."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """How their tensors, one or several, lie in one of ours; `split` undoes `join` exactly."""
+    """How one or several of their tensors make one of ours (`join`). `split` is the exact inverse."""
 
     join: Callable[[list[Tensor]], Tensor]
     split: Callable[[Tensor], list[Tensor]]
@@ -27,7 +28,8 @@ class Form:
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of ours (None: no module of ours reads it) and theirs that make it, with `{n}` and `{leaf}` in the names."""
+    """The name of one of our tensors (None: this model has no such tensor) and the names of theirs that make it. Names may contain
+    `{n}` and `{leaf}`."""
 
     ours: str | None
     theirs: tuple[str, ...]
@@ -37,47 +39,48 @@ class Entry:
 class _Found(NamedTuple):
     entry: Entry
     part: int
-    places: dict[str, str]
+    placeholders: dict[str, str]
 
 
 class NameTable:
-    """Both directions of a list of entries; the first entry that fits a name holds."""
+    """Conversion by a list of entries, in both directions. The first entry that matches a name is used."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._patterns = [(_pattern(name), entry, part) for entry in entries for part, name in enumerate(entry.theirs)]
 
     def to_ours(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Our whole tensors from a state dict of theirs.
+        """Return our whole tensors from their state dict.
 
-        Raises: ConfigError for a name that the table does not know, and where one of several parts is missing.
+        Raises: ConfigError for a name that no entry matches, and if one of several parts is missing.
         """
         ours: dict[str, Tensor] = {}
         for name in state:
             found = self._find(name)
-            if found.entry.ours is None or (key := found.entry.ours.format(**found.places)) in ours:
+            if found.entry.ours is None or (key := found.entry.ours.format(**found.placeholders)) in ours:
                 continue
-            parts = [part.format(**found.places) for part in found.entry.theirs]
+            parts = [part.format(**found.placeholders) for part in found.entry.theirs]
             if missing := [part for part in parts if part not in state]:
                 raise ConfigError(f"tensor {name} stands without {' and '.join(missing)}; all of them make one of ours: complete the file")
             ours[key] = found.entry.form.join([state[part] for part in parts])
         return ours
 
     def to_theirs(self, ours: dict[str, Tensor], names: Iterable[str], prefix: str = "") -> dict[str, Tensor]:
-        """Their tensors called prefix + name, under `names`; those that no module of ours reads are left out. Inverse of to_ours.
+        """Return their tensors under `names`; in the table they are called prefix + name. Tensors that this model does not have are left
+        out. Inverse of to_ours.
 
-        Raises: ConfigError for a name that the table does not know.
+        Raises: ConfigError for a name that no entry matches.
         """
         theirs: dict[str, Tensor] = {}
         for name in names:
             found = self._find(prefix + name)
             if found.entry.ours is not None:
-                theirs[name] = found.entry.form.split(ours[found.entry.ours.format(**found.places)])[found.part]
+                theirs[name] = found.entry.form.split(ours[found.entry.ours.format(**found.placeholders)])[found.part]
         return theirs
 
     def our_name(self, name: str) -> str | None:
-        """Our name of the tensor that holds theirs; None where no module of ours reads it. Raises: ConfigError for an unknown name."""
+        """Return our name of the tensor that contains theirs; None if this model has none. Raises: ConfigError for an unknown name."""
         found = self._find(name)
-        return None if found.entry.ours is None else found.entry.ours.format(**found.places)
+        return None if found.entry.ours is None else found.entry.ours.format(**found.placeholders)
 
     def _find(self, name: str) -> _Found:
         for pattern, entry, part in self._patterns:
@@ -87,7 +90,8 @@ class NameTable:
 
 
 def without_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors under `prefix` without it, as a model with a task's head has them; the state itself where none is."""
+    """Return the tensors whose names begin with `prefix`, without it (a model with a task's head has one). If there is no such tensor,
+    return the state itself."""
     inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
     return inner or state
 
@@ -98,12 +102,12 @@ def same(theirs: str, ours: str) -> Entry:
 
 
 def renamed(theirs: str, ours: str, parts: dict[str, str]) -> list[Entry]:
-    """Modules of the same shapes: `parts` maps their names to ours, `theirs` and `ours` stand before them."""
+    """Modules of the same shapes: `parts` maps their names to ours. `theirs` and `ours` are the prefixes of these names."""
     return [same(f"{theirs}{name}.{{leaf}}", f"{ours}{own}.{{leaf}}") for name, own in parts.items()]
 
 
 def unread(*theirs: str) -> list[Entry]:
-    """Tensors that no module of ours reads: buffers that are computed, heads that are not data2vec's."""
+    """Tensors that this model does not have: buffers that are computed, heads that are not data2vec's."""
     return [Entry(None, (name,), Form(lambda parts: parts[0], lambda tensor: [tensor])) for name in theirs]
 
 
@@ -128,7 +132,7 @@ def padded_rows(theirs: str, ours: str, rows: int, padded: int) -> Entry:
 
 
 def head_by_head(theirs: tuple[str, ...], ours: str, num_heads: int) -> Entry:
-    """Queries, keys and values in one tensor whose rows are ordered (head, q/k/v, width), so that a TP slice holds whole heads.
+    """Queries, keys and values in one tensor. Its rows are ordered (head, q/k/v, width), so that a TP slice has whole heads.
 
     Shapes: three of (D, ...) -> (3 D, ...); or one of (3 D, ...) whose rows are ordered (q/k/v, head, width).
     """
@@ -145,7 +149,7 @@ def head_by_head(theirs: tuple[str, ...], ours: str, num_heads: int) -> Entry:
 
 
 def query_value_bias(query: str, value: str, ours: str, num_heads: int) -> Entry:
-    """Biases of queries and values, where keys have none. Shapes: two of (D,) -> (H, 2, K)."""
+    """Biases of queries and values of a model without key biases. Shapes: two of (D,) -> (H, 2, K)."""
 
     def join(parts: list[Tensor]) -> Tensor:
         return torch.stack([p.view(num_heads, -1) for p in parts], dim=1)
@@ -155,6 +159,6 @@ def query_value_bias(query: str, value: str, ours: str, num_heads: int) -> Entry
 
 def _pattern(name: str) -> re.Pattern[str]:
     text = re.escape(name)
-    for place, pattern in PLACES.items():
-        text = text.replace(rf"\{{{place}\}}", pattern)
+    for placeholder, pattern in PLACEHOLDERS.items():
+        text = text.replace(rf"\{{{placeholder}\}}", pattern)
     return re.compile(text)

@@ -1,5 +1,5 @@
-"""Reading another code base's configuration: what it must say for ours to mean the same, and settings that all of fairseq's
-data2vec models spell alike. No tensors."""
+"""Read the configuration of another code base: check that this model can express it, and convert the settings that have the same names
+in all of fairseq's data2vec models. No tensors."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,10 +9,10 @@ from recipes.errors import ConfigError
 
 
 def require(config: dict[str, Any], allowed: dict[str, tuple[Any, ...]]) -> None:
-    """Check settings (dotted names lead into sections) against the values that ours can express. One that is missing is at the
-    first of them, which is why they start with the other side's default.
+    """Check settings (a dotted name is a setting in a section) against the values that this model can express. A missing setting counts
+    as the first allowed value, which is therefore the other code base's default.
 
-    Raises: ConfigError naming the first setting that ours cannot express.
+    Raises: ConfigError with the first setting that this model cannot express.
     """
     for name, values in allowed.items():
         value: Any = config
@@ -23,13 +23,13 @@ def require(config: dict[str, Any], allowed: dict[str, tuple[Any, ...]]) -> None
 
 
 def require_known(config: dict[str, Any], known: Iterable[str]) -> None:
-    """Raises: ConfigError naming the first setting that is not known here: what it changes, nobody has looked at."""
+    """Check that every setting is among `known`. Raises: ConfigError with the first other one, since its effect was never checked."""
     for name in config.keys() - set(known):
         raise ConfigError(f"{name} is {config[name]!r}: a setting that this version does not know; remove it if it changes no number")
 
 
 def teacher_settings(config: dict[str, Any]) -> TeacherConfig:
-    """EMA, K and norms, which fairseq's data2vec models spell alike; what the teacher shares and reads is the caller's."""
+    """Return EMA, K and norms, which have the same names in all of fairseq's data2vec models. The caller sets `shares` and `target`."""
     per_layer: list[Norm] = [norm for norm in ("batch", "instance", "layer") if config.get(f"{norm}_norm_target_layer")]
     average: list[Norm] = [norm for norm in ("layer", "instance") if config.get(f"{norm}_norm_targets")]
     return TeacherConfig(

@@ -191,7 +191,7 @@ def _append_attempt(run_dir: Path, attempt: Attempt, action: Action) -> None:
     if not run_dir.is_dir():
         return
     facts = {"time": time.time(), "job": _env("SLURM_JOB_ID"), "restart": _env("SLURM_RESTART_COUNT", "0")}
-    JsonLines(run_dir / ATTEMPTS).append({**facts, **asdict(attempt), "deed": action.verb})
+    JsonLines(run_dir / ATTEMPTS).append({**facts, **asdict(attempt), "action": action.verb})
 
 
 def _env(name: str, default: str = "?") -> str:

@@ -1,4 +1,4 @@
-"""What is allowed and perhaps not meant: one line each, said by a dry run and at the start. Torch-free."""
+"""Notes on settings that are valid but perhaps unintended: one line each, printed by a dry run and when a run starts. Torch-free."""
 
 import math
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from recipes.ds_config import LARGEST_AUTO_MICRO_BATCH, EngineConfig
 
 
 def notes(recipe: Recipe, named: Recipe, config: EngineConfig, num_ranks: int, num_devices: int) -> list[str]:
-    """Lines for the user. `named` is the recipe without its changes; ranks and devices are those of this node."""
+    """Return lines for the user. `named` is the recipe without overrides. Ranks and devices are those of this node."""
     found = (*_batch(recipe, config), *_devices(num_ranks, num_devices), *_widths(recipe, named), *_steps(recipe))
     return [f"note: {line}" for line in found]
 

@@ -1,36 +1,36 @@
-"""How big a recipe is: parameters, FLOPs of a step, bytes per rank. Torch-free arithmetic; activations are not counted."""
+"""The size of a recipe: parameters, FLOPs of a step, bytes per rank. Torch-free arithmetic. Activations are not counted."""
 
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 
 
 def num_parameters(recipe: Recipe) -> int:
-    """Parameters of the student, head included."""
+    """Return the number of parameters of the student, head included."""
     return num_trunk_parameters(recipe) + recipe.objective.num_head_parameters(recipe.model)
 
 
 def num_trunk_parameters(recipe: Recipe) -> int:
-    """Parameters of front-end and encoder."""
+    """Return the number of parameters of front-end and encoder."""
     return recipe.frontend.num_parameters(recipe.model) + recipe.model.num_block_parameters
 
 
 def parameter_line(recipe: Recipe) -> str:
-    """How many parameters there are, in words."""
+    """Return the line of a dry run with the numbers of parameters."""
     trunk, total = num_trunk_parameters(recipe), num_parameters(recipe)
     teacher = "; the teacher is a trunk" if recipe.objective.num_teachers else ""
     return f"parameters: {total:,} (trunk {trunk:,}, head {total - trunk:,}{teacher})"
 
 
 def step_flops(recipe: Recipe, num_tokens: int, num_samples: int) -> int:
-    """Model FLOPs of training on `num_tokens` tokens of `num_samples` samples, whether or not an implementation skips work.
-    Attention is counted at the samples' mean length."""
+    """Return the model FLOPs of training on `num_tokens` tokens in `num_samples` samples. Work that an implementation skips counts
+    too. Attention is counted at the samples' mean length."""
     num_positions = num_tokens + num_samples * recipe.frontend.num_prefix_tokens
     blocks = recipe.model.forward_flops(num_positions, num_positions // max(1, num_samples))
     return recipe.objective.forwards_per_update * (blocks + recipe.frontend.forward_flops(recipe.model, num_tokens))
 
 
 def state_bytes(recipe: Recipe, config: EngineConfig) -> dict[str, int]:
-    """Bytes per rank of everything that is sharded, by kind, to the padding: tensor-parallel slices over ZeRO shards."""
+    """Return the bytes per rank of everything that is sharded, by kind: model / (TP size * DP size), without padding."""
     width = 4 if config.precision == "fp32" else 2
     shards = config.batch.world_size
     student, trunk = num_parameters(recipe), num_trunk_parameters(recipe)
@@ -40,7 +40,7 @@ def state_bytes(recipe: Recipe, config: EngineConfig) -> dict[str, int]:
         "gradients": student * width,
         "moments": student * 8,
         "teacher": recipe.objective.num_teachers * trunk * width,
-        # in fp32 the shadow is the teacher itself
+        # in fp32 the shadow is the teacher's own weights
         "EMA shadow": 0 if width == 4 else recipe.objective.num_teachers * trunk * 4,
     }
     return {name: -(-size // shards) for name, size in sizes.items()}

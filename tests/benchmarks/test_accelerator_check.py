@@ -1,4 +1,4 @@
-"""The whole command on the CPU, where every check must run or say why it cannot; and wrong input."""
+"""The whole command on the CPU, where every check must run or report why it cannot; and wrong input."""
 
 import fcntl
 import json
@@ -19,11 +19,11 @@ from tests.distributed import run_command
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "benchmarks/accelerator_check.py"]
 ON_DEVICE_ONLY = {"train text fp16", "train speech fp16", "train vision fp16", "gpu tests", "offload", "copies"}
-"""They need a device that is not the host; fp16 is not on every CPU."""
+"""Checks that may report `cannot run here` on a CPU: they need a GPU, or fp16, which not every CPU has."""
 
 
 @pytest.mark.slow
-def test_on_the_cpu_every_check_is_ok_or_says_why_it_cannot_run(tmp_path: Path) -> None:
+def test_on_the_cpu_every_check_is_ok_or_reports_why_it_cannot_run(tmp_path: Path) -> None:
     done = run_command([*COMMAND, "--device", "cpu", "--out", str(tmp_path)], cwd=ROOT, timeout=280)
     content = json.loads((tmp_path / "check.json").read_text())
     statuses = {check["name"]: check["status"] for check in content["checks"]}
@@ -61,16 +61,16 @@ def test_wrong_words_are_one_line(words: list[str], said: str, tmp_path: Path) -
     assert done.returncode == 2 and done.stderr.startswith(said) and done.stderr.count("\n") == 1, done.stderr
 
 
-def hear_interrupts() -> None:
-    """In a new process: what a shell starts in the background ignores SIGINT, and so would what it starts."""
+def restore_interrupts() -> None:
+    """Restore the default action of SIGINT in a new process. A shell's background processes ignore SIGINT, and children inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
-def test_an_interrupt_keeps_what_was_found_and_says_so(number: signal.Signals, code: int, tmp_path: Path) -> None:
+def test_an_interrupt_keeps_the_results_so_far_and_prints_where(number: signal.Signals, code: int, tmp_path: Path) -> None:
     words = ["--device", "cpu", "--only", "golden", "step text_base", "--out", str(tmp_path)]
     process = subprocess.Popen(
-        [*COMMAND, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_interrupts
+        [*COMMAND, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=restore_interrupts
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "logs" / "golden.log").exists() and time.monotonic() < deadline:
@@ -85,7 +85,7 @@ def test_an_interrupt_keeps_what_was_found_and_says_so(number: signal.Signals, c
     ]
 
 
-def test_a_reader_that_has_gone_costs_nothing(tmp_path: Path) -> None:
+def test_a_closed_stdout_does_not_stop_the_checks(tmp_path: Path) -> None:
     command = f"{shlex.join(COMMAND)} --device cpu --only copies offload --out {tmp_path} | head -0"
     done = run_command(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, timeout=60)
     assert "Traceback" not in done.stderr, done.stderr

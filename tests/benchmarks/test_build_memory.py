@@ -10,7 +10,7 @@ from tests.distributed import run_command
 
 ROOT = Path(__file__).parents[2]
 CONSTANT_MIB = 64.0
-"""Drawn rows, DeepSpeed's bookkeeping and the allocator's slack; does not grow with the model."""
+"""Memory that does not grow with the model: chunks of drawn rows, DeepSpeed's bookkeeping, slack of the allocator."""
 
 
 @pytest.mark.slow

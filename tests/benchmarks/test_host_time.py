@@ -1,4 +1,4 @@
-"""The benchmark counts what the real engines do on many ranks, which one process imagines."""
+"""The benchmark measures the real engines for many ranks, in one process with a fake process group."""
 
 import json
 import sys
@@ -23,6 +23,6 @@ def test_phases_are_disjoint_and_collectives_are_counted_by_kind_with_their_byte
     assert seen["collectives"]["after step"] == {}, "the EMA touches local memory only"
 
 
-def test_a_world_of_nobody_is_one_line() -> None:
+def test_a_world_of_zero_ranks_is_a_one_line_error() -> None:
     done = run_command([*COMMAND, "--world", "0"], cwd=ROOT, timeout=60)
     assert done.returncode == 2 and done.stderr.startswith("error: --world 0") and done.stderr.count("\n") == 1

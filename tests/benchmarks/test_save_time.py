@@ -1,4 +1,4 @@
-"""The benchmark saves what training saves, beside updates, and prints the numbers that docs/reliability.md shows."""
+"""The benchmark saves the same state as training, while updates run, and prints the numbers that docs/reliability.md shows."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-def test_a_save_is_measured_beside_updates(tmp_path: Path) -> None:
+def test_a_save_is_measured_while_updates_run(tmp_path: Path) -> None:
     flags = ["--size", "tiny", "--batch", "2", "--length", "32", "--saves", "2", "--steps", "2", "--json", "--out", tmp_path]
     done = run_command([sys.executable, "benchmarks/save_time.py", *flags], cwd=ROOT, timeout=120, env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr

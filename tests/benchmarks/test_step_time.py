@@ -1,4 +1,4 @@
-"""The benchmark times exactly what training builds and prints the keys that product and later work rely on."""
+"""The benchmark times the engines that training builds and prints the keys that product.md requires."""
 
 import json
 import sys

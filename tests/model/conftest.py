@@ -1,4 +1,4 @@
-"""One process that is a whole world: what modules of model/ need to be built without ranks."""
+"""Process groups of one process, which modules of model/ need to be built without ranks."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from model.parallel import Parallel, init_parallel
 
 @pytest.fixture(scope="package")
 def parallel() -> Iterator[Parallel]:
-    """TP 1, DP 1 over a gloo group of this process, gone when the tests of model/ are over."""
+    """TP 1, DP 1 over a gloo group of this process. It is destroyed after the tests of model/."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield init_parallel(1, "cpu")

@@ -1,5 +1,5 @@
-"""Small models for the tests of model/, and the same Transformer written a second time in plain torch from the description of the
-architecture (post-LN: h = LN1(x + MHA x), out = LN2(h + FFN h)). The second version uses nothing of model/ but its settings.
+"""Small models for the tests of model/, and a reference of the same Transformer in plain torch, from the description of the
+architecture (post-LN: h = LN1(x + MHA x), out = LN2(h + FFN h)). The reference uses only the settings of model/.
 
 Shapes: B batch, S sequence, N patches, D hidden, H heads, K head width, L blocks.
 """
@@ -41,52 +41,52 @@ BLOCK_FIELDS = {item.name for item in fields(BlockConfig)}
 
 
 def plain(**changes: Any) -> EncoderConfig:
-    """PLAIN with changes; those of model.block under their own names."""
+    """Return PLAIN with changes. Settings of model.block are given by their own names."""
     inside = {name: changes.pop(name) for name in list(changes) if name in BLOCK_FIELDS}
     return replace(PLAIN, block=BlockConfig(**inside), **changes)
 
 
 def text_frontend(**changes: Any) -> FrontendBuilder:
-    """The builder of a front-end with TEXT's settings, changed."""
+    """Return the builder of a front-end with TEXT's settings and changes."""
     return partial(TextFrontend, replace(TEXT, **changes))
 
 
 def build_student(parallel: Parallel, config: EncoderConfig = PLAIN, seed: int = 1, **frontend: Any) -> Student:
-    """A student as the engine builds it, without the engine."""
+    """Build a student like the engine, without the engine."""
     return Student(config, text_frontend(**frontend), Init(seed), parallel, DropoutStream(seed, parallel.dp_rank, parallel.tp_rank))
 
 
 def build_vision_student(parallel: Parallel, config: EncoderConfig = PLAIN, seed: int = 1, **frontend: Any) -> Student:
-    """A student on nine patches behind a CLS vector: a front-end with a prefix, a bias and features to hand on."""
+    """A student on nine patches behind a CLS vector: a front-end with a prefix, a bias and features to share."""
     builder = partial(VisionFrontend, replace(VISION, **frontend))
     return Student(config, builder, Init(seed), parallel, DropoutStream(seed, parallel.dp_rank, parallel.tp_rank))
 
 
 def vision_batch(mask_BN: Tensor, seed: int = 0) -> Batch:
-    """Random pixels for VISION, the same for student and teacher."""
+    """Return random pixels for VISION, the same for student and teacher."""
     pixels_BCHW = torch.randn(len(mask_BN), 3, VISION.image_size, VISION.image_size, generator=torch.Generator().manual_seed(seed))
     return Batch(pixels_BCHW, pixels_BCHW, Masks.of(mask_BN), None, None, mask_BN.numel())
 
 
 def stir(module: nn.Module, seed: int = 0) -> None:
-    """Move every parameter off its first value, so that biases and norms count too."""
+    """Change every parameter from its initial value, so that biases and norms have an effect."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in module.parameters():
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
 
 
 def random_x(B: int, S: int, seed: int = 0, D: int = PLAIN.hidden_size) -> Tensor:
-    """Normal numbers (B, S, D)."""
+    """Return normal random numbers (B, S, D)."""
     return torch.randn(B, S, D, generator=torch.Generator().manual_seed(seed))
 
 
 def bools(*rows: str) -> Tensor:
-    """A mask from rows of 0 and 1."""
+    """Return a mask from rows of 0 and 1."""
     return torch.tensor([[char == "1" for char in row] for row in rows])
 
 
 def make_batch(clean_BS: Tensor, mask_BS: Tensor, padding_BS: Tensor | None = None) -> Batch:
-    """A text micro-batch whose selected tokens all became <mask>."""
+    """Return a text micro-batch whose selected tokens are all replaced by <mask>."""
     inputs_BS = clean_BS.masked_fill(mask_BS, MASK_ID)
     real = clean_BS.numel() if padding_BS is None else int((~padding_BS).sum())
     return Batch(inputs_BS, clean_BS, Masks.of(mask_BS), padding_BS, padding_BS, real)
@@ -95,7 +95,7 @@ def make_batch(clean_BS: Tensor, mask_BS: Tensor, padding_BS: Tensor | None = No
 def reference_block(
     weights: dict[str, Tensor], x_BSD: Tensor, config: EncoderConfig, padding_BS: Tensor | None = None, bias_HSS: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(FFN output, block output) from the weights of one block by its own names."""
+    """Return (FFN output, block output) from the weights of one block, under the names inside the block."""
 
     def linear(name: str, x: Tensor) -> Tensor:
         return x @ weights[f"{name}.weight"].T + weights.get(f"{name}.bias", torch.zeros(()))
@@ -140,7 +140,7 @@ def reference_block(
 def reference_encoder(
     weights: dict[str, Tensor], x_BSD: Tensor, config: EncoderConfig, padding_BS: Tensor | None = None, bias_LHSS: Tensor | None = None
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Encoder output and what reference_block gave for every block."""
+    """Return the encoder output, and the result of reference_block for every block."""
     outputs = []
     for number in range(config.num_layers):
         prefix = f"layers.{number}."

@@ -1,4 +1,4 @@
-"""The batch that crosses from data to model."""
+"""The batch that goes from data to the model."""
 
 from dataclasses import FrozenInstanceError
 from operator import attrgetter
@@ -17,7 +17,7 @@ def test_num_masked_counts_the_loss_positions() -> None:
     assert make_batch(CLEAN_BS, bools("00000", "00000")).masks.num_masked == 0
 
 
-def test_masks_know_their_true_positions_in_row_major_order() -> None:
+def test_masks_contain_their_true_positions_in_row_major_order() -> None:
     mask_BS = bools("01101", "00001")
     masks = Masks.of(mask_BS)
     assert masks.mask_BS is mask_BS and masks.masked_index_M.dtype == torch.int64
@@ -37,7 +37,7 @@ def test_to_moves_every_tensor_and_nothing_else() -> None:
     assert (moved.num_tokens, moved.masks.num_masked) == (9, 4)
 
 
-def test_to_keeps_none_where_nothing_is_padded() -> None:
+def test_to_keeps_none_if_nothing_is_padded() -> None:
     moved = make_batch(CLEAN_BS, bools("01101", "00001")).to(torch.device("meta"))
     assert moved.padding_mask_BS is None and moved.clean_padding_mask_BS is None
 
@@ -49,14 +49,14 @@ def test_to_the_same_device_keeps_the_values() -> None:
     torch.testing.assert_close(moved.masks.masked_index_M, batch.masks.masked_index_M, atol=0, rtol=0)
 
 
-def test_a_tensor_that_stands_twice_moves_once_and_stays_one() -> None:
+def test_a_tensor_in_two_fields_is_moved_once_and_stays_one_tensor() -> None:
     """Speech and vision: student and teacher read the same waveform or pixels."""
     wave_BT, mask_BS = torch.zeros(2, 9), bools("010", "001")
     moved = Batch(wave_BT, wave_BT, Masks.of(mask_BS), None, None, 6).to(torch.device("meta"))
     assert moved.inputs.device.type == "meta" and moved.inputs is moved.clean_inputs
 
 
-def test_different_tensors_of_equal_values_stay_two() -> None:
+def test_different_tensors_of_equal_values_stay_different() -> None:
     moved = make_batch(CLEAN_BS, bools("00000", "00000")).to(torch.device("meta"))
     assert moved.inputs is not moved.clean_inputs and moved.masks.mask_BS.dtype == torch.bool
 

@@ -1,4 +1,4 @@
-"""The ends of intervals: which values lie inside, and how a value outside is told."""
+"""The ends of intervals: which values lie inside, and the message for a value outside."""
 
 import math
 
@@ -20,15 +20,15 @@ from model.bounds import PART, POSITIVE, SHARE, Bounds, at_least, between
         (Bounds(most=0.5), (0.5, -9), (0.51,), "must be at most 0.5"),
     ],
 )
-def test_a_value_outside_is_told_what_it_must_be(bounds: Bounds, inside: tuple, outside: tuple, said: str) -> None:
+def test_the_message_for_a_value_outside_has_the_bounds(bounds: Bounds, inside: tuple, outside: tuple, said: str) -> None:
     assert [value for value in inside if bounds.complaint(value) is not None] == []
     assert {bounds.complaint(value) for value in outside} == {said}
 
 
 @pytest.mark.parametrize("bounds", [Bounds(), POSITIVE, SHARE, PART, at_least(0), between(0, 3)])
-def test_what_is_no_finite_number_is_in_no_interval(bounds: Bounds) -> None:
+def test_no_interval_contains_a_number_that_is_not_finite(bounds: Bounds) -> None:
     assert {bounds.complaint(value) for value in (math.nan, math.inf, -math.inf)} == {"must be a finite number"}
 
 
-def test_an_interval_without_ends_holds_every_number() -> None:
+def test_an_interval_without_ends_contains_every_number() -> None:
     assert Bounds().complaint(-1e300) is None

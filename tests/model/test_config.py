@@ -1,4 +1,4 @@
-"""Counts that the settings promise without torch, against the modules that they describe."""
+"""Counts that the settings compute without torch, compared with the modules that they describe."""
 
 import dataclasses
 from typing import Any
@@ -48,7 +48,7 @@ def test_num_frontend_parameters_leaves_out_the_rows_that_pad_the_table(parallel
 
 
 @pytest.mark.parametrize("normalize_before", [False, True])
-def test_forward_flops_are_those_that_torch_counts(parallel: Parallel, normalize_before: bool) -> None:
+def test_forward_flops_equal_torchs_count(parallel: Parallel, normalize_before: bool) -> None:
     B, S = 3, 7
     config = plain(num_layers=3, normalize_before=normalize_before)
     encoder = Encoder(config, Init(1), parallel, DropoutStream())

@@ -1,4 +1,4 @@
-"""Dropout is a function of its counters: nothing drawn elsewhere, and no recomputation, changes a mask."""
+"""Dropout is a function of its counters: other random draws and recomputation do not change a mask."""
 
 from dataclasses import replace
 from typing import Any
@@ -58,7 +58,7 @@ def test_a_mask_does_not_depend_on_what_was_drawn_before() -> None:
     assert torch.equal(mask(), expected)
 
 
-def test_the_loop_moves_the_stream_that_its_dropouts_hold() -> None:
+def test_counters_set_by_the_loop_reach_every_dropout() -> None:
     stream = replace(STREAM)
     dropout = Dropout(0.5, stream, 3)
     first = dropout(torch.ones(1000))
@@ -83,7 +83,7 @@ def test_eval_mode_is_the_identity_and_draws_nothing(prob: float) -> None:
 
 
 def path(stream: DropoutStream = STREAM, prob: float = 0.25, B: int = 4000) -> Tensor:
-    """Factors (B,) that the samples of a branch of ones get."""
+    """Return the factor (B,) of each sample for a branch of ones."""
     out_SBD = DropPath(prob, stream, 3)(torch.ones(2, B, 3))
     assert (out_SBD == out_SBD[:1, :, :1]).all(), "one draw for the whole sample"
     return out_SBD[0, :, 0]
@@ -112,9 +112,9 @@ def dropped(stream: DropoutStream, prob: float = 0.3) -> list[bool]:
     return [is_dropped(stream, prob, index) for index in range(200)]
 
 
-@pytest.mark.parametrize("place", [{"dp_rank": 0}, {"dp_rank": 7}, {"tp_rank": 1}, {"dp_rank": 3, "tp_rank": 2}])
-def test_every_rank_drops_the_same_layers(place: dict[str, int]) -> None:
-    assert dropped(STREAM) == dropped(replace(STREAM, **place))
+@pytest.mark.parametrize("counters", [{"dp_rank": 0}, {"dp_rank": 7}, {"tp_rank": 1}, {"dp_rank": 3, "tp_rank": 2}])
+def test_every_rank_drops_the_same_layers(counters: dict[str, int]) -> None:
+    assert dropped(STREAM) == dropped(replace(STREAM, **counters))
 
 
 @pytest.mark.parametrize("change", [{"seed": 6}, {"update": 8}, {"micro_batch": 3}])
@@ -129,7 +129,7 @@ def test_layers_are_dropped_with_the_given_probability() -> None:
     assert not any(dropped(STREAM, 0.0)) and all(dropped(STREAM, 1.0))
 
 
-def test_what_is_dropped_with_less_is_dropped_with_more() -> None:
+def test_a_block_dropped_at_one_probability_is_dropped_at_every_larger_one() -> None:
     assert all(more or not less for less, more in zip(dropped(STREAM, 0.2), dropped(STREAM, 0.6), strict=True))
 
 

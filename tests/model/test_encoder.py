@@ -1,4 +1,4 @@
-"""The encoder against plain torch, padding anywhere in a row, and tensor parallelism that changes nothing."""
+"""The encoder compared with plain torch, padding anywhere in a row, and tensor parallelism that changes no result."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def build_encoder(parallel: Parallel, stream: DropoutStream | None = None, **cha
 
 
 BEIT = {"normalize_before": True, "layer_scale": 0.3, "key_bias": False, "layernorm_epsilon": 1e-6}
-"""What vision's blocks have and others have not, its final norm included."""
+"""Settings that only vision's blocks have, final norm included."""
 
 
 def random_bias(num_tables: int, S: int = 6) -> Tensor | None:
@@ -46,7 +46,7 @@ def test_encoder_equals_plain_torch_in_every_layer(parallel: Parallel, block: di
         torch.testing.assert_close(output.block_SBD.transpose(0, 1), block_BSD, atol=2e-5, rtol=1e-5)
 
 
-def test_one_bias_for_each_block_is_one_shared_bias_where_they_are_equal(parallel: Parallel) -> None:
+def test_equal_biases_for_each_block_give_the_result_of_one_shared_bias(parallel: Parallel) -> None:
     encoder, shared_LHSS = build_encoder(parallel, num_layers=3), random_bias(1)
     assert shared_LHSS is not None
     shared_BSD, _ = encoder(random_x(2, 6), None, shared_LHSS, keep_from=3)
@@ -69,7 +69,7 @@ def test_blocks_from_keep_from_on_are_kept(parallel: Parallel, keep_from: int) -
 @pytest.mark.parametrize("normalize_before", [False, True])
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("row", ["000011", "110000", "001100", "101010"])
-def test_real_positions_do_not_see_what_stands_at_padding(parallel: Parallel, normalize_before: bool, with_bias: bool, row: str) -> None:
+def test_values_at_padding_do_not_change_real_positions(parallel: Parallel, normalize_before: bool, with_bias: bool, row: str) -> None:
     encoder = build_encoder(parallel, normalize_before=normalize_before)
     bias_LHSS = random_x(4, 6, seed=1, D=6)[None] if with_bias else None
     padding_BS = bools(row, "000000")
@@ -81,8 +81,8 @@ def test_real_positions_do_not_see_what_stands_at_padding(parallel: Parallel, no
 
 
 @pytest.mark.parametrize("row", ["000011", "110000", "001100"])
-def test_padded_keys_count_for_nothing(parallel: Parallel, row: str) -> None:
-    """Without a bias a row with holes gives what the same row gives after its padding is cut out."""
+def test_padded_keys_have_no_effect(parallel: Parallel, row: str) -> None:
+    """Without a bias, a row with padding inside gives the same as this row without its padding."""
     encoder = build_encoder(parallel)
     padding_BS, x_BSD = bools(row), random_x(1, 6)
     out_BSD, _ = encoder(x_BSD, padding_BS, None, keep_from=2)
@@ -91,7 +91,7 @@ def test_padded_keys_count_for_nothing(parallel: Parallel, row: str) -> None:
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_a_row_of_nothing_but_padding_makes_no_nan_forward_or_backward(parallel: Parallel, with_bias: bool) -> None:
+def test_a_row_that_is_all_padding_gives_no_nan_in_forward_and_backward(parallel: Parallel, with_bias: bool) -> None:
     encoder = build_encoder(parallel)
     bias_LHSS = random_x(4, 4, D=4)[None].requires_grad_() if with_bias else None
     out_BSD, _ = encoder(random_x(2, 4), bools("1111", "0011"), bias_LHSS, keep_from=2)
@@ -108,7 +108,7 @@ def test_bias_in_float32_is_added_in_the_dtype_of_the_activations(parallel: Para
 
 
 def gathered(parameter: nn.Parameter, tensor: Tensor, parallel: Parallel) -> Tensor:
-    """The whole of a tensor that is split as `parameter` is."""
+    """Return the whole of a tensor that is split like `parameter`."""
     if not getattr(parameter, "tensor_model_parallel", False):
         return tensor
     parts = [torch.empty_like(tensor) for _ in range(parallel.tp_size)]
@@ -117,7 +117,7 @@ def gathered(parameter: nn.Parameter, tensor: Tensor, parallel: Parallel) -> Ten
 
 
 def tp_differences(changes: dict[str, Any], positions: str) -> dict[str, float]:
-    """Largest difference between TP 1 and TP 2 of the prediction and of every gradient, relative to the largest entry."""
+    """Return the largest difference between TP 1 and TP 2 of prediction and gradients, relative to the largest entry."""
     one, two = init_parallel(1, "cpu"), init_parallel(2, "cpu")
     config = plain(num_attention_heads=2 if positions == "relative" else 4, **changes)
     whole, split = (build_student(p, config, positions=positions) for p in (one, two))
@@ -171,7 +171,7 @@ def test_ranks_of_a_tp_group_agree_on_the_output_under_dropout() -> None:
 
 
 def drop_in_turn(num_layers: int, prob: float) -> tuple[DropoutStream, list[bool]]:
-    """A stream at an update that drops some blocks and keeps others, and which."""
+    """Return a stream at an update that drops some blocks and keeps others, and which it drops."""
     for update in range(100):
         stream = DropoutStream(seed=1, update=update)
         drops = [is_dropped(stream, prob, number) for number in range(num_layers)]
@@ -182,7 +182,7 @@ def drop_in_turn(num_layers: int, prob: float) -> tuple[DropoutStream, list[bool
 
 @pytest.mark.parametrize("normalize_before", [False, True])
 def test_a_dropped_block_passes_its_input_on_and_gets_a_gradient_of_exactly_0(parallel: Parallel, normalize_before: bool) -> None:
-    """Zero and not None: ZeRO-3 would keep the gradient of an update before."""
+    """The gradient is zero and not None: with None, ZeRO-3 would keep the gradient of an earlier update."""
     stream, drops = drop_in_turn(4, 0.5)
     encoder = build_encoder(parallel, stream, num_layers=4, layerdrop=0.5, normalize_before=normalize_before)
     out_BSD, _ = encoder(random_x(3, 6), bools("000000", "100001", "000111"), random_bias(4), keep_from=4)
@@ -200,7 +200,7 @@ def test_a_dropped_block_passes_its_input_on_and_gets_a_gradient_of_exactly_0(pa
     torch.testing.assert_close(out_BSD, expected_BSD, atol=1e-6, rtol=1e-6)
 
 
-def test_which_blocks_drop_changes_with_update_and_micro_batch_and_not_with_the_rank(parallel: Parallel) -> None:
+def test_the_dropped_blocks_depend_on_update_and_micro_batch_and_not_on_the_rank(parallel: Parallel) -> None:
     stream = DropoutStream(seed=1)
     encoder = build_encoder(parallel, stream, num_layers=6, layerdrop=0.5)
     calls: list[int] = []

@@ -1,4 +1,4 @@
-"""First values of the parameters: as wide as the settings say, and a function of seed and name alone."""
+"""Initial values of the parameters: their std is that of the settings, and they are a function of seed and name alone."""
 
 import math
 from dataclasses import replace
@@ -27,7 +27,7 @@ def parameters(student: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("init_std", [0.02, None])
-def test_every_tensor_is_as_wide_as_the_settings_say(parallel: Parallel, init_std: float | None) -> None:
+def test_every_tensor_has_the_std_of_the_settings(parallel: Parallel, init_std: float | None) -> None:
     config = plain(hidden_size=64, ffn_hidden_size=96, normalize_before=True, init_std=init_std)
     for name, tensor in parameters(build_student(parallel, config, embedding_init_std=0.07)).items():
         if name.endswith("bias"):
@@ -56,7 +56,7 @@ def test_pad_rows_and_rows_past_the_vocabulary_are_zero_and_no_other(parallel: P
     assert (~positions.any(dim=1)).nonzero()[:, 0].tolist() == [PAD]
 
 
-def test_every_name_gets_numbers_of_its_own(parallel: Parallel) -> None:
+def test_every_name_gets_different_numbers(parallel: Parallel) -> None:
     student = parameters(build_student(parallel, WIDE))
     matrices = [t.flatten()[64:128] / t.std() for n, t in student.items() if t.dim() == 2 and "frontend" not in n]
     for i, first in enumerate(matrices):
@@ -94,7 +94,7 @@ def test_order_of_construction_changes_nothing(parallel: Parallel) -> None:
 
 
 def students_of(positions: str) -> tuple[dict[str, Tensor], dict[str, tuple[Tensor, int | None]], int]:
-    """TP 1's parameters, TP 2's with the dimension they are split along, and this rank."""
+    """Return TP 1's parameters, TP 2's with the dimension of their split, and this rank."""
     whole = build_student(init_parallel(1, "cpu"), positions=positions)
     parallel = init_parallel(2, "cpu")
     split = build_student(parallel, positions=positions)
@@ -102,7 +102,7 @@ def students_of(positions: str) -> tuple[dict[str, Tensor], dict[str, tuple[Tens
     return parameters(whole), {n: (t, dims[n]) for n, t in parameters(split).items()}, parallel.tp_rank
 
 
-def test_tp_2_starts_from_slices_of_tp_1() -> None:
+def test_initial_values_of_tp_2_are_slices_of_tp_1() -> None:
     expected_split = {"qkv.weight": 0, "qkv.bias": 0, "proj.weight": 1, "fc1.weight": 0, "fc1.bias": 0, "fc2.weight": 1}
     expected_split |= {"tokens.weight": 0, "relative_bias.weight": 0}
     for whole, split, rank in run_distributed(students_of, 2, "relative"):
@@ -125,7 +125,7 @@ def test_relative_bias_is_split_by_heads_under_tp() -> None:
 def drawn(
     rows: int, columns: int, std: float | None = 1.0, dtype: torch.dtype = torch.float32, fill: str = "normal", **part: int
 ) -> Tensor:
-    """What Init draws at one place; rows and columns are those of the part."""
+    """Return the values that Init draws at one path. rows and columns are those of the slice."""
     tensor = torch.full((rows, columns), torch.nan, dtype=dtype)
     getattr(Init(1).at("x"), f"fill_{fill}")(tensor, std, **part)
     return tensor
@@ -134,7 +134,7 @@ def drawn(
 @pytest.mark.parametrize("chunk", [CHUNK, 1, 7, 24, 60])
 @pytest.mark.parametrize("std", [1.0, None])
 @pytest.mark.parametrize("fill", ["normal", "truncated"])
-def test_slices_are_parts_of_the_whole_whatever_the_chunk(
+def test_slices_are_parts_of_the_whole_for_any_chunk_size(
     monkeypatch: pytest.MonkeyPatch, chunk: int, std: float | None, fill: str
 ) -> None:
     whole = drawn(12, 8, std, fill=fill)
@@ -161,7 +161,7 @@ def test_paths_are_joined_name_by_name() -> None:
     assert Init(1).at("a", 2).at("b") == Init(1).at("a").at(2).at("b") != Init(1).at("a", 2, "c")
 
 
-def test_replicated_linear_starts_drawn_with_bias_zero() -> None:
+def test_replicated_linear_is_drawn_and_its_bias_is_zero() -> None:
     layer = ReplicatedLinear(30, 40, Init(1).at("x"), None)
     expected = torch.empty(40, 30)
     Init(1).at("x", "weight").fill_normal(expected, None)
@@ -184,8 +184,8 @@ def normal_cut_at_one() -> tuple[float, float]:
     return float(torch.trapezoid(density * x.square(), x).sqrt()), float(torch.trapezoid(density[inner], x[inner]))
 
 
-def test_a_truncated_start_is_a_normal_one_cut_at_one_std() -> None:
-    """BEiT: bounds +-0.02 and std .54 * .02; clamping would heap a third of the values on the bounds."""
+def test_truncated_values_are_normal_values_cut_at_one_std() -> None:
+    """BEiT: bounds +-0.02 and std .54 * .02; with clamping, a third of the values would lie on the bounds."""
     values = drawn(400, 300, 0.02, fill="truncated")
     std, inner = normal_cut_at_one()
     assert std == pytest.approx(0.5396, abs=1e-3)
@@ -197,7 +197,7 @@ def test_a_truncated_start_is_a_normal_one_cut_at_one_std() -> None:
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.25, 0.25)])
-def test_a_uniform_start_fills_its_interval_evenly(low: float, high: float) -> None:
+def test_uniform_values_fill_their_interval_evenly(low: float, high: float) -> None:
     tensor = torch.empty(40_000)
     Init(1).at("x").fill_uniform(tensor, low, high)
     assert low <= float(tensor.min()) < low + 1e-3 * (high - low) and high > float(tensor.max()) > high - 1e-3 * (high - low)
@@ -212,7 +212,7 @@ def test_a_convolution_is_drawn_as_a_matrix_of_its_first_dimension() -> None:
 
 
 @pytest.mark.parametrize("init_std", [0.02, None])
-def test_beits_blocks_start_truncated_and_their_residual_matrices_by_depth(parallel: Parallel, init_std: float | None) -> None:
+def test_beits_blocks_are_truncated_and_their_residual_matrices_scaled_by_depth(parallel: Parallel, init_std: float | None) -> None:
     """attn.proj and mlp.fc2 of block i, from 1, divided by sqrt(2 i); everything else as drawn."""
     config = plain(hidden_size=64, ffn_hidden_size=96, init_std=init_std, num_layers=3, truncated_init=True, depth_scaled_init=True)
     whole = parameters(Encoder(config, Init(1), parallel, DropoutStream()))
@@ -229,7 +229,7 @@ def test_beits_blocks_start_truncated_and_their_residual_matrices_by_depth(paral
     assert float(plain_start["layers.0.ffn.fc2.weight"].abs().max()) > 2 * float(whole["layers.0.ffn.fc2.weight"].abs().max())
 
 
-def test_head_starts_as_the_blocks_do_or_as_torch_does() -> None:
+def test_the_head_is_initialised_like_the_blocks_or_like_torch() -> None:
     wide = plain(hidden_size=64, head_layers=2, init_std=0.02)
     truncated = RegressionHead(plain(hidden_size=64, head_layers=2, init_std=0.02, truncated_init=True), Init(1)).layers
     blocks, torch_like = RegressionHead(wide, Init(1)).layers, RegressionHead(replace(wide, head_init="torch"), Init(1)).layers
@@ -243,7 +243,7 @@ def test_head_starts_as_the_blocks_do_or_as_torch_does() -> None:
 
 
 def test_uniform_linear_has_torchs_bounds() -> None:
-    """The bounds of nn.Linear's own start, by drawing many."""
+    """The bounds are those of nn.Linear's own initial values, measured on many draws."""
     theirs, ours = nn.Linear(25, 4000), UniformLinear(25, 4000, Init(1).at("x"))
     for first, second in zip(theirs.parameters(), ours.parameters(), strict=True):
         assert float(second.abs().max()) == pytest.approx(float(first.abs().max()), rel=2e-3)

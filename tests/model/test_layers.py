@@ -1,4 +1,4 @@
-"""One block against plain torch, and the attention mask: padding may stand anywhere in a row."""
+"""One block compared with plain torch, and the attention mask: padding may be anywhere in a row."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def test_layernorm_epsilon_is_the_configured_one(parallel: Parallel) -> None:
 
 
 def test_ffn_feature_is_taken_before_dropout_and_residual(parallel: Parallel) -> None:
-    """The only dropout that acts is the one behind the second FFN matrix: the feature is not touched, the block's output is."""
+    """Only the dropout after the second FFN matrix is active: it changes the block's output and not the feature."""
     block = build_block(parallel, hidden_dropout=0.5)
     block.attention_dropout.prob = 0.0
     x_SBD = random_x(2, 5).transpose(0, 1)
@@ -86,7 +86,7 @@ def test_ffn_feature_is_taken_after_the_layer_scale(parallel: Parallel, normaliz
     torch.testing.assert_close(output.ffn_SBD, seen[0] * block.ffn_scale.weight, atol=0, rtol=0)
 
 
-def test_layer_scale_starts_at_its_number_in_both_branches_and_nowhere_without(parallel: Parallel) -> None:
+def test_both_branches_have_the_initial_layer_scale_of_the_settings_or_none(parallel: Parallel) -> None:
     block = Block(plain(layer_scale=1e-4), Init(3), parallel, DropoutStream(), 0)
     for scale in (block.attention_scale, block.ffn_scale):
         assert scale.weight.shape == (16,) and (scale.weight == 1e-4).all() and scale.weight.requires_grad
@@ -94,7 +94,7 @@ def test_layer_scale_starts_at_its_number_in_both_branches_and_nowhere_without(p
     assert not [name for name, _ in plain_block.named_parameters() if "scale" in name]
 
 
-def test_without_key_bias_queries_and_values_have_one_that_starts_at_0(parallel: Parallel) -> None:
+def test_without_key_bias_queries_and_values_have_a_bias_that_is_0_initially(parallel: Parallel) -> None:
     attention = Block(plain(key_bias=False), Init(3), parallel, DropoutStream(), 0).attention
     assert {name for name, _ in attention.named_parameters()} == {"qkv.weight", "query_value_bias.weight", "proj.weight", "proj.bias"}
     assert attention.query_value_bias is not None and attention.query_value_bias.weight.shape == (4, 2, 4)
@@ -112,7 +112,7 @@ def test_only_the_key_part_of_the_projection_is_without_bias(parallel: Parallel,
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 5])
-def test_drop_path_grows_from_0_in_the_first_block_to_its_number_in_the_last(parallel: Parallel, num_layers: int) -> None:
+def test_drop_path_grows_from_0_in_the_first_block_to_the_setting_in_the_last(parallel: Parallel, num_layers: int) -> None:
     blocks = [build_block(parallel, index, num_layers=num_layers, drop_path=0.2) for index in range(num_layers)]
     probs = [(block.attention_path.dropout.prob, block.ffn_path.dropout.prob) for block in blocks]
     assert [ffn for _, ffn in probs] == pytest.approx([0.2 * i / max(1, num_layers - 1) for i in range(num_layers)])
@@ -120,7 +120,7 @@ def test_drop_path_grows_from_0_in_the_first_block_to_its_number_in_the_last(par
 
 
 def test_a_dropped_path_leaves_the_sample_and_the_kept_ones_scaled_up(parallel: Parallel) -> None:
-    """Pre-LN without attention's branch: out - x is the FFN branch, 0 or doubled, sample by sample."""
+    """Pre-LN without the attention branch: out - x is the FFN branch of each sample, 0 or doubled."""
     block = build_block(parallel, 1, num_layers=2, normalize_before=True, drop_path=0.5)
     x_SBD = random_x(40, 3).transpose(0, 1)
     block.attention_path.dropout.prob = 0.0
@@ -132,7 +132,7 @@ def test_a_dropped_path_leaves_the_sample_and_the_kept_ones_scaled_up(parallel: 
     torch.testing.assert_close(branch_SBD[:, ~dropped_B], 2 * evaluated.ffn_SBD[:, ~dropped_B], atol=1e-5, rtol=1e-5)
 
 
-def test_attention_mask_is_none_where_nothing_is_hidden() -> None:
+def test_attention_mask_is_none_without_padding_and_bias() -> None:
     assert attention_mask(None, None) is None
 
 
@@ -151,7 +151,7 @@ def test_attention_mask_adds_the_bias_at_real_keys_only() -> None:
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
-def test_attention_mask_opens_a_row_that_is_all_padding(with_bias: bool) -> None:
+def test_a_row_that_is_all_padding_attends_everywhere(with_bias: bool) -> None:
     bias_HSS = random_x(2, 3, D=3) if with_bias else None
     mask = attention_mask(bools("111", "110"), bias_HSS)
     assert mask is not None
@@ -164,7 +164,7 @@ def test_attention_mask_opens_a_row_that_is_all_padding(with_bias: bool) -> None
 @pytest.mark.gpu
 @pytest.mark.parametrize("length", [192, 320, 512])
 def test_gradients_of_padded_rows_are_finite_on_cuda(parallel: Parallel, length: int) -> None:
-    """cuDNN's backward gives NaN where there is a mask and S % 128 is 64 (pytorch issue 196678)."""
+    """cuDNN's backward gives NaN with a mask and S % 128 = 64 (pytorch issue 196678)."""
     attention = Block(plain(hidden_size=256, num_attention_heads=4), Init(3), parallel, DropoutStream(), 0).attention.to(
         "cuda", torch.bfloat16
     )

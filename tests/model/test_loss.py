@@ -1,4 +1,4 @@
-"""The regression loss against its formula: 0.5 e^2 / beta below beta, |e| - 0.5 beta above, e^2 where beta is 0."""
+"""The regression loss compared with its formula: 0.5 e^2 / beta below beta, |e| - 0.5 beta above, e^2 if beta is 0."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_scale_multiplies_and_none_is_one_over_root_of_width(beta: float, scale:
 @pytest.mark.parametrize("beta", [2.0, 0.0])
 @pytest.mark.parametrize("scale", [1.0, 0.25, None])
 def test_mean_over_channels_is_the_sum_divided_by_the_width(beta: float, scale: float | None) -> None:
-    """Vision: summed over positions all the same, so that micro-batches add up."""
+    """Vision: over positions it is still a sum, so that micro-batches add up."""
     prediction, target = pair()
     whole = regression_loss(prediction, target, LossConfig(beta=beta, scale=scale))
     mean = regression_loss(prediction, target, LossConfig(beta=beta, scale=scale, channels="mean"))
@@ -61,7 +61,7 @@ def test_loss_of_parts_adds_up() -> None:
 
 
 @pytest.mark.parametrize("beta", [4.0, 0.0])
-def test_no_masked_position_costs_nothing(beta: float) -> None:
+def test_without_masked_positions_the_loss_is_0(beta: float) -> None:
     prediction, target = pair(M=0)
     prediction.requires_grad_()
     loss = regression_loss(prediction, target, LossConfig(beta=beta))

@@ -70,7 +70,7 @@ configs = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(configs, st.integers(1, 200), st.integers(0, 2**32))
-def test_any_mask_repeats_keeps_its_length_and_changes_no_other_token(config: TokenMaskConfig, num_tokens: int, seed: int) -> None:
+def test_a_token_mask_is_reproducible_and_changes_no_other_token(config: TokenMaskConfig, num_tokens: int, seed: int) -> None:
     tokens_T, input_T, mask_T = draw(config, num_tokens, seed)
     for first, again in zip((tokens_T, input_T, mask_T), draw(config, num_tokens, seed), strict=True):
         np.testing.assert_array_equal(first, again)
@@ -83,7 +83,7 @@ def test_any_mask_repeats_keeps_its_length_and_changes_no_other_token(config: To
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 29), unique=True), st.integers(1, 8))
-def test_spans_cover_their_start_and_what_follows_but_never_the_end(starts: list[int], length: int) -> None:
+def test_spans_cover_their_start_and_the_next_positions_up_to_the_end(starts: list[int], length: int) -> None:
     mask_T = span_starts_to_mask(np.array(starts, dtype=np.int64), length, 30)
     expected = {position for start in starts for position in range(start, start + length) if position < 30}
     assert set(np.flatnonzero(mask_T)) == expected
@@ -102,7 +102,7 @@ def test_every_frame_but_the_last_can_be_masked() -> None:
     np.testing.assert_allclose(masks[:, [0, 40, 60, 98]].mean(axis=0), expected, atol=0.035)
 
 
-def test_number_of_spans_is_rounded_up_as_often_as_the_fraction_says() -> None:
+def test_number_of_spans_is_rounded_up_with_the_probability_of_the_fraction() -> None:
     """prob * T / length is 3.25 and spans of one frame do not overlap, so each count is a number of spans."""
     config = SpanMaskConfig(prob=0.065, length=1)
     counts = np.array([span_mask(50, config, counted(seed)).sum() for seed in range(2000)])
@@ -111,7 +111,7 @@ def test_number_of_spans_is_rounded_up_as_often_as_the_fraction_says() -> None:
 
 
 @pytest.mark.parametrize(("min_masks", "expected"), [(0, {0, 1}), (1, {1}), (3, {3})])
-def test_min_masks_is_a_floor_on_the_spans(min_masks: int, expected: set[int]) -> None:
+def test_min_masks_is_the_minimum_number_of_spans(min_masks: int, expected: set[int]) -> None:
     config = SpanMaskConfig(prob=0.01, length=1, min_masks=min_masks)
     assert {int(span_mask(50, config, counted(seed)).sum()) for seed in range(200)} == expected
 
@@ -120,7 +120,7 @@ def test_min_masks_is_a_floor_on_the_spans(min_masks: int, expected: set[int]) -
     ("num_frames", "starts"), [(1, {0}), (3, {0, 1}), (10, {0, 1}), (11, {0, 1}), (12, {0, 1}), (13, {0, 1, 2}), (20, set(range(10)))]
 )
 def test_short_samples_have_the_published_starts(num_frames: int, starts: set[int]) -> None:
-    """One span. Where T - length is at most 1 there are two starts; below two frames the second one lies outside."""
+    """One span. If T - length is at most 1, there are two starts; with one frame the second start lies outside."""
     masks = [span_mask(num_frames, SpanMaskConfig(prob=0.0), counted(seed)) for seed in range(300)]
     assert {int(mask_T.argmax()) for mask_T in masks if mask_T.any()} == starts
     assert all(mask_T.any() for mask_T in masks) == (num_frames > 1)
@@ -131,7 +131,7 @@ span_configs = st.builds(SpanMaskConfig, prob=st.floats(0, 1), length=st.integer
 
 @settings(max_examples=150, deadline=None)
 @given(span_configs, st.integers(1, 300), st.integers(0, 2**32))
-def test_any_span_mask_repeats_and_consists_of_whole_spans(config: SpanMaskConfig, num_frames: int, seed: int) -> None:
+def test_a_span_mask_is_reproducible_and_consists_of_whole_spans(config: SpanMaskConfig, num_frames: int, seed: int) -> None:
     mask_T = span_mask(num_frames, config, counted(seed))
     np.testing.assert_array_equal(mask_T, span_mask(num_frames, config, counted(seed)))
     assert mask_T.shape == (num_frames,) and mask_T.dtype == bool
@@ -145,7 +145,7 @@ def test_any_span_mask_repeats_and_consists_of_whole_spans(config: SpanMaskConfi
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.booleans(), min_size=1, max_size=60), st.data(), st.integers(0, 2**32))
-def test_unmasking_leaves_exactly_so_many_of_the_masked(bits: list[bool], data: st.DataObject, seed: int) -> None:
+def test_unmasking_leaves_exactly_the_requested_number_of_masked_frames(bits: list[bool], data: st.DataObject, seed: int) -> None:
     mask_T = np.array(bits)
     num_masked = data.draw(st.integers(0, sum(bits)))
     fewer_T = unmask_to(mask_T, num_masked, counted(seed))
@@ -171,7 +171,7 @@ def test_published_blocks_mask_119_5_of_196_patches() -> None:
     assert counts.max() == 120 and 105 <= counts.min() <= 113
 
 
-def test_blocks_come_equally_often_to_mirrored_patches_and_more_often_to_the_middle() -> None:
+def test_blocks_cover_mirrored_patches_equally_often_and_the_middle_more_often() -> None:
     masks = np.array([block_mask(14, BlockMaskConfig(), counted(seed)) for seed in range(4000)])
     often = masks.mean(axis=0).reshape(14, 14)
     for mirrored in (often[::-1], often[:, ::-1], often.T):
@@ -180,7 +180,7 @@ def test_blocks_come_equally_often_to_mirrored_patches_and_more_often_to_the_mid
 
 
 def lone_blocks(config: BlockMaskConfig, grid: int, count: int) -> list[tuple[int, int]]:
-    """Height and width of blocks that came alone."""
+    """Return height and width of the block in masks that have only one."""
     sizes = []
     for seed in range(count):
         mask = block_mask(grid, config, counted(seed)).reshape(grid, grid)
@@ -191,20 +191,20 @@ def lone_blocks(config: BlockMaskConfig, grid: int, count: int) -> list[tuple[in
 
 
 def test_a_budget_below_the_smallest_block_draws_between_the_two() -> None:
-    """U(16, 4) is between 4 and 16, of which only the small ones fit: NumPy's own uniform would raise."""
+    """U(16, 4) is between 4 and 16, and only small blocks fit. NumPy's own uniform would raise."""
     counts = {int(block_mask(14, BlockMaskConfig(num_patches=4), counted(seed)).sum()) for seed in range(300)}
     assert max(counts) == 4 and counts <= {0, 3, 4}
 
 
 def test_no_block_is_as_high_or_wide_as_the_grid() -> None:
-    """12 patches on a grid of four are 3 x 3 for a few aspects (one in sixty) and for all others as long as the grid."""
+    """12 patches on a grid of four are 3 x 3 for a few aspects (one in sixty). For all others they are as long as the grid."""
     config = BlockMaskConfig(num_patches=12, min_block=12, max_block=12)
     assert 0.05 < np.mean([block_mask(4, config, counted(seed)).any() for seed in range(300)]) < 0.3
 
 
 def test_no_block_covers_more_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    lay_block, covered = masking._lay_block, []
-    monkeypatch.setattr(masking, "_lay_block", lambda *args: covered.append(lay_block(*args)) or covered[-1])
+    add_block, covered = masking._add_block, []
+    monkeypatch.setattr(masking, "_add_block", lambda *args: covered.append(add_block(*args)) or covered[-1])
     for seed in range(20):
         block_mask(14, BlockMaskConfig(num_patches=60, min_block=4, max_block=9), counted(seed))
     assert max(covered) == 9
@@ -229,7 +229,7 @@ block_configs = st.builds(
 
 @settings(max_examples=100, deadline=None)
 @given(block_configs, st.integers(2, 10), st.integers(0, 2**32))
-def test_any_block_mask_repeats_ends_and_stays_within_the_budget(config: BlockMaskConfig, grid: int, seed: int) -> None:
+def test_a_block_mask_is_reproducible_ends_and_stays_within_the_budget(config: BlockMaskConfig, grid: int, seed: int) -> None:
     mask_N = block_mask(grid, config, counted(seed))
     np.testing.assert_array_equal(mask_N, block_mask(grid, config, counted(seed)))
     assert mask_N.shape == (grid * grid,) and mask_N.dtype == bool

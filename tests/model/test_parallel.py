@@ -1,4 +1,4 @@
-"""TP and DP groups of a run, and the interface by which DeepSpeed asks for them."""
+"""TP and DP groups of a run, and DeepSpeed's interface for them."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ MPU = {
 """Names of DeepSpeed's `mpu` without their endings, and which groups they mean."""
 
 
-def standing(tp_size: int) -> dict[str, Any]:
+def groups_of(tp_size: int) -> dict[str, Any]:
     parallel = init_parallel(tp_size, "cpu")
     for stem, kind in MPU.items():
         group = getattr(parallel, f"{kind}_group")
@@ -44,7 +44,7 @@ def standing(tp_size: int) -> dict[str, Any]:
     ],
 )
 def test_ranks_of_a_tp_group_are_neighbours(tp_size: int, tp_groups: list[list[int]], dp_groups: list[list[int]]) -> None:
-    for rank, found in enumerate(run_distributed(standing, 4, tp_size)):
+    for rank, found in enumerate(run_distributed(groups_of, 4, tp_size)):
         assert found["tp"] == next(group for group in tp_groups if rank in group)
         assert found["dp"] == next(group for group in dp_groups if rank in group)
         assert found["ranks"] == divmod(rank, tp_size)
@@ -52,10 +52,10 @@ def test_ranks_of_a_tp_group_are_neighbours(tp_size: int, tp_groups: list[list[i
         assert found["sum_over_tp"] == sum(10**r for r in found["tp"])
 
 
-def test_a_world_that_tp_does_not_divide_is_refused(parallel: Parallel) -> None:
+def test_a_number_of_ranks_that_tp_does_not_divide_is_refused(parallel: Parallel) -> None:
     with pytest.raises(AssertionError):
         init_parallel(2, "cpu")
 
 
-def test_one_process_is_a_whole_world(parallel: Parallel) -> None:
+def test_one_process_has_groups_of_size_1(parallel: Parallel) -> None:
     assert (parallel.tp_size, parallel.tp_rank, parallel.dp_size, parallel.dp_rank) == (1, 0, 1, 0)

@@ -23,7 +23,7 @@ def test_slopes_are_the_published_ones(num_heads: int, exponents: list[float]) -
     assert alibi_slopes(num_heads) == pytest.approx([2**-e for e in exponents], rel=1e-12)
 
 
-def test_bias_starts_as_minus_slope_times_distance(parallel: Parallel) -> None:
+def test_the_initial_bias_is_minus_slope_times_distance(parallel: Parallel) -> None:
     bias_HSS = RelativeBias(4, 10, parallel)(6)
     assert bias_HSS.shape == (4, 6, 6)
     for h, slope in enumerate([1 / 4, 1 / 16, 1 / 64, 1 / 256]):
@@ -64,13 +64,13 @@ def test_gradient_of_an_offset_is_the_sum_over_its_diagonal(parallel: Parallel) 
     torch.testing.assert_close(bias.weight.grad, expected.expand(4, -1))
 
 
-def test_the_table_says_that_it_is_split(parallel: Parallel) -> None:
+def test_the_table_is_marked_as_split(parallel: Parallel) -> None:
     weight = RelativeBias(4, 10, parallel).weight
     assert (weight.tensor_model_parallel, weight.partition_dim) == (True, 0)  # type: ignore[attr-defined]
 
 
 def numbered(parallel: Parallel, grid: int, num_heads: int = 4) -> PatchBias:
-    """Row r of head h holds 10000 h + r, whatever the split."""
+    """Return a bias whose row r of head h has the value 10000 h + r, for any split."""
     bias = PatchBias(num_heads, grid, parallel)
     heads_H = torch.arange(num_heads).chunk(parallel.tp_size)[parallel.tp_rank]
     bias.weight.data = 10000.0 * heads_H[:, None] + torch.arange(bias.weight.shape[1])
@@ -78,7 +78,7 @@ def numbered(parallel: Parallel, grid: int, num_heads: int = 4) -> PatchBias:
 
 
 @pytest.mark.parametrize(("grid", "rows"), [(1, 4), (8, 228), (14, 732)])
-def test_patch_table_has_the_published_rows_and_starts_at_0(parallel: Parallel, grid: int, rows: int) -> None:
+def test_patch_table_has_the_published_rows_and_the_initial_value_0(parallel: Parallel, grid: int, rows: int) -> None:
     weight = PatchBias(4, grid, parallel).weight
     assert weight.shape == (4, rows) and not weight.any()
 
@@ -118,7 +118,7 @@ def split_relative_bias() -> tuple[int, torch.Tensor]:
     return parallel.tp_rank, RelativeBias(4, 10, parallel).weight.detach()
 
 
-def test_heads_of_the_relative_bias_start_with_their_own_slopes_when_split_over_tp(parallel: Parallel) -> None:
+def test_heads_of_the_relative_bias_have_their_own_slopes_if_split_over_tp(parallel: Parallel) -> None:
     whole_HR = RelativeBias(4, 10, parallel).weight
     for rank, weight_HR in run_distributed(split_relative_bias, 2):
         torch.testing.assert_close(weight_HR, whole_HR[2 * rank : 2 * rank + 2], atol=0, rtol=0)

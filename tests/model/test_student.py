@@ -1,4 +1,4 @@
-"""The student: predictions at the masked positions in their order, gradient everywhere it should be."""
+"""The student: predictions at the masked positions in their order, and gradients of all parameters in use."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ PATCHES_BN = bools("110000000", "000010001")
 
 
 def text_batch() -> Batch:
-    """Three rows with every symbol of the vocabulary but <pad> and <mask>; the second row has no mask, two have padding."""
+    """Three rows with every symbol of the vocabulary except <pad> and <mask>. The second row has no mask, two have padding."""
     ids_BS = (torch.arange(24).view(3, 8) % (MASK_ID - 1) + 2) % MASK_ID
     ids_BS[ids_BS == PAD] = 2
     padding_BS = bools("00010000", "00000000", "00000010")
@@ -79,9 +79,9 @@ def test_vocabulary_of_the_tests_is_covered() -> None:
     assert set(text_batch().clean_inputs.flatten().tolist()) | {MASK_ID} == set(range(TEXT.vocab_size))
 
 
-def test_a_student_hands_on_its_embedding_without_masks_and_without_gradient(parallel: Parallel) -> None:
+def test_a_student_returns_its_embedding_without_masks_and_without_gradient(parallel: Parallel) -> None:
     student, batch = build_vision_student(parallel), vision_batch(PATCHES_BN)
     features_BND = student(batch).features_BND
     assert features_BND is not None and not features_BND.requires_grad
     torch.testing.assert_close(features_BND, student.trunk.frontend.patches(batch.inputs).detach(), atol=0, rtol=0)
-    assert build_student(parallel)(text_batch()).features_BND is None, "text's teacher reads other ids"
+    assert build_student(parallel)(text_batch()).features_BND is None, "the teacher of text reads other ids"

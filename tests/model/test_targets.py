@@ -1,4 +1,4 @@
-"""Targets: every norm alone, their order together against the description, and which of a block's outputs is read."""
+"""Targets: every norm alone, the order of all norms compared with the description, and the block output that is used."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ seeds = st.integers(0, 2**31)
 
 
 def layer_outputs(B: int, S: int, D: int, K: int, seed: int, dtype: torch.dtype = torch.float32) -> list[LayerOutput]:
-    """Outputs with a mean and a scale of their own in every layer and channel."""
+    """Return outputs with a different mean and scale in every layer and channel."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw() -> Tensor:
@@ -34,7 +34,7 @@ def config(K: int = 1, layer: tuple[Norm, ...] = (), average: tuple[Norm, ...] =
 
 
 def standardised(x: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Zero mean and unit biased variance over dims, in float64, written without torch's norms."""
+    """Normalise to zero mean and unit biased variance over dims, in float64, without torch's norms."""
     x = x.double()
     variance = (x - x.mean(dims, keepdim=True)).square().mean(dims, keepdim=True)
     return (x - x.mean(dims, keepdim=True)) / (variance + EPS).sqrt()
@@ -44,8 +44,8 @@ DIMS = {"batch": (0, 1), "instance": (1,), "layer": (2,)}
 
 
 def described_targets(outputs: list[LayerOutput], teacher: TeacherConfig) -> tuple[Tensor, float]:
-    """Order of the description: batch norm -> instance norm -> layer norm per block -> mean -> layer norm -> instance norm; and the
-    smallest variance that a norm divided by."""
+    """Return the targets in the order of the description: batch norm -> instance norm -> layer norm per block -> mean -> layer norm
+    -> instance norm; and the smallest variance that a norm divided by."""
     features, spreads = [], [1.0]
 
     def norm_over(x: Tensor, norm: str) -> Tensor:
@@ -73,12 +73,12 @@ def test_any_settings_follow_the_published_order(size, K, seed, layer, average, 
     outputs = layer_outputs(*size, K, seed)
     teacher = config(K, layer, average, target=target)
     expected_BSD, smallest = described_targets(outputs, teacher)
-    assume(smallest > 1e-2)  # a norm divides by the spread that the one before it left: where that is nothing, rounding is everything
+    assume(smallest > 1e-2)  # a norm divides by the spread after the norm before; if that is near 0, rounding errors dominate
     torch.testing.assert_close(average_targets(outputs, teacher), expected_BSD, atol=1e-3, rtol=1e-3)
 
 
 def test_order_of_the_norms_matters() -> None:
-    """So that the test above can see a wrong one."""
+    """This shows that the test above can find a wrong order."""
     (output,) = layer_outputs(2, 6, 8, 1, 0)
     x_BSD = output.ffn_SBD.transpose(0, 1)
     published = average_targets([output], config(1, ("layer", "instance")))
@@ -88,7 +88,7 @@ def test_order_of_the_norms_matters() -> None:
 
 
 def assert_standard(x: Tensor, before: Tensor, dims: tuple[int, ...]) -> None:
-    """Mean 0 and the variance that eps leaves of the variance before: 1 but for nearly constant input."""
+    """Assert mean 0 and the variance var / (var + eps): 1 except for nearly constant input."""
     variance = before.double().var(dims, correction=0)
     assert float(x.mean(dims).abs().max()) < 1e-3
     torch.testing.assert_close(x.double().var(dims, correction=0), variance / (variance + EPS), atol=2e-3, rtol=2e-3)
@@ -137,7 +137,7 @@ def test_without_norms_the_target_is_the_mean_of_the_layers() -> None:
 
 
 @pytest.mark.parametrize("target", ["ffn", "block"])
-def test_target_reads_the_named_output_and_not_the_other(target: str) -> None:
+def test_targets_use_the_configured_output_and_not_the_other(target: str) -> None:
     (output,) = layer_outputs(2, 3, 4, 1, 0)
     expected_SBD = output.ffn_SBD if target == "ffn" else output.block_SBD
     torch.testing.assert_close(average_targets([output], config(1, target=target)), expected_SBD.transpose(0, 1), atol=0, rtol=0)

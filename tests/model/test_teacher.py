@@ -1,4 +1,4 @@
-"""The teacher: clean input, eval mode, no gradient; and the EMA of its weights against torch.lerp."""
+"""The teacher: clean input, eval mode, no gradient; and the EMA of its weights compared with torch.lerp."""
 
 from dataclasses import replace
 from functools import partial
@@ -29,7 +29,7 @@ def build_teacher(parallel: Parallel, seed: int = 1) -> Teacher:
     return Teacher(CONFIG, SETTINGS, text_frontend(), Init(seed), parallel)
 
 
-def test_teacher_starts_as_the_student(parallel: Parallel) -> None:
+def test_initial_weights_of_the_teacher_are_the_students(parallel: Parallel) -> None:
     student, teacher = build_student(parallel, CONFIG), build_teacher(parallel)
     theirs = {name: p for name, p in student.named_parameters() if name.startswith("trunk.")}
     assert theirs.keys() == dict(teacher.named_parameters()).keys()
@@ -58,15 +58,15 @@ def test_the_teacher_reads_the_padding_of_the_clean_input(parallel: Parallel) ->
 
 
 def test_target_averages_the_last_k_blocks(parallel: Parallel) -> None:
-    """The first block of three, with K 2, counts only through the later ones: its FFN output is not read."""
+    """With K 2 of three blocks, the first block matters only through the later blocks: its FFN output is not used."""
     teacher, seen = build_teacher(parallel), []
     for block in teacher.trunk.encoder.layers:
         block.register_forward_hook(lambda module, inputs, output: seen.append(output))
     torch.testing.assert_close(teacher(BATCH, None), average_targets(seen[1:], SETTINGS), atol=0, rtol=0)
 
 
-def test_teacher_is_in_eval_mode_even_when_told_to_train(parallel: Parallel) -> None:
-    """The student trains; a teacher that dropped activations would have targets that change from call to call."""
+def test_teacher_stays_in_eval_mode_after_train(parallel: Parallel) -> None:
+    """If a teacher dropped activations, its targets would change from call to call."""
     teacher = build_teacher(parallel)
     assert not any(module.training for module in teacher.modules())
     expected = teacher(BATCH, None)
@@ -85,7 +85,7 @@ def test_no_gradient_reaches_the_teacher(parallel: Parallel) -> None:
 
 
 def build_vision_teacher(parallel: Parallel, **changes: Any) -> Teacher:
-    """Of another seed than the student, so that it shows whose embedding is read."""
+    """Build a teacher with another seed than the student, so that the result shows whose embedding is used."""
     return Teacher(CONFIG, replace(SETTINGS, **changes), partial(VisionFrontend, VISION), Init(2), parallel)
 
 
@@ -98,7 +98,7 @@ def test_a_sharing_teacher_reads_the_students_features_and_not_the_inputs(parall
     assert target_BND.shape == (2, 9, 16)
     torch.testing.assert_close(teacher(vision_batch(batch.masks.mask_BS, seed=9), features_BND), target_BND, atol=0, rtol=0)
     assert not torch.allclose(teacher(batch, features_BND + 1.0), target_BND)
-    assert not torch.allclose(teacher(batch, None), target_BND), "its own embedding is another one"
+    assert not torch.allclose(teacher(batch, None), target_BND), "its own embedding is different"
 
 
 def test_a_teacher_that_shares_nothing_reads_the_inputs_itself(parallel: Parallel) -> None:
@@ -108,7 +108,7 @@ def test_a_teacher_that_shares_nothing_reads_the_inputs_itself(parallel: Paralle
     assert not torch.allclose(teacher(vision_batch(batch.masks.mask_BS, seed=9), None), teacher(batch, None))
 
 
-def test_the_teacher_never_drops_a_layer_or_a_path(parallel: Parallel) -> None:
+def test_the_teacher_drops_no_layer_and_no_path(parallel: Parallel) -> None:
     config = plain(num_layers=3, layerdrop=0.9, drop_path=0.9)
     dropping, whole = (Teacher(c, SETTINGS, text_frontend(), Init(1), parallel) for c in (config, plain(num_layers=3)))
     torch.testing.assert_close(dropping(BATCH, None), whole(BATCH, None), atol=0, rtol=0)
@@ -208,12 +208,12 @@ def test_shadow_keeps_increments_that_bfloat16_would_lose() -> None:
         rounded.lerp_(masters["w"].bfloat16(), 1 - 0.9999)
     expected = 2 - 0.9999**100
     torch.testing.assert_close(shadow.shadows["w"], torch.full((4,), expected), atol=1e-5, rtol=0)
-    assert (rounded == 1).all(), "an average held in bfloat16 never moves"
+    assert (rounded == 1).all(), "an average in bfloat16 never changes"
     assert (shards["w"] > 1).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_reset_makes_the_teacher_the_student_again(dtype: torch.dtype) -> None:
+def test_reset_sets_the_teacher_to_the_student_again(dtype: torch.dtype) -> None:
     masters, shards = tensors(0), tensors(1, dtype)
     shadow = ShadowWeights(masters, shards, copied={"embedding"})
     for name, tensor in masters.items():

@@ -1,21 +1,21 @@
-"""Megatron's layers with our values: slices of one matrix at any TP size, flags that the gradient norm reads, nothing held twice."""
+"""Megatron's layers with our initial values: slices of one matrix at any TP size, and flags that the gradient norm reads."""
 
 import torch
 
 from model.init import Init
 from model.parallel import init_parallel
-from model.tensor_parallel import ColumnLinear, MatrixStart, QueryValueBias, RowLinear, TokenEmbedding
+from model.tensor_parallel import ColumnLinear, MatrixInit, QueryValueBias, RowLinear, TokenEmbedding
 from tests.distributed import run_distributed
 
 
 def build(tp_size: int) -> dict[str, tuple[torch.Tensor, int | None]]:
-    """This rank's slices and the dimension that each is cut along."""
+    """Return this rank's slices and the dimension of each split."""
     parallel, init = init_parallel(tp_size, "cpu"), Init(5)
     layers = {
-        "column": ColumnLinear(6, 8, init.at("column"), parallel, start=MatrixStart(0.02)),
-        "row": RowLinear(8, 6, init.at("row"), parallel, start=MatrixStart(None)),
-        "unbiased": ColumnLinear(6, 8, init.at("unbiased"), parallel, start=MatrixStart(0.02, truncated=True, scale=0.5), bias=False),
-        "truncated": RowLinear(8, 6, init.at("truncated"), parallel, start=MatrixStart(None, truncated=True)),
+        "column": ColumnLinear(6, 8, init.at("column"), parallel, matrix_init=MatrixInit(0.02)),
+        "row": RowLinear(8, 6, init.at("row"), parallel, matrix_init=MatrixInit(None)),
+        "unbiased": ColumnLinear(6, 8, init.at("unbiased"), parallel, matrix_init=MatrixInit(0.02, truncated=True, scale=0.5), bias=False),
+        "truncated": RowLinear(8, 6, init.at("truncated"), parallel, matrix_init=MatrixInit(None, truncated=True)),
         "biases": QueryValueBias(24, 6, parallel),
         "tokens": TokenEmbedding(128, 6, init.at("tokens"), 0.1, parallel, zero_rows=[1, 100, 127]),
     }
@@ -26,7 +26,7 @@ def build(tp_size: int) -> dict[str, tuple[torch.Tensor, int | None]]:
     }
 
 
-def test_slices_of_two_ranks_put_together_are_the_layer_of_one() -> None:
+def test_slices_of_two_ranks_together_are_the_layer_of_one() -> None:
     whole, halves = run_distributed(build, 1, 1)[0], run_distributed(build, 2, 2)
     assert {name: dim for name, (_, dim) in whole.items()} == {
         **{"column.weight": 0, "column.bias": 0, "row.weight": 1, "row.bias": None, "tokens.weight": 0},
@@ -37,21 +37,21 @@ def test_slices_of_two_ranks_put_together_are_the_layer_of_one() -> None:
         assert torch.equal(parts[0] if dim is None else torch.cat(parts, dim), tensor), name
 
 
-def test_the_spread_is_that_of_the_whole_matrix_and_zero_rows_are_zero() -> None:
+def test_the_std_is_that_of_the_whole_matrix_and_zero_rows_are_zero() -> None:
     layers = run_distributed(build, 1, 1)[0]
     tokens, row = layers["tokens.weight"][0], layers["row.weight"][0]
     assert (~tokens.any(dim=1)).nonzero()[:, 0].tolist() == [1, 100, 127]
     assert abs(float(row.std()) * 8**0.5 - 1) < 0.4 and not layers["row.bias"][0].any() and not layers["column.bias"][0].any()
 
 
-def test_a_start_is_cut_at_one_std_and_then_scaled() -> None:
+def test_initial_values_are_cut_at_one_std_and_then_scaled() -> None:
     layers = run_distributed(build, 1, 1)[0]
     assert 0.009 < float(layers["unbiased.weight"][0].abs().max()) <= 0.02 * 0.5
     assert 0.9 < float(layers["truncated.weight"][0].abs().max()) * 8**0.5 <= 1 + 1e-6
 
 
 def biased(tp_size: int) -> torch.Tensor:
-    """This rank's slice of a fused projection (1 position, head, q/k/v, width) of zeros after the biases of 4 heads of width 6."""
+    """Return this rank's slice of a fused projection (1 position, head, q/k/v, width) of zeros after the biases of 4 heads of width 6."""
     parallel = init_parallel(tp_size, "cpu")
     module = QueryValueBias(24, 6, parallel)
     whole_H2K = torch.arange(1.0, 49.0).view(4, 2, 6)

@@ -1,4 +1,4 @@
-"""The trunk: what it hands to front-end and encoder, what it drops of their outputs, and what may stand between them."""
+"""The trunk: arguments of front-end and encoder, outputs that it drops, and the selection between them."""
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ def test_trunk_passes_mask_and_padding_to_front_end_and_encoder(parallel: Parall
 
 
 def test_prefix_tokens_are_attended_to_and_then_dropped(parallel: Parallel) -> None:
-    """Nine patches behind a CLS vector: ten positions in the encoder, nine in everything that comes out."""
+    """Nine patches behind a CLS vector: ten positions in the encoder, nine in every output."""
     student, batch = build_vision_student(parallel), vision_batch(PATCHES_BN)
     stir(student)
     seen = []
@@ -42,7 +42,7 @@ def test_prefix_tokens_are_attended_to_and_then_dropped(parallel: Parallel) -> N
     assert not torch.allclose(student.trunk(batch.inputs, PATCHES_BN, None, keep_from=2).x_BND, out.x_BND), "the patches attend to it"
 
 
-def test_a_trunk_reads_features_in_place_of_inputs(parallel: Parallel) -> None:
+def test_a_trunk_uses_given_features_in_place_of_inputs(parallel: Parallel) -> None:
     trunk, batch = build_vision_student(parallel).trunk, vision_batch(PATCHES_BN)
     features_BND = trunk.frontend(batch.inputs, None, None).features_BND
     expected_BND = trunk(batch.inputs, None, None, keep_from=2).x_BND
@@ -51,31 +51,31 @@ def test_a_trunk_reads_features_in_place_of_inputs(parallel: Parallel) -> None:
 
 
 class Reversed(nn.Module):
-    """Encodes the tokens from the last to the first, and keeps what it was told."""
+    """A selection that reverses the tokens and records its masks."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[tuple[Tensor | None, Tensor | None]] = []
+        self.masks: list[tuple[Tensor | None, Tensor | None]] = []
 
     def forward(self, front: FrontendOutput, mask_BN: Tensor | None, padding_mask_BN: Tensor | None) -> EncoderInput:
-        self.told.append((mask_BN, padding_mask_BN))
+        self.masks.append((mask_BN, padding_mask_BN))
         return EncoderInput(front.x_BSD.flip(1), None if padding_mask_BN is None else padding_mask_BN.flip(1), None)
 
 
-def test_what_is_encoded_is_for_the_module_between_to_choose(parallel: Parallel) -> None:
+def test_the_selection_module_determines_the_encoded_tokens(parallel: Parallel) -> None:
     reversing = Reversed()
     trunk = Trunk(PLAIN, text_frontend(), Init(1), parallel, DropoutStream(), select=reversing)
     plain_trunk = build_student(parallel).trunk
     ids_BS, mask_BS, padding_BS = torch.tensor([[5, 6, 7, PAD]]), bools("0100"), bools("0001")
     out = trunk(ids_BS, mask_BS, padding_BS, keep_from=0)
-    assert [(id(mask), id(padding)) for mask, padding in reversing.told] == [(id(mask_BS), id(padding_BS))]
+    assert [(id(mask), id(padding)) for mask, padding in reversing.masks] == [(id(mask_BS), id(padding_BS))]
     front = plain_trunk.frontend(ids_BS, mask_BS, padding_BS)
     expected_BSD, _ = plain_trunk.encoder(front.x_BSD.flip(1), padding_BS.flip(1), None, 0)
     torch.testing.assert_close(out.x_BND, expected_BSD, atol=0, rtol=0)
     assert not torch.allclose(out.x_BND, plain_trunk(ids_BS, mask_BS, padding_BS, keep_from=0).x_BND)
 
 
-def test_every_embedded_token_is_encoded_where_nothing_else_is_asked_for(parallel: Parallel) -> None:
+def test_every_embedded_token_is_encoded_by_default(parallel: Parallel) -> None:
     trunk, batch = build_vision_student(parallel).trunk, vision_batch(PATCHES_BN)
     assert isinstance(trunk.select, SelectAll) and not list(trunk.select.parameters())
     assert {name.partition(".")[0] for name, _ in trunk.named_parameters()} == {"frontend", "encoder"}

@@ -1,5 +1,5 @@
-"""Every recipe that is shipped: consistent, named after itself, found by its modality, and built without torch; and one in a file of
-the user's."""
+"""Every shipped recipe: consistent, with the name of its function, found by its modality, built without torch; and a recipe in a file of
+the user."""
 
 import re
 import sys
@@ -16,13 +16,13 @@ NAMES = [(modality, name) for modality, recipes in RECIPES.items() for name in r
 
 
 @pytest.mark.parametrize(("modality", "name"), NAMES)
-def test_a_recipe_is_consistent_and_bears_its_name(modality: str, name: str) -> None:
+def test_a_recipe_is_consistent_and_has_its_name(modality: str, name: str) -> None:
     recipe = RECIPES[modality][name]()
     check_recipe(recipe)
     assert (recipe.name, recipe.modality, recipe.data.path) == (name, modality, None)
 
 
-def test_the_products_recipes_are_there_and_no_name_stands_twice() -> None:
+def test_the_recipes_of_product_md_exist_and_names_are_unique() -> None:
     names = [name for _, name in NAMES]
     assert {f"{modality}_{size}" for modality in ("text", "speech", "vision") for size in ("tiny", "base", "large")} <= set(names)
     assert len(set(names)) == len(names)
@@ -47,7 +47,7 @@ number = 3
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a recipe of the user's; what Python imports from it is forgotten afterwards."""
+    """A folder with a recipe of the user. Modules that Python imports from it are removed afterwards."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "own_recipes", raising=False)
     (tmp_path / "own_recipes.py").write_text(OWN)
@@ -57,7 +57,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", ["{folder}/own_recipes.py:mine", "~/own_recipes.py:mine", "own_recipes.py:mine", "./own_recipes.py:mine"])
-def test_a_recipe_in_a_file_of_ones_own_is_found(name: str, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_in_a_file_of_the_user_is_found(name: str, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(own))
     monkeypatch.chdir(own)
     build = find_recipe(name.format(folder=own), RECIPES["text"])
@@ -65,7 +65,7 @@ def test_a_recipe_in_a_file_of_ones_own_is_found(name: str, own: Path, monkeypat
     assert find_recipe(name.format(folder=own), {}) is build and sys.path.count(str(own)) == 1, "its folder is searched, once"
 
 
-def test_a_name_of_the_house_wins_and_nothing_is_imported_for_it() -> None:
+def test_a_shipped_name_has_priority_and_nothing_is_imported_for_it() -> None:
     before = list(sys.path)
     assert find_recipe("text_tiny", RECIPES["text"]) is RECIPES["text"]["text_tiny"] and sys.path == before
 
@@ -87,7 +87,7 @@ def test_a_name_of_the_house_wins_and_nothing_is_imported_for_it() -> None:
         ("time.py:mine", r"Python has another module time \(built-in\); give the file another name"),
     ],
 )
-def test_a_recipe_that_cannot_be_found_is_told_in_one_line(name: str, complaint: str, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_that_cannot_be_found_is_a_one_line_error(name: str, complaint: str, own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(own)
     for taken in ("json", "time", "my.own"):
         (own / f"{taken}.py").write_text(OWN)

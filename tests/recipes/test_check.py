@@ -227,7 +227,7 @@ def test_the_edge_of_what_other_modalities_allow_passes(build: Callable[[], Reci
 
 
 def test_every_limit_is_refused_somewhere_here() -> None:
-    """A limit that no case names could be left out unseen."""
+    """Otherwise a limit without a case could be removed without a failing test."""
     for build, cases in ((text_base, REFUSED), (speech_base, REFUSED_SPEECH), (vision_base, REFUSED_VISION)):
         own, common = ({complaint.replace("\\", "").partition(" is ")[0] for _, complaint in some} for some in (cases, REFUSED))
         names = bounded_names(build())
@@ -237,13 +237,13 @@ def test_every_limit_is_refused_somewhere_here() -> None:
 
 
 class Stubborn(Data2VecConfig):
-    """An objective that is content with no recipe."""
+    """An objective whose check refuses every recipe."""
 
     def check(self, recipe: Recipe) -> None:
         raise ConfigError(f"{recipe.name} is not for me")
 
 
-def test_objective_and_modality_are_asked_and_one_that_is_not_known_is_named() -> None:
+def test_checks_of_objective_and_modality_are_called_and_an_unknown_modality_is_named() -> None:
     check_recipe(vision_tiny())
     with pytest.raises(ConfigError, match=r"^vision_tiny is not for me$"):
         check_recipe(replace(vision_tiny(), objective=Stubborn()))
@@ -251,7 +251,7 @@ def test_objective_and_modality_are_asked_and_one_that_is_not_known_is_named() -
         check_recipe(replace(vision_tiny(), modality="smell"))
 
 
-def test_the_remedies_named_pass_themselves() -> None:
+def test_the_named_remedies_pass_the_check() -> None:
     for build, wrong, remedy in (
         (speech_base, "frontend.pos_conv_groups=36", "frontend.pos_conv_groups=12"),
         (speech_base, "run.global_batch_size=12", "data.group_size=4"),
@@ -263,7 +263,7 @@ def test_the_remedies_named_pass_themselves() -> None:
         check_recipe(apply_overrides(build(), [wrong, remedy]))
 
 
-def test_a_recipe_is_named_and_its_data_taken_from_the_flag() -> None:
+def test_the_recipe_is_found_by_name_and_its_data_come_from_the_flag() -> None:
     recipe = resolve_recipe("vision_tiny", RECIPES["vision"], ["run.seed=3"], "/pictures")
     assert recipe == replace(vision_tiny(), run=replace(vision_tiny().run, seed=3), data=replace(vision_tiny().data, path="/pictures"))
     assert resolve_recipe("vision_tiny", RECIPES["vision"], ["data.path=/set"], None).data.path == "/set"
@@ -274,7 +274,7 @@ def test_a_recipe_is_named_and_its_data_taken_from_the_flag() -> None:
         resolve_recipe("vision_tiny", RECIPES["vision"], ["run.max_steps=0"], None)
 
 
-def test_a_function_that_gives_no_recipe_and_a_section_under_another_kind_are_refused() -> None:
+def test_a_function_that_returns_no_recipe_and_a_section_with_a_wrong_kind_are_refused() -> None:
     nothing: Any = lambda: None  # noqa: E731
     with pytest.raises(ConfigError, match="--recipe mine: returned NoneType, not a Recipe"):
         resolve_recipe("mine", {"mine": nothing}, [], None)

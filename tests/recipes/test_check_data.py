@@ -1,4 +1,4 @@
-"""What a dry run says of the data, before anything is prepared."""
+"""What a dry run reports about the data, before anything is prepared."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -43,9 +43,9 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("build", [text_tiny, speech_tiny, vision_tiny])
-def test_the_sample_and_hub_names_are_taken_as_they_are(build) -> None:
+def test_the_sample_and_hub_names_are_accepted_without_a_check(build) -> None:
     check_data(on(build(), None))
-    check_data(on(build(), "somebody/something"))
+    check_data(on(build(), "owner/name"))
 
 
 @pytest.mark.parametrize("build", [text_tiny, speech_tiny, vision_tiny])
@@ -82,7 +82,7 @@ def test_a_prepared_text_must_fit_the_recipe(tiny_prepared: Path) -> None:
         check_data(replace(recipe, frontend=TextFrontendConfig(vocab_size=80)))
 
 
-def test_a_path_that_begins_with_a_dot_is_no_hub_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_begins_with_a_dot_is_not_a_hub_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.load_dataset", lambda *args, **options: pytest.fail("the hub was asked"))
     for build in (text_tiny, speech_tiny, vision_tiny):
         with pytest.raises(ConfigError, match=r"^--data \./nowhere: no such file or folder$"):
@@ -102,7 +102,7 @@ def test_a_prepared_folder_must_fit_the_recipe(clips: Path, pictures: Path, tmp_
 
 
 @pytest.mark.parametrize("build", [text_tiny, speech_tiny, vision_tiny])
-def test_what_is_left_out_is_said_and_what_is_open_is_asked(build, tmp_path: Path) -> None:
+def test_left_out_files_are_reported_and_an_unclear_split_is_refused(build, tmp_path: Path) -> None:
     suffix = {"text": "txt", "speech": "wav", "vision": "png"}[build().modality]
     for name in ("train", "test", "train/dog"):
         (tmp_path / name).mkdir()

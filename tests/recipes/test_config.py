@@ -1,4 +1,4 @@
-"""What the loop may ask of any data section, the sections of objectives, and that what is learned is all there is."""
+"""Attributes of every data section that the loop reads, sections of objectives, and ranges of all settings."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -22,28 +22,28 @@ from recipes.modalities.registry import MODALITIES
 from recipes.text import text_base, text_tiny
 
 
-def asked(data: DataConfig) -> tuple[str | None, int, int, float]:
+def loop_settings(data: DataConfig) -> tuple[str | None, int, int, float]:
     return data.path, data.group_size, data.num_workers, data.max_bad_fraction
 
 
 def test_text_has_no_groups_no_workers_and_nothing_undecodable() -> None:
-    assert asked(TextDataConfig()) == (None, 1, 0, 0.0)
-    assert asked(TextDataConfig(path="/books")) == ("/books", 1, 0, 0.0)
+    assert loop_settings(TextDataConfig()) == (None, 1, 0, 0.0)
+    assert loop_settings(TextDataConfig(path="/books")) == ("/books", 1, 0, 0.0)
     assert not {"group_size", "num_workers", "max_bad_fraction"} & {item.name for item in fields(TextDataConfig)}, "nor can they be set"
 
 
-def test_other_modalities_set_what_the_loop_asks() -> None:
-    assert asked(SpeechDataConfig(path="/clips", group_size=4, num_workers=3, max_bad_fraction=0.5)) == ("/clips", 4, 3, 0.5)
-    assert asked(VisionDataConfig(path="/pictures", num_workers=3, max_bad_fraction=0.5)) == ("/pictures", 1, 3, 0.5)
-    assert asked(SpeechDataConfig()) == (None, 8, 2, 0.01) and asked(VisionDataConfig()) == (None, 1, 2, 0.01)
+def test_other_modalities_set_what_the_loop_reads() -> None:
+    assert loop_settings(SpeechDataConfig(path="/clips", group_size=4, num_workers=3, max_bad_fraction=0.5)) == ("/clips", 4, 3, 0.5)
+    assert loop_settings(VisionDataConfig(path="/pictures", num_workers=3, max_bad_fraction=0.5)) == ("/pictures", 1, 3, 0.5)
+    assert loop_settings(SpeechDataConfig()) == (None, 8, 2, 0.01) and loop_settings(VisionDataConfig()) == (None, 1, 2, 0.01)
 
 
-def test_data2vec_is_what_a_recipe_learns_by_where_nothing_is_said() -> None:
+def test_data2vec_is_the_default_objective() -> None:
     assert text_base().objective == Data2VecConfig() and {"data2vec": Data2VecConfig} == OBJECTIVES
     assert all(kind == section.kind for kind, section in OBJECTIVES.items())
 
 
-def test_an_update_of_data2vec_costs_four_forwards_and_holds_one_teacher_and_a_head() -> None:
+def test_an_update_of_data2vec_costs_four_forwards_and_has_one_teacher_and_a_head() -> None:
     model, plain = text_base().model, ObjectiveConfig()
     ours = Data2VecConfig()
     assert (ours.forwards_per_update, ours.num_teachers, ours.num_head_parameters(model)) == (4, 1, model.num_head_parameters)
@@ -70,7 +70,7 @@ def test_no_more_layers_are_averaged_than_there_are(top: int, layers: int, is_ri
 
 
 def described(section: type) -> Iterator[tuple[str, Any, tuple[Any, ...]]]:
-    """Name, type and notes of every field of a section, and of the sections in it."""
+    """Yield name, type and notes of every field of a section, and of the sections in it."""
     for name, hint in get_type_hints(section, include_extras=True).items():
         if name not in {item.name for item in fields(section)}:
             continue
@@ -97,7 +97,7 @@ def test_no_number_among_the_settings_is_without_a_range(section: type) -> None:
     assert [name for name, hint, notes in found if has_numbers(hint) != any(isinstance(note, Bounds) for note in notes)] == []
 
 
-def test_what_names_a_file_or_folder_is_marked_as_a_place() -> None:
+def test_settings_with_a_file_or_folder_are_marked_as_a_place() -> None:
     names = {name for section in dict.fromkeys(SECTIONS) for name, _, notes in described(section) if Place() in notes}
     paths = {f"{kind}DataConfig.path" for kind in ("Text", "Speech", "Vision")}
     assert names == paths | {"TextDataConfig.tokenizer"}

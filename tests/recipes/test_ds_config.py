@@ -1,4 +1,4 @@
-"""ds_configs against recipes: what is shipped fits, what the recipe owns is refused, and the global batch never bends."""
+"""ds_configs with recipes: the shipped ones fit, numbers that the recipe owns are refused, and the global batch is never changed."""
 
 import json
 import re
@@ -80,7 +80,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("content", "complaint"), REFUSED, ids=lambda value: json.dumps(value) if isinstance(value, dict) else "")
-def test_what_does_not_belong_in_a_ds_config_is_refused_with_the_way_out(content: dict, complaint: str) -> None:
+def test_what_does_not_belong_in_a_ds_config_is_refused_with_the_remedy(content: dict, complaint: str) -> None:
     before = json.dumps(content)
     with pytest.raises(ConfigError, match=complaint) as caught:
         resolve(text_base(), content, "mine.json", 1)
@@ -107,12 +107,12 @@ def test_every_shipped_ds_config_resolves_for_every_recipe(path: Path, build: Ca
     assert config.batch.dp_size * sizes[0] * sizes[1] == recipe.run.global_batch_size
 
 
-def test_the_products_ds_configs_are_shipped() -> None:
+def test_the_ds_configs_of_product_md_are_shipped() -> None:
     names = ("zero3_bf16", "zero3_fp16", "zero3_offload_cpu", "zero3_tp2_bf16", "zero3_cpu", "zero3_cpu_bf16")
     assert set(names) <= {path.stem for path in SHIPPED}
 
 
-def test_auto_may_stand_for_every_number_of_the_recipe() -> None:
+def test_auto_is_allowed_for_every_number_of_the_recipe() -> None:
     content = {
         "train_batch_size": "auto",
         "gradient_clipping": "auto",
@@ -131,14 +131,14 @@ def test_precision_is_what_the_json_enables(content: dict, precision: str) -> No
     assert resolve(text_base(), {**off, **content}, "x", 1).precision == precision
 
 
-def test_offload_is_what_the_json_says() -> None:
+def test_offload_follows_the_json() -> None:
     def offloads(device: str) -> bool:
         return resolve(text_base(), {"zero_optimization": {"offload_optimizer": {"device": device}}}, "x", 1).offloads_optimizer
 
     assert offloads("cpu") and not offloads("none") and not resolve(text_base(), {}, "x", 1).offloads_optimizer
 
 
-def test_a_users_own_how_it_runs_reaches_deepspeed() -> None:
+def test_settings_of_a_users_own_ds_config_reach_deepspeed() -> None:
     zero = {"stage": 3, "reduce_bucket_size": 12345, "overlap_comm": True}
     config = resolve(text_base(), {"zero_optimization": zero, "communication_data_type": "fp32"}, "x", 1)
     assert config.deepspeed["zero_optimization"].items() >= zero.items() and config.deepspeed["communication_data_type"] == "fp32"
@@ -153,13 +153,13 @@ def test_a_users_own_how_it_runs_reaches_deepspeed() -> None:
         (b'{"a": "\xff"}', "not UTF-8 text"),
     ],
 )
-def test_a_file_that_is_no_json_object_says_where(tmp_path: Path, content: bytes, complaint: str) -> None:
+def test_the_error_of_a_file_that_is_no_json_object_has_the_position(tmp_path: Path, content: bytes, complaint: str) -> None:
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(ConfigError, match=complaint):
         load_ds_config(tmp_path / "x.json")
 
 
-def test_a_missing_file_points_at_the_shipped_ones(tmp_path: Path) -> None:
+def test_the_error_of_a_missing_file_lists_the_shipped_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.json: No such file or directory; the shipped ones are in ds_configs/"):
         load_ds_config(tmp_path / "nowhere.json")
     with pytest.raises(ConfigError, match="Is a directory"):
@@ -171,7 +171,7 @@ def with_batch(global_batch_size: int) -> Recipe:
 
 
 @given(st.integers(1, 512), st.integers(1, 64), st.sampled_from([1, 2, 4]), st.one_of(st.just("auto"), st.integers(1, 80)))
-def test_accumulation_makes_up_the_global_batch_or_the_message_names_sizes_that_do(
+def test_accumulation_gives_the_global_batch_or_the_message_has_sizes_that_do(
     total: int, dp_size: int, tp_size: int, micro: int | str
 ) -> None:
     world_size = dp_size * tp_size
@@ -207,7 +207,7 @@ def with_groups(num_groups: int, group_size: int) -> Recipe:
 
 
 @given(st.integers(1, 24), st.integers(1, 24), st.integers(1, 16), st.one_of(st.just("auto"), st.integers(1, 24)))
-def test_a_micro_batch_lies_within_one_group_or_the_message_names_sizes_that_do(
+def test_a_micro_batch_lies_within_one_group_or_the_message_has_sizes_that_do(
     num_groups: int, group_size: int, dp_size: int, micro: int | str
 ) -> None:
     recipe = with_groups(num_groups, group_size)
@@ -232,7 +232,7 @@ def test_a_micro_batch_lies_within_one_group_or_the_message_names_sizes_that_do(
             assert start // group_size == (start + size - 1) // group_size
 
 
-def test_the_group_error_has_the_numbers_and_both_ways_out() -> None:
+def test_the_group_error_has_the_numbers_and_both_remedies() -> None:
     with pytest.raises(ConfigError) as caught:
         plan_batch(with_groups(4, 8), 16, 1, 1)
     assert str(caught.value) == (
@@ -277,11 +277,11 @@ def test_a_tensor_parallel_group_must_fit_into_a_node(local_size: int, fits: str
         resolve(recipe, TP2, "x.json", 12, local_size)
     asked = {"megatron": {"tensor_model_parallel_size": 2, "across_nodes": True}}
     assert resolve(recipe, asked, "x.json", 12, local_size).batch.tp_across_nodes
-    assert not resolve(recipe, TP2, "x.json", 12).batch.tp_across_nodes, "nobody knows the nodes of a dry run"
+    assert not resolve(recipe, TP2, "x.json", 12).batch.tp_across_nodes, "the nodes of a dry run are unknown"
     assert resolve(recipe, TP2, "x.json", 12, 4).batch.tp_size == 2
 
 
-def test_asking_for_it_is_a_yes_or_a_no() -> None:
+def test_across_nodes_must_be_true_or_false() -> None:
     recipe = text_base()
     with pytest.raises(ConfigError, match=r"megatron\.across_nodes is 1, must be true or false"):
         resolve(recipe, {"megatron": {"tensor_model_parallel_size": 2, "across_nodes": 1}}, "x.json", 4)

@@ -1,4 +1,4 @@
-"""Types and ranges of a ds_config's values, files as people paste them, and DeepSpeed's own keys, none of which is unknown here."""
+"""Types and ranges of a ds_config's values, pasted files of other programs, and DeepSpeed's own keys, none of which is unknown here."""
 
 import ast
 import json
@@ -26,7 +26,7 @@ def nested(dotted: str, value: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("dotted", KEYS)
-def test_every_key_refuses_what_is_no_value_of_it_by_its_name(dotted: str) -> None:
+def test_every_key_refuses_a_wrong_value_by_its_name(dotted: str) -> None:
     for value in NONSENSE:
         if (dotted, value) in (("fp16.loss_scale", 0.5), ("fp16.loss_scale", 10**30)):
             continue
@@ -60,33 +60,33 @@ def test_every_key_refuses_what_is_no_value_of_it_by_its_name(dotted: str) -> No
         ("stage", 3, "stage is no key of a ds_config; did you mean zero_optimization.stage?"),
     ],
 )
-def test_the_complaint_names_what_may_stand_there(dotted: str, value: Any, said: str) -> None:
+def test_the_complaint_has_the_allowed_values(dotted: str, value: Any, said: str) -> None:
     _, complaints = checked(nested(dotted, value))
     assert len(complaints) == 1 and said in complaints[0]
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
+def test_all_complaints_are_in_one_message() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(text_base(), {"bf16": {"enabled": 1}, "gradient_clipping": 1.0, "steps_per_print": 10}, "x.json", 1)
     assert str(caught.value).count("; and ") == 2 and str(caught.value).startswith("x.json: bf16.enabled is 1")
 
 
 @pytest.mark.parametrize("dotted", sorted(ZERO_NUMBERS))
-def test_a_whole_number_may_be_written_as_a_float_and_auto_is_the_default(dotted: str) -> None:
+def test_a_whole_number_may_be_written_as_a_float_and_auto_means_the_default(dotted: str) -> None:
     (kept, complaints), key = checked(nested(dotted, 1e9)), dotted.rpartition(".")[2]
     assert (kept["zero_optimization"][key], type(kept["zero_optimization"][key]), complaints) == (10**9, int, [])
     assert checked(nested(dotted, "auto")) == ({"zero_optimization": {}}, [])
 
 
 @pytest.mark.parametrize("dotted", sorted({*NOT_NEEDED, *UNTESTED}))
-def test_keys_without_a_use_may_stand_where_they_are_off(dotted: str) -> None:
+def test_keys_without_a_use_are_allowed_if_they_are_off(dotted: str) -> None:
     for value in (None, False, "none", {}, {"enabled": False}, {"device": "none"}):
         kept, complaints = checked(nested(dotted, value))
         assert complaints == [] and dotted.rpartition(".")[2] not in json.dumps(kept)
     assert checked(nested(dotted, True))[1] != []
 
 
-def test_no_key_stands_in_two_lists_and_each_section_is_one() -> None:
+def test_no_key_is_in_two_lists_and_each_outer_key_is_a_section() -> None:
     assert not KEYS.keys() & NOT_NEEDED.keys() and not (KEYS.keys() | NOT_NEEDED.keys()) & UNTESTED
     outer = {dotted.rpartition(".")[0] for dotted in (*KEYS, *NOT_NEEDED, *UNTESTED)} - {""}
     assert {dotted for dotted in outer if not (dotted in KEYS and KEYS[dotted].is_section)} == set()
@@ -94,7 +94,7 @@ def test_no_key_stands_in_two_lists_and_each_section_is_one() -> None:
 
 
 def fields_of(file: str, name: str) -> set[str]:
-    """The JSON keys of one of DeepSpeed's pydantic models, read from its source."""
+    """Return the JSON keys of one of DeepSpeed's pydantic models, read from its source."""
     tree = ast.parse((SOURCE / file).read_text())
     model = next(node for node in ast.walk(tree) if isinstance(node, ast.ClassDef) and node.name == name)
     found = set()
@@ -116,13 +116,13 @@ def fields_of(file: str, name: str) -> set[str]:
         ("fp16.", "precision_config.py", "DeepSpeedFP16Config"),
     ],
 )
-def test_no_key_of_deepspeed_is_taken_for_a_slip_of_the_pen(prefix: str, file: str, name: str) -> None:
+def test_no_key_of_deepspeed_is_taken_for_a_typing_error(prefix: str, file: str, name: str) -> None:
     keys = fields_of(file, name)
     assert len(keys) > 3
     assert {prefix + key for key in keys} - KEYS.keys() - NOT_NEEDED.keys() - UNTESTED == set()
 
 
-def test_deepspeed_itself_takes_the_ends_of_every_range() -> None:
+def test_deepspeed_accepts_the_ends_of_every_range() -> None:
     from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
@@ -196,8 +196,8 @@ LLAMA_FACTORY = HUGGING_FACE | {"zero_allow_untested_optimizer": True, "activati
 PASTED = {"transformers": HUGGING_FACE, "accelerate": ACCELERATE, "LLaMA-Factory": LLAMA_FACTORY}
 
 
-def do_as_told(content: dict[str, Any], message: str) -> dict[str, Any]:
-    """The file after the user has done what each complaint says, and nothing else."""
+def apply_remedies(content: dict[str, Any], message: str) -> dict[str, Any]:
+    """Return the file after the remedy of each complaint was applied, and nothing else."""
     content = json.loads(json.dumps(content))
     for complaint in message.partition(": ")[2].split("; and "):
         *outer, key = complaint.split()[0].split(".")
@@ -214,17 +214,17 @@ def do_as_told(content: dict[str, Any], message: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", PASTED)
-def test_a_pasted_file_runs_or_is_told_at_once_what_to_change(name: str, tmp_path: Path) -> None:
+def test_a_pasted_file_runs_after_the_remedies_of_one_error_message(name: str, tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
     path.write_text(json.dumps(PASTED[name]))
     with pytest.raises(ConfigError) as caught:
         resolve(text_base(), load_ds_config(path), "ds.json", 1)
-    path.write_text(json.dumps(do_as_told(PASTED[name], str(caught.value))))
+    path.write_text(json.dumps(apply_remedies(PASTED[name], str(caught.value))))
     config = resolve(text_base(), load_ds_config(path), "ds.json", 1)
     assert config.precision in ("bf16", "fp16") and config.deepspeed["zero_optimization"]["sub_group_size"] == 10**9
 
 
-def test_a_file_with_comments_a_byte_order_mark_and_what_is_off_runs_as_it_is(tmp_path: Path) -> None:
+def test_a_file_with_comments_a_byte_order_mark_and_keys_that_are_off_runs_unchanged(tmp_path: Path) -> None:
     zero = '{"stage": 3, "offload_optimizer": {"device": "none"}, "//": "off", "reduce_bucket_size": "auto"}'
     comments = '"_comment": "mine", "//": 1, "//": 2'
     text = f'{{{comments}, "bf16": {{"enabled": true}}, "zero_optimization": {zero}, "steps_per_print": Infinity}}'
@@ -234,7 +234,7 @@ def test_a_file_with_comments_a_byte_order_mark_and_what_is_off_runs_as_it_is(tm
     assert resolve(text_base(), load_ds_config(path), "x", 1) == plain
 
 
-def test_a_key_that_stands_twice_is_refused_at_any_depth(tmp_path: Path) -> None:
+def test_a_key_that_appears_twice_is_refused_at_any_depth(tmp_path: Path) -> None:
     path = tmp_path / "ds.json"
     path.write_text('{"bf16": {"enabled": true, "enabled": false}}')
     with pytest.raises(ConfigError, match=r"the key 'enabled' stands twice in one object; remove one"):

@@ -1,4 +1,4 @@
-"""--set as the user types it, bounds, and objects named by module:Name. What is stored is in test_stored_settings.py."""
+"""--set as the user types it, bounds, and objects named by module:Name. Stored settings are in test_stored_settings.py."""
 
 from dataclasses import replace
 from typing import Any
@@ -67,7 +67,7 @@ def test_a_value_gets_the_type_of_its_field(assignment: str, section: str, key: 
         ("run.seed.x=3", "no such key"),
     ],
 )
-def test_what_cannot_be_set_is_named_with_the_way_out(assignment: str, complaint: str) -> None:
+def test_a_wrong_assignment_is_named_with_the_remedy(assignment: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint) as caught:
         apply_overrides(text_base(), [assignment])
     assert "\n" not in str(caught.value)
@@ -118,7 +118,7 @@ def test_setting_inside_a_section_keeps_the_rest_of_it() -> None:
         ("data.crop_scale=0.2", "has 1 values, needs 2"),
     ],
 )
-def test_what_cannot_be_set_in_another_modality_is_named_too(assignment: str, complaint: str) -> None:
+def test_a_wrong_assignment_in_another_modality_is_named_too(assignment: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint) as caught:
         apply_overrides(vision_base(), [assignment])
     assert "\n" not in str(caught.value)
@@ -138,7 +138,7 @@ def test_overrides_apply_in_order_and_change_nothing_else() -> None:
     assert base == text_base()
 
 
-def test_the_one_bound_that_is_broken_is_told_with_its_field_and_value() -> None:
+def test_a_value_out_of_bounds_is_reported_with_its_field_and_value() -> None:
     check_bounds(text_base())
     check_bounds(apply_overrides(text_base(), ["model.init_std=none", "mask.prob=1"]))
     for change, said in (
@@ -160,7 +160,7 @@ def test_bounded_settings_are_named_as_set_names_them() -> None:
             apply_overrides(vision_base(), [f"{name}=x"])
 
 
-def test_nested_settings_lie_flat_under_their_dotted_names() -> None:
+def test_nested_settings_are_flattened_to_dotted_names() -> None:
     assert dotted({"a": {"b": {"c": 1}, "d": [2]}, "e": None}) == {"a.b.c": 1, "a.d": [2], "e": None}
 
 
@@ -174,7 +174,7 @@ def test_nested_settings_lie_flat_under_their_dotted_names() -> None:
         ("recipes.text:", "is unknown"),
     ],
 )
-def test_what_python_cannot_import_is_told_in_one_line(name: str, complaint: str) -> None:
+def test_an_object_that_python_cannot_import_is_a_one_line_error(name: str, complaint: str) -> None:
     assert import_object("recipes.text:text_tiny", "where", "one of x") is text_tiny
     with pytest.raises(ConfigError, match=f"^where .*{complaint.removeprefix('where ')}") as caught:
         import_object(name, "where", "one of x")

@@ -14,7 +14,7 @@ ARCHITECTURE = {
     },
     "model.block": {"normalize_before": False, "layernorm_epsilon": 1e-5, "layerdrop": 0.05, "drop_path": 0.0, "layer_scale": None},
 }
-"""base_librispeech.yaml; one Linear as the head, started as torch does (data2vec_audio.py final_proj)."""
+"""base_librispeech.yaml; one Linear as the head, initialised by torch (data2vec_audio.py final_proj)."""
 OBJECTIVE = {
     "model": {"hidden_dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.0, "head_layers": 1, "head_init": "torch"},
     "mask": {"prob": 0.65, "length": 10, "min_masks": 1},
@@ -52,7 +52,7 @@ TINY = {
     "optim": {"lr": 1e-3, "weight_decay": 0.01, "clip_norm": 1.0, "schedule": "cosine", "schedule_steps": 600, "warmup_steps": 60},
     "run": {"max_steps": 600, "global_batch_size": 16, "log_steps": 25, "save_steps": 200, "eval_steps": 150, "eval_samples": 128},
 }
-"""Those that docs/speech.md's figures were measured with."""
+"""The numbers with which docs/speech.md's figures were measured."""
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_published_and_measured_numbers_are_frozen(name: str, numbers: Numbers) 
 
 
 def test_base_and_large_have_the_published_checkpoints_parameters() -> None:
-    """Base with its head, as fairseq trains it; Large without, as the published checkpoint holds it."""
+    """Base with its head, as trained by fairseq. Large without, as in the published checkpoint."""
     assert num_parameters(speech_base()) == 93_754_880
     assert num_trunk_parameters(speech_large()) == 313_276_416
 
@@ -89,7 +89,7 @@ def test_groups_divide_the_batch(name: str) -> None:
     assert recipe.run.global_batch_size % recipe.data.group_size == 0
 
 
-def test_tiny_is_the_same_method_in_small() -> None:
+def test_tiny_is_the_same_method_at_a_small_size() -> None:
     tiny, base = speech_tiny(), speech_base()
     assert (tiny.mask, tiny.loss, tiny.teacher.layer_norms, tiny.teacher.shares) == (base.mask, base.loss, ("instance",), "frontend")
     assert num_parameters(tiny) < num_parameters(base) / 30

@@ -1,4 +1,4 @@
-"""A recipe's way to config.json and back: in this release, from an older one, from a newer one and from a damaged file."""
+"""A recipe stored in config.json and read back: by this release, from an older or newer one, and from a damaged file."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from recipes.catalog import RECIPES
 from recipes.config import Data2VecConfig, ObjectiveConfig, OptimConfig, Recipe
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
-from recipes.settings import ALWAYS, apply_overrides, differences, objective_config, recipe_from_dict, recipe_to_dict
+from recipes.settings import REQUIRED_SECTIONS, apply_overrides, differences, objective_config, recipe_from_dict, recipe_to_dict
 from recipes.speech import speech_tiny
 from recipes.text import text_base, text_tiny
 from recipes.vision import vision_base
@@ -24,7 +24,7 @@ GONE = object()
 
 
 def stored(recipe: Recipe, changes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """What config.json holds of a recipe, with changes by dotted names; GONE takes one out."""
+    """Return the recipe as stored in config.json, with changes by dotted names. The value GONE removes a name."""
     values = json.loads(json.dumps(recipe_to_dict(recipe)))
     for name, value in (changes or {}).items():
         *sections, key = name.split(".")
@@ -49,7 +49,7 @@ def test_a_recipe_survives_json(modality: str, name: str) -> None:
     assert differences(values, recipe) == {}
 
 
-def test_a_section_that_may_be_of_several_classes_names_its_own() -> None:
+def test_a_section_that_may_have_several_classes_stores_its_kind() -> None:
     kinds = {name: section.get("kind", GONE) for name, section in stored(speech_tiny()).items() if isinstance(section, dict)}
     named = {"frontend": "speech", "mask": "span", "data": "speech", "objective": "data2vec"}
     assert {name: kind for name, kind in kinds.items() if kind is not GONE} == named
@@ -65,7 +65,7 @@ def test_a_key_that_is_missing_has_the_default_of_its_class_and_not_that_of_a_re
     assert block == replace(vision_base().model.block, layer_scale=None)
 
 
-def test_what_came_later_counts_as_absent_in_a_run_that_lacks_it() -> None:
+def test_settings_added_later_have_their_absent_value_in_an_older_run() -> None:
     without = {"frontend.kind": GONE, "mask.kind": GONE, "data.kind": GONE, "objective": GONE}
     assert recipe_from_dict(stored(text_tiny(), without), TEXT) == text_tiny(), "the first of its kinds, and data2vec"
     assert differences(stored(text_tiny(), without), text_tiny()) == {}
@@ -73,14 +73,14 @@ def test_what_came_later_counts_as_absent_in_a_run_that_lacks_it() -> None:
 
 @dataclass(frozen=True)
 class Later(OptimConfig):
-    """A section with fields that came later than some runs."""
+    """A section with fields that older runs do not have."""
 
     wheels: Annotated[int, Absent(3), at_least(1)] = 4
     colour: Annotated[str | None, Absent(None)] = "red"
     plain: float = 0.5
 
 
-def test_a_field_may_say_what_a_run_that_lacks_it_counts_as() -> None:
+def test_a_field_may_define_its_value_for_runs_without_it() -> None:
     kinds = {**TEXT, "optim": (Later,)}
     old = recipe_from_dict(stored(text_tiny()), kinds).optim
     assert isinstance(old, Later) and (old.wheels, old.colour, old.plain) == (3, None, 0.5)
@@ -94,7 +94,7 @@ def test_a_field_may_say_what_a_run_that_lacks_it_counts_as() -> None:
 
 
 class Smoothing:
-    """An objective from outside of the house."""
+    """An objective from outside of this repository."""
 
     @dataclass(frozen=True)
     class Config(ObjectiveConfig):
@@ -104,7 +104,7 @@ class Smoothing:
         share: Annotated[float, at_least(0)] = 0.1
 
 
-def test_an_objective_from_outside_of_the_house_is_read_by_its_name() -> None:
+def test_an_objective_from_outside_of_the_repository_is_read_by_its_name() -> None:
     recipe = replace(text_tiny(), objective=Smoothing.Config(share=0.3))
     assert recipe_from_dict(stored(recipe), TEXT) == recipe
     assert differences(stored(recipe), replace(recipe, objective=Smoothing.Config())) == {"objective.share": [0.3, 0.1]}
@@ -126,7 +126,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"objective.kind": "nowhere_at_all:Guess"}, "objective.kind 'nowhere_at_all:Guess' cannot be imported (No module named"),
     ({"objective.kind": "json:dumps"}, "objective.kind 'json:dumps' is no objective: it has no Config, which is its section of the recipe"),
     ({"objective.wheels": 3}, f"has the key objective.wheels, {NEWER}"),
-    *(({name: GONE}, f"has no section {name}, which every run has; restore the file from a copy") for name in sorted(ALWAYS)),
+    *(({name: GONE}, f"has no section {name}, which every run has; restore the file from a copy") for name in sorted(REQUIRED_SECTIONS)),
     ({"name": GONE}, "has no name, which every run has; restore the file from a copy"),
     ({"modality": GONE}, "has no modality, which every run has; restore the file from a copy"),
     ({"modality": ["text"]}, f"modality is ['text'], {DAMAGED}"),
@@ -160,7 +160,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "complaint"), REFUSED, ids=[str(changes) for changes, _ in REFUSED])
-def test_what_cannot_be_read_is_told_in_one_line_that_begins_with_who_wrote_it(changes: dict[str, Any], complaint: str) -> None:
+def test_a_file_that_cannot_be_read_is_a_one_line_error_that_begins_with_the_writer(changes: dict[str, Any], complaint: str) -> None:
     values, writer = stored(text_tiny(), changes), "config.json of release 9.9"
     with pytest.raises(ConfigError, match=f"^{re.escape(f'{writer}: {complaint}')}") as caught:
         recipe_from_dict(values, TEXT, writer)
@@ -177,7 +177,7 @@ def test_numbers_of_json_have_the_types_of_their_fields() -> None:
     assert recipe.model.init_std is None and recipe.teacher.layer_norms == () and recipe.data.path is None
 
 
-def test_reading_changes_nothing_of_what_was_stored() -> None:
+def test_reading_does_not_change_the_stored_values() -> None:
     values = stored(text_tiny(), {"model.num_layers": GONE, "objective": GONE})
     before = deepcopy(values)
     recipe_from_dict(values, TEXT)
@@ -196,7 +196,7 @@ def test_settings_that_differ_are_named_with_both_values() -> None:
     assert differences(stored(text_base()), replace(text_base(), name="mine")) == {"name": ["text_base", "mine"]}
 
 
-def test_what_the_stored_recipe_lacks_differs_only_where_the_recipe_departs_from_the_default() -> None:
+def test_a_setting_that_is_not_stored_differs_only_if_the_recipe_has_no_default_there() -> None:
     values = stored(text_base(), {"model.num_layers": GONE, "model.block": GONE, "objective": GONE})
     assert differences(values, text_base()) == {}
     changed = apply_overrides(text_base(), ["model.num_layers=13", "model.block.layerdrop=0.5"])
@@ -218,7 +218,7 @@ def test_a_section_of_another_kind_is_a_difference_named_by_its_kind() -> None:
 @pytest.mark.parametrize(
     "changes", [{"wheels": {}}, {"model.num_wheels": 4}, {"model": [1]}, {"mask": [1]}, {"optim": GONE}, {"optim.lr": "1"}]
 )
-def test_what_cannot_be_read_cannot_be_compared(changes: dict[str, Any]) -> None:
+def test_comparing_with_a_stored_recipe_that_cannot_be_read_is_an_error(changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"^who wrote it: ") as caught:
         differences(stored(text_tiny(), changes), text_tiny(), "who wrote it")
     assert "\n" not in str(caught.value)

@@ -1,11 +1,11 @@
-"""What a user of other programs types, and what is proposed for it; a proposal is always something that there is."""
+"""Names that a user of other programs types, and the suggestions for them. A suggestion always exists."""
 
 import pytest
 
 from recipes.catalog import RECIPES
 from recipes.settings import settable
 from recipes.speech import speech_tiny
-from recipes.suggestions import ELSEWHERE, FLAGS, NO_SETTINGS, close, meant, unknown_flag
+from recipes.suggestions import FLAGS, NAMES_ELSEWHERE, NOT_SETTINGS, close_matches, similar_names, unknown_flag
 from recipes.text import text_tiny
 from recipes.train.cli import build_parser
 from recipes.vision import vision_tiny
@@ -28,20 +28,20 @@ TEXT = settable(text_tiny())
         ("grad_clip", "optim.clip_norm"),
     ],
 )
-def test_what_other_programs_call_a_setting_is_known(name: str, setting: str) -> None:
-    assert meant(name, TEXT)[0] == setting
+def test_names_in_other_programs_are_found(name: str, setting: str) -> None:
+    assert similar_names(name, TEXT)[0] == setting
 
 
-def test_a_setting_of_another_modality_is_not_proposed() -> None:
-    assert meant("seq_len", TEXT) == ["data.sequence_length"]
-    assert "data.sequence_length" not in meant("seq_len", settable(speech_tiny()))
-    assert meant("qqqqqq", TEXT) == []
+def test_a_setting_of_another_modality_is_not_suggested() -> None:
+    assert similar_names("seq_len", TEXT) == ["data.sequence_length"]
+    assert "data.sequence_length" not in similar_names("seq_len", settable(speech_tiny()))
+    assert similar_names("qqqqqq", TEXT) == []
 
 
-def test_every_proposal_is_a_setting_and_no_word_means_two_things() -> None:
+def test_every_suggestion_is_a_setting_and_no_name_has_two_meanings() -> None:
     there = {name for tiny in (text_tiny(), speech_tiny(), vision_tiny()) for name in settable(tiny)}
-    words = [word for words in (ELSEWHERE | NO_SETTINGS).values() for word in words]
-    assert set(ELSEWHERE) <= there and len(words) == len(set(words))
+    words = [word for words in (NAMES_ELSEWHERE | NOT_SETTINGS).values() for word in words]
+    assert set(NAMES_ELSEWHERE) <= there and len(words) == len(set(words))
     assert all(word == word.lower() and "-" not in word for word in words)
 
 
@@ -60,16 +60,16 @@ def test_every_proposal_is_a_setting_and_no_word_means_two_things() -> None:
         (["books/"], "books/: no flag stands before it; --help has the flags"),
     ],
 )
-def test_a_flag_that_there_is_not_names_the_one_that_there_is(words: list[str], said: str) -> None:
+def test_the_error_of_an_unknown_flag_names_the_existing_one(words: list[str], said: str) -> None:
     assert unknown_flag(words, TEXT) == said
 
 
-def test_the_flags_proposed_are_those_of_the_command() -> None:
+def test_the_suggested_flags_are_those_of_the_command() -> None:
     actions = build_parser("", RECIPES["text"], "text_tiny")._actions
     shown = {flag for action in actions for flag in action.option_strings if flag.startswith("--")} - {"--help", "--local_rank"}
     assert set(FLAGS) == shown
 
 
-def test_only_close_spellings_are_proposed() -> None:
-    assert close("overlap_com", ["overlap_comm", "stage"]) == ["overlap_comm"]
-    assert close("pipeline_model_parallel_size", ["tensor_model_parallel_size"]) == []
+def test_only_close_spellings_are_suggested() -> None:
+    assert close_matches("overlap_com", ["overlap_comm", "stage"]) == ["overlap_comm"]
+    assert close_matches("pipeline_model_parallel_size", ["tensor_model_parallel_size"]) == []

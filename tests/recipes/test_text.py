@@ -63,11 +63,11 @@ TINY = {
     "optim": {"lr": 2e-3, "weight_decay": 0.01, "clip_norm": 5.0, "schedule": "cosine", "schedule_steps": 2_000, "warmup_steps": 100},
     "run": {"max_steps": 2_000, "global_batch_size": 16, "log_steps": 50, "save_steps": 500, "eval_steps": 250, "eval_samples": 256},
 }
-"""Those that docs/text.md's figures were measured with."""
+"""The numbers with which docs/text.md's figures were measured."""
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_is_consistent_and_bears_its_name(name: str) -> None:
+def test_a_recipe_is_consistent_and_has_its_name(name: str) -> None:
     recipe = RECIPES[name]()
     check_recipe(recipe)
     assert (recipe.name, recipe.modality, recipe.data.path) == (name, "text", None)

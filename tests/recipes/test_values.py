@@ -11,7 +11,7 @@ from model.bounds import SHARE, Place, at_least
 from recipes.check import check_recipe, resolve_recipe
 from recipes.errors import ConfigError
 from recipes.text import RECIPES, text_tiny
-from recipes.values import complaint_about, from_home, place, place_name, value_of_json, value_of_text
+from recipes.values import complaint_about, expand_home, place, place_name, value_of_json, value_of_text
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,11 @@ from recipes.values import complaint_about, from_home, place, place_name, value_
         (3, str | None, (), "must be a text or None"),
     ],
 )
-def test_a_value_of_another_type_or_outside_of_its_range_is_told(value: Any, hint: Any, notes: tuple, said: str | None) -> None:
+def test_a_value_of_another_type_or_outside_of_its_range_is_reported(value: Any, hint: Any, notes: tuple, said: str | None) -> None:
     assert complaint_about(value, hint, notes) == said
 
 
-def test_a_recipe_of_the_users_own_is_held_to_the_types_too() -> None:
+def test_the_types_of_a_users_own_recipe_are_checked_too() -> None:
     tiny = text_tiny()
     steps: Any = 1e3
     with pytest.raises(ConfigError, match=r"^run\.max_steps is 1000\.0; it must be an integer$"):
@@ -47,7 +47,7 @@ def test_a_recipe_of_the_users_own_is_held_to_the_types_too() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "  "])
-def test_an_empty_value_is_refused_but_for_a_list(text: str) -> None:
+def test_an_empty_value_is_refused_except_for_a_list(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--set data\.path=: the value is empty"):
         value_of_text("data.path", text.strip(), str | None)
     with pytest.raises(ArgumentTypeError, match="is empty"):
@@ -55,17 +55,17 @@ def test_an_empty_value_is_refused_but_for_a_list(text: str) -> None:
     assert value_of_text("teacher.layer_norms", text, tuple[Literal["layer"], ...]) == ()
 
 
-def test_json_has_no_other_types_and_whole_numbers_stand_for_floats() -> None:
+def test_json_values_need_the_right_type_and_whole_numbers_are_valid_floats() -> None:
     assert value_of_json([1, 2], tuple[float, float]) == (1.0, 2.0)
     with pytest.raises(TypeError, match="a"):
         value_of_json([1, "a"], tuple[float, float])
 
 
-def test_home_is_found_wherever_a_place_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
     assert (place("~/run"), place_name("~/data"), place("a~/b")) == (Path("/home/me/run"), "/home/me/data", Path("a~/b"))
-    assert place("~nobody_at_all/run") == Path("~nobody_at_all/run")
-    assert (from_home("~/x", (Place(),)), from_home("~/x", ()), from_home(None, (Place(),))) == ("/home/me/x", "~/x", None)
+    assert place("~no_such_user/run") == Path("~no_such_user/run")
+    assert (expand_home("~/x", (Place(),)), expand_home("~/x", ()), expand_home(None, (Place(),))) == ("/home/me/x", "~/x", None)
     settings = ["data.path=~/books", "data.tokenizer=~/t.model", "data.text_column=~/no"]
     data = resolve_recipe("text_tiny", RECIPES, settings, None).data
     assert (data.path, data.tokenizer, data.text_column) == ("/home/me/books", "/home/me/t.model", "~/no")  # type: ignore[attr-defined]

@@ -61,7 +61,7 @@ TINY = {
     },
     "run": {"max_steps": 1_800, "global_batch_size": 32, "log_steps": 50, "save_steps": 450, "eval_steps": 300, "eval_samples": 128},
 }
-"""Those that docs/vision.md's figures were measured with."""
+"""The numbers with which docs/vision.md's figures were measured."""
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_parameters_are_those_of_vit_with_layer_scale_and_one_bias_table() -> No
     assert num_trunk_parameters(vision_base()) == 85_666_128
 
 
-def test_tiny_is_the_same_method_in_small() -> None:
+def test_tiny_is_the_same_method_at_a_small_size() -> None:
     tiny, base = vision_tiny(), vision_base()
     assert (tiny.loss, tiny.teacher.target, tiny.teacher.shares) == (base.loss, "block", "nothing")
     assert tiny.model.block.normalize_before and not tiny.model.block.key_bias

@@ -25,7 +25,7 @@ def test_a_job_that_is_asked_to_go_comes_back_and_ends_bit_for_bit_as_undisturbe
     assert run.events("resume")[0]["step"] == stops[0]["step"], "nothing was done twice"
     if way != "scontrol requeue":  # there Slurm does it itself
         assert f"stopped by SIGUSR2; checkpoint of step {stops[0]['step']}" in slurm.output(job)
-        assert [row["deed"] for row in run.attempts()] == ["requeue", "done"]
+        assert [row["action"] for row in run.attempts()] == ["requeue", "done"]
 
 
 def test_a_job_that_is_cancelled_saves_and_stays_away(slurm: Cluster, prepared: dict[str, Path]) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from tests.distributed import SERVER_ENV
 from tests.disturbed import conclude
-from tests.launching import ALWAYS, PRETRAIN, overrides, tiny_recipe
+from tests.launching import BASE_ENV, PRETRAIN, overrides, tiny_recipe
 from tests.made_up import write_pictures
 from tests.processes import processes_of
 
@@ -244,7 +244,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="write the result to this JSON file")
     args = parser.parse_args()
     begin, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="injected_"))
-    os.environ |= {**SERVER_ENV, **ALWAYS, "CUDA_VISIBLE_DEVICES": ""}
+    os.environ |= {**SERVER_ENV, **BASE_ENV, "CUDA_VISIBLE_DEVICES": ""}
     for name in ("recipes.train.loop", "recipes.modalities.vision", "recipes.objectives.data2vec", "matplotlib.pyplot"):
         importlib.import_module(name)
     from recipes.modalities.registry import MODALITIES

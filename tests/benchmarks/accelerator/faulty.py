@@ -1,4 +1,4 @@
-"""Checks that go wrong, each in its way."""
+"""Checks that fail in different ways."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ def raises(context: Context) -> Iterator[Row]:
 
 
 class OutOfMemoryError(RuntimeError):
-    """As torch's is called."""
+    """An error with the name of torch's class."""
 
 
 def does_not_fit(context: Context) -> Iterator[Row]:
@@ -31,7 +31,7 @@ def does_not_fit(context: Context) -> Iterator[Row]:
 
 def dies(context: Context) -> Iterator[Row]:
     yield Row("before", OK, "found")
-    print("the last words", file=sys.stderr, flush=True)
+    print("the last line", file=sys.stderr, flush=True)
     os.abort()
 
 
@@ -42,7 +42,7 @@ def hangs(context: Context, *words: str) -> Iterator[Row]:
 
 
 def leaves_ranks(context: Context) -> Iterator[Row]:
-    """As torchrun does: a child in a session of its own, which outlives its parent."""
+    """Start a child in its own session, like torchrun. It survives the end of its parent."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], start_new_session=True)
     yield Row("child", OK, str(child.pid))
     time.sleep(100)

@@ -1,4 +1,4 @@
-"""The table of checks: its time boxes, its functions, and the page that explains it."""
+"""The table of checks: its time limits, its functions, and the page that documents it."""
 
 import importlib
 import inspect
@@ -9,7 +9,7 @@ from accelerator.checks import ALONE, LONGEST_SECONDS, SIDE_BY_SIDE, all_checks,
 GUIDE = Path(__file__).parents[3] / "docs" / "gpu.md"
 
 
-def test_all_boxes_together_fit_into_eight_minutes() -> None:
+def test_all_time_limits_together_are_at_most_eight_minutes() -> None:
     assert worst_seconds() <= LONGEST_SECONDS == 480
 
 

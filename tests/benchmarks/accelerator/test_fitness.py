@@ -1,11 +1,11 @@
-"""What is said of a device before anything runs on it."""
+"""Facts and notes about a device before any check runs."""
 
 from typing import Any
 
 import pytest
 
 from accelerator import fitness
-from accelerator.fitness import facts_of_device, no_device, notes
+from accelerator.fitness import device_info, no_device, notes
 from recipes.errors import ConfigError
 
 GIB = 2**30
@@ -25,16 +25,17 @@ def test_memory_in_use_and_too_little_of_it_are_noted(free: float, total: float,
     assert len(found) == len(said) and all(text in note for text, note in zip(said, found, strict=True))
 
 
-def test_an_old_driver_is_told_from_no_driver() -> None:
-    asked: dict[str, Any] = {"torch": "2.11.0+cu130", "problem": "The NVIDIA driver on your system is too old (found version 12020)."}
-    assert no_device(asked, "none").startswith("no GPU here")
-    said = no_device(asked, "535.54")
-    assert said.startswith("driver 535.54 is there, and torch 2.11.0+cu130 sees no device") and "too old (found version 12020)" in said
+def test_an_old_driver_and_no_driver_have_different_messages() -> None:
+    info: dict[str, Any] = {"torch": "2.11.0+cu130", "problem": "The NVIDIA driver on your system is too old (found version 12020)."}
+    assert no_device(info, "none").startswith("no GPU here")
+    message = no_device(info, "535.54")
+    assert message.startswith("driver 535.54 is there, and torch 2.11.0+cu130 sees no device")
+    assert "too old (found version 12020)" in message
 
 
 def test_the_head_names_device_software_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    head = facts_of_device("cpu")
+    head = device_info("cpu")
     assert head["device"].startswith("cpu") and {"torch", "deepspeed", "megatron-core", "python"} <= head.keys() and head["notes"] == []
-    monkeypatch.setattr(fitness, "ASK", "raise SystemExit('broken install')")
+    monkeypatch.setattr(fitness, "QUERY", "raise SystemExit('broken install')")
     with pytest.raises(ConfigError, match="broken install"):
-        facts_of_device("cpu")
+        device_info("cpu")

@@ -1,5 +1,4 @@
-"""A fault that is planted into the software is named by its check: a NaN kernel, a wrong dtype, a shard on the host, a device that is
-not there."""
+"""The checks find faults that are planted into the software: a NaN kernel, a wrong dtype, a shard on the host, a missing device."""
 
 import importlib
 import re
@@ -17,11 +16,11 @@ import torch
 torch.cuda.is_available = lambda: True
 torch.cuda.device_count = lambda: 4
 """
-"""As the sitecustomize of every process: torch promises devices that nobody has built in."""
+"""sitecustomize.py of every process: torch reports devices that do not exist."""
 
 
 def found(name: str, plant: str, folder: Path) -> list[tuple[str, str, str]]:
-    """On a rank: the rows of a check, under a planted fault."""
+    """Return the rows of a check under a planted fault. Runs on a rank."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from accelerator.checks import all_checks
     from accelerator.worker import Context
@@ -34,7 +33,7 @@ def found(name: str, plant: str, folder: Path) -> list[tuple[str, str, str]]:
 
 
 def nan_kernel(patch: pytest.MonkeyPatch) -> None:
-    """Attention with a key mask gives NaN gradients, as cuDNN's did."""
+    """Attention with a key mask gives NaN gradients, like cuDNN's fault."""
     import torch.nn.functional as F
 
     original = F.scaled_dot_product_attention
@@ -57,7 +56,7 @@ def wrong_dtype(patch: pytest.MonkeyPatch) -> None:
 
 
 def shard_elsewhere(patch: pytest.MonkeyPatch) -> None:
-    """One moment lies on another device than the weights; a CPU has no other one than `meta`."""
+    """One moment is on another device than the weights: `meta`, the only other device of a machine without a GPU."""
     from recipes.engine import shards
 
     original = shards.moment_shard

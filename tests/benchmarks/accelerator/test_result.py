@@ -1,4 +1,4 @@
-"""Both files hold what was found, and the table is one that Markdown can show."""
+"""Both files contain all results, and the table is valid Markdown."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_numbers_that_are_not_finite_are_words_in_strict_json(tmp_path: Path) ->
     assert content["checks"][0]["rows"][0]["numbers"] == {"losses": [1.0, "nan", "-inf"], "nested": {"a": ["nan"]}}
 
 
-def test_a_disk_that_refuses_is_the_users_to_mend(tmp_path: Path) -> None:
+def test_a_failed_write_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--out .*/absent: No such file or directory; name a folder"):
         write_files(tmp_path / "absent", {}, OUTCOMES)
 

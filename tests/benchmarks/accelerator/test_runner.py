@@ -1,4 +1,4 @@
-"""A check that goes wrong goes wrong alone: the others run, and what was found before is kept."""
+"""A failed check does not affect the others: they run, and earlier results are kept."""
 
 import os
 import subprocess
@@ -29,10 +29,10 @@ def check(function: str, seconds: float = 60.0, *arguments: str) -> Check:
 
 
 def run(out: Path, lanes: dict[str, list[Check]], *, seconds: float = 120.0, at_once: int = 1) -> dict[str, Outcome]:
-    told: list[Outcome] = []
-    Run("cpu", out, time.monotonic() + seconds, told.append).run_lanes(lanes, at_once)
-    assert len({one.name for one in told}) == len(told), "each once"
-    return {one.name: one for one in told}
+    outcomes: list[Outcome] = []
+    Run("cpu", out, time.monotonic() + seconds, outcomes.append).run_lanes(lanes, at_once)
+    assert len({one.name for one in outcomes}) == len(outcomes), "each once"
+    return {one.name: one for one in outcomes}
 
 
 def statuses(outcome: Outcome) -> list[str]:
@@ -45,7 +45,7 @@ def test_a_check_that_raises_dies_or_finds_nothing_fails_alone(tmp_path: Path) -
     assert list(found) == ["raises", "good", "dies", "nothing", "good last"]
     assert statuses(found["raises"]) == [OK, FAIL] and statuses(found["dies"]) == [OK, FAIL]
     assert found["raises"].rows[-1].seen == "raised RuntimeError: CUDA error: device-side assert triggered more lines"
-    assert "signal 6" in found["dies"].rows[-1].seen and "the last words" in found["dies"].rows[-1].seen
+    assert "signal 6" in found["dies"].rows[-1].seen and "the last line" in found["dies"].rows[-1].seen
     assert statuses(found["good"]) == statuses(found["good last"]) == [OK, OK] and found["good last"].rows[0].seen == "last"
     assert found["good"].rows[1] != found["good last"].rows[1], "a process that failed is replaced"
     assert statuses(found["nothing"]) == [FAIL]
@@ -57,7 +57,7 @@ def test_what_does_not_fit_into_memory_is_no_failure_and_ends_the_process(tmp_pa
     assert found["good first"].rows[1] != found["good"].rows[1]
 
 
-def test_a_box_that_is_exceeded_is_killed_with_all_it_started_in_sessions_of_their_own_too(tmp_path: Path) -> None:
+def test_a_check_over_its_time_limit_is_killed_with_all_descendants_even_in_their_own_sessions(tmp_path: Path) -> None:
     found = run(tmp_path, {"one": [check("hangs", 5.0), check("good")], "two": [check("leaves_ranks", 5.0)]}, at_once=2)
     for name in ("hangs", "leaves_ranks"):
         assert statuses(found[name]) == [OK, FAIL] and "exceeded its time box" in found[name].rows[-1].seen
@@ -66,7 +66,7 @@ def test_a_box_that_is_exceeded_is_killed_with_all_it_started_in_sessions_of_the
 
 
 def is_gone(pid: int, seconds: float = 5.0) -> bool:
-    """Whether a process has ended, after at most so long."""
+    """True if a process ends within `seconds`."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -93,7 +93,7 @@ Run("cpu", Path(sys.argv[1]), time.monotonic() + 90, print).run_lanes({"one": ch
 """
 
 
-def test_a_parent_that_is_killed_takes_all_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_processes_end_when_the_parent_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'benchmarks'}")
     parent = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)])
     deadline = time.monotonic() + 30
@@ -122,15 +122,15 @@ def children_of(parent: int) -> list[int]:
     return found
 
 
-def test_after_the_time_for_all_nothing_begins(tmp_path: Path) -> None:
+def test_no_check_begins_after_the_time_for_all_is_used_up(tmp_path: Path) -> None:
     found = run(tmp_path, {"one": [check("hangs", 60.0), check("good")]}, seconds=2.0)
     for outcome in found.values():
         assert outcome.rows[-1] == Row("the check itself", CANNOT, "the time for all checks was used up")
 
 
 def test_lanes_run_side_by_side_and_an_interrupt_ends_them(tmp_path: Path) -> None:
-    told: list[Outcome] = []
-    running = Run("cpu", tmp_path, time.monotonic() + 60, told.append)
+    outcomes: list[Outcome] = []
+    running = Run("cpu", tmp_path, time.monotonic() + 60, outcomes.append)
     lanes = {name: [check("hangs", 50.0, name), check("good", 50.0, name)] for name in ("one", "two")}
     thread = threading.Thread(target=running.run_lanes, args=(lanes, 2))
     thread.start()
@@ -140,10 +140,10 @@ def test_lanes_run_side_by_side_and_an_interrupt_ends_them(tmp_path: Path) -> No
     running.is_stopped.set()
     thread.join(10)
     assert not thread.is_alive()
-    assert {one.name: (one.rows[-1].status, one.rows[-1].seen) for one in told} == {
+    assert {one.name: (one.rows[-1].status, one.rows[-1].seen) for one in outcomes} == {
         f"{what} {name}": (CANNOT, "interrupted") for what in ("hangs", "good") for name in lanes
     }
-    assert all(statuses(one)[0] == OK for one in told if one.name.startswith("hangs")), "both had begun"
+    assert all(statuses(one)[0] == OK for one in outcomes if one.name.startswith("hangs")), "both had begun"
     assert not [pid for pid in all_pids() if _is_worker_of(pid, tmp_path)]
 
 

@@ -1,4 +1,4 @@
-"""What the profiler gives is counted by time and by name."""
+"""Events of the profiler are summed by time and by name."""
 
 from collections import namedtuple
 
@@ -20,7 +20,7 @@ def test_the_longest_come_first_with_all_their_calls() -> None:
     assert top([("add", 5), ("matmul", 7), ("add", 4)]) == [("add", 9, 2), ("matmul", 7, 1)]
 
 
-def test_a_span_of_the_host_is_no_kernel() -> None:
+def test_a_span_of_the_host_does_not_count_as_a_kernel() -> None:
     event = namedtuple("event", ("kind", "title", "length"))
     event.device_type, event.name, event.duration_ns = (lambda one: one.kind), (lambda one: one.title), (lambda one: one.length)
     events = [

@@ -1,4 +1,4 @@
-"""Two runs are compared by every tensor and metric."""
+"""The comparison of two runs covers every tensor and metric."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 from accelerator.result import FAIL, OK
-from accelerator.training import STEPS, finite, same_bits
+from accelerator.training import STEPS, finite_row, same_bits_row
 
 METRICS = {"loss": 2.0, "grad_norm": 1.0, "skipped_steps": 0, "step_seconds": 1.0}
 
 
 def write_run(run_dir: Path, tensors: dict[str, torch.Tensor] | None = None, **last: Any) -> Path:
-    """As training leaves it."""
+    """Write the files of a finished run."""
     folder = run_dir / "checkpoints" / f"step_{STEPS:08d}"
     folder.mkdir(parents=True)
     save_file(tensors or {"a": torch.tensor([0.0, 1.0])}, folder / "rank_00000.safetensors")
@@ -25,7 +25,7 @@ def write_run(run_dir: Path, tensors: dict[str, torch.Tensor] | None = None, **l
 
 
 def test_equal_runs_are_equal_whatever_time_they_took(tmp_path: Path) -> None:
-    row = same_bits(write_run(tmp_path / "a"), write_run(tmp_path / "b", step_seconds=9.0), "twice")
+    row = same_bits_row(write_run(tmp_path / "a"), write_run(tmp_path / "b", step_seconds=9.0), "twice")
     assert (row.status, row.seen) == (OK, "the same bits in 1 tensors")
 
 
@@ -39,11 +39,11 @@ def test_equal_runs_are_equal_whatever_time_they_took(tmp_path: Path) -> None:
     ],
 )
 def test_a_bit_a_name_or_a_metric_makes_a_difference(tensors: Any, last: dict[str, Any], seen: str, tmp_path: Path) -> None:
-    row = same_bits(write_run(tmp_path / "a"), write_run(tmp_path / "b", tensors, **last), "twice")
+    row = same_bits_row(write_run(tmp_path / "a"), write_run(tmp_path / "b", tensors, **last), "twice")
     assert (row.status, row.seen) == (FAIL, seen)
 
 
 @pytest.mark.parametrize("last", [{"loss": float("nan")}, {"grad_norm": float("inf")}, {"step": 7}])
 def test_a_run_that_is_not_finite_or_not_whole_fails(last: dict[str, Any], tmp_path: Path) -> None:
-    assert finite(write_run(tmp_path / "a"), "run").status == OK
-    assert finite(write_run(tmp_path / "b", **last), "run").status == FAIL
+    assert finite_row(write_run(tmp_path / "a"), "run").status == OK
+    assert finite_row(write_run(tmp_path / "b", **last), "run").status == FAIL

@@ -1,5 +1,5 @@
-"""The speech and vision front-ends written a second time from the published descriptions, with plain torch modules and loops, as
-functions of a front-end's parameters by name. Uses nothing of model/ but its settings.
+"""Reference versions of the speech and vision front-ends, from the published descriptions, with plain torch modules and loops, as
+functions of a front-end's parameters by name. They use only the settings of model/.
 
 Shapes: B batch, T raw samples, C channels, S frames or patches with CLS, N patches, D hidden, H W pixels.
 """
@@ -17,7 +17,7 @@ Weights = dict[str, Tensor]
 
 
 def gelu(x: Tensor) -> Tensor:
-    """Exact, by its formula."""
+    """Exact GELU by its formula."""
     return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
 
 
@@ -29,7 +29,7 @@ def norm_over_channels(x_BCT: Tensor, weights: Weights | None = None, name: str 
 
 
 def put(module: nn.Module, **values: Tensor | None) -> nn.Module:
-    """The module with its parameters overwritten."""
+    """Overwrite parameters of the module and return it."""
     for name, value in values.items():
         if value is not None:
             module.get_parameter(name).data = value
@@ -37,7 +37,7 @@ def put(module: nn.Module, **values: Tensor | None) -> nn.Module:
 
 
 def reference_features(weights: Weights, inputs_BT: Tensor, config: SpeechFrontendConfig) -> Tensor:
-    """(B, D, S): projected features before any mask."""
+    """Return the projected features before any mask, (B, D, S)."""
     x_BCT = inputs_BT[:, None]
     for i, (kernel, stride) in enumerate(zip(config.conv_kernels, config.conv_strides, strict=True)):
         conv = nn.Conv1d(x_BCT.shape[1], config.conv_dim, kernel, stride, bias=config.conv_bias)
@@ -54,7 +54,7 @@ def reference_features(weights: Weights, inputs_BT: Tensor, config: SpeechFronte
 
 
 def reference_positions(weights: Weights, x_BDS: Tensor, config: SpeechFrontendConfig, padding_BS: Tensor | None) -> Tensor:
-    """What is added to the frames (B, D, S)."""
+    """Return the positions that are added to the frames, (B, D, S)."""
     D, kernel, y_BDS = x_BDS.shape[1], config.pos_conv_kernel, x_BDS
     for i in range(config.pos_conv_depth):
         if config.exact_padding and padding_BS is not None:
@@ -85,7 +85,7 @@ def reference_speech(
     mask_BS: Tensor | None = None,
     padding_BS: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(encoder input, features), both (B, S, D). Source: fairseq wav2vec2.py and data2vec_audio.py, as data2vec.md 2.2 tells it."""
+    """Return (encoder input, features), both (B, S, D). Source: fairseq wav2vec2.py, data2vec_audio.py; see data2vec.md 2.2."""
     features_BDS = reference_features(weights, inputs_BT, config)
     x_BDS = features_BDS.clone()
     for b in range(x_BDS.shape[0]):
@@ -103,7 +103,7 @@ def reference_speech(
 def reference_vision(
     weights: Weights, pixels_BCHW: Tensor, config: VisionFrontendConfig, *, mask_BN: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(encoder input (B, N + 1, D), features (B, N, D)), patch by patch. Source: BEiT, as data2vec.md 2.3 tells it."""
+    """Return (encoder input (B, N + 1, D), features (B, N, D)), computed patch by patch. Source: BEiT; see data2vec.md 2.3."""
     p, rows = config.patch_size, []
     for b in range(len(pixels_BCHW)):
         for n in range(config.grid**2):

@@ -1,4 +1,4 @@
-"""A front-end on two ranks under ZeRO-3 against the same one held whole: first values, outputs and gradients. Holds no settings."""
+"""Compare a front-end on two ranks under ZeRO-3 with the same one held whole: initial values, outputs and gradients. No settings here."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,13 +21,13 @@ ZERO_3 = {
 
 
 def build_whole(build: Build) -> nn.Module:
-    """The front-end as one process holds it."""
+    """Build the front-end whole, in one process."""
     return build(Init(1), init_parallel(1, "cpu"), DropoutStream())
 
 
 def compare_with_whole(build: Build, inputs: list[Tensor | None]) -> dict[str, float]:
-    """The largest difference, over the elements, of each parameter's first values and of its gradients (relative to its largest
-    element), of the outputs, and of those of a step later that read handed-on features. Every rank reads the same inputs:
+    """Return the largest difference, over the elements, of each parameter's initial values and of its gradients (relative to its largest
+    element), of the outputs, and of the outputs one step later, from given features. Every rank reads the same inputs:
     (inputs, mask, padding)."""
     import deepspeed
     from deepspeed.utils import safe_get_full_grad
@@ -66,17 +66,17 @@ def compare_with_whole(build: Build, inputs: list[Tensor | None]) -> dict[str, f
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """Largest absolute difference."""
+    """Return the largest absolute difference."""
     assert a.shape == b.shape
     return float((a - b).detach().abs().max())
 
 
 def tensors(output: Any) -> list[Tensor]:
-    """The parts of a FrontendOutput that are there."""
+    """Return the parts of a FrontendOutput that are not None."""
     return [part for part in output if part is not None]
 
 
 def total(output: Any) -> Tensor:
-    """A scalar to which everything that has a gradient contributes, with weights of many sizes."""
+    """Return a scalar to which every output with a gradient contributes, with different weights."""
     parts = [part for part in tensors(output) if part.requires_grad]
     return sum((part * torch.sin(torch.arange(part.numel()).view_as(part))).sum() for part in parts) + 0.0 * parts[0].sum()

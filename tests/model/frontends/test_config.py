@@ -1,4 +1,4 @@
-"""Arithmetic of the front-ends' settings: published totals, lengths and FLOPs. That the modules have as many parameters is in the
+"""Arithmetic of the front-ends' settings: published totals, lengths and FLOPs. Comparisons with the modules' parameters are in the
 tests of each front-end."""
 
 import math
@@ -51,11 +51,11 @@ def test_vision_base_has_beits_parameters_and_a_table_of_732_rows() -> None:
 
 
 @pytest.mark.parametrize(("samples", "frames"), [(320_000, 999), (16_000, 49), (400, 1), (399, 0), (719, 1), (720, 2), (0, 0), (5, 0)])
-def test_frames_are_the_published_ones(samples: int, frames: int) -> None:
+def test_numbers_of_frames_are_the_published_ones(samples: int, frames: int) -> None:
     assert SPEECH.num_frames(samples) == frames
 
 
-def test_a_frame_sees_25_ms_and_the_next_one_comes_after_20() -> None:
+def test_a_frame_covers_25_ms_and_the_next_one_begins_after_20() -> None:
     assert (SPEECH.receptive_field, SPEECH.stride) == (400, 320)  # at 16 kHz; data2vec.md 2.2
 
 
@@ -91,7 +91,7 @@ def counted_flops(frontend: nn.Module, *inputs: torch.Tensor | None) -> int:
 
 
 @pytest.mark.parametrize("depth", [1, 5])
-def test_speech_flops_are_those_that_torch_counts_within_2_percent_for_the_edges(parallel: Parallel, depth: int) -> None:
+def test_speech_flops_equal_torchs_count_within_2_percent_for_the_edges(parallel: Parallel, depth: int) -> None:
     config = SpeechFrontendConfig(conv_dim=8, pos_conv_depth=depth, pos_conv_groups=4)
     frontend = SpeechFrontend(config, PLAIN, Init(1), parallel, DropoutStream())
     inputs_BT = torch.randn(2, 64_000)
@@ -99,7 +99,7 @@ def test_speech_flops_are_those_that_torch_counts_within_2_percent_for_the_edges
     assert config.forward_flops(PLAIN, 2 * config.num_frames(64_000)) == pytest.approx(counted, rel=0.02)
 
 
-def test_vision_flops_are_those_that_torch_counts(parallel: Parallel) -> None:
+def test_vision_flops_equal_torchs_count(parallel: Parallel) -> None:
     config = VisionFrontendConfig(image_size=32, patch_size=8)
     frontend = VisionFrontend(config, PLAIN, Init(1), parallel, DropoutStream())
     assert config.forward_flops(PLAIN, 3 * 16) == counted_flops(frontend, torch.randn(3, 3, 32, 32), None, None)

@@ -1,4 +1,4 @@
-"""The speech front-end: parity with a second version in plain torch, padding, handed-on features, first values, and ZeRO-3."""
+"""The speech front-end: parity with a reference in plain torch, padding, given features, initial values, and ZeRO-3."""
 
 import math
 from dataclasses import replace
@@ -49,7 +49,7 @@ def weights(frontend: nn.Module) -> dict[str, Tensor]:
 @pytest.mark.parametrize("encoder", [PLAIN, PRE_LN], ids=["post_ln", "pre_ln"])
 @pytest.mark.parametrize(("depth", "kernel"), [(3, 5), (3, 4), (1, 5), (1, 6)])
 @pytest.mark.parametrize("extractor_norm", ["layer", "group"])
-def test_output_and_features_are_those_of_the_published_architecture_within_1e_5(
+def test_output_and_features_equal_the_published_architectures_within_1e_5(
     parallel: Parallel, extractor_norm: str, depth: int, kernel: int, encoder: EncoderConfig, is_padded: bool, is_masked: bool
 ) -> None:
     frontend = build(parallel, encoder, extractor_norm=extractor_norm, pos_conv_depth=depth, pos_conv_kernel=kernel)
@@ -63,38 +63,38 @@ def test_output_and_features_are_those_of_the_published_architecture_within_1e_5
 
 
 @pytest.mark.parametrize("changes", [{"conv_bias": True}, {"exact_padding": True}, {"exact_padding": True, "pos_conv_depth": 1}])
-def test_options_are_those_of_the_second_version_within_1e_5(parallel: Parallel, changes: dict[str, Any]) -> None:
+def test_options_equal_the_reference_within_1e_5(parallel: Parallel, changes: dict[str, Any]) -> None:
     frontend = build(parallel, **changes)
     x_BSD, _ = reference_speech(weights(frontend), WAVES_BT, replace(SPEECH, **changes), PLAIN, mask_BS=MASK_BS, padding_BS=PADDING_BS)
     torch.testing.assert_close(frontend(WAVES_BT, MASK_BS, PADDING_BS).x_BSD, x_BSD, atol=TOLERANCE, rtol=0)
 
 
 def padded_and_alone(parallel: Parallel, exact_padding: bool) -> tuple[Tensor, Tensor]:
-    """The real frames of a padded sample, and of the same sample without padding."""
+    """Return the real frames of a padded sample, and of the same sample without padding."""
     frontend = build(parallel, exact_padding=exact_padding)
     num_samples = (14 - 1) * SPEECH.stride + SPEECH.receptive_field
     padded_BSD = frontend(WAVES_BT, None, PADDING_BS).x_BSD
     return padded_BSD[1, :14], frontend(WAVES_BT[1:, :num_samples], None, None).x_BSD[0]
 
 
-def test_exact_padding_gives_real_frames_what_they_have_without_padding(parallel: Parallel) -> None:
+def test_exact_padding_gives_real_frames_the_values_without_padding(parallel: Parallel) -> None:
     torch.testing.assert_close(*padded_and_alone(parallel, True), atol=TOLERANCE, rtol=0)
 
 
-def test_published_padding_reaches_only_the_frames_next_to_it(parallel: Parallel) -> None:
-    """The second and third convolution reach two frames each into what the one before wrote over the padding."""
+def test_published_padding_changes_only_the_frames_next_to_it(parallel: Parallel) -> None:
+    """The second and the third convolution each read two frames of padding, on which the convolution before has written."""
     padded_SD, alone_SD = padded_and_alone(parallel, False)
     differs_S = ((padded_SD - alone_SD).abs() > 1e-4).any(dim=1)
     assert differs_S.tolist() == [False] * 10 + [True] * 4
 
 
-def test_masked_frames_hold_the_mask_vector_whatever_was_said(parallel: Parallel) -> None:
+def test_masked_frames_have_the_mask_vector_for_any_input(parallel: Parallel) -> None:
     frontend, mask_BS = build(parallel), torch.ones(2, FRAMES, dtype=torch.bool)
     torch.testing.assert_close(frontend(WAVES_BT, mask_BS, None).x_BSD, frontend(-WAVES_BT, mask_BS, None).x_BSD, atol=0, rtol=0)
     assert not torch.equal(frontend(WAVES_BT, None, None).x_BSD, frontend(-WAVES_BT, None, None).x_BSD)
 
 
-def test_padding_wins_over_the_mask(parallel: Parallel) -> None:
+def test_padding_has_priority_over_the_mask(parallel: Parallel) -> None:
     """fairseq zeroes padded frames after the mask vector is placed."""
     frontend = build(parallel)
     torch.testing.assert_close(
@@ -109,7 +109,7 @@ def test_features_are_detached_and_come_before_the_mask(parallel: Parallel) -> N
     torch.testing.assert_close(masked.features_BND, clean.features_BND, atol=0, rtol=0)
 
 
-def test_handed_on_features_stand_for_the_waveform(parallel: Parallel) -> None:
+def test_given_features_replace_the_waveform(parallel: Parallel) -> None:
     frontend = build(parallel)
     features_BND = frontend(WAVES_BT, MASK_BS, PADDING_BS).features_BND
     computed = frontend(WAVES_BT, None, PADDING_BS)
@@ -127,7 +127,7 @@ def test_every_parameter_gets_a_gradient(parallel: Parallel, changes: dict[str, 
     assert not [n for n, p in frontend.named_parameters() if p.grad is None or not p.grad.any()]
 
 
-def test_weights_decide_the_dtype_of_everything(parallel: Parallel) -> None:
+def test_the_weights_determine_the_dtype_of_all_outputs(parallel: Parallel) -> None:
     frontend = build(parallel).bfloat16()
     output = frontend(WAVES_BT, MASK_BS, PADDING_BS)
     assert output.x_BSD.dtype == output.features_BND.dtype == torch.bfloat16
@@ -166,14 +166,14 @@ def test_entry_norm_has_the_epsilon_of_the_blocks(parallel: Parallel) -> None:
 
 
 @pytest.mark.parametrize("num_samples", [30, 31, 69, 70, 71, 400, 1234])
-def test_frames_are_as_many_as_the_settings_compute(parallel: Parallel, num_samples: int) -> None:
+def test_the_number_of_frames_is_the_settings_number(parallel: Parallel, num_samples: int) -> None:
     x_BSD = build(parallel)(torch.randn(1, num_samples), None, None).x_BSD
     assert x_BSD.shape[1] == SPEECH.num_frames(num_samples)
 
 
 @pytest.mark.parametrize("changes", [{}, {"conv_bias": True}, {"extractor_norm": "group"}, {"pos_conv_depth": 1}, {"pos_conv_kernel": 4}])
 @pytest.mark.parametrize("encoder", [PLAIN, PRE_LN], ids=["post_ln", "pre_ln"])
-def test_parameters_are_as_many_as_the_settings_compute(parallel: Parallel, encoder: EncoderConfig, changes: dict[str, Any]) -> None:
+def test_the_number_of_parameters_is_the_settings_number(parallel: Parallel, encoder: EncoderConfig, changes: dict[str, Any]) -> None:
     frontend = build(parallel, encoder, **changes)
     assert sum(p.numel() for p in frontend.parameters()) == replace(SPEECH, **changes).num_parameters(encoder)
     assert not list(frontend.buffers()) and frontend.num_prefix_tokens == SpeechFrontendConfig.num_prefix_tokens == 0
@@ -183,7 +183,7 @@ WIDE = SpeechFrontendConfig(conv_dim=64, conv_kernels=(10, 3, 2), conv_strides=(
 
 
 def wide(parallel: Parallel, **changes: Any) -> dict[str, Tensor]:
-    encoder = plain(hidden_size=96, init_std=0.5)  # the front-end has starts of its own
+    encoder = plain(hidden_size=96, init_std=0.5)  # the front-end has its own initial values
     return weights(SpeechFrontend(replace(WIDE, **changes), encoder, Init(1), parallel, DropoutStream()))
 
 
@@ -193,7 +193,7 @@ def check_uniform(name: str, tensor: Tensor, low: float, high: float) -> None:
     assert float(tensor.mean()) == pytest.approx((low + high) / 2, abs=5 * width / math.sqrt(12 * n)), name
 
 
-def test_every_tensor_starts_as_published(parallel: Parallel) -> None:
+def test_initial_values_are_the_published_ones(parallel: Parallel) -> None:
     started = wide(parallel)
     for name, tensor in started.items():
         owner, _, kind = name.rpartition(".")
@@ -208,10 +208,10 @@ def test_every_tensor_starts_as_published(parallel: Parallel) -> None:
         else:
             check_uniform(name, tensor, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
     drawn = [t.flatten()[:64] / t.std() for n, t in started.items() if "norm" not in n]
-    assert all(float((a - b).abs().max()) > 0.1 for a, b in pairwise(drawn)), "every name gets numbers of its own"
+    assert all(float((a - b).abs().max()) > 0.1 for a, b in pairwise(drawn)), "every name gets different numbers"
 
 
-def test_weight_normed_convolution_starts_with_the_weight_that_it_drew(parallel: Parallel) -> None:
+def test_the_initial_weight_of_the_weight_normed_convolution_is_the_drawn_one(parallel: Parallel) -> None:
     started = wide(parallel, pos_conv_depth=1)
     v, g = started["positions.layers.0.weight_v"], started["positions.layers.0.weight_g"]
     assert float(v.std()) == pytest.approx(math.sqrt(4 / (19 * 96)), rel=5 / math.sqrt(2 * v.numel()))
@@ -221,7 +221,7 @@ def test_weight_normed_convolution_starts_with_the_weight_that_it_drew(parallel:
 
 @pytest.mark.parametrize("kernel", [4, 5])
 @pytest.mark.parametrize("kind", [PositionalConv, WeightNormedConv])
-def test_positional_convolutions_see_both_sides_and_keep_the_length(kind: type[nn.Module], kernel: int) -> None:
+def test_positional_convolutions_read_both_sides_and_keep_the_length(kind: type[nn.Module], kernel: int) -> None:
     conv = kind(8, kernel, 2, Init(1))
     x_BSD = torch.zeros(1, 11, 8)
     x_BSD[0, 5] = torch.randn(8)
@@ -235,7 +235,7 @@ def compare_under_zero(changes: dict[str, Any]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("changes", [{"conv_bias": True}, {"extractor_norm": "group", "pos_conv_depth": 1}], ids=["stack", "single"])
-def test_zero_3_on_two_ranks_starts_and_computes_as_one_rank_does(changes: dict[str, Any]) -> None:
+def test_zero_3_on_two_ranks_has_the_values_and_outputs_of_one_rank(changes: dict[str, Any]) -> None:
     for seen in run_distributed(compare_under_zero, 2, changes):
         assert {name for name, difference in seen.items() if name.startswith("first") and difference} == set()
         assert {name: difference for name, difference in seen.items() if difference > TOLERANCE} == {}

@@ -1,4 +1,4 @@
-"""The text front-end: published position numbers, zeros at padding, and what the teacher copies of it."""
+"""The text front-end: published position numbers, zeros at padding, and the parameters that the teacher copies."""
 
 import math
 
@@ -27,7 +27,7 @@ def build(parallel: Parallel, config: EncoderConfig = PLAIN, **changes: object) 
 
 
 def numbered_table() -> PositionTable:
-    """Row i holds i, so that an output says which row was read."""
+    """Return a table whose row i has the value i, so that an output shows which row was read."""
     table = PositionTable(10, 3, Init(1), 0.02)
     table.weight.data = torch.arange(12.0)[:, None].expand(12, 3).clone()
     return table
@@ -56,7 +56,7 @@ def test_a_mask_without_padding_is_the_same_as_none() -> None:
     torch.testing.assert_close(table(5, bools("00000"))[0], table(5, None), atol=0, rtol=0)
 
 
-def test_tokens_and_positions_start_at_the_embeddings_std_and_not_at_the_blocks(parallel: Parallel) -> None:
+def test_tokens_and_positions_are_drawn_with_the_embeddings_std_and_not_the_blocks(parallel: Parallel) -> None:
     config = TextFrontendConfig(vocab_size=500, max_positions=300, embedding_init_std=0.5)
     frontend = TextFrontend(config, PLAIN, Init(1), parallel, DropoutStream())
     assert PLAIN.init_std != config.embedding_init_std and frontend.positions is not None
@@ -73,7 +73,7 @@ def test_pad_row_of_the_positions_gets_no_gradient() -> None:
 
 @pytest.mark.parametrize("positions", ["absolute", "relative"])
 def test_embedding_is_token_plus_position_normed_without_scaling(parallel: Parallel, positions: str) -> None:
-    """A factor sqrt(d) on the tokens would show: the norm is taken over the sum of both."""
+    """A factor sqrt(d) on the tokens would change the result: the norm is over the sum of both."""
     frontend = build(parallel, positions=positions)
     x_BSD = frontend(IDS_BS, None, PADDING_BS).x_BSD
     sum_BSD = frontend.tokens.weight[IDS_BS]
@@ -91,7 +91,7 @@ def test_embedding_is_token_plus_position_normed_without_scaling(parallel: Paral
 @pytest.mark.parametrize("positions", ["absolute", "relative"])
 def test_padding_is_zeroed_after_the_norm(parallel: Parallel, positions: str) -> None:
     frontend = build(parallel, positions=positions)
-    assert frontend.norm.bias.any(), "a norm after the zeroing would leave its bias"
+    assert frontend.norm.bias.any(), "with the norm after the zeroing, padding would have its bias"
     x_BSD = frontend(IDS_BS, None, PADDING_BS).x_BSD
     assert not x_BSD[PADDING_BS].any()
     assert x_BSD[~PADDING_BS].any(dim=1).all()
@@ -119,7 +119,7 @@ def test_mask_is_not_read_because_it_is_in_the_ids(parallel: Parallel) -> None:
     torch.testing.assert_close(masked.x_BSD, frontend(IDS_BS, None, None).x_BSD, atol=0, rtol=0)
 
 
-def test_absolute_positions_have_no_bias_and_relative_ones_have_nothing_else(parallel: Parallel) -> None:
+def test_absolute_positions_have_no_bias_and_relative_positions_have_only_a_bias(parallel: Parallel) -> None:
     absolute, relative = build(parallel), build(parallel, positions="relative")
     assert absolute.relative_bias is None and relative.positions is None
     assert absolute(IDS_BS, None, None).bias_LHSS is None
@@ -130,14 +130,14 @@ def test_absolute_positions_have_no_bias_and_relative_ones_have_nothing_else(par
 
 def test_shared_parameters_are_all_but_the_attention_bias(parallel: Parallel) -> None:
     absolute, relative = build(parallel), build(parallel, positions="relative")
-    for shares in ("features", "frontend"):  # the embedding's norm is taken over tokens and positions: neither stands alone
+    for shares in ("features", "frontend"):  # the embedding's norm is over tokens and positions together
         assert absolute.shared_parameters(shares) == {"tokens.weight", "positions.weight", "norm.weight", "norm.bias"}
         assert relative.shared_parameters(shares) == {"tokens.weight", "norm.weight", "norm.bias"}
         assert dict(relative.named_parameters()).keys() - relative.shared_parameters(shares) == {"relative_bias.weight"}
     assert absolute.shared_parameters("nothing") == set()
 
 
-def test_there_are_no_features_to_hand_on_and_no_prefix(parallel: Parallel) -> None:
+def test_there_are_no_features_to_share_and_no_prefix(parallel: Parallel) -> None:
     """Student and teacher read different ids, so that a teacher cannot take the student's embedding."""
     frontend = build(parallel)
     assert frontend(IDS_BS, None, PADDING_BS).features_BND is None and frontend.num_prefix_tokens == 0
@@ -146,7 +146,7 @@ def test_there_are_no_features_to_hand_on_and_no_prefix(parallel: Parallel) -> N
 
 
 @pytest.mark.parametrize(("vocab_size", "rows"), [(1, 128), (127, 128), (128, 128), (129, 256), (50265, 50304)])
-def test_table_is_padded_to_128_rows_whatever_the_tp_size(vocab_size: int, rows: int) -> None:
+def test_table_is_padded_to_a_multiple_of_128_rows_for_any_tp_size(vocab_size: int, rows: int) -> None:
     assert TextFrontendConfig(vocab_size).padded_vocab_size == rows
 
 
@@ -156,6 +156,6 @@ def embedded_under_tp() -> tuple[torch.Tensor, torch.Tensor]:
     return whole(IDS_BS, None, PADDING_BS).x_BSD.detach(), split(IDS_BS, None, PADDING_BS).x_BSD.detach()
 
 
-def test_split_table_embeds_as_the_whole_one() -> None:
+def test_a_split_table_gives_the_embeddings_of_the_whole_one() -> None:
     for whole_BSD, split_BSD in run_distributed(embedded_under_tp, 2):
         torch.testing.assert_close(split_BSD, whole_BSD, atol=1e-6, rtol=0)

@@ -1,4 +1,4 @@
-"""The vision front-end: parity with a second version in plain torch, CLS, bias, handed-on features, first values, and ZeRO-3."""
+"""The vision front-end: parity with a reference in plain torch, CLS, bias, given features, initial values, and ZeRO-3."""
 
 import math
 from dataclasses import replace
@@ -39,7 +39,7 @@ def weights(frontend: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("is_masked", [False, True], ids=["clean", "masked"])
 @pytest.mark.parametrize("changes", [{}, {"num_channels": 1, "patch_size": 3}, {"patch_size": 6}])
-def test_output_and_features_are_those_of_the_published_architecture_within_1e_5(
+def test_output_and_features_equal_the_published_architectures_within_1e_5(
     parallel: Parallel, changes: dict[str, int], is_masked: bool
 ) -> None:
     config = replace(VISION, **changes)
@@ -78,7 +78,7 @@ def test_per_layer_bias_has_a_table_for_each_block(parallel: Parallel) -> None:
         torch.testing.assert_close(bias_LHSS[i, :, 0, 0], table_HR[:, -1], atol=0, rtol=0)
 
 
-def test_no_bias_where_none_is_wanted(parallel: Parallel) -> None:
+def test_no_bias_if_the_settings_have_none(parallel: Parallel) -> None:
     frontend = build(parallel, relative_bias="none")
     assert frontend(PIXELS_BCHW, None, None).bias_LHSS is None
     assert not [name for name in weights(frontend) if "bias" in name and name != "patches.bias"]
@@ -97,7 +97,7 @@ def test_features_are_detached_and_come_before_mask_and_cls(parallel: Parallel) 
     torch.testing.assert_close(masked.features_BND, clean.x_BSD[:, 1:], atol=0, rtol=0)
 
 
-def test_handed_on_features_stand_for_the_pixels(parallel: Parallel) -> None:
+def test_given_features_replace_the_pixels(parallel: Parallel) -> None:
     frontend = build(parallel)
     features_BND = frontend(PIXELS_BCHW, MASK_BN, None).features_BND
     read, computed = frontend(torch.full_like(PIXELS_BCHW, torch.nan), MASK_BN, None, features_BND), frontend(PIXELS_BCHW, MASK_BN, None)
@@ -116,7 +116,7 @@ def test_every_parameter_gets_a_gradient(parallel: Parallel, relative_bias: str)
 
 
 @pytest.mark.parametrize("relative_bias", ["shared", "per_layer"])
-def test_weights_decide_the_dtype_of_everything(parallel: Parallel, relative_bias: str) -> None:
+def test_the_weights_determine_the_dtype_of_all_outputs(parallel: Parallel, relative_bias: str) -> None:
     frontend = build(parallel, relative_bias=relative_bias).bfloat16()
     output = frontend(PIXELS_BCHW, MASK_BN, None)
     assert {part.dtype for part in output} == {torch.bfloat16}
@@ -132,7 +132,7 @@ def test_shared_parameters_are_all_but_the_bias(parallel: Parallel, relative_bia
 
 
 @pytest.mark.parametrize("relative_bias", ["shared", "per_layer", "none"])
-def test_parameters_are_as_many_as_the_settings_compute(parallel: Parallel, relative_bias: str) -> None:
+def test_the_number_of_parameters_is_the_settings_number(parallel: Parallel, relative_bias: str) -> None:
     encoder = plain(num_layers=3, hidden_size=24)
     frontend = build(parallel, encoder, relative_bias=relative_bias, num_channels=2)
     expected = replace(VISION, relative_bias=relative_bias, num_channels=2).num_parameters(encoder)
@@ -141,7 +141,7 @@ def test_parameters_are_as_many_as_the_settings_compute(parallel: Parallel, rela
 
 
 @pytest.mark.parametrize("init_std", [0.02, 0.05, None])
-def test_every_tensor_starts_truncated_at_its_std_and_biases_at_0(parallel: Parallel, init_std: float | None) -> None:
+def test_initial_values_are_truncated_at_their_std_and_biases_are_0(parallel: Parallel, init_std: float | None) -> None:
     """The std of a normal distribution cut at one std is 0.5396 of it."""
     encoder = plain(hidden_size=256, init_std=init_std)
     frontend = VisionFrontend(VISION, encoder, Init(1), parallel, DropoutStream())
@@ -176,7 +176,7 @@ def compare_under_zero(relative_bias: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("relative_bias", ["shared", "per_layer"])
-def test_zero_3_on_two_ranks_starts_and_computes_as_one_rank_does(relative_bias: str) -> None:
+def test_zero_3_on_two_ranks_has_the_values_and_outputs_of_one_rank(relative_bias: str) -> None:
     for seen in run_distributed(compare_under_zero, 2, relative_bias):
         assert {name for name, difference in seen.items() if name.startswith("first") and difference} == set()
         assert {name: difference for name, difference in seen.items() if difference > TOLERANCE} == {}

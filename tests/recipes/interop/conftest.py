@@ -14,13 +14,13 @@ GOLDEN = Path(__file__).parents[2] / "golden"
 
 @pytest.fixture
 def state() -> Callable[[str], dict[str, Tensor]]:
-    """(file under tests/golden, without ending) -> its tensors."""
+    """Reads a file: (path under tests/golden, without ending) -> its tensors."""
     return lambda name: load_file(GOLDEN / f"{name}.safetensors")
 
 
 @pytest.fixture
 def config() -> Callable[[str], dict[str, Any]]:
-    """(case) -> its configuration."""
+    """Reads a configuration: (case) -> its settings."""
 
     def read(case: str) -> dict[str, Any]:
         meta = GOLDEN / case / "meta.json"
@@ -31,5 +31,5 @@ def config() -> Callable[[str], dict[str, Any]]:
 
 @pytest.fixture
 def hf_names() -> Callable[[str], dict[str, str]]:
-    """(modality) -> fairseq name -> Hugging Face name, written down when the golden vectors were made; fused ones have several."""
+    """(modality) -> fairseq name -> Hugging Face name, as recorded with the golden vectors. A fused tensor has several names."""
     return lambda modality: json.loads((GOLDEN / "hf/names.json").read_text())[modality]

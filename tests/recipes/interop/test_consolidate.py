@@ -1,4 +1,4 @@
-"""One file of whole tensors from made-up checkpoints of any topology: its values, its memory, and what it leaves behind."""
+"""One file of whole tensors from made-up checkpoints of any topology: values, memory, and files after an error."""
 
 import argparse
 import json
@@ -42,7 +42,7 @@ def test_the_flags_are_frozen_and_the_command_is_run_by_them(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("tp_size", "dp_size"), [(1, 1), (2, 1), (1, 3), (2, 2), (4, 1)])
 @pytest.mark.parametrize("weights", KIND_OF)
-def test_every_tensor_is_whole_under_our_name_whatever_wrote_it(weights: str, tp_size: int, dp_size: int, tmp_path: Path) -> None:
+def test_every_tensor_is_whole_under_our_name_for_any_topology(weights: str, tp_size: int, dp_size: int, tmp_path: Path) -> None:
     reader = CheckpointReader(write_model(tmp_path / "c", tp_size, dp_size))
     shapes = consolidate(reader, weights, tmp_path / "out.safetensors")
     found = load_file(tmp_path / "out.safetensors")
@@ -55,7 +55,7 @@ def test_every_tensor_is_whole_under_our_name_whatever_wrote_it(weights: str, tp
         assert found[name].dtype == torch.float32 and found[name].shape == shapes[name]
 
 
-def test_the_metadata_tell_recipe_step_weights_and_the_rows_left_out(tmp_path: Path) -> None:
+def test_the_metadata_have_recipe_step_weights_and_the_rows_left_out(tmp_path: Path) -> None:
     consolidate(CheckpointReader(write_model(tmp_path / "c")), "teacher", tmp_path / "out.safetensors")
     with safe_open(tmp_path / "out.safetensors", framework="pt") as file:
         metadata = file.metadata()
@@ -68,13 +68,13 @@ def test_without_padding_nothing_is_left_out(facts: dict[str, Any], tmp_path: Pa
     assert consolidate(CheckpointReader(write_model(tmp_path / "c", facts=facts)), "student", tmp_path / "out")[TABLE] == (8, 4)
 
 
-def test_no_other_tensor_than_the_tokens_table_loses_rows(tmp_path: Path) -> None:
+def test_only_the_table_of_tokens_loses_rows(tmp_path: Path) -> None:
     facts = {"recipe": {"frontend": {"vocab_size": 3}}}
     shapes = consolidate(CheckpointReader(write_model(tmp_path / "c", facts=facts)), "student", tmp_path / "out")
     assert shapes == {name: (3, 4) if name == TABLE else shape for name, (shape, _) in SPLIT.items()}
 
 
-def test_the_command_takes_a_run_dir_and_says_what_it_wrote(tmp_path: Path) -> None:
+def test_the_command_takes_a_run_dir_and_prints_what_it_wrote(tmp_path: Path) -> None:
     folder, out, said = write_model(tmp_path / "checkpoints" / "step_00000007"), tmp_path / "t.safetensors", list[str]()
     assert run_consolidate(parse("--from", tmp_path, "--weights", "teacher", "--out", out), said.append) == 0
     assert said == [f"teacher of {folder}: 3 tensors, {out.stat().st_size:,} bytes, written to {out}"]
@@ -101,7 +101,7 @@ def test_damage_leaves_no_file(tmp_path: Path) -> None:
     consolidate(CheckpointReader(folder), "student", tmp_path / "out" / "s.safetensors")
 
 
-def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+def test_an_out_that_cannot_be_written_is_a_one_line_error(tmp_path: Path) -> None:
     reader = CheckpointReader(write_model(tmp_path / "c"))
     (tmp_path / "file").touch()
     for out, reason in (("nowhere/t", "No such file or directory"), ("file/t", "Not a directory")):
@@ -110,7 +110,7 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["before its names are read", "before its values are"])
-def test_a_checkpoint_that_its_run_removes_meanwhile_is_not_told_as_a_trouble_of_out(known: bool, tmp_path: Path) -> None:
+def test_a_checkpoint_that_its_run_removes_meanwhile_is_not_reported_as_an_error_of_out(known: bool, tmp_path: Path) -> None:
     reader = CheckpointReader(write_model(tmp_path / "c"))
     if known:
         reader.names("master")
@@ -120,7 +120,7 @@ def test_a_checkpoint_that_its_run_removes_meanwhile_is_not_told_as_a_trouble_of
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_disk_that_refuses_before_anything_is_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_error_before_the_first_byte_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: object) -> None:
         raise OSError(5, "Input/output error")
 
@@ -130,13 +130,13 @@ def test_a_disk_that_refuses_before_anything_is_written_is_one_line(tmp_path: Pa
         run_consolidate(parse("--from", folder, "--weights", "teacher", "--out", tmp_path / "t"), print)
 
 
-def test_a_line_about_the_source_names_its_flag(tmp_path: Path) -> None:
+def test_an_error_of_the_source_names_its_flag(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^--from \S+/nowhere: no such folder"):
         run_consolidate(parse("--from", tmp_path / "nowhere", "--weights", "teacher", "--out", tmp_path / "t"), print)
 
 
 def test_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
-    """A limit on the size of files stands in for it, in a process of its own."""
+    """A limit on the size of files acts like a full disk. It runs in a separate process."""
     write_model(tmp_path / "c")
     run_distributed(_consolidate_on_a_full_disk, 1, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
@@ -156,13 +156,13 @@ def test_more_than_one_process_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_host_memory_is_that_of_the_largest_parameter(tmp_path: Path) -> None:
-    """Four parameters of 64 MiB and stretches of 16: the process grows by less than two parameters."""
+    """With four parameters of 64 MiB and reads of 16 MiB, the process grows by less than two parameters."""
     growth = run_distributed(_growth, 1, tmp_path)
     assert 64 <= growth[0] < 112, growth
 
 
 def _growth(tmp_path: Path) -> int:
-    """MiB by which the largest resident size grows."""
+    """Return the MiB by which the largest resident size grows."""
     count, names = 16 * MEGABYTE, [f"w{number}" for number in range(4)]
     value = torch.ones(count)
     place = range_to_json(Range("w", (count,), None, 0, 1, 0, count, hashes_of(value)))
@@ -178,7 +178,7 @@ def _growth(tmp_path: Path) -> int:
 
 
 def _peak_since() -> int:
-    """Forget the largest resident size so far and return the present one, in MiB."""
+    """Reset the largest resident size and return the current one, in MiB."""
     Path("/proc/self/clear_refs").write_text("5")
     return _peak()
 

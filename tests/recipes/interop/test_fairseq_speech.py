@@ -1,4 +1,4 @@
-"""fairseq's audio names and settings in ours and back, on the golden student; what ours cannot express is refused by name."""
+"""Conversion of fairseq's audio names and settings to ours and back, on the golden student. Other settings are refused by name."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -91,7 +91,7 @@ def test_recipe_of_the_released_settings(settings: dict[str, Any]) -> None:
     assert (recipe.data, recipe.optim, recipe.run, recipe.guard) == (base.data, base.optim, base.run, base.guard)
 
 
-TOLD = {
+CHANGED = {
     **{"encoder_layers": 3, "encoder_embed_dim": 48, "encoder_ffn_embed_dim": 80, "encoder_attention_heads": 6, "layer_norm_first": True},
     **{"encoder_layerdrop": 0.05, "dropout": 0.15, "attention_dropout": 0.2, "activation_dropout": 0.3, "activation_fn": "relu"},
     **{"extractor_mode": "default", "conv_feature_layers": "[(16, 8, 4)] + [(16, 3, 2)] * 2", "conv_bias": True},
@@ -100,12 +100,12 @@ TOLD = {
     **{"layer_norm_target_layer": True, "batch_norm_target_layer": True, "layer_norm_targets": True, "instance_norm_targets": True},
     **{"min_target_var": 0.2, "min_pred_var": 0.03},
 }
-"""No setting as in the golden case, as by default, or as another one."""
+"""Every setting differs from the golden case, from its default, and from every other setting."""
 
 
-def test_every_translated_setting_is_carried_over_to_its_place(settings: dict[str, Any]) -> None:
-    assert {*TRANSLATED, "activation_fn", "extractor_mode"} == {*TOLD, "ema_transformer_only", "instance_norm_target_layer"}
-    recipe, base = recipe_of(settings, **TOLD), speech_base()
+def test_every_translated_setting_reaches_its_setting_here(settings: dict[str, Any]) -> None:
+    assert {*TRANSLATED, "activation_fn", "extractor_mode"} == {*CHANGED, "ema_transformer_only", "instance_norm_target_layer"}
+    recipe, base = recipe_of(settings, **CHANGED), speech_base()
     assert recipe.model == EncoderConfig(
         num_layers=3,
         hidden_size=48,
@@ -153,7 +153,7 @@ def test_kernel_of_the_positional_convolutions(settings: dict[str, Any], depth: 
 def test_what_the_teacher_shares(
     settings: dict[str, Any], transformer_only: bool, layers_only: bool, shares: str, num_averaged: int, prefix: str
 ) -> None:
-    """fairseq's whole model as teacher gives every layer, whatever K says."""
+    """If fairseq's teacher is the whole model, it returns every layer and ignores K."""
     recipe = recipe_of(settings, ema_transformer_only=transformer_only, ema_layers_only=layers_only)
     assert (recipe.teacher.shares, recipe.teacher.average_top_k_layers) == (shares, num_averaged)
     assert teacher_prefix(recipe) == prefix
@@ -183,12 +183,12 @@ def test_what_the_teacher_shares(
         ("a_new_setting", 7),
     ],
 )
-def test_a_setting_that_ours_cannot_express_is_refused_by_name(settings: dict[str, Any], key: str, value: Any) -> None:
+def test_a_setting_that_this_model_cannot_express_is_refused_by_name(settings: dict[str, Any], key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"^{key} "):
         recipe_of(settings, **{key: value})
 
 
-def test_instance_norm_of_the_average_needs_one_of_the_layers_norms_that_turn_fairseqs_tensors(settings: dict[str, Any]) -> None:
+def test_instance_norm_of_the_average_needs_a_layer_norm_that_transposes_fairseqs_tensors(settings: dict[str, Any]) -> None:
     turned = recipe_of(settings, instance_norm_targets=True)
     assert turned.teacher.average_norms == ("instance",)
     with pytest.raises(ConfigError, match="instance_norm_targets is True without"):
@@ -205,6 +205,6 @@ def test_the_published_convolutions() -> None:
     "expression",
     ["", "[]", "[(1, 2)]", "[(1, 2, 0)]", "[(1, 2, 3.5)]", "[1]", "7", "__import__('os')", "[(1, 2, 3)] - [1]", "[(1,", "[()] + 1"],
 )
-def test_anything_else_than_convolutions_is_refused_and_not_executed(expression: str) -> None:
+def test_any_other_expression_is_refused_and_not_executed(expression: str) -> None:
     with pytest.raises(ConfigError, match="conv_feature_layers is"):
         parse_conv_layers(expression)

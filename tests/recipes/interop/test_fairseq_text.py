@@ -1,4 +1,4 @@
-"""fairseq's text names and settings in ours and back, on the golden student; what ours cannot express is refused by name."""
+"""Conversion of fairseq's text names and settings to ours and back, on the golden student. Other settings are refused by name."""
 
 import copy
 from collections.abc import Callable
@@ -90,8 +90,8 @@ def test_loss_scale_of_none_or_nothing_positive_is_one_over_root_of_width(settin
     assert text_recipe(text_base(), {**settings, "loss_scale": theirs}, VOCAB_SIZE).loss.scale == ours
 
 
-def test_every_setting_is_carried_over_to_its_place(settings: dict[str, Any]) -> None:
-    """None as in the golden case, as by default, or as another one."""
+def test_every_setting_reaches_its_setting_here(settings: dict[str, Any]) -> None:
+    """Every setting differs from the golden case, from its default, and from every other setting."""
     encoder = {"layers": 3, "embed_dim": 48, "ffn_embed_dim": 80, "attention_heads": 6, "normalize_before": True}
     dropouts = {"dropout": 0.15, "attention_dropout": 0.2, "activation_dropout": 0.3, "activation_fn": "relu"}
     settings["transformer"] |= {**dropouts, "encoder": settings["transformer"]["encoder"] | encoder}
@@ -124,7 +124,7 @@ def test_every_setting_is_carried_over_to_its_place(settings: dict[str, Any]) ->
     assert recipe == replace(text_tiny(), model=model, frontend=frontend, teacher=teacher, loss=loss)
 
 
-def test_pre_ln_dropouts_and_a_teacher_that_shares_nothing_are_carried_over(settings: dict[str, Any]) -> None:
+def test_pre_ln_dropouts_and_a_teacher_that_shares_nothing_are_translated(settings: dict[str, Any]) -> None:
     settings["transformer"].update(dropout=0.1, attention_dropout=0.2, activation_dropout=0.0, relu_dropout=0.3)
     settings["transformer"]["encoder"]["normalize_before"] = True
     settings["ema_transformer_layers_only"] = False
@@ -134,7 +134,7 @@ def test_pre_ln_dropouts_and_a_teacher_that_shares_nothing_are_carried_over(sett
     assert model.block.normalize_before and recipe.teacher.shares == "nothing"
 
 
-def test_relu_goes_with_a_head_of_one_layer_only_since_fairseqs_head_always_has_gelu(settings: dict[str, Any]) -> None:
+def test_relu_is_allowed_only_with_a_head_of_one_layer_since_fairseqs_head_has_gelu(settings: dict[str, Any]) -> None:
     settings["transformer"]["activation_fn"] = "relu"
     with pytest.raises(ConfigError, match=r"transformer\.activation_fn is 'relu' with head_layers 2"):
         text_recipe(text_base(), settings, VOCAB_SIZE)
@@ -155,7 +155,7 @@ def test_relu_goes_with_a_head_of_one_layer_only_since_fairseqs_head_always_has_
         ("group_norm_target_layer", True),
     ],
 )
-def test_a_setting_that_ours_cannot_express_is_refused_by_name(settings: dict[str, Any], path: str, value: Any) -> None:
+def test_a_setting_that_this_model_cannot_express_is_refused_by_name(settings: dict[str, Any], path: str, value: Any) -> None:
     changed = copy.deepcopy(settings)
     *sections, key = path.split(".")
     section = changed

@@ -1,4 +1,4 @@
-"""The names and settings of fairseq's vision port in ours and back, on the golden student."""
+"""Conversion of names and settings of fairseq's vision port to ours and back, on the golden student."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,7 +17,7 @@ from recipes.vision import vision_base
 
 CASE = "vision/recipe"
 NOT_OURS = {"final_proj.weight", "final_proj.bias", "encoder.rel_pos_bias.relative_position_index"}
-"""Made but never called, and computed."""
+"""Tensors without one of ours: made but never called, or computed."""
 State = dict[str, Tensor]
 
 
@@ -62,7 +62,7 @@ def test_shapes_of_ours(settings: dict[str, Any], state: Callable[[str], State])
     assert {name: tuple(ours[name].shape) for name in expected} == expected
 
 
-def test_a_table_per_block(settings: dict[str, Any]) -> None:
+def test_one_bias_table_per_block(settings: dict[str, Any]) -> None:
     recipe = recipe_of(settings, shared_rel_pos_bias=False)
     name = vision_names(recipe).our_name("encoder.blocks.3.attn.relative_position_bias_table")
     assert name == "trunk.frontend.relative_bias.3.weight"
@@ -99,7 +99,7 @@ def test_recipe_of_the_golden_settings(settings: dict[str, Any]) -> None:
     assert (recipe.data, recipe.optim, recipe.run) == (base.data, base.optim, base.run)
 
 
-TOLD = {
+CHANGED = {
     **{"depth": 3, "embed_dim": 48, "num_heads": 6, "attention_dropout": 0.2, "drop_path": 0.3, "layer_scale_init_value": 0.7},
     **{"image_size": 60, "patch_size": 12, "in_channels": 4, "shared_rel_pos_bias": False},
     **{"num_mask_patches": 11, "min_mask_patches_per_block": 2, "max_mask_patches_per_block": 9, "loss_beta": 1.5, "loss_scale": 0.5},
@@ -107,11 +107,11 @@ TOLD = {
     **{"end_of_block_targets": False, "layer_norm_target_layer": True, "batch_norm_target_layer": True},
     **{"instance_norm_target_layer": True, "instance_norm_targets": True, "layer_norm_targets": False},
 }
-"""No setting as in the golden case, as by default, or as another one."""
+"""Every setting differs from the golden case, from its default, and from every other setting."""
 
 
-def test_every_translated_setting_is_carried_over_to_its_place(settings: dict[str, Any]) -> None:
-    assert set(TRANSLATED) == TOLD.keys()
+def test_every_translated_setting_reaches_its_setting_here(settings: dict[str, Any]) -> None:
+    assert set(TRANSLATED) == CHANGED.keys()
     template = replace(vision_base(), model=replace(vision_base().model, init_std=None))
     block = BlockConfig(normalize_before=True, key_bias=False, layer_scale=0.7, drop_path=0.3, truncated_init=True, depth_scaled_init=True)
     model = EncoderConfig(
@@ -135,7 +135,7 @@ def test_every_translated_setting_is_carried_over_to_its_place(settings: dict[st
         average_norms=("instance",),
         shares="nothing",
     )
-    assert vision_recipe(template, {**settings, **TOLD}) == replace(
+    assert vision_recipe(template, {**settings, **CHANGED}) == replace(
         template,
         model=model,
         frontend=VisionFrontendConfig(image_size=60, patch_size=12, num_channels=4, relative_bias="per_layer"),
@@ -145,7 +145,7 @@ def test_every_translated_setting_is_carried_over_to_its_place(settings: dict[st
     )
 
 
-def test_other_settings_are_carried_over(settings: dict[str, Any]) -> None:
+def test_other_settings_are_translated(settings: dict[str, Any]) -> None:
     recipe = recipe_of(
         settings,
         layer_scale_init_value=0,
@@ -160,11 +160,11 @@ def test_other_settings_are_carried_over(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [(None, None), (0, 1.0), (-1, 1.0), (0.5, 0.5)])
-def test_a_loss_scale_that_is_not_positive_is_none_at_all(settings: dict[str, Any], theirs: Any, ours: Any) -> None:
+def test_a_loss_scale_that_is_not_positive_means_no_scale(settings: dict[str, Any], theirs: Any, ours: Any) -> None:
     assert recipe_of(settings, loss_scale=theirs).loss.scale == ours
 
 
 @pytest.mark.parametrize(("key", "value"), [("image_size", 65), ("a_new_setting", 7)])
-def test_a_setting_that_ours_cannot_express_is_refused_by_name(settings: dict[str, Any], key: str, value: Any) -> None:
+def test_a_setting_that_this_model_cannot_express_is_refused_by_name(settings: dict[str, Any], key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"^{key} "):
         recipe_of(settings, **{key: value})

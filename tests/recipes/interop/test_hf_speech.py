@@ -58,8 +58,8 @@ def test_recipe_of_the_golden_configuration(recipe: Recipe) -> None:
     assert not model.block.normalize_before and recipe.teacher.average_top_k_layers == 4
 
 
-def test_every_setting_is_carried_over_to_its_place(settings: dict[str, Any]) -> None:
-    """None as in the golden model, as by default, or as another one."""
+def test_every_setting_reaches_its_setting_here(settings: dict[str, Any]) -> None:
+    """Every setting differs from the golden model, from its default, and from every other setting."""
     settings |= {"num_hidden_layers": 3, "hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 6, "hidden_act": "relu"}
     settings |= {"hidden_dropout": 0.15, "attention_dropout": 0.2, "activation_dropout": 0.3, "layer_norm_eps": 1e-12, "layerdrop": 0.4}
     settings |= {"conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [5, 2], "conv_bias": True}
@@ -94,6 +94,6 @@ def test_every_setting_is_carried_over_to_its_place(settings: dict[str, Any]) ->
         *[("add_adapter", True), ("conv_dim", [32, 64, 32, 32, 32, 32, 32]), ("num_conv_pos_embeddings", 1)],
     ],
 )
-def test_a_setting_that_ours_cannot_express_is_refused_by_name(settings: dict[str, Any], key: str, value: Any) -> None:
+def test_a_setting_that_this_model_cannot_express_is_refused_by_name(settings: dict[str, Any], key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"^{key} is "):
         speech_recipe(speech_base(), {**settings, key: value})

@@ -71,8 +71,8 @@ def test_recipe_of_the_golden_configuration(recipe: Recipe) -> None:
     assert recipe.teacher.average_top_k_layers == 4, "K of the template may exceed the layers of the model"
 
 
-def test_every_setting_is_carried_over_to_its_place(settings: dict[str, Any]) -> None:
-    """None as in the golden model, as by default, or as another one."""
+def test_every_setting_reaches_its_setting_here(settings: dict[str, Any]) -> None:
+    """Every setting differs from the golden model, from its default, and from every other setting."""
     settings |= {"num_hidden_layers": 3, "hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 6, "hidden_act": "relu"}
     settings |= {"hidden_dropout_prob": 0.15, "attention_probs_dropout_prob": 0.2, "layer_norm_eps": 1e-12}
     settings |= {"vocab_size": 333, "max_position_embeddings": 92}
@@ -101,6 +101,6 @@ def test_every_setting_is_carried_over_to_its_place(settings: dict[str, Any]) ->
         *[("is_decoder", True), ("pad_token_id", 0)],
     ],
 )
-def test_a_setting_that_ours_cannot_express_is_refused_by_name(settings: dict[str, Any], key: str, value: Any) -> None:
+def test_a_setting_that_this_model_cannot_express_is_refused_by_name(settings: dict[str, Any], key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{key} is {value!r}"):
         text_recipe(text_base(), {**settings, key: value})

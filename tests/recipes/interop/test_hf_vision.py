@@ -18,7 +18,7 @@ from recipes.vision import vision_base
 
 CASE = "hf/vision_shared"
 NORM = {"encoder.norm.weight", "encoder.norm.bias"}
-"""In the pooler, which the golden model has none of."""
+"""Names in the pooler, which the golden model does not have."""
 State = dict[str, Tensor]
 
 
@@ -61,7 +61,7 @@ def test_the_norm_of_a_model_without_mean_pooling_is_the_final_norm_too(recipe: 
     assert vision_names(recipe).our_name("layernorm.bias") == "trunk.encoder.final_norm.bias"
 
 
-def test_a_table_in_each_block(recipe: Recipe) -> None:
+def test_one_bias_table_in_each_block(recipe: Recipe) -> None:
     name = "encoder.layer.2.attention.attention.relative_position_bias.relative_position_bias_table"
     assert vision_names(recipe).our_name(name) == "trunk.frontend.relative_bias.2.weight"
 
@@ -74,8 +74,8 @@ def test_recipe_of_the_golden_configuration(recipe: Recipe) -> None:
     assert (model.hidden_dropout, model.attention_dropout, recipe.teacher.average_top_k_layers) == (0.0, 0.0, 4)
 
 
-def test_every_setting_is_carried_over_to_its_place(settings: dict[str, Any]) -> None:
-    """None as in the golden model, as by default, or as another one."""
+def test_every_setting_reaches_its_setting_here(settings: dict[str, Any]) -> None:
+    """Every setting differs from the golden model, from its default, and from every other setting."""
     settings |= {"num_hidden_layers": 3, "hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 6, "hidden_act": "relu"}
     settings |= {"hidden_dropout_prob": 0.15, "attention_probs_dropout_prob": 0.2, "drop_path_rate": 0.3, "layer_norm_eps": 1e-7}
     settings |= {"layer_scale_init_value": 0.7, "initializer_range": 0.05, "image_size": 60, "patch_size": 12, "num_channels": 4}
@@ -102,7 +102,7 @@ def test_every_setting_is_carried_over_to_its_place(settings: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize(("shared", "per_layer", "ours"), [(True, False, "shared"), (False, True, "per_layer"), (False, False, "none")])
-def test_relative_bias_and_no_layer_scale_are_carried_over(settings: dict[str, Any], shared: bool, per_layer: bool, ours: str) -> None:
+def test_relative_bias_and_no_layer_scale_are_translated(settings: dict[str, Any], shared: bool, per_layer: bool, ours: str) -> None:
     flags = {"use_shared_relative_position_bias": shared, "use_relative_position_bias": per_layer, "layer_scale_init_value": 0}
     recipe: Any = vision_recipe(vision_base(), {**settings, **flags})
     assert (recipe.frontend.relative_bias, recipe.model.block.layer_scale) == (ours, None)
@@ -112,6 +112,6 @@ def test_relative_bias_and_no_layer_scale_are_carried_over(settings: dict[str, A
     ("key", "value"),
     [("model_type", "beit"), ("hidden_act", "silu"), ("use_absolute_position_embeddings", True), ("use_relative_position_bias", True)],
 )
-def test_a_setting_that_ours_cannot_express_is_refused_by_name(settings: dict[str, Any], key: str, value: Any) -> None:
+def test_a_setting_that_this_model_cannot_express_is_refused_by_name(settings: dict[str, Any], key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=key):
         vision_recipe(vision_base(), {**settings, key: value})

@@ -1,4 +1,4 @@
-"""Tables of names: forms are exact inverses of themselves, and a table refuses what it does not know."""
+"""Tables of names: conversions are exactly invertible, and a table refuses unknown names."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def numbers(*shape: int) -> Tensor:
 
 
 def there_and_back(entry: Entry, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Ours; asserts that theirs come back bit for bit."""
+    """Convert to ours and return the result. Asserts that the way back gives theirs bit for bit."""
     table = NameTable([entry])
     ours = table.to_ours(state)
     back = table.to_theirs(ours, state)
@@ -55,7 +55,7 @@ def test_separate_and_fused_projections_give_the_same_and_come_back(heads: int, 
 
 @quickly
 @given(heads=st.integers(1, 4), width=st.integers(1, 5))
-def test_biases_of_queries_and_values_stand_per_head(heads: int, width: int) -> None:
+def test_biases_of_queries_and_values_are_stored_per_head(heads: int, width: int) -> None:
     query, value = numbers(heads * width), -numbers(heads * width)
     ours = there_and_back(query_value_bias("q", "v", "a", heads), {"q": query, "v": value})["a"]
     assert tuple(ours.shape) == (heads, 2, width)
@@ -74,7 +74,7 @@ def test_vectors_lose_their_leading_dimensions_and_tables_are_transposed() -> No
     assert tuple(there_and_back(transposed("t", "a"), {"t": numbers(7, 2)})["a"].shape) == (2, 7)
 
 
-def test_places_in_names_are_carried_over() -> None:
+def test_placeholders_in_names_are_filled_in() -> None:
     table = NameTable([same("blocks.{n}.fc.{leaf}", "layers.{n}.fc1.{leaf}")])
     assert table.our_name("blocks.11.fc.bias") == "layers.11.fc1.bias"
 
@@ -82,23 +82,23 @@ def test_places_in_names_are_carried_over() -> None:
 @pytest.mark.parametrize(
     "name", ["blocksx11.fc.bias", "blocks.1.fc.scale", "blocks.x.fc.bias", "a.blocks.1.fc.bias", "blocks.1.fc.bias_scale"]
 )
-def test_points_are_points_and_whole_names_are_meant(name: str) -> None:
+def test_a_dot_matches_only_a_dot_and_a_name_matches_as_a_whole(name: str) -> None:
     with pytest.raises(ConfigError, match="has no place in this model"):
         NameTable([same("blocks.{n}.fc.{leaf}", "layers.{n}.fc1.{leaf}")]).our_name(name)
 
 
-def test_the_first_entry_that_fits_holds() -> None:
+def test_the_first_entry_that_matches_is_used() -> None:
     table = NameTable([same("norm.weight", "own"), same("norm.{leaf}", "common.{leaf}")])
     assert (table.our_name("norm.weight"), table.our_name("norm.bias")) == ("own", "common.bias")
 
 
-def test_two_names_of_one_tensor_are_both_understood() -> None:
+def test_two_names_of_one_tensor_are_both_converted() -> None:
     table = NameTable([same("old", "a"), same("new", "a")])
     assert table.to_ours({"new": numbers(2)}).keys() == table.to_ours({"old": numbers(2)}).keys() == {"a"}
     assert table.to_theirs({"a": numbers(2)}, ["new"]).keys() == {"new"}
 
 
-def test_a_prefix_is_put_before_the_names_that_are_asked_for() -> None:
+def test_a_prefix_is_put_before_the_requested_names() -> None:
     back = NameTable([same("encoder.x", "a")]).to_theirs({"a": numbers(2)}, ["x"], prefix="encoder.")
     assert list(back) == ["x"]
 
@@ -123,6 +123,6 @@ def test_a_missing_part_is_refused_by_name() -> None:
         NameTable([head_by_head(QKV, "a.{leaf}", 2)]).to_ours({"q.bias": numbers(4)})
 
 
-def test_a_task_models_trunk_is_what_stands_under_the_prefix() -> None:
+def test_the_trunk_of_a_task_model_is_the_tensors_with_the_prefix() -> None:
     state = {"d.x": numbers(1), "head.weight": numbers(2)}
     assert without_prefix(state, "d.").keys() == {"x"} and without_prefix({"x": numbers(1)}, "d.").keys() == {"x"}

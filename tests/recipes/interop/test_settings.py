@@ -1,4 +1,4 @@
-"""Settings of another code base: refused by name where ours cannot say the same."""
+"""Settings of another code base: refused by name if this model cannot express them."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def test_allowed_and_missing_settings_pass(config: dict[str, Any]) -> None:
     require(config, {"a.b": (1, 2)})
 
 
-def test_a_setting_that_ours_cannot_express_is_refused_with_its_value_and_the_remedy() -> None:
+def test_a_setting_that_this_model_cannot_express_is_refused_with_its_value_and_the_remedy() -> None:
     with pytest.raises(ConfigError, match=r"a\.b is 'conformer', which this model cannot express; it takes 1 or 2"):
         require({"a": {"b": "conformer"}}, {"a.b": (1, 2)})
 

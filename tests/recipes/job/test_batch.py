@@ -120,7 +120,7 @@ def test_end_requeues_or_not_and_prints_a_line(
     assert not verb or printed.endswith("the job ends here, with 1 attempts in the log\n"), printed
     calls = scontrol_log.read_text().splitlines() if scontrol_log.exists() else []
     assert [call for call in calls if " show " not in call] == ([verb] if verb else [])
-    verb_in_log = json.loads((run_dir / "attempts.jsonl").read_text())["deed"]
+    verb_in_log = json.loads((run_dir / "attempts.jsonl").read_text())["action"]
     assert (verb_in_log == "requeue") == bool(verb)
 
 

@@ -1,4 +1,4 @@
-"""Parameters against the module that is built, FLOPs against the product's formula, bytes against their parts."""
+"""Parameters compared with the built module, FLOPs with the formula of product.md, bytes with their parts."""
 
 from dataclasses import replace
 
@@ -43,7 +43,7 @@ SHAPES: list[tuple[str, dict[str, object]]] = [
 
 
 def count_real_parameters(recipes: list[Recipe]) -> list[tuple[int, int]]:
-    """(student, trunk) of each recipe's modules, without the rows that only pad the vocabulary."""
+    """Return (student, trunk) of each recipe's modules, without the rows that pad the vocabulary."""
     assert dist.get_world_size() == 1
     parallel, counts = init_parallel(1, "cpu"), []
     for recipe in recipes:
@@ -69,7 +69,7 @@ def test_published_sizes_are_those_of_roberta() -> None:
 
 @pytest.mark.parametrize("name", RECIPES["text"])
 def test_a_layers_forward_is_the_products_formula(name: str) -> None:
-    """Product: a layer's forward is B*T*(24d^2 + 4Td), a step is four forwards. Every recipe's inner size is 4d."""
+    """product.md: a layer's forward is B*T*(24d^2 + 4Td), a step is four forwards. Every recipe's inner size is 4d."""
     recipe, batch = RECIPES["text"][name](), 8
     length, width = recipe.data.sequence_length, recipe.model.hidden_size  # type: ignore[union-attr]
     assert recipe.model.ffn_hidden_size == 4 * width
@@ -78,7 +78,7 @@ def test_a_layers_forward_is_the_products_formula(name: str) -> None:
 
 
 def test_attention_is_counted_at_the_samples_mean_length() -> None:
-    """Padded text: the tokens say how long a sample is, not the longest that may be."""
+    """Padded text: the mean length follows from the tokens, not from the maximum length."""
     recipe = RECIPES["text"]["text_base"]()
     assert step_flops(recipe, 8 * 100, 8) == 4 * recipe.model.forward_flops(800, 100) < step_flops(recipe, 800, 1)
     assert step_flops(recipe, 0, 0) == 0, "a rank without samples has no length to count"
@@ -107,7 +107,7 @@ def test_speech_counts_its_convolutions_to_the_edge() -> None:
 
 
 def test_flops_follow_a_narrower_inner_layer() -> None:
-    """Two matrices of d x f fewer: 4d less work a token and layer for each unit of f."""
+    """Two matrices of d x f: each unit less of f saves 4d per token and layer."""
     wide, narrow = tiny_recipe(), tiny_recipe(model__ffn_hidden_size=31)
     assert step_flops(wide, 10, 1) - step_flops(narrow, 10, 1) == 4 * 10 * 4 * wide.model.hidden_size
 
@@ -127,13 +127,13 @@ def test_state_bytes_are_the_parts_of_mixed_precision_training(precision: str, w
 
 
 class Alone(ObjectiveConfig):
-    """An objective of the student alone, with a head of seven numbers."""
+    """An objective with a student only, whose head has seven parameters."""
 
     def num_head_parameters(self, encoder: EncoderConfig) -> int:
         return 7
 
 
-def test_what_an_objective_says_of_itself_is_counted() -> None:
+def test_the_objectives_own_counts_are_used() -> None:
     recipe = replace(text_base(), objective=Alone())
     assert num_parameters(recipe) == num_trunk_parameters(recipe) + 7 < num_parameters(text_base())
     assert step_flops(recipe, 100, 1) * 4 == step_flops(text_base(), 100, 1) * 3, "no teacher's forward"
@@ -141,7 +141,7 @@ def test_what_an_objective_says_of_itself_is_counted() -> None:
     assert sizes["teacher"] == sizes["EMA shadow"] == 0 and sizes["parameters"] == 2 * num_parameters(recipe)
 
 
-def test_ranks_of_both_kinds_share_the_state() -> None:
+def test_tensor_and_data_parallel_ranks_share_the_state() -> None:
     """Tensor-parallel slices are sharded over the data-parallel ranks, so only the number of ranks counts."""
     recipe = apply_overrides(text_base(), [])
     split = resolve(recipe, {"megatron": {"tensor_model_parallel_size": 2}}, "x.json", 8)
