@@ -272,7 +272,7 @@ def _load_info(folder: Path) -> Info:
 def _read_info(folder: Path) -> Info:
     values = json.loads((folder / "prepared.json").read_text())
     if "kind" not in values:
-        raise ConfigError(f"{folder}: prepared text, not audio or images; point --data at something else")
+        raise OtherData(f"{folder}: prepared from text, not from audio or images; point --data at those or choose another place")
     if values["version"] != FORMAT_VERSION:
         raise ConfigError(
             f"{folder}: prepared format {values['version']}, this version reads {FORMAT_VERSION}; remove it and prepare it again"

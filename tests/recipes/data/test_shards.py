@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes.data.shards import ShardWriter, atomic_folder, find_prepared, hash_files, load_prepared, map_array
-from recipes.errors import ConfigError
+from recipes.data.shards import ShardWriter, atomic_folder, find_prepared, hash_files, load_prepared, map_array, note_on_short
+from recipes.errors import ConfigError, OtherData
 from tests.durability import durable_moves
 
 
@@ -143,3 +143,15 @@ def test_a_prepared_folder_that_data_names_has_priority_over_an_earlier_one_and_
     assert find(tmp_path, earlier) == find(None, earlier) == earlier
     assert calls == [("check_same_source", earlier), ("check_fits", earlier)]
     assert find(tmp_path, new) is None and not calls
+
+
+def test_a_folder_that_was_prepared_for_another_modality_is_reported_as_such(tmp_path: Path) -> None:
+    (tmp_path / "prepared.json").write_text('{"version": 1, "kind": "image"}')
+    with pytest.raises(OtherData, match="prepared from image data, not from text; point --data at text or choose another place"):
+        load_prepared(tmp_path)
+
+
+def test_items_that_were_left_out_as_too_short_are_counted_with_their_setting(tmp_path: Path) -> None:
+    for counts, note in ({}, ""), ({"short": 0}, ""), ({"short": 9}, "9 are left out as shorter than data.min_seconds 0.5"):
+        (tmp_path / "prepared.json").write_text(json.dumps({"counts": counts, "settings": {"data.min_seconds": 0.5}}))
+        assert note_on_short(tmp_path) == note
