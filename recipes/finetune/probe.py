@@ -33,7 +33,7 @@ class Result(Protocol):
 
 def build_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of the flags of launch/probe.py."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--from", dest="from_path", type=place, required=True, help="run dir or checkpoint folder")
     parser.add_argument(
         "--task", help=f"one of {', '.join(TASKS)}: predict masked words, or labels (default: cloze for text, else classify)"
