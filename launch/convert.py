@@ -11,7 +11,7 @@ from recipes.cluster.command import exit_code_of
 from recipes.interop import consolidate
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (inspect, consolidate):
         module.add_command(commands)

@@ -2,12 +2,13 @@
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
+from recipes.suggestions import did_you_mean
 
 RECIPES: dict[str, Mapping[str, Callable[[], Recipe]]] = {name: modality.recipes for name, modality in MODALITIES.items()}
 
@@ -15,6 +16,13 @@ RECIPES: dict[str, Mapping[str, Callable[[], Recipe]]] = {name: modality.recipes
 def default_recipe(modality: str) -> str:
     """Return the name of the modality's recipe that runs if --recipe is not given: the one that trains in minutes."""
     return f"{modality}_tiny"
+
+
+def _unknown(name: str, recipes: Iterable[str]) -> str:
+    modality = next((modality for modality, others in RECIPES.items() if name in others), None)
+    if modality:
+        return f"a recipe of modality {modality}, for launch/pretrain_{modality}.py; here "
+    return f"unknown; {did_you_mean(name, recipes)}"
 
 
 def find_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]]) -> Callable[[], Recipe]:
@@ -29,7 +37,8 @@ def find_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]]) -> Calla
     if name.endswith(".py"):
         raise ConfigError(f"--recipe {name}: no function in it; name FILE.py:FUNCTION")
     if not file.endswith(".py"):
-        raise ConfigError(f"--recipe {name}: unknown; there are {', '.join(recipes)}, or FILE.py:FUNCTION for one of your own")
+        here = f"there are {', '.join(recipes)}, or FILE.py:FUNCTION for one of your own"
+        raise ConfigError(f"--recipe {name}: {_unknown(name, recipes)}{here}")
     path = Path(file).expanduser().resolve()
     if not path.is_file():
         raise ConfigError(f"--recipe {name}: there is no file {path}; name FILE.py:FUNCTION")

@@ -70,8 +70,10 @@ def check_data(recipe: Recipe) -> str:
     Raises: ConfigError if data.path is a local path that does not exist or does not fit the recipe.
     """
     path = recipe.data.path
-    if path is None or not (find_place(path) or Path(path).is_absolute() or path.startswith(".")):
+    if path is None:
         return ""
+    if not (find_place(path) or Path(path).is_absolute() or path.startswith(".")):
+        return f"no such file or folder; {path} will be looked up on the Hugging Face hub"
     return modality_of(recipe.modality, f"recipe {recipe.name}").check_data(recipe, Path(path))
 
 

@@ -67,13 +67,23 @@ def close_matches(name: str, known: Iterable[str], cutoff: float = CLOSE) -> lis
     return difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
 
 
-def unknown_flag(words: Sequence[str], settings: Iterable[str], flags: Iterable[str] = FLAGS) -> str:
-    """Return the error message for a command line of which no flag takes `words`. It suggests a flag or a setting."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the beginning of a message about an unknown name: a question and a space, or "" if no known name is similar."""
+    near = close_matches(name.lower(), known, cutoff=0.75)
+    return f"did you mean {near[0]}? " if near and near[0] != name.lower() else ""
+
+
+def unknown_flag(words: Sequence[str], settings: Iterable[str], flags: Iterable[str] = FLAGS, assignments: Iterable[str] = ()) -> str:
+    """Return the error message for a command line of which no flag takes `words`. It suggests a flag or a setting. `assignments`: the
+    values of --set."""
     known, (first, *rest) = list(settings), words
     name, _, value = first.partition("=")
     if not first.startswith("-"):
+        if unassigned := next((text for text in assignments if text in known), None):
+            return f"--set {unassigned}: no '=' in it; write --set {unassigned}={first}"
         return f"{first}: no flag stands before it" + (f"; write --set {first}" if name in known else "; --help has the flags")
-    near = close_matches(name.replace("_", "-"), flags)
+    plain = name.replace("_", "-")
+    near = [flag for flag in flags if flag.startswith(plain)] or close_matches(plain, flags)
     if near:
         return f"{name}: there is no such flag; did you mean {near[0]}?"
     value = value or (rest[0] if rest and not rest[0].startswith("--") else "VALUE")

@@ -1,5 +1,6 @@
 """The house rules hold in this repository, and each of them can fail: every rule has a made-up breach beside it."""
 
+import ast
 import importlib.machinery
 import shutil
 import sys
@@ -192,6 +193,14 @@ def test_no_launch_script_hides_a_library() -> None:
     names = [Path(source.path).stem for source in SOURCES if source.fits("launch/*.py")]
     assert [name for name in names if hides_a_library(name, elsewhere)] == []
     assert hides_a_library("datasets", elsewhere) and hides_a_library("logging", elsewhere), "the check itself"
+
+
+def test_no_command_accepts_abbreviated_flags() -> None:
+    """An abbreviation would change its meaning with the next flag, and a mistyped flag would get no suggestion."""
+    sources = [source for source in SOURCES if source.fits("recipes/*", "launch/*") and source.path.endswith(".py")]
+    calls = [(source.path, ast.unparse(node)) for source in sources for node in ast.walk(source.tree) if isinstance(node, ast.Call)]
+    parsers = [(path, call) for path, call in calls if call.partition("(")[0].endswith((".ArgumentParser", ".add_parser"))]
+    assert len(parsers) > 8 and [(path, call) for path, call in parsers if "allow_abbrev=False" not in call] == []
 
 
 def hides_a_library(name: str, path: list[str]) -> bool:

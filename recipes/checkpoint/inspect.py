@@ -18,7 +18,7 @@ SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
 
 def add_command(commands: Any) -> None:
     """Add `inspect` to the sub-commands of launch/convert.py."""
-    parser = commands.add_parser("inspect", help="print what a checkpoint holds, and check it with --verify")
+    parser = commands.add_parser("inspect", help="print what a checkpoint holds, and check it with --verify", allow_abbrev=False)
     parser.add_argument("path", type=place, metavar="PATH", help="run dir (its newest complete checkpoint) or checkpoint folder")
     parser.add_argument("--parameters", action="store_true", help="a line for each parameter: name, whole shape, how it was split")
     parser.add_argument("--verify", action="store_true", help="read everything and check every hash")
@@ -52,7 +52,9 @@ def find_checkpoint(path: Path, flag: str) -> Path:
     if not path.is_dir():
         raise ConfigError(f"{flag}{path}: no such folder; name a run dir (runs/text_tiny) or a folder checkpoints/step_N in one")
     if not any((path / name).exists() for name in ("checkpoints", "config.json")):
-        return path  # read_manifest refuses a folder that is not a checkpoint
+        if path.resolve().parent.name != "checkpoints" and not any(path.glob("rank_*")) and not (path / MANIFEST).exists():
+            raise ConfigError(f"{flag}{path}: neither a run dir nor a checkpoint folder; name a run dir such as runs/text_tiny")
+        return path  # read_manifest refuses a checkpoint that is not complete
     found = newest(path)
     if found is None:
         raise ConfigError(f"{flag}{path}: the run has no complete checkpoint yet; wait for one (run.save_steps) or let the run end")

@@ -11,14 +11,15 @@ Shapes: N files.
 import hashlib
 import os
 import random
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from recipes.data.folder import name_some
 from recipes.data.media_items import SEGMENTS_FILE, MappedPaths, save_paths
 from recipes.data.shards import map_array, read_values
 from recipes.errors import ConfigError, first_line
@@ -44,6 +45,8 @@ class RunSoFar:
     """Folder with those files of the first preparation that the run needs until its end, such as the tokenizer."""
     bad: Collection[str] = ()
     """Files that could not be decoded, as a whole or in part. The user may have fixed or removed them since then."""
+    report: Callable[["ContentChanges"], Any] = lambda changes: None
+    """Is called with the changes of source files, if the run continues in spite of them."""
 
 
 def digest(path: str | Path) -> bytes:
@@ -93,16 +96,29 @@ def record_of(folder: Path, *keys: str) -> Record | None:
 
 
 class ContentChanges(NamedTuple):
-    """How many source files of a prepared folder have changed since it was prepared. All 0 if the folder has no record."""
+    """The source files of a prepared folder that have changed since it was prepared, by their full paths. Nothing if it has no record."""
 
-    num_changed: int = 0
+    changed: tuple[str, ...] = ()
     num_compared: int = 0
     num_files: int = 0
-    example: str = ""
+    fixed: tuple[str, ...] = ()
+    """Ignored files that have changed."""
+    missing: tuple[str, ...] = ()
+    """Files that are gone, or cannot be read any more."""
 
     def __str__(self) -> str:
+        return f"{self._count(self.changed)} hold something else than when it was prepared, such as {name_some([*self.changed])}"
+
+    def notes(self) -> Iterator[str]:
+        """Yield a line about the files that are read as they are now, and one about those that cannot be read."""
+        if changed := sorted((*self.changed, *self.fixed)):
+            yield f"{self._replace(changed=tuple(changed))}; they are read as they are now"
+        if self.missing:
+            yield f"{self._count(self.missing)} are gone or cannot be read, such as {name_some([*self.missing])}; others replace them"
+
+    def _count(self, paths: Sequence[str]) -> str:
         files = f"files drawn from {self.num_files}" if self.num_compared < self.num_files else "files"
-        return f"{self.num_changed} of {self.num_compared} {files} hold something else than when it was prepared, such as {self.example}"
+        return f"{len(paths)} of {self.num_compared} {files}"
 
 
 def _read_digests(folder: Path) -> tuple[MappedPaths, np.ndarray]:
@@ -121,7 +137,7 @@ def _read_digests(folder: Path) -> tuple[MappedPaths, np.ndarray]:
 
 
 def look_again(folder: Path, ignored: Collection[str] = ()) -> ContentChanges:
-    """Compare the source files of a prepared folder with its record. Missing files and `ignored` files do not count as changed.
+    """Compare the source files of a prepared folder with its record. Missing files and `ignored` files are listed separately.
 
     Raises: ConfigError if the record is damaged.
     """
@@ -139,6 +155,13 @@ def look_again(folder: Path, ignored: Collection[str] = ()) -> ContentChanges:
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(digest, names))
     recorded = [digests_N[index].tobytes() for index in chosen]
-    pairs = zip(names, recorded, found, strict=True)
-    changed = [name for name, before, now in pairs if UNREAD not in (before, now) and before != now and name not in ignored]
-    return ContentChanges(len(changed), len(names), num_files, min(changed, default=""))
+    pairs = list(zip(names, recorded, found, strict=True))
+    changed = sorted(name for name, before, now in pairs if UNREAD not in (before, now) and before != now)
+    missing = sorted(name for name, before, now in pairs if before != now == UNREAD)
+    return ContentChanges(
+        tuple(name for name in changed if name not in ignored),
+        len(names),
+        num_files,
+        fixed=tuple(name for name in changed if name in ignored),
+        missing=tuple(missing),
+    )

@@ -129,10 +129,15 @@ def _add_unless_folder(found: Listing, prefix: str, entry: os.DirEntry[str]) -> 
 
 
 def count_suffixes(paths: Iterable[str]) -> str:
-    """Return how many paths have which suffix, for a message: `40 .mp3, 1 without suffix`, the most frequent first. `nothing` if there are
-    no paths."""
-    kinds = Counter(os.path.splitext(path)[1].lower() for path in paths)
+    """Return how many paths have which suffix, for a message: `40 .mp3, 3 .txt.gz, 1 without suffix`, the most frequent first. `nothing`
+    if there are no paths."""
+    kinds = Counter(_suffix(path.lower()) for path in paths)
     return name_some([f"{count:,} {suffix or 'without suffix'}" for suffix, count in kinds.most_common()]) or "nothing"
+
+
+def _suffix(path: str) -> str:
+    stem, suffix = os.path.splitext(path)
+    return os.path.splitext(stem)[1] + suffix if suffix == ".gz" else suffix
 
 
 def name_some(names: list[str], between: str = ", ") -> str:

@@ -53,11 +53,15 @@ class LoadedBatch(NamedTuple):
     bad: list[BadItem]
 
 
-def check_enough(dataset: Dataset, global_batch_size: int) -> None:
-    """Raises: ConfigError if the data set has fewer samples than one global batch."""
+def check_enough(dataset: Dataset, global_batch_size: int, left_out: str = "") -> None:
+    """Check that the data set is large enough. `left_out`: which items were not prepared, and the setting that decides it, for the message.
+
+    Raises: ConfigError if the data set has fewer samples than one global batch.
+    """
     if len(dataset) < global_batch_size:
         raise ConfigError(
-            f"the data has {len(dataset)} samples, fewer than one batch of {global_batch_size}; "
+            f"the data has {len(dataset)} samples, fewer than one batch of {global_batch_size}"
+            f"{f' ({left_out})' if left_out else ''}; {'change that, ' if left_out else ''}"
             f"use more data or --set run.global_batch_size={max(1, len(dataset) // 8 * 8)}"
         )
 

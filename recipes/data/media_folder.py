@@ -1,5 +1,5 @@
-"""Raw recordings or images -> prepared folder: the list of items, their lengths, and which items are held out. The bytes of an item stay in
-its file, or are copied without change (media_items.py). No decoded data are stored.
+"""Raw recordings or images -> prepared folder: a list of items, their lengths, and which are held out. Bytes stay in their file or are
+copied without change (media_items.py). No decoded data are stored.
 
     prepared.json          source, settings and counts (class Info)
     lengths.bin            int64 per item, 0 for bad items
@@ -11,7 +11,7 @@ Shapes: N items of the source, K items of a split.
 
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,7 @@ class Info:
     """Content of prepared.json in a prepared folder of recordings or images."""
 
     version: int
-    kind: str
-    """audio or image."""
+    kind: str  # audio or image
     source: str
     """Media.name: the data that the items come from."""
     column: str
@@ -106,7 +105,7 @@ def prepare_media(
         check_same_source=lambda folder: _check_same_source(folder, data, kind),
     )
     if found is not None:
-        _check_contents(found, data.max_bad_fraction, run.bad if run else (), log)
+        _check_contents(found, data.max_bad_fraction, run or RunSoFar(), log)
         return found
     media = _open_source(data, kind, log)
     with shards.atomic_folder(out_dir) as folder:
@@ -178,15 +177,19 @@ def _check_fits(folder: Path, kind: MediaKind, settings: dict[str, Any]) -> None
             )
 
 
-def _check_contents(folder: Path, max_bad_fraction: float, fixed: Collection[str], log: Log) -> None:
-    """Compare the source files with the record, except the items in `fixed`. As many files may have changed as items may be bad, because
-    both come from damage to single files. Raises: OtherData if more have changed, as with other data, or any file of a table."""
-    changes = look_again(folder, fixed)
-    allowed = allowed_bad(changes.num_files, max_bad_fraction) if "root" in _load_info(folder).place else 0
-    if changes.num_changed * changes.num_files > allowed * changes.num_compared:
+def _check_contents(folder: Path, max_bad_fraction: float, run: RunSoFar, log: Log) -> None:
+    """Compare the source files with the record, except items that `run` could not decode, and report what differs. As many files may have
+    changed as items may be bad, because both come from damage to single files. Raises: OtherData if more have changed, or any file of a
+    table. The rows of a table are copied, so its files may be missing."""
+    changes, is_files = look_again(folder, run.bad), "root" in _load_info(folder).place
+    allowed = allowed_bad(changes.num_files, max_bad_fraction) if is_files else 0
+    if len(changes.changed) * changes.num_files > allowed * changes.num_compared:
         raise OtherData(f"{folder}: {changes}; remove it and prepare it again")
-    if changes.num_changed:
-        log(f"warning: {folder}: {changes}; they are read as they are now")
+    changes = changes if is_files else changes._replace(missing=())
+    for note in changes.notes():
+        log(f"warning: {folder}: {note}")
+    if changes.changed or changes.fixed or changes.missing:
+        run.report(changes)
 
 
 def _check_same_source(folder: Path, data: SpeechDataConfig | VisionDataConfig, kind: MediaKind) -> None:
@@ -272,7 +275,7 @@ def _load_info(folder: Path) -> Info:
 def _read_info(folder: Path) -> Info:
     values = json.loads((folder / "prepared.json").read_text())
     if "kind" not in values:
-        raise ConfigError(f"{folder}: prepared text, not audio or images; point --data at something else")
+        raise OtherData(f"{folder}: prepared from text, not from audio or images; point --data at those or choose another place")
     if values["version"] != FORMAT_VERSION:
         raise ConfigError(
             f"{folder}: prepared format {values['version']}, this version reads {FORMAT_VERSION}; remove it and prepare it again"

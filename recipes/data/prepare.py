@@ -101,7 +101,7 @@ def _check_same_source(folder: Path, data: TextDataConfig) -> None:
         is_settled = (key == "path" and is_same_path) or (key == "tokenizer" and value is not None)
         if made_with[key] != value and not is_settled:
             raise OtherData(f"{folder}: prepared with data.{key} {made_with[key]}, now {value}; remove it or choose another place")
-    if (look := look_again(folder)).num_changed:
+    if (look := look_again(folder)).changed:
         raise OtherData(f"{folder}: {look}; remove it or choose another place")
 
 

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike
 
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, OtherData
 from recipes.system.durable import sync
 from recipes.system.liveness import is_alive
 
@@ -85,10 +85,12 @@ def find_prepared(
 def load_prepared(folder: Path) -> Prepared:
     """Return the content of prepared.json in a prepared folder of text. Check before that all files exist and have the right size.
 
-    Raises: ConfigError if not.
+    Raises: ConfigError if a file is missing or damaged; OtherData if the folder was prepared for another modality.
     """
     try:
         values = json.loads((folder / "prepared.json").read_text())
+        if "kind" in values:
+            raise OtherData(f"{folder}: prepared from {values['kind']} data, not from text; point --data at text or choose another place")
         if values.get("version") != FORMAT_VERSION:
             raise ConfigError(
                 f"{folder}: prepared format {values.get('version')}, this version reads {FORMAT_VERSION}; remove it and prepare it again"
@@ -119,6 +121,13 @@ def read_values(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def note_on_short(folder: Path) -> str:
+    """Return how many items of a prepared folder were left out as too short, and the setting that decides it. "" if there are none."""
+    values = read_values(folder)
+    num_short, shortest = values.get("counts", {}).get("short", 0), values.get("settings", {}).get("data.min_seconds", 0)
+    return f"{num_short} are left out as shorter than data.min_seconds {shortest:g}" if num_short else ""
 
 
 def kept_files(folder: Path) -> dict[str, str]:

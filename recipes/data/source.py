@@ -25,6 +25,8 @@ TEXT_SUFFIXES = (".txt",)
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 NO_TEXT = ("readme", "license", "licence", "copying", "notice", "changelog")
 """Stems of .txt files that describe a data set and are not part of its text."""
+NO_TEXT_WITH_PREFIX = re.compile(r"[-_. ](readme|license|licence)$")
+"""Ends of stems of such files, as in ORIGINAL-README."""
 KNOWN = ".txt, .csv, .tsv, .json, .jsonl (each also with .gz) and .parquet"
 
 
@@ -179,8 +181,11 @@ def _open_folder(folder: Path, data: TextDataConfig) -> TextSource:
 
 
 def _is_text(path: str) -> bool:
-    is_about = os.path.basename(path).partition(".")[0].lower() in NO_TEXT and kind_of(path) in TEXT_SUFFIXES
-    return kind_of(path) in (*TEXT_SUFFIXES, *TABLE_FORMATS) and not is_about
+    if kind_of(path) not in TEXT_SUFFIXES:
+        return kind_of(path) in TABLE_FORMATS
+    name = os.path.basename(path).lower()
+    stem = name.removesuffix(".gz").removesuffix(kind_of(path))
+    return name.partition(".")[0] not in NO_TEXT and not NO_TEXT_WITH_PREFIX.search(stem)
 
 
 def _open_files(name: Path, files: list[Path], column: str) -> TextFiles | TableFiles:

@@ -4,7 +4,6 @@ ranks and updates. The samples of a group, a part of the global batch, share the
 Shapes: B batch, T samples of the waveform, S frames, K recordings of the split, G recordings of a group.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -22,7 +21,7 @@ from recipes.data.audio import normalize, read_audio
 from recipes.data.media import BadItem, UndecodableError, first_working
 from recipes.data.media_folder import open_prepared
 from recipes.data.packing import Split
-from recipes.data.speech_folder import longest_samples, shortest_samples
+from recipes.data.speech_folder import check_mask, longest_samples, shortest_samples
 from recipes.errors import ConfigError
 
 GROUPS_PER_BUCKET = 32
@@ -39,28 +38,6 @@ class SpeechExample:
     """float32 (T,), normalised with the mean and variance of the whole recording."""
     mask: np.ndarray
     """bool (S,), True where the student does not see the frame."""
-
-
-def check_mask(data: SpeechDataConfig, frontend: SpeechFrontendConfig, mask: SpanMaskConfig) -> None:
-    """Check that no mask can cover the whole of the shortest recording. Raises: ConfigError if one can."""
-    num_frames = frontend.num_frames(shortest_samples(data, frontend))
-    if _leaves_frames(num_frames, mask):
-        return
-    enough = next((n for n in range(num_frames, 100 * (num_frames + mask.length + mask.min_masks)) if _leaves_frames(n, mask)), None)
-    remedy = "--set mask.prob lower"
-    if enough is not None:
-        samples = frontend.receptive_field + (enough - 1) * frontend.stride
-        remedy = f"--set data.min_seconds={math.ceil(100 * samples / data.sample_rate) / 100:g} or a shorter mask.length"
-    raise ConfigError(
-        f"data.min_seconds {data.min_seconds:g} gives {num_frames} frames, which {mask.min_masks} or more spans of mask.length "
-        f"{mask.length} at mask.prob {mask.prob:g} may cover whole; {remedy}"
-    )
-
-
-def _leaves_frames(num_frames: int, mask: SpanMaskConfig) -> bool:
-    """True if a mask always leaves frames: with more possible starts than spans, the last frame is never masked. Longer samples then have
-    frames left too."""
-    return num_frames - mask.length > max(mask.min_masks, int(mask.prob * num_frames / mask.length + 1))
 
 
 def collate_speech(examples: list[SpeechExample], frontend: SpeechFrontendConfig) -> Batch:

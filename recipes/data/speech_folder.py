@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from model.config import SpanMaskConfig
 from model.frontends.config import SpeechFrontendConfig
 from recipes.config import SpeechDataConfig
 from recipes.data.audio import AUDIO, scan_audio
@@ -66,3 +67,25 @@ def shortest_samples(data: SpeechDataConfig, frontend: SpeechFrontendConfig) -> 
 def longest_samples(data: SpeechDataConfig) -> int:
     """Return the number of samples of the longest crop: data.max_seconds."""
     return math.floor(data.max_seconds * data.sample_rate)
+
+
+def check_mask(data: SpeechDataConfig, frontend: SpeechFrontendConfig, mask: SpanMaskConfig) -> None:
+    """Check that no mask can cover all frames of the shortest recording that is used. Raises: ConfigError if a mask can."""
+    num_frames = frontend.num_frames(shortest_samples(data, frontend))
+    if _leaves_frames(num_frames, mask):
+        return
+    enough = next((n for n in range(num_frames, 100 * (num_frames + mask.length + mask.min_masks)) if _leaves_frames(n, mask)), None)
+    remedy = "--set mask.prob lower"
+    if enough is not None:
+        samples = frontend.receptive_field + (enough - 1) * frontend.stride
+        remedy = f"--set data.min_seconds={math.ceil(100 * samples / data.sample_rate) / 100:g} or a shorter mask.length"
+    raise ConfigError(
+        f"data.min_seconds {data.min_seconds:g} gives {num_frames} frames, which {mask.min_masks} or more spans of mask.length "
+        f"{mask.length} at mask.prob {mask.prob:g} may cover whole; {remedy}"
+    )
+
+
+def _leaves_frames(num_frames: int, mask: SpanMaskConfig) -> bool:
+    """True if every mask of a recording with num_frames frames leaves some of them unmasked, so also for longer recordings. This is so if
+    there are more possible starts than spans, because the last frame is then never masked."""
+    return num_frames - mask.length > max(mask.min_masks, int(mask.prob * num_frames / mask.length + 1))

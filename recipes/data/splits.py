@@ -2,8 +2,7 @@
 `images/val2017/`, `Test-00000-of-00003.parquet`. Opens no file.
 
 A level is the folders and files that are direct children of one folder. A name that contains a split's word names that split
-- if every name of the level contains such a word;
-- or if at least half of them do, and they include training data and another split;
+- if every name of the level contains such a word, or if at least half of them do and they include training data and another split;
 - or if it consists of the word alone (`test/`, `val2017/`). `train/` does so only if the level has other splits too.
 So `bullet_train/` and `train/` beside other classes are classes. With `test/` beside classes the user has to choose.
 Inside of splits that are on one level, names have no such meaning: train/test/ beside val/ is a class. Single recordings and images of a
@@ -16,12 +15,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from recipes.data.folder import NAMED, Listing, count_suffixes, name_some, printable
 from recipes.errors import ConfigError, MissingSplit
+from recipes.suggestions import did_you_mean
 
 SPLITS = {
     "train": ("train", "training", "trainset", "trainval"),
@@ -29,8 +29,8 @@ SPLITS = {
     "test": ("test", "testing", "testset", "devtest", "eval", "evaluation", "evalset"),
 }
 """Words for each split. They include the names that the `datasets` library uses."""
-ALL = "all"
-"""Selects the files of all splits."""
+ALL = "all"  # selects the files of all splits
+KNOWN_NAMES = (ALL, *SPLITS, *chain(*SPLITS.values()))
 SHARD = re.compile(r"[-_.]\d+(-of-\d+)?$")
 
 
@@ -159,14 +159,16 @@ def choose_names(name: str, splits: Sequence[str], wanted: str | None) -> list[s
     asked = wanted or "train"
     found = [asked] if asked in splits else [one for one in splits if split_of(one) == split_of(asked)]
     if not found:
-        raise MissingSplit(f"{name}: no split {asked!r}, there are {', '.join(splits)}; point --data at data that has one")
+        there = ", ".join(splits)
+        raise MissingSplit(f"{name}: no split {asked!r}, {did_you_mean(asked, splits)}there are {there}; point --data at data that has one")
     return found
 
 
 def check_file(path: Path, wanted: str | None) -> None:
     """Check that `wanted` fits a single file: it counts as split train and as all data. Raises: MissingSplit if another split is wanted."""
     if wanted is not None and wanted.lower() != ALL and split_of(wanted) != "train":
-        raise MissingSplit(f"{path}: one file is one split, and {wanted!r} was asked for; give the file of that split")
+        hint = did_you_mean(wanted, KNOWN_NAMES) or "give the file of that split"
+        raise MissingSplit(f"{path}: one file is one split, and {wanted!r} was asked for; {hint.strip()}")
 
 
 def _training_data(listing: Listing, parts: list[Part]) -> Choice:
@@ -195,7 +197,8 @@ def _named(listing: Listing, parts: list[Part], wanted: str) -> Choice:
         rest = sorted(set(part.paths) - set(found))
         left += [replace(part, paths=rest)] * bool(rest)
     if not taken:
-        raise MissingSplit(f"{listing.folder}: no split {wanted!r}, there are {', '.join(_describe_parts(parts))}; name one of them")
+        there = ", ".join(_describe_parts(parts))
+        raise MissingSplit(f"{listing.folder}: no split {wanted!r}, {did_you_mean(wanted, KNOWN_NAMES)}there are {there}; name one of them")
     return Choice(listing, wanted, taken, left)
 
 

@@ -28,6 +28,8 @@ from recipes.finetune.trunk import ProbedRun, build_trunk, load_trunk
 NUM_WORDS = 200
 MASK = TokenMaskConfig(prob=0.15, length=1)  # few blanks, so that most of the context is visible
 FIT_SAMPLES, TEST_SAMPLES, BATCH = 3000, 1000, 32
+MIN_TEST = 20
+"""Minimum number of held-out blanks. With fewer, the standard error of an accuracy is up to 0.1 and more."""
 FIT_EPOCH = 1 << 30  # gives masks that no training epoch has
 SEED = 0
 WORD_START = "\u2581"
@@ -88,10 +90,16 @@ def cloze_probe(probed: ProbedRun, prepared: Path, device: torch.device, log: Ca
     for trunk in (load_trunk(probed, device), build_trunk(recipe, device)):
         train = collect(trunk, fit_data, FIT_SAMPLES, FIT_EPOCH, classes_V, log)
         test = collect(trunk, test_data, TEST_SAMPLES, 0, classes_V, log)
+        _check_enough(test)
         scores.append(best_ridge(train, test, len(words)))
     counts = torch.bincount(train.labels_N, minlength=len(words))
     majority = float((test.labels_N == counts.argmax()).double().mean())
     return ClozeResult(scores[0], scores[1], majority, len(words), len(test.labels_N))
+
+
+def _check_enough(test: LabelledFeatures) -> None:
+    if (num_test := len(test.labels_N)) < MIN_TEST:
+        raise ConfigError(f"the held-out text has {num_test} blanks to test on, fewer than {MIN_TEST}; give more text with --data")
 
 
 def frequent_words(prepared: Path) -> np.ndarray:

@@ -14,6 +14,8 @@ from recipes.interop.consolidate import KIND_OF
 from recipes.modalities.registry import modality_of
 from recipes.values import place, place_name
 
+LABEL_COLUMN = "label"
+
 
 class Result(Protocol):
     """The result of a probe."""
@@ -31,13 +33,13 @@ class Result(Protocol):
 
 def build_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of the flags of launch/probe.py."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--from", dest="from_path", type=place, required=True, help="run dir or checkpoint folder")
     parser.add_argument(
         "--task", help=f"one of {', '.join(TASKS)}: predict masked words, or labels (default: cloze for text, else classify)"
     )
     parser.add_argument("--data", type=place_name, help="what to probe on (default: what the run was trained on); classify needs labels")
-    parser.add_argument("--label-column", default="label", help="column of a table that holds the class (default: label)")
+    parser.add_argument("--label-column", help=f"column of a table that holds the class (default: {LABEL_COLUMN}); classify only")
     parser.add_argument(
         "--weights", choices=list(KIND_OF), default="student", help="which of the two networks (default: student; the teacher is its EMA)"
     )
@@ -65,6 +67,9 @@ def run_probe(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"--task {task} is not for {probed.recipe.modality}, which {probed.recipe.name} is; use --task {' or --task '.join(probes)}"
         )
+    if args.label_column and task != "classify":
+        raise ConfigError(f"--label-column {args.label_column}: --task {task} uses no labels; add --task classify or leave it out")
+    label_column = args.label_column or LABEL_COLUMN
     folder = args.out or probed.run_dir
     check_writable(folder)
     probe = TASKS[task](probed, args, folder)
@@ -79,7 +84,7 @@ def run_probe(args: argparse.Namespace) -> int:
         "run": None if folder.resolve() == probed.run_dir.resolve() else str(probed.run_dir.resolve()),
         "task": task,
         "data": _canonical_name(args.data or probed.recipe.data.path),
-        "label_column": args.label_column if task == "classify" else None,
+        "label_column": label_column if task == "classify" else None,
         "split": result.split,
         "weights": args.weights,
     }
@@ -116,7 +121,7 @@ def _classify(probed: Any, args: argparse.Namespace, folder: Path) -> Callable[[
     from recipes.finetune.classify import classify_probe
 
     data = args.data or probed.recipe.data.path
-    return lambda device: classify_probe(probed, data, args.label_column, device)
+    return lambda device: classify_probe(probed, data, args.label_column or LABEL_COLUMN, device)
 
 
 TASKS: dict[str, Callable[[Any, argparse.Namespace, Path], Callable[[Any], Result]]] = {"cloze": _cloze, "classify": _classify}

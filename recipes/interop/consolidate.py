@@ -29,7 +29,7 @@ zero, never trained and not counted as parameters. Readers of the file expect vo
 
 def add_command(commands: Any) -> None:
     """Add `consolidate` to the sub-commands of launch/convert.py."""
-    parser = commands.add_parser("consolidate", help="write the student or the teacher as one safetensors file")
+    parser = commands.add_parser("consolidate", help="write the student or the teacher as one safetensors file", allow_abbrev=False)
     parser.add_argument("--from", dest="source", type=place, required=True, metavar="PATH", help="run dir or checkpoint folder")
     parser.add_argument("--weights", choices=list(KIND_OF), required=True, help="which of the two; the teacher has no head")
     parser.add_argument("--out", type=place, required=True, metavar="FILE.safetensors", help="a file that does not exist yet")
@@ -64,12 +64,16 @@ def consolidate(reader: "CheckpointReader", weights: str, out: Path) -> dict[str
 
     temporary = out.with_name(f".{out.name}.tmp")
     try:
+        if out.is_dir():
+            raise ConfigError(f"--out {out}: is a folder; name a file in it, such as {out / f'{weights}.safetensors'}")
         if out.exists():
             raise ConfigError(f"--out {out}: exists already and is never overwritten; name another file or remove it")
         with reading(reader.folder):
             shapes = {name: _shape_without_padding(reader.manifest, name) for name in reader.names(KIND_OF[weights])}
         if not shapes:
             raise ConfigError(f"{reader.folder}: has no {weights}; its objective has none, take --weights student")
+        if not out.parent.exists():
+            raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name a file in one that exists")
         write_tensors(temporary, shapes, _tensors(reader, KIND_OF[weights], shapes), _metadata(reader.manifest, weights, shapes))
         temporary.rename(out)
         sync(out.parent)

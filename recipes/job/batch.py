@@ -35,12 +35,12 @@ STOP_FILE_REASON = "the file stop"
 
 def main(argv: list[str]) -> int:
     """Run the command `begin` or `end` with its arguments (`argv`), and return its exit code. The batch script exits with that of `end`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     commands = parser.add_subparsers(required=True)
-    first = commands.add_parser("begin")
+    first = commands.add_parser("begin", allow_abbrev=False)
     first.add_argument("command", nargs=argparse.REMAINDER)
     first.set_defaults(run=lambda args: begin(args.command))
-    last = commands.add_parser("end")
+    last = commands.add_parser("end", allow_abbrev=False)
     last.add_argument("run_dir", type=Path)
     last.add_argument("--code", type=int, required=True, help="srun's exit code")
     last.add_argument("--said", type=Path, help="file with srun's stderr; it is removed")

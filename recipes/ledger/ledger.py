@@ -34,7 +34,7 @@ SHOWN_LAUNCHES = 10
 
 def build_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of the flags of launch/ledger.py."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("run_dir", type=place, help="the run dir, finished or not")
     parser.add_argument("--mtbf-hours", type=float, default=24.0, help="mean time between failures of the whole job (default: 24)")
     parser.add_argument("--json", action="store_true", help="print one JSON object with everything")

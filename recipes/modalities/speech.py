@@ -31,7 +31,9 @@ class Speech:
     benchmark_length = 10
 
     def check(self, recipe: Any) -> None:
-        """Raises: ConfigError if convolutions, lengths or groups do not fit together."""
+        """Check a speech recipe. Raises: ConfigError if convolutions, lengths, masks or groups do not fit together."""
+        from recipes.data.speech_folder import check_mask
+
         frontend, data, width, total = recipe.frontend, recipe.data, recipe.model.hidden_size, recipe.run.global_batch_size
         if not frontend.conv_kernels:
             raise ConfigError("frontend.conv_kernels is empty; the published ones are 10,3,3,3,3,2,2, with strides 5,2,2,2,2,2,2")
@@ -48,6 +50,7 @@ class Speech:
         if data.max_seconds < data.min_seconds:
             raise ConfigError(f"data.max_seconds {data.max_seconds:g} is less than data.min_seconds {data.min_seconds:g}; swap them")
         self._check_frames(recipe)
+        check_mask(data, frontend, recipe.mask)
         if total % data.group_size:
             raise ConfigError(
                 f"run.global_batch_size {total} is not a multiple of data.group_size {data.group_size}; "

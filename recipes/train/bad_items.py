@@ -45,6 +45,14 @@ class BadItems:
         """Number of items and errors that this rank has not yet sent to the others."""
         return len(self._new) + (self._error is not None)
 
+    def summary(self) -> str:
+        """Return one line about the items that every rank has reported, "" if there are none."""
+        if not self._known:
+            return ""
+        count, item = len(self._known), next(iter(self._known.values()))
+        items = "1 item could not be decoded and was" if count == 1 else f"{count:,} items could not be decoded and were"
+        return f"{items} replaced, such as {item.where}: {item.reason}; events.jsonl names each"
+
     def agree(self, group: dist.ProcessGroup, report: Callable[[BadItem], Any]) -> None:
         """Exchange the new items over `group` (a collective). Call `report` once per item, in the same order on every rank.
 

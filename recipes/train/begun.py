@@ -146,7 +146,8 @@ def check_same_data(run_dir: Path, recipe: Recipe, now: DataIdentity) -> Changes
     if not changes or config is None:
         return {}
     if "data.path" in recipe.run.accept_changes:
-        return {"data.path": [config.recipe["data"]["path"], recipe.data.path], **changes}
+        before, value = config.recipe["data"]["path"], recipe.data.path
+        return {"data.path": [before, value], **changes} if before != value else changes
     key, (before, value) = next(iter(changes.items()))
     raise ConfigError(
         f"--run-dir {run_dir}: the data are not those of the run ({key.removeprefix('data_')} {before[:12]} -> {value[:12]}); point "

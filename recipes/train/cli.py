@@ -47,7 +47,7 @@ VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece",
 def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> argparse.ArgumentParser:
     """Return the parser of the flags of a pre-training command. tests/launch checks that the flags stay the same. `recipes`: name ->
     function that makes the recipe; `default`: the name of one of them."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--recipe", default=default, help=f"one of {', '.join(recipes)}, or FILE.py:FUNCTION (default: {default})")
     parser.add_argument("--deepspeed_config", type=place, help="JSON, or a name in ds_configs/ (default: what suits the machine)")
     parser.add_argument("--data", type=place_name, help="folder, file, prepared folder or hub name (default: the shipped sample)")
@@ -69,7 +69,7 @@ def _run(args: argparse.Namespace, unknown: list[str], recipes: dict[str, Callab
     try:
         named = named_recipe(args.recipe, recipes)
         if unknown:
-            raise ConfigError(unknown_flag(unknown, settable(named)))
+            raise ConfigError(unknown_flag(unknown, settable(named), assignments=args.set))
         if args.help_set is not None:
             print(help_set(named, args.help_set, terminal_columns() or HELP_COLUMNS))
             return 0

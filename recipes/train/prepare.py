@@ -4,13 +4,14 @@ import argparse
 
 from recipes.catalog import RECIPES, default_recipe
 from recipes.check import check_modality, resolve_recipe
+from recipes.data.shards import is_prepared
 from recipes.modalities.registry import MODALITIES
 from recipes.values import place, place_name, positive_count
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of the flags of launch/prepare.py."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("modality", choices=sorted(RECIPES))
     parser.add_argument("--recipe", help="whose data settings to prepare for (default: tiny)")
     parser.add_argument("--data", type=place_name, help="folder, file or hub name (default: the shipped sample)")
@@ -26,7 +27,10 @@ def run_prepare(args: argparse.Namespace) -> int:
     name = args.recipe or default_recipe(args.modality)
     recipe = resolve_recipe(name, RECIPES[args.modality], args.set, args.data)
     check_modality(recipe, args.modality)
+    was_prepared = is_prepared(args.out)
     folder = MODALITIES[args.modality].prepare(recipe, args.out, num_processes=args.processes, progress=True, log=print)
+    if was_prepared or folder != args.out:
+        print(f"{folder} is prepared already, from these data and settings")
     changes = "".join(f" --set {assignment}" for assignment in args.set)
     print(f"next: deepspeed launch/pretrain_{args.modality}.py --recipe {name} --data {folder}{changes}")
     return 0

@@ -73,6 +73,8 @@ def finish(state: TrainState) -> int:
         state.stop.remove_file()
         state.run_dir.event("stop", step=state.step, reason="done" if done else reason)
         stopped = f"stopped by {reason} at step {state.step}, saved; the same command continues"
+        if bad_items := state.data.bad_items.summary():
+            state.writer.terminal.say(bad_items)
         for line in _done_lines(state, memory) if done else (stopped,):
             state.writer.terminal.say(line)
     return EXIT_DONE if done else EXIT_REQUEUE

@@ -16,7 +16,7 @@ from typing import Any
 
 from recipes.check import check_data
 from recipes.config import Recipe
-from recipes.data.contents import RunSoFar, record_of
+from recipes.data.contents import ContentChanges, RunSoFar, record_of
 from recipes.data.shards import KEPT, is_prepared, kept_files, read_values, replaced, undo_replaced
 from recipes.errors import ConfigError, OtherData
 from recipes.modalities.base import Modality
@@ -26,6 +26,8 @@ from recipes.train.begun import DataIdentity, accept_setting, read_started_run
 
 OLD_NO_FILE = re.compile(r" row \d+$| from [\d.]+ s$| [\d.]+ to [\d.]+ s$")
 """Matches the end of a bad item's location that is a row of a table or a segment of a recording, so that no file can be named."""
+MAX_NAMED = 100
+"""Maximum number of changed files, and of missing ones, that an event names."""
 
 
 class RunData:
@@ -75,7 +77,7 @@ class RunData:
         if self._own_folder.is_dir() and {path.name for path in self._own_folder.iterdir()} <= KEPT.keys():
             shutil.rmtree(self._own_folder)  # made by copy_kept_to_prepared
         is_new = not self._own_folder.exists()
-        so_far = RunSoFar(self._path if self._started else None, self.recorded_bad)
+        so_far = RunSoFar(self._path if self._started else None, self.recorded_bad, self._report_changes)
         prepared = self._modality.prepare(self._recipe, self._own_folder, progress=True, log=print, run=so_far)
         try:
             check(prepared)
@@ -86,6 +88,12 @@ class RunData:
             raise
         self._prepared = prepared
         return prepared
+
+    def _report_changes(self, changes: ContentChanges) -> None:
+        names = {"changed": (*changes.changed, *changes.fixed), "missing": changes.missing}
+        counts = {f"num_{kind}": len(paths) for kind, paths in names.items()}
+        some = {kind: paths[:MAX_NAMED] for kind, paths in names.items()}
+        self._run_dir.event("data_change", num_compared=changes.num_compared, **counts, **some)
 
     @cached_property
     def recorded_bad(self) -> frozenset[str]:

@@ -23,6 +23,7 @@ from recipes.cluster.world_check import check_run_dir, check_same, check_world
 from recipes.config import Recipe
 from recipes.data.loader import Dataset, UpdateLoader, check_enough, eval_batches, rank_share
 from recipes.data.order import EpochPlace, UpdateOrder
+from recipes.data.shards import note_on_short
 from recipes.ds_config import BatchPlan, EngineConfig
 from recipes.engine.build import PRECISIONS, is_supported
 from recipes.engine.cpu_adam import is_compiled
@@ -155,7 +156,9 @@ class StartUp:
         recipe, open_data = self.recipe, self.modality.open_data
         self.run_data = RunData(self._require_run_dir(), recipe, self.modality)
         with self.stop.interruptible("preparation"):
-            return self.run_data.prepare(lambda prepared: check_enough(open_data(recipe, prepared)[0], recipe.run.global_batch_size))
+            return self.run_data.prepare(
+                lambda prepared: check_enough(open_data(recipe, prepared)[0], recipe.run.global_batch_size, note_on_short(prepared))
+            )
 
     def _print_start_lines(self, step: int) -> None:
         """Print model, device and batch on rank 0, and what takes long, before the start-up prints nothing for minutes."""

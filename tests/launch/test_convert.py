@@ -19,10 +19,10 @@ CONVERT = ROOT / "launch" / "convert.py"
 CONSOLIDATE = ["consolidate", "--from", "run", "--weights", "student", "--out"]
 BAD: dict[str, tuple[list[str], str]] = {
     "no run": (["inspect", "nowhere"], r"error: nowhere: no such folder; name a run dir"),
-    "another folder": (["inspect", "."], r"not a complete checkpoint"),
+    "another folder": (["inspect", "."], r"error: \.: neither a run dir nor a checkpoint folder; name a run dir such as runs/text_tiny"),
     "damaged": (["inspect", "damaged", "--verify"], r"rank_00000\.safetensors: \S+ is not as it was written"),
     "overwrite": ([*CONSOLIDATE, "mine"], r"--out mine: exists already and is never overwritten"),
-    "no folder": ([*CONSOLIDATE, "nowhere/out"], r"--out nowhere/out: No such file or directory"),
+    "no folder": ([*CONSOLIDATE, "nowhere/out"], r"--out nowhere/out: there is no folder nowhere; make it"),
     "no source": (["consolidate", "--from", "nowhere", "--weights", "student", "--out", "new"], r"--from nowhere: no such folder"),
 }
 

@@ -48,6 +48,15 @@ def test_too_short_recordings_are_refused_with_their_number(tmp_path: Path) -> N
     assert not (tmp_path / "runs" / "speech_tiny" / "prepared").exists()
 
 
+def test_too_few_recordings_that_are_long_enough_are_refused_with_the_setting_that_left_the_others_out(tmp_path: Path) -> None:
+    write_tones(tmp_path / "raw")
+    args = ["--data", "raw", *overrides("speech", data__min_seconds=0.125, data__max_seconds=0.2)]
+    complaint = (
+        r"fewer than one batch of 8 \(\d\d are left out as shorter than data\.min_seconds 0\.125\); change that, use more data or --set"
+    )
+    refused(launch(PRETRAIN_SPEECH, args, tmp_path), complaint)
+
+
 def test_masks_that_would_cover_a_whole_recording_are_refused(tmp_path: Path) -> None:
     write_tones(tmp_path / "raw", 12)
     args = ["--data", "raw", *overrides("speech", mask__length=60)]

@@ -43,9 +43,9 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("build", [text_tiny, speech_tiny, vision_tiny])
-def test_the_sample_and_hub_names_are_accepted_without_a_check(build) -> None:
-    check_data(on(build(), None))
-    check_data(on(build(), "owner/name"))
+def test_the_sample_needs_no_check_and_a_hub_name_is_reported_as_one(build) -> None:
+    assert check_data(on(build(), None)) == ""
+    assert check_data(on(build(), "mr/tarin")) == "no such file or folder; mr/tarin will be looked up on the Hugging Face hub"
 
 
 @pytest.mark.parametrize("build", [text_tiny, speech_tiny, vision_tiny])

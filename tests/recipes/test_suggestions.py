@@ -5,7 +5,7 @@ import pytest
 from recipes.catalog import RECIPES
 from recipes.settings import settable
 from recipes.speech import speech_tiny
-from recipes.suggestions import FLAGS, NAMES_ELSEWHERE, NOT_SETTINGS, close_matches, similar_names, unknown_flag
+from recipes.suggestions import FLAGS, NAMES_ELSEWHERE, NOT_SETTINGS, close_matches, did_you_mean, similar_names, unknown_flag
 from recipes.text import text_tiny
 from recipes.train.cli import build_parser
 from recipes.vision import vision_tiny
@@ -55,6 +55,8 @@ def test_every_suggestion_is_a_setting_and_no_name_has_two_meanings() -> None:
         (["--epochs", "3"], "--epochs: there is no such flag; use --set run.max_steps=N, in updates of run.global_batch_size samples"),
         (["--run_dir", "x"], "--run_dir: there is no such flag; did you mean --run-dir?"),
         (["--output_dir", "x"], "--output_dir: there is no such flag; use --run-dir"),
+        (["--dat", "x"], "--dat: there is no such flag; did you mean --data?"),
+        (["--dry"], "--dry: there is no such flag; did you mean --dry-run?"),
         (["--qqqqqq"], "--qqqqqq: there is no such flag; --help has the flags, --set changes a setting"),
         (["optim.lr=3"], "optim.lr=3: no flag stands before it; write --set optim.lr=3"),
         (["books/"], "books/: no flag stands before it; --help has the flags"),
@@ -73,3 +75,13 @@ def test_the_suggested_flags_are_those_of_the_command() -> None:
 def test_only_close_spellings_are_suggested() -> None:
     assert close_matches("overlap_com", ["overlap_comm", "stage"]) == ["overlap_comm"]
     assert close_matches("pipeline_model_parallel_size", ["tensor_model_parallel_size"]) == []
+
+
+def test_a_setting_that_is_given_without_an_equals_sign_is_written_as_it_should_be() -> None:
+    assert unknown_flag(["3"], TEXT, assignments=["run.seed=1", "optim.lr"]) == "--set optim.lr: no '=' in it; write --set optim.lr=3"
+    assert unknown_flag(["3"], TEXT, assignments=["run.seed=1"]).startswith("3: no flag stands before it")
+
+
+def test_a_name_that_is_nearly_right_is_asked_about() -> None:
+    assert did_you_mean("trian", ["train", "test"]) == "did you mean train? "
+    assert did_you_mean("fox", ["train", "test"]) == did_you_mean("Test", ["train", "test"]) == ""

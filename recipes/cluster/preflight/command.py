@@ -36,7 +36,7 @@ APPEARS_SECONDS = 2.0
 
 def build_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of the flags of launch/preflight.py. `description` is the text above the flags in --help."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--run-dir", type=place, default=Path("runs"), help="the run dir of the job, which need not exist (default: runs)")
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="how long to wait for the nodes (default: 60)")
     parser.add_argument("--strict", action="store_true", help="a warning, such as a slow node, is an error too")

@@ -117,8 +117,13 @@ def test_paths_without_a_checkpoint_are_refused(tmp_path: Path) -> None:
         find_checkpoint(tmp_path / "nowhere", "--from ")
     with pytest.raises(ConfigError, match=r"unsaved: the run has no complete checkpoint yet"):
         inspect(tmp_path / "unsaved")
-    with pytest.raises(ConfigError, match=r"no manifest\.json, so not a complete checkpoint"):
+    with pytest.raises(ConfigError, match=r"neither a run dir nor a checkpoint folder; name a run dir such as runs/text_tiny"):
         inspect(tmp_path)
+    for folder in (tmp_path / "unsaved" / "checkpoints" / "step_00000001", tmp_path / "copied"):
+        folder.mkdir()
+        (folder / "rank_00000.safetensors").touch()
+        with pytest.raises(ConfigError, match=r"no manifest\.json, so not a complete checkpoint"):
+            inspect(folder)
 
 
 def test_an_error_of_the_disk_is_one_line_with_the_folder(tmp_path: Path) -> None:

@@ -50,18 +50,19 @@ def test_a_file_that_cannot_be_read_has_its_own_digest(tmp_path: Path) -> None:
     assert digest(tmp_path / "gone") == digest(tmp_path) == UNREAD
 
 
-def test_changed_files_are_counted_and_the_first_named_but_new_times_and_missing_files_do_not_count(tmp_path: Path) -> None:
+def test_changed_and_missing_files_are_named_and_new_times_do_not_count(tmp_path: Path) -> None:
     paths = write(tmp_path / "data", {"a": b"1", "b": b"2", "c": b"3", "d": b"4"})
     folder = recorded(tmp_path / "prepared", paths)
     os.utime(paths[0], (1, 1))
     paths[3].unlink()
-    assert look_again(folder) == ContentChanges(0, 4, 4)
+    gone = (str(paths[3]),)
+    assert look_again(folder) == ContentChanges((), 4, 4, missing=gone)
     paths[1].write_bytes(b"5")
     paths[2].write_bytes(b"33")
     changes = look_again(folder)
-    assert changes == ContentChanges(2, 4, 4, str(paths[1]))
-    assert str(changes) == f"2 of 4 files hold something else than when it was prepared, such as {paths[1]}"
-    assert look_again(folder, {str(paths[1])}).example == str(paths[2])
+    assert changes == ContentChanges((str(paths[1]), str(paths[2])), 4, 4, missing=gone)
+    assert str(changes) == f"2 of 4 files hold something else than when it was prepared, such as {paths[1]}, {paths[2]}"
+    assert look_again(folder, {str(paths[1])}) == ContentChanges((str(paths[2]),), 4, 4, (str(paths[1]),), gone)
 
 
 def test_of_many_files_only_a_random_sample_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +72,8 @@ def test_of_many_files_only_a_random_sample_is_compared(tmp_path: Path, monkeypa
     for path in paths:
         path.write_bytes(b"2")
     results = [look_again(folder) for _ in range(40)]
-    assert {changes[:3] for changes in results} == {(3, 3, 9)} and len({changes.example for changes in results}) > 3, "others each time"
+    assert {(len(changes.changed), *changes[1:3]) for changes in results} == {(3, 3, 9)}
+    assert len({changes.changed for changes in results}) > 3, "others each time"
     assert "3 of 3 files drawn from 9 hold something else" in str(results[0])
 
 

@@ -94,6 +94,7 @@ def test_a_data_path_gives_its_full_path_or_none_or_an_error(tmp_path: Path, mon
 
 def test_names_in_a_message_are_counted_shortened_and_printable() -> None:
     assert count_suffixes([]) == "nothing"
+    assert count_suffixes(["a.txt.GZ", "b.txt.gz", "c.gz"]) == "2 .txt.gz, 1 .gz"
     assert count_suffixes(["a.MP3", "b.mp3", "c", "d.tsv"]) == "2 .mp3, 1 without suffix, 1 .tsv"
     names = [str(number) for number in range(NAMED + 3)]
     assert name_some(names, "; ") == "0; 1; 2; 3; 4; 3 more" and name_some(names[:NAMED]) == "0, 1, 2, 3, 4"

@@ -147,6 +147,8 @@ def test_an_error_in_the_background_is_raised_in_the_caller_as_one_line(build: C
 def test_fewer_samples_than_one_batch_are_refused_with_numbers() -> None:
     with pytest.raises(ConfigError, match=r"31 samples, fewer than one batch of 32; .*--set run\.global_batch_size=24"):
         check_enough(Numbers(31), 32)
+    with pytest.raises(ConfigError, match=r"31 samples, fewer than one batch of 32 \(9 are short\); change that, use more data or --set"):
+        check_enough(Numbers(31), 32, "9 are short")
     check_enough(Numbers(32), 32)
     assert order_of(Numbers(32), batch=32).updates_per_epoch == 1
 

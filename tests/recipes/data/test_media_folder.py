@@ -243,7 +243,7 @@ def test_a_damaged_earlier_preparation_is_refused(tmp_path: Path, clips: SpeechD
 
 
 def test_prepared_text_is_refused_as_recordings(prepared: Path, clips: SpeechDataConfig, tmp_path: Path) -> None:
-    refused(replace(clips, path=str(prepared)), tmp_path, "prepared text, not audio or images")
+    refused(replace(clips, path=str(prepared)), tmp_path, "prepared from text, not from audio or images")
 
 
 @pytest.mark.parametrize("name", ["lengths.bin", "train.bin", "valid.bin", "bad.json", "paths.bin", "path_ends.bin", "prepared.json"])

@@ -13,8 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes.data.shards import ShardWriter, atomic_folder, find_prepared, hash_files, load_prepared, map_array, replaced, undo_replaced
-from recipes.errors import ConfigError
+from recipes.data.shards import (
+    ShardWriter,
+    atomic_folder,
+    find_prepared,
+    hash_files,
+    load_prepared,
+    map_array,
+    note_on_short,
+    replaced,
+    undo_replaced,
+)
+from recipes.errors import ConfigError, OtherData
 from tests.distributed import run_command
 from tests.durability import durable_moves
 from tests.launching import ROOT
@@ -182,3 +192,15 @@ def test_a_replaced_folder_comes_back_after_an_error_and_is_removed_after_succes
         assert not folder.exists()
         folder.mkdir()
     assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
+
+
+def test_a_folder_that_was_prepared_for_another_modality_is_reported_as_such(tmp_path: Path) -> None:
+    (tmp_path / "prepared.json").write_text('{"version": 1, "kind": "image"}')
+    with pytest.raises(OtherData, match="prepared from image data, not from text; point --data at text or choose another place"):
+        load_prepared(tmp_path)
+
+
+def test_items_that_were_left_out_as_too_short_are_counted_with_their_setting(tmp_path: Path) -> None:
+    for counts, note in ({}, ""), ({"short": 0}, ""), ({"short": 9}, "9 are left out as shorter than data.min_seconds 0.5"):
+        (tmp_path / "prepared.json").write_text(json.dumps({"counts": counts, "settings": {"data.min_seconds": 0.5}}))
+        assert note_on_short(tmp_path) == note

@@ -253,14 +253,16 @@ def test_linked_text_is_read_once_per_file_and_what_is_not_read_is_named(tmp_pat
     assert "1 without suffix" in note and "1 .zst" in note and "1 .txt," in note
 
 
-def test_a_folder_whose_only_text_is_a_readme_is_refused(tmp_path: Path) -> None:
-    for name in ("README.txt", "wiki_00", "wiki_01"):
+@pytest.mark.parametrize("readme", ["README.txt", "ORIGINAL-README.txt", "mit.licence.txt", "README.en.txt.gz", "old_License.TXT.gz"])
+def test_a_folder_whose_only_text_is_a_readme_is_refused(tmp_path: Path, readme: str) -> None:
+    for name in (readme, "wiki_00", "wiki_01"):
         (tmp_path / name).write_text("one")
     with pytest.raises(
-        ConfigError, match=r"no text in it, found 2 without suffix, 1 \.txt; known are .*; a README or licence does not count"
+        ConfigError, match=r"no text in it, found 2 without suffix, 1 \.txt(\.gz)?; known are .*; a README or licence does not count"
     ):
         read(tmp_path)
-    assert read(tmp_path / "README.txt") == [(0, "one")]
+    (tmp_path / readme).rename(tmp_path / "Their readme, a tale.txt")
+    assert read(tmp_path) == [(0, "one")]
 
 
 def test_a_single_file_of_text_is_split_train_or_all_but_no_other_split(tmp_path: Path) -> None:

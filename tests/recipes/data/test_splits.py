@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from recipes.data.folder import Listing
-from recipes.data.splits import ALL, Choice, choose_files, choose_names, find_split_name, split_of
+from recipes.data.splits import ALL, Choice, check_file, choose_files, choose_names, find_split_name, split_of
 from recipes.errors import ConfigError, MissingSplit
 
 LIBRISPEECH = "train-clean-100/1/a.wav train-other-500/2/b.wav dev-clean/3/c.wav test-clean/4/d.wav test-other/4/e.wav"
@@ -111,6 +111,12 @@ def test_any_other_name_selects_a_folder_its_path_or_a_file() -> None:
     assert choice.say([]) == "dog: 2 files (2 .wav); left out: 1 in cat"
     with pytest.raises(MissingSplit, match="no split 'fox', there are 1 in cat, 1 in dog; name one of them"):
         choose("dog/a.wav cat/c.wav", "fox")
+    with pytest.raises(MissingSplit, match=r"no split 'trian', did you mean train\? there are 1 in cat, 1 in dog; name one of them"):
+        choose("dog/a.wav cat/c.wav", "trian")
+    with pytest.raises(MissingSplit, match=r"'tset' was asked for; did you mean test\?$"):
+        check_file(Path("a.csv"), "tset")
+    with pytest.raises(MissingSplit, match=r"no split 'trian', did you mean train\? there are train, test; point --data"):
+        choose_names("d", ["train", "test"], "trian")
 
 
 def test_classes_are_the_folders_without_the_names_of_splits() -> None:

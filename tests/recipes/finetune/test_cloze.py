@@ -1,5 +1,6 @@
 """The cloze probe (it predicts masked words): its words, that they are hidden, which network and split it scores, and its report."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,20 @@ def no_words(prepared: Path) -> str:
 
 def test_text_without_any_of_the_words_is_refused(tiny_prepared: Path) -> None:
     assert run_distributed(no_words, 1, tiny_prepared)[0].startswith("the held-out text has no frequent word to probe; give more text")
+
+
+def few_blanks(run_dir: Path) -> str:
+    """Return the error of a probe that is tested on one sample."""
+    probed = find_probed_run(run_dir)
+    cloze.TEST_SAMPLES = 1  # in a process of its own
+    with pytest.raises(ConfigError) as caught:
+        cloze_probe(probed, probed.prepared, CPU, log=lambda line: None)
+    return str(caught.value)
+
+
+def test_an_accuracy_on_a_few_blanks_is_an_error(distinct_run: Path) -> None:
+    (error,) = run_distributed(few_blanks, 1, distinct_run)
+    assert re.fullmatch(r"the held-out text has \d+ blanks to test on, fewer than 20; give more text with --data", error)
 
 
 def test_too_few_whole_words_are_refused(tiny_prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:

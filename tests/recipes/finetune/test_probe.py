@@ -18,7 +18,7 @@ from recipes.errors import ConfigError
 from recipes.finetune import trunk
 from recipes.finetune.classify import classify_probe
 from recipes.finetune.cloze import cloze_probe
-from recipes.finetune.probe import build_parser, run_probe
+from recipes.finetune.probe import LABEL_COLUMN, build_parser, run_probe
 from recipes.settings import recipe_to_dict
 from recipes.speech import speech_tiny
 from tests.distributed import run_distributed
@@ -36,7 +36,7 @@ def test_the_flags_are_frozen() -> None:
 
 def test_no_flag_but_from_is_needed_and_the_launchers_flag_is_accepted(tmp_path: Path) -> None:
     args = build_parser("").parse_args(["--from", str(tmp_path), "--local_rank=0"])
-    assert (args.from_path, args.task, args.data, args.label_column) == (tmp_path, None, None, "label")
+    assert (args.from_path, args.task, args.data, args.label_column) == (tmp_path, None, None, None) and LABEL_COLUMN == "label"
 
 
 def test_from_is_required(capsys: pytest.CaptureFixture) -> None:
@@ -64,6 +64,12 @@ def test_cloze_is_refused_for_speech(tiny_run: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(trunk, "find_probed_run", find_speech_run)
     with pytest.raises(ConfigError, match=r"--task cloze is not for speech, which speech_tiny is; use --task classify$"):
         run_probe(build_parser("").parse_args(["--from", str(tiny_run), "--task", "cloze"]))
+
+
+def test_a_label_column_is_refused_by_a_probe_without_labels(tiny_run: Path) -> None:
+    for task in ([], ["--task", "cloze"]):
+        with pytest.raises(ConfigError, match="--label-column kind: --task cloze uses no labels; add --task classify or leave it out"):
+            run_probe(build_parser("").parse_args(["--from", str(tiny_run), "--label-column", "kind", *task]))
 
 
 @pytest.fixture

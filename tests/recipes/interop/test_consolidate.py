@@ -104,8 +104,12 @@ def test_damage_leaves_no_file(tmp_path: Path) -> None:
 def test_an_out_that_cannot_be_written_is_a_one_line_error(tmp_path: Path) -> None:
     reader = CheckpointReader(write_model(tmp_path / "c"))
     (tmp_path / "file").touch()
-    for out, reason in (("nowhere/t", "No such file or directory"), ("file/t", "Not a directory")):
-        with pytest.raises(ConfigError, match=rf"--out .*{out}: {reason}; name a file that you may write, on a disk with room"):
+    for out, complaint in (
+        ("nowhere/t", rf"there is no folder {tmp_path}/nowhere; make it, or name a file in one that exists"),
+        ("c", rf"is a folder; name a file in it, such as {tmp_path}/c/student\.safetensors"),
+        ("file/t", "Not a directory; name a file that you may write, on a disk with room"),
+    ):
+        with pytest.raises(ConfigError, match=rf"--out .*{out}: {complaint}"):
             consolidate(reader, "student", tmp_path / out)
 
 

@@ -1,11 +1,14 @@
 """Speech: random batches for benchmarks. test_registry.py has the tests for all modalities."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from recipes.check import check_recipe
+from recipes.errors import ConfigError
 from recipes.modalities.speech import Speech
 from recipes.speech import speech_tiny
 from tests.launching import tiny_recipe
@@ -48,3 +51,9 @@ def test_random_batches_depend_only_on_the_generator() -> None:
 
 def test_recordings_of_any_length_fit_the_recipe() -> None:
     assert Speech().resized(speech_tiny(), 30) == speech_tiny()
+
+
+def test_a_mask_that_may_cover_the_shortest_recording_is_refused_before_anything_is_prepared() -> None:
+    recipe = speech_tiny()
+    with pytest.raises(ConfigError, match=r"data\.min_seconds 0\.2 gives 9 frames, .* may cover whole; --set data\.min_seconds="):
+        check_recipe(replace(recipe, data=replace(recipe.data, min_seconds=0.2)))  # type: ignore[call-arg]

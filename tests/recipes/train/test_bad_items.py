@@ -45,6 +45,7 @@ def agree_on(rounds: list[list[list[str]]], num_items: int, max_fraction: float,
         except ConfigError as error:
             seen["error"] = str(error)
             break
+    seen["summary"] = bad.summary()
     return seen
 
 
@@ -60,6 +61,13 @@ def test_two_ranks_agree_on_every_item_and_report_each_once_in_the_same_order() 
 def test_an_item_that_is_found_twice_in_an_update_counts_once() -> None:
     (seen,) = run_distributed(agree_on, 1, [[["a", "a"]]], 100, 0.01)
     assert (seen["reported"], seen["error"]) == (["a"], None)
+    assert seen["summary"] == "1 item could not be decoded and was replaced, such as a: not audio; events.jsonl names each"
+
+
+def test_the_summary_counts_the_items_of_all_ranks_and_is_empty_if_there_are_none() -> None:
+    first, second = run_distributed(agree_on, 2, [[["c"], ["a", "b"]]], 100, 0.03)
+    assert first["summary"] == "3 items could not be decoded and were replaced, such as a: not audio; events.jsonl names each"
+    assert second["summary"] == first["summary"] and run_distributed(agree_on, 1, [[[]]], 100, 0.03)[0]["summary"] == ""
 
 
 @pytest.mark.parametrize(("num_bad", "stops"), [(10, False), (11, True)])

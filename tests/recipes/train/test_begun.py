@@ -88,6 +88,9 @@ def test_data_are_compared_by_their_contents_not_their_path(tmp_path: Path) -> N
     accepting = apply_overrides(recipe, ["data.path=/new", "run.accept_changes=data.path"])
     changes = {"data.path": [None, "/new"], "data_fingerprint": ["a" * 64, "b" * 64]}
     assert check_same_data(run_dir, accepting, DataIdentity("b" * 64)) == changes
+    accepting = apply_overrides(recipe, ["run.accept_changes=data.path"])
+    del changes["data.path"]
+    assert check_same_data(run_dir, accepting, DataIdentity("b" * 64)) == changes, "a path that is the same is no change"
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"recipe": 3}', '{"recipe": {}}', "\0\0\0"])

@@ -8,6 +8,7 @@ import pytest
 from recipes.catalog import RECIPES, default_recipe
 from recipes.errors import ConfigError
 from recipes.train.prepare import build_parser, run_prepare
+from tests.made_up import write_pictures
 
 
 @pytest.fixture
@@ -82,3 +83,12 @@ def test_a_recipe_of_another_modality_is_refused() -> None:
     args = build_parser("").parse_args(["text", "--recipe", own, "--out", "out"])
     with pytest.raises(ConfigError, match="numbers_tiny is of modality numbers, not text"):
         run_prepare(args)
+
+
+def test_a_folder_that_was_prepared_before_is_reported_as_such(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    out = tmp_path / "out"
+    for number in range(2):
+        assert prepare("vision", "--data", str(write_pictures(tmp_path / "raw")), "--out", str(out)) == 0
+        assert (f"{out} is prepared already, from these data and settings\n" in capsys.readouterr().out) == (number == 1)
+    assert prepare("vision", "--data", str(out), "--out", str(tmp_path / "other")) == 0
+    assert f"{out} is prepared already" in capsys.readouterr().out

@@ -10,6 +10,7 @@ import torch
 from recipes.checkpoint.layout import Counters
 from recipes.errors import TrainingBroken
 from recipes.objectives.data2vec import Data2Vec
+from recipes.train.bad_items import BadItems
 from recipes.train.metrics import Interval
 from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, report_event, report_last_save, tell_update
 from tests.distributed import run_distributed
@@ -50,6 +51,7 @@ def state_at(step: int, reports: RecordedReports | None) -> Any:
         objective=SimpleNamespace(
             parallel=SimpleNamespace(tp_size=1), display=Data2Vec.display, check=lambda metrics: Data2Vec.check(data2vec, metrics)
         ),
+        data=SimpleNamespace(bad_items=BadItems(400, 0.01)),
         run_dir=reports,
         writer=reports,
         stop=reports,
@@ -113,6 +115,16 @@ def test_the_end_of_a_run_prints_done_or_what_stopped_it(tmp_path: Path, monkeyp
     assert done.lines[0] == f"done: 10 steps, 1,000 tokens in {tmp_path}; peak memory 3.0 GiB a rank" and done.events[0]["reason"] == "done"
     assert stopped.lines == ["stopped by SIGTERM at step 4, saved; the same command continues"]
     assert stopped.events == [{"event": "stop", "step": 4, "reason": "SIGTERM"}]
+
+
+def test_the_end_of_a_run_counts_the_items_that_could_not_be_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.train.report.plot_metrics", lambda path, panels: None)
+    for step in (4, 10):
+        reports = RecordedReports(tmp_path)
+        state = state_at(step, reports)
+        state.data = SimpleNamespace(bad_items=SimpleNamespace(summary=lambda: "3 items"))
+        finish(state)
+        assert reports.lines[0] == "3 items" and reports.lines[1].startswith(("stopped", "done"))
 
 
 def test_the_last_save_after_a_stop_request_is_announced(tmp_path: Path) -> None:

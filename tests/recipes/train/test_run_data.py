@@ -17,7 +17,7 @@ from recipes.run_dir.run_dir import RunDir
 from recipes.settings import recipe_to_dict
 from recipes.train.run_data import RunData, check_run_data
 from tests.launching import tiny_recipe
-from tests.made_up import WRITE, write_book
+from tests.made_up import WRITE, write_book, write_pictures
 
 
 def reading(recipe: Recipe, path: Path, *accepted: str) -> Recipe:
@@ -208,3 +208,29 @@ def test_a_dry_run_passes_over_repaired_files_as_a_launch_does(tmp_path: Path) -
         check_run_data(run.path, recipe, MODALITIES["vision"])
     run.event("bad_item", step=1, where=str(repaired), reason="truncated", file=str(repaired))
     assert check_run_data(run.path, recipe, MODALITIES["vision"]).startswith(f"{run.path}/prepared, ")
+
+
+def test_changed_and_missing_files_are_named_in_a_line_and_an_event_also_those_that_could_not_be_decoded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures, run = write_pictures(tmp_path / "pictures"), RunDir(tmp_path / "run")
+    recipe = tiny_recipe("vision", data__path=pictures)
+    paths = sorted(pictures.iterdir())
+    for change in ("none", "two changed, two removed"):
+        if change != "none":
+            run.event("bad_item", step=1, where=str(paths[0]), reason="truncated")
+            for path in paths[:2]:
+                path.write_bytes(paths[5].read_bytes())
+            for path in paths[2:4]:
+                path.unlink()
+        capsys.readouterr()
+        RunData(run, recipe, MODALITIES["vision"]).prepare(accept_all)
+    folder, (a, b, c, d) = run.path / "prepared", map(str, paths[:4])
+    assert capsys.readouterr().out.splitlines() == [
+        f"warning: {folder}: 2 of 40 files hold something else than when it was prepared, such as {a}, {b}; they are read as they are now",
+        f"warning: {folder}: 2 of 40 files are gone or cannot be read, such as {c}, {d}; others replace them",
+    ]
+    events = [json.loads(line) for line in (run.path / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["bad_item", "data_change"]
+    counts = {"num_compared": 40, "num_changed": 2, "num_missing": 2}
+    assert events[1] == {"time": events[1]["time"], "event": "data_change", **counts, "changed": [b, a], "missing": [c, d]}
