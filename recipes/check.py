@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recipes.catalog import find_recipe
 from recipes.config import Recipe
-from recipes.data.folder import find_place
+from recipes.data.folder import resolve_data_path
 from recipes.errors import ConfigError
 from recipes.modalities.registry import modality_of
 from recipes.settings import apply_overrides, check_bounds, expand_homes, objective_config
@@ -72,7 +72,7 @@ def check_data(recipe: Recipe) -> str:
     path = recipe.data.path
     if path is None:
         return ""
-    if not (find_place(path) or Path(path).is_absolute() or path.startswith(".")):
+    if not (resolve_data_path(path) or Path(path).is_absolute() or path.startswith(".")):
         return f"no such file or folder; {path} will be looked up on the Hugging Face hub"
     return modality_of(recipe.modality, f"recipe {recipe.name}").check_data(recipe, Path(path))
 
@@ -103,7 +103,7 @@ def _check_optim(recipe: Recipe) -> None:
         )
 
 
-def continuation(recipe: Recipe, step: int) -> str:
+def how_to_continue(recipe: Recipe, step: int) -> str:
     """Return a hint for a run that has ended at `step`: the settings that continue it. If its learning rate is 0 there, they include a
     longer schedule."""
     optim = recipe.optim

@@ -30,11 +30,11 @@ class MissingSplit(ConfigError):
     """The data have no split (part, such as train or valid) of the requested name."""
 
 
-class OtherData(ConfigError):
+class DataMismatch(ConfigError):
     """A folder of prepared data was made from other data, or with other settings, than those of this run. The message is `fact; remedy`."""
 
     @property
-    def fact(self) -> str:
+    def without_remedy(self) -> str:
         """The message without its remedy, so that the caller can add its own remedy."""
         return str(self).rpartition("; ")[0]
 

@@ -5,7 +5,7 @@ What a setting means is the docstring below its field; what a ds_config key mean
 import ast
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -165,9 +165,9 @@ def _bullet(doc: SettingDoc) -> str:
     return f"- **`{doc.name}`** ({doc.allowed}). {doc.meaning}\n"
 
 
-def main(write: Callable[[str], object] = PAGE.write_text) -> None:
+def main() -> None:
     """Write the page docs/settings.md, whose text settings_page() returns, with `write`."""
-    write(settings_page())
+    PAGE.write_text(settings_page())
 
 
 if __name__ == "__main__":

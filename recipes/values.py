@@ -104,7 +104,7 @@ def expand_home(value: Any, notes: Sequence[Any]) -> Any:
     return os.path.expanduser(value) if is_place and isinstance(value, str) else value
 
 
-def place_name(text: str) -> str:
+def name_argument(text: str) -> str:
     """Return a flag's text, which is a file, folder or hub name, with a leading `~` replaced by the user's home. For argparse's `type`.
     Raises: ArgumentTypeError if it is empty."""
     if not text.strip():
@@ -123,7 +123,7 @@ def positive_count(text: str) -> int:
     return number
 
 
-def place(text: str) -> Path:
+def path_argument(text: str) -> Path:
     """Return a flag's text as a path, with a leading `~` replaced by the user's home. For argparse's `type`. Raises: ArgumentTypeError
     if it is empty."""
-    return Path(place_name(text))
+    return Path(name_argument(text))

@@ -27,7 +27,7 @@ CHANGES = {"os.mkdir": "mkdir", "os.rename": "rename", "os.remove": "remove", "o
 FOLDER_FD = {"os.mkdir": 2, "os.rename": 2, "os.remove": 1, "os.rmdir": 1}
 """For each audit event, the index of the argument with the descriptor of the folder that a relative path belongs to."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-FOR_EVER = 1_000_000
+NO_LIMIT = 1_000_000
 CAPABILITY_VERSION_3 = 0x20080522
 DAC_OVERRIDE, DAC_READ_SEARCH = 1, 2
 

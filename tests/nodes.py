@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from recipes.cluster.preflight.facts import ALL_REDUCE, EXCHANGE, MEMORY, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device, Facts
+from recipes.cluster.preflight.node_report import ALL_REDUCE, EXCHANGE, MEMORY, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device, NodeReport
 
-FIT = Facts(
+FIT = NodeReport(
     host="",
     versions={"python": "3.11.4", "torch": "2.13.0", "checkout": "0123456789abcdef"},
     num_cores=2,
@@ -23,14 +23,14 @@ FIT = Facts(
 )
 
 
-def node(rank: int, **changes: Any) -> Facts:
+def node(rank: int, **changes: Any) -> NodeReport:
     """Return the facts of a healthy node of its own name, node-RANK+1, with `changes`. A dict changes only the keys that it has; an empty
     dict removes all keys."""
     merged = {key: {**getattr(FIT, key), **value} if isinstance(value, dict) and value else value for key, value in changes.items()}
     return replace(FIT, **{"host": f"node-{rank + 1}", **merged})
 
 
-def nodes(number: int, **odd: dict[str, Any]) -> dict[int, Facts]:
+def nodes(number: int, **odd: dict[str, Any]) -> dict[int, NodeReport]:
     """Return rank -> facts of `number` healthy nodes, with changes of the named ones, such as nodes(4, node_2={"disk_seconds": 1.0}).
     node_1 is rank 0."""
     assert all(int(name.removeprefix("node_")) <= number for name in odd)
@@ -69,7 +69,7 @@ class Hooks:
 
 
 @dataclass(frozen=True)
-class TellsArguments:
+class ShowsArguments:
     """A hook for tests.launching. It replaces a function of recipes/cluster/preflight by one that raises an error with its own arguments,
     which the command then prints as the reason."""
 

@@ -55,11 +55,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
 
 
-def test_a_writer_that_leaves_nothing_out_passes_and_its_final_names_are_told_in_order(root: Path) -> None:
+def test_a_writer_that_leaves_nothing_out_passes_and_its_final_names_are_recorded_in_order(root: Path) -> None:
     before = os.fsync, os.rename, os.replace, os.unlink, os.remove, os.rmdir
     with durable_moves(root) as recorder:
         publish(root)
-        (root / ".scratch").write_text("nobody's")
+        (root / ".scratch").write_text("scratch")
         (root / ".scratch").rename(root / ".scratch.2")
         (root / ".scratch.2").unlink()
     assert recorder.moves == ["folder", "latest"]

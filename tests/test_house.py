@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed import run_command
-from tests.house import FILE_CHECKS, Source, missing_tests, read_sources, repeated_classes
+from tests.house import FILE_CHECKS, Source, missing_tests, private_words, read_sources, repeated_classes
 
 ROOT = Path(__file__).parent.parent
 SOURCES = read_sources(ROOT)
@@ -63,6 +63,7 @@ BREACHES = [
     ("model/config.py", "@dataclass(frozen=True)\nclass A:\n" + "".join(f"    f{i}: int\n" for i in range(17)), "has 17 fields"),
     ("model/a.py", "def f():\n    pass", "f is public and has no docstring"),
     ("recipes/a.py", "class A:\n    '''Doc.'''\n    def f(self):\n        pass", "f is public and has no docstring"),
+    ("model/a.py", "def f(x):\n    '''Shapes: (B, D) -> (B, D).'''", "f begins with Shapes:; first say"),
     ("model/__init__.py", "from model.a import b", "an __init__.py is empty"),
     ("recipes/utils.py", "", "name the noun"),
     ("recipes/a.py", "def f():\n    global x\n    x = 1", "global x"),
@@ -109,6 +110,23 @@ def test_what_is_allowed_passes(path: str, code: str) -> None:
 def test_a_module_without_docstring_is_found() -> None:
     (breach,) = breaches_of(Source.of("tests/test_a.py", "x = 1"))
     assert breach.startswith("tests/test_a.py:1: module without a docstring")
+
+
+def test_no_private_words_are_used() -> None:
+    folders = ("model", "recipes", "launch", "ds_configs", "benchmarks", "tests", "docs")
+    paths = [
+        path for folder in folders for path in sorted((ROOT / folder).rglob("*")) if path.is_file() and "__pycache__" not in path.parts
+    ]
+    paths += [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "pyproject.toml", "Makefile", ".ci/run")]
+    found = [one for path in paths for one in private_words(path.relative_to(ROOT).as_posix(), path.read_text(errors="replace"))]
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_private_words_are_found_in_names_sentences_and_messages() -> None:
+    text = "def _hear(self): ...\nclass LastWords: ...\n# Whoever calls.\nprint('it told nobody')\nfile.tell()\nmeeting_seconds = 3\n"
+    found = [breach.split("'")[1] for breach in private_words("recipes/a.py", text)]
+    assert found == ["hear", "Last Words", "Whoever", "told", "nobody", "meeting"]
+    assert list(private_words("tests/house.py", text)) == list(private_words("docs/masks.png", text)) == []
 
 
 def test_a_public_class_name_stands_once() -> None:

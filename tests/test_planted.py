@@ -47,7 +47,7 @@ new = "scale(number, 3, offset=1)"
 fault = "large numbers are not synced"
 old = "        os.sync()\\n    return"
 new = "        pass\\n    return"
-harmless = "nobody reads the disk"
+harmless = "the disk is not read"
 """
 MIRROR = "from model.a import scale\n\n\ndef test_scale():\n    assert scale(1) == 2\n"
 NEIGHBOUR = """import model.a
@@ -83,7 +83,7 @@ def test_a_fault_is_the_file_with_its_change(toy: Path) -> None:
     first, *_, last = listed(toy)
     assert (first.path, first.fault, first.harmless) == ("model/a.py", "the factor is another", "")
     assert first.text == MODULE.replace("factor=2", "factor=4")
-    assert last.harmless == "nobody reads the disk"
+    assert last.harmless == "the disk is not read"
 
 
 @pytest.mark.parametrize(

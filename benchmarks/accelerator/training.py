@@ -18,7 +18,7 @@ from recipes.check import resolve_recipe
 from recipes.cluster.environment import quiet_libraries
 from recipes.engine.build import is_supported
 from recipes.system.json_lines import read_rows
-from recipes.train.cli import ROOT, launch_facts
+from recipes.train.cli import ROOT, launch_info
 
 STEPS, SAVED_AT = 5, 3
 TIMES = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu", "peak_memory_bytes"}
@@ -77,7 +77,7 @@ def train(context: Context, modality: str, config_name: str, run_dir: Path, more
     values = settings_of(context, modality) | (more or {})
     settings = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()]
     recipe = resolve_recipe(f"{modality}_tiny", RECIPES[modality], settings, None)
-    code = loop.run(recipe, shipped_config(recipe, config_name), run_dir, launch_facts())
+    code = loop.run(recipe, shipped_config(recipe, config_name), run_dir, launch_info())
     assert code == 0, f"the run ended with {code}"
 
 

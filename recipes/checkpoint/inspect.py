@@ -10,7 +10,7 @@ from typing import Any
 
 from recipes.checkpoint.layout import MANIFEST, Manifest, check_files, newest, read_manifest
 from recipes.errors import ConfigError
-from recipes.values import place
+from recipes.values import path_argument
 
 SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
 """Settings of the model that `inspect` prints."""
@@ -19,7 +19,7 @@ SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
 def add_command(commands: Any) -> None:
     """Add `inspect` to the sub-commands of launch/convert.py."""
     parser = commands.add_parser("inspect", help="print what a checkpoint holds, and check it with --verify", allow_abbrev=False)
-    parser.add_argument("path", type=place, metavar="PATH", help="run dir (its newest complete checkpoint) or checkpoint folder")
+    parser.add_argument("path", type=path_argument, metavar="PATH", help="run dir (its newest complete checkpoint) or checkpoint folder")
     parser.add_argument("--parameters", action="store_true", help="a line for each parameter: name, whole shape, how it was split")
     parser.add_argument("--verify", action="store_true", help="read everything and check every hash")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
@@ -74,7 +74,7 @@ def reading(folder: Path) -> Iterator[None]:
 def describe(folder: Path, manifest: Manifest) -> list[str]:
     """Return lines that describe a checkpoint: progress, recipe, when and with which versions it was written, number of ranks, files and
     sizes."""
-    counters, metadata = manifest.counters, manifest.facts
+    counters, metadata = manifest.counters, manifest.metadata
     values = sum(prod(entry.shape) for entry in manifest.parameters.values())
     size = manifest.num_bytes() + (folder / MANIFEST).stat().st_size
     ranks = f"{manifest.tp_size * manifest.dp_size} ranks = data-parallel {manifest.dp_size} x tensor-parallel {manifest.tp_size}"

@@ -77,14 +77,14 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Content of a checkpoint's manifest.json. `facts`: recipe, versions, data_fingerprint and small states that are not tensors."""
+    """Content of a checkpoint's manifest.json. `metadata`: recipe, versions, data_fingerprint and small states that are not tensors."""
 
     counters: Counters
     tp_size: int
     dp_size: int
     parameters: dict[str, ParameterEntry]
     files: tuple[FileEntry, ...]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     def num_bytes(self) -> int:
         """Return the size in bytes of all tensor files together."""
@@ -131,7 +131,9 @@ def newest(run_dir: Path) -> Path | None:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json into a checkpoint folder, with a hash of its own content. The file is complete or absent."""
-    write_text_atomically(folder / MANIFEST, _text({"format": FORMAT, **asdict(manifest)}))
+    content = asdict(manifest)
+    content["facts"] = content.pop("metadata")  # the key of format 2
+    write_text_atomically(folder / MANIFEST, _text({"format": FORMAT, **content}))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -71,6 +71,6 @@ def finish_load(live: LiveState, manifest: Manifest) -> None:
     """Finish loading after load_checkpoint(): restore the optimizer's step count and the loss scale, and copy the loaded float32 weights
     into those that the forward uses. Call it on all ranks."""
     shards.set_optimizer_step(live.student, manifest.counters.step)
-    shards.set_loss_scaler_state(live.student, manifest.facts.get("loss_scaler", {}))
+    shards.set_loss_scaler_state(live.student, manifest.metadata.get("loss_scaler", {}))
     shards.refresh_compute_weights(live.student)
     live.after_load()

@@ -33,7 +33,7 @@ LEAVE_SECONDS = 5.0
 def exit_code_of(command: Callable[[], int]) -> int:
     """Run a command, including the parsing of its flags, and return its exit code. An error that the user can fix is printed as one line
     on rank 0; any other exception is raised. The process then ends at most LEAVE_SECONDS after Python has begun to shut down."""
-    protect_terminal(tells=is_first_rank())
+    protect_terminal(warns=is_first_rank())
     code = EXIT_DEFECT
     try:
         code = _run(command)

@@ -108,7 +108,7 @@ def is_first_on_node() -> bool:
         return True
 
 
-def asked_accelerator() -> str | None:
+def requested_accelerator() -> str | None:
     """Return the kind of device that DS_ACCELERATOR requests, "cpu" or "cuda"; None if it is not set. Raises: ConfigError for another
     value."""
     requested = os.environ.get("DS_ACCELERATOR") or None
@@ -117,7 +117,7 @@ def asked_accelerator() -> str | None:
     return requested
 
 
-def is_imagined() -> bool:
+def is_simulated_world() -> bool:
     """True if WORLD_SIZE is set without a launcher or a batch job: it then is the number of ranks that a dry run assumes."""
     return "WORLD_SIZE" in os.environ and not {"RANK", "SLURM_JOB_ID"} & os.environ.keys()
 
@@ -148,7 +148,7 @@ def num_devices() -> int:
 def may_compute_fp16() -> bool:
     """True if the ranks can compute in fp16, as far as this can be found out without torch: they have CUDA devices, or a CPU with the
     instructions that oneDNN requires. In a dry run for an assumed number of ranks it is True."""
-    if is_imagined() or may_see_devices():
+    if is_simulated_world() or may_see_devices():
         return True
     try:
         return not {"avx512_fp16", "avx_ne_convert"}.isdisjoint(Path("/proc/cpuinfo").read_text().split())

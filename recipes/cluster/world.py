@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 
-from recipes.cluster.environment import LaunchedWorld, asked_accelerator, export_world, stray_variables
+from recipes.cluster.environment import LaunchedWorld, export_world, requested_accelerator, stray_variables
 from recipes.cluster.rendezvous import Rendezvous, open_rendezvous
 from recipes.cluster.slurm import allocated_nodes, node_name
 from recipes.errors import ConfigError, LocalError, Stopped, TrainingBroken
@@ -88,8 +88,8 @@ def join_world(say: Callable[[str], None] = print) -> World:
     """Wait for all ranks of the launcher (deepspeed, torchrun, srun; else one process) and start torch.distributed: nccl on CUDA, gloo
     elsewhere. `say` prints a line if rank 0 has to wait.
 
-    Raises: ConfigError if ranks do not join within DATA2VEC_MEETING_SECONDS (300), the port is in use, rank 0 cannot be reached, or ranks
-    share a CUDA device.
+    Raises: ConfigError if ranks do not join within DATA2VEC_RENDEZVOUS_SECONDS (300), the port is in use, rank 0 cannot be reached, or
+    ranks share a CUDA device.
     """
     on_cuda = _is_on_cuda()
     os.environ["DS_ACCELERATOR"] = "cuda" if on_cuda else "cpu"
@@ -118,7 +118,7 @@ def join_world(say: Callable[[str], None] = print) -> World:
 def _is_on_cuda() -> bool:
     """True if this run uses CUDA: there is a device, and DS_ACCELERATOR does not request the CPU. Raises: ConfigError if it requests
     CUDA and there is no device."""
-    requested, is_available = asked_accelerator(), torch.cuda.is_available()
+    requested, is_available = requested_accelerator(), torch.cuda.is_available()
     if requested == "cuda" and not is_available:
         raise ConfigError(f"DS_ACCELERATOR=cuda, but torch finds no CUDA device on {node_name()}; unset DS_ACCELERATOR to use the CPU")
     return is_available and requested != "cpu"
@@ -172,16 +172,16 @@ def _wait_for_all(rendezvous: Rendezvous, launched: LaunchedWorld, origin: str, 
         raise ConfigError(
             f"{len(missing)} of {rendezvous.size} ranks have not joined within {rendezvous.timeout:g} s: {shown}"
             f"{' (' + ', '.join(hosts) + ')' if hosts else ''}; see the logs of their nodes, or wait longer with "
-            f"DATA2VEC_MEETING_SECONDS{origin}"
+            f"DATA2VEC_RENDEZVOUS_SECONDS{origin}"
         )
 
 
 def _rendezvous_seconds() -> float:
-    text = os.environ.get("DATA2VEC_MEETING_SECONDS", str(RENDEZVOUS_SECONDS))
+    text = os.environ.get("DATA2VEC_RENDEZVOUS_SECONDS", str(RENDEZVOUS_SECONDS))
     with suppress(ValueError):
         if 0 < float(text) <= LONGEST_PREPARATION.total_seconds():
             return float(text)
-    raise ConfigError(f"DATA2VEC_MEETING_SECONDS={text}: must be seconds, from above 0 to two days; unset it for {RENDEZVOUS_SECONDS:g}")
+    raise ConfigError(f"DATA2VEC_RENDEZVOUS_SECONDS={text}: must be seconds, from above 0 to two days; unset it for {RENDEZVOUS_SECONDS:g}")
 
 
 def leave_world() -> None:

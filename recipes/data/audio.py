@@ -71,33 +71,33 @@ def read_audio(media: Media, index: int, sample_rate: int) -> np.ndarray:
     Shapes: float32 (T,).
     Raises: OSError if the file cannot be read; UndecodableError if it cannot be decoded.
     """
-    stretch = media.stretch(index)
-    if stretch is None:
+    segment = media.segment(index)
+    if segment is None:
         return decode_audio(media.read(index), sample_rate)
     with media.open(index) as file:
-        return decode_audio(file, sample_rate, stretch)
+        return decode_audio(file, sample_rate, segment)
 
 
-def decode_audio(content: bytes | BinaryIO, sample_rate: int, stretch: Segment | None = None) -> np.ndarray:
-    """Return the waveform of a recording, or of its segment `stretch`: the mean of its channels, resampled to sample_rate (Hz).
+def decode_audio(content: bytes | BinaryIO, sample_rate: int, segment: Segment | None = None) -> np.ndarray:
+    """Return the waveform of a recording, or of its segment `segment`: the mean of its channels, resampled to sample_rate (Hz).
 
     Shapes: float32 (T,).
     Raises: UndecodableError if the content is empty, not audio, truncated, or has NaN or infinite samples, or if the segment is not in it.
     """
-    parts = [_resample(frames_T, own_rate, sample_rate) for frames_T, own_rate in _open_each(content, sample_rate, stretch, _read)]
+    parts = [_resample(frames_T, own_rate, sample_rate) for frames_T, own_rate in _open_each(content, sample_rate, segment, _read)]
     waveform_T = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if not np.isfinite(waveform_T).all():
         raise UndecodableError("holds NaN or infinite samples")
     return np.ascontiguousarray(waveform_T)
 
 
-def scan_audio(content: bytes | BinaryIO, sample_rate: int, stretch: Segment | None = None) -> int:
-    """Return the length of a recording, or of its segment `stretch`, in samples at sample_rate (Hz). It is computed from the header, so a
+def scan_audio(content: bytes | BinaryIO, sample_rate: int, segment: Segment | None = None) -> int:
+    """Return the length of a recording, or of its segment `segment`, in samples at sample_rate (Hz). It is computed from the header, so a
     .flac that is cut off in its middle is not noticed here.
 
     Raises: UndecodableError if the content is empty, not audio, or visibly truncated, or if the segment is not in it.
     """
-    return sum(-(-num_frames * sample_rate // own_rate) for num_frames, own_rate in _open_each(content, sample_rate, stretch, _count))
+    return sum(-(-num_frames * sample_rate // own_rate) for num_frames, own_rate in _open_each(content, sample_rate, segment, _count))
 
 
 def normalize(waveform_T: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ class _QuietFile:
         return 0 if is_lost else self._file.tell()
 
 
-def _open_each(content: bytes | BinaryIO, sample_rate: int, stretch: Segment | None, use: Callable[..., T]) -> list[tuple[T, int]]:
+def _open_each(content: bytes | BinaryIO, sample_rate: int, segment: Segment | None, use: Callable[..., T]) -> list[tuple[T, int]]:
     """Open each stream of the content and return, for each, the result of use(sound, first frame, number of frames) and the stream's own
     sample rate (Hz). Most files are one stream; a chained .ogg has several. libsndfile is called only in this function and those below.
 
@@ -138,12 +138,12 @@ def _open_each(content: bytes | BinaryIO, sample_rate: int, stretch: Segment | N
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     with decoding():
         streams = streams_of(file)
-        if stretch and len(streams) > 1:
+        if segment and len(streams) > 1:
             raise UndecodableError("a segment of a chained .ogg, whose parts may have other rates; give the whole file")
-        return [_open_stream(stream, sample_rate, stretch, use) for stream in streams]
+        return [_open_stream(stream, sample_rate, segment, use) for stream in streams]
 
 
-def _open_stream(file: BinaryIO, sample_rate: int, stretch: Segment | None, use: Callable[..., T]) -> tuple[T, int]:
+def _open_stream(file: BinaryIO, sample_rate: int, segment: Segment | None, use: Callable[..., T]) -> tuple[T, int]:
     try:
         sound = soundfile.SoundFile(_QuietFile(file))
     except soundfile.SoundFileError as error:
@@ -151,7 +151,7 @@ def _open_stream(file: BinaryIO, sample_rate: int, stretch: Segment | None, use:
         raise UndecodableError(f"not audio ({reason_of(error)})" if file.read(1) else "empty file") from error
     with sound:
         _check(sound, file, sample_rate)
-        return use(sound, *_frames(sound, stretch)), sound.samplerate
+        return use(sound, *_frames(sound, segment)), sound.samplerate
 
 
 def _count(sound: soundfile.SoundFile, first: int, num_frames: int) -> int:
@@ -174,19 +174,19 @@ def _read(sound: soundfile.SoundFile, first: int, num_frames: int) -> np.ndarray
     return frames_TC[:, 0] if frames_TC.shape[1] == 1 else frames_TC.mean(axis=1)
 
 
-def _frames(sound: soundfile.SoundFile, stretch: Segment | None) -> tuple[int, int]:
+def _frames(sound: soundfile.SoundFile, segment: Segment | None) -> tuple[int, int]:
     """Return (index of the first frame, number of frames) of the segment; None: of the whole recording. Raises: UndecodableError if the
     segment is not within the recording or is shorter than a sample."""
-    if stretch is None:
+    if segment is None:
         return 0, sound.frames
     rate, seconds = sound.samplerate, sound.frames / sound.samplerate
-    end = seconds if stretch.seconds is None else stretch.start + stretch.seconds
-    if not 0 <= stretch.start < min(end, seconds) or end > seconds + SEGMENT_SLACK_SECONDS:
-        raise UndecodableError(f"{stretch.start:g} to {end:g} s is not within its {seconds:g} s")
-    first = round(stretch.start * rate)
+    end = seconds if segment.seconds is None else segment.start + segment.seconds
+    if not 0 <= segment.start < min(end, seconds) or end > seconds + SEGMENT_SLACK_SECONDS:
+        raise UndecodableError(f"{segment.start:g} to {end:g} s is not within its {seconds:g} s")
+    first = round(segment.start * rate)
     num_frames = min(round(end * rate), sound.frames) - first
     if num_frames < 1:
-        raise UndecodableError(f"{stretch.start:g} to {end:g} s is less than a sample")
+        raise UndecodableError(f"{segment.start:g} to {end:g} s is less than a sample")
     return first, num_frames
 
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from recipes.data.folder import name_some
+from recipes.data.folder import format_names
 from recipes.data.media_items import SEGMENTS_FILE, MappedPaths, save_paths
 from recipes.data.shards import map_array, read_values
 from recipes.errors import ConfigError, first_line
@@ -38,7 +38,7 @@ Record = dict[str, str]
 
 
 @dataclass(frozen=True)
-class RunSoFar:
+class ResumedRun:
     """What the earlier starts of a run have left. A later start of the same run uses it when it prepares the data again."""
 
     kept: Path | None = None
@@ -107,14 +107,14 @@ class ContentChanges(NamedTuple):
     """Files that are gone, or cannot be read any more."""
 
     def __str__(self) -> str:
-        return f"{self._count(self.changed)} hold something else than when it was prepared, such as {name_some([*self.changed])}"
+        return f"{self._count(self.changed)} hold something else than when it was prepared, such as {format_names([*self.changed])}"
 
     def notes(self) -> Iterator[str]:
         """Yield a line about the files that are read as they are now, and one about those that cannot be read."""
         if changed := sorted((*self.changed, *self.fixed)):
             yield f"{self._replace(changed=tuple(changed))}; they are read as they are now"
         if self.missing:
-            yield f"{self._count(self.missing)} are gone or cannot be read, such as {name_some([*self.missing])}; others replace them"
+            yield f"{self._count(self.missing)} are gone or cannot be read, such as {format_names([*self.missing])}; others replace them"
 
     def _count(self, paths: Sequence[str]) -> str:
         files = f"files drawn from {self.num_files}" if self.num_compared < self.num_files else "files"
@@ -136,7 +136,7 @@ def _read_digests(folder: Path) -> tuple[MappedPaths, np.ndarray]:
     return paths, digests_N
 
 
-def look_again(folder: Path, ignored: Collection[str] = ()) -> ContentChanges:
+def compare_contents(folder: Path, ignored: Collection[str] = ()) -> ContentChanges:
     """Compare the source files of a prepared folder with its record. Missing files and `ignored` files are listed separately.
 
     Raises: ConfigError if the record is damaged.

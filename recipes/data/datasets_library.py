@@ -44,7 +44,7 @@ def files_of(saved: Any) -> list[Path]:
     return [Path(file["filename"]) for file in saved.cache_files]
 
 
-def say_rows(split: str, dataset: Any) -> str:
+def describe_rows(split: str, dataset: Any) -> str:
     """Return one line for the log: how many rows of which split of a hub's data set are read, and what is left out. "" if the metadata of
     the data set do not list the split."""
     known = getattr(getattr(dataset, "info", None), "splits", None) or {}

@@ -27,10 +27,10 @@ class Listing:
     """Each folder that was listed ("" is the folder itself) -> its full path with links resolved."""
     hidden: list[str] = field(default_factory=list)
     """Files and folders whose name begins with a dot."""
-    passed_over: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
     """Skipped entries with the reason, such as `/data/b: Permission denied`."""
 
-    def each_once(self, paths: list[str]) -> list[str]:
+    def without_duplicates(self, paths: list[str]) -> list[str]:
         """Return `paths`, in their order, with each file once: without links to a file that is also in `paths`, and with only the first of
         several links to the same file."""
         linked = [path for path in paths if path in self.links]
@@ -49,7 +49,7 @@ class Listing:
         return os.path.join(self.real_folders[parent], name)
 
 
-def find_place(path: str | Path) -> Path | None:
+def resolve_data_path(path: str | Path) -> Path | None:
     """Return the full path of the file or folder that `--data` names, or None if there is no such file or folder.
 
     Raises: ConfigError if this cannot be decided (such as a missing permission), or if the path is neither a file nor a folder.
@@ -81,7 +81,7 @@ def list_folder(folder: Path, has_meaning: Callable[[str], Any] = lambda name: N
         relative = waiting.pop() if waiting else links.popleft()
         real = os.path.realpath(folder / relative)
         if real in seen:
-            found.passed_over.append(f"{folder / relative}: the same folder as {folder / seen[real]}")
+            found.skipped.append(f"{folder / relative}: the same folder as {folder / seen[real]}")
             continue
         seen[real], found.real_folders[relative] = relative, real
         below = _list_one(found, relative)
@@ -89,7 +89,7 @@ def list_folder(folder: Path, has_meaning: Callable[[str], Any] = lambda name: N
         links += [path for path in below if is_last[path]]
         waiting += [path for path in reversed(below) if not is_last[path]]
     found.files.sort()
-    found.passed_over.sort()
+    found.skipped.sort()
     return found
 
 
@@ -101,7 +101,7 @@ def _list_one(found: Listing, relative: str) -> list[str]:
     except OSError as error:
         if not relative:
             raise ConfigError(f"{found.folder}: cannot be read ({_reason(error)}); correct its permissions") from error
-        found.passed_over.append(f"{found.folder / relative}: {_reason(error)}")
+        found.skipped.append(f"{found.folder / relative}: {_reason(error)}")
         return []
     prefix = f"{relative}/" if relative else ""
     return [prefix + entry.name for entry in entries if _add_unless_folder(found, prefix, entry)]
@@ -120,7 +120,7 @@ def _add_unless_folder(found: Listing, prefix: str, entry: os.DirEntry[str]) -> 
     except OSError as error:  # such as a link to itself
         reason = _reason(error)
     if reason:
-        found.passed_over.append(f"{entry.path}: {reason}")
+        found.skipped.append(f"{entry.path}: {reason}")
         return False
     found.files.append(prefix + entry.name)
     if entry.is_symlink():
@@ -132,7 +132,7 @@ def count_suffixes(paths: Iterable[str]) -> str:
     """Return how many paths have which suffix, for a message: `40 .mp3, 3 .txt.gz, 1 without suffix`, the most frequent first. `nothing`
     if there are no paths."""
     kinds = Counter(_suffix(path.lower()) for path in paths)
-    return name_some([f"{count:,} {suffix or 'without suffix'}" for suffix, count in kinds.most_common()]) or "nothing"
+    return format_names([f"{count:,} {suffix or 'without suffix'}" for suffix, count in kinds.most_common()]) or "nothing"
 
 
 def _suffix(path: str) -> str:
@@ -140,7 +140,7 @@ def _suffix(path: str) -> str:
     return os.path.splitext(stem)[1] + suffix if suffix == ".gz" else suffix
 
 
-def name_some(names: list[str], between: str = ", ") -> str:
+def format_names(names: list[str], between: str = ", ") -> str:
     """Return the first five names (NAMED) joined by `between`, for a message. If there are more, their number follows: `12 more`."""
     return between.join(names[:NAMED] + [f"{len(names) - NAMED:,} more"] * (len(names) > NAMED))
 

@@ -19,7 +19,7 @@ from recipes.data.audio import AUDIO, normalize, read_audio
 from recipes.data.images import IMAGES, center_view, decode_image
 from recipes.data.labelled_text import load_split
 from recipes.data.labels import class_name, is_missing
-from recipes.data.media import BadItem, Media, MediaKind, UndecodableError, allowed_bad, bad_item, name_bad
+from recipes.data.media import BadItem, Media, MediaKind, UndecodableError, allowed_bad, bad_item, format_bad_items
 from recipes.data.media_source import open_media
 from recipes.data.speech import SpeechExample, collate_speech
 from recipes.data.text import TextExample, collate_text
@@ -68,7 +68,7 @@ class Labelled:
             if num_bad > allowed:
                 raise ConfigError(
                     f"{self.name}: {num_bad} of {len(indices)} examples cannot be decoded, more than the {allowed} that the run's "
-                    f"data.max_bad_fraction {self.max_bad_fraction:g} allows: {name_bad(list(bad.values()))}; fix or remove them"
+                    f"data.max_bad_fraction {self.max_bad_fraction:g} allows: {format_bad_items(list(bad.values()))}; fix or remove them"
                 )
             if examples:
                 yield numbers, self.collate(examples)

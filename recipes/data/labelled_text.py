@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipes.data.datasets_library import is_saved, load_hub, load_saved, read_parquet, table_errors
-from recipes.data.folder import find_place, list_folder
+from recipes.data.folder import list_folder, resolve_data_path
 from recipes.data.labels import class_name
 from recipes.data.splits import choose_files, find_split_name
 from recipes.data.text_tables import TABLE_FORMATS, TableFile, kind_of
@@ -28,7 +28,7 @@ def load_split(path: str | None, split: str, text_column: str, label_column: str
     """
     if path is None:
         raise ConfigError("the shipped text has no labels; give --data a folder with train.csv and test.csv (columns text and label)")
-    folder = find_place(path)
+    folder = resolve_data_path(path)
     if folder is None:
         return _from_dataset(load_hub(path, split), path, text_column, label_column)
     if not folder.is_dir():

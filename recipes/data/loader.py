@@ -15,8 +15,8 @@ import torch
 
 from model.batch import Batch
 from recipes.data.media import BadItem
-from recipes.data.order import EpochPlace, Ordered, Position, UpdateOrder
-from recipes.data.shared_memory import PREFETCH, SharedMemory, told_as_config_errors
+from recipes.data.order import EpochOffset, Ordered, Position, UpdateOrder
+from recipes.data.shared_memory import PREFETCH, SharedMemory, worker_errors_as_config_errors
 from recipes.errors import ConfigError
 from recipes.system.processes import Workers
 
@@ -123,9 +123,9 @@ class UpdateLoader:
         """Return the epoch, index and group of every sample in the update's global batch, for all ranks, in order."""
         return self._order.positions(update)
 
-    def place(self, update: int) -> EpochPlace:
+    def start_of(self, update: int) -> EpochOffset:
         """Return the position in the data order, an epoch and an offset in it, at which that update begins."""
-        return self._order.place(update)
+        return self._order.start_of(update)
 
     def batches(self, update: int) -> list[LoadedBatch]:
         """Return this rank's micro-batches of that update, in order, and start to prepare those of the next update in the background.
@@ -163,7 +163,7 @@ class UpdateLoader:
             self._remaining = self._start_at(update)
         self._next_update = update + 1
         num_micro_batches = (self._share.stop - self._share.start) // self._micro_batch_size
-        loaded = [self._take() for _ in range(num_micro_batches)]
+        loaded = [self._next_micro_batch() for _ in range(num_micro_batches)]
         if self._unchecked_memory:
             self._unchecked_memory.check([item.batch for item in loaded])
             self._unchecked_memory = None
@@ -181,11 +181,11 @@ class UpdateLoader:
                 self._workers.put(part)
         return parts
 
-    def _take(self) -> LoadedBatch:
+    def _next_micro_batch(self) -> LoadedBatch:
         """Return the next micro-batch, and queue one more for the worker processes. Without worker processes, build it here."""
         if self._workers is None:
             return self._build(next(self._remaining))
-        with told_as_config_errors(self._num_workers):
+        with worker_errors_as_config_errors(self._num_workers):
             loaded = self._workers.get()
         self._workers.put(next(self._remaining))
         return loaded

@@ -115,7 +115,7 @@ class Media(Protocol):
     def columns(self) -> Sequence[str]:
         """Columns of the table that lists the items; () for a folder of files."""
 
-    def stretch(self, index: int) -> Segment | None:
+    def segment(self, index: int) -> Segment | None:
         """Return the segment of the file that is the item, or None if it is the whole file."""
 
     def file(self, index: int) -> str | None:
@@ -181,7 +181,7 @@ class Files:
         path = os.path.join(_real_folder(folder), name)
         return os.path.realpath(path) if os.path.islink(path) else path
 
-    def stretch(self, index: int) -> Segment | None:
+    def segment(self, index: int) -> Segment | None:
         """Return the segment of the file that is the item, or None if the item is the whole file."""
         if self.segments_N2 is None:
             return None
@@ -192,10 +192,10 @@ class Files:
         return os.path.join(self.root, self.paths[index])
 
     def _segment_suffix(self, index: int) -> str:
-        stretch = self.stretch(index)
-        if stretch is None:
+        segment = self.segment(index)
+        if segment is None:
             return ""
-        start, seconds = stretch
+        start, seconds = segment
         return f" from {start:.3f} s" if seconds is None else f" {start:.3f} to {start + seconds:.3f} s"
 
     def label(self, index: int) -> str | None:
@@ -222,7 +222,7 @@ def first_working(media: Media, indices: Iterable[int], attempt: Callable[[int],
             return attempt(index), index, bad
         except (OSError, UndecodableError) as error:
             bad.append(bad_item(media, index, error)._replace(file=media.file(index)))
-    raise ConfigError(f"{media.name}: none of {len(bad)} items can be decoded: {name_bad(bad)}; check the data")
+    raise ConfigError(f"{media.name}: none of {len(bad)} items can be decoded: {format_bad_items(bad)}; check the data")
 
 
 def first_good(media: Media, indices: Iterable[int], decode: Callable[[bytes], T]) -> tuple[T, int, list[BadItem]]:
@@ -245,7 +245,7 @@ def allowed_bad(num_items: int, max_fraction: float) -> int:
     return max(few, math.floor(max_fraction * num_items))
 
 
-def name_bad(bad: Sequence[BadItem]) -> str:
+def format_bad_items(bad: Sequence[BadItem]) -> str:
     """Return one line for a message: the location and reason of the first ten bad items, and the number of the others."""
     named = ", ".join(f"{item.where} ({item.reason})" for item in bad[:NAMED_BAD_ITEMS])
     return named if len(bad) <= NAMED_BAD_ITEMS else f"{named} and {len(bad) - NAMED_BAD_ITEMS} more"

@@ -20,15 +20,15 @@ import numpy as np
 
 from recipes.config import SpeechDataConfig, VisionDataConfig
 from recipes.data import shards
-from recipes.data.contents import Record, RunSoFar, look_again, record_files, save_digests
-from recipes.data.media import BadItem, Files, Media, MediaKind, allowed_bad, name_bad
-from recipes.data.media_items import SEGMENTS_FILE, Place, open_items, save_items
+from recipes.data.contents import Record, ResumedRun, compare_contents, record_files, save_digests
+from recipes.data.media import BadItem, Files, Media, MediaKind, allowed_bad, format_bad_items
+from recipes.data.media_items import SEGMENTS_FILE, ItemsLocation, open_items, save_items
 from recipes.data.media_source import open_media
 from recipes.data.media_table import Table
 from recipes.data.packing import HELDOUT_SEED
 from recipes.data.progress import ByteProgress
 from recipes.data.scanning import Scan, Scanned, move_large_files_last, scan_items
-from recipes.errors import ConfigError, OtherData
+from recipes.errors import ConfigError, DataMismatch
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid")
@@ -44,7 +44,7 @@ class Info:
     source: str
     """Media.name: the data that the items come from."""
     column: str
-    place: Place
+    place: ItemsLocation
     fingerprint: str
     counts: dict[str, int]
     """Number of items: items (all of them), bad, short, train, valid. A run uses only train and valid."""
@@ -85,7 +85,7 @@ def prepare_media(
     num_processes: int | None = None,
     progress: bool = False,
     log: Log = lambda line: None,
-    run: RunSoFar | None = None,
+    run: ResumedRun | None = None,
 ) -> Path:
     """Return the prepared folder for `data`: the folder that data.path names, an earlier one at out_dir, or a new one at out_dir.
 
@@ -95,7 +95,7 @@ def prepare_media(
     The result does not depend on num_processes (None: the cores that this process may use). out_dir appears complete or not at all. Call it
     on one rank only. Worker processes are spawned, so the caller's script needs `if __name__ == "__main__"`.
 
-    Raises: ConfigError for everything that the user can fix; OtherData if an existing folder was prepared from other data or settings.
+    Raises: ConfigError for everything that the user can fix; DataMismatch if an existing folder was prepared from other data or settings.
     """
     settings = {"data.heldout_fraction": data.heldout_fraction, **settings}
     found = shards.find_prepared(
@@ -105,7 +105,7 @@ def prepare_media(
         check_same_source=lambda folder: _check_same_source(folder, data, kind),
     )
     if found is not None:
-        _check_contents(found, data.max_bad_fraction, run or RunSoFar(), log)
+        _check_contents(found, data.max_bad_fraction, run or ResumedRun(), log)
         return found
     media = _open_source(data, kind, log)
     with shards.atomic_folder(out_dir) as folder:
@@ -164,27 +164,27 @@ def _check_column(media: Files, data: SpeechDataConfig | VisionDataConfig) -> No
 
 def _check_fits(folder: Path, kind: MediaKind, settings: dict[str, Any]) -> None:
     """Check that a run can use the prepared folder. A setting that is not in it, because an older release made it, is not compared.
-    Raises: ConfigError if the folder is damaged; OtherData if it was made from another kind of data or with other settings."""
+    Raises: ConfigError if the folder is damaged; DataMismatch if it was made from another kind of data or with other settings."""
     open_prepared(folder)
     info = _load_info(folder)
     if info.kind != kind.name:
-        raise OtherData(f"{folder}: prepared from {info.kind} data, not from {kind.name}; point --data at {kind.name} data")
+        raise DataMismatch(f"{folder}: prepared from {info.kind} data, not from {kind.name}; point --data at {kind.name} data")
     for name, value in settings.items():
         made_with = info.settings.get(name, value)
         if made_with != value:
-            raise OtherData(
+            raise DataMismatch(
                 f"{folder}: prepared with {name} {made_with}, the recipe has {value}; --set {name}={made_with} or prepare it again"
             )
 
 
-def _check_contents(folder: Path, max_bad_fraction: float, run: RunSoFar, log: Log) -> None:
+def _check_contents(folder: Path, max_bad_fraction: float, run: ResumedRun, log: Log) -> None:
     """Compare the source files with the record, except items that `run` could not decode, and report what differs. As many files may have
-    changed as items may be bad, because both come from damage to single files. Raises: OtherData if more have changed, or any file of a
+    changed as items may be bad, because both come from damage to single files. Raises: DataMismatch if more have changed, or any file of a
     table. The rows of a table are copied, so its files may be missing."""
-    changes, is_files = look_again(folder, run.bad), "root" in _load_info(folder).place
+    changes, is_files = compare_contents(folder, run.bad), "root" in _load_info(folder).place
     allowed = allowed_bad(changes.num_files, max_bad_fraction) if is_files else 0
     if len(changes.changed) * changes.num_files > allowed * changes.num_compared:
-        raise OtherData(f"{folder}: {changes}; remove it and prepare it again")
+        raise DataMismatch(f"{folder}: {changes}; remove it and prepare it again")
     changes = changes if is_files else changes._replace(missing=())
     for note in changes.notes():
         log(f"warning: {folder}: {note}")
@@ -193,14 +193,14 @@ def _check_contents(folder: Path, max_bad_fraction: float, run: RunSoFar, log: L
 
 
 def _check_same_source(folder: Path, data: SpeechDataConfig | VisionDataConfig, kind: MediaKind) -> None:
-    """Check where a prepared folder is from. Raises: OtherData if it was made with another data.path, data.column or data.split."""
+    """Check where a prepared folder is from. Raises: DataMismatch if it was made with another data.path, data.column or data.split."""
     info = _load_info(folder)
     asked = kind.sample if data.path is None else Path(data.path).expanduser()
     if info.source not in (str(data.path), str(asked.resolve())):
-        raise OtherData(f"{folder}: prepared from {info.source}, now --data {data.path}; remove it or choose another place")
+        raise DataMismatch(f"{folder}: prepared from {info.source}, now --data {data.path}; remove it or choose another place")
     for name, then, now in (("column", info.column, data.column), ("split", info.split, data.split)):
         if then != now:
-            raise OtherData(f"{folder}: prepared with data.{name} {then}, now {now}; remove it or choose another place")
+            raise DataMismatch(f"{folder}: prepared with data.{name} {then}, now {now}; remove it or choose another place")
 
 
 def _check_bad(media: Media, bad: list[BadItem], num_items: int, max_fraction: float) -> None:
@@ -210,7 +210,7 @@ def _check_bad(media: Media, bad: list[BadItem], num_items: int, max_fraction: f
         raise ConfigError(
             f"{media.name}: {len(bad)} of {num_items} items cannot be read, more than data.max_bad_fraction {max_fraction:g} "
             f"allows ({allowed}): "
-            f"{name_bad(bad)}; fix {remedy}, or --set data.max_bad_fraction={min(1.0, len(bad) / num_items + 0.005):.2f}"
+            f"{format_bad_items(bad)}; fix {remedy}, or --set data.max_bad_fraction={min(1.0, len(bad) / num_items + 0.005):.2f}"
         )
 
 
@@ -255,7 +255,7 @@ def _split(scanned: Scanned, usable: np.ndarray, heldout_fraction: float, has_se
 def _log_counts(log: Log, kind: MediaKind, info: Info, bad: list[BadItem], min_length: int) -> None:
     counts = info.counts
     if bad:
-        log(f"left out {len(bad)} {kind.name} items that cannot be read (all in bad.json): {name_bad(bad)}")
+        log(f"left out {len(bad)} {kind.name} items that cannot be read (all in bad.json): {format_bad_items(bad)}")
     if counts["short"]:
         log(f"left out {counts['short']} {kind.name} items shorter than {min_length} samples")
     if not counts["valid"] and info.settings["data.heldout_fraction"] and counts["train"] > 1:
@@ -275,7 +275,7 @@ def _load_info(folder: Path) -> Info:
 def _read_info(folder: Path) -> Info:
     values = json.loads((folder / "prepared.json").read_text())
     if "kind" not in values:
-        raise OtherData(f"{folder}: prepared from text, not from audio or images; point --data at those or choose another place")
+        raise DataMismatch(f"{folder}: prepared from text, not from audio or images; point --data at those or choose another place")
     if values["version"] != FORMAT_VERSION:
         raise ConfigError(
             f"{folder}: prepared format {values['version']}, this version reads {FORMAT_VERSION}; remove it and prepare it again"

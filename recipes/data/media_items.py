@@ -21,7 +21,7 @@ from recipes.data.shards import map_array
 from recipes.errors import ConfigError
 
 SEGMENTS_FILE = "stretches.bin"
-Place = dict[str, str]
+ItemsLocation = dict[str, str]
 """Where the bytes of a prepared folder's items are: keys and values that are stored in prepared.json and that open_items reads.
 
 Files: `root`, and `stretches` if there is a stretches.bin. A table that was copied: `column`. A table that is read from its own folder:
@@ -74,7 +74,7 @@ def save_paths(folder: Path, paths: Sequence[str]) -> None:
     (folder / "path_ends.bin").write_bytes(np.cumsum([len(path) for path in encoded], dtype=np.int64).tobytes())
 
 
-def save_items(media: Media, folder: Path) -> Place:
+def save_items(media: Media, folder: Path) -> ItemsLocation:
     """Write what open_items needs into the prepared folder: the paths of the items' files, or a copy of their table (a table that
     save_to_disk wrote is not copied). Return the items' location for prepared.json. Raises: OSError."""
     if isinstance(media, Files):
@@ -90,7 +90,7 @@ def save_items(media: Media, folder: Path) -> Place:
     return {"column": media.column}
 
 
-def open_items(folder: Path, name: str, location: Place) -> Media:
+def open_items(folder: Path, name: str, location: ItemsLocation) -> Media:
     """Open the items that save_items has stored in a prepared folder. `name` is used in messages. Labels are not stored, but the folder of
     a file is still its label.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from recipes.data import manifest, media_table
 from recipes.data.datasets_library import is_saved
-from recipes.data.folder import Listing, count_suffixes, find_place, list_folder
+from recipes.data.folder import Listing, count_suffixes, list_folder, resolve_data_path
 from recipes.data.manifest import Segment
 from recipes.data.media import Files, Media, MediaKind
 from recipes.data.shards import is_prepared
@@ -22,7 +22,7 @@ def open_media(path: str | None, kind: MediaKind, *, column: str, split: str | N
     Raises: ConfigError if the path does not exist, contains no data of this kind, has no such column, or if its names do not show which
     files are training data; MissingSplit if it has no such split.
     """
-    full_path = find_place(kind.sample if path is None else path)
+    full_path = resolve_data_path(kind.sample if path is None else path)
     columns = {"column": column, "label_column": label_column, "column_option": kind.column_option}
     if full_path is None:
         if Path(str(path)).suffix.lower() in (*kind.suffixes, *manifest.SUFFIXES, ".parquet"):
@@ -47,7 +47,7 @@ def _open_folder(folder: Path, kind: MediaKind, split: str | None, columns: dict
     if 0 < tables < len(choice.paths):
         found = f"{len(choice.paths) - tables} {kind.name} files, {tables} .parquet"
         raise ConfigError(f"{folder}: more than one kind of data ({found}); point --data at a folder with one kind")
-    note = choice.say(sorted(set(listing.files) - set(known)))
+    note = choice.describe(sorted(set(listing.files) - set(known)))
     if tables:
         return media_table.open_parquet(folder, [folder / path for path in choice.paths], note=note, **columns)
     root = os.path.join(folder, choice.root) if choice.root else str(folder)
@@ -71,7 +71,7 @@ def _open_file(path: Path, kind: MediaKind, split: str | None, columns: dict[str
 def _as_array(segments: list[Segment | None]) -> np.ndarray | None:
     if not any(segments):
         return None
-    return np.array([(np.nan, np.nan) if stretch is None else stretch for stretch in segments], dtype=np.float64)
+    return np.array([(np.nan, np.nan) if segment is None else segment for segment in segments], dtype=np.float64)
 
 
 def _is_parquet(path: str) -> bool:
@@ -81,7 +81,7 @@ def _is_parquet(path: str) -> bool:
 def _nothing_found(listing: Listing, kind: MediaKind) -> str:
     lists = [path for path in listing.files if path.lower().endswith(manifest.SUFFIXES)]
     hint = f"; if {lists[0]} is a list of files, point --data at it" if lists else ""
-    found = "; ".join([count_suffixes(listing.files), *listing.passed_over[:1]])
+    found = "; ".join([count_suffixes(listing.files), *listing.skipped[:1]])
     return f"{listing.folder}: no {kind.name} in it, found {found}; known are {_known(kind)}{hint}"
 
 

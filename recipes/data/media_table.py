@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from recipes.data.datasets_library import files_of, load_hub, load_saved, read_parquet, say_rows, table_errors
+from recipes.data.datasets_library import describe_rows, files_of, load_hub, load_saved, read_parquet, table_errors
 from recipes.data.labels import class_name
 from recipes.data.libraries import required
 from recipes.errors import ConfigError
@@ -69,7 +69,7 @@ class Table:
     def file(self, index: int) -> None:
         """Return None, because a row is not a file of its own."""
 
-    def stretch(self, index: int) -> None:
+    def segment(self, index: int) -> None:
         """Return None, because a row's bytes are a whole file."""
 
     def origin(self, index: int) -> str:
@@ -128,7 +128,7 @@ def open_hub(name: str, *, column: str, split: str | None, label_column: str, co
     requested = split or "train"
     with _no_progress_bars():
         dataset = load_hub(name, requested)
-    return replace(_table(name, dataset, column, label_column, column_option), note=say_rows(requested, dataset))
+    return replace(_table(name, dataset, column, label_column, column_option), note=describe_rows(requested, dataset))
 
 
 def save_table(table: Table, folder: Path) -> None:

@@ -25,7 +25,7 @@ class Position(NamedTuple):
     group: tuple[int, ...]
 
 
-class EpochPlace(NamedTuple):
+class EpochOffset(NamedTuple):
     """The position in the data order at which an update begins: after `offset` samples of the epoch's order. A run that is resumed with
     another global batch size continues at this position, so that it neither repeats nor skips samples."""
 
@@ -34,20 +34,20 @@ class EpochPlace(NamedTuple):
     offset: int = 0
 
     @staticmethod
-    def of_constant(update: int, global_batch_size: int, num_samples: int) -> "EpochPlace":
+    def of_constant_batch(update: int, global_batch_size: int, num_samples: int) -> "EpochOffset":
         """Return the position at which the update begins in a run whose global batch size never changed. Updates count from 0."""
         epoch, number = divmod(update, max(1, num_samples // global_batch_size))
-        return EpochPlace(update, epoch, number * global_batch_size)
+        return EpochOffset(update, epoch, number * global_batch_size)
 
 
 class UpdateOrder:
     """Computes the samples of every update. They depend on the seed, the update and the position at which the run was started or resumed,
     but not on the number of ranks."""
 
-    def __init__(self, dataset: Ordered, *, seed: int, global_batch_size: int, group_size: int, first: EpochPlace | None = None) -> None:
+    def __init__(self, dataset: Ordered, *, seed: int, global_batch_size: int, group_size: int, first: EpochOffset | None = None) -> None:
         """`first`: the position at which the first update since the start or resume of the run begins. None: the beginning of the data."""
         assert global_batch_size % group_size == 0
-        self._dataset, self._seed, self._first = dataset, seed, first or EpochPlace()
+        self._dataset, self._seed, self._first = dataset, seed, first or EpochOffset()
         self._global_batch_size, self._group_size = global_batch_size, group_size
         self.updates_per_epoch = len(dataset) // global_batch_size
         """Number of full global batches in an epoch. The samples that remain at the end of an epoch's order are not used."""
@@ -55,19 +55,19 @@ class UpdateOrder:
         self._first_epoch = offset, max(0, len(dataset) - offset) // global_batch_size
         self._epoch = lru_cache(maxsize=2)(self._draw_epoch)  # two epochs, since the prefetch may be an epoch ahead
 
-    def place(self, update: int) -> EpochPlace:
+    def start_of(self, update: int) -> EpochOffset:
         """Return the position in the data order, an epoch and an offset in it, at which the update begins. Updates count from 0. `update`
         must not be before the first update since the start or resume of the run."""
         number, (offset, left) = update - self._first.update, self._first_epoch
         assert number >= 0
         if number < left:
-            return EpochPlace(update, self._first.epoch, offset + number * self._global_batch_size)
+            return EpochOffset(update, self._first.epoch, offset + number * self._global_batch_size)
         epochs, number = divmod(number - left, self.updates_per_epoch)
-        return EpochPlace(update, self._first.epoch + 1 + epochs, number * self._global_batch_size)
+        return EpochOffset(update, self._first.epoch + 1 + epochs, number * self._global_batch_size)
 
     def positions(self, update: int) -> list[Position]:
         """Return the epoch, index and group of every sample in the update's global batch, in order."""
-        _, epoch, start = self.place(update)
+        _, epoch, start = self.start_of(update)
         indices = self._epoch(epoch)[start : start + self._global_batch_size].tolist()
         groups = [tuple(indices[i : i + self._group_size]) for i in range(0, len(indices), self._group_size)]
         return [Position(epoch, index, group) for group in groups for index in group]

@@ -14,13 +14,13 @@ import numpy as np
 from model.frontends.config import TextFrontendConfig
 from recipes.config import TextDataConfig
 from recipes.data import shards
-from recipes.data.contents import RunSoFar, look_again, record_files
+from recipes.data.contents import ResumedRun, compare_contents, record_files
 from recipes.data.encoding import batches, encode_in_order
 from recipes.data.packing import Boundaries, build_samples
 from recipes.data.progress import ByteProgress
 from recipes.data.source import TextSource, open_source
 from recipes.data.tokenizer import UNK, TextSample, is_lowercasing, read_tokenizer, token_dtype, train_tokenizer
-from recipes.errors import ConfigError, OtherData
+from recipes.errors import ConfigError, DataMismatch
 
 USED_FOR: dict[str, Literal["always", "columns", "training"]] = {
     **dict.fromkeys(("path", "split", "tokenizer", "lowercase", "sequence_length", "break_mode", "heldout_fraction"), "always"),
@@ -42,7 +42,7 @@ def prepare_text(
     num_processes: int | None = None,
     progress: bool = False,
     log: Callable[[str], None] = lambda line: None,
-    run: RunSoFar | None = None,
+    run: ResumedRun | None = None,
 ) -> Path:
     """Return the prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir.
 
@@ -50,7 +50,7 @@ def prepare_text(
     all. Call this function on one rank only. It spawns processes, so the caller's script needs `if __name__ == "__main__"`. `run`: what
     earlier starts of the run have left; a new folder gets the tokenizer that is there.
 
-    Raises: ConfigError for everything that the user can fix. OtherData if the existing folder does not fit.
+    Raises: ConfigError for everything that the user can fix. DataMismatch if the existing folder does not fit.
     """
     found = shards.find_prepared(
         data.path,
@@ -69,7 +69,7 @@ def prepare_text(
 
 def check_fits(folder: Path, data: TextDataConfig, frontend: TextFrontendConfig) -> None:
     """Check that the prepared folder is complete and was made with these settings and this tokenizer. Raises: ConfigError if the folder is
-    damaged; OtherData if a setting or the tokenizer differs."""
+    damaged; DataMismatch if a setting or the tokenizer differs."""
     prepared = shards.load_prepared(folder)
     wanted = {"frontend.vocab_size": frontend.vocab_size} | {
         f"data.{key}": getattr(data, key) for key in ("sequence_length", "break_mode", "heldout_fraction")
@@ -77,13 +77,13 @@ def check_fits(folder: Path, data: TextDataConfig, frontend: TextFrontendConfig)
     for name, value in wanted.items():
         made_with = prepared.vocab_size if name == "frontend.vocab_size" else prepared.data[name.removeprefix("data.")]
         if made_with != value:
-            raise OtherData(
+            raise DataMismatch(
                 f"{folder}: prepared with {name} {made_with}, the recipe has {value}; --set {name}={made_with} or prepare it again"
             )
     if data.tokenizer is not None:
         given = hashlib.sha256(read_tokenizer(Path(data.tokenizer), frontend.vocab_size)).hexdigest()
         if given != prepared.tokenizer_sha256:
-            raise OtherData(
+            raise DataMismatch(
                 f"{folder}: prepared with another tokenizer than {data.tokenizer}; --set data.tokenizer=none or prepare it again"
             )
 
@@ -93,19 +93,19 @@ def _check_same_source(folder: Path, data: TextDataConfig) -> None:
     removed since. Tokenizers are compared by content, in check_fits. A setting that did not exist when the folder was made counts as its
     default.
 
-    Raises: OtherData if text or settings differ."""
+    Raises: DataMismatch if text or settings differ."""
     prepared = shards.load_prepared(folder)
     is_same_path = data.path is not None and str(Path(data.path).expanduser().resolve()) == prepared.source
     made_with = asdict(TextDataConfig()) | prepared.data
     for key, value in asdict(data).items():
         is_settled = (key == "path" and is_same_path) or (key == "tokenizer" and value is not None)
         if made_with[key] != value and not is_settled:
-            raise OtherData(f"{folder}: prepared with data.{key} {made_with[key]}, now {value}; remove it or choose another place")
-    if (look := look_again(folder)).changed:
-        raise OtherData(f"{folder}: {look}; remove it or choose another place")
+            raise DataMismatch(f"{folder}: prepared with data.{key} {made_with[key]}, now {value}; remove it or choose another place")
+    if (look := compare_contents(folder)).changed:
+        raise DataMismatch(f"{folder}: {look}; remove it or choose another place")
 
 
-def _tokenizer_file(data: TextDataConfig, run: RunSoFar | None) -> Path | None:
+def _tokenizer_file(data: TextDataConfig, run: ResumedRun | None) -> Path | None:
     """Return the tokenizer's .model file: the one that earlier starts of the run have left, else the one that data.tokenizer names. None if
     a tokenizer must be trained. Raises: ConfigError if both exist and differ."""
     given = None if data.tokenizer is None else Path(data.tokenizer).expanduser()

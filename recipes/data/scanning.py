@@ -14,7 +14,7 @@ import numpy as np
 
 from recipes.data.contents import UNREAD, digest
 from recipes.data.media import BadItem, Media, UndecodableError, bad_item
-from recipes.data.media_items import Place, open_items
+from recipes.data.media_items import ItemsLocation, open_items
 from recipes.data.progress import ByteProgress
 from recipes.system.processes import run_in_order
 
@@ -22,7 +22,7 @@ ITEMS_PER_TASK = 512
 ITEMS_PER_PROCESS = 4096
 """Items per process. With fewer items, one more process costs more than it saves."""
 Scan = Callable[..., int]
-"""(file, stretch=...) -> length of an item, from its header; raises UndecodableError. It is sent to other processes, so it must be a
+"""(file, segment=...) -> length of an item, from its header; raises UndecodableError. It is sent to other processes, so it must be a
 module-level function or a partial of one."""
 
 
@@ -57,7 +57,7 @@ class _Task:
 
     folder: Path
     name: str
-    place: Place
+    place: ItemsLocation
     scan: Scan | None
     start: int = 0
 
@@ -87,13 +87,13 @@ def _hash(name: str) -> int:
 def _length(media: Media, index: int, scan: Scan | None) -> int:
     if scan is None:
         return 1
-    stretch = media.stretch(index)
+    segment = media.segment(index)
     with media.open(index) as file:
-        return scan(file) if stretch is None else scan(file, stretch=stretch)
+        return scan(file) if segment is None else scan(file, segment=segment)
 
 
 def scan_items(
-    folder: Path, name: str, place: Place, *, scan: Scan | None, num_items: int, num_processes: int, progress: ByteProgress
+    folder: Path, name: str, place: ItemsLocation, *, scan: Scan | None, num_items: int, num_processes: int, progress: ByteProgress
 ) -> Scanned:
     """Find the length and the size of every item that save_items recorded in `folder`, and which items cannot be read. `scan` gives the
     length; if it is None, each length is 1. `num_processes` is a maximum.

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike
 
-from recipes.errors import ConfigError, OtherData
+from recipes.errors import ConfigError, DataMismatch
 from recipes.system.durable import sync
 from recipes.system.liveness import is_alive
 
@@ -68,7 +68,7 @@ def find_prepared(
     """Return the existing prepared folder: the one that `path` (data.path) names, or an earlier one at out_dir. None if one must be made.
 
     Raises: ConfigError if out_dir exists and is not a prepared folder, and what the two checks raise: ConfigError for a damaged folder,
-    OtherData for other data or settings.
+    DataMismatch for other data or settings.
     """
     if path is not None and is_prepared(folder := Path(path).expanduser()):
         check_fits(folder)
@@ -85,12 +85,14 @@ def find_prepared(
 def load_prepared(folder: Path) -> Prepared:
     """Return the content of prepared.json in a prepared folder of text. Check before that all files exist and have the right size.
 
-    Raises: ConfigError if a file is missing or damaged; OtherData if the folder was prepared for another modality.
+    Raises: ConfigError if a file is missing or damaged; DataMismatch if the folder was prepared for another modality.
     """
     try:
         values = json.loads((folder / "prepared.json").read_text())
         if "kind" in values:
-            raise OtherData(f"{folder}: prepared from {values['kind']} data, not from text; point --data at text or choose another place")
+            raise DataMismatch(
+                f"{folder}: prepared from {values['kind']} data, not from text; point --data at text or choose another place"
+            )
         if values.get("version") != FORMAT_VERSION:
             raise ConfigError(
                 f"{folder}: prepared format {values.get('version')}, this version reads {FORMAT_VERSION}; remove it and prepare it again"
@@ -138,9 +140,9 @@ def kept_files(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def replaced(folder: Path) -> Iterator[None]:
+def moved_aside(folder: Path) -> Iterator[None]:
     """Move the folder aside while the block runs. If the block raises, move it back. If it succeeds, remove it. If the process is killed,
-    undo_replaced() moves it back."""
+    undo_moved_aside() moves it back."""
     aside = _aside(folder)
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
@@ -153,8 +155,8 @@ def replaced(folder: Path) -> Iterator[None]:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def undo_replaced(folder: Path) -> None:
-    """Clean up after a process that was killed in replaced(): move the old folder back, or remove it if the new one is complete."""
+def undo_moved_aside(folder: Path) -> None:
+    """Clean up after a process that was killed in moved_aside(): move the old folder back, or remove it if the new one is complete."""
     aside = _aside(folder)
     if folder.exists():
         shutil.rmtree(aside, ignore_errors=True)

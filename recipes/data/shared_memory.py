@@ -51,7 +51,7 @@ class SharedMemory:
 
 
 @contextmanager
-def told_as_config_errors(num_workers: int) -> Iterator[None]:
+def worker_errors_as_config_errors(num_workers: int) -> Iterator[None]:
     """In this block, the errors of taking a batch from a worker process that the user can fix become a ConfigError: a killed worker, a full
     /dev/shm, too many open files. Other errors are not changed."""
     try:

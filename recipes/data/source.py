@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from recipes.config import TextDataConfig
-from recipes.data.datasets_library import files_of, is_saved, load_hub, load_saved, say_rows, table_errors
-from recipes.data.folder import count_suffixes, find_place, list_folder
+from recipes.data.datasets_library import describe_rows, files_of, is_saved, load_hub, load_saved, table_errors
+from recipes.data.folder import count_suffixes, list_folder, resolve_data_path
 from recipes.data.splits import check_file, choose_files, find_split_name
 from recipes.data.text_files import read_paragraphs, split_paragraphs
 from recipes.data.text_tables import ROWS_PER_BATCH, TABLE_FORMATS, TableFile, kind_of
@@ -156,7 +156,7 @@ def open_source(data: TextDataConfig) -> TextSource:
     Raises: ConfigError if it does not exist, contains nothing that can be read, or if it is not clear which part is training data;
     MissingSplit if it has no such part.
     """
-    place = find_place(SAMPLE if data.path is None else data.path)
+    place = resolve_data_path(SAMPLE if data.path is None else data.path)
     if place is None:
         return _open_hub(str(data.path), data)
     if place.is_dir():
@@ -173,11 +173,11 @@ def _open_folder(folder: Path, data: TextDataConfig) -> TextSource:
     known = [path for path in listing.files if _is_text(path)]
     others = [path for path in listing.files if not _is_text(path)]
     if not known:
-        found = "; ".join([count_suffixes(others), *listing.passed_over[:1]])
+        found = "; ".join([count_suffixes(others), *listing.skipped[:1]])
         raise ConfigError(f"{folder}: no text in it, found {found}; known are {KNOWN}; a README or licence does not count")
     choice = choose_files(listing, known, data.split, is_item=lambda path: False)
     files = sorted(folder / path for path in choice.paths)
-    return replace(_open_files(folder, files, data.text_column), note=choice.say(others))
+    return replace(_open_files(folder, files, data.text_column), note=choice.describe(others))
 
 
 def _is_text(path: str) -> bool:
@@ -208,4 +208,4 @@ def _open_hub(path: str, data: TextDataConfig) -> TextSource:
         raise ConfigError(f"--data {path}: no such file or folder")
     asked = data.split or "train"
     dataset = load_hub(path, asked)
-    return Rows(path, dataset, data.text_column, say_rows(asked, dataset))
+    return Rows(path, dataset, data.text_column, describe_rows(asked, dataset))

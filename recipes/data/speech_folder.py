@@ -9,7 +9,7 @@ from model.config import SpanMaskConfig
 from model.frontends.config import SpeechFrontendConfig
 from recipes.config import SpeechDataConfig
 from recipes.data.audio import AUDIO, scan_audio
-from recipes.data.contents import RunSoFar
+from recipes.data.contents import ResumedRun
 from recipes.data.media_folder import prepare_media
 from recipes.errors import ConfigError
 
@@ -22,7 +22,7 @@ def prepare_speech(
     num_processes: int | None = None,
     progress: bool = False,
     log: Callable[[str], None] = lambda line: None,
-    run: RunSoFar | None = None,
+    run: ResumedRun | None = None,
 ) -> Path:
     """Return the prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir. Recordings
     that cannot be read, or are shorter than data.min_seconds or one frame, are left out.

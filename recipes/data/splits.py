@@ -19,7 +19,7 @@ from itertools import chain, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
-from recipes.data.folder import NAMED, Listing, count_suffixes, name_some, printable
+from recipes.data.folder import NAMED, Listing, count_suffixes, format_names, printable
 from recipes.errors import ConfigError, MissingSplit
 from recipes.suggestions import did_you_mean
 
@@ -74,7 +74,7 @@ class Choice:
     @cached_property
     def paths(self) -> list[str]:
         """The files that are read, sorted, each once."""
-        return self.listing.each_once(sorted(path for part in self.taken for path in part.paths))
+        return self.listing.without_duplicates(sorted(path for part in self.taken for path in part.paths))
 
     @property
     def root(self) -> str:
@@ -97,15 +97,15 @@ class Choice:
         places = [os.path.dirname(part.place) for part in (*self.taken, *self.left) if part.split]
         return os.path.commonpath(places) if places and all(places) else ""
 
-    def say(self, others: Sequence[str]) -> str:
+    def describe(self, others: Sequence[str]) -> str:
         """Return one line that says what is read and what is not. `others`: files of kinds that are not read."""
         num_links = sum(len(part.paths) for part in self.taken) - len(self.paths)
         left = _describe_parts(self.left)
         left += [count_suffixes(others)] * bool(others)
         left += [f"{len(self.listing.hidden):,} hidden"] * bool(self.listing.hidden)
         left += [f"{num_links:,} links to files that are read anyway"] * bool(num_links)
-        left = [", ".join(left)] * bool(left) + [name_some(self.listing.passed_over, "; ")] * bool(self.listing.passed_over)
-        places = name_some([part.place for part in self.taken if part.split and self.name != ALL])
+        left = [", ".join(left)] * bool(left) + [format_names(self.listing.skipped, "; ")] * bool(self.listing.skipped)
+        places = format_names([part.place for part in self.taken if part.split and self.name != ALL])
         num_loose = sum(len(part.paths) for part in self.taken if not part.split) * bool(places)
         taken = f"{self.name}: {_num_files(len(self.paths))} ({count_suffixes(self.paths)}){' of ' * bool(places)}{places}"
         taken += f" and {num_loose:,} that are named for no split" * bool(num_loose)

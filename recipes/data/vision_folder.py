@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from recipes.config import VisionDataConfig
-from recipes.data.contents import RunSoFar
+from recipes.data.contents import ResumedRun
 from recipes.data.images import IMAGES, check_views
 from recipes.data.media_folder import prepare_media
 
@@ -16,7 +16,7 @@ def prepare_vision(
     num_processes: int | None = None,
     progress: bool = False,
     log: Callable[[str], None] = lambda line: None,
-    run: RunSoFar | None = None,
+    run: ResumedRun | None = None,
 ) -> Path:
     """Return the prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir. No picture
     is decoded: undecodable pictures are found in training.

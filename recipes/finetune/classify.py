@@ -16,7 +16,7 @@ from torch import Tensor
 from model.batch import Batch
 from model.trunk import Trunk
 from recipes.data.labelled import Labelled
-from recipes.data.media import BadItem, name_bad
+from recipes.data.media import BadItem, format_bad_items
 from recipes.data.progress import ItemProgress
 from recipes.errors import ConfigError
 from recipes.finetune.neighbours import best_neighbours
@@ -72,7 +72,7 @@ class ClassifyResult:
             )
         printed.append(f"  majority {self.majority:.3f}")
         if self.bad:
-            printed.append(f"left out, cannot be decoded: {name_bad(self.bad)}")
+            printed.append(f"left out, cannot be decoded: {format_bad_items(self.bad)}")
         return printed
 
 

@@ -12,7 +12,7 @@ from recipes.errors import ConfigError
 from recipes.finetune.results import add_result, check_writable
 from recipes.interop.consolidate import KIND_OF
 from recipes.modalities.registry import modality_of
-from recipes.values import place, place_name
+from recipes.values import name_argument, path_argument
 
 LABEL_COLUMN = "label"
 
@@ -34,16 +34,16 @@ class Result(Protocol):
 def build_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of the flags of launch/probe.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--from", dest="from_path", type=place, required=True, help="run dir or checkpoint folder")
+    parser.add_argument("--from", dest="from_path", type=path_argument, required=True, help="run dir or checkpoint folder")
     parser.add_argument(
         "--task", help=f"one of {', '.join(TASKS)}: predict masked words, or labels (default: cloze for text, else classify)"
     )
-    parser.add_argument("--data", type=place_name, help="what to probe on (default: what the run was trained on); classify needs labels")
+    parser.add_argument("--data", type=name_argument, help="what to probe on (default: what the run was trained on); classify needs labels")
     parser.add_argument("--label-column", help=f"column of a table that holds the class (default: {LABEL_COLUMN}); classify only")
     parser.add_argument(
         "--weights", choices=list(KIND_OF), default="student", help="which of the two networks (default: student; the teacher is its EMA)"
     )
-    parser.add_argument("--out", type=place, metavar="DIR", help="folder for results.json and prepared text (default: the run dir)")
+    parser.add_argument("--out", type=path_argument, metavar="DIR", help="folder for results.json and prepared text (default: the run dir)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     return parser
 

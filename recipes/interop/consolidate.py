@@ -13,7 +13,7 @@ from recipes.checkpoint.layout import Manifest
 from recipes.cluster.environment import world_from_environment
 from recipes.errors import ConfigError
 from recipes.system.durable import sync
-from recipes.values import place
+from recipes.values import path_argument
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
     from torch import Tensor
@@ -30,9 +30,9 @@ zero, never trained and not counted as parameters. Readers of the file expect vo
 def add_command(commands: Any) -> None:
     """Add `consolidate` to the sub-commands of launch/convert.py."""
     parser = commands.add_parser("consolidate", help="write the student or the teacher as one safetensors file", allow_abbrev=False)
-    parser.add_argument("--from", dest="source", type=place, required=True, metavar="PATH", help="run dir or checkpoint folder")
+    parser.add_argument("--from", dest="source", type=path_argument, required=True, metavar="PATH", help="run dir or checkpoint folder")
     parser.add_argument("--weights", choices=list(KIND_OF), required=True, help="which of the two; the teacher has no head")
-    parser.add_argument("--out", type=place, required=True, metavar="FILE.safetensors", help="a file that does not exist yet")
+    parser.add_argument("--out", type=path_argument, required=True, metavar="FILE.safetensors", help="a file that does not exist yet")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
     parser.set_defaults(run=run_consolidate)
 
@@ -99,7 +99,7 @@ def _tensors(reader: "CheckpointReader", kind: str, shapes: dict[str, tuple[int,
 
 def _shape_without_padding(manifest: Manifest, name: str) -> tuple[int, ...]:
     shape = manifest.parameters[name].shape
-    vocab_size = manifest.facts.get("recipe", {}).get("frontend", {}).get("vocab_size")
+    vocab_size = manifest.metadata.get("recipe", {}).get("frontend", {}).get("vocab_size")
     return (min(vocab_size, shape[0]), *shape[1:]) if name == TOKEN_TABLE and vocab_size else shape
 
 
@@ -112,6 +112,6 @@ def _metadata(manifest: Manifest, weights: str, shapes: dict[str, tuple[int, ...
         "format": "pt",
         "weights": weights,
         "step": str(manifest.counters.step),
-        "recipe": json.dumps(manifest.facts.get("recipe", {})),
+        "recipe": json.dumps(manifest.metadata.get("recipe", {})),
         "padding_rows_left_out": json.dumps(left_out),
     }

@@ -14,7 +14,7 @@ from typing import Any
 from recipes.errors import ConfigError
 from recipes.ledger.launches import EVENT, METRICS, Row, divide, read_log, stall_seconds
 from recipes.ledger.save_interval import advise
-from recipes.values import place
+from recipes.values import path_argument
 
 PARTS = {
     "training": "productive: updates that stay",
@@ -35,7 +35,7 @@ SHOWN_LAUNCHES = 10
 def build_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of the flags of launch/ledger.py."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("run_dir", type=place, help="the run dir, finished or not")
+    parser.add_argument("run_dir", type=path_argument, help="the run dir, finished or not")
     parser.add_argument("--mtbf-hours", type=float, default=24.0, help="mean time between failures of the whole job (default: 24)")
     parser.add_argument("--json", action="store_true", help="print one JSON object with everything")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it

@@ -115,12 +115,12 @@ class Terminal(io.TextIOWrapper):
         self.flush()
 
 
-def protect_terminal(*, tells: bool = False) -> None:
+def protect_terminal(*, warns: bool = False) -> None:
     """Replace sys.stdout and sys.stderr by streams to which printing never raises, if they are descriptors 1 and 2 or closed. A second
     call does nothing.
 
     Descriptors 0, 1 and 2 are never free afterwards. Otherwise a file that is opened later could get one of these numbers, and printed
-    text would go into that file. `tells`: print a warning on one stream when output of the other is lost.
+    text would go into that file. `warns`: print a warning on one stream when output of the other is lost.
     """
     codecs.register_error(ERRORS, _escape)
     closed = _open_closed_descriptors()
@@ -131,7 +131,7 @@ def protect_terminal(*, tells: bool = False) -> None:
             continue
         with suppress(OSError, AttributeError):
             before.flush()
-        terminal = Terminal(number, before, warns=tells)
+        terminal = Terminal(number, before, warns=warns)
         if getattr(sys, f"__{name}__") is before:
             setattr(sys, f"__{name}__", terminal)
         setattr(sys, name, terminal)
@@ -149,7 +149,7 @@ def limit_waiting(seconds: float) -> None:
         terminal.descriptor.max_wait_seconds = seconds
 
 
-def take_losses() -> list[LostOutput]:
+def take_lost_outputs() -> list[LostOutput]:
     """Return which of stdout and stderr have lost output since the last call, and why. Each stream is returned at most once."""
     return [lost for terminal in _terminals() if (lost := terminal.descriptor.take_lost())]
 

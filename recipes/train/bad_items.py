@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 
 from recipes.data.loader import LoadedBatch, UpdateLoader
-from recipes.data.media import BadItem, allowed_bad, name_bad
+from recipes.data.media import BadItem, allowed_bad, format_bad_items
 from recipes.errors import ConfigError, UnusableData
 
 
@@ -72,6 +72,6 @@ class BadItems:
         if num_bad > allowed:
             raise UnusableData(
                 f"{num_bad} of {num_items} items cannot be decoded, more than data.max_bad_fraction {self._max_fraction:g} allows "
-                f"({allowed}): {name_bad(list(self._known.values()))}; fix or remove them and give "
+                f"({allowed}): {format_bad_items(list(self._known.values()))}; fix or remove them and give "
                 f"the same command again, or --set data.max_bad_fraction={min(1.0, num_bad / num_items + 0.005):.2f}"
             )

@@ -14,13 +14,13 @@ from recipes.check import changed_recipe, named_recipe
 from recipes.cluster.checkout import commit
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import (
-    asked_accelerator,
     is_first_rank,
-    is_imagined,
+    is_simulated_world,
     may_compute_fp16,
     may_see_devices,
     num_devices,
     quiet_libraries,
+    requested_accelerator,
     world_from_environment,
 )
 from recipes.cluster.slurm import node_name, note_on_idle_nodes
@@ -34,9 +34,9 @@ from recipes.reference import help_set
 from recipes.settings import recipe_to_dict, settable
 from recipes.suggestions import unknown_flag
 from recipes.system.columns import terminal_columns
-from recipes.train.begun import check_same_recipe
+from recipes.train.resume import check_same_recipe
 from recipes.train.run_data import check_run_data
-from recipes.values import place, place_name
+from recipes.values import name_argument, path_argument
 
 ROOT = Path(__file__).resolve().parents[2]
 HELP_COLUMNS = 100
@@ -49,9 +49,9 @@ def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], def
     function that makes the recipe; `default`: the name of one of them."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--recipe", default=default, help=f"one of {', '.join(recipes)}, or FILE.py:FUNCTION (default: {default})")
-    parser.add_argument("--deepspeed_config", type=place, help="JSON, or a name in ds_configs/ (default: what suits the machine)")
-    parser.add_argument("--data", type=place_name, help="folder, file, prepared folder or hub name (default: the shipped sample)")
-    parser.add_argument("--run-dir", type=place, help="where everything goes; the same one again resumes (default: runs/RECIPE)")
+    parser.add_argument("--deepspeed_config", type=path_argument, help="JSON, or a name in ds_configs/ (default: what suits the machine)")
+    parser.add_argument("--data", type=name_argument, help="folder, file, prepared folder or hub name (default: the shipped sample)")
+    parser.add_argument("--run-dir", type=path_argument, help="where everything goes; the same one again resumes (default: runs/RECIPE)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a number of the recipe, e.g. optim.lr=3e-4")
     parser.add_argument("--dry-run", action="store_true", help="check and print everything, train nothing")
     parser.add_argument("--help-set", nargs="?", const="", metavar="SECTION", help="what a section's settings mean, e.g. optim, ds_config")
@@ -87,11 +87,11 @@ def _run(args: argparse.Namespace, unknown: list[str], recipes: dict[str, Callab
         print(*notes, sep="\n")
     from recipes.train import loop  # seconds of imports
 
-    return loop.run(recipe, config, run_dir, launch_facts())
+    return loop.run(recipe, config, run_dir, launch_info())
 
 
 def _resolve(args: argparse.Namespace, named: Recipe) -> tuple[Recipe, EngineConfig]:
-    asked_accelerator()  # before DeepSpeed is imported, which would not name the variable
+    requested_accelerator()  # before DeepSpeed is imported, which would not name the variable
     recipe = changed_recipe(named, args.set, args.data)
     path = find_ds_config(args.deepspeed_config) if args.deepspeed_config else default_ds_config()
     world = world_from_environment()
@@ -101,7 +101,7 @@ def _resolve(args: argparse.Namespace, named: Recipe) -> tuple[Recipe, EngineCon
 def default_ds_config() -> Path:
     """Return the path of the shipped ds_config for bf16 if this process may see an NVIDIA device; else of the one for fp32 on the CPU. In
     a dry run for a number of ranks that do not exist (WORLD_SIZE set by hand) each rank is assumed to have a GPU."""
-    return SHIPPED / ("zero3_bf16.json" if may_see_devices() or is_imagined() else "zero3_cpu.json")
+    return SHIPPED / ("zero3_bf16.json" if may_see_devices() or is_simulated_world() else "zero3_cpu.json")
 
 
 def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence[str] = ()) -> int:
@@ -115,7 +115,7 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
     found = check_run_data(run_dir, recipe, modality_of(recipe.modality, f"recipe {recipe.name}"))
     batch, sizes = config.batch, state_bytes(recipe, config)
     shown = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in sizes.items() if size)
-    is_guess = is_imagined() and config.path == str(default_ds_config())
+    is_guess = is_simulated_world() and config.path == str(default_ds_config())
     guess = "; imagined ranks have a GPU each, --deepspeed_config zero3_cpu is for CPUs" if is_guess else ""
     print(parameter_line(recipe))
     print(
@@ -136,7 +136,7 @@ def release() -> str:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
-def launch_facts() -> dict[str, Any]:
+def launch_info() -> dict[str, Any]:
     """Return versions, commit and command line, for config.json."""
     versions = {name: metadata.version(name) for name in VERSIONED}
     python = sys.version.split()[0]

@@ -22,7 +22,7 @@ from recipes.system.terminal import limit_waiting
 from recipes.train.guard import Skip, UpdateGuard, check_skips
 from recipes.train.memory import explaining_out_of_memory, resume_hint
 from recipes.train.preempt import StopRequest
-from recipes.train.report import EXIT_DONE, finish, report, report_event, report_last_save, tell_update
+from recipes.train.report import EXIT_DONE, finish, report, report_event, report_last_save, report_update
 from recipes.train.schedule import learning_rate
 from recipes.train.startup import StartUp, heldout_batches
 from recipes.train.state import TrainState
@@ -52,11 +52,11 @@ def run(recipe: Recipe, config: EngineConfig, run_dir: Path, launch_info: dict[s
                 state = StartUp(recipe, config, run_dir, launch_info, world=world, stop=stop, watch=watch, stack=stack).run()
             return watch.end(EXIT_DONE if state is None else _train_and_report(state))
         except OutOfMemory as error:
-            watch.end_with(error)
+            watch.report_error(error)
             raise OutOfMemory(f"{error}; {resume_hint(run_dir)}") from error.__cause__
         except BaseException as error:
-            watch.end_with(error)
-            if cause := endings.told_by_another(run_dir / endings.FOLDER, world.rank, error):
+            watch.report_error(error)
+            if cause := endings.config_error_of_another_rank(run_dir / endings.FOLDER, world.rank, error):
                 raise ConfigError(f"{cause}; {resume_hint(run_dir)}") from error
             raise
 
@@ -68,7 +68,7 @@ def _train_and_report(state: TrainState) -> int:
             with explaining_out_of_memory(state.recipe, state.config, state.world, state.watch):
                 return train(state)
         except Exception as error:
-            state.watch.end_with(error)  # before waiting for a running save: the rank that ended first is taken for the cause
+            state.watch.report_error(error)  # before waiting for a running save: the rank that ended first is taken for the cause
             message = str(error) if isinstance(error, ConfigError | TrainingBroken) else f"{type(error).__name__}: {error}"
             report_event(state, "error", message=message)
             waiting.enter_context(state.watch.paused("last save"))  # the duration of a running save is unbounded
@@ -154,7 +154,7 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
     state.stop.agreed = stop > 0
     seconds = time.perf_counter() - start
     state.interval.add(seconds, tokens, state.data.loader.wait_seconds)
-    tell_update(state, health, skip, seconds)
+    report_update(state, health, skip, seconds)
     if skip:
         return skip
     if not logs:

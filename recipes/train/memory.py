@@ -13,7 +13,7 @@ from recipes.cluster.world import World
 from recipes.config import Recipe
 from recipes.ds_config import BatchPlan, EngineConfig, plan_batch
 from recipes.errors import ConfigError
-from recipes.watch.heartbeat import Beat
+from recipes.watch.heartbeat import Heartbeat
 from recipes.watch.watch import Watch
 
 PREPARING = ("start", "prepare", "data set")
@@ -37,7 +37,7 @@ def explaining_out_of_memory(recipe: Recipe, config: EngineConfig, world: World,
     return naming_out_of_memory(lambda message: explain(message, watch.place, recipe, config, world))
 
 
-def explain(message: str, place: Beat, recipe: Recipe, config: EngineConfig, world: World) -> str:
+def explain(message: str, place: Heartbeat, recipe: Recipe, config: EngineConfig, world: World) -> str:
     """Return the error text for a lack of memory: rank, place in the run, the original `message`, and remedies."""
     rank = f" on rank {world.rank} ({world.hosts[world.rank]})" if world.size > 1 else ""
     trains = place.phase not in (*PREPARING, *BUILDING)

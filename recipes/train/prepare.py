@@ -6,7 +6,7 @@ from recipes.catalog import RECIPES, default_recipe
 from recipes.check import check_modality, resolve_recipe
 from recipes.data.shards import is_prepared
 from recipes.modalities.registry import MODALITIES
-from recipes.values import place, place_name, positive_count
+from recipes.values import name_argument, path_argument, positive_count
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -14,8 +14,8 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("modality", choices=sorted(RECIPES))
     parser.add_argument("--recipe", help="whose data settings to prepare for (default: tiny)")
-    parser.add_argument("--data", type=place_name, help="folder, file or hub name (default: the shipped sample)")
-    parser.add_argument("--out", type=place, required=True, help="the prepared folder to make")
+    parser.add_argument("--data", type=name_argument, help="folder, file or hub name (default: the shipped sample)")
+    parser.add_argument("--out", type=path_argument, required=True, help="the prepared folder to make")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a number, e.g. frontend.vocab_size=8000")
     parser.add_argument("--processes", type=positive_count, help="worker processes (default: the cores this process may use)")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it

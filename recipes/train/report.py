@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from recipes.system.terminal import take_losses
+from recipes.system.terminal import take_lost_outputs
 from recipes.train.guard import Skip, UpdateHealth, blamed_samples, check_finite
 from recipes.train.memory import format_bytes, peak_memory_bytes
 from recipes.train.metrics import Interval
@@ -20,7 +20,7 @@ def report_event(state: TrainState, kind: str, **fields: Any) -> None:
         state.run_dir.event(kind, step=state.step, **fields)
 
 
-def tell_update(state: TrainState, health: UpdateHealth, skip: Skip | None, seconds: float) -> None:
+def report_update(state: TrainState, health: UpdateHealth, skip: Skip | None, seconds: float) -> None:
     """Report the update that has just ended: move the bar, and write events for spikes and a skip."""
     if state.writer:
         state.writer.terminal.step(state.step)
@@ -49,7 +49,7 @@ def report(state: TrainState, metrics: dict[str, Any]) -> None:
     }
     if state.writer:
         state.writer.write(metrics, interval)
-    for loss in take_losses():
+    for loss in take_lost_outputs():
         report_event(state, "terminal_lost", stream=loss.stream, reason=loss.reason)
     state.interval = Interval()
     check_finite(metrics)

@@ -16,13 +16,13 @@ from typing import Any
 
 from recipes.check import check_data
 from recipes.config import Recipe
-from recipes.data.contents import ContentChanges, RunSoFar, record_of
-from recipes.data.shards import KEPT, is_prepared, kept_files, read_values, replaced, undo_replaced
-from recipes.errors import ConfigError, OtherData
+from recipes.data.contents import ContentChanges, ResumedRun, record_of
+from recipes.data.shards import KEPT, is_prepared, kept_files, moved_aside, read_values, undo_moved_aside
+from recipes.errors import ConfigError, DataMismatch
 from recipes.modalities.base import Modality
 from recipes.run_dir.run_dir import RunDir
 from recipes.system.json_lines import read_rows
-from recipes.train.begun import DataIdentity, accept_setting, read_started_run
+from recipes.train.resume import DataIdentity, accept_setting, read_started_run
 
 OLD_NO_FILE = re.compile(r" row \d+$| from [\d.]+ s$| [\d.]+ to [\d.]+ s$")
 """Matches the end of a bad item's location that is a row of a table or a segment of a recording, so that no file can be named."""
@@ -48,23 +48,23 @@ class RunData:
 
         Raises: ConfigError if the data cannot be used or are not those of the run.
         """
-        undo_replaced(self._own_folder)
+        undo_moved_aside(self._own_folder)
         self._restore_kept_files()
         try:
             return self._prepare(check)
-        except OtherData as error:
+        except DataMismatch as error:
             if self._recipe.data.path is not None and is_prepared(Path(self._recipe.data.path).expanduser()):
                 raise ConfigError(str(error)) from None
             if self._started:
                 _check_accepted(error, self._recipe)
-            self._run_dir.warn(f"{error.fact}; it is prepared again")
-        with replaced(self._own_folder):
+            self._run_dir.warn(f"{error.without_remedy}; it is prepared again")
+        with moved_aside(self._own_folder):
             return self._prepare(check)
 
     def copy_kept_to_prepared(self) -> None:
         """Copy the run's permanent files, such as the tokenizer, to its prepared folder if that folder was deleted: probes read them
         there."""
-        undo_replaced(self._own_folder)
+        undo_moved_aside(self._own_folder)
         self._restore_kept_files()
         there = [name for name in self._kept_hashes if (self._path / name).exists()]
         if there and not self._own_folder.exists():
@@ -77,7 +77,7 @@ class RunData:
         if self._own_folder.is_dir() and {path.name for path in self._own_folder.iterdir()} <= KEPT.keys():
             shutil.rmtree(self._own_folder)  # made by copy_kept_to_prepared
         is_new = not self._own_folder.exists()
-        so_far = RunSoFar(self._path if self._started else None, self.recorded_bad, self._report_changes)
+        so_far = ResumedRun(self._path if self._started else None, self.recorded_bad, self._report_changes)
         prepared = self._modality.prepare(self._recipe, self._own_folder, progress=True, log=print, run=so_far)
         try:
             check(prepared)
@@ -178,20 +178,22 @@ def check_run_data(run_dir: Path, recipe: Recipe, modality: Modality) -> str:
     if not is_prepared(own) or (recipe.data.path is not None and is_prepared(Path(recipe.data.path).expanduser())):
         return check_data(recipe)
     try:
-        modality.prepare(recipe, own, run=RunSoFar(None, frozenset(filter(None, _read_bad(run_dir).values()))))
-    except OtherData as error:
+        modality.prepare(recipe, own, run=ResumedRun(None, frozenset(filter(None, _read_bad(run_dir).values()))))
+    except DataMismatch as error:
         if read_started_run(run_dir):
             _check_accepted(error, recipe)
         return check_data(recipe)  # a launch prepares it again
     return f"{own}, prepared by an earlier launch"
 
 
-def _check_accepted(error: OtherData, recipe: Recipe) -> None:
+def _check_accepted(error: DataMismatch, recipe: Recipe) -> None:
     """Check that the user has accepted other data for a run that has begun (data.path in run.accept_changes). Raises: ConfigError if
     not."""
     if "data.path" not in recipe.run.accept_changes:
         accept = accept_setting(recipe, "data.path")
-        raise ConfigError(f"{error.fact}; go back to that, accept the other with --set {accept}, or name another --run-dir") from None
+        raise ConfigError(
+            f"{error.without_remedy}; go back to that, accept the other with --set {accept}, or name another --run-dir"
+        ) from None
 
 
 def _read_bad(run_dir: Path) -> dict[str, str | None]:

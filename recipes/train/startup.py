@@ -13,7 +13,7 @@ import torch
 
 from model.batch import Batch
 from model.parallel import Parallel, init_parallel
-from recipes.check import continuation
+from recipes.check import how_to_continue
 from recipes.checkpoint.layout import Counters, Manifest, newest, read_manifest, step_folder, step_of
 from recipes.checkpoint.restore import load_newest
 from recipes.checkpoint.retention import remove_leftovers
@@ -22,7 +22,7 @@ from recipes.cluster.world import World
 from recipes.cluster.world_check import check_run_dir, check_same, check_world
 from recipes.config import Recipe
 from recipes.data.loader import Dataset, UpdateLoader, check_enough, eval_batches, rank_share
-from recipes.data.order import EpochPlace, UpdateOrder
+from recipes.data.order import EpochOffset, UpdateOrder
 from recipes.data.shards import note_on_short
 from recipes.ds_config import BatchPlan, EngineConfig
 from recipes.engine.build import PRECISIONS, is_supported
@@ -34,11 +34,11 @@ from recipes.objectives.registry import build_objective, objective_class
 from recipes.run_dir.run_dir import RunDir
 from recipes.settings import recipe_to_dict
 from recipes.train.bad_items import BadItems
-from recipes.train.begun import check_same_data, check_same_recipe, execution_changes, read_started_run
 from recipes.train.metrics import MetricsWriter
 from recipes.train.mirror import open_mirror
 from recipes.train.plot import CURVES, plot_metrics
 from recipes.train.preempt import StopRequest
+from recipes.train.resume import check_same_data, check_same_recipe, execution_changes, read_started_run
 from recipes.train.run_data import RunData
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
@@ -118,7 +118,7 @@ class StartUp:
         checkpoint = newest(self.path)
         manifest = replace(read_manifest(checkpoint), parameters={}, files=()) if checkpoint else Manifest(Counters(), 1, 1, {}, (), {})
         if manifest.counters.step < self.recipe.run.max_steps:
-            endings.forget(self.path / endings.FOLDER)  # before any watcher of this launch runs
+            endings.remove_folder(self.path / endings.FOLDER)  # before any watcher of this launch runs
             if (self.path / "config.json").exists():
                 self._write_roster()
         return manifest
@@ -128,7 +128,7 @@ class StartUp:
             plot_metrics(self.path, objective_class(self.recipe.objective.kind).display.panels)
         RunData(self._require_run_dir(), self.recipe, self.modality).copy_kept_to_prepared()
         name = step_folder(self.path, step).name
-        print(f"{self.path} is finished ({name}); {continuation(self.recipe, step)}; another --run-dir starts a new run")
+        print(f"{self.path} is finished ({name}); {how_to_continue(self.recipe, step)}; another --run-dir starts a new run")
 
     def _write_roster(self) -> None:
         with suppress(OSError):  # a full disk: then a rank that ends without a record is not noticed
@@ -172,9 +172,9 @@ class StartUp:
 
     def _open_loader(self, train_data: Dataset, parallel: Parallel, manifest: Manifest) -> UpdateLoader:
         """Return this rank's loader. It starts with the update that follows the checkpoint of `manifest`."""
-        place, update = manifest.facts.get("place"), manifest.counters.update
-        size = manifest.facts.get("recipe", {}).get("run", {}).get("global_batch_size", self.recipe.run.global_batch_size)
-        first = EpochPlace(update, **place) if place else EpochPlace.of_constant(update, size, len(train_data))
+        place, update = manifest.metadata.get("place"), manifest.counters.update
+        size = manifest.metadata.get("recipe", {}).get("run", {}).get("global_batch_size", self.recipe.run.global_batch_size)
+        first = EpochOffset(update, **place) if place else EpochOffset.of_constant_batch(update, size, len(train_data))
         here = self.world.hosts.count(self.world.hosts[self.world.rank])
         loader = build_loader(self.recipe, train_data, self.config.batch, parallel.dp_rank, first=first, ranks_on_node=here)
         self.stack.callback(loader.close)
@@ -197,8 +197,8 @@ class StartUp:
         saver = CheckpointSaver(self.path, objective, world, recipe.checkpoint, run_dir.check if run_dir else None)
         saving, spikes = Saving(saver, recipe, run_info, counters.step, run_dir), SpikeStatistic(recipe.guard)
         if manifest:
-            spikes.load(manifest.facts["spikes"])
-            objective.load_state(manifest.facts.get("objective", {}))
+            spikes.load(manifest.metadata["spikes"])
+            objective.load_state(manifest.metadata.get("objective", {}))
         return TrainState(recipe, self.config, world, objective, data, counters, saving, spikes, self.stop, self.watch)
 
     def _report_damage(self, folder: Path, reason: str) -> None:
@@ -258,11 +258,11 @@ def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel
 
 
 def build_loader(
-    recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: int, *, first: EpochPlace | None = None, ranks_on_node: int = 1
+    recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: int, *, first: EpochOffset | None = None, ranks_on_node: int = 1
 ) -> UpdateLoader:
     """Return this rank's loader, starting at the place `first` (None: the beginning of the data). Its worker processes start at once, so
     they read while the engines are built. `ranks_on_node`: number of ranks that share this machine."""
-    run, data, first = recipe.run, recipe.data, first or EpochPlace()
+    run, data, first = recipe.run, recipe.data, first or EpochOffset()
     return UpdateLoader(
         dataset,
         UpdateOrder(dataset, seed=run.seed, global_batch_size=run.global_batch_size, group_size=data.group_size, first=first),

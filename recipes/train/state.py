@@ -72,5 +72,5 @@ class TrainState:
         state."""
         own = self.objective.state()
         states = {"loss_scaler": shards.loss_scaler_state(self.objective.student), "spikes": self.spikes.state()}
-        _, epoch, offset = self.data.loader.place(self.counters.update)
+        _, epoch, offset = self.data.loader.start_of(self.counters.update)
         return states | {"place": {"epoch": epoch, "offset": offset}} | ({"objective": own} if own else {})

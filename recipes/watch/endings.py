@@ -77,7 +77,7 @@ def stack_file(folder: Path, rank: int) -> Path:
     return folder / f"rank_{rank:05d}.stack.txt"
 
 
-def forget(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Remove `folder` (RUN_DIR/watch) with the files of the previous launch. Only the owner of the run dir may call this."""
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -113,7 +113,7 @@ def read_endings(folder: Path) -> list[Ending]:
     return [_ending(rank, host, records.get(rank), behind.get(rank)) for rank, host in sorted(hosts.items())]
 
 
-def told_by_another(folder: Path, rank: int, error: BaseException) -> str | None:
+def config_error_of_another_rank(folder: Path, rank: int, error: BaseException) -> str | None:
     """Return the ConfigError message with which another rank ended, if `error` of this rank is a broken connection; None if it is not or
     there is no such message.
 

@@ -49,6 +49,3 @@ def read_heartbeat(memory: Memory) -> Heartbeat:
     """Return the heartbeat that was written last into `memory`."""
     seconds, number, step, micro_batch, phase, is_paused = _LAYOUT.unpack_from(memory, 0)
     return Heartbeat(seconds, number, step, micro_batch, PHASES[phase], bool(is_paused))
-
-
-Beat = Heartbeat  # for recipes/train/memory.py, until that file uses the new name

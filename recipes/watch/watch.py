@@ -96,7 +96,7 @@ class Watch:
         self._has_reported = True
         return code
 
-    def end_with(self, error: BaseException) -> None:
+    def report_error(self, error: BaseException) -> None:
         """Report to the watcher that this rank ends with `error`: its exit code and message."""
         default = EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_DEFECT
         self.end(getattr(error, "exit_code", default), str(error) if hasattr(error, "exit_code") else f"{type(error).__name__}: {error}")

@@ -16,7 +16,7 @@ import pytest
 
 from recipes.checkpoint.layout import newest, step_of
 from tests.disturbed import LAST, Reference, arguments, curve_of, events_of, finished, make_reference, start_run
-from tests.faults import FOR_EVER, Fault, KilledInBackward, Operation, obey_permissions, read_operations
+from tests.faults import NO_LIMIT, Fault, KilledInBackward, Operation, obey_permissions, read_operations
 from tests.launching import PRETRAIN_TEXT, launch, refused
 
 KILLED = -signal.SIGKILL
@@ -160,7 +160,7 @@ def test_a_checkpoints_folder_that_is_read_only(single: Reference, halfway: Path
 def test_training_goes_on_beside_a_disk_that_hangs_until_the_next_save_is_due(single: Reference, tmp_path: Path) -> None:
     """The file of step 3 hangs until step 6 is logged. It still contains step 3, and the save of step 6 waits for it."""
     run_dir, log, release = tmp_path / "run", tmp_path / "operations.jsonl", tmp_path / "release"
-    hangs = Fault("slow", 1, FOR_EVER, seconds=60, until=release, only="rank file", log=log)
+    hangs = Fault("slow", 1, NO_LIMIT, seconds=60, until=release, only="rank file", log=log)
     ranks = single.start(run_dir, {0: hangs}, checkpoint__keep_last=9)
     (running,) = ranks.running
     running.wait_until(lambda: (run_dir / "metrics.jsonl").exists() and len(curve_of(run_dir)) >= 6)
@@ -177,7 +177,7 @@ def test_training_goes_on_beside_a_disk_that_hangs_until_the_next_save_is_due(si
 
 def test_saves_that_are_due_faster_than_the_disk_writes_wait_for_each_other(single: Reference, tmp_path: Path) -> None:
     run_dir, log = tmp_path / "run", tmp_path / "operations.jsonl"
-    slow = Fault("slow", 1, FOR_EVER, seconds=5 * WAIT_SECONDS, only="fsync rank file", log=log)
+    slow = Fault("slow", 1, NO_LIMIT, seconds=5 * WAIT_SECONDS, only="fsync rank file", log=log)
     finished(start_run(single.prepared, run_dir, 1, {0: slow}, run__max_steps=4, run__save_steps=1).wait())
     saves = events_of(run_dir, "save")
     assert [event["step"] for event in saves] == [1, 2, 3, 4]

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from recipes.cluster.preflight.facts import Device
+from recipes.cluster.preflight.node_report import Device
 from tests.distributed import run_command
 from tests.launching import ROOT, contents, launch, refused, start_ranks
-from tests.nodes import Hooks, Measures, TellsArguments, die
+from tests.nodes import Hooks, Measures, ShowsArguments, die
 
 PREFLIGHT = ROOT / "launch" / "preflight.py"
 EVEN = Measures("measure", "matmul_tflops", [0.1])
@@ -94,9 +94,9 @@ class ShowsLogLevels:
 
 def test_settings_of_the_launcher_and_the_user_reach_every_measurement(tmp_path: Path) -> None:
     arguments = (
-        TellsArguments("measure", "own_devices"),
-        TellsArguments("measure", "matmul_tflops"),
-        TellsArguments("bandwidth", "bandwidth", 1),
+        ShowsArguments("measure", "own_devices"),
+        ShowsArguments("measure", "matmul_tflops"),
+        ShowsArguments("bandwidth", "bandwidth", 1),
     )
     hooks = dict.fromkeys(range(3), Hooks((*arguments, HasTwelveCores(), ShowsLogLevels())))
     place = {"LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}

@@ -1,4 +1,4 @@
-"""launch/probe.py as a user meets it: help, a result beside the run, other data, bad input."""
+"""launch/probe.py as a user runs it: help, a result beside the run, other data, bad input."""
 
 import json
 import re

@@ -11,7 +11,7 @@ from model.bounds import SHARE, Place, at_least
 from recipes.check import check_recipe, resolve_recipe
 from recipes.errors import ConfigError
 from recipes.text import RECIPES, text_tiny
-from recipes.values import complaint_about, expand_home, place, place_name, value_of_json, value_of_text
+from recipes.values import complaint_about, expand_home, name_argument, path_argument, value_of_json, value_of_text
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_an_empty_value_is_refused_except_for_a_list(text: str) -> None:
     with pytest.raises(ConfigError, match=r"--set data\.path=: the value is empty"):
         value_of_text("data.path", text.strip(), str | None)
     with pytest.raises(ArgumentTypeError, match="is empty"):
-        place(text)
+        path_argument(text)
     assert value_of_text("teacher.layer_norms", text, tuple[Literal["layer"], ...]) == ()
 
 
@@ -65,8 +65,8 @@ def test_json_values_need_the_right_type_and_whole_numbers_are_valid_floats() ->
 
 def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    assert (place("~/run"), place_name("~/data"), place("a~/b")) == (Path("/home/me/run"), "/home/me/data", Path("a~/b"))
-    assert place("~no_such_user/run") == Path("~no_such_user/run")
+    assert (path_argument("~/run"), name_argument("~/data"), path_argument("a~/b")) == (Path("/home/me/run"), "/home/me/data", Path("a~/b"))
+    assert path_argument("~no_such_user/run") == Path("~no_such_user/run")
     assert (expand_home("~/x", (Place(),)), expand_home("~/x", ()), expand_home(None, (Place(),))) == ("/home/me/x", "~/x", None)
     settings = ["data.path=~/books", "data.tokenizer=~/t.model", "data.text_column=~/no"]
     data = resolve_recipe("text_tiny", RECIPES, settings, None).data

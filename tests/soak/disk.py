@@ -23,7 +23,7 @@ from pathlib import Path
 from recipes.checkpoint.layout import newest, step_of
 from recipes.errors import ConfigError
 from tests.disturbed import LAST, Reference, conclude, events_of, finished, make_reference, prepare
-from tests.faults import FOR_EVER, Fault, Operation
+from tests.faults import NO_LIMIT, Fault, Operation
 
 ERRORS = ("ENOSPC", "EROFS", "EIO")
 FIRST, AFTER = "step_00000006", "step_00000012"
@@ -50,7 +50,7 @@ class Case:
 
     def fault(self) -> Fault:
         """Return the fault that the rank's process has to install."""
-        return Fault("error", self.operation.number, FOR_EVER if self.for_good else 1, getattr(errno, self.error))
+        return Fault("error", self.operation.number, NO_LIMIT if self.for_good else 1, getattr(errno, self.error))
 
 
 def operations_of(operations: list[Operation]) -> list[Operation]:
@@ -99,7 +99,7 @@ def run_slow(reference: Reference, run_dir: Path) -> str:
     waited for its saves with a slow fsync, as text."""
     for kind, seconds in SLOW.items():
         folder = run_dir / kind
-        finished(reference.run(folder, {0: Fault("slow", 1, FOR_EVER, seconds=seconds, only=f"{kind} ")}))
+        finished(reference.run(folder, {0: Fault("slow", 1, NO_LIMIT, seconds=seconds, only=f"{kind} ")}))
         reference.check_end(folder)
     waited = sum(event["wait_seconds"] for event in events_of(run_dir / "fsync", "save"))
     return f"same end; training waited {waited:.1f} s for its saves"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from recipes.cluster.preflight.facts import ALL_REDUCE, EXCHANGE
+from recipes.cluster.preflight.node_report import ALL_REDUCE, EXCHANGE
 
 CPU_BYTES, CUDA_BYTES = 16 * 2**20, 256 * 2**20
 ROUNDS = 3

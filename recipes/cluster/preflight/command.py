@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from recipes.cluster.environment import export_world, quiet_libraries
 from recipes.cluster.preflight import device_checks
 from recipes.cluster.preflight.compare import ClusterReport, Findings, compare_nodes
-from recipes.cluster.preflight.facts import Facts
+from recipes.cluster.preflight.node_report import NodeReport
 from recipes.cluster.preflight.report import summary, table
 from recipes.cluster.slurm import allocated_nodes
 from recipes.errors import ConfigError
-from recipes.values import place
+from recipes.values import path_argument
 
 if TYPE_CHECKING:  # both import torch
     from recipes.cluster.preflight.node import Node
@@ -37,7 +37,9 @@ APPEARS_SECONDS = 2.0
 def build_parser(description: str) -> argparse.ArgumentParser:
     """Return the parser of the flags of launch/preflight.py. `description` is the text above the flags in --help."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--run-dir", type=place, default=Path("runs"), help="the run dir of the job, which need not exist (default: runs)")
+    parser.add_argument(
+        "--run-dir", type=path_argument, default=Path("runs"), help="the run dir of the job, which need not exist (default: runs)"
+    )
     parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="how long to wait for the nodes (default: 60)")
     parser.add_argument("--strict", action="store_true", help="a warning, such as a slow node, is an error too")
     parser.add_argument(
@@ -104,7 +106,7 @@ def _take_part(rendezvous: Rendezvous, node: Node, args: argparse.Namespace, say
 def build_cluster_report(rendezvous: Rendezvous, first: Node, received: dict[int, str]) -> ClusterReport:
     """Collect on rank 0 what is known of all nodes: the reports `received` (rank -> JSON), and which ranks sent none and why. `first` is
     rank 0's node."""
-    reports = {rank: Facts.of(text) for rank, text in received.items()}
+    reports = {rank: NodeReport.of(text) for rank, text in received.items()}
     absent, reasons, hosts = {}, {}, []
     with suppress(OSError, subprocess.CalledProcessError):  # the report is useful without node names
         hosts = allocated_nodes()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from recipes.cluster.preflight.facts import ALL_REDUCE, EXCHANGE, RUN_DIR, SHARED_MEMORY, TEMPORARY, Facts
+from recipes.cluster.preflight.node_report import ALL_REDUCE, EXCHANGE, RUN_DIR, SHARED_MEMORY, TEMPORARY, NodeReport
 
 SLOWER = 1.5
 """A node that takes more than this many times the median's time is slow. Equal nodes differ by a tenth; a node that throttles or has lost a
@@ -46,7 +46,7 @@ class Findings(NamedTuple):
 class ClusterReport:
     """The reports of all nodes, by rank, as rank 0 has received them. Rank 0's own report is always among them."""
 
-    reports: Mapping[int, Facts]
+    reports: Mapping[int, NodeReport]
     absent: Mapping[int, str] = field(default_factory=dict)
     """Rank that did not join, or joined and sent no report -> name of its node, empty if that is unknown."""
     reasons: Mapping[int, str] = field(default_factory=dict)
@@ -83,7 +83,7 @@ def lower_median(values: Iterable[float]) -> float:
     return ordered[(len(ordered) - 1) // 2]
 
 
-def shown_devices(report: Facts) -> str:
+def shown_devices(report: NodeReport) -> str:
     """Return names and counts of a node's devices, such as "2 x H100"; "" if there are none."""
     counts = Counter(device.name for device in report.devices)
     return " + ".join(f"{number} x {name}" if number > 1 else name for name, number in sorted(counts.items()))

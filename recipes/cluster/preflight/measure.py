@@ -14,7 +14,7 @@ import torch
 
 from recipes.cluster.checkout import checkout_digest
 from recipes.cluster.environment import may_see_devices
-from recipes.cluster.preflight.facts import MEMORY, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device
+from recipes.cluster.preflight.node_report import MEMORY, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device
 from recipes.system.durable import sync
 
 PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy")

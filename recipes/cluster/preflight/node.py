@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from recipes.cluster.preflight import bandwidth, device_checks, measure
-from recipes.cluster.preflight.facts import ALL_REDUCE, RUN_DIR, Device, Facts
+from recipes.cluster.preflight.node_report import ALL_REDUCE, RUN_DIR, Device, NodeReport
 from recipes.cluster.rendezvous import Rendezvous
 from recipes.cluster.slurm import node_name
 
@@ -51,13 +51,13 @@ class Node:
         self._free_bytes = self._attempt("free memory and disks", lambda: measure.free_bytes(self._folder)) or {}
         self._stale_locks = self._attempt("locks of builds", lambda: measure.stale_locks(time.time())) or []
 
-    def measure(self, present: list[int]) -> Facts:
+    def measure(self, present: list[int]) -> NodeReport:
         """Measure the rest and return this node's report. All ranks in `present` do it at the same time: nodes that share a power
         supply, a host or a file server then slow each other down, as they will in training."""
         seconds_ahead = self._rendezvous.seconds_ahead(present)
         num_threads = max(1, self._num_cores // self._local_size)
         rates = self._attempt("matmul", lambda: measure.matmul_tflops(self._indices, num_threads)) or []
-        return Facts(
+        return NodeReport(
             host=node_name(),
             versions=self._versions,
             num_cores=self._num_cores,

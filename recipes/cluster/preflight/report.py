@@ -1,7 +1,7 @@
 """The reports of all nodes as lines for a terminal. Pure."""
 
 from recipes.cluster.preflight.compare import ClusterReport, Findings, shown_devices
-from recipes.cluster.preflight.facts import ALL_REDUCE, MEMORY, RUN_DIR, Facts
+from recipes.cluster.preflight.node_report import ALL_REDUCE, MEMORY, RUN_DIR, NodeReport
 
 HEADER = ("node", "cores", "devices", "matmul TFLOP/s", "disk ms", "memory GiB", "run dir GiB", "clock s")
 
@@ -22,7 +22,7 @@ def summary(all_nodes: ClusterReport, findings: Findings) -> list[str]:
     return [f"fit: {len(all_nodes.reports)} node{'s' if len(all_nodes.reports) > 1 else ''}"]
 
 
-def _cells(report: Facts) -> tuple[str, ...]:
+def _cells(report: NodeReport) -> tuple[str, ...]:
     return (
         *(str(report.num_cores), shown_devices(report) or "?", _number(report.tflops, ".3g")),
         _number(report.disk_seconds and report.disk_seconds * 1e3, ".1f"),

@@ -18,7 +18,7 @@ from recipes.checkpoint.restore import finish_load, load_checkpoint, load_newest
 from recipes.checkpoint.save import CheckpointSaver, SaveOutcome
 from recipes.cluster.world import World, join_world
 from recipes.config import CheckpointConfig, Recipe
-from recipes.data.order import EpochPlace
+from recipes.data.order import EpochOffset
 from recipes.engine import shards
 from recipes.modalities.registry import MODALITIES
 from recipes.objectives.registry import build_objective
@@ -65,7 +65,7 @@ class LiveRun:
         )
 
     def _open_loader(self, recipe: Recipe, dp_rank: int, update: int) -> Any:
-        first = EpochPlace.of_constant(update, recipe.run.global_batch_size, len(self._train_data))
+        first = EpochOffset.of_constant_batch(update, recipe.run.global_batch_size, len(self._train_data))
         return build_loader(recipe, self._train_data, self.config.batch, dp_rank, first=first)
 
     def train(self, updates: int) -> Curve:

@@ -171,7 +171,7 @@ def test_the_manifest_describes_the_content_of_the_folder(ranks: list[dict[str, 
     folder = step_folder(run_dir, 1)
     manifest = read_manifest(folder)
     assert json.loads((folder / "manifest.json").read_text())["format"] == FORMAT
-    assert (manifest.tp_size, manifest.dp_size, manifest.facts["key"]) == (2, 1, "from the caller")
+    assert (manifest.tp_size, manifest.dp_size, manifest.metadata["key"]) == (2, 1, "from the caller")
     assert manifest.counters.step == manifest.counters.update == 1 and manifest.counters.samples == 8 and manifest.counters.tokens > 0
     assert [(f.name, f.tp_rank, f.dp_rank) for f in manifest.files] == [(f"rank_{i:05d}.safetensors", i, 0) for i in range(2)]
     assert ranks[0]["first"].bytes == manifest.num_bytes() == sum(p.stat().st_size for p in folder.glob("rank_*"))

@@ -11,13 +11,13 @@ import pytest
 
 from recipes.cluster import environment, slurm
 from recipes.cluster.environment import (
-    asked_accelerator,
     export_world,
     is_first_on_node,
     is_first_rank,
-    is_imagined,
+    is_simulated_world,
     may_compute_fp16,
     num_devices,
+    requested_accelerator,
     stray_variables,
     world_from_environment,
 )
@@ -73,7 +73,7 @@ def test_the_world_is_read_from_the_launchers_variables(
 def test_ranks_are_imagined_if_only_their_number_is_set(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], imagined: bool) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert is_imagined() == imagined
+    assert is_simulated_world() == imagined
 
 
 @pytest.mark.parametrize(
@@ -234,10 +234,10 @@ def test_the_requested_accelerator_must_be_supported(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("DS_ACCELERATOR", raising=False)
     if requested is not None:
         monkeypatch.setenv("DS_ACCELERATOR", requested)
-    assert asked_accelerator() == found
+    assert requested_accelerator() == found
     monkeypatch.setenv("DS_ACCELERATOR", "xpu")
     with pytest.raises(ConfigError, match="DS_ACCELERATOR='xpu': must be cpu or cuda; unset DS_ACCELERATOR"):
-        asked_accelerator()
+        requested_accelerator()
 
 
 def imported_with(verbose: str, tmp_path: Path) -> str:

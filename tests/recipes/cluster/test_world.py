@@ -162,7 +162,7 @@ def join_without_rank_1() -> str:
     dist.destroy_process_group()
     if dist.is_initialized() or os.environ["RANK"] == "1":
         return "away"
-    os.environ["DATA2VEC_MEETING_SECONDS"] = "1"
+    os.environ["DATA2VEC_RENDEZVOUS_SECONDS"] = "1"
     try:
         join_world()
     except ConfigError as error:
@@ -172,7 +172,7 @@ def join_without_rank_1() -> str:
 
 def test_a_rank_that_does_not_join_is_named_after_a_bounded_time() -> None:
     message, _ = run_distributed(join_without_rank_1, 2)
-    assert message.startswith("1 of 2 ranks have not joined within 1 s: 1") and "DATA2VEC_MEETING_SECONDS" in message, message
+    assert message.startswith("1 of 2 ranks have not joined within 1 s: 1") and "DATA2VEC_RENDEZVOUS_SECONDS" in message, message
 
 
 def join_with_stray_variables() -> tuple[list[str], int]:
@@ -188,7 +188,7 @@ def join_with_stray_variables() -> tuple[list[str], int]:
         "TORCHELASTIC_USE_AGENT_STORE",
     ):
         os.environ.pop(name, None)
-    os.environ.update(WORLD_SIZE="2", DATA2VEC_MEETING_SECONDS="1")
+    os.environ.update(WORLD_SIZE="2", DATA2VEC_RENDEZVOUS_SECONDS="1")
     before, lines = dict(os.environ), list[str]()
     try:
         join_world(lines.append)
@@ -222,7 +222,7 @@ def test_stray_launcher_variables_are_named_while_rank_0_waits_and_without_them_
         ),
         ({"DS_ACCELERATOR": "cuda"}, "DS_ACCELERATOR=cuda, but torch finds no CUDA device on .*; unset DS_ACCELERATOR"),
         *(
-            ({"WORLD_SIZE": "2", "DATA2VEC_MEETING_SECONDS": text}, f"DATA2VEC_MEETING_SECONDS={text}: must be")
+            ({"WORLD_SIZE": "2", "DATA2VEC_RENDEZVOUS_SECONDS": text}, f"DATA2VEC_RENDEZVOUS_SECONDS={text}: must be")
             for text in ("inf", "0", "nan")
         ),
     ],

@@ -8,7 +8,7 @@ import torch
 from model.batch import Batch, Masks
 from recipes.data.loader import LoadedBatch, UpdateLoader, rank_share
 from recipes.data.media import BadItem
-from recipes.data.order import EpochPlace, Position, UpdateOrder
+from recipes.data.order import EpochOffset, Position, UpdateOrder
 from recipes.errors import ConfigError
 
 Row = tuple[int, ...]
@@ -55,7 +55,7 @@ def row_of(position: Position) -> Row:
     return position.epoch, position.index, min(position.group), sum(position.group)
 
 
-def order_of(dataset: Numbers, *, seed: int = 1, batch: int = 8, group: int = 1, first: EpochPlace | None = None) -> UpdateOrder:
+def order_of(dataset: Numbers, *, seed: int = 1, batch: int = 8, group: int = 1, first: EpochOffset | None = None) -> UpdateOrder:
     return UpdateOrder(dataset, seed=seed, global_batch_size=batch, group_size=group, first=first)
 
 

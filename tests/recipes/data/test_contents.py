@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from recipes.data import contents
-from recipes.data.contents import PART_BYTES, UNREAD, ContentChanges, digest, look_again, record_files
+from recipes.data.contents import PART_BYTES, UNREAD, ContentChanges, compare_contents, digest, record_files
 from recipes.errors import ConfigError
 
 
@@ -56,13 +56,13 @@ def test_changed_and_missing_files_are_named_and_new_times_do_not_count(tmp_path
     os.utime(paths[0], (1, 1))
     paths[3].unlink()
     gone = (str(paths[3]),)
-    assert look_again(folder) == ContentChanges((), 4, 4, missing=gone)
+    assert compare_contents(folder) == ContentChanges((), 4, 4, missing=gone)
     paths[1].write_bytes(b"5")
     paths[2].write_bytes(b"33")
-    changes = look_again(folder)
+    changes = compare_contents(folder)
     assert changes == ContentChanges((str(paths[1]), str(paths[2])), 4, 4, missing=gone)
     assert str(changes) == f"2 of 4 files hold something else than when it was prepared, such as {paths[1]}, {paths[2]}"
-    assert look_again(folder, {str(paths[1])}) == ContentChanges((str(paths[2]),), 4, 4, (str(paths[1]),), gone)
+    assert compare_contents(folder, {str(paths[1])}) == ContentChanges((str(paths[2]),), 4, 4, (str(paths[1]),), gone)
 
 
 def test_of_many_files_only_a_random_sample_is_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,16 +71,16 @@ def test_of_many_files_only_a_random_sample_is_compared(tmp_path: Path, monkeypa
     folder = recorded(tmp_path / "prepared", paths)
     for path in paths:
         path.write_bytes(b"2")
-    results = [look_again(folder) for _ in range(40)]
+    results = [compare_contents(folder) for _ in range(40)]
     assert {(len(changes.changed), *changes[1:3]) for changes in results} == {(3, 3, 9)}
     assert len({changes.changed for changes in results}) > 3, "others each time"
     assert "3 of 3 files drawn from 9 hold something else" in str(results[0])
 
 
 def test_a_folder_without_a_record_is_not_compared(tmp_path: Path) -> None:
-    assert look_again(tmp_path) == ContentChanges()
+    assert compare_contents(tmp_path) == ContentChanges()
     (tmp_path / "prepared.json").write_text('{"version": 1}')
-    assert look_again(tmp_path) == ContentChanges()
+    assert compare_contents(tmp_path) == ContentChanges()
 
 
 def test_data_without_files_have_no_record(tmp_path: Path) -> None:
@@ -96,5 +96,5 @@ def test_a_damaged_record_is_one_line_with_the_way_out(tmp_path: Path, name: str
     if num_bytes is not None:
         (folder / name).write_bytes(content[:num_bytes])
     with pytest.raises(ConfigError, match=rf"{folder}: .*; remove the folder and prepare it again$") as caught:
-        look_again(folder)
+        compare_contents(folder)
     assert "\n" not in str(caught.value)

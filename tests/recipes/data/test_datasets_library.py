@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.data.datasets_library import files_of, load_hub, load_saved, say_rows
+from recipes.data.datasets_library import describe_rows, files_of, load_hub, load_saved
 from recipes.errors import ConfigError, MissingSplit
 
 
@@ -59,13 +59,13 @@ def test_the_other_splits_of_a_hub_data_set_are_named_if_its_metadata_list_them(
     import datasets
 
     rows = datasets.Dataset.from_dict({"text": ["a", "b"]})
-    assert say_rows("train", rows) == ""
+    assert describe_rows("train", rows) == ""
     rows.info.splits = datasets.SplitDict.from_split_dict(
         {"train": {"name": "train", "num_examples": 2}, "x": {"name": "x", "num_examples": 5}}
     )
-    assert say_rows("train", rows) == "train: 2 rows; left out: 5 of x"
-    assert say_rows("all", rows) == "train, x: 7 rows"
-    assert say_rows("train[:1%]", rows) == ""
+    assert describe_rows("train", rows) == "train: 2 rows; left out: 5 of x"
+    assert describe_rows("all", rows) == "train, x: 7 rows"
+    assert describe_rows("train[:1%]", rows) == ""
 
 
 @pytest.mark.parametrize("is_script", [True, False])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.data.folder import NAMED, count_suffixes, find_place, list_folder, name_some, printable
+from recipes.data.folder import NAMED, count_suffixes, format_names, list_folder, printable, resolve_data_path
 from recipes.errors import ConfigError
 
 
@@ -21,7 +21,7 @@ def fill(folder: Path, *names: str) -> Path:
 def test_files_are_found_at_any_depth_sorted_and_hidden_ones_are_not(tmp_path: Path) -> None:
     fill(tmp_path, "b.txt", "a/c/d.txt", "a/b.txt", "a-b", ".git/x.txt", ".hidden", "a/.x.txt", "[v2]/part*.txt")
     assert list_folder(tmp_path).files == ["[v2]/part*.txt", "a-b", "a/b.txt", "a/c/d.txt", "b.txt"]
-    assert (list_folder(tmp_path).hidden, list_folder(tmp_path).passed_over) == ([".git", ".hidden", "a/.x.txt"], [])
+    assert (list_folder(tmp_path).hidden, list_folder(tmp_path).skipped) == ([".git", ".hidden", "a/.x.txt"], [])
 
 
 def test_links_to_folders_are_followed_but_each_folder_is_listed_once(tmp_path: Path) -> None:
@@ -31,7 +31,7 @@ def test_links_to_folders_are_followed_but_each_folder_is_listed_once(tmp_path: 
     (data / "a" / "circle").symlink_to(data)
     found = list_folder(data)
     assert found.files == ["a/b.txt", "more/x.txt"]
-    assert found.passed_over == [f"{data}/a/circle: the same folder as {data}", f"{data}/zagain: the same folder as {data}/more"]
+    assert found.skipped == [f"{data}/a/circle: the same folder as {data}", f"{data}/zagain: the same folder as {data}/more"]
 
 
 def test_broken_links_and_special_files_are_named(tmp_path: Path) -> None:
@@ -42,14 +42,14 @@ def test_broken_links_and_special_files_are_named(tmp_path: Path) -> None:
     found = list_folder(tmp_path)
     assert found.files == ["a.txt"]
     reasons = ["gone.txt: a link to nothing", "loop: Too many levels of symbolic links", "pipe.txt: neither a file nor a folder"]
-    assert found.passed_over == [f"{tmp_path}/{reason}" for reason in reasons]
+    assert found.skipped == [f"{tmp_path}/{reason}" for reason in reasons]
 
 
 def test_a_folder_without_read_permission_is_skipped_as_sub_folder_else_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, "a/x.txt", "b/y.txt")
     refuse_to_list(tmp_path / "b", monkeypatch)
     found = list_folder(tmp_path)
-    assert (found.files, found.passed_over) == (["a/x.txt"], [f"{tmp_path}/b: Permission denied"])
+    assert (found.files, found.skipped) == (["a/x.txt"], [f"{tmp_path}/b: Permission denied"])
     with pytest.raises(ConfigError, match=r"b: cannot be read \(Permission denied\); correct its permissions"):
         list_folder(tmp_path / "b")
 
@@ -72,8 +72,8 @@ def test_second_links_to_a_file_and_links_to_a_listed_file_are_dropped(tmp_path:
         (data / name).symlink_to(target)
     found = list_folder(data)
     assert found.files == ["a.txt", "b.txt", "c.txt", "y.txt", "z.txt"]
-    assert found.each_once(found.files) == ["b.txt", "y.txt", "z.txt"]
-    assert found.each_once(["a.txt", "c.txt"]) == ["a.txt", "c.txt"], "the targets are not in this list"
+    assert found.without_duplicates(found.files) == ["b.txt", "y.txt", "z.txt"]
+    assert found.without_duplicates(["a.txt", "c.txt"]) == ["a.txt", "c.txt"], "the targets are not in this list"
 
 
 def test_a_data_path_gives_its_full_path_or_none_or_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,15 +81,15 @@ def test_a_data_path_gives_its_full_path_or_none_or_an_error(tmp_path: Path, mon
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for path in ("~/data", "data", "./data/../data"):
-        assert find_place(path) == tmp_path / "data"
-    assert find_place("owner/name") is find_place("data/a.txt/b") is find_place("~unknown-user/x") is None
+        assert resolve_data_path(path) == tmp_path / "data"
+    assert resolve_data_path("owner/name") is resolve_data_path("data/a.txt/b") is resolve_data_path("~unknown-user/x") is None
     (tmp_path / "loop").symlink_to("loop")
     for path in ("loop", "x" * 300, "a\0b"):
         with pytest.raises(ConfigError, match=r"^--data .*; correct the path or its permissions$"):
-            find_place(path)
+            resolve_data_path(path)
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(ConfigError, match=r"^--data pipe\.txt: neither a file nor a folder; copy it into one$"):
-        find_place("pipe.txt")
+        resolve_data_path("pipe.txt")
 
 
 def test_names_in_a_message_are_counted_shortened_and_printable() -> None:
@@ -97,7 +97,7 @@ def test_names_in_a_message_are_counted_shortened_and_printable() -> None:
     assert count_suffixes(["a.txt.GZ", "b.txt.gz", "c.gz"]) == "2 .txt.gz, 1 .gz"
     assert count_suffixes(["a.MP3", "b.mp3", "c", "d.tsv"]) == "2 .mp3, 1 without suffix, 1 .tsv"
     names = [str(number) for number in range(NAMED + 3)]
-    assert name_some(names, "; ") == "0; 1; 2; 3; 4; 3 more" and name_some(names[:NAMED]) == "0, 1, 2, 3, 4"
+    assert format_names(names, "; ") == "0; 1; 2; 3; 4; 3 more" and format_names(names[:NAMED]) == "0, 1, 2, 3, 4"
     assert printable("caf\udce9") == "caf\\udce9"
 
 
@@ -116,5 +116,5 @@ def test_a_real_folder_and_a_link_whose_name_has_a_meaning_go_before_other_links
         (data / name).symlink_to(target)
     found = list_folder(data, re.compile("test").match)
     assert found.files == ["test-v/w.txt", "test/below/g.txt", "test/f.txt", "z/b/x.txt", "z/deep/y.txt"]
-    assert [line.partition(": ")[0] for line in found.passed_over] == [f"{data}/{name}" for name in ("a", "b", "c", "m/deeper", "v")]
+    assert [line.partition(": ")[0] for line in found.skipped] == [f"{data}/{name}" for name in ("a", "b", "c", "m/deeper", "v")]
     assert list_folder(data).files == ["b/below/g.txt", "b/f.txt", "v/w.txt", "z/b/x.txt", "z/deep/y.txt"]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes.data.media import BadItem, Files, UndecodableError, allowed_bad, decoding, first_good, name_bad
+from recipes.data.media import BadItem, Files, UndecodableError, allowed_bad, decoding, first_good, format_bad_items
 from recipes.errors import ConfigError
 
 
@@ -44,8 +44,8 @@ def test_other_errors_of_a_decoder_are_not_swallowed(tmp_path: Path) -> None:
 
 def test_ten_bad_items_are_named_and_the_rest_counted() -> None:
     bad = [BadItem(f"{i}.wav", "empty file") for i in range(12)]
-    assert name_bad(bad[:2]) == "0.wav (empty file), 1.wav (empty file)"
-    assert name_bad(bad).endswith("9.wav (empty file) and 2 more") and "10.wav" not in name_bad(bad)
+    assert format_bad_items(bad[:2]) == "0.wav (empty file), 1.wav (empty file)"
+    assert format_bad_items(bad).endswith("9.wav (empty file) and 2 more") and "10.wav" not in format_bad_items(bad)
 
 
 def test_a_file_name_that_is_not_utf_8_can_be_printed(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.data.order import EpochPlace
+from recipes.data.order import EpochOffset
 from tests.recipes.data.numbers_data import Numbers, order_of
 
 
@@ -47,13 +47,13 @@ def test_a_global_batch_is_whole_groups_of_consecutive_indices_in_the_data_sets_
 def test_a_run_that_is_resumed_at_any_update_continues_with_the_same_samples(group: int, num_groups: int, update: int, spare: int) -> None:
     dataset, batch = Numbers(3 * group * num_groups + spare), group * num_groups
     whole = order_of(dataset, batch=batch, group=group)
-    place = whole.place(update)
-    assert place == EpochPlace.of_constant(update, batch, len(dataset)), (
+    place = whole.start_of(update)
+    assert place == EpochOffset.of_constant_batch(update, batch, len(dataset)), (
         "the same as in a run of an older release, which stored no position"
     )
     resumed = order_of(dataset, batch=batch, group=group, first=place)
     for number in range(update, update + 8):
-        assert resumed.positions(number) == whole.positions(number) and resumed.place(number) == whole.place(number)
+        assert resumed.positions(number) == whole.positions(number) and resumed.start_of(number) == whole.start_of(number)
 
 
 @settings(max_examples=100, deadline=None)
@@ -62,13 +62,13 @@ def test_with_changing_global_batch_sizes_an_epoch_repeats_no_sample_and_leaves_
     launches: list[tuple[int, int]], spare: int
 ) -> None:
     """Each launch is (number of groups of two in the global batch, number of updates)."""
-    dataset, read, first = Numbers(24 + spare), dict[int, list[int]](), EpochPlace()
+    dataset, read, first = Numbers(24 + spare), dict[int, list[int]](), EpochOffset()
     for num_groups, updates in launches:
         order = order_of(dataset, batch=2 * num_groups, group=2, first=first)
         for update in range(first.update, first.update + updates):
             for position in order.positions(update):
                 read.setdefault(position.epoch, []).append(position.index)
-        first = order.place(first.update + updates)
+        first = order.start_of(first.update + updates)
     assert sorted(read) == list(range(len(read)))
     for epoch, indices in read.items():
         entire = dataset.order(np.random.Generator(np.random.Philox(np.random.SeedSequence((1, epoch))))).tolist()
@@ -77,14 +77,14 @@ def test_with_changing_global_batch_sizes_an_epoch_repeats_no_sample_and_leaves_
 
 
 def test_with_another_group_size_the_position_is_rounded_up_to_a_whole_group() -> None:
-    order = order_of(Numbers(50), batch=8, group=4, first=EpochPlace(7, 2, 6))
-    assert order.place(7) == (7, 2, 8) and order.positions(7) == order_of(
-        Numbers(50), batch=8, group=4, first=EpochPlace(7, 2, 8)
+    order = order_of(Numbers(50), batch=8, group=4, first=EpochOffset(7, 2, 6))
+    assert order.start_of(7) == (7, 2, 8) and order.positions(7) == order_of(
+        Numbers(50), batch=8, group=4, first=EpochOffset(7, 2, 8)
     ).positions(7)
 
 
 def test_a_position_beyond_the_data_is_the_start_of_the_next_epoch() -> None:
     """The data of the resumed run may have fewer samples."""
-    assert order_of(Numbers(20), batch=8, first=EpochPlace(7, 2, 32)).place(7) == (7, 3, 0)
+    assert order_of(Numbers(20), batch=8, first=EpochOffset(7, 2, 32)).place(7) == (7, 3, 0)
     with pytest.raises(AssertionError):
-        order_of(Numbers(20), first=EpochPlace(7, 2, 8)).place(6)
+        order_of(Numbers(20), first=EpochOffset(7, 2, 8)).place(6)

@@ -20,11 +20,11 @@ from recipes.data.shards import (
     hash_files,
     load_prepared,
     map_array,
+    moved_aside,
     note_on_short,
-    replaced,
-    undo_replaced,
+    undo_moved_aside,
 )
-from recipes.errors import ConfigError, OtherData
+from recipes.errors import ConfigError, DataMismatch
 from tests.distributed import run_command
 from tests.durability import durable_moves
 from tests.launching import ROOT
@@ -157,11 +157,11 @@ def test_a_prepared_folder_that_data_names_has_priority_over_an_earlier_one_and_
     assert find(tmp_path, new) is None and not calls
 
 
-KILLED_IN_REPLACED = """
+KILLED_WHILE_MOVED_ASIDE = """
 import os, pathlib, sys
-from recipes.data.shards import replaced
+from recipes.data.shards import moved_aside
 folder, makes_new = pathlib.Path(sys.argv[1]), sys.argv[2] == "True"
-with replaced(folder):
+with moved_aside(folder):
     if makes_new:
         folder.mkdir()
         (folder / "content").write_text("new")
@@ -174,10 +174,10 @@ def test_a_folder_that_a_killed_process_moved_aside_comes_back_unless_there_is_a
     folder = tmp_path / "prepared"
     folder.mkdir()
     (folder / "content").write_text("old")
-    done = run_command([sys.executable, "-c", KILLED_IN_REPLACED, str(folder), str(makes_new)], ROOT, 60)
+    done = run_command([sys.executable, "-c", KILLED_WHILE_MOVED_ASIDE, str(folder), str(makes_new)], ROOT, 60)
     assert done.returncode == -9 and (tmp_path / ".prepared.old" / "content").read_text() == "old"
     for _ in range(2):
-        undo_replaced(folder)
+        undo_moved_aside(folder)
         assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
         assert (folder / "content").read_text() == ("new" if makes_new else "old")
 
@@ -185,10 +185,10 @@ def test_a_folder_that_a_killed_process_moved_aside_comes_back_unless_there_is_a
 def test_a_replaced_folder_comes_back_after_an_error_and_is_removed_after_success(tmp_path: Path) -> None:
     folder = tmp_path / "prepared"
     folder.mkdir()
-    with pytest.raises(ConfigError), replaced(folder):
+    with pytest.raises(ConfigError), moved_aside(folder):
         folder.mkdir()
         raise ConfigError("refused")
-    with replaced(folder):
+    with moved_aside(folder):
         assert not folder.exists()
         folder.mkdir()
     assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
@@ -196,7 +196,7 @@ def test_a_replaced_folder_comes_back_after_an_error_and_is_removed_after_succes
 
 def test_a_folder_that_was_prepared_for_another_modality_is_reported_as_such(tmp_path: Path) -> None:
     (tmp_path / "prepared.json").write_text('{"version": 1, "kind": "image"}')
-    with pytest.raises(OtherData, match="prepared from image data, not from text; point --data at text or choose another place"):
+    with pytest.raises(DataMismatch, match="prepared from image data, not from text; point --data at text or choose another place"):
         load_prepared(tmp_path)
 
 

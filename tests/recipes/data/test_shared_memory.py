@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from model.batch import Batch, Masks
-from recipes.data.shared_memory import SharedMemory, bytes_of, told_as_config_errors
+from recipes.data.shared_memory import SharedMemory, bytes_of, worker_errors_as_config_errors
 from recipes.errors import ConfigError
 from recipes.system.processes import WorkerLost
 from tests.distributed import run_command
@@ -78,14 +78,14 @@ def test_the_batches_of_two_updates_and_those_read_ahead_must_fit_for_every_rank
     ids=str,
 )
 def test_a_lost_batch_or_worker_is_one_line_with_cause_and_remedy(error: Exception, line: str) -> None:
-    with pytest.raises(ConfigError) as caught, told_as_config_errors(2):
+    with pytest.raises(ConfigError) as caught, worker_errors_as_config_errors(2):
         raise error
     assert re.fullmatch(line, str(caught.value))
 
 
 @pytest.mark.parametrize("error", [RuntimeError("a defect"), OSError(5, "Input/output error"), ValueError("No space left on device")])
 def test_other_errors_are_not_changed(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, told_as_config_errors(2):
+    with pytest.raises(type(error)) as caught, worker_errors_as_config_errors(2):
         raise error
     assert caught.value is error
 

@@ -1,4 +1,4 @@
-"""Rows that are stretches of long recordings, from the list to the sample: only the stretch is read, and it has a name of its own."""
+"""Rows that are stretches of long recordings, from the list to the sample: only the segment is read, and it has a name of its own."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ import pytest
 from recipes.config import SpeechDataConfig
 from recipes.data import contents
 from recipes.data.audio import AUDIO, decode_audio, read_audio
-from recipes.data.contents import ContentChanges, RunSoFar, look_again
+from recipes.data.contents import ContentChanges, ResumedRun, compare_contents
 from recipes.data.labelled import labelled_speech
 from recipes.data.media import Files, UndecodableError, first_working
 from recipes.data.media_folder import open_prepared
@@ -86,15 +86,15 @@ def test_a_recording_that_was_repaired_is_one_file_however_many_stretches_it_has
     folder = prepare_speech(data, FRONTEND, tmp_path / "out", num_processes=1)
     repaired = tmp_path / "long.wav"
     repaired.write_bytes(encode(noise(2 * RATE, 2)))
-    assert look_again(folder) == ContentChanges(1, 2, 2, str(repaired)), "two files, one of which has twenty stretches"
+    assert compare_contents(folder) == ContentChanges(1, 2, 2, str(repaired)), "two files, one of which has twenty stretches"
     media = open_prepared(folder).media
     _, _, bad = first_working(media, [*range(NUM_ROWS + 1)], check_is_last)
     files = {str(item.file) for item in bad}
-    assert files == {str(repaired)} and look_again(folder, files).num_changed == 0
+    assert files == {str(repaired)} and compare_contents(folder, files).num_changed == 0
     strict = replace(data, max_bad_fraction=0.0)
-    assert prepare_speech(strict, FRONTEND, folder, run=RunSoFar(bad=files)) == folder, "as the run asked for when it ended"
+    assert prepare_speech(strict, FRONTEND, folder, run=ResumedRun(bad=files)) == folder, "as the run asked for when it ended"
     monkeypatch.setattr(contents, "MAX_COMPARED", 1)
-    assert {look_again(folder).example for _ in range(20)} == {str(repaired), ""}, "files are drawn, not stretches"
+    assert {compare_contents(folder).example for _ in range(20)} == {str(repaired), ""}, "files are drawn, not stretches"
 
 
 def check_is_last(item: int) -> None:

@@ -44,7 +44,7 @@ def test_files_that_names_mark_as_train_are_taken_and_the_rest_is_logged(names: 
     expected = taken.split() if "[01]" not in taken else [taken.replace("[01]", digit) for digit in "01"]
     assert (choice.name, choice.paths) == ("train", expected)
     num_left = len(names.split()) - len(expected)
-    assert "; left out: " in choice.say([]) and sum(len(part.paths) for part in choice.left) == num_left
+    assert "; left out: " in choice.describe([]) and sum(len(part.paths) for part in choice.left) == num_left
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_if_no_name_marks_another_split_all_files_are_taken(names: str) -> None:
     for wanted in (None, "train", ALL):
         choice = choose(names, wanted)
         assert (choice.name, choice.paths, choice.left, choice.root) == (ALL, sorted(names.split()), [], "")
-    assert choose(names).say([]).startswith(f"all: {len(names.split())} file")
+    assert choose(names).describe([]).startswith(f"all: {len(names.split())} file")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_any_other_name_selects_a_folder_its_path_or_a_file() -> None:
     assert choose("train.txt test.txt unsup-00000-of-00001.txt", "unsup").paths == ["unsup-00000-of-00001.txt"]
     choice = choose("dog/a.wav dog/small/b.wav cat/c.wav", "dog")
     assert choice.paths == ["dog/a.wav", "dog/small/b.wav"]
-    assert choice.say([]) == "dog: 2 files (2 .wav); left out: 1 in cat"
+    assert choice.describe([]) == "dog: 2 files (2 .wav); left out: 1 in cat"
     with pytest.raises(MissingSplit, match="no split 'fox', there are 1 in cat, 1 in dog; name one of them"):
         choose("dog/a.wav cat/c.wav", "fox")
     with pytest.raises(MissingSplit, match=r"no split 'trian', did you mean train\? there are 1 in cat, 1 in dog; name one of them"):
@@ -135,20 +135,20 @@ def test_classes_are_the_folders_without_the_names_of_splits() -> None:
 
 def test_the_line_has_every_count(tmp_path: Path) -> None:
     paths = sorted(["train/a.wav", "train/b.mp3", "test/c.wav"])
-    listing = Listing(Path("/d"), [*paths, "x.tsv"], hidden=[".a", "b/.c"], passed_over=["/d/b: Permission denied"])
+    listing = Listing(Path("/d"), [*paths, "x.tsv"], hidden=[".a", "b/.c"], skipped=["/d/b: Permission denied"])
     choice = choose_files(listing, paths, None, is_item=lambda path: True)
     line = "train: 2 files (1 .wav, 1 .mp3) of train; left out: 1 of test, 1 .tsv, 2 hidden; /d/b: Permission denied"
-    assert choice.say(["x.tsv"]) == line
+    assert choice.describe(["x.tsv"]) == line
     many = " ".join(f"{number}/train/a.wav {number}/test/b.wav {number}/test/c.wav" for number in range(7))
-    assert choose(many).say([]).endswith(" of 0/train, 1/train, 2/train, 3/train, 4/train, 2 more; left out: 14 of 7 places of test")
-    assert choose("A/train/a.wav A/test/b.wav B/c.wav B/d.wav").say([]) == (
+    assert choose(many).describe([]).endswith(" of 0/train, 1/train, 2/train, 3/train, 4/train, 2 more; left out: 14 of 7 places of test")
+    assert choose("A/train/a.wav A/test/b.wav B/c.wav B/d.wav").describe([]) == (
         "train: 3 files (3 .wav) of A/train and 2 that are named for no split; left out: 1 of A/test"
     )
     (tmp_path / "a.wav").touch()
     links = Listing(tmp_path, ["a.wav", "b.wav"], {"b.wav": str(tmp_path / "a.wav")}, {"": str(tmp_path)})
     assert (
         choose_files(links, links.files, None, is_item=lambda path: True)
-        .say([])
+        .describe([])
         .endswith("; left out: 1 links to files that are read anyway")
     )
 

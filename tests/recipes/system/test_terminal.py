@@ -15,13 +15,13 @@ from tests.launching import ROOT
 
 PROGRAM = """
 import json, os, sys, time
-from recipes.system.terminal import limit_waiting, protect_terminal, take_losses
+from recipes.system.terminal import limit_waiting, protect_terminal, take_lost_outputs
 
-protect_terminal(tells=True)
+protect_terminal(warns=True)
 protect_terminal()
 {body}
 with open(sys.argv[1], "w") as file:
-    json.dump({{"number": file.fileno(), "losses": take_losses(), "again": take_losses()}}, file)
+    json.dump({{"number": file.fileno(), "losses": take_lost_outputs(), "again": take_lost_outputs()}}, file)
 """
 LINES = "for number in range(10000): print('line', number)"
 

@@ -9,12 +9,12 @@ import pytest
 
 from recipes.catalog import RECIPES
 from recipes.check import resolve_recipe
-from recipes.cluster.environment import is_imagined
+from recipes.cluster.environment import is_simulated_world
 from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
 from recipes.settings import recipe_to_dict
 from recipes.text import text_tiny
-from recipes.train.cli import build_parser, default_ds_config, launch_facts, pretrain_main
+from recipes.train.cli import build_parser, default_ds_config, launch_info, pretrain_main
 from tests.launching import ROOT
 
 DS_CONFIGS = sorted((ROOT / "ds_configs").glob("*.json"))
@@ -123,7 +123,7 @@ def test_a_shipped_ds_config_is_found_by_its_name_from_anywhere(
 
 def test_imagined_ranks_have_a_gpu_each_and_a_cpu_has_no_fp16(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr("recipes.train.cli.may_compute_fp16", is_imagined)
+    monkeypatch.setattr("recipes.train.cli.may_compute_fp16", is_simulated_world)
     assert run(monkeypatch, "--dry-run", "--deepspeed_config", "zero3_fp16") == 2
     assert "DeepSpeed has no fp16 on this machine; use a ds_config with bf16 or fp32" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "16")
@@ -235,7 +235,7 @@ def test_a_dry_run_says_what_is_read_of_the_data_and_what_is_left_out(
 
 def test_launch_facts_name_versions_commit_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["x.py", "--data", "y"])
-    facts = launch_facts()
+    facts = launch_info()
     assert facts["command"] == ["x.py", "--data", "y"]
     assert {"torch", "deepspeed", "megatron-core"} <= set(facts["versions"]) and all(facts["versions"].values())
     assert facts["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}", facts["git_commit"])

@@ -12,7 +12,7 @@ from recipes.errors import TrainingBroken
 from recipes.objectives.data2vec import Data2Vec
 from recipes.train.bad_items import BadItems
 from recipes.train.metrics import Interval
-from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, report_event, report_last_save, tell_update
+from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, report_event, report_last_save, report_update
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
 from tests.recipes.train.faulty import ONE, UNDISTURBED, prepare_pictures, run_rank
@@ -67,7 +67,7 @@ def test_events_have_the_step_and_are_written_by_rank_0(tmp_path: Path) -> None:
 
 def test_an_update_without_spike_or_skip_moves_the_bar_and_writes_no_event(tmp_path: Path) -> None:
     reports = RecordedReports(tmp_path)
-    tell_update(state_at(3, reports), SimpleNamespace(spikes=[]), None, 0.5)  # type: ignore[arg-type]
+    report_update(state_at(3, reports), SimpleNamespace(spikes=[]), None, 0.5)  # type: ignore[arg-type]
     assert (reports.steps, reports.events) == ([3], [])
 
 
@@ -78,7 +78,7 @@ def test_a_skipped_update_is_an_event_with_its_samples(tmp_path: Path, monkeypat
     state.config = SimpleNamespace(batch=None)
     monkeypatch.setattr("recipes.train.report.blamed_samples", lambda skip, positions, batch: positions)
     skip: Any = SimpleNamespace(reason="loss is not finite", ranks=[1])
-    tell_update(state, SimpleNamespace(spikes=[]), skip, 0.5)  # type: ignore[arg-type]
+    report_update(state, SimpleNamespace(spikes=[]), skip, 0.5)  # type: ignore[arg-type]
     assert reports.events == [
         {"event": "skip", "step": 3, "update": 4, "reason": "loss is not finite", "seconds": 0.5, "ranks": [1], "samples": [4]}
     ]

@@ -144,7 +144,7 @@ def test_recorded_bad_items_whose_files_are_gone_count_as_removed(run: RunDir, r
 
 
 def test_rows_and_stretches_are_removed_by_their_files_and_never_by_their_names(run: RunDir, recipe: Recipe, tmp_path: Path) -> None:
-    """A row is no path, so its name is never there; and a name that is no UTF-8 is not told as it is."""
+    """A row is no path, so its name is never there; and a name that is no UTF-8 is recorded in another form."""
     for name in ("a.wav", "b\udce9.wav", "x.parquet"):
         (tmp_path / name).write_bytes(b"1")
     (tmp_path / "linked.png").symlink_to(tmp_path / "store")

@@ -168,7 +168,7 @@ def masters(folder: Path) -> set[float]:
 def test_a_save_is_due_every_save_steps_and_calls_small_states_only_then(ranks: list[dict[str, Any]], path: Path) -> None:
     for found in ranks:
         assert (found["due"], found["asked"]) == ([SAVE_STEPS], 1) and found["first"].problem is None
-    facts = read_manifest(step_folder(path, SAVE_STEPS)).facts
+    facts = read_manifest(step_folder(path, SAVE_STEPS)).metadata
     assert facts["who"] == "a test" and facts["loss_scaler"] == {} and facts["recipe"]["run"]["save_steps"] == SAVE_STEPS
     saved = rows(path, "save")[SAVE_STEPS]
     assert saved["bytes"] == read_manifest(step_folder(path, 20)).num_bytes()

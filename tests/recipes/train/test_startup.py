@@ -189,7 +189,7 @@ def test_with_another_global_batch_it_goes_on_where_it_stopped_in_the_epoch(resu
     if release == "an older one":
         folder = newest(copy) or copy
         manifest = read_manifest(folder)
-        assert manifest.facts.pop("place") == {"epoch": 1, "offset": 8}, "38 pictures are four updates of eight, and this is the sixth"
+        assert manifest.metadata.pop("place") == {"epoch": 1, "offset": 8}, "38 pictures are four updates of eight, and this is the sixth"
         write_manifest(folder, manifest)
     other = AGAIN | {"run__global_batch_size": 4, "run__accept_changes": "run.global_batch_size"}
     again = run_distributed(look_at_start, 2, copy, run_dir.parent / "prepared", other, LAUNCH_INFO, timeout=120)
@@ -210,10 +210,10 @@ def test_manifest_and_config_json_say_what_was_run_on_what(resumed: Any) -> None
     manifest = read_manifest(newest(run_dir) or run_dir)
     assert config["versions"] == LAUNCH_INFO["versions"] and config["command"] == LAUNCH_INFO["command"]
     assert (config["world_size"], config["tp_size"], config["deepspeed_config"]) == (2, 1, "test")
-    assert manifest.facts["data_fingerprint"] == config["data_fingerprint"] and len(config["data_fingerprint"]) >= 16
-    assert manifest.facts["deepspeed"] == config["deepspeed"] and config["deepspeed"]["train_micro_batch_size_per_gpu"] == 2
-    assert manifest.facts["recipe"] == config["recipe"] | {"run": config["recipe"]["run"] | {"max_steps": STEPS}}
-    assert manifest.facts["loss_scaler"] == {} and abs(manifest.facts["time"] - time.time()) < 3600
+    assert manifest.metadata["data_fingerprint"] == config["data_fingerprint"] and len(config["data_fingerprint"]) >= 16
+    assert manifest.metadata["deepspeed"] == config["deepspeed"] and config["deepspeed"]["train_micro_batch_size_per_gpu"] == 2
+    assert manifest.metadata["recipe"] == config["recipe"] | {"run": config["recipe"]["run"] | {"max_steps": STEPS}}
+    assert manifest.metadata["loss_scaler"] == {} and abs(manifest.metadata["time"] - time.time()) < 3600
 
 
 @pytest.mark.parametrize("size", [8, 4])

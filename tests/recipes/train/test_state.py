@@ -9,7 +9,7 @@ import torch
 
 from recipes.checkpoint.layout import Counters
 from recipes.config import GuardConfig
-from recipes.data.order import EpochPlace
+from recipes.data.order import EpochOffset
 from recipes.train.spikes import SpikeStatistic
 from recipes.train.state import TrainState
 
@@ -27,7 +27,7 @@ def state_with(*, dynamic: bool = False, own: dict[str, Any] | None = None, run_
         "saving": SimpleNamespace(run_dir=run_dir),
         "watch": SimpleNamespace(beat=lambda *sign: beats.append(sign)),
     }
-    loader = SimpleNamespace(place=lambda update: EpochPlace(update, 2, 8 * update))
+    loader = SimpleNamespace(start_of=lambda update: EpochOffset(update, 2, 8 * update))
     others: dict[str, Any] = dict.fromkeys(("recipe", "config", "world", "stop")) | {"data": SimpleNamespace(loader=loader)}
     return TrainState(**others, **parts, counters=Counters(3, 5, 40, 1000), spikes=spikes), beats
 

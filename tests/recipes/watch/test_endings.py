@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from recipes.watch.endings import first_failure, forget, read_endings, read_records, record_file, told_by_another, write_roster
+from recipes.watch.endings import (
+    config_error_of_another_rank,
+    first_failure,
+    read_endings,
+    read_records,
+    record_file,
+    remove_folder,
+    write_roster,
+)
 from tests.distributed import run_command
 
 HOSTS = ["node1", "node1", "node2", "node2"]
@@ -35,7 +43,7 @@ def test_without_a_folder_there_are_no_endings(tmp_path: Path) -> None:
     assert first_failure([]) is None
 
 
-def test_the_roster_adds_ranks_without_a_record_and_forget_removes_the_folder(tmp_path: Path) -> None:
+def test_the_roster_adds_ranks_without_a_record_and_remove_folder_removes_the_folder(tmp_path: Path) -> None:
     folder = write(tmp_path / "watch", (0, FINE, 0))
     endings = read_endings(folder)
     assert [(one.rank, one.host, one.ended, one.is_bad) for one in endings][:3] == [
@@ -43,8 +51,8 @@ def test_the_roster_adds_ranks_without_a_record_and_forget_removes_the_folder(tm
         (1, "node1", "gone", True),
         (2, "node2", "gone", True),
     ]
-    forget(folder)
-    forget(folder)
+    remove_folder(folder)
+    remove_folder(folder)
     assert not folder.exists()
 
 
@@ -111,7 +119,7 @@ def test_after_a_broken_connection_the_config_error_of_another_rank_is_waited_fo
     folder = write(tmp_path / "watch", (1, LOST, 0))
     late = threading.Timer(0.2, write, (folder, (2, MISTAKE, 0)))
     late.start()
-    assert told_by_another(folder, 0, BROKEN) == MISTAKE["message"]
+    assert config_error_of_another_rank(folder, 0, BROKEN) == MISTAKE["message"]
     late.join()
 
 
@@ -127,5 +135,5 @@ def test_after_a_broken_connection_the_config_error_of_another_rank_is_waited_fo
 def test_the_message_of_another_rank_is_not_returned_if_it_is_not_the_cause(
     tmp_path: Path, rank: int, ended: dict, error: Exception
 ) -> None:
-    assert told_by_another(write(tmp_path / "watch", (2, ended, 0)), rank, error) is None
-    assert told_by_another(tmp_path / "nowhere", rank, error) is None
+    assert config_error_of_another_rank(write(tmp_path / "watch", (2, ended, 0)), rank, error) is None
+    assert config_error_of_another_rank(tmp_path / "nowhere", rank, error) is None

@@ -111,7 +111,7 @@ def test_the_first_exit_code_counts_and_close_waits_until_it_is_written(
 ) -> None:
     watch.beat(9, "judge")
     begin = time.time()
-    watch.end_with(error)
+    watch.report_error(error)
     assert watch.end(0) == 0
     watch.close()
     record = record_of(folder)

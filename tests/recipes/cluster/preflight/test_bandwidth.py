@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from recipes.cluster.preflight import bandwidth
-from recipes.cluster.preflight.facts import ALL_REDUCE, EXCHANGE
+from recipes.cluster.preflight.node_report import ALL_REDUCE, EXCHANGE
 from tests.clock import Clock
 from tests.distributed import run_distributed
 

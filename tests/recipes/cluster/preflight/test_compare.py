@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recipes.cluster.preflight.compare import DISK_FLOOR_SECONDS, SLOWER, ClusterReport, compare_nodes, lower_median, shown_devices
-from recipes.cluster.preflight.facts import ALL_REDUCE, EXCHANGE, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device, Facts
+from recipes.cluster.preflight.node_report import ALL_REDUCE, EXCHANGE, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device, NodeReport
 from tests.nodes import node, nodes
 
 GPU = Device("H100", 700.0, 0.99)
@@ -49,7 +49,7 @@ ONLY_SHOWN = {"host", "num_cores"}
 
 def test_every_field_of_a_report_is_compared() -> None:
     cases = [changes for changes, _ in (*BROKEN.values(), *SUSPICIOUS.values())]
-    assert {name for changes in cases for name in changes} == {field.name for field in fields(Facts)} - ONLY_SHOWN
+    assert {name for changes in cases for name in changes} == {field.name for field in fields(NodeReport)} - ONLY_SHOWN
 
 
 def findings_of(number: int, **odd: dict[str, Any]) -> tuple[list[str], list[str]]:

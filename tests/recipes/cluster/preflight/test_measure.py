@@ -15,7 +15,7 @@ from torch.utils.cpp_extension import get_default_build_root
 
 from recipes.cluster.checkout import checkout_digest
 from recipes.cluster.preflight import measure
-from recipes.cluster.preflight.facts import MEMORY, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device
+from recipes.cluster.preflight.node_report import MEMORY, RUN_DIR, SHARED_MEMORY, TEMPORARY, Device
 from tests.clock import Clock
 from tests.distributed import run_distributed
 from tests.launching import contents

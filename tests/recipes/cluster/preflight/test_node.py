@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 from recipes.cluster import rendezvous
 from recipes.cluster.preflight import bandwidth, device_checks, measure, node
-from recipes.cluster.preflight.facts import ALL_REDUCE, RUN_DIR, Device
 from recipes.cluster.preflight.node import Node
+from recipes.cluster.preflight.node_report import ALL_REDUCE, RUN_DIR, Device
 from recipes.cluster.rendezvous import Rendezvous
 from recipes.cluster.slurm import node_name
 from tests.clock import Clock

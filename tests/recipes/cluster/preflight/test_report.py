@@ -1,7 +1,7 @@
 """The table with a line per node in columns, and the summary."""
 
 from recipes.cluster.preflight.compare import ClusterReport, Findings
-from recipes.cluster.preflight.facts import MEMORY, Device
+from recipes.cluster.preflight.node_report import MEMORY, Device
 from recipes.cluster.preflight.report import HEADER, summary, table
 from tests.nodes import nodes
 

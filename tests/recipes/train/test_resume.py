@@ -11,7 +11,7 @@ from recipes.errors import ConfigError
 from recipes.run_dir.run_dir import FREE_TO_CHANGE, RunDir
 from recipes.settings import apply_overrides, recipe_to_dict
 from recipes.text import text_base, text_tiny
-from recipes.train.begun import DataIdentity, check_same_data, check_same_recipe, execution_changes, read_started_run
+from recipes.train.resume import DataIdentity, check_same_data, check_same_recipe, execution_changes, read_started_run
 
 
 def run_dir_after_an_update(path: Path, recipe: Recipe) -> RunDir:

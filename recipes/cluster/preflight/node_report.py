@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 RUN_DIR, TEMPORARY, SHARED_MEMORY, MEMORY = "run dir", "temporary folder", "/dev/shm", "memory"
-"""Keys of `Facts.free_bytes`."""
+"""Keys of `NodeReport.free_bytes`."""
 ALL_REDUCE, EXCHANGE = "all-reduce", "exchange"
-"""Keys of `Facts.gb_per_second`."""
+"""Keys of `NodeReport.gb_per_second`."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Facts:
+class NodeReport:
     """What one node measured about itself. None or a missing key: not measured; if a measurement failed, `errors` has the reason."""
 
     host: str
@@ -52,7 +52,7 @@ class Facts:
         return json.dumps(asdict(self))
 
     @staticmethod
-    def of(text: str) -> "Facts":
+    def of(text: str) -> "NodeReport":
         """Make a report from the JSON text that to_json() returned."""
         content: dict[str, Any] = json.loads(text)
-        return Facts(**{**content, "devices": [Device(**device) for device in content["devices"]]})
+        return NodeReport(**{**content, "devices": [Device(**device) for device in content["devices"]]})

@@ -42,7 +42,7 @@ def read_started_run(run_dir: Path) -> StoredConfig | None:
         return None
     manifest = read_manifest(folder)
     world = {"world_size": manifest.tp_size * manifest.dp_size, "tp_size": manifest.tp_size}
-    return StoredConfig(manifest.facts["recipe"], manifest.facts | world, f"{folder / MANIFEST}")
+    return StoredConfig(manifest.metadata["recipe"], manifest.metadata | world, f"{folder / MANIFEST}")
 
 
 def has_updates(run_dir: Path) -> bool:
