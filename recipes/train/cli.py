@@ -35,7 +35,6 @@ from recipes.settings import recipe_to_dict, settable
 from recipes.suggestions import unknown_flag
 from recipes.system.columns import terminal_columns
 from recipes.train.resume import check_same_recipe
-from recipes.train.run_data import check_run_data
 from recipes.values import name_argument, path_argument
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -112,6 +111,8 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
             "with a GPU each"
         )
     check_same_recipe(run_dir, recipe)
+    from recipes.train.run_data import check_run_data  # imports numpy, which --help does without
+
     found = check_run_data(run_dir, recipe, modality_of(recipe.modality, f"recipe {recipe.name}"))
     batch, sizes = config.batch, state_bytes(recipe, config)
     shown = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in sizes.items() if size)

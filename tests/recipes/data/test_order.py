@@ -85,6 +85,6 @@ def test_with_another_group_size_the_position_is_rounded_up_to_a_whole_group() -
 
 def test_a_position_beyond_the_data_is_the_start_of_the_next_epoch() -> None:
     """The data of the resumed run may have fewer samples."""
-    assert order_of(Numbers(20), batch=8, first=EpochOffset(7, 2, 32)).place(7) == (7, 3, 0)
+    assert order_of(Numbers(20), batch=8, first=EpochOffset(7, 2, 32)).start_of(7) == (7, 3, 0)
     with pytest.raises(AssertionError):
-        order_of(Numbers(20), first=EpochOffset(7, 2, 8)).place(6)
+        order_of(Numbers(20), first=EpochOffset(7, 2, 8)).start_of(6)
