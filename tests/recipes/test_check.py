@@ -268,7 +268,9 @@ def test_the_recipe_is_found_by_name_and_its_data_come_from_the_flag() -> None:
     assert recipe == replace(vision_tiny(), run=replace(vision_tiny().run, seed=3), data=replace(vision_tiny().data, path="/pictures"))
     assert resolve_recipe("vision_tiny", RECIPES["vision"], ["data.path=/set"], None).data.path == "/set"
     assert resolve_recipe("vision_tiny", RECIPES["vision"], ["data.path=/set"], "/flag").data.path == "/flag"
-    with pytest.raises(ConfigError, match=r"--recipe text_tiny: unknown; there are vision_tiny, vision_base, vision_large"):
+    with pytest.raises(
+        ConfigError, match=r"--recipe text_tiny: a recipe of modality text, for launch/pretrain_text\.py; here there are vision_tiny, "
+    ):
         resolve_recipe("text_tiny", RECIPES["vision"], [], None)
     with pytest.raises(ConfigError, match=r"run\.max_steps is 0"):
         resolve_recipe("vision_tiny", RECIPES["vision"], ["run.max_steps=0"], None)

@@ -240,7 +240,10 @@ def test_the_loader_decodes_in_as_many_processes_as_asked_and_counts_the_ranks_o
 
         def __init__(self, work: Any, num_processes: int, **options: Any) -> None:
             made.append((num_processes,))
-            super().__init__(work, 0, **options)
+            super().__init__(work, num_processes, **options)
+
+        def put(self, task: Any) -> None:
+            """Start no process."""
 
     monkeypatch.setattr("recipes.data.loader.Workers", RecordedWorkers)
     monkeypatch.setattr("recipes.data.loader.SharedMemory", lambda *numbers: made.append(numbers))
