@@ -19,8 +19,8 @@ BIN = Path(sys.executable).parent
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder after `make quickstart`, whose two commands run here."""
     folder = folder_with_links(tmp_path_factory.mktemp("documented"))
-    raw = tmp_path_factory.mktemp("raw")
-    (folder / "corpus").symlink_to(WRITE["text"](raw))
+    for name, modality in {"corpus": "text", "recordings": "speech", "images": "vision"}.items():
+        (folder / name).symlink_to(WRITE[modality](tmp_path_factory.mktemp(name)))
     for words in made_commands("quickstart"):
         run(folder, words)
     return folder

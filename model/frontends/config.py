@@ -61,7 +61,7 @@ class TextFrontendConfig(FrontendConfig):
         return {f"frontend.vocab_size {self.vocab_size} padded to": self.padded_vocab_size}
 
     def tokens_per_sample(self, length: float) -> int:
-        """Return `length` as a whole number: each token of a text is one position."""
+        """Return the number of positions of a text of `length` tokens: the same, rounded down."""
         return int(length)
 
     def num_parameters(self, encoder: EncoderConfig) -> int:

@@ -106,7 +106,8 @@ class Media(Protocol):
         """Return the size of the item's file or table cell in bytes. Raises: OSError."""
 
     def key(self, index: int) -> str:
-        """Return the item's name within the data set. It does not change if the data set is moved."""
+        """Return the item's name within the data set, which does not change if the data set is moved: a relative path, with the times of a
+        segment, or the number of a row."""
 
     def where(self, index: int) -> str:
         """Return the item's location, for messages: `/data/a.wav`, `train.parquet row 17`."""

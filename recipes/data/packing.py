@@ -21,7 +21,8 @@ Split = Literal["train", "valid"]
 
 @dataclass(frozen=True)
 class Boundaries:
-    """Ends of all paragraphs and documents of the corpus, as ascending token offsets. Each array ends with the number of tokens."""
+    """Ends of all paragraphs and documents of the corpus, as ascending token offsets. Each array ends with the number of tokens,
+    or is empty if there is no text."""
 
     paragraph_ends: np.ndarray
     document_ends: np.ndarray

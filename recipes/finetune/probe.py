@@ -68,7 +68,9 @@ def run_probe(args: argparse.Namespace) -> int:
             f"--task {task} is not for {probed.recipe.modality}, which {probed.recipe.name} is; use --task {' or --task '.join(probes)}"
         )
     if args.label_column and task != "classify":
-        raise ConfigError(f"--label-column {args.label_column}: --task {task} uses no labels; add --task classify or leave it out")
+        raise ConfigError(
+            f"--label-column {args.label_column}: the task {task} uses no labels; use --task classify, or leave out --label-column"
+        )
     label_column = args.label_column or LABEL_COLUMN
     folder = args.out or probed.run_dir
     check_writable(folder)

@@ -143,8 +143,8 @@ def _code_of_nodes(srun_stderr: Path | None, code: int) -> int:
 
 
 def _of_this_attempt(endings: list[Ending], since: float) -> list[Ending]:
-    """Return `endings`; [] if any is older than `since` (unix seconds). Then the files are those of an earlier launch, since this one
-    ended before it owned the run dir."""
+    """Return the endings if this attempt wrote them, else []. `since`: start of the attempt in unix seconds. An older ending shows that all
+    files in RUN_DIR/watch are of an earlier launch, because this one ended before it owned the run dir."""
     return [] if any(ending.time is not None and ending.time < since - CLOCK_SECONDS for ending in endings) else endings
 
 

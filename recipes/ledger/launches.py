@@ -118,9 +118,10 @@ def _launch(own: list[Row], later: list[Row], rows: list[Row], newest: float) ->
 
 
 def _updates(logged: list[Row], skips: list[Row], first_step: int) -> dict[str, float]:
-    """Return the seconds that one launch spent on training, waiting for data and skipped updates.
+    """Return the seconds that one launch spent on `training`, on `data_wait` and on `skipped` updates.
 
-    `logged`: its rows of metrics.jsonl. The means in a row are over all updates since the previous row, applied and skipped.
+    `logged`: its rows of metrics.jsonl, whose means are over all updates since the previous row. `skips`: its skip events. `first_step`:
+    the step at which it began.
     """
     parts = {"training": 0.0, "data_wait": 0.0, "skipped": sum(_number(skip, "seconds") for skip in skips)}
     for before, row in pairwise([{"step": first_step}, *logged]):

@@ -72,7 +72,7 @@ class Objective(Protocol):
         """Build the networks with `builder`. A collective."""
 
     def count(self, batch: Batch) -> int:
-        """Return the batch's part of the number that the update's loss is divided by, such as its masked positions."""
+        """Return what the batch adds to the denominator of the update's loss, such as its number of masked positions."""
 
     def forward(self, batch: Batch, total: int) -> Outcome:
         """Compute the loss of one micro-batch, which is on this rank's device. `total`: the number that the loss of the whole update is

@@ -111,7 +111,7 @@ class RunLock:
 
     def acquire(self) -> str | None:
         """Take ownership of the lock file, and touch it regularly from now on. Returns the dead owner that it was taken from, as text;
-        None if there was none, or if the file came with a copy of the directory.
+        None if there was no lock, or if the run dir is a copy and its lock belongs to the original.
 
         Raises: ConfigError if the owner is alive, or if other launches were faster MAX_ROUNDS times; OSError if the file cannot be
         written.

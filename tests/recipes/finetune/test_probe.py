@@ -68,7 +68,7 @@ def test_cloze_is_refused_for_speech(tiny_run: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_label_column_is_refused_by_a_probe_without_labels(tiny_run: Path) -> None:
     for task in ([], ["--task", "cloze"]):
-        with pytest.raises(ConfigError, match="--label-column kind: --task cloze uses no labels; add --task classify or leave it out"):
+        with pytest.raises(ConfigError, match="--label-column kind: the task cloze uses no labels; use --task classify, or leave out"):
             run_probe(build_parser("").parse_args(["--from", str(tiny_run), "--label-column", "kind", *task]))
 
 
