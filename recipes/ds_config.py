@@ -201,7 +201,7 @@ def _check_topology(recipe: Recipe, tp_size: int, world_size: int) -> None:
         fitting = -(-world_size // tp_size) * tp_size
         raise ConfigError(
             f"{world_size} ranks are not a multiple of tensor_model_parallel_size {tp_size}; start {fitting} ranks "
-            f"(deepspeed --num_gpus {fitting} launch/...), or name another --deepspeed_config, with which a run that has begun continues as well"
+            f"(deepspeed --num_gpus {fitting} launch/...), or name another --deepspeed_config (a run may change it)"
         )
     heads, inner = recipe.model.num_attention_heads, recipe.model.ffn_hidden_size
     if heads % tp_size:
