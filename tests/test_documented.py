@@ -63,10 +63,10 @@ def test_the_same_command_again_continues(place: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["use-the-model.md", "checkpoint-format.md"])
 def test_python_code_of_a_page_runs(page: str, place: Path) -> None:
+    (place / "student.safetensors").unlink(missing_ok=True)
     run(place, shlex.split("python launch/convert.py consolidate --from runs/text_tiny --weights student --out student.safetensors"))
     blocks = python_blocks(page)
     assert blocks
     for code in blocks:
         (place / "block.py").write_text(code.replace("step_00000010", "step_00000002"))
         assert run(place, ["python", "block.py"])
-    (place / "student.safetensors").unlink()
