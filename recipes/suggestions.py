@@ -74,8 +74,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown_flag(words: Sequence[str], settings: Iterable[str], flags: Iterable[str] = FLAGS, assignments: Iterable[str] = ()) -> str:
-    """Return the error message for a command line of which no flag takes `words`. It suggests a flag or a setting. `assignments`: the
-    values of --set."""
+    """Return the error message for `words` of a command line that belong to no flag, with a similar flag or setting. `assignments`: the
+    values of --set, which show if a user wrote `--set name value` without the equals sign."""
     known, (first, *rest) = list(settings), words
     name, _, value = first.partition("=")
     if not first.startswith("-"):

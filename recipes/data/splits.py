@@ -119,7 +119,7 @@ def split_of(name: str) -> str:
 
 
 def find_split_name(name: str) -> SplitName | None:
-    """Return the first split that the name of a folder or the stem of a file contains. None if it contains none."""
+    """Return the split of the first word in the name that means a split, such as `dev` in `dev-train-1`. None if no word does."""
     bare = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", SHARD.sub("", name))
     words = [split_of(word) for word in re.findall(r"[^\W\d_]+", bare.lower())]
     found = next((word for word in words if word in SPLITS), None)

@@ -103,8 +103,8 @@ def same(theirs: str, ours: str) -> Entry:
 
 
 def renamed(theirs: str, ours: str, parts: dict[str, str]) -> list[Entry]:
-    """Return entries of weights and biases that are the same in both projects, except for their names. `parts`: the other project's name
-    of a module -> this project's. `theirs` and `ours` are put before these names."""
+    """Return one entry for each module whose weight and bias differ only in the module's name. `parts`: the other project's name of the
+    module -> this project's. `theirs` and `ours` are put before these names."""
     return [same(f"{theirs}{name}.{{leaf}}", f"{ours}{own}.{{leaf}}") for name, own in parts.items()]
 
 

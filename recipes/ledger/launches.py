@@ -34,7 +34,7 @@ class Launch:
 
     @property
     def rest(self) -> float:
-        """Seconds of the launch that are in none of its parts, such as evaluation. At least 0."""
+        """Seconds of the launch that no part counts: evaluation is one such activity. At least 0."""
         return max(0.0, self.end - self.begin - sum(self.parts.values()))
 
 

@@ -99,7 +99,8 @@ class Terminal(io.TextIOWrapper):
     """sys.stdout or sys.stderr over a Descriptor. Printing to it never raises."""
 
     def __init__(self, number: int, before: TextIO | None, *, warns: bool) -> None:
-        """Make the stream that replaces `before` on descriptor `number`, with the same encoding. `warns`: see Descriptor."""
+        """Make the stream that replaces `before` on descriptor `number`, with the same encoding.
+        `warns`: print a warning on the other stream when output of this one is lost."""
         self.descriptor = Descriptor(number, warns=warns)
         is_unbuffered = getattr(before, "write_through", False)
         super().__init__(
