@@ -119,7 +119,7 @@ def split_of(name: str) -> str:
 
 
 def find_split_name(name: str) -> SplitName | None:
-    """Return the split of the first word in the name that means a split, such as `dev` in `dev-train-1`. None if no word does."""
+    """Return the split of the first word in the name that means a split, such as `dev` in `dev-train-1`. None if there is none."""
     bare = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", SHARD.sub("", name))
     words = [split_of(word) for word in re.findall(r"[^\W\d_]+", bare.lower())]
     found = next((word for word in words if word in SPLITS), None)

@@ -22,7 +22,8 @@ TABLE = "check.json"
 
 def run(has_device: bool) -> dict[str, Any]:
     """Run the checks on a CUDA device (`has_device`) or on the CPU. Returns `summary`: how many rows of each status, and `failures`:
-    "check NAME" -> its result, or "device checks" (ALL) -> why none of them could run. The folder with tables and logs of a failed check is kept."""
+    "check NAME" -> its result, or "device checks" (ALL) -> why none of them could run. The folder with tables and logs of a failed check
+    is kept."""
     folder = Path(tempfile.mkdtemp(prefix="preflight_checks_"))
     words = ["--short", "--device", "cuda" if has_device else "cpu", "--out", str(folder)]
     try:
