@@ -58,7 +58,7 @@ def _shown(end: float | None) -> str:
 
 @dataclass(frozen=True)
 class Absent:
-    """Note on a setting that was added later: the value that counts for older runs, which have not stored the setting, if it is not the
+    """Note on a setting that older runs have not stored, because it was added later: `value` is its value in those runs, unlike today's
     default."""
 
     value: Any

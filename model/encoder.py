@@ -48,10 +48,10 @@ class Encoder(nn.Module):
 
 
 def _skip(block: nn.Module, x_SBD: Tensor) -> Tensor:
-    """Return x unchanged. The skipped block still runs, on one position, and its output is multiplied by 0. So its weights get the
-    gradient 0.
+    """Return x unchanged, for a block that is skipped. The block still runs, on the first position only, and 0 times its output is added
+    to x. So its weights get the gradient 0.
 
-    ZeRO-3 records the order in which weights are gathered, and keeps the last gradient of a weight that gets none. If the block were not
-    called at all, that order would change and an old gradient would be used.
+    ZeRO-3 records the order in which weights are gathered. It also keeps the last gradient of a weight that gets none. If the block were
+    not called at all, that order would change and an old gradient would be used.
     """
     return x_SBD + 0.0 * block(x_SBD[:1], None).block_SBD

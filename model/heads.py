@@ -13,9 +13,9 @@ from model.layers import ACTIVATIONS
 
 
 class RegressionHead(nn.Module):
-    """Linear layers of the widths d -> 2d -> ... -> d, with the activation between them. One layer is d -> d; no layer returns its
-    input. Every TP rank holds the whole head, because it runs on masked positions only. Source: fairseq data2vec_text.py
-    build_regression_head."""
+    """Linear layers of the widths d -> 2d -> ... -> d, with the activation between them. A single layer is d -> d. Without any layer,
+    the head returns its input. Every TP rank holds the whole head, because it runs on masked positions only. Source: fairseq
+    data2vec_text.py build_regression_head."""
 
     def __init__(self, config: EncoderConfig, init: Init) -> None:
         super().__init__()

@@ -18,16 +18,17 @@ Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
 
 @dataclass(frozen=True)
 class Init:
-    """The seed and name of a parameter, from which its initial values are drawn. `at` returns a longer name; `fill_*` write the values.
+    """The seed and the name of a parameter. Both determine its initial values. `at` appends to the name; the `fill_*` methods write the
+    values.
 
-    A tensor of more than two dimensions (a convolution) is drawn as a matrix: its first dimension by all the others together.
+    A tensor of more than two dimensions (a convolution) is drawn as a matrix: its rows are the first dimension, its columns all others.
     """
 
     seed: int
     path: str = ""
 
     def at(self, *names: str | int) -> "Init":
-        """Return the Init of the name below this one, such as layers, 0 -> `.layers.0`. The seed is the same."""
+        """Return an Init with the same seed and with `names` appended to the name: at("layers", 0) appends `.layers.0`."""
         return Init(self.seed, ".".join([self.path, *map(str, names)]))
 
     def fill_normal(self, tensor: Tensor, std: float | None, *, dim: int = 0, rank: int = 0, size: int = 1) -> None:
@@ -36,8 +37,8 @@ class Init:
         self._fill(tensor, std, lambda generator, shape: generator.standard_normal(shape, dtype=np.float32), dim, (rank, size))
 
     def fill_truncated(self, tensor: Tensor, std: float | None, *, dim: int = 0, rank: int = 0, size: int = 1) -> None:
-        """Fill `tensor` with draws from N(0, std^2) without those beyond one std on either side, as in BEiT. The arguments are
-        fill_normal's."""
+        """Fill `tensor` with draws from N(0, std^2), without values beyond one std on either side (BEiT). It is a whole matrix, or slice
+        number `rank` of a matrix that is cut into `size` slices along `dim`. std None means 1/sqrt(columns of the whole matrix)."""
         low, high = (0.5 * (1 + math.erf(bound / math.sqrt(2))) for bound in (-1.0, 1.0))
 
         def draw(generator: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
@@ -51,8 +52,9 @@ class Init:
         self._fill(tensor, 1.0, lambda g, shape: low + (high - low) * g.random(shape, dtype=np.float32), 0, (0, 1))
 
     def _fill(self, tensor: Tensor, std: float | None, draw: Draw, dim: int, part: tuple[int, int]) -> None:
-        """Draw the values of the whole matrix with `draw`, times `std`, in chunks of rows, and write slice `part` = (rank, size) along
-        `dim` into `tensor`. No rank ever holds the whole matrix."""
+        """Fill `tensor`, which is one slice of a matrix that is cut along `dim`; `part` is (number of this slice, number of slices).
+        `draw` makes the values of the whole matrix, a few rows at a time, and they are multiplied by `std`. No rank ever holds the whole
+        matrix."""
         matrix, (rank, size) = tensor.view(len(tensor), -1), part
         rows, columns = matrix.shape[0] * (size if dim == 0 else 1), matrix.shape[1] * (size if dim == 1 else 1)
         first_row = rank * matrix.shape[0] if dim == 0 else 0
@@ -78,8 +80,8 @@ class ReplicatedLinear(nn.Linear):
         super().__init__(in_features, out_features)
 
     def reset_parameters(self) -> None:
-        """Write the initial values. nn.Linear's constructor calls this; at no other time does DeepSpeed's zero.Init allow writing a
-        parameter."""
+        """Write the initial values. nn.Linear's constructor calls this method. Later no whole parameter can be written: DeepSpeed's
+        zero.Init partitions them when the constructor returns."""
         fill = self._init.fill_truncated if self._truncated else self._init.fill_normal
         fill(self.weight.data, self._std)
         nn.init.zeros_(self.bias)
@@ -94,8 +96,8 @@ class UniformLinear(nn.Linear):
         super().__init__(in_features, out_features)
 
     def reset_parameters(self) -> None:
-        """Write the initial values. nn.Linear's constructor calls this; at no other time does DeepSpeed's zero.Init allow writing a
-        parameter."""
+        """Write the initial values. nn.Linear's constructor calls this method. Later no whole parameter can be written: DeepSpeed's
+        zero.Init partitions them when the constructor returns."""
         bound = 1 / math.sqrt(self.in_features)
         self._init.at("weight").fill_uniform(self.weight.data, -bound, bound)
         self._init.at("bias").fill_uniform(self.bias.data, -bound, bound)

@@ -76,8 +76,9 @@ def unmask_to(mask_T: np.ndarray, num_masked: int, rng: np.random.Generator) -> 
 
 
 def block_mask(grid: int, config: BlockMaskConfig, rng: np.random.Generator) -> np.ndarray:
-    """Return which patches of an image of grid x grid patches are hidden from the student: bool (grid^2,), row by row. Rectangles, which
-    may overlap, are added until num_patches are covered, or until ten draws have given no rectangle that fits. Never more are covered.
+    """Return which patches of an image of grid x grid patches are hidden from the student: bool (grid^2,), row by row. Random
+    rectangles, which may overlap, are added until exactly num_patches are hidden. Fewer are hidden if ten draws in a row give no
+    rectangle that fits.
 
     Source: BEiT masking_generator.py, as data2vec_vision calls it.
     """
@@ -92,8 +93,8 @@ def block_mask(grid: int, config: BlockMaskConfig, rng: np.random.Generator) -> 
 
 
 def _add_block(mask: np.ndarray, most: int, config: BlockMaskConfig, rng: np.random.Generator) -> int:
-    """Set one random rectangle of `mask` (grid x grid) to True. It covers 1 to `most` patches that were False. Return their number; 0 if
-    no drawn rectangle fits."""
+    """Set one random rectangle of `mask` (grid x grid) to True. It must contain 1 to `most` patches that were False; return how many.
+    Return 0 if none of ten drawn rectangles fits."""
     grid, log_aspect = len(mask), math.log(config.min_aspect)
     for _ in range(BLOCK_ATTEMPTS):
         # the formula of Python's random.uniform, because `most` may be less than min_block, which NumPy's uniform refuses

@@ -53,8 +53,9 @@ class Parallel:
 
 
 def init_parallel(tp_size: int, device_type: str) -> Parallel:
-    """Split all ranks of torch.distributed, which must be initialised, into groups of `tp_size` for tensor parallelism, and the rest
-    into data-parallel groups. A collective. The number of ranks must be a multiple of tp_size."""
+    """Make this run's process groups: each `tp_size` neighbouring ranks form a tensor-parallel group, and ranks with the same index in
+    these groups form a data-parallel group. A collective, after torch.distributed was initialised. The number of ranks must be a
+    multiple of tp_size."""
     assert dist.get_world_size() % tp_size == 0
     mesh = init_device_mesh(device_type, (dist.get_world_size() // tp_size, tp_size), mesh_dim_names=("dp", "tp"))
     return Parallel(

@@ -86,8 +86,8 @@ class ShadowWeights:
 
     @torch.no_grad()
     def publish(self) -> None:
-        """Write the float32 EMA weights, rounded to the teacher's dtype, into the shards that the teacher computes with, unless both are
-        the same tensor. Then call `after_write`."""
+        """Round the float32 EMA weights to the teacher's dtype and write them into the shards that the teacher computes with. Nothing is
+        written where both are the same tensor. In both cases, call `after_write` at the end."""
         if self._rounded:
             torch._foreach_copy_([self._shards[n] for n in self._rounded], [self.shadows[n] for n in self._rounded])
         self._after_write()

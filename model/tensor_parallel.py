@@ -26,8 +26,8 @@ def _keep(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class MatrixInit:
-    """How a matrix that is split over the tensor-parallel group starts: N(0, std^2), where std None means 1/sqrt(fan_in). `truncated`:
-    without values beyond one std. All values are then multiplied by `scale`."""
+    """Initial values of a matrix that is split over the tensor-parallel group: normal, with mean 0 and `std` (None: 1/sqrt(columns of
+    the whole matrix)). `truncated`: without values beyond one std. At the end, all values are multiplied by `scale`."""
 
     std: float | None
     truncated: bool = False
@@ -63,8 +63,8 @@ class ColumnLinear(ColumnParallelLinear):
 
 
 class RowLinear(RowParallelLinear):
-    """A linear layer whose input features are split over the tensor-parallel group. Outputs are summed over it, so each rank has the
-    whole output."""
+    """A linear layer whose input features are split over the tensor-parallel group. The ranks' partial outputs are added up, so each
+    rank has the whole output."""
 
     def __init__(self, in_features: int, out_features: int, init: Init, parallel: Parallel, *, matrix_init: MatrixInit) -> None:
         super().__init__(
@@ -82,8 +82,8 @@ class RowLinear(RowParallelLinear):
 
 
 class TokenEmbedding(VocabParallelEmbedding):
-    """A table of token embeddings whose rows are split over the tensor-parallel group. The rows `zero_rows` start at 0, others normal
-    (`std`)."""
+    """A table of token embeddings whose rows are split over the tensor-parallel group. The rows with the numbers `zero_rows` start at 0,
+    all others with normal values of standard deviation `std`."""
 
     def __init__(self, rows: int, hidden_size: int, init: Init, std: float, parallel: Parallel, *, zero_rows: list[int]) -> None:
         super().__init__(rows, hidden_size, init_method=_keep, config=megatron_config(), tp_group=parallel.tp_group)

@@ -26,8 +26,8 @@ def _unknown(name: str, recipes: Iterable[str]) -> str:
 
 
 def find_recipe(name: str, recipes: Mapping[str, Callable[[], Recipe]]) -> Callable[[], Recipe]:
-    """Return the function that makes the recipe which --recipe names: a name among `recipes`, or FILE.py:FUNCTION. The file's folder is
-    then put on sys.path.
+    """Return the function that makes the recipe `name`, the value of --recipe: a key of `recipes`, or FILE.py:FUNCTION. In the second
+    case the file is imported, and its folder is put on sys.path.
 
     Raises: ConfigError if there is no such recipe, file or function, or the file cannot be imported.
     """

@@ -104,8 +104,8 @@ def _check_optim(recipe: Recipe) -> None:
 
 
 def how_to_continue(recipe: Recipe, step: int) -> str:
-    """Return a hint for a run that has ended at `step`: the settings that continue it. If its learning rate is 0 there, they include a
-    longer schedule."""
+    """Return a hint for a run that has ended at update `step`: the settings with which it can be continued. If the learning rate is 0
+    there, one of them is a longer schedule."""
     optim = recipe.optim
     if optim.last_lr == 0 and step >= optim.schedule_steps:
         return (

@@ -16,8 +16,8 @@ from recipes.errors import ConfigError
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What the training loop reads from every data section. Each modality has a subclass, in which settings take the place of the
-    properties."""
+    """Base of the data sections: the properties that the training loop reads. Each modality has a subclass with settings, which replace
+    some of these properties."""
 
     kind: ClassVar[str]
 
@@ -28,8 +28,8 @@ class DataConfig:
 
     @property
     def group_size(self) -> int:
-        """How many consecutive samples of the global batch depend on each other, as speech samples that get one length; 1: none do. A
-        micro-batch lies within one such group."""
+        """Number of consecutive samples of the global batch that depend on each other; in speech they are cropped to one length. 1:
+        samples are independent. A micro-batch never spans two groups."""
         return 1
 
     @property
@@ -39,7 +39,7 @@ class DataConfig:
 
     @property
     def max_bad_fraction(self) -> float:
-        """Share of samples that cannot be decoded, above which the run ends."""
+        """The run ends if more than this share of the samples cannot be decoded."""
         return 0.0
 
 
@@ -130,8 +130,9 @@ class VisionDataConfig(DataConfig):
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """The loss that is minimised, and what its networks cost. `kind` names it in config.json: one of OBJECTIVES, or "module:Class" for a
-    class outside this repository, whose attribute `Config` is this section."""
+    """Base of the recipe's section `objective`: the loss that is minimised, and what its networks cost. `kind` is its name in
+    config.json: a key of OBJECTIVES, or "module:Class" for an objective outside of this repository, whose attribute `Config` is then a
+    subclass of this one."""
 
     kind: ClassVar[str]
     forwards_per_update: ClassVar[int] = 3
@@ -160,7 +161,8 @@ class Data2VecConfig(ObjectiveConfig):
         return encoder.num_head_parameters
 
     def check(self, recipe: "Recipe") -> None:
-        """Check teacher.average_top_k_layers. Raises: ConfigError if more layers are averaged than the encoder has, or none."""
+        """Check that the teacher averages at least one layer, and not more than the encoder has (teacher.average_top_k_layers). Raises:
+        ConfigError."""
         top, layers = recipe.teacher.average_top_k_layers, recipe.model.num_layers
         if not 1 <= top <= layers:
             raise ConfigError(

@@ -59,8 +59,8 @@ class EngineConfig:
 
 
 def find_ds_config(path: Path) -> Path:
-    """Return the file that --deepspeed_config names: `path`, or the file of that name in ds_configs/ if there is no file `path` and it
-    is a bare name such as zero3_bf16."""
+    """Return the file that --deepspeed_config names: `path` itself if there is such a file. Else, for a bare name such as zero3_bf16,
+    the file of that name in ds_configs/, if there is one; otherwise `path`."""
     shipped = SHIPPED / f"{path.name.removesuffix('.json')}.json"
     is_bare = path.parent in (Path(), Path(SHIPPED.name))
     return shipped if is_bare and not path.is_file() and shipped.is_file() else path
@@ -93,7 +93,8 @@ def load_ds_config(path: Path) -> dict[str, Any]:
 
 
 def _check_depth(content: Any) -> None:
-    """Raises: RecursionError for a depth that functions which call themselves may not reach the end of."""
+    """Check that objects and lists in `content` are not nested too deeply for recursive functions; the limit is MAX_DEPTH (100) levels.
+    Raises: RecursionError."""
     level = [content]
     for _ in range(MAX_DEPTH):
         level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())]
@@ -148,8 +149,8 @@ def _for_deepspeed(recipe: Recipe, content: dict[str, Any], batch: BatchPlan) ->
 
 
 def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) -> BatchPlan:
-    """Return how the global batch is split into micro-batches of `micro` samples ("auto": the largest that fits, at most 16) on
-    `world_size` ranks.
+    """Return how the global batch is split over `world_size` ranks into micro-batches of `micro` samples. "auto": the largest size, at
+    most 16, that divides each rank's samples and, if above 1, data.group_size. Device memory is not considered.
 
     Raises: ConfigError with sizes that would divide.
     """
@@ -183,7 +184,7 @@ def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) 
 
 
 def _multiples_around(total: int, step: int) -> list[int]:
-    """Return the multiples of `step` next below (or at) and next above `total`, without 0."""
+    """Return two multiples of `step`: the largest that is not above `total`, and the next one. 0 is left out."""
     return sorted({total // step * step, (total // step + 1) * step} - {0})
 
 

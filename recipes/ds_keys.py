@@ -208,8 +208,10 @@ NEUTRAL: Mapping[str, float] = {
 
 
 def checked(content: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
-    """Return a section of a ds_config, and a list of what is wrong with it. Left out of the section: keys that are switched off, null or
-    "auto", and those of the recipe. A float such as 2e8 becomes an int. `prefix`: dotted name of the section with a dot at the end."""
+    """Check one section of a ds_config, with the sections inside it. Return the section without the keys that the recipe owns, that only
+    ask for the default (such as null), or that are untested and switched off, and a list of complaints. A float without a fraction, such
+    as 2e8, becomes an int.
+    `prefix`: the section's dotted name with a dot at the end; "" for the whole ds_config."""
     kept, complaints = dict[str, Any](), list[str]()
     for name, value in content.items():
         dotted = prefix + name

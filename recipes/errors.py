@@ -44,7 +44,8 @@ class UnusableData(ConfigError):
 
 
 class DamagedCheckpoint(ConfigError):
-    """A file of a checkpoint is missing or is not as it was written. It is never loaded; a run falls back to the checkpoint before it."""
+    """A file of a checkpoint is missing or was changed after it was written. The checkpoint is never loaded; a run falls back to the one
+    before it."""
 
 
 class Stopped(BaseException):

@@ -49,14 +49,15 @@ class SettingDoc:
 
     @property
     def allowed(self) -> str:
-        """Allowed values and default in one phrase; for a number that the recipe owns, how to change it there."""
+        """Allowed values and default in one phrase. If the recipe owns the number, a phrase that says so and names the --set that
+        changes it."""
         owner = f'the recipe owns it: "auto" here, --set {self.owner} changes it' if self.owner else self.values
         return f"{owner}; default {self.default}" if self.default and not self.owner else owner
 
 
 def document_section(section: Any, prefix: str) -> list[SettingDoc]:
-    """Return the documentation of all settings of a section, and of sections inside it. `section` is the class, or an instance whose
-    values are shown as defaults; `prefix` is its dotted name."""
+    """Return the documentation of all settings of a section, and of sections inside it. `section` is a class, or an instance: then its
+    values are shown as the defaults. `prefix` is the section's dotted name, such as model.block."""
     kind = section if isinstance(section, type) else type(section)
     hints, docs, found = get_type_hints(kind, include_extras=True), field_docs(kind), list[SettingDoc]()
     for item in fields(kind):
@@ -166,7 +167,7 @@ def _bullet(doc: SettingDoc) -> str:
 
 
 def main() -> None:
-    """Write the page docs/settings.md, whose text settings_page() returns, with `write`."""
+    """Write docs/settings.md."""
     PAGE.write_text(settings_page())
 
 

@@ -120,12 +120,13 @@ def _to_dict(section: Any) -> dict[str, Any]:
 
 
 def recipe_from_dict(values: Mapping[str, Any], kinds: Kinds, writer: str = "config.json") -> Recipe:
-    """Return the recipe that recipe_to_dict() of this or an older release made `values` of. A missing key has the default of its class,
-    or its value for older runs (`Absent`). `kinds`: the classes of each section. Messages begin with `writer`.
+    """Return the recipe from the nested dicts `values`, which recipe_to_dict() made in this or an older release. A setting that is
+    missing has its default, or its value for older runs (`Absent`). `kinds`: section -> classes that it may have. Error messages begin
+    with `writer`.
 
     Bounds are not checked, because a later release may have narrower ones than the release that stored the recipe.
 
-    Raises: ConfigError for an unknown section, key or kind, a missing section among REQUIRED_SECTIONS, and a value of the wrong type.
+    Raises: ConfigError for an unknown section, key or kind, a missing section that every release has, and a value of the wrong type.
     """
     _check_sections(values, writer)
     contents: dict[str, Any] = {name: _typed(values[name], str, name, writer) for name in ("name", "modality")}
@@ -167,16 +168,16 @@ def _class_of(name: str, stored: Mapping[str, Any], known: Sequence[type], write
 
 
 def objective_config(kind: str, writer: str = "config.json") -> type[ObjectiveConfig]:
-    """Return the class of the section `objective` of this kind: of this repository, or of an objective named `module:Class`. Raises:
-    ConfigError if there is none; the message begins with `writer`."""
+    """Return the class of the recipe's section `objective`. `kind` is a name of this repository, such as data2vec, or `module:Class`.
+    Raises: ConfigError if there is none; the message begins with `writer`."""
     if kind in OBJECTIVES:
         return OBJECTIVES[kind]
     return import_objective(kind, f"{writer}: objective.kind").Config
 
 
 def import_objective(kind: str, where: str) -> Any:
-    """Import and return the objective outside of this repository that `kind`, a text module:Class, names. Raises: ConfigError if there
-    is none; the message begins with `where`."""
+    """Import and return an objective's class from outside of this repository. `kind` is its name, module:Class. Raises: ConfigError if
+    there is none; the message begins with `where`."""
     found = import_object(kind, where, f"one of {', '.join(OBJECTIVES)}")
     config = getattr(found, "Config", None)
     if not (isinstance(config, type) and issubclass(config, ObjectiveConfig)):
@@ -185,8 +186,8 @@ def import_objective(kind: str, where: str) -> Any:
 
 
 def import_object(name: str, where: str, otherwise: str) -> Any:
-    """Import and return the object that `name`, a text module:Name, names. Raises: ConfigError; the message begins with `where`.
-    `otherwise`: what else the user may write, for the message."""
+    """Import and return the object with the name `name`, which is module:Name. Raises: ConfigError if there is none. The message begins
+    with `where`; `otherwise` says what the user may write instead of module:Name."""
     module, _, attribute = name.partition(":")
     if not (module and attribute):
         raise ConfigError(f"{where} {name!r} is unknown; it is {otherwise}, or module:Name of one that Python can import")
@@ -225,10 +226,9 @@ def _typed(value: Any, hint: Any, name: str, writer: str) -> Any:
 
 
 def differences(before: Mapping[str, Any], recipe: Recipe, writer: str = "config.json") -> dict[str, list[Any]]:
-    """Return dotted name -> [stored value, current value] of every setting in which the stored recipe `before` and `recipe` differ. A
-    setting that is not stored has its default, or its value for older runs (`Absent`). Paths are compared with `~` expanded.
-
-    Raises: ConfigError if `before` is not readable."""
+    """Return dotted name -> [stored value, current value] of all settings whose values in the stored recipe `before` and in `recipe`
+    differ. A setting that is not stored has its default, or its value for older runs (`Absent`). Paths are compared with `~` expanded.
+    Raises: ConfigError if `before` is not readable; the message begins with `writer`."""
     now = recipe_to_dict(expand_homes(recipe))
     stored = dict(before)
     kinds = {name: (type(getattr(recipe, name)),) for name in get_type_hints(Recipe) if is_dataclass(getattr(recipe, name))}

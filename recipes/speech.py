@@ -66,8 +66,8 @@ def speech_base() -> Recipe:
 
 def speech_large() -> Recipe:
     """Large = Base with 24 layers of width 1024 (paper section 4; the published checkpoint has the same 313,276,416 parameters). Its
-    optimisation was never published: rate, warm-up, clipping and dropouts are those of data2vec 2.0's large_audio_only_task.yaml,
-    K is in Base's proportion. Not yet run here.
+    optimisation was never published: rate, warm-up, clipping and dropouts are those of data2vec 2.0's large_audio_only_task.yaml. The
+    teacher averages the same share of its layers as in Base. Not yet run here.
 
     deepspeed launch/pretrain_speech.py --recipe speech_large --data libri-light/ --deepspeed_config ds_configs/zero3_tp2_bf16.json
     """

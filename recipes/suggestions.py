@@ -62,13 +62,14 @@ def similar_names(name: str, settings: Iterable[str]) -> list[str]:
 
 
 def close_matches(name: str, known: Iterable[str], cutoff: float = CLOSE) -> list[str]:
-    """Return at most three of the `known` names whose spelling is similar to `name`, most similar first. `cutoff`: least similarity, 0
-    to 1."""
+    """Return at most three of the `known` names whose spelling is similar to `name`, most similar first. `cutoff`: how similar they must
+    be at least, from 0 (any name) to 1 (the same name)."""
     return difflib.get_close_matches(name, list(known), n=3, cutoff=cutoff)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return the beginning of a message about an unknown name: a question and a space, or "" if no known name is similar."""
+    """Return "did you mean NAME? " with the one of `known` whose spelling is closest to `name`, as the beginning of a message; "" if
+    none is similar."""
     near = close_matches(name.lower(), known, cutoff=0.75)
     return f"did you mean {near[0]}? " if near and near[0] != name.lower() else ""
 

@@ -49,8 +49,8 @@ def _plain(name: str, text: str, hint: type) -> Any:
 
 
 def value_of_json(value: Any, hint: Any) -> Any:
-    """Convert a value read from JSON to the type `hint`: a list becomes a tuple, and a whole number a float. Raises: TypeError for
-    another type."""
+    """Return a value that was read from JSON as the type `hint`: a list becomes a tuple if `hint` is a tuple, an integer becomes a float
+    if `hint` is float. Raises: TypeError if the value does not have that type."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return None if value is None and type(None) in args else value_of_json(value, args[0])
@@ -68,8 +68,8 @@ def value_of_json(value: Any, hint: Any) -> Any:
 
 
 def complaint_about(value: Any, hint: Any, notes: Sequence[Any] = ()) -> str | None:
-    """Return what the value must be ("must be ..."), if it does not have the type `hint` or is outside of the Bounds among `notes`; None
-    if it is valid. The bounds apply to each number of a tuple."""
+    """Return the end of an error message ("must be ...") if `value` does not have the type `hint` or is outside of the Bounds among
+    `notes`; None if it is valid. The bounds apply to each number of a tuple."""
     try:
         value_of_json(value, hint)
     except TypeError:
@@ -113,7 +113,7 @@ def name_argument(text: str) -> str:
 
 
 def positive_count(text: str) -> int:
-    """Return the whole number of at least 1 that a flag has, for argparse's `type`. Raises: ArgumentTypeError if it is none."""
+    """Convert a flag's text to an integer of at least 1. For argparse's `type`. Raises: ArgumentTypeError if it is no such integer."""
     try:
         number = int(text)
     except ValueError:

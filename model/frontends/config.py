@@ -17,8 +17,8 @@ class FrontendConfig:
     """How many positions, such as CLS, stand before those of the sample. They take part in the attention and have no target."""
 
     def split_sizes(self) -> dict[str, int]:
-        """Return the sizes of the front-end that the tensor-parallel size must divide: name in an error message -> size. {} if there are
-        none."""
+        """Return name -> size of each dimension of the front-end that is split over the tensor-parallel ranks. The size must be a
+        multiple of their number. The name is for error messages. {} if nothing is split."""
         return {}
 
     def num_parameters(self, encoder: EncoderConfig) -> int:
@@ -30,8 +30,8 @@ class FrontendConfig:
         raise NotImplementedError
 
     def tokens_per_sample(self, length: float) -> int:
-        """Return how many positions a sample has, without prefix tokens. `length`: text in tokens, a waveform in samples; not used for
-        images."""
+        """Return how many positions a sample has, without prefix tokens such as CLS. `length`: tokens of a text, or raw samples of a
+        waveform; not used for images."""
         raise NotImplementedError
 
 
@@ -57,7 +57,8 @@ class TextFrontendConfig(FrontendConfig):
         return -(-self.vocab_size // 128) * 128
 
     def split_sizes(self) -> dict[str, int]:
-        """Return the size that the tensor-parallel size must divide, the rows of the embedding table: name in an error message -> size."""
+        """Return {name: rows of the embedding table}. The rows are split over the tensor-parallel ranks, so they must be a multiple of
+        the number of ranks. The name is for error messages."""
         return {f"frontend.vocab_size {self.vocab_size} padded to": self.padded_vocab_size}
 
     def tokens_per_sample(self, length: float) -> int:

@@ -11,7 +11,8 @@ from model.config import Shares
 
 
 class FrontendOutput(NamedTuple):
-    """What a front-end returns: the encoder's input (batch, sequence, channels), and two tensors that only some front-ends have."""
+    """What a front-end returns: the encoder's input (batch, sequence, channels). Some front-ends also return an attention bias or the
+    embedded input before masking; others have None there."""
 
     x_BSD: Tensor
     bias_LHSS: Tensor | None = None
@@ -29,6 +30,6 @@ class Frontend(nn.Module):
     """How many positions, such as CLS, stand before those of the sample. They take part in the attention and have no target."""
 
     def shared_parameters(self, shares: Shares) -> set[str]:
-        """Return the names of the parameters that a teacher copies from the student instead of averaging them, for this value of
-        teacher.shares; an empty set for "nothing"."""
+        """Return the names of the front-end's parameters that a teacher copies from the student; all others are averaged. `shares` is
+        the setting teacher.shares. An empty set if it is "nothing"."""
         raise NotImplementedError

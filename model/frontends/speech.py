@@ -61,8 +61,8 @@ class SpeechFrontend(Frontend):
         return FrontendOutput(self.dropout(self.norm(x_BSD)), features_BND=features_BND.detach())
 
     def shared_parameters(self, shares: Shares) -> set[str]:
-        """Return the names of the parameters that the teacher copies: "features": those that embed the waveform; "frontend": the
-        positional convolutions too; "nothing": none. The entry norm belongs to the blocks (fairseq keeps it in the averaged encoder)."""
+        """Return the names of the parameters that the teacher copies from the student. "nothing": none. "features": those that embed the
+        waveform. "frontend": these and the positional convolutions. The LayerNorm after them is always averaged, as in fairseq."""
         prefixes = {"nothing": (), "features": FEATURES, "frontend": (*FEATURES, "positions.")}[shares]
         return {name for name, _ in self.named_parameters() if name.startswith(prefixes)}
 
@@ -110,8 +110,8 @@ class StridedConv(nn.Conv1d):
         super().__init__(in_channels, channels, kernel, stride, bias=bias)
 
     def reset_parameters(self) -> None:
-        """Write the initial values. nn.Conv1d's constructor calls this; at no other time does DeepSpeed's zero.Init allow writing a
-        parameter."""
+        """Write the initial values. nn.Conv1d's constructor calls this method. Later no whole parameter can be written: DeepSpeed's
+        zero.Init partitions them when the constructor returns."""
         fan_in = self.weight[0].numel()
         self._init.at("weight").fill_normal(self.weight.data, math.sqrt(2 / fan_in))
         if self.bias is not None:
@@ -163,8 +163,8 @@ class PositionalConv(nn.Conv1d):
         super().__init__(hidden_size, hidden_size, kernel, padding=kernel // 2, groups=groups)
 
     def reset_parameters(self) -> None:
-        """Write the initial values. nn.Conv1d's constructor calls this; at no other time does DeepSpeed's zero.Init allow writing a
-        parameter."""
+        """Write the initial values. nn.Conv1d's constructor calls this method. Later no whole parameter can be written: DeepSpeed's
+        zero.Init partitions them when the constructor returns."""
         bound = 1 / math.sqrt(self.weight[0].numel())
         self._init.at("weight").fill_uniform(self.weight.data, -bound, bound)
         assert self.bias is not None

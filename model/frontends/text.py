@@ -66,7 +66,8 @@ class TextFrontend(Frontend):
 
 
 class PositionTable(nn.Module):
-    """Learned embeddings of absolute positions. Padding has no position: real tokens are numbered without it. The first has row PAD + 1."""
+    """Learned embeddings of absolute positions. Padding has no position and does not count: the first real token has row PAD + 1 of the
+    table, the second PAD + 2."""
 
     def __init__(self, max_positions: int, hidden_size: int, init: Init, std: float) -> None:
         super().__init__()

@@ -86,8 +86,8 @@ class PatchEmbedding(nn.Conv2d):
         super().__init__(config.num_channels, hidden_size, config.patch_size, stride=config.patch_size)
 
     def reset_parameters(self) -> None:
-        """Write the initial values. nn.Conv2d's constructor calls this; at no other time does DeepSpeed's zero.Init allow writing a
-        parameter."""
+        """Write the initial values. nn.Conv2d's constructor calls this method. Later no whole parameter can be written: DeepSpeed's
+        zero.Init partitions them when the constructor returns."""
         self._init.fill_truncated(self.weight.data, self._std)
         assert self.bias is not None
         nn.init.zeros_(self.bias)

@@ -42,8 +42,9 @@ class EngineBuilder:
     """A function that builds the optimizer; None: the recipe's AdamW."""
 
     def trained(self, make: MakeModule, frozen: Frozen | None = None) -> Engine:
-        """Build the engine whose module is trained, with its optimizer. `make` returns the module; `frozen` names parameters that are
-        not trained, or only later. Each rank holds its shard, plus one whole layer during construction."""
+        """Build the engine whose module is trained, with its optimizer. `make` returns the module. `frozen`: prefix of parameter names
+        -> number of first steps in which they are not trained (None: they are never trained). Each rank holds its shard, plus one whole
+        layer during construction."""
         module = self.partitioned(make)
         freeze = frozen or {}
         for name, parameter in module.named_parameters():
@@ -79,8 +80,8 @@ class EngineBuilder:
             return make()
 
     def building(self) -> AbstractContextManager[None]:
-        """Return a context in which engines are built. There, the memory of each whole layer returns to the system once the layer is
-        partitioned."""
+        """Return a context for building engines. In it, when a layer has been partitioned, the memory of the whole layer is returned to
+        the system."""
         return allocator.returning_memory()
 
     def _zero_init(self, config: dict[str, Any]) -> Any:
@@ -96,7 +97,7 @@ def is_supported(precision: str) -> bool:
 
 def build_optimizer(module: nn.Module, config: OptimConfig, engine: EngineConfig, frozen: Frozen | None = None) -> torch.optim.Optimizer:
     """Build AdamW over the parameters of `module`: torch's fused AdamW, or DeepSpeed's CPU Adam if the ds_config offloads the optimizer.
-    `frozen`: prefix of parameter names -> steps without training (None: always).
+    `frozen`: prefix of parameter names -> number of first steps in which they are not trained (None: they are never trained).
 
     The fused AdamW costs least at one rank. DeepSpeed's own "AdamW" is a JIT-built duplicate of it.
     """
@@ -108,8 +109,8 @@ def build_optimizer(module: nn.Module, config: OptimConfig, engine: EngineConfig
 
 
 def parameter_groups(module: nn.Module, config: OptimConfig, frozen: Frozen) -> list[dict[str, Any]]:
-    """Return the optimizer's groups: parameters with the same weight decay and the same `frozen_steps`, the number of steps before they
-    are trained. Parameters that are always frozen are in no group."""
+    """Return the optimizer's groups: parameters with the same weight decay and the same `frozen_steps`, the number of first steps in
+    which they are not trained. `frozen`: prefix of names -> that number; None: never trained, so in no group."""
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         steps = _frozen_steps(name, frozen)

@@ -45,7 +45,8 @@ def build_cpu_adam(groups: list[dict[str, Any]], **numbers: Any) -> DeepSpeedCPU
 
 
 def _step_far_away(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-    """Before each step, update a dummy element at the step number FAR_STEP, so that the real step is not consecutive to the one before."""
+    """Update a dummy element at the step number FAR_STEP. The optimizer calls this before each step, so that the real step is not
+    consecutive to the one before it. `args` and `kwargs` are those of step() and are not used."""
     assert isinstance(optimizer, DeepSpeedCPUAdam)
     group, dummy = optimizer.param_groups[0], [torch.zeros(1) for _ in range(4)]
     numbers = [group[key] for key in ("eps", "weight_decay", "bias_correction")]
@@ -53,8 +54,8 @@ def _step_far_away(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> 
 
 
 def cpu_info() -> dict[str, Any]:
-    """Return what DeepSpeed reads from py-cpuinfo, taken from /proc/cpuinfo: vendor, architecture and instruction sets of the first
-    processor."""
+    """Return vendor, architecture and instruction sets of the first processor, read from /proc/cpuinfo. They have the names that
+    py-cpuinfo gives them, since DeepSpeed reads them instead of py-cpuinfo's."""
     first, _, _ = PROC_CPUINFO.read_text(errors="replace").partition("\n\n")
     pairs = (line.partition(":") for line in first.splitlines())
     found = {name.strip(): value.strip() for name, _, value in pairs}
@@ -101,19 +102,21 @@ def is_compiled() -> bool:
 
 
 def _is_installed() -> bool:
-    """True if DeepSpeed was installed with the op for this accelerator; it compiles nothing then.
+    """True if the installed DeepSpeed contains CPU Adam already compiled, for the accelerator that is used. DeepSpeed then compiles
+    nothing.
     Source: deepspeed 0.19.8, ops/op_builder/builder.py, OpBuilder.load."""
     return bool(installed_ops.get("cpu_adam")) and accelerator_name == get_accelerator().device_name()
 
 
 def _library() -> Path:
-    """Return the file that torch compiles the op into."""
+    """Return the path of the shared library into which torch compiles CPU Adam. The file may not exist yet."""
     return build_folder() / "cpu_adam" / "cpu_adam.so"
 
 
 @contextlib.contextmanager
 def _reading_library() -> Iterator[None]:
-    """In this block DeepSpeed gets the op from the compiled file. torch would write to its folder even if nothing has to be compiled."""
+    """In this block DeepSpeed loads CPU Adam from the compiled file, without torch. torch would write to the file's folder even if
+    nothing has to be compiled."""
     spec = importlib.util.spec_from_file_location("cpu_adam", _library())
     assert spec is not None and spec.loader is not None
     op = importlib.util.module_from_spec(spec)
@@ -165,8 +168,8 @@ def _exclusive_build() -> Iterator[None]:
 
 
 def _open_lock_file(path: Path) -> IO[str]:
-    """Open a file for appending; create its folder if needed. Raises: LocalError, an error of this rank alone, if that fails, for
-    example without a home folder."""
+    """Open the file `path` for appending, and create its folder if needed. Raises: LocalError if that fails, for example without a home
+    folder; other ranks may not have this error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("a")

@@ -24,7 +24,8 @@ def named_parameters(engine: DeepSpeedEngine) -> Iterator[tuple[str, nn.Paramete
 
 
 def trained_parameters(engine: DeepSpeedEngine) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield (name, parameter) for the parameters that are not always frozen. They have a gradient, float32 weights and Adam's moments."""
+    """Yield (name, parameter) for all parameters except those that are never trained. They have a gradient, float32 weights and Adam's
+    moments."""
     return ((name, parameter) for name, parameter in named_parameters(engine) if parameter.requires_grad)
 
 
@@ -36,7 +37,7 @@ def _flat_range(parameter: nn.Parameter) -> tuple[Tensor, int, int]:
 
 def master_shard(parameter: nn.Parameter) -> Tensor:
     """Return this rank's shard of a parameter's float32 weights, as a flat view that is padded to the partition size. A parameter that
-    is always frozen has none; for it, return the shard that the forward uses."""
+    is never trained has no such weights; for it, return the shard that the forward uses."""
     if not parameter.requires_grad:
         return compute_shard(parameter)
     flat, offset, count = _flat_range(parameter)
@@ -114,8 +115,8 @@ def set_loss_scaler_state(engine: DeepSpeedEngine, state: dict[str, float]) -> N
 
 
 def refresh_compute_weights(engine: DeepSpeedEngine) -> None:
-    """Copy the float32 weights, after a write into them, to the weights that the forward uses, rounded to their dtype. Also renews
-    parameters that DeepSpeed keeps whole on every rank; then it is a collective."""
+    """Round the float32 weights to the forward's dtype and copy them into the weights that the forward uses. Call it after writing
+    float32 weights. If DeepSpeed keeps some parameters whole on every rank, these are gathered again, and the call is a collective."""
     persistent = engine.optimizer.persistent_parameters
     if persistent:
         persistent[0].partition(persistent)
@@ -128,16 +129,17 @@ def refresh_compute_weights(engine: DeepSpeedEngine) -> None:
 
 
 def shard_range(parameter: nn.Parameter) -> tuple[int, int]:
-    """Return where this rank's shard lies in the flattened tensor (under tensor parallelism: its slice): first element, and number of
-    elements without padding, which may be 0."""
+    """Return (first element, number of elements) of this rank's shard in the flattened parameter. The number is without padding and may
+    be 0. Under tensor parallelism, the parameter is this rank's slice."""
     size = parameter.ds_tensor.ds_numel
     first = size * dist.get_rank(parameter.ds_process_group)
     return first, max(0, min(size, parameter.ds_numel - first))
 
 
 def gather_full(parameter: nn.Parameter, shard: Tensor, parallel: Parallel) -> Tensor:
-    """Return the whole tensor of which each rank passes its `shard`: gathered over the data-parallel group, then over the
-    tensor-parallel group. A collective, for tests, replay and probes of small models; not for training."""
+    """Return a whole tensor from the ranks' shards, gathered over the data-parallel group, then over the tensor-parallel group. `shard`
+    is this rank's: weights, gradient or a moment of `parameter`. A collective, for tests, replay and probes of small models; not for
+    training."""
     parts = [torch.empty_like(shard) for _ in range(parallel.dp_size)]
     dist.all_gather(parts, shard.contiguous(), group=parallel.dp_group)
     local = torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
@@ -159,9 +161,9 @@ NORM_ROW = 1024
 
 
 def _norms(views: list[Tensor]) -> Tensor:
-    """Return a vector of float32 norms of parts of `views`: the squares add up to the sum of squares of all elements. On the CPU a part
-    is a row of 1024, since one float32 norm of forty million numbers is wrong in the third digit. Elsewhere it is a view, so few kernels
-    are launched."""
+    """Return a vector of float32 norms. Their squares add up to the sum of squares of all elements of `views`. On the CPU there is one
+    norm for each 1024 elements, since a single float32 norm of forty million numbers is wrong in the third digit. On other devices there
+    is one for each view, so that few kernels are launched."""
     if views[0].device.type != "cpu":
         return torch.stack(torch._foreach_norm(views, 2, dtype=torch.float32))
     norm, whole = torch.linalg.vector_norm, [view.numel() // NORM_ROW * NORM_ROW for view in views]
@@ -187,8 +189,8 @@ def gradient_square(engine: DeepSpeedEngine, parameters: Iterable[nn.Parameter])
 
 
 def discard_update(engine: DeepSpeedEngine) -> None:
-    """Drop the gradients of an update instead of applying it, and count its last micro-batch. Call it on every rank in place of step().
-    Nothing else changes; DeepSpeed's was_step_applied() is False afterwards."""
+    """Drop the gradients of an update instead of applying it. Call it on every rank in place of step(). As in step(), the last
+    micro-batch is counted; DeepSpeed's was_step_applied() is False afterwards. Nothing else changes."""
     optimizer = engine.optimizer
     optimizer.zero_grad()
     optimizer.averaged_gradients = {}

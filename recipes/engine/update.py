@@ -18,8 +18,8 @@ def set_learning_rate(engine: Engine, rate: float, steps_done: int) -> None:
 
 
 def backward(engine: Engine, loss: Tensor, total: int, dp_size: int) -> None:
-    """Add the gradient of one micro-batch. `loss` is a sum over what the loss counts, such as labels; `total` is their number in the
-    whole update, over all ranks. So the update's gradient is that of the mean.
+    """Add the gradient of one micro-batch. `loss` is its summed loss over the counted items, such as labels. `total` is the number of
+    these items in the whole update, over all ranks. So the update's gradient is that of the mean loss.
 
     DeepSpeed divides by the number of ranks and of micro-batches, so micro-batches with a smaller count would weigh more. The factor
     undoes both divisions.

@@ -54,8 +54,8 @@ def run_consolidate(args: argparse.Namespace, say: Callable[[str], None]) -> int
 
 
 def consolidate(reader: "CheckpointReader", weights: str, out: Path) -> dict[str, tuple[int, ...]]:
-    """Write all whole tensors of `weights` ("student" or "teacher") to the safetensors file `out`, which is then complete or absent.
-    Hashes are verified. It needs as much host memory as the largest parameter.
+    """Write all whole tensors of `weights` ("student" or "teacher") to the safetensors file `out`. After a failure, there is never a
+    part of it in `out`. Hashes are verified. It needs as much host memory as the largest parameter.
 
     Returns: name -> shape. Raises: ConfigError if `out` exists or cannot be written, or the checkpoint has no such weights;
     DamagedCheckpoint.
@@ -86,8 +86,8 @@ def consolidate(reader: "CheckpointReader", weights: str, out: Path) -> dict[str
 
 
 def _tensors(reader: "CheckpointReader", kind: str, shapes: dict[str, tuple[int, ...]]) -> Iterator["Tensor"]:
-    """Yield the whole tensors named in `shapes`, one at a time, cut to their shape. The writer still holds a tensor while it takes the
-    next one, so the memory of a written tensor is freed here."""
+    """Yield the whole tensor of each name in `shapes`, in this order, without rows beyond its shape there. `kind`: the checkpoint's name
+    of the weights. When the next tensor is taken, the memory of the one before is freed here, since the writer still holds it."""
     for name, shape in shapes.items():
         with reading(reader.folder):
             whole = reader.whole(kind, name)

@@ -12,8 +12,8 @@ PARTS = {
 
 
 def block_entries(prefix: str, num_heads: int) -> list[Entry]:
-    """Return how fairseq's tensors of Transformer blocks convert to this project's. `prefix`: the part of fairseq's names before
-    `layers.`."""
+    """Return the entries of a NameTable that convert the tensors of fairseq's Transformer blocks to this project's. `prefix`: what
+    stands before `layers.` in fairseq's names. `num_heads`: heads of the attention."""
     theirs, ours = prefix + "layers.{n}.", "trunk.encoder.layers.{n}."
     queries_keys_values = tuple(f"{theirs}self_attn.{letter}_proj.{{leaf}}" for letter in "qkv")
     fused = head_by_head(queries_keys_values, ours + "attention.qkv.{leaf}", num_heads)

@@ -103,8 +103,8 @@ def _position_entries(frontend: SpeechFrontendConfig) -> list[Entry]:
 
 
 def teacher_prefix(recipe: Recipe) -> str:
-    """Return what stands before a teacher's tensor names to make them fairseq's names in the student: "encoder.", or "" if
-    teacher.shares is "nothing", since the teacher then is a whole model."""
+    """Return a prefix for the names of fairseq's teacher tensors: with it, they are the names of the same tensors in fairseq's student.
+    "encoder."; or "" if teacher.shares is "nothing", since the teacher then is a whole model."""
     return "" if recipe.teacher.shares == "nothing" else "encoder."
 
 

@@ -65,8 +65,8 @@ class NameTable:
         return ours
 
     def to_theirs(self, ours: dict[str, Tensor], names: Iterable[str], prefix: str = "") -> dict[str, Tensor]:
-        """Return the other project's tensors under `names`, from this project's tensors `ours`: the inverse of to_ours. The table has
-        each name with `prefix` before it. Tensors that this project does not have are left out.
+        """Return other project's name -> tensor for each of `names`, made from this project's tensors `ours`: the inverse of to_ours.
+        Each name is looked up in the table with `prefix` before it. Tensors that this project does not have are left out.
 
         Raises: ConfigError for a name that no entry matches.
         """
@@ -78,8 +78,8 @@ class NameTable:
         return theirs
 
     def our_name(self, name: str) -> str | None:
-        """Return this project's name of the tensor that contains the other project's `name`; None if it has none. Raises: ConfigError
-        for an unknown name."""
+        """Return the name of this project's tensor that is made of the other project's tensor `name`, alone or with others; None if this
+        project has no such tensor. Raises: ConfigError for an unknown name."""
         found = self._find(name)
         return None if found.entry.ours is None else found.entry.ours.format(**found.placeholders)
 
@@ -109,8 +109,8 @@ def renamed(theirs: str, ours: str, parts: dict[str, str]) -> list[Entry]:
 
 
 def unread(*theirs: str) -> list[Entry]:
-    """Return entries of the other project's tensors that this project does not have: buffers that are computed, heads that are not
-    data2vec's."""
+    """Return an entry for each name of `theirs`: tensors of the other project that this project does not have, such as buffers that can
+    be computed, or heads that are not data2vec's."""
     return [Entry(None, (name,), Form(lambda parts: parts[0], lambda tensor: [tensor])) for name in theirs]
 
 
@@ -136,8 +136,8 @@ def padded_rows(theirs: str, ours: str, rows: int, padded: int) -> Entry:
 
 
 def head_by_head(theirs: tuple[str, ...], ours: str, num_heads: int) -> Entry:
-    """Return the entry of the attention's queries, keys and values, which are one tensor here. Its rows are ordered (head, q/k/v,
-    width), so that a slice for tensor parallelism has whole heads.
+    """Return the entry of the attention's queries, keys and values. They are one tensor here, whose rows are ordered (head, q/k/v,
+    width), so that a slice for tensor parallelism has whole heads. `theirs`: the names of three tensors, or of one.
 
     Shapes: three of theirs (D, ...), or one (3 D, ...) ordered (q/k/v, head, width) -> ours (3 D, ...).
     """
@@ -154,7 +154,8 @@ def head_by_head(theirs: tuple[str, ...], ours: str, num_heads: int) -> Entry:
 
 
 def query_value_bias(query: str, value: str, ours: str, num_heads: int) -> Entry:
-    """Return the entry of the biases of queries and values, which are one tensor here, of a model without key biases.
+    """Return the entry of the attention's biases in a model without key biases. The biases of queries and of values are two tensors in
+    the other project, named `query` and `value`, and one tensor `ours` here.
     Shapes: two of theirs (D,) -> ours (heads, 2, head width)."""
 
     def join(parts: list[Tensor]) -> Tensor:

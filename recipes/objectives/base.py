@@ -52,8 +52,8 @@ class Statistics(Protocol):
         """Add the result of one micro-batch."""
 
     def reduce(self, group: dist.ProcessGroup, total: int, tokens: int) -> dict[str, float]:
-        """Return the metrics of the update over all ranks of `group`, including `loss`. A collective. `total`: what the loss is divided
-        by; `tokens`: positions of the update."""
+        """Return the metrics of the update over all ranks of `group`, including `loss`. A collective. `total`: what Objective.count()
+        returns, summed over the update's micro-batches on all ranks; `tokens`: all positions of the update."""
 
 
 class Objective(Protocol):
@@ -72,11 +72,12 @@ class Objective(Protocol):
         """Build the networks with `builder`. A collective."""
 
     def count(self, batch: Batch) -> int:
-        """Return what the batch adds to the denominator of the update's loss, such as its number of masked positions."""
+        """Return how many items of the batch the loss counts, such as masked positions. The sum over all micro-batches of an update is
+        the number that its summed loss is divided by."""
 
     def forward(self, batch: Batch, total: int) -> Outcome:
-        """Compute the loss of one micro-batch, which is on this rank's device. `total`: the number that the loss of the whole update is
-        divided by."""
+        """Compute the summed loss of one micro-batch, which is on this rank's device. `total` is the number by which the loss of the
+        whole update will be divided."""
 
     def after_step(self, step: int) -> dict[str, float]:
         """After the optimizer's step number `step` (from 1), update what follows the student, such as an average of its weights. Return
@@ -102,8 +103,8 @@ class Objective(Protocol):
         """Return an object that collects the metrics of one update, still empty."""
 
     def evaluate(self, batches: Iterable[Batch], beat: Beat) -> dict[str, float]:
-        """Return the metrics of held-out micro-batches on this rank's device; {} if there are none. `beat` is called with the number of
-        each. A collective. The student is in training mode afterwards."""
+        """Return the metrics of held-out micro-batches, which are on this rank's device; {} if there are none. `beat` is called with the
+        index of each micro-batch, as a sign of life. A collective. The student is in training mode afterwards."""
 
     def check(self, metrics: Mapping[str, Any]) -> None:
         """Check the metrics of a logged step. Raises: TrainingBroken if they show that the run no longer learns."""

@@ -138,8 +138,8 @@ class Data2Vec:
 
 
 def regress(student: Callable[..., Any], teacher: Callable[..., Any], batch: Batch, config: LossConfig) -> RegressionOutcome:
-    """Run one micro-batch through student and teacher (engines or plain modules). Return the loss, summed over masked positions, with
-    predictions and targets."""
+    """Run one micro-batch through student and teacher (engines or plain modules). Return the loss, summed over the masked positions, and
+    the predictions and targets from which it was computed."""
     prediction_MD, features_BND = student(batch)
     with torch.no_grad():
         target_BSD = teacher(batch, features_BND)
@@ -148,8 +148,8 @@ def regress(student: Callable[..., Any], teacher: Callable[..., Any], batch: Bat
 
 
 def build_shadow(student: Engine, teacher: Engine, config: TeacherConfig) -> ShadowWeights:
-    """Return the teacher's EMA weights, one float32 shard for each of the student's trunk (front-end and encoder). They start equal to
-    the student's."""
+    """Return the teacher's EMA weights: this rank's float32 shard of each parameter of front-end and encoder. They start equal to the
+    student's."""
     masters = {n: shards.master_shard(p) for n, p in shards.named_parameters(student) if n.startswith(TRUNK)}
     computed = {n: shards.compute_shard(p) for n, p in shards.named_parameters(teacher)}
     copied = {f"{TRUNK}frontend.{n}" for n in student.module.trunk.frontend.shared_parameters(config.shares)}

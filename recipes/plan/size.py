@@ -30,8 +30,8 @@ def step_flops(recipe: Recipe, num_tokens: int, num_samples: int) -> int:
 
 
 def state_bytes(recipe: Recipe, config: EngineConfig) -> dict[str, int]:
-    """Return how many bytes each rank holds of parameters, float32 weights, gradients, moments and the teacher: name -> total / number
-    of ranks, rounded up."""
+    """Return name -> bytes of it that each rank holds, for parameters, float32 weights, gradients, moments and the teacher's weights.
+    The bytes of the whole model are divided by the number of ranks and rounded up."""
     width = 4 if config.precision == "fp32" else 2
     shards = config.batch.world_size
     student, trunk = num_parameters(recipe), num_trunk_parameters(recipe)
