@@ -27,8 +27,8 @@ def add_command(commands: Any) -> None:
 
 
 def run_inspect(args: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Run `inspect`: print what a checkpoint holds, and return 0. Raises: ConfigError; DamagedCheckpoint that names the first damaged
-    file or tensor."""
+    """Run `inspect`: print what a checkpoint holds, and return 0. `say` prints a line. Raises: ConfigError; DamagedCheckpoint that names
+    the first damaged file or tensor."""
     folder = find_checkpoint(args.path, "")
     with reading(folder):
         manifest = read_manifest(folder)
@@ -46,8 +46,9 @@ def run_inspect(args: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 def find_checkpoint(path: Path, flag: str) -> Path:
     """Return the newest complete checkpoint if `path` is a run dir. Any other folder is returned as it is, and should be a checkpoint.
+    `flag`: the option that `path` was given with, such as "--from ", or "".
 
-    Raises: ConfigError if there is no such folder or checkpoint, with a line that begins with `flag` and the path.
+    Raises: ConfigError if there is no such folder or checkpoint. Its message begins with `flag` and the path.
     """
     if not path.is_dir():
         raise ConfigError(f"{flag}{path}: no such folder; name a run dir (runs/text_tiny) or a folder checkpoints/step_N in one")

@@ -25,9 +25,9 @@ PREFIX = "step_"
 
 @dataclass(frozen=True)
 class Range:
-    """The part of a parameter that one rank has written: `count` elements from `offset` of a flattened slice. The slice is number
-    `tp_rank` of `tp_size`, into which tensor parallelism cuts the parameter along `tp_dim` (None: not cut), and has the shape
-    `local_shape`."""
+    """The elements of one parameter that one rank has written. Tensor parallelism cuts the parameter along dimension `tp_dim` into
+    `tp_size` slices (None: one slice, the whole parameter). The rank has written `count` elements of slice number `tp_rank`, beginning with
+    element number `offset` of the flattened slice. `local_shape` is the shape of the slice."""
 
     parameter: str
     local_shape: tuple[int, ...]
@@ -102,8 +102,8 @@ def step_of(folder: Path) -> int:
 
 
 def candidates(run_dir: Path) -> list[Path]:
-    """Return the checkpoint folders that may be loaded, newest first: the one that the file `latest` names and older ones, or all if
-    `latest` names none. Whether they can be read is not checked."""
+    """Return the checkpoint folders that may be loaded, sorted by step, newest first: the one that the file `latest` names and all older
+    ones. If `latest` does not name one of them, return all. Whether they can be read is not checked."""
     folder = run_dir / "checkpoints"
     found = sorted((p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit() and p.is_dir()), key=step_of)
     found.reverse()
@@ -174,7 +174,8 @@ def _manifest(content: dict[str, Any]) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Check that all tensor files exist and have their recorded sizes. Raises: DamagedCheckpoint that names the first other one."""
+    """Check that all tensor files exist and have their recorded sizes. Raises: DamagedCheckpoint that names the first file that is missing
+    or has another size."""
     for file in manifest.files:
         path = folder / file.name
         size = path.stat().st_size if path.exists() else None
@@ -197,6 +198,6 @@ def range_to_json(item: Range) -> str:
 
 
 def range_from_json(text: str) -> Range:
-    """Return the range that range_to_json() made a JSON text of."""
+    """Return the range that `text` describes, in the JSON format that range_to_json() writes."""
     values = json.loads(text)
     return Range(**{**values, "local_shape": tuple(values["local_shape"]), "sha256": tuple(values["sha256"])})

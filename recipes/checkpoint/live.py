@@ -26,12 +26,12 @@ class LiveState(Protocol):
         """Return the tensors that the objective adds to the student's own: kind -> parameter name -> this rank's shard."""
 
     def after_load(self) -> None:
-        """Called after a checkpoint was written into all shards, so that the forward passes use them."""
+        """Make the forward passes use the loaded values. Called after a checkpoint was written into all shards."""
 
 
 def entry_of(parameter: nn.Parameter, tp_size: int) -> ParameterEntry:
-    """Return what a checkpoint's manifest records about a parameter of the running model: whole shape, split dimension, elements per
-    rank."""
+    """Return what a checkpoint's manifest records about a parameter of the running model: the shape of the whole tensor, the dimension
+    along which tp_size tensor-parallel ranks split it (or None), and the number of elements per data-parallel rank."""
     shape, tp_dim = list(parameter.ds_shape), parameter.partition_dim if shards.is_split(parameter) else None
     if tp_dim is not None:
         shape[tp_dim] *= tp_size
@@ -44,8 +44,9 @@ def entries(live: LiveState) -> dict[str, ParameterEntry]:
 
 
 def owned_shards(live: LiveState) -> Iterator[tuple[str, Range, Tensor]]:
-    """Yield (KIND/PARAMETER, range, tensor) for all that this rank writes. The tensor is a flat view of the running state, without
-    padding. A parameter that every tensor-parallel rank holds whole is written by tensor-parallel rank 0 only."""
+    """Yield (name, range, tensor) for each tensor that this rank writes. The name is KIND/PARAMETER, and the range says which elements of
+    the parameter the tensor has. The tensor is a flat view of the running state, without padding. A parameter that every tensor-parallel
+    rank holds whole is written by tensor-parallel rank 0 only."""
     parallel, own_kinds = live.parallel, live.shards()
     for name, parameter in shards.named_parameters(live.student):
         split = shards.is_split(parameter)
@@ -59,8 +60,8 @@ def owned_shards(live: LiveState) -> Iterator[tuple[str, Range, Tensor]]:
 
 
 def shards_of(name: str, parameter: nn.Parameter, own_kinds: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """Yield (kind, this rank's shard) of one parameter: float32 weights, Adam's moments (not if it is always frozen), then the kinds in
-    `own_kinds`: kind -> parameter name -> shard. The shards are the running state itself, with padding."""
+    """Yield (kind, this rank's shard) of one parameter: first its float32 weights, then Adam's moments (not if it is always frozen), then
+    the objective's own kinds. `own_kinds`: kind -> parameter name -> shard. The shards are the running state itself, with padding."""
     yield "master", shards.master_shard(parameter)
     if parameter.requires_grad:
         yield from ((moment, shards.moment_shard(parameter, moment)) for moment in shards.MOMENTS)
@@ -68,8 +69,8 @@ def shards_of(name: str, parameter: nn.Parameter, own_kinds: Mapping[str, Mappin
 
 
 def check_same_architecture(folder: Any, theirs: dict[str, ParameterEntry], ours: dict[str, ParameterEntry]) -> None:
-    """Check that a checkpoint's parameters (`theirs`) have the names and shapes of the model's (`ours`). Raises: ConfigError that names
-    the first other one, with both shapes."""
+    """Check that a checkpoint's parameters (`theirs`) have the same names and shapes as the model's (`ours`). `folder`: the checkpoint.
+    Raises: ConfigError that names the first parameter that differs, with both shapes."""
     for name in (*ours, *(name for name in theirs if name not in ours)):
         there, here = theirs.get(name), ours.get(name)
         if there is None or here is None or there.shape != here.shape:

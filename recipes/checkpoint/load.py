@@ -50,9 +50,10 @@ class CheckpointReader:
         return self.manifest.parameters[name]
 
     def read(self, kind: str, name: str, cut: tuple[int, int], first: int, count: int) -> Tensor:
-        """Return `count` elements from number `first` of a flattened slice: slice number cut[0] of the cut[1] into which tensor
-        parallelism cuts the parameter for the reader. A parameter that the writers did not split is read whole. Raises: ConfigError if
-        the checkpoint has no such tensor; DamagedCheckpoint, OSError."""
+        """Return `count` elements of a parameter, beginning with element number `first` of the reader's flattened slice. `cut` = (i, n):
+        tensor parallelism cuts the parameter into n slices for the readers, and the reader has slice i. If the writers did not split the
+        parameter, the slice is the whole parameter. Raises: ConfigError if the checkpoint has no such tensor; DamagedCheckpoint,
+        OSError."""
         entry = self.entry(name)
         if count == 0:
             return torch.empty(0)
@@ -61,8 +62,9 @@ class CheckpointReader:
         return self._recut(kind, name, cut, first, count)
 
     def _recut(self, kind: str, name: str, cut: tuple[int, int], first: int, count: int) -> Tensor:
-        """Return what read() returns, if the writers split the parameter into another number of slices. Seen as a matrix, the tensor has
-        the dimensions before the split one as rows, and the others as columns. A slice is a block of its columns."""
+        """Return what read() returns, if the writers split the parameter into another number of slices than the readers. The parameter is
+        treated as a matrix: its dimensions before the split one are the rows, all others are the columns. Each slice is then a block of
+        columns."""
         entry, slices = self.entry(name), self.manifest.tp_size
         assert entry.tp_dim is not None
         columns = prod(entry.shape[entry.tp_dim :])

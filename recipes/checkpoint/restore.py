@@ -19,10 +19,10 @@ Heartbeat = Callable[[], Any]
 
 
 def load_newest(run_dir: Path, live: LiveState, world: World, report: Report, alive: Heartbeat = lambda: None) -> Manifest | None:
-    """Load the newest checkpoint that every rank can read, and return its manifest; None if there is no checkpoint. A collective.
+    """Load the newest checkpoint that every rank can read, and return its manifest. Return None if there is no checkpoint. All ranks must
+    call this together.
 
-    `report` is called with each checkpoint that some rank cannot read, and the reason. `alive` is called before each parameter is
-    loaded.
+    `report` is called with each checkpoint that some rank cannot read, and the reason. `alive` is called before each parameter is loaded.
     Raises: ConfigError if the architecture or format version is another one, or if there are checkpoints and none can be read.
     """
     folders = world.on_rank_zero(lambda: candidates(run_dir))
@@ -49,11 +49,10 @@ def load_newest(run_dir: Path, live: LiveState, world: World, report: Report, al
 
 
 def load_checkpoint(folder: Path, live: LiveState, alive: Heartbeat = lambda: None) -> Manifest:
-    """Read this rank's part of a checkpoint into its shards, and return the manifest. `alive` is called before each parameter. No
-    collective. The forward uses the new weights only after finish_load().
+    """Read this rank's part of a checkpoint into its shards, and return the manifest. Ranks do not wait for each other here. The forward
+    passes use the new weights only after finish_load(). `alive` is called before each parameter.
 
-    Raises: ConfigError if the architecture or format is another one; DamagedCheckpoint and OSError, after which some shards may be
-    written.
+    Raises: ConfigError if the architecture or format is another one; DamagedCheckpoint and OSError, after which some shards may be written.
     """
     reader, parallel, own_kinds = CheckpointReader(folder), live.parallel, live.shards()
     check_same_architecture(folder, reader.manifest.parameters, entries(live))

@@ -9,8 +9,8 @@ from recipes.system.durable import sync
 
 
 def outdated(folders: list[Path], config: CheckpointConfig) -> list[Path]:
-    """Return those of `folders` (checkpoints, newest first) that may be removed: not among the newest `keep_last`, and not at a multiple
-    of `keep_every_steps`. The newest is never returned."""
+    """Return the checkpoints that may be removed. Kept are the newest `keep_last`, at least one, and those whose step is a multiple of
+    `keep_every_steps` (if that is not 0). `folders`: all checkpoints, newest first."""
     every = config.keep_every_steps
     return [folder for folder in folders[max(1, config.keep_last) :] if not every or step_of(folder) % every]
 

@@ -55,8 +55,8 @@ class CheckpointSaver:
     def __init__(
         self, run_dir: Path, live: LiveState, world: World, config: CheckpointConfig, check_owner: Callable[[], None] | None = None
     ) -> None:
-        """Make a process group for the writing threads, so it is a collective. `check_owner` runs on rank 0 before a checkpoint is
-        written and before it becomes visible. It raises ConfigError if another process has taken over the run dir."""
+        """Make a process group for the writing threads; all ranks must call this together. `check_owner` runs on rank 0, before a
+        checkpoint is written and again before it becomes visible. It raises ConfigError if another process has taken over the run dir."""
         self._run_dir, self._live, self._config, self._check_owner = run_dir, live, config, check_owner or (lambda: None)
         world.gather(None)  # fails if a rank has ended; new_group would wait for that rank silently
         self._world = replace(world, control=dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION))
@@ -80,8 +80,8 @@ class CheckpointSaver:
         return True
 
     def begin(self, counters: Counters, metadata: dict[str, Any]) -> None:
-        """Begin a save: copy this rank's shards to host memory while training waits, then write them in the background. finish() must
-        have returned for the save before. `metadata` becomes the manifest's facts."""
+        """Begin a save: copy this rank's shards to host memory while training waits, then write them in the background. Call finish() for
+        the previous save first. `metadata`: recipe, versions and small states, which are written into the manifest."""
         assert self._running is None, "call finish() for the previous save first"
         start = time.perf_counter()
         places = {}
@@ -129,8 +129,8 @@ class CheckpointSaver:
         temporary.mkdir()
 
     def _write_files(self, folder: Path, places: dict[str, Range]) -> tuple[str | None, list[FileEntry]]:
-        """Write this rank's file into `folder`. Return the first problem of any rank (None if all have written), and the entries of all
-        ranks' files. `places`: KIND/PARAMETER -> range."""
+        """Write this rank's file into `folder`. Return (problem, entries of all ranks' files). The problem is that of the lowest rank that
+        has failed, or None if every rank has written its file. `places`: KIND/PARAMETER -> the range that this rank writes."""
         written: list[FileEntry] = []
         problem = problem_of(lambda: written.append(self._write_file(folder, places)))
         answers: list[Any] = [None] * self._world.size
@@ -158,8 +158,8 @@ class CheckpointSaver:
         write_text_atomically(target.parent / "latest", target.name + "\n")
 
     def _clean_up(self, temporary: Path, problem: str | None) -> None:
-        """Remove outdated checkpoints if the save succeeded (`problem` is None). Otherwise remove the files that it has written, since
-        they fill the disk."""
+        """Remove outdated checkpoints if the save succeeded (`problem` is None). Otherwise remove the temporary folder, so that it does not
+        fill the disk."""
         if problem is None:
             apply_retention(self._run_dir, self._config)
         else:
@@ -167,7 +167,7 @@ class CheckpointSaver:
 
 
 def problem_of(job: Callable[[], Any]) -> str | None:
-    """Run `job` and return why it failed, as text: an OSError or a DamagedCheckpoint; None if it succeeded. Other exceptions are raised."""
+    """Run `job`. Return None if it succeeded, or the message of its OSError or DamagedCheckpoint. Any other exception is raised."""
     try:
         job()
     except OSError as error:

@@ -79,8 +79,9 @@ class TensorFile:
         self._offsets = {name: entry["data_offsets"] for name, entry in content.items()}
 
     def blocks(self, name: str, first: int, stop: int, sha256: tuple[str, ...]) -> Iterator[tuple[int, Tensor]]:
-        """Yield (index of the first element, values) of each block of the flat tensor `name` that holds some of the elements `first` to
-        `stop` (not included). Each block is compared with its hash in `sha256`. Raises: DamagedCheckpoint, OSError."""
+        """Read the blocks of the flat tensor `name` that contain elements `first` to `stop` (not included). Yield (index of the block's
+        first element, all values of the block), in order. `sha256`: the hashes of all blocks of the tensor, to verify those that are read.
+        Raises: DamagedCheckpoint, OSError."""
         begin, end = self._offsets[name]
         with self.path.open("rb", buffering=0) as file:
             for number in range(first // HASHED_ELEMENTS, -(-stop // HASHED_ELEMENTS)):

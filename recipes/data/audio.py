@@ -66,7 +66,8 @@ SEGMENT_SLACK_SECONDS = 0.1
 
 
 def read_audio(media: Media, index: int, sample_rate: int) -> np.ndarray:
-    """Return the item's waveform, mono and resampled to sample_rate (Hz). If the item is a segment of a recording, only that segment.
+    """Return the waveform of item number `index`: mono, resampled to sample_rate (Hz). If the item is a segment, the rest of its recording
+    is not in the result.
 
     Shapes: float32 (T,).
     Raises: OSError if the file cannot be read; UndecodableError if it cannot be decoded.
@@ -79,7 +80,8 @@ def read_audio(media: Media, index: int, sample_rate: int) -> np.ndarray:
 
 
 def decode_audio(content: bytes | BinaryIO, sample_rate: int, segment: Segment | None = None) -> np.ndarray:
-    """Return the waveform of a recording, or of its segment `segment`: the mean of its channels, resampled to sample_rate (Hz).
+    """Return the waveform of a recording: the mean of its channels, resampled to sample_rate (Hz). If `segment` is given, return only this
+    part of the recording. `content`: the bytes of the file, or the opened file.
 
     Shapes: float32 (T,).
     Raises: UndecodableError if the content is empty, not audio, truncated, or has NaN or infinite samples, or if the segment is not in it.
@@ -92,9 +94,9 @@ def decode_audio(content: bytes | BinaryIO, sample_rate: int, segment: Segment |
 
 
 def scan_audio(content: bytes | BinaryIO, sample_rate: int, segment: Segment | None = None) -> int:
-    """Return the length of a recording, or of its segment `segment`, in samples at sample_rate (Hz). It is computed from the header, so a
-    .flac that is cut off in its middle is not noticed here.
+    """Return the number of samples that a recording, or only its part `segment`, has after resampling to sample_rate (Hz), rounded up.
 
+    The number is computed from the header, so a .flac that is cut off in its middle is not noticed here.
     Raises: UndecodableError if the content is empty, not audio, or visibly truncated, or if the segment is not in it.
     """
     return sum(-(-num_frames * sample_rate // own_rate) for num_frames, own_rate in _open_each(content, sample_rate, segment, _count))
@@ -131,10 +133,12 @@ class _QuietFile:
 
 
 def _open_each(content: bytes | BinaryIO, sample_rate: int, segment: Segment | None, use: Callable[..., T]) -> list[tuple[T, int]]:
-    """Open each stream of the content and return, for each, the result of use(sound, first frame, number of frames) and the stream's own
-    sample rate (Hz). Most files are one stream; a chained .ogg has several. libsndfile is called only in this function and those below.
+    """Open each stream of an audio file and call use(sound, index of the first frame, number of frames) for it: the frames of `segment`, or
+    all frames. Return (result of the call, sample rate of the stream in Hz) for each stream, in file order.
 
-    Raises: UndecodableError."""
+    Most files have one stream; a chained .ogg has several. libsndfile is called only in this function and those below. `sample_rate`: the
+    rate in Hz that the caller resamples to. Raises: UndecodableError.
+    """
     file = io.BytesIO(content) if isinstance(content, bytes) else content
     with decoding():
         streams = streams_of(file)
@@ -159,8 +163,8 @@ def _count(sound: soundfile.SoundFile, first: int, num_frames: int) -> int:
 
 
 def _read(sound: soundfile.SoundFile, first: int, num_frames: int) -> np.ndarray:
-    """Return `num_frames` frames from number `first` on as float32 (T,), the mean of the channels. Raises: UndecodableError if some are
-    missing."""
+    """Return the `num_frames` frames that begin with frame number `first` (from 0), each as the mean of its channels: float32 (T,). Raises:
+    UndecodableError if some of them are missing."""
     try:
         if sound.seekable():
             sound.seek(first)
@@ -175,8 +179,8 @@ def _read(sound: soundfile.SoundFile, first: int, num_frames: int) -> np.ndarray
 
 
 def _frames(sound: soundfile.SoundFile, segment: Segment | None) -> tuple[int, int]:
-    """Return (index of the first frame, number of frames) of the segment; None: of the whole recording. Raises: UndecodableError if the
-    segment is not within the recording or is shorter than a sample."""
+    """Return (index of the first frame, number of frames) of `segment`, or of the whole recording if `segment` is None. Raises:
+    UndecodableError if the segment is not within the recording or is shorter than a sample."""
     if segment is None:
         return 0, sound.frames
     rate, seconds = sound.samplerate, sound.frames / sound.samplerate
@@ -213,8 +217,8 @@ def _check_whole(sound: soundfile.SoundFile, file: BinaryIO) -> None:
 
 
 def _counts_headers(num_bytes: int, file: BinaryIO) -> bool:
-    """True if `num_bytes`, the length of a .wav's data chunk, is too large only because it includes the headers, a mistake of some
-    programs. The file is then not truncated: its RIFF length fits its size."""
+    """True if a complete .wav gives `num_bytes` as the length of its samples, which is too large because some programs count the headers
+    too. The file is complete if its RIFF length (of the whole file) fits its size."""
     position = file.tell()  # restored below, because libsndfile continues to read from there
     size = file.seek(0, io.SEEK_END)
     file.seek(0)

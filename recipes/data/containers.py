@@ -37,9 +37,9 @@ def streams_of(file: BinaryIO) -> list[BinaryIO]:
 
 
 def _ogg_links(file: BinaryIO) -> list[BinaryIO]:
-    """Split a chained .ogg (complete Ogg files one after another) into its parts, one file for each; [file] if it has one part. A part
-    begins with a page whose beginning-of-stream flag is set and that follows a page without this flag. Raises: UndecodableError if the
-    last page is cut off."""
+    """Split a chained .ogg (complete Ogg files one after another) into its parts, in order, each as a file in memory. Return [file] if it
+    has one part. A part begins at each page that has the beginning-of-stream flag and follows a page without this flag. Raises:
+    UndecodableError if the last page is cut off or missing."""
     starts, flags = [0], OGG_BEGINNING
     for start, page_flags in _ogg_pages(file):
         if page_flags & OGG_BEGINNING and not flags & OGG_BEGINNING:
@@ -90,8 +90,9 @@ def _flac_length(content: bytearray) -> int:
 
 
 def _flac_frame(header: bytes) -> tuple[int, int, bool] | None:
-    """Parse the header of a FLAC frame. Return (number of the frame, number of samples in it, True if the frames of the file vary in size),
-    or None if the bytes are not a frame header. If the frames vary in size, the first number is that of the frame's first sample."""
+    """Parse the header of a FLAC frame. Return (position, number of samples in the frame, True if the file's frames may vary in size), or
+    None if the bytes do not begin with a frame header. The position is the index of the frame's first sample if frames may vary in size,
+    else the index of the frame."""
     if header[1] & 0xFE != 0xF8:
         return None
     num_bytes = max(1, 8 - (header[4] ^ 0xFF).bit_length())  # leading ones, as in UTF-8

@@ -39,7 +39,8 @@ Record = dict[str, str]
 
 @dataclass(frozen=True)
 class ResumedRun:
-    """What the earlier starts of a run have left. A later start of the same run uses it when it prepares the data again."""
+    """What a continued run has from its earlier starts, for preparing its data again: a folder of kept files and a list of undecodable
+    files. `report` gets the source files that have changed."""
 
     kept: Path | None = None
     """Folder with those files of the first preparation that the run needs until its end, such as the tokenizer."""
@@ -65,15 +66,16 @@ def digest(path: str | Path) -> bytes:
 
 
 def save_digests(folder: Path, root: str, digests: bytes) -> Record:
-    """Write the digests of the source files to contents.bin in a prepared folder, and return the record for prepared.json. The list of
-    paths, relative to `root`, is already in the folder. Raises: OSError if the disk cannot be written."""
+    """Write `digests`, 16 bytes for each stored path, to contents.bin of a prepared folder. The paths, relative to the folder `root`, must
+    already be stored there. Return `root` and the hash of contents.bin, to be put into prepared.json. Raises: OSError if the disk cannot be
+    written."""
     (folder / "contents.bin").write_bytes(digests)
     return {"root": root, "sha256": hashlib.sha256(digests).hexdigest()}
 
 
 def record_files(folder: Path, paths: Iterable[Path]) -> Record | None:
-    """Write the paths and the digests of these source files into a prepared folder, and return the record for prepared.json. None if there
-    are no files, as for data from a hub.
+    """Write the full paths of these source files and a digest of each into a prepared folder. Return the root folder and the hash of the
+    digests, to be put into prepared.json, or None if `paths` is empty, as for data from a hub.
 
     Raises: OSError if the disk cannot be written.
     """
@@ -86,8 +88,8 @@ def record_files(folder: Path, paths: Iterable[Path]) -> Record | None:
 
 
 def record_of(folder: Path, *keys: str) -> Record | None:
-    """Return the record of the source files' contents that is stored in the folder's prepared.json, under the first of `keys` that it has.
-    None if it has none of them.
+    """Return the record of the source files that the folder's prepared.json has under one of `keys`: their root folder and the hash of
+    contents.bin. If several keys have a record, the first key is used. If no key has one, return None.
 
     The key is `contents` if training reads the source files, and `sources` if it does not (text).
     """
@@ -96,7 +98,8 @@ def record_of(folder: Path, *keys: str) -> Record | None:
 
 
 class ContentChanges(NamedTuple):
-    """The source files of a prepared folder that have changed since it was prepared, by their full paths. Nothing if it has no record."""
+    """The source files of a prepared folder that have changed since it was prepared, by their full paths. All lists are empty if the folder
+    has no record."""
 
     changed: tuple[str, ...] = ()
     num_compared: int = 0
@@ -110,7 +113,8 @@ class ContentChanges(NamedTuple):
         return f"{self._count(self.changed)} hold something else than when it was prepared, such as {format_names([*self.changed])}"
 
     def notes(self) -> Iterator[str]:
-        """Yield a line about the files that are read as they are now, and one about those that cannot be read."""
+        """Yield up to two lines for the log: one about changed files, which are read as they are now, and one about files that are gone or
+        cannot be read."""
         if changed := sorted((*self.changed, *self.fixed)):
             yield f"{self._replace(changed=tuple(changed))}; they are read as they are now"
         if self.missing:
@@ -122,7 +126,8 @@ class ContentChanges(NamedTuple):
 
 
 def _read_digests(folder: Path) -> tuple[MappedPaths, np.ndarray]:
-    """Return the recorded paths and their digests. Raises: ConfigError if some of them are missing."""
+    """Return the paths that a prepared folder has recorded, and the digest of each. Raises: ConfigError if the record is damaged or cannot
+    be read."""
     try:
         paths, digests_N = MappedPaths(folder), map_array(folder / "contents.bin", np.dtype((np.void, DIGEST_BYTES)))
         is_whole = len(paths) == len(digests_N) and paths.is_whole()
@@ -137,7 +142,9 @@ def _read_digests(folder: Path) -> tuple[MappedPaths, np.ndarray]:
 
 
 def compare_contents(folder: Path, ignored: Collection[str] = ()) -> ContentChanges:
-    """Compare the source files of a prepared folder with its record. Missing files and `ignored` files are listed separately.
+    """Compare the source files of a prepared folder with its record, and return those that have changed. If there are more than 10,000
+    files, 10,000 drawn at random are compared. Changed files that are in `ignored` (full paths) and files that are missing are listed
+    separately.
 
     Raises: ConfigError if the record is damaged.
     """

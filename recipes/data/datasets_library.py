@@ -24,7 +24,8 @@ def is_saved(folder: Path) -> bool:
 def load_saved(folder: Path, split: str | None) -> tuple[Any, str]:
     """Load a split of a folder that save_to_disk wrote. Return (rows, one line for the log: what is read and what is left out).
 
-    `split` None: train. all: every split, joined. A folder without splits counts as train; its log line is "".
+    `split`: the name of a split; None means train, "all" means all splits, joined in their stored order. A folder without splits counts as
+    train, and its log line is "".
     Raises: ConfigError if the folder cannot be read; MissingSplit if it has no such split.
     """
     datasets = required("datasets")
@@ -45,8 +46,8 @@ def files_of(saved: Any) -> list[Path]:
 
 
 def describe_rows(split: str, dataset: Any) -> str:
-    """Return one line for the log: how many rows of which split of a hub's data set are read, and what is left out. "" if the metadata of
-    the data set do not list the split."""
+    """Return one line for the log about `dataset`, loaded from a hub: how many rows of `split` ("all": of all splits) are read, and how
+    many rows of other splits are left out. Return "" if the metadata of the data set do not list the split."""
     known = getattr(getattr(dataset, "info", None), "splits", None) or {}
     taken = list(known) if split == ALL else [split] * (split in known)
     return _describe_sizes(taken, {name: info.num_examples for name, info in known.items()})
@@ -72,9 +73,11 @@ def read_parquet(files: Sequence[Path]) -> Any:
 
 
 def load_hub(path: str, split: str = "train") -> Any:
-    """Load a split of the hub's data set `name` or `name:config`. It is downloaded once and then read from the cache of `datasets`.
+    """Load a split of a data set from the hub. `path` is its `name` or `name:config`. It is downloaded once and then read from the cache of
+    `datasets`.
 
-    `split` is one of the data set's own names (also `train[:1%]`), another word for one of them (dev for validation), or all.
+    `split` is one of the data set's own names (also `train[:1%]`), another word for one of them (dev for validation), or "all" for all
+    splits.
     Raises: ConfigError if this cannot be the name of a hub data set, or if it cannot be downloaded; MissingSplit if it has no such split.
     """
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?", path):

@@ -41,8 +41,8 @@ def batches(source: TextSource) -> Iterator[TextBatch]:
 def encode_in_order(
     batches: Iterable[TextBatch], model_path: str, num_processes: int
 ) -> Generator[tuple[TextBatch, tuple[np.ndarray, np.ndarray]], None, None]:
-    """Yield (batch, (tokens of all its paragraphs, number of tokens of each paragraph)) in the order of the batches. `num_processes`
-    processes encode them (1: this process alone)."""
+    """Encode the paragraphs of `batches` with the tokenizer file `model_path`, in `num_processes` processes (1: in this process). Yield
+    (batch, (tokens of all its paragraphs, number of tokens of each paragraph)), in the order of `batches`."""
     return run_in_order(partial(_encode, model_path), batches, num_processes, doing="tokenizing")
 
 

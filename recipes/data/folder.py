@@ -31,8 +31,8 @@ class Listing:
     """Skipped entries with the reason, such as `/data/b: Permission denied`."""
 
     def without_duplicates(self, paths: list[str]) -> list[str]:
-        """Return `paths`, in their order, with each file once: without links to a file that is also in `paths`, and with only the first of
-        several links to the same file."""
+        """Return `paths`, in their order, without duplicates of a file. A link is dropped if `paths` has the file itself. If `paths` has
+        only links to a file, the first link is kept."""
         linked = [path for path in paths if path in self.links]
         if not linked:
             return paths
@@ -67,11 +67,11 @@ def resolve_data_path(path: str | Path) -> Path | None:
 
 
 def list_folder(folder: Path, has_meaning: Callable[[str], Any] = lambda name: None) -> Listing:
-    """List every file below the folder that is not hidden. A folder that links reach on several paths is listed once.
+    """List every file below the folder that is not hidden. Links to folders are followed, and a folder that several paths lead to is listed
+    once.
 
-    It is listed under the first of these paths in sort order. A path through a link comes last, unless has_meaning(name of the link) is
-    true, as for the name of a split.
-
+    Of these paths, one without links is used before one through a link, and otherwise the first in sort order. A link counts as a folder of
+    its own, not as a link, if has_meaning(name of the link) is true, as for the name of a split.
     Raises: ConfigError if the folder itself cannot be read.
     """
     found = Listing(folder)
@@ -94,7 +94,8 @@ def list_folder(folder: Path, has_meaning: Callable[[str], Any] = lambda name: N
 
 
 def _list_one(found: Listing, relative: str) -> list[str]:
-    """Add the entries of one folder to the listing, and return its sub-folders."""
+    """Add the files and the skipped entries of one folder to `found`, and return the paths of its sub-folders, sorted. `relative`: the path
+    of the folder below the listed folder, "" for the listed folder itself."""
     try:
         with os.scandir(found.folder / relative) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
@@ -108,8 +109,8 @@ def _list_one(found: Listing, relative: str) -> list[str]:
 
 
 def _add_unless_folder(found: Listing, prefix: str, entry: os.DirEntry[str]) -> bool:
-    """Return True if the entry is a folder that is not hidden, whose content the caller has to list. Add any other entry to the listing, as
-    a file, as hidden or as skipped, and return False."""
+    """Return True if the entry is a folder that is not hidden: the caller has to list it. Otherwise add the entry to `found`, as a file, as
+    hidden or as skipped, and return False. `prefix`: the relative path of the entry's folder, with a slash at its end."""
     if entry.name.startswith("."):
         found.hidden.append(prefix + entry.name)
         return False
@@ -129,8 +130,8 @@ def _add_unless_folder(found: Listing, prefix: str, entry: os.DirEntry[str]) -> 
 
 
 def count_suffixes(paths: Iterable[str]) -> str:
-    """Return how many paths have which suffix, for a message: `40 .mp3, 3 .txt.gz, 1 without suffix`, the most frequent first. `nothing`
-    if there are no paths."""
+    """Count the paths of each suffix, for a message: `40 .mp3, 3 .txt.gz, 1 without suffix`. The five most frequent suffixes are named, the
+    most frequent first. If there are no paths, return `nothing`."""
     kinds = Counter(_suffix(path.lower()) for path in paths)
     return format_names([f"{count:,} {suffix or 'without suffix'}" for suffix, count in kinds.most_common()]) or "nothing"
 

@@ -104,10 +104,11 @@ def center_view(image: Image.Image, size: int) -> np.ndarray:
 
 
 def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
-    """Return the picture with brightness, contrast and saturation changed in random order, each by a random factor from
-    U[1 - strength, 1 + strength], at least 0. With strength 0 the picture is returned unchanged.
+    """Return the picture with brightness, contrast and saturation changed in random order. Each of the three has its own random factor
+    between 1 - strength (or 0 if that is negative) and 1 + strength. With strength 0 the picture is returned unchanged.
 
-    Contrast scales the distance from the mean grey of the whole picture (after the steps before), saturation that from each pixel's grey.
+    Contrast scales how far each pixel is from the mean grey of the picture as changed so far. Saturation scales how far each pixel is from
+    its own grey.
     Source: torchvision's ColorJitter on PIL images.
     """
     kinds = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -119,10 +120,10 @@ def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) 
 
 
 def random_crop_box(width: int, height: int, scale: tuple[float, float], rng: np.random.Generator) -> Box:
-    """Return a random box (left, upper, right, lower) in a picture of width x height pixels. Its share of the area is uniform in `scale`,
-    its ratio width / height log-uniform in CROP_RATIO (3/4 to 4/3).
+    """Return a random box (left, upper, right, lower) in a picture of width x height pixels. The share of the picture's area that it covers
+    is uniform between the two values of `scale`. Its ratio width / height is log-uniform between 3/4 and 4/3 (CROP_RATIO).
 
-    If none of ten draws fits into the picture, return the largest central box whose ratio is within CROP_RATIO.
+    At most ten boxes are drawn. If none of them fits into the picture, return the largest central box whose ratio is within CROP_RATIO.
     Source: torchvision's RandomResizedCrop.get_params.
     """
     for _ in range(CROP_ATTEMPTS):

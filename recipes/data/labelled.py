@@ -50,8 +50,8 @@ class Labelled:
     batch_size: int = BATCH
 
     def batches(self, indices: list[int], bad: dict[str, BadItem]) -> Iterator[tuple[list[int], Batch]]:
-        """Yield the examples of these indices in order, at most batch_size at a time, as (indices of the examples, batch). Examples that
-        cannot be decoded are left out and added to `bad` under their location.
+        """Read the examples of `indices` in order, in batches of at most batch_size. Yield (indices of the examples in the batch, batch).
+        An example that cannot be decoded is left out and added to `bad`, with its location as the key.
 
         Raises: ConfigError if more examples cannot be decoded than max_bad_fraction allows.
         """

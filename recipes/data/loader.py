@@ -36,8 +36,8 @@ class Dataset(Ordered, Protocol[Example]):
     """Hash of the data, for config.json."""
 
     def example(self, epoch: int, index: int, group: tuple[int, ...]) -> Example:
-        """Return sample `index` with the crop, augmentation and mask of that epoch. `group`: the indices of all samples of its group, which
-        may share something such as the crop length."""
+        """Return sample `index` with the crop, augmentation and mask of that epoch. `group`: the indices of all samples of its group,
+        itself included. The samples of a group may share something, such as the crop length."""
 
     def collate(self, examples: list[Example]) -> Batch:
         """Return the micro-batch of these samples."""
@@ -170,8 +170,9 @@ class UpdateLoader:
         return loaded
 
     def _start_at(self, update: int) -> Iterator[list[Position]]:
-        """Replace the worker processes by new ones, and queue the first micro-batches from that update on. Return an iterator over the
-        micro-batches that are not queued yet, each as the positions of its samples. Without worker processes nothing is queued."""
+        """Replace the worker processes by new ones, and queue the first micro-batches of that update for them, a fixed number for each
+        worker. Return an endless iterator over the micro-batches that follow, each as the positions of its samples. Without worker
+        processes nothing is queued, so the iterator begins with the update's first micro-batch."""
         parts = micro_batches(self._order, self._share, self._micro_batch_size, update)
         if self._workers:
             self._workers.close()
@@ -196,8 +197,8 @@ def _take_one_core() -> None:
 
 
 def micro_batches(order: UpdateOrder, share: slice, size: int, first_update: int) -> Iterator[list[Position]]:
-    """Yield a rank's micro-batches from that update on, without end, each as the positions of its `size` samples. `share`: the rank's slice
-    of each global batch."""
+    """Yield one rank's micro-batches of update number `first_update` and of all later updates, without end. Each is a list of the positions
+    of at most `size` samples. `share`: the rank's slice of each global batch."""
     for update in count(first_update):
         own = order.positions(update)[share]
         for start in range(0, len(own), size):
@@ -215,8 +216,9 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Yield this rank's batches of a fixed set of at most max_samples held-out samples, which are spread evenly over the data set.
 
-    Every rank gets the same number of batches of the same sizes. No batch contains samples of two groups. So a few samples may be left
-    out. A data set without samples gives no batches. Bad items remain in the data set until take_bad().
+    If group_size is above 1, each group_size consecutive samples of the set form a group, and a batch contains samples of one group only.
+    Every rank gets the same number of batches of the same sizes, so a few samples may be left out. A data set without samples gives no
+    batches. Bad items remain in the data set until take_bad().
     Raises: ConfigError if there are more ranks than samples.
     """
     num_samples = min(max_samples, len(dataset))

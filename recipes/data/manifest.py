@@ -44,7 +44,8 @@ def read_manifest(path: Path, *, column: str, label_column: str, column_option: 
     """Read a list of files: for each row its path, its label (None if there is none) and its segment (None: the whole file). Paths are
     relative to the list's folder, or in fairseq's format to the folder in its first line.
 
-    `has_segments`: columns named as in START_COLUMNS, END_COLUMNS and LENGTH_COLUMNS are the times of segments. If False, they are ignored.
+    The paths are in `column`, or if there is no such column in path, file or audio_filepath. `has_segments`: columns with the usual names
+    for start, end and length in seconds, such as offset and duration, are the times of segments. If False, they are ignored.
     Raises: ConfigError if the file cannot be parsed, lists nothing, or has no column of paths (`column_option` is the setting to change).
     """
     if _is_fairseq(list(islice(read_lines(path), 2))):
@@ -93,8 +94,9 @@ def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, colum
 
 
 def _segment(path: Path, row: Row, cells: list[tuple[str, Any]]) -> Segment | None:
-    """Return the row's segment, or None if the row has no start time. `cells`: (column, value) of its start, end and length. If it has an
-    end and a length, the end is used, because the length may be that of the whole recording. Raises: ConfigError if one is no number."""
+    """Return the segment of a row of the list `path`, or None if the row has no start time. `cells`: (column, value) of its start, its end
+    and its length. If the row has an end and a length, only the end is used, because the length may be that of the whole recording. Raises:
+    ConfigError if a value is not a number."""
     start, end, length = (_seconds(path, row, name, value) for name, value in cells)
     if start is None:
         return None

@@ -106,8 +106,8 @@ class Media(Protocol):
         """Return the size of the item's file or table cell in bytes. Raises: OSError."""
 
     def key(self, index: int) -> str:
-        """Return the item's name within the data set, which does not change if the data set is moved: a relative path, with the times of a
-        segment, or the number of a row."""
+        """Return the item's name within the data set: its relative path (for a segment followed by its times), or the number of its row.
+        The name does not change if the data set is moved."""
 
     def where(self, index: int) -> str:
         """Return the item's location, for messages: `/data/a.wav`, `train.parquet row 17`."""
@@ -117,10 +117,10 @@ class Media(Protocol):
         """Columns of the table that lists the items; () for a folder of files."""
 
     def segment(self, index: int) -> Segment | None:
-        """Return the segment of the file that is the item, or None if it is the whole file."""
+        """Return the start and length of the item in its file, or None if the item is the whole file."""
 
     def file(self, index: int) -> str | None:
-        """Return the full path of the file that the item is, or is a part of, with links as listed. None for a row of a table."""
+        """Return the full path of the file that contains the item, without resolving links. Return None if the item is a row of a table."""
 
     def origin(self, index: int) -> str:
         """Return an id of the file that contains the item. Items of one file have the same id, also through links and other paths."""
@@ -173,7 +173,7 @@ class Files:
         return self._path(index) + self._segment_suffix(index)
 
     def file(self, index: int) -> str:
-        """Return the full path of the file that the item is, or is a segment of, with links as listed."""
+        """Return the full path of the file that contains the item, without resolving links."""
         return self._path(index)
 
     def origin(self, index: int) -> str:
@@ -183,7 +183,7 @@ class Files:
         return os.path.realpath(path) if os.path.islink(path) else path
 
     def segment(self, index: int) -> Segment | None:
-        """Return the segment of the file that is the item, or None if the item is the whole file."""
+        """Return the start and length of the item in its file, or None if the item is the whole file."""
         if self.segments_N2 is None:
             return None
         start, seconds = self.segments_N2[index].tolist()
@@ -200,8 +200,8 @@ class Files:
         return f" from {start:.3f} s" if seconds is None else f" {start:.3f} to {start + seconds:.3f} s"
 
     def label(self, index: int) -> str | None:
-        """Return the item's class: from its label in the list of files, or the folder of the file if no labels are given. None if it has
-        none."""
+        """Return the item's class: its entry in `labels`, as a class name. If `labels` is None, return the path of the file's folder,
+        relative to `root`. None if the entry or this path is empty."""
         return (os.path.dirname(self.paths[index]) or None) if self.labels is None else class_name(self.labels[index])
 
 
@@ -212,10 +212,10 @@ def _real_folder(path: str) -> str:
 
 
 def first_working(media: Media, indices: Iterable[int], attempt: Callable[[int], T]) -> tuple[T, int, list[BadItem]]:
-    """Call attempt(i) for each i of `indices` until a call raises neither OSError nor UndecodableError. Return (its value, i, the bad items
-    before it).
+    """Call attempt(i) for each i of `indices`, in order, until a call succeeds. An item whose call raises OSError or UndecodableError is
+    bad. Return (value of the successful call, its i, the bad items before it).
 
-    Raises: ConfigError if all calls fail.
+    Raises: ConfigError if no call succeeds.
     """
     bad: list[BadItem] = []
     for index in indices:
@@ -240,8 +240,8 @@ def bad_item(media: Locatable, index: int, error: OSError | UndecodableError) ->
 
 
 def allowed_bad(num_items: int, max_fraction: float) -> int:
-    """Return how many of num_items may be bad: max_fraction of them, rounded down. Up to three (FEW_BAD_ITEMS), but no more than a quarter,
-    are allowed in any case, unless max_fraction is 0."""
+    """Return how many of num_items may be bad: max_fraction * num_items, rounded down. In a small data set at least three (FEW_BAD_ITEMS)
+    or a quarter of the items, whichever is less, may be bad. If max_fraction is 0, no item may be bad."""
     few = min(FEW_BAD_ITEMS, num_items // 4) if max_fraction else 0
     return max(few, math.floor(max_fraction * num_items))
 

@@ -90,10 +90,10 @@ def prepare_media(
     """Return the prepared folder for `data`: the folder that data.path names, an earlier one at out_dir, or a new one at out_dir.
 
     `scan` returns an item's length from its header. With None no header is read, and each length is 1. Bad items and items shorter than
-    min_length are left out. If all items are too short, `if_all_short` (shortest, longest length in samples) gives the remedy for the
-    message. The `settings` of an existing folder must be equal to these. The files of items that `run` could not decode may have changed.
-    The result does not depend on num_processes (None: the cores that this process may use). out_dir appears complete or not at all. Call it
-    on one rank only. Worker processes are spawned, so the caller's script needs `if __name__ == "__main__"`.
+    min_length are left out. If all items are too short, if_all_short(shortest, longest length in samples) returns the remedy for the
+    message. An existing folder must have the same `settings`. Files that the earlier starts of `run` could not decode may have changed. The
+    result does not depend on num_processes (None: the cores that this process may use). out_dir appears complete or not at all. Call it on
+    one rank only. Worker processes are spawned, so the caller's script needs `if __name__ == "__main__"`.
 
     Raises: ConfigError for everything that the user can fix; DataMismatch if an existing folder was prepared from other data or settings.
     """
@@ -144,7 +144,7 @@ def _open_source(data: SpeechDataConfig | VisionDataConfig, kind: MediaKind, log
 
 
 def _record_contents(folder: Path, media: Media, scanned: Scanned) -> Record | None:
-    """Write the digests of the source files, which are compared at each later use of the folder. Return their record for prepared.json."""
+    """Write digests of the source files for later comparison. Return their root folder and the digests' hash, or None without files."""
     if isinstance(media, Files):
         return save_digests(folder, media.root, scanned.digests)
     assert isinstance(media, Table)
@@ -178,9 +178,9 @@ def _check_fits(folder: Path, kind: MediaKind, settings: dict[str, Any]) -> None
 
 
 def _check_contents(folder: Path, max_bad_fraction: float, run: ResumedRun, log: Log) -> None:
-    """Compare the source files with the record, except items that `run` could not decode, and report what differs. As many files may have
-    changed as items may be bad, because both come from damage to single files. Raises: DataMismatch if more have changed, or any file of a
-    table. The rows of a table are copied, so its files may be missing."""
+    """Compare the source files with the folder's record, and log and report the differences. Files that `run` could not decode may differ.
+    Raises: DataMismatch if more other files differ than items may be bad (damage to single files causes both), or if any file of a table
+    differs. Files of a table may be missing, because its rows are copied."""
     changes, is_files = compare_contents(folder, run.bad), "root" in _load_info(folder).place
     allowed = allowed_bad(changes.num_files, max_bad_fraction) if is_files else 0
     if len(changes.changed) * changes.num_files > allowed * changes.num_compared:
@@ -237,8 +237,8 @@ def _write_index(folder: Path, scanned: Scanned, *, min_length: int, heldout_fra
 
 
 def _split(scanned: Scanned, usable: np.ndarray, heldout_fraction: float, has_segments: bool) -> dict[str, np.ndarray]:
-    """Return split -> its items. About heldout_fraction of the usable items is held out, in a fixed random file order: at least one item
-    and never all, or none if the fraction is 0 or all are of one file. The items of a file stay together; large files are trained on."""
+    """Return split -> its item numbers. Whole files are held out, in a fixed random order, large files last, until about heldout_fraction
+    of the `usable` items is. At least one item is held out and never all, but none if the fraction is 0 or all are of one file."""
     lengths_N, first_N = scanned.lengths_N, scanned.first_N
     num_heldout = max(1, round(heldout_fraction * len(usable))) if heldout_fraction else 0
     num_heldout = min(num_heldout, len(usable) - 1)

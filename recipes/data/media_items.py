@@ -75,8 +75,8 @@ def save_paths(folder: Path, paths: Sequence[str]) -> None:
 
 
 def save_items(media: Media, folder: Path) -> ItemsLocation:
-    """Write what open_items needs into the prepared folder: the paths of the items' files, or a copy of their table (a table that
-    save_to_disk wrote is not copied). Return the items' location for prepared.json. Raises: OSError."""
+    """Write what open_items needs into the prepared folder: the paths of the items' files, or a copy of the items' table. A table that
+    save_to_disk wrote is not copied. Return where the items are, as keys and values for prepared.json. Raises: OSError."""
     if isinstance(media, Files):
         save_paths(folder, media.paths)
         if media.segments_N2 is None:
@@ -91,8 +91,8 @@ def save_items(media: Media, folder: Path) -> ItemsLocation:
 
 
 def open_items(folder: Path, name: str, location: ItemsLocation) -> Media:
-    """Open the items that save_items has stored in a prepared folder. `name` is used in messages. Labels are not stored, but the folder of
-    a file is still its label.
+    """Open the items that save_items has stored in a prepared folder. `name`: the data set's name, for messages. `location`: the value that
+    save_items returned. Labels are not stored, so a file's label is its folder, and rows of a table have none.
 
     Raises: ConfigError if a stored file is damaged, or if the folder of the items' files is missing.
     """

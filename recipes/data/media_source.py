@@ -16,8 +16,9 @@ from recipes.errors import ConfigError
 
 
 def open_media(path: str | None, kind: MediaKind, *, column: str, split: str | None = None, label_column: str = "label") -> Media:
-    """Open the items that `path` (data.path) names: a folder of files, a list of files, parquet, a saved data set or a hub name. None: the
-    shipped sample. `split`: train, valid, test, all, or the name of a folder in it. None: the training data.
+    """Open the items that `path` names: a folder of files, a list of files, parquet, a saved data set or a hub name. If `path` is None,
+    open the shipped sample. `split`: train, valid, test, all, or the name of a folder in the data. If `split` is None, open the training
+    data. `column`: the column of the files' paths, or of their bytes.
 
     Raises: ConfigError if the path does not exist, contains no data of this kind, has no such column, or if its names do not show which
     files are training data; MissingSplit if it has no such split.

@@ -101,7 +101,8 @@ class Table:
 
 
 def open_parquet(name: Path, files: Sequence[Path], *, column: str, label_column: str, column_option: str, note: str = "") -> Table:
-    """Open the rows of these parquet files, one file after another, as items. `name`: the path that the user named.
+    """Open the rows of these parquet files, one file after another, as items. `name`: the path that the user named. `column`: the column of
+    the items' bytes. `column_option`: the setting that chooses it, for messages.
 
     Raises: ConfigError if a file cannot be read, or if the column is missing or does not contain bytes.
     """
@@ -111,7 +112,8 @@ def open_parquet(name: Path, files: Sequence[Path], *, column: str, label_column
 
 
 def open_saved(folder: Path, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:
-    """Open the rows of a folder that save_to_disk wrote, without copying it. `split` None: train, or all rows if it has no splits.
+    """Open the rows of a folder that save_to_disk wrote as items, without copying it. If `split` is None, open train, or all rows if the
+    folder has no splits. `column`: the column of the items' bytes. `column_option`: the setting that chooses it, for messages.
 
     Raises: ConfigError if it cannot be read, or if the column is missing or does not contain bytes; MissingSplit if it has no such split.
     """
@@ -121,7 +123,8 @@ def open_saved(folder: Path, *, column: str, split: str | None, label_column: st
 
 
 def open_hub(name: str, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:
-    """Open a split (None: train) of the hub data set `name` or `name:config`.
+    """Open a split of the hub data set `name` or `name:config`. If `split` is None, open train. `column`: the column of the items' bytes.
+    `column_option`: the setting that chooses it, for messages.
 
     Raises: ConfigError if it cannot be downloaded, or if the column is missing or contains no bytes; MissingSplit if it has no such split.
     """

@@ -46,8 +46,9 @@ class Modality(Protocol):
         """
 
     def prepare(self, recipe: Any, out_dir: Path, **options: Any) -> Path:
-        """Return the prepared folder for the recipe's data: an existing one, or a new one at out_dir. `options`: num_processes, progress,
-        log and run, as in prepare_text. Raises: ConfigError if the data cannot be prepared."""
+        """Return the prepared folder for the recipe's data: an existing one, or a new one at out_dir. `options`: num_processes, progress
+        (show a bar), log (called with each line) and run (a ResumedRun, from earlier starts). Raises: ConfigError if the data cannot be
+        prepared."""
 
     def open_data(self, recipe: Any, prepared: Path) -> "tuple[Dataset, Dataset]":
         """Return (training samples, held-out samples) of a prepared folder. Raises: ConfigError if the folder is damaged."""
@@ -62,7 +63,8 @@ class Modality(Protocol):
         """Return the function that builds the front-end, which embeds the raw input, for student and teacher."""
 
     def resized(self, recipe: Any, length: int) -> Recipe:
-        """Return the recipe changed to samples of this length (tokens or seconds). Raises: ConfigError if there are no such samples."""
+        """Return the recipe changed to samples of this length (tokens or seconds). Raises: ConfigError if the modality has no samples of
+        this length."""
 
     def random_batch(self, recipe: Any, size: int, length: int, rng: "np.random.Generator") -> "Batch":
         """Return a micro-batch of `size` random samples of this length (tokens or seconds), with random masks as in the recipe."""

@@ -9,10 +9,8 @@ if TYPE_CHECKING:
 
 
 def check_items(recipe: Any, path: Path, kind: "MediaKind", prepare: Callable[[Any, Path], Path]) -> str:
-    """Check the data at `path`. A prepared folder must fit the recipe, which `prepare` checks. Any other path must have items of this kind.
-
-    Return a line that says which items are read, "" for a prepared folder. Raises: ConfigError if the data do not fit.
-    """
+    """If `path` is a prepared folder, check that it fits the recipe, by calling prepare(recipe, path), and return "". Otherwise check that
+    data.path names items of this kind, and return a line that says which of them are read. Raises: ConfigError if the data do not fit."""
     from recipes.data.media_source import open_media
     from recipes.data.shards import is_prepared
 

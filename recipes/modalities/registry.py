@@ -11,8 +11,8 @@ MODALITIES: dict[str, Modality] = {"text": Text(), "speech": Speech(), "vision":
 
 
 def modality_of(name: str, where: str) -> Modality:
-    """Return the modality of this name, or the object that `module:name` names. Raises: ConfigError if there is none; its message begins
-    with `where`."""
+    """Return the modality with this name: text, speech, vision, or `module:Name` of an object to import. Raises: ConfigError if there is
+    none. Its message begins with `where`, the place of the name."""
     if name in MODALITIES:
         return MODALITIES[name]
     if ":" in name:

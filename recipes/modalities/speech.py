@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Speech:
-    """The modality speech. It implements Modality (base.py), which describes its methods and attributes."""
+    """All that is specific to the modality speech: its recipes, checks, data, front-end and probe. Implements Modality (base.py)."""
 
     recipes = speech.RECIPES
     kinds: ClassVar[Kinds] = {"frontend": (SpeechFrontendConfig,), "mask": (SpanMaskConfig,), "data": (SpeechDataConfig,)}
@@ -67,8 +67,8 @@ class Speech:
             )
 
     def check_data(self, recipe: Any, path: Path) -> str:
-        """Check that the prepared folder at `path` fits the recipe, or that there are recordings at `path`. Return a line that says what is
-        read, "" for a prepared folder. Raises: ConfigError if the data do not fit."""
+        """If `path` is a prepared folder, check that it fits the recipe, and return "". Otherwise check that data.path names recordings,
+        and return a line that says what is read. Raises: ConfigError if the data do not fit."""
         from recipes.data.audio import AUDIO
 
         return check_items(recipe, path, AUDIO, self.prepare)

@@ -25,7 +25,7 @@ MASK_TOKENS = 1
 
 
 class Text:
-    """The modality text. It implements Modality (base.py), which describes its methods and attributes."""
+    """All that is specific to the modality text: its recipes, checks, data, front-end and probes. Implements Modality (base.py)."""
 
     recipes = text.RECIPES
     kinds: ClassVar[Kinds] = {"frontend": (TextFrontendConfig,), "mask": (TokenMaskConfig,), "data": (TextDataConfig,)}
@@ -53,8 +53,8 @@ class Text:
             )
 
     def check_data(self, recipe: Any, path: Path) -> str:
-        """Check that the prepared folder at `path` fits the recipe, or that data.path names text. Return a line that says what is read, ""
-        for a prepared folder. Raises: ConfigError if the data do not fit."""
+        """If `path` is a prepared folder, check that it fits the recipe, and return "". Otherwise check that data.path names text, and
+        return a line that says what is read. Raises: ConfigError if the data do not fit."""
         from recipes.data.prepare import check_fits
         from recipes.data.shards import is_prepared
         from recipes.data.source import open_source

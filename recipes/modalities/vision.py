@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Vision:
-    """The modality vision. It implements Modality (base.py), which describes its methods and attributes."""
+    """All that is specific to the modality vision: its recipes, checks, data, front-end and probe. Implements Modality (base.py)."""
 
     recipes = vision.RECIPES
     kinds: ClassVar[Kinds] = {"frontend": (VisionFrontendConfig,), "mask": (BlockMaskConfig,), "data": (VisionDataConfig,)}
@@ -56,8 +56,8 @@ class Vision:
             )
 
     def check_data(self, recipe: Any, path: Path) -> str:
-        """Check that the prepared folder at `path` fits the recipe, or that there are images at `path`. Return a line that says what is
-        read, "" for a prepared folder. Raises: ConfigError if the data do not fit."""
+        """If `path` is a prepared folder, check that it fits the recipe, and return "". Otherwise check that data.path names images, and
+        return a line that says what is read. Raises: ConfigError if the data do not fit."""
         from recipes.data.images import IMAGES
 
         return check_items(recipe, path, IMAGES, self.prepare)
