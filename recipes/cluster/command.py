@@ -43,8 +43,8 @@ def exit_code_of(command: Callable[[], int]) -> int:
 
 
 def _exit_late(code: int) -> None:
-    """End the process with `code`, LEAVE_SECONDS after the main thread has ended. Python's own shutdown joins threads and child
-    processes without a limit. This function runs in a daemon thread, which continues during that shutdown."""
+    """End the process with exit code `code`, 5 s (LEAVE_SECONDS) after the main thread has ended. Without this, Python's shutdown would
+    wait for threads and child processes without a limit. Runs in a daemon thread, which continues during the shutdown."""
     threading.main_thread().join()
     time.sleep(LEAVE_SECONDS)
     sys.stdout.flush()

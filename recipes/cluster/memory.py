@@ -33,8 +33,7 @@ def out_of_memory(error: BaseException) -> str | None:
 
 
 def more_memory(words: str) -> str:
-    """Return the error message of a command that ran out of memory, if there is no advice for it alone. `words` is the library's
-    message."""
+    """Return the error message for a command that ran out of memory and has no more specific advice. `words`: the library's own message."""
     return f"out of memory ({words}); end what else runs there, or use a device or a machine with more"
 
 

@@ -83,8 +83,9 @@ class Rendezvous:
         return received
 
     def seconds_ahead(self, among: list[int]) -> float:
-        """Return how many seconds this node's clock is ahead of rank 0's; negative if behind; 0 on rank 0 or if the difference is within
-        the round trip's uncertainty, by which it is reduced. All ranks in the list `among` call it."""
+        """Return by how many seconds this node's clock is ahead of rank 0's; negative if it is behind. The difference is reduced by the
+        uncertainty of the round trip, to 0 if it is smaller than that. 0 on rank 0. Every rank in the list `among` must call this
+        function."""
         if self.rank == 0:
             for rank in among:
                 if rank and self.get(f"clock_request/{rank}", CLOCK_WAIT_SECONDS) is not None:
@@ -98,8 +99,8 @@ class Rendezvous:
         return max(ahead - uncertainty, 0.0) + min(ahead + uncertainty, 0.0)
 
     def leave(self, among: list[int]) -> None:
-        """End this rank's use of the store; no other call may follow. Rank 0 waits at most LEAVING_SECONDS for all ranks in the list
-        `among`, since the store ends with its process."""
+        """End this rank's use of the store; no other call may follow. The store ends with rank 0's process, so rank 0 waits at most 5 s
+        (LEAVING_SECONDS) for the ranks in the list `among`."""
         self.collect("left", True, among, LEAVING_SECONDS)
 
     def _unreachable(self, error: RuntimeError) -> RankZeroUnreachable:

@@ -37,9 +37,9 @@ def check_world(world: World, recipe: Recipe, config: EngineConfig, environment:
 
 
 def check_allocation(hosts: tuple[str, ...], allocated: list[list[str]]) -> None:
-    """Check that each node that Slurm allocated runs a process. `hosts`: each rank's node; `allocated`: the nodes that each rank reads
-    from Slurm.
-    Raises: ConfigError. It happens if DeepSpeed does not find the host file."""
+    """Check that each node that Slurm allocated runs a process. `hosts`: each rank's node. `allocated`: for each rank, the nodes that
+    Slurm's variables list there.
+    Raises: ConfigError if a node has no process, such as when DeepSpeed does not find the host file."""
     missing = sorted({node for nodes in allocated for node in nodes} - set(hosts))
     if missing:
         joined = list(dict.fromkeys(hosts))
@@ -85,8 +85,8 @@ def check_same(world: World, values: Mapping[str, Any]) -> None:
 
 
 def check_run_dir(world: World, path: Path, token: str) -> None:
-    """Check that every node sees `token`, which rank 0 has written into the file .lock of the run dir. It may take APPEARS_SECONDS.
-    Raises: ConfigError on all ranks that names the nodes which do not."""
+    """Check that every node reads `token` from the file .lock in the run dir, where rank 0 has written it. A node has 10 s
+    (APPEARS_SECONDS) to see it. Raises: ConfigError on all ranks, with the names of the nodes that do not see it."""
     lock = path / ".lock"
     deadline = time.monotonic() + APPEARS_SECONDS
     while not (sees := _content(lock) == token) and time.monotonic() < deadline:

@@ -35,7 +35,8 @@ class EpochOffset(NamedTuple):
 
     @staticmethod
     def of_constant_batch(update: int, global_batch_size: int, num_samples: int) -> "EpochOffset":
-        """Return the position at which the update begins in a run whose global batch size never changed. Updates count from 0."""
+        """Return the position at which the update begins in a run whose global batch size never changed. Updates count from 0.
+        `num_samples`: number of samples in the data set."""
         epoch, number = divmod(update, max(1, num_samples // global_batch_size))
         return EpochOffset(update, epoch, number * global_batch_size)
 
@@ -45,7 +46,8 @@ class UpdateOrder:
     but not on the number of ranks."""
 
     def __init__(self, dataset: Ordered, *, seed: int, global_batch_size: int, group_size: int, first: EpochOffset | None = None) -> None:
-        """`first`: the position at which the first update since the start or resume of the run begins. None: the beginning of the data."""
+        """`group_size`: samples per group; it divides global_batch_size. `first`: the position in the data at which the run starts or
+        resumes. None: the beginning of the data."""
         assert global_batch_size % group_size == 0
         self._dataset, self._seed, self._first = dataset, seed, first or EpochOffset()
         self._global_batch_size, self._group_size = global_batch_size, group_size

@@ -55,16 +55,17 @@ def build_samples(bounds: Boundaries, *, sequence_length: int, break_mode: str, 
 
 
 def _stretches(bounds: Boundaries, length: int, heldout_fraction: float) -> np.ndarray:
-    """Cut the corpus into ranges (start, stop) of at most STRETCH_TOKENS tokens, less if the text is small. A range ends at the last end of
-    a document within this size, else at the last end of a paragraph, else at the full size. Shapes: (R, 2)."""
+    """Cut the corpus into ranges (start, stop) of at most 16,384 tokens (STRETCH_TOKENS), fewer if the text is small. A range ends at
+    the last end of a document within this size; if there is none, at the last end of a paragraph; if there is none, at the full size.
+    Shapes: (R, 2)."""
     size = int(min(STRETCH_TOKENS, max(2 * length, bounds.num_tokens * heldout_fraction)))
     ends = (bounds.document_ends, bounds.paragraph_ends)
     return _rows(_greedy(ends, 0, bounds.num_tokens, size))
 
 
 def _choose_heldout(stretches_R2: np.ndarray, length: int, heldout_fraction: float) -> np.ndarray:
-    """Return for each range of tokens (start, stop) True if it is held out. Ranges of at least `length` tokens are taken in a fixed random
-    order until heldout_fraction of all tokens is reached: at least one of them, or none if heldout_fraction is 0. Shapes: bool (R,)."""
+    """Return a bool per range: True if it is held out. Ranges of at least `length` tokens are held out in a fixed random order until
+    their tokens reach heldout_fraction of all tokens. No range is held out if heldout_fraction is 0. Shapes: (R,)."""
     chosen_R = np.zeros(len(stretches_R2), dtype=bool)
     if heldout_fraction == 0:
         return chosen_R

@@ -47,8 +47,8 @@ def prepare_text(
     """Return the prepared folder for `data`: the one that data.path names, an earlier one at out_dir, or a new one at out_dir.
 
     The result does not depend on num_processes (None: the number of cores that this process may use). out_dir appears complete or not at
-    all. Call this function on one rank only. It spawns processes, so the caller's script needs `if __name__ == "__main__"`. `run`: what
-    earlier starts of the run have left; a new folder gets the tokenizer that is there.
+    all. Call this function on one rank only. It spawns processes, so the caller's script needs `if __name__ == "__main__"`. `run`: the
+    files of an earlier start of the same run. If they include a tokenizer, a new folder gets that tokenizer.
 
     Raises: ConfigError for everything that the user can fix. DataMismatch if the existing folder does not fit.
     """
@@ -106,8 +106,8 @@ def _check_same_source(folder: Path, data: TextDataConfig) -> None:
 
 
 def _tokenizer_file(data: TextDataConfig, run: ResumedRun | None) -> Path | None:
-    """Return the tokenizer's .model file: the one that earlier starts of the run have left, else the one that data.tokenizer names. None if
-    a tokenizer must be trained. Raises: ConfigError if both exist and differ."""
+    """Return the tokenizer's .model file: the one that an earlier start of the run has kept. If there is none, return the path in
+    data.tokenizer. None if that is not set: a tokenizer must be trained. Raises: ConfigError if both files exist and differ."""
     given = None if data.tokenizer is None else Path(data.tokenizer).expanduser()
     kept = run.kept / "tokenizer.model" if run and run.kept else None
     if kept is None or not kept.is_file():

@@ -53,7 +53,8 @@ class _Part(NamedTuple):
 
 @dataclass(frozen=True)
 class _Task:
-    """The scan of up to ITEMS_PER_TASK items of a folder, from number `start` on, in one process. Picklable."""
+    """A scan of at most 512 (ITEMS_PER_TASK) consecutive items of a folder, in one process. `start` is the number of the first item.
+    Picklable."""
 
     folder: Path
     name: str
@@ -117,8 +118,9 @@ def scan_items(
 
 
 def move_large_files_last(items_K: np.ndarray, first_N: np.ndarray, limit: int) -> np.ndarray:
-    """Return the items in their order, but with the items of files that have more than `limit` of them at the end, the largest file last.
-    `first_N`: for each item of the data set, the number of the first item from the same file.
+    """Return the same items in another order. Items of large files, those with more than `limit` of these items, are moved to the end, the
+    largest file last. The others keep their order. `first_N`: for each item of the data set, the number of the first item from the same
+    file.
 
     Shapes: K of the N items.
     """

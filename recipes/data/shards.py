@@ -133,8 +133,8 @@ def note_on_short(folder: Path) -> str:
 
 
 def kept_files(folder: Path) -> dict[str, str]:
-    """Return file name -> SHA-256 of the files in the folder that a run uses until its end, even if it reads other data later: the
-    tokenizer. {} for speech and images."""
+    """Return file name -> SHA-256 for the tokenizer of a folder of text. A run uses this file until its end, even if it reads other data
+    later. {} for speech and images, which have no tokenizer."""
     values = read_values(folder)
     return {"tokenizer.model": values["tokenizer_sha256"]} if "tokenizer_sha256" in values else {}
 
@@ -269,8 +269,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def _remove_stale(target: Path) -> None:
-    """Remove the temporary folders that earlier attempts to make `target` have left: on this host if the process has ended, on another host
-    if the folder was not changed for a day."""
+    """Remove temporary folders of earlier attempts to make `target`. A folder of this host is removed if its process has ended or is
+    this one; a folder of another host, if it was not changed for a day."""
     for folder in target.parent.glob(f".{target.name}.*.tmp"):
         host, _, pid = folder.name[len(target.name) + 2 : -len(".tmp")].rpartition(".")
         if host == socket.gethostname() and pid.isdigit():

@@ -99,7 +99,8 @@ class SpeechDataset:
         return len(self._items_K)
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Return the indices of one epoch: groups of similar lengths in random order. len % group_size random recordings are left out."""
+        """Return the indices of one epoch. Recordings of similar length are next to each other in groups of group_size; the groups are
+        in random order. If the number of recordings is no multiple of group_size, the remainder is left out, chosen at random."""
         size = self._data.group_size
         left_out = rng.choice(len(self), len(self) % size, replace=False)
         kept = np.delete(np.arange(len(self)), left_out)
@@ -149,8 +150,8 @@ class SpeechDataset:
         return waveform_T if len(waveform_T) >= num_samples else np.resize(waveform_T, num_samples)  # repeats the recording
 
     def _candidates(self, index: int, num_samples: int) -> Iterator[int]:
-        """Yield the items that are tried as recording `index`: its own, longer ones, shorter ones of at least num_samples samples, and at
-        last ones that are too short."""
+        """Yield the items that are tried in turn when recording `index` is read: first the recording itself, then longer ones, then
+        shorter ones of at least num_samples samples, last those with fewer samples."""
         first = int(np.searchsorted(self._lengths_K, num_samples))
         positions = chain(range(index, len(self)), range(first, index), range(first - 1, -1, -1))
         return (int(self._items_K[position]) for position in positions)

@@ -52,8 +52,8 @@ def prepare_speech(
 
 
 def _if_all_short(data: SpeechDataConfig, shortest: int, longest: int) -> str:
-    """Return fact and remedy for the error message if all recordings are too short. `shortest`, `longest`: their lengths in samples. The
-    seconds are rounded down to hundredths, so that all recordings are at least as long."""
+    """Return the end of the error message for the case that all recordings are too short. `shortest`, `longest`: the smallest and the
+    largest length in samples. The message proposes data.min_seconds, rounded down to hundredths so that no recording is shorter."""
     seconds = math.floor(100 * shortest / data.sample_rate) / 100
     found = f"data.min_seconds is {data.min_seconds:g}, the longest has {longest / data.sample_rate:.3g} s"
     return f"{found}; --set data.min_seconds={seconds:g} uses all, or point --data at longer recordings"
@@ -86,6 +86,6 @@ def check_mask(data: SpeechDataConfig, frontend: SpeechFrontendConfig, mask: Spa
 
 
 def _leaves_frames(num_frames: int, mask: SpanMaskConfig) -> bool:
-    """True if every mask of a recording with num_frames frames leaves some of them unmasked, so also for longer recordings. This is so if
-    there are more possible starts than spans, because the last frame is then never masked."""
+    """True if every mask of a recording with num_frames frames leaves at least one frame unmasked. Then the same is true of longer
+    recordings. The condition is that a span has more possible starts than there are spans."""
     return num_frames - mask.length > max(mask.min_masks, int(mask.prob * num_frames / mask.length + 1))

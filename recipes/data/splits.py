@@ -35,7 +35,7 @@ SHARD = re.compile(r"[-_.]\d+(-of-\d+)?$")
 
 
 class SplitName(NamedTuple):
-    """The split that a name contains, and True if the name contains no other word."""
+    """The split that a name contains: train, valid or test. `is_whole_name` is True if the name contains no other word."""
 
     split: str
     is_whole_name: bool
@@ -85,7 +85,7 @@ class Choice:
 
     @property
     def labels(self) -> list[str | None] | None:
-        """Class of each of `paths`: its folder, without what is above the splits and without the split's name. None: its whole folder."""
+        """Class of each of `paths`: its path below the folder with the splits, without the split's name. None: take the whole folder."""
         if self.root or not any(part.split for part in self.taken):
             return None
         found = {path: part.label(path, self._base) for part in self.taken for path in part.paths}
@@ -127,8 +127,8 @@ def find_split_name(name: str) -> SplitName | None:
 
 
 def choose_files(listing: Listing, paths: list[str], wanted: str | None, is_item: Callable[[str], bool]) -> Choice:
-    """Choose among `paths` (sorted) the files of the split `wanted`, or those whose folder or stem has that name. ALL: all files. None: the
-    training data if names mark a split other than train, else all files. `is_item`: True if a file is a single item.
+    """Return which of `paths` (sorted) to read. `wanted`: a split or the name of a folder or stem; "all": every file; None: the training
+    data if names mark a split other than train, else every file. `is_item`: True if a file is a single recording or image.
 
     Raises: MissingSplit if there is none. ConfigError if the names do not say which files are training data.
     """
@@ -150,7 +150,7 @@ def choose_files(listing: Listing, paths: list[str], wanted: str | None, is_item
 
 
 def choose_names(name: str, splits: Sequence[str], wanted: str | None) -> list[str]:
-    """Return the splits of a stored data set that match `wanted`. None: train. ALL: all splits.
+    """Return those of `splits` that match `wanted`. None: train. "all": all of them. `name`: the data set's name, for the error message.
 
     Raises: MissingSplit if none matches.
     """
@@ -165,7 +165,7 @@ def choose_names(name: str, splits: Sequence[str], wanted: str | None) -> list[s
 
 
 def check_file(path: Path, wanted: str | None) -> None:
-    """Check that `wanted` fits a single file: it counts as split train and as all data. Raises: MissingSplit if another split is wanted."""
+    """Check that `wanted` is None, "all" or a word for train, since a single file is training data. Raises: MissingSplit otherwise."""
     if wanted is not None and wanted.lower() != ALL and split_of(wanted) != "train":
         hint = did_you_mean(wanted, KNOWN_NAMES) or "give the file of that split"
         raise MissingSplit(f"{path}: one file is one split, and {wanted!r} was asked for; {hint.strip()}")

@@ -124,9 +124,9 @@ def frequent_words(prepared: Path) -> np.ndarray:
 def collect(
     trunk: Trunk, data: TextDataset, limit: int, epoch: int, classes_V: np.ndarray, log: Callable[[str], None] = print
 ) -> LabelledFeatures:
-    """Return the outputs of every layer at the masked positions whose token is one of the words, and the class numbers of these tokens. At
-    most `limit` samples are read. `classes_V`: token id -> class number, or -1. Raises: ConfigError if there are fewer than two such
-    positions."""
+    """Read at most `limit` samples, masked as in `epoch`. At each masked position whose token is one of the frequent words, take the
+    output of every layer and the word's class number. `classes_V`: for each token id its class number, or -1 if it is not one of the
+    words. Raises: ConfigError if there are fewer than two such positions."""
     per_layer: list[list[Tensor]] = []
     labels: list[Tensor] = []
     device = next(trunk.parameters()).device

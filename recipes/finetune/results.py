@@ -47,8 +47,8 @@ def read_results(folder: Path) -> list[Entry]:
 
 
 def convert(old: Entry) -> Entry:
-    """Return the content of a results.json of release 0.4.0 or older as an entry. Such a file is a single result of the student, with
-    layers counted from 0; an entry counts them from 1."""
+    """Return an entry made from `old`, the content of a results.json of release 0.4.0 or older. Such a file has one result, that of the
+    student, and counts layers from 0. An entry counts layers from 1."""
     new = {"task": old["task"], "data": None, "split": old.get("split"), "weights": "student"} | old
     if "layer" in old:
         new["layer"] = old["layer"] + 1

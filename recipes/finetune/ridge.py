@@ -48,8 +48,8 @@ def best_ridge(train: LabelledFeatures, test: LabelledFeatures, num_classes: int
 
 
 def validation_cut(num_examples: int) -> int:
-    """Return 80 % of the number of examples, rounded down. So many examples, from the first on, are fitted while layer and penalty are
-    chosen; the other examples are for validation."""
+    """Return 80 % of num_examples, rounded down. While layer and penalty are chosen, this many examples, the first ones, are fitted; the
+    rest are for validation."""
     return int(num_examples * (1 - VALIDATION_SHARE))
 
 
@@ -67,6 +67,7 @@ def fit(features_ND: Tensor, labels_N: Tensor, num_classes: int, penalty: float)
 
 
 def accuracy(weights: tuple[Tensor, Tensor], features_ND: Tensor, labels_N: Tensor) -> float:
-    """Return the share of examples whose own class has the highest score. `weights`: weights and bias, as fit() returns them."""
+    """Return the share of examples for which the true class has the highest score. `weights`: a pair, the weight matrix (D, C) and the
+    bias (C,)."""
     weights_DC, bias_C = weights
     return float(((features_ND.double() @ weights_DC + bias_C).argmax(1) == labels_N).double().mean())

@@ -34,8 +34,8 @@ def standard_error(share: float, num_examples: int) -> float:
 
 
 def scores_to_json(trained: dict[str, Score], random: dict[str, Score]) -> dict[str, Any]:
-    """Return the scores as fields for results.json. `trained`, `random`: score of each classifier on the pre-trained and on the random
-    network. The fields `mean` to `random_init_std` are of the first classifier, the others of all."""
+    """Return the fields for results.json. `trained`, `random`: classifier name -> score on the pre-trained or on the random network. The
+    fields `by_layer` and `random_init_by_layer` have every classifier; all other fields are of the first classifier in `trained`."""
     name = next(iter(trained))
     return {
         "metric": "accuracy",

@@ -43,8 +43,8 @@ class Examples:
 
 
 def open_splits(recipe: Recipe, path: str | None, label_column: str, prepared: Path, log: Log = print) -> tuple[Examples, Examples]:
-    """Return (examples of train to fit on, examples to test on). Those to fit on are in a shuffled order that is always the same. Those to
-    test on are from the split test, else from valid. If neither has labels of the same classes, a quarter of train is held back.
+    """Return two sets of examples: those to fit on, then those to test on. The first are from split train, in a fixed shuffled order. The
+    second are from split test; if it cannot be used, from valid; if neither can, a quarter of train is held back for the test.
 
     Raises: ConfigError if train has no labels or only one class.
     """

@@ -104,8 +104,8 @@ def _take_part(rendezvous: Rendezvous, node: Node, args: argparse.Namespace, say
 
 
 def build_cluster_report(rendezvous: Rendezvous, first: Node, received: dict[int, str]) -> ClusterReport:
-    """Collect on rank 0 what is known of all nodes: the reports `received` (rank -> JSON), and which ranks sent none and why. `first` is
-    rank 0's node."""
+    """Return what rank 0 has found out about all nodes: their reports, and for each rank without a report the reason. `received`: rank
+    -> report as JSON. `first`: rank 0's own node."""
     reports = {rank: NodeReport.of(text) for rank, text in received.items()}
     absent, reasons, hosts = {}, {}, []
     with suppress(OSError, subprocess.CalledProcessError):  # the report is useful without node names
@@ -120,8 +120,8 @@ def build_cluster_report(rendezvous: Rendezvous, first: Node, received: dict[int
 
 
 def add_device_checks(all_nodes: ClusterReport, checked: dict[int, dict[str, Any]]) -> ClusterReport:
-    """Return a copy of the report to which failed device checks are added as errors. `checked`: rank -> result of device_checks.run(). A
-    rank without a result counts as failed."""
+    """Return a copy of the report in which failed device checks are errors of their nodes. `checked`: rank -> a dict with key
+    `failures`, the failed checks. A rank that is not in `checked` counts as failed."""
     unknown = {"failures": {device_checks.ALL: f"not done within {device_checks.SECONDS:g} s"}}
     errors = {rank: report.errors | checked.get(rank, unknown)["failures"] for rank, report in all_nodes.reports.items()}
     return replace(all_nodes, reports={rank: replace(report, errors=errors[rank]) for rank, report in all_nodes.reports.items()})

@@ -172,7 +172,8 @@ def _slow(all_nodes: ClusterReport) -> Iterator[Finding]:
 
 
 def _slower(seconds: Mapping[int, float]) -> Iterator[tuple[int, float]]:
-    """Yield (rank, ratio) of each rank whose time is more than SLOWER times the median; the ratio is its time / the median."""
+    """Yield (rank, ratio) for each rank that takes more than 1.5 times (SLOWER) the median. `seconds`: rank -> time. The ratio is the
+    rank's time divided by the median."""
     middle = lower_median(seconds.values()) if seconds else 0.0
     yield from ((rank, value / middle) for rank, value in seconds.items() if middle and value > SLOWER * middle)
 
