@@ -94,17 +94,19 @@ def _report_previous_attempt(run_dir: Path) -> None:
 
 
 def _script_names_nodes() -> bool:
-    """True if the job's batch script sets --nodes or -N, or if the job has no batch script.
+    """True if the job's batch script sets --nodes or -N, or if Slurm has no batch script of the job.
 
-    An --nodes on the command line of sbatch is not seen, because Slurm does not keep that line.
+    A --nodes on the command line of sbatch is not seen, because Slurm does not keep that line.
     """
     shown = subprocess.run(["scontrol", "write", "batch_script", _env("SLURM_JOB_ID"), "-"], capture_output=True, text=True, check=False)
     return shown.returncode != 0 or re.search(r"^#SBATCH\s.*(--nodes\b|-N)", shown.stdout, re.M) is not None
 
 
 def end(args: argparse.Namespace) -> int:
-    """Decide from how the ranks ended whether the job is requeued, held or neither. Append the attempt to attempts.jsonl, print one line,
-    carry the decision out, and return the exit code of the batch script."""
+    """Requeue the job, hold it, or do neither, depending on how its ranks ended. Return the exit code of the batch script.
+
+    Before that, append the attempt to attempts.jsonl and print the decision in one line. `args`: the parsed flags of the command `end`.
+    """
     run_dir: Path = args.run_dir
     endings = _of_this_attempt(read_endings(run_dir / FOLDER), args.since)
     history = [attempt_from_json(row) for row in _rows(run_dir / ATTEMPTS) if "kind" in row]
@@ -127,10 +129,10 @@ def end(args: argparse.Namespace) -> int:
 
 
 def _code_of_nodes(srun_stderr: Path | None, code: int) -> int:
-    """Return the exit code of the first node that failed by itself, read from the file with srun's stderr, which is then removed. A code
-    in FINAL_CODES is preferred to an earlier other one. If no node failed, but one was stopped on request: 75.
+    """Return the exit code of the nodes, read from the file `srun_stderr`, which is then removed.
 
-    Without such lines, or without the file, return `code`: srun's own exit code, which is that of nodes that srun killed afterwards.
+    It is the first code in FINAL_CODES that srun printed, else the first code that it printed at all, else 75 if a node was stopped on
+    request. If there is no such line or no file, return `code`: srun's own exit code, which may come from nodes that srun killed.
     """
     if srun_stderr is None or not srun_stderr.is_file():
         return code
@@ -143,17 +145,18 @@ def _code_of_nodes(srun_stderr: Path | None, code: int) -> int:
 
 
 def _of_this_attempt(endings: list[Ending], since: float) -> list[Ending]:
-    """Return the endings if this attempt wrote them, else []. `since`: start of the attempt in unix seconds. An older ending shows that all
-    files in RUN_DIR/watch are of an earlier launch, because this one ended before it owned the run dir."""
+    """Return `endings` unchanged, or [] if any of them is older than this attempt, which began at the unix time `since`.
+
+    One old ending shows that all of them are of an earlier launch, because a launch removes the old ones when it owns the run dir.
+    """
     return [] if any(ending.time is not None and ending.time < since - CLOCK_SECONDS for ending in endings) else endings
 
 
 def _adapt_to_slurm_state(attempt: Attempt, action: Action, *, has_records: bool) -> tuple[Attempt, Action]:
-    """Return the attempt and the action. The action becomes "stay" (neither requeue nor hold) if the job is not running any more, cannot
-    be requeued, or was stopped by the user's file `stop`.
+    """Return `attempt` and `action`, changed if Slurm's state of the job requires it. `has_records`: a rank has left a record.
 
-    If Slurm has cancelled or requeued the job itself, the attempt counts as stopped, not as crashed: its ranks may still be saving. They
-    have no records yet if `has_records` is False.
+    The action becomes "stay" (neither requeue nor hold) if the job is not running any more, cannot be requeued, or was stopped by the
+    user's file `stop`. If it is not running any more, the attempt counts as stopped, because its ranks may still be saving.
     """
     job = _job_facts()
     state = job.get("JobState", "gone")
@@ -193,8 +196,7 @@ def _apply_to_slurm(action: Action) -> None:
 
 
 def _append_attempt(run_dir: Path, attempt: Attempt, action: Action) -> None:
-    """Append the attempt to attempts.jsonl. Nothing is written if there is no run dir: no run has begun, and end() counts Slurm's restarts
-    instead."""
+    """Append the attempt, with the verb of `action`, to attempts.jsonl in the run dir. Does nothing if there is no run dir yet."""
     if not run_dir.is_dir():
         return
     facts = {"time": time.time(), "job": _env("SLURM_JOB_ID"), "restart": _env("SLURM_RESTART_COUNT", "0")}

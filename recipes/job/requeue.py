@@ -43,8 +43,8 @@ def classify_attempt(endings: Sequence[Ending], code: int, step: int, *, was_ask
     """Return how one start of the Slurm job ended: done, stopped on request, crashed, or refused (an error that the same command would
     raise again).
 
-    `endings`: how each rank ended. `code`: the exit code of the nodes, used only if no rank reported one. `step`: that of the newest
-    checkpoint. `was_asked`: the batch script got USR2. `stop_reason`: the reason in the run's last event, if that is a stop.
+    `endings`: how each rank ended. `code`: the exit code of the nodes, used only if no rank reported one. `step`: the step of the newest
+    checkpoint. `was_asked`: the batch script got the signal USR2. `stop_reason`: why the run stopped, None if its last event is no stop.
     """
     failure = first_failure(endings)
     codes = {ending.code for ending in endings if ending.ended == "reported"}
@@ -62,12 +62,11 @@ def classify_attempt(endings: Sequence[Ending], code: int, step: int, *, was_ask
 
 
 def decide(history: Sequence[Attempt], attempt: Attempt, started_at: int, max_tries: int, codes: Sequence[int]) -> Action:
-    """Return what happens to the Slurm job after `attempt`: requeued, held if too many attempts in a row brought no new checkpoint, or
-    ended.
+    """Return what happens to the Slurm job after `attempt`: end it, requeue it, or hold it. It is held after `max_tries` crashes in a
+    row, or MAX_STOPS stops on request in a row, without a new checkpoint.
 
-    `history`: the earlier attempts, oldest first. `started_at`: step of the checkpoint from which the attempt began. `max_tries`: the
-    limit for crashes; for stops on request it is MAX_STOPS. `codes`: the exit codes of ranks and srun; one of FINAL_CODES becomes the exit
-    code of the batch script.
+    `history`: the earlier attempts, oldest first. `started_at`: the step at which the attempt began. `codes`: the exit codes of the ranks,
+    then that of the nodes; after a refused attempt the first of FINAL_CODES among them becomes the exit code of the batch script.
     """
     gained = f"checkpoint of step {attempt.step} (+{attempt.step - started_at} in this attempt)"
     if attempt.kind == "done":

@@ -53,11 +53,10 @@ def _row(path: Path, number: int, line: str, row: Row | None, *, required: dict[
 
 
 def divide(events: list[Row], rows: list[Row], newest: float) -> tuple[list[Launch], float]:
-    """Split a run at each start of the training command. Return these launches with the seconds of their parts, oldest first, and the
-    seconds by which the times contradict each other.
+    """Split a run into its launches. Return them, oldest first, and the number of seconds by which their times contradict each other:
+    launches overlap, or more work was lost than there was time for.
 
-    `events`, `rows`: the lines of events.jsonl and metrics.jsonl. Times contradict each other if launches overlap, or if more work was
-    lost than there was time for. `newest`: the last time at which the last launch was alive.
+    `events`, `rows`: the lines of events.jsonl and of metrics.jsonl. `newest`: unix time at which the last launch was last alive.
     """
     begins = [index for index, event in enumerate(events) if event["event"] in BEGINS]
     groups = [events[first:stop] for first, stop in pairwise([*begins, len(events)])]
@@ -72,10 +71,9 @@ def divide(events: list[Row], rows: list[Row], newest: float) -> tuple[list[Laun
 
 
 def _assign_lost_seconds(launches: list[Launch], lost: float) -> float:
-    """Add `lost` seconds of work that had to be repeated to the launches that had done this work: to the last one, then to earlier ones if
-    it has not spent so much time.
+    """Add `lost`, the seconds of work that had to be repeated, to the parts of `launches`. Return the seconds that fit into none of them.
 
-    Returns the seconds that fit into none of them.
+    The newest launch gets as much as its unassigned time holds, then the one before it gets what is left, and so on.
     """
     for launch in reversed(launches):
         share = min(lost, launch.rest)
@@ -85,8 +83,10 @@ def _assign_lost_seconds(launches: list[Launch], lost: float) -> float:
 
 
 def _launch(own: list[Row], later: list[Row], rows: list[Row], newest: float) -> Launch:
-    """Build one launch from its own events, the start events of later launches, and all rows of metrics.jsonl. `newest`: unix time at
-    which the run was last alive, for a launch that is the last one and has no event of its end."""
+    """Build one launch. `own`: its events. `later`: the start events of all later launches. `rows`: all rows of metrics.jsonl.
+
+    `newest`: unix time at which the run was last alive. It is the end of the last launch if that has no event of its end.
+    """
     start, first_step = own[0], _step(own[0])
     kept = min(map(_step, later)) if later else max([row["step"] for row in rows] + [_step(event) for event in own])
     ending = next((event for event in own if event["event"] in ENDS), None)
@@ -118,10 +118,10 @@ def _launch(own: list[Row], later: list[Row], rows: list[Row], newest: float) ->
 
 
 def _updates(logged: list[Row], skips: list[Row], first_step: int) -> dict[str, float]:
-    """Return the seconds that one launch spent on `training`, on `data_wait` and on `skipped` updates.
+    """Return the seconds of three parts of a launch: `training`, `data_wait` (waiting for data) and `skipped` (updates not applied).
 
-    `logged`: its rows of metrics.jsonl, whose means are over all updates since the previous row. `skips`: its skip events. `first_step`:
-    the step at which it began.
+    `logged`: the launch's rows of metrics.jsonl. Their times are means over all updates since the previous row, skipped ones included.
+    `skips`: the launch's skip events. `first_step`: the step at which the launch began.
     """
     parts = {"training": 0.0, "data_wait": 0.0, "skipped": sum(_number(skip, "seconds") for skip in skips)}
     for before, row in pairwise([{"step": first_step}, *logged]):
@@ -135,9 +135,10 @@ def _updates(logged: list[Row], skips: list[Row], first_step: int) -> dict[str, 
 
 
 def _add_unlogged(launch: Launch, rows: list[Row]) -> None:
-    """Add the seconds of updates whose result was kept but which have no row, because the launch ended before the next row was due.
+    """Add to `launch` the estimated seconds of its last updates, if the launch ended before metrics.jsonl got a row about them.
 
-    Their time is estimated from the row before them, or from the first row.
+    Only updates whose result was kept are added. `rows`: all rows of metrics.jsonl. Each update is assumed to take as long as in the
+    newest row up to these updates, or as in the first row if there is none.
     """
     if not rows:
         return

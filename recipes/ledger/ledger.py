@@ -43,8 +43,10 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 
 
 def run_ledger(args: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Print how a run spent its wall time: a table, or one JSON object with --json. Returns the exit code 0. Raises: ConfigError as
-    build_ledger()."""
+    """Print with `say` how a run spent its wall time: a table, or one JSON object with --json. Returns the exit code 0.
+
+    Raises: ConfigError if the run dir has no launch, a line of its logs is damaged, or --mtbf-hours is not a positive number.
+    """
     ledger = build_ledger(args.run_dir, args.mtbf_hours)
     for line in [json.dumps(ledger)] if args.json else table(ledger):
         say(line)
@@ -52,10 +54,10 @@ def run_ledger(args: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 
 def build_ledger(run_dir: Path, mtbf_hours: float) -> dict[str, Any]:
-    """Return how a run spent its wall time, with its launches, saves, skipped updates and the advised save interval. `--json` prints all
-    of it.
+    """Return how a run spent its wall time, with its launches, saves, skipped updates and the advised save interval.
 
-    Raises: ConfigError if the run dir has no events, a line is damaged, or `mtbf_hours` is not a positive number.
+    `mtbf_hours`: mean time between failures, for the advice. Raises: ConfigError if `run_dir` has no launch, a line of its logs is
+    damaged, or `mtbf_hours` is not a positive number.
     """
     if not run_dir.is_dir():
         raise ConfigError(f"{run_dir}: no such folder; name a run dir such as runs/text_tiny")

@@ -18,9 +18,10 @@ def young_interval(cost: float, mtbf: float) -> float:
 
 
 def daly_interval(cost: float, mtbf: float) -> float:
-    """Return the time of work between two saves: young_interval() corrected for failures during saving and repeating.
+    """Return the time of work between two saves, in the unit of the arguments. Unlike young_interval(), it allows for failures
+    during a save or during repeated work.
 
-    It differs from Young's if a save is not much shorter than `mtbf`, and is `mtbf` if a save takes 2 * mtbf or more.
+    `cost`: the time of one save. `mtbf`: the mean time between failures. If `cost` is 2 * mtbf or more, the result is `mtbf`.
 
     Source: Daly 2006, "A higher order estimate of the optimum checkpoint interval for restart dumps", equation 37.
     """
@@ -31,11 +32,11 @@ def daly_interval(cost: float, mtbf: float) -> float:
 
 
 def advise(costs: list[float], write_seconds: list[float], step_seconds: list[float], mtbf_hours: float) -> dict[str, Any] | None:
-    """Return the advised time and number of updates between two saves, and the medians from which they are computed; None if no save or no
-    update was measured.
+    """Return the advised seconds and number of updates between two saves, and the numbers they are computed from; None if no save or no
+    update was measured. The interval is not shorter than the median write, because saves would then wait for each other.
 
-    `costs`: seconds for which training stood still, of each save. `write_seconds`: seconds of writing in the background, of each save.
-    `step_seconds`: of each update. The interval is not shorter than a write, because saves would then wait for each other.
+    `costs`: for each save, the seconds for which training stood still. `write_seconds`: for each save, the seconds of writing in the
+    background. `step_seconds`: for each row of metrics.jsonl, the mean seconds of an update. `mtbf_hours`: mean time between failures.
 
     Raises: ConfigError if `mtbf_hours` is not a positive finite number.
     """

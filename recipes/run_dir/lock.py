@@ -93,8 +93,10 @@ class RunLock:
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         stale_seconds: float = STALE_SECONDS,
     ) -> None:
-        """Prepare the lock; acquire() takes it. `say` prints a line if acquire() has to watch an owner on another machine for up to
-        `stale_seconds`. `heartbeat_seconds`: how often this owner touches the file."""
+        """Prepare the lock; acquire() takes it. `say` prints a line if acquire() has to wait for signs of an owner on another machine.
+
+        `stale_seconds`: how long it waits for them. `heartbeat_seconds`: time between two touches of the file by this owner.
+        """
         self.path = path
         self._say, self._heartbeat_seconds, self._stale_seconds = say, heartbeat_seconds, stale_seconds
         self.text = ""
@@ -111,9 +113,9 @@ class RunLock:
 
     def acquire(self) -> str | None:
         """Take ownership of the lock file, and touch it regularly from now on. Returns the dead owner that it was taken from, as text;
-        None if there was no lock, or if the run dir is a copy and its lock belongs to the original.
+        None if there was no lock, or only one that was copied with the run dir.
 
-        Raises: ConfigError if the owner is alive, or if other launches were faster MAX_ROUNDS times; OSError if the file cannot be
+        Raises: ConfigError if another owner is alive, or if other launches were faster MAX_ROUNDS times; OSError if the file cannot be
         written.
         """
         self._prepare()
@@ -153,8 +155,7 @@ class RunLock:
                 self.path.unlink()
 
     def _moved(self) -> str | None:
-        """Return an error text if the directory was moved or removed; else None. It is not created again, because it would hold only half
-        a run."""
+        """Return an error text if the directory was moved or removed; else None. A new directory at its place counts as removed too."""
         with suppress(FileNotFoundError, NotADirectoryError):
             if self.path.parent.stat().st_ino == self._folder.inode:
                 return None
@@ -203,8 +204,10 @@ class RunLock:
             return None
 
     def _is_stale(self, seen: _Snapshot) -> bool:
-        """True if the lock file may be removed: its owner is dead, or it came with a copy of the directory. False if the file has changed
-        meanwhile, so it must be read again. For an owner on another machine this takes up to `stale_seconds`.
+        """True if the lock file, read as `seen`, may be removed: its owner is dead, or the file was copied with the run directory.
+
+        False if the content has changed or the file is gone: then acquire() tries again. For an owner on another machine this takes up
+        to `stale_seconds`.
 
         Raises: ConfigError if the owner is alive.
         """
@@ -229,15 +232,15 @@ class RunLock:
         return True
 
     def _is_copied(self, owner: Owner | None) -> bool:
-        """True if the lock file came with a copy of its owner's directory, so that it locks nothing. False if the owner is on another
-        machine: there only the heartbeat shows whether the lock is in use."""
+        """True if the lock file was written for another directory and copied here with it, so that it locks nothing. False if the
+        owner is on another machine: then only the heartbeat shows whether the lock is in use."""
         return owner is not None and owner.is_here() and owner.folder.is_copied_to(self._folder)
 
     def _in_use(self, seen: _Snapshot) -> str:
         return f"{self._flag} is in use by {_owner_name(seen.text)}; wait for it, stop it, or name another --run-dir"
 
     def _remove_stale(self, stale: _Snapshot) -> bool:
-        """Remove the lock file if it is still as it was read into `stale`. Returns False if another launch was faster."""
+        """Remove the lock file and return True, if its content and time are still those of `stale`. False if another launch was faster."""
         try:
             with self.path.open("r+") as file:
                 if not _is_first(file.fileno()) or self._read_file() != stale:
@@ -259,8 +262,10 @@ class RunLock:
 
 
 def _is_first(descriptor: int) -> bool:
-    """Lock the open lock file for its removal. False if another launch is removing it right now. True without a lock on a file system that
-    has no flock."""
+    """Take the kernel's lock (flock) on the open file `descriptor`, so that one launch at a time removes it. False if another has it.
+
+    True also if the file system has no flock.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until the file is closed, a moment later
     except BlockingIOError:

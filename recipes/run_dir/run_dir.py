@@ -28,7 +28,7 @@ Changes = dict[str, list[Any]]
 
 
 class OpenedMetrics(NamedTuple):
-    """The log metrics.jsonl, open for appending, and the updates and seconds that the previous launch lost after its last checkpoint."""
+    """The log metrics.jsonl, open for appending, and how many updates, and seconds of work, were lost after the last checkpoint."""
 
     lines: JsonLines
     lost_steps: int
@@ -99,8 +99,10 @@ class RunDir:
         self._events.append({"time": time.time(), "event": kind, **facts})
 
     def open_metrics(self, step: int) -> OpenedMetrics:
-        """Open metrics.jsonl. Remove damaged lines, and the rows after `step`, whose work was lost. Raises: ConfigError if the write
-        fails."""
+        """Open metrics.jsonl. Remove damaged lines, and rows of steps after `step`: the run continues from there, so their work is lost.
+
+        Raises: ConfigError if the write fails.
+        """
         lines = self._metrics = self._log("metrics.jsonl")
         found, num_damaged = read_rows(lines.path)
         rows = [row for row in found if isinstance(row.get("step"), int)]
@@ -130,7 +132,7 @@ class RunDir:
         return JsonLines(self.path / name, self._report_log_error, is_ours=lambda: not self._lock.is_lost)
 
     def _report_log_error(self, text: str) -> None:
-        """Print that a log cannot be written, unless the directory was lost: that ends the run with its own error."""
+        """Print `text`, an error of writing a log. Does nothing if this launch has lost the directory: the run then ends with an error."""
         with suppress(ConfigError):
             with suppress(OSError):
                 self._lock.check()

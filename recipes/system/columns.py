@@ -7,10 +7,9 @@ NARROWEST = 40
 
 
 def terminal_columns() -> int | None:
-    """Return the width of the terminal that shows stdout and stderr.
+    """Return the width of the terminal in characters; None if stdout or stderr is not a terminal.
 
-    0 if a bar cannot be drawn: the width is unknown or below NARROWEST, or the terminal is dumb. None if stdout or stderr is not a
-    terminal.
+    0 if a progress bar cannot be drawn: the width is unknown or less than NARROWEST, or the variable TERM is `dumb`.
     """
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
         return None

@@ -58,9 +58,9 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
-    """Yield every complete line of a log with its object; None if the line is not an object. Raises: OSError.
+    """Yield (line, object) for every complete line of a log, in order. The object is None if the line is no JSON object.
 
-    An incomplete last line is ignored: a kill left it, or it is being written.
+    An incomplete last line is ignored: a kill left it, or it is being written. Raises: OSError.
     """
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
         try:

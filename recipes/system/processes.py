@@ -65,8 +65,11 @@ class Workers(Generic[Task, Result]):
         method: Literal["spawn", "forkserver"] = "spawn",
         begin: Callable[[], object] = tuple,
     ) -> None:
-        """`work`, `begin` (called once in each process before its first task), tasks and results are pickled. Processes start when tasks
-        are put."""
+        """Prepare up to `num_processes` processes. A process starts when there is a task and all that run are busy.
+
+        `method`: how Python starts them. Each calls `begin` once, then `work` for each of its tasks. All four (`work`, `begin`, tasks,
+        results) are pickled.
+        """
         assert num_processes >= 1, f"{num_processes} processes would never return a result"
         # No fork of this process, because its threads (torch, gloo) may hold locks.
         self._context: Any = multiprocessing.get_context(method)
@@ -92,7 +95,7 @@ class Workers(Generic[Task, Result]):
         self._send_tasks()
 
     def get(self) -> Result:
-        """Wait for the result of the oldest task whose result was not returned yet, and return it.
+        """Return the result of the next task, in the order of put(). Waits until it is computed.
 
         Raises: the error that `work` raised for this task; WorkerLost if a process died, or after close().
         """
@@ -187,8 +190,10 @@ def _serve(work: Callable[[Any], Any], begin: Callable[[], object], pipe: Connec
 
 
 def _receive_tasks(pipe: Connection, tasks: SimpleQueue[tuple[Any] | None]) -> None:
-    """Put every task from `pipe` into the queue `tasks` at once, so that the parent never waits. End the process when the parent closes
-    the pipe or is gone, after LEAVE_SECONDS to finish its task."""
+    """Move every task from `pipe` into the queue `tasks` as soon as it arrives, so that the parent never waits.
+
+    When the parent closes the pipe or is gone, put None into the queue as its end. If this process still runs LEAVE_SECONDS later, end it.
+    """
     try:
         with suppress(EOFError, OSError):
             while True:
@@ -200,7 +205,7 @@ def _receive_tasks(pipe: Connection, tasks: SimpleQueue[tuple[Any] | None]) -> N
 
 
 def _picklable(error: Exception) -> Exception:
-    """Return the error with its traceback as a note; a RuntimeError with its text if the error cannot be pickled and loaded."""
+    """Return a copy of `error` with the traceback as a note. If `error` cannot be pickled, it is a RuntimeError with its text."""
     note = f"in a worker process:\n{traceback.format_exc()}"
     try:
         found = pickle.loads(pickle.dumps(error))
@@ -213,9 +218,9 @@ def _picklable(error: Exception) -> Exception:
 def run_in_order(
     work: Callable[[Task], Result], tasks: Iterable[Task], num_processes: int, *, doing: str
 ) -> Generator[tuple[Task, Result], None, None]:
-    """Yield each task with work(task), in order, computed by `num_processes` processes (1: in this process).
+    """Yield (task, work(task)) for each task, in order, computed by `num_processes` worker processes (1: by this process alone).
 
-    `work` and the tasks are pickled. `doing` names the processes in messages. Closing the generator ends them.
+    `work`, the tasks and the results are pickled. `doing`: what the processes do, for messages. Closing the generator ends them.
 
     Raises: ConfigError if a process is killed.
     """

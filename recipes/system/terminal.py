@@ -78,15 +78,15 @@ class Descriptor(io.RawIOBase):
                 os.write(other, line.encode())
 
     def take_lost(self) -> LostOutput | None:
-        """Return the first loss of output, once. None before a loss, and at all later calls."""
+        """Return the first loss of output, at the first call after it. None at earlier and at later calls."""
         lost = None if self._is_reported else self.lost
         self._is_reported = self.lost is not None
         return lost
 
     def _is_ready_in_time(self) -> bool:
-        """True if the descriptor is ready for a write.
+        """True if the descriptor is ready for a write, after waiting up to max_wait_seconds for that.
 
-        Waits up to max_wait_seconds. After a timeout it no longer waits, until the descriptor is ready again.
+        After a timeout, later calls do not wait, until one of them finds the descriptor ready again.
         """
         seconds = 0 if self._is_stuck else self.max_wait_seconds
         self._is_stuck = not _is_ready(self._number, seconds)
@@ -117,11 +117,11 @@ class Terminal(io.TextIOWrapper):
 
 
 def protect_terminal(*, warns: bool = False) -> None:
-    """Replace sys.stdout and sys.stderr by streams to which printing never raises, if they are descriptors 1 and 2 or closed. A second
-    call does nothing.
+    """Replace sys.stdout and sys.stderr by streams to which printing never raises. A second call does nothing. A stream that does not
+    write to descriptor 1 or 2 stays.
 
-    Descriptors 0, 1 and 2 are never free afterwards. Otherwise a file that is opened later could get one of these numbers, and printed
-    text would go into that file. `warns`: print a warning on one stream when output of the other is lost.
+    Descriptors 0 to 2 are opened on /dev/null if they are closed. Otherwise a file that is opened later could get one of these numbers,
+    and printed text would go into it. `warns`: print a warning on one stream when output of the other is lost.
     """
     codecs.register_error(ERRORS, _escape)
     closed = _open_closed_descriptors()
@@ -156,7 +156,8 @@ def take_lost_outputs() -> list[LostOutput]:
 
 
 def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Restore the original bytes of a name that is not valid text; write a character that the encoding lacks as \\xfc."""
+    """Codec error handler: write the original bytes of a file name that is not valid text, and escape other characters that the
+    encoding lacks (such as \\xfc)."""
     try:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeError:
@@ -187,7 +188,8 @@ def _has_descriptor(stream: TextIO, number: int) -> bool:
 
 
 def _is_ready(number: int, seconds: float | None) -> bool:
-    """True if a write would return at once, perhaps with an error, now or within `seconds`."""
+    """True if a write to descriptor `number` would return at once, perhaps with an error. Waits for that up to `seconds` (None: for
+    ever)."""
     waiting = select.poll()
     waiting.register(number, select.POLLOUT)
     return bool(waiting.poll(None if seconds is None else 1000 * seconds))

@@ -46,7 +46,7 @@ class BadItems:
         return len(self._new) + (self._error is not None)
 
     def summary(self) -> str:
-        """Return one line about the items that every rank has reported, "" if there are none."""
+        """Return one line with the number of bad items that agree() has collected from all ranks; "" if there are none."""
         if not self._known:
             return ""
         count, item = len(self._known), next(iter(self._known.values()))

@@ -44,8 +44,10 @@ VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece",
 
 
 def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> argparse.ArgumentParser:
-    """Return the parser of the flags of a pre-training command. tests/launch checks that the flags stay the same. `recipes`: name ->
-    function that makes the recipe; `default`: the name of one of them."""
+    """Return the parser of the flags of a pre-training command. `description`: what --help prints above the flags.
+
+    `recipes`: name -> function that makes the recipe. `default`: the name of the recipe that is taken without --recipe.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--recipe", default=default, help=f"one of {', '.join(recipes)}, or FILE.py:FUNCTION (default: {default})")
     parser.add_argument("--deepspeed_config", type=path_argument, help="JSON, or a name in ds_configs/ (default: what suits the machine)")
@@ -59,7 +61,10 @@ def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], def
 
 
 def pretrain_main(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> int:
-    """Run a pre-training command with the flags of sys.argv, print an error if it fails, and return the exit code."""
+    """Run a pre-training command with the flags of sys.argv, print an error if it fails, and return the exit code.
+
+    `description`: what --help prints. `recipes`: name -> function that makes the recipe. `default`: the recipe without --recipe.
+    """
     return exit_code_of(lambda: _run(*build_parser(description, recipes, default).parse_known_args(), recipes))
 
 
@@ -98,13 +103,19 @@ def _resolve(args: argparse.Namespace, named: Recipe) -> tuple[Recipe, EngineCon
 
 
 def default_ds_config() -> Path:
-    """Return the path of the shipped ds_config for bf16 if this process may see an NVIDIA device; else of the one for fp32 on the CPU. In
-    a dry run for a number of ranks that do not exist (WORLD_SIZE set by hand) each rank is assumed to have a GPU."""
+    """Return the path of the ds_config that is used without --deepspeed_config: zero3_bf16.json if this process may see an NVIDIA
+    device, else zero3_cpu.json.
+
+    If WORLD_SIZE was set by hand, for a dry run of ranks that do not exist, each of them is assumed to have a GPU.
+    """
     return SHIPPED / ("zero3_bf16.json" if may_see_devices() or is_simulated_world() else "zero3_cpu.json")
 
 
 def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence[str] = ()) -> int:
-    """Check data and run dir, and print what would run. Uses one process and no devices."""
+    """Check data and run dir, and print what would run, with the lines `notes`. Uses one process and no devices. Returns 0.
+
+    Raises: ConfigError if a check fails.
+    """
     if config.precision == "fp16" and not may_compute_fp16():
         raise ConfigError(
             f"{config.path}: DeepSpeed has no fp16 on this machine; use a ds_config with bf16 or fp32, or set WORLD_SIZE to imagine ranks "

@@ -27,7 +27,7 @@ NAMED_PARAMETERS = 3
 
 @dataclass(frozen=True)
 class UpdateHealth:
-    """Loss, gradient norm and faults of an update before its step, summed over all ranks and equal on all of them."""
+    """The loss and the gradient norm of an update, how many ranks have non-finite ones, and the spikes. The same on every rank."""
 
     loss: float
     """Sum over the finite micro-batches, divided by the count of the whole update."""
@@ -69,8 +69,10 @@ class UpdateGuard:
         self._losses.append(loss.detach().double())
 
     def judge(self, total: int) -> UpdateHealth:
-        """Read losses and gradient of the update and combine them over all ranks; call it before the optimizer's step. `total`: number of
-        positions that the losses of the whole update are summed over. This is the only wait for the device."""
+        """Return loss, gradient norm and faults of the update, combined over all ranks. Call it before the optimizer's step.
+
+        `total`: number of positions that the loss counts in the whole update. This call waits for the device.
+        """
         parallel, student = self._parallel, self._student
         counted: list[nn.Parameter] = []
         repeated: list[nn.Parameter] = []
@@ -95,22 +97,29 @@ class UpdateGuard:
         return UpdateHealth(health.loss, health.grad_norm, 0, 0, tuple(self._spikes.find(health.loss, health.grad_norm)))
 
     def refusal(self, health: UpdateHealth) -> Skip | None:
-        """Return why the update must be skipped, with the ranks at fault; None if it may be applied. A gradient overflow in fp16 is left
-        to the loss scaler."""
+        """Return why the update must be skipped, with the ranks at fault; None if the optimizer's step may be called.
+
+        A bad gradient in fp16 is no reason: the loss scaler handles it in that step. `health`: the result of judge().
+        """
         reason = reason_to_skip(health, self._config, is_scaled=self._student.fp16_enabled())
         self._ranks = () if health.is_finite else self._blame(health)
         return Skip(reason, self._ranks) if reason else None
 
     def confirm(self, health: UpdateHealth) -> Skip | None:
-        """Call after the step. Add the update to the spike statistic, or return a Skip if the loss scaler has not applied it."""
+        """Return a Skip if the loss scaler has not applied the update; else add the update to the spike statistic and return None.
+
+        Call it after the optimizer's step. `health`: the result of judge().
+        """
         if not self._student.was_step_applied():
             return Skip("gradient overflow", self._ranks)
         self._spikes.add(health.loss, health.grad_norm)
         return None
 
     def _blame(self, health: UpdateHealth) -> tuple[dict[str, Any], ...]:
-        """Return the bad micro-batches and parameters of each rank where the fault started (see Skip.ranks). A bad loss on one rank makes
-        gradients bad on others; these are not listed then. A collective."""
+        """Return one entry per rank at fault: its number, its bad micro-batches and its first bad parameters. A collective.
+
+        If a loss is bad, only ranks with a bad loss are listed, because it makes the gradients of other ranks bad too.
+        """
         bad = [number for number, loss in enumerate(self._losses) if not torch.isfinite(loss)]
         parameters = shards.trained_parameters(self._student)
         names = [n for n, p in parameters if not torch.isfinite(shards.gradient_square(self._student, [p]))]
@@ -133,8 +142,10 @@ def reason_to_skip(health: UpdateHealth, config: GuardConfig, *, is_scaled: bool
 
 
 def blamed_samples(skip: Skip, positions: list[Position], batch: BatchPlan) -> list[tuple[int, int]]:
-    """Return (epoch, index) of each sample in the micro-batches whose loss was not finite; if all losses were finite, of each sample in
-    the update."""
+    """Return (epoch, index) of the samples that may have caused a skip: those in micro-batches with a bad loss, else all of the update.
+
+    `positions`: the places of all samples of the update, in the order in which the ranks share them.
+    """
     blamed: list[Position] = []
     for rank in skip.ranks:
         own = positions[rank_share(len(positions), rank["rank"] // batch.tp_size, batch.dp_size)]

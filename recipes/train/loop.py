@@ -115,8 +115,11 @@ def _save_last(state: TrainState) -> None:
 
 
 def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
-    """Do one optimizer update over all micro-batches, and return its metrics. Without `logs` they are {"step": ...} only, since the others
-    cost collectives. Returns a Skip if the update was not applied: weights, moments and what follows the student are unchanged."""
+    """Do one optimizer update over all micro-batches. Return its metrics, or a Skip if it was not applied.
+
+    Without `logs` the metrics are {"step": ...} only, since the others cost collectives. After a Skip the weights, the optimizer's
+    moments and what follows the student are unchanged.
+    """
     start = time.perf_counter()
     objective, recipe, counters = state.objective, state.recipe, state.counters
     student, parallel = objective.student, objective.parallel
@@ -169,10 +172,10 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
 
 
 def _sum_over_ranks(state: TrainState, batches: list[Batch]) -> tuple[int, int, int]:
-    """Return, for the whole update, the number of positions that the loss counts, the number of tokens, and how many ranks were asked to
-    stop. TP ranks hold the same data, so they count once in the first two.
+    """Return three sums over all ranks: positions that the loss counts and tokens, both for the whole update, and ranks asked to stop.
 
-    The same collective shares what happened on any rank: undecodable items, a checkpoint that is written, a run dir that is lost.
+    `batches`: this rank's micro-batches. Data that the ranks of a TP group share are counted once. The same collective shares what
+    happened on any rank (undecodable items, a written checkpoint, a lost run dir), and this function acts on it.
     Raises: UnusableData if there are too many bad items or nothing is counted; ConfigError if the run dir is lost.
     """
     state.beat("agree")

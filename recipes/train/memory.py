@@ -33,7 +33,8 @@ def format_bytes(size: int) -> str:
 
 
 def explaining_out_of_memory(recipe: Recipe, config: EngineConfig, world: World, watch: Watch) -> AbstractContextManager[None]:
-    """In this block, raise errors about lacking memory as OutOfMemory, with the place in the run and remedies."""
+    """Return a context manager that turns an error about lacking memory in its block into OutOfMemory, with the place in the run and
+    remedies. `watch` has the place."""
     return naming_out_of_memory(lambda message: explain(message, watch.place, recipe, config, world))
 
 
@@ -46,7 +47,7 @@ def explain(message: str, place: Heartbeat, recipe: Recipe, config: EngineConfig
 
 
 def remedies(phase: str, recipe: Recipe, config: EngineConfig, device: torch.device) -> Iterator[str]:
-    """Yield short texts on what helps if memory runs out in this phase of the run, the cheapest remedy first."""
+    """Yield short texts on what helps if memory runs out, the cheapest remedy first. `phase`: that of the heartbeat, such as "data"."""
     if phase in PREPARING:
         yield "prepare the data before, with launch/prepare.py --processes 1, where there is more memory"
         return
@@ -70,8 +71,8 @@ def remedies(phase: str, recipe: Recipe, config: EngineConfig, device: torch.dev
 
 
 def smaller_micro_batch(recipe: Recipe, batch: BatchPlan) -> int | None:
-    """Return the largest micro-batch of at most half the present size with which an update still has the same number of samples; None if
-    there is none."""
+    """Return a smaller micro-batch size that keeps the number of samples of an update: the largest that is at most half of the present
+    one. None if there is none."""
     for micro in range(batch.micro_batch_size // 2, 0, -1):
         with suppress(ConfigError):
             return plan_batch(recipe, micro, batch.tp_size, batch.world_size).micro_batch_size

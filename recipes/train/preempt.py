@@ -23,8 +23,10 @@ class StopRequest:
     """Catches requests to stop, as a context manager. A second SIGINT ends the process at once, even if it hangs."""
 
     def __init__(self, *, max_minutes: float = 0.0, file: Path | None = None) -> None:
-        """Besides signals, the end of `max_minutes` from now (0: no limit) and the appearance of `file` are requests to stop. Only rank 0
-        gets these arguments."""
+        """A request to stop is a signal, the end of `max_minutes` from now (0: no limit), or the existence of `file` (None: no file).
+
+        Only rank 0 gets these two arguments.
+        """
         self.reason: str | None = None
         self.agreed = False
         """Set by the loop on all ranks at the same step, once any rank was asked to stop."""
@@ -58,8 +60,10 @@ class StopRequest:
 
     @contextmanager
     def interruptible(self, doing: str) -> Iterator[None]:
-        """In this block a request to stop takes effect at once, not at a step boundary. Raises: Stopped, once; its message names
-        `doing`."""
+        """In this block a request to stop raises Stopped once and immediately, instead of taking effect at a step boundary.
+
+        `doing`: what is stopped, for the message.
+        """
         self._interruptible = doing
         try:
             self._raise_if_requested()

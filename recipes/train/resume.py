@@ -52,8 +52,8 @@ def has_updates(run_dir: Path) -> bool:
 
 
 def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
-    """Return the differences between `recipe` and the recipe of the directory's run, all of them accepted by run.accept_changes; {} if no
-    run has begun. Settings that may always change (FREE_TO_CHANGE) are not compared.
+    """Check `recipe` against the recipe of the run in `run_dir`. Return the differences, which run.accept_changes accepts; {} if no run
+    has begun. Settings that may always change, such as data.num_workers, are not compared.
 
     Raises: ConfigError naming the fields that differ and are not accepted, or the part of the run's recipe that cannot be read.
     """
@@ -79,10 +79,9 @@ def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
 
 
 def _check_same_architecture(run_dir: Path, config: StoredConfig, recipe: Recipe, changes: Changes) -> None:
-    """Check that `recipe` has as many parameters as the recipe of the run. Else the run's weights do not fit, and run.accept_changes does
-    not help.
+    """Check that the model of `recipe` has as many parameters as that of the run. `config`: the run's stored settings.
 
-    Raises: ConfigError if the numbers differ.
+    Raises: ConfigError naming `changes` if the numbers differ: the run's weights do not fit then, and run.accept_changes cannot help.
     """
     kinds = {name: (type(value),) for name, value in vars(recipe).items() if is_dataclass(value)}
     before, now = num_parameters(recipe_from_dict(config.recipe, kinds, config.writer)), num_parameters(recipe)
@@ -133,9 +132,9 @@ class DataIdentity:
 
 
 def check_same_data(run_dir: Path, recipe: Recipe, now: DataIdentity) -> Changes:
-    """Return the change of data if run.accept_changes names data.path; {} if the data are those of the run.
+    """Compare the data of this launch (`now`) with those of the run. Return what differs: name -> [before, now]; {} if nothing does.
 
-    Raises: ConfigError if the data are not those of the run and run.accept_changes does not name data.path.
+    Raises: ConfigError if something differs and run.accept_changes does not name data.path.
     """
     config = read_started_run(run_dir)
     changes: Changes = {}

@@ -43,8 +43,8 @@ class RunData:
     def prepare(self, check: Callable[[Path], Any]) -> Path:
         """Return the folder of the prepared data. Prepare them if needed.
 
-        A folder in the run dir that was made from other data is made again if run.accept_changes names data.path, or if the run has no
-        update yet. A new folder that `check` refuses is removed.
+        If the run dir's folder was made from other data, it is made again, provided that run.accept_changes names data.path or the run
+        has no update yet. `check` is called with the folder. If it raises ConfigError, a folder that is new is removed.
 
         Raises: ConfigError if the data cannot be used or are not those of the run.
         """
@@ -62,7 +62,7 @@ class RunData:
             return self._prepare(check)
 
     def copy_kept_to_prepared(self) -> None:
-        """Copy the run's permanent files, such as the tokenizer, to its prepared folder if that folder was deleted: probes read them
+        """If the run's prepared folder was deleted, make it with the run's permanent files, such as the tokenizer: probes read them
         there."""
         undo_moved_aside(self._own_folder)
         self._restore_kept_files()
@@ -132,15 +132,15 @@ class RunData:
         return next((kept_files(folder) for folder in self._folders() if read_values(folder).get("fingerprint") == fingerprint), {})
 
     def _folders(self) -> list[Path]:
-        """Return the folders that may hold the run's permanent files: the run dir, its prepared folder, and the data paths of now and
-        before."""
+        """Return the folders that may hold the run's permanent files, in this order: the run dir, its prepared folder, this launch's
+        data.path, and the data.path in the run's configuration."""
         before = self._started.recipe["data"].get("path") if self._started else None
         paths = [Path(path).expanduser() for path in (self._recipe.data.path, before) if path is not None]
         return [self._path, self._own_folder, *paths]
 
     def _restore_kept_files(self) -> None:
-        """Copy the run's permanent files, such as the tokenizer, back to the run dir if they are missing or different there and another
-        folder still has them. Call it before that folder is replaced."""
+        """Copy each permanent file, such as the tokenizer, into the run dir if it is missing or different there and another folder of
+        the run still has it. Call it before the prepared folder is replaced."""
         for name, sha256 in self._kept_hashes.items():
             found = next((folder / name for folder in self._folders() if _sha256(folder / name) == sha256), None)
             if found and found.parent != self._path:
@@ -168,11 +168,10 @@ class RunData:
 
 
 def check_run_data(run_dir: Path, recipe: Recipe, modality: Modality) -> str:
-    """Check the data that a launch in this run dir would use, without preparing any: the run's prepared folder if it has one, else those
-    of the recipe.
+    """Check the data that a launch in `run_dir` would use, without preparing any. Return a line that says what is read, or "".
 
-    Returns a line that says what is read, "" if there is nothing to say. Raises: ConfigError if the data cannot be used or are not those
-    of the run.
+    A launch reads the run dir's prepared folder if there is one and data.path is no prepared folder itself; else the recipe's data.
+    Raises: ConfigError if the data cannot be used or are not those of the run.
     """
     own = run_dir / "prepared"
     if not is_prepared(own) or (recipe.data.path is not None and is_prepared(Path(recipe.data.path).expanduser())):
@@ -197,14 +196,16 @@ def _check_accepted(error: DataMismatch, recipe: Recipe) -> None:
 
 
 def _read_bad(run_dir: Path) -> dict[str, str | None]:
-    """Return the location of each item that the run could not decode so far -> its file (None for a row of a table), from events.jsonl."""
+    """Return the items that the run could not decode so far, from events.jsonl: location -> path of the file, None if it has none."""
     rows, _ = read_rows(run_dir / "events.jsonl")
     return {str(row.get("where")): _file_of(row) for row in rows if row.get("event") == "bad_item"}
 
 
 def _file_of(row: dict[str, Any]) -> str | None:
-    """Return the file of a bad_item event; None if it has none. Older releases did not write it: then it is the location of the item, if
-    that is a path."""
+    """Return the path of the file that the bad_item event `row` is about; None if the item is no file.
+
+    An event of an older release does not name the file. Then the item's location is returned if that is a path.
+    """
     where = str(row.get("where"))
     return row["file"] if "file" in row else where if where.startswith("/") and not OLD_NO_FILE.search(where) else None
 

@@ -37,8 +37,8 @@ class Saving:
     def is_written(self) -> bool:
         """True if a save is running and this rank has written its files. If that is so on all ranks, collect() does not wait.
 
-        Raises: an unexpected error of the writing on this rank. Without that, the other ranks would wait for this one. A ConfigError is
-        not raised here but reported by collect().
+        Raises: any error of this rank's writing except ConfigError, which collect() reports. If it were not raised here, the other ranks
+        would wait for this one.
         """
         return self._saver.is_written()
 
@@ -55,8 +55,10 @@ class Saving:
         self._saver.begin(counters, {**self._run_info, **small_states(), "time": time.time()})
 
     def collect(self, step: int) -> SaveOutcome:
-        """Wait for the running save, write its result to the log, and return it. `step`: the current step of training, from which a retry
-        is counted."""
+        """Wait for the running save, write its result to the log, and return it.
+
+        `step`: the current step of training. If the save failed, it is tried again a number of updates later.
+        """
         start = time.perf_counter()
         outcome = self._saver.finish()
         waited = time.perf_counter() - start

@@ -35,10 +35,9 @@ class SpikeStatistic:
         self._windows: dict[Quantity, deque[float]] = {name: deque(maxlen=config.spike_window) for name in ("loss", "grad_norm")}
 
     def find(self, loss: float, grad_norm: float) -> list[Spike]:
-        """Return a Spike for each of the two values that is more than guard.spike_deviations deviations above its median.
+        """Return a Spike for each of the two values that is more than guard.spike_deviations deviations above the median of its window.
 
-        Returns [] until the window is full, or if guard.spike is off. Values far below the median are no spikes, since a small update does
-        no harm.
+        Returns [] until the windows are full, or if guard.spike is off. A value far below the median is no spike.
         """
         if self._config.spike == "off":
             return []

@@ -25,8 +25,8 @@ def model_lines(recipe: Recipe, config: EngineConfig, device: torch.device) -> l
 
 
 def run_dir_lines(recipe: Recipe, run_dir: RunDir, step: int, seconds: float) -> list[str]:
-    """Return the lines for the terminal on run dir and steps, on a dead launch that had owned the run dir, and on changed settings.
-    `seconds`: duration of the start."""
+    """Return the lines for the terminal: run dir and steps; duration of the start-up (`seconds`); if there was one, the dead launch that
+    owned the run dir; if there are any, the changed settings. `step`: the step at which this launch begins."""
     lines = [
         f"run dir {run_dir.path}: {'resumed at' if step else 'from'} step {step} to {recipe.run.max_steps}, "
         f"a checkpoint every {recipe.run.save_steps}",

@@ -135,8 +135,10 @@ class StartUp:
             endings.write_roster(self.path / endings.FOLDER, self.world.hosts)
 
     def _open_data(self, step: int) -> tuple[Dataset, Dataset, dict[str, Any]]:
-        """Return the training and the held-out data, prepared first if needed, and the hashes that identify them, for config.json. It is
-        checked that they are the same on every rank and those of the run."""
+        """Prepare the data if needed. Return the training data, the held-out data, and the hashes that identify both, for config.json.
+
+        `step`: the step at which this launch begins. Raises: ConfigError if the data differ between ranks or from those of the run.
+        """
         recipe, world = self.recipe, self.world
         with self.watch.paused("prepare"):
             prepared = world.on_rank_zero(self._prepare)
@@ -161,7 +163,8 @@ class StartUp:
             )
 
     def _print_start_lines(self, step: int) -> None:
-        """Print model, device and batch on rank 0, and what takes long, before the start-up prints nothing for minutes."""
+        """Print, on rank 0, model, device and batch, and which of the next steps take long: compiling, or loading the checkpoint of
+        `step` (0: none)."""
         lines = model_lines(self.recipe, self.config, self.world.device)
         if self.config.offloads_optimizer and not is_compiled():
             lines.append("compiling DeepSpeed's CPU optimizer: a minute, the first time on this kind of machine")
@@ -181,8 +184,11 @@ class StartUp:
         return loader
 
     def _build(self, parallel: Parallel, data: TrainData, run_info: dict[str, Any], expected: Manifest) -> TrainState:
-        """Build the engines, load the newest readable checkpoint into them, and return the state. `expected`: the manifest of the newest
-        checkpoint. If that one is damaged and an older one is loaded, the loader is opened again at its place."""
+        """Build the engines, load the newest undamaged checkpoint into them, and return the state of the training.
+
+        `run_info`: what every manifest gets beside the recipe. `expected`: the manifest of the newest checkpoint, at which the loader in
+        `data` starts. If that checkpoint is damaged and an older one is loaded, the loader is opened again at the place of the older one.
+        """
         step = expected.counters.step
         recipe, world, run_dir = self.recipe, self.world, self.run_dir
         choose_kernels(recipe.run.deterministic)

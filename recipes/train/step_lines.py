@@ -43,8 +43,8 @@ class StepLines:
         self._bar.update(step - self._bar.n)
 
     def beat(self, step: int, phase: str, micro_batch: int) -> None:
-        """Show that the run has reached `phase` after `step` updates. The bar shows only evaluations; a log gets a line if there was none
-        for QUIET_SECONDS. Must be cheap: it is called many times per step."""
+        """Show that the run has reached `phase` after `step` updates. A bar shows this only for evaluations. Without a bar, a line is
+        printed if none was printed for QUIET_SECONDS. Must be cheap: it is called many times per step."""
         if not self._bar.disable:
             self._describe([f"evaluating, micro-batch {micro_batch}"] if phase == "evaluate" else self._parts)
         elif time.monotonic() - self._last_line > QUIET_SECONDS:
@@ -101,8 +101,8 @@ def _cells(columns: Iterable[Column], metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _fitting(parts: Iterable[str], columns: int) -> str:
-    """Return the first parts, joined by two blanks, as many as fit into a line of `columns` characters. The very first part is never left
-    out."""
+    """Join `parts` with two blanks, from the first one on, as long as the line is shorter than `columns` characters. The first part is
+    always in it."""
     line, *rest = parts
     for part in rest:
         if len(line) + 2 + len(part) > columns - 1:  # some terminals wrap if the last column is used

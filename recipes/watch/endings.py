@@ -114,10 +114,10 @@ def read_endings(folder: Path) -> list[Ending]:
 
 
 def config_error_of_another_rank(folder: Path, rank: int, error: BaseException) -> str | None:
-    """Return the ConfigError message with which another rank ended, if `error` of this rank is a broken connection; None if it is not or
-    there is no such message.
+    """If `error` of this rank is a broken connection, find its cause: return the message of another rank that ended with ConfigError.
+    None if there is no such rank, or if `error` is not a broken connection.
 
-    Waits up to RECORD_WAIT_SECONDS for that message, because a rank's connections close while its watcher is still writing it.
+    `folder`: RUN_DIR/watch. `rank`: this rank. Waits up to RECORD_WAIT_SECONDS for the message, since it may still be being written.
     """
     deadline = time.monotonic() + RECORD_WAIT_SECONDS
     while isinstance(error, RuntimeError) and BROKEN_CONNECTION.search(str(error)):
@@ -134,8 +134,8 @@ def config_error_of_another_rank(folder: Path, rank: int, error: BaseException) 
 def first_failure(endings: Sequence[Ending]) -> Ending | None:
     """Return the ending of the rank that failed first and so caused the other failures; None if no rank failed or `endings` is empty.
 
-    Preferred in this order: a straggler of a hang; a death soon after the first error (see AFTER_BROKEN_CONNECTION_SECONDS); a rank
-    without a record, if the first error is a broken connection; the first error or death.
+    It is a straggler of a hang if there is one; else a rank that died shortly after the first error; else, if the first error is a broken
+    connection, a rank without a record; else the first error or death.
     """
     stragglers = [one for one in endings if one.ended == "hang" and one.message]
     gone = [one for one in endings if one.ended == "gone"]

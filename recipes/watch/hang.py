@@ -83,10 +83,9 @@ def build_hang_report(own: Report, reports: Mapping[int, Report], stacks: Mappin
 
 
 def main_frames(stack: str, main_thread: int) -> list[str]:
-    """Return the innermost stack frames of the thread `main_thread` in a dump of faulthandler, innermost first, at most NUM_FRAMES. [] if
-    the dump has no thread.
+    """Return the stack frames of the thread `main_thread` in a dump of faulthandler, innermost first, at most NUM_FRAMES.
 
-    If that thread is not in the dump: the frames of the thread that received the signal.
+    If that thread is not in the dump, return the frames of the thread that received the signal. [] if the dump has no thread.
     """
     headers = list(_HEADER.finditer(stack))
     if not headers:
@@ -117,10 +116,10 @@ def _stopped(hanging: Mapping[int, Report]) -> dict[int, str]:
 
 
 def _furthest_behind(hanging: Mapping[int, Report], reports: Mapping[int, Report]) -> dict[int, str]:
-    """Return the hanging ranks with the smallest heartbeat number -> the reason; {} if all ranks are in the same place.
+    """Return the hanging ranks that are furthest behind: rank -> the reason; {} if all ranks are in the same place.
 
-    All ranks give the same heartbeats in the same order, so the number is the position in training. A rank that has ended is ahead of all
-    others.
+    `hanging`: the reports of the hanging ranks. `reports`: those of all ranks. The rank with the smallest heartbeat number is furthest
+    behind, because all ranks give the same heartbeats in the same order. A rank that has ended is ahead of all hanging ones.
     """
     least, ahead = (choose(hanging.values(), key=lambda report: report["beat"]) for choose in (min, max))
     has_ended = len(reports) > len(hanging)

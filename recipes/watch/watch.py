@@ -34,8 +34,8 @@ class Watch:
     heartbeats have no effect."""
 
     def __init__(self, folder: Path, rank: int, hosts: Sequence[str], hang_seconds: float) -> None:
-        """`folder`: where the watchers write. `hosts`: the host of every rank. `hang_seconds`: time without a heartbeat that counts as a
-        hang; 0 turns hang detection off."""
+        """`folder`: RUN_DIR/watch, where the watchers write. `rank`: this rank. `hosts`: the host of every rank. `hang_seconds`: time
+        without a heartbeat that counts as a hang; 0 turns hang detection off."""
         thread = threading.main_thread().ident or 0
         self._target = WatchTarget(str(folder.absolute()), rank, list(hosts), os.getpid(), thread, hang_seconds)
         self._memory: Memory = bytearray(SIZE)
@@ -78,7 +78,10 @@ class Watch:
 
     @contextmanager
     def paused(self, phase: str) -> Iterator[None]:
-        """Suspend hang detection in this block, whose duration is unbounded. A hang of another rank still ends this one."""
+        """Suspend hang detection for this rank in this block, which may last long. A hang of another rank still ends this one.
+
+        `phase`: the name of the block in the heartbeat.
+        """
         self._paused = True
         self.beat(self._step, phase)
         try:

@@ -144,7 +144,7 @@ class Watcher:
         return not received
 
     def _hangs(self, beat: Heartbeat) -> bool:
-        """True after `hang_seconds` without a heartbeat. In a pause only if the process is stopped: it cannot wait for a disk then."""
+        """True after `hang_seconds` without a heartbeat. In a pause, which may wait for a disk, only if the process is stopped too."""
         return self._stall.seconds >= self._target.hang_seconds and (not beat.is_paused or process_state(self._target.pid) == STOPPED)
 
     def _another_hangs(self, beat: Heartbeat) -> bool:
@@ -166,8 +166,8 @@ class Watcher:
         return "hang" in others or (is_lost and any(ended == "silent" or ended["code"] not in GOOD_CODES for ended in others))
 
     def _write_record(self, ended: object, when: float, beat: Heartbeat) -> tuple[Report, bool]:
-        """Write how this rank ended (`ended`) at the unix time `when`. Returns the record, and whether it was written. `beat`: the place
-        of the rank."""
+        """Write the record of this rank: how it ended (`ended`), the unix time of that (`when`) and its last heartbeat (`beat`).
+        Returns the record, and whether it was written."""
         target = self._target
         identity = {"rank": target.rank, "host": target.hosts[target.rank], "pid": target.pid, "main_thread": target.main_thread}
         place = {"step": beat.step, "micro_batch": beat.micro_batch, "phase": beat.phase, "beat": beat.number}
@@ -210,7 +210,7 @@ class Watcher:
             os.kill(self._target.pid, signal.SIGKILL)  # a milder signal does not end a process in a dead collective
 
     def _dump(self, *, wake: bool = False) -> str:
-        """Make the rank dump its stacks, write them into the folder, and return them. `wake`: let a stopped rank run for that."""
+        """Make the rank dump its stack traces, write them into the folder, and return them. `wake`: let a stopped rank run meanwhile."""
         pid, deadline, text = self._target.pid, time.monotonic() + DUMP_SECONDS, ""
         with suppress(ProcessLookupError):
             os.kill(pid, DUMP_SIGNAL)
@@ -228,7 +228,7 @@ class Watcher:
         return answer
 
     def _gather(self, own: Report) -> dict[int, Report]:
-        """Return the reports of all ranks; after GATHER_SECONDS, those that have arrived."""
+        """Wait up to GATHER_SECONDS for the reports of all ranks, and return those that have arrived. `own`: that of this rank."""
         reports = {own["rank"]: own}
 
         def are_all_in(folder: Path) -> bool:
@@ -240,7 +240,7 @@ class Watcher:
         return reports
 
     def _publish_report(self, own: Report, reports: dict[int, Report], stack: str, is_written: bool) -> None:
-        """Write the hang report to the terminal, events.jsonl and hang.json. The terminal comes first, because the disk may be dead."""
+        """Write the hang report to the terminal, then events.jsonl, then hang.json: the disk may be dead. `stack`: this rank's dump."""
         stacks = {own["rank"]: stack}
 
         def are_all_in(folder: Path) -> bool:
