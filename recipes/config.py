@@ -8,7 +8,7 @@ A field's docstring is its documentation: docs/settings.md and `--help-set` are 
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from model.bounds import PART, POSITIVE, SHARE, Bounds, Place, at_least, between
+from model.bounds import LARGEST_INTEGER, PART, POSITIVE, SHARE, Bounds, Place, at_least, between
 from model.config import EncoderConfig, LossConfig, MaskConfig, TeacherConfig, TokenMaskConfig
 from model.frontends.config import FrontendConfig, TextFrontendConfig
 from recipes.errors import ConfigError
@@ -212,7 +212,7 @@ class OptimConfig:
 class RunConfig:
     """How long a run is, how large a batch, and how often it logs, saves and evaluates."""
 
-    seed: Annotated[int, between(0, 2**63 - 1)] = 1
+    seed: Annotated[int, between(0, LARGEST_INTEGER)] = 1
     """Seed of initial weights, data order, masks, augmentation and dropout."""
     max_steps: Annotated[int, at_least(1)] = 1_000_000
     """Updates after which the run is finished."""

@@ -7,10 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from model.bounds import is_finite
+from model.bounds import LARGEST_INTEGER, is_finite
 from recipes.suggestions import close_matches
-
-LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -44,12 +42,12 @@ class Key:
         return None if self.owner or self.fits(value) else f"{dotted} is {json.dumps(value)}, must be {self.what}"
 
 
-def _whole(least: int, most: int = LARGEST) -> Key:
+def _whole(least: int, most: int = LARGEST_INTEGER) -> Key:
     def fits(value: Any) -> bool:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         return is_number and least <= value <= most and value == int(value)
 
-    return Key(f"a whole number of at least {least}" if most == LARGEST else f"a whole number from {least} to {most}", fits)
+    return Key(f"a whole number of at least {least}" if most == LARGEST_INTEGER else f"a whole number from {least} to {most}", fits)
 
 
 def _word(*words: str) -> Key:

@@ -6,16 +6,18 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache, reduce
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from model.bounds import Bounds
 from recipes.config import OBJECTIVES, Recipe
 from recipes.ds_keys import KEYS, NOT_NEEDED, UNTESTED
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
+from recipes.settings import walk_settings
 from recipes.suggestions import close_matches, similar_names
 from recipes.values import text_of_value, type_in_words
 
@@ -56,24 +58,18 @@ class SettingDoc:
 
 
 def document_section(section: Any, prefix: str) -> list[SettingDoc]:
-    """Return the documentation of all settings of a section, and of sections inside it. `section` is a class, or an instance: then its
-    values are shown as the defaults. `prefix` is the section's dotted name, such as model.block."""
-    kind = section if isinstance(section, type) else type(section)
-    hints, docs, found = get_type_hints(kind, include_extras=True), field_docs(kind), list[SettingDoc]()
-    for item in fields(kind):
-        hint, name = hints[item.name], f"{prefix}.{item.name}"
-        default = item.default_factory() if item.default_factory is not MISSING else item.default
-        value = default if section is kind else getattr(section, item.name)
-        if is_dataclass(value):
-            found += document_section(type(value) if section is kind else value, name)
-            continue
-        notes = hint.__metadata__ if get_origin(hint) is Annotated else ()
-        words = [type_in_words(hint.__origin__ if notes else hint), *(str(note) for note in notes if isinstance(note, Bounds))]
-        shown = "" if value is MISSING else text_of_value(value)
-        found.append(SettingDoc(name, ", ".join(words), shown, docs.get(item.name, "")))
+    """Return the documentation of all settings of a section, and of sections inside it. The values of the instance `section` are shown as
+    defaults. `prefix` is its dotted name."""
+    found = list[SettingDoc]()
+    for name, value, hint, notes in walk_settings(section):
+        *outer, key = name.split(".")
+        words = [type_in_words(hint), *(str(note) for note in notes if isinstance(note, Bounds))]
+        kind: Any = type(reduce(getattr, outer, section))
+        found.append(SettingDoc(f"{prefix}.{name}", ", ".join(words), text_of_value(value), field_docs(kind).get(key, "")))
     return found
 
 
+@cache
 def field_docs(kind: type) -> dict[str, str]:
     """Return field name -> the docstring below it, as one line. They are read from the source of the class and its bases."""
     found: dict[str, str] = {}
@@ -88,8 +84,12 @@ def field_docs(kind: type) -> dict[str, str]:
 
 def document_keys(prefix: str = "") -> list[SettingDoc]:
     """Return the documentation of the ds_config key `prefix` and the keys below it; of all keys if `prefix` is empty."""
-    chosen = {name: key for name, key in KEYS.items() if not prefix or f"{name}.".startswith(f"{prefix}.")}
+    chosen = {name: key for name, key in KEYS.items() if not prefix or _is_within(name, prefix)}
     return [SettingDoc(name, key.what.partition(":")[0], key.default, key.meaning, key.owner or "") for name, key in chosen.items()]
+
+
+def _is_within(name: str, section: str) -> bool:
+    return f"{name}.".startswith(f"{section}.")
 
 
 def help_set(recipe: Recipe, asked: str, width: int) -> str:
@@ -102,8 +102,8 @@ def help_set(recipe: Recipe, asked: str, width: int) -> str:
     if not asked:
         return "\n".join(_list_sections(sections, width))
     settings = [doc for name, section in sections.items() for doc in document_section(section, name)]
-    chosen = [doc for doc in settings if f"{doc.name}.".startswith(f"{asked}.")] or document_keys("" if asked == DS_CONFIG else asked)
-    if not chosen or asked in ("name", "modality"):
+    chosen = [doc for doc in settings if _is_within(doc.name, asked)] or document_keys("" if asked == DS_CONFIG else asked)
+    if not chosen:
         known = [*sections, DS_CONFIG, *(doc.name for doc in settings), *KEYS]
         near = close_matches(asked, known)[:1] or similar_names(asked, [doc.name for doc in settings])[:1]
         hint = f"did you mean {near[0]}?" if near else f"sections are {', '.join([*sections, DS_CONFIG])}"
@@ -120,7 +120,7 @@ def _list_sections(sections: Mapping[str, Any], width: int) -> Iterator[str]:
 
 
 def _sentence(section: Any) -> str:
-    return " ".join((type(section).__doc__ or "").split())
+    return " ".join((section.__doc__ or "").split())
 
 
 def _wrapped(lines: Iterable[str], width: int, indent: str = "") -> list[str]:
@@ -140,9 +140,8 @@ def settings_page() -> str:
         for kind in classes:
             kind_name = getattr(kind, "kind", None)
             title = f"**`kind` {kind_name}.** " if kind_name else ""
-            parts.append(f"{title}{' '.join((kind.__doc__ or '').split())}\n")
-            docs = document_section(kind, name)
-            parts.append("".join(map(_bullet, docs)) or "No settings of its own.\n")
+            parts.append(f"{title}{_sentence(kind)}\n")
+            parts.append("".join(map(_bullet, document_section(kind(), name))) or "No settings of its own.\n")
     parts += ["## The ds_config\n", "Keys of DeepSpeed's JSON that are tested here, and our section `megatron`.\n"]
     parts.append("".join(map(_bullet, document_keys())))
     parts += ["### Keys that are not needed\n", "They are refused with the remedy, unless they are switched off.\n"]

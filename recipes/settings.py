@@ -72,7 +72,7 @@ def _unknown(recipe: Recipe, name: str) -> str:
 
 def check_bounds(recipe: Recipe) -> None:
     """Check the type and the bounds of every setting. Raises: ConfigError for the first value that is wrong."""
-    for name, value, hint, notes in _described(recipe):
+    for name, value, hint, notes in walk_settings(recipe):
         complaint = complaint_about(value, hint, notes)
         if complaint:
             each = "each " if isinstance(value, tuple) else "it "
@@ -81,24 +81,24 @@ def check_bounds(recipe: Recipe) -> None:
 
 def bounded_names(recipe: Recipe) -> list[str]:
     """Return the dotted names, such as optim.lr, of all settings of the recipe that have bounds."""
-    return [name for name, _, _, notes in _described(recipe) if any(isinstance(note, Bounds) for note in notes)]
+    return [name for name, _, _, notes in walk_settings(recipe) if any(isinstance(note, Bounds) for note in notes)]
 
 
 def expand_homes(recipe: Recipe) -> Recipe:
     """Return the recipe with a leading `~` replaced by the user's home in every setting that is a path."""
-    for name, value, _, notes in _described(recipe):
+    for name, value, _, notes in walk_settings(recipe):
         if expand_home(value, notes) != value:
             recipe = _with(recipe, name.split("."), expand_home(value, notes))
     return recipe
 
 
-def _described(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any, tuple[Any, ...]]]:
+def walk_settings(section: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any, tuple[Any, ...]]]:
     """Yield (dotted name, value, type, notes) of every setting. Notes are what stands beside the type in `Annotated`, such as Bounds."""
     hints = get_type_hints(type(section), include_extras=True)
     for name in (item.name for item in fields(section)):
         hint, value = hints[name], getattr(section, name)
         if is_dataclass(value):
-            yield from _described(value, f"{prefix}{name}.")
+            yield from walk_settings(value, f"{prefix}{name}.")
         else:
             notes = hint.__metadata__ if get_origin(hint) is Annotated else ()
             yield prefix + name, value, hint.__origin__ if notes else hint, notes

@@ -15,7 +15,7 @@ def readme_commands() -> list[str]:
     """Return the commands of README.md, in order. A flag of its table is added to `deepspeed launch/pretrain_text.py`; a script without a
     command is run by deepspeed."""
     text = (ROOT / "README.md").read_text()
-    found = [line.partition(" #")[0].strip() for line in BLOCK.findall(text) if line.startswith(PROGRAMS[:1])]
+    found = [line.partition(" #")[0].strip() for line in BLOCK.findall(text) if line.startswith("make ")]
     for cell in ROW.findall(text):
         for code in re.findall(r"`([^`]+)`", cell):
             if code.startswith("--"):

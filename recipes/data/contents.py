@@ -110,15 +110,18 @@ class ContentChanges(NamedTuple):
     """Files that are gone, or cannot be read any more."""
 
     def __str__(self) -> str:
-        return f"{self._count(self.changed)} hold something else than when it was prepared, such as {format_names([*self.changed])}"
+        return self._describe(self.changed)
 
     def notes(self) -> Iterator[str]:
         """Yield up to two lines for the log: one about changed files, which are read as they are now, and one about files that are gone or
         cannot be read."""
         if changed := sorted((*self.changed, *self.fixed)):
-            yield f"{self._replace(changed=tuple(changed))}; they are read as they are now"
+            yield f"{self._describe(changed)}; they are read as they are now"
         if self.missing:
             yield f"{self._count(self.missing)} are gone or cannot be read, such as {format_names([*self.missing])}; others replace them"
+
+    def _describe(self, changed: Sequence[str]) -> str:
+        return f"{self._count(changed)} hold something else than when it was prepared, such as {format_names([*changed])}"
 
     def _count(self, paths: Sequence[str]) -> str:
         files = f"files drawn from {self.num_files}" if self.num_compared < self.num_files else "files"

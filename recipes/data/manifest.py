@@ -83,13 +83,13 @@ def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, colum
     manifest = FileManifest(str(path.parent), [], [], [], columns, [name for name in times if name and has_segments])
     there = [name for name in times if name]  # pandas writes its index as a column that is called ""
     for row in table.rows((chosen, label_column, *there)):
-        value, label, *given = row.cells
-        cells = [dict(zip(there, given, strict=True)).get(name) for name in times]
+        value, label, *cells = row.cells
         if not isinstance(value, str) or not value:
             raise ConfigError(f"{path} {row.place}: no path in column {chosen!r}; remove the row or write its path")
         manifest.paths.append(value)
         manifest.labels.append(label)
-        manifest.segments.append(_segment(path, row, list(zip(times, cells, strict=True))) if has_segments else None)
+        given = dict(zip(there, cells, strict=True))
+        manifest.segments.append(_segment(path, row, [(name, given.get(name)) for name in times]) if has_segments else None)
     return manifest
 
 

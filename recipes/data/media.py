@@ -222,7 +222,7 @@ def first_working(media: Media, indices: Iterable[int], attempt: Callable[[int],
         try:
             return attempt(index), index, bad
         except (OSError, UndecodableError) as error:
-            bad.append(bad_item(media, index, error)._replace(file=media.file(index)))
+            bad.append(bad_item(media, index, error, media.file(index)))
     raise ConfigError(f"{media.name}: none of {len(bad)} items can be decoded: {format_bad_items(bad)}; check the data")
 
 
@@ -234,9 +234,9 @@ def first_good(media: Media, indices: Iterable[int], decode: Callable[[bytes], T
     return first_working(media, indices, lambda index: decode(media.read(index)))
 
 
-def bad_item(media: Locatable, index: int, error: OSError | UndecodableError) -> BadItem:
-    """Return the record of an undecodable item: its location, and the reason from the error."""
-    return BadItem(printable(media.where(index)), getattr(error, "strerror", None) or str(error) or type(error).__name__)
+def bad_item(media: Locatable, index: int, error: OSError | UndecodableError, file: str | None = None) -> BadItem:
+    """Return the record of an undecodable item: its location, the reason from the error, and the path of its file, if given."""
+    return BadItem(printable(media.where(index)), getattr(error, "strerror", None) or str(error) or type(error).__name__, file)
 
 
 def allowed_bad(num_items: int, max_fraction: float) -> int:

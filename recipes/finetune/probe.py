@@ -71,7 +71,7 @@ def run_probe(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"--label-column {args.label_column}: the task {task} uses no labels; use --task classify, or leave out --label-column"
         )
-    label_column = args.label_column or LABEL_COLUMN
+    args.label_column = args.label_column or LABEL_COLUMN
     folder = args.out or probed.run_dir
     check_writable(folder)
     probe = TASKS[task](probed, args, folder)
@@ -86,7 +86,7 @@ def run_probe(args: argparse.Namespace) -> int:
         "run": None if folder.resolve() == probed.run_dir.resolve() else str(probed.run_dir.resolve()),
         "task": task,
         "data": _canonical_name(args.data or probed.recipe.data.path),
-        "label_column": label_column if task == "classify" else None,
+        "label_column": args.label_column if task == "classify" else None,
         "split": result.split,
         "weights": args.weights,
     }
@@ -123,7 +123,7 @@ def _classify(probed: Any, args: argparse.Namespace, folder: Path) -> Callable[[
     from recipes.finetune.classify import classify_probe
 
     data = args.data or probed.recipe.data.path
-    return lambda device: classify_probe(probed, data, args.label_column or LABEL_COLUMN, device)
+    return lambda device: classify_probe(probed, data, args.label_column, device)
 
 
 TASKS: dict[str, Callable[[Any, argparse.Namespace, Path], Callable[[Any], Result]]] = {"cloze": _cloze, "classify": _classify}

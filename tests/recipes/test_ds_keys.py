@@ -10,8 +10,9 @@ from typing import Any
 import deepspeed
 import pytest
 
+from model.bounds import LARGEST_INTEGER
 from recipes.ds_config import load_ds_config, resolve
-from recipes.ds_keys import KEYS, LARGEST, NEUTRAL, NOT_NEEDED, UNTESTED, Key, checked
+from recipes.ds_keys import KEYS, NEUTRAL, NOT_NEEDED, UNTESTED, Key, checked
 from recipes.errors import ConfigError
 from recipes.text import text_base
 
@@ -150,7 +151,7 @@ def test_deepspeed_accepts_the_ends_of_every_range() -> None:
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     models = {"zero_optimization": DeepSpeedZeroConfig, "bf16": DeepSpeedBF16Config, "fp16": DeepSpeedFP16Config}
-    candidates = (True, False, 0, 1, 3, 64, 1024, 2**31 - 1, LARGEST, "cpu", "none")
+    candidates = (True, False, 0, 1, 3, 64, 1024, 2**31 - 1, LARGEST_INTEGER, "cpu", "none")
     for dotted, rule in KEYS.items():
         section, _, inner = dotted.partition(".")
         taken = [value for value in candidates if inner and section in models and rule.fits(value) and not rule.is_section]

@@ -69,7 +69,7 @@ class Derived(Base):
 
 def test_a_docstring_belongs_to_the_field_above_it_also_in_a_base_class() -> None:
     assert field_docs(Derived) == {"size": "Its size, in bytes.", "names": "Names."}
-    docs = {doc.name: doc for doc in document_section(Derived, "x")}
+    docs = {doc.name: doc for doc in document_section(Derived(), "x")}
     assert list(docs) == ["x.size", "x.share", "x.names", "x.inner.size"]
     assert docs["x.size"].allowed == "an integer, at least 1; default 3"
     assert (docs["x.share"].default, docs["x.names"].default, docs["x.share"].meaning) == ("none", "a,b", "")
