@@ -204,7 +204,7 @@ class OptimConfig:
 
     @property
     def last_lr(self) -> float:
-        """The learning rate from update schedule_steps on."""
+        """The constant learning rate that applies after schedule_steps updates."""
         return self.lr if self.schedule == "tri_stage" and self.decay_steps == 0 else self.final_lr_scale * self.lr
 
 

@@ -217,8 +217,8 @@ def _check_whole(sound: soundfile.SoundFile, file: BinaryIO) -> None:
 
 
 def _counts_headers(num_bytes: int, file: BinaryIO) -> bool:
-    """True if a complete .wav gives `num_bytes` as the length of its samples, which is too large because some programs count the headers
-    too. The file is complete if its RIFF length (of the whole file) fits its size."""
+    """True if a .wav is complete although `num_bytes`, the length that its data chunk states, is too large, because some programs include
+    the headers. Then `num_bytes` is at most the size of the file, and the RIFF length fits that size."""
     position = file.tell()  # restored below, because libsndfile continues to read from there
     size = file.seek(0, io.SEEK_END)
     file.seek(0)

@@ -93,9 +93,8 @@ class RunLock:
         heartbeat_seconds: float = HEARTBEAT_SECONDS,
         stale_seconds: float = STALE_SECONDS,
     ) -> None:
-        """Prepare the lock; acquire() takes it. `say` prints a line if acquire() has to wait for signs of an owner on another machine.
-
-        `stale_seconds`: how long it waits for them. `heartbeat_seconds`: time between two touches of the file by this owner.
+        """Prepare the lock; acquire() takes it. An owner touches the file every `heartbeat_seconds`. If the owner is on another machine,
+        acquire() prints a line with `say` and waits up to `stale_seconds` for such a touch. Without one it takes the lock.
         """
         self.path = path
         self._say, self._heartbeat_seconds, self._stale_seconds = say, heartbeat_seconds, stale_seconds

@@ -29,7 +29,7 @@ class Descriptor(io.RawIOBase):
     """Descriptor 1 or 2 as a file whose writes never raise. Output that cannot be written is dropped, and the first loss is stored."""
 
     def __init__(self, number: int, *, warns: bool) -> None:
-        """`warns`: print a warning on the other stream when output of this one is lost."""
+        """`warns`: print a warning on stderr when output of stdout is lost, and on stdout when output of stderr is lost."""
         super().__init__()
         self.name = f"<{NAMES[number]}>"
         self.max_wait_seconds: float | None = None
@@ -100,7 +100,7 @@ class Terminal(io.TextIOWrapper):
 
     def __init__(self, number: int, before: TextIO | None, *, warns: bool) -> None:
         """Make the stream that replaces `before` on descriptor `number`, with the same encoding.
-        `warns`: print a warning on the other stream when output of this one is lost."""
+        `warns`: print a warning on stderr when output of stdout is lost, and on stdout when output of stderr is lost."""
         self.descriptor = Descriptor(number, warns=warns)
         is_unbuffered = getattr(before, "write_through", False)
         super().__init__(
