@@ -152,12 +152,14 @@ def settings_page() -> str:
 
 
 def _section_classes() -> Mapping[str, list[type]]:
-    """Return each section's name in the recipe -> the classes that it may have, over all modalities."""
+    """Return each section's name in the recipe -> the classes that it may have, over all modalities of this repository. A modality that a
+    user's file has added to the table is left out."""
+    own = [modality for modality in MODALITIES.values() if type(modality).__module__.startswith("recipes.")]
     found: dict[str, list[type]] = {
         name: [hint] for name, hint in get_type_hints(Recipe).items() if isinstance(hint, type) and is_dataclass(hint)
     }
     for name in ("frontend", "mask", "data"):
-        found[name] = [kind for modality in MODALITIES.values() for kind in modality.kinds[name]]
+        found[name] = [kind for modality in own for kind in modality.kinds[name]]
     return found | {"objective": list(OBJECTIVES.values())}
 
 

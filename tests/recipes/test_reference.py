@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pytest
 
@@ -11,6 +11,7 @@ from recipes.catalog import RECIPES
 from recipes.config import Recipe
 from recipes.ds_keys import KEYS
 from recipes.errors import ConfigError
+from recipes.modalities.registry import MODALITIES
 from recipes.reference import PAGE, document_keys, document_section, field_docs, help_set, settings_page
 from recipes.settings import bounded_names, settable
 from recipes.speech import speech_tiny
@@ -28,6 +29,14 @@ def documented(recipe: Recipe) -> dict[str, tuple[str, str]]:
 
 def test_the_page_is_current() -> None:
     assert PAGE.read_text() == settings_page(), "run `make docs`"
+
+
+def test_the_page_leaves_out_a_modality_that_a_users_file_has_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Numbers:
+        kinds: ClassVar = {"frontend": (Base,), "mask": (Base,), "data": (Base,)}
+
+    monkeypatch.setitem(MODALITIES, "numbers", Numbers())
+    assert PAGE.read_text() == settings_page()
 
 
 @pytest.mark.parametrize("recipe", EVERY_RECIPE, ids=lambda recipe: recipe.name)
