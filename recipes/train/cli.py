@@ -122,9 +122,11 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
             "with a GPU each"
         )
     check_same_recipe(run_dir, recipe)
-    from recipes.train.run_data import check_run_data  # imports numpy, which --help does without
+    from recipes.train.origin import find_origin  # imports numpy, which --help does without
+    from recipes.train.run_data import check_run_data
 
-    found = check_run_data(run_dir, recipe, modality_of(recipe.modality, f"recipe {recipe.name}"))
+    origin = find_origin(run_dir, recipe)
+    found = check_run_data(run_dir, recipe, modality_of(recipe.modality, f"recipe {recipe.name}"), origin)
     batch, sizes = config.batch, state_bytes(recipe, config)
     shown = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in sizes.items() if size)
     is_guess = is_simulated_world() and config.path == str(default_ds_config())
@@ -138,6 +140,8 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
     print(f"ds_config: {config.path}, {config.precision}{guess}")
     if found:
         print(f"data: {found}")
+    if origin:
+        print(f"start: {origin.where}; {recipe.start.in_words}")
     print(f"run dir: {run_dir}{' (exists)' if run_dir.exists() else ''}")
     print(*notes, json.dumps({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}, indent=2), sep="\n")
     return 0
