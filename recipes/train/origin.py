@@ -150,7 +150,8 @@ def _check_fits(checkpoint: Path, manifest: Manifest, recipe: Recipe) -> None:
         otherwise = f"accept {'it' if len(refused) == 1 else 'them'} with --set {accept_setting(recipe, *refused)}"
     else:
         otherwise = f"name another run: that one has {before:,} parameters, this recipe {now:,}"
-    raise ConfigError(f"{where}: {len(refused)} settings of its model differ: {shown}; use {undo}, or {otherwise}")
+    count = "1 setting differs" if len(refused) == 1 else f"{len(refused)} settings differ"
+    raise ConfigError(f"{where}: {count}: {shown}; use {undo}, or {otherwise}")
 
 
 def _find_kept(checkpoint: Path, manifest: Manifest, recipe: Recipe) -> dict[str, str]:
