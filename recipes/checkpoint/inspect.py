@@ -81,7 +81,7 @@ def explaining_damage(checkpoint: Path) -> Iterator[None]:
         with reading(checkpoint):
             yield
     except DamagedCheckpoint as error:
-        fact = str(error).rpartition("; ")[0]
+        fact = str(error).removesuffix("; use an older one")
         older = [folder for folder in candidates(checkpoint.parent.parent) if step_of(folder) < step_of(checkpoint)]
         remedy = f"the one before it is --set {START_FROM}={older[0]}" if older else f"name another run in {START_FROM}"
         raise ConfigError(f"{START_FROM} {fact}; {remedy}") from None
