@@ -78,10 +78,12 @@ def test_text_begins_on_dp_2_and_on_tp_2_with_the_loss_of_one_process_within_1e_
     check("text", Topology(), [Topology(1, 2), Topology(2, 1)], small_prepared, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_float32_weights_of_a_bf16_run_are_taken(small_prepared: Path, tmp_path: Path) -> None:
     check("text", Topology(2, 1, "bf16"), [Topology(1, 2)], small_prepared, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modality", ["speech", "vision"])
 def test_speech_and_vision_begin_on_tp_2_with_the_loss_of_one_process_within_1e_5(modality: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
