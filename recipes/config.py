@@ -12,6 +12,7 @@ from model.bounds import LARGEST_INTEGER, PART, POSITIVE, SHARE, Bounds, Place, 
 from model.config import EncoderConfig, LossConfig, MaskConfig, TeacherConfig, TokenMaskConfig
 from model.frontends.config import FrontendConfig, TextFrontendConfig
 from recipes.errors import ConfigError
+from recipes.start_config import StartConfig
 
 
 @dataclass(frozen=True)
@@ -289,3 +290,4 @@ class Recipe:
     guard: GuardConfig = field(default_factory=GuardConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     objective: ObjectiveConfig = field(default_factory=Data2VecConfig)
+    start: StartConfig = field(default_factory=StartConfig)

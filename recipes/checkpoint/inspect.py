@@ -8,8 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from recipes.checkpoint.layout import MANIFEST, Manifest, check_files, newest, read_manifest
-from recipes.errors import ConfigError
+from recipes.checkpoint.layout import MANIFEST, Manifest, candidates, check_files, newest, read_manifest, step_of
+from recipes.errors import ConfigError, DamagedCheckpoint
+from recipes.start_config import START_FROM
 from recipes.values import path_argument
 
 SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
@@ -70,6 +71,20 @@ def reading(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read ({error.strerror or error}); if its run removed it, name a newer one") from None
+
+
+@contextmanager
+def explaining_damage(checkpoint: Path) -> Iterator[None]:
+    """In this block, which reads the checkpoint that a run begins with, an error names the setting and the way to an older checkpoint.
+    Raises: ConfigError instead of DamagedCheckpoint and OSError."""
+    try:
+        with reading(checkpoint):
+            yield
+    except DamagedCheckpoint as error:
+        fact = str(error).removesuffix("; use an older one")
+        older = [folder for folder in candidates(checkpoint.parent.parent) if step_of(folder) < step_of(checkpoint)]
+        remedy = f"the one before it is --set {START_FROM}={older[0]}" if older else f"name another run in {START_FROM}"
+        raise ConfigError(f"{START_FROM} {fact}; {remedy}") from None
 
 
 def describe(folder: Path, manifest: Manifest) -> list[str]:

@@ -28,6 +28,9 @@ class LiveState(Protocol):
     def after_load(self) -> None:
         """Make the forward passes use the loaded values. Called after a checkpoint was written into all shards."""
 
+    def restart(self) -> None:
+        """Reset what follows the student. Called after only the student's own weights were loaded."""
+
 
 def entry_of(parameter: nn.Parameter, tp_size: int) -> ParameterEntry:
     """Return what a checkpoint's manifest records about a parameter of the running model: the shape of the whole tensor, the dimension
@@ -62,20 +65,32 @@ def owned_shards(live: LiveState) -> Iterator[tuple[str, Range, Tensor]]:
 def shards_of(name: str, parameter: nn.Parameter, own_kinds: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """Yield (kind, this rank's shard) of one parameter: first its float32 weights, then Adam's moments (not if it is always frozen), then
     the objective's own kinds. `own_kinds`: kind -> parameter name -> shard. The shards are the running state itself, with padding."""
-    yield "master", shards.master_shard(parameter)
+    weights, *others = weights_of(name, parameter, own_kinds)
+    yield weights
     if parameter.requires_grad:
         yield from ((moment, shards.moment_shard(parameter, moment)) for moment in shards.MOMENTS)
+    yield from others
+
+
+def weights_of(name: str, parameter: nn.Parameter, own_kinds: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield what shards_of() yields, without Adam's moments."""
+    yield "master", shards.master_shard(parameter)
     yield from ((kind, of_kind[name]) for kind, of_kind in own_kinds.items() if name in of_kind)
 
 
-def check_same_architecture(folder: Any, theirs: dict[str, ParameterEntry], ours: dict[str, ParameterEntry]) -> None:
+def check_same_architecture(
+    folder: Any, theirs: dict[str, ParameterEntry], ours: dict[str, ParameterEntry], otherwise: str = "name another --run-dir"
+) -> None:
     """Check that a checkpoint's parameters (`theirs`) have the same names and shapes as the model's (`ours`). `folder`: the checkpoint.
-    Raises: ConfigError that names the first parameter that differs, with both shapes."""
+    `otherwise`: what the user can do instead of using the checkpoint's recipe.
+
+    Raises: ConfigError that names the first parameter that differs, with both shapes.
+    """
     for name in (*ours, *(name for name in theirs if name not in ours)):
         there, here = theirs.get(name), ours.get(name)
         if there is None or here is None or there.shape != here.shape:
             shown = [f"{entry.shape}" if entry else "absent" for entry in (there, here)]
             raise ConfigError(
                 f"{folder}: a checkpoint of another architecture: parameter {name} is {shown[0]} in the checkpoint and {shown[1]} in this "
-                "recipe; use its recipe or name another --run-dir"
+                f"recipe; use its recipe or {otherwise}"
             )

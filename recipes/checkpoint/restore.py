@@ -1,21 +1,29 @@
-"""Loads a checkpoint into a running run, whatever the number of ranks that wrote it, and falls back to an older one if it is damaged."""
+"""Loads a checkpoint into a running run, whatever the number of ranks that wrote it, and falls back to an older one if it is damaged. Also
+loads the weights of another run into a new one, which begins with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
 
+from recipes.checkpoint.inspect import explaining_damage
 from recipes.checkpoint.layout import Manifest, candidates
-from recipes.checkpoint.live import LiveState, check_same_architecture, entries, shards_of
+from recipes.checkpoint.live import LiveState, check_same_architecture, entries, shards_of, weights_of
 from recipes.checkpoint.load import CheckpointReader
 from recipes.cluster.world import World
 from recipes.engine import shards
 from recipes.errors import ConfigError, DamagedCheckpoint
+from recipes.start_config import START_FROM, StartConfig
 
 Report = Callable[[Path, str], Any]
 Heartbeat = Callable[[], Any]
+OwnKinds = Mapping[str, Mapping[str, Tensor]]
+"""What an objective holds beside the student's own tensors: kind -> parameter name -> this rank's shard."""
+KindsOf = Callable[[str, nn.Parameter, OwnKinds], Iterable[tuple[str, Tensor]]]
+"""Returns (kind, this rank's shard) of everything of one parameter that is to be loaded."""
 
 
 def load_newest(run_dir: Path, live: LiveState, world: World, report: Report, alive: Heartbeat = lambda: None) -> Manifest | None:
@@ -54,16 +62,21 @@ def load_checkpoint(folder: Path, live: LiveState, alive: Heartbeat = lambda: No
 
     Raises: ConfigError if the architecture or format is another one; DamagedCheckpoint and OSError, after which some shards may be written.
     """
-    reader, parallel, own_kinds = CheckpointReader(folder), live.parallel, live.shards()
+    reader = CheckpointReader(folder)
     check_same_architecture(folder, reader.manifest.parameters, entries(live))
+    _read_shards(reader, live, live.shards(), shards_of, alive)
+    return reader.manifest
+
+
+def _read_shards(reader: CheckpointReader, live: LiveState, own_kinds: OwnKinds, kinds_of: KindsOf, alive: Heartbeat) -> None:
+    parallel = live.parallel
     for name, parameter in shards.named_parameters(live.student):
         first, count = shards.shard_range(parameter)
         cut = (parallel.tp_rank, parallel.tp_size) if shards.is_split(parameter) else (0, 1)
         alive()
-        for kind, shard in shards_of(name, parameter, own_kinds):
+        for kind, shard in kinds_of(name, parameter, own_kinds):
             with torch.no_grad():
                 shard[:count].copy_(reader.read(kind, name, cut, first, count))
-    return reader.manifest
 
 
 def finish_load(live: LiveState, manifest: Manifest) -> None:
@@ -73,3 +86,37 @@ def finish_load(live: LiveState, manifest: Manifest) -> None:
     shards.set_loss_scaler_state(live.student, manifest.metadata.get("loss_scaler", {}))
     shards.refresh_compute_weights(live.student)
     live.after_load()
+
+
+def load_weights(folder: Path, live: LiveState, start: StartConfig, world: World, alive: Heartbeat = lambda: None) -> None:
+    """Load another run's weights into a new one: those of the student and, unless `start` restarts them, the kinds that the objective
+    holds beside it. Moments and counters stay as they are. All ranks must call this together. `alive` is called before each parameter.
+
+    Raises: ConfigError on all ranks if the architecture or format is another one, a kind is missing, or a file is damaged or gone.
+    """
+    own_kinds = {} if start.is_restarted else live.shards()
+
+    def read() -> None:
+        with explaining_damage(folder):
+            reader = CheckpointReader(folder)
+            check_same_architecture(folder, reader.manifest.parameters, entries(live), f"name another run in {START_FROM}")
+            _check_has(reader, own_kinds)
+            _read_shards(reader, live, own_kinds, weights_of, alive)
+
+    world.on_all_ranks(read)
+    shards.refresh_compute_weights(live.student)
+    if start.is_restarted:
+        live.restart()
+    else:
+        live.after_load()
+
+
+def _check_has(reader: CheckpointReader, own_kinds: OwnKinds) -> None:
+    for kind, of_kind in own_kinds.items():
+        there = set(reader.names(kind))
+        missing = [name for name in of_kind if name not in there]
+        if missing:
+            raise ConfigError(
+                f"{reader.folder}: has no {kind} of {len(missing)} parameters, such as {missing[0]}; "
+                f"--set {StartConfig.RESTARTED} does without"
+            )

@@ -21,7 +21,7 @@ FREE_TO_CHANGE = {
     "data.path",  # check_same_data compares the content, so the path may change
     "data.max_bad_fraction",  # it decides when a run ends, not what it learns
 }
-FREE_SECTIONS = ("checkpoint.",)
+FREE_SECTIONS = ("checkpoint.", "start.")  # resume.py has a check of its own for start
 LOGS = ("metrics.jsonl", "events.jsonl")
 Changes = dict[str, list[Any]]
 """Dotted name of a setting -> its value before and now."""

@@ -40,6 +40,7 @@ from recipes.values import name_argument, path_argument
 ROOT = Path(__file__).resolve().parents[2]
 HELP_COLUMNS = 100
 """Width of --help-set where there is no terminal."""
+SET_HELP = "change a number of the recipe, e.g. optim.lr=3e-4; start.start_from=RUN_DIR begins with that run's weights"
 VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "soundfile", "torchaudio", "pillow", "numpy")
 
 
@@ -53,7 +54,7 @@ def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], def
     parser.add_argument("--deepspeed_config", type=path_argument, help="JSON, or a name in ds_configs/ (default: what suits the machine)")
     parser.add_argument("--data", type=name_argument, help="folder, file, prepared folder or hub name (default: the shipped sample)")
     parser.add_argument("--run-dir", type=path_argument, help="where everything goes; the same one again resumes (default: runs/RECIPE)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a number of the recipe, e.g. optim.lr=3e-4")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=SET_HELP)
     parser.add_argument("--dry-run", action="store_true", help="check and print everything, train nothing")
     parser.add_argument("--help-set", nargs="?", const="", metavar="SECTION", help="what a section's settings mean, e.g. optim, ds_config")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
@@ -122,9 +123,11 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
             "with a GPU each"
         )
     check_same_recipe(run_dir, recipe)
-    from recipes.train.run_data import check_run_data  # imports numpy, which --help does without
+    from recipes.train.origin import find_origin  # imports numpy, which --help does without
+    from recipes.train.run_data import check_run_data
 
-    found = check_run_data(run_dir, recipe, modality_of(recipe.modality, f"recipe {recipe.name}"))
+    origin = find_origin(run_dir, recipe)
+    found = check_run_data(run_dir, recipe, modality_of(recipe.modality, f"recipe {recipe.name}"), origin)
     batch, sizes = config.batch, state_bytes(recipe, config)
     shown = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in sizes.items() if size)
     is_guess = is_simulated_world() and config.path == str(default_ds_config())
@@ -138,6 +141,8 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
     print(f"ds_config: {config.path}, {config.precision}{guess}")
     if found:
         print(f"data: {found}")
+    if origin:
+        print(f"start: {origin.where}; {recipe.start.in_words}")
     print(f"run dir: {run_dir}{' (exists)' if run_dir.exists() else ''}")
     print(*notes, json.dumps({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}, indent=2), sep="\n")
     return 0

@@ -15,6 +15,7 @@ from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
 from recipes.run_dir.run_dir import FREE_SECTIONS, FREE_TO_CHANGE, Changes, StoredConfig, read_config
 from recipes.settings import differences, dotted, recipe_from_dict
+from recipes.start_config import START_FROM
 
 NOT_COMPARED = (
     "deepspeed.train_batch_size",
@@ -69,6 +70,7 @@ def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
         before, now = changes[other[0]]
         raise ConfigError(f"--run-dir {run_dir} holds a run with {other[0]} {before}, now it is {now}; name another --run-dir")
     _check_same_architecture(run_dir, config, recipe, changes)
+    _check_same_start(run_dir, config, recipe)
     refused = [key for key in changes if key not in recipe.run.accept_changes]
     if refused:
         raise ConfigError(
@@ -83,13 +85,37 @@ def _check_same_architecture(run_dir: Path, config: StoredConfig, recipe: Recipe
 
     Raises: ConfigError naming `changes` if the numbers differ: the run's weights do not fit then, and run.accept_changes cannot help.
     """
-    kinds = {name: (type(value),) for name, value in vars(recipe).items() if is_dataclass(value)}
-    before, now = num_parameters(recipe_from_dict(config.recipe, kinds, config.writer)), num_parameters(recipe)
+    before, now = num_parameters(stored_recipe(config, recipe)), num_parameters(recipe)
     if before != now:
         raise ConfigError(
             f"--run-dir {run_dir} was started with other settings ({_shown(changes, list(changes))}), its model has {before:,} "
             f"parameters and this one {now:,}; undo them or name another --run-dir"
         )
+
+
+def stored_recipe(config: StoredConfig, recipe: Recipe) -> Recipe:
+    """Return the stored recipe, whose sections must have the same kinds as those of `recipe`. Raises: ConfigError if it cannot be read."""
+    kinds = {name: (type(value),) for name, value in vars(recipe).items() if is_dataclass(value)}
+    return recipe_from_dict(config.recipe, kinds, config.writer)
+
+
+def _check_same_start(run_dir: Path, config: StoredConfig, recipe: Recipe) -> None:
+    """Check that the recipe names no other start than the one with which the run began. Naming none is right, since a run that has begun
+    does not read it. Raises: ConfigError if it names another one."""
+    now, before = recipe.start, stored_recipe(config, recipe).start
+    if now.start_from is None:
+        return
+    began = f"--run-dir {run_dir} holds a run that began with"
+    if before.start_from is None:
+        raise ConfigError(f"{began} random weights, not with {START_FROM} {now.start_from}; leave it out, or name another --run-dir")
+    origin = Path(config.content.get("start_from", {}).get("path", before.start_from))
+    places = {Path(before.start_from).resolve(), origin.resolve(), origin.parent.parent.resolve()}
+    if now.start_from != before.start_from and Path(now.start_from).resolve() not in places:
+        raise ConfigError(
+            f"{began} {START_FROM} {before.start_from} ({origin}), not {now.start_from}; leave it out, or name another --run-dir"
+        )
+    if now.is_restarted != before.is_restarted:
+        raise ConfigError(f"{began} {before.follower}, not {now.follower}; leave it out, or name another --run-dir")
 
 
 def _shown(changes: Changes, names: list[str]) -> str:

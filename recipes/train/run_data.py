@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from recipes.errors import ConfigError, DataMismatch
 from recipes.modalities.base import Modality
 from recipes.run_dir.run_dir import RunDir
 from recipes.system.json_lines import read_rows
+from recipes.train.origin import Origin, check_prepared_with, with_kept
 from recipes.train.resume import DataIdentity, accept_setting, read_started_run
 
 OLD_NO_FILE = re.compile(r" row \d+$| from [\d.]+ s$| [\d.]+ to [\d.]+ s$")
@@ -33,9 +34,11 @@ MAX_NAMED = 100
 class RunData:
     """Finds or prepares the data of one launch, and keeps the run's permanent files, such as the tokenizer. Only rank 0 has this object."""
 
-    def __init__(self, run_dir: RunDir, recipe: Recipe, modality: Modality) -> None:
-        """Read the stored configuration of the run in `run_dir`, if an update was done there. Raises: ConfigError if config.json is
+    def __init__(self, run_dir: RunDir, recipe: Recipe, modality: Modality, origin: Origin | None = None) -> None:
+        """Read the stored configuration of the run in `run_dir`, if an update was done there. `origin`: the checkpoint of another run with
+        whose weights this run began or begins; the data are prepared with its permanent files. Raises: ConfigError if config.json is
         damaged."""
+        self._origin = origin
         self._run_dir, self._path, self._recipe, self._modality = run_dir, run_dir.path, recipe, modality
         self._own_folder = self._prepared = self._path / "prepared"
         self._started = read_started_run(self._path)
@@ -77,8 +80,11 @@ class RunData:
         if self._own_folder.is_dir() and {path.name for path in self._own_folder.iterdir()} <= KEPT.keys():
             shutil.rmtree(self._own_folder)  # made by copy_kept_to_prepared
         is_new = not self._own_folder.exists()
+        given = self._origin.own_kept(self._path) if self._origin else {}
+        _check_user_prepared(self._recipe, given)
+        recipe = with_kept(self._recipe, given)
         so_far = ResumedRun(self._path if self._started else None, self.recorded_bad, self._report_changes)
-        prepared = self._modality.prepare(self._recipe, self._own_folder, progress=True, log=print, run=so_far)
+        prepared = self._modality.prepare(recipe, self._own_folder, progress=True, log=print, run=so_far)
         try:
             check(prepared)
             self._check_kept_files(prepared)
@@ -167,13 +173,23 @@ class RunData:
             )
 
 
-def check_run_data(run_dir: Path, recipe: Recipe, modality: Modality) -> str:
-    """Check the data that a launch in `run_dir` would use, without preparing any. Return a line that says what is read, or "".
+def _check_user_prepared(recipe: Recipe, given: Mapping[str, Path]) -> None:
+    """If data.path is a prepared folder, check that it was made with the permanent files `given` (name -> path). Raises: ConfigError if
+    not."""
+    if recipe.data.path is not None:
+        check_prepared_with(Path(recipe.data.path).expanduser(), given)
+
+
+def check_run_data(run_dir: Path, recipe: Recipe, modality: Modality, origin: Origin | None = None) -> str:
+    """Check the data that a launch in `run_dir` would use, without preparing any. Return a line that says what is read, or "". `origin`:
+    see RunData.
 
     A launch reads the run dir's prepared folder if there is one and data.path is no prepared folder itself; else the recipe's data.
     Raises: ConfigError if the data cannot be used or are not those of the run.
     """
-    own = run_dir / "prepared"
+    own, given = run_dir / "prepared", origin.own_kept(run_dir) if origin else {}
+    _check_user_prepared(recipe, given)
+    recipe = with_kept(recipe, given)
     if not is_prepared(own) or (recipe.data.path is not None and is_prepared(Path(recipe.data.path).expanduser())):
         return check_data(recipe)
     try:

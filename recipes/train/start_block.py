@@ -10,6 +10,8 @@ from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 from recipes.plan.size import num_parameters
 from recipes.run_dir.run_dir import RunDir
+from recipes.start_config import StartConfig
+from recipes.train.origin import Origin
 
 
 def model_lines(recipe: Recipe, config: EngineConfig, device: torch.device) -> list[str]:
@@ -22,6 +24,11 @@ def model_lines(recipe: Recipe, config: EngineConfig, device: torch.device) -> l
         f"update of {recipe.run.global_batch_size} samples = data-parallel {batch.dp_size} x micro-batch {batch.micro_batch_size} "
         f"x accumulation {batch.accumulation_steps}",
     ]
+
+
+def origin_line(origin: Origin, start: StartConfig) -> str:
+    """Return the line for the terminal and for dry runs on the weights with which a new run begins."""
+    return f"begins with the weights of {shortest(origin.path)}, step {origin.step} of {origin.recipe}; {start.in_words}"
 
 
 def run_dir_lines(recipe: Recipe, run_dir: RunDir, step: int, seconds: float) -> list[str]:

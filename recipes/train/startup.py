@@ -15,7 +15,7 @@ from model.batch import Batch
 from model.parallel import Parallel, init_parallel
 from recipes.check import how_to_continue
 from recipes.checkpoint.layout import Counters, Manifest, newest, read_manifest, step_folder, step_of
-from recipes.checkpoint.restore import load_newest
+from recipes.checkpoint.restore import load_newest, load_weights
 from recipes.checkpoint.retention import remove_leftovers
 from recipes.checkpoint.save import CheckpointSaver
 from recipes.cluster.world import World
@@ -36,13 +36,14 @@ from recipes.settings import recipe_to_dict
 from recipes.train.bad_items import BadItems
 from recipes.train.metrics import MetricsWriter
 from recipes.train.mirror import open_mirror
+from recipes.train.origin import Origin, begun_start, find_origin
 from recipes.train.plot import CURVES, plot_metrics
 from recipes.train.preempt import StopRequest
 from recipes.train.resume import check_same_data, check_same_recipe, execution_changes, read_started_run
 from recipes.train.run_data import RunData
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
-from recipes.train.start_block import model_lines, run_dir_lines
+from recipes.train.start_block import model_lines, origin_line, run_dir_lines
 from recipes.train.state import TrainData, TrainState
 from recipes.train.step_lines import warn
 from recipes.watch import endings
@@ -68,6 +69,8 @@ class StartUp:
     """Set on rank 0, once the run dir is owned."""
     run_data: RunData | None = None
     """Set on rank 0, when the preparation starts."""
+    origin: Origin | None = None
+    """The checkpoint with whose weights the run began or begins; None for random weights. Set once the run dir is owned."""
     began: float = field(default_factory=time.perf_counter)
 
     @cached_property
@@ -89,6 +92,8 @@ class StartUp:
             world.on_rank_zero(lambda: self._print_finished(step))
             return None
         check_run_dir(world, self.path, world.on_rank_zero(lambda: self._require_run_dir().token))
+        self.origin = world.on_rank_zero(lambda: find_origin(self.path, recipe))
+        self.recipe = recipe = replace(recipe, start=world.on_rank_zero(lambda: begun_start(self.path, recipe)))
         self.watch.start()
         train_data, heldout, run_info = self._open_data(step)
         parallel = init_parallel(self.config.batch.tp_size, world.device.type)
@@ -97,11 +102,14 @@ class StartUp:
         self._print_start_lines(step)
         removed = world.on_rank_zero(lambda: self._require_run_data().removed())
         data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction, removed))
-        run_info |= self.launch_info | {"deepspeed": self.config.deepspeed}
+        run_info |= self.launch_info | {"deepspeed": self.config.deepspeed} | self._start_from()
         state = self._build(parallel, data, run_info, expected)
         state.beat("logs")
         world.on_rank_zero(lambda: self._open_logs(state, run_info))
         return state
+
+    def _start_from(self) -> dict[str, Any]:
+        return {"start_from": asdict(self.origin)} if self.origin else {}
 
     def _require_run_dir(self) -> RunDir:
         assert self.run_dir is not None
@@ -156,7 +164,7 @@ class StartUp:
     def _prepare(self) -> Path:
         """Prepare the data if needed, and return their folder. Called on rank 0 only."""
         recipe, open_data = self.recipe, self.modality.open_data
-        self.run_data = RunData(self._require_run_dir(), recipe, self.modality)
+        self.run_data = RunData(self._require_run_dir(), recipe, self.modality, self.origin)
         with self.stop.interruptible("preparation"):
             return self.run_data.prepare(
                 lambda prepared: check_enough(open_data(recipe, prepared)[0], recipe.run.global_batch_size, note_on_short(prepared))
@@ -170,6 +178,8 @@ class StartUp:
             lines.append("compiling DeepSpeed's CPU optimizer: a minute, the first time on this kind of machine")
         if step:
             lines.append(f"loading the checkpoint of step {step}")
+        elif self.origin:
+            lines.append(origin_line(self.origin, self.recipe.start))
         for line in lines if self.world.rank == 0 else ():
             print(line, flush=True)
 
@@ -196,6 +206,9 @@ class StartUp:
         objective = build_objective(recipe, self.config, parallel)
         self.watch.beat(step, "load")
         manifest = load_newest(self.path, objective, world, self._report_damage, alive=self.watch.alive)
+        if manifest is None and self.origin:
+            world.on_all_ranks(self.origin.check_unchanged)
+            load_weights(Path(self.origin.path), objective, recipe.start, world, self.watch.alive)
         counters = manifest.counters if manifest else Counters()
         if manifest and counters != expected.counters:  # the newest checkpoint is damaged, an older one was loaded
             data.loader.close()
@@ -227,7 +240,8 @@ class StartUp:
         display = state.objective.display
         state.writer = MetricsWriter(lines, recipe, display, mirror=mirror, device=state.device, first_step=state.step)
         lost = {"lost_steps": lost_steps, "lost_seconds": lost_seconds, "last_seen": run_dir.last_seen}
-        run_dir.event("resume" if state.step else "start", step=state.step, setup_seconds=seconds, **topology, **lost)
+        begun = {} if state.step else self._start_from()
+        run_dir.event("resume" if state.step else "start", step=state.step, setup_seconds=seconds, **topology, **lost, **begun)
         if run_dir.taken_from:
             run_dir.event("takeover", step=state.step, owner=run_dir.taken_from)
         if run_dir.accepted:

@@ -90,3 +90,19 @@ def test_a_setting_that_an_old_run_does_not_have_is_the_default_of_its_class(tmp
     path.write_text(json.dumps(config, indent=2) + "\n")
     refused(old.resume(steps=24), r"\(1 differ: model\.num_layers 12 -> 1\)")
     assert len(read_jsonl(tmp_path / "run" / "metrics.jsonl")) == 20
+
+
+@MODALITY
+def test_a_new_run_begins_with_the_weights_and_the_tokenizer_of_an_old_run(modality: str, tmp_path: Path) -> None:
+    old = copy_of(modality, tmp_path)
+    numbers = old.expected["settings"] | {"run.max_steps": 1, "start.start_from": "run", "start.teacher": "stored"}
+    has_tokenizer = numbers.pop("data.tokenizer", None) is not None
+    numbers |= {"data.lowercase": "false"} if has_tokenizer else {}  # the tokenizer that the old run was given keeps capitals
+    settings = [part for name, value in numbers.items() for part in ("--set", f"{name}={value}")]
+    done = old.launch(PRETRAIN[modality], "--data", "data", "--run-dir", "new", *settings)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    begun = read_jsonl(tmp_path / "new" / "events.jsonl")[0]["start_from"]
+    assert (begun["path"], begun["step"]) == (str(tmp_path / "run" / "checkpoints" / "step_00000020"), 20)
+    there, here = tmp_path / "run" / "prepared" / "tokenizer.model", tmp_path / "new" / "tokenizer.model"
+    assert (there.exists(), here.exists()) == (has_tokenizer, has_tokenizer)
+    assert not has_tokenizer or there.read_bytes() == here.read_bytes()

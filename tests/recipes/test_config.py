@@ -100,4 +100,4 @@ def test_no_number_among_the_settings_is_without_a_range(section: type) -> None:
 def test_settings_with_a_file_or_folder_are_marked_as_a_place() -> None:
     names = {name for section in dict.fromkeys(SECTIONS) for name, _, notes in described(section) if Place() in notes}
     paths = {f"{kind}DataConfig.path" for kind in ("Text", "Speech", "Vision")}
-    assert names == paths | {"TextDataConfig.tokenizer"}
+    assert names == paths | {"TextDataConfig.tokenizer", "StartConfig.start_from"}

@@ -1,9 +1,11 @@
 """Vision recipes with the published numbers (paper 2202.03555v3 section 4.1 and data2vec_vision's beit/README.md, which was run)."""
 
+from dataclasses import replace
+
 import pytest
 
 from recipes.plan.size import num_parameters, num_trunk_parameters
-from recipes.vision import RECIPES, vision_base, vision_large, vision_tiny
+from recipes.vision import RECIPES, vision_base, vision_large, vision_large_second, vision_tiny
 from tests.recipes.published import Numbers, numbers_of
 
 IMAGES = 1_281_167
@@ -77,6 +79,16 @@ def test_published_and_measured_numbers_are_frozen(name: str, numbers: Numbers) 
 def test_the_rate_ends_at_1e_5(name: str) -> None:
     optim = RECIPES[name]().optim
     assert optim.lr * optim.final_lr_scale == pytest.approx(1e-5)
+
+
+def test_the_second_half_of_large_differs_in_its_start_the_decay_and_the_warm_up() -> None:
+    """Paper section 4.1; beit/README.md: 40 epochs of warm-up."""
+    first, second = vision_large(), vision_large_second()
+    assert second.start.required and second.start.is_restarted and not first.start.required
+    assert (second.teacher.ema_decay, second.teacher.ema_end_decay) == (0.9999, 0.9999)
+    assert second.optim.warmup_steps == 40 * (IMAGES // 4096) == first.optim.warmup_steps // 2
+    same = replace(second, name=first.name, teacher=first.teacher, start=first.start)
+    assert replace(same, optim=first.optim) == first == replace(same, optim=replace(second.optim, warmup_steps=first.optim.warmup_steps))
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -77,7 +77,7 @@ def test_what_may_take_minutes_is_announced_by_rank_0(
     monkeypatch.setattr(startup, "is_compiled", lambda: compiled)
     path, world = ROOT / "ds_configs" / f"{name}.json", SimpleNamespace(rank=rank, device=torch.device("cpu"))
     config = resolve(tiny_recipe(), load_ds_config(path), str(path), 1)
-    start_up: Any = SimpleNamespace(recipe=tiny_recipe(), config=config, world=world)
+    start_up: Any = SimpleNamespace(recipe=tiny_recipe(), config=config, world=world, origin=None)
     startup.StartUp._print_start_lines(start_up, step)
     lines = capsys.readouterr().out.splitlines()
     assert [line.startswith(text) for line, text in zip(lines[3:], announced or [], strict=True)] == [True] * len(announced or [])

@@ -1,0 +1,192 @@
+"""The checkpoint with whose weights a new run begins (section `start` of the recipe): found, compared with the recipe, and recorded.
+Torch-free, so that a dry run checks it. The tensors are loaded in recipes/checkpoint/restore.py."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipes.checkpoint.inspect import explaining_damage, find_checkpoint, reading
+from recipes.checkpoint.layout import MANIFEST, Manifest, candidates, check_files, read_manifest
+from recipes.config import Data2VecConfig, Recipe
+from recipes.data.shards import KEPT, kept_files
+from recipes.errors import ConfigError
+from recipes.plan.size import num_parameters
+from recipes.run_dir.run_dir import StoredConfig
+from recipes.settings import apply_overrides, differences
+from recipes.start_config import START_FROM, StartConfig
+from recipes.train.resume import accept_setting, read_started_run, stored_recipe
+from recipes.values import text_of_value
+
+WITHOUT_EFFECT = frozenset(
+    (
+        *("hidden_dropout", "attention_dropout", "activation_dropout", "drop_path", "layerdrop"),
+        *("init_std", "head_init", "truncated_init", "depth_scaled_init", "embedding_init_std"),
+    )
+)
+"""Last names of settings of model and frontend that do not change what given weights compute: noise of the training and first values."""
+MAX_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The checkpoint with whose weights a run begins. config.json, each manifest and the event `start` keep it under `start_from`."""
+
+    path: str
+    """Absolute path of the checkpoint's folder."""
+    step: int
+    recipe: str
+    """Name of the recipe that wrote it."""
+    sha256: str
+    """SHA-256 of its manifest.json, which has the hashes of all files."""
+    kept: dict[str, str]
+    """Files that its weights depend on, such as the tokenizer -> absolute path. KEPT has the setting of each."""
+
+    @property
+    def where(self) -> str:
+        """Path, step and recipe, for the terminal."""
+        return f"{self.path} (step {self.step} of {self.recipe})"
+
+    def check_unchanged(self) -> None:
+        """Check that the checkpoint is still the one that was found at first. Raises: ConfigError if it is gone or is another one."""
+        try:
+            if _sha256(Path(self.path) / MANIFEST) == self.sha256:
+                return
+            fact = "is not the checkpoint any more with which this run began"
+        except OSError as error:
+            fact = f"cannot be read ({error.strerror or error})"
+        raise ConfigError(
+            f"{START_FROM} {self.path}: {fact}, and there is no newer state of this run; put it back, or begin a new run from another "
+            "checkpoint with another --run-dir"
+        )
+
+    def own_kept(self, run_dir: Path) -> dict[str, Path]:
+        """Return the files of `kept` as name -> path, those of the run that began here if `run_dir` has its own copies."""
+        places = {name: (run_dir / name, Path(path)) for name, path in self.kept.items()}
+        return {name: next((path for path in paths if path.is_file()), paths[-1]) for name, paths in places.items()}
+
+
+def find_origin(run_dir: Path, recipe: Recipe) -> Origin | None:
+    """Return the checkpoint with whose weights the run in `run_dir` has begun or, if it has no update yet, will begin; None for random
+    weights. A run that has begun names it in config.json, and nothing else is read then.
+
+    Raises: ConfigError if start.start_from names no complete checkpoint, or one whose weights mean something else in this recipe.
+    """
+    started = read_started_run(run_dir)
+    if started:
+        recorded = started.content.get("start_from")
+        return Origin(**recorded) if recorded else None
+    if recipe.start.start_from is None:
+        if recipe.start.required:
+            raise ConfigError(
+                f"recipe {recipe.name} continues the weights of another run, and {START_FROM} is none; name that run with "
+                f"--set {START_FROM}=RUN_DIR, or take random weights with --set start.required=false"
+            )
+        return None
+    checkpoint, manifest = _read(Path(recipe.start.start_from), run_dir)
+    _check_fits(checkpoint, manifest, recipe)
+    kept = _find_kept(checkpoint, manifest, recipe)
+    with reading(checkpoint):
+        sha256 = _sha256(checkpoint / MANIFEST)
+    return Origin(str(checkpoint), manifest.counters.step, manifest.metadata["recipe"]["name"], sha256, kept)
+
+
+def begun_start(run_dir: Path, recipe: Recipe) -> StartConfig:
+    """Return the section `start` with which the run in `run_dir` has begun; that of `recipe` if it has no update yet."""
+    started = read_started_run(run_dir)
+    return stored_recipe(started, recipe).start if started else recipe.start
+
+
+def with_kept(recipe: Recipe, files: Mapping[str, Path]) -> Recipe:
+    """Return the recipe for preparing data with these kept files (name -> path), such as the tokenizer."""
+    return apply_overrides(recipe, [f"{KEPT[name]}={path}" for name, path in files.items()])
+
+
+def check_prepared_with(prepared: Path, files: Mapping[str, Path]) -> None:
+    """Check that a folder that the user has prepared was made with these kept files (name -> path). Raises: ConfigError if not."""
+    now = kept_files(prepared)
+    for name, path in files.items():
+        if name in now and path.is_file() and now[name] != _sha256(path):
+            raise ConfigError(
+                f"{prepared}: its {name} is not that of the run in {START_FROM}, by which the embeddings were learned; prepare the data "
+                f"again with --set {KEPT[name]}={path}"
+            )
+
+
+def _read(path: Path, run_dir: Path) -> tuple[Path, Manifest]:
+    """Return the checkpoint that `path` names, as an absolute path, and its manifest. A damaged one is an error, also if the run has older
+    ones: a new run must not begin from another step than the user expects."""
+    folders = candidates(path)
+    checkpoint = (folders[0] if folders else find_checkpoint(path, f"{START_FROM} ")).resolve()
+    if run_dir.resolve() in checkpoint.parents:
+        raise ConfigError(f"{START_FROM} {path} is in --run-dir {run_dir}; a run that begins with these weights needs another --run-dir")
+    with explaining_damage(checkpoint):
+        manifest = read_manifest(checkpoint)
+        check_files(checkpoint, manifest)
+    return checkpoint, manifest
+
+
+def _check_fits(checkpoint: Path, manifest: Manifest, recipe: Recipe) -> None:
+    """Check that the checkpoint's weights mean the same in `recipe`: its modality, its objective, and all settings of model and front-end
+    that change what they compute, unless run.accept_changes names them. Raises: ConfigError naming what differs."""
+    stored, where = manifest.metadata["recipe"], f"{START_FROM} {checkpoint}"
+    kinds = {
+        "modality": (stored["modality"], recipe.modality),
+        "objective": (stored.get("objective", {}).get("kind", Data2VecConfig.kind), recipe.objective.kind),
+    }
+    for what, (there, here) in kinds.items():
+        if there != here:
+            raise ConfigError(f"{where}: has weights of the {what} {there}, and recipe {recipe.name} is of {here}; name a run of {here}")
+    writer = f"{checkpoint / MANIFEST}"
+    found = {key: pair for key, pair in differences(stored, recipe, writer).items() if key.startswith(("model.", "frontend."))}
+    refused = {k: v for k, v in found.items() if k.rpartition(".")[2] not in WITHOUT_EFFECT and k not in recipe.run.accept_changes}
+    if not refused:
+        return
+    named = dict(list(refused.items())[:MAX_NAMED])
+    shown = ", ".join(f"{key} is {text_of_value(there)} there and {text_of_value(here)} here" for key, (there, here) in named.items())
+    undo = " ".join(f"--set {key}={text_of_value(there)}" for key, (there, _) in named.items())
+    before, now = num_parameters(stored_recipe(StoredConfig(stored, {}, writer), recipe)), num_parameters(recipe)
+    if before == now:
+        otherwise = f"accept {'it' if len(refused) == 1 else 'them'} with --set {accept_setting(recipe, *refused)}"
+    else:
+        otherwise = f"name another run: that one has {before:,} parameters, this recipe {now:,}"
+    count = "1 setting differs" if len(refused) == 1 else f"{len(refused)} settings differ"
+    raise ConfigError(f"{where}: {count}: {shown}; use {undo}, or {otherwise}")
+
+
+def _find_kept(checkpoint: Path, manifest: Manifest, recipe: Recipe) -> dict[str, str]:
+    """Return the files that the checkpoint's weights depend on, such as the tokenizer: name -> absolute path. They are in its run dir, or
+    the recipe names one with the same content (KEPT has the setting). A run of an older release has recorded no hashes.
+
+    Raises: ConfigError if the recipe names another file, or a file is missing.
+    """
+    run_dir, hashes = checkpoint.parent.parent, manifest.metadata.get("kept")
+    found = dict[str, str]()
+    for name in KEPT if hashes is None else hashes:
+        given = _given(recipe, KEPT[name])
+        places = [path for path in (run_dir / name, run_dir / "prepared" / name, given) if path and path.is_file()]
+        sha256 = hashes[name] if hashes else next((_sha256(path) for path in places if path != given), None)
+        same = next((path for path in places if _sha256(path) == sha256), None)
+        if given and given.is_file() and sha256 not in (None, _sha256(given)):
+            raise ConfigError(
+                f"{KEPT[name]} {given} is not the {name} of {START_FROM} {checkpoint}, by which its embeddings were learned; "
+                f"--set {KEPT[name]}={same or 'FILE'}"
+            )
+        if same:
+            found[name] = str(same.resolve())
+        elif hashes:
+            raise ConfigError(
+                f"{START_FROM} {checkpoint}: its {name} (sha256 {hashes[name][:12]}) is not in {run_dir}; "
+                f"give it with --set {KEPT[name]}=FILE"
+            )
+    return found
+
+
+def _given(recipe: Recipe, setting: str) -> Path | None:
+    section, name = setting.split(".")
+    value = getattr(getattr(recipe, section), name, None)  # images and recordings have no such setting
+    return Path(value).expanduser() if value is not None else None
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
