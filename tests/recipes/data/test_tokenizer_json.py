@@ -223,3 +223,10 @@ def test_an_ordinary_symbol_with_the_name_of_a_special_one_is_refused(tmp_path: 
     given = Tokenizer(models.BPE(vocab, [("<", "s"), ("<s", ">")]))
     with pytest.raises(ConfigError, match="<s> is an ordinary symbol in it, and a special one here"):
         read_tokenizer(saved(given, tmp_path), None)
+
+
+def test_a_symbol_with_the_name_of_another_role_is_refused(tmp_path: Path) -> None:
+    saved(byte_level(("<s>",)), tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "<s>", "eos_token": "<s>"}')
+    with pytest.raises(ConfigError, match="it names <s> as a symbol of another role"):
+        read_tokenizer(tmp_path, None)
