@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HELP_COLUMNS = 100
 """Width of --help-set where there is no terminal."""
 SET_HELP = "change a number of the recipe, e.g. optim.lr=3e-4; start.start_from=RUN_DIR begins with that run's weights"
-VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "soundfile", "torchaudio", "pillow", "numpy")
+VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "tokenizers", "soundfile", "torchaudio", "pillow", "numpy")
 
 
 def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> argparse.ArgumentParser:

@@ -163,22 +163,22 @@ def _find_kept(checkpoint: Path, manifest: Manifest, recipe: Recipe) -> dict[str
     run_dir, hashes = checkpoint.parent.parent, manifest.metadata.get("kept")
     found = dict[str, str]()
     for name in KEPT if hashes is None else hashes:
+        there = {path: _sha256(path) for path in (run_dir / name, run_dir / "prepared" / name) if path.is_file()}
+        sha256 = hashes[name] if hashes else next(iter(there.values()), None)
+        if sha256 is None:
+            continue
         given = _given(recipe, KEPT[name])
-        places = [path for path in (run_dir / name, run_dir / "prepared" / name, given) if path and path.is_file()]
-        sha256 = hashes[name] if hashes else next((_sha256(path) for path in places if path != given), None)
-        same = next((path for path in places if _sha256(path) == sha256), None)
-        if given and given.is_file() and sha256 not in (None, _sha256(given)):
+        same = next((path for path, own in there.items() if own == sha256), None)
+        if given and _sha256_as_kept(given) != sha256:
             raise ConfigError(
                 f"{KEPT[name]} {given} is not the {name} of {START_FROM} {checkpoint}, by which its embeddings were learned; "
                 f"--set {KEPT[name]}={same or 'FILE'}"
             )
-        if same:
-            found[name] = str(same.resolve())
-        elif hashes:
+        if not (same or given):
             raise ConfigError(
-                f"{START_FROM} {checkpoint}: its {name} (sha256 {hashes[name][:12]}) is not in {run_dir}; "
-                f"give it with --set {KEPT[name]}=FILE"
+                f"{START_FROM} {checkpoint}: its {name} (sha256 {sha256[:12]}) is not in {run_dir}; give it with --set {KEPT[name]}=FILE"
             )
+        found[name] = str((same or given).resolve())  # type: ignore[union-attr]
     return found
 
 
@@ -186,6 +186,13 @@ def _given(recipe: Recipe, setting: str) -> Path | None:
     section, name = setting.split(".")
     value = getattr(getattr(recipe, section), name, None)  # images and recordings have no such setting
     return Path(value).expanduser() if value is not None else None
+
+
+def _sha256_as_kept(tokenizer: Path) -> str:
+    """Return the SHA-256 of a tokenizer's file as a run keeps it, with canonical ids. Raises: ConfigError if it cannot be read."""
+    from recipes.data.tokenizer import read_tokenizer  # here, since it imports numpy, and --help must be quick
+
+    return hashlib.sha256(read_tokenizer(tokenizer, None).content).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -124,7 +124,7 @@ def test_a_recipe_that_continues_a_run_is_refused_without_one(tmp_path: Path) ->
 
 def test_another_tokenizer_is_refused_and_a_lost_one_may_be_given(source: Path, tmp_path: Path) -> None:
     other, own = tmp_path / "other.model", tmp_path / "own.model"
-    other.write_bytes(b"other")
+    shutil.copyfile(Path(__file__).parents[2] / "old_runs" / "text" / "data" / "tokenizer.model", other)
     shutil.copyfile(source / "tokenizer.model", own)
     with pytest.raises(ConfigError, match=r"other\.model is not the tokenizer\.model of .* --set data\.tokenizer=.*tokenizer\.model$"):
         find_origin(tmp_path / "new", starting(source, data__tokenizer=other))
