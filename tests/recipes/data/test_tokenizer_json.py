@@ -77,6 +77,20 @@ def test_names_of_special_symbols_in_a_text_give_no_special_id(pair: tuple[Token
     assert lengths_P.tolist() == [len(tokens) + 1, 0, 0]
 
 
+def test_names_of_special_symbols_are_letters_of_a_byte_level_bpe(tmp_path: Path, logged: list[str]) -> None:
+    given = roberta()
+    path = kept(saved(given, tmp_path / "given"), tmp_path, logged)
+    given.encode_special_tokens = True
+    tokens, _ = encode(str(path), [SPELLED])
+    assert tokens.tolist() == [*given.encode(SPELLED, add_special_tokens=False).ids, EOS] and UNK not in tokens
+
+
+def test_unknown_characters_have_the_id_of_the_unknown_symbol(tmp_path: Path, logged: list[str]) -> None:
+    for name in ("bert", "unigram"):
+        path = kept(saved(KINDS[name](), tmp_path / name), tmp_path / name / "kept", logged)
+        assert Tokenizer.from_file(str(path)).encode("\u2603", add_special_tokens=False).ids[-1] == UNK
+
+
 def test_a_canonical_file_is_read_as_it_is(pair: tuple[Tokenizer, Path], logged: list[str]) -> None:
     logged.clear()
     assert read_tokenizer(pair[1], None, logged.append) == ("tokenizer.json", pair[1].read_bytes()) and logged == []
