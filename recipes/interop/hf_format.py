@@ -96,6 +96,4 @@ def format_of_modality(modality: str) -> tuple[str, HfFormat]:
         if one.modality == modality:
             return model_type, one
     there = ", ".join(one.modality for one in FORMATS.values())
-    raise ConfigError(
-        f"modality {modality}: transformers has no data2vec class for it, only for {there}; {ELSE}"
-    )
+    raise ConfigError(f"modality {modality}: transformers has no data2vec class for it, only for {there}; {ELSE}")

@@ -32,13 +32,17 @@ EXPRESSIBLE = expressible(
     rules=POST_LN
     | {
         "model.block.layernorm_epsilon": only(
-            "model.block.layernorm_epsilon", 1e-5, "transformers has one epsilon for the blocks and for the features, where this model has 1e-05"
+            "model.block.layernorm_epsilon",
+            1e-5,
+            "transformers has one epsilon for the blocks and for the features, where this model has 1e-05",
         ),
         "frontend.extractor_norm": only(
             "frontend.extractor_norm", "layer", "transformers has a LayerNorm after every convolution of the extractor only"
         ),
         "frontend.pos_conv_depth": Rule(
-            lambda depth: depth > 1, "transformers has no single, weight-normed positional convolution", "train with --set frontend.pos_conv_depth=5"
+            lambda depth: depth > 1,
+            "transformers has no single, weight-normed positional convolution",
+            "train with --set frontend.pos_conv_depth=5",
         ),
         "frontend.exact_padding": only(
             "frontend.exact_padding", False, "transformers zeroes padded frames before the first positional convolution only"

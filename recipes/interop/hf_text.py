@@ -27,8 +27,7 @@ CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
 EXPRESSIBLE = expressible(
     stored=("model.block.layernorm_epsilon", "frontend.vocab_size", "frontend.max_positions"),
     dropped=("model.activation_dropout", "model.block.drop_path", "model.block.layerdrop", "frontend.embedding_init_std"),
-    rules=POST_LN
-    | {"frontend.positions": only("frontend.positions", "absolute", "transformers has absolute positions only")},
+    rules=POST_LN | {"frontend.positions": only("frontend.positions", "absolute", "transformers has absolute positions only")},
 )
 OWN_CONFIG = {
     "architectures": ["Data2VecTextModel"],
