@@ -53,8 +53,8 @@ def speech_processor(recipe: Any, run_dir: Path) -> Processor:
         "sampling_rate": recipe.data.sample_rate,
     }
     notes = (
-        "The feature extractor of transformers adds 1e-7 to the variance of a waveform, this project adds 1e-5. A recording with "
-        "variance v comes out sqrt((v + 1e-5) / (v + 1e-7)) times as loud: 0.05 % for v = 0.01, 2.2 times for v = 2.4e-6.",
+        "The feature extractor of transformers adds 1e-7 to the variance of a waveform, this project adds 1e-5. So a recording with "
+        "variance v becomes sqrt((v + 1e-5) / (v + 1e-7)) times as large: 1.0005 for v = 1e-2, 3.2 for v = 1e-6.",
         f"Recordings must have {recipe.data.sample_rate} samples per second and one channel; transformers does not resample them.",
     )
     usage = (
@@ -95,7 +95,8 @@ def vision_processor(recipe: Any, run_dir: Path) -> Processor:
 
 IMAGE_NOTES = (
     "The image processor of transformers resizes the whole image to a whole number of pixels and then cuts; this project cuts and resizes "
-    "in one step. Their pixels differ slightly unless the image is a square of the processor's size.",
+    "in one step. A square image of the processor's size gives the same pixels. Others differ by less than a pixel of position: for "
+    "500 x 375 pixels of coarse noise at size 224, normalised values differ by 0.06 on average and by 0.33 at most.",
     "Images are to be given upright and with 8 bits per channel; this project also turns them by their EXIF tag and reads 16 bits.",
 )
 

@@ -93,6 +93,7 @@ def compare_all(folder: Path) -> dict[str, float]:
         for weights in ("student", "teacher"):
             export(find_stored_run(run_dir), weights, folder / f"{label}-{weights}")
             differences[f"{label} {weights}"] = largest_difference(folder / f"{label}-{weights}", run_dir, weights)
+        differences[f"{label} swapped"] = largest_difference(folder / f"{label}-teacher", run_dir, "student")
     return differences
 
 
