@@ -1,12 +1,14 @@
 """Run dirs with random weights for tests, as runs of any recipe and topology would leave them, and the hidden states of their networks."""
 
 import json
+import shutil
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model.config import EncoderConfig
@@ -14,6 +16,10 @@ from model.trunk import Trunk
 from recipes.checkpoint.layout import Counters, FileEntry, Manifest, ParameterEntry, Range, range_to_json, step_folder, write_manifest
 from recipes.checkpoint.tensor_file import hashes_of, write_tensors
 from recipes.config import Recipe
+from recipes.finetune.trunk import build_trunk
+from recipes.interop.hf_format import FORMATS
+from recipes.interop.hf_text import TOKEN_TYPES, TOKENS, fold_token_types
+from recipes.interop.import_source import CONFIG, FOLDER, UNREAD
 from recipes.settings import recipe_to_dict
 from recipes.speech import speech_base
 from recipes.text import text_base
@@ -21,6 +27,7 @@ from recipes.vision import vision_base
 from tests.recipes.checkpoint.pieces import shard
 
 State = dict[str, Tensor]
+GOLDEN = Path(__file__).parents[2] / "golden"
 STEP = 7
 HEAD = {"head.0.weight": (3, 8), "head.0.bias": (3,)}
 """Parameters that only the student has."""
@@ -96,9 +103,7 @@ def write_run(
     return run_dir
 
 
-def _write_file(
-    folder: Path, splits: dict[str, Split], kinds: dict[str, State], tp: tuple[int, int], dp: tuple[int, int]
-) -> FileEntry:
+def _write_file(folder: Path, splits: dict[str, Split], kinds: dict[str, State], tp: tuple[int, int], dp: tuple[int, int]) -> FileEntry:
     pieces, places = {}, {}
     for kind, name, full in ((kind, name, full) for kind, state in kinds.items() for name, full in state.items()):
         split = splits[name]
@@ -115,13 +120,42 @@ def _write_file(
     return FileEntry(path.name, path.stat().st_size, header, tp[0], dp[0])
 
 
+def write_random_run(run_dir: Path, recipe: Recipe, topology: tuple[int, int] = (1, 1)) -> Path:
+    """Write a run whose student and teacher have different random weights, and return it. The teacher has no values of its own for what
+    it shares. It must run in a process with a process group."""
+    trunk = build_trunk(recipe, torch.device("cpu"))
+    shared = {f"trunk.frontend.{name}" for name in trunk.frontend.shared_parameters(recipe.teacher.shares)}
+    teacher = {name: tensor for name, tensor in random_state(trunk, 2).items() if name not in shared}
+    kinds = {"master": random_state(trunk, 1), "shadow": teacher}
+    return write_run(run_dir, recipe, splits_of(trunk), kinds=kinds, topology=topology)
+
+
+def write_imported_run(run_dir: Path, case: str) -> Path:
+    """Write a run dir as an import of the golden Hugging Face model `case` leaves it, and return it: student and teacher are the source,
+    what the model has no place for is kept beside. It must run in a process with a process group."""
+    source = {name: tensor.float() for name, tensor in load_file(GOLDEN / case / "model.safetensors").items()}
+    config = json.loads((GOLDEN / case / "config.json").read_text())
+    one = FORMATS[config["model_type"]]
+    recipe = one.recipe_of(one.template(), config)
+    table = one.names(recipe)
+    kept = {name: tensor for name, tensor in source.items() if table.our_name(name) is None}
+    if source.get(TOKEN_TYPES, torch.zeros(1, 1))[0].any():
+        kept[TOKENS] = source[TOKENS]
+    trunk = build_trunk(recipe, torch.device("cpu"))
+    state = random_state(trunk, 1) | table.to_ours(fold_token_types(source))
+    write_run(run_dir, recipe, splits_of(trunk), kinds={"master": state, "shadow": state})
+    (run_dir / FOLDER).mkdir()
+    shutil.copy(GOLDEN / case / "config.json", run_dir / FOLDER / CONFIG)
+    save_file(kept, run_dir / FOLDER / UNREAD)
+    return run_dir
+
+
 def hidden_states(trunk: Trunk, inputs: Tensor, padding_mask_BS: Tensor | None = None) -> list[Tensor]:
     """Return the encoder's input and the output of each block, prefix tokens included. Shapes: each (batch, positions, channels)."""
     found: list[Tensor] = []
     hooks = [trunk.frontend.register_forward_hook(lambda module, args, out: found.append(out.x_BSD))]
     hooks += [
-        block.register_forward_hook(lambda module, args, out: found.append(out.block_SBD.transpose(0, 1)))
-        for block in trunk.encoder.layers
+        block.register_forward_hook(lambda module, args, out: found.append(out.block_SBD.transpose(0, 1))) for block in trunk.encoder.layers
     ]
     with torch.no_grad():
         trunk(inputs, None, padding_mask_BS, keep_from=0)
