@@ -38,8 +38,8 @@ def add_command(commands: Any) -> None:
 
 
 def run_consolidate(args: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Run `consolidate`: write the weights of a checkpoint to one file, print what was written and how to load it, and return 0. Raises: ConfigError,
-    DamagedCheckpoint."""
+    """Run `consolidate`: write the weights of a checkpoint to one file, print what was written and how to load it, and return 0. Raises:
+    ConfigError, DamagedCheckpoint."""
     world_size = world_from_environment().size
     if world_size > 1:
         raise ConfigError(f"consolidate runs on one process, {world_size} were started; use python launch/convert.py")

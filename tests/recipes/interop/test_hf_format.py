@@ -171,7 +171,7 @@ def test_names_and_shapes_of_other_settings_are_those_of_transformers(model_type
 
 def test_a_format_is_found_by_model_type_and_by_modality() -> None:
     assert format_of_config({"model_type": "data2vec-audio"}, "--from x") is format_of_modality("speech")[1]
-    with pytest.raises(ConfigError, match="--from x: its config.json has model_type 'bert'; name a directory of data2vec-text"):
+    with pytest.raises(ConfigError, match=r"--from x: its config\.json has model_type 'bert'; name a directory of data2vec-text"):
         format_of_config({"model_type": "bert"}, "--from x")
     with pytest.raises(ConfigError, match=r"modality toys:Smell: transformers has no data2vec class for it, only for text, speech, vision"):
         format_of_modality("toys:Smell")
