@@ -40,7 +40,7 @@ from recipes.values import name_argument, path_argument
 ROOT = Path(__file__).resolve().parents[2]
 HELP_COLUMNS = 100
 """Width of --help-set where there is no terminal."""
-VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "soundfile", "torchaudio", "pillow", "numpy")
+VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "tokenizers", "soundfile", "torchaudio", "pillow", "numpy")
 
 
 def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> argparse.ArgumentParser:
