@@ -9,6 +9,8 @@ from typing import Any
 
 from recipes.config import Recipe
 from recipes.data.images import EVAL_CROP_RATIO, IMAGENET_MEAN, IMAGENET_STD
+from recipes.data.tokenizer import FILES, find_tokenizer
+from recipes.interop.tokenizer_export import export_tokenizer
 
 PREPROCESSOR = "preprocessor_config.json"
 BICUBIC = 3
@@ -28,17 +30,19 @@ class Processor:
 
 
 def text_processor(recipe: Any, run_dir: Path) -> Processor:
-    """Return the tokenizer's files, which give `<s>`, the tokens of this project and `</s>`."""
+    """Return the tokenizer's files, which give `<s>`, the tokens of this project and `</s>`. Raises: ConfigError if the tokenizer cannot be
+    converted."""
     usage = (
         "from transformers import AutoModel, AutoTokenizer",
         'tokenizer, model = AutoTokenizer.from_pretrained("{folder}"), AutoModel.from_pretrained("{folder}").eval()',
         'inputs = tokenizer(["The sea was calm that evening."], return_tensors="pt")',
         "features = model(**inputs).last_hidden_state  # (batch, tokens, channels)",
     )
-    path = run_dir / "tokenizer.model"
-    if not path.exists():
+    folder = next((folder for folder in (run_dir, run_dir / "prepared") if any((folder / name).is_file() for name in FILES)), None)
+    if folder is None:
         return Processor({}, ("The run has no tokenizer, so none is here.",), usage)
-    return Processor({path.name: path.read_bytes()}, (), usage)
+    exported = export_tokenizer(find_tokenizer(folder), recipe.frontend.max_positions)
+    return Processor(exported.files, exported.notes, usage)
 
 
 def speech_processor(recipe: Any, run_dir: Path) -> Processor:
