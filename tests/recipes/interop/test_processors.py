@@ -1,5 +1,6 @@
 """The inputs that transformers makes of an export's files, against those of this project."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from PIL import Image
 
 from recipes.data.audio import normalize
 from recipes.data.images import center_view
+from recipes.data.tokenizer import encode, find_tokenizer
 from recipes.interop.processors import PREPROCESSOR, PROCESSORS, Processor
 from recipes.modalities.registry import MODALITIES
 from recipes.speech import speech_base
@@ -87,6 +89,22 @@ def test_a_size_with_an_odd_margin_is_noted(tmp_path: Path) -> None:
 def test_without_a_tokenizer_the_card_says_so(tmp_path: Path) -> None:
     processor = PROCESSORS["text"](text_base(), tmp_path)
     assert processor.files == {} and processor.notes == ("The run has no tokenizer, so none is here.",)
+
+
+@pytest.mark.parametrize("folder", [".", "prepared"])
+def test_the_tokenizer_gives_the_ids_of_this_project_between_bos_and_eos(folder: str, tiny_prepared: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    kept, out, text = tmp_path / "run" / folder, tmp_path / "out", "ba do ki  ramu."
+    kept.mkdir(parents=True)
+    tokenizer = Path(shutil.copy(find_tokenizer(tiny_prepared), kept))
+    out.mkdir()
+    processor = PROCESSORS["text"](text_base(), tmp_path / "run")
+    (out / "config.json").write_text('{"model_type": "data2vec-text"}')
+    loaded = AutoTokenizer.from_pretrained(write(processor, out))
+    tokens = encode(str(tokenizer), [text])[0].tolist()
+    assert tokens[-1] == 2 and loaded(text)["input_ids"] == [0, *tokens] and len(tokens) > 3
+    assert loaded.model_max_length == 512 and processor.notes
 
 
 def test_each_modality_has_a_processor_and_its_usage_is_python(tmp_path: Path) -> None:
