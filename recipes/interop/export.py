@@ -3,6 +3,7 @@ card. It runs in one process, one tensor at a time, and without transformers. To
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -63,19 +64,21 @@ def export(run: StoredRun, weights: str, out: Path, *, replace: bool = False) ->
     source = ImportSource(run.run_dir)
     decided = hf_format.config_of(run.recipe) | {"architectures": hf_format.own_config["architectures"]}  # without a task's head
     config = _config(source.config or hf_format.own_config, decided)
-    undo_moved_aside(out)
-    _check_target(out, replace)
+    target = Path(os.path.abspath(out))  # "." has no name
+    if not target.exists():
+        undo_moved_aside(target)
+    _check_target(target, out, replace)
     stored = StoredWeights(run.checkpoint, weights)
     tensors = HfTensors(stored, hf_format, run.recipe, config, source)
     tensors.check()
-    small = _small_files(run, weights, out, tensors=tensors, source=source) | {CONFIG: _json(config)}
-    with ExitStack() as stack, atomic_folder(out) as folder:  # the new folder is complete before the old one is moved
+    small = _small_files(run, weights, target, tensors=tensors, source=source) | {CONFIG: _json(config)}
+    with ExitStack() as stack, atomic_folder(target) as folder:  # the new folder is complete before the old one is moved
         for name, content in small.items():
             (folder / name).write_bytes(content)
         write_tensors(folder / WEIGHTS, tensors.shapes, tensors.tensors(), {"format": "pt"})
         size = (folder / WEIGHTS).stat().st_size
-        if out.exists():
-            stack.enter_context(moved_aside(out))
+        if target.exists():
+            stack.enter_context(moved_aside(target))
     return [
         f"{weights} of {run.checkpoint}: {len(tensors.shapes)} tensors, {size:,} bytes, written to {out} ({', '.join(sorted(small))})",
         f'load it: from transformers import AutoModel; model = AutoModel.from_pretrained("{out}")',
@@ -88,18 +91,20 @@ def _config(base: dict[str, Any], decided: dict[str, Any]) -> dict[str, Any]:
     return kept | decided | {"dtype": "float32"}
 
 
-def _check_target(out: Path, replace: bool) -> None:
-    """Raises: ConfigError if the folder `out` must not be written."""
-    if not out.exists() and not out.is_symlink():
+def _check_target(target: Path, out: Path, replace: bool) -> None:
+    """Raises: ConfigError if the folder `target` must not be written. `out`: the same as the user named it."""
+    if not target.exists() and not target.is_symlink():
         return
     if not replace:
         raise ConfigError(f"--out {out}: exists already; name another folder, or replace an earlier export with --force")
-    if not _is_export(out):
-        raise ConfigError(f"--out {out}: is no export (no {CONFIG} with model_type {MODEL_TYPES}*), so --force does not replace it")
+    if not _is_export(target):
+        raise ConfigError(
+            f"--out {out}: is no export (no {WEIGHTS}, or no {CONFIG} with model_type {MODEL_TYPES}*), so --force does not replace it"
+        )
 
 
 def _is_export(folder: Path) -> bool:
-    if folder.is_symlink() or not folder.is_dir():
+    if folder.is_symlink() or not (folder / WEIGHTS).is_file():
         return False
     try:
         return str(json.loads((folder / CONFIG).read_text())["model_type"]).startswith(MODEL_TYPES)
@@ -107,8 +112,8 @@ def _is_export(folder: Path) -> bool:
         return False
 
 
-def _small_files(run: StoredRun, weights: str, out: Path, *, tensors: "HfTensors", source: "ImportSource") -> dict[str, bytes]:
-    """Return name -> content of the files beside weights and config.json. `out`: where the export will be."""
+def _small_files(run: StoredRun, weights: str, target: Path, *, tensors: "HfTensors", source: "ImportSource") -> dict[str, bytes]:
+    """Return name -> content of the files beside weights and config.json. `target`: where the export will be."""
     from recipes.interop.model_card import NAME, Exported, model_card
     from recipes.interop.processors import PROCESSORS
 
@@ -122,7 +127,7 @@ def _small_files(run: StoredRun, weights: str, out: Path, *, tensors: "HfTensors
         untrained=tensors.untrained,
         is_imported=source.config is not None,
     )
-    return {**processor.files, NAME: model_card(exported, out.resolve()).encode()}
+    return {**processor.files, NAME: model_card(exported, target).encode()}
 
 
 def _json(content: dict[str, Any]) -> bytes:

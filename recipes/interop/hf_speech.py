@@ -104,7 +104,7 @@ def speech_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
             attention_dropout=config["attention_dropout"],
             activation_dropout=config["activation_dropout"],
             activation=config["hidden_act"],
-            block=BlockConfig(layernorm_epsilon=config["layer_norm_eps"], layerdrop=config["layerdrop"]),
+            block=BlockConfig(layerdrop=config["layerdrop"]),
             init_std=config.get("initializer_range", 0.02),
             head_layers=template.model.head_layers,
             head_init=template.model.head_init,

@@ -73,13 +73,28 @@ def test_force_refuses_a_folder_that_is_no_export(content: str | None, runs: Pat
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine").touch()
+    (out / "model.safetensors").touch()
     if content is not None:
         (out / "config.json").write_text(content)
     with pytest.raises(
-        ConfigError, match=r"--out \S+out: is no export \(no config\.json with model_type data2vec-\*\), so --force does not"
+        ConfigError, match=r"--out \S+out: is no export \(no model\.safetensors, or no config\.json with model_type data2vec-\*\)"
     ):
         export(find_stored_run(runs / "text"), "student", out, replace=True)
     assert (out / "mine").exists()
+
+
+def test_force_does_not_replace_what_an_imported_run_keeps_of_its_source(runs: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs / "hf-text", tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"--out \S+/huggingface: is no export"):
+        export(find_stored_run(run), "student", run / "huggingface", replace=True)
+    assert (run / "huggingface" / "unread.safetensors").exists()
+
+
+def test_the_current_folder_is_refused(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "/"):
+        with pytest.raises(ConfigError, match=rf"^--out {name}: exists already"):
+            export(find_stored_run(runs / "text"), "student", Path(name))
 
 
 def test_force_refuses_a_file_and_a_link(runs: Path, tmp_path: Path) -> None:

@@ -155,6 +155,14 @@ def test_names_and_shapes_are_those_of_transformers(model_type: str) -> None:
     assert one.shapes(missing) == transformers_shapes(missing), "with transformers' defaults"
 
 
+@pytest.mark.parametrize("model_type", ["data2vec-audio", "data2vec-vision"])
+def test_a_model_that_was_not_imported_is_exported_with_its_mask_vector(model_type: str) -> None:
+    one = FORMATS[model_type]
+    recipe = small_recipes()[one.modality]
+    shapes = one.shapes(one.own_config | one.config_of(recipe))
+    assert "trunk.frontend.mask_vector" in {one.names(recipe).our_name(name) for name in shapes}
+
+
 @pytest.mark.parametrize(
     ("model_type", "overrides"),
     [
