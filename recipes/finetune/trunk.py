@@ -10,15 +10,11 @@ from model.dropout import DropoutStream
 from model.init import Init
 from model.parallel import init_parallel
 from model.trunk import Trunk
-from recipes.checkpoint.inspect import find_checkpoint, reading
-from recipes.checkpoint.load import CheckpointReader
 from recipes.config import Recipe
 from recipes.data.shards import is_prepared
-from recipes.errors import ConfigError
-from recipes.interop.consolidate import KIND_OF
+from recipes.interop.stored_run import find_stored_run
+from recipes.interop.stored_weights import StoredWeights
 from recipes.modalities.registry import modality_of
-from recipes.run_dir.run_dir import read_config
-from recipes.settings import recipe_from_dict
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class ProbedRun:
     checkpoint: Path
     recipe: Recipe
     weights: str = "student"
-    """Which network is probed, student or teacher: a key of KIND_OF."""
+    """Which network is probed, student or teacher: a key of KIND_OF in recipes/interop/consolidate.py."""
 
     @property
     def prepared(self) -> Path:
@@ -41,16 +37,8 @@ class ProbedRun:
 def find_probed_run(path: Path, weights: str = "student") -> ProbedRun:
     """Return the run and its checkpoint. `path`: a run dir (its newest complete checkpoint is taken) or a checkpoint folder. `weights`:
     student or teacher. Raises: ConfigError if there is no run or no checkpoint."""
-    run_dir = path if (path / "config.json").exists() else path.parent.parent
-    if path.exists() and not (path.is_dir() and (run_dir / "config.json").exists()):
-        raise ConfigError(
-            f"--from {path}: neither a run dir nor a checkpoint folder in one (no config.json); name a run dir such as runs/text_tiny"
-        )
-    checkpoint = find_checkpoint(path, "--from ")
-    config = read_config(run_dir)
-    assert config is not None  # config.json exists
-    kinds = modality_of(str(config.recipe.get("modality")), f"--from {path}").kinds
-    return ProbedRun(run_dir, checkpoint, recipe_from_dict(config.recipe, kinds, config.writer), weights)
+    run = find_stored_run(path)
+    return ProbedRun(run.run_dir, run.checkpoint, run.recipe, weights)
 
 
 def build_trunk(recipe: Recipe, device: torch.device) -> Trunk:
@@ -67,16 +55,9 @@ def load_trunk(probed: ProbedRun, device: torch.device) -> Trunk:
 
     Raises: ConfigError if the architecture differs, if there is no teacher, or if the run has removed the checkpoint.
     """
-    if not probed.checkpoint.exists():
-        raise ConfigError(f"{probed.checkpoint}: is gone; a run that goes on removes its old ones, so give the same command again")
+    stored = StoredWeights(probed.checkpoint, probed.weights)
     trunk = build_trunk(probed.recipe, device)
-    with torch.no_grad(), reading(probed.checkpoint):
-        reader = CheckpointReader(probed.checkpoint)
-        kind = KIND_OF[probed.weights]
-        own = set(reader.names(kind))
-        if not own:
-            raise ConfigError(f"{probed.checkpoint}: has no {probed.weights}; its objective has none, take --weights student")
+    with torch.no_grad():
         for name, parameter in trunk.named_parameters():
-            full = f"trunk.{name}"
-            parameter.copy_(reader.whole(kind if full in own else "master", full))
+            parameter.copy_(stored.tensor(f"trunk.{name}"))
     return trunk

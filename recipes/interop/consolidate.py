@@ -38,8 +38,8 @@ def add_command(commands: Any) -> None:
 
 
 def run_consolidate(args: argparse.Namespace, say: Callable[[str], None]) -> int:
-    """Run `consolidate`: write the weights of a checkpoint to one file, print a line about it, and return 0. Raises: ConfigError,
-    DamagedCheckpoint."""
+    """Run `consolidate`: write the weights of a checkpoint to one file, print what was written and how to load it, and return 0. Raises:
+    ConfigError, DamagedCheckpoint."""
     world_size = world_from_environment().size
     if world_size > 1:
         raise ConfigError(f"consolidate runs on one process, {world_size} were started; use python launch/convert.py")
@@ -50,6 +50,7 @@ def run_consolidate(args: argparse.Namespace, say: Callable[[str], None]) -> int
         reader = CheckpointReader(folder)
     shapes = consolidate(reader, args.weights, args.out)
     say(f"{args.weights} of {folder}: {len(shapes)} tensors, {args.out.stat().st_size:,} bytes, written to {args.out}")
+    say(f'load it: from safetensors.torch import load_file; weights = load_file("{args.out}")')
     return 0
 
 

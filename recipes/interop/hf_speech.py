@@ -7,8 +7,10 @@ from model.config import BlockConfig, EncoderConfig
 from model.frontends.config import SpeechFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
+from recipes.interop.expressible import POST_LN, Rule, expressible, only
 from recipes.interop.names import NameTable, head_by_head, renamed, same
 from recipes.interop.settings import require
+from recipes.interop.shapes import Shapes, affine, weights_first
 
 PREFIX = "data2vec_audio."
 """Prefix of all names of data2vec's parameters in a model with a task's head."""
@@ -19,7 +21,37 @@ CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "feat_extract_norm": ("layer",),
     "feat_proj_dropout": (0,),
     "add_adapter": (False,),
+    "layer_norm_eps": (1e-5,),  # transformers takes it for the norm of the features too, where this model has 1e-5
 }
+EXPRESSIBLE = expressible(
+    stored=(
+        *("model.activation_dropout", "model.block.layerdrop", "frontend.conv_dim", "frontend.conv_kernels", "frontend.conv_strides"),
+        *("frontend.conv_bias", "frontend.pos_conv_kernel", "frontend.pos_conv_groups"),
+    ),
+    dropped=("model.block.drop_path",),
+    rules=POST_LN
+    | {
+        "model.block.layernorm_epsilon": only(
+            "model.block.layernorm_epsilon",
+            1e-5,
+            "transformers has one epsilon for the blocks and for the features, where this model has 1e-05",
+        ),
+        "frontend.extractor_norm": only(
+            "frontend.extractor_norm", "layer", "transformers has a LayerNorm after every convolution of the extractor only"
+        ),
+        "frontend.pos_conv_depth": Rule(
+            lambda depth: depth > 1,
+            "transformers has no single, weight-normed positional convolution",
+            "train with --set frontend.pos_conv_depth=5",
+        ),
+        "frontend.exact_padding": only(
+            "frontend.exact_padding", False, "transformers zeroes padded frames before the first positional convolution only"
+        ),
+    },
+)
+OWN_CONFIG = {"architectures": ["Data2VecAudioModel"], "model_type": "data2vec-audio", "mask_time_prob": 0.05, "feat_proj_dropout": 0.0}
+"""Fields of an export's config.json that the recipe does not decide. mask_time_prob is transformers' default; with 0 its class would have
+no mask vector."""
 PARTS = {
     "attention.out_proj": "attention.proj",
     "layer_norm": "attention_norm",
@@ -72,7 +104,8 @@ def speech_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
             attention_dropout=config["attention_dropout"],
             activation_dropout=config["activation_dropout"],
             activation=config["hidden_act"],
-            block=BlockConfig(layernorm_epsilon=config["layer_norm_eps"], layerdrop=config["layerdrop"]),
+            block=BlockConfig(layerdrop=config["layerdrop"]),
+            init_std=config.get("initializer_range", 0.02),
             head_layers=template.model.head_layers,
             head_init=template.model.head_init,
         ),
@@ -87,3 +120,60 @@ def speech_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
         ),
         teacher=replace(template.teacher, average_top_k_layers=config["num_hidden_layers"]),
     )
+
+
+def speech_config(recipe: Recipe) -> dict[str, Any]:
+    """Return the fields of a Data2VecAudio configuration that this recipe decides: the inverse of speech_recipe.
+
+    Raises: ConfigError with the first setting that transformers cannot express.
+    """
+    EXPRESSIBLE.check(recipe)
+    model, frontend = recipe.model, recipe.frontend
+    assert isinstance(frontend, SpeechFrontendConfig)
+    return {
+        "num_hidden_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "hidden_act": model.activation,
+        "hidden_dropout": model.hidden_dropout,
+        "attention_dropout": model.attention_dropout,
+        "activation_dropout": model.activation_dropout,
+        "layerdrop": model.block.layerdrop,
+        "layer_norm_eps": model.block.layernorm_epsilon,
+        "initializer_range": 0.02 if model.init_std is None else model.init_std,
+        "conv_dim": [frontend.conv_dim] * len(frontend.conv_kernels),
+        "conv_kernel": list(frontend.conv_kernels),
+        "conv_stride": list(frontend.conv_strides),
+        "conv_bias": frontend.conv_bias,
+        "num_conv_pos_embeddings": frontend.pos_conv_depth,
+        "conv_pos_kernel_size": frontend.pos_conv_kernel,
+        "num_conv_pos_embedding_groups": frontend.pos_conv_groups,
+    }
+
+
+def speech_shapes(config: dict[str, Any]) -> Shapes:
+    """Return name -> shape of all tensors that transformers' Data2VecAudioModel with this configuration has."""
+    hidden, ffn, dims = config["hidden_size"], config["intermediate_size"], config["conv_dim"]
+    shapes: Shapes = {}
+    if config.get("mask_time_prob", 0.05) > 0 or config.get("mask_feature_prob", 0.0) > 0:
+        shapes["masked_spec_embed"] = (hidden,)
+    for number, (dim, kernel) in enumerate(zip(dims, config["conv_kernel"], strict=True)):
+        layer = f"feature_extractor.conv_layers.{number}."
+        convolution = affine(f"{layer}conv", dim, dims[number - 1] if number else 1, kernel)
+        shapes |= {name: shape for name, shape in convolution.items() if config["conv_bias"] or not name.endswith(".bias")}
+        shapes |= affine(f"{layer}layer_norm", dim)
+    shapes |= affine("feature_projection.layer_norm", dims[-1]) | affine("feature_projection.projection", hidden, dims[-1])
+    for number in range(config["num_conv_pos_embeddings"]):
+        width = hidden // config["num_conv_pos_embedding_groups"]
+        shapes |= affine(f"encoder.pos_conv_embed.layers.{number}.conv", hidden, width, config["conv_pos_kernel_size"])
+    shapes |= affine("encoder.layer_norm", hidden)
+    for number in range(config["num_hidden_layers"]):
+        layer = f"encoder.layers.{number}."
+        attention: Shapes = {}
+        for letter in "qkv":
+            attention |= affine(f"{layer}attention.{letter}_proj", hidden, hidden)
+        shapes |= weights_first(attention) | affine(f"{layer}attention.out_proj", hidden, hidden) | affine(f"{layer}layer_norm", hidden)
+        shapes |= affine(f"{layer}feed_forward.intermediate_dense", ffn, hidden)
+        shapes |= affine(f"{layer}feed_forward.output_dense", hidden, ffn) | affine(f"{layer}final_layer_norm", hidden)
+    return shapes

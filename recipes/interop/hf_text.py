@@ -3,13 +3,16 @@
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from model.config import BlockConfig, EncoderConfig
 from model.frontends.config import TextFrontendConfig
 from recipes.config import Recipe
+from recipes.interop.expressible import POST_LN, expressible, only
 from recipes.interop.names import NameTable, head_by_head, padded_rows, renamed, same, unread
 from recipes.interop.settings import require
+from recipes.interop.shapes import Shapes, affine, weights_first
 
 PREFIX = "data2vec_text."
 """Prefix of all names of data2vec's parameters in a model with a task's head."""
@@ -21,6 +24,22 @@ CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "is_decoder": (False,),
     "pad_token_id": (1,),
 }
+EXPRESSIBLE = expressible(
+    stored=("model.block.layernorm_epsilon", "frontend.vocab_size", "frontend.max_positions"),
+    dropped=("model.activation_dropout", "model.block.drop_path", "model.block.layerdrop", "frontend.embedding_init_std"),
+    rules=POST_LN | {"frontend.positions": only("frontend.positions", "absolute", "transformers has absolute positions only")},
+)
+OWN_CONFIG = {
+    "architectures": ["Data2VecTextModel"],
+    "model_type": "data2vec-text",
+    "type_vocab_size": 1,
+    "bos_token_id": 0,
+    "pad_token_id": 1,
+    "eos_token_id": 2,
+    "is_decoder": False,
+}
+"""Fields of an export's config.json that the recipe does not decide."""
+POOLER_SEED, POOLER_STD = 0, 0.02
 PARTS = {
     "attention.output.dense": "attention.proj",
     "attention.output.LayerNorm": "attention_norm",
@@ -76,7 +95,67 @@ def text_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
             attention_dropout=config["attention_probs_dropout_prob"],
             activation=config["hidden_act"],
             block=BlockConfig(layernorm_epsilon=config["layer_norm_eps"]),
+            init_std=config.get("initializer_range", 0.02),
         ),
         frontend=TextFrontendConfig(vocab_size=config["vocab_size"], max_positions=config["max_position_embeddings"] - 2),
         teacher=replace(template.teacher, average_top_k_layers=config["num_hidden_layers"]),
     )
+
+
+def text_config(recipe: Recipe) -> dict[str, Any]:
+    """Return the fields of a Data2VecText configuration that this recipe decides: the inverse of text_recipe.
+
+    Raises: ConfigError with the first setting that transformers cannot express.
+    """
+    EXPRESSIBLE.check(recipe)
+    model, frontend = recipe.model, recipe.frontend
+    assert isinstance(frontend, TextFrontendConfig)
+    return {
+        "vocab_size": frontend.vocab_size,
+        "max_position_embeddings": frontend.max_positions + 2,
+        "num_hidden_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "hidden_act": model.activation,
+        "hidden_dropout_prob": model.hidden_dropout,
+        "attention_probs_dropout_prob": model.attention_dropout,
+        "layer_norm_eps": model.block.layernorm_epsilon,
+        "initializer_range": 0.02 if model.init_std is None else model.init_std,
+    }
+
+
+def text_shapes(config: dict[str, Any]) -> Shapes:
+    """Return name -> shape of all tensors that transformers' Data2VecTextModel with this configuration has."""
+    hidden, ffn = config["hidden_size"], config["intermediate_size"]
+    shapes = {
+        TOKENS: (config["vocab_size"], hidden),
+        "embeddings.position_embeddings.weight": (config["max_position_embeddings"], hidden),
+        TOKEN_TYPES: (config.get("type_vocab_size", 2), hidden),
+        **affine("embeddings.LayerNorm", hidden),
+    }
+    for number in range(config["num_hidden_layers"]):
+        layer = f"encoder.layer.{number}."
+        attention: Shapes = {}
+        for name in ("query", "key", "value"):
+            attention |= affine(f"{layer}attention.self.{name}", hidden, hidden)
+        shapes |= weights_first(attention)
+        shapes |= affine(f"{layer}attention.output.dense", hidden, hidden) | affine(f"{layer}attention.output.LayerNorm", hidden)
+        shapes |= affine(f"{layer}intermediate.dense", ffn, hidden) | affine(f"{layer}output.dense", hidden, ffn)
+        shapes |= affine(f"{layer}output.LayerNorm", hidden)
+    return shapes | affine("pooler.dense", hidden, hidden)
+
+
+def text_untrained(name: str, shape: tuple[int, ...]) -> Tensor:
+    """Return the values of a tensor that transformers' class has and data2vec has not: token types are 0, the pooler has random weights
+    (always the same) and biases 0."""
+    if name != "pooler.dense.weight":
+        return torch.zeros(shape)
+    return torch.empty(shape).normal_(0, POOLER_STD, generator=torch.Generator().manual_seed(POOLER_SEED))
+
+
+def unfold_token_types(tokens: Tensor, source: Tensor, token_type: Tensor) -> None:
+    """Undo fold_token_types in place: write to `tokens`, rows of this model's token table, the rows of a table to which `token_type`
+    would be added. A row that is still as it was imported becomes exactly the row of `source`, the imported table.
+    Shapes: tokens and source (rows, channels), token_type (channels)."""
+    tokens.copy_(torch.where(source + token_type == tokens, source, tokens - token_type))

@@ -7,8 +7,10 @@ from model.config import BlockConfig, EncoderConfig
 from model.frontends.config import VisionFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
+from recipes.interop.expressible import Rule, expressible, only
 from recipes.interop.names import Entry, NameTable, head_by_head, query_value_bias, renamed, same, transposed, unread, vector
 from recipes.interop.settings import require
+from recipes.interop.shapes import Shapes, affine
 
 PREFIX = "data2vec_vision."
 """Prefix of all names of data2vec's parameters in a model with a task's head."""
@@ -17,6 +19,31 @@ CAN_EXPRESS: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("gelu", "relu"),
     "use_absolute_position_embeddings": (False,),
 }
+EXPRESSIBLE = expressible(
+    stored=(
+        *("model.block.layernorm_epsilon", "model.block.drop_path"),
+        *("frontend.image_size", "frontend.patch_size", "frontend.num_channels", "frontend.relative_bias"),
+    ),
+    dropped=("model.activation_dropout", "model.block.layerdrop"),
+    rules={
+        "model.block.normalize_before": only(
+            "model.block.normalize_before", True, "Data2VecVision of transformers has LayerNorm before attention and FFN only"
+        ),
+        "model.block.key_bias": only("model.block.key_bias", False, "Data2VecVision of transformers has no bias on the keys"),
+        "model.block.layer_scale": Rule(
+            lambda scale: scale != 0, "transformers takes 0 for no layer scale", "train with --set model.block.layer_scale=1e-4"
+        ),
+    },
+)
+OWN_CONFIG = {
+    "architectures": ["Data2VecVisionModel"],
+    "model_type": "data2vec-vision",
+    "use_mask_token": True,
+    "use_mean_pooling": True,
+    "use_absolute_position_embeddings": False,
+}
+"""Fields of an export's config.json that the recipe does not decide. use_mean_pooling is True in the published models; the class then has
+no LayerNorm after the last block."""
 TABLE = "relative_position_bias.relative_position_bias_table"
 INDEX = "relative_position_bias.relative_position_index"
 PARTS = {
@@ -107,3 +134,63 @@ def _relative_bias(config: dict[str, Any]) -> Literal["shared", "per_layer", "no
             "one of them must be False"
         )
     return "shared" if shared else "per_layer" if per_layer else "none"
+
+
+def vision_config(recipe: Recipe) -> dict[str, Any]:
+    """Return the fields of a Data2VecVision configuration that this recipe decides: the inverse of vision_recipe.
+
+    Raises: ConfigError with the first setting that transformers cannot express.
+    """
+    EXPRESSIBLE.check(recipe)
+    model, frontend = recipe.model, recipe.frontend
+    assert isinstance(frontend, VisionFrontendConfig)
+    return {
+        "num_hidden_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "hidden_act": model.activation,
+        "hidden_dropout_prob": model.hidden_dropout,
+        "attention_probs_dropout_prob": model.attention_dropout,
+        "drop_path_rate": model.block.drop_path,
+        "layer_norm_eps": model.block.layernorm_epsilon,
+        "layer_scale_init_value": model.block.layer_scale or 0.0,
+        "initializer_range": 0.02 if model.init_std is None else model.init_std,
+        "image_size": frontend.image_size,
+        "patch_size": frontend.patch_size,
+        "num_channels": frontend.num_channels,
+        "use_shared_relative_position_bias": frontend.relative_bias == "shared",
+        "use_relative_position_bias": frontend.relative_bias == "per_layer",
+    }
+
+
+def vision_shapes(config: dict[str, Any]) -> Shapes:
+    """Return name -> shape of all tensors that transformers' Data2VecVisionModel with this configuration has."""
+    hidden, patch, grid = config["hidden_size"], config["patch_size"], config["image_size"] // config["patch_size"]
+    table = {TABLE: ((2 * grid - 1) ** 2 + 3, config["num_attention_heads"])}
+    shapes: Shapes = {"embeddings.cls_token": (1, 1, hidden)}
+    shapes |= {"embeddings.mask_token": (1, 1, hidden)} if config.get("use_mask_token", False) else {}
+    shapes |= affine("embeddings.patch_embeddings.projection", hidden, config["num_channels"], patch, patch)
+    shapes |= {f"encoder.{name}": shape for name, shape in table.items() if config["use_shared_relative_position_bias"]}
+    for number in range(config["num_hidden_layers"]):
+        layer = f"encoder.layer.{number}."
+        attention = f"{layer}attention.attention."
+        shapes |= {f"{attention}{name}.weight": (hidden, hidden) for name in ("query", "key", "value")}
+        shapes |= {f"{attention}{name}.bias": (hidden,) for name in ("query", "value")}
+        shapes |= {f"{attention}{name}": shape for name, shape in table.items() if config["use_relative_position_bias"]}
+        shapes |= _layer_shapes(layer, config)
+    return shapes if config.get("use_mean_pooling", True) else shapes | affine("layernorm", hidden)
+
+
+def _layer_shapes(layer: str, config: dict[str, Any]) -> Shapes:
+    """Return the tensors of a block, without those of its queries, keys and values. `layer`: beginning of their names."""
+    hidden, ffn = config["hidden_size"], config["intermediate_size"]
+    scaled = config["layer_scale_init_value"] > 0
+    return (
+        {f"{layer}lambda_{number}": (hidden,) for number in (1, 2) if scaled}
+        | affine(f"{layer}layernorm_before", hidden)
+        | affine(f"{layer}attention.output.dense", hidden, hidden)
+        | affine(f"{layer}layernorm_after", hidden)
+        | affine(f"{layer}intermediate.dense", ffn, hidden)
+        | affine(f"{layer}output.dense", hidden, ffn)
+    )

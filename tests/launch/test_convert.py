@@ -23,14 +23,20 @@ BAD: dict[str, tuple[list[str], str]] = {
     "damaged": (["inspect", "damaged", "--verify"], r"rank_00000\.safetensors: \S+ is not as it was written"),
     "overwrite": ([*CONSOLIDATE, "mine"], r"--out mine: exists already and is never overwritten"),
     "no folder": ([*CONSOLIDATE, "nowhere/out"], r"--out nowhere/out: there is no folder nowhere; make it"),
+    "inexpressible": (
+        ["export", "--from", "run", "--out", "new"],
+        r"frontend\.positions relative: transformers has absolute positions only",
+    ),
     "no source": (["consolidate", "--from", "nowhere", "--weights", "student", "--out", "new"], r"--from nowhere: no such folder"),
 }
 
 
 def test_help_has_an_example_and_is_torch_free(tmp_path: Path) -> None:
-    for words in (["--help"], ["inspect", "--help"], ["consolidate", "--help"]):
+    for words in (["--help"], ["inspect", "--help"], ["consolidate", "--help"], ["export", "--help"]):
         program = f"import runpy, sys; sys.argv[1:] = {words!r}\ntry: runpy.run_path({str(CONVERT)!r}, run_name='__main__')\n"
-        program += "finally: print({'torch', 'deepspeed', 'megatron', 'numpy'} & set(sys.modules), file=sys.stderr)"
+        program += (
+            "finally: print({'torch', 'deepspeed', 'megatron', 'numpy', 'transformers', 'tokenizers'} & set(sys.modules), file=sys.stderr)"
+        )
         done = run_command([sys.executable, "-c", program], tmp_path, 30)
         assert (done.returncode, done.stderr) == (0, "set()\n")
         assert words != ["--help"] or "python launch/convert.py inspect runs/text_tiny" in done.stdout
@@ -51,7 +57,7 @@ def test_one_file_has_every_counted_parameter_of_the_run_whole(modality: str, we
     out = tmp_path / "whole.safetensors"
     done = launch(CONVERT, ["consolidate", "--from", tiny_done, "--weights", weights, "--out", out, "--local_rank=0"], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.fullmatch(rf"{weights} of .*/step_00000002: \d+ tensors, [\d,]+ bytes, written to {out}\n", done.stdout)
+    assert re.fullmatch(rf"{weights} of .*/step_00000002: \d+ tensors, [\d,]+ bytes, written to {out}\nload it: .*\n", done.stdout)
     reader, recipe, total = CheckpointReader(tiny_done / "checkpoints" / "step_00000002"), tiny_recipe(modality), 0
     kind = {"student": "master", "teacher": "shadow"}[weights]
     with safe_open(out, framework="pt") as file:
@@ -62,6 +68,22 @@ def test_one_file_has_every_counted_parameter_of_the_run_whole(modality: str, we
             assert torch.equal(tensor, stored[: len(tensor)]) and not stored[len(tensor) :].any(), name
             total += tensor.numel()
     assert total == (num_parameters(recipe) if weights == "student" else num_trunk_parameters(recipe))
+
+
+def test_the_student_of_a_run_is_exported_without_transformers(modality: str, tiny_done: Path, tmp_path: Path) -> None:
+    """The tiny recipes of text and speech have settings that transformers cannot express: the error names them."""
+    program = f"import runpy, sys; sys.argv[1:] = ['export', '--from', {str(tiny_done)!r}, '--out', 'out']\n"
+    program += f"try: runpy.run_path({str(CONVERT)!r}, run_name='__main__')\n"
+    program += "finally: print('transformers' in sys.modules)"
+    done = run_command([sys.executable, "-c", program], tmp_path, 60)
+    assert done.stdout.endswith("False\n")
+    if done.returncode == 0:
+        assert {"config.json", "model.safetensors", "README.md"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    else:
+        names = {"text": "frontend.positions relative", "speech": "frontend.extractor_norm group"}
+        assert (
+            done.returncode == 2 and done.stderr.startswith(f"error: {names[modality]}: transformers has ") and not any(tmp_path.iterdir())
+        )
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -77,7 +77,10 @@ def test_only_the_table_of_tokens_loses_rows(tmp_path: Path) -> None:
 def test_the_command_takes_a_run_dir_and_prints_what_it_wrote(tmp_path: Path) -> None:
     folder, out, said = write_model(tmp_path / "checkpoints" / "step_00000007"), tmp_path / "t.safetensors", list[str]()
     assert run_consolidate(parse("--from", tmp_path, "--weights", "teacher", "--out", out), said.append) == 0
-    assert said == [f"teacher of {folder}: 3 tensors, {out.stat().st_size:,} bytes, written to {out}"]
+    assert said[0] == f"teacher of {folder}: 3 tensors, {out.stat().st_size:,} bytes, written to {out}" and len(said) == 2
+    loaded: dict[str, Any] = {}
+    exec(said[1].removeprefix("load it: "), loaded)
+    assert len(loaded["weights"]) == 3
 
 
 def test_a_file_that_exists_is_never_overwritten(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_recipe_of_the_golden_configuration(recipe: Recipe) -> None:
 def test_every_setting_reaches_its_setting_here(settings: dict[str, Any]) -> None:
     """Every setting differs from the golden model, from its default, and from every other setting."""
     settings |= {"num_hidden_layers": 3, "hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 6, "hidden_act": "relu"}
-    settings |= {"hidden_dropout": 0.15, "attention_dropout": 0.2, "activation_dropout": 0.3, "layer_norm_eps": 1e-12, "layerdrop": 0.4}
+    settings |= {"hidden_dropout": 0.15, "attention_dropout": 0.2, "activation_dropout": 0.3, "layerdrop": 0.4, "initializer_range": 0.3}
     settings |= {"conv_dim": [8, 8], "conv_kernel": [10, 3], "conv_stride": [5, 2], "conv_bias": True}
     settings |= {"num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 7, "num_conv_pos_embedding_groups": 12}
     template = replace(speech_base(), model=replace(speech_base().model, head_layers=3, head_init="torch"))
@@ -74,7 +74,8 @@ def test_every_setting_reaches_its_setting_here(settings: dict[str, Any]) -> Non
         attention_dropout=0.2,
         activation_dropout=0.3,
         activation="relu",
-        block=BlockConfig(layernorm_epsilon=1e-12, layerdrop=0.4),
+        block=BlockConfig(layerdrop=0.4),
+        init_std=0.3,
         head_layers=3,
         head_init="torch",
     )
@@ -92,6 +93,7 @@ def test_every_setting_reaches_its_setting_here(settings: dict[str, Any]) -> Non
     [
         *[("model_type", "wav2vec2"), ("hidden_act", "silu"), ("feat_extract_activation", "relu"), ("feat_proj_dropout", 0.1)],
         *[("add_adapter", True), ("conv_dim", [32, 64, 32, 32, 32, 32, 32]), ("num_conv_pos_embeddings", 1)],
+        ("layer_norm_eps", 1e-12),
     ],
 )
 def test_a_setting_that_this_model_cannot_express_is_refused_by_name(settings: dict[str, Any], key: str, value: Any) -> None:

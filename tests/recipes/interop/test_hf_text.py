@@ -75,7 +75,7 @@ def test_every_setting_reaches_its_setting_here(settings: dict[str, Any]) -> Non
     """Every setting differs from the golden model, from its default, and from every other setting."""
     settings |= {"num_hidden_layers": 3, "hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 6, "hidden_act": "relu"}
     settings |= {"hidden_dropout_prob": 0.15, "attention_probs_dropout_prob": 0.2, "layer_norm_eps": 1e-12}
-    settings |= {"vocab_size": 333, "max_position_embeddings": 92}
+    settings |= {"initializer_range": 0.05, "vocab_size": 333, "max_position_embeddings": 92}
     model = EncoderConfig(
         num_layers=3,
         hidden_size=48,
@@ -85,6 +85,7 @@ def test_every_setting_reaches_its_setting_here(settings: dict[str, Any]) -> Non
         attention_dropout=0.2,
         activation="relu",
         block=BlockConfig(layernorm_epsilon=1e-12),
+        init_std=0.05,
     )
     assert text_recipe(text_base(), settings) == replace(
         text_base(),

@@ -1,0 +1,134 @@
+"""Write the student or the teacher of a run as a Hugging Face directory: weights, config.json, the files that prepare inputs, and a model
+card. It runs in one process, one tensor at a time, and without transformers. Torch is imported only when the command runs."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipes.cluster.environment import world_from_environment
+from recipes.errors import ConfigError
+from recipes.interop.consolidate import KIND_OF
+from recipes.interop.stored_run import StoredRun, find_stored_run
+from recipes.values import path_argument
+
+if TYPE_CHECKING:
+    from recipes.interop.hf_tensors import HfTensors
+    from recipes.interop.import_source import ImportSource
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+MODEL_TYPES = "data2vec-"
+"""Beginning of config.json's model_type in every folder that --force may replace."""
+
+
+def add_command(commands: Any) -> None:
+    """Add `export` to the sub-commands of launch/convert.py."""
+    parser = commands.add_parser("export", help="write the student or the teacher as a Hugging Face directory", allow_abbrev=False)
+    parser.add_argument("--from", dest="source", type=path_argument, required=True, metavar="PATH", help="run dir or checkpoint folder")
+    parser.add_argument("--out", type=path_argument, required=True, metavar="DIR", help="a folder that does not exist yet")
+    parser.add_argument("--weights", choices=list(KIND_OF), default="student", help="which of the two networks (default: student)")
+    parser.add_argument("--force", action="store_true", help="replace --out if it is an earlier export")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it
+    parser.set_defaults(run=run_export)
+
+
+def run_export(args: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Run `export`: write the directory, print lines about it, and return 0. Raises: ConfigError, DamagedCheckpoint."""
+    world_size = world_from_environment().size
+    if world_size > 1:
+        raise ConfigError(f"export runs on one process, {world_size} were started; use python launch/convert.py")
+    run = find_stored_run(args.source)
+    for line in export(run, args.weights, args.out, replace=args.force):
+        say(line)
+    return 0
+
+
+def export(run: StoredRun, weights: str, out: Path, *, replace: bool = False) -> list[str]:
+    """Write `weights` ("student" or "teacher") of a run to the new folder `out`. It appears complete or not at all. `replace`: an earlier
+    export there is replaced as a whole; after a failure it is still there.
+
+    Returns: lines about what was written. Raises: ConfigError if `out` cannot be written, if transformers cannot express the model, or if
+    the checkpoint has no such weights; DamagedCheckpoint.
+    """
+    from recipes.checkpoint.tensor_file import write_tensors
+    from recipes.data.shards import atomic_folder, moved_aside, undo_moved_aside
+    from recipes.interop.hf_format import format_of_modality
+    from recipes.interop.hf_tensors import HfTensors
+    from recipes.interop.import_source import ImportSource
+    from recipes.interop.stored_weights import StoredWeights
+
+    hf_format = format_of_modality(run.recipe.modality)[1]
+    source = ImportSource(run.run_dir)
+    decided = hf_format.config_of(run.recipe) | {"architectures": hf_format.own_config["architectures"]}  # without a task's head
+    config = _config(source.config or hf_format.own_config, decided)
+    target = Path(os.path.abspath(out))  # "." has no name
+    if not target.exists():
+        undo_moved_aside(target)
+    _check_target(target, out, replace)
+    stored = StoredWeights(run.checkpoint, weights)
+    tensors = HfTensors(stored, hf_format, run.recipe, config, source)
+    tensors.check()
+    small = _small_files(run, weights, target, tensors=tensors, source=source) | {CONFIG: _json(config)}
+    with ExitStack() as stack, atomic_folder(target) as folder:  # the new folder is complete before the old one is moved
+        for name, content in small.items():
+            (folder / name).write_bytes(content)
+        write_tensors(folder / WEIGHTS, tensors.shapes, tensors.tensors(), {"format": "pt"})
+        size = (folder / WEIGHTS).stat().st_size
+        if target.exists():
+            stack.enter_context(moved_aside(target))
+    return [
+        f"{weights} of {run.checkpoint}: {len(tensors.shapes)} tensors, {size:,} bytes, written to {out} ({', '.join(sorted(small))})",
+        f'load it: from transformers import AutoModel; model = AutoModel.from_pretrained("{out}")',
+    ]
+
+
+def _config(base: dict[str, Any], decided: dict[str, Any]) -> dict[str, Any]:
+    """Return config.json: `base`, overlaid with the fields that the recipe decides."""
+    kept = {name: value for name, value in base.items() if name != "torch_dtype"}
+    return kept | decided | {"dtype": "float32"}
+
+
+def _check_target(target: Path, out: Path, replace: bool) -> None:
+    """Raises: ConfigError if the folder `target` must not be written. `out`: the same as the user named it."""
+    if not target.exists() and not target.is_symlink():
+        return
+    if not replace:
+        raise ConfigError(f"--out {out}: exists already; name another folder, or replace an earlier export with --force")
+    if not _is_export(target):
+        raise ConfigError(
+            f"--out {out}: is no export (no {WEIGHTS}, or no {CONFIG} with model_type {MODEL_TYPES}*), so --force does not replace it"
+        )
+
+
+def _is_export(folder: Path) -> bool:
+    if folder.is_symlink() or not (folder / WEIGHTS).is_file():
+        return False
+    try:
+        return str(json.loads((folder / CONFIG).read_text())["model_type"]).startswith(MODEL_TYPES)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _small_files(run: StoredRun, weights: str, target: Path, *, tensors: "HfTensors", source: "ImportSource") -> dict[str, bytes]:
+    """Return name -> content of the files beside weights and config.json. `target`: where the export will be."""
+    from recipes.interop.model_card import NAME, Exported, model_card
+    from recipes.interop.processors import PROCESSORS
+
+    processor = PROCESSORS[run.recipe.modality](run.recipe, run.run_dir)
+    exported = Exported(
+        run=run,
+        manifest=tensors.manifest,
+        weights=weights,
+        processor=processor,
+        left_out=tensors.left_out,
+        untrained=tensors.untrained,
+        is_imported=source.config is not None,
+    )
+    return {**processor.files, NAME: model_card(exported, target).encode()}
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()

@@ -1,0 +1,126 @@
+"""Reads a Hugging Face directory: config.json, and the tensors of model.safetensors, of its shards, or of an old pytorch_model.bin. One
+tensor is read at a time. What the names mean is in hf_format.py."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from recipes.errors import ConfigError, first_line
+
+CONFIG = "config.json"
+SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
+INDEX = ".index.json"
+OPEN_FILES = 8
+FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")
+"""Patterns of the files that are downloaded from the hub."""
+
+
+class HfFolder:
+    """A Hugging Face directory of a model."""
+
+    def __init__(self, path: Path, source: str) -> None:
+        """Read config.json and find the file of each tensor. `source`: beginning of error messages, such as `--from DIR`.
+
+        Raises: ConfigError if config.json or a file with tensors is missing or damaged.
+        """
+        self.path, self.source = path, source
+        self.config: dict[str, Any] = self._json(CONFIG)
+        self._file_of = self._find_files()
+        self._open = lru_cache(OPEN_FILES)(self._open_file)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all tensors."""
+        return list(self._file_of)
+
+    def tensor(self, name: str) -> Tensor:
+        """Return one whole tensor, as float32 on the host. Raises: ConfigError if its file is damaged or does not hold it."""
+        file = self._file_of[name]
+        try:
+            found = self._open(file).get_tensor(name)
+        except (SafetensorError, KeyError, OSError) as error:
+            raise ConfigError(
+                f"{self.source}: {file} does not hold the tensor {name} ({first_line(error)}); copy that file again"
+            ) from None
+        return found.float()
+
+    def _find_files(self) -> dict[str, str]:
+        """Return tensor name -> file name. Raises: ConfigError."""
+        for name in (SAFETENSORS, BIN):
+            if (self.path / f"{name}{INDEX}").exists():
+                file_of = self._json(f"{name}{INDEX}").get("weight_map", {})
+                missing = sorted({file for file in file_of.values() if not (self.path / file).exists()})
+                if missing:
+                    found = f"{len(missing)} of its {len(set(file_of.values()))} files of weights are missing, such as {missing[0]}"
+                    raise ConfigError(f"{self.source}: {found}; copy them there")
+                return file_of
+            if (self.path / name).exists():
+                return dict.fromkeys(self._open_file(name).keys(), name)
+        raise ConfigError(f"{self.source}: has neither {SAFETENSORS} nor {BIN}, nor an index of shards; copy the weights there")
+
+    def _open_file(self, name: str) -> Any:
+        """Open one file of tensors. Raises: ConfigError if it is damaged, or holds anything but tensors."""
+        path = self.path / name
+        try:
+            return Pickled(path) if path.suffix == ".bin" else safe_open(path, framework="pt")
+        except (SafetensorError, OSError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError) as error:
+            raise ConfigError(f"{self.source}: {name} cannot be read as a file of tensors ({first_line(error)}); copy it again") from None
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            values = json.loads((self.path / name).read_text())
+        except FileNotFoundError:
+            raise ConfigError(f"{self.source}: has no {name}, so no Hugging Face directory; name one with {CONFIG} and weights") from None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{self.source}: {name} cannot be read ({first_line(error)}); copy it again") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{self.source}: {name} is no JSON object; copy it again")
+        return values
+
+
+class Pickled:
+    """The tensors of a file that torch.save() wrote. It is mapped if torch can do that, and nothing in it is executed (weights_only)."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises: pickle.UnpicklingError if the file holds anything but tensors; RuntimeError, ValueError, OSError if it is damaged."""
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        if not (isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values())):
+            raise ValueError("it holds more than a dictionary of tensors")
+        self._state: dict[str, Tensor] = state
+
+    def keys(self) -> Iterator[str]:
+        """Return the names of all tensors."""
+        return iter(self._state)
+
+    def get_tensor(self, name: str) -> Tensor:
+        """Return one tensor. Raises: KeyError."""
+        return self._state[name]
+
+
+def find_hf_folder(name: str) -> Path:
+    """Return the Hugging Face directory `name`: a local folder, or the copy of a hub name, which is downloaded if needed.
+
+    Raises: ConfigError if there is no such folder and the hub cannot be reached or does not have it.
+    """
+    path = Path(name).expanduser()
+    if path.exists() or path.is_absolute() or name.startswith("."):
+        if not path.is_dir():
+            found = "is a file" if path.exists() else "no such folder"
+            raise ConfigError(f"--from {name}: {found}; name a Hugging Face directory (config.json and weights) or a hub name")
+        return path
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ConfigError(
+            f"--from {name}: no such folder, and the Hugging Face hub does not give it ({first_line(error)}); name a local directory"
+        ) from None

@@ -1,0 +1,38 @@
+"""Finds the run and the checkpoint that --from names, and reads the run's recipe. Torch-free. Tensors: stored_weights.py."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.checkpoint.inspect import find_checkpoint
+from recipes.config import Recipe
+from recipes.errors import ConfigError
+from recipes.modalities.registry import modality_of
+from recipes.run_dir.run_dir import read_config
+from recipes.settings import recipe_from_dict
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run dir and one of its checkpoints."""
+
+    run_dir: Path
+    checkpoint: Path
+    recipe: Recipe
+    content: dict[str, Any]
+    """The whole of config.json."""
+
+
+def find_stored_run(path: Path, flag: str = "--from ") -> StoredRun:
+    """Return the run and its checkpoint. `path`: a run dir (its newest complete checkpoint is taken) or a checkpoint folder in one.
+    `flag`: the option that `path` was given with. Raises: ConfigError if there is no run or no checkpoint."""
+    run_dir = path if (path / "config.json").exists() else path.parent.parent
+    if path.exists() and not (path.is_dir() and (run_dir / "config.json").exists()):
+        raise ConfigError(
+            f"{flag}{path}: neither a run dir nor a checkpoint folder in one (no config.json); name a run dir such as runs/text_tiny"
+        )
+    checkpoint = find_checkpoint(path, flag)
+    config = read_config(run_dir)
+    assert config is not None  # config.json exists
+    kinds = modality_of(str(config.recipe.get("modality")), f"{flag}{path}").kinds
+    return StoredRun(run_dir, checkpoint, recipe_from_dict(config.recipe, kinds, config.writer), config.content)
