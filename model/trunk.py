@@ -79,3 +79,14 @@ class Trunk(nn.Module):
         prefix = self.frontend.num_prefix_tokens
         own = [LayerOutput(layer.ffn_SBD[prefix:], layer.block_SBD[prefix:]) for layer in layers]
         return TrunkOutput(x_BSD[:, prefix:], own, front.features_BND)
+
+    def hidden_states(self, inputs: Tensor, padding_mask_BN: Tensor | None) -> list[Tensor]:
+        """Return the encoder's input, then the output of each block, without a mask. Item i is the output of block i, counted from 1.
+        Prefix tokens such as CLS stay. The final norm of pre-LN blocks is not applied.
+
+        Shapes: each (B, S, D) = (batch, sequence with prefix tokens, channels).
+        """
+        front = self.frontend(inputs, None, padding_mask_BN, None)
+        chosen = self.select(front, None, padding_mask_BN)
+        _, layers = self.encoder(chosen.x_BSD, chosen.padding_mask_BS, chosen.bias_LHSS, 0)
+        return [chosen.x_BSD, *(layer.block_SBD.transpose(0, 1) for layer in layers)]
