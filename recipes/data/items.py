@@ -24,7 +24,7 @@ from recipes.data.text_tables import TableFile
 from recipes.errors import ConfigError
 
 
-class Place(NamedTuple):
+class ItemPlace(NamedTuple):
     """Where an item is."""
 
     item: str
@@ -44,7 +44,7 @@ class Items:
     note: str
     """Line for the terminal: what is read of the data and what is left out; "" if there is nothing to say."""
     num_items: int
-    place: Callable[[int], Place]
+    place: Callable[[int], ItemPlace]
     make: Callable[[int], Made]
     """Index -> example. Raises: OSError, UndecodableError."""
     num_empty: int = 0
@@ -77,9 +77,9 @@ def open_texts(data: TextDataConfig, maker: ExampleMaker, name: str | None, spli
     if not texts:
         raise ConfigError(f"{source.name}: has no text, {num_empty:,} lines or rows are empty; point --data at something else")
 
-    def place_of(index: int) -> Place:
+    def place_of(index: int) -> ItemPlace:
         file, number, unit = places[index]
-        return Place(f"{file} {unit} {number}", file, number)
+        return ItemPlace(f"{file} {unit} {number}", file, number)
 
     return Items(source.name, source.note, len(texts), place_of, lambda index: maker.make(texts[index]), num_empty)
 
@@ -123,9 +123,9 @@ def open_recordings_or_images(
     """
     media = _one_file(path, kind) or open_media(path, replace(kind, column_option="--column"), column=column, split=split or ALL)
 
-    def place_of(index: int) -> Place:
+    def place_of(index: int) -> ItemPlace:
         file = media.file(index)
-        return Place(printable(media.where(index)), printable(file or media.name), None if file else index + 1)
+        return ItemPlace(printable(media.where(index)), printable(file or media.name), None if file else index + 1)
 
     return Items(media.name, media.note, len(media), place_of, lambda index: make(media, index))
 

@@ -71,8 +71,8 @@ class Labelled:
 
 
 def labelled_text(data: TextDataConfig, path: str | None, split: str, label_column: str, maker: TextMaker) -> Labelled:
-    """Open one split of labelled sentences. `maker` tokenizes each of them and cuts it to its maximum number of tokens. Batches are padded to
-    their longest sentence. Labels are read from the column `label_column`.
+    """Open one split of labelled sentences. `maker` tokenizes each of them and cuts it to its maximum number of tokens. Batches are
+    padded to their longest sentence. Labels are read from the column `label_column`.
 
     Raises: ConfigError if the data cannot be read; MissingSplit if there is no such split.
     """

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from recipes.interop.encoder import Encoder
+    from recipes.interop.encoder import TrainedEncoder
 
 
-def load_encoder(name: str | Path, *, weights: str = "student", device: "str | torch.device | None" = None) -> "Encoder":
+def load_encoder(name: str | Path, *, weights: str = "student", device: "str | torch.device | None" = None) -> "TrainedEncoder":
     """Return a trained network as an object that turns texts, recordings or images into features (recipes/interop/encoder.py).
 
     `name`: a run dir (its newest checkpoint), a checkpoint folder, a Hugging Face directory, or a hub name. `weights`: student, or teacher

@@ -18,7 +18,7 @@ from recipes.values import name_argument, path_argument, positive_count
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
     from recipes.cluster.world import World
-    from recipes.interop.embedding import Part
+    from recipes.interop.embedding import EmbeddedPart
 
 BATCH = 32
 
@@ -78,7 +78,7 @@ def run_embed(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     return 0
 
 
-def _write(out: Path, parts: "list[Part]", about: dict[str, Any], say: Callable[[str], None]) -> None:
+def _write(out: Path, parts: "list[EmbeddedPart]", about: dict[str, Any], say: Callable[[str], None]) -> None:
     """Write the parts of all ranks as one file, and print what is in it."""
     from recipes.data.media import format_bad_items
 
@@ -97,7 +97,7 @@ def _write(out: Path, parts: "list[Part]", about: dict[str, Any], say: Callable[
     say(f"{parts[0].figures}; {len(rows):,} embeddings of {found.width} numbers written to {out}")
 
 
-def _gathered(world: "World", part: "Part") -> "list[Part]":
+def _gathered(world: "World", part: "EmbeddedPart") -> "list[EmbeddedPart]":
     """Return the parts of all ranks, in rank order, on rank 0; [] on the others. A collective."""
     import torch.distributed as dist
 

@@ -9,7 +9,7 @@ from recipes.data.items import Items
 from recipes.data.media import BadItem, UndecodableError, bad_item
 from recipes.data.progress import ItemProgress
 from recipes.interop.embedding_file import Embedded
-from recipes.interop.encoder import Encoder
+from recipes.interop.encoder import TrainedEncoder
 from recipes.interop.features import batches_of
 from recipes.interop.layers import Layer, Pool
 
@@ -18,7 +18,7 @@ BATCHES_READ_AHEAD = 4
 
 
 @dataclass(frozen=True)
-class Part:
+class EmbeddedPart:
     """The embeddings of one rank's items, in the order of the data."""
 
     rows: list[Embedded]
@@ -37,7 +37,7 @@ def bounds_of(num_items: int, rank: int, size: int) -> tuple[int, int]:
 
 
 def embed_part(
-    encoder: Encoder,
+    encoder: TrainedEncoder,
     items: Items,
     rank: int,
     size: int,
@@ -46,7 +46,7 @@ def embed_part(
     pool: Pool,
     batch_size: int,
     log: Callable[[str], None],
-) -> Part:
+) -> EmbeddedPart:
     """Return the embeddings of the items of rank `rank` among `size` ranks. `log` prints progress. Memory grows with the embeddings, and
     not with the items."""
     first, last = bounds_of(len(items), rank, size)
@@ -68,11 +68,10 @@ def embed_part(
         own = list[Embedded]()
         for batch in batches_of(examples, encoder.maker, batch_size):
             pooled = encoder.features([examples[one] for one in batch]).pooled(layer, pool)
-            own += [
-                Embedded(numbers[one], items.place(numbers[one]), vector.cpu().numpy()) for one, vector in zip(batch, pooled, strict=True)
-            ]
+            for one, vector in zip(batch, pooled, strict=True):
+                own.append(Embedded(numbers[one], items.place(numbers[one]), vector.cpu().numpy()))
             progress.add(len(batch))
-        rows += sorted(own, key=lambda row: row.index)
+        rows += sorted(own, key=lambda row: row.number)
     progress.close()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts KiB
-    return Part(rows, bad, num_cut, f"embedded{of_ranks} {progress}, peak memory {peak:,.0f} MiB")
+    return EmbeddedPart(rows, bad, num_cut, f"embedded{of_ranks} {progress}, peak memory {peak:,.0f} MiB")

@@ -18,7 +18,7 @@ from recipes.system.durable import sync
 if TYPE_CHECKING:
     import numpy as np
 
-    from recipes.data.items import Place
+    from recipes.data.items import ItemPlace
 
 ROWS_PER_GROUP = 1024
 NO_ROW = -1
@@ -28,9 +28,9 @@ NO_ROW = -1
 class Embedded(NamedTuple):
     """One item with its embedding."""
 
-    index: int
+    number: int
     """Number of the item in the data, from 0."""
-    place: "Place"
+    place: "ItemPlace"
     vector: "np.ndarray"
     """float32 (D,), or (positions, D) if positions are not pooled."""
 
@@ -99,7 +99,7 @@ def _write_parquet(path: Path, found: Embeddings, about: str) -> None:
         for start in range(0, len(found.rows), ROWS_PER_GROUP):
             rows = found.rows[start : start + ROWS_PER_GROUP]
             arrays = [
-                arrow.array([row.index for row in rows], arrow.int64()),
+                arrow.array([row.number for row in rows], arrow.int64()),
                 *(arrow.array([row.place[field] for row in rows], kind) for field, (_, kind) in enumerate(columns[1:4])),
                 _arrow_vectors(arrow, [row.vector for row in rows], vector, found.is_pooled),
             ]
@@ -125,7 +125,7 @@ def _write_npz(path: Path, found: Embeddings, about: str) -> None:
     places, vectors = [row.place for row in found.rows], [row.vector for row in found.rows]
     rows = [NO_ROW if place.row is None else place.row for place in places]
     arrays: dict[str, Any] = {
-        "index": np.array([row.index for row in found.rows], np.int64),
+        "index": np.array([row.number for row in found.rows], np.int64),
         "item": np.array([place.item for place in places], dtype=np.str_),
         "path": np.array([place.path for place in places], dtype=np.str_),
         "row": np.array(rows, np.int64),

@@ -24,7 +24,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class Encoder:
+class TrainedEncoder:
     """A frozen network. Call it with a list of values to get the features of all layers. Threads may share it: their calls run one after
     another."""
 
@@ -101,16 +101,16 @@ class Encoder:
         return examples
 
 
-def build_encoder(source: ModelSource, device: torch.device) -> Encoder:
+def build_encoder(source: ModelSource, device: torch.device) -> TrainedEncoder:
     """Return the encoder of a network, with its weights on `device`. Raises: ConfigError if weights or tokenizer cannot be read."""
     modality = modality_of(source.recipe.modality, source.name)
     maker = modality.build_maker(source.recipe, source.tokenizer_folder)
     with having_a_world():
         trunk = source.load(device, parallel_alone()).requires_grad_(False)
-    return Encoder(source, trunk, maker, modality.cls_name, device)
+    return TrainedEncoder(source, trunk, maker, modality.cls_name, device)
 
 
-def open_encoder(name: str, weights: str, device: str | torch.device | None) -> Encoder:
+def open_encoder(name: str, weights: str, device: str | torch.device | None) -> TrainedEncoder:
     """Return the encoder of the network `name`, as recipes.interop.load_encoder describes it. Raises: ConfigError."""
     if weights not in KIND_OF:
         raise ConfigError(f"weights {weights!r}: must be one of {', '.join(KIND_OF)}")
