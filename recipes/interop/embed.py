@@ -60,6 +60,7 @@ def run_embed(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     world = join_world(say)
     log = say if world.rank == 0 else _silent
     try:
+        log(f"{items.name}: {len(items):,} items; {recipe.name}, {args.weights}, of {source.name}")
         if items.note:
             log(items.note)
         encoder = world.on_all_ranks(lambda: build_encoder(source, world.device))

@@ -17,6 +17,7 @@ TEXTS = [*("ba " * (number % 7 + 1) for number in range(20)), " ", "do " * 100]
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> TrainedEncoder:
+    torch.set_num_threads(1)  # as in tests of model/: several threads for tiny tensors wait for each other on a busy machine
     return load_encoder(copy_golden("text", tmp_path_factory.mktemp("hf") / "text"))
 
 

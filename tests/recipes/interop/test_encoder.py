@@ -40,6 +40,7 @@ assert before.equal(encoder.embed(["ba do", "ki"])) and not dist.is_initialized(
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Modality -> Hugging Face directory."""
+    torch.set_num_threads(1)  # as in tests of model/: several threads for tiny tensors wait for each other on a busy machine
     place = tmp_path_factory.mktemp("hf")
     return {modality: copy_golden(modality, place / modality) for modality in CASES}
 
