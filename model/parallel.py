@@ -3,11 +3,17 @@
 Only this file makes process groups for the model. Layers get their groups as arguments.
 """
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import init_device_mesh
+
+ALONE = threading.RLock()
+"""Held in each block of having_a_world(), because torch.distributed is initialised for all threads of the process at once."""
 
 
 @dataclass(frozen=True)
@@ -66,3 +72,32 @@ def init_parallel(tp_size: int, device_type: str) -> Parallel:
         dp_size=mesh["dp"].size(),
         dp_rank=mesh["dp"].get_local_rank(),
     )
+
+
+@contextmanager
+def having_a_world() -> Iterator[None]:
+    """In this block torch.distributed is initialised, which Megatron's layers require when they are built and when they are called.
+
+    If it is initialised already, nothing changes. If not, this process alone is a world for the duration of the block, on gloo, with a
+    store in its memory: no port, no network and no environment variables. Threads pass such blocks one after another.
+    """
+    with ALONE:
+        if dist.is_initialized():
+            yield
+            return
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+def parallel_alone() -> Parallel:
+    """Return groups of this process alone, whatever other ranks there are. Not a collective: other ranks need not call it. Call it after
+    torch.distributed was initialised. Layers that were built with these groups can be called in any later world."""
+    if dist.get_world_size() == 1:
+        group = dist.group.WORLD
+    else:
+        group = dist.new_group([dist.get_rank()], backend="gloo", use_local_synchronization=True)
+    assert group is not None
+    return Parallel(group, group, tp_size=1, tp_rank=0, dp_size=1, dp_rank=0)

@@ -73,9 +73,25 @@ class Trunk(nn.Module):
         """Return the encoder's output and the outputs of its blocks from index `keep_from` on. mask_BN None: nothing is masked.
         `features_BND`, if given, is read instead of embedding `inputs`. Prefix tokens such as CLS take part in the attention and are
         then cut off."""
-        front = self.frontend(inputs, mask_BN, padding_mask_BN, features_BND)
-        chosen = self.select(front, mask_BN, padding_mask_BN)
-        x_BSD, layers = self.encoder(chosen.x_BSD, chosen.padding_mask_BS, chosen.bias_LHSS, keep_from)
+        front, _, x_BSD, layers = self._run(inputs, mask_BN, padding_mask_BN, keep_from, features_BND)
         prefix = self.frontend.num_prefix_tokens
         own = [LayerOutput(layer.ffn_SBD[prefix:], layer.block_SBD[prefix:]) for layer in layers]
         return TrunkOutput(x_BSD[:, prefix:], own, front.features_BND)
+
+    def hidden_states(self, inputs: Tensor, padding_mask_BN: Tensor | None) -> list[Tensor]:
+        """Return the encoder's input, then the output of each block, without a mask. Item i is the output of block i, counted from 1.
+        Prefix tokens such as CLS stay. The final norm of pre-LN blocks is not applied.
+
+        Shapes: each (B, S, D) = (batch, sequence with prefix tokens, channels).
+        """
+        _, chosen, _, layers = self._run(inputs, None, padding_mask_BN, 0, None)
+        return [chosen.x_BSD, *(layer.block_SBD.transpose(0, 1) for layer in layers)]
+
+    def _run(
+        self, inputs: Tensor, mask_BN: Tensor | None, padding_mask_BN: Tensor | None, keep_from: int, features_BND: Tensor | None
+    ) -> tuple[FrontendOutput, EncoderInput, Tensor, list[LayerOutput]]:
+        """Return the outputs of front-end and selection, then those of the encoder. Arguments as for forward()."""
+        front = self.frontend(inputs, mask_BN, padding_mask_BN, features_BND)
+        chosen = self.select(front, mask_BN, padding_mask_BN)
+        x_BSD, layers = self.encoder(chosen.x_BSD, chosen.padding_mask_BS, chosen.bias_LHSS, keep_from)
+        return front, chosen, x_BSD, layers

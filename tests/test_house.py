@@ -65,6 +65,7 @@ BREACHES = [
     ("recipes/a.py", "class A:\n    '''Doc.'''\n    def f(self):\n        pass", "f is public and has no docstring"),
     ("model/a.py", "def f(x):\n    '''Shapes: (B, D) -> (B, D).'''", "f begins with Shapes:; first say"),
     ("model/__init__.py", "from model.a import b", "an __init__.py is empty"),
+    ("recipes/interop/__init__.py", "from recipes.interop.names import same", "an __init__.py is empty"),
     ("recipes/utils.py", "", "name the noun"),
     ("recipes/a.py", "def f():\n    global x\n    x = 1", "global x"),
     ("recipes/a.py", "try:\n    f()\nexcept:\n    pass", "catches every exception"),
@@ -83,6 +84,7 @@ FINE = [
     ("recipes/a.py", "try:\n    f()\nexcept BaseException:\n    note()\n    raise"),
     ("recipes/a.py", "class A:\n    '''Doc.'''\n    limit: ClassVar[int] = 3\n    def __init__(self):\n        pass"),
     ("recipes/__init__.py", ""),
+    ("recipes/interop/__init__.py", '"""Doc."""\nfrom pathlib import Path\ndef f():\n    """Doc."""\n    import torch'),
 ]
 
 

@@ -86,7 +86,7 @@ def decode_audio(content: bytes | BinaryIO, sample_rate: int, segment: Segment |
     Shapes: float32 (T,).
     Raises: UndecodableError if the content is empty, not audio, truncated, or has NaN or infinite samples, or if the segment is not in it.
     """
-    parts = [_resample(frames_T, own_rate, sample_rate) for frames_T, own_rate in _open_each(content, sample_rate, segment, _read)]
+    parts = [resample(frames_T, own_rate, sample_rate) for frames_T, own_rate in _open_each(content, sample_rate, segment, _read)]
     waveform_T = parts[0] if len(parts) == 1 else np.concatenate(parts)
     if not np.isfinite(waveform_T).all():
         raise UndecodableError("holds NaN or infinite samples")
@@ -227,7 +227,9 @@ def _counts_headers(num_bytes: int, file: BinaryIO) -> bool:
     return kind == b"RIFF" and num_bytes <= size and (outer + 8 <= size or outer == size)
 
 
-def _resample(waveform_T: np.ndarray, own_rate: int, sample_rate: int) -> np.ndarray:
+def resample(waveform_T: np.ndarray, own_rate: int, sample_rate: int) -> np.ndarray:
+    """Return the waveform with sample_rate samples per second in place of own_rate. Raises: ConfigError if torchaudio, which is needed for
+    that, cannot be imported."""
     if own_rate == sample_rate:
         return waveform_T
     import torch  # imported here, so that scanning needs neither torch nor torchaudio

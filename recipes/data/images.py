@@ -70,7 +70,7 @@ def decode_image(content: bytes) -> Image.Image:
             image.load()
             with suppress(SyntaxError, ValueError, TypeError, KeyError, EOFError, struct.error):  # damaged EXIF data are ignored
                 ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+            return to_rgb(image)
 
 
 def random_view(image: Image.Image, size: int, data: VisionDataConfig, rng: np.random.Generator) -> np.ndarray:
@@ -158,7 +158,9 @@ def _check_num_pixels(image: Image.Image) -> None:
         raise UndecodableError(f"{image.width} x {image.height} pixels, at most {limit} in all")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a decoded picture as RGB with 8 bits per channel. Transparent pixels are put on white, 16-bit grey is scaled by 1/257. Raises:
+    UndecodableError for pixels whose range is unknown."""
     if image.mode == "F":
         raise UndecodableError("floating-point pixels, whose range is unknown")
     if image.mode.startswith("I"):

@@ -6,25 +6,21 @@ Shapes: N examples.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from model.batch import Batch
 from model.frontends.config import SpeechFrontendConfig, VisionFrontendConfig
 from recipes.config import SpeechDataConfig, TextDataConfig, VisionDataConfig
-from recipes.data.audio import AUDIO, normalize, read_audio
-from recipes.data.images import IMAGES, center_view, decode_image
+from recipes.data.audio import AUDIO, read_audio
+from recipes.data.examples import ImageMaker, SpeechMaker, TextMaker
+from recipes.data.images import IMAGES, decode_image
 from recipes.data.labelled_text import load_split
 from recipes.data.labels import class_name, is_missing
 from recipes.data.media import BadItem, Media, MediaKind, UndecodableError, allowed_bad, bad_item, format_bad_items
 from recipes.data.media_source import open_media
-from recipes.data.speech import SpeechExample, collate_speech
-from recipes.data.text import TextExample, collate_text
-from recipes.data.tokenizer import BOS, encode
-from recipes.data.vision import VisionExample, collate_vision
+from recipes.data.speech import SpeechExample
+from recipes.data.text import TextExample
+from recipes.data.vision import VisionExample
 from recipes.errors import ConfigError
 
 BATCH = 32
@@ -74,22 +70,20 @@ class Labelled:
                 yield numbers, self.collate(examples)
 
 
-def labelled_text(data: TextDataConfig, path: str | None, split: str, label_column: str, tokenizer: Path) -> Labelled:
-    """Open one split of labelled sentences. Each is tokenized with the file `tokenizer`, gets `<s>` in front, and is cut to
-    data.sequence_length tokens. Batches are padded to their longest sentence. Labels are read from the column `label_column`.
+def labelled_text(data: TextDataConfig, path: str | None, split: str, label_column: str, maker: TextMaker) -> Labelled:
+    """Open one split of labelled sentences. `maker` tokenizes each of them and cuts it to its maximum number of tokens. Batches are
+    padded to their longest sentence. Labels are read from the column `label_column`.
 
     Raises: ConfigError if the data cannot be read; MissingSplit if there is no such split.
     """
     texts, labels, columns = load_split(path, split, data.text_column, label_column)
 
     def read(index: int) -> TextExample:
-        tokens, _ = encode(str(tokenizer), [str(texts[index])])
-        ids_T = np.concatenate([[BOS], tokens[: data.sequence_length - 1]]).astype(np.int64)
-        return TextExample(ids_T, ids_T, np.zeros(len(ids_T), dtype=bool))
+        return maker.of_text(str(texts[index])).example
 
     classes = [None if is_missing(text) else label for text, label in zip(texts, labels, strict=True)]
     where = f"{path} {split} row {{}}".format
-    return Labelled(str(path), classes, read, where, partial(collate_text, always_padded=True), columns=columns)
+    return Labelled(str(path), classes, read, where, maker.collate, columns=columns)
 
 
 def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
@@ -98,14 +92,12 @@ def labelled_speech(data: SpeechDataConfig, frontend: SpeechFrontendConfig, path
 
     Raises: ConfigError if the data cannot be read; MissingSplit if there is no such split.
     """
-    media = _open_media(path, AUDIO, data.column, split, label_column)
+    media, maker = _open_media(path, AUDIO, data.column, split, label_column), SpeechMaker(frontend, data.sample_rate)
 
     def read(index: int) -> SpeechExample:
-        waveform_T = normalize(read_audio(media, index, data.sample_rate))
-        waveform_T = np.pad(waveform_T, (0, max(0, frontend.receptive_field - len(waveform_T))))
-        return SpeechExample(waveform_T, np.zeros(frontend.num_frames(len(waveform_T)), dtype=bool))
+        return maker.of_waveform(read_audio(media, index, data.sample_rate))
 
-    return _from_media(media, read, partial(collate_speech, frontend=frontend), data.max_bad_fraction, batch_size=1)
+    return _from_media(media, read, maker.collate, data.max_bad_fraction, batch_size=1)
 
 
 def labelled_images(data: VisionDataConfig, frontend: VisionFrontendConfig, path: str | None, split: str, label_column: str) -> Labelled:
@@ -113,13 +105,12 @@ def labelled_images(data: VisionDataConfig, frontend: VisionFrontendConfig, path
 
     Raises: ConfigError if the data cannot be read; MissingSplit if there is no such split.
     """
-    media = _open_media(path, IMAGES, data.column, split, label_column)
+    media, maker = _open_media(path, IMAGES, data.column, split, label_column), ImageMaker(frontend)
 
     def read(index: int) -> VisionExample:
-        view_CHW = center_view(decode_image(media.read(index)), frontend.image_size)
-        return VisionExample(view_CHW, np.zeros(frontend.grid**2, dtype=bool))
+        return maker.of_image(decode_image(media.read(index)))
 
-    return _from_media(media, read, collate_vision, data.max_bad_fraction)
+    return _from_media(media, read, maker.collate, data.max_bad_fraction)
 
 
 def _open_media(path: str | None, kind: MediaKind, column: str, split: str, label_column: str) -> Media:

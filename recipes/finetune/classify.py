@@ -23,7 +23,7 @@ from recipes.finetune.neighbours import best_neighbours
 from recipes.finetune.ridge import LabelledFeatures, best_ridge, validation_cut
 from recipes.finetune.score import Score, layer_lines, scores_to_json
 from recipes.finetune.splits import Examples, Log, open_splits
-from recipes.finetune.trunk import ProbedRun, build_trunk, load_trunk
+from recipes.interop.trunk import TrainedRun, build_trunk, load_trunk
 
 CLASSIFIERS: dict[str, Callable[[LabelledFeatures, LabelledFeatures, int], Score]] = {"linear": best_ridge, "knn": best_neighbours}
 
@@ -44,7 +44,7 @@ class ClassifyResult:
     bad: tuple[BadItem, ...] = ()
     """Examples that were left out because they cannot be decoded."""
 
-    def to_json(self, probed: ProbedRun) -> dict[str, Any]:
+    def to_json(self, probed: TrainedRun) -> dict[str, Any]:
         """Return the fields of this result in results.json."""
         return {
             **scores_to_json(self.trained, self.random),
@@ -59,7 +59,7 @@ class ClassifyResult:
             },
         }
 
-    def lines(self, probed: ProbedRun) -> list[str]:
+    def lines(self, probed: TrainedRun) -> list[str]:
         """Return the lines that the probe command prints."""
         examples = f"{self.num_classes} classes, {self.num_test} examples of split {self.split}"
         printed = [f"classify, {examples}, {probed.recipe.name}, {probed.weights}:", *layer_lines(self.trained, self.random)]
@@ -76,7 +76,7 @@ class ClassifyResult:
         return printed
 
 
-def classify_probe(probed: ProbedRun, path: str | None, label_column: str, device: torch.device, log: Log = print) -> ClassifyResult:
+def classify_probe(probed: TrainedRun, path: str | None, label_column: str, device: torch.device, log: Log = print) -> ClassifyResult:
     """Fit both classifiers on frozen features of the labelled data at `path` (None: the shipped sample), for the pre-trained and for a
     random network, and return their test accuracies.
 

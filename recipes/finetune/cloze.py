@@ -23,7 +23,7 @@ from recipes.data.tokenizer import find_tokenizer, is_word
 from recipes.errors import ConfigError
 from recipes.finetune.ridge import LabelledFeatures, best_ridge
 from recipes.finetune.score import Score, layer_lines, scores_to_json
-from recipes.finetune.trunk import ProbedRun, build_trunk, load_trunk
+from recipes.interop.trunk import TrainedRun, build_trunk, load_trunk
 
 NUM_WORDS = 200
 MASK = TokenMaskConfig(prob=0.15, length=1)  # few blanks, so that most of the context is visible
@@ -47,7 +47,7 @@ class ClozeResult:
     num_words: int
     num_test: int
 
-    def to_json(self, probed: ProbedRun) -> dict[str, Any]:
+    def to_json(self, probed: TrainedRun) -> dict[str, Any]:
         """Return the fields of this result in results.json."""
         return {
             **scores_to_json({"linear": self.trained}, {"linear": self.random}),
@@ -57,7 +57,7 @@ class ClozeResult:
             "num_test": self.num_test,
         }
 
-    def lines(self, probed: ProbedRun) -> list[str]:
+    def lines(self, probed: TrainedRun) -> list[str]:
         """Return the lines that the probe command prints."""
         trained, random = self.trained, self.random
         return [
@@ -75,7 +75,7 @@ class ClozeResult:
         return "held-out"
 
 
-def cloze_probe(probed: ProbedRun, prepared: Path, device: torch.device, log: Callable[[str], None] = print) -> ClozeResult:
+def cloze_probe(probed: TrainedRun, prepared: Path, device: torch.device, log: Callable[[str], None] = print) -> ClozeResult:
     """Fit a classifier of frequent words on frozen features of the prepared text, for the pre-trained and for a random network, and return
     the accuracies on the held-out text. Raises: ConfigError if the prepared text contains too few of these words."""
     recipe: Any = probed.recipe  # a text recipe

@@ -58,9 +58,9 @@ def run_probe(args: argparse.Namespace) -> int:
         raise ConfigError(f"the probe runs on one process, {world_size} were started; use python launch/probe.py")
     quiet_libraries()
     from recipes.cluster.world import join_world, leave_world
-    from recipes.finetune.trunk import find_probed_run  # here, since it imports for seconds
+    from recipes.interop.trunk import find_run  # here, since it imports for seconds
 
-    probed = find_probed_run(args.from_path, args.weights)
+    probed = find_run(args.from_path, args.weights)
     probes = modality_of(probed.recipe.modality, probed.recipe.name).probes
     task = args.task or probes[0]
     if task not in probes:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from model.batch import Batch
     from model.trunk import FrontendBuilder
+    from recipes.data.examples import ExampleMaker
+    from recipes.data.items import Items
     from recipes.data.labelled import Labelled
     from recipes.data.loader import Dataset
 
@@ -36,6 +38,10 @@ class Modality(Protocol):
     def benchmark_length(self) -> int:
         """Length of a sample in a benchmark, in tokens or seconds. 0 if all samples have the same size."""
 
+    @property
+    def cls_name(self) -> str | None:
+        """Name of the token before all others whose output stands for the whole sample, such as `<s>`; None if there is none."""
+
     def check(self, recipe: Any) -> None:
         """Check that the recipe's sections fit together. Raises: ConfigError if front-end, mask and data contradict each other."""
 
@@ -55,6 +61,20 @@ class Modality(Protocol):
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
         """Open a split of the labelled data at `path` for a classification probe. `prepared`: the run's prepared folder.
+
+        Raises: ConfigError if the data cannot be read; MissingSplit if there is no such split.
+        """
+
+    def build_maker(self, recipe: Any, tokenizer_folder: Path) -> "ExampleMaker":
+        """Return the object that makes the examples of a frozen network from single values: a text, a recording or an image. Probes and
+        embeddings use it. `tokenizer_folder`: the prepared folder, or another one with the tokenizer, for a modality that has one.
+
+        Raises: ConfigError if the tokenizer is not there.
+        """
+
+    def open_items(self, recipe: Any, maker: Any, path: str | None, split: str | None, column: str | None) -> "Items":
+        """Open the data at `path` (None: the shipped sample) for embeddings. `maker`: what build_maker returned. `split`: None is all of
+        them. `column`: of a table; None: the recipe's.
 
         Raises: ConfigError if the data cannot be read; MissingSplit if there is no such split.
         """

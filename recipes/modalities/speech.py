@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from model.batch import Batch
     from model.trunk import FrontendBuilder
+    from recipes.data.examples import SpeechMaker
+    from recipes.data.items import Items
     from recipes.data.labelled import Labelled
     from recipes.data.speech import SpeechDataset
 
@@ -29,6 +31,7 @@ class Speech:
     kinds: ClassVar[Kinds] = {"frontend": (SpeechFrontendConfig,), "mask": (SpanMaskConfig,), "data": (SpeechDataConfig,)}
     probes = ("classify",)
     benchmark_length = 10
+    cls_name = None
 
     def check(self, recipe: Any) -> None:
         """Check a speech recipe. Raises: ConfigError if convolutions, lengths, masks or groups do not fit together."""
@@ -90,6 +93,24 @@ class Speech:
         from recipes.data.labelled import labelled_speech
 
         return labelled_speech(recipe.data, recipe.frontend, path, split, label_column)
+
+    def build_maker(self, recipe: Any, tokenizer_folder: Path) -> "SpeechMaker":
+        """Return the maker of examples of whole recordings. `tokenizer_folder` is not used."""
+        from recipes.data.examples import SpeechMaker
+
+        return SpeechMaker(recipe.frontend, recipe.data.sample_rate)
+
+    def open_items(self, recipe: Any, maker: "SpeechMaker", path: str | None, split: str | None, column: str | None) -> "Items":
+        """Open recordings for embeddings."""
+        from recipes.data.audio import AUDIO, read_audio
+        from recipes.data.examples import Made
+        from recipes.data.items import open_recordings_or_images
+        from recipes.data.media import Media
+
+        def make(media: Media, index: int) -> Made:
+            return Made(maker.of_waveform(read_audio(media, index, maker.sample_rate)))
+
+        return open_recordings_or_images(AUDIO, make, path, split, column or recipe.data.column)
 
     def build_frontend(self, recipe: Any) -> "FrontendBuilder":
         """Return the function that builds the speech front-end: convolutional features of the waveform, with positions."""

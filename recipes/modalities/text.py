@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from model.batch import Batch
     from model.trunk import FrontendBuilder
+    from recipes.data.examples import TextMaker
+    from recipes.data.items import Items
     from recipes.data.labelled import Labelled
     from recipes.data.text import TextDataset
 
@@ -31,6 +33,7 @@ class Text:
     kinds: ClassVar[Kinds] = {"frontend": (TextFrontendConfig,), "mask": (TokenMaskConfig,), "data": (TextDataConfig,)}
     probes = ("cloze", "classify")
     benchmark_length = 512
+    cls_name = "<s>"
 
     def check(self, recipe: Any) -> None:
         """Check a text recipe. Raises: ConfigError if masks leave no <mask> for the loss or are longer than a sample, or if a sample has
@@ -82,9 +85,21 @@ class Text:
         """Open a split of labelled sentences, which are tokenized with the run's own tokenizer (in `prepared`) and padded to the longest of
         their batch."""
         from recipes.data.labelled import labelled_text
+
+        return labelled_text(recipe.data, path, split, label_column, self.build_maker(recipe, prepared))
+
+    def build_maker(self, recipe: Any, tokenizer_folder: Path) -> "TextMaker":
+        """Return the maker of examples of texts, with the tokenizer in this folder. A text is cut at the recipe's sequence length."""
+        from recipes.data.examples import TextMaker
         from recipes.data.tokenizer import find_tokenizer
 
-        return labelled_text(recipe.data, path, split, label_column, find_tokenizer(prepared))
+        return TextMaker(min(recipe.data.sequence_length, recipe.frontend.max_positions), find_tokenizer(tokenizer_folder))
+
+    def open_items(self, recipe: Any, maker: "TextMaker", path: str | None, split: str | None, column: str | None) -> "Items":
+        """Open texts for embeddings: each line of .txt files, or each row of tables."""
+        from recipes.data.items import open_texts
+
+        return open_texts(recipe.data, maker, path, split, column)
 
     def build_frontend(self, recipe: Any) -> "FrontendBuilder":
         """Return the function that builds the text front-end, which embeds token ids."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from model.batch import Batch
     from model.trunk import FrontendBuilder
+    from recipes.data.examples import ImageMaker
+    from recipes.data.items import Items
     from recipes.data.labelled import Labelled
     from recipes.data.vision import VisionDataset
 
@@ -28,6 +30,7 @@ class Vision:
     kinds: ClassVar[Kinds] = {"frontend": (VisionFrontendConfig,), "mask": (BlockMaskConfig,), "data": (VisionDataConfig,)}
     probes = ("classify",)
     benchmark_length = 0
+    cls_name = "CLS"
 
     def check(self, recipe: Any) -> None:
         """Check a vision recipe. Raises: ConfigError if patches do not fill the image, if a mask leaves no patch visible, if mask.min_block
@@ -79,6 +82,24 @@ class Vision:
         from recipes.data.labelled import labelled_images
 
         return labelled_images(recipe.data, recipe.frontend, path, split, label_column)
+
+    def build_maker(self, recipe: Any, tokenizer_folder: Path) -> "ImageMaker":
+        """Return the maker of examples of images, each its central view. `tokenizer_folder` is not used."""
+        from recipes.data.examples import ImageMaker
+
+        return ImageMaker(recipe.frontend)
+
+    def open_items(self, recipe: Any, maker: "ImageMaker", path: str | None, split: str | None, column: str | None) -> "Items":
+        """Open images for embeddings."""
+        from recipes.data.examples import Made
+        from recipes.data.images import IMAGES, decode_image
+        from recipes.data.items import open_recordings_or_images
+        from recipes.data.media import Media
+
+        def make(media: Media, index: int) -> Made:
+            return Made(maker.of_image(decode_image(media.read(index))))
+
+        return open_recordings_or_images(IMAGES, make, path, split, column or recipe.data.column)
 
     def build_frontend(self, recipe: Any) -> "FrontendBuilder":
         """Return the function that builds the vision front-end: embedded patches of the image, with a CLS vector in front."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from model.parallel import Parallel, init_parallel
+from model.parallel import Parallel, having_a_world, init_parallel, parallel_alone
 from tests.distributed import run_distributed
 
 MPU = {
@@ -59,3 +59,28 @@ def test_a_number_of_ranks_that_tp_does_not_divide_is_refused(parallel: Parallel
 
 def test_one_process_has_groups_of_size_1(parallel: Parallel) -> None:
     assert (parallel.tp_size, parallel.tp_rank, parallel.dp_size, parallel.dp_rank) == (1, 0, 1, 0)
+
+
+def alone_in_turn() -> tuple[list[bool], int, list[int]]:
+    """Return whether torch.distributed was initialised inside and after blocks, the size of the group of a block that has ended, and the
+    sizes of a world of two ranks that the caller makes later, of which only one rank makes a group of its own."""
+    store, rank = dist.distributed_c10d._get_default_store(), dist.get_rank()
+    dist.destroy_process_group()
+    states = []
+    with having_a_world():
+        states.append(dist.is_initialized())
+        first = parallel_alone()
+        with having_a_world():
+            states.append(dist.get_world_size() == 1)
+        states.append(dist.is_initialized())
+    states.append(dist.is_initialized())
+    dist.init_process_group("gloo", store=dist.PrefixStore("own", store), rank=rank, world_size=2)
+    with having_a_world():
+        sizes = [dist.get_world_size(), parallel_alone().tp_group.size() if rank == 1 else 1]
+    states.append(dist.is_initialized())
+    return states, first.tp_group.size(), sizes
+
+
+def test_a_process_has_a_world_of_its_own_for_a_block_and_uses_the_callers_one_if_there_is_one() -> None:
+    for states, size, sizes in run_distributed(alone_in_turn, 2):
+        assert states == [True, True, True, False, True] and size == 1 and sizes == [2, 1]

@@ -83,3 +83,22 @@ def test_every_embedded_token_is_encoded_by_default(parallel: Parallel) -> None:
     padding_BS = bools("0000000001", "0000000000")
     chosen = SelectAll()(front, PATCHES_BN, padding_BS)
     assert chosen.x_BSD is front.x_BSD and chosen.padding_mask_BS is padding_BS and chosen.bias_LHSS is front.bias_LHSS is not None
+
+
+def test_hidden_states_are_the_encoders_input_and_every_blocks_output_with_prefix_tokens(parallel: Parallel) -> None:
+    student, batch = build_vision_student(parallel), vision_batch(PATCHES_BN)
+    stir(student)
+    trunk = student.trunk
+    hidden = trunk.hidden_states(batch.inputs, None)
+    front, out = trunk.frontend(batch.inputs, None, None), trunk(batch.inputs, None, None, keep_from=0)
+    torch.testing.assert_close(hidden[0], front.x_BSD, atol=0, rtol=0)
+    for own, layer in zip(hidden[1:], out.layers, strict=True):
+        torch.testing.assert_close(own[:, 1:], layer.block_SBD.transpose(0, 1), atol=0, rtol=0)
+    torch.testing.assert_close(trunk.encoder.final_norm(hidden[-1])[:, 1:], out.x_BND, atol=0, rtol=0)
+
+
+def test_hidden_states_attend_to_no_padding(parallel: Parallel) -> None:
+    trunk: Trunk = build_student(parallel).trunk
+    padded = trunk.hidden_states(torch.tensor([[5, 6, PAD, PAD]]), bools("0011"))
+    for long, short in zip(padded, trunk.hidden_states(torch.tensor([[5, 6]]), None), strict=True):
+        torch.testing.assert_close(long[:, :2], short, atol=1e-5, rtol=1e-5)

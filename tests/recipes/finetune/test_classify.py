@@ -17,7 +17,7 @@ from recipes.finetune.neighbours import best_neighbours
 from recipes.finetune.ridge import LabelledFeatures, best_ridge
 from recipes.finetune.score import Score, layer_lines, scores_to_json
 from recipes.finetune.splits import Examples
-from recipes.finetune.trunk import ProbedRun, build_trunk, find_probed_run, load_trunk
+from recipes.interop.trunk import TrainedRun, build_trunk, find_run, load_trunk
 from recipes.modalities.registry import MODALITIES
 from recipes.speech import speech_tiny
 from recipes.text import text_tiny
@@ -70,7 +70,7 @@ def test_a_clips_features_do_not_depend_on_the_others(tmp_path: Path) -> None:
 def features_of_sentences(run_dir: Path, folder: str) -> tuple:
     """Return (features by layer, classes) of some sentences from the probe, in padded batches; and (features by layer, indices) computed in
     the test, for each sentence alone."""
-    probed = find_probed_run(run_dir)
+    probed = find_run(run_dir)
     trunk, data = load_trunk(probed, CPU), MODALITIES["text"].open_labelled(probed.recipe, folder, "train", "kind", probed.prepared)
     indices = [n * 37 % len(data.labels) for n in range(40)]
     found = features(trunk, data, indices, {"x": 0, "y": 1, "z": 2})
@@ -94,7 +94,7 @@ def test_features_are_the_means_of_every_blocks_output_over_a_sentence_without_i
 
 
 def probed_and_by_hand(run_dir: Path, folder: str) -> tuple[ClassifyResult, ClassifyResult]:
-    probed = find_probed_run(run_dir)
+    probed = find_run(run_dir)
     recipe, scores = probed.recipe, []
     train, test = (MODALITIES["text"].open_labelled(recipe, folder, split, "kind", probed.prepared) for split in ("train", "test"))
     order = np.random.Generator(np.random.Philox(0)).permutation(len(train.labels)).tolist()
@@ -115,7 +115,7 @@ def test_both_networks_are_fitted_on_train_and_scored_on_test_of_the_given_colum
 
 def probe(run: str, folder: str) -> dict:
     """Return the results.json entry of a text run that is probed on sentences of two vocabularies."""
-    probed = find_probed_run(Path(run))
+    probed = find_run(Path(run))
     return classify_probe(probed, folder, "label", torch.device("cpu")).to_json(probed)
 
 
@@ -137,7 +137,7 @@ RESULT = ClassifyResult(
     split="test",
     bad=(BadItem("/pictures/a.png", "not an image"),),
 )
-PROBED = ProbedRun(Path("run"), Path("run/checkpoints/step_00000003"), text_tiny(), "teacher")
+PROBED = TrainedRun(Path("run"), Path("run/checkpoints/step_00000003"), text_tiny(), "teacher")
 
 
 def test_every_number_is_stored_under_its_name() -> None:
@@ -190,7 +190,7 @@ def few(run_dir: Path, folders: list[Path]) -> list[str]:
     complaints = []
     for folder in folders:
         with pytest.raises(ConfigError) as caught:
-            classify_probe(find_probed_run(run_dir), str(folder), "label", CPU)
+            classify_probe(find_run(run_dir), str(folder), "label", CPU)
         complaints.append(str(caught.value))
     return complaints
 

@@ -20,7 +20,7 @@ from recipes.finetune import cloze
 from recipes.finetune.cloze import ClozeResult, cloze_probe, collect, frequent_words
 from recipes.finetune.ridge import best_ridge
 from recipes.finetune.score import Score
-from recipes.finetune.trunk import ProbedRun, build_trunk, find_probed_run, load_trunk
+from recipes.interop.trunk import TrainedRun, build_trunk, find_run, load_trunk
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
 
@@ -53,7 +53,7 @@ def prepare_text_of(run_dir: Path, lines: list[str], folder: Path) -> Path:
     """Prepare these lines with the settings and the tokenizer of the run."""
     folder.mkdir()
     (folder / "text.txt").write_text("\n".join(lines) + "\n")
-    recipe: Any = find_probed_run(run_dir).recipe
+    recipe: Any = find_run(run_dir).recipe
     data = replace(recipe.data, path=str(folder / "text.txt"), tokenizer=str(run_dir / "prepared" / "tokenizer.model"))
     return prepare_text(data, recipe.frontend, folder / "prepared", num_processes=1)
 
@@ -69,7 +69,7 @@ def prepare_lines(run_dir: Path, folder: Path, shuffled: set[int]) -> Path:
 
 def collected(run_dir: Path) -> dict:
     """Return features and labels of some rows from the probe, and those computed in the test: for each row alone, without padding."""
-    probed = find_probed_run(run_dir)
+    probed = find_run(run_dir)
     trunk, data = build_trunk(probed.recipe, CPU), TextDataset(probed.prepared, "train", mask=cloze.MASK, seed=cloze.SEED)
     words = frequent_words(probed.prepared)
     classes_V = np.full(200, -1)
@@ -118,7 +118,7 @@ FIT, TEST = 60, 45
 def probed_and_by_hand(run_dir: Path, prepared: Path) -> tuple[dict, ClozeResult, ClozeResult]:
     """Return (results.json entry, result, expected result) on prepared text that is not the run's own."""
     cloze.FIT_SAMPLES, cloze.TEST_SAMPLES = FIT, TEST
-    probed, words, scores = find_probed_run(run_dir), frequent_words(prepared), []
+    probed, words, scores = find_run(run_dir), frequent_words(prepared), []
     classes_V = np.full(200, -1)
     classes_V[words] = np.arange(len(words))
     fit_data, test_data = (TextDataset(prepared, split, mask=TokenMaskConfig(0.15, 1), seed=0) for split in ("train", "valid"))
@@ -148,7 +148,7 @@ def test_the_fit_has_three_times_the_samples_of_the_test_and_masks_that_no_train
 
 
 def cloze_results(run_dir: Path, prepared: list[Path]) -> list[ClozeResult]:
-    return [cloze_probe(find_probed_run(run_dir), folder, CPU) for folder in prepared]
+    return [cloze_probe(find_run(run_dir), folder, CPU) for folder in prepared]
 
 
 def test_words_that_their_line_repeats_are_all_predicted_and_random_words_are_guessed(distinct_run: Path, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_text_without_any_of_the_words_is_refused(tiny_prepared: Path) -> None:
 
 def few_blanks(run_dir: Path) -> str:
     """Return the error of a probe that is tested on one sample."""
-    probed = find_probed_run(run_dir)
+    probed = find_run(run_dir)
     cloze.TEST_SAMPLES = 1  # in a process of its own
     with pytest.raises(ConfigError) as caught:
         cloze_probe(probed, probed.prepared, CPU, log=lambda line: None)
@@ -201,7 +201,7 @@ RESULT = ClozeResult(Score(0.3, 0.01, 2, 1.0, (0.2, 0.3)), Score(0.1, 0.005, 1, 
 
 
 def test_every_number_is_stored_under_its_name() -> None:
-    assert RESULT.to_json(ProbedRun(Path("run"), Path("run/checkpoints/step_00000003"), tiny_recipe())) == {
+    assert RESULT.to_json(TrainedRun(Path("run"), Path("run/checkpoints/step_00000003"), tiny_recipe())) == {
         **{"metric": "accuracy", "mean": 0.3, "std": 0.01, "values": [0.3]},
         **{"from": "run/checkpoints/step_00000003", "layer": 2, "random_init": 0.1, "random_init_std": 0.005},
         **{"by_layer": {"linear": [0.2, 0.3]}, "random_init_by_layer": {"linear": [0.1, 0.0]}},
@@ -210,7 +210,7 @@ def test_every_number_is_stored_under_its_name() -> None:
 
 
 def test_the_printed_lines_contain_the_random_network_and_count_layers_as_results_json_does() -> None:
-    lines = RESULT.lines(ProbedRun(Path("run"), Path("run/checkpoints/step_00000003"), tiny_recipe(), "teacher"))
+    lines = RESULT.lines(TrainedRun(Path("run"), Path("run/checkpoints/step_00000003"), tiny_recipe(), "teacher"))
     assert lines[0] == "cloze, 150 words, 900 held-out blanks, text_tiny, teacher:"
     assert [line.split()[:5] for line in lines[1:3]] == [
         ["layer", "1", "linear", "0.200", "(random"],

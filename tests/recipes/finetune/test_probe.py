@@ -15,10 +15,10 @@ import torch.distributed as dist
 
 from recipes.data.prepare import prepare_text
 from recipes.errors import ConfigError
-from recipes.finetune import trunk
 from recipes.finetune.classify import classify_probe
 from recipes.finetune.cloze import cloze_probe
 from recipes.finetune.probe import LABEL_COLUMN, build_parser, run_probe
+from recipes.interop import trunk
 from recipes.settings import recipe_to_dict
 from recipes.speech import speech_tiny
 from tests.distributed import run_distributed
@@ -58,10 +58,10 @@ def test_more_than_one_process_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_cloze_is_refused_for_speech(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def find_speech_run(path: Path, weights: str) -> object:
-        found = trunk.ProbedRun(path, path, speech_tiny(), weights)
+        found = trunk.TrainedRun(path, path, speech_tiny(), weights)
         return found
 
-    monkeypatch.setattr(trunk, "find_probed_run", find_speech_run)
+    monkeypatch.setattr(trunk, "find_run", find_speech_run)
     with pytest.raises(ConfigError, match=r"--task cloze is not for speech, which speech_tiny is; use --task classify$"):
         run_probe(build_parser("").parse_args(["--from", str(tiny_run), "--task", "cloze"]))
 
@@ -91,7 +91,7 @@ def command(*words: str | Path) -> tuple[Any, list[str], bool]:
 
 def classified(run_dir: Path, folder: Path) -> tuple:
     """Return (result of the probe for the older checkpoint, what the command did for it)."""
-    probed = trunk.find_probed_run(run_dir / "checkpoints" / "step_00000001")
+    probed = trunk.find_run(run_dir / "checkpoints" / "step_00000001")
     expected = classify_probe(probed, str(folder), "kind", torch.device("cpu"))
     done = command("--from", probed.checkpoint, "--task", "classify", "--data", folder, "--label-column", "kind")
     return (expected.to_json(probed), expected.lines(probed)), done
@@ -117,7 +117,7 @@ def test_flags_reach_classify_and_the_result_is_stored_in_the_run_dir(run_dir: P
 
 def clozed(run_dir: Path, text: Path) -> tuple:
     """Return (result of the probe for other text, result for the run's own text, what the command did for the other text)."""
-    probed = trunk.find_probed_run(run_dir)
+    probed = trunk.find_run(run_dir)
     recipe: Any = probed.recipe
     data = replace(recipe.data, path=str(text), tokenizer=str(probed.prepared / "tokenizer.model"))
     prepared = prepare_text(data, recipe.frontend, text.parent / "prepared", num_processes=1)

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from recipes.errors import ConfigError
-from recipes.finetune.trunk import build_trunk, find_probed_run, load_trunk
 from recipes.interop.export import export
 from recipes.interop.hf_format import FORMATS, format_of_modality
 from recipes.interop.hf_tensors import HfTensors
@@ -23,6 +22,7 @@ from recipes.interop.hf_text import TOKEN_TYPES, TOKENS
 from recipes.interop.import_source import ImportSource
 from recipes.interop.stored_run import find_stored_run
 from recipes.interop.stored_weights import StoredWeights
+from recipes.interop.trunk import build_trunk, find_run, load_trunk
 from recipes.text import text_base
 from tests.distributed import run_distributed
 from tests.recipes.interop.stored_models import GOLDEN, hidden_states, small_recipes, splits_of, write_random_run, write_run
@@ -74,7 +74,7 @@ def loaded(folder: Path) -> Any:
 
 def largest_difference(folder: Path, run_dir: Path, weights: str, dtype: torch.dtype = torch.float32) -> float:
     """Return the largest absolute difference of any hidden state, at positions that are not padding. Both networks compute in `dtype`."""
-    probed = find_probed_run(run_dir, weights)
+    probed = find_run(run_dir, weights)
     theirs, inputs, padding = BATCHES[probed.recipe.modality](probed.recipe)
     theirs, inputs = {name: cast(tensor, dtype) for name, tensor in theirs.items()}, cast(inputs, dtype)
     ours = hidden_states(load_trunk(probed, CPU).to(dtype), inputs, padding)

@@ -1,5 +1,5 @@
 """Finds the run that --from names, and builds its trunk (the network without its head) with the run's weights, in one process and without
-DeepSpeed."""
+DeepSpeed. Models in Hugging Face's format are read in model_source.py."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from model.dropout import DropoutStream
 from model.init import Init
-from model.parallel import init_parallel
+from model.parallel import Parallel, init_parallel
 from model.trunk import Trunk
 from recipes.config import Recipe
 from recipes.data.shards import is_prepared
@@ -18,14 +18,14 @@ from recipes.modalities.registry import modality_of
 
 
 @dataclass(frozen=True)
-class ProbedRun:
-    """The run and the checkpoint that --from names. The trunk of this checkpoint (the network without its head) is probed."""
+class TrainedRun:
+    """A run and one of its checkpoints. The trunk of this checkpoint (the network without its head) is read."""
 
     run_dir: Path
     checkpoint: Path
     recipe: Recipe
     weights: str = "student"
-    """Which network is probed, student or teacher: a key of KIND_OF in recipes/interop/consolidate.py."""
+    """Which network is read, student or teacher: a key of KIND_OF in recipes/interop/consolidate.py."""
 
     @property
     def prepared(self) -> Path:
@@ -34,29 +34,30 @@ class ProbedRun:
         return Path(path) if not own.exists() and path is not None and is_prepared(Path(path)) else own
 
 
-def find_probed_run(path: Path, weights: str = "student") -> ProbedRun:
+def find_run(path: Path, weights: str = "student") -> TrainedRun:
     """Return the run and its checkpoint. `path`: a run dir (its newest complete checkpoint is taken) or a checkpoint folder. `weights`:
     student or teacher. Raises: ConfigError if there is no run or no checkpoint."""
     run = find_stored_run(path)
-    return ProbedRun(run.run_dir, run.checkpoint, run.recipe, weights)
+    return TrainedRun(run.run_dir, run.checkpoint, run.recipe, weights)
 
 
-def build_trunk(recipe: Recipe, device: torch.device) -> Trunk:
-    """Return the trunk (the network without its head) with the random weights with which a run of this recipe starts, in eval mode."""
+def build_trunk(recipe: Recipe, device: torch.device, parallel: Parallel | None = None) -> Trunk:
+    """Return the trunk (the network without its head) with the random weights with which a run of this recipe starts, in eval mode.
+    `parallel`: the groups of its layers. None: new groups, each of one rank, which all ranks make together."""
     build_frontend = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
-    parallel = init_parallel(1, device.type)
+    parallel = parallel or init_parallel(1, device.type)
     trunk = Trunk(recipe.model, build_frontend, Init(recipe.run.seed), parallel, DropoutStream())
     return trunk.to(device).eval()
 
 
-def load_trunk(probed: ProbedRun, device: torch.device) -> Trunk:
+def load_trunk(run: TrainedRun, device: torch.device, parallel: Parallel | None = None) -> Trunk:
     """Return the trunk (the network without its head) with the student's or the teacher's weights of the checkpoint, in eval mode. For
-    weights that the teacher shares with the student, the student's are read.
+    weights that the teacher shares with the student, the student's are read. `parallel`: as for build_trunk.
 
     Raises: ConfigError if the architecture differs, if there is no teacher, or if the run has removed the checkpoint.
     """
-    stored = StoredWeights(probed.checkpoint, probed.weights)
-    trunk = build_trunk(probed.recipe, device)
+    stored = StoredWeights(run.checkpoint, run.weights)
+    trunk = build_trunk(run.recipe, device, parallel)
     with torch.no_grad():
         for name, parameter in trunk.named_parameters():
             parameter.copy_(stored.tensor(f"trunk.{name}"))

@@ -13,7 +13,7 @@ from model.parallel import init_parallel
 from model.student import Student
 from recipes.checkpoint.load import CheckpointReader
 from recipes.errors import ConfigError
-from recipes.finetune.trunk import build_trunk, find_probed_run, load_trunk
+from recipes.interop.trunk import build_trunk, find_run, load_trunk
 from recipes.modalities.registry import MODALITIES
 from recipes.text import text_tiny
 from tests.distributed import run_distributed
@@ -24,8 +24,8 @@ STEP = Path("checkpoints", "step_00000002")
 
 
 def test_a_run_dir_and_its_checkpoint_folder_name_the_same_run(tiny_run: Path, tiny_text: Path) -> None:
-    probed = find_probed_run(tiny_run)
-    assert probed == find_probed_run(tiny_run / STEP)
+    probed = find_run(tiny_run)
+    assert probed == find_run(tiny_run / STEP)
     assert (probed.run_dir, probed.checkpoint, probed.prepared) == (tiny_run, tiny_run / STEP, tiny_run / "prepared")
     assert probed.recipe == tiny_recipe(data__path=tiny_text), "the run's own numbers, not the recipe's defaults"
     assert probed.recipe.model != text_tiny().model
@@ -36,14 +36,14 @@ def test_prepared_data_are_found_if_the_run_was_given_a_prepared_folder(tiny_run
     config = json.loads((run / "config.json").read_text())
     config["recipe"]["data"]["path"] = str(tiny_prepared)
     (run / "config.json").write_text(json.dumps(config))
-    assert find_probed_run(run).prepared == tiny_prepared
+    assert find_run(run).prepared == tiny_prepared
 
 
 def test_an_older_checkpoint_can_be_named(tiny_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
     older = run / "checkpoints" / "step_00000001"
     shutil.copytree(run / STEP, older)
-    assert find_probed_run(older).checkpoint == older and find_probed_run(run).checkpoint == run / STEP
+    assert find_run(older).checkpoint == older and find_run(run).checkpoint == run / STEP
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_an_older_checkpoint_can_be_named(tiny_run: Path, tmp_path: Path) -> Non
 )
 def test_a_path_that_is_no_run_is_refused(tiny_run: Path, path: str, complaint: str) -> None:
     with pytest.raises(ConfigError, match=complaint):
-        find_probed_run(tiny_run / path)
+        find_run(tiny_run / path)
 
 
 def test_a_run_without_a_checkpoint_of_another_modality_or_of_a_newer_release_is_refused(tiny_run: Path, tmp_path: Path) -> None:
@@ -65,26 +65,26 @@ def test_a_run_without_a_checkpoint_of_another_modality_or_of_a_newer_release_is
     config["recipe"]["modality"] = "smell"
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=r"^--from .*run: modality 'smell' is not known to this release, which has text, speech, vision$"):
-        find_probed_run(run)
+        find_run(run)
     config["recipe"] |= {"modality": "text", "wheels": {"num": 4}}
     (run / "config.json").write_text(json.dumps(config))
     with pytest.raises(
         ConfigError, match=r"config\.json \(written by release .*\): has a section wheels, which this release does not know"
     ):
-        find_probed_run(run)
+        find_run(run)
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(ConfigError, match="no complete checkpoint yet"):
-        find_probed_run(run)
+        find_run(run)
 
 
 def test_if_the_prepared_folder_is_gone_the_raw_data_are_not_used_in_its_place(tiny_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("prepared")))
-    assert find_probed_run(run).prepared == run / "prepared", "not the text that the run was given"
+    assert find_run(run).prepared == run / "prepared", "not the text that the run was given"
 
 
 def test_a_checkpoint_that_its_run_has_removed_is_one_line(tiny_run: Path, tmp_path: Path) -> None:
     run = Path(shutil.copytree(tiny_run, tmp_path / "run"))
-    probed = find_probed_run(run)
+    probed = find_run(run)
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(ConfigError, match=r"step_00000002: is gone; .* give the same command again"):
         load_trunk(probed, CPU)
@@ -92,7 +92,7 @@ def test_a_checkpoint_that_its_run_has_removed_is_one_line(tiny_run: Path, tmp_p
 
 def of_the_teacher(run_dir: Path) -> dict:
     """Return the parameters of the trunk with the teacher's weights."""
-    return {name: p.detach() for name, p in load_trunk(find_probed_run(run_dir, "teacher"), CPU).named_parameters()}
+    return {name: p.detach() for name, p in load_trunk(find_run(run_dir, "teacher"), CPU).named_parameters()}
 
 
 def test_the_teachers_weights_are_those_of_kind_shadow_in_the_checkpoint(distinct_run: Path) -> None:
@@ -105,7 +105,7 @@ def test_the_teachers_weights_are_those_of_kind_shadow_in_the_checkpoint(distinc
 def loaded_and_built(run_dir: Path) -> tuple:
     """Return the parameters of the trunks of both checkpoints, of the built trunk, and of the student at the start of the run; and True if
     any module is in training mode."""
-    first, last = (find_probed_run(run_dir / "checkpoints" / f"step_0000000{step}") for step in (1, 2))
+    first, last = (find_run(run_dir / "checkpoints" / f"step_0000000{step}") for step in (1, 2))
     trunks = [load_trunk(first, CPU), load_trunk(last, CPU), build_trunk(last.recipe, CPU)]
     build_frontend = MODALITIES["text"].build_frontend(last.recipe)
     student = Student(last.recipe.model, build_frontend, Init(last.recipe.run.seed), init_parallel(1, "cpu"), DropoutStream())

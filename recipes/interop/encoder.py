@@ -1,0 +1,121 @@
+"""A trained network as a Python object that turns texts, recordings or images into features, in any Python process: no launcher, no flags,
+no process groups of the user's. Nothing is trained here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.parallel import having_a_world, parallel_alone
+from model.trunk import Trunk
+from recipes.data.examples import ExampleMaker
+from recipes.data.media import UndecodableError
+from recipes.errors import ConfigError
+from recipes.interop.consolidate import KIND_OF
+from recipes.interop.features import Features, batches_of, joined
+from recipes.interop.layers import Layer, Pool, check_choice
+from recipes.interop.model_source import ModelSource, find_source
+from recipes.modalities.registry import modality_of
+
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class TrainedEncoder:
+    """A frozen network. Call it with a list of values to get the features of all layers. Threads may share it: their calls run one after
+    another."""
+
+    source: ModelSource
+    trunk: Trunk
+    maker: ExampleMaker
+    cls_name: str | None
+    device: torch.device
+
+    @property
+    def num_layers(self) -> int:
+        """Number of blocks."""
+        return len(self.trunk.encoder.layers)
+
+    def __call__(self, inputs: Sequence[Any], *, sample_rate: int | None = None, batch_size: int = BATCH) -> Features:
+        """Return the features of all layers, for one item or more. Text: strings, of which the end may be cut off. Speech: paths, or
+        waveforms (T,) of floats with their `sample_rate` in Hz. Images: paths, PIL images, or uint8 arrays (height, width, 3).
+
+        Recordings of different lengths are computed one by one, since padding would change their features.
+        Raises: ConfigError if an item cannot be read. Its message has the number of the item, from 0.
+        """
+        examples = self._examples(inputs, sample_rate)
+        batches = batches_of(examples, self.maker, batch_size)
+        with having_a_world():  # once for all batches: it takes ten milliseconds
+            return joined([(numbers, self.features([examples[n] for n in numbers])) for numbers in batches])
+
+    def embed(
+        self,
+        inputs: Sequence[Any],
+        *,
+        layer: Layer = "last",
+        pool: Pool = "mean",
+        sample_rate: int | None = None,
+        batch_size: int = BATCH,
+    ) -> Tensor | list[Tensor]:
+        """Return one vector for each item, (items, channels); with pool "none" a list with a tensor (positions, channels) for each item.
+        `layer` and `pool`: as for Features.pooled. The other arguments: as for a call.
+
+        Raises: ConfigError if an item cannot be read, or if there is no such layer or token.
+        """
+        check_choice(layer, pool, self.num_layers, self.cls_name)
+        examples = self._examples(inputs, sample_rate)
+        vectors = dict[int, Tensor]()
+        with having_a_world():
+            for numbers in batches_of(examples, self.maker, batch_size):
+                vectors |= zip(numbers, self.features([examples[n] for n in numbers]).pooled(layer, pool), strict=True)
+        in_order = [vectors[number] for number in range(len(examples))]
+        return in_order if pool == "none" else torch.stack(in_order)
+
+    @torch.no_grad()
+    def features(self, examples: Sequence[Any]) -> Features:
+        """Return the features of one batch of examples that `maker` made."""
+        batch = self.maker.collate(list(examples)).to(self.device)
+        with having_a_world():
+            hidden_BSD = [x.float() for x in self.trunk.hidden_states(batch.inputs, batch.padding_mask_BS)]
+        prefix = self.trunk.frontend.num_prefix_tokens
+        padding_BN = batch.padding_mask_BS
+        if padding_BN is None:
+            size = (len(examples), hidden_BSD[0].shape[1] - prefix)
+            padding_BN = torch.zeros(size, dtype=torch.bool, device=self.device)
+        return Features(hidden_BSD, padding_BN, prefix, self.cls_name)
+
+    def _examples(self, inputs: Sequence[Any], sample_rate: int | None) -> list[Any]:
+        if isinstance(inputs, str | Path) or not len(inputs):
+            raise ConfigError(f"inputs are {inputs!r}: give a list of one item or more")
+        examples = []
+        for number, value in enumerate(inputs):
+            try:
+                examples.append(self.maker.make(value, sample_rate).example)
+            except (UndecodableError, OSError) as error:
+                shown = f" ({value})" if isinstance(value, str | Path) else ""
+                reason = getattr(error, "strerror", None) or error
+                raise ConfigError(f"item {number}{shown[:200]}: {reason}; fix it or leave it out") from None
+        return examples
+
+
+def build_encoder(source: ModelSource, device: torch.device) -> TrainedEncoder:
+    """Return the encoder of a network, with its weights on `device`. Raises: ConfigError if weights or tokenizer cannot be read."""
+    modality = modality_of(source.recipe.modality, source.name)
+    maker = modality.build_maker(source.recipe, source.tokenizer_folder)
+    with having_a_world():
+        trunk = source.load(device, parallel_alone()).requires_grad_(False)
+    return TrainedEncoder(source, trunk, maker, modality.cls_name, device)
+
+
+def open_encoder(name: str, weights: str, device: str | torch.device | None) -> TrainedEncoder:
+    """Return the encoder of the network `name`, as recipes.interop.load_encoder describes it. Raises: ConfigError."""
+    if weights not in KIND_OF:
+        raise ConfigError(f"weights {weights!r}: must be one of {', '.join(KIND_OF)}")
+    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        return build_encoder(find_source(name, weights), chosen)
+    except ConfigError as error:
+        raise type(error)(str(error).removeprefix("--from ")) from None
