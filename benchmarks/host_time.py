@@ -24,7 +24,7 @@ from recipes.config import Recipe
 from recipes.ds_config import load_ds_config, resolve
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
-from recipes.train.cli import ROOT
+from recipes.cluster.checkout import ROOT
 
 WIDTH, HEADS, VOCABULARY = 64, 4, 4096
 LENGTH = {"text": 32, "speech": 1, "vision": 0}

@@ -16,7 +16,7 @@ from recipes.config import Recipe
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.modalities.registry import MODALITIES
 from recipes.objectives.registry import build_objective
-from recipes.train.cli import ROOT
+from recipes.cluster.checkout import ROOT
 from step_time import random_batch
 
 LENGTH = {"text": 64, "speech": 1, "vision": 0}
