@@ -98,7 +98,7 @@ def _fill(parameters: Mapping[str, nn.Parameter], model: ImportedModel) -> list[
     for name in model.student.names:
         parameters[name].copy_(model.student.tensor(name, shapes[name]))
     if model.teacher:
-        model.teacher.check_names({name: shape for name, shape in shapes.items() if name.startswith(TRUNK)}, (TRUNK,))
+        model.teacher.check_names(shapes, ("",))
     return new
 
 
@@ -108,10 +108,10 @@ def _values(parameters: Mapping[str, nn.Parameter], model: ImportedModel) -> Val
     own = set(model.teacher.names if model.teacher else ())
     shadow: dict[str, Callable[[], Tensor]] = {}
     for name, parameter in parameters.items():
-        if model.teacher and name in own:
-            shadow[name] = partial(model.teacher.tensor, name, parameter.shape)
-        elif name.startswith(TRUNK):
+        if name.startswith(TRUNK):
             shadow[name] = partial(_tensor_of, parameter)
+        if model.teacher and name in own and name.startswith(TRUNK):
+            shadow[name] = partial(model.teacher.tensor, name, parameter.shape)
     trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
     moments = {moment: {name: partial(torch.zeros, parameter.shape) for name, parameter in trained.items()} for moment in MOMENTS}
     return {"master": {name: partial(_tensor_of, parameter) for name, parameter in parameters.items()}, **moments, "shadow": shadow}
@@ -148,5 +148,8 @@ def _lines(model: ImportedModel, new: list[str], num_parameters: int) -> list[st
     if new:
         modules = sorted({name.rpartition(".")[0] if name.endswith(("weight", "bias")) else name for name in new})
         lines.append(f"not in the source, so as in a new run (run.seed {model.recipe.run.seed}): {', '.join(modules)}")
-    teacher = "the source's own" if model.teacher else "a copy of the student"
+    teacher = "a copy of the student"
+    if model.teacher:
+        num_own = sum(name.startswith(TRUNK) for name in model.teacher.names)
+        teacher = f"the source's own ({num_own} tensors, the others are the student's)"
     return [*lines, f"{num_parameters - len(new)} of {num_parameters} tensors read; teacher: {teacher}; moments 0, step 0"]
