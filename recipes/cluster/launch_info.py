@@ -8,7 +8,7 @@ from typing import Any
 
 from recipes.cluster.checkout import ROOT, commit
 
-VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "soundfile", "torchaudio", "pillow", "numpy")
+VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "tokenizers", "soundfile", "torchaudio", "pillow", "numpy")
 
 
 def release() -> str:

@@ -48,6 +48,8 @@ class ResumedRun:
     """Files that could not be decoded, as a whole or in part. The user may have fixed or removed them since then."""
     report: Callable[["ContentChanges"], Any] = lambda changes: None
     """Is called with the changes of source files, if the run continues in spite of them."""
+    encoding: int | None = None
+    """Version of the rules by which the run's text became tokens (tokenizer.ENCODING). None: the newest, as for a new run."""
 
 
 def digest(path: str | Path) -> bytes:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from recipes.data.source import TextSource
-from recipes.data.tokenizer import encode
+from recipes.data.tokenizer import ENCODING, encode
 from recipes.system.processes import run_in_order
 
 BATCH_BYTES = 1 << 18
@@ -39,12 +39,13 @@ def batches(source: TextSource) -> Iterator[TextBatch]:
 
 
 def encode_in_order(
-    batches: Iterable[TextBatch], model_path: str, num_processes: int
+    batches: Iterable[TextBatch], tokenizer_path: str, num_processes: int, version: int = ENCODING
 ) -> Generator[tuple[TextBatch, tuple[np.ndarray, np.ndarray]], None, None]:
-    """Encode the paragraphs of `batches` with the tokenizer file `model_path`, in `num_processes` processes (1: in this process). Yield
-    (batch, (tokens of all its paragraphs, number of tokens of each paragraph)), in the order of `batches`."""
-    return run_in_order(partial(_encode, model_path), batches, num_processes, doing="tokenizing")
+    """Encode the paragraphs of `batches` with the tokenizer file `tokenizer_path`, in `num_processes` processes (1: in this process).
+    `version`: see tokenizer.ENCODING. Yield (batch, (tokens of all its paragraphs, number of tokens of each paragraph)), in the order of
+    `batches`."""
+    return run_in_order(partial(_encode, tokenizer_path, version), batches, num_processes, doing="tokenizing")
 
 
-def _encode(model_path: str, batch: TextBatch) -> tuple[np.ndarray, np.ndarray]:
-    return encode(model_path, batch.paragraphs)
+def _encode(tokenizer_path: str, version: int, batch: TextBatch) -> tuple[np.ndarray, np.ndarray]:
+    return encode(tokenizer_path, batch.paragraphs, version)

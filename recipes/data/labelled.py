@@ -78,10 +78,8 @@ def labelled_text(data: TextDataConfig, path: str | None, split: str, label_colu
     """Open one split of labelled sentences. Each is tokenized with the file `tokenizer`, gets `<s>` in front, and is cut to
     data.sequence_length tokens. Batches are padded to their longest sentence. Labels are read from the column `label_column`.
 
-    Raises: ConfigError if the data or the tokenizer cannot be read; MissingSplit if there is no such split.
+    Raises: ConfigError if the data cannot be read; MissingSplit if there is no such split.
     """
-    if not tokenizer.exists():
-        raise ConfigError(f"{tokenizer}: the run's tokenizer is not there; put the run's prepared folder back")
     texts, labels, columns = load_split(path, split, data.text_column, label_column)
 
     def read(index: int) -> TextExample:

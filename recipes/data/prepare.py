@@ -19,7 +19,18 @@ from recipes.data.encoding import batches, encode_in_order
 from recipes.data.packing import Boundaries, build_samples
 from recipes.data.progress import ByteProgress
 from recipes.data.source import TextSource, open_source
-from recipes.data.tokenizer import UNK, TextSample, is_lowercasing, read_tokenizer, token_dtype, train_tokenizer
+from recipes.data.tokenizer import (
+    ENCODING,
+    FILES,
+    MODEL,
+    UNK,
+    TextSample,
+    TokenizerFile,
+    is_lowercasing,
+    read_tokenizer,
+    token_dtype,
+    train_tokenizer,
+)
 from recipes.errors import ConfigError, DataMismatch
 
 USED_FOR: dict[str, Literal["always", "columns", "training"]] = {
@@ -61,7 +72,8 @@ def prepare_text(
     if found is not None:
         return found
     processes = num_processes or len(os.sched_getaffinity(0))
-    steps = _Preparation(data, frontend.vocab_size, processes, progress, log, tokenizer=_tokenizer_file(data, run))
+    encoding = run.encoding if run and run.encoding else ENCODING
+    steps = _Preparation(data, frontend.vocab_size, processes, progress, log, tokenizer=_tokenizer_file(data, run), encoding=encoding)
     with shards.atomic_folder(out_dir) as folder:
         steps.run(folder)
     return out_dir
@@ -81,7 +93,7 @@ def check_fits(folder: Path, data: TextDataConfig, frontend: TextFrontendConfig)
                 f"{folder}: prepared with {name} {made_with}, the recipe has {value}; --set {name}={made_with} or prepare it again"
             )
     if data.tokenizer is not None:
-        given = hashlib.sha256(read_tokenizer(Path(data.tokenizer), frontend.vocab_size)).hexdigest()
+        given = hashlib.sha256(read_tokenizer(Path(data.tokenizer), frontend.vocab_size).content).hexdigest()
         if given != prepared.tokenizer_sha256:
             raise DataMismatch(
                 f"{folder}: prepared with another tokenizer than {data.tokenizer}; --set data.tokenizer=none or prepare it again"
@@ -106,13 +118,13 @@ def _check_same_source(folder: Path, data: TextDataConfig) -> None:
 
 
 def _tokenizer_file(data: TextDataConfig, run: ResumedRun | None) -> Path | None:
-    """Return the tokenizer's .model file: the one that an earlier start of the run has kept. If there is none, return the path in
-    data.tokenizer. None if that is not set: a tokenizer must be trained. Raises: ConfigError if both files exist and differ."""
+    """Return the tokenizer's file or folder: the file that an earlier start of the run has kept. If there is none, return the path in
+    data.tokenizer. None if that is not set: a tokenizer must be trained. Raises: ConfigError if both exist and differ."""
     given = None if data.tokenizer is None else Path(data.tokenizer).expanduser()
-    kept = run.kept / "tokenizer.model" if run and run.kept else None
-    if kept is None or not kept.is_file():
+    kept = next((run.kept / name for name in FILES if (run.kept / name).is_file()), None) if run and run.kept else None
+    if kept is None:
         return given
-    if given is not None and given.is_file() and given.read_bytes() != kept.read_bytes():
+    if given is not None and given.exists() and read_tokenizer(given, None).content != kept.read_bytes():
         raise ConfigError(
             f"data.tokenizer {given} is not that of the run, by which its embeddings were learned; --set data.tokenizer={kept}"
         )
@@ -131,9 +143,11 @@ class _Preparation:
         log: Callable[[str], None],
         *,
         tokenizer: Path | None,
+        encoding: int,
     ) -> None:
-        """Open the corpus that `data` names, and log what is read. `tokenizer`: the .model file; None: a tokenizer is trained."""
-        self._given_tokenizer = tokenizer
+        """Open the corpus that `data` names, and log what is read. `tokenizer`: its file or folder; None: a tokenizer is trained.
+        `encoding`: the version of encode()."""
+        self._given_tokenizer, self._encoding = tokenizer, encoding
         self._data, self._vocab_size, self._num_processes = data, vocab_size, num_processes
         self._show_bar, self._log = show_bar, log
         self._source: TextSource = open_source(data)
@@ -143,20 +157,23 @@ class _Preparation:
 
     def run(self, folder: Path) -> None:
         """Write everything into the folder: tokenizer, tokens, samples and at last prepared.json. Raises: ConfigError."""
-        model_path = folder / "tokenizer.model"
-        model_path.write_bytes(self._tokenizer())
-        counts = self._write_tokens(folder, str(model_path))
+        tokenizer = self._tokenizer()
+        tokenizer_path = folder / tokenizer.name
+        tokenizer_path.write_bytes(tokenizer.content)
+        counts = self._write_tokens(folder, str(tokenizer_path))
         counts |= self._write_samples(folder)
         prepared = shards.Prepared(
             version=shards.FORMAT_VERSION,
             source=self._source.name,
-            fingerprint=shards.hash_files([folder / name for name in shards.CONTENT_FILES]),
-            tokenizer_sha256=shards.hash_files([model_path]),
+            fingerprint=shards.hash_files([folder / name for name in (tokenizer.name, *shards.CONTENT_FILES)]),
+            tokenizer_sha256=shards.hash_files([tokenizer_path]),
             vocab_size=self._vocab_size,
             dtype=token_dtype(self._vocab_size).name,
             counts=counts,
             data=asdict(self._data),
             sources=record_files(folder, self._source.paths),
+            tokenizer=tokenizer.name,
+            encoding=self._encoding,
         )
         shards.save_prepared(folder, prepared)
         found = f"{counts['documents']} documents, {counts['tokens']} tokens"
@@ -172,7 +189,7 @@ class _Preparation:
             if reason and named:
                 self._log(f"without effect, as {reason}: {', '.join(named)}")
 
-    def _tokenizer(self) -> bytes:
+    def _tokenizer(self) -> TokenizerFile:
         if self._given_tokenizer is not None:
             return self._read_given(self._given_tokenizer)
         sample = TextSample(self._data.tokenizer_sample_megabytes * 1_000_000)
@@ -186,18 +203,18 @@ class _Preparation:
         self._check_any_text(reading.num_bytes)
         share = f"{sample.num_bytes / 1e6:.1f} of {reading.num_bytes / 1e6:.1f} MB"
         self._log(f"training a {self._data.tokenizer_type} tokenizer of {self._vocab_size} symbols on {share}")
-        return train_tokenizer(sample, self._data, self._vocab_size)
+        return TokenizerFile(MODEL, train_tokenizer(sample, self._data, self._vocab_size))
 
-    def _read_given(self, path: Path) -> bytes:
-        content = read_tokenizer(path, self._vocab_size)
-        if is_lowercasing(content) and not self._data.lowercase:
+    def _read_given(self, path: Path) -> TokenizerFile:
+        file = read_tokenizer(path, self._vocab_size, self._log)
+        if is_lowercasing(file) and not self._data.lowercase:
             self._log(f"data.tokenizer {path} lower-cases the text, whatever data.lowercase says")
-        elif self._data.lowercase and not is_lowercasing(content):
+        elif self._data.lowercase and not is_lowercasing(file):
             raise ConfigError(
                 f"data.lowercase is true, and data.tokenizer {path} keeps capitals; --set data.lowercase=false, or give a tokenizer "
-                "trained with --normalization_rule_name=nmt_nfkc_cf"
+                "that converts to lower case (sentencepiece: --normalization_rule_name=nmt_nfkc_cf)"
             )
-        return content
+        return file
 
     def _check_unknown(self, num_unknown: int, num_tokens: int) -> None:
         share = num_unknown / max(1, num_tokens)
@@ -209,14 +226,14 @@ class _Preparation:
         if share > MANY_UNKNOWN:
             self._log(f"{found}: the tokenizer does not know many of the text's characters")
 
-    def _write_tokens(self, folder: Path, model_path: str) -> dict[str, int]:
+    def _write_tokens(self, folder: Path, tokenizer_path: str) -> dict[str, int]:
         num_processes = self._num_processes if not self._num_bytes else min(self._num_processes, 1 + self._num_bytes // BYTES_PER_PROCESS)
         writer = shards.ShardWriter(folder, token_dtype(self._vocab_size))
         tokenizing = self._progress("tokenizing")
         num_unknown = 0
         try:
             with closing(
-                encode_in_order(batches(self._source), model_path, num_processes)
+                encode_in_order(batches(self._source), tokenizer_path, num_processes, self._encoding)
             ) as encoded:  # closing ends its processes, also after an error
                 for batch, (tokens, lengths_P) in encoded:
                     writer.append(np.array(batch.documents), lengths_P, tokens)

@@ -2,7 +2,7 @@
 memory-mapped. Text is read in source.py and tokenized in tokenizer.py.
 
     prepared.json          what is in the folder (class Prepared)
-    tokenizer.model        sentencepiece
+    tokenizer.model        sentencepiece; or tokenizer.json, canonical (tokenizer_json.py)
     tokens.bin             every token of the corpus in order, uint16 or uint32
     paragraph_ends.bin     int64 token offsets; likewise document_ends.bin
     train.npy, valid.npy   int64 rows (start, length): the samples, without `<s>`
@@ -29,8 +29,9 @@ from recipes.system.durable import sync
 from recipes.system.liveness import is_alive
 
 FORMAT_VERSION = 1
-CONTENT_FILES = ("tokenizer.model", "tokens.bin", "paragraph_ends.bin", "document_ends.bin", "train.npy", "valid.npy")
-KEPT = {"tokenizer.model": "data.tokenizer"}
+# Beside the tokenizer.
+CONTENT_FILES = ("tokens.bin", "paragraph_ends.bin", "document_ends.bin", "train.npy", "valid.npy")
+KEPT = {"tokenizer.model": "data.tokenizer", "tokenizer.json": "data.tokenizer"}
 """Files of the first prepared folder that a run uses until its end, even if it reads other data later, because its embeddings depend on
 them: file name -> setting with which the user can give the file."""
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -55,6 +56,10 @@ class Prepared:
     """The TextDataConfig with which the folder was made."""
     sources: dict[str, str] | None = None
     """Record of the contents of the text files (contents.Record). None if there are no files, as for data from a hub."""
+    tokenizer: str = "tokenizer.model"
+    """Name of the tokenizer's file. Older releases had only this one."""
+    encoding: int = 1
+    """Version of the rules by which text became tokens (tokenizer.ENCODING). Older releases had only the first."""
 
 
 def is_prepared(folder: Path) -> bool:
@@ -99,7 +104,7 @@ def load_prepared(folder: Path) -> Prepared:
             )
         prepared = Prepared(**values)
         wrong = [name for name, size in _expected_sizes(prepared).items() if (folder / name).stat().st_size != size]
-        missing = [name for name in ("tokenizer.model", "train.npy", "valid.npy") if not (folder / name).is_file()]
+        missing = [name for name in (prepared.tokenizer, "train.npy", "valid.npy") if not (folder / name).is_file()]
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"{folder}: not readable as prepared data ({error}); remove the folder and prepare it again") from error
     if wrong or missing:
@@ -136,7 +141,12 @@ def kept_files(folder: Path) -> dict[str, str]:
     """Return file name -> SHA-256 for the tokenizer of a folder of text. A run uses this file until its end, even if it reads other data
     later. {} for speech and images, which have no tokenizer."""
     values = read_values(folder)
-    return {"tokenizer.model": values["tokenizer_sha256"]} if "tokenizer_sha256" in values else {}
+    return {values.get("tokenizer", Prepared.tokenizer): values["tokenizer_sha256"]} if "tokenizer_sha256" in values else {}
+
+
+def encoding_of(folder: Path) -> int | None:
+    """Return the version of the rules by which text became tokens in a prepared folder. None for speech and images."""
+    return read_values(folder).get("encoding", Prepared.encoding) if kept_files(folder) else None
 
 
 @contextmanager

@@ -1,27 +1,34 @@
-"""The tokenizer, a sentencepiece model: its training sample, training, checks, and encoding of paragraphs. Writes no token files and makes
-no splits.
+"""The tokenizer, a sentencepiece model or a tokenizer.json: its training sample, training, checks, and encoding of paragraphs. What only
+concerns tokenizer.json is in tokenizer_json.py. Writes no token files and makes no splits.
 
-The ids are the published ones: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3; `<mask>` is frontend.vocab_size - 1 and is not in the
-sentencepiece model.
+The ids are the published ones: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3; `<mask>` is frontend.vocab_size - 1. It is not in a sentencepiece
+model.
 """
 
 import functools
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import sentencepiece
 
 from recipes.config import TextDataConfig
+from recipes.data import tokenizer_json
 from recipes.errors import ConfigError
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
+MODEL = "tokenizer.model"
+FILES = (MODEL, tokenizer_json.FILE)
+"""Names that a run's tokenizer may have in its folders. The name tells the kind."""
+ENCODING = 2
+"""Version of encode(). 1: a sentencepiece model gets a paragraph in pieces of at most 2,000 characters. 2: whole, as its export does."""
 MAX_PIECE_CHARACTERS = 2000
-"""sentencepiece drops longer training sentences, and its BPE slows down with their length."""
+"""sentencepiece drops longer training sentences."""
 TRAINING_THREADS = 16  # fixed, since the result depends on it: unigram's EM sums per thread
 
 
@@ -101,11 +108,33 @@ def _vocabulary_complaint(message: str, vocab_size: int) -> str:
     return f"no tokenizer could be trained on this text ({' '.join(message.split())}); use more text, or --set data.tokenizer=FILE.model"
 
 
-def read_tokenizer(path: Path, vocab_size: int) -> bytes:
-    """Return the bytes of a .model file.
+class TokenizerFile(NamedTuple):
+    """A tokenizer as it is kept: the file's name, one of FILES, and its bytes."""
 
-    Raises: ConfigError unless it is a sentencepiece model of vocab_size - 1 symbols, with the ids `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3.
+    name: str
+    content: bytes
+
+
+def read_tokenizer(path: Path, vocab_size: int | None, log: Callable[[str], None] = lambda line: None) -> TokenizerFile:
+    """Return the tokenizer that data.tokenizer names: a sentencepiece .model, a tokenizer.json, or a Hugging Face folder with one. A
+    tokenizer.json is returned in its canonical form. `vocab_size`: frontend.vocab_size; None: any size is right. `log` gets a line about
+    symbols that had to be added.
+
+    Raises: ConfigError unless it is a tokenizer of vocab_size symbols, `<mask>` included. A .model must have the ids `<s>` 0, `<pad>` 1,
+    `</s>` 2, `<unk>` 3.
     """
+    place = path.expanduser()
+    if place.suffix == ".json" or place.is_dir():
+        file = TokenizerFile(tokenizer_json.FILE, tokenizer_json.read_canonical(path, log))
+    else:
+        file = TokenizerFile(MODEL, _read_model(path))
+    if vocab_size is not None and (size := num_symbols(file)) != vocab_size:
+        found = f"data.tokenizer {path}: {size - 1} symbols, frontend.vocab_size {vocab_size} needs {vocab_size - 1} (and <mask>)"
+        raise ConfigError(f"{found}; --set frontend.vocab_size={size}")
+    return file
+
+
+def _read_model(path: Path) -> bytes:
     try:
         content = path.expanduser().read_bytes()
         processor = sentencepiece.SentencePieceProcessor(model_proto=content)
@@ -114,15 +143,38 @@ def read_tokenizer(path: Path, vocab_size: int) -> bytes:
     ids = (processor.bos_id(), processor.pad_id(), processor.eos_id(), processor.unk_id())
     if ids != (BOS, PAD, EOS, UNK):
         raise ConfigError(f"data.tokenizer {path}: bos, pad, eos, unk are {ids}; train it with --bos_id=0 --pad_id=1 --eos_id=2 --unk_id=3")
-    if (size := processor.get_piece_size()) != vocab_size - 1:
-        found = f"data.tokenizer {path}: {size} symbols, frontend.vocab_size {vocab_size} needs {vocab_size - 1} (and <mask>)"
-        raise ConfigError(f"{found}; --set frontend.vocab_size={size + 1}")
     return content
 
 
-def is_lowercasing(content: bytes) -> bool:
-    """True if the normalisation of a .model file converts text to lower case."""
-    return sentencepiece.SentencePieceProcessor(model_proto=content).normalize("A").strip("\u2581 ") == "a"
+def find_tokenizer(folder: Path) -> Path:
+    """Return the path of the tokenizer in a prepared folder or a run dir. Raises: ConfigError if there is none."""
+    found = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    if found is None:
+        raise ConfigError(f"{folder}: the run's tokenizer is not there ({' or '.join(FILES)}); put the run's prepared folder back")
+    return found
+
+
+def num_symbols(file: TokenizerFile) -> int:
+    """Return the number of symbols, `<mask>` included."""
+    if file.name == MODEL:
+        return int(sentencepiece.SentencePieceProcessor(model_proto=file.content).get_piece_size()) + 1
+    return tokenizer_json.num_symbols(file.content)
+
+
+def is_lowercasing(file: TokenizerFile) -> bool:
+    """True if the tokenizer converts text to lower case."""
+    if file.name == MODEL:
+        return bool(sentencepiece.SentencePieceProcessor(model_proto=file.content).normalize("A").strip("\u2581 ") == "a")
+    return tokenizer_json.is_lowercasing(file.content)
+
+
+def is_word(path: Path) -> np.ndarray:
+    """Return, for each id of the tokenizer file, True if the symbol is a whole word of letters, at the start of a word."""
+    if path.name != MODEL:
+        return tokenizer_json.is_word(path.read_bytes())
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    pieces = (processor.id_to_piece(number) for number in range(processor.get_piece_size()))
+    return np.array([piece[0] == tokenizer_json.WORD_START and piece[1:].isalpha() for piece in pieces])
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
@@ -135,14 +187,20 @@ def _processor(model_path: str, changed_ns: int, inode: int) -> sentencepiece.Se
     return sentencepiece.SentencePieceProcessor(model_file=model_path)
 
 
-def encode(model_path: str, paragraphs: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def encode(tokenizer_path: str, paragraphs: list[str], version: int = ENCODING) -> tuple[np.ndarray, np.ndarray]:
     """Return the tokens of all paragraphs, each with `</s>` at its end, and the number of tokens per paragraph (0 if it was only space).
 
-    A module-level function with plain arguments, so that worker processes can run it. Each process loads the model once.
+    A module-level function with plain arguments, so that worker processes can run it. Each process loads the tokenizer once. `version`: see
+    ENCODING.
     """
-    pieces = [cut(paragraph) for paragraph in paragraphs]
-    model = os.stat(model_path)  # part of the cache key: a second preparation at the same path has another model
-    encoded = iter(_processor(model_path, model.st_mtime_ns, model.st_ino).encode(list(chain.from_iterable(pieces)), num_threads=1))
+    if os.path.basename(tokenizer_path) == tokenizer_json.FILE:
+        pieces = [[paragraph] for paragraph in paragraphs]
+        encoded = iter(tokenizer_json.encode_each(tokenizer_path, paragraphs))
+    else:
+        pieces = [cut(paragraph) if version == 1 else [paragraph] for paragraph in paragraphs]
+        model = os.stat(tokenizer_path)  # part of the cache key: a second preparation at the same path has another model
+        processor = _processor(tokenizer_path, model.st_mtime_ns, model.st_ino)
+        encoded = iter(processor.encode(list(chain.from_iterable(pieces)), num_threads=1))
     tokens: list[int] = []
     lengths = np.zeros(len(paragraphs), dtype=np.int64)
     for index, own in enumerate(pieces):

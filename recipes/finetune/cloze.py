@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sentencepiece
 import torch
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from model.trunk import Trunk
 from recipes.data.progress import ItemProgress
 from recipes.data.shards import load_prepared, map_array
 from recipes.data.text import TextDataset
+from recipes.data.tokenizer import find_tokenizer, is_word
 from recipes.errors import ConfigError
 from recipes.finetune.ridge import LabelledFeatures, best_ridge
 from recipes.finetune.score import Score, layer_lines, scores_to_json
@@ -32,8 +32,6 @@ MIN_TEST = 20
 """Minimum number of held-out blanks. With fewer, the standard error of an accuracy is up to 0.1 and more."""
 FIT_EPOCH = 1 << 30  # gives masks that no training epoch has
 SEED = 0
-WORD_START = "\u2581"
-"""With this character sentencepiece marks the start of a word."""
 
 
 @dataclass(frozen=True)
@@ -107,11 +105,9 @@ def frequent_words(prepared: Path) -> np.ndarray:
     fewer if it has fewer. Raises: ConfigError if it has fewer than two."""
     meta = load_prepared(prepared)
     counts_V = np.bincount(map_array(prepared / "tokens.bin", meta.dtype), minlength=meta.vocab_size)
-    tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(prepared / "tokenizer.model"))
+    found = is_word(find_tokenizer(prepared))
     is_word_V = np.zeros(len(counts_V), dtype=bool)
-    for number in range(tokenizer.get_piece_size()):
-        piece = tokenizer.id_to_piece(number)
-        is_word_V[number] = piece.startswith(WORD_START) and piece[1:].isalpha()
+    is_word_V[: len(found)] = found  # a sentencepiece model has no `<mask>`
     counts_V[~is_word_V] = 0
     order = np.argsort(-counts_V, kind="stable")[:NUM_WORDS]
     words = order[counts_V[order] > 0]

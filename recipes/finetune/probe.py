@@ -106,16 +106,20 @@ def _canonical_name(data: str | None) -> str:
 def _cloze(probed: Any, args: argparse.Namespace, folder: Path) -> Callable[[Any], Result]:
     """Return the function that runs the cloze probe on a device. If --data is given, prepare its text with the run's own tokenizer; else
     the run's prepared text is probed. Raises: ConfigError if the run's prepared text is not there."""
+    from recipes.data.contents import ResumedRun
     from recipes.data.prepare import prepare_text
+    from recipes.data.shards import encoding_of
+    from recipes.data.tokenizer import find_tokenizer
     from recipes.finetune.cloze import cloze_probe
 
     prepared = probed.prepared
     if not prepared.exists():
         raise ConfigError(f"{prepared}: the run's prepared text and its tokenizer are not there; put the folder back")
     if args.data is not None:
-        data = replace(probed.recipe.data, path=args.data, split="all", tokenizer=str(prepared / "tokenizer.model"))
+        data = replace(probed.recipe.data, path=args.data, split="all", tokenizer=str(find_tokenizer(prepared)))
         name = f"{Path(args.data).name}-{hashlib.sha256(_canonical_name(args.data).encode()).hexdigest()[:8]}"
-        prepared = prepare_text(data, probed.recipe.frontend, folder / "probe" / name, progress=True, log=print)
+        run = ResumedRun(encoding=encoding_of(prepared))
+        prepared = prepare_text(data, probed.recipe.frontend, folder / "probe" / name, progress=True, log=print, run=run)
     return lambda device: cloze_probe(probed, prepared, device)
 
 

@@ -1,4 +1,4 @@
-"""Text: tokens of a sentencepiece vocabulary, masked before they are embedded. torch is imported only in methods that need it."""
+"""Text: tokens of a vocabulary, masked before they are embedded. torch is imported only in methods that need it."""
 
 from dataclasses import replace
 from functools import partial
@@ -82,8 +82,9 @@ class Text:
         """Open a split of labelled sentences, which are tokenized with the run's own tokenizer (in `prepared`) and padded to the longest of
         their batch."""
         from recipes.data.labelled import labelled_text
+        from recipes.data.tokenizer import find_tokenizer
 
-        return labelled_text(recipe.data, path, split, label_column, prepared / "tokenizer.model")
+        return labelled_text(recipe.data, path, split, label_column, find_tokenizer(prepared))
 
     def build_frontend(self, recipe: Any) -> "FrontendBuilder":
         """Return the function that builds the text front-end, which embeds token ids."""

@@ -129,6 +129,8 @@ class DataIdentity:
     """Hash of what the source files contain. The fingerprint of data in files does not cover this. None if it was not recorded."""
     kept: dict[str, str] | None = None
     """Files that belong to the run permanently, such as the tokenizer -> their SHA-256. None if it was not recorded."""
+    encoding: int | None = None
+    """Version of the rules by which text became tokens, which the run keeps. None if there is no text, or it was not recorded."""
 
 
 def check_same_data(run_dir: Path, recipe: Recipe, now: DataIdentity) -> Changes:

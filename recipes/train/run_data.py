@@ -17,7 +17,7 @@ from typing import Any
 from recipes.check import check_data
 from recipes.config import Recipe
 from recipes.data.contents import ContentChanges, ResumedRun, record_of
-from recipes.data.shards import KEPT, is_prepared, kept_files, moved_aside, read_values, undo_moved_aside
+from recipes.data.shards import KEPT, Prepared, encoding_of, is_prepared, kept_files, moved_aside, read_values, undo_moved_aside
 from recipes.errors import ConfigError, DataMismatch
 from recipes.modalities.base import Modality
 from recipes.run_dir.run_dir import RunDir
@@ -77,7 +77,7 @@ class RunData:
         if self._own_folder.is_dir() and {path.name for path in self._own_folder.iterdir()} <= KEPT.keys():
             shutil.rmtree(self._own_folder)  # made by copy_kept_to_prepared
         is_new = not self._own_folder.exists()
-        so_far = ResumedRun(self._path if self._started else None, self.recorded_bad, self._report_changes)
+        so_far = ResumedRun(self._path if self._started else None, self.recorded_bad, self._report_changes, self._encoding())
         prepared = self._modality.prepare(self._recipe, self._own_folder, progress=True, log=print, run=so_far)
         try:
             check(prepared)
@@ -88,6 +88,11 @@ class RunData:
             raise
         self._prepared = prepared
         return prepared
+
+    def _encoding(self) -> int | None:
+        """Return the version of the rules by which the run's text became tokens. A run of an older release did not record it and has the
+        first. None if no run has begun."""
+        return self._started.content.get("encoding") or Prepared.encoding if self._started else None
 
     def _report_changes(self, changes: ContentChanges) -> None:
         names = {"changed": (*changes.changed, *changes.fixed), "missing": changes.missing}
@@ -111,14 +116,17 @@ class RunData:
     def identity(self, fingerprint: str) -> DataIdentity:
         """Return the hashes that identify the data which prepare() returned. `fingerprint`: the data set's own hash."""
         record = record_of(self._prepared, "contents")
-        return DataIdentity(fingerprint, record["sha256"] if record else None, kept_files(self._prepared))
+        return DataIdentity(fingerprint, record["sha256"] if record else None, kept_files(self._prepared), encoding_of(self._prepared))
 
     def keep(self) -> None:
         """Copy the files that the run needs permanently, such as the tokenizer, to the run dir if they are missing or different there.
-        Raises: ConfigError if they cannot be written."""
-        for name, sha256 in kept_files(self._prepared).items():
+        Remove those of an earlier start without an update that this one replaces. Raises: ConfigError if they cannot be written."""
+        kept = kept_files(self._prepared)
+        for name, sha256 in kept.items():
             if _sha256(self._path / name) != sha256:
                 self._run_dir.keep(name, (self._prepared / name).read_bytes())
+        for name in KEPT.keys() - kept.keys():
+            (self._path / name).unlink(missing_ok=True)
 
     @cached_property
     def _kept_hashes(self) -> dict[str, str]:
@@ -153,10 +161,11 @@ class RunData:
         if self._started is None or fingerprint == self._started.content.get("data_fingerprint", fingerprint):
             return
         for name, sha256 in now.items():
-            before = self._kept_hashes.get(name)
+            own = name if name in self._kept_hashes else next(iter(self._kept_hashes), name)
+            before = self._kept_hashes.get(own)
             if before == sha256:
                 continue
-            copy = self._path / name
+            copy = self._path / own
             remedy = f"put that file back as {copy}"
             if before is not None and _sha256(copy) == before:
                 remedy = f"prepare them again with --set {KEPT[name]}={copy}"

@@ -37,7 +37,7 @@ def test_two_processes_give_what_one_gives(small_batches: list[TextBatch], prepa
             np.testing.assert_array_equal(found, expected)
 
 
-def kill_itself(model_path: str, batch: TextBatch) -> None:
+def kill_itself(tokenizer_path: str, version: int, batch: TextBatch) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 

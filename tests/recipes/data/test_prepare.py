@@ -76,8 +76,8 @@ def test_prepared_text_is_synced_to_disk_before_it_is_renamed(tmp_path: Path, da
 
 def test_the_fingerprint_is_of_every_file_that_training_reads(prepared: Path) -> None:
     of_sources = {"paths.bin", "path_ends.bin", "contents.bin"}
-    assert {*CONTENT_FILES, *of_sources, "prepared.json"} == {path.name for path in prepared.iterdir()}
-    assert load_prepared(prepared).fingerprint == hash_files([prepared / name for name in CONTENT_FILES])
+    assert {"tokenizer.model", *CONTENT_FILES, *of_sources, "prepared.json"} == {path.name for path in prepared.iterdir()}
+    assert load_prepared(prepared).fingerprint == hash_files([prepared / name for name in ("tokenizer.model", *CONTENT_FILES)])
 
 
 def test_the_result_does_not_depend_on_the_number_of_processes(

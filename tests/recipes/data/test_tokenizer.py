@@ -16,6 +16,7 @@ from recipes.data.tokenizer import (
     MAX_PIECE_CHARACTERS,
     UNK,
     TextSample,
+    TokenizerFile,
     cut,
     encode,
     is_lowercasing,
@@ -115,7 +116,7 @@ def test_a_vocabulary_smaller_than_the_alphabet_is_refused() -> None:
 
 
 def test_a_given_model_must_have_the_size_and_the_ids(tmp_path: Path, model: Path) -> None:
-    assert read_tokenizer(model, VOCAB_SIZE) == model.read_bytes()
+    assert read_tokenizer(model, VOCAB_SIZE) == TokenizerFile("tokenizer.model", model.read_bytes())
     with pytest.raises(ConfigError, match=r"25 symbols, frontend\.vocab_size 50 needs 49.*--set frontend\.vocab_size=26"):
         read_tokenizer(model, 50)
     with pytest.raises(ConfigError, match="no sentencepiece model"):
@@ -136,4 +137,5 @@ def test_the_dtype_of_the_shards_grows_with_the_vocabulary() -> None:
 
 @pytest.mark.parametrize("lowercase", [False, True])
 def test_a_lowercasing_model_is_recognised(lowercase: bool) -> None:
-    assert is_lowercasing(train_tokenizer([*TEXT, "The CAT sat"], TextDataConfig(lowercase=lowercase), VOCAB_SIZE + 4)) == lowercase
+    content = train_tokenizer([*TEXT, "The CAT sat"], TextDataConfig(lowercase=lowercase), VOCAB_SIZE + 4)
+    assert is_lowercasing(TokenizerFile("tokenizer.model", content)) == lowercase

@@ -14,9 +14,10 @@ from model.config import TokenMaskConfig
 from recipes.data.prepare import prepare_text
 from recipes.data.shards import load_prepared, map_array
 from recipes.data.text import TextDataset
+from recipes.data.tokenizer_json import WORD_START
 from recipes.errors import ConfigError
 from recipes.finetune import cloze
-from recipes.finetune.cloze import WORD_START, ClozeResult, cloze_probe, collect, frequent_words
+from recipes.finetune.cloze import ClozeResult, cloze_probe, collect, frequent_words
 from recipes.finetune.ridge import best_ridge
 from recipes.finetune.score import Score
 from recipes.finetune.trunk import ProbedRun, build_trunk, find_probed_run, load_trunk
@@ -191,7 +192,7 @@ def test_an_accuracy_on_a_few_blanks_is_an_error(distinct_run: Path) -> None:
 
 
 def test_too_few_whole_words_are_refused(tiny_prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cloze, "WORD_START", "\u2603")
+    monkeypatch.setattr("recipes.data.tokenizer_json.WORD_START", "\u2603")
     with pytest.raises(ConfigError, match="0 whole-word pieces in its text; the cloze probe needs more text"):
         frequent_words(tiny_prepared)
 
