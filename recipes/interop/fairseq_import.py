@@ -15,7 +15,7 @@ from recipes.interop.fairseq_file import plain, read_fairseq_file, resolved
 from recipes.interop.foreign_weights import ForeignWeights
 from recipes.interop.imported_recipe import described_by, fitted, template_of
 from recipes.interop.imported_run import ImportedModel
-from recipes.interop.imported_tokenizer import ImportedTokenizer, given_tokenizer, no_tokenizer
+from recipes.interop.imported_tokenizer import ImportedTokenizer, given_tokenizer, missing_tokenizer
 from recipes.interop.names import NameTable
 
 TEACHER = "_ema"
@@ -60,7 +60,7 @@ def _text_recipe(template: Recipe, config: dict[str, Any], state: Mapping[str, T
 
 
 def _text_tokenizer(given: Path | None, recipe: Any) -> ImportedTokenizer:
-    return given_tokenizer(given, recipe.frontend.vocab_size) if given else no_tokenizer()
+    return given_tokenizer(given, recipe.frontend.vocab_size) if given else missing_tokenizer()
 
 
 def _reads_no_tokens(given: Path | None, recipe: Any) -> ImportedTokenizer:
@@ -112,7 +112,8 @@ def read_fairseq_model(path: Path, recipe_name: str | None, tokenizer: Path | No
     template = template_of(form.modality, recipe_name)
     config = _only_known(form.defaults | config, form.known, is_flat)
     recipe = described_by(config, source, lambda: form.recipe(template, config, student))
-    recipe = fitted(recipe, template, source)
+    kept = form.tokenizer(tokenizer, recipe)
+    recipe = fitted(recipe, template, kept, source)
     table = form.names(recipe)
     own = _weights(teacher, table, f"{source}: its teacher", form.teacher_prefix(recipe)) if teacher else None
     return ImportedModel(
@@ -122,7 +123,7 @@ def read_fairseq_model(path: Path, recipe_name: str | None, tokenizer: Path | No
         teacher=own,
         may_lack=(),
         origin={"from": str(path), "format": "fairseq", "model_type": name},
-        tokenizer=form.tokenizer(tokenizer, recipe),
+        tokenizer=kept,
         notes=() if teacher else ("the checkpoint has no teacher (_ema)",),
     )
 

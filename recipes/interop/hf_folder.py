@@ -116,7 +116,8 @@ def find_hf_folder(name: str) -> Path:
     if path.exists() or path.is_absolute() or name.startswith("."):
         if not path.is_dir():
             found = "is a file" if path.exists() else "no such folder"
-            raise ConfigError(f"--from {name}: {found}; name a Hugging Face directory (config.json and weights) or a hub name")
+            remedy = "; for a checkpoint of fairseq add --format fairseq" if path.exists() else " or a hub name"
+            raise ConfigError(f"--from {name}: {found}; name a Hugging Face directory (config.json and weights){remedy}")
         return path
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES)))

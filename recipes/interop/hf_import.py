@@ -34,7 +34,9 @@ def read_hf_model(name: str, recipe_name: str | None, tokenizer: Path | None) ->
     folder = HfFolder(find_hf_folder(name), source)
     form = format_of_config(folder.config, source)
     template = template_of(form.modality, recipe_name)
-    recipe = fitted(_recipe(form, folder.config, template, source), template, source)
+    recipe = _recipe(form, folder.config, template, source)
+    kept = READ_TOKENIZER.get(form.modality, _no_tokenizer)(folder.path, recipe, tokenizer)
+    recipe = fitted(recipe, template, kept, source)
     names, prefix, notes = _names(folder, form)
     reader = _Reader(folder, prefix, names)
     weights = ForeignWeights(form.names(recipe), names, reader.read, source)
@@ -45,7 +47,7 @@ def read_hf_model(name: str, recipe_name: str | None, tokenizer: Path | None) ->
         teacher=None,
         may_lack=_may_lack(folder.config),
         origin={"from": name, "format": "huggingface", "model_type": folder.config["model_type"]},
-        tokenizer=READ_TOKENIZER.get(form.modality, _no_tokenizer)(folder.path, recipe, tokenizer),
+        tokenizer=kept,
         source_config=(folder.path / CONFIG).read_bytes(),
         unread=reader.unread(weights.unread),
         notes=(*notes, *_notes_on_processor(folder.path, recipe)),
@@ -98,8 +100,9 @@ class _Reader:
     def read(self, name: str) -> Tensor:
         """Return the tensor as this project needs it."""
         tensor = self._plain(name)
-        is_folded = name == TOKENS and self._type_D is not None and tensor.shape[-1:] == self._type_D.shape
-        return tensor + self._type_D if is_folded else tensor
+        if name != TOKENS or self._type_D is None or tensor.shape[-1:] != self._type_D.shape:
+            return tensor
+        return tensor + self._type_D
 
     def unread(self, names: list[str]) -> dict[str, Callable[[], Tensor]]:
         """Return the functions that read what an export needs to write the directory's tensors again."""
@@ -125,8 +128,8 @@ READ_TOKENIZER: dict[str, Callable[[Path, Any, Path | None], ImportedTokenizer]]
 def _notes_on_processor(folder: Path, recipe: Recipe) -> list[str]:
     """Return a line if the directory has no preprocessor_config.json though its modality has one, or if its samples are prepared in
     another way than this project does it."""
-    expected = PROCESSORS.get(recipe.modality)
-    if expected is None:
+    expected_of = PROCESSORS.get(recipe.modality)
+    if expected_of is None:
         return []
     try:
         stored = json.loads((folder / PREPROCESSOR).read_text())
@@ -136,9 +139,8 @@ def _notes_on_processor(folder: Path, recipe: Recipe) -> list[str]:
         stored = None
     if not isinstance(stored, dict):
         return [f"{PREPROCESSOR} cannot be read; samples are prepared in this project's way"]
-    others = [
-        f"{key} {stored[key]} (here {value})" for key, value in expected(recipe).items() if key in stored and not _is_same(stored[key], value)
-    ]
+    expected = {key: value for key, value in expected_of(recipe, stored).items() if key in stored}
+    others = [f"{key} {stored[key]} (here {value})" for key, value in expected.items() if not _is_same(stored[key], value)]
     return [f"its {PREPROCESSOR} prepares samples in another way than this project: {', '.join(others)}"] if others else []
 
 
@@ -150,14 +152,16 @@ def _is_same(stored: Any, value: Any) -> bool:
     return stored == value
 
 
-def _image_processor(recipe: Any) -> dict[str, Any]:
+def _image_processor(recipe: Any, stored: dict[str, Any]) -> dict[str, Any]:
     normalized = {"do_normalize": True, "image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}
-    return {**normalized, "do_rescale": True, "size": recipe.frontend.image_size}
+    size = "crop_size" if stored.get("do_center_crop") else "size"
+    return {**normalized, "do_rescale": True, size: recipe.frontend.image_size}
 
 
-def _audio_processor(recipe: Any) -> dict[str, Any]:
+def _audio_processor(recipe: Any, stored: dict[str, Any]) -> dict[str, Any]:
     return {"do_normalize": True, "sampling_rate": recipe.data.sample_rate, "feature_size": 1}
 
 
-PROCESSORS: dict[str, Callable[[Any], dict[str, Any]]] = {"vision": _image_processor, "speech": _audio_processor}
-"""Modality -> what preprocessor_config.json contains if its samples are prepared in this project's way."""
+PROCESSORS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {"vision": _image_processor, "speech": _audio_processor}
+"""Modality -> function of (recipe, content of preprocessor_config.json): what the file contains if its samples are prepared in this
+project's way."""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.cluster.environment import quiet_libraries, world_from_environment
 from recipes.errors import ConfigError
-from recipes.interop.imported_recipe import next_command
 from recipes.values import name_argument, path_argument
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
@@ -18,7 +17,12 @@ def add_command(commands: Any) -> None:
     """Add `import` to the sub-commands of launch/convert.py."""
     parser = commands.add_parser("import", help="make a run dir of a Hugging Face directory or a fairseq checkpoint", allow_abbrev=False)
     parser.add_argument(
-        "--from", dest="source", type=name_argument, required=True, metavar="MODEL", help="Hugging Face directory or hub name; or a .pt file"
+        "--from",
+        dest="source",
+        type=name_argument,
+        required=True,
+        metavar="MODEL",
+        help="Hugging Face directory or hub name, or a .pt file",
     )
     parser.add_argument("--format", choices=list(READERS), default="huggingface", help="what --from is (default: huggingface)")
     parser.add_argument("--run-dir", type=path_argument, required=True, help="a folder that does not exist yet, or an empty one")
@@ -36,7 +40,8 @@ def run_import(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     check_free(args.run_dir)
     quiet_libraries()
     model = READERS[args.format](args)
-    from recipes.interop.imported_run import write_imported_run  # seconds of imports
+    from recipes.interop.imported_recipe import next_command  # seconds of imports
+    from recipes.interop.imported_run import write_imported_run
 
     for line in write_imported_run(args.run_dir, model):
         say(line)

@@ -1,5 +1,5 @@
-"""The recipe of an imported run: a named recipe with the front-end and encoder of the source, and the command that trains on with it.
-Torch-free."""
+"""The recipe of an imported run: a named recipe with the front-end and encoder of the source; and the command that trains on with it. No
+files."""
 
 import shlex
 from collections.abc import Callable, Mapping
@@ -11,7 +11,9 @@ from model.frontends.config import TextFrontendConfig, VisionFrontendConfig
 from recipes.catalog import RECIPES
 from recipes.check import check_modality, check_recipe, named_recipe
 from recipes.config import Recipe
+from recipes.data.tokenizer import is_lowercasing
 from recipes.errors import ConfigError
+from recipes.interop.imported_tokenizer import ImportedTokenizer
 from recipes.settings import differences, recipe_to_dict
 from recipes.values import text_of_value
 
@@ -39,16 +41,25 @@ def described_by(config: Mapping[str, Any], source: str, recipe_of: Callable[[],
         raise ConfigError(f"{source}: its configuration has a setting of a wrong type ({error}); copy it again") from None
 
 
-def fitted(recipe: Recipe, template: Recipe, source: str) -> Recipe:
-    """Return the recipe with data and masks that fit its front-end: text no longer than its positions, no more masked patches than in
-    proportion to the template's. Raises: ConfigError, beginning with `source`, if it is no valid recipe even so."""
+def fitted(recipe: Recipe, template: Recipe, tokenizer: ImportedTokenizer, source: str) -> Recipe:
+    """Return the recipe with data and masks that fit its front-end and its tokenizer: text no longer than its positions and in the
+    tokenizer's case, no more masked patches than in proportion to the template's.
+
+    Raises: ConfigError, beginning with `source`, if it is no valid recipe even so.
+    """
     fit = FITS.get(type(recipe.frontend))
     recipe = fit(recipe, template) if fit else recipe
+    if tokenizer.file:
+        recipe = _with_case(recipe, is_lowercasing(tokenizer.file))
     try:
         check_recipe(recipe)
     except ConfigError as error:
         raise ConfigError(f"{source}: as a recipe of this project, {error}") from None
     return recipe
+
+
+def _with_case(recipe: Any, lowercase: bool) -> Recipe:
+    return replace(recipe, data=replace(recipe.data, lowercase=lowercase))
 
 
 def _fit_text(recipe: Any, template: Any) -> Recipe:

@@ -24,6 +24,7 @@ from recipes.cluster.launch_info import launch_info
 from recipes.cluster.world import join_world, leave_world
 from recipes.config import Recipe
 from recipes.data.shards import atomic_folder
+from recipes.data.tokenizer import ENCODING
 from recipes.engine.shards import MOMENTS
 from recipes.interop.foreign_weights import ForeignWeights
 from recipes.interop.imported_tokenizer import ImportedTokenizer
@@ -122,14 +123,15 @@ def _tensor_of(parameter: nn.Parameter) -> Tensor:
 
 
 def _write_tokenizer(folder: Path, tokenizer: ImportedTokenizer) -> dict[str, Any]:
-    """Write the tokenizer to the two places where a run has it. Return what config.json records about it; {} without one."""
-    if tokenizer.content is None:
-        return {}
+    """Write the tokenizer to the two places where a run has it. Return what config.json records about it; {} if the model reads none."""
+    if tokenizer.file is None:
+        return {"encoding": ENCODING} if tokenizer.is_needed else {}
     (folder / "prepared").mkdir()
     for place in (folder, folder / "prepared"):
-        (place / tokenizer.name).write_bytes(tokenizer.content)
-    # no run has this fingerprint, so that its data are prepared with the kept tokenizer, whatever they are
-    return {"data_fingerprint": None, "kept": {tokenizer.name: hashlib.sha256(tokenizer.content).hexdigest()}}
+        (place / tokenizer.file.name).write_bytes(tokenizer.file.content)
+    # no data have this fingerprint, so that any are prepared with the kept tokenizer
+    kept = {tokenizer.file.name: hashlib.sha256(tokenizer.file.content).hexdigest()}
+    return {"data_fingerprint": None, "kept": kept, "encoding": ENCODING}
 
 
 def _write_source(folder: Path, model: ImportedModel) -> None:
