@@ -5,7 +5,10 @@ import pickle
 import pickletools
 import re
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,6 +45,14 @@ class Inert:
         self.state = state
 
 
+def _empty_dictionary(*_: Any) -> "OrderedDict[Any, Any]":
+    return OrderedDict()
+
+
+STAND_INS: dict[str, Any] = {"collections.defaultdict": _empty_dictionary}
+"""Classes whose objects torch fills with items, which it does for dictionaries only -> what is made instead."""
+
+
 def read_fairseq_file(path: Path, source: str) -> dict[str, Any]:
     """Return the content of a checkpoint, its tensors mapped from the file if torch can do that. `source`: beginning of messages.
 
@@ -52,8 +63,9 @@ def read_fairseq_file(path: Path, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source}: {found}; name a fairseq checkpoint, which is one .pt file")
     try:
         is_zip = zipfile.is_zipfile(path)
-        stubs: list[Any] = [(type("Inert", (Inert,), {}), name) for name in sorted(_class_names(path, is_zip))]
-        with torch.serialization.safe_globals(stubs):  # torch's own list of safe classes comes first
+        names = sorted(_class_names(path, is_zip))
+        stubs: list[Any] = [(STAND_INS.get(name) or type("Inert", (Inert,), {}), name) for name in names]
+        with _only_inert(stubs):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except UNREADABLE as error:
         raise ConfigError(f"{source}: cannot be read as a checkpoint of torch ({_reason(error)}); copy it again") from None
@@ -62,8 +74,22 @@ def read_fairseq_file(path: Path, source: str) -> dict[str, Any]:
     return content
 
 
+@contextmanager
+def _only_inert(stubs: list[tuple[Any, str]]) -> Iterator[None]:
+    """In this block, torch loads its own list of safe classes and `stubs`, but not what other libraries have added to the list."""
+    added = torch.serialization.get_safe_globals()
+    torch.serialization.clear_safe_globals()
+    try:
+        with torch.serialization.safe_globals(stubs):
+            yield
+    finally:
+        torch.serialization.clear_safe_globals()
+        torch.serialization.add_safe_globals(added)
+
+
 def _class_names(path: Path, is_zip: bool) -> set[str]:
-    """Return module.name of every class or function that the file's pickles name. Nothing is loaded."""
+    """Return module.name of every class or function that the file's pickles name. Nothing is loaded. Names of Python 2, in which torch
+    writes standard modules, are also returned as those of today."""
     if is_zip:
         with zipfile.ZipFile(path) as archive:
             inner = next((name for name in archive.namelist() if name.endswith("/data.pkl")), None)
@@ -78,13 +104,15 @@ def _class_names(path: Path, is_zip: bool) -> set[str]:
 def _names_in(file: IO[bytes]) -> Iterator[str]:
     for operation, argument, _ in pickletools.genops(file):
         if operation.name == "GLOBAL":
-            yield ".".join(str(argument).split(" ", 1))
+            module, _, name = str(argument).partition(" ")
+            yield f"{module}.{name}"
+            yield ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))
 
 
 def _reason(error: Exception) -> str:
     """Return the part of torch's message that says what is wrong, without its advice on how to load the file in spite of that."""
     text = str(error)
-    own = re.search(r"WeightsUnpickler error:\s*(.+)", text)
+    own = re.search(r"WeightsUnpickler error:\s*(.+?)(\. |$)", text, re.MULTILINE)
     return own[1].strip() if own else first_line(error)
 
 

@@ -45,7 +45,7 @@ def run_import(args: argparse.Namespace, say: Callable[[str], None]) -> int:
 
     for line in write_imported_run(args.run_dir, model):
         say(line)
-    extra = {"data.tokenizer": "FILE", "run.accept_changes": "data.tokenizer"} if model.tokenizer.is_needed else {}
+    extra = {"data.tokenizer": "FILE", "run.accept_changes": "data.lowercase,data.tokenizer"} if model.tokenizer.is_needed else {}
     say(f"imported into {args.run_dir}")
     say(f"next: {next_command(model.recipe, model.template, args.recipe or model.template.name, args.run_dir, extra)}")
     return 0

@@ -28,9 +28,9 @@ BAD: dict[str, tuple[list[str], str]] = {
 
 
 def test_help_has_an_example_and_is_torch_free(tmp_path: Path) -> None:
-    for words in (["--help"], ["inspect", "--help"], ["consolidate", "--help"]):
+    for words in (["--help"], ["inspect", "--help"], ["consolidate", "--help"], ["import", "--help"]):
         program = f"import runpy, sys; sys.argv[1:] = {words!r}\ntry: runpy.run_path({str(CONVERT)!r}, run_name='__main__')\n"
-        program += "finally: print({'torch', 'deepspeed', 'megatron', 'numpy'} & set(sys.modules), file=sys.stderr)"
+        program += "finally: print({'torch', 'deepspeed', 'megatron', 'numpy', 'tokenizers'} & set(sys.modules), file=sys.stderr)"
         done = run_command([sys.executable, "-c", program], tmp_path, 30)
         assert (done.returncode, done.stderr) == (0, "set()\n")
         assert words != ["--help"] or "python launch/convert.py inspect runs/text_tiny" in done.stdout

@@ -3,6 +3,7 @@ of 100 symbols."""
 
 import argparse
 import json
+import random
 import shutil
 import string
 from pathlib import Path
@@ -21,7 +22,7 @@ FAIRSEQ_CASES = {"text": "text/paper", "audio": "audio/recipe", "vision": "visio
 EMA = {"text": "encoder._ema", "audio": "_ema", "vision": "_ema"}
 """Modality in fairseq's words -> key of the teacher in the state dict."""
 VOCAB_SIZE = 100
-LETTERS = string.ascii_lowercase + string.ascii_uppercase + string.digits
+LETTERS = string.ascii_lowercase
 
 
 def hf_copy(case: str, folder: Path, **changes: Any) -> Path:
@@ -45,8 +46,10 @@ def write_weights(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def paragraphs() -> list[str]:
-    """Return made-up text in which every letter and digit is frequent."""
-    return [" ".join(LETTERS[i : i + 3 + i % 4] for i in range(j % 9, 60)) for j in range(50)]
+    """Return made-up text of words, some of which are frequent."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices(LETTERS, k=draw.randint(1, 5))) for _ in range(300)]
+    return [" ".join(draw.choices(words, weights=[1 / (1 + rank) for rank in range(300)], k=40)) for _ in range(60)]
 
 
 def sentencepiece_model() -> bytes:
@@ -107,4 +110,4 @@ def write_fairseq(path: Path, modality: str, state: dict[str, Any] | None = None
 def flat(config: dict[str, Any], arch: str) -> argparse.Namespace:
     """Return the arguments of an older command with the settings of `config` in one level, and others of its kind."""
     others = {"arch": arch, "lr": [0.0005], "tokens_per_sample": 512, "fp16": True, "seed": 1}
-    return argparse.Namespace(**{key: value for key, value in config.items() if key != "_name"}, **others)
+    return argparse.Namespace(**(others | {key: value for key, value in config.items() if key != "_name"}))

@@ -21,7 +21,17 @@ from recipes.interop.hf_import import read_hf_model
 from recipes.interop.imported_run import SOURCE_FOLDER, UNREAD, write_imported_run
 from recipes.objectives.registry import build_objective
 from tests.distributed import run_distributed
-from tests.recipes.interop.sources import EMA, FAIRSEQ_CASES, GOLDEN, VOCAB_SIZE, hf_copy, hf_tensors, sentencepiece_model, write_fairseq, write_weights
+from tests.recipes.interop.sources import (
+    EMA,
+    FAIRSEQ_CASES,
+    GOLDEN,
+    VOCAB_SIZE,
+    hf_copy,
+    hf_tensors,
+    sentencepiece_model,
+    write_fairseq,
+    write_weights,
+)
 
 HF_CASES = ("text", "audio", "vision_shared")
 TYPES, WORDS = "embeddings.token_type_embeddings.weight", "embeddings.word_embeddings.weight"
