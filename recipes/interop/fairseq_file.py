@@ -75,7 +75,7 @@ def read_fairseq_file(path: Path, source: str) -> dict[str, Any]:
 
 
 @contextmanager
-def _only_inert(stubs: list[tuple[Any, str]]) -> Iterator[None]:
+def _only_inert(stubs: list[Any]) -> Iterator[None]:
     """In this block, torch loads its own list of safe classes and `stubs`, but not what other libraries have added to the list."""
     added = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()

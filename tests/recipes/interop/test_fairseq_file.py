@@ -106,7 +106,7 @@ def test_nothing_in_the_file_is_run(function: Any, legacy: bool, tmp_path: Path,
 
 @pytest.mark.parametrize("content", [torch.ones(2), {"state_dict": {}}, {"model": torch.ones(1)}, [1]])
 def test_another_file_of_torch_is_no_fairseq_checkpoint(content: Any, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="^--from c: is no fairseq checkpoint, which has a dictionary `model`"):
+    with pytest.raises(ConfigError, match=r"^--from c: is no fairseq checkpoint, which has a dictionary `model`"):
         read_fairseq_file(write(tmp_path / "c.pt", content, legacy=False), "--from c")
 
 
@@ -116,7 +116,7 @@ def test_a_damaged_file_is_refused_in_one_line(damage: str, legacy: bool, tmp_pa
     path = write(tmp_path / "c.pt", MODEL, legacy)
     content = {"text": b"hello\n", "empty": b"", "cut": path.read_bytes()[: path.stat().st_size // 2], "zip": b"PK\5\6" + bytes(18)}[damage]
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match="^--from c: cannot be read as a checkpoint of torch ") as caught:
+    with pytest.raises(ConfigError, match=r"^--from c: cannot be read as a checkpoint of torch ") as caught:
         read_fairseq_file(path, "--from c")
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""What is read of a fairseq checkpoint for an imported run: every form of its configuration, both networks, older names; what is refused."""
+"""What is read of a fairseq checkpoint for an imported run: its configuration in every form, both networks, older names."""
 
 from collections.abc import Callable
 from pathlib import Path

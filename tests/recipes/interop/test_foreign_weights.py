@@ -78,7 +78,7 @@ def test_a_tensor_of_a_wrong_shape_or_that_is_not_finite_is_named(name: str, val
 
 
 def test_a_tensor_without_a_place_or_without_its_other_parts_is_named() -> None:
-    with pytest.raises(ConfigError, match="^--from here: tensor lm_head has no place in this model"):
+    with pytest.raises(ConfigError, match=r"^--from here: tensor lm_head has no place in this model"):
         weights(source() | {"lm_head": torch.zeros(1)})
     state = source()
     del state["layer.0.k.weight"]
