@@ -56,11 +56,12 @@ class TextDataConfig(DataConfig):
     text_column: str = "text"
     """Column of a csv, tsv, jsonl or parquet table, or of a hub data set, that holds the text."""
     tokenizer: Annotated[str | None, Place()] = None
-    """A sentencepiece .model file. None: a tokenizer with frontend.vocab_size symbols is trained on the data."""
+    """A sentencepiece .model file, a tokenizer.json, or a Hugging Face folder with one. None: a tokenizer with frontend.vocab_size symbols
+    is trained on the data."""
     tokenizer_type: Literal["unigram", "bpe"] = "bpe"
-    """Kind of a tokenizer that is trained here."""
+    """Kind of a tokenizer that is trained here, with sentencepiece."""
     lowercase: bool = False
-    """True: the tokenizer that is trained here turns text into lower case."""
+    """True: the tokenizer turns text into lower case. A given one must do so."""
     tokenizer_sample_megabytes: Annotated[int, at_least(1)] = 200
     """Most text that a tokenizer is trained on, in MB."""
     sequence_length: Annotated[int, at_least(2)] = 512

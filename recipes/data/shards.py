@@ -29,7 +29,6 @@ from recipes.system.durable import sync
 from recipes.system.liveness import is_alive
 
 FORMAT_VERSION = 1
-# Beside the tokenizer.
 CONTENT_FILES = ("tokens.bin", "paragraph_ends.bin", "document_ends.bin", "train.npy", "valid.npy")
 KEPT = {"tokenizer.model": "data.tokenizer", "tokenizer.json": "data.tokenizer"}
 """Files of the first prepared folder that a run uses until its end, even if it reads other data later, because its embeddings depend on
@@ -56,8 +55,7 @@ class Prepared:
     """The TextDataConfig with which the folder was made."""
     sources: dict[str, str] | None = None
     """Record of the contents of the text files (contents.Record). None if there are no files, as for data from a hub."""
-    tokenizer: str = "tokenizer.model"
-    """Name of the tokenizer's file. Older releases had only this one."""
+    tokenizer: str = "tokenizer.model"  # the only file name of older releases
     encoding: int = 1
     """Version of the rules by which text became tokens (tokenizer.ENCODING). Older releases had only the first."""
 
@@ -153,7 +151,7 @@ def encoding_of(folder: Path) -> int | None:
 def moved_aside(folder: Path) -> Iterator[None]:
     """Move the folder aside while the block runs. If the block raises, move it back. If it succeeds, remove it. If the process is killed,
     undo_moved_aside() moves it back."""
-    aside = _aside(folder)
+    aside = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)
     try:
@@ -167,15 +165,11 @@ def moved_aside(folder: Path) -> Iterator[None]:
 
 def undo_moved_aside(folder: Path) -> None:
     """Clean up after a process that was killed in moved_aside(): move the old folder back, or remove it if the new one is complete."""
-    aside = _aside(folder)
+    aside = folder.with_name(f".{folder.name}.old")
     if folder.exists():
         shutil.rmtree(aside, ignore_errors=True)
     elif aside.is_dir():
         aside.rename(folder)
-
-
-def _aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
 
 
 def map_array(path: Path, dtype: DTypeLike) -> np.ndarray:

@@ -115,7 +115,7 @@ def _names_in_config(folder: Path, what: str) -> dict[str, str]:
 
 def _find_roles(content: Content, named: dict[str, str]) -> dict[str, str]:
     """Return role -> symbol. The symbol is the model's own unknown symbol, the one in `named`, or one with a usual name. If there is none,
-    it is the canonical name, a new symbol."""
+    it is the canonical name, a new symbol; "" if that has another role."""
     model = content["model"]
     unknown = model.get("unk_token")
     if model["type"] == "Unigram" and isinstance(model.get("unk_id"), int):
@@ -125,7 +125,7 @@ def _find_roles(content: Content, named: dict[str, str]) -> dict[str, str]:
     for role, usual in USUAL_NAMES.items():
         own = unknown if role == "unk" else None
         candidates = [own, named.get(role), *(name for name in usual if name in known - ordinary), NAMES[role]]
-        roles[role] = next(name for name in candidates if name and name not in roles.values())
+        roles[role] = next((name for name in candidates if name and name not in roles.values()), "")
     return roles
 
 
@@ -136,6 +136,9 @@ def _check_model(content: Content, roles: dict[str, str], what: str) -> None:
     if model["type"] != "BPE" and not has_unknown:
         raise ConfigError(f"{what}: its {model['type']} model has no symbol for unknown words; give one with an unk_token such as <unk>")
     special = set(roles.values())
+    if "" in special:
+        lacking = ", ".join(NAMES[role] for role, name in roles.items() if not name)
+        raise ConfigError(f"{what}: it names {lacking} as a symbol of another role; correct its tokenizer_config.json")
     if taken := (set(NAMES.values()) & known) - special | special & _merged(content):
         raise ConfigError(f"{what}: {', '.join(sorted(taken))} is an ordinary symbol in it, and a special one here; give another tokenizer")
 

@@ -158,7 +158,5 @@ def test_undecodable_items_are_left_out_of_their_batch_and_named_and_an_empty_ba
 
 def test_a_missing_tokenizer_of_the_run_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\nba do,0\n")
-    with pytest.raises(
-        ConfigError, match=r"the run's tokenizer is not there \(tokenizer\.model or tokenizer\.json\); put the run's prepared folder back"
-    ):
+    with pytest.raises(ConfigError, match=r"the run's tokenizer is not there \(tokenizer\.model or tokenizer\.json\); put the run's"):
         open_labelled(tiny_recipe(), str(tmp_path), "train", "label", tmp_path)

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recipes.config import Recipe
-from recipes.data.shards import load_prepared
+from recipes.data.shards import load_prepared, map_array
+from recipes.data.tokenizer import encode, num_symbols, read_tokenizer
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
 from recipes.run_dir.run_dir import RunDir
@@ -18,6 +20,7 @@ from recipes.settings import recipe_to_dict
 from recipes.train.run_data import RunData, check_run_data
 from tests.launching import tiny_recipe
 from tests.made_up import WRITE, write_book, write_pictures
+from tests.recipes.data.json_tokenizers import roberta, saved
 
 
 def reading(recipe: Recipe, path: Path, *accepted: str) -> Recipe:
@@ -234,3 +237,54 @@ def test_changed_and_missing_files_are_named_in_a_line_and_an_event_also_those_t
     assert [event["event"] for event in events] == ["bad_item", "data_change"]
     counts = {"num_compared": 40, "num_changed": 2, "num_missing": 2}
     assert events[1] == {"time": events[1]["time"], "event": "data_change", **counts, "changed": [b, a], "missing": [c, d]}
+
+
+def long_book(run: RunDir, recipe: Recipe, content: dict[str, Any]) -> tuple[Recipe, list[int]]:
+    """Write these values into the run's configuration, and return a recipe that reads a text with a paragraph of 5,000 characters without
+    a space, and the tokens that a preparation makes of it for the run."""
+    run.save_config(json.loads((run.path / "config.json").read_text()) | content)
+    book = write_book(run.path.parent / "long.txt", num_lines=500)
+    book.write_text("x" * 5000 + "\n" + book.read_text())
+    other = reading(recipe, book, "data.path")
+    prepared = data_of(run, other).prepare(accept_all)
+    return other, map_array(prepared / "tokens.bin", np.uint16).tolist()
+
+
+def test_a_run_keeps_the_rules_by_which_its_text_became_tokens(run: RunDir, recipe: Recipe) -> None:
+    model, kept = str(run.path / "tokenizer.model"), data_of(run, recipe).identity("").kept
+    for content, version in (({}, 1), ({"encoding": 2}, 2), ({"encoding": None}, 1)):
+        other, tokens = long_book(run, recipe, {"kept": kept, **content})
+        expected, _ = encode(model, ["x" * 5000], version)
+        assert tokens[: len(expected)] == expected.tolist()
+        data = data_of(run, other)
+        data.prepare(accept_all)
+        assert data.identity("f").encoding == version
+        shutil.rmtree(run.path / "prepared")
+
+
+def test_a_start_without_an_update_leaves_no_tokenizer_of_another_kind(recipe: Recipe, tmp_path: Path) -> None:
+    text = Path(str(recipe.data.path)).read_text().splitlines()
+    given = saved(roberta(text, 300), tmp_path / "given")
+    run = RunDir(tmp_path / "run", lambda line: None)
+    changed: Any = replace(recipe.data, tokenizer=str(given), lowercase=False)  # type: ignore[call-arg]
+    frontend = replace(recipe.frontend, vocab_size=num_symbols(read_tokenizer(given, None)))  # type: ignore[call-arg]
+    for name, tried in (("tokenizer.model", recipe), ("tokenizer.json", replace(recipe, data=changed, frontend=frontend))):
+        data = data_of(run, tried)
+        data.prepare(accept_all)
+        data.keep()
+        assert [path.name for path in run.path.glob("tokenizer.*")] == [name]
+        shutil.rmtree(run.path / "prepared")
+
+
+def test_prepared_data_with_a_tokenizer_of_another_kind_than_the_runs_are_refused_with_the_runs(
+    run: RunDir, recipe: Recipe, tmp_path: Path
+) -> None:
+    given = saved(roberta(Path(str(recipe.data.path)).read_text().splitlines(), 300), tmp_path / "given")
+    frontend = replace(recipe.frontend, vocab_size=num_symbols(read_tokenizer(given, None)))  # type: ignore[call-arg]
+    changed: Any = replace(recipe.data, tokenizer=str(given), lowercase=False)  # type: ignore[call-arg]
+    other = replace(recipe, frontend=frontend, data=changed)
+    theirs = MODALITIES["text"].prepare(other, tmp_path / "theirs", num_processes=1)
+    with pytest.raises(
+        ConfigError, match=r"its tokenizer\.json .* is not that of the run .*; prepare them again with --set data\.tokenizer=\S+model, or"
+    ):
+        data_of(run, reading(replace(recipe, frontend=frontend), theirs, "data.path")).prepare(accept_all)
