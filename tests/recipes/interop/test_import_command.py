@@ -173,6 +173,8 @@ def test_a_run_dir_that_is_not_empty_is_refused_and_an_empty_one_is_used(tmp_pat
     for path, found in ((tmp_path, "is not empty"), (tmp_path / "file", "is a file")):
         with pytest.raises(ConfigError, match=f"^--run-dir {path}: {found}; name a new folder$"):
             check_free(path)
+    with pytest.raises(ConfigError, match="is not empty; name a new folder"):
+        run_import(parse("--from", "nowhere", "--run-dir", tmp_path), print)
     hf_copy("audio", tmp_path / "hf")
     (tmp_path / "link").symlink_to("empty")
     done = launch(CONVERT, ["import", "--from", "hf", "--run-dir", "link"], tmp_path)
