@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -122,6 +123,19 @@ def test_a_folder_is_found_and_what_is_none_is_refused_quickly(tmp_path: Path, m
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     start = time.perf_counter()
     for name in ("facebook/data2vec-text-base", "a/b/c", "not a name"):
-        with pytest.raises(ConfigError, match=f"^--from {name}: no such folder, and the Hugging Face hub does not give it"):
+        with pytest.raises(ConfigError, match=f"^--from {name}: no such folder, and the Hugging Face hub .*does not give it"):
             find_hf_folder(name)
     assert time.perf_counter() - start < 5
+
+
+def test_a_hub_that_does_not_answer_is_given_up_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr("recipes.interop.hf_folder.HUB_SECONDS", 0.2)
+        start = time.perf_counter()
+        with pytest.raises(ConfigError, match=r"^--from a/b: no such folder, .* hub \(http://127.*\) does not give it: no answer"):
+            find_hf_folder("a/b")
+        assert time.perf_counter() - start < 5
