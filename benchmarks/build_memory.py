@@ -9,11 +9,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from recipes.cluster.checkout import ROOT
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries, world_from_environment
 from recipes.ds_config import load_ds_config, resolve
 from recipes.text import RECIPES
-from recipes.train.cli import ROOT
 
 MIB = 1 << 20
 

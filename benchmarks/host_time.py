@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from recipes.catalog import RECIPES
+from recipes.cluster.checkout import ROOT
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries
 from recipes.config import Recipe
 from recipes.ds_config import load_ds_config, resolve
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
-from recipes.train.cli import ROOT
 
 WIDTH, HEADS, VOCABULARY = 64, 4, 4096
 LENGTH = {"text": 32, "speech": 1, "vision": 0}

@@ -1,5 +1,5 @@
-"""Print what is in a checkpoint (inspect), or write its student or teacher: as one file of whole tensors
-(consolidate) or as a Hugging Face directory (export).
+"""Print what is in a checkpoint (inspect), write its student or teacher as one file of whole tensors (consolidate) or as a Hugging Face
+directory (export), or make a run dir of another project's model (import).
 
 python launch/convert.py inspect runs/text_tiny
 """
@@ -9,12 +9,12 @@ import sys
 
 from recipes.checkpoint import inspect
 from recipes.cluster.command import exit_code_of
-from recipes.interop import consolidate, export
+from recipes.interop import consolidate, export, import_command
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (inspect, consolidate, export):
+    for module in (inspect, consolidate, export, import_command):
         module.add_command(commands)
 
     def convert() -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from accelerator.result import CANNOT, FAIL, OK, Row
 from accelerator.training import finite_row, same_bits_row, settings_of
 from accelerator.worker import Context
-from recipes.train.cli import ROOT
+from recipes.cluster.checkout import ROOT
 
 LOCAL_RANK = 3
 GOLDEN = ("text/paper", "audio/recipe", "vision/recipe")

@@ -11,12 +11,12 @@ import torch
 from model.batch import Batch
 from model.parallel import Parallel, init_parallel
 from recipes.catalog import RECIPES
+from recipes.cluster.checkout import ROOT
 from recipes.cluster.world import World, join_world, leave_world
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.modalities.registry import MODALITIES
 from recipes.objectives.registry import build_objective
-from recipes.train.cli import ROOT
 from step_time import random_batch
 
 LENGTH = {"text": 64, "speech": 1, "vision": 0}

@@ -15,10 +15,11 @@ from accelerator.setting import shipped_config
 from accelerator.worker import Context
 from recipes.catalog import RECIPES
 from recipes.check import resolve_recipe
+from recipes.cluster.checkout import ROOT
 from recipes.cluster.environment import quiet_libraries
+from recipes.cluster.launch_info import launch_info
 from recipes.engine.build import is_supported
 from recipes.system.json_lines import read_rows
-from recipes.train.cli import ROOT, launch_info
 
 STEPS, SAVED_AT = 5, 3
 TIMES = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu", "peak_memory_bytes"}

@@ -6,11 +6,14 @@ import pickle
 import zipfile
 from collections.abc import Iterator
 from functools import lru_cache
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -21,6 +24,8 @@ CONFIG = "config.json"
 SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"
 OPEN_FILES = 8
+HUB_SECONDS = 5.0
+"""How long the hub may take to answer. Its client would try again for minutes."""
 FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")
 """Patterns of the files that are downloaded from the hub."""
 
@@ -116,11 +121,31 @@ def find_hf_folder(name: str) -> Path:
     if path.exists() or path.is_absolute() or name.startswith("."):
         if not path.is_dir():
             found = "is a file" if path.exists() else "no such folder"
-            raise ConfigError(f"--from {name}: {found}; name a Hugging Face directory (config.json and weights) or a hub name")
+            remedy = "; for a checkpoint of fairseq add --format fairseq" if path.exists() else " or a hub name"
+            raise ConfigError(f"--from {name}: {found}; name a Hugging Face directory (config.json and weights){remedy}")
         return path
+    cached = not _answers()
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES)))
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        return Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=cached))
+    except LocalEntryNotFoundError:
+        raise ConfigError(
+            f"--from {name}: no such folder, and the Hugging Face hub ({constants.ENDPOINT}) does not give it: no answer, and no copy "
+            "of an earlier download; name a local directory"
+        ) from None
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise ConfigError(
             f"--from {name}: no such folder, and the Hugging Face hub does not give it ({first_line(error)}); name a local directory"
         ) from None
+
+
+def _answers() -> bool:
+    """True if the hub answers within HUB_SECONDS. False also if the user wants to be offline (HF_HUB_OFFLINE)."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        with urlopen(constants.ENDPOINT, timeout=HUB_SECONDS):
+            return True
+    except HTTPError:
+        return True  # an answer, whatever it says
+    except (OSError, HTTPException, ValueError):
+        return False

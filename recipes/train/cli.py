@@ -4,14 +4,10 @@ until training starts, so --help and --dry-run are quick."""
 import argparse
 import json
 import sys
-import tomllib
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from recipes.check import changed_recipe, named_recipe
-from recipes.cluster.checkout import commit
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import (
     is_first_rank,
@@ -23,6 +19,7 @@ from recipes.cluster.environment import (
     requested_accelerator,
     world_from_environment,
 )
+from recipes.cluster.launch_info import launch_info
 from recipes.cluster.slurm import node_name, note_on_idle_nodes
 from recipes.config import Recipe
 from recipes.ds_config import SHIPPED, EngineConfig, find_ds_config, load_ds_config, resolve
@@ -37,11 +34,9 @@ from recipes.system.columns import terminal_columns
 from recipes.train.resume import check_same_recipe
 from recipes.values import name_argument, path_argument
 
-ROOT = Path(__file__).resolve().parents[2]
 HELP_COLUMNS = 100
 """Width of --help-set where there is no terminal."""
 SET_HELP = "change a number of the recipe, e.g. optim.lr=3e-4; start.start_from=RUN_DIR begins with that run's weights"
-VERSIONED = ("torch", "deepspeed", "megatron-core", "datasets", "sentencepiece", "tokenizers", "soundfile", "torchaudio", "pillow", "numpy")
 
 
 def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> argparse.ArgumentParser:
@@ -146,15 +141,3 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
     print(f"run dir: {run_dir}{' (exists)' if run_dir.exists() else ''}")
     print(*notes, json.dumps({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}, indent=2), sep="\n")
     return 0
-
-
-def release() -> str:
-    """Return the version of this checkout. The metadata of an installed package may be of an earlier checkout."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-
-
-def launch_info() -> dict[str, Any]:
-    """Return versions, commit and command line, for config.json."""
-    versions = {name: metadata.version(name) for name in VERSIONED}
-    python = sys.version.split()[0]
-    return {"release": release(), "versions": versions, "python": python, "git_commit": commit(), "command": sys.argv}

@@ -231,6 +231,7 @@ class StartUp:
         topology = {"world_size": batch.world_size, "tp_size": batch.tp_size}
         content = {"recipe": recipe_to_dict(recipe), "deepspeed_config": self.config.path, **run_info, **topology}
         before = read_started_run(self.path)
+        content |= {"imported": before.content["imported"]} if before and "imported" in before.content else {}
         run_dir.accepted |= execution_changes(before.content, content) if before else {}
         run_dir.save_config(content)
         self._require_run_data().keep()

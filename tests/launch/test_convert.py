@@ -32,7 +32,7 @@ BAD: dict[str, tuple[list[str], str]] = {
 
 
 def test_help_has_an_example_and_is_torch_free(tmp_path: Path) -> None:
-    for words in (["--help"], ["inspect", "--help"], ["consolidate", "--help"], ["export", "--help"]):
+    for words in (["--help"], ["inspect", "--help"], ["consolidate", "--help"], ["export", "--help"], ["import", "--help"]):
         program = f"import runpy, sys; sys.argv[1:] = {words!r}\ntry: runpy.run_path({str(CONVERT)!r}, run_name='__main__')\n"
         program += (
             "finally: print({'torch', 'deepspeed', 'megatron', 'numpy', 'transformers', 'tokenizers'} & set(sys.modules), file=sys.stderr)"

@@ -32,7 +32,7 @@ def test_help_imports_no_torch(script: Path, tmp_path: Path) -> None:
     assert heavy_imports(tmp_path, script.name, "--help") == ""
 
 
-@pytest.mark.parametrize("command", ["inspect", "consolidate", "export"])
+@pytest.mark.parametrize("command", ["inspect", "consolidate", "export", "import"])
 def test_help_of_a_sub_command_imports_no_torch(command: str, tmp_path: Path) -> None:
     assert heavy_imports(tmp_path, "convert.py", command, "--help") == ""
 

@@ -14,7 +14,7 @@ from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
 from recipes.settings import recipe_to_dict
 from recipes.text import text_tiny
-from recipes.train.cli import build_parser, default_ds_config, launch_info, pretrain_main
+from recipes.train.cli import build_parser, default_ds_config, pretrain_main
 from tests.launching import ROOT
 
 DS_CONFIGS = sorted((ROOT / "ds_configs").glob("*.json"))
@@ -232,12 +232,3 @@ def test_a_dry_run_says_what_is_read_of_the_data_and_what_is_left_out(
     assert "\ndata: train: 1 file (1 .txt) of train; left out: 1 of test\n" in capsys.readouterr().out
     assert run(monkeypatch, "--dry-run", "--data", tmp_path, "--set", "data.split=all") == 0
     assert "\ndata: all: 2 files (2 .txt)\n" in capsys.readouterr().out
-
-
-def test_launch_facts_name_versions_commit_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["x.py", "--data", "y"])
-    facts = launch_info()
-    assert facts["command"] == ["x.py", "--data", "y"]
-    assert {"torch", "deepspeed", "megatron-core"} <= set(facts["versions"]) and all(facts["versions"].values())
-    assert facts["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}", facts["git_commit"])
-    assert json.dumps(facts)

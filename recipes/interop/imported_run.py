@@ -1,0 +1,157 @@
+"""Writes the run dir of an imported model: config.json, the checkpoint of step 0, tokenizer, files of the source, and an event. The run
+dir appears complete or not at all. Where the model comes from is in hf_import.py and fairseq_import.py."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.dropout import DropoutStream
+from model.init import Init
+from model.parallel import init_parallel
+from model.student import Student
+from recipes.checkpoint.tensor_file import write_tensors
+from recipes.checkpoint.whole import Values, write_whole
+from recipes.cluster.launch_info import launch_info
+from recipes.cluster.world import join_world, leave_world
+from recipes.config import Recipe
+from recipes.data.shards import atomic_folder
+from recipes.data.tokenizer import ENCODING
+from recipes.engine.shards import MOMENTS
+from recipes.interop.foreign_weights import ForeignWeights
+from recipes.interop.imported_tokenizer import ImportedTokenizer
+from recipes.modalities.registry import modality_of
+from recipes.settings import recipe_to_dict
+
+SOURCE_FOLDER, UNREAD = "huggingface", "unread.safetensors"
+"""The folder, in a run dir, with what an export needs of the imported directory, and the file in it with the tensors that no network of
+this project has."""
+TRUNK = "trunk."
+"""What the names of the parameters that a teacher has begin with."""
+
+
+@dataclass(frozen=True)
+class ImportedModel:
+    """A model of another project that becomes a run."""
+
+    recipe: Recipe
+    template: Recipe
+    """The recipe that gave what the source does not say."""
+    student: ForeignWeights
+    teacher: ForeignWeights | None
+    """None: the teacher starts as a copy of the student."""
+    may_lack: tuple[str, ...]
+    """Beginnings of names of this project's tensors that the source may lack. They start as in a new run."""
+    origin: dict[str, Any]
+    """What the model is and where it comes from, for config.json and events.jsonl."""
+    tokenizer: ImportedTokenizer = field(default_factory=ImportedTokenizer)
+    source_config: bytes | None = None
+    """config.json of a Hugging Face directory; None for other sources."""
+    unread: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
+    """Name of the source -> function that reads the tensor, for those that this project has no place for and an export needs."""
+    notes: tuple[str, ...] = ()
+    """Lines for the user."""
+
+
+def write_imported_run(run_dir: Path, model: ImportedModel) -> list[str]:
+    """Write the run dir of an imported model. It needs host memory for the network once. Return lines for the user.
+
+    Raises: ConfigError if weights and recipe do not fit, or the disk cannot be written; nothing is left there then.
+    """
+    with ExitStack() as stack:
+        world = join_world()  # Megatron's layers need a process group
+        stack.callback(leave_world)
+        network = _build_network(model.recipe, world.device)
+        parameters = dict(network.named_parameters())
+        new = _fill(parameters, model)
+        folder = stack.enter_context(atomic_folder(run_dir.resolve()))
+        info = {**launch_info(), "imported": model.origin}
+        config = {"recipe": recipe_to_dict(model.recipe), **info}
+        write_whole(folder, parameters, _values(parameters, model), {**config, "spikes": {}, "time": time.time()})
+        config |= _write_tokenizer(folder, model.tokenizer)
+        _write_source(folder, model)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        event = {"time": time.time(), "event": "import", "step": 0, **model.origin}
+        (folder / "events.jsonl").write_text(json.dumps(event) + "\n")
+    return _lines(model, new, len(parameters))
+
+
+def _build_network(recipe: Recipe, device: torch.device) -> nn.Module:
+    """Return the network that a run of the recipe trains, whole, with the weights with which a new run starts."""
+    build_frontend = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
+    parallel = init_parallel(1, device.type)
+    return Student(recipe.model, build_frontend, Init(recipe.run.seed), parallel, DropoutStream())
+
+
+@torch.no_grad()
+def _fill(parameters: Mapping[str, nn.Parameter], model: ImportedModel) -> list[str]:
+    """Write the source's weights into the parameters, and return the names of those that it does not have. Raises: ConfigError."""
+    shapes = {name: parameter.shape for name, parameter in parameters.items()}
+    new = model.student.check_names(shapes, model.may_lack)
+    for name in model.student.names:
+        parameters[name].copy_(model.student.tensor(name, shapes[name]))
+    if model.teacher:
+        model.teacher.check_names(shapes, ("",))
+    return new
+
+
+def _values(parameters: Mapping[str, nn.Parameter], model: ImportedModel) -> Values:
+    """Return the tensors of a checkpoint of data2vec: weights, moments that are zero, and the teacher's weights. What a source's teacher
+    does not have, it shares with its student."""
+    own = set(model.teacher.names if model.teacher else ())
+    shadow: dict[str, Callable[[], Tensor]] = {}
+    for name, parameter in parameters.items():
+        if name.startswith(TRUNK):
+            shadow[name] = partial(_tensor_of, parameter)
+        if model.teacher and name in own and name.startswith(TRUNK):
+            shadow[name] = partial(model.teacher.tensor, name, parameter.shape)
+    trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+    moments = {moment: {name: partial(torch.zeros, parameter.shape) for name, parameter in trained.items()} for moment in MOMENTS}
+    return {"master": {name: partial(_tensor_of, parameter) for name, parameter in parameters.items()}, **moments, "shadow": shadow}
+
+
+def _tensor_of(parameter: nn.Parameter) -> Tensor:
+    return parameter.detach()
+
+
+def _write_tokenizer(folder: Path, tokenizer: ImportedTokenizer) -> dict[str, Any]:
+    """Write the tokenizer to the two places where a run has it. Return what config.json records about it; {} if the model reads none."""
+    if tokenizer.file is None:
+        return {"encoding": ENCODING} if tokenizer.is_needed else {}
+    (folder / "prepared").mkdir()
+    for place in (folder, folder / "prepared"):
+        (place / tokenizer.file.name).write_bytes(tokenizer.file.content)
+    # no data have this fingerprint, so that any are prepared with the kept tokenizer
+    kept = {tokenizer.file.name: hashlib.sha256(tokenizer.file.content).hexdigest()}
+    return {"data_fingerprint": None, "kept": kept, "encoding": ENCODING}
+
+
+def _write_source(folder: Path, model: ImportedModel) -> None:
+    if model.source_config is None:
+        return
+    source = folder / SOURCE_FOLDER
+    source.mkdir()
+    (source / "config.json").write_bytes(model.source_config)
+    tensors = {name: read() for name, read in model.unread.items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    write_tensors(source / UNREAD, shapes, tensors.values(), {"format": "pt"})
+
+
+def _lines(model: ImportedModel, new: list[str], num_parameters: int) -> list[str]:
+    lines = [*model.notes, *model.tokenizer.notes]
+    if new:
+        modules = sorted({name.rpartition(".")[0] if name.endswith(("weight", "bias")) else name for name in new})
+        lines.append(f"not in the source, so as in a new run (run.seed {model.recipe.run.seed}): {', '.join(modules)}")
+    teacher = "a copy of the student"
+    if model.teacher:
+        num_own = sum(name.startswith(TRUNK) for name in model.teacher.names)
+        teacher = f"the source's own ({num_own} tensors, the others are the student's)"
+    return [*lines, f"{num_parameters - len(new)} of {num_parameters} tensors read; teacher: {teacher}; moments 0, step 0"]

@@ -1,0 +1,78 @@
+"""The tokenizer of an imported text model: read from the source or from --tokenizer, or left out with a note that says why. Its ids must be
+the rows of the model's embeddings as they are, so a tokenizer that would have to be renumbered is of no use here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tokenizers
+
+from recipes.data import tokenizer_json
+from recipes.data.tokenizer import MODEL, TokenizerFile, read_tokenizer
+from recipes.errors import ConfigError
+
+TOKENIZER_FILES = (MODEL, tokenizer_json.FILE, "vocab.json", "vocab.txt", "merges.txt", "sentencepiece.bpe.model", "spiece.model")
+"""Files by which a directory shows that it has a tokenizer."""
+REMEDY = "training needs --set data.tokenizer, as below"
+
+
+@dataclass(frozen=True)
+class ImportedTokenizer:
+    """A tokenizer that an imported run keeps, or none. `notes` are lines for the user."""
+
+    file: TokenizerFile | None = None
+    notes: tuple[str, ...] = ()
+    is_needed: bool = False
+    """True if the model reads tokens and no tokenizer was found, so that training needs data.tokenizer."""
+
+
+def given_tokenizer(path: Path, vocab_size: int) -> ImportedTokenizer:
+    """Return the tokenizer at `path`, a file or a folder. Raises: ConfigError if its ids are not the rows of `vocab_size` embeddings."""
+    return ImportedTokenizer(_read(path, vocab_size))
+
+
+def tokenizer_of_folder(folder: Path, vocab_size: int) -> ImportedTokenizer:
+    """Return the tokenizer of a Hugging Face directory. If it has none, or none whose ids are the rows of `vocab_size` embeddings, return
+    no tokenizer, with a note."""
+    if not any((folder / name).exists() for name in TOKENIZER_FILES):
+        return ImportedTokenizer(notes=(f"the directory has no tokenizer; {REMEDY}",), is_needed=True)
+    try:
+        return ImportedTokenizer(_read(folder, vocab_size))
+    except ConfigError as error:
+        reason = str(error).partition(": ")[2].rpartition("; ")[0]
+        return ImportedTokenizer(notes=(f"the directory's tokenizer is left out ({reason}); {REMEDY}",), is_needed=True)
+
+
+def missing_tokenizer() -> ImportedTokenizer:
+    """Return no tokenizer, with a note, for a source that never has one."""
+    return ImportedTokenizer(notes=(f"the checkpoint has no tokenizer, and --tokenizer names none; {REMEDY}",), is_needed=True)
+
+
+def _read(path: Path, vocab_size: int) -> TokenizerFile:
+    place = path.expanduser()
+    if place.is_dir() and not (place / tokenizer_json.FILE).exists() and (place / MODEL).exists():
+        place = place / MODEL
+    file = read_tokenizer(place, vocab_size)
+    if file.name == tokenizer_json.FILE:
+        _check_unchanged(place / tokenizer_json.FILE if place.is_dir() else place, file)
+    return file
+
+
+def _check_unchanged(original: Path, canonical: TokenizerFile) -> None:
+    """Check that reading a tokenizer.json has changed no id: the special symbols have this project's ids, all other symbols their own.
+    Raises: ConfigError."""
+    before = tokenizers.Tokenizer.from_file(str(original)).get_vocab(with_added_tokens=True)
+    now = tokenizers.Tokenizer.from_buffer(canonical.content).get_vocab(with_added_tokens=True)
+    name_at = {number: name for name, number in before.items()}
+    for role, name in tokenizer_json.NAMES.items():
+        found = name_at.get(now[name])
+        if found not in (name, *tokenizer_json.USUAL_NAMES[role]):
+            raise ConfigError(
+                f"data.tokenizer {original}: {name} must be number {now[name]}, by which the embeddings were learned, and there is "
+                f"{found!r}; give the tokenizer of this model"
+            )
+    moved = [name for name, number in before.items() if now.get(name, number) != number]
+    if moved or len(before) != len(now):
+        raise ConfigError(
+            f"data.tokenizer {original}: {len(moved)} of its {len(before)} symbols would get other numbers than those by which the "
+            "embeddings were learned; give the tokenizer of this model"
+        )

@@ -1,0 +1,128 @@
+"""What is read of a Hugging Face directory for an imported run: recipe, tensors, heads that are left out, tokenizer, notes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from recipes.errors import ConfigError
+from recipes.interop.hf_import import read_hf_model
+from recipes.interop.imported_run import ImportedModel
+from tests.recipes.interop.sources import VOCAB_SIZE, hf_copy, hf_tensors, sentencepiece_model, write_weights
+
+CASES = ("text", "audio", "vision_shared")
+
+
+def read(folder: Path, recipe: str | None = None, tokenizer: Path | None = None) -> ImportedModel:
+    return read_hf_model(str(folder), recipe, tokenizer)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_recipe_is_the_templates_with_the_directorys_network(case: str, tmp_path: Path) -> None:
+    found = read(hf_copy(case, tmp_path / "hf"))
+    recipe: Any = found.recipe
+    assert recipe.name.endswith("_base") and (recipe.model.num_layers, recipe.model.hidden_size) == (4, 64)
+    assert recipe.teacher.average_top_k_layers == 4, "not more than there are"
+    assert (recipe.optim, recipe.run, recipe.loss) == (found.template.optim, found.template.run, found.template.loss)
+    kept = ("init_std", "head_layers", "head_init")
+    assert all(getattr(recipe.model, name) == getattr(found.template.model, name) for name in kept)
+    assert found.teacher is None and found.origin["format"] == "huggingface"
+
+
+def test_of_enough_layers_as_many_are_averaged_as_in_the_template(tmp_path: Path) -> None:
+    recipe = read(hf_copy("text", tmp_path / "hf", num_hidden_layers=24)).recipe
+    assert (recipe.model.num_layers, recipe.teacher.average_top_k_layers) == (24, 10)
+    assert read(tmp_path / "hf", "text_large").recipe.teacher.average_top_k_layers == 20
+
+
+@pytest.mark.parametrize(
+    ("case", "prefix"), [("text", "data2vec_text."), ("audio", "data2vec_audio."), ("vision_shared", "data2vec_vision.")]
+)
+def test_a_tasks_head_is_left_out_and_said(case: str, prefix: str, tmp_path: Path) -> None:
+    folder, tensors = hf_copy(case, tmp_path / "hf"), hf_tensors(case)
+    plain, shapes = read(folder), {"ffn.fc1.bias": torch.Size((128,)), "attention.proj.bias": torch.Size((64,))}
+    expected = {name: plain.student.tensor(f"trunk.encoder.layers.1.{name}", shape) for name, shape in shapes.items()}
+    heads = {"classifier.dense.weight": torch.ones(2, 2), "classifier.dense.bias": torch.ones(2), "lm_head.bias": torch.ones(3)}
+    write_weights(folder, {prefix + name: tensor for name, tensor in tensors.items()} | heads)
+    found = read(folder)
+    assert found.notes[0] == "left out: 3 tensors of a task's head (classifier, lm_head)"
+    assert found.student.names == plain.student.names and found.recipe == plain.recipe
+    assert found.unread.keys() == plain.unread.keys()
+    assert all(torch.equal(found.student.tensor(f"trunk.encoder.layers.1.{name}", shapes[name]), expected[name]) for name in shapes)
+
+
+def test_a_directory_without_further_files_works_and_each_is_named(tmp_path: Path) -> None:
+    assert [len((one := read(hf_copy(case, tmp_path / case))).notes) + len(one.tokenizer.notes) for case in CASES] == [1, 1, 1]
+    assert "no tokenizer" in read(tmp_path / "text").tokenizer.notes[0]
+    assert "no preprocessor_config.json" in read(tmp_path / "audio").notes[0]
+
+
+def test_a_given_tokenizer_comes_before_the_directorys_and_is_refused_for_other_modalities(tmp_path: Path) -> None:
+    folder, given = hf_copy("text", tmp_path / "hf"), tmp_path / "own.model"
+    (folder / "tokenizer.model").write_bytes(b"damaged")
+    assert "left out" in read(folder).tokenizer.notes[0]
+    given.write_bytes(sentencepiece_model())
+    file = read(folder, tokenizer=given).tokenizer.file
+    assert file is not None and file.content == given.read_bytes()
+    with pytest.raises(ConfigError, match=r"own\.model: a model of modality speech reads no tokens"):
+        read(hf_copy("audio", tmp_path / "audio"), tokenizer=given)
+
+
+IMAGES = {"do_normalize": True, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+
+
+@pytest.mark.parametrize(
+    ("case", "stored", "named"),
+    [
+        ("vision_shared", {**IMAGES, "size": {"height": 64, "width": 64}, "do_resize": True}, []),
+        ("vision_shared", {**IMAGES, "size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 64}, "do_center_crop": True}, []),
+        ("vision_shared", {**IMAGES, "image_mean": [0.5, 0.5, 0.5], "size": 224}, ["image_mean [0.5, 0.5, 0.5]", "size 224 (here 64)"]),
+        ("vision_shared", {**IMAGES, "do_normalize": False}, ["do_normalize False (here True)"]),
+        ("audio", {"do_normalize": True, "sampling_rate": 16000, "feature_size": 1}, []),
+        ("audio", {"do_normalize": False, "sampling_rate": 8000}, ["do_normalize False", "sampling_rate 8000 (here 16000)"]),
+    ],
+)  # fmt: skip
+def test_a_processor_of_another_kind_than_ours_is_named(case: str, stored: dict[str, Any], named: list[str], tmp_path: Path) -> None:
+    folder = hf_copy(case, tmp_path / "hf")
+    (folder / "preprocessor_config.json").write_text(json.dumps(stored))
+    notes = read(folder).notes
+    assert len(notes) == bool(named) and all(text in notes[0] for text in named)
+
+
+def test_a_processor_that_cannot_be_read_is_a_note(tmp_path: Path) -> None:
+    folder = hf_copy("audio", tmp_path / "hf")
+    for content in ("{", "[]"):
+        (folder / "preprocessor_config.json").write_text(content)
+        assert "preprocessor_config.json cannot be read" in read(folder).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"model_type": "roberta"}, r"its config\.json has model_type 'roberta'; name a directory of data2vec-text, data2vec-audio"),
+        ({"model_type": None}, "has model_type None"),
+        ({"hidden_act": "silu"}, "hidden_act is 'silu', which this model cannot express"),
+        ({"num_hidden_layers": None}, "lacks num_hidden_layers"),
+        ({"max_position_embeddings": "many"}, "has a setting of a wrong type"),
+        ({"num_attention_heads": 7}, r"model\.hidden_size 64 is not a multiple of model\.num_attention_heads 7"),
+        ({"hidden_size": "64"}, r"model\.hidden_size is '64'|wrong type"),
+        ({"vocab_size": 2}, r"frontend\.vocab_size is 2"),
+    ],
+)  # fmt: skip
+def test_another_architecture_or_a_wrong_setting_is_refused_by_name(changes: dict[str, Any], complaint: str, tmp_path: Path) -> None:
+    folder = hf_copy("text", tmp_path / "hf", **changes)
+    with pytest.raises(ConfigError, match=f"^--from {folder}: .*{complaint}") as caught:
+        read(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_average_of_outputs_has_no_last_norm_and_no_model_has_a_regression_head(tmp_path: Path) -> None:
+    assert read(hf_copy("vision_shared", tmp_path / "a")).may_lack == ("head.", "trunk.frontend.mask_vector", "trunk.encoder.final_norm.")
+    assert read(hf_copy("vision_shared", tmp_path / "b", use_mean_pooling=False)).may_lack == ("head.", "trunk.frontend.mask_vector")
+
+
+def test_vocabularies_are_those_of_the_embeddings(tmp_path: Path) -> None:
+    recipe: Any = read(hf_copy("text", tmp_path / "hf")).recipe
+    assert (recipe.frontend.vocab_size, recipe.frontend.max_positions, recipe.data.sequence_length) == (VOCAB_SIZE, 64, 64)
