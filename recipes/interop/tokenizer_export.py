@@ -5,6 +5,7 @@ The ids are those of recipes/data/tokenizer.py: the exported tokenizer gives `<s
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,18 +14,23 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from recipes.data.tokenizer import MODEL, UNK
 from recipes.data.tokenizer_json import FILE, NAMES, WORD_START, post_processor
-from recipes.errors import ConfigError
 from recipes.interop.sentencepiece_model import BPE, BYTE, CONTROL, NORMAL, UNIGRAM, UNKNOWN, SentencePieceModel, read_model
 
 CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 """With this class, transformers takes tokenizer.json as it is. Its own class for data2vec-text would build a byte-level BPE."""
+IN_A_NAME = "|".join(re.sub(r"^(\W+)(.*)$", r"\1(?=\2)", name) for name in NAMES.values())
+"""The signs before the letters of a special symbol's name in a text. The text is split after them, since the unigram model would find the
+name in its own vocabulary. sentencepiece never does."""
 SEPARATOR = "\x8f"
 """A control character, put for a while between characters that must not combine. The usual tables of sentencepiece remove it from text."""
 SAME_IDS = (
     "`tokenizer(text, add_special_tokens=False)` gives the ids of pre-training. By default, `<s>` stands before them and `</s>` after them."
 )
-LITERAL = "The name of a special symbol, such as `<mask>`, is that symbol if it stands in a text. In pre-training it was plain letters."
+LITERAL = (
+    "The name of a special symbol, such as `<mask>`, is plain letters if it stands in a text, as in pre-training. "
+    "`tokenizer(text, split_special_tokens=False)` makes it that symbol."
+)
 CONVERTED = "The tokenizer is converted from a sentencepiece model. Ids differ only for rare sequences of characters and combining marks."
 
 
@@ -37,14 +43,16 @@ class ExportedTokenizer(NamedTuple):
 
 def export_tokenizer(tokenizer: Path, max_length: int) -> ExportedTokenizer:
     """Return the files of a run's tokenizer for `AutoTokenizer`. `tokenizer`: tokenizer.model or a canonical tokenizer.json. `max_length`:
-    most tokens of an input, with `<s>` and `</s>`.
-
-    Raises: ConfigError if the sentencepiece model has properties that the library tokenizers lacks.
-    """
+    most tokens of an input, with `<s>` and `</s>`. A sentencepiece model with properties that the library tokenizers lacks is returned as
+    it is."""
     content = tokenizer.read_bytes()
     notes = [SAME_IDS, LITERAL]
     if tokenizer.name == MODEL:
-        content = _converted(content, str(tokenizer)).to_str().encode()
+        model = read_model(content)
+        if refused := _inexpressible(model):
+            note = f"There is no {FILE}, since it cannot express {' and '.join(refused)}: use the library sentencepiece with {MODEL}."
+            return ExportedTokenizer({MODEL: content}, (note,))
+        content = _converted(model).to_str().encode()
         notes.append(CONVERTED)
     return ExportedTokenizer({FILE: content, CONFIG_FILE: (json.dumps(_config(max_length), indent=2) + "\n").encode()}, tuple(notes))
 
@@ -56,17 +64,17 @@ def _config(max_length: int) -> dict[str, Any]:
         "model_max_length": max_length,
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
+        "split_special_tokens": True,
         **names,
     }
 
 
-def _converted(content: bytes, what: str) -> tokenizers.Tokenizer:
-    """Return the tokenizer that gives the ids of a sentencepiece model. Raises: ConfigError."""
-    model = read_model(content)
-    _check_convertible(model, what)
+def _converted(model: SentencePieceModel) -> tokenizers.Tokenizer:
+    """Return the tokenizer that gives the ids of a sentencepiece model."""
     tokenizer = tokenizers.Tokenizer(_unigram(model) if model.type == UNIGRAM else _bpe(model))
     tokenizer.normalizer = normalizers.Sequence(_normalizer_steps(model.charsmap))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(WORD_START, prepend_scheme="first")
+    words = pre_tokenizers.Metaspace(WORD_START, prepend_scheme="first")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(IN_A_NAME), "merged_with_previous"), words])
     last = [decoders.ByteFallback(), decoders.Fuse()] if model.byte_fallback else []
     tokenizer.decoder = decoders.Sequence([*last, decoders.Metaspace(WORD_START, prepend_scheme="first")])
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, lstrip=role == "mask") for role, name in NAMES.items()])
@@ -74,14 +82,14 @@ def _converted(content: bytes, what: str) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(json.dumps(values))
 
 
-def _check_convertible(model: SentencePieceModel, what: str) -> None:
-    refused = list(model.unusual)
+def _inexpressible(model: SentencePieceModel) -> list[str]:
+    """Return the properties of a sentencepiece model that the library tokenizers lacks."""
+    found = list(model.unusual)
     if model.type not in (UNIGRAM, BPE):
-        refused.append("a model of words or characters")
+        found.append("a model of words or characters")
     if any(piece.type not in (NORMAL, UNKNOWN, CONTROL, BYTE) for piece in model.pieces):
-        refused.append("user-defined symbols")
-    if refused:
-        raise ConfigError(f"{what}: has {', '.join(refused)}, which a {FILE} cannot express; export the run without its tokenizer")
+        found.append("user-defined symbols")
+    return found
 
 
 def _unigram(model: SentencePieceModel) -> models.Unigram:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from recipes.finetune.trunk import find_probed_run, load_trunk
 from safetensors.torch import load_file
 
 from recipes.checkpoint.load import CheckpointReader
@@ -19,6 +18,7 @@ from recipes.engine import shards
 from recipes.interop.fairseq_import import read_fairseq_model
 from recipes.interop.hf_import import read_hf_model
 from recipes.interop.imported_run import SOURCE_FOLDER, UNREAD, write_imported_run
+from recipes.interop.trunk import find_run, load_trunk
 from recipes.objectives.registry import build_objective
 from tests.distributed import run_distributed
 from tests.recipes.interop.sources import (
@@ -67,7 +67,7 @@ def _hidden_states(case: str, tmp_path: Path) -> tuple[float, int]:
     import_hf(hf_copy(case, tmp_path / "hf"), tmp_path / "run")
     world = join_world()
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
-    modality, probed = HF[config["model_type"]], find_probed_run(tmp_path / "run", "teacher")
+    modality, probed = HF[config["model_type"]], find_run(tmp_path / "run", "teacher")
     trunk = load_trunk(probed, world.device)
     worst, compared = 0.0, 0
     for path in sorted((GOLDEN / "hf" / case).glob("io*.safetensors")):
@@ -196,7 +196,7 @@ def _compare_update(modality: str, step: int, run_dir: Path, tp_size: int) -> tu
     world = join_world()
     case = GOLDEN / FAIRSEQ_CASES[modality]
     meta, form = replay.load_meta(case)
-    recipe: Any = find_probed_run(run_dir).recipe
+    recipe: Any = find_run(run_dir).recipe
     content = {"train_micro_batch_size_per_gpu": 1, "megatron": {"tensor_model_parallel_size": tp_size}}
     sizes = {"global_batch_size": world.size // tp_size}
     recipe = type(recipe)(**{**vars(recipe), "run": type(recipe.run)(**{**vars(recipe.run), **sizes})})
