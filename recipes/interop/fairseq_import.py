@@ -13,8 +13,8 @@ from recipes.errors import ConfigError
 from recipes.interop import fairseq_speech, fairseq_text, fairseq_vision
 from recipes.interop.fairseq_file import plain, read_fairseq_file, resolved
 from recipes.interop.foreign_weights import ForeignWeights
+from recipes.interop.imported_model import ImportedModel
 from recipes.interop.imported_recipe import described_by, fitted, template_of
-from recipes.interop.imported_run import ImportedModel
 from recipes.interop.imported_tokenizer import ImportedTokenizer, given_tokenizer, missing_tokenizer
 from recipes.interop.names import NameTable
 

@@ -17,8 +17,8 @@ from recipes.interop.foreign_weights import ForeignWeights
 from recipes.interop.hf_folder import CONFIG, HfFolder, find_hf_folder
 from recipes.interop.hf_format import HfFormat, format_of_config
 from recipes.interop.hf_text import TOKEN_TYPES, TOKENS
+from recipes.interop.imported_model import ImportedModel
 from recipes.interop.imported_recipe import described_by, fitted, template_of
-from recipes.interop.imported_run import ImportedModel
 from recipes.interop.imported_tokenizer import ImportedTokenizer, given_tokenizer, tokenizer_of_folder
 
 PREPROCESSOR = "preprocessor_config.json"

@@ -10,7 +10,7 @@ from recipes.errors import ConfigError
 from recipes.values import name_argument, path_argument
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
-    from recipes.interop.imported_run import ImportedModel
+    from recipes.interop.imported_model import ImportedModel
 
 
 def add_command(commands: Any) -> None:

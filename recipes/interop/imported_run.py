@@ -5,8 +5,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,49 +14,23 @@ from torch import Tensor, nn
 
 from model.dropout import DropoutStream
 from model.init import Init
-from model.parallel import init_parallel
+from model.parallel import having_a_world, parallel_alone
 from model.student import Student
 from recipes.checkpoint.tensor_file import write_tensors
 from recipes.checkpoint.whole import Values, write_whole
 from recipes.cluster.launch_info import launch_info
-from recipes.cluster.world import join_world, leave_world
 from recipes.config import Recipe
 from recipes.data.shards import atomic_folder
 from recipes.data.tokenizer import ENCODING
 from recipes.engine.shards import MOMENTS
-from recipes.interop.foreign_weights import ForeignWeights
+from recipes.interop.import_source import CONFIG, FOLDER, UNREAD
+from recipes.interop.imported_model import ImportedModel, fill
 from recipes.interop.imported_tokenizer import ImportedTokenizer
 from recipes.modalities.registry import modality_of
 from recipes.settings import recipe_to_dict
 
-SOURCE_FOLDER, UNREAD = "huggingface", "unread.safetensors"
-"""The folder, in a run dir, with what an export needs of the imported directory, and the file in it with the tensors that no network of
-this project has."""
 TRUNK = "trunk."
 """What the names of the parameters that a teacher has begin with."""
-
-
-@dataclass(frozen=True)
-class ImportedModel:
-    """A model of another project that becomes a run."""
-
-    recipe: Recipe
-    template: Recipe
-    """The recipe that gave what the source does not say."""
-    student: ForeignWeights
-    teacher: ForeignWeights | None
-    """None: the teacher starts as a copy of the student."""
-    may_lack: tuple[str, ...]
-    """Beginnings of names of this project's tensors that the source may lack. They start as in a new run."""
-    origin: dict[str, Any]
-    """What the model is and where it comes from, for config.json and events.jsonl."""
-    tokenizer: ImportedTokenizer = field(default_factory=ImportedTokenizer)
-    source_config: bytes | None = None
-    """config.json of a Hugging Face directory; None for other sources."""
-    unread: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
-    """Name of the source -> function that reads the tensor, for those that this project has no place for and an export needs."""
-    notes: tuple[str, ...] = ()
-    """Lines for the user."""
 
 
 def write_imported_run(run_dir: Path, model: ImportedModel) -> list[str]:
@@ -66,13 +38,10 @@ def write_imported_run(run_dir: Path, model: ImportedModel) -> list[str]:
 
     Raises: ConfigError if weights and recipe do not fit, or the disk cannot be written; nothing is left there then.
     """
-    with ExitStack() as stack:
-        world = join_world()  # Megatron's layers need a process group
-        stack.callback(leave_world)
-        network = _build_network(model.recipe, world.device)
-        parameters = dict(network.named_parameters())
-        new = _fill(parameters, model)
-        folder = stack.enter_context(atomic_folder(run_dir.resolve()))
+    with having_a_world():  # Megatron's layers need one
+        parameters = dict(_build_network(model.recipe).named_parameters())
+    new = fill(parameters, model)
+    with atomic_folder(run_dir.resolve()) as folder:
         info = {**launch_info(), "imported": model.origin}
         config = {"recipe": recipe_to_dict(model.recipe), **info}
         write_whole(folder, parameters, _values(parameters, model), {**config, "spikes": {}, "time": time.time()})
@@ -84,23 +53,10 @@ def write_imported_run(run_dir: Path, model: ImportedModel) -> list[str]:
     return _lines(model, new, len(parameters))
 
 
-def _build_network(recipe: Recipe, device: torch.device) -> nn.Module:
+def _build_network(recipe: Recipe) -> nn.Module:
     """Return the network that a run of the recipe trains, whole, with the weights with which a new run starts."""
     build_frontend = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
-    parallel = init_parallel(1, device.type)
-    return Student(recipe.model, build_frontend, Init(recipe.run.seed), parallel, DropoutStream())
-
-
-@torch.no_grad()
-def _fill(parameters: Mapping[str, nn.Parameter], model: ImportedModel) -> list[str]:
-    """Write the source's weights into the parameters, and return the names of those that it does not have. Raises: ConfigError."""
-    shapes = {name: parameter.shape for name, parameter in parameters.items()}
-    new = model.student.check_names(shapes, model.may_lack)
-    for name in model.student.names:
-        parameters[name].copy_(model.student.tensor(name, shapes[name]))
-    if model.teacher:
-        model.teacher.check_names(shapes, ("",))
-    return new
+    return Student(recipe.model, build_frontend, Init(recipe.run.seed), parallel_alone(), DropoutStream())
 
 
 def _values(parameters: Mapping[str, nn.Parameter], model: ImportedModel) -> Values:
@@ -137,9 +93,9 @@ def _write_tokenizer(folder: Path, tokenizer: ImportedTokenizer) -> dict[str, An
 def _write_source(folder: Path, model: ImportedModel) -> None:
     if model.source_config is None:
         return
-    source = folder / SOURCE_FOLDER
+    source = folder / FOLDER
     source.mkdir()
-    (source / "config.json").write_bytes(model.source_config)
+    (source / CONFIG).write_bytes(model.source_config)
     tensors = {name: read() for name, read in model.unread.items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     write_tensors(source / UNREAD, shapes, tensors.values(), {"format": "pt"})

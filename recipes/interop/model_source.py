@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from model.parallel import Parallel
 from model.trunk import Trunk
@@ -17,14 +16,10 @@ from recipes.checkpoint.inspect import reading
 from recipes.checkpoint.layout import read_manifest
 from recipes.config import Recipe
 from recipes.errors import ConfigError
-from recipes.interop.hf_folder import CONFIG, HfFolder, find_hf_folder
-from recipes.interop.hf_format import format_of_config
-from recipes.interop.hf_text import fold_token_types
-from recipes.interop.names import without_prefix
+from recipes.interop.hf_folder import CONFIG, find_hf_folder
+from recipes.interop.hf_import import read_hf_model
+from recipes.interop.imported_model import fill
 from recipes.interop.trunk import build_trunk, find_run, load_trunk
-
-MAY_LACK = ("trunk.frontend.mask_vector", "trunk.encoder.final_norm.")
-"""Beginnings of the names of tensors that a Hugging Face directory may lack: outputs of blocks without a mask do not depend on them."""
 
 
 @dataclass(frozen=True)
@@ -76,41 +71,18 @@ def _of_run(path: Path, weights: str) -> ModelSource:
 
 
 def _of_hugging_face(name: str, weights: str) -> ModelSource:
-    source = f"--from {name}"
     if weights != "student":
-        raise ConfigError(f"{source}: a Hugging Face directory has one network and no teacher; leave out --weights {weights}")
-    folder = HfFolder(find_hf_folder(name), source)
-    form = format_of_config(folder.config, source)
-    try:
-        recipe = form.recipe_of(form.template(), folder.config)
-    except KeyError as error:
-        raise ConfigError(f"{source}: its {CONFIG} has no {error}; copy the file again") from None
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
+        raise ConfigError(f"--from {name}: a Hugging Face directory has one network and no teacher; leave out --weights {weights}")
+    folder = find_hf_folder(name)
+    model = read_hf_model(str(folder), recipe_name=None, tokenizer=None)
+    if model.tokenizer.is_needed:
+        reason = model.tokenizer.notes[0].partition(";")[0]
+        raise ConfigError(f"--from {name}: {reason}; put the model's tokenizer.json there")
 
     def load(device: torch.device, parallel: Parallel) -> Trunk:
-        state = without_prefix({tensor: folder.tensor(tensor) for tensor in folder.names}, form.prefix)
-        trunk = build_trunk(recipe, device, parallel)
-        fill(trunk, form.names(recipe).to_ours(fold_token_types(state)), source)
+        trunk = build_trunk(model.recipe, device, parallel)
+        fill({f"trunk.{own}": parameter for own, parameter in trunk.named_parameters()}, model)
         return trunk
 
-    resolved = str(folder.path.resolve()) if Path(name).expanduser().exists() else name
-    return ModelSource(resolved, recipe, weights, None, folder.path, load)
-
-
-@torch.no_grad()
-def fill(trunk: Trunk, tensors: dict[str, Tensor], source: str) -> None:
-    """Write whole tensors, by name, into the trunk. `source`: beginning of error messages. Raises: ConfigError if names or sizes are not
-    those of the trunk."""
-    parameters = {f"trunk.{name}": parameter for name, parameter in trunk.named_parameters()}
-    missing = sorted(name for name in parameters.keys() - tensors.keys() if not name.startswith(MAY_LACK))
-    if missing or tensors.keys() - parameters.keys():
-        wrong = [f"lack {len(missing)} tensors, such as {missing[0]}"] if missing else []
-        surplus = sorted(tensors.keys() - parameters.keys())
-        wrong += [f"have {len(surplus)} that {CONFIG} does not describe, such as {surplus[0]}"] if surplus else []
-        raise ConfigError(f"{source}: its weights {' and '.join(wrong)}; do they belong to this {CONFIG}?")
-    for name, tensor in tensors.items():
-        if tensor.shape != parameters[name].shape:
-            found = f"{name} has shape {tuple(tensor.shape)}, {CONFIG} describes {tuple(parameters[name].shape)}"
-            raise ConfigError(f"{source}: {found}; do weights and {CONFIG} belong together?")
-        parameters[name].copy_(tensor)
+    resolved = str(folder.resolve()) if Path(name).expanduser().exists() else name
+    return ModelSource(resolved, model.recipe, weights, None, folder, load)

@@ -9,7 +9,7 @@ import torch
 
 from recipes.errors import ConfigError
 from recipes.interop.fairseq_import import read_fairseq_model
-from recipes.interop.imported_run import ImportedModel
+from recipes.interop.imported_model import ImportedModel
 from tests.recipes.interop.sources import (
     EMA,
     FAIRSEQ_CASES,

@@ -9,7 +9,7 @@ import torch
 
 from recipes.errors import ConfigError
 from recipes.interop.hf_import import read_hf_model
-from recipes.interop.imported_run import ImportedModel
+from recipes.interop.imported_model import ImportedModel
 from tests.recipes.interop.sources import VOCAB_SIZE, hf_copy, hf_tensors, sentencepiece_model, write_weights
 
 CASES = ("text", "audio", "vision_shared")

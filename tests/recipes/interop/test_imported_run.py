@@ -17,7 +17,8 @@ from recipes.ds_config import resolve
 from recipes.engine import shards
 from recipes.interop.fairseq_import import read_fairseq_model
 from recipes.interop.hf_import import read_hf_model
-from recipes.interop.imported_run import SOURCE_FOLDER, UNREAD, write_imported_run
+from recipes.interop.import_source import FOLDER, UNREAD
+from recipes.interop.imported_run import write_imported_run
 from recipes.interop.trunk import find_run, load_trunk
 from recipes.objectives.registry import build_objective
 from tests.distributed import run_distributed
@@ -110,7 +111,7 @@ def test_the_run_dir_has_tokenizer_origin_event_and_what_an_export_needs(tmp_pat
     assert config["imported"] == origin and config["encoding"] == 2 and config["release"]
     (event,) = map(json.loads, (run_dir / "events.jsonl").read_text().splitlines())
     assert event.pop("time") > 0 and event == {"event": "import", "step": 0, **origin}
-    assert (run_dir / SOURCE_FOLDER / "config.json").read_bytes() == (folder / "config.json").read_bytes()
+    assert (run_dir / FOLDER / "config.json").read_bytes() == (folder / "config.json").read_bytes()
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5])
@@ -124,7 +125,7 @@ def test_tensors_without_a_place_are_kept_and_the_type_of_tokens_is_added_to_the
     run_distributed(import_hf, 1, folder, tmp_path / "run")
     table = whole(tmp_path / "run", "master")["trunk.frontend.tokens.weight"][:VOCAB_SIZE]
     assert torch.equal(table, tensors[WORDS] + value) and bool(table[5, 0].signbit()) == (value == 0)
-    unread = load_file(tmp_path / "run" / SOURCE_FOLDER / UNREAD)
+    unread = load_file(tmp_path / "run" / FOLDER / UNREAD)
     assert unread.keys() == {TYPES, "pooler.dense.weight", "pooler.dense.bias", *([WORDS] if value else [])}
     assert all(torch.equal(tensor, tensors[name]) for name, tensor in unread.items())
 

@@ -38,7 +38,7 @@ def test_a_hugging_face_directory_has_a_recipe_and_no_step(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"hidden_size": None}, r"its config.json has no 'hidden_size'; copy the file again$"),
+        ({"hidden_size": None}, r"its configuration \(\d+ settings\) lacks hidden_size; add it$"),
         ({"model_type": "data2vec-smell"}, r"its config.json has model_type 'data2vec-smell'; name a directory of data2vec-text"),
         ({"position_embedding_type": "relative"}, r"position_embedding_type is 'relative', which this model cannot express"),
     ],
@@ -54,9 +54,9 @@ def test_a_configuration_that_is_no_data2vec_is_refused(change: dict[str, object
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
-        ({"num_hidden_layers": 5}, r"its weights lack 12 tensors, such as trunk\.encoder\.layers\.4\."),
-        ({"num_hidden_layers": 3}, r"its weights have 12 that config\.json does not describe, such as trunk\.encoder\.layers\.3\."),
-        ({"intermediate_size": 64}, r"trunk\.encoder\.layers\.\d\.ffn\.fc\d\.\w+ has shape \(.*128.*\), config\.json describes \(.*64.*\)"),
+        ({"num_hidden_layers": 5}, r"12 tensors that its configuration needs are missing, such as trunk\.encoder\.layers\.4\."),
+        ({"num_hidden_layers": 3}, r"the model of its configuration has no tensor encoder\.layer\.3\."),
+        ({"intermediate_size": 64}, r"tensor encoder\.layer\.0\.\S+ is \(.*128.*\), its configuration needs \(.*64.*\)"),
     ],
 )
 def test_weights_that_do_not_belong_to_their_configuration_are_refused(config: dict[str, int], complaint: str, tmp_path: Path) -> None:
@@ -73,3 +73,11 @@ def test_a_model_with_a_tasks_head_gives_the_same_trunk(tmp_path: Path) -> None:
     save_file({f"data2vec_text.{name}": tensor for name, tensor in state.items()} | head, task / "model.safetensors")
     for one, two in zip(load(plain).parameters(), load(task).parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+def test_a_text_model_without_its_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = copy_golden("text", tmp_path / "hf")
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ConfigError, match=r"the directory has no tokenizer; put the model's tokenizer\.json there$"):
+        find_source(str(folder))
