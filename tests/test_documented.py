@@ -10,6 +10,7 @@ from tests.distributed import run_command
 from tests.documented import folder_with_links, made_commands, python_blocks, readme_commands
 from tests.launching import overrides
 from tests.made_up import WRITE
+from tests.recipes.interop.hf_copies import copy_golden
 
 COMMANDS = readme_commands()
 BIN = Path(sys.executable).parent
@@ -21,7 +22,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = folder_with_links(tmp_path_factory.mktemp("documented"))
     for name, modality in {"corpus": "text", "recordings": "speech", "images": "vision"}.items():
         (folder / name).symlink_to(WRITE[modality](tmp_path_factory.mktemp(name)))
-    for words in made_commands("quickstart"):
+    copy_golden("text", folder / "hf")  # stands for a published model
+    for words in (*made_commands("quickstart"), ["deepspeed", "launch/pretrain_vision.py"]):
         run(folder, words)
     return folder
 
@@ -61,7 +63,7 @@ def test_the_same_command_again_continues(place: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["use-the-model.md", "checkpoint-format.md"])
+@pytest.mark.parametrize("page", ["../README.md", "use-the-model.md", "checkpoint-format.md"])
 def test_python_code_of_a_page_runs(page: str, place: Path) -> None:
     (place / "student.safetensors").unlink(missing_ok=True)
     run(place, shlex.split("python launch/convert.py consolidate --from runs/text_tiny --weights student --out student.safetensors"))
