@@ -13,6 +13,7 @@ from recipes.interop import consolidate, export, import_command
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it before the command
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for module in (inspect, consolidate, export, import_command):
         module.add_command(commands)

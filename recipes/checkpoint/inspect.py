@@ -1,6 +1,7 @@
 """Prints what a checkpoint holds. Reads the manifest and changes nothing. Torch-free, unless every hash is checked (--verify)."""
 
 import argparse
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,9 +59,21 @@ def find_checkpoint(path: Path, flag: str) -> Path:
             raise ConfigError(f"{flag}{path}: neither a run dir nor a checkpoint folder; name a run dir such as runs/text_tiny")
         return path  # read_manifest refuses a checkpoint that is not complete
     found = newest(path)
+    if found is None and _is_hugging_face(path):
+        raise ConfigError(
+            f"{flag}{path}: a Hugging Face directory; make a run of it: python launch/convert.py import --from {path} --run-dir RUN_DIR"
+        )
     if found is None:
         raise ConfigError(f"{flag}{path}: the run has no complete checkpoint yet; wait for one (run.save_steps) or let the run end")
     return found
+
+
+def _is_hugging_face(folder: Path) -> bool:
+    """True if config.json of the folder is that of a Hugging Face model."""
+    try:
+        return "model_type" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 @contextmanager

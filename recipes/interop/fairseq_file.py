@@ -1,7 +1,6 @@
 """Reads a fairseq checkpoint (.pt) without fairseq and without running anything that is in the file: classes that torch does not regard as
 safe become objects that only keep what they were given. The result is plain: dicts, lists, numbers, texts and tensors."""
 
-import pickle
 import pickletools
 import re
 import zipfile
@@ -14,17 +13,13 @@ from typing import IO, Any
 
 import torch
 
-from recipes.errors import ConfigError, first_line
+from recipes.errors import ConfigError
+from recipes.interop.unpickling import UNREADABLE, complaint
 
 LEGACY_PICKLES = 5
 """Number of pickles at the beginning of a file that torch wrote before 1.6: magic number, version, system, content, names of storages."""
 REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 """A setting that stands for the value of another one, such as ${task.tokens_per_sample}."""
-UNREADABLE = (
-    *(pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, OSError, EOFError),
-    *(ValueError, TypeError, KeyError, IndexError, AttributeError),
-)
-"""What torch raises for a file that is damaged or not its own."""
 
 
 class Inert:
@@ -68,8 +63,8 @@ def read_fairseq_file(path: Path, source: str) -> dict[str, Any]:
         with _only_inert(stubs):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except UNREADABLE as error:
-        raise ConfigError(f"{source}: cannot be read as a checkpoint of torch ({_reason(error)}); copy it again") from None
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise ConfigError(f"{source}: {complaint(error)}") from None
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict) or not all(map(_is_text, content["model"])):
         raise ConfigError(f"{source}: is no fairseq checkpoint, which has a dictionary `model` beside `cfg` or `args`; name one")
     return content
 
@@ -109,11 +104,8 @@ def _names_in(file: IO[bytes]) -> Iterator[str]:
             yield ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))
 
 
-def _reason(error: Exception) -> str:
-    """Return the part of torch's message that says what is wrong, without its advice on how to load the file in spite of that."""
-    text = str(error)
-    own = re.search(r"WeightsUnpickler error:\s*(.+?)(\. |$)", text, re.MULTILINE)
-    return own[1].strip() if own else first_line(error)
+def _is_text(name: Any) -> bool:
+    return isinstance(name, str)
 
 
 def plain(value: Any) -> Any:

@@ -142,7 +142,7 @@ def _configuration(content: dict[str, Any], source: str) -> tuple[str, dict[str,
         found = _nested(plain(content.get("args")))
     if not isinstance(found, dict):
         raise ConfigError(f"{source}: has no configuration of a model, neither in `cfg` nor in `args`; name a checkpoint of fairseq")
-    name = found.get("_name") or found.get("arch")
+    name = str(found.get("_name") or found.get("arch"))
     if name not in FORMATS:
         raise ConfigError(f"{source}: is a fairseq checkpoint of the model {name!r}; name one of {', '.join(FORMATS)}")
     return name, {key: value for key, value in found.items() if key != "arch"}, is_flat

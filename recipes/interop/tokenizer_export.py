@@ -24,6 +24,8 @@ IN_A_NAME = "|".join(re.sub(r"^(\W+)(.*)$", r"\1(?=\2)", name) for name in NAMES
 name in its own vocabulary. sentencepiece never does."""
 SEPARATOR = "\x8f"
 """A control character, put for a while between characters that must not combine. The usual tables of sentencepiece remove it from text."""
+KEPT, STAND_IN = "\uff5e", "\ue0fe"
+"""The wide tilde, which the usual tables of sentencepiece keep and NFKC replaces, and a private character that stands for it meanwhile."""
 SAME_IDS = (
     "`tokenizer(text, add_special_tokens=False)` gives the ids of pre-training. By default, `<s>` stands before them and `</s>` after them."
 )
@@ -75,8 +77,10 @@ def _converted(model: SentencePieceModel) -> tokenizers.Tokenizer:
     tokenizer.normalizer = normalizers.Sequence(_normalizer_steps(model.charsmap))
     words = pre_tokenizers.Metaspace(WORD_START, prepend_scheme="first")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(IN_A_NAME), "merged_with_previous"), words])
-    last = [decoders.ByteFallback(), decoders.Fuse()] if model.byte_fallback else []
-    tokenizer.decoder = decoders.Sequence([*last, decoders.Metaspace(WORD_START, prepend_scheme="first")])
+    tokenizer.decoder = decoders.Metaspace(WORD_START, prepend_scheme="first")
+    if model.byte_fallback:
+        spaces = decoders.Replace(WORD_START, " ")
+        tokenizer.decoder = decoders.Sequence([spaces, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     tokenizer.add_special_tokens([AddedToken(name, normalized=False, lstrip=role == "mask") for role, name in NAMES.items()])
     values = json.loads(tokenizer.to_str()) | {"post_processor": post_processor()}
     return tokenizers.Tokenizer.from_str(json.dumps(values))
@@ -119,6 +123,7 @@ def _normalizer_steps(charsmap: bytes) -> list[Any]:
     if charsmap:
         compose = [normalizers.NFKC(), _replace(r"(?<!\p{M})" + SEPARATOR + r"(?=\p{M})", "")]
         steps = [
+            _replace(KEPT, STAND_IN),
             _replace(r"(?<=\p{Mn})(?=\p{Mn})", SEPARATOR),
             *compose,
             *compose,
@@ -126,6 +131,7 @@ def _normalizer_steps(charsmap: bytes) -> list[Any]:
             # Not at the start of a text: there the library does not take it out again.
             _replace("(?<=[\\s\\S])(?=[\\p{M}\u200d\U0001f3fb-\U0001f3ff])", SEPARATOR),
             normalizers.Precompiled(charsmap),
+            _replace(STAND_IN, KEPT),
             _replace(SEPARATOR, ""),
         ]
     # A leading space stays, since the text after a `<mask>` begins with one; Metaspace adds none to it.

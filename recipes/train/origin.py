@@ -159,7 +159,7 @@ def _check_fits(checkpoint: Path, manifest: Manifest, recipe: Recipe) -> None:
         return
     named = dict(list(refused.items())[:MAX_NAMED])
     shown = ", ".join(f"{key} is {text_of_value(there)} there and {text_of_value(here)} here" for key, (there, here) in named.items())
-    undo = " ".join(f"--set {key}={text_of_value(there)}" for key, (there, _) in named.items())
+    undo = " ".join(f"--set {key}={text_of_value(there)}" for key, (there, _) in refused.items())
     before, now = num_parameters(stored_recipe(StoredConfig(stored, {}, writer), recipe)), num_parameters(recipe)
     if before == now:
         otherwise = f"accept {'it' if len(refused) == 1 else 'them'} with --set {accept_setting(recipe, *refused)}"

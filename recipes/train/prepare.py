@@ -1,6 +1,7 @@
 """The prepare command: prepares a data set as a pre-training command does on first use."""
 
 import argparse
+import shlex
 
 from recipes.catalog import RECIPES, default_recipe
 from recipes.check import check_modality, resolve_recipe
@@ -31,6 +32,6 @@ def run_prepare(args: argparse.Namespace) -> int:
     folder = MODALITIES[args.modality].prepare(recipe, args.out, num_processes=args.processes, progress=True, log=print)
     if was_prepared or folder != args.out:
         print(f"{folder} is prepared already, from these data and settings")
-    changes = "".join(f" --set {assignment}" for assignment in args.set)
-    print(f"next: deepspeed launch/pretrain_{args.modality}.py --recipe {name} --data {folder}{changes}")
+    words = ["--recipe", name, "--data", str(folder), *(word for assignment in args.set for word in ("--set", assignment))]
+    print(f"next: deepspeed launch/pretrain_{args.modality}.py {shlex.join(words)}")
     return 0

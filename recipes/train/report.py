@@ -1,5 +1,6 @@
 """Reports of a running training: events of an update, a logged step, the end. recipes/train/loop.py decides when."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -86,4 +87,4 @@ def _done_lines(state: TrainState, memory: int) -> Iterator[str]:
     yield f"done: {state.step} steps, {tokens:,} tokens in {path}; peak memory {format_bytes(memory)} a rank"
     if picture := plot_metrics(path, state.objective.display.panels):
         yield f"curves: {picture}"
-    yield f"next: python launch/probe.py --from {path}"
+    yield f"next: python launch/probe.py --from {shlex.quote(str(path))}"

@@ -3,6 +3,7 @@
 import argparse
 import enum
 import os
+import re
 import subprocess
 import sys
 import types
@@ -99,7 +100,7 @@ def test_nothing_in_the_file_is_run(function: Any, legacy: bool, tmp_path: Path,
         read = read_fairseq_file(path, "--from c.pt")
         assert isinstance(read["extra_state"], Inert) and plain(read["extra_state"]) == argument
     except ConfigError as error:  # torch loads nothing of some modules
-        assert str(error).startswith("--from c.pt: cannot be read as a checkpoint of torch (") and "\n" not in str(error)
+        assert re.search(r"^--from c\.pt: names the function \w+\.\w+, which is never loaded; do not use this file$", str(error))
         assert function in (os.system, os.mkdir)
     assert not made.exists() and capfd.readouterr().out == ""
 
@@ -116,7 +117,7 @@ def test_a_damaged_file_is_refused_in_one_line(damage: str, legacy: bool, tmp_pa
     path = write(tmp_path / "c.pt", MODEL, legacy)
     content = {"text": b"hello\n", "empty": b"", "cut": path.read_bytes()[: path.stat().st_size // 2], "zip": b"PK\5\6" + bytes(18)}[damage]
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"^--from c: cannot be read as a checkpoint of torch ") as caught:
+    with pytest.raises(ConfigError, match=r"^--from c: is damaged or no file of torch \(.*\); copy it again$") as caught:
         read_fairseq_file(path, "--from c")
     assert "\n" not in str(caught.value)
 

@@ -32,7 +32,7 @@ HARD = [
         "\uff46\uff55\uff4c\uff4c",
         "a\u200bb\u200cc\ufeffd",
         "\u3000a\u3000\u3000b",
-        "\u65e5\u672c\u8a9e",
+        "\u65e5\u672c\u8a9e 10\uff5e20 \u301c ~",
     ),
     *("\u0130 I \u0131 \u1e9e \u00df", "the\u00adsoft", "a\u2028b\u2029c", "\ud55c\uad6d\uc5b4 \u1112\u1161\u11ab", "A\u200db"),
 ]
@@ -132,7 +132,10 @@ def test_byte_fallback_is_exported(tmp_path: Path) -> None:
         path = tmp_path / kind / MODEL
         path.parent.mkdir()
         path.write_bytes(trained(model_type=kind, byte_fallback=True, vocab_size=330))
-        assert differing(exported(path, tmp_path / f"{kind}-hf"), path, HARD) == []
+        theirs = exported(path, tmp_path / f"{kind}-hf")
+        assert differing(theirs, path, HARD) == []
+        text = "Hello world it's \u65e5 here"
+        assert theirs.decode(theirs(text).input_ids, skip_special_tokens=True) == text
 
 
 def test_a_model_that_cannot_be_converted_is_exported_as_it_is_and_the_reason_is_noted(tmp_path: Path) -> None:
