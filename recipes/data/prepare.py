@@ -5,7 +5,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Literal
 
@@ -63,17 +63,19 @@ def prepare_text(
 
     Raises: ConfigError for everything that the user can fix. DataMismatch if the existing folder does not fit.
     """
+    tokenizer = _tokenizer_file(data, run)  # first, since a run never changes it
+    known = data if tokenizer is None else replace(data, tokenizer=str(tokenizer))
     found = shards.find_prepared(
         data.path,
         out_dir,
-        check_fits=lambda folder: check_fits(folder, data, frontend),
-        check_same_source=lambda folder: _check_same_source(folder, data),
+        check_fits=lambda folder: check_fits(folder, known if folder == out_dir else data, frontend),
+        check_same_source=lambda folder: _check_same_source(folder, known),
     )
     if found is not None:
         return found
     processes = num_processes or len(os.sched_getaffinity(0))
     encoding = run.encoding if run and run.encoding else ENCODING
-    steps = _Preparation(data, frontend.vocab_size, processes, progress, log, tokenizer=_tokenizer_file(data, run), encoding=encoding)
+    steps = _Preparation(data, frontend.vocab_size, processes, progress, log, tokenizer=tokenizer, encoding=encoding)
     with shards.atomic_folder(out_dir) as folder:
         steps.run(folder)
     return out_dir

@@ -19,6 +19,7 @@ FREE_TO_CHANGE = {
     *("run.hang_seconds", "run.accept_changes"),
     "data.num_workers",  # the number of readers does not change what is read
     "data.path",  # check_same_data compares the content, so the path may change
+    "data.tokenizer",  # the run's own copy is compared with it by content, so the path may change
     "data.max_bad_fraction",  # it decides when a run ends, not what it learns
 }
 FREE_SECTIONS = ("checkpoint.", "start.")  # resume.py has a check of its own for start

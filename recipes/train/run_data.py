@@ -206,7 +206,7 @@ def check_run_data(run_dir: Path, recipe: Recipe, modality: Modality, origin: Or
     if not is_prepared(own) or (recipe.data.path is not None and is_prepared(Path(recipe.data.path).expanduser())):
         return check_data(recipe)
     try:
-        modality.prepare(recipe, own, run=ResumedRun(None, frozenset(filter(None, _read_bad(run_dir).values()))))
+        modality.prepare(recipe, own, run=ResumedRun(run_dir if started else None, frozenset(filter(None, _read_bad(run_dir).values()))))
     except DataMismatch as error:
         if started:
             _check_accepted(error, recipe)

@@ -78,6 +78,16 @@ def test_other_text_is_read_with_the_tokenizer_json_of_the_run(tmp_path: Path) -
     tokens = map_array(run / "prepared" / "tokens.bin", np.uint16).tolist()
     first = given.encode(other.read_text().splitlines()[0], add_special_tokens=False).ids
     assert tokens[: len(first) + 1] == [*first, EOS] and not (run / "tokenizer.model").exists()
+    another = saved(roberta(other.read_text().splitlines(), 320), tmp_path / "another").parent
+    changed = settings | {"data__tokenizer": another}
+    for more in ((), ("--dry-run",)):
+        refused(
+            train(other, 4, "--set", "run.accept_changes=data.path", *more, **changed), r"data\.tokenizer \S+another is not that of the run"
+        )
+    path.rename(tmp_path / "moved")
+    for step, place in ((4, path), (5, tmp_path / "moved" / "tokenizer.json"), (6, None)):  # gone, another spelling, not given
+        done = train(other, step, "--set", "run.accept_changes=data.path", **(settings | {"data__tokenizer": place or "none"}))
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
 
 
 def test_what_is_no_tokenizer_is_one_line_and_leaves_nothing(tiny_text: Path, tmp_path: Path) -> None:

@@ -32,8 +32,12 @@ def test_the_same_recipe_may_come_back_with_other_limits(tmp_path: Path) -> None
         "data.path",
         "data.num_workers",
         "data.max_bad_fraction",
+        "data.tokenizer",
     } == {key for key in FREE_TO_CHANGE if key.startswith("run.")}
-    checkpoint, data = replace(recipe.checkpoint, keep_last=9, keep_every_steps=8), replace(recipe.data, path="/elsewhere")
+    checkpoint, data = (
+        replace(recipe.checkpoint, keep_last=9, keep_every_steps=8),
+        replace(recipe.data, path="/elsewhere", tokenizer="/another/spelling"),
+    )
     assert check_same_recipe(run_dir.path, replace(recipe, run=run, checkpoint=checkpoint, data=data)) == {}
 
 
