@@ -114,7 +114,7 @@ def _same_items(world: "World", args: argparse.Namespace, source: "ModelSource",
 
     items = world.on_all_ranks(open_items)
     if world.size > 1:
-        check_same(world, {"number of items": len(items), "digest of the items' places": _digest_of_places(items)})
+        check_same(world, {"number of items": len(items), "places of the items (digest)": _digest_of_places(items)})
     return items
 
 
