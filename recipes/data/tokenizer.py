@@ -19,7 +19,7 @@ import sentencepiece
 
 from recipes.config import TextDataConfig
 from recipes.data import tokenizer_json
-from recipes.data.shards import encoding_of, is_prepared
+from recipes.data.shards import encoding_of
 from recipes.errors import ConfigError
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
@@ -173,8 +173,7 @@ def stored_tokenizer(folder: Path) -> StoredTokenizer:
         file = TokenizerFile(path.name, path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: the run's tokenizer cannot be read ({error.strerror}); put the run's prepared folder back") from None
-    version = encoding_of(folder) if is_prepared(folder) else None  # an imported run has a tokenizer before it has text
-    return StoredTokenizer(file, version or ENCODING)
+    return StoredTokenizer(file, encoding_of(folder) or ENCODING)  # an imported run has a tokenizer before it has text
 
 
 def num_symbols(file: TokenizerFile) -> int:

@@ -239,15 +239,10 @@ def load(content: bytes) -> tokenizers.Tokenizer:
 
 def encode_each(tokenizer: tokenizers.Tokenizer, paragraphs: list[str]) -> Iterable[list[int]]:
     """Return the ids of each paragraph by a tokenizer that load() returned, without `<s>` and `</s>`. There are none for a paragraph of
-    spaces. No id is that of a special symbol: if the model gives one for text that spells its name, `<unk>` stands there. The library
-    starts threads only for several paragraphs."""
+    spaces. No id is that of a special symbol: if the model gives one for text that spells its name, `<unk>` stands there."""
     mask = tokenizer.get_vocab_size() - 1
     texts = [paragraph if paragraph.strip() else "" for paragraph in paragraphs]
-    if len(texts) == 1:  # a batch of one text would make the library warn at the next fork of the user's program
-        encodings = [tokenizer.encode(texts[0], add_special_tokens=False)]
-    else:
-        encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    for encoding in encodings:
+    for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
         ids = encoding.ids
         if ids and (min(ids) < UNK or max(ids) == mask):
             ids = [UNK if number < UNK or number == mask else number for number in ids]

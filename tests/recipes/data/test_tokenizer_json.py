@@ -1,7 +1,6 @@
 """tokenizer.json: its symbols have our ids whatever theirs were, and text is encoded as the library alone encodes it."""
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from recipes.data import tokenizer, tokenizer_json
 from recipes.data.tokenizer import BOS, EOS, PAD, UNK, encode, find_tokenizer, is_lowercasing, is_word, num_symbols, read_tokenizer
 from recipes.errors import ConfigError
-from tests.distributed import run_command
-from tests.launching import ROOT
 from tests.recipes.data.json_tokenizers import TEXT, bert, byte_level, roberta, saved, unigram
 
 SPELLED = "<s> </s> <pad> <unk> <mask> [CLS] [SEP] [MASK] <|endoftext|>"
@@ -174,21 +171,6 @@ def test_a_second_tokenizer_at_the_same_place_is_the_one_that_encodes(tmp_path: 
     path.unlink()
     kept(saved(bert(), tmp_path / "two"), tmp_path, logged)
     assert encode(str(path), ["the cat"])[0].tolist() != first.tolist()
-
-
-def test_the_program_of_a_user_may_fork_after_a_single_text(tmp_path: Path, logged: list[str]) -> None:
-    path = kept(saved(roberta(), tmp_path / "given"), tmp_path, logged)
-    code = f"""
-import os
-from pathlib import Path
-from recipes.data import tokenizer_json
-assert len(list(tokenizer_json.encode_each(tokenizer_json.load(Path({str(path)!r}).read_bytes()), ["the cat"]))[0]) > 1
-pid = os.fork()
-if pid:
-    os.waitpid(pid, 0)
-"""
-    done = run_command([sys.executable, "-c", code], tmp_path, 30, {"PYTHONPATH": str(ROOT)})
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_find_tokenizer_takes_either_name(tmp_path: Path, logged: list[str]) -> None:
