@@ -47,8 +47,7 @@ def check_recipe(recipe: Recipe) -> None:
     """Check that all settings have valid values and do not contradict each other. Raises: ConfigError with fact, numbers and remedy for
     the first fault."""
     modality = modality_of(recipe.modality, f"recipe {recipe.name}")
-    check_bounds(recipe)
-    _check_model(recipe)
+    check_network(recipe)
     kind, own = recipe.objective.kind, type(recipe.objective)
     if not issubclass(own, objective_config(kind, f"recipe {recipe.name}")):
         raise ConfigError(f"recipe {recipe.name}: objective.kind {kind!r} names another section than {own.__name__}")
@@ -77,7 +76,9 @@ def check_data(recipe: Recipe) -> str:
     return modality_of(recipe.modality, f"recipe {recipe.name}").check_data(recipe, Path(path))
 
 
-def _check_model(recipe: Recipe) -> None:
+def check_network(recipe: Recipe) -> None:
+    """Check all that a network needs which is only read and not trained: types, bounds and the encoder's sizes. Raises: ConfigError."""
+    check_bounds(recipe)
     model = recipe.model
     if model.hidden_size % model.num_attention_heads:
         raise ConfigError(

@@ -1,6 +1,7 @@
 """Encodes paragraphs to tokens in batches, with one process or several. The order is that of the corpus for any number of processes.
 Reads and writes no files."""
 
+import os
 from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -48,4 +49,5 @@ def encode_in_order(
 
 
 def _encode(tokenizer_path: str, version: int, batch: TextBatch) -> tuple[np.ndarray, np.ndarray]:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes of a preparation already use all cores
     return encode(tokenizer_path, batch.paragraphs, version)

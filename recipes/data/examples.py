@@ -5,22 +5,24 @@ Shapes: T samples of a waveform, or tokens of a text.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from model.batch import Batch
 from model.frontends.config import SpeechFrontendConfig, VisionFrontendConfig
 from recipes.data.audio import decode_audio, normalize, resample
-from recipes.data.images import center_view, decode_image, to_rgb
-from recipes.data.media import UndecodableError
+from recipes.data.images import center_view, decode_image, to_rgb, upright
+from recipes.data.media import UndecodableError, decoding
 from recipes.data.speech import SpeechExample, collate_speech
 from recipes.data.text import TextExample, collate_text
-from recipes.data.tokenizer import BOS, encode
+from recipes.data.tokenizer import BOS, MODEL, StoredTokenizer, Tokenize, build_tokenize, encode_with
 from recipes.data.vision import VisionExample, collate_vision
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, first_line
 
 
 class Made(NamedTuple):
@@ -56,12 +58,12 @@ class TextMaker:
     """Makes examples of texts: `<s>`, then the tokens, then `</s>`, cut to max_tokens. Implements ExampleMaker."""
 
     max_tokens: int
-    tokenizer: Path
+    tokenizer: StoredTokenizer
     pads = True
 
-    def __post_init__(self) -> None:
-        if not self.tokenizer.exists():
-            raise ConfigError(f"{self.tokenizer}: the run's tokenizer is not there; put the run's prepared folder back")
+    @cached_property
+    def _tokenize(self) -> Tokenize:
+        return build_tokenize(self.tokenizer.file)
 
     def make(self, value: Any, sample_rate: int | None = None) -> Made:
         """Return the example of a text. Raises: UndecodableError if the value is no text or has no tokens; ConfigError for a sample
@@ -76,7 +78,8 @@ class TextMaker:
 
     def of_text(self, text: str) -> Made:
         """Return the example of a text, which may have no tokens: then it is `<s>` alone."""
-        tokens, _ = encode(str(self.tokenizer), [text])
+        is_cut = self.tokenizer.encoding == 1 and self.tokenizer.file.name == MODEL
+        tokens, _ = encode_with(self._tokenize, [text], is_cut=is_cut)
         ids_T = np.concatenate([[BOS], tokens[: self.max_tokens - 1]]).astype(np.int64)
         return Made(TextExample(ids_T, ids_T, np.zeros(len(ids_T), dtype=bool)), is_cut=len(tokens) > self.max_tokens - 1)
 
@@ -106,7 +109,7 @@ class SpeechMaker:
         if isinstance(value, str | Path):
             _check_no_rate(sample_rate, "the path of a recording")
             return Made(self.of_waveform(decode_audio(Path(value).expanduser().read_bytes(), self.sample_rate)))
-        waveform_T = np.asarray(value)
+        waveform_T = _as_array(value)
         if waveform_T.ndim != 1 or not waveform_T.size or not np.issubdtype(waveform_T.dtype, np.floating):
             raise UndecodableError(f"an array of {waveform_T.dtype} and shape {waveform_T.shape}, not floating-point samples of shape (T,)")
         if sample_rate is None or sample_rate < 1:
@@ -146,8 +149,10 @@ class ImageMaker:
         if isinstance(value, str | Path):
             return Made(self.of_image(decode_image(Path(value).expanduser().read_bytes())))
         if isinstance(value, Image.Image):
-            return Made(self.of_image(to_rgb(value)))
-        pixels = np.asarray(value)
+            with decoding():  # a picture may be opened and not yet decoded
+                value.load()
+                return Made(self.of_image(to_rgb(upright(value))))
+        pixels = _as_array(value)
         if pixels.dtype != np.uint8 or not pixels.size or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
             found = f"an array of {pixels.dtype} and shape {pixels.shape}"
             raise UndecodableError(f"{found}, not a path, a PIL image or uint8 of shape (height, width, 3)")
@@ -164,6 +169,18 @@ class ImageMaker:
     def collate(self, examples: list[VisionExample]) -> Batch:
         """Return the micro-batch of these images."""
         return collate_vision(examples)
+
+
+def _as_array(value: Any) -> np.ndarray:
+    """Return the value as an array, in the type that it has; a tensor of bfloat16, which numpy has not, as float32. Raises:
+    UndecodableError if it is no array, such as a list of lists of different lengths."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        value = value.float() if value.is_floating_point() else value
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise UndecodableError(f"{type(value).__name__}, not an array ({first_line(error)})") from None
 
 
 def _check_no_rate(sample_rate: int | None, kind: str) -> None:

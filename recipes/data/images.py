@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from recipes.config import VisionDataConfig
 from recipes.data.media import MediaKind, UndecodableError, decoding
@@ -34,6 +34,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CROP_RATIO = (3 / 4, 4 / 3)
 """Width / height of a random crop (torchvision's RandomResizedCrop)."""
 CROP_ATTEMPTS = 10
+UPRIGHT = 1
+"""EXIF orientation of a picture that need not be turned."""
 EVAL_CROP_RATIO = 224 / 256
 """Share of the shorter side that center_view keeps (evaluation on ImageNet)."""
 Box = tuple[int, int, int, int]
@@ -68,9 +70,15 @@ def decode_image(content: bytes) -> Image.Image:
         with image:
             _check_num_pixels(image)
             image.load()
-            with suppress(SyntaxError, ValueError, TypeError, KeyError, EOFError, struct.error):  # damaged EXIF data are ignored
-                ImageOps.exif_transpose(image, in_place=True)
-            return to_rgb(image)
+            return to_rgb(upright(image))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Return the picture turned as its EXIF orientation says. Damaged EXIF data are ignored."""
+    with suppress(SyntaxError, ValueError, TypeError, KeyError, EOFError, struct.error):
+        if image.getexif().get(ExifTags.Base.Orientation, UPRIGHT) != UPRIGHT:
+            return ImageOps.exif_transpose(image)
+    return image  # and no copy, which exif_transpose would make
 
 
 def random_view(image: Image.Image, size: int, data: VisionDataConfig, rng: np.random.Generator) -> np.ndarray:

@@ -23,6 +23,9 @@ from recipes.data.text_files import read_lines
 from recipes.data.text_tables import TableFile
 from recipes.errors import ConfigError
 
+COLUMN_OPTION = "--column "
+"""The flag that names a table's column, for messages."""
+
 
 class ItemPlace(NamedTuple):
     """Where an item is."""
@@ -65,7 +68,7 @@ def open_texts(data: TextDataConfig, maker: ExampleMaker, name: str | None, spli
     Raises: ConfigError if there is no text, if a file cannot be read, or if the column is missing; MissingSplit.
     """
     asked = replace(data, path=name, split=split or ALL, text_column=column or data.text_column)
-    source = open_source(asked)
+    source = open_source(asked, COLUMN_OPTION)
     assert isinstance(source, TextFiles | TableFiles | Rows)
     texts, places, num_empty = list[Any](), list[tuple[str, int, str]](), 0
     for text, path, number, unit in chain.from_iterable(_texts(source)):
@@ -89,7 +92,7 @@ def _texts(source: TextFiles | TableFiles | Rows) -> Iterator[Iterator[tuple[Any
     if isinstance(source, Rows):
         if source.column not in source.dataset.column_names:
             there = ", ".join(source.dataset.column_names)
-            raise ConfigError(f"{source.name}: no column {source.column!r}, there are {there}; --column NAME")
+            raise ConfigError(f"{source.name}: no column {source.column!r}, there are {there}; {COLUMN_OPTION}NAME")
         rows = source.dataset.select_columns([source.column])
         yield ((row[source.column], source.name, number, "row") for number, row in enumerate(rows, start=1))
         return
@@ -121,7 +124,7 @@ def open_recordings_or_images(
 
     Raises: ConfigError if there are none, or if the column is missing; MissingSplit.
     """
-    media = _one_file(path, kind) or open_media(path, replace(kind, column_option="--column"), column=column, split=split or ALL)
+    media = _one_file(path, kind) or open_media(path, replace(kind, column_option=COLUMN_OPTION), column=column, split=split or ALL)
 
     def place_of(index: int) -> ItemPlace:
         file = media.file(index)

@@ -46,7 +46,7 @@ def read_manifest(path: Path, *, column: str, label_column: str, column_option: 
 
     The paths are in `column`, or if there is no such column in path, file or audio_filepath. `has_segments`: columns with the usual names
     for start, end and length in seconds, such as offset and duration, are the times of segments. If False, they are ignored.
-    Raises: ConfigError if the file cannot be parsed, lists nothing, or has no column of paths (`column_option` is the setting to change).
+    Raises: ConfigError if the file cannot be parsed, lists nothing, or has no column of paths (`column_option` is the option to change).
     """
     if _is_fairseq(list(islice(read_lines(path), 2))):
         manifest = _read_fairseq(path)
@@ -77,7 +77,7 @@ def _read_rows(path: Path, candidates: tuple[str, ...], label_column: str, colum
     chosen = next((name for name in candidates if name in columns), None)
     if chosen is None:
         found = f"no column {candidates[0]!r}, there are {', '.join(columns)}"
-        raise ConfigError(f"{path}: {found}; --set {column_option}=NAME of the one with the paths")
+        raise ConfigError(f"{path}: {found}; {column_option}NAME of the one with the paths")
     times = [next((name for name in names if name in columns), "") for names in (START_COLUMNS, END_COLUMNS, LENGTH_COLUMNS)]
     has_segments = has_segments and bool(times[0])
     manifest = FileManifest(str(path.parent), [], [], [], columns, [name for name in times if name and has_segments])

@@ -70,8 +70,8 @@ class MediaKind:
     """Suffixes of the files that are items, in lower case: (".wav", ...)."""
     sample: Path
     """The shipped sample: a folder of such files."""
-    column_option: str = "data.column"
-    """The setting that names a table's column, for messages."""
+    column_option: str = "--set data.column="
+    """The option that names a table's column, up to the name, for messages."""
     has_segments: bool = False
     """True if an item may be a segment of a file."""
 

@@ -100,7 +100,7 @@ def open_items(folder: Path, name: str, location: ItemsLocation) -> Media:
         column = location["column"]
         saved = Path(location.get("table", folder / "table"))
         table = media_table.open_saved(
-            saved, column=column, split=location.get("split", "train"), label_column="", column_option="data.column"
+            saved, column=column, split=location.get("split", "train"), label_column="", column_option="--set data.column="
         )
         return replace(table, name=name)
     paths = MappedPaths(folder)

@@ -102,7 +102,7 @@ class Table:
 
 def open_parquet(name: Path, files: Sequence[Path], *, column: str, label_column: str, column_option: str, note: str = "") -> Table:
     """Open the rows of these parquet files, one file after another, as items. `name`: the path that the user named. `column`: the column of
-    the items' bytes. `column_option`: the setting that chooses it, for messages.
+    the items' bytes. `column_option`: the option that chooses it, for messages.
 
     Raises: ConfigError if a file cannot be read, or if the column is missing or does not contain bytes.
     """
@@ -113,7 +113,7 @@ def open_parquet(name: Path, files: Sequence[Path], *, column: str, label_column
 
 def open_saved(folder: Path, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:
     """Open the rows of a folder that save_to_disk wrote as items, without copying it. If `split` is None, open train, or all rows if the
-    folder has no splits. `column`: the column of the items' bytes. `column_option`: the setting that chooses it, for messages.
+    folder has no splits. `column`: the column of the items' bytes. `column_option`: the option that chooses it, for messages.
 
     Raises: ConfigError if it cannot be read, or if the column is missing or does not contain bytes; MissingSplit if it has no such split.
     """
@@ -124,7 +124,7 @@ def open_saved(folder: Path, *, column: str, split: str | None, label_column: st
 
 def open_hub(name: str, *, column: str, split: str | None, label_column: str, column_option: str) -> Table:
     """Open a split of the hub data set `name` or `name:config`. If `split` is None, open train. `column`: the column of the items' bytes.
-    `column_option`: the setting that chooses it, for messages.
+    `column_option`: the option that chooses it, for messages.
 
     Raises: ConfigError if it cannot be downloaded, or if the column is missing or contains no bytes; MissingSplit if it has no such split.
     """
@@ -143,10 +143,10 @@ def save_table(table: Table, folder: Path) -> None:
 def _table(name: str, dataset: Any, column: str, label_column: str, column_option: str) -> Table:
     """Return the items of a loaded data set. Raises: ConfigError if the column does not exist or does not contain bytes."""
     if column not in dataset.column_names:
-        raise ConfigError(f"{name}: no column {column!r}, there are {', '.join(dataset.column_names)}; --set {column_option}=NAME")
+        raise ConfigError(f"{name}: no column {column!r}, there are {', '.join(dataset.column_names)}; {column_option}NAME")
     kind = dataset.data.schema.field(column).type
     if str(kind) not in ("binary", "large_binary") and not str(kind).startswith("struct<bytes: "):
-        raise ConfigError(f"{name}: column {column!r} holds {kind}, not the bytes of files; --set {column_option}=NAME")
+        raise ConfigError(f"{name}: column {column!r} holds {kind}, not the bytes of files; {column_option}NAME")
     return Table(name, dataset, column, label_column)
 
 

@@ -27,6 +27,8 @@ NO_TEXT = ("readme", "license", "licence", "copying", "notice", "changelog")
 """Stems of .txt files that describe a data set and are not part of its text."""
 NO_TEXT_WITH_PREFIX = re.compile(r"[-_. ](readme|license|licence)$")
 """Ends of stems of such files, as in ORIGINAL-README."""
+COLUMN_OPTION = "--set data.text_column="
+"""The option that names a table's column, up to the name, for messages."""
 KNOWN = ".txt, .csv, .tsv, .json, .jsonl (each also with .gz) and .parquet"
 
 
@@ -77,6 +79,7 @@ class TableFiles:
     paths: tuple[Path, ...]
     column: str
     note: str = ""
+    column_option: str = COLUMN_OPTION
     has_columns: ClassVar[bool] = True
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
@@ -90,7 +93,7 @@ class TableFiles:
         """Check that the file has the column. A file without rows may have no columns. Raises: ConfigError if the column is missing."""
         columns = TableFile(path).columns()
         if columns and self.column not in columns:
-            raise ConfigError(_no_column(str(path), self.column, columns))
+            raise ConfigError(_no_column(str(path), self.column, columns, self.column_option))
 
     def _texts(self, path: Path) -> Iterator[str | None]:
         self.check_column(path)
@@ -121,7 +124,7 @@ class Rows:
 
     def _texts(self) -> Iterator[str | None]:
         if self.column not in self.dataset.column_names:
-            raise ConfigError(_no_column(self.name, self.column, self.dataset.column_names))
+            raise ConfigError(_no_column(self.name, self.column, self.dataset.column_names, COLUMN_OPTION))
         with table_errors(self.name):
             batches = self.dataset.select_columns([self.column]).iter(batch_size=ROWS_PER_BATCH)
             for number, text in enumerate(chain.from_iterable(batch[self.column] for batch in batches), start=1):
@@ -137,8 +140,8 @@ def _paragraphs(texts: Iterable[str | None]) -> Iterator[tuple[int, str]]:
                 yield number, paragraph
 
 
-def _no_column(name: str, column: str, columns: list[str]) -> str:
-    return f"{name}: no column {column!r}, there are {', '.join(columns)}; --set data.text_column=NAME"
+def _no_column(name: str, column: str, columns: list[str], option: str) -> str:
+    return f"{name}: no column {column!r}, there are {', '.join(columns)}; {option}NAME"
 
 
 def _fault(value: Any) -> str | None:
@@ -147,11 +150,12 @@ def _fault(value: Any) -> str | None:
         return None
     if isinstance(value, str):
         return "half a character (a lone surrogate, \\uD800 to \\uDFFF); fix or remove the row"
-    return f"{type(value).__name__}, not text; --set data.text_column=NAME"
+    return f"{type(value).__name__}, not text; {COLUMN_OPTION}NAME"
 
 
-def open_source(data: TextDataConfig) -> TextSource:
-    """Return the corpus that data.path names (None: the shipped sample), or the part of it that data.split names.
+def open_source(data: TextDataConfig, column_option: str = COLUMN_OPTION) -> TextSource:
+    """Return the corpus that data.path names (None: the shipped sample), or the part of it that data.split names. `column_option`: the
+    option that chooses the column, for messages.
 
     Raises: ConfigError if it does not exist, contains nothing that can be read, or if it is not clear which part is training data;
     MissingSplit if it has no such part.
@@ -160,12 +164,12 @@ def open_source(data: TextDataConfig) -> TextSource:
     if place is None:
         return _open_hub(str(data.path), data)
     if place.is_dir():
-        return _open_folder(place, data)
+        return _open_folder(place, data, column_option)
     check_file(place, data.split)
-    return _open_files(place, [place], data.text_column)
+    return _open_files(place, [place], data.text_column, column_option)
 
 
-def _open_folder(folder: Path, data: TextDataConfig) -> TextSource:
+def _open_folder(folder: Path, data: TextDataConfig, column_option: str) -> TextSource:
     if is_saved(folder):
         dataset, note = load_saved(folder, data.split)
         return Rows(str(folder), dataset, data.text_column, note, files_of(dataset))
@@ -177,7 +181,7 @@ def _open_folder(folder: Path, data: TextDataConfig) -> TextSource:
         raise ConfigError(f"{folder}: no text in it, found {found}; known are {KNOWN}; a README or licence does not count")
     choice = choose_files(listing, known, data.split, is_item=lambda path: False)
     files = sorted(folder / path for path in choice.paths)
-    return replace(_open_files(folder, files, data.text_column), note=choice.describe(others))
+    return replace(_open_files(folder, files, data.text_column, column_option), note=choice.describe(others))
 
 
 def _is_text(path: str) -> bool:
@@ -188,7 +192,7 @@ def _is_text(path: str) -> bool:
     return name.partition(".")[0] not in NO_TEXT and not NO_TEXT_WITH_PREFIX.search(stem)
 
 
-def _open_files(name: Path, files: list[Path], column: str) -> TextFiles | TableFiles:
+def _open_files(name: Path, files: list[Path], column: str, column_option: str) -> TextFiles | TableFiles:
     kinds = Counter(map(kind_of, files))
     if len(kinds) > 1:
         found = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
@@ -198,7 +202,7 @@ def _open_files(name: Path, files: list[Path], column: str) -> TextFiles | Table
         return TextFiles(str(name), tuple(files))
     if kind not in TABLE_FORMATS:
         raise ConfigError(f"{name}: unknown kind of file {kind or '(no suffix)'}; known are {KNOWN}")
-    source = TableFiles(str(name), tuple(files), column)
+    source = TableFiles(str(name), tuple(files), column, column_option=column_option)
     source.check_column(files[0])  # so that a dry run finds a wrong data.text_column too
     return source
 

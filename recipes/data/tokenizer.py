@@ -19,16 +19,19 @@ import sentencepiece
 
 from recipes.config import TextDataConfig
 from recipes.data import tokenizer_json
+from recipes.data.shards import encoding_of
 from recipes.errors import ConfigError
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
 MODEL = "tokenizer.model"
-FILES = (MODEL, tokenizer_json.FILE)
-"""Names that a run's tokenizer may have in its folders. The name shows the kind."""
+FILES = (tokenizer_json.FILE, MODEL)
+"""Names that a tokenizer may have in a folder. The first that is there counts. The name shows the kind."""
 ENCODING = 2
 """Version of encode(). 1: a sentencepiece model gets a paragraph in pieces of at most 2,000 characters. 2: whole, as its export does."""
 MAX_PIECE_CHARACTERS = 2000
 """sentencepiece drops longer training sentences."""
+Tokenize = Callable[[list[str]], Iterable[list[int]]]
+"""Texts -> the ids of each."""
 TRAINING_THREADS = 16  # fixed, since the result depends on it: unigram's EM sums per thread
 
 
@@ -115,6 +118,13 @@ class TokenizerFile(NamedTuple):
     content: bytes
 
 
+class StoredTokenizer(NamedTuple):
+    """The tokenizer of a trained network, and the version of encode() by which its text became tokens."""
+
+    file: TokenizerFile
+    encoding: int = ENCODING
+
+
 def read_tokenizer(path: Path, vocab_size: int | None, log: Callable[[str], None] = lambda line: None) -> TokenizerFile:
     """Return the tokenizer that data.tokenizer names: a sentencepiece .model, a tokenizer.json, or a Hugging Face folder with one. A
     tokenizer.json is returned in its canonical form. `vocab_size`: frontend.vocab_size; None: any size is right. `log` gets a line about
@@ -150,8 +160,20 @@ def find_tokenizer(folder: Path) -> Path:
     """Return the path of the tokenizer in a prepared folder or a run dir. Raises: ConfigError if there is none."""
     found = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if found is None:
-        raise ConfigError(f"{folder}: the run's tokenizer is not there ({' or '.join(FILES)}); put the run's prepared folder back")
+        raise ConfigError(
+            f"{folder}: the run's tokenizer is not there ({MODEL} or {tokenizer_json.FILE}); put the run's prepared folder back"
+        )
     return found
+
+
+def stored_tokenizer(folder: Path) -> StoredTokenizer:
+    """Return the tokenizer in a prepared folder, with the version by which its text was encoded. Raises: ConfigError if there is none."""
+    path = find_tokenizer(folder)
+    try:
+        file = TokenizerFile(path.name, path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: the run's tokenizer cannot be read ({error.strerror}); put the run's prepared folder back") from None
+    return StoredTokenizer(file, encoding_of(folder) or ENCODING)  # an imported run has a tokenizer before it has text
 
 
 def num_symbols(file: TokenizerFile) -> int:
@@ -182,9 +204,16 @@ def token_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
+def build_tokenize(file: TokenizerFile) -> Tokenize:
+    """Return the function that gives the ids of each of some texts, without `<s>` and `</s>`."""
+    if file.name == tokenizer_json.FILE:
+        return functools.partial(tokenizer_json.encode_each, tokenizer_json.load(file.content))
+    return functools.partial(sentencepiece.SentencePieceProcessor(model_proto=file.content).encode, num_threads=1)
+
+
 @functools.cache
-def _processor(model_path: str, changed_ns: int, inode: int) -> sentencepiece.SentencePieceProcessor:
-    return sentencepiece.SentencePieceProcessor(model_file=model_path)
+def _tokenize(path: str, changed_ns: int, inode: int) -> Tokenize:
+    return build_tokenize(TokenizerFile(os.path.basename(path), Path(path).read_bytes()))
 
 
 def encode(tokenizer_path: str, paragraphs: list[str], version: int = ENCODING) -> tuple[np.ndarray, np.ndarray]:
@@ -193,14 +222,15 @@ def encode(tokenizer_path: str, paragraphs: list[str], version: int = ENCODING) 
     A module-level function with plain arguments, so that worker processes can run it. Each process loads the tokenizer once. `version`: see
     ENCODING.
     """
-    if os.path.basename(tokenizer_path) == tokenizer_json.FILE:
-        pieces = [[paragraph] for paragraph in paragraphs]
-        encoded = iter(tokenizer_json.encode_each(tokenizer_path, paragraphs))
-    else:
-        pieces = [cut(paragraph) if version == 1 else [paragraph] for paragraph in paragraphs]
-        model = os.stat(tokenizer_path)  # part of the cache key: a second preparation at the same path has another model
-        processor = _processor(tokenizer_path, model.st_mtime_ns, model.st_ino)
-        encoded = iter(processor.encode(list(chain.from_iterable(pieces)), num_threads=1))
+    file = os.stat(tokenizer_path)  # part of the cache key: a second preparation at the same path has another file
+    tokenize = _tokenize(tokenizer_path, file.st_mtime_ns, file.st_ino)
+    return encode_with(tokenize, paragraphs, is_cut=version == 1 and os.path.basename(tokenizer_path) != tokenizer_json.FILE)
+
+
+def encode_with(tokenize: Tokenize, paragraphs: list[str], *, is_cut: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return the same as encode(), by a function that build_tokenize() returned. `is_cut`: version 1 of a sentencepiece model."""
+    pieces = [cut(paragraph) if is_cut else [paragraph] for paragraph in paragraphs]
+    encoded = iter(tokenize(list(chain.from_iterable(pieces))))
     tokens: list[int] = []
     lengths = np.zeros(len(paragraphs), dtype=np.int64)
     for index, own in enumerate(pieces):

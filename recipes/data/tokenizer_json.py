@@ -5,9 +5,7 @@ A file that is read becomes canonical: `<s>` 0, `<pad>` 1, `</s>` 2, `<unk>` 3, 
 never by their number, and get these names. All other symbols keep their order. A role without a symbol gets a new one.
 """
 
-import functools
 import json
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -232,19 +230,16 @@ def is_lowercasing(content: bytes) -> bool:
     return normalizer is not None and normalizer.normalize_str("A").strip("\u2581 ") == "a"
 
 
-@functools.cache
-def _tokenizer(path: str, changed_ns: int, inode: int) -> tokenizers.Tokenizer:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes of a preparation already use all cores
-    tokenizer = tokenizers.Tokenizer.from_file(path)
+def load(content: bytes) -> tokenizers.Tokenizer:
+    """Return the tokenizer of a canonical file, which reads the names of special symbols in a text as letters."""
+    tokenizer = tokenizers.Tokenizer.from_buffer(content)
     tokenizer.encode_special_tokens = True  # a `<mask>` in the text is just letters
     return tokenizer
 
 
-def encode_each(path: str, paragraphs: list[str]) -> Iterable[list[int]]:
-    """Return the ids of each paragraph by the canonical file `path`, without `<s>` and `</s>`. There are none for a paragraph of spaces. No
-    id is that of a special symbol: if the model gives one for text that spells its name, `<unk>` stands there."""
-    file = os.stat(path)  # part of the cache key: a second preparation at the same path has another file
-    tokenizer = _tokenizer(path, file.st_mtime_ns, file.st_ino)
+def encode_each(tokenizer: tokenizers.Tokenizer, paragraphs: list[str]) -> Iterable[list[int]]:
+    """Return the ids of each paragraph by a tokenizer that load() returned, without `<s>` and `</s>`. There are none for a paragraph of
+    spaces. No id is that of a special symbol: if the model gives one for text that spells its name, `<unk>` stands there."""
     mask = tokenizer.get_vocab_size() - 1
     texts = [paragraph if paragraph.strip() else "" for paragraph in paragraphs]
     for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):

@@ -2,25 +2,31 @@
 embedding.py."""
 
 import argparse
-import tomllib
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.cluster.checkout import ROOT
 from recipes.cluster.environment import quiet_libraries
+from recipes.cluster.launch_info import release
 from recipes.errors import ConfigError
 from recipes.interop.consolidate import KIND_OF
 from recipes.interop.embedding_file import WRITERS, Embeddings, check_out, write_embeddings
-from recipes.interop.layers import LAYER_HELP, POOL_HELP, POOLS, check_choice, read_layer
+from recipes.interop.layers import LAYER_HELP, POOL_HELP, POOLS, Layer, check_choice, read_layer
 from recipes.modalities.registry import modality_of
+from recipes.settings import dotted, recipe_to_dict
 from recipes.values import name_argument, path_argument, positive_count
 
 if TYPE_CHECKING:  # torch is imported only when the command runs, so that --help is fast
     from recipes.cluster.world import World
+    from recipes.data.items import Items
     from recipes.interop.embedding import EmbeddedPart
+    from recipes.interop.encoder import TrainedEncoder
+    from recipes.interop.model_source import ModelSource
 
 BATCH = 32
+DIGITS = 12
+"""Digits of a digest that a message can name."""
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
@@ -50,33 +56,83 @@ def run_embed(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     from recipes.cluster.world import join_world, leave_world
     from recipes.interop.embedding import embed_part
     from recipes.interop.encoder import build_encoder
-    from recipes.interop.model_source import find_source
 
-    source = find_source(args.source, args.weights)
-    modality, recipe = modality_of(source.recipe.modality, source.name), source.recipe
-    _with_flag_names(lambda: check_choice(layer, args.pool, recipe.model.num_layers, modality.cls_name))
-    maker = modality.build_maker(recipe, source.tokenizer_folder)
-    items = _with_flag_names(lambda: modality.open_items(recipe, maker, args.data, args.split, args.column))
     world = join_world(say)
     log = say if world.rank == 0 else _silent
     try:
+        source = _same_source(world, args)
+        items = _same_items(world, args, source, layer)
+        recipe = source.recipe
         log(f"{items.name}: {len(items):,} items; {recipe.name}, {args.weights}, of {source.name}")
-        if items.note:
-            log(items.note)
+        for note in (items.note, *source.notes):
+            if note:
+                log(note)
         encoder = world.on_all_ranks(lambda: build_encoder(source, world.device))
+        _check_same_weights(world, encoder)
         part = world.on_all_ranks(
             lambda: embed_part(encoder, items, world.rank, world.size, layer=layer, pool=args.pool, batch_size=args.batch_size, log=log)
         )
         about = {
             **{"source": source.name, "step": source.step, "weights": args.weights, "recipe": recipe.name, "modality": recipe.modality},
-            **{"layer": layer, "pool": args.pool, "data": items.name, "split": args.split or "all", "release": _release()},
-            **{"num_items": len(items), "num_empty": items.num_empty},
+            **{"layer": layer, "pool": args.pool, "data": items.name, "split": args.split or "all", "release": release()},
+            **{"num_items": len(items), "num_empty": items.num_empty, "notes": list(source.notes)},
         }
         parts = _gathered(world, part)
         world.on_rank_zero(lambda: _write(args.out, parts, about, say))
     finally:
         leave_world()
     return 0
+
+
+def _same_source(world: "World", args: argparse.Namespace) -> "ModelSource":
+    """Return the network that --from names, the same on all ranks: rank 0 decides which is the newest checkpoint of a run that goes on.
+    Raises: ConfigError on all ranks. A collective."""
+    from recipes.cluster.world_check import check_same
+    from recipes.interop.model_source import find_source
+
+    found = list["ModelSource"]()
+
+    def find() -> str:
+        found.append(find_source(args.source, args.weights))
+        return found[0].name
+
+    name = world.on_rank_zero(find)
+    source = world.on_all_ranks(lambda: found[0] if found else find_source(name, args.weights))
+    check_same(world, dotted({"model": source.name, "step": source.step, "recipe": recipe_to_dict(source.recipe)}))
+    return source
+
+
+def _same_items(world: "World", args: argparse.Namespace, source: "ModelSource", layer: Layer) -> "Items":
+    """Return the items that --data names, the same on all ranks. Raises: ConfigError on all ranks. A collective."""
+    from recipes.cluster.world_check import check_same
+
+    modality, recipe = modality_of(source.recipe.modality, source.name), source.recipe
+
+    def open_items() -> "Items":
+        check_choice(layer, args.pool, recipe.model.num_layers, modality.cls_name, dashes="--")
+        return modality.open_items(recipe, modality.build_maker(recipe, source.tokenizer), args.data, args.split, args.column)
+
+    items = world.on_all_ranks(open_items)
+    if world.size > 1:
+        check_same(world, {"number of items": len(items), "places of the items (digest)": _digest_of_places(items)})
+    return items
+
+
+def _check_same_weights(world: "World", encoder: "TrainedEncoder") -> None:
+    """Check that all ranks have read the same weights. Raises: ConfigError on all ranks. A collective."""
+    from recipes.cluster.world_check import check_same
+
+    digest = hashlib.sha256()
+    for parameter in encoder.trunk.parameters() if world.size > 1 else ():
+        digest.update(parameter.detach().float().cpu().numpy().tobytes())
+    check_same(world, {"digest of the weights": digest.hexdigest()[:DIGITS]})
+
+
+def _digest_of_places(items: "Items") -> str:
+    digest = hashlib.sha256()
+    for number in range(len(items)):
+        digest.update(f"{items.where(number)}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:DIGITS]
 
 
 def _write(out: Path, parts: "list[EmbeddedPart]", about: dict[str, Any], say: Callable[[str], None]) -> None:
@@ -100,37 +156,13 @@ def _write(out: Path, parts: "list[EmbeddedPart]", about: dict[str, Any], say: C
 
 def _gathered(world: "World", part: "EmbeddedPart") -> "list[EmbeddedPart]":
     """Return the parts of all ranks, in rank order, on rank 0; [] on the others. A collective."""
+    if world.size == 1:
+        return [part]  # a collective would copy it twice
     import torch.distributed as dist
 
     parts: list[Any] = [None] * world.size
     dist.gather_object(part, parts if world.rank == 0 else None, dst=0, group=world.control)
     return parts if world.rank == 0 else []
-
-
-def _with_flag_names(job: Callable[[], Any]) -> Any:
-    """Return job(). Its ConfigError names the flags of this command in place of a recipe's settings."""
-    try:
-        return job()
-    except ConfigError as error:
-        text = str(error)
-        for setting, flag in SETTINGS.items():
-            text = text.replace(setting, flag)
-        raise type(error)(text) from None
-
-
-SETTINGS = {
-    "--set --column=": "--column ",
-    "--set data.text_column=": "--column ",
-    "--set data.column=": "--column ",
-    "--set data.split=": "--split ",
-    "layer ": "--layer ",
-    "pool cls:": "--pool cls:",
-}
-"""Words of messages of other modules -> this command's flags."""
-
-
-def _release() -> str:
-    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 def _silent(line: str) -> None:

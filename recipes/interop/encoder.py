@@ -1,6 +1,7 @@
 """A trained network as a Python object that turns texts, recordings or images into features, in any Python process: no launcher, no flags,
 no process groups of the user's. Nothing is trained here."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,6 @@ class TrainedEncoder:
     """A frozen network. Call it with a list of values to get the features of all layers. Threads may share it: their calls run one after
     another."""
 
-    source: ModelSource
     trunk: Trunk
     maker: ExampleMaker
     cls_name: str | None
@@ -104,10 +104,10 @@ class TrainedEncoder:
 def build_encoder(source: ModelSource, device: torch.device) -> TrainedEncoder:
     """Return the encoder of a network, with its weights on `device`. Raises: ConfigError if weights or tokenizer cannot be read."""
     modality = modality_of(source.recipe.modality, source.name)
-    maker = modality.build_maker(source.recipe, source.tokenizer_folder)
+    maker = modality.build_maker(source.recipe, source.tokenizer)
     with having_a_world():
         trunk = source.load(device, parallel_alone()).requires_grad_(False)
-    return TrainedEncoder(source, trunk, maker, modality.cls_name, device)
+    return TrainedEncoder(trunk, maker, modality.cls_name, device)
 
 
 def open_encoder(name: str, weights: str, device: str | torch.device | None) -> TrainedEncoder:
@@ -115,7 +115,7 @@ def open_encoder(name: str, weights: str, device: str | torch.device | None) -> 
     if weights not in KIND_OF:
         raise ConfigError(f"weights {weights!r}: must be one of {', '.join(KIND_OF)}")
     chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    try:
-        return build_encoder(find_source(name, weights), chosen)
-    except ConfigError as error:
-        raise type(error)(str(error).removeprefix("--from ")) from None
+    source = find_source(name, weights, flag="")
+    for note in source.notes:
+        warnings.warn(f"{source.name}: {note}", stacklevel=3)  # at the line that calls load_encoder
+    return build_encoder(source, chosen)

@@ -55,7 +55,7 @@ class Features:
         else:
             x_BSD = self.hidden_BSD[-1 if layer == "last" else layer]
         if pool == "cls":
-            return x_BSD[:, 0]
+            return x_BSD[:, 0].clone()  # a view would keep the outputs at all positions in memory
         x_BND, keep_BN = x_BSD[:, self.num_prefix_tokens :], ~self.padding_mask_BN
         if pool == "none":
             return [x_ND[keep_N] for x_ND, keep_N in zip(x_BND, keep_BN, strict=True)]

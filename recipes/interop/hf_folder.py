@@ -112,8 +112,9 @@ class Pickled:
         return self._state[name]
 
 
-def find_hf_folder(name: str) -> Path:
+def find_hf_folder(name: str, flag: str = "--from ") -> Path:
     """Return the Hugging Face directory `name`: a local folder, or the copy of a hub name, which is downloaded if needed.
+    `flag`: the option that `name` was given with, such as "--from ", or "".
 
     Raises: ConfigError if there is no such folder and the hub cannot be reached or does not have it.
     """
@@ -122,19 +123,19 @@ def find_hf_folder(name: str) -> Path:
         if not path.is_dir():
             found = "is a file" if path.exists() else "no such folder"
             remedy = "; for a checkpoint of fairseq add --format fairseq" if path.exists() else " or a hub name"
-            raise ConfigError(f"--from {name}: {found}; name a Hugging Face directory (config.json and weights){remedy}")
+            raise ConfigError(f"{flag}{name}: {found}; name a Hugging Face directory (config.json and weights){remedy}")
         return path
     cached = not _answers()
     try:
         return Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=cached))
     except LocalEntryNotFoundError:
         raise ConfigError(
-            f"--from {name}: no such folder, and the Hugging Face hub ({constants.ENDPOINT}) does not give it: no answer, and no copy "
+            f"{flag}{name}: no such folder, and the Hugging Face hub ({constants.ENDPOINT}) does not give it: no answer, and no copy "
             "of an earlier download; name a local directory"
         ) from None
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise ConfigError(
-            f"--from {name}: no such folder, and the Hugging Face hub does not give it ({first_line(error)}); name a local directory"
+            f"{flag}{name}: no such folder, and the Hugging Face hub does not give it ({first_line(error)}); name a local directory"
         ) from None
 
 

@@ -18,7 +18,7 @@ from recipes.interop.hf_folder import CONFIG, HfFolder, find_hf_folder
 from recipes.interop.hf_format import HfFormat, format_of_config
 from recipes.interop.hf_text import TOKEN_TYPES, TOKENS
 from recipes.interop.imported_model import ImportedModel
-from recipes.interop.imported_recipe import described_by, fitted, template_of
+from recipes.interop.imported_recipe import described_by, fitted, readable, template_of
 from recipes.interop.imported_tokenizer import ImportedTokenizer, given_tokenizer, tokenizer_of_folder
 
 PREPROCESSOR = "preprocessor_config.json"
@@ -28,15 +28,24 @@ SAME = 1e-6
 
 
 def read_hf_model(name: str, recipe_name: str | None, tokenizer: Path | None) -> ImportedModel:
-    """Return the model of the Hugging Face directory or hub name `name`. `recipe_name`: the recipe for all that it does not say, None: the
-    modality's Base. `tokenizer`: file or folder of the tokenizer, None: the directory's. Raises: ConfigError."""
-    source = f"--from {name}"
-    folder = HfFolder(find_hf_folder(name), source)
+    """Return the model of the Hugging Face directory or hub name `name`, with a recipe that trains it. `recipe_name`: the recipe for all
+    that it does not say, None: the modality's Base. `tokenizer`: file or folder of the tokenizer, None: the directory's. Raises:
+    ConfigError."""
+    folder = HfFolder(find_hf_folder(name), f"--from {name}")
+    model = read_hf_folder(folder, name, recipe_name, tokenizer)
+    recipe = fitted(model.recipe, model.template, model.tokenizer, folder.source)
+    return replace(model, recipe=recipe, source_config=(folder.path / CONFIG).read_bytes())
+
+
+def read_hf_folder(folder: HfFolder, name: str, recipe_name: str | None = None, tokenizer: Path | None = None) -> ImportedModel:
+    """Return the model of an opened directory, to be read and not trained: masks and data of its recipe are those of `recipe_name`, and
+    need not fit. `name`: what the user has named, which may be the hub's name of this folder. The others: as for read_hf_model. Raises:
+    ConfigError."""
+    source = folder.source
     form = format_of_config(folder.config, source)
     template = template_of(form.modality, recipe_name)
-    recipe = _recipe(form, folder.config, template, source)
+    recipe = readable(_recipe(form, folder.config, template, source), source)
     kept = READ_TOKENIZER.get(form.modality, _no_tokenizer)(folder.path, recipe, tokenizer)
-    recipe = fitted(recipe, template, kept, source)
     names, prefix, notes = _names(folder, form)
     reader = _Reader(folder, prefix, names)
     weights = ForeignWeights(form.names(recipe), names, reader.read, source)
@@ -48,7 +57,6 @@ def read_hf_model(name: str, recipe_name: str | None, tokenizer: Path | None) ->
         may_lack=_may_lack(folder.config),
         origin={"from": name, "format": "huggingface", "model_type": folder.config["model_type"]},
         tokenizer=kept,
-        source_config=(folder.path / CONFIG).read_bytes(),
         unread=reader.unread(weights.unread),
         notes=(*notes, *_notes_on_processor(folder.path, recipe)),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from model.frontends.config import TextFrontendConfig, VisionFrontendConfig
 from recipes.catalog import RECIPES
-from recipes.check import check_modality, check_recipe, named_recipe
+from recipes.check import check_modality, check_network, check_recipe, named_recipe
 from recipes.config import Recipe
 from recipes.data.tokenizer import is_lowercasing
 from recipes.errors import ConfigError
@@ -39,6 +39,16 @@ def described_by(config: Mapping[str, Any], source: str, recipe_of: Callable[[],
         raise ConfigError(f"{source}: its configuration ({len(config)} settings) lacks {error.args[0]}; add it") from None
     except (TypeError, ValueError, IndexError, AttributeError) as error:
         raise ConfigError(f"{source}: its configuration has a setting of a wrong type ({error}); copy it again") from None
+
+
+def readable(recipe: Recipe, source: str) -> Recipe:
+    """Return the recipe, whose network is only read. Its masks and data need not fit. Raises: ConfigError, beginning with `source`, if it
+    describes no network."""
+    try:
+        check_network(recipe)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: as a recipe of this project, {error}") from None
+    return recipe
 
 
 def fitted(recipe: Recipe, template: Recipe, tokenizer: ImportedTokenizer, source: str) -> Recipe:

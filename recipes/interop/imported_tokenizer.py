@@ -23,6 +23,8 @@ class ImportedTokenizer:
     notes: tuple[str, ...] = ()
     is_needed: bool = False
     """True if the model reads tokens and no tokenizer was found, so that training needs data.tokenizer."""
+    reason: str = ""
+    """Why no tokenizer was found."""
 
 
 def given_tokenizer(path: Path, vocab_size: int) -> ImportedTokenizer:
@@ -34,17 +36,21 @@ def tokenizer_of_folder(folder: Path, vocab_size: int) -> ImportedTokenizer:
     """Return the tokenizer of a Hugging Face directory. If it has none, or none whose ids are the rows of `vocab_size` embeddings, return
     no tokenizer, with a note."""
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
-        return ImportedTokenizer(notes=(f"the directory has no tokenizer; {REMEDY}",), is_needed=True)
+        return _without("the directory has no tokenizer")
     try:
         return ImportedTokenizer(_read(folder, vocab_size))
     except ConfigError as error:
         reason = str(error).partition(": ")[2].rpartition("; ")[0]
-        return ImportedTokenizer(notes=(f"the directory's tokenizer is left out ({reason}); {REMEDY}",), is_needed=True)
+        return _without(f"the directory's tokenizer is left out ({reason})")
 
 
 def missing_tokenizer() -> ImportedTokenizer:
     """Return no tokenizer, with a note, for a source that never has one."""
-    return ImportedTokenizer(notes=(f"the checkpoint has no tokenizer, and --tokenizer names none; {REMEDY}",), is_needed=True)
+    return _without("the checkpoint has no tokenizer, and --tokenizer names none")
+
+
+def _without(reason: str) -> ImportedTokenizer:
+    return ImportedTokenizer(notes=(f"{reason}; {REMEDY}",), is_needed=True, reason=reason)
 
 
 def _read(path: Path, vocab_size: int) -> TokenizerFile:

@@ -26,12 +26,12 @@ def read_layer(text: str) -> Layer:
     return int(text)
 
 
-def check_choice(layer: Layer, pool: str, num_layers: int, cls_name: str | None) -> None:
+def check_choice(layer: Layer, pool: str, num_layers: int, cls_name: str | None, dashes: str = "") -> None:
     """Check that a network of num_layers blocks has this layer, and its samples this pooling. `cls_name`: the token that cls is the output
-    of. Raises: ConfigError if not."""
+    of. `dashes`: "--" if the two are flags. Raises: ConfigError if not."""
     if layer not in ("last", "mean") and not (isinstance(layer, int) and 0 <= layer <= num_layers):
-        raise ConfigError(f"layer {layer}: the model has {num_layers} blocks; name 0 to {num_layers}, last or mean")
+        raise ConfigError(f"{dashes}layer {layer}: the model has {num_layers} blocks; name 0 to {num_layers}, last or mean")
     if pool not in POOLS:
-        raise ConfigError(f"pool {pool}: must be one of {', '.join(POOLS)}")
+        raise ConfigError(f"{dashes}pool {pool}: must be one of {', '.join(POOLS)}")
     if pool == "cls" and cls_name is None:
-        raise ConfigError("pool cls: this modality has no token for the whole sample; use mean or none")
+        raise ConfigError(f"{dashes}pool cls: this modality has no token for the whole sample; use mean or none")

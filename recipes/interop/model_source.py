@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from model.trunk import Trunk
 from recipes.checkpoint.inspect import reading
 from recipes.checkpoint.layout import read_manifest
 from recipes.config import Recipe
+from recipes.data.tokenizer import StoredTokenizer, stored_tokenizer
 from recipes.errors import ConfigError
-from recipes.interop.hf_folder import CONFIG, find_hf_folder
-from recipes.interop.hf_import import read_hf_model
+from recipes.interop.hf_folder import CONFIG, HfFolder, find_hf_folder
+from recipes.interop.hf_import import read_hf_folder
 from recipes.interop.imported_model import fill
 from recipes.interop.trunk import build_trunk, find_run, load_trunk
 
@@ -33,23 +35,25 @@ class ModelSource:
     """student, or teacher, which is the student's EMA."""
     step: int | None
     """Optimizer updates of the checkpoint; None if the format does not say it."""
-    tokenizer_folder: Path
-    """The folder with the tokenizer, for a modality that has one."""
+    tokenizer: Callable[[], StoredTokenizer]
+    """Reads the tokenizer, for a modality that has one. Raises: ConfigError if it is not there."""
     load: Callable[[torch.device, Parallel], Trunk]
     """Returns the trunk with the weights, in eval mode. Raises: ConfigError if the weights cannot be read."""
+    notes: tuple[str, ...] = ()
+    """Lines for the user: in which way features of this project differ from those of the model's own, and what of it is not read."""
 
 
-def find_source(name: str, weights: str = "student") -> ModelSource:
+def find_source(name: str, weights: str = "student", flag: str = "--from ") -> ModelSource:
     """Return the network that `name` is: a run dir (its newest checkpoint), a checkpoint folder, a Hugging Face directory, or a hub name,
-    which is downloaded if needed. `weights`: student or teacher.
+    which is downloaded if needed. `weights`: student or teacher. `flag`: the option that `name` was given with, such as "--from ", or "".
 
     Raises: ConfigError if there is no such model, if its architecture is not known, or if it has no teacher.
     """
     path = Path(name).expanduser()
     config = _config(path)
     if path.exists() and not (config is not None and "model_type" in config):
-        return _of_run(path, weights)
-    return _of_hugging_face(name, weights)
+        return _of_run(path, weights, flag)
+    return _of_hugging_face(name, weights, flag)
 
 
 def _config(folder: Path) -> dict[str, Any] | None:
@@ -59,30 +63,34 @@ def _config(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _of_run(path: Path, weights: str) -> ModelSource:
-    run = find_run(path, weights)
+def _of_run(path: Path, weights: str, flag: str) -> ModelSource:
+    run = find_run(path, weights, flag)
     with reading(run.checkpoint):
         step = read_manifest(run.checkpoint).counters.step
 
     def load(device: torch.device, parallel: Parallel) -> Trunk:
         return load_trunk(run, device, parallel)
 
-    return ModelSource(str(run.checkpoint.resolve()), run.recipe, weights, step, run.prepared, load)
+    return ModelSource(str(run.checkpoint.resolve()), run.recipe, weights, step, partial(stored_tokenizer, run.prepared), load)
 
 
-def _of_hugging_face(name: str, weights: str) -> ModelSource:
+def _of_hugging_face(name: str, weights: str, flag: str) -> ModelSource:
+    source = f"{flag}{name}"
     if weights != "student":
-        raise ConfigError(f"--from {name}: a Hugging Face directory has one network and no teacher; leave out --weights {weights}")
-    folder = find_hf_folder(name)
-    model = read_hf_model(str(folder), recipe_name=None, tokenizer=None)
+        raise ConfigError(f"{source}: a Hugging Face directory has one network and no {weights}; ask for the student")
+    path = find_hf_folder(name, flag)
+    model = read_hf_folder(HfFolder(path, source), name)
     if model.tokenizer.is_needed:
-        reason = model.tokenizer.notes[0].partition(";")[0]
-        raise ConfigError(f"--from {name}: {reason}; put the model's tokenizer.json there")
+        raise ConfigError(f"{source}: {model.tokenizer.reason}; put the model's tokenizer.json there")
 
     def load(device: torch.device, parallel: Parallel) -> Trunk:
         trunk = build_trunk(model.recipe, device, parallel)
         fill({f"trunk.{own}": parameter for own, parameter in trunk.named_parameters()}, model)
         return trunk
 
-    resolved = str(folder.resolve()) if Path(name).expanduser().exists() else name
-    return ModelSource(resolved, model.recipe, weights, None, folder, load)
+    def tokenizer() -> StoredTokenizer:
+        assert model.tokenizer.file is not None, "only a modality with a tokenizer calls this"
+        return StoredTokenizer(model.tokenizer.file)  # in its canonical form, by which its ids were checked
+
+    resolved = str(path.resolve()) if Path(name).expanduser().exists() else name
+    return ModelSource(resolved, model.recipe, weights, None, tokenizer, load, model.notes)

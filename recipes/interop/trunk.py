@@ -34,10 +34,10 @@ class TrainedRun:
         return Path(path) if not own.exists() and path is not None and is_prepared(Path(path)) else own
 
 
-def find_run(path: Path, weights: str = "student") -> TrainedRun:
+def find_run(path: Path, weights: str = "student", flag: str = "--from ") -> TrainedRun:
     """Return the run and its checkpoint. `path`: a run dir (its newest complete checkpoint is taken) or a checkpoint folder. `weights`:
-    student or teacher. Raises: ConfigError if there is no run or no checkpoint."""
-    run = find_stored_run(path)
+    student or teacher. `flag`: the option that `path` was given with. Raises: ConfigError if there is no run or no checkpoint."""
+    run = find_stored_run(path, flag)
     return TrainedRun(run.run_dir, run.checkpoint, run.recipe, weights)
 
 

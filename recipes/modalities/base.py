@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from recipes.data.items import Items
     from recipes.data.labelled import Labelled
     from recipes.data.loader import Dataset
+    from recipes.data.tokenizer import StoredTokenizer
 
 
 class Modality(Protocol):
@@ -65,9 +66,9 @@ class Modality(Protocol):
         Raises: ConfigError if the data cannot be read; MissingSplit if there is no such split.
         """
 
-    def build_maker(self, recipe: Any, tokenizer_folder: Path) -> "ExampleMaker":
+    def build_maker(self, recipe: Any, tokenizer: "Callable[[], StoredTokenizer]") -> "ExampleMaker":
         """Return the object that makes the examples of a frozen network from single values: a text, a recording or an image. Probes and
-        embeddings use it. `tokenizer_folder`: the prepared folder, or another one with the tokenizer, for a modality that has one.
+        embeddings use it. `tokenizer`: reads the network's tokenizer. Only a modality that has one calls it.
 
         Raises: ConfigError if the tokenizer is not there.
         """

@@ -1,6 +1,7 @@
 """Speech: waveforms, embedded by convolutions and masked as frames. torch is imported only in methods that need it."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from recipes.data.items import Items
     from recipes.data.labelled import Labelled
     from recipes.data.speech import SpeechDataset
+    from recipes.data.tokenizer import StoredTokenizer
 
 
 class Speech:
@@ -94,8 +96,8 @@ class Speech:
 
         return labelled_speech(recipe.data, recipe.frontend, path, split, label_column)
 
-    def build_maker(self, recipe: Any, tokenizer_folder: Path) -> "SpeechMaker":
-        """Return the maker of examples of whole recordings. `tokenizer_folder` is not used."""
+    def build_maker(self, recipe: Any, tokenizer: "Callable[[], StoredTokenizer]") -> "SpeechMaker":
+        """Return the maker of examples of whole recordings. `tokenizer` is not called."""
         from recipes.data.examples import SpeechMaker
 
         return SpeechMaker(recipe.frontend, recipe.data.sample_rate)

@@ -1,5 +1,6 @@
 """Text: tokens of a vocabulary, masked before they are embedded. torch is imported only in methods that need it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from recipes.data.items import Items
     from recipes.data.labelled import Labelled
     from recipes.data.text import TextDataset
+    from recipes.data.tokenizer import StoredTokenizer
 
 MASK_TOKENS = 1
 """Number of mask symbols: `<mask>` is the last symbol of the vocabulary."""
@@ -85,15 +87,15 @@ class Text:
         """Open a split of labelled sentences, which are tokenized with the run's own tokenizer (in `prepared`) and padded to the longest of
         their batch."""
         from recipes.data.labelled import labelled_text
+        from recipes.data.tokenizer import stored_tokenizer
 
-        return labelled_text(recipe.data, path, split, label_column, self.build_maker(recipe, prepared))
+        return labelled_text(recipe.data, path, split, label_column, self.build_maker(recipe, partial(stored_tokenizer, prepared)))
 
-    def build_maker(self, recipe: Any, tokenizer_folder: Path) -> "TextMaker":
-        """Return the maker of examples of texts, with the tokenizer in this folder. A text is cut at the recipe's sequence length."""
+    def build_maker(self, recipe: Any, tokenizer: "Callable[[], StoredTokenizer]") -> "TextMaker":
+        """Return the maker of examples of texts, with the tokenizer that `tokenizer` reads. A text is cut at the recipe's length."""
         from recipes.data.examples import TextMaker
-        from recipes.data.tokenizer import find_tokenizer
 
-        return TextMaker(min(recipe.data.sequence_length, recipe.frontend.max_positions), find_tokenizer(tokenizer_folder))
+        return TextMaker(min(recipe.data.sequence_length, recipe.frontend.max_positions), tokenizer())
 
     def open_items(self, recipe: Any, maker: "TextMaker", path: str | None, split: str | None, column: str | None) -> "Items":
         """Open texts for embeddings: each line of .txt files, or each row of tables."""

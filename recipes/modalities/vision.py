@@ -1,5 +1,6 @@
 """Vision: square images, embedded and masked as patches. torch is imported only in methods that need it."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from recipes.data.examples import ImageMaker
     from recipes.data.items import Items
     from recipes.data.labelled import Labelled
+    from recipes.data.tokenizer import StoredTokenizer
     from recipes.data.vision import VisionDataset
 
 
@@ -83,8 +85,8 @@ class Vision:
 
         return labelled_images(recipe.data, recipe.frontend, path, split, label_column)
 
-    def build_maker(self, recipe: Any, tokenizer_folder: Path) -> "ImageMaker":
-        """Return the maker of examples of images, each its central view. `tokenizer_folder` is not used."""
+    def build_maker(self, recipe: Any, tokenizer: "Callable[[], StoredTokenizer]") -> "ImageMaker":
+        """Return the maker of examples of images, each its central view. `tokenizer` is not called."""
         from recipes.data.examples import ImageMaker
 
         return ImageMaker(recipe.frontend)

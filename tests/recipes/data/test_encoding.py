@@ -37,6 +37,14 @@ def test_two_processes_give_what_one_gives(small_batches: list[TextBatch], prepa
             np.testing.assert_array_equal(found, expected)
 
 
+def test_the_processes_of_a_preparation_start_no_threads(
+    small_batches: list[TextBatch], prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    list(encode_in_order(small_batches[:1], str(prepared / "tokenizer.model"), 1))
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+
+
 def kill_itself(tokenizer_path: str, version: int, batch: TextBatch) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

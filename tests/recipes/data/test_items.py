@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from recipes.data.items import ItemPlace, Items
 from recipes.data.media import UndecodableError
+from recipes.data.tokenizer import stored_tokenizer
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
 from tests.launching import tiny_recipe
@@ -24,14 +26,16 @@ def open_texts(tiny_prepared: Path) -> Any:
 
     def open_them(path: Path | None, split: str | None = None, column: str | None = None) -> Items:
         text, recipe = MODALITIES["text"], tiny_recipe()
-        return text.open_items(recipe, text.build_maker(recipe, tiny_prepared), None if path is None else str(path), split, column)
+        maker = text.build_maker(recipe, partial(stored_tokenizer, tiny_prepared))
+        return text.open_items(recipe, maker, None if path is None else str(path), split, column)
 
     return open_them
 
 
 def open_media(modality: str, path: Path, column: str | None = None) -> Items:
     recipe = tiny_recipe(modality)
-    return MODALITIES[modality].open_items(recipe, MODALITIES[modality].build_maker(recipe, path), str(path), None, column)
+    maker = MODALITIES[modality].build_maker(recipe, partial(stored_tokenizer, path))
+    return MODALITIES[modality].open_items(recipe, maker, str(path), None, column)
 
 
 def rows_of(items: Items) -> list[int | None]:
@@ -97,7 +101,7 @@ def test_rows_of_a_table_of_images_are_items_with_their_number(tmp_path: Path) -
     datasets.Dataset.from_dict(rows).to_parquet(str(tmp_path / "table.parquet"))
     items = open_media("vision", tmp_path / "table.parquet", "thing")
     assert rows_of(items) == [1, 2] and items.place(1).path == str(tmp_path / "table.parquet")
-    with pytest.raises(ConfigError, match=r"no column 'image', there are thing; --set --column=NAME"):
+    with pytest.raises(ConfigError, match=r"no column 'image', there are thing; --column NAME"):
         open_media("vision", tmp_path / "table.parquet")
 
 

@@ -10,7 +10,7 @@ from recipes.errors import ConfigError
 
 
 def read(path: Path, column: str = "audio", label_column: str = "rating") -> FileManifest:
-    return read_manifest(path, column=column, label_column=label_column, column_option="probe.column")
+    return read_manifest(path, column=column, label_column=label_column, column_option="--set probe.column=")
 
 
 def write(path: Path, content: str) -> Path:
@@ -72,7 +72,7 @@ def test_a_byte_order_mark_is_not_part_of_the_first_column(tmp_path: Path) -> No
 
 
 def read_segments(path: Path) -> FileManifest:
-    return read_manifest(path, column="audio", label_column="label", column_option="data.column", has_segments=True)
+    return read_manifest(path, column="audio", label_column="label", column_option="--set data.column=", has_segments=True)
 
 
 NAMES = [

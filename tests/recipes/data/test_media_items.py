@@ -44,13 +44,13 @@ def test_a_saved_table_is_read_in_its_folder_and_any_other_is_copied(tmp_path: P
 
     rows = datasets.Dataset.from_dict({"sound": [b"one", b"two"], "label": [0, 1]})
     rows.save_to_disk(tmp_path / "saved")
-    saved = open_saved(tmp_path / "saved", column="sound", split="train", label_column="label", column_option="data.column")
+    saved = open_saved(tmp_path / "saved", column="sound", split="train", label_column="label", column_option="--set data.column=")
     location = save_items(saved, folder)
     assert location == {"table": str(tmp_path / "saved"), "split": "train", "column": "sound"} and not list(folder.iterdir())
     assert open_items(folder, "mine", location).read(1) == b"two"
 
     datasets.DatasetDict(train=rows, validation=rows.select([1])).save_to_disk(tmp_path / "both")
-    held_out = open_saved(tmp_path / "both", column="sound", split="valid", label_column="label", column_option="data.column")
+    held_out = open_saved(tmp_path / "both", column="sound", split="valid", label_column="label", column_option="--set data.column=")
     media = open_items(folder, "mine", save_items(held_out, folder))
     assert (len(media), media.read(0), media.name) == (1, b"two", "mine")
 

@@ -12,7 +12,7 @@ from recipes.errors import ConfigError, MissingSplit
 @pytest.fixture
 def kind(tmp_path: Path) -> MediaKind:
     """A kind with .wav and .ogg. Its sample is one file, and the name of its column setting is not the default."""
-    return MediaKind("audio", (".wav", ".ogg"), fill(tmp_path / "sample", "s.wav"), column_option="probe.column")
+    return MediaKind("audio", (".wav", ".ogg"), fill(tmp_path / "sample", "s.wav"), column_option="--set probe.column=")
 
 
 def fill(folder: Path, *names: str) -> Path:

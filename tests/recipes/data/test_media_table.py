@@ -9,7 +9,7 @@ import pytest
 from recipes.data.media_table import Table, open_hub, open_parquet, open_saved, save_table
 from recipes.errors import ConfigError
 
-COLUMNS = {"column": "audio", "label_column": "rating", "column_option": "probe.column"}
+COLUMNS = {"column": "audio", "label_column": "rating", "column_option": "--set probe.column="}
 """The names differ from the defaults, so that a test fails if a name is not passed on."""
 CONTENTS = [b"zero", b"one", b"two"]
 

@@ -1,6 +1,7 @@
 """load_encoder: features equal those of transformers, without a launcher or process groups, and mistakes are one line."""
 
 import json
+import os
 import sys
 import threading
 import warnings
@@ -20,7 +21,7 @@ from recipes.errors import ConfigError
 from recipes.interop import load_encoder
 from tests.distributed import run_command, run_distributed
 from tests.launching import ROOT
-from tests.recipes.interop.hf_copies import CASES, GOLDEN, copy_golden
+from tests.recipes.interop.hf_copies import CASES, GOLDEN, copy_golden, text_model_with, word_level
 
 OLD_RUNS = ROOT / "tests" / "old_runs"
 TEXTS = ["ba do ki", "lu me no pa ri su te", "ba"]
@@ -200,10 +201,24 @@ def test_a_wrong_value_is_one_line(modality: str, given: Any, options: Any, comp
 def test_a_network_that_is_not_there_is_one_line(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"^weights 'mean': must be one of student, teacher$"):
         load_encoder(folders["text"], weights="mean")
-    with pytest.raises(ConfigError, match=r"^\S*text: a Hugging Face directory has one network and no teacher; leave out"):
+    with pytest.raises(ConfigError, match=r"^\S*text: a Hugging Face directory has one network and no teacher; ask for the student$"):
         load_encoder(folders["text"], weights="teacher")
     with pytest.raises(ConfigError, match=r"^\S*: neither a run dir nor a checkpoint folder"):
         load_encoder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ConfigError, match=r"^\S*: has neither model.safetensors nor pytorch_model.bin"):
         load_encoder(tmp_path)
+
+
+def test_a_note_about_the_model_is_a_warning_at_the_callers_line(tmp_path: Path) -> None:
+    folder = copy_golden("vision", tmp_path / "hf")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": True, "image_mean": [0.5] * 3}))
+    with pytest.warns(UserWarning, match=r"hf: .*image_mean \[0\.5, 0\.5, 0\.5\] \(here \[0\.485") as caught:
+        load_encoder(folder)
+    assert [one.filename for one in caught] == [__file__]
+
+
+def test_reading_a_text_leaves_the_environment_of_the_users_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    load_encoder(text_model_with(word_level(), tmp_path / "hf")).embed(TEXTS)
+    assert "TOKENIZERS_PARALLELISM" not in os.environ

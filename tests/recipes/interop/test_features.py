@@ -51,3 +51,10 @@ def test_batches_are_of_similar_length_or_of_equal_length_if_padding_is_not_exac
     assert list(batches_of(lengths, Lengths(True), 4)) == [[1, 4, 5, 0], [2, 3]]  # type: ignore[arg-type]
     assert list(batches_of(lengths, Lengths(False), 2)) == [[1, 4], [5], [0, 2], [3]]  # type: ignore[arg-type]
     assert list(batches_of([], Lengths(True), 2)) == []  # type: ignore[arg-type]
+
+
+def test_pooled_vectors_do_not_keep_the_outputs_at_all_positions_in_memory() -> None:
+    found = made_up(2, 400, [0, 0])
+    for pool in ("mean", "cls"):
+        vectors_BD = found.pooled("last", pool)
+        assert isinstance(vectors_BD, torch.Tensor) and vectors_BD.untyped_storage().nbytes() == 2 * 5 * 4
