@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from recipes.errors import ConfigError, first_line
+from recipes.interop.hf_files import CONFIG, WEIGHTS
 
-CONFIG = "config.json"
-SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
+BIN = "pytorch_model.bin"
 INDEX = ".index.json"
 OPEN_FILES = 8
 HUB_SECONDS = 5.0
@@ -61,7 +61,7 @@ class HfFolder:
 
     def _find_files(self) -> dict[str, str]:
         """Return tensor name -> file name. Raises: ConfigError."""
-        for name in (SAFETENSORS, BIN):
+        for name in (WEIGHTS, BIN):
             if (self.path / f"{name}{INDEX}").exists():
                 file_of = self._json(f"{name}{INDEX}").get("weight_map", {})
                 missing = sorted({file for file in file_of.values() if not (self.path / file).exists()})
@@ -71,7 +71,7 @@ class HfFolder:
                 return file_of
             if (self.path / name).exists():
                 return dict.fromkeys(self._open_file(name).keys(), name)
-        raise ConfigError(f"{self.source}: has neither {SAFETENSORS} nor {BIN}, nor an index of shards; copy the weights there")
+        raise ConfigError(f"{self.source}: has neither {WEIGHTS} nor {BIN}, nor an index of shards; copy the weights there")
 
     def _open_file(self, name: str) -> Any:
         """Open one file of tensors. Raises: ConfigError if it is damaged, or holds anything but tensors."""

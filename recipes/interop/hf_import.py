@@ -14,14 +14,14 @@ from recipes.config import Recipe
 from recipes.data.images import IMAGENET_MEAN, IMAGENET_STD
 from recipes.errors import ConfigError
 from recipes.interop.foreign_weights import ForeignWeights
-from recipes.interop.hf_folder import CONFIG, HfFolder, find_hf_folder
+from recipes.interop.hf_files import CONFIG, PREPROCESSOR
+from recipes.interop.hf_folder import HfFolder, find_hf_folder
 from recipes.interop.hf_format import HfFormat, format_of_config
 from recipes.interop.hf_text import TOKEN_TYPES, TOKENS
 from recipes.interop.imported_model import ImportedModel
 from recipes.interop.imported_recipe import described_by, fitted, template_of
 from recipes.interop.imported_tokenizer import ImportedTokenizer, given_tokenizer, tokenizer_of_folder
 
-PREPROCESSOR = "preprocessor_config.json"
 BUFFERS = ("position_ids", "token_type_ids", "relative_position_index")
 """Ends of names of tensors that older releases of transformers saved, and newer ones compute."""
 SAME = 1e-6

@@ -16,7 +16,8 @@ from recipes.checkpoint.inspect import reading
 from recipes.checkpoint.layout import read_manifest
 from recipes.config import Recipe
 from recipes.errors import ConfigError
-from recipes.interop.hf_folder import CONFIG, find_hf_folder
+from recipes.interop.hf_files import CONFIG
+from recipes.interop.hf_folder import find_hf_folder
 from recipes.interop.hf_import import read_hf_model
 from recipes.interop.imported_model import fill
 from recipes.interop.trunk import build_trunk, find_run, load_trunk

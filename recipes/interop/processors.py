@@ -10,9 +10,9 @@ from typing import Any
 from recipes.config import Recipe
 from recipes.data.images import EVAL_CROP_RATIO, IMAGENET_MEAN, IMAGENET_STD
 from recipes.data.tokenizer import FILES, find_tokenizer
+from recipes.interop.hf_files import PREPROCESSOR
 from recipes.interop.tokenizer_export import export_tokenizer
 
-PREPROCESSOR = "preprocessor_config.json"
 BICUBIC = 3
 """Number of the bicubic filter in Pillow and in preprocessor_config.json."""
 

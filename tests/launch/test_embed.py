@@ -22,7 +22,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     "another folder": (["--from", "."], r"--from \.: neither a run dir nor a checkpoint folder"),
     "another model": (["--from", "bert"], r"--from bert: its config\.json has model_type 'bert'; name a directory of data2vec-text"),
     "no checkpoint": (["--from", "unsaved"], r"--from unsaved: the run has no complete checkpoint yet"),
-    "no tokenizer": (["--from", "untokenized"], r"untokenized/prepared: the run's tokenizer is not there \(tokenizer\.model or tokenizer\.json\); put the run's prepared"),
+    "no tokenizer": (
+        ["--from", "untokenized"],
+        r"untokenized/prepared: the run's tokenizer is not there \(tokenizer\.model or tokenizer\.json\); put the run's prepared",
+    ),
     "no teacher": (["--from", "hf", "--weights", "teacher"], r"--from hf: a Hugging Face directory has one network and no teacher"),
     "layer 99": (["--layer", "99"], r"--layer 99: the model has 1 blocks; name 0 to 1, last or mean"),
     "layer -1": (["--layer", "-1"], r"--layer -1: the model has 1 blocks"),

@@ -16,9 +16,10 @@ from model.trunk import Trunk
 from recipes.checkpoint.layout import Counters, FileEntry, Manifest, ParameterEntry, Range, range_to_json, step_folder, write_manifest
 from recipes.checkpoint.tensor_file import hashes_of, write_tensors
 from recipes.config import Recipe
+from recipes.interop.hf_files import CONFIG
 from recipes.interop.hf_format import FORMATS
 from recipes.interop.hf_text import TOKEN_TYPES, TOKENS, fold_token_types
-from recipes.interop.import_source import CONFIG, FOLDER, UNREAD
+from recipes.interop.import_source import FOLDER, UNREAD
 from recipes.interop.trunk import build_trunk
 from recipes.settings import recipe_to_dict
 from recipes.speech import speech_base

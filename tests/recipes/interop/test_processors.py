@@ -12,7 +12,8 @@ from PIL import Image
 from recipes.data.audio import normalize
 from recipes.data.images import center_view
 from recipes.data.tokenizer import encode, find_tokenizer
-from recipes.interop.processors import PREPROCESSOR, PROCESSORS, Processor
+from recipes.interop.hf_files import PREPROCESSOR
+from recipes.interop.processors import PROCESSORS, Processor
 from recipes.modalities.registry import MODALITIES
 from recipes.speech import speech_base
 from recipes.text import text_base
