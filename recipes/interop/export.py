@@ -60,7 +60,7 @@ def export(run: StoredRun, weights: str, out: Path, *, replace: bool = False) ->
     from recipes.interop.import_source import ImportSource
     from recipes.interop.stored_weights import StoredWeights
 
-    hf_format = format_of_modality(run.recipe.modality)[1]
+    hf_format = format_of_modality(run.recipe.modality)
     source = ImportSource(run.run_dir)
     decided = hf_format.config_of(run.recipe) | {"architectures": hf_format.own_config["architectures"]}  # without a task's head
     config = _config(source.config or hf_format.own_config, decided)
@@ -126,10 +126,10 @@ def _exported_names(folder: Path) -> set[str] | None:
 
 def _small_files(run: StoredRun, weights: str, target: Path, *, tensors: "HfTensors", source: "ImportSource") -> dict[str, bytes]:
     """Return name -> content of the files beside weights and config.json. `target`: where the export will be."""
+    from recipes.interop.hf_format import format_of_modality
     from recipes.interop.model_card import NAME, Exported, model_card
-    from recipes.interop.processors import PROCESSORS
 
-    processor = PROCESSORS[run.recipe.modality](run.recipe, run.run_dir)
+    processor = format_of_modality(run.recipe.modality).processor(run.recipe, run.run_dir)
     exported = Exported(
         run=run,
         manifest=tensors.manifest,
