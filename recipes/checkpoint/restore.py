@@ -117,6 +117,6 @@ def _check_has(reader: CheckpointReader, own_kinds: OwnKinds) -> None:
         missing = [name for name in of_kind if name not in there]
         if missing:
             raise ConfigError(
-                f"{reader.folder}: has no {kind} of {len(missing)} parameters, such as {missing[0]}; "
+                f"{reader.folder}: has no tensors of the kind {kind}, of {len(missing)} parameters such as {missing[0]}; "
                 f"--set {StartConfig.RESTARTED} does without"
             )

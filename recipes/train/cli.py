@@ -31,7 +31,7 @@ from recipes.reference import help_set
 from recipes.settings import recipe_to_dict, settable
 from recipes.suggestions import unknown_flag
 from recipes.system.columns import terminal_columns
-from recipes.train.resume import check_same_recipe
+from recipes.train.resume import check_same_recipe, has_updates
 from recipes.values import name_argument, path_argument
 
 HELP_COLUMNS = 100
@@ -118,7 +118,7 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
             "with a GPU each"
         )
     check_same_recipe(run_dir, recipe)
-    from recipes.train.origin import find_origin  # imports numpy, which --help does without
+    from recipes.train.origin import find_origin  # these two import numpy, which --help does without
     from recipes.train.run_data import check_run_data
 
     origin = find_origin(run_dir, recipe)
@@ -136,7 +136,7 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
     print(f"ds_config: {config.path}, {config.precision}{guess}")
     if found:
         print(f"data: {found}")
-    if origin:
+    if origin and not has_updates(run_dir):
         print(f"start: {origin.where}; {recipe.start.in_words}")
     print(f"run dir: {run_dir}{' (exists)' if run_dir.exists() else ''}")
     print(*notes, json.dumps({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}, indent=2), sep="\n")

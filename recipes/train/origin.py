@@ -5,11 +5,12 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from recipes.checkpoint.inspect import explaining_damage, find_checkpoint, reading
 from recipes.checkpoint.layout import MANIFEST, Manifest, candidates, check_files, read_manifest
 from recipes.config import Data2VecConfig, Recipe
-from recipes.data.shards import KEPT, kept_files
+from recipes.data.shards import KEPT, is_prepared, kept_files
 from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
 from recipes.run_dir.run_dir import StoredConfig
@@ -86,6 +87,7 @@ def find_origin(run_dir: Path, recipe: Recipe) -> Origin | None:
     checkpoint, manifest = _read(Path(recipe.start.start_from), run_dir)
     _check_fits(checkpoint, manifest, recipe)
     kept = _find_kept(checkpoint, manifest, recipe)
+    check_not_lost(manifest.metadata, kept, recipe, f"{START_FROM} {checkpoint}")
     with reading(checkpoint):
         sha256 = _sha256(checkpoint / MANIFEST)
     return Origin(str(checkpoint), manifest.counters.step, manifest.metadata["recipe"]["name"], sha256, kept)
@@ -95,6 +97,19 @@ def begun_start(run_dir: Path, recipe: Recipe) -> StartConfig:
     """Return the section `start` with which the run in `run_dir` has begun; that of `recipe` if it has no update yet."""
     started = read_started_run(run_dir)
     return stored_recipe(started, recipe).start if started else recipe.start
+
+
+def check_not_lost(content: Mapping[str, Any], kept: Mapping[str, Any], recipe: Recipe, where: str) -> None:
+    """Check that a model that was imported without its tokenizer gets one from the user, since a new one would give its embeddings another
+    meaning. `content`: what is on record about the run; `kept`: its kept files. Raises: ConfigError, beginning with `where`."""
+    if "imported" not in content or kept or (recipe.data.path is not None and is_prepared(Path(recipe.data.path).expanduser())):
+        return
+    for setting in dict.fromkeys(KEPT.values()):
+        section, name = setting.split(".")
+        if getattr(getattr(recipe, section), name, "") is None:  # images and recordings have no such setting
+            raise ConfigError(
+                f"{where}: was imported without the {name} by which its embeddings were learned; give it with --set {setting}=FILE"
+            )
 
 
 def with_kept(recipe: Recipe, files: Mapping[str, Path]) -> Recipe:

@@ -22,7 +22,7 @@ from recipes.errors import ConfigError, DataMismatch
 from recipes.modalities.base import Modality
 from recipes.run_dir.run_dir import RunDir
 from recipes.system.json_lines import read_rows
-from recipes.train.origin import Origin, check_prepared_with, with_kept
+from recipes.train.origin import Origin, check_not_lost, check_prepared_with, with_kept
 from recipes.train.resume import DataIdentity, accept_setting, read_started_run
 
 OLD_NO_FILE = re.compile(r" row \d+$| from [\d.]+ s$| [\d.]+ to [\d.]+ s$")
@@ -82,6 +82,8 @@ class RunData:
         is_new = not self._own_folder.exists()
         given = self._origin.own_kept(self._path) if self._origin else {}
         _check_user_prepared(self._recipe, given)
+        if self._started:
+            check_not_lost(self._started.content, self._kept_hashes, self._recipe, f"--run-dir {self._path}")
         recipe = with_kept(self._recipe, given)
         so_far = ResumedRun(self._path if self._started else None, self.recorded_bad, self._report_changes, self._encoding())
         prepared = self._modality.prepare(recipe, self._own_folder, progress=True, log=print, run=so_far)
@@ -198,13 +200,15 @@ def check_run_data(run_dir: Path, recipe: Recipe, modality: Modality, origin: Or
     """
     own, given = run_dir / "prepared", origin.own_kept(run_dir) if origin else {}
     _check_user_prepared(recipe, given)
+    if started := read_started_run(run_dir):
+        check_not_lost(started.content, started.content.get("kept") or {}, recipe, f"--run-dir {run_dir}")
     recipe = with_kept(recipe, given)
     if not is_prepared(own) or (recipe.data.path is not None and is_prepared(Path(recipe.data.path).expanduser())):
         return check_data(recipe)
     try:
         modality.prepare(recipe, own, run=ResumedRun(None, frozenset(filter(None, _read_bad(run_dir).values()))))
     except DataMismatch as error:
-        if read_started_run(run_dir):
+        if started:
             _check_accepted(error, recipe)
         return check_data(recipe)  # a launch prepares it again
     return f"{own}, prepared by an earlier launch"

@@ -27,7 +27,7 @@ def model_lines(recipe: Recipe, config: EngineConfig, device: torch.device) -> l
 
 
 def origin_line(origin: Origin, start: StartConfig) -> str:
-    """Return the line for the terminal and for dry runs on the weights with which a new run begins."""
+    """Return the line for the terminal on the weights with which a new run begins."""
     return f"begins with the weights of {shortest(origin.path)}, step {origin.step} of {origin.recipe}; {start.in_words}"
 
 

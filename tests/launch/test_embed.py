@@ -24,7 +24,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no checkpoint": (["--from", "unsaved"], r"--from unsaved: the run has no complete checkpoint yet"),
     "no tokenizer": (
         ["--from", "untokenized"],
-        r"untokenized/prepared: the run's tokenizer is not there \(tokenizer\.model or tokenizer\.json\); put the run's prepared",
+        r"untokenized/prepared: the run's tokenizer is not there \(tokenizer\.model or",
     ),
     "no teacher": (["--from", "hf", "--weights", "teacher"], r"--from hf: a Hugging Face directory has one network and no teacher"),
     "layer 99": (["--layer", "99"], r"--layer 99: the model has 1 blocks; name 0 to 1, last or mean"),

@@ -144,5 +144,5 @@ def test_weights_of_another_shape_and_missing_files_are_one_line_on_all_ranks_an
     assert first["other"].endswith("use its recipe or name another run in start.start_from")
     assert first["gone"].startswith("start.start_from ") and first["gone"].endswith("name another run in start.start_from")
     assert first["damaged"].startswith("start.start_from ") and "rank_00000.safetensors" in first["damaged"], first["damaged"]
-    assert first["kind"].startswith(f"{checkpoint}: has no average of ")
+    assert first["kind"].startswith(f"{checkpoint}: has no tensors of the kind average, of ")
     assert first["kind"].endswith("; --set start.teacher=student does without")

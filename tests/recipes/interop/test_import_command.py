@@ -94,7 +94,17 @@ def test_a_run_without_a_tokenizer_is_trained_on_with_one_that_is_given_then(tmp
         "the checkpoint has no tokenizer, and --tokenizer names none; training needs --set data.tokenizer, as below\n"
     )
     command = done.stdout.splitlines()[-1].replace("YOUR_TEXT", "text.txt").replace("=FILE", "=own.model")
-    trained = launch(PRETRAIN["text"], [*shlex.split(command)[3:], "--set", "data.lowercase=false"], tmp_path)
+    words = [*shlex.split(command)[3:], "--set", "data.lowercase=false"]
+    for changes in ({}, {"--run-dir": "new"}):
+        lost = [changes.get(words[number - 1], word) for number, word in enumerate(words) if not word.startswith("data.tokenizer=")]
+        lost = [word for word, following in zip(lost, [*lost[1:], "--"], strict=True) if word != "--set" or not following.startswith("--")]
+        start = ["--set", "start.start_from=run"] if changes else []
+        refused = launch(PRETRAIN["text"], [*lost, *start, "--dry-run"], tmp_path)
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+        assert (
+            "was imported without the tokenizer by which its embeddings were learned; give it with --set data.tokenizer=" in refused.stderr
+        )
+    trained = launch(PRETRAIN["text"], words, tmp_path)
     assert trained.returncode == 0, trained.stderr + trained.stdout
     assert (tmp_path / "run" / "tokenizer.model").read_bytes() == sentencepiece_model()
 
