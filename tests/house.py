@@ -100,7 +100,7 @@ def read_sources(root: Path) -> list[Source]:
 
 def check_imports(source: Source) -> Iterator[str]:
     """Yield the imports that a file must not have: those of a wrong folder, and those of libraries that only few files may use."""
-    for node, name in _imports(source):
+    for node, name in imports(source):
         for pattern, forbidden in MUST_NOT_IMPORT.items():
             if source.fits(pattern) and _is_in(name, forbidden):
                 yield source.breach(node, f"{pattern} must not import {name}")
@@ -213,7 +213,7 @@ def missing_tests(paths: list[str]) -> list[str]:
     return [path for path in wanted if path not in paths]
 
 
-def _imports(source: Source) -> Iterator[tuple[ast.AST, str]]:
+def imports(source: Source) -> Iterator[tuple[ast.AST, str]]:
     """Yield every imported name in full with its node: also imports inside functions, relative ones, by import_module, or as an
     attribute."""
     package = source.path.split("/")[:-1]

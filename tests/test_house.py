@@ -2,6 +2,7 @@
 
 import ast
 import importlib.machinery
+import re
 import shutil
 import sys
 import tomllib
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.distributed import run_command
-from tests.house import FILE_CHECKS, Source, missing_tests, private_words, read_sources, repeated_classes
+from tests.house import FILE_CHECKS, Source, imports, missing_tests, private_words, read_sources, repeated_classes
 
 ROOT = Path(__file__).parent.parent
 SOURCES = read_sources(ROOT)
@@ -183,6 +184,22 @@ def test_every_package_is_installed_and_no_other() -> None:
     assert set(listed) == packages
     folders = {str(Path(source.path).parent) for source in SOURCES if source.fits("model/*.py", "recipes/*.py")}
     assert folders == {name.replace(".", "/") for name in packages}, "a folder of modules without __init__.py"
+
+
+def test_every_library_that_is_imported_is_a_dependency_with_a_tested_version() -> None:
+    """A library that only comes along with another one may leave with its next release."""
+    named = {"PIL": "pillow", "megatron": "megatron-core"}
+    files = [source for source in SOURCES if source.fits("model/*", "recipes/*", "launch/*")]
+    tops = {name.partition(".")[0] for source in files for _, name in imports(source)} - {"model", "recipes"}
+    used = {named.get(name, name) for name in tops if name not in sys.stdlib_module_names}
+    assert used - {"pyarrow"} == dependencies() - {"datasets"}, "datasets, which brings pyarrow, is imported by a function of ours"
+    tested = {line.partition("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    assert used <= tested
+
+
+def dependencies() -> set[str]:
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return {re.split(r"[<>=]", line)[0] for line in lines}
 
 
 def test_plans_and_recipes_import_no_torch(tmp_path: Path) -> None:

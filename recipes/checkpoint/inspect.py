@@ -132,7 +132,7 @@ def _origin_line(metadata: dict[str, Any]) -> str:
     versions = [f"{name} {version}" for name, version in metadata.get("versions", {}).items()]
     versions += [f"python {metadata['python']}"] if "python" in metadata else []
     commit = f", commit {metadata['git_commit'][:12]}" if metadata.get("git_commit") else ""
-    return f"written {when} with {', '.join(versions) or 'unknown versions'}{commit}; data {metadata.get('data_fingerprint', 'unknown')}"
+    return f"written {when} with {', '.join(versions) or 'unknown versions'}{commit}; data {metadata.get('data_fingerprint') or 'unknown'}"
 
 
 def parameter_lines(manifest: Manifest) -> list[str]:

@@ -83,7 +83,7 @@ def load_hub(path: str, split: str = "train") -> Any:
     if not re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?(:[\w.-]+)?", path):
         raise ConfigError(f"--data {path}: no such file or folder")
     datasets = required("datasets")
-    import httpx  # always installed with datasets, which depends on it
+    import httpx2  # a lost connection is an error of this library, and no OSError
 
     name, _, config = path.partition(":")
     try:
@@ -94,7 +94,7 @@ def load_hub(path: str, split: str = "train") -> Any:
                 raise
         known = datasets.load_dataset(name, config or None)
         return datasets.concatenate_datasets([known[chosen] for chosen in choose_names(path, list(known), split)])
-    except (OSError, ValueError, httpx.HTTPError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, httpx2.HTTPError, datasets.exceptions.DatasetsError) as error:
         raise ConfigError(
             f"--data {path}: no such file or folder, and the hub does not give it ({first_line(error)}); check the name and the network"
         ) from error

@@ -24,15 +24,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike
 
+from recipes.data.tokenizer_files import FILES, MODEL
 from recipes.errors import ConfigError, DataMismatch
 from recipes.system.durable import sync
 from recipes.system.liveness import is_alive
 
 FORMAT_VERSION = 1
 CONTENT_FILES = ("tokens.bin", "paragraph_ends.bin", "document_ends.bin", "train.npy", "valid.npy")
-KEPT = {"tokenizer.model": "data.tokenizer", "tokenizer.json": "data.tokenizer"}
-"""Files of the first prepared folder that a run uses until its end, even if it reads other data later, because its embeddings depend on
-them: file name -> setting with which the user can give the file."""
+KEPT = dict.fromkeys(FILES, "data.tokenizer")
+"""Files of the first prepared folder that a run uses until its end, as its embeddings depend on them -> setting that gives the file."""
 DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NOT_ALLOWED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG}
 FOREIGN_STALE_SECONDS = 24 * 3600
@@ -55,7 +55,7 @@ class Prepared:
     """The TextDataConfig with which the folder was made."""
     sources: dict[str, str] | None = None
     """Record of the contents of the text files (contents.Record). None if there are no files, as for data from a hub."""
-    tokenizer: str = "tokenizer.model"  # the only file name of older releases
+    tokenizer: str = MODEL  # the only file name of older releases
     encoding: int = 1
     """Version of the rules by which text became tokens (tokenizer.ENCODING). Older releases had only the first."""
 

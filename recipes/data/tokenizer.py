@@ -20,12 +20,10 @@ import sentencepiece
 from recipes.config import TextDataConfig
 from recipes.data import tokenizer_json
 from recipes.data.shards import encoding_of
+from recipes.data.tokenizer_files import FILES, MODEL
 from recipes.errors import ConfigError
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
-MODEL = "tokenizer.model"
-FILES = (tokenizer_json.FILE, MODEL)
-"""Names that a tokenizer may have in a folder. The first that is there counts. The name shows the kind."""
 ENCODING = 2
 """Version of encode(). 1: a sentencepiece model gets a paragraph in pieces of at most 2,000 characters. 2: whole, as its export does."""
 MAX_PIECE_CHARACTERS = 2000

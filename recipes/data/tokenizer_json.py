@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import tokenizers
 
+from recipes.data.tokenizer_files import JSON
 from recipes.errors import ConfigError, first_line
 
-FILE = "tokenizer.json"
+FILE = JSON
 NAMES = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
 """Role -> name of the special symbol in a canonical file, in the order of the ids. `<mask>` is the last symbol of all."""
 UNK = list(NAMES).index("unk")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from recipes.cluster.environment import world_from_environment
 from recipes.errors import ConfigError
 from recipes.interop.consolidate import KIND_OF
+from recipes.interop.hf_files import CONFIG, WEIGHTS
 from recipes.interop.stored_run import StoredRun, find_stored_run
 from recipes.values import path_argument
 
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
     from recipes.interop.hf_tensors import HfTensors
     from recipes.interop.import_source import ImportSource
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-MODEL_TYPES = "data2vec-"
-"""Beginning of config.json's model_type in every folder that --force may replace."""
+EXPORT_FILES = "data2vec_export_files"
+"""Key of the weights' metadata by which an export is recognised. The value is the JSON list of the names of its files."""
 
 
 def add_command(commands: Any) -> None:
@@ -60,7 +60,7 @@ def export(run: StoredRun, weights: str, out: Path, *, replace: bool = False) ->
     from recipes.interop.import_source import ImportSource
     from recipes.interop.stored_weights import StoredWeights
 
-    hf_format = format_of_modality(run.recipe.modality)[1]
+    hf_format = format_of_modality(run.recipe.modality)
     source = ImportSource(run.run_dir)
     decided = hf_format.config_of(run.recipe) | {"architectures": hf_format.own_config["architectures"]}  # without a task's head
     config = _config(source.config or hf_format.own_config, decided)
@@ -72,10 +72,11 @@ def export(run: StoredRun, weights: str, out: Path, *, replace: bool = False) ->
     tensors = HfTensors(stored, hf_format, run.recipe, config, source)
     tensors.check()
     small = _small_files(run, weights, target, tensors=tensors, source=source) | {CONFIG: _json(config)}
+    metadata = {"format": "pt", EXPORT_FILES: json.dumps(sorted([*small, WEIGHTS]))}
     with ExitStack() as stack, atomic_folder(target) as folder:  # the new folder is complete before the old one is moved
         for name, content in small.items():
             (folder / name).write_bytes(content)
-        write_tensors(folder / WEIGHTS, tensors.shapes, tensors.tensors(), {"format": "pt"})
+        write_tensors(folder / WEIGHTS, tensors.shapes, tensors.tensors(), metadata)
         size = (folder / WEIGHTS).stat().st_size
         if target.exists():
             stack.enter_context(moved_aside(target))
@@ -97,27 +98,38 @@ def _check_target(target: Path, out: Path, replace: bool) -> None:
         return
     if not replace:
         raise ConfigError(f"--out {out}: exists already; name another folder, or replace an earlier export with --force")
-    if not _is_export(target):
+    names = _exported_names(target)
+    if names is None:
+        raise ConfigError(f"--out {out}: is no export ({WEIGHTS} has no mark of one), so --force does not replace it; name another folder")
+    others = sorted({path.name for path in target.iterdir()} - names)
+    if others:
         raise ConfigError(
-            f"--out {out}: is no export (no {WEIGHTS}, or no {CONFIG} with model_type {MODEL_TYPES}*), so --force does not replace it"
+            f"--out {out}: {len(others)} files there are not of the export, such as {others[0]}, so --force does not replace it; "
+            "move them away or name another folder"
         )
 
 
-def _is_export(folder: Path) -> bool:
+def _exported_names(folder: Path) -> set[str] | None:
+    """Return the names of all files that the export in the folder was written with; None if there is no export. A model that another
+    program has saved there is none."""
+    from safetensors import SafetensorError, safe_open
+
     if folder.is_symlink() or not (folder / WEIGHTS).is_file():
-        return False
+        return None
     try:
-        return str(json.loads((folder / CONFIG).read_text())["model_type"]).startswith(MODEL_TYPES)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError):
+        return None
+    return set(json.loads(metadata[EXPORT_FILES])) if EXPORT_FILES in metadata else None
 
 
 def _small_files(run: StoredRun, weights: str, target: Path, *, tensors: "HfTensors", source: "ImportSource") -> dict[str, bytes]:
     """Return name -> content of the files beside weights and config.json. `target`: where the export will be."""
+    from recipes.interop.hf_format import format_of_modality
     from recipes.interop.model_card import NAME, Exported, model_card
-    from recipes.interop.processors import PROCESSORS
 
-    processor = PROCESSORS[run.recipe.modality](run.recipe, run.run_dir)
+    processor = format_of_modality(run.recipe.modality).processor(run.recipe, run.run_dir)
     exported = Exported(
         run=run,
         manifest=tensors.manifest,

@@ -9,25 +9,31 @@ from functools import lru_cache
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError as HttpStatusError
 from urllib.request import urlopen
 
 import torch
+from httpx2 import HTTPError
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from recipes.errors import ConfigError, first_line
+from recipes.interop.hf_files import CONFIG, WEIGHTS
 
-CONFIG = "config.json"
-SAFETENSORS, BIN = "model.safetensors", "pytorch_model.bin"
+BIN = "pytorch_model.bin"
 INDEX = ".index.json"
 OPEN_FILES = 8
 HUB_SECONDS = 5.0
 """How long the hub may take to answer. Its client would try again for minutes."""
-FILES = ("*.json", "*.safetensors", "*.bin", "*.model", "*.txt")
+FILES = ("*.json", "*.safetensors", "*.model", "*.txt")
 """Patterns of the files that are downloaded from the hub."""
+BINS = "*.bin"
+"""Pattern of the files that are downloaded too if a model has no safetensors. Many models have the same weights in both forms."""
+HUB_ERRORS = (HFValidationError, HTTPError, RuntimeError, OSError)
+"""What snapshot_download() raises. For a connection that is lost during a download, httpx2 raises HTTPError and hf_xet RuntimeError, which
+are no OSErrors."""
 
 
 class HfFolder:
@@ -61,9 +67,9 @@ class HfFolder:
 
     def _find_files(self) -> dict[str, str]:
         """Return tensor name -> file name. Raises: ConfigError."""
-        for name in (SAFETENSORS, BIN):
+        for name in (WEIGHTS, BIN):
             if (self.path / f"{name}{INDEX}").exists():
-                file_of = self._json(f"{name}{INDEX}").get("weight_map", {})
+                file_of = self._weight_map(f"{name}{INDEX}")
                 missing = sorted({file for file in file_of.values() if not (self.path / file).exists()})
                 if missing:
                     found = f"{len(missing)} of its {len(set(file_of.values()))} files of weights are missing, such as {missing[0]}"
@@ -71,7 +77,14 @@ class HfFolder:
                 return file_of
             if (self.path / name).exists():
                 return dict.fromkeys(self._open_file(name).keys(), name)
-        raise ConfigError(f"{self.source}: has neither {SAFETENSORS} nor {BIN}, nor an index of shards; copy the weights there")
+        raise ConfigError(f"{self.source}: has neither {WEIGHTS} nor {BIN}, nor an index of shards; copy the weights there")
+
+    def _weight_map(self, name: str) -> dict[str, str]:
+        """Return tensor name -> file name, as the index `name` has it. Raises: ConfigError."""
+        file_of = self._json(name).get("weight_map")
+        if not isinstance(file_of, dict) or not all(isinstance(file, str) for file in file_of.values()):
+            raise ConfigError(f"{self.source}: {name} has no weight_map from tensors to files; copy it again")
+        return file_of
 
     def _open_file(self, name: str) -> Any:
         """Open one file of tensors. Raises: ConfigError if it is damaged, or holds anything but tensors."""
@@ -127,16 +140,24 @@ def find_hf_folder(name: str, flag: str = "--from ") -> Path:
         return path
     cached = not _answers()
     try:
-        return Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=cached))
+        return _download(name, cached)
     except LocalEntryNotFoundError:
         raise ConfigError(
             f"{flag}{name}: no such folder, and the Hugging Face hub ({constants.ENDPOINT}) does not give it: no answer, and no copy "
             "of an earlier download; name a local directory"
         ) from None
-    except (HFValidationError, HfHubHTTPError, OSError) as error:
+    except HUB_ERRORS as error:
         raise ConfigError(
             f"{flag}{name}: no such folder, and the Hugging Face hub does not give it ({first_line(error)}); name a local directory"
         ) from None
+
+
+def _download(name: str, cached: bool) -> Path:
+    """Return the folder with a copy of the model `name` of the hub. `cached`: only of an earlier download. Raises: HUB_ERRORS."""
+    folder = Path(snapshot_download(name, allow_patterns=list(FILES), local_files_only=cached))
+    if (folder / WEIGHTS).exists() or (folder / f"{WEIGHTS}{INDEX}").exists():
+        return folder
+    return Path(snapshot_download(name, allow_patterns=[*FILES, BINS], local_files_only=cached))
 
 
 def _answers() -> bool:
@@ -146,7 +167,7 @@ def _answers() -> bool:
     try:
         with urlopen(constants.ENDPOINT, timeout=HUB_SECONDS):
             return True
-    except HTTPError:
+    except HttpStatusError:
         return True  # an answer, whatever it says
     except (OSError, HTTPException, ValueError):
         return False

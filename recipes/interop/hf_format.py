@@ -1,7 +1,9 @@
-"""The Hugging Face formats of data2vec: for each modality the functions that convert configurations and parameter names. No files."""
+"""The Hugging Face formats of data2vec: for each modality the functions that convert configurations, parameter names and the
+files beside the weights. Reads and writes no files itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -10,11 +12,17 @@ from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop import hf_speech, hf_text, hf_vision
 from recipes.interop.expressible import ELSE, Expressible
+from recipes.interop.imported_tokenizer import ImportedTokenizer, no_tokenizer, text_tokenizer
 from recipes.interop.names import NameTable
+from recipes.interop.processors import (
+    Processor,
+    speech_preprocessor,
+    speech_processor,
+    text_processor,
+    vision_preprocessor,
+    vision_processor,
+)
 from recipes.interop.shapes import Shapes
-from recipes.speech import speech_base
-from recipes.text import text_base
-from recipes.vision import vision_base
 
 
 @dataclass(frozen=True)
@@ -22,8 +30,6 @@ class HfFormat:
     """How a data2vec model of one modality is stored in a Hugging Face directory."""
 
     modality: str
-    template: Callable[[], Recipe]
-    """The recipe whose settings an imported run has for all that the directory does not say: data, optimizer, schedule."""
     recipe_of: Callable[[Recipe, dict[str, Any]], Recipe]
     """(template, config.json) -> recipe with the front-end and encoder of that configuration. Raises: ConfigError."""
     names: Callable[[Recipe], NameTable]
@@ -39,6 +45,16 @@ class HfFormat:
     """Fields of config.json that no recipe decides, for a model that was not imported."""
     shapes: Callable[[dict[str, Any]], Shapes]
     """config.json -> name and shape of all tensors that transformers' class has."""
+    processor: Callable[[Recipe, Path], Processor]
+    """(recipe, run dir) -> what an export has from which transformers prepares inputs. Raises: ConfigError."""
+    preprocessor: Callable[[Recipe], dict[str, Any]] | None = None
+    """Recipe -> preprocessor_config.json if samples are prepared in this project's way. None: the modality has no such file."""
+    tokenizer: Callable[[Path, Recipe, Path | None], ImportedTokenizer] = no_tokenizer
+    """(directory, recipe, --tokenizer) -> the tokenizer that an imported run keeps. Raises: ConfigError."""
+    fit: Callable[[Any, Any], Recipe] | None = None
+    """(recipe, template) -> recipe with data and masks that fit its front-end. None: those of any template fit."""
+    may_lack: Callable[[dict[str, Any]], tuple[str, ...]] = lambda config: ()
+    """config.json -> beginnings of names that its directory may lack, besides those that any directory may lack."""
     untrained: Callable[[str, tuple[int, ...]], Tensor] | None = None
     """(name, shape) -> values of a tensor of transformers' class that is not part of data2vec. None: there are no such tensors."""
 
@@ -46,7 +62,6 @@ class HfFormat:
 FORMATS: dict[str, HfFormat] = {
     "data2vec-text": HfFormat(
         modality="text",
-        template=text_base,
         recipe_of=hf_text.text_recipe,
         names=hf_text.text_names,
         prefix=hf_text.PREFIX,
@@ -54,11 +69,13 @@ FORMATS: dict[str, HfFormat] = {
         expressible=hf_text.EXPRESSIBLE,
         own_config=hf_text.OWN_CONFIG,
         shapes=hf_text.text_shapes,
+        processor=text_processor,
+        tokenizer=text_tokenizer,
+        fit=hf_text.fit_text,
         untrained=hf_text.text_untrained,
     ),
     "data2vec-audio": HfFormat(
         modality="speech",
-        template=speech_base,
         recipe_of=hf_speech.speech_recipe,
         names=hf_speech.speech_names,
         prefix=hf_speech.PREFIX,
@@ -66,10 +83,11 @@ FORMATS: dict[str, HfFormat] = {
         expressible=hf_speech.EXPRESSIBLE,
         own_config=hf_speech.OWN_CONFIG,
         shapes=hf_speech.speech_shapes,
+        processor=speech_processor,
+        preprocessor=speech_preprocessor,
     ),
     "data2vec-vision": HfFormat(
         modality="vision",
-        template=vision_base,
         recipe_of=hf_vision.vision_recipe,
         names=hf_vision.vision_names,
         prefix=hf_vision.PREFIX,
@@ -77,6 +95,10 @@ FORMATS: dict[str, HfFormat] = {
         expressible=hf_vision.EXPRESSIBLE,
         own_config=hf_vision.OWN_CONFIG,
         shapes=hf_vision.vision_shapes,
+        processor=vision_processor,
+        preprocessor=vision_preprocessor,
+        fit=hf_vision.fit_vision,
+        may_lack=hf_vision.vision_may_lack,
     ),
 }
 """By config.json's `model_type`."""
@@ -90,10 +112,10 @@ def format_of_config(config: dict[str, Any], source: str) -> HfFormat:
     return FORMATS[model_type]
 
 
-def format_of_modality(modality: str) -> tuple[str, HfFormat]:
-    """Return (model_type, format) of a modality. Raises: ConfigError if transformers has no data2vec class for it."""
-    for model_type, one in FORMATS.items():
+def format_of_modality(modality: str) -> HfFormat:
+    """Return the format of a modality. Raises: ConfigError if transformers has no data2vec class for it."""
+    for one in FORMATS.values():
         if one.modality == modality:
-            return model_type, one
+            return one
     there = ", ".join(one.modality for one in FORMATS.values())
     raise ConfigError(f"modality {modality}: transformers has no data2vec class for it, only for {there}; {ELSE}")

@@ -2,6 +2,7 @@
 Writes nothing."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,19 +12,21 @@ from typing import Any
 from torch import Tensor
 
 from recipes.config import Recipe
-from recipes.data.images import IMAGENET_MEAN, IMAGENET_STD
-from recipes.errors import ConfigError
 from recipes.interop.foreign_weights import ForeignWeights
-from recipes.interop.hf_folder import CONFIG, HfFolder, find_hf_folder
+from recipes.interop.hf_files import CONFIG, PREPROCESSOR
+from recipes.interop.hf_folder import HfFolder, find_hf_folder
 from recipes.interop.hf_format import HfFormat, format_of_config
-from recipes.interop.hf_text import TOKEN_TYPES, TOKENS
+from recipes.interop.hf_text import TOKEN_TYPES, TOKENS, fold_token_types, has_token_type
 from recipes.interop.imported_model import ImportedModel
 from recipes.interop.imported_recipe import described_by, fitted, readable, template_of
-from recipes.interop.imported_tokenizer import ImportedTokenizer, given_tokenizer, tokenizer_of_folder
 
-PREPROCESSOR = "preprocessor_config.json"
 BUFFERS = ("position_ids", "token_type_ids", "relative_position_index")
 """Ends of names of tensors that older releases of transformers saved, and newer ones compute."""
+MAY_LACK = ("head.", "trunk.frontend.mask_vector")
+"""Beginnings of names that may be missing. No such directory has a regression head, and some models have no mask vector."""
+CLASS_NAMES = ("feature_extractor_type", "image_processor_type")
+NO_COMMON_DEFAULT = ("size", "resample", "do_center_crop")
+"""Settings of preprocessor_config.json for which the classes of transformers have different defaults."""
 SAME = 1e-6
 
 
@@ -45,7 +48,7 @@ def read_hf_folder(folder: HfFolder, name: str, recipe_name: str | None = None, 
     form = format_of_config(folder.config, source)
     template = template_of(form.modality, recipe_name)
     recipe = readable(_recipe(form, folder.config, template, source), source)
-    kept = READ_TOKENIZER.get(form.modality, _no_tokenizer)(folder.path, recipe, tokenizer)
+    kept = form.tokenizer(folder.path, recipe, tokenizer)
     names, prefix, notes = _names(folder, form)
     reader = _Reader(folder, prefix, names)
     weights = ForeignWeights(form.names(recipe), names, reader.read, source)
@@ -54,11 +57,11 @@ def read_hf_folder(folder: HfFolder, name: str, recipe_name: str | None = None, 
         template,
         weights,
         teacher=None,
-        may_lack=_may_lack(folder.config),
+        may_lack=(*MAY_LACK, *form.may_lack(folder.config)),
         origin={"from": name, "format": "huggingface", "model_type": folder.config["model_type"]},
         tokenizer=kept,
         unread=reader.unread(weights.unread),
-        notes=(*notes, *_notes_on_processor(folder.path, recipe)),
+        notes=(*notes, *_notes_on_processor(folder.path, form, recipe)),
     )
 
 
@@ -86,21 +89,13 @@ def _names(folder: HfFolder, form: HfFormat) -> tuple[list[str], str, list[str]]
     return inner, form.prefix, note
 
 
-def _may_lack(config: dict[str, Any]) -> tuple[str, ...]:
-    """Return the beginnings of names that may be missing. No such directory has a regression head, and some models have no mask vector. A
-    model that averages its outputs has no norm after its last block."""
-    common = ("head.", "trunk.frontend.mask_vector")
-    return (*common, "trunk.encoder.final_norm.") if config.get("use_mean_pooling") else common
-
-
 class _Reader:
     """Reads tensors of a directory by their names without prefix. The type of a token, of which data2vec has one, is added to every row
     of the token table."""
 
     def __init__(self, folder: HfFolder, prefix: str, names: list[str]) -> None:
         self._folder, self._prefix = folder, prefix
-        types = self._plain(TOKEN_TYPES) if TOKEN_TYPES in names else None
-        self._type_D = None if types is None or not types[:1].any() else types[0]  # adding zeros would turn -0.0 into 0.0
+        self._types = {TOKEN_TYPES: self._plain(TOKEN_TYPES)} if TOKEN_TYPES in names else {}
 
     def _plain(self, name: str) -> Tensor:
         return self._folder.tensor(self._prefix + name)
@@ -108,36 +103,18 @@ class _Reader:
     def read(self, name: str) -> Tensor:
         """Return the tensor as this project needs it."""
         tensor = self._plain(name)
-        if name != TOKENS or self._type_D is None or tensor.shape[-1:] != self._type_D.shape:
-            return tensor
-        return tensor + self._type_D
+        return fold_token_types({**self._types, TOKENS: tensor})[TOKENS] if name == TOKENS else tensor
 
     def unread(self, names: list[str]) -> dict[str, Callable[[], Tensor]]:
         """Return the functions that read what an export needs to write the directory's tensors again."""
         wanted = [name for name in names if not name.endswith(BUFFERS)]
-        return {name: partial(self._plain, name) for name in (*wanted, *([TOKENS] if self._type_D is not None else []))}
+        return {name: partial(self._plain, name) for name in (*wanted, *([TOKENS] if has_token_type(self._types) else []))}
 
 
-def _text_tokenizer(folder: Path, recipe: Any, given: Path | None) -> ImportedTokenizer:
-    vocab_size = recipe.frontend.vocab_size
-    return given_tokenizer(given, vocab_size) if given else tokenizer_of_folder(folder, vocab_size)
-
-
-def _no_tokenizer(folder: Path, recipe: Recipe, given: Path | None) -> ImportedTokenizer:
-    if given is not None:
-        raise ConfigError(f"--tokenizer {given}: a model of modality {recipe.modality} reads no tokens; leave it out")
-    return ImportedTokenizer()
-
-
-READ_TOKENIZER: dict[str, Callable[[Path, Any, Path | None], ImportedTokenizer]] = {"text": _text_tokenizer}
-"""Modality -> function that returns the tokenizer of a directory, for modalities that have one."""
-
-
-def _notes_on_processor(folder: Path, recipe: Recipe) -> list[str]:
+def _notes_on_processor(folder: Path, form: HfFormat, recipe: Recipe) -> list[str]:
     """Return a line if the directory has no preprocessor_config.json though its modality has one, or if its samples are prepared in
     another way than this project does it."""
-    expected_of = PROCESSORS.get(recipe.modality)
-    if expected_of is None:
+    if form.preprocessor is None:
         return []
     try:
         stored = json.loads((folder / PREPROCESSOR).read_text())
@@ -147,29 +124,22 @@ def _notes_on_processor(folder: Path, recipe: Recipe) -> list[str]:
         stored = None
     if not isinstance(stored, dict):
         return [f"{PREPROCESSOR} cannot be read; samples are prepared in this project's way"]
-    expected = {key: value for key, value in expected_of(recipe, stored).items() if key in stored}
-    others = [f"{key} {stored[key]} (here {value})" for key, value in expected.items() if not _is_same(stored[key], value)]
+    expected = {key: value for key, value in form.preprocessor(recipe).items() if key not in CLASS_NAMES}
+    others = [f"{key} {stored.get(key)} (here {value})" for key, value in expected.items() if not _is_same(key, stored.get(key), value)]
     return [f"its {PREPROCESSOR} prepares samples in another way than this project: {', '.join(others)}"] if others else []
 
 
-def _is_same(stored: Any, value: Any) -> bool:
-    if isinstance(value, int) and isinstance(stored, dict):  # a size, as a number or by height and width
-        return bool(stored) and all(number == value for number in stored.values())
-    if isinstance(value, list) and isinstance(stored, list) and len(value) == len(stored):
-        return all(isinstance(one, int | float) and abs(one - two) < SAME for one, two in zip(stored, value, strict=True))
-    return stored == value
+def _is_same(key: str, stored: Any, value: Any) -> bool:
+    """True if a setting of preprocessor_config.json has the value of this project. `stored`: None if the file does not have it."""
+    if stored is None:
+        return key not in NO_COMMON_DEFAULT
+    if isinstance(value, dict):  # a size; a number stands for both sides
+        sides = stored if isinstance(stored, dict) else {"height": stored, "width": stored}
+        return {name: number for name, number in sides.items() if number is not None} == value
+    if isinstance(value, list):
+        return isinstance(stored, list) and len(stored) == len(value) and all(map(_is_close, stored, value))
+    return _is_close(stored, value) if isinstance(value, float) else stored == value
 
 
-def _image_processor(recipe: Any, stored: dict[str, Any]) -> dict[str, Any]:
-    normalized = {"do_normalize": True, "image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}
-    size = "crop_size" if stored.get("do_center_crop") else "size"
-    return {**normalized, "do_rescale": True, size: recipe.frontend.image_size}
-
-
-def _audio_processor(recipe: Any, stored: dict[str, Any]) -> dict[str, Any]:
-    return {"do_normalize": True, "sampling_rate": recipe.data.sample_rate, "feature_size": 1}
-
-
-PROCESSORS: dict[str, Callable[[Any, dict[str, Any]], dict[str, Any]]] = {"vision": _image_processor, "speech": _audio_processor}
-"""Modality -> function of (recipe, content of preprocessor_config.json): what the file contains if its samples are prepared in this
-project's way."""
+def _is_close(stored: Any, value: float) -> bool:
+    return isinstance(stored, int | float) and math.isclose(stored, value, rel_tol=SAME)

@@ -1,5 +1,6 @@
 """Hugging Face Data2VecText: conversion of its parameter names and its configuration to this project's. No files."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -68,12 +69,17 @@ def text_names(recipe: Recipe) -> NameTable:
     )
 
 
+def has_token_type(state: Mapping[str, Tensor]) -> bool:
+    """True if there is a table of token types and its first row is not zero. Adding zeros would turn -0.0 into 0.0."""
+    return TOKEN_TYPES in state and bool(state[TOKEN_TYPES][:1].any())
+
+
 def fold_token_types(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors of the same model without token types: the first row of their table (the only one, and zero in data2vec) is
-    added to every row of the token table. Without such a table, return the tensors unchanged."""
-    if TOKEN_TYPES not in state:
-        return state
+    added to every row of the token table. Without such a table, or if its rows have another length, return the tokens unchanged."""
     folded = {name: tensor for name, tensor in state.items() if name != TOKEN_TYPES}
+    if not has_token_type(state) or state[TOKENS].shape[-1] != state[TOKEN_TYPES].shape[-1]:
+        return folded
     return {**folded, TOKENS: state[TOKENS] + state[TOKEN_TYPES][0]}
 
 
@@ -100,6 +106,13 @@ def text_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
         frontend=TextFrontendConfig(vocab_size=config["vocab_size"], max_positions=config["max_position_embeddings"] - 2),
         teacher=replace(template.teacher, average_top_k_layers=config["num_hidden_layers"]),
     )
+
+
+def fit_text(recipe: Any, template: Any) -> Recipe:
+    """Return the recipe with texts and masks no longer than its positions. It had those of `template`."""
+    length = min(recipe.data.sequence_length, recipe.frontend.max_positions)
+    data = replace(recipe.data, sequence_length=length)
+    return replace(recipe, data=data, mask=replace(recipe.mask, length=min(recipe.mask.length, length)))
 
 
 def text_config(recipe: Recipe) -> dict[str, Any]:

@@ -136,6 +136,17 @@ def _relative_bias(config: dict[str, Any]) -> Literal["shared", "per_layer", "no
     return "shared" if shared else "per_layer" if per_layer else "none"
 
 
+def fit_vision(recipe: Any, template: Any) -> Recipe:
+    """Return the recipe with masks that fit its grid of patches: in proportion to those of `template`, if its own do not fit."""
+    mask, grid = recipe.mask, recipe.frontend.grid
+    if mask.num_patches < grid**2 and mask.min_block <= min(mask.num_patches, mask.max_block, (grid - 1) ** 2):
+        return recipe
+    num_patches = max(1, mask.num_patches * grid**2 // template.frontend.grid**2)
+    max_block = min(mask.max_block, num_patches)
+    min_block = max(1, min(mask.min_block * grid**2 // template.frontend.grid**2, max_block, (grid - 1) ** 2))
+    return replace(recipe, mask=replace(mask, num_patches=num_patches, min_block=min_block, max_block=max_block))
+
+
 def vision_config(recipe: Recipe) -> dict[str, Any]:
     """Return the fields of a Data2VecVision configuration that this recipe decides: the inverse of vision_recipe.
 
@@ -164,6 +175,16 @@ def vision_config(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def averages_outputs(config: dict[str, Any]) -> bool:
+    """True if the pooled output is an average. Then transformers' class has no LayerNorm after the last block. True is its default."""
+    return bool(config.get("use_mean_pooling", True))
+
+
+def vision_may_lack(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return the beginnings of names of this project that a directory with this configuration may lack."""
+    return ("trunk.encoder.final_norm.",) if averages_outputs(config) else ()
+
+
 def vision_shapes(config: dict[str, Any]) -> Shapes:
     """Return name -> shape of all tensors that transformers' Data2VecVisionModel with this configuration has."""
     hidden, patch, grid = config["hidden_size"], config["patch_size"], config["image_size"] // config["patch_size"]
@@ -179,7 +200,7 @@ def vision_shapes(config: dict[str, Any]) -> Shapes:
         shapes |= {f"{attention}{name}.bias": (hidden,) for name in ("query", "value")}
         shapes |= {f"{attention}{name}": shape for name, shape in table.items() if config["use_relative_position_bias"]}
         shapes |= _layer_shapes(layer, config)
-    return shapes if config.get("use_mean_pooling", True) else shapes | affine("layernorm", hidden)
+    return shapes if averages_outputs(config) else shapes | affine("layernorm", hidden)
 
 
 def _layer_shapes(layer: str, config: dict[str, Any]) -> Shapes:

@@ -12,8 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from recipes.errors import ConfigError, first_line
+from recipes.interop.hf_files import CONFIG
 
-FOLDER, CONFIG, UNREAD = "huggingface", "config.json", "unread.safetensors"
+FOLDER, UNREAD = "huggingface", "unread.safetensors"
 
 
 class ImportSource:

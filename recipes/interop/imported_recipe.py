@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model.frontends.config import TextFrontendConfig, VisionFrontendConfig
 from recipes.catalog import RECIPES
 from recipes.check import check_modality, check_network, check_recipe, named_recipe
 from recipes.config import Recipe
 from recipes.data.tokenizer import is_lowercasing
 from recipes.errors import ConfigError
+from recipes.interop.hf_format import format_of_modality
 from recipes.interop.imported_tokenizer import ImportedTokenizer
 from recipes.settings import differences, recipe_to_dict
 from recipes.values import text_of_value
@@ -57,7 +57,7 @@ def fitted(recipe: Recipe, template: Recipe, tokenizer: ImportedTokenizer, sourc
 
     Raises: ConfigError, beginning with `source`, if it is no valid recipe even so.
     """
-    fit = FITS.get(type(recipe.frontend))
+    fit = format_of_modality(recipe.modality).fit
     recipe = fit(recipe, template) if fit else recipe
     if tokenizer.file:
         recipe = _with_case(recipe, is_lowercasing(tokenizer.file))
@@ -70,26 +70,6 @@ def fitted(recipe: Recipe, template: Recipe, tokenizer: ImportedTokenizer, sourc
 
 def _with_case(recipe: Any, lowercase: bool) -> Recipe:
     return replace(recipe, data=replace(recipe.data, lowercase=lowercase))
-
-
-def _fit_text(recipe: Any, template: Any) -> Recipe:
-    length = min(recipe.data.sequence_length, recipe.frontend.max_positions)
-    data = replace(recipe.data, sequence_length=length)
-    return replace(recipe, data=data, mask=replace(recipe.mask, length=min(recipe.mask.length, length)))
-
-
-def _fit_vision(recipe: Any, template: Any) -> Recipe:
-    mask, grid = recipe.mask, recipe.frontend.grid
-    if mask.num_patches < grid**2 and mask.min_block <= min(mask.num_patches, mask.max_block, (grid - 1) ** 2):
-        return recipe
-    num_patches = max(1, mask.num_patches * grid**2 // template.frontend.grid**2)
-    max_block = min(mask.max_block, num_patches)
-    min_block = max(1, min(mask.min_block * grid**2 // template.frontend.grid**2, max_block, (grid - 1) ** 2))
-    return replace(recipe, mask=replace(mask, num_patches=num_patches, min_block=min_block, max_block=max_block))
-
-
-FITS: dict[type, Callable[[Any, Any], Recipe]] = {TextFrontendConfig: _fit_text, VisionFrontendConfig: _fit_vision}
-"""Class of the front-end -> function that fits data and masks to it."""
 
 
 def next_command(recipe: Recipe, template: Recipe, named: str, run_dir: Path, extra: Mapping[str, str]) -> str:

@@ -23,7 +23,8 @@ from recipes.config import Recipe
 from recipes.data.shards import atomic_folder
 from recipes.data.tokenizer import ENCODING
 from recipes.engine.shards import MOMENTS
-from recipes.interop.import_source import CONFIG, FOLDER, UNREAD
+from recipes.interop.hf_files import CONFIG
+from recipes.interop.import_source import FOLDER, UNREAD
 from recipes.interop.imported_model import ImportedModel, fill
 from recipes.interop.imported_tokenizer import ImportedTokenizer
 from recipes.modalities.registry import modality_of
@@ -42,10 +43,9 @@ def write_imported_run(run_dir: Path, model: ImportedModel) -> list[str]:
         parameters = dict(_build_network(model.recipe).named_parameters())
     new = fill(parameters, model)
     with atomic_folder(run_dir.resolve()) as folder:
-        info = {**launch_info(), "imported": model.origin}
+        info = {**launch_info(), "imported": model.origin, **_write_tokenizer(folder, model.tokenizer)}
         config = {"recipe": recipe_to_dict(model.recipe), **info}
         write_whole(folder, parameters, _values(parameters, model), {**config, "spikes": {}, "time": time.time()})
-        config |= _write_tokenizer(folder, model.tokenizer)
         _write_source(folder, model)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         event = {"time": time.time(), "event": "import", "step": 0, **model.origin}
@@ -79,7 +79,8 @@ def _tensor_of(parameter: nn.Parameter) -> Tensor:
 
 
 def _write_tokenizer(folder: Path, tokenizer: ImportedTokenizer) -> dict[str, Any]:
-    """Write the tokenizer to the two places where a run has it. Return what config.json records about it; {} if the model reads none."""
+    """Write the tokenizer to the two places where a run has it. Return what config.json and the manifest record about it; {} if the model
+    reads none."""
     if tokenizer.file is None:
         return {"encoding": ENCODING} if tokenizer.is_needed else {}
     (folder / "prepared").mkdir()

@@ -3,14 +3,15 @@ the rows of the model's embeddings as they are, so a tokenizer that would have t
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
 from recipes.data import tokenizer_json
-from recipes.data.tokenizer import MODEL, TokenizerFile, read_tokenizer
+from recipes.data.tokenizer import FILES, MODEL, TokenizerFile, read_tokenizer
 from recipes.errors import ConfigError
 
-TOKENIZER_FILES = (MODEL, tokenizer_json.FILE, "vocab.json", "vocab.txt", "merges.txt", "sentencepiece.bpe.model", "spiece.model")
+TOKENIZER_FILES = (*FILES, "vocab.json", "vocab.txt", "merges.txt", "sentencepiece.bpe.model", "spiece.model")
 """Files by which a directory shows that it has a tokenizer."""
 REMEDY = "training needs --set data.tokenizer, as below"
 
@@ -30,6 +31,19 @@ class ImportedTokenizer:
 def given_tokenizer(path: Path, vocab_size: int) -> ImportedTokenizer:
     """Return the tokenizer at `path`, a file or a folder. Raises: ConfigError if its ids are not the rows of `vocab_size` embeddings."""
     return ImportedTokenizer(_read(path, vocab_size))
+
+
+def text_tokenizer(folder: Path, recipe: Any, given: Path | None) -> ImportedTokenizer:
+    """Return the tokenizer of a text model: that at `given`, else that of its Hugging Face directory. Raises: ConfigError."""
+    vocab_size = recipe.frontend.vocab_size
+    return given_tokenizer(given, vocab_size) if given else tokenizer_of_folder(folder, vocab_size)
+
+
+def no_tokenizer(folder: Path, recipe: Any, given: Path | None) -> ImportedTokenizer:
+    """Return no tokenizer, for a model that reads no tokens. Raises: ConfigError if one is given."""
+    if given is not None:
+        raise ConfigError(f"--tokenizer {given}: a model of modality {recipe.modality} reads no tokens; leave it out")
+    return ImportedTokenizer()
 
 
 def tokenizer_of_folder(folder: Path, vocab_size: int) -> ImportedTokenizer:

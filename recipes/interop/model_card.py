@@ -92,7 +92,7 @@ def facts(exported: Exported) -> dict[str, Any]:
         "steps": f"{counters.step:,}",
         "samples": f"{counters.samples:,}",
         "tokens": f"{counters.tokens:,}",
-        "data fingerprint": metadata.get("data_fingerprint", "unknown"),
+        "data fingerprint": metadata.get("data_fingerprint") or "unknown",
         "command": f"`{' '.join(map(str, command))}`" if command else "unknown",
         "release": content.get("release", "unknown"),
         "commit": metadata.get("git_commit", "unknown"),

@@ -18,7 +18,8 @@ from recipes.checkpoint.layout import read_manifest
 from recipes.config import Recipe
 from recipes.data.tokenizer import StoredTokenizer, stored_tokenizer
 from recipes.errors import ConfigError
-from recipes.interop.hf_folder import CONFIG, HfFolder, find_hf_folder
+from recipes.interop.hf_files import CONFIG
+from recipes.interop.hf_folder import HfFolder, find_hf_folder
 from recipes.interop.hf_import import read_hf_folder
 from recipes.interop.imported_model import fill
 from recipes.interop.trunk import build_trunk, find_run, load_trunk

@@ -2,17 +2,15 @@
 those of this project. Torch-free."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.config import Recipe
 from recipes.data.images import EVAL_CROP_RATIO, IMAGENET_MEAN, IMAGENET_STD
 from recipes.data.tokenizer import FILES, find_tokenizer
+from recipes.interop.hf_files import PREPROCESSOR
 from recipes.interop.tokenizer_export import export_tokenizer
 
-PREPROCESSOR = "preprocessor_config.json"
 BICUBIC = 3
 """Number of the bicubic filter in Pillow and in preprocessor_config.json."""
 
@@ -45,9 +43,9 @@ def text_processor(recipe: Any, run_dir: Path) -> Processor:
     return Processor(exported.files, exported.notes, usage)
 
 
-def speech_processor(recipe: Any, run_dir: Path) -> Processor:
-    """Return the file of a feature extractor that normalises each waveform to zero mean and unit variance."""
-    content = {
+def speech_preprocessor(recipe: Any) -> dict[str, Any]:
+    """Return preprocessor_config.json of a feature extractor that normalises each waveform to zero mean and unit variance."""
+    return {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "do_normalize": True,
         "feature_size": 1,
@@ -56,6 +54,10 @@ def speech_processor(recipe: Any, run_dir: Path) -> Processor:
         "return_attention_mask": True,
         "sampling_rate": recipe.data.sample_rate,
     }
+
+
+def speech_processor(recipe: Any, run_dir: Path) -> Processor:
+    """Return the file of the feature extractor."""
     notes = (
         "The feature extractor of transformers adds 1e-7 to the variance of a waveform, this project adds 1e-5. So a recording with "
         "variance v becomes sqrt((v + 1e-5) / (v + 1e-7)) times as large: 1.0005 for v = 1e-2, 3.2 for v = 1e-6.",
@@ -67,18 +69,18 @@ def speech_processor(recipe: Any, run_dir: Path) -> Processor:
         f'inputs = extractor([waveform], sampling_rate={recipe.data.sample_rate}, padding=True, return_tensors="pt")  # 1-D float arrays',
         "features = model(**inputs).last_hidden_state  # (batch, frames, channels)",
     )
-    return Processor({PREPROCESSOR: _json(content)}, notes, usage)
+    return Processor({PREPROCESSOR: _json(speech_preprocessor(recipe))}, notes, usage)
 
 
-def vision_processor(recipe: Any, run_dir: Path) -> Processor:
-    """Return the file of an image processor that makes the view of evaluation: the shorter side is resized, the centre is cut out."""
+def vision_preprocessor(recipe: Any) -> dict[str, Any]:
+    """Return preprocessor_config.json of an image processor that makes the view of evaluation: the shorter side is resized, the centre is
+    cut out."""
     size = recipe.frontend.image_size
-    resized = round(size / EVAL_CROP_RATIO)
-    content = {
+    return {
         "image_processor_type": "CLIPImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": resized},
+        "size": {"shortest_edge": round(size / EVAL_CROP_RATIO)},
         "resample": BICUBIC,
         "do_center_crop": True,
         "crop_size": {"height": size, "width": size},
@@ -88,13 +90,19 @@ def vision_processor(recipe: Any, run_dir: Path) -> Processor:
         "image_mean": list(IMAGENET_MEAN),
         "image_std": list(IMAGENET_STD),
     }
+
+
+def vision_processor(recipe: Any, run_dir: Path) -> Processor:
+    """Return the file of the image processor."""
+    content = vision_preprocessor(recipe)
     usage = (
         "from transformers import AutoImageProcessor, AutoModel",
         'processor, model = AutoImageProcessor.from_pretrained("{folder}"), AutoModel.from_pretrained("{folder}").eval()',
         'inputs = processor([image], return_tensors="pt")  # images of Pillow',
         "features = model(**inputs).last_hidden_state  # (batch, CLS and patches, channels)",
     )
-    return Processor({PREPROCESSOR: _json(content)}, (*IMAGE_NOTES, *_odd_margin(size, resized)), usage)
+    notes = (*IMAGE_NOTES, *_odd_margin(recipe.frontend.image_size, content["size"]["shortest_edge"]))
+    return Processor({PREPROCESSOR: _json(content)}, notes, usage)
 
 
 IMAGE_NOTES = (
@@ -113,11 +121,3 @@ def _odd_margin(size: int, resized: int) -> tuple[str, ...]:
 
 def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
-
-
-PROCESSORS: dict[str, Callable[[Recipe, Path], Processor]] = {
-    "text": text_processor,
-    "speech": speech_processor,
-    "vision": vision_processor,
-}
-"""Modality -> function of (recipe, run dir)."""

@@ -107,7 +107,8 @@ def _check_same_start(run_dir: Path, config: StoredConfig, recipe: Recipe) -> No
         return
     began = f"--run-dir {run_dir} holds a run that began with"
     if before.start_from is None:
-        raise ConfigError(f"{began} random weights, not with {START_FROM} {now.start_from}; leave it out, or name another --run-dir")
+        weights = "imported" if "imported" in config.content else "random"
+        raise ConfigError(f"{began} {weights} weights, not with {START_FROM} {now.start_from}; leave it out, or name another --run-dir")
     origin = Path(config.content.get("start_from", {}).get("path", before.start_from))
     places = {Path(before.start_from).resolve(), origin.resolve(), origin.parent.parent.resolve()}
     if now.start_from != before.start_from and Path(now.start_from).resolve() not in places:

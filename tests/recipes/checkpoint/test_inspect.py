@@ -107,8 +107,9 @@ def test_the_path_of_a_run_dir_means_its_newest_complete_checkpoint(tmp_path: Pa
 
 
 def test_missing_metadata_are_printed_as_unknown(tmp_path: Path) -> None:
-    lines = inspect(write_model(tmp_path / "c", facts={}))
-    assert lines[2:4] == ["recipe unknown (unknown modality): ", "written at an unknown time with unknown versions; data unknown"]
+    for name, facts in (("c", {}), ("imported", {"data_fingerprint": None})):
+        lines = inspect(write_model(tmp_path / name, facts=facts))
+        assert lines[2:4] == ["recipe unknown (unknown modality): ", "written at an unknown time with unknown versions; data unknown"]
 
 
 def test_paths_without_a_checkpoint_are_refused(tmp_path: Path) -> None:

@@ -81,3 +81,15 @@ def test_a_hubs_data_set_that_needs_a_loading_script_is_one_line_with_the_way_ou
     line = r"--data owner/books: Dataset scripts are .* but found books\.py; name a copy .* parquet files, or download its files and .*"
     with pytest.raises(ConfigError if is_script else RuntimeError, match=line if is_script else "^a defect$"):
         load_hub("owner/books")
+
+
+def test_a_connection_that_is_lost_is_an_error_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+    import httpx2
+
+    def load(*_: object, **__: object) -> None:
+        raise httpx2.ReadError("connection lost")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(ConfigError, match=r"--data owner/name: no such file or folder, and the hub does not give it \(connection lost\)"):
+        load_hub("owner/name")

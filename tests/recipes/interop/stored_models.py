@@ -16,9 +16,11 @@ from model.trunk import Trunk
 from recipes.checkpoint.layout import Counters, FileEntry, Manifest, ParameterEntry, Range, range_to_json, step_folder, write_manifest
 from recipes.checkpoint.tensor_file import hashes_of, write_tensors
 from recipes.config import Recipe
+from recipes.interop.hf_files import CONFIG
 from recipes.interop.hf_format import FORMATS
-from recipes.interop.hf_text import TOKEN_TYPES, TOKENS, fold_token_types
-from recipes.interop.import_source import CONFIG, FOLDER, UNREAD
+from recipes.interop.hf_text import TOKENS, fold_token_types, has_token_type
+from recipes.interop.import_source import FOLDER, UNREAD
+from recipes.interop.imported_recipe import template_of
 from recipes.interop.trunk import build_trunk
 from recipes.settings import recipe_to_dict
 from recipes.speech import speech_base
@@ -136,10 +138,10 @@ def write_imported_run(run_dir: Path, case: str) -> Path:
     source = {name: tensor.float() for name, tensor in load_file(GOLDEN / case / "model.safetensors").items()}
     config = json.loads((GOLDEN / case / "config.json").read_text())
     one = FORMATS[config["model_type"]]
-    recipe = one.recipe_of(one.template(), config)
+    recipe = one.recipe_of(template_of(one.modality, None), config)
     table = one.names(recipe)
     kept = {name: tensor for name, tensor in source.items() if table.our_name(name) is None}
-    if source.get(TOKEN_TYPES, torch.zeros(1, 1))[0].any():
+    if has_token_type(source):
         kept[TOKENS] = source[TOKENS]
     trunk = build_trunk(recipe, torch.device("cpu"))
     state = random_state(trunk, 1) | table.to_ours(fold_token_types(source))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from recipes.errors import ConfigError, DamagedCheckpoint
 from recipes.interop.export import add_command, export, run_export
@@ -62,23 +63,42 @@ def test_a_folder_that_exists_is_not_overwritten_without_force(runs: Path, tmp_p
 def test_force_replaces_an_earlier_export_as_a_whole(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(find_stored_run(runs / "text"), "student", out)
-    (out / "old").touch()
     export(find_stored_run(runs / "vision"), "student", out, replace=True)
     assert json.loads((out / "config.json").read_text())["model_type"] == "data2vec-vision"
-    assert [path.name for path in tmp_path.iterdir()] == ["out"] and not (out / "old").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (out / "preprocessor_config.json").exists()
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"model_type": "bert"}', "[]", '{"recipe": {}}'])
-def test_force_refuses_a_folder_that_is_no_export(content: str | None, runs: Path, tmp_path: Path) -> None:
+def test_force_refuses_an_export_in_which_there_are_other_files_too(runs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(find_stored_run(runs / "vision"), "student", out)
+    (out / "optimizer.pt").touch()
+    with pytest.raises(ConfigError, match=r"--out \S+out: 1 files there are not of the export, such as optimizer\.pt, so --force does not"):
+        export(find_stored_run(runs / "vision"), "student", out, replace=True)
+    assert (out / "optimizer.pt").exists()
+
+
+def test_force_refuses_a_model_that_another_program_has_saved(runs: Path, tmp_path: Path) -> None:
+    """A fine-tuned model, or the source of an import, has the same file names and model_type as an export."""
+    from transformers import AutoModel
+
+    out, model = tmp_path / "out", tmp_path / "model"
+    export(find_stored_run(runs / "vision"), "student", out)
+    AutoModel.from_pretrained(out).save_pretrained(model)
+    with pytest.raises(ConfigError, match=r"--out \S+model: is no export \(model\.safetensors has no mark of one\)"):
+        export(find_stored_run(runs / "vision"), "student", model, replace=True)
+    (model / "model.safetensors").unlink()
+    save_file({"a": torch.ones(1)}, model / "model.safetensors")
+    with pytest.raises(ConfigError, match="is no export"):
+        export(find_stored_run(runs / "vision"), "student", model, replace=True)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_force_refuses_a_folder_that_is_no_export(name: str, runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "mine").touch()
-    (out / "model.safetensors").touch()
-    if content is not None:
-        (out / "config.json").write_text(content)
-    with pytest.raises(
-        ConfigError, match=r"--out \S+out: is no export \(no model\.safetensors, or no config\.json with model_type data2vec-\*\)"
-    ):
+    (out / name).touch()
+    with pytest.raises(ConfigError, match=r"--out \S+out: is no export \(model\.safetensors has no mark of one\), so --force does not"):
         export(find_stored_run(runs / "text"), "student", out, replace=True)
     assert (out / "mine").exists()
 
@@ -133,12 +153,12 @@ def test_a_damaged_checkpoint_leaves_nothing_and_keeps_the_old_export(
 ) -> None:
     run, out = Path(shutil.copytree(runs / "text", tmp_path / "run")), tmp_path / "old"
     export(find_stored_run(run), "student", out)
-    (out / "mine").touch()
+    (out / "README.md").write_text("mine")
     damage(run, action)
     for target, replace_it in ((tmp_path / "new", False), (out, True)):
         with pytest.raises(ConfigError, match=complaint):
             export(find_stored_run(run), "teacher", target, replace=replace_it)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "run"] and (out / "mine").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["old", "run"] and (out / "README.md").read_text() == "mine"
 
 
 def test_a_truncated_checkpoint_that_is_named_is_refused(runs: Path, tmp_path: Path) -> None:
@@ -197,12 +217,12 @@ def export_on_a_full_disk(runs: Path, tmp_path: Path) -> None:
 def test_an_export_that_is_killed_leaves_the_old_one_and_the_next_one_cleans_up(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(find_stored_run(runs / "text"), "student", out)
-    (out / "mine").touch()
+    (out / "README.md").write_text("mine")
     with pytest.raises(AssertionError, match=r"SIGKILL|-9|died"):
         run_distributed(killed_while_it_writes, 1, runs, out)
-    assert (out / "mine").exists() and len(list(tmp_path.iterdir())) == 2
+    assert (out / "README.md").read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
     export(find_stored_run(runs / "text"), "student", out, replace=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"] and not (out / "mine").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] and (out / "README.md").read_text() != "mine"
 
 
 def killed_while_it_writes(runs: Path, out: Path) -> None:

@@ -5,10 +5,12 @@ import os
 import shutil
 import socket
 import time
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import torch
+from httpx2 import ReadError, RemoteProtocolError
 
 from recipes.errors import ConfigError
 from recipes.interop.hf_folder import HfFolder, find_hf_folder
@@ -106,6 +108,43 @@ def test_a_shard_without_a_tensor_that_the_index_names_is_an_error(tmp_path: Pat
     with pytest.raises(ConfigError, match=r"model-2-of-2\.safetensors does not hold the tensor "):
         for name in read.names:
             read.tensor(name)
+
+
+@pytest.mark.parametrize("weight_map", [None, [], "a", {"a": 1}, {"a": None}])
+def test_an_index_whose_map_is_none_is_an_error(weight_map: object, tmp_path: Path) -> None:
+    folder = hf_copy("text", tmp_path / "hf")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ConfigError, match=r"^--from hf: model\.safetensors\.index\.json has no weight_map from tensors to files; copy it"):
+        HfFolder(folder, "--from hf")
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"])
+def test_weights_are_downloaded_in_one_form_and_safetensors_come_first(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def download(name: str, allow_patterns: list[str], local_files_only: bool) -> str:
+        asked.append("*.bin" in allow_patterns)
+        if any(fnmatch(weights, pattern) for pattern in allow_patterns):
+            (tmp_path / weights).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("recipes.interop.hf_folder.snapshot_download", download)
+    monkeypatch.setattr("recipes.interop.hf_folder._answers", lambda: True)
+    assert find_hf_folder("a/b") == tmp_path and (tmp_path / weights).exists()
+    assert asked == ([False, True] if weights.endswith(".bin") else [False])
+
+
+@pytest.mark.parametrize("lost", [ReadError("connection lost"), RemoteProtocolError("connection lost"), RuntimeError("connection lost")])
+def test_a_connection_that_is_lost_during_a_download_is_an_error_of_the_user(lost: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: object, **__: object) -> str:
+        raise lost
+
+    monkeypatch.setattr("recipes.interop.hf_folder.snapshot_download", download)
+    monkeypatch.setattr("recipes.interop.hf_folder._answers", lambda: True)
+    with pytest.raises(ConfigError, match=r"^--from a/b: no such folder, and .* hub does not give it \(connection lost\); name a local"):
+        find_hf_folder("a/b")
 
 
 def test_a_folder_is_found_and_what_is_none_is_refused_quickly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

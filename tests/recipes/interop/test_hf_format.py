@@ -14,6 +14,7 @@ from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop.expressible import SECTIONS
 from recipes.interop.hf_format import FORMATS, format_of_config, format_of_modality
+from recipes.interop.imported_recipe import template_of
 from recipes.settings import apply_overrides, walk_settings
 from tests.recipes.interop.stored_models import small_recipes
 
@@ -61,14 +62,14 @@ def random_recipes(model_type: str) -> Iterator[Recipe]:
         activation: Any = str(rng.choice(["gelu", "relu"]))
         dropouts = rng.random(3).tolist()
         model = EncoderConfig(int(rng.integers(1, 30)), 4 * heads, int(rng.integers(1, 99)), heads, *dropouts, activation, block, 0.03)
-        yield replace(FORMATS[model_type].template(), model=model, frontend=frontends(rng)[model_type])
+        yield replace(template_of(FORMATS[model_type].modality, None), model=model, frontend=frontends(rng)[model_type])
 
 
 @pytest.mark.parametrize("model_type", FORMATS)
 def test_every_setting_of_the_model_is_stored_dropped_or_bound_by_a_rule(model_type: str) -> None:
     """A new setting fails here until it is decided what an export does with it."""
     table = FORMATS[model_type].expressible
-    assert table.stored | table.dropped | table.rules.keys() == settings(FORMATS[model_type].template()).keys()
+    assert table.stored | table.dropped | table.rules.keys() == settings(template_of(FORMATS[model_type].modality, None)).keys()
     assert not table.dropped & (table.stored | table.rules.keys())
 
 
@@ -76,7 +77,7 @@ def test_every_setting_of_the_model_is_stored_dropped_or_bound_by_a_rule(model_t
 def test_a_recipe_comes_back_from_its_configuration_except_for_what_is_dropped(model_type: str) -> None:
     one = FORMATS[model_type]
     for recipe in random_recipes(model_type):
-        back = settings(one.recipe_of(one.template(), one.own_config | one.config_of(recipe)))
+        back = settings(one.recipe_of(template_of(one.modality, None), one.own_config | one.config_of(recipe)))
         before = settings(recipe)
         assert {n: back[n] for n in before if n not in one.expressible.dropped} == {
             n: before[n] for n in before if n not in one.expressible.dropped
@@ -87,8 +88,8 @@ def test_a_recipe_comes_back_from_its_configuration_except_for_what_is_dropped(m
 @pytest.mark.parametrize("model_type", FORMATS)
 def test_the_published_recipe_is_expressible_and_no_initial_deviation_becomes_transformers_default(model_type: str) -> None:
     one = FORMATS[model_type]
-    assert one.config_of(one.template())["initializer_range"] == 0.02
-    assert one.config_of(apply_overrides(one.template(), ["model.init_std=none"]))["initializer_range"] == 0.02
+    assert one.config_of(template_of(one.modality, None))["initializer_range"] == 0.02
+    assert one.config_of(apply_overrides(template_of(one.modality, None), ["model.init_std=none"]))["initializer_range"] == 0.02
 
 
 REFUSED = {
@@ -120,7 +121,7 @@ def test_what_transformers_cannot_express_is_refused_with_setting_reason_and_rem
     one = FORMATS[model_type]
     assert {text.partition("=")[0] for text in REFUSED[model_type]} == one.expressible.rules.keys()
     for assignment, complaint in REFUSED[model_type].items():
-        recipe = apply_overrides(one.template(), [assignment])
+        recipe = apply_overrides(template_of(one.modality, None), [assignment])
         with pytest.raises(ConfigError) as caught:
             one.config_of(recipe)
         assert str(caught.value).startswith(assignment.partition("=")[0]) and complaint in str(caught.value)
@@ -178,7 +179,7 @@ def test_names_and_shapes_of_other_settings_are_those_of_transformers(model_type
 
 
 def test_a_format_is_found_by_model_type_and_by_modality() -> None:
-    assert format_of_config({"model_type": "data2vec-audio"}, "--from x") is format_of_modality("speech")[1]
+    assert format_of_config({"model_type": "data2vec-audio"}, "--from x") is format_of_modality("speech")
     with pytest.raises(ConfigError, match=r"--from x: its config\.json has model_type 'bert'; name a directory of data2vec-text"):
         format_of_config({"model_type": "bert"}, "--from x")
     with pytest.raises(ConfigError, match=r"modality toys:Smell: transformers has no data2vec class for it, only for text, speech, vision"):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from recipes.errors import ConfigError
+from recipes.interop.hf_format import format_of_modality
 from recipes.interop.hf_import import read_hf_model
 from recipes.interop.imported_model import ImportedModel
 from tests.recipes.interop.sources import VOCAB_SIZE, hf_copy, hf_tensors, sentencepiece_model, write_weights
@@ -70,17 +71,27 @@ def test_a_given_tokenizer_comes_before_the_directorys_and_is_refused_for_other_
         read(hf_copy("audio", tmp_path / "audio"), tokenizer=given)
 
 
-IMAGES = {"do_normalize": True, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+IMAGES = {
+    **{"do_resize": True, "size": {"shortest_edge": 73}, "resample": 3, "do_center_crop": True, "crop_size": {"height": 64, "width": 64}},
+    **{"do_normalize": True, "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]},
+}
+WHOLE = {"size": {"height": 64, "width": 64}, "do_center_crop": False}
+AUDIO = {"do_normalize": True, "sampling_rate": 16000, "feature_size": 1}
 
 
 @pytest.mark.parametrize(
     ("case", "stored", "named"),
     [
-        ("vision_shared", {**IMAGES, "size": {"height": 64, "width": 64}, "do_resize": True}, []),
-        ("vision_shared", {**IMAGES, "size": {"shortest_edge": 72}, "crop_size": {"height": 64, "width": 64}, "do_center_crop": True}, []),
-        ("vision_shared", {**IMAGES, "image_mean": [0.5, 0.5, 0.5], "size": 224}, ["image_mean [0.5, 0.5, 0.5]", "size 224 (here 64)"]),
-        ("vision_shared", {**IMAGES, "do_normalize": False}, ["do_normalize False (here True)"]),
-        ("audio", {"do_normalize": True, "sampling_rate": 16000, "feature_size": 1}, []),
+        ("vision_shared", IMAGES, []),
+        ("vision_shared", {**IMAGES, "crop_size": 64, "image_mean": [0.485000001, 0.456, 0.406], "do_convert_rgb": None}, []),
+        ("vision_shared", {**IMAGES, "size": {"shortest_edge": 73, "longest_edge": None}}, []),
+        ("vision_shared", {**IMAGES, **WHOLE}, ["size {'height': 64, 'width': 64} (here {", "do_center_crop False"]),
+        ("vision_shared", {**IMAGES, "resample": 2}, ["resample 2 (here 3)"]),
+        ("vision_shared", {**IMAGES, "resample": None, "do_center_crop": None}, ["resample None (here", "do_center_crop None (here"]),
+        ("vision_shared", {**IMAGES, "image_mean": [0.5, 0.5, 0.5], "size": 224}, ["image_mean [0.5, 0.5, 0.5]", "size 224 (here {"]),
+        ("vision_shared", {**IMAGES, "do_normalize": False, "rescale_factor": 1 / 128}, ["do_normalize False", "rescale_factor 0.0078125"]),
+        ("audio", AUDIO, []),
+        ("audio", {**AUDIO, "padding_value": 0, "feature_extractor_type": "SomeExtractor"}, []),
         ("audio", {"do_normalize": False, "sampling_rate": 8000}, ["do_normalize False", "sampling_rate 8000 (here 16000)"]),
     ],
 )  # fmt: skip
@@ -89,6 +100,20 @@ def test_a_processor_of_another_kind_than_ours_is_named(case: str, stored: dict[
     (folder / "preprocessor_config.json").write_text(json.dumps(stored))
     notes = read(folder).notes
     assert len(notes) == bool(named) and all(text in notes[0] for text in named)
+    assert not named or notes[0].count("(here ") == len(named)
+
+
+@pytest.mark.parametrize("case", ["vision_shared", "audio"])
+def test_our_own_processor_is_of_our_kind_also_after_transformers_has_saved_it(case: str, tmp_path: Path) -> None:
+    from transformers import AutoFeatureExtractor, AutoImageProcessor
+
+    folder = hf_copy(case, tmp_path / "hf")
+    recipe = read(folder).recipe
+    for name, content in format_of_modality(recipe.modality).processor(recipe, folder).files.items():
+        (folder / name).write_bytes(content)
+    assert read(folder).notes == ()
+    (AutoFeatureExtractor if case == "audio" else AutoImageProcessor).from_pretrained(folder).save_pretrained(folder)
+    assert read(folder).notes == ()
 
 
 def test_a_processor_that_cannot_be_read_is_a_note(tmp_path: Path) -> None:
@@ -121,6 +146,11 @@ def test_another_architecture_or_a_wrong_setting_is_refused_by_name(changes: dic
 def test_an_average_of_outputs_has_no_last_norm_and_no_model_has_a_regression_head(tmp_path: Path) -> None:
     assert read(hf_copy("vision_shared", tmp_path / "a")).may_lack == ("head.", "trunk.frontend.mask_vector", "trunk.encoder.final_norm.")
     assert read(hf_copy("vision_shared", tmp_path / "b", use_mean_pooling=False)).may_lack == ("head.", "trunk.frontend.mask_vector")
+    assert read(hf_copy("text", tmp_path / "text")).may_lack == ("head.", "trunk.frontend.mask_vector")
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    del config["use_mean_pooling"]
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config))
+    assert "trunk.encoder.final_norm." in read(tmp_path / "a").may_lack, "transformers' default is an average"
 
 
 def test_vocabularies_are_those_of_the_embeddings(tmp_path: Path) -> None:

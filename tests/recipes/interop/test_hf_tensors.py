@@ -16,10 +16,11 @@ from torch import Tensor
 
 from recipes.errors import ConfigError
 from recipes.interop.export import export
-from recipes.interop.hf_format import FORMATS, format_of_modality
+from recipes.interop.hf_format import FORMATS
 from recipes.interop.hf_tensors import HfTensors
 from recipes.interop.hf_text import TOKEN_TYPES, TOKENS
 from recipes.interop.import_source import ImportSource
+from recipes.interop.imported_recipe import template_of
 from recipes.interop.stored_run import find_stored_run
 from recipes.interop.stored_weights import StoredWeights
 from recipes.interop.trunk import build_trunk, find_run, load_trunk
@@ -220,7 +221,7 @@ def test_hidden_states_of_the_published_sizes_are_the_trunks_within_1e_5_and_in_
 
 
 def compare_published(folder: Path, modality: str) -> tuple[float, float]:
-    recipe = format_of_modality(modality)[1].template()
+    recipe = template_of(modality, None)
     trunk = build_trunk(recipe, CPU)
     state = {f"trunk.{name}": parameter.detach() for name, parameter in trunk.named_parameters()}
     run_dir = write_run(folder / "run", recipe, splits_of(trunk), kinds={"master": state})

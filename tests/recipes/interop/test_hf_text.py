@@ -13,7 +13,7 @@ from model.frontends.config import TextFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop import fairseq_text
-from recipes.interop.hf_text import PREFIX, TOKEN_TYPES, TOKENS, fold_token_types, text_names, text_recipe
+from recipes.interop.hf_text import PREFIX, TOKEN_TYPES, TOKENS, fold_token_types, has_token_type, text_names, text_recipe
 from recipes.interop.names import without_prefix
 from recipes.text import text_base
 
@@ -61,6 +61,12 @@ def test_a_token_type_row_is_folded_into_the_token_table_of_a_copy(prefix: str, 
     torch.testing.assert_close(folded[TOKENS], model[TOKENS] + model[TOKEN_TYPES])
     assert folded.keys() == model.keys() - {TOKEN_TYPES}
     assert torch.equal(task[prefix + TOKENS], model[TOKENS]) and fold_token_types(folded) == folded
+
+
+def test_a_token_type_of_zeros_changes_no_sign() -> None:
+    state = {TOKENS: torch.tensor([[-0.0, 1.0]]), TOKEN_TYPES: torch.zeros(1, 2)}
+    assert not has_token_type(state) and not has_token_type({}) and has_token_type({TOKEN_TYPES: torch.ones(1, 2)})
+    assert bool(fold_token_types(state)[TOKENS][0, 0].signbit())
 
 
 def test_recipe_of_the_golden_configuration(recipe: Recipe) -> None:

@@ -13,7 +13,7 @@ from model.frontends.config import VisionFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop import fairseq_vision
-from recipes.interop.hf_vision import vision_names, vision_recipe
+from recipes.interop.hf_vision import averages_outputs, vision_may_lack, vision_names, vision_recipe
 from recipes.vision import vision_base
 
 CASE = "hf/vision_shared"
@@ -115,3 +115,13 @@ def test_relative_bias_and_no_layer_scale_are_translated(settings: dict[str, Any
 def test_a_setting_that_this_model_cannot_express_is_refused_by_name(settings: dict[str, Any], key: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=key):
         vision_recipe(vision_base(), {**settings, key: value})
+
+
+@pytest.mark.parametrize(("config", "averages"), [({}, True), ({"use_mean_pooling": True}, True), ({"use_mean_pooling": False}, False)])
+def test_a_configuration_that_does_not_name_use_mean_pooling_averages_as_in_transformers(config: dict[str, Any], averages: bool) -> None:
+    from transformers import Data2VecVisionConfig, Data2VecVisionModel
+
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "image_size": 32}
+    theirs = Data2VecVisionModel(Data2VecVisionConfig(**small, **config))
+    assert averages_outputs(config) == averages == ("layernorm.weight" not in theirs.state_dict())
+    assert vision_may_lack(config) == (("trunk.encoder.final_norm.",) if averages else ())

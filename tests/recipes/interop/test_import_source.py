@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from recipes.errors import ConfigError
-from recipes.interop.import_source import CONFIG, FOLDER, UNREAD, ImportSource
+from recipes.interop.hf_files import CONFIG
+from recipes.interop.import_source import FOLDER, UNREAD, ImportSource
 
 
 @pytest.fixture

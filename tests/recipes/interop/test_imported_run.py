@@ -1,6 +1,7 @@
 """An imported run has the source's numbers: hidden states of the Hugging Face models, and updates of fairseq's cases that go on from a
 checkpoint, on any number of ranks. And the run dir is complete or absent."""
 
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from recipes.checkpoint.layout import read_manifest
 from recipes.checkpoint.load import CheckpointReader
 from recipes.checkpoint.restore import load_newest
 from recipes.cluster.world import join_world, leave_world
@@ -109,6 +111,9 @@ def test_the_run_dir_has_tokenizer_origin_event_and_what_an_export_needs(tmp_pat
     config = json.loads((run_dir / "config.json").read_text())
     origin = {"from": str(folder), "format": "huggingface", "model_type": "data2vec-text"}
     assert config["imported"] == origin and config["encoding"] == 2 and config["release"]
+    manifest = read_manifest(run_dir / "checkpoints" / "step_00000000").metadata
+    recorded = {"data_fingerprint": None, "kept": {"tokenizer.model": hashlib.sha256(model).hexdigest()}, "encoding": 2}
+    assert [{key: content[key] for key in recorded} for content in (config, manifest)] == [recorded] * 2
     (event,) = map(json.loads, (run_dir / "events.jsonl").read_text().splitlines())
     assert event.pop("time") > 0 and event == {"event": "import", "step": 0, **origin}
     assert (run_dir / FOLDER / "config.json").read_bytes() == (folder / "config.json").read_bytes()

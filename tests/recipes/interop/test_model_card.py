@@ -3,8 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+from recipes.checkpoint.layout import read_manifest
 from recipes.interop.export import export
-from recipes.interop.model_card import FRONT_MATTER
+from recipes.interop.model_card import FRONT_MATTER, Exported, facts
+from recipes.interop.processors import Processor
 from recipes.interop.stored_run import find_stored_run
 
 
@@ -52,3 +54,11 @@ def test_what_the_run_has_not_on_record_is_unknown(runs: Path, tmp_path: Path) -
     export(replace(run, content={"recipe": {}}), "student", tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     assert "- command: unknown\n" in text and "- release: unknown\n" in text
+
+
+def test_an_imported_run_has_no_data_so_their_fingerprint_is_unknown(runs: Path) -> None:
+    run = find_stored_run(runs / "text")
+    manifest = replace(read_manifest(run.checkpoint), metadata={"data_fingerprint": None})
+    processor = Processor({}, (), ())
+    exported = Exported(run=run, manifest=manifest, weights="student", processor=processor, left_out=[], untrained=[], is_imported=True)
+    assert facts(exported)["data fingerprint"] == "unknown"

@@ -12,7 +12,9 @@ from PIL import Image
 from recipes.data.audio import normalize
 from recipes.data.images import center_view
 from recipes.data.tokenizer import encode, find_tokenizer
-from recipes.interop.processors import PREPROCESSOR, PROCESSORS, Processor
+from recipes.interop.hf_files import PREPROCESSOR
+from recipes.interop.hf_format import FORMATS, format_of_modality
+from recipes.interop.processors import Processor
 from recipes.modalities.registry import MODALITIES
 from recipes.speech import speech_base
 from recipes.text import text_base
@@ -31,7 +33,7 @@ def write(processor: Processor, folder: Path) -> Path:
 def test_waveforms_are_normalised_as_here_but_for_the_epsilon_within_1e_6(loudness: float, tmp_path: Path) -> None:
     from transformers import AutoFeatureExtractor
 
-    extractor = AutoFeatureExtractor.from_pretrained(write(PROCESSORS["speech"](speech_base(), tmp_path), tmp_path))
+    extractor = AutoFeatureExtractor.from_pretrained(write(format_of_modality("speech").processor(speech_base(), tmp_path), tmp_path))
     rng = np.random.default_rng(0)
     waves = [(loudness * (rng.standard_normal(length) + 0.1)).astype(np.float32) for length in (RATE, RATE // 3)]
     found = extractor(waves, sampling_rate=RATE, padding=True, return_tensors="np")
@@ -48,7 +50,7 @@ def test_the_sampling_rate_is_the_recipes(tmp_path: Path) -> None:
     from transformers import AutoFeatureExtractor
 
     recipe = replace(speech_base(), data=replace(speech_base().data, sample_rate=8000))  # type: ignore[call-arg]
-    extractor = AutoFeatureExtractor.from_pretrained(write(PROCESSORS["speech"](recipe, tmp_path), tmp_path))
+    extractor = AutoFeatureExtractor.from_pretrained(write(format_of_modality("speech").processor(recipe, tmp_path), tmp_path))
     assert extractor.sampling_rate == 8000
     with pytest.raises(ValueError, match="sampling rate"):
         extractor([np.zeros(100)], sampling_rate=RATE)
@@ -59,7 +61,7 @@ def views(size: int, shape: tuple[int, int], folder: Path) -> tuple[np.ndarray, 
     from transformers import AutoImageProcessor
 
     recipe: Any = replace(vision_base(), frontend=replace(vision_base().frontend, image_size=size))  # type: ignore[call-arg]
-    processor = PROCESSORS["vision"](recipe, folder)
+    processor = format_of_modality("vision").processor(recipe, folder)
     loaded = AutoImageProcessor.from_pretrained(write(processor, folder))
     noise = np.random.default_rng(0).integers(0, 256, (shape[1] // 16, shape[0] // 16, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize(shape, Image.Resampling.BICUBIC)
@@ -87,7 +89,7 @@ def test_a_size_with_an_odd_margin_is_noted(tmp_path: Path) -> None:
 
 
 def test_without_a_tokenizer_the_card_says_so(tmp_path: Path) -> None:
-    processor = PROCESSORS["text"](text_base(), tmp_path)
+    processor = format_of_modality("text").processor(text_base(), tmp_path)
     assert processor.files == {} and processor.notes == ("The run has no tokenizer, so none is here.",)
 
 
@@ -99,7 +101,7 @@ def test_the_tokenizer_gives_the_ids_of_this_project_between_bos_and_eos(folder:
     kept.mkdir(parents=True)
     tokenizer = Path(shutil.copy(find_tokenizer(tiny_prepared), kept))
     out.mkdir()
-    processor = PROCESSORS["text"](text_base(), tmp_path / "run")
+    processor = format_of_modality("text").processor(text_base(), tmp_path / "run")
     (out / "config.json").write_text('{"model_type": "data2vec-text"}')
     loaded = AutoTokenizer.from_pretrained(write(processor, out))
     tokens = encode(str(tokenizer), [text])[0].tolist()
@@ -108,8 +110,8 @@ def test_the_tokenizer_gives_the_ids_of_this_project_between_bos_and_eos(folder:
 
 
 def test_each_modality_has_a_processor_and_its_usage_is_python(tmp_path: Path) -> None:
-    assert PROCESSORS.keys() == MODALITIES.keys()
+    assert {one.modality for one in FORMATS.values()} == MODALITIES.keys()
     for modality, recipe in (("text", text_base()), ("speech", speech_base()), ("vision", vision_base())):
-        processor = PROCESSORS[modality](recipe, tmp_path)
+        processor = format_of_modality(modality).processor(recipe, tmp_path)
         compile("\n".join(line.format(folder="x") for line in processor.usage), modality, "exec")
         assert len(processor.usage) == 4 and (PREPROCESSOR in processor.files) == (modality != "text")

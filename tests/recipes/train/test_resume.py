@@ -14,10 +14,10 @@ from recipes.text import text_base, text_tiny
 from recipes.train.resume import DataIdentity, check_same_data, check_same_recipe, execution_changes, read_started_run
 
 
-def run_dir_after_an_update(path: Path, recipe: Recipe) -> RunDir:
-    """Return a run dir whose run has made an update."""
+def run_dir_after_an_update(path: Path, recipe: Recipe, **facts: Any) -> RunDir:
+    """Return a run dir whose run has made an update. `facts`: further content of its config.json."""
     run_dir = RunDir(path)
-    run_dir.save_config({"recipe": recipe_to_dict(recipe), "versions": {}, "data_fingerprint": "a" * 64})
+    run_dir.save_config({"recipe": recipe_to_dict(recipe), "versions": {}, "data_fingerprint": "a" * 64, **facts})
     (path / "metrics.jsonl").write_text('{"step": 1}\n')
     return run_dir
 
@@ -39,6 +39,15 @@ def test_the_same_recipe_may_come_back_with_other_limits(tmp_path: Path) -> None
         replace(recipe.data, path="/elsewhere", tokenizer="/another/spelling"),
     )
     assert check_same_recipe(run_dir.path, replace(recipe, run=run, checkpoint=checkpoint, data=data)) == {}
+
+
+@pytest.mark.parametrize(("facts", "weights"), [({}, "random"), ({"imported": {"from": "a/b"}}, "imported")])
+def test_a_start_with_other_weights_is_refused_and_the_weights_the_run_began_with_are_named(
+    facts: dict[str, Any], weights: str, tmp_path: Path
+) -> None:
+    run_dir = run_dir_after_an_update(tmp_path / "run", text_tiny(), **facts)
+    with pytest.raises(ConfigError, match=rf"run holds a run that began with {weights} weights, not with start\.start_from other; leave"):
+        check_same_recipe(run_dir.path, apply_overrides(text_tiny(), ["start.start_from=other"]))
 
 
 def test_a_fresh_directory_takes_any_recipe(tmp_path: Path) -> None:
