@@ -77,7 +77,11 @@ class TextMaker:
         return made
 
     def of_text(self, text: str) -> Made:
-        """Return the example of a text, which may have no tokens: then it is `<s>` alone."""
+        """Return the example of a text, which may have no tokens: then it is `<s>` alone. Raises: UndecodableError for half a character."""
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UndecodableError("holds half a character (a lone surrogate)") from None
         is_cut = self.tokenizer.encoding == 1 and self.tokenizer.file.name == MODEL
         tokens, _ = encode_with(self._tokenize, [text], is_cut=is_cut)
         ids_T = np.concatenate([[BOS], tokens[: self.max_tokens - 1]]).astype(np.int64)
@@ -112,11 +116,13 @@ class SpeechMaker:
         waveform_T = _as_array(value)
         if waveform_T.ndim != 1 or not waveform_T.size or not np.issubdtype(waveform_T.dtype, np.floating):
             raise UndecodableError(f"an array of {waveform_T.dtype} and shape {waveform_T.shape}, not floating-point samples of shape (T,)")
-        if sample_rate is None or sample_rate < 1:
-            raise ConfigError(f"sample_rate {sample_rate}: a waveform needs its rate; give sample_rate=16000, or the rate that it has")
+        if not isinstance(sample_rate, int) or sample_rate < 1:
+            raise ConfigError(f"sample_rate {sample_rate!r}: a waveform needs its rate, an integer; give sample_rate=16000, or what it has")
+        with np.errstate(over="ignore"):
+            waveform_T = waveform_T.astype(np.float32)
         if not np.isfinite(waveform_T).all():
-            raise UndecodableError("holds NaN or infinite samples")
-        return Made(self.of_waveform(resample(waveform_T.astype(np.float32), sample_rate, self.sample_rate)))
+            raise UndecodableError("holds NaN or infinite samples, or larger ones than float32 has")
+        return Made(self.of_waveform(resample(waveform_T, sample_rate, self.sample_rate)))
 
     def of_waveform(self, waveform_T: np.ndarray) -> SpeechExample:
         """Return the example of a waveform that has the network's sample rate: normalised, and padded to one frame."""

@@ -14,7 +14,7 @@ from model.parallel import having_a_world, parallel_alone
 from model.trunk import Trunk
 from recipes.data.examples import ExampleMaker
 from recipes.data.media import UndecodableError
-from recipes.errors import ConfigError
+from recipes.errors import ConfigError, first_line
 from recipes.interop.consolidate import KIND_OF
 from recipes.interop.features import Features, batches_of, joined
 from recipes.interop.layers import Layer, Pool, check_choice
@@ -66,6 +66,8 @@ class TrainedEncoder:
         Raises: ConfigError if an item cannot be read, or if there is no such layer or token.
         """
         check_choice(layer, pool, self.num_layers, self.cls_name)
+        if batch_size < 1:
+            raise ConfigError(f"batch_size {batch_size}: must be 1 or more")
         examples = self._examples(inputs, sample_rate)
         vectors = dict[int, Tensor]()
         with having_a_world():
@@ -88,13 +90,14 @@ class TrainedEncoder:
         return Features(hidden_BSD, padding_BN, prefix, self.cls_name)
 
     def _examples(self, inputs: Sequence[Any], sample_rate: int | None) -> list[Any]:
-        if isinstance(inputs, str | Path) or not len(inputs):
-            raise ConfigError(f"inputs are {inputs!r}: give a list of one item or more")
+        if not isinstance(inputs, list | tuple) or not inputs:
+            shown = repr(inputs) if isinstance(inputs, str | Path | list | tuple) else f"of the class {type(inputs).__name__}"
+            raise ConfigError(f"inputs are {shown}: give a list of one item or more")
         examples = []
         for number, value in enumerate(inputs):
             try:
                 examples.append(self.maker.make(value, sample_rate).example)
-            except (UndecodableError, OSError) as error:
+            except (UndecodableError, OSError, ValueError) as error:  # ValueError: a path with a NUL, a closed picture
                 shown = f" ({value})" if isinstance(value, str | Path) else ""
                 reason = getattr(error, "strerror", None) or error
                 raise ConfigError(f"item {number}{shown[:200]}: {reason}; fix it or leave it out") from None
@@ -114,8 +117,16 @@ def open_encoder(name: str, weights: str, device: str | torch.device | None) -> 
     """Return the encoder of the network `name`, as recipes.interop.load_encoder describes it. Raises: ConfigError."""
     if weights not in KIND_OF:
         raise ConfigError(f"weights {weights!r}: must be one of {', '.join(KIND_OF)}")
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    chosen = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     source = find_source(name, weights, flag="")
     for note in source.notes:
         warnings.warn(f"{source.name}: {note}", stacklevel=3)  # at the line that calls load_encoder
     return build_encoder(source, chosen)
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """Return the device. Raises: ConfigError if torch cannot compute on it."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # the second: torch was built without CUDA
+        raise ConfigError(f'device {name}: {first_line(error)}; give device="cpu", or one that torch has') from None

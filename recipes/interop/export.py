@@ -19,6 +19,7 @@ from recipes.values import path_argument
 if TYPE_CHECKING:
     from recipes.interop.hf_tensors import HfTensors
     from recipes.interop.import_source import ImportSource
+    from recipes.interop.processors import Processor
 
 EXPORT_FILES = "data2vec_export_files"
 """Key of the weights' metadata by which an export is recognised. The value is the JSON list of the names of its files."""
@@ -71,7 +72,8 @@ def export(run: StoredRun, weights: str, out: Path, *, replace: bool = False) ->
     stored = StoredWeights(run.checkpoint, weights)
     tensors = HfTensors(stored, hf_format, run.recipe, config, source)
     tensors.check()
-    small = _small_files(run, weights, target, tensors=tensors, source=source) | {CONFIG: _json(config)}
+    processor = hf_format.processor(run.recipe, run.run_dir)
+    small = _small_files(run, weights, target, processor=processor, tensors=tensors, source=source) | {CONFIG: _json(config)}
     metadata = {"format": "pt", EXPORT_FILES: json.dumps(sorted([*small, WEIGHTS]))}
     with ExitStack() as stack, atomic_folder(target) as folder:  # the new folder is complete before the old one is moved
         for name, content in small.items():
@@ -83,6 +85,7 @@ def export(run: StoredRun, weights: str, out: Path, *, replace: bool = False) ->
     return [
         f"{weights} of {run.checkpoint}: {len(tensors.shapes)} tensors, {size:,} bytes, written to {out} ({', '.join(sorted(small))})",
         f'load it: from transformers import AutoModel; model = AutoModel.from_pretrained("{out}")',
+        *([processor.missing] if processor.missing else []),
     ]
 
 
@@ -124,12 +127,12 @@ def _exported_names(folder: Path) -> set[str] | None:
     return set(json.loads(metadata[EXPORT_FILES])) if EXPORT_FILES in metadata else None
 
 
-def _small_files(run: StoredRun, weights: str, target: Path, *, tensors: "HfTensors", source: "ImportSource") -> dict[str, bytes]:
+def _small_files(
+    run: StoredRun, weights: str, target: Path, *, processor: "Processor", tensors: "HfTensors", source: "ImportSource"
+) -> dict[str, bytes]:
     """Return name -> content of the files beside weights and config.json. `target`: where the export will be."""
-    from recipes.interop.hf_format import format_of_modality
     from recipes.interop.model_card import NAME, Exported, model_card
 
-    processor = format_of_modality(run.recipe.modality).processor(run.recipe, run.run_dir)
     exported = Exported(
         run=run,
         manifest=tensors.manifest,

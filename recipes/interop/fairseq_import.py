@@ -12,7 +12,7 @@ from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop import fairseq_speech, fairseq_text, fairseq_vision
 from recipes.interop.fairseq_file import plain, read_fairseq_file, resolved
-from recipes.interop.foreign_weights import ForeignWeights
+from recipes.interop.foreign_weights import ForeignWeights, as_float32
 from recipes.interop.imported_model import ImportedModel
 from recipes.interop.imported_recipe import described_by, fitted, template_of
 from recipes.interop.imported_tokenizer import ImportedTokenizer, given_tokenizer, missing_tokenizer
@@ -142,8 +142,8 @@ def _configuration(content: dict[str, Any], source: str) -> tuple[str, dict[str,
         found = _nested(plain(content.get("args")))
     if not isinstance(found, dict):
         raise ConfigError(f"{source}: has no configuration of a model, neither in `cfg` nor in `args`; name a checkpoint of fairseq")
-    name = str(found.get("_name") or found.get("arch"))
-    if name not in FORMATS:
+    name = found.get("_name") or found.get("arch")
+    if not isinstance(name, str) or name not in FORMATS:
         raise ConfigError(f"{source}: is a fairseq checkpoint of the model {name!r}; name one of {', '.join(FORMATS)}")
     return name, {key: value for key, value in found.items() if key != "arch"}, is_flat
 
@@ -187,4 +187,4 @@ def _current_name(name: str) -> str:
 
 
 def _weights(tensors: dict[str, Tensor], table: NameTable, source: str, prefix: str) -> ForeignWeights:
-    return ForeignWeights(table, tensors, lambda name: tensors[name].float(), source, prefix)
+    return ForeignWeights(table, tensors, lambda name: as_float32(tensors[name], name, source), source, prefix)

@@ -76,16 +76,29 @@ class ForeignWeights:
             raise ConfigError(f"{self.source}: {error}") from None
 
     def _checked(self, name: str, shape: torch.Size) -> Tensor:
-        tensor = self._read(name)
-        if tensor.shape != shape:
-            raise ConfigError(
-                f"{self.source}: tensor {name} is {tuple(tensor.shape)}, its configuration needs {tuple(shape)}; check that configuration "
-                "and weights belong together"
-            )
-        if not tensor.isfinite().all():
-            num_wrong = int((~tensor.isfinite()).sum())
-            raise ConfigError(
-                f"{self.source}: {num_wrong:,} of {tensor.numel():,} values of tensor {name} are NaN or infinite; take a checkpoint from "
-                "before that"
-            )
-        return tensor
+        return checked(self._read(name), name, tuple(shape), self.source)
+
+
+def checked(tensor: Tensor, name: str, shape: tuple[int, ...], source: str) -> Tensor:
+    """Return a tensor of another project that has this shape and finite values. `name`: its name there; `source`: beginning of messages.
+    Raises: ConfigError if it has another shape, or values that are not finite."""
+    if tuple(tensor.shape) != shape:
+        raise ConfigError(
+            f"{source}: tensor {name} is {tuple(tensor.shape)}, its configuration needs {shape}; check that configuration and weights "
+            "belong together"
+        )
+    if not tensor.isfinite().all():
+        num_wrong = int((~tensor.isfinite()).sum())
+        raise ConfigError(
+            f"{source}: {num_wrong:,} of {tensor.numel():,} values of tensor {name} are NaN or infinite; take a checkpoint from before that"
+        )
+    return tensor
+
+
+def as_float32(tensor: Tensor, name: str, source: str) -> Tensor:
+    """Return the tensor in float32. `name`: its name in the source; `source`: beginning of messages. Raises: ConfigError if it holds no
+    floating-point weights, such as one that was quantised or is sparse."""
+    if tensor.layout != torch.strided or not tensor.is_floating_point():
+        kind = "sparse" if tensor.layout != torch.strided else str(tensor.dtype).removeprefix("torch.")
+        raise ConfigError(f"{source}: tensor {name} is {kind}, which is no floating-point weight; save the model in float32 or float16")
+    return tensor.float()

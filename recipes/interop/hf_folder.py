@@ -2,7 +2,6 @@
 tensor is read at a time. What the names mean is in hf_format.py."""
 
 import json
-import pickle
 import zipfile
 from collections.abc import Iterator
 from functools import lru_cache
@@ -20,7 +19,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from recipes.errors import ConfigError, first_line
+from recipes.interop.foreign_weights import as_float32
 from recipes.interop.hf_files import CONFIG, WEIGHTS
+from recipes.interop.unpickling import UNREADABLE, complaint
 
 BIN = "pytorch_model.bin"
 INDEX = ".index.json"
@@ -63,7 +64,7 @@ class HfFolder:
             raise ConfigError(
                 f"{self.source}: {file} does not hold the tensor {name} ({first_line(error)}); copy that file again"
             ) from None
-        return found.float()
+        return as_float32(found, name, self.source)
 
     def _find_files(self) -> dict[str, str]:
         """Return tensor name -> file name. Raises: ConfigError."""
@@ -77,6 +78,8 @@ class HfFolder:
                 return file_of
             if (self.path / name).exists():
                 return dict.fromkeys(self._open_file(name).keys(), name)
+        if (self.path / "checkpoints").is_dir():
+            raise ConfigError(f"{self.source}: is a run dir of this project; it is used as it is, or exported by launch/convert.py export")
         raise ConfigError(f"{self.source}: has neither {WEIGHTS} nor {BIN}, nor an index of shards; copy the weights there")
 
     def _weight_map(self, name: str) -> dict[str, str]:
@@ -91,15 +94,17 @@ class HfFolder:
         path = self.path / name
         try:
             return Pickled(path) if path.suffix == ".bin" else safe_open(path, framework="pt")
-        except (SafetensorError, OSError, pickle.UnpicklingError, EOFError, RuntimeError, ValueError, TypeError) as error:
+        except SafetensorError as error:
             raise ConfigError(f"{self.source}: {name} cannot be read as a file of tensors ({first_line(error)}); copy it again") from None
+        except UNREADABLE as error:
+            raise ConfigError(f"{self.source}: {name} {complaint(error)}") from None
 
     def _json(self, name: str) -> dict[str, Any]:
         try:
-            values = json.loads((self.path / name).read_text())
+            values = json.loads((self.path / name).read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise ConfigError(f"{self.source}: has no {name}, so no Hugging Face directory; name one with {CONFIG} and weights") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(f"{self.source}: {name} cannot be read ({first_line(error)}); copy it again") from None
         if not isinstance(values, dict):
             raise ConfigError(f"{self.source}: {name} is no JSON object; copy it again")

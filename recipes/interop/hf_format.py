@@ -107,7 +107,7 @@ FORMATS: dict[str, HfFormat] = {
 def format_of_config(config: dict[str, Any], source: str) -> HfFormat:
     """Return the format of a directory with this config.json. Raises: ConfigError, beginning with `source`, for another architecture."""
     model_type = config.get("model_type")
-    if model_type not in FORMATS:
+    if not isinstance(model_type, str) or model_type not in FORMATS:
         raise ConfigError(f"{source}: its config.json has model_type {model_type!r}; name a directory of {', '.join(FORMATS)}")
     return FORMATS[model_type]
 

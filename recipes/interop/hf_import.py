@@ -3,7 +3,7 @@ Writes nothing."""
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from recipes.config import Recipe
-from recipes.interop.foreign_weights import ForeignWeights
+from recipes.interop.foreign_weights import ForeignWeights, checked
 from recipes.interop.hf_files import CONFIG, PREPROCESSOR
 from recipes.interop.hf_folder import HfFolder, find_hf_folder
 from recipes.interop.hf_format import HfFormat, format_of_config
@@ -47,10 +47,10 @@ def read_hf_folder(folder: HfFolder, name: str, recipe_name: str | None = None, 
     source = folder.source
     form = format_of_config(folder.config, source)
     template = template_of(form.modality, recipe_name)
-    recipe = readable(_recipe(form, folder.config, template, source), source)
+    recipe = readable(described_by(folder.config, source, lambda: _recipe(form, folder.config, template)), source)
     kept = form.tokenizer(folder.path, recipe, tokenizer)
     names, prefix, notes = _names(folder, form)
-    reader = _Reader(folder, prefix, names)
+    reader = _Reader(folder, prefix, names, form.shapes(form.own_config | folder.config))
     weights = ForeignWeights(form.names(recipe), names, reader.read, source)
     return ImportedModel(
         recipe,
@@ -65,10 +65,10 @@ def read_hf_folder(folder: HfFolder, name: str, recipe_name: str | None = None, 
     )
 
 
-def _recipe(form: HfFormat, config: dict[str, Any], template: Recipe, source: str) -> Recipe:
+def _recipe(form: HfFormat, config: dict[str, Any], template: Recipe) -> Recipe:
     """Return the template with front-end and encoder of the directory. How new weights start, and of how many layers the targets are the
     average, remains the template's."""
-    recipe = described_by(config, source, lambda: form.recipe_of(template, config))
+    recipe = form.recipe_of(template, config)
     old, new = template.model, recipe.model
     starts = {"truncated_init": old.block.truncated_init, "depth_scaled_init": old.block.depth_scaled_init}
     block = replace(new.block, **starts)
@@ -93,9 +93,15 @@ class _Reader:
     """Reads tensors of a directory by their names without prefix. The type of a token, of which data2vec has one, is added to every row
     of the token table."""
 
-    def __init__(self, folder: HfFolder, prefix: str, names: list[str]) -> None:
-        self._folder, self._prefix = folder, prefix
-        self._types = {TOKEN_TYPES: self._plain(TOKEN_TYPES)} if TOKEN_TYPES in names else {}
+    def __init__(self, folder: HfFolder, prefix: str, names: list[str], shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """`shapes`: name -> shape of the tensors that transformers' class has. Raises: ConfigError for wrong token types."""
+        self._folder, self._prefix, self._shapes = folder, prefix, shapes
+        self._types = {TOKEN_TYPES: self._unread(TOKEN_TYPES)} if TOKEN_TYPES in names else {}
+
+    def _unread(self, name: str) -> Tensor:
+        """Return a tensor for which this project has no place. Raises: ConfigError for another shape, or values that are not finite."""
+        tensor = self._plain(name)
+        return checked(tensor, name, self._shapes.get(name, tuple(tensor.shape)), self._folder.source)
 
     def _plain(self, name: str) -> Tensor:
         return self._folder.tensor(self._prefix + name)
@@ -108,7 +114,7 @@ class _Reader:
     def unread(self, names: list[str]) -> dict[str, Callable[[], Tensor]]:
         """Return the functions that read what an export needs to write the directory's tensors again."""
         wanted = [name for name in names if not name.endswith(BUFFERS)]
-        return {name: partial(self._plain, name) for name in (*wanted, *([TOKENS] if has_token_type(self._types) else []))}
+        return {name: partial(self._unread, name) for name in (*wanted, *([TOKENS] if has_token_type(self._types) else []))}
 
 
 def _notes_on_processor(folder: Path, form: HfFormat, recipe: Recipe) -> list[str]:

@@ -117,13 +117,18 @@ def vision_recipe(template: Recipe, config: dict[str, Any]) -> Recipe:
             head_layers=template.model.head_layers,
         ),
         frontend=VisionFrontendConfig(
-            image_size=config["image_size"],
-            patch_size=config["patch_size"],
+            image_size=_side(config["image_size"]),
+            patch_size=_side(config["patch_size"]),
             num_channels=config["num_channels"],
             relative_bias=_relative_bias(config),
         ),
         teacher=replace(template.teacher, average_top_k_layers=config["num_hidden_layers"]),
     )
+
+
+def _side(size: Any) -> Any:
+    """Return the side of a square, which the configuration may have as a number or as height and width."""
+    return size[0] if isinstance(size, list | tuple) and len(set(size)) == 1 else size
 
 
 def _relative_bias(config: dict[str, Any]) -> Literal["shared", "per_layer", "none"]:
@@ -187,7 +192,7 @@ def vision_may_lack(config: dict[str, Any]) -> tuple[str, ...]:
 
 def vision_shapes(config: dict[str, Any]) -> Shapes:
     """Return name -> shape of all tensors that transformers' Data2VecVisionModel with this configuration has."""
-    hidden, patch, grid = config["hidden_size"], config["patch_size"], config["image_size"] // config["patch_size"]
+    hidden, patch, grid = config["hidden_size"], config["patch_size"], _side(config["image_size"]) // _side(config["patch_size"])
     table = {TABLE: ((2 * grid - 1) ** 2 + 3, config["num_attention_heads"])}
     shapes: Shapes = {"embeddings.cls_token": (1, 1, hidden)}
     shapes |= {"embeddings.mask_token": (1, 1, hidden)} if config.get("use_mask_token", False) else {}

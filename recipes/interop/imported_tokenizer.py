@@ -30,7 +30,15 @@ class ImportedTokenizer:
 
 def given_tokenizer(path: Path, vocab_size: int) -> ImportedTokenizer:
     """Return the tokenizer at `path`, a file or a folder. Raises: ConfigError if its ids are not the rows of `vocab_size` embeddings."""
-    return ImportedTokenizer(_read(path, vocab_size))
+    try:
+        return ImportedTokenizer(_read(path, vocab_size))
+    except ConfigError as error:
+        raise ConfigError(f"--tokenizer {path}: {_fact(error)}; give the tokenizer of this model, or none") from None
+
+
+def _fact(error: ConfigError) -> str:
+    """Return what is wrong with a tokenizer, without the setting and the remedy for a run that is not imported."""
+    return str(error).partition(": ")[2].rpartition("; ")[0]
 
 
 def text_tokenizer(folder: Path, recipe: Any, given: Path | None) -> ImportedTokenizer:
@@ -54,8 +62,7 @@ def tokenizer_of_folder(folder: Path, vocab_size: int) -> ImportedTokenizer:
     try:
         return ImportedTokenizer(_read(folder, vocab_size))
     except ConfigError as error:
-        reason = str(error).partition(": ")[2].rpartition("; ")[0]
-        return _without(f"the directory's tokenizer is left out ({reason})")
+        return _without(f"the directory's tokenizer is left out ({_fact(error)})")
 
 
 def missing_tokenizer() -> ImportedTokenizer:

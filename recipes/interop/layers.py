@@ -29,8 +29,9 @@ def read_layer(text: str) -> Layer:
 def check_choice(layer: Layer, pool: str, num_layers: int, cls_name: str | None, dashes: str = "") -> None:
     """Check that a network of num_layers blocks has this layer, and its samples this pooling. `cls_name`: the token that cls is the output
     of. `dashes`: "--" if the two are flags. Raises: ConfigError if not."""
-    if layer not in ("last", "mean") and not (isinstance(layer, int) and 0 <= layer <= num_layers):
-        raise ConfigError(f"{dashes}layer {layer}: the model has {num_layers} blocks; name 0 to {num_layers}, last or mean")
+    if layer not in ("last", "mean") and not (type(layer) is int and 0 <= layer <= num_layers):
+        shown = layer if dashes else repr(layer)
+        raise ConfigError(f"{dashes}layer {shown}: the model has {num_layers} blocks; name 0 to {num_layers}, last or mean")
     if pool not in POOLS:
         raise ConfigError(f"{dashes}pool {pool}: must be one of {', '.join(POOLS)}")
     if pool == "cls" and cls_name is None:

@@ -97,7 +97,16 @@ def facts(exported: Exported) -> dict[str, Any]:
         "release": content.get("release", "unknown"),
         "commit": metadata.get("git_commit", "unknown"),
         "versions": versions or "unknown",
-    } | ({"imported": "yes; config.json starts from that of the source"} if exported.is_imported else {})
+        **_origin(content),
+    } | ({"config.json": "that of the imported directory, with what the run decides"} if exported.is_imported else {})
+
+
+def _origin(content: dict[str, Any]) -> dict[str, str]:
+    """Return what is on record about the weights with which the run began; {} if they were random."""
+    found = {"imported from": str(content["imported"].get("from", "unknown"))} if "imported" in content else {}
+    if start := content.get("start_from"):
+        found["began with"] = f"{start['path']}, step {start['step']:,} of {start['recipe']}"
+    return found
 
 
 def differences(exported: Exported) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 from recipes.data.images import EVAL_CROP_RATIO, IMAGENET_MEAN, IMAGENET_STD
 from recipes.data.tokenizer import FILES, find_tokenizer
 from recipes.interop.hf_files import PREPROCESSOR
-from recipes.interop.tokenizer_export import export_tokenizer
+from recipes.interop.tokenizer_export import PLAIN, export_tokenizer
 
 BICUBIC = 3
 """Number of the bicubic filter in Pillow and in preprocessor_config.json."""
@@ -25,11 +25,21 @@ class Processor:
     """Sentences for the model card: how inputs from these files differ from those of this project."""
     usage: tuple[str, ...]
     """Lines of Python that load the model and compute features. {folder} is the place of the export."""
+    missing: str = ""
+    """What transformers cannot read, and what to do; "" if it can read all."""
+
+
+PLAIN_USAGE = (
+    "from sentencepiece import SentencePieceProcessor",
+    "from transformers import AutoModel",
+    f'tokenizer, model = SentencePieceProcessor(model_file="{{folder}}/{PLAIN}"), AutoModel.from_pretrained("{{folder}}").eval()',
+    'ids = torch.tensor([[0, *tokenizer.encode("The sea was calm that evening."), 2]])  # <s>, tokens, </s>',
+    "features = model(input_ids=ids).last_hidden_state  # (batch, tokens, channels)",
+)
 
 
 def text_processor(recipe: Any, run_dir: Path) -> Processor:
-    """Return the tokenizer's files, which give `<s>`, the tokens of this project and `</s>`. Raises: ConfigError if the tokenizer cannot be
-    converted."""
+    """Return the tokenizer's files, which give `<s>`, the tokens of this project and `</s>`."""
     usage = (
         "from transformers import AutoModel, AutoTokenizer",
         'tokenizer, model = AutoTokenizer.from_pretrained("{folder}"), AutoModel.from_pretrained("{folder}").eval()',
@@ -40,6 +50,8 @@ def text_processor(recipe: Any, run_dir: Path) -> Processor:
     if folder is None:
         return Processor({}, ("The run has no tokenizer, so none is here.",), usage)
     exported = export_tokenizer(find_tokenizer(folder), recipe.frontend.max_positions)
+    if PLAIN in exported.files:
+        return Processor(exported.files, exported.notes, PLAIN_USAGE, missing=exported.notes[0])
     return Processor(exported.files, exported.notes, usage)
 
 

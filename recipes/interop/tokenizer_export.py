@@ -19,6 +19,9 @@ from recipes.interop.sentencepiece_model import BPE, BYTE, CONTROL, NORMAL, UNIG
 CONFIG_FILE = "tokenizer_config.json"
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"
 """With this class, transformers takes tokenizer.json as it is. Its own class for data2vec-text would build a byte-level BPE."""
+PLAIN, NO_CLASS = "sentencepiece.model", "NoneForThisSentencepieceModel"
+"""The file of a model that cannot be converted, and a class that transformers does not have: so AutoTokenizer fails, and does not build
+another tokenizer."""
 IN_A_NAME = "|".join(re.sub(r"^(\W+)(.*)$", r"\1(?=\2)", name) for name in NAMES.values())
 """The signs before the letters of a special symbol's name in a text. The text is split after them, since the unigram model would find the
 name in its own vocabulary. sentencepiece never does."""
@@ -46,17 +49,21 @@ class ExportedTokenizer(NamedTuple):
 def export_tokenizer(tokenizer: Path, max_length: int) -> ExportedTokenizer:
     """Return the files of a run's tokenizer for `AutoTokenizer`. `tokenizer`: tokenizer.model or a canonical tokenizer.json. `max_length`:
     most tokens of an input, with `<s>` and `</s>`. A sentencepiece model with properties that the library tokenizers lacks is returned as
-    it is."""
+    it is, under the name PLAIN."""
     content = tokenizer.read_bytes()
     notes = [SAME_IDS, LITERAL]
     if tokenizer.name == MODEL:
         model = read_model(content)
         if refused := _inexpressible(model):
-            note = f"There is no {FILE}, since it cannot express {' and '.join(refused)}: use the library sentencepiece with {MODEL}."
-            return ExportedTokenizer({MODEL: content}, (note,))
+            note = f"There is no {FILE}, since it cannot express {' and '.join(refused)}: use the library sentencepiece with {PLAIN}."
+            return ExportedTokenizer({PLAIN: content, CONFIG_FILE: _json({"tokenizer_class": NO_CLASS})}, (note,))
         content = _converted(model).to_str().encode()
         notes.append(CONVERTED)
-    return ExportedTokenizer({FILE: content, CONFIG_FILE: (json.dumps(_config(max_length), indent=2) + "\n").encode()}, tuple(notes))
+    return ExportedTokenizer({FILE: content, CONFIG_FILE: _json(_config(max_length))}, tuple(notes))
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def _config(max_length: int) -> dict[str, Any]:

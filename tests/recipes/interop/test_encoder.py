@@ -180,15 +180,21 @@ def test_loading_changes_neither_random_numbers_nor_warnings(folders: dict[str, 
     [
         ("text", "ba do", {}, r"^inputs are 'ba do': give a list of one item or more$"),
         ("text", [], {}, r"^inputs are \[\]: give a list"),
+        ("text", None, {}, r"^inputs are of the class NoneType: give a list of one item or more$"),
+        ("text", ["a\ud800b"], {}, r"^item 0 .*: holds half a character \(a lone surrogate\); fix it or leave it out$"),
         ("text", ["ba", 5], {}, r"^item 1: int, not text; fix it or leave it out$"),
         ("text", ["ba", " "], {}, r"^item 1 \( \): no tokens in it; fix"),
         ("text", ["ba"], {"sample_rate": 8000}, r"^sample_rate 8000: text has none to give; leave it out$"),
-        ("speech", [np.zeros(9, np.float32)], {}, r"^sample_rate None: a waveform needs its rate; give sample_rate=16000"),
+        ("speech", [np.zeros(9, np.float32)], {}, r"^sample_rate None: a waveform needs its rate, an integer; give sample_rate=16000"),
         ("speech", [np.zeros((2, 9), np.float32)], {"sample_rate": 8000}, r"^item 0: an array of float32 and shape \(2, 9\), not floating"),
         ("speech", [np.zeros(9, np.int16)], {"sample_rate": 8000}, r"^item 0: an array of int16 and shape \(9,\), not floating-point"),
         ("speech", [np.full(9, np.nan)], {"sample_rate": 8000}, r"^item 0: holds NaN or infinite samples"),
+        ("speech", [np.full(9, 1e300)], {"sample_rate": 8000}, r"^item 0: holds NaN or infinite samples, or larger ones than float32"),
+        ("speech", [np.zeros(9, np.float32)], {"sample_rate": 8000.5}, r"^sample_rate 8000\.5: a waveform needs its rate, an integer"),
+        ("speech", ["a\0b.wav"], {}, r"^item 0 .*: .*; fix it or leave it out$"),
         ("speech", ["nowhere.wav"], {}, r"^item 0 \(nowhere.wav\): No such file or directory; fix it or leave it out$"),
         ("vision", [np.zeros((9, 9, 3))], {}, r"^item 0: an array of float64 and shape \(9, 9, 3\), not a path, a PIL image or uint8"),
+        ("vision", np.zeros((9, 9, 3), np.uint8), {}, r"^inputs are of the class ndarray: give a list of one item or more$"),
         ("vision", [__file__], {}, r"^item 0 \(.*test_encoder.py\): not an image of a known kind"),
     ],
 )
@@ -201,6 +207,11 @@ def test_a_wrong_value_is_one_line(modality: str, given: Any, options: Any, comp
 def test_a_network_that_is_not_there_is_one_line(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"^weights 'mean': must be one of student, teacher$"):
         load_encoder(folders["text"], weights="mean")
+    for device in ("foo", "meta:x"):
+        with pytest.raises(ConfigError, match=rf'^device {device}: .*; give device="cpu", or one that torch has$'):
+            load_encoder(folders["text"], device=device)
+    with pytest.raises(ConfigError, match=r"^batch_size 0: must be 1 or more$"):
+        load_encoder(folders["text"]).embed(["ba"], batch_size=0)
     with pytest.raises(ConfigError, match=r"^\S*text: a Hugging Face directory has one network and no teacher; ask for the student$"):
         load_encoder(folders["text"], weights="teacher")
     with pytest.raises(ConfigError, match=r"^\S*: neither a run dir nor a checkpoint folder"):

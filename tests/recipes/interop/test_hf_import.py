@@ -1,6 +1,7 @@
 """What is read of a Hugging Face directory for an imported run: recipe, tensors, heads that are left out, tokenizer, notes."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from recipes.errors import ConfigError
 from recipes.interop.hf_format import format_of_modality
 from recipes.interop.hf_import import read_hf_model
 from recipes.interop.imported_model import ImportedModel
+from recipes.interop.imported_run import write_imported_run
 from tests.recipes.interop.sources import VOCAB_SIZE, hf_copy, hf_tensors, sentencepiece_model, write_weights
 
 CASES = ("text", "audio", "vision_shared")
@@ -156,3 +158,50 @@ def test_an_average_of_outputs_has_no_last_norm_and_no_model_has_a_regression_he
 def test_vocabularies_are_those_of_the_embeddings(tmp_path: Path) -> None:
     recipe: Any = read(hf_copy("text", tmp_path / "hf")).recipe
     assert (recipe.frontend.vocab_size, recipe.frontend.max_positions, recipe.data.sequence_length) == (VOCAB_SIZE, 64, 64)
+
+
+def _with(folder: Path, **tensors: torch.Tensor) -> Path:
+    """Replace tensors of a copied directory, by names with "__" for ".", and return it."""
+    state = hf_tensors("text") | {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+    write_weights(hf_copy("text", folder), state)
+    return folder
+
+
+DAMAGED: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "layers as text": (lambda folder: hf_copy("text", folder, num_hidden_layers="4"), "a setting of a wrong type"),
+    "no patches": (lambda folder: hf_copy("vision_shared", folder, patch_size=0), r"frontend\.patch_size is 0|a setting of a wrong type"),
+    "list of types": (lambda folder: hf_copy("text", folder, model_type=["a"]), r"its config\.json has model_type \['a'\]"),
+    "pooler that is NaN": (lambda folder: _with(folder, pooler__dense__bias=torch.full((64,), torch.nan)), r"pooler\.dense\.bias are NaN"),
+    "pooler of 3": (lambda folder: _with(folder, pooler__dense__bias=torch.ones(3)), r"pooler\.dense\.bias is \(3,\), .* needs \(64,\)"),
+    "wide types": (
+        lambda folder: _with(folder, embeddings__token_type_embeddings__weight=torch.ones(1, 8)),
+        r"token_type_embeddings\.weight is \(1, 8\), .* needs \(1, 64\)",
+    ),
+    "whole numbers": (
+        lambda folder: _with(folder, embeddings__LayerNorm__bias=torch.ones(64, dtype=torch.int8)),
+        r"tensor embeddings\.LayerNorm\.bias is int8, which is no floating-point weight; save the model in float32",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_directory_is_one_line(name: str, tmp_path: Path) -> None:
+    make, complaint = DAMAGED[name]
+    folder = make(tmp_path / "hf")
+    with pytest.raises(ConfigError, match=complaint) as caught:
+        write_imported_run(tmp_path / "run", read_hf_model(str(folder), None, None))
+    assert str(caught.value).startswith(f"--from {folder}: ") and "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_size_of_an_image_may_be_height_and_width(tmp_path: Path) -> None:
+    model: Any = read_hf_model(str(hf_copy("vision_shared", tmp_path / "hf", image_size=[64, 64], patch_size=[8, 8])), None, None)
+    assert (model.recipe.frontend.image_size, model.recipe.frontend.patch_size) == (64, 8)
+    with pytest.raises(ConfigError, match=r"frontend\.image_size is \[64, 32\]"):
+        read_hf_model(str(hf_copy("vision_shared", tmp_path / "wide", image_size=[64, 32])), None, None)
+
+
+def test_a_run_dir_is_named_as_one(tmp_path: Path) -> None:
+    write_imported_run(tmp_path / "run", read_hf_model(str(hf_copy("audio", tmp_path / "hf")), None, None))
+    with pytest.raises(ConfigError, match=r"run: is a run dir of this project; it is used as it is, or exported"):
+        read_hf_model(str(tmp_path / "run"), None, None)

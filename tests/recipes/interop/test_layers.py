@@ -23,7 +23,8 @@ def test_the_input_every_block_and_their_mean_may_be_named(layer) -> None:  # ty
     [
         (5, "mean", "<s>", "layer 5: the model has 4 blocks; name 0 to 4, last or mean"),
         (-1, "mean", "<s>", "layer -1: the model has 4 blocks"),
-        ("first", "mean", "<s>", "layer first: the model has"),
+        ("first", "mean", "<s>", "layer 'first': the model has"),
+        (True, "mean", "<s>", "layer True: the model has"),
         (1, "max", "<s>", "pool max: must be one of mean, cls, none"),
         (1, "cls", None, "pool cls: this modality has no token for the whole sample; use mean or none"),
     ],

@@ -46,7 +46,15 @@ def test_every_group_of_parameters_that_is_lost_is_named(runs: Path, tmp_path: P
 
 def test_an_imported_model_says_so_and_its_pooler_is_its_own(runs: Path, tmp_path: Path) -> None:
     text = card(runs / "hf-text", tmp_path / "text")
-    assert "- imported: yes" in text and "pooler_output" not in text and "Token types" not in text
+    assert "- config.json: that of the imported directory" in text and "pooler_output" not in text and "Token types" not in text
+
+
+def test_the_weights_with_which_a_run_began_are_named(runs: Path, tmp_path: Path) -> None:
+    run = find_stored_run(runs / "text")
+    start = {"path": "/runs/a/checkpoints/step_00001000", "step": 1000, "recipe": "text_base", "sha256": "", "kept": {}}
+    export(replace(run, content=run.content | {"start_from": start, "imported": {"from": "some/model"}}), "student", tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "- began with: /runs/a/checkpoints/step_00001000, step 1,000 of text_base\n" in text and "- imported from: some/model\n" in text
 
 
 def test_what_the_run_has_not_on_record_is_unknown(runs: Path, tmp_path: Path) -> None:

@@ -147,7 +147,10 @@ def test_a_model_that_cannot_be_converted_is_exported_as_it_is_and_the_reason_is
     for complaint, content in cases.items():
         (tmp_path / MODEL).write_bytes(content)
         found = export_tokenizer(tmp_path / MODEL, 512)
-        assert found.files == {MODEL: content} and len(found.notes) == 1
+        assert found.files.keys() == {"sentencepiece.model", "tokenizer_config.json"} and len(found.notes) == 1
+        assert found.files["sentencepiece.model"] == content
+        with pytest.raises(ValueError, match="Couldn't instantiate the backend tokenizer"):  # and does not build another one
+            exported(tmp_path / MODEL, tmp_path / complaint)
         assert complaint in found.notes[0] and "cannot express" in found.notes[0]
 
 
