@@ -56,7 +56,7 @@ def check_out(out: Path, is_forced: bool) -> None:
         raise ConfigError(f"--out {out}: unknown kind of file {out.suffix or '(no suffix)'}; name it {' or '.join(WRITERS)}")
     if out.is_dir():
         raise ConfigError(f"--out {out}: is a folder; name a file in it, such as {out / 'embeddings.parquet'}")
-    if out.exists() and not is_forced:
+    if (out.exists() or out.is_symlink()) and not is_forced:
         raise ConfigError(f"--out {out}: exists already; name another file, or replace it with --force")
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name a file in one that exists")
@@ -70,7 +70,7 @@ def write_embeddings(out: Path, found: Embeddings, about: dict[str, Any]) -> Non
 
     Raises: ConfigError if the file cannot be written.
     """
-    temporary = out.with_name(f".{out.name}.tmp")
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")  # another command may write the same file
     try:
         WRITERS[out.suffix](temporary, found, json.dumps(about))
         sync(temporary)

@@ -36,6 +36,9 @@ LITERAL = (
     "The name of a special symbol, such as `<mask>`, is plain letters if it stands in a text, as in pre-training. "
     "`tokenizer(text, split_special_tokens=False)` makes it that symbol."
 )
+LITERAL_UNIGRAM = (
+    "The name of a special symbol, such as `<mask>`, may become that symbol if it stands in a text. In pre-training it was `<unk>`."
+)
 CONVERTED = "The tokenizer is converted from a sentencepiece model. Ids differ only for rare sequences of characters and combining marks."
 
 
@@ -59,6 +62,8 @@ def export_tokenizer(tokenizer: Path, max_length: int) -> ExportedTokenizer:
             return ExportedTokenizer({PLAIN: content, CONFIG_FILE: _json({"tokenizer_class": NO_CLASS})}, (note,))
         content = _converted(model).to_str().encode()
         notes.append(CONVERTED)
+    elif json.loads(content)["model"]["type"] == "Unigram":
+        notes[1] = LITERAL_UNIGRAM
     return ExportedTokenizer({FILE: content, CONFIG_FILE: _json(_config(max_length))}, tuple(notes))
 
 

@@ -11,7 +11,7 @@ import pytest
 from recipes.config import TextDataConfig
 from recipes.data.source import open_source
 from recipes.data.tokenizer import MODEL, TextSample, cut, encode, read_tokenizer, train_tokenizer
-from recipes.interop.tokenizer_export import CONVERTED, export_tokenizer
+from recipes.interop.tokenizer_export import CONVERTED, LITERAL_UNIGRAM, export_tokenizer
 from tests.recipes.data.json_tokenizers import bert, byte_level, roberta, saved, unigram
 from tests.recipes.interop.test_sentencepiece_model import trained
 
@@ -124,7 +124,8 @@ def test_a_tokenizer_json_gives_our_ids(name: str, lines: list[str], tmp_path: P
     spaces = [hard for hard in HARD if not hard.strip()]  # encode() gives a paragraph of spaces no tokens
     assert differing(theirs, path, [*lines, *(hard for hard in HARD if hard not in spaces)]) == []
     assert theirs("the girl").input_ids[:: len(theirs("the girl").input_ids) - 1] == [0, 2]
-    assert CONVERTED not in export_tokenizer(path, 512).notes
+    notes = export_tokenizer(path, 512).notes
+    assert CONVERTED not in notes and (LITERAL_UNIGRAM in notes) == (name == "unigram")
 
 
 def test_byte_fallback_is_exported(tmp_path: Path) -> None:
