@@ -10,7 +10,7 @@ from tests.distributed import run_command
 
 
 def test_every_list_of_these_names_is_this_one() -> None:
-    assert FILES == ("tokenizer.model", "tokenizer.json") == (tokenizer.MODEL, tokenizer_json.FILE) == (MODEL, JSON)
+    assert FILES == ("tokenizer.json", "tokenizer.model") == (tokenizer_json.FILE, tokenizer.MODEL) == (JSON, MODEL)
     assert tuple(shards.KEPT) == tokenizer.FILES == FILES == TOKENIZER_FILES[:2] and shards.Prepared.tokenizer == MODEL
 
 
