@@ -12,7 +12,7 @@ Shapes: N items of the source, K items of a split.
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from recipes.data.media import BadItem, Files, Media, MediaKind, allowed_bad, fo
 from recipes.data.media_items import SEGMENTS_FILE, ItemsLocation, open_items, save_items
 from recipes.data.media_source import open_media
 from recipes.data.media_table import Table
-from recipes.data.packing import HELDOUT_SEED
 from recipes.data.progress import ByteProgress
-from recipes.data.scanning import Scan, Scanned, move_large_files_last, scan_items
+from recipes.data.scanning import Scan, Scanned, scan_items, split_items
 from recipes.errors import ConfigError, DataMismatch
+from recipes.system.atomic_folder import atomic_folder
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "valid")
@@ -91,9 +91,9 @@ def prepare_media(
 
     `scan` returns an item's length from its header. With None no header is read, and each length is 1. Bad items and items shorter than
     min_length are left out. If all items are too short, if_all_short(shortest, longest length in samples) returns the remedy for the
-    message. An existing folder must have the same `settings`. Files that the earlier starts of `run` could not decode may have changed. The
-    result does not depend on num_processes (None: the cores that this process may use). out_dir appears complete or not at all. Call it on
-    one rank only. Worker processes are spawned, so the caller's script needs `if __name__ == "__main__"`.
+    message. An existing folder must have the same `settings`. Files that the earlier starts of `run` could not decode may have changed.
+    num_processes None: the cores that this process may use. The result does not depend on it. out_dir appears complete or not at all. Call
+    it on one rank only, in a script with `if __name__ == "__main__"`, since it spawns processes.
 
     Raises: ConfigError for everything that the user can fix; DataMismatch if an existing folder was prepared from other data or settings.
     """
@@ -108,7 +108,7 @@ def prepare_media(
         _check_contents(found, data.max_bad_fraction, run or ResumedRun(), log)
         return found
     media = _open_source(data, kind, log)
-    with shards.atomic_folder(out_dir) as folder:
+    with atomic_folder(out_dir) as folder:
         location = save_items(media, folder)
         bar = ByteProgress("scanning", 0, show_bar=progress, log=log)
         scanned = scan_items(
@@ -126,7 +126,7 @@ def prepare_media(
         counts = _write_index(folder, scanned, min_length=min_length, heldout_fraction=data.heldout_fraction)
         record = _record_contents(folder, media, scanned)
         info = Info(FORMAT_VERSION, kind.name, media.name, data.column, location, scanned.fingerprint, counts, settings, data.split, record)
-        (folder / "prepared.json").write_text(json.dumps(asdict(info), indent=1) + "\n")
+        shards.save_prepared(folder, info)
         _log_counts(log, kind, info, scanned.bad, min_length)
     return out_dir
 
@@ -227,29 +227,13 @@ def _write_index(folder: Path, scanned: Scanned, *, min_length: int, heldout_fra
     lengths_N = scanned.lengths_N
     is_usable_N = lengths_N >= max(1, min_length)
     num_short = len(lengths_N) - len(scanned.bad) - int(is_usable_N.sum())
-    splits = _split(scanned, np.flatnonzero(is_usable_N), heldout_fraction, (folder / SEGMENTS_FILE).exists())
+    splits = split_items(scanned, np.flatnonzero(is_usable_N), heldout_fraction, (folder / SEGMENTS_FILE).exists())
     (folder / "lengths.bin").write_bytes(lengths_N.tobytes())
     (folder / "bad.json").write_text(json.dumps([item[:2] for item in scanned.bad]) + "\n")
     for split, items_K in splits.items():
         (folder / f"{split}.bin").write_bytes(items_K.astype(np.int64).tobytes())
     counts = {"items": len(lengths_N), "bad": len(scanned.bad), "short": num_short}
     return counts | {split: len(items_K) for split, items_K in splits.items()}
-
-
-def _split(scanned: Scanned, usable: np.ndarray, heldout_fraction: float, has_segments: bool) -> dict[str, np.ndarray]:
-    """Return split -> its item numbers. Whole files are held out, in a fixed random order, large files last, until about heldout_fraction
-    of the `usable` items is. At least one item is held out and never all, but none if the fraction is 0 or all are of one file."""
-    lengths_N, first_N = scanned.lengths_N, scanned.first_N
-    num_heldout = max(1, round(heldout_fraction * len(usable))) if heldout_fraction else 0
-    num_heldout = min(num_heldout, len(usable) - 1)
-    hash_N = np.random.Generator(np.random.Philox(HELDOUT_SEED)).random(len(lengths_N))[first_N]
-    by_hash = usable[np.argsort(hash_N[usable], kind="stable")]
-    by_hash = move_large_files_last(by_hash, first_N, 2 * num_heldout if has_segments else len(usable))
-    if num_heldout:
-        cuts = 1 + np.flatnonzero(np.diff(first_N[by_hash]))
-        num_heldout = int(cuts[np.abs(cuts - num_heldout).argmin()]) if len(cuts) else 0
-    parts = {"train": by_hash[num_heldout:], "valid": by_hash[:num_heldout]}
-    return {split: items_K[np.lexsort((items_K, lengths_N[items_K]))] for split, items_K in parts.items()}
 
 
 def _log_counts(log: Log, kind: MediaKind, info: Info, bad: list[BadItem], min_length: int) -> None:

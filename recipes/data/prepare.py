@@ -32,6 +32,7 @@ from recipes.data.tokenizer import (
     train_tokenizer,
 )
 from recipes.errors import ConfigError, DataMismatch
+from recipes.system.atomic_folder import atomic_folder
 
 USED_FOR: dict[str, Literal["always", "columns", "training"]] = {
     **dict.fromkeys(("path", "split", "tokenizer", "lowercase", "sequence_length", "break_mode", "heldout_fraction"), "always"),
@@ -76,7 +77,7 @@ def prepare_text(
     processes = num_processes or len(os.sched_getaffinity(0))
     encoding = run.encoding if run and run.encoding else ENCODING
     steps = _Preparation(data, frontend.vocab_size, processes, progress, log, tokenizer=tokenizer, encoding=encoding)
-    with shards.atomic_folder(out_dir) as folder:
+    with atomic_folder(out_dir) as folder:
         steps.run(folder)
     return out_dir
 

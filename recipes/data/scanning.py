@@ -1,7 +1,7 @@
 """Finds the length and the size of each item (recording, segment or image) of a prepared folder with one or more processes. The result is
-in the order of the items and does not depend on the number of processes. Writes nothing.
+in the order of the items and does not depend on the number of processes. Also chooses which items are held out. Writes nothing.
 
-Shapes: N items.
+Shapes: N items, K items of a split.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import numpy as np
 from recipes.data.contents import UNREAD, digest
 from recipes.data.media import BadItem, Media, UndecodableError, bad_item
 from recipes.data.media_items import ItemsLocation, open_items
+from recipes.data.packing import HELDOUT_SEED
 from recipes.data.progress import ByteProgress
 from recipes.system.processes import run_in_order
 
@@ -127,3 +128,19 @@ def move_large_files_last(items_K: np.ndarray, first_N: np.ndarray, limit: int) 
     _, file_K, sizes = np.unique(first_N[items_K], return_inverse=True, return_counts=True)
     size_K = sizes[file_K]
     return items_K[np.argsort(np.where(size_K > limit, size_K, 0), kind="stable")]
+
+
+def split_items(scanned: Scanned, usable: np.ndarray, heldout_fraction: float, has_segments: bool) -> dict[str, np.ndarray]:
+    """Return split -> its item numbers. Whole files are held out, in a fixed random order, large files last, until about heldout_fraction
+    of the `usable` items is. At least one item is held out and never all, but none if the fraction is 0 or all are of one file."""
+    lengths_N, first_N = scanned.lengths_N, scanned.first_N
+    num_heldout = max(1, round(heldout_fraction * len(usable))) if heldout_fraction else 0
+    num_heldout = min(num_heldout, len(usable) - 1)
+    hash_N = np.random.Generator(np.random.Philox(HELDOUT_SEED)).random(len(lengths_N))[first_N]
+    by_hash = usable[np.argsort(hash_N[usable], kind="stable")]
+    by_hash = move_large_files_last(by_hash, first_N, 2 * num_heldout if has_segments else len(usable))
+    if num_heldout:
+        cuts = 1 + np.flatnonzero(np.diff(first_N[by_hash]))
+        num_heldout = int(cuts[np.abs(cuts - num_heldout).argmin()]) if len(cuts) else 0
+    parts = {"train": by_hash[num_heldout:], "valid": by_hash[:num_heldout]}
+    return {split: items_K[np.lexsort((items_K, lengths_N[items_K]))] for split, items_K in parts.items()}

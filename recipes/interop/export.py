@@ -55,11 +55,11 @@ def export(run: StoredRun, weights: str, out: Path, *, replace: bool = False) ->
     the checkpoint has no such weights; DamagedCheckpoint.
     """
     from recipes.checkpoint.tensor_file import write_tensors
-    from recipes.data.shards import atomic_folder, moved_aside, undo_moved_aside
     from recipes.interop.hf_format import format_of_modality
     from recipes.interop.hf_tensors import HfTensors
     from recipes.interop.import_source import ImportSource
     from recipes.interop.stored_weights import StoredWeights
+    from recipes.system.atomic_folder import atomic_folder, moved_aside, undo_moved_aside
 
     hf_format = format_of_modality(run.recipe.modality)
     source = ImportSource(run.run_dir)

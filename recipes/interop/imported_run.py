@@ -20,7 +20,6 @@ from recipes.checkpoint.tensor_file import write_tensors
 from recipes.checkpoint.whole import Values, write_whole
 from recipes.cluster.launch_info import launch_info
 from recipes.config import Recipe
-from recipes.data.shards import atomic_folder
 from recipes.data.tokenizer import ENCODING
 from recipes.engine.shards import MOMENTS
 from recipes.interop.hf_files import CONFIG
@@ -29,6 +28,7 @@ from recipes.interop.imported_model import ImportedModel, fill
 from recipes.interop.imported_tokenizer import ImportedTokenizer
 from recipes.modalities.registry import modality_of
 from recipes.settings import recipe_to_dict
+from recipes.system.atomic_folder import atomic_folder
 
 TRUNK = "trunk."
 """What the names of the parameters that a teacher has begin with."""

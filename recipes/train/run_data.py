@@ -17,10 +17,11 @@ from typing import Any
 from recipes.check import check_data
 from recipes.config import Recipe
 from recipes.data.contents import ContentChanges, ResumedRun, record_of
-from recipes.data.shards import KEPT, Prepared, encoding_of, is_prepared, kept_files, moved_aside, read_values, undo_moved_aside
+from recipes.data.shards import KEPT, Prepared, encoding_of, is_prepared, kept_files, read_values
 from recipes.errors import ConfigError, DataMismatch
 from recipes.modalities.base import Modality
 from recipes.run_dir.run_dir import RunDir
+from recipes.system.atomic_folder import moved_aside, undo_moved_aside
 from recipes.system.json_lines import read_rows
 from recipes.train.origin import Origin, check_not_lost, check_prepared_with, with_kept
 from recipes.train.resume import DataIdentity, accept_setting, read_started_run
