@@ -16,6 +16,12 @@ class ConfigError(Exception):
 
     exit_code = 2
 
+    @property
+    def without_remedy(self) -> str:
+        """The message without its remedy, so that the caller can add its own remedy."""
+        fact, semicolon, _ = str(self).rpartition("; ")
+        return fact if semicolon else str(self)
+
 
 class LocalError(ConfigError):
     """An error of this process alone, before the ranks have joined, so rank 0 may get no notice. The first process of each node prints
@@ -32,11 +38,6 @@ class MissingSplit(ConfigError):
 
 class DataMismatch(ConfigError):
     """A folder of prepared data was made from other data, or with other settings, than those of this run. The message is `fact; remedy`."""
-
-    @property
-    def without_remedy(self) -> str:
-        """The message without its remedy, so that the caller can add its own remedy."""
-        return str(self).rpartition("; ")[0]
 
 
 class UnusableData(ConfigError):

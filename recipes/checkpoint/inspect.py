@@ -59,7 +59,7 @@ def find_checkpoint(path: Path, flag: str) -> Path:
             raise ConfigError(f"{flag}{path}: neither a run dir nor a checkpoint folder; name a run dir such as runs/text_tiny")
         return path  # read_manifest refuses a checkpoint that is not complete
     found = newest(path)
-    if found is None and _is_hugging_face(path):
+    if found is None and is_hugging_face(path):
         raise ConfigError(
             f"{flag}{path}: a Hugging Face directory; make a run of it: python launch/convert.py import --from {path} --run-dir RUN_DIR"
         )
@@ -68,7 +68,7 @@ def find_checkpoint(path: Path, flag: str) -> Path:
     return found
 
 
-def _is_hugging_face(folder: Path) -> bool:
+def is_hugging_face(folder: Path) -> bool:
     """True if config.json of the folder is that of a Hugging Face model."""
     try:
         return "model_type" in json.loads((folder / "config.json").read_text())

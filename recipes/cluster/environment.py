@@ -32,6 +32,13 @@ class LaunchedWorld(NamedTuple):
     """Processes on this node; None if the launcher does not set it."""
 
 
+def require_one_process(what: str, script: str) -> None:
+    """Check that a command which runs on one process was not started on several. `what`: the command, for the message; `script`: its path.
+    Raises: ConfigError."""
+    if (size := world_from_environment().size) > 1:
+        raise ConfigError(f"{what} runs on one process, {size} were started; use python {script}")
+
+
 def world_from_environment() -> LaunchedWorld:
     """Return rank and number of processes from the variables of deepspeed, torchrun or srun (one task per process). Without a launcher:
     one process. No network access.

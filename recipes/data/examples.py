@@ -20,7 +20,7 @@ from recipes.data.images import center_view, decode_image, to_rgb, upright
 from recipes.data.media import UndecodableError, decoding
 from recipes.data.speech import SpeechExample, collate_speech
 from recipes.data.text import TextExample, collate_text
-from recipes.data.tokenizer import BOS, MODEL, StoredTokenizer, Tokenize, build_tokenize, encode_with
+from recipes.data.tokenizer import BOS, StoredTokenizer, Tokenize, build_tokenize, encode_with, reads_pieces
 from recipes.data.vision import VisionExample, collate_vision
 from recipes.errors import ConfigError, first_line
 
@@ -82,7 +82,7 @@ class TextMaker:
             text.encode()
         except UnicodeEncodeError:
             raise UndecodableError("holds half a character (a lone surrogate)") from None
-        is_cut = self.tokenizer.encoding == 1 and self.tokenizer.file.name == MODEL
+        is_cut = reads_pieces(self.tokenizer.file.name, self.tokenizer.encoding)
         tokens, _ = encode_with(self._tokenize, [text], is_cut=is_cut)
         ids_T = np.concatenate([[BOS], tokens[: self.max_tokens - 1]]).astype(np.int64)
         return Made(TextExample(ids_T, ids_T, np.zeros(len(ids_T), dtype=bool)), is_cut=len(tokens) > self.max_tokens - 1)

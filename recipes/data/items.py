@@ -90,9 +90,7 @@ def open_texts(data: TextDataConfig, maker: ExampleMaker, name: str | None, spli
 def _texts(source: TextFiles | TableFiles | Rows) -> Iterator[Iterator[tuple[Any, str, int, str]]]:
     """Yield, for each file, its (text or None, file, number of the line or row, "line" or "row")."""
     if isinstance(source, Rows):
-        if source.column not in source.dataset.column_names:
-            there = ", ".join(source.dataset.column_names)
-            raise ConfigError(f"{source.name}: no column {source.column!r}, there are {there}; {COLUMN_OPTION}NAME")
+        source.check_column()
         rows = source.dataset.select_columns([source.column])
         yield ((row[source.column], source.name, number, "row") for number, row in enumerate(rows, start=1))
         return

@@ -113,6 +113,7 @@ class Rows:
     column: str
     note: str = ""
     paths: Sequence[Path] = ()
+    column_option: str = COLUMN_OPTION
     has_columns: ClassVar[bool] = True
 
     def paragraphs(self) -> Iterator[tuple[int, str]]:
@@ -122,9 +123,13 @@ class Rows:
         """
         return _paragraphs(self._texts())
 
-    def _texts(self) -> Iterator[str | None]:
+    def check_column(self) -> None:
+        """Check that the data set has the column. Raises: ConfigError if it is missing."""
         if self.column not in self.dataset.column_names:
-            raise ConfigError(_no_column(self.name, self.column, self.dataset.column_names, COLUMN_OPTION))
+            raise ConfigError(_no_column(self.name, self.column, self.dataset.column_names, self.column_option))
+
+    def _texts(self) -> Iterator[str | None]:
+        self.check_column()
         with table_errors(self.name):
             batches = self.dataset.select_columns([self.column]).iter(batch_size=ROWS_PER_BATCH)
             for number, text in enumerate(chain.from_iterable(batch[self.column] for batch in batches), start=1):
@@ -162,7 +167,7 @@ def open_source(data: TextDataConfig, column_option: str = COLUMN_OPTION) -> Tex
     """
     place = resolve_data_path(SAMPLE if data.path is None else data.path)
     if place is None:
-        return _open_hub(str(data.path), data)
+        return _open_hub(str(data.path), data, column_option)
     if place.is_dir():
         return _open_folder(place, data, column_option)
     check_file(place, data.split)
@@ -172,7 +177,7 @@ def open_source(data: TextDataConfig, column_option: str = COLUMN_OPTION) -> Tex
 def _open_folder(folder: Path, data: TextDataConfig, column_option: str) -> TextSource:
     if is_saved(folder):
         dataset, note = load_saved(folder, data.split)
-        return Rows(str(folder), dataset, data.text_column, note, files_of(dataset))
+        return Rows(str(folder), dataset, data.text_column, note, files_of(dataset), column_option)
     listing = list_folder(folder, find_split_name)
     known = [path for path in listing.files if _is_text(path)]
     others = [path for path in listing.files if not _is_text(path)]
@@ -207,9 +212,9 @@ def _open_files(name: Path, files: list[Path], column: str, column_option: str) 
     return source
 
 
-def _open_hub(path: str, data: TextDataConfig) -> TextSource:
+def _open_hub(path: str, data: TextDataConfig, column_option: str) -> TextSource:
     if kind_of(Path(path)) in (*TEXT_SUFFIXES, *TABLE_FORMATS):
         raise ConfigError(f"--data {path}: no such file or folder")
     asked = data.split or "train"
     dataset = load_hub(path, asked)
-    return Rows(path, dataset, data.text_column, describe_rows(asked, dataset))
+    return Rows(path, dataset, data.text_column, describe_rows(asked, dataset), column_option=column_option)

@@ -222,11 +222,16 @@ def encode(tokenizer_path: str, paragraphs: list[str], version: int = ENCODING) 
     """
     file = os.stat(tokenizer_path)  # part of the cache key: a second preparation at the same path has another file
     tokenize = _tokenize(tokenizer_path, file.st_mtime_ns, file.st_ino)
-    return encode_with(tokenize, paragraphs, is_cut=version == 1 and os.path.basename(tokenizer_path) != tokenizer_json.FILE)
+    return encode_with(tokenize, paragraphs, is_cut=reads_pieces(os.path.basename(tokenizer_path), version))
+
+
+def reads_pieces(name: str, version: int) -> bool:
+    """True if the tokenizer in a file of this name gets paragraphs in pieces, which is version 1 of a sentencepiece model."""
+    return version == 1 and name != tokenizer_json.FILE
 
 
 def encode_with(tokenize: Tokenize, paragraphs: list[str], *, is_cut: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return the same as encode(), by a function that build_tokenize() returned. `is_cut`: version 1 of a sentencepiece model."""
+    """Return the same as encode(), by a function that build_tokenize() returned. `is_cut`: the tokenizer gets paragraphs in pieces."""
     pieces = [cut(paragraph) if is_cut else [paragraph] for paragraph in paragraphs]
     encoded = iter(tokenize(list(chain.from_iterable(pieces))))
     tokens: list[int] = []

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from recipes.cluster.environment import quiet_libraries, world_from_environment
+from recipes.cluster.environment import quiet_libraries, require_one_process
 from recipes.errors import ConfigError
 from recipes.finetune.results import add_result, check_writable
 from recipes.interop.consolidate import KIND_OF
@@ -53,9 +53,7 @@ def run_probe(args: argparse.Namespace) -> int:
     the flags, the run or the data cannot be used."""
     if args.task not in (None, *TASKS):
         raise ConfigError(f"--task {args.task}: unknown; there are {', '.join(TASKS)}")
-    world_size = world_from_environment().size
-    if world_size > 1:
-        raise ConfigError(f"the probe runs on one process, {world_size} were started; use python launch/probe.py")
+    require_one_process("the probe", "launch/probe.py")
     quiet_libraries()
     from recipes.cluster.world import join_world, leave_world
     from recipes.interop.trunk import find_run  # here, since it imports for seconds

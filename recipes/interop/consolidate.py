@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from recipes.checkpoint.inspect import find_checkpoint, reading
 from recipes.checkpoint.layout import Manifest
-from recipes.cluster.environment import world_from_environment
+from recipes.cluster.environment import require_one_process
 from recipes.errors import ConfigError
 from recipes.system.durable import sync
 from recipes.values import path_argument
@@ -40,9 +40,7 @@ def add_command(commands: Any) -> None:
 def run_consolidate(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Run `consolidate`: write the weights of a checkpoint to one file, print what was written and how to load it, and return 0. Raises:
     ConfigError, DamagedCheckpoint."""
-    world_size = world_from_environment().size
-    if world_size > 1:
-        raise ConfigError(f"consolidate runs on one process, {world_size} were started; use python launch/convert.py")
+    require_one_process("consolidate", "launch/convert.py")
     folder = find_checkpoint(args.source, "--from ")
     from recipes.checkpoint.load import CheckpointReader  # a second of imports
 

@@ -12,7 +12,7 @@ from recipes.cluster.launch_info import release
 from recipes.errors import ConfigError
 from recipes.interop.consolidate import KIND_OF
 from recipes.interop.embedding_file import WRITERS, Embeddings, check_out, write_embeddings
-from recipes.interop.layers import LAYER_HELP, POOL_HELP, POOLS, Layer, check_choice, read_layer
+from recipes.interop.layers import BATCH, LAYER_HELP, POOL_HELP, POOLS, Layer, check_choice, read_layer
 from recipes.modalities.registry import modality_of
 from recipes.settings import dotted, recipe_to_dict
 from recipes.values import name_argument, path_argument, positive_count
@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # torch is imported only when the command runs, so that --hel
     from recipes.interop.encoder import TrainedEncoder
     from recipes.interop.model_source import ModelSource
 
-BATCH = 32
 DIGITS = 12
 """Digits of a digest that a message can name."""
 

@@ -2,7 +2,7 @@
 no process groups of the user's. Nothing is trained here."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,9 @@ from recipes.data.media import UndecodableError
 from recipes.errors import ConfigError, first_line
 from recipes.interop.consolidate import KIND_OF
 from recipes.interop.features import Features, batches_of, joined
-from recipes.interop.layers import Layer, Pool, check_choice
+from recipes.interop.layers import BATCH, Layer, Pool, check_choice
 from recipes.interop.model_source import ModelSource, find_source
 from recipes.modalities.registry import modality_of
-
-BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class TrainedEncoder:
         Raises: ConfigError if an item cannot be read. Its message has the number of the item, from 0.
         """
         examples = self._examples(inputs, sample_rate)
-        batches = batches_of(examples, self.maker, batch_size)
+        batches = self._batches(examples, batch_size)
         with having_a_world():  # once for all batches: it takes ten milliseconds
             return joined([(numbers, self.features([examples[n] for n in numbers])) for numbers in batches])
 
@@ -66,12 +64,10 @@ class TrainedEncoder:
         Raises: ConfigError if an item cannot be read, or if there is no such layer or token.
         """
         check_choice(layer, pool, self.num_layers, self.cls_name)
-        if batch_size < 1:
-            raise ConfigError(f"batch_size {batch_size}: must be 1 or more")
         examples = self._examples(inputs, sample_rate)
-        vectors = dict[int, Tensor]()
+        batches, vectors = self._batches(examples, batch_size), dict[int, Tensor]()
         with having_a_world():
-            for numbers in batches_of(examples, self.maker, batch_size):
+            for numbers in batches:
                 vectors |= zip(numbers, self.features([examples[n] for n in numbers]).pooled(layer, pool), strict=True)
         in_order = [vectors[number] for number in range(len(examples))]
         return in_order if pool == "none" else torch.stack(in_order)
@@ -88,6 +84,11 @@ class TrainedEncoder:
             size = (len(examples), hidden_BSD[0].shape[1] - prefix)
             padding_BN = torch.zeros(size, dtype=torch.bool, device=self.device)
         return Features(hidden_BSD, padding_BN, prefix, self.cls_name)
+
+    def _batches(self, examples: list[Any], batch_size: int) -> Iterator[list[int]]:
+        if batch_size < 1:
+            raise ConfigError(f"batch_size {batch_size}: must be 1 or more")
+        return batches_of(examples, self.maker, batch_size)
 
     def _examples(self, inputs: Sequence[Any], sample_rate: int | None) -> list[Any]:
         if not isinstance(inputs, list | tuple) or not inputs:

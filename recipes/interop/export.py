@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.cluster.environment import world_from_environment
+from recipes.cluster.environment import require_one_process
 from recipes.errors import ConfigError
 from recipes.interop.consolidate import KIND_OF
-from recipes.interop.hf_files import CONFIG, WEIGHTS
+from recipes.interop.hf_files import CONFIG, WEIGHTS, as_json
 from recipes.interop.stored_run import StoredRun, find_stored_run
 from recipes.values import path_argument
 
@@ -38,9 +38,7 @@ def add_command(commands: Any) -> None:
 
 def run_export(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Run `export`: write the directory, print lines about it, and return 0. Raises: ConfigError, DamagedCheckpoint."""
-    world_size = world_from_environment().size
-    if world_size > 1:
-        raise ConfigError(f"export runs on one process, {world_size} were started; use python launch/convert.py")
+    require_one_process("export", "launch/convert.py")
     run = find_stored_run(args.source)
     for line in export(run, args.weights, args.out, replace=args.force):
         say(line)
@@ -73,7 +71,9 @@ def export(run: StoredRun, weights: str, out: Path, *, replace: bool = False) ->
     tensors = HfTensors(stored, hf_format, run.recipe, config, source)
     tensors.check()
     processor = hf_format.processor(run.recipe, run.run_dir)
-    small = _small_files(run, weights, target, processor=processor, tensors=tensors, source=source) | {CONFIG: _json(config)}
+    small = _small_files(run, weights, target, processor=processor, tensors=tensors, source=source) | {
+        CONFIG: as_json(dict(sorted(config.items())))
+    }
     metadata = {"format": "pt", EXPORT_FILES: json.dumps(sorted([*small, WEIGHTS]))}
     with ExitStack() as stack, atomic_folder(target) as folder:  # the new folder is complete before the old one is moved
         for name, content in small.items():
@@ -143,7 +143,3 @@ def _small_files(
         is_imported=source.config is not None,
     )
     return {**processor.files, NAME: model_card(exported, target).encode()}
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()

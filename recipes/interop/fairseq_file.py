@@ -64,7 +64,11 @@ def read_fairseq_file(path: Path, source: str) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except UNREADABLE as error:
         raise ConfigError(f"{source}: {complaint(error)}") from None
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict) or not all(map(_is_text, content["model"])):
+    if (
+        not isinstance(content, dict)
+        or not isinstance(content.get("model"), dict)
+        or not all(isinstance(name, str) for name in content["model"])
+    ):
         raise ConfigError(f"{source}: is no fairseq checkpoint, which has a dictionary `model` beside `cfg` or `args`; name one")
     return content
 
@@ -102,10 +106,6 @@ def _names_in(file: IO[bytes]) -> Iterator[str]:
             module, _, name = str(argument).partition(" ")
             yield f"{module}.{name}"
             yield ".".join(NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name)))
-
-
-def _is_text(name: Any) -> bool:
-    return isinstance(name, str)
 
 
 def plain(value: Any) -> Any:

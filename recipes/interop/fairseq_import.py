@@ -15,7 +15,7 @@ from recipes.interop.fairseq_file import plain, read_fairseq_file, resolved
 from recipes.interop.foreign_weights import ForeignWeights, as_float32
 from recipes.interop.imported_model import ImportedModel
 from recipes.interop.imported_recipe import described_by, fitted, template_of
-from recipes.interop.imported_tokenizer import ImportedTokenizer, given_tokenizer, missing_tokenizer
+from recipes.interop.imported_tokenizer import ImportedTokenizer, no_tokenizer, text_tokenizer
 from recipes.interop.names import NameTable
 
 TEACHER = "_ema"
@@ -50,23 +50,14 @@ class FairseqFormat:
     defaults: dict[str, Any]
     known: tuple[str, ...] | None
     """The settings whose effect was checked. None: those that are not read change nothing."""
-    tokenizer: Callable[[Path | None, Any], ImportedTokenizer]
+    tokenizer: Callable[[Path | None, Recipe, Path | None], ImportedTokenizer]
+    """(None, recipe, --tokenizer) -> the tokenizer that an imported run keeps. Raises: ConfigError."""
 
 
 def _text_recipe(template: Recipe, config: dict[str, Any], state: Mapping[str, Tensor]) -> Recipe:
     if fairseq_text.TOKENS not in state:
         raise ConfigError(f"the weights have no tensor {fairseq_text.TOKENS}; check that configuration and weights belong together")
     return fairseq_text.text_recipe(template, config, len(state[fairseq_text.TOKENS]))
-
-
-def _text_tokenizer(given: Path | None, recipe: Any) -> ImportedTokenizer:
-    return given_tokenizer(given, recipe.frontend.vocab_size) if given else missing_tokenizer()
-
-
-def _reads_no_tokens(given: Path | None, recipe: Any) -> ImportedTokenizer:
-    if given is not None:
-        raise ConfigError(f"--tokenizer {given}: a model of modality {recipe.modality} reads no tokens; leave it out")
-    return ImportedTokenizer()
 
 
 FORMATS: dict[str, FairseqFormat] = {
@@ -77,7 +68,7 @@ FORMATS: dict[str, FairseqFormat] = {
         lambda recipe: fairseq_text.TEACHER_PREFIX,
         {**TEACHER_DEFAULTS, "head_layers": 1, "ema_transformer_layers_only": True},
         None,
-        _text_tokenizer,
+        text_tokenizer,
     ),
     "data2vec_audio": FairseqFormat(
         "speech",
@@ -86,7 +77,7 @@ FORMATS: dict[str, FairseqFormat] = {
         fairseq_speech.teacher_prefix,
         {**TEACHER_DEFAULTS, "ema_transformer_only": True, "ema_layers_only": True, "min_target_var": 0.1, "min_pred_var": 0.01},
         (*fairseq_speech.CAN_EXPRESS, *fairseq_speech.TRANSLATED, *fairseq_speech.IGNORED),
-        _reads_no_tokens,
+        no_tokenizer,
     ),
     "data2vec_vision": FairseqFormat(
         "vision",
@@ -95,7 +86,7 @@ FORMATS: dict[str, FairseqFormat] = {
         fairseq_vision.teacher_prefix,
         {**TEACHER_DEFAULTS, "ema_transformer_only": True, "end_of_block_targets": False},
         (*fairseq_vision.TRANSLATED, *fairseq_vision.IGNORED),
-        _reads_no_tokens,
+        no_tokenizer,
     ),
 }
 """By the name of the model in fairseq's configuration."""
@@ -112,7 +103,7 @@ def read_fairseq_model(path: Path, recipe_name: str | None, tokenizer: Path | No
     template = template_of(form.modality, recipe_name)
     config = _only_known(form.defaults | config, form.known, is_flat)
     recipe = described_by(config, source, lambda: form.recipe(template, config, student))
-    kept = form.tokenizer(tokenizer, recipe)
+    kept = form.tokenizer(None, recipe, tokenizer)
     recipe = fitted(recipe, template, kept, source)
     table = form.names(recipe)
     own = _weights(teacher, table, f"{source}: its teacher", form.teacher_prefix(recipe)) if teacher else None

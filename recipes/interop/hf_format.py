@@ -49,7 +49,7 @@ class HfFormat:
     """(recipe, run dir) -> what an export has from which transformers prepares inputs. Raises: ConfigError."""
     preprocessor: Callable[[Recipe], dict[str, Any]] | None = None
     """Recipe -> preprocessor_config.json if samples are prepared in this project's way. None: the modality has no such file."""
-    tokenizer: Callable[[Path, Recipe, Path | None], ImportedTokenizer] = no_tokenizer
+    tokenizer: Callable[[Path | None, Recipe, Path | None], ImportedTokenizer] = no_tokenizer
     """(directory, recipe, --tokenizer) -> the tokenizer that an imported run keeps. Raises: ConfigError."""
     fit: Callable[[Any, Any], Recipe] | None = None
     """(recipe, template) -> recipe with data and masks that fit its front-end. None: those of any template fit."""

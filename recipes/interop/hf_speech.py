@@ -9,7 +9,7 @@ from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop.expressible import POST_LN, Rule, expressible, only
 from recipes.interop.names import NameTable, head_by_head, renamed, same
-from recipes.interop.settings import require
+from recipes.interop.settings import encoder_fields, require
 from recipes.interop.shapes import Shapes, affine, weights_first
 
 PREFIX = "data2vec_audio."
@@ -131,17 +131,11 @@ def speech_config(recipe: Recipe) -> dict[str, Any]:
     model, frontend = recipe.model, recipe.frontend
     assert isinstance(frontend, SpeechFrontendConfig)
     return {
-        "num_hidden_layers": model.num_layers,
-        "hidden_size": model.hidden_size,
-        "intermediate_size": model.ffn_hidden_size,
-        "num_attention_heads": model.num_attention_heads,
-        "hidden_act": model.activation,
+        **encoder_fields(model),
         "hidden_dropout": model.hidden_dropout,
         "attention_dropout": model.attention_dropout,
         "activation_dropout": model.activation_dropout,
         "layerdrop": model.block.layerdrop,
-        "layer_norm_eps": model.block.layernorm_epsilon,
-        "initializer_range": 0.02 if model.init_std is None else model.init_std,
         "conv_dim": [frontend.conv_dim] * len(frontend.conv_kernels),
         "conv_kernel": list(frontend.conv_kernels),
         "conv_stride": list(frontend.conv_strides),

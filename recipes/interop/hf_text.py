@@ -12,7 +12,7 @@ from model.frontends.config import TextFrontendConfig
 from recipes.config import Recipe
 from recipes.interop.expressible import POST_LN, expressible, only
 from recipes.interop.names import NameTable, head_by_head, padded_rows, renamed, same, unread
-from recipes.interop.settings import require
+from recipes.interop.settings import encoder_fields, require
 from recipes.interop.shapes import Shapes, affine, weights_first
 
 PREFIX = "data2vec_text."
@@ -124,17 +124,11 @@ def text_config(recipe: Recipe) -> dict[str, Any]:
     model, frontend = recipe.model, recipe.frontend
     assert isinstance(frontend, TextFrontendConfig)
     return {
+        **encoder_fields(model),
         "vocab_size": frontend.vocab_size,
         "max_position_embeddings": frontend.max_positions + 2,
-        "num_hidden_layers": model.num_layers,
-        "hidden_size": model.hidden_size,
-        "intermediate_size": model.ffn_hidden_size,
-        "num_attention_heads": model.num_attention_heads,
-        "hidden_act": model.activation,
         "hidden_dropout_prob": model.hidden_dropout,
         "attention_probs_dropout_prob": model.attention_dropout,
-        "layer_norm_eps": model.block.layernorm_epsilon,
-        "initializer_range": 0.02 if model.init_std is None else model.init_std,
     }
 
 

@@ -9,7 +9,7 @@ from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop.expressible import Rule, expressible, only
 from recipes.interop.names import Entry, NameTable, head_by_head, query_value_bias, renamed, same, transposed, unread, vector
-from recipes.interop.settings import require
+from recipes.interop.settings import encoder_fields, require
 from recipes.interop.shapes import Shapes, affine
 
 PREFIX = "data2vec_vision."
@@ -161,17 +161,11 @@ def vision_config(recipe: Recipe) -> dict[str, Any]:
     model, frontend = recipe.model, recipe.frontend
     assert isinstance(frontend, VisionFrontendConfig)
     return {
-        "num_hidden_layers": model.num_layers,
-        "hidden_size": model.hidden_size,
-        "intermediate_size": model.ffn_hidden_size,
-        "num_attention_heads": model.num_attention_heads,
-        "hidden_act": model.activation,
+        **encoder_fields(model),
         "hidden_dropout_prob": model.hidden_dropout,
         "attention_probs_dropout_prob": model.attention_dropout,
         "drop_path_rate": model.block.drop_path,
-        "layer_norm_eps": model.block.layernorm_epsilon,
         "layer_scale_init_value": model.block.layer_scale or 0.0,
-        "initializer_range": 0.02 if model.init_std is None else model.init_std,
         "image_size": frontend.image_size,
         "patch_size": frontend.patch_size,
         "num_channels": frontend.num_channels,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.cluster.environment import quiet_libraries, world_from_environment
+from recipes.cluster.environment import quiet_libraries, require_one_process
 from recipes.errors import ConfigError
 from recipes.values import name_argument, path_argument
 
@@ -34,9 +34,7 @@ def add_command(commands: Any) -> None:
 
 def run_import(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Run `import`: write the run dir, print what was read and the command that trains on, and return 0. Raises: ConfigError."""
-    world_size = world_from_environment().size
-    if world_size > 1:
-        raise ConfigError(f"import runs on one process, {world_size} were started; use python launch/convert.py")
+    require_one_process("import", "launch/convert.py")
     check_free(args.run_dir)
     quiet_libraries()
     model = READERS[args.format](args)

@@ -18,14 +18,21 @@ REMEDY = "training needs --set data.tokenizer, as below"
 
 @dataclass(frozen=True)
 class ImportedTokenizer:
-    """A tokenizer that an imported run keeps, or none. `notes` are lines for the user."""
+    """A tokenizer that an imported run keeps, or none."""
 
     file: TokenizerFile | None = None
-    notes: tuple[str, ...] = ()
-    is_needed: bool = False
-    """True if the model reads tokens and no tokenizer was found, so that training needs data.tokenizer."""
     reason: str = ""
-    """Why no tokenizer was found."""
+    """Why no tokenizer was found, though the model reads tokens; "" if it was found, or if the model reads none."""
+
+    @property
+    def is_needed(self) -> bool:
+        """True if the model reads tokens and no tokenizer was found, so that training needs data.tokenizer."""
+        return bool(self.reason)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines for the user of an imported run."""
+        return (f"{self.reason}; {REMEDY}",) if self.reason else ()
 
 
 def given_tokenizer(path: Path, vocab_size: int) -> ImportedTokenizer:
@@ -38,16 +45,21 @@ def given_tokenizer(path: Path, vocab_size: int) -> ImportedTokenizer:
 
 def _fact(error: ConfigError) -> str:
     """Return what is wrong with a tokenizer, without the setting and the remedy for a run that is not imported."""
-    return str(error).partition(": ")[2].rpartition("; ")[0]
+    return error.without_remedy.partition(": ")[2]
 
 
-def text_tokenizer(folder: Path, recipe: Any, given: Path | None) -> ImportedTokenizer:
-    """Return the tokenizer of a text model: that at `given`, else that of its Hugging Face directory. Raises: ConfigError."""
+def text_tokenizer(folder: Path | None, recipe: Any, given: Path | None) -> ImportedTokenizer:
+    """Return the tokenizer of a text model: that at `given`, else that of its Hugging Face directory. `folder` None: the model is no
+    directory and has none. Raises: ConfigError."""
     vocab_size = recipe.frontend.vocab_size
-    return given_tokenizer(given, vocab_size) if given else tokenizer_of_folder(folder, vocab_size)
+    if given:
+        return given_tokenizer(given, vocab_size)
+    if folder is None:
+        return ImportedTokenizer(reason="the checkpoint has no tokenizer, and --tokenizer names none")
+    return tokenizer_of_folder(folder, vocab_size)
 
 
-def no_tokenizer(folder: Path, recipe: Any, given: Path | None) -> ImportedTokenizer:
+def no_tokenizer(folder: Path | None, recipe: Any, given: Path | None) -> ImportedTokenizer:
     """Return no tokenizer, for a model that reads no tokens. Raises: ConfigError if one is given."""
     if given is not None:
         raise ConfigError(f"--tokenizer {given}: a model of modality {recipe.modality} reads no tokens; leave it out")
@@ -58,20 +70,11 @@ def tokenizer_of_folder(folder: Path, vocab_size: int) -> ImportedTokenizer:
     """Return the tokenizer of a Hugging Face directory. If it has none, or none whose ids are the rows of `vocab_size` embeddings, return
     no tokenizer, with a note."""
     if not any((folder / name).exists() for name in TOKENIZER_FILES):
-        return _without("the directory has no tokenizer")
+        return ImportedTokenizer(reason="the directory has no tokenizer")
     try:
         return ImportedTokenizer(_read(folder, vocab_size))
     except ConfigError as error:
-        return _without(f"the directory's tokenizer is left out ({_fact(error)})")
-
-
-def missing_tokenizer() -> ImportedTokenizer:
-    """Return no tokenizer, with a note, for a source that never has one."""
-    return _without("the checkpoint has no tokenizer, and --tokenizer names none")
-
-
-def _without(reason: str) -> ImportedTokenizer:
-    return ImportedTokenizer(notes=(f"{reason}; {REMEDY}",), is_needed=True, reason=reason)
+        return ImportedTokenizer(reason=f"the directory's tokenizer is left out ({_fact(error)})")
 
 
 def _read(path: Path, vocab_size: int) -> TokenizerFile:

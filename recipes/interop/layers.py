@@ -6,6 +6,8 @@ from recipes.errors import ConfigError
 
 Layer = int | Literal["last", "mean"]
 Pool = Literal["mean", "cls", "none"]
+BATCH = 32
+"""Items of a batch, unless the user says otherwise."""
 POOLS: tuple[Pool, ...] = ("mean", "cls", "none")
 LAYER_HELP = (
     "N: the output of block N, counted from 1 (0: the input of the first block; the numbers are those of hidden_states in transformers); "

@@ -1,24 +1,20 @@
 """Finds the trained network that a user names, in any format: a run dir, a checkpoint folder, a Hugging Face directory or hub name. What is
 done with it is decided elsewhere."""
 
-import json
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from model.parallel import Parallel
 from model.trunk import Trunk
-from recipes.checkpoint.inspect import reading
+from recipes.checkpoint.inspect import is_hugging_face, reading
 from recipes.checkpoint.layout import read_manifest
 from recipes.config import Recipe
 from recipes.data.tokenizer import StoredTokenizer, stored_tokenizer
 from recipes.errors import ConfigError
-from recipes.interop.hf_files import CONFIG
 from recipes.interop.hf_folder import HfFolder, find_hf_folder
 from recipes.interop.hf_import import read_hf_folder
 from recipes.interop.imported_model import fill
@@ -51,17 +47,9 @@ def find_source(name: str, weights: str = "student", flag: str = "--from ") -> M
     Raises: ConfigError if there is no such model, if its architecture is not known, or if it has no teacher.
     """
     path = Path(name).expanduser()
-    config = _config(path)
-    if path.exists() and not (config is not None and "model_type" in config):
+    if path.exists() and not is_hugging_face(path):
         return _of_run(path, weights, flag)
     return _of_hugging_face(name, weights, flag)
-
-
-def _config(folder: Path) -> dict[str, Any] | None:
-    with suppress(OSError, ValueError):
-        config = json.loads((folder / CONFIG).read_text())
-        return config if isinstance(config, dict) else None
-    return None
 
 
 def _of_run(path: Path, weights: str, flag: str) -> ModelSource:

@@ -1,14 +1,13 @@
 """The files beside an exported model from which transformers prepares its inputs as this project does, and how its inputs differ from
 those of this project. Torch-free."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from recipes.data.images import EVAL_CROP_RATIO, IMAGENET_MEAN, IMAGENET_STD
 from recipes.data.tokenizer import FILES, find_tokenizer
-from recipes.interop.hf_files import PREPROCESSOR
+from recipes.interop.hf_files import PREPROCESSOR, as_json
 from recipes.interop.tokenizer_export import PLAIN, export_tokenizer
 
 BICUBIC = 3
@@ -81,7 +80,7 @@ def speech_processor(recipe: Any, run_dir: Path) -> Processor:
         f'inputs = extractor([waveform], sampling_rate={recipe.data.sample_rate}, padding=True, return_tensors="pt")  # 1-D float arrays',
         "features = model(**inputs).last_hidden_state  # (batch, frames, channels)",
     )
-    return Processor({PREPROCESSOR: _json(speech_preprocessor(recipe))}, notes, usage)
+    return Processor({PREPROCESSOR: as_json(speech_preprocessor(recipe))}, notes, usage)
 
 
 def vision_preprocessor(recipe: Any) -> dict[str, Any]:
@@ -114,7 +113,7 @@ def vision_processor(recipe: Any, run_dir: Path) -> Processor:
         "features = model(**inputs).last_hidden_state  # (batch, CLS and patches, channels)",
     )
     notes = (*IMAGE_NOTES, *_odd_margin(recipe.frontend.image_size, content["size"]["shortest_edge"]))
-    return Processor({PREPROCESSOR: _json(content)}, notes, usage)
+    return Processor({PREPROCESSOR: as_json(content)}, notes, usage)
 
 
 IMAGE_NOTES = (
@@ -129,7 +128,3 @@ def _odd_margin(size: int, resized: int) -> tuple[str, ...]:
     if (resized - size) % 2 == 0:
         return ()
     return (f"The margin of {resized - size} pixels is odd, so transformers cuts half a pixel beside this project.",)
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()

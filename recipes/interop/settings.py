@@ -1,10 +1,10 @@
-"""Read the configuration of another code base: check that this model can express it, and convert the settings that have the same names
-in all of fairseq's data2vec models. No tensors."""
+"""What the configurations of another code base have in common: check that this model can express one, and convert the settings that have
+the same names in all of fairseq's, or all of transformers', data2vec models. No tensors."""
 
 from collections.abc import Iterable
 from typing import Any
 
-from model.config import Norm, TeacherConfig
+from model.config import EncoderConfig, Norm, TeacherConfig
 from recipes.errors import ConfigError
 
 
@@ -27,6 +27,20 @@ def require_known(config: dict[str, Any], known: Iterable[str]) -> None:
     checked."""
     for name in config.keys() - set(known):
         raise ConfigError(f"{name} is {config[name]!r}: a setting that this version does not know; remove it if it changes no number")
+
+
+def encoder_fields(model: EncoderConfig) -> dict[str, Any]:
+    """Return the fields that all of transformers' data2vec configurations have under the same names. An init_std of None has no field:
+    then transformers' default stands there."""
+    return {
+        "num_hidden_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "hidden_act": model.activation,
+        "layer_norm_eps": model.block.layernorm_epsilon,
+        "initializer_range": 0.02 if model.init_std is None else model.init_std,
+    }
 
 
 def teacher_settings(config: dict[str, Any]) -> TeacherConfig:

@@ -1,6 +1,6 @@
 """Finds the run and the checkpoint that --from names, and reads the run's recipe. Torch-free. Tensors: stored_weights.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ class StoredRun:
     run_dir: Path
     checkpoint: Path
     recipe: Recipe
-    content: dict[str, Any]
+    content: dict[str, Any] = field(default_factory=dict)
     """The whole of config.json."""
 
 

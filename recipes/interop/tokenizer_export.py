@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 
 from recipes.data.tokenizer import MODEL, UNK
 from recipes.data.tokenizer_json import FILE, NAMES, WORD_START, post_processor
+from recipes.interop.hf_files import as_json
 from recipes.interop.sentencepiece_model import BPE, BYTE, CONTROL, NORMAL, UNIGRAM, UNKNOWN, SentencePieceModel, read_model
 
 CONFIG_FILE = "tokenizer_config.json"
@@ -59,16 +60,12 @@ def export_tokenizer(tokenizer: Path, max_length: int) -> ExportedTokenizer:
         model = read_model(content)
         if refused := _inexpressible(model):
             note = f"There is no {FILE}, since it cannot express {' and '.join(refused)}: use the library sentencepiece with {PLAIN}."
-            return ExportedTokenizer({PLAIN: content, CONFIG_FILE: _json({"tokenizer_class": NO_CLASS})}, (note,))
+            return ExportedTokenizer({PLAIN: content, CONFIG_FILE: as_json({"tokenizer_class": NO_CLASS})}, (note,))
         content = _converted(model).to_str().encode()
         notes.append(CONVERTED)
     elif json.loads(content)["model"]["type"] == "Unigram":
         notes[1] = LITERAL_UNIGRAM
-    return ExportedTokenizer({FILE: content, CONFIG_FILE: _json(_config(max_length))}, tuple(notes))
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=2) + "\n").encode()
+    return ExportedTokenizer({FILE: content, CONFIG_FILE: as_json(_config(max_length))}, tuple(notes))
 
 
 def _config(max_length: int) -> dict[str, Any]:

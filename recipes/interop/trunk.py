@@ -12,18 +12,15 @@ from model.parallel import Parallel, init_parallel
 from model.trunk import Trunk
 from recipes.config import Recipe
 from recipes.data.shards import is_prepared
-from recipes.interop.stored_run import find_stored_run
+from recipes.interop.stored_run import StoredRun, find_stored_run
 from recipes.interop.stored_weights import StoredWeights
 from recipes.modalities.registry import modality_of
 
 
 @dataclass(frozen=True)
-class TrainedRun:
-    """A run and one of its checkpoints. The trunk of this checkpoint (the network without its head) is read."""
+class TrainedRun(StoredRun):
+    """A run and one of its checkpoints, of which one network is read without its head."""
 
-    run_dir: Path
-    checkpoint: Path
-    recipe: Recipe
     weights: str = "student"
     """Which network is read, student or teacher: a key of KIND_OF in recipes/interop/consolidate.py."""
 
@@ -37,8 +34,7 @@ class TrainedRun:
 def find_run(path: Path, weights: str = "student", flag: str = "--from ") -> TrainedRun:
     """Return the run and its checkpoint. `path`: a run dir (its newest complete checkpoint is taken) or a checkpoint folder. `weights`:
     student or teacher. `flag`: the option that `path` was given with. Raises: ConfigError if there is no run or no checkpoint."""
-    run = find_stored_run(path, flag)
-    return TrainedRun(run.run_dir, run.checkpoint, run.recipe, weights)
+    return TrainedRun(**vars(find_stored_run(path, flag)), weights=weights)
 
 
 def build_trunk(recipe: Recipe, device: torch.device, parallel: Parallel | None = None) -> Trunk:

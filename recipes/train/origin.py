@@ -10,7 +10,7 @@ from typing import Any
 from recipes.checkpoint.inspect import explaining_damage, find_checkpoint, reading
 from recipes.checkpoint.layout import MANIFEST, Manifest, candidates, check_files, read_manifest
 from recipes.config import Data2VecConfig, Recipe
-from recipes.data.shards import KEPT, is_prepared, kept_files
+from recipes.data.shards import KEPT, hash_files, is_prepared, kept_files
 from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
 from recipes.run_dir.run_dir import StoredConfig
@@ -51,7 +51,7 @@ class Origin:
     def check_unchanged(self) -> None:
         """Check that the checkpoint is still the one that was found at first. Raises: ConfigError if it is gone or is another one."""
         try:
-            if _sha256(Path(self.path) / MANIFEST) == self.sha256:
+            if hash_files([Path(self.path) / MANIFEST]) == self.sha256:
                 return
             fact = "is not the checkpoint any more with which this run began"
         except OSError as error:
@@ -89,7 +89,7 @@ def find_origin(run_dir: Path, recipe: Recipe) -> Origin | None:
     kept = _find_kept(checkpoint, manifest, recipe)
     check_not_lost(manifest.metadata, kept, recipe, f"{START_FROM} {checkpoint}")
     with reading(checkpoint):
-        sha256 = _sha256(checkpoint / MANIFEST)
+        sha256 = hash_files([checkpoint / MANIFEST])
     return Origin(str(checkpoint), manifest.counters.step, manifest.metadata["recipe"]["name"], sha256, kept)
 
 
@@ -121,7 +121,7 @@ def check_prepared_with(prepared: Path, files: Mapping[str, Path]) -> None:
     """Check that a folder that the user has prepared was made with these kept files (name -> path). Raises: ConfigError if not."""
     now = kept_files(prepared)
     for name, path in files.items():
-        if name in now and path.is_file() and now[name] != _sha256(path):
+        if name in now and path.is_file() and now[name] != hash_files([path]):
             raise ConfigError(
                 f"{prepared}: its {name} is not that of the run in {START_FROM}, by which the embeddings were learned; prepare the data "
                 f"again with --set {KEPT[name]}={path}"
@@ -178,7 +178,7 @@ def _find_kept(checkpoint: Path, manifest: Manifest, recipe: Recipe) -> dict[str
     run_dir, hashes = checkpoint.parent.parent, manifest.metadata.get("kept")
     found = dict[str, str]()
     for name in KEPT if hashes is None else hashes:
-        there = {path: _sha256(path) for path in (run_dir / name, run_dir / "prepared" / name) if path.is_file()}
+        there = {path: hash_files([path]) for path in (run_dir / name, run_dir / "prepared" / name) if path.is_file()}
         sha256 = hashes[name] if hashes else next(iter(there.values()), None)
         if sha256 is None:
             continue
@@ -189,11 +189,12 @@ def _find_kept(checkpoint: Path, manifest: Manifest, recipe: Recipe) -> dict[str
                 f"{KEPT[name]} {given} is not the {name} of {START_FROM} {checkpoint}, by which its embeddings were learned; "
                 f"--set {KEPT[name]}={same or 'FILE'}"
             )
-        if not (same or given):
+        place = same or given
+        if place is None:
             raise ConfigError(
                 f"{START_FROM} {checkpoint}: its {name} (sha256 {sha256[:12]}) is not in {run_dir}; give it with --set {KEPT[name]}=FILE"
             )
-        found[name] = str((same or given).resolve())  # type: ignore[union-attr]
+        found[name] = str(place.resolve())
     return found
 
 
@@ -208,7 +209,3 @@ def _sha256_as_kept(tokenizer: Path) -> str:
     from recipes.data.tokenizer import read_tokenizer  # here, since it imports numpy, and --help must be quick
 
     return hashlib.sha256(read_tokenizer(tokenizer, None).content).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

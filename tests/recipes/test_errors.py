@@ -29,3 +29,8 @@ def test_config_errors_and_broken_training_are_unrelated_classes() -> None:
 
 def test_no_library_swallows_a_stop() -> None:
     assert not issubclass(Stopped, Exception)
+
+
+@pytest.mark.parametrize(("message", "fact"), [("fact; remedy", "fact"), ("fact; number; remedy", "fact; number"), ("fact", "fact")])
+def test_a_message_without_its_remedy_keeps_the_fact(message: str, fact: str) -> None:
+    assert ConfigError(message).without_remedy == MissingSplit(message).without_remedy == fact

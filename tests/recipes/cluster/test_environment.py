@@ -18,6 +18,7 @@ from recipes.cluster.environment import (
     may_compute_fp16,
     num_devices,
     requested_accelerator,
+    require_one_process,
     stray_variables,
     world_from_environment,
 )
@@ -286,3 +287,12 @@ def test_nothing_is_changed_if_verbose(monkeypatch: pytest.MonkeyPatch) -> None:
     before = dict(os.environ), logging.getLogger("megatron").level, list(logging.getLogger("DeepSpeed").filters)
     quiet_libraries()
     assert before == (dict(os.environ), logging.getLogger("megatron").level, logging.getLogger("DeepSpeed").filters)
+
+
+def test_a_command_of_one_process_is_refused_on_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    require_one_process("export", "launch/convert.py")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"^export runs on one process, 2 were started; use python launch/convert\.py$"):
+        require_one_process("export", "launch/convert.py")

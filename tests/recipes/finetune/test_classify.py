@@ -137,7 +137,7 @@ RESULT = ClassifyResult(
     split="test",
     bad=(BadItem("/pictures/a.png", "not an image"),),
 )
-PROBED = TrainedRun(Path("run"), Path("run/checkpoints/step_00000003"), text_tiny(), "teacher")
+PROBED = TrainedRun(Path("run"), Path("run/checkpoints/step_00000003"), text_tiny(), weights="teacher")
 
 
 def test_every_number_is_stored_under_its_name() -> None:

@@ -210,7 +210,7 @@ def test_every_number_is_stored_under_its_name() -> None:
 
 
 def test_the_printed_lines_contain_the_random_network_and_count_layers_as_results_json_does() -> None:
-    lines = RESULT.lines(TrainedRun(Path("run"), Path("run/checkpoints/step_00000003"), tiny_recipe(), "teacher"))
+    lines = RESULT.lines(TrainedRun(Path("run"), Path("run/checkpoints/step_00000003"), tiny_recipe(), weights="teacher"))
     assert lines[0] == "cloze, 150 words, 900 held-out blanks, text_tiny, teacher:"
     assert [line.split()[:5] for line in lines[1:3]] == [
         ["layer", "1", "linear", "0.200", "(random"],

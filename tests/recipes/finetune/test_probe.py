@@ -58,7 +58,7 @@ def test_more_than_one_process_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_cloze_is_refused_for_speech(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def find_speech_run(path: Path, weights: str) -> object:
-        found = trunk.TrainedRun(path, path, speech_tiny(), weights)
+        found = trunk.TrainedRun(path, path, speech_tiny(), weights=weights)
         return found
 
     monkeypatch.setattr(trunk, "find_run", find_speech_run)

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from recipes.errors import ConfigError
-from recipes.interop.imported_tokenizer import given_tokenizer, missing_tokenizer, tokenizer_of_folder
+from recipes.interop.imported_tokenizer import given_tokenizer, text_tokenizer, tokenizer_of_folder
+from recipes.text import text_tiny
 from tests.recipes.interop.sources import VOCAB_SIZE, sentencepiece_model, tokenizer_json
 
 ROBERTA = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -65,7 +66,7 @@ def test_a_sentencepiece_model_comes_along(tmp_path: Path) -> None:
 
 
 def test_a_source_without_a_tokenizer_says_so(tmp_path: Path) -> None:
-    for found in (tokenizer_of_folder(tmp_path, VOCAB_SIZE), missing_tokenizer()):
+    for found in (tokenizer_of_folder(tmp_path, VOCAB_SIZE), text_tokenizer(None, text_tiny(), None)):
         assert found.file is None and found.is_needed and "no tokenizer" in found.notes[0] and "data.tokenizer" in found.notes[0]
     (tmp_path / "vocab.json").write_text("{}")
     assert "left out (there is no tokenizer.json" in tokenizer_of_folder(tmp_path, VOCAB_SIZE).notes[0]
