@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from recipes.data.images import EVAL_CROP_RATIO, IMAGENET_MEAN, IMAGENET_STD
-from recipes.data.tokenizer import FILES, find_tokenizer
+from recipes.data.tokenizer import find_tokenizer
 from recipes.interop.hf_files import PREPROCESSOR, as_json
+from recipes.interop.stored_run import tokenizer_folder
 from recipes.interop.tokenizer_export import PLAIN, export_tokenizer
 
 BICUBIC = 3
@@ -45,7 +46,7 @@ def text_processor(recipe: Any, run_dir: Path) -> Processor:
         'inputs = tokenizer(["The sea was calm that evening."], return_tensors="pt")',
         "features = model(**inputs).last_hidden_state  # (batch, tokens, channels)",
     )
-    folder = next((folder for folder in (run_dir, run_dir / "prepared") if any((folder / name).is_file() for name in FILES)), None)
+    folder = tokenizer_folder(run_dir, recipe)
     if folder is None:
         return Processor({}, ("The run has no tokenizer, so none is here.",), usage)
     exported = export_tokenizer(find_tokenizer(folder), recipe.frontend.max_positions)

@@ -6,6 +6,7 @@ from typing import Any
 
 from recipes.checkpoint.inspect import find_checkpoint
 from recipes.config import Recipe
+from recipes.data.tokenizer_files import FILES
 from recipes.errors import ConfigError
 from recipes.modalities.registry import modality_of
 from recipes.run_dir.run_dir import read_config
@@ -21,6 +22,20 @@ class StoredRun:
     recipe: Recipe
     content: dict[str, Any] = field(default_factory=dict)
     """The whole of config.json."""
+
+
+def prepared_of(run_dir: Path, recipe: Recipe) -> Path:
+    """Return the folder of the prepared data on which a run was trained."""
+    from recipes.data.shards import is_prepared  # here, since it imports numpy, and --help must be quick
+
+    own, path = run_dir / "prepared", recipe.data.path
+    return Path(path) if not own.exists() and path is not None and is_prepared(Path(path)) else own
+
+
+def tokenizer_folder(run_dir: Path, recipe: Recipe) -> Path | None:
+    """Return the folder that has the tokenizer of a run: that of its prepared data, else the run dir; None if neither has."""
+    folders = (prepared_of(run_dir, recipe), run_dir)
+    return next((folder for folder in folders if any((folder / name).is_file() for name in FILES)), None)
 
 
 def find_stored_run(path: Path, flag: str = "--from ") -> StoredRun:

@@ -11,8 +11,7 @@ from model.init import Init
 from model.parallel import Parallel, init_parallel
 from model.trunk import Trunk
 from recipes.config import Recipe
-from recipes.data.shards import is_prepared
-from recipes.interop.stored_run import StoredRun, find_stored_run
+from recipes.interop.stored_run import StoredRun, find_stored_run, prepared_of
 from recipes.interop.stored_weights import StoredWeights
 from recipes.modalities.registry import modality_of
 
@@ -27,8 +26,7 @@ class TrainedRun(StoredRun):
     @property
     def prepared(self) -> Path:
         """The folder of the prepared data on which the run was trained."""
-        own, path = self.run_dir / "prepared", self.recipe.data.path
-        return Path(path) if not own.exists() and path is not None and is_prepared(Path(path)) else own
+        return prepared_of(self.run_dir, self.recipe)
 
 
 def find_run(path: Path, weights: str = "student", flag: str = "--from ") -> TrainedRun:

@@ -1,6 +1,7 @@
 """What --from may name: runs, checkpoints and Hugging Face directories, and weights that do not belong to their configuration."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ def test_a_run_dir_and_its_checkpoint_are_the_same_source() -> None:
     one, two = find_source(str(RUN)), find_source(str(checkpoint))
     assert (one.name, one.step, one.weights, one.recipe) == (str(checkpoint), 20, "student", two.recipe)
     assert two.name == one.name and one.tokenizer() == stored_tokenizer(RUN / "prepared")
+
+
+def test_the_tokenizer_is_in_the_run_dir_if_the_prepared_data_are_gone(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(RUN, tmp_path / "run"))
+    shutil.move(run / "prepared" / "tokenizer.model", run)
+    shutil.rmtree(run / "prepared")
+    assert find_source(str(run)).tokenizer() == stored_tokenizer(RUN / "prepared")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"encoding": 2}))
+    assert [find_source(str(one)).tokenizer().encoding for one in (RUN, run)] == [1, 2]
 
 
 def test_a_hugging_face_directory_has_a_recipe_and_no_step(tmp_path: Path) -> None:
