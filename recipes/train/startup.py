@@ -92,8 +92,8 @@ class StartUp:
             world.on_rank_zero(lambda: self._print_finished(step))
             return None
         check_run_dir(world, self.path, world.on_rank_zero(lambda: self._require_run_dir().token))
-        self.origin = world.on_rank_zero(lambda: find_origin(self.path, recipe))
-        self.recipe = recipe = replace(recipe, start=world.on_rank_zero(lambda: begun_start(self.path, recipe)))
+        self.origin, start = world.on_rank_zero(lambda: (find_origin(self.path, recipe), begun_start(self.path, recipe)))
+        self.recipe = recipe = replace(recipe, start=start)
         self.watch.start()
         train_data, heldout, run_info = self._open_data(step)
         parallel = init_parallel(self.config.batch.tp_size, world.device.type)
