@@ -24,6 +24,7 @@ from recipes.errors import EXIT_INTERRUPTED, ConfigError
 from recipes.system.durable import write_text_atomically
 from recipes.system.json_lines import append_whole
 from recipes.system.liveness import read_stat
+from recipes.system.signals import signal_main_thread
 from recipes.system.terminal import protect_terminal
 from recipes.watch.endings import GOOD_CODES, HANG, read_records, record_file, stack_file
 from recipes.watch.hang import HangReport, Report, build_hang_report
@@ -213,7 +214,7 @@ class Watcher:
         """Make the rank dump its stack traces, write them into the folder, and return them. `wake`: let a stopped rank run meanwhile."""
         pid, deadline, text = self._target.pid, time.monotonic() + DUMP_SECONDS, ""
         with suppress(ProcessLookupError):
-            os.kill(pid, DUMP_SIGNAL)
+            signal_main_thread(pid, DUMP_SIGNAL)
             if wake:
                 os.kill(pid, signal.SIGCONT)
             while time.monotonic() < deadline:

@@ -13,6 +13,7 @@ from tempfile import TemporaryFile
 
 import pytest
 
+from recipes.system.signals import signal_main_thread
 from recipes.watch import watcher
 from recipes.watch.endings import record_file
 from recipes.watch.hang import HangReport
@@ -83,6 +84,7 @@ def test_a_watcher_waits_for_files_of_other_watchers_only_for_a_bounded_time(
         record_file(folder, other).write_text(json.dumps({"rank": other, "host": "b", "ended": "hang", "time": 1.0, **place}))
     monkeypatch.setattr(watcher, "time", clock)
     monkeypatch.setattr(watcher.os, "kill", lambda pid, number: None)
+    monkeypatch.setattr(watcher, "signal_main_thread", lambda pid, number: None)
     with TemporaryFile() as stacks:
         Watcher(WatchTarget(str(folder), rank, ["a", "b"], 2**22 + 1, 1, 1.0), mmap(-1, SIZE), -1, stacks.fileno())._end_hang()
     assert clock.now - 1000.0 == pytest.approx(3.0 + seconds, abs=0.5), "the watcher also waits 3 s for the stack of its own rank"
@@ -108,6 +110,7 @@ def test_a_rank_that_does_not_exit_after_its_exit_code_is_killed_but_not_while_i
     monkeypatch.setattr("recipes.watch.heartbeat.time", clock)
     monkeypatch.setattr(watcher.select, "select", select)
     monkeypatch.setattr(watcher.os, "kill", lambda pid, number: killed.append(clock.now) if number == signal.SIGKILL else None)
+    monkeypatch.setattr(watcher, "signal_main_thread", lambda pid, number: None)
     target = WatchTarget(str(run_dir / "watch"), 0, ["here"], os.getppid(), 1, 0.0)
     with TemporaryFile() as stacks:
         Watcher(target, memory, reading, stacks.fileno()).watch()
@@ -158,6 +161,7 @@ def note_work(monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.Capt
 
     monkeypatch.setattr(watcher, "DUMP_SECONDS", 0.05)
     monkeypatch.setattr(watcher.os, "kill", lambda pid, number: done.append(NAMES.get(number, str(number))) or kill(pid, number))
+    monkeypatch.setattr(watcher, "signal_main_thread", lambda pid, number: done.append(NAMES[number]) or signal_main_thread(pid, number))
     # This replaces os.utime in the whole process, so other paths are possible too.
     monkeypatch.setattr(watcher.os, "utime", lambda path: done.append("touch") if path == folder else None)
     monkeypatch.setattr(watcher, "read_records", lambda path: done.append("read") or read(path))
