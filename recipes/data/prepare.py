@@ -21,7 +21,6 @@ from recipes.data.progress import ByteProgress
 from recipes.data.source import TextSource, open_source
 from recipes.data.tokenizer import (
     ENCODING,
-    FILES,
     MODEL,
     UNK,
     TextSample,
@@ -31,6 +30,7 @@ from recipes.data.tokenizer import (
     token_dtype,
     train_tokenizer,
 )
+from recipes.data.tokenizer_files import tokenizer_in
 from recipes.errors import ConfigError, DataMismatch
 from recipes.system.atomic_folder import atomic_folder
 
@@ -124,7 +124,7 @@ def _tokenizer_file(data: TextDataConfig, run: ResumedRun | None) -> Path | None
     """Return the tokenizer's file or folder: the file that an earlier start of the run has kept. If there is none, return the path in
     data.tokenizer. None if that is not set: a tokenizer must be trained. Raises: ConfigError if both exist and differ."""
     given = None if data.tokenizer is None else Path(data.tokenizer).expanduser()
-    kept = next((run.kept / name for name in FILES if (run.kept / name).is_file()), None) if run and run.kept else None
+    kept = tokenizer_in(run.kept) if run and run.kept else None
     if kept is None:
         return given
     if given is not None and given.exists() and read_tokenizer(given, None).content != kept.read_bytes():

@@ -11,7 +11,7 @@ memory-mapped. Text is read in source.py and tokenized in tokenizer.py.
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,7 +136,13 @@ def kept_files(folder: Path) -> dict[str, str]:
 
 def encoding_of(folder: Path) -> int | None:
     """Return the version of the rules by which text became tokens in a prepared folder. None for speech and images."""
-    return read_values(folder).get("encoding", Prepared.encoding) if kept_files(folder) else None
+    return recorded_encoding(read_values(folder)) if kept_files(folder) else None
+
+
+def recorded_encoding(content: Mapping[str, Any]) -> int:
+    """Return the version of the rules by which text became tokens from the content of prepared.json, or of config.json of a run of text.
+    Older releases recorded none and had the first."""
+    return content.get("encoding") or Prepared.encoding
 
 
 def map_array(path: Path, dtype: DTypeLike) -> np.ndarray:

@@ -20,7 +20,7 @@ import sentencepiece
 from recipes.config import TextDataConfig
 from recipes.data import tokenizer_json
 from recipes.data.shards import encoding_of
-from recipes.data.tokenizer_files import FILES, MODEL
+from recipes.data.tokenizer_files import FILES, MODEL, tokenizer_in
 from recipes.errors import ConfigError
 
 BOS, PAD, EOS, UNK = 0, 1, 2, 3
@@ -156,11 +156,10 @@ def _read_model(path: Path) -> bytes:
 
 def find_tokenizer(folder: Path) -> Path:
     """Return the path of the tokenizer in a prepared folder or a run dir. Raises: ConfigError if there is none."""
-    found = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    found = tokenizer_in(folder)
     if found is None:
-        raise ConfigError(
-            f"{folder}: the run's tokenizer is not there ({MODEL} or {tokenizer_json.FILE}); put the run's prepared folder back"
-        )
+        names = " or ".join(reversed(FILES))
+        raise ConfigError(f"{folder}: the run's tokenizer is not there ({names}); put the run's prepared folder back")
     return found
 
 

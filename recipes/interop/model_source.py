@@ -13,7 +13,7 @@ from model.trunk import Trunk
 from recipes.checkpoint.inspect import is_hugging_face, reading
 from recipes.checkpoint.layout import read_manifest
 from recipes.config import Recipe
-from recipes.data.shards import Prepared
+from recipes.data.shards import recorded_encoding
 from recipes.data.tokenizer import StoredTokenizer, stored_tokenizer
 from recipes.errors import ConfigError
 from recipes.interop.hf_folder import HfFolder, find_hf_folder
@@ -59,17 +59,14 @@ def _of_run(path: Path, weights: str, flag: str) -> ModelSource:
     with reading(run.checkpoint):
         step = read_manifest(run.checkpoint).counters.step
 
-    def load(device: torch.device, parallel: Parallel) -> Trunk:
-        return load_trunk(run, device, parallel)
-
-    return ModelSource(str(run.checkpoint.resolve()), run.recipe, weights, step, partial(_tokenizer, run), load)
+    return ModelSource(str(run.checkpoint.resolve()), run.recipe, weights, step, partial(_tokenizer, run), partial(load_trunk, run))
 
 
 def _tokenizer(run: TrainedRun) -> StoredTokenizer:
     """Return the tokenizer of a run. If its prepared data are gone, the run dir has it, and config.json the version of its encoding."""
     folder = tokenizer_folder(run.run_dir, run.recipe) or run.prepared
     stored = stored_tokenizer(folder)
-    return stored if folder == run.prepared else stored._replace(encoding=run.content.get("encoding") or Prepared.encoding)
+    return stored if folder == run.prepared else stored._replace(encoding=recorded_encoding(run.content))
 
 
 def _of_hugging_face(name: str, weights: str, flag: str) -> ModelSource:

@@ -6,7 +6,7 @@ from typing import Any
 
 from recipes.checkpoint.inspect import find_checkpoint
 from recipes.config import Recipe
-from recipes.data.tokenizer_files import FILES
+from recipes.data.tokenizer_files import tokenizer_in
 from recipes.errors import ConfigError
 from recipes.modalities.registry import modality_of
 from recipes.run_dir.run_dir import read_config
@@ -34,8 +34,7 @@ def prepared_of(run_dir: Path, recipe: Recipe) -> Path:
 
 def tokenizer_folder(run_dir: Path, recipe: Recipe) -> Path | None:
     """Return the folder that has the tokenizer of a run: that of its prepared data, else the run dir; None if neither has."""
-    folders = (prepared_of(run_dir, recipe), run_dir)
-    return next((folder for folder in folders if any((folder / name).is_file() for name in FILES)), None)
+    return next((folder for folder in (prepared_of(run_dir, recipe), run_dir) if tokenizer_in(folder)), None)
 
 
 def find_stored_run(path: Path, flag: str = "--from ") -> StoredRun:

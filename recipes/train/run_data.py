@@ -17,7 +17,7 @@ from typing import Any
 from recipes.check import check_data
 from recipes.config import Recipe
 from recipes.data.contents import ContentChanges, ResumedRun, record_of
-from recipes.data.shards import KEPT, Prepared, encoding_of, is_prepared, kept_files, read_values
+from recipes.data.shards import KEPT, encoding_of, is_prepared, kept_files, read_values, recorded_encoding
 from recipes.errors import ConfigError, DataMismatch
 from recipes.modalities.base import Modality
 from recipes.run_dir.run_dir import RunDir
@@ -101,7 +101,7 @@ class RunData:
     def _encoding(self) -> int | None:
         """Return the version of the rules by which the run's text became tokens. A run of an older release did not record it and has the
         first. None if no run has begun."""
-        return self._started.content.get("encoding") or Prepared.encoding if self._started else None
+        return recorded_encoding(self._started.content) if self._started else None
 
     def _report_changes(self, changes: ContentChanges) -> None:
         names = {"changed": (*changes.changed, *changes.fixed), "missing": changes.missing}
