@@ -11,12 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import partial
 from math import prod
 from pathlib import Path
 
 from safetensors import safe_open
 
+from build_memory import peak_bytes, reset_peak
 from recipes.catalog import find_recipe
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries
@@ -48,22 +48,17 @@ def main() -> int:
 
 def write_random_run(run_dir: Path, name: str) -> None:
     """Write a run of the recipe `name` with one checkpoint of random weights, as an import leaves it."""
-    from model.dropout import DropoutStream
-    from model.init import Init
-    from model.parallel import having_a_world, parallel_alone
-    from model.student import Student
+    from model.parallel import having_a_world
     from recipes.catalog import RECIPES
     from recipes.checkpoint.whole import write_whole
-    from recipes.modalities.registry import modality_of
+    from recipes.interop.imported_run import build_student
 
     recipe = find_recipe(name, {key: make for recipes in RECIPES.values() for key, make in recipes.items()})()
     with having_a_world():
-        build_frontend = modality_of(recipe.modality, name).build_frontend(recipe)
-        network = Student(recipe.model, build_frontend, Init(0), parallel_alone(), DropoutStream())
-    parameters = dict(network.named_parameters())
+        parameters = dict(build_student(recipe).named_parameters())
     content = {"recipe": recipe_to_dict(recipe)}
     run_dir.mkdir(parents=True)
-    write_whole(run_dir, parameters, {"master": {key: partial(value.detach) for key, value in parameters.items()}}, content)
+    write_whole(run_dir, parameters, {"master": {key: value.detach for key, value in parameters.items()}}, content)
     (run_dir / "config.json").write_text(json.dumps(content))
 
 
@@ -72,19 +67,12 @@ def measure(run_dir: Path, out: Path) -> dict[str, float]:
     grew, and the seconds."""
     for name in IMPORTED:
         importlib.import_module(f"recipes.interop.{name}")
-    Path("/proc/self/clear_refs").write_text("5")  # resets the largest resident size
-    before, begin = peak_megabytes(), time.perf_counter()
+    before, begin = reset_peak() / 1e6, time.perf_counter()
     export(find_stored_run(run_dir), "student", out)
-    seconds, growth = time.perf_counter() - begin, peak_megabytes() - before
+    seconds, growth = time.perf_counter() - begin, peak_bytes() / 1e6 - before
     with safe_open(out / "model.safetensors", framework="pt") as file:
         sizes = [4 * prod(file.get_slice(name).get_shape()) for name in file.keys()]  # noqa: SIM118  (it is no dictionary)
     return {"weights_mb": sum(sizes) / 1e6, "largest_mb": max(sizes) / 1e6, "growth_mb": growth, "seconds": seconds}
-
-
-def peak_megabytes() -> float:
-    """Return the largest resident size of this process since the last reset, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ OLD_NAMES = {
     ".lm_head.": ".regression_head.",
     "final_proj.0.": "final_proj.",
 }
-"""Parts of names in older checkpoints -> those that fairseq gives to the same tensors when it loads them.
+"""Parts of names in older checkpoints -> those that fairseq gives to the same tensors when it loads them. A part without a dot in front
+stands at the beginning.
 Source: upgrade_state_dict_named of fairseq data2vec_text.py; the last one: conversion script of transformers for data2vec audio."""
 TEACHER_DEFAULTS: dict[str, Any] = {
     "loss_beta": 0,
@@ -172,8 +173,10 @@ def _networks(state: dict[str, Any], source: str) -> tuple[dict[str, Tensor], di
 
 def _current_name(name: str) -> str:
     for old, new in OLD_NAMES.items():
-        name = new + name.removeprefix(old) if not old.startswith(".") and name.startswith(old) else name
-        name = name.replace(old, new) if old.startswith(".") else name
+        if old.startswith("."):
+            name = name.replace(old, new)
+        elif name.startswith(old):
+            name = new + name.removeprefix(old)
     return name
 
 

@@ -27,11 +27,9 @@ from recipes.interop.import_source import FOLDER, UNREAD
 from recipes.interop.imported_model import ImportedModel, fill
 from recipes.interop.imported_tokenizer import ImportedTokenizer
 from recipes.modalities.registry import modality_of
+from recipes.objectives.data2vec import TRUNK
 from recipes.settings import recipe_to_dict
 from recipes.system.atomic_folder import atomic_folder
-
-TRUNK = "trunk."
-"""What the names of the parameters that a teacher has begin with."""
 
 
 def write_imported_run(run_dir: Path, model: ImportedModel) -> list[str]:
@@ -40,7 +38,7 @@ def write_imported_run(run_dir: Path, model: ImportedModel) -> list[str]:
     Raises: ConfigError if weights and recipe do not fit, or the disk cannot be written; nothing is left there then.
     """
     with having_a_world():  # Megatron's layers need one
-        parameters = dict(_build_network(model.recipe).named_parameters())
+        parameters = dict(build_student(model.recipe).named_parameters())
     new = fill(parameters, model)
     with atomic_folder(run_dir.resolve()) as folder:
         info = {**launch_info(), "imported": model.origin, **_write_tokenizer(folder, model.tokenizer)}
@@ -53,8 +51,9 @@ def write_imported_run(run_dir: Path, model: ImportedModel) -> list[str]:
     return _lines(model, new, len(parameters))
 
 
-def _build_network(recipe: Recipe) -> nn.Module:
-    """Return the network that a run of the recipe trains, whole, with the weights with which a new run starts."""
+def build_student(recipe: Recipe) -> nn.Module:
+    """Return the network that a run of the recipe trains, whole, with the weights with which a new run starts. Call it in
+    having_a_world()."""
     build_frontend = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
     return Student(recipe.model, build_frontend, Init(recipe.run.seed), parallel_alone(), DropoutStream())
 
@@ -62,20 +61,16 @@ def _build_network(recipe: Recipe) -> nn.Module:
 def _values(parameters: Mapping[str, nn.Parameter], model: ImportedModel) -> Values:
     """Return the tensors of a checkpoint of data2vec: weights, moments that are zero, and the teacher's weights. What a source's teacher
     does not have, it shares with its student."""
-    own = set(model.teacher.names if model.teacher else ())
-    shadow: dict[str, Callable[[], Tensor]] = {}
-    for name, parameter in parameters.items():
-        if name.startswith(TRUNK):
-            shadow[name] = partial(_tensor_of, parameter)
-        if model.teacher and name in own and name.startswith(TRUNK):
-            shadow[name] = partial(model.teacher.tensor, name, parameter.shape)
+    teacher, own = model.teacher, set(model.teacher.names if model.teacher else ())
+    weights: dict[str, Callable[[], Tensor]] = {name: parameter.detach for name, parameter in parameters.items()}
+    shadow = {
+        name: partial(teacher.tensor, name, parameters[name].shape) if teacher and name in own else read
+        for name, read in weights.items()
+        if name.startswith(TRUNK)
+    }
     trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
     moments = {moment: {name: partial(torch.zeros, parameter.shape) for name, parameter in trained.items()} for moment in MOMENTS}
-    return {"master": {name: partial(_tensor_of, parameter) for name, parameter in parameters.items()}, **moments, "shadow": shadow}
-
-
-def _tensor_of(parameter: nn.Parameter) -> Tensor:
-    return parameter.detach()
+    return {"master": weights, **moments, "shadow": shadow}
 
 
 def _write_tokenizer(folder: Path, tokenizer: ImportedTokenizer) -> dict[str, Any]:

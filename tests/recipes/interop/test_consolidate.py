@@ -13,6 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from build_memory import peak_bytes, reset_peak
 from recipes.checkpoint.layout import Counters, FileEntry, Manifest, ParameterEntry, Range, range_to_json, write_manifest
 from recipes.checkpoint.load import CheckpointReader
 from recipes.checkpoint.tensor_file import hashes_of, write_tensors
@@ -179,17 +180,6 @@ def _growth(tmp_path: Path) -> int:
     del value
     file = FileEntry(path.name, path.stat().st_size, header, 0, 0)
     write_manifest(tmp_path, Manifest(Counters(), 1, 1, dict.fromkeys(names, ParameterEntry((count,), None, count)), (file,), {}))
-    before = _peak_since()
+    before = reset_peak() // MEGABYTE
     consolidate(CheckpointReader(tmp_path), "student", tmp_path / "out")
-    return _peak() - before
-
-
-def _peak_since() -> int:
-    """Reset the largest resident size and return the current one, in MiB."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _peak()
-
-
-def _peak() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 // MEGABYTE
+    return peak_bytes() // MEGABYTE - before

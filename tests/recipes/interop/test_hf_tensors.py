@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from build_memory import peak_bytes, reset_peak
 from recipes.errors import ConfigError
 from recipes.interop.export import export
 from recipes.interop.hf_format import FORMATS
@@ -253,12 +254,6 @@ def export_growth(folder: Path) -> float:
     export_modules = ("hf_format", "hf_tensors", "stored_weights", "processors", "model_card")
     for name in export_modules:
         importlib.import_module(f"recipes.interop.{name}")
-    Path("/proc/self/clear_refs").write_text("5")
-    before = peak_megabytes()
+    before = reset_peak()
     export(find_stored_run(folder / "run"), "student", folder / "out")
-    return peak_megabytes() - before
-
-
-def peak_megabytes() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
+    return (peak_bytes() - before) / 1e6
