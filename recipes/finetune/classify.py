@@ -23,6 +23,7 @@ from recipes.finetune.neighbours import best_neighbours
 from recipes.finetune.ridge import LabelledFeatures, best_ridge, validation_cut
 from recipes.finetune.score import Score, layer_lines, scores_to_json
 from recipes.finetune.splits import Examples, Log, open_splits
+from recipes.interop.features import mean_over_positions
 from recipes.interop.trunk import TrainedRun, build_trunk, load_trunk
 
 CLASSIFIERS: dict[str, Callable[[LabelledFeatures, LabelledFeatures, int], Score]] = {"linear": best_ridge, "knn": best_neighbours}
@@ -123,8 +124,4 @@ def collect(trunk: Trunk, part: Examples, classes: dict[str, int], bad: dict[str
 
 def pooled(x_BSD: Tensor, batch: Batch) -> Tensor:
     """Return the mean of the outputs (B, S, D) over the positions that are not padding. Shapes: float32 (B, D), on the CPU."""
-    x_BSD = x_BSD.float()
-    if batch.padding_mask_BS is None:
-        return x_BSD.mean(1).cpu()
-    keep_BS1 = (~batch.padding_mask_BS).unsqueeze(-1)
-    return ((x_BSD * keep_BS1).sum(1) / keep_BS1.sum(1)).cpu()
+    return mean_over_positions(x_BSD.float(), batch.padding_mask_BS).cpu()

@@ -56,10 +56,18 @@ class Features:
             x_BSD = self.hidden_BSD[-1 if layer == "last" else layer]
         if pool == "cls":
             return x_BSD[:, 0].clone()  # a view would keep the outputs at all positions in memory
-        x_BND, keep_BN = x_BSD[:, self.num_prefix_tokens :], ~self.padding_mask_BN
+        x_BND = x_BSD[:, self.num_prefix_tokens :]
         if pool == "none":
-            return [x_ND[keep_N] for x_ND, keep_N in zip(x_BND, keep_BN, strict=True)]
-        return (x_BND * keep_BN.unsqueeze(-1)).sum(1) / keep_BN.sum(1, keepdim=True)
+            return [x_ND[keep_N] for x_ND, keep_N in zip(x_BND, ~self.padding_mask_BN, strict=True)]
+        return mean_over_positions(x_BND, self.padding_mask_BN)
+
+
+def mean_over_positions(x_BND: Tensor, padding_mask_BN: Tensor | None) -> Tensor:
+    """Return the mean over the positions that are not padding. Shapes: (B, N, D) -> (B, D)."""
+    if padding_mask_BN is None:
+        return x_BND.mean(1)
+    keep_BN1 = (~padding_mask_BN).unsqueeze(-1)
+    return (x_BND * keep_BN1).sum(1) / keep_BN1.sum(1)
 
 
 def joined(parts: Sequence[tuple[list[int], Features]]) -> Features:
