@@ -20,7 +20,7 @@ from recipes.data.contents import ContentChanges, ResumedRun, record_of
 from recipes.data.shards import KEPT, encoding_of, is_prepared, kept_files, read_values, recorded_encoding
 from recipes.errors import ConfigError, DataMismatch
 from recipes.modalities.base import Modality
-from recipes.run_dir.run_dir import RunDir
+from recipes.run_dir.run_dir import RunDir, StoredConfig
 from recipes.system.atomic_folder import moved_aside, undo_moved_aside
 from recipes.system.json_lines import read_rows
 from recipes.train.origin import Origin, check_not_lost, check_prepared_with, with_kept
@@ -81,11 +81,7 @@ class RunData:
         if self._own_folder.is_dir() and {path.name for path in self._own_folder.iterdir()} <= KEPT.keys():
             shutil.rmtree(self._own_folder)  # made by copy_kept_to_prepared
         is_new = not self._own_folder.exists()
-        given = self._origin.own_kept(self._path) if self._origin else {}
-        _check_user_prepared(self._recipe, given)
-        if self._started:
-            check_not_lost(self._started.content, self._kept_hashes, self._recipe, f"--run-dir {self._path}")
-        recipe = with_kept(self._recipe, given)
+        recipe = _with_files_of_run(self._recipe, self._path, self._origin, self._started, self._kept_hashes)
         so_far = ResumedRun(self._path if self._started else None, self.recorded_bad, self._report_changes, self._encoding())
         prepared = self._modality.prepare(recipe, self._own_folder, progress=True, log=print, run=so_far)
         try:
@@ -185,11 +181,20 @@ class RunData:
             )
 
 
-def _check_user_prepared(recipe: Recipe, given: Mapping[str, Path]) -> None:
-    """If data.path is a prepared folder, check that it was made with the permanent files `given` (name -> path). Raises: ConfigError if
-    not."""
+def _with_files_of_run(
+    recipe: Recipe, run_dir: Path, origin: Origin | None, started: StoredConfig | None, kept: Mapping[str, str]
+) -> Recipe:
+    """Return the recipe for preparing the run's data, with the permanent files of `origin`. `started`: the stored configuration of a run
+    that has begun; `kept`: its permanent files.
+
+    Raises: ConfigError if data.path is a prepared folder that was made with others, or if the run was imported without its own.
+    """
+    given = origin.own_kept(run_dir) if origin else {}
     if recipe.data.path is not None:
         check_prepared_with(Path(recipe.data.path).expanduser(), given)
+    if started:
+        check_not_lost(started.content, kept, recipe, f"--run-dir {run_dir}")
+    return with_kept(recipe, given)
 
 
 def check_run_data(run_dir: Path, recipe: Recipe, modality: Modality, origin: Origin | None = None) -> str:
@@ -199,11 +204,8 @@ def check_run_data(run_dir: Path, recipe: Recipe, modality: Modality, origin: Or
     A launch reads the run dir's prepared folder if there is one and data.path is no prepared folder itself; else the recipe's data.
     Raises: ConfigError if the data cannot be used or are not those of the run.
     """
-    own, given = run_dir / "prepared", origin.own_kept(run_dir) if origin else {}
-    _check_user_prepared(recipe, given)
-    if started := read_started_run(run_dir):
-        check_not_lost(started.content, started.content.get("kept") or {}, recipe, f"--run-dir {run_dir}")
-    recipe = with_kept(recipe, given)
+    own, started = run_dir / "prepared", read_started_run(run_dir)
+    recipe = _with_files_of_run(recipe, run_dir, origin, started, (started.content.get("kept") if started else None) or {})
     if not is_prepared(own) or (recipe.data.path is not None and is_prepared(Path(recipe.data.path).expanduser())):
         return check_data(recipe)
     try:
