@@ -103,7 +103,7 @@ def test_a_port_in_use(run: Run) -> None:
 def test_an_unknown_argument_fails_before_anything_is_started(run: Run) -> None:
     job = run.slurm.submit(SBATCH, *run.command(), "--set", "optim.warmup=1")
     refused(run, job, "did you mean optim.warmup_steps")
-    assert "fit:" not in run.slurm.output(job), "the dry run comes first"
+    assert "fit:" not in run.slurm.output(job), f"the dry run comes first: {run.slurm.output(job)}"
     job = run.slurm.submit(SBATCH, *run.command(), "--no-such-flag")
     assert run.slurm.wait(job) == "FAILED" and run.slurm.facts(job)["ExitCode"] == "2:0"
-    assert "error: --no-such-flag: there is no such flag" in run.slurm.output(job)
+    assert "error: --no-such-flag: there is no such flag" in run.slurm.output(job), run.slurm.output(job)

@@ -38,7 +38,7 @@ def test_each_task_of_an_array_runs_its_line_of_the_grid(slurm: Cluster, prepare
     states = [slurm.wait(f"{job}_{task}") for task in (1, 2, 3)]
     said = "".join(path.read_text() for path in slurm.folder.glob(f"slurm-{job}_*.out"))
     assert states == ["COMPLETED", "COMPLETED", "FAILED"], said
-    assert "grid.txt has 2 lines, this is task 3; use --array=1-2" in said
+    assert "grid.txt has 2 lines, this is task 3; use --array=1-2" in said, said
     losses = [(folder / "metrics.jsonl").read_text() for folder in (grid.parent / "1", own)]
     assert losses[0] != losses[1]
 

@@ -24,7 +24,7 @@ def test_a_job_with_a_stop_request_is_requeued_and_ends_bit_for_bit_as_undisturb
     assert [stop["reason"] for stop in stops] == [REASON.get(way, "SIGUSR2"), "done"], slurm.output(job)
     assert run.events("resume")[0]["step"] == stops[0]["step"], "nothing was done twice"
     if way != "scontrol requeue":  # there Slurm does it itself
-        assert f"stopped by SIGUSR2; checkpoint of step {stops[0]['step']}" in slurm.output(job)
+        assert f"stopped by SIGUSR2; checkpoint of step {stops[0]['step']}" in slurm.output(job), slurm.output(job)
         assert [row["action"] for row in run.attempts()] == ["requeue", "done"]
 
 
@@ -45,7 +45,7 @@ def test_a_stop_file_causes_no_requeue_and_a_finished_run_is_reported(slurm: Clu
     run.wait_for_step(30, job)
     (run.path / "stop").touch()
     assert slurm.wait(job) == "FAILED" and slurm.facts(job)["ExitCode"] == "75:0", slurm.output(job)
-    assert "not requeued, because the file stop asked for an end" in slurm.output(job)
+    assert "not requeued, because the file stop asked for an end" in slurm.output(job), slurm.output(job)
     job = run.submit(run__max_steps=run.step)
     assert slurm.wait(job) == "COMPLETED", slurm.output(job)
-    assert "is finished" in slurm.output(job)
+    assert "is finished" in slurm.output(job), slurm.output(job)
