@@ -54,7 +54,11 @@ class Cluster:
 
     def output(self, job: str) -> str:
         """Return what the job has printed so far, in all its attempts."""
-        return "".join(path.read_text(errors="replace") for path in sorted(self.folder.glob(f"slurm-*-{job}.out")))
+        return "".join(path.read_text(errors="replace") for path in self.outputs(job))
+
+    def outputs(self, job: str = "*") -> list[Path]:
+        """Return the files into which the job, or every job, has printed so far."""
+        return sorted(self.folder.glob(f"slurm-*-{job}.out"))
 
     def state(self, job: str) -> str:
         """Return the state of the job as squeue prints it: PENDING, RUNNING, COMPLETED, ..."""

@@ -32,8 +32,13 @@ def whole_cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def slurm(whole_cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster, without any job. What a test leaves in it is removed afterwards."""
+    """The cluster, without any job. What a test leaves in it is removed afterwards. pytest shows what the test's jobs have printed if the
+    test fails."""
+    earlier = set(whole_cluster.outputs())
     yield whole_cluster
+    for path in whole_cluster.outputs():
+        if path not in earlier:
+            print(f"{path.name}:\n{path.read_text(errors='replace')}")
     whole_cluster.clear()
 
 

@@ -21,9 +21,9 @@ def run(slurm: Cluster, prepared: dict[str, Path], request: pytest.FixtureReques
 def refused(run: Run, job: str, *words: str) -> None:
     """Assert that the job ended with exit code 2 and one line that has all the words."""
     state, said = run.slurm.wait(job), run.slurm.output(job)
-    assert (state, run.slurm.facts(job)["ExitCode"], run.slurm.facts(job)["Restarts"]) == ("FAILED", "2:0", "0"), said
+    assert (state, run.slurm.facts(job)["ExitCode"], run.slurm.facts(job)["Restarts"]) == ("FAILED", "2:0", "0")
     lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and all(word in lines[0] for word in words), said
+    assert len(lines) == 1 and all(word in lines[0] for word in words)
     assert not run.events("start", "resume")
 
 
@@ -103,7 +103,7 @@ def test_a_port_in_use(run: Run) -> None:
 def test_an_unknown_argument_fails_before_anything_is_started(run: Run) -> None:
     job = run.slurm.submit(SBATCH, *run.command(), "--set", "optim.warmup=1")
     refused(run, job, "did you mean optim.warmup_steps")
-    assert "fit:" not in run.slurm.output(job), f"the dry run comes first: {run.slurm.output(job)}"
+    assert "fit:" not in run.slurm.output(job), "the dry run comes first"
     job = run.slurm.submit(SBATCH, *run.command(), "--no-such-flag")
     assert run.slurm.wait(job) == "FAILED" and run.slurm.facts(job)["ExitCode"] == "2:0"
-    assert "error: --no-such-flag: there is no such flag" in run.slurm.output(job), run.slurm.output(job)
+    assert "error: --no-such-flag: there is no such flag" in run.slurm.output(job)

@@ -58,7 +58,7 @@ def test_two_nodes_with_two_processes_each_tp_inside_the_node_under_sbatch(
     path, run_dir = slurm.folder / "tp2.json", slurm.folder / f"sbatch_{modality}"
     path.write_text(json.dumps(config))
     job = slurm.submit(SBATCH, *command(modality, prepared, run_dir, "--deepspeed_config", path), RANKS_PER_NODE="2")
-    assert slurm.wait(job) == "COMPLETED", slurm.output(job)
+    assert slurm.wait(job) == "COMPLETED"
     check_equal(read_jsonl(run_dir / "metrics.jsonl"), one_process[modality], 4, 2)
 
 

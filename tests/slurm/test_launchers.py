@@ -37,8 +37,8 @@ def test_each_task_of_an_array_runs_its_line_of_the_grid(slurm: Cluster, prepare
     job = slurm.submit("--array=1-3", "launch/scaling.sbatch", grid)
     states = [slurm.wait(f"{job}_{task}") for task in (1, 2, 3)]
     said = "".join(path.read_text() for path in slurm.folder.glob(f"slurm-{job}_*.out"))
-    assert states == ["COMPLETED", "COMPLETED", "FAILED"], said
-    assert "grid.txt has 2 lines, this is task 3; use --array=1-2" in said, said
+    assert states == ["COMPLETED", "COMPLETED", "FAILED"]
+    assert "grid.txt has 2 lines, this is task 3; use --array=1-2" in said
     losses = [(folder / "metrics.jsonl").read_text() for folder in (grid.parent / "1", own)]
     assert losses[0] != losses[1]
 

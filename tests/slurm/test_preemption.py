@@ -18,13 +18,13 @@ def test_a_job_with_a_stop_request_is_requeued_and_ends_bit_for_bit_as_undisturb
     job = run.submit(SIGNAL)
     run.wait_for_step(60, job)
     ASK[way](slurm, job)
-    assert slurm.wait(job, 240) == "COMPLETED", slurm.output(job)
+    assert slurm.wait(job, 240) == "COMPLETED"
     undisturbed.check(run)
     stops = run.events("stop")
-    assert [stop["reason"] for stop in stops] == [REASON.get(way, "SIGUSR2"), "done"], slurm.output(job)
+    assert [stop["reason"] for stop in stops] == [REASON.get(way, "SIGUSR2"), "done"]
     assert run.events("resume")[0]["step"] == stops[0]["step"], "nothing was done twice"
     if way != "scontrol requeue":  # there Slurm does it itself
-        assert f"stopped by SIGUSR2; checkpoint of step {stops[0]['step']}" in slurm.output(job), slurm.output(job)
+        assert f"stopped by SIGUSR2; checkpoint of step {stops[0]['step']}" in slurm.output(job)
         assert [row["action"] for row in run.attempts()] == ["requeue", "done"]
 
 
@@ -44,8 +44,8 @@ def test_a_stop_file_causes_no_requeue_and_a_finished_run_is_reported(slurm: Clu
     job = run.submit()
     run.wait_for_step(30, job)
     (run.path / "stop").touch()
-    assert slurm.wait(job) == "FAILED" and slurm.facts(job)["ExitCode"] == "75:0", slurm.output(job)
-    assert "not requeued, because the file stop asked for an end" in slurm.output(job), slurm.output(job)
+    assert slurm.wait(job) == "FAILED" and slurm.facts(job)["ExitCode"] == "75:0"
+    assert "not requeued, because the file stop asked for an end" in slurm.output(job)
     job = run.submit(run__max_steps=run.step)
-    assert slurm.wait(job) == "COMPLETED", slurm.output(job)
-    assert "is finished" in slurm.output(job), slurm.output(job)
+    assert slurm.wait(job) == "COMPLETED"
+    assert "is finished" in slurm.output(job)

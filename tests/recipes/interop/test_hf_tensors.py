@@ -1,7 +1,6 @@
 """Exports of random models of all three modalities: transformers loads them completely and computes the same hidden states; an imported
 model comes out as it went in; one tensor is held at a time. transformers is imported in tests only."""
 
-import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from build_memory import peak_bytes, reset_peak
+from export_memory import measure
 from recipes.errors import ConfigError
 from recipes.interop.export import export
 from recipes.interop.hf_format import FORMATS
@@ -251,9 +250,4 @@ def write_wide(folder: Path) -> None:
 
 def export_growth(folder: Path) -> float:
     """Return by how many MB the largest resident size grows in an export."""
-    export_modules = ("hf_format", "hf_tensors", "stored_weights", "processors", "model_card")
-    for name in export_modules:
-        importlib.import_module(f"recipes.interop.{name}")
-    before = reset_peak()
-    export(find_stored_run(folder / "run"), "student", folder / "out")
-    return (peak_bytes() - before) / 1e6
+    return measure(folder / "run", folder / "out")["growth_mb"]
