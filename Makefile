@@ -17,6 +17,8 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check
 FOR_PYTHON_3_12 := --only-binary=:all: --implementation cp --python-version 3.12 \
   $(foreach tag,_2_28 _2_27 _2_17 2014 1,--platform manylinux$(tag)_x86_64)
 MAX_WHEELS_MIB := 30
+# Two operators of torchvision's compiled part, without which its import fails
+TORCHVISION_OPERATORS := [torch.library.define(f"torchvision::{op}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor") for op in ("nms", "qnms")]
 # Without a GPU the launcher warns twice, even with -q, unless this variable is set
 ON_CPU := $(if $(wildcard /dev/nvidiactl),,DS_ACCELERATOR=cpu)
 
@@ -65,9 +67,10 @@ wheels/.collected: .venv/.installed benchmarks/wheels.txt
 .venv/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: python3 is $$(python3 -V 2>&1), needed is 3.11 or 3.12; install one with venv or say make PYTHON=/path/to/it"; exit 2; }
 	@test "$(PYTHON)" = python3 || echo "python3 is $$(python3 -V 2>&1), needed is 3.11 or 3.12: taking $(PYTHON)"
-# A torch that already sees a GPU is used as it is; else torch comes first, since DeepSpeed's setup imports it.
+# A torch that already sees a GPU is used as it is; else torch comes first, since DeepSpeed's setup imports it. torchvision (the extra `vision`)
+# comes with it from the same index, so that their builds fit.
 	if $(PYTHON) -c '$(HAS_CUDA_TORCH)' 2>/dev/null; then $(PYTHON) -m venv --system-site-packages .venv; else $(PYTHON) -m venv .venv; \
-	  $(PIP) install -c constraints.txt torch $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)); fi
+	  $(PIP) install -c constraints.txt torch torchvision $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)); fi
 	{ grep -v '^torch==' constraints.txt; .venv/bin/python -c 'from importlib.metadata import version as v; print("torch==" + v("torch"))'; } > .venv/constraints.txt
 	$(PIP) install -c .venv/constraints.txt setuptools wheel ninja
 	$(PIP) install -c .venv/constraints.txt --no-build-isolation deepspeed
@@ -75,4 +78,9 @@ wheels/.collected: .venv/.installed benchmarks/wheels.txt
 # torchaudio's compiled library wants CUDA's; only its pure-Python resampling is used, so where the library does not load it goes.
 	.venv/bin/python -W ignore -c 'import torchaudio' 2>/dev/null || rm -f .venv/lib/python*/site-packages/torchaudio/lib/*.so
 	.venv/bin/python -W ignore -c 'from torchaudio.functional import resample'
+# Where an index has torchvision for CUDA only, its compiled part does not load with a CPU build of torch, and its import fails. Our augmentations
+# do not use that part, so its operators are declared in Python. transformers imports torchvision too.
+	for file in .venv/lib/python*/site-packages/torchvision/extension.py; do \
+	  [ ! -e "$$file" ] || .venv/bin/python -W ignore -c 'import torchvision' 2>/dev/null || \
+	  { printf '%s\n' '$(TORCHVISION_OPERATORS)' >> "$$file" && .venv/bin/python -W ignore -c 'import torchvision'; }; done
 	touch $@

@@ -1,6 +1,7 @@
 """Measures the time of one optimizer update and its share of the measured matmul peak, with the engines that training builds.
 
 python benchmarks/step_time.py --modality text --size base --batch 4 --length 512 --dropout 0 --json
+python benchmarks/step_time.py --size base --task classify --batch 16 --length 128 --plain --json
 """
 
 import argparse
@@ -19,6 +20,7 @@ from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries
 from recipes.config import Recipe
 from recipes.ds_config import load_ds_config, resolve
+from recipes.finetune.text_tasks import TEXT_TASKS, text_recipe
 from recipes.modalities.registry import MODALITIES
 from recipes.plan.size import step_flops
 from recipes.train.cli import default_ds_config
@@ -32,6 +34,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modality", default="text", choices=sorted(RECIPES))
     parser.add_argument("--size", default="base", choices=["tiny", "base", "large"])
+    parser.add_argument("--task", choices=list(TEXT_TASKS), help="fine-tune on this task of text instead of pre-training")
     parser.add_argument("--batch", type=int, default=4, help="samples of one micro-batch, which is the whole update")
     parser.add_argument("--length", type=int, help="tokens of a text (default 512), seconds of a recording (10)")
     parser.add_argument("--dropout", default="published", help='"published" (the recipe\'s) or a number for hidden and attention dropout')
@@ -60,11 +63,34 @@ def build_recipe(name: str, *, batch: int, length: int, dropout: str = "publishe
     return replace(recipe, data=data, run=replace(recipe.run, global_batch_size=batch))
 
 
-def random_batch(recipe: Recipe, size: int, length: int):
-    """Return a micro-batch of `size` random samples, all of the same `length` (tokens of a text, seconds of a recording)."""
-    import numpy as np
+def task_recipe(recipe: Recipe, task: str) -> Recipe:
+    """Return the recipe that fine-tunes the network of `recipe` on a task of text with two classes. The dropouts are those of `recipe`."""
+    made = text_recipe(task, TEXT_TASKS[task], recipe)
+    objective = replace(made.objective, labels=("0", "1")) if hasattr(made.objective, "labels") else made.objective
+    return replace(made, model=recipe.model, objective=objective, run=replace(made.run, global_batch_size=recipe.run.global_batch_size))
 
-    return MODALITIES[recipe.modality].random_batch(recipe, size, length, np.random.default_rng(0))
+
+def random_batch(recipe: Recipe, size: int, length: int):
+    """Return a micro-batch of `size` random samples, all of the same `length` (tokens of a text, seconds of a recording). In fine-tuning
+    nothing is masked, and the targets are 0 and 1 in turn."""
+    import numpy as np
+    import torch
+
+    from model.batch import Masks, Targets
+
+    batch = MODALITIES[recipe.modality].random_batch(recipe, size, length, np.random.default_rng(0))
+    if not recipe.finetune.task:
+        return batch
+    values = torch.arange(size) % 2
+    values = values if recipe.objective.kind == "classify" else values.float()
+    masks = Masks.of(torch.zeros_like(batch.masks.mask_BS))
+    return replace(batch, inputs=batch.clean_inputs, masks=masks, targets=Targets(values, torch.arange(size)))
+
+
+def asked_recipe(args: argparse.Namespace) -> Recipe:
+    """Return the recipe that the flags ask for."""
+    recipe = build_recipe(f"{args.modality}_{args.size}", batch=args.batch, length=args.length, dropout=args.dropout)
+    return task_recipe(recipe, args.task) if args.task else recipe
 
 
 def measure(args: argparse.Namespace) -> dict:
@@ -73,7 +99,7 @@ def measure(args: argparse.Namespace) -> dict:
     import torch
 
     from model.parallel import init_parallel
-    from plain_step import PlainStep
+    from plain_step import plain_step_of
     from recipes.cluster.world import join_world, leave_world
     from recipes.objectives.registry import build_objective
     from recipes.train.guard import UpdateGuard
@@ -81,14 +107,14 @@ def measure(args: argparse.Namespace) -> dict:
     from recipes.train.metrics import device_peak_flops
     from recipes.train.spikes import SpikeStatistic
 
-    recipe = build_recipe(f"{args.modality}_{args.size}", batch=args.batch, length=args.length, dropout=args.dropout)
+    recipe = asked_recipe(args)
     content = load_ds_config(args.deepspeed_config) | {"train_micro_batch_size_per_gpu": args.batch}
     config = resolve(recipe, content, str(args.deepspeed_config), 1)
     world = join_world()
     objective = build_objective(recipe, config, init_parallel(1, world.device.type))
     device = world.device
     batch = random_batch(recipe, args.batch, args.length).to(device)
-    plain = PlainStep(recipe, objective.parallel) if args.plain else None
+    plain = plain_step_of(recipe, objective.parallel) if args.plain else None
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
     spikes = SpikeStatistic(recipe.guard)
     spikes.load(dict.fromkeys(spikes.state(), [1e6] * recipe.guard.spike_window))  # a full window, as later in a run
@@ -122,10 +148,16 @@ def measure(args: argparse.Namespace) -> dict:
 
 
 def plain_figures(splits: list[dict[str, float]], plain_totals: list[float]) -> dict[str, float]:
-    """Return the median milliseconds of an update in plain torch without EMA (`plain_totals`: seconds), and the median ratio of the
-    engine's time without EMA and guard (`splits`) to it."""
-    ratios = [(sum(s.values()) - s["after_step"] - s["guard"]) / theirs for s, theirs in zip(splits, plain_totals, strict=True)]
-    return {"plain_step_milliseconds": statistics.median(plain_totals) * 1e3, "engine_over_plain": statistics.median(ratios)}
+    """Return the median milliseconds of an update in plain torch without EMA (`plain_totals`: seconds), and the median ratios to it: of the
+    engine's time without EMA and guard (`splits`), and of the whole update."""
+    pairs = list(zip(splits, plain_totals, strict=True))
+    engine = [(sum(split.values()) - split["after_step"] - split["guard"]) / theirs for split, theirs in pairs]
+    whole = [sum(split.values()) / theirs for split, theirs in pairs]
+    return {
+        "plain_step_milliseconds": statistics.median(plain_totals) * 1e3,
+        "engine_over_plain": statistics.median(engine),
+        "update_over_plain": statistics.median(whole),
+    }
 
 
 def timed_step(objective, batch, guard, *, waits: bool = True) -> dict[str, float]:

@@ -6,8 +6,9 @@ deepspeed launch/pretrain_speech.py --recipe speech_base --data LibriSpeech/ --s
 
 import sys
 
+from recipes.finetune.probe_source import FrozenFeatures
 from recipes.speech import RECIPES
 from recipes.train.cli import pretrain_main
 
 if __name__ == "__main__":
-    sys.exit(pretrain_main(__doc__ or "", RECIPES, default="speech_tiny"))
+    sys.exit(pretrain_main(__doc__ or "", RECIPES, default="speech_tiny", probes=FrozenFeatures()))

@@ -6,8 +6,9 @@ deepspeed launch/pretrain_text.py --recipe text_base --data wikimedia/wikipedia:
 
 import sys
 
+from recipes.finetune.probe_source import FrozenFeatures
 from recipes.text import RECIPES
 from recipes.train.cli import pretrain_main
 
 if __name__ == "__main__":
-    sys.exit(pretrain_main(__doc__ or "", RECIPES, default="text_tiny"))
+    sys.exit(pretrain_main(__doc__ or "", RECIPES, default="text_tiny", probes=FrozenFeatures()))

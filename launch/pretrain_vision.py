@@ -6,8 +6,9 @@ deepspeed launch/pretrain_vision.py --recipe vision_base --data imagenet-1k --se
 
 import sys
 
+from recipes.finetune.probe_source import FrozenFeatures
 from recipes.train.cli import pretrain_main
 from recipes.vision import RECIPES
 
 if __name__ == "__main__":
-    sys.exit(pretrain_main(__doc__ or "", RECIPES, default="vision_tiny"))
+    sys.exit(pretrain_main(__doc__ or "", RECIPES, default="vision_tiny", probes=FrozenFeatures()))

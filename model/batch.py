@@ -18,6 +18,8 @@ class Masks:
     """bool (batch, sequence), True at masked positions, where the student predicts the target."""
     masked_index_M: Tensor
     """int64, the True positions of mask_BS in row-major order. Computed on the CPU: on the device it would need a synchronisation."""
+    channel_mask_BD: Tensor | None = None
+    """bool (batch, channels), True at channels that are 0 at all positions (fine-tuning of speech); None if there are none."""
 
     @staticmethod
     def of(mask_BS: Tensor) -> "Masks":
@@ -28,6 +30,23 @@ class Masks:
     def num_masked(self) -> int:
         """Number of masked positions in the whole micro-batch. fairseq calls it `sample_size`."""
         return self.masked_index_M.numel()
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a supervised loss compares the outputs with: a class, a number or a transcript for each sample."""
+
+    values: Tensor
+    """int64 (batch,): classes. float32 (batch, classes): shares of mixed classes. float32 (batch,): numbers. int64 (batch, letters):
+    transcripts, padded on the right."""
+    index_B: Tensor
+    """int64 (batch,): number of each sample in its split. -1: the sample is not counted, since it only fills up the batch."""
+    lengths_B: Tensor | None = None
+    """int64 (batch,): letters of each transcript. None if targets are no transcripts."""
+
+    def is_counted(self) -> Tensor:
+        """Return bool (batch,), True for samples that the loss and the metrics count."""
+        return self.index_B >= 0
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,8 @@ class Batch:
     """bool, True at padding in `clean_inputs`; None if no row is padded."""
     num_tokens: int
     """Positions of the micro-batch that are not padding: text tokens, frames or patches."""
+    targets: Targets | None = None
+    """Labels of the samples; None in pre-training."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch with its tensors on `device`."""
@@ -56,6 +77,6 @@ def _to(value: Any, device: torch.device, moved: dict[int, Tensor]) -> Any:
         if id(value) not in moved:
             moved[id(value)] = value.to(device, non_blocking=True)
         return moved[id(value)]
-    if isinstance(value, Batch | Masks):
+    if isinstance(value, Batch | Masks | Targets):
         return type(value)(**{item.name: _to(getattr(value, item.name), device, moved) for item in fields(value)})
     return value

@@ -91,6 +91,40 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
+class HeadConfig:
+    """The head of a supervised task. It reads the trunk's output at one token, its mean, or every position."""
+
+    reads: Literal["cls", "mean", "positions"] = "cls"
+    """cls: the output at the first token of the sample, `<s>` (texts). mean: the mean over all positions that are neither padding nor
+    prefix. positions: each position by itself (CTC)."""
+    norm: bool = False
+    """True: a LayerNorm of the head's own before the linear layers, with the epsilon of the blocks. The final LayerNorm of pre-LN blocks is
+    then left out (images; BEiT fc_norm, transformers pooler.layernorm)."""
+    hidden: Literal["none", "linear", "tanh"] = "tanh"
+    """A linear layer before the last one. tanh: followed by tanh (RoBERTa). linear: without activation (recordings)."""
+    hidden_size: Annotated[int, at_least(0)] = 0
+    """Channels of that layer. 0: those of the trunk."""
+    dropout: Annotated[float, SHARE] = 0.0
+    """Dropout before each linear layer."""
+    init_std: Annotated[float, at_least(0)] = 0.02
+    """Standard deviation of the initial matrices. Biases start at 0."""
+
+    def unread_parts(self, encoder: EncoderConfig) -> tuple[str, ...]:
+        """Return prefixes of parameters of a TaskNetwork on which its output does not depend. They get no gradient, so they must be
+        frozen: else weight decay would change them."""
+        return ("trunk.encoder.final_norm.",) if self.norm and encoder.block.normalize_before else ()
+
+    def widths(self, trunk_size: int, num_outputs: int) -> list[int]:
+        """Return the channels before and after each linear layer. `trunk_size`: channels of the trunk's output."""
+        between = [] if self.hidden == "none" else [self.hidden_size or trunk_size]
+        return [trunk_size, *between, num_outputs]
+
+    def num_parameters(self, trunk_size: int, num_outputs: int) -> int:
+        """Return the number of parameters. `trunk_size`: channels of the trunk's output."""
+        return sum(a * b + b for a, b in pairwise(self.widths(trunk_size, num_outputs))) + 2 * trunk_size * self.norm
+
+
+@dataclass(frozen=True)
 class MaskConfig:
     """Base of the settings that decide which positions are masked for the student. Each modality has a subclass; config.json stores its
     `kind`."""

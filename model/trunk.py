@@ -68,12 +68,20 @@ class Trunk(nn.Module):
         self.encoder = Encoder(config, init.at("encoder"), parallel, stream)
 
     def forward(
-        self, inputs: Tensor, mask_BN: Tensor | None, padding_mask_BN: Tensor | None, keep_from: int, *, features_BND: Tensor | None = None
+        self,
+        inputs: Tensor,
+        mask_BN: Tensor | None,
+        padding_mask_BN: Tensor | None,
+        keep_from: int,
+        *,
+        features_BND: Tensor | None = None,
+        channel_mask_BD: Tensor | None = None,
     ) -> TrunkOutput:
         """Return the encoder's output and the outputs of its blocks from index `keep_from` on. mask_BN None: nothing is masked.
         `features_BND`, if given, is read instead of embedding `inputs`. Prefix tokens such as CLS take part in the attention and are
-        then cut off."""
-        front, _, x_BSD, layers = self._run(inputs, mask_BN, padding_mask_BN, keep_from, features_BND)
+        then cut off. `channel_mask_BD`: True at channels of the embedded input that are 0; only speech's front-end has such masks."""
+        masked_channels = {} if channel_mask_BD is None else {"channel_mask_BD": channel_mask_BD}
+        front, _, x_BSD, layers = self._run(inputs, mask_BN, padding_mask_BN, keep_from, features_BND, **masked_channels)
         prefix = self.frontend.num_prefix_tokens
         own = [LayerOutput(layer.ffn_SBD[prefix:], layer.block_SBD[prefix:]) for layer in layers]
         return TrunkOutput(x_BSD[:, prefix:], own, front.features_BND)
@@ -88,10 +96,16 @@ class Trunk(nn.Module):
         return [chosen.x_BSD, *(layer.block_SBD.transpose(0, 1) for layer in layers)]
 
     def _run(
-        self, inputs: Tensor, mask_BN: Tensor | None, padding_mask_BN: Tensor | None, keep_from: int, features_BND: Tensor | None
+        self,
+        inputs: Tensor,
+        mask_BN: Tensor | None,
+        padding_mask_BN: Tensor | None,
+        keep_from: int,
+        features_BND: Tensor | None,
+        **masked_channels: Tensor,
     ) -> tuple[FrontendOutput, EncoderInput, Tensor, list[LayerOutput]]:
         """Return the outputs of front-end and selection, then those of the encoder. Arguments as for forward()."""
-        front = self.frontend(inputs, mask_BN, padding_mask_BN, features_BND)
+        front = self.frontend(inputs, mask_BN, padding_mask_BN, features_BND, **masked_channels)
         chosen = self.select(front, mask_BN, padding_mask_BN)
         x_BSD, layers = self.encoder(chosen.x_BSD, chosen.padding_mask_BS, chosen.bias_LHSS, keep_from)
         return front, chosen, x_BSD, layers

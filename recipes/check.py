@@ -10,7 +10,7 @@ from recipes.catalog import find_recipe
 from recipes.config import Recipe
 from recipes.data.folder import resolve_data_path
 from recipes.errors import ConfigError
-from recipes.modalities.registry import modality_of
+from recipes.modalities.registry import source_of
 from recipes.settings import apply_overrides, check_bounds, expand_homes, objective_config
 
 ACCEPT_SCHEDULE = "--set run.accept_changes=optim.schedule_steps"
@@ -46,14 +46,14 @@ def changed_recipe(named: Recipe, overrides: list[str], data: str | None) -> Rec
 def check_recipe(recipe: Recipe) -> None:
     """Check that all settings have valid values and do not contradict each other. Raises: ConfigError with fact, numbers and remedy for
     the first fault."""
-    modality = modality_of(recipe.modality, f"recipe {recipe.name}")
+    source = source_of(recipe)
     check_network(recipe)
     kind, own = recipe.objective.kind, type(recipe.objective)
     if not issubclass(own, objective_config(kind, f"recipe {recipe.name}")):
         raise ConfigError(f"recipe {recipe.name}: objective.kind {kind!r} names another section than {own.__name__}")
     recipe.objective.check(recipe)
-    _check_optim(recipe)
-    modality.check(recipe)
+    check_optim(recipe)
+    source.check(recipe)
 
 
 def check_modality(recipe: Recipe, modality: str) -> None:
@@ -73,7 +73,7 @@ def check_data(recipe: Recipe) -> str:
         return ""
     if not (resolve_data_path(path) or Path(path).is_absolute() or path.startswith(".")):
         return f"no such file or folder; {path} will be looked up on the Hugging Face hub"
-    return modality_of(recipe.modality, f"recipe {recipe.name}").check_data(recipe, Path(path))
+    return source_of(recipe).check_data(recipe, Path(path))
 
 
 def check_network(recipe: Recipe) -> None:
@@ -86,7 +86,8 @@ def check_network(recipe: Recipe) -> None:
         )
 
 
-def _check_optim(recipe: Recipe) -> None:
+def check_optim(recipe: Recipe) -> None:
+    """Check that the parts of the schedule fit into it, and that it does not end before the run. Raises: ConfigError."""
     optim, run = recipe.optim, recipe.run
     if optim.warmup_steps + optim.decay_steps > optim.schedule_steps:
         raise ConfigError(
@@ -106,8 +107,15 @@ def _check_optim(recipe: Recipe) -> None:
 
 def how_to_continue(recipe: Recipe, step: int) -> str:
     """Return a hint for a run that has ended at update `step`: the settings with which it can be continued. If the learning rate is 0
-    there, one of them is a longer schedule."""
-    optim = recipe.optim
+    there, one of them is a longer schedule. A run whose length follows from its data and finetune.epochs cannot be made longer."""
+    optim, patience, epochs = recipe.optim, recipe.eval.patience, recipe.finetune.epochs
+    if step < recipe.run.max_steps:
+        return (
+            f"it ended early, since {recipe.eval.metric} was not better in {patience} evaluations; --set eval.patience=0 "
+            f"--set run.accept_changes=eval.patience continues it to step {recipe.run.max_steps}"
+        )
+    if epochs:
+        return f"its length is finetune.epochs {epochs:g} of its data, a longer run is a new one: --set finetune.epochs={2 * epochs:g}"
     if optim.last_lr == 0 and step >= optim.schedule_steps:
         return (
             f"at learning rate 0, the end of optim.schedule_steps {optim.schedule_steps}; --set run.max_steps={2 * step} "

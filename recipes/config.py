@@ -11,7 +11,9 @@ from typing import Annotated, ClassVar, Literal
 from model.bounds import LARGEST_INTEGER, PART, POSITIVE, SHARE, Bounds, Place, at_least, between
 from model.config import EncoderConfig, LossConfig, MaskConfig, TeacherConfig, TokenMaskConfig
 from model.frontends.config import FrontendConfig, TextFrontendConfig
-from recipes.errors import ConfigError
+from recipes.eval_config import EvalConfig
+from recipes.finetune_config import FinetuneConfig
+from recipes.objective_config import Data2VecConfig, ObjectiveConfig
 from recipes.start_config import StartConfig
 
 
@@ -21,6 +23,8 @@ class DataConfig:
     some of these properties."""
 
     kind: ClassVar[str]
+    has_whole_groups: ClassVar[bool] = False
+    """False: a micro-batch lies within one group of group_size samples. True: it consists of whole groups."""
 
     @property
     def path(self) -> str | None:
@@ -29,8 +33,8 @@ class DataConfig:
 
     @property
     def group_size(self) -> int:
-        """Number of consecutive samples of the global batch that depend on each other; in speech they are cropped to one length. 1:
-        samples are independent. A micro-batch never spans two groups."""
+        """Number of consecutive samples of the global batch that depend on each other: in speech they are cropped to one length, in
+        fine-tuning on images they are mixed. 1: samples are independent."""
         return 1
 
     @property
@@ -131,53 +135,6 @@ class VisionDataConfig(DataConfig):
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """Base of the recipe's section `objective`: the loss that is minimised, and what its networks cost. `kind` is its name in
-    config.json: a key of OBJECTIVES, or "module:Class" for an objective outside of this repository, whose attribute `Config` is then a
-    subclass of this one."""
-
-    kind: ClassVar[str]
-    forwards_per_update: ClassVar[int] = 3
-    """Forwards of the trunk that one update costs: the student's, two for its backward, and one of each further network."""
-    num_teachers: ClassVar[int] = 0
-    """Averaged copies of the trunk that are held beside the student."""
-
-    def num_head_parameters(self, encoder: EncoderConfig) -> int:
-        """Return the number of parameters that the student has beside front-end and encoder."""
-        return 0
-
-    def check(self, recipe: "Recipe") -> None:
-        """Check that the recipe's settings do not contradict this objective. Raises: ConfigError."""
-
-
-@dataclass(frozen=True)
-class Data2VecConfig(ObjectiveConfig):
-    """data2vec 1.0. It has no settings here; they are in the sections teacher and loss."""
-
-    kind: ClassVar[str] = "data2vec"
-    forwards_per_update: ClassVar[int] = 4
-    num_teachers: ClassVar[int] = 1
-
-    def num_head_parameters(self, encoder: EncoderConfig) -> int:
-        """Return the number of parameters of the regression head."""
-        return encoder.num_head_parameters
-
-    def check(self, recipe: "Recipe") -> None:
-        """Check that the teacher averages at least one layer, and not more than the encoder has (teacher.average_top_k_layers). Raises:
-        ConfigError."""
-        top, layers = recipe.teacher.average_top_k_layers, recipe.model.num_layers
-        if not 1 <= top <= layers:
-            raise ConfigError(
-                f"teacher.average_top_k_layers {top} of model.num_layers {layers}; "
-                f"use --set teacher.average_top_k_layers=N with N from 1 to {layers}"
-            )
-
-
-OBJECTIVES: dict[str, type[ObjectiveConfig]] = {Data2VecConfig.kind: Data2VecConfig}
-"""The sections of the house's objectives, by kind."""
-
-
-@dataclass(frozen=True)
 class OptimConfig:
     """Numbers of AdamW and of the learning rate's schedule. The ds_config's `optimizer.type` chooses the implementation."""
 
@@ -193,8 +150,15 @@ class OptimConfig:
     """True, as fairseq for text and speech: weight decay covers all parameters. False: it leaves out every 1-D parameter."""
     clip_norm: Annotated[float, at_least(0)] = 5.0
     """Largest global gradient norm; larger gradients are scaled down to it. 0: no clipping."""
-    schedule: Literal["cosine", "tri_stage"] = "cosine"
-    """cosine: linear warm-up from 0, then half a cosine. tri_stage: linear warm-up, constant, exponential decay."""
+    layer_decay: Annotated[float, Bounds(above=0, most=1)] = 1.0
+    """Layer-wise decay of the learning rate: block i of L, counted from 1, learns with layer_decay^(L + 1 - i) times the rate, what embeds
+    the input with layer_decay^(L + 1) times. A table of relative positions learns with its block, or with the full rate if all blocks
+    share it (as BEiT). 1: one rate for all."""
+    head_lr_scale: Annotated[float, POSITIVE] = 1.0
+    """Factor on the learning rate of the head."""
+    schedule: Literal["cosine", "tri_stage", "linear"] = "cosine"
+    """cosine: linear warm-up from 0, then half a cosine. tri_stage: linear warm-up, constant, exponential decay. linear: linear warm-up
+    from 0, then linear decay."""
     schedule_steps: Annotated[int, at_least(1)] = 1_000_000
     """Updates over which the schedule runs. Stopping earlier or later does not change the rates before."""
     warmup_steps: Annotated[int, at_least(0)] = 10_000
@@ -227,7 +191,7 @@ class RunConfig:
     eval_steps: Annotated[int, at_least(1)] = 5_000
     """Updates from one evaluation on held-out data to the next."""
     eval_samples: Annotated[int, at_least(0)] = 1_024
-    """Most held-out samples of an evaluation."""
+    """Most held-out samples of an evaluation. One that measures labels (fine-tuning) reads all of them."""
     deterministic: bool = False
     """True: torch uses deterministic kernels on CUDA. Runs on a CPU repeat bit for bit anyway."""
     wandb: Literal["off", "offline", "online"] = "off"
@@ -292,3 +256,5 @@ class Recipe:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     objective: ObjectiveConfig = field(default_factory=Data2VecConfig)
     start: StartConfig = field(default_factory=StartConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)

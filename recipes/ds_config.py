@@ -43,6 +43,8 @@ class EngineConfig:
     deepspeed: dict[str, Any]
     """The dict for DeepSpeed: every "auto" is replaced, and this project's own section is removed."""
     batch: BatchPlan
+    recomputes_activations: bool = False
+    """True if the backward runs the Transformer blocks again instead of reading their stored activations."""
 
     @property
     def precision(self) -> str:
@@ -130,11 +132,12 @@ def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int,
     if local_size is not None and world_size > local_size and not across_nodes:
         _check_nodes(tp_size, local_size)
     batch = plan_batch(recipe, content.get("train_micro_batch_size_per_gpu", "auto"), tp_size, world_size)
-    return EngineConfig(path, _for_deepspeed(recipe, content, batch), replace(batch, tp_across_nodes=across_nodes))
+    recomputes = content.get("activation_checkpointing", {}).get("enabled", False)
+    return EngineConfig(path, _for_deepspeed(recipe, content, batch), replace(batch, tp_across_nodes=across_nodes), recomputes)
 
 
 def _for_deepspeed(recipe: Recipe, content: dict[str, Any], batch: BatchPlan) -> dict[str, Any]:
-    ours = {key: value for key, value in content.items() if key not in ("optimizer", "megatron")}
+    ours = {key: value for key, value in content.items() if key not in ("optimizer", "megatron", "activation_checkpointing")}
     zero = {"stage": 3, "memory_efficient_linear": False} | content.get("zero_optimization", {})  # plain F.linear: no autograd detour
     off = [name for name in ("offload_optimizer", "offload_param") if zero.get(name, {}).get("device", "none") == "none"]
     return ours | {
@@ -150,37 +153,57 @@ def _for_deepspeed(recipe: Recipe, content: dict[str, Any], batch: BatchPlan) ->
 
 def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) -> BatchPlan:
     """Return how the global batch is split over `world_size` ranks into micro-batches of `micro` samples. "auto": the largest size, at
-    most 16, that divides each rank's samples and, if above 1, data.group_size. Device memory is not considered.
+    most 16, that divides each rank's samples and fits groups of data.group_size samples. Device memory is not considered.
 
     Raises: ConfigError with sizes that would divide.
     """
     total, dp_size = recipe.run.global_batch_size, world_size // tp_size
-    if total % dp_size:
-        near = _multiples_around(total, math.lcm(dp_size, recipe.data.group_size))
+    group, has_whole = recipe.data.group_size, recipe.data.has_whole_groups
+    rank_step = dp_size * group if has_whole else dp_size
+    if total % rank_step:
+        near = _multiples_around(total, math.lcm(rank_step, group))
+        groups = f" x {group} samples that are mixed with each other" if has_whole and group > 1 else ""
         raise ConfigError(
             f"run.global_batch_size {total} is not a multiple of the data-parallel size {dp_size} ({world_size} ranks / tensor-parallel "
-            f"size {tp_size}); use {' or '.join(f'--set run.global_batch_size={n}' for n in near)}"
+            f"size {tp_size}){groups}; use {' or '.join(f'--set run.global_batch_size={n}' for n in near)}"
         )
-    share, group = total // dp_size, recipe.data.group_size
-    whole = share if group == 1 else math.gcd(share, group)  # a micro-batch must not span two groups
-    divisors = [n for n in range(1, whole + 1) if whole % n == 0]
+    share = total // dp_size
+    divisors = _micro_batches(share, group, has_whole)
     if micro == "auto":
         micro = max(n for n in divisors if n <= LARGEST_AUTO_MICRO_BATCH)
     assert isinstance(micro, int)
     if share % micro:
         step = micro * dp_size
-        near = _multiples_around(total, math.lcm(step, group))
+        near = _multiples_around(total, math.lcm(step, rank_step, group))
         micros = sorted(divisors, key=lambda n: abs(math.log(n / micro)))[:2]
         raise ConfigError(
             f"run.global_batch_size {total} is not a multiple of micro {micro} x dp {dp_size} = {step}; use "
             f"{' or '.join(map(str, near))}, or set train_micro_batch_size_per_gpu to {' or '.join(map(str, sorted(micros)))}"
         )
     if micro not in divisors:
-        raise ConfigError(
-            f"train_micro_batch_size_per_gpu {micro} does not divide data.group_size {group}, whose samples share one crop length; "
-            f"set it to {' or '.join(map(str, divisors[-2:]))}, or --set data.group_size={micro}"
-        )
+        raise ConfigError(_group_complaint(micro, group, divisors, has_whole))
     return BatchPlan(world_size, tp_size, dp_size, micro, share // micro)
+
+
+def _micro_batches(share: int, group: int, has_whole_groups: bool) -> list[int]:
+    """Return the possible sizes of a micro-batch, ascending. `share`: samples of a rank in an update. See DataConfig.has_whole_groups."""
+    if has_whole_groups:
+        return [n for n in range(group, share + 1, group) if share % n == 0]
+    whole = share if group == 1 else math.gcd(share, group)
+    return [n for n in range(1, whole + 1) if whole % n == 0]
+
+
+def _group_complaint(micro: int, group: int, divisors: list[int], has_whole_groups: bool) -> str:
+    if has_whole_groups:
+        near = sorted(sorted(divisors, key=lambda n: abs(math.log(n / micro)))[:2])
+        return (
+            f"train_micro_batch_size_per_gpu {micro} is not a multiple of data.group_size {group}, whose samples are mixed with each "
+            f"other; set it to {' or '.join(map(str, near))}, or do not mix: --set data.mixup_alpha=0 --set data.cutmix_alpha=0"
+        )
+    return (
+        f"train_micro_batch_size_per_gpu {micro} does not divide data.group_size {group}, whose samples share one crop length; "
+        f"set it to {' or '.join(map(str, divisors[-2:]))}, or --set data.group_size={micro}"
+    )
 
 
 def _multiples_around(total: int, step: int) -> list[int]:

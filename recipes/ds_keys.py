@@ -130,6 +130,12 @@ _PRECISION = {
     "fp16.consecutive_hysteresis": FLAG.about("false", "Restart that count at every update without overflow."),
     "fp16.min_loss_scale": _whole(1).about("1", "Smallest dynamic loss scale."),
 }
+_ACTIVATIONS = {
+    "activation_checkpointing": SECTION.about("", "Recomputing of activations. `enabled` is our own key; DeepSpeed reads no part of this."),
+    "activation_checkpointing.enabled": FLAG.about(
+        "false", "Keep only the input of each Transformer block, and run the block again in the backward: less memory, a third more work."
+    ),
+}
 _MEGATRON = {
     "megatron": SECTION.about("", "Tensor parallelism. Our own section: it is removed before DeepSpeed reads the file."),
     "megatron.tensor_model_parallel_size": _whole(1, 2**16).about("1", "Ranks that share one copy of the model."),
@@ -140,6 +146,7 @@ KEYS: Mapping[str, Key] = {
     **_OPTIMIZER,
     **{f"zero_optimization.{name}".rstrip("."): key for name, key in _ZERO.items()},
     **_PRECISION,
+    **_ACTIVATIONS,
     **_MEGATRON,
 }
 """Every key that a ds_config may have, by dotted name."""
@@ -156,7 +163,6 @@ NOT_NEEDED: Mapping[str, str] = {
     "steps_per_print": "DeepSpeed's lines are not printed; --set run.log_steps=N says how often ours are",
     "wall_clock_breakdown": "DeepSpeed's lines are not printed; metrics.jsonl has the seconds of a step",
     "tensor_parallel": 'write "megatron": {"tensor_model_parallel_size": N}',
-    "activation_checkpointing": "activations are not recomputed here",
     "tensorboard": "metrics.jsonl has every number",
     "csv_monitor": "metrics.jsonl has every number",
     "wandb": "--set run.wandb=online logs there",
@@ -179,6 +185,8 @@ _OTHERS = {
         gradient_allreduce_op gradient_predivide_factor graph_harvesting hybrid_engine log_level memory_breakdown nebula pipeline
         prescale_gradients progressive_layer_drop seq_parallel_communication_data_type sparse_attention sparse_gradients timers
         torch_autocast use_data_before_expert_parallelism weight_quantization""",
+    "activation_checkpointing.": """partition_activations cpu_checkpointing contiguous_memory_optimization number_checkpoints
+        synchronize_checkpoint_boundary profile use_reentrant""",
     "bf16.": "bf16_master_weights_and_grads bf16_optimizer_states",
     "fp16.": "auto_cast fp16_master_weights_and_grads",
     "data_types.": "param_dtype buffer_dtype keep_in_fp32_modules",

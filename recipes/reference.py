@@ -6,17 +6,18 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cache, reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from model.bounds import Bounds
-from recipes.config import OBJECTIVES, Recipe
+from recipes.config import Recipe
 from recipes.ds_keys import KEYS, NOT_NEEDED, UNTESTED
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
+from recipes.objective_config import OBJECTIVES
 from recipes.settings import walk_settings
 from recipes.suggestions import close_matches, similar_names
 from recipes.values import text_of_value, type_in_words
@@ -98,7 +99,7 @@ def help_set(recipe: Recipe, asked: str, width: int) -> str:
 
     Raises: ConfigError if there is no such section or setting.
     """
-    sections = {item.name: getattr(recipe, item.name) for item in fields(recipe) if is_dataclass(getattr(recipe, item.name))}
+    sections = {name: value for name, value in vars(recipe).items() if is_dataclass(value) and getattr(value, "is_in_use", True)}
     if not asked:
         return "\n".join(_list_sections(sections, width))
     settings = [doc for name, section in sections.items() for doc in document_section(section, name)]

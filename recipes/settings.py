@@ -7,8 +7,9 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, get_origin, get_type_hints
 
 from model.bounds import Absent, Bounds
-from recipes.config import OBJECTIVES, Data2VecConfig, ObjectiveConfig, Recipe
+from recipes.config import Recipe
 from recipes.errors import ConfigError
+from recipes.objective_config import OBJECTIVES, Data2VecConfig, ObjectiveConfig
 from recipes.suggestions import similar_names
 from recipes.values import complaint_about, expand_home, value_of_json, value_of_text
 
@@ -49,15 +50,24 @@ def _with(section: Any, keys: Sequence[str], value: Any) -> Any:
     return replace(section, **changed)
 
 
+def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with these settings, by their dotted names; the values are as JSON gives them back or as the recipe has them.
+    Raises: ConfigError for a value of the wrong type."""
+    hints = {name: hint for name, _, hint, _ in walk_settings(recipe)}
+    for name, value in values.items():
+        recipe = _with(recipe, name.split("."), _typed(value, hints[name], name, "config.json"))
+    return recipe
+
+
 def settable(section: Any, prefix: str = "") -> list[str]:
-    """Return the dotted names of all settings that --set may change: those inside of a section, not the recipe's name and modality.
-    `prefix`: dotted name of `section` with a dot at the end."""
+    """Return the dotted names of all settings that --set may change: those inside of a section, not the recipe's name and modality, and not
+    those of a section that is not in use (its property is_in_use). `prefix`: dotted name of `section` with a dot at the end."""
     names = []
     for item in fields(section):
         value = getattr(section, item.name)
-        if is_dataclass(value):
+        if is_dataclass(value) and getattr(value, "is_in_use", True):
             names += settable(value, f"{prefix}{item.name}.")
-        elif prefix:
+        elif prefix and not is_dataclass(value):
             names.append(prefix + item.name)
     return names
 

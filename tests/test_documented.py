@@ -10,10 +10,12 @@ from tests.distributed import run_command
 from tests.documented import folder_with_links, made_commands, python_blocks, readme_commands
 from tests.launching import overrides
 from tests.made_up import WRITE
+from tests.recipes.finetune.reviews import write_reviews
 from tests.recipes.interop.hf_copies import copy_golden
 
 COMMANDS = readme_commands()
 BIN = Path(sys.executable).parent
+FINETUNE = ["--set", "finetune.epochs=0", "--set", "run.max_steps=2", "--set", "run.global_batch_size=8"]
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +24,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = folder_with_links(tmp_path_factory.mktemp("documented"))
     for name, modality in {"corpus": "text", "recordings": "speech", "images": "vision"}.items():
         (folder / name).symlink_to(WRITE[modality](tmp_path_factory.mktemp(name)))
+    write_reviews(folder / "texts")
     copy_golden("text", folder / "hf")  # stands for a published model
     for words in (*made_commands("quickstart"), ["deepspeed", "launch/pretrain_vision.py"]):
         run(folder, words)
@@ -32,6 +35,7 @@ def run(folder: Path, words: list[str], *more: str) -> str:
     """The output of a documented command, shortened."""
     script = next((word for word in words if word.startswith("launch/pretrain_")), "")
     short = overrides(script.removeprefix("launch/pretrain_").removesuffix(".py")) if script else []
+    short += FINETUNE if "launch/finetune_text.py" in words else []
     done = run_command([BIN / words[0], *words[1:], *short, *more], folder, 240, {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, (words, done.stdout, done.stderr)
     return done.stdout

@@ -19,7 +19,7 @@ RECIPE_FILES = ("recipes/text.py", "recipes/speech.py", "recipes/vision.py")
 TORCH_FREE = (
     *("model/bounds.py", "model/config.py", "model/frontends/config.py", *RECIPE_FILES),
     *(f"recipes/{name}.py" for name in ("config", "settings", "ds_config", "check", "catalog", "errors")),
-    *(f"recipes/{name}/*.py" for name in ("plan", "modalities", "run_dir", "watch", "ledger", "job", "system")),
+    *(f"recipes/{name}/*.py" for name in ("plan", "scores", "modalities", "run_dir", "watch", "ledger", "job", "system")),
     *("recipes/checkpoint/layout.py", "recipes/checkpoint/inspect.py", "recipes/cluster/command.py", "recipes/train/cli.py"),
 )
 HEAVY = {"torch", "deepspeed", "megatron"}
@@ -198,8 +198,10 @@ def test_every_library_that_is_imported_is_a_dependency_with_a_tested_version() 
 
 
 def dependencies() -> set[str]:
-    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    return {re.split(r"[<>=]", line)[0] for line in lines}
+    """The libraries of every extra but `test` count too."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [line for name, lines in project["optional-dependencies"].items() if name != "test" for line in lines]
+    return {re.split(r"[<>=]", line)[0] for line in [*project["dependencies"], *extras]}
 
 
 def test_plans_and_recipes_import_no_torch(tmp_path: Path) -> None:

@@ -43,6 +43,14 @@ SIDE_BY_SIDE: dict[str, list[Check]] = {
         Check("train vision bf16", "accelerator.training", "check_training", 70, (VISION, "bf16")),
         Check("train vision fp16", "accelerator.training", "check_training", 50, (VISION, "fp16")),
     ],
+    "fine-tuning": [
+        Check("fine-tune text bf16", "accelerator.finetuning", "check_finetuning", 70, (TEXT, "bf16")),
+        Check("fine-tune text fp16", "accelerator.finetuning", "check_finetuning", 50, (TEXT, "fp16")),
+    ],
+    "fine-tuning with a front-end": [
+        Check("fine-tune speech bf16", "accelerator.finetuning", "check_finetuning", 70, (SPEECH, "bf16")),
+        Check("fine-tune vision bf16", "accelerator.finetuning", "check_finetuning", 50, (VISION, "bf16")),
+    ],
     "launch": [Check("launch", "accelerator.commands", "check_launch", 100)],
     "golden": [Check("golden", "accelerator.commands", "check_golden", 110)],
     "tests": [Check("gpu tests", "accelerator.commands", "check_tests", 100)],
@@ -52,16 +60,17 @@ SIDE_BY_SIDE: dict[str, list[Check]] = {
 
 ALONE: dict[str, list[Check]] = {
     "steps": [
-        Check("step text_base", "accelerator.steps", "check_step", 70, ("text_base",)),
+        Check("step text_base", "accelerator.steps", "check_step", 65, ("text_base",)),
         Check("step vision_base", "accelerator.steps", "check_step", 45, ("vision_base",)),
         Check("step speech_base", "accelerator.steps", "check_step", 30, ("speech_base",)),
-        Check("speech lengths", "accelerator.steps", "check_lengths", 35),
-        Check("leaf modules", "accelerator.steps", "check_leaf_modules", 25),
+        Check("speech lengths", "accelerator.steps", "check_lengths", 30),
+        Check("leaf modules", "accelerator.steps", "check_leaf_modules", 20),
+        Check("step fine-tuning", "accelerator.finetuning", "check_step", 20),
         Check("copies", "accelerator.feeding", "check_copies", 10),
         Check("step text_large", "accelerator.steps", "check_step", 40, ("text_large",)),
         Check("step vision_large", "accelerator.steps", "check_step", 35, ("vision_large",)),
         Check("step speech_large", "accelerator.steps", "check_step", 35, ("speech_large",)),
-        Check("images", "accelerator.feeding", "check_images", 35),
+        Check("images", "accelerator.feeding", "check_images", 30),
     ],
 }
 """Name of a lane (one worker process) -> the checks that it runs in turn. They measure time, so they run after all others, one at a

@@ -1,9 +1,11 @@
 """Set-up that many checks share: join the ranks and build groups, load a shipped ds_config, build a tiny recipe's engines."""
 
 import gc
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from model.batch import Batch
 from model.parallel import Parallel, init_parallel
 from recipes.catalog import RECIPES
 from recipes.cluster.checkout import ROOT
+from recipes.cluster.environment import quiet_libraries
+from recipes.cluster.launch_info import launch_info
 from recipes.cluster.world import World, join_world, leave_world
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
@@ -45,6 +49,16 @@ def shipped_config(
     those of the file."""
     path = ROOT / "ds_configs" / f"{name}.json"
     return resolve(recipe, load_ds_config(path) | (more or {}) | {"train_micro_batch_size_per_gpu": micro_batch_size}, str(path), ranks)
+
+
+def run_recipe(recipe: Recipe, config_name: str, run_dir: Path) -> None:
+    """Train the recipe in this process, with the loop that the launch scripts call and a shipped ds_config."""
+    from recipes.train import loop
+
+    quiet_libraries()
+    os.environ.pop("MASTER_PORT", None)  # each run in this process opens its own port
+    code = loop.run(recipe, shipped_config(recipe, config_name), run_dir, launch_info())
+    assert code == 0, f"the run ended with {code}"
 
 
 @dataclass(frozen=True)

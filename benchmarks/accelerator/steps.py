@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,11 @@ LEAF_BATCH = 64
 class Bench:
     """The engines of one recipe, on which updates are timed. The batches are random and are copied from the host, as in training."""
 
-    def __init__(self, context: Context, name: str, zero: dict[str, Any], world: World, parallel: Parallel) -> None:
-        """Build the engines of the recipe `name` in bf16. `zero`: zero_optimization keys that are added to the ds_config without a
-        check."""
-        modality = name.partition("_")[0]
-        self.length = TINY_LENGTH[modality] if context.is_tiny else SECONDS_OF_SPEECH.get(name, MODALITIES[modality].benchmark_length)
-        self.recipe: Recipe = step_time.build_recipe(f"{modality}_tiny" if context.is_tiny else name, batch=1, length=self.length)
+    def __init__(self, setting: "Setting", world: World, parallel: Parallel) -> None:
+        """Build the engines in bf16."""
+        self.recipe, self.length = setting.recipe, setting.length
         config = shipped_config(self.recipe, "zero3_bf16", 1)
-        config.deepspeed["zero_optimization"].update(zero)
+        config.deepspeed["zero_optimization"].update(setting.zero)
         self.world, self.device = world, world.device
         self.objective: Any = build_objective(self.recipe, config, parallel)
         self._spikes = SpikeStatistic(self.recipe.guard)
@@ -90,16 +87,34 @@ class Bench:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def plain(self) -> "plain_step.PlainStep":
-        """Build student, teacher and optimizer of the recipe in plain torch, all in bf16."""
-        return plain_step.PlainStep(self.recipe, self.objective.parallel, device=self.device, dtype=torch.bfloat16)
+    def plain(self) -> "plain_step.PlainStep | plain_step.PlainTaskStep":
+        """Build the networks and the optimizer of the recipe in plain torch, all in bf16."""
+        return plain_step.plain_step_of(self.recipe, self.objective.parallel, device=self.device, dtype=torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a Bench times: a recipe, the length of its samples (tokens or seconds), and zero_optimization keys that are added to the
+    ds_config without a check."""
+
+    recipe: Recipe
+    length: int
+    zero: dict[str, Any]
 
 
 @contextmanager
-def open_bench(context: Context, name: str, zero: dict[str, Any] | None = None) -> Iterator[Bench]:
-    """Join the ranks, yield a Bench of the recipe `name`, and free the device's memory at the end. `zero`: see Bench."""
+def open_bench(
+    context: Context, name: str, zero: dict[str, Any] | None = None, *, task: str | None = None, length: int | None = None
+) -> Iterator[Bench]:
+    """Join the ranks, yield a Bench of the recipe `name`, and free the device's memory at the end. `zero`: see Setting. `task`: the task on
+    which the recipe's network is fine-tuned; None: it is pre-trained. `length`: of the samples, in tokens or seconds."""
+    modality = name.partition("_")[0]
+    length = length or SECONDS_OF_SPEECH.get(name, MODALITIES[modality].benchmark_length)
+    length = TINY_LENGTH[modality] if context.is_tiny else length
+    recipe: Recipe = step_time.build_recipe(f"{modality}_tiny" if context.is_tiny else name, batch=1, length=length)
+    recipe = step_time.task_recipe(recipe, task) if task else recipe
     with joined_world() as (world, parallel):
-        yield Bench(context, name, zero or {}, world, parallel)
+        yield Bench(Setting(recipe, length, zero or {}), world, parallel)
 
 
 def check_step(context: Context, name: str) -> Iterator[Row]:

@@ -1,7 +1,6 @@
 """Checks training on the device: each tiny recipe runs through the training loop, stays finite, saves, and resumes with the same bits."""
 
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from accelerator.result import CANNOT, FAIL, OK, Row
-from accelerator.setting import shipped_config
+from accelerator.setting import run_recipe
 from accelerator.worker import Context
 from recipes.catalog import RECIPES
 from recipes.check import resolve_recipe
 from recipes.cluster.checkout import ROOT
-from recipes.cluster.environment import quiet_libraries
-from recipes.cluster.launch_info import launch_info
 from recipes.engine.build import is_supported
 from recipes.system.json_lines import read_rows
 
@@ -71,15 +68,10 @@ def check_offload(context: Context) -> Iterator[Row]:
 
 def train(context: Context, modality: str, config_name: str, run_dir: Path, more: dict[str, Any] | None = None) -> None:
     """Train the modality's tiny recipe in this process, with the loop that the launch scripts call. `more`: further settings."""
-    from recipes.train import loop
-
-    quiet_libraries()
-    os.environ.pop("MASTER_PORT", None)  # each run in this process opens its own port
     values = settings_of(context, modality) | (more or {})
     settings = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()]
     recipe = resolve_recipe(f"{modality}_tiny", RECIPES[modality], settings, None)
-    code = loop.run(recipe, shipped_config(recipe, config_name), run_dir, launch_info())
-    assert code == 0, f"the run ended with {code}"
+    run_recipe(recipe, config_name, run_dir)
 
 
 def finite_row(run_dir: Path, what: str) -> Row:

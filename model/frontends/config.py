@@ -16,6 +16,9 @@ class FrontendConfig:
     num_prefix_tokens: ClassVar[int] = 0
     """How many positions, such as CLS, stand before those of the sample. They take part in the attention and have no target."""
 
+    raw_parts: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of the names of the parameters that embed raw input and that fine-tuning may freeze. (): there are none."""
+
     def split_sizes(self) -> dict[str, int]:
         """Return name -> size of each dimension of the front-end that is split over the tensor-parallel ranks. The size must be a
         multiple of their number. The name is for error messages. {} if nothing is split."""
@@ -84,6 +87,7 @@ class SpeechFrontendConfig(FrontendConfig):
     as data2vec_audio.py and base_librispeech.yaml use it)."""
 
     kind: ClassVar[str] = "speech"
+    raw_parts: ClassVar[tuple[str, ...]] = ("extractor.",)
     conv_dim: Annotated[int, at_least(1)] = 512
     """Channels of every convolution of the feature extractor."""
     conv_kernels: Annotated[tuple[int, ...], at_least(1)] = (10, 3, 3, 3, 3, 2, 2)
@@ -94,7 +98,7 @@ class SpeechFrontendConfig(FrontendConfig):
     """True: the extractor's convolutions have a bias."""
     extractor_norm: Literal["layer", "group"] = "layer"
     """layer: LayerNorm over channels after every convolution (data2vec). group: after the first convolution only, one norm per channel
-    over time (wav2vec 2.0 Base). Its statistics include padding."""
+    over time (wav2vec 2.0 Base)."""
     pos_conv_depth: Annotated[int, at_least(1)] = 5
     """Convolutions of the positional encoding. 1: a single weight-normed one (wav2vec 2.0)."""
     pos_conv_kernel: Annotated[int, at_least(1)] = 19
@@ -104,6 +108,9 @@ class SpeechFrontendConfig(FrontendConfig):
     exact_padding: bool = False
     """False, as published: padded frames are zeroed before the first positional convolution only, so a few frames next to padding
     differ from an unpadded run. True: zeroed before each, so none differs."""
+    exact_statistics: bool = False
+    """False, as published: the statistics of the group norm include padding, so all frames of a padded recording differ a little from an
+    unpadded run. True: they are taken over the raw samples that the recording's frames read, so none differs."""
 
     @property
     def stride(self) -> int:
@@ -117,6 +124,16 @@ class SpeechFrontendConfig(FrontendConfig):
         for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
             field_samples, step = field_samples + (kernel - 1) * step, step * stride
         return field_samples
+
+    @property
+    def first_stride(self) -> int:
+        """Outputs of the first convolution from the start of one frame to the start of the next."""
+        return math.prod(self.conv_strides[1:])
+
+    @property
+    def first_field(self) -> int:
+        """Outputs of the first convolution from which one frame is computed."""
+        return (self.receptive_field - self.conv_kernels[0]) // self.conv_strides[0] + 1
 
     def num_frames(self, num_samples: int) -> int:
         """Return the frames that a waveform of `num_samples` gives: floor((n - kernel) / stride + 1) for each convolution in turn; 0 if

@@ -28,6 +28,8 @@ class Frontend(nn.Module):
 
     num_prefix_tokens: int = 0
     """How many positions, such as CLS, stand before those of the sample. They take part in the attention and have no target."""
+    freezes_features: bool = False
+    """True: the parameters of the config's raw_parts get no gradient."""
 
     def shared_parameters(self, shares: Shares) -> set[str]:
         """Return the names of the front-end's parameters that a teacher copies from the student; all others are averaged. `shares` is

@@ -44,17 +44,26 @@ class SpeechFrontend(Frontend):
         self.dropout = Dropout(encoder.hidden_dropout, stream, site=0)
 
     def forward(
-        self, inputs_BT: Tensor, mask_BS: Tensor | None, padding_mask_BS: Tensor | None, features_BND: Tensor | None = None
+        self,
+        inputs_BT: Tensor,
+        mask_BS: Tensor | None,
+        padding_mask_BS: Tensor | None,
+        features_BND: Tensor | None = None,
+        channel_mask_BD: Tensor | None = None,
     ) -> FrontendOutput:
         """Embed a waveform. Return the encoder's input (B, S, D), and the features of every frame before masking. `features_BND`, if
         given, is read in place of the waveform. mask_BS is True where the mask vector replaces a frame, padding_mask_BS at padded
-        frames."""
+        frames, channel_mask_BD at channels that are 0 in all frames (fairseq apply_mask)."""
         dtype = self.mask_vector.dtype
         if features_BND is None:
-            features_BND = self.projection(self.feature_norm(self.extractor(inputs_BT.to(dtype))))
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freezes_features):
+                extracted_BSC = self.extractor(inputs_BT.to(dtype), padding_mask_BS)
+            features_BND = self.projection(self.feature_norm(extracted_BSC))
         x_BSD = features_BND.to(dtype)
         if mask_BS is not None:
             x_BSD = torch.where(mask_BS.unsqueeze(-1), self.mask_vector, x_BSD)
+        if channel_mask_BD is not None:
+            x_BSD = x_BSD.masked_fill(channel_mask_BD.unsqueeze(1), 0.0)
         if padding_mask_BS is not None:
             x_BSD = x_BSD.masked_fill(padding_mask_BS.unsqueeze(-1), 0.0)
         x_BSD = x_BSD + self.positions(x_BSD, padding_mask_BS)
@@ -72,14 +81,27 @@ class Extractor(nn.Module):
 
     def __init__(self, config: SpeechFrontendConfig, init: Init) -> None:
         super().__init__()
+        self.config = config
         self.layers = nn.ModuleList(ExtractorLayer(config, number, init.at("layers", number)) for number in range(len(config.conv_kernels)))
 
-    def forward(self, inputs_BT: Tensor) -> Tensor:
-        """Return the frames of each waveform. Shapes: (batch, raw samples) -> (batch, frames, channels)."""
-        x = inputs_BT.unsqueeze(-1)
-        for layer in self.layers:
+    def forward(self, inputs_BT: Tensor, padding_mask_BS: Tensor | None = None) -> Tensor:
+        """Return the frames of each waveform. padding_mask_BS is True at padded frames. Shapes: (batch, raw samples) -> (batch, frames,
+        channels)."""
+        x = self.layers[0](inputs_BT.unsqueeze(-1), self._own_of_first(inputs_BT, padding_mask_BS))
+        for layer in self.layers[1:]:
             x = layer(x)
         return x
+
+    def _own_of_first(self, inputs_BT: Tensor, padding_mask_BS: Tensor | None) -> Tensor | None:
+        """Return how many outputs of the first convolution the frames of each waveform read, (batch,); None if no norm needs it."""
+        config = self.config
+        if not config.exact_statistics or config.extractor_norm != "group":
+            return None
+        if padding_mask_BS is None:
+            frames_B = torch.full((len(inputs_BT),), config.num_frames(inputs_BT.shape[1]), device=inputs_BT.device)
+        else:
+            frames_B = (~padding_mask_BS).sum(1)
+        return (frames_B - 1) * config.first_stride + config.first_field
 
 
 class ExtractorLayer(nn.Module):
@@ -97,9 +119,11 @@ class ExtractorLayer(nn.Module):
         elif number == 0:
             self.norm = TimeNorm(C, C)
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """Apply convolution, norm and GELU. Shapes: (batch, frames in, channels in) -> (batch, fewer frames, channels)."""
-        return F.gelu(self.norm(self.conv(x_BTC)))
+    def forward(self, x_BTC: Tensor, own_B: Tensor | None = None) -> Tensor:
+        """Apply convolution, norm and GELU. `own_B`: as for TimeNorm, only with such a norm. Shapes: (batch, frames in, channels in) ->
+        (batch, fewer frames, channels)."""
+        x_BTC = self.conv(x_BTC)
+        return F.gelu(self.norm(x_BTC) if own_B is None else self.norm(x_BTC, own_B))
 
 
 class StridedConv(nn.Conv1d):
@@ -125,11 +149,19 @@ class StridedConv(nn.Conv1d):
 
 
 class TimeNorm(nn.GroupNorm):
-    """Normalises each channel of a sample over all its frames, padding included (wav2vec 2.0 Base)."""
+    """Normalises each channel of a sample over its frames (wav2vec 2.0 Base)."""
 
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """Normalise each channel of each sample over time. Shapes: (batch, frames, channels) in and out."""
-        return super().forward(x_BTC.transpose(1, 2)).transpose(1, 2)
+    def forward(self, x_BTC: Tensor, own_B: Tensor | None = None) -> Tensor:
+        """Normalise each channel of each sample over time. The statistics are those of its first `own_B` frames; None: of all, padding
+        included. Shapes: x (batch, frames, channels) in and out, own (batch,)."""
+        if own_B is None:
+            return super().forward(x_BTC.transpose(1, 2)).transpose(1, 2)
+        wide_BTC = x_BTC.to(torch.promote_types(x_BTC.dtype, torch.float32))  # sums of 16-bit numbers over thousands of frames are inexact
+        other_BT1 = (torch.arange(x_BTC.shape[1], device=x_BTC.device) >= own_B.unsqueeze(1)).unsqueeze(-1)
+        count_B11 = own_B.clamp(min=1)[:, None, None]
+        centred_BTC = wide_BTC - wide_BTC.masked_fill(other_BT1, 0.0).sum(1, keepdim=True) / count_B11
+        variance_B1C = centred_BTC.masked_fill(other_BT1, 0.0).square().sum(1, keepdim=True) / count_B11
+        return (centred_BTC * torch.rsqrt(variance_B1C + self.eps) * self.weight + self.bias).to(x_BTC.dtype)
 
 
 class Positions(nn.Module):

@@ -11,11 +11,14 @@ from typing import Any
 
 from recipes.checkpoint.layout import MANIFEST, Manifest, candidates, check_files, newest, read_manifest, step_of
 from recipes.errors import ConfigError, DamagedCheckpoint
+from recipes.settings import dotted
 from recipes.start_config import START_FROM
-from recipes.values import path_argument
+from recipes.values import path_argument, text_of_value
 
 SIZES = ("num_layers", "hidden_size", "ffn_hidden_size", "num_attention_heads")
 """Settings of the model that `inspect` prints."""
+MOST_VALUES = 20
+"""Values of one setting that it prints."""
 
 
 def add_command(commands: Any) -> None:
@@ -63,6 +66,8 @@ def find_checkpoint(path: Path, flag: str) -> Path:
         raise ConfigError(
             f"{flag}{path}: a Hugging Face directory; make a run of it: python launch/convert.py import --from {path} --run-dir RUN_DIR"
         )
+    if found is None and (damaged := candidates(path)):
+        raise ConfigError(f"{flag}{path}: none of its {len(damaged)} checkpoints is complete; restore one from a copy, or name another run")
     if found is None:
         raise ConfigError(f"{flag}{path}: the run has no complete checkpoint yet; wait for one (run.save_steps) or let the run end")
     return found
@@ -112,6 +117,7 @@ def describe(folder: Path, manifest: Manifest) -> list[str]:
         f"step {counters.step:,}, update {counters.update:,} ({counters.update - counters.step:,} skipped), {counters.samples:,} samples, "
         f"{counters.tokens:,} tokens",
         _recipe_line(metadata.get("recipe", {})),
+        *_objective_lines(metadata.get("recipe", {}).get("objective", {})),
         _origin_line(metadata),
         f"written by {ranks}",
         f"parameters: {len(manifest.parameters):,} with {values:,} values; {size:,} bytes, {size / max(1, values):.2f} a value",
@@ -125,6 +131,21 @@ def _recipe_line(recipe: dict[str, Any]) -> str:
     sizes = [f"{name} {model[name]}" for name in SIZES if name in model]
     sizes += [f"{name} {run[name]}" for name in ("global_batch_size", "seed") if name in run]
     return f"recipe {recipe.get('name', 'unknown')} ({recipe.get('modality', 'unknown modality')}): {', '.join(sizes)}"
+
+
+def _objective_lines(objective: dict[str, Any]) -> list[str]:
+    """Return a line with the objective's kind and settings; [] for a checkpoint of a release that recorded no objective."""
+    if "kind" not in objective:
+        return []
+    settings = {name: value for name, value in dotted(objective).items() if name != "kind" and value not in ([], "")}
+    shown = [f"{name} {_shown(value)}" for name, value in settings.items()]
+    return [f"objective {objective['kind']}{': ' if shown else ''}{'; '.join(shown)}"]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list) and len(value) > MOST_VALUES:
+        return f"{text_of_value(value[:MOST_VALUES])} and {len(value) - MOST_VALUES} more"
+    return text_of_value(value)
 
 
 def _origin_line(metadata: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ checkpoints/step_00000100/
     rank_00000.safetensors ...    per rank: KIND/PARAMETER -> its flat unpadded range; the header has the range's place and hashes
     manifest.json                 counters, parameters, files with their sizes and header hashes, recipe, versions; the last file written
 checkpoints/latest                the name of the newest complete folder
+checkpoints/best                  the name of that of the best evaluation, if the recipe names a metric for it
 
 KIND is `master` (float32 weights), a moment of Adam, or a kind of the objective.
 """
@@ -21,6 +22,7 @@ from recipes.system.durable import write_text_atomically
 FORMAT = 2
 MANIFEST = "manifest.json"
 PREFIX = "step_"
+BEST = "best"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,15 @@ class Manifest:
     def num_bytes(self) -> int:
         """Return the size in bytes of all tensor files together."""
         return sum(file.bytes for file in self.files)
+
+
+def best_folder(run_dir: Path) -> Path | None:
+    """Return the checkpoint of the run's best evaluation, which the file checkpoints/best names; None if there is none."""
+    try:
+        folder = run_dir / "checkpoints" / (run_dir / "checkpoints" / BEST).read_text().strip()
+    except OSError:
+        return None
+    return folder if (folder / MANIFEST).is_file() else None
 
 
 def step_folder(run_dir: Path, step: int) -> Path:

@@ -68,9 +68,13 @@ def load_checkpoint(folder: Path, live: LiveState, alive: Heartbeat = lambda: No
     return reader.manifest
 
 
-def _read_shards(reader: CheckpointReader, live: LiveState, own_kinds: OwnKinds, kinds_of: KindsOf, alive: Heartbeat) -> None:
+def _read_shards(
+    reader: CheckpointReader, live: LiveState, own_kinds: OwnKinds, kinds_of: KindsOf, alive: Heartbeat, prefix: str = ""
+) -> None:
     parallel = live.parallel
     for name, parameter in shards.named_parameters(live.student):
+        if not name.startswith(prefix):
+            continue
         first, count = shards.shard_range(parameter)
         cut = (parallel.tp_rank, parallel.tp_size) if shards.is_split(parameter) else (0, 1)
         alive()
@@ -88,9 +92,12 @@ def finish_load(live: LiveState, manifest: Manifest) -> None:
     live.after_load()
 
 
-def load_weights(folder: Path, live: LiveState, start: StartConfig, world: World, alive: Heartbeat = lambda: None) -> None:
+def load_weights(
+    folder: Path, live: LiveState, start: StartConfig, world: World, *, alive: Heartbeat = lambda: None, prefix: str = ""
+) -> None:
     """Load another run's weights into a new one: those of the student and, unless `start` restarts them, the kinds that the objective
-    holds beside it. Moments and counters stay as they are. All ranks must call this together. `alive` is called before each parameter.
+    holds beside it. With `prefix`, only parameters whose names begin with it are read; all others keep their initial values. Moments and
+    counters stay as they are. All ranks must call this together. `alive` is called before each parameter.
 
     Raises: ConfigError on all ranks if the architecture or format is another one, a kind is missing, or a file is damaged or gone.
     """
@@ -99,9 +106,13 @@ def load_weights(folder: Path, live: LiveState, start: StartConfig, world: World
     def read() -> None:
         with explaining_damage(folder):
             reader = CheckpointReader(folder)
-            check_same_architecture(folder, reader.manifest.parameters, entries(live), f"name another run in {START_FROM}")
+            there, here = (
+                {name: one for name, one in found.items() if name.startswith(prefix)}
+                for found in (reader.manifest.parameters, entries(live))
+            )
+            check_same_architecture(folder, there, here, f"name another run in {START_FROM}")
             _check_has(reader, own_kinds)
-            _read_shards(reader, live, own_kinds, weights_of, alive)
+            _read_shards(reader, live, own_kinds, weights_of, alive, prefix)
 
     world.on_all_ranks(read)
     shards.refresh_compute_weights(live.student)

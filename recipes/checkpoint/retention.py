@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from recipes.checkpoint.layout import candidates, step_of
+from recipes.checkpoint.layout import best_folder, candidates, step_of
 from recipes.config import CheckpointConfig
 from recipes.system.durable import sync
 
@@ -16,9 +16,12 @@ def outdated(folders: list[Path], config: CheckpointConfig) -> list[Path]:
 
 
 def apply_retention(run_dir: Path, config: CheckpointConfig) -> None:
-    """Remove the checkpoints of a run that the settings do not keep. Call it after a new checkpoint is complete. Raises: OSError."""
+    """Remove the checkpoints of a run that the settings do not keep; never that of the best evaluation. Call it after a new checkpoint is
+    complete. Raises: OSError."""
+    best = best_folder(run_dir)
     for folder in outdated(candidates(run_dir), config):
-        remove_folder(folder)
+        if folder != best:
+            remove_folder(folder)
 
 
 def remove_folder(folder: Path) -> None:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recipes.checkpoint.layout import (
+    BEST,
     Counters,
     FileEntry,
     Manifest,
@@ -146,7 +147,8 @@ class CheckpointSaver:
         return FileEntry(path.name, path.stat().st_size, header_sha256, parallel.tp_rank, parallel.dp_rank)
 
     def _publish(self, temporary: Path, target: Path, manifest: Manifest) -> None:
-        """Write the manifest, rename the temporary folder to `target`, where it is visible, then name it in the file `latest`."""
+        """Write the manifest, rename the temporary folder to `target`, where it is visible, then name it in the file `latest`, and
+        before in the file `best` if its evaluation is the best one so far."""
         write_manifest(temporary, manifest)
         check_files(temporary, read_manifest(temporary))
         self._check_owner()
@@ -155,6 +157,8 @@ class CheckpointSaver:
         temporary.rename(target)
         sync(target.parent)
         sync(self._run_dir)  # the first save has created the folder checkpoints/
+        if manifest.metadata.get("best", {}).get("step") == manifest.counters.step:  # before `latest`: a run that resumes here has it
+            write_text_atomically(target.parent / BEST, target.name + "\n")
         write_text_atomically(target.parent / "latest", target.name + "\n")
 
     def _clean_up(self, temporary: Path, problem: str | None) -> None:

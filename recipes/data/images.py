@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageEnhance, ImageOps, UnidentifiedImageError
 from recipes.config import VisionDataConfig
 from recipes.data.media import MediaKind, UndecodableError, decoding
 from recipes.errors import ConfigError
+from recipes.labelled_config import LabelledVisionDataConfig
 
 Image.init()
 FORMATS = tuple(sorted({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TIFF", "WEBP"} & Image.OPEN.keys()))
@@ -44,13 +45,18 @@ Box = tuple[int, int, int, int]
 
 def check_views(data: VisionDataConfig) -> None:
     """Check the settings of the random view: crop_scale, color_jitter and flip_prob. Raises: ConfigError if one is out of range."""
-    low, high = data.crop_scale
-    if not 0 < low <= high <= 1:
-        raise ConfigError(f"data.crop_scale {low:g},{high:g} is no range within (0, 1]; the published one is 0.08,1")
+    check_crop_scale(data.crop_scale)
     if not data.color_jitter >= 0:
         raise ConfigError(f"data.color_jitter {data.color_jitter:g} is below 0; the published one is 0.4, and 0 leaves colours alone")
     if not 0 <= data.flip_prob <= 1:
         raise ConfigError(f"data.flip_prob {data.flip_prob:g} is not in [0, 1]; the published one is 0.5")
+
+
+def check_crop_scale(crop_scale: tuple[float, float]) -> None:
+    """Check that crop_scale is a range of shares. Raises: ConfigError if it is not."""
+    low, high = crop_scale
+    if not 0 < low <= high <= 1:
+        raise ConfigError(f"data.crop_scale {low:g},{high:g} is no range within (0, 1]; the published one is 0.08,1")
 
 
 def decode_image(content: bytes) -> Image.Image:
@@ -90,6 +96,12 @@ def random_view(image: Image.Image, size: int, data: VisionDataConfig, rng: np.r
     Source: data2vec_vision beit/datasets.py (the order), torchvision (each step).
     """
     image = color_jitter(image, data.color_jitter, rng)
+    return normalise(flipped_crop(image, size, data, rng))
+
+
+def flipped_crop(image: Image.Image, size: int, data: VisionDataConfig | LabelledVisionDataConfig, rng: np.random.Generator) -> Image.Image:
+    """Return a random crop of the picture, resized to size x size pixels and flipped with the probability flip_prob. Flip draws its random
+    number also if it is switched off."""
     is_flipped = rng.random() < data.flip_prob
     left, upper, right, lower = random_crop_box(image.width, image.height, data.crop_scale, rng)
     if is_flipped:  # flip the crop instead of the whole picture: the same result with fewer pixels
@@ -97,7 +109,7 @@ def random_view(image: Image.Image, size: int, data: VisionDataConfig, rng: np.r
     crop = image.crop((left, upper, right, lower))
     if is_flipped:
         crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return normalise(crop.resize((size, size), Image.Resampling.BICUBIC))
+    return crop.resize((size, size), Image.Resampling.BICUBIC)
 
 
 def center_view(image: Image.Image, size: int) -> np.ndarray:

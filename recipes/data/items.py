@@ -22,6 +22,7 @@ from recipes.data.splits import ALL
 from recipes.data.text_files import read_lines
 from recipes.data.text_tables import TableFile
 from recipes.errors import ConfigError
+from recipes.labelled_config import LabelledTextDataConfig
 
 COLUMN_OPTION = "--column "
 """The flag that names a table's column, for messages."""
@@ -61,13 +62,15 @@ class Items:
         return self.place(index).item
 
 
-def open_texts(data: TextDataConfig, maker: ExampleMaker, name: str | None, split: str | None, column: str | None) -> Items:
+def open_texts(
+    data: TextDataConfig | LabelledTextDataConfig, maker: ExampleMaker, name: str | None, split: str | None, column: str | None
+) -> Items:
     """Open the texts at `name` (None: the shipped sample): each line of .txt files, or each row of tables or of a data set. `split`: None
     is all of them. `column`: the column of the texts, None: the recipe's. All texts are in memory.
 
     Raises: ConfigError if there is no text, if a file cannot be read, or if the column is missing; MissingSplit.
     """
-    asked = replace(data, path=name, split=split or ALL, text_column=column or data.text_column)
+    asked = TextDataConfig(path=name, split=split or ALL, text_column=column or data.text_column)
     source = open_source(asked, COLUMN_OPTION)
     assert isinstance(source, TextFiles | TableFiles | Rows)
     texts, places, num_empty = list[Any](), list[tuple[str, int, str]](), 0

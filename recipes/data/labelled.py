@@ -22,6 +22,7 @@ from recipes.data.speech import SpeechExample
 from recipes.data.text import TextExample
 from recipes.data.vision import VisionExample
 from recipes.errors import ConfigError
+from recipes.labelled_config import LabelledTextDataConfig
 
 BATCH = 32
 Collate = Callable[[list[Any]], Batch]
@@ -70,7 +71,9 @@ class Labelled:
                 yield numbers, self.collate(examples)
 
 
-def labelled_text(data: TextDataConfig, path: str | None, split: str, label_column: str, maker: TextMaker) -> Labelled:
+def labelled_text(
+    data: TextDataConfig | LabelledTextDataConfig, path: str | None, split: str, label_column: str, maker: TextMaker
+) -> Labelled:
     """Open one split of labelled sentences. `maker` tokenizes each of them and cuts it to its maximum number of tokens. Batches are
     padded to their longest sentence. Labels are read from the column `label_column`.
 

@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 
 from model.batch import Batch
+from recipes.data.batch_targets import uncounted
 from recipes.data.media import BadItem
 from recipes.data.order import EpochOffset, Ordered, Position, UpdateOrder
 from recipes.data.shared_memory import PREFETCH, SharedMemory, worker_errors_as_config_errors
@@ -235,6 +236,19 @@ def eval_batches(
     own = range(dp_rank * share, (dp_rank + 1) * share)
     positions = [Position(EVAL_EPOCH, spread[i], tuple(spread[i // group_size * group_size :][:group_size])) for i in own]
     return _build_each(dataset, [positions[i : i + micro_batch_size] for i in range(0, len(positions), micro_batch_size)])
+
+
+def every_batch(dataset: Dataset, micro_batch_size: int, dp_rank: int, dp_size: int) -> Iterator[Batch]:
+    """Yield this rank's batches of all samples of the data set, in order. Every rank gets the same number of batches of the same sizes:
+    where samples are missing, the last one is repeated and marked as not counted. The samples have targets."""
+    share = -(-len(dataset) // dp_size)
+    first = dp_rank * share
+    own = range(first, first + share)
+    for start in range(0, share, micro_batch_size):
+        wanted = own[start : start + micro_batch_size]
+        positions = [Position(EVAL_EPOCH, min(index, len(dataset) - 1), (min(index, len(dataset) - 1),)) for index in wanted]
+        batch = build_batch(dataset, positions)
+        yield uncounted(batch, [index >= len(dataset) for index in wanted]) if wanted.stop > len(dataset) else batch
 
 
 def _build_each(dataset: Dataset, parts: list[list[Position]]) -> Iterator[Batch]:

@@ -32,6 +32,7 @@ from recipes.data.tokenizer import (
 )
 from recipes.data.tokenizer_files import tokenizer_in
 from recipes.errors import ConfigError, DataMismatch
+from recipes.labelled_config import LabelledTextDataConfig
 from recipes.system.atomic_folder import atomic_folder
 
 USED_FOR: dict[str, Literal["always", "columns", "training"]] = {
@@ -64,7 +65,7 @@ def prepare_text(
 
     Raises: ConfigError for everything that the user can fix. DataMismatch if the existing folder does not fit.
     """
-    tokenizer = _tokenizer_file(data, run)  # first, since a run never changes it
+    tokenizer = tokenizer_of_run(data, run)  # first, since a run never changes it
     known = data if tokenizer is None else replace(data, tokenizer=str(tokenizer))
     found = shards.find_prepared(
         data.path,
@@ -120,7 +121,7 @@ def _check_same_source(folder: Path, data: TextDataConfig) -> None:
         raise DataMismatch(f"{folder}: {look}; remove it or choose another place")
 
 
-def _tokenizer_file(data: TextDataConfig, run: ResumedRun | None) -> Path | None:
+def tokenizer_of_run(data: TextDataConfig | LabelledTextDataConfig, run: ResumedRun | None) -> Path | None:
     """Return the tokenizer's file or folder: the file that an earlier start of the run has kept. If there is none, return the path in
     data.tokenizer. None if that is not set: a tokenizer must be trained. Raises: ConfigError if both exist and differ."""
     given = None if data.tokenizer is None else Path(data.tokenizer).expanduser()

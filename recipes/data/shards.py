@@ -131,7 +131,7 @@ def kept_files(folder: Path) -> dict[str, str]:
     """Return file name -> SHA-256 for the tokenizer of a folder of text. A run uses this file until its end, even if it reads other data
     later. {} for speech and images, which have no tokenizer."""
     values = read_values(folder)
-    return {values.get("tokenizer", Prepared.tokenizer): values["tokenizer_sha256"]} if "tokenizer_sha256" in values else {}
+    return {values.get("tokenizer", Prepared.tokenizer): values["tokenizer_sha256"]} if values.get("tokenizer_sha256") else {}
 
 
 def encoding_of(folder: Path) -> int | None:

@@ -12,12 +12,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import sentencepiece
 
-from recipes.config import TextDataConfig
 from recipes.data import tokenizer_json
 from recipes.data.shards import encoding_of
 from recipes.data.tokenizer_files import FILES, MODEL, tokenizer_in
@@ -71,7 +70,19 @@ def cut(paragraph: str) -> list[str]:
     return [*pieces, paragraph]
 
 
-def train_tokenizer(sample: Iterable[str], data: TextDataConfig, vocab_size: int) -> bytes:
+class TokenizerSettings(Protocol):
+    """What the sections of text and of labelled text both have: the settings of a tokenizer that is trained."""
+
+    @property
+    def tokenizer_type(self) -> str:
+        """unigram or bpe."""
+
+    @property
+    def lowercase(self) -> bool:
+        """True: text is turned into lower case."""
+
+
+def train_tokenizer(sample: Iterable[str], data: TokenizerSettings, vocab_size: int) -> bytes:
     """Train a sentencepiece model of vocab_size - 1 symbols (all but `<mask>`) and return its bytes.
 
     Raises: ConfigError if the text does not yield that many symbols, or has more different characters.

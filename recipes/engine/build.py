@@ -2,7 +2,7 @@
 of the objective. The steps of an update are in recipes/engine/update.py."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -13,6 +13,7 @@ from deepspeed.accelerator import get_accelerator
 from torch import nn
 
 from model.dropout import DropoutStream
+from model.encoder import Encoder
 from model.parallel import Parallel
 from recipes.config import OptimConfig
 from recipes.ds_config import EngineConfig
@@ -27,6 +28,10 @@ Frozen = Mapping[str, int | None]
 frozen, the forward must run them under no_grad."""
 
 PRECISIONS = ("bf16", "fp16", "fp32")
+
+HEAD, FRONTEND = "head.", "trunk.frontend."
+BLOCKS = ("trunk.encoder.layers.", "trunk.frontend.relative_bias.")
+"""Prefixes of the names of parameters that belong to the block whose index, from 0, follows. Without an index, all blocks share them."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,9 @@ class EngineBuilder:
         for name, parameter in module.named_parameters():
             if _frozen_steps(name, freeze) is None:
                 parameter.requires_grad_(False)
+        for part in module.modules():
+            if isinstance(part, Encoder):
+                part.recomputes = self.config.recomputes_activations
         optimizer = self.optimizer(module) if self.optimizer else build_optimizer(module, self.optim, self.config, freeze)
         engine, *_ = deepspeed.initialize(
             model=module,
@@ -109,18 +117,50 @@ def build_optimizer(module: nn.Module, config: OptimConfig, engine: EngineConfig
 
 
 def parameter_groups(module: nn.Module, config: OptimConfig, frozen: Frozen) -> list[dict[str, Any]]:
-    """Return the optimizer's groups: parameters with the same weight decay and the same `frozen_steps`, the number of first steps in
-    which they are not trained. `frozen`: prefix of names -> that number; None: never trained, so in no group."""
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    """Return the optimizer's groups: parameters with the same weight decay, the same `lr_scale`, a factor on the learning rate, and the
+    same `frozen_steps`, the number of first steps in which they are not trained. `frozen`: prefix of names -> that number; None: never
+    trained, so in no group."""
+    groups: dict[tuple[int, bool, float], list[nn.Parameter]] = {}
+    scales = learning_rate_scales([name for name, _ in module.named_parameters()], config)
     for name, parameter in module.named_parameters():
         steps = _frozen_steps(name, frozen)
         if steps is not None:
             is_plain = not config.decay_norms_and_biases and len(parameter.ds_shape) < 2
-            groups.setdefault((steps, is_plain), []).append(parameter)
+            groups.setdefault((steps, is_plain, scales[name]), []).append(parameter)
     return [
-        {"params": groups[steps, is_plain], "weight_decay": 0.0 if is_plain else config.weight_decay, "frozen_steps": steps}
-        for steps, is_plain in sorted(groups)
+        {
+            "params": groups[steps, is_plain, scale],
+            "weight_decay": 0.0 if is_plain else config.weight_decay,
+            "frozen_steps": steps,
+            "lr_scale": scale,
+        }
+        for steps, is_plain, scale in sorted(groups)
     ]
+
+
+def learning_rate_scales(names: Sequence[str], config: OptimConfig) -> dict[str, float]:
+    """Return the factor on the learning rate of each parameter in `names`, which are all names of a module.
+
+    A block i of L, counted from 1, has layer_decay^(L + 1 - i). The front-end has layer_decay^(L + 1), but a table of relative positions
+    has the factor of its block, or 1 if all blocks share it. The head has head_lr_scale, and everything else 1.
+    Source: BEiT optim_factory.py, get_num_layer_for_vit and LayerDecayValueAssigner.
+    """
+    numbers = [_block_number(name) for name in names]
+    top = max((number for number in numbers if number is not None), default=0) + 1
+    others = [config.head_lr_scale if name.startswith(HEAD) else 1.0 for name in names]
+    return {
+        name: other if number is None else config.layer_decay ** (top - number)
+        for name, number, other in zip(names, numbers, others, strict=True)
+    }
+
+
+def _block_number(name: str) -> int | None:
+    """Return the number of the block, from 1, to which a parameter belongs; 0 if it embeds the input, None if it is in neither."""
+    for prefix in BLOCKS:
+        if name.startswith(prefix):
+            index = name.removeprefix(prefix).partition(".")[0]
+            return int(index) + 1 if index.isdigit() else None
+    return 0 if name.startswith(FRONTEND) else None
 
 
 def _frozen_steps(name: str, frozen: Frozen) -> int | None:

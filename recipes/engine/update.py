@@ -8,11 +8,12 @@ from recipes.engine.build import Engine
 
 
 def set_learning_rate(engine: Engine, rate: float, steps_done: int) -> None:
-    """Set the learning rate of the next step. `steps_done`: optimizer steps so far. A parameter group that is still frozen gets rate 0,
-    so that neither weight decay nor moments change it. Its step count for the bias correction starts when its freeze ends."""
+    """Set the learning rate of the next step: `rate` times the `lr_scale` of each parameter group. `steps_done`: optimizer steps so far.
+    A parameter group that is still frozen gets rate 0, so that neither weight decay nor moments change it. Its step count for the bias
+    correction starts when its freeze ends."""
     for number, group in enumerate(engine.optimizer.param_groups):
         frozen_steps = group.get("frozen_steps", 0)
-        group["lr"] = rate if steps_done >= frozen_steps else 0.0
+        group["lr"] = rate * group.get("lr_scale", 1.0) if steps_done >= frozen_steps else 0.0
         if 0 < steps_done <= frozen_steps:
             shards.set_group_step(engine, number, 0)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch
+from model.task_heads import mean_over_positions
 from model.trunk import Trunk
 from recipes.data.labelled import Labelled
 from recipes.data.media import BadItem, format_bad_items
@@ -23,7 +24,6 @@ from recipes.finetune.neighbours import best_neighbours
 from recipes.finetune.ridge import LabelledFeatures, best_ridge, validation_cut
 from recipes.finetune.score import Score, layer_lines, scores_to_json
 from recipes.finetune.splits import Examples, Log, open_splits
-from recipes.interop.features import mean_over_positions
 from recipes.interop.trunk import TrainedRun, build_trunk, load_trunk
 
 CLASSIFIERS: dict[str, Callable[[LabelledFeatures, LabelledFeatures, int], Score]] = {"linear": best_ridge, "knn": best_neighbours}
@@ -84,21 +84,27 @@ def classify_probe(probed: TrainedRun, path: str | None, label_column: str, devi
     Raises: ConfigError if the data have no labels or one class only, or if too few examples can be decoded.
     """
     parts = open_splits(probed.recipe, path, label_column, probed.prepared, log)
-    classes = {name: number for number, name in enumerate(sorted({name for part in parts for name in part.classes}))}
+    classes = number_classes(parts)
     bad: dict[str, BadItem] = {}
     trained: dict[str, Score] = {}
     random: dict[str, Score] = {}
     for scores, trunk in ((trained, load_trunk(probed, device)), (random, build_trunk(probed.recipe, device))):
         network = "pre-trained" if scores is trained else "random"
         fit, held = (collect(trunk, part, classes, bad, part.progress(f"features of the {network} network", log)) for part in parts)
-        _check_enough(parts[0].data, len(fit.labels_N), len(held.labels_N))
+        check_enough(parts[0].data, len(fit.labels_N), len(held.labels_N))
         scores |= {name: classify(fit, held, len(classes)) for name, classify in CLASSIFIERS.items()}
     most, _ = Counter(fit.labels_N.tolist()).most_common(1)[0]
     majority = float((held.labels_N == most).double().mean())
     return ClassifyResult(trained, random, majority, len(classes), len(held.labels_N), parts[1].name, tuple(bad.values()))
 
 
-def _check_enough(data: Labelled, num_fit: int, num_test: int) -> None:
+def number_classes(parts: tuple[Examples, Examples]) -> dict[str, int]:
+    """Return the number of each class in both sets of examples, in the order of their names."""
+    return {name: number for number, name in enumerate(sorted({name for part in parts for name in part.classes}))}
+
+
+def check_enough(data: Labelled, num_fit: int, num_test: int) -> None:
+    """Check the numbers of examples. Raises: ConfigError if they are too few to fit, to choose a layer and to test."""
     if validation_cut(num_fit) < 1 or num_test < 1:
         raise ConfigError(f"{data.name}: {num_fit} examples to fit on and {num_test} to test on are too few; give more labelled data")
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.batch import Batch
 from model.config import TokenMaskConfig
 from model.trunk import Trunk
 from recipes.data.progress import ItemProgress
@@ -80,23 +81,23 @@ def cloze_probe(probed: TrainedRun, prepared: Path, device: torch.device, log: C
     the accuracies on the held-out text. Raises: ConfigError if the prepared text contains too few of these words."""
     recipe: Any = probed.recipe  # a text recipe
     words = frequent_words(prepared)
-    classes_V = np.full(recipe.frontend.vocab_size, -1)
-    classes_V[words] = np.arange(len(words))
+    classes_V = word_classes(words, recipe.frontend.vocab_size)
     fit_data = TextDataset(prepared, "train", mask=MASK, seed=SEED)
     test_data = TextDataset(prepared, "valid", mask=MASK, seed=SEED)
     scores = []
     for trunk in (load_trunk(probed, device), build_trunk(recipe, device)):
         train = collect(trunk, fit_data, FIT_SAMPLES, FIT_EPOCH, classes_V, log)
         test = collect(trunk, test_data, TEST_SAMPLES, 0, classes_V, log)
-        _check_enough(test)
+        check_enough(len(test.labels_N))
         scores.append(best_ridge(train, test, len(words)))
     counts = torch.bincount(train.labels_N, minlength=len(words))
     majority = float((test.labels_N == counts.argmax()).double().mean())
     return ClozeResult(scores[0], scores[1], majority, len(words), len(test.labels_N))
 
 
-def _check_enough(test: LabelledFeatures) -> None:
-    if (num_test := len(test.labels_N)) < MIN_TEST:
+def check_enough(num_test: int) -> None:
+    """Check the number of held-out blanks. Raises: ConfigError if they are too few to test on."""
+    if num_test < MIN_TEST:
         raise ConfigError(f"the held-out text has {num_test} blanks to test on, fewer than {MIN_TEST}; give more text with --data")
 
 
@@ -116,6 +117,13 @@ def frequent_words(prepared: Path) -> np.ndarray:
     return words
 
 
+def word_classes(words: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Return for each token id of the vocabulary its place in `words`, which is its class number, or -1 if it is not one of them."""
+    classes_V = np.full(vocab_size, -1)
+    classes_V[words] = np.arange(len(words))
+    return classes_V
+
+
 @torch.no_grad()
 def collect(
     trunk: Trunk, data: TextDataset, limit: int, epoch: int, classes_V: np.ndarray, log: Callable[[str], None] = print
@@ -127,15 +135,13 @@ def collect(
     labels: list[Tensor] = []
     device = next(trunk.parameters()).device
     progress = ItemProgress("features", min(len(data), limit), unit="samples", log=log)
-    for indices in _chunks(len(data), limit):
+    for indices in chunks(len(data), limit):
         batch = data.collate([data.example(epoch, i) for i in indices])
-        classes_BS = torch.from_numpy(classes_V)[batch.clean_inputs]
-        chosen_N = ((classes_BS >= 0) & batch.masks.mask_BS).flatten().nonzero()[:, 0]
+        chosen_N, labels_N = find_blanks(batch, classes_V)
         padding = None if batch.padding_mask_BS is None else batch.padding_mask_BS.to(device)
         outputs = trunk(batch.inputs.to(device), None, padding, keep_from=0).layers
-        features = [output.block_SBD.transpose(0, 1).reshape(-1, output.block_SBD.shape[-1])[chosen_N].float().cpu() for output in outputs]
-        per_layer.append(features)
-        labels.append(classes_BS.flatten()[chosen_N])
+        per_layer.append([at_blanks(output.block_SBD.transpose(0, 1), chosen_N) for output in outputs])
+        labels.append(labels_N)
         progress.add(len(indices))
     progress.close()
     if not labels or sum(map(len, labels)) < 2:
@@ -143,7 +149,21 @@ def collect(
     return LabelledFeatures([torch.cat(layer) for layer in zip(*per_layer, strict=True)], torch.cat(labels))
 
 
-def _chunks(available: int, limit: int) -> Iterator[list[int]]:
+def find_blanks(batch: Batch, classes_V: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Return the blanks of a batch on the CPU: their positions, counted over the whole batch, sample after sample, and the class numbers of
+    their words. Shapes: two tensors (N,)."""
+    classes_BS = torch.from_numpy(classes_V)[batch.clean_inputs]
+    chosen_N = ((classes_BS >= 0) & batch.masks.mask_BS).flatten().nonzero()[:, 0]
+    return chosen_N, classes_BS.flatten()[chosen_N]
+
+
+def at_blanks(x_BSD: Tensor, chosen_N: Tensor) -> Tensor:
+    """Return the outputs (B, S, D) at the positions that find_blanks() returned. Shapes: float32 (N, D), on the CPU."""
+    return x_BSD.reshape(-1, x_BSD.shape[-1])[chosen_N].float().cpu()
+
+
+def chunks(available: int, limit: int) -> Iterator[list[int]]:
+    """Yield the indices of at most `limit` of the `available` samples, spread evenly over them, in chunks of a batch."""
     count = min(available, limit)
     spread = [i * available // count for i in range(count)]
     for start in range(0, count, BATCH):

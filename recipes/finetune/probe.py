@@ -1,15 +1,13 @@
 """The probe command: which run and task, on which data, and where the result is stored. The probes are in cloze.py and classify.py."""
 
 import argparse
-import hashlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from recipes.cluster.environment import quiet_libraries, require_one_process
 from recipes.errors import ConfigError
-from recipes.finetune.results import add_result, check_writable
+from recipes.finetune.results import add_result, canonical_name, check_writable
 from recipes.interop.consolidate import KIND_OF
 from recipes.modalities.registry import modality_of
 from recipes.values import name_argument, path_argument
@@ -83,7 +81,7 @@ def run_probe(args: argparse.Namespace) -> int:
     key = {
         "run": None if folder.resolve() == probed.run_dir.resolve() else str(probed.run_dir.resolve()),
         "task": task,
-        "data": _canonical_name(args.data or probed.recipe.data.path),
+        "data": canonical_name(args.data or probed.recipe.data.path),
         "label_column": args.label_column if task == "classify" else None,
         "split": result.split,
         "weights": args.weights,
@@ -92,32 +90,17 @@ def run_probe(args: argparse.Namespace) -> int:
     return 0
 
 
-def _canonical_name(data: str | None) -> str:
-    """Return the name of the data set for results.json: the absolute path of a file or folder, the unchanged name of a hub data set, or
-    `sample` for None, the shipped sample."""
-    if data is None:
-        return "sample"
-    path = Path(data).expanduser()
-    return str(path.resolve()) if path.exists() else data
-
-
 def _cloze(probed: Any, args: argparse.Namespace, folder: Path) -> Callable[[Any], Result]:
     """Return the function that runs the cloze probe on a device. If --data is given, prepare its text with the run's own tokenizer; else
     the run's prepared text is probed. Raises: ConfigError if the run's prepared text is not there."""
-    from recipes.data.contents import ResumedRun
-    from recipes.data.prepare import prepare_text
-    from recipes.data.shards import encoding_of
-    from recipes.data.tokenizer import find_tokenizer
     from recipes.finetune.cloze import cloze_probe
+    from recipes.finetune.probe_text import prepare_given_text
 
     prepared = probed.prepared
     if not prepared.exists():
         raise ConfigError(f"{prepared}: the run's prepared text and its tokenizer are not there; put the folder back")
     if args.data is not None:
-        data = replace(probed.recipe.data, path=args.data, split="all", tokenizer=str(find_tokenizer(prepared)))
-        name = f"{Path(args.data).name}-{hashlib.sha256(_canonical_name(args.data).encode()).hexdigest()[:8]}"
-        run = ResumedRun(encoding=encoding_of(prepared))
-        prepared = prepare_text(data, probed.recipe.frontend, folder / "probe" / name, progress=True, log=print, run=run)
+        prepared = prepare_given_text(probed.recipe, prepared, args.data, folder)
     return lambda device: cloze_probe(probed, prepared, device)
 
 

@@ -1,13 +1,13 @@
-"""results.json: the list of a run's probe results. Does not import torch. Works with the results of any probe.
+"""results.json: the list of a run's results, of probes and of fine-tuning. Does not import torch. Works with the results of any task.
 
 Each combination of KEY_FIELDS has one entry. A new result replaces the entry with the same key and keeps all others, also those of
-probes that run at the same time.
+commands that run at the same time.
 """
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,23 @@ NAME = "results.json"
 KEY_FIELDS = ("run", "task", "data", "label_column", "split", "weights")
 """The fields that identify an entry. A field that does not apply is None (`run`: in the run's own file)."""
 Entry = dict[str, Any]
+ELSEWHERE = "--out DIR to write it elsewhere"
+"""Remedy of a probe whose result cannot be written."""
 
 
-def check_writable(folder: Path) -> None:
-    """Check, before a probe starts, that its result can be stored in this folder. Raises: ConfigError if not."""
-    with _os_errors_as_config_errors(folder):
+def canonical_name(data: str | None) -> str:
+    """Return the name of the data set for results.json: the absolute path of a file or folder, the unchanged name of a hub data set, or
+    `sample` for None, the shipped sample."""
+    if data is None:
+        return "sample"
+    path = Path(data).expanduser()
+    return str(path.resolve()) if path.exists() else data
+
+
+def check_writable(folder: Path, remedy: str = ELSEWHERE) -> None:
+    """Check, before the work begins, that its result can be stored in this folder. `remedy`: for the message. Raises: ConfigError if
+    not."""
+    with _os_errors_as_config_errors(folder, remedy):
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(f"{folder} may not be written")
@@ -58,11 +70,18 @@ def convert(old: Entry) -> Entry:
 
 
 def add_result(folder: Path, entry: Entry) -> Path:
-    """Store an entry in the folder's results.json, and return the path of this file. An earlier entry with the same run, task, data,
-    label_column, split and weights is replaced. Raises: ConfigError if the file cannot be read or written."""
-    with _os_errors_as_config_errors(folder), _locked(folder):
-        others = [other for other in read_results(folder) if _key(other) != _key(entry)]
-        write_text_atomically(folder / NAME, json.dumps([*others, entry], indent=2) + "\n")
+    """Store an entry in the folder's results.json, and return the path of this file. See add_results."""
+    return add_results(folder, [entry])
+
+
+def add_results(folder: Path, entries: Sequence[Entry], remedy: str = ELSEWHERE) -> Path:
+    """Store entries, all or none, in the folder's results.json, and return the path of this file. Earlier entries with the same run, task,
+    data, label_column, split and weights are replaced. `remedy`: for the message. Raises: ConfigError if the file cannot be read or
+    written."""
+    with _os_errors_as_config_errors(folder, remedy), _locked(folder):
+        replaced = [_key(entry) for entry in entries]
+        others = [other for other in read_results(folder) if _key(other) not in replaced]
+        write_text_atomically(folder / NAME, json.dumps([*others, *entries], indent=2) + "\n")
     return folder / NAME
 
 
@@ -71,11 +90,11 @@ def _key(entry: Entry) -> list[Any]:
 
 
 @contextmanager
-def _os_errors_as_config_errors(folder: Path) -> Iterator[None]:
+def _os_errors_as_config_errors(folder: Path, remedy: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"{folder / NAME}: cannot be written ({error.strerror or error}); --out DIR to write it elsewhere") from None
+        raise ConfigError(f"{folder / NAME}: cannot be written ({error.strerror or error}); {remedy}") from None
 
 
 @contextmanager

@@ -34,17 +34,25 @@ class LabelledFeatures:
 def best_ridge(train: LabelledFeatures, test: LabelledFeatures, num_classes: int) -> Score:
     """Return the accuracy of ridge classification on `test`. Every layer and penalty is fitted on the first 80 % of `train`, the best ones
     are chosen on the other 20 %, and these are fitted again on all of `train`."""
-    cut = validation_cut(len(train.labels_N))
     validated, tested = [], []
     for features_ND, test_ND in zip(train.layers, test.layers, strict=True):
-        choices = []
-        for penalty in PENALTIES:
-            weights = fit(features_ND[:cut], train.labels_N[:cut], num_classes, penalty)
-            choices.append((accuracy(weights, features_ND[cut:], train.labels_N[cut:]), penalty))
-        validated.append(max(choices))
-        weights = fit(features_ND, train.labels_N, num_classes, validated[-1][1])
-        tested.append(accuracy(weights, test_ND, test.labels_N))
+        chosen, share = fit_layer((features_ND, train.labels_N), (test_ND, test.labels_N), num_classes)
+        validated.append(chosen)
+        tested.append(share)
     return best_layer(validated, tested, len(test.labels_N))
+
+
+def fit_layer(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], num_classes: int) -> tuple[tuple[float, float], float]:
+    """Fit one layer. Return ((its validation accuracy, the penalty with that accuracy), its accuracy on `test`). `train`, `test`: features
+    (N, D) and class numbers (N,)."""
+    (features_ND, labels_N), (test_ND, test_labels_N) = train, test
+    cut, choices = validation_cut(len(labels_N)), []
+    for penalty in PENALTIES:
+        weights = fit(features_ND[:cut], labels_N[:cut], num_classes, penalty)
+        choices.append((accuracy(weights, features_ND[cut:], labels_N[cut:]), penalty))
+    chosen = max(choices)
+    weights = fit(features_ND, labels_N, num_classes, chosen[1])
+    return chosen, accuracy(weights, test_ND, test_labels_N)
 
 
 def validation_cut(num_examples: int) -> int:

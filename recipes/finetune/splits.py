@@ -42,9 +42,12 @@ class Examples:
         return ItemProgress(f"{label}, {self.name}", len(self.indices), unit="examples", log=log)
 
 
-def open_splits(recipe: Recipe, path: str | None, label_column: str, prepared: Path, log: Log = print) -> tuple[Examples, Examples]:
+def open_splits(
+    recipe: Recipe, path: str | None, label_column: str, prepared: Path, log: Log = print, *, remedy: str = "--label-column NAME"
+) -> tuple[Examples, Examples]:
     """Return two sets of examples: those to fit on, then those to test on. The first are from split train, in a fixed shuffled order. The
-    second are from split test; if it cannot be used, from valid; if neither can, a quarter of train is held back for the test.
+    second are from split test; if it cannot be used, from valid; if neither can, a quarter of train is held back for the test. `remedy`:
+    the option that names another label column, for messages.
 
     Raises: ConfigError if train has no labels or only one class.
     """
@@ -52,7 +55,7 @@ def open_splits(recipe: Recipe, path: str | None, label_column: str, prepared: P
     train = modality.open_labelled(recipe, path, "train", label_column, prepared)
     order = np.random.Generator(np.random.Philox(SEED)).permutation(len(train.labels)).tolist()
     fit = Examples(train, _labelled_indices(train, order, "train", log), "train")
-    _check_train(fit, label_column)
+    _check_train(fit, label_column, remedy)
     for split in TEST_SPLITS:
         try:
             test = modality.open_labelled(recipe, path, split, label_column, prepared)
@@ -66,13 +69,13 @@ def open_splits(recipe: Recipe, path: str | None, label_column: str, prepared: P
     return Examples(train, fit.indices[:cut], "train"), Examples(train, fit.indices[cut:], f"held-back {TEST_SHARE:.0%} of train")
 
 
-def _check_train(fit: Examples, label_column: str) -> None:
+def _check_train(fit: Examples, label_column: str, remedy: str) -> None:
     data = fit.data
     if not fit.indices:
         there = f"column {label_column!r} gives none, the columns are {', '.join(data.columns)}; " if data.columns else ""
         raise ConfigError(
             f"{data.name}: {len(data.labels)} of {len(data.labels)} items of split train have {UNLABELLED}; {there}"
-            "give data with one folder per class, or --label-column NAME"
+            f"give data with one folder per class, or {remedy}"
         )
     if len(fit.classes) < 2:
         raise ConfigError(f"{data.name}: the data have one class only, {fit.classes.pop()!r}; give data with two or more")

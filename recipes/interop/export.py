@@ -6,14 +6,18 @@ import json
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from recipes.checkpoint.inspect import reading
+from recipes.checkpoint.layout import best_folder, read_manifest
 from recipes.cluster.environment import require_one_process
 from recipes.errors import ConfigError
 from recipes.interop.consolidate import KIND_OF
 from recipes.interop.hf_files import CONFIG, WEIGHTS, as_json
 from recipes.interop.stored_run import StoredRun, find_stored_run
+from recipes.interop.task_facts import best_of
 from recipes.values import path_argument
 
 if TYPE_CHECKING:
@@ -28,7 +32,14 @@ EXPORT_FILES = "data2vec_export_files"
 def add_command(commands: Any) -> None:
     """Add `export` to the sub-commands of launch/convert.py."""
     parser = commands.add_parser("export", help="write the student or the teacher as a Hugging Face directory", allow_abbrev=False)
-    parser.add_argument("--from", dest="source", type=path_argument, required=True, metavar="PATH", help="run dir or checkpoint folder")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        type=path_argument,
+        required=True,
+        metavar="PATH",
+        help="run dir (its best checkpoint if it has one, else the newest) or checkpoint folder",
+    )
     parser.add_argument("--out", type=path_argument, required=True, metavar="DIR", help="a folder that does not exist yet")
     parser.add_argument("--weights", choices=list(KIND_OF), default="student", help="which of the two networks (default: student)")
     parser.add_argument("--force", action="store_true", help="replace --out if it is an earlier export")
@@ -39,10 +50,23 @@ def add_command(commands: Any) -> None:
 def run_export(args: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Run `export`: write the directory, print lines about it, and return 0. Raises: ConfigError, DamagedCheckpoint."""
     require_one_process("export", "launch/convert.py")
-    run = find_stored_run(args.source)
-    for line in export(run, args.weights, args.out, replace=args.force):
+    run, note = chosen_run(args.source)
+    for line in [*note, *export(run, args.weights, args.out, replace=args.force)]:
         say(line)
     return 0
+
+
+def chosen_run(source: Path) -> tuple[StoredRun, list[str]]:
+    """Return the run and the checkpoint to export, and a line if it is not the newest one. `source`: a checkpoint folder, or a run dir. Of
+    a run dir the best checkpoint is taken if the run has one (eval.metric), else the newest. Raises: ConfigError, DamagedCheckpoint."""
+    run = find_stored_run(source)
+    best = best_folder(run.run_dir) if source.resolve() == run.run_dir.resolve() else None
+    if best is None:
+        return run, []
+    with reading(best):
+        value = best_of(run, read_manifest(best))
+    others = "which is the newest too" if best == run.checkpoint else f"the newest is {run.checkpoint}, to be named in --from"
+    return replace(run, checkpoint=best), [f"taken: {best}, the best checkpoint{f' ({value})' if value else ''}; {others}"]
 
 
 def export(run: StoredRun, weights: str, out: Path, *, replace: bool = False) -> list[str]:
@@ -53,15 +77,15 @@ def export(run: StoredRun, weights: str, out: Path, *, replace: bool = False) ->
     the checkpoint has no such weights; DamagedCheckpoint.
     """
     from recipes.checkpoint.tensor_file import write_tensors
-    from recipes.interop.hf_format import format_of_modality
+    from recipes.interop.hf_format import format_of_recipe
     from recipes.interop.hf_tensors import HfTensors
     from recipes.interop.import_source import ImportSource
     from recipes.interop.stored_weights import StoredWeights
     from recipes.system.atomic_folder import atomic_folder, moved_aside, undo_moved_aside
 
-    hf_format = format_of_modality(run.recipe.modality)
+    hf_format = format_of_recipe(run.recipe)
     source = ImportSource(run.run_dir)
-    decided = hf_format.config_of(run.recipe) | {"architectures": hf_format.own_config["architectures"]}  # without a task's head
+    decided = hf_format.config_of(run.recipe) | {"architectures": hf_format.own_config["architectures"]}  # not the source's head
     config = _config(source.config or hf_format.own_config, decided)
     target = Path(os.path.abspath(out))  # "." has no name
     if not target.exists():
@@ -84,7 +108,7 @@ def export(run: StoredRun, weights: str, out: Path, *, replace: bool = False) ->
             stack.enter_context(moved_aside(target))
     return [
         f"{weights} of {run.checkpoint}: {len(tensors.shapes)} tensors, {size:,} bytes, written to {out} ({', '.join(sorted(small))})",
-        f'load it: from transformers import AutoModel; model = AutoModel.from_pretrained("{out}")',
+        f"load it: {processor.load_line.format(folder=out)}",
         *([processor.missing] if processor.missing else []),
     ]
 

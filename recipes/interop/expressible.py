@@ -37,7 +37,7 @@ class Expressible:
     stored: frozenset[str]
     """Dotted names of settings that have a field there. A model that is read back has the same values."""
     dropped: frozenset[str]
-    """Settings that change training, initial values or the regression head only."""
+    """Settings that change training, initial values, the regression head, or the frames next to padding only."""
     rules: Mapping[str, Rule]
     """Settings that must have certain values."""
 

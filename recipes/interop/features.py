@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.task_heads import mean_over_positions
 from recipes.data.examples import ExampleMaker
 from recipes.interop.layers import Layer, Pool, check_choice
 
@@ -60,14 +61,6 @@ class Features:
         if pool == "none":
             return [x_ND[keep_N] for x_ND, keep_N in zip(x_BND, ~self.padding_mask_BN, strict=True)]
         return mean_over_positions(x_BND, self.padding_mask_BN)
-
-
-def mean_over_positions(x_BND: Tensor, padding_mask_BN: Tensor | None) -> Tensor:
-    """Return the mean over the positions that are not padding. Shapes: (B, N, D) -> (B, D)."""
-    if padding_mask_BN is None:
-        return x_BND.mean(1)
-    keep_BN1 = (~padding_mask_BN).unsqueeze(-1)
-    return (x_BND * keep_BN1).sum(1) / keep_BN1.sum(1)
 
 
 def joined(parts: Sequence[tuple[list[int], Features]]) -> Features:

@@ -130,9 +130,10 @@ class Pickled:
         return self._state[name]
 
 
-def find_hf_folder(name: str, flag: str = "--from ") -> Path:
+def find_hf_folder(name: str, flag: str = "--from ", *, downloads: bool = True) -> Path:
     """Return the Hugging Face directory `name`: a local folder, or the copy of a hub name, which is downloaded if needed.
-    `flag`: the option that `name` was given with, such as "--from ", or "".
+    `flag`: the option that `name` was given with, such as "--from ", or "". `downloads`: False takes a hub name only from an earlier
+    download.
 
     Raises: ConfigError if there is no such folder and the hub cannot be reached or does not have it.
     """
@@ -143,10 +144,15 @@ def find_hf_folder(name: str, flag: str = "--from ") -> Path:
             remedy = "; for a checkpoint of fairseq add --format fairseq" if path.exists() else " or a hub name"
             raise ConfigError(f"{flag}{name}: {found}; name a Hugging Face directory (config.json and weights){remedy}")
         return path
-    cached = not _answers()
+    cached = not (downloads and _answers())
     try:
         return _download(name, cached)
     except LocalEntryNotFoundError:
+        if not downloads:
+            raise ConfigError(
+                f"{flag}{name}: no such folder, and no earlier download from the Hugging Face hub, of which a dry run downloads nothing; "
+                "name a local directory, or leave --dry-run out"
+            ) from None
         raise ConfigError(
             f"{flag}{name}: no such folder, and the Hugging Face hub ({constants.ENDPOINT}) does not give it: no answer, and no copy "
             "of an earlier download; name a local directory"

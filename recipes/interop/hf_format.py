@@ -1,8 +1,8 @@
 """The Hugging Face formats of data2vec: for each modality the functions that convert configurations, parameter names and the
 files beside the weights. Reads and writes no files itself."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop import hf_speech, hf_text, hf_vision
 from recipes.interop.expressible import ELSE, Expressible
+from recipes.interop.hf_head import HfHead
+from recipes.interop.hf_heads import SPEECH_HEADS, TEXT_HEADS, VISION_HEADS
 from recipes.interop.imported_tokenizer import ImportedTokenizer, no_tokenizer, text_tokenizer
 from recipes.interop.names import NameTable
 from recipes.interop.processors import (
@@ -23,6 +25,7 @@ from recipes.interop.processors import (
     vision_processor,
 )
 from recipes.interop.shapes import Shapes
+from recipes.objective_config import SupervisedConfig
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,8 @@ class HfFormat:
     """config.json -> beginnings of names that its directory may lack, besides those that any directory may lack."""
     untrained: Callable[[str, tuple[int, ...]], Tensor] | None = None
     """(name, shape) -> values of a tensor of transformers' class that is not part of data2vec. None: there are no such tensors."""
+    heads: Mapping[str, HfHead] = field(default_factory=dict)
+    """Kind of a supervised objective -> the class of transformers that has its head."""
 
 
 FORMATS: dict[str, HfFormat] = {
@@ -73,6 +78,7 @@ FORMATS: dict[str, HfFormat] = {
         tokenizer=text_tokenizer,
         fit=hf_text.fit_text,
         untrained=hf_text.text_untrained,
+        heads=TEXT_HEADS,
     ),
     "data2vec-audio": HfFormat(
         modality="speech",
@@ -85,6 +91,7 @@ FORMATS: dict[str, HfFormat] = {
         shapes=hf_speech.speech_shapes,
         processor=speech_processor,
         preprocessor=speech_preprocessor,
+        heads=SPEECH_HEADS,
     ),
     "data2vec-vision": HfFormat(
         modality="vision",
@@ -99,6 +106,7 @@ FORMATS: dict[str, HfFormat] = {
         preprocessor=vision_preprocessor,
         fit=hf_vision.fit_vision,
         may_lack=hf_vision.vision_may_lack,
+        heads=VISION_HEADS,
     ),
 }
 """By config.json's `model_type`."""
@@ -119,3 +127,39 @@ def format_of_modality(modality: str) -> HfFormat:
             return one
     there = ", ".join(one.modality for one in FORMATS.values())
     raise ConfigError(f"modality {modality}: transformers has no data2vec class for it, only for {there}; {ELSE}")
+
+
+def format_of_recipe(recipe: Recipe) -> HfFormat:
+    """Return the format in which a run of this recipe is exported: that of the modality, or, if it learned from labels, the one with the
+    task's head. Raises: ConfigError if transformers has no class for it."""
+    form, objective = format_of_modality(recipe.modality), recipe.objective
+    if not isinstance(objective, SupervisedConfig):
+        return form
+    if objective.kind not in form.heads:
+        raise ConfigError(
+            f"objective {objective.kind}: transformers has no class for it on {recipe.modality}, only for {', '.join(form.heads)}; {ELSE}"
+        )
+    return with_head(form, form.heads[objective.kind])
+
+
+def export_refusal(recipe: Recipe) -> str | None:
+    """Return which setting transformers cannot express, and why; None if a run of this recipe can be exported."""
+    try:
+        format_of_recipe(recipe).expressible.check(recipe)
+    except ConfigError as error:
+        return str(error).partition(";")[0]
+    return None
+
+
+def with_head(form: HfFormat, head: HfHead) -> HfFormat:
+    """Return the format of a model with the head of a task. Its tensors without head are those of `form`, with the format's prefix."""
+    untrained = form.untrained
+    return replace(
+        form,
+        names=lambda recipe: head.names(form.names(recipe), form.prefix),
+        config_of=lambda recipe: form.config_of(recipe) | head.config(recipe),
+        own_config=form.own_config | {"architectures": [head.architecture]},
+        shapes=lambda config: head.all_shapes(form.shapes(config), form.prefix, config),
+        processor=lambda recipe, run_dir: head.processor(recipe, form.processor(recipe, run_dir)),
+        untrained=untrained and (lambda name, shape: untrained(name.removeprefix(form.prefix), shape)),
+    )

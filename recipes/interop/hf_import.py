@@ -30,11 +30,11 @@ NO_COMMON_DEFAULT = ("size", "resample", "do_center_crop")
 SAME = 1e-6
 
 
-def read_hf_model(name: str, recipe_name: str | None, tokenizer: Path | None) -> ImportedModel:
+def read_hf_model(name: str, recipe_name: str | None, tokenizer: Path | None, *, downloads: bool = True) -> ImportedModel:
     """Return the model of the Hugging Face directory or hub name `name`, with a recipe that trains it. `recipe_name`: the recipe for all
-    that it does not say, None: the modality's Base. `tokenizer`: file or folder of the tokenizer, None: the directory's. Raises:
-    ConfigError."""
-    folder = HfFolder(find_hf_folder(name), f"--from {name}")
+    that it does not say, None: the modality's Base. `tokenizer`: file or folder of the tokenizer, None: the directory's. `downloads`: False
+    reads a hub name only from an earlier download. Raises: ConfigError."""
+    folder = HfFolder(find_hf_folder(name, downloads=downloads), f"--from {name}")
     model = read_hf_folder(folder, name, recipe_name, tokenizer)
     recipe = fitted(model.recipe, model.template, model.tokenizer, folder.source)
     return replace(model, recipe=recipe, source_config=(folder.path / CONFIG).read_bytes())

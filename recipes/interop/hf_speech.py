@@ -28,7 +28,7 @@ EXPRESSIBLE = expressible(
         *("model.activation_dropout", "model.block.layerdrop", "frontend.conv_dim", "frontend.conv_kernels", "frontend.conv_strides"),
         *("frontend.conv_bias", "frontend.pos_conv_kernel", "frontend.pos_conv_groups"),
     ),
-    dropped=("model.block.drop_path",),
+    dropped=("model.block.drop_path", "frontend.exact_statistics", "frontend.exact_padding"),
     rules=POST_LN
     | {
         "model.block.layernorm_epsilon": only(
@@ -43,9 +43,6 @@ EXPRESSIBLE = expressible(
             lambda depth: depth > 1,
             "transformers has no single, weight-normed positional convolution",
             "train with --set frontend.pos_conv_depth=5",
-        ),
-        "frontend.exact_padding": only(
-            "frontend.exact_padding", False, "transformers zeroes padded frames before the first positional convolution only"
         ),
     },
 )

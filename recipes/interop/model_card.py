@@ -8,16 +8,19 @@ from typing import Any
 from recipes.checkpoint.layout import Manifest
 from recipes.interop.processors import Processor
 from recipes.interop.stored_run import StoredRun
+from recipes.interop.task_facts import task_facts
+from recipes.objective_config import SupervisedConfig
 
 NAME = "README.md"
+PAPER = "(Baevski et al. 2022, arXiv 2202.03555)"
 FRONT_MATTER = """\
 ---
 library_name: transformers
 license: other
 license_name: to-be-chosen
+pipeline_tag: {task}
 tags:
 - data2vec
-- feature-extraction
 ---
 """
 LEFT_OUT = {
@@ -31,7 +34,7 @@ UNTRAINED = {
     "pooler.": "The pooler (`pooler_output`) is not trained: data2vec has none, transformers' class requires one. Its weights are random.",
     "embeddings.token_type_embeddings.": "Token types are zero: data2vec has none.",
 }
-"""Beginning of tensor names -> sentence about tensors that neither the run nor its source has."""
+"""Part of tensor names -> sentence about tensors that neither the run nor its source has."""
 
 
 @dataclass(frozen=True)
@@ -57,16 +60,13 @@ def model_card(exported: Exported, folder: Path) -> str:
     lines = [
         f"# data2vec, {exported.run.recipe.modality}: {exported.run.recipe.name}",
         "",
-        f"The {exported.weights} of a data2vec run (Baevski et al. 2022, arXiv 2202.03555) in the format of transformers.",
+        f"{_subject(exported)} in the format of transformers.",
         "",
         "**Licence:** to be chosen by the owner of the weights. Replace `license: other` above and this line.",
         "",
         "## Load it",
         "",
-        "    import torch",
-        *(f"    {line.format(folder=folder.name)}" for line in exported.processor.usage),
-        "",
-        "Wrap the last line in `with torch.no_grad():` if nothing is trained.",
+        *_usage(exported.processor, folder.name),
         "",
         "## Where it comes from",
         "",
@@ -76,7 +76,27 @@ def model_card(exported: Exported, folder: Path) -> str:
         "",
         *(f"- {note}" for note in notes or ["Nothing."]),
     ]
-    return FRONT_MATTER + "\n" + "\n".join(lines) + "\n"
+    return front_matter(exported.processor) + "\n" + "\n".join(lines) + "\n"
+
+
+def front_matter(processor: Processor) -> str:
+    """Return the first lines, which the hub reads."""
+    return FRONT_MATTER.format(task=processor.task or "feature-extraction")
+
+
+def _subject(exported: Exported) -> str:
+    """Return what the export is, as the beginning of a sentence."""
+    if isinstance(exported.run.recipe.objective, SupervisedConfig):
+        return f"A data2vec network {PAPER} that has learned a task from labels, with its head,"
+    return f"The {exported.weights} of a data2vec run {PAPER}"
+
+
+def _usage(processor: Processor, folder: str) -> list[str]:
+    """Return the lines of code, and what is to be said about them."""
+    code = [f"    {line.format(folder=folder)}" for line in processor.usage]
+    if processor.task:
+        return code
+    return ["    import torch", *code, "", "Wrap the last line in `with torch.no_grad():` if nothing is trained."]
 
 
 def facts(exported: Exported) -> dict[str, Any]:
@@ -86,6 +106,7 @@ def facts(exported: Exported) -> dict[str, Any]:
     command = content.get("command")
     versions = ", ".join(f"{name} {version}" for name, version in metadata.get("versions", {}).items())
     return {
+        **task_facts(exported.run, exported.manifest),
         "recipe": exported.run.recipe.name,
         "size": f"{model.num_layers} blocks, {model.hidden_size} channels, {model.num_attention_heads} heads",
         "weights": exported.weights,
@@ -114,4 +135,4 @@ def differences(exported: Exported) -> list[str]:
     found = [f"Left out: {text}." for prefix, text in LEFT_OUT.items() if any(name.startswith(prefix) for name in exported.left_out)]
     others = [name for name in exported.left_out if not name.startswith(tuple(LEFT_OUT))]
     found += [f"Left out: {', '.join(others)}."] if others else []
-    return found + [text for prefix, text in UNTRAINED.items() if any(name.startswith(prefix) for name in exported.untrained)]
+    return found + [text for prefix, text in UNTRAINED.items() if any(prefix in name for name in exported.untrained)]

@@ -6,7 +6,7 @@ Shapes: D hidden, H heads, K head width, R rows of a table.
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -46,7 +46,13 @@ class NameTable:
     """Converts tensors of another project to this project's and back, by a list of entries. The first entry that matches a name is used."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
-        self._patterns = [(_pattern(name), entry, part) for entry in entries for part, name in enumerate(entry.theirs)]
+        self._entries = tuple(entries)
+        self._patterns = [(_pattern(name), entry, part) for entry in self._entries for part, name in enumerate(entry.theirs)]
+
+    def inside(self, prefix: str, outer: Iterable[Entry]) -> "NameTable":
+        """Return the table of a larger model, in which the other project's names begin with `prefix`. `outer`: entries of its other
+        tensors. They are looked up first."""
+        return NameTable([*outer, *(replace(one, theirs=tuple(prefix + name for name in one.theirs)) for one in self._entries)])
 
     def to_ours(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return this project's tensors, by name, from another project's state dict.

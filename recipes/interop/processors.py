@@ -27,6 +27,17 @@ class Processor:
     """Lines of Python that load the model and compute features. {folder} is the place of the export."""
     missing: str = ""
     """What transformers cannot read, and what to do; "" if it can read all."""
+    auto_class: str = "AutoModel"
+    """Class of transformers that loads the model."""
+    task: str = ""
+    """Task of transformers' pipeline() that loads model and files; "" if there is none."""
+
+    @property
+    def load_line(self) -> str:
+        """Python that loads the model, or a pipeline with it. {folder} is the place of the export."""
+        if self.task:
+            return f'from transformers import pipeline; pipe = pipeline("{self.task}", model="{{folder}}")'
+        return f'from transformers import {self.auto_class}; model = {self.auto_class}.from_pretrained("{{folder}}")'
 
 
 PLAIN_USAGE = (
@@ -55,6 +66,12 @@ def text_processor(recipe: Any, run_dir: Path) -> Processor:
     return Processor(exported.files, exported.notes, usage)
 
 
+PADDED = (
+    "Give transformers one recording at a time: next to padding it computes other frames than the run did, which had "
+    "frontend.exact_padding=true."
+)
+
+
 def speech_preprocessor(recipe: Any) -> dict[str, Any]:
     """Return preprocessor_config.json of a feature extractor that normalises each waveform to zero mean and unit variance."""
     return {
@@ -70,11 +87,12 @@ def speech_preprocessor(recipe: Any) -> dict[str, Any]:
 
 def speech_processor(recipe: Any, run_dir: Path) -> Processor:
     """Return the file of the feature extractor."""
-    notes = (
+    notes: tuple[str, ...] = (
         "The feature extractor of transformers adds 1e-7 to the variance of a waveform, this project adds 1e-5. So a recording with "
         "variance v becomes sqrt((v + 1e-5) / (v + 1e-7)) times as large: 1.0005 for v = 1e-2, 3.2 for v = 1e-6.",
         f"Recordings must have {recipe.data.sample_rate} samples per second and one channel; transformers does not resample them.",
     )
+    notes += (PADDED,) if recipe.frontend.exact_padding else ()
     usage = (
         "from transformers import AutoFeatureExtractor, AutoModel",
         'extractor, model = AutoFeatureExtractor.from_pretrained("{folder}"), AutoModel.from_pretrained("{folder}").eval()',

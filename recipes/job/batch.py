@@ -16,6 +16,7 @@ from pathlib import Path
 
 from recipes.checkpoint.layout import newest, step_of
 from recipes.errors import ConfigError, Stopped
+from recipes.finetune.seeds import active_run
 from recipes.job.requeue import FINAL_CODES, Action, Attempt, Verb, attempt_from_json, classify_attempt, decide
 from recipes.ledger.launches import BEGINS
 from recipes.system.json_lines import JsonLines, read_rows
@@ -75,7 +76,7 @@ def begin(command: list[str]) -> int:
     shown = next(line for line in reversed(done.stdout.splitlines()) if line.startswith(RUN_DIR_LINE))
     run_dir = Path(shown.removeprefix(RUN_DIR_LINE).removesuffix(" (exists)"))
     print(run_dir)
-    _report_previous_attempt(run_dir)
+    _report_previous_attempt(active_run(run_dir))
     return 0
 
 
@@ -107,7 +108,7 @@ def end(args: argparse.Namespace) -> int:
 
     Before that, append the attempt to attempts.jsonl and print the decision in one line. `args`: the parsed flags of the command `end`.
     """
-    run_dir: Path = args.run_dir
+    run_dir = active_run(args.run_dir)
     endings = _of_this_attempt(read_endings(run_dir / FOLDER), args.since)
     history = [attempt_from_json(row) for row in _rows(run_dir / ATTEMPTS) if "kind" in row]
     events = [event for event in _rows(run_dir / "events.jsonl") if event.get("time", 0.0) >= args.since - CLOCK_SECONDS]

@@ -43,8 +43,9 @@ def classify_attempt(endings: Sequence[Ending], code: int, step: int, *, was_ask
     """Return how one start of the Slurm job ended: done, stopped on request, crashed, or refused (an error that the same command would
     raise again).
 
-    `endings`: how each rank ended. `code`: the exit code of the nodes, used only if no rank reported one. `step`: the step of the newest
-    checkpoint. `was_asked`: the batch script got the signal USR2. `stop_reason`: why the run stopped, None if its last event is no stop.
+    `endings`: how each rank ended. `code`: the exit code of the nodes, used if no rank reported one, or if all reported 0. `step`: the
+    step of the newest checkpoint. `was_asked`: the batch script got the signal USR2. `stop_reason`: why the run stopped, None if its last
+    event is no stop.
     """
     failure = first_failure(endings)
     codes = {ending.code for ending in endings if ending.ended == "reported"}
@@ -53,12 +54,23 @@ def classify_attempt(endings: Sequence[Ending], code: int, step: int, *, was_ask
         return Attempt("refused", step, str(final))
     if failure:
         return Attempt("crashed", step, str(failure))
+    if codes == {0} and code:
+        return _after_training(code, step)
     if Stopped.exit_code in codes or (not codes and (code in STOP_CODES or was_asked)):
         return Attempt("stopped", step, f"stopped by {stop_reason}" if stop_reason else "stopped on request before the first step")
     if codes == {0} or (not codes and code == 0):  # no rank reported a code: there was nothing left to do
         return Attempt("done", step, "done")
     kind: Kind = "refused" if code in FINAL_CODES else "crashed"
     return Attempt(kind, step, f"no rank began to train, srun ended with exit code {code}; the reason is above")
+
+
+def _after_training(code: int, step: int) -> Attempt:
+    """Return how an attempt ended whose ranks have trained to the last step, and which then ended with another code than 0 (`code`): a
+    command may have work after that, such as the scores of a task or the run of the next seed."""
+    if code in STOP_CODES:
+        return Attempt("stopped", step, "stopped on request after the last step")
+    kind: Kind = "refused" if code in FINAL_CODES else "crashed"
+    return Attempt(kind, step, f"after the last step the command ended with exit code {code}; the reason is above")
 
 
 def decide(history: Sequence[Attempt], attempt: Attempt, started_at: int, max_tries: int, codes: Sequence[int]) -> Action:

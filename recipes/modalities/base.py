@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from recipes.config import Recipe
+from recipes.config import DataConfig, Recipe
 from recipes.settings import Kinds
 
 if TYPE_CHECKING:
@@ -20,28 +20,9 @@ if TYPE_CHECKING:
     from recipes.data.tokenizer import StoredTokenizer
 
 
-class Modality(Protocol):
-    """One modality. Methods take the recipe as Any: kinds and check() make sure that its sections are of this modality."""
-
-    @property
-    def recipes(self) -> Mapping[str, Callable[[], Recipe]]:
-        """Name of each recipe -> function that returns it. The default recipe is called like the modality with _tiny: `text_tiny`."""
-
-    @property
-    def kinds(self) -> Kinds:
-        """Section of a recipe (frontend, mask, data) -> the config classes that it may have."""
-
-    @property
-    def probes(self) -> tuple[str, ...]:
-        """Tasks of the probe command for this modality, the default first. cloze: predict masked words. classify: predict labels."""
-
-    @property
-    def benchmark_length(self) -> int:
-        """Length of a sample in a benchmark, in tokens or seconds. 0 if all samples have the same size."""
-
-    @property
-    def cls_name(self) -> str | None:
-        """Name of the token before all others whose output stands for the whole sample, such as `<s>`; None if there is none."""
+class DataSource(Protocol):
+    """Where a run's samples come from: the data of pre-training, or labelled data. The kind of the recipe's section `data` decides. Methods
+    take the recipe as Any: kinds and check() make sure that its sections fit."""
 
     def check(self, recipe: Any) -> None:
         """Check that the recipe's sections fit together. Raises: ConfigError if front-end, mask and data contradict each other."""
@@ -59,6 +40,45 @@ class Modality(Protocol):
 
     def open_data(self, recipe: Any, prepared: Path) -> "tuple[Dataset, Dataset]":
         """Return (training samples, held-out samples) of a prepared folder. Raises: ConfigError if the folder is damaged."""
+
+    def values(self, recipe: Any, prepared: Path) -> Mapping[str, Any]:
+        """Return the settings that follow from the prepared data, such as the classes, by their dotted names. {} if there are none."""
+
+
+class LabelledSource(DataSource, Protocol):
+    """Labelled data of one modality."""
+
+    def open_split(self, recipe: Any, prepared: Path, split: str) -> "Dataset":
+        """Return the samples of one split of a prepared folder. Only those of the split train are augmented. Raises: ConfigError."""
+
+
+class Modality(DataSource, Protocol):
+    """One modality, which is also the source of the data of its pre-training. Methods take the recipe as Any: kinds and check() make sure
+    that its sections are of this modality."""
+
+    @property
+    def recipes(self) -> Mapping[str, Callable[[], Recipe]]:
+        """Name of each recipe -> function that returns it. The default recipe is called like the modality with _tiny: `text_tiny`."""
+
+    @property
+    def kinds(self) -> Kinds:
+        """Section of a recipe (frontend, mask, data) -> the config classes that it may have."""
+
+    @property
+    def labelled(self) -> "Mapping[type[DataConfig], LabelledSource]":
+        """Class of the section `data` in fine-tuning -> the source of its labelled data."""
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """Tasks of the probe command for this modality, the default first. cloze: predict masked words. classify: predict labels."""
+
+    @property
+    def benchmark_length(self) -> int:
+        """Length of a sample in a benchmark, in tokens or seconds. 0 if all samples have the same size."""
+
+    @property
+    def cls_name(self) -> str | None:
+        """Name of the token before all others whose output stands for the whole sample, such as `<s>`; None if there is none."""
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
         """Open a split of the labelled data at `path` for a classification probe. `prepared`: the run's prepared folder.

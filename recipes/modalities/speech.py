@@ -1,7 +1,7 @@
 """Speech: waveforms, embedded by convolutions and masked as frames. torch is imported only in methods that need it."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from model.config import SpanMaskConfig
 from model.frontends.config import SpeechFrontendConfig
 from recipes import speech
-from recipes.config import Recipe, SpeechDataConfig
+from recipes.config import DataConfig, Recipe, SpeechDataConfig
 from recipes.errors import ConfigError
+from recipes.labelled_config import LabelledSpeechDataConfig
+from recipes.modalities.base import LabelledSource
+from recipes.modalities.labelled_speech import LabelledSpeechSource
 from recipes.modalities.media import check_items, open_splits
 from recipes.settings import Kinds
 
@@ -30,7 +33,12 @@ class Speech:
     """All that is specific to the modality speech: its recipes, checks, data, front-end and probe. Implements Modality (base.py)."""
 
     recipes = speech.RECIPES
-    kinds: ClassVar[Kinds] = {"frontend": (SpeechFrontendConfig,), "mask": (SpanMaskConfig,), "data": (SpeechDataConfig,)}
+    kinds: ClassVar[Kinds] = {
+        "frontend": (SpeechFrontendConfig,),
+        "mask": (SpanMaskConfig,),
+        "data": (SpeechDataConfig, LabelledSpeechDataConfig),
+    }
+    labelled: ClassVar[Mapping[type[DataConfig], LabelledSource]] = {LabelledSpeechDataConfig: LabelledSpeechSource()}
     probes = ("classify",)
     benchmark_length = 10
     cls_name = None
@@ -89,6 +97,10 @@ class Speech:
         from recipes.data.speech import SpeechDataset
 
         return open_splits(SpeechDataset, recipe, prepared)
+
+    def values(self, recipe: Any, prepared: Path) -> Mapping[str, Any]:
+        """Return {}: no setting follows from data without labels."""
+        return {}
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
         """Open a split of labelled recordings, which are read whole, one per batch. `prepared` is not used."""

@@ -1,6 +1,6 @@
 """Text: tokens of a vocabulary, masked before they are embedded. torch is imported only in methods that need it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from model.config import TokenMaskConfig
 from model.frontends.config import TextFrontendConfig
 from recipes import text
-from recipes.config import Recipe, TextDataConfig
+from recipes.config import DataConfig, Recipe, TextDataConfig
 from recipes.errors import ConfigError
+from recipes.labelled_config import LabelledTextDataConfig
+from recipes.modalities.base import LabelledSource
+from recipes.modalities.labelled_text import LabelledTextSource
 from recipes.settings import Kinds
 
 if TYPE_CHECKING:
@@ -32,7 +35,12 @@ class Text:
     """All that is specific to the modality text: its recipes, checks, data, front-end and probes. Implements Modality (base.py)."""
 
     recipes = text.RECIPES
-    kinds: ClassVar[Kinds] = {"frontend": (TextFrontendConfig,), "mask": (TokenMaskConfig,), "data": (TextDataConfig,)}
+    kinds: ClassVar[Kinds] = {
+        "frontend": (TextFrontendConfig,),
+        "mask": (TokenMaskConfig,),
+        "data": (TextDataConfig, LabelledTextDataConfig),
+    }
+    labelled: ClassVar[Mapping[type[DataConfig], LabelledSource]] = {LabelledTextDataConfig: LabelledTextSource()}
     probes = ("cloze", "classify")
     benchmark_length = 512
     cls_name = "<s>"
@@ -82,6 +90,10 @@ class Text:
 
         train = TextDataset(prepared, "train", mask=recipe.mask, seed=recipe.run.seed)
         return train, TextDataset(prepared, "valid", mask=recipe.mask, seed=EVAL_MASK_SEED)
+
+    def values(self, recipe: Any, prepared: Path) -> Mapping[str, Any]:
+        """Return {}: no setting follows from data without labels."""
+        return {}
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
         """Open a split of labelled sentences, which are tokenized with the run's own tokenizer (in `prepared`) and padded to the longest of

@@ -1,6 +1,6 @@
 """Vision: square images, embedded and masked as patches. torch is imported only in methods that need it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from model.config import BlockMaskConfig
 from model.frontends.config import VisionFrontendConfig
 from recipes import vision
-from recipes.config import Recipe, VisionDataConfig
+from recipes.config import DataConfig, Recipe, VisionDataConfig
 from recipes.errors import ConfigError
+from recipes.labelled_config import LabelledVisionDataConfig
+from recipes.modalities.base import LabelledSource
+from recipes.modalities.labelled_vision import LabelledVisionSource
 from recipes.modalities.media import check_items, open_splits
 from recipes.settings import Kinds
 
@@ -29,7 +32,12 @@ class Vision:
     """All that is specific to the modality vision: its recipes, checks, data, front-end and probe. Implements Modality (base.py)."""
 
     recipes = vision.RECIPES
-    kinds: ClassVar[Kinds] = {"frontend": (VisionFrontendConfig,), "mask": (BlockMaskConfig,), "data": (VisionDataConfig,)}
+    kinds: ClassVar[Kinds] = {
+        "frontend": (VisionFrontendConfig,),
+        "mask": (BlockMaskConfig,),
+        "data": (VisionDataConfig, LabelledVisionDataConfig),
+    }
+    labelled: ClassVar[Mapping[type[DataConfig], LabelledSource]] = {LabelledVisionDataConfig: LabelledVisionSource()}
     probes = ("classify",)
     benchmark_length = 0
     cls_name = "CLS"
@@ -78,6 +86,10 @@ class Vision:
         from recipes.data.vision import VisionDataset
 
         return open_splits(VisionDataset, recipe, prepared)
+
+    def values(self, recipe: Any, prepared: Path) -> Mapping[str, Any]:
+        """Return {}: no setting follows from data without labels."""
+        return {}
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> "Labelled":
         """Open a split of labelled images, which are read as their central views. `prepared` is not used."""

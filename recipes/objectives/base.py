@@ -15,8 +15,9 @@ from torch import Tensor
 from model.batch import Batch
 from model.dropout import DropoutStream
 from model.parallel import Parallel
-from recipes.config import ObjectiveConfig, Recipe
+from recipes.config import Recipe
 from recipes.engine.build import Engine, EngineBuilder
+from recipes.objective_config import ObjectiveConfig
 
 Beat = Callable[[int], Any]
 """Heartbeat of an evaluation: called with the number of each micro-batch."""
@@ -38,11 +39,13 @@ class Column(NamedTuple):
 
 
 class Display(NamedTuple):
-    """Which metrics of an objective are printed and plotted. `panels`: title of each plot -> the metrics in it; at most four plots."""
+    """What a run prints and plots: metrics of the objective, and the command to try next. `panels`: title of each plot -> the metrics in
+    it; at most four plots. `next_command`: what the last line suggests, with {run_dir} for the run dir; "" for none."""
 
     every_step: tuple[Column, ...]
     at_evaluations: tuple[Column, ...]
     panels: Mapping[str, tuple[str, ...]]
+    next_command: str = ""
 
 
 class Statistics(Protocol):

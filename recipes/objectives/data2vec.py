@@ -19,11 +19,12 @@ from model.init import Init
 from model.loss import regression_loss
 from model.student import Student, take_masked
 from model.teacher import ShadowWeights, Teacher
-from recipes.config import Data2VecConfig, ObjectiveConfig, Recipe
+from recipes.config import Recipe
 from recipes.engine import shards
 from recipes.engine.build import Engine, EngineBuilder
 from recipes.errors import TrainingBroken
 from recipes.modalities.registry import modality_of
+from recipes.objective_config import Data2VecConfig, ObjectiveConfig
 from recipes.objectives.base import Beat, Column, Display
 from recipes.objectives.statistics import EvaluationStatistics, RegressionOutcome, UpdateStatistics
 
@@ -47,6 +48,7 @@ class Data2Vec:
             "explained variance": ("explained_variance", "neighbour_correlation"),
             "effective rank of the targets": ("target_rank",),
         },
+        next_command="python launch/probe.py --from {run_dir}",
     )
 
     def __init__(self, recipe: Recipe, builder: EngineBuilder) -> None:

@@ -6,10 +6,13 @@ from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 from recipes.engine.build import EngineBuilder, OptimizerBuilder
 from recipes.objectives.base import Objective
+from recipes.objectives.classify import Classify
+from recipes.objectives.ctc import Ctc
 from recipes.objectives.data2vec import Data2Vec
+from recipes.objectives.regress import Regress
 from recipes.settings import import_objective
 
-OBJECTIVES: dict[str, type[Objective]] = {one.Config.kind: one for one in (Data2Vec,)}
+OBJECTIVES: dict[str, type[Objective]] = {one.Config.kind: one for one in (Data2Vec, Classify, Regress, Ctc)}
 
 
 def objective_class(kind: str) -> type[Objective]:

@@ -4,7 +4,7 @@ until training starts, so --help and --dry-run are quick."""
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from recipes.check import changed_recipe, named_recipe
@@ -24,13 +24,15 @@ from recipes.cluster.slurm import node_name, note_on_idle_nodes
 from recipes.config import Recipe
 from recipes.ds_config import SHIPPED, EngineConfig, find_ds_config, load_ds_config, resolve
 from recipes.errors import ConfigError, LocalError
-from recipes.modalities.registry import modality_of
+from recipes.modalities.registry import source_of
 from recipes.plan.notes import notes as notes_on
 from recipes.plan.size import parameter_line, state_bytes
 from recipes.reference import help_set
 from recipes.settings import recipe_to_dict, settable
 from recipes.suggestions import unknown_flag
 from recipes.system.columns import terminal_columns
+from recipes.train.from_data import with_stored_values
+from recipes.train.probe import ProbeSource
 from recipes.train.resume import check_same_recipe, has_updates
 from recipes.values import name_argument, path_argument
 
@@ -39,10 +41,10 @@ HELP_COLUMNS = 100
 SET_HELP = "change a number of the recipe, e.g. optim.lr=3e-4; start.start_from=RUN_DIR begins with that run's weights"
 
 
-def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> argparse.ArgumentParser:
+def build_parser(description: str, recipes: Iterable[str], default: str) -> argparse.ArgumentParser:
     """Return the parser of the flags of a pre-training command. `description`: what --help prints above the flags.
 
-    `recipes`: name -> function that makes the recipe. `default`: the name of the recipe that is taken without --recipe.
+    `recipes`: the names that --recipe may have. `default`: the name of the recipe that is taken without --recipe.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--recipe", default=default, help=f"one of {', '.join(recipes)}, or FILE.py:FUNCTION (default: {default})")
@@ -56,38 +58,58 @@ def build_parser(description: str, recipes: dict[str, Callable[[], Recipe]], def
     return parser
 
 
-def pretrain_main(description: str, recipes: dict[str, Callable[[], Recipe]], default: str) -> int:
+def pretrain_main(description: str, recipes: dict[str, Callable[[], Recipe]], default: str, probes: ProbeSource | None = None) -> int:
     """Run a pre-training command with the flags of sys.argv, print an error if it fails, and return the exit code.
 
     `description`: what --help prints. `recipes`: name -> function that makes the recipe. `default`: the recipe without --recipe.
+    `probes`: opens the probe that runs while the network is trained.
     """
-    return exit_code_of(lambda: _run(*build_parser(description, recipes, default).parse_known_args(), recipes))
+
+    def run() -> int:
+        args, unknown = build_parser(description, recipes, default).parse_known_args()
+        return train_command(args, unknown, lambda: named_recipe(args.recipe, recipes), probes)
+
+    return exit_code_of(run)
 
 
-def _run(args: argparse.Namespace, unknown: list[str], recipes: dict[str, Callable[[], Recipe]]) -> int:
+def train_command(
+    args: argparse.Namespace, unknown: list[str], name_recipe: Callable[[], Recipe], probes: ProbeSource | None = None
+) -> int:
+    """Train, or check for --dry-run, what the flags `args` of build_parser() say. Return the exit code.
+
+    `unknown`: arguments that the parser does not have. `name_recipe`: returns the recipe before --set and --data. `probes`: opens the probe
+    that runs while the network is trained. Raises: ConfigError; LocalError on other ranks than the first.
+    """
     quiet_libraries()  # a recipe of the user's may import torch
     try:
-        named = named_recipe(args.recipe, recipes)
+        named = name_recipe()
         if unknown:
             raise ConfigError(unknown_flag(unknown, settable(named), assignments=args.set))
         if args.help_set is not None:
             print(help_set(named, args.help_set, terminal_columns() or HELP_COLUMNS))
             return 0
         recipe, config = _resolve(args, named)
+        probed = _check_probe(recipe, probes)
     except ConfigError as error:
         raise error if is_first_rank() else LocalError(f"{node_name()}: {error}") from None
     run_dir = args.run_dir or Path("runs") / recipe.name
     world = world_from_environment()
     notes = notes_on(recipe, named, config, world.local_size or world.size, num_devices())
     if args.dry_run:
-        return dry_run(recipe, config, run_dir, notes)
+        return dry_run(recipe, config, run_dir, [f"probe: {probed}", *notes] if probed else notes)
     if idle := note_on_idle_nodes(sys.argv):
         notes.append(idle)
     if is_first_rank() and notes:
         print(*notes, sep="\n")
     from recipes.train import loop  # seconds of imports
 
-    return loop.run(recipe, config, run_dir, launch_info())
+    return loop.run(recipe, config, run_dir, launch_info(), probes)
+
+
+def _check_probe(recipe: Recipe, probes: ProbeSource | None) -> str:
+    if probes is None and recipe.eval.probe_steps:
+        raise ConfigError(f"eval.probe_steps {recipe.eval.probe_steps}: this command has no probe; leave it out")
+    return probes.check(recipe) if probes else ""
 
 
 def _resolve(args: argparse.Namespace, named: Recipe) -> tuple[Recipe, EngineConfig]:
@@ -117,12 +139,13 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
             f"{config.path}: DeepSpeed has no fp16 on this machine; use a ds_config with bf16 or fp32, or set WORLD_SIZE to imagine ranks "
             "with a GPU each"
         )
+    recipe = with_stored_values(run_dir, recipe)
     check_same_recipe(run_dir, recipe)
     from recipes.train.origin import find_origin  # these two import numpy, which --help does without
     from recipes.train.run_data import check_run_data
 
     origin = find_origin(run_dir, recipe)
-    found = check_run_data(run_dir, recipe, modality_of(recipe.modality, f"recipe {recipe.name}"), origin)
+    found = check_run_data(run_dir, recipe, source_of(recipe), origin)
     batch, sizes = config.batch, state_bytes(recipe, config)
     shown = ", ".join(f"{name} {size / 1e6:,.1f}" for name, size in sizes.items() if size)
     is_guess = is_simulated_world() and config.path == str(default_ds_config())
@@ -137,7 +160,9 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
     if found:
         print(f"data: {found}")
     if origin and not has_updates(run_dir):
-        print(f"start: {origin.where}; {recipe.start.in_words}")
+        print("; ".join(filter(None, (f"start: {origin.where}", recipe.objective.beginning(recipe.start)))))
+    if not has_updates(run_dir) and (undecided := recipe.objective.undecided(recipe)):
+        print(f"follows from the data: {undecided}")
     print(f"run dir: {run_dir}{' (exists)' if run_dir.exists() else ''}")
     print(*notes, json.dumps({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}, indent=2), sep="\n")
     return 0

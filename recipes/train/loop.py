@@ -20,11 +20,13 @@ from recipes.engine.update import backward, set_learning_rate, step
 from recipes.errors import ConfigError, OutOfMemory, TrainingBroken, UnusableData
 from recipes.system.terminal import limit_waiting
 from recipes.train.guard import Skip, UpdateGuard, check_skips
+from recipes.train.loading import heldout_batches
 from recipes.train.memory import explaining_out_of_memory, resume_hint
 from recipes.train.preempt import StopRequest
-from recipes.train.report import EXIT_DONE, finish, report, report_event, report_last_save, report_update
+from recipes.train.probe import ProbeSource
+from recipes.train.report import EXIT_DONE, finish, report, report_event, report_first_probe, report_last_save, report_update
 from recipes.train.schedule import learning_rate
-from recipes.train.startup import StartUp, heldout_batches
+from recipes.train.startup import StartUp
 from recipes.train.state import TrainState
 from recipes.watch import endings
 from recipes.watch.watch import Watch
@@ -34,10 +36,11 @@ TERMINAL_SECONDS = 10.0
 connection takes."""
 
 
-def run(recipe: Recipe, config: EngineConfig, run_dir: Path, launch_info: dict[str, Any]) -> int:
+def run(recipe: Recipe, config: EngineConfig, run_dir: Path, launch_info: dict[str, Any], probes: ProbeSource | None = None) -> int:
     """Train `recipe` in `run_dir` until run.max_steps, from its newest checkpoint if it has one. Returns the exit code.
 
-    `launch_info` (versions, command line) is written to config.json. Raises: ConfigError, TrainingBroken.
+    `launch_info` (versions, command line) is written to config.json. `probes` opens the probe of the recipe, if it has one. Raises:
+    ConfigError, TrainingBroken.
     """
     limit_waiting(TERMINAL_SECONDS)
     limits: dict[str, Any] = {"max_minutes": recipe.run.max_minutes, "file": run_dir / "stop"} if is_first_rank() else {}
@@ -49,7 +52,8 @@ def run(recipe: Recipe, config: EngineConfig, run_dir: Path, launch_info: dict[s
         stack.callback(lambda: None if stop.is_urgent else leave_world())
         try:
             with explaining_out_of_memory(recipe, config, world, watch):
-                state = StartUp(recipe, config, run_dir, launch_info, world=world, stop=stop, watch=watch, stack=stack).run()
+                start = StartUp(recipe, config, run_dir, launch_info, world=world, stop=stop, watch=watch, stack=stack, probes=probes)
+                state = start.run()
             return watch.end(EXIT_DONE if state is None else _train_and_report(state))
         except OutOfMemory as error:
             watch.report_error(error)
@@ -76,12 +80,16 @@ def _train_and_report(state: TrainState) -> int:
 
 
 def train(state: TrainState) -> int:
-    """Train until run.max_steps or until a rank was asked to stop: update, evaluate, report, save, in this order. Returns the exit code."""
+    """Train until run.max_steps or until a rank was asked to stop: update, evaluate, probe, report, save, in this order. Returns the exit
+    code."""
     run, skipped = state.recipe.run, 0
-    while state.step < run.max_steps and not state.stop.agreed:
+    if state.probe and state.step == 0:
+        report_first_probe(state, state.probe.run(state.objective.student, partial(state.beat, "probe")))
+    while not state.is_done and not state.stop.agreed:
         due = state.step + 1
         evaluates = due % run.eval_steps == 0 or due == run.max_steps
-        logs = due % run.log_steps == 0 or evaluates or due == 1
+        probes = state.probe is not None and (due % state.recipe.eval.probe_steps == 0 or due == run.max_steps)
+        logs = due % run.log_steps == 0 or evaluates or probes or due == 1
         try:
             metrics = train_step(state, logs)
         except UnusableData:  # on all ranks, before any change by this update: save what was learned so far
@@ -97,11 +105,14 @@ def train(state: TrainState) -> int:
             here = (batch.to(state.device) for batch in batches)
             metrics.update(state.objective.evaluate(here, partial(state.beat, "evaluate")))
             state.data.bad_items.note(state.data.heldout.take_bad())
+        if probes and state.probe:
+            metrics.update(state.probe.run(state.objective.student, partial(state.beat, "probe")))
+        is_best = evaluates and state.best.note(state.recipe.eval, metrics, state.step)
         state.beat("report")
         if logs:
             report(state, metrics)
         with state.watch.paused("save"):  # it may wait for the save before, whose duration is unbounded
-            state.saving.save_if_due(state.counters, state.small_states)
+            state.saving.save_if_due(state.counters, state.small_states, is_asked=is_best)
     _save_last(state)
     state.beat("leave")
     state.data.loader.close()

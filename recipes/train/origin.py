@@ -9,10 +9,11 @@ from typing import Any
 
 from recipes.checkpoint.inspect import explaining_damage, find_checkpoint, reading
 from recipes.checkpoint.layout import MANIFEST, Manifest, candidates, check_files, read_manifest
-from recipes.config import Data2VecConfig, Recipe
+from recipes.config import Recipe
 from recipes.data.shards import KEPT, hash_files, is_prepared, kept_files
 from recipes.errors import ConfigError
-from recipes.plan.size import num_parameters
+from recipes.objective_config import Data2VecConfig
+from recipes.plan.size import num_parameters, num_trunk_parameters
 from recipes.run_dir.run_dir import StoredConfig
 from recipes.settings import apply_overrides, differences
 from recipes.start_config import START_FROM, StartConfig
@@ -133,7 +134,7 @@ def _read(path: Path, run_dir: Path) -> tuple[Path, Manifest]:
     ones: a new run must not begin from another step than the user expects."""
     folders = candidates(path)
     checkpoint = (folders[0] if folders else find_checkpoint(path, f"{START_FROM} ")).resolve()
-    if run_dir.resolve() in checkpoint.parents:
+    if run_dir.resolve() == checkpoint.parent.parent:  # another run may lie below it
         raise ConfigError(f"{START_FROM} {path} is in --run-dir {run_dir}; a run that begins with these weights needs another --run-dir")
     with explaining_damage(checkpoint):
         manifest = read_manifest(checkpoint)
@@ -145,10 +146,12 @@ def _check_fits(checkpoint: Path, manifest: Manifest, recipe: Recipe) -> None:
     """Check that the checkpoint's weights mean the same in `recipe`: its modality, its objective, and all settings of model and front-end
     that change what they compute, unless run.accept_changes names them. Raises: ConfigError naming what differs."""
     stored, where = manifest.metadata["recipe"], f"{START_FROM} {checkpoint}"
-    kinds = {
-        "modality": (stored["modality"], recipe.modality),
-        "objective": (stored.get("objective", {}).get("kind", Data2VecConfig.kind), recipe.objective.kind),
-    }
+    prefix = recipe.objective.inherits
+    kinds = {"modality": (stored["modality"], recipe.modality)}
+    if not prefix:
+        kinds["objective"] = (stored.get("objective", {}).get("kind", Data2VecConfig.kind), recipe.objective.kind)
+    elif not any(name.startswith(prefix) for name in manifest.parameters):
+        raise ConfigError(f"{where}: has no parameters {prefix}*, with which {recipe.name} begins; name a pre-training run")
     for what, (there, here) in kinds.items():
         if there != here:
             raise ConfigError(f"{where}: has weights of the {what} {there}, and recipe {recipe.name} is of {here}; name a run of {here}")
@@ -160,7 +163,8 @@ def _check_fits(checkpoint: Path, manifest: Manifest, recipe: Recipe) -> None:
     named = dict(list(refused.items())[:MAX_NAMED])
     shown = ", ".join(f"{key} is {text_of_value(there)} there and {text_of_value(here)} here" for key, (there, here) in named.items())
     undo = " ".join(f"--set {key}={text_of_value(there)}" for key, (there, _) in refused.items())
-    before, now = num_parameters(stored_recipe(StoredConfig(stored, {}, writer), recipe)), num_parameters(recipe)
+    count_of = num_trunk_parameters if prefix else num_parameters  # heads differ in any case if only a part is taken
+    before, now = count_of(stored_recipe(StoredConfig(stored, {}, writer), recipe)), count_of(recipe)
     if before == now:
         otherwise = f"accept {'it' if len(refused) == 1 else 'them'} with --set {accept_setting(recipe, *refused)}"
     else:

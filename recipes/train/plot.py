@@ -1,10 +1,11 @@
-"""Draws the curves of a run from metrics.jsonl. Reads nothing else; the objective chooses the metrics."""
+"""Draws the curves of a run from metrics.jsonl. Reads nothing else; the objective chooses the metrics; a probe adds its own."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from recipes.system.json_lines import read_rows
+from recipes.train.probe import METRIC
 
 CURVES = "curves.png"
 MARGINS = {"left": 0.07, "right": 0.98, "bottom": 0.08, "top": 0.9, "hspace": 0.32, "wspace": 0.18}
@@ -12,7 +13,8 @@ MARGINS = {"left": 0.07, "right": 0.98, "bottom": 0.08, "top": 0.9, "hspace": 0.
 
 def plot_metrics(run_dir: Path, panels: Mapping[str, tuple[str, ...]]) -> Path | None:
     """Draw the curves of metrics.jsonl into curves.png beside it, and return its path. None if it cannot be written, or if matplotlib is
-    not installed (as on a machine without package access). `panels`: title -> names of metrics, at most four panels."""
+    not installed (as on a machine without package access). `panels`: title -> names of metrics, at most four panels. A probe has
+    a fifth one, beside the first."""
     try:
         import matplotlib  # takes a second to import, so only the end of a run does
     except ModuleNotFoundError:
@@ -22,6 +24,9 @@ def plot_metrics(run_dir: Path, panels: Mapping[str, tuple[str, ...]]) -> Path |
 
     rows, _ = read_rows(run_dir / "metrics.jsonl")
     assert len(panels) <= 4
+    if any(row.get(METRIC) is not None for row in rows):
+        first, *others = panels.items()
+        panels = dict([first, (METRIC, (METRIC,)), *others])
     figure, path = _draw(rows, run_dir.name, panels), run_dir / CURVES
     try:
         figure.savefig(path, dpi=110)
@@ -36,7 +41,10 @@ def _draw(rows: list[dict[str, Any]], title: str, panels: Mapping[str, tuple[str
     from matplotlib import pyplot
 
     # Fixed margins, since a constrained layout draws everything twice.
-    figure, axes = pyplot.subplots(2, 2, figsize=(11, 7), gridspec_kw=MARGINS)
+    columns = 2 if len(panels) <= 4 else 3
+    figure, axes = pyplot.subplots(2, columns, figsize=(5.5 * columns, 7), gridspec_kw=MARGINS)
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
     for axis, (name, keys) in zip(axes.flat, panels.items(), strict=False):
         for key in keys:
             points = [(row["step"], row[key]) for row in rows if row.get(key) is not None]

@@ -10,6 +10,7 @@ from recipes.train.guard import Skip, UpdateHealth, blamed_samples, check_finite
 from recipes.train.memory import format_bytes, peak_memory_bytes
 from recipes.train.metrics import Interval
 from recipes.train.plot import plot_metrics
+from recipes.train.probe import METRIC
 from recipes.train.state import TrainState
 
 EXIT_DONE, EXIT_REQUEUE = 0, 75
@@ -57,6 +58,13 @@ def report(state: TrainState, metrics: dict[str, Any]) -> None:
     state.objective.check(metrics)
 
 
+def report_first_probe(state: TrainState, metrics: dict[str, float]) -> None:
+    """Report the probe of the weights with which the run begins, by which the later ones are judged: an event, and a line."""
+    report_event(state, METRIC, **metrics)
+    if state.writer:
+        state.writer.terminal.say(f"before the first update: {METRIC} {metrics[METRIC]:.3f}")
+
+
 def report_last_save(state: TrainState) -> None:
     """Print that the last save has started, for the user who asked the run to stop and waits."""
     if state.writer and state.stop.agreed:
@@ -66,7 +74,7 @@ def report_last_save(state: TrainState) -> None:
 def finish(state: TrainState) -> int:
     """Print the last lines, write the `stop` event, and return the exit code: 0 if the run has reached its last step, 75 if it was stopped
     before."""
-    done = state.step >= state.recipe.run.max_steps
+    done = state.is_done
     memory = state.world.largest(peak_memory_bytes(state.device))
     if state.writer and state.run_dir:
         state.writer.close()
@@ -84,7 +92,13 @@ def finish(state: TrainState) -> int:
 def _done_lines(state: TrainState, memory: int) -> Iterator[str]:
     assert state.run_dir is not None
     path, tokens = state.run_dir.path, state.counters.tokens
+    if state.step < state.recipe.run.max_steps:
+        yield f"ended early: {state.recipe.eval.metric} was not better in {state.best.num_since} evaluations"
+    if state.best.value is not None:
+        yield f"best: {state.recipe.eval.metric} {state.best.value:.4f} at step {state.best.step}"
     yield f"done: {state.step} steps, {tokens:,} tokens in {path}; peak memory {format_bytes(memory)} a rank"
-    if picture := plot_metrics(path, state.objective.display.panels):
+    display = state.objective.display
+    if picture := plot_metrics(path, display.panels):
         yield f"curves: {picture}"
-    yield f"next: python launch/probe.py --from {shlex.quote(str(path))}"
+    if display.next_command:
+        yield f"next: {display.next_command.format(run_dir=shlex.quote(str(path)))}"

@@ -12,6 +12,7 @@ from typing import Any
 from recipes.checkpoint.layout import MANIFEST, candidates, newest, read_manifest
 from recipes.config import Recipe
 from recipes.errors import ConfigError
+from recipes.modalities.registry import modality_of
 from recipes.plan.size import num_parameters
 from recipes.run_dir.run_dir import FREE_SECTIONS, FREE_TO_CHANGE, Changes, StoredConfig, read_config
 from recipes.settings import differences, dotted, recipe_from_dict
@@ -80,6 +81,16 @@ def check_same_recipe(run_dir: Path, recipe: Recipe) -> Changes:
     return changes
 
 
+def check_same_path(run_dir: Path, recipe: Recipe) -> None:
+    """Check, for a finished run, whose data are not opened any more, that data.path is still that of the run or that the run's data have
+    moved away. Raises: ConfigError if other data are named."""
+    config = read_started_run(run_dir)
+    before, now = (config.recipe["data"]["path"] if config else None), recipe.data.path
+    if before is None or now is None or Path(before).resolve() == Path(now).resolve() or not Path(before).exists():
+        return
+    raise ConfigError(f"--run-dir {run_dir} holds a finished run on data.path {before}, not {now}; name another --run-dir")
+
+
 def _check_same_architecture(run_dir: Path, config: StoredConfig, recipe: Recipe, changes: Changes) -> None:
     """Check that the model of `recipe` has as many parameters as that of the run. `config`: the run's stored settings.
 
@@ -94,8 +105,10 @@ def _check_same_architecture(run_dir: Path, config: StoredConfig, recipe: Recipe
 
 
 def stored_recipe(config: StoredConfig, recipe: Recipe) -> Recipe:
-    """Return the stored recipe, whose sections must have the same kinds as those of `recipe`. Raises: ConfigError if it cannot be read."""
-    kinds = {name: (type(value),) for name, value in vars(recipe).items() if is_dataclass(value)}
+    """Return the stored recipe, whose sections have the kinds of `recipe` or others of its modality. Raises: ConfigError if it cannot be
+    read."""
+    others = modality_of(recipe.modality, f"recipe {recipe.name}").kinds
+    kinds = {name: (type(value), *others.get(name, ())) for name, value in vars(recipe).items() if is_dataclass(value)}
     return recipe_from_dict(config.recipe, kinds, config.writer)
 
 

@@ -19,7 +19,7 @@ from recipes.config import Recipe
 from recipes.data.contents import ContentChanges, ResumedRun, record_of
 from recipes.data.shards import KEPT, encoding_of, is_prepared, kept_files, read_values, recorded_encoding
 from recipes.errors import ConfigError, DataMismatch
-from recipes.modalities.base import Modality
+from recipes.modalities.base import DataSource
 from recipes.run_dir.run_dir import RunDir, StoredConfig
 from recipes.system.atomic_folder import moved_aside, undo_moved_aside
 from recipes.system.json_lines import read_rows
@@ -35,12 +35,12 @@ MAX_NAMED = 100
 class RunData:
     """Finds or prepares the data of one launch, and keeps the run's permanent files, such as the tokenizer. Only rank 0 has this object."""
 
-    def __init__(self, run_dir: RunDir, recipe: Recipe, modality: Modality, origin: Origin | None = None) -> None:
+    def __init__(self, run_dir: RunDir, recipe: Recipe, source: DataSource, origin: Origin | None = None) -> None:
         """Read the stored configuration of the run in `run_dir`, if an update was done there. `origin`: the checkpoint of another run with
         whose weights this run began or begins; the data are prepared with its permanent files. Raises: ConfigError if config.json is
         damaged."""
         self._origin = origin
-        self._run_dir, self._path, self._recipe, self._modality = run_dir, run_dir.path, recipe, modality
+        self._run_dir, self._path, self._recipe, self._source = run_dir, run_dir.path, recipe, source
         self._own_folder = self._prepared = self._path / "prepared"
         self._started = read_started_run(self._path)
 
@@ -83,7 +83,7 @@ class RunData:
         is_new = not self._own_folder.exists()
         recipe = _with_files_of_run(self._recipe, self._path, self._origin, self._started, self._kept_hashes)
         so_far = ResumedRun(self._path if self._started else None, self.recorded_bad, self._report_changes, self._encoding())
-        prepared = self._modality.prepare(recipe, self._own_folder, progress=True, log=print, run=so_far)
+        prepared = self._source.prepare(recipe, self._own_folder, progress=True, log=print, run=so_far)
         try:
             check(prepared)
             self._check_kept_files(prepared)
@@ -197,7 +197,7 @@ def _with_files_of_run(
     return with_kept(recipe, given)
 
 
-def check_run_data(run_dir: Path, recipe: Recipe, modality: Modality, origin: Origin | None = None) -> str:
+def check_run_data(run_dir: Path, recipe: Recipe, source: DataSource, origin: Origin | None = None) -> str:
     """Check the data that a launch in `run_dir` would use, without preparing any. Return a line that says what is read, or "". `origin`:
     see RunData.
 
@@ -209,7 +209,7 @@ def check_run_data(run_dir: Path, recipe: Recipe, modality: Modality, origin: Or
     if not is_prepared(own) or (recipe.data.path is not None and is_prepared(Path(recipe.data.path).expanduser())):
         return check_data(recipe)
     try:
-        modality.prepare(recipe, own, run=ResumedRun(run_dir if started else None, frozenset(filter(None, _read_bad(run_dir).values()))))
+        source.prepare(recipe, own, run=ResumedRun(run_dir if started else None, frozenset(filter(None, _read_bad(run_dir).values()))))
     except DataMismatch as error:
         if started:
             _check_accepted(error, recipe)

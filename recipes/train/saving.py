@@ -11,6 +11,7 @@ from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.run_dir.run_dir import RunDir
 from recipes.settings import recipe_to_dict
+from recipes.train.best import BestEvaluation
 
 SmallStates = Callable[[], dict[str, Any]]
 
@@ -24,14 +25,25 @@ class Saving:
     """The saves of one run, at most one at a time: the next save waits for the running one. Every rank calls every method; all but
     is_written() are collectives."""
 
-    def __init__(self, saver: CheckpointSaver, recipe: Recipe, run_info: dict[str, Any], saved_step: int, run_dir: RunDir | None) -> None:
+    def __init__(
+        self,
+        saver: CheckpointSaver,
+        recipe: Recipe,
+        run_info: dict[str, Any],
+        saved_step: int,
+        run_dir: RunDir | None,
+        *,
+        best: BestEvaluation | None = None,
+    ) -> None:
         """`run_info` (versions, command line, hashes of the data) is written to every manifest beside the recipe. `saved_step`: step of
-        the checkpoint that the run was resumed from, 0 without one. `run_dir`: receives events and warnings; None except on rank 0."""
+        the checkpoint that the run was resumed from, 0 without one. `run_dir`: receives events and warnings; None except on rank 0.
+        `best`: gets the outcome of each save; None: there is no best evaluation."""
         self._saver, self._save_steps = saver, recipe.run.save_steps
         self.run_dir = run_dir
         """The run dir, for events and warnings; None except on rank 0."""
         self._run_info = {"recipe": recipe_to_dict(recipe), **run_info}
         self._saved_step = saved_step
+        self._best = best or BestEvaluation()
         self._retry_step: int | None = None
 
     def is_written(self) -> bool:
@@ -42,10 +54,10 @@ class Saving:
         """
         return self._saver.is_written()
 
-    def save_if_due(self, counters: Counters, small_states: SmallStates) -> None:
-        """Start a save if the step is a multiple of run.save_steps, or if a failed save is to be tried again. `small_states` is called
-        only if a save starts."""
-        if counters.step % self._save_steps == 0 or counters.step == self._retry_step:
+    def save_if_due(self, counters: Counters, small_states: SmallStates, *, is_asked: bool = False) -> None:
+        """Start a save if the step is a multiple of run.save_steps, if a failed save is to be tried again, or if it is asked for.
+        `small_states` is called only if a save starts."""
+        if is_asked or counters.step % self._save_steps == 0 or counters.step == self._retry_step:
             self._begin(counters, small_states)
 
     def _begin(self, counters: Counters, small_states: SmallStates) -> None:
@@ -62,6 +74,7 @@ class Saving:
         start = time.perf_counter()
         outcome = self._saver.finish()
         waited = time.perf_counter() - start
+        self._best.saved(outcome.step, is_written=outcome.problem is None)
         if outcome.problem is None:
             self._saved_step = outcome.step
             timings = {"copy_seconds": outcome.copy_seconds, "wait_seconds": waited, "write_seconds": outcome.write_seconds}

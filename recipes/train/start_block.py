@@ -8,9 +8,9 @@ import torch
 
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
+from recipes.eval_config import EvalConfig
 from recipes.plan.size import num_parameters
 from recipes.run_dir.run_dir import RunDir
-from recipes.start_config import StartConfig
 from recipes.train.origin import Origin
 
 
@@ -26,9 +26,10 @@ def model_lines(recipe: Recipe, config: EngineConfig, device: torch.device) -> l
     ]
 
 
-def origin_line(origin: Origin, start: StartConfig) -> str:
+def origin_line(origin: Origin, recipe: Recipe) -> str:
     """Return the line for the terminal on the weights with which a new run begins."""
-    return f"begins with the weights of {shortest(origin.path)}, step {origin.step} of {origin.recipe}; {start.in_words}"
+    own = recipe.objective.beginning(recipe.start)
+    return f"begins with the weights of {shortest(origin.path)}, step {origin.step} of {origin.recipe}" + (f"; {own}" if own else "")
 
 
 def run_dir_lines(recipe: Recipe, run_dir: RunDir, step: int, seconds: float) -> list[str]:
@@ -36,7 +37,7 @@ def run_dir_lines(recipe: Recipe, run_dir: RunDir, step: int, seconds: float) ->
     owned the run dir; if there are any, the changed settings. `step`: the step at which this launch begins."""
     lines = [
         f"run dir {run_dir.path}: {'resumed at' if step else 'from'} step {step} to {recipe.run.max_steps}, "
-        f"a checkpoint every {recipe.run.save_steps}",
+        f"a checkpoint every {recipe.run.save_steps}{_on_best(recipe.eval)}",
         f"ready in {seconds:.1f} s; Ctrl-C saves and stops, the same command continues",
     ]
     if run_dir.taken_from:
@@ -44,6 +45,13 @@ def run_dir_lines(recipe: Recipe, run_dir: RunDir, step: int, seconds: float) ->
     if run_dir.accepted:
         lines.append(f"changed: {', '.join(f'{key} {_shown(old)} -> {_shown(new)}' for key, (old, new) in run_dir.accepted.items())}")
     return lines
+
+
+def _on_best(config: EvalConfig) -> str:
+    if not config.metric:
+        return ""
+    ends = f", the run ends after {config.patience} evaluations without a better one" if config.patience else ""
+    return f" and of the best {config.metric}{ends}"
 
 
 def _shown(value: Any) -> str:

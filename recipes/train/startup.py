@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -11,9 +10,8 @@ from typing import Any
 
 import torch
 
-from model.batch import Batch
 from model.parallel import Parallel, init_parallel
-from recipes.check import how_to_continue
+from recipes.check import check_optim, how_to_continue
 from recipes.checkpoint.layout import Counters, Manifest, newest, read_manifest, step_folder, step_of
 from recipes.checkpoint.restore import load_newest, load_weights
 from recipes.checkpoint.retention import remove_leftovers
@@ -21,25 +19,29 @@ from recipes.checkpoint.save import CheckpointSaver
 from recipes.cluster.world import World
 from recipes.cluster.world_check import check_run_dir, check_same, check_world
 from recipes.config import Recipe
-from recipes.data.loader import Dataset, UpdateLoader, check_enough, eval_batches, rank_share
-from recipes.data.order import EpochOffset, UpdateOrder
+from recipes.data.loader import Dataset, UpdateLoader, check_enough
+from recipes.data.order import EpochOffset
 from recipes.data.shards import note_on_short
-from recipes.ds_config import BatchPlan, EngineConfig
+from recipes.ds_config import EngineConfig
 from recipes.engine.build import PRECISIONS, is_supported
 from recipes.engine.cpu_adam import is_compiled
 from recipes.errors import ConfigError
-from recipes.modalities.base import Modality
-from recipes.modalities.registry import modality_of
+from recipes.modalities.base import DataSource
+from recipes.modalities.registry import source_of
 from recipes.objectives.registry import build_objective, objective_class
 from recipes.run_dir.run_dir import RunDir
-from recipes.settings import recipe_to_dict
+from recipes.settings import recipe_to_dict, with_values
 from recipes.train.bad_items import BadItems
+from recipes.train.best import BestEvaluation
+from recipes.train.from_data import recorded, stored_values, with_stored_values
+from recipes.train.loading import build_loader, heldout_batches
 from recipes.train.metrics import MetricsWriter
 from recipes.train.mirror import open_mirror
 from recipes.train.origin import Origin, begun_start, find_origin
 from recipes.train.plot import CURVES, plot_metrics
 from recipes.train.preempt import StopRequest
-from recipes.train.resume import check_same_data, check_same_recipe, execution_changes, read_started_run
+from recipes.train.probe import Probe, ProbePlace, ProbeSource
+from recipes.train.resume import check_same_data, check_same_path, check_same_recipe, execution_changes, read_started_run
 from recipes.train.run_data import RunData
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
@@ -71,12 +73,16 @@ class StartUp:
     """Set on rank 0, when the preparation starts."""
     origin: Origin | None = None
     """The checkpoint with whose weights the run began or begins; None for random weights. Set once the run dir is owned."""
+    probes: ProbeSource | None = None
+    """Opens the probe that runs while the network is trained."""
+    prepared: Path | None = None
+    """The folder of the prepared data. Set once they are open."""
     began: float = field(default_factory=time.perf_counter)
 
     @cached_property
-    def modality(self) -> Modality:
-        """The object that handles the recipe's modality (text, speech or vision)."""
-        return modality_of(self.recipe.modality, f"recipe {self.recipe.name}")
+    def source(self) -> DataSource:
+        """The object that prepares and opens the recipe's data."""
+        return source_of(self.recipe)
 
     def run(self) -> TrainState | None:
         """Start the run up and return its state; None if the run has reached its last step already.
@@ -87,8 +93,9 @@ class StartUp:
         check_world(world, recipe, self.config, self.launch_info)
         world.on_all_ranks(lambda: check_precision(self.config))
         expected = world.on_rank_zero(self._acquire_run_dir)
+        self.recipe = recipe = world.on_rank_zero(lambda: self.recipe)
         step = expected.counters.step
-        if step >= recipe.run.max_steps:
+        if step >= recipe.run.max_steps or BestEvaluation.of(expected.metadata).is_exhausted(recipe.eval):
             world.on_rank_zero(lambda: self._print_finished(step))
             return None
         check_run_dir(world, self.path, world.on_rank_zero(lambda: self._require_run_dir().token))
@@ -96,14 +103,17 @@ class StartUp:
         self.recipe = recipe = replace(recipe, start=start)
         self.watch.start()
         train_data, heldout, run_info = self._open_data(step)
+        recipe = self.recipe
         parallel = init_parallel(self.config.batch.tp_size, world.device.type)
         heldout_batches(recipe, heldout, self.config.batch, parallel)  # raises now rather than at the first evaluation
+        probe = self._open_probe(parallel)
         loader = self._open_loader(train_data, parallel, expected)
         self._print_start_lines(step)
         removed = world.on_rank_zero(lambda: self._require_run_data().removed())
         data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction, removed))
         run_info |= self.launch_info | {"deepspeed": self.config.deepspeed} | self._start_from()
         state = self._build(parallel, data, run_info, expected)
+        state.probe = probe
         state.beat("logs")
         world.on_rank_zero(lambda: self._open_logs(state, run_info))
         return state
@@ -116,11 +126,13 @@ class StartUp:
         return self.run_dir
 
     def _acquire_run_dir(self) -> Manifest:
-        """Lock the run dir and check that the recipe is that of its run. Return the manifest of the newest checkpoint without its list of
-        tensors and files; an empty manifest if there is none. Called on rank 0 only."""
+        """Lock the run dir and check that the recipe is that of its run, with the settings that the run has taken from its data. Return
+        the manifest of the newest checkpoint without its list of tensors and files; an empty manifest if there is none. Called on rank 0
+        only."""
         with self.stop.interruptible("preparation"):  # waits half a minute if the lock is of another machine
             self.run_dir = RunDir(self.path, say=warn)
             self.stack.callback(self.run_dir.release)
+        self.recipe = with_stored_values(self.path, self.recipe)
         self.run_dir.accepted = check_same_recipe(self.path, self.recipe)
         remove_leftovers(self.path)
         checkpoint = newest(self.path)
@@ -132,9 +144,10 @@ class StartUp:
         return manifest
 
     def _print_finished(self, step: int) -> None:
+        check_same_path(self.path, self.recipe)
         if not (self.path / CURVES).exists():  # the run was killed after its last save
             plot_metrics(self.path, objective_class(self.recipe.objective.kind).display.panels)
-        RunData(self._require_run_dir(), self.recipe, self.modality).copy_kept_to_prepared()
+        RunData(self._require_run_dir(), self.recipe, self.source).copy_kept_to_prepared()
         name = step_folder(self.path, step).name
         print(f"{self.path} is finished ({name}); {how_to_continue(self.recipe, step)}; another --run-dir starts a new run")
 
@@ -149,13 +162,25 @@ class StartUp:
         """
         recipe, world = self.recipe, self.world
         with self.watch.paused("prepare"):
-            prepared = world.on_rank_zero(self._prepare)
+            self.prepared = prepared = world.on_rank_zero(self._prepare)
         self.watch.beat(step, "data set")
-        train_data, heldout = world.on_all_ranks(lambda: self.modality.open_data(recipe, prepared))
+        stored = world.on_rank_zero(lambda: stored_values(self.path))  # the recipe has them already
+        values = stored or world.on_rank_zero(lambda: dict(self.source.values(recipe, prepared)))
+        self.recipe = recipe = recipe if stored else with_values(recipe, values)
+        check_optim(recipe)
+        train_data, heldout = world.on_all_ranks(lambda: self.source.open_data(recipe, prepared))
         check_same(world, {"the data's fingerprint": train_data.fingerprint})
         identity = world.on_rank_zero(lambda: self._require_run_data().identity(train_data.fingerprint))
         world.on_rank_zero(lambda: self._require_run_dir().accepted.update(check_same_data(self.path, recipe, identity)))
-        return train_data, heldout, asdict(identity)
+        return train_data, heldout, asdict(identity) | recorded(values)
+
+    def _open_probe(self, parallel: Parallel) -> Probe | None:
+        """Read the data of the probe; None if the recipe has none. Raises: ConfigError."""
+        if not (self.probes and self.recipe.eval.probe_steps):
+            return None
+        assert self.prepared is not None
+        with self.watch.paused("probe"):
+            return self.probes.open(self.recipe, ProbePlace(self.world, parallel, self.prepared, self.path))
 
     def _require_run_data(self) -> RunData:
         assert self.run_data is not None
@@ -163,8 +188,8 @@ class StartUp:
 
     def _prepare(self) -> Path:
         """Prepare the data if needed, and return their folder. Called on rank 0 only."""
-        recipe, open_data = self.recipe, self.modality.open_data
-        self.run_data = RunData(self._require_run_dir(), recipe, self.modality, self.origin)
+        recipe, open_data = self.recipe, self.source.open_data
+        self.run_data = RunData(self._require_run_dir(), recipe, self.source, self.origin)
         with self.stop.interruptible("preparation"):
             return self.run_data.prepare(
                 lambda prepared: check_enough(open_data(recipe, prepared)[0], recipe.run.global_batch_size, note_on_short(prepared))
@@ -179,7 +204,7 @@ class StartUp:
         if step:
             lines.append(f"loading the checkpoint of step {step}")
         elif self.origin:
-            lines.append(origin_line(self.origin, self.recipe.start))
+            lines.append(origin_line(self.origin, self.recipe))
         for line in lines if self.world.rank == 0 else ():
             print(line, flush=True)
 
@@ -208,17 +233,19 @@ class StartUp:
         manifest = load_newest(self.path, objective, world, self._report_damage, alive=self.watch.alive)
         if manifest is None and self.origin:
             world.on_all_ranks(self.origin.check_unchanged)
-            load_weights(Path(self.origin.path), objective, recipe.start, world, self.watch.alive)
+            prefix = recipe.objective.inherits
+            load_weights(Path(self.origin.path), objective, recipe.start, world, alive=self.watch.alive, prefix=prefix)
         counters = manifest.counters if manifest else Counters()
         if manifest and counters != expected.counters:  # the newest checkpoint is damaged, an older one was loaded
             data.loader.close()
             data = data._replace(loader=self._open_loader(data.loader.dataset, parallel, manifest))
+        best = BestEvaluation.of(manifest.metadata if manifest else {})
         saver = CheckpointSaver(self.path, objective, world, recipe.checkpoint, run_dir.check if run_dir else None)
-        saving, spikes = Saving(saver, recipe, run_info, counters.step, run_dir), SpikeStatistic(recipe.guard)
+        saving, spikes = Saving(saver, recipe, run_info, counters.step, run_dir, best=best), SpikeStatistic(recipe.guard)
         if manifest:
             spikes.load(manifest.metadata["spikes"])
             objective.load_state(manifest.metadata.get("objective", {}))
-        return TrainState(recipe, self.config, world, objective, data, counters, saving, spikes, self.stop, self.watch)
+        return TrainState(recipe, self.config, world, objective, data, counters, saving, spikes, self.stop, self.watch, best=best)
 
     def _report_damage(self, folder: Path, reason: str) -> None:
         if self.run_dir:
@@ -264,32 +291,3 @@ def choose_kernels(deterministic: bool) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at the first product; without it torch raises
     torch.use_deterministic_algorithms(deterministic)
-
-
-def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel: Parallel) -> Iterator[Batch]:
-    """Return this rank's share of the held-out samples, as micro-batches. Raises: ConfigError if there are fewer samples than ranks."""
-    return eval_batches(
-        heldout,
-        max_samples=recipe.run.eval_samples,
-        micro_batch_size=batch.micro_batch_size,
-        group_size=recipe.data.group_size,
-        dp_rank=parallel.dp_rank,
-        dp_size=parallel.dp_size,
-    )
-
-
-def build_loader(
-    recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: int, *, first: EpochOffset | None = None, ranks_on_node: int = 1
-) -> UpdateLoader:
-    """Return this rank's loader, starting at the place `first` (None: the beginning of the data). Its worker processes start at once, so
-    they read while the engines are built. `ranks_on_node`: number of ranks that share this machine."""
-    run, data, first = recipe.run, recipe.data, first or EpochOffset()
-    return UpdateLoader(
-        dataset,
-        UpdateOrder(dataset, seed=run.seed, global_batch_size=run.global_batch_size, group_size=data.group_size, first=first),
-        share=rank_share(run.global_batch_size, dp_rank, batch.dp_size),
-        micro_batch_size=batch.micro_batch_size,
-        num_workers=data.num_workers,
-        first_update=first.update,
-        ranks_on_node=ranks_on_node,
-    )

@@ -14,8 +14,10 @@ from recipes.engine import shards
 from recipes.objectives.base import Objective
 from recipes.run_dir.run_dir import RunDir
 from recipes.train.bad_items import BadItems
+from recipes.train.best import BestEvaluation
 from recipes.train.metrics import Interval, MetricsWriter
 from recipes.train.preempt import StopRequest
+from recipes.train.probe import Probe
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
 from recipes.watch.watch import Watch
@@ -43,13 +45,20 @@ class TrainState:
     spikes: SpikeStatistic
     stop: StopRequest
     watch: Watch
+    best: BestEvaluation = field(default_factory=BestEvaluation)
     writer: MetricsWriter | None = None  # on rank 0
+    probe: Probe | None = None
     interval: Interval = field(default_factory=Interval)
 
     @property
     def step(self) -> int:
         """Optimizer updates applied so far."""
         return self.counters.step
+
+    @property
+    def is_done(self) -> bool:
+        """True if the run has reached run.max_steps, or ends earlier because its evaluations do not get better."""
+        return self.step >= self.recipe.run.max_steps or self.best.is_exhausted(self.recipe.eval)
 
     @property
     def device(self) -> torch.device:
@@ -73,4 +82,5 @@ class TrainState:
         own = self.objective.state()
         states = {"loss_scaler": shards.loss_scaler_state(self.objective.student), "spikes": self.spikes.state()}
         _, epoch, offset = self.data.loader.start_of(self.counters.update)
+        states |= self.best.state(self.step)
         return states | {"place": {"epoch": epoch, "offset": offset}} | ({"objective": own} if own else {})

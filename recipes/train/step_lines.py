@@ -12,6 +12,9 @@ from recipes.objectives.base import Column, Display
 from recipes.system.columns import terminal_columns
 
 RATE = Column("lr", "lr", ".2e")
+PROBE = Column("probe", "probe", ".3f")
+LONG_PHASES = {"evaluate": "evaluating", "probe": "probing"}
+"""Phases between updates that a bar shows, each with its words."""
 BAR = "{n_fmt}/{total_fmt} {bar} {desc}  {remaining}"
 SHORTEST_BAR, LONGEST_TIME = 4, 8
 PLAIN_COLUMNS = 80
@@ -43,20 +46,20 @@ class StepLines:
         self._bar.update(step - self._bar.n)
 
     def beat(self, step: int, phase: str, micro_batch: int) -> None:
-        """Show that the run has reached `phase` after `step` updates. A bar shows this only for evaluations. Without a bar, a line is
+        """Show that the run has reached `phase` after `step` updates. A bar shows this only for LONG_PHASES. Without a bar, a line is
         printed if none was printed for QUIET_SECONDS. Must be cheap: it is called many times per step."""
         if not self._bar.disable:
-            self._describe([f"evaluating, micro-batch {micro_batch}"] if phase == "evaluate" else self._parts)
+            self._describe([f"{LONG_PHASES[phase]}, micro-batch {micro_batch}"] if phase in LONG_PHASES else self._parts)
         elif time.monotonic() - self._last_line > QUIET_SECONDS:
             self.say(f"at work on step {step + 1}: {phase}, micro-batch {micro_batch}")
 
     def show(self, metrics: Mapping[str, Any]) -> None:
-        """Print a logged step. On a terminal the results of an evaluation stay visible, above the bar."""
+        """Print a logged step. On a terminal the results of an evaluation or a probe stay visible, above the bar."""
         first, others = (_cells(columns, metrics) for columns in (self._display.every_step[:1], self._display.every_step[1:]))
         speed = [*_cells((RATE,), metrics), f"{metrics['tokens_per_second']:,.0f} tokens/s"]
         if metrics["mfu"] is not None:
             speed.append(f"MFU {metrics['mfu']:.1%}")
-        evaluated = _cells(self._display.at_evaluations, metrics)
+        evaluated = _cells((*self._display.at_evaluations, PROBE), metrics)
         head = f"step {metrics['step']:>{len(str(self._last))}}/{self._last}"
         eta = f"ETA {format_seconds((self._last - metrics['step']) * metrics['step_seconds'])}"
         if self._columns is None:  # a file: one line of any length

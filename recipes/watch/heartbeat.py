@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 PHASES = (
     *("start", "prepare", "data set", "engines", "load", "logs"),
-    *("data", "agree", "forward", "backward", "judge", "step", "after step", "evaluate", "report", "save", "last save", "leave"),
+    *("data", "agree", "forward", "backward", "judge", "step", "after step", "evaluate", "probe", "report", "save", "last save", "leave"),
 )
 """All phases of a rank: first those of start-up, then those of an update and of what follows it. Another phase is a KeyError."""
 SIZE = 64

@@ -1,12 +1,12 @@
 """The batch that goes from data to the model."""
 
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from operator import attrgetter
 
 import pytest
 import torch
 
-from model.batch import Batch, Masks
+from model.batch import Batch, Masks, Targets
 from tests.model.reference import bools, make_batch
 
 CLEAN_BS = torch.arange(10).view(2, 5) % 6 + 4
@@ -35,6 +35,23 @@ def test_to_moves_every_tensor_and_nothing_else() -> None:
         assert (before.device.type, after.device.type) == ("cpu", "meta"), name
         assert (after.shape, after.dtype) == (before.shape, before.dtype), name
     assert (moved.num_tokens, moved.masks.num_masked) == (9, 4)
+
+
+def test_to_moves_targets_and_masks_of_channels() -> None:
+    mask_BS, channel_mask_BD = bools("010", "001"), bools("0110", "0000")
+    targets = Targets(torch.tensor([[1, 2], [3, 0]]), torch.tensor([4, -1]), torch.tensor([2, 1]))
+    masks = replace(Masks.of(mask_BS), channel_mask_BD=channel_mask_BD)
+    batch = Batch(torch.zeros(2, 9), torch.zeros(2, 9), masks, None, None, 6, targets)
+    moved = batch.to(torch.device("meta"))
+    for name in ("targets.values", "targets.index_B", "targets.lengths_B", "masks.channel_mask_BD"):
+        before, after = attrgetter(name)(batch), attrgetter(name)(moved)
+        assert (after.device.type, after.shape, after.dtype) == ("meta", before.shape, before.dtype), name
+    assert make_batch(CLEAN_BS, bools("01101", "00001")).to(torch.device("meta")).targets is None
+
+
+def test_samples_that_only_fill_up_the_batch_are_not_counted() -> None:
+    targets = Targets(torch.tensor([1, 0, 0]), torch.tensor([7, 0, -1]))
+    assert targets.is_counted().tolist() == [True, True, False] and targets.lengths_B is None
 
 
 def test_to_keeps_none_if_nothing_is_padded() -> None:

@@ -227,3 +227,36 @@ def test_no_block_is_dropped_in_eval_mode(parallel: Parallel) -> None:
     out_BSD, kept = encoder.eval()(x_BSD, None, None, keep_from=0)
     torch.testing.assert_close(out_BSD, whole(x_BSD, None, None, keep_from=0)[0], atol=0, rtol=0)
     assert len(kept) == 3
+
+
+def outputs_and_gradients(parallel: Parallel, *, recomputes: bool) -> tuple[list[Tensor], list[Tensor], int]:
+    """Return outputs and gradients of an encoder in training with every kind of dropout, and how often its blocks ran."""
+    rates = {"hidden_dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "drop_path": 0.3, "layerdrop": 0.3}
+    encoder = build_encoder(parallel, DropoutStream(seed=2, update=5), num_layers=4, normalize_before=True, **rates)
+    encoder.recomputes, runs = recomputes, []
+    for block in encoder.layers:
+        block.register_forward_hook(lambda *_: runs.append(1))
+    x_BSD, bias_LHSS = random_x(3, 6).requires_grad_(), random_bias(1)
+    assert bias_LHSS is not None
+    out_BSD, kept = encoder(x_BSD, bools("000000", "100001", "000111"), bias_LHSS.requires_grad_(), keep_from=1)
+    outputs = [out_BSD, *(one for layer in kept for one in layer)]
+    torch.stack([one.square().sum() for one in outputs]).sum().backward()
+    gradients = [one.grad for one in (x_BSD, bias_LHSS, *encoder.parameters()) if one.grad is not None]
+    return outputs, gradients, len(runs)
+
+
+def test_recomputed_blocks_run_twice_and_give_the_same_outputs_and_gradients_bit_for_bit(parallel: Parallel) -> None:
+    (outputs, gradients, runs), (again, same, twice) = (outputs_and_gradients(parallel, recomputes=on) for on in (False, True))
+    dropped = sum(is_dropped(DropoutStream(seed=2, update=5), 0.3, number) for number in range(4))
+    assert 0 < dropped < 4 and (runs, twice) == (4, 8), "skipped blocks too, so that ZeRO-3 gathers in the same order in each update"
+    assert len(gradients) == len(same) > 40 and all(one.any() for one in gradients[:2])
+    for one, other in zip(outputs + gradients, again + same, strict=True):
+        torch.testing.assert_close(other, one, atol=0, rtol=0)
+
+
+def test_nothing_is_recomputed_without_gradients(parallel: Parallel) -> None:
+    encoder, saved = build_encoder(parallel, num_layers=2), []
+    encoder.recomputes = True
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x), torch.no_grad():
+        plain_BSD, _ = encoder(random_x(2, 6), None, None, keep_from=2)
+    assert not saved and not plain_BSD.requires_grad

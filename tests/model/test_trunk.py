@@ -1,15 +1,22 @@
-"""The trunk: arguments of front-end and encoder, outputs that it drops, and the selection between them."""
+"""The trunk: arguments of front-end and encoder, outputs that it drops, the selection between them, and samples in padded batches."""
 
+from functools import partial
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
+from model.config import EncoderConfig
 from model.dropout import DropoutStream
+from model.frontends.config import SpeechFrontendConfig
 from model.frontends.output import FrontendOutput
+from model.frontends.speech import SpeechFrontend
 from model.frontends.text import PAD
 from model.init import Init
 from model.parallel import Parallel
 from model.trunk import EncoderInput, SelectAll, Trunk
-from tests.model.reference import PLAIN, VISION, bools, build_student, build_vision_student, stir, text_frontend, vision_batch
+from tests.model.reference import PLAIN, VISION, bools, build_student, build_vision_student, plain, stir, text_frontend, vision_batch
 
 PATCHES_BN = bools("110000000", "000010001")
 
@@ -97,8 +104,90 @@ def test_hidden_states_are_the_encoders_input_and_every_blocks_output_with_prefi
     torch.testing.assert_close(trunk.encoder.final_norm(hidden[-1])[:, 1:], out.x_BND, atol=0, rtol=0)
 
 
-def test_hidden_states_attend_to_no_padding(parallel: Parallel) -> None:
-    trunk: Trunk = build_student(parallel).trunk
-    padded = trunk.hidden_states(torch.tensor([[5, 6, PAD, PAD]]), bools("0011"))
-    for long, short in zip(padded, trunk.hidden_states(torch.tensor([[5, 6]]), None), strict=True):
-        torch.testing.assert_close(long[:, :2], short, atol=1e-5, rtol=1e-5)
+LENGTHS = (12, 1, 5, 2)
+SPEECH: dict[str, Any] = {"conv_dim": 8, "conv_kernels": (10, 3, 2), "conv_strides": (5, 2, 2), "pos_conv_kernel": 5, "pos_conv_groups": 4}
+SAMPLES = (2400, 30, 411, 1000)
+"""Raw samples of waveforms that give 119, 1, 20 and 49 frames; most end with samples that no frame reads."""
+LAYER_NORM, GROUP_NORM = {"extractor_norm": "layer"}, {"extractor_norm": "group"}
+EXACT_GROUP_NORM = {**GROUP_NORM, "exact_statistics": True}
+
+
+def largest_differences(trunk: Trunk, inputs: Tensor, lengths: tuple[int, ...], padding_BS: Tensor) -> list[float]:
+    """Return, for the encoder's input and each block's output, the largest difference between a sample in the padded batch and the same
+    sample alone, over all samples, divided by the largest value of that output. `lengths`: of the samples, in their own units."""
+    padded = trunk.hidden_states(inputs, padding_BS)
+    worst = [0.0] * len(padded)
+    for row, length in enumerate(lengths):
+        alone, keep_S = trunk.hidden_states(inputs[row : row + 1, :length], None), ~padding_BS[row]
+        found = [float(((long[row, keep_S] - short[0]) / long.abs().max()).abs().max()) for long, short in zip(padded, alone, strict=True)]
+        worst = [max(pair) for pair in zip(worst, found, strict=True)]
+    return worst
+
+
+def check_exact(trunk: Trunk, inputs: Tensor, lengths: tuple[int, ...], padding_BS: Tensor) -> None:
+    """Check that only rounding differs: in float32, and much less in float64."""
+    assert max(largest_differences(trunk, inputs, lengths, padding_BS)) <= 1e-5
+    assert max(largest_differences(trunk.double(), inputs, lengths, padding_BS)) <= 1e-13
+
+
+@pytest.mark.parametrize("positions", ["absolute", "relative"])
+@pytest.mark.parametrize("encoder", [PLAIN, plain(normalize_before=True)], ids=["post_ln", "pre_ln"])
+def test_every_layer_of_a_text_is_the_same_alone_and_in_a_padded_batch_within_1e_5(
+    parallel: Parallel, encoder: EncoderConfig, positions: str
+) -> None:
+    student = build_student(parallel, encoder, positions=positions)
+    stir(student)
+    padding_BS = torch.arange(max(LENGTHS)) >= torch.tensor(LENGTHS)[:, None]
+    ids_BS = torch.randint(4, 19, padding_BS.shape, generator=torch.Generator().manual_seed(0)).masked_fill(padding_BS, PAD)
+    check_exact(student.trunk, ids_BS, LENGTHS, padding_BS)
+
+
+def speech_trunk(parallel: Parallel, encoder: EncoderConfig, **settings: Any) -> tuple[Trunk, Tensor, Tensor]:
+    """Return a trunk, a batch of padded waveforms, and its padding mask."""
+    config = SpeechFrontendConfig(**SPEECH, **settings)
+    trunk = Trunk(encoder, partial(SpeechFrontend, config), Init(1), parallel, DropoutStream())
+    stir(trunk)
+    frames = torch.tensor([config.num_frames(length) for length in SAMPLES])
+    padded_BT = torch.arange(max(SAMPLES)) >= torch.tensor(SAMPLES)[:, None]
+    waves_BT = torch.randn(padded_BT.shape, generator=torch.Generator().manual_seed(0)).masked_fill(padded_BT, 0.0)
+    return trunk, waves_BT, torch.arange(int(frames.max())) >= frames[:, None]
+
+
+@pytest.mark.parametrize(
+    "norm", [{"extractor_norm": "layer"}, {"extractor_norm": "group", "exact_statistics": True}], ids=["layer", "group"]
+)
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("encoder", [PLAIN, plain(normalize_before=True)], ids=["post_ln", "pre_ln"])
+def test_every_layer_of_a_recording_is_the_same_alone_and_in_a_padded_batch_within_1e_5_by_choice(
+    parallel: Parallel, encoder: EncoderConfig, depth: int, norm: dict[str, Any]
+) -> None:
+    trunk, waves_BT, padding_BS = speech_trunk(parallel, encoder, exact_padding=True, pos_conv_depth=depth, **norm)
+    check_exact(trunk, waves_BT, SAMPLES, padding_BS)
+
+
+@pytest.mark.parametrize(
+    "published", [{"exact_padding": False}, {"extractor_norm": "group", "exact_padding": True}], ids=["zeroed_once", "group"]
+)
+def test_padding_changes_recordings_as_published(parallel: Parallel, published: dict[str, Any]) -> None:
+    trunk, waves_BT, padding_BS = speech_trunk(parallel, PLAIN, pos_conv_depth=3, **published)
+    assert min(largest_differences(trunk, waves_BT, SAMPLES, padding_BS)) > 1e-3
+
+
+def test_masked_channels_are_passed_to_the_front_end(parallel: Parallel) -> None:
+    trunk, waves_BT, _ = speech_trunk(parallel, PLAIN)
+    masked_BD = torch.rand(4, PLAIN.hidden_size, generator=torch.Generator().manual_seed(1)) < 0.5
+    front = trunk.frontend(waves_BT, None, None, channel_mask_BD=masked_BD)
+    expected_BSD, _ = trunk.encoder(front.x_BSD, None, None, 0)
+    torch.testing.assert_close(trunk(waves_BT, None, None, 0, channel_mask_BD=masked_BD).x_BND, expected_BSD, atol=0, rtol=0)
+    assert not torch.allclose(trunk(waves_BT, None, None, 0).x_BND, expected_BSD)
+
+
+def test_the_final_norm_can_be_skipped(parallel: Parallel) -> None:
+    trunk: Trunk = build_student(parallel, plain(normalize_before=True)).trunk
+    stir(trunk)
+    ids_BS = torch.tensor([[5, 6, 7]])
+    plain_BND = trunk(ids_BS, None, None, keep_from=2).x_BND
+    trunk.encoder.skips_final_norm = True
+    last_BND = trunk(ids_BS, None, None, keep_from=2).x_BND
+    torch.testing.assert_close(last_BND, trunk.hidden_states(ids_BS, None)[-1], atol=0, rtol=0)
+    torch.testing.assert_close(trunk.encoder.final_norm(last_BND), plain_BND)

@@ -15,7 +15,6 @@ from recipes.config import Recipe
 from recipes.ds_config import LARGEST_AUTO_MICRO_BATCH, load_ds_config, plan_batch, resolve
 from recipes.errors import ConfigError
 from recipes.settings import apply_overrides
-from recipes.speech import speech_base
 from recipes.text import text_base
 
 SHIPPED = sorted((Path(__file__).parents[2] / "ds_configs").glob("*.json"))
@@ -55,7 +54,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"zero_optimization": {"offload_optimizer": {"nvme_path": "/x"}}}, r"offload_optimizer\.nvme_path is not covered"),
     ({"zero_optimisation": {"stage": 3}}, r"zero_optimisation is no key of a ds_config; did you mean zero_optimization\?"),
     ({"train_micro_batch_size": 4}, r"did you mean train_micro_batch_size_per_gpu\?"),
-    ({"xyzzy": 1}, r"xyzzy is no key of a ds_config; known here are bf16, "),
+    ({"xyzzy": 1}, r"xyzzy is no key of a ds_config; known here are activation_checkpointing, bf16, "),
     ({"zero_optimization": 3}, r"zero_optimization is 3, must be a JSON object"),
     ({"bf16": True}, r"bf16 is true, must be a JSON object"),
     ({"bf16": {"enable": True}}, r"bf16\.enable is no key of a ds_config; did you mean bf16\.enabled\?"),
@@ -206,51 +205,6 @@ def test_the_batch_error_has_the_numbers() -> None:
         ConfigError, match=r"2048 is not a multiple of the data-parallel size 24 \(48 ranks / tensor-parallel size 2\); use"
     ):
         plan_batch(with_batch(2048), "auto", 2, 48)
-
-
-def with_groups(num_groups: int, group_size: int) -> Recipe:
-    return apply_overrides(speech_base(), [f"data.group_size={group_size}", f"run.global_batch_size={num_groups * group_size}"])
-
-
-@given(st.integers(1, 24), st.integers(1, 24), st.integers(1, 16), st.one_of(st.just("auto"), st.integers(1, 24)))
-def test_a_micro_batch_lies_within_one_group_or_the_message_has_sizes_that_do(
-    num_groups: int, group_size: int, dp_size: int, micro: int | str
-) -> None:
-    recipe = with_groups(num_groups, group_size)
-    total = recipe.run.global_batch_size
-    try:
-        plan = plan_batch(recipe, micro, 1, dp_size)
-    except ConfigError as error:
-        assert total % dp_size or total // dp_size % int(micro) or group_size % int(micro), f"it divides, yet: {error}"
-        if named := re.search(r"per_gpu to (\d+)(?: or (\d+))?|set it to (\d+)(?: or (\d+))?", str(error)):
-            for text in filter(None, named.groups()):
-                plan_batch(recipe, int(text), 1, dp_size)
-        if named := re.search(r"data\.group_size=(\d+)", str(error)):
-            plan_batch(apply_overrides(recipe, [named[0]]), micro, 1, dp_size)
-        assert "\n" not in str(error)
-        return
-    assert plan.dp_size * plan.micro_batch_size * plan.accumulation_steps == total
-    share, size = total // dp_size, plan.micro_batch_size
-    if group_size == 1:
-        return  # nothing is shared
-    for rank in range(dp_size):
-        for start in range(rank * share, (rank + 1) * share, size):
-            assert start // group_size == (start + size - 1) // group_size
-
-
-def test_the_group_error_has_the_numbers_and_both_remedies() -> None:
-    with pytest.raises(ConfigError) as caught:
-        plan_batch(with_groups(4, 8), 16, 1, 1)
-    assert str(caught.value) == (
-        "train_micro_batch_size_per_gpu 16 does not divide data.group_size 8, whose samples share one crop length; set it to 4 or 8, "
-        "or --set data.group_size=16"
-    )
-
-
-def test_an_automatic_micro_batch_is_the_largest_within_a_group() -> None:
-    assert plan_batch(with_groups(4, 8), "auto", 1, 1).micro_batch_size == 8
-    assert plan_batch(with_groups(4, 8), "auto", 1, 16).micro_batch_size == 2
-    assert plan_batch(with_groups(2, 40), "auto", 1, 1).micro_batch_size == 10, "at most 16"
 
 
 @pytest.mark.parametrize(

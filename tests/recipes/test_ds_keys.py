@@ -54,6 +54,8 @@ def test_every_key_refuses_a_wrong_value_by_its_name(dotted: str) -> None:
         ("data_types.grad_accum_dtype", "auto", 'data_types.grad_accum_dtype is "auto", must be "fp32"'),
         ("data_types", 1, "data_types is 1, must be a JSON object {...}"),
         ("optimiser", None, "optimiser is no key of a ds_config; did you mean optimizer?"),
+        ("activation_checkpointing.enabled", 1, "activation_checkpointing.enabled is 1, must be true or false"),
+        ("activation_checkpointing.cpu_checkpointing", True, "cpu_checkpointing is not covered by our tests, remove it"),
         ("fp16.loss_scale_window", 0, "must be a whole number of at least 1"),
         ("fp16.loss_scale", 10**400, "must be a number from 0 to 1.8e308"),
         ("fp16.initial_scale_power", 65, "must be a whole number from 0 to 64"),

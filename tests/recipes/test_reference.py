@@ -42,7 +42,8 @@ def test_the_page_leaves_out_a_modality_that_a_users_file_has_added(monkeypatch:
 @pytest.mark.parametrize("recipe", EVERY_RECIPE, ids=lambda recipe: recipe.name)
 def test_every_setting_has_a_meaning_and_is_on_the_page(recipe: Recipe) -> None:
     page, docs = PAGE.read_text(), documented(recipe)
-    assert list(docs) == settable(recipe)
+    in_use = [name for name in docs if not name.startswith("finetune.") or recipe.finetune.is_in_use]
+    assert in_use == settable(recipe)
     for name, (_, meaning) in docs.items():
         assert meaning.endswith("."), f"{name} has no docstring below its field, or one without a full stop"
         assert f"**`{name}`**" in page

@@ -11,9 +11,10 @@ import pytest
 from model.bounds import Absent, at_least
 from model.config import BlockConfig
 from recipes.catalog import RECIPES
-from recipes.config import Data2VecConfig, ObjectiveConfig, OptimConfig, Recipe
+from recipes.config import OptimConfig, Recipe
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
+from recipes.objective_config import Data2VecConfig, ObjectiveConfig
 from recipes.settings import REQUIRED_SECTIONS, apply_overrides, differences, objective_config, recipe_from_dict, recipe_to_dict
 from recipes.speech import speech_tiny
 from recipes.text import text_base, text_tiny
@@ -120,7 +121,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"mask.kind": "span"}, "mask.kind 'span' is unknown for its modality, which has token"),
     ({"mask.kind": 3}, "mask.kind 3 is unknown for its modality, which has token"),
     ({"model.kind": "big"}, "model.kind 'big' is unknown for its modality"),
-    ({"objective.kind": "guess"}, "objective.kind 'guess' is unknown; it is one of data2vec, or module:Name"),
+    ({"objective.kind": "guess"}, "objective.kind 'guess' is unknown; it is one of data2vec, classify, regress, ctc, or module:Name"),
     ({"objective.kind": "nowhere_at_all:Guess"}, "objective.kind 'nowhere_at_all:Guess' cannot be imported (No module named"),
     ({"objective.kind": "json:dumps"}, "objective.kind 'json:dumps' is no objective: it has no Config, which is its section of the recipe"),
     ({"objective.wheels": 3}, f"has the key objective.wheels, {NEWER}"),

@@ -18,9 +18,10 @@ from model.batch import Batch
 from model.config import EncoderConfig
 from model.init import Init, UniformLinear
 from model.trunk import Trunk
-from recipes.config import ObjectiveConfig, Recipe
+from recipes.config import Recipe
 from recipes.engine.build import Engine, EngineBuilder
 from recipes.modalities.registry import MODALITIES
+from recipes.objective_config import ObjectiveConfig
 from recipes.objectives.base import Beat, Column, Display, Outcome
 from recipes.text import text_tiny
 

@@ -157,6 +157,7 @@ class Numbers:
 
     recipes: ClassVar[Mapping[str, Callable[[], Recipe]]] = {"numbers_tiny": numbers_tiny}
     kinds: ClassVar[Kinds] = {"frontend": (NumbersFrontendConfig,), "mask": (RandomMaskConfig,), "data": (NumbersDataConfig,)}
+    labelled: ClassVar[Mapping[type, Any]] = {}
     probes = ("classify",)
     benchmark_length = 0
 
@@ -179,6 +180,10 @@ class Numbers:
         """Open both splits."""
         train = NumbersData(prepared, recipe, heldout=False, seed=recipe.run.seed)
         return train, NumbersData(prepared, recipe, heldout=True, seed=0)
+
+    def values(self, recipe: Any, prepared: Path) -> dict[str, Any]:
+        """Return {}: no setting follows from the numbers."""
+        return {}
 
     def open_labelled(self, recipe: Any, path: str | None, split: str, label_column: str, prepared: Path) -> Any:
         """Raises: ConfigError."""

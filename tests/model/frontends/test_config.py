@@ -111,3 +111,12 @@ def test_text_parameters_and_padded_table() -> None:
     assert config.num_parameters(PLAIN) == 100 * 16 + 22 * 16 + 2 * 16
     assert replace(config, positions="relative").num_parameters(PLAIN) == 100 * 16 + 39 * 4 + 2 * 16
     assert config.forward_flops(PLAIN, 5) == 0
+
+
+def test_what_a_frame_reads_of_the_first_convolution_is_what_it_reads_of_the_waveform() -> None:
+    """320 raw samples from frame to frame are 64 outputs of a convolution with stride 5."""
+    assert (SPEECH.first_stride, SPEECH.first_field) == (64, 79)
+    assert (SPEECH.first_field - 1) * SPEECH.conv_strides[0] + SPEECH.conv_kernels[0] == SPEECH.receptive_field
+    behind = replace(SPEECH, conv_kernels=SPEECH.conv_kernels[1:], conv_strides=SPEECH.conv_strides[1:])
+    assert [behind.num_frames((frames - 1) * 64 + 79) for frames in (1, 2, 50)] == [1, 2, 50]
+    assert [behind.num_frames((frames - 1) * 64 + 78) for frames in (1, 2, 50)] == [0, 1, 49]

@@ -1,4 +1,4 @@
-"""The speech front-end: parity with a reference in plain torch, padding, given features, initial values, and ZeRO-3."""
+"""The speech front-end: parity with a reference in plain torch, masks, given features, initial values, and ZeRO-3."""
 
 import math
 from dataclasses import replace
@@ -69,23 +69,26 @@ def test_options_equal_the_reference_within_1e_5(parallel: Parallel, changes: di
     torch.testing.assert_close(frontend(WAVES_BT, MASK_BS, PADDING_BS).x_BSD, x_BSD, atol=TOLERANCE, rtol=0)
 
 
-def padded_and_alone(parallel: Parallel, exact_padding: bool) -> tuple[Tensor, Tensor]:
-    """Return the real frames of a padded sample, and of the same sample without padding."""
-    frontend = build(parallel, exact_padding=exact_padding)
-    num_samples = (14 - 1) * SPEECH.stride + SPEECH.receptive_field
-    padded_BSD = frontend(WAVES_BT, None, PADDING_BS).x_BSD
-    return padded_BSD[1, :14], frontend(WAVES_BT[1:, :num_samples], None, None).x_BSD[0]
+def test_masked_channels_are_0_at_every_frame_after_the_mask_vector(parallel: Parallel) -> None:
+    frontend = build(parallel)
+    seen: list[Tensor] = []
+    frontend.positions.register_forward_hook(lambda module, args, output: seen.append(args[0]))
+    channels_BD = torch.rand(2, D, generator=torch.Generator().manual_seed(5)) < 0.5
+    frontend(WAVES_BT, MASK_BS, PADDING_BS, channel_mask_BD=channels_BD)
+    frontend(WAVES_BT, MASK_BS, PADDING_BS)
+    torch.testing.assert_close(seen[0], seen[1].masked_fill(channels_BD[:, None, :], 0.0), atol=0, rtol=0)
+    assert seen[1][0, :, channels_BD[0]].any()
 
 
-def test_exact_padding_gives_real_frames_the_values_without_padding(parallel: Parallel) -> None:
-    torch.testing.assert_close(*padded_and_alone(parallel, True), atol=TOLERANCE, rtol=0)
-
-
-def test_published_padding_changes_only_the_frames_next_to_it(parallel: Parallel) -> None:
-    """The second and the third convolution each read two frames of padding, on which the convolution before has written."""
-    padded_SD, alone_SD = padded_and_alone(parallel, False)
-    differs_S = ((padded_SD - alone_SD).abs() > 1e-4).any(dim=1)
-    assert differs_S.tolist() == [False] * 10 + [True] * 4
+def test_frozen_features_give_the_same_output_and_their_parameters_no_gradient(parallel: Parallel) -> None:
+    frontend = build(parallel)
+    expected_BSD = frontend(WAVES_BT, MASK_BS, PADDING_BS).x_BSD
+    frontend.freezes_features = True
+    frozen_BSD = frontend(WAVES_BT, MASK_BS, PADDING_BS).x_BSD
+    torch.testing.assert_close(frozen_BSD, expected_BSD, atol=0, rtol=0)
+    frozen_BSD.square().sum().backward()
+    without = {name for name, p in frontend.named_parameters() if p.grad is None}
+    assert without == {name for name in weights(frontend) if name.startswith(SpeechFrontendConfig.raw_parts)} and len(without) == 9
 
 
 def test_masked_frames_have_the_mask_vector_for_any_input(parallel: Parallel) -> None:
@@ -234,7 +237,15 @@ def compare_under_zero(changes: dict[str, Any]) -> dict[str, float]:
     return compare_with_whole(partial(SpeechFrontend, replace(SPEECH, **changes), PLAIN), [WAVES_BT, MASK_BS, PADDING_BS])
 
 
-@pytest.mark.parametrize("changes", [{"conv_bias": True}, {"extractor_norm": "group", "pos_conv_depth": 1}], ids=["stack", "single"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"conv_bias": True},
+        {"extractor_norm": "group", "pos_conv_depth": 1},
+        {"extractor_norm": "group", "exact_statistics": True, "exact_padding": True},
+    ],
+    ids=["stack", "single", "exact"],
+)
 def test_zero_3_on_two_ranks_has_the_values_and_outputs_of_one_rank(changes: dict[str, Any]) -> None:
     for seen in run_distributed(compare_under_zero, 2, changes):
         assert {name for name, difference in seen.items() if name.startswith("first") and difference} == set()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.checkpoint.inspect import add_command, find_checkpoint, reading, run_inspect
+from recipes.checkpoint.inspect import _objective_lines, add_command, find_checkpoint, reading, run_inspect
 from recipes.checkpoint.layout import step_folder
 from recipes.errors import ConfigError, DamagedCheckpoint
 from tests.recipes.checkpoint.models import whole_tensors, write_model
@@ -145,3 +145,10 @@ def test_an_error_of_the_disk_is_one_line_of_the_command(
     monkeypatch.setattr(f"recipes.checkpoint.{reads}", refuse)
     with pytest.raises(ConfigError, match=r"c: cannot be read \(Input/output error\); if its run removed it"):
         inspect(folder, *words)
+
+
+def test_the_objective_and_its_settings_are_one_line_and_long_lists_are_cut() -> None:
+    objective = {"kind": "classify", "head": {"reads": "cls", "norm": False}, "labels": [str(n) for n in range(22)], "class_weights": []}
+    numbers = ",".join(map(str, range(20)))
+    assert _objective_lines(objective) == [f"objective classify: head.reads cls; head.norm false; labels {numbers} and 2 more"]
+    assert _objective_lines({"kind": "data2vec"}) == ["objective data2vec"] and _objective_lines({}) == []

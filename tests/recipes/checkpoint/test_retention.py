@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.checkpoint.layout import candidates, newest, step_folder, step_of
+from recipes.checkpoint.layout import best_folder, candidates, newest, step_folder, step_of
 from recipes.checkpoint.retention import apply_retention, outdated, remove_folder, remove_leftovers
 from recipes.config import CheckpointConfig
 from tests.recipes.checkpoint.test_layout import make_checkpoint
@@ -81,3 +81,16 @@ def test_leftovers_of_a_killed_launch_are_removed_and_checkpoints_kept(tmp_path:
     (folder / "latest").write_text("step_00000005\n")
     remove_leftovers(tmp_path)
     assert sorted(p.name for p in folder.iterdir()) == ["latest", "step_00000005"] and newest(tmp_path) == good
+
+
+def test_the_checkpoint_of_the_best_evaluation_is_never_removed_until_another_one_is_the_best(tmp_path: Path) -> None:
+    for step in STEPS:
+        make_checkpoint(tmp_path, step)
+    folder = tmp_path / "checkpoints"
+    (folder / "latest").write_text("step_00000030\n")
+    (folder / "best").write_text("step_00000010\n")
+    apply_retention(tmp_path, CheckpointConfig(keep_last=1))
+    assert [step_of(path) for path in candidates(tmp_path)] == [30, 10] and best_folder(tmp_path) == step_folder(tmp_path, 10)
+    (folder / "best").write_text("step_00000030\n")
+    apply_retention(tmp_path, CheckpointConfig(keep_last=1))
+    assert [step_of(path) for path in candidates(tmp_path)] == [30]

@@ -48,7 +48,7 @@ def begin(modality: str, topology: Topology, checkpoint: Path, prepared: Path, f
     found: dict[str, Any] = {}
     for start in (STUDENT, STORED):
         run, beats = LiveRun(small_recipe(modality, *SETTINGS), topology, prepared, folder / start.teacher), list[None]()
-        load_weights(checkpoint, run.objective, start, run.world, lambda beats=beats: beats.append(None))
+        load_weights(checkpoint, run.objective, start, run.world, alive=lambda beats=beats: beats.append(None))
         whole = run.whole()
         follows = [name for name in whole if name.startswith("shadow/")]
         is_equal = [bool((whole[name] == whole[name.replace("shadow/", "master/")]).all()) for name in follows]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from recipes.data.items import ItemPlace, Items
 from recipes.data.media import UndecodableError
 from recipes.data.tokenizer import stored_tokenizer
 from recipes.errors import ConfigError
+from recipes.labelled_config import LabelledTextDataConfig
 from recipes.modalities.registry import MODALITIES
 from tests.launching import tiny_recipe
 
@@ -111,3 +113,11 @@ def test_data_without_a_text_are_refused(open_texts: Any, tmp_path: Path) -> Non
         open_texts(tmp_path / "a.txt")
     with pytest.raises(ConfigError, match=r"--data .*nowhere.txt: no such file or folder"):
         open_texts(tmp_path / "nowhere.txt")
+
+
+def test_a_network_that_was_trained_on_pairs_reads_the_first_column(tmp_path: Path, tiny_prepared: Path) -> None:
+    (tmp_path / "a.csv").write_text("first,second\nba do,ki\n")
+    text, recipe = MODALITIES["text"], replace(tiny_recipe(), data=LabelledTextDataConfig(text_columns=("first", "second")))
+    maker = text.build_maker(recipe, partial(stored_tokenizer, tiny_prepared))
+    items = text.open_items(recipe, maker, str(tmp_path / "a.csv"), None, None)
+    assert len(items) == 1 and len(items.make(0).example.inputs) > 2

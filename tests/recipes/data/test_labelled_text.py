@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.data.labelled_text import load_split
+from recipes.data.labelled_text import load_split, load_table
 from recipes.errors import ConfigError, MissingSplit
 
 COLUMNS = ("text", "label")
@@ -90,11 +90,30 @@ def test_a_missing_split_raises_missing_split_and_a_missing_column_does_not(fold
     assert not isinstance(caught.value, MissingSplit)
 
 
-def test_one_file_or_no_data_is_a_config_error(folder: Path) -> None:
-    with pytest.raises(ConfigError, match="one file is one split"):
-        load(folder / "train.csv", "train")
+@pytest.mark.parametrize("name", ["train.csv", "validation.jsonl"])
+def test_one_file_is_the_training_split(folder: Path, name: str) -> None:
+    assert len(load(folder / name, "train")[0]) > 1
+    with pytest.raises(MissingSplit, match="one file is one split, and 'valid' was asked for"):
+        load(folder / name, "valid")
+
+
+def test_a_file_that_is_no_table_or_no_data_is_a_config_error(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"README\.md: no table; give one of \.csv, \.tsv, \.json, \.jsonl, \.parquet, or a folder"):
+        load(folder / "README.md", "train")
     with pytest.raises(ConfigError, match="the shipped text has no labels"):
         load_split(None, "train", *COLUMNS)
+
+
+def test_a_missing_column_of_texts_is_chosen_by_a_setting(folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no column 'words', there are text, label; --set data\.text_columns=NAME chooses others"):
+        load_table(str(folder), "train", ("text", "words"), "label")
+
+
+def test_files_of_a_split_of_which_one_has_no_label_column_give_empty_labels(tmp_path: Path) -> None:
+    (tmp_path / "train-1.csv").write_text("text,label\na,x\n")
+    (tmp_path / "train-2.csv").write_text("text\nb\n")
+    (tmp_path / "test.csv").write_text("text\nc\n")
+    assert load(tmp_path, "train") == (["a", "b"], ["x", None])
 
 
 def test_a_missing_label_column_gives_no_labels_and_the_existing_columns(folder: Path) -> None:

@@ -4,14 +4,15 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.batch import Batch
-from recipes.data.loader import EVAL_EPOCH, UpdateLoader, check_enough, eval_batches, micro_batches, rank_share
+from model.batch import Batch, Targets
+from recipes.data.loader import EVAL_EPOCH, UpdateLoader, check_enough, eval_batches, every_batch, micro_batches, rank_share
 from recipes.errors import ConfigError
 from tests.recipes.data.numbers_data import Numbers, Row, open_loader, order_of, row_of, rows_of
 
@@ -209,3 +210,25 @@ def test_bad_held_out_items_remain_in_the_data_set_until_take_bad() -> None:
     options = {"max_samples": 4, "micro_batch_size": 2, "group_size": 1, "dp_rank": 0, "dp_size": 1}
     assert len(list(eval_batches(dataset, **options))) == 2
     assert [item.where for item in dataset.take_bad()] == ["item 2"] and not dataset.take_bad()
+
+
+class Counted(Numbers):
+    """Numbers whose batches have targets: the index of each sample."""
+
+    def collate(self, examples: list[Row]) -> Batch:
+        batch = super().collate(examples)
+        index_B = batch.inputs[:, 1]
+        return replace(batch, targets=Targets(index_B.clone(), index_B))
+
+
+@settings(max_examples=100, deadline=None)
+@given(size=st.integers(0, 40), micro=st.integers(1, 9), dp_size=st.integers(1, 9))
+def test_an_evaluation_counts_every_sample_once_on_any_number_of_ranks(size: int, micro: int, dp_size: int) -> None:
+    """Also on more ranks than samples. Every rank has equally many batches of the same sizes, since the forward is a collective."""
+    ranks = [list(every_batch(Counted(size), micro, rank, dp_size)) for rank in range(dp_size)]
+    assert len({tuple(len(batch.inputs) for batch in batches) for batches in ranks}) == 1
+    assert all(len(batch.inputs) <= micro for batches in ranks for batch in batches)
+    targets = [batch.targets for batches in ranks for batch in batches if batch.targets is not None]
+    counted = [value for one in targets for value in one.values[one.is_counted()].tolist()]
+    assert counted == list(range(size)), "in the order of the data"
+    assert all(0 <= value < size for one in targets for value in one.values.tolist()), "what fills up is a sample of the data"

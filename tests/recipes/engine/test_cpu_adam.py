@@ -62,13 +62,13 @@ def test_a_resumed_optimizer_takes_bitwise_the_same_steps_and_deepspeeds_own_doe
 
 
 def compare_with_torch() -> float:
-    """Return the largest difference of the weights from torch's AdamW in float64 after STEPS, with two groups of different weight decay."""
+    """Return the largest difference of the weights from torch's AdamW in float64 after STEPS. Two groups have different decay and rates."""
     from recipes.engine.cpu_adam import build_cpu_adam
 
     dtypes = (torch.float32, torch.float64)
     ours, theirs = ([torch.linspace(-1, 1, SIZE, dtype=dtype, requires_grad=True) for _ in range(2)] for dtype in dtypes)
     optimizers = [
-        build([{"params": [weights[0]], "weight_decay": 0.1}, {"params": [weights[1]], "weight_decay": 0.0}], **NUMBERS)
+        build([{"params": [weights[0]], "weight_decay": 0.1}, {"params": [weights[1]], "weight_decay": 0.0, "lr": 2e-3}], **NUMBERS)
         for build, weights in ((build_cpu_adam, ours), (torch.optim.AdamW, theirs))
     ]
     generator = torch.Generator().manual_seed(0)

@@ -2,6 +2,7 @@
 frozen at first or always."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -120,10 +121,36 @@ def test_a_group_that_is_frozen_at_first_has_rate_0_and_counts_its_steps_from_it
     assert torch.allclose(first, torch.full_like(first, RATE), rtol=1e-3), "Adam's first step is the rate, whatever the gradient"
 
 
+def scaled_rates() -> list[list[float]]:
+    """Return the groups' rates before each of three updates. The head's rate has the factor 3; the body is frozen in the first two."""
+    from model.parallel import init_parallel
+    from recipes.engine.update import backward, set_learning_rate, step
+
+    engine, seen = trained(init_parallel(1, "cpu"), {"body": 2}, "optim.head_lr_scale=3"), []
+    for done in range(3):
+        engine.module.is_frozen = done < 2
+        set_learning_rate(engine, RATE * (done + 1), done)
+        seen.append([group["lr"] for group in engine.optimizer.param_groups])
+        backward(engine, engine(rows_of(done)), 1, 1)
+        step(engine)
+    return seen
+
+
+def test_a_groups_rate_is_the_schedules_times_its_factor_and_0_while_it_is_frozen() -> None:
+    (seen,) = run_distributed(scaled_rates, 1)
+    assert seen == [pytest.approx(rates, rel=1e-12) for rates in ([3 * RATE, 0.0], [6 * RATE, 0.0], [9 * RATE, 3 * RATE])]
+
+
+def test_a_group_of_another_optimizer_without_a_factor_has_the_schedules_rate() -> None:
+    from recipes.engine.update import set_learning_rate
+
+    groups: list[dict[str, Any]] = [{"lr": 1.0}, {"lr": 1.0, "lr_scale": 0.5}]
+    set_learning_rate(SimpleNamespace(optimizer=SimpleNamespace(param_groups=groups)), RATE, 0)  # type: ignore[arg-type]
+    assert [group["lr"] for group in groups] == [RATE, RATE / 2]
+
+
 def freeze_always() -> dict[str, Any]:
     """Take one update of a module whose body is never trained. Return what trains, what changed, and what a checkpoint would hold."""
-    from types import SimpleNamespace
-
     from model.parallel import init_parallel
     from recipes.checkpoint.live import owned_shards
     from recipes.engine import shards

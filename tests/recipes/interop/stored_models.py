@@ -21,6 +21,7 @@ from recipes.interop.hf_format import FORMATS
 from recipes.interop.hf_text import TOKENS, fold_token_types, has_token_type
 from recipes.interop.import_source import FOLDER, UNREAD
 from recipes.interop.imported_recipe import template_of
+from recipes.interop.shapes import Shapes
 from recipes.interop.trunk import build_trunk
 from recipes.settings import recipe_to_dict
 from recipes.speech import speech_base
@@ -31,7 +32,7 @@ from tests.recipes.checkpoint.pieces import shard
 State = dict[str, Tensor]
 GOLDEN = Path(__file__).parents[2] / "golden"
 STEP = 7
-HEAD = {"head.0.weight": (3, 8), "head.0.bias": (3,)}
+HEAD: Shapes = {"head.0.weight": (3, 8), "head.0.bias": (3,)}
 """Parameters that only the student has."""
 FACTS = {"versions": {"torch": "2.13.0"}, "git_commit": "0123456789abcdef", "data_fingerprint": "feed"}
 
@@ -83,12 +84,18 @@ def _tp_dim(parameter: Any) -> int | None:
 
 
 def write_run(
-    run_dir: Path, recipe: Recipe, splits: dict[str, Split], *, kinds: dict[str, State], topology: tuple[int, int] = (1, 1)
+    run_dir: Path,
+    recipe: Recipe,
+    splits: dict[str, Split],
+    *,
+    kinds: dict[str, State],
+    topology: tuple[int, int] = (1, 1),
+    head: Shapes = HEAD,
 ) -> Path:
     """Write a run dir with config.json and one checkpoint of `topology` = (tensor-parallel, data-parallel) ranks, and return it. `kinds`:
-    kind (master, shadow) -> name -> whole tensor. A master without a head gets one."""
+    kind (master, shadow) -> name -> whole tensor. A master without the parameters of `head` gets them."""
     tp_size, dp_size = topology
-    kinds = {"master": {name: torch.ones(shape) for name, shape in HEAD.items()} | kinds["master"]} | {"shadow": kinds.get("shadow", {})}
+    kinds = {"master": {name: torch.ones(shape) for name, shape in head.items()} | kinds["master"]} | {"shadow": kinds.get("shadow", {})}
     folder = step_folder(run_dir, STEP)
     folder.mkdir(parents=True)
     files = [_write_file(folder, splits, kinds, (tp, tp_size), (dp, dp_size)) for dp in range(dp_size) for tp in range(tp_size)]

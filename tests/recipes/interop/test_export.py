@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from recipes.errors import ConfigError, DamagedCheckpoint
-from recipes.interop.export import add_command, export, run_export
+from recipes.interop.export import add_command, chosen_run, export, run_export
 from recipes.interop.stored_run import find_stored_run
 from tests.distributed import run_distributed
 from tests.recipes.interop.stored_models import HEAD, STEP, Split, small_recipes, write_run
@@ -143,8 +143,8 @@ def flip_a_bit(path: Path) -> None:
     ("action", "complaint"),
     [
         (flip_a_bit, r"rank_00000\.safetensors: shadow/trunk\.\S+ is not as it was written"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "no complete checkpoint yet"),
-        (lambda path: path.unlink(), "no complete checkpoint yet"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "none of its 1 checkpoints is complete"),
+        (lambda path: path.unlink(), "none of its 1 checkpoints is complete"),
     ],
     ids=["flipped bit", "truncated", "missing"],
 )
@@ -247,3 +247,17 @@ def test_an_export_that_was_killed_between_two_renames_is_put_back(runs: Path, t
     with pytest.raises(ConfigError, match="exists already"):
         export(find_stored_run(runs / "text"), "student", out)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_of_a_run_dir_the_best_checkpoint_is_taken_if_there_is_one_and_a_line_says_so(runs: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(runs / "vision", tmp_path / "run"))
+    folder = run / "checkpoints"
+    shutil.copytree(folder / f"step_{STEP:08d}", folder / "step_00000009")
+    assert chosen_run(run)[0].checkpoint == folder / "step_00000009" and chosen_run(run)[1] == []
+    (folder / "best").write_text(f"step_{STEP:08d}")
+    chosen, lines = chosen_run(run)
+    assert chosen.checkpoint == folder / f"step_{STEP:08d}"
+    assert lines == [f"taken: {chosen.checkpoint}, the best checkpoint; the newest is {folder / 'step_00000009'}, to be named in --from"]
+    assert chosen_run(folder / "step_00000009")[0].checkpoint == folder / "step_00000009"
+    (folder / "best").write_text("step_00000009")
+    assert chosen_run(run)[1] == [f"taken: {folder / 'step_00000009'}, the best checkpoint; which is the newest too"]

@@ -13,10 +13,12 @@ from model.frontends.config import SpeechFrontendConfig, TextFrontendConfig, Vis
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop.expressible import SECTIONS
-from recipes.interop.hf_format import FORMATS, format_of_config, format_of_modality
+from recipes.interop.hf_format import FORMATS, format_of_config, format_of_modality, format_of_recipe
 from recipes.interop.imported_recipe import template_of
 from recipes.settings import apply_overrides, walk_settings
+from recipes.vision import vision_base
 from tests.recipes.interop.stored_models import small_recipes
+from tests.recipes.interop.task_runs import task_recipe
 
 NUM_RECIPES = 40
 
@@ -102,7 +104,6 @@ REFUSED = {
     "data2vec-audio": {
         "frontend.extractor_norm=group": "a LayerNorm after every convolution",
         "frontend.pos_conv_depth=1": "no single, weight-normed positional convolution; train with --set frontend.pos_conv_depth=5",
-        "frontend.exact_padding=true": "before the first positional convolution only",
         "model.block.normalize_before=true": "LayerNorm after each residual addition only",
         "model.block.key_bias=false": "always has a bias on the keys",
         "model.block.layer_scale=0.1": "has no layer scale",
@@ -184,3 +185,22 @@ def test_a_format_is_found_by_model_type_and_by_modality() -> None:
         format_of_config({"model_type": "bert"}, "--from x")
     with pytest.raises(ConfigError, match=r"modality toys:Smell: transformers has no data2vec class for it, only for text, speech, vision"):
         format_of_modality("toys:Smell")
+
+
+def test_only_a_run_that_learned_from_labels_is_exported_with_a_head() -> None:
+    form, plain = format_of_recipe(task_recipe("images")), format_of_recipe(vision_base())
+    assert plain is FORMATS["data2vec-vision"] and plain.own_config["architectures"] == ["Data2VecVisionModel"]
+    assert form.own_config["architectures"] == ["Data2VecVisionForImageClassification"]
+    recipe = task_recipe("images")
+    shapes = form.shapes(form.own_config | form.config_of(recipe))
+    assert {name for name in shapes if not name.startswith("data2vec_vision.")} == {"classifier.weight", "classifier.bias"}
+    table = form.names(recipe)
+    assert table.our_name("data2vec_vision.pooler.layernorm.bias") == "head.norm.bias"
+
+
+def test_token_types_of_a_text_with_a_head_are_zero_and_it_has_no_pooler() -> None:
+    form, recipe = format_of_recipe(task_recipe("pairs")), task_recipe("pairs")
+    shapes = form.shapes(form.own_config | form.config_of(recipe))
+    assert not any("pooler" in name for name in shapes)
+    assert form.untrained is not None
+    assert not form.untrained("data2vec_text.embeddings.token_type_embeddings.weight", (1, 32)).any()

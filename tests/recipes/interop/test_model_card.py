@@ -8,6 +8,8 @@ from recipes.interop.export import export
 from recipes.interop.model_card import FRONT_MATTER, Exported, facts
 from recipes.interop.processors import Processor
 from recipes.interop.stored_run import find_stored_run
+from tests.distributed import run_distributed
+from tests.recipes.interop.task_runs import task_recipe, write_task_run
 
 
 def card(run_dir: Path, out: Path, weights: str = "student") -> str:
@@ -17,7 +19,11 @@ def card(run_dir: Path, out: Path, weights: str = "student") -> str:
 
 def test_it_has_the_facts_of_the_run_and_of_the_checkpoint(runs: Path, tmp_path: Path) -> None:
     text = card(runs / "speech", tmp_path / "out", "teacher")
-    assert text.startswith(FRONT_MATTER) and "\nlicense: other\n" in text and "to be chosen by the owner of the weights" in text
+    assert (
+        text.startswith(FRONT_MATTER.format(task="feature-extraction"))
+        and "\nlicense: other\n" in text
+        and "to be chosen by the owner of the weights" in text
+    )
     for line in (
         *("- recipe: speech_base", "- size: 2 blocks, 32 channels, 4 heads", "- weights: teacher", "- steps: 7", "- samples: 72"),
         *(
@@ -70,3 +76,18 @@ def test_an_imported_run_has_no_data_so_their_fingerprint_is_unknown(runs: Path)
     processor = Processor({}, (), ())
     exported = Exported(run=run, manifest=manifest, weights="student", processor=processor, left_out=[], untrained=[], is_imported=True)
     assert facts(exported)["data fingerprint"] == "unknown"
+
+
+def write_images_run(folder: Path) -> None:
+    write_task_run(folder, task_recipe("images"))
+
+
+def test_the_card_of_a_fine_tuned_run_has_task_labels_and_pipeline(tmp_path: Path) -> None:
+    run_distributed(write_images_run, 1, tmp_path / "run")
+    text = card(tmp_path / "run", tmp_path / "out")
+    assert (
+        text.startswith(FRONT_MATTER.format(task="image-classification")) and "that has learned a task from labels, with its head" in text
+    )
+    assert "- task: images (classify)\n- labels: `a`, `b`, `c`, `d`, `e`, `f`, `g`\n" in text
+    assert '    pipe = pipeline("image-classification", model="out")\n' in text and "torch.no_grad" not in text
+    assert "Left out: the LayerNorm after the last block" in text and "regression head" not in text

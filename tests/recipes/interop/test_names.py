@@ -126,3 +126,10 @@ def test_a_missing_part_is_refused_by_name() -> None:
 def test_the_trunk_of_a_task_model_is_the_tensors_with_the_prefix() -> None:
     state = {"d.x": numbers(1), "head.weight": numbers(2)}
     assert without_prefix(state, "d.").keys() == {"x"} and without_prefix({"x": numbers(1)}, "d.").keys() == {"x"}
+
+
+def test_a_table_inside_a_larger_one_has_its_names_with_a_prefix_and_outer_entries_come_first() -> None:
+    table = NameTable([same("a.{leaf}", "x.{leaf}"), same("b.bias", "y.bias")]).inside("big.", [same("big.b.bias", "head.bias")])
+    assert [table.our_name(name) for name in ("big.a.weight", "big.b.bias")] == ["x.weight", "head.bias"]
+    with pytest.raises(ConfigError, match=r"tensor a\.weight has no place"):
+        table.our_name("a.weight")

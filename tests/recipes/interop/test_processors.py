@@ -14,7 +14,7 @@ from recipes.data.images import center_view
 from recipes.data.tokenizer import encode, find_tokenizer
 from recipes.interop.hf_files import PREPROCESSOR
 from recipes.interop.hf_format import FORMATS, format_of_modality
-from recipes.interop.processors import Processor
+from recipes.interop.processors import PADDED, Processor
 from recipes.modalities.registry import MODALITIES
 from recipes.speech import speech_base
 from recipes.text import text_base
@@ -115,3 +115,14 @@ def test_each_modality_has_a_processor_and_its_usage_is_python(tmp_path: Path) -
         processor = format_of_modality(modality).processor(recipe, tmp_path)
         compile("\n".join(line.format(folder="x") for line in processor.usage), modality, "exec")
         assert len(processor.usage) == 4 and (PREPROCESSOR in processor.files) == (modality != "text")
+
+
+def test_a_run_with_exact_padding_has_a_note_since_transformers_pads_otherwise(tmp_path: Path) -> None:
+    exact: Any = replace(speech_base(), frontend=replace(speech_base().frontend, exact_padding=True))  # type: ignore[call-arg]
+    processor = format_of_modality("speech").processor
+    assert PADDED in processor(exact, tmp_path).notes and PADDED not in processor(speech_base(), tmp_path).notes
+
+
+def test_a_model_without_pipeline_is_loaded_by_its_class() -> None:
+    line = Processor({}, (), (), auto_class="AutoModelForX").load_line
+    assert line == 'from transformers import AutoModelForX; model = AutoModelForX.from_pretrained("{folder}")'

@@ -236,3 +236,14 @@ def test_the_exit_code_is_that_of_the_node_that_failed_and_not_of_killed_nodes(
 def test_it_runs_as_a_module(scontrol_log: Path, tmp_path: Path) -> None:
     done = run_command([sys.executable, "-m", "recipes.job.batch", "end", str(tmp_path / "none"), "--code", "137", "--asked"], tmp_path, 30)
     assert done.returncode == 75 and "stopped on request before the first step" in done.stdout, done.stderr
+
+
+def test_a_job_of_several_seeds_is_judged_by_the_seed_that_ran_last(
+    scontrol_log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seed = run_dir_with(tmp_path, 75, "SIGUSR2").rename(tmp_path / "seed_2")
+    (tmp_path / "run").mkdir()
+    seed = seed.rename(tmp_path / "run" / "seed_2")
+    assert end(tmp_path / "run", 75) == 75
+    assert "stopped by SIGUSR2" in capfd.readouterr().out and "requeue 7" in scontrol_log.read_text()
+    assert (seed / "attempts.jsonl").exists() and not (tmp_path / "run" / "attempts.jsonl").exists()

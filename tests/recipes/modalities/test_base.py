@@ -2,10 +2,10 @@
 
 import inspect
 
-from recipes.modalities.base import Modality
+from recipes.modalities.base import DataSource, Modality
 from recipes.modalities.registry import MODALITIES
 
-MEMBERS = {name: value for name, value in vars(Modality).items() if not name.startswith("_")}
+MEMBERS = {name: value for kind in (DataSource, Modality) for name, value in vars(kind).items() if not name.startswith("_")}
 METHODS = {name: value for name, value in MEMBERS.items() if inspect.isfunction(value)}
 
 

@@ -12,8 +12,9 @@ from recipes.objectives.statistics import RegressionOutcome, UpdateStatistics
 
 
 def methods(kind: type) -> dict[str, list[str]]:
-    """Return the public methods that a class defines itself -> their parameters."""
-    own = {name: value for name, value in vars(kind).items() if inspect.isfunction(value) and not name.startswith("_")}
+    """Return the public methods that a class or one of its bases defines -> their parameters."""
+    inherited = {name: value for base in reversed(kind.__mro__) for name, value in vars(base).items()}
+    own = {name: value for name, value in inherited.items() if inspect.isfunction(value) and not name.startswith("_")}
     return {name: list(inspect.signature(value).parameters) for name, value in own.items()}
 
 

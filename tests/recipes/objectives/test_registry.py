@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from recipes import config
-from recipes.config import ObjectiveConfig
+from recipes import objective_config
 from recipes.errors import ConfigError
+from recipes.objective_config import ObjectiveConfig
 from recipes.objectives.data2vec import Data2Vec
 from recipes.objectives.registry import OBJECTIVES, objective_class
 from tests.distributed import run_distributed
@@ -33,7 +33,7 @@ class Outside:
 
 
 def test_the_table_has_the_sections_that_recipes_may_have() -> None:
-    assert {kind: one.Config for kind, one in OBJECTIVES.items()} == config.OBJECTIVES
+    assert {kind: one.Config for kind, one in OBJECTIVES.items()} == objective_config.OBJECTIVES
     assert objective_class("data2vec") is Data2Vec
 
 
@@ -45,8 +45,15 @@ def test_an_objective_outside_of_this_repository_is_imported() -> None:
 @pytest.mark.parametrize(
     ("kind", "complaint"),
     [
-        ("jepa", "objective.kind 'jepa' is unknown; it is one of data2vec, or module:Name of one that Python can import"),
-        (":Name", "objective.kind ':Name' is unknown; it is one of data2vec, or module:Name of one that Python can import"),
+        (
+            "jepa",
+            "objective.kind 'jepa' is unknown; it is one of data2vec, classify, regress, ctc, or module:Name of one that Python can import",
+        ),
+        (
+            ":Name",
+            "objective.kind ':Name' is unknown; it is one of data2vec, classify, regress, ctc, or module:Name of one that Python can "
+            "import",
+        ),
         ("nowhere:X", "objective.kind 'nowhere:X' cannot be imported (No module named 'nowhere'); put its folder on PYTHONPATH"),
         (
             "recipes.config:X",

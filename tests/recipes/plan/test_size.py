@@ -11,9 +11,10 @@ from model.init import Init
 from model.parallel import init_parallel
 from model.student import Student
 from recipes.catalog import RECIPES
-from recipes.config import ObjectiveConfig, Recipe
+from recipes.config import Recipe
 from recipes.ds_config import resolve
 from recipes.modalities.registry import MODALITIES
+from recipes.objective_config import ObjectiveConfig
 from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes, step_flops
 from recipes.settings import apply_overrides
 from recipes.text import text_base

@@ -10,11 +10,13 @@ import pytest
 from recipes.catalog import RECIPES
 from recipes.check import resolve_recipe
 from recipes.cluster.environment import is_simulated_world
+from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.plan.size import num_parameters
 from recipes.settings import recipe_to_dict
 from recipes.text import text_tiny
 from recipes.train.cli import build_parser, default_ds_config, pretrain_main
+from recipes.train.probe import Probe, ProbePlace
 from tests.launching import ROOT
 
 DS_CONFIGS = sorted((ROOT / "ds_configs").glob("*.json"))
@@ -58,6 +60,31 @@ def test_help_set_shows_a_section_and_runs_nothing(monkeypatch: pytest.MonkeyPat
     assert run(monkeypatch, "--help-set", "lr") == 2
     assert "did you mean optim.lr?" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+class RecordedProbes:
+    """Stands for a ProbeSource, and records the recipes that it checks."""
+
+    def __init__(self) -> None:
+        self.checked: list[int] = []
+
+    def check(self, recipe: Recipe) -> str:
+        self.checked.append(recipe.eval.probe_steps)
+        return "of my own"
+
+    def open(self, recipe: Recipe, place: ProbePlace) -> Probe:
+        raise AssertionError("a dry run opens nothing")
+
+
+def test_a_dry_run_checks_the_probe_and_prints_it_and_a_command_without_probes_refuses_the_setting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    probes = RecordedProbes()
+    monkeypatch.setattr("sys.argv", ["pretrain_text.py", "--dry-run", "--set", "eval.probe_steps=3"])
+    assert pretrain_main("Pre-train.", RECIPES["text"], "text_tiny", probes) == 0
+    assert "probe: of my own\n" in capsys.readouterr().out and probes.checked == [3]
+    assert pretrain_main("Pre-train.", RECIPES["text"], "text_tiny") == 2
+    assert capsys.readouterr().err == "error: eval.probe_steps 3: this command has no probe; leave it out\n"
 
 
 def test_data_and_overrides_make_the_recipe() -> None:

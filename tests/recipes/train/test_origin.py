@@ -109,8 +109,12 @@ def test_places_without_a_checkpoint_and_the_run_dir_itself_are_refused(source: 
     with pytest.raises(ConfigError, match=r"^start\.start_from .*nothing: no such folder; name a run dir"):
         find_origin(tmp_path / "new", starting(tmp_path / "nothing"))
     (source / "metrics.jsonl").unlink()
+    assert find_origin(source.parent, starting(source)), "a run below the run dir is another run"
+    own = newest(source)
+    assert own is not None
+    kept = own.rename(own.with_name("kept"))
     with pytest.raises(ConfigError, match=r"another --run-dir$"):
-        find_origin(source.parent, starting(source))
+        find_origin(source, starting(kept))
     shutil.rmtree(source / "checkpoints")
     with pytest.raises(ConfigError, match="the run has no complete checkpoint yet"):
         find_origin(tmp_path / "new", starting(source))

@@ -48,6 +48,20 @@ def test_what_is_drawn_is_what_metrics_hold(tmp_path: Path, monkeypatch: pytest.
     assert shown["loss"]["eval_loss"].tolist() == [[5.0, 1.1]], "steps without an evaluation leave a gap"
 
 
+def test_a_probe_has_a_panel_of_its_own_beside_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib import pyplot
+
+    figures: list = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    rows = [{"step": 1, **ROW}, {"step": 5, **ROW, **EVAL, "probe": 0.25}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    plot_metrics(tmp_path, PANELS)
+    monkeypatch.undo()
+    pyplot.close("all")
+    assert [axis.get_title() for axis in figures[0].axes] == ["loss", "probe", *list(PANELS)[1:]]
+    assert [line.get_xydata().tolist() for line in figures[0].axes[1].lines] == [[[5.0, 0.25]]]
+
+
 def test_if_the_picture_cannot_be_written_there_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, **ROW}) + "\n")
     (tmp_path / "curves.png").mkdir()

@@ -11,8 +11,9 @@ from recipes.checkpoint.layout import Counters
 from recipes.errors import TrainingBroken
 from recipes.objectives.data2vec import Data2Vec
 from recipes.train.bad_items import BadItems
+from recipes.train.best import BestEvaluation
 from recipes.train.metrics import Interval
-from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, report_event, report_last_save, report_update
+from recipes.train.report import EXIT_DONE, EXIT_REQUEUE, finish, report, report_event, report_first_probe, report_last_save, report_update
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
 from tests.recipes.train.faulty import ONE, UNDISTURBED, prepare_pictures, run_rank
@@ -55,6 +56,8 @@ def state_at(step: int, reports: RecordedReports | None) -> Any:
         run_dir=reports,
         writer=reports,
         stop=reports,
+        is_done=step == 10,
+        best=BestEvaluation(),
     )
 
 
@@ -125,6 +128,14 @@ def test_the_end_of_a_run_counts_the_items_that_could_not_be_decoded(tmp_path: P
         state.data = SimpleNamespace(bad_items=SimpleNamespace(summary=lambda: "3 items"))
         finish(state)
         assert reports.lines[0] == "3 items" and reports.lines[1].startswith(("stopped", "done"))
+
+
+def test_the_probe_before_the_first_update_is_an_event_and_a_line(tmp_path: Path) -> None:
+    reports = RecordedReports(tmp_path)
+    for one in (reports, None):
+        report_first_probe(state_at(0, one), {"probe": 0.25})
+    assert reports.events == [{"event": "probe", "step": 0, "probe": 0.25}]
+    assert reports.lines == ["before the first update: probe 0.250"]
 
 
 def test_the_last_save_after_a_stop_request_is_announced(tmp_path: Path) -> None:

@@ -33,12 +33,14 @@ def test_the_same_recipe_may_come_back_with_other_limits(tmp_path: Path) -> None
         "data.num_workers",
         "data.max_bad_fraction",
         "data.tokenizer",
+        "eval.probe_steps",
     } == {key for key in FREE_TO_CHANGE if key.startswith("run.")}
+    probed = replace(recipe.eval, probe_steps=7)
     checkpoint, data = (
         replace(recipe.checkpoint, keep_last=9, keep_every_steps=8),
         replace(recipe.data, path="/elsewhere", tokenizer="/another/spelling"),
     )
-    assert check_same_recipe(run_dir.path, replace(recipe, run=run, checkpoint=checkpoint, data=data)) == {}
+    assert check_same_recipe(run_dir.path, replace(recipe, run=run, checkpoint=checkpoint, data=data, eval=probed)) == {}
 
 
 @pytest.mark.parametrize(("facts", "weights"), [({}, "random"), ({"imported": {"from": "a/b"}}, "imported")])

@@ -1,5 +1,6 @@
 """The first lines of a run on the terminal."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,8 +9,12 @@ import pytest
 import torch
 
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
+from recipes.eval_config import EvalConfig
+from recipes.objective_config import ClassifyConfig, ObjectiveConfig
 from recipes.plan.size import num_parameters
-from recipes.train.start_block import model_lines, run_dir_lines, shortest
+from recipes.start_config import StartConfig
+from recipes.train.origin import Origin
+from recipes.train.start_block import model_lines, origin_line, run_dir_lines, shortest
 from tests.launching import ROOT, tiny_recipe
 
 RECIPE = tiny_recipe(run__max_steps=10, run__save_steps=5)
@@ -53,3 +58,36 @@ def test_a_path_is_shown_as_it_is_shortest(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "a.json").touch()
     monkeypatch.chdir(tmp_path)
     assert shortest(str(tmp_path / "a.json")) == "a.json" and shortest("/bin") == "/bin" and shortest("no such file") == "no such file"
+
+
+@pytest.mark.parametrize(
+    ("config", "start", "own"),
+    [
+        (RECIPE.objective, StartConfig("x"), "; the teacher begins as the student"),
+        (RECIPE.objective, StartConfig("x", teacher="stored"), "; the teacher begins as the one stored there"),
+        (ClassifyConfig(), StartConfig("x"), "; the head begins with random weights"),
+        (ObjectiveConfig(), StartConfig("x"), ""),
+    ],
+)
+def test_the_line_on_the_first_weights_says_what_else_this_objective_begins_with(
+    config: ObjectiveConfig, start: StartConfig, own: str
+) -> None:
+    origin = Origin("/no/such/checkpoint", 7, "text_tiny", "", {})
+    line = origin_line(origin, replace(RECIPE, objective=config, start=start))
+    assert line == f"begins with the weights of /no/such/checkpoint, step 7 of text_tiny{own}"
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (EvalConfig(), "a checkpoint every 5"),
+        (EvalConfig(metric="accuracy"), "a checkpoint every 5 and of the best accuracy"),
+        (
+            EvalConfig(metric="wer", goal="min", patience=3),
+            "a checkpoint every 5 and of the best wer, the run ends after 3 evaluations without a better one",
+        ),
+    ],
+)
+def test_the_lines_say_which_checkpoints_are_kept_and_when_the_run_ends_early(config: EvalConfig, said: str, tmp_path: Path) -> None:
+    run_dir: Any = SimpleNamespace(path=tmp_path, taken_from=None, accepted={})
+    assert run_dir_lines(replace(RECIPE, eval=config), run_dir, 0, 1.0)[0] == f"run dir {tmp_path}: from step 0 to 10, {said}"

@@ -27,6 +27,8 @@ def show_a_run() -> None:
         time.sleep(0.11)  # longer than the bar's shortest interval
         if step == 5:
             lines.beat(step, "evaluate", 7)
+            time.sleep(0.11)
+            lines.beat(step, "probe", 8)
         if step in (3, 5):
             lines.show(ROW | {"step": step} | (HELD_OUT if step == 5 else {}))
     lines.close()
@@ -60,7 +62,7 @@ def seen_on_a_terminal(**environment: str) -> list[str]:
 def test_on_a_terminal_the_bar_moves_with_each_step_and_evaluations_stay_above_it(columns: int) -> None:
     seen = seen_on_a_terminal(COLUMNS=str(columns), TERM="xterm")
     assert [n for n in range(7) if any(line.startswith(f"{n}/2000 ") for line in seen)] == [0, 2, 3, 4, 5, 6], "the first comes too soon"
-    assert any("evaluating, micro-batch 7" in line for line in seen)
+    assert any("evaluating, micro-batch 7" in line for line in seen) and any("probing, micro-batch 8" in line for line in seen)
     logged = next(line for line in seen if "loss 22.2488" in line)
     assert "lr 1.00e-04  10,188 tokens/s" in logged and ("target_std 0.998" in logged) == (columns == 120)
     assert "step    5/2000  eval_loss 18.2899  explained -0.167  rank 69.6" in seen
@@ -85,6 +87,15 @@ def test_a_log_gets_one_line_a_logged_step_with_everything(capsys: pytest.Captur
         "step    5/2000  loss 22.2488  target_std 0.998  lr 1.00e-04  10,188 tokens/s  | eval_loss 18.2899  explained -0.167  rank 69.6"
         "  ETA 6 min 39 s",
     ]
+
+
+def test_the_score_of_a_probe_is_printed_with_the_evaluation_or_alone(capsys: pytest.CaptureFixture) -> None:
+    lines = StepLines(Data2Vec.display, first_step=0, last_step=2000)
+    for row in (ROW | HELD_OUT, ROW):
+        lines.show(row | {"step": 5, "probe": 0.8119})
+    first, second = capsys.readouterr().out.splitlines()
+    assert "| eval_loss 18.2899  explained -0.167  rank 69.6  probe 0.812  ETA" in first
+    assert "tokens/s  | probe 0.812  ETA" in second
 
 
 def test_after_half_a_minute_without_output_a_log_gets_a_line_with_the_phase(

@@ -1,0 +1,177 @@
+"""The recipe's section `objective`: which loss is minimised, and the settings of a supervised one. Torch-free. The classes that compute
+them are in recipes/objectives/.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+
+from model.bounds import SHARE, at_least
+from model.config import EncoderConfig, HeadConfig
+from recipes.errors import ConfigError
+from recipes.start_config import StartConfig
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """Base of the recipe's section `objective`: the loss that is minimised, and what its networks cost. `kind` is its name in
+    config.json: a key of OBJECTIVES, or "module:Class" for an objective outside of this repository, whose attribute `Config` is then a
+    subclass of this one."""
+
+    kind: ClassVar[str]
+    forwards_per_update: ClassVar[int] = 3
+    """Forwards of the trunk that one update costs: the student's, two for its backward, and one of each further network."""
+    num_teachers: ClassVar[int] = 0
+    """Averaged copies of the trunk that are held beside the student."""
+    inherits: ClassVar[str] = ""
+    """Prefix of the parameters that a new run takes from the checkpoint in start.start_from. "": all parameters, so the checkpoint must be
+    of the same objective. With a prefix it may be of any objective that has such parameters."""
+    evaluates_every_sample: ClassVar[bool] = False
+    """True: an evaluation counts each held-out sample exactly once. False: a few are left out, so that all ranks get equally many."""
+
+    def num_head_parameters(self, encoder: EncoderConfig) -> int:
+        """Return the number of parameters that the student has beside front-end and encoder."""
+        return 0
+
+    def check(self, recipe: Any) -> None:
+        """Check that the recipe's settings do not contradict this objective. Raises: ConfigError."""
+
+    def beginning(self, start: StartConfig) -> str:
+        """Return what this objective has at the start beside the weights of the checkpoint that `start` names, for the terminal; "" if it
+        has nothing else."""
+        return start.in_words if self.num_teachers else ""
+
+    def undecided(self, recipe: Any) -> str:
+        """Return which settings of the recipe follow from its data and are still open, for a dry run; "" if there are none."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Data2VecConfig(ObjectiveConfig):
+    """data2vec 1.0. It has no settings here; they are in the sections teacher and loss."""
+
+    kind: ClassVar[str] = "data2vec"
+    forwards_per_update: ClassVar[int] = 4
+    num_teachers: ClassVar[int] = 1
+
+    def num_head_parameters(self, encoder: EncoderConfig) -> int:
+        """Return the number of parameters of the regression head."""
+        return encoder.num_head_parameters
+
+    def check(self, recipe: Any) -> None:
+        """Check that the teacher averages at least one layer, and not more than the encoder has (teacher.average_top_k_layers). Raises:
+        ConfigError."""
+        top, layers = recipe.teacher.average_top_k_layers, recipe.model.num_layers
+        if not 1 <= top <= layers:
+            raise ConfigError(
+                f"teacher.average_top_k_layers {top} of model.num_layers {layers}; "
+                f"use --set teacher.average_top_k_layers=N with N from 1 to {layers}"
+            )
+
+
+@dataclass(frozen=True)
+class SupervisedConfig(ObjectiveConfig):
+    """Base of the objectives that learn from labels: the trunk of a pre-trained network with the head of a task (fine-tuning)."""
+
+    inherits: ClassVar[str] = "trunk."
+    evaluates_every_sample: ClassVar[bool] = True
+
+    head: HeadConfig = field(default_factory=HeadConfig)
+    frozen: Literal["nothing", "features", "trunk"] = "nothing"
+    """Part of the trunk that is never trained. features: the embedding of raw inputs, such as the convolutions of speech (published for
+    CTC). trunk: all but the head."""
+    frozen_steps: Annotated[int, at_least(0)] = 0
+    """First updates in which only the head is trained (fairseq: freeze_finetune_updates)."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of values that the head gives for a sample, or for a position."""
+        raise NotImplementedError
+
+    def beginning(self, start: StartConfig) -> str:
+        """Return how the head starts."""
+        return "the head begins with random weights"
+
+    def undecided(self, recipe: Any) -> str:
+        """Return what follows from the data: the labels, with the head's size, if the recipe names none, and with finetune.epochs the
+        number of updates."""
+        labels = [] if self.num_outputs else ["the labels, so the parameters of the head are not counted"]
+        epochs = recipe.finetune.epochs
+        updates = [f"the number of updates, those of {epochs:g} epochs, and the intervals of checkpoints"] if epochs else []
+        return "; ".join(labels + updates)
+
+    def num_head_parameters(self, encoder: EncoderConfig) -> int:
+        """Return the number of parameters of the task's head."""
+        return self.head.num_parameters(encoder.hidden_size, self.num_outputs)
+
+    def check(self, recipe: Any) -> None:
+        """Check that the front-end has features to freeze if they are frozen. Raises: ConfigError."""
+        if self.frozen == "features" and not recipe.frontend.raw_parts:
+            raise ConfigError(
+                f"objective.frozen is features, and {recipe.modality} has no convolutions to freeze; --set objective.frozen=nothing"
+            )
+
+
+@dataclass(frozen=True)
+class ClassifyConfig(SupervisedConfig):
+    """One class for each sample: cross-entropy."""
+
+    kind: ClassVar[str] = "classify"
+
+    labels: tuple[str, ...] = ()
+    """Names of the classes, in the order of the head's outputs. (): those of the training data, sorted."""
+    class_weights: Annotated[tuple[float, ...], at_least(0)] = ()
+    """Weight of each class in the loss, in the order of labels. (): all 1, or what `balanced` gives. The loss of an update is divided by
+    the number of its samples, not by the sum of their weights."""
+    balanced: bool = False
+    """True: rare classes weigh more: number of samples / (number of classes x samples of the class), as in scikit-learn."""
+    label_smoothing: Annotated[float, SHARE] = 0.0
+    """Share of each target that is spread evenly over all classes (published for images: 0.1)."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of classes."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class RegressConfig(SupervisedConfig):
+    """One number for each sample: mean squared error."""
+
+    kind: ClassVar[str] = "regress"
+
+    @property
+    def num_outputs(self) -> int:
+        """1."""
+        return 1
+
+
+SPECIAL_LETTERS = ("<pad>", "<s>", "</s>", "<unk>", "|")
+"""First symbols of every alphabet, in fairseq's order. `<pad>` is CTC's blank, `|` ends a word."""
+
+
+@dataclass(frozen=True)
+class CtcConfig(SupervisedConfig):
+    """A transcript for each recording: connectionist temporal classification (CTC) over letters. Source: fairseq examples/wav2vec,
+    config/finetuning."""
+
+    kind: ClassVar[str] = "ctc"
+
+    alphabet: tuple[str, ...] = ()
+    """Symbols of the head's outputs, `<pad>` (CTC's blank), `<s>`, `</s>`, `<unk>` and `|` (a space) first. (): the letters of the
+    training transcripts."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of symbols."""
+        return len(self.alphabet)
+
+    def check(self, recipe: Any) -> None:
+        """Check that a given alphabet begins with the special symbols. Raises: ConfigError."""
+        super().check(recipe)
+        if self.alphabet and self.alphabet[: len(SPECIAL_LETTERS)] != SPECIAL_LETTERS:
+            first, needed = ",".join(self.alphabet[: len(SPECIAL_LETTERS)]), ",".join(SPECIAL_LETTERS)
+            raise ConfigError(f"objective.alphabet begins with {first}; it must begin with {needed}, and the letters follow")
+
+
+OBJECTIVES: dict[str, type[ObjectiveConfig]] = {one.kind: one for one in (Data2VecConfig, ClassifyConfig, RegressConfig, CtcConfig)}
+"""The sections of the house's objectives, by kind."""

@@ -1,0 +1,66 @@
+"""The sections of the objectives: their sizes, and settings that contradict others."""
+
+from dataclasses import replace
+
+import pytest
+
+from model.config import HeadConfig
+from recipes.check import check_recipe
+from recipes.errors import ConfigError
+from recipes.objective_config import OBJECTIVES, SPECIAL_LETTERS, ClassifyConfig, CtcConfig, Data2VecConfig, RegressConfig
+from tests.launching import tiny_recipe
+from tests.recipes.data.labelled_texts import recipe_of
+
+
+def test_the_kinds_are_the_names_in_config_json() -> None:
+    assert list(OBJECTIVES) == ["data2vec", "classify", "regress", "ctc"]
+
+
+@pytest.mark.parametrize(
+    ("config", "outputs"),
+    [(ClassifyConfig(labels=("a", "b", "c")), 3), (RegressConfig(), 1), (CtcConfig(alphabet=(*SPECIAL_LETTERS, "a")), 6)],
+)
+def test_a_head_has_an_output_for_each_class_number_or_letter(config: ClassifyConfig, outputs: int) -> None:
+    encoder = tiny_recipe("text").model
+    assert config.num_outputs == outputs
+    assert config.num_head_parameters(encoder) == config.head.num_parameters(encoder.hidden_size, outputs)
+
+
+def test_fine_tuning_inherits_the_trunk_and_costs_no_teacher() -> None:
+    assert (RegressConfig.inherits, RegressConfig.num_teachers, RegressConfig.forwards_per_update) == ("trunk.", 0, 3)
+    assert RegressConfig.evaluates_every_sample and not Data2VecConfig.evaluates_every_sample
+
+
+@pytest.mark.parametrize(
+    ("objective", "complaint"),
+    [
+        (
+            RegressConfig(frozen="features"),
+            "objective.frozen is features, and text has no convolutions to freeze; --set objective.frozen=nothing",
+        ),
+        (
+            CtcConfig(alphabet=("a", "b")),
+            "objective.alphabet begins with a,b; it must begin with <pad>,<s>,</s>,<unk>,|, and the letters follow",
+        ),
+    ],
+)
+def test_settings_that_contradict_others_are_one_line(objective: RegressConfig, complaint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_recipe(replace(recipe_of("words"), objective=objective))
+    assert str(caught.value) == complaint
+
+
+def test_a_teacher_must_average_layers_that_are_there() -> None:
+    with pytest.raises(ConfigError, match=r"teacher\.average_top_k_layers 2 of model\.num_layers 1"):
+        check_recipe(tiny_recipe("text", teacher__average_top_k_layers=2))
+
+
+@pytest.mark.parametrize("setting", ["objective.label_smoothing=1.5", "objective.class_weights=1,-1", "objective.frozen_steps=-1"])
+def test_values_out_of_bounds_are_refused(setting: str) -> None:
+    with pytest.raises(ConfigError, match=setting.partition("=")[0]):
+        check_recipe(recipe_of("words", setting))
+
+
+def test_the_head_is_a_setting() -> None:
+    recipe = recipe_of("words", "objective.head.dropout=0.3")
+    assert recipe.objective.head == HeadConfig(reads="cls", hidden="tanh", dropout=0.3)  # type: ignore[attr-defined]

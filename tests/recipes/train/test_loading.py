@@ -1,0 +1,57 @@
+"""The batches of a rank: an evaluation that counts every sample once, or as many on each rank, and updates from any place in the data."""
+
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from recipes.data.order import EpochOffset
+from recipes.errors import ConfigError
+from recipes.objective_config import ObjectiveConfig
+from recipes.train import loading
+from recipes.train.loading import build_loader, heldout_batches
+from tests.launching import tiny_recipe
+from tests.recipes.data.numbers_data import Numbers
+
+RECIPE = tiny_recipe(run__eval_samples=6, run__seed=3)
+
+
+@dataclass(frozen=True)
+class EverySample(ObjectiveConfig):
+    """An objective whose evaluation counts every sample."""
+
+    kind: ClassVar[str] = "every"
+    evaluates_every_sample: ClassVar[bool] = True
+
+
+def ranks(size: int, micro: int = 2) -> list[tuple[Any, Any]]:
+    return [(SimpleNamespace(micro_batch_size=micro, dp_size=size), SimpleNamespace(dp_rank=rank, dp_size=size)) for rank in range(size)]
+
+
+@pytest.mark.parametrize(("config", "called"), [(EverySample(), "every_batch"), (RECIPE.objective, "eval_batches")])
+def test_the_objective_decides_whether_every_sample_is_evaluated(
+    config: ObjectiveConfig, called: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for name in ("every_batch", "eval_batches"):
+        monkeypatch.setattr(loading, name, lambda *args, name=name, **options: calls.append(name) or iter(()))
+    batch, parallel = ranks(2)[1]
+    list(heldout_batches(replace(RECIPE, objective=config), Numbers(5), batch, parallel))
+    assert calls == [called]
+
+
+def test_an_evaluation_with_fewer_samples_than_ranks_is_refused_when_it_is_opened() -> None:
+    batch, parallel = ranks(4)[0]
+    with pytest.raises(ConfigError, match="3 held-out samples for 4 data-parallel ranks"):
+        heldout_batches(RECIPE, Numbers(3), batch, parallel)
+
+
+def test_a_loader_that_begins_at_a_later_update_reads_what_the_first_one_reads_there() -> None:
+    batch: Any = SimpleNamespace(micro_batch_size=4, dp_size=1)
+    whole = build_loader(RECIPE, Numbers(40), batch, 0)
+    update, epoch, offset = 3, *whole.start_of(3)[1:]
+    later = build_loader(RECIPE, Numbers(40), batch, 0, first=EpochOffset(update, epoch, offset))
+    assert [whole.positions(number) for number in (3, 4, 7)] == [later.positions(number) for number in (3, 4, 7)]
+    whole.close()
+    later.close()
