@@ -31,7 +31,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str
     return train(data, tmp_path_factory.mktemp("alone") / "run", **SETTINGS)
 
 
-@pytest.mark.parametrize("name", TOPOLOGIES)
+@pytest.mark.parametrize("name", ["tp2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dp2", "accumulation4"))])
 def test_a_topology_gives_the_losses_of_one_rank(name: str, data: Path, alone: list[dict[str, Any]], tmp_path: Path) -> None:
     rows = train(data, tmp_path / "run", **TOPOLOGIES[name], **SETTINGS)  # type: ignore[arg-type]
     assert [row["step"] for row in rows] == list(range(1, 21))

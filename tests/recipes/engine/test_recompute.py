@@ -51,9 +51,9 @@ def updates_of(world_size: int, tp_size: int, zero: dict[str, Any], other: dict[
 @pytest.mark.parametrize(
     ("world_size", "tp_size", "zero", "other", "frozen"),
     [
-        (2, 1, NO_THRESHOLD, {}, {}),
+        pytest.param(2, 1, NO_THRESHOLD, {}, {}, marks=pytest.mark.slow),
         (2, 1, NO_THRESHOLD, {}, FROZEN),
-        (2, 1, LARGE_THRESHOLD, BF16, {}),
+        pytest.param(2, 1, LARGE_THRESHOLD, BF16, {}, marks=pytest.mark.slow),
         (2, 2, {}, {}, {}),
         (1, 1, OFFLOAD, {}, {}),
     ],

@@ -58,6 +58,7 @@ def test_a_model_is_imported_into_the_run_dir_and_begins_as_an_imported_run_does
     assert curve(tmp_path / "other") == curve(tmp_path / "new")
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_its_model_and_the_import_were_deleted_and_another_model_is_refused(
     model: Path, reviews: Path, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_model_of_another_modality_is_refused_before_anything_is_written(revie
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.slow
 def test_our_own_export_is_a_source(tiny_text: Path, reviews: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     done = launch(PRETRAIN_TEXT, ["--data", tiny_text, "--run-dir", source, *overrides(frontend__positions="absolute")], tmp_path)

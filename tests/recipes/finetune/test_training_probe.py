@@ -59,7 +59,7 @@ def prepared_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return MODALITIES["text"].prepare(recipe, folder / "prepared", num_processes=1)
 
 
-@pytest.mark.parametrize("kind", PROBES)
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in ("speech", "vision") else kind for kind in PROBES])
 def test_a_run_is_probed_as_by_the_command_on_one_rank_and_on_two_and_learns_the_same_bits(
     kind: str, prepared_text: Path, tmp_path: Path
 ) -> None:
@@ -80,6 +80,7 @@ def test_a_run_is_probed_as_by_the_command_on_one_rank_and_on_two_and_learns_the
         assert rows == train(modality, tmp_path / "without", data, [*settings, "eval.probe_steps=0"])
 
 
+@pytest.mark.slow
 def test_two_tensor_parallel_ranks_score_what_a_run_does_that_resumes_one_rank_on_two(prepared_text: Path, tmp_path: Path) -> None:
     settings = [*settings_of("text", tmp_path / "labelled"), "model.hidden_dropout=0"]
     split = train("text", tmp_path / "split", prepared_text, settings, changes=TP2, world_size=2)
