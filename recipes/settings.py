@@ -59,6 +59,13 @@ def with_values(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
     return recipe
 
 
+def is_given(recipe: Recipe, name: str) -> bool:
+    """True if the setting with this dotted name, such as run.max_steps, has another value than its section's default."""
+    section, setting = name.split(".")
+    own = getattr(recipe, section)
+    return bool(getattr(own, setting) != getattr(type(own)(), setting))
+
+
 def settable(section: Any, prefix: str = "") -> list[str]:
     """Return the dotted names of all settings that --set may change: those inside of a section, not the recipe's name and modality, and not
     those of a section that is not in use (its property is_in_use). `prefix`: dotted name of `section` with a dot at the end."""

@@ -168,9 +168,7 @@ def load_task_network(recipe: Recipe, checkpoint: Path, device: torch.device, pa
     be read; DamagedCheckpoint."""
     stored = StoredWeights(checkpoint, "student")
     network = network_builder(recipe)(parallel=parallel, stream=DropoutStream())
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            parameter.copy_(stored.tensor(name))
+    stored.copy_into(network)
     return network.to(device).eval()
 
 

@@ -3,7 +3,8 @@
 from functools import cached_property
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from recipes.checkpoint.inspect import reading
 from recipes.checkpoint.layout import Manifest
@@ -43,3 +44,10 @@ class StoredWeights:
         cannot be read; DamagedCheckpoint."""
         with reading(self.checkpoint):
             return self._reader.whole(self._kind if name in self._own else KIND_OF["student"], name)
+
+    def copy_into(self, module: nn.Module, prefix: str = "") -> None:
+        """Write the weights into the parameters of `module`. `prefix`: what stands before their names in the checkpoint. Raises: as
+        tensor()."""
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                parameter.copy_(self.tensor(f"{prefix}{name}"))

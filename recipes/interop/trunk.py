@@ -52,7 +52,5 @@ def load_trunk(run: TrainedRun, device: torch.device, parallel: Parallel | None 
     """
     stored = StoredWeights(run.checkpoint, run.weights)
     trunk = build_trunk(run.recipe, device, parallel)
-    with torch.no_grad():
-        for name, parameter in trunk.named_parameters():
-            parameter.copy_(stored.tensor(f"trunk.{name}"))
+    stored.copy_into(trunk, "trunk.")
     return trunk

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipes.config import OptimConfig, RunConfig
 from recipes.errors import ConfigError
+from recipes.settings import is_given
 
 if TYPE_CHECKING:
     from recipes.data.loader import Dataset
 
-DEFAULTS = {"run": RunConfig(), "optim": OptimConfig()}
 LENGTHS = ("run.max_steps", "optim.schedule_steps", "optim.warmup_steps")
 """Settings that follow from finetune.epochs, and that cannot be set beside it."""
 
@@ -22,10 +21,10 @@ class LabelledSplits:
 
     def check(self, recipe: Any) -> None:
         """Check that the length of the run is given once, in epochs or in updates. Raises: ConfigError if it is not."""
-        if not recipe.finetune.epochs and not _is_set(recipe, "run.max_steps"):
+        if not recipe.finetune.epochs and not is_given(recipe, "run.max_steps"):
             raise ConfigError("finetune.epochs is 0, and run.max_steps is not set; --set run.max_steps=N counts updates")
         for name in LENGTHS if recipe.finetune.epochs else ():
-            if _is_set(recipe, name):
+            if is_given(recipe, name):
                 raise ConfigError(
                     f"{name} is set, and finetune.epochs {recipe.finetune.epochs:g} determines it; --set finetune.epochs=0 counts updates, "
                     "finetune.warmup_share is the share that warms up"
@@ -46,11 +45,6 @@ class LabelledSplits:
         return values_of_labelled(recipe, prepared)
 
 
-def _is_set(recipe: Any, name: str) -> bool:
-    section, setting = name.split(".")
-    return bool(getattr(getattr(recipe, section), setting) != getattr(DEFAULTS[section], setting))
-
-
 def values_of_labelled(recipe: Any, prepared: Path) -> dict[str, Any]:
     """Return, by dotted names, the settings that follow from the prepared labelled data: labels or alphabet, the number of updates, of
     warm-up updates, and the updates between evaluations, checkpoints and logged updates, unless they are set."""
@@ -65,7 +59,6 @@ def values_of_labelled(recipe: Any, prepared: Path) -> dict[str, Any]:
     lengths = {name: int(share * steps) for name, share in shares.items()} | {"optim.schedule_steps": steps}
     if optim.schedule != "tri_stage":
         lengths["optim.decay_steps"] = 0
-    lengths = {name: value for name, value in lengths.items() if not _is_set(recipe, name)}
     intervals = {"run.eval_steps": every, "run.save_steps": every, "run.log_steps": max(1, min(every, steps // 20))}
-    intervals = {name: value for name, value in intervals.items() if not _is_set(recipe, name)}
-    return values | ({"run.max_steps": steps} if finetune.epochs else {}) | lengths | intervals
+    unset = {name: value for name, value in (lengths | intervals).items() if not is_given(recipe, name)}
+    return values | ({"run.max_steps": steps} if finetune.epochs else {}) | unset

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.config import Recipe
-from recipes.settings import with_values
+from recipes.settings import is_given, with_values
 from recipes.train.resume import read_started_run
 
 FROM_DATA = "from_data"
@@ -19,18 +19,15 @@ def stored_values(run_dir: Path) -> dict[str, Any]:
     return dict(started.content.get(FROM_DATA, {})) if started else {}
 
 
+def filled_in(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with these settings from the data; those that are given in the recipe stay as they are."""
+    return with_values(recipe, {name: value for name, value in values.items() if not is_given(recipe, name)})
+
+
 def with_stored_values(run_dir: Path, recipe: Recipe) -> Recipe:
-    """Return the recipe with the stored values of the run in `run_dir`, so that it can be compared with that of the run. A setting that is
-    given now stays. Raises: ConfigError if config.json is damaged."""
-    stored = stored_values(run_dir)
-    return with_values(recipe, {name: value for name, value in stored.items() if not is_given(recipe, name)})
-
-
-def is_given(recipe: Recipe, name: str) -> bool:
-    """True if the setting with this dotted name has another value than its section's default."""
-    section, setting = name.split(".")
-    own = getattr(recipe, section)
-    return bool(getattr(own, setting) != getattr(type(own)(), setting))
+    """Return the recipe filled in with the stored values of the run in `run_dir`, so that it can be compared with that of the run. Raises:
+    ConfigError if config.json is damaged."""
+    return filled_in(recipe, stored_values(run_dir))
 
 
 def recorded(values: Mapping[str, Any]) -> dict[str, Any]:

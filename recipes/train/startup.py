@@ -30,10 +30,10 @@ from recipes.modalities.base import DataSource
 from recipes.modalities.registry import source_of
 from recipes.objectives.registry import build_objective, objective_class
 from recipes.run_dir.run_dir import RunDir
-from recipes.settings import recipe_to_dict, with_values
+from recipes.settings import recipe_to_dict
 from recipes.train.bad_items import BadItems
 from recipes.train.best import BestEvaluation
-from recipes.train.from_data import recorded, stored_values, with_stored_values
+from recipes.train.from_data import filled_in, recorded, stored_values, with_stored_values
 from recipes.train.loading import build_loader, heldout_batches
 from recipes.train.metrics import MetricsWriter
 from recipes.train.mirror import open_mirror
@@ -164,9 +164,8 @@ class StartUp:
         with self.watch.paused("prepare"):
             self.prepared = prepared = world.on_rank_zero(self._prepare)
         self.watch.beat(step, "data set")
-        stored = world.on_rank_zero(lambda: stored_values(self.path))  # the recipe has them already
-        values = stored or world.on_rank_zero(lambda: dict(self.source.values(recipe, prepared)))
-        self.recipe = recipe = recipe if stored else with_values(recipe, values)
+        values = world.on_rank_zero(lambda: stored_values(self.path) or dict(self.source.values(recipe, prepared)))
+        self.recipe = recipe = filled_in(recipe, values)
         check_optim(recipe)
         train_data, heldout = world.on_all_ranks(lambda: self.source.open_data(recipe, prepared))
         check_same(world, {"the data's fingerprint": train_data.fingerprint})
