@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from accelerator.result import Row
+from accelerator.result import Row, unsupported_row
 from accelerator.setting import run_recipe
 from accelerator.steps import WARM_UP, measured, open_bench, plain_row
 from accelerator.training import SAVED_AT, STEPS, finite_row, same_bits_row
@@ -17,6 +17,7 @@ from accelerator.worker import Context
 from recipes.check import changed_recipe
 from recipes.cluster.checkout import ROOT
 from recipes.config import Recipe
+from recipes.engine.build import is_supported
 from recipes.finetune.speech_tasks import SPEECH_TASKS, speech_recipe
 from recipes.finetune.text_tasks import TEXT_TASKS, text_recipe
 from recipes.finetune.vision_tasks import VISION_TASKS, vision_recipe
@@ -80,6 +81,9 @@ def check_finetuning(context: Context, modality: str, precision: str) -> Iterato
     """Fine-tune a tiny network for five updates, of which the first two leave the trunk as it is, and the last two again from a checkpoint:
     text and images are classified, recordings are transcribed (CTC). Yield rows: losses are finite, and the resumed run has the same
     bits."""
+    if not is_supported(precision):
+        yield unsupported_row(precision, f"{STEPS} updates")
+        return
     whole, resumed = context.folder / "whole", context.folder / "resumed"
     recipe = recipe_of(modality, context.folder / "data")
     run_recipe(recipe, f"zero3_{precision}", whole)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from accelerator.result import CANNOT, FAIL, OK, Row
+from accelerator.result import FAIL, OK, Row, unsupported_row
 from accelerator.setting import TinyRun, joined_world
 from accelerator.worker import Context
 from recipes.catalog import RECIPES
@@ -27,7 +27,7 @@ def check_shards(context: Context) -> Iterator[Row]:
             if is_supported(precision):
                 yield check_run(TinyRun.build(modality, f"zero3_{precision}", world, parallel), DTYPES[precision], world.device, what)
             else:
-                yield Row(what, CANNOT, f"DeepSpeed has no {precision} on this device")
+                yield unsupported_row(precision, what)
 
 
 def check_run(run: TinyRun, dtype: torch.dtype, device: torch.device, what: str) -> Row:

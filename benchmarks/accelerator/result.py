@@ -41,6 +41,11 @@ class Row:
     """The full result, for programs."""
 
 
+def unsupported_row(precision: str, what: str) -> Row:
+    """Return a row that says that the device has no arithmetic of this precision. `what`: its title."""
+    return Row(what, CANNOT, f"DeepSpeed has no {precision} on this device")
+
+
 @dataclass
 class Outcome:
     """A check that has run, with its rows. `seconds`: how long it took; `box_seconds`: its time limit."""

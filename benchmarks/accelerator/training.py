@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from accelerator.result import CANNOT, FAIL, OK, Row
+from accelerator.result import CANNOT, FAIL, OK, Row, unsupported_row
 from accelerator.setting import run_recipe
 from accelerator.worker import Context
 from recipes.catalog import RECIPES
@@ -40,7 +40,7 @@ def check_training(context: Context, modality: str, precision: str) -> Iterator[
     """Run five updates with run.deterministic=true, the last two again from a checkpoint, and five updates without that setting. Yield
     rows: losses are finite, the resumed run has the same bits, and what the setting changes."""
     if not is_supported(precision):
-        yield Row(f"{STEPS} updates", CANNOT, f"DeepSpeed has no {precision} on this device")
+        yield unsupported_row(precision, f"{STEPS} updates")
         return
     config = f"zero3_{precision}"
     whole, resumed, free = (context.folder / name for name in ("whole", "resumed", "free"))
