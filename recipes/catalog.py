@@ -21,7 +21,7 @@ def default_recipe(modality: str) -> str:
 def _unknown(name: str, recipes: Iterable[str]) -> str:
     modality = next((modality for modality, others in RECIPES.items() if name in others), None)
     if modality:
-        return f"a recipe of modality {modality}, for launch/pretrain_{modality}.py; here "
+        return f"a recipe of modality {modality}, for launch/*_{modality}.py; here "
     return f"unknown; {did_you_mean(name, recipes)}"
 
 

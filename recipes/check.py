@@ -115,7 +115,7 @@ def how_to_continue(recipe: Recipe, step: int) -> str:
             f"--set run.accept_changes=eval.patience continues it to step {recipe.run.max_steps}"
         )
     if epochs:
-        return f"its length is finetune.epochs {epochs:g} of its data, a longer run is a new one: --set finetune.epochs={2 * epochs:g}"
+        return f"its length, finetune.epochs={epochs:g} of its data, is fixed; --set finetune.epochs={2 * epochs:g} is for a new run"
     if optim.last_lr == 0 and step >= optim.schedule_steps:
         return (
             f"at learning rate 0, the end of optim.schedule_steps {optim.schedule_steps}; --set run.max_steps={2 * step} "

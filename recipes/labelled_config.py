@@ -1,6 +1,7 @@
 """The recipe's section `data` in fine-tuning: labelled texts, recordings and images. Torch-free. Those of pre-training:
 recipes/config.py."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -22,16 +23,22 @@ class LabelledDataConfig(DataConfig):
     split: str = "train"
     """Split that is trained on."""
     valid_split: str = "valid"
-    """Split on which the best checkpoint is chosen. If the data have none, heldout_fraction of the training split is held out."""
+    """Split on which the best checkpoint is chosen. If the data have none of the default name, heldout_fraction of the training split is
+    held out."""
     test_splits: tuple[str, ...] = ("test",)
-    """Splits that are scored once, after training. One that is missing, or has no labels, is predicted only or left out, which a line
-    says."""
+    """Splits that are scored once, after training. One without labels is predicted only. That of the default name may be missing, which a
+    line says."""
     label_column: str = "label"
     """Column that holds the class, number or transcript."""
     heldout_fraction: Annotated[float, PART] = 0.1
     """Share of the training split that becomes the validation split if the data have none."""
     max_train_samples: Annotated[int, at_least(0)] = 0
-    """Number of training samples, drawn at random, the same ones in every run. 0: all."""
+    """Number of training samples, drawn at random, the same ones in every run, and one of each class before any second one. 0: all."""
+
+    @property
+    def may_be_missing(self) -> Collection[str]:
+        """Names of splits that the data need not have. A split of another name was asked for."""
+        return LabelledDataConfig.valid_split, *LabelledDataConfig.test_splits
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,11 @@ class LabelledTextDataConfig(LabelledDataConfig):
     def text_column(self) -> str:
         """The first column of text, which a reader of single texts takes."""
         return self.text_columns[0]
+
+    @property
+    def may_be_missing(self) -> Collection[str]:
+        """The default names; of a task of GLUE all splits but that of training, since a copy may be without some of its files."""
+        return (self.valid_split, *self.test_splits) if self.glue_task else super().may_be_missing
 
 
 @dataclass(frozen=True)

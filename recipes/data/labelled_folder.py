@@ -160,3 +160,11 @@ def held_out(num_samples: int, fraction: float) -> Sequence[int]:
     count = min(num_samples - 1, max(1, round(num_samples * fraction)))
     rng = np.random.Generator(np.random.Philox(0))
     return sorted(rng.permutation(num_samples)[:count].tolist())
+
+
+def drawn(labels: Sequence[Any], count: int) -> Sequence[int]:
+    """Return the indices of `count` samples, or of all if there are fewer, sorted: drawn at random, always the same ones, and one of each
+    label before any second one."""
+    order = np.random.Generator(np.random.Philox(1)).permutation(len(labels)).tolist()
+    first = set({labels[number]: number for number in reversed(order)}.values())
+    return sorted(sorted(order, key=lambda number: number not in first)[:count])

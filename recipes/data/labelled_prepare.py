@@ -18,6 +18,7 @@ from recipes.data.labelled_folder import (
     LabelledRow,
     Log,
     StoredSplit,
+    drawn,
     find_labelled,
     finish_folder,
     held_out,
@@ -139,7 +140,7 @@ class _Preparation:
 
     def run(self, folder: Path, settings: Mapping[str, Any]) -> None:
         """Write all splits and prepared.json into the folder. All labels are checked before any sample is encoded. Raises: ConfigError."""
-        contents, labels = self._drawn(*self._usable(self._read(self._data.split)))
+        contents, labels = self._drawn(*self._usable(self._reader.read(self._data.split)))
         values = self._targets.fit(labels)
         splits = [*self._training(contents, labels), *self._tests()]
         targets = {split.name: self._encode_labels(split) for split in splits if split.labels is not None}
@@ -149,15 +150,22 @@ class _Preparation:
         info = LabelledInfo(self._data.kind, self._reader.source, dict(settings), "", counts, dict(values), unlabelled)
         finish_folder(folder, replace(info, **fields))
         self._log(f"prepared labelled samples: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+        for name, value in values.items():
+            self._log(f"{name}, from the training data: {len(value)} ({format_names([str(one) for one in value])})")
 
-    def _read(self, name: str) -> RawSplit:
-        split = self._reader.read(name)
-        check_has_labels(split, self._data)
-        return split
+    def _find(self, name: str) -> RawSplit | None:
+        """Read a split; None if it is missing and has a default name. Raises: ConfigError; MissingSplit if it was asked for."""
+        try:
+            return self._reader.read(name)
+        except MissingSplit:
+            if name not in self._data.may_be_missing:
+                raise
+            return None
 
     def _usable(self, split: RawSplit) -> tuple[list[Any], list[Any]]:
         """Return contents and labels of the samples that have both. Raises: ConfigError if too few have, or if a label is none of the
         target's kind."""
+        check_has_labels(split, self._data)
         contents, labels, missing = list[Any](), list[Any](), Counter[str]()
         for content, label in zip(split.contents, self._parse(split), strict=True):
             missing.update([NO_CONTENT] * (content is None) + [NO_LABEL] * (content is not None and label is None))
@@ -195,19 +203,15 @@ class _Preparation:
         self._log(f"split {split.name}: left out {found}, of {total} rows")
 
     def _drawn(self, contents: list[Any], labels: list[Any]) -> tuple[list[Any], list[Any]]:
-        """Return data.max_train_samples of the training samples, drawn at random, always the same ones for a number."""
-        count = self._data.max_train_samples
-        if not 0 < count < len(labels):
-            return contents, labels
-        rng = np.random.Generator(np.random.Philox(1))
-        chosen = sorted(rng.permutation(len(labels))[:count].tolist())
+        """Return data.max_train_samples of the training samples."""
+        chosen = drawn(labels, self._data.max_train_samples or len(labels))
         return [contents[number] for number in chosen], [labels[number] for number in chosen]
 
     def _training(self, contents: Sequence[Any], labels: Sequence[Any]) -> "list[_Usable]":
-        """Return the splits train and valid. If the data have no validation split, a part of the training split is held out."""
-        try:
-            valid = self._read(self._data.valid_split)
-        except MissingSplit:
+        """Return the splits train and valid. If the data have no validation split, a part of the training split is held out. Raises:
+        ConfigError; MissingSplit if the missing one was asked for."""
+        valid = self._find(self._data.valid_split)
+        if valid is None:
             held = set(self._held_out(len(labels)))
             own = {TRAIN: [number for number in range(len(labels)) if number not in held], VALID: sorted(held)}
             return [_Usable(name, [contents[i] for i in chosen], [labels[i] for i in chosen]) for name, chosen in own.items()]
@@ -227,13 +231,13 @@ class _Preparation:
         return held
 
     def _tests(self) -> "Iterator[_Usable]":
-        """Yield the test splits that are there. Raises: ConfigError if one has the name of the split train or valid."""
+        """Yield the test splits that are there. Raises: ConfigError if one has the name of the split train or valid; MissingSplit if one
+        that was asked for is missing."""
         for name in self._data.test_splits:
             if name in (TRAIN, VALID):
                 raise ConfigError(f"data.test_splits names {name}, which is scored anyway; --set data.test_splits=NAME names others")
-            try:
-                split = self._reader.read(name)
-            except MissingSplit:
+            split = self._find(name)
+            if split is None:
                 self._log(f"no split {name!r} to test on")
                 continue
             if split.has_labels and any(label is not None for label in self._parse(split)):
@@ -263,7 +267,8 @@ class _Preparation:
         unknown = list[str]()
         targets = [self._targets.encode(label, unknown) for label in split.labels or ()]
         if unknown:
-            found = f"split {split.name} has {self._targets.what}: {named(unknown)}"
+            few = f" (data.max_train_samples={self._data.max_train_samples})" if self._data.max_train_samples else ""
+            found = f"split {split.name} has {self._targets.what}{few}: {named(unknown)}"
             self._log(self._targets.complain(f"{self._reader.source}: {found}"))
         return targets
 

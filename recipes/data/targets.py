@@ -55,7 +55,7 @@ class ClassTargets:
 
     def fit(self, labels: Sequence[str]) -> dict[str, Any]:
         """Return objective.labels, sorted, and objective.class_weights if objective.balanced is set. Raises: ConfigError if there is one
-        class only, or if a class is not in objective.labels."""
+        class only, if a class is not in objective.labels, or if weights are given that fit neither the classes nor objective.balanced."""
         counts = Counter(labels)
         if len(counts) < 2:
             raise ConfigError(f"all {len(labels)} training samples are of one class, {labels[0]!r}; give data with two or more")
@@ -68,7 +68,9 @@ class ClassTargets:
                 f"{len(self._numbers)} classes; the data have {len(counts)}"
             )
         found: dict[str, Any] = {OBJECTIVE_LABELS: tuple(self._numbers)}
-        if self._config.balanced and not self._config.class_weights:
+        if self._config.balanced and self._config.class_weights:
+            raise ConfigError(f"objective.balanced computes {OBJECTIVE_WEIGHTS}, which are given; leave one of the two out")
+        if self._config.balanced:
             weights = (len(labels) / (len(counts) * counts[name]) if counts[name] else 0.0 for name in self._numbers)
             found[OBJECTIVE_WEIGHTS] = tuple(weights)
         elif self._config.class_weights and len(self._config.class_weights) != len(self._numbers):

@@ -6,6 +6,7 @@ from typing import Any
 
 from recipes.checkpoint.inspect import find_checkpoint
 from recipes.config import Recipe
+from recipes.data.folder import format_names
 from recipes.data.tokenizer_files import tokenizer_in
 from recipes.errors import ConfigError
 from recipes.modalities.registry import modality_of
@@ -42,9 +43,9 @@ def find_stored_run(path: Path, flag: str = "--from ") -> StoredRun:
     `flag`: the option that `path` was given with. Raises: ConfigError if there is no run or no checkpoint."""
     run_dir = path if (path / "config.json").exists() else path.parent.parent
     if path.exists() and not (path.is_dir() and (run_dir / "config.json").exists()):
-        raise ConfigError(
-            f"{flag}{path}: neither a run dir nor a checkpoint folder in one (no config.json); name a run dir such as runs/text_tiny"
-        )
+        runs = sorted(config.parent.name for config in path.glob("*/config.json"))  # such as those of several seeds
+        there = f"there are runs in it ({format_names(runs)}); name one" if runs else "name a run dir such as runs/text_tiny"
+        raise ConfigError(f"{flag}{path}: neither a run dir nor a checkpoint folder in one (no config.json); {there}")
     checkpoint = find_checkpoint(path, flag)
     config = read_config(run_dir)
     assert config is not None  # config.json exists

@@ -75,7 +75,7 @@ def test_a_shipped_name_has_priority_and_nothing_is_imported_for_it() -> None:
     [
         ("text_huge", r"unknown; there are text_tiny, text_base, .*, or FILE\.py:FUNCTION for one of your own"),
         ("text_tinny", r"unknown; did you mean text_tiny\? there are text_tiny"),
-        ("vision_tiny", r"a recipe of modality vision, for launch/pretrain_vision\.py; here there are text_tiny"),
+        ("vision_tiny", r"a recipe of modality vision, for launch/\*_vision\.py; here there are text_tiny"),
         ("own_recipes:mine", r"unknown; there are text_tiny"),
         ("own_recipes.py", r"no function in it; name FILE\.py:FUNCTION"),
         ("broken_recipes.py:mine", r"broken_recipes\.py cannot be imported \(No module named 'nowhere'\)"),

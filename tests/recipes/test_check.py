@@ -133,7 +133,7 @@ def test_the_recipe_is_found_by_name_and_its_data_come_from_the_flag() -> None:
     assert resolve_recipe("vision_tiny", RECIPES["vision"], ["data.path=/set"], None).data.path == "/set"
     assert resolve_recipe("vision_tiny", RECIPES["vision"], ["data.path=/set"], "/flag").data.path == "/flag"
     with pytest.raises(
-        ConfigError, match=r"--recipe text_tiny: a recipe of modality text, for launch/pretrain_text\.py; here there are vision_tiny, "
+        ConfigError, match=r"--recipe text_tiny: a recipe of modality text, for launch/\*_text\.py; here there are vision_tiny, "
     ):
         resolve_recipe("text_tiny", RECIPES["vision"], [], None)
     with pytest.raises(ConfigError, match=r"run\.max_steps is 0"):
@@ -162,7 +162,7 @@ def test_a_function_that_returns_no_recipe_and_a_section_with_a_wrong_kind_are_r
 def test_a_run_whose_length_follows_from_its_data_is_not_made_longer_by_max_steps() -> None:
     task = text_recipe("classify", TEXT_TASKS["classify"], text_base())
     task = replace(task, run=replace(task.run, max_steps=100))
-    assert how_to_continue(task, 100) == "its length is finetune.epochs 10 of its data, a longer run is a new one: --set finetune.epochs=20"
+    assert how_to_continue(task, 100) == "its length, finetune.epochs=10 of its data, is fixed; --set finetune.epochs=20 is for a new run"
     fixed = replace(task, finetune=replace(task.finetune, epochs=0.0))
     assert "--set run.max_steps=" in how_to_continue(fixed, 100)
 

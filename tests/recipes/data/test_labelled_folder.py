@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recipes.data.labelled_folder import (
     LabelledInfo,
     LabelledRow,
     StoredSplit,
+    drawn,
     find_labelled,
     finish_folder,
     held_out,
@@ -97,3 +100,11 @@ def test_a_folder_with_other_settings_is_a_mismatch_and_a_folder_that_data_path_
 def test_held_out_samples_are_a_share_and_never_all(num_samples: int, fraction: float, count: int) -> None:
     found = held_out(num_samples, fraction)
     assert len(set(found)) == count and found == sorted(found) == held_out(num_samples, fraction)
+
+
+@given(st.lists(st.sampled_from("abcdef"), min_size=1, max_size=40), st.data())
+def test_drawn_samples_have_as_many_labels_as_can_be(labels: list[str], data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, len(labels)))
+    found = drawn(labels, count)
+    assert found == sorted(set(found)) == drawn(labels, count) and len(found) == count
+    assert len({labels[number] for number in found}) == min(count, len(set(labels)))

@@ -56,7 +56,7 @@ def test_every_split_has_its_contents_labels_and_targets(tmp_path: Path) -> None
     split = load_split_of(folder, "valid")
     assert [tuple(row) for row in split.rows] == [("word 5", "a"), ("word 6", "b")]
     assert split.arrays["target"].tolist() == [0, 1] and split.arrays["content"].tolist() == [5, 6]
-    assert lines == ["prepared labelled samples: 20 train, 2 valid, 1 test"]
+    assert lines == ["prepared labelled samples: 20 train, 2 valid, 1 test", "objective.labels, from the training data: 2 (a, b)"]
 
 
 def test_a_missing_validation_split_is_held_out_with_a_line(tmp_path: Path) -> None:
@@ -65,6 +65,13 @@ def test_a_missing_validation_split_is_held_out_with_a_line(tmp_path: Path) -> N
     kept = [load_split_of(folder, name).arrays["content"].tolist() for name in ("train", "valid")]
     assert sorted(kept[0] + kept[1]) == list(range(20)) and len(kept[1]) == 4
     assert lines[:2] == ["no split 'valid': 4 of 20 training samples are held out instead", "no split 'test' to test on"]
+
+
+@pytest.mark.parametrize("setting", ["data.valid_split=dev", "data.test_splits=test,dev"])
+def test_a_split_that_a_setting_names_must_be_there(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(MissingSplit, match="no split 'dev'"):
+        prepare(tmp_path, {"train": TRAIN, "test": VALID}, setting)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_validation_split_is_refused_if_nothing_is_held_out(tmp_path: Path) -> None:
@@ -166,6 +173,15 @@ def test_a_number_of_training_samples_is_drawn_always_the_same(tmp_path: Path) -
         folder, _ = prepare(tmp_path / name, {"train": rows, "valid": VALID}, "data.max_train_samples=12")
         kept.append(load_split_of(folder, "train").arrays["content"].tolist())
     assert kept[0] == kept[1] and len(set(kept[0])) == 12 and kept[0] != list(range(12))
+
+
+def test_one_sample_of_each_class_is_drawn_first_and_the_setting_is_named_if_a_class_is_not_drawn(tmp_path: Path) -> None:
+    rows = [(number, chr(ord("a") + min(number, 9))) for number in range(100)]
+    folder, _ = prepare(tmp_path, {"train": rows, "valid": VALID, "test": rows}, "data.max_train_samples=12")
+    assert [row.label for row in load_split_of(folder, "train").rows] == list("abcdefghi") + ["j"] * 3
+    (tmp_path / "few").mkdir()
+    with pytest.raises(ConfigError, match=r"split test has classes that the training split lacks \(data\.max_train_samples=9\): "):
+        prepare(tmp_path / "few", {"train": rows, "valid": VALID, "test": rows}, "data.max_train_samples=9")
 
 
 def test_an_existing_folder_is_used_and_other_settings_are_a_mismatch(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_the_tokenizer_is_trained_on_the_training_texts(tmp_path: Path) -> None:
     assert lines == [
         "training a bpe tokenizer of 100 symbols on 40 training samples",
         "prepared labelled samples: 40 train, 9 valid, 7 test",
+        "objective.labels, from the training data: 3 (a, b, c)",
     ]
     first, second = stored.rows[0].shown.split(" | ")
     tokenize = build_tokenize(read_tokenizer(folder / "tokenizer.model", 100))

@@ -37,6 +37,11 @@ def test_balanced_weights_are_those_of_scikit_learn() -> None:
     assert found["objective.class_weights"] == pytest.approx(expected.tolist())
 
 
+def test_balanced_and_given_weights_are_refused_together() -> None:
+    with pytest.raises(ConfigError, match=r"objective\.balanced computes objective\.class_weights, which are given; leave one of the two"):
+        fitted(ClassifyConfig(balanced=True, class_weights=(1.0, 2.0)), ["a", "b"])
+
+
 def test_a_given_class_without_samples_has_balanced_weight_0() -> None:
     _, found = fitted(ClassifyConfig(balanced=True, labels=("a", "b", "never")), ["a", "b"])
     assert found["objective.class_weights"] == (1.0, 1.0, 0.0)

@@ -89,7 +89,7 @@ def test_a_run_that_ended_early_is_finished_and_says_how_it_goes_on(
     assert longer.returncode == 0, longer.stderr + longer.stdout
     assert curve(run_dir)[-1]["step"] == 12 and curve(run_dir)[: len(curve(undisturbed))] == curve(undisturbed)
     finished = finetune(reviews, tiny_run, run_dir, *words)
-    hint = "its length is finetune.epochs 3 of its data, a longer run is a new one: --set finetune.epochs=6"
+    hint = "its length, finetune.epochs=3 of its data, is fixed; --set finetune.epochs=6 is for a new run"
     assert finished.returncode == 0 and hint in finished.stdout, finished.stderr
 
 

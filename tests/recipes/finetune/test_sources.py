@@ -81,6 +81,13 @@ def _no_run(run: Path, folder: Path) -> list[object]:
     return ["--task", "classify", "--from", "empty"]
 
 
+def _of_seeds(run: Path, folder: Path) -> list[object]:
+    for number in (1, 2):
+        (folder / "seeds" / f"seed_{number}").mkdir(parents=True)
+        (folder / "seeds" / f"seed_{number}" / "config.json").write_text("{}")
+    return ["--task", "classify", "--from", "seeds"]
+
+
 def _file(run: Path, folder: Path) -> list[object]:
     (folder / "model.pt").touch()
     return ["--task", "classify", "--from", "model.pt"]
@@ -163,6 +170,7 @@ CASES: list[tuple[Callable[[Path, Path], list[object]], str]] = [
     (_no_such_path, r"--from .*/nowhere: no such folder; name a run dir"),
     (_no_such_name, r"--from runs/nowhere: no such folder, and no earlier download from the Hugging Face hub"),
     (_no_run, r"--from empty: neither a run dir nor a checkpoint folder in one"),
+    (_of_seeds, r"--from seeds: neither .* \(no config\.json\); there are runs in it \(seed_1, seed_2\); name one$"),
     (_file, r"--from model\.pt: neither a run dir nor a checkpoint folder in one"),
     (_unknown_task, r"--task poetry: unknown; there are sst2, "),
     (_no_task, r"--task is missing; there are sst2, "),

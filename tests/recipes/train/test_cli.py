@@ -113,7 +113,7 @@ def test_an_unknown_recipe_lists_the_known_ones() -> None:
         (["--dry-run", "--lr=1e-3"], "--lr: there is no such flag; use --set optim.lr=1e-3"),
         (["--dat", "books"], "--dat: there is no such flag; did you mean --data?"),
         (["--set", "optim.lr", "3"], "--set optim.lr: no '=' in it; write --set optim.lr=3"),
-        (["--recipe", "vision_tiny"], "--recipe vision_tiny: a recipe of modality vision, for launch/pretrain_vision.py; here there are"),
+        (["--recipe", "vision_tiny"], "--recipe vision_tiny: a recipe of modality vision, for launch/*_vision.py; here there are"),
         (["--set", "lr=1"], "--set lr: recipe text_tiny has no such key; did you mean optim.lr?"),
         (["--set", "data.path="], "--set data.path=: the value is empty; write one behind"),
         (["--dry-run", "--set", "run.max_steps=4000"], "from there on the learning rate is 0; use --set optim.schedule_steps=4000"),
