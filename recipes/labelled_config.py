@@ -33,7 +33,8 @@ class LabelledDataConfig(DataConfig):
     heldout_fraction: Annotated[float, PART] = 0.1
     """Share of the training split that becomes the validation split if the data have none."""
     max_train_samples: Annotated[int, at_least(0)] = 0
-    """Number of training samples, drawn at random, the same ones in every run, and one of each class before any second one. 0: all."""
+    """Number of training samples, drawn at random, the same ones in every run, and one of each class before any second one. Validation
+    samples do not count. 0: all."""
 
     @property
     def may_be_missing(self) -> Collection[str]:

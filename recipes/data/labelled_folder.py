@@ -154,17 +154,14 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(dict(values))))
 
 
-def held_out(num_samples: int, fraction: float) -> Sequence[int]:
-    """Return the indices of the training samples that become the validation split, sorted: `fraction` of them, at least one, drawn at
-    random, always the same ones."""
-    count = min(num_samples - 1, max(1, round(num_samples * fraction)))
-    rng = np.random.Generator(np.random.Philox(0))
-    return sorted(rng.permutation(num_samples)[:count].tolist())
+def num_held_out(num_samples: int, fraction: float) -> int:
+    """Return how many of the training samples become the validation split: `fraction` of them, at least one, and never all."""
+    return min(num_samples - 1, max(1, round(num_samples * fraction)))
 
 
-def drawn(labels: Sequence[Any], count: int) -> Sequence[int]:
-    """Return the indices of `count` samples, or of all if there are fewer, sorted: drawn at random, always the same ones, and one of each
-    label before any second one."""
-    order = np.random.Generator(np.random.Philox(1)).permutation(len(labels)).tolist()
+def in_random_order(labels: Sequence[Any]) -> list[int]:
+    """Return the indices of the training samples in a random order, always the same one, with one of each label before any second one.
+    Training takes samples from its beginning and validation from its end, so both are the same whatever the share of the other."""
+    order = np.random.Generator(np.random.Philox(0)).permutation(len(labels)).tolist()
     first = set({labels[number]: number for number in reversed(order)}.values())
-    return sorted(sorted(order, key=lambda number: number not in first)[:count])
+    return sorted(order, key=lambda number: number not in first)

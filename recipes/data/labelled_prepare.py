@@ -18,11 +18,11 @@ from recipes.data.labelled_folder import (
     LabelledRow,
     Log,
     StoredSplit,
-    drawn,
     find_labelled,
     finish_folder,
-    held_out,
+    in_random_order,
     load_info,
+    num_held_out,
     save_split,
 )
 from recipes.data.media import allowed_bad
@@ -140,9 +140,9 @@ class _Preparation:
 
     def run(self, folder: Path, settings: Mapping[str, Any]) -> None:
         """Write all splits and prepared.json into the folder. All labels are checked before any sample is encoded. Raises: ConfigError."""
-        contents, labels = self._drawn(*self._usable(self._reader.read(self._data.split)))
-        values = self._targets.fit(labels)
-        splits = [*self._training(contents, labels), *self._tests()]
+        train, valid = self._training()
+        values = self._targets.fit(train.labels or ())
+        splits = [train, valid, *self._tests()]
         targets = {split.name: self._encode_labels(split) for split in splits if split.labels is not None}
         fields = self._reader.begin(folder, splits[0].contents)
         counts = {split.name: self._save(folder, split, targets.get(split.name)) for split in splits}
@@ -202,23 +202,22 @@ class _Preparation:
             )
         self._log(f"split {split.name}: left out {found}, of {total} rows")
 
-    def _drawn(self, contents: list[Any], labels: list[Any]) -> tuple[list[Any], list[Any]]:
-        """Return data.max_train_samples of the training samples."""
-        chosen = drawn(labels, self._data.max_train_samples or len(labels))
-        return [contents[number] for number in chosen], [labels[number] for number in chosen]
-
-    def _training(self, contents: Sequence[Any], labels: Sequence[Any]) -> "list[_Usable]":
+    def _training(self) -> "list[_Usable]":
         """Return the splits train and valid. If the data have no validation split, a part of the training split is held out. Raises:
         ConfigError; MissingSplit if the missing one was asked for."""
-        valid = self._find(self._data.valid_split)
-        if valid is None:
-            held = set(self._held_out(len(labels)))
-            own = {TRAIN: [number for number in range(len(labels)) if number not in held], VALID: sorted(held)}
-            return [_Usable(name, [contents[i] for i in chosen], [labels[i] for i in chosen]) for name, chosen in own.items()]
-        return [_Usable(TRAIN, contents, labels), _Usable(VALID, *self._usable(valid))]
+        contents, labels = self._usable(self._reader.read(self._data.split))
+        order, valid = in_random_order(labels), self._find(self._data.valid_split)
+        num_held = self._num_held_out(len(order)) if valid is None else 0
+        num_trained = min(len(order) - num_held, self._data.max_train_samples or len(order))
 
-    def _held_out(self, num_samples: int) -> Sequence[int]:
-        """Return the training samples that are held out for want of a validation split, and log their number. Raises: ConfigError if
+        def part(name: str, chosen: Sequence[int]) -> _Usable:
+            return _Usable(name, [contents[number] for number in sorted(chosen)], [labels[number] for number in sorted(chosen)])
+
+        held = _Usable(VALID, *self._usable(valid)) if valid else part(VALID, order[len(order) - num_held :])
+        return [part(TRAIN, order[:num_trained]), held]
+
+    def _num_held_out(self, num_samples: int) -> int:
+        """Return the number of training samples that are held out for want of a validation split, and log it. Raises: ConfigError if
         data.heldout_fraction is 0."""
         fraction, name = self._data.heldout_fraction, self._data.valid_split
         if not fraction:
@@ -226,9 +225,9 @@ class _Preparation:
                 f"{self._reader.source}: no split {name!r} to choose the best checkpoint on; --set data.valid_split=NAME, or --set "
                 "data.heldout_fraction=0.1 holds out a part of the training split"
             )
-        held = held_out(num_samples, fraction)
-        self._log(f"no split {name!r}: {len(held)} of {num_samples} training samples are held out instead")
-        return held
+        count = num_held_out(num_samples, fraction)
+        self._log(f"no split {name!r}: {count} of {num_samples} training samples are held out instead")
+        return count
 
     def _tests(self) -> "Iterator[_Usable]":
         """Yield the test splits that are there. Raises: ConfigError if one has the name of the split train or valid; MissingSplit if one

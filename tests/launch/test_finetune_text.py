@@ -50,7 +50,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], dict[str, object], str]] = {
         {},
         r"train\.csv: no column 'text', there are sentence, label; --set data\.text_columns=NAME chooses others, NAME,NAME two of a pair",
     ),
-    "one_class": (lambda folder: table(folder, rows=["x y,a"] * 20), {}, "all 20 training samples are of one class, 'a'; give data with"),
+    "one_class": (lambda folder: table(folder, rows=["x y,a"] * 20), {}, "all 18 training samples are of one class, 'a'; give data with"),
     "empty_texts": (
         lambda folder: table(folder, rows=[*ROWS, ",a", " ,b", ",a", ",b"]),
         {},
@@ -64,7 +64,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], dict[str, object], str]] = {
     "classes_given": (
         table,
         {"objective__labels": "a,c"},
-        "class 'b' of 12 training samples is not in objective.labels, which has 2 classes; the data have 2",
+        "class 'b' of 11 training samples is not in objective.labels, which has 2 classes; the data have 2",
     ),
     "weights_given": (table, {"objective__class_weights": "1,2,3"}, "objective.class_weights has 3 values for 2 classes; one each"),
     "nothing_held_out": (

@@ -100,7 +100,7 @@ def test_rows_without_label_or_content_are_left_out_and_counted(tmp_path: Path) 
             "data.test_splits names valid, which is scored anyway; --set data.test_splits=NAME names others",
         ),
         ({"train": []}, (), "words: split train has no sample with a label; --set data.label_column=NAME chooses one"),
-        ({"train": [(1, "a")] * 3}, (), "all 3 training samples are of one class, 'a'; give data with two or more"),
+        ({"train": [(1, "a")] * 3}, (), "all 2 training samples are of one class, 'a'; give data with two or more"),
         (
             {"train": TRAIN, "valid": [*VALID, (1, "z")]},
             (),
@@ -116,7 +116,7 @@ def test_rows_without_label_or_content_are_left_out_and_counted(tmp_path: Path) 
         (
             {"train": TRAIN},
             ("objective.labels=a,c",),
-            "class 'b' of 10 training samples is not in objective.labels, which has 2 classes; the data have 2",
+            "class 'b' of 9 training samples is not in objective.labels, which has 2 classes; the data have 2",
         ),
     ],
     ids=["without_content", "test_named_valid", "empty", "one_class", "unseen_in_valid", "unseen_in_test", "given_labels"],
@@ -173,6 +173,16 @@ def test_a_number_of_training_samples_is_drawn_always_the_same(tmp_path: Path) -
         folder, _ = prepare(tmp_path / name, {"train": rows, "valid": VALID}, "data.max_train_samples=12")
         kept.append(load_split_of(folder, "train").arrays["content"].tolist())
     assert kept[0] == kept[1] and len(set(kept[0])) == 12 and kept[0] != list(range(12))
+
+
+def test_the_held_out_samples_are_the_same_whatever_number_is_trained_on(tmp_path: Path) -> None:
+    rows, held = [(number, "ab"[number % 2]) for number in range(30)], []
+    for count in (0, 4):
+        (tmp_path / f"{count}").mkdir()
+        folder, _ = prepare(tmp_path / f"{count}", {"train": rows}, f"data.max_train_samples={count}")
+        held.append(load_split_of(folder, "valid").arrays["content"].tolist())
+        assert load_info(folder).counts == {"train": count or 27, "valid": 3}
+    assert held[0] == held[1]
 
 
 def test_one_sample_of_each_class_is_drawn_first_and_the_setting_is_named_if_a_class_is_not_drawn(tmp_path: Path) -> None:
