@@ -10,7 +10,8 @@ from tests.recipes.finetune.reviews import finetune_flags, write_reviews
 from tests.slurm.cluster import Cluster
 
 SBATCH = "launch/pretrain.sbatch"
-LONG = {"run__max_steps": 200, "optim__schedule_steps": 200, "run__eval_steps": 100, "run__save_steps": 100, "finetune__seeds": 2}
+UPDATES = 200
+LONG = {"run__max_steps": UPDATES, "optim__schedule_steps": UPDATES, "run__eval_steps": 100, "run__save_steps": 100, "finetune__seeds": 2}
 
 
 @pytest.fixture
@@ -24,7 +25,12 @@ def values(run_dir: Path) -> list[float]:
     return entry["metrics"]["eval_loss"]["values"]
 
 
-def test_an_array_and_one_job_that_is_stopped_and_requeued_have_the_same_results(slurm: Cluster, flags: list[object]) -> None:
+def tensors(run_dir: Path) -> list[bytes]:
+    """The files with tensors of the last checkpoint of each seed."""
+    return [(run_dir / f"seed_{number}/checkpoints/step_{UPDATES:08d}/rank_00000.safetensors").read_bytes() for number in (1, 2)]
+
+
+def test_an_array_and_one_job_that_is_stopped_and_requeued_have_the_same_bits_and_results(slurm: Cluster, flags: list[object]) -> None:
     run_dir = slurm.folder / "tuned"
     array = slurm.submit("--nodes=1", "--array=1-2%1", SBATCH, *flags)
     assert [slurm.wait(f"{array}_{task}") for task in (1, 2)] == ["COMPLETED", "COMPLETED"]
@@ -39,4 +45,4 @@ def test_an_array_and_one_job_that_is_stopped_and_requeued_have_the_same_results
     slurm.wait_until(lambda: attempts.exists() and len(read_jsonl(attempts)) > 0, 60, job)
     assert read_jsonl(attempts)[0]["kind"] == "stopped" and read_jsonl(attempts)[0]["action"] == "requeue"
     assert slurm.wait(job) == "COMPLETED"
-    assert values(run_dir) == expected
+    assert values(run_dir) == expected and tensors(run_dir) == tensors(slurm.folder / "array")
