@@ -26,16 +26,18 @@ class ClassTask:
 
     def __init__(self, config: ClassifyConfig) -> None:
         self._config = config
+        self._weight_C = torch.tensor(config.class_weights) if config.class_weights else None
 
     def losses(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return the cross-entropy of each sample, (B,). Targets are classes, or shares of mixed classes (which are smoothed already).
         Samples that are not counted have the loss of class 0."""
         assert batch.targets is not None
-        values, weights = batch.targets.values, self._config.class_weights
-        weight_C = torch.tensor(weights, device=outputs.device) if weights else None
+        values = batch.targets.values
+        if self._weight_C is not None:
+            self._weight_C = self._weight_C.to(outputs.device)  # copies once
         if values.dtype.is_floating_point:
-            return F.cross_entropy(outputs, values, weight_C, reduction="none")
-        return F.cross_entropy(outputs, values.clamp(min=0), weight_C, reduction="none", label_smoothing=self._config.label_smoothing)
+            return F.cross_entropy(outputs, values, self._weight_C, reduction="none")
+        return F.cross_entropy(outputs, values.clamp(min=0), self._weight_C, reduction="none", label_smoothing=self._config.label_smoothing)
 
     def results(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Return class, predicted class and 1 if the class is among the TOP most probable ones, float64 (B, 3). A tie counts against the
