@@ -85,6 +85,7 @@ def test_an_interrupt_keeps_the_results_so_far_and_prints_where(number: signal.S
     ]
 
 
+@pytest.mark.slow
 def test_a_closed_stdout_does_not_stop_the_checks(tmp_path: Path) -> None:
     command = f"{shlex.join(COMMAND)} --device cpu --only copies offload --out {tmp_path} | head -0"
     done = run_command(["bash", "-c", f"set -o pipefail; {command}"], cwd=ROOT, timeout=60)

@@ -4,6 +4,8 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.distributed import run_command
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +23,7 @@ KEYS = {
 }
 
 
+@pytest.mark.slow
 def test_the_json_has_every_promised_key_and_a_ratio_to_plain_torch() -> None:
     arguments = ["--size", "tiny", "--batch", "2", "--length", "32", "--dropout", "0", "--steps", "2", "--plain", "--json"]
     done = run_command([sys.executable, "benchmarks/step_time.py", *arguments], cwd=ROOT, timeout=120, env={"OMP_NUM_THREADS": "1"})

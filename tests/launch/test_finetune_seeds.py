@@ -44,6 +44,7 @@ def test_ctrl_c_in_the_second_seed_stops_all_and_the_same_command_gives_the_same
     assert len(set(results(tmp_path / "a")[0]["metrics"]["eval_loss"]["values"])) == 2, "the seeds differ"
 
 
+@pytest.mark.slow
 def test_tasks_of_a_slurm_array_run_one_seed_each_on_data_that_one_has_prepared(data: Path, tmp_path: Path) -> None:
     flags = finetune_flags(data, tmp_path / "run", finetune__seeds=2)
     shown = launch(FINETUNE_TEXT, [*flags, "--dry-run"], tmp_path, env={"SLURM_ARRAY_TASK_ID": "2"})

@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-@pytest.mark.parametrize(("task", "metrics"), [("ctc", ["wer", "cer"]), ("classify", ["accuracy"])])
+@pytest.mark.parametrize(("task", "metrics"), [("ctc", ["wer", "cer"]), pytest.param("classify", ["accuracy"], marks=pytest.mark.slow)])
 def test_random_weights_learn_both_tasks(task: str, metrics: list[str], data: Path, tmp_path: Path) -> None:
     args = ["--from", "random", "--task", task, "--data", data, "--run-dir", "run", *settings()]
     done = launch(FINETUNE, args, tmp_path)

@@ -23,6 +23,11 @@ METRICS = {
 EVALUATION = {"eval_loss", "explained_variance", "target_rank", "neighbour_correlation", "frontend_std"}
 TIMED = {"step_seconds", "data_wait_seconds", "tokens_per_second", "peak_memory_bytes"}
 
+QUICK_FOR_TEXT = pytest.mark.parametrize(
+    "modality", [name if name == "text" else pytest.param(name, marks=pytest.mark.slow) for name in PRETRAIN], indirect=True
+)
+"""Of the three modalities only text is quick."""
+
 
 def run_python(modality: str, cwd: Path, *args: object, **env: str) -> subprocess.CompletedProcess[str]:
     return run_command([sys.executable, PRETRAIN[modality], *map(str, args)], cwd, 120, {"OMP_NUM_THREADS": "1", **env})
@@ -118,6 +123,7 @@ def test_an_unreachable_hub_is_one_line(modality: str, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@QUICK_FOR_TEXT
 def test_a_real_process_prints_no_more_than_a_forked_one(modality: str, tiny_data: Path, tmp_path: Path) -> None:
     """Here the command itself imports the libraries, so their output is part of the test."""
     done = run_python(modality, tmp_path, "--data", tiny_data, *overrides(modality))
@@ -176,6 +182,7 @@ def num_lines(path: Path) -> int:
     return path.read_text().count("\n") if path.exists() else 0
 
 
+@QUICK_FOR_TEXT
 def test_a_pre_empted_run_resumes_as_if_undisturbed(modality: str, tiny_done: Path, tmp_path: Path) -> None:
     """SIGTERM: exit code 75, with everything saved. The same command finishes the run, with every logged number of an undisturbed run.
     A second launch into the run dir at the same time is refused."""

@@ -45,9 +45,8 @@ def load_and_continue(topology: Topology, prepared: Path, folder: Path, checkpoi
     return {"loaded": loaded, "steps": steps, "curve": curve, "end": run.whole(), "digest": run.digest()}
 
 
-@pytest.mark.parametrize(
-    "source", [Topology(dp_size=2), pytest.param(Topology(offload=True), marks=pytest.mark.slow)], ids=lambda one: one.name
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("source", [Topology(dp_size=2), Topology(offload=True)], ids=lambda one: one.name)
 def test_a_run_with_layer_wise_rates_resumes_with_the_same_bits_and_on_other_ranks_to_1e_5(
     source: Topology, small_prepared: Path, tmp_path: Path
 ) -> None:

@@ -60,6 +60,7 @@ def test_changes_leave_the_generators_of_torch_alone(monkeypatch: pytest.MonkeyP
     assert torch.equal(torch.get_rng_state(), before) and seeded == []
 
 
+@pytest.mark.slow
 @needs_torchvision
 def test_a_worker_process_makes_the_same_picture() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:

@@ -104,7 +104,13 @@ def follow_plain_adamw(world_size: int, tp_size: int, zero: dict[str, Any]) -> d
 
 @pytest.mark.parametrize(
     ("world_size", "tp_size", "zero"),
-    [(1, 1, {}), (1, 1, OFFLOAD), (2, 1, NO_THRESHOLD), (2, 1, OFFLOAD), (2, 2, {})],
+    [
+        pytest.param(1, 1, {}, marks=pytest.mark.slow),
+        (1, 1, OFFLOAD),
+        (2, 1, NO_THRESHOLD),
+        pytest.param(2, 1, OFFLOAD, marks=pytest.mark.slow),
+        (2, 2, {}),
+    ],
     ids=["dp1", "offload", "dp2", "dp2_offload", "tp2"],
 )
 def test_each_parameter_of_a_task_takes_the_steps_of_plain_adamw_with_its_own_rate_and_decay_to_1e_4(

@@ -54,8 +54,8 @@ def updates_of(world_size: int, tp_size: int, zero: dict[str, Any], other: dict[
         pytest.param(2, 1, NO_THRESHOLD, {}, {}, marks=pytest.mark.slow),
         (2, 1, NO_THRESHOLD, {}, FROZEN),
         pytest.param(2, 1, LARGE_THRESHOLD, BF16, {}, marks=pytest.mark.slow),
-        (2, 2, {}, {}, {}),
-        (1, 1, OFFLOAD, {}, {}),
+        pytest.param(2, 2, {}, {}, {}, marks=pytest.mark.slow),
+        pytest.param(1, 1, OFFLOAD, {}, {}, marks=pytest.mark.slow),
     ],
     ids=["dp2", "dp2_frozen", "dp2_bf16_large_persistence", "tp2", "offload"],
 )

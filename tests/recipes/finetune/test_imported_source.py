@@ -113,6 +113,7 @@ def test_our_own_export_is_a_source(tiny_text: Path, reviews: Path, tmp_path: Pa
     assert curve(tmp_path / "new")[0]["loss"] == pytest.approx(curve(tmp_path / "direct")[0]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_of_two_ranks_imports_and_the_other_one_waits(model: Path, reviews: Path, tmp_path: Path) -> None:
     ranks = start_ranks(FINETUNE["text"], arguments(reviews, "hf", tmp_path / "new", *SHORT), tmp_path, 2)
     first, second = ranks.wait(timeout=200)

@@ -66,7 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-@pytest.mark.parametrize("task", METRICS)
+@pytest.mark.parametrize("task", ["ctc", pytest.param("classify", marks=pytest.mark.slow)])
 def test_two_ranks_with_accumulation_agree_with_one_rank_without_it_to_1e_5_for_5_updates(task: str, data: Path, tmp_path: Path) -> None:
     one = train(task, tmp_path / "one", data, ALONE)
     other = train(task, tmp_path / "two", data, TWO_RANKS)
@@ -120,7 +120,7 @@ def compare_losses(task: str, data: Path, prepared: Path, settings: tuple[str, .
     return [losses_alone_and_together(task, data, prepared, chosen) for chosen in (settings, published)]
 
 
-@pytest.mark.parametrize("norm", ["group", "layer"])
+@pytest.mark.parametrize("norm", ["group", pytest.param("layer", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("task", METRICS)
 def test_a_recording_has_the_same_loss_alone_and_padded_to_1e_5(task: str, norm: str, data: Path, tmp_path: Path) -> None:
     prepared = prepare(recipe_of(task, data), tmp_path / "prepared")

@@ -76,7 +76,14 @@ def one_rank(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[d
     return train(tmp_path_factory.mktemp("one") / "run", prepared, {}, *MIXED)
 
 
-@pytest.mark.parametrize(("topology", "tables"), [("dp2", "shared"), ("accumulation4", "shared"), ("dp2", "per_layer")])
+@pytest.mark.parametrize(
+    ("topology", "tables"),
+    [
+        ("dp2", "shared"),
+        pytest.param("accumulation4", "shared", marks=pytest.mark.slow),
+        pytest.param("dp2", "per_layer", marks=pytest.mark.slow),
+    ],
+)
 def test_ranks_and_accumulation_agree_to_1e_5_for_5_steps_with_mixed_images(
     prepared: Path, one_rank: list[dict[str, Any]], tmp_path: Path, topology: str, tables: str
 ) -> None:

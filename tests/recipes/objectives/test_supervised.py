@@ -82,7 +82,7 @@ def evaluated(world_size: int, num_samples: int, task: str) -> tuple[dict[str, f
     return objective.evaluate(batches), objective.student.module.training
 
 
-@pytest.mark.parametrize("task", ["classify", "regress"])
+@pytest.mark.parametrize("task", ["classify", pytest.param("regress", marks=pytest.mark.slow)])
 def test_an_evaluation_gives_the_same_on_any_number_of_ranks(task: str) -> None:
     """To 1e-6: 5 samples are 2 batches of 2 on the first rank, 1 of 2 and a filler on the second."""
     ((alone, is_training),) = run_distributed(evaluated, 1, 1, 5, task)
