@@ -18,7 +18,8 @@ from tests.distributed import run_command
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "benchmarks/accelerator_check.py"]
-ON_DEVICE_ONLY = {"train text fp16", "train speech fp16", "train vision fp16", "gpu tests", "offload", "copies"}
+FP16 = {"train text fp16", "train speech fp16", "train vision fp16", "fine-tune text fp16"}
+ON_DEVICE_ONLY = FP16 | {"gpu tests", "offload", "copies"}
 """Checks that may report `cannot run here` on a CPU: they need a GPU, or fp16, which not every CPU has."""
 
 
