@@ -2,7 +2,6 @@
 is timed beside plain torch."""
 
 import csv
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from accelerator.result import Row, unsupported_row
 from accelerator.setting import run_recipe
 from accelerator.steps import WARM_UP, measured, open_bench, plain_row
-from accelerator.training import SAVED_AT, STEPS, finite_row, same_bits_row
+from accelerator.training import SAVED_AT, STEPS, finite_row, resumed_row
 from accelerator.worker import Context
 from recipes.check import changed_recipe
 from recipes.cluster.checkout import ROOT
@@ -84,14 +83,10 @@ def check_finetuning(context: Context, modality: str, precision: str) -> Iterato
     if not is_supported(precision):
         yield unsupported_row(precision, f"{STEPS} updates")
         return
-    whole, resumed = context.folder / "whole", context.folder / "resumed"
-    recipe = recipe_of(modality, context.folder / "data")
+    whole, recipe = context.folder / "whole", recipe_of(modality, context.folder / "data")
     run_recipe(recipe, f"zero3_{precision}", whole)
     yield finite_row(whole, f"{STEPS} updates of {recipe.objective.kind}")
-    shutil.copytree(whole, resumed)
-    shutil.rmtree(resumed / "checkpoints" / f"step_{STEPS:08d}")
-    run_recipe(recipe, f"zero3_{precision}", resumed)
-    yield same_bits_row(whole, resumed, f"resumed at {SAVED_AT} = uninterrupted")
+    yield resumed_row(whole, lambda run_dir: run_recipe(recipe, f"zero3_{precision}", run_dir))
 
 
 def check_step(context: Context) -> Iterator[Row]:

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +43,11 @@ def check_training(context: Context, modality: str, precision: str) -> Iterator[
         yield unsupported_row(precision, f"{STEPS} updates")
         return
     config = f"zero3_{precision}"
-    whole, resumed, free = (context.folder / name for name in ("whole", "resumed", "free"))
+    whole, free = context.folder / "whole", context.folder / "free"
     # The deterministic runs come first: cuBLAS reads their setting at the first product of a process.
     train(context, modality, config, whole, {"run.deterministic": True})
     yield finite_row(whole, f"{STEPS} updates, run.deterministic=true")
-    shutil.copytree(whole, resumed)
-    shutil.rmtree(resumed / "checkpoints" / f"step_{STEPS:08d}")
-    train(context, modality, config, resumed, {"run.deterministic": True})
-    yield same_bits_row(whole, resumed, f"resumed at {SAVED_AT} = uninterrupted")
+    yield resumed_row(whole, lambda run_dir: train(context, modality, config, run_dir, {"run.deterministic": True}))
     train(context, modality, config, free, {"data.path": whole / "prepared"})
     yield finite_row(free, f"{STEPS} updates")
     difference = same_bits_row(free, whole, "without run.deterministic = with it")
@@ -72,6 +69,16 @@ def train(context: Context, modality: str, config_name: str, run_dir: Path, more
     settings = [f"{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()]
     recipe = resolve_recipe(f"{modality}_tiny", RECIPES[modality], settings, None)
     run_recipe(recipe, config_name, run_dir)
+
+
+def resumed_row(whole: Path, run: Callable[[Path], None]) -> Row:
+    """Copy the finished run `whole` without its last checkpoint, continue the copy with run(run_dir), and return a row that says whether it
+    has the same bits."""
+    resumed = whole.with_name("resumed")
+    shutil.copytree(whole, resumed)
+    shutil.rmtree(resumed / "checkpoints" / f"step_{STEPS:08d}")
+    run(resumed)
+    return same_bits_row(whole, resumed, f"resumed at {SAVED_AT} = uninterrupted")
 
 
 def finite_row(run_dir: Path, what: str) -> Row:
