@@ -34,12 +34,13 @@ def spelled(word: str, seed: int) -> np.ndarray:
     return (whole + 0.01 * rng.standard_normal(len(whole))).astype(np.float32)
 
 
-def write_spelled(folder: Path) -> Path:
-    """Write 64 recordings of random words, and return their folder."""
+def write_spelled(folder: Path) -> None:
+    """Write recordings of random words: 96 for training and 32 others for validation, few enough for a test and enough for a rate."""
     rng = np.random.default_rng(0)
-    words = ["".join(rng.choice(list("abc"), rng.integers(2, 5))) for _ in range(64)]
-    audio = [{"bytes": encode(spelled(word, number)), "path": None} for number, word in enumerate(words)]
-    return write_split(folder, "train", [1] * len(words), audio=audio, text=words)
+    for split, count, first_seed in (("train", 96, 0), ("valid", 32, 1000)):
+        words = ["".join(rng.choice(list("abc"), rng.integers(2, 5))) for _ in range(count)]
+        audio = [{"bytes": encode(spelled(word, first_seed + number)), "path": None} for number, word in enumerate(words)]
+        write_split(folder, split, [1] * count, audio=audio, text=words)
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +77,17 @@ def test_a_pre_trained_network_is_fine_tuned_also_as_published(data: Path, tmp_p
 
 
 @pytest.mark.slow
-def test_words_spelled_as_tones_are_transcribed_without_error_after_600_updates(tmp_path: Path) -> None:
+def test_new_words_spelled_as_tones_are_transcribed_after_1000_updates(tmp_path: Path) -> None:
     write_spelled(tmp_path / "data")
-    steps = {"max_steps": 600, "eval_steps": 200, "log_steps": 200}
-    args = settings(model__hidden_size=32, model__activation_dropout=0, data__time_mask_prob=0, data__channel_mask_prob=0)
+    steps = {"max_steps": 1000, "eval_steps": 100, "log_steps": 100}
+    args = settings(model__hidden_size=64, model__activation_dropout=0, data__time_mask_prob=0, data__channel_mask_prob=0)
     args += [part for name, number in steps.items() for part in ("--set", f"run.{name}={number}")]
-    args += ["--set", "optim.lr=0.003", "--set", "optim.schedule_steps=600", "--set", "optim.decay_steps=50"]
+    args += ["--set", "optim.lr=0.003", "--set", "optim.schedule_steps=1000", "--set", "optim.decay_steps=50"]
     done = launch(FINETUNE, ["--from", "random", "--task", "ctc", "--data", "data", "--run-dir", "run", *args], tmp_path)
     assert done.returncode == 0, done.stderr
     rates = [row["wer"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl") if "wer" in row]
-    assert len(rates) == 3 and rates[0] == 1 and rates[-1] <= 0.2, rates
+    # Seeds 0, 1 and 2 end at 0.13, 0.16 and 0.13.
+    assert len(rates) == 10 and rates[0] == 1 and rates[-1] <= 0.3, rates
 
 
 def test_help_names_the_published_configurations(tmp_path: Path) -> None:
