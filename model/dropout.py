@@ -4,12 +4,16 @@ rank if the tensor is split. So nothing has to be saved to resume a run or to re
 import hashlib
 import struct
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 LAYERDROP_SITE = -1
+LEVELS = 1 << 16
+"""On a CPU a draw is a 16-bit number, so a dropout probability is rounded to a multiple of 1 / LEVELS."""
 
 
 @dataclass
@@ -23,14 +27,10 @@ class DropoutStream:
     update: int = 0
     micro_batch: int = 0
 
-    def reseed(self, site: int, split: bool, device: torch.device) -> None:
-        """Seed torch's default generator of `device` for the dropout layer with the number `site`. Ranks of one tensor-parallel group
-        then draw the same mask (split False: they hold the same tensor) or different masks (split True: they hold different slices)."""
-        key = _hash(self.seed, self.update, self.micro_batch, self.dp_rank, site, self.tp_rank + 1 if split else 0) >> 1
-        if device.type == "cuda":
-            torch.cuda.manual_seed(key)
-        else:
-            torch.default_generator.manual_seed(key)
+    def key(self, site: int, split: bool) -> int:
+        """Return the seed of the dropout layer with the number `site`. Ranks of one tensor-parallel group have the same one (split False:
+        they hold the same tensor) or different ones (split True: they hold different slices)."""
+        return _hash(self.seed, self.update, self.micro_batch, self.dp_rank, site, self.tp_rank + 1 if split else 0) >> 1
 
 
 def is_dropped(stream: DropoutStream, prob: float, index: int) -> bool:
@@ -52,17 +52,63 @@ class Dropout(nn.Module):
         super().__init__()
         self.prob, self.stream, self.site, self.split = prob, stream, site, split
 
+    @property
+    def prob_now(self) -> float:
+        """The dropout probability to use now: 0 in eval mode, else `prob`."""
+        return self.prob if self.training else 0.0
+
     def start(self, device: torch.device) -> float:
-        """Seed the device's generator for this place, and return the dropout probability to use now: 0 in eval mode, else `prob`."""
-        if not self.training or self.prob == 0:
-            return 0.0
-        self.stream.reseed(self.site, self.split, device)
-        return self.prob
+        """Seed torch's generator of a CUDA device for this place, and return the dropout probability to use now."""
+        if self.prob_now:
+            torch.cuda.manual_seed(self.stream.key(self.site, self.split))
+        return self.prob_now
+
+    def draws(self) -> "Draws":
+        """Return the random numbers of this place on a CPU, from the first one on."""
+        return Draws(self.stream.key(self.site, self.split), self.prob)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `x`, of any shape. In training each entry is 0 with probability `prob` and scaled by 1 / (1 - prob) otherwise."""
-        prob = self.start(x.device)
-        return F.dropout(x, prob, training=True) if prob else x
+        if not self.prob_now:
+            return x
+        if x.device.type == "cpu":
+            return Dropped.apply(x, self.draws())
+        return F.dropout(x, self.start(x.device), training=True)
+
+
+class Draws:
+    """Random numbers of one place of dropout on a CPU. torch draws its masks there with 53 random bits for each entry, in one thread;
+    16 bits are enough, and numpy's generator is faster. `scale` is 1 / (1 - probability), for the probability that is drawn."""
+
+    def __init__(self, key: int, prob: float) -> None:
+        self._generator = np.random.SFC64(key)
+        dropped = min(round(prob * LEVELS), LEVELS - 1)
+        self._first_kept, self.scale = dropped - LEVELS // 2, LEVELS / (LEVELS - dropped)
+
+    def keep(self, out: Tensor) -> Tensor:
+        """Fill `out` with 1 where an entry is kept and 0 where it is dropped, and return it. Each call draws new numbers."""
+        count = out.numel()
+        words = self._generator.random_raw(-(-count // 4))
+        levels = torch.from_numpy(words.view(np.int16))[:count].view(out.shape)
+        return torch.ge(levels, self._first_kept, out=out)
+
+
+class Dropped(torch.autograd.Function):
+    """Dropout with a mask of Draws."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, draws: Draws) -> Tensor:
+        """Return `x` with some entries set to 0 and the others scaled up. The shape stays."""
+        keep = draws.keep(torch.empty_like(x, memory_format=torch.contiguous_format))
+        ctx.save_for_backward(keep)
+        ctx.scale = draws.scale
+        return (x * keep).mul_(draws.scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of `x`."""
+        (keep,) = ctx.saved_tensors
+        return (gradients[0] * keep).mul_(ctx.scale), None
 
 
 class DropPath(nn.Module):

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from model.products import Linear
+
 CHUNK = 1 << 20  # values drawn at a time, which bounds the extra host memory
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
@@ -71,7 +73,7 @@ class Init:
                     matrix[low - first_row : high - first_row].copy_(torch.from_numpy(drawn[low - start : high - start, own_columns]))
 
 
-class ReplicatedLinear(nn.Linear):
+class ReplicatedLinear(Linear):
     """A linear layer that every tensor-parallel rank holds whole. Weights are normal (`std`, None: 1/sqrt(in_features)); biases start at
     0."""
 
@@ -87,7 +89,7 @@ class ReplicatedLinear(nn.Linear):
         nn.init.zeros_(self.bias)
 
 
-class UniformLinear(nn.Linear):
+class UniformLinear(Linear):
     """A linear layer that every tensor-parallel rank holds whole. Weights and biases start uniform in +-1/sqrt(in_features), as torch's
     do."""
 

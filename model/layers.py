@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.attention import attend
 from model.config import BlockConfig, EncoderConfig
 from model.dropout import Dropout, DropoutStream, DropPath
 from model.init import Init
@@ -64,10 +65,8 @@ class Attention(nn.Module):
         qkv, _ = self.qkv(x_SBD)
         if self.query_value_bias is not None:
             qkv = self.query_value_bias(qkv)
-        q_BHSK, k_BHSK, v_BHSK = qkv.view(S, B, -1, 3, self.head_width).permute(3, 1, 2, 0, 4).unbind(0)
-        dropout = self.prob_dropout.start(x_SBD.device)
-        mixed_BHSK = F.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=dropout)
-        out_SBD, _ = self.proj(mixed_BHSK.permute(2, 0, 1, 3).reshape(S, B, -1))
+        mixed_SBD = attend(qkv.view(S, B, -1, 3, self.head_width), mask, self.prob_dropout)
+        out_SBD, _ = self.proj(mixed_SBD)
         return out_SBD
 
 

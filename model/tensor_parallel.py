@@ -1,8 +1,10 @@
 """Megatron's tensor-parallel layers with the initialisation of model/init.py: each rank fills its slice and never holds the whole
-matrix. Megatron's own CPU initialisation holds three copies of a whole layer for a moment. The forward is Megatron's, unchanged.
+matrix. Megatron's own CPU initialisation holds three copies of a whole layer for a moment. The forward is Megatron's, except that its
+product may be oneDNN's (model/products.py).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from megatron.core import ModelParallelConfig
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from model.init import Init
 from model.parallel import Parallel
+from model.products import HasProducts, OneDnnLinear, fits_onednn
 
 
 def megatron_config() -> ModelParallelConfig:
@@ -22,6 +25,19 @@ def megatron_config() -> ModelParallelConfig:
 
 def _keep(tensor: Tensor) -> Tensor:
     return tensor
+
+
+class ChosenProducts(HasProducts):
+    """Replaces the product of Megatron's linear layers where a run has chosen oneDNN's."""
+
+    weight: nn.Parameter
+    bias: nn.Parameter
+
+    def _forward_impl(self, input: Tensor, weight: Tensor, **settings: Any) -> Tensor:
+        if self.products == "mm" or not fits_onednn(input):
+            return super()._forward_impl(input, weight, **settings)  # type: ignore[misc]
+        group = settings["tp_group"] if settings["allreduce_dgrad"] else None
+        return OneDnnLinear.apply(input, weight, settings["bias"], group)
 
 
 @dataclass(frozen=True)
@@ -42,7 +58,7 @@ class MatrixInit:
             weight.data.mul_(self.scale)
 
 
-class ColumnLinear(ColumnParallelLinear):
+class ColumnLinear(ChosenProducts, ColumnParallelLinear):
     """A linear layer whose output features are split over the tensor-parallel group. Each rank returns only its own features."""
 
     def __init__(
@@ -62,7 +78,7 @@ class ColumnLinear(ColumnParallelLinear):
             nn.init.zeros_(self.bias)
 
 
-class RowLinear(RowParallelLinear):
+class RowLinear(ChosenProducts, RowParallelLinear):
     """A linear layer whose input features are split over the tensor-parallel group. The ranks' partial outputs are added up, so each
     rank has the whole output."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from model.config import ProductLibrary
 from recipes.config import Recipe
 from recipes.ds_keys import checked
 from recipes.errors import ConfigError
@@ -45,6 +46,8 @@ class EngineConfig:
     batch: BatchPlan
     recomputes_activations: bool = False
     """True if the backward runs the Transformer blocks again instead of reading their stored activations."""
+    products: ProductLibrary = "mm"
+    """The library that computes the products of all linear layers."""
 
     @property
     def precision(self) -> str:

@@ -13,6 +13,7 @@ from model.config import EncoderConfig, Shares
 from model.dropout import Dropout, DropoutStream
 from model.frontends.config import SpeechFrontendConfig
 from model.frontends.output import Frontend, FrontendOutput
+from model.frontends.strided_conv import StridedConv
 from model.init import Init, UniformLinear
 from model.parallel import Parallel
 
@@ -124,28 +125,6 @@ class ExtractorLayer(nn.Module):
         (batch, fewer frames, channels)."""
         x_BTC = self.conv(x_BTC)
         return F.gelu(self.norm(x_BTC) if own_B is None else self.norm(x_BTC, own_B))
-
-
-class StridedConv(nn.Conv1d):
-    """A convolution over time on tensors with channels last, as LayerNorm needs them. Kaiming-normal weights."""
-
-    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, *, bias: bool, init: Init) -> None:
-        self._init = init
-        super().__init__(in_channels, channels, kernel, stride, bias=bias)
-
-    def reset_parameters(self) -> None:
-        """Write the initial values. nn.Conv1d's constructor calls this method. Later no whole parameter can be written: DeepSpeed's
-        zero.Init partitions them when the constructor returns."""
-        fan_in = self.weight[0].numel()
-        self._init.at("weight").fill_normal(self.weight.data, math.sqrt(2 / fan_in))
-        if self.bias is not None:
-            self._init.at("bias").fill_uniform(self.bias.data, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-
-    def forward(self, x_BTC: Tensor) -> Tensor:
-        """Convolve over time, without padding. Shapes: (batch, frames in, channels in) -> (batch, fewer frames, channels)."""
-        # conv2d has kernels for channels-last memory, conv1d has none; so this makes no transposed copies
-        x_BC1T = x_BTC.transpose(1, 2).unsqueeze(2)
-        return F.conv2d(x_BC1T, self.weight.unsqueeze(2), self.bias, (1, self.stride[0])).squeeze(2).transpose(1, 2)
 
 
 class TimeNorm(nn.GroupNorm):

@@ -15,6 +15,7 @@ from torch import nn
 from model.dropout import DropoutStream
 from model.encoder import Encoder
 from model.parallel import Parallel
+from model.products import use_products
 from recipes.config import OptimConfig
 from recipes.ds_config import EngineConfig
 from recipes.engine import allocator
@@ -55,6 +56,7 @@ class EngineBuilder:
         for name, parameter in module.named_parameters():
             if _frozen_steps(name, freeze) is None:
                 parameter.requires_grad_(False)
+        use_products(module, self.config.products)
         for part in module.modules():
             if isinstance(part, Encoder):
                 part.recomputes = self.config.recomputes_activations
@@ -74,6 +76,7 @@ class EngineBuilder:
         config = _fixed_config(self.config.deepspeed)
         with self._zero_init(config):
             module = make()
+        use_products(module, self.config.products)
         engine, *_ = deepspeed.initialize(model=module, config=config, mpu=self.parallel, dist_init_required=False)
         engine.eval()
         return engine

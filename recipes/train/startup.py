@@ -1,14 +1,11 @@
 """Start-up of a run: run dir, data, engines, newest checkpoint, logs, in this order. Every rank runs every step."""
 
-import os
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from model.parallel import Parallel, init_parallel
 from recipes.check import check_optim, how_to_continue
@@ -23,9 +20,7 @@ from recipes.data.loader import Dataset, UpdateLoader, check_enough
 from recipes.data.order import EpochOffset
 from recipes.data.shards import note_on_short
 from recipes.ds_config import EngineConfig
-from recipes.engine.build import PRECISIONS, is_supported
 from recipes.engine.cpu_adam import is_compiled
-from recipes.errors import ConfigError
 from recipes.modalities.base import DataSource
 from recipes.modalities.registry import source_of
 from recipes.objectives.registry import build_objective, objective_class
@@ -34,6 +29,7 @@ from recipes.settings import recipe_to_dict
 from recipes.train.bad_items import BadItems
 from recipes.train.best import BestEvaluation
 from recipes.train.from_data import filled_in, recorded, stored_values, with_stored_values
+from recipes.train.kernels import check_precision, choose_kernels, products_of_run
 from recipes.train.loading import build_loader, heldout_batches
 from recipes.train.metrics import MetricsWriter
 from recipes.train.mirror import open_mirror
@@ -111,7 +107,8 @@ class StartUp:
         self._print_start_lines(step)
         removed = world.on_rank_zero(lambda: self._require_run_data().removed())
         data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction, removed))
-        run_info |= self.launch_info | {"deepspeed": self.config.deepspeed} | self._start_from()
+        self.config = config = replace(self.config, products=products_of_run(self.path, recipe, world))
+        run_info |= self.launch_info | {"deepspeed": config.deepspeed, "products": config.products} | self._start_from()
         state = self._build(parallel, data, run_info, expected)
         state.probe = probe
         state.beat("logs")
@@ -276,17 +273,3 @@ class StartUp:
         self.stack.callback(state.writer.terminal.close)  # the error that ends the run is printed below the bar
         for line in run_dir_lines(recipe, run_dir, state.step, seconds):
             state.writer.terminal.say(line)
-
-
-def check_precision(config: EngineConfig) -> None:
-    """Check that the device of this rank can compute in the precision of the ds_config. Raises: ConfigError if it cannot."""
-    if not is_supported(config.precision):
-        others = " or ".join(precision for precision in PRECISIONS if is_supported(precision))
-        raise ConfigError(f"{config.path}: DeepSpeed has no {config.precision} on this device; use a ds_config with {others}")
-
-
-def choose_kernels(deterministic: bool) -> None:
-    """Restrict torch to deterministic kernels if `deterministic`. Call it before the first matrix product on a device."""
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at the first product; without it torch raises
-    torch.use_deterministic_algorithms(deterministic)

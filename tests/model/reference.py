@@ -153,3 +153,8 @@ def reference_encoder(
             x_BSD, x_BSD.shape[-1:], weights["final_norm.weight"], weights["final_norm.bias"], config.block.layernorm_epsilon
         )
     return x_BSD, outputs
+
+
+def seeded(seed: int) -> torch.Generator:
+    """Return a generator of random numbers on the CPU."""
+    return torch.Generator().manual_seed(seed)

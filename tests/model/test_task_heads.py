@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from model.config import EncoderConfig, HeadConfig
-from model.dropout import Dropout, DropoutStream
+from model.dropout import Draws, Dropout, DropoutStream
 from model.init import Init
 from model.parallel import Parallel
 from model.task_heads import HEAD_SITE, TaskHead, mean_over_positions
@@ -69,8 +68,7 @@ def test_dropout_acts_before_each_layer_in_training_only() -> None:
     first, second = head.layers
 
     def dropped(x: torch.Tensor, site: int) -> torch.Tensor:
-        stream.reseed(site, False, x.device)
-        return F.dropout(x, 0.5)
+        return 2 * x * Draws(stream.key(site, split=False), 0.5).keep(torch.empty_like(x))
 
     torch.testing.assert_close(head(x_BSD), second(dropped(first(dropped(x_BSD, HEAD_SITE)), HEAD_SITE + 1)))
     torch.testing.assert_close(head.eval()(x_BSD), second(first(x_BSD)))

@@ -1,11 +1,15 @@
 """Megatron's layers with our initial values: slices of one matrix at any TP size, and flags that the gradient norm reads."""
 
+import pytest
 import torch
 
+from model.config import ProductLibrary
 from model.init import Init
 from model.parallel import init_parallel
+from model.products import use_products
 from model.tensor_parallel import ColumnLinear, MatrixInit, QueryValueBias, RowLinear, TokenEmbedding
 from tests.distributed import run_distributed
+from tests.model.reference import random_x
 
 
 def build(tp_size: int) -> dict[str, tuple[torch.Tensor, int | None]]:
@@ -66,3 +70,21 @@ def test_query_and_value_biases_stay_with_their_heads_and_keys_get_none() -> Non
     assert not whole[:, 1].any()
     halves = run_distributed(biased, 2, 2)
     assert torch.equal(torch.cat([half.view(2, 3, 6) for half in halves]), whole)
+
+
+def computed(tp_size: int, products: ProductLibrary) -> list[torch.Tensor]:
+    """Return the output of a split layer and its gradient of the input, both whole on each rank."""
+    parallel, init = init_parallel(tp_size, "cpu"), Init(5)
+    first = ColumnLinear(6, 8, init.at("column"), parallel, matrix_init=MatrixInit(None))
+    second = RowLinear(8, 6, init.at("row"), parallel, matrix_init=MatrixInit(None))
+    use_products(torch.nn.Sequential(first, second), products)
+    x_SBD = random_x(3, 2, D=6).requires_grad_()
+    out_SBD = second(first(x_SBD)[0].square())[0]
+    return [out_SBD.detach(), *torch.autograd.grad(out_SBD.square().sum(), [x_SBD])]
+
+
+@pytest.mark.parametrize("products", ["mm", "onednn"])
+def test_two_ranks_compute_output_and_gradient_of_one_with_each_library(products: ProductLibrary) -> None:
+    (whole,), halves = run_distributed(computed, 1, 1, "mm"), run_distributed(computed, 2, 2, products)
+    for half in halves:
+        torch.testing.assert_close(half, whole)

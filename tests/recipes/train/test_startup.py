@@ -1,7 +1,6 @@
 """The start of a run: its first lines, its config.json, and that each part gets the run's own settings and state."""
 
 import json
-import os
 import shutil
 import time
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from recipes.ds_config import BatchPlan, load_ds_config, resolve
 from recipes.errors import ConfigError
 from recipes.system.processes import Workers
 from recipes.train import startup
-from recipes.train.startup import build_loader, check_precision, choose_kernels, heldout_batches
+from recipes.train.startup import build_loader, heldout_batches
 from tests.distributed import run_distributed
 from tests.launching import PRETRAIN_TEXT, ROOT, launch, overrides, tiny_recipe
 from tests.recipes.data.numbers_data import Numbers
@@ -39,20 +38,6 @@ def test_a_prepared_folder_elsewhere_is_used_and_not_copied(tiny_prepared: Path,
     assert done.returncode == 0, done.stderr
     assert "data-parallel 1 x tensor-parallel 1" in done.stdout and "parameters, fp32 on the CPU, " in done.stdout
     assert not (tmp_path / "run" / "prepared").exists()
-
-
-def test_a_precision_that_the_device_lacks_is_a_config_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = tiny_recipe()
-    for name, precision, others in (("zero3_fp16", "fp16", "bf16 or fp32"), ("zero3_bf16", "bf16", "fp16 or fp32")):
-        path = ROOT / "ds_configs" / f"{name}.json"
-        config = resolve(recipe, load_ds_config(path), str(path), 1)
-        monkeypatch.setattr(startup, "is_supported", lambda asked, precision=precision: asked != precision)
-        with pytest.raises(
-            ConfigError, match=rf"{name}\.json: DeepSpeed has no {precision} on this device; use a ds_config with {others}$"
-        ):
-            check_precision(config)
-        monkeypatch.setattr(startup, "is_supported", lambda asked: True)
-        check_precision(config)
 
 
 @pytest.mark.parametrize(
@@ -82,18 +67,6 @@ def test_what_may_take_minutes_is_announced_by_rank_0(
     lines = capsys.readouterr().out.splitlines()
     assert [line.startswith(text) for line, text in zip(lines[3:], announced or [], strict=True)] == [True] * len(announced or [])
     assert bool(lines) == (announced is not None)
-
-
-def test_deterministic_kernels_come_with_what_cublas_needs_unless_the_user_has_set_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
-    monkeypatch.setattr(startup.torch, "use_deterministic_algorithms", asked.append)
-    for before, deterministic, after in ((None, False, None), (None, True, ":4096:8"), (":16:8", True, ":16:8")):
-        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-        if before:
-            monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
-        choose_kernels(deterministic)
-        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == after
-    assert asked == [False, True, True]
 
 
 def look_at_start(run_dir: Path, prepared: Path, settings: dict[str, object], launch_info: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""Which kernel computes the attention of each case, and the one of our own: attention on a CPU with dropout or with a learned bias.
+
+torch's fused kernel for the CPU has neither dropout nor a gradient for a bias, and its fallback takes three times as long.
+
+Shapes: S sequence, B batch, H local heads, K head width, n heads of one block of the computation.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.dropout import Draws, Dropout
+
+BLOCK_ENTRIES = 1 << 19
+"""Most attention probabilities that are computed at a time: 2 MiB in float32, so that they stay in the processor's cache."""
+
+
+def attend(qkv_SBHTK: Tensor, mask: Tensor | None, dropout: Dropout) -> Tensor:
+    """Return softmax(q k^T / sqrt(K) + mask) v, with dropout on the probabilities. `qkv_SBHTK` holds queries, keys and values (T = 3).
+    `mask`: bool, True at keys to attend to, or a bias on the logits; broadcastable to (B, H, S, S).
+
+    Shapes: (sequence, batch, heads, 3, head width) -> (sequence, batch, heads x head width).
+    """
+    learns_bias = mask is not None and mask.requires_grad and torch.is_grad_enabled()
+    if qkv_SBHTK.device.type == "cpu" and (dropout.prob_now or learns_bias):
+        return BlockedAttention.apply(qkv_SBHTK, mask, dropout.draws() if dropout.prob_now else None)
+    S, B = qkv_SBHTK.shape[:2]
+    q_BHSK, k_BHSK, v_BHSK = qkv_SBHTK.permute(3, 1, 2, 0, 4).unbind(0)
+    prob = dropout.start(qkv_SBHTK.device)
+    mixed_BHSK = F.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=prob)
+    return mixed_BHSK.permute(2, 0, 1, 3).reshape(S, B, -1)
+
+
+class BlockedAttention(torch.autograd.Function):
+    """Attention on a CPU, a few heads of one sample at a time. The probabilities are kept for the backward; those that dropout has
+    dropped are stored with a negative sign, so no mask is kept. The gradients of queries, keys and values are written into one tensor.
+
+    Source of the backward: FlashAttention (arXiv 2205.14135, algorithm 4), whose D is the row sum of dO * O.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, qkv_SBHTK: Tensor, mask: Tensor | None, draws: Draws | None) -> Tensor:
+        """Return the output (S, B, H x K). `draws`: the random numbers of the dropout; None: no dropout."""
+        S, B, H, _, K = qkv_SBHTK.shape
+        blocks = _blocks(B, H, S)
+        keep_scale = draws.scale if draws else 1.0
+        bias = _as_bias(mask, qkv_SBHTK.dtype)
+        probs_BHSS = qkv_SBHTK.new_empty(B, H, S, S)
+        mixed_SBHK = qkv_SBHTK.new_empty(S, B, H, K)
+        for b, heads in blocks:
+            q_nSK, k_nSK, v_nSK = qkv_SBHTK[:, b, heads].permute(2, 1, 0, 3).unbind(0)
+            probs_nSS = probs_BHSS[b, heads]
+            logits_nSS = _logits(q_nSK, k_nSK, None if bias is None else _part(bias, b, heads))
+            torch.softmax(logits_nSS, -1, out=probs_nSS)
+            kept_nSS = probs_nSS
+            if draws:
+                keep_nSS = draws.keep(logits_nSS)
+                kept_nSS = probs_nSS * keep_nSS
+                probs_nSS.mul_(keep_nSS.mul_(2).sub_(1))
+            mixed_SBHK[:, b, heads] = torch.bmm(kept_nSS, v_nSK).mul_(keep_scale).transpose(0, 1)
+        ctx.save_for_backward(qkv_SBHTK, probs_BHSS, mixed_SBHK)
+        ctx.blocks, ctx.has_dropout, ctx.keep_scale = blocks, draws is not None, keep_scale
+        ctx.bias_shape = mask.shape if mask is not None and mask.requires_grad else None
+        return mixed_SBHK.view(S, B, H * K)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        """Return the gradients of queries, keys and values together, and of the bias."""
+        qkv_SBHTK, probs_BHSS, mixed_SBHK = ctx.saved_tensors
+        gradient_SBHK = gradients[0].reshape(mixed_SBHK.shape)
+        rowsum_BHS1 = (gradient_SBHK * mixed_SBHK).sum(-1, keepdim=True).permute(1, 2, 0, 3)
+        out_SBHTK = torch.empty_like(qkv_SBHTK)
+        bias_gradient = None if ctx.bias_shape is None else qkv_SBHTK.new_zeros(ctx.bias_shape)
+        for b, heads in ctx.blocks:
+            q_nSK, k_nSK, v_nSK = qkv_SBHTK[:, b, heads].permute(2, 1, 0, 3).unbind(0)
+            gradient_nSK, probs_nSS = gradient_SBHK[:, b, heads].transpose(0, 1), probs_BHSS[b, heads]
+            through_nSS = torch.bmm(gradient_nSK, v_nSK.transpose(1, 2))
+            if ctx.has_dropout:
+                kept_nSS = probs_nSS.clamp_min(0)
+                through_nSS.mul_(kept_nSS).mul_(ctx.keep_scale).sub_(probs_nSS.abs().mul_(rowsum_BHS1[b, heads]))
+            else:
+                kept_nSS = probs_nSS
+                through_nSS.sub_(rowsum_BHS1[b, heads]).mul_(probs_nSS)
+            scale = 1 / math.sqrt(q_nSK.shape[-1])
+            out_SBHTK[:, b, heads, 0] = torch.bmm(through_nSS, k_nSK).mul_(scale).transpose(0, 1)
+            out_SBHTK[:, b, heads, 1] = torch.bmm(through_nSS.transpose(1, 2), q_nSK).mul_(scale).transpose(0, 1)
+            out_SBHTK[:, b, heads, 2] = torch.bmm(kept_nSS.transpose(1, 2), gradient_nSK).mul_(ctx.keep_scale).transpose(0, 1)
+            if bias_gradient is not None:
+                _part(bias_gradient, b, heads).add_(through_nSS)
+        return out_SBHTK, bias_gradient, None
+
+
+def _blocks(B: int, H: int, S: int) -> list[tuple[int, slice]]:
+    """Return the blocks of the computation, in order: (sample, heads). A block has at most BLOCK_ENTRIES probabilities, or one head."""
+    step = max(1, min(H, BLOCK_ENTRIES // (S * S)))
+    return [(b, slice(head, min(head + step, H))) for b in range(B) for head in range(0, H, step)]
+
+
+def _as_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Return a mask as a bias on the logits: 0 at keys to attend to, -inf at others."""
+    if mask is None or mask.dtype != torch.bool:
+        return mask
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, float("-inf"))
+
+
+def _part(bias: Tensor, b: int, heads: slice) -> Tensor:
+    """Return the part of a bias (1 or B, 1 or H, 1 or S, S) that belongs to these heads of one sample, as a view."""
+    of_sample = bias[b if bias.shape[0] > 1 else 0]
+    return of_sample[heads] if bias.shape[1] > 1 else of_sample
+
+
+def _logits(q_nSK: Tensor, k_nSK: Tensor, bias: Tensor | None) -> Tensor:
+    scale = 1 / math.sqrt(q_nSK.shape[-1])
+    logits_nSS = torch.bmm(q_nSK, k_nSK.transpose(1, 2)).mul_(scale)
+    return logits_nSS if bias is None else logits_nSS.add_(bias)

@@ -1,0 +1,36 @@
+"""With which kernels a launch computes: precision, matrix products, determinism. Decided before the engines are built."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from model.config import ProductLibrary
+from recipes.cluster.world import World
+from recipes.config import Recipe
+from recipes.ds_config import EngineConfig
+from recipes.engine.build import PRECISIONS, is_supported
+from recipes.engine.products import choose_products
+from recipes.errors import ConfigError
+from recipes.train.resume import read_started_run
+
+
+def products_of_run(run_dir: Path, recipe: Recipe, world: World) -> ProductLibrary:
+    """Return the library of matrix products for this launch of the run in `run_dir`. A run that began before there was a choice has
+    torch's. A collective. Raises: ConfigError."""
+    started = world.on_rank_zero(lambda: read_started_run(run_dir))
+    return choose_products(recipe.run.products, started.content.get("products", "mm") if started else None, world)
+
+
+def check_precision(config: EngineConfig) -> None:
+    """Check that the device of this rank can compute in the precision of the ds_config. Raises: ConfigError if it cannot."""
+    if not is_supported(config.precision):
+        others = " or ".join(precision for precision in PRECISIONS if is_supported(precision))
+        raise ConfigError(f"{config.path}: DeepSpeed has no {config.precision} on this device; use a ds_config with {others}")
+
+
+def choose_kernels(deterministic: bool) -> None:
+    """Restrict torch to deterministic kernels if `deterministic`. Call it before the first matrix product on a device."""
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at the first product; without it torch raises
+    torch.use_deterministic_algorithms(deterministic)
