@@ -73,7 +73,9 @@ class BlockedAttention(torch.autograd.Function):
         gradient_SBHK = gradients[0].reshape(mixed_SBHK.shape)
         rowsum_BHS1 = (gradient_SBHK * mixed_SBHK).sum(-1, keepdim=True).permute(1, 2, 0, 3)
         out_SBHTK = torch.empty_like(qkv_SBHTK)
-        bias_gradient = None if ctx.bias_shape is None else qkv_SBHTK.new_zeros(ctx.bias_shape)
+        # in 16 bits the sum over samples would be rounded
+        sum_type = torch.promote_types(qkv_SBHTK.dtype, torch.float32)
+        bias_gradient = None if ctx.bias_shape is None else torch.zeros(ctx.bias_shape, dtype=sum_type)
         for b, heads in ctx.blocks:
             q_nSK, k_nSK, v_nSK = qkv_SBHTK[:, b, heads].permute(2, 1, 0, 3).unbind(0)
             gradient_nSK, probs_nSS = gradient_SBHK[:, b, heads].transpose(0, 1), probs_BHSS[b, heads]
@@ -90,7 +92,7 @@ class BlockedAttention(torch.autograd.Function):
             out_SBHTK[:, b, heads, 2] = torch.bmm(kept_nSS.transpose(1, 2), gradient_nSK).mul_(ctx.keep_scale).transpose(0, 1)
             if bias_gradient is not None:
                 _part(bias_gradient, b, heads).add_(through_nSS)
-        return out_SBHTK, bias_gradient, None
+        return out_SBHTK, None if bias_gradient is None else bias_gradient.to(qkv_SBHTK.dtype), None
 
 
 def _blocks(B: int, H: int, S: int) -> list[tuple[int, slice]]:

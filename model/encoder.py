@@ -14,6 +14,7 @@ from model.dropout import DropoutStream, is_dropped
 from model.init import Init
 from model.layers import Block, LayerOutput, attention_mask
 from model.parallel import Parallel
+from model.sums import LayerNorm
 
 RunBlock = Callable[[nn.Module, Tensor, Tensor | None], LayerOutput]
 """Runs a block: (block, x (S, B, D), mask) -> its outputs."""
@@ -26,7 +27,7 @@ class Encoder(nn.Module):
         super().__init__()
         block = config.block
         self.layers = nn.ModuleList(Block(config, init.at("layers", i), parallel, stream, i) for i in range(config.num_layers))
-        self.final_norm = nn.LayerNorm(config.hidden_size, block.layernorm_epsilon) if block.normalize_before else nn.Identity()
+        self.final_norm = LayerNorm(config.hidden_size, block.layernorm_epsilon) if block.normalize_before else nn.Identity()
         self.layerdrop, self.stream = block.layerdrop, stream
         self.skips_final_norm = False
         """True: the output of the last block is returned as it is, and final_norm gets no gradient."""

@@ -17,6 +17,7 @@ from model.config import BlockConfig, EncoderConfig
 from model.dropout import Dropout, DropoutStream, DropPath
 from model.init import Init
 from model.parallel import Parallel
+from model.sums import LayerNorm
 from model.tensor_parallel import ColumnLinear, MatrixInit, QueryValueBias, RowLinear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"gelu": F.gelu, "relu": F.relu}
@@ -100,11 +101,11 @@ class Block(nn.Module):
         site, block = _first_site(index), config.block
         self.normalize_before = block.normalize_before
         self.attention = Attention(config, init.at("attention"), parallel, stream, index)
-        self.attention_norm = nn.LayerNorm(config.hidden_size, block.layernorm_epsilon)
+        self.attention_norm = LayerNorm(config.hidden_size, block.layernorm_epsilon)
         self.attention_scale = build_scale(config.hidden_size, block)
         self.attention_dropout = Dropout(config.hidden_dropout, stream, site + 1)
         self.ffn = FeedForward(config, init.at("ffn"), parallel, stream, index)
-        self.ffn_norm = nn.LayerNorm(config.hidden_size, block.layernorm_epsilon)
+        self.ffn_norm = LayerNorm(config.hidden_size, block.layernorm_epsilon)
         self.ffn_scale = build_scale(config.hidden_size, block)
         self.ffn_dropout = Dropout(config.hidden_dropout, stream, site + 3)
         drop_path = block.drop_path * index / max(1, config.num_layers - 1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model.config import EncoderConfig, HeadConfig
 from model.dropout import Dropout, DropoutStream
 from model.init import Init, ReplicatedLinear
+from model.sums import LayerNorm
 
 HEAD_SITE = 1 << 16
 """Number of the head's first place of dropout; the encoder's are smaller."""
@@ -24,7 +25,7 @@ class TaskHead(nn.Module):
     def __init__(self, config: HeadConfig, encoder: EncoderConfig, num_outputs: int, init: Init, stream: DropoutStream) -> None:
         super().__init__()
         widths = config.widths(encoder.hidden_size, num_outputs)
-        self.norm = nn.LayerNorm(encoder.hidden_size, encoder.block.layernorm_epsilon) if config.norm else nn.Identity()
+        self.norm = LayerNorm(encoder.hidden_size, encoder.block.layernorm_epsilon) if config.norm else nn.Identity()
         self.layers = nn.ModuleList(
             ReplicatedLinear(n_in, n_out, init.at("layers", number), config.init_std, truncated=False)
             for number, (n_in, n_out) in enumerate(pairwise(widths))

@@ -8,13 +8,19 @@ from typing import Any
 
 import torch
 from megatron.core import ModelParallelConfig
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
+from megatron.core.tensor_parallel import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    reduce_from_tensor_model_parallel_region,
+)
 from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
 from torch import Tensor, nn
 
 from model.init import Init
 from model.parallel import Parallel
 from model.products import HasProducts, OneDnnLinear, fits_onednn
+from model.sums import embedding, sums_are_rounded
 
 
 def megatron_config() -> ModelParallelConfig:
@@ -107,6 +113,15 @@ class TokenEmbedding(VocabParallelEmbedding):
         own = [row - self.vocab_start_index for row in zero_rows if self.vocab_start_index <= row < self.vocab_end_index]
         with torch.no_grad():
             self.weight.data[own] = 0
+
+    def forward(self, ids_BS: Tensor) -> Tensor:
+        """Return the embeddings of token ids. Megatron's forward, except that gradients are added up in float32 on a CPU too. Shapes:
+        (batch, S) -> (batch, S, channels)."""
+        if not sums_are_rounded(self.weight):
+            return super().forward(ids_BS)
+        elsewhere_BS = (ids_BS < self.vocab_start_index) | (ids_BS >= self.vocab_end_index)
+        x_BSD = embedding((ids_BS - self.vocab_start_index).masked_fill(elsewhere_BS, 0), self.weight)
+        return reduce_from_tensor_model_parallel_region(x_BSD.masked_fill(elsewhere_BS.unsqueeze(-1), 0.0), group=self.tp_group)
 
 
 class QueryValueBias(nn.Module):

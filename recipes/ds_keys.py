@@ -76,7 +76,9 @@ _TOP = {
     "gradient_clipping": _owned("optim.clip_norm", "Largest global gradient norm."),
     "communication_data_type": DTYPES.about("the dtype of the forward", "Dtype in which gradients are reduced."),
     "data_types": SECTION.about("", "Dtypes."),
-    "data_types.grad_accum_dtype": DTYPES.about("the dtype of the forward", "Dtype in which gradients of micro-batches are summed."),
+    "data_types.grad_accum_dtype": DTYPES.about(
+        "fp32 with bf16, else the dtype of the forward", "Dtype in which gradients of micro-batches are summed."
+    ),
     "zero_allow_untested_optimizer": FLAG.about("true", "Always true here: the optimizer is torch's fused AdamW."),
     "zero_force_ds_cpu_optimizer": FLAG.about("true", "Has no effect here: an offloaded optimizer is DeepSpeed's CPUAdam."),
 }

@@ -16,6 +16,7 @@ from model.frontends.output import Frontend, FrontendOutput
 from model.frontends.strided_conv import StridedConv
 from model.init import Init, UniformLinear
 from model.parallel import Parallel
+from model.sums import LayerNorm
 
 FEATURES = ("extractor.", "feature_norm.", "projection.", "mask_vector")
 """Prefixes of the names of the parameters that embed the raw input."""
@@ -36,12 +37,12 @@ class SpeechFrontend(Frontend):
         super().__init__()
         D = encoder.hidden_size
         self.extractor = Extractor(config, init.at("extractor"))
-        self.feature_norm = nn.LayerNorm(config.conv_dim)
+        self.feature_norm = LayerNorm(config.conv_dim)
         self.projection = UniformLinear(config.conv_dim, D, init.at("projection"))
         self.mask_vector = nn.Parameter(torch.empty(D))
         init.at("mask_vector").fill_uniform(self.mask_vector.data, 0.0, 1.0)
         self.positions = Positions(config, D, init.at("positions"))
-        self.norm = nn.Identity() if encoder.block.normalize_before else nn.LayerNorm(D, encoder.block.layernorm_epsilon)
+        self.norm = nn.Identity() if encoder.block.normalize_before else LayerNorm(D, encoder.block.layernorm_epsilon)
         self.dropout = Dropout(encoder.hidden_dropout, stream, site=0)
 
     def forward(
@@ -116,7 +117,7 @@ class ExtractorLayer(nn.Module):
         )
         self.norm: nn.Module = nn.Identity()
         if config.extractor_norm == "layer":
-            self.norm = nn.LayerNorm(C)
+            self.norm = LayerNorm(C)
         elif number == 0:
             self.norm = TimeNorm(C, C)
 

@@ -4,7 +4,6 @@ Shapes: B batch, S sequence, D hidden, H local heads.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.config import EncoderConfig, Shares
@@ -14,6 +13,7 @@ from model.frontends.output import Frontend, FrontendOutput
 from model.init import Init
 from model.parallel import Parallel
 from model.positions import RelativeBias
+from model.sums import LayerNorm, embedding
 from model.tensor_parallel import TokenEmbedding
 
 BOS, PAD, EOS, UNK = range(4)  # fairseq's and RoBERTa's first ids
@@ -38,7 +38,7 @@ class TextFrontend(Frontend):
             self.positions = PositionTable(config.max_positions, encoder.hidden_size, init.at("positions"), config.embedding_init_std)
         else:
             self.relative_bias = RelativeBias(encoder.num_attention_heads, config.max_positions, parallel)
-        self.norm = nn.LayerNorm(encoder.hidden_size, encoder.block.layernorm_epsilon)
+        self.norm = LayerNorm(encoder.hidden_size, encoder.block.layernorm_epsilon)
         self.dropout = Dropout(encoder.hidden_dropout, stream, site=0)
 
     def forward(
@@ -82,4 +82,4 @@ class PositionTable(nn.Module):
             return self.weight[PAD + 1 : PAD + 1 + S]
         keep_BS = ~padding_mask_BS
         rows_BS = torch.cumsum(keep_BS, dim=1) * keep_BS + PAD
-        return F.embedding(rows_BS, self.weight, padding_idx=PAD)
+        return embedding(rows_BS, self.weight, padding_idx=PAD)

@@ -30,7 +30,13 @@ def check_precision(config: EngineConfig) -> None:
 
 
 def choose_kernels(deterministic: bool) -> None:
-    """Restrict torch to deterministic kernels if `deterministic`. Call it before the first matrix product on a device."""
+    """Restrict torch to deterministic kernels if `deterministic`, and turn cuDNN's attention off. Call it before the first matrix product
+    on a device.
+
+    With a mask, cuDNN's attention returns NaN as the gradient of the queries if the length is 64 more than a multiple of 128 (torch 2.11
+    to 2.13, PyTorch issue 196678), and it builds a plan for every new length. torch's flash and memory-efficient kernels stay.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it at the first product; without it torch raises
     torch.use_deterministic_algorithms(deterministic)
