@@ -127,6 +127,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     rounds.run(args.steps, warm_up=WARM_UP if len(contenders) > 1 else 0)
     result |= rounds.figures(args.against) | efficiency(ours, rounds)
     result["metrics_milliseconds"] = 1e3 * ours.metrics_seconds
+    small = {name: result["split_milliseconds"][name] for name in ("after_step", "guard")} | {"metrics": result["metrics_milliseconds"]}
+    result["percent_of_step"] = {name: 100 * value / result["step_milliseconds"] for name, value in small.items()}
     if args.profile:
         result["profile"] = profiled(lambda: ours.update(waits=False), waiting(world.device), is_cuda=world.device.type == "cuda")
     leave_world()
