@@ -185,7 +185,7 @@ def update(objective: Any, batch: Any, number: int, micro_batches: int, phases: 
 
     from recipes.engine import shards
     from recipes.engine.update import backward
-    from step_time import timed_forwards
+    from timed_update import timed_forwards
 
     student, total = objective.student, objective.count(batch)
     for micro_batch in range(micro_batches):

@@ -19,7 +19,7 @@ from recipes.ds_config import load_ds_config, resolve
 from recipes.ledger.save_interval import daly_interval
 from recipes.modalities.registry import MODALITIES
 from recipes.train.cli import default_ds_config
-from step_time import WARM_UP, build_recipe, random_batch, timed_step
+from step_recipe import build_recipe, random_batch
 
 ELEMENT_BYTES, KINDS = 4, 4
 
@@ -57,6 +57,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict:
     from recipes.objectives.registry import build_objective
     from recipes.train.guard import UpdateGuard
     from recipes.train.spikes import SpikeStatistic
+    from timed_update import WARM_UP, timed_step
 
     recipe = build_recipe(f"{args.modality}_{args.size}", batch=args.batch, length=args.length, dropout="0")
     content = load_ds_config(args.deepspeed_config) | {"train_micro_batch_size_per_gpu": args.batch}

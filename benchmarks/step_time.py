@@ -1,231 +1,189 @@
-"""Measures the time of one optimizer update and its share of the measured matmul peak, with the engines that training builds.
+"""Measures the time of one optimizer update and its share of the measured matmul peak, with the engines that training builds. Other
+settings, and plain torch, are timed in the same process, one update of each in turn; their ratios hold on a busy machine too.
 
-python benchmarks/step_time.py --modality text --size base --batch 4 --length 512 --dropout 0 --json
+python benchmarks/step_time.py --modality text --size base --batch 4 --length 512 --dropout 0 --profile --json
+python benchmarks/step_time.py --modality speech --precision bf16 --against precision=fp32 --peer
+python benchmarks/step_time.py --set model.attention_dropout=0.1 --against model.attention_dropout=0
 python benchmarks/step_time.py --size base --task classify --batch 16 --length 128 --plain --json
 """
 
 import argparse
+import copy
 import json
-import statistics
 import sys
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from recipes.catalog import RECIPES
+from recipes.check import changed_recipe
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries
 from recipes.config import Recipe
-from recipes.ds_config import load_ds_config, resolve
-from recipes.finetune.text_tasks import TEXT_TASKS, text_recipe
+from recipes.ds_config import EngineConfig, find_ds_config, load_ds_config, resolve
+from recipes.errors import ConfigError
+from recipes.finetune.text_tasks import TEXT_TASKS
 from recipes.modalities.registry import MODALITIES
-from recipes.plan.size import step_flops
 from recipes.train.cli import default_ds_config
+from step_recipe import PRECISIONS, build_recipe, random_batch, task_recipe, with_precision
 
-MATMUL_SIZE, MATMUL_REPEATS = 2048, 6
-WARM_UP = 4  # updates after which the allocator has its blocks and page faults have stopped
+FLAGS: dict[str, Callable[[str], Any]] = {"batch": int, "length": int, "dropout": str, "precision": str, "deepspeed_config": Path}
+"""Flags that --against may change, without their dashes, and the type of each value."""
 
 
 def main() -> int:
-    """Parse the flags, measure, and print one JSON object or one line per figure. Returns the exit code 0."""
+    """Parse the flags, measure, and print one JSON object or one line per figure. Notes go to stderr. Returns the exit code 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--modality", default="text", choices=sorted(RECIPES))
     parser.add_argument("--size", default="base", choices=["tiny", "base", "large"])
     parser.add_argument("--task", choices=list(TEXT_TASKS), help="fine-tune on this task of text instead of pre-training")
     parser.add_argument("--batch", type=int, default=4, help="samples of one micro-batch, which is the whole update")
     parser.add_argument("--length", type=int, help="tokens of a text (default 512), seconds of a recording (10)")
-    parser.add_argument("--dropout", default="published", help='"published" (the recipe\'s) or a number for hidden and attention dropout')
+    parser.add_argument("--dropout", default="published", help='"published" (the recipe\'s) or a number for all kinds of dropout')
+    parser.add_argument("--precision", choices=PRECISIONS, help="instead of the ds_config's")
     parser.add_argument("--deepspeed_config", type=Path, default=default_ds_config())
-    parser.add_argument("--steps", type=int, default=5, help=f"measured updates, after {WARM_UP}")
-    parser.add_argument("--plain", action="store_true", help="also time the same modules in plain torch, update by update in turn")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the recipe, as in training")
+    parser.add_argument(
+        "--against",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"also time other engines, which differ by this: a setting of the recipe, or {', '.join(FLAGS)}; repeatable",
+    )
+    parser.add_argument("--plain", action="store_true", help="also time the same modules in plain torch")
+    parser.add_argument("--peer", action="store_true", help="also time data2vec built from torch's own layers (peer_step.py)")
+    parser.add_argument("--steps", type=int, default=5, help="measured updates of each, after some for warming up")
+    parser.add_argument("--profile", action="store_true", help="add the top operators, the host's time, waits and copies")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     args.length = MODALITIES[args.modality].benchmark_length if args.length is None else args.length
     quiet_libraries()
     result = measure(args)
+    print(*result["notes"], sep="\n", file=sys.stderr)
     print(json.dumps(result) if args.json else "\n".join(f"{k}: {v}" for k, v in result.items()))
     return 0
 
 
-def build_recipe(name: str, *, batch: int, length: int, dropout: str = "published") -> Recipe:
-    """Return the recipe `name` with updates of `batch` samples of this `length`. `dropout`: the recipe's own ("published"), or a number
-    for all kinds of dropout."""
-    modality = name.partition("_")[0]
-    recipe = MODALITIES[modality].resized(RECIPES[modality][name](), length)
-    if dropout != "published":
-        prob = float(dropout)
-        block = replace(recipe.model.block, drop_path=prob, layerdrop=prob)
-        recipe = replace(recipe, model=replace(recipe.model, hidden_dropout=prob, attention_dropout=prob, block=block))
-    data = replace(recipe.data, **({"group_size": batch} if recipe.data.group_size > 1 else {}))
-    return replace(recipe, data=data, run=replace(recipe.run, global_batch_size=batch))
+def changed_flags(args: argparse.Namespace) -> argparse.Namespace:
+    """Return the flags of the engines to compare with: `args` with the changes of --against. Raises: ConfigError."""
+    other = copy.deepcopy(args)
+    for assignment in args.against:
+        key, equals, value = assignment.partition("=")
+        if equals and key in FLAGS:
+            try:
+                setattr(other, key, FLAGS[key](value))
+            except ValueError:
+                raise ConfigError(f"--against {assignment}: {key} must be a number") from None
+        elif equals and "." in key:
+            other.set.append(assignment)
+        else:
+            raise ConfigError(
+                f"--against {assignment}: neither a setting of the recipe, such as model.attention_dropout=0, nor one of {', '.join(FLAGS)}"
+            )
+    if other.precision not in (None, *PRECISIONS):
+        raise ConfigError(f"--against precision={other.precision}: must be one of {', '.join(PRECISIONS)}")
+    return other
 
 
-def task_recipe(recipe: Recipe, task: str) -> Recipe:
-    """Return the recipe that fine-tunes the network of `recipe` on a task of text with two classes. The dropouts are those of `recipe`."""
-    made = text_recipe(task, TEXT_TASKS[task], recipe)
-    objective = replace(made.objective, labels=("0", "1")) if hasattr(made.objective, "labels") else made.objective
-    return replace(made, model=recipe.model, objective=objective, run=replace(made.run, global_batch_size=recipe.run.global_batch_size))
-
-
-def random_batch(recipe: Recipe, size: int, length: int):
-    """Return a micro-batch of `size` random samples, all of the same `length` (tokens of a text, seconds of a recording). In fine-tuning
-    nothing is masked, and the targets are 0 and 1 in turn."""
-    import numpy as np
-    import torch
-
-    from model.batch import Masks, Targets
-
-    batch = MODALITIES[recipe.modality].random_batch(recipe, size, length, np.random.default_rng(0))
-    if not recipe.finetune.task:
-        return batch
-    values = torch.arange(size) % 2
-    values = values if recipe.objective.kind == "classify" else values.float()
-    masks = Masks.of(torch.zeros_like(batch.masks.mask_BS))
-    return replace(batch, inputs=batch.clean_inputs, masks=masks, targets=Targets(values, torch.arange(size)))
-
-
-def asked_recipe(args: argparse.Namespace) -> Recipe:
-    """Return the recipe that the flags ask for."""
+def asked(args: argparse.Namespace) -> tuple[Recipe, EngineConfig]:
+    """Return the recipe and the ds_config that the flags ask for. Raises: ConfigError."""
     recipe = build_recipe(f"{args.modality}_{args.size}", batch=args.batch, length=args.length, dropout=args.dropout)
-    return task_recipe(recipe, args.task) if args.task else recipe
+    recipe = changed_recipe(task_recipe(recipe, args.task) if args.task else recipe, args.set, None)
+    path = find_ds_config(args.deepspeed_config)
+    content = with_precision(load_ds_config(path), args.precision) | {"train_micro_batch_size_per_gpu": args.batch}
+    return recipe, resolve(recipe, content, str(path), 1)
 
 
-def measure(args: argparse.Namespace) -> dict:
-    """Build the engines, and return the median time of whole updates and of their parts. The matmul peak is measured between updates in
-    the same process."""
-    import torch
-
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Build what the flags ask for, time updates, and return all figures."""
     from model.parallel import init_parallel
-    from plain_step import plain_step_of
     from recipes.cluster.world import join_world, leave_world
     from recipes.objectives.registry import build_objective
-    from recipes.train.guard import UpdateGuard
-    from recipes.train.memory import peak_memory_bytes
-    from recipes.train.metrics import device_peak_flops
-    from recipes.train.spikes import SpikeStatistic
+    from step_profile import profiled
+    from step_rounds import AGAINST, OURS, Rounds, efficiency
+    from timed_update import WARM_UP, EngineSteps
 
-    recipe = asked_recipe(args)
-    content = load_ds_config(args.deepspeed_config) | {"train_micro_batch_size_per_gpu": args.batch}
-    config = resolve(recipe, content, str(args.deepspeed_config), 1)
+    settings = asked(args)
+    others = changed_flags(args)
+    other_settings = asked(others) if args.against else None
     world = join_world()
-    objective = build_objective(recipe, config, init_parallel(1, world.device.type))
-    device = world.device
-    batch = random_batch(recipe, args.batch, args.length).to(device)
-    plain = plain_step_of(recipe, objective.parallel) if args.plain else None
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
-    spikes = SpikeStatistic(recipe.guard)
-    spikes.load(dict.fromkeys(spikes.state(), [1e6] * recipe.guard.spike_window))  # a full window, as later in a run
-    peak, splits, totals, plain_totals = 0.0, [], [], []
-    for number in range(args.steps + WARM_UP):
-        split = timed_step(objective, batch, UpdateGuard(objective.student, objective.parallel, recipe.guard, world, spikes))
-        plain_seconds = plain.run(batch, ema=False) if plain else None
-        peak = max(peak, matmul_flops(dtype, device))
-        if number >= WARM_UP:
-            splits.append(split)
-            totals.append(sum(split.values()))
-            plain_totals.append(plain_seconds)
-    seconds = statistics.median(totals)
-    flops = step_flops(recipe, batch.num_tokens, args.batch)
-    device_peak = device_peak_flops(device)
-    result = {
-        "step_milliseconds": seconds * 1e3,
-        "best_step_milliseconds": min(totals) * 1e3,
-        "matmul_peak_tflops": peak / 1e12,
-        "percent_of_matmul_peak": 100 * flops / seconds / peak,
-        "best_percent_of_matmul_peak": 100 * flops / min(totals) / peak,
-        "mfu": flops / seconds / device_peak if device_peak else None,
-        "split_milliseconds": {name: statistics.median(s[name] for s in splits) * 1e3 for name in splits[0]},
+    parallel = init_parallel(1, world.device.type)
+
+    def build(recipe: Recipe, config: EngineConfig, flags: argparse.Namespace) -> EngineSteps:
+        objective = build_objective(recipe, config, parallel)
+        return EngineSteps(recipe, objective, random_batch(recipe, flags.batch, flags.length).to(world.device), world)
+
+    ours = build(*settings, args)
+    for _ in range(WARM_UP):
+        ours.update()
+    result = alone_figures(ours, settings[1])  # before the others need memory too
+    contenders: dict[str, Callable[[], Mapping[str, float]]] = {OURS: ours.update}
+    if other_settings:
+        contenders[AGAINST] = build(*other_settings, others).update
+    contenders |= torch_contenders(args, ours, settings[1])
+    rounds = Rounds(contenders, settings[1].precision, world.device)
+    rounds.run(args.steps, warm_up=WARM_UP if len(contenders) > 1 else 0)
+    result |= rounds.figures(args.against) | efficiency(ours, rounds)
+    result["metrics_milliseconds"] = 1e3 * ours.metrics_seconds
+    small = {name: result["split_milliseconds"][name] for name in ("after_step", "guard")} | {"metrics": result["metrics_milliseconds"]}
+    result["percent_of_step"] = {name: 100 * value / result["step_milliseconds"] for name, value in small.items()}
+    if args.profile:
+        result["profile"] = profiled(lambda: ours.update(waits=False), waiting(world.device), is_cuda=world.device.type == "cuda")
+    leave_world()
+    return result
+
+
+def alone_figures(ours: Any, config: EngineConfig) -> dict[str, Any]:
+    """Return peak memory, device, precision and versions."""
+    import torch
+
+    from recipes.train.memory import peak_memory_bytes
+
+    device = torch.device(ours.objective.student.device)
+    return {
         "peak_memory_bytes": peak_memory_bytes(device),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
         "precision": config.precision,
         "versions": {name: metadata.version(name) for name in ("torch", "deepspeed", "megatron-core")},
     }
-    leave_world()
-    return result | (plain_figures(splits, plain_totals) if plain else {})
 
 
-def plain_figures(splits: list[dict[str, float]], plain_totals: list[float]) -> dict[str, float]:
-    """Return the median milliseconds of an update in plain torch without EMA (`plain_totals`: seconds), and the median ratios to it: of the
-    engine's time without EMA and guard (`splits`), and of the whole update."""
-    pairs = list(zip(splits, plain_totals, strict=True))
-    engine = [(sum(split.values()) - split["after_step"] - split["guard"]) / theirs for split, theirs in pairs]
-    whole = [sum(split.values()) / theirs for split, theirs in pairs]
-    return {
-        "plain_step_milliseconds": statistics.median(plain_totals) * 1e3,
-        "engine_over_plain": statistics.median(engine),
-        "update_over_plain": statistics.median(whole),
-    }
-
-
-def timed_step(objective, batch, guard, *, waits: bool = True) -> dict[str, float]:
-    """Run one update, and return the seconds of each part: the forward of each engine, the objective's own work (`loss`), backward, guard,
-    optimizer and the rest.
-
-    `waits`: synchronise with the CUDA device after each part. Without it the host runs ahead, as in training, and the seconds are those of
-    the host.
-    """
+def torch_contenders(args: argparse.Namespace, ours: Any, config: EngineConfig) -> dict[str, Callable[[], Mapping[str, float]]]:
+    """Return name -> function that runs one update in plain torch and returns its seconds, for --plain and --peer."""
     import torch
 
-    from recipes.engine.update import backward, step
+    from peer_step import PeerStep
+    from plain_step import plain_step_of
+    from step_rounds import DTYPES, PEER, PLAIN
 
-    seconds: dict[str, float] = {}
-    is_cuda = torch.device(objective.student.device).type == "cuda"
+    device = torch.device(ours.objective.student.device)
+    dtype, wait = DTYPES[config.precision], waiting(device)
+    chosen: dict[str, Callable[[], Mapping[str, float]]] = {}
 
-    def clock(name: str, job: Callable):
+    def timed(run: Callable[[], object]) -> dict[str, float]:
         start = time.perf_counter()
-        out = job()
-        if is_cuda and waits:
-            torch.cuda.synchronize()
-        seconds[name] = time.perf_counter() - start
-        return out
+        run()
+        wait()
+        return {"step": time.perf_counter() - start}
 
-    total = objective.count(batch)
-    with timed_forwards(objective, clock):
-        outcome = clock("loss", lambda: objective.forward(batch, total))
-    seconds["loss"] -= sum(value for name, value in seconds.items() if name != "loss")
-    clock("backward", lambda: backward(objective.student, outcome.loss, total, objective.parallel.dp_size))
-    guard.note(outcome.loss)
-    health = clock("guard", lambda: guard.judge(total))
-    assert guard.refusal(health) is None, health
-    clock("optimizer", lambda: step(objective.student))
-    guard.confirm(health)
-    clock("after_step", lambda: objective.after_step(1))
-    return seconds
+    if args.plain:
+        plain = plain_step_of(ours.recipe, ours.objective.parallel, device=device, dtype=dtype)
+        chosen[PLAIN] = lambda: timed(lambda: plain.run(ours.batch, ema=True))
+    if args.peer:
+        if args.task:
+            raise ConfigError(f"--peer --task {args.task}: the peer is only pre-trained; leave one of them out")
+        peer = PeerStep(ours.recipe, device=device, dtype=dtype)
+        chosen[PEER] = lambda: timed(lambda: peer.run(ours.batch))
+    return chosen
 
 
-@contextmanager
-def timed_forwards(objective, clock: Callable):
-    """In this block every forward of an engine of the objective is run by `clock(name, job)`. The name is that of the attribute with
-    `_forward`, such as student_forward."""
-    from recipes.engine.build import Engine
-
-    engines = {name: engine for name, engine in vars(objective).items() if isinstance(engine, Engine)}
-    for name, engine in engines.items():
-        forward = engine.forward
-        engine.forward = lambda *args, name=name, forward=forward: clock(f"{name}_forward", lambda: forward(*args))
-    try:
-        yield
-    finally:
-        for engine in engines.values():
-            del engine.forward  # restores the method of the class
-
-
-def matmul_flops(dtype, device) -> float:
-    """Return the highest rate of a few products of 2048 x 2048 matrices, in FLOP/s."""
+def waiting(device: Any) -> Callable[[], None]:
+    """Return a function that waits until the device is idle."""
     import torch
 
-    a = torch.randn(MATMUL_SIZE, MATMUL_SIZE, device=device).to(dtype)
-    best = float("inf")
-    for _ in range(MATMUL_REPEATS):
-        start = time.perf_counter()
-        a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * MATMUL_SIZE**3 / best
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
 if __name__ == "__main__":

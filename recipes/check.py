@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from recipes.catalog import find_recipe
-from recipes.config import Recipe
+from recipes.config import Recipe, RunConfig
 from recipes.data.folder import resolve_data_path
 from recipes.errors import ConfigError
 from recipes.modalities.registry import source_of
@@ -53,6 +53,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise ConfigError(f"recipe {recipe.name}: objective.kind {kind!r} names another section than {own.__name__}")
     recipe.objective.check(recipe)
     check_optim(recipe)
+    check_profile(recipe.run)
     source.check(recipe)
 
 
@@ -102,6 +103,17 @@ def check_optim(recipe: Recipe) -> None:
         raise ConfigError(
             f"run.max_steps {run.max_steps} is more than optim.schedule_steps {optim.schedule_steps}, and from there on the learning rate "
             f"is 0; use --set optim.schedule_steps={run.max_steps}, in a run that has begun with {ACCEPT_SCHEDULE} too"
+        )
+
+
+def check_profile(run: RunConfig) -> None:
+    """Check that the run reaches the updates that are to be profiled. Raises: ConfigError if run.profile_steps cannot be read or goes
+    beyond run.max_steps."""
+    steps = run.profiled
+    if steps and steps[-1] > run.max_steps:
+        raise ConfigError(
+            f"run.profile_steps {run.profile_steps} goes beyond run.max_steps {run.max_steps}; profile earlier updates, or use "
+            f"--set run.max_steps={steps[-1]}"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from model.bounds import LARGEST_INTEGER, PART, POSITIVE, SHARE, Bounds, Place, at_least, between
 from model.config import EncoderConfig, LossConfig, MaskConfig, TeacherConfig, TokenMaskConfig
 from model.frontends.config import FrontendConfig, TextFrontendConfig
+from recipes.errors import ConfigError
 from recipes.eval_config import EvalConfig
 from recipes.finetune_config import FinetuneConfig
 from recipes.objective_config import Data2VecConfig, ObjectiveConfig
@@ -206,6 +207,27 @@ class RunConfig:
     ends. 0: never. Keep it below the 600 s after which NCCL ends a rank without naming one."""
     accept_changes: tuple[str, ...] = ()
     """Settings in which a resumed run may differ from the run so far, such as optim.lr,data.path."""
+    profile_steps: str = ""
+    """Updates whose operators each rank records, such as 10-12 or 10, counted from 1. They are written to profile/ in the run dir, for
+    ui.perfetto.dev. "": none. A profiled update is slower; its numbers are the same."""
+    device_tflops: Annotated[float, at_least(0)] = 0.0
+    """Peak dense TFLOP/s of one device in the run's precision, by its vendor; mfu is a share of it. 0: the table of known GPUs (H100, H200,
+    A100 in bf16). Without either, mfu is null."""
+
+    @property
+    def profiled(self) -> range:
+        """The numbers of the updates that are profiled, from 1; empty if there are none. Raises: ConfigError if profile_steps cannot be
+        read."""
+        if not self.profile_steps:
+            return range(0)
+        first, dash, last = self.profile_steps.partition("-")
+        texts = (first, last) if dash else (first, first)
+        if not all(text.isascii() and text.isdigit() for text in texts):
+            raise ConfigError(f"run.profile_steps {self.profile_steps!r} is no span of updates; write run.profile_steps=10-12 or 10")
+        start, end = (int(text) for text in texts)
+        if not 1 <= start <= end:
+            raise ConfigError(f"run.profile_steps {self.profile_steps}: updates count from 1, and the first comes first; write 10-12 or 10")
+        return range(start, end + 1)
 
 
 @dataclass(frozen=True)

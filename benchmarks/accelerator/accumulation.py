@@ -15,7 +15,7 @@ from recipes.engine import shards
 from recipes.engine.update import backward
 from recipes.modalities.registry import MODALITIES
 from recipes.objectives.registry import build_objective
-from step_time import random_batch
+from step_recipe import random_batch
 
 SAMPLES, LENGTH = 64, 128
 TINY_LENGTH = 32

@@ -21,7 +21,7 @@ from recipes.config import Recipe
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.modalities.registry import MODALITIES
 from recipes.objectives.registry import build_objective
-from step_time import random_batch
+from step_recipe import random_batch
 
 LENGTH = {"text": 64, "speech": 1, "vision": 0}
 """Length of a sample of TinyRun, by modality: tokens of a text, seconds of a recording; 0 for images, which have none."""

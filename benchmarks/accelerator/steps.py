@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 import plain_step
-import step_time
+import step_recipe
+import timed_update
 from accelerator import trace
 from accelerator.batches import cropped
 from accelerator.result import CANNOT, OK, Row
@@ -58,7 +59,7 @@ class Bench:
 
     def batch(self, size: int) -> Batch:
         """Return a batch of `size` random samples, in host memory."""
-        return step_time.random_batch(self.recipe, size, self.length)
+        return step_recipe.random_batch(self.recipe, size, self.length)
 
     def title(self, size: int) -> str:
         """Return the recipe's name, the micro-batch `size` and the sample's length as a text for the table."""
@@ -68,7 +69,7 @@ class Bench:
         """Run one update as the training loop does. Returns the seconds that the host needed for each part of it."""
         guard = UpdateGuard(self.objective.student, self.objective.parallel, self.recipe.guard, self.world, self._spikes)
         self.objective.stream.update, self._number = self._number, self._number + 1
-        return step_time.timed_step(self.objective, batch.to(self.device), guard, waits=False)
+        return timed_update.timed_step(self.objective, batch.to(self.device), guard, waits=False)
 
     def milliseconds(self, update: Callable[[], object], number: int = TIMED) -> float:
         """Call `update` `number` times and return the median duration in milliseconds. Each is timed from an idle device to an idle
@@ -111,8 +112,8 @@ def open_bench(
     modality = name.partition("_")[0]
     length = length or SECONDS_OF_SPEECH.get(name, MODALITIES[modality].benchmark_length)
     length = TINY_LENGTH[modality] if context.is_tiny else length
-    recipe: Recipe = step_time.build_recipe(f"{modality}_tiny" if context.is_tiny else name, batch=1, length=length)
-    recipe = step_time.task_recipe(recipe, task) if task else recipe
+    recipe: Recipe = step_recipe.build_recipe(f"{modality}_tiny" if context.is_tiny else name, batch=1, length=length)
+    recipe = step_recipe.task_recipe(recipe, task) if task else recipe
     with joined_world() as (world, parallel):
         yield Bench(Setting(recipe, length, zero or {}), world, parallel)
 

@@ -20,6 +20,11 @@ def traced(update: Callable[[], object], wait: Callable[[], None], number: int) 
     """Run `update` `number` times under the profiler, and return times and counts per update (kernels, copies, waits); they are 0 without
     a CUDA device. The profiler slows down the host but not the kernels, so compare `busy_milliseconds` with the time without a
     profiler."""
+    return numbers_of(recorded(update, wait, number), number)
+
+
+def recorded(update: Callable[[], object], wait: Callable[[], None], number: int) -> profile:
+    """Run `update` `number` times under the profiler, and return the profiler."""
     activities = supported_activities() & {ProfilerActivity.CPU, ProfilerActivity.CUDA}
     wait()
     with profile(activities=activities) as profiler:
@@ -27,6 +32,11 @@ def traced(update: Callable[[], object], wait: Callable[[], None], number: int) 
             with record_function(SPAN):
                 update()
         wait()
+    return profiler
+
+
+def numbers_of(profiler: profile, number: int) -> dict[str, Any]:
+    """Return what traced() returns, from a profiler that has recorded `number` updates."""
     events = profiler.profiler.kineto_results.events()
     host = [event for event in events if event.device_type() == DeviceType.CPU]
     on_device = on_the_device(events, {event.name() for event in host})
@@ -35,6 +45,7 @@ def traced(update: Callable[[], object], wait: Callable[[], None], number: int) 
     copies = [event for event in on_device if event.name().startswith("Memcpy")]
     kernels = [event for event in on_device if not event.name().startswith(("Memcpy", "Memset"))]
     return {
+        "span_milliseconds": sum(end - start for start, end in spans) / 1e6 / number,
         "busy_milliseconds": covered((event.start_ns(), event.start_ns() + event.duration_ns()) for event in on_device) / 1e6 / number,
         "device_waits": sum(name in DEVICE_WAITS for name in waits) / number,
         "stream_waits": sum(name in STREAM_WAITS for name in waits) / number,

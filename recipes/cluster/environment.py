@@ -170,6 +170,7 @@ def quiet_libraries() -> None:
         return
     warnings.simplefilter("ignore")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler; it prints two lines at any lower level
     for name in ("DeepSpeed", "megatron", "torch.distributed", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     # DeepSpeed sets the level of its logger when it is imported, but keeps filters.

@@ -16,7 +16,7 @@ from recipes.system.json_lines import JsonLines, read_rows
 
 FREE_TO_CHANGE = {
     *(f"run.{key}" for key in ("max_steps", "log_steps", "save_steps", "eval_steps", "eval_samples", "wandb", "max_minutes")),
-    *("run.hang_seconds", "run.accept_changes", "run.products"),
+    *("run.hang_seconds", "run.accept_changes", "run.products", "run.profile_steps", "run.device_tflops"),
     "eval.probe_steps",  # a probe changes nothing that is learned
     "data.num_workers",  # the number of readers does not change what is read
     "data.path",  # check_same_data compares the content, so the path may change

@@ -91,7 +91,8 @@ def train(state: TrainState) -> int:
         probes = state.probe is not None and (due % state.recipe.eval.probe_steps == 0 or due == run.max_steps)
         logs = due % run.log_steps == 0 or evaluates or probes or due == 1
         try:
-            metrics = train_step(state, logs)
+            with state.profiler.around(due):
+                metrics = train_step(state, logs)
         except UnusableData:  # on all ranks, before any change by this update: save what was learned so far
             _save_last(state)
             raise

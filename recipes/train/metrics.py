@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from recipes.config import Recipe
+from recipes.config import Recipe, RunConfig
 from recipes.objectives.base import Display
 from recipes.plan.size import step_flops
 from recipes.system.json_lines import JsonLines
@@ -39,7 +39,7 @@ class MetricsWriter:
         self, lines: JsonLines, recipe: Recipe, display: Display, *, mirror: WandbMirror | None, device: torch.device, first_step: int
     ) -> None:
         self._lines, self._recipe, self._mirror = lines, recipe, mirror
-        self._peak = device_peak_flops(device)
+        self._peak = recipe.run.device_tflops * 1e12 or device_peak_flops(device)
         self.terminal = StepLines(display, first_step=first_step, last_step=recipe.run.max_steps)
 
     def write(self, metrics: dict[str, Any], interval: Interval) -> None:
@@ -59,6 +59,15 @@ class MetricsWriter:
         self.terminal.close()
         if self._mirror:
             self._mirror.finish()
+
+
+def unknown_peak_line(run: RunConfig, device: torch.device) -> str | None:
+    """Return a line about mfu being null, and how to change that; None if the peak of `device` is known or given by `run`, or if it is a
+    CPU."""
+    if run.device_tflops or device.type == "cpu" or device_peak_flops(device):
+        return None
+    name = torch.cuda.get_device_name(device)
+    return f"mfu is null: no peak is known for {name}; --set run.device_tflops=N gives it, in dense TFLOP/s from its data sheet"
 
 
 def device_peak_flops(device: torch.device) -> float | None:

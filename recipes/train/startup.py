@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.parallel import Parallel, init_parallel
-from recipes.check import check_optim, how_to_continue
+from recipes.check import check_optim, check_profile, how_to_continue
 from recipes.checkpoint.layout import Counters, Manifest, newest, read_manifest, step_folder, step_of
 from recipes.checkpoint.restore import load_newest, load_weights
 from recipes.checkpoint.retention import remove_leftovers
@@ -37,6 +37,7 @@ from recipes.train.origin import Origin, begun_start, find_origin
 from recipes.train.plot import CURVES, plot_metrics
 from recipes.train.preempt import StopRequest
 from recipes.train.probe import Probe, ProbePlace, ProbeSource
+from recipes.train.profile import StepProfiler
 from recipes.train.resume import check_same_data, check_same_path, check_same_recipe, execution_changes, read_started_run
 from recipes.train.run_data import RunData
 from recipes.train.saving import Saving
@@ -111,6 +112,8 @@ class StartUp:
         run_info |= self.launch_info | {"deepspeed": config.deepspeed, "products": config.products} | self._start_from()
         state = self._build(parallel, data, run_info, expected)
         state.probe = probe
+        state.profiler = StepProfiler(recipe.run.profiled, self.path, world.rank)
+        self.stack.callback(state.profiler.close)
         state.beat("logs")
         world.on_rank_zero(lambda: self._open_logs(state, run_info))
         return state
@@ -164,6 +167,7 @@ class StartUp:
         values = world.on_rank_zero(lambda: stored_values(self.path) or dict(self.source.values(recipe, prepared)))
         self.recipe = recipe = filled_in(recipe, values)
         check_optim(recipe)
+        check_profile(recipe.run)
         train_data, heldout = world.on_all_ranks(lambda: self.source.open_data(recipe, prepared))
         check_same(world, {"the data's fingerprint": train_data.fingerprint})
         identity = world.on_rank_zero(lambda: self._require_run_data().identity(train_data.fingerprint))

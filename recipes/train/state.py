@@ -18,6 +18,7 @@ from recipes.train.best import BestEvaluation
 from recipes.train.metrics import Interval, MetricsWriter
 from recipes.train.preempt import StopRequest
 from recipes.train.probe import Probe
+from recipes.train.profile import StepProfiler
 from recipes.train.saving import Saving
 from recipes.train.spikes import SpikeStatistic
 from recipes.watch.watch import Watch
@@ -48,6 +49,7 @@ class TrainState:
     best: BestEvaluation = field(default_factory=BestEvaluation)
     writer: MetricsWriter | None = None  # on rank 0
     probe: Probe | None = None
+    profiler: StepProfiler = field(default_factory=StepProfiler)
     interval: Interval = field(default_factory=Interval)
 
     @property

@@ -41,6 +41,8 @@ ALLOWED = [
     ["teacher.ema_decay=1", "teacher.ema_end_decay=1", "teacher.ema_anneal_end_step=0"],
     ["model.init_std=none", "model.block.layer_scale=none"],
     ["model.init_std=0", "model.block.layer_scale=0", "frontend.embedding_init_std=0", "optim.warmup_steps=0", "run.eval_samples=1"],
+    ["run.profile_steps=10-12", "run.max_steps=12"],
+    ["run.profile_steps=12", "run.max_steps=12"],
     ["frontend.max_positions=1024", "data.sequence_length=1024"],
 ]
 

@@ -262,7 +262,8 @@ def test_libraries_log_only_errors_unless_verbose(tmp_path: Path) -> None:
     assert "logged as warning" in loud and "a warning of a library" in loud, loud
 
 
-QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR", "HF_HUB_VERBOSITY": "error", "DATASETS_VERBOSITY": "error", "WANDB_SILENT": "true"}
+QUIET = {"TORCH_CPP_LOG_LEVEL": "ERROR", "KINETO_LOG_LEVEL": "99", "WANDB_SILENT": "true"}
+QUIET |= dict.fromkeys(("HF_HUB_VERBOSITY", "DATASETS_VERBOSITY"), "error")
 
 
 @pytest.mark.parametrize("given", [{}, {"TORCH_CPP_LOG_LEVEL": "INFO", "WANDB_SILENT": "false"}])

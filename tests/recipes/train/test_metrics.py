@@ -10,7 +10,7 @@ from recipes.objectives.data2vec import Data2Vec
 from recipes.plan.size import step_flops
 from recipes.system.json_lines import JsonLines
 from recipes.train import metrics as metrics_module
-from recipes.train.metrics import Interval, MetricsWriter, device_peak_flops
+from recipes.train.metrics import Interval, MetricsWriter, device_peak_flops, unknown_peak_line
 from tests.launching import tiny_recipe
 
 CPU = torch.device("cpu")
@@ -47,6 +47,20 @@ def test_mfu_is_the_share_of_all_devices_peak(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(metrics_module, "device_peak_flops", lambda device: 1e9)
     (row,) = written(tmp_path, {"step": 4, **STEP, "world_size": 8})
     assert row["mfu"] == pytest.approx(step_flops(tiny_recipe(), 600, 4 * 8) / 2.0 / 8e9)
+
+
+def test_an_unknown_device_has_mfu_null_and_a_line_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA B300")
+    line = unknown_peak_line(tiny_recipe().run, gpu)
+    assert line and line.startswith("mfu is null: no peak is known for NVIDIA B300; --set run.device_tflops=N")
+    assert unknown_peak_line(tiny_recipe().run, CPU) is None, "no line in each run on a CPU"
+    assert unknown_peak_line(tiny_recipe(run__device_tflops=2250).run, gpu) is None
+    writer = writer_of(tmp_path, run__device_tflops=0.001)
+    writer.write({"step": 1, **STEP}, Interval(steps=1, seconds=2.0, tokens=600))
+    writer.close()
+    row = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert row["mfu"] == pytest.approx(step_flops(tiny_recipe(), 600, 8) / 2.0 / 1e9)
 
 
 @pytest.mark.parametrize(
