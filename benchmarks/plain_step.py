@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from model.config import ProductLibrary
 from model.dropout import DropoutStream
 from model.init import Init
 from model.parallel import Parallel
+from model.products import use_products
 from model.student import Student
 from model.teacher import Teacher
 from recipes.config import Recipe
@@ -23,13 +25,21 @@ class PlainStep:
     """Student, teacher and optimizer of a recipe in plain torch, all in one process."""
 
     def __init__(
-        self, recipe: Recipe, parallel: Parallel, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        recipe: Recipe,
+        parallel: Parallel,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        products: ProductLibrary = "mm",
     ) -> None:
         """Build the networks on `device`. `dtype`: that of weights, moments and EMA; there are no float32 master weights."""
         frontend = MODALITIES[recipe.modality].build_frontend(recipe)
         self._recipe = recipe
         self._student = Student(recipe.model, frontend, Init(1), parallel, DropoutStream()).to(device, dtype)
         self._teacher = Teacher(recipe.model, recipe.teacher, frontend, Init(1), parallel).to(device, dtype).eval()
+        use_products(self._student, products)
+        use_products(self._teacher, products)
         self._optimizer = torch.optim.AdamW(self._student.parameters(), lr=recipe.optim.lr, fused=True)
         student = dict(self._student.named_parameters())
         self._averaged = [(shadow, student[name]) for name, shadow in self._teacher.named_parameters()]
@@ -54,11 +64,18 @@ class PlainTaskStep:
     """The network of a supervised task and its optimizer in plain torch, all in one process."""
 
     def __init__(
-        self, recipe: Recipe, parallel: Parallel, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        recipe: Recipe,
+        parallel: Parallel,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        products: ProductLibrary = "mm",
     ) -> None:
         """Build the network on `device`. `dtype`: that of weights and moments; there are no float32 master weights."""
         self._recipe, self._task = recipe, objective_class(recipe.objective.kind).make_task(recipe.objective)
         self._network = network_builder(recipe)(parallel=parallel, stream=DropoutStream()).to(device, dtype)
+        use_products(self._network, products)
         optim = recipe.optim
         self._optimizer = torch.optim.AdamW(self._network.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
 
@@ -74,5 +91,5 @@ class PlainTaskStep:
 
 
 def plain_step_of(recipe: Recipe, parallel: Parallel, **where: Any) -> PlainStep | PlainTaskStep:
-    """Return the baseline of the recipe's objective. `where`: device and dtype."""
+    """Return the baseline of the recipe's objective. `where`: device, dtype and library of the products."""
     return (PlainTaskStep if recipe.finetune.task else PlainStep)(recipe, parallel, **where)

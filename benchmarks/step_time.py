@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -100,16 +101,21 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Build what the flags ask for, time updates, and return all figures."""
     from model.parallel import init_parallel
     from recipes.cluster.world import join_world, leave_world
+    from recipes.engine.products import choose_products
     from recipes.objectives.registry import build_objective
     from step_profile import profiled
     from step_rounds import AGAINST, OURS, Rounds, efficiency
     from timed_update import WARM_UP, EngineSteps
 
-    settings = asked(args)
-    others = changed_flags(args)
+    settings, others = asked(args), changed_flags(args)
     other_settings = asked(others) if args.against else None
     world = join_world()
     parallel = init_parallel(1, world.device.type)
+
+    def chosen(recipe: Recipe, config: EngineConfig) -> tuple[Recipe, EngineConfig]:
+        return recipe, replace(config, products=choose_products(recipe.run.products, None, world))
+
+    settings = chosen(*settings)
 
     def build(recipe: Recipe, config: EngineConfig, flags: argparse.Namespace) -> EngineSteps:
         objective = build_objective(recipe, config, parallel)
@@ -121,7 +127,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     result = alone_figures(ours, settings[1])  # before the others need memory too
     contenders: dict[str, Callable[[], Mapping[str, float]]] = {OURS: ours.update}
     if other_settings:
-        contenders[AGAINST] = build(*other_settings, others).update
+        contenders[AGAINST] = build(*chosen(*other_settings), others).update
     contenders |= torch_contenders(args, ours, settings[1])
     rounds = Rounds(contenders, settings[1].precision, world.device)
     rounds.run(args.steps, warm_up=WARM_UP if len(contenders) > 1 else 0)
@@ -146,6 +152,7 @@ def alone_figures(ours: Any, config: EngineConfig) -> dict[str, Any]:
         "peak_memory_bytes": peak_memory_bytes(device),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
         "precision": config.precision,
+        "products": config.products,
         "versions": {name: metadata.version(name) for name in ("torch", "deepspeed", "megatron-core")},
     }
 
@@ -169,7 +176,7 @@ def torch_contenders(args: argparse.Namespace, ours: Any, config: EngineConfig) 
         return {"step": time.perf_counter() - start}
 
     if args.plain:
-        plain = plain_step_of(ours.recipe, ours.objective.parallel, device=device, dtype=dtype)
+        plain = plain_step_of(ours.recipe, ours.objective.parallel, device=device, dtype=dtype, products=config.products)
         chosen[PLAIN] = lambda: timed(lambda: plain.run(ours.batch, ema=True))
     if args.peer:
         if args.task:
