@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+from model.activations import STATISTIC_BYTES, Storage, TensorBytes
 from model.bounds import at_least
 from model.config import EncoderConfig
 
@@ -36,6 +37,15 @@ class FrontendConfig:
         """Return how many positions a sample has, without prefix tokens such as CLS. `length`: tokens of a text, or raw samples of a
         waveform; not used for images."""
         raise NotImplementedError
+
+    def activation_bytes(self, encoder: EncoderConfig, storage: Storage, *, freezes_features: bool) -> TensorBytes:
+        """Return what the front-end keeps for its backward, by tensor, in bytes for each position. `freezes_features`: the parameters of
+        raw_parts get no gradient. The base class, for a front-end that has no estimate of its own, returns {}."""
+        return {}
+
+    def bias_bytes(self, encoder: EncoderConfig, storage: Storage, sequence_length: int) -> TensorBytes:
+        """Return the tensors of a learned bias on the attention logits, in bytes for each micro-batch; {} if there is none."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,23 @@ class TextFrontendConfig(FrontendConfig):
     def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
         """Return 0: looking up embeddings needs no multiplications."""
         return 0
+
+    def activation_bytes(self, encoder: EncoderConfig, storage: Storage, *, freezes_features: bool) -> TensorBytes:
+        """Return ids, input of the LayerNorm and dropout mask, in bytes for each position."""
+        D = encoder.hidden_size
+        return {
+            "token ids": 8,
+            "sum of the embeddings": D * storage.value_bytes,
+            "mean and deviation of the norm": 2 * STATISTIC_BYTES,
+            "dropout mask of the input": D * storage.mask_bytes * (encoder.hidden_dropout > 0),
+        }
+
+    def bias_bytes(self, encoder: EncoderConfig, storage: Storage, sequence_length: int) -> TensorBytes:
+        """Return the bias and its index if positions are relative, in bytes for each micro-batch."""
+        if self.positions == "absolute":
+            return {}
+        pairs = sequence_length**2
+        return {"attention bias": encoder.num_attention_heads / storage.tp_size * pairs * storage.value_bytes, "its index": 8 * pairs}
 
 
 @dataclass(frozen=True)
@@ -168,6 +195,39 @@ class SpeechFrontendConfig(FrontendConfig):
         flops += 2 * c * d + self.pos_conv_depth * 2 * d * d // self.pos_conv_groups * self.pos_conv_kernel
         return num_tokens * flops
 
+    def activation_bytes(self, encoder: EncoderConfig, storage: Storage, *, freezes_features: bool) -> TensorBytes:
+        """Return what extractor, projection and positional convolutions keep, in bytes for each frame."""
+        D, value = encoder.hidden_size, storage.value_bytes
+        single = self.pos_conv_depth == 1  # which has no norm
+        return {
+            **({} if freezes_features else self._extractor_bytes(value)),
+            "output of the extractor": self.conv_dim * value,
+            "input of the projection": self.conv_dim * value,
+            "features, which the teacher may read": D * value,
+            "inputs of the positional convolutions": self.pos_conv_depth * D * value,
+            "outputs of the positional convolutions": self.pos_conv_depth * D * value,
+            "their norms": 0 if single else self.pos_conv_depth * D * value,
+            "sum of features and positions": D * value * (not encoder.block.normalize_before),
+            "dropout mask of the input": D * storage.mask_bytes * (encoder.hidden_dropout > 0),
+        }
+
+    def _extractor_bytes(self, value: int) -> TensorBytes:
+        """Return what the strided convolutions keep, in bytes for each frame. A convolution has the fewer outputs the later it is."""
+        rates, rate = [], self.stride
+        for stride in self.conv_strides:
+            rate //= stride
+            rates.append(rate)
+        outputs = self.conv_dim * sum(rates)
+        normed = self.conv_dim * (sum(rates) if self.extractor_norm == "layer" else rates[0])
+        wide = 3 * self.conv_dim * rates[0] * 4 if self.extractor_norm == "group" and self.exact_statistics else 0
+        return {
+            "waveform": self.stride * value,
+            "outputs of the strided convolutions, input of norm or GELU": outputs * value,
+            "outputs of the extractor's norms, input of GELU": normed * value,
+            "inputs of the strided convolutions but the first": (outputs - self.conv_dim * rates[-1]) * value,
+            "the exact group norm in float32": wide,
+        }
+
 
 @dataclass(frozen=True)
 class VisionFrontendConfig(FrontendConfig):
@@ -208,3 +268,19 @@ class VisionFrontendConfig(FrontendConfig):
     def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
         """Return the model FLOPs of embedding `num_tokens` patches. A multiply-add counts as two."""
         return num_tokens * 2 * self.num_channels * self.patch_size**2 * encoder.hidden_size
+
+    def activation_bytes(self, encoder: EncoderConfig, storage: Storage, *, freezes_features: bool) -> TensorBytes:
+        """Return pixels and embedded patches, in bytes for each position."""
+        D, value = encoder.hidden_size, storage.value_bytes
+        return {
+            "pixels": self.num_channels * self.patch_size**2 * (value if value < 4 else 0),  # in float32 they are the batch's own
+            "features, which the teacher may read": D * value,
+        }
+
+    def bias_bytes(self, encoder: EncoderConfig, storage: Storage, sequence_length: int) -> TensorBytes:
+        """Return the biases and the index of their rows, in bytes for each micro-batch."""
+        tables, pairs = self.num_tables(encoder.num_layers), sequence_length**2
+        if not tables:
+            return {}
+        heads = encoder.num_attention_heads / storage.tp_size
+        return {"attention biases": tables * heads * pairs * storage.value_bytes, "their index": 8 * pairs}
