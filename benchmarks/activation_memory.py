@@ -1,5 +1,5 @@
-"""Measures the bytes of the activations of one micro-batch, forward and backward, beside the estimate of recipes/plan/activations.py. On the
-CPU the allocator's records count, on CUDA torch.cuda.max_memory_allocated.
+"""Measures the bytes of the activations of one micro-batch, forward and backward, beside the estimate of recipes/plan/activations.py.
+On the CPU the allocator's records count, on CUDA torch.cuda.max_memory_allocated.
 
 python benchmarks/activation_memory.py --json
 python benchmarks/activation_memory.py --recipe text_base --batch 4 --length 512 --precision bf16 --recompute

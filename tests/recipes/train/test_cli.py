@@ -208,10 +208,11 @@ def test_every_recipe_with_every_ds_config_passes_a_dry_run(
     out, err = capsys.readouterr()
     lines_before, brace, content = out.partition("{\n")
     shown = json.loads(brace + content)
-    assert [line.partition(":")[0] for line in lines_before.splitlines()[:5]] == [
+    assert [line.partition(":")[0] for line in lines_before.splitlines()[:6]] == [
         "parameters",
         "batch",
-        "memory per rank, MB, activations not counted",
+        "states per rank, MB",
+        "memory per rank, estimated",
         "ds_config",
         "run dir",
     ]
