@@ -119,6 +119,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     args = parser.parse_args()
     quiet_libraries()
+    torch.set_num_threads(1)  # the bytes do not depend on it, and this process may share its cores
     named = Case(args.recipe or "", args.batch, args.length, args.dropout, args.precision, args.recompute)
     for case in [named] if args.recipe else CASES:
         row = compare(case)

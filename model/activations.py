@@ -100,7 +100,8 @@ def block_backward_bytes(config: EncoderConfig, storage: Storage, sequence_lengt
     pairs = config.num_attention_heads / storage.tp_size * sequence_length
     return {
         "gradients of the block's output and of the sum": 2 * D * value,
-        "gradients of the activation and of fc1": 2 * F * value,
+        # fc2's backward frees its input before the backward of the activation makes its own result
+        "gradient of the activation": F * value,
         # the kernel that adds a learned bias returns its gradient for every sample
         "gradient of the attention bias": pairs * value * (has_bias and storage.on_gpu),
     }

@@ -63,9 +63,9 @@ def activation_bytes(
             backward |= block
         else:
             kept |= {name: model.num_layers * size for name, size in block.items()}
-    # the targets of all positions, and their copies and the predictions' at the masked ones, in float32
+    # float32: the targets of all positions, and at the masked ones those and the predictions
     targets = objective.num_teachers * positions.num_samples * own * model.hidden_size * 4
-    backward["targets"] = targets * (1 + 3 * recipe.mask.largest_share(own))
+    backward["targets and predictions"] = targets * (1 + 2 * recipe.mask.largest_share(own))
     return Activations(kept, objective.further_forward_bytes(recipe, storage, positions), backward, ending)
 
 

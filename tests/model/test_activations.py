@@ -64,7 +64,7 @@ def test_a_layer_scale_keeps_the_input_of_both_branches() -> None:
 def test_the_gradient_of_a_learned_bias_is_made_for_every_sample_on_a_gpu() -> None:
     with_bias, without = (sum(block_backward_bytes(PLAIN, ON_GPU, S, bias).values()) for bias in (True, False))
     assert with_bias - without == 2 * H * S
-    assert without == 2 * (2 * D + 2 * F)
+    assert without == 2 * (2 * D + F)
     assert sum(block_forward_bytes(PLAIN, ON_GPU).values()) == 2 * (5 * D + 2 * F)
 
 

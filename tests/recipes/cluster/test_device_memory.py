@@ -1,6 +1,8 @@
 """The memory of a rank: its GPU's, its part of the host's, or an assumed one in a dry run of imagined ranks."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -62,35 +64,24 @@ def test_a_gpu_s_memory_is_that_of_the_smallest_and_unknown_without_a_driver(mon
         assert rank_memory("zero3_bf16.json") == found
 
 
-class Driver:
-    """A libcuda with devices of these sizes."""
+def driver(*sizes: int) -> SimpleNamespace:
+    """Return a libcuda with devices of these sizes; without any, its initialisation fails with CUDA_ERROR_NO_DEVICE."""
 
-    def __init__(self, *sizes: int) -> None:
-        self._sizes = sizes
-
-    def cuInit(self, flags: int) -> int:
-        """Return 0: success; 100 without a device."""
-        return 0 if self._sizes else 100
-
-    def cuDeviceGetCount(self, count) -> int:  # type: ignore[no-untyped-def]
-        """Write the number of devices."""
-        count._obj.value = len(self._sizes)
+    def write(pointer: Any, value: int) -> int:
+        pointer._obj.value = value
         return 0
 
-    def cuDeviceGet(self, device, number: int) -> int:  # type: ignore[no-untyped-def]
-        """Write the handle."""
-        device._obj.value = number
-        return 0
-
-    def cuDeviceTotalMem_v2(self, size, device) -> int:  # type: ignore[no-untyped-def]
-        """Write the bytes."""
-        size._obj.value = self._sizes[device.value]
-        return 0
+    return SimpleNamespace(
+        cuInit=lambda flags: 0 if sizes else 100,
+        cuDeviceGetCount=lambda count: write(count, len(sizes)),
+        cuDeviceGet=lambda device, number: write(device, number),
+        cuDeviceTotalMem_v2=lambda size, device: write(size, sizes[device.value]),
+    )
 
 
 def test_the_driver_is_asked_for_every_device(monkeypatch: pytest.MonkeyPatch) -> None:
     for sizes, found in (((80 * GIB, 24 * GIB), 24 * GIB), ((), None)):
-        monkeypatch.setattr(device_memory.ctypes, "CDLL", lambda name, sizes=sizes: Driver(*sizes))
+        monkeypatch.setattr(device_memory.ctypes, "CDLL", lambda name, sizes=sizes: driver(*sizes))
         assert smallest_gpu() == found
 
     def absent(name: str) -> None:

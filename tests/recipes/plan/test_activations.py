@@ -1,8 +1,10 @@
-"""The estimate of a micro-batch's activations against measured bytes at small widths; benchmarks/activation_memory.py has twelve larger cases."""
+"""The estimate of a micro-batch's activations against measured bytes at small widths. benchmarks/activation_memory.py has twelve larger
+cases."""
 
 from dataclasses import replace
 
 import pytest
+import torch
 
 from activation_memory import Case, compare_recipe
 from model.activations import Storage
@@ -31,17 +33,17 @@ def recipe_of(case: Case, changes: list[str]) -> Recipe:
 
 
 def compare_all() -> list[dict]:
+    torch.set_num_threads(1)
     return [compare_recipe(recipe_of(case, changes), case) for case, changes in CASES]
 
 
 def test_the_estimate_is_within_15_percent_of_the_measured_bytes_in_all_modalities() -> None:
     (found,) = run_distributed(compare_all, 1)
-    errors = {f"{case.recipe} {case.precision}{' recomputed' * case.recomputes}": row["error"] for (case, _), row in zip(CASES, found)}
-    assert all(abs(error) < TOLERANCE for error in errors.values()), errors
+    assert all(abs(row["error"]) < TOLERANCE for row in found), [(case, row) for (case, _), row in zip(CASES, found, strict=True)]
 
 
-def total(recipe: Recipe, micro: int = 8, storage: Storage = Storage(2, on_gpu=True), **options: bool) -> int:
-    return activation_bytes(recipe, storage, micro, **options).total
+def total(recipe: Recipe, micro: int = 8, storage: Storage | None = None, **options: bool) -> int:
+    return activation_bytes(recipe, storage or Storage(2, on_gpu=True), micro, **options).total
 
 
 @pytest.mark.parametrize("name", [name for recipes in RECIPES.values() for name in recipes])
@@ -49,7 +51,7 @@ def test_twice_the_samples_take_about_twice_the_bytes_and_recomputing_takes_less
     recipe = RECIPES[name.partition("_")[0]][name]()
     assert total(recipe, 64) == pytest.approx(2 * total(recipe, 32), rel=0.02)
     assert total(recipe, 32, recomputes=True) < total(recipe, 32)
-    assert total(recipe, 32, Storage(4, on_gpu=False)) > total(recipe, 32, Storage(4, on_gpu=True)) > total(recipe, 32)
+    assert total(recipe, 32, Storage(4, on_gpu=False)) >= total(recipe, 32, Storage(4, on_gpu=True)) > total(recipe, 32)
 
 
 def test_a_frozen_trunk_keeps_nothing_and_frozen_features_keep_no_convolution() -> None:

@@ -163,7 +163,7 @@ def test_imagined_ranks_have_a_gpu_each_and_a_cpu_has_no_fp16(monkeypatch: pytes
 def test_notes_are_printed_between_the_plan_and_the_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert run(monkeypatch, "--dry-run", "--set", "run.global_batch_size=17", "--set", "model.hidden_size=64") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines[4:8]] == ["run dir", "note", "note", "{"]
+    assert [line.partition(":")[0] for line in lines[5:9]] == ["run dir", "note", "note", "{"]
 
 
 def test_overrides_are_checked() -> None:

@@ -1,5 +1,7 @@
 """An automatic micro-batch: the smallest offer of all ranks, and that of the run when it continues."""
 
+import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from recipes.run_dir.run_dir import RunDir
 from recipes.settings import apply_overrides, recipe_to_dict
 from recipes.text import text_base
 from recipes.train.micro_batch import agreed_micro_batch, kept_micro_batch
+from tests.launching import PRETRAIN_TEXT, launch, overrides
 
 RECIPE = text_base()
 
@@ -91,3 +94,15 @@ def test_a_number_in_the_ds_config_stays(micro: int, tmp_path: Path) -> None:
 
 def test_a_new_run_takes_what_was_chosen(tmp_path: Path) -> None:
     assert agreed_micro_batch(Gathered(), tmp_path / "new", RECIPE, auto(64)) == auto(64) == kept_micro_batch(tmp_path, RECIPE, auto(64))
+
+
+def test_training_continues_with_the_micro_batch_of_the_run_and_not_with_what_auto_gives_now(tmp_path: Path, tiny_prepared: Path) -> None:
+    (tmp_path / "two.json").write_text('{"train_micro_batch_size_per_gpu": 2}')
+    common = ["--run-dir", tmp_path / "run", "--data", tiny_prepared]
+    for steps, config, flags in ((1, "two.json", []), (2, "zero3_cpu", ["--dry-run"]), (2, "zero3_cpu", [])):
+        path = tmp_path / config if config == "two.json" else config
+        done = launch(PRETRAIN_TEXT, [*common, "--deepspeed_config", path, *flags, *overrides(run__max_steps=steps)], tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert re.search("micro(-batch)? 2 x accumulation 4", done.stdout), done.stdout
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["deepspeed"]["train_micro_batch_size_per_gpu"] == 2
+    assert "train_micro_batch_size_per_gpu" not in "".join(line for line in done.stdout.splitlines() if line.startswith("changed"))
