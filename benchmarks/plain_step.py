@@ -36,21 +36,21 @@ class PlainStep:
         """Build the networks on `device`. `dtype`: that of weights, moments and EMA; there are no float32 master weights."""
         frontend = MODALITIES[recipe.modality].build_frontend(recipe)
         self._recipe = recipe
-        self._student = Student(recipe.model, frontend, Init(1), parallel, DropoutStream()).to(device, dtype)
-        self._teacher = Teacher(recipe.model, recipe.teacher, frontend, Init(1), parallel).to(device, dtype).eval()
-        use_products(self._student, products)
-        use_products(self._teacher, products)
-        self._optimizer = torch.optim.AdamW(self._student.parameters(), lr=recipe.optim.lr, fused=True)
-        student = dict(self._student.named_parameters())
-        self._averaged = [(shadow, student[name]) for name, shadow in self._teacher.named_parameters()]
+        self.student = Student(recipe.model, frontend, Init(1), parallel, DropoutStream()).to(device, dtype)
+        self.teacher = Teacher(recipe.model, recipe.teacher, frontend, Init(1), parallel).to(device, dtype).eval()
+        use_products(self.student, products)
+        use_products(self.teacher, products)
+        self._optimizer = torch.optim.AdamW(self.student.parameters(), lr=recipe.optim.lr, fused=True)
+        student = dict(self.student.named_parameters())
+        self._averaged = [(shadow, student[name]) for name, shadow in self.teacher.named_parameters()]
 
     def run(self, batch, *, ema: bool, clock: Callable[[], float] = time.perf_counter) -> float:
         """Run one update on `batch` and return its seconds by `clock`. `ema`: also move the teacher towards the student."""
         start = clock()
-        outcome = regress(self._student, self._teacher, batch, self._recipe.loss)
+        outcome = regress(self.student, self.teacher, batch, self._recipe.loss)
         (outcome.loss / batch.masks.num_masked).backward()
         if self._recipe.optim.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self._student.parameters(), self._recipe.optim.clip_norm)
+            torch.nn.utils.clip_grad_norm_(self.student.parameters(), self._recipe.optim.clip_norm)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         if ema:

@@ -134,6 +134,10 @@ class MaskConfig:
 
     kind: ClassVar[str]
 
+    def largest_share(self, num_positions: int) -> float:
+        """Return an upper bound of the mean share of masked positions, in samples of `num_positions` positions."""
+        return 1.0
+
 
 @dataclass(frozen=True)
 class TokenMaskConfig(MaskConfig):
@@ -152,6 +156,10 @@ class TokenMaskConfig(MaskConfig):
     loss_on_all_selected: bool = False
     """False, as published: the loss is taken only at `<mask>` tokens. True: at kept and random tokens too."""
 
+    def largest_share(self, num_positions: int) -> float:
+        """Return the share that the spans would cover if none overlapped."""
+        return self.prob
+
 
 @dataclass(frozen=True)
 class SpanMaskConfig(MaskConfig):
@@ -165,6 +173,10 @@ class SpanMaskConfig(MaskConfig):
     """Frames of one span."""
     min_masks: Annotated[int, at_least(1)] = 1
     """Fewest spans of a sample."""
+
+    def largest_share(self, num_positions: int) -> float:
+        """Return the share that the spans would cover if none overlapped."""
+        return self.prob
 
 
 @dataclass(frozen=True)
@@ -181,6 +193,10 @@ class BlockMaskConfig(MaskConfig):
     """Most patches of one rectangle."""
     min_aspect: Annotated[float, Bounds(above=0, most=1)] = 0.3
     """Smallest height / width of a rectangle. The largest is its inverse."""
+
+    def largest_share(self, num_positions: int) -> float:
+        """Return the share of the patches of an image that num_patches are."""
+        return min(1.0, self.num_patches / max(1, num_positions))
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,12 @@ class DataConfig:
         return 0
 
     @property
+    def longest_sample(self) -> int:
+        """Length of the longest possible sample: tokens of a text, or raw samples of a waveform. 0: all samples have the front-end's
+        size."""
+        return 0
+
+    @property
     def max_bad_fraction(self) -> float:
         """The run ends if more than this share of the samples cannot be decoded."""
         return 0.0
@@ -78,6 +84,11 @@ class TextDataConfig(DataConfig):
     heldout_fraction: Annotated[float, PART] = 0.01
     """Share of the text that is not trained on and gives eval_loss."""
 
+    @property
+    def longest_sample(self) -> int:
+        """Tokens of a sample."""
+        return self.sequence_length
+
 
 @dataclass(frozen=True)
 class SpeechDataConfig(DataConfig):
@@ -107,6 +118,11 @@ class SpeechDataConfig(DataConfig):
     """Share of undecodable recordings above which the run ends."""
     num_workers: Annotated[int, between(0, 256)] = 2
     """Processes per rank that decode. 0: the training process decodes."""
+
+    @property
+    def longest_sample(self) -> int:
+        """Raw samples of max_seconds."""
+        return int(self.max_seconds * self.sample_rate)
 
 
 @dataclass(frozen=True)

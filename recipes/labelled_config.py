@@ -69,6 +69,11 @@ class LabelledTextDataConfig(LabelledDataConfig):
     """Share of rows without text or label above which the run ends."""
 
     @property
+    def longest_sample(self) -> int:
+        """Most tokens of a sample."""
+        return self.sequence_length
+
+    @property
     def text_column(self) -> str:
         """The first column of text, which a reader of single texts takes."""
         return self.text_columns[0]
@@ -107,6 +112,11 @@ class LabelledSpeechDataConfig(LabelledDataConfig):
     """Share of undecodable recordings above which the run ends."""
     num_workers: Annotated[int, between(0, 256)] = 2
     """Processes per rank that decode. 0: the training process decodes."""
+
+    @property
+    def longest_sample(self) -> int:
+        """Raw samples of max_seconds."""
+        return int(self.max_seconds * self.sample_rate)
 
 
 @dataclass(frozen=True)

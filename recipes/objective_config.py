@@ -3,12 +3,26 @@ them are in recipes/objectives/.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
+from model.activations import Storage, block_forward_bytes
 from model.bounds import SHARE, at_least
 from model.config import EncoderConfig, HeadConfig
 from recipes.errors import ConfigError
 from recipes.start_config import StartConfig
+
+
+class MicroBatchShape(NamedTuple):
+    """The positions of one micro-batch on one rank: samples, those of each sample itself, and those before them, such as CLS."""
+
+    num_samples: int
+    own: int
+    prefix: int
+
+    @property
+    def total(self) -> int:
+        """All positions of the micro-batch."""
+        return self.num_samples * (self.own + self.prefix)
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,20 @@ class ObjectiveConfig:
     def num_head_parameters(self, encoder: EncoderConfig) -> int:
         """Return the number of parameters that the student has beside front-end and encoder."""
         return 0
+
+    def trains(self, part: Literal["features", "trunk"]) -> bool:
+        """True if the embedding of raw inputs, or the trunk, gets a gradient in some update."""
+        return True
+
+    def head_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
+        """Return what the student's head and the loss keep for the backward, by tensor, in bytes for each micro-batch. Torch-free
+        arithmetic for the choice of the micro-batch; {} where the head is small."""
+        return {}
+
+    def further_forward_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
+        """Return what the forwards of further networks need, by tensor, in bytes for each micro-batch. They run while the student keeps all
+        that its backward reads."""
+        return {}
 
     def check(self, recipe: Any) -> None:
         """Check that the recipe's settings do not contradict this objective. Raises: ConfigError."""
@@ -56,6 +84,28 @@ class Data2VecConfig(ObjectiveConfig):
     def num_head_parameters(self, encoder: EncoderConfig) -> int:
         """Return the number of parameters of the regression head."""
         return encoder.num_head_parameters
+
+    def head_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
+        """Return the tensors of the masked positions: inputs and outputs of the head's layers."""
+        masked = positions.num_samples * positions.own * recipe.mask.largest_share(positions.own)
+        first, *inner, last = recipe.model.head_widths if recipe.model.head_layers else [0, 0]
+        return {
+            "input of the head": masked * first * storage.value_bytes,
+            "inner layers of the head, before and after the activation": masked * 2 * sum(inner) * storage.value_bytes,
+            "predictions": masked * last * storage.value_bytes,
+        }
+
+    def further_forward_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
+        """Return what the teacher's forward needs at its largest: either in its last block, or while its layers are averaged."""
+        D, value, top = recipe.model.hidden_size, storage.value_bytes, recipe.teacher.average_top_k_layers
+        in_block = 2 * (top - 1) * D * value + sum(block_forward_bytes(recipe.model, storage).values())
+        # float32: one layer's output as a copy, normalized, and the sum before and after
+        averaging = 2 * top * D * value + (3 + (value < 4)) * D * 4
+        own_features = D * value * (recipe.teacher.shares == "nothing")
+        return {
+            "embedded input of the teacher": positions.total * (D * value + own_features),
+            "outputs of the teacher's layers": positions.total * max(in_block, averaging),
+        }
 
     def check(self, recipe: Any) -> None:
         """Check that the teacher averages at least one layer, and not more than the encoder has (teacher.average_top_k_layers). Raises:
@@ -102,6 +152,19 @@ class SupervisedConfig(ObjectiveConfig):
     def num_head_parameters(self, encoder: EncoderConfig) -> int:
         """Return the number of parameters of the task's head."""
         return self.head.num_parameters(encoder.hidden_size, self.num_outputs)
+
+    def trains(self, part: Literal["features", "trunk"]) -> bool:
+        """True unless the part is frozen for ever."""
+        return self.frozen not in (part, "trunk")
+
+    def head_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
+        """Return inputs and outputs of the head's layers, outputs also in float32 with their logarithms and gradients."""
+        num_vectors = positions.num_samples * (positions.own if self.head.reads == "positions" else 1)
+        *inner, outputs = self.head.widths(recipe.model.hidden_size, self.num_outputs)
+        return {
+            "inputs of the head's layers": num_vectors * 3 * sum(inner) * storage.value_bytes,
+            "outputs of the head": num_vectors * 4 * outputs * 4,
+        }
 
     def check(self, recipe: Any) -> None:
         """Check that the front-end has features to freeze if they are frozen. Raises: ConfigError."""

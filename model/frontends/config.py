@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
+from model.activations import STATISTIC_BYTES, Storage, TensorBytes, extractor_bytes
 from model.bounds import at_least
 from model.config import EncoderConfig
 
@@ -36,6 +37,19 @@ class FrontendConfig:
         """Return how many positions a sample has, without prefix tokens such as CLS. `length`: tokens of a text, or raw samples of a
         waveform; not used for images."""
         raise NotImplementedError
+
+    def activation_bytes(self, encoder: EncoderConfig, storage: Storage, *, freezes_features: bool) -> TensorBytes:
+        """Return what the front-end keeps for its backward, by tensor, in bytes for each position. `freezes_features`: the parameters of
+        raw_parts get no gradient. The base class, for a front-end that has no estimate of its own, returns {}."""
+        return {}
+
+    def bias_bytes(self, encoder: EncoderConfig, storage: Storage, sequence_length: int) -> TensorBytes:
+        """Return the tensors of a learned bias on the attention logits, in bytes for each micro-batch; {} if there is none."""
+        return {}
+
+    def table_size(self, encoder: EncoderConfig) -> int:
+        """Return the numbers in a table of embeddings, whose gradient is made as one tensor at the end of the backward; 0 without one."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -79,6 +93,27 @@ class TextFrontendConfig(FrontendConfig):
     def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
         """Return 0: looking up embeddings needs no multiplications."""
         return 0
+
+    def activation_bytes(self, encoder: EncoderConfig, storage: Storage, *, freezes_features: bool) -> TensorBytes:
+        """Return ids, input of the LayerNorm and dropout mask, in bytes for each position."""
+        D = encoder.hidden_size
+        return {
+            "token ids": 8,
+            "sum of the embeddings": D * storage.value_bytes,
+            "mean and deviation of the norm": 2 * STATISTIC_BYTES,
+            "dropout mask of the input": D * storage.mask_bytes * (encoder.hidden_dropout > 0),
+        }
+
+    def table_size(self, encoder: EncoderConfig) -> int:
+        """Return the numbers in the table of tokens."""
+        return self.padded_vocab_size * encoder.hidden_size
+
+    def bias_bytes(self, encoder: EncoderConfig, storage: Storage, sequence_length: int) -> TensorBytes:
+        """Return the bias and its index if positions are relative, in bytes for each micro-batch."""
+        if self.positions == "absolute":
+            return {}
+        pairs = sequence_length**2
+        return {"attention bias": encoder.num_attention_heads / storage.tp_size * pairs * storage.value_bytes, "its index": 8 * pairs}
 
 
 @dataclass(frozen=True)
@@ -168,6 +203,26 @@ class SpeechFrontendConfig(FrontendConfig):
         flops += 2 * c * d + self.pos_conv_depth * 2 * d * d // self.pos_conv_groups * self.pos_conv_kernel
         return num_tokens * flops
 
+    def activation_bytes(self, encoder: EncoderConfig, storage: Storage, *, freezes_features: bool) -> TensorBytes:
+        """Return what extractor, projection and positional convolutions keep, in bytes for each frame."""
+        D, value = encoder.hidden_size, storage.value_bytes
+        rates = [math.prod(self.conv_strides[number + 1 :]) for number in range(len(self.conv_strides))]
+        num_norms = len(rates) if self.extractor_norm == "layer" else 1
+        exact = self.exact_statistics and self.extractor_norm == "group"
+        single = self.pos_conv_depth == 1  # which has no norm
+        return {
+            **({} if freezes_features else {"waveform": self.stride * value}),
+            **({} if freezes_features else extractor_bytes(self.conv_dim, rates, value, num_norms=num_norms, has_exact_norm=exact)),
+            "output of the extractor": self.conv_dim * value,
+            "input of the projection": self.conv_dim * value,
+            "features, which the teacher may read": D * value,
+            "inputs of the positional convolutions": self.pos_conv_depth * D * value,
+            "outputs of the positional convolutions": self.pos_conv_depth * D * value,
+            "their norms": 0 if single else self.pos_conv_depth * D * value,
+            "sum of features and positions": D * value * (not encoder.block.normalize_before),
+            "dropout mask of the input": D * storage.mask_bytes * (encoder.hidden_dropout > 0),
+        }
+
 
 @dataclass(frozen=True)
 class VisionFrontendConfig(FrontendConfig):
@@ -208,3 +263,19 @@ class VisionFrontendConfig(FrontendConfig):
     def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
         """Return the model FLOPs of embedding `num_tokens` patches. A multiply-add counts as two."""
         return num_tokens * 2 * self.num_channels * self.patch_size**2 * encoder.hidden_size
+
+    def activation_bytes(self, encoder: EncoderConfig, storage: Storage, *, freezes_features: bool) -> TensorBytes:
+        """Return pixels and embedded patches, in bytes for each position."""
+        D, value = encoder.hidden_size, storage.value_bytes
+        return {
+            "pixels": self.num_channels * self.patch_size**2 * (value if value < 4 else 0),  # in float32 they are the batch's own
+            "features, which the teacher may read": D * value,
+        }
+
+    def bias_bytes(self, encoder: EncoderConfig, storage: Storage, sequence_length: int) -> TensorBytes:
+        """Return the biases and the index of their rows, in bytes for each micro-batch."""
+        tables, pairs = self.num_tables(encoder.num_layers), sequence_length**2
+        if not tables:
+            return {}
+        heads = encoder.num_attention_heads / storage.tp_size
+        return {"attention biases": tables * heads * pairs * storage.value_bytes, "their index": 8 * pairs}
