@@ -1,5 +1,6 @@
-"""Decodes image files to RGB pictures, and makes normalised arrays of them: the random view of pre-training and the fixed view of
-evaluation. Every random number comes from the caller's generator. Data sets are opened in media_source.py, seeds are set in vision.py.
+"""Decodes image files to RGB pictures, and makes arrays of pixels of them: the random view of pre-training and the fixed view of
+evaluation. The front-end normalises them (model/frontends/pixels.py). Every random number comes from the caller's generator. Data sets are
+opened in media_source.py, seeds are set in vision.py.
 
 Shapes: C 3 colours (red, green, blue), H = W = image_size pixels.
 """
@@ -29,9 +30,6 @@ IMAGES = MediaKind(
     suffixes=tuple(sorted(s for s, name in Image.registered_extensions().items() if name in FORMATS and s not in FLOAT_SUFFIXES)),
     sample=Path(__file__).resolve().parents[1] / "samples" / "vision",
 )
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and standard deviation of pixels in [0, 1] (torchvision; data2vec's vision release: --imagenet_default_mean_and_std)."""
 CROP_RATIO = (3 / 4, 4 / 3)
 """Width / height of a random crop (torchvision's RandomResizedCrop)."""
 CROP_ATTEMPTS = 10
@@ -92,11 +90,11 @@ def random_view(image: Image.Image, size: int, data: VisionDataConfig, rng: np.r
 
     Jitter and flip draw their random numbers also if they are switched off. So a run without jitter gets the same flips and crops.
 
-    Shapes: float32 (C, H, W), normalised.
+    Shapes: uint8 (C, H, W).
     Source: data2vec_vision beit/datasets.py (the order), torchvision (each step).
     """
     image = color_jitter(image, data.color_jitter, rng)
-    return normalise(flipped_crop(image, size, data, rng))
+    return pixels_of(flipped_crop(image, size, data, rng))
 
 
 def flipped_crop(image: Image.Image, size: int, data: VisionDataConfig | LabelledVisionDataConfig, rng: np.random.Generator) -> Image.Image:
@@ -115,12 +113,12 @@ def flipped_crop(image: Image.Image, size: int, data: VisionDataConfig | Labelle
 def center_view(image: Image.Image, size: int) -> np.ndarray:
     """Return the fixed view of evaluation: the shorter side is resized to size * 256/224, then the central size x size pixels are cut out.
 
-    Shapes: float32 (C, H, W), normalised.
+    Shapes: uint8 (C, H, W).
     """
     side = min(image.size) * size / round(size / EVAL_CROP_RATIO)
     left, upper = (image.width - side) / 2, (image.height - side) / 2
     # Crop and resize in one step. If a picture of 1 x 10000 pixels were resized first, it would become huge.
-    return normalise(image.resize((size, size), Image.Resampling.BICUBIC, box=(left, upper, left + side, upper + side)))
+    return pixels_of(image.resize((size, size), Image.Resampling.BICUBIC, box=(left, upper, left + side, upper + side)))
 
 
 def color_jitter(image: Image.Image, strength: float, rng: np.random.Generator) -> Image.Image:
@@ -159,17 +157,9 @@ def random_crop_box(width: int, height: int, scale: tuple[float, float], rng: np
     return left, upper, left + w, upper + h
 
 
-def normalise(image: Image.Image) -> np.ndarray:
-    """Return the RGB picture as an array of (pixel / 255 - mean) / std, with ImageNet's mean and std of each colour.
-
-    Shapes: float32 (C, H, W).
-    """
-    mean_C, std_C = np.array(IMAGENET_MEAN), np.array(IMAGENET_STD)
-    slope_C, offset_C = (1 / (255 * std_C)).astype(np.float32), (-mean_C / std_C).astype(np.float32)
-    pixels_CHW = np.asarray(image).transpose(2, 0, 1)
-    view_CHW = np.multiply(pixels_CHW, slope_C[:, None, None], dtype=np.float32, order="C")
-    view_CHW += offset_C[:, None, None]
-    return view_CHW
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """Return the bytes of an RGB picture. Shapes: uint8 (C, H, W), contiguous."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def _check_num_pixels(image: Image.Image) -> None:

@@ -29,13 +29,14 @@ class VisionExample:
     """One picture with the view and the mask of one epoch."""
 
     image: np.ndarray
-    """float32 (C, H, W), normalised."""
+    """The view (C, H, W): uint8, or float32 if it is normalised already."""
     mask: np.ndarray
     """bool (N,), row-major over the grid. True at patches that are masked for the student, where the loss is taken."""
 
 
 def collate_vision(examples: list[VisionExample]) -> Batch:
-    """Return the micro-batch of these pictures. Student and teacher read the same pixels, one tensor. The front-end applies the mask.
+    """Return the micro-batch of these pictures. Student and teacher read the same pixels, one tensor. The front-end normalises bytes, which
+    take a quarter of the memory of floats, and applies the mask.
 
     Shapes: inputs (B, C, H, W).
     """
