@@ -38,8 +38,8 @@ class DataConfig:
         return 1
 
     @property
-    def num_workers(self) -> int:
-        """Processes of each rank that read data. 0: the training process reads."""
+    def num_workers(self) -> int | None:
+        """Processes of each rank that read data. 0: the training process reads. None: as many as its cores allow."""
         return 0
 
     @property
@@ -104,8 +104,8 @@ class SpeechDataConfig(DataConfig):
     """Share of the recordings that is not trained on and gives eval_loss."""
     max_bad_fraction: Annotated[float, SHARE] = 0.01
     """Share of undecodable recordings above which the run ends."""
-    num_workers: Annotated[int, between(0, 256)] = 2
-    """Processes per rank that decode. 0: the training process decodes."""
+    num_workers: Annotated[int | None, between(0, 256)] = None
+    """Processes per rank that decode. 0: the training process decodes. None: the cores of the node / its ranks - 2, from 1 to 32."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ class VisionDataConfig(DataConfig):
     """Share of the images that is not trained on and gives eval_loss."""
     max_bad_fraction: Annotated[float, SHARE] = 0.01
     """Share of undecodable images above which the run ends."""
-    num_workers: Annotated[int, between(0, 256)] = 2
-    """Processes per rank that decode. 0: the training process decodes."""
+    num_workers: Annotated[int | None, between(0, 256)] = None
+    """Processes per rank that decode. 0: the training process decodes. None: the cores of the node / its ranks - 2, from 1 to 32."""
 
 
 @dataclass(frozen=True)
