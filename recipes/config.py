@@ -97,6 +97,9 @@ class SpeechDataConfig(DataConfig):
     """Recordings shorter than this many seconds are left out (published)."""
     max_seconds: Annotated[float, POSITIVE] = 20.0
     """Recordings longer than this many seconds are cropped (published)."""
+    num_lengths: Annotated[int, between(0, 10_000)] = 0
+    """Crops are rounded down to one of this many lengths, evenly spaced from the shortest allowed recording to max_seconds. With about 20 a
+    GPU uses its plans of convolutions again, for some audio that is cut off. 0: lengths are not rounded (published)."""
     group_size: Annotated[int, at_least(1)] = 8
     """Consecutive samples of the global batch that are cropped to the shortest of them and get the smallest masked count. A
     micro-batch lies within one group, so neither depends on the number of ranks."""
