@@ -5,7 +5,7 @@ Shapes: B batch, S sequence (tokens, frames or patches), M loss positions of the
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -50,6 +50,13 @@ class Targets:
         return self.index_B >= 0
 
 
+class Unfinished(Protocol):
+    """A dataclass that makes inputs of what the loader has read. Its tensors move with those of the batch."""
+
+    def finish(self, inputs: Tensor) -> Tensor:
+        """Return the inputs that student and teacher read."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """One micro-batch. The student reads `inputs`, the teacher reads `clean_inputs`. Text: token ids (batch, sequence), masked in
@@ -66,6 +73,8 @@ class Batch:
     """Positions of the micro-batch that are not padding: text tokens, frames or patches."""
     targets: Targets | None = None
     """Labels of the samples; None in pre-training."""
+    unfinished: "Unfinished | None" = None
+    """What is left to do to the inputs on the device, before a network reads them; None: nothing."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch with its tensors on `device`. The copies of pinned tensors run on the current stream, and the host does not
@@ -75,6 +84,13 @@ class Batch:
     def pinned(self) -> "Batch":
         """Return the same batch in page-locked memory of the host, which a CUDA device reads without the host. It needs such a device."""
         return self._mapped(Tensor.pin_memory)
+
+    def finished(self) -> "Batch":
+        """Return the batch whose inputs a network can read. What is left to do runs on the device of the inputs, on the current stream."""
+        if self.unfinished is None:
+            return self
+        inputs = self.unfinished.finish(self.inputs)
+        return replace(self, inputs=inputs, clean_inputs=inputs, unfinished=None)
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors of the batch, each once."""

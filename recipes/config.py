@@ -129,6 +129,12 @@ class VisionDataConfig(DataConfig):
     """Largest relative change of brightness, contrast and saturation."""
     flip_prob: Annotated[float, SHARE] = 0.5
     """Probability of a horizontal flip."""
+    draft_decoding: bool = False
+    """True: a JPEG whose crop is at least 4 times as wide and high as frontend.image_size is decoded at 1/2, 1/4 or 1/8 of its size, so
+    that the crop is still twice as large as the view. Faster for photographs of a camera, other pixels by a few of 255."""
+    views_on: Literal["workers", "device"] = "workers"
+    """Where training images are jittered, cropped and resized. workers: in the processes that decode, by Pillow. device: on the network's
+    device, from whole images, by the same steps within 1 of 255."""
     heldout_fraction: Annotated[float, PART] = 0.01
     """Share of the images that is not trained on and gives eval_loss."""
     max_bad_fraction: Annotated[float, SHARE] = 0.01

@@ -8,8 +8,8 @@ from model.batch import Batch
 
 
 class DeviceFeed:
-    """Copies micro-batches to the device. On CUDA a stream of its own copies, so that the copy of a micro-batch runs beside the computation
-    of the one before it. On the CPU batches stay where they are."""
+    """Copies micro-batches to the device and finishes them there. On CUDA this happens on a stream of its own, so that the copy of a
+    micro-batch runs beside the computation of the one before it. On the CPU batches stay where they are."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -33,10 +33,10 @@ class DeviceFeed:
 
     def _start(self, batch: Batch) -> None:
         if self._stream is None:
-            self._ahead = batch, batch.to(self._device)
+            self._ahead = batch, batch.to(self._device).finished()
             return
         with torch.cuda.stream(self._stream):
-            self._ahead = batch, batch.to(self._device)
+            self._ahead = batch, batch.to(self._device).finished()
 
     def _take(self, batch: Batch) -> Batch:
         """Return the copy of the batch. What the current stream does from now on comes after the copy."""

@@ -1,5 +1,6 @@
 """Micro-batches on their way to the device: order, one ahead, and no copy where there is no device."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -64,6 +65,19 @@ def test_on_the_cpu_tensors_are_not_copied() -> None:
     batch = batch_of(3)
     (here,) = DeviceFeed(CPU).batches([batch])
     assert here.inputs is batch.inputs and here.masks.mask_BS is batch.masks.mask_BS and pinned(batch, CPU) is batch
+
+
+def test_what_is_left_to_do_to_the_inputs_is_done_before_they_are_read() -> None:
+    @dataclass(frozen=True)
+    class Doubled:
+        by: torch.Tensor
+
+        def finish(self, inputs: torch.Tensor) -> torch.Tensor:
+            return inputs * self.by
+
+    batch = replace(batch_of(3), unfinished=Doubled(torch.tensor(2)))
+    (here,) = DeviceFeed(CPU).batches([batch])
+    assert here.inputs is here.clean_inputs and (here.inputs == 6).all() and here.unfinished is None
 
 
 @pytest.mark.gpu
