@@ -322,12 +322,9 @@ def test_a_view_of_a_reduced_photograph_differs_by_less_than_2_of_255_on_average
 def test_a_scaled_box_stays_within_the_picture_and_is_not_empty() -> None:
     view = RandomView((), (), True, (99, 99, 100, 100))
     assert view.scaled((100, 100), (13, 13)).box == (12, 12, 13, 13)
-    assert view.scaled((100, 100), (100, 100)) == view and view._replace(box=(0, 0, 100, 100)).scaled((100, 100), (13, 7)).box == (
-        0,
-        0,
-        13,
-        7,
-    )
+    assert view.scaled((100, 100), (100, 100)) == view
+    whole = view._replace(box=(0, 0, 100, 100))
+    assert whole.scaled((100, 100), (13, 7)).box == (0, 0, 13, 7)
 
 
 def test_without_randomness_a_view_is_the_whole_picture() -> None:
