@@ -99,7 +99,7 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def cpu_seconds(loader: UpdateLoader) -> float:
-    """Return the CPU time that reads data so far: that of the worker processes, or, without any, that of this process, which else sleeps."""
+    """Return the CPU time spent on data so far: that of the worker processes; without them that of this process, which else sleeps."""
     if not loader.worker_pids:
         return time.process_time()
     return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in loader.worker_pids)

@@ -151,31 +151,6 @@ def test_another_mask_setting_keeps_the_views_and_another_view_setting_keeps_the
         assert (example.image != other_view.example(0, index, ALL).image).any()
 
 
-def test_views_of_the_device_are_those_of_the_workers_within_1_of_255(dataset: VisionDataset, prepared: Path) -> None:
-    other = open_dataset(prepared, data=replace(DATA, views_on="device"))
-    batches = [each.collate([each.example(3, index, ALL) for index in range(6)]) for each in (dataset, other)]
-    assert batches[1].unfinished is not None and batches[1].inputs.shape == (6 * 60 * 48, 3)
-    finished = pickle.loads(pickle.dumps(batches[1])).finished()
-    assert finished.unfinished is None and finished.inputs is finished.clean_inputs
-    assert (finished.inputs.int() - batches[0].inputs.int()).abs().max() <= 1
-    assert torch.equal(finished.masks.mask_BS, batches[0].masks.mask_BS) and finished.num_tokens == batches[0].num_tokens
-    heldout = open_dataset(prepared, "valid", data=replace(DATA, views_on="device"))
-    assert heldout.example(0, 0, ALL).view is None and heldout.collate([heldout.example(0, 0, ALL)]).unfinished is None
-
-
-@pytest.mark.parametrize("views_on", ["workers", "device"])
-def test_draft_decoding_changes_views_of_large_photographs_a_little(tmp_path: Path, views_on: str) -> None:
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(3):
-        (folder / f"{number}.jpg").write_bytes(encoded(colours(number).resize((600, 480), Image.Resampling.BICUBIC), "JPEG"))
-    whole = make_dataset(folder)
-    draft = open_dataset(whole._prepared.folder, data=replace(whole._data, draft_decoding=True, views_on=views_on))
-    for index in range(3):
-        one, other = (each.collate([each.example(0, index, ALL)]).finished().inputs.int() for each in (whole, draft))
-        assert 0 < (one - other).abs().float().mean() < 2
-
-
 def test_the_heldout_split_has_central_views_of_other_pictures(dataset: VisionDataset, prepared: Path) -> None:
     heldout = open_dataset(prepared, "valid")
     assert len(heldout) == 6 and len(dataset) == 24 and heldout.fingerprint == dataset.fingerprint
