@@ -11,15 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from recipes.config import VisionDataConfig
-from recipes.data.images import (
-    center_view,
-    check_views,
-    color_jitter,
-    decode_image,
-    pixels_of,
-    random_crop_box,
-    random_view,
-)
+from recipes.data.images import center_view, check_views, color_jitter, decode_image, pixels_of, random_crop_box, random_view
 from recipes.data.media import UndecodableError
 from recipes.errors import ConfigError
 
