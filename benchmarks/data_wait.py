@@ -72,7 +72,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     recipe, modality = asked_recipe(args), MODALITIES[args.modality]
     prepared = modality.prepare(recipe, folder / "prepared", progress=False, log=lambda line: None)
     dataset, _ = modality.open_data(recipe, prepared)
-    loader = build_loader(recipe, dataset, BatchPlan(args.batch, 1, 1, 1, 1), 0, cores=len(os.sched_getaffinity(0)))
+    loader = build_loader(
+        recipe, dataset, BatchPlan(1, 1, 1, micro_batch_size=args.batch, accumulation_steps=1), 0, cores=len(os.sched_getaffinity(0))
+    )
     feed, waits, starts = DeviceFeed(HOST), list[float](), list[float]()
     for update in range(args.updates + 1):
         if update == 1:
