@@ -51,8 +51,7 @@ def draw_vision(clean: Axes, masked: Axes, rng: np.random.Generator) -> None:
     grid, size = recipe.frontend.grid, recipe.frontend.image_size
     media = open_media(None, IMAGES, column="image")
     view_CHW = center_view(decode_image(media.read(PHOTOGRAPH)), size)
-    low, high = view_CHW.min(), view_CHW.max()
-    image_HWC = ((view_CHW - low) / (high - low)).transpose(1, 2, 0)
+    image_HWC = view_CHW.transpose(1, 2, 0) / 255
     mask_N = block_mask(grid, recipe.mask, rng)
     hidden_HW = np.kron(mask_N.reshape(grid, grid), np.ones((size // grid, size // grid), dtype=bool))
     clean.imshow(image_HWC)

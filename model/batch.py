@@ -3,8 +3,9 @@
 Shapes: B batch, S sequence (tokens, frames or patches), M loss positions of the whole micro-batch.
 """
 
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -49,6 +50,13 @@ class Targets:
         return self.index_B >= 0
 
 
+class Unfinished(Protocol):
+    """A dataclass that makes inputs of what the loader has read. Its tensors move with those of the batch."""
+
+    def finish(self, inputs: Tensor) -> Tensor:
+        """Return the inputs that student and teacher read."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """One micro-batch. The student reads `inputs`, the teacher reads `clean_inputs`. Text: token ids (batch, sequence), masked in
@@ -65,18 +73,47 @@ class Batch:
     """Positions of the micro-batch that are not padding: text tokens, frames or patches."""
     targets: Targets | None = None
     """Labels of the samples; None in pre-training."""
+    unfinished: "Unfinished | None" = None
+    """What is left to do to the inputs on the device, before a network reads them; None: nothing."""
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the same batch with its tensors on `device`."""
-        moved: dict[int, Tensor] = {}  # a tensor that is in two fields is moved once
-        return _to(self, device, moved)
+        """Return the same batch with its tensors on `device`. The copies of pinned tensors run on the current stream, and the host does not
+        wait for them."""
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def pinned(self) -> "Batch":
+        """Return the same batch in page-locked memory of the host, which a CUDA device reads without the host. It needs such a device."""
+        return self._mapped(Tensor.pin_memory)
 
-def _to(value: Any, device: torch.device, moved: dict[int, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        if id(value) not in moved:
-            moved[id(value)] = value.to(device, non_blocking=True)
-        return moved[id(value)]
-    if isinstance(value, Batch | Masks | Targets):
-        return type(value)(**{item.name: _to(getattr(value, item.name), device, moved) for item in fields(value)})
-    return value
+    def finished(self) -> "Batch":
+        """Return the batch whose inputs a network can read. What is left to do runs on the device of the inputs, on the current stream."""
+        if self.unfinished is None:
+            return self
+        inputs = self.unfinished.finish(self.inputs)
+        return replace(self, inputs=inputs, clean_inputs=inputs, unfinished=None)
+
+    def tensors(self) -> list[Tensor]:
+        """Return all tensors of the batch, each once."""
+        found: list[Tensor] = []
+
+        def note(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self._mapped(note)
+        return found
+
+    def _mapped(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        changed: dict[int, Tensor] = {}  # a tensor that is in two fields is changed once
+
+        def mapped(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                if id(value) not in changed:
+                    changed[id(value)] = change(value)
+                return changed[id(value)]
+            if is_dataclass(value) and not isinstance(value, type):
+                return replace(value, **{item.name: mapped(getattr(value, item.name)) for item in fields(value)})
+            return value
+
+        batch: Batch = mapped(self)
+        return batch

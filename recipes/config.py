@@ -39,8 +39,8 @@ class DataConfig:
         return 1
 
     @property
-    def num_workers(self) -> int:
-        """Processes of each rank that read data. 0: the training process reads."""
+    def num_workers(self) -> int | None:
+        """Processes of each rank that read data. 0: the training process reads. None: as many as its cores allow."""
         return 0
 
     @property
@@ -109,6 +109,9 @@ class SpeechDataConfig(DataConfig):
     """Recordings shorter than this many seconds are left out (published)."""
     max_seconds: Annotated[float, POSITIVE] = 20.0
     """Recordings longer than this many seconds are cropped (published)."""
+    num_lengths: Annotated[int, between(0, 10_000)] = 0
+    """Crops are rounded down to one of this many lengths, evenly spaced from the shortest allowed recording to max_seconds. With about 20 a
+    GPU uses its plans of convolutions again, for some audio that is cut off. 0: lengths are not rounded (published)."""
     group_size: Annotated[int, at_least(1)] = 8
     """Consecutive samples of the global batch that are cropped to the shortest of them and get the smallest masked count. A
     micro-batch lies within one group, so neither depends on the number of ranks."""
@@ -116,8 +119,8 @@ class SpeechDataConfig(DataConfig):
     """Share of the recordings that is not trained on and gives eval_loss."""
     max_bad_fraction: Annotated[float, SHARE] = 0.01
     """Share of undecodable recordings above which the run ends."""
-    num_workers: Annotated[int, between(0, 256)] = 2
-    """Processes per rank that decode. 0: the training process decodes."""
+    num_workers: Annotated[int | None, between(0, 256)] = None
+    """Processes per rank that decode. 0: the training process decodes. None: the cores of the node / its ranks - 2, from 1 to 32."""
 
     @property
     def longest_sample(self) -> int:
@@ -143,12 +146,18 @@ class VisionDataConfig(DataConfig):
     """Largest relative change of brightness, contrast and saturation."""
     flip_prob: Annotated[float, SHARE] = 0.5
     """Probability of a horizontal flip."""
+    draft_decoding: bool = False
+    """True: a JPEG whose crop is at least 4 times as wide and high as frontend.image_size is decoded at 1/2, 1/4 or 1/8 of its size, so
+    that the crop is still twice as large as the view. Faster for photographs of a camera, other pixels by a few of 255."""
+    views_on: Literal["workers", "device"] = "workers"
+    """Where training images are jittered, cropped and resized. workers: in the processes that decode, by Pillow. device: on the network's
+    device, from whole images, by the same steps within 1 of 255."""
     heldout_fraction: Annotated[float, PART] = 0.01
     """Share of the images that is not trained on and gives eval_loss."""
     max_bad_fraction: Annotated[float, SHARE] = 0.01
     """Share of undecodable images above which the run ends."""
-    num_workers: Annotated[int, between(0, 256)] = 2
-    """Processes per rank that decode. 0: the training process decodes."""
+    num_workers: Annotated[int | None, between(0, 256)] = None
+    """Processes per rank that decode. 0: the training process decodes. None: the cores of the node / its ranks - 2, from 1 to 32."""
 
 
 @dataclass(frozen=True)

@@ -110,8 +110,8 @@ class LabelledSpeechDataConfig(LabelledDataConfig):
     """Channels of one masked span."""
     max_bad_fraction: Annotated[float, SHARE] = 0.01
     """Share of undecodable recordings above which the run ends."""
-    num_workers: Annotated[int, between(0, 256)] = 2
-    """Processes per rank that decode. 0: the training process decodes."""
+    num_workers: Annotated[int | None, between(0, 256)] = None
+    """Processes per rank that decode. 0: the training process decodes. None: the cores of the node / its ranks - 2, from 1 to 32."""
 
     @property
     def longest_sample(self) -> int:
@@ -148,8 +148,8 @@ class LabelledVisionDataConfig(LabelledDataConfig):
     """The same for a rectangle that is cut out of another image (published: 1.0). With both, one of them is drawn for each pair."""
     max_bad_fraction: Annotated[float, SHARE] = 0.01
     """Share of undecodable images above which the run ends."""
-    num_workers: Annotated[int, between(0, 256)] = 2
-    """Processes per rank that decode. 0: the training process decodes."""
+    num_workers: Annotated[int | None, between(0, 256)] = None
+    """Processes per rank that decode. 0: the training process decodes. None: the cores of the node / its ranks - 2, from 1 to 32."""
 
     @property
     def group_size(self) -> int:

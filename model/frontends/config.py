@@ -8,6 +8,11 @@ from model.activations import STATISTIC_BYTES, Storage, TensorBytes, extractor_b
 from model.bounds import at_least
 from model.config import EncoderConfig
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and standard deviation of pixels in [0, 1], red, green and blue (torchvision; data2vec's vision release:
+--imagenet_default_mean_and_std)."""
+
 
 @dataclass(frozen=True)
 class FrontendConfig:

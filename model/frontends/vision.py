@@ -12,6 +12,7 @@ from model.config import EncoderConfig, Shares
 from model.dropout import DropoutStream
 from model.frontends.config import VisionFrontendConfig
 from model.frontends.output import Frontend, FrontendOutput
+from model.frontends.pixels import normalise
 from model.init import Init
 from model.parallel import Parallel
 from model.positions import PatchBias
@@ -48,13 +49,13 @@ class VisionFrontend(Frontend):
     def forward(
         self, pixels_BCHW: Tensor, mask_BN: Tensor | None, padding_mask_BN: Tensor | None, features_BND: Tensor | None = None
     ) -> FrontendOutput:
-        """Embed images. Return the encoder's input (batch, S, channels), the attention bias (tables, local heads, S, S) or None, and all
-        patches before masking. `features_BND`, if given, is read in place of the pixels. mask_BN is True where the mask vector replaces
-        a patch. padding_mask_BN must be None."""
+        """Embed images: bytes (uint8), which are normalised here, or floats, which are normalised already. Return the encoder's input
+        (batch, S, channels), the attention bias (tables, local heads, S, S) or None, and all patches before masking. `features_BND`, if
+        given, is read in place of the pixels. mask_BN is True where the mask vector replaces a patch. padding_mask_BN must be None."""
         assert padding_mask_BN is None
         dtype = self.mask_vector.dtype
         if features_BND is None:
-            features_BND = self.patches(pixels_BCHW.to(dtype))
+            features_BND = self.patches(normalise(pixels_BCHW).to(dtype))
         x_BND = features_BND.to(dtype)
         if mask_BN is not None:
             x_BND = torch.where(mask_BN.unsqueeze(-1), self.mask_vector, x_BND)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from recipes.data.images import IMAGENET_MEAN
+from model.frontends.config import IMAGENET_MEAN
 from recipes.errors import ConfigError, first_line
 from recipes.labelled_config import LabelledVisionDataConfig
 

@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from model.batch import Batch
 from model.frontends.config import VisionFrontendConfig
+from model.frontends.pixels import normalise
 from recipes.data.augment import rand_augment, random_erase
 from recipes.data.batch_targets import collate_targets, uncounted
 from recipes.data.examples import ImageMaker
-from recipes.data.images import decode_image, flipped_crop, normalise
+from recipes.data.images import decode_image, flipped_crop, pixels_of
 from recipes.data.labelled_folder import TRAIN, load_arrays_of, load_info
 from recipes.data.labelled_vision_reader import open_pictures
 from recipes.data.media import BadItem, UndecodableError, bad_item, first_working
@@ -33,7 +35,7 @@ class LabelledImage:
     """One sample of one epoch: its view, and where its random numbers and its target are from."""
 
     view: np.ndarray
-    """float32 (C, H, W), normalised."""
+    """(C, H, W): float32 and normalised in the training split, whose views are erased and mixed after that; else uint8."""
     epoch: int
     index: int
     """Number of the sample in the split, which its random numbers depend on."""
@@ -110,7 +112,8 @@ class LabelledVisionDataset:
         """Return crop, flip, random changes and erasing of the picture. Order: timm's create_transform (data2vec's vision release)."""
         crop_rng, augment_rng, _ = self._generators(epoch, index)
         crop = flipped_crop(image, self._maker.frontend.image_size, self._data, crop_rng)
-        return random_erase(normalise(rand_augment(crop, self._data, augment_rng)), self._data, augment_rng)
+        pixels_CHW = torch.from_numpy(pixels_of(rand_augment(crop, self._data, augment_rng)))
+        return random_erase(normalise(pixels_CHW).numpy(), self._data, augment_rng)
 
     def _generators(self, epoch: int, index: int) -> list[np.random.Generator]:
         seeds = np.random.SeedSequence((self._seed, epoch, index)).spawn(NUM_SEEDS)

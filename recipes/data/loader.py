@@ -15,6 +15,7 @@ import torch
 
 from model.batch import Batch
 from recipes.data.batch_targets import uncounted
+from recipes.data.device_feed import pinned
 from recipes.data.media import BadItem
 from recipes.data.order import EpochOffset, Ordered, Position, UpdateOrder
 from recipes.data.shared_memory import PREFETCH, SharedMemory, worker_errors_as_config_errors
@@ -25,6 +26,7 @@ Example = TypeVar("Example")
 EVAL_EPOCH = 0
 EVAL_MASK_SEED = 0
 """Mask seed of the held-out data set, so that every evaluation of every run has the same masks."""
+HOST = torch.device("cpu")
 CLOSE_SECONDS = 3.0
 """How long close() waits for a sample that this process itself is decoding."""
 
@@ -99,11 +101,14 @@ class UpdateLoader:
         num_workers: int = 0,
         first_update: int = 0,
         ranks_on_node: int = 1,
+        device: torch.device = HOST,
     ) -> None:
         """Start the worker processes (num_workers 0: a thread of this process builds the batches). `share`: this rank's slice of the global
-        batch. `first_update`: the update whose batches are built first. `ranks_on_node`: how many ranks share this node's memory."""
+        batch. `first_update`: the update whose batches are built first. `ranks_on_node`: how many ranks share this node's memory.
+        `device`: that of the network. If it is a CUDA device, batches are in page-locked memory."""
         self.dataset, self._build, self._order, self._share = dataset, BatchBuilder(dataset), order, share
         self._micro_batch_size, self._num_workers = micro_batch_size, num_workers
+        self._device = device
         self._unchecked_memory: SharedMemory | None = SharedMemory(num_workers, ranks_on_node) if num_workers else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="data")
         self._prefetched: tuple[int, Future[list[LoadedBatch]]] | None = None
@@ -114,6 +119,11 @@ class UpdateLoader:
         """How long the last call of batches() waited for its data."""
         # No batch is received before the first call of batches(). While the model is built, DeepSpeed's zero.Init replaces torch.empty in
         # every thread. torch receives a worker's tensor through torch.empty, so float32 values would arrive as bytes of bf16.
+
+    @property
+    def num_workers(self) -> int:
+        """Number of worker processes; 0 if a thread of this process builds the batches."""
+        return self._num_workers
 
     @property
     def worker_pids(self) -> list[int | None]:
@@ -142,6 +152,14 @@ class UpdateLoader:
         self._prefetch(update + 1)
         return loaded
 
+    def first_of(self, update: int) -> Batch | None:
+        """Return the first micro-batch of the update that is prepared in the background; None if it is not ready, or if its data cannot be
+        read. Does not wait."""
+        if self._prefetched is None or self._prefetched[0] != update:
+            return None
+        future = self._prefetched[1]
+        return future.result()[0].batch if future.done() and not future.cancelled() and future.exception() is None else None
+
     def close(self) -> None:
         """Stop the background work, within seconds even if a sample never finishes. The loader cannot be used afterwards."""
         if self._is_closed:
@@ -168,7 +186,7 @@ class UpdateLoader:
         if self._unchecked_memory:
             self._unchecked_memory.check([item.batch for item in loaded])
             self._unchecked_memory = None
-        return loaded
+        return [item._replace(batch=pinned(item.batch, self._device)) for item in loaded]
 
     def _start_at(self, update: int) -> Iterator[list[Position]]:
         """Replace the worker processes by new ones, and queue the first micro-batches of that update for them, a fixed number for each

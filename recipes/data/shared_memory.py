@@ -5,13 +5,11 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from model.batch import Batch, Masks
+from model.batch import Batch
 from recipes.errors import ConfigError
 from recipes.system.processes import WorkerLost
 
@@ -70,14 +68,6 @@ def worker_errors_as_config_errors(num_workers: int) -> Iterator[None]:
         raise
 
 
-def bytes_of(value: Any) -> int:
-    """Return how many bytes the tensors of a batch take. A tensor that occurs twice counts once."""
-    return sum({storage.data_ptr(): storage.nbytes() for storage in map(Tensor.untyped_storage, _tensors(value))}.values())
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Batch | Masks):
-        for item in fields(value):
-            yield from _tensors(getattr(value, item.name))
+def bytes_of(batch: Batch) -> int:
+    """Return how many bytes the tensors of a batch take. Tensors that share their memory count once."""
+    return sum({storage.data_ptr(): storage.nbytes() for storage in map(Tensor.untyped_storage, batch.tensors())}.values())

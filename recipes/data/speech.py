@@ -90,7 +90,7 @@ class SpeechDataset:
         self._max_samples = longest_samples(data)
         self._entropy = (seed, ("train", "valid").index(split))
         self._bad: list[BadItem] = []
-        needed = shortest_samples(data, frontend)
+        self._min_samples = needed = shortest_samples(data, frontend)
         if len(self) and self._lengths_K[0] < needed:
             found = f"{folder}: has a recording of {self._lengths_K[0]} samples"
             raise ConfigError(f"{found}, data.min_seconds and the front-end need {needed}; prepare it again")
@@ -109,8 +109,8 @@ class SpeechDataset:
         return rng.permutation(groups).ravel()
 
     def example(self, epoch: int, index: int, group: tuple[int, ...]) -> SpeechExample:
-        """Return recording `index`, cropped to the length of its group's shortest recording, but at most data.max_seconds. The number of
-        masked frames is the smallest in the group.
+        """Return recording `index`, cropped to the length of its group's shortest recording, but at most data.max_seconds, and rounded down
+        to one of data.num_lengths lengths. The number of masked frames is the smallest in the group.
 
         A recording that cannot be decoded is replaced by the next longer one that can. If there is none, a shorter one that has the crop
         length is used; at last a still shorter one, which is repeated. Crop length and mask stay the same.
@@ -118,7 +118,7 @@ class SpeechDataset:
         Raises: ConfigError if no recording can be decoded.
         """
         assert index in group
-        num_samples = int(min(self._max_samples, *(self._lengths_K[member] for member in group)))
+        num_samples = self._rounded(int(min(self._max_samples, *(self._lengths_K[member] for member in group))))
         masks_GS = {member: self._draw_mask(epoch, member, num_samples) for member in group}
         num_masked = min(int(mask_S.sum()) for mask_S, _ in masks_GS.values())
         mask_S, mask_rng = masks_GS[index]
@@ -134,6 +134,14 @@ class SpeechDataset:
         """Return the recordings that example() could not decode in this process since the last call, and clear the list."""
         bad, self._bad = self._bad, []
         return bad
+
+    def _rounded(self, num_samples: int) -> int:
+        """Return the largest of data.num_lengths evenly spaced lengths that is not above num_samples; num_samples if it is 0."""
+        gaps, span = self._data.num_lengths - 1, self._max_samples - self._min_samples
+        if gaps < 0 or span <= 0:
+            return num_samples
+        number = (num_samples - self._min_samples) * gaps // span
+        return self._min_samples + (number * span // gaps if gaps else 0)
 
     def _draw_mask(self, epoch: int, member: int, num_samples: int) -> tuple[np.ndarray, np.random.Generator]:
         """Return the mask of recording `member` at a length of num_samples, and the generator with which example() reduces this mask to the

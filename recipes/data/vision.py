@@ -5,6 +5,7 @@ Shapes: B batch, S = N = grid^2 patches of one picture, C colours, H = W = image
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,17 @@ from model.config import BlockMaskConfig
 from model.frontends.config import VisionFrontendConfig
 from model.masking import block_mask
 from recipes.config import VisionDataConfig
-from recipes.data.images import center_view, check_views, decode_image, random_view
+from recipes.data.device_views import build_views
+from recipes.data.images import (
+    RandomView,
+    center_view,
+    check_views,
+    decode_image,
+    draw_view,
+    reduction_for,
+    upright_size,
+    view_pixels,
+)
 from recipes.data.media import BadItem, first_good
 from recipes.data.media_folder import open_prepared
 from recipes.data.packing import Split
@@ -29,25 +40,34 @@ class VisionExample:
     """One picture with the view and the mask of one epoch."""
 
     image: np.ndarray
-    """float32 (C, H, W), normalised."""
+    """The view (C, H, W): uint8, or float32 if it is normalised already. With `view`: the whole picture, uint8 (height, width, C)."""
     mask: np.ndarray
     """bool (N,), row-major over the grid. True at patches that are masked for the student, where the loss is taken."""
+    view: RandomView | None = None
+    """The view that the device is to make; None if `image` is the view."""
 
 
-def collate_vision(examples: list[VisionExample]) -> Batch:
-    """Return the micro-batch of these pictures. Student and teacher read the same pixels, one tensor. The front-end applies the mask.
+def collate_vision(examples: list[VisionExample], size: int = 0) -> Batch:
+    """Return the micro-batch of these pictures. Student and teacher read the same pixels, one tensor. The front-end normalises bytes, which
+    take a quarter of the memory of floats, and applies the mask.
 
-    Shapes: inputs (B, C, H, W).
+    `size`: width and height of views that the device is to make. Shapes: inputs (B, C, H, W); pixels of whole pictures if they have views.
     """
-    pixels_BCHW = torch.from_numpy(np.stack([example.image for example in examples]))
+    views = [example.view for example in examples if example.view]
+    images, unfinished = [example.image for example in examples], None
+    if views:
+        pixels, unfinished = build_views(images, views, size)
+    else:
+        pixels = torch.from_numpy(np.stack(images))
     mask_BS = np.stack([example.mask for example in examples])
     return Batch(
-        inputs=pixels_BCHW,
-        clean_inputs=pixels_BCHW,
+        inputs=pixels,
+        clean_inputs=pixels,
         masks=Masks.of(torch.from_numpy(mask_BS)),
         padding_mask_BS=None,
         clean_padding_mask_BS=None,
         num_tokens=mask_BS.size,
+        unfinished=unfinished,
     )
 
 
@@ -93,20 +113,32 @@ class VisionDataset:
 
         Raises: ConfigError if the next hundred pictures cannot be decoded either.
         """
-        image, _, bad = first_good(self._prepared.media, self._candidates(index), decode_image)
-        self._bad += bad
         # Two child seeds, so that the mask does not depend on how the view is drawn, nor the view on the mask.
         view_seed, mask_seed = np.random.SeedSequence((*self._entropy, epoch, index)).spawn(2)
-        size = self._frontend.image_size
-        if self._split == "train":
-            view_CHW = random_view(image, size, self._data, np.random.Generator(np.random.Philox(view_seed)))
+        read = partial(self._read, view_seed)
+        (image, view), _, bad = first_good(self._prepared.media, self._candidates(index), read)
+        self._bad += bad
+        return VisionExample(image, block_mask(self._frontend.grid, self._mask, np.random.Generator(np.random.Philox(mask_seed))), view)
+
+    def _read(self, seed: np.random.SeedSequence, content: bytes) -> tuple[np.ndarray, RandomView | None]:
+        """Return the view of an image file; or the whole picture and the view that the device is to make. Raises: UndecodableError."""
+        size, data = self._frontend.image_size, self._data
+        if self._split != "train":
+            return center_view(decode_image(content), size), None
+        rng = np.random.Generator(np.random.Philox(seed))
+        if data.draft_decoding:
+            whole = upright_size(content)
+            view = draw_view(*whole, data, rng)
+            image = decode_image(content, reduction_for(view, size))
+            view = view.scaled(whole, image.size)
         else:
-            view_CHW = center_view(image, size)
-        return VisionExample(view_CHW, block_mask(self._frontend.grid, self._mask, np.random.Generator(np.random.Philox(mask_seed))))
+            image = decode_image(content)
+            view = draw_view(*image.size, data, rng)
+        return (np.asarray(image), view) if data.views_on == "device" else (view_pixels(image, view, size), None)
 
     def collate(self, examples: list[VisionExample]) -> Batch:
         """Return the micro-batch of these pictures."""
-        return collate_vision(examples)
+        return collate_vision(examples, self._frontend.image_size)
 
     def take_bad(self) -> list[BadItem]:
         """Return the pictures that example() could not decode in this process since the last call, and clear the list. Each failure is one

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from recipes.data.images import EVAL_CROP_RATIO, IMAGENET_MEAN, IMAGENET_STD
+from model.frontends.config import IMAGENET_MEAN, IMAGENET_STD
+from recipes.data.images import EVAL_CROP_RATIO
 from recipes.data.tokenizer import find_tokenizer
 from recipes.interop.hf_files import PREPROCESSOR, as_json
 from recipes.interop.stored_run import tokenizer_folder

@@ -1,13 +1,20 @@
 """Opens the batches that a rank reads: those of the updates, and those of an evaluation."""
 
+import os
 from collections.abc import Iterator
+
+import torch
 
 from model.batch import Batch
 from model.parallel import Parallel
+from recipes.cluster.world import World
 from recipes.config import Recipe
-from recipes.data.loader import Dataset, UpdateLoader, eval_batches, every_batch, rank_share
+from recipes.data.loader import HOST, Dataset, UpdateLoader, eval_batches, every_batch, rank_share
 from recipes.data.order import EpochOffset, UpdateOrder
 from recipes.ds_config import BatchPlan
+
+MOST_WORKERS = 32
+"""Most worker processes of a rank by default: each takes a few hundred MB and holds micro-batches in /dev/shm."""
 
 
 def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel: Parallel) -> Iterator[Batch]:
@@ -25,17 +32,42 @@ def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel
 
 
 def build_loader(
-    recipe: Recipe, dataset: Dataset, batch: BatchPlan, dp_rank: int, *, first: EpochOffset | None = None, ranks_on_node: int = 1
+    recipe: Recipe,
+    dataset: Dataset,
+    batch: BatchPlan,
+    dp_rank: int,
+    *,
+    first: EpochOffset | None = None,
+    ranks_on_node: int = 1,
+    cores: float = 1.0,
+    device: torch.device = HOST,
 ) -> UpdateLoader:
     """Return this rank's loader, starting at the place `first` (None: the beginning of the data). Its worker processes start at once, so
-    they read while the engines are built. `ranks_on_node`: number of ranks that share this machine."""
+    they read while the engines are built. `ranks_on_node`: number of ranks that share this machine. `cores`: how many of its cores fall to
+    this rank, for data.num_workers none. `device`: that of the network."""
     run, data, first = recipe.run, recipe.data, first or EpochOffset()
     return UpdateLoader(
         dataset,
         UpdateOrder(dataset, seed=run.seed, global_batch_size=run.global_batch_size, group_size=data.group_size, first=first),
         share=rank_share(run.global_batch_size, dp_rank, batch.dp_size),
         micro_batch_size=batch.micro_batch_size,
-        num_workers=data.num_workers,
+        num_workers=default_workers(cores) if data.num_workers is None else data.num_workers,
         first_update=first.update,
         ranks_on_node=ranks_on_node,
+        device=device,
     )
+
+
+def default_workers(cores: float) -> int:
+    """Return the number of worker processes of a rank to which `cores` cores fall: two less, since its own thread and the one that receives
+    batches need them, but at least 1 and at most MOST_WORKERS."""
+    return max(1, min(MOST_WORKERS, int(cores) - 2))
+
+
+def cores_of_rank(world: World) -> float:
+    """Return how many cores fall to this rank. A core that several ranks of its node may use is shared by them equally. So it is right
+    whether the launcher binds ranks to cores or not. A collective."""
+    places = world.gather((world.hosts[world.rank], os.sched_getaffinity(0)))
+    node, own = places[world.rank]
+    here = [cores for other, cores in places if other == node]
+    return sum(1 / sum(core in cores for cores in here) for core in own)

@@ -142,12 +142,12 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
     set_learning_rate(student, rate, counters.step)
     statistics, guard = objective.statistics(), UpdateGuard(student, parallel, recipe.guard, state.world, state.spikes)
     objective.stream.update = counters.update
-    for number, batch in enumerate(batches):
+    for number, batch in enumerate(state.feed.batches(batches, partial(state.data.loader.first_of, counters.update + 1))):
         if number:
             student.step()  # counts the previous micro-batch; after the last one, step() is the optimizer's
         objective.stream.micro_batch = number
         state.beat("forward", number)
-        outcome = objective.forward(batch.to(state.device), total)
+        outcome = objective.forward(batch, total)
         if logs:
             statistics.add(outcome)
         guard.note(outcome.loss)

@@ -51,8 +51,9 @@ def remedies(phase: str, recipe: Recipe, config: EngineConfig, device: torch.dev
     if phase in PREPARING:
         yield "prepare the data before, with launch/prepare.py --processes 1, where there is more memory"
         return
-    if phase == "data" and recipe.data.num_workers > 1:
-        yield f"read with fewer processes (--set data.num_workers={recipe.data.num_workers // 2})"
+    workers = recipe.data.num_workers
+    if phase == "data" and (workers is None or workers > 1):
+        yield f"read with fewer processes (--set data.num_workers={workers // 2 if workers else 1})"
     micro, smaller = config.batch.micro_batch_size, smaller_micro_batch(recipe, config.batch)
     if phase in BUILDING:
         pass  # these phases compute no micro-batch

@@ -1,6 +1,7 @@
 """The state of a running training. recipes/train/startup.py builds it."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from recipes.checkpoint.layout import Counters
 from recipes.cluster.world import World
 from recipes.config import Recipe
+from recipes.data.device_feed import DeviceFeed
 from recipes.data.loader import Dataset, UpdateLoader
 from recipes.ds_config import EngineConfig
 from recipes.engine import shards
@@ -66,6 +68,11 @@ class TrainState:
     def device(self) -> torch.device:
         """The device of the student network; batches are moved to it."""
         return torch.device(self.objective.student.device)
+
+    @cached_property
+    def feed(self) -> DeviceFeed:
+        """Brings the micro-batches of the updates to the device."""
+        return DeviceFeed(self.device)
 
     @property
     def run_dir(self) -> RunDir | None:

@@ -5,6 +5,7 @@ from operator import attrgetter
 
 import pytest
 import torch
+from torch import Tensor
 
 from model.batch import Batch, Masks, Targets
 from tests.model.reference import bools, make_batch
@@ -76,6 +77,22 @@ def test_a_tensor_in_two_fields_is_moved_once_and_stays_one_tensor() -> None:
 def test_different_tensors_of_equal_values_stay_different() -> None:
     moved = make_batch(CLEAN_BS, bools("00000", "00000")).to(torch.device("meta"))
     assert moved.inputs is not moved.clean_inputs and moved.masks.mask_BS.dtype == torch.bool
+
+
+def test_the_tensors_of_a_batch_are_listed_once_each() -> None:
+    wave_BT, targets = torch.zeros(2, 9), Targets(torch.tensor([1, 0]), torch.tensor([7, 0]))
+    batch = Batch(wave_BT, wave_BT, Masks.of(bools("010", "001")), None, None, 6, targets)
+    expected = [wave_BT, batch.masks.mask_BS, batch.masks.masked_index_M, targets.values, targets.index_B]
+    assert [id(tensor) for tensor in batch.tensors()] == [id(tensor) for tensor in expected]
+
+
+def test_a_pinned_batch_has_every_tensor_pinned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: seen.append(tensor) or tensor.clone())
+    wave_BT = torch.arange(18.0).view(2, 9)
+    batch = Batch(wave_BT, wave_BT, Masks.of(bools("010", "001")), None, None, 6)
+    pinned = batch.pinned()
+    assert len(seen) == 3 and pinned.inputs is pinned.clean_inputs is not wave_BT and torch.equal(pinned.inputs, wave_BT)
 
 
 def test_a_batch_cannot_be_changed_in_place() -> None:

@@ -20,7 +20,7 @@ from recipes.objective_config import OBJECTIVES, Data2VecConfig, ObjectiveConfig
 from recipes.text import text_base, text_tiny
 
 
-def loop_settings(data: DataConfig) -> tuple[str | None, int, int, float]:
+def loop_settings(data: DataConfig) -> tuple[str | None, int, int | None, float]:
     return data.path, data.group_size, data.num_workers, data.max_bad_fraction
 
 
@@ -33,7 +33,7 @@ def test_text_has_no_groups_no_workers_and_nothing_undecodable() -> None:
 def test_other_modalities_set_what_the_loop_reads() -> None:
     assert loop_settings(SpeechDataConfig(path="/clips", group_size=4, num_workers=3, max_bad_fraction=0.5)) == ("/clips", 4, 3, 0.5)
     assert loop_settings(VisionDataConfig(path="/pictures", num_workers=3, max_bad_fraction=0.5)) == ("/pictures", 1, 3, 0.5)
-    assert loop_settings(SpeechDataConfig()) == (None, 8, 2, 0.01) and loop_settings(VisionDataConfig()) == (None, 1, 2, 0.01)
+    assert loop_settings(SpeechDataConfig()) == (None, 8, None, 0.01) and loop_settings(VisionDataConfig()) == (None, 1, None, 0.01)
 
 
 def test_data2vec_is_the_default_objective() -> None:

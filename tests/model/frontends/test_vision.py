@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from model.config import EncoderConfig
 from model.dropout import DropoutStream
 from model.frontends.config import VisionFrontendConfig
+from model.frontends.pixels import normalise
 from model.frontends.vision import VisionFrontend
 from model.init import Init
 from model.parallel import Parallel, init_parallel
@@ -51,6 +52,15 @@ def test_output_and_features_equal_the_published_architectures_within_1e_5(
     assert output.x_BSD.shape == (2, config.grid**2 + frontend.num_prefix_tokens, 16)
     torch.testing.assert_close(output.x_BSD, x_BSD, atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(output.features_BND, features_BND, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_are_read_as_the_normalised_pixels_that_they_stand_for(parallel: Parallel, dtype: torch.dtype) -> None:
+    frontend = build(parallel).to(dtype)
+    bytes_BCHW = torch.randint(0, 256, PIXELS_BCHW.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(6))
+    read, normalised = frontend(bytes_BCHW, MASK_BN, None), frontend(normalise(bytes_BCHW), MASK_BN, None)
+    torch.testing.assert_close(read.x_BSD, normalised.x_BSD, atol=0, rtol=0)
+    torch.testing.assert_close(read.features_BND, normalised.features_BND, atol=0, rtol=0)
 
 
 def test_cls_is_never_masked(parallel: Parallel) -> None:

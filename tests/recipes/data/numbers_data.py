@@ -60,7 +60,7 @@ def order_of(dataset: Numbers, *, seed: int = 1, batch: int = 8, group: int = 1,
 
 
 def open_loader(
-    dataset: Numbers, *, seed: int = 1, batch: int = 8, group: int = 1, micro: int = 2, rank: Row = (0, 1), **options: int
+    dataset: Numbers, *, seed: int = 1, batch: int = 8, group: int = 1, micro: int = 2, rank: Row = (0, 1), **options: Any
 ) -> Any:
     """Return a loader of the data set for the rank (dp_rank, dp_size). `batch`, `group`, `micro`: samples of an update, a group and a
     micro-batch. `options`: further arguments of UpdateLoader."""

@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from model.frontends.config import IMAGENET_MEAN, IMAGENET_STD
+from model.frontends.pixels import normalise
 from recipes.data.augment import FILL, check_augmentation, rand_augment, random_erase
-from recipes.data.images import IMAGENET_MEAN, IMAGENET_STD, normalise
+from recipes.data.images import pixels_of
 from recipes.errors import ConfigError
 from recipes.labelled_config import LabelledVisionDataConfig
 
@@ -32,11 +34,16 @@ def picture() -> Image.Image:
     return Image.fromarray(small).resize((48, 48), Image.Resampling.BILINEAR)
 
 
+def view_of(image: Image.Image) -> np.ndarray:
+    """The normalised picture (C, H, W)."""
+    return normalise(torch.from_numpy(pixels_of(image))).numpy()
+
+
 def both(seed: int) -> tuple[bytes, bytes]:
     """The bytes of a picture after RandAugment, and after erasing too."""
     rng = generator(seed)
     image = rand_augment(picture(), PUBLISHED, rng)
-    return image.tobytes(), random_erase(normalise(image), PUBLISHED, rng).tobytes()
+    return image.tobytes(), random_erase(view_of(image), PUBLISHED, rng).tobytes()
 
 
 @needs_torchvision
@@ -56,7 +63,7 @@ def test_changes_leave_the_generators_of_torch_alone(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     before = torch.get_rng_state()
     both(0)
-    random_erase(normalise(picture()), ERASED, generator())
+    random_erase(view_of(picture()), ERASED, generator())
     assert torch.equal(torch.get_rng_state(), before) and seeded == []
 
 
@@ -114,14 +121,14 @@ def test_the_random_numbers_that_follow_do_not_depend_on_what_is_switched_on() -
     following = []
     for data in (OFF, PUBLISHED, ERASED):
         rng = generator(5)
-        random_erase(normalise(rand_augment(picture(), data, rng)), data, rng)
+        random_erase(view_of(rand_augment(picture(), data, rng)), data, rng)
         following.append(rng.random())
     assert len(set(following)) == 1
 
 
 def test_without_augmentation_nothing_changes_and_torchvision_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     break_torchvision(monkeypatch, ImportError("No module named 'torchvision'"))
-    image, view_CHW = picture(), normalise(picture())
+    image, view_CHW = picture(), view_of(picture())
     check_augmentation(OFF)
     assert rand_augment(image, OFF, generator()) is image and random_erase(view_CHW, OFF, generator()) is view_CHW
 

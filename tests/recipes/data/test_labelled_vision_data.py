@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from model.frontends.pixels import normalise
 from recipes.config import Recipe
 from recipes.data.examples import ImageMaker
-from recipes.data.images import decode_image, normalise
+from recipes.data.images import decode_image, pixels_of
 from recipes.data.labelled_folder import load_split_of
 from recipes.data.labelled_vision_data import LabelledVisionDataset
 from recipes.data.mixing import class_shares
@@ -66,7 +67,7 @@ def test_without_crop_and_flip_a_training_image_is_the_whole_picture_resized(pre
     dataset = open_dataset(prepared, crop_scale=(1.0, 1.0), flip_prob=0.0)
     view = dataset.example(0, 0).view
     image = decode_image(dataset._media.read(int(dataset._items_N[0])))
-    assert np.array_equal(view, normalise(image.resize((32, 32), 3)))
+    assert np.array_equal(view, normalise(torch.from_numpy(pixels_of(image.resize((32, 32), 3)))))
 
 
 def test_mixed_pairs_do_not_depend_on_the_micro_batch_and_their_shares_are_smoothed(prepared: Path) -> None:

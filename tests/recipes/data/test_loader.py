@@ -70,6 +70,45 @@ def test_the_sequence_of_micro_batches_has_no_end_and_starts_at_any_update() -> 
     assert [part[0] for part in taken] == [position for update in range(7, 17) for position in order.positions(update)[2:]]
 
 
+def test_the_first_micro_batch_of_the_next_update_can_be_had_as_soon_as_it_is_built(build: Callable[..., UpdateLoader]) -> None:
+    loader = build()
+    assert loader.first_of(0) is None, "nothing is read before the first update"
+    loader.batches(0)
+    deadline = time.monotonic() + 20
+    while (first := loader.first_of(1)) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    assert loader.first_of(2) is None and loader.batches(1)[0].batch is first
+
+
+def test_a_next_update_that_cannot_be_read_has_no_first_micro_batch(build: Callable[..., UpdateLoader]) -> None:
+    class LaterBroken(Numbers):
+        def example(self, epoch: int, index: int, group: Row) -> Row:
+            if epoch:
+                raise ConfigError("damaged; fix it")
+            return super().example(epoch, index, group)
+
+    loader = build(LaterBroken(8))
+    loader.batches(0)
+    with pytest.raises(ConfigError, match="damaged"):
+        loader.batches(1)
+    assert loader.first_of(1) is None and loader.first_of(2) is None
+
+
+def test_on_a_cuda_device_the_background_thread_pins_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned: list[tuple[torch.device, str]] = []
+
+    def pin(batch: Batch, device: torch.device) -> Batch:
+        pinned.append((device, threading.current_thread().name))
+        return batch
+
+    monkeypatch.setattr("recipes.data.loader.pinned", pin)
+    loader = open_loader(Numbers(50), device=torch.device("cuda", 3))
+    loader.batches(0)
+    loader.close()
+    assert len(pinned) in (4, 8) and set(pinned) == {(torch.device("cuda", 3), "data_0")}
+
+
 def test_the_next_update_is_built_in_the_background() -> None:
     built: list[tuple[int, str]] = []
 

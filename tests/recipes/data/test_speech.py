@@ -102,6 +102,25 @@ def test_crops_are_at_most_max_seconds_and_a_part_of_the_normalised_recording(tr
     assert any(not np.array_equal(other, example.waveform) for other in others)
 
 
+@pytest.mark.parametrize("num_lengths", [1, 2, 5, 20])
+def test_rounded_crops_have_few_evenly_spaced_lengths_and_lose_less_than_one_gap(
+    train: SpeechDataset, clips: SpeechDataConfig, folder: Path, num_lengths: int
+) -> None:
+    rounded = open_split(replace(clips, num_lengths=num_lengths), folder)
+    shortest, longest = rounded._min_samples, 1600
+    gap = (longest - shortest) / max(1, num_lengths - 1)
+    allowed = {shortest + int(number * (longest - shortest) // max(1, num_lengths - 1)) for number in range(num_lengths)}
+    assert len(allowed) == num_lengths and (num_lengths == 1 or max(allowed) == longest)
+    found = set()
+    for index in range(len(train)):
+        example, exact = rounded.example(0, index, (index,)), train.example(0, index, (index,))
+        length = len(example.waveform)
+        found.add(length)
+        assert len(example.mask) == FRONTEND.num_frames(length)
+        assert 0 <= len(exact.waveform) - length < gap + 1 or num_lengths == 1
+    assert found <= allowed and (num_lengths > 5 or found == allowed), "20 lengths of 37 recordings: some have none"
+
+
 def test_an_example_is_a_function_of_seed_split_epoch_and_index(train: SpeechDataset, clips: SpeechDataConfig, folder: Path) -> None:
     group = (4, 5, 6, 7)
     mask_S = train.example(0, 5, group).mask

@@ -97,7 +97,7 @@ def test_an_example_is_the_pictures_view_and_a_block_mask_by_seed_split_epoch_an
     opened = open_prepared(prepared)
     for index in range(5):
         example = dataset.example(epoch, index, ALL)
-        assert example.image.shape == (3, 32, 32) and example.image.dtype == np.float32
+        assert example.image.shape == (3, 32, 32) and example.image.dtype == np.uint8
         assert example.mask.shape == (16,) and example.mask.dtype == bool and 1 <= example.mask.sum() <= 9
         image = decode_image(opened.media.read(int(opened.splits[split][index])))
         entropy = (seed, ["train", "valid"].index(split), epoch, index)
@@ -170,7 +170,7 @@ def test_an_epoch_reads_every_picture_once_in_a_random_order(dataset: VisionData
 def test_a_batch_holds_the_examples_and_its_numbers_agree(dataset: VisionDataset) -> None:
     examples = [dataset.example(0, index, ALL) for index in range(4)]
     batch = dataset.collate(examples)
-    assert batch.inputs is batch.clean_inputs and batch.inputs.shape == (4, 3, 32, 32) and batch.inputs.dtype == torch.float32
+    assert batch.inputs is batch.clean_inputs and batch.inputs.shape == (4, 3, 32, 32) and batch.inputs.dtype == torch.uint8
     assert batch.inputs.is_contiguous() and batch.masks.mask_BS.dtype == torch.bool and batch.masks.masked_index_M.dtype == torch.int64
     for row, example in enumerate(examples):
         np.testing.assert_array_equal(batch.inputs[row].numpy(), example.image)
@@ -200,7 +200,7 @@ def test_odd_pictures_are_read_and_bad_files_are_replaced_and_named(tmp_path: Pa
     assert len(dataset) == 9
     replaced: list[str] = []
     for index in range(9):
-        assert np.isfinite(dataset.example(0, index, ALL).image).all()
+        assert dataset.example(0, index, ALL).image.shape == (3, 32, 32)
         replaced += [Path(item.where).name for item in dataset.take_bad()]
     # sorted: cmyk empty grey palette pixel rgba sixteen text truncated; the last two are followed by cmyk again
     assert Counter(replaced) == {"empty.jpg": 1, "text.jpg": 1, "truncated.jpg": 2}

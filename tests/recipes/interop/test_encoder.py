@@ -16,6 +16,7 @@ import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import load_file
 
+from model.frontends.pixels import normalise
 from recipes.data.text import TextExample
 from recipes.errors import ConfigError
 from recipes.interop import load_encoder
@@ -79,6 +80,7 @@ def test_features_equal_those_of_transformers_on_the_same_weights_within_1e_5(mo
     for value in given:
         example = encoder.maker.make(value, **options).example
         inputs = encoder.maker.collate([example]).inputs
+        inputs = normalise(inputs) if modality == "vision" else inputs  # transformers reads normalised pixels
         with torch.no_grad():
             hidden = model(inputs, output_hidden_states=True).hidden_states
         features, prefix = encoder([value], **options), int(modality == "vision")

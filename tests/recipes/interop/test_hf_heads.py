@@ -13,6 +13,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from model.batch import Batch
+from model.frontends.pixels import normalise
 from recipes.data.examples import ImageMaker, SpeechMaker
 from recipes.data.labelled_text_reader import joined
 from recipes.data.text import TextExample, collate_text
@@ -108,8 +109,9 @@ def compare(name: str, folder: Path) -> Compared:
         batch = batch_of(recipe, value, run_dir)
         outputs = outputs_of(network, batch)
         key = {"text": "input_ids", "speech": "input_values", "vision": "pixel_values"}[recipe.modality]
+        inputs = normalise(batch.inputs) if recipe.modality == "vision" else batch.inputs  # transformers reads normalised pixels
         with torch.no_grad():
-            logits = model.eval()(**{key: batch.inputs}).logits
+            logits = model.eval()(**{key: inputs}).logits
         assert logits.shape == outputs.shape, (logits.shape, outputs.shape)
         differences.append(float((logits - outputs).abs().max()))
         ours += [tuple(one) for one in task.predictions(outputs, batch)]

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from model.frontends.pixels import normalise
 from recipes.data.audio import normalize
 from recipes.data.images import center_view
 from recipes.data.tokenizer import encode, find_tokenizer
@@ -65,7 +67,7 @@ def views(size: int, shape: tuple[int, int], folder: Path) -> tuple[np.ndarray, 
     loaded = AutoImageProcessor.from_pretrained(write(processor, folder))
     noise = np.random.default_rng(0).integers(0, 256, (shape[1] // 16, shape[0] // 16, 3), dtype=np.uint8)
     image = Image.fromarray(noise).resize(shape, Image.Resampling.BICUBIC)
-    return loaded([image], return_tensors="np")["pixel_values"][0], center_view(image, size), processor
+    return loaded([image], return_tensors="np")["pixel_values"][0], normalise(torch.from_numpy(center_view(image, size))).numpy(), processor
 
 
 @pytest.mark.parametrize(("size", "side"), [(224, 256), (112, 128), (96, 110)])

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from model.frontends.pixels import normalise
 from recipes.config import Recipe
 from recipes.ds_config import load_ds_config, resolve
 from tests.launching import tiny_recipe
@@ -91,7 +92,7 @@ class Fault:
             loaded = load(update)
             if update in self.updates:
                 number, batch = self.micro_batch, loaded[self.micro_batch].batch
-                spoiled = self._spoil(batch.inputs)
+                spoiled = self._spoil(normalise(batch.inputs))
                 loaded[number] = loaded[number]._replace(batch=replace(batch, inputs=spoiled, clean_inputs=spoiled))
             return loaded
 

@@ -10,7 +10,7 @@ from recipes.data.order import EpochOffset
 from recipes.errors import ConfigError
 from recipes.objective_config import ObjectiveConfig
 from recipes.train import loading
-from recipes.train.loading import build_loader, heldout_batches
+from recipes.train.loading import MOST_WORKERS, build_loader, cores_of_rank, default_workers, heldout_batches
 from tests.launching import tiny_recipe
 from tests.recipes.data.numbers_data import Numbers
 
@@ -55,3 +55,25 @@ def test_a_loader_that_begins_at_a_later_update_reads_what_the_first_one_reads_t
     assert [whole.positions(number) for number in (3, 4, 7)] == [later.positions(number) for number in (3, 4, 7)]
     whole.close()
     later.close()
+
+
+@pytest.mark.parametrize(("cores", "workers"), [(1, 1), (2, 1), (3, 1), (4, 2), (16, 14), (7.5, 5), (128, MOST_WORKERS)])
+def test_by_default_two_cores_of_a_rank_are_left_to_it(cores: float, workers: int) -> None:
+    assert default_workers(cores) == workers
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"),
+    [
+        ([("a", {0, 1, 2, 3})], [4]),
+        ([("a", {0, 1, 2, 3})] * 2 + [("b", {0, 1})], [2, 2, 2]),  # not bound: they share
+        ([("a", {0, 1}), ("a", {2, 3, 4})], [2, 3]),  # bound by the launcher
+    ],
+)
+def test_the_cores_of_a_node_are_divided_among_its_ranks_bound_or_not(
+    places: list[tuple[str, set[int]]], expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rank, (_, own) in enumerate(places):
+        world: Any = SimpleNamespace(rank=rank, hosts=[host for host, _ in places], gather=lambda value: places)
+        monkeypatch.setattr(loading.os, "sched_getaffinity", lambda pid, own=own: own)
+        assert cores_of_rank(world) == pytest.approx(expected[rank])

@@ -112,7 +112,11 @@ def test_what_helps_depends_on_the_phase_and_on_what_is_done_already(name: str, 
 
 
 def test_while_reading_data_the_first_remedy_is_fewer_processes() -> None:
-    for workers, first in ((4, "read with fewer processes (--set data.num_workers=2)"), (1, 'write "train_micro')):
+    for workers, first in (
+        (4, "read with fewer processes (--set data.num_workers=2)"),
+        (None, "read with fewer processes (--set data.num_workers=1)"),
+        (1, 'write "train_micro'),
+    ):
         recipe = tiny_recipe("speech", run__global_batch_size=12, data__num_workers=workers)
         assert next(remedies("data", recipe, config_of("zero3_cpu", 4), torch.device("cpu"))).startswith(first)
 
