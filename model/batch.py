@@ -33,6 +33,16 @@ class Masks:
 
 
 @dataclass(frozen=True)
+class Segments:
+    """Which samples share a row of one micro-batch. Positions attend within their own sample only. Padding forms a sample of its own."""
+
+    segment_BS: Tensor
+    """int32 (batch, sequence): number of the position's sample in its row, counted from 0; -1 at padding."""
+    position_BS: Tensor
+    """int64 (batch, sequence): place of the position in its sample, counted from 0 without padding; 0 at padding."""
+
+
+@dataclass(frozen=True)
 class Targets:
     """What a supervised loss compares the outputs with: a class, a number or a transcript for each sample."""
 
@@ -65,6 +75,8 @@ class Batch:
     """Positions of the micro-batch that are not padding: text tokens, frames or patches."""
     targets: Targets | None = None
     """Labels of the samples; None in pre-training."""
+    segments: Segments | None = None
+    """The samples of each row; None if a row is one sample."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch with its tensors on `device`."""
@@ -77,6 +89,6 @@ def _to(value: Any, device: torch.device, moved: dict[int, Tensor]) -> Any:
         if id(value) not in moved:
             moved[id(value)] = value.to(device, non_blocking=True)
         return moved[id(value)]
-    if isinstance(value, Batch | Masks | Targets):
+    if isinstance(value, Batch | Masks | Targets | Segments):
         return type(value)(**{item.name: _to(getattr(value, item.name), device, moved) for item in fields(value)})
     return value

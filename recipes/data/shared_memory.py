@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from model.batch import Batch, Masks
+from model.batch import Batch, Masks, Segments
 from recipes.errors import ConfigError
 from recipes.system.processes import WorkerLost
 
@@ -78,6 +78,6 @@ def bytes_of(value: Any) -> int:
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
-    elif isinstance(value, Batch | Masks):
+    elif isinstance(value, Batch | Masks | Segments):
         for item in fields(value):
             yield from _tensors(getattr(value, item.name))
