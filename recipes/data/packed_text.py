@@ -27,7 +27,7 @@ class PackedTextDataset:
         """`samples`: what is packed."""
         self.fingerprint, self.sequence_length = samples.fingerprint, samples.sequence_length
         self._samples = samples
-        self._plan = RowPlan(samples.lengths_N, samples.sequence_length)
+        self._plan = RowPlan(samples.lengths, samples.sequence_length)
         self._drawn: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:

@@ -41,7 +41,7 @@ class RowPlan:
         Shapes: (N,)."""
         shuffled_N = rng.permutation(len(self._lengths_N))
         members_N = np.empty_like(shuffled_N)
-        members_N[self._places_by_length_N] = shuffled_N[np.argsort(self._lengths_N[shuffled_N], kind="stable")]
+        members_N[self._places_by_length] = shuffled_N[np.argsort(self._lengths_N[shuffled_N], kind="stable")]
         return members_N
 
     def places(self, row: int) -> slice:
@@ -49,7 +49,7 @@ class RowPlan:
         return slice(int(self._first_R1[row]), int(self._first_R1[row + 1]))
 
     @cached_property
-    def _places_by_length_N(self) -> np.ndarray:
+    def _places_by_length(self) -> np.ndarray:
         parts = [np.tile(pattern.lengths, pattern.num_rows) for pattern in self._patterns]
         return np.argsort(np.concatenate([np.empty(0, dtype=np.int64), *parts]), kind="stable")
 

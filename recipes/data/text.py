@@ -54,7 +54,7 @@ class TextDataset:
         return len(self._samples_N2)
 
     @property
-    def lengths_N(self) -> np.ndarray:
+    def lengths(self) -> np.ndarray:
         """Tokens of each sample, `<s>` included. Shapes: (number of samples,)."""
         return self._samples_N2[:, 1] + 1
 

@@ -150,11 +150,16 @@ def _check_packing(recipe: Any) -> None:
     over_time = [norm for norm in (*recipe.teacher.layer_norms, *recipe.teacher.average_norms) if norm != "layer"]
     if recipe.data.break_mode != "complete_doc":
         raise ConfigError(
-            f"data.packing documents with data.break_mode {recipe.data.break_mode}: such rows are full already, and a sample has no document; "
+            f"data.packing documents with data.break_mode {recipe.data.break_mode}: its samples fill their rows and cross documents; "
             "use --set data.break_mode=complete_doc or --set data.packing=padded"
         )
     if over_time:
         raise ConfigError(
-            f"data.packing documents with targets normalised over time (teacher norm {over_time[0]}): the statistics would mix the samples of "
-            "a row; use --set teacher.layer_norms=layer --set teacher.average_norms= or --set data.packing=padded"
+            f"data.packing documents with targets normalised over time (teacher norm {over_time[0]}): its statistics would mix the samples "
+            "of a row; use --set teacher.layer_norms=layer --set teacher.average_norms= or --set data.packing=padded"
+        )
+    if recipe.model.block.drop_path:
+        raise ConfigError(
+            f"data.packing documents with model.block.drop_path {recipe.model.block.drop_path}: all samples of a row are dropped together; "
+            "use --set model.block.drop_path=0 or --set data.packing=padded"
         )

@@ -44,7 +44,7 @@ def test_an_epoch_has_every_sample_once_in_fewer_rows(samples: TextDataset, pack
     for epoch in range(3):
         rows = members(packed, epoch)
         assert sorted(member for row in rows for member in row) == list(range(len(samples)))
-        assert max(samples.lengths_N[row].sum() for row in rows) <= 32
+        assert max(samples.lengths[row].sum() for row in rows) <= 32
     assert len(packed) < 0.9 * len(samples)
 
 

@@ -43,11 +43,8 @@ def batches(recipe: Any) -> tuple[Batch, Batch, Tensor]:
     assert sum(len(row) > 2 for row in rows) and len(rows) == 5
     padded = collate_text(examples, CAPACITY, always_padded=True)
     masked_of = torch.split(torch.arange(padded.masks.num_masked), [int(example.mask.sum()) for example in examples])
-    return (
-        padded,
-        collate_rows([[examples[member] for member in row] for row in rows], CAPACITY),
-        torch.cat([masked_of[m] for m in members_N]),
-    )
+    packed = collate_rows([[examples[member] for member in row] for row in rows], CAPACITY)
+    return padded, packed, torch.cat([masked_of[member] for member in members_N])
 
 
 def compared(settings: tuple[str, ...]) -> dict[str, float]:
