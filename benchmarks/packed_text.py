@@ -6,7 +6,6 @@ python benchmarks/packed_text.py --recipe text_base --batch 4 --pairs 9 --json
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 import time
@@ -102,19 +101,11 @@ def measure(recipe: Recipe, folder: Path, args: argparse.Namespace) -> dict[str,
     world = join_world()
     objective = build_objective(recipe, config, init_parallel(1, world.device.type))
     batches, shares = zip(*(open_batches(recipe, folder, packing) for packing in PACKINGS), strict=True)
-    seconds: dict[str, list[float]] = {packing: [] for packing in PACKINGS}
+    measured: dict[str, list[tuple[float, float]]] = {packing: [] for packing in PACKINGS}
     for pair in islice(zip(*batches, strict=True), args.pairs + WARM_UP):
         for packing, batch in zip(PACKINGS, pair, strict=True):
-            seconds[packing].append(timed_update(objective, batch.to(world.device)))
-    positions = args.batch * recipe.data.sequence_length  # type: ignore[attr-defined]
-    rates = [share * positions / statistics.median(seconds[packing][WARM_UP:]) for packing, share in zip(PACKINGS, shares, strict=True)]
-    times = [np.array(seconds[packing][WARM_UP:]) for packing in PACKINGS]
-    result = {
-        "real_tokens_share": dict(zip(PACKINGS, shares, strict=True)),
-        "step_milliseconds": {packing: statistics.median(seconds[packing][WARM_UP:]) * 1e3 for packing in PACKINGS},
-        "real_tokens_per_second": dict(zip(PACKINGS, rates, strict=True)),
-        "ratio": rates[1] / rates[0],
-        "ratio_of_pairs": float(np.median(times[0] / times[1]) * shares[1] / shares[0]),
+            measured[packing].append(timed_update(objective, batch.to(world.device)))
+    result = figures(measured, dict(zip(PACKINGS, shares, strict=True)), args.batch * recipe.data.sequence_length) | {  # type: ignore[attr-defined]
         "pairs": args.pairs,
         "peak_memory_bytes": peak_memory_bytes(world.device),
         "device": torch.cuda.get_device_name() if world.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads",
@@ -123,6 +114,23 @@ def measure(recipe: Recipe, folder: Path, args: argparse.Namespace) -> dict[str,
     }
     leave_world()
     return result
+
+
+def figures(measured: dict[str, list[tuple[float, float]]], shares: dict[str, float], positions: int) -> dict[str, Any]:
+    """Return medians and ratios of the updates after the first WARM_UP. `measured`: seconds and processor seconds of each update. `shares`:
+    share of its `positions` that are no padding. Other work on the machine changes the processor seconds less than the seconds."""
+    times = {packing: np.array(rows[WARM_UP:]) for packing, rows in measured.items()}
+    rates = {packing: shares[packing] * positions / float(np.median(found[:, 0])) for packing, found in times.items()}
+    padded, packed = (times[packing] for packing in PACKINGS)
+    of_pairs = np.median(padded / packed, axis=0) * shares["documents"] / shares["padded"]
+    return {
+        "real_tokens_share": shares,
+        "step_milliseconds": {packing: float(np.median(found[:, 0])) * 1e3 for packing, found in times.items()},
+        "real_tokens_per_second": rates,
+        "ratio": rates["documents"] / rates["padded"],
+        "ratio_of_pairs": float(of_pairs[0]),
+        "processor_time_ratio_of_pairs": float(of_pairs[1]),
+    }
 
 
 def open_batches(recipe: Recipe, folder: Path, packing: str):
@@ -141,21 +149,21 @@ def open_batches(recipe: Recipe, folder: Path, packing: str):
     return batches, real / (len(train) * recipe.data.sequence_length)  # type: ignore[attr-defined]
 
 
-def timed_update(objective, batch) -> float:
-    """Run one update: forward of student and teacher, backward, optimizer, EMA. Return its seconds."""
+def timed_update(objective, batch) -> tuple[float, float]:
+    """Run one update: forward of student and teacher, backward, optimizer, EMA. Return its seconds, and those of all processors."""
     import torch
 
     from recipes.engine.update import backward, step
 
     is_cuda = torch.device(objective.student.device).type == "cuda"
-    start = time.perf_counter()
+    start, processors = time.perf_counter(), time.process_time()
     total = objective.count(batch)
     backward(objective.student, objective.forward(batch, total).loss, total, objective.parallel.dp_size)
     step(objective.student)
     objective.after_step(1)
     if is_cuda:
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - processors
 
 
 if __name__ == "__main__":
