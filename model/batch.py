@@ -34,6 +34,16 @@ class Masks:
 
 
 @dataclass(frozen=True)
+class Segments:
+    """Which samples share a row of one micro-batch. Positions attend within their own sample only. Padding forms a sample of its own."""
+
+    segment_BS: Tensor
+    """int32 (batch, sequence): number of the position's sample in its row, counted from 0; -1 at padding."""
+    position_BS: Tensor
+    """int64 (batch, sequence): place of the position in its sample, counted from 0 without padding; 0 at padding."""
+
+
+@dataclass(frozen=True)
 class Targets:
     """What a supervised loss compares the outputs with: a class, a number or a transcript for each sample."""
 
@@ -75,6 +85,8 @@ class Batch:
     """Labels of the samples; None in pre-training."""
     unfinished: "Unfinished | None" = None
     """What is left to do to the inputs on the device, before a network reads them; None: nothing."""
+    segments: Segments | None = None
+    """The samples of each row; None if a row is one sample."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch with its tensors on `device`. The copies of pinned tensors run on the current stream, and the host does not

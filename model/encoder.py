@@ -35,17 +35,23 @@ class Encoder(nn.Module):
         """True: a block keeps only its input for the backward, which runs the block again. That saves memory and changes no number."""
 
     def forward(
-        self, x_BSD: Tensor, padding_mask_BS: Tensor | None, bias_LHSS: Tensor | None, keep_from: int
+        self,
+        x_BSD: Tensor,
+        padding_mask_BS: Tensor | None,
+        bias_LHSS: Tensor | None,
+        keep_from: int,
+        *,
+        segment_BS: Tensor | None = None,
     ) -> tuple[Tensor, list[LayerOutput]]:
         """Run the blocks. Return the last block's output, with the final LayerNorm if pre-LN, and the outputs of the blocks from index
         `keep_from` on. A block that layer drop skips in training has no such output.
 
         Shapes: x and the first result (B, S, D) = (batch, sequence, channels), the outputs of single blocks (S, B, D). padding_mask (B,
         S) bool, True at padding. bias (L, heads, S, S) is added to the attention logits; L is 1 (the same for all blocks) or the number
-        of blocks.
+        of blocks. segment (B, S): number of each position's sample in its row, if rows hold several samples.
         """
         biases = [None] if bias_LHSS is None else bias_LHSS.to(x_BSD.dtype).unbind(0)
-        masks = [attention_mask(padding_mask_BS, bias_HSS) for bias_HSS in biases]
+        masks = [attention_mask(padding_mask_BS, bias_HSS, segment_BS) for bias_HSS in biases]
         x_SBD = x_BSD.transpose(0, 1).contiguous()  # the one place where the layout changes
         kept, run = [], _run_without_storing if self.recomputes and torch.is_grad_enabled() else _run
         for number, block in enumerate(self.layers):

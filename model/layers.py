@@ -32,17 +32,18 @@ class LayerOutput(NamedTuple):
     block_SBD: Tensor
 
 
-def attention_mask(padding_mask_BS: Tensor | None, bias_HSS: Tensor | None) -> Tensor | None:
+def attention_mask(padding_mask_BS: Tensor | None, bias_HSS: Tensor | None, segment_BS: Tensor | None = None) -> Tensor | None:
     """Return the `attn_mask` of scaled_dot_product_attention, from padding (True at padding) and a bias on the logits. Padding only:
-    bool, True at keys to attend to. With a bias: the bias, -inf at padded keys. Neither: None. A sample that is all padding attends
-    everywhere, to avoid NaN."""
-    if padding_mask_BS is None:
+    bool, True at keys to attend to, (B, 1, 1, S). With a bias: the bias, -inf at other keys. Neither: None. A sample that is all padding
+    attends everywhere, to avoid NaN. `segment_BS`: number of each position's sample in its row, -1 at padding (Segments); positions attend
+    to those with their number, so the bool mask is (B, 1, S, S)."""
+    if segment_BS is not None:
+        keep = (segment_BS[:, :, None] == segment_BS[:, None, :]).unsqueeze(1)
+    elif padding_mask_BS is not None:
+        keep = (~padding_mask_BS | padding_mask_BS.all(dim=1, keepdim=True))[:, None, None, :]
+    else:
         return None if bias_HSS is None else bias_HSS.unsqueeze(0)
-    keep_BS = ~padding_mask_BS | padding_mask_BS.all(dim=1, keepdim=True)
-    keep_B11S = keep_BS[:, None, None, :]
-    if bias_HSS is None:
-        return keep_B11S
-    return bias_HSS.unsqueeze(0).masked_fill(~keep_B11S, float("-inf"))
+    return keep if bias_HSS is None else bias_HSS.unsqueeze(0).masked_fill(~keep, float("-inf"))
 
 
 class Attention(nn.Module):

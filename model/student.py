@@ -37,7 +37,7 @@ class Student(nn.Module):
     def forward(self, batch: Batch) -> StudentOutput:
         """Read the masked input and return a prediction for each masked position."""
         num_layers = len(self.trunk.encoder.layers)
-        out = self.trunk(batch.inputs, batch.masks.mask_BS, batch.padding_mask_BS, keep_from=num_layers)
+        out = self.trunk(batch.inputs, batch.masks.mask_BS, batch.padding_mask_BS, keep_from=num_layers, segments=batch.segments)
         return StudentOutput(self.head(take_masked(out.x_BND, batch.masks.masked_index_M)), out.features_BND)
 
 

@@ -40,7 +40,9 @@ class Teacher(nn.Module):
         keep_from = len(self.trunk.encoder.layers) - self.config.average_top_k_layers
         if self.config.shares == "nothing":
             features_BND = None
-        out = self.trunk(batch.clean_inputs, None, batch.clean_padding_mask_BS, keep_from, features_BND=features_BND)
+        out = self.trunk(
+            batch.clean_inputs, None, batch.clean_padding_mask_BS, keep_from, features_BND=features_BND, segments=batch.segments
+        )
         return average_targets(out.layers, self.config)
 
 

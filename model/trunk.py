@@ -4,10 +4,11 @@ Shapes: B batch, S sequence, N positions of the sample itself (S without prefix 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from model.batch import Segments
 from model.config import EncoderConfig
 from model.dropout import DropoutStream
 from model.encoder import Encoder
@@ -21,20 +22,22 @@ FrontendBuilder = Callable[[EncoderConfig, Init, Parallel, DropoutStream], Front
 
 
 class EncoderInput(NamedTuple):
-    """What the Transformer blocks read: embedded tokens (B, S, D), padding mask (B, S) or None, and attention bias (L, H, S, S) or None.
-    B batch, S sequence, D channels, H local heads, L 1 or the number of blocks."""
+    """What the Transformer blocks read: embedded tokens (B, S, D), padding mask (B, S) or None, attention bias (L, H, S, S) or None, and
+    the number of each position's sample in its row (B, S) or None. B batch, S sequence, D channels, H local heads, L 1 or the number of
+    blocks."""
 
     x_BSD: Tensor
     padding_mask_BS: Tensor | None
     bias_LHSS: Tensor | None
+    segment_BS: Tensor | None = None
 
 
 class SelectAll(nn.Module):
     """Pass every embedded token to the encoder. It is a module (without parameters) so that a module that selects some can replace it."""
 
     def forward(self, front: FrontendOutput, mask_BN: Tensor | None, padding_mask_BN: Tensor | None) -> EncoderInput:
-        """Return all tokens of the front-end, its attention bias and the padding mask, unchanged. mask_BN is not used."""
-        return EncoderInput(front.x_BSD, padding_mask_BN, front.bias_LHSS)
+        """Return all tokens of the front-end, its attention bias and segments, and the padding mask, unchanged. mask_BN is not used."""
+        return EncoderInput(front.x_BSD, padding_mask_BN, front.bias_LHSS, front.segment_BS)
 
 
 class TrunkOutput(NamedTuple):
@@ -76,12 +79,15 @@ class Trunk(nn.Module):
         *,
         features_BND: Tensor | None = None,
         channel_mask_BD: Tensor | None = None,
+        segments: Segments | None = None,
     ) -> TrunkOutput:
         """Return the encoder's output and the outputs of its blocks from index `keep_from` on. mask_BN None: nothing is masked.
         `features_BND`, if given, is read instead of embedding `inputs`. Prefix tokens such as CLS take part in the attention and are
-        then cut off. `channel_mask_BD`: True at channels of the embedded input that are 0; only speech's front-end has such masks."""
-        masked_channels = {} if channel_mask_BD is None else {"channel_mask_BD": channel_mask_BD}
-        front, _, x_BSD, layers = self._run(inputs, mask_BN, padding_mask_BN, keep_from, features_BND, **masked_channels)
+        then cut off. `channel_mask_BD`: True at channels of the embedded input that are 0; only speech's front-end has such masks.
+        `segments`: the samples that share a row; only text's front-end reads them."""
+        optional = {"channel_mask_BD": channel_mask_BD, "segments": segments}
+        given = {name: value for name, value in optional.items() if value is not None}
+        front, _, x_BSD, layers = self._run(inputs, mask_BN, padding_mask_BN, keep_from, features_BND, **given)
         prefix = self.frontend.num_prefix_tokens
         own = [LayerOutput(layer.ffn_SBD[prefix:], layer.block_SBD[prefix:]) for layer in layers]
         return TrunkOutput(x_BSD[:, prefix:], own, front.features_BND)
@@ -102,10 +108,11 @@ class Trunk(nn.Module):
         padding_mask_BN: Tensor | None,
         keep_from: int,
         features_BND: Tensor | None,
-        **masked_channels: Tensor,
+        **given: Any,
     ) -> tuple[FrontendOutput, EncoderInput, Tensor, list[LayerOutput]]:
-        """Return the outputs of front-end and selection, then those of the encoder. Arguments as for forward()."""
-        front = self.frontend(inputs, mask_BN, padding_mask_BN, features_BND, **masked_channels)
+        """Return the outputs of front-end and selection, then those of the encoder. Arguments as for forward(). `given`: those that
+        only one front-end has."""
+        front = self.frontend(inputs, mask_BN, padding_mask_BN, features_BND, **given)
         chosen = self.select(front, mask_BN, padding_mask_BN)
-        x_BSD, layers = self.encoder(chosen.x_BSD, chosen.padding_mask_BS, chosen.bias_LHSS, keep_from)
+        x_BSD, layers = self.encoder(chosen.x_BSD, chosen.padding_mask_BS, chosen.bias_LHSS, keep_from, segment_BS=chosen.segment_BS)
         return front, chosen, x_BSD, layers

@@ -81,6 +81,10 @@ class TextDataConfig(DataConfig):
     break_mode: Literal["none", "complete_doc"] = "complete_doc"
     """none: the stream of tokens is cut every sequence_length - 1. complete_doc: a sample is made of whole lines of one document
     (published)."""
+    packing: Literal["padded", "documents"] = "padded"
+    """What a row of sequence_length tokens holds. padded: one sample, then padding (published). documents: as many samples as fit, which do
+    not attend to each other; a third less is computed where documents are short. run.global_batch_size then counts rows. It needs
+    break_mode complete_doc."""
     heldout_fraction: Annotated[float, PART] = 0.01
     """Share of the text that is not trained on and gives eval_loss."""
 

@@ -20,6 +20,8 @@ class FrontendOutput(NamedTuple):
     features_BND: Tensor | None = None
     """The embedded input before masking, without gradient, (batch, positions, channels). A teacher that shares the student's embedding
     reads it."""
+    segment_BS: Tensor | None = None
+    """Number of each position's sample in its row (Segments), if rows hold several samples."""
 
 
 class Frontend(nn.Module):

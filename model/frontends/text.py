@@ -6,6 +6,7 @@ Shapes: B batch, S sequence, D hidden, H local heads.
 import torch
 from torch import Tensor, nn
 
+from model.batch import Segments
 from model.config import EncoderConfig, Shares
 from model.dropout import Dropout, DropoutStream
 from model.frontends.config import TextFrontendConfig
@@ -42,20 +43,27 @@ class TextFrontend(Frontend):
         self.dropout = Dropout(encoder.hidden_dropout, stream, site=0)
 
     def forward(
-        self, ids_BS: Tensor, mask_BS: Tensor | None, padding_mask_BS: Tensor | None, features_BSD: Tensor | None = None
+        self,
+        ids_BS: Tensor,
+        mask_BS: Tensor | None,
+        padding_mask_BS: Tensor | None,
+        features_BSD: Tensor | None = None,
+        *,
+        segments: Segments | None = None,
     ) -> FrontendOutput:
         """Embed token ids. Return the encoder's input (batch, S, channels) and, with relative positions, the attention bias (1, local
         heads, S, S). mask_BS is not read, since masked positions have the id of `<mask>`. features_BSD must be None: student and teacher
-        read different ids."""
+        read different ids. `segments`: absolute positions start again at each sample of a row."""
         assert features_BSD is None
         x_BSD = self.tokens(ids_BS)
         if self.positions is not None:
-            x_BSD = x_BSD + self.positions(ids_BS.shape[1], padding_mask_BS)
+            x_BSD = x_BSD + self.positions(ids_BS.shape[1], padding_mask_BS, segments)
         x_BSD = self.dropout(self.norm(x_BSD))
         if padding_mask_BS is not None:
             x_BSD = x_BSD.masked_fill(padding_mask_BS.unsqueeze(-1), 0.0)
         bias_HSS = None if self.relative_bias is None else self.relative_bias(ids_BS.shape[1])
-        return FrontendOutput(x_BSD, None if bias_HSS is None else bias_HSS.unsqueeze(0))
+        bias_LHSS = None if bias_HSS is None else bias_HSS.unsqueeze(0)
+        return FrontendOutput(x_BSD, bias_LHSS, segment_BS=None if segments is None else segments.segment_BS)
 
     def shared_parameters(self, shares: Shares) -> set[str]:
         """Return the names of the parameters that the teacher copies: none if `shares` is "nothing", else all but the attention bias,
@@ -75,9 +83,12 @@ class PositionTable(nn.Module):
         init.at("weight").fill_normal(self.weight.data, std)
         self.weight.data[PAD] = 0
 
-    def forward(self, S: int, padding_mask_BS: Tensor | None) -> Tensor:
-        """Return the position embeddings of S positions: (S, channels) without padding, else (batch, S, channels). Those at padding are
-        0."""
+    def forward(self, S: int, padding_mask_BS: Tensor | None, segments: Segments | None = None) -> Tensor:
+        """Return the position embeddings of S positions: (S, channels) without padding and segments, else (batch, S, channels). Those at
+        padding are 0. Positions are counted from the start of the row, or from that of each sample in it (`segments`)."""
+        if segments is not None:
+            rows_BS = (segments.position_BS + PAD + 1).masked_fill(segments.segment_BS < 0, PAD)
+            return embedding(rows_BS, self.weight, padding_idx=PAD)
         if padding_mask_BS is None:
             return self.weight[PAD + 1 : PAD + 1 + S]
         keep_BS = ~padding_mask_BS

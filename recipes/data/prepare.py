@@ -37,6 +37,7 @@ from recipes.system.atomic_folder import atomic_folder
 
 USED_FOR: dict[str, Literal["always", "columns", "training"]] = {
     **dict.fromkeys(("path", "split", "tokenizer", "lowercase", "sequence_length", "break_mode", "heldout_fraction"), "always"),
+    "packing": "always",
     "text_column": "columns",
     **dict.fromkeys(("tokenizer_type", "tokenizer_sample_megabytes"), "training"),
 }
@@ -114,7 +115,8 @@ def _check_same_source(folder: Path, data: TextDataConfig) -> None:
     is_same_path = data.path is not None and str(Path(data.path).expanduser().resolve()) == prepared.source
     made_with = asdict(TextDataConfig()) | prepared.data
     for key, value in asdict(data).items():
-        is_settled = (key == "path" and is_same_path) or (key == "tokenizer" and value is not None)
+        # one folder serves both kinds of rows
+        is_settled = (key == "path" and is_same_path) or (key == "tokenizer" and value is not None) or key == "packing"
         if made_with[key] != value and not is_settled:
             raise DataMismatch(f"{folder}: prepared with data.{key} {made_with[key]}, now {value}; remove it or choose another place")
     if (look := compare_contents(folder)).changed:

@@ -47,10 +47,16 @@ class TextDataset:
         self._tokens = map_array(folder / "tokens.bin", prepared.dtype)
         self._samples_N2 = np.load(folder / f"{split}.npy", mmap_mode="r" if prepared.counts[f"{split}_samples"] else None)
         self._mask = mask
-        self._entropy = (seed, ("train", "valid").index(split))
+        self.entropy = (seed, ("train", "valid").index(split))
+        """Numbers with which every random draw of this split begins, before the epoch."""
 
     def __len__(self) -> int:
         return len(self._samples_N2)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each sample, `<s>` included. Shapes: (number of samples,)."""
+        return self._samples_N2[:, 1] + 1
 
     def order(self, rng: np.random.Generator) -> np.ndarray:
         """Return all indices, shuffled."""
@@ -66,7 +72,7 @@ class TextDataset:
         clean_T = np.empty(length + 1, dtype=np.int64)
         clean_T[0] = BOS
         clean_T[1:] = self._tokens[start : start + length]
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((*self._entropy, epoch, index))))
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((*self.entropy, epoch, index))))
         input_T, mask_T = token_mask(clean_T, self._mask, rng, vocab_size=self.vocab_size)
         return TextExample(clean_T, input_T, mask_T)
 

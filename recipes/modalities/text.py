@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from recipes.data.examples import TextMaker
     from recipes.data.items import Items
     from recipes.data.labelled import Labelled
+    from recipes.data.packed_text import PackedTextDataset
     from recipes.data.text import TextDataset
     from recipes.data.tokenizer import StoredTokenizer
 
@@ -46,8 +47,8 @@ class Text:
     cls_name = "<s>"
 
     def check(self, recipe: Any) -> None:
-        """Check a text recipe. Raises: ConfigError if masks leave no <mask> for the loss or are longer than a sample, or if a sample has
-        more tokens than the front-end has positions."""
+        """Check a text recipe. Raises: ConfigError if masks leave no <mask> for the loss or are longer than a sample, if a sample has more
+        tokens than the front-end has positions, or if something of the recipe has no exact counterpart in packed rows."""
         mask, frontend, data = recipe.mask, recipe.frontend, recipe.data
         if mask.leave_unmasked_prob + mask.random_token_prob >= 1 and not mask.loss_on_all_selected:
             raise ConfigError(
@@ -64,6 +65,8 @@ class Text:
                 f"frontend.max_positions {frontend.max_positions} is less than data.sequence_length {data.sequence_length}; "
                 f"use --set frontend.max_positions={data.sequence_length} or a shorter sequence"
             )
+        if data.packing == "documents":
+            _check_packing(recipe)
 
     def check_data(self, recipe: Any, path: Path) -> str:
         """If `path` is a prepared folder, check that it fits the recipe, and return "". Otherwise check that data.path names text, and
@@ -83,13 +86,17 @@ class Text:
 
         return prepare_text(recipe.data, recipe.frontend, out_dir, **options)
 
-    def open_data(self, recipe: Any, prepared: Path) -> "tuple[TextDataset, TextDataset]":
-        """Return (training samples, held-out samples) of a prepared folder. Raises: ConfigError if it is damaged."""
+    def open_data(self, recipe: Any, prepared: Path) -> "tuple[TextDataset, TextDataset] | tuple[PackedTextDataset, PackedTextDataset]":
+        """Return (training samples, held-out samples) of a prepared folder, or their packed rows. Raises: ConfigError if it is damaged."""
         from recipes.data.loader import EVAL_MASK_SEED
+        from recipes.data.packed_text import PackedTextDataset
         from recipes.data.text import TextDataset
 
         train = TextDataset(prepared, "train", mask=recipe.mask, seed=recipe.run.seed)
-        return train, TextDataset(prepared, "valid", mask=recipe.mask, seed=EVAL_MASK_SEED)
+        heldout = TextDataset(prepared, "valid", mask=recipe.mask, seed=EVAL_MASK_SEED)
+        if recipe.data.packing == "documents":
+            return PackedTextDataset(train), PackedTextDataset(heldout)
+        return train, heldout
 
     def values(self, recipe: Any, prepared: Path) -> Mapping[str, Any]:
         """Return {}: no setting follows from data without labels."""
@@ -136,3 +143,23 @@ class Text:
             clean_T = rng.integers(NUM_SPECIAL_TOKENS, vocab_size - MASK_TOKENS, length)
             examples.append(TextExample(clean_T, *token_mask(clean_T, recipe.mask, rng, vocab_size=vocab_size)))
         return collate_text(examples, length)
+
+
+def _check_packing(recipe: Any) -> None:
+    """Check that samples that share a row can be trained on as in rows of their own. Raises: ConfigError."""
+    over_time = [norm for norm in (*recipe.teacher.layer_norms, *recipe.teacher.average_norms) if norm != "layer"]
+    if recipe.data.break_mode != "complete_doc":
+        raise ConfigError(
+            f"data.packing documents with data.break_mode {recipe.data.break_mode}: its samples fill their rows and cross documents; "
+            "use --set data.break_mode=complete_doc or --set data.packing=padded"
+        )
+    if over_time:
+        raise ConfigError(
+            f"data.packing documents with targets normalised over time (teacher norm {over_time[0]}): its statistics would mix the samples "
+            "of a row; use --set teacher.layer_norms=layer --set teacher.average_norms= or --set data.packing=padded"
+        )
+    if recipe.model.block.drop_path:
+        raise ConfigError(
+            f"data.packing documents with model.block.drop_path {recipe.model.block.drop_path}: all samples of a row are dropped together; "
+            "use --set model.block.drop_path=0 or --set data.packing=padded"
+        )

@@ -109,6 +109,8 @@ class EvaluationStatistics:
         target_BSD, target_MD = result.target_BSD.double(), result.target_MD.double()
         B, S, D = target_BSD.shape
         position_M = batch.masks.masked_index_M % S
+        if batch.segments is not None:
+            position_M = batch.segments.position_BS.flatten()[batch.masks.masked_index_M]
         self._add("loss", result.loss)
         self._add("error", (target_MD - result.prediction_MD.double()).square().sum())
         self._add("square", target_MD.square().sum())
@@ -119,6 +121,8 @@ class EvaluationStatistics:
             keep_BS = ~batch.clean_padding_mask_BS
         target_ND, frontend_ND = target_BSD[keep_BS], frontend_BSD.double()[keep_BS]
         pair_BS = keep_BS[:, 1:] & keep_BS[:, :-1]
+        if batch.segments is not None:
+            pair_BS &= batch.segments.segment_BS[:, 1:] == batch.segments.segment_BS[:, :-1]
         self._add("count", keep_BS.sum())
         self._add("target_sum_D", target_ND.sum(0))
         self._add("target_outer_DD", target_ND.T @ target_ND)

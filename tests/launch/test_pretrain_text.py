@@ -5,10 +5,11 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.launching import PRETRAIN_TEXT, Running, contents, launch, overrides, refused, start, write_files
+from tests.launching import PRETRAIN_TEXT, Running, contents, launch, overrides, read_jsonl, refused, start, start_ranks, write_files
 from tests.made_up import write_book
 
 TEXT = b"one two three four five six seven\n" * 30
@@ -73,3 +74,36 @@ def test_after_a_kill_while_preparing_the_same_command_starts_over(tmp_path: Pat
     done = launch(PRETRAIN_TEXT, ["--data", "book.txt", *overrides()], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert not list(run.glob(".prepared.*")) and (run / "prepared" / "prepared.json").exists()
+
+
+def packed(steps: int) -> list[str]:
+    """Return the flags of a run whose rows hold several documents, with the published kinds of positions and norms."""
+    norms = {"teacher__layer_norms": "layer", "teacher__average_norms": ""}
+    kinds = {"data__packing": "documents", "data__break_mode": "complete_doc", "frontend__positions": "absolute"}
+    return overrides(
+        run__max_steps=steps, run__save_steps=3, run__eval_steps=3, run__eval_samples=64, data__heldout_fraction=0.2, **norms, **kinds
+    )
+
+
+def run_packed(tmp_path: Path, data: Path, name: str, *steps: int, ranks: int = 1) -> list[dict[str, Any]]:
+    """Return the logged numbers of a run that is launched once for each of `steps`, the updates at which it ends."""
+    for last in steps:
+        flags = ["--data", data, "--run-dir", tmp_path / name, *packed(last)]
+        for done in start_ranks(PRETRAIN_TEXT, flags, tmp_path, ranks).wait():
+            assert (done.returncode, done.stderr) == (0, "")
+    rows = read_jsonl(tmp_path / name / "metrics.jsonl")
+    names = ("loss", "grad_norm", "target_std", "masked_fraction", "tokens", "samples", "eval_loss")
+    return [{key: value for key, value in row.items() if key in names} for row in rows]
+
+
+def test_packed_rows_train_and_resume_with_the_same_numbers(tmp_path: Path, tiny_text: Path) -> None:
+    whole = run_packed(tmp_path, tiny_text, "whole", 6)
+    assert run_packed(tmp_path, tmp_path / "whole" / "prepared", "parts", 3, 6) == whole
+    assert len(whole) == 6 and whole[-1]["tokens"] > 0.95 * 6 * 8 * 32, "hardly any padding"
+
+
+@pytest.mark.slow
+def test_packed_rows_train_on_two_ranks_as_on_one_within_1e_5(tmp_path: Path, tiny_text: Path) -> None:
+    alone = run_packed(tmp_path, tiny_text, "alone", 6)
+    for one, other in zip(alone, run_packed(tmp_path, tmp_path / "alone" / "prepared", "shared", 6, ranks=2), strict=True):
+        assert other == pytest.approx(one, rel=1e-5)

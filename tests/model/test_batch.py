@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.batch import Batch, Masks, Targets
+from model.batch import Batch, Masks, Segments, Targets
 from tests.model.reference import bools, make_batch
 
 CLEAN_BS = torch.arange(10).view(2, 5) % 6 + 4
@@ -38,13 +38,22 @@ def test_to_moves_every_tensor_and_nothing_else() -> None:
     assert (moved.num_tokens, moved.masks.num_masked) == (9, 4)
 
 
-def test_to_moves_targets_and_masks_of_channels() -> None:
+def test_to_moves_targets_segments_and_masks_of_channels() -> None:
     mask_BS, channel_mask_BD = bools("010", "001"), bools("0110", "0000")
     targets = Targets(torch.tensor([[1, 2], [3, 0]]), torch.tensor([4, -1]), torch.tensor([2, 1]))
     masks = replace(Masks.of(mask_BS), channel_mask_BD=channel_mask_BD)
-    batch = Batch(torch.zeros(2, 9), torch.zeros(2, 9), masks, None, None, 6, targets)
+    segments = Segments(torch.zeros(2, 9, dtype=torch.int32), torch.zeros(2, 9, dtype=torch.int64))
+    batch = Batch(torch.zeros(2, 9), torch.zeros(2, 9), masks, None, None, 6, targets, segments)
     moved = batch.to(torch.device("meta"))
-    for name in ("targets.values", "targets.index_B", "targets.lengths_B", "masks.channel_mask_BD"):
+    names = (
+        "targets.values",
+        "targets.index_B",
+        "targets.lengths_B",
+        "masks.channel_mask_BD",
+        "segments.segment_BS",
+        "segments.position_BS",
+    )
+    for name in names:
         before, after = attrgetter(name)(batch), attrgetter(name)(moved)
         assert (after.device.type, after.shape, after.dtype) == ("meta", before.shape, before.dtype), name
     assert make_batch(CLEAN_BS, bools("01101", "00001")).to(torch.device("meta")).targets is None

@@ -151,6 +151,19 @@ def test_attention_mask_adds_the_bias_at_real_keys_only() -> None:
 
 
 @pytest.mark.parametrize("with_bias", [False, True])
+def test_the_samples_of_a_row_attend_within_themselves_and_so_does_padding(with_bias: bool) -> None:
+    bias_HSS = random_x(2, 4, D=4) if with_bias else None
+    segment_BS = torch.tensor([[0, 0, 1, -1], [0, -1, -1, 0]], dtype=torch.int32)
+    mask = attention_mask(segment_BS < 0, bias_HSS, segment_BS)
+    assert mask is not None and mask.shape == ((2, 2, 4, 4) if with_bias else (2, 1, 4, 4))
+    expected_BSS = torch.stack([bools("1100", "1100", "0010", "0001"), bools("1001", "0110", "0110", "1001")])
+    kept = mask[:, 0] if bias_HSS is None else mask.isfinite().all(1)
+    assert torch.equal(kept, expected_BSS)
+    if bias_HSS is not None:
+        assert torch.equal(mask.nan_to_num(neginf=0), bias_HSS * expected_BSS[:, None])
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
 def test_a_row_that_is_all_padding_attends_everywhere(with_bias: bool) -> None:
     bias_HSS = random_x(2, 3, D=3) if with_bias else None
     mask = attention_mask(bools("111", "110"), bias_HSS)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.batch import Segments
 from model.config import EncoderConfig
 from model.dropout import DropoutStream
 from model.frontends.config import SpeechFrontendConfig
@@ -180,6 +181,20 @@ def test_masked_channels_are_passed_to_the_front_end(parallel: Parallel) -> None
     expected_BSD, _ = trunk.encoder(front.x_BSD, None, None, 0)
     torch.testing.assert_close(trunk(waves_BT, None, None, 0, channel_mask_BD=masked_BD).x_BND, expected_BSD, atol=0, rtol=0)
     assert not torch.allclose(trunk(waves_BT, None, None, 0).x_BND, expected_BSD)
+
+
+@pytest.mark.parametrize("positions", ["absolute", "relative"])
+def test_texts_that_share_a_row_are_as_in_rows_of_their_own_within_1e_5(parallel: Parallel, positions: str) -> None:
+    trunk: Trunk = build_student(parallel, positions=positions).trunk
+    ids_BS, padding_BS = torch.tensor([[5, 6, 7, 8, 9, PAD]]), bools("000001")
+    segments = Segments(torch.tensor([[0, 0, 0, 1, 1, -1]], dtype=torch.int32), torch.tensor([[0, 1, 2, 0, 1, 0]]))
+    packed = trunk(ids_BS, None, padding_BS, keep_from=0, segments=segments)
+    for own in (slice(0, 3), slice(3, 5)):
+        alone = trunk(ids_BS[:, own], None, None, keep_from=0)
+        torch.testing.assert_close(packed.x_BND[:, own], alone.x_BND, atol=1e-5, rtol=1e-5)
+        for layer, expected in zip(packed.layers, alone.layers, strict=True):
+            torch.testing.assert_close(layer.ffn_SBD[own], expected.ffn_SBD, atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(trunk(ids_BS, None, padding_BS, keep_from=0).x_BND[:, 3:5], alone.x_BND, atol=1e-3)
 
 
 def test_the_final_norm_can_be_skipped(parallel: Parallel) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model.batch import Segments
 from model.config import EncoderConfig
 from model.dropout import DropoutStream
 from model.frontends.config import TextFrontendConfig
@@ -49,6 +50,11 @@ def test_first_token_has_row_2_and_the_table_two_rows_more_than_positions() -> N
 )
 def test_padding_is_skipped_by_a_cumulative_count(row: str, numbers: list[int]) -> None:
     assert numbered_table()(5, bools(row))[0, :, 0].tolist() == numbers
+
+
+def test_positions_start_again_at_each_sample_of_a_row_and_padding_has_none() -> None:
+    segments = Segments(torch.tensor([[0, 0, -1, 0, 1, 1, 2, -1]]), torch.tensor([[0, 1, 0, 2, 0, 1, 0, 0]]))
+    assert numbered_table()(8, segments.segment_BS < 0, segments)[0, :, 0].tolist() == [2, 3, 1, 4, 2, 3, 2, 1]
 
 
 def test_a_mask_without_padding_is_the_same_as_none() -> None:

@@ -5,12 +5,13 @@ import shutil
 import signal
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from model.batch import Batch, Masks
+from model.batch import Batch, Masks, Segments
 from recipes.data.shared_memory import SharedMemory, bytes_of, worker_errors_as_config_errors
 from recipes.errors import ConfigError
 from recipes.system.processes import WorkerLost
@@ -30,6 +31,8 @@ def pictures(count: int) -> Batch:
 def test_a_tensor_that_occurs_twice_counts_once() -> None:
     assert bytes_of(pictures(2)) == 2 * (40_000 + 100)
     assert bytes_of(pictures(2)) == bytes_of(Batch(*[pictures(2).inputs] * 2, pictures(2).masks, None, None, 0))
+    segments = Segments(torch.zeros(2, 5, dtype=torch.int32), torch.zeros(2, 5, dtype=torch.int64))
+    assert bytes_of(replace(pictures(2), segments=segments)) == 2 * (40_000 + 100) + 2 * 5 * (4 + 8)
 
 
 def room(monkeypatch: pytest.MonkeyPatch, free: int, ranks: int) -> SharedMemory:
