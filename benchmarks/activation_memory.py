@@ -1,5 +1,5 @@
-"""Measures the bytes of the activations of one micro-batch, forward and backward, beside the estimate of recipes/plan/activations.py. On the
-CPU the allocator's records count, on CUDA torch.cuda.max_memory_allocated.
+"""Measures the bytes of the activations of one micro-batch, forward and backward, beside the estimate of recipes/plan/activations.py.
+On the CPU the allocator's records count, on CUDA torch.cuda.max_memory_allocated.
 
 python benchmarks/activation_memory.py --json
 python benchmarks/activation_memory.py --recipe text_base --batch 4 --length 512 --precision bf16 --recompute
@@ -119,6 +119,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     args = parser.parse_args()
     quiet_libraries()
+    torch.set_num_threads(1)  # the bytes do not depend on it, and this process may share its cores
     named = Case(args.recipe or "", args.batch, args.length, args.dropout, args.precision, args.recompute)
     for case in [named] if args.recipe else CASES:
         row = compare(case)

@@ -1,9 +1,10 @@
-"""Bytes of the activations of the Transformer blocks, tensor by tensor. Torch-free arithmetic, to be changed with model/layers.py. The parts of
-the front-ends: model/frontends/config.py. The sum over a micro-batch: recipes/plan/activations.py.
+"""Bytes of the activations of the Transformer blocks and of speech's extractor, tensor by tensor. Torch-free arithmetic, which changes with
+model/layers.py and model/frontends/speech.py. Front-ends: model/frontends/config.py. The sum: recipes/plan/activations.py.
 
-All numbers are bytes for each position and rank. D hidden, F ffn, H heads, S sequence.
+All numbers are bytes for each position (for the extractor: for each frame) and rank. D hidden, F ffn, H heads, S sequence.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.config import EncoderConfig
@@ -99,7 +100,20 @@ def block_backward_bytes(config: EncoderConfig, storage: Storage, sequence_lengt
     pairs = config.num_attention_heads / storage.tp_size * sequence_length
     return {
         "gradients of the block's output and of the sum": 2 * D * value,
-        "gradients of the activation and of fc1": 2 * F * value,
+        # fc2's backward frees its input before the backward of the activation makes its own result
+        "gradient of the activation": F * value,
         # the kernel that adds a learned bias returns its gradient for every sample
         "gradient of the attention bias": pairs * value * (has_bias and storage.on_gpu),
+    }
+
+
+def extractor_bytes(channels: int, rates: Sequence[int], value_bytes: int, *, num_norms: int, has_exact_norm: bool) -> TensorBytes:
+    """Return what the strided convolutions of speech keep. `rates`: outputs of each convolution for one frame. `num_norms`: how many of
+    them, from the first on, have a norm. `has_exact_norm`: the first norm takes its statistics over a recording's own samples."""
+    outputs = channels * sum(rates)
+    return {
+        "outputs of the strided convolutions, input of norm or GELU": outputs * value_bytes,
+        "outputs of the extractor's norms, input of GELU": channels * sum(rates[:num_norms]) * value_bytes,
+        "inputs of the strided convolutions but the first": (outputs - channels * rates[-1]) * value_bytes,
+        "the exact norm's centred values, their squares' input and quotient": 3 * channels * rates[0] * 4 * has_exact_norm,  # float32
     }

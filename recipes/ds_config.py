@@ -16,6 +16,8 @@ from recipes.errors import ConfigError
 
 SHIPPED = Path(__file__).resolve().parents[1] / "ds_configs"
 LARGEST_AUTO_MICRO_BATCH = 16
+"""Most samples of an automatic micro-batch where the memory of the device is not considered. On a CPU larger ones gain nothing: its
+products run at their full rate from a few samples on, and larger activations leave its caches."""
 MAX_DEPTH = 100
 OWN_DEPTH = 3
 """Levels of objects that the keys of a ds_config have."""
@@ -45,6 +47,10 @@ class EngineConfig:
     batch: BatchPlan
     recomputes_activations: bool = False
     """True if the backward runs the Transformer blocks again instead of reading their stored activations."""
+    has_auto_micro_batch: bool = False
+    """True if the ds_config leaves the size of the micro-batch open ("auto")."""
+    largest_micro_batch: int | None = None
+    """Samples of the largest micro-batch that fits this rank's memory by the estimate (recipes/plan/fit.py); None: not estimated."""
 
     @property
     def precision(self) -> str:
@@ -131,9 +137,23 @@ def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int,
     _check_topology(recipe, tp_size, world_size)
     if local_size is not None and world_size > local_size and not across_nodes:
         _check_nodes(tp_size, local_size)
-    batch = plan_batch(recipe, content.get("train_micro_batch_size_per_gpu", "auto"), tp_size, world_size)
+    micro = content.get("train_micro_batch_size_per_gpu", "auto")
+    batch = replace(plan_batch(recipe, micro, tp_size, world_size), tp_across_nodes=across_nodes)
     recomputes = content.get("activation_checkpointing", {}).get("enabled", False)
-    return EngineConfig(path, _for_deepspeed(recipe, content, batch), replace(batch, tp_across_nodes=across_nodes), recomputes)
+    return EngineConfig(path, _for_deepspeed(recipe, content, batch), batch, recomputes, has_auto_micro_batch=micro == "auto")
+
+
+def with_micro_batch(recipe: Recipe, config: EngineConfig, micro: int) -> EngineConfig:
+    """Return the same configuration with micro-batches of `micro` samples. Raises: ConfigError if that does not divide."""
+    before = config.batch
+    batch = replace(plan_batch(recipe, micro, before.tp_size, before.world_size), tp_across_nodes=before.tp_across_nodes)
+    sizes = {"train_micro_batch_size_per_gpu": batch.micro_batch_size, "gradient_accumulation_steps": batch.accumulation_steps}
+    return replace(config, batch=batch, deepspeed=config.deepspeed | sizes)
+
+
+def possible_micro_batches(recipe: Recipe, dp_size: int) -> list[int]:
+    """Return the sizes that a micro-batch may have on `dp_size` data-parallel ranks, ascending."""
+    return _micro_batches(recipe.run.global_batch_size // dp_size, recipe.data.group_size, recipe.data.has_whole_groups)
 
 
 def _for_deepspeed(recipe: Recipe, content: dict[str, Any], batch: BatchPlan) -> dict[str, Any]:
@@ -153,7 +173,8 @@ def _for_deepspeed(recipe: Recipe, content: dict[str, Any], batch: BatchPlan) ->
 
 def plan_batch(recipe: Recipe, micro: int | str, tp_size: int, world_size: int) -> BatchPlan:
     """Return how the global batch is split over `world_size` ranks into micro-batches of `micro` samples. "auto": the largest size, at
-    most 16, that divides each rank's samples and fits groups of data.group_size samples. Device memory is not considered.
+    most 16, that divides each rank's samples and fits groups of data.group_size samples. Device memory is not considered;
+    recipes/plan/fit.py does.
 
     Raises: ConfigError with sizes that would divide.
     """

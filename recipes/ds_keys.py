@@ -71,7 +71,8 @@ LARGEST_BUCKET = 2**31 - 1
 _TOP = {
     "train_batch_size": _owned("run.global_batch_size", "Samples of one update."),
     "train_micro_batch_size_per_gpu": Key('a positive whole number or "auto"', _whole(1, 2**20).fits).about(
-        '"auto"', 'Samples of one forward on one rank. "auto": the largest divisor of the rank\'s share up to 16.'
+        '"auto"',
+        'Samples of one forward on one rank. "auto": the largest divisor of the rank\'s share that fits its GPU; on a CPU at most 16.',
     ),
     "gradient_clipping": _owned("optim.clip_norm", "Largest global gradient norm."),
     "communication_data_type": DTYPES.about("the dtype of the forward", "Dtype in which gradients are reduced."),

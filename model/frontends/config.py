@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from model.activations import STATISTIC_BYTES, Storage, TensorBytes
+from model.activations import STATISTIC_BYTES, Storage, TensorBytes, extractor_bytes
 from model.bounds import at_least
 from model.config import EncoderConfig
 
@@ -46,6 +46,10 @@ class FrontendConfig:
     def bias_bytes(self, encoder: EncoderConfig, storage: Storage, sequence_length: int) -> TensorBytes:
         """Return the tensors of a learned bias on the attention logits, in bytes for each micro-batch; {} if there is none."""
         return {}
+
+    def table_size(self, encoder: EncoderConfig) -> int:
+        """Return the numbers in a table of embeddings, whose gradient is made as one tensor at the end of the backward; 0 without one."""
+        return 0
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,10 @@ class TextFrontendConfig(FrontendConfig):
             "mean and deviation of the norm": 2 * STATISTIC_BYTES,
             "dropout mask of the input": D * storage.mask_bytes * (encoder.hidden_dropout > 0),
         }
+
+    def table_size(self, encoder: EncoderConfig) -> int:
+        """Return the numbers in the table of tokens."""
+        return self.padded_vocab_size * encoder.hidden_size
 
     def bias_bytes(self, encoder: EncoderConfig, storage: Storage, sequence_length: int) -> TensorBytes:
         """Return the bias and its index if positions are relative, in bytes for each micro-batch."""
@@ -198,9 +206,13 @@ class SpeechFrontendConfig(FrontendConfig):
     def activation_bytes(self, encoder: EncoderConfig, storage: Storage, *, freezes_features: bool) -> TensorBytes:
         """Return what extractor, projection and positional convolutions keep, in bytes for each frame."""
         D, value = encoder.hidden_size, storage.value_bytes
+        rates = [math.prod(self.conv_strides[number + 1 :]) for number in range(len(self.conv_strides))]
+        num_norms = len(rates) if self.extractor_norm == "layer" else 1
+        exact = self.exact_statistics and self.extractor_norm == "group"
         single = self.pos_conv_depth == 1  # which has no norm
         return {
-            **({} if freezes_features else self._extractor_bytes(value)),
+            **({} if freezes_features else {"waveform": self.stride * value}),
+            **({} if freezes_features else extractor_bytes(self.conv_dim, rates, value, num_norms=num_norms, has_exact_norm=exact)),
             "output of the extractor": self.conv_dim * value,
             "input of the projection": self.conv_dim * value,
             "features, which the teacher may read": D * value,
@@ -209,23 +221,6 @@ class SpeechFrontendConfig(FrontendConfig):
             "their norms": 0 if single else self.pos_conv_depth * D * value,
             "sum of features and positions": D * value * (not encoder.block.normalize_before),
             "dropout mask of the input": D * storage.mask_bytes * (encoder.hidden_dropout > 0),
-        }
-
-    def _extractor_bytes(self, value: int) -> TensorBytes:
-        """Return what the strided convolutions keep, in bytes for each frame. A convolution has the fewer outputs the later it is."""
-        rates, rate = [], self.stride
-        for stride in self.conv_strides:
-            rate //= stride
-            rates.append(rate)
-        outputs = self.conv_dim * sum(rates)
-        normed = self.conv_dim * (sum(rates) if self.extractor_norm == "layer" else rates[0])
-        wide = 3 * self.conv_dim * rates[0] * 4 if self.extractor_norm == "group" and self.exact_statistics else 0
-        return {
-            "waveform": self.stride * value,
-            "outputs of the strided convolutions, input of norm or GELU": outputs * value,
-            "outputs of the extractor's norms, input of GELU": normed * value,
-            "inputs of the strided convolutions but the first": (outputs - self.conv_dim * rates[-1]) * value,
-            "the exact group norm in float32": wide,
         }
 
 

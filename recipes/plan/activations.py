@@ -1,5 +1,5 @@
-"""Bytes of the activations of one micro-batch on one rank: what the student keeps from its forward to its backward, and what is needed beside
-it at the worst moment. Torch-free arithmetic from the recipe's sizes. Weights, gradients and optimizer: recipes/plan/size.py.
+"""Bytes of the activations of one micro-batch on one rank: what the student keeps from its forward to its backward, and what is needed
+beside it at the worst moment. Torch-free arithmetic from the recipe's sizes. Weights, gradients and optimizer: recipes/plan/size.py.
 
 benchmarks/activation_memory.py compares the estimate with measured bytes. Memory that kernels take for themselves is not counted.
 """
@@ -17,19 +17,22 @@ Parts = dict[str, float]
 
 
 class Activations(NamedTuple):
-    """Bytes of one micro-batch on one rank, by tensor. Of the last two only the larger is needed at a time."""
+    """Bytes of one micro-batch on one rank, by tensor, at three moments. The one that needs most counts."""
 
     kept: Parts
     """What the student keeps from its forward to its backward."""
     further: Parts
     """What further networks, such as a teacher, need after the student's forward."""
     backward: Parts
-    """What the first block of the backward needs."""
+    """What the first block of the backward needs beside `kept`."""
+    ending: Parts
+    """What is alive at the end of the backward, when the blocks have freed what they kept."""
 
     @property
     def total(self) -> int:
         """Bytes at the worst moment."""
-        return round(sum(self.kept.values()) + max(sum(self.further.values()), sum(self.backward.values())))
+        kept, *others = (sum(parts.values()) for parts in self)
+        return round(max(kept + others[0], kept + others[1], others[2]))
 
 
 def activation_bytes(
@@ -44,24 +47,26 @@ def activation_bytes(
     own = frontend.tokens_per_sample(recipe.data.longest_sample if length is None else length)
     positions = Positions(micro_batch_size, own, frontend.num_prefix_tokens)
     S = own + frontend.num_prefix_tokens
-    bias = frontend.bias_bytes(model, storage, S)
+    bias, width = frontend.bias_bytes(model, storage, S), model.hidden_size * storage.value_bytes
     block = _of_all(block_bytes(model, storage, S, bool(bias)), positions.total, "of a block: ")
     backward = _of_all(block_backward_bytes(model, storage, S, bool(bias)), positions.total, "")
-    width = model.hidden_size * storage.value_bytes
-    kept = objective.head_bytes(recipe, storage, positions)
+    kept, ending = objective.head_bytes(recipe, storage, positions), Parts()
     if objective.trains("trunk"):
         freezes = not objective.trains("features")
-        kept |= _of_all(frontend.activation_bytes(model, storage, freezes_features=freezes), positions.num_samples * own, "") | bias
+        front = _of_all(frontend.activation_bytes(model, storage, freezes_features=freezes), positions.num_samples * own, "") | bias
+        table = frontend.table_size(model) / storage.tp_size * storage.value_bytes
+        ending = front | {"gradient of the table of embeddings": table, "gradient of the embedded input": positions.total * width}
+        kept |= front
         kept["input of the final norm"] = positions.total * width * model.block.normalize_before
         if recomputes:
             kept["inputs of the blocks"] = model.num_layers * positions.total * width
             backward |= block
         else:
             kept |= {name: model.num_layers * size for name, size in block.items()}
-    # the targets of all positions, and their copies and the predictions' at the masked ones, in float32
+    # float32: the targets of all positions, and at the masked ones those and the predictions
     targets = objective.num_teachers * positions.num_samples * own * model.hidden_size * 4
-    backward["targets"] = targets * (1 + 3 * recipe.mask.largest_share(own))
-    return Activations(kept, objective.further_forward_bytes(recipe, storage, positions), backward)
+    backward["targets and predictions"] = targets * (1 + 2 * recipe.mask.largest_share(own))
+    return Activations(kept, objective.further_forward_bytes(recipe, storage, positions), backward, ending)
 
 
 def _of_all(parts: Parts, num_positions: int, prefix: str) -> Parts:

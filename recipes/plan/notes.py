@@ -17,7 +17,7 @@ def notes(recipe: Recipe, named: Recipe, config: EngineConfig, num_ranks: int, n
 def _batch(recipe: Recipe, config: EngineConfig) -> Iterator[str]:
     total, dp_size = recipe.run.global_batch_size, config.batch.dp_size
     share = total // dp_size
-    largest = max(n for n in range(1, LARGEST_AUTO_MICRO_BATCH + 1) if share % n == 0)
+    largest = max(config.batch.micro_batch_size, *(n for n in range(1, LARGEST_AUTO_MICRO_BATCH + 1) if share % n == 0))
     if 4 * largest <= min(share, LARGEST_AUTO_MICRO_BATCH):
         step = dp_size * math.lcm(LARGEST_AUTO_MICRO_BATCH, recipe.data.group_size)
         yield (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from recipes.check import changed_recipe, named_recipe
 from recipes.cluster.command import exit_code_of
+from recipes.cluster.device_memory import rank_memory
 from recipes.cluster.environment import (
     is_first_rank,
     is_simulated_world,
@@ -25,6 +26,7 @@ from recipes.config import Recipe
 from recipes.ds_config import SHIPPED, EngineConfig, find_ds_config, load_ds_config, resolve
 from recipes.errors import ConfigError, LocalError
 from recipes.modalities.registry import source_of
+from recipes.plan.fit import DeviceMemory, fit_micro_batch, memory_line
 from recipes.plan.notes import notes as notes_on
 from recipes.plan.size import parameter_line, state_bytes
 from recipes.reference import help_set
@@ -32,6 +34,7 @@ from recipes.settings import recipe_to_dict, settable
 from recipes.suggestions import unknown_flag
 from recipes.system.columns import terminal_columns
 from recipes.train.from_data import with_stored_values
+from recipes.train.micro_batch import kept_micro_batch
 from recipes.train.probe import ProbeSource
 from recipes.train.resume import check_same_recipe, has_updates
 from recipes.values import name_argument, path_argument
@@ -88,7 +91,7 @@ def train_command(
         if args.help_set is not None:
             print(help_set(named, args.help_set, terminal_columns() or HELP_COLUMNS))
             return 0
-        recipe, config = _resolve(args, named)
+        recipe, config, memory = _resolve(args, named)
         probed = _check_probe(recipe, probes)
     except ConfigError as error:
         raise error if is_first_rank() else LocalError(f"{node_name()}: {error}") from None
@@ -96,7 +99,7 @@ def train_command(
     world = world_from_environment()
     notes = notes_on(recipe, named, config, world.local_size or world.size, num_devices())
     if args.dry_run:
-        return dry_run(recipe, config, run_dir, [f"probe: {probed}", *notes] if probed else notes)
+        return dry_run(recipe, config, run_dir, [f"probe: {probed}", *notes] if probed else notes, memory)
     if idle := note_on_idle_nodes(sys.argv):
         notes.append(idle)
     if is_first_rank() and notes:
@@ -112,12 +115,13 @@ def _check_probe(recipe: Recipe, probes: ProbeSource | None) -> str:
     return probes.check(recipe) if probes else ""
 
 
-def _resolve(args: argparse.Namespace, named: Recipe) -> tuple[Recipe, EngineConfig]:
+def _resolve(args: argparse.Namespace, named: Recipe) -> tuple[Recipe, EngineConfig, DeviceMemory | None]:
     requested_accelerator()  # before DeepSpeed is imported, which would not name the variable
     recipe = changed_recipe(named, args.set, args.data)
     path = find_ds_config(args.deepspeed_config) if args.deepspeed_config else default_ds_config()
     world = world_from_environment()
-    return recipe, resolve(recipe, load_ds_config(path), str(path), world.size, world.local_size)
+    config, memory = resolve(recipe, load_ds_config(path), str(path), world.size, world.local_size), rank_memory(str(path))
+    return recipe, fit_micro_batch(recipe, config, memory) if memory else config, memory
 
 
 def default_ds_config() -> Path:
@@ -129,8 +133,10 @@ def default_ds_config() -> Path:
     return SHIPPED / ("zero3_bf16.json" if may_see_devices() or is_simulated_world() else "zero3_cpu.json")
 
 
-def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence[str] = ()) -> int:
+def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence[str] = (), memory: DeviceMemory | None = None) -> int:
     """Check data and run dir, and print what would run, with the lines `notes`. Uses one process and no devices. Returns 0.
+
+    `memory`: that of a rank's device; None if it is not known.
 
     Raises: ConfigError if a check fails.
     """
@@ -141,6 +147,7 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
         )
     recipe = with_stored_values(run_dir, recipe)
     check_same_recipe(run_dir, recipe)
+    config = kept_micro_batch(run_dir, recipe, config)
     from recipes.train.origin import find_origin  # these two import numpy, which --help does without
     from recipes.train.run_data import check_run_data
 
@@ -155,7 +162,8 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
         f"batch: {recipe.run.global_batch_size} samples = data-parallel {batch.dp_size} x micro {batch.micro_batch_size} x accumulation "
         f"{batch.accumulation_steps}; {batch.world_size} ranks, tensor-parallel {batch.tp_size}"
     )
-    print(f"memory per rank, MB, activations not counted: {shown}; together {sum(sizes.values()) / 1e6:,.1f}")
+    print(f"states per rank, MB: {shown}; together {sum(sizes.values()) / 1e6:,.1f}")
+    print(memory_line(recipe, config, memory))
     print(f"ds_config: {config.path}, {config.precision}{guess}")
     if found:
         print(f"data: {found}")

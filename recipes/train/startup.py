@@ -36,6 +36,7 @@ from recipes.train.best import BestEvaluation
 from recipes.train.from_data import filled_in, recorded, stored_values, with_stored_values
 from recipes.train.loading import build_loader, heldout_batches
 from recipes.train.metrics import MetricsWriter
+from recipes.train.micro_batch import agreed_micro_batch
 from recipes.train.mirror import open_mirror
 from recipes.train.origin import Origin, begun_start, find_origin
 from recipes.train.plot import CURVES, plot_metrics
@@ -90,6 +91,7 @@ class StartUp:
         Raises: ConfigError; Stopped if rank 0 is asked to stop before the data are prepared.
         """
         recipe, world = self.recipe, self.world
+        self.config = agreed_micro_batch(world, self.path, recipe, self.config)
         check_world(world, recipe, self.config, self.launch_info)
         world.on_all_ranks(lambda: check_precision(self.config))
         expected = world.on_rank_zero(self._acquire_run_dir)

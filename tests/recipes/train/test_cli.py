@@ -163,7 +163,7 @@ def test_imagined_ranks_have_a_gpu_each_and_a_cpu_has_no_fp16(monkeypatch: pytes
 def test_notes_are_printed_between_the_plan_and_the_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert run(monkeypatch, "--dry-run", "--set", "run.global_batch_size=17", "--set", "model.hidden_size=64") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines[4:8]] == ["run dir", "note", "note", "{"]
+    assert [line.partition(":")[0] for line in lines[5:9]] == ["run dir", "note", "note", "{"]
 
 
 def test_overrides_are_checked() -> None:
@@ -208,10 +208,11 @@ def test_every_recipe_with_every_ds_config_passes_a_dry_run(
     out, err = capsys.readouterr()
     lines_before, brace, content = out.partition("{\n")
     shown = json.loads(brace + content)
-    assert [line.partition(":")[0] for line in lines_before.splitlines()[:5]] == [
+    assert [line.partition(":")[0] for line in lines_before.splitlines()[:6]] == [
         "parameters",
         "batch",
-        "memory per rank, MB, activations not counted",
+        "states per rank, MB",
+        "memory per rank, estimated",
         "ds_config",
         "run dir",
     ]

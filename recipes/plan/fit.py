@@ -1,0 +1,129 @@
+"""Whether a run fits the memory of a rank's device, and the size of the micro-batch if the ds_config leaves it open. Torch-free arithmetic;
+the memory itself is read in recipes/cluster/device_memory.py.
+
+What the libraries take for themselves (CUDA's context, workspaces, NCCL's buffers) is not estimated: MEMORY_SHARE leaves room for it.
+"""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from model.activations import Storage
+from recipes.config import Recipe
+from recipes.ds_config import EngineConfig, possible_micro_batches, with_micro_batch
+from recipes.errors import ConfigError
+from recipes.plan.activations import VALUE_BYTES, activation_bytes
+from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes
+
+MEMORY_SHARE = 0.85
+"""Share of the device's memory that an automatic micro-batch may fill by the estimate."""
+MOST_POSITIONS = 2**16
+"""Most positions of an automatic micro-batch on a GPU, 128 x 512 tokens or 332 images of 197. Its matrix products reach their full rate far
+below; beyond, a larger micro-batch takes memory only."""
+HOST_STATES = ("master weights", "moments", "EMA shadow")
+"""States that are in host memory if the optimizer is offloaded."""
+GIB = 2**30
+
+
+class DeviceMemory(NamedTuple):
+    """The memory that one rank may fill: of its GPU, or its part of the host's memory."""
+
+    size: int
+    """Bytes."""
+    on_gpu: bool
+    is_assumed: bool = False
+    """True for ranks that a dry run imagines."""
+
+
+class MemoryNeed(NamedTuple):
+    """Bytes that a rank needs by the estimate."""
+
+    states: int
+    """Weights, gradients, optimizer and teacher."""
+    buffers: int
+    """Weights that are gathered from other ranks, and the buffer from which gradients are reduced."""
+    activations: int
+    """Of one micro-batch of the longest samples."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self)
+
+    @property
+    def in_words(self) -> str:
+        """The parts and their sum as text, in GiB."""
+        states, buffers, activations = (f"{size / GIB:.2f}" for size in self)
+        return f"states {states} + buffers {buffers} + activations {activations} = {self.total / GIB:.2f} GiB"
+
+
+def memory_need(recipe: Recipe, config: EngineConfig, on_gpu: bool, micro_batch_size: int | None = None) -> MemoryNeed:
+    """Return what a rank needs on its device. `micro_batch_size` None: that of `config`."""
+    states = state_bytes(recipe, config)
+    if on_gpu and config.offloads_optimizer:
+        states = {name: size for name, size in states.items() if name not in HOST_STATES}
+    storage = Storage(VALUE_BYTES[config.precision], on_gpu, config.batch.tp_size)
+    micro = config.batch.micro_batch_size if micro_batch_size is None else micro_batch_size
+    activations = activation_bytes(recipe, storage, micro, recomputes=config.recomputes_activations)
+    return MemoryNeed(sum(states.values()), _buffer_bytes(recipe, config), activations.total)
+
+
+def _buffer_bytes(recipe: Recipe, config: EngineConfig) -> int:
+    """Return the bytes of the weights of each network that ZeRO-3 holds gathered at a time, and of the buffer of gradients. The defaults
+    are those of DeepSpeed 0.19 (runtime/zero/config.py). A single rank gathers nothing."""
+    zero, batch = config.deepspeed["zero_optimization"], config.batch
+    most = zero.get("stage3_max_live_parameters", 10**9)
+    networks = [num_parameters(recipe), *[num_trunk_parameters(recipe)] * recipe.objective.num_teachers]
+    gathered = sum(min(most, size // batch.tp_size) for size in networks) if batch.dp_size > 1 else 0
+    bucket = zero.get("reduce_bucket_size", 5 * 10**8) if zero.get("contiguous_gradients", True) else 0
+    return (gathered + bucket) * VALUE_BYTES[config.precision]
+
+
+def fit_micro_batch(recipe: Recipe, config: EngineConfig, memory: DeviceMemory) -> EngineConfig:
+    """Return `config` with the size of its micro-batch checked against `memory`, or chosen if the ds_config leaves it open.
+
+    On a GPU the choice is the largest possible size that fits MEMORY_SHARE of the memory and has at most MOST_POSITIONS positions. On a
+    CPU it stays at most 16 (LARGEST_AUTO_MICRO_BATCH), since larger ones gain nothing there. If none fits, it is the smallest possible
+    size: the estimate alone does not end a run whose settings nobody chose.
+
+    Raises: ConfigError if the ds_config has a number whose estimate is above the whole memory.
+    """
+    sizes = possible_micro_batches(recipe, config.batch.dp_size)
+    need = {size: memory_need(recipe, config, memory.on_gpu, size).total for size in sizes}
+    fitting = [size for size in sizes if need[size] <= memory.size]
+    config = replace(config, largest_micro_batch=max(fitting, default=sizes[0]))
+    if config.has_auto_micro_batch:
+        most = _most_samples(recipe) if memory.on_gpu else config.batch.micro_batch_size
+        chosen = [size for size in sizes if size <= most and need[size] <= MEMORY_SHARE * memory.size]
+        return with_micro_batch(recipe, config, max(chosen, default=sizes[0]))
+    if need[config.batch.micro_batch_size] > memory.size:
+        raise ConfigError(_too_large(recipe, config, memory, fitting))
+    return config
+
+
+def _most_samples(recipe: Recipe) -> int:
+    frontend = recipe.frontend
+    length = frontend.tokens_per_sample(recipe.data.longest_sample) + frontend.num_prefix_tokens
+    return max(1, MOST_POSITIONS // max(1, length))
+
+
+def _too_large(recipe: Recipe, config: EngineConfig, memory: DeviceMemory, fitting: list[int]) -> str:
+    micro, need = config.batch.micro_batch_size, memory_need(recipe, config, memory.on_gpu)
+    if fitting:
+        remedy = f'set it to {max(fitting)} or "auto"'
+    else:
+        other = "" if config.recomputes_activations else ', "activation_checkpointing": {"enabled": true}'
+        remedy = f"no size fits: take more ranks, tensor parallelism{other} or shorter samples"
+    return (
+        f"{config.path}: train_micro_batch_size_per_gpu {micro} needs {need.in_words} per rank by estimate, and a rank has "
+        f"{memory.size / GIB:.2f} GiB; {remedy}"
+    )
+
+
+def memory_line(recipe: Recipe, config: EngineConfig, memory: DeviceMemory | None) -> str:
+    """Return the line that a dry run prints about the memory of a rank. `memory` None: it is not known, and the ranks have GPUs."""
+    need = memory_need(recipe, config, memory is None or memory.on_gpu)
+    if memory is None:
+        return f"memory per rank, estimated: {need.in_words}; that of the device is not known"
+    where = f"{memory.size / GIB:.1f} GiB{' of a GPU that is assumed' if memory.is_assumed else ''}"
+    warning = "; that is more than there is" if need.total > memory.size else ""
+    return f"memory per rank, estimated: {need.in_words}, of {where}{warning}"
