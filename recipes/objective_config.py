@@ -12,7 +12,7 @@ from recipes.errors import ConfigError
 from recipes.start_config import StartConfig
 
 
-class Positions(NamedTuple):
+class MicroBatchShape(NamedTuple):
     """The positions of one micro-batch on one rank: samples, those of each sample itself, and those before them, such as CLS."""
 
     num_samples: int
@@ -50,12 +50,12 @@ class ObjectiveConfig:
         """True if the embedding of raw inputs, or the trunk, gets a gradient in some update."""
         return True
 
-    def head_bytes(self, recipe: Any, storage: Storage, positions: Positions) -> dict[str, float]:
+    def head_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return what the student's head and the loss keep for the backward, by tensor, in bytes for each micro-batch. Torch-free
         arithmetic for the choice of the micro-batch; {} where the head is small."""
         return {}
 
-    def further_forward_bytes(self, recipe: Any, storage: Storage, positions: Positions) -> dict[str, float]:
+    def further_forward_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return what the forwards of further networks need, by tensor, in bytes for each micro-batch. They run while the student keeps all
         that its backward reads."""
         return {}
@@ -85,7 +85,7 @@ class Data2VecConfig(ObjectiveConfig):
         """Return the number of parameters of the regression head."""
         return encoder.num_head_parameters
 
-    def head_bytes(self, recipe: Any, storage: Storage, positions: Positions) -> dict[str, float]:
+    def head_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return the tensors of the masked positions: inputs and outputs of the head's layers."""
         masked = positions.num_samples * positions.own * recipe.mask.largest_share(positions.own)
         first, *inner, last = recipe.model.head_widths if recipe.model.head_layers else [0, 0]
@@ -95,7 +95,7 @@ class Data2VecConfig(ObjectiveConfig):
             "predictions": masked * last * storage.value_bytes,
         }
 
-    def further_forward_bytes(self, recipe: Any, storage: Storage, positions: Positions) -> dict[str, float]:
+    def further_forward_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return what the teacher's forward needs at its largest: either in its last block, or while its layers are averaged."""
         D, value, top = recipe.model.hidden_size, storage.value_bytes, recipe.teacher.average_top_k_layers
         in_block = 2 * (top - 1) * D * value + sum(block_forward_bytes(recipe.model, storage).values())
@@ -157,7 +157,7 @@ class SupervisedConfig(ObjectiveConfig):
         """True unless the part is frozen for ever."""
         return self.frozen not in (part, "trunk")
 
-    def head_bytes(self, recipe: Any, storage: Storage, positions: Positions) -> dict[str, float]:
+    def head_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return inputs and outputs of the head's layers, outputs also in float32 with their logarithms and gradients."""
         num_vectors = positions.num_samples * (positions.own if self.head.reads == "positions" else 1)
         *inner, outputs = self.head.widths(recipe.model.hidden_size, self.num_outputs)

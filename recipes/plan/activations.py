@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from model.activations import Storage, block_backward_bytes, block_bytes
 from recipes.config import Recipe
-from recipes.objective_config import Positions
+from recipes.objective_config import MicroBatchShape
 
 VALUE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Precision -> bytes of one number of an activation."""
@@ -45,7 +45,7 @@ def activation_bytes(
     """
     frontend, model, objective = recipe.frontend, recipe.model, recipe.objective
     own = frontend.tokens_per_sample(recipe.data.longest_sample if length is None else length)
-    positions = Positions(micro_batch_size, own, frontend.num_prefix_tokens)
+    positions = MicroBatchShape(micro_batch_size, own, frontend.num_prefix_tokens)
     S = own + frontend.num_prefix_tokens
     bias, width = frontend.bias_bytes(model, storage, S), model.hidden_size * storage.value_bytes
     block = _of_all(block_bytes(model, storage, S, bool(bias)), positions.total, "of a block: ")

@@ -83,7 +83,7 @@ def fit_micro_batch(recipe: Recipe, config: EngineConfig, memory: DeviceMemory) 
 
     On a GPU the choice is the largest possible size that fits MEMORY_SHARE of the memory and has at most MOST_POSITIONS positions. On a
     CPU it stays at most 16 (LARGEST_AUTO_MICRO_BATCH), since larger ones gain nothing there. If none fits, it is the smallest possible
-    size: the estimate alone does not end a run whose settings nobody chose.
+    size: the estimate ends no run whose ds_config leaves the size open.
 
     Raises: ConfigError if the ds_config has a number whose estimate is above the whole memory.
     """
