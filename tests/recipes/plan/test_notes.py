@@ -1,10 +1,14 @@
 """Notes on settings that are valid but perhaps unintended. The shipped recipes get none."""
 
+import math
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from recipes.catalog import RECIPES
 from recipes.ds_config import resolve
-from recipes.plan.notes import notes
+from recipes.plan.notes import notes, recommended_batch
 from recipes.settings import apply_overrides
 from recipes.speech import speech_base
 from recipes.text import text_base
@@ -22,7 +26,7 @@ def notes_for(*changes: str, num_ranks: int = 1, num_devices: int = 0) -> list[s
 @pytest.mark.parametrize("num_ranks", [1, 8, 16])
 def test_a_shipped_recipe_gets_no_note(build, num_ranks: int) -> None:  # type: ignore[no-untyped-def]
     recipe = build()
-    recipe = apply_overrides(recipe, [f"run.global_batch_size={max(recipe.run.global_batch_size, num_ranks)}"])
+    recipe = apply_overrides(recipe, [f"run.global_batch_size={max(recipe.run.global_batch_size, 4 * num_ranks)}"])
     assert notes(recipe, recipe, resolve(recipe, {}, "x", num_ranks), num_ranks, num_ranks) == []
 
 
@@ -69,3 +73,32 @@ def test_checkpoints_that_are_never_kept_are_noted() -> None:
     (line,) = notes_for("checkpoint.keep_every_steps=2000", "run.save_steps=3000")
     assert "only those at multiples of 6000 stay for ever" in line
     assert notes_for("checkpoint.keep_every_steps=6000", "run.save_steps=3000") == notes_for("run.save_steps=7") == []
+
+
+@pytest.mark.parametrize(("num_ranks", "micro", "better"), [(1, 8, None), (16, 4, None), (32, 2, 256), (64, 1, 256), (160, 2, 640)])
+def test_micro_batches_of_few_recordings_are_noted_with_a_global_batch_for_so_many_ranks(
+    num_ranks: int, micro: int, better: int | None
+) -> None:
+    recipe = speech_base()
+    config = resolve(recipe, {}, "x", num_ranks)
+    assert config.batch.micro_batch_size == micro
+    said = notes(recipe, recipe, config, num_ranks, 0)
+    if better is None:
+        assert said == []
+        return
+    (line,) = said
+    assert f"has only {micro} sample" in line and f"on {num_ranks} data-parallel ranks --set run.global_batch_size={better} would" in line
+    recipe = apply_overrides(recipe, [f"run.global_batch_size={better}"])
+    assert notes(recipe, recipe, resolve(recipe, {}, "x", num_ranks), num_ranks, 0) == []
+
+
+def test_a_size_that_the_ds_config_names_gets_no_note() -> None:
+    recipe = speech_base()
+    assert notes(recipe, recipe, resolve(recipe, {"train_micro_batch_size_per_gpu": 1}, "x", 32), 32, 0) == []
+
+
+@given(st.integers(1, 512), st.integers(1, 300), st.integers(4, 24))
+def test_a_recommended_batch_leaves_four_samples_or_more_on_any_number_of_ranks(groups: int, dp_size: int, group_size: int) -> None:
+    total = recommended_batch(groups * group_size, dp_size, group_size)
+    assert total % group_size == 0 and total % dp_size == 0
+    assert math.gcd(total // dp_size, group_size) >= 4
