@@ -1,13 +1,16 @@
 """The sections of the objectives: their sizes, and settings that contradict others."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
+from model.activations import Storage
 from model.config import HeadConfig
 from recipes.check import check_recipe
 from recipes.errors import ConfigError
-from recipes.objective_config import OBJECTIVES, SPECIAL_LETTERS, ClassifyConfig, CtcConfig, Data2VecConfig, RegressConfig
+from recipes.objective_config import OBJECTIVES, SPECIAL_LETTERS, ClassifyConfig, CtcConfig, Data2VecConfig, MicroBatchShape, RegressConfig
+from recipes.text import text_base
 from tests.launching import tiny_recipe
 from tests.recipes.data.labelled_texts import recipe_of
 
@@ -64,3 +67,23 @@ def test_values_out_of_bounds_are_refused(setting: str) -> None:
 def test_the_head_is_a_setting() -> None:
     recipe = recipe_of("words", "objective.head.dropout=0.3")
     assert recipe.objective.head == HeadConfig(reads="cls", hidden="tanh", dropout=0.3)  # type: ignore[attr-defined]
+
+
+def test_the_regression_head_is_counted_at_the_masked_positions_and_the_teacher_at_all() -> None:
+    recipe, shape = text_base(), MicroBatchShape(num_samples=4, own=100, prefix=0)
+    one_layer = replace(recipe, model=replace(recipe.model, head_layers=1))
+    storage = Storage(2, on_gpu=True)
+    assert sum(recipe.objective.head_bytes(recipe, storage, shape).values()) == pytest.approx(2 * 0.35 * 400 * 768 * (1 + 4 + 1))
+    assert sum(recipe.objective.head_bytes(one_layer, storage, shape).values()) == pytest.approx(2 * 0.35 * 400 * 768 * 2)
+    few, many = (replace(recipe, teacher=replace(recipe.teacher, average_top_k_layers=top)) for top in (9, 10))
+    further = [sum(one.objective.further_forward_bytes(one, storage, shape).values()) for one in (few, many)]
+    assert further[1] - further[0] == 2 * 2 * 768 * 400, "two outputs of each layer"
+
+
+@pytest.mark.parametrize(("frozen", "features", "trunk"), [("nothing", True, True), ("features", False, True), ("trunk", False, False)])
+def test_what_is_frozen_is_not_trained(frozen: Literal["nothing", "features", "trunk"], features: bool, trunk: bool) -> None:
+    config = ClassifyConfig(frozen=frozen, labels=("a", "b", "c"))
+    assert (config.trains("features"), config.trains("trunk")) == (features, trunk)
+    shape, storage = MicroBatchShape(num_samples=4, own=100, prefix=1), Storage(4, on_gpu=False)
+    assert sum(config.head_bytes(text_base(), storage, shape).values()) == 4 * 4 * (3 * 2 * 768 + 4 * 3)
+    assert config.further_forward_bytes(text_base(), storage, shape) == {} and shape.total == 404

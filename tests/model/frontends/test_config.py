@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.activations import Storage
 from model.config import BlockConfig, EncoderConfig
 from model.dropout import DropoutStream
 from model.frontends.config import SpeechFrontendConfig, TextFrontendConfig, VisionFrontendConfig
@@ -120,3 +121,38 @@ def test_what_a_frame_reads_of_the_first_convolution_is_what_it_reads_of_the_wav
     behind = replace(SPEECH, conv_kernels=SPEECH.conv_kernels[1:], conv_strides=SPEECH.conv_strides[1:])
     assert [behind.num_frames((frames - 1) * 64 + 79) for frames in (1, 2, 50)] == [1, 2, 50]
     assert [behind.num_frames((frames - 1) * 64 + 78) for frames in (1, 2, 50)] == [0, 1, 49]
+
+
+FP32, HALF_ON_GPU = Storage(4, on_gpu=False), Storage(2, on_gpu=True, tp_size=2)
+
+
+def test_the_extractor_keeps_three_tensors_of_each_of_its_convolutions_unless_it_is_frozen() -> None:
+    """127 outputs a frame: 64 + 32 + 16 + 8 + 4 + 2 + 1 of 512 channels. The last one is no input of a convolution."""
+    whole, frozen = (SPEECH.activation_bytes(BASE, FP32, freezes_features=freezes) for freezes in (False, True))
+    extractor = sum(whole[name] for name in whole.keys() - frozen.keys())
+    assert extractor == 4 * (320 + 512 * (127 + 127 + 126))
+    assert sum(frozen.values()) == 4 * (2 * 512 + 768 * (1 + 3 * 5 + 1 + 1))
+    grouped = replace(SPEECH, extractor_norm="group", pos_conv_depth=1).activation_bytes(BASE, FP32, freezes_features=False)
+    assert sum(whole.values()) - sum(grouped.values()) == 4 * (512 * (127 - 64) + 768 * (3 * 5 - 2))
+
+
+def test_text_keeps_the_input_of_its_norm_and_a_mask() -> None:
+    text = TextFrontendConfig()
+    assert sum(text.activation_bytes(BASE, FP32, freezes_features=False).values()) == 8 + 8 + 2 * 4 * 768
+    assert sum(text.activation_bytes(BASE, HALF_ON_GPU, freezes_features=False).values()) == 8 + 8 + 3 * 768
+    assert text.table_size(BASE) == 50_304 * 768 and SPEECH.table_size(BASE) == VISION.table_size(BASE) == 0
+
+
+def test_a_learned_bias_is_counted_once_a_micro_batch_and_split_over_tensor_parallel_ranks() -> None:
+    relative = TextFrontendConfig(positions="relative")
+    assert sum(relative.bias_bytes(BASE, FP32, 512).values()) == (12 * 4 + 8) * 512**2
+    assert sum(VISION.bias_bytes(BASE, HALF_ON_GPU, 197).values()) == (6 * 2 + 8) * 197**2
+    per_layer = replace(VISION, relative_bias="per_layer").bias_bytes(BASE, FP32, 197)
+    assert sum(per_layer.values()) == (12 * 12 * 4 + 8) * 197**2
+    without = (TextFrontendConfig(), SPEECH, replace(VISION, relative_bias="none"))
+    assert [frontend.bias_bytes(BASE, FP32, 64) for frontend in without] == [{}, {}, {}]
+
+
+def test_images_keep_their_features_and_in_a_narrow_type_their_pixels() -> None:
+    assert sum(VISION.activation_bytes(BASE, FP32, freezes_features=False).values()) == 4 * 768
+    assert sum(VISION.activation_bytes(BASE, HALF_ON_GPU, freezes_features=False).values()) == 2 * (768 + 768)
