@@ -17,11 +17,11 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from recipes.cluster.command import exit_code_of
-from recipes.config import TextDataConfig
 from recipes.data.encoding import TextBatch, batches, encode_in_order
 from recipes.data.source import open_source
 from recipes.data.tokenizer import MODEL, TextSample, read_tokenizer, train_tokenizer
 from recipes.data.tokenizer_json import FILE, NAMES
+from recipes.data_config import TextDataConfig
 
 KINDS = ("unigram", "bpe", "byte-level")
 

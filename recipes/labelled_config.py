@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from model.bounds import PART, POSITIVE, SHARE, Bounds, Place, at_least, between
-from recipes.config import DataConfig
+from recipes.data_config import DataConfig
 
 
 @dataclass(frozen=True)

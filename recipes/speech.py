@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from model.config import BlockConfig, EncoderConfig, LossConfig, SpanMaskConfig, TeacherConfig
 from model.frontends.config import SpeechFrontendConfig
-from recipes.config import OptimConfig, Recipe, RunConfig, SpeechDataConfig
+from recipes.config import OptimConfig, Recipe, RunConfig
+from recipes.data_config import SpeechDataConfig
 
 
 def speech_base() -> Recipe:

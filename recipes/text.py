@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from model.config import EncoderConfig, LossConfig, TeacherConfig, TokenMaskConfig
 from model.frontends.config import TextFrontendConfig
-from recipes.config import OptimConfig, Recipe, RunConfig, TextDataConfig
+from recipes.config import OptimConfig, Recipe, RunConfig
+from recipes.data_config import TextDataConfig
 
 
 def text_base() -> Recipe:

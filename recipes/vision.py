@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from model.config import BlockConfig, BlockMaskConfig, EncoderConfig, LossConfig, TeacherConfig
 from model.frontends.config import VisionFrontendConfig
-from recipes.config import OptimConfig, Recipe, RunConfig, VisionDataConfig
+from recipes.config import OptimConfig, Recipe, RunConfig
+from recipes.data_config import VisionDataConfig
 from recipes.start_config import StartConfig
 
 UPDATES_PER_EPOCH = 1_281_167 // 2048  # ImageNet-1K's training images in the published batch

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
-from recipes.config import VisionDataConfig
 from recipes.data.media import MediaKind, UndecodableError, decoding
+from recipes.data_config import VisionDataConfig
 from recipes.errors import ConfigError
 from recipes.labelled_config import LabelledVisionDataConfig
 

@@ -11,7 +11,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recipes.config import TextDataConfig
 from recipes.data.examples import ExampleMaker, Made
 from recipes.data.folder import printable, resolve_data_path
 from recipes.data.labels import is_missing
@@ -21,6 +20,7 @@ from recipes.data.source import Rows, TableFiles, TextFiles, open_source
 from recipes.data.splits import ALL
 from recipes.data.text_files import read_lines
 from recipes.data.text_tables import TableFile
+from recipes.data_config import TextDataConfig
 from recipes.errors import ConfigError
 from recipes.labelled_config import LabelledTextDataConfig
 

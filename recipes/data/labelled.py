@@ -10,7 +10,6 @@ from typing import Any
 
 from model.batch import Batch
 from model.frontends.config import SpeechFrontendConfig, VisionFrontendConfig
-from recipes.config import SpeechDataConfig, TextDataConfig, VisionDataConfig
 from recipes.data.audio import AUDIO, read_audio
 from recipes.data.examples import ImageMaker, SpeechMaker, TextMaker
 from recipes.data.images import IMAGES, decode_image
@@ -21,6 +20,7 @@ from recipes.data.media_source import open_media
 from recipes.data.speech import SpeechExample
 from recipes.data.text import TextExample
 from recipes.data.vision import VisionExample
+from recipes.data_config import SpeechDataConfig, TextDataConfig, VisionDataConfig
 from recipes.errors import ConfigError
 from recipes.labelled_config import LabelledTextDataConfig
 

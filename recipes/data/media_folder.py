@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from recipes.config import SpeechDataConfig, VisionDataConfig
 from recipes.data import shards
 from recipes.data.contents import Record, ResumedRun, compare_contents, record_files, save_digests
 from recipes.data.media import BadItem, Files, Media, MediaKind, allowed_bad, format_bad_items
@@ -27,6 +26,7 @@ from recipes.data.media_source import open_media
 from recipes.data.media_table import Table
 from recipes.data.progress import ByteProgress
 from recipes.data.scanning import Scan, Scanned, scan_items, split_items
+from recipes.data_config import SpeechDataConfig, VisionDataConfig
 from recipes.errors import ConfigError, DataMismatch
 from recipes.system.atomic_folder import atomic_folder
 

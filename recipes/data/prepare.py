@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 
 from model.frontends.config import TextFrontendConfig
-from recipes.config import TextDataConfig
 from recipes.data import shards
 from recipes.data.contents import ResumedRun, compare_contents, record_files
 from recipes.data.encoding import batches, encode_in_order
@@ -31,6 +30,7 @@ from recipes.data.tokenizer import (
     train_tokenizer,
 )
 from recipes.data.tokenizer_files import tokenizer_in
+from recipes.data_config import TextDataConfig
 from recipes.errors import ConfigError, DataMismatch
 from recipes.labelled_config import LabelledTextDataConfig
 from recipes.system.atomic_folder import atomic_folder

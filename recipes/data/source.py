@@ -12,12 +12,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from recipes.config import TextDataConfig
 from recipes.data.datasets_library import describe_rows, files_of, is_saved, load_hub, load_saved, table_errors
 from recipes.data.folder import count_suffixes, list_folder, resolve_data_path
 from recipes.data.splits import check_file, choose_files, find_split_name
 from recipes.data.text_files import read_paragraphs, split_paragraphs
 from recipes.data.text_tables import ROWS_PER_BATCH, TABLE_FORMATS, TableFile, kind_of
+from recipes.data_config import TextDataConfig
 from recipes.errors import ConfigError
 
 SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "text"

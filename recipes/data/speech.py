@@ -16,12 +16,12 @@ from model.batch import Batch, Masks
 from model.config import SpanMaskConfig
 from model.frontends.config import SpeechFrontendConfig
 from model.masking import span_mask, unmask_to
-from recipes.config import SpeechDataConfig
 from recipes.data.audio import normalize, read_audio
 from recipes.data.media import BadItem, UndecodableError, first_working
 from recipes.data.media_folder import open_prepared
 from recipes.data.packing import Split
 from recipes.data.speech_folder import check_mask, longest_samples, shortest_samples
+from recipes.data_config import SpeechDataConfig
 from recipes.errors import ConfigError
 
 GROUPS_PER_BUCKET = 32

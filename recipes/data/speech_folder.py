@@ -7,10 +7,10 @@ from pathlib import Path
 
 from model.config import SpanMaskConfig
 from model.frontends.config import SpeechFrontendConfig
-from recipes.config import SpeechDataConfig
 from recipes.data.audio import AUDIO, scan_audio
 from recipes.data.contents import ResumedRun
 from recipes.data.media_folder import prepare_media
+from recipes.data_config import SpeechDataConfig
 from recipes.errors import ConfigError
 
 

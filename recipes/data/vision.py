@@ -15,7 +15,6 @@ from model.batch import Batch, Masks
 from model.config import BlockMaskConfig
 from model.frontends.config import VisionFrontendConfig
 from model.masking import block_mask
-from recipes.config import VisionDataConfig
 from recipes.data.device_views import build_views
 from recipes.data.images import (
     RandomView,
@@ -30,6 +29,7 @@ from recipes.data.images import (
 from recipes.data.media import BadItem, first_good
 from recipes.data.media_folder import open_prepared
 from recipes.data.packing import Split
+from recipes.data_config import VisionDataConfig
 
 MAX_REPLACEMENTS = 100
 """How many following pictures are tried in place of an undecodable one. If all fail, the run stops."""

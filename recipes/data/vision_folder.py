@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from recipes.config import VisionDataConfig
 from recipes.data.contents import ResumedRun
 from recipes.data.images import IMAGES, check_views
 from recipes.data.media_folder import prepare_media
+from recipes.data_config import VisionDataConfig
 
 
 def prepare_vision(

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from recipes.config import DataConfig, Recipe
+from recipes.config import Recipe
+from recipes.data_config import DataConfig
 from recipes.settings import Kinds
 
 if TYPE_CHECKING:

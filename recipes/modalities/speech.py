@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from model.config import SpanMaskConfig
 from model.frontends.config import SpeechFrontendConfig
 from recipes import speech
-from recipes.config import DataConfig, Recipe, SpeechDataConfig
+from recipes.config import Recipe
+from recipes.data_config import DataConfig, SpeechDataConfig
 from recipes.errors import ConfigError
 from recipes.labelled_config import LabelledSpeechDataConfig
 from recipes.modalities.base import LabelledSource

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from model.config import TokenMaskConfig
 from model.frontends.config import TextFrontendConfig
 from recipes import text
-from recipes.config import DataConfig, Recipe, TextDataConfig
+from recipes.config import Recipe
+from recipes.data_config import DataConfig, TextDataConfig
 from recipes.errors import ConfigError
 from recipes.labelled_config import LabelledTextDataConfig
 from recipes.modalities.base import LabelledSource

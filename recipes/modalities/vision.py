@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from model.config import BlockMaskConfig
 from model.frontends.config import VisionFrontendConfig
 from recipes import vision
-from recipes.config import DataConfig, Recipe, VisionDataConfig
+from recipes.config import Recipe
+from recipes.data_config import DataConfig, VisionDataConfig
 from recipes.errors import ConfigError
 from recipes.labelled_config import LabelledVisionDataConfig
 from recipes.modalities.base import LabelledSource

@@ -33,8 +33,9 @@ def choose_kernels(deterministic: bool) -> None:
     """Restrict torch to deterministic kernels if `deterministic`, and turn cuDNN's attention off. Call it before the first matrix product
     on a device.
 
-    With a mask, cuDNN's attention returns NaN as the gradient of the queries if the length is 64 more than a multiple of 128 (torch 2.11
-    to 2.13, PyTorch issue 196678), and it builds a plan for every new length. torch's flash and memory-efficient kernels stay.
+    Where some keys are excluded, cuDNN's attention returns NaN as the gradient of the queries if the length is 64 more than a multiple of
+    128 (torch 2.11 to 2.13, PyTorch issue 196678). It also builds a plan for every new length. The flash and
+    memory-efficient kernels stay.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     if deterministic:

@@ -25,7 +25,8 @@ from model.student import take_masked
 from recipes.checkpoint.layout import Counters
 from recipes.checkpoint.save import CheckpointSaver
 from recipes.cluster.world import World
-from recipes.config import OptimConfig, Recipe, TextDataConfig
+from recipes.config import OptimConfig, Recipe
+from recipes.data_config import TextDataConfig
 from recipes.ds_config import EngineConfig
 from recipes.engine import shards
 from recipes.errors import ConfigError

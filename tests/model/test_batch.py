@@ -43,7 +43,7 @@ def test_to_moves_targets_segments_and_masks_of_channels() -> None:
     targets = Targets(torch.tensor([[1, 2], [3, 0]]), torch.tensor([4, -1]), torch.tensor([2, 1]))
     masks = replace(Masks.of(mask_BS), channel_mask_BD=channel_mask_BD)
     segments = Segments(torch.zeros(2, 9, dtype=torch.int32), torch.zeros(2, 9, dtype=torch.int64))
-    batch = Batch(torch.zeros(2, 9), torch.zeros(2, 9), masks, None, None, 6, targets, segments)
+    batch = Batch(torch.zeros(2, 9), torch.zeros(2, 9), masks, None, None, 6, targets, segments=segments)
     moved = batch.to(torch.device("meta"))
     names = (
         "targets.values",

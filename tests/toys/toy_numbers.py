@@ -22,7 +22,8 @@ from model.frontends.config import FrontendConfig
 from model.frontends.output import Frontend, FrontendOutput
 from model.init import Init, UniformLinear
 from model.parallel import Parallel
-from recipes.config import DataConfig, Recipe
+from recipes.config import Recipe
+from recipes.data_config import DataConfig
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
 from recipes.settings import Kinds

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from model.frontends.config import TextFrontendConfig
-from recipes.config import TextDataConfig
 from recipes.data.loader import UpdateLoader
 from recipes.data.prepare import prepare_text
+from recipes.data_config import TextDataConfig
 from tests.distributed import run_distributed
 from tests.recipes.data.numbers_data import Numbers, open_loader
 

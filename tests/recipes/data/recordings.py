@@ -9,9 +9,9 @@ import soundfile
 
 from model.config import SpanMaskConfig
 from model.frontends.config import SpeechFrontendConfig
-from recipes.config import SpeechDataConfig
 from recipes.data.speech import SpeechDataset
 from recipes.data.speech_folder import prepare_speech
+from recipes.data_config import SpeechDataConfig
 
 RATE = 16_000
 FRONTEND = SpeechFrontendConfig(conv_kernels=(10, 3), conv_strides=(5, 2))

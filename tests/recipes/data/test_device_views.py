@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from recipes.config import VisionDataConfig
 from recipes.data import device_views
 from recipes.data.device_views import DeviceViews, build_views, cut, jittered
 from recipes.data.images import JITTER, RandomView, draw_view, view_pixels
+from recipes.data_config import VisionDataConfig
 from tests.recipes.data.test_images import generator, noise
 
 SIZE = 48

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes.config import TextDataConfig
 from recipes.data import encoding
 from recipes.data.encoding import TextBatch, batches, encode_in_order
 from recipes.data.source import open_source
+from recipes.data_config import TextDataConfig
 from recipes.errors import ConfigError
 
 

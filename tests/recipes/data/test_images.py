@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from recipes.config import VisionDataConfig
 from recipes.data.images import center_view, check_views, color_jitter, decode_image, pixels_of, random_crop_box, random_view
 from recipes.data.media import UndecodableError
+from recipes.data_config import VisionDataConfig
 from recipes.errors import ConfigError
 
 PLAIN = VisionDataConfig(color_jitter=0.0, flip_prob=0.0, crop_scale=(1.0, 1.0))

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from recipes.config import VisionDataConfig
 from recipes.data.images import RandomView, decode_image, draw_view, reduction_for, upright_size, view_pixels
 from recipes.data.media import UndecodableError
+from recipes.data_config import VisionDataConfig
 from tests.recipes.data.test_images import encoded, generator
 
 

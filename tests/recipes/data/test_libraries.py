@@ -22,7 +22,7 @@ def test_an_installed_library_is_returned() -> None:
 WITHOUT_PANDAS = """
 import sys
 sys.modules["pandas"] = None
-from recipes.config import TextDataConfig
+from recipes.data_config import TextDataConfig
 from recipes.data.source import open_source
 from recipes.errors import ConfigError
 print(list(open_source(TextDataConfig(path=f"{sys.argv[1]}/a.csv")).paragraphs()))

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from model.frontends.config import SpeechFrontendConfig
-from recipes.config import SpeechDataConfig, VisionDataConfig
 from recipes.data import media_folder, progress
 from recipes.data.audio import AUDIO, scan_audio
 from recipes.data.media import BadItem, MediaKind
@@ -22,6 +21,7 @@ from recipes.data.media_folder import open_prepared, prepare_media
 from recipes.data.scanning import Scanned, scan_items
 from recipes.data.speech_folder import prepare_speech
 from recipes.data.vision_folder import prepare_vision
+from recipes.data_config import SpeechDataConfig, VisionDataConfig
 from recipes.errors import ConfigError
 from tests.durability import durable_moves
 from tests.recipes.data.recordings import encode, noise, write_recordings

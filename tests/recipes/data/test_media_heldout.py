@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recipes.config import SpeechDataConfig
 from recipes.data.audio import AUDIO, scan_audio
 from recipes.data.media_folder import PreparedMedia, open_prepared, prepare_media
 from recipes.data.packing import HELDOUT_SEED
+from recipes.data_config import SpeechDataConfig
 from tests.recipes.data.recordings import write_recordings
 
 

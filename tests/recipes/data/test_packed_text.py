@@ -11,11 +11,11 @@ import torch
 
 from model.config import TokenMaskConfig
 from model.frontends.config import TextFrontendConfig
-from recipes.config import TextDataConfig
 from recipes.data.loader import UpdateLoader
 from recipes.data.packed_text import PackedTextDataset, collate_rows
 from recipes.data.prepare import prepare_text
 from recipes.data.text import TextDataset, TextExample
+from recipes.data_config import TextDataConfig
 
 MASK = TokenMaskConfig(prob=0.3, length=2)
 

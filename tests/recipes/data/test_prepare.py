@@ -14,13 +14,13 @@ import pytest
 import sentencepiece
 
 from model.frontends.config import TextFrontendConfig
-from recipes.config import TextDataConfig
 from recipes.data import encoding, prepare, progress
 from recipes.data.packing import Boundaries, build_samples
 from recipes.data.prepare import prepare_text
 from recipes.data.shards import CONTENT_FILES, hash_files, load_prepared, map_array
 from recipes.data.source import open_source
 from recipes.data.tokenizer import TextSample
+from recipes.data_config import TextDataConfig
 from recipes.errors import ConfigError
 from tests.durability import durable_moves
 

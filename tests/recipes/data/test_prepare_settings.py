@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from model.frontends.config import TextFrontendConfig
-from recipes.config import TextDataConfig
 from recipes.data.prepare import USED_FOR, prepare_text
 from recipes.data.tokenizer import train_tokenizer
+from recipes.data_config import TextDataConfig
 from recipes.errors import ConfigError
 
 

@@ -9,11 +9,11 @@ import pytest
 import sentencepiece
 
 from model.frontends.config import TextFrontendConfig
-from recipes.config import TextDataConfig
 from recipes.data.contents import ResumedRun
 from recipes.data.prepare import prepare_text
 from recipes.data.shards import CONTENT_FILES, encoding_of, hash_files, kept_files, load_prepared, map_array
 from recipes.data.tokenizer import ENCODING, EOS, cut, encode, num_symbols, read_tokenizer
+from recipes.data_config import TextDataConfig
 from recipes.errors import ConfigError
 from tests.recipes.data.json_tokenizers import bert, roberta, saved
 

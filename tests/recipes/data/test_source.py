@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from recipes.config import TextDataConfig
 from recipes.data import source
 from recipes.data.source import open_source
+from recipes.data_config import TextDataConfig
 from recipes.errors import ConfigError, MissingSplit
 
 TEXTS = ["one two\nthree", "", "four"]

@@ -15,13 +15,13 @@ from model.batch import Batch
 from model.config import SpanMaskConfig
 from model.frontends.config import SpeechFrontendConfig
 from model.masking import span_mask, unmask_to
-from recipes.config import SpeechDataConfig
 from recipes.data.audio import decode_audio, normalize
 from recipes.data.loader import rank_share
 from recipes.data.media_folder import open_prepared
 from recipes.data.order import UpdateOrder
 from recipes.data.speech import SpeechDataset, SpeechExample, check_mask
 from recipes.data.speech_folder import prepare_speech
+from recipes.data_config import SpeechDataConfig
 from recipes.errors import ConfigError
 from tests.recipes.data.recordings import FRONTEND, MASK, RATE, clips_config, open_split, write_recordings
 

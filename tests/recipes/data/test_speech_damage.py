@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from recipes.config import SpeechDataConfig
 from recipes.data.audio import decode_audio, normalize
 from recipes.data.media_folder import open_prepared
 from recipes.data.speech import SpeechDataset
 from recipes.data.speech_folder import prepare_speech, shortest_samples
+from recipes.data_config import SpeechDataConfig
 from recipes.errors import ConfigError
 from tests.recipes.data.recordings import FRONTEND, MASK, RATE, clips_config, encode, noise, open_split, write_recordings
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from model.frontends.config import SpeechFrontendConfig
-from recipes.config import SpeechDataConfig
 from recipes.data.media_folder import open_prepared
 from recipes.data.speech_folder import longest_samples, prepare_speech, shortest_samples
+from recipes.data_config import SpeechDataConfig
 from recipes.errors import ConfigError
 from tests.recipes.data.recordings import FRONTEND, clips_config, write_recordings
 

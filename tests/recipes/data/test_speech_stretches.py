@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from recipes.config import SpeechDataConfig
 from recipes.data import contents
 from recipes.data.audio import AUDIO, decode_audio, read_audio
 from recipes.data.contents import ContentChanges, ResumedRun, compare_contents
@@ -17,6 +16,7 @@ from recipes.data.media import Files, UndecodableError, first_working
 from recipes.data.media_folder import open_prepared
 from recipes.data.media_source import open_media
 from recipes.data.speech_folder import prepare_speech
+from recipes.data_config import SpeechDataConfig
 from recipes.errors import ConfigError
 from tests.recipes.data.recordings import FRONTEND, RATE, clips_config, encode, noise, open_split
 

@@ -11,11 +11,11 @@ import torch
 from model.config import TokenMaskConfig
 from model.frontends.config import TextFrontendConfig
 from model.masking import token_mask
-from recipes.config import TextDataConfig
 from recipes.data.packing import Split
 from recipes.data.prepare import prepare_text
 from recipes.data.shards import map_array
 from recipes.data.text import TextDataset, TextExample
+from recipes.data_config import TextDataConfig
 
 MASK = TokenMaskConfig(prob=0.3, length=2)
 

@@ -10,7 +10,6 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recipes.config import TextDataConfig
 from recipes.data.tokenizer import (
     EOS,
     MAX_PIECE_CHARACTERS,
@@ -24,6 +23,7 @@ from recipes.data.tokenizer import (
     token_dtype,
     train_tokenizer,
 )
+from recipes.data_config import TextDataConfig
 from recipes.errors import ConfigError
 
 TEXT = [f"the {colour} cat {verb} upon the mat" for colour in ("black", "white", "grey") for verb in ("sat", "slept", "stood")] * 5

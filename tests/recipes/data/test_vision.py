@@ -17,13 +17,13 @@ from PIL import Image
 from model.config import BlockMaskConfig
 from model.frontends.config import VisionFrontendConfig
 from model.masking import block_mask
-from recipes.config import VisionDataConfig
 from recipes.data.images import IMAGES, center_view, decode_image, random_view
 from recipes.data.media_folder import open_prepared
 from recipes.data.media_source import open_media
 from recipes.data.packing import Split
 from recipes.data.vision import MAX_REPLACEMENTS, VisionDataset, VisionExample
 from recipes.data.vision_folder import prepare_vision
+from recipes.data_config import VisionDataConfig
 from recipes.errors import ConfigError
 
 FRONTEND = VisionFrontendConfig(image_size=32, patch_size=8)

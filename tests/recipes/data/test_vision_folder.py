@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from recipes.config import VisionDataConfig
 from recipes.data.media_folder import open_prepared
 from recipes.data.vision_folder import prepare_vision
+from recipes.data_config import VisionDataConfig
 from recipes.errors import ConfigError
 
 

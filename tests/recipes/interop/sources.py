@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from recipes.config import TextDataConfig
 from recipes.data.tokenizer import train_tokenizer
+from recipes.data_config import TextDataConfig
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 FAIRSEQ_CASES = {"text": "text/paper", "audio": "audio/recipe", "vision": "vision/recipe"}

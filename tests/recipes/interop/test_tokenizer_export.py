@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipes.config import TextDataConfig
 from recipes.data.source import open_source
 from recipes.data.tokenizer import MODEL, TextSample, cut, encode, read_tokenizer, train_tokenizer
+from recipes.data_config import TextDataConfig
 from recipes.interop.tokenizer_export import CONVERTED, LITERAL_UNIGRAM, export_tokenizer
 from tests.recipes.data.json_tokenizers import bert, byte_level, roberta, saved, unigram
 from tests.recipes.interop.test_sentencepiece_model import trained
