@@ -1,4 +1,4 @@
-"""Attributes of every data section that the loop reads, sections of objectives, and ranges of all settings."""
+"""Sections of objectives, and ranges of all settings."""
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
@@ -8,15 +8,10 @@ import pytest
 
 from model.bounds import Bounds, Place
 from recipes.config import Recipe
-from recipes.data_config import DataConfig
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
 from recipes.objective_config import OBJECTIVES, Data2VecConfig, ObjectiveConfig
 from recipes.text import text_base, text_tiny
-
-
-def loop_settings(data: DataConfig) -> tuple[str | None, int, int | None, float]:
-    return data.path, data.group_size, data.num_workers, data.max_bad_fraction
 
 
 def test_data2vec_is_the_default_objective() -> None:

@@ -1,6 +1,12 @@
 """The data sections: what the training loop reads of them."""
 
-from recipes.data_config import SpeechDataConfig, TextDataConfig, VisionDataConfig
+from dataclasses import fields
+
+from recipes.data_config import DataConfig, SpeechDataConfig, TextDataConfig, VisionDataConfig
+
+
+def loop_settings(data: DataConfig) -> tuple[str | None, int, int | None, float]:
+    return data.path, data.group_size, data.num_workers, data.max_bad_fraction
 
 
 def test_text_has_no_groups_no_workers_and_nothing_undecodable() -> None:
