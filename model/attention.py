@@ -35,8 +35,8 @@ def attend(qkv_SBHTK: Tensor, mask: Tensor | None, dropout: Dropout) -> Tensor:
 
 
 class BlockedAttention(torch.autograd.Function):
-    """Attention on a CPU, a few heads of one sample at a time. The probabilities are kept for the backward; those that dropout has
-    dropped are stored with a negative sign, so no mask is kept. The gradients of queries, keys and values are written into one tensor.
+    """Attention on a CPU, a few heads of one sample at a time. The probabilities are kept for the backward; those that dropout has kept
+    are stored with a negative sign, so no mask is stored. The gradients of queries, keys and values are one tensor.
 
     Source of the backward: FlashAttention (arXiv 2205.14135, algorithm 4), whose D is the row sum of dO * O.
     """
@@ -45,54 +45,57 @@ class BlockedAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv_SBHTK: Tensor, mask: Tensor | None, draws: Draws | None) -> Tensor:
         """Return the output (S, B, H x K). `draws`: the random numbers of the dropout; None: no dropout."""
         S, B, H, _, K = qkv_SBHTK.shape
-        blocks = _blocks(B, H, S)
-        keep_scale = draws.scale if draws else 1.0
-        bias = _as_bias(mask, qkv_SBHTK.dtype)
-        probs_BHSS = qkv_SBHTK.new_empty(B, H, S, S)
-        mixed_SBHK = qkv_SBHTK.new_empty(S, B, H, K)
+        qkv_TBHSK = qkv_SBHTK.permute(3, 1, 2, 0, 4).contiguous()  # one copy of all, since each product would copy its own part
+        qkv_TBHSK[0] *= 1 / math.sqrt(K)
+        bias, blocks = _as_bias(mask, qkv_SBHTK.dtype), _blocks(B, H, S)
+        probs_BHSS, mixed_BHSK = qkv_SBHTK.new_empty(B, H, S, S), qkv_SBHTK.new_empty(B, H, S, K)
         for b, heads in blocks:
-            q_nSK, k_nSK, v_nSK = qkv_SBHTK[:, b, heads].permute(2, 1, 0, 3).unbind(0)
-            probs_nSS = probs_BHSS[b, heads]
-            logits_nSS = _logits(q_nSK, k_nSK, None if bias is None else _part(bias, b, heads))
-            torch.softmax(logits_nSS, -1, out=probs_nSS)
+            q_nSK, k_nSK, v_nSK = qkv_TBHSK[:, b, heads]
+            probs_nSS, logits_nSS = probs_BHSS[b, heads], torch.bmm(q_nSK, k_nSK.transpose(1, 2))
+            torch.softmax(logits_nSS if bias is None else logits_nSS.add_(_part(bias, b, heads)), -1, out=probs_nSS)
             kept_nSS = probs_nSS
             if draws:
-                keep_nSS = draws.keep(logits_nSS)
-                kept_nSS = probs_nSS * keep_nSS
-                probs_nSS.mul_(keep_nSS.mul_(2).sub_(1))
-            mixed_SBHK[:, b, heads] = torch.bmm(kept_nSS, v_nSK).mul_(keep_scale).transpose(0, 1)
-        ctx.save_for_backward(qkv_SBHTK, probs_BHSS, mixed_SBHK)
-        ctx.blocks, ctx.has_dropout, ctx.keep_scale = blocks, draws is not None, keep_scale
+                kept_nSS = draws.keep(logits_nSS).mul_(probs_nSS)
+                probs_nSS.sub_(kept_nSS, alpha=2)
+            torch.bmm(kept_nSS, v_nSK, out=mixed_BHSK[b, heads])
+        if draws:
+            mixed_BHSK *= draws.scale
+        ctx.save_for_backward(qkv_TBHSK, probs_BHSS, mixed_BHSK)
+        ctx.blocks, ctx.keep_scale = blocks, draws.scale if draws else None
         ctx.bias_shape = mask.shape if mask is not None and mask.requires_grad else None
-        return mixed_SBHK.view(S, B, H * K)
+        return mixed_BHSK.permute(2, 0, 1, 3).reshape(S, B, H * K)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         """Return the gradients of queries, keys and values together, and of the bias."""
-        qkv_SBHTK, probs_BHSS, mixed_SBHK = ctx.saved_tensors
-        gradient_SBHK = gradients[0].reshape(mixed_SBHK.shape)
-        rowsum_BHS1 = (gradient_SBHK * mixed_SBHK).sum(-1, keepdim=True).permute(1, 2, 0, 3)
-        out_SBHTK = torch.empty_like(qkv_SBHTK)
+        qkv_TBHSK, probs_BHSS, mixed_BHSK = ctx.saved_tensors
+        B, H, S, K = mixed_BHSK.shape
+        gradient_BHSK = gradients[0].view(S, B, H, K).permute(1, 2, 0, 3).contiguous()
+        rowsum_BHS1 = (gradient_BHSK * mixed_BHSK).sum(-1, keepdim=True)
+        if ctx.keep_scale is not None:
+            gradient_BHSK *= ctx.keep_scale
+        out_TBHSK = torch.empty_like(qkv_TBHSK)
         # in 16 bits the sum over samples would be rounded
-        sum_type = torch.promote_types(qkv_SBHTK.dtype, torch.float32)
+        sum_type = torch.promote_types(qkv_TBHSK.dtype, torch.float32)
         bias_gradient = None if ctx.bias_shape is None else torch.zeros(ctx.bias_shape, dtype=sum_type)
         for b, heads in ctx.blocks:
-            q_nSK, k_nSK, v_nSK = qkv_SBHTK[:, b, heads].permute(2, 1, 0, 3).unbind(0)
-            gradient_nSK, probs_nSS = gradient_SBHK[:, b, heads].transpose(0, 1), probs_BHSS[b, heads]
-            through_nSS = torch.bmm(gradient_nSK, v_nSK.transpose(1, 2))
-            if ctx.has_dropout:
-                kept_nSS = probs_nSS.clamp_min(0)
-                through_nSS.mul_(kept_nSS).mul_(ctx.keep_scale).sub_(probs_nSS.abs().mul_(rowsum_BHS1[b, heads]))
-            else:
+            q_nSK, k_nSK, v_nSK = qkv_TBHSK[:, b, heads]
+            gradient_nSK, probs_nSS, rowsum_nS1 = gradient_BHSK[b, heads], probs_BHSS[b, heads], rowsum_BHS1[b, heads]
+            to_logits_nSS = torch.bmm(gradient_nSK, v_nSK.transpose(1, 2))
+            if ctx.keep_scale is None:
                 kept_nSS = probs_nSS
-                through_nSS.sub_(rowsum_BHS1[b, heads]).mul_(probs_nSS)
-            scale = 1 / math.sqrt(q_nSK.shape[-1])
-            out_SBHTK[:, b, heads, 0] = torch.bmm(through_nSS, k_nSK).mul_(scale).transpose(0, 1)
-            out_SBHTK[:, b, heads, 1] = torch.bmm(through_nSS.transpose(1, 2), q_nSK).mul_(scale).transpose(0, 1)
-            out_SBHTK[:, b, heads, 2] = torch.bmm(kept_nSS.transpose(1, 2), gradient_nSK).mul_(ctx.keep_scale).transpose(0, 1)
+                to_logits_nSS.sub_(rowsum_nS1).mul_(probs_nSS)
+            else:
+                kept_nSS = probs_nSS.clamp_max(0).neg_()
+                to_logits_nSS.mul_(kept_nSS).addcmul_(probs_nSS.abs(), rowsum_nS1, value=-1)
+            torch.bmm(to_logits_nSS, k_nSK, out=out_TBHSK[0, b, heads])
+            torch.bmm(to_logits_nSS.transpose(1, 2), q_nSK, out=out_TBHSK[1, b, heads])
+            torch.bmm(kept_nSS.transpose(1, 2), gradient_nSK, out=out_TBHSK[2, b, heads])
             if bias_gradient is not None:
-                _part(bias_gradient, b, heads).add_(through_nSS)
-        return out_SBHTK, None if bias_gradient is None else bias_gradient.to(qkv_SBHTK.dtype), None
+                _part(bias_gradient, b, heads).add_(to_logits_nSS)
+        out_TBHSK[0] *= 1 / math.sqrt(K)
+        own_bias_gradient = None if bias_gradient is None else bias_gradient.to(qkv_TBHSK.dtype)
+        return out_TBHSK.permute(3, 1, 2, 0, 4).contiguous(), own_bias_gradient, None
 
 
 def _blocks(B: int, H: int, S: int) -> list[tuple[int, slice]]:
@@ -112,9 +115,3 @@ def _part(bias: Tensor, b: int, heads: slice) -> Tensor:
     """Return the part of a bias (1 or B, 1 or H, 1 or S, S) that belongs to these heads of one sample, as a view."""
     of_sample = bias[b if bias.shape[0] > 1 else 0]
     return of_sample[heads] if bias.shape[1] > 1 else of_sample
-
-
-def _logits(q_nSK: Tensor, k_nSK: Tensor, bias: Tensor | None) -> Tensor:
-    scale = 1 / math.sqrt(q_nSK.shape[-1])
-    logits_nSS = torch.bmm(q_nSK, k_nSK.transpose(1, 2)).mul_(scale)
-    return logits_nSS if bias is None else logits_nSS.add_(bias)
