@@ -7,8 +7,9 @@ from typing import Annotated, ClassVar, Literal
 
 from model.bounds import POSITIVE, SHARE, Bounds, at_least
 
-ProductLibrary = Literal["mm", "onednn"]
-"""Library of matrix products. mm: torch.mm, which on a CPU uses MKL. onednn: oneDNN's float32 products on a CPU."""
+ProductLibrary = Literal["mm", "onednn", "mixed"]
+"""Library of float32 matrix products on a CPU. mm: torch.mm, which uses MKL. onednn: oneDNN. mixed: oneDNN, but MKL for the gradients of
+weights."""
 
 Norm = Literal["batch", "instance", "layer"]
 Shares = Literal["nothing", "features", "frontend"]

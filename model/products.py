@@ -1,7 +1,8 @@
 """The matrix products of linear layers: forward and both products of the backward, by torch's own library or by oneDNN.
 
 torch's float32 products on a CPU go through MKL, which reaches half of what some AMD processors can do. oneDNN computes the same sums, in
-float32 too, in another order. Which library a run uses is decided in recipes/engine/products.py.
+float32 too, in another order. The gradient of a weight is a product of a transposed matrix, which torch copies before oneDNN reads it.
+Which library a run uses is decided in recipes/engine/products.py.
 
 Shapes: N rows, I inputs, O outputs.
 """
@@ -42,7 +43,7 @@ def linear(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None, products: Prod
     uses it already for 16-bit ones."""
     if products == "mm" or not fits_onednn(x_I):
         return F.linear(x_I, weight_OI, bias_O)
-    return OneDnnLinear.apply(x_I, weight_OI, bias_O, None)
+    return OneDnnLinear.apply(x_I, weight_OI, bias_O, products, None)
 
 
 def fits_onednn(x: Tensor) -> bool:
@@ -70,14 +71,17 @@ def add_product(out_NO: Tensor, a_NI: Tensor, b_OI: Tensor, products: ProductLib
 
 
 class OneDnnLinear(torch.autograd.Function):
-    """x W^T + b with the three products by oneDNN. `group`: the tensor-parallel group over which the gradient of x is added up, while the
-    gradient of W is computed; None: the gradient of x is complete."""
+    """x W^T + b with products by oneDNN. `products` says whether the product for the weight's gradient is oneDNN's, too. `group`: the
+    tensor-parallel group over which the gradient of x is added up, while the gradient of W is computed; None: the gradient of x is
+    complete."""
 
     @staticmethod
-    def forward(ctx: Any, x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None, group: dist.ProcessGroup | None) -> Tensor:
+    def forward(
+        ctx: Any, x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None, products: ProductLibrary, group: dist.ProcessGroup | None
+    ) -> Tensor:
         """Return the output. Shapes: (..., I) -> (..., O)."""
         ctx.save_for_backward(x_I, weight_OI)
-        ctx.has_bias, ctx.group = bias_O is not None, group
+        ctx.has_bias, ctx.products, ctx.group = bias_O is not None, products, group
         return product(x_I, weight_OI, bias_O)
 
     @staticmethod
@@ -91,8 +95,9 @@ class OneDnnLinear(torch.autograd.Function):
             x_gradient = product(gradient_NO, weight_OI.t()).view(x_I.shape)
             adding = dist.all_reduce(x_gradient, group=ctx.group, async_op=True) if ctx.group else None
         if ctx.needs_input_grad[1]:
-            weight_gradient = product(gradient_NO.t(), x_I.reshape(-1, x_I.shape[-1]).t())
+            x_NI = x_I.reshape(-1, x_I.shape[-1])
+            weight_gradient = product(gradient_NO.t(), x_NI.t()) if ctx.products == "onednn" else gradient_NO.t() @ x_NI
         bias_gradient = gradient_NO.sum(0) if ctx.has_bias else None
         if adding:
             adding.wait()
-        return x_gradient, weight_gradient, bias_gradient, None
+        return x_gradient, weight_gradient, bias_gradient, None, None

@@ -43,7 +43,7 @@ class ChosenProducts(HasProducts):
         if self.products == "mm" or not fits_onednn(input):
             return super()._forward_impl(input, weight, **settings)  # type: ignore[misc]
         group = settings["tp_group"] if settings["allreduce_dgrad"] else None
-        return OneDnnLinear.apply(input, weight, settings["bias"], group)
+        return OneDnnLinear.apply(input, weight, settings["bias"], self.products, group)
 
 
 @dataclass(frozen=True)

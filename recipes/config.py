@@ -79,9 +79,10 @@ class RunConfig:
     """Most held-out samples of an evaluation. One that measures labels (fine-tuning) reads all of them."""
     deterministic: bool = False
     """True: torch uses deterministic kernels on CUDA. Runs on a CPU repeat bit for bit anyway."""
-    products: Literal["auto", "mm", "onednn"] = "auto"
-    """Library of float32 matrix products on a CPU: torch.mm (MKL) or oneDNN, which is faster on some AMD processors. auto: oneDNN if all
-    ranks have AMD processors, else mm. A run keeps its library when it continues, unless another one is named."""
+    products: Literal["auto", "mm", "onednn", "mixed"] = "auto"
+    """Library of float32 matrix products on a CPU. mm: torch.mm (MKL). onednn: oneDNN, faster on AMD's processors. mixed: oneDNN, but MKL
+    for the gradients of weights. auto: onednn if all ranks have AMD processors of family 26 (Zen 5) or later, mixed if older ones, else mm.
+    A run keeps its library when it continues, unless another one is named."""
     wandb: Literal["off", "offline", "online"] = "off"
     """offline or online: metrics also go to wandb."""
     max_minutes: Annotated[float, at_least(0)] = 0.0

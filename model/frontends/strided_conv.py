@@ -84,6 +84,7 @@ class ConvByProducts(torch.autograd.Function):
         """Return the gradients of input, weights and bias."""
         x_BTC, weight_OCk = ctx.saved_tensors
         stride, needed, (channels, C, kernel) = ctx.stride, ctx.needs_input_grad, weight_OCk.shape
+        for_weights: ProductLibrary = "mm" if ctx.products == "mixed" else ctx.products
         gradient_BNO = gradients[0].contiguous()
         N = gradient_BNO.shape[1]
         x_gradient = torch.zeros_like(x_BTC) if needed[0] else None
@@ -92,7 +93,7 @@ class ConvByProducts(torch.autograd.Function):
             weight_IO, own = _matrix(weight_OCk, taps).t(), gradient_BNO.new_zeros(channels, taps.width)
             for number, gradient_NO in enumerate(gradient_BNO):
                 if weight_gradient is not None:
-                    add_product(own, gradient_NO.t(), _rows(x_BTC[number], stride, taps, N).t(), ctx.products)
+                    add_product(own, gradient_NO.t(), _rows(x_BTC[number], stride, taps, N).t(), for_weights)
                 if x_gradient is not None:
                     add_product(_rows(x_gradient[number], stride, taps, N), gradient_NO, weight_IO, ctx.products)
             if weight_gradient is not None:

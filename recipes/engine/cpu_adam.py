@@ -54,14 +54,19 @@ def _step_far_away(optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> 
 
 
 def cpu_info() -> dict[str, Any]:
-    """Return vendor, architecture and instruction sets of the first processor, read from /proc/cpuinfo. They have the names that
+    """Return vendor, family, architecture and instruction sets of the first processor, read from /proc/cpuinfo. They have the names that
     py-cpuinfo gives them, since DeepSpeed reads them instead of py-cpuinfo's."""
     first, _, _ = PROC_CPUINFO.read_text(errors="replace").partition("\n\n")
     pairs = (line.partition(":") for line in first.splitlines())
     found = {name.strip(): value.strip() for name, _, value in pairs}
     flags = found.get("flags") or found.get("Features") or ""  # x86, Arm
     arch = platform.machine()
-    return {"vendor_id_raw": found.get("vendor_id", ""), "arch": ARCHITECTURES.get(arch, arch), "flags": flags.split()}
+    return {
+        "vendor_id_raw": found.get("vendor_id", ""),
+        "family": int(found.get("cpu family") or 0),
+        "arch": ARCHITECTURES.get(arch, arch),
+        "flags": flags.split(),
+    }
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def test_onednn_equals_mm_at_the_sizes_of_base(shape: tuple[int, int, int]) -> N
     rows, inputs, outputs = shape
     x_I, weight_OI = torch.randn(rows, inputs, generator=seeded(0)), torch.randn(outputs, inputs, generator=seeded(1)) / inputs**0.5
     exact = with_gradients(x_I.double(), weight_OI.double(), None, "mm")
-    for products in ("onednn", "mm"):
+    for products in ("onednn", "mixed", "mm"):
         found = with_gradients(x_I, weight_OI, None, products)
         assert all(relative(one, true) <= 1e-6 for one, true in zip(found, exact, strict=True)), products
 

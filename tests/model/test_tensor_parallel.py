@@ -83,7 +83,7 @@ def computed(tp_size: int, products: ProductLibrary) -> list[torch.Tensor]:
     return [out_SBD.detach(), *torch.autograd.grad(out_SBD.square().sum(), [x_SBD])]
 
 
-@pytest.mark.parametrize("products", ["mm", "onednn"])
+@pytest.mark.parametrize("products", ["mm", "onednn", "mixed"])
 def test_two_ranks_compute_output_and_gradient_of_one_with_each_library(products: ProductLibrary) -> None:
     (whole,), halves = run_distributed(computed, 1, 1, "mm"), run_distributed(computed, 2, 2, products)
     for half in halves:

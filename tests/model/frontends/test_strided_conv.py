@@ -27,7 +27,7 @@ def test_output_and_gradients_are_those_of_conv1d(
     torch.testing.assert_close(torch.autograd.grad(out, inputs, weights), torch.autograd.grad(expected, inputs, weights))
 
 
-@pytest.mark.parametrize("products", ["mm", "onednn"])
+@pytest.mark.parametrize("products", ["mm", "onednn", "mixed"])
 def test_the_layer_computes_the_same_with_each_library(products: str) -> None:
     layer = StridedConv(16, 24, 3, 2, bias=True, init=Init(1))
     layer.products = products  # type: ignore[assignment]
