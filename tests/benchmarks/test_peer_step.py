@@ -74,16 +74,16 @@ def test_loss_and_gradient_are_ours_to_1e_5_with_our_weights(name: str) -> None:
     recipe, batch = small(name)
     with having_a_world():
         plain = PlainStep(recipe, parallel_alone())
-        student = plain._student
+        student = plain.student
         with torch.no_grad():
             for weight in student.parameters():
                 weight += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel()))
-            for own, weight in zip(plain._teacher.trunk.parameters(), student.trunk.parameters(), strict=True):
+            for own, weight in zip(plain.teacher.trunk.parameters(), student.trunk.parameters(), strict=True):
                 own.copy_(weight)
         peer = PeerStep(recipe)
         peer.student.load_state_dict(peer_weights(student, recipe))
         peer.teacher.load_state_dict(peer.student.trunk.state_dict())
-        ours = regress(student, plain._teacher, batch, recipe.loss).loss / batch.masks.num_masked
+        ours = regress(student, plain.teacher, batch, recipe.loss).loss / batch.masks.num_masked
         ours.backward()
     theirs = peer.loss(batch)
     theirs.backward()

@@ -49,7 +49,7 @@ def test_help_has_an_example_and_is_quick_and_torch_free(modality: str, tmp_path
     [
         ("text", "256 samples = data-parallel 64 x micro 4 x accumulation 1"),
         ("speech", "320 samples = data-parallel 64 x micro 1 x accumulation 5"),
-        ("vision", "4096 samples = data-parallel 64 x micro 16 x accumulation 4"),
+        ("vision", "4096 samples = data-parallel 64 x micro 64 x accumulation 1"),
     ],
 )
 def test_a_dry_run_plans_for_a_simulated_world(modality: str, plan: str, tmp_path: Path) -> None:

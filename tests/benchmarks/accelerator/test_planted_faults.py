@@ -87,7 +87,8 @@ def test_without_a_fault_attention_and_shards_are_right(tmp_path: Path) -> None:
 def test_a_nan_kernel_is_named_with_its_case(tmp_path: Path) -> None:
     seen = rows("attention", "nan_kernel", tmp_path)
     failed = {what for what, status, _ in seen if status == "fail"}
-    assert failed == {what for what, _, _ in seen if "student" in what and ("padded" in what or "vision" in what)}
+    # On a CPU torch's kernel computes only what has neither dropout nor a learned bias.
+    assert failed == {what for what, _, _ in seen if "student" in what and "padded" in what and what.endswith("dropout 0")} != set()
     assert all("not finite: input" in text for _, status, text in seen if status == "fail")
 
 
