@@ -29,9 +29,14 @@ class Storage:
         """Bytes of one number of a dropout mask: bool on a GPU, on the CPU the type of the forward."""
         return 1 if self.on_gpu else self.value_bytes
 
+    @property
+    def norm_bytes(self) -> int:
+        """Bytes of one number of a LayerNorm's input: on a CPU norms compute in float32 (model/sums.py)."""
+        return self.value_bytes if self.on_gpu else 4
+
     def stores_probabilities(self, config: EncoderConfig, has_bias: bool) -> bool:
-        """True if the attention keeps the probabilities of all pairs of positions for the backward. Of torch's kernels for the CPU, the
-        one that keeps none has no dropout and no learned bias (`has_bias`). Those for a GPU have both."""
+        """True if the attention keeps the probabilities of all pairs of positions for the backward: on a CPU with dropout or a learned
+        bias (`has_bias`), as model/attention.py says."""
         return not self.on_gpu and (config.attention_dropout > 0 or has_bias)
 
 
@@ -44,11 +49,11 @@ def block_bytes(config: EncoderConfig, storage: Storage, sequence_length: int, h
         "output of the attention, input of proj": D / storage.tp_size * value,
         "dropout mask after proj": D * mask * (config.hidden_dropout > 0),
         "input of the scale after proj": D * value * (block.layer_scale is not None),
-        "sum after the attention": D * value,
+        "sum after the attention": D * storage.norm_bytes,
         "input of fc1": D * value,
         "dropout mask after fc2": D * mask * (config.hidden_dropout > 0),
         "input of the scale after fc2": D * value * (block.layer_scale is not None),
-        ("input of qkv" if block.normalize_before else "sum after fc2"): D * value,
+        **({"input of qkv": D * value} if block.normalize_before else {"sum after fc2": D * storage.norm_bytes}),
         "mean and deviation of both norms": 4 * STATISTIC_BYTES,
     }
     return kept | _attention_bytes(config, storage, sequence_length, has_bias) | _inner_bytes(config, storage)
@@ -59,13 +64,10 @@ def _attention_bytes(config: EncoderConfig, storage: Storage, sequence_length: i
     if not storage.stores_probabilities(config, has_bias):
         heads = config.num_attention_heads / tp
         return {"queries, keys, values": 3 * D / tp * value, "logarithms of the softmax's sums": heads * STATISTIC_BYTES}
-    pairs = config.num_attention_heads / tp * sequence_length * 4  # softmax in float32, whatever the type of the forward
     return {
-        "queries, keys, values": 3 * D / tp * 4,  # in float32
-        "scaled queries and keys": 2 * D / tp * 4 * (value == 4),  # in a narrower type the copies in float32 are the scaled ones
-        "probabilities": pairs,
-        "dropout mask of the probabilities": pairs * (config.attention_dropout > 0),
-        "probabilities after dropout": pairs * (config.attention_dropout > 0),
+        "queries, keys, values, head by head": 3 * D / tp * value,
+        "probabilities, with the dropout mask in their signs": config.num_attention_heads / tp * sequence_length * value,
+        "output of the attention, head by head": D / tp * value,
     }
 
 

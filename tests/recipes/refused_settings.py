@@ -111,6 +111,7 @@ REFUSED = [
     (["optim.schedule=tri_stage", "optim.decay_steps=10"], r"final_lr_scale 0\.0 with the exponential decay of tri_stage"),
 ]
 REFUSED_SPEECH = [
+    (["data.num_lengths=-1"], r"data\.num_lengths is -1; it must lie between 0 and 10000"),
     (["mask.min_masks=0"], r"mask\.min_masks is 0; it must be at least 1"),
     (["mask.length=0"], r"mask\.length is 0; it must be at least 1"),
     (["mask.prob=0"], r"mask\.prob is 0\.0; it must be above 0"),

@@ -27,8 +27,8 @@ def test_the_same_recipe_may_come_back_with_other_limits(tmp_path: Path) -> None
     run_dir = run_dir_after_an_update(tmp_path / "run", recipe)
     check_same_recipe(run_dir.path, recipe)
     run = replace(recipe.run, max_steps=9, log_steps=1, save_steps=2, eval_steps=3, eval_samples=4, wandb="offline", max_minutes=5)
-    run = replace(run, accept_changes=("optim.lr",), hang_seconds=7)
-    assert len([1 for key in FREE_TO_CHANGE if key.startswith("run.")]) == 9 and FREE_TO_CHANGE - {
+    run = replace(run, accept_changes=("optim.lr",), hang_seconds=7, products="mm", profile_steps="2-3", device_tflops=1.0)
+    assert len([1 for key in FREE_TO_CHANGE if key.startswith("run.")]) == 12 and FREE_TO_CHANGE - {
         "data.path",
         "data.num_workers",
         "data.max_bad_fraction",
