@@ -62,6 +62,7 @@ def test_a_torch_without_onednn_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     assert preferred_library(CPU) == "mm"
 
 
+@pytest.mark.slow
 def test_config_json_records_the_library_and_a_continued_run_keeps_it(tmp_path: Path) -> None:
     def recorded(steps: int, *more: str) -> str:
         args = ["--run-dir", "run", *overrides("text", run__max_steps=steps), *more]
