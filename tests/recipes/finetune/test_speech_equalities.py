@@ -85,7 +85,8 @@ def assert_equal(task: str, rows: Sequence[dict[str, Any]], alone: Sequence[dict
 @pytest.mark.slow
 @pytest.mark.parametrize("task", METRICS)
 def test_tensor_parallel_ranks_and_accumulation_agree_with_one_rank_for_20_updates(task: str, data: Path, tmp_path: Path) -> None:
-    longer = ("run.max_steps=20", "optim.schedule_steps=30")
+    # At a rate of 0.001 the rounding of CTC's gradient, whose norm is 478, grows by a factor of ten in four updates.
+    longer = ("run.max_steps=20", "optim.schedule_steps=30", "optim.lr=0.0003")
     alone = train(task, tmp_path / "alone", data, ALONE, *longer)
     assert len(alone) == 20
     for name, topology in {"tp2": TENSOR_PARALLEL, "dp2": TWO_RANKS}.items():
