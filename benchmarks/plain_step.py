@@ -25,21 +25,14 @@ class PlainStep:
     """Student, teacher and optimizer of a recipe in plain torch, all in one process."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        parallel: Parallel,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        products: ProductLibrary = "mm",
+        self, recipe: Recipe, parallel: Parallel, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
         """Build the networks on `device`. `dtype`: that of weights, moments and EMA; there are no float32 master weights."""
         frontend = MODALITIES[recipe.modality].build_frontend(recipe)
         self._recipe = recipe
         self.student = Student(recipe.model, frontend, Init(1), parallel, DropoutStream()).to(device, dtype)
         self.teacher = Teacher(recipe.model, recipe.teacher, frontend, Init(1), parallel).to(device, dtype).eval()
-        use_products(self.student, products)
-        use_products(self.teacher, products)
+        self.networks = (self.student, self.teacher)
         self._optimizer = torch.optim.AdamW(self.student.parameters(), lr=recipe.optim.lr, fused=True)
         student = dict(self.student.named_parameters())
         self._averaged = [(shadow, student[name]) for name, shadow in self.teacher.named_parameters()]
@@ -64,18 +57,12 @@ class PlainTaskStep:
     """The network of a supervised task and its optimizer in plain torch, all in one process."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        parallel: Parallel,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        products: ProductLibrary = "mm",
+        self, recipe: Recipe, parallel: Parallel, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> None:
         """Build the network on `device`. `dtype`: that of weights and moments; there are no float32 master weights."""
         self._recipe, self._task = recipe, objective_class(recipe.objective.kind).make_task(recipe.objective)
         self._network = network_builder(recipe)(parallel=parallel, stream=DropoutStream()).to(device, dtype)
-        use_products(self._network, products)
+        self.networks = (self._network,)
         optim = recipe.optim
         self._optimizer = torch.optim.AdamW(self._network.parameters(), lr=optim.lr, weight_decay=optim.weight_decay, fused=True)
 
@@ -90,6 +77,9 @@ class PlainTaskStep:
         return clock() - start
 
 
-def plain_step_of(recipe: Recipe, parallel: Parallel, **where: Any) -> PlainStep | PlainTaskStep:
-    """Return the baseline of the recipe's objective. `where`: device, dtype and library of the products."""
-    return (PlainTaskStep if recipe.finetune.task else PlainStep)(recipe, parallel, **where)
+def plain_step_of(recipe: Recipe, parallel: Parallel, products: ProductLibrary = "mm", **where: Any) -> PlainStep | PlainTaskStep:
+    """Return the baseline of the recipe's objective. `products`: the library of its matrix products. `where`: device and dtype."""
+    step = (PlainTaskStep if recipe.finetune.task else PlainStep)(recipe, parallel, **where)
+    for network in step.networks:
+        use_products(network, products)
+    return step

@@ -176,7 +176,7 @@ def torch_contenders(args: argparse.Namespace, ours: Any, config: EngineConfig) 
         return {"step": time.perf_counter() - start}
 
     if args.plain:
-        plain = plain_step_of(ours.recipe, ours.objective.parallel, device=device, dtype=dtype, products=config.products)
+        plain = plain_step_of(ours.recipe, ours.objective.parallel, config.products, device=device, dtype=dtype)
         chosen[PLAIN] = lambda: timed(lambda: plain.run(ours.batch, ema=True))
     if args.peer:
         if args.task:

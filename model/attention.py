@@ -29,7 +29,7 @@ def attend(qkv_SBHTK: Tensor, mask: Tensor | None, dropout: Dropout) -> Tensor:
         return BlockedAttention.apply(qkv_SBHTK, mask, dropout.draws() if dropout.prob_now else None)
     S, B = qkv_SBHTK.shape[:2]
     q_BHSK, k_BHSK, v_BHSK = qkv_SBHTK.permute(3, 1, 2, 0, 4).unbind(0)
-    prob = dropout.start(qkv_SBHTK.device)
+    prob = dropout.start()
     mixed_BHSK = F.scaled_dot_product_attention(q_BHSK, k_BHSK, v_BHSK, attn_mask=mask, dropout_p=prob)
     return mixed_BHSK.permute(2, 0, 1, 3).reshape(S, B, -1)
 

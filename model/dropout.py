@@ -57,8 +57,8 @@ class Dropout(nn.Module):
         """The dropout probability to use now: 0 in eval mode, else `prob`."""
         return self.prob if self.training else 0.0
 
-    def start(self, device: torch.device) -> float:
-        """Seed torch's generator of a CUDA device for this place, and return the dropout probability to use now."""
+    def start(self) -> float:
+        """Seed torch's generator of the current CUDA device for this place, and return the dropout probability to use now."""
         if self.prob_now:
             torch.cuda.manual_seed(self.stream.key(self.site, self.split))
         return self.prob_now
@@ -73,7 +73,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type == "cpu":
             return Dropped.apply(x, self.draws())
-        return F.dropout(x, self.start(x.device), training=True)
+        return F.dropout(x, self.start(), training=True)
 
 
 class Draws:

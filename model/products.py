@@ -38,6 +38,11 @@ def use_products(module: nn.Module, products: ProductLibrary) -> None:
             part.products = products
 
 
+def for_weights(products: ProductLibrary) -> ProductLibrary:
+    """Return the library of the products for the weights' gradients, if the others are computed by `products`."""
+    return "mm" if products == "mixed" else products
+
+
 def linear(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None, products: ProductLibrary) -> Tensor:
     """Return x W^T + b. Shapes: (..., I) -> (..., O). Only float32 tensors on a CPU go to oneDNN when it is named; torch's own product
     uses it already for 16-bit ones."""
@@ -96,7 +101,7 @@ class OneDnnLinear(torch.autograd.Function):
             adding = dist.all_reduce(x_gradient, group=ctx.group, async_op=True) if ctx.group else None
         if ctx.needs_input_grad[1]:
             x_NI = x_I.reshape(-1, x_I.shape[-1])
-            weight_gradient = product(gradient_NO.t(), x_NI.t()) if ctx.products == "onednn" else gradient_NO.t() @ x_NI
+            weight_gradient = product(gradient_NO.t(), x_NI.t()) if for_weights(ctx.products) == "onednn" else gradient_NO.t() @ x_NI
         bias_gradient = gradient_NO.sum(0) if ctx.has_bias else None
         if adding:
             adding.wait()

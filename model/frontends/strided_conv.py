@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.config import ProductLibrary
 from model.init import Init
-from model.products import HasProducts, add_product
+from model.products import HasProducts, add_product, for_weights
 
 
 class StridedConv(HasProducts, nn.Conv1d):
@@ -84,7 +84,6 @@ class ConvByProducts(torch.autograd.Function):
         """Return the gradients of input, weights and bias."""
         x_BTC, weight_OCk = ctx.saved_tensors
         stride, needed, (channels, C, kernel) = ctx.stride, ctx.needs_input_grad, weight_OCk.shape
-        for_weights: ProductLibrary = "mm" if ctx.products == "mixed" else ctx.products
         gradient_BNO = gradients[0].contiguous()
         N = gradient_BNO.shape[1]
         x_gradient = torch.zeros_like(x_BTC) if needed[0] else None
@@ -93,7 +92,7 @@ class ConvByProducts(torch.autograd.Function):
             weight_IO, own = _matrix(weight_OCk, taps).t(), gradient_BNO.new_zeros(channels, taps.width)
             for number, gradient_NO in enumerate(gradient_BNO):
                 if weight_gradient is not None:
-                    add_product(own, gradient_NO.t(), _rows(x_BTC[number], stride, taps, N).t(), for_weights)
+                    add_product(own, gradient_NO.t(), _rows(x_BTC[number], stride, taps, N).t(), for_weights(ctx.products))
                 if x_gradient is not None:
                     add_product(_rows(x_gradient[number], stride, taps, N), gradient_NO, weight_IO, ctx.products)
             if weight_gradient is not None:
