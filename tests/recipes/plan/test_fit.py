@@ -46,7 +46,7 @@ def test_the_automatic_size_fits_and_the_next_one_does_not(name: str, gib: int) 
 
 def test_on_a_cpu_it_stays_at_most_16_and_shrinks_where_memory_is_short() -> None:
     assert fitted("text_base", DeviceMemory(512 * GIB, on_gpu=False), {}).batch.micro_batch_size == LARGEST_AUTO_MICRO_BATCH
-    assert fitted("text_base", DeviceMemory(12 * GIB, on_gpu=False), {}).batch.micro_batch_size == 4
+    assert fitted("text_base", DeviceMemory(9 * GIB, on_gpu=False), {}).batch.micro_batch_size == 4
 
 
 def test_without_any_size_that_fits_the_smallest_is_taken_and_the_line_says_so() -> None:
