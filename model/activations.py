@@ -40,12 +40,13 @@ class Storage:
         return not self.on_gpu and (config.attention_dropout > 0 or has_bias)
 
 
-def block_bytes(config: EncoderConfig, storage: Storage, sequence_length: int, has_bias: bool) -> TensorBytes:
-    """Return what one block keeps for its backward. `has_bias`: a learned bias is added to the attention logits."""
+def block_bytes(config: EncoderConfig, storage: Storage, sequence_length: int, has_bias: bool, share: float = 1.0) -> TensorBytes:
+    """Return what one block keeps for its backward. `has_bias`: a learned bias is added to the attention logits. `share`: of the
+    positions, those whose output is computed (model/subset.py)."""
     D, value, mask, block = config.hidden_size, storage.value_bytes, storage.mask_bytes, config.block
     # LayerNorm keeps its input, and the linear layer after it keeps its output. Post-LN: the block's input is the output of a norm.
-    kept = {
-        "input of the block": D * value,
+    before = {"input of the block": D * value, **({"input of qkv": D * value} if block.normalize_before else {})}
+    after = {
         "output of the attention, input of proj": D / storage.tp_size * value,
         "dropout mask after proj": D * mask * (config.hidden_dropout > 0),
         "input of the scale after proj": D * value * (block.layer_scale is not None),
@@ -53,10 +54,11 @@ def block_bytes(config: EncoderConfig, storage: Storage, sequence_length: int, h
         "input of fc1": D * value,
         "dropout mask after fc2": D * mask * (config.hidden_dropout > 0),
         "input of the scale after fc2": D * value * (block.layer_scale is not None),
-        **({"input of qkv": D * value} if block.normalize_before else {"sum after fc2": D * storage.norm_bytes}),
+        **({} if block.normalize_before else {"sum after fc2": D * storage.norm_bytes}),
         "mean and deviation of both norms": 4 * STATISTIC_BYTES,
     }
-    return kept | _attention_bytes(config, storage, sequence_length, has_bias) | _inner_bytes(config, storage)
+    chosen = {name: share * size for name, size in (after | _inner_bytes(config, storage)).items()}
+    return before | _attention_bytes(config, storage, sequence_length, has_bias) | chosen
 
 
 def _attention_bytes(config: EncoderConfig, storage: Storage, sequence_length: int, has_bias: bool) -> TensorBytes:
@@ -109,13 +111,15 @@ def block_backward_bytes(config: EncoderConfig, storage: Storage, sequence_lengt
     }
 
 
-def extractor_bytes(channels: int, rates: Sequence[int], value_bytes: int, *, num_norms: int, has_exact_norm: bool) -> TensorBytes:
-    """Return what the strided convolutions of speech keep. `rates`: outputs of each convolution for one frame. `num_norms`: how many of
-    them, from the first on, have a norm. `has_exact_norm`: the first norm takes its statistics over a recording's own samples."""
-    outputs = channels * sum(rates)
+def extractor_bytes(channels: int, rates: Sequence[int], storage: Storage, *, norm: str, has_exact_norm: bool) -> TensorBytes:
+    """Return what the strided convolutions of speech keep. `rates`: outputs of each convolution for one frame. `norm`: "layer" if each
+    has a LayerNorm, "group" if the first has a norm over time. `has_exact_norm`: that norm takes its statistics over a recording's own
+    samples."""
+    outputs, value = channels * sum(rates), storage.value_bytes
+    read_by_norm = storage.norm_bytes if norm == "layer" else value
     return {
-        "outputs of the strided convolutions, input of norm or GELU": outputs * value_bytes,
-        "outputs of the extractor's norms, input of GELU": channels * sum(rates[:num_norms]) * value_bytes,
-        "inputs of the strided convolutions but the first": (outputs - channels * rates[-1]) * value_bytes,
+        "outputs of the strided convolutions, input of norm or GELU": outputs * read_by_norm,
+        "outputs of the extractor's norms, input of GELU": (outputs if norm == "layer" else channels * rates[0]) * value,
+        "inputs of the strided convolutions but the first": (outputs - channels * rates[-1]) * value,
         "the exact norm's centred values, their squares' input and quotient": 3 * channels * rates[0] * 4 * has_exact_norm,  # float32
     }

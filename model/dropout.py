@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.subset import PositionSubset
+
 LAYERDROP_SITE = -1
 LEVELS = 1 << 16
 """On a CPU a draw is a 16-bit number, so a dropout probability is rounded to a multiple of 1 / LEVELS."""
@@ -119,9 +121,10 @@ class DropPath(nn.Module):
         super().__init__()
         self.dropout = Dropout(prob, stream, site)
 
-    def forward(self, x_SBD: Tensor) -> Tensor:
-        """Return the branch's output with some samples set to 0 and the others scaled up; unchanged in eval mode.
-        Shapes: (sequence, batch, channels) in and out."""
+    def forward(self, x_SBD: Tensor, subset: PositionSubset | None = None) -> Tensor:
+        """Return the branch's output with some samples set to 0 and the others scaled up; unchanged in eval mode. `subset`: the
+        positions in x; None: all. Shapes: (sequence, batch, channels) in and out, (positions, 1, channels) with a subset."""
         if not self.dropout.training or self.dropout.prob == 0:
             return x_SBD
-        return x_SBD * self.dropout(x_SBD.new_ones(1, x_SBD.shape[1], 1))
+        factor_1B1 = self.dropout(x_SBD.new_ones(1, subset.batch_size if subset else x_SBD.shape[1], 1))
+        return x_SBD * (subset.spread(factor_1B1) if subset else factor_1B1)

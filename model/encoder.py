@@ -14,10 +14,11 @@ from model.dropout import DropoutStream, is_dropped
 from model.init import Init
 from model.layers import Block, LayerOutput, attention_mask
 from model.parallel import Parallel
+from model.subset import PositionSubset
 from model.sums import LayerNorm
 
-RunBlock = Callable[[nn.Module, Tensor, Tensor | None], LayerOutput]
-"""Runs a block: (block, x (S, B, D), mask) -> its outputs."""
+RunBlock = Callable[[nn.Module, Tensor, Tensor | None, PositionSubset | None], LayerOutput]
+"""Runs a block: (block, x (S, B, D), mask, positions to compute or None for all) -> its outputs."""
 
 
 class Encoder(nn.Module):
@@ -42,38 +43,43 @@ class Encoder(nn.Module):
         keep_from: int,
         *,
         segment_BS: Tensor | None = None,
+        subset: PositionSubset | None = None,
     ) -> tuple[Tensor, list[LayerOutput]]:
         """Run the blocks. Return the last block's output, with the final LayerNorm if pre-LN, and the outputs of the blocks from index
-        `keep_from` on. A block that layer drop skips in training has no such output.
+        `keep_from` on. A block that layer drop skips in training has no such output. `subset`: the positions at which the last block's
+        output is computed; None: all.
 
-        Shapes: x and the first result (B, S, D) = (batch, sequence, channels), the outputs of single blocks (S, B, D). padding_mask (B,
-        S) bool, True at padding. bias (L, heads, S, S) is added to the attention logits; L is 1 (the same for all blocks) or the number
-        of blocks. segment (B, S): number of each position's sample in its row, if rows hold several samples.
+        Shapes: x and the first result (B, S, D) = (batch, sequence, channels), with a subset of M positions (1, M, D); the outputs of
+        single blocks (S, B, D). padding_mask (B, S) bool, True at padding. bias (L, heads, S, S) is added to the attention logits; L is
+        1 (the same for all blocks) or the number of blocks. segment (B, S): number of each position's sample in its row, if rows hold
+        several samples.
         """
         biases = [None] if bias_LHSS is None else bias_LHSS.to(x_BSD.dtype).unbind(0)
         masks = [attention_mask(padding_mask_BS, bias_HSS, segment_BS) for bias_HSS in biases]
         x_SBD = x_BSD.transpose(0, 1).contiguous()  # the one place where the layout changes
         kept, run = [], _run_without_storing if self.recomputes and torch.is_grad_enabled() else _run
         for number, block in enumerate(self.layers):
+            chosen = subset if number == len(self.layers) - 1 else None
             if self.training and self.layerdrop and is_dropped(self.stream, self.layerdrop, number):
                 x_SBD = _skip(run, block, x_SBD)
+                x_SBD = chosen.take(x_SBD) if chosen else x_SBD
                 continue
-            output = run(block, x_SBD, masks[number % len(masks)])
+            output = run(block, x_SBD, masks[number % len(masks)], chosen)
             x_SBD = output.block_SBD
             if number >= keep_from:
                 kept.append(output)
         return (x_SBD if self.skips_final_norm else self.final_norm(x_SBD)).transpose(0, 1), kept
 
 
-def _run(block: nn.Module, x_SBD: Tensor, mask: Tensor | None) -> LayerOutput:
-    return block(x_SBD, mask)
+def _run(block: nn.Module, x_SBD: Tensor, mask: Tensor | None, subset: PositionSubset | None) -> LayerOutput:
+    return block(x_SBD, mask, subset)
 
 
-def _run_without_storing(block: nn.Module, x_SBD: Tensor, mask: Tensor | None) -> LayerOutput:
+def _run_without_storing(block: nn.Module, x_SBD: Tensor, mask: Tensor | None, subset: PositionSubset | None) -> LayerOutput:
     """Run a block without keeping its activations; the backward runs it again. Dropout is a function of counters, so the second run draws
     the same masks."""
     # An early stop would end the second run inside the block, and ZeRO-3's hooks behind its modules would not run.
-    return checkpoint(block, x_SBD, mask, use_reentrant=False, preserve_rng_state=False, early_stop=False)
+    return checkpoint(block, x_SBD, mask, subset, use_reentrant=False, preserve_rng_state=False, early_stop=False)
 
 
 def _skip(run: RunBlock, block: nn.Module, x_SBD: Tensor) -> Tensor:
@@ -83,4 +89,4 @@ def _skip(run: RunBlock, block: nn.Module, x_SBD: Tensor) -> Tensor:
     ZeRO-3 records the order in which weights are gathered. It also keeps the last gradient of a weight that gets none. If the block were
     not called at all, that order would change and an old gradient would be used.
     """
-    return x_SBD + 0.0 * run(block, x_SBD[:1], None).block_SBD
+    return x_SBD + 0.0 * run(block, x_SBD[:1], None, None).block_SBD

@@ -17,6 +17,7 @@ from model.config import BlockConfig, EncoderConfig
 from model.dropout import Dropout, DropoutStream, DropPath
 from model.init import Init
 from model.parallel import Parallel
+from model.subset import PositionSubset
 from model.sums import LayerNorm
 from model.tensor_parallel import ColumnLinear, MatrixInit, QueryValueBias, RowLinear
 
@@ -60,15 +61,16 @@ class Attention(nn.Module):
         self.proj = RowLinear(D, D, init.at("proj"), parallel, matrix_init=_residual_init(config, index))
         self.prob_dropout = Dropout(config.attention_dropout, stream, _first_site(index), split=True)
 
-    def forward(self, x_SBD: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the self-attention of x, after the output projection. `mask` is what attention_mask() returns.
+    def forward(self, x_SBD: Tensor, mask: Tensor | None, subset: PositionSubset | None = None) -> Tensor:
+        """Return the self-attention of x, after the output projection. `mask` is what attention_mask() returns. `subset`: the positions
+        to project; None: all.
         Shapes: x and result (sequence S, batch B, channels); mask broadcastable to (B, local heads, S, S)."""
         S, B, _ = x_SBD.shape
         qkv, _ = self.qkv(x_SBD)
         if self.query_value_bias is not None:
             qkv = self.query_value_bias(qkv)
         mixed_SBD = attend(qkv.view(S, B, -1, 3, self.head_width), mask, self.prob_dropout)
-        out_SBD, _ = self.proj(mixed_SBD)
+        out_SBD, _ = self.proj(subset.take(mixed_SBD) if subset else mixed_SBD)
         return out_SBD
 
 
@@ -112,16 +114,17 @@ class Block(nn.Module):
         drop_path = block.drop_path * index / max(1, config.num_layers - 1)
         self.attention_path, self.ffn_path = DropPath(drop_path, stream, site + 4), DropPath(drop_path, stream, site + 5)
 
-    def forward(self, x_SBD: Tensor, mask: Tensor | None) -> LayerOutput:
+    def forward(self, x_SBD: Tensor, mask: Tensor | None, subset: PositionSubset | None = None) -> LayerOutput:
         """Run the block: attention, then feed-forward, each with its residual addition and norm. `mask` is what attention_mask()
-        returns.
-        Shapes: x and both outputs (sequence, batch, channels)."""
-        attended_SBD = self.attention(self.attention_norm(x_SBD) if self.normalize_before else x_SBD, mask)
-        x_SBD = x_SBD + self.attention_path(self.attention_dropout(self.attention_scale(attended_SBD)))
+        returns. `subset`: the positions whose outputs are computed, which attend to all of x; None: all.
+        Shapes: x and both outputs (sequence, batch, channels); with a subset the outputs are (positions, 1, channels)."""
+        attended_SBD = self.attention(self.attention_norm(x_SBD) if self.normalize_before else x_SBD, mask, subset)
+        x_SBD = subset.take(x_SBD) if subset else x_SBD
+        x_SBD = x_SBD + self.attention_path(self.attention_dropout(self.attention_scale(attended_SBD)), subset)
         if not self.normalize_before:
             x_SBD = self.attention_norm(x_SBD)
         ffn_SBD = self.ffn_scale(self.ffn(self.ffn_norm(x_SBD) if self.normalize_before else x_SBD))
-        out_SBD = x_SBD + self.ffn_path(self.ffn_dropout(ffn_SBD))
+        out_SBD = x_SBD + self.ffn_path(self.ffn_dropout(ffn_SBD), subset)
         return LayerOutput(ffn_SBD, out_SBD if self.normalize_before else self.ffn_norm(out_SBD))
 
 

@@ -35,10 +35,14 @@ class Student(nn.Module):
         self.head = RegressionHead(config, init.at("head"))
 
     def forward(self, batch: Batch) -> StudentOutput:
-        """Read the masked input and return a prediction for each masked position."""
+        """Read the masked input and return a prediction for each masked position. In training the last block computes at these positions
+        alone; in eval mode it computes at all, since probes read its outputs."""
         num_layers = len(self.trunk.encoder.layers)
-        out = self.trunk(batch.inputs, batch.masks.mask_BS, batch.padding_mask_BS, keep_from=num_layers, segments=batch.segments)
-        return StudentOutput(self.head(take_masked(out.x_BND, batch.masks.masked_index_M)), out.features_BND)
+        masks, index_M = batch.masks, batch.masks.masked_index_M
+        optional = {"segments": batch.segments, "only_M": index_M if self.training else None}
+        out = self.trunk(batch.inputs, masks.mask_BS, batch.padding_mask_BS, keep_from=num_layers, **optional)
+        x_MD = out.x_BND[0] if self.training else take_masked(out.x_BND, index_M)
+        return StudentOutput(self.head(x_MD), out.features_BND)
 
 
 def take_masked(x_BND: Tensor, masked_index_M: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from model.frontends.output import Frontend, FrontendOutput
 from model.init import Init
 from model.layers import LayerOutput
 from model.parallel import Parallel
+from model.subset import PositionSubset
 
 FrontendBuilder = Callable[[EncoderConfig, Init, Parallel, DropoutStream], Frontend]
 """Makes a modality's front-end for an encoder: (encoder, init, parallel, stream) -> module."""
@@ -80,17 +81,20 @@ class Trunk(nn.Module):
         features_BND: Tensor | None = None,
         channel_mask_BD: Tensor | None = None,
         segments: Segments | None = None,
+        only_M: Tensor | None = None,
     ) -> TrunkOutput:
         """Return the encoder's output and the outputs of its blocks from index `keep_from` on. mask_BN None: nothing is masked.
         `features_BND`, if given, is read instead of embedding `inputs`. Prefix tokens such as CLS take part in the attention and are
         then cut off. `channel_mask_BD`: True at channels of the embedded input that are 0; only speech's front-end has such masks.
-        `segments`: the samples that share a row; only text's front-end reads them."""
+        `segments`: the samples that share a row; only text's front-end reads them. `only_M`: the positions at which x is wanted, numbered
+        sample after sample as in Masks.masked_index_M; the last block computes at these alone, and x has the shape (1, M, D). None: all.
+        """
         optional = {"channel_mask_BD": channel_mask_BD, "segments": segments}
         given = {name: value for name, value in optional.items() if value is not None}
-        front, _, x_BSD, layers = self._run(inputs, mask_BN, padding_mask_BN, keep_from, features_BND, **given)
         prefix = self.frontend.num_prefix_tokens
+        front, _, x_BSD, layers = self._run(inputs, mask_BN, padding_mask_BN, keep_from, features_BND, only_M=only_M, **given)
         own = [LayerOutput(layer.ffn_SBD[prefix:], layer.block_SBD[prefix:]) for layer in layers]
-        return TrunkOutput(x_BSD[:, prefix:], own, front.features_BND)
+        return TrunkOutput(x_BSD if only_M is not None else x_BSD[:, prefix:], own, front.features_BND)
 
     def hidden_states(self, inputs: Tensor, padding_mask_BN: Tensor | None) -> list[Tensor]:
         """Return the encoder's input, then the output of each block, without a mask. Item i is the output of block i, counted from 1.
@@ -108,11 +112,16 @@ class Trunk(nn.Module):
         padding_mask_BN: Tensor | None,
         keep_from: int,
         features_BND: Tensor | None,
+        *,
+        only_M: Tensor | None = None,
         **given: Any,
     ) -> tuple[FrontendOutput, EncoderInput, Tensor, list[LayerOutput]]:
         """Return the outputs of front-end and selection, then those of the encoder. Arguments as for forward(). `given`: those that
         only one front-end has."""
         front = self.frontend(inputs, mask_BN, padding_mask_BN, features_BND, **given)
         chosen = self.select(front, mask_BN, padding_mask_BN)
-        x_BSD, layers = self.encoder(chosen.x_BSD, chosen.padding_mask_BS, chosen.bias_LHSS, keep_from, segment_BS=chosen.segment_BS)
+        (B, S, _), prefix = chosen.x_BSD.shape, self.frontend.num_prefix_tokens
+        subset = None if only_M is None else PositionSubset.of(only_M, B, S - prefix, prefix)
+        optional = {"segment_BS": chosen.segment_BS, "subset": subset}
+        x_BSD, layers = self.encoder(chosen.x_BSD, chosen.padding_mask_BS, chosen.bias_LHSS, keep_from, **optional)
         return front, chosen, x_BSD, layers

@@ -55,6 +55,10 @@ class ObjectiveConfig:
         arithmetic for the choice of the micro-batch; {} where the head is small."""
         return {}
 
+    def last_block_share(self, recipe: Any, positions: MicroBatchShape) -> float:
+        """Return the share of the positions at which the student's last block computes its output, at most."""
+        return 1.0
+
     def further_forward_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return what the forwards of further networks need, by tensor, in bytes for each micro-batch. They run while the student keeps all
         that its backward reads."""
@@ -87,13 +91,17 @@ class Data2VecConfig(ObjectiveConfig):
 
     def head_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return the tensors of the masked positions: inputs and outputs of the head's layers."""
-        masked = positions.num_samples * positions.own * recipe.mask.largest_share(positions.own)
+        masked = positions.total * self.last_block_share(recipe, positions)
         first, *inner, last = recipe.model.head_widths if recipe.model.head_layers else [0, 0]
         return {
             "input of the head": masked * first * storage.value_bytes,
             "inner layers of the head, before and after the activation": masked * 2 * sum(inner) * storage.value_bytes,
             "predictions": masked * last * storage.value_bytes,
         }
+
+    def last_block_share(self, recipe: Any, positions: MicroBatchShape) -> float:
+        """Return the largest share of masked positions: the loss reads no other."""
+        return positions.num_samples * positions.own * recipe.mask.largest_share(positions.own) / positions.total
 
     def further_forward_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return what the teacher's forward needs at its largest: either in its last block, or while its layers are averaged."""

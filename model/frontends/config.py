@@ -212,19 +212,18 @@ class SpeechFrontendConfig(FrontendConfig):
         """Return what extractor, projection and positional convolutions keep, in bytes for each frame."""
         D, value = encoder.hidden_size, storage.value_bytes
         rates = [math.prod(self.conv_strides[number + 1 :]) for number in range(len(self.conv_strides))]
-        num_norms = len(rates) if self.extractor_norm == "layer" else 1
         exact = self.exact_statistics and self.extractor_norm == "group"
         single = self.pos_conv_depth == 1  # which has no norm
+        extractor = extractor_bytes(self.conv_dim, rates, storage, norm=self.extractor_norm, has_exact_norm=exact)
         return {
-            **({} if freezes_features else {"waveform": self.stride * value}),
-            **({} if freezes_features else extractor_bytes(self.conv_dim, rates, value, num_norms=num_norms, has_exact_norm=exact)),
-            "output of the extractor": self.conv_dim * value,
+            **({} if freezes_features else {"waveform": self.stride * value} | extractor),
+            "output of the extractor": self.conv_dim * storage.norm_bytes,
             "input of the projection": self.conv_dim * value,
             "features, which the teacher may read": D * value,
             "inputs of the positional convolutions": self.pos_conv_depth * D * value,
-            "outputs of the positional convolutions": self.pos_conv_depth * D * value,
+            "outputs of the positional convolutions": self.pos_conv_depth * D * (value if single else storage.norm_bytes),
             "their norms": 0 if single else self.pos_conv_depth * D * value,
-            "sum of features and positions": D * value * (not encoder.block.normalize_before),
+            "sum of features and positions": D * storage.norm_bytes * (not encoder.block.normalize_before),
             "dropout mask of the input": D * storage.mask_bytes * (encoder.hidden_dropout > 0),
         }
 

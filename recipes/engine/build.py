@@ -18,7 +18,7 @@ from model.parallel import Parallel
 from model.products import use_products
 from recipes.config import OptimConfig
 from recipes.ds_config import EngineConfig
-from recipes.engine import allocator
+from recipes.engine import allocator, shards
 from recipes.engine.cpu_adam import build_cpu_adam
 
 Engine: TypeAlias = deepspeed.DeepSpeedEngine
@@ -68,6 +68,7 @@ class EngineBuilder:
             mpu=self.parallel,
             dist_init_required=False,
         )
+        shards.avoid_copies(engine)
         return engine
 
     def fixed(self, make: MakeModule) -> Engine:

@@ -24,9 +24,9 @@ class Activations(NamedTuple):
     further: Parts
     """What further networks, such as a teacher, need after the student's forward."""
     backward: Parts
-    """What the first block of the backward needs beside `kept`."""
-    ending: Parts
-    """What is alive at the end of the backward, when the blocks have freed what they kept."""
+    """What the first block of the backward, which is the last of the network, needs beside `kept`."""
+    later: Parts
+    """What is alive later in the backward, when the head has freed what it kept: at its end, or, if blocks run again, in the next block."""
 
     @property
     def total(self) -> int:
@@ -49,24 +49,28 @@ def activation_bytes(
     S = own + frontend.num_prefix_tokens
     bias, width = frontend.bias_bytes(model, storage, S), model.hidden_size * storage.value_bytes
     block = _of_all(block_bytes(model, storage, S, bool(bias)), positions.total, "of a block: ")
-    backward = _of_all(block_backward_bytes(model, storage, S, bool(bias)), positions.total, "")
-    kept, ending = objective.head_bytes(recipe, storage, positions), Parts()
+    in_block = _of_all(block_backward_bytes(model, storage, S, bool(bias)), positions.total, "")
+    # float32: the targets of all positions, and at the masked ones those and the predictions
+    targets = objective.num_teachers * positions.num_samples * own * model.hidden_size * 4
+    backward = in_block | {"targets and predictions": targets * (1 + 2 * recipe.mask.largest_share(own))}
+    kept, later = objective.head_bytes(recipe, storage, positions), Parts()
     if objective.trains("trunk"):
         freezes = not objective.trains("features")
         front = _of_all(frontend.activation_bytes(model, storage, freezes_features=freezes), positions.num_samples * own, "") | bias
         table = frontend.table_size(model) / storage.tp_size * storage.value_bytes
-        ending = front | {"gradient of the table of embeddings": table, "gradient of the embedded input": positions.total * width}
+        later = front | {"gradient of the table of embeddings": table, "gradient of the embedded input": positions.total * width}
         kept |= front
-        kept["input of the final norm"] = positions.total * width * model.block.normalize_before
+        share = objective.last_block_share(recipe, positions)
+        last = _of_all(block_bytes(model, storage, S, bool(bias), share), positions.total, "of a block: ")
+        kept["input of the final norm"] = share * positions.total * width * model.block.normalize_before
         if recomputes:
-            kept["inputs of the blocks"] = model.num_layers * positions.total * width
-            backward |= block
+            inputs = {"inputs of the blocks": model.num_layers * positions.total * width}
+            kept |= inputs
+            backward |= last
+            later = max(later, front | inputs | block | in_block, key=lambda parts: sum(parts.values()))
         else:
-            kept |= {name: model.num_layers * size for name, size in block.items()}
-    # float32: the targets of all positions, and at the masked ones those and the predictions
-    targets = objective.num_teachers * positions.num_samples * own * model.hidden_size * 4
-    backward["targets and predictions"] = targets * (1 + 2 * recipe.mask.largest_share(own))
-    return Activations(kept, objective.further_forward_bytes(recipe, storage, positions), backward, ending)
+            kept |= {name: (model.num_layers - 1) * size + last[name] for name, size in block.items()}
+    return Activations(kept, objective.further_forward_bytes(recipe, storage, positions), backward, later)
 
 
 def _of_all(parts: Parts, num_positions: int, prefix: str) -> Parts:

@@ -33,12 +33,14 @@ def state_bytes(recipe: Recipe, config: EngineConfig) -> dict[str, int]:
     """Return name -> bytes of it that each rank holds, for parameters, float32 weights, gradients, moments and the teacher's weights.
     The bytes of the whole model are divided by the number of ranks and rounded up."""
     width = 4 if config.precision == "fp32" else 2
+    summed = {"fp32": 4, None: width}.get(config.deepspeed.get("data_types", {}).get("grad_accum_dtype"), 2)
+    is_shared = width == 4 and not config.offloads_optimizer  # recipes/engine/shards.py, avoid_copies
     shards = config.batch.world_size
     student, trunk = num_parameters(recipe), num_trunk_parameters(recipe)
     sizes = {
         "parameters": student * width,
-        "master weights": student * 4,
-        "gradients": student * width,
+        "master weights": 0 if is_shared else student * 4,
+        "gradients": student * summed,
         "moments": student * 8,
         "teacher": recipe.objective.num_teachers * trunk * width,
         # in fp32 the shadow is the teacher's own weights

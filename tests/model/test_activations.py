@@ -70,6 +70,15 @@ def test_the_gradient_of_a_learned_bias_is_made_for_every_sample_on_a_gpu() -> N
 
 
 def test_the_extractor_keeps_three_tensors_of_each_normed_convolution() -> None:
-    assert sum(extractor_bytes(8, [4, 2, 1], 4, num_norms=3, has_exact_norm=False).values()) == 4 * 8 * (7 + 7 + 6)
-    assert sum(extractor_bytes(8, [4, 2, 1], 2, num_norms=1, has_exact_norm=False).values()) == 2 * 8 * (7 + 4 + 6)
-    assert sum(extractor_bytes(8, [4, 2, 1], 2, num_norms=1, has_exact_norm=True).values()) == 2 * 8 * 17 + 3 * 8 * 4 * 4
+    assert sum(extractor_bytes(8, [4, 2, 1], ON_CPU, norm="layer", has_exact_norm=False).values()) == 4 * 8 * (7 + 7 + 6)
+    assert sum(extractor_bytes(8, [4, 2, 1], ON_GPU, norm="group", has_exact_norm=False).values()) == 2 * 8 * (7 + 4 + 6)
+    assert sum(extractor_bytes(8, [4, 2, 1], ON_GPU, norm="group", has_exact_norm=True).values()) == 2 * 8 * 17 + 3 * 8 * 4 * 4
+    in_16_bits = replace(ON_CPU, value_bytes=2)
+    assert sum(extractor_bytes(8, [4, 2, 1], in_16_bits, norm="layer", has_exact_norm=False).values()) == 2 * 8 * (2 * 7 + 7 + 6)
+
+
+def test_a_subset_of_the_positions_shrinks_what_is_kept_behind_the_attention() -> None:
+    whole, some = block_bytes(PLAIN, ON_CPU, S, False), block_bytes(PLAIN, ON_CPU, S, False, share=0.25)
+    same = {name for name in whole if some[name] == whole[name] > 0}
+    assert same == {"input of the block", "queries, keys, values", "logarithms of the softmax's sums"}
+    assert all(some[name] == whole[name] / 4 for name in whole.keys() - same)

@@ -29,15 +29,24 @@ def test_take_masked_returns_rows_in_row_major_order() -> None:
     torch.testing.assert_close(rows, x_BSD[mask_BS], atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("head_layers", [0, 1, 2, 3])
-def test_predictions_are_the_head_on_the_masked_positions_in_row_major_order(parallel: Parallel, head_layers: int) -> None:
-    student = build_student(parallel, plain(head_layers=head_layers))
+def test_predictions_are_the_head_on_the_masked_positions_in_row_major_order(parallel: Parallel, head_layers: int, training: bool) -> None:
+    student = build_student(parallel, plain(head_layers=head_layers)).train(training)
     stir(student)
     batch = text_batch()
     prediction_MD = student(batch).prediction_MD
     x_BSD = student.trunk(batch.inputs, batch.masks.mask_BS, batch.padding_mask_BS, keep_from=2).x_BND
     assert prediction_MD.shape == (batch.masks.num_masked, 16) == (5, 16)
     torch.testing.assert_close(prediction_MD, student.head(x_BSD)[MASK_BS])
+
+
+def test_a_block_computes_at_the_masked_positions_in_training_and_at_all_in_eval_mode(parallel: Parallel) -> None:
+    student, shapes = build_student(parallel), []
+    student.trunk.encoder.layers[-1].register_forward_hook(lambda module, inputs, out: shapes.append(out.block_SBD.shape))
+    student(text_batch())
+    student.eval()(text_batch())
+    assert shapes == [(5, 1, 16), (8, 3, 16)]
 
 
 def test_student_reads_the_masked_input_and_not_the_clean_one(parallel: Parallel) -> None:

@@ -113,15 +113,20 @@ def test_flops_follow_a_narrower_inner_layer() -> None:
     assert step_flops(wide, 10, 1) - step_flops(narrow, 10, 1) == 4 * 10 * 4 * wide.model.hidden_size
 
 
-@pytest.mark.parametrize(("precision", "width", "shadow"), [("fp32", 4, 0), ("bf16", 2, 4), ("fp16", 2, 4)])
+@pytest.mark.parametrize(
+    ("precision", "width", "summed", "master", "shadow"), [("fp32", 4, 4, 0, 0), ("bf16", 2, 4, 4, 4), ("fp16", 2, 2, 4, 4)]
+)
 @pytest.mark.parametrize("world_size", [1, 8])
-def test_state_bytes_are_the_parts_of_mixed_precision_training(precision: str, width: int, shadow: int, world_size: int) -> None:
+def test_state_bytes_are_the_parts_of_mixed_precision_training(
+    precision: str, width: int, summed: int, master: int, shadow: int, world_size: int
+) -> None:
+    """In bf16 gradients are summed in float32. In fp32 the forward's weights are the master weights, and the teacher's are its EMA."""
     recipe = text_base()
     content = {} if precision == "fp32" else {precision: {"enabled": True}}
     student, trunk = num_parameters(recipe), num_trunk_parameters(recipe)
     sizes = state_bytes(recipe, resolve(recipe, content, "x.json", world_size))
     whole = {
-        **{"parameters": student * width, "gradients": student * width, "master weights": student * 4, "moments": student * 8},
+        **{"parameters": student * width, "gradients": student * summed, "master weights": student * master, "moments": student * 8},
         **{"teacher": trunk * width, "EMA shadow": trunk * shadow},
     }
     assert sizes == {name: -(-size // world_size) for name, size in whole.items()}
