@@ -76,7 +76,7 @@ class Rounds:
 def efficiency(ours: Any, rounds: Rounds) -> dict[str, Any]:
     """Return the shares of the matmul peak and of the device's peak (mfu), and notes on what a reader must know about them."""
     run, device = ours.recipe.run, rounds.device
-    flops, totals = step_flops(ours.recipe, ours.batch.num_tokens, run.global_batch_size), rounds.seconds(OURS)
+    flops, totals = step_flops(ours.recipe, ours.batch.num_tokens, len(ours.batch.inputs)), rounds.seconds(OURS)
     device_peak = run.device_tflops * 1e12 or device_peak_flops(device)
     no_peak = None if device_peak else unknown_peak_line(run, device) or CPU_LINE
     cores = len(os.sched_getaffinity(0))

@@ -5,11 +5,15 @@ python benchmarks/step_time.py --modality text --size base --batch 4 --length 51
 python benchmarks/step_time.py --modality speech --precision bf16 --against precision=fp32 --peer
 python benchmarks/step_time.py --set model.attention_dropout=0.1 --against model.attention_dropout=0
 python benchmarks/step_time.py --size base --task classify --batch 16 --length 128 --plain --json
+OMP_NUM_THREADS=1 torchrun --standalone --nproc_per_node 2 benchmarks/step_time.py --batch 4 --json
+
+Under torchrun every rank runs micro-batches of --batch samples, and rank 0 prints. Load by other processes is then not measured.
 """
 
 import argparse
 import copy
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -62,6 +66,8 @@ def main() -> int:
     args.length = MODALITIES[args.modality].benchmark_length if args.length is None else args.length
     quiet_libraries()
     result = measure(args)
+    if int(os.environ.get("RANK", "0")):
+        return 0
     print(*result["notes"], sep="\n", file=sys.stderr)
     print(json.dumps(result) if args.json else "\n".join(f"{k}: {v}" for k, v in result.items()))
     return 0
@@ -90,11 +96,13 @@ def changed_flags(args: argparse.Namespace) -> argparse.Namespace:
 
 def asked(args: argparse.Namespace) -> tuple[Recipe, EngineConfig]:
     """Return the recipe and the ds_config that the flags ask for. Raises: ConfigError."""
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
     recipe = build_recipe(f"{args.modality}_{args.size}", batch=args.batch, length=args.length, dropout=args.dropout)
-    recipe = changed_recipe(task_recipe(recipe, args.task) if args.task else recipe, args.set, None)
+    changes = [f"run.global_batch_size={args.batch * ranks}", *args.set]
+    recipe = changed_recipe(task_recipe(recipe, args.task) if args.task else recipe, changes, None)
     path = find_ds_config(args.deepspeed_config)
     content = with_precision(load_ds_config(path), args.precision) | {"train_micro_batch_size_per_gpu": args.batch}
-    return recipe, resolve(recipe, content, str(path), 1)
+    return recipe, resolve(recipe, content, str(path), ranks)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
@@ -103,6 +111,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     from recipes.cluster.world import join_world, leave_world
     from recipes.engine.products import choose_products
     from recipes.objectives.registry import build_objective
+    from recipes.train.kernels import choose_kernels
     from step_profile import profiled
     from step_rounds import AGAINST, OURS, Rounds, efficiency
     from timed_update import WARM_UP, EngineSteps
@@ -110,7 +119,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     settings, others = asked(args), changed_flags(args)
     other_settings = asked(others) if args.against else None
     world = join_world()
-    parallel = init_parallel(1, world.device.type)
+    parallel = init_parallel(settings[1].batch.tp_size, world.device.type)
+    choose_kernels(settings[0].run.deterministic)
 
     def chosen(recipe: Recipe, config: EngineConfig) -> tuple[Recipe, EngineConfig]:
         return recipe, replace(config, products=choose_products(recipe.run.products, None, world))
@@ -131,6 +141,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     contenders |= torch_contenders(args, ours, settings[1])
     rounds = Rounds(contenders, settings[1].precision, world.device)
     rounds.run(args.steps, warm_up=WARM_UP if len(contenders) > 1 else 0)
+    if world.size > 1:
+        rounds.foreign_cores = None  # the other ranks would count
     result |= rounds.figures(args.against) | efficiency(ours, rounds)
     result["metrics_milliseconds"] = 1e3 * ours.metrics_seconds
     small = {name: result["split_milliseconds"][name] for name in ("after_step", "guard")} | {"metrics": result["metrics_milliseconds"]}

@@ -69,7 +69,7 @@ def timed_step(
         seconds[name] = time.perf_counter() - start
         return out
 
-    total = objective.count(batch)
+    total = objective.count(batch) * objective.parallel.dp_size  # every rank has a batch of this size
     with timed_forwards(objective, clock):
         outcome = clock("loss", lambda: objective.forward(batch, total))
     seconds["loss"] -= sum(value for name, value in seconds.items() if name != "loss")

@@ -45,7 +45,10 @@ def block_bytes(config: EncoderConfig, storage: Storage, sequence_length: int, h
     positions, those whose output is computed (model/subset.py)."""
     D, value, mask, block = config.hidden_size, storage.value_bytes, storage.mask_bytes, config.block
     # LayerNorm keeps its input, and the linear layer after it keeps its output. Post-LN: the block's input is the output of a norm.
-    before = {"input of the block": D * value, **({"input of qkv": D * value} if block.normalize_before else {})}
+    before = {
+        "input of the block": D * (storage.norm_bytes if block.normalize_before else value),
+        **({"input of qkv": D * value} if block.normalize_before else {}),
+    }
     after = {
         "output of the attention, input of proj": D / storage.tp_size * value,
         "dropout mask after proj": D * mask * (config.hidden_dropout > 0),

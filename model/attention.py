@@ -45,7 +45,8 @@ class BlockedAttention(torch.autograd.Function):
     def forward(ctx: Any, qkv_SBHTK: Tensor, mask: Tensor | None, draws: Draws | None) -> Tensor:
         """Return the output (S, B, H x K). `draws`: the random numbers of the dropout; None: no dropout."""
         S, B, H, _, K = qkv_SBHTK.shape
-        qkv_TBHSK = qkv_SBHTK.permute(3, 1, 2, 0, 4).contiguous()  # one copy of all, since each product would copy its own part
+        # one copy of all, since each product would copy its own part
+        qkv_TBHSK = qkv_SBHTK.permute(3, 1, 2, 0, 4).clone(memory_format=torch.contiguous_format)
         qkv_TBHSK[0] *= 1 / math.sqrt(K)
         bias, blocks = _as_bias(mask, qkv_SBHTK.dtype), _blocks(B, H, S)
         probs_BHSS, mixed_BHSK = qkv_SBHTK.new_empty(B, H, S, S), qkv_SBHTK.new_empty(B, H, S, K)
@@ -70,7 +71,7 @@ class BlockedAttention(torch.autograd.Function):
         """Return the gradients of queries, keys and values together, and of the bias."""
         qkv_TBHSK, probs_BHSS, mixed_BHSK = ctx.saved_tensors
         B, H, S, K = mixed_BHSK.shape
-        gradient_BHSK = gradients[0].view(S, B, H, K).permute(1, 2, 0, 3).contiguous()
+        gradient_BHSK = gradients[0].view(S, B, H, K).permute(1, 2, 0, 3).clone(memory_format=torch.contiguous_format)
         rowsum_BHS1 = (gradient_BHSK * mixed_BHSK).sum(-1, keepdim=True)
         if ctx.keep_scale is not None:
             gradient_BHSK *= ctx.keep_scale

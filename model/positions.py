@@ -10,6 +10,7 @@ from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attri
 from torch import Tensor, nn
 
 from model.parallel import Parallel
+from model.sums import summable
 
 
 def alibi_slopes(num_heads: int) -> list[float]:
@@ -42,7 +43,7 @@ class RelativeBias(nn.Module):
         max_positions.
         Shapes: (local heads, S, S)."""
         middle = self.max_positions - 1
-        window = self.weight[:, middle - (S - 1) : middle + S]
+        window = summable(self.weight)[:, middle - (S - 1) : middle + S]
         columns_S = torch.arange(S, device=window.device)
         index_SS = columns_S[None, :] - columns_S[:, None] + (S - 1)
         return window[:, index_SS]
@@ -64,7 +65,7 @@ class PatchBias(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the bias on the logits of each query and key. Position 0 is the CLS. Shapes: (local heads, S, S) with S = grid^2 + 1."""
-        return self.weight[:, patch_offset_rows(self.grid, self.weight.device)]
+        return summable(self.weight)[:, patch_offset_rows(self.grid, self.weight.device)]
 
 
 def patch_offset_rows(grid: int, device: torch.device) -> Tensor:

@@ -18,6 +18,11 @@ def sums_are_rounded(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.dtype in (torch.bfloat16, torch.float16)
 
 
+def summable(weight: Tensor) -> Tensor:
+    """Return the weight in a type in which its gradient is a sum without rounding to 16 bits."""
+    return weight.float() if sums_are_rounded(weight) else weight
+
+
 class LayerNorm(nn.LayerNorm):
     """torch's LayerNorm; on a CPU it computes 16-bit tensors in float32."""
 

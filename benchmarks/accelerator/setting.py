@@ -21,6 +21,7 @@ from recipes.config import Recipe
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.modalities.registry import MODALITIES
 from recipes.objectives.registry import build_objective
+from recipes.train.kernels import choose_kernels
 from step_recipe import random_batch
 
 LENGTH = {"text": 64, "speech": 1, "vision": 0}
@@ -30,9 +31,10 @@ BATCH = 4
 
 @contextmanager
 def joined_world() -> Iterator[tuple[World, Parallel]]:
-    """Join the ranks (without a launcher there is one) and yield the world and its process groups without tensor parallelism. At the end,
-    leave them and free the device's memory."""
+    """Join the ranks (without a launcher there is one), choose kernels as training does, and yield the world and its process groups
+    without tensor parallelism. At the end, leave them and free the device's memory."""
     world = join_world()
+    choose_kernels(torch.are_deterministic_algorithms_enabled())
     try:
         yield world, init_parallel(1, world.device.type)
     finally:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from model.config import ProductLibrary
 from model.init import Init
 from model.products import HasProducts, add_product, for_weights
+from model.sums import sums_are_rounded
 
 
 class StridedConv(HasProducts, nn.Conv1d):
@@ -88,11 +89,16 @@ class ConvByProducts(torch.autograd.Function):
         N = gradient_BNO.shape[1]
         x_gradient = torch.zeros_like(x_BTC) if needed[0] else None
         weight_gradient = torch.zeros_like(weight_OCk) if needed[1] else None
+        rounds = sums_are_rounded(gradient_BNO)  # then the sum over recordings is added up in float32
         for taps in tap_groups(kernel, stride, C):
-            weight_IO, own = _matrix(weight_OCk, taps).t(), gradient_BNO.new_zeros(channels, taps.width)
+            weight_IO = _matrix(weight_OCk, taps).t()
+            own = gradient_BNO.new_zeros(channels, taps.width, dtype=torch.float32 if rounds else None)
             for number, gradient_NO in enumerate(gradient_BNO):
-                if weight_gradient is not None:
-                    add_product(own, gradient_NO.t(), _rows(x_BTC[number], stride, taps, N).t(), for_weights(ctx.products))
+                rows_NI = _rows(x_BTC[number], stride, taps, N)
+                if weight_gradient is not None and rounds:
+                    own += gradient_NO.t() @ rows_NI
+                elif weight_gradient is not None:
+                    add_product(own, gradient_NO.t(), rows_NI.t(), for_weights(ctx.products))
                 if x_gradient is not None:
                     add_product(_rows(x_gradient[number], stride, taps, N), gradient_NO, weight_IO, ctx.products)
             if weight_gradient is not None:

@@ -21,12 +21,11 @@ FASTEST: tuple[ProductLibrary, ...] = ("mm", "mixed", "onednn")
 def choose_products(setting: Literal["auto"] | ProductLibrary, recorded: ProductLibrary | None, world: World) -> ProductLibrary:
     """Return the library of this launch. `setting`: run.products. `recorded`: the library of the run so far; None for a new run. A
     collective. Raises: ConfigError if the setting names a library that this torch lacks."""
-    if setting in ("onednn", "mixed") and not torch.backends.mkldnn.is_available():
-        raise ConfigError(f"run.products {setting}: this build of torch has no oneDNN; leave it out, or --set run.products=mm")
-    if setting != "auto":
-        return setting
-    if recorded is not None:
-        return recorded
+    chosen = recorded if setting == "auto" else setting
+    if chosen in ("onednn", "mixed") and not torch.backends.mkldnn.is_available():
+        raise ConfigError(f"run.products {chosen}: this build of torch has no oneDNN; --set run.products=mm")
+    if chosen is not None:
+        return chosen
     return FASTEST[-world.largest(-FASTEST.index(preferred_library(world.device)))]
 
 

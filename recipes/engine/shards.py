@@ -152,6 +152,8 @@ def avoid_copies(engine: DeepSpeedEngine) -> None:
                 master.data = computed.data
     if dist.get_world_size(engine.data_parallel_group) == 1:
         optimizer.reduce_independent_p_g_buckets_and_remove_grads = partial(_add_gradient, optimizer)
+        for bucket in optimizer.ipg_buckets.values():
+            bucket.buffer = None
 
 
 def _joined(tensors: list[Tensor]) -> Tensor:
@@ -176,7 +178,8 @@ def _norm(optimizer: Any, gradients: list[Tensor], parameters: list[nn.Parameter
 
 
 def _add_gradient(optimizer: Any, parameter: nn.Parameter) -> None:
-    """Add the gradient of a parameter, which is no longer needed, to its shard. In the first micro-batch of an update it replaces it."""
+    """Add the gradient of a parameter, which is no longer needed, to its shard. In the first micro-batch of an update it replaces it. This
+    runs on the current stream; what DeepSpeed does on others in its step follows the guard, for which the host waits."""
     assert parameter.grad is not None
     optimizer.partition_grads([parameter], [parameter.grad.reshape(-1)])
 

@@ -62,7 +62,7 @@ def activation_bytes(
         kept |= front
         share = objective.last_block_share(recipe, positions)
         last = _of_all(block_bytes(model, storage, S, bool(bias), share), positions.total, "of a block: ")
-        kept["input of the final norm"] = share * positions.total * width * model.block.normalize_before
+        kept["input of the final norm"] = share * positions.total * model.hidden_size * storage.norm_bytes * model.block.normalize_before
         if recomputes:
             inputs = {"inputs of the blocks": model.num_layers * positions.total * width}
             kept |= inputs

@@ -69,11 +69,13 @@ def memory_need(recipe: Recipe, config: EngineConfig, on_gpu: bool, micro_batch_
 
 def _buffer_bytes(recipe: Recipe, config: EngineConfig) -> int:
     """Return the bytes of the weights of each network that ZeRO-3 holds gathered at a time, and of the buffer of gradients. The defaults
-    are those of DeepSpeed 0.19 (runtime/zero/config.py). A single rank gathers nothing."""
+    are those of DeepSpeed 0.19 (runtime/zero/config.py). A single rank gathers and reduces nothing."""
     zero, batch = config.deepspeed["zero_optimization"], config.batch
+    if batch.dp_size == 1:
+        return 0
     most = zero.get("stage3_max_live_parameters", 10**9)
     networks = [num_parameters(recipe), *[num_trunk_parameters(recipe)] * recipe.objective.num_teachers]
-    gathered = sum(min(most, size // batch.tp_size) for size in networks) if batch.dp_size > 1 else 0
+    gathered = sum(min(most, size // batch.tp_size) for size in networks)
     bucket = zero.get("reduce_bucket_size", 5 * 10**8) if zero.get("contiguous_gradients", True) else 0
     return (gathered + bucket) * VALUE_BYTES[config.precision]
 
@@ -112,6 +114,7 @@ def _too_large(recipe: Recipe, config: EngineConfig, memory: DeviceMemory, fitti
         remedy = f'set it to {max(fitting)} or "auto"'
     else:
         other = "" if config.recomputes_activations else ', "activation_checkpointing": {"enabled": true}'
+        other += ", zero3_offload_cpu" if memory.on_gpu and not config.offloads_optimizer else ""
         remedy = f"no size fits: take more ranks, tensor parallelism{other} or shorter samples"
     return (
         f"{config.path}: train_micro_batch_size_per_gpu {micro} needs {need.in_words} per rank by estimate, and a rank has "

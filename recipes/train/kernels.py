@@ -10,9 +10,13 @@ from recipes.cluster.world import World
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 from recipes.engine.build import PRECISIONS, is_supported
+from recipes.engine.cpu_adam import PROC_CPUINFO, cpu_info
 from recipes.engine.products import choose_products
 from recipes.errors import ConfigError
 from recipes.train.resume import read_started_run
+
+BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+"""Names in /proc/cpuinfo of instructions for products of bf16 numbers."""
 
 
 def products_of_run(run_dir: Path, recipe: Recipe, world: World) -> ProductLibrary:
@@ -27,6 +31,14 @@ def check_precision(config: EngineConfig) -> None:
     if not is_supported(config.precision):
         others = " or ".join(precision for precision in PRECISIONS if is_supported(precision))
         raise ConfigError(f"{config.path}: DeepSpeed has no {config.precision} on this device; use a ds_config with {others}")
+
+
+def precision_line(config: EngineConfig, device: torch.device) -> str | None:
+    """Return the line for the terminal on bf16 for a run in fp32 on a CPU whose processor has instructions for it; None for other runs."""
+    if config.precision != "fp32" or device.type != "cpu" or not PROC_CPUINFO.exists():
+        return None
+    found = next((flag for flag in BF16_FLAGS if flag in cpu_info()["flags"]), None)
+    return found and f"fp32; this processor has {found}: --deepspeed_config zero3_cpu_bf16 may take half the time (docs/performance.md)"
 
 
 def choose_kernels(deterministic: bool) -> None:

@@ -1,7 +1,9 @@
 """Opens the batches that a rank reads: those of the updates, and those of an evaluation."""
 
+import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -13,6 +15,8 @@ from recipes.data.loader import HOST, Dataset, UpdateLoader, eval_batches, every
 from recipes.data.order import EpochOffset, UpdateOrder
 from recipes.ds_config import BatchPlan
 
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+"""File with the limit of this process's control group (version 2) on processor time."""
 MOST_WORKERS = 32
 """Most worker processes of a rank by default: each takes a few hundred MB and holds micro-batches in /dev/shm."""
 
@@ -66,8 +70,18 @@ def default_workers(cores: float) -> int:
 
 def cores_of_rank(world: World) -> float:
     """Return how many cores fall to this rank. A core that several ranks of its node may use is shared by them equally. So it is right
-    whether the launcher binds ranks to cores or not. A collective."""
+    whether the launcher binds ranks to cores or not. The quota of a container is shared equally too. A collective."""
     places = world.gather((world.hosts[world.rank], os.sched_getaffinity(0)))
     node, own = places[world.rank]
     here = [cores for other, cores in places if other == node]
-    return sum(1 / sum(core in cores for cores in here) for core in own)
+    return min(sum(1 / sum(core in cores for cores in here) for core in own), core_quota() / len(here))
+
+
+def core_quota() -> float:
+    """Return how many cores' time the control group of this process may use, as a container sees it; infinity without a limit.
+    Source: Linux's cgroup-v2, cpu.max: quota or "max", then the period, both in microseconds."""
+    try:
+        quota, period = QUOTA.read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # ValueError: "max"
+        return math.inf

@@ -29,7 +29,7 @@ from recipes.settings import recipe_to_dict
 from recipes.train.bad_items import BadItems
 from recipes.train.best import BestEvaluation
 from recipes.train.from_data import filled_in, recorded, stored_values, with_stored_values
-from recipes.train.kernels import check_precision, choose_kernels, products_of_run
+from recipes.train.kernels import check_precision, choose_kernels, precision_line, products_of_run
 from recipes.train.loading import build_loader, cores_of_rank, heldout_batches
 from recipes.train.metrics import MetricsWriter
 from recipes.train.micro_batch import agreed_micro_batch
@@ -206,8 +206,9 @@ class StartUp:
             lines.append("compiling DeepSpeed's CPU optimizer: a minute, the first time on this kind of machine")
         if step:
             lines.append(f"loading the checkpoint of step {step}")
-        elif self.origin:
-            lines.append(origin_line(self.origin, self.recipe))
+        else:
+            origin = origin_line(self.origin, self.recipe) if self.origin else None
+            lines += filter(None, (origin, precision_line(self.config, self.world.device)))
         for line in lines if self.world.rank == 0 else ():
             print(line, flush=True)
 

@@ -4,11 +4,14 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.distributed import run_command
 
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_an_export_is_measured() -> None:
     done = run_command([sys.executable, "benchmarks/export_memory.py", "--recipe", "vision_tiny", "--json"], cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr

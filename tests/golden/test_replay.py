@@ -16,6 +16,8 @@ from tests.golden.standins import STAND_INS, StandIn, fill_in, write
 
 HERE = Path(__file__).parent
 REPLAY = HERE / "replay.py"
+QUICK = ("audio_padded", "vision_bias_per_layer")
+"""The stand-ins that the fast suite replays; make test-slow replays the others."""
 TOPOLOGIES = pytest.mark.parametrize(("ranks", "tp"), [(1, 1), (2, 2), (2, 1)], ids=["one_rank", "tp2", "dp2"])
 
 
@@ -102,7 +104,7 @@ def test_hidden_states_of_the_hugging_face_ports_agree_within_1e_5(case: str, qu
     assert replay(HERE / "hf" / case, "--tp", tp, ranks=ranks)[1][-1] == f"{quantities} passed, 0 failed"
 
 
-@pytest.mark.parametrize("name", STAND_INS)
+@pytest.mark.parametrize("name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in STAND_INS])
 def test_other_settings_are_translated_and_give_the_same_numbers_on_every_topology(name: str, tmp_path: Path) -> None:
     case, dump = tmp_path / "case", tmp_path / "dump.safetensors"
     write(STAND_INS[name], HERE, case)

@@ -91,6 +91,7 @@ def test_raw_data_other_than_those_that_the_run_prepared_are_refused(run: Path, 
     )
 
 
+@pytest.mark.slow
 def test_other_text_on_purpose_is_read_with_the_runs_tokenizer_in_one_command(run: Path, tmp_path: Path) -> None:
     """This works without the prepared folder or without the copy of the tokenizer, but not without both."""
     before, other = (run / "prepared" / "tokenizer.model").read_bytes(), write_book(tmp_path / "other.txt", num_lines=500)
@@ -158,6 +159,7 @@ def test_text_that_was_changed_since_is_refused_until_it_is_accepted(run: Path, 
     assert go_on(run, book, steps=5).returncode == 0, "by now they are the run's data"
 
 
+@pytest.mark.slow
 def test_pictures_that_were_replaced_are_refused_until_they_are_accepted(tmp_path: Path) -> None:
     raw, run = write_pictures(tmp_path / "raw"), tmp_path / "run"
 
@@ -202,6 +204,7 @@ def test_a_first_attempt_without_an_update_binds_neither_settings_nor_data(tmp_p
     assert not [event for event in read_jsonl(tmp_path / "run" / "events.jsonl") if event["event"] == "change"]
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_because_of_bad_items_resumes_after_a_remedy(tmp_path: Path) -> None:
     """Of 38 pictures four cannot be decoded, one more than a small set may have. After removal, repair or permission the run resumes."""
     raw, run, updates = write_pictures(tmp_path / "raw"), tmp_path / "run", 9

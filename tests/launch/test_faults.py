@@ -116,6 +116,7 @@ def check_continues_from_six(reference: Reference, refusal: subprocess.Completed
     assert step_of(newest(run_dir) or run_dir) == 6
 
 
+@pytest.mark.slow
 def test_a_disk_that_stays_full_ends_the_run_which_continues_once_there_is_room(single: Reference, halfway: Path, tmp_path: Path) -> None:
     run_dir = shutil.copytree(halfway, tmp_path / "run")
     flags = arguments(single.prepared, run_dir)
@@ -136,6 +137,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True, timeout=20)
 
 
+@pytest.mark.slow
 def test_a_file_system_without_room(single: Reference, halfway: Path, small_disk: Path) -> None:
     run_dir = shutil.copytree(halfway, small_disk / "run")
     facts = os.statvfs(small_disk)
@@ -146,6 +148,7 @@ def test_a_file_system_without_room(single: Reference, halfway: Path, small_disk
     single.check_end(run_dir)
 
 
+@pytest.mark.slow
 def test_a_checkpoints_folder_that_is_read_only(single: Reference, halfway: Path, tmp_path: Path) -> None:
     run_dir = shutil.copytree(halfway, tmp_path / "run")
     (run_dir / "checkpoints").chmod(0o555)

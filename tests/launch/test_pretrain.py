@@ -123,6 +123,7 @@ def test_an_unreachable_hub_is_one_line(modality: str, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @QUICK_FOR_TEXT
 def test_a_real_process_prints_no_more_than_a_forked_one(modality: str, tiny_data: Path, tmp_path: Path) -> None:
     """Here the command itself imports the libraries, so their output is part of the test."""

@@ -75,6 +75,7 @@ def test_a_time_limit_stops_after_an_update_and_every_launch_makes_one(args: lis
     assert kinds(tmp_path / "run") == ["start", "stop", "resume", "stop"]
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_is_quick_and_what_was_saved_stays_valid(args: list[object], tmp_path: Path) -> None:
     """The other rank hangs, so the first one waits in a collective. The next launch takes over the leftover lock."""
     run = tmp_path / "run"
@@ -188,6 +189,7 @@ def test_a_stop_of_any_rank_before_the_first_step_ends_all_after_it(args: list[o
     assert (stop["event"], stop["reason"], stop["step"]) == ("stop", reason, 1)
 
 
+@pytest.mark.slow
 def test_stops_at_random_moments_of_a_run_that_always_saves_leave_the_same_curve(tiny_prepared: Path, tmp_path: Path) -> None:
     args = ["--data", tiny_prepared, *overrides(run__max_steps=20, run__save_steps=1)]
     run, rng = tmp_path / "run", random.Random(5)
@@ -217,6 +219,7 @@ def test_a_run_with_a_data_worker_that_ends_badly_ends(with_workers: list[object
     assert error["event"] == "error" and f"error: {error['message']}\n" == done.stderr and error["step"] >= 3
 
 
+@pytest.mark.slow
 def test_a_run_dir_with_a_new_owner_ends_the_run_on_all_ranks_and_nothing_more_is_written(args: list[object], tmp_path: Path) -> None:
     run = tmp_path / "run"
     ranks = start_ranks(PRETRAIN_TEXT, args, tmp_path, 2)

@@ -79,6 +79,7 @@ def rows(name: str, plant: str, folder: Path) -> list[tuple[str, str, str]]:
     return run_distributed(found, 1, name, plant, folder, timeout=120)[0]
 
 
+@pytest.mark.slow
 def test_without_a_fault_attention_and_shards_are_right(tmp_path: Path) -> None:
     for name in ("attention", "shards"):
         assert {status for _, status, _ in rows(name, "nothing", tmp_path)} <= {"ok", "cannot run here"}

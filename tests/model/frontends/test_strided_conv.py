@@ -49,3 +49,14 @@ def test_no_gradient_is_computed_that_is_not_needed() -> None:
 def test_taps_are_grouped_stride_by_stride() -> None:
     assert [tuple(taps) for taps in tap_groups(3, 2, 5)] == [(0, 0, 2, 10), (1, 2, 3, 5)]
     assert [tuple(taps) for taps in tap_groups(2, 2, 5)] == [(0, 0, 2, 10)]
+
+
+def test_in_16_bits_the_gradient_of_the_weights_is_summed_over_recordings_in_float32() -> None:
+    layer, x = StridedConv(4, 8, 3, 2, bias=True, init=Init(1)).bfloat16(), torch.rand(64, 41, 4, generator=seeded(1)).bfloat16()
+    out = layer(x)
+    gradient = torch.rand(out.shape, generator=seeded(2)).bfloat16()
+    (found,) = torch.autograd.grad(out, [layer.weight], gradient)
+    exact_weight = layer.weight.detach().double().requires_grad_()
+    expected = torch.conv1d(x.transpose(1, 2).double(), exact_weight, None, 2).transpose(1, 2)
+    (exact,) = torch.autograd.grad(expected, [exact_weight], gradient.double())
+    assert float((found - exact).norm() / exact.norm()) < 0.004

@@ -121,8 +121,12 @@ def replica_spread(objective: Any, shards: Any, parallel: Any) -> float:
 
 @pytest.mark.parametrize(
     ("world_size", "tp_size", "zero"),
-    [(1, 1, {}), (2, 1, NO_THRESHOLD), (2, 1, LARGE_THRESHOLD), (2, 2, LARGE_THRESHOLD)],
-    ids=["dp1", "dp2", "dp2_large_persistence", "tp2_large_persistence"],
+    [
+        pytest.param(1, 1, {}, id="dp1"),
+        pytest.param(2, 1, NO_THRESHOLD, id="dp2"),
+        pytest.param(2, 1, LARGE_THRESHOLD, id="dp2_large_persistence", marks=pytest.mark.slow),
+        pytest.param(2, 2, LARGE_THRESHOLD, id="tp2_large_persistence"),
+    ],
 )
 def test_sharded_ema_is_exactly_the_unsharded_lerp_in_fp32(world_size: int, tp_size: int, zero: dict[str, Any]) -> None:
     for seen in run_distributed(follow_ema, world_size, world_size, tp_size, zero, {}, timeout=200):
@@ -133,7 +137,14 @@ def test_sharded_ema_is_exactly_the_unsharded_lerp_in_fp32(world_size: int, tp_s
         assert seen["replicas"] == 0.0
 
 
-@pytest.mark.parametrize(("world_size", "tp_size"), [(1, 1), (2, 1), (2, 2)], ids=["dp1", "dp2", "tp2"])
+@pytest.mark.parametrize(
+    ("world_size", "tp_size"),
+    [
+        pytest.param(1, 1, id="dp1"),
+        pytest.param(2, 1, id="dp2", marks=pytest.mark.slow),
+        pytest.param(2, 2, id="tp2", marks=pytest.mark.slow),
+    ],
+)
 def test_sharded_ema_in_bf16_keeps_an_exact_fp32_shadow(world_size: int, tp_size: int) -> None:
     for seen in run_distributed(follow_ema, world_size, world_size, tp_size, LARGE_THRESHOLD, BF16, timeout=200):
         assert (seen["shadow"], seen["collectives"]) == (0.0, 0)

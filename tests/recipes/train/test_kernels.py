@@ -3,11 +3,12 @@
 import os
 
 import pytest
+import torch
 
 from recipes.ds_config import load_ds_config, resolve
 from recipes.errors import ConfigError
 from recipes.train import kernels
-from recipes.train.kernels import check_precision, choose_kernels
+from recipes.train.kernels import check_precision, choose_kernels, precision_line
 from tests.launching import ROOT, tiny_recipe
 
 
@@ -35,3 +36,15 @@ def test_deterministic_kernels_come_with_what_cublas_needs_unless_the_user_has_s
         choose_kernels(deterministic)
         assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == after
     assert asked == [False, True, True]
+
+
+def test_a_run_in_fp32_on_a_cpu_with_instructions_for_bf16_prints_one_line_about_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def line(*flags: str, config: str = "zero3_cpu", device: str = "cpu") -> str | None:
+        monkeypatch.setattr(kernels, "cpu_info", lambda: {"flags": list(flags)})
+        path = ROOT / "ds_configs" / f"{config}.json"
+        return precision_line(resolve(tiny_recipe(), load_ds_config(path), str(path), 1), torch.device(device))
+
+    expected = "fp32; this processor has avx512_bf16: --deepspeed_config zero3_cpu_bf16 may take half the time (docs/performance.md)"
+    assert line("sse2", "avx512_bf16") == expected
+    assert line("avx512_bf16", "amx_bf16") == expected.replace("avx512_bf16", "amx_bf16")
+    assert line("avx512f") is line("avx512_bf16", config="zero3_cpu_bf16") is line("avx512_bf16", device="cuda") is None

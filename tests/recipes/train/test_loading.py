@@ -1,6 +1,7 @@
 """The batches of a rank: an evaluation that counts every sample once, or as many on each rank, and updates from any place in the data."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -73,7 +74,20 @@ def test_by_default_two_cores_of_a_rank_are_left_to_it(cores: float, workers: in
 def test_the_cores_of_a_node_are_divided_among_its_ranks_bound_or_not(
     places: list[tuple[str, set[int]]], expected: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loading, "core_quota", lambda: float("inf"))
     for rank, (_, own) in enumerate(places):
         world: Any = SimpleNamespace(rank=rank, hosts=[host for host, _ in places], gather=lambda value: places)
         monkeypatch.setattr(loading.os, "sched_getaffinity", lambda pid, own=own: own)
         assert cores_of_rank(world) == pytest.approx(expected[rank])
+
+
+@pytest.mark.parametrize(("content", "expected"), [("400000 100000\n", 2), ("max 100000\n", 4), (None, 4)])
+def test_the_quota_of_a_container_is_divided_among_the_ranks(
+    content: str | None, expected: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "QUOTA", tmp_path / "cpu.max")
+    if content:
+        (tmp_path / "cpu.max").write_text(content)
+    places = [("a", set(range(8)))] * 2
+    monkeypatch.setattr(loading.os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert cores_of_rank(SimpleNamespace(rank=0, hosts=["a", "a"], gather=lambda value: places)) == expected  # type: ignore[arg-type]

@@ -85,7 +85,7 @@ def one_rank(setting: str, prepared: Path, tmp_path_factory: pytest.TempPathFact
     return train(setting, tmp_path_factory.mktemp("one") / "run", prepared)
 
 
-@pytest.mark.parametrize("topology", ["tp2", "dp2", "accumulation4"])
+@pytest.mark.parametrize("topology", ["tp2", "dp2", pytest.param("accumulation4", marks=pytest.mark.slow)])
 def test_topologies_agree_to_1e_5_for_5_steps_and_1e_4_for_20(
     setting: str, one_rank: Rows, prepared: Path, tmp_path: Path, topology: str
 ) -> None:
@@ -109,7 +109,9 @@ def test_topologies_agree_to_1e_5_for_5_steps_and_1e_4_for_20(
         assert other[-1][key] == pytest.approx(one_rank[-1][key], rel=1e-3, abs=1e-4), key
 
 
-@pytest.mark.parametrize("changes", [{}, {"bf16": {"enabled": True}}], ids=["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "changes", [pytest.param({}, id="fp32"), pytest.param({"bf16": {"enabled": True}}, id="bf16", marks=pytest.mark.slow)]
+)
 def test_the_same_command_twice_gives_the_same_bits_with_dropout(
     setting: str, prepared: Path, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -131,6 +133,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(setting: str, o
     assert resumed[-1] == one_rank[-1]
 
 
+@pytest.mark.slow
 def test_a_run_resumed_under_tensor_parallelism_continues_the_same_curve(
     setting: str, one_rank: Rows, prepared: Path, tmp_path: Path
 ) -> None:
