@@ -46,7 +46,7 @@ class RelativeBias(nn.Module):
         window = summable(self.weight)[:, middle - (S - 1) : middle + S]
         columns_S = torch.arange(S, device=window.device)
         index_SS = columns_S[None, :] - columns_S[:, None] + (S - 1)
-        return window[:, index_SS]
+        return window[:, index_SS].to(self.weight.dtype)
 
 
 class PatchBias(nn.Module):
@@ -65,7 +65,7 @@ class PatchBias(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the bias on the logits of each query and key. Position 0 is the CLS. Shapes: (local heads, S, S) with S = grid^2 + 1."""
-        return summable(self.weight)[:, patch_offset_rows(self.grid, self.weight.device)]
+        return summable(self.weight)[:, patch_offset_rows(self.grid, self.weight.device)].to(self.weight.dtype)
 
 
 def patch_offset_rows(grid: int, device: torch.device) -> Tensor:

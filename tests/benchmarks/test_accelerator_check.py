@@ -35,6 +35,7 @@ def test_on_the_cpu_every_check_is_ok_or_reports_why_it_cannot_run(tmp_path: Pat
     assert all(statuses[name] == OK for name in all_checks().keys() - ON_DEVICE_ONLY)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
 def test_without_a_device_it_is_one_line(tmp_path: Path) -> None:
     done = run_command([*COMMAND, "--out", str(tmp_path / "out")], cwd=ROOT, timeout=60)
@@ -94,6 +95,7 @@ def test_a_closed_stdout_does_not_stop_the_checks(tmp_path: Path) -> None:
     assert [check["status"] for check in json.loads((tmp_path / "check.json").read_text())["checks"]] == [CANNOT, CANNOT]
 
 
+@pytest.mark.slow
 def test_a_failed_check_makes_the_exit_code_and_files_of_the_user_stay(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import PIL.Image\nPIL.Image.fromarray = None\n")
     for name in ("check.md", "train.log", "logs/old.log", "scratch/other/file"):

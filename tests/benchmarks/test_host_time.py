@@ -4,12 +4,15 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.distributed import run_command
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "benchmarks/host_time.py", "--deepspeed_config", "ds_configs/zero3_bf16.json"]
 
 
+@pytest.mark.slow
 def test_phases_are_disjoint_and_collectives_are_counted_by_kind_with_their_bytes() -> None:
     done = run_command([*COMMAND, "--recipe", "text_tiny", "--world", "8", "--micro-batches", "2", "--json"], cwd=ROOT, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -48,7 +48,7 @@ def test_only_the_others_are_warmed_up_since_ours_already_is(monkeypatch: pytest
 def test_notes_are_on_a_busy_machine_and_on_an_unknown_device(monkeypatch: pytest.MonkeyPatch) -> None:
     rounds, _ = rounds_of(monkeypatch, {OURS: [{"all": 2.0}]})
     recipe = tiny_recipe(run__global_batch_size=4)
-    ours, flops = SimpleNamespace(recipe=recipe, batch=SimpleNamespace(num_tokens=80)), step_flops(recipe, 80, 4)
+    ours, flops = SimpleNamespace(recipe=recipe, batch=SimpleNamespace(num_tokens=80, inputs=[0] * 4)), step_flops(recipe, 80, 4)
     rounds.foreign_cores = 64.0
     seen = efficiency(ours, rounds)
     assert seen["mfu"] is None and seen["percent_of_matmul_peak"] == pytest.approx(100 * flops / 2.0 / 2e9)

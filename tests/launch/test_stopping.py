@@ -111,6 +111,7 @@ def with_workers(tmp_path: Path) -> list[object]:
     ]
 
 
+@pytest.mark.slow
 def test_the_worker_of_a_killed_run_ends_too_and_the_next_launch_starts_at_once(with_workers: list[object], tmp_path: Path) -> None:
     run, script = tmp_path / "run", PRETRAIN["speech"]
     args = [*with_workers, "--set", "run.save_steps=4"]

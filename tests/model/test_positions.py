@@ -111,13 +111,14 @@ def test_in_16_bits_the_gradient_of_a_table_is_as_exact_as_one_number(parallel: 
     for bias, S in ((PatchBias(2, 14, parallel).bfloat16(), 197), (RelativeBias(2, 256, parallel).bfloat16(), 256)):
         gradient_HSS = torch.rand(2, S, S, generator=torch.Generator().manual_seed(1)).bfloat16()
         arguments = () if isinstance(bias, PatchBias) else (S,)
-        (found,) = torch.autograd.grad(bias(*arguments), [bias.weight], gradient_HSS.float())
+        (found,) = torch.autograd.grad(bias(*arguments), [bias.weight], gradient_HSS)
         (exact,) = torch.autograd.grad(bias.double()(*arguments), [bias.weight], gradient_HSS.double())
         assert found.dtype == torch.bfloat16 and float((found - exact).norm() / exact.norm()) < 0.004
 
 
-def test_patch_bias_has_no_other_state(parallel: Parallel) -> None:
-    bias = PatchBias(2, 3, parallel)
+def test_patch_bias_has_the_dtype_of_its_weights_and_no_other_state(parallel: Parallel) -> None:
+    bias = PatchBias(2, 3, parallel).bfloat16()
+    assert bias().dtype == torch.bfloat16
     assert list(bias.state_dict()) == ["weight"] and not list(bias.buffers())
     assert patch_offset_rows(3, torch.device("cpu")).dtype == torch.int64
 

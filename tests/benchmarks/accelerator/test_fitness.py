@@ -33,6 +33,7 @@ def test_an_old_driver_and_no_driver_have_different_messages() -> None:
     assert "too old (found version 12020)" in message
 
 
+@pytest.mark.slow
 def test_the_head_names_device_software_and_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     head = device_info("cpu")
     assert head["device"].startswith("cpu") and {"torch", "deepspeed", "megatron-core", "python"} <= head.keys() and head["notes"] == []

@@ -85,6 +85,7 @@ def test_without_a_fault_attention_and_shards_are_right(tmp_path: Path) -> None:
         assert {status for _, status, _ in rows(name, "nothing", tmp_path)} <= {"ok", "cannot run here"}
 
 
+@pytest.mark.slow
 def test_a_nan_kernel_is_named_with_its_case(tmp_path: Path) -> None:
     seen = rows("attention", "nan_kernel", tmp_path)
     failed = {what for what, status, _ in seen if status == "fail"}

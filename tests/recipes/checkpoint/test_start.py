@@ -75,6 +75,7 @@ def check(modality: str, source: Topology, targets: list[Topology], prepared: Pa
                 assert seen == {"equal": teacher == "student", "moments": 0, "stale": [], "beats": True, "steps": {0.0}}
 
 
+@pytest.mark.slow
 def test_text_begins_on_dp_2_and_on_tp_2_with_the_loss_of_one_process_within_1e_5(small_prepared: Path, tmp_path: Path) -> None:
     check("text", Topology(), [Topology(1, 2), Topology(2, 1), Topology(precision="bf16")], small_prepared, tmp_path)
 

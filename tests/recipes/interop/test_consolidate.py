@@ -163,6 +163,7 @@ def test_more_than_one_process_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
         run_consolidate(parse("--from", tmp_path, "--weights", "teacher", "--out", tmp_path / "t"), print)
 
 
+@pytest.mark.slow
 def test_host_memory_is_that_of_the_largest_parameter(tmp_path: Path) -> None:
     """With four parameters of 64 MiB and reads of 16 MiB, the process grows by less than two parameters."""
     growth = run_distributed(_growth, 1, tmp_path)

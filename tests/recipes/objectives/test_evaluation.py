@@ -35,6 +35,7 @@ def evaluate_fresh(prepared: Path, world_size: int, samples: int, settings: tupl
     return metrics
 
 
+@pytest.mark.slow
 def test_monitors_do_not_depend_on_the_number_of_ranks(sample_prepared: Path) -> None:
     alone = run_distributed(evaluate_fresh, 1, sample_prepared, 1, 16)[0]
     assert set(alone) == {"eval_loss", "explained_variance", "target_rank", "neighbour_correlation", "frontend_std"}

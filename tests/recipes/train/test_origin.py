@@ -167,6 +167,7 @@ def test_a_new_run_begins_at_0_on_other_data_with_the_old_tokenizer_and_records_
     assert config["recipe"]["start"]["start_from"] == str(source)
 
 
+@pytest.mark.slow
 def test_a_run_that_began_with_other_weights_resumes_bit_for_bit_when_these_are_gone(source: Path, tiny_text: Path, tmp_path: Path) -> None:
     start = ("--set", f"start.start_from={source}", "--set", "start.teacher=stored")
     whole = train(tmp_path / "whole", tiny_text, *start, steps=4)

@@ -43,14 +43,14 @@ def test_a_prepared_folder_elsewhere_is_used_and_not_copied(tiny_prepared: Path,
 @pytest.mark.parametrize(
     ("name", "compiled", "step", "rank", "announced"),
     [
-        ("zero3_cpu", False, 0, 0, []),
+        ("zero3_cpu", False, 0, 0, ["fp32; bf16 is faster"]),
         ("zero3_offload_cpu", True, 0, 0, []),
         ("zero3_offload_cpu", False, 0, 0, ["compiling"]),
         ("zero3_cpu", False, 7, 0, ["loading the checkpoint of step 7"]),
         ("zero3_offload_cpu", False, 7, 1, None),
     ],
 )
-def test_what_may_take_minutes_is_announced_by_rank_0(
+def test_what_may_take_minutes_and_a_faster_precision_are_announced_by_rank_0(
     name: str,
     compiled: bool,
     step: int,
@@ -60,6 +60,7 @@ def test_what_may_take_minutes_is_announced_by_rank_0(
     capsys: pytest.CaptureFixture,
 ) -> None:
     monkeypatch.setattr(startup, "is_compiled", lambda: compiled)
+    monkeypatch.setattr(startup, "precision_line", lambda config, device: {"fp32": "fp32; bf16 is faster"}.get(config.precision))
     path, world = ROOT / "ds_configs" / f"{name}.json", SimpleNamespace(rank=rank, device=torch.device("cpu"))
     config = resolve(tiny_recipe(), load_ds_config(path), str(path), 1)
     start_up: Any = SimpleNamespace(recipe=tiny_recipe(), config=config, world=world, origin=None)
