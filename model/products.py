@@ -68,8 +68,11 @@ def _packed(matrix: Tensor) -> Tensor:
 
 
 def add_product(out_NO: Tensor, a_NI: Tensor, b_OI: Tensor, products: ProductLibrary) -> None:
-    """Add A B^T to `out_NO` in place. All three may be views of larger matrices. Shapes: (N, I), (O, I) -> (N, O)."""
-    if products == "mm" or not fits_onednn(a_NI):
+    """Add A B^T to `out_NO` in place. All three may be views of larger matrices. `out_NO` may have a wider type than A and B; the
+    sum is then not rounded to theirs. Shapes: (N, I), (O, I) -> (N, O)."""
+    if out_NO.dtype != a_NI.dtype:
+        out_NO += a_NI @ b_OI.t()
+    elif products == "mm" or not fits_onednn(a_NI):
         torch.addmm(out_NO, a_NI, b_OI.t(), out=out_NO)
     else:
         out_NO.add_(product(a_NI, b_OI))

@@ -89,16 +89,13 @@ class ConvByProducts(torch.autograd.Function):
         N = gradient_BNO.shape[1]
         x_gradient = torch.zeros_like(x_BTC) if needed[0] else None
         weight_gradient = torch.zeros_like(weight_OCk) if needed[1] else None
-        rounds = sums_are_rounded(gradient_BNO)  # then the sum over recordings is added up in float32
+        sum_type = torch.float32 if sums_are_rounded(gradient_BNO) else gradient_BNO.dtype  # of the sum over recordings
         for taps in tap_groups(kernel, stride, C):
             weight_IO = _matrix(weight_OCk, taps).t()
-            own = gradient_BNO.new_zeros(channels, taps.width, dtype=torch.float32 if rounds else None)
+            own = gradient_BNO.new_zeros(channels, taps.width, dtype=sum_type)
             for number, gradient_NO in enumerate(gradient_BNO):
-                rows_NI = _rows(x_BTC[number], stride, taps, N)
-                if weight_gradient is not None and rounds:
-                    own += gradient_NO.t() @ rows_NI
-                elif weight_gradient is not None:
-                    add_product(own, gradient_NO.t(), rows_NI.t(), for_weights(ctx.products))
+                if weight_gradient is not None:
+                    add_product(own, gradient_NO.t(), _rows(x_BTC[number], stride, taps, N).t(), for_weights(ctx.products))
                 if x_gradient is not None:
                     add_product(_rows(x_gradient[number], stride, taps, N), gradient_NO, weight_IO, ctx.products)
             if weight_gradient is not None:

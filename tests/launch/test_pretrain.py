@@ -129,9 +129,8 @@ def test_a_real_process_prints_no_more_than_a_forked_one(modality: str, tiny_dat
     """Here the command itself imports the libraries, so their output is part of the test."""
     done = run_python(modality, tmp_path, "--data", tiny_data, *overrides(modality))
     assert (done.returncode, done.stderr) == (0, "")
-    said = [
-        line.split()[0] for line in done.stdout.splitlines() if not line.startswith("fp32; ")
-    ]  # the processor decides about bf16's line
+    # The processor decides whether there is a line about bf16.
+    said = [line.split()[0] for line in done.stdout.splitlines() if not line.startswith("fp32; ")]
     block = [f"{modality}_tiny:", "1", "update", "run", "ready"]
     assert said[-10:] == [*block, "step", "step", "done:", "curves:", "next:"], done.stdout
 
