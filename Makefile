@@ -4,7 +4,7 @@
 #     make wheels         install, then collect into wheels/ what a GPU machine without network lacks
 # Where the package index serves torch with CUDA only and there is no GPU, name an index with CPU builds: make .venv TORCH_INDEX=URL
 
-.PHONY: .venv quickstart test test-slow test-slurm lint docs wheels
+.PHONY: .venv quickstart compiled test test-slow test-slurm lint docs wheels
 
 # ninja, which DeepSpeed's first run needs for its CPU collectives, is looked up on PATH
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -26,11 +26,16 @@ quickstart: .venv
 	$(ON_CPU) .venv/bin/deepspeed -q launch/pretrain_text.py
 	.venv/bin/python launch/probe.py --from runs/text_tiny --task cloze
 
-test: .venv
-	.venv/bin/python -m pytest -m "not slow and not slurm and not gpu"
+# Two processes, each with the tests of whole files: most tests use one core, and those with ranks have time limits that allow for it
+WORKERS ?= 2
+test: .venv compiled
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not slurm and not gpu"
 
-test-slow: .venv
+test-slow: .venv compiled
 	.venv/bin/python -m pytest -m "slow and not slurm and not gpu"
+
+compiled: .venv
+	@$(ON_CPU) .venv/bin/python -W ignore -m tests.compiled
 
 # On a real Slurm of two nodes on this machine: root, and tests/slurm/slurm-up --install
 test-slurm: .venv

@@ -115,6 +115,9 @@ _ZERO = {
     "stage3_prefetch_bucket_size": _whole(0).about("50000000", "Elements gathered ahead of their use."),
     "stage3_param_persistence_threshold": _whole(0).about("100000", "Parameters with fewer elements stay gathered on every rank."),
     "stage3_max_live_parameters": _whole(0).about("1000000000", "Most gathered elements at a time on a rank."),
+    "stage3_use_all_reduce_for_fetch_params": FLAG.about(
+        "false", "Gather weights by an all-reduce. Takes less time with gloo on CPUs, and sends twice the bytes."
+    ),
     "stage3_max_reuse_distance": _whole(0).about("1000000000", "A parameter stays gathered if it is used again within as many elements."),
     "memory_efficient_linear": FLAG.about("false", "Use DeepSpeed's linear function instead of torch's."),
     "round_robin_gradients": FLAG.about("false", "Spread the copies of gradients to the host over the ranks."),
@@ -199,8 +202,8 @@ _OTHERS = {
         leaf_module legacy_stage1 load_from_fp32_weights log_trace_cache_warnings mics_hierarchical_params_gather mics_shard_size
         override_module_apply parameter_alignment pipeline_loading_checkpoint save_muon_momentum_buffer_in_memory
         stage3_allgather_sequential stage3_model_persistence_threshold stage3_module_granularity_threshold
-        stage3_use_all_reduce_for_fetch_params use_multi_rank_bucket_allreduce zenflow zero_hpz_partition_size
-        zero_quantized_gradients zero_quantized_nontrainable_weights zero_quantized_weights""",
+        use_multi_rank_bucket_allreduce zenflow zero_hpz_partition_size zero_quantized_gradients zero_quantized_nontrainable_weights
+        zero_quantized_weights""",
     "zero_optimization.offload_param.": "buffer_count buffer_size max_in_cpu nvme_path",
     "zero_optimization.offload_optimizer.": "cpuadam_cores_perc nvme_path pipeline pipeline_read pipeline_write ratio super_offload",
 }

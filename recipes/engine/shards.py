@@ -171,7 +171,7 @@ def _norm(optimizer: Any, gradients: list[Tensor], parameters: list[nn.Parameter
     """Return the norm of this rank's gradient shards together with those of all other ranks; -1 if it is not finite. Parameters that are
     whole on each tensor-parallel rank count once."""
     counted = [g for g, p in zip(gradients, parameters, strict=True) if is_split(p) or optimizer.model_parallel_rank == 0]
-    square = _norms(counted).double().square().sum() if counted else gradients[0].new_zeros((), dtype=torch.float64)
+    square = _norms(counted, gradients[0].device).double().square().sum()
     dist.all_reduce(square, group=parameters[0].ds_process_group)
     optimizer._model_parallel_all_reduce(tensor=square, op=dist.ReduceOp.SUM)
     return torch.where(square.isfinite(), square.sqrt(), -1.0)
@@ -216,11 +216,13 @@ def gradient_shard(parameter: nn.Parameter) -> Tensor:
 NORM_ROW = 1024
 
 
-def _norms(views: list[Tensor]) -> Tensor:
-    """Return a vector of float32 norms. Their squares add up to the sum of squares of all elements of `views`. On the CPU there is one
-    norm for each 1024 elements, since a single float32 norm of forty million numbers is wrong in the third digit. On other devices there
-    is one for each view, so that few kernels are launched."""
-    if views[0].device.type != "cpu":
+def _norms(views: list[Tensor], device: torch.device) -> Tensor:
+    """Return a vector of float32 norms. Their squares add up to the sum of squares of all elements of `views`, which are on `device`. On
+    the CPU there is one norm for each 1024 elements, since a single float32 norm of forty million numbers is wrong in the third digit. On
+    other devices there is one for each view, so that few kernels are launched."""
+    if not views:
+        return torch.zeros(1, device=device)
+    if device.type != "cpu":
         return torch.stack(torch._foreach_norm(views, 2, dtype=torch.float32))
     norm, whole = torch.linalg.vector_norm, [view.numel() // NORM_ROW * NORM_ROW for view in views]
     rows = [norm(view[:n].view(-1, NORM_ROW), dim=1, dtype=torch.float32) for view, n in zip(views, whole, strict=True)]
@@ -240,7 +242,7 @@ def gradient_square(engine: DeepSpeedEngine, parameters: Iterable[nn.Parameter])
     else:
         held = ((optimizer.fp16_groups[number], views) for number, views in optimizer.averaged_gradients.items())
         views = {p.ds_id: view for group, views in held for p, view in zip(group, views, strict=True)}
-        norms = _norms([views[p.ds_id] for p in wanted]) if wanted else torch.zeros(1, device=engine.device)
+        norms = _norms([views[p.ds_id] for p in wanted], engine.device)
     return norms.double().div(optimizer.loss_scale).square().sum()
 
 

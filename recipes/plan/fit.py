@@ -110,16 +110,17 @@ def _most_samples(recipe: Recipe) -> int:
 
 def _too_large(recipe: Recipe, config: EngineConfig, memory: DeviceMemory, fitting: list[int]) -> str:
     micro, need = config.batch.micro_batch_size, memory_need(recipe, config, memory.on_gpu)
-    if fitting:
-        remedy = f'set it to {max(fitting)} or "auto"'
-    else:
-        other = "" if config.recomputes_activations else ', "activation_checkpointing": {"enabled": true}'
-        other += ", zero3_offload_cpu" if memory.on_gpu and not config.offloads_optimizer else ""
-        remedy = f"no size fits: take more ranks, tensor parallelism{other} or shorter samples"
+    remedy = f'set it to {max(fitting)} or "auto"' if fitting else _no_size_fits(config, memory)
     return (
         f"{config.path}: train_micro_batch_size_per_gpu {micro} needs {need.in_words} per rank by estimate, and a rank has "
         f"{memory.size / GIB:.2f} GiB; {remedy}"
     )
+
+
+def _no_size_fits(config: EngineConfig, memory: DeviceMemory) -> str:
+    other = "" if config.recomputes_activations else ', "activation_checkpointing": {"enabled": true}'
+    other += ", zero3_offload_cpu" if memory.on_gpu and not config.offloads_optimizer else ""
+    return f"no size fits: take more ranks, tensor parallelism{other} or shorter samples"
 
 
 def memory_line(recipe: Recipe, config: EngineConfig, memory: DeviceMemory | None) -> str:
@@ -128,5 +129,5 @@ def memory_line(recipe: Recipe, config: EngineConfig, memory: DeviceMemory | Non
     if memory is None:
         return f"memory per rank, estimated: {need.in_words}; that of the device is not known"
     where = f"{memory.size / GIB:.1f} GiB{' of a GPU that is assumed' if memory.is_assumed else ''}"
-    warning = "; that is more than there is" if need.total > memory.size else ""
+    warning = f"; {_no_size_fits(config, memory)}" if need.total > memory.size else ""
     return f"memory per rank, estimated: {need.in_words}, of {where}{warning}"

@@ -1,7 +1,12 @@
 """Megatron's layers with our initial values: slices of one matrix at any TP size, and flags that the gradient norm reads."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.config import ProductLibrary
 from model.init import Init
@@ -88,3 +93,40 @@ def test_two_ranks_compute_output_and_gradient_of_one_with_each_library(products
     (whole,), halves = run_distributed(computed, 1, 1, "mm"), run_distributed(computed, 2, 2, products)
     for half in halves:
         torch.testing.assert_close(half, whole)
+
+
+class Kernels(TorchDispatchMode):
+    """Collects the names of the kernels that torch calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, kernel: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
+        self.names.append(kernel.overloadpacket.__name__)
+        return kernel(*args, **kwargs or {})
+
+
+def called(layer: Callable[..., Any], x: torch.Tensor) -> list[str]:
+    """Return the kernels of a forward that compute something."""
+    with Kernels() as kernels:
+        layer(x)
+    return [name for name in kernels.names if name not in ("view", "t", "detach", "_unsafe_view")]
+
+
+def forward_of_one_rank() -> None:
+    """Compare layers of random biases with torch's linear."""
+    parallel, init = init_parallel(1, "cpu"), Init(5)
+    x_SBD = random_x(3, 2, D=6)
+    for name, layer in (
+        ("column", ColumnLinear(6, 8, init.at("column"), parallel, matrix_init=MatrixInit(None))),
+        ("row", RowLinear(6, 8, init.at("row"), parallel, matrix_init=MatrixInit(None))),
+    ):
+        layer.bias.data.normal_(generator=torch.Generator().manual_seed(1))
+        out_SBD, to_add = layer(x_SBD)
+        assert to_add is None and torch.equal(out_SBD, F.linear(x_SBD, layer.weight, layer.bias)), name
+        assert called(layer, x_SBD) == ["addmm"], name
+
+
+def test_one_rank_adds_the_bias_in_the_product() -> None:
+    run_distributed(forward_of_one_rank, 1)

@@ -21,7 +21,7 @@ from recipes.text import text_base, text_tiny
 from recipes.vision import vision_base
 
 TEXT = MODALITIES["text"].kinds
-GONE = object()
+GONE = ...
 
 
 def stored(recipe: Recipe, changes: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -4,26 +4,17 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from recipes.errors import LocalError
+from tests.compiled import NUMBERS, build_nothing
 from tests.distributed import run_distributed
 
 SIZE, STEPS = 1000, 40
 pytestmark = pytest.mark.timeout(900)
-
-NUMBERS: dict[str, Any] = {"lr": 1e-2, "betas": (0.9, 0.98), "eps": 1e-6}
-
-
-def build_nothing() -> None:
-    """Load DeepSpeed's op, which compiles it if this machine does not have it yet."""
-    from recipes.engine.cpu_adam import build_cpu_adam
-
-    build_cpu_adam([{"params": [torch.zeros(4, requires_grad=True)]}], **NUMBERS)
 
 
 @pytest.fixture(scope="module", autouse=True)

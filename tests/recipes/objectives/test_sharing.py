@@ -61,14 +61,14 @@ def train_a_little(modality: str, shares: str, prepared: Path, world_size: int) 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Prepared made-up data of every modality."""
+    """Prepared made-up data of text, speech and images."""
     from recipes.modalities.registry import MODALITIES
     from tests.made_up import WRITE
 
     folders = {}
-    for modality in MODALITIES:
+    for modality, write in WRITE.items():
         folder = tmp_path_factory.mktemp(modality)
-        recipe = tiny_recipe(modality, data__path=WRITE[modality](folder))
+        recipe = tiny_recipe(modality, data__path=write(folder))
         folders[modality] = MODALITIES[modality].prepare(recipe, folder / "prepared", num_processes=1)
     return folders
 

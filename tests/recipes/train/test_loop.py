@@ -109,6 +109,15 @@ def test_topologies_agree_to_1e_5_for_5_steps_and_1e_4_for_20(
         assert other[-1][key] == pytest.approx(one_rank[-1][key], rel=1e-3, abs=1e-4), key
 
 
+@pytest.mark.slow
+def test_weights_that_are_gathered_by_all_gather_or_all_reduce_are_the_same_bits(setting: str, prepared: Path, tmp_path: Path) -> None:
+    zero = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json")["zero_optimization"]
+    assert zero["stage3_use_all_reduce_for_fetch_params"]
+    other = {"zero_optimization": zero | {"stage3_use_all_reduce_for_fetch_params": False}}
+    reduced = train(setting, tmp_path / "reduced", prepared, world_size=2)
+    assert reduced == train(setting, tmp_path / "gathered", prepared, changes=other, world_size=2)
+
+
 @pytest.mark.parametrize(
     "changes", [pytest.param({}, id="fp32"), pytest.param({"bf16": {"enabled": True}}, id="bf16", marks=pytest.mark.slow)]
 )
