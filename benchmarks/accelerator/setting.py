@@ -31,17 +31,17 @@ BATCH = 4
 
 @contextmanager
 def joined_world() -> Iterator[tuple[World, Parallel]]:
-    """Join the ranks (without a launcher there is one), choose kernels as training does, and yield the world and its process groups
-    without tensor parallelism. At the end, leave them and free the device's memory."""
+    """Free the memory that checks before have left, join the ranks (without a launcher there is one), choose kernels as training does, and
+    yield the world and its process groups without tensor parallelism. At the end, leave them."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     world = join_world()
     choose_kernels(torch.are_deterministic_algorithms_enabled())
     try:
         yield world, init_parallel(1, world.device.type)
     finally:
         leave_world()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def shipped_config(

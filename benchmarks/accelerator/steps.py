@@ -25,6 +25,7 @@ from model.batch import Batch
 from model.parallel import Parallel
 from recipes.cluster.world import World
 from recipes.config import Recipe
+from recipes.engine import shards
 from recipes.modalities.registry import MODALITIES
 from recipes.objectives.registry import build_objective
 from recipes.plan.size import step_flops
@@ -107,7 +108,7 @@ class Setting:
 def open_bench(
     context: Context, name: str, zero: dict[str, Any] | None = None, *, task: str | None = None, length: int | None = None
 ) -> Iterator[Bench]:
-    """Join the ranks, yield a Bench of the recipe `name`, and free the device's memory at the end. `zero`: see Setting. `task`: the task on
+    """Join the ranks, yield a Bench of the recipe `name`, and let its memory be freed at the end. `zero`: see Setting. `task`: the task on
     which the recipe's network is fine-tuned; None: it is pre-trained. `length`: of the samples, in tokens or seconds."""
     modality = name.partition("_")[0]
     length = length or SECONDS_OF_SPEECH.get(name, MODALITIES[modality].benchmark_length)
@@ -115,7 +116,9 @@ def open_bench(
     recipe: Recipe = step_recipe.build_recipe(f"{modality}_tiny" if context.is_tiny else name, batch=1, length=length)
     recipe = step_recipe.task_recipe(recipe, task) if task else recipe
     with joined_world() as (world, parallel):
-        yield Bench(Setting(recipe, length, zero or {}), world, parallel)
+        bench = Bench(Setting(recipe, length, zero or {}), world, parallel)
+        yield bench
+        shards.release(bench.objective.student)
 
 
 def check_step(context: Context, name: str) -> Iterator[Row]:

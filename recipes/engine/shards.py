@@ -12,6 +12,7 @@ import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
+from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
@@ -259,6 +260,13 @@ def discard_update(engine: DeepSpeedEngine) -> None:
             flat.grad.zero_()
     engine._step_applied = False
     engine.micro_steps += 1
+
+
+def release(engine: DeepSpeedEngine) -> None:
+    """Let the memory of a trained engine be freed, and that of all engines without an optimizer. None of them can be used afterwards.
+    Otherwise DeepSpeed keeps them for the life of the process: by hooks in cycles that Python cannot collect, and by its list of modules."""
+    engine.destroy()
+    FWD_MODULE_STACK.clear()
 
 
 def is_split(parameter: nn.Parameter) -> bool:

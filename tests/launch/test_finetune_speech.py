@@ -83,7 +83,7 @@ def test_new_words_spelled_as_tones_are_transcribed_after_1000_updates(tmp_path:
     args = settings(model__hidden_size=64, model__activation_dropout=0, data__time_mask_prob=0, data__channel_mask_prob=0)
     args += [part for name, number in steps.items() for part in ("--set", f"run.{name}={number}")]
     args += ["--set", "optim.lr=0.003", "--set", "optim.schedule_steps=1000", "--set", "optim.decay_steps=50"]
-    done = launch(FINETUNE, ["--from", "random", "--task", "ctc", "--data", "data", "--run-dir", "run", *args], tmp_path)
+    done = launch(FINETUNE, ["--from", "random", "--task", "ctc", "--data", "data", "--run-dir", "run", *args], tmp_path, timeout=280)
     assert done.returncode == 0, done.stderr
     rates = [row["wer"] for row in read_jsonl(tmp_path / "run" / "metrics.jsonl") if "wer" in row]
     # Seeds 0, 1 and 2 end at 0.13, 0.16 and 0.13.

@@ -1,6 +1,8 @@
 """Contract with the pinned DeepSpeed: every private attribute that shards.py uses, and that the forward computes with what was written."""
 
+import gc
 import math
+import weakref
 from importlib import metadata
 from typing import Any
 
@@ -235,3 +237,25 @@ def square_of_no_parameters() -> float:
 
     recipe, config = resolved(1, 1, {}, {})
     return float(shards.gradient_square(build_objective(recipe, config, init_parallel(1, "cpu")).student, []))
+
+
+def release_after_an_update() -> list[bool]:
+    """Build engines, do an update, and release them. Return for student and teacher whether they are still in memory."""
+    from model.parallel import init_parallel
+    from recipes.engine import shards
+    from recipes.engine.update import backward
+    from recipes.objectives.registry import build_objective
+
+    recipe, config = resolved(1, 1, {}, {})
+    objective = build_objective(recipe, config, init_parallel(1, "cpu"))
+    backward(objective.student, objective.forward(random_batch(recipe, 8, 3), 1).loss, 64, 1)
+    objective.student.step()
+    engines = [weakref.ref(objective.student), weakref.ref(objective.teacher)]
+    shards.release(objective.student)
+    del objective
+    gc.collect()
+    return [engine() is not None for engine in engines]
+
+
+def test_released_engines_leave_the_memory() -> None:
+    assert run_distributed(release_after_an_update, 1)[0] == [False, False]
