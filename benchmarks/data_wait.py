@@ -24,6 +24,7 @@ from recipes.config import Recipe
 from recipes.data.device_feed import DeviceFeed
 from recipes.data.loader import HOST, UpdateLoader
 from recipes.ds_config import BatchPlan
+from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
 from recipes.settings import apply_overrides
 from recipes.train.loading import build_loader
@@ -48,6 +49,8 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], help="setting of the recipe, such as data.num_workers=0")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
+    if args.updates < 1:
+        raise ConfigError(f"--updates {args.updates}: at least one update must be measured")
     args.batch = BATCHES[args.modality] if args.batch is None else args.batch
     with tempfile.TemporaryDirectory() as folder:
         if args.photographs:

@@ -63,6 +63,8 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true", help="add the top operators, the host's time, waits and copies")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
+    if args.steps < 1:
+        raise ConfigError(f"--steps {args.steps}: at least one update must be measured")
     args.length = MODALITIES[args.modality].benchmark_length if args.length is None else args.length
     quiet_libraries()
     result = measure(args)

@@ -43,12 +43,12 @@ def for_weights(products: ProductLibrary) -> ProductLibrary:
     return "mm" if products == "mixed" else products
 
 
-def linear(x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None, products: ProductLibrary) -> Tensor:
+def linear(
+    x_I: Tensor, weight_OI: Tensor, bias_O: Tensor | None, products: ProductLibrary, group: dist.ProcessGroup | None = None
+) -> Tensor:
     """Return x W^T + b. Shapes: (..., I) -> (..., O). Only float32 tensors on a CPU go to oneDNN when it is named; torch's own product
-    uses it already for 16-bit ones."""
-    if products == "mm" or not fits_onednn(x_I):
-        return F.linear(x_I, weight_OI, bias_O)
-    return OneDnnLinear.apply(x_I, weight_OI, bias_O, products, None)
+    uses it already for 16-bit ones. `group`: see ChosenLinear."""
+    return ChosenLinear.apply(x_I, weight_OI, bias_O, products if fits_onednn(x_I) else "mm", group)
 
 
 def fits_onednn(x: Tensor) -> bool:
@@ -78,10 +78,13 @@ def add_product(out_NO: Tensor, a_NI: Tensor, b_OI: Tensor, products: ProductLib
         out_NO.add_(product(a_NI, b_OI))
 
 
-class OneDnnLinear(torch.autograd.Function):
-    """x W^T + b with products by oneDNN. `products` says whether the product for the weight's gradient is oneDNN's, too. `group`: the
-    tensor-parallel group over which the gradient of x is added up, while the gradient of W is computed; None: the gradient of x is
-    complete."""
+class ChosenLinear(torch.autograd.Function):
+    """x W^T + b with products by the library `products`. `group`: the tensor-parallel group over which the gradient of x is added up,
+    while the gradient of W is computed; None: the gradient of x is complete.
+
+    The backward reads W anew. torch's linear keeps a view of it from the forward on, so that weights which ZeRO-3 has gathered would stay
+    in memory until the backward.
+    """
 
     @staticmethod
     def forward(
@@ -90,7 +93,7 @@ class OneDnnLinear(torch.autograd.Function):
         """Return the output. Shapes: (..., I) -> (..., O)."""
         ctx.save_for_backward(x_I, weight_OI)
         ctx.has_bias, ctx.products, ctx.group = bias_O is not None, products, group
-        return product(x_I, weight_OI, bias_O)
+        return F.linear(x_I, weight_OI, bias_O) if products == "mm" else product(x_I, weight_OI, bias_O)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -100,7 +103,8 @@ class OneDnnLinear(torch.autograd.Function):
         gradient_NO = gradient_O.reshape(-1, gradient_O.shape[-1])
         x_gradient, weight_gradient, adding = None, None, None
         if ctx.needs_input_grad[0]:
-            x_gradient = product(gradient_NO, weight_OI.t()).view(x_I.shape)
+            x_gradient = gradient_NO @ weight_OI if ctx.products == "mm" else product(gradient_NO, weight_OI.t())
+            x_gradient = x_gradient.view(x_I.shape)
             adding = dist.all_reduce(x_gradient, group=ctx.group, async_op=True) if ctx.group else None
         if ctx.needs_input_grad[1]:
             x_NI = x_I.reshape(-1, x_I.shape[-1])

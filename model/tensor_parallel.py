@@ -1,13 +1,12 @@
 """Megatron's tensor-parallel layers with the initialisation of model/init.py: each rank fills its slice and never holds the whole
-matrix. Megatron's own CPU initialisation holds three copies of a whole layer for a moment. The forward is Megatron's, except that its
-product may be oneDNN's (model/products.py), and that the product adds the bias too at tensor-parallel size 1.
+matrix. Megatron's own CPU initialisation holds three copies of a whole layer for a moment. Products, with the bias, are those of
+model/products.py. The communication is Megatron's.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from megatron.core import ModelParallelConfig
 from megatron.core.tensor_parallel import (
     ColumnParallelLinear,
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from model.init import Init
 from model.parallel import Parallel
-from model.products import HasProducts, OneDnnLinear, fits_onednn
+from model.products import HasProducts, linear
 from model.sums import embedding, sums_are_rounded
 
 
@@ -35,19 +34,14 @@ def _keep(tensor: Tensor) -> Tensor:
 
 
 class ChosenProducts(HasProducts):
-    """Replaces the product of Megatron's linear layers: by oneDNN's where a run has chosen it, else by torch's at tensor-parallel size 1.
-    Both add the bias. Megatron adds it in a kernel of its own: on an H200 this took 27 of 175 ms of an update."""
+    """Replaces the product of Megatron's linear layers by that of the library which the run has chosen. The product adds the bias.
+    Megatron adds it in a kernel of its own: on an H200 this took 27 of 175 ms of an update."""
 
     weight: nn.Parameter
     bias: nn.Parameter
 
     def _forward_impl(self, input: Tensor, weight: Tensor, **settings: Any) -> Tensor:
-        group = settings["tp_group"] if settings["allreduce_dgrad"] else None
-        if self.products != "mm" and fits_onednn(input):
-            return OneDnnLinear.apply(input, weight, settings["bias"], self.products, group)
-        if group is None:
-            return F.linear(input, weight, settings["bias"])
-        return super()._forward_impl(input, weight, **settings)  # type: ignore[misc]
+        return linear(input, weight, settings["bias"], self.products, settings["tp_group"] if settings["allreduce_dgrad"] else None)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ BATCH = 4
 def joined_world() -> Iterator[tuple[World, Parallel]]:
     """Free the memory that checks before have left, join the ranks (without a launcher there is one), choose kernels as training does, and
     yield the world and its process groups without tensor parallelism. At the end, leave them."""
-    gc.collect()
+    gc.collect()  # here and not at the end, when the check's own variables still hold its engines
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     world = join_world()

@@ -117,8 +117,10 @@ def open_bench(
     recipe = step_recipe.task_recipe(recipe, task) if task else recipe
     with joined_world() as (world, parallel):
         bench = Bench(Setting(recipe, length, zero or {}), world, parallel)
-        yield bench
-        shards.release(bench.objective.student)
+        try:
+            yield bench
+        finally:
+            shards.release(bench.objective.student)
 
 
 def check_step(context: Context, name: str) -> Iterator[Row]:

@@ -264,7 +264,7 @@ def discard_update(engine: DeepSpeedEngine) -> None:
 
 def release(engine: DeepSpeedEngine) -> None:
     """Let the memory of a trained engine be freed, and that of all engines without an optimizer. None of them can be used afterwards.
-    Otherwise DeepSpeed keeps them for the life of the process: by hooks in cycles that Python cannot collect, and by its list of modules."""
+    Otherwise DeepSpeed keeps them for the life of the process: its hooks are in cycles that Python cannot collect, and it lists modules."""
     engine.destroy()
     FWD_MODULE_STACK.clear()
 

@@ -50,6 +50,12 @@ def test_a_wrong_change_is_refused(against: str, complaint: str) -> None:
         asked(changed_flags(flags(against=[against])))
 
 
+@pytest.mark.parametrize(("script", "flag"), [("step_time.py", "--steps"), ("data_wait.py", "--updates")])
+def test_a_benchmark_without_an_update_is_refused_in_one_line(script: str, flag: str) -> None:
+    done = run_command([sys.executable, ROOT / "benchmarks" / script, flag, "0"], ROOT, timeout=60)
+    assert (done.returncode, done.stderr.splitlines()) == (2, [f"error: {flag} 0: at least one update must be measured"])
+
+
 @pytest.mark.slow
 def test_the_json_has_every_promised_key_and_the_ratios_to_other_engines_and_to_plain_torch() -> None:
     arguments = ["--size", "tiny", "--batch", "2", "--length", "32", "--dropout", "0", "--steps", "2"]

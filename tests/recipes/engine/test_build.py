@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -208,3 +209,27 @@ def test_the_teacher_never_keeps_gathered_copies_whatever_the_ds_config_sets() -
     zero = _fixed_config(given)["zero_optimization"]
     assert (zero["stage3_param_persistence_threshold"], zero["stage3_max_reuse_distance"]) == (0, 0)
     assert "offload_optimizer" not in zero, json.dumps(zero)
+
+
+def collectives_of_a_forward(by_all_reduce: bool) -> tuple[int, int]:
+    """Return how often student's and teacher's forward gather and all-reduce."""
+    from deepspeed.comm.torch import TorchBackend
+
+    from model.parallel import init_parallel
+    from recipes.objectives.registry import build_objective
+
+    recipe, config = resolved(2, 1, NO_THRESHOLD | {"stage3_use_all_reduce_for_fetch_params": by_all_reduce}, {})
+    parallel = init_parallel(1, "cpu")
+    objective = build_objective(recipe, config, parallel)
+    with (
+        patch.object(TorchBackend, "all_gather_into_tensor", autospec=True, side_effect=TorchBackend.all_gather_into_tensor) as gather,
+        patch.object(TorchBackend, "all_reduce", autospec=True, side_effect=TorchBackend.all_reduce) as reduce,
+    ):
+        objective.forward(random_batch(recipe, 4, parallel.dp_rank), 1)
+    return gather.call_count, reduce.call_count
+
+
+def test_weights_are_gathered_by_all_reduce_if_the_ds_config_says_so() -> None:
+    (gathers, reduces), (other_gathers, other_reduces) = (run_distributed(collectives_of_a_forward, 2, key)[0] for key in (True, False))
+    # a parameter that is fetched alone, without others of its module, is gathered either way
+    assert other_reduces == 0 and reduces == other_gathers - gathers > gathers, (gathers, reduces, other_gathers)

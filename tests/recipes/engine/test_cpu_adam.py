@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from recipes.errors import LocalError
-from tests.compiled import NUMBERS, build_nothing
+from tests.compiled import NUMBERS, build_cpu_adam_once
 from tests.distributed import run_distributed
 
 SIZE, STEPS = 1000, 40
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture(scope="module", autouse=True)
 def compiled() -> None:
     """Compile the op, which takes a minute on a fresh machine, outside of the time limit of a test."""
-    run_distributed(build_nothing, 1, timeout=800)
+    run_distributed(build_cpu_adam_once, 1, timeout=800)
 
 
 def resume_every_step(with_hook: bool) -> float:
@@ -103,7 +103,7 @@ def build_with_a_stale_lock() -> str | None:
     if dist.get_rank() == 0:
         stale_lock.touch()
     dist.barrier()
-    build_nothing()
+    build_cpu_adam_once()
     dist.barrier()
     assert not stale_lock.exists()
     return os.environ.get(cpu_adam.BUILD_ROOT)
