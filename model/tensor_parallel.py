@@ -86,6 +86,9 @@ class RowLinear(ChosenProducts, RowParallelLinear):
     """A linear layer whose input features are split over the tensor-parallel group. The ranks' partial outputs are added up, so each
     rank has the whole output."""
 
+    input_size: int
+    input_size_per_partition: int
+
     def __init__(self, in_features: int, out_features: int, init: Init, parallel: Parallel, *, matrix_init: MatrixInit) -> None:
         super().__init__(
             in_features,
@@ -97,14 +100,13 @@ class RowLinear(ChosenProducts, RowParallelLinear):
             skip_bias_add=False,
             tp_group=parallel.tp_group,
         )
-        self.is_whole = parallel.tp_size == 1
         matrix_init.fill(self.weight, init, 1, parallel)
         nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> tuple[Tensor, None]:
         """Return the output, and None in place of a bias that is still to add. Shapes: (..., input features of this rank) -> (..., all
         output features)."""
-        if not self.is_whole:
+        if self.input_size_per_partition < self.input_size:
             return super().forward(input)  # the bias comes after the sum over ranks
         return self._forward_impl(input, self.weight, bias=self.bias, allreduce_dgrad=False), None
 

@@ -118,9 +118,12 @@ def _too_large(recipe: Recipe, config: EngineConfig, memory: DeviceMemory, fitti
 
 
 def _no_size_fits(config: EngineConfig, memory: DeviceMemory) -> str:
-    other = "" if config.recomputes_activations else ', "activation_checkpointing": {"enabled": true}'
-    other += ", zero3_offload_cpu" if memory.on_gpu and not config.offloads_optimizer else ""
-    return f"no size fits: take more ranks, tensor parallelism{other} or shorter samples"
+    ways = ["more ranks", "tensor parallelism"]
+    if not config.recomputes_activations:
+        ways.append('"activation_checkpointing": {"enabled": true}')
+    if memory.on_gpu and not config.offloads_optimizer:
+        ways.append("zero3_offload_cpu")
+    return f"no size fits: take {', '.join(ways)} or shorter samples"
 
 
 def memory_line(recipe: Recipe, config: EngineConfig, memory: DeviceMemory | None) -> str:

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -213,20 +212,16 @@ def test_the_teacher_never_keeps_gathered_copies_whatever_the_ds_config_sets() -
 
 def collectives_of_a_forward(by_all_reduce: bool) -> tuple[int, int]:
     """Return how often student's and teacher's forward gather and all-reduce."""
-    from deepspeed.comm.torch import TorchBackend
-
     from model.parallel import init_parallel
     from recipes.objectives.registry import build_objective
 
     recipe, config = resolved(2, 1, NO_THRESHOLD | {"stage3_use_all_reduce_for_fetch_params": by_all_reduce}, {})
     parallel = init_parallel(1, "cpu")
     objective = build_objective(recipe, config, parallel)
-    with (
-        patch.object(TorchBackend, "all_gather_into_tensor", autospec=True, side_effect=TorchBackend.all_gather_into_tensor) as gather,
-        patch.object(TorchBackend, "all_reduce", autospec=True, side_effect=TorchBackend.all_reduce) as reduce,
-    ):
+    with CommDebugMode() as counted:
         objective.forward(random_batch(recipe, 4, parallel.dp_rank), 1)
-    return gather.call_count, reduce.call_count
+    counts = counted.get_comm_counts()
+    return counts[torch.ops.c10d._allgather_base_], counts[torch.ops.c10d.allreduce_]
 
 
 def test_weights_are_gathered_by_all_reduce_if_the_ds_config_says_so() -> None:
