@@ -75,7 +75,8 @@ def compare_recipe(recipe: Recipe, case: Case) -> dict:
 def measured_bytes(recipe: Recipe, case: Case, device: torch.device) -> int:
     """Return the most bytes that one forward and backward of student and teacher take beside weights and gradients, in plain torch."""
     plain = PlainStep(recipe, parallel_alone(), device=device, dtype=DTYPES[case.precision])
-    plain.student.trunk.encoder.recomputes = case.recomputes
+    for block in plain.student.trunk.encoder.layers:
+        block.recomputes = case.recomputes
     for weight in plain.student.parameters():
         weight.grad = torch.zeros_like(weight)
     batch = random_batch(recipe, case.batch, case.length).to(device)

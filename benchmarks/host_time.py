@@ -47,6 +47,7 @@ def main() -> int:
     parser.add_argument("--micro-batches", type=int, default=1, help="of one sample each")
     parser.add_argument("--full-width", action="store_true", help="the recipe's own widths and lengths: slow, and products count too")
     parser.add_argument("--zero", type=json.loads, default={}, metavar="JSON", help="more zero_optimization keys, past our checks")
+    parser.add_argument("--teacher-gather", default="update", choices=("update", "layer"))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     if args.world < 1 or args.micro_batches < 1:
@@ -175,7 +176,7 @@ def settings(args: argparse.Namespace, modality: str) -> tuple[Recipe, Any]:
     recipe = replace(recipe, data=data, run=replace(recipe.run, global_batch_size=args.world * args.micro_batches))
     config = resolve(recipe, content, str(args.deepspeed_config), args.world)
     config.deepspeed["zero_optimization"].update(args.zero)
-    return recipe, config
+    return recipe, replace(config, gathers_once=args.teacher_gather == "update")
 
 
 def update(objective: Any, batch: Any, number: int, micro_batches: int, phases: Phases) -> Phases:
@@ -195,7 +196,7 @@ def update(objective: Any, batch: Any, number: int, micro_batches: int, phases: 
         with timed_forwards(objective, phases.time):
             outcome = objective.forward(batch, total)
         loss = torch.nan_to_num(outcome.loss) * 1e-3  # the fake group gathers arbitrary weights, so the loss may be NaN
-        phases.time("backward", lambda loss=loss: backward(student, loss, total, objective.parallel.dp_size))
+        phases.time("backward", lambda loss=loss: backward(student, loss, total, objective.parallel.shard_size))
     parameters = [parameter for _, parameter in shards.trained_parameters(student)]
     phases.time("gradient norm", lambda: shards.gradient_square(student, parameters))
     phases.time("optimizer", student.step)

@@ -121,7 +121,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     settings, others = asked(args), changed_flags(args)
     other_settings = asked(others) if args.against else None
     world = join_world()
-    parallel = init_parallel(settings[1].batch.tp_size, world.device.type)
+    parallel = init_parallel(settings[1].batch.tp_size, world.device.type, settings[1].batch.num_replicas)
     choose_kernels(settings[0].run.deterministic)
 
     def chosen(recipe: Recipe, config: EngineConfig) -> tuple[Recipe, EngineConfig]:

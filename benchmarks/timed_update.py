@@ -73,7 +73,7 @@ def timed_step(
     with timed_forwards(objective, clock):
         outcome = clock("loss", lambda: objective.forward(batch, total))
     seconds["loss"] -= sum(value for name, value in seconds.items() if name != "loss")
-    clock("backward", lambda: backward(objective.student, outcome.loss, total, objective.parallel.dp_size))
+    clock("backward", lambda: backward(objective.student, outcome.loss, total, objective.parallel.shard_size))
     guard.note(outcome.loss)
     health = clock("guard", lambda: guard.judge(total))
     assert guard.refusal(health) is None, health

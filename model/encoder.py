@@ -3,11 +3,7 @@
 Shapes: B batch, S sequence, D hidden, H local heads, L 1 or the number of blocks.
 """
 
-from collections.abc import Callable
-
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from model.config import EncoderConfig
 from model.dropout import DropoutStream, is_dropped
@@ -16,9 +12,6 @@ from model.layers import Block, LayerOutput, attention_mask
 from model.parallel import Parallel
 from model.subset import PositionSubset
 from model.sums import LayerNorm
-
-RunBlock = Callable[[nn.Module, Tensor, Tensor | None, PositionSubset | None], LayerOutput]
-"""Runs a block: (block, x (S, B, D), mask, positions to compute or None for all) -> its outputs."""
 
 
 class Encoder(nn.Module):
@@ -32,8 +25,6 @@ class Encoder(nn.Module):
         self.layerdrop, self.stream = block.layerdrop, stream
         self.skips_final_norm = False
         """True: the output of the last block is returned as it is, and final_norm gets no gradient."""
-        self.recomputes = False
-        """True: a block keeps only its input for the backward, which runs the block again. That saves memory and changes no number."""
 
     def forward(
         self,
@@ -57,36 +48,25 @@ class Encoder(nn.Module):
         biases = [None] if bias_LHSS is None else bias_LHSS.to(x_BSD.dtype).unbind(0)
         masks = [attention_mask(padding_mask_BS, bias_HSS, segment_BS) for bias_HSS in biases]
         x_SBD = x_BSD.transpose(0, 1).contiguous()  # the one place where the layout changes
-        kept, run = [], _run_without_storing if self.recomputes and torch.is_grad_enabled() else _run
+        kept = []
         for number, block in enumerate(self.layers):
             chosen = subset if number == len(self.layers) - 1 else None
             if self.training and self.layerdrop and is_dropped(self.stream, self.layerdrop, number):
-                x_SBD = _skip(run, block, x_SBD)
+                x_SBD = _skip(block, x_SBD)
                 x_SBD = chosen.take(x_SBD) if chosen else x_SBD
                 continue
-            output = run(block, x_SBD, masks[number % len(masks)], chosen)
+            output = block(x_SBD, masks[number % len(masks)], chosen)
             x_SBD = output.block_SBD
             if number >= keep_from:
                 kept.append(output)
         return (x_SBD if self.skips_final_norm else self.final_norm(x_SBD)).transpose(0, 1), kept
 
 
-def _run(block: nn.Module, x_SBD: Tensor, mask: Tensor | None, subset: PositionSubset | None) -> LayerOutput:
-    return block(x_SBD, mask, subset)
-
-
-def _run_without_storing(block: nn.Module, x_SBD: Tensor, mask: Tensor | None, subset: PositionSubset | None) -> LayerOutput:
-    """Run a block without keeping its activations; the backward runs it again. Dropout is a function of counters, so the second run draws
-    the same masks."""
-    # An early stop would end the second run inside the block, and ZeRO-3's hooks behind its modules would not run.
-    return checkpoint(block, x_SBD, mask, subset, use_reentrant=False, preserve_rng_state=False, early_stop=False)
-
-
-def _skip(run: RunBlock, block: nn.Module, x_SBD: Tensor) -> Tensor:
+def _skip(block: nn.Module, x_SBD: Tensor) -> Tensor:
     """Return x unchanged, for a block that is skipped. The block still runs, on the first position only, and 0 times its output is added
-    to x. So its weights get the gradient 0. `run` runs it, as the other blocks: with stored activations or without.
+    to x. So its weights get the gradient 0.
 
     ZeRO-3 records the order in which weights are gathered. It also keeps the last gradient of a weight that gets none. If the block were
     not called at all, that order would change and an old gradient would be used.
     """
-    return x_SBD + 0.0 * run(block, x_SBD[:1], None, None).block_SBD
+    return x_SBD + 0.0 * block(x_SBD[:1], None).block_SBD

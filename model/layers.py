@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model.attention import attend
 from model.config import BlockConfig, EncoderConfig
@@ -113,11 +114,21 @@ class Block(nn.Module):
         self.ffn_dropout = Dropout(config.hidden_dropout, stream, site + 3)
         drop_path = block.drop_path * index / max(1, config.num_layers - 1)
         self.attention_path, self.ffn_path = DropPath(drop_path, stream, site + 4), DropPath(drop_path, stream, site + 5)
+        self.recomputes = False
+        """True: the block keeps only its input for the backward, which computes the rest again. That saves memory and changes no number:
+        dropout is a function of counters, so the second time it draws the same masks."""
 
     def forward(self, x_SBD: Tensor, mask: Tensor | None, subset: PositionSubset | None = None) -> LayerOutput:
         """Run the block: attention, then feed-forward, each with its residual addition and norm. `mask` is what attention_mask()
         returns. `subset`: the positions whose outputs are computed, which attend to all of x; None: all.
         Shapes: x and both outputs (sequence, batch, channels); with a subset the outputs are (positions, 1, channels)."""
+        if not (self.recomputes and torch.is_grad_enabled()):
+            return self._compute(x_SBD, mask, subset)
+        # Inside the block's own hooks: ZeRO-3 may gather the block as a whole, and must have its weights while it is computed again.
+        # An early stop would end the second run inside of a submodule, and the hooks behind it would not run.
+        return checkpoint(self._compute, x_SBD, mask, subset, use_reentrant=False, preserve_rng_state=False, early_stop=False)
+
+    def _compute(self, x_SBD: Tensor, mask: Tensor | None, subset: PositionSubset | None) -> LayerOutput:
         attended_SBD = self.attention(self.attention_norm(x_SBD) if self.normalize_before else x_SBD, mask, subset)
         x_SBD = subset.take(x_SBD) if subset else x_SBD
         x_SBD = x_SBD + self.attention_path(self.attention_dropout(self.attention_scale(attended_SBD)), subset)

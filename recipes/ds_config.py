@@ -14,11 +14,14 @@ from model.config import ProductLibrary
 from recipes.config import Recipe
 from recipes.ds_keys import checked
 from recipes.errors import ConfigError
+from recipes.topology import check_nodes, check_tensor_parallel, number_of_replicas
 
 SHIPPED = Path(__file__).resolve().parents[1] / "ds_configs"
 LARGEST_AUTO_MICRO_BATCH = 16
 """Most samples of an automatic micro-batch where the memory of the device is not considered. On a CPU larger ones gain nothing: its
 products run at their full rate from a few samples on, and larger activations leave its caches."""
+GATHERS_ONCE = {"update": True, "layer": False, "auto": None}
+"""megatron.teacher_gather -> EngineConfig.gathers_once."""
 MAX_DEPTH = 100
 OWN_DEPTH = 3
 """Levels of objects that the keys of a ds_config have."""
@@ -34,8 +37,15 @@ class BatchPlan:
     dp_size: int
     micro_batch_size: int
     accumulation_steps: int
-    tp_across_nodes: bool = False
-    """True if a tensor-parallel group may span several nodes."""
+    may_cross_nodes: bool = False
+    """True if a tensor-parallel group or a copy of the model may span several nodes."""
+    num_replicas: int = 1
+    """Copies of the model. Each is sharded over shard_size data-parallel ranks."""
+
+    @property
+    def shard_size(self) -> int:
+        """Data-parallel ranks over which one copy of the model is sharded."""
+        return self.dp_size // self.num_replicas
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,9 @@ class EngineConfig:
     """The library that computes the products of all linear layers."""
     has_auto_micro_batch: bool = False
     """True if the ds_config leaves the size of the micro-batch open ("auto")."""
+    gathers_once: bool | None = None
+    """True if a network that is not trained is gathered whole, once per update, and not layer by layer. None: recipes/plan/gather.py has
+    not chosen yet."""
     largest_micro_batch: int | None = None
     """Samples of the largest micro-batch that fits this rank's memory by the estimate (recipes/plan/fit.py); None: not estimated."""
 
@@ -62,6 +75,11 @@ class EngineConfig:
             if self.deepspeed.get(name, {}).get("enabled", False):
                 return name
         return "fp32"
+
+    @property
+    def leaf_modules(self) -> dict[str, list[str]]:
+        """Names of modules that ZeRO-3 gathers as a whole, by the kind of name: "classes", "names" or "name_suffixes"."""
+        return self.deepspeed["zero_optimization"].get("leaf_module", {})
 
     @property
     def offloads_optimizer(self) -> bool:
@@ -137,19 +155,25 @@ def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int,
         raise ConfigError(f"{path}: bf16 and fp16 are both enabled; enable one")
     megatron = content.get("megatron", {})
     tp_size, across_nodes = megatron.get("tensor_model_parallel_size", 1), megatron.get("across_nodes", False)
-    _check_topology(recipe, tp_size, world_size)
+    check_tensor_parallel(recipe, tp_size, world_size)
+    num_replicas = number_of_replicas(content, world_size // tp_size)
     if local_size is not None and world_size > local_size and not across_nodes:
-        _check_nodes(tp_size, local_size)
+        check_nodes(f"tensor_model_parallel_size {tp_size}", tp_size, local_size)
+        if num_replicas > 1:
+            check_nodes(f"megatron.shard_size {megatron['shard_size']}", world_size // num_replicas, local_size)
     micro = content.get("train_micro_batch_size_per_gpu", "auto")
-    batch = replace(plan_batch(recipe, micro, tp_size, world_size), tp_across_nodes=across_nodes)
+    batch = replace(plan_batch(recipe, micro, tp_size, world_size), may_cross_nodes=across_nodes, num_replicas=num_replicas)
     recomputes = content.get("activation_checkpointing", {}).get("enabled", False)
-    return EngineConfig(path, _for_deepspeed(recipe, content, batch), batch, recomputes, has_auto_micro_batch=micro == "auto")
+    gathers_once = GATHERS_ONCE[megatron.get("teacher_gather", "auto")]
+    deepspeed = _for_deepspeed(recipe, content, batch)
+    return EngineConfig(path, deepspeed, batch, recomputes, has_auto_micro_batch=micro == "auto", gathers_once=gathers_once)
 
 
 def with_micro_batch(recipe: Recipe, config: EngineConfig, micro: int) -> EngineConfig:
     """Return the same configuration with micro-batches of `micro` samples. Raises: ConfigError if that does not divide."""
     before = config.batch
-    batch = replace(plan_batch(recipe, micro, before.tp_size, before.world_size), tp_across_nodes=before.tp_across_nodes)
+    batch = plan_batch(recipe, micro, before.tp_size, before.world_size)
+    batch = replace(before, micro_batch_size=batch.micro_batch_size, accumulation_steps=batch.accumulation_steps)
     sizes = {"train_micro_batch_size_per_gpu": batch.micro_batch_size, "gradient_accumulation_steps": batch.accumulation_steps}
     return replace(config, batch=batch, deepspeed=config.deepspeed | sizes)
 
@@ -236,33 +260,3 @@ def _group_complaint(micro: int, group: int, divisors: list[int], has_whole_grou
 def _multiples_around(total: int, step: int) -> list[int]:
     """Return two multiples of `step`: the largest that is not above `total`, and the next one. 0 is left out."""
     return sorted({total // step * step, (total // step + 1) * step} - {0})
-
-
-def _check_nodes(tp_size: int, local_size: int) -> None:
-    if local_size % tp_size:
-        fits = [n for n in range(1, local_size + 1) if local_size % n == 0]
-        raise ConfigError(
-            f"tensor_model_parallel_size {tp_size} does not fit into a node of {local_size} ranks, so every layer would wait for the "
-            f'network; use {" or ".join(map(str, fits[-2:]))}, or ask for it with "megatron": {{"across_nodes": true}}'
-        )
-
-
-def _check_topology(recipe: Recipe, tp_size: int, world_size: int) -> None:
-    if world_size % tp_size:
-        fitting = -(-world_size // tp_size) * tp_size
-        raise ConfigError(
-            f"{world_size} ranks are not a multiple of tensor_model_parallel_size {tp_size}; start {fitting} ranks "
-            f"(deepspeed --num_gpus {fitting} launch/...), or name another --deepspeed_config (a run may change it)"
-        )
-    heads, inner = recipe.model.num_attention_heads, recipe.model.ffn_hidden_size
-    if heads % tp_size:
-        fits = [n for n in range(1, heads + 1) if heads % n == 0]
-        raise ConfigError(
-            f"model.num_attention_heads {heads} is not a multiple of tensor_model_parallel_size {tp_size}; "
-            f"it divides by {', '.join(map(str, fits))}"
-        )
-    for name, size in {"model.ffn_hidden_size": inner, **recipe.frontend.split_sizes()}.items():
-        if size % tp_size:
-            raise ConfigError(
-                f"{name} {size} is not a multiple of tensor_model_parallel_size {tp_size}; use another TP size, such as 2 or 4"
-            )

@@ -64,6 +64,7 @@ TRUE = Key("true: weight decay is decoupled here", lambda value: value is True)
 SCALE = Key("a number from 0 to 1.8e308", lambda value: type(value) in (int, float) and is_finite(value) and value >= 0)
 STAGE = Key("3: the sharded teacher needs ZeRO stage 3, others are not supported", lambda value: value == 3 and type(value) is int)
 ADAMW = Key('"AdamW", which alone is tested here', lambda value: str(value).lower() in ("adamw", "adam"))
+NAMES = Key("a list of names in quotes", lambda value: isinstance(value, list) and all(isinstance(name, str) and name for name in value))
 DTYPES = _word("fp32", "bf16", "fp16")
 LARGEST_BUCKET = 2**31 - 1
 """Elements of a buffer that is allocated as a whole: 8 GiB in fp32."""
@@ -119,6 +120,13 @@ _ZERO = {
         "false", "Gather weights by an all-reduce. Takes less time with gloo on CPUs, and sends twice the bytes."
     ),
     "stage3_max_reuse_distance": _whole(0).about("1000000000", "A parameter stays gathered if it is used again within as many elements."),
+    "stage3_module_granularity_threshold": _whole(0).about(
+        "0", "Modules with fewer elements per submodule become leaf modules. 0: none. leaf_module names them one by one."
+    ),
+    "leaf_module": SECTION.about("", "Modules that are gathered and reduced as a whole, such as a Transformer block. Saves host time."),
+    "leaf_module.classes": NAMES.about("[]", 'Names of classes. ["Block"]: each Transformer block.'),
+    "leaf_module.names": NAMES.about("[]", "Names of modules, such as trunk.encoder.layers.0."),
+    "leaf_module.name_suffixes": NAMES.about("[]", "Ends of names of modules."),
     "memory_efficient_linear": FLAG.about("false", "Use DeepSpeed's linear function instead of torch's."),
     "round_robin_gradients": FLAG.about("false", "Spread the copies of gradients to the host over the ranks."),
 }
@@ -143,9 +151,16 @@ _ACTIVATIONS = {
     ),
 }
 _MEGATRON = {
-    "megatron": SECTION.about("", "Tensor parallelism. Our own section: it is removed before DeepSpeed reads the file."),
-    "megatron.tensor_model_parallel_size": _whole(1, 2**16).about("1", "Ranks that share one copy of the model."),
-    "megatron.across_nodes": FLAG.about("false", "True: a tensor-parallel group may span nodes, which is slow."),
+    "megatron": SECTION.about("", "How ranks share the model. Our own section: it is removed before DeepSpeed reads the file."),
+    "megatron.tensor_model_parallel_size": _whole(1, 2**16).about("1", "Ranks that split each layer among them."),
+    "megatron.shard_size": _whole(2, 2**16).about(
+        "all", "Data-parallel ranks that shard one copy of the model, such as those of a node. Other ranks have further copies."
+    ),
+    "megatron.teacher_gather": _word("update", "layer", "auto").about(
+        '"auto"',
+        "When the teacher is gathered: whole, once per update; layer by layer; or, auto, once if it takes little of the free memory.",
+    ),
+    "megatron.across_nodes": FLAG.about("false", "True: a tensor-parallel group or a copy of the model may span nodes, which is slow."),
 }
 KEYS: Mapping[str, Key] = {
     **_TOP,
@@ -199,10 +214,10 @@ _OTHERS = {
     "optimizer.": "legacy_fusion",
     "optimizer.params.": "bias_correction amsgrad momentum",
     "zero_optimization.": """compute_grad_norm cpu_offload_param cpu_offload_use_pin_memory enable_sanity_checks ignore_unused_parameters
-        leaf_module legacy_stage1 load_from_fp32_weights log_trace_cache_warnings mics_hierarchical_params_gather mics_shard_size
+        legacy_stage1 load_from_fp32_weights log_trace_cache_warnings mics_hierarchical_params_gather mics_shard_size
         override_module_apply parameter_alignment pipeline_loading_checkpoint save_muon_momentum_buffer_in_memory
-        stage3_allgather_sequential stage3_model_persistence_threshold stage3_module_granularity_threshold
-        use_multi_rank_bucket_allreduce zenflow zero_hpz_partition_size zero_quantized_gradients zero_quantized_nontrainable_weights
+        stage3_allgather_sequential stage3_model_persistence_threshold use_multi_rank_bucket_allreduce
+        zenflow zero_hpz_partition_size zero_quantized_gradients zero_quantized_nontrainable_weights
         zero_quantized_weights""",
     "zero_optimization.offload_param.": "buffer_count buffer_size max_in_cpu nvme_path",
     "zero_optimization.offload_optimizer.": "cpuadam_cores_perc nvme_path pipeline pipeline_read pipeline_write ratio super_offload",

@@ -49,8 +49,10 @@ def entries(live: LiveState) -> dict[str, ParameterEntry]:
 def owned_shards(live: LiveState) -> Iterator[tuple[str, Range, Tensor]]:
     """Yield (name, range, tensor) for each tensor that this rank writes. The name is KIND/PARAMETER, and the range says which elements of
     the parameter the tensor has. The tensor is a flat view of the running state, without padding. A parameter that every tensor-parallel
-    rank holds whole is written by tensor-parallel rank 0 only."""
+    rank holds whole is written by tensor-parallel rank 0 only. Of several copies of the model, the first is written."""
     parallel, own_kinds = live.parallel, live.shards()
+    if parallel.replica_rank != 0:
+        return
     for name, parameter in shards.named_parameters(live.student):
         split = shards.is_split(parameter)
         offset, count = shards.shard_range(parameter)

@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def check_world(world: World, recipe: Recipe, config: EngineConfig, environment:
     check_allocation(world.hosts, world.gather(allocated_nodes()))
     check_groups(world.hosts, config.batch)
     check_same(world, {"checkout": checkout_digest()[:12], "python": environment.get("python"), **environment.get("versions", {})})
-    check_same(world, dotted({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed}))
+    check_same(world, dotted({"recipe": recipe_to_dict(recipe), "deepspeed": config.deepspeed, "batch": asdict(config.batch)}))
 
 
 def check_allocation(hosts: tuple[str, ...], allocated: list[list[str]]) -> None:
@@ -50,17 +51,20 @@ def check_allocation(hosts: tuple[str, ...], allocated: list[list[str]]) -> None
 
 
 def check_groups(hosts: tuple[str, ...], batch: BatchPlan) -> None:
-    """Check that each tensor-parallel group lies on one node. `hosts`: each rank's node. Raises: ConfigError, unless the ds_config
-    allows groups across nodes."""
-    size = batch.tp_size
-    for first in range(0, len(hosts), size):
-        group = list(dict.fromkeys(hosts[first : first + size]))
-        if len(group) > 1 and not batch.tp_across_nodes:
-            raise ConfigError(
-                f"tensor-parallel ranks {first} to {first + size - 1} lie on {len(group)} nodes ({_list(group)}), so each layer would wait "
-                "for the network; number ranks node by node (srun --distribution=block), a multiple of tensor_model_parallel_size on each, "
-                'or ask for it with "megatron": {"across_nodes": true} in the ds_config'
-            )
+    """Check that each tensor-parallel group, and each of several copies of the model, lies on one node. `hosts`: each rank's node.
+    Raises: ConfigError, unless the ds_config allows groups across nodes."""
+    sizes = {"tensor_model_parallel_size": batch.tp_size}
+    if batch.num_replicas > 1:
+        sizes["shard_size"] = batch.shard_size * batch.tp_size
+    for name, size in sizes.items():
+        for first in range(0, len(hosts), size):
+            group = list(dict.fromkeys(hosts[first : first + size]))
+            if len(group) > 1 and not batch.may_cross_nodes:
+                raise ConfigError(
+                    f"ranks {first} to {first + size - 1}, which megatron.{name} puts together, lie on {len(group)} nodes "
+                    f"({_list(group)}), so each layer would wait for the network; number ranks node by node (srun --distribution=block), "
+                    f'a multiple of {size} on each, or ask for it with "megatron": {{"across_nodes": true}} in the ds_config'
+                )
 
 
 def check_same(world: World, values: Mapping[str, Any]) -> None:

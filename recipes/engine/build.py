@@ -2,6 +2,7 @@
 of the objective. The steps of an update are in recipes/engine/update.py."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from deepspeed.accelerator import get_accelerator
 from torch import nn
 
 from model.dropout import DropoutStream
-from model.encoder import Encoder
+from model.layers import Block
 from model.parallel import Parallel
 from model.products import use_products
 from recipes.config import OptimConfig
 from recipes.ds_config import EngineConfig
-from recipes.engine import allocator, shards
+from recipes.engine import allocator, overrides
 from recipes.engine.cpu_adam import build_cpu_adam
+from recipes.engine.gathered import Gathering, LayerGathering, WholeGathering
+from recipes.engine.leaf_modules import check_leaf_modules, set_leaf_modules
 
 Engine: TypeAlias = deepspeed.DeepSpeedEngine
 MakeModule = Callable[[], nn.Module]
@@ -53,52 +56,59 @@ class EngineBuilder:
         layer during construction."""
         module = self.partitioned(make)
         freeze = frozen or {}
+        steps = {name: math.inf if (n := _frozen_steps(name, freeze)) is None else n for name, _ in module.named_parameters()}
         for name, parameter in module.named_parameters():
-            if _frozen_steps(name, freeze) is None:
-                parameter.requires_grad_(False)
+            parameter.requires_grad_(math.isfinite(steps[name]))
         use_products(module, self.config.products)
         for part in module.modules():
-            if isinstance(part, Encoder):
+            if isinstance(part, Block):
                 part.recomputes = self.config.recomputes_activations
+        set_leaf_modules(module, self.config.leaf_modules, steps)
         optimizer = self.optimizer(module) if self.optimizer else build_optimizer(module, self.optim, self.config, freeze)
         engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
-            config=copy.deepcopy(self.config.deepspeed),
+            config=_for_deepspeed(self.config.deepspeed),
             mpu=self.parallel,
             dist_init_required=False,
         )
-        shards.avoid_copies(engine)
+        check_leaf_modules(module, steps)
+        overrides.avoid_copies(engine)
         return engine
 
-    def fixed(self, make: MakeModule) -> Engine:
+    def fixed(self, make: MakeModule) -> tuple[Engine, Gathering]:
         """Build an engine that is not trained, in eval mode, of the module that `make` returns. Its shards may be written between two
-        forwards."""
+        forwards; the second result must be notified of that."""
         config = _fixed_config(self.config.deepspeed)
-        with self._zero_init(config):
-            module = make()
+        module = self._partitioned(make, config)
         use_products(module, self.config.products)
-        engine, *_ = deepspeed.initialize(model=module, config=config, mpu=self.parallel, dist_init_required=False)
+        set_leaf_modules(module, self.config.leaf_modules, {})
+        engine, *_ = deepspeed.initialize(model=module, config=_for_deepspeed(config), mpu=self.parallel, dist_init_required=False)
         engine.eval()
-        return engine
+        if self.config.gathers_once:
+            return engine, WholeGathering(engine, self.parallel.second_shard_group())
+        return engine, LayerGathering(engine)
 
     def partitioned(self, make: MakeModule) -> nn.Module:
         """Call `make` and return its module, of which each rank holds only shards: DeepSpeed's zero.Init partitions each submodule when
         its constructor returns."""
+        return self._partitioned(make, self.config.deepspeed)
+
+    def _partitioned(self, make: MakeModule, config: dict[str, Any]) -> nn.Module:
         # This op is used only for all-reduce in inference, and it would cost a C++ build at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
-        with self._zero_init(self.config.deepspeed):
-            return make()
+        parallel = self.parallel
+        with deepspeed.zero.Init(config_dict_or_path=_for_deepspeed(config), data_parallel_group=parallel.shard_group, mpu=parallel):
+            module = make()
+        if not config["zero_optimization"].get("stage3_use_all_reduce_for_fetch_params", False):
+            overrides.gather_in_one_copy(module.parameters())
+        return module
 
     def building(self) -> AbstractContextManager[None]:
         """Return a context for building engines. In it, when a layer has been partitioned, the memory of the whole layer is returned to
         the system."""
         return allocator.returning_memory()
-
-    def _zero_init(self, config: dict[str, Any]) -> Any:
-        parallel = self.parallel
-        return deepspeed.zero.Init(config_dict_or_path=copy.deepcopy(config), data_parallel_group=parallel.dp_group, mpu=parallel)
 
 
 def is_supported(precision: str) -> bool:
@@ -181,3 +191,9 @@ def _fixed_config(trained: dict[str, Any]) -> dict[str, Any]:
     if config.get("fp16", {}).get("enabled"):
         config["fp16"] = {"enabled": True}
     return config
+
+
+def _for_deepspeed(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a copy of `config` without leaf_module, which recipes/engine/leaf_modules.py reads. DeepSpeed changes what it is given."""
+    zero = {key: value for key, value in config["zero_optimization"].items() if key != "leaf_module"}
+    return copy.deepcopy(config | {"zero_optimization": zero})

@@ -1,10 +1,10 @@
 """This rank's shards of parameters, gradients and optimizer state inside DeepSpeed's ZeRO-3, by parameter name.
 
-This is the only file that uses DeepSpeed's private state. Its test pins every attribute used here to the tested version.
+This file and recipes/engine/overrides.py are the only ones that use DeepSpeed's private state. Their tests pin every attribute used
+here to the tested version.
 """
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +14,6 @@ from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.adam import DeepSpeedCPUAdam
 from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors
 
 from model.parallel import Parallel
 
@@ -131,60 +130,6 @@ def refresh_compute_weights(engine: DeepSpeedEngine) -> None:
         persistent[0].all_gather(persistent)
 
 
-def avoid_copies(engine: DeepSpeedEngine) -> None:
-    """Let the engine make fewer copies of weights and gradients. Call it once, when the engine is built. Only the gradient's norm is
-    computed otherwise, and agrees to 1e-6.
-
-    - The optimizer's step reads the gradients where they were added up, instead of a joined copy of all of them.
-    - The norm of a gradient is computed from float32 numbers; DeepSpeed copies them as float64 first.
-    - In float32 the forward's weights are the optimizer's weights themselves. DeepSpeed intends that too, but compares a device with its
-      name.
-    - On one data-parallel rank there is nothing to reduce, so a gradient is added to its shard at once, without a bucket.
-
-    Source: deepspeed 0.19.8, runtime/zero/stage3.py, _prepare_fp32_grad_for_sub_group, get_grad_norm_direct, _create_fp32_partitions,
-    reduce_independent_p_g_buckets_and_remove_grads.
-    """
-    optimizer = engine.optimizer
-    optimizer.flatten = _joined
-    optimizer.get_grad_norm_direct = partial(_norm, optimizer)
-    if not optimizer.offload_optimizer:
-        for master, computed in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_partitioned_groups_flat, strict=True):
-            if master.dtype == computed.dtype:
-                master.data = computed.data
-    if dist.get_world_size(engine.data_parallel_group) == 1:
-        optimizer.reduce_independent_p_g_buckets_and_remove_grads = partial(_add_gradient, optimizer)
-        for bucket in optimizer.ipg_buckets.values():
-            bucket.buffer = None
-
-
-def _joined(tensors: list[Tensor]) -> Tensor:
-    """Return contiguous tensors as one flat tensor: a view if they follow each other in one storage, otherwise a copy."""
-    first, place = tensors[0], 0
-    for tensor in tensors:
-        is_next = tensor.is_contiguous() and tensor.data_ptr() == first.data_ptr() + place * first.element_size()
-        if not is_next or tensor.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
-            return _flatten_dense_tensors(tensors)
-        place += tensor.numel()
-    return first.as_strided((place,), (1,))
-
-
-def _norm(optimizer: Any, gradients: list[Tensor], parameters: list[nn.Parameter]) -> Tensor:
-    """Return the norm of this rank's gradient shards together with those of all other ranks; -1 if it is not finite. Parameters that are
-    whole on each tensor-parallel rank count once."""
-    counted = [g for g, p in zip(gradients, parameters, strict=True) if is_split(p) or optimizer.model_parallel_rank == 0]
-    square = _norms(counted, gradients[0].device).double().square().sum()
-    dist.all_reduce(square, group=parameters[0].ds_process_group)
-    optimizer._model_parallel_all_reduce(tensor=square, op=dist.ReduceOp.SUM)
-    return torch.where(square.isfinite(), square.sqrt(), -1.0)
-
-
-def _add_gradient(optimizer: Any, parameter: nn.Parameter) -> None:
-    """Add the gradient of a parameter, which is no longer needed, to its shard. In the first micro-batch of an update it replaces it. This
-    runs on the current stream; what DeepSpeed does on others in its step follows the guard, for which the host waits."""
-    assert parameter.grad is not None
-    optimizer.partition_grads([parameter], [parameter.grad.reshape(-1)])
-
-
 def shard_range(parameter: nn.Parameter) -> tuple[int, int]:
     """Return (first element, number of elements) of this rank's shard in the flattened parameter. The number is without padding and may
     be 0. Under tensor parallelism, the parameter is this rank's slice."""
@@ -194,11 +139,11 @@ def shard_range(parameter: nn.Parameter) -> tuple[int, int]:
 
 
 def gather_full(parameter: nn.Parameter, shard: Tensor, parallel: Parallel) -> Tensor:
-    """Return a whole tensor from the ranks' shards, gathered over the data-parallel group, then over the tensor-parallel group. `shard`
+    """Return a whole tensor from the ranks' shards, gathered over the group that shards it, then over the tensor-parallel group. `shard`
     is this rank's: weights, gradient or a moment of `parameter`. A collective, for tests, replay and probes of small models; not for
     training."""
-    parts = [torch.empty_like(shard) for _ in range(parallel.dp_size)]
-    dist.all_gather(parts, shard.contiguous(), group=parallel.dp_group)
+    parts = [torch.empty_like(shard) for _ in range(parallel.shard_size)]
+    dist.all_gather(parts, shard.contiguous(), group=parallel.shard_group)
     local = torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
     if not is_split(parameter):
         return local
@@ -214,10 +159,17 @@ def gradient_shard(parameter: nn.Parameter) -> Tensor:
     return optimizer.get_local_fp32_grad_for_param(parameter).float()
 
 
+def gradient_buffers(engine: DeepSpeedEngine) -> list[Tensor]:
+    """Return the flat tensors in which this rank's gradient shards lie. Valid after the last backward of an update and before step().
+    Not for an offloaded optimizer, whose gradients are on the host by then."""
+    assert not engine.optimizer.offload_optimizer
+    return [engine.optimizer.grad_partitions_flat_buffer]
+
+
 NORM_ROW = 1024
 
 
-def _norms(views: list[Tensor], device: torch.device) -> Tensor:
+def partial_norms(views: list[Tensor], device: torch.device) -> Tensor:
     """Return a vector of float32 norms. Their squares add up to the sum of squares of all elements of `views`, which are on `device`. On
     the CPU there is one norm for each 1024 elements, since a single float32 norm of forty million numbers is wrong in the third digit. On
     other devices there is one for each view, so that few kernels are launched."""
@@ -243,7 +195,7 @@ def gradient_square(engine: DeepSpeedEngine, parameters: Iterable[nn.Parameter])
     else:
         held = ((optimizer.fp16_groups[number], views) for number, views in optimizer.averaged_gradients.items())
         views = {p.ds_id: view for group, views in held for p, view in zip(group, views, strict=True)}
-        norms = _norms([views[p.ds_id] for p in wanted], engine.device)
+        norms = partial_norms([views[p.ds_id] for p in wanted], engine.device)
     return norms.double().div(optimizer.loss_scale).square().sum()
 
 

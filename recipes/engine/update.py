@@ -1,8 +1,10 @@
 """The steps of one update on a trained engine: learning rate, loss scaling, and parameters that are frozen at first. Whether an update
 is applied is decided in recipes/train/guard.py."""
 
+import torch.distributed as dist
 from torch import Tensor
 
+from model.parallel import Parallel
 from recipes.engine import shards
 from recipes.engine.build import Engine
 
@@ -18,14 +20,24 @@ def set_learning_rate(engine: Engine, rate: float, steps_done: int) -> None:
             shards.set_group_step(engine, number, 0)
 
 
-def backward(engine: Engine, loss: Tensor, total: int, dp_size: int) -> None:
+def backward(engine: Engine, loss: Tensor, total: int, shard_size: int) -> None:
     """Add the gradient of one micro-batch. `loss` is its summed loss over the counted items, such as labels. `total` is the number of
     these items in the whole update, over all ranks. So the update's gradient is that of the mean loss.
 
-    DeepSpeed divides by the number of ranks and of micro-batches, so micro-batches with a smaller count would weigh more. The factor
-    undoes both divisions.
+    DeepSpeed divides by the number of ranks that shard a copy of the model (`shard_size`) and of micro-batches, so micro-batches with a
+    smaller count would weigh more. The factor undoes both divisions.
     """
-    engine.backward(loss * (dp_size * engine.gradient_accumulation_steps() / total))
+    engine.backward(loss * (shard_size * engine.gradient_accumulation_steps() / total))
+
+
+def add_up_replicas(engine: Engine, parallel: Parallel) -> None:
+    """If the model exists in several copies, sum their gradients, so that each rank has its shard of the whole update's gradient. Call it
+    after the last backward of an update. A collective: one for all gradients, in float32."""
+    if parallel.replicas is not None:
+        for gradients in shards.gradient_buffers(engine):
+            summed = gradients.float()  # a copy only if they are not float32
+            dist.all_reduce(summed, group=parallel.replicas.replica_group)
+            gradients.copy_(summed)
 
 
 def step(engine: Engine) -> None:

@@ -57,8 +57,8 @@ class Data2Vec:
         build_frontend = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
         network = (recipe.model, build_frontend, Init(recipe.run.seed), builder.parallel)
         self.student: Engine = builder.trained(partial(Student, *network, builder.stream))
-        self.teacher: Engine = builder.fixed(partial(Teacher, recipe.model, recipe.teacher, *network[1:]))
-        self.shadow = build_shadow(self.student, self.teacher, recipe.teacher)
+        self.teacher, self._gathering = builder.fixed(partial(Teacher, recipe.model, recipe.teacher, *network[1:]))
+        self.shadow = build_shadow(self.student, self.teacher, recipe.teacher, self._gathering.outdate)
 
     def count(self, batch: Batch) -> int:
         """Return the number of masked positions of the batch."""
@@ -67,6 +67,7 @@ class Data2Vec:
     def forward(self, batch: Batch, total: int) -> RegressionOutcome:
         """Compute the student's predictions on the masked input, the teacher's targets on the clean input, and the loss. `total` is not
         used."""
+        self._gathering.start()  # the teacher's weights arrive during the student's forward
         return regress(self.student, self.teacher, batch, self._recipe.loss)
 
     def after_step(self, step: int) -> dict[str, float]:
@@ -149,10 +150,10 @@ def regress(student: Callable[..., Any], teacher: Callable[..., Any], batch: Bat
     return RegressionOutcome(regression_loss(prediction_MD, target_MD, config), prediction_MD, target_MD, target_BSD)
 
 
-def build_shadow(student: Engine, teacher: Engine, config: TeacherConfig) -> ShadowWeights:
+def build_shadow(student: Engine, teacher: Engine, config: TeacherConfig, after_write: Callable[[], object]) -> ShadowWeights:
     """Return the teacher's EMA weights: this rank's float32 shard of each parameter of front-end and encoder. They start equal to the
-    student's."""
+    student's. `after_write` is called after each write into the teacher's shards."""
     masters = {n: shards.master_shard(p) for n, p in shards.named_parameters(student) if n.startswith(TRUNK)}
     computed = {n: shards.compute_shard(p) for n, p in shards.named_parameters(teacher)}
     copied = {f"{TRUNK}frontend.{n}" for n in student.module.trunk.frontend.shared_parameters(config.shares)}
-    return ShadowWeights(masters, computed, copied, after_write=partial(shards.order_gathers, teacher))
+    return ShadowWeights(masters, computed, copied, after_write)

@@ -69,13 +69,17 @@ def memory_need(recipe: Recipe, config: EngineConfig, on_gpu: bool, micro_batch_
 
 def _buffer_bytes(recipe: Recipe, config: EngineConfig) -> int:
     """Return the bytes of the weights of each network that ZeRO-3 holds gathered at a time, and of the buffer of gradients. The defaults
-    are those of DeepSpeed 0.19 (runtime/zero/config.py). A single rank gathers and reduces nothing."""
+    are those of DeepSpeed 0.19 (runtime/zero/config.py). A teacher that is gathered once is there twice, as it arrives and in its order.
+    A single rank gathers and reduces nothing."""
     zero, batch = config.deepspeed["zero_optimization"], config.batch
-    if batch.dp_size == 1:
+    if batch.shard_size == 1:
         return 0
     most = zero.get("stage3_max_live_parameters", 10**9)
-    networks = [num_parameters(recipe), *[num_trunk_parameters(recipe)] * recipe.objective.num_teachers]
-    gathered = sum(min(most, size // batch.tp_size) for size in networks)
+    student, teachers = (
+        num_parameters(recipe) // batch.tp_size,
+        recipe.objective.num_teachers * num_trunk_parameters(recipe) // batch.tp_size,
+    )
+    gathered = min(most, student) + (2 * teachers if config.gathers_once else min(most, teachers))
     bucket = zero.get("reduce_bucket_size", 5 * 10**8) if zero.get("contiguous_gradients", True) else 0
     return (gathered + bucket) * VALUE_BYTES[config.precision]
 

@@ -31,11 +31,11 @@ def step_flops(recipe: Recipe, num_tokens: int, num_samples: int) -> int:
 
 def state_bytes(recipe: Recipe, config: EngineConfig) -> dict[str, int]:
     """Return name -> bytes of it that each rank holds, for parameters, float32 weights, gradients, moments and the teacher's weights.
-    The bytes of the whole model are divided by the number of ranks and rounded up."""
+    The bytes of the whole model are divided by the number of ranks that share a copy, and rounded up."""
     width = 4 if config.precision == "fp32" else 2
     summed = {"fp32": 4, None: width}.get(config.deepspeed.get("data_types", {}).get("grad_accum_dtype"), 2)
-    is_shared = width == 4 and not config.offloads_optimizer  # recipes/engine/shards.py, avoid_copies
-    shards = config.batch.world_size
+    is_shared = width == 4 and not config.offloads_optimizer  # recipes/engine/overrides.py, avoid_copies
+    shards = config.batch.shard_size * config.batch.tp_size
     student, trunk = num_parameters(recipe), num_trunk_parameters(recipe)
     sizes = {
         "parameters": student * width,

@@ -27,6 +27,7 @@ from recipes.ds_config import SHIPPED, EngineConfig, find_ds_config, load_ds_con
 from recipes.errors import ConfigError, LocalError
 from recipes.modalities.registry import source_of
 from recipes.plan.fit import DeviceMemory, fit_micro_batch, memory_line
+from recipes.plan.gather import choose_gather
 from recipes.plan.notes import notes as notes_on
 from recipes.plan.size import parameter_line, state_bytes
 from recipes.reference import help_set
@@ -121,7 +122,8 @@ def _resolve(args: argparse.Namespace, named: Recipe) -> tuple[Recipe, EngineCon
     path = find_ds_config(args.deepspeed_config) if args.deepspeed_config else default_ds_config()
     world = world_from_environment()
     config, memory = resolve(recipe, load_ds_config(path), str(path), world.size, world.local_size), rank_memory(str(path))
-    return recipe, fit_micro_batch(recipe, config, memory) if memory else config, memory
+    config = fit_micro_batch(recipe, config, memory) if memory else config
+    return recipe, choose_gather(recipe, config, memory), memory
 
 
 def default_ds_config() -> Path:
@@ -160,7 +162,7 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
     print(parameter_line(recipe))
     print(
         f"batch: {recipe.run.global_batch_size} samples = data-parallel {batch.dp_size} x micro {batch.micro_batch_size} x accumulation "
-        f"{batch.accumulation_steps}; {batch.world_size} ranks, tensor-parallel {batch.tp_size}"
+        f"{batch.accumulation_steps}; {batch.world_size} ranks, tensor-parallel {batch.tp_size}, sharded over {batch.shard_size}"
     )
     print(f"states per rank, MB: {shown}; together {sum(sizes.values()) / 1e6:,.1f}")
     print(memory_line(recipe, config, memory))

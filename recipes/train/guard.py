@@ -86,7 +86,7 @@ class UpdateGuard:
             len(finite) < len(losses),
             not math.isfinite(square + repeated_square),
             sum(finite) if parallel.tp_rank == 0 else 0.0,  # all TP ranks have the same loss
-            square if math.isfinite(square) else 0.0,
+            square if math.isfinite(square) and parallel.replica_rank == 0 else 0.0,  # all copies of the model have the same gradient
         ]
         sums = torch.tensor(own, dtype=torch.float64)
         dist.all_reduce(sums, group=self._world.control)

@@ -16,7 +16,7 @@ from recipes.cluster.world import join_world, leave_world
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 from recipes.engine import shards
-from recipes.engine.update import backward, set_learning_rate, step
+from recipes.engine.update import add_up_replicas, backward, set_learning_rate, step
 from recipes.errors import ConfigError, OutOfMemory, TrainingBroken, UnusableData
 from recipes.system.terminal import limit_waiting
 from recipes.train.guard import Skip, UpdateGuard, check_skips
@@ -152,7 +152,8 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
             statistics.add(outcome)
         guard.note(outcome.loss)
         state.beat("backward", number)
-        backward(student, outcome.loss, total, parallel.dp_size)
+        backward(student, outcome.loss, total, parallel.shard_size)
+    add_up_replicas(student, parallel)
     state.beat("judge")
     health, moved = guard.judge(total), dict[str, float]()
     state.beat("step")

@@ -155,7 +155,8 @@ def execution_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> Chan
 def _execution(content: Mapping[str, Any]) -> dict[str, Any]:
     deepspeed = content.get("deepspeed", {})
     precision = next((name for name in ("bf16", "fp16") if deepspeed.get(name, {}).get("enabled", False)), "fp32")
-    values = {"precision": precision} | {key: content[key] for key in ("world_size", "tp_size", "products", "release") if key in content}
+    kept = ("world_size", "tp_size", "num_replicas", "products", "release")
+    values = {"precision": precision} | {key: content[key] for key in kept if key in content}
     values |= dotted({"versions": content.get("versions", {}), "deepspeed": deepspeed})
     return {name: value for name, value in values.items() if name not in (*NOT_COMPARED, f"deepspeed.{precision}.enabled")}
 

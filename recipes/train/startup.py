@@ -89,6 +89,7 @@ class StartUp:
         """
         recipe, world = self.recipe, self.world
         self.config = agreed_micro_batch(world, self.path, recipe, self.config)
+        self.config = replace(self.config, gathers_once=all(world.gather(self.config.gathers_once)))
         check_world(world, recipe, self.config, self.launch_info)
         world.on_all_ranks(lambda: check_precision(self.config))
         expected = world.on_rank_zero(self._acquire_run_dir)
@@ -103,7 +104,7 @@ class StartUp:
         self.watch.start()
         train_data, heldout, run_info = self._open_data(step)
         recipe = self.recipe
-        parallel = init_parallel(self.config.batch.tp_size, world.device.type)
+        parallel = init_parallel(self.config.batch.tp_size, world.device.type, self.config.batch.num_replicas)
         heldout_batches(recipe, heldout, self.config.batch, parallel)  # raises now rather than at the first evaluation
         probe = self._open_probe(parallel)
         loader = self._open_loader(train_data, parallel, expected)
@@ -261,7 +262,7 @@ class StartUp:
     def _open_logs(self, state: TrainState, run_info: dict[str, Any]) -> None:
         recipe, batch, run_dir = self.recipe, self.config.batch, self._require_run_dir()
         seconds = time.perf_counter() - self.began
-        topology = {"world_size": batch.world_size, "tp_size": batch.tp_size}
+        topology = {"world_size": batch.world_size, "tp_size": batch.tp_size, "num_replicas": batch.num_replicas}
         content = {"recipe": recipe_to_dict(recipe), "deepspeed_config": self.config.path, **run_info, **topology}
         before = read_started_run(self.path)
         content |= {"imported": before.content["imported"]} if before and "imported" in before.content else {}

@@ -233,9 +233,10 @@ def outputs_and_gradients(parallel: Parallel, *, recomputes: bool) -> tuple[list
     """Return outputs and gradients of an encoder in training with every kind of dropout, and how often its blocks ran."""
     rates = {"hidden_dropout": 0.1, "attention_dropout": 0.1, "activation_dropout": 0.1, "drop_path": 0.3, "layerdrop": 0.3}
     encoder = build_encoder(parallel, DropoutStream(seed=2, update=5), num_layers=4, normalize_before=True, **rates)
-    encoder.recomputes, runs = recomputes, []
+    runs: list[int] = []
     for block in encoder.layers:
-        block.register_forward_hook(lambda *_: runs.append(1))
+        block.recomputes = recomputes
+        block.ffn.register_forward_hook(lambda *_: runs.append(1))
     x_BSD, bias_LHSS = random_x(3, 6).requires_grad_(), random_bias(1)
     assert bias_LHSS is not None
     out_BSD, kept = encoder(x_BSD, bools("000000", "100001", "000111"), bias_LHSS.requires_grad_(), keep_from=1)
@@ -256,7 +257,8 @@ def test_recomputed_blocks_run_twice_and_give_the_same_outputs_and_gradients_bit
 
 def test_nothing_is_recomputed_without_gradients(parallel: Parallel) -> None:
     encoder, saved = build_encoder(parallel, num_layers=2), []
-    encoder.recomputes = True
+    for block in encoder.layers:
+        block.recomputes = True
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x), torch.no_grad():
         plain_BSD, _ = encoder(random_x(2, 6), None, None, keep_from=2)
     assert not saved and not plain_BSD.requires_grad

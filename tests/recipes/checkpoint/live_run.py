@@ -44,7 +44,7 @@ class LiveRun:
         self.run_dir, self.config = run_dir, topology.config(recipe, zero)
         run_dir.mkdir(parents=True, exist_ok=True)
         self.world: World = join_world()
-        parallel = init_parallel(topology.tp_size, "cpu")
+        parallel = init_parallel(topology.tp_size, "cpu", topology.num_replicas)
         self._train_data, heldout = MODALITIES[recipe.modality].open_data(recipe, prepared)
         objective = build_objective(recipe, self.config, parallel)
         self.saver = CheckpointSaver(run_dir, objective, self.world, KEEP)

@@ -31,6 +31,18 @@ def test_a_checkpoint_of_each_topology_continues_on_both(topologies: list[Topolo
         assert pair.exact and not pair.problems, pair.line()
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_checkpoints_of_several_copies_of_the_model_continue_on_every_topology_and_theirs_on_these(precision: str, tmp_path: Path) -> None:
+    nodes = Topology(1, 4, num_replicas=2, gathers_once=True, has_leaf_modules=True)
+    topologies = [one.but(precision=precision) for one in (nodes, Topology(2, 2), Topology(1, 1), Topology(1, 4))]
+    pairs = list(run_group("text", topologies, tmp_path))
+    assert len(pairs) == 4 * (4 + 1)
+    for pair in pairs:
+        assert pair.exact and not pair.problems, pair.line()
+
+
 def test_each_of_30_random_damages_is_detected_and_the_older_checkpoint_loaded(small_prepared: Path, tmp_path: Path) -> None:
     cases = run_cases(30, 1000, tmp_path, small_prepared)
     assert {case.kind for case in cases} == set(DAMAGES)

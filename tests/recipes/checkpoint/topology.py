@@ -38,12 +38,16 @@ instead."""
 
 @dataclass(frozen=True)
 class Topology:
-    """Numbers of tensor-parallel and data-parallel ranks of a run, its precision, and whether the optimizer's state is in host memory."""
+    """Numbers of tensor-parallel and data-parallel ranks of a run, its precision, and whether the optimizer's state is in host memory.
+    Also the number of copies of the model, whether its teacher is gathered once per update, and whether its blocks are leaf modules."""
 
     tp_size: int = 1
     dp_size: int = 1
     precision: str = "fp32"
     offload: bool = False
+    num_replicas: int = 1
+    gathers_once: bool = False
+    has_leaf_modules: bool = False
 
     @property
     def world_size(self) -> int:
@@ -52,13 +56,21 @@ class Topology:
 
     @property
     def name(self) -> str:
-        """The name of this topology, such as tp2dp1_fp32, with _offload if the optimizer's state is in host memory."""
-        return f"tp{self.tp_size}dp{self.dp_size}_{self.precision}{'_offload' if self.offload else ''}"
+        """The name of this topology, such as tp2dp1_fp32 or tp1dp4_fp32_offload."""
+        others = {"_offload": self.offload, "_replicas": self.num_replicas > 1, "_once": self.gathers_once, "_leaf": self.has_leaf_modules}
+        return f"tp{self.tp_size}dp{self.dp_size}_{self.precision}" + "".join(name for name, is_set in others.items() if is_set)
 
     def config(self, recipe: Recipe, zero: dict[str, Any] | None = None) -> EngineConfig:
         """Return the resolved ds_config for this topology, made from zero3_cpu.json. `zero`: keys that replace those of its
         zero_optimization."""
-        content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | {"megatron": {"tensor_model_parallel_size": self.tp_size}}
+        content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json")
+        content["megatron"] = {
+            "tensor_model_parallel_size": self.tp_size,
+            "teacher_gather": "update" if self.gathers_once else "layer",
+            **({"shard_size": self.dp_size // self.num_replicas} if self.num_replicas > 1 else {}),
+        }
+        if self.has_leaf_modules:
+            content["zero_optimization"]["leaf_module"] = {"classes": ["Block"]}
         content["bf16"] = {"enabled": self.precision == "bf16"}
         if self.offload:
             content["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}

@@ -23,12 +23,17 @@ FORWARD_SETTINGS = ("teacher.layer_norms=layer", "teacher.average_norms=")
 """No norm over time: it divides by the standard deviation of a channel over positions. That can be small, which would amplify rounding."""
 LARGE_THRESHOLD = {"stage3_param_persistence_threshold": 10**9}
 NO_THRESHOLD = {"stage3_param_persistence_threshold": 0}
+BY_GATHERS = NO_THRESHOLD | {"stage3_use_all_reduce_for_fetch_params": False, "reduce_scatter": True}
+"""As on GPUs: all-gather and reduce-scatter, where zero3_cpu.json has all-reduces."""
+NODES = {"megatron": {"shard_size": 2, "teacher_gather": "update"}}
+"""Copies of the model on each two data-parallel ranks, and a teacher that is gathered once per update."""
 
 
 def resolved(world_size: int, tp_size: int, zero: dict[str, Any], other: dict[str, Any], *settings: str) -> tuple[Recipe, EngineConfig]:
     """Return text_tiny and zero3_cpu.json with changes."""
     recipe = apply_overrides(text_tiny(), ["run.global_batch_size=8", "data.sequence_length=32", *settings])
-    content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | other | {"megatron": {"tensor_model_parallel_size": tp_size}}
+    content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | other
+    content["megatron"] = {"tensor_model_parallel_size": tp_size, "teacher_gather": "layer"} | other.get("megatron", {})
     content["zero_optimization"] = content["zero_optimization"] | zero
     return recipe, resolve(recipe, content, "test", world_size)
 
@@ -47,11 +52,11 @@ def follow_ema(world_size: int, tp_size: int, zero: dict[str, Any], other: dict[
     weights are the gathered shadow."""
     from model.parallel import init_parallel
     from recipes.engine import shards
-    from recipes.engine.update import backward
+    from recipes.engine.update import add_up_replicas, backward
     from recipes.objectives.registry import build_objective
 
     recipe, config = resolved(world_size, tp_size, zero, other, "teacher.shares=frontend", "optim.lr=0.01", *FORWARD_SETTINGS)
-    parallel = init_parallel(tp_size, "cpu")
+    parallel = init_parallel(tp_size, "cpu", config.batch.num_replicas)
     objective = build_objective(recipe, config, parallel)
     parameters = dict(shards.named_parameters(objective.student))
 
@@ -67,7 +72,9 @@ def follow_ema(world_size: int, tp_size: int, zero: dict[str, Any], other: dict[
         batch = random_batch(recipe, 8 // parallel.dp_size, 100 * step + parallel.dp_rank)
         for micro in range(config.batch.accumulation_steps):
             objective.stream.update, objective.stream.micro_batch = step, micro
-            backward(objective.student, objective.forward(batch, 64).loss, 64, objective.parallel.dp_size)
+            backward(objective.student, objective.forward(batch, 64).loss, 64, parallel.shard_size)
+            if micro + 1 == config.batch.accumulation_steps:
+                add_up_replicas(objective.student, parallel)
             objective.student.step()
         with CommDebugMode() as counted:
             objective.shadow.update(0.9)
@@ -120,16 +127,21 @@ def replica_spread(objective: Any, shards: Any, parallel: Any) -> float:
 
 
 @pytest.mark.parametrize(
-    ("world_size", "tp_size", "zero"),
+    ("world_size", "tp_size", "zero", "other"),
     [
-        pytest.param(1, 1, {}, id="dp1"),
-        pytest.param(2, 1, NO_THRESHOLD, id="dp2"),
-        pytest.param(2, 1, LARGE_THRESHOLD, id="dp2_large_persistence", marks=pytest.mark.slow),
-        pytest.param(2, 2, LARGE_THRESHOLD, id="tp2_large_persistence"),
+        pytest.param(1, 1, {}, {}, id="dp1"),
+        pytest.param(2, 1, NO_THRESHOLD, {}, id="dp2"),
+        pytest.param(2, 1, LARGE_THRESHOLD, {}, id="dp2_large_persistence", marks=pytest.mark.slow),
+        pytest.param(2, 2, LARGE_THRESHOLD, {}, id="tp2_large_persistence"),
+        pytest.param(4, 1, NO_THRESHOLD, NODES, id="two_copies_of_dp2"),
+        pytest.param(8, 2, BY_GATHERS, NODES, id="two_copies_of_dp2_tp2", marks=pytest.mark.slow),
+        pytest.param(1, 1, {}, {"megatron": {"teacher_gather": "update"}}, id="gathered_once_on_one_rank"),
     ],
 )
-def test_sharded_ema_is_exactly_the_unsharded_lerp_in_fp32(world_size: int, tp_size: int, zero: dict[str, Any]) -> None:
-    for seen in run_distributed(follow_ema, world_size, world_size, tp_size, zero, {}, timeout=200):
+def test_sharded_ema_is_exactly_the_unsharded_lerp_in_fp32(
+    world_size: int, tp_size: int, zero: dict[str, Any], other: dict[str, Any]
+) -> None:
+    for seen in run_distributed(follow_ema, world_size, world_size, tp_size, zero, other, timeout=200):
         assert seen["shadow"] == 0.0
         assert seen["moved"] > 1e-3, "otherwise student and teacher are equal and the test shows nothing"
         assert seen["collectives"] == 0

@@ -33,7 +33,7 @@ def updates_of(world_size: int, tp_size: int, zero: dict[str, Any], other: dict[
     parallel, stream = init_parallel(tp_size, "cpu"), DropoutStream(seed=3)
     engine = EngineBuilder(config, recipe.optim, parallel, stream).trained(lambda: build_network(recipe, parallel, stream), frozen)
     parameters, runs, seen, gathered = dict(shards.trained_parameters(engine)), list[int](), list[dict[str, Tensor]](), set[str]()
-    engine.module.trunk.encoder.layers[1].register_forward_hook(lambda *_: runs.append(1))
+    engine.module.trunk.encoder.layers[1].ffn.register_forward_hook(lambda *_: runs.append(1))
     for update in range(UPDATES):
         set_learning_rate(engine, 0.01, update)
         for stream.micro_batch in range(MICRO_BATCHES):

@@ -82,51 +82,6 @@ def forward_after_write(zero: dict[str, Any]) -> float:
     return float((objective.forward(batch, 1).prediction_MD - before - 1).abs().max())
 
 
-def norms_and_storage(world_size: int, tp_size: int) -> dict[str, Any]:
-    """Compute one gradient. Return its norm by DeepSpeed's own function and by ours, and which tensors share memory."""
-    from deepspeed.runtime.zero.stage3 import DeepSpeedZeroOptimizer_Stage3
-
-    from model.parallel import init_parallel
-    from recipes.engine import shards
-    from recipes.engine.update import backward
-    from recipes.objectives.registry import build_objective
-
-    recipe, config = resolved(world_size, tp_size, {}, {})
-    parallel = init_parallel(tp_size, "cpu")
-    objective = build_objective(recipe, config, parallel)
-    backward(objective.student, objective.forward(random_batch(recipe, 8, parallel.dp_rank), 64).loss, 64, parallel.dp_size)
-    optimizer = objective.student.optimizer
-    arguments = (optimizer.averaged_gradients[0], optimizer.fp16_groups[0])
-    parameters = [p for _, p in shards.named_parameters(objective.student)]
-    joined = optimizer.flatten(arguments[0])
-    result = {
-        "own": float(optimizer.get_grad_norm_direct(*arguments)),
-        "deepspeed": float(DeepSpeedZeroOptimizer_Stage3.get_grad_norm_direct(optimizer, *arguments)),
-        "one set of weights": all(shards.master_shard(p).data_ptr() == shards.compute_shard(p).data_ptr() for p in parameters),
-        "gradients in place": joined.data_ptr() == arguments[0][0].data_ptr() and torch.equal(joined, torch.cat(arguments[0])),
-    }
-    arguments[0][0][0] = float("nan")
-    return result | {"of NaN": float(optimizer.get_grad_norm_direct(*arguments))}
-
-
-@pytest.mark.parametrize(("world_size", "tp_size"), [(1, 1), (2, 1), (2, 2)])
-def test_without_copies_the_norm_is_deepspeeds_own_and_weights_and_gradients_lie_in_one_place(world_size: int, tp_size: int) -> None:
-    for rank in run_distributed(norms_and_storage, world_size, world_size, tp_size):
-        assert rank["own"] == pytest.approx(rank["deepspeed"], rel=1e-6) and rank["own"] > 0
-        assert rank["one set of weights"] and rank["gradients in place"]
-        assert rank["of NaN"] == -1.0
-
-
-def test_tensors_that_do_not_follow_each_other_are_joined_by_a_copy() -> None:
-    from recipes.engine.shards import _joined
-
-    storage = torch.arange(12.0)
-    for parts in ([storage[:3], storage[4:6]], [storage[3:6], storage[:3]], [storage[::2]], [storage[:3], torch.arange(3.0, 6.0)]):
-        assert torch.equal(_joined(parts), torch.cat(parts))
-        assert _joined(parts).untyped_storage().data_ptr() != storage.untyped_storage().data_ptr()
-    assert _joined([storage[2:5], storage[5:9]]).data_ptr() == storage[2:].data_ptr()
-
-
 @pytest.mark.parametrize("zero", [NO_THRESHOLD, LARGE_THRESHOLD], ids=["partitioned", "persistent"])
 def test_a_write_reaches_the_forward_after_a_refresh_even_in_persistent_parameters(zero: dict[str, Any]) -> None:
     assert run_distributed(forward_after_write, 1, zero)[0] < 1e-5

@@ -31,6 +31,7 @@ RANDOM_DROPS = {
 }
 """The kind of dropout that each modality's published recipe uses in addition to DROPOUT, or instead of it."""
 TIMINGS = {"step_seconds", "data_wait_seconds", "tokens_per_second", "mfu", "peak_memory_bytes"}
+ON_NODES = load_ds_config(ROOT / "ds_configs" / "zero3_node_bf16.json")["zero_optimization"] | {"overlap_comm": False}
 MICRO = {"text": 2, "speech": 2, "vision": 2, SHIPPED: 4}
 Rows = list[dict[str, Any]]
 
@@ -85,13 +86,14 @@ def one_rank(setting: str, prepared: Path, tmp_path_factory: pytest.TempPathFact
     return train(setting, tmp_path_factory.mktemp("one") / "run", prepared)
 
 
-@pytest.mark.parametrize("topology", ["tp2", "dp2", pytest.param("accumulation4", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("topology", ["tp2", "dp2", *(pytest.param(one, marks=pytest.mark.slow) for one in ("accumulation4", "nodes"))])
 def test_topologies_agree_to_1e_5_for_5_steps_and_1e_4_for_20(
     setting: str, one_rank: Rows, prepared: Path, tmp_path: Path, topology: str
 ) -> None:
     world_size, changes = {
         "tp2": (2, {"megatron": {"tensor_model_parallel_size": 2}}),
         "dp2": (2, {}),
+        "nodes": (4, {"megatron": {"shard_size": 2, "teacher_gather": "update"}, "zero_optimization": ON_NODES}),
         "accumulation4": (1, {"train_micro_batch_size_per_gpu": MICRO[setting]}),
     }[topology]
     other = train(setting, tmp_path / "run", prepared, changes=changes, world_size=world_size)
