@@ -2,16 +2,17 @@
 process group that sends nothing, compared with the same modules in plain torch. The model has the recipe's number of layers, but narrow
 ones, so that the time is Python's and not the matrix products'.
 
+With --cluster, also estimate the update on a described cluster at the recipe's own widths, and what binds: host, device or communication.
+
 python benchmarks/host_time.py --recipe text_base --deepspeed_config ds_configs/zero3_bf16.json --world 64 --json
+python benchmarks/host_time.py --recipe text_base --world 64 --micro-batch-size 32 --cluster '{"ranks_per_node": 8}'
 """
 
 import argparse
-import importlib
 import json
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -25,15 +26,13 @@ from recipes.config import Recipe
 from recipes.ds_config import load_ds_config, resolve
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
+from recipes.plan.links import Cluster, Collective, estimate
+from recipes.plan.size import num_parameters, step_flops
 
 WIDTH, HEADS, VOCABULARY = 64, 4, 4096
 LENGTH = {"text": 32, "speech": 1, "vision": 0}
 UPDATES, WARM_UP = 6, 2
-"""Number of updates, and how many of them are left out at the beginning. The fastest of the others counts."""
-COLLECTIVES = (
-    *("all_gather_into_tensor", "reduce_scatter_tensor", "all_reduce", "broadcast"),
-    *("all_gather", "reduce_scatter", "all_to_all_single", "barrier"),
-)
+"""Number of timed updates, and how many of them are left out at the beginning. The fastest of the others counts."""
 BUCKETS = {"reduce_bucket_size": 5e8, "stage3_prefetch_bucket_size": 5e7}
 """DeepSpeed's default bucket sizes, which are reduced in the same ratio as the matrices."""
 
@@ -44,10 +43,12 @@ def main() -> int:
     parser.add_argument("--recipe", default="text_base", choices=sorted(name for recipes in RECIPES.values() for name in recipes))
     parser.add_argument("--deepspeed_config", type=Path, default=ROOT / "ds_configs" / "zero3_bf16.json")
     parser.add_argument("--world", type=int, default=64, help="data-parallel ranks to count for, of which this process is the first")
-    parser.add_argument("--micro-batches", type=int, default=1, help="of one sample each")
+    parser.add_argument("--micro-batches", type=int, default=1, help="per update, of one sample each")
     parser.add_argument("--full-width", action="store_true", help="the recipe's own widths and lengths: slow, and products count too")
     parser.add_argument("--zero", type=json.loads, default={}, metavar="JSON", help="more zero_optimization keys, past our checks")
     parser.add_argument("--teacher-gather", default="update", choices=("update", "layer"))
+    parser.add_argument("--cluster", type=Cluster.of_text, metavar="JSON", help="links and devices to estimate for; {} has defaults")
+    parser.add_argument("--micro-batch-size", type=int, default=1, help="samples of a micro-batch that --cluster estimates for")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     if args.world < 1 or args.micro_batches < 1:
@@ -76,93 +77,125 @@ def narrowed(recipe: Recipe, zero: dict[str, Any]) -> Recipe:
     return replace(recipe, model=model, frontend=frontend)
 
 
-class CollectiveLog:
-    """Counts the collectives that DeepSpeed calls: number and megabytes by kind."""
+class Phases:
+    """Milliseconds of process time of the phases of one update. A phase inside another one counts for itself alone."""
 
     def __init__(self) -> None:
-        """Count all collectives that DeepSpeed's torch backend starts from now on. This lasts until the process ends."""
-        import deepspeed  # noqa: F401 - its backend is patched
-
-        self.counts: Counter[str] = Counter()
-        backend = importlib.import_module("deepspeed.comm.torch").TorchBackend
-        for name in COLLECTIVES:
-            if hasattr(backend, name):
-                setattr(backend, name, self._watched(name, getattr(backend, name)))
-
-    def _watched(self, name: str, send: Callable[..., Any]) -> Callable[..., Any]:
-        import torch
-
-        def watched(backend: Any, *args: Any, **options: Any) -> Any:
-            sizes = [one.nbytes for one in (*args, *options.values()) if isinstance(one, torch.Tensor)]
-            self.counts[name] += 1
-            self.counts[f"{name} megabytes"] += max(sizes, default=0) / 1e6
-            return send(backend, *args, **options)
-
-        return watched
-
-
-class Phases:
-    """Milliseconds of process time, and collectives, of the phases of one update. Phases do not overlap."""
-
-    def __init__(self, log: CollectiveLog) -> None:
-        self._log = log
         self.milliseconds: dict[str, float] = {}
-        self.collectives: dict[str, Counter[str]] = {}
+        self._inner = [0.0]
 
     def time(self, name: str, job: Callable[[], Any]) -> Any:
-        """Call `job`, add its process time and collectives to the phase `name`, and return its result."""
-        self._log.counts.clear()
+        """Call `job`, add its process time, without that of phases inside it, to the phase `name`, and return its result."""
+        self._inner.append(0.0)
         start = time.process_time()
         result = job()
-        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + 1e3 * (time.process_time() - start)
-        self.collectives.setdefault(name, Counter()).update(self._log.counts)
+        taken = 1e3 * (time.process_time() - start)
+        self.milliseconds[name] = self.milliseconds.get(name, 0.0) + taken - self._inner.pop()
+        self._inner[-1] += taken
         return result
+
+
+class CountedPhases:
+    """Collectives of the phases of one update, by kind, and how often the host waits for a number of the device."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, Any] = {}
+        self._open: list[Any] = []
+
+    def time(self, name: str, job: Callable[[], Any]) -> Any:
+        """Call `job`, add what it starts outside of inner phases to the phase `name`, and return its result."""
+        from fake_ranks import Counted
+
+        seen = self.phases.setdefault(name, Counted())
+        for outer in self._open[-1:]:
+            outer.is_paused = True
+        self._open.append(seen)
+        with seen:
+            result = job()
+        self._open.pop()
+        for outer in self._open[-1:]:
+            outer.is_paused = False
+        return result
+
+    def shown(self) -> dict[str, dict[str, float]]:
+        """Return phase -> number and megabytes of the collectives of each kind, and the waits, where there are any."""
+        result = {}
+        for name, seen in self.phases.items():
+            counts = {kind: 0.0 for kind, _ in seen.counts}
+            for (kind, _), number in seen.counts.items():
+                counts[kind] += number
+            for (kind, size), num_bytes in seen.num_bytes.items():
+                counts[f"{kind} megabytes"] = counts.get(f"{kind} megabytes", 0.0) + num_bytes / 1e6
+            result[name] = counts | ({"waits": seen.waits} if seen.waits else {})
+        return result
+
+    def collectives(self, factor: float) -> list[Collective]:
+        """Return all collectives, with `factor` times their bytes. Several of one kind and size are taken as equally large."""
+        return [
+            Collective(kind, factor * seen.num_bytes[kind, size] / number, size)
+            for seen in self.phases.values()
+            for (kind, size), number in seen.counts.items()
+            for _ in range(number)
+        ]
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Build the engines as rank 0 of args.world ranks on a fake process group, and return the host time and collectives of an update on
     random data."""
-    os.environ.update(DS_ACCELERATOR="cpu", RANK="0", WORLD_SIZE=str(args.world), LOCAL_RANK="0", LOCAL_SIZE="8")
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29555", OMP_NUM_THREADS="1")
     import numpy as np
-    import torch
     import torch.distributed as dist
-    from torch.testing._internal.distributed.fake_pg import FakeStore
 
+    from fake_ranks import Counted, fake_parallel, join_fake_world
     from model.parallel import Parallel
     from plain_step import PlainStep
     from recipes.objectives.registry import build_objective
 
-    torch.set_num_threads(1)
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=args.world)
+    join_fake_world(args.world)
     modality = next(name for name, recipes in RECIPES.items() if args.recipe in recipes)
     recipe, config = settings(args, modality)
-    group = dist.new_group([0])
-    log, parallel = CollectiveLog(), Parallel(group, dist.group.WORLD, 1, 0, args.world, 0)
-    start = time.perf_counter()
-    objective = build_objective(recipe, config, parallel)
-    built = {"build_seconds": time.perf_counter() - start, "build_collectives": dict(log.counts)}
+    parallel, start = fake_parallel(config.batch), time.perf_counter()
+    with Counted() as building:
+        objective = build_objective(recipe, config, parallel)
+    built = {"build_seconds": time.perf_counter() - start, "build_collectives": building.counts.total()}
     length = MODALITIES[modality].benchmark_length if args.full_width else LENGTH[modality]
     batch = MODALITIES[modality].random_batch(recipe, 1, length, np.random.default_rng(0))
-    plain = PlainStep(recipe, Parallel(group, group, 1, 0, 1, 0))
+    alone = dist.new_group([0])
+    plain = PlainStep(recipe, Parallel(alone, alone, 1, 0, 1, 0))
+    first, counted = CountedPhases(), CountedPhases()
+    update(objective, batch, 0, args.micro_batches, first)
     updates, plains = [], []
-    for number in range(UPDATES):
-        updates.append(update(objective, batch, number, args.micro_batches, Phases(log)))
+    for number in range(1, UPDATES + 1):
+        updates.append(update(objective, batch, number, args.micro_batches, Phases()))
         plains.append(1e3 * plain.run(batch, ema=True, clock=time.process_time))
+    update(objective, batch, UPDATES + 1, args.micro_batches, counted)
     best = {name: min(one.milliseconds[name] for one in updates[WARM_UP:]) for name in updates[-1].milliseconds}
-    plain_milliseconds = min(plains[WARM_UP:])
+    total, plain_milliseconds = sum(best.values()), min(plains[WARM_UP:])
     return {
         "recipe": args.recipe,
         "world": args.world,
         "width": recipe.model.hidden_size,
         "parameters": sum(1 for _ in objective.student.module.parameters()),
         "modules": sum(1 for _ in objective.student.module.modules()),
-        "host_milliseconds": best | {"total": sum(best.values())},
+        "host_milliseconds": best | {"total": total},
         "plain_milliseconds": plain_milliseconds,
-        "host_over_plain": sum(best.values()) / plain_milliseconds,
-        "collectives": {name: dict(counts) for name, counts in updates[-1].collectives.items()},
+        **({"host_over_plain": total / plain_milliseconds} if args.micro_batches == 1 else {}),
+        "collectives": counted.shown(),
+        "first_update": first.shown(),
         **built,
+        **(estimated(args, modality, recipe, total, counted) if args.cluster else {}),
     }
+
+
+def estimated(args: argparse.Namespace, modality: str, narrow: Recipe, milliseconds: float, counted: CountedPhases) -> dict[str, Any]:
+    """Return the estimate of an update at the recipe's own widths: host time as measured, bytes in proportion to the parameters, FLOPs by
+    arithmetic."""
+    recipe = MODALITIES[modality].resized(RECIPES[modality][args.recipe](), MODALITIES[modality].benchmark_length)
+    samples = args.micro_batches * args.micro_batch_size
+    length = recipe.frontend.tokens_per_sample(recipe.data.longest_sample)
+    factor = num_parameters(recipe) / num_parameters(narrow)
+    result = estimate(args.cluster, milliseconds / 1e3, step_flops(recipe, samples * length, samples), counted.collectives(factor))
+    shown = {name: round(1e3 * seconds, 1) for name, seconds in result._asdict().items()}
+    return {"estimated_milliseconds": shown | {"step": round(1e3 * result.step, 1)}, "binds": result.binds}
 
 
 def settings(args: argparse.Namespace, modality: str) -> tuple[Recipe, Any]:
@@ -179,24 +212,25 @@ def settings(args: argparse.Namespace, modality: str) -> tuple[Recipe, Any]:
     return recipe, replace(config, gathers_once=args.teacher_gather == "update")
 
 
-def update(objective: Any, batch: Any, number: int, micro_batches: int, phases: Phases) -> Phases:
-    """Run update `number` like the training loop, and add its times to `phases`, which is returned. The guard's collective on the host is
-    left out."""
+def update(objective: Any, batch: Any, number: int, micro_batches: int, phases: Any) -> Any:
+    """Run update `number` like the training loop, with each part in phases.time(), and return `phases`. The guard's collective on the host
+    is left out."""
     import torch
 
     from recipes.engine import shards
-    from recipes.engine.update import backward
+    from recipes.engine.update import add_up_replicas, backward
     from timed_update import timed_forwards
 
-    student, total = objective.student, objective.count(batch)
+    student, total, parallel = objective.student, objective.count(batch), objective.parallel
     for micro_batch in range(micro_batches):
         if micro_batch:
             phases.time("count micro-batch", student.step)
         objective.stream.update, objective.stream.micro_batch = number, micro_batch
         with timed_forwards(objective, phases.time):
-            outcome = objective.forward(batch, total)
+            outcome = phases.time("loss and gather", lambda: objective.forward(batch, total))
         loss = torch.nan_to_num(outcome.loss) * 1e-3  # the fake group gathers arbitrary weights, so the loss may be NaN
-        phases.time("backward", lambda loss=loss: backward(student, loss, total, objective.parallel.shard_size))
+        phases.time("backward", lambda loss=loss: backward(student, loss, total, parallel.shard_size))
+    phases.time("sum of replicas", lambda: add_up_replicas(student, parallel))
     parameters = [parameter for _, parameter in shards.trained_parameters(student)]
     phases.time("gradient norm", lambda: shards.gradient_square(student, parameters))
     phases.time("optimizer", student.step)

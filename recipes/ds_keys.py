@@ -64,7 +64,9 @@ TRUE = Key("true: weight decay is decoupled here", lambda value: value is True)
 SCALE = Key("a number from 0 to 1.8e308", lambda value: type(value) in (int, float) and is_finite(value) and value >= 0)
 STAGE = Key("3: the sharded teacher needs ZeRO stage 3, others are not supported", lambda value: value == 3 and type(value) is int)
 ADAMW = Key('"AdamW", which alone is tested here', lambda value: str(value).lower() in ("adamw", "adam"))
-NAMES = Key("a list of names in quotes", lambda value: isinstance(value, list) and all(isinstance(name, str) and name for name in value))
+NAMES = Key(
+    "a list of names in quotes", lambda value: isinstance(value, list) and value != [] and all(isinstance(n, str) and n for n in value)
+)
 DTYPES = _word("fp32", "bf16", "fp16")
 LARGEST_BUCKET = 2**31 - 1
 """Elements of a buffer that is allocated as a whole: 8 GiB in fp32."""
@@ -154,7 +156,7 @@ _MEGATRON = {
     "megatron": SECTION.about("", "How ranks share the model. Our own section: it is removed before DeepSpeed reads the file."),
     "megatron.tensor_model_parallel_size": _whole(1, 2**16).about("1", "Ranks that split each layer among them."),
     "megatron.shard_size": _whole(2, 2**16).about(
-        "all", "Data-parallel ranks that shard one copy of the model, such as those of a node. Other ranks have further copies."
+        "all", "Data-parallel ranks that shard one copy of the model, such as those of a node. Further ranks have further copies."
     ),
     "megatron.teacher_gather": _word("update", "layer", "auto").about(
         '"auto"',

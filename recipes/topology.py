@@ -8,14 +8,16 @@ from recipes.errors import ConfigError
 
 
 def number_of_replicas(content: dict[str, Any], dp_size: int) -> int:
-    """Return the number of copies of the model. Raises: ConfigError if megatron.shard_size does not divide the data-parallel ranks, or if
-    several copies do not work with the rest of the ds_config."""
-    shard_size = content.get("megatron", {}).get("shard_size", dp_size)
+    """Return the number of copies of the model: one if megatron.shard_size is not below the number of data-parallel ranks. Raises:
+    ConfigError if it does not divide them, or if several copies do not work with the rest of the ds_config."""
+    shard_size = min(content.get("megatron", {}).get("shard_size", dp_size), dp_size)
     offload = content.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
     if dp_size % shard_size:
-        fits = [n for n in range(2, dp_size + 1) if dp_size % n == 0]
+        fits = [n for n in range(2, dp_size) if dp_size % n == 0]
         remedy = f"use {' or '.join(map(str, fits[-2:]))}, or leave it out" if fits else "leave it out"
-        raise ConfigError(f"megatron.shard_size {shard_size} does not divide the {dp_size} data-parallel ranks; {remedy}: all of them")
+        raise ConfigError(
+            f"megatron.shard_size {shard_size} does not divide the {dp_size} data-parallel ranks; {remedy} to shard over all of them"
+        )
     if shard_size < dp_size and offload != "none":
         raise ConfigError(
             f"megatron.shard_size {shard_size} of {dp_size} data-parallel ranks does not work with offload_optimizer, which "

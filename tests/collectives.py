@@ -1,4 +1,4 @@
-"""Counts the collectives that this process starts. Torch's own CommDebugMode does it too, but follows modules, and fails in a second use."""
+"""Counts the collectives that this process starts. Torch's CommDebugMode does it too, but it follows modules and fails in a second use."""
 
 from collections import Counter
 from typing import Any

@@ -53,18 +53,21 @@ def check_allocation(hosts: tuple[str, ...], allocated: list[list[str]]) -> None
 def check_groups(hosts: tuple[str, ...], batch: BatchPlan) -> None:
     """Check that each tensor-parallel group, and each of several copies of the model, lies on one node. `hosts`: each rank's node.
     Raises: ConfigError, unless the ds_config allows groups across nodes."""
-    sizes = {"tensor_model_parallel_size": batch.tp_size}
+    _check_neighbours(hosts, batch, batch.tp_size, "tensor-parallel ranks", "tensor_model_parallel_size")
     if batch.num_replicas > 1:
-        sizes["shard_size"] = batch.shard_size * batch.tp_size
-    for name, size in sizes.items():
-        for first in range(0, len(hosts), size):
-            group = list(dict.fromkeys(hosts[first : first + size]))
-            if len(group) > 1 and not batch.may_cross_nodes:
-                raise ConfigError(
-                    f"ranks {first} to {first + size - 1}, which megatron.{name} puts together, lie on {len(group)} nodes "
-                    f"({_list(group)}), so each layer would wait for the network; number ranks node by node (srun --distribution=block), "
-                    f'a multiple of {size} on each, or ask for it with "megatron": {{"across_nodes": true}} in the ds_config'
-                )
+        size = batch.shard_size * batch.tp_size
+        _check_neighbours(hosts, batch, size, "one copy of the model, ranks", "shard_size x tensor_model_parallel_size")
+
+
+def _check_neighbours(hosts: tuple[str, ...], batch: BatchPlan, size: int, what: str, key: str) -> None:
+    for first in range(0, len(hosts), size):
+        group = list(dict.fromkeys(hosts[first : first + size]))
+        if len(group) > 1 and not batch.may_cross_nodes:
+            raise ConfigError(
+                f"{what} {first} to {first + size - 1} lie on {len(group)} nodes ({_list(group)}), so each layer would wait "
+                f"for the network; number ranks node by node (srun --distribution=block), a multiple of {key} on each, "
+                'or ask for it with "megatron": {"across_nodes": true} in the ds_config'
+            )
 
 
 def check_same(world: World, values: Mapping[str, Any]) -> None:

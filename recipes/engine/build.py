@@ -58,7 +58,8 @@ class EngineBuilder:
         freeze = frozen or {}
         steps = {name: math.inf if (n := _frozen_steps(name, freeze)) is None else n for name, _ in module.named_parameters()}
         for name, parameter in module.named_parameters():
-            parameter.requires_grad_(math.isfinite(steps[name]))
+            if steps[name] == math.inf:
+                parameter.requires_grad_(False)
         use_products(module, self.config.products)
         for part in module.modules():
             if isinstance(part, Block):

@@ -29,8 +29,10 @@ def choose_gather(recipe: Recipe, config: EngineConfig, memory: DeviceMemory | N
     Raises: ConfigError if the ds_config asks for "update" and the estimate is above the free memory.
     """
     size = gather_bytes(recipe, config)
-    if config.gathers_once is False or memory is None:
-        return replace(config, gathers_once=config.gathers_once or size == 0)
+    if config.gathers_once is None and (memory is None or size == 0):
+        return replace(config, gathers_once=size == 0)
+    if memory is None or not size or config.gathers_once is False:
+        return config
     by_layer = memory_need(recipe, replace(config, gathers_once=False), memory.on_gpu)
     free = memory.size - by_layer.total
     if config.gathers_once is None:

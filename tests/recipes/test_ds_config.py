@@ -236,8 +236,8 @@ def test_a_tensor_parallel_group_must_fit_into_a_node(local_size: int, fits: str
     with pytest.raises(ConfigError, match=rf"size 2 does not fit into a node of {local_size} ranks.*{fits}, or ask for it"):
         resolve(recipe, TP2, "x.json", 12, local_size)
     asked = {"megatron": {"tensor_model_parallel_size": 2, "across_nodes": True}}
-    assert resolve(recipe, asked, "x.json", 12, local_size).batch.tp_across_nodes
-    assert not resolve(recipe, TP2, "x.json", 12).batch.tp_across_nodes, "the nodes of a dry run are unknown"
+    assert resolve(recipe, asked, "x.json", 12, local_size).batch.may_cross_nodes
+    assert not resolve(recipe, TP2, "x.json", 12).batch.may_cross_nodes, "the nodes of a dry run are unknown"
     assert resolve(recipe, TP2, "x.json", 12, 4).batch.tp_size == 2
 
 

@@ -153,7 +153,7 @@ def test_deepspeed_accepts_the_ends_of_every_range() -> None:
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
 
     models = {"zero_optimization": DeepSpeedZeroConfig, "bf16": DeepSpeedBF16Config, "fp16": DeepSpeedFP16Config}
-    candidates = (True, False, 0, 1, 3, 64, 1024, 2**31 - 1, LARGEST_INTEGER, "cpu", "none")
+    candidates = (True, False, 0, 1, 3, 64, 1024, 2**31 - 1, LARGEST_INTEGER, "cpu", "none", ["Block"])
     for dotted, rule in KEYS.items():
         section, _, inner = dotted.partition(".")
         taken = [value for value in candidates if inner and section in models and rule.fits(value) and not rule.is_section]

@@ -1,6 +1,8 @@
 """A teacher that is gathered once per update gives the bits of one that is gathered layer by layer, in one collective."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -69,3 +71,37 @@ def test_a_teacher_gathered_once_gives_the_same_bits(world_size: int, other: dic
     for one, other_one in zip(by_layer, once, strict=True):
         assert one["losses"] == other_one["losses"] and len(set(one["losses"])) > 12
         assert other_one["gathers"] == [{"_allgather_base_": 1} if world_size > 1 else {}] * 3
+
+
+def order_of_streams() -> list[list[str]]:
+    """Return what a gather does with streams, which are recorded ones: when it starts, and when the weights are used."""
+    from model.parallel import init_parallel
+    from recipes.engine import gathered
+    from recipes.objectives.registry import build_objective
+
+    recipe, config = resolved(2, 1, BY_GATHERS, {"megatron": {"teacher_gather": "update"}})
+    gathering = build_objective(recipe, config, init_parallel(1, "cpu"))._gathering
+    events: list[str] = []
+
+    @contextmanager
+    def within(stream: Any) -> Iterator[None]:
+        events.append(f"in {stream.name}")
+        yield
+        events.append("out")
+
+    def stream(name: str) -> Any:
+        return SimpleNamespace(name=name, wait_stream=lambda other: events.append(f"{name} waits for {other.name}"))
+
+    current, gathering._stream = stream("current"), stream("side")
+    gathered.get_accelerator = lambda: SimpleNamespace(current_stream=lambda: current, stream=within)
+    found = []
+    for step in (gathering.start, gathering.start, gathering._finish, gathering._finish, gathering.outdate, gathering.start):
+        events.clear()
+        step()
+        found.append(list(events))
+    return found
+
+
+def test_the_gather_waits_for_the_writes_and_the_forward_for_the_gather() -> None:
+    begun, finished = ["side waits for current", "in side", "out"], ["in side", "out", "current waits for side"]
+    assert run_distributed(order_of_streams, 2)[0] == [begun, [], finished, [], [], begun]

@@ -1,4 +1,4 @@
-"""What replaces parts of DeepSpeed's engine gives DeepSpeed's own results: gathered weights and reduced gradients bit for bit, norms to 1e-6."""
+"""What replaces parts of DeepSpeed's engine gives DeepSpeed's own results: weights and gradients bit for bit, norms to 1e-6."""
 
 from typing import Any
 
