@@ -31,7 +31,7 @@ from recipes.checkpoint.layout import (
 from recipes.checkpoint.live import LiveState, entries, owned_shards
 from recipes.checkpoint.retention import apply_retention, remove_folder
 from recipes.checkpoint.tensor_file import hashes_of, write_tensors
-from recipes.cluster.world import LONGEST_PREPARATION, World
+from recipes.cluster.world import World, build_control_group
 from recipes.config import CheckpointConfig
 from recipes.errors import ConfigError, DamagedCheckpoint
 from recipes.system.durable import sync, write_text_atomically
@@ -60,7 +60,7 @@ class CheckpointSaver:
         checkpoint is written and again before it becomes visible. It raises ConfigError if another process has taken over the run dir."""
         self._run_dir, self._live, self._config, self._check_owner = run_dir, live, config, check_owner or (lambda: None)
         world.gather(None)  # fails if a rank has ended; new_group would wait for that rank silently
-        self._world = replace(world, control=dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION))
+        self._world = replace(world, control=build_control_group())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._host: dict[str, Tensor] = {}
         self._running: Future[SaveOutcome] | None = None

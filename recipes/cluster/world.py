@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from recipes.cluster.environment import LaunchedWorld, export_world, requested_accelerator, stray_variables
+from recipes.cluster.open_files import require_open_files
 from recipes.cluster.rendezvous import Rendezvous, open_rendezvous
 from recipes.cluster.slurm import allocated_nodes, node_name
 from recipes.errors import ConfigError, LocalError, Stopped, TrainingBroken
@@ -88,13 +89,15 @@ def join_world(say: Callable[[str], None] = print) -> World:
     """Wait for all ranks of the launcher (deepspeed, torchrun, srun; else one process) and start torch.distributed: nccl on CUDA, gloo
     elsewhere. `say` prints a line if rank 0 has to wait.
 
-    Raises: ConfigError if ranks do not join within DATA2VEC_RENDEZVOUS_SECONDS (300), the port is in use, rank 0 cannot be reached, or
-    ranks share a CUDA device.
+    Raises: ConfigError if ranks do not join within DATA2VEC_RENDEZVOUS_SECONDS (300), the port is in use, rank 0 cannot be reached,
+    ranks share a CUDA device, or so many ranks need more open files than the system allows.
     """
     on_cuda = _is_on_cuda()
     os.environ["DS_ACCELERATOR"] = "cuda" if on_cuda else "cpu"
     variables = stray_variables()
     launched = export_world()
+    require_open_files(launched.size)
+    os.environ.setdefault("TORCH_GLOO_LAZY_INIT", "1")  # else each gloo group connects every rank to every other one
     origin = f" (no launcher has set {variables}; for one process: unset {variables})" if variables else ""
     if launched.rank and "MASTER_ADDR" not in os.environ:
         raise LocalError(f"rank {launched.rank} of {launched.size} has no address of rank 0; set MASTER_ADDR and MASTER_PORT{origin}")
@@ -106,13 +109,25 @@ def join_world(say: Callable[[str], None] = print) -> World:
         rendezvous = open_rendezvous(launched.rank, launched.size, _rendezvous_seconds(), name="train")
         _wait_for_all(rendezvous, launched, origin, say)
         dist.init_process_group("nccl" if on_cuda else "gloo", store=rendezvous.store, rank=launched.rank, world_size=launched.size)
-    control = dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION)
+    control = build_control_group()
     places: list = [None] * launched.size
     dist.all_gather_object(places, (node_name(), _device_id(device)), group=control)
     if complaint := _shared_devices(places):
         leave_world()
         raise ConfigError(complaint)
     return World(launched.rank, launched.size, device, control, tuple(node for node, _ in places))
+
+
+def build_control_group() -> dist.ProcessGroup:
+    """Make a group of all ranks for messages that may take long to prepare: gloo, with a time limit of two days. A collective.
+
+    gloo connects two ranks when a collective first needs it. The ring and the tree of ranks that collectives use are connected here:
+    later, the end of a rank is an error on its neighbours, which else may wait for a connection from it.
+    """
+    group = dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION)
+    dist.all_reduce(torch.zeros(1), group=group)
+    dist.broadcast(torch.zeros(1), 0, group=group)
+    return group
 
 
 def _is_on_cuda() -> bool:
