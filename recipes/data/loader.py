@@ -17,7 +17,7 @@ from model.batch import Batch
 from recipes.data.batch_targets import uncounted
 from recipes.data.device_feed import pinned
 from recipes.data.media import BadItem
-from recipes.data.order import EpochOffset, Ordered, Position, UpdateOrder
+from recipes.data.order import EpochOffset, Ordered, Position, Shuffling, UpdateOrder
 from recipes.data.shared_memory import PREFETCH, SharedMemory, worker_errors_as_config_errors
 from recipes.errors import ConfigError
 from recipes.system.processes import Workers
@@ -126,6 +126,11 @@ class UpdateLoader:
         return self._num_workers
 
     @property
+    def shuffling(self) -> Shuffling:
+        """How the samples of an epoch are shuffled."""
+        return self._order.shuffling
+
+    @property
     def worker_pids(self) -> list[int | None]:
         """Process ids of the worker processes; [] if there are none."""
         return self._workers.pids if self._workers else []
@@ -219,7 +224,7 @@ def micro_batches(order: UpdateOrder, share: slice, size: int, first_update: int
     """Yield one rank's micro-batches of update number `first_update` and of all later updates, without end. Each is a list of the positions
     of at most `size` samples. `share`: the rank's slice of each global batch."""
     for update in count(first_update):
-        own = order.positions(update)[share]
+        own = order.positions(update, share)
         for start in range(0, len(own), size):
             yield own[start : start + size]
 

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 import pytest
 
+from recipes.checkpoint.layout import Counters, Manifest
 from recipes.data.order import EpochOffset
 from recipes.errors import ConfigError
 from recipes.objective_config import ObjectiveConfig
 from recipes.train import loading
-from recipes.train.loading import MOST_WORKERS, build_loader, cores_of_rank, default_workers, heldout_batches
+from recipes.train.loading import MOST_WORKERS, build_loader, cores_of_rank, default_workers, heldout_batches, kept_shuffling
 from tests.launching import tiny_recipe
 from tests.recipes.data.numbers_data import Numbers
 
@@ -91,3 +92,11 @@ def test_the_quota_of_a_container_is_divided_among_the_ranks(
     places = [("a", set(range(8)))] * 2
     monkeypatch.setattr(loading.os, "sched_getaffinity", lambda pid: set(range(8)))
     assert cores_of_rank(SimpleNamespace(rank=0, hosts=["a", "a"], gather=lambda value: places)) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("update", "metadata", "expected"),
+    [(0, {}, "counted"), (3, {}, "drawn"), (3, {"shuffling": "counted"}, "counted"), (3, {"shuffling": "drawn"}, "drawn")],
+)
+def test_a_run_keeps_its_shuffling(update: int, metadata: dict[str, str], expected: str) -> None:
+    assert kept_shuffling(Manifest(Counters(update=update), 1, 1, {}, (), metadata)) == expected
