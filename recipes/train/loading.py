@@ -23,7 +23,7 @@ MOST_WORKERS = 32
 
 
 def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel: Parallel) -> Iterator[Batch]:
-    """Return this rank's share of the held-out samples, as micro-batches. Raises: ConfigError if there are fewer samples than ranks."""
+    """Return this rank's share of the held-out samples, as micro-batches: equally many on each rank."""
     if recipe.objective.evaluates_every_sample:
         return every_batch(heldout, batch.micro_batch_size, parallel.dp_rank, parallel.dp_size)
     return eval_batches(

@@ -30,7 +30,7 @@ from recipes.train.bad_items import BadItems
 from recipes.train.best import BestEvaluation
 from recipes.train.from_data import filled_in, recorded, stored_values, with_stored_values
 from recipes.train.kernels import check_precision, choose_kernels, precision_line, products_of_run
-from recipes.train.loading import build_loader, cores_of_rank, heldout_batches, kept_shuffling
+from recipes.train.loading import build_loader, cores_of_rank, kept_shuffling
 from recipes.train.metrics import MetricsWriter
 from recipes.train.micro_batch import agreed_micro_batch
 from recipes.train.mirror import open_mirror
@@ -104,7 +104,6 @@ class StartUp:
         train_data, heldout, run_info = self._open_data(step)
         recipe = self.recipe
         parallel = init_parallel(self.config.batch.tp_size, world.device.type)
-        heldout_batches(recipe, heldout, self.config.batch, parallel)  # raises now rather than at the first evaluation
         probe = self._open_probe(parallel)
         loader = self._open_loader(train_data, parallel, expected)
         self._print_start_lines(step)

@@ -19,7 +19,8 @@ from recipes.ds_config import BatchPlan, load_ds_config, resolve
 from recipes.errors import ConfigError
 from recipes.system.processes import Workers
 from recipes.train import startup
-from recipes.train.startup import build_loader, heldout_batches
+from recipes.train.loading import heldout_batches
+from recipes.train.startup import build_loader
 from tests.distributed import run_distributed
 from tests.launching import PRETRAIN_TEXT, ROOT, launch, overrides, tiny_recipe
 from tests.recipes.data.numbers_data import Numbers
