@@ -87,6 +87,8 @@ class Batch:
     """What is left to do to the inputs on the device, before a network reads them; None: nothing."""
     segments: Segments | None = None
     """The samples of each row; None if a row is one sample."""
+    is_counted: bool = True
+    """False: the micro-batch only takes part in the collectives of an evaluation, and no metric counts it."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the same batch with its tensors on `device`. The copies of pinned tensors run on the current stream, and the host does not

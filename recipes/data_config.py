@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from model.bounds import PART, POSITIVE, SHARE, Bounds, Place, at_least, between
+from model.bounds import PART, POSITIVE, SHARE, Absent, Bounds, Place, at_least, between
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,9 @@ class SpeechDataConfig(DataConfig):
     """Recordings shorter than this many seconds are left out (published)."""
     max_seconds: Annotated[float, POSITIVE] = 20.0
     """Recordings longer than this many seconds are cropped (published)."""
+    whole_seconds: Annotated[float, Absent(0.0), at_least(0)] = 120.0
+    """Of recordings longer than this many seconds only the crop is decoded and normalised; shorter ones are decoded and normalised whole
+    (published, for recordings of at most 35 s). 0: all are decoded whole, as by releases before there was a choice."""
     num_lengths: Annotated[int, between(0, 10_000)] = 0
     """Crops are rounded down to one of this many lengths, evenly spaced from the shortest allowed recording to max_seconds. With about 20 a
     GPU uses its plans of convolutions again, for some audio that is cut off. 0: lengths are not rounded (published)."""

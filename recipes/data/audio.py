@@ -7,9 +7,9 @@ Shapes: T samples.
 import io
 import math
 import re
-import sysconfig
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -19,7 +19,7 @@ import soundfile
 from recipes.data.containers import streams_of
 from recipes.data.manifest import Segment
 from recipes.data.media import Media, MediaKind, UndecodableError, decoding, reason_of
-from recipes.errors import ConfigError
+from recipes.data.resampling import Crop, resample
 
 T = TypeVar("T")
 FORMATS = {
@@ -63,6 +63,8 @@ UNKNOWN_FRAMES = (1 << 63) - 1
 """The length that libsndfile gives if the header does not contain it."""
 SEGMENT_SLACK_SECONDS = 0.1
 """A segment may end this much after the end of its recording, because lists contain rounded times."""
+WHOLE_FORMATS = ("MP3",)
+"""Formats whose samples after a seek are not those of the whole file (they differ by 1e-7, and mpg123 prints errors)."""
 
 
 def read_audio(media: Media, index: int, sample_rate: int) -> np.ndarray:
@@ -91,6 +93,36 @@ def decode_audio(content: bytes | BinaryIO, sample_rate: int, segment: Segment |
     if not np.isfinite(waveform_T).all():
         raise UndecodableError("holds NaN or infinite samples")
     return np.ascontiguousarray(waveform_T)
+
+
+def read_crop(media: Media, index: int, sample_rate: int, crop: Crop) -> np.ndarray:
+    """Return a part of the waveform that read_audio returns for item number `index`. Only this part of the file is decoded.
+
+    Shapes: float32 (crop.num_samples,).
+    Raises: OSError if the file cannot be read; UndecodableError if this part of it cannot be decoded.
+    """
+    with media.open(index) as file:
+        return decode_crop(file, sample_rate, crop, media.segment(index))
+
+
+def decode_crop(file: BinaryIO, sample_rate: int, crop: Crop, segment: Segment | None = None) -> np.ndarray:
+    """Return a part of the waveform that decode_audio returns, from as few frames as the resampling needs. Formats without an exact seek
+    and chained .ogg files are decoded whole.
+
+    Shapes: float32 (crop.num_samples,).
+    Raises: UndecodableError as decode_audio, or if the recording ends before the crop does.
+    """
+    parts = _open_each(file, sample_rate, segment, partial(_read_crop, sample_rate, crop))
+    if len(parts) == 1:
+        crop_T = parts[0][0]
+    else:
+        file.seek(0)
+        crop_T = decode_audio(file, sample_rate)[crop.start : crop.start + crop.num_samples]
+    if len(crop_T) < crop.num_samples:
+        raise UndecodableError(f"ends before sample {crop.start + crop.num_samples:,} at {sample_rate} Hz")
+    if not np.isfinite(crop_T).all():
+        raise UndecodableError("holds NaN or infinite samples")
+    return np.ascontiguousarray(crop_T)
 
 
 def scan_audio(content: bytes | BinaryIO, sample_rate: int, segment: Segment | None = None) -> int:
@@ -178,6 +210,18 @@ def _read(sound: soundfile.SoundFile, first: int, num_frames: int) -> np.ndarray
     return frames_TC[:, 0] if frames_TC.shape[1] == 1 else frames_TC.mean(axis=1)
 
 
+def _read_crop(sample_rate: int, crop: Crop, sound: soundfile.SoundFile, first: int, num_frames: int) -> np.ndarray:
+    """Return the crop of the `num_frames` frames from number `first` on, resampled; less of it if the frames end before. Raises:
+    UndecodableError."""
+    begin, end, start = 0, num_frames, crop.start
+    if sound.seekable() and sound.format not in WHOLE_FORMATS:
+        begin, end, start = crop.frames(sound.samplerate, sample_rate)
+    if begin >= num_frames:
+        return np.empty(0, dtype=np.float32)
+    waveform_T = resample(_read(sound, first + begin, min(end, num_frames) - begin), sound.samplerate, sample_rate)
+    return waveform_T[start : start + crop.num_samples]
+
+
 def _frames(sound: soundfile.SoundFile, segment: Segment | None) -> tuple[int, int]:
     """Return (index of the first frame, number of frames) of `segment`, or of the whole recording if `segment` is None. Raises:
     UndecodableError if the segment is not within the recording or is shorter than a sample."""
@@ -225,21 +269,3 @@ def _counts_headers(num_bytes: int, file: BinaryIO) -> bool:
     kind, outer = file.read(4), int.from_bytes(file.read(4), "little")
     file.seek(position)
     return kind == b"RIFF" and num_bytes <= size and (outer + 8 <= size or outer == size)
-
-
-def resample(waveform_T: np.ndarray, own_rate: int, sample_rate: int) -> np.ndarray:
-    """Return the waveform with sample_rate samples per second in place of own_rate. Raises: ConfigError if torchaudio, which is needed for
-    that, cannot be imported."""
-    if own_rate == sample_rate:
-        return waveform_T
-    import torch  # imported here, so that scanning needs neither torch nor torchaudio
-
-    try:
-        from torchaudio.functional import resample
-    except OSError as error:
-        compiled = Path(sysconfig.get_path("purelib"), "torchaudio", "lib")
-        raise ConfigError(
-            f"torchaudio cannot be imported ({str(error).splitlines()[0]}), which resamples {own_rate} to {sample_rate} Hz; its compiled "
-            f"part does not fit this torch: remove *.so in {compiled}, as `make .venv` does"
-        ) from error
-    return resample(torch.from_numpy(np.ascontiguousarray(waveform_T)), own_rate, sample_rate).numpy()

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from model.batch import Batch
 from model.frontends.config import SpeechFrontendConfig, VisionFrontendConfig
-from recipes.data.audio import decode_audio, normalize, resample
+from recipes.data.audio import decode_audio, normalize
 from recipes.data.images import center_view, decode_image, to_rgb, upright
 from recipes.data.media import UndecodableError, decoding
+from recipes.data.resampling import resample
 from recipes.data.speech import SpeechExample, collate_speech
 from recipes.data.text import TextExample, collate_text
 from recipes.data.tokenizer import BOS, StoredTokenizer, Tokenize, build_tokenize, encode_with, reads_pieces

@@ -71,9 +71,8 @@ class LabelledVisionDataset:
     def __len__(self) -> int:
         return len(self._items_N)
 
-    def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Return all indices, shuffled."""
-        return rng.permutation(len(self))
+    def order(self, rng: np.random.Generator) -> None:
+        """Return None: all indices, shuffled."""
 
     def take_bad(self) -> list[BadItem]:
         """Return the images that example() could not decode in this process since the last call, and clear the list."""

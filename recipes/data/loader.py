@@ -7,7 +7,7 @@ Shapes: N samples of the data set.
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -17,7 +17,7 @@ from model.batch import Batch
 from recipes.data.batch_targets import uncounted
 from recipes.data.device_feed import pinned
 from recipes.data.media import BadItem
-from recipes.data.order import EpochOffset, Ordered, Position, UpdateOrder
+from recipes.data.order import EpochOffset, Ordered, Position, Shuffling, UpdateOrder
 from recipes.data.shared_memory import PREFETCH, SharedMemory, worker_errors_as_config_errors
 from recipes.errors import ConfigError
 from recipes.system.processes import Workers
@@ -126,6 +126,11 @@ class UpdateLoader:
         return self._num_workers
 
     @property
+    def shuffling(self) -> Shuffling:
+        """How the samples of an epoch are shuffled."""
+        return self._order.shuffling
+
+    @property
     def worker_pids(self) -> list[int | None]:
         """Process ids of the worker processes; [] if there are none."""
         return self._workers.pids if self._workers else []
@@ -219,7 +224,7 @@ def micro_batches(order: UpdateOrder, share: slice, size: int, first_update: int
     """Yield one rank's micro-batches of update number `first_update` and of all later updates, without end. Each is a list of the positions
     of at most `size` samples. `share`: the rank's slice of each global batch."""
     for update in count(first_update):
-        own = order.positions(update)[share]
+        own = order.positions(update, share)
         for start in range(0, len(own), size):
             yield own[start : start + size]
 
@@ -236,24 +241,22 @@ def eval_batches(
     """Yield this rank's batches of a fixed set of at most max_samples held-out samples, which are spread evenly over the data set.
 
     If group_size is above 1, each group_size consecutive samples of the set form a group, and a batch contains samples of one group only.
-    Every rank gets the same number of batches of the same sizes, so a few samples may be left out. A data set without samples gives no
-    batches. Bad items remain in the data set until take_bad().
-    Raises: ConfigError if there are more ranks than samples.
+    Every sample is in one batch, and every rank gets the same number of batches. A rank that has no sample left gets a batch that is not
+    counted. A data set without samples gives no batches. Bad items remain in the data set until take_bad().
     """
     num_samples = min(max_samples, len(dataset))
-    if 0 < num_samples < dp_size:
-        raise ConfigError(
-            f"{num_samples} held-out samples for {dp_size} data-parallel ranks; raise data.heldout_fraction or run.eval_samples, or "
-            "--set data.heldout_fraction=0"
-        )
-    share = num_samples // dp_size
+    share = -(-num_samples // dp_size)
     if group_size > 1:
         micro_batch_size = max((n for n in range(1, share + 1) if micro_batch_size % n == 0), default=1)
-        share -= share % micro_batch_size
+        share = -(-share // micro_batch_size) * micro_batch_size  # so that no batch crosses a group
     spread = [i * len(dataset) // num_samples for i in range(num_samples)]
-    own = range(dp_rank * share, (dp_rank + 1) * share)
-    positions = [Position(EVAL_EPOCH, spread[i], tuple(spread[i // group_size * group_size :][:group_size])) for i in own]
-    return _build_each(dataset, [positions[i : i + micro_batch_size] for i in range(0, len(positions), micro_batch_size)])
+    positions = [Position(EVAL_EPOCH, index, tuple(spread[i // group_size * group_size :][:group_size])) for i, index in enumerate(spread)]
+    own = positions[dp_rank * share : (dp_rank + 1) * share]
+    for start in range(0, share, micro_batch_size):
+        if part := own[start : start + micro_batch_size]:
+            yield build_batch(dataset, part)
+        else:
+            yield replace(build_batch(dataset, positions[:1]), is_counted=False)
 
 
 def every_batch(dataset: Dataset, micro_batch_size: int, dp_rank: int, dp_size: int) -> Iterator[Batch]:
@@ -267,8 +270,3 @@ def every_batch(dataset: Dataset, micro_batch_size: int, dp_rank: int, dp_size: 
         positions = [Position(EVAL_EPOCH, min(index, len(dataset) - 1), (min(index, len(dataset) - 1),)) for index in wanted]
         batch = build_batch(dataset, positions)
         yield uncounted(batch, [index >= len(dataset) for index in wanted]) if wanted.stop > len(dataset) else batch
-
-
-def _build_each(dataset: Dataset, parts: list[list[Position]]) -> Iterator[Batch]:
-    for part in parts:
-        yield build_batch(dataset, part)

@@ -33,9 +33,8 @@ class PackedTextDataset:
     def __len__(self) -> int:
         return len(self._plan)
 
-    def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Return all indices, shuffled."""
-        return rng.permutation(len(self))
+    def order(self, rng: np.random.Generator) -> None:
+        """Return None: all indices, shuffled."""
 
     def take_bad(self) -> list[BadItem]:
         """Return []: text that cannot be read stops the preparation."""

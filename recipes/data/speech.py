@@ -16,10 +16,11 @@ from model.batch import Batch, Masks
 from model.config import SpanMaskConfig
 from model.frontends.config import SpeechFrontendConfig
 from model.masking import span_mask, unmask_to
-from recipes.data.audio import normalize, read_audio
+from recipes.data.audio import normalize, read_audio, read_crop
 from recipes.data.media import BadItem, UndecodableError, first_working
 from recipes.data.media_folder import open_prepared
 from recipes.data.packing import Split
+from recipes.data.resampling import Crop
 from recipes.data.speech_folder import check_mask, longest_samples, shortest_samples
 from recipes.data_config import SpeechDataConfig
 from recipes.errors import ConfigError
@@ -35,7 +36,7 @@ class SpeechExample:
     """One sample before padding."""
 
     waveform: np.ndarray
-    """float32 (T,), normalised with the mean and variance of the whole recording."""
+    """float32 (T,), normalised with the mean and variance of the whole recording, or of the crop (data.whole_seconds)."""
     mask: np.ndarray
     """bool (S,), True where the student does not see the frame."""
 
@@ -122,9 +123,8 @@ class SpeechDataset:
         masks_GS = {member: self._draw_mask(epoch, member, num_samples) for member in group}
         num_masked = min(int(mask_S.sum()) for mask_S, _ in masks_GS.values())
         mask_S, mask_rng = masks_GS[index]
-        waveform_T = self._read(index, num_samples)
-        start = int(self._rng(epoch, index, CROP_STREAM).integers(len(waveform_T) - num_samples + 1))
-        return SpeechExample(waveform_T[start : start + num_samples].copy(), unmask_to(mask_S, num_masked, mask_rng))
+        crop_T = self._read(epoch, index, num_samples)
+        return SpeechExample(crop_T, unmask_to(mask_S, num_masked, mask_rng))
 
     def collate(self, examples: list[SpeechExample]) -> Batch:
         """Return the micro-batch of these samples. Shorter waveforms are padded with 0 on the right."""
@@ -149,13 +149,30 @@ class SpeechDataset:
         rng = self._rng(epoch, member, MASK_STREAM)
         return span_mask(self._frontend.num_frames(num_samples), self._mask, rng), rng
 
-    def _read(self, index: int, num_samples: int) -> np.ndarray:
-        """Return the whole recording `index`, normalised. If it cannot be decoded, return the first candidate that can; one with fewer than
-        num_samples samples is repeated up to this length. Raises: ConfigError if none can be decoded."""
-        waveform_T, _, bad = first_working(self._prepared.media, self._candidates(index, num_samples), self._decode)
+    def _read(self, epoch: int, index: int, num_samples: int) -> np.ndarray:
+        """Return a random crop of recording `index`, normalised. If it cannot be decoded, return one of the first candidate that can.
+        Raises: ConfigError if none can be decoded."""
+        crop_T, _, bad = first_working(
+            self._prepared.media,
+            self._candidates(index, num_samples),
+            lambda item: self._decode_crop(item, num_samples, self._rng(epoch, index, CROP_STREAM)),
+        )
         self._bad += bad
-        waveform_T = normalize(waveform_T)
-        return waveform_T if len(waveform_T) >= num_samples else np.resize(waveform_T, num_samples)  # repeats the recording
+        return crop_T
+
+    def _decode_crop(self, item: int, num_samples: int, rng: np.random.Generator) -> np.ndarray:
+        """Return a random crop of an item, normalised: with the whole recording, or by itself if the recording is longer than
+        data.whole_seconds. A recording with fewer than num_samples samples is repeated up to this length. Raises: OSError,
+        UndecodableError."""
+        expected, limit = int(self._prepared.lengths_N[item]), self._data.whole_seconds * self._data.sample_rate
+        if limit and expected > max(limit, num_samples):
+            crop = Crop(int(rng.integers(expected - num_samples + 1)), num_samples)
+            return normalize(read_crop(self._prepared.media, item, self._data.sample_rate, crop))
+        waveform_T = normalize(self._decode(item))
+        if len(waveform_T) < num_samples:
+            waveform_T = np.resize(waveform_T, num_samples)  # repeats the recording
+        start = int(rng.integers(len(waveform_T) - num_samples + 1))
+        return waveform_T[start : start + num_samples].copy()
 
     def _candidates(self, index: int, num_samples: int) -> Iterator[int]:
         """Yield the items that are tried in turn when recording `index` is read: first the recording itself, then longer ones, then

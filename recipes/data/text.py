@@ -58,9 +58,8 @@ class TextDataset:
         """Tokens of each sample, `<s>` included. Shapes: (number of samples,)."""
         return self._samples_N2[:, 1] + 1
 
-    def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Return all indices, shuffled."""
-        return rng.permutation(len(self))
+    def order(self, rng: np.random.Generator) -> None:
+        """Return None: all indices, shuffled."""
 
     def take_bad(self) -> list[BadItem]:
         """Return []: text that cannot be read stops the preparation."""

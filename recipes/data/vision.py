@@ -101,9 +101,8 @@ class VisionDataset:
     def __len__(self) -> int:
         return len(self._items)
 
-    def order(self, rng: np.random.Generator) -> np.ndarray:
-        """Return all indices, shuffled."""
-        return rng.permutation(len(self))
+    def order(self, rng: np.random.Generator) -> None:
+        """Return None: all indices, shuffled."""
 
     def example(self, epoch: int, index: int, group: tuple[int, ...]) -> VisionExample:
         """Return picture `index` with the view and the mask of this epoch. `group` is ignored.

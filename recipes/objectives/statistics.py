@@ -104,32 +104,10 @@ class EvaluationStatistics:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def add(self, batch: Batch, result: RegressionOutcome, frontend_BSD: Tensor) -> None:
-        """Add one micro-batch: loss and error at masked positions; targets and front-end output (`frontend_BSD`) at all positions
-        without padding."""
-        target_BSD, target_MD = result.target_BSD.double(), result.target_MD.double()
-        B, S, D = target_BSD.shape
-        position_M = batch.masks.masked_index_M % S
-        if batch.segments is not None:
-            position_M = batch.segments.position_BS.flatten()[batch.masks.masked_index_M]
-        self._add("loss", result.loss)
-        self._add("error", (target_MD - result.prediction_MD.double()).square().sum())
-        self._add("square", target_MD.square().sum())
-        self._add("position_count_S", torch.bincount(position_M, minlength=S))
-        self._add("position_sum_SD", target_MD.new_zeros(S, D).index_add_(0, position_M, target_MD))
-        keep_BS = torch.ones(B, S, dtype=torch.bool, device=target_BSD.device)
-        if batch.clean_padding_mask_BS is not None:
-            keep_BS = ~batch.clean_padding_mask_BS
-        target_ND, frontend_ND = target_BSD[keep_BS], frontend_BSD.double()[keep_BS]
-        pair_BS = keep_BS[:, 1:] & keep_BS[:, :-1]
-        if batch.segments is not None:
-            pair_BS &= batch.segments.segment_BS[:, 1:] == batch.segments.segment_BS[:, :-1]
-        self._add("count", keep_BS.sum())
-        self._add("target_sum_D", target_ND.sum(0))
-        self._add("target_outer_DD", target_ND.T @ target_ND)
-        self._add("pairs", pair_BS.sum())
-        self._add("pair_product_D", (target_BSD[:, 1:] * target_BSD[:, :-1])[pair_BS].sum(0))
-        self._add("frontend_sum_D", frontend_ND.sum(0))
-        self._add("frontend_square_D", frontend_ND.square().sum(0))
+        """Add one micro-batch, or zeros if it is not counted: loss and error at masked positions; targets and front-end output
+        (`frontend_BSD`) at all positions without padding."""
+        for name, value in _sums_of(batch, result, frontend_BSD).items():
+            self._add(name, value if batch.is_counted else torch.zeros_like(value))
 
     def reduce(self, group: dist.ProcessGroup) -> dict[str, float]:
         """Return the held-out metrics over all ranks of `group`: eval_loss, explained_variance, target_rank, neighbour_correlation,
@@ -154,6 +132,36 @@ class EvaluationStatistics:
             "neighbour_correlation": float(neighbour_D.mean()),
             "frontend_std": ChannelSums(float(sums["count"]), sums["frontend_sum_D"], sums["frontend_square_D"]).std(),
         }
+
+
+def _sums_of(batch: Batch, result: RegressionOutcome, frontend_BSD: Tensor) -> dict[str, Tensor]:
+    """Return the sums of one micro-batch, by their names."""
+    target_BSD, target_MD = result.target_BSD.double(), result.target_MD.double()
+    B, S, D = target_BSD.shape
+    position_M = batch.masks.masked_index_M % S
+    if batch.segments is not None:
+        position_M = batch.segments.position_BS.flatten()[batch.masks.masked_index_M]
+    keep_BS = torch.ones(B, S, dtype=torch.bool, device=target_BSD.device)
+    if batch.clean_padding_mask_BS is not None:
+        keep_BS = ~batch.clean_padding_mask_BS
+    target_ND, frontend_ND = target_BSD[keep_BS], frontend_BSD.double()[keep_BS]
+    pair_BS = keep_BS[:, 1:] & keep_BS[:, :-1]
+    if batch.segments is not None:
+        pair_BS &= batch.segments.segment_BS[:, 1:] == batch.segments.segment_BS[:, :-1]
+    return {
+        "loss": result.loss,
+        "error": (target_MD - result.prediction_MD.double()).square().sum(),
+        "square": target_MD.square().sum(),
+        "position_count_S": torch.bincount(position_M, minlength=S),
+        "position_sum_SD": target_MD.new_zeros(S, D).index_add_(0, position_M, target_MD),
+        "count": keep_BS.sum(),
+        "target_sum_D": target_ND.sum(0),
+        "target_outer_DD": target_ND.T @ target_ND,
+        "pairs": pair_BS.sum(),
+        "pair_product_D": (target_BSD[:, 1:] * target_BSD[:, :-1])[pair_BS].sum(0),
+        "frontend_sum_D": frontend_ND.sum(0),
+        "frontend_square_D": frontend_ND.square().sum(0),
+    }
 
 
 def _lengthen(sum_S: Tensor, length: int) -> Tensor:

@@ -9,10 +9,11 @@ import torch
 
 from model.batch import Batch
 from model.parallel import Parallel
+from recipes.checkpoint.layout import Manifest
 from recipes.cluster.world import World
 from recipes.config import Recipe
 from recipes.data.loader import HOST, Dataset, UpdateLoader, eval_batches, every_batch, rank_share
-from recipes.data.order import EpochOffset, UpdateOrder
+from recipes.data.order import EpochOffset, Shuffling, UpdateOrder
 from recipes.ds_config import BatchPlan
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -22,7 +23,7 @@ MOST_WORKERS = 32
 
 
 def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel: Parallel) -> Iterator[Batch]:
-    """Return this rank's share of the held-out samples, as micro-batches. Raises: ConfigError if there are fewer samples than ranks."""
+    """Return this rank's share of the held-out samples, as micro-batches: equally many on each rank."""
     if recipe.objective.evaluates_every_sample:
         return every_batch(heldout, batch.micro_batch_size, parallel.dp_rank, parallel.dp_size)
     return eval_batches(
@@ -42,17 +43,21 @@ def build_loader(
     dp_rank: int,
     *,
     first: EpochOffset | None = None,
+    shuffling: Shuffling = "counted",
     ranks_on_node: int = 1,
     cores: float = 1.0,
     device: torch.device = HOST,
 ) -> UpdateLoader:
     """Return this rank's loader, starting at the place `first` (None: the beginning of the data). Its worker processes start at once, so
-    they read while the engines are built. `ranks_on_node`: number of ranks that share this machine. `cores`: how many of its cores fall to
-    this rank, for data.num_workers none. `device`: that of the network."""
+    they read while the engines are built. `shuffling`: that with which the run began. `ranks_on_node`: number of ranks that share this
+    machine. `cores`: how many of its cores fall to this rank, for data.num_workers none. `device`: that of the network."""
     run, data, first = recipe.run, recipe.data, first or EpochOffset()
+    order = UpdateOrder(
+        dataset, seed=run.seed, global_batch_size=run.global_batch_size, group_size=data.group_size, first=first, shuffling=shuffling
+    )
     return UpdateLoader(
         dataset,
-        UpdateOrder(dataset, seed=run.seed, global_batch_size=run.global_batch_size, group_size=data.group_size, first=first),
+        order,
         share=rank_share(run.global_batch_size, dp_rank, batch.dp_size),
         micro_batch_size=batch.micro_batch_size,
         num_workers=default_workers(cores) if data.num_workers is None else data.num_workers,
@@ -60,6 +65,13 @@ def build_loader(
         ranks_on_node=ranks_on_node,
         device=device,
     )
+
+
+def kept_shuffling(manifest: Manifest) -> Shuffling:
+    """Return how the run that continues at this checkpoint shuffles its samples, which it keeps. A run that began before there was a
+    choice has drawn them. Without an update, a run shuffles as new runs do."""
+    found: Shuffling = manifest.metadata.get("shuffling", "drawn") if manifest.counters.update else "counted"
+    return found
 
 
 def default_workers(cores: float) -> int:

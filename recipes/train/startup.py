@@ -30,7 +30,7 @@ from recipes.train.bad_items import BadItems
 from recipes.train.best import BestEvaluation
 from recipes.train.from_data import filled_in, recorded, stored_values, with_stored_values
 from recipes.train.kernels import check_precision, choose_kernels, precision_line, products_of_run
-from recipes.train.loading import build_loader, cores_of_rank, heldout_batches
+from recipes.train.loading import build_loader, cores_of_rank, kept_shuffling
 from recipes.train.metrics import MetricsWriter
 from recipes.train.micro_batch import agreed_micro_batch
 from recipes.train.mirror import open_mirror
@@ -105,14 +105,13 @@ class StartUp:
         train_data, heldout, run_info = self._open_data(step)
         recipe = self.recipe
         parallel = init_parallel(self.config.batch.tp_size, world.device.type, self.config.batch.num_replicas)
-        heldout_batches(recipe, heldout, self.config.batch, parallel)  # raises now rather than at the first evaluation
         probe = self._open_probe(parallel)
         loader = self._open_loader(train_data, parallel, expected)
         self._print_start_lines(step)
         removed = world.on_rank_zero(lambda: self._require_run_data().removed())
         data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction, removed))
         self.config = config = replace(self.config, products=products_of_run(self.path, recipe, world))
-        chosen = {"products": config.products, "data_workers": loader.num_workers}
+        chosen = {"products": config.products, "data_workers": loader.num_workers, "shuffling": loader.shuffling}
         run_info |= self.launch_info | {"deepspeed": config.deepspeed} | chosen | self._start_from()
         state = self._build(parallel, data, run_info, expected)
         state.probe = probe
@@ -220,7 +219,7 @@ class StartUp:
         first = EpochOffset(update, **place) if place else EpochOffset.of_constant_batch(update, size, len(train_data))
         here = self.world.hosts.count(self.world.hosts[self.world.rank])
         cores, device = cores_of_rank(self.world), self.world.device
-        share: dict[str, Any] = {"ranks_on_node": here, "cores": cores, "device": device}
+        share: dict[str, Any] = {"ranks_on_node": here, "cores": cores, "device": device, "shuffling": kept_shuffling(manifest)}
         loader = build_loader(self.recipe, train_data, self.config.batch, parallel.dp_rank, first=first, **share)
         self.stack.callback(loader.close)
         return loader

@@ -64,7 +64,6 @@ PLACES = {
     "start: same data": Place(f"{START}:check_same"),
     "start: data of the run": Place(f"{START}:check_same_data", on_first=True),
     "start: groups": Place(f"{START}:init_parallel"),
-    "start: held-out samples": Place(f"{START}:heldout_batches"),
     "start: loader": Place(f"{START}:build_loader"),
     "start: kernels": Place(f"{START}:choose_kernels"),
     "start: engines": Place(f"{START}:build_objective"),

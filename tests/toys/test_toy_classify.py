@@ -61,10 +61,11 @@ def whole(tiny_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_it_learns_its_labels_and_prints_its_own_metrics(tiny_prepared: Path, tmp_path: Path) -> None:
-    done = launch(PRETRAIN_TEXT, flags(tiny_prepared, tmp_path / "run", config(tmp_path), 40), tmp_path)
+    done = launch(PRETRAIN_TEXT, flags(tiny_prepared, tmp_path / "run", config(tmp_path), 60), tmp_path)
     assert done.returncode == 0, done.stderr
     metrics = rows(tmp_path / "run")
-    assert metrics[-1]["loss"] < 0.7 * metrics[0]["loss"] and metrics[-1]["eval_accuracy"] > 0.5
+    first, last = (sum(row["loss"] for row in part) for part in (metrics[:10], metrics[-10:]))  # a single update's is noisy
+    assert last < 0.7 * first and metrics[-1]["eval_accuracy"] > 0.5
     assert not {"ema_decay", "target_std", "masked_fraction"} & metrics[-1].keys()
     assert "accuracy" in done.stdout and (tmp_path / "run" / "curves.png").exists()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["recipe"]["objective"] == {

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from model.batch import Batch, Masks
-from recipes.data.loader import LoadedBatch, UpdateLoader, rank_share
+from recipes.data.loader import Dataset, LoadedBatch, UpdateLoader, rank_share
 from recipes.data.media import BadItem
-from recipes.data.order import EpochOffset, Position, UpdateOrder
+from recipes.data.order import Position, UpdateOrder
 from recipes.errors import ConfigError
 
 Row = tuple[int, ...]
@@ -26,8 +26,8 @@ class Numbers:
     def __len__(self) -> int:
         return self.size
 
-    def order(self, rng: np.random.Generator) -> np.ndarray:
-        return rng.permutation(self.size)
+    def order(self, rng: np.random.Generator) -> None:
+        return None
 
     def example(self, epoch: int, index: int, group: Row) -> Row:
         assert 0 <= index < self.size and index in group
@@ -55,8 +55,14 @@ def row_of(position: Position) -> Row:
     return position.epoch, position.index, min(position.group), sum(position.group)
 
 
-def order_of(dataset: Numbers, *, seed: int = 1, batch: int = 8, group: int = 1, first: EpochOffset | None = None) -> UpdateOrder:
-    return UpdateOrder(dataset, seed=seed, global_batch_size=batch, group_size=group, first=first)
+def epoch_of(dataset: Dataset, epoch: int = 0) -> list[int]:
+    """Return the indices of an epoch's samples, in order."""
+    order = UpdateOrder(dataset, seed=1, global_batch_size=1, group_size=1)
+    return [order.positions(update)[0].index for update in range(epoch * len(dataset), (epoch + 1) * len(dataset))]
+
+
+def order_of(dataset: Numbers, *, seed: int = 1, batch: int = 8, group: int = 1, **options: Any) -> UpdateOrder:
+    return UpdateOrder(dataset, seed=seed, global_batch_size=batch, group_size=group, **options)
 
 
 def open_loader(

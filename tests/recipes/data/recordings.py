@@ -14,6 +14,8 @@ from recipes.data.speech_folder import prepare_speech
 from recipes.data_config import SpeechDataConfig
 
 RATE = 16_000
+BLOCK = 1 << 16
+"""Samples that are written at once. libsndfile ends the process if a minute of .ogg is."""
 FRONTEND = SpeechFrontendConfig(conv_kernels=(10, 3), conv_strides=(5, 2))
 """Settings of a frontend whose frames are 20 samples long and begin every 10 samples."""
 MASK = SpanMaskConfig(prob=0.65, length=5)
@@ -26,8 +28,10 @@ def noise(num_samples: int, seed: int = 0) -> np.ndarray:
 
 def encode(waveform: np.ndarray, kind: str = "wav", *, rate: int = RATE, subtype: str | None = None) -> bytes:
     """Return the waveform as the bytes of a sound file of this kind, such as "wav". `rate`: samples per second."""
-    file = io.BytesIO()
-    soundfile.write(file, waveform, rate, format=kind.upper(), subtype=subtype)
+    file, channels = io.BytesIO(), 1 if waveform.ndim == 1 else waveform.shape[1]
+    with soundfile.SoundFile(file, "w", rate, channels, subtype, format=kind.upper()) as sound:
+        for start in range(0, len(waveform), BLOCK):
+            sound.write(waveform[start : start + BLOCK])
     return file.getvalue()
 
 

@@ -2,8 +2,8 @@
 
 import io
 import struct
-import sys
 from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.data.audio import AUDIO, decode_audio, normalize, scan_audio
+from recipes.data.audio import AUDIO, decode_audio, decode_crop, normalize, scan_audio
+from recipes.data.manifest import Segment
 from recipes.data.media import UndecodableError
-from recipes.errors import ConfigError
+from recipes.data.resampling import Crop
 from tests.recipes.data.recordings import RATE, encode, noise
 
 KINDS = ["wav", "flac", "ogg"]
@@ -113,19 +114,62 @@ def test_samples_that_are_not_finite_are_refused(value: float) -> None:
         decode_audio(encode(waveform_T, subtype="FLOAT"), RATE)
 
 
-def test_a_torchaudio_that_does_not_load_is_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Broken:
-        def find_spec(self, name: str, *args: object) -> None:
-            if name.startswith("torchaudio"):
-                raise OSError("libc10_cuda.so: cannot open shared object file\nmore")
+class FramesRead:
+    """Counts the frames that libsndfile decodes."""
 
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchaudio"]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
-    with pytest.raises(ConfigError, match=r"libc10_cuda\.so.*8000 to 16000 Hz.*remove \*\.so in .*torchaudio/lib") as caught:
-        decode_audio(encode(noise(500), rate=8000), RATE)
-    assert "\n" not in str(caught.value)
-    assert len(decode_audio(encode(noise(500)), RATE)) == 500  # without resampling torchaudio is not needed
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, read = 0, soundfile.SoundFile.read
+
+        def counted(sound: Any, frames: int = -1, *args: Any, **options: Any) -> np.ndarray:
+            found = read(sound, frames, *args, **options)
+            self.count += len(found)
+            return found
+
+        monkeypatch.setattr(soundfile.SoundFile, "read", counted)
+
+
+@pytest.mark.parametrize(("kind", "own_rate"), [("wav", RATE), ("flac", RATE), ("ogg", RATE), ("wav", 44_100), ("flac", 48_000)])
+def test_a_crop_is_that_of_the_whole_recording_and_little_else_is_decoded(
+    kind: str, own_rate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20 s of three minutes: bit for bit at the recording's own rate, to 1e-6 if it is resampled."""
+    content = encode(noise(180 * own_rate), kind, rate=own_rate)
+    whole_T, frames = decode_audio(content, RATE), FramesRead(monkeypatch)
+    for start in (0, 1_234_567, 160 * RATE):
+        frames.count = 0
+        crop_T = decode_crop(io.BytesIO(content), RATE, Crop(start, 20 * RATE))
+        assert 20 * own_rate <= frames.count <= 25 * own_rate
+        np.testing.assert_allclose(crop_T, whole_T[start : start + 20 * RATE], rtol=0, atol=0 if own_rate == RATE else 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mp3", "chained ogg"])
+def test_a_crop_is_cut_from_the_whole_recording_if_the_format_has_no_exact_seek(kind: str) -> None:
+    content = encode(noise(50_000), "mp3") if kind == "mp3" else encode(noise(30_000), "ogg") + encode(noise(20_000, 1), "ogg")
+    whole_T = decode_audio(content, RATE)
+    for start in (0, 25_000, 35_000):
+        np.testing.assert_array_equal(decode_crop(io.BytesIO(content), RATE, Crop(start, 9000)), whole_T[start : start + 9000])
+
+
+def test_a_crop_of_a_segment_is_within_the_segment() -> None:
+    content, segment = encode(noise(88_200), rate=44_100), Segment(0.5, 1.0)
+    whole_T = decode_audio(content, RATE, segment)
+    crop_T = decode_crop(io.BytesIO(content), RATE, Crop(4001, 11_999), segment)
+    np.testing.assert_allclose(crop_T, whole_T[4001:], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("start", [4001, 6000])
+def test_a_crop_that_the_recording_does_not_have_is_refused(start: int) -> None:
+    with pytest.raises(UndecodableError, match=rf"ends before sample {start + 1000:,} at 16000 Hz"):
+        decode_crop(io.BytesIO(encode(noise(5000))), RATE, Crop(start, 1000))
+
+
+def test_a_crop_with_samples_that_are_not_finite_is_refused() -> None:
+    waveform_T = noise(5000)
+    waveform_T[4000] = np.nan
+    content = encode(waveform_T, subtype="FLOAT")
+    assert len(decode_crop(io.BytesIO(content), RATE, Crop(1000, 1000))) == 1000
+    with pytest.raises(UndecodableError, match="NaN"):
+        decode_crop(io.BytesIO(content), RATE, Crop(3500, 1000))
 
 
 def test_normalize_is_layer_norm_over_all_samples_to_1e_6() -> None:

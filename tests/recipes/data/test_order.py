@@ -6,7 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.data.order import EpochOffset
+from recipes.data.permutation import CountedPermutation
 from tests.recipes.data.numbers_data import Numbers, order_of
+
+
+def rng_of(epoch: int) -> np.random.Generator:
+    """Return the generator that the order of an epoch gets, with seed 1."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence((1, epoch))))
+
+
+def whole_epoch(size: int, epoch: int) -> list[int]:
+    return [int(index) for index in CountedPermutation(size, rng_of(epoch))[:]]
 
 
 def test_an_epoch_visits_every_sample_at_most_once_and_drops_what_fills_no_batch() -> None:
@@ -35,11 +45,40 @@ def test_a_global_batch_is_whole_groups_of_consecutive_indices_in_the_data_sets_
     order = order_of(dataset, batch=batch, group=group)
     positions = order.positions(update)
     epoch, offset = divmod(update, order.updates_per_epoch)
-    entire = dataset.order(np.random.Generator(np.random.Philox(np.random.SeedSequence((1, epoch)))))
-    assert [position.index for position in positions] == entire[offset * batch :][:batch].tolist()
+    entire = whole_epoch(len(dataset), epoch)
+    assert [position.index for position in positions] == entire[offset * batch :][:batch]
     for start in range(0, batch, group):
         members = tuple(position.index for position in positions[start : start + group])
         assert {position.group for position in positions[start : start + group]} == {members}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 9), st.data())
+def test_a_part_of_an_update_is_that_part_of_all_of_it_with_whole_groups(
+    group: int, num_groups: int, update: int, data: st.DataObject
+) -> None:
+    batch = group * num_groups
+    start = data.draw(st.integers(0, batch))
+    share = slice(start, data.draw(st.integers(start, batch)))
+    order = order_of(Numbers(100), batch=batch, group=group)
+    assert order.positions(update, share) == order.positions(update)[share]
+
+
+def test_a_run_that_began_before_there_was_a_choice_keeps_the_order_that_numpy_draws() -> None:
+    order = order_of(Numbers(50), batch=10, shuffling="drawn")
+    for epoch in range(2):
+        drawn = [position.index for update in range(5 * epoch, 5 * epoch + 5) for position in order.positions(update)]
+        assert drawn == rng_of(epoch).permutation(50).tolist() != whole_epoch(50, epoch)
+
+
+@pytest.mark.parametrize("shuffling", ["drawn", "counted"])
+def test_a_data_set_may_have_an_order_of_its_own(shuffling: str) -> None:
+    class Reversed(Numbers):
+        def order(self, rng: np.random.Generator) -> np.ndarray:  # type: ignore[override]
+            return np.arange(len(self))[::-1] - int(rng.integers(1))
+
+    order = order_of(Reversed(20), batch=10, shuffling=shuffling)
+    assert [position.index for position in order.positions(3)] == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]
 
 
 @settings(max_examples=60, deadline=None)
@@ -71,7 +110,7 @@ def test_with_changing_global_batch_sizes_an_epoch_repeats_no_sample_and_leaves_
         first = order.start_of(first.update + updates)
     assert sorted(read) == list(range(len(read)))
     for epoch, indices in read.items():
-        entire = dataset.order(np.random.Generator(np.random.Philox(np.random.SeedSequence((1, epoch))))).tolist()
+        entire = whole_epoch(len(dataset), epoch)
         assert indices == entire[: len(indices)]
         assert epoch == len(read) - 1 or len(indices) > len(dataset) - 12, "only samples that do not fill a batch are left out"
 

@@ -16,6 +16,7 @@ from recipes.data.packed_text import PackedTextDataset, collate_rows
 from recipes.data.prepare import prepare_text
 from recipes.data.text import TextDataset, TextExample
 from recipes.data_config import TextDataConfig
+from tests.recipes.data.numbers_data import epoch_of
 
 MASK = TokenMaskConfig(prob=0.3, length=2)
 
@@ -91,7 +92,7 @@ def test_padding_inside_a_sample_has_no_sample_and_no_place() -> None:
 
 
 def test_an_order_is_every_row_and_nothing_is_bad(samples: TextDataset, packed: PackedTextDataset) -> None:
-    assert sorted(packed.order(np.random.default_rng(1)).tolist()) == list(range(len(packed)))
+    assert sorted(epoch_of(packed)) == list(range(len(packed)))
     assert packed.take_bad() == [] and packed.fingerprint == samples.fingerprint
 
 

@@ -15,7 +15,8 @@ from model.batch import Batch
 from model.config import SpanMaskConfig
 from model.frontends.config import SpeechFrontendConfig
 from model.masking import span_mask, unmask_to
-from recipes.data.audio import decode_audio, normalize
+from recipes.data import speech
+from recipes.data.audio import decode_audio, normalize, read_audio
 from recipes.data.loader import rank_share
 from recipes.data.media_folder import open_prepared
 from recipes.data.order import UpdateOrder
@@ -263,3 +264,22 @@ def test_the_shipped_sample_makes_batches(tmp_path: Path) -> None:
     group = tuple(train.order(np.random.default_rng(0))[:8].tolist())
     batch = train.collate([train.example(0, index, group) for index in group])
     assert batch.num_tokens == batch.masks.mask_BS.numel() and 0.35 < batch.masks.mask_BS.float().mean() < 0.6
+
+
+def test_of_a_long_recording_only_the_crop_is_read_and_normalised(
+    clips: SpeechDataConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recordings of 500, 3000 and 6000 samples; crops have at most 1600, and recordings above 3200 are long."""
+    folder = write_recordings(tmp_path / "raw", [500, 3000, 6000, 3000])
+    data = replace(clips, path=str(folder), group_size=1, heldout_fraction=0.0, whole_seconds=0.2)
+    read: list[int] = []
+    dataset = open_split(data, tmp_path / "prepared")
+    monkeypatch.setattr(speech, "read_audio", lambda media, item, rate: read.append(item) or read_audio(media, item, rate))
+    examples = [dataset.example(2, index, (index,)).waveform for index in range(4)]
+    assert sorted(read) == [0, 1, 3] and [len(waveform_T) for waveform_T in examples] == [500, 1600, 1600, 1600]
+    whole_T = read_audio(dataset._prepared.media, 2, RATE)
+    windows = np.lib.stride_tricks.sliding_window_view(whole_T, 1600)
+    start = int(np.random.Generator(np.random.Philox(np.random.SeedSequence((1, 0, 2, 3), spawn_key=(1,)))).integers(6000 - 1600 + 1))
+    np.testing.assert_array_equal(examples[3], normalize(windows[start]))
+    everything = open_split(replace(data, whole_seconds=0.0), tmp_path / "prepared")
+    np.testing.assert_array_equal(everything.example(2, 3, (3,)).waveform, normalize(whole_T)[start : start + 1600])

@@ -12,7 +12,8 @@ from model.frontends.text import TextFrontend
 from model.frontends.vision import VisionFrontend
 from recipes.catalog import RECIPES
 from recipes.check import check_recipe
-from recipes.data.loader import EVAL_MASK_SEED, Dataset
+from recipes.data.loader import EVAL_MASK_SEED, Dataset, build_batch
+from recipes.data.order import UpdateOrder
 from recipes.data.speech import SpeechDataset
 from recipes.data.text import TextDataset
 from recipes.data.vision import VisionDataset
@@ -70,9 +71,8 @@ def prepared(modality: str, tiny_data: Path, tmp_path_factory: pytest.TempPathFa
     return MODALITIES[modality].prepare(recipe, tmp_path_factory.mktemp(modality) / "prepared", num_processes=1)
 
 
-def one_batch(dataset: Dataset, seed: int = 0) -> Any:
-    indices = tuple(dataset.order(np.random.default_rng(seed))[:4].tolist())
-    return dataset.collate([dataset.example(0, index, indices) for index in indices])
+def one_batch(dataset: Dataset) -> Any:
+    return build_batch(dataset, UpdateOrder(dataset, seed=0, global_batch_size=4, group_size=4).positions(0))
 
 
 def test_a_modality_has_its_front_end_and_both_splits(modality: str, prepared: Path) -> None:

@@ -20,7 +20,7 @@ def evaluate_fresh(prepared: Path, world_size: int, samples: int, settings: tupl
     from model.parallel import init_parallel
     from recipes.modalities.registry import MODALITIES
     from recipes.objectives.registry import build_objective
-    from recipes.train.startup import heldout_batches
+    from recipes.train.loading import heldout_batches
 
     recipe = apply_overrides(text_tiny(), [f"run.eval_samples={samples}", *settings])
     content = load_ds_config(ROOT / "ds_configs" / "zero3_cpu.json") | {"train_micro_batch_size_per_gpu": 4}
@@ -30,7 +30,8 @@ def evaluate_fresh(prepared: Path, world_size: int, samples: int, settings: tupl
     beats: list[int] = []
     batches = heldout_batches(recipe, heldout, config.batch, objective.parallel)
     metrics = objective.evaluate(batches, beats.append)
-    assert beats == list(range(samples // world_size // 4)), "one heartbeat per micro-batch, equally many on every rank"
+    share = -(-min(samples, len(heldout)) // world_size)
+    assert beats == list(range(-(-share // 4))), "one heartbeat per micro-batch, equally many on every rank"
     assert objective.student.module.training and not objective.teacher.module.training, "modes must be as before"
     return metrics
 
@@ -40,6 +41,13 @@ def test_monitors_do_not_depend_on_the_number_of_ranks(sample_prepared: Path) ->
     alone = run_distributed(evaluate_fresh, 1, sample_prepared, 1, 16)[0]
     assert set(alone) == {"eval_loss", "explained_variance", "target_rank", "neighbour_correlation", "frontend_std"}
     for metrics in run_distributed(evaluate_fresh, 2, sample_prepared, 2, 16):
+        assert metrics == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("samples", [3, 11])
+def test_samples_that_are_fewer_than_ranks_or_no_multiple_are_shared_out_to_1e_5(sample_prepared: Path, samples: int) -> None:
+    alone = run_distributed(evaluate_fresh, 1, sample_prepared, 1, samples)[0]
+    for metrics in run_distributed(evaluate_fresh, 4, sample_prepared, 4, samples):
         assert metrics == pytest.approx(alone, rel=1e-5)
 
 

@@ -5,10 +5,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from recipes.checkpoint.layout import newest, read_manifest, write_manifest
 from recipes.config import RunConfig
-from recipes.settings import apply_overrides, with_values
+from recipes.settings import apply_overrides, recipe_to_dict, with_values
 from recipes.train.from_data import recorded, with_stored_values
+from recipes.train.resume import check_same_recipe
 from tests.launching import tiny_recipe
 
 VALUES = {"guard.spike_window": 9, "optim.final_lr_scale": 0.5, "optim.betas": [0.8, 0.9]}
@@ -50,3 +53,20 @@ def test_a_run_without_an_update_has_no_values(tmp_path: Path) -> None:
 
 def test_no_values_leave_no_record() -> None:
     assert recorded({}) == {} and recorded(VALUES) == {"from_data": VALUES}
+
+
+@pytest.mark.parametrize(("stored", "expected"), [(None, 0.0), (0.0, 0.0), (60.0, 60.0)])
+def test_a_run_keeps_its_value_of_a_setting_whose_default_is_newer(stored: float | None, expected: float, tmp_path: Path) -> None:
+    """Releases before data.whole_seconds decoded every recording whole, which is 0. A value that is given now stays."""
+    recipe = tiny_recipe("speech")
+    content = {"recipe": recipe_to_dict(recipe), "release": "0.9.0"}
+    content["recipe"]["data"] |= {"whole_seconds": stored}
+    if stored is None:
+        del content["recipe"]["data"]["whole_seconds"]
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert with_stored_values(tmp_path, recipe) == recipe, "no update was done"
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    found = with_stored_values(tmp_path, recipe)
+    assert found.data.whole_seconds == expected and check_same_recipe(tmp_path, found) == {}
+    given = apply_overrides(recipe, ["data.whole_seconds=30"])
+    assert with_stored_values(tmp_path, given) == given

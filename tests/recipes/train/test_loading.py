@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import pytest
 
+from recipes.checkpoint.layout import Counters, Manifest
 from recipes.data.order import EpochOffset
-from recipes.errors import ConfigError
 from recipes.objective_config import ObjectiveConfig
 from recipes.train import loading
-from recipes.train.loading import MOST_WORKERS, build_loader, cores_of_rank, default_workers, heldout_batches
+from recipes.train.loading import MOST_WORKERS, build_loader, cores_of_rank, default_workers, heldout_batches, kept_shuffling
 from tests.launching import tiny_recipe
 from tests.recipes.data.numbers_data import Numbers
 
@@ -42,10 +42,9 @@ def test_the_objective_decides_whether_every_sample_is_evaluated(
     assert calls == [called]
 
 
-def test_an_evaluation_with_fewer_samples_than_ranks_is_refused_when_it_is_opened() -> None:
-    batch, parallel = ranks(4)[0]
-    with pytest.raises(ConfigError, match="3 held-out samples for 4 data-parallel ranks"):
-        heldout_batches(RECIPE, Numbers(3), batch, parallel)
+def test_an_evaluation_may_have_fewer_samples_than_ranks() -> None:
+    ((own,), (other,)) = (list(heldout_batches(RECIPE, Numbers(3), *ranks(4)[rank])) for rank in (2, 3))
+    assert (own.inputs[0, 1], own.is_counted, other.is_counted) == (2, True, False)
 
 
 def test_a_loader_that_begins_at_a_later_update_reads_what_the_first_one_reads_there() -> None:
@@ -91,3 +90,11 @@ def test_the_quota_of_a_container_is_divided_among_the_ranks(
     places = [("a", set(range(8)))] * 2
     monkeypatch.setattr(loading.os, "sched_getaffinity", lambda pid: set(range(8)))
     assert cores_of_rank(SimpleNamespace(rank=0, hosts=["a", "a"], gather=lambda value: places)) == expected  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("update", "metadata", "expected"),
+    [(0, {}, "counted"), (3, {}, "drawn"), (3, {"shuffling": "counted"}, "counted"), (3, {"shuffling": "drawn"}, "drawn")],
+)
+def test_a_run_keeps_its_shuffling(update: int, metadata: dict[str, str], expected: str) -> None:
+    assert kept_shuffling(Manifest(Counters(update=update), 1, 1, {}, (), metadata)) == expected

@@ -49,8 +49,6 @@ def refused(what: str, folder: Path, prepared: Path) -> str:
     if what == "data" and is_odd:
         vision: Any = MODALITIES["vision"]
         vision.open_data = _with_fingerprint(vision.open_data)
-    if what == "held-out":
-        settings = {"run__eval_samples": 1}
     try:
         pretrain(run_dir, prepared, settings, launch_info)
     except ConfigError as error:
@@ -73,7 +71,6 @@ def _with_fingerprint(open_data: Callable[..., Any]) -> Callable[..., Any]:
         ("versions", r"torch is 1, on .* it is 2; make them the same"),
         ("run dir", r"do not see what .* wrote there; put it on a file system that all nodes share"),
         ("data", r"the data's fingerprint is of other data, on"),
-        ("held-out", r"^1 held-out samples for 2 data-parallel ranks; raise data\.heldout_fraction"),
     ],
 )
 def test_a_start_that_cannot_work_is_refused_on_every_rank_before_anything_is_trained(

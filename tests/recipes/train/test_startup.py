@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,7 +19,8 @@ from recipes.ds_config import BatchPlan, load_ds_config, resolve
 from recipes.errors import ConfigError
 from recipes.system.processes import Workers
 from recipes.train import startup
-from recipes.train.startup import build_loader, heldout_batches
+from recipes.train.loading import heldout_batches
+from recipes.train.startup import build_loader
 from tests.distributed import run_distributed
 from tests.launching import PRETRAIN_TEXT, ROOT, launch, overrides, tiny_recipe
 from tests.recipes.data.numbers_data import Numbers
@@ -157,17 +159,22 @@ def test_it_reads_each_ranks_share_of_the_next_updates_and_nothing_before(resume
 
 @pytest.mark.parametrize("release", ["this one", "an older one"])
 def test_with_another_global_batch_it_goes_on_where_it_stopped_in_the_epoch(resumed: Any, tmp_path: Path, release: str) -> None:
-    """Two updates of four samples read what one update of eight reads. An older release did not store the place in the data."""
+    """Two updates of four samples read what one update of eight reads. An older release did not store the place in the data, and drew
+    the order of all 38 pictures."""
     run_dir, _, ranks = resumed
-    copy = shutil.copytree(run_dir, tmp_path / "run")
+    copy, expected, shuffling = shutil.copytree(run_dir, tmp_path / "run"), ranks[0]["expected"][:8], "counted"
     if release == "an older one":
         folder = newest(copy) or copy
         manifest = read_manifest(folder)
         assert manifest.metadata.pop("place") == {"epoch": 1, "offset": 8}, "38 pictures are four updates of eight, and this is the sixth"
+        assert manifest.metadata.pop("shuffling") == shuffling
         write_manifest(folder, manifest)
+        drawn = np.random.Generator(np.random.Philox(np.random.SeedSequence((1, 1)))).permutation(38)
+        expected, shuffling = [(1, index) for index in drawn[8:16].tolist()], "drawn"
     other = AGAIN | {"run__global_batch_size": 4, "run__accept_changes": "run.global_batch_size"}
     again = run_distributed(look_at_start, 2, copy, run_dir.parent / "prepared", other, LAUNCH_INFO, timeout=120)
-    assert again[0]["expected"] == ranks[0]["expected"][:8] and again[0]["counters"] == ranks[0]["counters"]
+    assert again[0]["expected"] == expected and again[0]["counters"] == ranks[0]["counters"]
+    assert json.loads((copy / "config.json").read_text())["shuffling"] == shuffling
 
 
 def test_it_does_not_save_again_what_it_came_from_and_allows_its_share_of_bad_items(resumed: Any) -> None:
