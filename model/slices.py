@@ -1,4 +1,4 @@
-"""Which elements of a range in a file are which elements of a range that a rank reads, for any two tensor-parallel sizes. No files.
+"""Which elements of one range of a parameter are which elements of another one, for any two tensor-parallel sizes. No files and no ranks.
 
 Tensor parallelism cuts a parameter along one dimension. The parameter is treated as a matrix: its dimensions before that one are the rows,
 all others are the columns. Each slice is then a block of columns, flattened row by row.

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.slices import FlatRange, copy_common
 from recipes.checkpoint.layout import Counters, FileEntry, ParameterEntry, check_files, range_from_json, read_manifest
-from recipes.checkpoint.placement import FlatRange, copy_common
 from recipes.checkpoint.tensor_file import TensorFile
 from recipes.errors import ConfigError
 
@@ -99,8 +99,7 @@ class CheckpointReader:
         for tp_rank in range(num_slices):
             first, stop = FlatRange(tp_rank, columns, 0, size).needed_by(target) or (0, 0)
             for dp_rank in range(first // entry.partition, -(-stop // entry.partition)):
-                offset = dp_rank * entry.partition
-                held = FlatRange(tp_rank, columns, offset, min(size, offset + entry.partition))
+                held = FlatRange(tp_rank, columns, dp_rank * entry.partition, (dp_rank + 1) * entry.partition)
                 if held.needed_by(target):
                     yield (tp_rank, dp_rank), held
 

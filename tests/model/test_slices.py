@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recipes.checkpoint.placement import FlatRange, Rectangle, copy_common
+from model.slices import FlatRange, Rectangle, copy_common
 
 WHOLE = torch.arange(60.0).view(5, 12)
 """A matrix whose values are different."""
