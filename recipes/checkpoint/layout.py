@@ -12,14 +12,19 @@ KIND is `master` (float32 weights), a moment of Adam, or a kind of the objective
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from recipes.errors import ConfigError, DamagedCheckpoint
 from recipes.system.durable import write_text_atomically
 
-FORMAT = 2
+FORMAT = 3
+"""The format that is written."""
+READABLE = (2, 3)
+"""Formats that can be read. In format 2 every hash covers HASHED_ELEMENTS_OF_FORMAT_2 elements, and no file says so."""
+READS = " and ".join(map(str, READABLE))
+HASHED_ELEMENTS_OF_FORMAT_2 = 4 * 1024**2
 MANIFEST = "manifest.json"
 PREFIX = "step_"
 BEST = "best"
@@ -39,7 +44,12 @@ class Range:
     offset: int
     count: int
     sha256: tuple[str, ...] = ()
-    """One hash for each block of tensor_file.HASHED_ELEMENTS elements."""
+    """One hash for each `hashed_elements` elements of the range, in order."""
+    hashed_elements: int = HASHED_ELEMENTS_OF_FORMAT_2
+
+    def with_hashes(self, sha256: tuple[str, ...], hashed_elements: int) -> "Range":
+        """Return the range with the hashes of its elements, one for each `hashed_elements`."""
+        return replace(self, sha256=sha256, hashed_elements=hashed_elements)
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ def newest(run_dir: Path) -> Path | None:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write manifest.json into a checkpoint folder, with a hash of its own content. The file is complete or absent."""
     content = asdict(manifest)
-    content["facts"] = content.pop("metadata")  # the key of format 2
+    content["facts"] = content.pop("metadata")  # the key of the formats
     write_text_atomically(folder / MANIFEST, _text({"format": FORMAT, **content}))
 
 
@@ -153,7 +163,7 @@ def read_manifest(folder: Path) -> Manifest:
     Raises: DamagedCheckpoint if it does not exist or is not as it was written; ConfigError if it has another format version.
     """
     if not (folder / MANIFEST).exists() and (folder / "state.json").exists():
-        raise ConfigError(f"{folder}: checkpoint format 1, this version reads {FORMAT}; use the version that wrote it")
+        raise ConfigError(f"{folder}: checkpoint format 1, this version reads {READS}; use the version that wrote it")
     try:
         text = (folder / MANIFEST).read_text()
         content = json.loads(text)
@@ -164,10 +174,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise DamagedCheckpoint(f"{folder}: {MANIFEST} cannot be read ({error}); use an older one") from None
     if _hash(content) != stored_hash:
         raise DamagedCheckpoint(f"{folder}: {MANIFEST} is not as it was written (its hash differs); use an older one")
-    if content.get("format") != FORMAT:
+    if content.get("format") not in READABLE:
         newer = isinstance(content.get("format"), int) and content["format"] > FORMAT
         remedy = "a newer release wrote it: update this one" if newer else "use the version that wrote it"
-        raise ConfigError(f"{folder}: checkpoint format {content.get('format')}, this version reads {FORMAT}; {remedy}")
+        raise ConfigError(f"{folder}: checkpoint format {content.get('format')}, this version reads {READS}; {remedy}")
     if text != _text(content):
         raise DamagedCheckpoint(f"{folder}: {MANIFEST} is not as it was written; use an older one")
     return _manifest(content)

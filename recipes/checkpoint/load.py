@@ -1,13 +1,17 @@
-"""Reads a checkpoint with any number of ranks. Each rank reads and verifies only the blocks that it needs, one parameter at a time."""
+"""Reads a checkpoint with any number of ranks. Each rank opens only the files that hold something of its own, one after the other, and
+reads and verifies only the blocks that it needs."""
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from model.slices import FlatRange, copy_common
 from recipes.checkpoint.layout import Counters, FileEntry, ParameterEntry, check_files, range_from_json, read_manifest
 from recipes.checkpoint.tensor_file import TensorFile
 from recipes.errors import ConfigError
@@ -15,17 +19,33 @@ from recipes.errors import ConfigError
 OPEN_FILES = 64
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a rank reads of one tensor: the elements of `out`, which is flat and contiguous, from element number `first` of the rank's
+    flattened slice on. `cut` = (i, n): tensor parallelism cuts the parameter into n slices for the readers, and the rank has slice i. If
+    the writers did not split the parameter, the slice is the whole parameter."""
+
+    kind: str
+    """Kind of tensor, such as `master`, the float32 weights."""
+    name: str
+    """Name of the parameter."""
+    cut: tuple[int, int]
+    first: int
+    out: Tensor
+
+
 class CheckpointReader:
     """Reads tensors of a checkpoint folder by kind (such as `master`, the float32 weights) and parameter, for any number of reading
     ranks."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read the manifest and check that all files have their sizes. Raises: DamagedCheckpoint if the folder is not a complete
-        checkpoint; ConfigError if it has another format version."""
+    def __init__(self, folder: Path, *, is_checked: bool = False) -> None:
+        """Read the manifest, and check that all files have their sizes. `is_checked`: another rank has checked the files. Raises:
+        DamagedCheckpoint if the folder is not a complete checkpoint; ConfigError if it has another format version."""
         self.folder, self.manifest = folder, read_manifest(folder)
-        check_files(folder, self.manifest)
+        if not is_checked:
+            check_files(folder, self.manifest)
         self._by_rank = {(file.tp_rank, file.dp_rank): file for file in self.manifest.files}
-        self._open = lru_cache(OPEN_FILES)(self._open_file)
+        self._kept = lru_cache(OPEN_FILES)(partial(_open, folder))
 
     @property
     def counters(self) -> Counters:
@@ -34,7 +54,7 @@ class CheckpointReader:
 
     def names(self, kind: str) -> list[str]:
         """Return the names of the parameters that have a tensor of this kind, such as `master`, in the model's order."""
-        keys = {key for file in self.manifest.files if file.dp_rank == 0 for key in self._open(file).metadata}
+        keys = {key for file in self.manifest.files if file.dp_rank == 0 for key in self._kept(file).metadata}
         return [name for name in self.manifest.parameters if f"{kind}/{name}" in keys]
 
     def whole(self, kind: str, name: str) -> Tensor:
@@ -50,55 +70,58 @@ class CheckpointReader:
         return self.manifest.parameters[name]
 
     def read(self, kind: str, name: str, cut: tuple[int, int], first: int, count: int) -> Tensor:
-        """Return `count` elements of a parameter, beginning with element number `first` of the reader's flattened slice. `cut` = (i, n):
-        tensor parallelism cuts the parameter into n slices for the readers, and the reader has slice i. If the writers did not split the
-        parameter, the slice is the whole parameter. Raises: ConfigError if the checkpoint has no such tensor; DamagedCheckpoint,
-        OSError."""
-        entry = self.entry(name)
-        if count == 0:
-            return torch.empty(0)
-        if entry.tp_dim is None or cut[1] == self.manifest.tp_size:
-            return self._interval(kind, name, 0 if entry.tp_dim is None else cut[0], first, first + count)
-        return self._recut(kind, name, cut, first, count)
+        """Return `count` elements of one tensor, beginning with element number `first` of the reader's flattened slice. `cut`: as in
+        Wanted. Raises: ConfigError if the checkpoint has no such tensor; DamagedCheckpoint, OSError."""
+        wanted = Wanted(kind, name, cut, first, torch.empty(count))
+        for writer, held in self._holders(wanted):
+            self._copy(self._kept(self._by_rank[writer]), held, wanted)
+        return wanted.out
 
-    def _recut(self, kind: str, name: str, cut: tuple[int, int], first: int, count: int) -> Tensor:
-        """Return what read() returns, if the writers split the parameter into another number of slices than the readers. The parameter is
-        treated as a matrix: its dimensions before the split one are the rows, all others are the columns. Each slice is then a block of
-        columns."""
-        entry, slices = self.entry(name), self.manifest.tp_size
-        assert entry.tp_dim is not None
-        columns = prod(entry.shape[entry.tp_dim :])
-        ours, theirs = columns // cut[1], columns // slices
-        top, bottom = first // ours, -(-(first + count) // ours)
-        left, right = (first - top * ours, first - top * ours + count) if bottom - top == 1 else (0, ours)
-        out = torch.empty(bottom - top, right - left)
-        begin = cut[0] * ours + left  # in columns of the whole tensor
-        for number in range(begin // theirs, -(-(begin + right - left) // theirs)):
-            start, stop = max(begin, number * theirs), min(begin + right - left, (number + 1) * theirs)
-            inside = (start - number * theirs, stop - number * theirs) if bottom - top == 1 else (0, theirs)
-            piece = self._interval(kind, name, number, top * theirs + inside[0], (bottom - 1) * theirs + inside[1])
-            wanted = start - number * theirs - inside[0]
-            out[:, start - begin : stop - begin] = piece.view(bottom - top, -1)[:, wanted : wanted + stop - start]
-        return out.view(-1)[first - top * ours - left :][:count]
+    def load(self, parts: Iterable[Wanted], alive: Callable[[], Any] = lambda: None) -> None:
+        """Read all tensors of `parts`. Each file that holds elements of them is opened once, and no other file is. `alive` is called
+        before each range of a file is read. Raises: ConfigError if the checkpoint has no such tensor; DamagedCheckpoint, OSError."""
+        by_file: dict[tuple[int, int], list[tuple[FlatRange, Wanted]]] = {}
+        for wanted in parts:
+            for writer, held in self._holders(wanted):
+                by_file.setdefault(writer, []).append((held, wanted))
+        for writer, ranges in by_file.items():
+            file = _open(self.folder, self._by_rank[writer])
+            for held, wanted in ranges:
+                alive()
+                self._copy(file, held, wanted)
 
-    def _interval(self, kind: str, name: str, tp_rank: int, first: int, stop: int) -> Tensor:
-        """Return elements `first` to `stop` (not included) of the flattened slice that the writers' tensor-parallel rank `tp_rank` held,
-        from the files of its data-parallel ranks."""
-        key, partition = f"{kind}/{name}", self.entry(name).partition
-        out = torch.empty(stop - first)
-        for dp_rank in range(first // partition, -(-stop // partition)):
-            file = self._open(self._by_rank[tp_rank, dp_rank])
-            if key not in file.metadata:
-                raise ConfigError(f"{self.folder}: has no {kind} of parameter {name}; it is a checkpoint of another architecture")
-            place = range_from_json(file.metadata[key])
-            low, high = max(first, place.offset), min(stop, place.offset + place.count)
-            for index, values in file.blocks(key, low - place.offset, high - place.offset, place.sha256):
-                start, end = max(low, place.offset + index), min(high, place.offset + index + len(values))
-                out[start - first : end - first] = values[start - place.offset - index : end - place.offset - index]
-        return out
+    def _holders(self, wanted: Wanted) -> Iterator[tuple[tuple[int, int], FlatRange]]:
+        """Yield ((tensor-parallel rank, data-parallel rank) of the writer, the range in its file) for each file with elements of
+        `wanted`."""
+        entry, target = self.entry(wanted.name), self._target(wanted)
+        num_slices = 1 if entry.tp_dim is None else self.manifest.tp_size
+        size, columns = prod(entry.shape) // num_slices, self._columns(entry) // num_slices
+        for tp_rank in range(num_slices):
+            first, stop = FlatRange(tp_rank, columns, 0, size).needed_by(target) or (0, 0)
+            for dp_rank in range(first // entry.partition, -(-stop // entry.partition)):
+                held = FlatRange(tp_rank, columns, dp_rank * entry.partition, (dp_rank + 1) * entry.partition)
+                if held.needed_by(target):
+                    yield (tp_rank, dp_rank), held
 
-    def _open_file(self, entry: FileEntry) -> TensorFile:
-        return TensorFile(self.folder / entry.name, entry.header_sha256)
+    def _target(self, wanted: Wanted) -> FlatRange:
+        entry = self.entry(wanted.name)
+        number, num_slices = (0, 1) if entry.tp_dim is None else wanted.cut
+        return FlatRange(number, self._columns(entry) // num_slices, wanted.first, wanted.first + wanted.out.numel())
+
+    def _columns(self, entry: ParameterEntry) -> int:
+        return prod(entry.shape[entry.tp_dim or 0 :])
+
+    def _copy(self, file: TensorFile, held: FlatRange, wanted: Wanted) -> None:
+        """Copy from a file what `wanted` has of the range `held`."""
+        key, target = f"{wanted.kind}/{wanted.name}", self._target(wanted)
+        if key not in file.metadata:
+            raise ConfigError(f"{self.folder}: has no {wanted.kind} of parameter {wanted.name}; it is a checkpoint of another architecture")
+        hashes, needed = range_from_json(file.metadata[key]), held.needed_by(target)
+        assert needed is not None
+        first, stop = (element - held.first for element in needed)
+        for index, values in file.blocks(key, first, stop, hashes.sha256, hashes.hashed_elements):
+            begin = held.first + index
+            copy_common(replace(held, first=begin, stop=begin + len(values)), values, target, wanted.out)
 
     def verify(self) -> int:
         """Read all tensors, check all hashes, and return the number of ranges read: one for each tensor in each file. Raises:
@@ -106,9 +129,13 @@ class CheckpointReader:
         return sum(1 for file in self.manifest.files for _ in self._verified(file))
 
     def _verified(self, entry: FileEntry) -> Iterator[str]:
-        file = self._open(entry)
+        file = _open(self.folder, entry)
         for key, text in file.metadata.items():
             place = range_from_json(text)
-            for _ in file.blocks(key, 0, place.count, place.sha256):
+            for _ in file.blocks(key, 0, place.count, place.sha256, place.hashed_elements):
                 pass
             yield key
+
+
+def _open(folder: Path, entry: FileEntry) -> TensorFile:
+    return TensorFile(folder / entry.name, entry.header_sha256)

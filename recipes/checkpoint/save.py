@@ -30,7 +30,7 @@ from recipes.checkpoint.layout import (
 )
 from recipes.checkpoint.live import LiveState, entries, owned_shards
 from recipes.checkpoint.retention import apply_retention, remove_folder
-from recipes.checkpoint.tensor_file import hashes_of, write_tensors
+from recipes.checkpoint.tensor_file import HASHED_ELEMENTS, hashes_of, write_tensors
 from recipes.cluster.world import World, build_control_group
 from recipes.config import CheckpointConfig
 from recipes.errors import ConfigError, DamagedCheckpoint
@@ -140,7 +140,7 @@ class CheckpointSaver:
 
     def _write_file(self, folder: Path, places: dict[str, Range]) -> FileEntry:
         path = folder / f"rank_{self._world.rank:05d}.safetensors"
-        metadata = {key: range_to_json(replace(place, sha256=hashes_of(self._host[key]))) for key, place in places.items()}
+        metadata = {key: range_to_json(place.with_hashes(hashes_of(self._host[key]), HASHED_ELEMENTS)) for key, place in places.items()}
         shapes = {key: (place.count,) for key, place in places.items()}
         header_sha256 = write_tensors(path, shapes, (self._host[key] for key in places), metadata)
         parallel = self._live.parallel

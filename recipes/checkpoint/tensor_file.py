@@ -7,6 +7,7 @@ byte is covered by a hash. A reader reads only what it needs, and a failing disk
 import hashlib
 import json
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -15,15 +16,18 @@ from torch import Tensor
 
 from recipes.errors import DamagedCheckpoint
 
-HASHED_ELEMENTS = 4 * 1024**2
-"""Elements of a block, which has one hash (16 MiB). A rank that needs a part of a range reads and verifies little more than that part."""
+HASHED_ELEMENTS = 256 * 1024
+"""Elements that one hash covers in the files that are written (1 MiB). A rank that needs a part of a range reads and verifies little more
+than that part."""
+READ_ELEMENTS = 4 * 1024**2
+"""Most elements that are read at a time (16 MiB), unless one hash covers more."""
 ELEMENT_BYTES = 4
 LENGTH_BYTES = 8
 ALIGNMENT = 8  # of the header, as in files of the library
 
 
 def hashes_of(tensor: Tensor) -> tuple[str, ...]:
-    """Return the sha256 of each block of a flat float32 host tensor, in order. A block has HASHED_ELEMENTS elements, the last one maybe
+    """Return the hashes of a flat float32 host tensor, in order: a sha256 for each HASHED_ELEMENTS elements, the last one maybe of
     fewer."""
     return tuple(hashlib.sha256(_bytes(part)).hexdigest() for part in tensor.split(HASHED_ELEMENTS))
 
@@ -62,15 +66,15 @@ def _bytes(tensor: Tensor) -> memoryview:
 
 
 class TensorFile:
-    """Reads a safetensors file that write_tensors() wrote, and verifies what it reads."""
+    """Reads a safetensors file that write_tensors() wrote, and verifies what it reads. The file is open as long as this object exists."""
 
     def __init__(self, path: Path, header_sha256: str) -> None:
         """Read the header and compare its sha256. Raises: DamagedCheckpoint if the header is not as it was written; OSError."""
-        self.path = path
-        with path.open("rb") as file:
-            length = file.read(LENGTH_BYTES)
-            size = int.from_bytes(length, "little")
-            text = file.read(size) if size <= path.stat().st_size else b""
+        self.path, self._file = path, path.open("rb", buffering=0)
+        weakref.finalize(self, self._file.close)
+        length = self._file.read(LENGTH_BYTES)
+        size = int.from_bytes(length, "little")
+        text = self._file.read(size) if size <= os.fstat(self._file.fileno()).st_size else b""
         if hashlib.sha256(length + text).hexdigest() != header_sha256:
             raise DamagedCheckpoint(f"{path}: the header is not as it was written (its hash differs)")
         self._data = LENGTH_BYTES + size
@@ -78,16 +82,20 @@ class TensorFile:
         self.metadata: dict[str, str] = content.pop("__metadata__")
         self._offsets = {name: entry["data_offsets"] for name, entry in content.items()}
 
-    def blocks(self, name: str, first: int, stop: int, sha256: tuple[str, ...]) -> Iterator[tuple[int, Tensor]]:
-        """Read the blocks of the flat tensor `name` that contain elements `first` to `stop` (not included). Yield (index of the block's
-        first element, all values of the block), in order. `sha256`: the hashes of all blocks of the tensor, to verify those that are read.
-        Raises: DamagedCheckpoint, OSError."""
+    def blocks(self, name: str, first: int, stop: int, sha256: tuple[str, ...], hashed: int) -> Iterator[tuple[int, Tensor]]:
+        """Read elements `first` to `stop` (not included) of the flat tensor `name`, and all others that share a hash with them. Yield
+        (index of the block's first element, all values of the block) for blocks of about READ_ELEMENTS elements, in order. `sha256`: all
+        hashes of the tensor. `hashed`: elements that each of them covers. Raises: DamagedCheckpoint, OSError."""
         begin, end = self._offsets[name]
-        with self.path.open("rb", buffering=0) as file:
-            for number in range(first // HASHED_ELEMENTS, -(-stop // HASHED_ELEMENTS)):
-                offset = begin + number * HASHED_ELEMENTS * ELEMENT_BYTES
-                data = bytearray(min(end - offset, HASHED_ELEMENTS * ELEMENT_BYTES))
-                file.seek(self._data + offset)
-                if file.readinto(data) != len(data) or hashlib.sha256(data).hexdigest() != sha256[number]:
-                    raise DamagedCheckpoint(f"{self.path}: {name} is not as it was written (elements from {number * HASHED_ELEMENTS:,})")
-                yield number * HASHED_ELEMENTS, torch.frombuffer(data, dtype=torch.float32)
+        unit, at_once = hashed * ELEMENT_BYTES, max(1, READ_ELEMENTS // hashed)
+        last = -(-stop // hashed)
+        for number in range(first // hashed, last, at_once):
+            after = min(number + at_once, last)
+            data = bytearray(min(end - begin, after * unit) - number * unit)
+            self._file.seek(self._data + begin + number * unit)
+            read = memoryview(data)[: self._file.readinto(data)]
+            for place, stored in zip(range(0, len(data), unit), sha256[number:after], strict=True):
+                if hashlib.sha256(read[place : place + unit]).hexdigest() != stored:
+                    damaged = number * hashed + place // ELEMENT_BYTES
+                    raise DamagedCheckpoint(f"{self.path}: {name} is not as it was written (elements from {damaged:,})")
+            yield number * hashed, torch.frombuffer(data, dtype=torch.float32)

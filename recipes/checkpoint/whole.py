@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from recipes.checkpoint.layout import Counters, FileEntry, Manifest, ParameterEntry, Range, range_to_json, step_folder, write_manifest
-from recipes.checkpoint.tensor_file import hashes_of, write_tensors
+from recipes.checkpoint.tensor_file import HASHED_ELEMENTS, hashes_of, write_tensors
 from recipes.engine import shards
 from recipes.system.durable import write_text_atomically
 
@@ -51,7 +51,7 @@ def _range_of(name: str, entries: Mapping[str, ParameterEntry]) -> Range:
 
 def _with_hashes(place: Range, tensor: Tensor) -> Range:
     assert tuple(tensor.shape) == place.local_shape, (place.parameter, tensor.shape)
-    return Range(**{**vars(place), "sha256": hashes_of(tensor.detach().reshape(-1))})
+    return place.with_hashes(hashes_of(tensor.detach().reshape(-1)), HASHED_ELEMENTS)
 
 
 def _flat(functions: Mapping[str, Callable[[], Tensor]]) -> Iterator[Tensor]:

@@ -21,6 +21,7 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam, cpu_adam
 from torch.utils import cpp_extension
 
 from recipes.errors import LocalError
+from recipes.system.durable import write_bytes_atomically
 
 FAR_STEP = 2**40
 """No run reaches this step or a step next to it."""
@@ -38,7 +39,7 @@ def build_cpu_adam(groups: list[dict[str, Any]], **numbers: Any) -> DeepSpeedCPU
     run would therefore differ in the last bit. Here no step is consecutive to the one before it, so the power is computed at every step.
     Source: deepspeed 0.19.8, ops/csrc/includes/cpu_adam.h, IncrementStep.
     """
-    with _reading_proc_cpuinfo(), _exclusive_build():
+    with _reading_proc_cpuinfo(), _compiled_op():
         optimizer = DeepSpeedCPUAdam(groups, adamw_mode=True, **numbers)
     optimizer.register_step_pre_hook(_step_far_away)  # no subclass, because ZeRO checks for the exact type
     return optimizer
@@ -103,7 +104,7 @@ def build_folder() -> Path:
 def is_compiled() -> bool:
     """True if CPU Adam's C++ code is already compiled, here or in the installed DeepSpeed. Otherwise build_cpu_adam() compiles it, which
     takes a minute."""
-    return _is_installed() or _library().exists()
+    return _is_installed() or _complete_library().exists() or _built_library().exists()
 
 
 def _is_installed() -> bool:
@@ -113,16 +114,27 @@ def _is_installed() -> bool:
     return bool(installed_ops.get("cpu_adam")) and accelerator_name == get_accelerator().device_name()
 
 
-def _library() -> Path:
-    """Return the path of the shared library into which torch compiles CPU Adam. The file may not exist yet."""
+def _built_library() -> Path:
+    """Return the path of the shared library into which torch compiles CPU Adam. The file may not exist, and while it is compiled it is
+    not complete."""
     return build_folder() / "cpu_adam" / "cpu_adam.so"
 
 
+def _complete_library() -> Path:
+    """Return the path of the copy that is made when torch has compiled CPU Adam. If the file exists, it is complete."""
+    return build_folder() / "cpu_adam.so"
+
+
+def _compiled_op() -> contextlib.AbstractContextManager[None]:
+    """Return a context in which DeepSpeed's CPU Adam can be built. Compiles its C++ code first if needed. Raises: LocalError."""
+    return contextlib.nullcontext() if _is_installed() else _reading(_compile())
+
+
 @contextlib.contextmanager
-def _reading_library() -> Iterator[None]:
-    """In this block DeepSpeed loads CPU Adam from the compiled file, without torch. torch would write to the file's folder even if
-    nothing has to be compiled."""
-    spec = importlib.util.spec_from_file_location("cpu_adam", _library())
+def _reading(library: Path) -> Iterator[None]:
+    """In this block DeepSpeed loads CPU Adam from a compiled file, without torch. torch would run its build tool and write to the folder
+    even if nothing has to be compiled, and only one rank at a time can do that."""
+    spec = importlib.util.spec_from_file_location("cpu_adam", library)
     assert spec is not None and spec.loader is not None
     op = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(op)
@@ -134,42 +146,49 @@ def _reading_library() -> Iterator[None]:
         cpu_adam.CPUAdamBuilder = builder
 
 
-@contextlib.contextmanager
-def _exclusive_build() -> Iterator[None]:
-    """In this block torch compiles into build_folder(), one process at a time. A lock file that a killed build left is removed first.
+def _compile() -> Path:
+    """Compile CPU Adam if that is not done yet, and return the library. Many ranks may call this at once: one compiles and the others
+    wait. Once it is compiled, no rank waits for another one.
 
     torch marks a running build with a lock file. If the process is killed, the file stays, and all later builds wait for it silently and
     without end. We hold our own flock in this folder, which the kernel releases when a process dies. While we hold it, no other process
     compiles here, so a lock file of torch is stale.
     Source: torch 2.13, utils/file_baton.py.
 
-    If the op is compiled and the folder cannot be written, it is used without a lock, since nothing is compiled.
-
     Raises: LocalError if the op is not compiled and the folder cannot be written.
     """
-    if _is_installed():
-        yield
-        return
-    previous, folder = os.environ.get(BUILD_ROOT), build_folder()
+    built, complete = _built_library(), _complete_library()
+    if complete.exists():
+        return complete
     try:
-        lock_file = _open_lock_file(folder / "in_use")
+        lock_file = _open_lock_file(complete.with_name("in_use"))
     except LocalError:
-        if not is_compiled():
-            raise
-        with _reading_library():
-            yield
-        return
+        if built.exists():
+            return built
+        raise
     with lock_file as file:
         with contextlib.suppress(OSError):  # on a file system without flock only torch's lock file is left
             fcntl.flock(file, fcntl.LOCK_EX)
-            (folder / "cpu_adam" / "lock").unlink(missing_ok=True)
-        os.environ[BUILD_ROOT] = str(folder)
-        try:
-            yield
-        finally:
-            del os.environ[BUILD_ROOT]
-            if previous is not None:
-                os.environ[BUILD_ROOT] = previous
+            if complete.exists():
+                return complete
+            built.with_name("lock").unlink(missing_ok=True)
+        with _building_into(complete.parent):
+            cpu_adam.CPUAdamBuilder().load()
+        write_bytes_atomically(complete, built.read_bytes())  # another checkout may compile again, into the same file
+    return complete
+
+
+@contextlib.contextmanager
+def _building_into(folder: Path) -> Iterator[None]:
+    """In this block torch compiles into `folder`."""
+    previous = os.environ.get(BUILD_ROOT)
+    os.environ[BUILD_ROOT] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[BUILD_ROOT]
+        if previous is not None:
+            os.environ[BUILD_ROOT] = previous
 
 
 def _open_lock_file(path: Path) -> IO[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from recipes.checkpoint import tensor_file
 from recipes.checkpoint.layout import Counters, FileEntry, Manifest, ParameterEntry, Range, range_to_json, write_manifest
 from recipes.checkpoint.tensor_file import hashes_of, write_tensors
 
@@ -27,9 +28,11 @@ def shard(full: Tensor, tp_dim: int | None, tp: tuple[int, int], dp: tuple[int, 
     return local, offset, min(partition, len(local) - offset)
 
 
-def write_checkpoint(folder: Path, full: Tensor, tp_dim: int | None, tp_size: int, dp_size: int) -> Path:
+def write_checkpoint(
+    folder: Path, full: Tensor, tp_dim: int | None, tp_size: int, dp_size: int, kinds: tuple[str, ...] = ("master",)
+) -> Path:
     """Write the tensor `full` as a complete checkpoint of tp_size x dp_size ranks into `folder`, and return it. `tp_dim`: the dimension
-    that is split, or None."""
+    that is split, or None. `kinds`: under which kinds it is written."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for tp_rank in range(tp_size if tp_dim is not None else 1):
@@ -41,9 +44,9 @@ def write_checkpoint(folder: Path, full: Tensor, tp_dim: int | None, tp_size: in
             if tp_dim is not None:
                 shape[tp_dim] //= tp_size
             cut = (tp_rank, tp_size) if tp_dim is not None else (0, 1)
-            place = Range(NAME, tuple(shape), tp_dim, *cut, offset, count, hashes_of(piece))
-            held = {KEY: (count,)} if count else {}
-            header = write_tensors(path, held, [piece] if count else [], {KEY: range_to_json(place)} if count else {})
+            place = Range(NAME, tuple(shape), tp_dim, *cut, offset, count, hashes_of(piece), tensor_file.HASHED_ELEMENTS)
+            keys = [f"{kind}/{NAME}" for kind in kinds] if count else []
+            header = write_tensors(path, dict.fromkeys(keys, (count,)), [piece] * len(keys), dict.fromkeys(keys, range_to_json(place)))
             files.append(FileEntry(path.name, path.stat().st_size, header, tp_rank, dp_rank))
     entry = ParameterEntry(tuple(full.shape), tp_dim, -(-full.numel() // (tp_size if tp_dim is not None else 1) // dp_size))
     counters = Counters(step=7, update=9, samples=72, tokens=99)

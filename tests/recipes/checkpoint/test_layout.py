@@ -122,12 +122,12 @@ def test_no_checkpoint_and_other_formats_are_refused(tmp_path: Path, monkeypatch
     with pytest.raises(DamagedCheckpoint, match=r"no manifest\.json, so not a complete checkpoint"):
         read_manifest(tmp_path)
     (tmp_path / "state.json").write_text(json.dumps({"format": 1}))
-    with pytest.raises(ConfigError, match=f"checkpoint format 1, this version reads {FORMAT}; use the version that wrote it"):
+    with pytest.raises(ConfigError, match="checkpoint format 1, this version reads 2 and 3; use the version that wrote it"):
         read_manifest(tmp_path)
-    for other, remedy in ((FORMAT + 1, "a newer release wrote it: update this one"), (FORMAT - 1, "use the version that wrote it")):
+    for other, remedy in ((FORMAT + 1, "a newer release wrote it: update this one"), (1, "use the version that wrote it")):
         monkeypatch.setattr("recipes.checkpoint.layout.FORMAT", other)
         write_manifest(tmp_path, MADE_UP)
         monkeypatch.undo()
-        with pytest.raises(ConfigError, match=f"checkpoint format {other}, this version reads {FORMAT}; {remedy}") as caught:
+        with pytest.raises(ConfigError, match=f"checkpoint format {other}, this version reads 2 and 3; {remedy}") as caught:
             read_manifest(tmp_path)
         assert not isinstance(caught.value, DamagedCheckpoint), "the run must not fall back to an older checkpoint"

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.checkpoint import tensor_file
+from recipes.checkpoint import layout, tensor_file
 from recipes.checkpoint.layout import Counters
-from recipes.checkpoint.load import CheckpointReader
+from recipes.checkpoint.load import CheckpointReader, Wanted
 from recipes.errors import ConfigError, DamagedCheckpoint
+from tests.recipes.checkpoint import pieces
 from tests.recipes.checkpoint.pieces import KEY, NAME, made_up, shard, write_checkpoint
 
 FULL = made_up((6, 8))
@@ -59,6 +60,65 @@ def test_a_rank_reads_only_the_files_and_blocks_that_it_needs(tmp_path: Path) ->
     assert torch.equal(reader.read("master", NAME, (0, 1), 0, 24), FULL.view(-1)[:24])
     with pytest.raises(DamagedCheckpoint, match=r"rank_00002\.safetensors: the header is not as it was written"):
         reader.read("master", NAME, (0, 1), 0, 25)
+
+
+RANKS = 32
+
+
+@pytest.mark.parametrize("readers", [1, 4, 32, 256])
+def test_of_32_files_a_rank_opens_those_with_its_own_elements_once_and_asks_for_no_other(
+    readers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 elements of each of two kinds, 8 in each file."""
+    full, kinds = made_up((256,)), ("master", "exp_avg")
+    write_checkpoint(tmp_path, full, None, 1, RANKS, kinds)
+    touched = list[str]()
+    for name in ("open", "stat", "exists"):
+        original = getattr(Path, name)
+        monkeypatch.setattr(
+            Path, name, lambda path, *args, original=original, **words: touched.append(path.name) or original(path, *args, **words)
+        )
+    count, beats = 256 // readers, list[None]()
+    for rank in (0, readers - 1):
+        touched.clear()
+        reader = CheckpointReader(tmp_path, is_checked=True)
+        parts = [Wanted(kind, NAME, (0, 1), rank * count, torch.empty(count)) for kind in kinds]
+        reader.load(parts, lambda: beats.append(None))
+        assert all(torch.equal(part.out, full[rank * count :][:count]) for part in parts)
+        own = range(rank * count * RANKS // 256, -(-(rank + 1) * count * RANKS // 256))
+        assert [name for name in touched if name.startswith("rank_")] == [f"rank_{number:05d}.safetensors" for number in own]
+    assert len(beats) == 2 * len(kinds) * max(1, RANKS // readers), "a heartbeat for each range of each file"
+
+
+def read_bytes(folder: Path, first: int, count: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Read a part of FULL's tensor, compare it with made-up values, and return the number of bytes that were read from files."""
+    sizes, blocks = list[int](), tensor_file.TensorFile.blocks
+    with monkeypatch.context() as patch:
+        patch.setattr(tensor_file.TensorFile, "blocks", lambda *args: ((sizes.append(v.nbytes), (i, v))[1] for i, v in blocks(*args)))
+        values = CheckpointReader(folder).read("master", NAME, (0, 1), first, count)
+    assert values.tolist() == list(range(first, first + count))
+    return sum(sizes)
+
+
+def test_a_rank_of_512_reads_one_mebibyte_of_what_one_rank_has_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # blocks as they are written
+    write_checkpoint(tmp_path, made_up((1 << 20,)), None, 1, 1)
+    count = (1 << 20) // 512
+    assert {read_bytes(tmp_path, rank * count, count, monkeypatch) for rank in (0, 127, 128, 511)} == {1 << 20}
+    assert read_bytes(tmp_path, 0, 1 << 20, monkeypatch) == 4 << 20, "what a rank needs is read once"
+
+
+def test_a_checkpoint_of_format_2_whose_hashes_cover_16_mebibytes_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = 4 << 20
+    monkeypatch.setattr(tensor_file, "HASHED_ELEMENTS", old)
+    monkeypatch.setattr(layout, "FORMAT", 2)
+    to_json = layout.range_to_json
+    monkeypatch.setattr(pieces, "range_to_json", lambda place: to_json(place).replace(f', "hashed_elements": {old}', ""))
+    write_checkpoint(tmp_path, made_up((old + 10,)), None, 1, 1)
+    monkeypatch.undo()
+    assert b"hashed_elements" not in (tmp_path / "rank_00000.safetensors").read_bytes()[:4096]
+    assert read_bytes(tmp_path, old + 2, 5, monkeypatch) == 40, "the second block"
+    assert read_bytes(tmp_path, old - 2, 4, monkeypatch) == (16 << 20) + 40, "both blocks"
 
 
 def test_a_lost_rank_file_is_named(tmp_path: Path) -> None:

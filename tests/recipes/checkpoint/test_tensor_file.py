@@ -28,7 +28,7 @@ def written(path: Path, tensors: dict[str, torch.Tensor]) -> str:
 
 def read(path: Path, header: str, name: str, first: int, stop: int, sha256: tuple[str, ...]) -> torch.Tensor:
     """Return the elements from `first` to `stop`, put together from the blocks."""
-    blocks = list(TensorFile(path, header).blocks(name, first, stop, sha256))
+    blocks = list(TensorFile(path, header).blocks(name, first, stop, sha256, HASHED))
     begin = blocks[0][0]
     return torch.cat([values for _, values in blocks])[first - begin : stop - begin]
 

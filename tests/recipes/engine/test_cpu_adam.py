@@ -1,9 +1,11 @@
 """The CPU optimizer of offloaded runs: AdamW that depends on no earlier step, and its build."""
 
+import fcntl
 import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,9 +79,11 @@ def test_it_is_adamw_to_1e_5() -> None:
 
 
 def processes_started() -> list[str]:
-    """Return the processes and imports that building one optimizer starts, if the op is not loaded yet."""
-    from recipes.engine.cpu_adam import build_cpu_adam
+    """Return the processes and imports that building one optimizer starts, if torch's build tool has to look whether the op is
+    compiled."""
+    from recipes.engine.cpu_adam import _complete_library, build_cpu_adam
 
+    _complete_library().unlink()
     started: list[str] = []
     names = {"subprocess.Popen", "os.fork", "os.posix_spawn", "os.system", "import"}
     sys.addaudithook(lambda event, args: started.append(f"{event} {args[:2]}") if event in names else None)
@@ -91,7 +95,7 @@ def processes_started() -> list[str]:
 def test_py_cpuinfo_is_neither_imported_nor_started() -> None:
     """py-cpuinfo starts itself as a process, which takes every rank a second and sometimes never returns."""
     started = run_distributed(processes_started, 1)[0]
-    assert started, "the audit hook must record something: loading an op runs the compiler for its version"
+    assert [event for event in started if "subprocess" in event], "torch runs the compiler for its version"
     assert not [event for event in started if "cpuinfo" in event]
 
 
@@ -102,6 +106,7 @@ def build_with_a_stale_lock() -> str | None:
     stale_lock = cpu_adam.build_folder() / "cpu_adam" / "lock"
     if dist.get_rank() == 0:
         stale_lock.touch()
+        cpu_adam._complete_library().unlink()
     dist.barrier()
     build_cpu_adam_once()
     dist.barrier()
@@ -114,6 +119,49 @@ def test_the_lock_of_a_killed_build_does_not_block_later_builds(world_size: int)
     """torch itself would wait forever."""
     roots = run_distributed(build_with_a_stale_lock, world_size)
     assert roots == [os.environ.get("TORCH_EXTENSIONS_DIR")] * world_size, "the variable is restored"
+
+
+def build_beside_a_held_lock() -> list[str]:
+    """Build one optimizer while another process holds the lock of the build folder. Return the processes that this starts."""
+    from recipes.engine import cpu_adam
+
+    with (cpu_adam.build_folder() / "in_use").open() as file:  # a lock of another open file blocks like that of another process
+        fcntl.flock(file, fcntl.LOCK_EX)
+        started: list[str] = []
+        sys.addaudithook(lambda event, args: started.append(str(args[:2])) if event == "subprocess.Popen" else None)
+        build_cpu_adam_once()
+    return started
+
+
+def test_ranks_that_find_the_op_compiled_wait_for_no_lock_and_run_no_build_tool() -> None:
+    assert run_distributed(build_beside_a_held_lock, 1, timeout=60) == [[]]
+
+
+def test_ranks_that_waited_for_the_build_do_not_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recipes.engine import cpu_adam
+
+    builds, flock = list[str](), fcntl.flock
+
+    class Builder:
+        def load(self) -> None:
+            builds.append(os.environ[cpu_adam.BUILD_ROOT])
+            (Path(builds[-1]) / "cpu_adam").mkdir()
+            (Path(builds[-1]) / "cpu_adam" / "cpu_adam.so").write_text(f"build {len(builds)}")
+
+    def wait(file: Any, kind: int) -> None:
+        """Return as if another process had held the lock and compiled."""
+        flock(file, kind)
+        cpu_adam._complete_library().write_text("of another process")
+
+    monkeypatch.setenv(cpu_adam.BUILD_ROOT, str(tmp_path))
+    monkeypatch.setattr(cpu_adam.cpu_adam, "CPUAdamBuilder", Builder)
+    folder = cpu_adam.build_folder()
+    assert cpu_adam._compile().read_text() == "build 1" and builds == [str(folder)]
+    (folder / "cpu_adam" / "cpu_adam.so").unlink()
+    assert cpu_adam._compile().read_text() == "build 1", "a build of another checkout does not matter"
+    cpu_adam._complete_library().unlink()
+    monkeypatch.setattr(fcntl, "flock", wait)
+    assert cpu_adam._compile().read_text() == "of another process" and len(builds) == 1
 
 
 def test_processors_with_different_instruction_sets_have_separate_build_folders(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,35 +226,27 @@ def test_proc_cpuinfo_is_read(
     assert flag in info["flags"] if flag else info["flags"] == []
 
 
-def test_the_error_of_a_home_that_cannot_be_written_names_the_variable_that_fixes_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_error_of_a_home_that_cannot_be_written_names_the_variable_that_fixes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     from recipes.engine import cpu_adam
 
     monkeypatch.setenv("HOME", "/proc/nowhere")
     for root in ("", "/proc/nowhere", "~/built"):
         monkeypatch.setenv(cpu_adam.BUILD_ROOT, root)
-        with (
-            pytest.raises(LocalError, match=r"compiled into /.*cannot be written .*; set TORCH_EXTENSIONS_DIR"),
-            cpu_adam._exclusive_build(),
-        ):
-            pytest.fail("must not start")
-    monkeypatch.setenv(cpu_adam.BUILD_ROOT, str(tmp_path / "built"))
-    with cpu_adam._exclusive_build():
-        assert Path(os.environ[cpu_adam.BUILD_ROOT]).parent == tmp_path / "built"
+        with pytest.raises(LocalError, match=r"compiled into /.*cannot be written .*; set TORCH_EXTENSIONS_DIR"):
+            cpu_adam._compile()
 
 
 def build_from_a_folder_that_cannot_be_written(root: Path, installed: bool) -> tuple[float, list[str]]:
     """Return a weight after one step of an optimizer whose op is compiled already, and the files of the build root."""
     from recipes.engine import cpu_adam
 
-    library = cpu_adam.build_folder() / "cpu_adam" / "cpu_adam.so"
+    library = cpu_adam._complete_library()
     os.environ[cpu_adam.BUILD_ROOT] = str(root)
     target = cpu_adam.build_folder() / "cpu_adam" / "cpu_adam.so"
     target.parent.mkdir(parents=True)
     if installed:
         cpu_adam._is_installed = lambda: True
-        with cpu_adam._exclusive_build():
+        with cpu_adam._compiled_op():
             assert not (cpu_adam.build_folder() / "in_use").exists(), "nothing is compiled, so there is no lock"
         return 0.0, []
     shutil.copyfile(library, target)
