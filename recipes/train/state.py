@@ -15,6 +15,7 @@ from recipes.ds_config import EngineConfig
 from recipes.engine import shards
 from recipes.objectives.base import Objective
 from recipes.run_dir.run_dir import RunDir
+from recipes.train.agreement import Agreement
 from recipes.train.bad_items import BadItems
 from recipes.train.best import BestEvaluation
 from recipes.train.metrics import Interval, MetricsWriter
@@ -73,6 +74,11 @@ class TrainState:
     def feed(self) -> DeviceFeed:
         """Brings the micro-batches of the updates to the device."""
         return DeviceFeed(self.device)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """The exchange between all ranks for each update. Its first use is a collective."""
+        return Agreement()
 
     @property
     def run_dir(self) -> RunDir | None:
