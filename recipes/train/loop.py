@@ -13,10 +13,11 @@ from recipes.cluster.world import join_world, leave_world
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 from recipes.engine import shards
+from recipes.engine.replicas import share_gradients
 from recipes.engine.update import backward, set_learning_rate, step
 from recipes.errors import ConfigError, OutOfMemory, TrainingBroken, UnusableData
 from recipes.system.terminal import limit_waiting
-from recipes.train.guard import Skip, UpdateGuard, check_skips
+from recipes.train.guard import Skip, UpdateGuard, UpdateHealth, check_skips
 from recipes.train.loading import heldout_batches
 from recipes.train.memory import explaining_out_of_memory, resume_hint
 from recipes.train.preempt import StopRequest
@@ -156,16 +157,9 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip | None:
         state.beat("backward", number)
         backward(student, outcome.loss, total, parallel.dp_size)
     _send_next_counts(state)
-    state.beat("judge")
-    health, moved = guard.judge(total), dict[str, float]()
-    state.beat("step")
-    skip = guard.refusal(health)
-    if skip:
-        shards.discard_update(student)
-    else:
-        step(student)
-        skip = guard.confirm(health)
+    health, skip = _apply(state, guard, total)
     state.beat("after step")
+    moved = dict[str, float]()
     if not skip:
         moved = objective.after_step(counters.step + 1)
     _count(state, tokens, is_applied=skip is None)
@@ -183,6 +177,21 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip | None:
         "lr": rate,
         **moved,
     }
+
+
+def _apply(state: TrainState, guard: UpdateGuard, total: int) -> tuple[UpdateHealth, Skip | None]:
+    """Apply the update by the optimizer's step, or discard it if the guard says so. Return its health, and a Skip if it was not applied."""
+    student = state.objective.student
+    state.beat("judge")
+    health = guard.judge(total)
+    state.beat("step")
+    skip = guard.refusal(health)
+    if skip:
+        shards.discard_update(student)
+        return health, skip
+    share_gradients(student, state.objective.parallel)
+    step(student)
+    return health, guard.confirm(health)
 
 
 def _begin_update(state: TrainState) -> tuple[list[Batch], int, int]:

@@ -13,6 +13,7 @@ from recipes.data.device_feed import DeviceFeed
 from recipes.data.loader import Dataset, UpdateLoader
 from recipes.ds_config import EngineConfig
 from recipes.engine import shards
+from recipes.engine.replicas import ReplicaCheck
 from recipes.objectives.base import Objective
 from recipes.run_dir.run_dir import RunDir
 from recipes.train.agreement import Agreement
@@ -79,6 +80,11 @@ class TrainState:
     def agreement(self) -> Agreement:
         """The exchange between all ranks for each update. Its first use is a collective."""
         return Agreement()
+
+    @cached_property
+    def replicas(self) -> ReplicaCheck:
+        """Compares the weights that tensor-parallel ranks hold whole."""
+        return ReplicaCheck(self.objective.student, self.objective.parallel)
 
     @property
     def run_dir(self) -> RunDir | None:
