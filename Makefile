@@ -26,9 +26,8 @@ quickstart: .venv
 	$(ON_CPU) .venv/bin/deepspeed -q launch/pretrain_text.py
 	.venv/bin/python launch/probe.py --from runs/text_tiny --task cloze
 
-# WORKERS=2 runs files in two processes, in two thirds of the time. A few tests still depend on what ran before them in their process
-# (docs/test-suite.md), so the default is one.
-WORKERS ?= 0
+# Two processes run the test files in two thirds of the time. WORKERS=0 runs them in one, which also shows what the tests print (-s).
+WORKERS ?= $(shell [ "$$(nproc 2>/dev/null || echo 1)" -ge 2 ] && echo 2 || echo 0)
 test: .venv compiled
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not slurm and not gpu"
 

@@ -124,7 +124,7 @@ class CountedPhases:
             counts = {kind: 0.0 for kind, _ in seen.counts}
             for (kind, _), number in seen.counts.items():
                 counts[kind] += number
-            for (kind, size), num_bytes in seen.num_bytes.items():
+            for (kind, _), num_bytes in seen.num_bytes.items():
                 counts[f"{kind} megabytes"] = counts.get(f"{kind} megabytes", 0.0) + num_bytes / 1e6
             result[name] = counts | ({"waits": seen.waits} if seen.waits else {})
         return result

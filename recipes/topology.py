@@ -38,22 +38,20 @@ def check_nodes(name: str, size: int, local_size: int) -> None:
 
 
 def check_tensor_parallel(recipe: Recipe, tp_size: int, world_size: int) -> None:
-    """Check that `tp_size` tensor-parallel ranks can split the recipe's layers, and that they divide the ranks. Raises: ConfigError."""
-    if world_size % tp_size:
-        fitting = -(-world_size // tp_size) * tp_size
-        raise ConfigError(
-            f"{world_size} ranks are not a multiple of tensor_model_parallel_size {tp_size}; start {fitting} ranks "
-            f"(deepspeed --num_gpus {fitting} launch/...), or name another --deepspeed_config (a run may change it)"
-        )
-    heads, inner = recipe.model.num_attention_heads, recipe.model.ffn_hidden_size
-    if heads % tp_size:
-        fits = [n for n in range(1, heads + 1) if heads % n == 0]
-        raise ConfigError(
-            f"model.num_attention_heads {heads} is not a multiple of tensor_model_parallel_size {tp_size}; "
-            f"it divides by {', '.join(map(str, fits))}"
-        )
-    for name, size in {"model.ffn_hidden_size": inner, **recipe.frontend.split_sizes()}.items():
+    """Check that `tp_size` tensor-parallel ranks can split the recipe's layers, and that they divide the ranks. The model comes first,
+    since no number of ranks makes a size fit that the model refuses. Raises: ConfigError."""
+    heads = recipe.model.num_attention_heads
+    split = {"model.num_attention_heads": heads, "model.ffn_hidden_size": recipe.model.ffn_hidden_size, **recipe.frontend.split_sizes()}
+    for name, size in split.items():
         if size % tp_size:
+            fitting = [n for n in range(1, heads + 1) if not any(other % n for other in split.values())]
             raise ConfigError(
-                f"{name} {size} is not a multiple of tensor_model_parallel_size {tp_size}; use another TP size, such as 2 or 4"
+                f"{name} {size} is not a multiple of tensor_model_parallel_size {tp_size}; in the ds_config's section megatron set it to "
+                f"{' or '.join(map(str, fitting))}"
             )
+    if world_size % tp_size:
+        ranks = -(-world_size // tp_size) * tp_size
+        raise ConfigError(
+            f"{world_size} ranks are not a multiple of tensor_model_parallel_size {tp_size}; start {ranks} ranks "
+            f"(deepspeed --num_gpus {ranks} launch/...), or name another --deepspeed_config (a run may change it)"
+        )

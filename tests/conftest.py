@@ -28,6 +28,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and `-m gpu`"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def environment_of_session() -> dict[str, str]:
+    """The environment variables with which the tests of this process begin."""
+    return dict(os.environ)
+
+
+@pytest.fixture(autouse=True)
+def restore_environment(environment_of_session: dict[str, str]) -> Iterator[None]:
+    """Undo the changes of environment variables by the commands that a test, or a fixture of its module, calls in this process. They set
+    those that quiet libraries, and all processes of later tests would get them."""
+    yield
+    os.environ.update(environment_of_session)
+    for name in os.environ.keys() - environment_of_session:
+        del os.environ[name]
+
+
 @pytest.fixture(autouse=True)
 def release_locks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Release the locks of run dirs that a test has left open. A held lock touches its file every five seconds, in all later tests."""

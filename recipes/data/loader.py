@@ -160,10 +160,20 @@ class UpdateLoader:
     def first_of(self, update: int) -> Batch | None:
         """Return the first micro-batch of the update that is prepared in the background; None if it is not ready, or if its data cannot be
         read. Does not wait."""
-        if self._prefetched is None or self._prefetched[0] != update:
+        try:
+            loaded = self.peek(update)
+        except ConfigError:  # batches() raises it
             return None
-        future = self._prefetched[1]
-        return future.result()[0].batch if future.done() and not future.cancelled() and future.exception() is None else None
+        return loaded[0].batch if loaded else None
+
+    def peek(self, update: int) -> list[LoadedBatch] | None:
+        """Return what batches(update) will return, if that update is prepared in the background and ready; else None. Does not wait.
+
+        Raises: ConfigError if batches(update) will raise it.
+        """
+        if self._prefetched is None or self._prefetched[0] != update or not self._prefetched[1].done():
+            return None
+        return self._prefetched[1].result()
 
     def close(self) -> None:
         """Stop the background work, within seconds even if a sample never finishes. The loader cannot be used afterwards."""

@@ -27,18 +27,26 @@ class BadItems:
         """Return this rank's micro-batches of an update; [] if they cannot be loaded.
 
         Undecodable items and the loading error are kept until agree() sends them to the other ranks."""
+        return self._kept(loader.batches, update) or []
+
+    def peek(self, loader: UpdateLoader, update: int) -> list[LoadedBatch] | None:
+        """Do the same if the batches are ready; else return None. Does not wait."""
+        return self._kept(loader.peek, update)
+
+    def _kept(self, read: Callable[[int], list[LoadedBatch] | None], update: int) -> list[LoadedBatch] | None:
         try:
-            loaded = loader.batches(update)
+            loaded = read(update)
         except ConfigError as error:
             self._error = error
             return []
-        self.note([item for batch in loaded for item in batch.bad])
+        self.note([item for batch in loaded or [] for item in batch.bad])
         return loaded
 
     def note(self, items: list[BadItem]) -> None:
         """Add bad items that this rank found outside of load(), such as in an evaluation, unless they are listed already. agree() sends
         them to the other ranks."""
-        self._new += [item for item in items if item.where not in self._known and item.where not in self._removed]
+        listed = {*self._known, *self._removed, *(item.where for item in self._new)}
+        self._new += [item for item in items if item.where not in listed]
 
     @property
     def num_new(self) -> int:

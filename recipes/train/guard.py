@@ -71,30 +71,33 @@ class UpdateGuard:
     def judge(self, total: int) -> UpdateHealth:
         """Return loss, gradient norm and faults of the update, combined over all ranks. Call it before the optimizer's step.
 
-        `total`: number of positions that the loss counts in the whole update. This call waits for the device.
+        `total`: number of positions that the loss counts in the whole update. The ranks combine their numbers on their devices, in
+        one collective, and the host waits for the device once.
         """
-        parallel, student = self._parallel, self._student
-        counted: list[nn.Parameter] = []
-        repeated: list[nn.Parameter] = []
+        student, losses = self._student, torch.stack(self._losses)
+        counted, repeated = list[nn.Parameter](), list[nn.Parameter]()
         for _, parameter in shards.trained_parameters(student):
-            # A replicated parameter has a gradient on every TP rank: all must be finite, one of them counts for the norm.
-            (counted if parallel.tp_rank == 0 or shards.is_split(parameter) else repeated).append(parameter)
-        squares = [shards.gradient_square(student, parameters).to(student.device) for parameters in (counted, repeated)]
-        *losses, square, repeated_square = torch.stack([*self._losses, *squares]).tolist()
-        finite = [loss for loss in losses if math.isfinite(loss)]
+            (counted if self._counts(parameter) else repeated).append(parameter)
+        square, other_square = (shards.gradient_square(student, group).to(student.device) for group in (counted, repeated))
         own = [
-            len(finite) < len(losses),
-            not math.isfinite(square + repeated_square),
-            sum(finite) if parallel.tp_rank == 0 else 0.0,  # all TP ranks have the same loss
-            square if math.isfinite(square) and parallel.replica_rank == 0 else 0.0,  # all copies of the model have the same gradient
+            ~losses.isfinite().all(),
+            ~(square + other_square).isfinite(),
+            losses.where(losses.isfinite(), 0.0).sum() * (self._parallel.tp_rank == 0),  # all TP ranks have the same loss
+            square.where(square.isfinite(), 0.0),
         ]
-        sums = torch.tensor(own, dtype=torch.float64)
-        dist.all_reduce(sums, group=self._world.control)
-        bad_losses, bad_gradients, loss, square = sums.tolist()
-        health = UpdateHealth(loss / total, math.sqrt(square), int(bad_losses), int(bad_gradients))
+        sums = torch.stack([value.double() for value in own])
+        dist.all_reduce(sums)  # the group of all ranks on their devices
+        bad_losses, bad_gradients, loss, square_sum = sums.tolist()
+        health = UpdateHealth(loss / total, math.sqrt(square_sum), int(bad_losses), int(bad_gradients))
         if not health.is_finite:
             return health
         return UpdateHealth(health.loss, health.grad_norm, 0, 0, tuple(self._spikes.find(health.loss, health.grad_norm)))
+
+    def _counts(self, parameter: nn.Parameter) -> bool:
+        """True if this rank's shard of the parameter's gradient counts for the norm, in which each value counts once. A parameter that
+        several ranks hold whole has a gradient on each: all must be finite, and that of TP rank 0 counts, since it is applied. Of several
+        copies of the model, the first counts."""
+        return self._parallel.replica_rank == 0 and (self._parallel.tp_rank == 0 or shards.is_split(parameter))
 
     def refusal(self, health: UpdateHealth) -> Skip | None:
         """Return why the update must be skipped, with the ranks at fault; None if the optimizer's step may be called.

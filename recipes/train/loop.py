@@ -6,9 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
 from model.batch import Batch
 from recipes.checkpoint.layout import Counters
 from recipes.cluster.environment import is_first_rank
@@ -16,10 +13,11 @@ from recipes.cluster.world import join_world, leave_world
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 from recipes.engine import shards
+from recipes.engine.replicated import share_gradients
 from recipes.engine.update import add_up_replicas, backward, set_learning_rate, step
 from recipes.errors import ConfigError, OutOfMemory, TrainingBroken, UnusableData
 from recipes.system.terminal import limit_waiting
-from recipes.train.guard import Skip, UpdateGuard, check_skips
+from recipes.train.guard import Skip, UpdateGuard, UpdateHealth, check_skips
 from recipes.train.loading import heldout_batches
 from recipes.train.memory import explaining_out_of_memory, resume_hint
 from recipes.train.preempt import StopRequest
@@ -96,6 +94,8 @@ def train(state: TrainState) -> int:
         except UnusableData:  # on all ranks, before any change by this update: save what was learned so far
             _save_last(state)
             raise
+        if metrics is None:  # a rank was asked to stop
+            break
         if isinstance(metrics, Skip):  # the same step number is due again, on the next batch
             skipped += 1
             check_skips(state.recipe, due, skipped, metrics.reason)
@@ -117,6 +117,7 @@ def train(state: TrainState) -> int:
     _save_last(state)
     state.beat("leave")
     state.data.loader.close()
+    state.agreement.close()
     return finish(state)
 
 
@@ -126,8 +127,9 @@ def _save_last(state: TrainState) -> None:
         state.saving.finish(state.counters, state.small_states)
 
 
-def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
-    """Do one optimizer update over all micro-batches. Return its metrics, or a Skip if it was not applied.
+def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip | None:
+    """Do one optimizer update over all micro-batches. Return its metrics, a Skip if it was not applied, or None if it was not begun, since
+    a rank was asked to stop. The first update of a launch is done in any case, so that each launch makes progress.
 
     Without `logs` the metrics are {"step": ...} only, since the others cost collectives. After a Skip the weights, the optimizer's
     moments and what follows the student are unchanged.
@@ -135,9 +137,9 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
     start = time.perf_counter()
     objective, recipe, counters = state.objective, state.recipe, state.counters
     student, parallel = objective.student, objective.parallel
-    state.beat("data")
-    batches = [loaded.batch for loaded in state.data.bad_items.load(state.data.loader, counters.update)]
-    total, tokens, stop = _sum_over_ranks(state, batches)
+    batches, total, tokens = _begin_update(state)
+    if state.stop.agreed and state.agreement.num_taken > 1:
+        return None
     rate = learning_rate(recipe.optim, counters.step)
     set_learning_rate(student, rate, counters.step)
     statistics, guard = objective.statistics(), UpdateGuard(student, parallel, recipe.guard, state.world, state.spikes)
@@ -146,6 +148,7 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
         if number:
             student.step()  # counts the previous micro-batch; after the last one, step() is the optimizer's
         objective.stream.micro_batch = number
+        _send_next_counts(state)
         state.beat("forward", number)
         outcome = objective.forward(batch, total)
         if logs:
@@ -153,21 +156,13 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
         guard.note(outcome.loss)
         state.beat("backward", number)
         backward(student, outcome.loss, total, parallel.shard_size)
-    add_up_replicas(student, parallel)
-    state.beat("judge")
-    health, moved = guard.judge(total), dict[str, float]()
-    state.beat("step")
-    skip = guard.refusal(health)
-    if skip:
-        shards.discard_update(student)
-    else:
-        step(student)
-        skip = guard.confirm(health)
+    _send_next_counts(state)
+    health, skip = _apply(state, guard, total)
     state.beat("after step")
+    moved = dict[str, float]()
     if not skip:
         moved = objective.after_step(counters.step + 1)
     _count(state, tokens, is_applied=skip is None)
-    state.stop.agreed = stop > 0
     seconds = time.perf_counter() - start
     state.interval.add(seconds, tokens, state.data.loader.wait_seconds)
     report_update(state, health, skip, seconds)
@@ -184,22 +179,66 @@ def train_step(state: TrainState, logs: bool) -> dict[str, Any] | Skip:
     }
 
 
-def _sum_over_ranks(state: TrainState, batches: list[Batch]) -> tuple[int, int, int]:
+def _apply(state: TrainState, guard: UpdateGuard, total: int) -> tuple[UpdateHealth, Skip | None]:
+    """Apply the update by the optimizer's step, or discard it if the guard says so. Return its health, and a Skip if it was not applied."""
+    student, parallel = state.objective.student, state.objective.parallel
+    state.beat("judge")
+    add_up_replicas(student, parallel)
+    health = guard.judge(total)
+    state.beat("step")
+    skip = guard.refusal(health)
+    if skip:
+        shards.discard_update(student)
+        return health, skip
+    share_gradients(student, parallel)
+    step(student)
+    return health, guard.confirm(health)
+
+
+def _begin_update(state: TrainState) -> tuple[list[Batch], int, int]:
+    """Return this rank's micro-batches of the update, and the positions that its loss counts and its tokens, both over all ranks. Whether
+    a rank was asked to stop is in state.stop.agreed afterwards. Raises: see _sum_over_ranks()."""
+    update = state.counters.update
+    state.beat("data")
+    batches = [loaded.batch for loaded in state.data.bad_items.load(state.data.loader, update)]
+    if not state.agreement.is_begun(update):
+        _send_counts(state, update, batches)
+    total, tokens, stop = _sum_over_ranks(state)
+    state.stop.agreed = stop > 0
+    return batches, total, tokens
+
+
+def _send_next_counts(state: TrainState) -> None:
+    """Begin the exchange for the next update if its batches are ready and it was not begun before. It travels on the host while the device
+    works on this update. If the batches come later, it begins with the next update."""
+    update = state.counters.update + 1
+    if state.agreement.is_begun(update):
+        return
+    loaded = state.data.bad_items.peek(state.data.loader, update)
+    if loaded is not None:
+        _send_counts(state, update, [item.batch for item in loaded])
+
+
+def _send_counts(state: TrainState, update: int, batches: list[Batch]) -> None:
+    """Begin the exchange for `update`, of which `batches` are this rank's micro-batches: what they count, and what has happened on this
+    rank (a request to stop, undecodable items, a written checkpoint, a lost run dir)."""
+    own = [sum(map(state.objective.count, batches)), sum(b.num_tokens for b in batches), int(state.stop.is_requested())]
+    happened = [state.data.bad_items.num_new, state.saving.written_step(), int(state.run_dir is not None and state.run_dir.is_lost)]
+    state.agreement.begin(update, [*own, *happened])
+
+
+def _sum_over_ranks(state: TrainState) -> tuple[int, int, int]:
     """Return three sums over all ranks: positions that the loss counts and tokens, both for the whole update, and ranks asked to stop.
 
-    `batches`: this rank's micro-batches. Data that the ranks of a TP group share are counted once. The same collective shares what
-    happened on any rank (undecodable items, a written checkpoint, a lost run dir), and this function acts on it.
+    Data that the ranks of a TP group share are counted once. The same exchange shares what had happened on any rank when that rank sent
+    its numbers, and this function acts on it.
     Raises: UnusableData if there are too many bad items or nothing is counted; ConfigError if the run dir is lost.
     """
     state.beat("agree")
-    own = [sum(map(state.objective.count, batches)), sum(b.num_tokens for b in batches), int(state.stop.is_requested())]
-    happened = [state.data.bad_items.num_new, int(state.saving.is_written()), int(state.run_dir is not None and state.run_dir.is_lost)]
-    counts = torch.tensor([*own, *happened], dtype=torch.int64)
-    dist.all_reduce(counts, group=state.world.control)  # on the host, so that the device can go on with the previous update
-    total, tokens, stop, any_bad, written, is_lost = counts.tolist()
+    total, tokens, stop, any_bad, written, is_lost = state.agreement.take()
     if is_lost:
         state.world.on_rank_zero(lambda: _check_owner(state))
-    if written == state.world.size:
+    if written and written == state.world.size * state.saving.running_step:  # not so if another save has begun since
         state.saving.collect(state.step)
     if any_bad:
         state.data.bad_items.agree(state.world.control, lambda item: report_event(state, "bad_item", **item._asdict()))

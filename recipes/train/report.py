@@ -35,7 +35,7 @@ def report_update(state: TrainState, health: UpdateHealth, skip: Skip | None, se
 
 
 def report(state: TrainState, metrics: dict[str, Any]) -> None:
-    """Write one logged step (rank 0), then check that the loss is usable (all ranks).
+    """Write one logged step (rank 0), compare the ranks' copies of weights, then check that the loss is usable (all ranks).
 
     Raises: TrainingBroken if the loss is not finite or the objective's own check fails.
     """
@@ -53,9 +53,23 @@ def report(state: TrainState, metrics: dict[str, Any]) -> None:
         state.writer.write(metrics, interval)
     for loss in take_lost_outputs():
         report_event(state, "terminal_lost", stream=loss.stream, reason=loss.reason)
+    report_drifts(state)
     state.interval = Interval()
     check_finite(metrics)
     state.objective.check(metrics)
+
+
+def report_drifts(state: TrainState) -> None:
+    """Report parameters that differ between tensor-parallel ranks, which hold them whole: an event, and a warning. A collective."""
+    names = state.replicas.new_drifts()
+    if not names:
+        return
+    report_event(state, "drift", parameters=names)
+    if state.run_dir:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        state.run_dir.warn(
+            f"the copies of {names[0]}{more} differ between tensor-parallel ranks at step {state.step}; go back to a checkpoint before it"
+        )
 
 
 def report_first_probe(state: TrainState, metrics: dict[str, float]) -> None:

@@ -23,7 +23,7 @@ LAST_PAUSE_SECONDS = 2.0
 
 class Saving:
     """The saves of one run, at most one at a time: the next save waits for the running one. Every rank calls every method; all but
-    is_written() are collectives."""
+    running_step and written_step() are collectives."""
 
     def __init__(
         self,
@@ -45,14 +45,21 @@ class Saving:
         self._saved_step = saved_step
         self._best = best or BestEvaluation()
         self._retry_step: int | None = None
+        self._running_step = 0
 
-    def is_written(self) -> bool:
-        """True if a save is running and this rank has written its files. If that is so on all ranks, collect() does not wait.
+    @property
+    def running_step(self) -> int:
+        """The step of the running save, the same on all ranks; 0 if there is none. collect() ends it."""
+        return self._running_step if self._saver.is_busy else 0
+
+    def written_step(self) -> int:
+        """Return the step of the running save if this rank has written its files, else 0. If it is running_step on all ranks, collect()
+        does not wait.
 
         Raises: any error of this rank's writing except ConfigError, which collect() reports. If it were not raised here, the other ranks
         would wait for this one.
         """
-        return self._saver.is_written()
+        return self._running_step if self._saver.is_written() else 0
 
     def save_if_due(self, counters: Counters, small_states: SmallStates, *, is_asked: bool = False) -> None:
         """Start a save if the step is a multiple of run.save_steps, if a failed save is to be tried again, or if it is asked for.
@@ -63,7 +70,7 @@ class Saving:
     def _begin(self, counters: Counters, small_states: SmallStates) -> None:
         if self._saver.is_busy:
             self.collect(counters.step)
-        self._retry_step = None
+        self._retry_step, self._running_step = None, counters.step
         self._saver.begin(counters, {**self._run_info, **small_states(), "time": time.time()})
 
     def collect(self, step: int) -> SaveOutcome:

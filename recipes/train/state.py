@@ -13,8 +13,10 @@ from recipes.data.device_feed import DeviceFeed
 from recipes.data.loader import Dataset, UpdateLoader
 from recipes.ds_config import EngineConfig
 from recipes.engine import shards
+from recipes.engine.replicated import DriftCheck
 from recipes.objectives.base import Objective
 from recipes.run_dir.run_dir import RunDir
+from recipes.train.agreement import Agreement
 from recipes.train.bad_items import BadItems
 from recipes.train.best import BestEvaluation
 from recipes.train.metrics import Interval, MetricsWriter
@@ -73,6 +75,16 @@ class TrainState:
     def feed(self) -> DeviceFeed:
         """Brings the micro-batches of the updates to the device."""
         return DeviceFeed(self.device)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """The exchange between all ranks for each update. Its first use is a collective."""
+        return Agreement()
+
+    @cached_property
+    def replicas(self) -> DriftCheck:
+        """Compares the weights that tensor-parallel ranks hold whole."""
+        return DriftCheck(self.objective.student, self.objective.parallel)
 
     @property
     def run_dir(self) -> RunDir | None:

@@ -97,6 +97,12 @@ def main_frames(stack: str, main_thread: int) -> list[str]:
     return [f"{'/'.join(path.split('/')[-3:])}:{line} {name}" for path, line, name in found[:NUM_FRAMES]]
 
 
+def is_complete_dump(stacks: str, main_thread: int) -> bool:
+    """True if a dump is complete: it ends with the outermost or the hundredth frame of the main thread, which is dumped last."""
+    _, _, last = stacks.rpartition(f"0x{main_thread:016x}")
+    return last != stacks and last.endswith((" in <module>\n", "\n  ...\n"))
+
+
 def _absent(reports: Mapping[int, Report], hosts: Sequence[str]) -> list[Straggler]:
     """Return the ranks that died, ended with an error, or sent no report, with the reason. They cannot enter any collective."""
     found = []

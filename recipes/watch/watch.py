@@ -20,7 +20,7 @@ from pathlib import Path
 from recipes.errors import EXIT_DEFECT, EXIT_INTERRUPTED
 from recipes.system.processes import stop_signals_blocked
 from recipes.watch.heartbeat import SIZE, Heartbeat, Memory, read_heartbeat, renew_heartbeat, write_heartbeat
-from recipes.watch.watcher import DUMP_SIGNAL, WatchTarget
+from recipes.watch.watcher import DUMP_SIGNAL, MAIN_DUMP_SIGNAL, WatchTarget
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from recipes.watch.watcher import main; main(*map(int, sys.argv[2:]))"
@@ -53,6 +53,7 @@ class Watch:
         self._memory, self._files = mmap.mmap(memory, SIZE), [stacks]
         self.beat(self._step, "start")
         faulthandler.register(DUMP_SIGNAL, file=stacks, all_threads=True)
+        faulthandler.register(MAIN_DUMP_SIGNAL, file=stacks, all_threads=False)
         # -I and -S: otherwise a module of the current folder or of the user could replace one of the standard library.
         command = [sys.executable, "-I", "-S", "-c", PROGRAM, str(ROOT), *map(str, (memory, reading, stacks))]
         with stop_signals_blocked():  # a stop request to the process group must not end it before its rank
@@ -113,6 +114,7 @@ class Watch:
         with suppress(subprocess.TimeoutExpired):
             self._watcher.wait(CLOSE_SECONDS)
         faulthandler.unregister(DUMP_SIGNAL)
+        faulthandler.unregister(MAIN_DUMP_SIGNAL)
         for file in self._files:
             os.close(file)
         self._memory, self._watcher = bytearray(SIZE), None

@@ -27,12 +27,14 @@ from recipes.system.liveness import read_stat
 from recipes.system.signals import signal_main_thread
 from recipes.system.terminal import protect_terminal
 from recipes.watch.endings import GOOD_CODES, HANG, read_records, record_file, stack_file
-from recipes.watch.hang import HangReport, Report, build_hang_report
+from recipes.watch.hang import HangReport, Report, build_hang_report, is_complete_dump
 from recipes.watch.heartbeat import SIZE, Heartbeat, read_heartbeat
 
 Result = TypeVar("Result")
 DUMP_SIGNAL = signal.SIGRTMIN + 7
 """The signal that makes a rank dump its stacks. NCCL uses SIGUSR1, Slurm and the launchers use the other usual signals."""
+MAIN_DUMP_SIGNAL = signal.SIGRTMIN + 8
+"""The same for the stack of the main thread alone."""
 NO_FOLDER_CODES = (*GOOD_CODES, ConfigError.exit_code, EXIT_INTERRUPTED)
 """Exit codes for which the watcher does not make the folder: if it does not exist, nothing was trained, and the terminal shows why."""
 STOPPED = "T"
@@ -114,6 +116,7 @@ class Watcher:
         self._folder = SharedFolder(Path(target.folder))
         self._stall, self._next_check = Stall(), 0.0
         self._has_exit_code = False
+        self._only_thread = f"Current thread 0x{target.main_thread:016x} ("  # faulthandler leaves that out if it dumps one thread
 
     def watch(self) -> None:
         """Watch the rank until it has ended. Kill it if it hangs."""
@@ -211,14 +214,16 @@ class Watcher:
             os.kill(self._target.pid, signal.SIGKILL)  # a milder signal does not end a process in a dead collective
 
     def _dump(self, *, wake: bool = False) -> str:
-        """Make the rank dump its stack traces, write them into the folder, and return them. `wake`: let a stopped rank run meanwhile."""
+        """Make the rank dump its stack traces, write them into the folder, and return them. `wake`: the rank is stopped; let it run
+        meanwhile, and dump its main thread alone."""
         pid, deadline, text = self._target.pid, time.monotonic() + DUMP_SECONDS, ""
         with suppress(ProcessLookupError):
-            signal_main_thread(pid, DUMP_SIGNAL)
+            # Other threads of a stopped rank run on once it is woken, and a dump of their frames would crash it.
+            signal_main_thread(pid, MAIN_DUMP_SIGNAL if wake else DUMP_SIGNAL)
             if wake:
                 os.kill(pid, signal.SIGCONT)
             while time.monotonic() < deadline:
-                text = os.pread(self._stacks, 1 << 20, 0).decode(errors="replace")
+                text = os.pread(self._stacks, 1 << 20, 0).decode(errors="replace").replace("Stack (", self._only_thread)
                 if is_complete_dump(text, self._target.main_thread):
                     break
                 time.sleep(0.05)
@@ -272,12 +277,6 @@ def process_state(pid: int) -> str:
     """Return the kernel's letter for the state of a process; "?" if there is no such process."""
     stat = read_stat(pid)
     return stat.state if stat else "?"
-
-
-def is_complete_dump(stacks: str, main_thread: int) -> bool:
-    """True if a dump is complete: it ends with the outermost or the hundredth frame of the main thread, which is dumped last."""
-    _, _, last = stacks.rpartition(f"0x{main_thread:016x}")
-    return last != stacks and last.endswith((" in <module>\n", "\n  ...\n"))
 
 
 def append_event(path: Path, step: int, hang_report: HangReport) -> None:

@@ -52,7 +52,9 @@ def trained(recipe: Any, config: Any, world: Any, batch: Any, *, objective: Any,
     from recipes.train.state import TrainData, TrainState
     from recipes.watch.watch import Watch
 
-    loader: Any = SimpleNamespace(batches=lambda update: [LoadedBatch(batch, [])], first_of=lambda update: None, wait_seconds=0.0)
+    loader: Any = SimpleNamespace(
+        batches=lambda update: [LoadedBatch(batch, [])], first_of=lambda update: None, peek=lambda update: None, wait_seconds=0.0
+    )
     state = TrainState(
         recipe=recipe,
         config=config,

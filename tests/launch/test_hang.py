@@ -123,13 +123,14 @@ def sleep_in_the_data() -> None:
     """For start(before=...): the loader of this rank never returns the batch of update 15."""
     from recipes.train.bad_items import BadItems
 
-    load = BadItems.load
+    load, peek = BadItems.load, BadItems.peek
 
     def stuck(self: BadItems, loader: object, update: int) -> object:
         time.sleep(1000 if update == 15 else 0)
         return load(self, loader, update)  # type: ignore[arg-type]
 
     BadItems.load = stuck  # type: ignore[method-assign,assignment]
+    BadItems.peek = lambda self, loader, update: None if update == 15 else peek(self, loader, update)  # type: ignore[method-assign]
 
 
 def test_a_rank_that_is_stuck_in_python_is_the_straggler(hangs: dict[str, Hang]) -> None:

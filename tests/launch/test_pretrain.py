@@ -65,7 +65,7 @@ def ds_config(**content: object) -> dict[str, bytes]:
 
 
 MINE = ["--deepspeed_config", "ds.json"]
-TP3 = ds_config(megatron={"tensor_model_parallel_size": 3})
+TP2, TP3 = (ds_config(megatron={"tensor_model_parallel_size": size}) for size in (2, 3))
 BAD_FLAGS: dict[str, tuple[dict[str, bytes], list[str], dict[str, str], str]] = {
     "unknown recipe": ({}, ["--recipe", "other_huge"], {}, r"--recipe other_huge: unknown; there are \w+_tiny"),
     "unknown key": ({}, ["--set", "optim.warmup=1"], {}, r"did you mean optim\.warmup_steps"),
@@ -79,8 +79,13 @@ BAD_FLAGS: dict[str, tuple[dict[str, bytes], list[str], dict[str, str], str]] = 
     "no ds_config": ({}, MINE, {}, r"ds\.json: No such file"),
     "batch": ({}, [], {"WORLD_SIZE": "3"}, r"run\.global_batch_size 8 is not a multiple of the data-parallel size 3"),
     "micro batch": (ds_config(train_micro_batch_size_per_gpu=3), MINE, {}, r"to 2 or 4$"),
-    "heads": (TP3, MINE, {"WORLD_SIZE": "3"}, r"num_attention_heads 2 is not a multiple of .* 3; it divides by 1, 2"),
-    "ranks": (TP3, MINE, {"WORLD_SIZE": "4"}, r"4 ranks are not a multiple of .* 3; start 6 ranks"),
+    "heads": (
+        TP3,
+        MINE,
+        {"WORLD_SIZE": "3"},
+        r"num_attention_heads 2 is not a multiple of .* 3; in the ds_config's section megatron set it to 1 or 2",
+    ),
+    "ranks": (TP2, MINE, {"WORLD_SIZE": "3"}, r"3 ranks are not a multiple of .* 2; start 4 ranks"),
     "ranks no number": ({}, [], {"WORLD_SIZE": "many"}, r"WORLD_SIZE='many': must be a whole number from 1"),
 }
 BAD_PLACES: dict[str, tuple[dict[str, bytes], list[str], str]] = {

@@ -210,8 +210,20 @@ def test_the_batch_error_has_the_numbers() -> None:
 @pytest.mark.parametrize(
     ("tp_size", "world_size", "changes", "complaint"),
     [
-        (8, 8, [], r"num_attention_heads 12 is not a multiple of tensor_model_parallel_size 8; it divides by 1, 2, 3, 4, 6, 12"),
-        (4, 4, ["model.ffn_hidden_size=3070"], r"ffn_hidden_size 3070 is not a multiple of tensor_model_parallel_size 4"),
+        (8, 8, [], r"num_attention_heads 12 is not a multiple of tensor_model_parallel_size 8; .* set it to 1 or 2 or 3 or 4 or 6 or 12$"),
+        (
+            5,
+            1,
+            [],
+            r"num_attention_heads 12 is not a multiple of tensor_model_parallel_size 5; .* megatron set it to 1 or 2 or 3 or 4 or 6 or 12$",
+        ),
+        (16, 16, ["model.ffn_hidden_size=3074"], r"num_attention_heads 12 is not a multiple of .* 16; .* megatron set it to 1 or 2$"),
+        (
+            4,
+            4,
+            ["model.ffn_hidden_size=3070"],
+            r"ffn_hidden_size 3070 is not a multiple of tensor_model_parallel_size 4; .* set it to 1 or 2$",
+        ),
         (4, 6, [], r"6 ranks are not a multiple of tensor_model_parallel_size 4; start 8 ranks"),
         (2, 1, [], r"1 ranks are not a multiple of tensor_model_parallel_size 2; start 2 ranks .* \(a run may change it\)"),
     ],

@@ -143,6 +143,9 @@ def run_rank(
     def watched(state: Any) -> int:
         if fault:
             fault.install(state)
+        else:  # the update before must not begin the exchange for the one that is left out
+            peek = state.data.loader.peek
+            state.data.loader.peek = lambda update: None if update == FAULTY_UPDATE else peek(update)
         follow(state.objective, seen)
         try:
             return train(state)

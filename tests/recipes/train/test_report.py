@@ -34,6 +34,9 @@ class RecordedReports:
     def event(self, kind: str, **fields: Any) -> None:
         self.events.append({"event": kind, **fields})
 
+    def warn(self, text: str) -> None:
+        self.lines.append(f"warning: {text}")
+
     def write(self, metrics: dict[str, Any], interval: Interval) -> None:
         self.rows.append(metrics)
 
@@ -53,6 +56,7 @@ def state_at(step: int, reports: RecordedReports | None) -> Any:
             parallel=SimpleNamespace(tp_size=1), display=Data2Vec.display, check=lambda metrics: Data2Vec.check(data2vec, metrics)
         ),
         data=SimpleNamespace(bad_items=BadItems(400, 0.01)),
+        replicas=SimpleNamespace(new_drifts=list),
         run_dir=reports,
         writer=reports,
         stop=reports,
@@ -66,6 +70,19 @@ def test_events_have_the_step_and_are_written_by_rank_0(tmp_path: Path) -> None:
     report_event(state_at(3, reports), "bad_item", where="x.wav")
     report_event(state_at(3, None), "bad_item", where="x.wav")
     assert reports.events == [{"event": "bad_item", "step": 3, "where": "x.wav"}]
+
+
+def test_a_drift_is_an_event_with_all_names_and_a_warning_with_the_first(tmp_path: Path) -> None:
+    reports = RecordedReports(tmp_path)
+    state = state_at(3, reports)
+    report(state, {"step": 3, "loss": 1.0, "target_std": 1.0})
+    assert reports.events == reports.lines == []
+    state.replicas.new_drifts, state.interval = lambda: ["a.bias", "b.bias"], Interval(steps=1, seconds=1.0)
+    report(state, {"step": 3, "loss": 1.0, "target_std": 1.0})
+    assert reports.events == [{"event": "drift", "step": 3, "parameters": ["a.bias", "b.bias"]}]
+    assert reports.lines == [
+        "warning: the copies of a.bias and 1 more differ between tensor-parallel ranks at step 3; go back to a checkpoint before it"
+    ]
 
 
 def test_an_update_without_spike_or_skip_moves_the_bar_and_writes_no_event(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def leave(session: Session) -> dict[str, Any]:
     session.faults.delay = SLOW_SECONDS
     session.at(100)
     session.saving.__exit__(KeyboardInterrupt, None, None)
-    impatient = session.run.saver.is_busy and not session.saving.is_written()
+    impatient = session.run.saver.is_busy and not session.saving.written_step() and session.saving.running_step == 100
     with pytest.raises(RuntimeError), session.saving:
         session.at(120)  # waits for the save before
         raise RuntimeError("a defect")
@@ -215,8 +215,9 @@ def test_a_running_save_is_finished_unless_the_user_interrupts_twice(
     assert events[-2:] == [("save", 100), ("save", 120)] and newest(path) == step_folder(path, 120)
 
 
-def steps_of_collecting(run_dir: Path, prepared: Path) -> list[int]:
-    """Return the steps at which a run of four updates, saved at steps 2 and 4, collects its saves. Update 3 waits for the first save."""
+def steps_of_collecting(run_dir: Path, prepared: Path, is_early: bool) -> list[int]:
+    """Return the steps at which a run of four updates, saved at steps 2 and 4, collects its saves. Update 3 waits for the first save. The
+    data of an update are ready while the update before runs if `is_early`, else only when it begins."""
     from recipes.train import loop
     from recipes.train.saving import Saving
 
@@ -227,9 +228,10 @@ def steps_of_collecting(run_dir: Path, prepared: Path) -> list[int]:
         return collect(self, step)
 
     def patient(state: Any, logs: bool) -> Any:
-        deadline = time.monotonic() + 60
-        while state.step == 2 and not steps and not state.saving.is_written() and time.monotonic() < deadline:
+        deadline, loader = time.monotonic() + 60, state.data.loader
+        while state.step == 2 and not steps and not state.saving.written_step() and time.monotonic() < deadline:
             time.sleep(0.01)
+        loader.peek = lambda update: loader._prefetched[1].result() if is_early else None
         return train_step(state, logs)
 
     Saving.collect, loop.train_step = noted, patient  # type: ignore[method-assign]
@@ -237,6 +239,10 @@ def steps_of_collecting(run_dir: Path, prepared: Path) -> list[int]:
     return steps
 
 
-def test_a_save_is_reported_at_the_update_after_it_was_written_not_when_the_next_one_is_due(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("is_early", "steps"), [(False, [2, 4]), (True, [3, 4])], ids=["late_data", "early_data"])
+def test_a_save_is_reported_soon_after_it_was_written_not_when_the_next_one_is_due(
+    tmp_path: Path, is_early: bool, steps: list[int]
+) -> None:
+    """At the next update, or at the one after it if the exchange for the next one had begun."""
     prepared = prepare_pictures(tmp_path)
-    assert run_distributed(steps_of_collecting, 1, tmp_path / "run", prepared) == [[2, 4]]
+    assert run_distributed(steps_of_collecting, 1, tmp_path / "run", prepared, is_early) == [steps]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from recipes.watch.hang import HangReport, build_hang_report, main_frames
+from recipes.watch.hang import HangReport, build_hang_report, is_complete_dump, main_frames
 
 HOSTS = ["node1", "node2", "node2", "node3"]
 DUMP = """Thread 0x00007f0000000002 (most recent call first):
@@ -107,3 +107,11 @@ def test_frames_are_those_of_the_main_thread_innermost_first() -> None:
     waits = report(2, main_thread=0x7F0000000002)
     (behind,) = report_of(report(0), report(1), waits, report(3), stacks=dict.fromkeys(range(4), DUMP)).behind
     assert (behind.rank, behind.frames) == (2, ["/lib/threading.py:331 wait"])
+
+
+def test_a_dump_is_complete_if_it_ends_with_the_outermost_frame_of_the_main_thread() -> None:
+    other, main = "Thread 0x00000000000000ff (most recent call first):\n", "Current thread 0x000000000000abcd (most recent call first):\n"
+    frame = '  File "x.py", line 1 in <module>\n'
+    assert is_complete_dump(other + frame + "\n" + main + frame, 0xABCD) and is_complete_dump(main + frame + "  ...\n", 0xABCD)
+    for part in ("", other + frame, other + frame + "\n" + main, other + frame + "\n" + main + '  File "x.py", line 1 in f\n'):
+        assert not is_complete_dump(part, 0xABCD)

@@ -16,7 +16,7 @@ from recipes.errors import ConfigError, Stopped, TrainingBroken
 from recipes.watch.endings import read_endings
 from recipes.watch.heartbeat import read_heartbeat
 from recipes.watch.watch import MAX_MESSAGE_CHARACTERS, Watch
-from recipes.watch.watcher import DUMP_SIGNAL
+from recipes.watch.watcher import DUMP_SIGNAL, MAIN_DUMP_SIGNAL
 
 
 def record_of(folder: Path) -> dict:
@@ -84,7 +84,8 @@ def test_a_closed_watch_leaves_no_open_file_and_no_signal_handler(folder: Path, 
     watch.end(0)
     watch.close()
     assert sorted(os.listdir("/proc/self/fd")) == before
-    assert not faulthandler.unregister(DUMP_SIGNAL), "the handler would write into a closed file"
+    for number in (DUMP_SIGNAL, MAIN_DUMP_SIGNAL):
+        assert not faulthandler.unregister(number), "the handler would write into a closed file"
 
 
 def test_a_heartbeat_costs_microseconds(watch: Watch) -> None:

@@ -16,7 +16,7 @@ import pytest
 from recipes.system.signals import signal_main_thread
 from recipes.watch import watcher
 from recipes.watch.endings import record_file
-from recipes.watch.hang import HangReport
+from recipes.watch.hang import HangReport, main_frames
 from recipes.watch.heartbeat import SIZE, Heartbeat, write_heartbeat
 from recipes.watch.watcher import (
     EXIT_SECONDS,
@@ -26,10 +26,10 @@ from recipes.watch.watcher import (
     Watcher,
     WatchTarget,
     append_event,
-    is_complete_dump,
     process_state,
 )
 from tests.clock import Clock
+from tests.launching import ROOT
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_the_order_is_reports_terminal_log_hang_json_and_a_process_with_a_reused
         target = WatchTarget(str(run_dir / "watch"), 0, ["here"], other.pid, 1, 1.0)
         with TemporaryFile() as stacks:
             Watcher(target, mmap(-1, SIZE), -1, stacks.fileno())._end_hang()
-        gather, dump, wake = ["touch", "read"], ["SIGRTMIN+7"], ["SIGRTMIN+7", "SIGCONT", "SIGSTOP"]
+        gather, dump, wake = ["touch", "read"], ["SIGRTMIN+7"], ["SIGRTMIN+8", "SIGCONT", "SIGSTOP"]
         assert done[: done.index("touch", 2)] == ([*gather, *wake] if stopped else [*dump, *gather])
         assert done[-2:] == ["touch", "log after the terminal and before hang.json"], (
             "NFS shows an outdated folder until this client changes it"
@@ -148,7 +148,13 @@ def test_a_rank_without_a_heartbeat_hangs_if_another_rank_has_failed(run_dir: Pa
     assert watching._another_hangs(Heartbeat(0.0, 1, 7, 0, "forward", facts["is_paused"])) == hangs
 
 
-IGNORES_ITS_DUMP = "import signal, time; signal.signal(signal.SIGRTMIN + 7, signal.SIG_IGN); print('here', flush=True); time.sleep(1000)"
+IGNORES_ITS_DUMP = """
+import signal, time
+for number in (signal.SIGRTMIN + 7, signal.SIGRTMIN + 8):
+    signal.signal(number, signal.SIG_IGN)
+print("here", flush=True)
+time.sleep(1000)
+"""
 
 
 def note_work(monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -169,7 +175,12 @@ def note_work(monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.Capt
     return done
 
 
-NAMES: dict[int, str] = {watcher.DUMP_SIGNAL: "SIGRTMIN+7", signal.SIGCONT: "SIGCONT", signal.SIGSTOP: "SIGSTOP"}
+NAMES: dict[int, str] = {
+    watcher.DUMP_SIGNAL: "SIGRTMIN+7",
+    watcher.MAIN_DUMP_SIGNAL: "SIGRTMIN+8",
+    signal.SIGCONT: "SIGCONT",
+    signal.SIGSTOP: "SIGSTOP",
+}
 
 
 def test_records_of_other_ranks_are_read_every_two_seconds_with_a_timeout_of_one_second(
@@ -225,13 +236,31 @@ def test_an_event_is_one_line_and_a_missing_log_is_not_created(tmp_path: Path) -
     assert [json.loads(line)["event"] for line in log.read_text().splitlines()] == ["start", "hang"]
 
 
-def test_a_dump_is_complete_if_it_ends_with_the_outermost_frame_of_the_main_thread() -> None:
-    other, main = "Thread 0x00000000000000ff (most recent call first):\n", "Current thread 0x000000000000abcd (most recent call first):\n"
-    frame = '  File "x.py", line 1 in <module>\n'
-    assert is_complete_dump(other + frame + "\n" + main + frame, 0xABCD) and is_complete_dump(main + frame + "  ...\n", 0xABCD)
-    for part in ("", other + frame, other + frame + "\n" + main, other + frame + "\n" + main + '  File "x.py", line 1 in f\n'):
-        assert not is_complete_dump(part, 0xABCD)
+TWO_THREADS = """
+import sys, threading
+from pathlib import Path
+from recipes.watch.watch import Watch
+
+watch = Watch(Path(sys.argv[1]), 0, ["here"], 0.0)
+watch.start()
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+print(watch._files[0], threading.main_thread().ident, flush=True)
+threading.Event().wait()
+"""
 
 
-def test_the_state_of_a_process_is_the_kernels_letter() -> None:
-    assert process_state(os.getpid()) == "R" and process_state(2**22 + 1) == "?"
+def test_a_stopped_rank_dumps_its_main_thread_alone(run_dir: Path) -> None:
+    """Other threads run on beside a dump of their frames, once the rank is woken. One of a hundred dumps of a busy thread crashed it."""
+    rank = subprocess.Popen([sys.executable, "-c", TWO_THREADS, str(run_dir / "watch")], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        assert rank.stdout is not None
+        file, main_thread = map(int, rank.stdout.readline().split())
+        os.kill(rank.pid, signal.SIGSTOP)
+        target = WatchTarget(str(run_dir / "watch"), 0, ["here"], rank.pid, main_thread, 0.0)
+        with open(f"/proc/{rank.pid}/fd/{file}", "rb") as stacks:
+            stack = Watcher(target, mmap(-1, SIZE), -1, stacks.fileno())._dump(wake=True)
+        assert main_frames(stack, main_thread)[-1].endswith(" <module>") and stack.count("most recent call first") == 1
+        assert process_state(rank.pid) == watcher.STOPPED
+    finally:
+        rank.kill()
+        rank.communicate()
