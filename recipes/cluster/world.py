@@ -18,6 +18,7 @@ from recipes.cluster.open_files import require_open_files
 from recipes.cluster.rendezvous import Rendezvous, open_rendezvous
 from recipes.cluster.slurm import allocated_nodes, node_name
 from recipes.errors import ConfigError, LocalError, Stopped, TrainingBroken
+from recipes.watch.flight_recorder import enable_flight_recorder
 
 Result = TypeVar("Result")
 LONGEST_PREPARATION = datetime.timedelta(days=2)
@@ -94,6 +95,8 @@ def join_world(say: Callable[[str], None] = print) -> World:
     """
     on_cuda = _is_on_cuda()
     os.environ["DS_ACCELERATOR"] = "cuda" if on_cuda else "cpu"
+    if on_cuda:
+        enable_flight_recorder()
     variables = stray_variables()
     launched = export_world()
     require_open_files(launched.size)

@@ -7,7 +7,8 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from recipes.errors import ConfigError
 from recipes.system.durable import write_text_atomically
 
 FOLDER, ROSTER, HANG = "watch", "ranks.json", "hang.json"
+REPORTER, FAILURE = "hang_reporter.txt", "failure.json"
+"""The rank whose watcher reports the hang, and the record of the first rank that failed."""
+NUM_READERS = 16
+"""Records are read by this many threads, because opening a file on a network file system may take 10 ms or more."""
 GOOD_CODES = (0, 75)
 """Exit codes of a rank without an error: done, and stopped on request."""
 BROKEN_CONNECTION = re.compile(r"(connection|peer).*clos|closed by|reset by|refused|broken pipe|nccl|gloo|dist\w*error|timed? ?out", re.I)
@@ -89,18 +94,24 @@ def write_roster(folder: Path, hosts: Sequence[str]) -> None:
     write_text_atomically(folder / ROSTER, json.dumps(list(hosts)) + "\n")
 
 
-def read_records(folder: Path) -> dict[int, dict[str, Any]]:
-    """Return what the watchers have written so far on how their ranks ended or hung: rank -> content of its file. {} if the folder does
-    not exist. Damaged files are left out.
+def ranks_with_record(folder: Path) -> list[int]:
+    """Return the ranks whose watcher has written a record, by the names of the files alone; [] if the folder does not exist.
 
     Raises: OSError if the folder cannot be read.
     """
-    found = {}
-    for path in sorted(folder.glob("rank_*.json")):
-        record = _read(path)
-        if isinstance(record, dict) and {"rank", "host", "ended", "time"} <= set(record):
-            found[record["rank"]] = record
-    return found
+    return sorted(int(path.stem.removeprefix("rank_")) for path in folder.glob("rank_*.json"))
+
+
+def read_records(folder: Path, known: Container[int] = (), most: int | None = None) -> dict[int, dict[str, Any]]:
+    """Return what the watchers have written so far on how their ranks ended or hung: rank -> content of its file. {} if the folder does
+    not exist. Damaged files are left out.
+
+    `known`: ranks whose records are not read. `most`: read at most so many. Raises: OSError if the folder cannot be read.
+    """
+    paths = [record_file(folder, rank) for rank in ranks_with_record(folder) if rank not in known][:most]
+    with ThreadPoolExecutor(NUM_READERS) as readers:
+        records = [record for record in readers.map(_read, paths) if isinstance(record, dict)]
+    return {record["rank"]: record for record in records if {"rank", "host", "ended", "time"} <= set(record)}
 
 
 def read_endings(folder: Path) -> list[Ending]:
@@ -121,10 +132,11 @@ def config_error_of_another_rank(folder: Path, rank: int, error: BaseException) 
     """
     deadline = time.monotonic() + RECORD_WAIT_SECONDS
     while isinstance(error, RuntimeError) and BROKEN_CONNECTION.search(str(error)):
-        with suppress(OSError):
-            for ending in read_endings(folder):
-                if ending.rank != rank and ending.code == ConfigError.exit_code:
-                    return ending.message
+        with suppress(OSError):  # one file, because all ranks look at the same time
+            failure = _read(folder / FAILURE)
+            ending = failure and _ending(failure["rank"], failure["host"], failure, None)
+            if ending and ending.rank != rank and ending.code == ConfigError.exit_code:
+                return ending.message
         if time.monotonic() > deadline:
             break
         time.sleep(0.05)

@@ -70,10 +70,10 @@ def build_hang_report(own: Report, reports: Mapping[int, Report], stacks: Mappin
     """Find the ranks that hold the others up in a hang, and return the report on them.
 
     `own`: the report of the rank that reports the hang. `reports`: all reports by rank, including `own`. `stacks`: the dumped stack traces
-    by rank. `hosts`: the host of every rank that could have reported.
+    by rank, for the reports that have no frames. `hosts`: the host of every rank that could have reported.
     """
     hanging = {rank: report for rank, report in reports.items() if report["ended"] == "hang"}
-    frames = {rank: main_frames(stacks.get(rank, ""), report.get("main_thread", 0)) for rank, report in hanging.items()}
+    frames = {rank: r.get("frames") or main_frames(stacks.get(rank, ""), r.get("main_thread", 0)) for rank, r in hanging.items()}
     behind = _absent(reports, hosts)
     if not behind:
         reasons = _stopped(hanging) or _furthest_behind(hanging, reports) or _outside_collectives(frames)

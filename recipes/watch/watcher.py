@@ -17,8 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from mmap import PROT_READ, mmap
 from pathlib import Path
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
 from recipes.errors import EXIT_INTERRUPTED, ConfigError
 from recipes.system.durable import write_text_atomically
@@ -26,11 +25,12 @@ from recipes.system.json_lines import append_whole
 from recipes.system.liveness import read_stat
 from recipes.system.signals import signal_main_thread
 from recipes.system.terminal import protect_terminal
-from recipes.watch.endings import GOOD_CODES, HANG, read_records, record_file, stack_file
-from recipes.watch.hang import HangReport, Report, build_hang_report, is_complete_dump
+from recipes.watch.endings import GOOD_CODES, HANG, ranks_with_record, read_records, stack_file
+from recipes.watch.flight_recorder import is_dumped, remove_pipe, request_dump
+from recipes.watch.hang import HangReport, Report, build_hang_report, is_complete_dump, main_frames
 from recipes.watch.heartbeat import SIZE, Heartbeat, read_heartbeat
+from recipes.watch.shared_folder import SharedFolder, claim_hang_report, has_hang_or_failure, write_record
 
-Result = TypeVar("Result")
 DUMP_SIGNAL = signal.SIGRTMIN + 7
 """The signal that makes a rank dump its stacks. NCCL uses SIGUSR1, Slurm and the launchers use the other usual signals."""
 MAIN_DUMP_SIGNAL = signal.SIGRTMIN + 8
@@ -40,16 +40,16 @@ NO_FOLDER_CODES = (*GOOD_CODES, ConfigError.exit_code, EXIT_INTERRUPTED)
 STOPPED = "T"
 POLL_SECONDS = 1.0
 CHECK_OTHERS_SECONDS, CHECK_OTHERS_AFTER_SECONDS = 2.0, 5.0
-"""How often the watcher reads the folder to see whether another rank hangs, and the time without a heartbeat of its own rank after
-which it begins. If training steps are short, it never reads the folder."""
+"""How often the watcher looks into the folder whether another rank hangs, and the time without a heartbeat of its own rank after
+which it begins. If training steps are short, it never looks."""
 LOST_SECONDS = 8.0
 """Time without a heartbeat after which a rank counts as hanging if another rank has ended with an error: it may wait for that rank.
 gloo reports a dead rank at once, NCCL and a store do not."""
-GATHER_SECONDS, DUMP_SECONDS, STACKS_SECONDS, HANG_REPORT_SECONDS = 10.0, 3.0, 6.0, 12.0
-"""How long a watcher waits for the reports of all ranks, for one dump, for the stacks of all ranks, and for hang.json. Handling a
-hang takes less than 30 s in all."""
-WRITE_SECONDS = 3.0
-"""How long one piece of work in the folder may take."""
+GATHER_SECONDS, DUMP_SECONDS, STACKS_SECONDS, HANG_REPORT_SECONDS, TRACE_SECONDS = 10.0, 3.0, 6.0, 25.0, 5.0
+"""How long a watcher waits for the records of all ranks, for one dump, and for the stacks of stopped ranks; and since it detected the
+hang, for hang.json and for the flight recorder's file. Handling a hang takes less than 30 s in all."""
+MOST_READS = 64
+"""How many records the watcher that reports a hang reads at a time, or an eighth of all if that is more."""
 EXIT_SECONDS = 30.0
 """How long a rank may go on running after it has reported its exit code. Pauses (waits for a disk) do not count."""
 FOLDER_POLL_SECONDS = 0.25
@@ -66,29 +66,6 @@ class WatchTarget:
     main_thread: int
     hang_seconds: float
     """Time without a heartbeat that counts as a hang. 0 turns hang detection off."""
-
-
-class SharedFolder:
-    """A folder of small files on a disk that may be dead. Each piece of work runs in a thread, which is abandoned after a bounded time."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._working: Thread | None = None
-
-    def do(self, job: Callable[[Path], Result], seconds: float = WRITE_SECONDS) -> Result | None:
-        """Return the result of `job`; None if it raises OSError, does not end in time, or if the previous job is still running."""
-        if self._working is not None and self._working.is_alive():
-            return None
-        results: list[Result] = []
-
-        def work() -> None:
-            with suppress(OSError):
-                results.append(job(self.path))
-
-        self._working = Thread(target=work, daemon=True)
-        self._working.start()
-        self._working.join(seconds)
-        return results[0] if results else None
 
 
 class Stall:
@@ -124,7 +101,7 @@ class Watcher:
         while True:
             if self._read_pipe(min(POLL_SECONDS, limit / 4 or POLL_SECONDS)):
                 if not self._has_exit_code:
-                    self._write_record("silent", time.time(), read_heartbeat(self._memory))
+                    self._write_record(self._report("silent", time.time(), read_heartbeat(self._memory)))
                 return
             beat = read_heartbeat(self._memory)
             self._stall.update(beat)
@@ -144,7 +121,8 @@ class Watcher:
         if received:
             ending = json.loads(received)
             self._has_exit_code, self._stall = True, Stall()
-            self._write_record({"code": ending["code"], "message": ending["message"]}, ending["time"], Heartbeat(*ending["beat"]))
+            ended = {"code": ending["code"], "message": ending["message"]}
+            self._write_record(self._report(ended, ending["time"], Heartbeat(*ending["beat"])))
         return not received
 
     def _hangs(self, beat: Heartbeat) -> bool:
@@ -154,7 +132,7 @@ class Watcher:
     def _another_hangs(self, beat: Heartbeat) -> bool:
         """True if another rank hangs, or has ended with an error.
 
-        The folder is read only if this rank is in a pause, or after CHECK_OTHERS_AFTER_SECONDS without a heartbeat (or half of
+        The watcher looks only if this rank is in a pause, or after CHECK_OTHERS_AFTER_SECONDS without a heartbeat (or half of
         `hang_seconds`, if that is less). An error of another rank counts only outside a pause, after LOST_SECONDS without a
         heartbeat, and before this rank has reported its exit code: this rank then waits for something that never comes.
         """
@@ -164,40 +142,48 @@ class Watcher:
         ):
             return False
         self._next_check = now + CHECK_OTHERS_SECONDS
-        records = self._folder.do(read_records, POLL_SECONDS) or {}
-        others = [record["ended"] for rank, record in records.items() if rank != self._target.rank]
+        hangs, has_failed = self._folder.do(has_hang_or_failure, POLL_SECONDS) or (False, False)
         is_lost = self._stall.seconds >= LOST_SECONDS and not beat.is_paused and not self._has_exit_code
-        return "hang" in others or (is_lost and any(ended == "silent" or ended["code"] not in GOOD_CODES for ended in others))
+        return hangs or (is_lost and has_failed)
 
-    def _write_record(self, ended: object, when: float, beat: Heartbeat) -> tuple[Report, bool]:
-        """Write the record of this rank: how it ended (`ended`), the unix time of that (`when`) and its last heartbeat (`beat`).
-        Returns the record, and whether it was written."""
+    def _report(self, ended: object, when: float, beat: Heartbeat) -> Report:
+        """Return the record of this rank: how it ended (`ended`), the unix time of that (`when`) and its last heartbeat (`beat`)."""
         target = self._target
         identity = {"rank": target.rank, "host": target.hosts[target.rank], "pid": target.pid, "main_thread": target.main_thread}
         place = {"step": beat.step, "micro_batch": beat.micro_batch, "phase": beat.phase, "beat": beat.number}
         state = {"silent_seconds": round(self._stall.seconds, 1), "state": process_state(target.pid)}
-        report: Report = {**identity, **place, **state, "time": when, "ended": ended}
+        return {**identity, **place, **state, "time": when, "ended": ended}
 
-        def write(folder: Path) -> bool:
+    def _write_record(self, report: Report) -> None:
+        ended = report["ended"]
+
+        def write(folder: Path) -> None:
             if not (isinstance(ended, dict) and ended["code"] in NO_FOLDER_CODES):
                 folder.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(record_file(folder, target.rank), json.dumps(report) + "\n")
-            return True
+            write_record(folder, report)
 
-        return report, bool(self._folder.do(write))
+        self._folder.do(write)
 
     def _end_hang(self) -> None:
-        """Write the record and the stacks of this rank, then kill it. The watcher of the lowest hanging rank publishes the hang report."""
-        own, is_written = self._write_record("hang", time.time(), read_heartbeat(self._memory))
-        is_stopped = own["state"] == STOPPED
-        stack = "" if is_stopped else self._dump()
-        reports = self._gather(own) if is_written else {own["rank"]: own}  # without the folder watchers cannot read each other's records
+        """Write the record and the stacks of this rank, then kill it. The first watcher that comes here publishes the hang report."""
+        own, begin = self._report("hang", time.time(), read_heartbeat(self._memory)), time.monotonic()
+        is_stopped, rank = own["state"] == STOPPED, own["rank"]
+        is_first = self._folder.do(lambda folder: claim_hang_report(folder, rank))
+        trace = None if is_stopped else self._folder.do(lambda _: request_dump(rank))
+        if not is_stopped:
+            own["frames"] = main_frames(self._dump(), own["main_thread"])
+        self._write_record(own)
+        reports = self._gather(own) if is_first else {rank: own}
         if is_stopped:  # only now: the dump lets it run for a moment, which may unblock other ranks. Their watchers have reported by now.
-            stack = self._dump(wake=True)
-        if own["rank"] == min(rank for rank, report in reports.items() if report["ended"] == "hang"):
-            self._publish_report(own, reports, stack, is_written)
-        else:
-            self._wait(lambda folder: (folder / HANG).exists(), HANG_REPORT_SECONDS)
+            if is_first is False:
+                self._wait(self._have_all_reported, GATHER_SECONDS)
+            own["frames"] = main_frames(self._dump(wake=True), own["main_thread"])
+        if is_first is False:
+            self._wait(lambda folder: (folder / HANG).exists(), begin + HANG_REPORT_SECONDS - time.monotonic())
+        else:  # also without the folder: watchers cannot see each other then, and each reports its own rank
+            self._publish_report(own, reports, is_written=is_first is not None)
+        if trace is not None:
+            self._wait(lambda _: is_dumped(trace), begin + TRACE_SECONDS - time.monotonic())
         self._kill()
 
     def _kill_leftover(self) -> None:
@@ -234,28 +220,32 @@ class Watcher:
         return answer
 
     def _gather(self, own: Report) -> dict[int, Report]:
-        """Wait up to GATHER_SECONDS for the reports of all ranks, and return those that have arrived. `own`: that of this rank."""
-        reports = {own["rank"]: own}
+        """Wait up to GATHER_SECONDS for the records of all ranks, and return those that have arrived. `own`: that of this rank."""
+        reports, num_ranks = {own["rank"]: own}, len(self._target.hosts)
 
         def are_all_in(folder: Path) -> bool:
             os.utime(folder)  # NFS may show a folder as it was half a minute ago, until this client changes it
-            reports.update({rank: report for rank, report in read_records(folder).items() if rank != own["rank"]})
-            return len(reports) == len(self._target.hosts)
+            reports.update(read_records(folder, reports, max(MOST_READS, num_ranks // 8)))
+            return len(reports) == num_ranks
 
         self._wait(are_all_in, GATHER_SECONDS)
         return reports
 
-    def _publish_report(self, own: Report, reports: dict[int, Report], stack: str, is_written: bool) -> None:
-        """Write the hang report to the terminal, then events.jsonl, then hang.json: the disk may be dead. `stack`: this rank's dump."""
-        stacks = {own["rank"]: stack}
+    def _have_all_reported(self, folder: Path) -> bool:
+        os.utime(folder)
+        return len(ranks_with_record(folder)) == len(self._target.hosts)
+
+    def _publish_report(self, own: Report, reports: dict[int, Report], *, is_written: bool) -> None:
+        """Write the hang report to the terminal, then events.jsonl, then hang.json: the disk may be dead."""
+        stacks, lacking = dict[int, str](), [r["rank"] for r in reports.values() if r["ended"] == "hang" and not r.get("frames")]
 
         def are_all_in(folder: Path) -> bool:
             os.utime(folder)
-            for rank, report in reports.items():
+            for rank in [rank for rank in lacking if rank not in stacks][:MOST_READS]:
                 path = stack_file(folder, rank)
-                if report["ended"] == "hang" and rank not in stacks and path.exists():
+                if path.exists():
                     stacks[rank] = path.read_text(errors="replace")
-            return all(rank in stacks or report["ended"] != "hang" for rank, report in reports.items())
+            return len(stacks) == len(lacking)
 
         if is_written:
             self._wait(are_all_in, STACKS_SECONDS)
@@ -295,4 +285,5 @@ def main(memory: int, pipe: int, stacks: int) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     target = WatchTarget(**json.loads(os.pread(memory, 1 << 24, SIZE)))
     Watcher(target, mmap(memory, SIZE, prot=PROT_READ), pipe, stacks).watch()
+    remove_pipe(target.rank)
     os._exit(0)  # a thread may still wait for a dead disk

@@ -110,7 +110,7 @@ def test_a_stopped_rank_is_the_straggler_with_node_and_stack_and_the_run_ends_wi
     assert (behind["rank"], behind["host"], behind["why"]) == (0, HERE, "stopped")
     assert behind["step"] >= 2 and behind["frames"], "the stack of the stopped rank"
     line = f"hang: no progress for 4 s; rank 0 on {HERE} is behind (stopped, step {behind['step']}, {behind['phase']}); stacks in"
-    assert "".join(hung.stderr).count("hang: ") == 1 and hung.stderr[0] == f"{line} {run}/watch/\n"
+    assert "".join(hung.stderr) == f"{line} {run}/watch/\n"
     for rank in (0, 1):
         assert "recipes/train/loop.py" in (run / "watch" / f"rank_{rank:05d}.stack.txt").read_text()
     event = read_jsonl(run / "events.jsonl")[-1]

@@ -11,12 +11,14 @@ import pytest
 from recipes.watch.endings import (
     config_error_of_another_rank,
     first_failure,
+    ranks_with_record,
     read_endings,
     read_records,
     record_file,
     remove_folder,
     write_roster,
 )
+from recipes.watch.shared_folder import write_record
 from tests.distributed import run_command
 
 HOSTS = ["node1", "node1", "node2", "node2"]
@@ -30,7 +32,7 @@ def write(folder: Path, *endings: tuple[int, object, float]) -> Path:
     write_roster(folder, HOSTS)
     for rank, ended, seconds in endings:
         record = {"rank": rank, "host": HOSTS[rank], "step": 17, "phase": "forward", "time": 1000.0 + seconds, "ended": ended}
-        record_file(folder, rank).write_text(json.dumps(record))
+        write_record(folder, record)
     return folder
 
 
@@ -69,7 +71,12 @@ def test_half_a_file_and_other_files_are_not_records(tmp_path: Path) -> None:
     record_file(folder, 0).write_text('{"rank": 0, "ho')
     record_file(folder, 2).write_text("[]")
     (folder / "rank_00003.stack.txt").write_text("Thread")
-    assert list(read_records(folder)) == [1]
+    assert list(read_records(folder)) == [1] and ranks_with_record(folder) == [0, 1, 2]
+
+
+def test_records_are_read_a_few_at_a_time_and_known_ones_not_again(tmp_path: Path) -> None:
+    folder = write(tmp_path / "watch", *[(rank, FINE, 0) for rank in range(4)])
+    assert [list(read_records(folder, known, 2)) for known in ({}, {0}, {0, 1}, {0, 1, 3})] == [[0, 1], [1, 2], [2, 3], [2]]
 
 
 @pytest.mark.parametrize(

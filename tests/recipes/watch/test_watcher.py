@@ -85,7 +85,7 @@ def test_a_stopped_rank_is_the_straggler_and_all_ranks_end(start: Start, run_dir
     line = f"hang: no progress for 1 s; rank {stopped} on node{stopped} is behind (stopped, step 4, agree); stacks in {run_dir}/watch/\n"
     assert stderr == line and behind(run_dir) == [(stopped, f"node{stopped}", "stopped")]
     assert sorted(path.name for path in (run_dir / "watch").iterdir()) == [
-        *("hang.json", "rank_00000.json", "rank_00000.stack.txt", "rank_00001.json", "rank_00001.stack.txt"),
+        *("hang.json", "hang_reporter.txt", "rank_00000.json", "rank_00000.stack.txt", "rank_00001.json", "rank_00001.stack.txt"),
         *("rank_00002.json", "rank_00002.stack.txt", "ranks.json"),
     ]
     for rank in range(3):
