@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import count, islice
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -49,6 +49,14 @@ class Dataset(Ordered, Protocol[Example]):
         """Return and clear the undecodable items that example() has found in this process since the last call."""
 
 
+@runtime_checkable
+class ReadsAhead(Protocol):
+    """A data set whose samples are parts of few large files."""
+
+    def read_ahead(self, positions: list[Position]) -> None:
+        """Let the system read these samples in the background."""
+
+
 class LoadedBatch(NamedTuple):
     """A micro-batch, and the items that could not be decoded while it was built."""
 
@@ -71,6 +79,8 @@ def check_enough(dataset: Dataset, global_batch_size: int, left_out: str = "") -
 
 def build_batch(dataset: Dataset, positions: list[Position]) -> Batch:
     """Build the micro-batch of these samples in the calling thread."""
+    if isinstance(dataset, ReadsAhead):
+        dataset.read_ahead(positions)
     return dataset.collate([dataset.example(*position) for position in positions])
 
 
@@ -280,3 +290,12 @@ def every_batch(dataset: Dataset, micro_batch_size: int, dp_rank: int, dp_size: 
         positions = [Position(EVAL_EPOCH, min(index, len(dataset) - 1), (min(index, len(dataset) - 1),)) for index in wanted]
         batch = build_batch(dataset, positions)
         yield uncounted(batch, [index >= len(dataset) for index in wanted]) if wanted.stop > len(dataset) else batch
+
+
+def built_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield the batches, each built in a thread while the one before it is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="data") as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch

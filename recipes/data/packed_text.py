@@ -11,6 +11,7 @@ import torch
 
 from model.batch import Batch, Segments
 from recipes.data.media import BadItem
+from recipes.data.order import Position
 from recipes.data.rows import RowPlan
 from recipes.data.text import TextDataset, TextExample, collate_text
 from recipes.data.tokenizer import PAD
@@ -51,6 +52,11 @@ class PackedTextDataset:
     def example(self, epoch: int, index: int, group: tuple[int, ...] = ()) -> list[TextExample]:
         """Return the samples of row `index`, each with `<s>` before it and its mask of this epoch. `group` is ignored."""
         return [self._samples.example(epoch, member) for member in self.members(epoch, index)]
+
+    def read_ahead(self, positions: list[Position]) -> None:
+        """Let the system read the tokens of these rows in the background, all at once."""
+        members = [position._replace(index=member) for position in positions for member in self.members(position.epoch, position.index)]
+        self._samples.read_ahead(members)
 
     def collate(self, rows: list[list[TextExample]]) -> Batch:
         """Return the micro-batch of these rows, padded on the right to sequence_length. It always has a padding mask and segments."""

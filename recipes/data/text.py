@@ -13,9 +13,11 @@ import torch
 from model.batch import Batch, Masks
 from model.config import TokenMaskConfig
 from model.masking import token_mask
+from recipes.data.file_array import FileArray
 from recipes.data.media import BadItem
+from recipes.data.order import Position
 from recipes.data.packing import Split
-from recipes.data.shards import load_prepared, map_array
+from recipes.data.shards import load_prepared
 from recipes.data.tokenizer import BOS, PAD
 
 
@@ -44,8 +46,9 @@ class TextDataset:
         self.vocab_size = prepared.vocab_size
         self.sequence_length: int = prepared.data["sequence_length"]
         self._is_padded = prepared.data["break_mode"] != "none"
-        self._tokens = map_array(folder / "tokens.bin", prepared.dtype)
+        self._tokens = FileArray(folder / "tokens.bin", prepared.dtype)
         self._samples_N2 = np.load(folder / f"{split}.npy", mmap_mode="r" if prepared.counts[f"{split}_samples"] else None)
+        self._starts_and_lengths = FileArray(folder / f"{split}.npy", np.int64, getattr(self._samples_N2, "offset", 0))
         self._mask = mask
         self.entropy = (seed, ("train", "valid").index(split))
         """Numbers with which every random draw of this split begins, before the epoch."""
@@ -67,13 +70,25 @@ class TextDataset:
 
     def example(self, epoch: int, index: int, group: tuple[int, ...] = ()) -> TextExample:
         """Return sample `index` with `<s>` before it and the mask of this epoch. `group` is ignored."""
-        start, length = self._samples_N2[index].tolist()
+        start, length = self._place(index)
         clean_T = np.empty(length + 1, dtype=np.int64)
         clean_T[0] = BOS
         clean_T[1:] = self._tokens[start : start + length]
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((*self.entropy, epoch, index))))
         input_T, mask_T = token_mask(clean_T, self._mask, rng, vocab_size=self.vocab_size)
         return TextExample(clean_T, input_T, mask_T)
+
+    def read_ahead(self, positions: list[Position]) -> None:
+        """Let the system read the tokens of these samples in the background, all at once."""
+        for position in positions:
+            self._starts_and_lengths.will_read(2 * position.index, 2 * position.index + 2)
+        for position in positions:
+            start, length = self._place(position.index)
+            self._tokens.will_read(start, start + length)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        start, length = self._starts_and_lengths[2 * index : 2 * index + 2].tolist()
+        return start, length
 
     def collate(self, examples: list[TextExample]) -> Batch:
         """Return the micro-batch of these samples, padded on the right to sequence_length.

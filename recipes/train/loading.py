@@ -12,7 +12,7 @@ from model.parallel import Parallel
 from recipes.checkpoint.layout import Manifest
 from recipes.cluster.world import World
 from recipes.config import Recipe
-from recipes.data.loader import HOST, Dataset, UpdateLoader, eval_batches, every_batch, rank_share
+from recipes.data.loader import HOST, Dataset, UpdateLoader, built_ahead, eval_batches, every_batch, rank_share
 from recipes.data.order import EpochOffset, Shuffling, UpdateOrder
 from recipes.ds_config import BatchPlan
 
@@ -23,10 +23,10 @@ MOST_WORKERS = 32
 
 
 def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel: Parallel) -> Iterator[Batch]:
-    """Return this rank's share of the held-out samples, as micro-batches: equally many on each rank."""
+    """Return this rank's share of the held-out samples, as micro-batches: equally many on each rank. A thread builds them."""
     if recipe.objective.evaluates_every_sample:
-        return every_batch(heldout, batch.micro_batch_size, parallel.dp_rank, parallel.dp_size)
-    return eval_batches(
+        return built_ahead(every_batch(heldout, batch.micro_batch_size, parallel.dp_rank, parallel.dp_size))
+    batches = eval_batches(
         heldout,
         max_samples=recipe.run.eval_samples,
         micro_batch_size=batch.micro_batch_size,
@@ -34,6 +34,7 @@ def heldout_batches(recipe: Recipe, heldout: Dataset, batch: BatchPlan, parallel
         dp_rank=parallel.dp_rank,
         dp_size=parallel.dp_size,
     )
+    return built_ahead(batches)
 
 
 def build_loader(

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from recipes.system.atomic_folder import moved_aside, undo_moved_aside
 from recipes.system.json_lines import read_rows
 from recipes.train.origin import Origin, check_not_lost, check_prepared_with, with_kept
 from recipes.train.resume import DataIdentity, accept_setting, read_started_run
+from recipes.train.waiting import check_not_waiting
 
 OLD_NO_FILE = re.compile(r" row \d+$| from [\d.]+ s$| [\d.]+ to [\d.]+ s$")
 """Matches the end of a bad item's location that is a row of a table or a segment of a recording, so that no file can be named."""
@@ -35,10 +36,20 @@ MAX_NAMED = 100
 class RunData:
     """Finds or prepares the data of one launch, and keeps the run's permanent files, such as the tokenizer. Only rank 0 has this object."""
 
-    def __init__(self, run_dir: RunDir, recipe: Recipe, source: DataSource, origin: Origin | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: RunDir,
+        recipe: Recipe,
+        source: DataSource,
+        origin: Origin | None = None,
+        *,
+        num_ranks: int = 1,
+        command: Sequence[str] = (),
+    ) -> None:
         """Read the stored configuration of the run in `run_dir`, if an update was done there. `origin`: the checkpoint of another run with
-        whose weights this run began or begins; the data are prepared with its permanent files. Raises: ConfigError if config.json is
-        damaged."""
+        whose weights this run began or begins; the data are prepared with its permanent files. `num_ranks`: how many ranks wait while data
+        are prepared; `command`: the words of this launch's command. Raises: ConfigError if config.json is damaged."""
+        self._num_ranks, self._command = num_ranks, command
         self._origin = origin
         self._run_dir, self._path, self._recipe, self._source = run_dir, run_dir.path, recipe, source
         self._own_folder = self._prepared = self._path / "prepared"
@@ -82,6 +93,10 @@ class RunData:
             shutil.rmtree(self._own_folder)  # made by copy_kept_to_prepared
         is_new = not self._own_folder.exists()
         recipe = _with_files_of_run(self._recipe, self._path, self._origin, self._started, self._kept_hashes)
+        if is_new and self._started is None and not (recipe.data.path and is_prepared(Path(recipe.data.path).expanduser())):
+            kept = self._origin.own_kept(self._path) if self._origin else {}
+            settings = {KEPT[name]: path for name, path in kept.items()}
+            check_not_waiting(recipe, self._own_folder, self._num_ranks, command=self._command, kept=settings)
         so_far = ResumedRun(self._path if self._started else None, self.recorded_bad, self._report_changes, self._encoding())
         prepared = self._source.prepare(recipe, self._own_folder, progress=True, log=print, run=so_far)
         try:

@@ -192,7 +192,8 @@ class StartUp:
     def _prepare(self) -> Path:
         """Prepare the data if needed, and return their folder. Called on rank 0 only."""
         recipe, open_data = self.recipe, self.source.open_data
-        self.run_data = RunData(self._require_run_dir(), recipe, self.source, self.origin)
+        waiting: dict[str, Any] = {"num_ranks": self.world.size, "command": self.launch_info.get("command", ())}
+        self.run_data = RunData(self._require_run_dir(), recipe, self.source, self.origin, **waiting)
         with self.stop.interruptible("preparation"):
             return self.run_data.prepare(
                 lambda prepared: check_enough(open_data(recipe, prepared)[0], recipe.run.global_batch_size, note_on_short(prepared))

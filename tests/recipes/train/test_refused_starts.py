@@ -37,6 +37,7 @@ def refused(what: str, folder: Path, prepared: Path) -> str:
     import torch.distributed as dist
 
     from recipes.cluster import world_check
+    from recipes.train import waiting
 
     if what == "run dir":
         world_check.APPEARS_SECONDS = 0.3
@@ -49,6 +50,9 @@ def refused(what: str, folder: Path, prepared: Path) -> str:
     if what == "data" and is_odd:
         vision: Any = MODALITIES["vision"]
         vision.open_data = _with_fingerprint(vision.open_data)
+    if what == "large data":
+        waiting.MANY_RANKS, waiting.MANY_FILES, prepared = 1, 3, prepared.parent / "pictures"
+        launch_info = LAUNCH_INFO | {"command": ["pretrain_vision.py", "--set", "run.seed=1"]}
     try:
         pretrain(run_dir, prepared, settings, launch_info)
     except ConfigError as error:
@@ -71,6 +75,7 @@ def _with_fingerprint(open_data: Callable[..., Any]) -> Callable[..., Any]:
         ("versions", r"torch is 1, on .* it is 2; make them the same"),
         ("run dir", r"do not see what .* wrote there; put it on a file system that all nodes share"),
         ("data", r"the data's fingerprint is of other data, on"),
+        ("large data", r"more than 3 files, and 2 ranks would wait for it; run launch/prepare\.py first: .* --set run\.seed=1; then"),
     ],
 )
 def test_a_start_that_cannot_work_is_refused_on_every_rank_before_anything_is_trained(
