@@ -14,12 +14,14 @@ from torch import nn
 
 from model.dropout import DropoutStream
 from model.encoder import Encoder
+from model.init import Init
 from model.parallel import Parallel
 from model.products import use_products
 from recipes.config import OptimConfig
 from recipes.ds_config import EngineConfig
 from recipes.engine import allocator, shards
 from recipes.engine.cpu_adam import build_cpu_adam
+from recipes.engine.partition import OwnParts
 
 Engine: TypeAlias = deepspeed.DeepSpeedEngine
 MakeModule = Callable[[], nn.Module]
@@ -46,6 +48,13 @@ class EngineBuilder:
     """Random numbers of the trained module's dropout. The training loop sets their update and micro-batch."""
     optimizer: OptimizerBuilder | None = None
     """A function that builds the optimizer; None: the recipe's AdamW."""
+    alive: Callable[[], Any] = lambda: None
+    """Called after each parameter of a network that is built, so that a long start is not taken for a hang."""
+
+    def init(self, seed: int) -> Init:
+        """Return the initial values of a network that this builder partitions: those of `seed`. Each rank draws only the part of each
+        parameter that it keeps."""
+        return Init(seed, share=(self.parallel.dp_rank, self.parallel.dp_size))
 
     def trained(self, make: MakeModule, frozen: Frozen | None = None) -> Engine:
         """Build the engine whose module is trained, with its optimizer. `make` returns the module. `frozen`: prefix of parameter names
@@ -84,7 +93,7 @@ class EngineBuilder:
 
     def partitioned(self, make: MakeModule) -> nn.Module:
         """Call `make` and return its module, of which each rank holds only shards: DeepSpeed's zero.Init partitions each submodule when
-        its constructor returns."""
+        its constructor returns. Nothing is sent: each rank keeps its part of the values that it has written."""
         # This op is used only for all-reduce in inference, and it would cost a C++ build at the first start.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
@@ -98,7 +107,7 @@ class EngineBuilder:
 
     def _zero_init(self, config: dict[str, Any]) -> Any:
         parallel = self.parallel
-        return deepspeed.zero.Init(config_dict_or_path=copy.deepcopy(config), data_parallel_group=parallel.dp_group, mpu=parallel)
+        return OwnParts(self.alive, config_dict_or_path=copy.deepcopy(config), data_parallel_group=parallel.dp_group, mpu=parallel)
 
 
 def is_supported(precision: str) -> bool:
