@@ -52,6 +52,11 @@ class Parallel:
         return dist.get_world_size(self.shard_group)
 
     @property
+    def shard_rank(self) -> int:
+        """This rank's index in the shard group."""
+        return self.dp_rank % self.shard_size
+
+    @property
     def replica_rank(self) -> int:
         """The number, from 0, of the copy of the model that this rank has a part of."""
         return self.dp_rank // self.shard_size

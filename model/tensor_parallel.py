@@ -24,9 +24,14 @@ from model.sums import embedding, sums_are_rounded
 
 
 def megatron_config() -> ModelParallelConfig:
-    """Return the settings of Megatron's layers: they allocate parameters by torch.empty without filling them. DeepSpeed's zero.Init then
-    decides dtype and device; MatrixInit writes the values."""
-    return ModelParallelConfig(use_cpu_initialization=True, perform_initialization=False, gradient_accumulation_fusion=False)
+    """Return the settings of Megatron's layers: they allocate parameters by torch.empty without filling them, in torch's default
+    dtype. DeepSpeed's zero.Init then decides the device; MatrixInit writes the values."""
+    return ModelParallelConfig(
+        use_cpu_initialization=True,
+        perform_initialization=False,
+        gradient_accumulation_fusion=False,
+        params_dtype=torch.get_default_dtype(),
+    )
 
 
 def _keep(tensor: Tensor) -> Tensor:
@@ -57,9 +62,7 @@ class MatrixInit:
         """Write the initial values of this rank's slice into `weight`, and mark it for Megatron as split along `dim`."""
         set_tensor_model_parallel_attributes(weight, is_parallel=True, dim=dim, stride=1)
         fill = init.at("weight").fill_truncated if self.truncated else init.at("weight").fill_normal
-        fill(weight.data, self.std, dim=dim, rank=parallel.tp_rank, size=parallel.tp_size)
-        if self.scale != 1:
-            weight.data.mul_(self.scale)
+        fill(weight.data, self.std, scale=self.scale, dim=dim, rank=parallel.tp_rank, size=parallel.tp_size)
 
 
 class ColumnLinear(ChosenProducts, ColumnParallelLinear):

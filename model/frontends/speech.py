@@ -200,8 +200,8 @@ class WeightNormedConv(nn.Module):
         super().__init__()
         self.groups = groups
         self.weight_v = nn.Parameter(torch.empty(hidden_size, hidden_size // groups, kernel))
-        init.at("weight_v").fill_normal(self.weight_v.data, math.sqrt(4 / (kernel * hidden_size)))
-        self.weight_g = nn.Parameter(torch.empty(1, 1, kernel))
+        init.whole().at("weight_v").fill_normal(self.weight_v.data, math.sqrt(4 / (kernel * hidden_size)))
+        self.weight_g = nn.Parameter(torch.empty(1, 1, kernel))  # needs all of v, also on a rank that keeps a part of it
         self.weight_g.data.copy_(_tap_norm(self.weight_v.data))
         self.bias = nn.Parameter(torch.zeros(hidden_size))
 

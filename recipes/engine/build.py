@@ -14,6 +14,7 @@ from deepspeed.accelerator import get_accelerator
 from torch import nn
 
 from model.dropout import DropoutStream
+from model.init import Init
 from model.layers import Block
 from model.parallel import Parallel
 from model.products import use_products
@@ -23,6 +24,7 @@ from recipes.engine import allocator, overrides
 from recipes.engine.cpu_adam import build_cpu_adam
 from recipes.engine.gathered import Gathering, LayerGathering, WholeGathering
 from recipes.engine.leaf_modules import check_leaf_modules, set_leaf_modules
+from recipes.engine.partition import OwnParts
 
 Engine: TypeAlias = deepspeed.DeepSpeedEngine
 MakeModule = Callable[[], nn.Module]
@@ -49,6 +51,13 @@ class EngineBuilder:
     """Random numbers of the trained module's dropout. The training loop sets their update and micro-batch."""
     optimizer: OptimizerBuilder | None = None
     """A function that builds the optimizer; None: the recipe's AdamW."""
+    alive: Callable[[], Any] = lambda: None
+    """Called after each parameter of a network that is built, so that a long start is not taken for a hang."""
+
+    def init(self, seed: int) -> Init:
+        """Return the initial values of a network that this builder partitions: those of `seed`. Each rank draws only the part of each
+        parameter that it keeps."""
+        return Init(seed, share=(self.parallel.shard_rank, self.parallel.shard_size))
 
     def trained(self, make: MakeModule, frozen: Frozen | None = None) -> Engine:
         """Build the engine whose module is trained, with its optimizer. `make` returns the module. `frozen`: prefix of parameter names
@@ -92,7 +101,7 @@ class EngineBuilder:
 
     def partitioned(self, make: MakeModule) -> nn.Module:
         """Call `make` and return its module, of which each rank holds only shards: DeepSpeed's zero.Init partitions each submodule when
-        its constructor returns."""
+        its constructor returns. Nothing is sent: each rank keeps its part of the values that it has written."""
         return self._partitioned(make, self.config.deepspeed)
 
     def _partitioned(self, make: MakeModule, config: dict[str, Any]) -> nn.Module:
@@ -100,7 +109,8 @@ class EngineBuilder:
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         parallel = self.parallel
-        with deepspeed.zero.Init(config_dict_or_path=_for_deepspeed(config), data_parallel_group=parallel.shard_group, mpu=parallel):
+        settings: dict[str, Any] = {"data_parallel_group": parallel.shard_group, "mpu": parallel}
+        with OwnParts(self.alive, config_dict_or_path=_for_deepspeed(config), **settings):
             module = make()
         if not config["zero_optimization"].get("stage3_use_all_reduce_for_fetch_params", False):
             overrides.gather_in_one_copy(module.parameters())

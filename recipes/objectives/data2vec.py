@@ -6,6 +6,7 @@ Shapes: M masked positions, D hidden, B batch, S sequence.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -15,7 +16,6 @@ from torch import Tensor
 from model.batch import Batch
 from model.config import LossConfig, TeacherConfig
 from model.frontends.output import Frontend, FrontendOutput
-from model.init import Init
 from model.loss import regression_loss
 from model.student import Student, take_masked
 from model.teacher import ShadowWeights, Teacher
@@ -55,9 +55,11 @@ class Data2Vec:
         """Build student and teacher with the same initial weights. A collective."""
         self._recipe, self.parallel, self.stream = recipe, builder.parallel, builder.stream
         build_frontend = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
-        network = (recipe.model, build_frontend, Init(recipe.run.seed), builder.parallel)
-        self.student: Engine = builder.trained(partial(Student, *network, builder.stream))
-        self.teacher, self._gathering = builder.fixed(partial(Teacher, recipe.model, recipe.teacher, *network[1:]))
+        init, parallel = builder.init(recipe.run.seed), builder.parallel
+        self.student: Engine = builder.trained(partial(Student, recipe.model, build_frontend, init, parallel, builder.stream))
+        unset = replace(init, share=None)  # build_shadow() sets all of the teacher's weights
+        teacher = partial(Teacher, recipe.model, recipe.teacher, build_frontend, unset, parallel)
+        self.teacher, self._gathering = builder.fixed(teacher)
         self.shadow = build_shadow(self.student, self.teacher, recipe.teacher, self._gathering.outdate)
 
     def count(self, batch: Batch) -> int:

@@ -1,5 +1,8 @@
 """The table of objectives, one line each. An objective outside this repository is named `module:Class` in the kind of its section."""
 
+from collections.abc import Callable
+from typing import Any
+
 from model.dropout import DropoutStream
 from model.parallel import Parallel
 from recipes.config import Recipe
@@ -22,10 +25,16 @@ def objective_class(kind: str) -> type[Objective]:
     return import_objective(kind, "objective.kind")
 
 
-def build_objective(recipe: Recipe, config: EngineConfig, parallel: Parallel, optimizer: OptimizerBuilder | None = None) -> Objective:
+def build_objective(
+    recipe: Recipe,
+    config: EngineConfig,
+    parallel: Parallel,
+    optimizer: OptimizerBuilder | None = None,
+    alive: Callable[[], Any] = lambda: None,
+) -> Objective:
     """Build the recipe's loss with its networks on DeepSpeed engines. `optimizer`, if given, builds another optimizer than the recipe's.
-    A collective."""
+    `alive` is called after each parameter. A collective."""
     stream = DropoutStream(recipe.run.seed, parallel.dp_rank, parallel.tp_rank)
-    builder = EngineBuilder(config, recipe.optim, parallel, stream, optimizer)
+    builder = EngineBuilder(config, recipe.optim, parallel, stream, optimizer, alive)
     with builder.building():
         return objective_class(recipe.objective.kind)(recipe, builder)

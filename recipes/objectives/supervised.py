@@ -77,7 +77,7 @@ class Supervised:
         self.config, self.parallel, self.stream, self._steps_done = recipe.objective, builder.parallel, builder.stream, 0
         self.task: LabelTask = self.make_task(recipe.objective)
         frozen = frozen_parameters(recipe)
-        build = network_builder(recipe)
+        build = network_builder(recipe, builder.init(recipe.run.seed))
         self.student: Engine = builder.trained(partial(build, parallel=builder.parallel, stream=builder.stream), frozen)
 
     def count(self, batch: Batch) -> int:
@@ -165,9 +165,9 @@ def frozen_parameters(recipe: Recipe) -> Frozen:
     return frozen
 
 
-def network_builder(recipe: Recipe) -> partial[TaskNetwork]:
-    """Return the function that builds the recipe's network for the groups `parallel` and the random stream `stream`, with the initial
-    values of run.seed."""
+def network_builder(recipe: Recipe, init: Init | None = None) -> partial[TaskNetwork]:
+    """Return the function that builds the recipe's network for the groups `parallel` and the random stream `stream`. `init`: its initial
+    values; None: all of those of run.seed."""
     config = recipe.objective
     assert isinstance(config, SupervisedConfig)
     build_frontend: FrontendBuilder = modality_of(recipe.modality, recipe.name).build_frontend(recipe)
@@ -175,7 +175,7 @@ def network_builder(recipe: Recipe) -> partial[TaskNetwork]:
         TaskNetwork,
         recipe.model,
         build_frontend,
-        Init(recipe.run.seed),
+        init or Init(recipe.run.seed),
         head=config.head,
         num_outputs=config.num_outputs,
         freezes_features=config.frozen == "features",

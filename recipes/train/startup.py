@@ -235,7 +235,7 @@ class StartUp:
         recipe, world, run_dir = self.recipe, self.world, self.run_dir
         choose_kernels(recipe.run.deterministic)
         self.watch.beat(step, "engines")
-        objective = build_objective(recipe, self.config, parallel)
+        objective = build_objective(recipe, self.config, parallel, alive=self.watch.alive)
         self.watch.beat(step, "load")
         manifest = load_newest(self.path, objective, world, self._report_damage, alive=self.watch.alive)
         if manifest is None and self.origin:

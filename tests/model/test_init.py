@@ -1,8 +1,11 @@
 """Initial values of the parameters: their std is that of the settings, and they are a function of seed and name alone."""
 
+import hashlib
+import itertools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,7 +15,7 @@ from model.dropout import DropoutStream
 from model.encoder import Encoder
 from model.frontends.text import PAD
 from model.heads import RegressionHead
-from model.init import CHUNK, Init, ReplicatedLinear, UniformLinear
+from model.init import BLOCK, Init, ReplicatedLinear, UniformLinear
 from model.parallel import Parallel, init_parallel
 from model.student import Student
 from tests.distributed import run_distributed
@@ -123,34 +126,75 @@ def test_relative_bias_is_split_by_heads_under_tp() -> None:
 
 
 def drawn(
-    rows: int, columns: int, std: float | None = 1.0, dtype: torch.dtype = torch.float32, fill: str = "normal", **part: int
+    rows: int,
+    columns: int,
+    std: float | None = 1.0,
+    dtype: torch.dtype = torch.float32,
+    fill: str = "normal",
+    *,
+    share: tuple[int, int] = (0, 1),
+    **part: int,
 ) -> Tensor:
     """Return the values that Init draws at one path. rows and columns are those of the slice."""
     tensor = torch.full((rows, columns), torch.nan, dtype=dtype)
-    getattr(Init(1).at("x"), f"fill_{fill}")(tensor, std, **part)
+    getattr(Init(1, share=share).at("x"), f"fill_{fill}")(tensor, std, **part)
     return tensor
 
 
-@pytest.mark.parametrize("chunk", [CHUNK, 1, 7, 24, 60])
+@pytest.mark.parametrize("block", [BLOCK, 1, 7, 24, 60])
 @pytest.mark.parametrize("std", [1.0, None])
 @pytest.mark.parametrize("fill", ["normal", "truncated"])
-def test_slices_are_parts_of_the_whole_for_any_chunk_size(
-    monkeypatch: pytest.MonkeyPatch, chunk: int, std: float | None, fill: str
+@pytest.mark.parametrize("parts", [1, 3])
+def test_every_rank_draws_its_part_of_the_whole_for_any_number_of_ranks_and_slices(
+    monkeypatch: pytest.MonkeyPatch, block: int, std: float | None, fill: str, parts: int
 ) -> None:
+    """And writes nothing else."""
+    monkeypatch.setattr("model.init.BLOCK", block)
     whole = drawn(12, 8, std, fill=fill)
-    monkeypatch.setattr("model.init.CHUNK", chunk)
-    torch.testing.assert_close(drawn(12, 8, std, fill=fill), whole, atol=0, rtol=0)
-    for size in (2, 4):
-        for rank in range(size):
-            by_rows = drawn(12 // size, 8, std, fill=fill, dim=0, rank=rank, size=size)
-            torch.testing.assert_close(by_rows, whole.chunk(size, 0)[rank], atol=0, rtol=0)
-            by_columns = drawn(12, 8 // size, std, fill=fill, dim=1, rank=rank, size=size)
-            torch.testing.assert_close(by_columns, whole.chunk(size, 1)[rank], atol=0, rtol=0)
+    cuts = [(size, dim, rank) for size in (1, 2, 4) for dim in (0, 1) for rank in range(size)]
+    for (size, dim, rank), number in itertools.product(cuts, range(parts)):
+        expected = whole.chunk(size, dim)[rank]
+        values = drawn(*expected.shape, std, fill=fill, dim=dim, rank=rank, size=size, share=(number, parts)).flatten()
+        length = -(-expected.numel() // parts)
+        first, stop = number * length, (number + 1) * length
+        assert torch.equal(values[first:stop], expected.flatten()[first:stop])
+        assert values[:first].isnan().all() and values[stop:].isnan().all()
 
 
-def test_values_beyond_one_chunk_are_new_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.init.CHUNK", 8)
+def test_the_numbers_of_blocks_differ_and_their_beginning_does_not_depend_on_the_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.init.BLOCK", 8)
     assert drawn(50, 8).unique().numel() == 400
+    assert torch.equal(drawn(50, 8)[:20], drawn(20, 8))
+
+
+def test_small_tensors_have_the_values_of_earlier_releases() -> None:
+    """Up to 262,144 values: those that numpy's generator draws one after the other."""
+    digest = hashlib.sha256(b"1:.x").digest()
+    generator = np.random.Generator(np.random.Philox(int.from_bytes(digest[:16], "little")))
+    assert BLOCK == 512 * 512
+    assert torch.equal(drawn(512, 512).flatten(), torch.from_numpy(generator.standard_normal(512 * 512, dtype=np.float32)))
+
+
+def test_a_rank_draws_the_blocks_that_it_needs_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("model.init.BLOCK", 16)
+    made, generator = list[int](), Init._generator
+    monkeypatch.setattr(Init, "_generator", lambda init, block: made.append(block) or generator(init, block))
+    drawn(16, 16, share=(3, 8))
+    assert made == [6, 7]
+    drawn(16, 8, dim=1, rank=1, size=2, share=(3, 8))
+    assert made == [6, 7, 6, 7], "of a matrix that is cut along its columns, the rows of the part"
+    drawn(2, 2, share=(7, 8))
+    assert made == [6, 7, 6, 7], "a rank whose part is empty"
+
+
+def test_without_a_share_nothing_is_written_and_a_whole_one_has_everything() -> None:
+    tensor = torch.full((4, 4), torch.nan)
+    for init in (Init(1, share=None), Init(1, share=None).whole()):
+        init.at("x").fill_normal(tensor, 1.0)
+        init.at("x").fill_uniform(tensor, 0.0, 1.0)
+    assert tensor.isnan().all()
+    Init(1, share=(2, 8)).whole().at("x").fill_normal(tensor, 1.0)
+    assert torch.equal(tensor, drawn(4, 4))
 
 
 def test_bfloat16_parameters_are_the_rounded_float32_ones() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from model.batch import Batch
 from model.config import EncoderConfig
-from model.init import Init, UniformLinear
+from model.init import UniformLinear
 from model.trunk import Trunk
 from recipes.config import Recipe
 from recipes.engine.build import Engine, EngineBuilder
@@ -50,7 +50,7 @@ class Classifier(nn.Module):
 
     def __init__(self, recipe: Recipe, builder: EngineBuilder) -> None:
         super().__init__()
-        init, frontend = Init(recipe.run.seed), MODALITIES[recipe.modality].build_frontend(recipe)
+        init, frontend = builder.init(recipe.run.seed), MODALITIES[recipe.modality].build_frontend(recipe)
         self.trunk = Trunk(recipe.model, frontend, init.at("trunk"), builder.parallel, builder.stream)
         self.head = UniformLinear(recipe.model.hidden_size, recipe.objective.num_classes, init.at("head"))  # type: ignore[attr-defined]
 

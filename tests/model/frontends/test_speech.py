@@ -222,6 +222,11 @@ def test_the_initial_weight_of_the_weight_normed_convolution_is_the_drawn_one(pa
     torch.testing.assert_close(g.flatten(), torch.stack([v[:, :, tap].norm() for tap in range(19)]))
 
 
+def test_the_norms_of_the_weight_normed_convolution_are_those_of_the_whole_weight_on_a_rank_that_keeps_a_part() -> None:
+    whole, part = (WeightNormedConv(8, 5, 2, Init(1, share=share)) for share in ((0, 1), (1, 3)))
+    assert torch.equal(part.weight_g, whole.weight_g)
+
+
 @pytest.mark.parametrize("kernel", [4, 5])
 @pytest.mark.parametrize("kind", [PositionalConv, WeightNormedConv])
 def test_positional_convolutions_read_both_sides_and_keep_the_length(kind: type[nn.Module], kernel: int) -> None:
