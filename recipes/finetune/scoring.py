@@ -18,8 +18,9 @@ from recipes.checkpoint.layout import best_folder, step_of
 from recipes.cluster.environment import requested_accelerator
 from recipes.config import Recipe
 from recipes.data.contents import ResumedRun
+from recipes.data.heldout import every_batch
 from recipes.data.labelled_folder import VALID, LabelledInfo, load_info, load_rows_of
-from recipes.data.loader import Dataset, every_batch
+from recipes.data.loader import Dataset
 from recipes.data.media import format_bad_items
 from recipes.data.progress import ItemProgress
 from recipes.data.shards import is_prepared

@@ -23,7 +23,7 @@ def check_items(recipe: Any, path: Path, kind: "MediaKind", prepare: Callable[[A
 def open_splits(dataset: Callable[..., Any], recipe: Any, prepared: Path) -> tuple[Any, Any]:
     """Return (training samples, held-out samples) of a prepared folder. `dataset`: the class that reads them. The held-out samples have the
     same masks in every run. Raises: ConfigError if the folder is damaged."""
-    from recipes.data.loader import EVAL_MASK_SEED
+    from recipes.data.heldout import EVAL_MASK_SEED
 
     sections = {"frontend": recipe.frontend, "mask": recipe.mask, "data": recipe.data}
     return dataset(prepared, "train", **sections, seed=recipe.run.seed), dataset(prepared, "valid", **sections, seed=EVAL_MASK_SEED)

@@ -89,7 +89,7 @@ class Text:
 
     def open_data(self, recipe: Any, prepared: Path) -> "tuple[TextDataset, TextDataset] | tuple[PackedTextDataset, PackedTextDataset]":
         """Return (training samples, held-out samples) of a prepared folder, or their packed rows. Raises: ConfigError if it is damaged."""
-        from recipes.data.loader import EVAL_MASK_SEED
+        from recipes.data.heldout import EVAL_MASK_SEED
         from recipes.data.packed_text import PackedTextDataset
         from recipes.data.text import TextDataset
 

@@ -12,7 +12,8 @@ from model.parallel import Parallel
 from recipes.checkpoint.layout import Manifest
 from recipes.cluster.world import World
 from recipes.config import Recipe
-from recipes.data.loader import HOST, Dataset, UpdateLoader, built_ahead, eval_batches, every_batch, rank_share
+from recipes.data.heldout import built_ahead, eval_batches, every_batch
+from recipes.data.loader import HOST, Dataset, UpdateLoader, rank_share
 from recipes.data.order import EpochOffset, Shuffling, UpdateOrder
 from recipes.ds_config import BatchPlan
 

@@ -13,9 +13,9 @@ import torch
 from model.batch import Batch
 from recipes.config import Recipe
 from recipes.data.audio import decode_audio, normalize
+from recipes.data.heldout import every_batch
 from recipes.data.labelled_folder import load_split_of
 from recipes.data.labelled_speech_data import LabelledSpeechDataset
-from recipes.data.loader import every_batch
 from recipes.errors import ConfigError
 from recipes.modalities.registry import source_of
 from recipes.objective_config import SPECIAL_LETTERS

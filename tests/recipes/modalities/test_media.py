@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from recipes.data.loader import EVAL_MASK_SEED
+from recipes.data.heldout import EVAL_MASK_SEED
 from recipes.data.media import Files
 from recipes.errors import ConfigError
 from recipes.modalities.media import check_items, open_splits

@@ -12,7 +12,8 @@ from model.frontends.text import TextFrontend
 from model.frontends.vision import VisionFrontend
 from recipes.catalog import RECIPES
 from recipes.check import check_recipe
-from recipes.data.loader import EVAL_MASK_SEED, Dataset, build_batch
+from recipes.data.heldout import EVAL_MASK_SEED
+from recipes.data.loader import Dataset, build_batch
 from recipes.data.order import UpdateOrder
 from recipes.data.speech import SpeechDataset
 from recipes.data.text import TextDataset
