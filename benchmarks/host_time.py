@@ -28,6 +28,7 @@ from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
 from recipes.plan.links import Cluster, Collective, estimate
 from recipes.plan.size import num_parameters, step_flops
+from recipes.settings import apply_overrides
 
 WIDTH, HEADS, VOCABULARY = 64, 4, 4096
 LENGTH = {"text": 32, "speech": 1, "vision": 0}
@@ -41,6 +42,7 @@ def main() -> int:
     """Parse the flags, measure, print one JSON object or one line per figure, and end the process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="text_base", choices=sorted(name for recipes in RECIPES.values() for name in recipes))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a number of the recipe")
     parser.add_argument("--deepspeed_config", type=Path, default=ROOT / "ds_configs" / "zero3_bf16.json")
     parser.add_argument("--world", type=int, default=64, help="data-parallel ranks to count for, of which this process is the first")
     parser.add_argument("--micro-batches", type=int, default=1, help="per update, of one sample each")
@@ -189,7 +191,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 def estimated(args: argparse.Namespace, modality: str, narrow: Recipe, milliseconds: float, counted: CountedPhases) -> dict[str, Any]:
     """Return the estimate of an update at the recipe's own widths: host time as measured, bytes in proportion to the parameters, FLOPs by
     arithmetic."""
-    recipe = MODALITIES[modality].resized(RECIPES[modality][args.recipe](), MODALITIES[modality].benchmark_length)
+    recipe = apply_overrides(RECIPES[modality][args.recipe](), args.set)
+    recipe = MODALITIES[modality].resized(recipe, MODALITIES[modality].benchmark_length)
     samples = args.micro_batches * args.micro_batch_size
     length = recipe.frontend.tokens_per_sample(recipe.data.longest_sample)
     factor = num_parameters(recipe) / num_parameters(narrow)
@@ -201,7 +204,7 @@ def estimated(args: argparse.Namespace, modality: str, narrow: Recipe, milliseco
 def settings(args: argparse.Namespace, modality: str) -> tuple[Recipe, Any]:
     """Return recipe and ds_config for the flags: one sample per micro-batch, args.micro_batches micro-batches per update."""
     content = load_ds_config(args.deepspeed_config) | {"train_micro_batch_size_per_gpu": 1}
-    recipe = RECIPES[modality][args.recipe]()
+    recipe = apply_overrides(RECIPES[modality][args.recipe](), args.set)
     recipe = recipe if args.full_width else narrowed(recipe, content.setdefault("zero_optimization", {"stage": 3}))
     length = MODALITIES[modality].benchmark_length if args.full_width else LENGTH[modality]
     recipe = MODALITIES[modality].resized(recipe, length)
