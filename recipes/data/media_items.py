@@ -21,6 +21,7 @@ from recipes.data.shards import map_array
 from recipes.errors import ConfigError
 
 SEGMENTS_FILE = "stretches.bin"
+PATHS_PER_WRITE = 4096
 ItemsLocation = dict[str, str]
 """Where the bytes of a prepared folder's items are: keys and values that are stored in prepared.json and that open_items reads.
 
@@ -69,9 +70,13 @@ class MappedPaths(Sequence[str]):
 
 def save_paths(folder: Path, paths: Sequence[str]) -> None:
     """Write the paths to paths.bin and path_ends.bin in the folder. MappedPaths reads them. Raises: OSError."""
-    encoded = [os.fsencode(path) for path in paths]
-    (folder / "paths.bin").write_bytes(b"".join(encoded))
-    (folder / "path_ends.bin").write_bytes(np.cumsum([len(path) for path in encoded], dtype=np.int64).tobytes())
+    sizes = np.empty(len(paths), dtype=np.int64)
+    with open(folder / "paths.bin", "wb") as file:
+        for start in range(0, len(paths), PATHS_PER_WRITE):  # all encoded paths at once would take as much memory as the paths
+            encoded = [os.fsencode(path) for path in paths[start : start + PATHS_PER_WRITE]]
+            sizes[start : start + PATHS_PER_WRITE] = [len(path) for path in encoded]
+            file.write(b"".join(encoded))
+    (folder / "path_ends.bin").write_bytes(np.cumsum(sizes).tobytes())
 
 
 def save_items(media: Media, folder: Path) -> ItemsLocation:

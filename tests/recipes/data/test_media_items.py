@@ -33,6 +33,7 @@ def test_paths_are_read_back_unchanged_in_any_encoding(tmp_path: Path, folder: P
 def test_many_paths_are_pickled_as_the_path_of_their_folder(tmp_path: Path, folder: Path) -> None:
     location = save_items(Files("data", str(tmp_path), [f"{i:05}.wav" for i in range(10_000)]), folder)
     media = open_items(folder, "data", location)
+    assert media.paths[4094:4098] == ["04094.wav", "04095.wav", "04096.wav", "04097.wav"], "they are written in blocks"
     assert media.key(9_999) == "09999.wav"  # maps the files, which must not be pickled
     pickled = pickle.dumps(media)
     assert len(pickled) < 1000
