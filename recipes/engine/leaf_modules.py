@@ -45,7 +45,8 @@ def set_leaf_modules(module: nn.Module, wanted: Mapping[str, Sequence[str]], fro
             except ValueError:
                 known = ", ".join(sorted({type(part).__name__ for part in module.modules()}))
                 raise ConfigError(
-                    f"zero_optimization.leaf_module.{kind}: the network has no submodule {name}; the classes of its submodules are {known}"
+                    f"zero_optimization.leaf_module.{kind}: the network has no submodule {name}; take it out of the ds_config, or name "
+                    f"others (its classes are {known})"
                 ) from None
     for _, part in _without_input_gradient(module, frozen):
         set_z3_leaf_module(part, False)

@@ -4,7 +4,7 @@ numbers mean stands in recipes/train/loop.py."""
 import torch
 import torch.distributed as dist
 
-from recipes.cluster.world import LONGEST_PREPARATION
+from recipes.cluster.world import build_control_group
 
 
 class Agreement:
@@ -14,7 +14,7 @@ class Agreement:
 
     def __init__(self) -> None:
         """Make the process group, on the host; all ranks must call this together."""
-        self._group = dist.new_group(backend="gloo", timeout=LONGEST_PREPARATION)
+        self._group = build_control_group()
         self._begun: tuple[int, torch.Tensor, dist.Work] | None = None
         self._num_numbers = 0
         self.num_taken = 0

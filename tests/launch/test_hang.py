@@ -199,7 +199,7 @@ def break_engines() -> None:
     """For start(before=...): a defect in start-up."""
     from recipes.train import startup
 
-    def defect(*_: object) -> None:
+    def defect(*_: object, **_options: object) -> None:
         raise ValueError("shapes differ")
 
     startup.build_objective = defect  # type: ignore[assignment]

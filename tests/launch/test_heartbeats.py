@@ -106,11 +106,13 @@ def test_every_rank_gives_the_same_heartbeats_in_the_same_order_with_pauses_arou
             assert [heartbeat for heartbeat in heartbeats if heartbeat != ("alive",)] == expected
 
 
-def test_each_loaded_parameter_gives_a_heartbeat(launches: list[list[list[dict[str, Any]]]]) -> None:
+def test_each_built_parameter_and_each_loaded_range_gives_a_heartbeat(launches: list[list[list[dict[str, Any]]]]) -> None:
     for rows in launches[1]:
         phases = [row["heartbeat"][0] for row in rows]
-        load, logs = phases.index("load"), phases.index("logs")
-        assert set(phases[load + 1 : logs]) == {"alive"} and phases.count("alive") == logs - load - 1 > 10
+        build, load, logs = phases.index("engines"), phases.index("load"), phases.index("logs")
+        for part in (phases[build + 1 : load], phases[load + 1 : logs]):
+            assert set(part) == {"alive"} and len(part) > 10
+        assert phases.count("alive") == logs - build - 2, "at no other time"
 
 
 def test_a_watcher_gets_its_own_rank_all_hosts_the_folder_and_the_recipes_limit(launches: list[list[list[dict[str, Any]]]]) -> None:

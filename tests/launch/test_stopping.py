@@ -172,9 +172,9 @@ def stop_while_the_engines_are_built() -> None:
 
     build = startup.build_objective
 
-    def signalled(*args: object) -> object:
+    def signalled(*args: object, **options: object) -> object:
         os.kill(os.getpid(), signal.SIGTERM)
-        return build(*args)  # type: ignore[arg-type]
+        return build(*args, **options)  # type: ignore[arg-type]
 
     startup.build_objective = signalled  # type: ignore[assignment]
 

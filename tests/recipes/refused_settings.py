@@ -126,6 +126,7 @@ REFUSED_SPEECH = [
     (["frontend.conv_kernels=10,-3,3,3,3,2,2"], r"frontend\.conv_kernels is \(10, -3, .*each must be at least 1"),
     (["frontend.conv_strides=5,0,2,2,2,2,2"], r"frontend\.conv_strides is \(5, 0, 2, .*each must be at least 1"),
     (["frontend.conv_kernels=", "frontend.conv_strides="], r"conv_kernels is empty; the published ones are"),
+    (["data.whole_seconds=-1"], r"data\.whole_seconds is -1\.0; it must be at least 0"),
     (["data.max_seconds=0"], r"data\.max_seconds is 0\.0; it must be above 0"),
     (
         ["data.max_seconds=0.2", "data.min_seconds=0.1"],

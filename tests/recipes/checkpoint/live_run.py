@@ -22,6 +22,7 @@ from recipes.data.order import EpochOffset
 from recipes.engine import shards
 from recipes.modalities.registry import MODALITIES
 from recipes.objectives.registry import build_objective
+from recipes.train.agreement import Agreement
 from recipes.train.bad_items import BadItems
 from recipes.train.loop import train_step
 from recipes.train.preempt import StopRequest
@@ -71,6 +72,7 @@ class LiveRun:
     def train(self, updates: int) -> Curve:
         """Do that many updates with the training loop's train_step, and return loss and gradient norm of each."""
         curve = []
+        self.state.agreement = Agreement()  # counters may have changed since, so an exchange that was begun is dropped
         for _ in range(updates):
             metrics = train_step(self.state, True)
             assert isinstance(metrics, dict), f"update {self.state.counters.update - 1} was skipped: {metrics}"

@@ -69,8 +69,8 @@ class Topology:
             "teacher_gather": "update" if self.gathers_once else "layer",
             **({"shard_size": self.dp_size // self.num_replicas} if self.num_replicas > 1 else {}),
         }
-        if self.has_leaf_modules:
-            content["zero_optimization"]["leaf_module"] = {"classes": ["Block"]}
+        if not self.has_leaf_modules:
+            del content["zero_optimization"]["leaf_module"]
         content["bf16"] = {"enabled": self.precision == "bf16"}
         if self.offload:
             content["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}

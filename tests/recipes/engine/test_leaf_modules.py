@@ -73,7 +73,7 @@ def test_a_part_is_a_leaf_module_only_if_something_in_front_of_it_is_trained_whe
 
 def test_a_leaf_module_that_the_network_does_not_have_is_an_error_with_the_classes_that_it_has() -> None:
     for kind, name in (("classes", "Blok"), ("names", "trunk.0"), ("name_suffixes", "ffn")):
-        with pytest.raises(ConfigError, match=rf"leaf_module\.{kind}: the network has no submodule {name}; .* Part, Sequential$"):
+        with pytest.raises(ConfigError, match=rf"leaf_module\.{kind}: the network has no submodule {name}; .* Part, Sequential\)$"):
             set_leaf_modules(nn.Sequential(Part()), {kind: [name]}, {"0.weight": 0})
 
 

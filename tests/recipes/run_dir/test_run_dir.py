@@ -190,7 +190,7 @@ def run_that_is_taken_over(run_dir: Path, prepared: Path) -> tuple[str, int]:
     return "trained", len(done)
 
 
-def test_a_run_whose_directory_was_taken_over_ends_with_the_update_that_detects_it(tmp_path: Path) -> None:
+def test_a_run_whose_directory_was_taken_over_ends_at_most_one_update_after_it_is_detected(tmp_path: Path) -> None:
     prepared = prepare_pictures(tmp_path)
     ((error, updates),) = run_distributed(run_that_is_taken_over, 1, tmp_path / "run", prepared)
-    assert "was taken over by" in error and updates == 2
+    assert "was taken over by" in error and updates in (2, 3), "the numbers of an update may be on their way already"

@@ -42,7 +42,7 @@ def whole_gradients(world_size: int, tp_size: int, zero: dict[str, Any], skips: 
     from recipes.objectives.registry import build_objective
 
     if not skips:
-        model.encoder._skip = lambda run, block, x_SBD: x_SBD
+        model.encoder._skip = lambda block, x_SBD: x_SBD
     settings = (f"model.block.layerdrop={PROB}", f"model.num_layers={NUM_LAYERS}")
     recipe, config = resolved(world_size, tp_size, zero, {}, *settings)
     parallel = init_parallel(tp_size, "cpu")
