@@ -32,7 +32,7 @@ test: .venv compiled
 	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not slurm and not gpu"
 
 test-slow: .venv compiled
-	.venv/bin/python -m pytest -m "slow and not slurm and not gpu"
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "slow and not slurm and not gpu"
 
 # CPU Adam takes one to two minutes to compile, for which no test's time limit allows
 compiled: .venv

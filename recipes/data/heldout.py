@@ -20,14 +20,15 @@ def eval_batches(
     """Yield this rank's batches of a fixed set of at most max_samples held-out samples, which are spread evenly over the data set.
 
     If group_size is above 1, each group_size consecutive samples of the set form a group, and a batch contains samples of one group only.
-    Every sample is in one batch, and every rank gets the same number of batches. A rank that has no sample left gets a batch that is not
-    counted. A data set without samples gives no batches. Bad items remain in the data set until take_bad().
+    Every rank gets the same number of batches of the same sizes, so a few samples may be left out. If there are more ranks than samples, a
+    rank without one gets a batch that is not counted. A data set without samples gives no batches. Bad items remain in the data set until
+    take_bad().
     """
     num_samples = min(max_samples, len(dataset))
-    share = -(-num_samples // dp_size)
+    share = max(num_samples // dp_size, min(num_samples, 1))
     if group_size > 1:
         micro_batch_size = max((n for n in range(1, share + 1) if micro_batch_size % n == 0), default=1)
-        share = -(-share // micro_batch_size) * micro_batch_size  # so that no batch crosses a group
+        share -= share % micro_batch_size  # so that no batch crosses a group
     spread = [i * len(dataset) // num_samples for i in range(num_samples)]
     positions = [Position(EVAL_EPOCH, index, tuple(spread[i // group_size * group_size :][:group_size])) for i, index in enumerate(spread)]
     own = positions[dp_rank * share : (dp_rank + 1) * share]

@@ -6,7 +6,7 @@ import pytest
 
 from tests.launching import PRETRAIN_TEXT, launch, overrides
 
-SEED = 5
+SEED = 6
 DISTINCT = {
     **{"model__num_layers": 3, "model__hidden_dropout": 0.3, "model__attention_dropout": 0.2, "teacher__average_top_k_layers": 2},
     **{"data__break_mode": "complete_doc", "data__heldout_fraction": 0.2, "data__text_column": "sentence", "frontend__max_positions": 48},

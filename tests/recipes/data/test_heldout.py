@@ -22,19 +22,21 @@ def counted_rows(share: list[Batch]) -> list[Row]:
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 4), st.integers(1, 9), st.integers(1, 4))
-def test_every_held_out_sample_is_counted_once_and_every_rank_has_equally_many_batches(
+def test_every_rank_evaluates_equally_many_equal_batches_and_no_sample_twice(
     size: int, samples: int, micro: int, dp_size: int, parts: int
 ) -> None:
     """Also on more ranks than samples. Each sample has the same group as with one rank, and no batch has samples of two groups."""
-    group = 1 if parts == 1 else micro * parts
+    group, num_samples = 1 if parts == 1 else micro * parts, min(size, samples)
     alone = counted_rows(held_out(size, samples=samples, micro=1, group=group))
-    assert len(alone) == len(set(alone)) == min(size, samples) and {row[0] for row in alone} == {EVAL_EPOCH}
+    assert len(alone) == len(set(alone)) == num_samples and {row[0] for row in alone} == {EVAL_EPOCH}
     shares = [held_out(size, samples=samples, micro=micro, group=group, rank=(rank, dp_size)) for rank in range(dp_size)]
-    assert len({len(share) for share in shares}) == 1
-    assert [row for share in shares for row in counted_rows(share)] == alone
-    batches = [batch for share in shares for batch in share]
-    assert all(1 <= len(batch.inputs) <= micro for batch in batches)
-    assert group == 1 or all(len({tuple(row[2:]) for row in batch.inputs.tolist()}) == 1 for batch in batches)
+    assert len({tuple(len(batch.inputs) for batch in share) for share in shares}) == 1
+    rows = [row for share in shares for row in counted_rows(share)]
+    assert rows and len(rows) == len(set(rows)) and set(rows) <= set(alone)
+    if group == 1 or num_samples <= dp_size:
+        assert rows == alone[: len(rows)] and len(rows) == max(num_samples // dp_size * dp_size, min(num_samples, dp_size))
+    for batch in (batch for share in shares for batch in share):
+        assert group == 1 or len({tuple(row[2:]) for row in batch.inputs.tolist()}) == 1
 
 
 def test_held_out_samples_are_spread_over_the_data() -> None:

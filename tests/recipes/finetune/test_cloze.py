@@ -159,7 +159,7 @@ def test_words_that_their_line_repeats_are_all_predicted_and_random_words_are_gu
     results = run_distributed(cloze_results, 1, distinct_run, [everywhere, prepare_lines(distinct_run, tmp_path / "random", heldout)])[0]
     for name in ("trained", "random"):
         repeated, shuffled = (getattr(result, name) for result in results)
-        assert repeated.by_layer[0] > 0.9, "far from chance; two updates at a high rate decide how well later layers keep four words apart"
+        assert repeated.accuracy > 0.9, "far from chance; not 1, since a few updates decide how well 16 channels keep four words apart"
         assert 0.1 < shuffled.accuracy < 0.4, "chance is a quarter, with four words"
         assert shuffled.standard_error == pytest.approx((shuffled.accuracy * (1 - shuffled.accuracy) / results[1].num_test) ** 0.5)
 
