@@ -158,9 +158,9 @@ def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int,
     check_tensor_parallel(recipe, tp_size, world_size)
     num_replicas = number_of_replicas(content, world_size // tp_size)
     if local_size is not None and world_size > local_size and not across_nodes:
-        check_nodes(f"tensor_model_parallel_size {tp_size}", tp_size, local_size)
+        check_nodes("tensor_model_parallel_size", tp_size, local_size)
         if num_replicas > 1:
-            check_nodes(f"megatron.shard_size {megatron['shard_size']}", world_size // num_replicas, local_size)
+            check_nodes("megatron.shard_size", megatron["shard_size"], local_size, tp_size)
     micro = content.get("train_micro_batch_size_per_gpu", "auto")
     batch = replace(plan_batch(recipe, micro, tp_size, world_size), may_cross_nodes=across_nodes, num_replicas=num_replicas)
     recomputes = content.get("activation_checkpointing", {}).get("enabled", False)

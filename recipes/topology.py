@@ -26,14 +26,15 @@ def number_of_replicas(content: dict[str, Any], dp_size: int) -> int:
     return dp_size // shard_size
 
 
-def check_nodes(name: str, size: int, local_size: int) -> None:
-    """Check that each `size` neighbouring ranks lie on one node, which has `local_size` ranks. `name`: the key and value that ask for
-    that. Raises: ConfigError."""
-    if local_size % size:
-        fits = [n for n in range(1, local_size + 1) if local_size % n == 0]
+def check_nodes(name: str, size: int, local_size: int, times: int = 1) -> None:
+    """Check that each `size` x `times` neighbouring ranks lie on one node, which has `local_size` ranks. `name`: the key with the value
+    `size`. `times`: the tensor-parallel size, if that multiplies it. Raises: ConfigError."""
+    if local_size % (size * times):
+        fits = [str(n) for n in range(1, local_size + 1) if local_size % (n * times) == 0]
+        product = f" x tensor_model_parallel_size {times}" if times > 1 else ""
         raise ConfigError(
-            f"{name} does not fit into a node of {local_size} ranks, so every layer would wait for the network; "
-            f'use {" or ".join(map(str, fits[-2:]))}, or ask for it with "megatron": {{"across_nodes": true}}'
+            f"{name} {size}{product} does not fit into a node of {local_size} ranks, so every layer would wait for the network; "
+            f'use {" or ".join(fits[-2:]) or "fewer"}, or ask for it with "megatron": {{"across_nodes": true}}'
         )
 
 

@@ -131,9 +131,10 @@ class CheckpointSaver:
 
     def _write_files(self, folder: Path, places: dict[str, Range]) -> tuple[str | None, list[FileEntry]]:
         """Write this rank's file into `folder`. Return (problem, entries of all ranks' files). The problem is that of the lowest rank that
-        has failed, or None if every rank has written its file. `places`: KIND/PARAMETER -> the range that this rank writes."""
+        has failed, or None if every rank has written its file. `places`: KIND/PARAMETER -> the range that this rank writes; a rank
+        without any writes no file."""
         written: list[FileEntry] = []
-        problem = problem_of(lambda: written.append(self._write_file(folder, places)))
+        problem = problem_of(lambda: written.append(self._write_file(folder, places))) if places else None
         answers: list[Any] = [None] * self._world.size
         dist.all_gather_object(answers, (problem, written), group=self._world.control)
         return next((text for text, _ in answers if text), None), [entry for _, own in answers for entry in own]

@@ -83,7 +83,7 @@ class EngineBuilder:
             dist_init_required=False,
         )
         check_leaf_modules(module, steps)
-        overrides.avoid_copies(engine)
+        overrides.avoid_copies(engine, self.parallel)
         return engine
 
     def fixed(self, make: MakeModule) -> tuple[Engine, Gathering]:
@@ -92,7 +92,7 @@ class EngineBuilder:
         config = _fixed_config(self.config.deepspeed)
         module = self._partitioned(make, config)
         use_products(module, self.config.products)
-        set_leaf_modules(module, self.config.leaf_modules, {})
+        set_leaf_modules(module, self.config.leaf_modules, {}, may_lack=True)
         engine, *_ = deepspeed.initialize(model=module, config=_for_deepspeed(config), mpu=self.parallel, dist_init_required=False)
         engine.eval()
         if self.config.gathers_once:

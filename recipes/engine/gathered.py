@@ -10,6 +10,9 @@ from torch import Tensor
 
 from recipes.engine import overrides, shards
 
+ALIGNMENT = 64
+"""Each weight begins at a multiple of this many values, as if it were allocated by itself: some kernels need it."""
+
 
 class Gathering(Protocol):
     """When the weights of an engine that is not trained are gathered."""
@@ -48,8 +51,9 @@ class WholeGathering:
         self._ranks, self._size, self._stream = ranks, dist.get_world_size(ranks), shards.gather_stream(engine)
         self._shards = [shards.compute_shard(parameter) for _, parameter in shards.named_parameters(engine)]
         lengths = [self._size * shard.numel() for shard in self._shards]
-        whole = self._shards if self._size == 1 else self._shards[0].new_empty(sum(lengths)).split(lengths)
-        self._whole = [part.view(self._size, -1) for part in whole]
+        places = [-(-length // ALIGNMENT) * ALIGNMENT for length in lengths]
+        whole = self._shards if self._size == 1 else self._shards[0].new_empty(sum(places)).split(places)
+        self._whole = [part[:length].view(self._size, -1) for part, length in zip(whole, lengths, strict=True)]
         overrides.keep_whole(engine, self._whole)
         self._arriving: tuple[Tensor, dist.Work] | None = None
         self._is_current = False

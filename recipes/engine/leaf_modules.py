@@ -31,18 +31,22 @@ SETTERS: Mapping[str, Callable[[nn.Module, Sequence[str]], Any]] = {
 }
 
 
-def set_leaf_modules(module: nn.Module, wanted: Mapping[str, Sequence[str]], frozen: Mapping[str, float]) -> None:
+def set_leaf_modules(
+    module: nn.Module, wanted: Mapping[str, Sequence[str]], frozen: Mapping[str, float], *, may_lack: bool = False
+) -> None:
     """Make leaf modules of the submodules that the ds_config's section zero_optimization.leaf_module names (`wanted`), except those in
     front of which nothing is trained. `frozen`: name of each parameter -> number of first steps in which it is not trained; infinity:
-    never trained. Call it before the engine is built.
+    never trained. "In front of" is the order in which modules were registered. Call it before the engine is built.
 
-    Raises: ConfigError if a name fits no submodule.
+    Raises: ConfigError if a name fits no submodule, unless the network `may_lack` one.
     """
     for kind, names in wanted.items():
         for name in names:
             try:
                 SETTERS[kind](module, [name])
             except ValueError:
+                if may_lack:
+                    continue
                 known = ", ".join(sorted({type(part).__name__ for part in module.modules()}))
                 raise ConfigError(
                     f"zero_optimization.leaf_module.{kind}: the network has no submodule {name}; take it out of the ds_config, or name "
@@ -62,7 +66,7 @@ def check_leaf_modules(module: nn.Module, frozen: Mapping[str, float]) -> None:
         )
     for part in get_z3_leaf_modules(module):
         if any(parameter.requires_grad for parameter in part.parameters()):
-            part.register_forward_pre_hook(_check_input)
+            part.register_forward_pre_hook(_check_input, with_kwargs=True)
 
 
 def _without_input_gradient(module: nn.Module, frozen: Mapping[str, float]) -> Iterator[tuple[str, nn.Module]]:
@@ -76,10 +80,10 @@ def _without_input_gradient(module: nn.Module, frozen: Mapping[str, float]) -> I
             yield prefix, part
 
 
-def _check_input(part: nn.Module, inputs: tuple[Any, ...]) -> None:
+def _check_input(part: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
     """Raises: ConfigError if gradients are computed and no input of this leaf module needs one. Whether something in front of it is
     trained does not decide that."""
-    if torch.is_grad_enabled() and not any(isinstance(x, Tensor) and x.requires_grad for x in inputs):
+    if torch.is_grad_enabled() and not any(isinstance(x, Tensor) and x.requires_grad for x in (*inputs, *named.values())):
         raise ConfigError(
             f"zero_optimization.leaf_module: the input of a {type(part).__name__} needs no gradient, so DeepSpeed would drop the gradients "
             'of its weights; name other modules, such as {"classes": ["Block"]}, the Transformer blocks'

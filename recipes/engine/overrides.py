@@ -16,6 +16,7 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors
 
+from model.parallel import Parallel
 from recipes.engine.shards import is_split, partial_norms
 
 
@@ -88,7 +89,7 @@ def _reduce_scatter(optimizer: Any, parameters: list[nn.Parameter], dtype: torch
     return [shard[: max(0, p.ds_numel - rank * n)] for p, n, shard in zip(parameters, lengths, shards, strict=True)]
 
 
-def avoid_copies(engine: DeepSpeedEngine) -> None:
+def avoid_copies(engine: DeepSpeedEngine, parallel: Parallel) -> None:
     """Let the engine make fewer copies of weights and gradients. Call it once, when the engine is built. Only the gradient's norm is
     computed otherwise, and agrees to 1e-6.
 
@@ -104,7 +105,7 @@ def avoid_copies(engine: DeepSpeedEngine) -> None:
     """
     optimizer = engine.optimizer
     optimizer.flatten = _joined
-    optimizer.get_grad_norm_direct = partial(_norm, optimizer)
+    optimizer.get_grad_norm_direct = partial(_norm, optimizer, parallel)
     optimizer._DeepSpeedZeroOptimizer_Stage3__avg_scatter_grads = partial(_reduce_scatter, optimizer)
     if not optimizer.offload_optimizer:
         for master, computed in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_partitioned_groups_flat, strict=True):
@@ -127,13 +128,15 @@ def _joined(tensors: list[Tensor]) -> Tensor:
     return first.as_strided((place,), (1,))
 
 
-def _norm(optimizer: Any, gradients: list[Tensor], parameters: list[nn.Parameter]) -> Tensor:
+def _norm(optimizer: Any, parallel: Parallel, gradients: list[Tensor], parameters: list[nn.Parameter]) -> Tensor:
     """Return the norm of this rank's gradient shards together with those of all other ranks; -1 if it is not finite. Parameters that are
-    whole on each tensor-parallel rank count once."""
+    whole on each tensor-parallel rank count once. All copies of the model get the bits of the first, so that they are clipped alike."""
     counted = [g for g, p in zip(gradients, parameters, strict=True) if is_split(p) or optimizer.model_parallel_rank == 0]
     square = partial_norms(counted, gradients[0].device).double().square().sum()
     dist.all_reduce(square, group=parameters[0].ds_process_group)
     optimizer._model_parallel_all_reduce(tensor=square, op=dist.ReduceOp.SUM)
+    if parallel.replicas is not None:
+        dist.broadcast(square, group=parallel.replicas.replica_group, group_src=0)
     return torch.where(square.isfinite(), square.sqrt(), -1.0)
 
 

@@ -40,6 +40,14 @@ def add_up_replicas(engine: Engine, parallel: Parallel) -> None:
             gradients.copy_(summed)
 
 
+def clear_gradients(engine: Engine, parallel: Parallel) -> None:
+    """If the model exists in several copies, set all gradients to 0. Call it after each step(). DeepSpeed keeps the gradient of a weight
+    that gets none in the next update, and add_up_replicas() would multiply it by the number of copies each time."""
+    if parallel.replicas is not None:
+        for gradients in shards.gradient_buffers(engine):
+            gradients.zero_()
+
+
 def step(engine: Engine) -> None:
     """Apply the update by the optimizer's step, and make the next forward wait for the new weights."""
     engine.step()

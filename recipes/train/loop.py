@@ -14,7 +14,7 @@ from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 from recipes.engine import shards
 from recipes.engine.replicated import share_gradients
-from recipes.engine.update import add_up_replicas, backward, set_learning_rate, step
+from recipes.engine.update import add_up_replicas, backward, clear_gradients, set_learning_rate, step
 from recipes.errors import ConfigError, OutOfMemory, TrainingBroken, UnusableData
 from recipes.system.terminal import limit_waiting
 from recipes.train.guard import Skip, UpdateGuard, UpdateHealth, check_skips
@@ -192,6 +192,7 @@ def _apply(state: TrainState, guard: UpdateGuard, total: int) -> tuple[UpdateHea
         return health, skip
     share_gradients(student, parallel)
     step(student)
+    clear_gradients(student, parallel)
     return health, guard.confirm(health)
 
 

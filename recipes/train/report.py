@@ -61,7 +61,7 @@ def report(state: TrainState, metrics: dict[str, Any]) -> None:
 
 def report_drifts(state: TrainState) -> None:
     """Report parameters that differ between tensor-parallel ranks, which hold them whole: an event, and a warning. A collective."""
-    names = state.replicas.new_drifts()
+    names = state.drift_check.new_drifts()
     if not names:
         return
     report_event(state, "drift", parameters=names)

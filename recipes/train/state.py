@@ -82,7 +82,7 @@ class TrainState:
         return Agreement()
 
     @cached_property
-    def replicas(self) -> DriftCheck:
+    def drift_check(self) -> DriftCheck:
         """Compares the weights that tensor-parallel ranks hold whole."""
         return DriftCheck(self.objective.student, self.objective.parallel)
 

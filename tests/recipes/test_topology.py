@@ -59,7 +59,7 @@ def test_a_copy_that_would_cross_nodes_must_be_asked_for() -> None:
     )
     with pytest.raises(ConfigError, match=said):
         batch_of(16, 64, 8)
-    with pytest.raises(ConfigError, match=r"megatron\.shard_size 8 does not fit into a node of 8 ranks"):
+    with pytest.raises(ConfigError, match=r"shard_size 8 x tensor_model_parallel_size 2 does not fit into a node of 8 ranks.* use 2 or 4,"):
         batch_of(8, 64, 8, tp_size=2)
     assert batch_of(16, 64, 8, megatron={"across_nodes": True}).num_replicas == 4
     assert batch_of(16, 64).num_replicas == 4, "the nodes of a dry run are unknown"

@@ -197,3 +197,22 @@ def test_groups_follow_weight_decay_and_frozen_steps_and_contain_every_parameter
         assert found == [(["body.weight", "body.bias"], 0.5, 0), (["head.weight", "head.bias"], 0.5, 7)]
     else:
         assert found == [(["body.weight"], 0.5, 0), (["body.bias"], 0.0, 0), (["head.weight"], 0.5, 7), (["head.bias"], 0.0, 7)]
+
+
+def gradients_of_copies() -> tuple[bool, bool]:
+    """Return whether this rank, of four that hold two copies of the model, has gradients before and after they are cleared."""
+    from model.parallel import init_parallel
+    from recipes.engine import shards
+    from recipes.engine.update import add_up_replicas, backward, clear_gradients
+
+    parallel = init_parallel(1, "cpu", num_replicas=2)
+    engine = trained(parallel, None, world_size=4, micro=2)
+    backward(engine, engine(rows_of(parallel.dp_rank)), 1, parallel.shard_size)
+    add_up_replicas(engine, parallel)
+    before = any(part.any() for part in shards.gradient_buffers(engine))
+    clear_gradients(engine, parallel)
+    return before, any(part.any() for part in shards.gradient_buffers(engine))
+
+
+def test_copies_of_the_model_keep_no_gradient_that_would_be_multiplied_in_the_next_update() -> None:
+    assert run_distributed(gradients_of_copies, 4) == [(True, False)] * 4

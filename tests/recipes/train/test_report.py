@@ -77,7 +77,7 @@ def test_a_drift_is_an_event_with_all_names_and_a_warning_with_the_first(tmp_pat
     state = state_at(3, reports)
     report(state, {"step": 3, "loss": 1.0, "target_std": 1.0})
     assert reports.events == reports.lines == []
-    state.replicas.new_drifts, state.interval = lambda: ["a.bias", "b.bias"], Interval(steps=1, seconds=1.0)
+    state.drift_check.new_drifts, state.interval = lambda: ["a.bias", "b.bias"], Interval(steps=1, seconds=1.0)
     report(state, {"step": 3, "loss": 1.0, "target_std": 1.0})
     assert reports.events == [{"event": "drift", "step": 3, "parameters": ["a.bias", "b.bias"]}]
     assert reports.lines == [
