@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from recipes.checkpoint.layout import Counters, FileEntry, Manifest, ParameterEntry, Range, range_to_json, write_manifest
-from recipes.checkpoint.tensor_file import hashes_of, write_tensors
+from recipes.checkpoint.tensor_file import HASHED_ELEMENTS, hashes_of, write_tensors
 from tests.recipes.checkpoint.pieces import made_up, shard
 
 TABLE = "trunk.frontend.tokens.weight"
@@ -67,7 +67,7 @@ def _write_file(folder: Path, tp: tuple[int, int], dp: tuple[int, int]) -> FileE
             continue
         shape = tuple(size // cut[1] if dim == tp_dim else size for dim, size in enumerate(full.shape))
         pieces[key] = local[offset : offset + count].clone()
-        places[key] = range_to_json(Range(name, shape, tp_dim, *cut, offset, count, hashes_of(pieces[key])))
+        places[key] = range_to_json(Range(name, shape, tp_dim, *cut, offset, count, hashes_of(pieces[key]), HASHED_ELEMENTS))
     path = folder / f"rank_{dp[0] * tp[1] + tp[0]:05d}.safetensors"
     header = write_tensors(path, {key: tuple(piece.shape) for key, piece in pieces.items()}, pieces.values(), places)
     return FileEntry(path.name, path.stat().st_size, header, tp[0], dp[0])

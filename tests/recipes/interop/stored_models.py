@@ -14,7 +14,7 @@ from torch import Tensor
 from model.config import EncoderConfig
 from model.trunk import Trunk
 from recipes.checkpoint.layout import Counters, FileEntry, Manifest, ParameterEntry, Range, range_to_json, step_folder, write_manifest
-from recipes.checkpoint.tensor_file import hashes_of, write_tensors
+from recipes.checkpoint.tensor_file import HASHED_ELEMENTS, hashes_of, write_tensors
 from recipes.config import Recipe
 from recipes.interop.hf_files import CONFIG
 from recipes.interop.hf_format import FORMATS
@@ -123,7 +123,7 @@ def _write_file(folder: Path, splits: dict[str, Split], kinds: dict[str, State],
         shape = tuple(size // cut[1] if dim == split.tp_dim else size for dim, size in enumerate(full.shape))
         key = f"{kind}/{name}"
         pieces[key] = local[offset : offset + count].clone()
-        places[key] = range_to_json(Range(name, shape, split.tp_dim, *cut, offset, count, hashes_of(pieces[key])))
+        places[key] = range_to_json(Range(name, shape, split.tp_dim, *cut, offset, count, hashes_of(pieces[key]), HASHED_ELEMENTS))
     path = folder / f"rank_{dp[0] * tp[1] + tp[0]:05d}.safetensors"
     header = write_tensors(path, {key: tuple(piece.shape) for key, piece in pieces.items()}, pieces.values(), places)
     return FileEntry(path.name, path.stat().st_size, header, tp[0], dp[0])

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from build_memory import peak_bytes, reset_peak
 from recipes.checkpoint.layout import Counters, FileEntry, Manifest, ParameterEntry, Range, range_to_json, write_manifest
 from recipes.checkpoint.load import CheckpointReader
-from recipes.checkpoint.tensor_file import hashes_of, write_tensors
+from recipes.checkpoint.tensor_file import HASHED_ELEMENTS, hashes_of, write_tensors
 from recipes.errors import ConfigError, DamagedCheckpoint
 from recipes.interop.consolidate import KIND_OF, TOKEN_TABLE, add_command, consolidate, run_consolidate
 from tests.distributed import run_distributed
@@ -179,7 +179,7 @@ def _growth(tmp_path: Path) -> int:
     """Return the MiB by which the largest resident size grows."""
     count, names = 16 * MEGABYTE, [f"w{number}" for number in range(4)]
     value = torch.ones(count)
-    place = range_to_json(Range("w", (count,), None, 0, 1, 0, count, hashes_of(value)))
+    place = range_to_json(Range("w", (count,), None, 0, 1, 0, count, hashes_of(value), HASHED_ELEMENTS))
     keys = [f"master/{name}" for name in names]
     path = tmp_path / "rank_00000.safetensors"
     header = write_tensors(path, dict.fromkeys(keys, (count,)), (value for _ in names), dict.fromkeys(keys, place))
