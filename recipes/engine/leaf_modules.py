@@ -40,18 +40,17 @@ def set_leaf_modules(
 
     Raises: ConfigError if a name fits no submodule, unless the network `may_lack` one.
     """
-    for kind, names in wanted.items():
-        for name in names:
-            try:
-                SETTERS[kind](module, [name])
-            except ValueError:
-                if may_lack:
-                    continue
-                known = ", ".join(sorted({type(part).__name__ for part in module.modules()}))
-                raise ConfigError(
-                    f"zero_optimization.leaf_module.{kind}: the network has no submodule {name}; take it out of the ds_config, or name "
-                    f"others (its classes are {known})"
-                ) from None
+    for kind, name in ((kind, name) for kind, names in wanted.items() for name in names):
+        try:
+            SETTERS[kind](module, [name])
+        except ValueError:
+            if may_lack:
+                continue
+            known = ", ".join(sorted({type(part).__name__ for part in module.modules()}))
+            raise ConfigError(
+                f"zero_optimization.leaf_module.{kind}: the network has no submodule {name}; take it out of the ds_config, or name "
+                f"others (its classes are {known})"
+            ) from None
     for _, part in _without_input_gradient(module, frozen):
         set_z3_leaf_module(part, False)
 

@@ -56,7 +56,7 @@ def state_at(step: int, reports: RecordedReports | None) -> Any:
             parallel=SimpleNamespace(tp_size=1), display=Data2Vec.display, check=lambda metrics: Data2Vec.check(data2vec, metrics)
         ),
         data=SimpleNamespace(bad_items=BadItems(400, 0.01)),
-        replicas=SimpleNamespace(new_drifts=list),
+        drift_check=SimpleNamespace(new_drifts=list),
         run_dir=reports,
         writer=reports,
         stop=reports,
