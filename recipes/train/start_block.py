@@ -18,11 +18,12 @@ from recipes.train.origin import Origin
 def model_lines(recipe: Recipe, config: EngineConfig, device: torch.device) -> list[str]:
     """Return the lines for the terminal on model, device and batch. They are printed before the networks are built, which is slow."""
     batch, ranks = config.batch, f"{config.batch.world_size} rank{'s' if config.batch.world_size > 1 else ''}"
+    copies = f", {batch.num_replicas} copies of the model" if batch.num_replicas > 1 else ""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
     unknown = unknown_peak_line(recipe.run, device)
     return [
         f"{recipe.name}: {num_parameters(recipe):,} parameters, {config.precision} on {where}, {shortest(config.path)}",
-        f"{ranks} = data-parallel {batch.dp_size} x tensor-parallel {batch.tp_size}",
+        f"{ranks} = data-parallel {batch.dp_size} x tensor-parallel {batch.tp_size}{copies}",
         f"update of {recipe.run.global_batch_size} samples = data-parallel {batch.dp_size} x micro-batch {batch.micro_batch_size} "
         f"x accumulation {batch.accumulation_steps}",
         *([unknown] if unknown else []),

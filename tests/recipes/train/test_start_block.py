@@ -36,6 +36,8 @@ def test_the_lines_name_model_device_and_the_parts_of_an_update(monkeypatch: pyt
     first, *rest = model_lines(RECIPE, config_for(4, 2), torch.device("cuda", 0))
     assert "fp32 on NVIDIA H100, " in first
     assert rest[0] == "4 ranks = data-parallel 2 x tensor-parallel 2" and "data-parallel 2 x micro-batch 4 x" in rest[1]
+    nodes = resolve(RECIPE, {"megatron": {"shard_size": 2}}, "x.json", 4)
+    assert model_lines(RECIPE, nodes, torch.device("cpu"))[1] == "4 ranks = data-parallel 4 x tensor-parallel 1, 2 copies of the model"
 
 
 def test_the_lines_name_run_dir_steps_takeover_and_changes(tmp_path: Path) -> None:
