@@ -5,15 +5,13 @@ Each rank computes their gradients itself. Kernels that add in another order eac
 this file uses DeepSpeed's private state, which its test pins to the tested version.
 """
 
-from collections.abc import Iterator
-
 import torch
 import torch.distributed as dist
 from deepspeed import DeepSpeedEngine
 from torch import Tensor, nn
 
 from model.parallel import Parallel
-from recipes.engine.shards import is_split, master_shard, named_parameters, trained_parameters
+from recipes.engine.shards import gradient_views, is_split, master_shard, named_parameters, trained_parameters
 
 
 def share_gradients(engine: DeepSpeedEngine, parallel: Parallel) -> None:
@@ -25,28 +23,21 @@ def share_gradients(engine: DeepSpeedEngine, parallel: Parallel) -> None:
     """
     if parallel.tp_size == 1:
         return
-    views = list(_replicated_gradients(engine))
+    views = _replicated_gradients(engine)
     whole = torch.cat([view.to(engine.device, torch.float32) for view in views])
     dist.broadcast(whole, group=parallel.tp_group, group_src=0)
     if parallel.tp_rank:
         torch._foreach_copy_(views, list(whole.split([view.numel() for view in views])))
 
 
-def _replicated_gradients(engine: DeepSpeedEngine) -> Iterator[Tensor]:
-    """Yield this rank's gradient shards of replicated parameters, in the memory that the optimizer's step reads."""
+def _replicated_gradients(engine: DeepSpeedEngine) -> list[Tensor]:
+    """Return this rank's gradient shards of replicated parameters, in the memory that the optimizer's step reads."""
     optimizer = engine.optimizer
-    held = ((optimizer.fp16_groups[number], views) for number, views in optimizer.averaged_gradients.items())
-    views: dict[int, Tensor] = {
-        p.ds_id: view for group, views in held for p, view in zip(group, views, strict=True)
-    }  # {} if they are offloaded
-    for _, parameter in trained_parameters(engine):
-        if is_split(parameter):
-            continue
-        if optimizer.offload_optimizer:
-            group, offset, count = optimizer.grad_position[optimizer.get_param_id(parameter)]
-            yield optimizer.fp32_partitioned_groups_flat[group].grad.narrow(0, offset, count)
-        else:
-            yield views[parameter.ds_id]  # type: ignore[attr-defined]
+    replicated = [parameter for _, parameter in trained_parameters(engine) if not is_split(parameter)]
+    if not optimizer.offload_optimizer:
+        return gradient_views(engine, replicated)
+    places = [optimizer.grad_position[optimizer.get_param_id(parameter)] for parameter in replicated]
+    return [optimizer.fp32_partitioned_groups_flat[group].grad.narrow(0, offset, count) for group, offset, count in places]
 
 
 class DriftCheck:

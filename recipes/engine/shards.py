@@ -159,11 +159,19 @@ def gradient_shard(parameter: nn.Parameter) -> Tensor:
     return optimizer.get_local_fp32_grad_for_param(parameter).float()
 
 
-def gradient_buffers(engine: DeepSpeedEngine) -> list[Tensor]:
-    """Return the flat tensors in which this rank's gradient shards lie. Valid after the last backward of an update and before step().
-    Not for an offloaded optimizer, whose gradients are on the host by then."""
+def gradient_buffer(engine: DeepSpeedEngine) -> Tensor:
+    """Return the flat tensor in which this rank's gradient shards lie. Not for an offloaded optimizer, whose gradients are on the host
+    after the last backward of an update."""
     assert not engine.optimizer.offload_optimizer
-    return [engine.optimizer.grad_partitions_flat_buffer]
+    return engine.optimizer.grad_partitions_flat_buffer
+
+
+def gradient_views(engine: DeepSpeedEngine, parameters: Iterable[nn.Parameter]) -> list[Tensor]:
+    """Return this rank's gradient shards of `parameters`, in the memory that the optimizer's step reads. Valid after the last backward of
+    an update and before step(). Not for an offloaded optimizer."""
+    held = ((engine.optimizer.fp16_groups[number], views) for number, views in engine.optimizer.averaged_gradients.items())
+    views = {p.ds_id: view for group, views in held for p, view in zip(group, views, strict=True)}
+    return [views[p.ds_id] for p in parameters]
 
 
 NORM_ROW = 1024
@@ -193,9 +201,7 @@ def gradient_square(engine: DeepSpeedEngine, parameters: Iterable[nn.Parameter])
         taken = [norm_of[i] for i in map(optimizer.get_param_id, wanted) if i in norm_of]  # a shard that is only padding has no norm
         norms = torch.stack(taken) if taken else torch.zeros(1, device=engine.device)
     else:
-        held = ((optimizer.fp16_groups[number], views) for number, views in optimizer.averaged_gradients.items())
-        views = {p.ds_id: view for group, views in held for p, view in zip(group, views, strict=True)}
-        norms = partial_norms([views[p.ds_id] for p in wanted], engine.device)
+        norms = partial_norms(gradient_views(engine, wanted), engine.device)
     return norms.double().div(optimizer.loss_scale).square().sum()
 
 

@@ -34,18 +34,17 @@ def add_up_replicas(engine: Engine, parallel: Parallel) -> None:
     """If the model exists in several copies, sum their gradients, so that each rank has its shard of the whole update's gradient. Call it
     after the last backward of an update. A collective: one for all gradients, in float32."""
     if parallel.replicas is not None:
-        for gradients in shards.gradient_buffers(engine):
-            summed = gradients.float()  # a copy only if they are not float32
-            dist.all_reduce(summed, group=parallel.replicas.replica_group)
-            gradients.copy_(summed)
+        gradients = shards.gradient_buffer(engine)
+        summed = gradients.float()  # a copy only if they are not float32
+        dist.all_reduce(summed, group=parallel.replicas.replica_group)
+        gradients.copy_(summed)
 
 
 def clear_gradients(engine: Engine, parallel: Parallel) -> None:
     """If the model exists in several copies, set all gradients to 0. Call it after each step(). DeepSpeed keeps the gradient of a weight
     that gets none in the next update, and add_up_replicas() would multiply it by the number of copies each time."""
     if parallel.replicas is not None:
-        for gradients in shards.gradient_buffers(engine):
-            gradients.zero_()
+        shards.gradient_buffer(engine).zero_()
 
 
 def step(engine: Engine) -> None:
