@@ -1,6 +1,7 @@
 """Runs updates on the engines of training and takes the time of each part; measures the peak rate of matrix products."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,8 @@ import torch
 
 from recipes.config import Recipe
 from recipes.engine.build import Engine
-from recipes.engine.update import backward, set_learning_rate, step
+from recipes.engine.replicated import share_gradients
+from recipes.engine.update import add_up_replicas, backward, clear_gradients, set_learning_rate, step
 from recipes.train.guard import UpdateGuard
 from recipes.train.schedule import learning_rate
 from recipes.train.spikes import SpikeStatistic
@@ -32,15 +34,17 @@ class EngineSteps:
         self._spikes = SpikeStatistic(recipe.guard)
         self._spikes.load(dict.fromkeys(self._spikes.state(), [1e6] * recipe.guard.spike_window))  # a full window, as later in a run
 
-    def update(self, *, waits: bool = True) -> dict[str, float]:
-        """Do the next update and return the seconds of its parts, as timed_step() does."""
+    def update(self, *, waits: bool = True, micro_batches: int = 1) -> dict[str, float]:
+        """Do the next update, which runs the batch `micro_batches` times. Return the seconds of its parts, as timed_step() does."""
         objective, optim = self.objective, self.recipe.optim
         set_learning_rate(objective.student, learning_rate(optim, self.number), self.number)
         objective.stream.update = self.number
         guard = UpdateGuard(objective.student, objective.parallel, self.recipe.guard, self._world, self._spikes)
         self.number += 1
         outcomes: list[Any] = []
-        seconds = timed_step(objective, self.batch, guard, waits=waits, number=self.number, keep=outcomes.append)
+        seconds = timed_step(
+            objective, self.batch, guard, waits=waits, number=self.number, micro_batches=micro_batches, keep=outcomes.append
+        )
         start = time.perf_counter()
         statistics = objective.statistics()
         statistics.add(outcomes[0])
@@ -50,15 +54,22 @@ class EngineSteps:
 
 
 def timed_step(
-    objective: Any, batch: Any, guard: UpdateGuard, *, waits: bool = True, number: int = 1, keep: Callable[[Any], object] = id
+    objective: Any,
+    batch: Any,
+    guard: UpdateGuard,
+    *,
+    waits: bool = True,
+    number: int = 1,
+    micro_batches: int = 1,
+    keep: Callable[[Any], object] = id,
 ) -> dict[str, float]:
     """Run one update, and return the seconds of each part: the forward of each engine, the objective's own work (`loss`), backward, guard,
     optimizer and the rest.
 
     `waits`: synchronise with the CUDA device after each part. Without it the host runs ahead, as in training, and the seconds are those of
-    the host. `number`: that of the update, from 1. `keep` gets the outcome of the forward.
+    the host. `number`: that of the update, from 1. `micro_batches`: how often the batch is run. `keep` gets the outcome of each forward.
     """
-    seconds: dict[str, float] = {}
+    seconds: dict[str, float] = defaultdict(float)
     is_cuda = torch.device(objective.student.device).type == "cuda"
 
     def clock(name: str, job: Callable[[], Any]) -> Any:
@@ -66,22 +77,30 @@ def timed_step(
         out = job()
         if is_cuda and waits:
             torch.cuda.synchronize()
-        seconds[name] = time.perf_counter() - start
+        seconds[name] += time.perf_counter() - start
         return out
 
-    total = objective.count(batch) * objective.parallel.dp_size  # every rank has a batch of this size
-    with timed_forwards(objective, clock):
-        outcome = clock("loss", lambda: objective.forward(batch, total))
-    seconds["loss"] -= sum(value for name, value in seconds.items() if name != "loss")
-    clock("backward", lambda: backward(objective.student, outcome.loss, total, objective.parallel.shard_size))
-    guard.note(outcome.loss)
+    student, parallel = objective.student, objective.parallel
+    total = objective.count(batch) * parallel.dp_size * micro_batches  # every rank has batches of this size
+    for micro_batch in range(micro_batches):
+        if micro_batch:
+            student.step()  # counts the micro-batch before
+        objective.stream.micro_batch = micro_batch
+        with timed_forwards(objective, clock):
+            outcome = clock("loss", lambda: objective.forward(batch, total))
+        clock("backward", lambda outcome=outcome: backward(student, outcome.loss, total, parallel.shard_size))
+        guard.note(outcome.loss)
+        keep(outcome)
+    seconds["loss"] -= sum(value for name, value in seconds.items() if name.endswith("_forward"))
+    clock("sum of copies", lambda: add_up_replicas(student, parallel))
     health = clock("guard", lambda: guard.judge(total))
     assert guard.refusal(health) is None, health
-    clock("optimizer", lambda: step(objective.student))
+    clock("sum of replicated", lambda: share_gradients(student, parallel))
+    clock("optimizer", lambda: step(student))
+    clear_gradients(student, parallel)
     guard.confirm(health)
     clock("after_step", lambda: objective.after_step(number))
-    keep(outcome)
-    return seconds
+    return dict(seconds)
 
 
 @contextmanager

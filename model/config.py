@@ -2,10 +2,10 @@
 run: recipes/config.py."""
 
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
 
 from model.bounds import POSITIVE, SHARE, Bounds, at_least
+from model.shapes import ParameterShape, linear_layers, vectors
 
 ProductLibrary = Literal["mm", "onednn", "mixed"]
 """Library of float32 matrix products on a CPU. mm: torch.mm, which uses MKL. onednn: oneDNN. mixed: oneDNN, but MKL for the gradients of
@@ -69,16 +69,36 @@ class EncoderConfig:
     """blocks: the head's matrices start like those of the blocks. torch: uniform, as nn.Linear starts (speech)."""
 
     @property
-    def num_block_parameters(self) -> int:
-        """Number of parameters of all Transformer blocks, and of the final LayerNorm if there is one (pre-LN)."""
-        d, f, block = self.hidden_size, self.ffn_hidden_size, self.block
-        per_channel = 9 - (not block.key_bias) + 2 * (block.layer_scale is not None)
-        return self.num_layers * (4 * d * d + 2 * d * f + per_channel * d + f) + (2 * d if block.normalize_before else 0)
+    def parameters(self) -> list[ParameterShape]:
+        """The parameters of all Transformer blocks, and of the final LayerNorm if there is one (pre-LN), in the order of the modules."""
+        blocks = [shape.inside(f"layers.{number}") for number in range(self.num_layers) for shape in self.block_parameters]
+        return blocks + (vectors(self.hidden_size, "final_norm.weight", "final_norm.bias") if self.block.normalize_before else [])
 
     @property
-    def num_head_parameters(self) -> int:
-        """Number of parameters of the regression head; 0 without a head."""
-        return sum(a * b + b for a, b in pairwise(self.head_widths))
+    def block_parameters(self) -> list[ParameterShape]:
+        """The parameters of one Transformer block (model/layers.py), in the order of its modules."""
+        D, F, H, block = self.hidden_size, self.ffn_hidden_size, self.num_attention_heads, self.block
+        biases = ParameterShape("attention.qkv.bias", (3 * D,), 0)
+        if not block.key_bias:
+            biases = ParameterShape("attention.query_value_bias.weight", (H, 2, D // H), 0)
+        has_scale = block.layer_scale is not None
+        return [
+            ParameterShape("attention.qkv.weight", (3 * D, D), 0),
+            biases,
+            ParameterShape("attention.proj.weight", (D, D), 1),
+            *vectors(D, "attention.proj.bias", "attention_norm.weight", "attention_norm.bias"),
+            *(vectors(D, "attention_scale.weight") if has_scale else []),
+            ParameterShape("ffn.fc1.weight", (F, D), 0),
+            ParameterShape("ffn.fc1.bias", (F,), 0),
+            ParameterShape("ffn.fc2.weight", (D, F), 1),
+            *vectors(D, "ffn.fc2.bias", "ffn_norm.weight", "ffn_norm.bias"),
+            *(vectors(D, "ffn_scale.weight") if has_scale else []),
+        ]
+
+    @property
+    def head_parameters(self) -> list[ParameterShape]:
+        """The parameters of the regression head; [] without a head."""
+        return linear_layers(self.head_widths)
 
     @property
     def head_widths(self) -> list[int]:
@@ -123,9 +143,10 @@ class HeadConfig:
         between = [] if self.hidden == "none" else [self.hidden_size or trunk_size]
         return [trunk_size, *between, num_outputs]
 
-    def num_parameters(self, trunk_size: int, num_outputs: int) -> int:
-        """Return the number of parameters. `trunk_size`: channels of the trunk's output."""
-        return sum(a * b + b for a, b in pairwise(self.widths(trunk_size, num_outputs))) + 2 * trunk_size * self.norm
+    def parameters(self, trunk_size: int, num_outputs: int) -> list[ParameterShape]:
+        """Return the parameters. `trunk_size`: channels of the trunk's output."""
+        norm = vectors(trunk_size, "norm.weight", "norm.bias") if self.norm else []
+        return norm + linear_layers(self.widths(trunk_size, num_outputs))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from model.activations import Storage, block_forward_bytes
 from model.bounds import SHARE, at_least
 from model.config import EncoderConfig, HeadConfig
+from model.shapes import ParameterShape
 from recipes.errors import ConfigError
 from recipes.start_config import StartConfig
 
@@ -42,13 +43,18 @@ class ObjectiveConfig:
     evaluates_every_sample: ClassVar[bool] = False
     """True: an evaluation counts each held-out sample exactly once. False: a few are left out, so that all ranks get equally many."""
 
-    def num_head_parameters(self, encoder: EncoderConfig) -> int:
-        """Return the number of parameters that the student has beside front-end and encoder."""
-        return 0
+    def head_parameters(self, encoder: EncoderConfig) -> list[ParameterShape]:
+        """Return the parameters that the student has beside front-end and encoder, in the order of their modules."""
+        return []
 
     def trains(self, part: Literal["features", "trunk"]) -> bool:
         """True if the embedding of raw inputs, or the trunk, gets a gradient in some update."""
         return True
+
+    def frozen_parameters(self, recipe: Any) -> dict[str, int | None]:
+        """Return which parameters of the student the optimizer leaves alone: prefix of their names -> number of first updates, or None for
+        ever."""
+        return {}
 
     def head_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return what the student's head and the loss keep for the backward, by tensor, in bytes for each micro-batch. Torch-free
@@ -85,9 +91,9 @@ class Data2VecConfig(ObjectiveConfig):
     forwards_per_update: ClassVar[int] = 4
     num_teachers: ClassVar[int] = 1
 
-    def num_head_parameters(self, encoder: EncoderConfig) -> int:
-        """Return the number of parameters of the regression head."""
-        return encoder.num_head_parameters
+    def head_parameters(self, encoder: EncoderConfig) -> list[ParameterShape]:
+        """Return the parameters of the regression head."""
+        return encoder.head_parameters
 
     def head_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return the tensors of the masked positions: inputs and outputs of the head's layers."""
@@ -157,13 +163,22 @@ class SupervisedConfig(ObjectiveConfig):
         updates = [f"the number of updates, those of {epochs:g} epochs, and the intervals of checkpoints"] if epochs else []
         return "; ".join(labels + updates)
 
-    def num_head_parameters(self, encoder: EncoderConfig) -> int:
-        """Return the number of parameters of the task's head."""
-        return self.head.num_parameters(encoder.hidden_size, self.num_outputs)
+    def head_parameters(self, encoder: EncoderConfig) -> list[ParameterShape]:
+        """Return the parameters of the task's head."""
+        return self.head.parameters(encoder.hidden_size, self.num_outputs)
 
     def trains(self, part: Literal["features", "trunk"]) -> bool:
         """True unless the part is frozen for ever."""
         return self.frozen not in (part, "trunk")
+
+    def frozen_parameters(self, recipe: Any) -> dict[str, int | None]:
+        """Return the parameters that the head does not read, and those that `frozen` and `frozen_steps` name."""
+        found: dict[str, int | None] = dict.fromkeys(self.head.unread_parts(recipe.model))
+        if self.frozen == "features":
+            found |= {f"trunk.frontend.{part}": None for part in recipe.frontend.raw_parts}
+        if self.frozen == "trunk" or self.frozen_steps:
+            found["trunk."] = None if self.frozen == "trunk" else self.frozen_steps
+        return found
 
     def head_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return inputs and outputs of the head's layers, outputs also in float32 with their logarithms and gradients."""

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from model.activations import STATISTIC_BYTES, Storage, TensorBytes, extractor_bytes
 from model.bounds import at_least
 from model.config import EncoderConfig
+from model.shapes import ParameterShape, vectors
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -30,8 +31,8 @@ class FrontendConfig:
         multiple of their number. The name is for error messages. {} if nothing is split."""
         return {}
 
-    def num_parameters(self, encoder: EncoderConfig) -> int:
-        """Return the number of parameters of the front-end. `encoder` gives its width and heads."""
+    def parameters(self, encoder: EncoderConfig) -> list[ParameterShape]:
+        """Return the parameters of the front-end, in the order of its modules. `encoder` gives its width and heads."""
         raise NotImplementedError
 
     def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
@@ -87,13 +88,15 @@ class TextFrontendConfig(FrontendConfig):
         """Return the number of positions of a text of `length` tokens: the same, rounded down."""
         return int(length)
 
-    def num_parameters(self, encoder: EncoderConfig) -> int:
-        """Return the number of parameters: token table (without its padding rows), position table or relative bias, and the LayerNorm."""
-        d = encoder.hidden_size
-        positions = (
-            (self.max_positions + 2) * d if self.positions == "absolute" else (2 * self.max_positions - 1) * encoder.num_attention_heads
-        )
-        return self.vocab_size * d + positions + 2 * d
+    def parameters(self, encoder: EncoderConfig) -> list[ParameterShape]:
+        """Return the parameters: token table, position table or relative bias, and the LayerNorm. Rows that pad the token table are not
+        used."""
+        D, rows = encoder.hidden_size, self.padded_vocab_size
+        positions = ParameterShape("positions.weight", (self.max_positions + 2, D))
+        if self.positions == "relative":
+            positions = ParameterShape("relative_bias.weight", (encoder.num_attention_heads, 2 * self.max_positions - 1), 0)
+        tokens = ParameterShape("tokens.weight", (rows, D), 0, num_unused=(rows - self.vocab_size) * D)
+        return [tokens, positions, *vectors(D, "norm.weight", "norm.bias")]
 
     def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
         """Return 0: looking up embeddings needs no multiplications."""
@@ -186,16 +189,37 @@ class SpeechFrontendConfig(FrontendConfig):
         """Return the frames that a waveform of `length` samples gives; 0 if it is shorter than one frame needs."""
         return self.num_frames(int(length))
 
-    def num_parameters(self, encoder: EncoderConfig) -> int:
-        """Return the number of parameters: extractor, norm and projection, mask vector, positional convolutions, and the LayerNorm
-        before post-LN blocks."""
-        c, d, layers = self.conv_dim, encoder.hidden_size, len(self.conv_kernels)
-        convolutions = c * self.conv_kernels[0] + sum(c * c * kernel for kernel in self.conv_kernels[1:]) + layers * c * self.conv_bias
-        norms = 2 * c * (layers if self.extractor_norm == "layer" else 1)
-        weight_norm = self.pos_conv_kernel if self.pos_conv_depth == 1 else 0
-        positions = self.pos_conv_depth * (d * d // self.pos_conv_groups * self.pos_conv_kernel + d) + weight_norm
-        entry_norm = 0 if encoder.block.normalize_before else 2 * d
-        return convolutions + norms + 2 * c + c * d + d + d + positions + entry_norm
+    def parameters(self, encoder: EncoderConfig) -> list[ParameterShape]:
+        """Return the parameters: mask vector, extractor, norm and projection, positional convolutions, and the LayerNorm before post-LN
+        blocks."""
+        C, D = self.conv_dim, encoder.hidden_size
+        norm = [] if encoder.block.normalize_before else vectors(D, "norm.weight", "norm.bias")
+        return [
+            *vectors(D, "mask_vector"),
+            *self._extractor_parameters(),
+            *vectors(C, "feature_norm.weight", "feature_norm.bias"),
+            ParameterShape("projection.weight", (D, C)),
+            *vectors(D, "projection.bias"),
+            *self._position_parameters(D),
+            *norm,
+        ]
+
+    def _extractor_parameters(self) -> list[ParameterShape]:
+        C, found = self.conv_dim, list[ParameterShape]()
+        for number, kernel in enumerate(self.conv_kernels):
+            layer = [ParameterShape("conv.weight", (C, C if number else 1, kernel)), *(vectors(C, "conv.bias") if self.conv_bias else [])]
+            if self.extractor_norm == "layer" or number == 0:
+                layer += vectors(C, "norm.weight", "norm.bias")
+            found += [shape.inside(f"extractor.layers.{number}") for shape in layer]
+        return found
+
+    def _position_parameters(self, hidden_size: int) -> list[ParameterShape]:
+        D, kernel, shape = hidden_size, self.pos_conv_kernel, (hidden_size, hidden_size // self.pos_conv_groups, self.pos_conv_kernel)
+        if self.pos_conv_depth == 1:
+            weights = [ParameterShape("weight_v", shape), ParameterShape("weight_g", (1, 1, kernel))]
+        else:
+            weights = [ParameterShape("weight", shape)]
+        return [one.inside(f"positions.layers.{i}") for i in range(self.pos_conv_depth) for one in [*weights, *vectors(D, "bias")]]
 
     def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
         """Return the model FLOPs of one forward that makes `num_tokens` frames: extractor, projection and positional convolutions. A
@@ -258,11 +282,16 @@ class VisionFrontendConfig(FrontendConfig):
         """Return how many tables of relative position bias there are, for an encoder of `num_layers` blocks."""
         return {"shared": 1, "per_layer": num_layers, "none": 0}[self.relative_bias]
 
-    def num_parameters(self, encoder: EncoderConfig) -> int:
-        """Return the number of parameters: patch embedding, CLS and mask vectors, and bias tables of ((2 grid - 1)^2 + 3) x heads."""
-        d = encoder.hidden_size
-        table = ((2 * self.grid - 1) ** 2 + 3) * encoder.num_attention_heads
-        return self.num_channels * self.patch_size**2 * d + d + 2 * d + self.num_tables(encoder.num_layers) * table
+    def parameters(self, encoder: EncoderConfig) -> list[ParameterShape]:
+        """Return the parameters: CLS and mask vectors, patch embedding, and bias tables of ((2 grid - 1)^2 + 3) x heads."""
+        D, table = encoder.hidden_size, (encoder.num_attention_heads, (2 * self.grid - 1) ** 2 + 3)
+        names = ["weight"] if self.relative_bias == "shared" else [f"{i}.weight" for i in range(self.num_tables(encoder.num_layers))]
+        return [
+            *vectors(D, "cls_vector", "mask_vector"),
+            ParameterShape("patches.weight", (D, self.num_channels, self.patch_size, self.patch_size)),
+            *vectors(D, "patches.bias"),
+            *(ParameterShape(f"relative_bias.{name}", table, 0) for name in names),
+        ]
 
     def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
         """Return the model FLOPs of embedding `num_tokens` patches. A multiply-add counts as two."""

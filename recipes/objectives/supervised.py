@@ -17,7 +17,7 @@ from model.init import Init
 from model.task_network import TaskNetwork
 from model.trunk import FrontendBuilder
 from recipes.config import Recipe
-from recipes.engine.build import Engine, EngineBuilder, Frozen
+from recipes.engine.build import Engine, EngineBuilder
 from recipes.modalities.registry import modality_of
 from recipes.objective_config import ObjectiveConfig, SupervisedConfig
 from recipes.objectives.base import Beat, Display, Outcome
@@ -76,7 +76,7 @@ class Supervised:
         assert isinstance(recipe.objective, SupervisedConfig)
         self.config, self.parallel, self.stream, self._steps_done = recipe.objective, builder.parallel, builder.stream, 0
         self.task: LabelTask = self.make_task(recipe.objective)
-        frozen = frozen_parameters(recipe)
+        frozen = recipe.objective.frozen_parameters(recipe)
         build = network_builder(recipe, builder.init(recipe.run.seed))
         self.student: Engine = builder.trained(partial(build, parallel=builder.parallel, stream=builder.stream), frozen)
 
@@ -151,18 +151,6 @@ class Supervised:
     def nothing_counted(self, update: int, samples: int) -> str:
         """Return the error text for an update without a label."""
         return f"update {update} ({samples} samples) has no label that the loss can count; give labelled data"
-
-
-def frozen_parameters(recipe: Recipe) -> Frozen:
-    """Return which parameters the optimizer leaves alone, for ever (None) or in the first updates."""
-    config = recipe.objective
-    assert isinstance(config, SupervisedConfig)
-    frozen: dict[str, int | None] = dict.fromkeys(config.head.unread_parts(recipe.model))
-    if config.frozen == "features":
-        frozen |= {f"trunk.frontend.{part}": None for part in recipe.frontend.raw_parts}
-    if config.frozen == "trunk" or config.frozen_steps:
-        frozen["trunk."] = None if config.frozen == "trunk" else config.frozen_steps
-    return frozen
 
 
 def network_builder(recipe: Recipe, init: Init | None = None) -> partial[TaskNetwork]:

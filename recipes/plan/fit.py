@@ -7,21 +7,16 @@ What the libraries take for themselves (CUDA's context, workspaces, NCCL's buffe
 from dataclasses import replace
 from typing import NamedTuple
 
-from model.activations import Storage
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig, possible_micro_batches, with_micro_batch
 from recipes.errors import ConfigError
-from recipes.plan.activations import VALUE_BYTES, activation_bytes
-from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes
+from recipes.plan.memory import GIB, PhaseMemory, memory_plan
 
 MEMORY_SHARE = 0.85
 """Share of the device's memory that an automatic micro-batch may fill by the estimate."""
 MOST_POSITIONS = 2**16
 """Most positions of an automatic micro-batch on a GPU, 128 x 512 tokens or 332 images of 197. Its matrix products reach their full rate far
 below; beyond, a larger micro-batch takes memory only."""
-HOST_STATES = ("master weights", "moments", "EMA shadow")
-"""States that are in host memory if the optimizer is offloaded."""
-GIB = 2**30
 
 
 class DeviceMemory(NamedTuple):
@@ -34,54 +29,9 @@ class DeviceMemory(NamedTuple):
     """True for ranks that a dry run imagines."""
 
 
-class MemoryNeed(NamedTuple):
-    """Bytes that a rank needs by the estimate."""
-
-    states: int
-    """Weights, gradients, optimizer and teacher."""
-    buffers: int
-    """Weights that are gathered from other ranks, and the buffer from which gradients are reduced."""
-    activations: int
-    """Of one micro-batch of the longest samples."""
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return sum(self)
-
-    @property
-    def in_words(self) -> str:
-        """The parts and their sum as text, in GiB."""
-        states, buffers, activations = (f"{size / GIB:.2f}" for size in self)
-        return f"states {states} + buffers {buffers} + activations {activations} = {self.total / GIB:.2f} GiB"
-
-
-def memory_need(recipe: Recipe, config: EngineConfig, on_gpu: bool, micro_batch_size: int | None = None) -> MemoryNeed:
-    """Return what a rank needs on its device. `micro_batch_size` None: that of `config`."""
-    states = state_bytes(recipe, config)
-    if on_gpu and config.offloads_optimizer:
-        states = {name: size for name, size in states.items() if name not in HOST_STATES}
-    storage = Storage(VALUE_BYTES[config.precision], on_gpu, config.batch.tp_size)
-    micro = config.batch.micro_batch_size if micro_batch_size is None else micro_batch_size
-    activations = activation_bytes(recipe, storage, micro, recomputes=config.recomputes_activations)
-    return MemoryNeed(sum(states.values()), _buffer_bytes(recipe, config), activations.total)
-
-
-def _buffer_bytes(recipe: Recipe, config: EngineConfig) -> int:
-    """Return the bytes of the weights of each network that ZeRO-3 holds gathered at a time, and of the buffer of gradients. The defaults
-    are those of DeepSpeed 0.19 (runtime/zero/config.py). A teacher that is gathered once is there twice, as it arrives and in its order.
-    A single rank gathers and reduces nothing."""
-    zero, batch = config.deepspeed["zero_optimization"], config.batch
-    if batch.shard_size == 1:
-        return 0
-    most = zero.get("stage3_max_live_parameters", 10**9)
-    student, teachers = (
-        num_parameters(recipe) // batch.tp_size,
-        recipe.objective.num_teachers * num_trunk_parameters(recipe) // batch.tp_size,
-    )
-    gathered = min(most, student) + (2 * teachers if config.gathers_once else min(most, teachers))
-    bucket = zero.get("reduce_bucket_size", 5 * 10**8) if zero.get("contiguous_gradients", True) else 0
-    return (gathered + bucket) * VALUE_BYTES[config.precision]
+def memory_need(recipe: Recipe, config: EngineConfig, on_gpu: bool, micro_batch_size: int | None = None) -> PhaseMemory:
+    """Return what a rank needs on its device in the phase that needs most. `micro_batch_size` None: that of `config`."""
+    return memory_plan(recipe, config, on_gpu, micro_batch_size).worst
 
 
 def fit_micro_batch(recipe: Recipe, config: EngineConfig, memory: DeviceMemory) -> EngineConfig:

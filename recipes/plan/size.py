@@ -1,17 +1,59 @@
 """The size of a recipe: parameters, FLOPs of a step, bytes per rank. Torch-free arithmetic. Activations are not counted."""
 
+from collections.abc import Iterable
+
+from model.shapes import ParameterShape, count_parameters
 from recipes.config import Recipe
-from recipes.ds_config import EngineConfig
+from recipes.ds_config import BatchPlan, EngineConfig
 
 
 def num_parameters(recipe: Recipe) -> int:
     """Return the number of parameters of the network that is trained: front-end, encoder and head."""
-    return num_trunk_parameters(recipe) + recipe.objective.num_head_parameters(recipe.model)
+    return count_parameters(student_parameters(recipe))
 
 
 def num_trunk_parameters(recipe: Recipe) -> int:
     """Return the number of parameters of front-end and encoder, without the head."""
-    return recipe.frontend.num_parameters(recipe.model) + recipe.model.num_block_parameters
+    return count_parameters(trunk_parameters(recipe))
+
+
+def student_parameters(recipe: Recipe) -> list[ParameterShape]:
+    """Return the parameters of the network that is trained, under its names and in its order."""
+    return trunk_parameters(recipe) + [shape.inside("head") for shape in recipe.objective.head_parameters(recipe.model)]
+
+
+def trunk_parameters(recipe: Recipe) -> list[ParameterShape]:
+    """Return the parameters of front-end and encoder, under their names in the network that is trained."""
+    frontend, encoder = recipe.frontend.parameters(recipe.model), recipe.model.parameters
+    return [shape.inside("trunk.frontend") for shape in frontend] + [shape.inside("trunk.encoder") for shape in encoder]
+
+
+def trained_parameters(recipe: Recipe) -> list[ParameterShape]:
+    """Return the parameters of the student that get a gradient in some update."""
+    frozen = tuple(prefix for prefix, steps in recipe.objective.frozen_parameters(recipe).items() if steps is None)
+    return [shape for shape in student_parameters(recipe) if not shape.name.startswith(frozen)]
+
+
+def persistent_parameters(recipe: Recipe, config: EngineConfig) -> list[ParameterShape]:
+    """Return the parameters of the student that every rank keeps whole: DeepSpeed's stage3_param_persistence_threshold, by default 100,000
+    elements."""
+    limit = config.deepspeed["zero_optimization"].get("stage3_param_persistence_threshold", 10**5)
+    return [shape for shape in student_parameters(recipe) if shape.numel(config.batch.tp_size) <= limit]
+
+
+def whole_elements(shapes: Iterable[ParameterShape], batch: BatchPlan) -> int:
+    """Return the elements of parameters that one tensor-parallel rank computes with."""
+    return sum(shape.numel(batch.tp_size) for shape in shapes)
+
+
+def shard_elements(shapes: Iterable[ParameterShape], batch: BatchPlan) -> int:
+    """Return the elements that one rank holds. ZeRO-3 cuts each parameter into equal shards; the last ones are padded."""
+    return sum(-(-shape.numel(batch.tp_size) // batch.shard_size) for shape in shapes)
+
+
+def padded_elements(shapes: Iterable[ParameterShape], batch: BatchPlan) -> int:
+    """Return the elements of parameters that are gathered from all their shards, with the padding."""
+    return batch.shard_size * shard_elements(shapes, batch)
 
 
 def parameter_line(recipe: Recipe) -> str:
@@ -29,21 +71,21 @@ def step_flops(recipe: Recipe, num_tokens: int, num_samples: int) -> int:
     return recipe.objective.forwards_per_update * (blocks + recipe.frontend.forward_flops(recipe.model, num_tokens))
 
 
-def state_bytes(recipe: Recipe, config: EngineConfig) -> dict[str, int]:
+def state_bytes(recipe: Recipe, config: EngineConfig) -> dict[str, float]:
     """Return name -> bytes of it that each rank holds, for parameters, float32 weights, gradients, moments and the teacher's weights.
-    The bytes of the whole model are divided by the number of ranks that share a copy, and rounded up."""
+    They are exact: benchmarks/plan_memory.py counts the same."""
     width = 4 if config.precision == "fp32" else 2
     summed = {"fp32": 4, None: width}.get(config.deepspeed.get("data_types", {}).get("grad_accum_dtype"), 2)
     is_shared = width == 4 and not config.offloads_optimizer  # recipes/engine/overrides.py, avoid_copies
-    shards = config.batch.shard_size * config.batch.tp_size
-    student, trunk = num_parameters(recipe), num_trunk_parameters(recipe)
-    sizes = {
+    student, trained = shard_elements(student_parameters(recipe), config.batch), shard_elements(trained_parameters(recipe), config.batch)
+    teachers = recipe.objective.num_teachers * shard_elements(trunk_parameters(recipe), config.batch)
+    return {
         "parameters": student * width,
-        "master weights": 0 if is_shared else student * 4,
-        "gradients": student * summed,
-        "moments": student * 8,
-        "teacher": recipe.objective.num_teachers * trunk * width,
+        "master weights": 0 if is_shared else trained * 4,
+        "gradients": trained * summed,
+        "gradients of the host's optimizer": trained * 4 * config.offloads_optimizer,
+        "moments": trained * 8,
+        "teacher": teachers * width,
         # in fp32 the shadow is the teacher's own weights
-        "EMA shadow": 0 if width == 4 else recipe.objective.num_teachers * trunk * 4,
+        "EMA shadow": 0 if width == 4 else teachers * 4,
     }
-    return {name: -(-size // shards) for name, size in sizes.items()}

@@ -21,6 +21,7 @@ from model.frontends.text import TextFrontend
 from model.frontends.vision import VisionFrontend
 from model.init import Init
 from model.parallel import Parallel
+from model.shapes import ParameterShape
 from model.student import Student
 from model.trunk import FrontendBuilder
 
@@ -158,3 +159,14 @@ def reference_encoder(
 def seeded(seed: int) -> torch.Generator:
     """Return a generator of random numbers on the CPU."""
     return torch.Generator().manual_seed(seed)
+
+
+def described(module: torch.nn.Module) -> list[tuple[str, tuple[int, ...], int | None]]:
+    """Return name, shape and split dimension of each parameter of a module that was built on one TP rank."""
+    found = module.named_parameters()
+    return [(name, tuple(p.shape), p.partition_dim if getattr(p, "tensor_model_parallel", False) else None) for name, p in found]
+
+
+def names_and_shapes(shapes: list[ParameterShape]) -> list[tuple[str, tuple[int, ...], int | None]]:
+    """Return the same of the settings' parameters."""
+    return [shape[:3] for shape in shapes]

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,34 +16,33 @@ from model.frontends.text import TextFrontend
 from model.heads import RegressionHead
 from model.init import Init
 from model.parallel import Parallel
-from tests.model.reference import plain
-
-
-def count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
+from model.shapes import count_parameters
+from tests.model.reference import described, names_and_shapes, plain
 
 
 @pytest.mark.parametrize(
     "block", [{}, {"normalize_before": True}, {"key_bias": False}, {"layer_scale": 0.1}, {"drop_path": 0.1, "layerdrop": 0.1}]
 )
 @pytest.mark.parametrize("sizes", [{}, {"num_layers": 3, "hidden_size": 24, "ffn_hidden_size": 40, "num_attention_heads": 2}])
-def test_num_block_parameters_is_the_encoders_count(parallel: Parallel, block: dict[str, Any], sizes: dict[str, int]) -> None:
+def test_block_parameters_are_those_of_the_encoder(parallel: Parallel, block: dict[str, Any], sizes: dict[str, int]) -> None:
     config = plain(**block, **sizes)
-    assert config.num_block_parameters == count(Encoder(config, Init(1), parallel, DropoutStream()))
+    assert names_and_shapes(config.parameters) == described(Encoder(config, Init(1), parallel, DropoutStream()))
 
 
 @pytest.mark.parametrize("head_layers", [0, 1, 2, 3])
-def test_num_head_parameters_is_the_heads_count(head_layers: int) -> None:
+def test_head_parameters_are_those_of_the_head(head_layers: int) -> None:
     config = plain(head_layers=head_layers)
-    assert config.num_head_parameters == count(RegressionHead(config, Init(1)))
+    assert names_and_shapes(config.head_parameters) == described(RegressionHead(config, Init(1)))
 
 
 @pytest.mark.parametrize("positions", ["absolute", "relative"])
 @pytest.mark.parametrize("vocab_size", [100, 128, 129])
 def test_num_frontend_parameters_leaves_out_the_rows_that_pad_the_table(parallel: Parallel, positions: str, vocab_size: int) -> None:
     config, encoder = TextFrontendConfig(vocab_size=vocab_size, max_positions=10, positions=positions), plain()  # type: ignore[arg-type]
+    frontend, shapes = TextFrontend(config, encoder, Init(1), parallel, DropoutStream()), config.parameters(encoder)
+    assert names_and_shapes(shapes) == described(frontend)
     padding = (config.padded_vocab_size - vocab_size) * encoder.hidden_size
-    assert config.num_parameters(encoder) == count(TextFrontend(config, encoder, Init(1), parallel, DropoutStream())) - padding
+    assert count_parameters(shapes) == sum(p.numel() for p in frontend.parameters()) - padding
 
 
 @pytest.mark.parametrize("normalize_before", [False, True])
@@ -63,7 +61,7 @@ def test_embedding_look_ups_cost_no_flops() -> None:
 
 def test_base_has_the_published_size() -> None:
     """12 blocks of 768 / 3072: 7,087,872 each, as in BERT Base."""
-    assert EncoderConfig().num_block_parameters == 12 * 7_087_872 == 85_054_464
+    assert count_parameters(EncoderConfig().parameters) == 12 * 7_087_872 == 85_054_464
 
 
 def test_defaults_are_the_published_text_settings() -> None:

@@ -11,7 +11,7 @@ from model.init import Init
 from model.parallel import Parallel
 from model.task_heads import HEAD_SITE, TaskHead, mean_over_positions
 from model.trunk import Trunk
-from tests.model.reference import PLAIN, bools, plain, random_x, stir, text_frontend
+from tests.model.reference import PLAIN, bools, described, names_and_shapes, plain, random_x, stir, text_frontend
 
 D, OUTPUTS = PLAIN.hidden_size, 5
 
@@ -33,7 +33,7 @@ def test_layers_have_the_widths_of_the_settings_and_their_number_of_parameters(
 ) -> None:
     head = build(**settings)
     assert [tuple(layer.weight.shape) for layer in head.layers] == shapes
-    assert sum(p.numel() for p in head.parameters()) == HeadConfig(**settings).num_parameters(D, OUTPUTS)
+    assert described(head) == names_and_shapes(HeadConfig(**settings).parameters(D, OUTPUTS))
 
 
 @pytest.mark.parametrize("hidden", ["none", "linear", "tanh"])

@@ -22,8 +22,8 @@ def test_data2vec_is_the_default_objective() -> None:
 def test_an_update_of_data2vec_costs_four_forwards_and_has_one_teacher_and_a_head() -> None:
     model, plain = text_base().model, ObjectiveConfig()
     ours = Data2VecConfig()
-    assert (ours.forwards_per_update, ours.num_teachers, ours.num_head_parameters(model)) == (4, 1, model.num_head_parameters)
-    assert (plain.forwards_per_update, plain.num_teachers, plain.num_head_parameters(model)) == (3, 0, 0)
+    assert (ours.forwards_per_update, ours.num_teachers, ours.head_parameters(model)) == (4, 1, model.head_parameters)
+    assert (plain.forwards_per_update, plain.num_teachers, plain.head_parameters(model)) == (3, 0, [])
     plain.check(text_base())
 
 

@@ -26,7 +26,7 @@ def test_the_kinds_are_the_names_in_config_json() -> None:
 def test_a_head_has_an_output_for_each_class_number_or_letter(config: ClassifyConfig, outputs: int) -> None:
     encoder = tiny_recipe("text").model
     assert config.num_outputs == outputs
-    assert config.num_head_parameters(encoder) == config.head.num_parameters(encoder.hidden_size, outputs)
+    assert config.head_parameters(encoder) == config.head.parameters(encoder.hidden_size, outputs)
 
 
 def test_fine_tuning_inherits_the_trunk_and_costs_no_teacher() -> None:

@@ -63,7 +63,7 @@ def test_a_value_gets_the_type_of_its_field(assignment: str, section: str, key: 
         ("model=3", "no such key"),
         ("model.=3", "no such key"),
         ("=3", "no such key"),
-        ("model.num_block_parameters=3", "no such key"),
+        ("model.head_widths=3", "no such key"),
         ("run.seed.x=3", "no such key"),
     ],
 )

@@ -14,11 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.activations import Storage
 from model.config import BlockConfig, EncoderConfig
 from model.dropout import DropoutStream
-from model.frontends.config import SpeechFrontendConfig, TextFrontendConfig, VisionFrontendConfig
+from model.frontends.config import FrontendConfig, SpeechFrontendConfig, TextFrontendConfig, VisionFrontendConfig
 from model.frontends.speech import SpeechFrontend
 from model.frontends.vision import VisionFrontend
 from model.init import Init
 from model.parallel import Parallel
+from model.shapes import count_parameters
 from tests.model.reference import PLAIN
 
 SPEECH, VISION = SpeechFrontendConfig(), VisionFrontendConfig()
@@ -27,8 +28,12 @@ LARGE = EncoderConfig(num_layers=24, hidden_size=1024, ffn_hidden_size=4096, num
 BEIT = BlockConfig(normalize_before=True, key_bias=False, layer_scale=1e-4)
 
 
+def count(frontend: FrontendConfig, encoder: EncoderConfig) -> int:
+    return count_parameters(frontend.parameters(encoder))
+
+
 def total(frontend: SpeechFrontendConfig | VisionFrontendConfig, encoder: EncoderConfig) -> int:
-    return frontend.num_parameters(encoder) + encoder.num_block_parameters + encoder.num_head_parameters
+    return count_parameters([*frontend.parameters(encoder), *encoder.parameters, *encoder.head_parameters])
 
 
 def test_speech_base_has_the_published_93_754_880_parameters_with_its_head() -> None:
@@ -43,9 +48,9 @@ def test_vision_base_has_beits_parameters_and_a_table_of_732_rows() -> None:
     """85.8M: ViT-B/16 without absolute positions and classifier."""
     encoder = EncoderConfig(head_layers=0, block=BEIT)
     without = replace(VISION, relative_bias="none")
-    assert VISION.num_parameters(encoder) - without.num_parameters(encoder) == 732 * 12
+    assert count(VISION, encoder) - count(without, encoder) == 732 * 12
     per_layer = replace(VISION, relative_bias="per_layer")
-    assert per_layer.num_parameters(encoder) - without.num_parameters(encoder) == 12 * 732 * 12
+    assert count(per_layer, encoder) - count(without, encoder) == 12 * 732 * 12
     # torchvision's ViT-B/16 with 1000 classes has 86,567,656: minus the classifier, 197 positions and 12 key biases, plus the mask
     # vector, 24 layer scales and the table
     assert total(VISION, encoder) == 86_567_656 - (768 * 1000 + 1000) - 197 * 768 - 12 * 768 + 768 + 24 * 768 + 732 * 12
@@ -109,8 +114,8 @@ def test_vision_flops_equal_torchs_count(parallel: Parallel) -> None:
 def test_text_parameters_and_padded_table() -> None:
     config = TextFrontendConfig(vocab_size=100, max_positions=20)
     assert config.padded_vocab_size == 128 and math.prod(config.split_sizes().values()) == 128
-    assert config.num_parameters(PLAIN) == 100 * 16 + 22 * 16 + 2 * 16
-    assert replace(config, positions="relative").num_parameters(PLAIN) == 100 * 16 + 39 * 4 + 2 * 16
+    assert count(config, PLAIN) == 100 * 16 + 22 * 16 + 2 * 16
+    assert count(replace(config, positions="relative"), PLAIN) == 100 * 16 + 39 * 4 + 2 * 16
     assert config.forward_flops(PLAIN, 5) == 0
 
 

@@ -19,7 +19,7 @@ from model.parallel import Parallel
 from tests.distributed import run_distributed
 from tests.model.frontends.reference import reference_speech
 from tests.model.frontends.sharded import compare_with_whole
-from tests.model.reference import PLAIN, plain, stir
+from tests.model.reference import PLAIN, described, names_and_shapes, plain, stir
 
 SPEECH = SpeechFrontendConfig(
     conv_dim=8, conv_kernels=(10, 3, 2), conv_strides=(5, 2, 2), pos_conv_depth=3, pos_conv_kernel=5, pos_conv_groups=4
@@ -176,9 +176,9 @@ def test_the_number_of_frames_is_the_settings_number(parallel: Parallel, num_sam
 
 @pytest.mark.parametrize("changes", [{}, {"conv_bias": True}, {"extractor_norm": "group"}, {"pos_conv_depth": 1}, {"pos_conv_kernel": 4}])
 @pytest.mark.parametrize("encoder", [PLAIN, PRE_LN], ids=["post_ln", "pre_ln"])
-def test_the_number_of_parameters_is_the_settings_number(parallel: Parallel, encoder: EncoderConfig, changes: dict[str, Any]) -> None:
+def test_the_parameters_are_those_of_the_settings(parallel: Parallel, encoder: EncoderConfig, changes: dict[str, Any]) -> None:
     frontend = build(parallel, encoder, **changes)
-    assert sum(p.numel() for p in frontend.parameters()) == replace(SPEECH, **changes).num_parameters(encoder)
+    assert described(frontend) == names_and_shapes(replace(SPEECH, **changes).parameters(encoder))
     assert not list(frontend.buffers()) and frontend.num_prefix_tokens == SpeechFrontendConfig.num_prefix_tokens == 0
 
 

@@ -19,7 +19,7 @@ from model.parallel import Parallel, init_parallel
 from tests.distributed import run_distributed
 from tests.model.frontends.reference import reference_vision
 from tests.model.frontends.sharded import compare_with_whole
-from tests.model.reference import PLAIN, plain, stir
+from tests.model.reference import PLAIN, described, names_and_shapes, plain, stir
 
 VISION = VisionFrontendConfig(image_size=12, patch_size=4)
 TOLERANCE = 1e-5
@@ -142,11 +142,11 @@ def test_shared_parameters_are_all_but_the_bias(parallel: Parallel, relative_bia
 
 
 @pytest.mark.parametrize("relative_bias", ["shared", "per_layer", "none"])
-def test_the_number_of_parameters_is_the_settings_number(parallel: Parallel, relative_bias: str) -> None:
+def test_the_parameters_are_those_of_the_settings(parallel: Parallel, relative_bias: str) -> None:
     encoder = plain(num_layers=3, hidden_size=24)
     frontend = build(parallel, encoder, relative_bias=relative_bias, num_channels=2)
-    expected = replace(VISION, relative_bias=relative_bias, num_channels=2).num_parameters(encoder)
-    assert sum(p.numel() for p in frontend.parameters()) == expected
+    expected = replace(VISION, relative_bias=relative_bias, num_channels=2).parameters(encoder)
+    assert described(frontend) == names_and_shapes(expected)
     assert not list(frontend.buffers()) and frontend.num_prefix_tokens == VisionFrontendConfig.num_prefix_tokens == 1
 
 

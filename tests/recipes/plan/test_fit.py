@@ -7,7 +7,9 @@ import pytest
 from recipes.catalog import RECIPES
 from recipes.ds_config import LARGEST_AUTO_MICRO_BATCH, EngineConfig, resolve
 from recipes.errors import ConfigError
-from recipes.plan.fit import GIB, MEMORY_SHARE, MOST_POSITIONS, DeviceMemory, fit_micro_batch, memory_line, memory_need
+from recipes.plan.fit import MEMORY_SHARE, MOST_POSITIONS, DeviceMemory, fit_micro_batch, memory_line, memory_need
+from recipes.plan.memory import GIB, PhaseMemory
+from recipes.plan.size import student_parameters, whole_elements
 from recipes.settings import apply_overrides
 
 BF16 = {"bf16": {"enabled": True}}
@@ -64,7 +66,7 @@ def test_a_given_size_that_cannot_fit_is_refused_with_the_numbers_and_the_larges
     with pytest.raises(ConfigError) as caught:
         fitted("text_base", DeviceMemory(16 * GIB, on_gpu=True), content)
     assert re.fullmatch(
-        r"mine\.json: train_micro_batch_size_per_gpu 128 needs states [\d.]+ \+ buffers [\d.]+ \+ activations [\d.]+ = 2\d\.\d\d GiB per "
+        r"mine\.json: train_micro_batch_size_per_gpu 128 needs states [\d.]+ \+ activations [\d.]+ = 2\d\.\d\d GiB per "
         r'rank by estimate, and a rank has 16\.00 GiB; set it to 64 or "auto"',
         str(caught.value),
     )
@@ -89,16 +91,25 @@ def test_recomputing_and_offload_leave_room_for_more() -> None:
     assert fitted("text_large", memory, BF16 | {"activation_checkpointing": {"enabled": True}}).batch.micro_batch_size > plain
     recipe, offload = RECIPES["text"]["text_large"](), {"offload_optimizer": {"device": "cpu"}}
     needs = [memory_need(recipe, resolve(recipe, BF16 | {"zero_optimization": zero}, "x", 1), True) for zero in ({}, offload)]
-    assert needs[0].states > 2 * needs[1].states and needs[0].activations == needs[1].activations
+    assert size_of(needs[0], "states") > 2 * size_of(needs[1], "states")
+    assert needs[0].device["activations"] == needs[1].device["activations"]
+
+
+def size_of(need: PhaseMemory, group: str) -> float:
+    return sum(need.device[group].values())
 
 
 def test_gathered_weights_and_the_bucket_of_gradients_are_buffers() -> None:
     recipe = RECIPES["text"]["text_base"]()
-    small = BF16 | {"zero_optimization": {"reduce_bucket_size": 1000, "stage3_max_live_parameters": 10**6}}
-    assert memory_need(recipe, resolve(recipe, small, "x", 1), True).buffers == 0, "one rank gathers and reduces nothing"
-    assert memory_need(recipe, resolve(recipe, small, "x", 2), True).buffers == 2 * (1000 + 2 * 10**6), "student and teacher"
-    whole = memory_need(recipe, resolve(recipe, BF16, "x", 8), True).buffers
-    assert 2 * (5 * 10**8 + 240 * 10**6) < whole < 2 * (5 * 10**8 + 260 * 10**6), "a base model stays gathered as a whole"
+    block = 2 * (12 * 768**2 + 13 * 768)
+    assert "buffers" not in memory_need(recipe, resolve(recipe, BF16, "x", 1), True).device, "one rank gathers and reduces nothing"
+    zero = {"reduce_bucket_size": 1000, "stage3_param_persistence_threshold": 0, "stage3_prefetch_bucket_size": 0}
+    shared = memory_need(recipe, resolve(recipe, BF16 | {"zero_optimization": zero}, "x", 2), True).device["buffers"]
+    held = whole_elements(student_parameters(recipe), resolve(recipe, BF16, "x", 2).batch)
+    assert shared == {"bucket of gradients": 2000, "gathered weights": 2 * held, "weights of the teacher's next layers": block}
+    short = BF16 | {"zero_optimization": zero | {"stage3_max_reuse_distance": 10**6}}
+    few = memory_need(recipe, resolve(recipe, short, "x", 2), True).device["buffers"]["gathered weights"]
+    assert few == 2 * (2 * 768 * 1536 + 1536 + 768), "the head, with which the backward begins"
 
 
 def test_the_estimate_is_near_the_measured_peaks_of_a_gpu() -> None:
@@ -113,7 +124,7 @@ def test_the_estimate_is_near_the_measured_peaks_of_a_gpu() -> None:
 def test_the_line_of_a_dry_run_has_the_parts_and_of_how_much() -> None:
     recipe = RECIPES["text"]["text_base"]()
     config, number = fitted("text_base", GPU_80), r"\d+\.\d\d"
-    parts = rf"memory per rank, estimated: states {number} \+ buffers {number} \+ activations {number} = {number} GiB"
+    parts = rf"memory per rank, estimated: states {number} \+ activations {number} = {number} GiB"
     assert re.fullmatch(rf"{parts}, of 79\.0 GiB", memory_line(recipe, config, GPU_80))
     assert re.fullmatch(rf"{parts}, of 79\.0 GiB of a GPU that is assumed", memory_line(recipe, config, GPU_80._replace(is_assumed=True)))
     assert re.fullmatch(rf"{parts}; that of the device is not known", memory_line(recipe, config, None))

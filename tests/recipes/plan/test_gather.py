@@ -1,14 +1,13 @@
 """Whether a teacher is gathered once per update, by the estimated memory."""
 
-from dataclasses import replace
-
 import pytest
 
 from recipes.ds_config import EngineConfig, resolve
 from recipes.errors import ConfigError
-from recipes.plan.fit import GIB, DeviceMemory, memory_need
+from recipes.plan.fit import DeviceMemory, memory_need
 from recipes.plan.gather import choose_gather, gather_bytes
-from recipes.plan.size import num_trunk_parameters
+from recipes.plan.memory import GIB
+from recipes.plan.size import padded_elements, trunk_parameters
 from recipes.text import text_base
 
 RECIPE = text_base()
@@ -25,12 +24,10 @@ def gpu(size: float) -> DeviceMemory:
 
 
 def test_the_whole_teacher_counts_twice_as_it_arrives_and_in_its_order() -> None:
-    weights = 2 * num_trunk_parameters(RECIPE)
+    weights = 2 * padded_elements(trunk_parameters(RECIPE), config().batch)
     assert gather_bytes(RECIPE, config()) == gather_bytes(RECIPE, config(world_size=64, shard_size=8)) == 2 * weights
-    assert gather_bytes(RECIPE, config(tp_size=2)) == weights
+    assert weights < gather_bytes(RECIPE, config(tp_size=2)) < 1.02 * weights, "half of the matrices, and all of what is not split"
     assert gather_bytes(RECIPE, config(world_size=1)) == gather_bytes(RECIPE, config(world_size=2, tp_size=2)) == 0
-    by_layer, once = (memory_need(RECIPE, replace(config(), gathers_once=is_once), True).buffers for is_once in (False, True))
-    assert once - by_layer == weights, "layer by layer, at most as many weights as the teacher has are gathered at a time"
 
 
 def test_auto_gathers_once_if_that_takes_at_most_a_tenth_of_the_free_memory() -> None:

@@ -9,17 +9,27 @@ from model.config import EncoderConfig
 from model.dropout import DropoutStream
 from model.init import Init
 from model.parallel import init_parallel
+from model.shapes import ParameterShape, count_parameters
 from model.student import Student
 from recipes.catalog import RECIPES
 from recipes.config import Recipe
 from recipes.ds_config import resolve
 from recipes.modalities.registry import MODALITIES
 from recipes.objective_config import ObjectiveConfig
-from recipes.plan.size import num_parameters, num_trunk_parameters, state_bytes, step_flops
-from recipes.settings import apply_overrides
+from recipes.plan.size import (
+    num_parameters,
+    num_trunk_parameters,
+    padded_elements,
+    shard_elements,
+    state_bytes,
+    step_flops,
+    student_parameters,
+    whole_elements,
+)
 from recipes.text import text_base
 from tests.distributed import run_distributed
 from tests.launching import tiny_recipe
+from tests.recipes.data.labelled_texts import recipe_of
 
 SHAPES: list[tuple[str, dict[str, object]]] = [
     ("text", {}),
@@ -123,20 +133,21 @@ def test_state_bytes_are_the_parts_of_mixed_precision_training(
     """In bf16 gradients are summed in float32. In fp32 the forward's weights are the master weights, and the teacher's are its EMA."""
     recipe = text_base()
     content = {} if precision == "fp32" else {precision: {"enabled": True}}
-    student, trunk = num_parameters(recipe), num_trunk_parameters(recipe)
+    padding = (recipe.frontend.padded_vocab_size - recipe.frontend.vocab_size) * recipe.model.hidden_size  # type: ignore[attr-defined]
+    student, trunk = (number(recipe) + padding for number in (num_parameters, num_trunk_parameters))
     sizes = state_bytes(recipe, resolve(recipe, content, "x.json", world_size))
     whole = {
-        **{"parameters": student * width, "gradients": student * summed, "master weights": student * master, "moments": student * 8},
-        **{"teacher": trunk * width, "EMA shadow": trunk * shadow},
+        **{"parameters": student * width, "gradients": student * summed, "gradients of the host's optimizer": 0},
+        **{"master weights": student * master, "moments": student * 8, "teacher": trunk * width, "EMA shadow": trunk * shadow},
     }
-    assert sizes == {name: -(-size // world_size) for name, size in whole.items()}
+    assert sizes == {name: size / world_size for name, size in whole.items()}, "768 channels divide by eight"
 
 
 class Alone(ObjectiveConfig):
     """An objective with a student only, whose head has seven parameters."""
 
-    def num_head_parameters(self, encoder: EncoderConfig) -> int:
-        return 7
+    def head_parameters(self, encoder: EncoderConfig) -> list[ParameterShape]:
+        return [ParameterShape("weight", (7,))]
 
 
 def test_the_objectives_own_counts_are_used() -> None:
@@ -144,11 +155,29 @@ def test_the_objectives_own_counts_are_used() -> None:
     assert num_parameters(recipe) == num_trunk_parameters(recipe) + 7 < num_parameters(text_base())
     assert step_flops(recipe, 100, 1) * 4 == step_flops(text_base(), 100, 1) * 3, "no teacher's forward"
     sizes = state_bytes(recipe, resolve(recipe, {"bf16": {"enabled": True}}, "x.json", 1))
-    assert sizes["teacher"] == sizes["EMA shadow"] == 0 and sizes["parameters"] == 2 * num_parameters(recipe)
+    assert sizes["teacher"] == sizes["EMA shadow"] == 0
+    assert state_bytes(text_base(), resolve(text_base(), {"bf16": {"enabled": True}}, "x.json", 1))["parameters"] > sizes["parameters"]
 
 
-def test_tensor_and_data_parallel_ranks_share_the_state() -> None:
-    """Tensor-parallel slices are sharded over the data-parallel ranks, so only the number of ranks counts."""
-    recipe = apply_overrides(text_base(), [])
+def test_what_tensor_parallelism_leaves_whole_is_held_by_each_of_its_ranks() -> None:
+    recipe = text_base()
     split = resolve(recipe, {"megatron": {"tensor_model_parallel_size": 2}}, "x.json", 8)
-    assert state_bytes(recipe, split) == state_bytes(recipe, resolve(recipe, {}, "x.json", 8))
+    together = resolve(recipe, {}, "x.json", 8)
+    whole = [shape for shape in student_parameters(recipe) if shape.split_dim is None]
+    more = 4 * (shard_elements(whole, split.batch) - shard_elements(whole, together.batch))
+    assert state_bytes(recipe, split)["parameters"] == state_bytes(recipe, together)["parameters"] + more
+    assert 0.02 < more / state_bytes(recipe, together)["parameters"] < 0.03
+
+
+def test_shards_are_padded_to_equal_sizes() -> None:
+    recipe = replace(text_base(), objective=Alone())
+    batch = resolve(recipe, {}, "x.json", 4).batch
+    (head,) = (shape for shape in student_parameters(recipe) if shape.name == "head.weight")
+    assert (whole_elements([head], batch), shard_elements([head], batch), padded_elements([head], batch)) == (7, 2, 8)
+
+
+def test_frozen_parts_have_neither_gradients_nor_moments() -> None:
+    recipe = recipe_of("words", "objective.frozen=trunk", "objective.labels=a,b")
+    sizes = state_bytes(recipe, resolve(recipe, {}, "x.json", 1))
+    head = count_parameters(recipe.objective.head_parameters(recipe.model))
+    assert sizes["moments"] == 8 * head and sizes["gradients"] == 4 * head < sizes["parameters"]

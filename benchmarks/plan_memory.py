@@ -1,0 +1,193 @@
+"""Measures the memory of a rank while a run is built, trained and saved, beside what the planner says (recipes/plan/memory.py). On a CPU
+every allocation and release of torch's allocator is recorded; on CUDA torch.cuda.max_memory_allocated counts.
+
+python benchmarks/plan_memory.py                      all cases, each on its own ranks
+python benchmarks/plan_memory.py --case 3 --parts     one case, with the parts of the plan
+"""
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from allocations import HeldBytes, preloaded
+from recipes.catalog import RECIPES
+from recipes.cluster.checkout import ROOT
+from recipes.cluster.command import exit_code_of
+from recipes.cluster.environment import quiet_libraries, world_from_environment
+from recipes.config import Recipe
+from recipes.ds_config import EngineConfig, load_ds_config, resolve
+from recipes.modalities.registry import MODALITIES
+from recipes.settings import apply_overrides
+
+MIB = 2**20
+UPDATES = 6
+"""Measured updates. The optimizer makes its moments in the first one. How far gloo gets beside the forward differs; the most counts."""
+
+
+class MemoryCase(NamedTuple):
+    """A run whose memory is measured. `length`: tokens of a text, seconds of a recording, 0 for images. `layers` 0: the recipe's own."""
+
+    recipe: str
+    batch: int
+    length: int
+    ranks: int = 1
+    tp_size: int = 1
+    config: str = "zero3_cpu"
+    shard_size: int | None = None
+    recomputes: bool = False
+    micro_batches: int = 1
+    layers: int = 0
+
+
+CASES = (
+    MemoryCase("text_tiny", 8, 128),
+    MemoryCase("text_tiny", 8, 128, ranks=2),
+    MemoryCase("text_tiny", 4, 128, ranks=4),
+    MemoryCase("text_tiny", 8, 128, ranks=2, tp_size=2),
+    MemoryCase("text_tiny", 4, 128, ranks=4, shard_size=2),
+    MemoryCase("text_base", 2, 128, layers=2),
+    MemoryCase("text_base", 2, 128, layers=2, recomputes=True),
+    MemoryCase("text_base", 2, 128, layers=2, config="zero3_cpu_bf16"),
+    MemoryCase("text_base", 2, 128, layers=2, ranks=2, config="zero3_cpu_bf16"),
+    MemoryCase("text_base", 2, 128, layers=2, ranks=2, tp_size=2, micro_batches=2),
+    MemoryCase("text_base", 1, 128, layers=2, ranks=4, tp_size=2, config="zero3_bf16"),
+    MemoryCase("text_base", 1, 128, layers=4, ranks=4, config="zero3_bf16"),
+    MemoryCase("text_base", 2, 128, layers=2, config="zero3_offload_cpu"),
+    MemoryCase("text_base", 2, 128, layers=2, ranks=2, config="zero3_offload_cpu"),
+    MemoryCase("text_base", 1, 128, layers=2, ranks=4, shard_size=2, config="zero3_bf16"),
+    MemoryCase("speech_tiny", 4, 4),
+    MemoryCase("speech_tiny", 4, 4, ranks=2),
+    MemoryCase("speech_base", 1, 3, layers=2),
+    MemoryCase("speech_base", 1, 3, layers=2, ranks=2, tp_size=2, config="zero3_bf16"),
+    MemoryCase("speech_base", 1, 3, layers=2, ranks=4, recomputes=True, config="zero3_bf16"),
+    MemoryCase("vision_tiny", 16, 0),
+    MemoryCase("vision_tiny", 16, 0, ranks=2, tp_size=2),
+    MemoryCase("vision_base", 2, 0, layers=2),
+    MemoryCase("vision_base", 2, 0, layers=2, ranks=2, config="zero3_bf16"),
+    MemoryCase("vision_base", 2, 0, layers=2, ranks=4, shard_size=2, micro_batches=2),
+)
+"""Runs of all modalities on 1, 2 and 4 ranks, small enough for a CPU."""
+
+
+def settings(case: MemoryCase) -> tuple[Recipe, EngineConfig]:
+    """Return the recipe and the ds_config of a case."""
+    modality = case.recipe.partition("_")[0]
+    recipe = MODALITIES[modality].resized(RECIPES[modality][case.recipe](), case.length)
+    dp_size = case.ranks // case.tp_size
+    changes = [f"run.global_batch_size={case.batch * dp_size * case.micro_batches}"]
+    if recipe.data.group_size > 1:
+        changes.append(f"data.group_size={case.batch}")
+    if case.layers:
+        changes += [f"model.num_layers={case.layers}", f"teacher.average_top_k_layers={case.layers}"]
+    recipe = apply_overrides(recipe, changes)
+    path = ROOT / "ds_configs" / f"{case.config}.json"
+    content = load_ds_config(path) | {"train_micro_batch_size_per_gpu": case.batch}
+    megatron = {"tensor_model_parallel_size": case.tp_size, "teacher_gather": "update"}
+    if case.shard_size:
+        megatron["shard_size"] = case.shard_size
+    if case.recomputes:
+        content["activation_checkpointing"] = {"enabled": True}
+    return recipe, resolve(recipe, content | {"megatron": content.get("megatron", {}) | megatron}, str(path), case.ranks)
+
+
+class Recorded:
+    """Bytes that this rank holds at the end of each phase, and the most in it, counted from the start."""
+
+    def __init__(self) -> None:
+        self._held = HeldBytes()
+        self._start = self._held.now()
+        self.most: dict[str, int] = {}
+        self.end: dict[str, int] = {}
+
+    def run(self, name: str, job: Callable[[], Any]) -> Any:
+        """Call `job` as the phase `name` and return its result."""
+        self._held.restart()
+        result = job()
+        gc.collect()
+        self.most[name], self.end[name] = self._held.most() - self._start, self._held.now() - self._start
+        return result
+
+
+def measure(case: MemoryCase, folder: Path) -> dict[str, Any]:
+    """Build the run of a case, update it, and save it in `folder`. Return the recorded bytes of the rank with the most."""
+    import torch
+
+    from model.parallel import init_parallel
+    from recipes.checkpoint.layout import Counters
+    from recipes.checkpoint.save import CheckpointSaver
+    from recipes.cluster.world import join_world, leave_world
+    from recipes.objectives.registry import build_objective
+    from step_recipe import random_batch
+    from timed_update import EngineSteps
+
+    torch.set_num_threads(1)
+    recipe, config = settings(case)
+    world = join_world()
+    parallel = init_parallel(config.batch.tp_size, world.device.type, config.batch.num_replicas)
+    recorded = Recorded()
+    batch = random_batch(recipe, case.batch, case.length).to(world.device)
+    objective = recorded.run("build", lambda: build_objective(recipe, config, parallel))
+    steps = EngineSteps(recipe, objective, batch, world)
+
+    def train() -> None:
+        for _ in range(UPDATES):
+            steps.update(micro_batches=case.micro_batches)
+
+    recorded.run("train", train)
+    saver = CheckpointSaver(folder, objective, world, recipe.checkpoint)
+
+    def save() -> None:
+        saver.begin(Counters(step=UPDATES), {})
+        saver.finish()
+
+    recorded.run("save", save)
+    saver.close()
+    everyone = world.gather({"most": recorded.most, "end": recorded.end})
+    leave_world()
+    return {key: {phase: max(one[key][phase] for one in everyone) for phase in recorded.most} for key in ("most", "end")}
+
+
+def measure_apart(number: int) -> dict[str, Any]:
+    """Measure a case on processes of its own, and return what rank 0 of them has recorded."""
+    case = CASES[number]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={case.ranks}", __file__]
+    with tempfile.TemporaryDirectory() as folder:
+        environment = preloaded(dict(os.environ), Path(folder))
+        done = subprocess.run(
+            [*command, "--case", str(number), "--inside"], env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if not lines:
+        raise RuntimeError(done.stderr[-3000:])
+    return json.loads(lines[-1])
+
+
+def main() -> int:
+    """Parse the flags, measure, and print a line for each case. Returns 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", type=int, help=f"number of a case, from 0 to {len(CASES) - 1} (default: all)")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # one rank of a case
+    args = parser.parse_args()
+    quiet_libraries()
+    if args.inside:
+        with tempfile.TemporaryDirectory() as folder:
+            result = measure(CASES[args.case], Path(folder))
+        if world_from_environment().rank == 0:
+            print(json.dumps(result), flush=True)
+        return 0
+    for number in range(len(CASES)) if args.case is None else [args.case]:
+        result = measure_apart(number)
+        print(number, CASES[number], flush=True)
+        print({k: {n: round(v / MIB, 3) for n, v in d.items()} for k, d in result.items()}, flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(main))
