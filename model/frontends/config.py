@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from model.activations import STATISTIC_BYTES, Storage, TensorBytes, extractor_bytes
 from model.bounds import at_least
 from model.config import EncoderConfig
+from model.flops import FrontendFlops
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,8 +35,8 @@ class FrontendConfig:
         """Return the number of parameters of the front-end. `encoder` gives its width and heads."""
         raise NotImplementedError
 
-    def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
-        """Return the model FLOPs of one forward of the front-end that makes `num_tokens` positions. A multiply-add counts as two."""
+    def forward_flops(self, encoder: EncoderConfig, num_tokens: float) -> FrontendFlops:
+        """Return the FLOPs of one forward on one sample of `num_tokens` positions without prefix tokens. A multiply-add counts as two."""
         raise NotImplementedError
 
     def tokens_per_sample(self, length: float) -> int:
@@ -95,9 +96,9 @@ class TextFrontendConfig(FrontendConfig):
         )
         return self.vocab_size * d + positions + 2 * d
 
-    def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
-        """Return 0: looking up embeddings needs no multiplications."""
-        return 0
+    def forward_flops(self, encoder: EncoderConfig, num_tokens: float) -> FrontendFlops:
+        """Return no FLOPs: looking up embeddings needs no multiplications."""
+        return FrontendFlops()
 
     def activation_bytes(self, encoder: EncoderConfig, storage: Storage, *, freezes_features: bool) -> TensorBytes:
         """Return ids, input of the LayerNorm and dropout mask, in bytes for each position."""
@@ -176,11 +177,16 @@ class SpeechFrontendConfig(FrontendConfig):
         return (self.receptive_field - self.conv_kernels[0]) // self.conv_strides[0] + 1
 
     def num_frames(self, num_samples: int) -> int:
-        """Return the frames that a waveform of `num_samples` gives: floor((n - kernel) / stride + 1) for each convolution in turn; 0 if
-        it is shorter than the receptive field."""
+        """Return the frames that a waveform of `num_samples` gives; 0 if it is shorter than the receptive field."""
+        return self.num_outputs(num_samples)[-1]
+
+    def num_outputs(self, num_samples: int) -> list[int]:
+        """Return `num_samples`, then the outputs of each convolution on a waveform of as many raw samples: floor((n - kernel) / stride + 1)
+        of the n before; 0 if those are too few."""
+        counts = [num_samples]
         for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
-            num_samples = max(0, (num_samples - kernel) // stride + 1)
-        return num_samples
+            counts.append(max(0, (counts[-1] - kernel) // stride + 1))
+        return counts
 
     def tokens_per_sample(self, length: float) -> int:
         """Return the frames that a waveform of `length` samples gives; 0 if it is shorter than one frame needs."""
@@ -197,16 +203,14 @@ class SpeechFrontendConfig(FrontendConfig):
         entry_norm = 0 if encoder.block.normalize_before else 2 * d
         return convolutions + norms + 2 * c + c * d + d + d + positions + entry_norm
 
-    def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
-        """Return the model FLOPs of one forward that makes `num_tokens` frames: extractor, projection and positional convolutions. A
-        multiply-add counts as two."""
+    def forward_flops(self, encoder: EncoderConfig, num_tokens: float) -> FrontendFlops:
+        """Return the FLOPs of extractor, projection and positional convolutions for `num_tokens` frames. The waveform is taken to be half a
+        stride longer than these frames need, which is the mean: the convolutions compute outputs at its end that no frame reads."""
         c, d = self.conv_dim, encoder.hidden_size
-        rate, flops = self.stride, 0  # outputs of a convolution per final frame, to the edge
-        for number, (kernel, stride) in enumerate(zip(self.conv_kernels, self.conv_strides, strict=True)):
-            rate //= stride
-            flops += 2 * rate * kernel * (c * c if number else c)
-        flops += 2 * c * d + self.pos_conv_depth * 2 * d * d // self.pos_conv_groups * self.pos_conv_kernel
-        return num_tokens * flops
+        outputs = self.num_outputs(int((num_tokens - 0.5) * self.stride) + self.receptive_field)[1:]
+        first, *others = (2 * c * number * kernel for number, kernel in zip(outputs, self.conv_kernels, strict=True))
+        positions = self.pos_conv_depth * 2 * d * d // self.pos_conv_groups * self.pos_conv_kernel
+        return FrontendFlops(first, c * sum(others), num_tokens * 2 * c * d, num_tokens * positions)
 
     def activation_bytes(self, encoder: EncoderConfig, storage: Storage, *, freezes_features: bool) -> TensorBytes:
         """Return what extractor, projection and positional convolutions keep, in bytes for each frame."""
@@ -264,9 +268,9 @@ class VisionFrontendConfig(FrontendConfig):
         table = ((2 * self.grid - 1) ** 2 + 3) * encoder.num_attention_heads
         return self.num_channels * self.patch_size**2 * d + d + 2 * d + self.num_tables(encoder.num_layers) * table
 
-    def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
-        """Return the model FLOPs of embedding `num_tokens` patches. A multiply-add counts as two."""
-        return num_tokens * 2 * self.num_channels * self.patch_size**2 * encoder.hidden_size
+    def forward_flops(self, encoder: EncoderConfig, num_tokens: float) -> FrontendFlops:
+        """Return the FLOPs of embedding `num_tokens` patches, which the convolution reads from pixels."""
+        return FrontendFlops(raw=num_tokens * 2 * self.num_channels * self.patch_size**2 * encoder.hidden_size)
 
     def activation_bytes(self, encoder: EncoderConfig, storage: Storage, *, freezes_features: bool) -> TensorBytes:
         """Return pixels and embedded patches, in bytes for each position."""

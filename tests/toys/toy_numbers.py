@@ -18,6 +18,7 @@ from model.batch import Batch, Masks
 from model.bounds import at_least
 from model.config import EncoderConfig, MaskConfig, Shares
 from model.dropout import DropoutStream
+from model.flops import FrontendFlops
 from model.frontends.config import FrontendConfig
 from model.frontends.output import Frontend, FrontendOutput
 from model.init import Init, UniformLinear
@@ -46,9 +47,9 @@ class NumbersFrontendConfig(FrontendConfig):
         """Projection, mask vector, positions."""
         return (self.patch_length + 2 + self.tokens_per_sample()) * encoder.hidden_size
 
-    def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
+    def forward_flops(self, encoder: EncoderConfig, num_tokens: float) -> FrontendFlops:
         """The projection."""
-        return 2 * num_tokens * self.patch_length * encoder.hidden_size
+        return FrontendFlops(raw=2 * num_tokens * self.patch_length * encoder.hidden_size)
 
 
 @dataclass(frozen=True)
