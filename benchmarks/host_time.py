@@ -26,8 +26,9 @@ from recipes.config import Recipe
 from recipes.ds_config import load_ds_config, resolve
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
+from recipes.plan.flops import step_flops
 from recipes.plan.links import Cluster, Collective, estimate
-from recipes.plan.size import num_parameters, step_flops
+from recipes.plan.size import num_parameters
 from recipes.settings import apply_overrides
 
 WIDTH, HEADS, VOCABULARY = 64, 4, 4096

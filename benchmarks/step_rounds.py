@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from foreign_load import ForeignLoad, busy_line
-from recipes.plan.size import step_flops
+from recipes.plan.flops import step_flops
 from recipes.train.metrics import device_peak_flops, unknown_peak_line
 from timed_update import matmul_flops
 

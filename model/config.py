@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from model.bounds import POSITIVE, SHARE, Bounds, at_least
 from model.shapes import ParameterShape, linear_layers, vectors
+from model.spans import covered_share, mean_over_counts
 
 ProductLibrary = Literal["mm", "onednn", "mixed"]
 """Library of float32 matrix products on a CPU. mm: torch.mm, which uses MKL. onednn: oneDNN. mixed: oneDNN, but MKL for the gradients of
@@ -107,11 +108,15 @@ class EncoderConfig:
         d = self.hidden_size
         return [d, *[2 * d] * (self.head_layers - 1), d] if self.head_layers else [d]
 
-    def forward_flops(self, num_tokens: int, sequence_length: int) -> int:
-        """Return the model FLOPs of one forward of all blocks on `num_tokens` positions in sequences of `sequence_length`. A
-        multiply-add counts as two. Each position attends to its whole sequence."""
-        d, f = self.hidden_size, self.ffn_hidden_size
-        return num_tokens * self.num_layers * (8 * d * d + 4 * d * f + 4 * sequence_length * d)
+    def forward_flops(self, sequence_length: float) -> dict[str, float]:
+        """Return the FLOPs of one forward of all blocks on one sequence of `sequence_length` positions, by part. A multiply-add counts as
+        two. Each position attends to its whole sequence. The backward of each part has twice as many."""
+        d, positions = self.hidden_size, self.num_layers * sequence_length
+        return {
+            "projections": positions * 8 * d * d,  # queries, keys, values and output
+            "attention": positions * 4 * sequence_length * d,  # scores, and the mix of values
+            "feed-forward": positions * 4 * d * self.ffn_hidden_size,
+        }
 
 
 @dataclass(frozen=True)
@@ -160,6 +165,11 @@ class MaskConfig:
         """Return an upper bound of the mean share of masked positions, in samples of `num_positions` positions."""
         return 1.0
 
+    def expected_share(self, num_positions: int) -> float:
+        """Return the mean share of positions at which the loss is computed, in samples of `num_positions` positions. The base class
+        returns largest_share."""
+        return self.largest_share(num_positions)
+
 
 @dataclass(frozen=True)
 class TokenMaskConfig(MaskConfig):
@@ -182,6 +192,14 @@ class TokenMaskConfig(MaskConfig):
         """Return the share that the spans would cover if none overlapped."""
         return self.prob
 
+    def expected_share(self, num_positions: int) -> float:
+        """Return the mean share of tokens at which the loss is computed (token_mask of model/masking.py)."""
+        lost = 1.0 if self.loss_on_all_selected else max(0.0, 1 - self.leave_unmasked_prob - self.random_token_prob)
+        mean_spans = self.prob * num_positions / self.length
+        return lost * mean_over_counts(
+            mean_spans, lambda spans: covered_share(num_positions, num_positions, min(spans, num_positions), self.length)
+        )
+
 
 @dataclass(frozen=True)
 class SpanMaskConfig(MaskConfig):
@@ -199,6 +217,16 @@ class SpanMaskConfig(MaskConfig):
     def largest_share(self, num_positions: int) -> float:
         """Return the share that the spans would cover if none overlapped."""
         return self.prob
+
+    def expected_share(self, num_positions: int) -> float:
+        """Return the mean share of masked frames of a recording by itself (span_mask of model/masking.py). In a group of recordings, all
+        get the smallest number of the group, which is a little less."""
+
+        def share(drawn: int) -> float:
+            spans = max(self.min_masks, drawn)
+            return covered_share(num_positions, max(num_positions - self.length, spans + 1), spans, self.length)
+
+        return mean_over_counts(self.prob * num_positions / self.length, share)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from model.activations import Storage, block_forward_bytes
 from model.bounds import SHARE, at_least
 from model.config import EncoderConfig, HeadConfig
+from model.flops import PassFlops, linear_flops
 from model.shapes import ParameterShape
 from recipes.errors import ConfigError
 from recipes.start_config import StartConfig
@@ -33,8 +34,6 @@ class ObjectiveConfig:
     subclass of this one."""
 
     kind: ClassVar[str]
-    forwards_per_update: ClassVar[int] = 3
-    """Forwards of the trunk that one update costs: the student's, two for its backward, and one of each further network."""
     num_teachers: ClassVar[int] = 0
     """Averaged copies of the trunk that are held beside the student."""
     inherits: ClassVar[str] = ""
@@ -54,6 +53,16 @@ class ObjectiveConfig:
     def frozen_parameters(self, recipe: Any) -> dict[str, int | None]:
         """Return which parameters of the student the optimizer leaves alone: prefix of their names -> number of first updates, or None for
         ever."""
+        return {}
+
+    def head_flops(self, recipe: Any, num_positions: float) -> PassFlops:
+        """Return the FLOPs of the student's head on one sample of `num_positions` positions without prefix tokens. The base class, for a
+        small head, returns none."""
+        return PassFlops()
+
+    def further_flops(self, recipe: Any, num_positions: float) -> dict[str, float]:
+        """Return the FLOPs of the forwards of further networks on one sample of `num_positions` positions, by part; {} if there are no
+        such networks. The names must differ from those of the student's parts."""
         return {}
 
     def head_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
@@ -88,12 +97,22 @@ class Data2VecConfig(ObjectiveConfig):
     """data2vec 1.0. It has no settings here; they are in the sections teacher and loss."""
 
     kind: ClassVar[str] = "data2vec"
-    forwards_per_update: ClassVar[int] = 4
     num_teachers: ClassVar[int] = 1
 
     def head_parameters(self, encoder: EncoderConfig) -> list[ParameterShape]:
         """Return the parameters of the regression head."""
         return encoder.head_parameters
+
+    def head_flops(self, recipe: Any, num_positions: float) -> PassFlops:
+        """Return the FLOPs of the regression head at the masked positions of a sample, on average."""
+        return linear_flops(recipe.model.head_widths, num_positions * recipe.mask.expected_share(round(num_positions)))
+
+    def further_flops(self, recipe: Any, num_positions: float) -> dict[str, float]:
+        """Return the FLOPs of the teacher's forward. It reads the student's embedded input unless teacher.shares is "nothing"."""
+        front = recipe.frontend.forward_flops(recipe.model, num_positions)
+        blocks = recipe.model.forward_flops(num_positions + recipe.frontend.num_prefix_tokens)
+        parts = {"front-end": front.forward if recipe.teacher.shares == "nothing" else front.positions} | blocks
+        return {f"teacher {name}": flops for name, flops in parts.items()}
 
     def head_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return the tensors of the masked positions: inputs and outputs of the head's layers."""
@@ -179,6 +198,14 @@ class SupervisedConfig(ObjectiveConfig):
         if self.frozen == "trunk" or self.frozen_steps:
             found["trunk."] = None if self.frozen == "trunk" else self.frozen_steps
         return found
+
+    def head_flops(self, recipe: Any, num_positions: float) -> PassFlops:
+        """Return the FLOPs of the head at the vectors that it reads. A norm of its own is trained, and needs their gradient."""
+        num_vectors, widths = (
+            num_positions if self.head.reads == "positions" else 1,
+            self.head.widths(recipe.model.hidden_size, self.num_outputs),
+        )
+        return linear_flops(widths, num_vectors, needs_input_gradient=self.head.norm or self.trains("trunk"))
 
     def head_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return inputs and outputs of the head's layers, outputs also in float32 with their logarithms and gradients."""

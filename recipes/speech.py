@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from model.config import BlockConfig, EncoderConfig, LossConfig, SpanMaskConfig, TeacherConfig
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.config import OptimConfig, Recipe, RunConfig
 from recipes.data_config import SpeechDataConfig
 

@@ -28,7 +28,7 @@ from recipes.config import Recipe
 from recipes.engine import shards
 from recipes.modalities.registry import MODALITIES
 from recipes.objectives.registry import build_objective
-from recipes.plan.size import step_flops
+from recipes.plan.flops import step_flops
 from recipes.train.guard import UpdateGuard
 from recipes.train.memory import peak_memory_bytes
 from recipes.train.metrics import device_peak_flops

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from model.config import EncoderConfig, Shares
 from model.dropout import Dropout, DropoutStream
-from model.frontends.config import SpeechFrontendConfig
 from model.frontends.output import Frontend, FrontendOutput
+from model.frontends.speech_config import SpeechFrontendConfig
 from model.frontends.strided_conv import StridedConv
 from model.init import Init, UniformLinear
 from model.parallel import Parallel

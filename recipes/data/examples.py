@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from model.batch import Batch
-from model.frontends.config import SpeechFrontendConfig, VisionFrontendConfig
+from model.frontends.config import VisionFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.data.audio import decode_audio, normalize
 from recipes.data.images import center_view, decode_image, to_rgb, upright
 from recipes.data.media import UndecodableError, decoding

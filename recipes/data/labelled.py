@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from model.batch import Batch
-from model.frontends.config import SpeechFrontendConfig, VisionFrontendConfig
+from model.frontends.config import VisionFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.data.audio import AUDIO, read_audio
 from recipes.data.examples import ImageMaker, SpeechMaker, TextMaker
 from recipes.data.images import IMAGES, decode_image

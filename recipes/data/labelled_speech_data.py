@@ -14,7 +14,7 @@ import torch
 
 from model.batch import Batch
 from model.config import SpanMaskConfig
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from model.masking import span_mask
 from recipes.data.audio import normalize, read_audio
 from recipes.data.batch_targets import collate_targets, uncounted

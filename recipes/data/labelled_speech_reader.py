@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.config import Recipe
 from recipes.data.audio import AUDIO, scan_audio
 from recipes.data.folder import resolve_data_path

@@ -14,7 +14,7 @@ import torch
 
 from model.batch import Batch, Masks
 from model.config import SpanMaskConfig
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from model.masking import span_mask, unmask_to
 from recipes.data.audio import normalize, read_audio, read_crop
 from recipes.data.media import BadItem, UndecodableError, first_working

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from model.config import SpanMaskConfig
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.data.audio import AUDIO, scan_audio
 from recipes.data.contents import ResumedRun
 from recipes.data.media_folder import prepare_media

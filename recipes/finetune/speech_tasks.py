@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from model.config import EncoderConfig, HeadConfig
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.config import GuardConfig, OptimConfig, Recipe, RunConfig
 from recipes.eval_config import EvalConfig
 from recipes.finetune.text_tasks import NARROW, NARROW_LR

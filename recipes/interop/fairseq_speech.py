@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from model.config import BlockConfig, EncoderConfig, LossConfig, Shares, SpanMaskConfig, TeacherConfig
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop.fairseq_blocks import block_entries

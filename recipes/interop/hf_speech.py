@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from model.config import BlockConfig, EncoderConfig
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop.expressible import POST_LN, Rule, expressible, only

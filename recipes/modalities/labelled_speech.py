@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.modalities.labelled import LabelledSplits

@@ -1,4 +1,5 @@
-"""The size of a recipe: parameters, FLOPs of a step, bytes per rank. Torch-free arithmetic. Activations are not counted."""
+"""The size of a recipe: parameters and bytes per rank. Torch-free arithmetic. Activations: recipes/plan/activations.py. FLOPs:
+recipes/plan/flops.py."""
 
 from collections.abc import Iterable
 
@@ -61,14 +62,6 @@ def parameter_line(recipe: Recipe) -> str:
     trunk, total = num_trunk_parameters(recipe), num_parameters(recipe)
     teacher = "; the teacher is a trunk" if recipe.objective.num_teachers else ""
     return f"parameters: {total:,} (trunk {trunk:,}, head {total - trunk:,}{teacher})"
-
-
-def step_flops(recipe: Recipe, num_tokens: int, num_samples: int) -> int:
-    """Return the model FLOPs, with backward and teacher, of training on `num_tokens` positions in `num_samples` samples. Work that an
-    implementation skips counts too. Attention is counted at the samples' mean length."""
-    num_positions = num_tokens + num_samples * recipe.frontend.num_prefix_tokens
-    blocks = recipe.model.forward_flops(num_positions, num_positions // max(1, num_samples))
-    return recipe.objective.forwards_per_update * (blocks + recipe.frontend.forward_flops(recipe.model, num_tokens))
 
 
 def state_bytes(recipe: Recipe, config: EngineConfig) -> dict[str, float]:

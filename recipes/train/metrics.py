@@ -7,7 +7,7 @@ import torch
 
 from recipes.config import Recipe, RunConfig
 from recipes.objectives.base import Display
-from recipes.plan.size import step_flops
+from recipes.plan.flops import step_flops
 from recipes.system.json_lines import JsonLines
 from recipes.train.mirror import WandbMirror
 from recipes.train.step_lines import StepLines

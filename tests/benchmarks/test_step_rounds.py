@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import step_rounds
-from recipes.plan.size import step_flops
+from recipes.plan.flops import step_flops
 from step_rounds import AGAINST, OURS, PLAIN, Rounds, efficiency
 from tests.launching import tiny_recipe
 

@@ -3,18 +3,20 @@
 import dataclasses
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.config import BlockConfig, BlockMaskConfig, EncoderConfig, LossConfig, SpanMaskConfig, TeacherConfig, TokenMaskConfig
+from model.config import BlockConfig, BlockMaskConfig, EncoderConfig, LossConfig, MaskConfig, SpanMaskConfig, TeacherConfig, TokenMaskConfig
 from model.dropout import DropoutStream
 from model.encoder import Encoder
 from model.frontends.config import TextFrontendConfig
 from model.frontends.text import TextFrontend
 from model.heads import RegressionHead
 from model.init import Init
+from model.masking import block_mask, span_mask, token_mask
 from model.parallel import Parallel
 from model.shapes import count_parameters
 from tests.model.reference import described, names_and_shapes, plain
@@ -52,11 +54,41 @@ def test_forward_flops_equal_torchs_count(parallel: Parallel, normalize_before: 
     encoder = Encoder(config, Init(1), parallel, DropoutStream())
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         encoder(torch.zeros(B, S, config.hidden_size), None, None, keep_from=3)
-    assert config.forward_flops(B * S, S) == counter.get_total_flops()
+    assert B * sum(config.forward_flops(S).values()) == counter.get_total_flops()
+    assert B * config.forward_flops(S)["attention"] == counter.get_flop_counts()["Global"][torch.ops.aten.bmm]
 
 
 def test_embedding_look_ups_cost_no_flops() -> None:
-    assert TextFrontendConfig().forward_flops(EncoderConfig(), 10_000) == 0
+    assert TextFrontendConfig().forward_flops(EncoderConfig(), 10_000).forward == 0
+
+
+@pytest.mark.parametrize("num_positions", [1, 3, 7, 64, 512])
+@pytest.mark.parametrize(
+    "config",
+    [
+        TokenMaskConfig(),
+        TokenMaskConfig(prob=0.9, length=5, loss_on_all_selected=True, leave_unmasked_prob=0.3),
+        TokenMaskConfig(prob=0.15, length=1, leave_unmasked_prob=0.1, random_token_prob=0.1),
+    ],
+)
+def test_the_expected_share_of_masked_tokens_is_the_mean_of_real_masks(config: TokenMaskConfig, num_positions: int) -> None:
+    rng, tokens_T = np.random.default_rng(0), np.full(num_positions, 5)
+    shares = [token_mask(tokens_T, config, rng, vocab_size=50)[1].mean() for _ in range(1500)]
+    assert config.expected_share(num_positions) == pytest.approx(np.mean(shares), abs=4 * np.std(shares) / 1500**0.5 + 1e-9)
+
+
+@pytest.mark.parametrize("num_positions", [1, 5, 12, 20, 99, 999])
+@pytest.mark.parametrize("config", [SpanMaskConfig(), SpanMaskConfig(prob=0.1, length=5, min_masks=3), SpanMaskConfig(prob=1.0, length=2)])
+def test_the_expected_share_of_masked_frames_is_the_mean_of_real_masks(config: SpanMaskConfig, num_positions: int) -> None:
+    rng = np.random.default_rng(0)
+    shares = [span_mask(num_positions, config, rng).mean() for _ in range(1500)]
+    assert config.expected_share(num_positions) == pytest.approx(np.mean(shares), abs=4 * np.std(shares) / 1500**0.5 + 1e-9)
+
+
+def test_the_expected_share_of_masked_patches_is_that_of_real_masks_within_1_percent() -> None:
+    rng, config = np.random.default_rng(0), BlockMaskConfig()
+    assert config.expected_share(196) == pytest.approx(np.mean([block_mask(14, config, rng) for _ in range(300)]), rel=0.01)
+    assert MaskConfig().expected_share(9) == 1.0, "a mask without an estimate of its own"
 
 
 def test_base_has_the_published_size() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from model.batch import Batch, Masks
 from model.config import EncoderConfig, HeadConfig
 from model.dropout import DropoutStream
-from model.frontends.config import SpeechFrontendConfig
 from model.frontends.speech import SpeechFrontend
+from model.frontends.speech_config import SpeechFrontendConfig
 from model.frontends.vision import VisionFrontend
 from model.init import Init
 from model.parallel import Parallel, init_parallel

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from model.batch import Segments
 from model.config import EncoderConfig
 from model.dropout import DropoutStream
-from model.frontends.config import SpeechFrontendConfig
 from model.frontends.output import FrontendOutput
 from model.frontends.speech import SpeechFrontend
+from model.frontends.speech_config import SpeechFrontendConfig
 from model.frontends.text import PAD
 from model.init import Init
 from model.parallel import Parallel

@@ -19,11 +19,11 @@ def test_data2vec_is_the_default_objective() -> None:
     assert all(kind == section.kind for kind, section in OBJECTIVES.items())
 
 
-def test_an_update_of_data2vec_costs_four_forwards_and_has_one_teacher_and_a_head() -> None:
+def test_data2vec_has_one_teacher_and_a_head() -> None:
     model, plain = text_base().model, ObjectiveConfig()
     ours = Data2VecConfig()
-    assert (ours.forwards_per_update, ours.num_teachers, ours.head_parameters(model)) == (4, 1, model.head_parameters)
-    assert (plain.forwards_per_update, plain.num_teachers, plain.head_parameters(model)) == (3, 0, [])
+    assert (ours.num_teachers, ours.head_parameters(model)) == (1, model.head_parameters)
+    assert (plain.num_teachers, plain.head_parameters(model)) == (0, [])
     plain.check(text_base())
 
 

@@ -9,7 +9,16 @@ from model.activations import Storage
 from model.config import HeadConfig
 from recipes.check import check_recipe
 from recipes.errors import ConfigError
-from recipes.objective_config import OBJECTIVES, SPECIAL_LETTERS, ClassifyConfig, CtcConfig, Data2VecConfig, MicroBatchShape, RegressConfig
+from recipes.objective_config import (
+    OBJECTIVES,
+    SPECIAL_LETTERS,
+    ClassifyConfig,
+    CtcConfig,
+    Data2VecConfig,
+    MicroBatchShape,
+    ObjectiveConfig,
+    RegressConfig,
+)
 from recipes.text import text_base
 from tests.launching import tiny_recipe
 from tests.recipes.data.labelled_texts import recipe_of
@@ -30,7 +39,8 @@ def test_a_head_has_an_output_for_each_class_number_or_letter(config: ClassifyCo
 
 
 def test_fine_tuning_inherits_the_trunk_and_costs_no_teacher() -> None:
-    assert (RegressConfig.inherits, RegressConfig.num_teachers, RegressConfig.forwards_per_update) == ("trunk.", 0, 3)
+    assert (RegressConfig.inherits, RegressConfig.num_teachers) == ("trunk.", 0)
+    assert RegressConfig().further_flops(text_base(), 100) == {}
     assert RegressConfig.evaluates_every_sample and not Data2VecConfig.evaluates_every_sample
 
 
@@ -78,6 +88,23 @@ def test_the_regression_head_is_counted_at_the_masked_positions_and_the_teacher_
     few, many = (replace(recipe, teacher=replace(recipe.teacher, average_top_k_layers=top)) for top in (9, 10))
     further = [sum(one.objective.further_forward_bytes(one, storage, shape).values()) for one in (few, many)]
     assert further[1] - further[0] == 2 * 2 * 768 * 400, "two outputs of each layer"
+
+
+def test_the_regression_heads_flops_are_those_of_the_masked_positions_and_the_teachers_have_no_head() -> None:
+    recipe = text_base()
+    assert recipe.objective.head_flops(recipe, 512).forward == pytest.approx(2 * 0.307 * 512 * 4 * 768**2, rel=0.005)  # data2vec.md 3.1
+    blocks = {f"teacher {part}": flops for part, flops in recipe.model.forward_flops(512).items()}
+    assert recipe.objective.further_flops(recipe, 512) == {"teacher front-end": 0} | blocks
+    assert ObjectiveConfig().head_flops(recipe, 512) == (0, 0) and ObjectiveConfig().further_flops(recipe, 512) == {}
+
+
+def test_a_head_on_frozen_weights_needs_no_gradient_of_what_it_reads_unless_it_has_a_norm() -> None:
+    recipe, forward = text_base(), 2 * 768 * 3
+    for frozen, norm, products in (("nothing", False, 2), ("trunk", False, 1), ("trunk", True, 2)):
+        config = ClassifyConfig(labels=("a", "b", "c"), frozen=frozen, head=HeadConfig(reads="mean", hidden="none", norm=norm))  # type: ignore[arg-type]
+        assert config.head_flops(recipe, 100) == (forward, products * forward)
+    ctc = CtcConfig(alphabet=SPECIAL_LETTERS, head=HeadConfig(reads="positions", hidden="none"))
+    assert ctc.head_flops(recipe, 100).forward == 100 * 2 * 768 * 5
 
 
 @pytest.mark.parametrize(("frozen", "features", "trunk"), [("nothing", True, True), ("features", False, True), ("trunk", False, False)])

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from model.batch import Batch
 from model.config import EncoderConfig
 from model.init import UniformLinear
+from model.shapes import ParameterShape, vectors
 from model.trunk import Trunk
 from recipes.config import Recipe
 from recipes.engine.build import Engine, EngineBuilder
@@ -35,9 +36,9 @@ class ClassifyConfig(ObjectiveConfig):
     frozen_steps: int = 5
     """Updates during which the encoder is frozen."""
 
-    def num_head_parameters(self, encoder: EncoderConfig) -> int:
+    def head_parameters(self, encoder: EncoderConfig) -> list[ParameterShape]:
         """Return the parameters of the linear head."""
-        return (encoder.hidden_size + 1) * self.num_classes
+        return [ParameterShape("weight", (self.num_classes, encoder.hidden_size)), *vectors(self.num_classes, "bias")]
 
 
 def text_classify() -> Recipe:

@@ -18,10 +18,12 @@ from model.batch import Batch, Masks
 from model.bounds import at_least
 from model.config import EncoderConfig, MaskConfig, Shares
 from model.dropout import DropoutStream
+from model.flops import FrontendFlops
 from model.frontends.config import FrontendConfig
 from model.frontends.output import Frontend, FrontendOutput
 from model.init import Init, UniformLinear
 from model.parallel import Parallel
+from model.shapes import ParameterShape, vectors
 from recipes.config import Recipe
 from recipes.data_config import DataConfig
 from recipes.errors import ConfigError
@@ -42,13 +44,16 @@ class NumbersFrontendConfig(FrontendConfig):
         """Return the number of patches. All rows have the same length."""
         return self.row_length // self.patch_length
 
-    def num_parameters(self, encoder: EncoderConfig) -> int:
-        """Projection, mask vector, positions."""
-        return (self.patch_length + 2 + self.tokens_per_sample()) * encoder.hidden_size
+    def parameters(self, encoder: EncoderConfig) -> list[ParameterShape]:
+        """Mask vector, positions, projection."""
+        D = encoder.hidden_size
+        positions = ParameterShape("positions", (self.tokens_per_sample(), D))
+        projection = ParameterShape("projection.weight", (D, self.patch_length))
+        return [*vectors(D, "mask_vector"), positions, projection, *vectors(D, "projection.bias")]
 
-    def forward_flops(self, encoder: EncoderConfig, num_tokens: int) -> int:
+    def forward_flops(self, encoder: EncoderConfig, num_tokens: float) -> FrontendFlops:
         """The projection."""
-        return 2 * num_tokens * self.patch_length * encoder.hidden_size
+        return FrontendFlops(raw=2 * num_tokens * self.patch_length * encoder.hidden_size)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from model.config import EncoderConfig
-from model.frontends.config import SpeechFrontendConfig, VisionFrontendConfig
+from model.frontends.config import VisionFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 
 Weights = dict[str, Tensor]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from model.config import EncoderConfig
 from model.dropout import DropoutStream
-from model.frontends.config import SpeechFrontendConfig
 from model.frontends.speech import PositionalConv, SpeechFrontend, WeightNormedConv
+from model.frontends.speech_config import SpeechFrontendConfig
 from model.init import Init
 from model.parallel import Parallel
 from tests.distributed import run_distributed

@@ -8,7 +8,7 @@ import numpy as np
 import soundfile
 
 from model.config import SpanMaskConfig
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.data.speech import SpeechDataset
 from recipes.data.speech_folder import prepare_speech
 from recipes.data_config import SpeechDataConfig

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.data import media_folder, progress
 from recipes.data.audio import AUDIO, scan_audio
 from recipes.data.media import BadItem, MediaKind

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from model.batch import Batch
 from model.config import SpanMaskConfig
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from model.masking import span_mask, unmask_to
 from recipes.data import speech
 from recipes.data.audio import decode_audio, normalize, read_audio

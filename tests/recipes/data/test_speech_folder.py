@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.data.media_folder import open_prepared
 from recipes.data.speech_folder import longest_samples, prepare_speech, shortest_samples
 from recipes.data_config import SpeechDataConfig

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.config import BlockConfig, EncoderConfig, LossConfig, SpanMaskConfig, TeacherConfig
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop.fairseq_speech import TRANSLATED, parse_conv_layers, speech_names, speech_recipe, teacher_prefix

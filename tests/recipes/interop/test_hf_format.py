@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from model.config import BlockConfig, EncoderConfig
-from model.frontends.config import SpeechFrontendConfig, TextFrontendConfig, VisionFrontendConfig
+from model.frontends.config import TextFrontendConfig, VisionFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop.expressible import SECTIONS

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.config import BlockConfig, EncoderConfig
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.interop import fairseq_speech

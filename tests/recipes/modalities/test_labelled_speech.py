@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model.frontends.config import SpeechFrontendConfig
+from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.check import check_data, check_recipe
 from recipes.errors import ConfigError
 from recipes.modalities.labelled_speech import LabelledSpeechSource, inexact_padding

@@ -71,7 +71,7 @@ def test_moments_are_not_there_while_a_run_is_built_and_the_float32_weights_are_
     assert built["buffers"]["bucket of gradients"] == 4 * 25_000_000, "also on a single rank, which releases it"
 
 
-def test_the_worst_phase_counts_and_is_told_by_groups() -> None:
+def test_the_worst_phase_counts_and_is_shown_by_groups() -> None:
     plan = planned(1, precision="fp32")
     assert plan.worst is plan.save and plan.worst.total == max(phase.total for phase in plan)
     sizes = plan.save.in_words

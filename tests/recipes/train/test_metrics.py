@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from recipes.objectives.data2vec import Data2Vec
-from recipes.plan.size import step_flops
+from recipes.plan.flops import step_flops
 from recipes.system.json_lines import JsonLines
 from recipes.train import metrics as metrics_module
 from recipes.train.metrics import Interval, MetricsWriter, device_peak_flops, unknown_peak_line
