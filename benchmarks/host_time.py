@@ -3,9 +3,10 @@ process group that sends nothing, compared with the same modules in plain torch.
 ones, so that the time is Python's and not the matrix products'.
 
 With --cluster, also estimate the update on a described cluster at the recipe's own widths, and what binds: host, device or communication.
+The device computes at its peak in the ds_config's precision x its efficiency. The ranks are those of --world, whatever nodes=N says.
 
 python benchmarks/host_time.py --recipe text_base --deepspeed_config ds_configs/zero3_bf16.json --world 64 --json
-python benchmarks/host_time.py --recipe text_base --world 64 --micro-batch-size 32 --cluster '{"ranks_per_node": 8}'
+python benchmarks/host_time.py --recipe text_base --world 64 --micro-batch-size 32 --cluster gpus=8,device=h100
 """
 
 import argparse
@@ -50,7 +51,7 @@ def main() -> int:
     parser.add_argument("--full-width", action="store_true", help="the recipe's own widths and lengths: slow, and products count too")
     parser.add_argument("--zero", type=json.loads, default={}, metavar="JSON", help="more zero_optimization keys, past our checks")
     parser.add_argument("--teacher-gather", default="update", choices=("update", "layer"))
-    parser.add_argument("--cluster", type=Cluster.of_text, metavar="JSON", help="links and devices to estimate for; {} has defaults")
+    parser.add_argument("--cluster", type=Cluster.of_text, metavar="gpus=8,device=h100", help="cluster to estimate for; {} has defaults")
     parser.add_argument("--micro-batch-size", type=int, default=1, help="samples of a micro-batch that --cluster estimates for")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
@@ -156,6 +157,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     join_fake_world(args.world)
     modality = next(name for name, recipes in RECIPES.items() if args.recipe in recipes)
     recipe, config = settings(args, modality)
+    if args.cluster:
+        args.cluster.device.peak(config.precision)  # an error before the measurement, not behind it
     parallel, start = fake_parallel(config.batch), time.perf_counter()
     with Counted() as building:
         objective = build_objective(recipe, config, parallel)
@@ -185,11 +188,13 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "collectives": counted.shown(),
         "first_update": first.shown(),
         **built,
-        **(estimated(args, modality, recipe, total, counted) if args.cluster else {}),
+        **(estimated(args, modality, recipe, config.precision, total, counted) if args.cluster else {}),
     }
 
 
-def estimated(args: argparse.Namespace, modality: str, narrow: Recipe, milliseconds: float, counted: CountedPhases) -> dict[str, Any]:
+def estimated(
+    args: argparse.Namespace, modality: str, narrow: Recipe, precision: str, milliseconds: float, counted: CountedPhases
+) -> dict[str, Any]:
     """Return the estimate of an update at the recipe's own widths: host time as measured, bytes in proportion to the parameters, FLOPs by
     arithmetic."""
     recipe = apply_overrides(RECIPES[modality][args.recipe](), args.set)
@@ -197,7 +202,8 @@ def estimated(args: argparse.Namespace, modality: str, narrow: Recipe, milliseco
     samples = args.micro_batches * args.micro_batch_size
     length = recipe.frontend.tokens_per_sample(recipe.data.longest_sample)
     factor = num_parameters(recipe) / num_parameters(narrow)
-    result = estimate(args.cluster, milliseconds / 1e3, step_flops(recipe, samples * length, samples), counted.collectives(factor))
+    flops = step_flops(recipe, samples * length, samples)
+    result = estimate(args.cluster, milliseconds / 1e3, flops, counted.collectives(factor), precision)
     shown = {name: round(1e3 * seconds, 1) for name, seconds in result._asdict().items()}
     return {"estimated_milliseconds": shown | {"step": round(1e3 * result.step, 1)}, "binds": result.binds}
 

@@ -96,8 +96,8 @@ class RunConfig:
     """Updates whose operators each rank records, such as 10-12 or 10, counted from 1. They are written to profile/ in the run dir, for
     ui.perfetto.dev. "": none. A profiled update is slower; its numbers are the same."""
     device_tflops: Annotated[float, at_least(0)] = 0.0
-    """Peak dense TFLOP/s of one device in the run's precision, by its vendor; mfu is a share of it. 0: the table of known GPUs (H100, H200,
-    A100 in bf16). Without either, mfu is null."""
+    """Peak dense TFLOP/s of one device in the run's precision, by its vendor; mfu is a share of it. 0: the table of known GPUs (A100,
+    H100, H200, B200, L40S and MI300X in bf16). Without either, mfu is null."""
 
     @property
     def profiled(self) -> range:

@@ -1,16 +1,33 @@
 """How long collectives take on a described cluster, and what an update waits for. Torch-free arithmetic.
 
-A collective moves its bytes at the bandwidth of the slowest link that it crosses, after a latency per hop. Latencies and rates are those of
-the description; nothing here is measured.
+A collective moves its bytes at the bandwidth of the slowest link that it crosses, after a latency per hop. Rates and latencies are those of
+the cluster's devices (recipes/plan/devices.py), which have the sources; nothing is measured here.
 """
 
 import json
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import NamedTuple
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from recipes.errors import ConfigError
+from recipes.plan.devices import DEVICE_EXAMPLE, H100, NUMBERS, DeviceSpec, described_device, named_device, positive_integer
+from recipes.suggestions import did_you_mean
+
+KEYS = ("nodes", "gpus", "device", "peak_teraflops", *NUMBERS)
+"""Keys of --cluster."""
+ELSEWHERE = {
+    "nodes": ("num_nodes", "nnodes"),
+    "gpus": ("ranks_per_node", "gpus_per_node", "num_gpus", "nproc_per_node"),
+    "memory_gib": ("memory", "memory_gb", "vram"),
+    "peak_teraflops and efficiency": ("device_teraflops", "device_tflops", "tflops"),
+}
+"""Key of --cluster -> other names for it."""
+EXAMPLE = "nodes=4,gpus=8,device=h100"
+OBJECT = '{"nodes": 4, "gpus": 8, "device": "h100"}'
 
 
 class Collective(NamedTuple):
@@ -28,47 +45,147 @@ bandwidth)."""
 
 @dataclass(frozen=True)
 class Cluster:
-    """Links and devices of a cluster. The defaults are an H100 node with NVLink and one 400 Gbit/s port per GPU; rates are what programs
-    usually reach, not what data sheets promise."""
+    """Nodes of equal devices, and one rank for each device."""
 
-    ranks_per_node: int = 8
-    node_gigabytes_per_second: float = 300.0
-    """Bandwidth of a rank to others of its node, in one direction."""
-    network_gigabytes_per_second: float = 40.0
-    """Bandwidth of a rank to other nodes, in one direction."""
-    node_microseconds: float = 3.0
-    """Latency of a hop inside a node."""
-    network_microseconds: float = 15.0
-    """Latency of a hop between nodes."""
-    device_teraflops: float = 400.0
-    """Rate at which a device computes the model, in 10^12 FLOP/s."""
+    nodes: int = 1
+    gpus: int = 8
+    """Devices of a node."""
+    device: DeviceSpec = H100
+
+    def __post_init__(self) -> None:
+        positive_integer("nodes", self.nodes)
+        positive_integer("gpus", self.gpus)
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of a run on the whole cluster."""
+        return self.nodes * self.gpus
 
     @staticmethod
     def of_text(text: str) -> "Cluster":
-        """Return the cluster that a JSON object describes; fields that it leaves out keep their defaults. Raises: ConfigError."""
-        known = {field.name: field.type for field in fields(Cluster)}
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f'--cluster: broken JSON ({error.msg}); write an object such as {{"ranks_per_node": 8}}') from None
-        unknown = [name for name in content if name not in known] if isinstance(content, dict) else [text]
-        if unknown:
-            raise ConfigError(f"--cluster: {unknown[0]} describes no cluster; known are {', '.join(known)}")
-        wrong = [name for name, value in content.items() if type(value) not in (int, float) or not 0 < value < math.inf]
-        if wrong:
-            raise ConfigError(f"--cluster: {wrong[0]} is {content[wrong[0]]}, must be a number above 0")
-        return Cluster(**content)
+        """Return the cluster that the text of --cluster describes.
+
+        The text is a list such as nodes=4,gpus=8,device=h100, an object of JSON with the same keys, or the name of a .json file with such
+        an object. Keys that it leaves out are one node, the device h100, and as many devices as a node with them usually has. The device is
+        a name of the table, an object of JSON, or the name of a .json file with one. Other keys replace numbers of the device.
+        Raises: ConfigError.
+        """
+        content = _content(text.strip())
+        for key in content:
+            if key not in KEYS:
+                raise ConfigError(f"--cluster: {key!r:.40} is no key of a cluster; {_meant(key)}known are {', '.join(KEYS)}")
+        device = _device(content.get("device", H100.name)).changed(content)
+        return Cluster(content.get("nodes", 1), content.get("gpus", device.gpus_per_node), device)
+
+    def teraflops(self, precision: str) -> float:
+        """Return the rate at which a device computes the model, in 10^12 FLOP/s: its peak in this precision x its efficiency. Raises:
+        ConfigError if the peak is not known."""
+        return self.device.peak(precision) * self.device.efficiency
 
     def seconds(self, collective: Collective) -> float:
         """Return how long a collective takes. Its latency grows with the logarithm of the nodes, as in tree and hierarchical algorithms."""
         kind, num_bytes, size = collective
         if size <= 1:
             return 0.0
-        nodes = -(-size // self.ranks_per_node)
-        bandwidth = self.node_gigabytes_per_second if nodes == 1 else self.network_gigabytes_per_second
-        hops = math.ceil(math.log2(min(size, self.ranks_per_node))) * self.node_microseconds
-        hops += math.ceil(math.log2(nodes)) * self.network_microseconds
+        device, nodes = self.device, -(-size // self.gpus)
+        bandwidth = device.node_gigabytes_per_second if nodes == 1 else device.network_gigabytes_per_second
+        hops = math.ceil(math.log2(min(size, self.gpus))) * device.node_microseconds
+        hops += math.ceil(math.log2(nodes)) * device.network_microseconds
         return SENT_PER_BYTE[kind] * num_bytes * (size - 1) / size / (1e9 * bandwidth) + 1e-6 * hops
+
+
+def _meant(key: str) -> str:
+    near = next((name for name, others in ELSEWHERE.items() if key.lower() in others), None)
+    return f"did you mean {near}? " if near else did_you_mean(key, KEYS)
+
+
+def _device(value: Any) -> DeviceSpec:
+    if isinstance(value, str) and value.endswith(".json"):
+        value = _of_file(value, DEVICE_EXAMPLE)
+    if isinstance(value, str):
+        return named_device(value)
+    if not isinstance(value, dict):
+        raise ConfigError(f"--cluster: device is {value!r:.40}, must be a name such as {H100.name}, an object of JSON, or a .json file")
+    return described_device(value)
+
+
+def _content(text: str) -> dict[str, Any]:
+    """Return the keys and values of the text of --cluster."""
+    if text.endswith(".json") and "=" not in text:
+        return _of_file(text, OBJECT)
+    if text.startswith(("{", "[")):
+        return _object(text, "--cluster", OBJECT)
+    content = {}
+    for key, value in _pairs(text):
+        if key in content:
+            raise ConfigError(f"--cluster: {key} stands twice; leave one out")
+        content[key] = value
+    return content
+
+
+def _pairs(text: str) -> Iterator[tuple[str, Any]]:
+    """Yield the keys and values of a list such as gpus=8,device=h100. A value that begins with { is an object of JSON."""
+    rest = f",{text}"
+    while rest.startswith(","):
+        key, equals, rest = rest[1:].partition("=")
+        if not equals or "," in key:
+            raise ConfigError(f"--cluster: no '=' in {key.partition(',')[0]!r:.40}; write {EXAMPLE}")
+        value: Any
+        rest = rest.lstrip()
+        if rest.startswith("{"):
+            value, rest = _leading_object(rest, f"--cluster {key.strip()}", DEVICE_EXAMPLE)
+        else:
+            plain = rest.partition(",")[0]
+            value, rest = _number(plain.strip()), rest[len(plain) :]
+        yield key.strip(), value
+    if rest:
+        raise ConfigError(f"--cluster: no comma before {rest!r:.40}; write {EXAMPLE}")
+
+
+def _number(text: str) -> int | float | str:
+    """Return the number that `text` is, or `text`."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def _leading_object(text: str, where: str, example: str) -> tuple[dict[str, Any], str]:
+    """Return the object of JSON at the beginning of `text`, and what stands behind it. Raises: ConfigError."""
+    try:
+        content, end = json.JSONDecoder(object_pairs_hook=_without_duplicates).raw_decode(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where}: broken JSON at character {error.pos + 1} ({error.msg}); write an object such as {example}") from None
+    except (RecursionError, ValueError):
+        raise ConfigError(f"{where}: JSON that is nested too deeply, or has too long a number; write an object such as {example}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{where}: holds a {type(content).__name__}, must be an object such as {example}")
+    return content, text[end:].strip()
+
+
+def _object(text: str, where: str, example: str) -> dict[str, Any]:
+    content, rest = _leading_object(text, where, example)
+    if rest:
+        raise ConfigError(f"{where}: {rest!r:.40} stands behind the object of JSON; remove it")
+    return content
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise ConfigError(f"--cluster: a key stands twice in an object of JSON that has {', '.join(content)}; remove one")
+    return content
+
+
+def _of_file(name: str, example: str) -> dict[str, Any]:
+    """Return the object of JSON in a file. Raises: ConfigError."""
+    try:
+        text = Path(os.path.expanduser(name)).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(f"--cluster: {name}: {error.strerror}; name a .json file with an object such as {example}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"--cluster: {name}: not UTF-8 text; name a .json file with an object such as {example}") from None
+    return _object(text.strip(), f"--cluster {name}", example)
 
 
 class StepEstimate(NamedTuple):
@@ -89,6 +206,9 @@ class StepEstimate(NamedTuple):
         return max(self._fields, key=lambda name: getattr(self, name))
 
 
-def estimate(cluster: Cluster, host_seconds: float, flops: float, collectives: Iterable[Collective]) -> StepEstimate:
-    """Return the estimate of an update. `flops`: of one rank. `collectives`: all of the update, in which one rank takes part."""
-    return StepEstimate(host_seconds, flops / (1e12 * cluster.device_teraflops), sum(map(cluster.seconds, collectives)))
+def estimate(
+    cluster: Cluster, host_seconds: float, flops: float, collectives: Iterable[Collective], precision: str = "bf16"
+) -> StepEstimate:
+    """Return the estimate of an update. `flops`: of one rank. `collectives`: all of the update, in which one rank takes part. Raises:
+    ConfigError if the device has no peak in this precision."""
+    return StepEstimate(host_seconds, flops / (1e12 * cluster.teraflops(precision)), sum(map(cluster.seconds, collectives)))

@@ -7,12 +7,14 @@ import torch
 
 from recipes.config import Recipe, RunConfig
 from recipes.objectives.base import Display
+from recipes.plan.devices import DEVICES
 from recipes.plan.flops import step_flops
 from recipes.system.json_lines import JsonLines
 from recipes.train.mirror import WandbMirror
 from recipes.train.step_lines import StepLines
 
-PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0}  # dense bf16, from the vendor's data sheets
+PEAK_TFLOPS = {device.cuda_name: device.peak("bf16") for device in DEVICES.values() if device.cuda_name}
+"""Part of the name of a CUDA device -> dense bf16 peak, in 10^12 FLOP/s."""
 
 
 @dataclass

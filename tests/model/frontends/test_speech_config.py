@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.activations import Storage
 from model.config import BlockConfig, EncoderConfig
 from model.dropout import DropoutStream
 from model.frontends.config import FrontendConfig, VisionFrontendConfig

@@ -1,18 +1,17 @@
-"""Time of collectives on a described cluster, and what an update waits for."""
+"""Time of collectives on a described cluster, what an update waits for, and the text of --cluster."""
+
+import json
+from pathlib import Path
 
 import pytest
 
 from recipes.errors import ConfigError
-from recipes.plan.links import Cluster, Collective, estimate
+from recipes.plan.devices import A100, CPU, H100, H200
+from recipes.plan.links import KEYS, Cluster, Collective, estimate
 
-PLAIN = Cluster(
-    ranks_per_node=8,
-    node_gigabytes_per_second=100,
-    network_gigabytes_per_second=10,
-    node_microseconds=1,
-    network_microseconds=10,
-    device_teraflops=100,
-)
+LINKS = {"node_gigabytes_per_second": 100, "network_gigabytes_per_second": 10, "node_microseconds": 1, "network_microseconds": 10}
+PLAIN = Cluster(nodes=8, gpus=8, device=H100.changed(LINKS | {"peak_teraflops": {"bf16": 200, "fp32": 20}, "efficiency": 0.5}))
+DEVICE = {"name": "x100", "peak_teraflops": {"bf16": 500, "fp32": 50}, "memory_gib": 96}
 
 
 @pytest.mark.parametrize(
@@ -36,21 +35,93 @@ def test_an_update_takes_as_long_as_the_longest_of_host_device_and_links() -> No
     assert estimate(PLAIN, 0.02, 1e12, []).binds == "host"
 
 
-def test_a_cluster_is_described_by_json_with_defaults() -> None:
-    assert Cluster.of_text("{}") == Cluster()
-    assert Cluster.of_text('{"ranks_per_node": 4}') == Cluster(ranks_per_node=4)
+def test_the_device_computes_at_its_peak_in_the_runs_precision_times_its_efficiency() -> None:
+    assert estimate(PLAIN, 0, 1e12, [], "fp32").device == pytest.approx(0.1)
+    with pytest.raises(ConfigError, match="device cpu has no peak in fp16"):
+        estimate(Cluster(device=CPU), 0, 1e12, [], "fp16")
+
+
+@pytest.mark.parametrize(
+    ("text", "cluster"),
+    [
+        ("{}", Cluster(1, 8, H100)),
+        ("gpus=4", Cluster(1, 4, H100)),
+        ("device=cpu", Cluster(1, 1, CPU)),
+        (" nodes=4, gpus = 8 ,device=H200", Cluster(4, 8, H200)),
+        ('{"nodes": 4, "gpus": 2, "device": "a100"}', Cluster(4, 2, A100)),
+        ("watts=350,device=h100,efficiency=0.5", Cluster(1, 8, H100.changed({"watts": 350, "efficiency": 0.5}))),
+        ('peak_teraflops={"fp16": 1, "bf16": 2},gpus=1', Cluster(1, 1, H100.changed({"peak_teraflops": {"fp16": 1, "bf16": 2}}))),
+    ],
+)
+def test_a_list_or_an_object_describes_a_cluster_and_what_it_leaves_out_has_defaults(text: str, cluster: Cluster) -> None:
+    assert Cluster.of_text(text) == cluster
+    assert cluster.num_ranks == cluster.nodes * cluster.gpus
+
+
+def test_a_device_of_its_own_is_an_object_within_the_list_or_a_file_and_so_is_the_cluster(tmp_path: Path) -> None:
+    device, cluster = tmp_path / "x100.json", tmp_path / "cluster.json"
+    device.write_text(json.dumps(DEVICE))
+    cluster.write_text(json.dumps({"nodes": 2, "gpus": 4, "device": DEVICE, "watts": 100}))
+    found = Cluster.of_text(f"nodes=2,device={json.dumps(DEVICE)},gpus=4,watts=100")
+    assert (found.device.name, found.device.peak("fp32"), found.device.watts, found.num_ranks) == ("x100", 50, 100, 8)
+    assert found == Cluster.of_text(f"nodes=2,gpus=4,watts=100,device={device}") == Cluster.of_text(str(cluster))
+    assert found == Cluster.of_text(json.dumps({"nodes": 2, "gpus": 4, "device": str(device), "watts": 100}))
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "broken JSON"),
-        ("[1]", r"\[1\] describes no cluster; known are ranks_per_node"),
-        ('{"gpus": 8}', "gpus describes no cluster; known are ranks_per_node"),
-        ('{"ranks_per_node": 0}', "ranks_per_node is 0, must be a number above 0"),
-        ('{"device_teraflops": "fast"}', "device_teraflops is fast, must be a number above 0"),
+        ("", "no '=' in ''; write nodes=4,gpus=8,device=h100"),
+        ("h100", "no '=' in 'h100'; write nodes"),
+        ("gpus=8,,nodes=2", "no '=' in ''; write nodes"),
+        ("gpus=8,gpus=4", "gpus stands twice"),
+        ("{", "broken JSON at character 2"),
+        ("[1]", "holds a list, must be an object such as"),
+        ('{"gpus": 8} nodes=2', "'nodes=2' stands behind the object"),
+        ('{"gpus": 8, "gpus": 4}', "a key stands twice in an object of JSON that has gpus"),
+        ('device={"name": "x"} gpus=8', "no comma before 'gpus=8'"),
+        ('device={"name": "x"', "--cluster device: broken JSON at character"),
+        ("device={" + '"a":{' * 10**5, "nested too deeply"),
+        ('{"gpus": 1' + "0" * 5000 + "}", "too long a number"),
+        ("device=h1000", "no device 'h1000' in the table; did you mean h100"),
+        ("device=", "no device '' in the table"),
+        ("device=5", "device is 5, must be a name such as h100"),
+        ('{"device": null}', "device is None, must be a name"),
+        ("device=missing.json", "missing.json: No such file or directory; name a .json file with an object"),
+        ("missing.json", "missing.json: No such file or directory"),
+        ("gpus=0", "gpus is 0, must be an integer of at least 1"),
+        ("gpus=-8", "gpus is -8, must be an integer of at least 1"),
+        ("gpus=7.5", "gpus is 7.5, must be an integer of at least 1"),
+        ("gpus=eight", "gpus is 'eight', must be an integer of at least 1"),
+        ('{"nodes": true}', "nodes is True, must be an integer of at least 1"),
+        ("nodes=", "nodes is '', must be an integer of at least 1"),
+        ("node=2", "'node' is no key of a cluster; did you mean nodes"),
+        ("ranks_per_node=8", "'ranks_per_node' is no key of a cluster; did you mean gpus"),
+        ("device_teraflops=400", "did you mean peak_teraflops and efficiency"),
+        ("memory_gib=0", "memory_gib is 0, must be a number above 0"),
+        ("efficiency=nan", "efficiency is nan, must be a number above 0"),
+        ("efficiency=1.5", "efficiency is 1.5, must be a share of the peak"),
+        ("peak_teraflops=500", "peak_teraflops is 500, must name precisions"),
     ],
 )
-def test_a_description_that_makes_no_sense_is_an_error(text: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_description_that_makes_no_sense_is_an_error_of_one_line(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as found:
         Cluster.of_text(text)
+    assert str(found.value).startswith("--cluster") and "\n" not in str(found.value) and len(str(found.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"\xff", "not UTF-8 text"), (b"", "broken JSON"), (b"[]", "holds a list"), (b"{} 5", "behind")]
+)
+def test_a_file_without_an_object_is_an_error_that_names_it(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    for text in (str(path), f"device={path}"):
+        with pytest.raises(ConfigError, match=f"a.json: .*{said}"):
+            Cluster.of_text(text)
+
+
+def test_nodes_and_gpus_are_checked_without_a_text_too_and_the_keys_are_one_word_each() -> None:
+    with pytest.raises(ConfigError, match="gpus is 0"):
+        Cluster(gpus=0)
+    assert all(key.isidentifier() for key in KEYS)

@@ -68,6 +68,11 @@ def test_an_unknown_device_has_mfu_null_and_a_line_says_what_to_set(tmp_path: Pa
     [
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA B200", 2250e12),
+        ("NVIDIA GB200", None),
+        ("NVIDIA L40S", 362e12),
+        ("AMD Instinct MI300X", 1307.4e12),
         ("Tesla K80", None),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
     ],
