@@ -1,12 +1,9 @@
 """Measure host milliseconds and collectives of one update on many ranks, in one process: the engines that training builds, on a fake
 process group that sends nothing, compared with the same modules in plain torch. The model has the recipe's number of layers, but narrow
 ones, so that the time is Python's and not the matrix products'.
-
-With --cluster, also estimate the update on a described cluster at the recipe's own widths, and what binds: host, device or communication.
-The device computes at its peak in the ds_config's precision x its efficiency. The ranks are those of --world, whatever nodes=N says.
+launch/plan.py estimates updates with this host time.
 
 python benchmarks/host_time.py --recipe text_base --deepspeed_config ds_configs/zero3_bf16.json --world 64 --json
-python benchmarks/host_time.py --recipe text_base --world 64 --micro-batch-size 32 --cluster gpus=8,device=h100
 """
 
 import argparse
@@ -27,9 +24,6 @@ from recipes.config import Recipe
 from recipes.ds_config import load_ds_config, resolve
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
-from recipes.plan.flops import step_flops
-from recipes.plan.links import Cluster, Collective, estimate
-from recipes.plan.size import num_parameters
 from recipes.settings import apply_overrides
 
 WIDTH, HEADS, VOCABULARY = 64, 4, 4096
@@ -51,8 +45,6 @@ def main() -> int:
     parser.add_argument("--full-width", action="store_true", help="the recipe's own widths and lengths: slow, and products count too")
     parser.add_argument("--zero", type=json.loads, default={}, metavar="JSON", help="more zero_optimization keys, past our checks")
     parser.add_argument("--teacher-gather", default="update", choices=("update", "layer"))
-    parser.add_argument("--cluster", type=Cluster.of_text, metavar="gpus=8,device=h100", help="cluster to estimate for; {} has defaults")
-    parser.add_argument("--micro-batch-size", type=int, default=1, help="samples of a micro-batch that --cluster estimates for")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
     if args.world < 1 or args.micro_batches < 1:
@@ -133,15 +125,6 @@ class CountedPhases:
             result[name] = counts | ({"waits": seen.waits} if seen.waits else {})
         return result
 
-    def collectives(self, factor: float) -> list[Collective]:
-        """Return all collectives, with `factor` times their bytes. Several of one kind and size are taken as equally large."""
-        return [
-            Collective(kind, factor * seen.num_bytes[kind, size] / number, size)
-            for seen in self.phases.values()
-            for (kind, size), number in seen.counts.items()
-            for _ in range(number)
-        ]
-
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
     """Build the engines as rank 0 of args.world ranks on a fake process group, and return the host time and collectives of an update on
@@ -157,8 +140,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     join_fake_world(args.world)
     modality = next(name for name, recipes in RECIPES.items() if args.recipe in recipes)
     recipe, config = settings(args, modality)
-    if args.cluster:
-        args.cluster.device.peak(config.precision)  # an error before the measurement, not behind it
     parallel, start = fake_parallel(config.batch), time.perf_counter()
     with Counted() as building:
         objective = build_objective(recipe, config, parallel)
@@ -188,24 +169,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "collectives": counted.shown(),
         "first_update": first.shown(),
         **built,
-        **(estimated(args, modality, recipe, config.precision, total, counted) if args.cluster else {}),
     }
-
-
-def estimated(
-    args: argparse.Namespace, modality: str, narrow: Recipe, precision: str, milliseconds: float, counted: CountedPhases
-) -> dict[str, Any]:
-    """Return the estimate of an update at the recipe's own widths: host time as measured, bytes in proportion to the parameters, FLOPs by
-    arithmetic."""
-    recipe = apply_overrides(RECIPES[modality][args.recipe](), args.set)
-    recipe = MODALITIES[modality].resized(recipe, MODALITIES[modality].benchmark_length)
-    samples = args.micro_batches * args.micro_batch_size
-    length = recipe.frontend.tokens_per_sample(recipe.data.longest_sample)
-    factor = num_parameters(recipe) / num_parameters(narrow)
-    flops = step_flops(recipe, samples * length, samples)
-    result = estimate(args.cluster, milliseconds / 1e3, flops, counted.collectives(factor), precision)
-    shown = {name: round(1e3 * seconds, 1) for name, seconds in result._asdict().items()}
-    return {"estimated_milliseconds": shown | {"step": round(1e3 * result.step, 1)}, "binds": result.binds}
 
 
 def settings(args: argparse.Namespace, modality: str) -> tuple[Recipe, Any]:

@@ -2,7 +2,7 @@
 every allocation and release of torch's allocator is recorded; on CUDA torch.cuda.max_memory_allocated counts.
 
 python benchmarks/plan_memory.py                      all cases, each on its own ranks
-python benchmarks/plan_memory.py --case 3 --parts     one case, with the parts of the plan
+python benchmarks/plan_memory.py --case 3             one case
 """
 
 import argparse
@@ -24,9 +24,9 @@ from recipes.cluster.environment import quiet_libraries, world_from_environment
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.modalities.registry import MODALITIES
+from recipes.plan.memory import memory_plan
 from recipes.settings import apply_overrides
 
-MIB = 2**20
 UPDATES = 6
 """Measured updates. The optimizer makes its moments in the first one. How far gloo gets beside the forward differs; the most counts."""
 
@@ -140,7 +140,9 @@ def measure(case: MemoryCase, folder: Path) -> dict[str, Any]:
         for _ in range(UPDATES):
             steps.update(micro_batches=case.micro_batches)
 
+    before = bytes_of_tensors() - recorded.end["build"]  # the batch and what else is older
     recorded.run("train", train)
+    libraries = recorded.end["train"] - (bytes_of_tensors() - before)
     saver = CheckpointSaver(folder, objective, world, recipe.checkpoint)
 
     def save() -> None:
@@ -149,28 +151,65 @@ def measure(case: MemoryCase, folder: Path) -> dict[str, Any]:
 
     recorded.run("save", save)
     saver.close()
-    everyone = world.gather({"most": recorded.most, "end": recorded.end})
+    everyone = world.gather({"most": recorded.most, "libraries": libraries, "states": recorded.end["build"]})
     leave_world()
-    return {key: {phase: max(one[key][phase] for one in everyone) for phase in recorded.most} for key in ("most", "end")}
+    most = {phase: max(one["most"][phase] for one in everyone) for phase in recorded.most}
+    return {"most": most, "libraries": libraries, "states": recorded.end["build"]}
+
+
+def bytes_of_tensors() -> int:
+    """Return the bytes of all tensors that Python can reach."""
+    import torch
+
+    sizes = {}
+    for thing in gc.get_objects():
+        if isinstance(thing, torch.Tensor):
+            storage = thing.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())
 
 
 def measure_apart(number: int) -> dict[str, Any]:
-    """Measure a case on processes of its own, and return what rank 0 of them has recorded."""
+    """Measure a case on processes of its own. Return the bytes of the rank with the most."""
     case = CASES[number]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={case.ranks}", __file__]
     with tempfile.TemporaryDirectory() as folder:
         environment = preloaded(dict(os.environ), Path(folder))
         done = subprocess.run(
-            [*command, "--case", str(number), "--inside"], env=environment, capture_output=True, text=True, timeout=600, check=False
+            [*command, "--case", str(number), "--inside"], env=environment, capture_output=True, text=True, timeout=900, check=False
         )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
+    found = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if not found:
         raise RuntimeError(done.stderr[-3000:])
-    return json.loads(lines[-1])
+    return json.loads(found[-1])
+
+
+def compare(number: int) -> dict[str, Any]:
+    """Return measured and planned bytes of a case, and how much the plan is off. The libraries' own memory, which is left when an update is
+    over and is in no tensor, is taken off the measured bytes."""
+    case = CASES[number]
+    recipe, config = settings(case)
+    length = case.length * getattr(recipe.data, "sample_rate", 1)
+    plan, measured = memory_plan(recipe, config, on_gpu=False, length=length), measure_apart(number)
+    own = {"build": 0, "train": measured["libraries"], "save": measured["libraries"]}
+    rows = {}
+    for phase in own:
+        planned, seen = getattr(plan, phase).total, measured["most"][phase] - own[phase]
+        rows[phase] = {"measured": seen, "planned": planned, "percent_off": round(100 * (planned / seen - 1), 2)}
+    return {"case": case._asdict(), **rows, "libraries": measured["libraries"], "states_off": measured["states"] - planned_states(case)}
+
+
+def planned_states(case: MemoryCase) -> int:
+    """Return the bytes that a rank holds when all networks are built: states without moments, and buffers."""
+    recipe, config = settings(case)
+    phase = memory_plan(recipe, config, on_gpu=False).save.device
+    small = phase.get("buffers", {}).get("small whole weights", 0)  # gathered by the first update
+    buffers = sum(phase.get("buffers", {}).values()) - small
+    return round(sum(phase["states"].values()) - phase["states"]["moments"] + buffers)
 
 
 def main() -> int:
-    """Parse the flags, measure, and print a line for each case. Returns 0."""
+    """Parse the flags, measure, and print a JSON object for each case. Returns 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", type=int, help=f"number of a case, from 0 to {len(CASES) - 1} (default: all)")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # one rank of a case
@@ -183,9 +222,7 @@ def main() -> int:
             print(json.dumps(result), flush=True)
         return 0
     for number in range(len(CASES)) if args.case is None else [args.case]:
-        result = measure_apart(number)
-        print(number, CASES[number], flush=True)
-        print({k: {n: round(v / MIB, 3) for n, v in d.items()} for k, d in result.items()}, flush=True)
+        print(json.dumps(compare(number)), flush=True)
     return 0
 
 

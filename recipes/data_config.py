@@ -5,6 +5,10 @@ from typing import Annotated, ClassVar, Literal
 
 from model.bounds import PART, POSITIVE, SHARE, Absent, Bounds, Place, at_least, between
 
+TOKEN_SECONDS, RECORDING_SECONDS, IMAGE_SECONDS = 0.35e-3 / 512, 1.1e-3, 7e-3
+"""Seconds of one worker process for a token, a second of a recording, and an image. Source: benchmarks/data_wait.py, two cores of an AMD
+EPYC (Zen 4), docs/performance.md."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -36,6 +40,11 @@ class DataConfig:
         """Length of the longest possible sample: tokens of a text, or raw samples of a waveform. 0: all samples have the front-end's
         size."""
         return 0
+
+    @property
+    def reading_seconds(self) -> float:
+        """Seconds in which one worker process makes a sample: decode, augment, crop, mask. 0: not known."""
+        return 0.0
 
     @property
     def max_bad_fraction(self) -> float:
@@ -75,6 +84,11 @@ class TextDataConfig(DataConfig):
     break_mode complete_doc."""
     heldout_fraction: Annotated[float, PART] = 0.01
     """Share of the text that is not trained on and gives eval_loss."""
+
+    @property
+    def reading_seconds(self) -> float:
+        """0.35 ms for 512 tokens."""
+        return TOKEN_SECONDS * self.sequence_length
 
     @property
     def longest_sample(self) -> int:
@@ -118,6 +132,11 @@ class SpeechDataConfig(DataConfig):
     """Processes per rank that decode. 0: the training process decodes. None: the cores of the node / its ranks - 2, from 1 to 32."""
 
     @property
+    def reading_seconds(self) -> float:
+        """1.1 ms for each second of flac."""
+        return RECORDING_SECONDS * self.max_seconds
+
+    @property
     def longest_sample(self) -> int:
         """Raw samples of max_seconds."""
         return int(self.max_seconds * self.sample_rate)
@@ -153,3 +172,8 @@ class VisionDataConfig(DataConfig):
     """Share of undecodable images above which the run ends."""
     num_workers: Annotated[int | None, between(0, 256)] = None
     """Processes per rank that decode. 0: the training process decodes. None: the cores of the node / its ranks - 2, from 1 to 32."""
+
+    @property
+    def reading_seconds(self) -> float:
+        """7 ms for a JPEG of 110 KB."""
+        return IMAGE_SECONDS

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from model.bounds import PART, POSITIVE, SHARE, Bounds, Place, at_least, between
-from recipes.data_config import DataConfig
+from recipes.data_config import IMAGE_SECONDS, RECORDING_SECONDS, TOKEN_SECONDS, DataConfig
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,11 @@ class LabelledTextDataConfig(LabelledDataConfig):
     """Share of rows without text or label above which the run ends."""
 
     @property
+    def reading_seconds(self) -> float:
+        """As in pre-training."""
+        return TOKEN_SECONDS * self.sequence_length
+
+    @property
     def longest_sample(self) -> int:
         """Most tokens of a sample."""
         return self.sequence_length
@@ -114,6 +119,11 @@ class LabelledSpeechDataConfig(LabelledDataConfig):
     """Processes per rank that decode. 0: the training process decodes. None: the cores of the node / its ranks - 2, from 1 to 32."""
 
     @property
+    def reading_seconds(self) -> float:
+        """As in pre-training."""
+        return RECORDING_SECONDS * self.max_seconds
+
+    @property
     def longest_sample(self) -> int:
         """Raw samples of max_seconds."""
         return int(self.max_seconds * self.sample_rate)
@@ -150,6 +160,11 @@ class LabelledVisionDataConfig(LabelledDataConfig):
     """Share of undecodable images above which the run ends."""
     num_workers: Annotated[int | None, between(0, 256)] = None
     """Processes per rank that decode. 0: the training process decodes. None: the cores of the node / its ranks - 2, from 1 to 32."""
+
+    @property
+    def reading_seconds(self) -> float:
+        """As in pre-training."""
+        return IMAGE_SECONDS
 
     @property
     def group_size(self) -> int:

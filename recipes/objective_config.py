@@ -74,6 +74,10 @@ class ObjectiveConfig:
         """Return the share of the positions at which the student's last block computes its output, at most."""
         return 1.0
 
+    def mean_block_share(self, recipe: Any, positions: MicroBatchShape) -> float:
+        """Return that share on average."""
+        return self.last_block_share(recipe, positions)
+
     def further_forward_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return what the forwards of further networks need, by tensor, in bytes for each micro-batch. They run while the student keeps all
         that its backward reads."""
@@ -127,6 +131,10 @@ class Data2VecConfig(ObjectiveConfig):
     def last_block_share(self, recipe: Any, positions: MicroBatchShape) -> float:
         """Return the largest share of masked positions: the loss reads no other."""
         return positions.num_samples * positions.own * recipe.mask.largest_share(positions.own) / positions.total
+
+    def mean_block_share(self, recipe: Any, positions: MicroBatchShape) -> float:
+        """Return the mean share of masked positions."""
+        return positions.num_samples * positions.own * recipe.mask.expected_share(positions.own) / positions.total
 
     def further_forward_bytes(self, recipe: Any, storage: Storage, positions: MicroBatchShape) -> dict[str, float]:
         """Return what the teacher's forward needs at its largest: either in its last block, or while its layers are averaged."""

@@ -52,6 +52,18 @@ def smallest_gpu() -> int | None:
     return min(sizes, default=None)
 
 
+def gpu_name() -> str | None:
+    """Return the name that the driver gives the first CUDA device, such as "NVIDIA H100 80GB HBM3"; None without a working driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, len(name), device):
+        return None
+    return name.value.decode(errors="replace")
+
+
 def host_memory() -> int | None:
     """Return the bytes of memory that this node's ranks share: the machine's, or less if the control group or the Slurm job has a limit.
     None if the system does not say."""

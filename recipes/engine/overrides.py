@@ -29,7 +29,7 @@ class GatheringWeights:
         self._parameters, group = parameters, parameters[0].ds_process_group
         own = torch.cat([parameter.ds_tensor for parameter in parameters])
         self._gathered: Tensor | None = own.new_empty(dist.get_world_size(group), own.numel())
-        self._work = dist.all_gather_into_tensor(self._gathered.view(-1), own, group=group, async_op=True)
+        self._work: dist.Work | None = dist.all_gather_into_tensor(self._gathered.view(-1), own, group=group, async_op=True)
         for parameter in parameters:
             parameter.ds_status = ZeroParamStatus.INFLIGHT
 
@@ -37,7 +37,9 @@ class GatheringWeights:
         """Make the current stream wait for the weights, and set them as the parameters' data. Only the first call has an effect."""
         if self._gathered is None:
             return
+        assert self._work is not None
         self._work.wait()
+        self._work = None  # it holds what it sent, and DeepSpeed keeps this object until the last of the parameters is used
         columns = self._gathered.split([parameter.ds_tensor.numel() for parameter in self._parameters], dim=1)
         for parameter, column in zip(self._parameters, columns, strict=True):
             parameter.data = column.reshape(-1)[: parameter.ds_numel].view(parameter.ds_shape)

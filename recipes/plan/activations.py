@@ -28,19 +28,29 @@ class Activations(NamedTuple):
     later: Parts
     """What is alive later in the backward, when the head has freed what it kept: at its end, or, if blocks run again, in the next block."""
 
+    in_forward: Parts
+    """What the last block has in the student's forward beside `kept`, if it is run again in the backward and so keeps nothing of it."""
+
     @property
     def total(self) -> int:
         """Bytes at the worst moment."""
-        kept, *others = (sum(parts.values()) for parts in self)
-        return round(max(kept + others[0], kept + others[1], others[2]))
+        kept, further, backward, later, in_forward = (sum(parts.values()) for parts in self)
+        return round(max(kept + further, kept + backward, later, kept + in_forward))
 
 
 def activation_bytes(
-    recipe: Recipe, storage: Storage, micro_batch_size: int, *, recomputes: bool = False, length: int | None = None
+    recipe: Recipe,
+    storage: Storage,
+    micro_batch_size: int,
+    *,
+    recomputes: bool = False,
+    as_trained: bool = False,
+    length: int | None = None,
 ) -> Activations:
     """Return the bytes of the activations of a micro-batch.
 
-    `recomputes`: a block keeps only its input, and the backward runs it again. `length`: that of every sample, as
+    `recomputes`: a block keeps only its input, and the backward runs it again. `as_trained`: the trunk is counted as if it were trained,
+    also if it is frozen. `length`: that of every sample, as
     FrontendConfig.tokens_per_sample takes it; None: the longest that the recipe's data can have.
     """
     frontend, model, objective = recipe.frontend, recipe.model, recipe.objective
@@ -54,7 +64,7 @@ def activation_bytes(
     targets = objective.num_teachers * positions.num_samples * own * model.hidden_size * 4
     backward = in_block | {"targets and predictions": targets * (1 + 2 * recipe.mask.largest_share(own))}
     kept, later = objective.head_bytes(recipe, storage, positions), Parts()
-    if objective.trains("trunk"):
+    if as_trained or objective.trains("trunk"):
         freezes = not objective.trains("features")
         front = _of_all(frontend.activation_bytes(model, storage, freezes_features=freezes), positions.num_samples * own, "") | bias
         table = frontend.table_size(model) / storage.tp_size * storage.value_bytes
@@ -70,7 +80,7 @@ def activation_bytes(
             later = max(later, front | inputs | block | in_block, key=lambda parts: sum(parts.values()))
         else:
             kept |= {name: (model.num_layers - 1) * size + last[name] for name, size in block.items()}
-    return Activations(kept, objective.further_forward_bytes(recipe, storage, positions), backward, later)
+    return Activations(kept, objective.further_forward_bytes(recipe, storage, positions), backward, later, block if recomputes else {})
 
 
 def _of_all(parts: Parts, num_positions: int, prefix: str) -> Parts:

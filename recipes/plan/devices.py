@@ -41,7 +41,7 @@ class DeviceSpec:
     node_gigabytes_per_second: float
     """Bandwidth of a rank to others of its node in one direction, as large collectives reach it (bus bandwidth of nccl-tests)."""
     network_gigabytes_per_second: float
-    """The same to other nodes."""
+    """Bandwidth of a rank's own port to other nodes, in one direction. Ranks of a node use theirs together."""
     node_microseconds: float
     """Latency of a hop inside a node."""
     network_microseconds: float
@@ -49,10 +49,12 @@ class DeviceSpec:
     watts: float
     """Thermal design power of the device alone, without its part of the host."""
     efficiency: float
-    """Share of the peak that a run's model FLOPs reach while the device computes, neither waiting for the host nor for the links."""
+    """Share of the peak that the matrix products of a run reach."""
     memory_gib: float | None = None
     """Memory as torch reports it, in GiB; None if the table does not say, as for a CPU."""
     gpus_per_node: int = 8
+    is_shared: bool = False
+    """True for a CPU, which all ranks of a node share."""
     cuda_name: str = ""
     """Part of the name that torch.cuda gives the device; "" if it is no GPU, or not of the table."""
     sources: Mapping[str, Sourced] = field(default_factory=dict, repr=False)
@@ -61,9 +63,9 @@ class DeviceSpec:
     def peak(self, precision: str) -> float:
         """Return the peak rate of dense products in 10^12 FLOP/s. `precision`: of the run. Raises: ConfigError if it is not known."""
         if precision not in self.peak_teraflops:
-            known = " and ".join(self.peak_teraflops)
+            known = " or ".join(self.peak_teraflops)
             raise ConfigError(
-                f"--cluster: device {self.name} has no peak in {precision}, only in {known}; take a ds_config in {known}, or give the peak "
+                f"--cluster: device {self.name} has no peak in {precision}, only in {known}; take a ds_config in that, or give the peak "
                 f'by peak_teraflops={{"{precision}": N}}, in dense TFLOP/s'
             )
         return self.peak_teraflops[precision]
@@ -143,7 +145,7 @@ def positive_integer(name: str, value: Any) -> int:
 
 
 def _row(name: str, cuda_name: str, peaks: Mapping[str, Sourced], gpus_per_node: int = 8, **numbers: Sourced) -> DeviceSpec:
-    blank = DeviceSpec(name, {}, *(0.0,) * 7, gpus_per_node=gpus_per_node, cuda_name=cuda_name)
+    blank = DeviceSpec(name, {}, *(0.0,) * 7, gpus_per_node=gpus_per_node, is_shared=not cuda_name, cuda_name=cuda_name)
     return _with(blank, peaks, numbers)
 
 
@@ -171,8 +173,7 @@ NVLINK_HOP = assumed(3.0, "near NCCL's tuning model (src/graph/tuning.cc): 3.4 u
 NETWORK_HOP = assumed(15.0, "above NCCL's tuning model (src/graph/tuning.cc), which has 9.6 us a hop")
 PORT_400 = assumed(40.0, "0.8 of one 400 Gbit/s port a GPU; NCCL's maintainers expect 46 to 48 in nccl-tests (issue 290)")
 PORT_200 = assumed(20.0, "0.8 of one 200 Gbit/s port a GPU")
-TWO_PARTS = "products at 0.7 of the peak, and 104 of the H200's 175 ms (text_base 128 x 512, docs/performance.md) by memory bandwidth"
-"""How the efficiency of a GPU that was not measured follows from the H200's."""
+PRODUCTS = "usual for products of these sizes; with it an H200's text_base 128 x 512 is estimated within 10 % (docs/planner.md)"
 
 H100 = _row(
     "h100",
@@ -185,7 +186,7 @@ H100 = _row(
     node_microseconds=NVLINK_HOP,
     network_microseconds=NETWORK_HOP,
     watts=tabulated(700, "NVIDIA H100 data sheet, SXM5"),
-    efficiency=assumed(0.23, TWO_PARTS),
+    efficiency=assumed(0.7, PRODUCTS),
 )
 H200 = _row(
     "h200",
@@ -198,7 +199,7 @@ H200 = _row(
     node_microseconds=NVLINK_HOP,
     network_microseconds=NETWORK_HOP,
     watts=tabulated(700, "NVIDIA H200 data sheet, SXM"),
-    efficiency=measured(0.29, "text_base 128 x 512: 15.3 % MFU at 327 ms, device busy 175 (docs/performance.md); other rows 0.18 to 0.31"),
+    efficiency=assumed(0.7, PRODUCTS),
 )
 B200 = _row(
     "b200",
@@ -211,7 +212,7 @@ B200 = _row(
     node_microseconds=NVLINK_HOP,
     network_microseconds=NETWORK_HOP,
     watts=tabulated(1000, "NVIDIA Blackwell architecture brief, HGX B200"),
-    efficiency=assumed(0.23, TWO_PARTS),
+    efficiency=assumed(0.7, PRODUCTS),
 )
 A100 = _row(
     "a100",
@@ -224,7 +225,7 @@ A100 = _row(
     node_microseconds=NVLINK_HOP,
     network_microseconds=NETWORK_HOP,
     watts=tabulated(400, "NVIDIA A100 data sheet, SXM4"),
-    efficiency=assumed(0.34, TWO_PARTS),
+    efficiency=assumed(0.7, PRODUCTS),
 )
 MI300X = _row(
     "mi300x",
@@ -237,7 +238,7 @@ MI300X = _row(
     node_microseconds=assumed(3.0, "as NVLink"),
     network_microseconds=NETWORK_HOP,
     watts=tabulated(750, "AMD Instinct MI300X data sheet"),
-    efficiency=assumed(0.21, f"{TWO_PARTS}, but products at 0.45, as reported for it (aiweekly.co, 2026)"),
+    efficiency=assumed(0.45, "as reported for its matrix products (aiweekly.co, 2026)"),
 )
 L40S = _row(
     "l40s",
@@ -250,23 +251,23 @@ L40S = _row(
     node_microseconds=assumed(6.0, "near NCCL's tuning model (src/graph/tuning.cc): 5.7 us a hop over PCIe"),
     network_microseconds=NETWORK_HOP,
     watts=tabulated(350, "NVIDIA L40S data sheet"),
-    efficiency=assumed(0.18, TWO_PARTS),
+    efficiency=assumed(0.7, PRODUCTS),
 )
 CPU = _row(
     "cpu",
     "",
     {
-        "fp32": measured(0.19, "torch.mm of 2048 x 2048, two cores of an AMD EPYC (Zen 4), two threads (docs/performance.md: 183 to 215)"),
-        "bf16": measured(0.315, "1.66 times fp32, as a whole update (docs/performance.md); its products alone reach 0.434"),
+        "fp32": measured(0.22, "fitted to updates of text (docs/planner.md); torch.mm of 2048 x 2048 reaches 0.183 to 0.215"),
+        "bf16": measured(0.434, "torch.mm of 2048 x 2048, two cores of an AMD EPYC (Zen 4), docs/performance.md"),
     },
     gpus_per_node=1,
-    memory_gigabytes_per_second=assumed(20, "two cores; on a busy machine a copy of torch read and wrote 9 to 11"),
+    memory_gigabytes_per_second=measured(23.8, "fitted to updates of text (docs/planner.md)"),
     node_gigabytes_per_second=measured(1.0, "all-reduce of 64 MiB by gloo, two processes, busy machine, 2026-11-28: 0.8 to 1.1"),
     network_gigabytes_per_second=assumed(1.0, "0.8 of 10 Gbit/s"),
     node_microseconds=measured(100, "all-reduce of one number by gloo, two processes, busy machine, 2026-11-28"),
     network_microseconds=assumed(200, "gloo over TCP, twice that inside a machine"),
     watts=assumed(8, "two of the 96 cores of an EPYC 9654 of 360 W"),
-    efficiency=measured(0.91, "text 4 x 512 in fp32 reaches 91.1 % of torch.mm (docs/performance.md)"),
+    efficiency=measured(1.0, "part of the fitted peak"),
 )
 DEVICES = {device.name: device for device in (H100, H200, B200, A100, MI300X, L40S, CPU)}
-"""Name in --cluster -> device. cpu is one rank with two threads; two ranks on two cores share its rate."""
+"""Name in --cluster -> device. cpu is two cores of an AMD EPYC (Zen 4), which all ranks of a node share."""

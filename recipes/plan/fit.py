@@ -4,7 +4,9 @@ the memory itself is read in recipes/cluster/device_memory.py.
 What the libraries take for themselves (CUDA's context, workspaces, NCCL's buffers) is not estimated: MEMORY_SHARE leaves room for it.
 """
 
+from bisect import bisect_right
 from dataclasses import replace
+from functools import cache
 from typing import NamedTuple
 
 from recipes.config import Recipe
@@ -44,16 +46,21 @@ def fit_micro_batch(recipe: Recipe, config: EngineConfig, memory: DeviceMemory) 
     Raises: ConfigError if the ds_config has a number whose estimate is above the whole memory.
     """
     sizes = possible_micro_batches(recipe, config.batch.dp_size)
-    need = {size: memory_need(recipe, config, memory.on_gpu, size).total for size in sizes}
-    fitting = [size for size in sizes if need[size] <= memory.size]
-    config = replace(config, largest_micro_batch=max(fitting, default=sizes[0]))
+
+    @cache
+    def need(size: int) -> int:
+        return memory_need(recipe, config, memory.on_gpu, size).total
+
+    fitting = sizes[: bisect_right(sizes, memory.size, key=need)]  # larger ones need more
+    largest = max(fitting, default=sizes[0])
     if config.has_auto_micro_batch:
         most = _most_samples(recipe) if memory.on_gpu else config.batch.micro_batch_size
-        chosen = [size for size in sizes if size <= most and need[size] <= MEMORY_SHARE * memory.size]
-        return with_micro_batch(recipe, config, max(chosen, default=sizes[0]))
-    if need[config.batch.micro_batch_size] > memory.size:
+        chosen = sizes[: bisect_right(sizes, MEMORY_SHARE * memory.size, key=need)]
+        fits = with_micro_batch(recipe, config, max((size for size in chosen if size <= most), default=sizes[0]))
+        return replace(fits, largest_micro_batch=largest)
+    if need(config.batch.micro_batch_size) > memory.size:
         raise ConfigError(_too_large(recipe, config, memory, fitting))
-    return config
+    return replace(config, largest_micro_batch=largest)
 
 
 def _most_samples(recipe: Recipe) -> int:
@@ -82,9 +89,11 @@ def _no_size_fits(config: EngineConfig, memory: DeviceMemory) -> str:
 
 def memory_line(recipe: Recipe, config: EngineConfig, memory: DeviceMemory | None) -> str:
     """Return the line that a dry run prints about the memory of a rank. `memory` None: it is not known, and the ranks have GPUs."""
-    need = memory_need(recipe, config, memory is None or memory.on_gpu)
+    plan = memory_plan(recipe, config, memory is None or memory.on_gpu)
+    need, host = plan.worst, max(phase.host_total for phase in plan)
+    aside = f", and {host / GIB:.2f} GiB of host memory" if host else ""
     if memory is None:
-        return f"memory per rank, estimated: {need.in_words}; that of the device is not known"
+        return f"memory per rank, estimated: {need.in_words}{aside}; that of the device is not known"
     where = f"{memory.size / GIB:.1f} GiB{' of a GPU that is assumed' if memory.is_assumed else ''}"
     warning = f"; {_no_size_fits(config, memory)}" if need.total > memory.size else ""
-    return f"memory per rank, estimated: {need.in_words}, of {where}{warning}"
+    return f"memory per rank, estimated: {need.in_words}, of {where}{aside}{warning}"

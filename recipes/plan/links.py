@@ -7,7 +7,7 @@ the cluster's devices (recipes/plan/devices.py), which have the sources; nothing
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,8 @@ class Collective(NamedTuple):
     kind: str
     num_bytes: float
     num_ranks: int
+    stride: int = 1
+    """Distance from one of its ranks to the next, in ranks of the run."""
 
 
 SENT_PER_BYTE = {"all_gather": 1.0, "reduce_scatter": 1.0, "broadcast": 1.0, "all_reduce": 2.0}
@@ -78,18 +80,29 @@ class Cluster:
         return Cluster(content.get("nodes", 1), content.get("gpus", device.gpus_per_node), device)
 
     def teraflops(self, precision: str) -> float:
-        """Return the rate at which a device computes the model, in 10^12 FLOP/s: its peak in this precision x its efficiency. Raises:
-        ConfigError if the peak is not known."""
-        return self.device.peak(precision) * self.device.efficiency
+        """Return the rate at which a device computes the model, in 10^12 FLOP/s: its peak in this precision x its efficiency. Ranks of
+        a node share a CPU. Raises: ConfigError if the peak is not known."""
+        return self.device.peak(precision) * self.device.efficiency / self._ranks_on_a_device
+
+    @property
+    def memory_gigabytes_per_second(self) -> float:
+        """Bandwidth of the memory of one rank."""
+        return self.device.memory_gigabytes_per_second / self._ranks_on_a_device
+
+    @property
+    def _ranks_on_a_device(self) -> int:
+        return self.gpus if self.device.is_shared else 1
 
     def seconds(self, collective: Collective) -> float:
         """Return how long a collective takes. Its latency grows with the logarithm of the nodes, as in tree and hierarchical algorithms."""
-        kind, num_bytes, size = collective
+        kind, num_bytes, size, stride = collective
         if size <= 1:
             return 0.0
-        device, nodes = self.device, -(-size // self.gpus)
-        bandwidth = device.node_gigabytes_per_second if nodes == 1 else device.network_gigabytes_per_second
-        hops = math.ceil(math.log2(min(size, self.gpus))) * device.node_microseconds
+        device, nodes = self.device, min(size, -(-size * stride // self.gpus))
+        bandwidth = device.node_gigabytes_per_second
+        if nodes > 1:  # each rank of a node sends through a port of its own
+            bandwidth = min(bandwidth, device.network_gigabytes_per_second * -(-size // nodes))
+        hops = math.ceil(math.log2(-(-size // nodes))) * device.node_microseconds
         hops += math.ceil(math.log2(nodes)) * device.network_microseconds
         return SENT_PER_BYTE[kind] * num_bytes * (size - 1) / size / (1e9 * bandwidth) + 1e-6 * hops
 
@@ -186,29 +199,3 @@ def _of_file(name: str, example: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"--cluster: {name}: not UTF-8 text; name a .json file with an object such as {example}") from None
     return _object(text.strip(), f"--cluster {name}", example)
-
-
-class StepEstimate(NamedTuple):
-    """Seconds of an update on a described cluster, by what works at the same time: the host's Python, the device, the links."""
-
-    host: float
-    device: float
-    communication: float
-
-    @property
-    def step(self) -> float:
-        """The longest of them, if they overlap completely: a lower bound."""
-        return max(self)
-
-    @property
-    def binds(self) -> str:
-        """The name of the longest."""
-        return max(self._fields, key=lambda name: getattr(self, name))
-
-
-def estimate(
-    cluster: Cluster, host_seconds: float, flops: float, collectives: Iterable[Collective], precision: str = "bf16"
-) -> StepEstimate:
-    """Return the estimate of an update. `flops`: of one rank. `collectives`: all of the update, in which one rank takes part. Raises:
-    ConfigError if the device has no peak in this precision."""
-    return StepEstimate(host_seconds, flops / (1e12 * cluster.teraflops(precision)), sum(map(cluster.seconds, collectives)))

@@ -21,11 +21,9 @@ from recipes.plan.size import (
     trunk_parameters,
     whole_elements,
 )
-from recipes.plan.traffic import elements_ahead, module_elements, stays_gathered
+from recipes.plan.traffic import BUCKET_ELEMENTS, elements_ahead, module_elements, stays_gathered
 
 GIB = 2**30
-BUCKET_ELEMENTS = 5 * 10**8
-"""DeepSpeed's default of reduce_bucket_size (0.19, runtime/zero/config.py)."""
 NORM = "a gradient in float64, for its norm"
 HOST_STATES = ("master weights", "gradients", "gradients of the host's optimizer", "moments", "EMA shadow")
 """States that are in host memory if the optimizer is offloaded."""
@@ -139,16 +137,23 @@ def _working(recipe: Recipe, config: EngineConfig, storage: Storage, micro_batch
     block = {"gradients of a block": max(module_elements(recipe, batch)[1:-1], default=0) * float(value)}
     norm = {NORM: 8.0 * config.offloads_optimizer * max(shard_elements([shape], batch) for shape in student_parameters(recipe))}
     if batch.shard_size == 1:
-        moments: list[tuple[Parts, Parts]] = [(found.kept | found.further, {}), (found.kept | found.backward, block), (found.later, norm)]
+        moments: list[tuple[Parts, Parts]] = [
+            (found.kept | found.in_forward, {}),
+            (found.kept | found.further, {}),
+            (found.kept | found.backward, block),
+            (found.later, norm),
+        ]
         return max(moments, key=_needed)
     teacher = recipe.objective.num_teachers * padded_elements(trunk_parameters(recipe), batch) * value * bool(config.gathers_once)
     first, sent = _first_gather(recipe, config) * value, _reduced_elements(recipe, config) * value
     gathered, arriving = {"gathered weights": float(_gathered_elements(recipe, config) * value)}, {"arriving teacher": float(teacher)}
-    # gloo sends from copies and receives into copies
-    gathering, sending = ({}, {}) if storage.on_gpu else ({"copies of gloo": float(teacher + first)}, {"copies of gloo": float(sent)})
+    # A gather has a shard, what arrives, and that in its order; an all-reduce happens in place. gloo gathers and reduces into copies.
+    in_place = config.deepspeed["zero_optimization"].get("stage3_use_all_reduce_for_fetch_params", False)
+    orders, copied = (1.0, teacher) if in_place else (2 + 1 / batch.shard_size, teacher + first)
+    gathering, waiting, sending = ({"copies of gloo": 0.0 if storage.on_gpu else float(size)} for size in (copied, teacher, sent))
     moments = [
-        ({}, arriving | {"first weights, in two orders and as a shard": first * (2 + 1 / batch.shard_size)} | gathering),
-        (found.kept, gathered | arriving),
+        ({}, arriving | {"first weights, as they arrive and in their order": first * orders} | gathering),
+        (found.kept | found.in_forward, gathered | arriving | waiting),
         (found.kept | found.further, gathered | {"weights of the teacher's next layers": _teacher_ahead(recipe, config) * float(value)}),
         (found.kept | found.backward, gathered | block),
         (found.later, gathered | {"gradients that are sent": float(sent)} | sending),

@@ -2,10 +2,14 @@
 recipes/plan/flops.py."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 
+from model.config import EncoderConfig
+from model.frontends.config import FrontendConfig
 from model.shapes import ParameterShape, count_parameters
 from recipes.config import Recipe
 from recipes.ds_config import BatchPlan, EngineConfig
+from recipes.objective_config import ObjectiveConfig
 
 
 def num_parameters(recipe: Recipe) -> int:
@@ -18,15 +22,32 @@ def num_trunk_parameters(recipe: Recipe) -> int:
     return count_parameters(trunk_parameters(recipe))
 
 
-def student_parameters(recipe: Recipe) -> list[ParameterShape]:
+def student_parameters(recipe: Recipe) -> tuple[ParameterShape, ...]:
     """Return the parameters of the network that is trained, under its names and in its order."""
-    return trunk_parameters(recipe) + [shape.inside("head") for shape in recipe.objective.head_parameters(recipe.model)]
+    return _student(recipe.frontend, recipe.model, recipe.objective)
 
 
-def trunk_parameters(recipe: Recipe) -> list[ParameterShape]:
+def trunk_parameters(recipe: Recipe) -> tuple[ParameterShape, ...]:
     """Return the parameters of front-end and encoder, under their names in the network that is trained."""
-    frontend, encoder = recipe.frontend.parameters(recipe.model), recipe.model.parameters
-    return [shape.inside("trunk.frontend") for shape in frontend] + [shape.inside("trunk.encoder") for shape in encoder]
+    return _trunk(recipe.frontend, recipe.model)
+
+
+@lru_cache(maxsize=64)  # the planner asks thousands of times
+def _student(frontend: FrontendConfig, model: EncoderConfig, objective: ObjectiveConfig) -> tuple[ParameterShape, ...]:
+    return (*_trunk(frontend, model), *(shape.inside("head") for shape in objective.head_parameters(model)))
+
+
+@lru_cache(maxsize=64)
+def _trunk(frontend: FrontendConfig, model: EncoderConfig) -> tuple[ParameterShape, ...]:
+    front, encoder = frontend.parameters(model), model.parameters
+    return (*(shape.inside("trunk.frontend") for shape in front), *(shape.inside("trunk.encoder") for shape in encoder))
+
+
+def rank_parameters(recipe: Recipe, config: EngineConfig) -> int:
+    """Return the parameters of the student with which a tensor-parallel rank computes: its part of what is split, and all of the rest.
+    Elements that are not used do not count."""
+    tp_size, shapes = config.batch.tp_size, student_parameters(recipe)
+    return sum(shape.numel(tp_size) - shape.num_unused // (1 if shape.split_dim is None else tp_size) for shape in shapes)
 
 
 def trained_parameters(recipe: Recipe) -> list[ParameterShape]:
@@ -44,12 +65,14 @@ def persistent_parameters(recipe: Recipe, config: EngineConfig) -> list[Paramete
 
 def whole_elements(shapes: Iterable[ParameterShape], batch: BatchPlan) -> int:
     """Return the elements of parameters that one tensor-parallel rank computes with."""
-    return sum(shape.numel(batch.tp_size) for shape in shapes)
+    tp_size = batch.tp_size
+    return sum(shape.numel(tp_size) for shape in shapes)
 
 
 def shard_elements(shapes: Iterable[ParameterShape], batch: BatchPlan) -> int:
     """Return the elements that one rank holds. ZeRO-3 cuts each parameter into equal shards; the last ones are padded."""
-    return sum(-(-shape.numel(batch.tp_size) // batch.shard_size) for shape in shapes)
+    tp_size, shard_size = batch.tp_size, batch.shard_size
+    return sum(-(-shape.numel(tp_size) // shard_size) for shape in shapes)
 
 
 def padded_elements(shapes: Iterable[ParameterShape], batch: BatchPlan) -> int:

@@ -4,8 +4,10 @@ left out. How long they take: recipes/plan/links.py."""
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
+from model.shapes import ParameterShape
 from recipes.config import Recipe
 from recipes.ds_config import BatchPlan, EngineConfig
 from recipes.objective_config import MicroBatchShape
@@ -21,10 +23,11 @@ from recipes.plan.size import (
     whole_elements,
 )
 
+BUCKET_ELEMENTS = 5 * 10**8
 PREFETCHED_ELEMENTS = 5 * 10**7
 REUSE_ELEMENTS = 10**9
-"""Defaults of DeepSpeed 0.19 (runtime/zero/config.py), in elements: what is gathered ahead of its use, and the distance between two uses up
-to which a weight stays gathered."""
+"""Defaults of DeepSpeed 0.19 (runtime/zero/config.py), in elements: gradients that are reduced together, what is gathered ahead of its use,
+and the distance between two uses up to which a weight stays gathered."""
 
 
 class Traffic(NamedTuple):
@@ -69,15 +72,17 @@ def elements_ahead(config: EngineConfig) -> int:
 def module_elements(recipe: Recipe, batch: BatchPlan) -> list[int]:
     """Return the elements that each part of the student has on a tensor-parallel rank, in the order of the forward: the front-end, each
     block, the final norm and the head."""
+    return _module_elements(student_parameters(recipe), batch.tp_size)
+
+
+@lru_cache(maxsize=256)
+def _module_elements(shapes: tuple[ParameterShape, ...], tp_size: int) -> list[int]:
     sizes = dict[str, int]()
-    for shape in student_parameters(recipe):
-        sizes[_part(shape.name)] = sizes.get(_part(shape.name), 0) + shape.numel(batch.tp_size)
+    for shape in shapes:
+        depth = 4 if shape.name.startswith("trunk.encoder.layers.") else 2
+        part = ".".join(shape.name.split(".")[:depth])
+        sizes[part] = sizes.get(part, 0) + shape.numel(tp_size)
     return list(sizes.values())
-
-
-def _part(name: str) -> str:
-    depth = 4 if name.startswith("trunk.encoder.layers.") else 2
-    return ".".join(name.split(".")[:depth])
 
 
 def _weights(recipe: Recipe, config: EngineConfig) -> Iterator[Traffic]:
@@ -86,20 +91,25 @@ def _weights(recipe: Recipe, config: EngineConfig) -> Iterator[Traffic]:
     student, teachers = student_parameters(recipe), recipe.objective.num_teachers * padded_elements(trunk_parameters(recipe), batch)
     kept = persistent_parameters(recipe, config)
     gathered = padded_elements(student, batch) - padded_elements(kept, batch)
-    again = max(0, whole_elements(student, batch) - stays_gathered(recipe, config))
+    again = max(0, whole_elements(student, batch) - stays_gathered(recipe, config)) * recipe.objective.trains("trunk")
     kind = "all_reduce" if zero.get("stage3_use_all_reduce_for_fetch_params", False) else "all_gather"
+    # the first module is gathered when it is reached, the rest ahead of its use
     modules, ahead = module_elements(recipe, batch), elements_ahead(config)
     count = 1 + (math.ceil((gathered + again - min(gathered, modules[0])) / ahead) if ahead else 2 * (len(modules) - 1))
-    yield Traffic("weights of the student", micro_batches * count, Collective(kind, (gathered + again) * value / count, shards))
+    yield Traffic(
+        "weights of the student", micro_batches * count, Collective(kind, (gathered + again) * value / count, shards, batch.tp_size)
+    )
     if kept:
         yield Traffic(
-            "small weights after the step", len(kept), Collective("all_gather", padded_elements(kept, batch) * value / len(kept), shards)
+            "small weights after the step",
+            len(kept),
+            Collective("all_gather", padded_elements(kept, batch) * value / len(kept), shards, batch.tp_size),
         )
     if config.gathers_once:
-        yield Traffic("weights of the teacher", 1, Collective("all_gather", teachers * value, shards))
+        yield Traffic("weights of the teacher", 1, Collective("all_gather", teachers * value, shards, batch.tp_size))
     elif teachers:
         layers = len(module_elements(recipe, batch))
-        yield Traffic("weights of the teacher", micro_batches * layers, Collective(kind, teachers * value / layers, shards))
+        yield Traffic("weights of the teacher", micro_batches * layers, Collective(kind, teachers * value / layers, shards, batch.tp_size))
 
 
 def _gradients(recipe: Recipe, config: EngineConfig) -> Iterator[Traffic]:
@@ -107,11 +117,13 @@ def _gradients(recipe: Recipe, config: EngineConfig) -> Iterator[Traffic]:
     trained = trained_parameters(recipe)
     is_scattered = zero.get("reduce_scatter", True)
     elements = padded_elements(trained, batch) if is_scattered else whole_elements(trained, batch)
-    count = num_buckets([shape.numel(batch.tp_size) for shape in trained], int(zero.get("reduce_bucket_size", 5 * 10**8)))
-    each = Collective("reduce_scatter" if is_scattered else "all_reduce", elements * value / max(1, count), batch.shard_size)
+    count = num_buckets([shape.numel(batch.tp_size) for shape in trained], int(zero.get("reduce_bucket_size", BUCKET_ELEMENTS)))
+    each = Collective("reduce_scatter" if is_scattered else "all_reduce", elements * value / max(1, count), batch.shard_size, batch.tp_size)
     yield Traffic("gradients", batch.accumulation_steps * count, each)
     shard = shard_elements(trained, batch)
-    yield Traffic("gradients of the copies of the model", 1, Collective("all_reduce", 4 * shard, batch.num_replicas))
+    yield Traffic(
+        "gradients of the copies of the model", 1, Collective("all_reduce", 4 * shard, batch.num_replicas, batch.shard_size * batch.tp_size)
+    )
     replicated = shard_elements([shape for shape in trained if shape.split_dim is None], batch)
     yield Traffic("gradients of replicated weights", 1, Collective("broadcast", 4 * replicated, batch.tp_size))
 
@@ -132,7 +144,7 @@ def _activations(recipe: Recipe, config: EngineConfig, positions: MicroBatchShap
     one of the embedded tokens."""
     batch, model, value = config.batch, recipe.model, VALUE_BYTES[config.precision]
     each = Collective("all_reduce", positions.total * model.hidden_size * value, batch.tp_size)
-    share = recipe.objective.last_block_share(recipe, positions)
+    share = recipe.objective.mean_block_share(recipe, positions)
     embeds, forwards = bool(recipe.frontend.split_sizes()), 1 + config.recomputes_activations
     trains = recipe.objective.trains("trunk")
     # the last block computes its output at a share of the positions, and its keys and values at all

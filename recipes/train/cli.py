@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recipes.check import changed_recipe, named_recipe
 from recipes.cluster.command import exit_code_of
-from recipes.cluster.device_memory import rank_memory
+from recipes.cluster.device_memory import gpu_name, rank_memory
 from recipes.cluster.environment import (
     is_first_rank,
     is_simulated_world,
@@ -28,8 +28,10 @@ from recipes.errors import ConfigError, LocalError
 from recipes.modalities.registry import source_of
 from recipes.plan.fit import DeviceMemory, fit_micro_batch, memory_line
 from recipes.plan.gather import choose_gather
+from recipes.plan.links import Cluster
 from recipes.plan.notes import notes as notes_on
 from recipes.plan.size import parameter_line, state_bytes
+from recipes.plan.summary import cluster_of, summary_lines
 from recipes.reference import help_set
 from recipes.settings import recipe_to_dict, settable
 from recipes.suggestions import unknown_flag
@@ -126,6 +128,16 @@ def _resolve(args: argparse.Namespace, named: Recipe) -> tuple[Recipe, EngineCon
     return recipe, choose_gather(recipe, config, memory), memory
 
 
+def _cluster(memory: DeviceMemory | None) -> Cluster | None:
+    """Return the cluster of this launch; None if its devices are not in the table."""
+    world, imagined = world_from_environment(), memory is not None and memory.is_assumed
+    on_gpu = memory is None or memory.on_gpu
+    name = gpu_name() if on_gpu and not imagined else None
+    if on_gpu and not imagined and name is None:
+        return None
+    return cluster_of(name, world.size, world.local_size, is_imagined=imagined)
+
+
 def default_ds_config() -> Path:
     """Return the path of the ds_config that is used without --deepspeed_config: zero3_bf16.json if this process may see an NVIDIA
     device, else zero3_cpu.json.
@@ -166,6 +178,7 @@ def dry_run(recipe: Recipe, config: EngineConfig, run_dir: Path, notes: Sequence
     )
     print(f"states per rank, MB: {shown}; together {sum(sizes.values()) / 1e6:,.1f}")
     print(memory_line(recipe, config, memory))
+    print(*summary_lines(recipe, config, _cluster(memory)), sep="\n")
     print(f"ds_config: {config.path}, {config.precision}{guess}")
     if found:
         print(f"data: {found}")

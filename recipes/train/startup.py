@@ -111,7 +111,8 @@ class StartUp:
         removed = world.on_rank_zero(lambda: self._require_run_data().removed())
         data = TrainData(loader, heldout, BadItems(len(train_data), recipe.data.max_bad_fraction, removed))
         self.config = config = replace(self.config, products=products_of_run(self.path, recipe, world))
-        chosen = {"products": config.products, "data_workers": loader.num_workers, "shuffling": loader.shuffling}
+        chosen: dict[str, Any] = {"products": config.products, "data_workers": loader.num_workers, "shuffling": loader.shuffling}
+        chosen |= {"recomputes_activations": config.recomputes_activations, "gathers_once": config.gathers_once}
         run_info |= self.launch_info | {"deepspeed": config.deepspeed} | chosen | self._start_from()
         state = self._build(parallel, data, run_info, expected)
         state.probe = probe

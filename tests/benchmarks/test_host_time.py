@@ -30,8 +30,3 @@ def test_phases_are_disjoint_and_collectives_are_counted_by_kind_with_their_byte
 def test_a_world_of_zero_ranks_is_a_one_line_error() -> None:
     done = run_command([*COMMAND, "--world", "0"], cwd=ROOT, timeout=60)
     assert done.returncode == 2 and done.stderr.startswith("error: --world 0") and done.stderr.count("\n") == 1
-
-
-def test_a_cluster_that_makes_no_sense_is_a_one_line_error() -> None:
-    done = run_command([*COMMAND, "--cluster", "gpus=0"], cwd=ROOT, timeout=60)
-    assert done.returncode == 2 and done.stderr.startswith("error: --cluster: gpus is 0") and done.stderr.count("\n") == 1

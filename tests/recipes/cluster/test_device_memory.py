@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from recipes.cluster import device_memory
-from recipes.cluster.device_memory import ASSUMED_GPU_BYTES, host_memory, rank_memory, smallest_gpu
+from recipes.cluster.device_memory import ASSUMED_GPU_BYTES, gpu_name, host_memory, rank_memory, smallest_gpu
 from recipes.plan.fit import DeviceMemory
 
 GIB = 2**30
@@ -88,7 +88,19 @@ def test_the_driver_is_asked_for_every_device(monkeypatch: pytest.MonkeyPatch) -
         raise OSError(name)
 
     monkeypatch.setattr(device_memory.ctypes, "CDLL", absent)
-    assert smallest_gpu() is None
+    assert smallest_gpu() is None and gpu_name() is None
+
+
+def test_the_driver_names_its_first_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(buffer: Any, size: int, device: Any) -> int:
+        buffer.value = b"NVIDIA H100 80GB HBM3"
+        return 0
+
+    found = SimpleNamespace(cuInit=lambda flags: 0, cuDeviceGet=lambda device, number: 0, cuDeviceGetName=name)
+    monkeypatch.setattr(device_memory.ctypes, "CDLL", lambda library: found)
+    assert gpu_name() == "NVIDIA H100 80GB HBM3"
+    found.cuDeviceGet = lambda device, number: 101
+    assert gpu_name() is None
 
 
 @pytest.mark.gpu

@@ -56,8 +56,8 @@ def test_without_any_size_that_fits_the_smallest_is_taken_and_the_line_says_so()
     config = fitted("text_large", memory)
     assert config.batch.micro_batch_size == 1
     assert memory_line(recipe, config, memory).endswith(
-        'of 2.0 GiB; no size fits: take more ranks, tensor parallelism, "activation_checkpointing": {"enabled": true}, zero3_offload_cpu '
-        "or shorter samples"
+        'of 2.0 GiB, and 5.33 GiB of host memory; no size fits: take more ranks, tensor parallelism, "activation_checkpointing": {"enabled"'
+        ": true}, zero3_offload_cpu or shorter samples"
     )
 
 
@@ -125,6 +125,8 @@ def test_the_line_of_a_dry_run_has_the_parts_and_of_how_much() -> None:
     recipe = RECIPES["text"]["text_base"]()
     config, number = fitted("text_base", GPU_80), r"\d+\.\d\d"
     parts = rf"memory per rank, estimated: states {number} \+ activations {number} = {number} GiB"
-    assert re.fullmatch(rf"{parts}, of 79\.0 GiB", memory_line(recipe, config, GPU_80))
-    assert re.fullmatch(rf"{parts}, of 79\.0 GiB of a GPU that is assumed", memory_line(recipe, config, GPU_80._replace(is_assumed=True)))
-    assert re.fullmatch(rf"{parts}; that of the device is not known", memory_line(recipe, config, None))
+    host = rf", and {number} GiB of host memory"
+    assert re.fullmatch(rf"{parts}, of 79\.0 GiB{host}", memory_line(recipe, config, GPU_80))
+    assumed = memory_line(recipe, config, GPU_80._replace(is_assumed=True))
+    assert re.fullmatch(rf"{parts}, of 79\.0 GiB of a GPU that is assumed{host}", assumed)
+    assert re.fullmatch(rf"{parts}{host}; that of the device is not known", memory_line(recipe, config, None))

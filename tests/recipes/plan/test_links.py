@@ -1,4 +1,4 @@
-"""Time of collectives on a described cluster, what an update waits for, and the text of --cluster."""
+"""Time of collectives on a described cluster, its rates, and the text of --cluster."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from recipes.errors import ConfigError
 from recipes.plan.devices import A100, CPU, H100, H200
-from recipes.plan.links import KEYS, Cluster, Collective, estimate
+from recipes.plan.links import KEYS, Cluster, Collective
 
 LINKS = {"node_gigabytes_per_second": 100, "network_gigabytes_per_second": 10, "node_microseconds": 1, "network_microseconds": 10}
 PLAIN = Cluster(nodes=8, gpus=8, device=H100.changed(LINKS | {"peak_teraflops": {"bf16": 200, "fp32": 20}, "efficiency": 0.5}))
@@ -21,24 +21,35 @@ DEVICE = {"name": "x100", "peak_teraflops": {"bf16": 500, "fp32": 50}, "memory_g
         (Collective("all_gather", 8e9, 8), 8e9 * 7 / 8 / 100e9 + 3e-6),
         (Collective("reduce_scatter", 8e9, 4), 8e9 * 3 / 4 / 100e9 + 2e-6),
         (Collective("all_reduce", 8e9, 8), 2 * 8e9 * 7 / 8 / 100e9 + 3e-6),
-        (Collective("all_gather", 8e9, 64), 8e9 * 63 / 64 / 10e9 + 3e-6 + 30e-6),
+        (Collective("all_gather", 8e9, 64), 8e9 * 63 / 64 / 80e9 + 3e-6 + 30e-6),
+        (Collective("all_gather", 8e9, 64, stride=1), 8e9 * 63 / 64 / 80e9 + 3e-6 + 30e-6),
     ],
 )
-def test_bytes_move_at_the_bandwidth_of_the_slowest_link_after_the_latency_of_the_hops(collective: Collective, seconds: float) -> None:
+def test_bytes_move_at_the_slowest_link_of_all_ports_together_after_the_latency_of_the_hops(collective: Collective, seconds: float) -> None:
     assert PLAIN.seconds(collective) == pytest.approx(seconds)
 
 
-def test_an_update_takes_as_long_as_the_longest_of_host_device_and_links() -> None:
-    found = estimate(PLAIN, 0.02, 1e12, [Collective("all_gather", 8e9, 8), Collective("all_gather", 8e9, 8)])
-    assert found.host == 0.02 and found.device == pytest.approx(0.01) and found.communication == pytest.approx(0.14, rel=1e-3)
-    assert (found.binds, found.step) == ("communication", found.communication)
-    assert estimate(PLAIN, 0.02, 1e12, []).binds == "host"
+def test_ranks_of_one_group_on_several_nodes_wait_for_the_network() -> None:
+    """The copies of a model are one rank of each node."""
+    near, apart = Collective("all_reduce", 8e9, 8), Collective("all_reduce", 8e9, 8, stride=8)
+    assert PLAIN.seconds(apart) == pytest.approx(2 * 8e9 * 7 / 8 / 10e9 + 30e-6)
+    assert PLAIN.seconds(apart) > 9 * PLAIN.seconds(near)
+    fast = Cluster(nodes=8, gpus=8, device=PLAIN.device.changed({"network_gigabytes_per_second": 50}))
+    assert fast.seconds(Collective("all_gather", 8e9, 64)) == pytest.approx(8e9 * 63 / 64 / 100e9 + 3e-6 + 30e-6), "eight ports, one node"
+    assert PLAIN.seconds(Collective("all_gather", 8e9, 4, stride=2)) == PLAIN.seconds(Collective("all_gather", 8e9, 4)), "within a node"
 
 
 def test_the_device_computes_at_its_peak_in_the_runs_precision_times_its_efficiency() -> None:
-    assert estimate(PLAIN, 0, 1e12, [], "fp32").device == pytest.approx(0.1)
+    assert (PLAIN.teraflops("bf16"), PLAIN.teraflops("fp32")) == (100, 10)
     with pytest.raises(ConfigError, match="device cpu has no peak in fp16"):
-        estimate(Cluster(device=CPU), 0, 1e12, [], "fp16")
+        Cluster(device=CPU).teraflops("fp16")
+
+
+def test_the_ranks_of_a_node_share_its_cpu_and_each_has_a_gpu_of_its_own() -> None:
+    one, two = Cluster(gpus=1, device=CPU), Cluster(gpus=2, device=CPU)
+    assert two.teraflops("fp32") == one.teraflops("fp32") / 2
+    assert two.memory_gigabytes_per_second == one.memory_gigabytes_per_second / 2
+    assert Cluster(gpus=2).memory_gigabytes_per_second == H100.memory_gigabytes_per_second
 
 
 @pytest.mark.parametrize(

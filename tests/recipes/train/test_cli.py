@@ -163,7 +163,7 @@ def test_imagined_ranks_have_a_gpu_each_and_a_cpu_has_no_fp16(monkeypatch: pytes
 def test_notes_are_printed_between_the_plan_and_the_settings(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert run(monkeypatch, "--dry-run", "--set", "run.global_batch_size=17", "--set", "model.hidden_size=64") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines[5:9]] == ["run dir", "note", "note", "{"]
+    assert [line.partition(":")[0] for line in lines[8:12]] == ["run dir", "note", "note", "{"]
 
 
 def test_overrides_are_checked() -> None:
@@ -208,11 +208,14 @@ def test_every_recipe_with_every_ds_config_passes_a_dry_run(
     out, err = capsys.readouterr()
     lines_before, brace, content = out.partition("{\n")
     shown = json.loads(brace + content)
-    assert [line.partition(":")[0] for line in lines_before.splitlines()[:6]] == [
+    assert [re.sub(r"\d+ (x h100|cpu ranks)$", "N", line.partition(":")[0]) for line in lines_before.splitlines()[:9]] == [
         "parameters",
         "batch",
         "states per rank, MB",
         "memory per rank, estimated",
+        "FLOPs",
+        "checkpoint",
+        "time, estimated for N",
         "ds_config",
         "run dir",
     ]
