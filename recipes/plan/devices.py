@@ -173,7 +173,7 @@ NVLINK_HOP = assumed(3.0, "near NCCL's tuning model (src/graph/tuning.cc): 3.4 u
 NETWORK_HOP = assumed(15.0, "above NCCL's tuning model (src/graph/tuning.cc), which has 9.6 us a hop")
 PORT_400 = assumed(40.0, "0.8 of one 400 Gbit/s port a GPU; NCCL's maintainers expect 46 to 48 in nccl-tests (issue 290)")
 PORT_200 = assumed(20.0, "0.8 of one 200 Gbit/s port a GPU")
-PRODUCTS = "usual for products of these sizes; with it an H200's text_base 128 x 512 is estimated within 10 % (docs/planner.md)"
+PRODUCTS = "usual for products of these sizes; docs/planner.md compares an H200's time with the estimate"
 
 H100 = _row(
     "h100",

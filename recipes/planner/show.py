@@ -162,10 +162,7 @@ def in_days(days: float) -> str:
 
 def choice_lines(plan: RunPlan, ranked: list[RunPlan]) -> Iterator[str]:
     """Yield the best choices and the rank of the asked one, with what to change in the ds_config."""
-    if not ranked:
-        yield "no layout of this recipe fits this cluster with the usual margin of 15 %"
-    if ranked:
-        yield "fastest layouts on this cluster:"
+    yield "fastest layouts on this cluster:" if ranked else "no layout of this recipe fits this cluster with the usual margin of 15 %"
     for number, other in enumerate(ranked[:SHOWN_CHOICES], start=1):
         mark = "  <- as asked" if is_same(plan, other) else ""
         yield f"  {number}. {in_words(other)}{mark}"
