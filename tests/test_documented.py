@@ -52,7 +52,7 @@ def test_all_commands_are_found() -> None:
 def test_a_command_of_the_readme_runs(command: str, place: Path, tmp_path: Path) -> None:
     words = shlex.split(command)
     trains = words[0] == "deepspeed"
-    if "--recipe" in words:
+    if trains and "--recipe" in words:
         words += ["--dry-run"]  # a published size takes minutes to build
     printed = run(place, words, *(["--run-dir", str(tmp_path / "run")] if trains else []))
     if trains and not {"--dry-run", "--help-set"} & set(words):
