@@ -90,7 +90,7 @@ def _no_size_fits(config: EngineConfig, memory: DeviceMemory) -> str:
 def memory_line(recipe: Recipe, config: EngineConfig, memory: DeviceMemory | None) -> str:
     """Return the line that a dry run prints about the memory of a rank. `memory` None: it is not known, and the ranks have GPUs."""
     plan = memory_plan(recipe, config, memory is None or memory.on_gpu)
-    need, host = plan.worst, max(phase.host_total for phase in plan)
+    need, host = plan.worst, plan.host_total
     aside = f", and {host / GIB:.2f} GiB of host memory" if host else ""
     if memory is None:
         return f"memory per rank, estimated: {need.in_words}{aside}; that of the device is not known"

@@ -9,7 +9,7 @@ from recipes.errors import ConfigError
 from recipes.plan.activations import VALUE_BYTES
 from recipes.plan.fit import DeviceMemory, memory_need
 from recipes.plan.memory import GIB
-from recipes.plan.size import padded_elements, trunk_parameters
+from recipes.plan.size import teacher_elements
 
 FREE_SHARE = 0.1
 """Share of a rank's free memory that the weights of a whole teacher may take if the ds_config leaves the choice open."""
@@ -18,8 +18,8 @@ FREE_SHARE = 0.1
 def gather_bytes(recipe: Recipe, config: EngineConfig) -> int:
     """Return what a rank needs to have the whole teacher: its weights, and as much again while the shards arrive in another order. A rank
     that has all shards needs nothing more."""
-    weights = padded_elements(trunk_parameters(recipe), config.batch) * VALUE_BYTES[config.precision]
-    return 2 * recipe.objective.num_teachers * weights if config.batch.shard_size > 1 else 0
+    weights = teacher_elements(recipe, config.batch) * VALUE_BYTES[config.precision]
+    return 2 * weights if config.batch.shard_size > 1 else 0
 
 
 def choose_gather(recipe: Recipe, config: EngineConfig, memory: DeviceMemory | None) -> EngineConfig:

@@ -17,6 +17,7 @@ from recipes.plan.size import (
     shard_elements,
     state_bytes,
     student_parameters,
+    teacher_elements,
     trained_parameters,
     trunk_parameters,
     whole_elements,
@@ -68,6 +69,11 @@ class MemoryPlan(NamedTuple):
         """The phase that needs most on the device."""
         return max(self, key=lambda phase: phase.total)
 
+    @property
+    def host_total(self) -> int:
+        """Bytes on the host in the phase that needs most there."""
+        return max(phase.host_total for phase in self)
+
 
 def memory_plan(
     recipe: Recipe, config: EngineConfig, on_gpu: bool, micro_batch_size: int | None = None, *, length: int | None = None
@@ -117,16 +123,20 @@ def checkpoint_bytes(recipe: Recipe) -> int:
 
 def _buffers(recipe: Recipe, config: EngineConfig) -> Parts:
     """Return what is allocated once and stays. A single rank gathers and reduces nothing."""
-    batch, zero, value = config.batch, config.deepspeed["zero_optimization"], VALUE_BYTES[config.precision]
+    batch, value = config.batch, VALUE_BYTES[config.precision]
     if batch.shard_size == 1:
         return {}
-    has_bucket = zero.get("contiguous_gradients", True)
-    teachers = recipe.objective.num_teachers * padded_elements(trunk_parameters(recipe), batch)
     return {
-        "bucket of gradients": zero.get("reduce_bucket_size", BUCKET_ELEMENTS) * value * has_bucket,
+        "bucket of gradients": _bucket_bytes(config),
         "small whole weights": whole_elements(persistent_parameters(recipe, config), batch) * value,
-        "whole teacher": teachers * value * bool(config.gathers_once),
+        "whole teacher": teacher_elements(recipe, batch) * value * bool(config.gathers_once),
     }
+
+
+def _bucket_bytes(config: EngineConfig) -> int:
+    zero = config.deepspeed["zero_optimization"]
+    elements = zero.get("reduce_bucket_size", BUCKET_ELEMENTS) if zero.get("contiguous_gradients", True) else 0
+    return elements * VALUE_BYTES[config.precision]
 
 
 def _working(recipe: Recipe, config: EngineConfig, storage: Storage, micro_batch_size: int, length: int | None) -> tuple[Parts, Parts]:
@@ -144,7 +154,7 @@ def _working(recipe: Recipe, config: EngineConfig, storage: Storage, micro_batch
             (found.later, norm),
         ]
         return max(moments, key=_needed)
-    teacher = recipe.objective.num_teachers * padded_elements(trunk_parameters(recipe), batch) * value * bool(config.gathers_once)
+    teacher = teacher_elements(recipe, batch) * value * bool(config.gathers_once)
     first, sent = _first_gather(recipe, config) * value, _reduced_elements(recipe, config) * value
     gathered, arriving = {"gathered weights": float(_gathered_elements(recipe, config) * value)}, {"arriving teacher": float(teacher)}
     # A gather has a shard, what arrives, and that in its order; an all-reduce happens in place. gloo gathers and reduces into copies.
@@ -198,14 +208,13 @@ def _building(recipe: Recipe, config: EngineConfig, states: Parts, buffers: Part
     """Return what is there when all networks are built, or before, when the optimizer of the student is ready. That moment has the float32
     weights twice where the forward's own serve as such afterwards, the bucket also where a single rank releases it, and the largest
     parameter gathered twice. The first step makes the moments."""
-    batch, zero, value = config.batch, config.deepspeed["zero_optimization"], VALUE_BYTES[config.precision]
+    batch, value = config.batch, VALUE_BYTES[config.precision]
     trained = shard_elements(trained_parameters(recipe), batch)
     largest = max(shape.numel(batch.tp_size) for shape in student_parameters(recipe))
-    bucket = zero.get("reduce_bucket_size", BUCKET_ELEMENTS) * value * zero.get("contiguous_gradients", True)
     student = {name: states[name] for name in ("parameters", "gradients", "gradients of the host's optimizer")}
     ready: Groups = {
         "states": student | {"master weights": 4.0 * trained},
-        "buffers": {"bucket of gradients": float(bucket), "largest parameter, gathered": 2.0 * largest * value},
+        "buffers": {"bucket of gradients": _bucket_bytes(config), "largest parameter, gathered": 2.0 * largest * value},
     }
     built: Groups = {
         "states": {name: size for name, size in states.items() if name != "moments"},

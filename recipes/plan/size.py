@@ -80,6 +80,11 @@ def padded_elements(shapes: Iterable[ParameterShape], batch: BatchPlan) -> int:
     return batch.shard_size * shard_elements(shapes, batch)
 
 
+def teacher_elements(recipe: Recipe, batch: BatchPlan) -> int:
+    """Return the elements of all teachers that are gathered from all their shards, with the padding."""
+    return recipe.objective.num_teachers * padded_elements(trunk_parameters(recipe), batch)
+
+
 def parameter_line(recipe: Recipe) -> str:
     """Return the line that a dry run prints about the numbers of parameters."""
     trunk, total = num_trunk_parameters(recipe), num_parameters(recipe)

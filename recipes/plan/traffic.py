@@ -18,8 +18,8 @@ from recipes.plan.size import (
     persistent_parameters,
     shard_elements,
     student_parameters,
+    teacher_elements,
     trained_parameters,
-    trunk_parameters,
     whole_elements,
 )
 
@@ -56,11 +56,11 @@ def update_traffic(recipe: Recipe, config: EngineConfig, length: int | None = No
 def stays_gathered(recipe: Recipe, config: EngineConfig) -> int:
     """Return how many elements of the student DeepSpeed keeps gathered from the forward to the backward: the last ones, up to
     stage3_max_reuse_distance before the end of the forward. In a bounded memory the others are gathered twice."""
-    zero, after, kept = config.deepspeed["zero_optimization"], 0, 0
+    kept, distance = 0, config.deepspeed["zero_optimization"].get("stage3_max_reuse_distance", REUSE_ELEMENTS)
     for size in reversed(module_elements(recipe, config.batch)):
-        if after >= zero.get("stage3_max_reuse_distance", REUSE_ELEMENTS):
+        if kept >= distance:
             break
-        kept, after = kept + size, after + size
+        kept += size
     return kept
 
 
@@ -88,7 +88,7 @@ def _module_elements(shapes: tuple[ParameterShape, ...], tp_size: int) -> list[i
 def _weights(recipe: Recipe, config: EngineConfig) -> Iterator[Traffic]:
     batch, zero, value = config.batch, config.deepspeed["zero_optimization"], VALUE_BYTES[config.precision]
     shards, micro_batches = batch.shard_size, batch.accumulation_steps
-    student, teachers = student_parameters(recipe), recipe.objective.num_teachers * padded_elements(trunk_parameters(recipe), batch)
+    student, teachers = student_parameters(recipe), teacher_elements(recipe, batch)
     kept = persistent_parameters(recipe, config)
     gathered = padded_elements(student, batch) - padded_elements(kept, batch)
     again = max(0, whole_elements(student, batch) - stays_gathered(recipe, config)) * recipe.objective.trains("trunk")
@@ -108,8 +108,8 @@ def _weights(recipe: Recipe, config: EngineConfig) -> Iterator[Traffic]:
     if config.gathers_once:
         yield Traffic("weights of the teacher", 1, Collective("all_gather", teachers * value, shards, batch.tp_size))
     elif teachers:
-        layers = len(module_elements(recipe, batch))
-        yield Traffic("weights of the teacher", micro_batches * layers, Collective(kind, teachers * value / layers, shards, batch.tp_size))
+        each = Collective(kind, teachers * value / len(modules), shards, batch.tp_size)
+        yield Traffic("weights of the teacher", micro_batches * len(modules), each)
 
 
 def _gradients(recipe: Recipe, config: EngineConfig) -> Iterator[Traffic]:

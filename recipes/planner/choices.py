@@ -45,18 +45,19 @@ class Layout:
     def applied_to(self, content: Content) -> Content:
         """Return the ds_config `content` changed to this layout, with the size of the micro-batch left open."""
         changed = copy.deepcopy(content) | {"train_micro_batch_size_per_gpu": "auto"}
-        changed.pop("gradient_accumulation_steps", None)
-        megatron = {key: value for key, value in changed.get("megatron", {}).items() if key != "shard_size"}
+        for key in ("gradient_accumulation_steps", "activation_checkpointing"):
+            changed.pop(key, None)
+        megatron, zero = changed.setdefault("megatron", {}), changed.setdefault("zero_optimization", {})
+        megatron.pop("shard_size", None)
+        zero.pop("offload_optimizer", None)
         megatron["tensor_model_parallel_size"] = self.tp_size
         if self.shard_size is not None:
             megatron["shard_size"] = self.shard_size
-        zero = {key: value for key, value in changed.get("zero_optimization", {}).items() if key != "offload_optimizer"}
         if self.offloads:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-        checkpointing = {"enabled": True} if self.recomputes else {}
-        kept = {key: value for key, value in changed.items() if key != "activation_checkpointing"}
-        kept |= {"megatron": megatron, "zero_optimization": zero}
-        return kept | ({"activation_checkpointing": checkpointing} if checkpointing else {})
+        if self.recomputes:
+            changed["activation_checkpointing"] = {"enabled": True}
+        return changed
 
 
 def layout_of(config: EngineConfig) -> Layout:

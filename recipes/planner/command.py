@@ -13,11 +13,12 @@ from recipes.errors import ConfigError
 from recipes.finetune.speech_tasks import SPEECH_TASKS, speech_recipe
 from recipes.finetune.text_tasks import TEXT_TASKS, text_recipe
 from recipes.finetune.vision_tasks import VISION_TASKS, vision_recipe
+from recipes.plan.fit import fit_micro_batch
 from recipes.plan.gather import choose_gather
 from recipes.plan.links import EXAMPLE, Cluster
 from recipes.plan.memory import GIB
 from recipes.planner.calibrate import calibrate
-from recipes.planner.choices import choices, least_memory, nearest, resolved, smallest_cluster
+from recipes.planner.choices import choices, least_memory, nearest, smallest_cluster
 from recipes.planner.explain import explain_memory, explain_time
 from recipes.planner.run_plan import HOST_GIB, RunPlan, device_memory
 from recipes.planner.show import as_json, in_words, lines
@@ -109,10 +110,10 @@ def asked_recipe(name: str, task: str | None) -> Recipe:
 def asked_plan(recipe: Recipe, content: dict[str, Any], path: str, cluster: Cluster) -> RunPlan:
     """Return the plan of the ds_config as it is. Raises: ConfigError if it is not legal or does not fit, with the nearest that does."""
     memory = device_memory(cluster)
-    has_auto = content.get("train_micro_batch_size_per_gpu", "auto") == "auto"
     config = resolve(recipe, content, path, cluster.num_ranks, cluster.gpus)
-    config = resolved(recipe, content, path, cluster) if has_auto else choose_gather(recipe, config, memory)
-    plan = RunPlan(recipe, config, cluster)
+    if config.has_auto_micro_batch:
+        config = fit_micro_batch(recipe, config, memory)
+    plan = RunPlan(recipe, choose_gather(recipe, config, memory), cluster)
     if plan.fits:
         return plan
     near = choices(recipe, content, path, cluster)

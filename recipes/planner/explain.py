@@ -10,7 +10,7 @@ from recipes.plan.step import (
     OFFLOAD_GIGABYTES_PER_SECOND,
     OFFLOADED,
     PASSES,
-    executed_flops,
+    collective_seconds,
     moved_bytes,
     optimizer_bytes,
 )
@@ -41,7 +41,7 @@ def explain_time(plan: RunPlan) -> Iterator[str]:
     device, batch = cluster.device, config.batch
     rate, bandwidth = cluster.teraflops(config.precision), cluster.memory_gigabytes_per_second
     peak, layers = device.peak(config.precision), recipe.model.num_layers
-    flops, moved = executed_flops(recipe, config), moved_bytes(recipe, config, plan.on_gpu)
+    flops, moved = step.executed_flops, moved_bytes(recipe, config, plan.on_gpu)
     share = f" / {cluster.gpus} ranks" if device.is_shared else ""
     yield f"model FLOPs of an update, all ranks: {step.model_flops:.4g}; executed by one rank: {flops:.4g}"
     yield f"rate of products: {peak:g} TFLOP/s x efficiency {device.efficiency:.3g}{share} = {rate:.4g} TFLOP/s"
@@ -61,7 +61,7 @@ def explain_time(plan: RunPlan) -> Iterator[str]:
     for one in update_traffic(recipe, config):
         kind, num_bytes, ranks, _ = one.each
         sent = f"{one.times:.4g} x {kind} of {num_bytes / 1e6:,.3f} MB over {ranks} ranks, {SENT_PER_BYTE[kind]:g} byte sent per byte"
-        yield _line(one.name, one.times * cluster.seconds(one.each), sent)
+        yield _line(one.name, collective_seconds(cluster, one), sent)
     yield _line("loader", step.loader, f"{1e3 * recipe.data.reading_seconds:.3g} ms a sample and worker process")
     how = "the longest of device, host, links and loader" if step.on_gpu else "device + host + links"
     yield _line("update", step.total, how)

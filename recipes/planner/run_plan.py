@@ -10,7 +10,7 @@ from recipes.errors import ConfigError
 from recipes.ledger.save_interval import daly_interval
 from recipes.plan.fit import MEMORY_SHARE, DeviceMemory
 from recipes.plan.links import Cluster
-from recipes.plan.memory import MemoryPlan, checkpoint_bytes, memory_plan
+from recipes.plan.memory import MemoryPlan, checkpoint_bytes, memory_plan, saved_elements
 from recipes.plan.step import StepPlan, step_plan
 
 DEVICE_MTBF_HOURS = 50_000.0
@@ -54,7 +54,7 @@ class RunPlan:
         """How long an update takes."""
         return step_plan(self.recipe, self.config, self.cluster)
 
-    @property
+    @cached_property
     def device_bytes(self) -> int:
         """The memory that a rank has."""
         return device_memory(self.cluster).size
@@ -62,7 +62,7 @@ class RunPlan:
     @property
     def host_bytes(self) -> int:
         """Bytes of host memory that a rank with a GPU needs at most."""
-        return max(phase.host_total for phase in self.memory)
+        return self.memory.host_total
 
     @property
     def fits(self) -> bool:
@@ -107,7 +107,7 @@ class RunPlan:
     @property
     def save_seconds(self) -> float:
         """Seconds for which training waits for a checkpoint: mainly the copy to host memory."""
-        copied = sum(self.memory.save.host.get("checkpoint", self.memory.save.device.get("checkpoint", {})).values())
+        copied = 4 * saved_elements(self.recipe, self.config)
         return SAVE_SECONDS + copied / (1e9 * COPY_GIGABYTES_PER_SECOND)
 
     @property
