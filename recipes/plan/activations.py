@@ -38,6 +38,13 @@ class Activations(NamedTuple):
         return round(max(kept + further, kept + backward, later, kept + in_forward))
 
 
+def micro_batch_shape(recipe: Recipe, micro_batch_size: int, length: int | None = None) -> MicroBatchShape:
+    """Return the positions of a micro-batch. `length`: that of every sample, as FrontendConfig.tokens_per_sample takes it; None: the
+    longest that the recipe's data can have."""
+    own = recipe.frontend.tokens_per_sample(recipe.data.longest_sample if length is None else length)
+    return MicroBatchShape(micro_batch_size, own, recipe.frontend.num_prefix_tokens)
+
+
 def activation_bytes(
     recipe: Recipe,
     storage: Storage,
@@ -54,8 +61,8 @@ def activation_bytes(
     FrontendConfig.tokens_per_sample takes it; None: the longest that the recipe's data can have.
     """
     frontend, model, objective = recipe.frontend, recipe.model, recipe.objective
-    own = frontend.tokens_per_sample(recipe.data.longest_sample if length is None else length)
-    positions = MicroBatchShape(micro_batch_size, own, frontend.num_prefix_tokens)
+    positions = micro_batch_shape(recipe, micro_batch_size, length)
+    own = positions.own
     S = own + frontend.num_prefix_tokens
     bias, width = frontend.bias_bytes(model, storage, S), model.hidden_size * storage.value_bytes
     block = _of_all(block_bytes(model, storage, S, bool(bias)), positions.total, "of a block: ")

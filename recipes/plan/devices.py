@@ -119,6 +119,11 @@ def named_device(name: str) -> DeviceSpec:
     return DEVICES[name.lower()]
 
 
+def device_by_cuda_name(name: str) -> DeviceSpec | None:
+    """Return the device of the table to which CUDA gives this name; None if it is not in the table, or is a part of one (MIG)."""
+    return None if "MIG" in name else next((one for one in DEVICES.values() if one.cuda_name and one.cuda_name in name), None)
+
+
 def described_device(content: Mapping[str, Any]) -> DeviceSpec:
     """Return the device that an object of JSON describes: name, peak_teraflops and memory_gib, and any other number of NUMBERS. A number
     that is left out is the H100's and counts as assumed. Raises: ConfigError."""

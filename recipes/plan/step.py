@@ -10,8 +10,7 @@ from typing import NamedTuple
 from model.activations import Storage
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
-from recipes.objective_config import MicroBatchShape
-from recipes.plan.activations import VALUE_BYTES, activation_bytes
+from recipes.plan.activations import VALUE_BYTES, activation_bytes, micro_batch_shape
 from recipes.plan.flops import sample_flops
 from recipes.plan.links import Cluster
 from recipes.plan.size import shard_elements, trained_parameters
@@ -102,7 +101,7 @@ def step_plan(recipe: Recipe, config: EngineConfig, cluster: Cluster) -> StepPla
     workers = max(1, WORKERS if recipe.data.num_workers is None else recipe.data.num_workers)
     reading = batch.micro_batch_size * batch.accumulation_steps * recipe.data.reading_seconds / workers
     model_flops = recipe.run.global_batch_size * sum(sample_flops(recipe).values())
-    tokens = recipe.run.global_batch_size * micro_batch_shape(recipe, config).own
+    tokens = recipe.run.global_batch_size * micro_batch_shape(recipe, batch.micro_batch_size).own
     return StepPlan(device, host_seconds(recipe, config, on_gpu), links, reading, on_gpu, flops, model_flops, tokens)
 
 
@@ -115,16 +114,10 @@ def collective_seconds(cluster: Cluster, one: Traffic) -> float:
     return one.times * cluster.seconds(one.each)
 
 
-def micro_batch_shape(recipe: Recipe, config: EngineConfig) -> MicroBatchShape:
-    """Return the positions of a micro-batch of the longest samples."""
-    own = recipe.frontend.tokens_per_sample(recipe.data.longest_sample)
-    return MicroBatchShape(config.batch.micro_batch_size, own, recipe.frontend.num_prefix_tokens)
-
-
 def executed_flops(recipe: Recipe, config: EngineConfig) -> float:
     """Return the FLOPs that one rank executes in an update. The student's last block computes at the positions that the loss reads."""
     batch, model, objective = config.batch, recipe.model, recipe.objective
-    share = objective.mean_block_share(recipe, micro_batch_shape(recipe, config))
+    share = objective.mean_block_share(recipe, micro_batch_shape(recipe, batch.micro_batch_size))
     found = 0.0
     for name, flops in sample_flops(recipe).items():
         part = name.removeprefix("teacher ").removesuffix(" backward")

@@ -3,7 +3,7 @@
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 from recipes.errors import ConfigError
-from recipes.plan.devices import CPU, DEVICES, H100
+from recipes.plan.devices import CPU, H100, device_by_cuda_name
 from recipes.plan.flops import sample_flops
 from recipes.plan.links import Cluster
 from recipes.plan.memory import checkpoint_bytes
@@ -20,8 +20,8 @@ def cluster_of(device_name: str | None, num_ranks: int, local_size: int | None, 
     nodes = -(-num_ranks // gpus)
     if device_name is None:
         return Cluster(nodes, gpus, H100 if is_imagined else CPU)
-    device = next((one for one in DEVICES.values() if one.cuda_name and one.cuda_name in device_name), None)
-    return None if device is None or "MIG" in device_name else Cluster(nodes, gpus, device)
+    device = device_by_cuda_name(device_name)
+    return Cluster(nodes, gpus, device) if device else None
 
 
 def summary_lines(recipe: Recipe, config: EngineConfig, cluster: Cluster | None) -> list[str]:

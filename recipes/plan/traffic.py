@@ -11,7 +11,7 @@ from model.shapes import ParameterShape
 from recipes.config import Recipe
 from recipes.ds_config import BatchPlan, EngineConfig
 from recipes.objective_config import MicroBatchShape
-from recipes.plan.activations import VALUE_BYTES
+from recipes.plan.activations import VALUE_BYTES, micro_batch_shape
 from recipes.plan.links import Collective
 from recipes.plan.size import (
     padded_elements,
@@ -46,9 +46,7 @@ class Traffic(NamedTuple):
 def update_traffic(recipe: Recipe, config: EngineConfig, length: int | None = None) -> list[Traffic]:
     """Return the collectives of one update. `length`: that of every sample, as FrontendConfig.tokens_per_sample takes it; None: the longest
     that the recipe's data can have."""
-    frontend, batch = recipe.frontend, config.batch
-    own = frontend.tokens_per_sample(recipe.data.longest_sample if length is None else length)
-    positions = MicroBatchShape(batch.micro_batch_size, own, frontend.num_prefix_tokens)
+    positions = micro_batch_shape(recipe, config.batch.micro_batch_size, length)
     found = (*_weights(recipe, config), *_gradients(recipe, config), *_activations(recipe, config, positions))
     return [traffic for traffic in found if traffic.each.num_ranks > 1 and traffic.num_bytes]
 

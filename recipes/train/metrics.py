@@ -7,14 +7,11 @@ import torch
 
 from recipes.config import Recipe, RunConfig
 from recipes.objectives.base import Display
-from recipes.plan.devices import DEVICES
+from recipes.plan.devices import device_by_cuda_name
 from recipes.plan.flops import step_flops
 from recipes.system.json_lines import JsonLines
 from recipes.train.mirror import WandbMirror
 from recipes.train.step_lines import StepLines
-
-PEAK_TFLOPS = {device.cuda_name: device.peak("bf16") for device in DEVICES.values() if device.cuda_name}
-"""Part of the name of a CUDA device -> dense bf16 peak, in 10^12 FLOP/s."""
 
 
 @dataclass
@@ -76,5 +73,5 @@ def device_peak_flops(device: torch.device) -> float | None:
     """Return the peak dense bf16 FLOP/s of one device; None if it is unknown, as for a slice of a GPU (MIG)."""
     if device.type != "cuda":
         return None
-    name = torch.cuda.get_device_name(device)
-    return None if "MIG" in name else next((tflops * 1e12 for key, tflops in PEAK_TFLOPS.items() if key in name), None)
+    found = device_by_cuda_name(torch.cuda.get_device_name(device))
+    return 1e12 * found.peak("bf16") if found else None
