@@ -48,6 +48,7 @@ def main(argv: list[str]) -> int:
     last.add_argument("--since", type=float, default=0.0, help="unix time at which the batch script began")
     last.add_argument("--asked", action="store_true", help="the batch script got USR2")
     last.add_argument("--max-tries", type=int, default=3)
+    last.add_argument("--give-up", choices=("hold", "fail"), default="hold", help="what happens to the job after its last try")
     last.set_defaults(run=end)
     protect_terminal()  # the job must be requeued or held even if printing is impossible
     args = parser.parse_args(argv)
@@ -121,6 +122,8 @@ def end(args: argparse.Namespace) -> int:
     codes = [ending.code for ending in endings if ending.code is not None] + [code]
     restarts = 0 if run_dir.is_dir() else int(_env("SLURM_RESTART_COUNT", "0"))  # without a run dir Slurm's count is the only history
     action = decide([*history, *[attempt] * restarts], attempt, started_at, args.max_tries, codes)
+    if action.verb == "hold" and args.give_up == "fail":
+        action = Action("fail", action.code, action.line.replace("held after", "given up after"))
     if action.verb in ("requeue", "hold"):
         attempt, action = _adapt_to_slurm_state(attempt, action, has_records=any(ending.time is not None for ending in endings))
     _append_attempt(run_dir, attempt, action)

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from recipes.errors import ConfigError
-from recipes.ledger.launches import EVENT, METRICS, Row, divide, read_log, stall_seconds
+from recipes.ledger.launches import EVENT, METRICS, Launch, Row, divide, read_log, stall_seconds
 from recipes.ledger.save_interval import advise
 from recipes.values import path_argument
 
@@ -69,9 +69,7 @@ def build_ledger(run_dir: Path, mtbf_hours: float) -> dict[str, Any]:
     launches, contradiction = divide(events, rows, newest)
     if not launches:
         raise ConfigError(f"{path}: no launch has started yet ({len(events)} events); look again when the first step is done")
-    parts = {name: sum(launch.parts.get(name, 0.0) for launch in launches) for name in PARTS}
-    parts["other"] = sum(launch.rest for launch in launches)
-    parts["down"] = sum(max(0.0, after.begin - before.end) for before, after in pairwise(launches))
+    parts = wall_parts(launches)
     wall = sum(parts.values())
     saves = [event for event in events if event["event"] == "save"]
     return {
@@ -92,6 +90,14 @@ def build_ledger(run_dir: Path, mtbf_hours: float) -> dict[str, Any]:
             mtbf_hours=mtbf_hours,
         ),
     }
+
+
+def wall_parts(launches: list[Launch]) -> dict[str, float]:
+    """Return the seconds of each part of the wall time (PARTS) of all launches together."""
+    parts = {name: sum(launch.parts.get(name, 0.0) for launch in launches) for name in PARTS}
+    parts["other"] = sum(launch.rest for launch in launches)
+    parts["down"] = sum(max(0.0, after.begin - before.end) for before, after in pairwise(launches))
+    return parts
 
 
 def _saves(saves: list[Row], events: list[Row]) -> dict[str, Any]:

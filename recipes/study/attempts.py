@@ -1,0 +1,83 @@
+"""The study's own log of the starts of its runs: when each one began and how it ended. It decides whether a failed run is tried again.
+Torch-free."""
+
+import time
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from recipes.checkpoint.layout import newest, step_of
+from recipes.study.run_folder import Run
+from recipes.study.run_state import RunState, state_of
+from recipes.system.json_lines import JsonLines, read_rows
+from recipes.system.liveness import read_stat
+
+ATTEMPTS = "attempts.jsonl"
+BEGIN, END = "begin", "end"
+GOOD_CODES = (0, 75)
+
+
+class Attempts:
+    """The starts of all runs of a study. One process at a time may add to them."""
+
+    def __init__(self, out: Path) -> None:
+        """Read the log in the study's folder. Nothing is written before the first begin() or end()."""
+        self._path = out / ATTEMPTS
+        self._rows = defaultdict[str, list[dict[str, Any]]](list)
+        for row in read_rows(self._path)[0]:
+            self._rows[str(row.get("run"))].append(row)
+
+    def begin(self, run: Run, pid: int) -> None:
+        """Record that a process trains the run."""
+        stat = read_stat(pid)
+        self._add(run, event=BEGIN, pid=pid, start=stat.start if stat else "")
+
+    def end(self, run: Run, code: int | None, reason: str) -> None:
+        """Record how a start of the run ended. `code`: exit code; None: not known. `reason`: one line, "" without an error."""
+        self._add(run, event=END, code=code, reason=reason, step=saved_step(run))
+
+    def num_failures(self, run: Run) -> int:
+        """Return the number of starts that failed since the run's last new checkpoint."""
+        ends = [row for row in self._rows[run.key] if row.get("event") == END]
+        count = 0
+        for row in reversed(ends):
+            if row.get("code") in GOOD_CODES or row.get("step") != saved_step(run):
+                break
+            count += 1
+        return count
+
+    def process_of(self, run: Run) -> int | None:
+        """Return the process that trains the run, if it was started on this machine and is alive; else None."""
+        last = self._rows[run.key][-1:]
+        if not last or last[0].get("event") != BEGIN:
+            return None
+        stat = read_stat(last[0]["pid"])
+        return last[0]["pid"] if stat and stat.start == last[0]["start"] and stat.state not in "ZX" else None
+
+    def was_begun(self, run: Run) -> bool:
+        """True if the last start of the run has no record of its end."""
+        last = self._rows[run.key][-1:]
+        return bool(last) and last[0].get("event") == BEGIN
+
+    def state_of(self, run: Run) -> RunState:
+        """Return the state of the run by its folder, with the reason of a failed start that has left nothing there."""
+        found = state_of(run.path, run.cell.recipe.run.max_steps)
+        last = next((row for row in reversed(self._rows[run.key]) if row.get("event") == END), None)
+        if found.state in ("queued", "failed") and last and last.get("code") not in GOOD_CODES:
+            return RunState("failed", found.step, reason=str(last.get("reason") or found.reason))
+        return found
+
+    def _add(self, run: Run, **facts: Any) -> None:
+        row = {"time": time.time(), "run": run.key, **facts}
+        self._rows[run.key].append(row)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        JsonLines(self._path).append(row)
+
+
+def saved_step(run: Run) -> int:
+    """Return the step of the run's newest checkpoint, 0 if there is none."""
+    with suppress(OSError):
+        folder = newest(run.path)
+        return step_of(folder) if folder else 0
+    return 0

@@ -1,0 +1,159 @@
+"""launch/scaling.py: the verbs of a study. Torch-free until data are prepared."""
+
+import argparse
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from recipes.cluster.environment import may_see_devices, num_devices
+from recipes.errors import ConfigError
+from recipes.study.cells import Cell, cells_of
+from recipes.study.collect import collect, read_curves, read_table, save_dataset
+from recipes.study.fit import FIT, fit_study
+from recipes.study.fit_lines import fit_lines
+from recipes.study.grid import grid_lines
+from recipes.study.local import LocalRuns, only_driver
+from recipes.study.progress import progress_of, status_lines, summary_line
+from recipes.study.report import PICTURES, write_report
+from recipes.study.run_command import prepare_data
+from recipes.study.run_folder import Run, check_folders, runs_of, write_records
+from recipes.study.slurm_array import ArrayOptions, SlurmArrays
+from recipes.study.study_file import Study, read_study
+from recipes.values import path_argument, positive_count
+
+Say = Callable[[str], None]
+RETRIES = 2
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """Return the parser of launch/scaling.py. `description`: what --help prints above the flags."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, run: Callable[[argparse.Namespace, Say], int], words: str) -> argparse.ArgumentParser:
+        found = verbs.add_parser(name, help=words, description=words, allow_abbrev=False)
+        found.add_argument("study", type=path_argument, help="the study file")
+        found.set_defaults(run=run)
+        return found
+
+    verb("grid", run_grid, "print the cells with their derived numbers, FLOPs and plans")
+    submit = verb("submit", run_submit, "train what is not done yet, as a Slurm job array or here")
+    submit.add_argument("--local", type=positive_count, metavar="N", help="train on this machine, N runs at a time")
+    submit.add_argument("--limit", type=positive_count, metavar="N", help="most tasks of a job array that run at the same time")
+    submit.add_argument(
+        "--retries", type=int, default=RETRIES, metavar="N", help=f"starts of a run after it has failed (default: {RETRIES})"
+    )
+    submit.add_argument("--sbatch", default="", metavar="OPTIONS", help='further options of sbatch, e.g. "--partition=gpu --time=2:00:00"')
+    verb("status", run_status, "print one line for each run")
+    collected = verb("collect", run_collect, "read all runs, and write table.parquet, table.csv and curves.parquet")
+    verb("fit", run_fit, "fit a law to the table, and write fit.json")
+    verb("report", run_report, "write report.html and its pictures")
+    collected.add_argument("--dataset", action="store_true", help="also write the table as a folder for datasets.load_from_disk")
+    return parser
+
+
+def open_study(path: Path) -> tuple[Study, list[Cell], list[Run]]:
+    """Return a study, its cells and its runs, after all checks. Raises: ConfigError."""
+    study = read_study(path)
+    cells = cells_of(study)
+    check_folders(study, cells)
+    return study, cells, runs_of(study, cells)
+
+
+def run_grid(args: argparse.Namespace, say: Say) -> int:
+    """Print the cells of the study. Returns 0. Raises: ConfigError."""
+    study, cells, runs = open_study(args.study)
+    write_records(study, cells)
+    for line in grid_lines(study, cells, progress_of(study, runs)):
+        say(line)
+    return 0
+
+
+def run_submit(args: argparse.Namespace, say: Say) -> int:
+    """Train the runs of the study that are not done. Returns 0. Raises: ConfigError; Stopped on request, when the runs have saved."""
+    if args.local and (args.limit or args.sbatch):
+        raise ConfigError("--local trains on this machine, --limit and --sbatch are for Slurm; leave one out")
+    if args.retries < 0:
+        raise ConfigError(f"--retries {args.retries}: must be a whole number from 0")
+    study, cells, runs = open_study(args.study)
+    write_records(study, cells)
+    for cell in cells:
+        if cell.refused:
+            say(f"{cell.name}: left out, {cell.refused}")
+    with only_driver(study):
+        submit = _submit_local if args.local else _submit_slurm
+        failed = submit(study, runs, args, say)
+    progress = progress_of(study, runs)
+    say(summary_line(progress))
+    for run, state in progress:
+        if run.key in failed:
+            say(f"failed for good: {run.name}: {state.reason}; --retries {args.retries + 1} tries it again")
+    say(f"next: python launch/scaling.py {'collect' if args.local else 'status'} {shlex.quote(str(args.study))}")
+    return 0
+
+
+def _submit_local(study: Study, runs: Sequence[Run], args: argparse.Namespace, say: Say) -> set[str]:
+    waiting = [run for run, state in progress_of(study, runs) if state.state != "done"]
+    most = args.local * max((run.cell.ranks for run in waiting), default=1)
+    if may_see_devices() and most > num_devices():
+        raise ConfigError(f"--local {args.local}: needs {most} GPUs, this machine has {num_devices()}; take fewer runs at a time")
+    say(f"{len(runs) - len(waiting)} of {len(runs)} runs are done; {args.local} at a time")
+    local = LocalRuns(study, prepare_data(study, waiting, say), at_once=args.local, retries=args.retries, say=say)
+    return {run.key for run in local.train(waiting)}
+
+
+def _submit_slurm(study: Study, runs: Sequence[Run], args: argparse.Namespace, say: Say) -> set[str]:
+    arrays, waiting, failed = SlurmArrays(study), list[Run](), set[str]()
+    for run, state in progress_of(study, runs):
+        if state.state in ("done", "running") or (state.state == "queued" and arrays.queue_state(run)):
+            continue
+        if state.state == "failed" and arrays.num_tasks(run) > args.retries:
+            failed.add(run.key)
+        else:
+            waiting.append(run)
+    if waiting:
+        data = prepare_data(study, waiting, say)
+        for line in arrays.submit(waiting, data, ArrayOptions(args.limit, args.retries + 1, shlex.split(args.sbatch))):
+            say(line)
+    return failed
+
+
+def run_status(args: argparse.Namespace, say: Say) -> int:
+    """Print the state of each run. Returns 0. Raises: ConfigError."""
+    study, cells, runs = open_study(args.study)
+    for line in status_lines(progress_of(study, runs)):
+        say(line)
+    for cell in cells:
+        if cell.refused:
+            say(f"{cell.name}: left out, {cell.refused}")
+    return 0
+
+
+def run_collect(args: argparse.Namespace, say: Say) -> int:
+    """Write the table and the curves of the study. Returns 0. Raises: ConfigError."""
+    study, _, runs = open_study(args.study)
+    rows = collect(study, progress_of(study, runs), say)
+    if args.dataset:
+        say(f"written to {save_dataset(study, rows)}")
+    return 0
+
+
+def run_fit(args: argparse.Namespace, say: Say) -> int:
+    """Fit the study's law to its table. Returns 0. Raises: ConfigError if the data do not support one; fit.json says which test failed."""
+    study = read_study(args.study)
+    fit = fit_study(study, read_table(study))
+    for line in fit_lines(fit.to_json()):
+        say(line)
+    say(f"written to {study.out / FIT}")
+    if fit.failed:
+        failed = "; ".join(f"{test['name']}: {test['detail']}" for test in fit.failed)
+        raise ConfigError(f"{study.out / FIT}: the data support no law ({failed}); report has what they do show")
+    return 0
+
+
+def run_report(args: argparse.Namespace, say: Say) -> int:
+    """Write the report of the study. Returns 0. Raises: ConfigError."""
+    study = read_study(args.study)
+    page = write_report(study, read_table(study), read_curves(study))
+    say(f"written to {page}, with {PICTURES}/*.png; open it in a browser")
+    return 0

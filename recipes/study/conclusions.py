@@ -1,0 +1,89 @@
+"""What a study can and cannot conclude, in sentences made from its numbers. Standard library only."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from recipes.study.fit_lines import in_words
+from recipes.study.log_sample import Row
+from recipes.study.study_file import Study
+
+BEYOND = 4
+"""How far beyond the largest budget or size a law is worth reading, as a factor."""
+Content = Mapping[str, Any]
+
+
+def conclusions(study: Study, rows: Sequence[Row], fit: Content | None) -> tuple[list[str], list[str]]:
+    """Return sentences on what can be concluded, and on what cannot. `fit`: the content of fit.json, None if nothing was fitted."""
+    can, cannot = list[str](), list[str]()
+    counts = Counter(row["state"] for row in rows)
+    used = sum(row["state"] == "done" and not row["problem"] for row in rows)
+    can.append(f"{used} of {len(rows)} runs have a value of {study.metric}.")
+    if used < len(rows):
+        missing = ", ".join(f"{count} {state}" for state, count in counts.items() if state != "done")
+        cannot.append(f"{len(rows) - used} runs are missing from every statement{f' ({missing})' if missing else ''}.")
+    can += _beyond_random(study, rows)
+    can += _efficiency(rows)
+    if fit is None:
+        cannot.append("Nothing was fitted, so nothing is said about other sizes than these.")
+    else:
+        can += _from_fit(fit)
+        cannot += _not_from_fit(fit)
+    if len(study.seeds) < 3:
+        count = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
+        cannot.append(f"{count} a cell say little about the noise between seeds; read nothing into differences below two standard errors.")
+    return can, cannot
+
+
+def _beyond_random(study: Study, rows: Sequence[Row]) -> Iterator[str]:
+    pairs = [(row["metric"], row["random_init"]) for row in rows if row["metric"] is not None and row["random_init"]]
+    if not pairs:
+        return
+    better = sum(metric > random for metric, random in pairs)
+    gains = [metric / random for metric, random in pairs]
+    yield f"{better} of {len(pairs)} runs score above the same network at random initialisation; the mean factor is {mean(gains):.2f}."
+
+
+def _efficiency(rows: Sequence[Row]) -> Iterator[str]:
+    timed = [row for row in rows if row["state"] == "done" and row["tokens_per_second"]]
+    ranks = sorted({row["ranks"] for row in timed})
+    if len(ranks) < 2:
+        return
+    rates = {count: mean(row["tokens_per_second"] for row in timed if row["ranks"] == count) for count in ranks}
+    first, last = ranks[0], ranks[-1]
+    share = rates[last] * first / (rates[first] * last)
+    factor = rates[last] / rates[first]
+    yield f"{last} ranks train {factor:.2f} times as many tokens a second as {first}: {100 * share:.0f} % of ideal scaling."
+
+
+def _from_fit(fit: Content) -> Iterator[str]:
+    law, isoflop = fit["law"], fit["isoflop"]
+    if law and fit["supported"]:
+        for name, exponent in law["exponents"].items():
+            least = in_words(law["irreducible"])
+            yield f"The {fit['quantity']} falls with {_named(name)} to the power of -{in_words(exponent)}, down to {least}."
+    if law and fit["held_out"]:
+        inside, largest = sum(one["inside"] for one in fit["held_out"]), _named(fit["variables"][0])
+        yield f"Fitted without them, it predicts {inside} of {len(fit['held_out'])} cells of the largest {largest} within 90 % intervals."
+    if isoflop and isoflop["size_exponent"]:
+        size, tokens = in_words(isoflop["size_exponent"]), in_words(isoflop["tokens_exponent"])
+        yield f"The best size for a budget grows with FLOPs to the power of {size}, and the tokens with {tokens}."
+
+
+def _named(variable: str) -> str:
+    return variable.replace("_", " ")
+
+
+def _not_from_fit(fit: Content) -> Iterator[str]:
+    for test in fit["tests"]:
+        if not test["passed"]:
+            yield f"The data fail the test “{test['name']}”: {test['detail']}. So no law is claimed."
+    for one in fit["held_out"]:
+        if not one["inside"]:
+            yield f"{one['cell']} was missed: predicted {in_words(one)}, measured {one['measured']:.4g}."
+    for one in (fit["isoflop"] or {}).get("minima", []):
+        if one["why"]:
+            yield f"The best size for {one['flops']:.3g} FLOPs: {one['why']}."
+    if fit["law"]:
+        yield f"Beyond {BEYOND} times the largest size or budget here, the law was not tested by anything."

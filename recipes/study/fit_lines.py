@@ -1,0 +1,58 @@
+"""The content of fit.json as lines for the terminal and the report."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from recipes.study.bootstrap import LEVEL
+
+Content = Mapping[str, Any]
+
+
+def fit_lines(fit: Content) -> Iterator[str]:
+    """Yield what the fit found: the law, the runs that were held out, the minima, and the tests."""
+    yield f"{fit['quantity']} of {fit['num_runs']} runs in {fit['num_cells']} cells, over {' and '.join(fit['variables'])}"
+    for left in fit["left"][:SHOWN]:
+        yield f"not fitted: {left['cell']} seed {left['seed']}, {left['why']}"
+    if len(fit["left"]) > SHOWN:
+        yield f"not fitted: {len(fit['left']) - SHOWN} more"
+    if fit["law"]:
+        yield from _law_lines(fit["law"])
+    for one in fit["held_out"]:
+        yield held_out_line(one)
+    if fit["isoflop"]:
+        yield from _isoflop_lines(fit["isoflop"])
+    for test in fit["tests"]:
+        yield f"test {test['name']}: {'passed' if test['passed'] else 'FAILED'}, {test['detail']}"
+
+
+SHOWN = 5
+
+
+def in_words(value: Content) -> str:
+    """Return an estimate with its interval."""
+    return f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
+
+
+def held_out_line(one: Content) -> str:
+    """Return the line about a cell that was held out: what was predicted, and what was measured."""
+    where = "inside" if one["inside"] else "OUTSIDE"
+    return f"held out: {one['cell']}: predicted {in_words(one)}, measured {one['measured']:.4g}, {where} the {100 * LEVEL:.0f} % interval"
+
+
+def _law_lines(law: Content) -> Iterator[str]:
+    yield f"law: {law['formula']}, E = {in_words(law['irreducible'])}"
+    for name, exponent in law["exponents"].items():
+        yield f"  {name}: exponent {in_words(exponent)}, factor {law['factors'][name]:.4g}"
+    yield f"  residuals: {100 * law['residual_scale']:.2g} % (robust standard deviation)"
+
+
+def _isoflop_lines(isoflop: Content) -> Iterator[str]:
+    for one in isoflop["minima"]:
+        bounds = " to ".join("beyond" if one[end] is None else f"{one[end]:.3g}" for end in ("low", "high"))
+        note = f"; {one['why']}" if one["why"] else f", {one['tokens']:.3g} tokens, at the minimum {one['value']:.4g}"
+        yield f"at {one['flops']:.3g} FLOPs the best size is {one['size']:.3g} ({bounds}){note}"
+    if isoflop["size_exponent"]:
+        yield (
+            f"frontier: the best size grows with FLOPs^{in_words(isoflop['size_exponent'])}, the tokens with "
+            f"FLOPs^{in_words(isoflop['tokens_exponent'])}, the quantity with FLOPs^{in_words(isoflop['value_exponent'])}"
+        )

@@ -1,0 +1,72 @@
+"""The command line of a run, and the data that all runs of a study share. Torch-free until data are prepared."""
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from recipes.config import Recipe
+from recipes.errors import DataMismatch
+from recipes.modalities.registry import MODALITIES
+from recipes.study.run_folder import Run
+from recipes.study.study_file import Study
+from recipes.values import text_of_value
+
+ROOT = Path(__file__).parents[2]
+PREPARED = "prepared"
+
+
+def script_of(modality: str) -> str:
+    """Return the path of the modality's pre-training script, from the root of the checkout."""
+    return f"launch/pretrain_{modality}.py"
+
+
+def arguments(study: Study, run: Run, data: Path) -> list[str]:
+    """Return the arguments of the pre-training script for a run, with the prepared `data`."""
+    settings = dict(run.cell.settings) | {"run.seed": run.seed}
+    words = [
+        *("--recipe", study.base_name),
+        *("--deepspeed_config", str(run.ds_config)),
+        *("--data", str(data.resolve())),
+        *("--run-dir", str(run.path.resolve())),
+    ]
+    return words + [word for name, value in settings.items() for word in ("--set", f"{name}={text_of_value(value)}")]
+
+
+def local_command(study: Study, run: Run, data: Path) -> list[str]:
+    """Return the command that trains a run on this machine: plain Python for one rank, torchrun for several."""
+    launcher = [] if run.cell.ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={run.cell.ranks}"]
+    return [sys.executable, *launcher, str(ROOT / script_of(study.base.modality)), *arguments(study, run, data)]
+
+
+def grid_line(study: Study, run: Run, data: Path) -> str:
+    """Return the line of a grid file for launch/scaling.sbatch."""
+    return shlex.join([script_of(study.base.modality), *arguments(study, run, data)])
+
+
+def prepare_data(study: Study, runs: Sequence[Run], say: Callable[[str], None]) -> dict[str, Path]:
+    """Prepare the data of all runs, once for all runs that can share them. Return run key -> prepared folder. Raises: ConfigError."""
+    folders: dict[str, Path] = {}
+    known: dict[tuple[object, object], Path] = {}
+    for run in runs:
+        recipe = run.cell.recipe
+        data = replace(recipe.data, path=study.data or recipe.data.path)  # type: ignore[call-arg]
+        shared = data, recipe.frontend
+        if shared not in known:
+            known[shared] = _prepare(study, replace(recipe, data=data), sorted(set(known.values())), say)
+        folders[run.key] = known[shared]
+    return folders
+
+
+def _prepare(study: Study, recipe: Recipe, others: list[Path], say: Callable[[str], None]) -> Path:
+    """Return one of the prepared folders `others` if the recipe can use it, else a new one."""
+    modality = MODALITIES[recipe.modality]
+    number = len(others) + 1
+    for folder in [*others, study.out / PREPARED / str(number)]:
+        try:
+            return modality.prepare(recipe, folder, progress=True, log=say)
+        except DataMismatch:
+            if folder not in others:
+                raise
+    raise AssertionError("the last folder is new")

@@ -1,0 +1,126 @@
+"""The folders of a study's runs: which cell and study each one belongs to, and whether the study file still describes what it holds.
+Torch-free."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import ConfigError
+from recipes.settings import dotted, recipe_to_dict
+from recipes.study.cells import Cell
+from recipes.study.study_file import Study
+from recipes.system.durable import write_text_atomically
+
+RECORD, DS_CONFIG_FILE = "cell.json", "ds_config.json"
+FREE = ("run.log_steps", "run.save_steps", "run.wandb", "run.max_minutes", "run.hang_seconds", "run.device_tflops", "run.seed")
+FREE_SECTIONS = ("data.path", "data.num_workers", "checkpoint.")
+"""Settings that change neither what a run learns nor what it costs, so that a study file may change them at any time."""
+SHOWN_CELLS = 5
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a cell."""
+
+    cell: Cell
+    seed: int
+    path: Path
+    """The run dir."""
+
+    @property
+    def name(self) -> str:
+        """Cell and seed, as status and messages show them."""
+        return f"{self.cell.name} seed {self.seed}"
+
+    @property
+    def key(self) -> str:
+        """The run in the study's own logs."""
+        return f"{self.cell.name}/{self.path.name}"
+
+    @property
+    def ds_config(self) -> Path:
+        """The ds_config of the run: the cell's own if it changes one."""
+        return (self.path.parent / DS_CONFIG_FILE if self.cell.ds_changes else self.cell.ds_config).resolve()
+
+
+def runs_of(study: Study, cells: Sequence[Cell]) -> list[Run]:
+    """Return the runs of all cells that can run, cell by cell."""
+    return [Run(cell, seed, study.cells_folder / cell.name / f"seed_{seed}") for cell in cells if not cell.refused for seed in study.seeds]
+
+
+def check_folders(study: Study, cells: Sequence[Cell]) -> None:
+    """Check that the runs in the study's folder are those of the study file as it is now.
+
+    Raises: ConfigError if a cell's folder belongs to another study, or if cells with runs were changed or taken out of the file.
+    """
+    by_name, changed = {cell.name: cell for cell in cells}, []
+    for folder in sorted(study.cells_folder.glob("*")):
+        if not any(folder.glob("*/config.json")):
+            continue
+        record = read_record(folder)
+        if record is None or record.get("study") != study.name:
+            owner = f"study {record.get('study')}" if record else "no study"
+            raise ConfigError(
+                f'{folder} holds runs of {owner}, not of {study.name}; give {study.path} another "out", or move the folder away'
+            )
+        cell = by_name.get(folder.name)
+        if cell is None:
+            changed.append(f"{folder.name} (not in the file any more)")
+        elif differing := list(_differences(record, identity(cell))):
+            changed.append(f"{folder.name} ({differing[0]})")
+    if changed:
+        more = f" and {len(changed) - SHOWN_CELLS} more" if len(changed) > SHOWN_CELLS else ""
+        raise ConfigError(
+            f"{study.path} was changed under {len(changed)} cells that have runs: {', '.join(changed[:SHOWN_CELLS])}{more}; undo it, or "
+            f'give it another "out"'
+        )
+
+
+def write_records(study: Study, cells: Sequence[Cell]) -> None:
+    """Write into each cell's folder what the cell is, if that is not there yet. Raises: ConfigError if it cannot be written."""
+    for cell in cells:
+        folder = study.cells_folder / cell.name
+        record = {"study": study.name, "cell": cell.name, "values": dict(cell.values), **identity(cell)}
+        if cell.refused or read_record(folder) == record:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
+            if cell.ds_changes:
+                write_text_atomically(folder / DS_CONFIG_FILE, json.dumps(cell.ds_content, indent=2) + "\n")
+        except OSError as error:
+            raise ConfigError(f'{folder / RECORD} cannot be written ({error.strerror}); free the disk, or give another "out"') from None
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """Return what write_records() has written for a cell; None if there is no such file or it is damaged."""
+    try:
+        content = json.loads((folder / RECORD).read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def identity(cell: Cell) -> dict[str, Any]:
+    """Return what makes the cell the same one: the settings that decide what its runs learn and cost, its ds_config and its ranks."""
+    values = dotted(recipe_to_dict(cell.recipe))
+    settings = {name: value for name, value in values.items() if name not in FREE and not name.startswith(FREE_SECTIONS)}
+    return {
+        "recipe": json.loads(json.dumps(settings)),
+        "deepspeed_config": cell.ds_config.name,
+        "ds_changes": dict(cell.ds_changes),
+        "ranks": cell.ranks,
+    }
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    for key in ("deepspeed_config", "ds_changes", "ranks"):
+        old_value = before.get(key, {})
+        if old_value != now[key]:
+            yield f"{key} {old_value} -> {now[key]}"
+    old, new = before.get("recipe", {}), now["recipe"]
+    for name in (*old, *(name for name in new if name not in old)):
+        if name in old and name in new and old[name] != new[name]:
+            yield f"{name} {old[name]} -> {new[name]}"

@@ -1,0 +1,172 @@
+"""Pictures of the runs themselves: curves, plan against measurement, throughput over ranks, ablations. matplotlib draws them."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from recipes.study.figure_style import Chart, Palette, log_axes
+from recipes.study.log_sample import Row
+from recipes.study.planned import MEASURE, MEMORY, STEP
+from recipes.study.results_table import AXIS
+from recipes.study.study_file import BUDGETS, RANKS, Study, unfolded
+from recipes.train.probe import METRIC
+
+MOST_CURVES = 40
+"""Curves of one picture; more cannot be distinguished, and make the page large."""
+MOST_LEGEND = 10
+MOST_VALUES = 16
+
+
+def run_pictures(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Iterator[Chart]:
+    """Yield the pictures that the study has data for."""
+    yield from _curves(study, rows, curves)
+    yield from _throughput(rows)
+    yield from _plans(rows)
+    yield from _ablations(study, rows)
+
+
+def _curves(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Iterator[Chart]:
+    key = METRIC if any(row.get(METRIC) is not None for row in curves) else "loss"
+    by_cell = defaultdict[str, dict[float, list[float]]](lambda: defaultdict(list))
+    for row in curves:
+        if row.get(key) is not None and row.get("tokens"):
+            by_cell[row["cell"]][row["tokens"]].append(row[key])
+    names = list(by_cell)[:: -(-len(by_cell) // MOST_CURVES) or 1] if by_cell else []
+    if not names:
+        return
+    first = next(iter(study.axes), None)
+    groups = {row["cell"]: _axis_value(row, first) for row in rows}
+    shown = list(dict.fromkeys(groups.get(name) for name in names))
+
+    def draw(axes: Any, colors: Palette) -> None:
+        labelled = set()
+        for name in names:
+            place = shown.index(groups.get(name))
+            points = sorted((tokens, mean(values)) for tokens, values in by_cell[name].items())
+            label = str(groups.get(name)) if place not in labelled and len(shown) <= MOST_LEGEND else None
+            labelled.add(place)
+            axes.plot(*zip(*points, strict=True), color=colors.of(place), lw=1, label=label)
+        log_axes(axes.xaxis)
+        axes.set(xlabel="tokens", ylabel=key)
+        if len(shown) <= MOST_LEGEND:
+            axes.legend(title=_short(first), ncols=2)
+
+    part = f", {len(names)} of {len(by_cell)} cells" if len(names) < len(by_cell) else ""
+    note = " The loss of different settings is not comparable." if key == "loss" else ""
+    yield Chart("curves", f"{key} during training", f"Mean over seeds, one line a cell{part}.{note}", draw)
+
+
+def _throughput(rows: Sequence[Row]) -> Iterator[Chart]:
+    """Tokens a second over ranks, with the line of ideal scaling: from the fewest ranks of each series."""
+    timed = [row for row in rows if row["state"] == "done" and row["tokens_per_second"] and row["ranks"]]
+    if len({row["ranks"] for row in timed}) < 2:
+        return
+    series = defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list))
+    batches = defaultdict[str, set[int]](set)
+    for row in timed:
+        name = _other_axes(row, (RANKS, "run.global_batch_size", "global_batch_size"))
+        series[name][row["ranks"]].append(row["tokens_per_second"])
+        batches[name].add(row["batch"])
+    weak = any(len(found) > 1 for found in batches.values())
+
+    def draw(axes: Any, colors: Palette) -> None:
+        for number, (name, points) in enumerate(list(series.items())[:MOST_LEGEND]):
+            ranks = sorted(points)
+            rates = [mean(points[count]) for count in ranks]
+            axes.plot(ranks, rates, "o-", color=colors.of(number), lw=1.2, ms=4, label=name or "measured")
+            ideal = [rates[0] * count / ranks[0] for count in ranks]
+            axes.plot(ranks, ideal, "--", color=colors.muted, lw=0.9, label="ideal" if number == 0 else None)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xticks(sorted({row["ranks"] for row in timed}), [str(count) for count in sorted({row["ranks"] for row in timed})])
+        axes.minorticks_off()
+        axes.set(xlabel="ranks", ylabel="tokens a second")
+        axes.legend()
+
+    kind = "Weak" if weak else "Strong"
+    caption = "The batch grows with the ranks." if weak else "The batch of an update is the same for all."
+    yield Chart("throughput", f"{kind} scaling of throughput", f"{caption} Dashed: as many times as fast as ranks.", draw)
+
+
+def _plans(rows: Sequence[Row]) -> Iterator[Chart]:
+    found = [row for row in rows if row["state"] == "done" and row.get(STEP) and row["step_seconds"]]
+    if not found:
+        return
+
+    def draw(axes: Any, colors: Palette) -> None:
+        for number, marker, chosen in ((0, "o", False), (1, "s", True)):
+            own = [row for row in found if bool(row[MEASURE]) is chosen]
+            label = "the measure" if chosen else "runs"
+            axes.plot([row[STEP] for row in own], [row["step_seconds"] for row in own], marker, color=colors.of(number), ms=4, label=label)
+        values = [row[key] for row in found for key in (STEP, "step_seconds")]
+        ends = [0.9 * min(values), 1.1 * max(values)]
+        axes.plot(ends, ends, color=colors.muted, lw=0.9)
+        axes.fill_between(ends, [0.9 * end for end in ends], [1.1 * end for end in ends], color=colors.muted, alpha=0.15, lw=0)
+        log_axes(axes.xaxis, axes.yaxis)
+        axes.set(xlabel="planned seconds of an update", ylabel="measured")
+        axes.legend()
+
+    others = [row for row in found if not row[MEASURE]] or found
+    times = [abs(row[STEP] / row["step_seconds"] - 1) for row in others]
+    sizes = [abs(row[MEMORY] / row["peak_memory_bytes"] - 1) for row in others if row["peak_memory_bytes"]]
+    memory = f"; memory by {_percent(sizes)}" if sizes else ""
+    caption = f"The plan of an update's time differs by {_percent(times)}{memory}. Band: 10 %. Rates are those of one run, the measure."
+    yield Chart("plan", "Plan against measurement", caption, draw)
+
+
+def _percent(shares: Sequence[float]) -> str:
+    ordered = sorted(shares)
+    return f"{100 * ordered[len(ordered) // 2]:.1f} % in the median and {100 * ordered[-1]:.1f} % at most"
+
+
+def _ablations(study: Study, rows: Sequence[Row]) -> Iterator[Chart]:
+    """The metric over each axis that is neither size, budget nor ranks: mean over the other axes, with its standard error over runs."""
+    for axis, values in study.axes.items():
+        short = _short(axis)
+        names = {name for value in values for name in unfolded(axis, value)}
+        if names & {*BUDGETS, RANKS, "run.max_steps"} or any(name.startswith("model.") for name in names):
+            continue
+        groups = defaultdict[str, list[float]](list)
+        for row in rows:
+            if row["state"] == "done" and row["metric"] is not None:
+                groups[str(_axis_value(row, axis))].append(row["metric"])
+        if 2 <= len(groups) <= MOST_VALUES:
+            title = f"{study.metric} by {short}"
+            yield Chart(
+                f"ablation_{short}", title, "Mean and standard error over all runs with the value.", _drawer(short, study, dict(groups))
+            )
+
+
+def _drawer(short: str, study: Study, groups: Mapping[str, Sequence[float]]) -> Any:
+    def draw(axes: Any, colors: Palette) -> None:
+        places = range(len(groups))
+        means = [mean(values) for values in groups.values()]
+        errors = [standard_error(values) or 0.0 for values in groups.values()]
+        axes.errorbar(places, means, errors, fmt="o", color=colors.of(0), capsize=3, ms=5)
+        for place, values in enumerate(groups.values()):
+            axes.plot([place + 0.12] * len(values), values, "o", color=colors.muted, ms=2.5)
+        axes.set_xticks(list(places), list(groups), rotation=30 if max(map(len, groups)) > 6 else 0)
+        axes.set_xlim(-0.5, len(groups) - 0.5)
+        axes.set(xlabel=short, ylabel=study.metric)
+
+    return draw
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Return the standard error of the mean; None for fewer than two values."""
+    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def _short(axis: str | None) -> str:
+    return (axis or "").rpartition(".")[2]
+
+
+def _axis_value(row: Row, axis: str | None) -> Any:
+    return row.get(f"{AXIS}{axis}", row.get(f"{AXIS}{_short(axis)}"))
+
+
+def _other_axes(row: Row, left_out: Sequence[str]) -> str:
+    """Return the values of a row's axes, without these, as a name."""
+    found = {key.removeprefix(AXIS): value for key, value in row.items() if key.startswith(AXIS)}
+    return ", ".join(f"{key} {value}" for key, value in found.items() if key not in left_out and value is not None)
