@@ -3,9 +3,7 @@
 What is learned is in the recipe: a number that the recipe owns may only be "auto" in a ds_config.
 """
 
-import json
 import math
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from model.config import ProductLibrary
 from recipes.config import Recipe
 from recipes.ds_keys import checked
 from recipes.errors import ConfigError
+from recipes.system.json_object import read_json_object
 from recipes.topology import check_nodes, check_tensor_parallel, number_of_replicas
 
 SHIPPED = Path(__file__).resolve().parents[1] / "ds_configs"
@@ -22,9 +21,6 @@ LARGEST_AUTO_MICRO_BATCH = 16
 products run at their full rate from a few samples on, and larger activations leave its caches."""
 GATHERS_ONCE = {"update": True, "layer": False, "auto": None}
 """megatron.teacher_gather -> EngineConfig.gathers_once."""
-MAX_DEPTH = 100
-OWN_DEPTH = 3
-"""Levels of objects that the keys of a ds_config have."""
 
 
 @dataclass(frozen=True)
@@ -100,45 +96,8 @@ def load_ds_config(path: Path) -> dict[str, Any]:
 
     Raises: ConfigError if the file is missing, unreadable, not JSON (with line and column), nested too deeply, or has a key twice.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_without_comments)
-        _check_depth(content)
-    except OSError as error:
-        names = ", ".join(sorted(one.stem for one in SHIPPED.glob("*.json")))
-        raise ConfigError(f"--deepspeed_config {path}: {error.strerror}; the shipped ones are in ds_configs/: {names}") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); point --deepspeed_config at a JSON file") from None
-    except KeyError as error:
-        raise ConfigError(f"{path}: the key {error} stands twice in one object; remove one") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: nested more than {MAX_DEPTH} levels deep; a ds_config has {OWN_DEPTH}") from None
-    except ValueError:
-        raise ConfigError(f"{path}: an integer has more than {sys.get_int_max_str_digits()} digits; shorten it") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds a {type(content).__name__}, must be a JSON object {{...}}")
-    return content
-
-
-def _check_depth(content: Any) -> None:
-    """Check that objects and lists in `content` are not nested too deeply for recursive functions; the limit is MAX_DEPTH (100) levels.
-    Raises: RecursionError."""
-    level = [content]
-    for _ in range(MAX_DEPTH):
-        level = [inner for one in level for inner in (one.values() if isinstance(one, dict) else one if isinstance(one, list) else ())]
-    if level:
-        raise RecursionError
-
-
-def _without_comments(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise KeyError(key)
-        if not key.startswith(("_", "//")):
-            found[key] = value
-    return found
+    names = ", ".join(sorted(one.stem for one in SHIPPED.glob("*.json")))
+    return read_json_object(path, flag="--deepspeed_config ", what="a ds_config", where=f"the shipped ones are in ds_configs/: {names}")
 
 
 def resolve(recipe: Recipe, content: dict[str, Any], path: str, world_size: int, local_size: int | None = None) -> EngineConfig:

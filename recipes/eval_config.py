@@ -21,9 +21,13 @@ class EvalConfig:
     """Updates from one probe of the network to the next. 0: no probe."""
     probe_data: Annotated[str | None, Place()] = None
     """Data of the probe: labelled data for classify. None: the run's held-out data, for cloze."""
-    probe_task: Literal["", "cloze", "classify"] = ""
+    probe_task: Literal["", "cloze", "classify", "reference"] = ""
     """What the probe measures. cloze: how often a masked word is predicted (text). classify: accuracy of a linear classifier on frozen
-    features. "": classify if probe_data is set, else cloze."""
+    features. reference: explained variance of the targets of probe_reference at masked positions. "": classify if probe_data is set, else
+    cloze."""
+    probe_reference: Annotated[str | None, Place()] = None
+    """Run dir or checkpoint folder of the run whose teacher gives the targets of reference. Unlike explained_variance, which is of a run's
+    own targets, this score can be compared between runs."""
     probe_samples: Annotated[int, at_least(1)] = 1_000
     """Most samples that a probe reads from each split. They are read once, at the start, and kept in memory."""
     probe_label_column: str = "label"

@@ -24,6 +24,7 @@ from recipes.data.text import TextDataset
 from recipes.errors import ConfigError
 from recipes.finetune import classify, cloze
 from recipes.finetune.probe_text import prepare_given_text
+from recipes.finetune.ridge import LayerExamples, LayerResult, fit_layer
 from recipes.finetune.splits import Examples, open_splits
 from recipes.train.probe import ProbePlace
 from recipes.train.step_lines import warn
@@ -37,6 +38,7 @@ class ProbeBatch:
     """Place of the batch among those of all ranks."""
     batch: Batch
     labels_N: Tensor
+    """Class numbers (N,), or vectors (N, T)."""
     chosen_N: Tensor | None = None
     """Positions whose outputs are the features, counted over the whole batch. None: the mean over the positions of each sample."""
 
@@ -66,7 +68,8 @@ class ProbeSamples:
 
     fit: ProbePart
     test: ProbePart
-    num_classes: int
+    fit_layer: Callable[[LayerExamples, LayerExamples], LayerResult]
+    """Fits one layer to (features, labels) and scores it on others."""
     parallel: Parallel
 
 
@@ -96,9 +99,9 @@ def open_classify(recipe: Recipe, place: ProbePlace) -> ProbeSamples:
     fit = Examples(fit.data, fit.indices[: config.probe_samples], fit.name)  # they are shuffled
     test = Examples(test.data, [test.indices[i * len(test.indices) // count] for i in range(count)], test.name)
     classes = classify.number_classes((fit, test))
-    fit_part, test_part = (_share(partial(_read_examples, part, classes, world.rank), place) for part in (fit, test))
+    fit_part, test_part = (share_batches(partial(_read_examples, part, classes, world.rank), place) for part in (fit, test))
     classify.check_enough(fit.data, len(fit_part.labels_N), len(test_part.labels_N))
-    return ProbeSamples(fit_part, test_part, len(classes), place.parallel)
+    return ProbeSamples(fit_part, test_part, partial(fit_layer, num_classes=len(classes)), place.parallel)
 
 
 def _read_examples(part: Examples, classes: dict[str, int], rank: int, first: int, step: int) -> list[ProbeBatch]:
@@ -128,10 +131,10 @@ def open_cloze(recipe: Recipe, place: ProbePlace) -> ProbeSamples:
         data = TextDataset(prepared, split, mask=cloze.MASK, seed=cloze.SEED)
         _check_not_empty(len(data))
         chunks = list(enumerate(cloze.chunks(len(data), recipe.eval.probe_samples)))
-        parts.append(_share(partial(_read_text, data, epoch, chunks, classes_V), place))
+        parts.append(share_batches(partial(_read_text, data, epoch, chunks, classes_V), place))
     fit_part, test_part = parts
     cloze.check_enough(len(test_part.labels_N))
-    return ProbeSamples(fit_part, test_part, len(words), place.parallel)
+    return ProbeSamples(fit_part, test_part, partial(fit_layer, num_classes=len(words)), place.parallel)
 
 
 def _check_not_empty(num_samples: int) -> None:
@@ -148,7 +151,7 @@ def _read_text(data: TextDataset, epoch: int, chunks: Chunks, classes_V: np.ndar
     return found
 
 
-def _share(read: Read, place: ProbePlace) -> ProbePart:
+def share_batches(read: Read, place: ProbePlace) -> ProbePart:
     """Read this rank's share of the batches. Ranks of a tensor-parallel group read the same ones. A collective."""
     world, parallel = place.world, place.parallel
     own = world.on_all_ranks(lambda: read(parallel.dp_rank, parallel.dp_size))

@@ -18,8 +18,6 @@ from recipes.cluster.world import World
 from recipes.engine.build import Engine
 from recipes.errors import TrainingBroken
 from recipes.finetune.probe_samples import ProbePart, ProbeSamples
-from recipes.finetune.ridge import fit_layer
-from recipes.finetune.score import best_layer
 from recipes.train.probe import METRIC
 
 Beat = Callable[[int], Any]
@@ -28,16 +26,16 @@ Shares = list[dict[int, Tensor]]
 
 
 class TrainingProbe:
-    """Scores a network by a ridge classifier of its frozen features, on samples that are in memory. Implements Probe."""
+    """Scores a network by ridge regression on its frozen features, on samples that are in memory. Implements Probe."""
 
     def __init__(self, samples: ProbeSamples, world: World) -> None:
         self._samples, self._world = samples, world
 
     @torch.no_grad()
     def run(self, student: Engine, beat: Beat) -> dict[str, float]:
-        """Return {"probe": accuracy on the test samples}, for the layer that is best on validation data. A collective. The module of
-        `student` reads a Batch and has a trunk. It is in training mode afterwards. `beat` is called with the number of each batch and,
-        after them, of each layer.
+        """Return {"probe": score on the test samples}, an accuracy or an explained variance, for the layer that is best on validation data.
+        A collective. The module of `student` reads a Batch and has a trunk. It is in training mode afterwards. `beat` is called with the
+        number of each batch and, after them, of each layer.
 
         Raises: TrainingBroken if features are not finite.
         """
@@ -49,8 +47,8 @@ class TrainingProbe:
         results = self._fit_all(fit, test, beat)
         if broken := [layer + 1 for layer, result in sorted(results.items()) if result is None]:
             raise TrainingBroken(f"the probe's features of layer {broken[0]} are not finite; look at loss and grad_norm in metrics.jsonl")
-        validated, tested = zip(*(results[layer] for layer in range(len(fit))), strict=True)
-        return {METRIC: best_layer(list(validated), list(tested), len(samples.test.labels_N)).accuracy}
+        best = max(results, key=lambda layer: (results[layer][0][0], layer))  # in a tie the last one, as best_layer()
+        return {METRIC: results[best][1]}
 
     def _fit_all(self, fit: Shares, test: Shares, beat: Beat) -> dict[int, Any]:
         """Return what _fit() does for each layer. As many layers as there are ranks are gathered, one on each, and then fitted: a rank that
@@ -67,11 +65,11 @@ class TrainingProbe:
         return {layer: result for rank in self._world.gather(found) for layer, result in rank.items()}
 
     def _fit(self, fit_ND: Tensor, test_ND: Tensor) -> tuple[tuple[float, float], float] | None:
-        """Return what fit_layer() does; None if a feature is not finite."""
+        """Return what the samples' fit_layer does; None if a feature is not finite."""
         if not (fit_ND.isfinite().all() and test_ND.isfinite().all()):
             return None
         samples = self._samples
-        return fit_layer((fit_ND, samples.fit.labels_N), (test_ND, samples.test.labels_N), samples.num_classes)
+        return samples.fit_layer((fit_ND, samples.fit.labels_N), (test_ND, samples.test.labels_N))
 
     def _gather(self, share: dict[int, Tensor], owner: int) -> Tensor | None:
         """Return the features of all ranks on rank `owner`, in the order of the batches; None on the others. A collective."""
@@ -91,7 +89,7 @@ def _features(student: Engine, part: ProbePart, device: torch.device, beat: Beat
     for number in range(part.num_rounds):
         beat(number)
         one = part.own[number] if number < len(part.own) else None
-        batch = (one.batch if one else part.filler).to(device)
+        batch = (one.batch if one else part.filler).to(device).finished()
         with _outputs(student.module.trunk) as layers:
             student(batch)
         if one:

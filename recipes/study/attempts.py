@@ -15,7 +15,6 @@ from recipes.system.liveness import read_stat
 
 ATTEMPTS = "attempts.jsonl"
 BEGIN, END = "begin", "end"
-GOOD_CODES = (0, 75)
 
 
 class Attempts:
@@ -31,18 +30,23 @@ class Attempts:
     def begin(self, run: Run, pid: int) -> None:
         """Record that a process trains the run."""
         stat = read_stat(pid)
-        self._add(run, event=BEGIN, pid=pid, start=stat.start if stat else "")
+        self._add(run, event=BEGIN, pid=pid, start=stat.start if stat else "", step=saved_step(run))
 
-    def end(self, run: Run, code: int | None, reason: str) -> None:
+    def end(self, run: Run, code: int | None, reason: str, *, failed: bool) -> None:
         """Record how a start of the run ended. `code`: exit code; None: not known. `reason`: one line, "" without an error."""
-        self._add(run, event=END, code=code, reason=reason, step=saved_step(run))
+        self._add(run, event=END, code=code, reason=reason, failed=failed, step=saved_step(run))
+
+    def has_progressed(self, run: Run) -> bool:
+        """True if the run has a new checkpoint since its last start."""
+        begun: dict[str, Any] = next((row for row in reversed(self._rows[run.key]) if row.get("event") == BEGIN), {})
+        return saved_step(run) > (begun.get("step") or 0)
 
     def num_failures(self, run: Run) -> int:
         """Return the number of starts that failed since the run's last new checkpoint."""
         ends = [row for row in self._rows[run.key] if row.get("event") == END]
         count = 0
         for row in reversed(ends):
-            if row.get("code") in GOOD_CODES or row.get("step") != saved_step(run):
+            if not row.get("failed") or row.get("step") != saved_step(run):
                 break
             count += 1
         return count
@@ -50,21 +54,15 @@ class Attempts:
     def process_of(self, run: Run) -> int | None:
         """Return the process that trains the run, if it was started on this machine and is alive; else None."""
         last = self._rows[run.key][-1:]
-        if not last or last[0].get("event") != BEGIN:
-            return None
-        stat = read_stat(last[0]["pid"])
-        return last[0]["pid"] if stat and stat.start == last[0]["start"] and stat.state not in "ZX" else None
-
-    def was_begun(self, run: Run) -> bool:
-        """True if the last start of the run has no record of its end."""
-        last = self._rows[run.key][-1:]
-        return bool(last) and last[0].get("event") == BEGIN
+        pid = last[0].get("pid") if last and last[0].get("event") == BEGIN else None
+        stat = read_stat(pid) if isinstance(pid, int) else None
+        return pid if stat and stat.start == last[0].get("start") and stat.state not in "ZX" else None
 
     def state_of(self, run: Run) -> RunState:
         """Return the state of the run by its folder, with the reason of a failed start that has left nothing there."""
         found = state_of(run.path, run.cell.recipe.run.max_steps)
         last = next((row for row in reversed(self._rows[run.key]) if row.get("event") == END), None)
-        if found.state in ("queued", "failed") and last and last.get("code") not in GOOD_CODES:
+        if found.state != "done" and found.state != "running" and last and last.get("failed"):
             return RunState("failed", found.step, reason=str(last.get("reason") or found.reason))
         return found
 

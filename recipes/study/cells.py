@@ -19,7 +19,7 @@ from recipes.plan.flops import sample_flops
 from recipes.plan.links import Cluster
 from recipes.planner.command import asked_plan
 from recipes.planner.run_plan import RunPlan
-from recipes.settings import apply_overrides, dotted, recipe_to_dict, settable, with_values
+from recipes.settings import apply_overrides, check_bounds, dotted, recipe_to_dict, settable, with_values
 from recipes.study.rules import SIZE_RULES, apply_rules
 from recipes.study.study_file import DS_CONFIG, DS_KEY, FLOPS, PROBE, RANKS, SPECIAL, TOKENS, Study, unfolded
 from recipes.train.probe import METRIC
@@ -65,7 +65,9 @@ class Cell:
             *outer, last = key.split(".")
             section = content
             for name in outer:
-                section = section.setdefault(name, {})
+                if not isinstance(section.setdefault(name, {}), dict):
+                    section[name] = {}
+                section = section[name]
             section[last] = value
         return content
 
@@ -138,6 +140,10 @@ def _recipe(study: Study, given: Mapping[str, Any], special: Mapping[str, Any]) 
         recipe = apply_overrides(study.base, [f"{name}={text_of_value(value)}" for name, value in given.items()])
     except ConfigError as error:
         raise ConfigError(f"{study.path}: {str(error).replace('--set ', '', 1)}") from None
+    try:
+        check_bounds(recipe)
+    except ConfigError as error:
+        return recipe, {}, str(error)
     before = {name: exponent for name, exponent in study.rules.items() if name in SIZE_RULES}
     after = {name: exponent for name, exponent in study.rules.items() if name not in SIZE_RULES}
     recipe, derived = apply_rules(recipe, study.base, before, [*given])
@@ -207,4 +213,5 @@ def _in_a_name(value: Any) -> str:
         value = f"{value:g}".replace("e+", "e")
     if isinstance(value, str) and value.endswith(".json"):
         value = Path(value).stem
-    return re.sub(r"[^A-Za-z0-9.+-]+", "-", str(value).lower() if isinstance(value, bool) else str(value)).strip("-")
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", text).rstrip("-")

@@ -11,7 +11,7 @@ from recipes.errors import ConfigError
 from recipes.study.log_sample import Row
 from recipes.study.planned import add_plans
 from recipes.study.progress import Progress, summary_line
-from recipes.study.results_table import check_runs, collect_run
+from recipes.study.results_table import collect_run
 from recipes.study.study_file import Study
 from recipes.system.durable import write_bytes_atomically, write_text_atomically
 
@@ -19,9 +19,8 @@ TABLE, CSV, CURVES, DATASET = "table.parquet", "table.csv", "curves.parquet", "d
 
 
 def collect(study: Study, progress: Sequence[Progress], say: Callable[[str], None]) -> list[Row]:
-    """Read all runs, write the files, and return the rows of the table. Raises: ConfigError if no run has begun, or a run is of another
-    recipe."""
-    check_runs(study, progress)
+    """Read all runs, write the files, and return the rows of the table. Raises: ConfigError if no run has begun, or a run dir holds a run
+    of other settings."""
     if all(one.state.state == "queued" for one in progress):
         raise ConfigError(f"{study.out}: none of the {len(progress)} runs has begun; python launch/scaling.py submit {study.path}")
     found = [collect_run(study, one) for one in progress]

@@ -5,12 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from recipes.study.fit_lines import in_words
+from recipes.study.fit_lines import in_number, in_words, negative
 from recipes.study.log_sample import Row
 from recipes.study.study_file import Study
+from recipes.train.probe import METRIC
 
-BEYOND = 4
-"""How far beyond the largest budget or size a law is worth reading, as a factor."""
 Content = Mapping[str, Any]
 
 
@@ -22,7 +21,9 @@ def conclusions(study: Study, rows: Sequence[Row], fit: Content | None) -> tuple
     can.append(f"{used} of {len(rows)} runs have a value of {study.metric}.")
     if used < len(rows):
         missing = ", ".join(f"{count} {state}" for state, count in counts.items() if state != "done")
-        cannot.append(f"{len(rows) - used} runs are missing from every statement{f' ({missing})' if missing else ''}.")
+        cannot.append(
+            f"{in_number(len(rows) - used, 'run is', 'runs are')} missing from every statement{f' ({missing})' if missing else ''}."
+        )
     can += _beyond_random(study, rows)
     can += _efficiency(rows)
     if fit is None:
@@ -31,14 +32,15 @@ def conclusions(study: Study, rows: Sequence[Row], fit: Content | None) -> tuple
         can += _from_fit(fit)
         cannot += _not_from_fit(fit)
     if len(study.seeds) < 3:
-        count = f"{len(study.seeds)} seed{'s' if len(study.seeds) > 1 else ''}"
-        cannot.append(f"{count} a cell say little about the noise between seeds; read nothing into differences below two standard errors.")
+        few = in_number(len(study.seeds), "seed a cell says", "seeds a cell say")
+        cannot.append(f"{few} little about the noise between seeds; read nothing into differences below two standard errors.")
     return can, cannot
 
 
 def _beyond_random(study: Study, rows: Sequence[Row]) -> Iterator[str]:
-    pairs = [(row["metric"], row["random_init"]) for row in rows if row["metric"] is not None and row["random_init"]]
-    if not pairs:
+    used = [row for row in rows if row["state"] == "done" and not row["problem"]]
+    pairs = [(row["metric"], row["random_init"]) for row in used if row["metric"] is not None and row["random_init"]]
+    if not pairs or study.metric_key != METRIC:
         return
     better = sum(metric > random for metric, random in pairs)
     gains = [metric / random for metric, random in pairs]
@@ -60,10 +62,9 @@ def _efficiency(rows: Sequence[Row]) -> Iterator[str]:
 def _from_fit(fit: Content) -> Iterator[str]:
     law, isoflop = fit["law"], fit["isoflop"]
     if law and fit["supported"]:
-        for name, exponent in law["exponents"].items():
-            least = in_words(law["irreducible"])
-            yield f"The {fit['quantity']} falls with {_named(name)} to the power of -{in_words(exponent)}, down to {least}."
-    if law and fit["held_out"]:
+        powers = " and ".join(f"{_named(name)} to the power of {in_words(negative(one))}" for name, one in law["exponents"].items())
+        yield f"The {fit['quantity']} falls with {powers}, down to {in_words(law['irreducible'])}."
+    if law and fit["supported"] and fit["held_out"]:
         inside, largest = sum(one["inside"] for one in fit["held_out"]), _named(fit["variables"][0])
         yield f"Fitted without them, it predicts {inside} of {len(fit['held_out'])} cells of the largest {largest} within 90 % intervals."
     if isoflop and isoflop["size_exponent"]:
@@ -86,4 +87,4 @@ def _not_from_fit(fit: Content) -> Iterator[str]:
         if one["why"]:
             yield f"The best size for {one['flops']:.3g} FLOPs: {one['why']}."
     if fit["law"]:
-        yield f"Beyond {BEYOND} times the largest size or budget here, the law was not tested by anything."
+        yield "Beyond the largest size and budget here, nothing has tested the law."

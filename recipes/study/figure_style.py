@@ -2,6 +2,7 @@
 
 A picture is drawn with colours that stand for CSS variables, so that one SVG suits a light and a dark page. Text stays text."""
 
+import html
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -71,6 +72,7 @@ def _drawn(picture: Chart, colors: Palette) -> Iterator[Any]:
     from matplotlib import pyplot
 
     settings = {
+        "text.parse_math": False,  # a name may have a $
         **{"svg.fonttype": "none", "svg.hashsalt": picture.name, "font.size": 9, "axes.titlesize": 9, "legend.fontsize": 7.5},
         **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), colors.ink),
         **{"axes.spines.top": False, "axes.spines.right": False, "grid.color": colors.grid, "grid.linewidth": 0.6, "legend.frameon": False},
@@ -79,8 +81,8 @@ def _drawn(picture: Chart, colors: Palette) -> Iterator[Any]:
         figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
         axes.grid(True, which="major")
         axes.set_axisbelow(True)
-        picture.draw(axes, colors)
         try:
+            picture.draw(axes, colors)
             yield figure
         finally:
             pyplot.close(figure)
@@ -95,7 +97,7 @@ def _for_a_page(svg: str, picture: Chart) -> str:
     element = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", element, count=1)
     element = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", element, count=1)
     element = re.sub(r'id="(?!mp|m[0-9a-f]{8}|p[0-9a-f]{8})[^"]*"', "", element)  # names such as figure_1 stand in every picture
-    return element.replace("<svg ", f'<svg role="img" aria-label="{picture.title}" ', 1)
+    return element.replace("<svg ", f'<svg role="img" aria-label="{html.escape(picture.title)}" ', 1)
 
 
 def log_axes(*axes: Any) -> None:

@@ -3,6 +3,7 @@ data must pass for it. Writes fit.json. numpy and scipy."""
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,8 @@ class Fit:
 
     study: str
     metric: str
+    options: dict[str, Any] = field(default_factory=dict)
+    """The section `fit` of the study file."""
     quantity: str = ""
     variables: tuple[str, ...] = ()
     num_runs: int = 0
@@ -66,14 +69,18 @@ class Fit:
 def fit_study(study: Study, rows: Sequence[Row]) -> Fit:
     """Fit the study's law, write fit.json, and return what it says. Raises: ConfigError if the metric cannot be fitted, or no run can."""
     fit = fit_rows(study, rows)
-    write_text_atomically(study.out / FIT, json.dumps(fit.to_json(), indent=2) + "\n")
+    try:
+        write_text_atomically(study.out / FIT, json.dumps(fit.to_json(), indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise ConfigError(f"{study.out / FIT} cannot be written ({error.strerror}); free the disk and fit again") from None
     return fit
 
 
 def fit_rows(study: Study, rows: Sequence[Row]) -> Fit:
     """Fit the study's law to rows of its table. Raises: ConfigError if the metric cannot be fitted, or no run can."""
     points = points_of(study, rows)
-    fit = Fit(study.name, study.metric, points.quantity.name, points.variables, len(points.rows), points.num_cells)
+    fit = Fit(**_asked(study), quantity=points.quantity.name, variables=points.variables)
+    fit.num_runs, fit.num_cells = len(points.rows), points.num_cells
     fit.left = [left._asdict() for left in points.left]
     rng = np.random.default_rng(SEED)
     _fit_law(study, fit, points, rng)
@@ -83,12 +90,17 @@ def fit_rows(study: Study, rows: Sequence[Row]) -> Fit:
 
 
 def read_fit(study: Study) -> dict[str, Any] | None:
-    """Return the content of fit.json; None if there is no such file. Raises: ConfigError if it is damaged."""
-    path = study.out / FIT
-    try:
-        return json.loads(path.read_text()) if path.exists() else None
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}; fit again") from None
+    """Return the content of fit.json; None if there is no such file, or it is one of another metric, other options, or damaged."""
+    with suppress(OSError, ValueError):
+        content = json.loads((study.out / FIT).read_text())
+        if isinstance(content, dict) and all(content.get(key) == value for key, value in _asked(study).items()):
+            return content
+    return None
+
+
+def _asked(study: Study) -> dict[str, Any]:
+    """Return what of the study file a fit depends on, beside the table."""
+    return {"study": study.name, "metric": study.metric, "options": dict(study.fit)}
 
 
 def _fit_law(study: Study, fit: Fit, points: Points, rng: np.random.Generator) -> None:
@@ -207,7 +219,7 @@ def _frontier_json(found: Frontier) -> dict[str, Any]:
     minima = [
         {
             "flops": one.flops,
-            "size": one.size.value,
+            "size": _bounded(one.size.value),
             "low": _bounded(one.size.low),
             "high": _bounded(one.size.high),
             "value": one.value,

@@ -10,7 +10,8 @@ Content = Mapping[str, Any]
 
 def fit_lines(fit: Content) -> Iterator[str]:
     """Yield what the fit found: the law, the runs that were held out, the minima, and the tests."""
-    yield f"{fit['quantity']} of {fit['num_runs']} runs in {fit['num_cells']} cells, over {' and '.join(fit['variables'])}"
+    runs, cells = in_number(fit["num_runs"], "run"), in_number(fit["num_cells"], "cell")
+    yield f"{fit['quantity']} of {runs} in {cells}, over {' and '.join(fit['variables'])}"
     for left in fit["left"][:SHOWN]:
         yield f"not fitted: {left['cell']} seed {left['seed']}, {left['why']}"
     if len(fit["left"]) > SHOWN:
@@ -33,6 +34,16 @@ def in_words(value: Content) -> str:
     return f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
 
 
+def in_number(count: int, one: str, many: str | None = None) -> str:
+    """Return a count with its noun. `many`: the plural, if it is not the singular with an s."""
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
+def negative(value: Content) -> dict[str, float]:
+    """Return an estimate of minus the quantity."""
+    return {"value": -value["value"], "low": -value["high"], "high": -value["low"]}
+
+
 def held_out_line(one: Content) -> str:
     """Return the line about a cell that was held out: what was predicted, and what was measured."""
     where = "inside" if one["inside"] else "OUTSIDE"
@@ -48,9 +59,10 @@ def _law_lines(law: Content) -> Iterator[str]:
 
 def _isoflop_lines(isoflop: Content) -> Iterator[str]:
     for one in isoflop["minima"]:
-        bounds = " to ".join("beyond" if one[end] is None else f"{one[end]:.3g}" for end in ("low", "high"))
+        size, *ends = ("beyond" if one[key] is None else f"{one[key]:.3g}" for key in ("size", "low", "high"))
+        bounds = " to ".join(ends)
         note = f"; {one['why']}" if one["why"] else f", {one['tokens']:.3g} tokens, at the minimum {one['value']:.4g}"
-        yield f"at {one['flops']:.3g} FLOPs the best size is {one['size']:.3g} ({bounds}){note}"
+        yield f"at {one['flops']:.3g} FLOPs the best size is {size} ({bounds}){note}"
     if isoflop["size_exponent"]:
         yield (
             f"frontier: the best size grows with FLOPs^{in_words(isoflop['size_exponent'])}, the tokens with "

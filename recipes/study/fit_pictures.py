@@ -53,7 +53,7 @@ def _one_variable(points: Points, held_N: np.ndarray, fit: Mapping[str, Any]) ->
 def _draw_held_out(axes: Any, colors: Palette, fit: Mapping[str, Any], variable: str) -> None:
     for number, one in enumerate(fit["held_out"]):
         label = ("predicted", "held out") if number == 0 else (None, None)
-        errors = [[one["value"] - one["low"]], [one["high"] - one["value"]]]
+        errors = np.maximum(0.0, [[one["value"] - one["low"]], [one["high"] - one["value"]]])  # an interval need not have its estimate
         axes.errorbar(one[variable], one["value"], errors, fmt="none", color=colors.of(1), capsize=4, label=label[0])
         axes.plot(one[variable], one["measured"], "o", mfc="none", color=colors.of(1), ms=6, label=label[1])
 
@@ -107,17 +107,17 @@ def _isoflop(points: Points, isoflop: Mapping[str, Any]) -> Chart:
                 curve = np.polyfit(np.log(x), np.log(y), 2)
                 at = np.geomspace(x.min(), x.max(), CURVE)
                 axes.plot(at, np.exp(np.polyval(curve, np.log(at))), color=colors.of(number), lw=1)
-        for number, one in enumerate(isoflop["minima"]):
-            if not one["why"]:
-                axes.plot([one["low"], one["high"]], [one["value"]] * 2, color=colors.ink, lw=1)
-                axes.plot(
-                    one["size"],
-                    one["value"],
-                    "D",
-                    color=colors.ink,
-                    ms=4,
-                    label="minimum" if number == len(isoflop["minima"]) - 1 else None,
-                )
+        inside = [one for one in isoflop["minima"] if not one["why"]]
+        for number, one in enumerate(inside):
+            axes.plot([one["low"], one["high"]], [one["value"]] * 2, color=colors.ink, lw=1)
+            axes.plot(
+                one["size"],
+                one["value"],
+                "D",
+                color=colors.ink,
+                ms=4,
+                label="minimum" if number == 0 else None,
+            )
         log_axes(axes.xaxis, axes.yaxis)
         axes.set(xlabel=_in_words(points.variables[0]), ylabel=points.quantity.name)
         axes.legend(title="FLOPs", ncols=LEGEND_COLUMNS)
@@ -136,7 +136,7 @@ def _frontier(isoflop: Mapping[str, Any], size: str) -> Chart:
 
     def draw(axes: Any, colors: Palette) -> None:
         flops, sizes = (np.array([one[key] for one in inside]) for key in ("flops", "size"))
-        errors = np.array([[one["size"] - one["low"], one["high"] - one["size"]] for one in inside]).T
+        errors = np.maximum(0.0, [[one["size"] - one["low"], one["high"] - one["size"]] for one in inside]).T
         axes.errorbar(flops, sizes, errors, fmt="o", color=colors.of(0), capsize=3, ms=4, label="minima")
         x = np.geomspace(flops.min(), 4 * flops.max(), CURVE)
         center = np.exp(np.log(sizes).mean()), np.exp(np.log(flops).mean())

@@ -45,7 +45,8 @@ def frontier_of(flops_N: Array, sizes_N: Array, tokens_N: Array, y_N: Array, rng
     """Return the minima of all budgets and the frontier through those that are inside of the grid."""
     budgets = [flops for flops in np.unique(flops_N) if len(np.unique(sizes_N[flops_N == flops])) >= FEWEST_SIZES]
     if len(budgets) < FEWEST_BUDGETS:
-        return Frontier([], None, None, None, f"{len(budgets)} budgets have {FEWEST_SIZES} sizes or more, {FEWEST_BUDGETS} are needed")
+        verb = "budget has" if len(budgets) == 1 else "budgets have"
+        return Frontier([], None, None, None, f"{len(budgets)} {verb} {FEWEST_SIZES} sizes or more, {FEWEST_BUDGETS} are needed")
     chosen_N = np.isin(flops_N, budgets)
     curves = _Parabolas(flops_N[chosen_N], np.log(sizes_N[chosen_N]), np.log(y_N[chosen_N]), np.array(budgets), rng)
     minima = [_minimum(curves, number, tokens_N[chosen_N]) for number in range(len(budgets))]

@@ -25,6 +25,10 @@ EXPONENT_STARTS = (0.1, 0.3, 0.6, 1.2)
 MOST_EXPONENT, LEAST_IRREDUCIBLE, MOST_IRREDUCIBLE = 5.0, 1e-6, 1.2
 """Bounds of a_j, and of E as shares of the least measured value."""
 TOLERANCE = 1e-9
+MOST_ROUNDS, SETTLED = 8, 0.9
+"""The scale of the residuals has settled if a round makes it no smaller than this share."""
+MOST_STEPS = 100
+"""Steps of a search. From a bad start it would creep along a valley for seconds."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,18 @@ def fit_law(log_x_NJ: Array, log_y_N: Array, start: Law | None = None) -> Law:
     """Return the law that fits best. `start`: a law that fits nearly, from which alone the search then begins; else it begins from many."""
     center_J = log_x_NJ.mean(0) if start is None else start.center_J
     x_NJ = log_x_NJ - center_J
-    starts = [start.theta_P] if start else list(_starts(x_NJ, log_y_N))
-    scale = np.inf if start is None else start.scale
-    if start is None:  # squares first, for the scale of the residuals
-        found = min((_search(x_NJ, log_y_N, theta_P, scale) for theta_P in starts), key=lambda result: result.cost)
-        starts, scale = [found.x], robust_scale(found.fun)
-    found = _search(x_NJ, log_y_N, starts[0], scale)
-    return Law(found.x, center_J, robust_scale(_residuals(found.x, x_NJ, log_y_N)))
+    if start is not None:
+        theta_P = _search(x_NJ, log_y_N, start.theta_P, start.scale).x
+        return Law(theta_P, center_J, robust_scale(_residuals(theta_P, x_NJ, log_y_N)))
+    # squares first, for the scale of the residuals; an outlier makes that too large, so the fit and its scale are repeated
+    found = min((_search(x_NJ, log_y_N, theta_P, np.inf) for theta_P in _starts(x_NJ, log_y_N)), key=lambda result: result.cost)
+    theta_P, scale = found.x, robust_scale(found.fun)
+    for _ in range(MOST_ROUNDS):
+        theta_P = _search(x_NJ, log_y_N, theta_P, scale).x
+        before, scale = scale, robust_scale(_residuals(theta_P, x_NJ, log_y_N))
+        if scale > SETTLED * before:
+            break
+    return Law(theta_P, center_J, scale)
 
 
 def robust_scale(residuals_N: Array) -> float:
@@ -87,7 +96,16 @@ def _search(x_NJ: Array, log_y_N: Array, start_P: Array, scale: float):  # type:
     robust = {"loss": "huber", "f_scale": HUBER * scale} if np.isfinite(scale) else {}
     start_P = np.clip(start_P, low + 1e-9, high - 1e-9)
     return least_squares(
-        _residuals, start_P, _jacobian, bounds=(low, high), args=(x_NJ, log_y_N), xtol=TOLERANCE, ftol=TOLERANCE, gtol=TOLERANCE, **robust
+        _residuals,
+        start_P,
+        _jacobian,
+        bounds=(low, high),
+        args=(x_NJ, log_y_N),
+        xtol=TOLERANCE,
+        ftol=TOLERANCE,
+        gtol=TOLERANCE,
+        max_nfev=MOST_STEPS,
+        **robust,
     )
 
 

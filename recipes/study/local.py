@@ -17,11 +17,11 @@ from typing import Any
 
 from recipes.cluster.environment import may_see_devices, num_devices
 from recipes.errors import ConfigError, Stopped
-from recipes.study.attempts import GOOD_CODES, Attempts
+from recipes.study.attempts import Attempts
 from recipes.study.failure import ending_of
 from recipes.study.run_command import ROOT, local_command
 from recipes.study.run_folder import Run
-from recipes.study.run_state import is_owned
+from recipes.study.run_state import RunState, is_owned
 from recipes.study.study_file import Study
 from recipes.system.processes import STOP_SIGNALS
 
@@ -29,6 +29,7 @@ POLL_SECONDS = 0.2
 STOP_SECONDS = 120.0
 """How long runs may take to save after a request to stop."""
 LOCK = ".driver.lock"
+STOPPED = Stopped.exit_code
 STOP_FILE = "stop"
 Say = Callable[[str], None]
 
@@ -121,19 +122,28 @@ class LocalRuns:
         run, code = active.run, active.process.returncode if active.process else None
         state = self.attempts.state_of(run)
         if state.state == "done":
-            self.attempts.end(run, 0, "")
+            self.attempts.end(run, 0, "", failed=False)
             self._say(f"{run.name}: done in {time.time() - active.since:,.0f} s")
             return False
-        if code in GOOD_CODES or (code is None and state.state == "stopped"):
-            self.attempts.end(run, 75, state.reason)
-            self._say(f"{run.name}: {state.reason}")
+        was_asked = code == STOPPED or (code is None and state.state == "stopped")
+        if self._is_stopped or (was_asked and self.attempts.has_progressed(run)):
+            self.attempts.end(run, STOPPED, state.reason, failed=False)
+            self._say(f"{run.name}: {state.reason or 'stopped before its first checkpoint'}")
             return True
-        reason = ending_of(code, log_of(self._study, run)) if code is not None else state.reason
-        self.attempts.end(run, code, reason)
+        reason = self._reason(run, code, state)
+        self.attempts.end(run, code, reason, failed=True)
         tries = self.attempts.num_failures(run)
         again = f"try {tries} of {self._retries + 1}" if tries <= self._retries else f"given up after {tries} tries"
         self._say(f"{run.name}: failed ({reason}); {again}")
         return True
+
+    def _reason(self, run: Run, code: int | None, state: RunState) -> str:
+        """Return why a start of the run failed, in one line."""
+        if code == STOPPED:
+            return f"{state.reason or 'stopped'}, without a new checkpoint"
+        if code == 0:
+            return "ended with exit code 0 before its last update"
+        return ending_of(code, log_of(self._study, run)) if code is not None else state.reason
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         self._is_stopped = True
@@ -144,18 +154,23 @@ class LocalRuns:
         for active in self._active:
             if is_owned(active.run.path):
                 (active.run.path / STOP_FILE).touch()
-            elif active.process:
-                os.killpg(active.process.pid, signal.SIGTERM)  # nothing to save yet
+            else:
+                self._signal(active, signal.SIGTERM)  # nothing to save yet
         deadline = time.monotonic() + STOP_SECONDS
         while self._active and time.monotonic() < deadline:
             for active in self._ended():
                 self._finish(active)
             time.sleep(POLL_SECONDS)
         for active in self._active:
-            if active.process:
-                with suppress(ProcessLookupError):
-                    os.killpg(active.process.pid, signal.SIGKILL)
+            self._signal(active, signal.SIGKILL)
         raise Stopped(f"the study is stopped; the same command continues: {self._study.path}")
+
+    def _signal(self, active: Active, number: signal.Signals) -> None:
+        """Send a signal to all processes of a run, which are a group of their own."""
+        pid = active.process.pid if active.process else self.attempts.process_of(active.run)
+        if pid:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, number)
 
 
 def log_of(study: Study, run: Run) -> Path:

@@ -3,6 +3,7 @@
 A study has a thousand logs of ten thousand rows. Parsing all of them takes minutes and shows nothing that a sample does not."""
 
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -34,7 +35,8 @@ def sampled_rows(path: Path, most: int, rare: tuple[str, ...] = ()) -> list[Row]
     if not len(ends):
         return []
     starts = np.concatenate(([0], ends[:-1] + 1))
-    chosen = {0, min(1, len(ends) - 1), *np.linspace(0, len(ends) - 1, min(most, len(ends))).astype(int).tolist()}
+    last = len(ends) - 1
+    chosen = {0, *np.linspace(min(1, last), last, min(most - 1, max(1, last))).astype(int).tolist()}
     if rare:
         pattern = re.compile(b"|".join(b'"' + re.escape(key.encode()) + b'":' for key in rare))
         places = np.array([found.start() for found in pattern.finditer(content, 0, int(ends[-1]))], dtype=np.int64)
@@ -42,6 +44,12 @@ def sampled_rows(path: Path, most: int, rare: tuple[str, ...] = ()) -> list[Row]
         chosen |= set(lines[np.linspace(0, len(lines) - 1, min(most, len(lines))).astype(int)].tolist())
     rows = (_row(content[starts[line] : ends[line]]) for line in sorted(chosen))
     return [row for row in rows if row is not None]
+
+
+def finite(value: Any) -> float | None:
+    """Return the value if it is a finite number, else None."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and math.isfinite(value) else None
 
 
 def _row(line: bytes) -> Row | None:

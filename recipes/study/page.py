@@ -10,6 +10,7 @@ from recipes.study.figure_style import Chart, css
 STYLE = """
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:72rem;padding:1rem;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}
+body{overflow-wrap:anywhere}
 h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.2rem;margin:1.6rem 0 .4rem}p,li{max-width:46rem}
 .muted,figcaption{color:var(--muted);font-size:.9rem}
 .pictures{display:grid;gap:1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,22rem),1fr))}
@@ -18,7 +19,7 @@ figure h3{margin:0 0 .3rem;font-size:1rem}svg{display:block;width:100%;height:au
 .wide{overflow-x:auto;border:1px solid var(--grid);border-radius:.5rem;background:var(--card)}
 table{border-collapse:collapse;font-size:.85rem;width:100%}th,td{padding:.3rem .6rem;text-align:right;white-space:nowrap}
 th{position:sticky;top:0;background:var(--card);color:var(--muted);font-weight:600}td:first-child,th:first-child{text-align:left}
-tr+tr td{border-top:1px solid var(--grid)}a{color:var(--series-0)}td.reason{white-space:normal;min-width:16rem;text-align:left}
+tr+tr td{border-top:1px solid var(--grid)}a{color:var(--series-0)}td.reason{white-space:normal;min-width:24rem;text-align:left}
 .ok{color:var(--series-2)}.bad{color:var(--series-1)}code{font-size:.9em;overflow-wrap:anywhere}
 """
 

@@ -34,7 +34,7 @@ class Quantity(NamedTuple):
 QUANTITIES: Mapping[str, Quantity] = {
     METRIC: Quantity("error (1 - probe)", lambda score: 1 - score),
     "step_seconds": Quantity("seconds of an update", lambda seconds: seconds),
-    "tokens_per_second": Quantity("seconds per token", lambda rate: 1 / rate),
+    "tokens_per_second": Quantity("seconds per token", lambda rate: 1 / rate if rate else 0.0),
 }
 """Key of metrics.jsonl -> the quantity that is fitted."""
 RATES = ("step_seconds", "tokens_per_second")
@@ -135,8 +135,8 @@ def _usable(row: Row, quantity: Quantity) -> tuple[str, float]:
         return f"{row['state']}{': ' + row['reason'] if row['reason'] else ''}", 0.0
     if row["problem"] or row["metric"] is None:
         return row["problem"] or "has no value of the metric", 0.0
-    value = quantity.of(row["metric"]) if row["metric"] else 0.0
-    return ("", value) if value > 0 else (f"{quantity.name} is {value:g}, and its logarithm is fitted", 0.0)
+    value = quantity.of(row["metric"])
+    return ("", value) if 0 < value < float("inf") else (f"{quantity.name} is {value:g}, and its logarithm is fitted", 0.0)
 
 
 def _variables(study: Study, rows: Sequence[Row], size: str) -> tuple[str, ...]:

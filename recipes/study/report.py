@@ -1,6 +1,5 @@
 """The verb report: report.html and its pictures, from the collected table, the curves and fit.json. Torch-free."""
 
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from recipes.study.log_sample import Row
 from recipes.study.page import Page, TableCell
 from recipes.study.planned import MEMORY, STEP
 from recipes.study.results_table import AXIS
+from recipes.study.run_folder import run_dir_of
 from recipes.study.run_pictures import run_pictures
 from recipes.study.study_file import Study
 from recipes.system.durable import write_text_atomically
@@ -59,8 +59,8 @@ def write_report(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Pa
 def _current_fit(study: Study, rows: Sequence[Row]) -> tuple[dict[str, Any] | None, str]:
     """Return the content of fit.json, made anew if the table is newer, and a sentence if there is none."""
     path, table = study.out / FIT, study.out / TABLE
-    if path.exists() and path.stat().st_mtime >= table.stat().st_mtime:
-        return read_fit(study), ""
+    if path.exists() and path.stat().st_mtime >= table.stat().st_mtime and (found := read_fit(study)):
+        return found, ""
     try:
         return fit_study(study, rows).to_json(), ""
     except ConfigError as error:
@@ -81,9 +81,9 @@ COLUMNS = (
     ("FLOPs", "flops", lambda value: f"{value:.3g}"),
     ("tokens/s", "tokens_per_second", lambda value: f"{value:,.0f}"),
     ("s/update", "step_seconds", _seconds),
-    ("planned", STEP, _seconds),
+    ("planned s", STEP, _seconds),
     ("GiB", "peak_memory_bytes", lambda value: f"{value / GIB:.2f}"),
-    ("planned", MEMORY, lambda value: f"{value / GIB:.2f}"),
+    ("planned GiB", MEMORY, lambda value: f"{value / GIB:.2f}"),
     ("goodput", "goodput", lambda value: f"{100 * value:.0f} %"),
     ("hours", "wall_seconds", lambda value: f"{value / 3600:.2f}"),
 )
@@ -91,8 +91,8 @@ COLUMNS = (
 
 
 def _row(study: Study, row: Row, axes: Sequence[str]) -> list[TableCell]:
-    run_dir = Path(os.path.relpath(row["run_dir"], study.out))
-    name = TableCell(f"{row['cell']} seed {row['seed']}", quote(f"{run_dir.as_posix()}/"))
+    link = run_dir_of(study, row["cell"], row["seed"]).relative_to(study.out)  # so that a study that is moved has its links
+    name = TableCell(f"{row['cell']} seed {row['seed']}", quote(f"{link.as_posix()}/"))
     values = [TableCell(_axis(row.get(axis))) for axis in axes]
     numbers = [
         TableCell(show(row[key]) if row.get(key) is not None else "", kind=STATES.get(row[key], "") if key == "state" else "")

@@ -1,8 +1,7 @@
 """The table of a study: one row for each run, with its configuration, its scores and what it cost. Torch-free."""
 
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -14,9 +13,9 @@ from recipes.finetune.results import read_results
 from recipes.ledger.launches import divide
 from recipes.ledger.ledger import wall_parts
 from recipes.plan.size import num_parameters, num_trunk_parameters
-from recipes.run_dir.run_dir import read_config
-from recipes.study.log_sample import Row, sampled_rows
+from recipes.study.log_sample import Row, finite, sampled_rows
 from recipes.study.progress import Progress
+from recipes.study.run_folder import check_run
 from recipes.study.study_file import Study
 from recipes.system.json_lines import read_rows
 from recipes.train.probe import METRIC
@@ -44,7 +43,7 @@ class Collected(NamedTuple):
 
 
 def collect_run(study: Study, progress: Progress) -> Collected:
-    """Read one run. What is missing or not finite is None, and `problem` says so."""
+    """Read one run. What is missing or not finite is None, and `problem` says so. Raises: ConfigError if it is a run of other settings."""
     run, state = progress
     rows = sampled_rows(run.path / "metrics.jsonl", ROWS_OF_A_CURVE, RARE)
     events, _ = read_rows(run.path / "events.jsonl")
@@ -74,7 +73,7 @@ def collect_run(study: Study, progress: Progress) -> Collected:
     }
     row["flops"] = cell.flops * (row["step"] or 0) / cell.recipe.run.max_steps
     row["metric"] = row[study.metric_key] if study.metric_key in row else last_value(rows, study.metric_key)
-    row["problem"] = _problem(study, row)
+    row["problem"] = check_run(run) or _problem(study, row)
     curve = [{"cell": cell.name, "seed": run.seed} | {key: finite(one.get(key)) for key in CURVE} for one in rows]
     return Collected(row, curve)
 
@@ -94,12 +93,6 @@ def measured(rows: Sequence[Row]) -> Row:
 def last_value(rows: Sequence[Row], key: str) -> float | None:
     """Return the value of the last row that has the key; None if there is none, or it is no finite number."""
     return finite(next((row[key] for row in reversed(rows) if row.get(key) is not None), None))
-
-
-def finite(value: Any) -> float | None:
-    """Return the value if it is a finite number, else None."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and math.isfinite(value) else None
 
 
 def _first_probe(events: Sequence[Row]) -> float | None:
@@ -137,11 +130,3 @@ def _problem(study: Study, row: Mapping[str, Any]) -> str | None:
     if row["metric"] is None:
         return f"{study.metric_key} is missing or not finite in its metrics.jsonl"
     return None
-
-
-def check_runs(study: Study, progress: Iterable[Progress]) -> None:
-    """Check that each run trained what its cell says. Raises: ConfigError naming a run dir of another recipe."""
-    for run, _ in progress:
-        stored = read_config(run.path)
-        if stored is not None and stored.recipe["name"] != study.base.name:
-            raise ConfigError(f"{run.path} holds a run of recipe {stored.recipe['name']}, not {study.base.name}; move it away")

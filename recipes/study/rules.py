@@ -35,6 +35,8 @@ class ScalingRule:
     values: Callable[[Situation], Values]
     exponent: float | None = None
     is_default: bool = True
+    main: str = ""
+    """The setting without which the others of the rule make no sense: if the study sets it, the rule changes nothing."""
 
 
 def _heads(at: Situation) -> Values:
@@ -106,6 +108,7 @@ RULES: Mapping[str, ScalingRule] = {
         _batch,
         exponent=0.5,
         is_default=False,
+        main="run.global_batch_size",
     ),
     "lr_width": ScalingRule(
         "the learning rate scales with (base width / width)^x: x = 0 is constant, x = 1 is muP's for hidden matrices under Adam "
@@ -137,7 +140,10 @@ def apply_rules(cell: Recipe, base: Recipe, rules: Mapping[str, float | None], g
     `given`: settings that the study file sets, which no rule changes."""
     derived: dict[str, str] = {}
     for name, exponent in rules.items():
-        found = RULES[name].values(Situation(cell, base, exponent or 0.0))
+        rule = RULES[name]
+        found = rule.values(Situation(cell, base, exponent or 0.0))
+        if rule.main in given:
+            continue
         values = {key: value for key, value in found.items() if key not in given and value != _value(cell, key)}
         cell = with_values(cell, values)
         derived |= dict.fromkeys(values, name)

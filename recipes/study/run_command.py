@@ -26,12 +26,18 @@ def arguments(study: Study, run: Run, data: Path) -> list[str]:
     """Return the arguments of the pre-training script for a run, with the prepared `data`."""
     settings = dict(run.cell.settings) | {"run.seed": run.seed}
     words = [
-        *("--recipe", study.base_name),
+        *("--recipe", _resolved(study.base_name)),
         *("--deepspeed_config", str(run.ds_config)),
         *("--data", str(data.resolve())),
         *("--run-dir", str(run.path.resolve())),
     ]
     return words + [word for name, value in settings.items() for word in ("--set", f"{name}={text_of_value(value)}")]
+
+
+def _resolved(base: str) -> str:
+    """Return the value of --recipe. A file of the user's is named from the current folder, and runs begin in another one."""
+    file, colon, function = base.rpartition(":")
+    return f"{Path(file).expanduser().resolve()}{colon}{function}" if file.endswith(".py") else base
 
 
 def local_command(study: Study, run: Run, data: Path) -> list[str]:
@@ -54,19 +60,19 @@ def prepare_data(study: Study, runs: Sequence[Run], say: Callable[[str], None]) 
         data = replace(recipe.data, path=study.data or recipe.data.path)  # type: ignore[call-arg]
         shared = data, recipe.frontend
         if shared not in known:
-            known[shared] = _prepare(study, replace(recipe, data=data), sorted(set(known.values())), say)
+            known[shared] = _prepare(study, replace(recipe, data=data), say)
         folders[run.key] = known[shared]
     return folders
 
 
-def _prepare(study: Study, recipe: Recipe, others: list[Path], say: Callable[[str], None]) -> Path:
-    """Return one of the prepared folders `others` if the recipe can use it, else a new one."""
-    modality = MODALITIES[recipe.modality]
-    number = len(others) + 1
-    for folder in [*others, study.out / PREPARED / str(number)]:
+def _prepare(study: Study, recipe: Recipe, say: Callable[[str], None]) -> Path:
+    """Return one of the study's prepared folders if the recipe can use it, else a new one. Raises: ConfigError."""
+    root = study.out / PREPARED
+    others = sorted(int(path.name) for path in root.glob("*") if path.name.isdecimal())
+    for number in [*others, max(others, default=0) + 1]:
         try:
-            return modality.prepare(recipe, folder, progress=True, log=say)
+            return MODALITIES[recipe.modality].prepare(recipe, root / str(number), progress=True, log=say)
         except DataMismatch:
-            if folder not in others:
+            if number not in others:
                 raise
-    raise AssertionError("the last folder is new")
+    raise AssertionError("a new folder fits")

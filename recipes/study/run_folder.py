@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import ConfigError
+from recipes.run_dir.run_dir import read_config
 from recipes.settings import dotted, recipe_to_dict
 from recipes.study.cells import Cell
 from recipes.study.study_file import Study
@@ -47,7 +48,12 @@ class Run:
 
 def runs_of(study: Study, cells: Sequence[Cell]) -> list[Run]:
     """Return the runs of all cells that can run, cell by cell."""
-    return [Run(cell, seed, study.cells_folder / cell.name / f"seed_{seed}") for cell in cells if not cell.refused for seed in study.seeds]
+    return [Run(cell, seed, run_dir_of(study, cell.name, seed)) for cell in cells if not cell.refused for seed in study.seeds]
+
+
+def run_dir_of(study: Study, cell: str, seed: int) -> Path:
+    """Return the run dir of a cell's run with this seed."""
+    return study.cells_folder / cell / f"seed_{seed}"
 
 
 def check_folders(study: Study, cells: Sequence[Cell]) -> None:
@@ -83,13 +89,14 @@ def write_records(study: Study, cells: Sequence[Cell]) -> None:
     for cell in cells:
         folder = study.cells_folder / cell.name
         record = {"study": study.name, "cell": cell.name, "values": dict(cell.values), **identity(cell)}
-        if cell.refused or read_record(folder) == record:
+        is_written = (folder / DS_CONFIG_FILE).exists() or not cell.ds_changes
+        if cell.refused or (is_written and read_record(folder) == record):
             continue
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_text_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
             if cell.ds_changes:
                 write_text_atomically(folder / DS_CONFIG_FILE, json.dumps(cell.ds_content, indent=2) + "\n")
+            write_text_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
         except OSError as error:
             raise ConfigError(f'{folder / RECORD} cannot be written ({error.strerror}); free the disk, or give another "out"') from None
 
@@ -105,22 +112,44 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def identity(cell: Cell) -> dict[str, Any]:
     """Return what makes the cell the same one: the settings that decide what its runs learn and cost, its ds_config and its ranks."""
-    values = dotted(recipe_to_dict(cell.recipe))
-    settings = {name: value for name, value in values.items() if name not in FREE and not name.startswith(FREE_SECTIONS)}
-    return {
-        "recipe": json.loads(json.dumps(settings)),
-        "deepspeed_config": cell.ds_config.name,
-        "ds_changes": dict(cell.ds_changes),
-        "ranks": cell.ranks,
-    }
+    return {"recipe": decisive(recipe_to_dict(cell.recipe)), "deepspeed_config": dotted(cell.ds_content), "ranks": cell.ranks}
+
+
+def decisive(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a recipe, by their dotted names, that decide what a run learns and costs. `recipe`: as config.json has it."""
+    settings = {name: value for name, value in dotted(recipe).items() if name not in FREE and not name.startswith(FREE_SECTIONS)}
+    found: dict[str, Any] = json.loads(json.dumps(settings))
+    return found
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
-    for key in ("deepspeed_config", "ds_changes", "ranks"):
-        old_value = before.get(key, {})
-        if old_value != now[key]:
-            yield f"{key} {old_value} -> {now[key]}"
-    old, new = before.get("recipe", {}), now["recipe"]
-    for name in (*old, *(name for name in new if name not in old)):
-        if name in old and name in new and old[name] != new[name]:
-            yield f"{name} {old[name]} -> {new[name]}"
+    yield from changed_values(before.get("recipe", {}), now["recipe"])
+    yield from changed_values(before.get("deepspeed_config", {}), now["deepspeed_config"], "ds_config.", has_all=True)
+    if before.get("ranks") != now["ranks"]:
+        yield f"ranks {before.get('ranks')} -> {now['ranks']}"
+
+
+def changed_values(old: dict[str, Any], new: dict[str, Any], prefix: str = "", *, has_all: bool = False) -> Iterator[str]:
+    """Yield `name before -> now` of the values that differ. `has_all`: a name that only one of them has counts too. It does not in a
+    recipe, since another release may have more settings."""
+    for name in {**old, **new}:
+        if (has_all or (name in old and name in new)) and old.get(name) != new.get(name):
+            yield f"{prefix}{name} {old.get(name)} -> {new.get(name)}"
+
+
+def check_run(run: Run) -> str | None:
+    """Return why the content of the run dir cannot be read; None if it can, or if there is none.
+
+    Raises: ConfigError if it holds a run of other settings than the cell's.
+    """
+    try:
+        stored = read_config(run.path)
+    except ConfigError as error:
+        return error.without_remedy
+    if stored is None:
+        return None
+    if stored.recipe["name"] != run.cell.recipe.name:
+        raise ConfigError(f"{run.path} holds a run of recipe {stored.recipe['name']}, not {run.cell.recipe.name}; move it away")
+    if differing := next(changed_values(decisive(stored.recipe), decisive(recipe_to_dict(run.cell.recipe))), None):
+        raise ConfigError(f"{run.path} holds a run of other settings than its cell ({differing}); move it away")
+    return None

@@ -1,7 +1,7 @@
 """Pictures of the runs themselves: curves, plan against measurement, throughput over ranks, ablations. matplotlib draws them."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
 
@@ -14,14 +14,17 @@ from recipes.train.probe import METRIC
 
 MOST_CURVES = 40
 """Curves of one picture; more cannot be distinguished, and make the page large."""
-MOST_LEGEND = 10
+MOST_LEGEND = 8
+"""Series of a picture that have a name, each with a colour of its own."""
+BATCH = "run.global_batch_size"
+SCALES = {*BUDGETS, RANKS, "run.max_steps", "model.hidden_size", "model.num_layers", "model.ffn_hidden_size", "model.num_attention_heads"}
 MOST_VALUES = 16
 
 
 def run_pictures(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Iterator[Chart]:
     """Yield the pictures that the study has data for."""
     yield from _curves(study, rows, curves)
-    yield from _throughput(rows)
+    yield from _throughput(study, rows)
     yield from _plans(rows)
     yield from _ablations(study, rows)
 
@@ -44,7 +47,7 @@ def _curves(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Iterato
         for name in names:
             place = shown.index(groups.get(name))
             points = sorted((tokens, mean(values)) for tokens, values in by_cell[name].items())
-            label = str(groups.get(name)) if place not in labelled and len(shown) <= MOST_LEGEND else None
+            label = _named(groups.get(name)) if place not in labelled and len(shown) <= MOST_LEGEND else None
             labelled.add(place)
             axes.plot(*zip(*points, strict=True), color=colors.of(place), lw=1, label=label)
         log_axes(axes.xaxis)
@@ -57,36 +60,41 @@ def _curves(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Iterato
     yield Chart("curves", f"{key} during training", f"Mean over seeds, one line a cell{part}.{note}", draw)
 
 
-def _throughput(rows: Sequence[Row]) -> Iterator[Chart]:
+def _throughput(study: Study, rows: Sequence[Row]) -> Iterator[Chart]:
     """Tokens a second over ranks, with the line of ideal scaling: from the fewest ranks of each series."""
     timed = [row for row in rows if row["state"] == "done" and row["tokens_per_second"] and row["ranks"]]
     if len({row["ranks"] for row in timed}) < 2:
         return
+    scaled = {_short(axis) for axis, values in study.axes.items() if _names(axis, values) & {RANKS, BATCH}}
     series = defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list))
     batches = defaultdict[str, set[int]](set)
     for row in timed:
-        name = _other_axes(row, (RANKS, "run.global_batch_size", "global_batch_size"))
+        name = _other_axes(row, scaled)
         series[name][row["ranks"]].append(row["tokens_per_second"])
         batches[name].add(row["batch"])
     weak = any(len(found) > 1 for found in batches.values())
 
     def draw(axes: Any, colors: Palette) -> None:
+        from matplotlib.ticker import NullLocator
+
         for number, (name, points) in enumerate(list(series.items())[:MOST_LEGEND]):
             ranks = sorted(points)
             rates = [mean(points[count]) for count in ranks]
             axes.plot(ranks, rates, "o-", color=colors.of(number), lw=1.2, ms=4, label=name or "measured")
             ideal = [rates[0] * count / ranks[0] for count in ranks]
             axes.plot(ranks, ideal, "--", color=colors.muted, lw=0.9, label="ideal" if number == 0 else None)
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set_xticks(sorted({row["ranks"] for row in timed}), [str(count) for count in sorted({row["ranks"] for row in timed})])
-        axes.minorticks_off()
+        counts = sorted({row["ranks"] for row in timed})
+        log_axes(axes.xaxis, axes.yaxis)
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set(xlabel="ranks", ylabel="tokens a second")
         axes.legend()
 
     kind = "Weak" if weak else "Strong"
     caption = "The batch grows with the ranks." if weak else "The batch of an update is the same for all."
-    yield Chart("throughput", f"{kind} scaling of throughput", f"{caption} Dashed: as many times as fast as ranks.", draw)
+    part = f" The first {MOST_LEGEND} of {len(series)} series." if len(series) > MOST_LEGEND else ""
+    caption = f"{caption} Dashed: ideal scaling, n times the ranks train n times as fast.{part}"
+    yield Chart("throughput", f"{kind} scaling of throughput", caption, draw)
 
 
 def _plans(rows: Sequence[Row]) -> Iterator[Chart]:
@@ -97,6 +105,8 @@ def _plans(rows: Sequence[Row]) -> Iterator[Chart]:
     def draw(axes: Any, colors: Palette) -> None:
         for number, marker, chosen in ((0, "o", False), (1, "s", True)):
             own = [row for row in found if bool(row[MEASURE]) is chosen]
+            if not own:
+                continue
             label = "the measure" if chosen else "runs"
             axes.plot([row[STEP] for row in own], [row["step_seconds"] for row in own], marker, color=colors.of(number), ms=4, label=label)
         values = [row[key] for row in found for key in (STEP, "step_seconds")]
@@ -121,11 +131,13 @@ def _percent(shares: Sequence[float]) -> str:
 
 
 def _ablations(study: Study, rows: Sequence[Row]) -> Iterator[Chart]:
-    """The metric over each axis that is neither size, budget nor ranks: mean over the other axes, with its standard error over runs."""
+    """The metric over each axis that is neither size, budget nor ranks, with its standard error over runs. None if sizes, budgets or ranks
+    vary too: the error would be that of the scale."""
+    if any(_names(axis, values) & SCALES for axis, values in study.axes.items()):
+        return
     for axis, values in study.axes.items():
         short = _short(axis)
-        names = {name for value in values for name in unfolded(axis, value)}
-        if names & {*BUDGETS, RANKS, "run.max_steps"} or any(name.startswith("model.") for name in names):
+        if _names(axis, values) & SCALES:
             continue
         groups = defaultdict[str, list[float]](list)
         for row in rows:
@@ -138,6 +150,11 @@ def _ablations(study: Study, rows: Sequence[Row]) -> Iterator[Chart]:
             )
 
 
+def _names(axis: str, values: Sequence[Any]) -> set[str]:
+    """Return the settings that an axis changes."""
+    return {name for value in values for name in unfolded(axis, value)}
+
+
 def _drawer(short: str, study: Study, groups: Mapping[str, Sequence[float]]) -> Any:
     def draw(axes: Any, colors: Palette) -> None:
         places = range(len(groups))
@@ -146,7 +163,8 @@ def _drawer(short: str, study: Study, groups: Mapping[str, Sequence[float]]) -> 
         axes.errorbar(places, means, errors, fmt="o", color=colors.of(0), capsize=3, ms=5)
         for place, values in enumerate(groups.values()):
             axes.plot([place + 0.12] * len(values), values, "o", color=colors.muted, ms=2.5)
-        axes.set_xticks(list(places), list(groups), rotation=30 if max(map(len, groups)) > 6 else 0)
+        long = {"rotation": 30, "ha": "right", "rotation_mode": "anchor"} if max(map(len, groups)) > 6 else {}
+        axes.set_xticks(list(places), list(groups), **long)
         axes.set_xlim(-0.5, len(groups) - 0.5)
         axes.set(xlabel=short, ylabel=study.metric)
 
@@ -158,6 +176,10 @@ def standard_error(values: Sequence[float]) -> float | None:
     return stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
+def _named(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _short(axis: str | None) -> str:
     return (axis or "").rpartition(".")[2]
 
@@ -166,7 +188,7 @@ def _axis_value(row: Row, axis: str | None) -> Any:
     return row.get(f"{AXIS}{axis}", row.get(f"{AXIS}{_short(axis)}"))
 
 
-def _other_axes(row: Row, left_out: Sequence[str]) -> str:
+def _other_axes(row: Row, left_out: Collection[str]) -> str:
     """Return the values of a row's axes, without these, as a name."""
     found = {key.removeprefix(AXIS): value for key, value in row.items() if key.startswith(AXIS)}
-    return ", ".join(f"{key} {value}" for key, value in found.items() if key not in left_out and value is not None)
+    return ", ".join(f"{key} {_named(value)}" for key, value in found.items() if key not in left_out and value is not None)

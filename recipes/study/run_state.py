@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from recipes.ledger.launches import BEGINS, ENDS
 from recipes.run_dir.lock import STALE_SECONDS, Owner
-from recipes.study.log_sample import last_row
+from recipes.study.log_sample import finite, last_row
 from recipes.system.json_lines import read_rows
 
 LOCK = ".lock"
@@ -31,9 +31,9 @@ class RunState:
 def state_of(path: Path, max_steps: int) -> RunState:
     """Return the state of the run in `path`, which has `max_steps` updates."""
     row = last_row(path / "metrics.jsonl") or {}
-    step = int(row.get("step", 0))
+    step, seconds = (finite(row.get(key)) for key in ("step", "step_seconds"))
+    step = int(step or 0)
     if is_owned(path):
-        seconds = row.get("step_seconds")
         return RunState("running", step, (max_steps - step) * seconds if seconds else None)
     events, _ = read_rows(path / "events.jsonl")
     last = next((event for event in reversed(events) if event.get("event") in (*BEGINS, *ENDS)), None)

@@ -4,6 +4,7 @@ A job array has one number of nodes, so there is one for each number of nodes. l
 """
 
 import os
+import shutil
 import subprocess
 import time
 from collections import defaultdict
@@ -19,6 +20,7 @@ from recipes.system.durable import write_text_atomically
 from recipes.system.json_lines import JsonLines, read_rows
 
 JOBS = "jobs.jsonl"
+FURTHER = "the other options of sbatch come behind --sbatch"
 BATCH_SCRIPT = "launch/scaling.sbatch"
 WAITING, GOING = ("PENDING", "CONFIGURING", "REQUEUED", "SUSPENDED"), ("RUNNING", "COMPLETING", "STOPPED")
 
@@ -89,7 +91,7 @@ class SlurmArrays:
             *(f"--output={logs.resolve()}/slurm-%A_%a.out", *options.further, BATCH_SCRIPT, str(grid.resolve())),
         ]
         own = {"WANDB_RUN_GROUP": study.name, "RANKS_PER_NODE": str(ranks_per_node), "MAX_TRIES": str(options.tries)}
-        job = _output(words, {**os.environ, **own}).strip().partition(";")[0]
+        job = _output(words, FURTHER, {**os.environ, **own}).strip().partition(";")[0]
         row = {"time": time.time(), "job": job, "nodes": nodes, "grid": str(grid), "runs": [run.key for run in runs]}
         JsonLines(self._path).append(row)
         most = f", at most {options.limit} at a time" if options.limit else ""
@@ -98,15 +100,15 @@ class SlurmArrays:
 
 def _queue(jobs: Sequence[str]) -> dict[str, str]:
     """Return JOB_INDEX -> state of all tasks that Slurm has not removed from its list yet."""
-    if not jobs:
+    if not jobs or not shutil.which("squeue"):  # a study that was copied elsewhere can be collected there
         return {}
     mine = set(jobs)
-    lines = _output(["squeue", "-h", "-r", "--me", "-o", "%F %K %T %r"]).splitlines()
-    found = (line.split(maxsplit=3) for line in lines)
+    lines = _output(["squeue", "-h", "-r", "--me", "-o", "%F %K %T %r"], "give the same command again, on a login node").splitlines()
+    found = [words for line in lines if len(words := line.split(maxsplit=3)) == 4]
     return {f"{job}_{index}": state if "held" not in reason.lower() else "HELD" for job, index, state, reason in found if job in mine}
 
 
-def _output(words: Sequence[str], env: Mapping[str, str] | None = None) -> str:
+def _output(words: Sequence[str], remedy: str, env: Mapping[str, str] | None = None) -> str:
     try:
         done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=120)
     except FileNotFoundError:
@@ -115,5 +117,5 @@ def _output(words: Sequence[str], env: Mapping[str, str] | None = None) -> str:
         raise ConfigError(f"{words[0]} does not answer; look at sinfo, and give the same command again") from None
     if done.returncode:
         said: Any = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise ConfigError(f"{words[0]}: {said[-1]}; the other options of sbatch come behind --sbatch")
+        raise ConfigError(f"{words[0]}: {said[-1]}; {remedy}")
     return done.stdout

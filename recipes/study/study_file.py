@@ -1,7 +1,10 @@
 """The study file: one JSON object that says which runs a study has, what is measured, and where it is kept. Torch-free."""
 
 import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from recipes.plan.links import Cluster
 from recipes.settings import settable
 from recipes.study.rules import BY_DEFAULT, RULES
 from recipes.suggestions import did_you_mean
+from recipes.system.json_object import read_json_object
 from recipes.train.probe import METRIC
 
 NEEDED = ("name", "base", "axes")
@@ -23,12 +27,19 @@ PROBE = f"{METRIC}."
 FLOPS, TOKENS, RANKS, DS_CONFIG = "flops", "tokens", "ranks", "deepspeed_config"
 BUDGETS = (FLOPS, TOKENS)
 """Axes that give the length of a run by what it costs: run.max_steps follows."""
+PROBE_TASK = "eval.probe_task"
+MOST_EXPONENT = 4
+"""Largest exponent of a rule. Beyond it, numbers overflow."""
 DS_KEY = "ds_config."
 """Prefix of axes that change a key of the ds_config, such as ds_config.train_micro_batch_size_per_gpu."""
 SPECIAL = (*BUDGETS, RANKS, DS_CONFIG)
 """Names that are no setting of the recipe."""
-FIT_KEYS = ("held_out", "size", "where")
-"""Keys of the section `fit`."""
+FIT_KEYS: Mapping[str, tuple[type, str]] = {
+    "held_out": (bool, "true or false"),
+    "size": (str, "the name of a column"),
+    "where": (dict, "an object: axis -> value"),
+}
+"""Keys of the section `fit` -> type."""
 SHIPPED_STUDIES = Path(__file__).resolve().parents[1] / "studies"
 
 
@@ -79,19 +90,10 @@ def read_study(path: Path) -> Study:
     """Read a study file, and check all that it says by itself. `path`: as find_study() takes it. Raises: ConfigError with the file, the key
     and the remedy."""
     path = find_study(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; {shipped_names()}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}); name a study file, which is JSON") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: holds a {type(content).__name__}, must be an object with {', '.join(NEEDED)}")
-    content = {key: value for key, value in content.items() if not key.startswith(("_", "//"))}
+    content = read_json_object(path, flag="", what="a study file", where=shipped_names())
     _check_keys(path, content)
-    base = named_recipe(content["base"], {name: make for recipes in RECIPES.values() for name, make in recipes.items()})
+    with _naming(path):
+        base = named_recipe(content["base"], {name: make for recipes in RECIPES.values() for name, make in recipes.items()})
     rest = {key: content[key] for key in ("deepspeed_config", "data", "metric", "cluster", "fit") if key in content}
     study = Study(
         path,
@@ -107,6 +109,15 @@ def read_study(path: Path) -> Study:
     )
     _check_names(study)
     return study
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Name the study file in errors of this block, which begin with the flag of another command."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {str(error).removeprefix('--')}") from None
 
 
 def shipped_names() -> str:
@@ -128,6 +139,8 @@ def _check_keys(path: Path, content: Mapping[str, Any]) -> None:
         kind, words = TYPES.get(key, (object, ""))
         if not isinstance(value, kind):
             raise ConfigError(f"{path}: {key} is {value!r:.60}, must be {words}")
+        if value == "":
+            raise ConfigError(f"{path}: {key} is empty; give it a value or take it out")
     for key in NEEDED:
         if not content.get(key):
             raise ConfigError(f'{path}: no "{key}"; a study has {", ".join(NEEDED)}, and may have {", ".join(OPTIONAL)}')
@@ -137,6 +150,8 @@ def _check_keys(path: Path, content: Mapping[str, Any]) -> None:
 
 def _axes(path: Path, axes: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
     for name, values in axes.items():
+        if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", name):
+            raise ConfigError(f"{path}: axes: {name!r:.40} must be letters, digits, _ and dots, for it names folders; call it otherwise")
         if not isinstance(values, list):
             raise ConfigError(f'{path}: axes: {name} is {values!r:.60}, must be a list of values; write "{name}": [{json.dumps(values)}]')
         if not values:
@@ -151,13 +166,17 @@ def _rules(path: Path, given: Any) -> dict[str, float | None]:
         return dict(BY_DEFAULT)
     if not isinstance(given, list | dict):
         raise ConfigError(f"{path}: rules is {given!r:.60}, must be a list of names or an object; known are {', '.join(RULES)}")
-    changes = dict.fromkeys(given, True) if isinstance(given, list) else given
+    changes = {str(name): True for name in given} if isinstance(given, list) else given
     for name, value in changes.items():
         if name not in RULES:
             raise ConfigError(f"{path}: rules: there is no rule {name!r:.40}; {did_you_mean(str(name), RULES)}known are {', '.join(RULES)}")
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (isinstance(value, bool) or (is_number and RULES[name].exponent is not None)):
-            kinds = "true, false or an exponent" if RULES[name].exponent is not None else "true or false"
+        is_exponent = is_number(value) and abs(value) <= MOST_EXPONENT and RULES[name].exponent is not None
+        if not (isinstance(value, bool) or is_exponent):
+            kinds = (
+                f"true, false or an exponent from -{MOST_EXPONENT} to {MOST_EXPONENT}"
+                if RULES[name].exponent is not None
+                else "true or false"
+            )
             raise ConfigError(f"{path}: rules: {name} is {value!r:.40}, must be {kinds}")
     on: dict[str, Any] = {} if isinstance(given, list) else dict(BY_DEFAULT)
     for name, value in changes.items():
@@ -182,6 +201,7 @@ def _check_names(study: Study) -> None:
             place = "set" if name in study.settings else "axes"
             more = f"beside settings there are {', '.join(SPECIAL)} and {DS_KEY}KEY"
             raise ConfigError(f"{study.path}: {place}: recipe {study.base_name} has no {name!r:.60}; {near}{more}")
+    _check_owners(study)
     if "run.seed" in values:
         raise ConfigError(
             f'{study.path}: run.seed is set; write "seeds": [1, 2, 3], so that the runs of a cell are compared with each other'
@@ -189,19 +209,42 @@ def _check_names(study: Study) -> None:
     lengths = [name for name in ("run.max_steps", *BUDGETS) if name in values]
     if len(lengths) > 1:
         raise ConfigError(f"{study.path}: {' and '.join(lengths)} both say how long a run is; leave one out")
-    for name in (study.deepspeed_config, *values.get(DS_CONFIG, ())):
-        load_ds_config(find_ds_config(Path(str(name))))
+    with _naming(study.path):
+        for name in (study.deepspeed_config, *values.get(DS_CONFIG, ())):
+            load_ds_config(find_ds_config(Path(str(name))))
+        if study.cluster is not None:
+            Cluster.of_text(study.cluster)
     for count in values.get(RANKS, ()):
         if type(count) is not int or count < 1:
             raise ConfigError(f"{study.path}: ranks has {count!r:.40}, must be whole numbers from 1")
     for name in BUDGETS:
-        if bad := [value for value in values.get(name, ()) if not isinstance(value, int | float) or value <= 0]:
-            raise ConfigError(f"{study.path}: {name} has {bad[0]!r:.40}, must be numbers above 0")
-    if study.cluster is not None:
-        Cluster.of_text(study.cluster)
+        if bad := [value for value in values.get(name, ()) if not is_number(value) or value <= 0]:
+            raise ConfigError(f"{study.path}: {name} has {bad[0]!r:.40}, must be finite numbers above 0")
     for key in study.fit:
         if key not in FIT_KEYS:
             raise ConfigError(f"{study.path}: fit: {key!r:.40} is no key; known are {', '.join(FIT_KEYS)}")
+        kind, words = FIT_KEYS[key]
+        if not isinstance(study.fit[key], kind):
+            raise ConfigError(f"{study.path}: fit: {key} is {study.fit[key]!r:.40}, must be {words}")
+
+
+def is_number(value: Any) -> bool:
+    """True if the value is a finite number. JSON has true and false, and Python reads NaN and Infinity in it."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_owners(study: Study) -> None:
+    """Check that each setting has its values from one place. Raises: ConfigError."""
+    owners: dict[str, str] = dict.fromkeys(study.settings, "set")
+    if study.metric.startswith(PROBE):
+        owners[PROBE_TASK] = "metric"
+    for axis, values in study.axes.items():
+        for name in {name for value in values for name in unfolded(axis, value)}:
+            if name in owners:
+                raise ConfigError(f"{study.path}: both {owners[name]} and the axis {axis} set {name}; leave it to one of them")
+            owners[name] = f"the axis {axis}"
+    if owners.get(PROBE_TASK) == "set" and study.metric.startswith(PROBE):
+        raise ConfigError(f"{study.path}: metric {study.metric} sets {PROBE_TASK}; take it out of set")
 
 
 def all_values(study: Study) -> dict[str, list[Any]]:

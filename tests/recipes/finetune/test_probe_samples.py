@@ -40,7 +40,7 @@ def opened(modality: str, settings: dict[str, Any], prepared: Path, run_dir: Pat
         samples = (open_classify if recipe.eval.probe_data and recipe.eval.probe_task != "cloze" else open_cloze)(recipe, place)
     except ConfigError as error:
         return str(error)
-    return (*(share_of(samples, name) for name in ("fit", "test")), samples.num_classes)  # type: ignore[return-value]
+    return (*(share_of(samples, name) for name in ("fit", "test")), samples.fit_layer.keywords["num_classes"])  # type: ignore[attr-defined, return-value]
 
 
 def share_of(samples: ProbeSamples, name: str) -> Share:

@@ -28,8 +28,18 @@ def test_labelled_data_mean_classify_and_text_without_data_means_cloze(tmp_path:
     [
         ("text", {"probe_task": "classify"}, "eval.probe_task classify needs labelled data; name it with --set eval.probe_data"),
         ("speech", {}, "eval.probe_steps 7: a probe of speech needs labelled data; name it with --set eval.probe_data"),
-        ("vision", {"probe_task": "cloze"}, "eval.probe_task cloze is not for vision; use classify"),
+        ("vision", {"probe_task": "cloze"}, "eval.probe_task cloze is not for vision; use classify or reference"),
         ("vision", {"probe_data": "/lost"}, "eval.probe_data /lost: no such file or folder; correct --set eval.probe_data"),
+        (
+            "speech",
+            {"probe_task": "reference"},
+            "eval.probe_task reference needs a run whose teacher is the reference; name it with --set eval.probe_reference",
+        ),
+        (
+            "text",
+            {"probe_task": "reference", "probe_reference": "/lost"},
+            "eval.probe_reference /lost: no such folder; name a run dir or a checkpoint folder",
+        ),
         ("text", {"probe_data": "./lost"}, "eval.probe_data ./lost: no such file or folder; correct --set eval.probe_data"),
     ],
 )

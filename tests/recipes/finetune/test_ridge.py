@@ -3,10 +3,11 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from recipes.errors import ConfigError
 from recipes.finetune.neighbours import best_neighbours
-from recipes.finetune.ridge import PENALTIES, LabelledFeatures, accuracy, best_ridge, fit, validation_cut
+from recipes.finetune.ridge import PENALTIES, LabelledFeatures, accuracy, best_ridge, fit, fit_targets, validation_cut
 
 N, D, C = 400, 8, 4
 
@@ -53,9 +54,9 @@ def test_the_penalty_is_chosen_on_examples_that_were_not_fitted() -> None:
     features_ND = torch.randn(300, 200, generator=generator)
     features_ND[:, 0] += 8 * labels_N
     known, unknown = (features_ND[:150], labels_N[:150] ^ wrong_N), (features_ND[150:], labels_N[150:])
-    assert accuracy(fit(*known, 2, PENALTIES[0]), *known) == 1.0 and validation_cut(150) == 120
+    assert accuracy(fit(known[0], one_hot(known[1], 2).double(), PENALTIES[0]), *known) == 1.0 and validation_cut(150) == 120
     score = best_ridge(LabelledFeatures([known[0]], known[1]), LabelledFeatures([unknown[0]], unknown[1]), 2)
-    first, chosen = (accuracy(fit(*known, 2, penalty), *unknown) for penalty in (PENALTIES[0], score.penalty))
+    first, chosen = (accuracy(fit(known[0], one_hot(known[1], 2).double(), penalty), *unknown) for penalty in (PENALTIES[0], score.penalty))
     assert first < 0.8 < 0.9 < chosen == score.accuracy, "the score is that of the chosen penalty"
 
 
@@ -72,21 +73,21 @@ def test_the_test_split_is_scored_after_a_refit_on_all_of_train_and_its_size_giv
 
 def test_the_penalty_is_relative_to_the_features_variance() -> None:
     features_ND, labels_N = separable(0)
-    weights_DC, _ = fit(features_ND, labels_N, C, 0.1)
-    longer_DC, _ = fit(64 * features_ND, labels_N, C, 0.1)
+    weights_DC, _ = fit(features_ND, one_hot(labels_N, C).double(), 0.1)
+    longer_DC, _ = fit(64 * features_ND, one_hot(labels_N, C).double(), 0.1)
     torch.testing.assert_close(64 * longer_DC, weights_DC)
 
 
 def test_a_large_penalty_leaves_the_most_frequent_class() -> None:
     features_ND, labels_N = separable(0)
     labels_N[: N // 2] = 2
-    weights_DC, bias_C = fit(features_ND, labels_N, C, 1e9)
+    weights_DC, bias_C = fit(features_ND, one_hot(labels_N, C).double(), 1e9)
     assert weights_DC.abs().max() < 1e-6 and int(bias_C.argmax()) == 2
 
 
 def test_without_penalty_it_is_least_squares() -> None:
     features_ND, labels_N = separable(0)
-    weights_DC, bias_C = fit(features_ND, labels_N, C, 0.0)
+    weights_DC, bias_C = fit(features_ND, one_hot(labels_N, C).double(), 0.0)
     design = torch.cat([features_ND.double(), torch.ones(N, 1).double()], dim=1)
     solution = torch.linalg.lstsq(design, torch.nn.functional.one_hot(labels_N, C).double()).solution
     torch.testing.assert_close(torch.cat([weights_DC, bias_C[None]]), solution, rtol=1e-6, atol=1e-8)
@@ -94,7 +95,7 @@ def test_without_penalty_it_is_least_squares() -> None:
 
 def test_a_class_that_never_occurs_is_never_predicted() -> None:
     features_ND, labels_N = separable(0)
-    weights = fit(features_ND, labels_N.clamp(max=1), C, 1e-3)
+    weights = fit(features_ND, one_hot(labels_N.clamp(max=1), C).double(), 1e-3)
     assert accuracy(weights, features_ND, torch.full((N,), 3)) == 0.0
 
 
@@ -110,3 +111,17 @@ def test_features_that_are_not_finite_are_refused_with_their_layer(value: float)
     broken_ND[3, 2] = value
     with pytest.raises(ConfigError, match="layer 2: its features are not finite, so the run has diverged; probe an older checkpoint"):
         LabelledFeatures([noise(1), broken_ND], torch.zeros(N))
+
+
+def test_vectors_that_follow_linearly_are_explained_whole_and_others_not_at_all() -> None:
+    train_ND, test_ND, matrix_DT = noise(0), noise(1), torch.randn(D, 5, generator=torch.Generator().manual_seed(2))
+    (validated, _), explained = fit_targets((train_ND, train_ND @ matrix_DT + 3), (test_ND, test_ND @ matrix_DT + 3))
+    assert min(validated, explained) > 1 - 1e-5
+    _, unexplained = fit_targets((train_ND, noise(3)), (test_ND, noise(4)))
+    assert -0.2 < unexplained < 0.02
+
+
+def test_half_of_the_variance_is_explained_if_half_of_the_channels_follow() -> None:
+    train_ND, test_ND = noise(0), noise(1)
+    train_NT, test_NT = (torch.cat([x_ND[:, :4], noise(seed)[:, :4]], 1) for x_ND, seed in ((train_ND, 2), (test_ND, 3)))
+    assert fit_targets((train_ND, train_NT), (test_ND, test_NT))[1] == pytest.approx(0.5, abs=0.06)

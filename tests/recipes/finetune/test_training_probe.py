@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +17,7 @@ from recipes.finetune import cloze
 from recipes.finetune.classify import classify_probe
 from recipes.finetune.cloze import cloze_probe
 from recipes.finetune.probe_samples import ProbeBatch, ProbePart, ProbeSamples
+from recipes.finetune.ridge import fit_layer
 from recipes.finetune.training_probe import TrainingProbe
 from recipes.interop.trunk import find_run
 from recipes.modalities.registry import MODALITIES
@@ -128,7 +130,7 @@ def samples(rank: int = 0) -> ProbeSamples:
     mask = torch.zeros(10, 2, dtype=torch.bool)
     batch = Batch(inputs, inputs, Masks.of(mask), None, None, 20)
     part = ProbePart((ProbeBatch(0, batch, labels_N),) if rank == 0 else (), 2, batch, labels_N)
-    return ProbeSamples(part, part, 2, SimpleNamespace(tp_rank=0))  # type: ignore[arg-type]
+    return ProbeSamples(part, part, partial(fit_layer, num_classes=2), SimpleNamespace(tp_rank=0))  # type: ignore[arg-type]
 
 
 def probe_of_a_small_network() -> tuple:

@@ -1,0 +1,58 @@
+"""Plans with rates of one of the study's runs, on made-up logs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recipes.study.command import open_study
+from recipes.study.planned import MEASURE, MEMORY, STEP, add_plans
+from recipes.study.progress import progress_of
+from recipes.study.results_table import collect_run
+from tests.made_up_study import made_up_run, made_up_study
+
+
+def planned(folder: Path, how: dict[int, dict[str, Any]], **keys: Any) -> tuple[str, list[dict[str, Any]]]:
+    """Return the line and the rows of a study. `how`: number of a run -> how it is made up; the others are queued."""
+    study, _, runs = open_study(made_up_study(folder, **keys))
+    for number, run in enumerate(runs):
+        if number in how:
+            made_up_run(run, **{"score": 0.3, **how[number]})
+    progress = progress_of(study, runs)
+    rows = [collect_run(study, one).row for one in progress]
+    return add_plans(study, progress, rows), rows
+
+
+def test_the_run_in_the_middle_is_the_measure_and_its_plan_is_what_it_measured(tmp_path: Path) -> None:
+    axes = {"model.hidden_size": [32, 64, 128]}
+    line, rows = planned(tmp_path, {number: {"seconds": 0.3 * (number + 1)} for number in range(3)}, axes=axes, seeds=[1])
+    assert [row[MEASURE] for row in rows] == [False, True, False]
+    assert line.startswith("plans have the rates of hidden_size-64 seed 1, which updates at 0.6 s")
+    assert rows[1][STEP] == pytest.approx(0.6, rel=0.01) and rows[0][STEP] < rows[1][STEP] < rows[2][STEP]
+    assert rows[1][MEMORY] == pytest.approx(rows[1]["peak_memory_bytes"]) and rows[0][MEMORY] < rows[2][MEMORY]
+
+
+def test_runs_that_are_not_done_have_plans_and_are_no_measure(tmp_path: Path) -> None:
+    line, rows = planned(tmp_path, {0: {"ended": "failed", "seconds": 9.0}, 1: {"seconds": 0.5}, 2: {"ended": "running"}})
+    assert line.startswith("plans have the rates of hidden_size-32_max_steps-20 seed 2")
+    assert [row[MEASURE] for row in rows] == [False, True] + [False] * 6 and all(row[STEP] > 0 and row[MEMORY] > 0 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("how", "part"),
+    [
+        ({}, "no plans: no run is done"),
+        ({0: {"ended": "failed"}}, "no plans: no run is done"),
+        ({0: {"rows": 2}}, "with 1 measured rows behind the first; 3 are needed"),
+        ({0: {"rows": 0}}, "no plans: no run is done"),
+    ],
+)
+def test_without_a_measure_there_are_no_plans(how: dict[int, dict[str, Any]], part: str, tmp_path: Path) -> None:
+    line, rows = planned(tmp_path, how)
+    assert line.startswith("no plans: ") and part in line
+    assert all((row[STEP], row[MEMORY], row[MEASURE]) == (None, None, False) for row in rows)
+
+
+def test_the_measure_is_one_of_the_runs_with_the_fewest_ranks(tmp_path: Path) -> None:
+    line, rows = planned(tmp_path, {number: {"seconds": 0.5} for number in range(3)}, axes={"ranks": [4, 2, 1]}, seeds=[1])
+    assert line.startswith("plans have the rates of ranks-1 seed 1") and rows[2][MEASURE] and all(row[STEP] for row in rows)
