@@ -5,7 +5,7 @@ A study has a thousand logs of ten thousand rows. Parsing all of them takes minu
 import json
 import math
 import os
-import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +38,19 @@ def sampled_rows(path: Path, most: int, rare: tuple[str, ...] = ()) -> list[Row]
     last = len(ends) - 1
     chosen = {0, *np.linspace(min(1, last), last, min(most - 1, max(1, last))).astype(int).tolist()}
     if rare:
-        pattern = re.compile(b"|".join(b'"' + re.escape(key.encode()) + b'":' for key in rare))
-        places = np.array([found.start() for found in pattern.finditer(content, 0, int(ends[-1]))], dtype=np.int64)
-        lines = np.unique(np.searchsorted(ends, places))
+        places = [place for key in rare for place in _places(content, f'"{key}":'.encode())]
+        lines = np.unique(np.searchsorted(ends[:-1], np.array(places, dtype=np.int64)))
         chosen |= set(lines[np.linspace(0, len(lines) - 1, min(most, len(lines))).astype(int)].tolist())
     rows = (_row(content[starts[line] : ends[line]]) for line in sorted(chosen))
     return [row for row in rows if row is not None]
+
+
+def _places(content: bytes, word: bytes) -> Iterator[int]:
+    """Yield where the word stands. A regular expression takes ten times as long."""
+    place = content.find(word)
+    while place >= 0:
+        yield place
+        place = content.find(word, place + 1)
 
 
 def finite(value: Any) -> float | None:
