@@ -10,7 +10,7 @@ from tests.launching import TINY
 UPDATES = 24
 """Updates of a run, with a checkpoint every four."""
 BROKEN = {"guard.min_target_std": 1000.0, "guard.after_steps": 4}
-"""Settings under which a run ends as collapsed at its fifth update, always."""
+"""Settings under which a run ends as collapsed at its sixth update, always."""
 EQUAL = ("cell", "seed", "state", "step", "tokens", "samples", "loss", "eval_loss", "explained_variance", "metric", "settings")
 """Columns of a table that do not depend on how often a run was interrupted."""
 

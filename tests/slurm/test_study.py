@@ -54,7 +54,7 @@ def test_8_cells_two_at_a_time_of_which_one_always_fails(slurm: Cluster, prepare
     again = submit(slurm, study, "--retries", "0")
     assert "failed for good: change-broken seed 1: " in again and "job " not in again, again
     printed = scaling(slurm, "collect", study)
-    assert "change-broken seed 1: failed, " in printed and "step 5" in printed, printed
+    assert "change-broken seed 1: failed, " in printed and "collapsed at step 6" in printed, printed
     rows = compared(folder / "study" / "table.csv")
     assert sorted(row["state"] for row in rows) == ["done"] * 7 + ["failed"]
     assert {row["step"] for row in rows if row["state"] == "done"} == {str(UPDATES)}

@@ -104,7 +104,7 @@ def changes(folder: Path) -> tuple[Study, list[Row]]:
     return study, [row | {STEP: None, MEMORY: None} for row in rows]
 
 
-STUDIES = {"budgets": (budgets, 5, 48), "ranks": (ranks, 4, 12), "changes": (changes, 2, 27)}
+STUDIES = {"budgets": (budgets, 5, 48), "ranks": (ranks, 3, 12), "changes": (changes, 2, 27)}
 """Name -> function that makes it, its number of pictures and of runs."""
 
 

@@ -95,7 +95,7 @@ def test_a_study_without_changes_is_accepted(tmp_path: Path) -> None:
         {"data": "elsewhere"},
         {"axes": {"model.hidden_size": [32, 64, 96], STEPS: [20, 40]}},
         {"axes": {"model.hidden_size": [32], STEPS: [20]}},
-        {"fit": {"held_out": 0.2}},
+        {"fit": {"held_out": False}},
     ],
     ids=str,
 )
