@@ -63,10 +63,11 @@ def _from_fit(fit: Content) -> Iterator[str]:
     law, isoflop = fit["law"], fit["isoflop"]
     if law and fit["supported"]:
         powers = " and ".join(f"{_named(name)} to the power of {in_words(negative(one))}" for name, one in law["exponents"].items())
-        yield f"The {fit['quantity']} falls with {powers}, down to {in_words(law['irreducible'])}."
+        end = f"down to {in_words(law['irreducible'])}" if law["has_irreducible"] else "and no irreducible term is seen"
+        yield f"The {fit['quantity']} falls with {powers}, {end}."
     if law and fit["supported"] and fit["held_out"]:
-        inside, largest = sum(one["inside"] for one in fit["held_out"]), _named(fit["variables"][0])
-        yield f"Fitted without them, it predicts {inside} of {len(fit['held_out'])} cells of the largest {largest} within 90 % intervals."
+        inside, largest = sum(one["inside"] for one in fit["held_out"]), f"the largest {_named(fit['variables'][0])}"
+        yield f"Fitted without them, it predicts {inside} of {len(fit['held_out'])} cells of {largest} within 90 % intervals."
     if isoflop and isoflop["size_exponent"]:
         size, tokens = in_words(isoflop["size_exponent"]), in_words(isoflop["tokens_exponent"])
         yield f"The best size for a budget grows with FLOPs to the power of {size}, and the tokens with {tokens}."

@@ -109,7 +109,9 @@ def log_axes(*axes: Any) -> None:
         (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
         low, high = axis.get_data_interval()
         axis.set_major_locator(LogLocator(subs=(1.0,) if high > FEW_DECADES * max(low, 1e-300) else (1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-")))
+        axis.set_major_formatter(
+            FuncFormatter(lambda value, place: f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e"))
+        )
         axis.set_minor_formatter(NullFormatter())
 
 

@@ -28,6 +28,8 @@ SPARE_CELLS = 2
 SIGNIFICANCE = 0.01
 """Probability with which data without a law pass the test of the effect."""
 MOST_CORRELATION = 0.98
+LEAST_SHARE = 0.01
+"""Share of the least measured value below which an irreducible term may as well be none."""
 MOST_HELD_OUT = 0.5
 CURVE_POINTS = 60
 
@@ -119,6 +121,7 @@ def _fit_law(study: Study, fit: Fit, points: Points, rng: np.random.Generator) -
         "irreducible": bootstrap.irreducible()._asdict(),
         "exponents": {name: one._asdict() for name, one in zip(points.variables, exponents, strict=True)},
         "factors": dict(zip(points.variables, law.factors, strict=True)),
+        "has_irreducible": bootstrap.irreducible().low > LEAST_SHARE * float(fitted.y_N.min()),
         "residual_scale": law.scale,
         "curves": _curves(points, bootstrap) if len(points.variables) == 1 else [],
     }

@@ -51,7 +51,8 @@ def held_out_line(one: Content) -> str:
 
 
 def _law_lines(law: Content) -> Iterator[str]:
-    yield f"law: {law['formula']}, E = {in_words(law['irreducible'])}"
+    none = "" if law["has_irreducible"] else ", which may as well be none"
+    yield f"law: {law['formula']}, E = {in_words(law['irreducible'])}{none}"
     for name, exponent in law["exponents"].items():
         yield f"  {name}: exponent {in_words(exponent)}, factor {law['factors'][name]:.4g}"
     yield f"  residuals: {100 * law['residual_scale']:.2g} % (robust standard deviation)"

@@ -33,8 +33,8 @@ class Quantity(NamedTuple):
 
 QUANTITIES: Mapping[str, Quantity] = {
     METRIC: Quantity("error (1 - probe)", lambda score: 1 - score),
-    "step_seconds": Quantity("seconds of an update", lambda seconds: seconds),
-    "tokens_per_second": Quantity("seconds per token", lambda rate: 1 / rate if rate else 0.0),
+    "step_seconds": Quantity("time of an update (seconds)", lambda seconds: seconds),
+    "tokens_per_second": Quantity("time per token (seconds)", lambda rate: 1 / rate if rate else 0.0),
 }
 """Key of metrics.jsonl -> the quantity that is fitted."""
 RATES = ("step_seconds", "tokens_per_second")

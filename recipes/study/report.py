@@ -46,7 +46,7 @@ def write_report(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Pa
             [(picture, render(picture, folder / f"{picture.name}.png")) for picture in found],
             list(fit_lines(fit)) if fit else [],
             list(rule_lines(study)),
-            ["run", *(axis.removeprefix(AXIS) for axis in axes), *(name for name, _, _ in COLUMNS), "remark"],
+            ["run", *(axis.removeprefix(AXIS) for axis in axes), "state", "remark", *(name for name, _, _ in COLUMNS)],
             [_row(study, row, axes) for row in rows],
             f"Made from table.parquet, curves.parquet and fit.json in {study.out}, {time.strftime('%Y-%m-%d %H:%M')}.",
         )
@@ -72,7 +72,6 @@ def _seconds(value: float) -> str:
 
 
 COLUMNS = (
-    ("state", "state", str),
     ("metric", "metric", lambda value: f"{value:.4g}"),
     ("random init", "random_init", lambda value: f"{value:.4g}"),
     ("parameters", "parameters", lambda value: f"{value:,}"),
@@ -94,11 +93,10 @@ def _row(study: Study, row: Row, axes: Sequence[str]) -> list[TableCell]:
     link = run_dir_of(study, row["cell"], row["seed"]).relative_to(study.out)  # so that a study that is moved has its links
     name = TableCell(f"{row['cell']} seed {row['seed']}", quote(f"{link.as_posix()}/"))
     values = [TableCell(_axis(row.get(axis))) for axis in axes]
-    numbers = [
-        TableCell(show(row[key]) if row.get(key) is not None else "", kind=STATES.get(row[key], "") if key == "state" else "")
-        for _, key, show in COLUMNS
-    ]
-    return [name, *values, *numbers, TableCell(row["problem"] or row["reason"] or "", kind="reason")]
+    state = TableCell(row["state"], kind=STATES.get(row["state"], ""))
+    remark = TableCell(row["problem"] or row["reason"] or "", kind="reason" if row["problem"] or row["reason"] else "")
+    numbers = [TableCell(show(row[key]) if row.get(key) is not None else "") for _, key, show in COLUMNS]
+    return [name, *values, state, remark, *numbers]
 
 
 def _axis(value: Any) -> str:

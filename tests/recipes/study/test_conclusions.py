@@ -13,7 +13,7 @@ from tests.made_up_study import made_up_study
 
 EXPONENT = {"value": 0.35, "low": 0.3, "high": 0.4}
 HELD = {"cell": "big", "block_parameters": 1e7, "measured": 0.4, "value": 0.41, "low": 0.39, "high": 0.43, "inside": True}
-LAW = {"exponents": {"block_parameters": EXPONENT}, "irreducible": {"value": 0.2, "low": 0.1, "high": 0.3}}
+LAW = {"exponents": {"block_parameters": EXPONENT}, "has_irreducible": True, "irreducible": {"value": 0.2, "low": 0.1, "high": 0.3}}
 FIT: dict[str, Any] = {
     **{"quantity": "error (1 - probe)", "variables": ["block_parameters"], "law": LAW, "held_out": [HELD], "isoflop": None},
     **{"tests": [{"name": "effect", "passed": True, "detail": "clear"}], "supported": True},

@@ -9,6 +9,7 @@ FIT: dict[str, Any] = {
     **{"quantity": "error (1 - probe)", "num_runs": 16, "num_cells": 8, "variables": ["block_parameters"], "left": []},
     "law": {
         "formula": "E + A * x^-a",
+        "has_irreducible": True,
         "irreducible": {"value": 0.3512345, "low": 0.3, "high": 0.36},
         **{"exponents": {"block_parameters": EXPONENT}, "factors": {"block_parameters": 25.0}, "residual_scale": 0.0123, "curves": []},
     },
