@@ -9,12 +9,10 @@ from recipes.cluster.environment import may_see_devices, num_devices
 from recipes.errors import ConfigError
 from recipes.study.cells import Cell, cells_of
 from recipes.study.collect import collect, read_curves, read_table, save_dataset
-from recipes.study.fit import FIT, fit_study
 from recipes.study.fit_lines import fit_lines
 from recipes.study.grid import grid_lines
 from recipes.study.local import LocalRuns, only_driver
 from recipes.study.progress import progress_of, status_lines, summary_line
-from recipes.study.report import PICTURES, write_report
 from recipes.study.run_command import prepare_data
 from recipes.study.run_folder import Run, check_folders, runs_of, write_records
 from recipes.study.slurm_array import ArrayOptions, SlurmArrays
@@ -140,6 +138,8 @@ def run_collect(args: argparse.Namespace, say: Say) -> int:
 
 def run_fit(args: argparse.Namespace, say: Say) -> int:
     """Fit the study's law to its table. Returns 0. Raises: ConfigError if the data do not support one; fit.json says which test failed."""
+    from recipes.study.fit import FIT, fit_study  # scipy
+
     study = read_study(args.study)
     fit = fit_study(study, read_table(study))
     for line in fit_lines(fit.to_json()):
@@ -153,6 +153,8 @@ def run_fit(args: argparse.Namespace, say: Say) -> int:
 
 def run_report(args: argparse.Namespace, say: Say) -> int:
     """Write the report of the study. Returns 0. Raises: ConfigError."""
+    from recipes.study.report import PICTURES, write_report  # scipy, matplotlib
+
     study = read_study(args.study)
     page = write_report(study, read_table(study), read_curves(study))
     say(f"written to {page}, with {PICTURES}/*.png; open it in a browser")

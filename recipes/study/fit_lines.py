@@ -1,9 +1,7 @@
-"""The content of fit.json as lines for the terminal and the report."""
+"""The content of fit.json as lines for the terminal and the report. Standard library only."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
-
-from recipes.study.bootstrap import LEVEL
 
 Content = Mapping[str, Any]
 
@@ -19,7 +17,7 @@ def fit_lines(fit: Content) -> Iterator[str]:
     if fit["law"]:
         yield from _law_lines(fit["law"])
     for one in fit["held_out"]:
-        yield held_out_line(one)
+        yield held_out_line(one, fit["level"])
     if fit["isoflop"]:
         yield from _isoflop_lines(fit["isoflop"])
     for test in fit["tests"]:
@@ -44,10 +42,10 @@ def negative(value: Content) -> dict[str, float]:
     return {"value": -value["value"], "low": -value["high"], "high": -value["low"]}
 
 
-def held_out_line(one: Content) -> str:
-    """Return the line about a cell that was held out: what was predicted, and what was measured."""
+def held_out_line(one: Content, level: float) -> str:
+    """Return the line about a cell that was held out: what was predicted, and what was measured. `level`: of the interval."""
     where = "inside" if one["inside"] else "OUTSIDE"
-    return f"held out: {one['cell']}: predicted {in_words(one)}, measured {one['measured']:.4g}, {where} the {100 * LEVEL:.0f} % interval"
+    return f"held out: {one['cell']}: predicted {in_words(one)}, measured {one['measured']:.4g}, {where} the {100 * level:.0f} % interval"
 
 
 def _law_lines(law: Content) -> Iterator[str]:

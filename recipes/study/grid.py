@@ -6,6 +6,7 @@ from recipes.plan.memory import GIB
 from recipes.plan.size import num_parameters
 from recipes.planner.show import in_days, in_seconds
 from recipes.study.cells import Cell
+from recipes.study.fit_lines import in_number
 from recipes.study.progress import Progress, summary_line
 from recipes.study.rules import RULES
 from recipes.study.study_file import Study
@@ -16,7 +17,8 @@ COLUMNS = ("cell", "parameters", "FLOPs", "updates", "batch", "lr", "update", "r
 
 def grid_lines(study: Study, cells: Sequence[Cell], progress: Sequence[Progress]) -> Iterator[str]:
     """Yield a table of the cells, then the rules, then what is left to do. Raises: ConfigError."""
-    yield f"study {study.name}: {len(cells)} cells x {len(study.seeds)} seeds of {study.base_name}, metric {study.metric}, in {study.out}"
+    size = f"{in_number(len(cells), 'cell')} x {in_number(len(study.seeds), 'seed')}"
+    yield f"study {study.name}: {size} of {study.base_name}, metric {study.metric}, in {study.out}"
     rows = [COLUMNS, *(_row(cell, progress) for cell in cells if not cell.refused)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     for row in rows:

@@ -59,13 +59,16 @@ class LocalRuns:
         """Train the runs that are not done, and return those that have failed as often as they may. Raises: Stopped, after a request to
         stop, when every run has saved."""
         waiting = [run for run in runs if self.attempts.state_of(run).state != "done"]
-        self._adopt(waiting)
+        waiting.sort(key=self._is_elsewhere, reverse=True)  # what an earlier driver has started counts for the runs at a time
         given_up = list[Run]()
         with _stop_requests(self._request_stop):
             while (waiting or self._active) and not self._is_stopped:
                 while waiting and len(self._active) < self._at_once:
                     run = waiting.pop(0)
-                    if self.attempts.num_failures(run) > self._retries:
+                    if self._is_elsewhere(run):
+                        self._active.append(Active(run, None, time.time()))
+                        self._say(f"{run.name}: is going on already")
+                    elif self.attempts.num_failures(run) > self._retries:
                         given_up.append(run)
                     else:
                         self._start(run)
@@ -75,13 +78,9 @@ class LocalRuns:
                 self._stop()
         return given_up
 
-    def _adopt(self, waiting: list[Run]) -> None:
-        """Move runs that are going on already from `waiting` to the active ones."""
-        for run in list(waiting):
-            if self.attempts.process_of(run) or is_owned(run.path):
-                waiting.remove(run)
-                self._active.append(Active(run, None, time.time()))
-                self._say(f"{run.name}: is going on already")
+    def _is_elsewhere(self, run: Run) -> bool:
+        """True if a process that is none of this driver's trains the run."""
+        return self.attempts.process_of(run) is not None or is_owned(run.path)
 
     def _start(self, run: Run) -> None:
         log = log_of(self._study, run)
@@ -115,7 +114,7 @@ class LocalRuns:
     def _is_going_on(self, active: Active) -> bool:
         if active.process is not None:
             return active.process.poll() is None
-        return self.attempts.process_of(active.run) is not None or is_owned(active.run.path)
+        return self._is_elsewhere(active.run)
 
     def _finish(self, active: Active) -> bool:
         """Record how a run ended, and report it. Returns True unless it is done."""

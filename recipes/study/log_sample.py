@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 Row = dict[str, Any]
 BLOCK = 1 << 16
 
@@ -30,6 +28,8 @@ def last_row(path: Path) -> Row | None:
 def sampled_rows(path: Path, most: int, rare: tuple[str, ...] = ()) -> list[Row]:
     """Return at most `most` rows spread evenly over the log, among them the first two and the last, and at most `most` further ones that
     have a key of `rare`. Damaged lines and an incomplete last line are left out. Raises: OSError."""
+    import numpy as np  # status, which reads last rows only, does without
+
     content = path.read_bytes() if path.exists() else b""
     ends = np.flatnonzero(np.frombuffer(content, np.uint8) == ord("\n"))
     if not len(ends):

@@ -27,6 +27,8 @@ PROBE = f"{METRIC}."
 FLOPS, TOKENS, RANKS, DS_CONFIG = "flops", "tokens", "ranks", "deepspeed_config"
 BUDGETS = (FLOPS, TOKENS)
 """Axes that give the length of a run by what it costs: run.max_steps follows."""
+CPU_DS_CONFIG, GPU_DS_CONFIG = "zero3_cpu", "zero3_bf16"
+"""The ds_config of a study that names none, without a cluster of GPUs and with one. It does not depend on the machine."""
 PROBE_TASK = "eval.probe_task"
 MOST_EXPONENT = 4
 """Largest exponent of a rule. Beyond it, numbers overflow."""
@@ -56,7 +58,7 @@ class Study:
     axes: Mapping[str, tuple[Any, ...]]
     """Name -> values. The cells are all combinations. A value that is an object changes several settings together."""
     out: Path
-    deepspeed_config: str = "zero3_cpu"
+    deepspeed_config: str = CPU_DS_CONFIG
     data: str | None = None
     rules: Mapping[str, float | None] = field(default_factory=lambda: dict(BY_DEFAULT))
     """Names of the rules that are on -> the exponent of the rule, None if it has none."""
@@ -94,6 +96,10 @@ def read_study(path: Path) -> Study:
     _check_keys(path, content)
     with _naming(path):
         base = named_recipe(content["base"], {name: make for recipes in RECIPES.values() for name, make in recipes.items()})
+    if "cluster" in content and "deepspeed_config" not in content:
+        with _naming(path):
+            is_cpu = Cluster.of_text(content["cluster"]).device.is_shared
+        content["deepspeed_config"] = CPU_DS_CONFIG if is_cpu else GPU_DS_CONFIG
     rest = {key: content[key] for key in ("deepspeed_config", "data", "metric", "cluster", "fit") if key in content}
     study = Study(
         path,

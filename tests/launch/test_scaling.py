@@ -31,10 +31,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return MODALITIES["text"].prepare(tiny_recipe("text", data__path=WRITE["text"](folder)), folder / "prepared", num_processes=1)
 
 
-def test_a_grid_needs_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
+def test_a_grid_needs_neither_torch_nor_numpy(tmp_path: Path) -> None:
     program = (
         f"import runpy, sys; sys.argv[1:] = ['grid', 'text_isoflop']\ntry: runpy.run_path({str(SCALING)!r}, run_name='__main__')\n"
-        "finally: print({'torch', 'deepspeed', 'megatron', 'matplotlib'} & set(sys.modules), file=sys.stderr)"
+        "finally: print({'torch', 'deepspeed', 'megatron', 'matplotlib', 'scipy', 'numpy'} & set(sys.modules), file=sys.stderr)"
     )
     done = run_command([sys.executable, "-c", program], tmp_path, 30)
     assert (done.returncode, done.stderr) == (0, "set()\n")

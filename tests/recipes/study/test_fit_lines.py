@@ -13,6 +13,7 @@ FIT: dict[str, Any] = {
         "irreducible": {"value": 0.3512345, "low": 0.3, "high": 0.36},
         **{"exponents": {"block_parameters": EXPONENT}, "factors": {"block_parameters": 25.0}, "residual_scale": 0.0123, "curves": []},
     },
+    "level": 0.9,
     "held_out": [{"cell": "a_1", "block_parameters": 1e7, "measured": 0.4, "value": 0.41, "low": 0.39, "high": 0.43, "inside": True}],
     "isoflop": None,
     "tests": [{"name": "points", "passed": True, "detail": "8 cells"}, {"name": "effect", "passed": False, "detail": "a constant"}],
@@ -68,7 +69,7 @@ def test_a_best_size_that_is_infinitely_far_is_shown_as_beyond() -> None:
 
 
 def test_a_miss_stands_out() -> None:
-    assert held_out_line({**FIT["held_out"][0], "inside": False}).endswith("measured 0.4, OUTSIDE the 90 % interval")
+    assert held_out_line({**FIT["held_out"][0], "inside": False}, 0.9).endswith("measured 0.4, OUTSIDE the 90 % interval")
     assert in_words({"value": 123456.7, "low": 1.0, "high": 2.0}) == "1.235e+05 (1 to 2)"
 
 
