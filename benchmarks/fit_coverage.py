@@ -5,6 +5,7 @@ python benchmarks/fit_coverage.py --trials 400 --json
 
 import argparse
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +21,8 @@ NOISE = 0.01
 SIZES, BUDGETS, SEEDS = np.geomspace(1e5, 3.2e6, 6), np.geomspace(3e12, 2.4e13, 4), (1, 2)
 TOKENS = np.geomspace(2e6, 1.6e7, 4)
 IRREDUCIBLE, SIZE_FACTOR, SIZE_EXPONENT, TOKENS_FACTOR, TOKENS_EXPONENT = 0.35, 25.0, 0.35, 250.0, 0.45
-FLOPS_PER_SIZE_AND_TOKEN = 8.0
-"""A student has 6 FLOPs per parameter and token, its teacher 2."""
+FLOPS_PER_SIZE, COST_EXPONENT = 20.0, 0.93
+"""A token costs 20 N^0.93 FLOPs: in small networks the attention and the head cost beside the blocks' parameters N."""
 Made = tuple[Study, list[Row]]
 
 
@@ -41,7 +42,7 @@ def row_of(size: float, tokens: float, error: float, seed: int, flops: float | N
     """Return a row of a collected table, with what a fit reads."""
     cell = f"{size:.4g}_{flops or tokens:.4g}"
     done = {"state": "done", "reason": None, "problem": None, "seed": seed, "cell": cell}
-    return {**done, "block_parameters": size, "tokens": tokens, "ranks": 1, "metric": 1 - error, "axis.flops": flops}
+    return {**done, "block_parameters": size, "tokens": tokens, "ranks": 1, "metric": 1 - error, "budget_flops": flops}
 
 
 def known_law(rng: np.random.Generator, folder: Path) -> Made:
@@ -78,7 +79,8 @@ def isoflop(rng: np.random.Generator, folder: Path, sizes: np.ndarray) -> Made:
         best = 3e5 * (flops / 3e12) ** 0.5
         for size in sizes:
             error = 0.5 * (flops / 3e12) ** -0.1 * np.exp(0.03 * np.log(size / best) ** 2)
-            rows += [row_of(size, flops / size / 8, error * np.exp(NOISE * rng.standard_normal()), seed, flops) for seed in SEEDS]
+            tokens = flops / (FLOPS_PER_SIZE * size**COST_EXPONENT)
+            rows += [row_of(size, tokens, error * np.exp(NOISE * rng.standard_normal()), seed, flops) for seed in SEEDS]
     return study_of({"model.hidden_size": [64], "flops": list(BUDGETS)}, folder), rows
 
 
@@ -106,9 +108,11 @@ def outcomes(name: str, fit: Fit) -> Iterator[str]:
         if fit.held_out[-1]["inside"]:
             yield "held-out largest inside"
     if fit.isoflop and fit.isoflop["size_exponent"]:
-        low, high = (fit.isoflop["size_exponent"][end] for end in ("low", "high"))
-        if low <= 0.5 <= high:
-            yield "frontier exponent inside"
+        true = {"size": 0.5, "tokens": 1 - 0.5 * COST_EXPONENT}
+        for variable, exponent in true.items():
+            found = fit.isoflop[f"{variable}_exponent"]
+            if found["low"] <= exponent <= found["high"]:
+                yield f"frontier exponent of {variable} inside"
 
 
 CASES: dict[str, Callable[[np.random.Generator, Path], Made]] = {
@@ -127,13 +131,13 @@ def main() -> None:
     parser.add_argument("--cases", nargs="*", default=list(CASES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--folder", type=Path, default=Path("/tmp"))
     args = parser.parse_args()
     found = {}
     for name in args.cases:
         rng, counts = np.random.default_rng(args.seed), Counter[str]()
-        for _ in range(args.trials):
-            counts.update(outcomes(name, fit_rows(*CASES[name](rng, args.folder))))
+        with tempfile.TemporaryDirectory() as folder:
+            for _ in range(args.trials):
+                counts.update(outcomes(name, fit_rows(*CASES[name](rng, Path(folder)))))
         found[name] = dict(counts)
         print(json.dumps({name: found[name]}) if args.json else f"{name}: {dict(counts)} of {args.trials}", flush=True)
 

@@ -1,7 +1,7 @@
 """A scaling study, from one file: its grid of runs, their training, their results in a table, a fitted law, and a report.
 
-python launch/scaling.py grid studies/text_isoflop.json
-python launch/scaling.py submit studies/text_isoflop.json --local 2
+python launch/scaling.py grid text_isoflop
+python launch/scaling.py submit text_isoflop --local 2
 """
 
 import sys

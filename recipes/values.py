@@ -29,7 +29,7 @@ def value_of_text(name: str, text: str, hint: Any) -> Any:
         raise ConfigError(f"--set {name}=: the value is empty; write one behind the '=', or leave the setting out for its default")
     if origin is Literal:
         if text not in args:
-            raise ConfigError(f"--set {name}={text}: must be one of {', '.join(map(str, args))}")
+            raise ConfigError(f"--set {name}={text}: must be one of {_choices(args)}")
         return text
     return _plain(name, text, hint)
 
@@ -94,8 +94,12 @@ def type_in_words(hint: Any) -> str:
     if origin is tuple:
         return f"a tuple in which each is {type_in_words(args[0])}"
     if origin is Literal:
-        return f"one of {', '.join(map(str, args))}"
+        return f"one of {_choices(args)}"
     return {int: "an integer", float: "a finite number", bool: "True or False"}.get(hint, "a text")
+
+
+def _choices(values: Sequence[Any]) -> str:
+    return ", ".join(str(value) or '""' for value in values)
 
 
 def expand_home(value: Any, notes: Sequence[Any]) -> Any:

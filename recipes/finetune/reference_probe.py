@@ -5,6 +5,7 @@ Shapes: B batch, S positions, M masked positions, N chosen ones, T channels of t
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -32,12 +33,13 @@ FLAG = "eval.probe_reference "
 
 
 def open_reference(recipe: Recipe, place: ProbePlace) -> ProbeSamples:
-    """Read at most eval.probe_samples training samples of the run and as many held-out ones, masked as in an evaluation. Compute the
+    """Read at most eval.probe_samples training samples of the run and as many held-out ones, with the masks of the reference. Compute the
     reference's targets. A collective. Raises: ConfigError."""
     world = place.world
     reference = world.on_all_ranks(lambda: _find(recipe, place.prepared))
     teacher = world.on_all_ranks(lambda: load_teacher(reference, world.device, place.parallel))
-    data = world.on_all_ranks(lambda: modality_of(recipe.modality, recipe.name).open_data(recipe, place.prepared))
+    masked = _masked_as(reference.recipe, recipe)
+    data = world.on_all_ranks(lambda: modality_of(recipe.modality, recipe.name).open_data(masked, place.prepared))
     fit_part, test_part = (share_batches(partial(_read, recipe, dataset, teacher), place) for dataset in data)
     return ProbeSamples(fit_part, test_part, fit_targets, place.parallel)
 
@@ -54,6 +56,11 @@ def _find(recipe: Recipe, prepared: Path) -> TrainedRun:
             f"{FLAG}{path}: its tokenizer is another one, so its positions are other tokens; name a run on the same prepared text"
         )
     return found
+
+
+def _masked_as(reference: Recipe, recipe: Recipe) -> Recipe:
+    """Return the recipe with the masks of the reference, so that runs with other masks or seeds are asked the same."""
+    return replace(recipe, mask=reference.mask, run=replace(recipe.run, seed=reference.run.seed))
 
 
 def _read(recipe: Recipe, dataset: Dataset, teacher: Teacher, first: int, step: int) -> list[ProbeBatch]:

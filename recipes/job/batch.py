@@ -24,6 +24,8 @@ from recipes.system.terminal import protect_terminal
 from recipes.watch.endings import FOLDER, Ending, first_failure, read_endings
 
 ATTEMPTS = "attempts.jsonl"
+GRID_TASK = "DATA2VEC_GRID_TASK"
+"""Variable in which launch/scaling.sbatch keeps the number of the task. SLURM_ARRAY_TASK_ID is the number of a seed."""
 RUN_DIR_LINE = "run dir: "
 NODE_ENDED = re.compile(r"^srun: error: .*: Exited with exit code (\d+)$", re.M)
 NODE_STOPPED = re.compile(r"^\S+: stopped on request$", re.M)
@@ -183,7 +185,7 @@ def _replace_last_clause(action: Action, text: str) -> str:
 
 
 def _job_facts() -> dict[str, str]:
-    shown = subprocess.run(["scontrol", "show", "job", "-o", _env("SLURM_JOB_ID")], capture_output=True, text=True, check=False)
+    shown = subprocess.run(["scontrol", "show", "job", "-o", _own_job()], capture_output=True, text=True, check=False)
     return dict(word.split("=", 1) for word in shown.stdout.split() if "=" in word)
 
 
@@ -192,11 +194,18 @@ def _apply_to_slurm(action: Action) -> None:
     verbs: dict[Verb, str] = {"requeue": "requeue", "hold": "requeuehold"}
     if action.verb not in verbs:
         return
-    job = _env("SLURM_JOB_ID")
+    job = _own_job()
     if action.verb == "hold":
         print(f"fix it, then: scontrol release {job}", flush=True)
         subprocess.run(["scontrol", "update", f"JobId={job}", f"Comment={action.line}"], check=False)
     subprocess.run(["scontrol", verbs[action.verb], job], check=False)
+
+
+def _own_job() -> str:
+    """Return the job's name for scontrol. One task of an array has the number of the whole array as its SLURM_JOB_ID: with that, scontrol
+    would act on all tasks."""
+    task = os.environ.get("SLURM_ARRAY_TASK_ID") or os.environ.get(GRID_TASK)
+    return f"{_env('SLURM_ARRAY_JOB_ID')}_{task}" if task and "SLURM_ARRAY_JOB_ID" in os.environ else _env("SLURM_JOB_ID")
 
 
 def _append_attempt(run_dir: Path, attempt: Attempt, action: Action) -> None:

@@ -157,7 +157,8 @@ def in_days(days: float) -> str:
     """Return a time in days, or in hours or minutes if it is short."""
     if days >= 2:
         return f"{days:,.1f} days"
-    return f"{24 * days:,.1f} hours" if 24 * days >= 2 else f"{24 * 60 * days:,.1f} minutes"
+    minutes = 24 * 60 * days
+    return f"{24 * days:,.1f} hours" if 24 * days >= 2 else f"{minutes:,.1f} minutes" if minutes >= 1 else f"{60 * minutes:,.1f} seconds"
 
 
 def choice_lines(plan: RunPlan, ranked: list[RunPlan]) -> Iterator[str]:

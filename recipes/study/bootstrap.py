@@ -26,11 +26,6 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
-    @property
-    def width(self) -> float:
-        """Distance between the ends."""
-        return self.high - self.low
-
     def contains(self, value: float) -> bool:
         """True if the value is inside."""
         return self.low <= value <= self.high

@@ -14,6 +14,7 @@ from recipes.check import check_recipe
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig, find_ds_config, load_ds_config
 from recipes.errors import ConfigError
+from recipes.finetune.probe_source import FrozenFeatures
 from recipes.plan.devices import CPU
 from recipes.plan.flops import sample_flops
 from recipes.plan.links import Cluster
@@ -21,7 +22,8 @@ from recipes.planner.command import asked_plan
 from recipes.planner.run_plan import RunPlan
 from recipes.settings import apply_overrides, check_bounds, dotted, recipe_to_dict, settable, with_values
 from recipes.study.rules import SIZE_RULES, apply_rules
-from recipes.study.study_file import DS_CONFIG, DS_KEY, FLOPS, PROBE, RANKS, SPECIAL, TOKENS, Study, unfolded
+from recipes.study.study_checks import PROBE_STEPS, PROBE_TASK
+from recipes.study.study_file import DS_CONFIG, DS_KEY, FLOPS, PROBE, RANKS, SPECIAL, TOKENS, Study, is_number, short_names, unfolded
 from recipes.train.probe import METRIC
 from recipes.values import text_of_value
 
@@ -49,6 +51,8 @@ class Cell:
     """Dotted key of the ds_config -> the value that the cell gives it."""
     ranks: int
     cluster: Cluster
+    budget_flops: float | None = None
+    """The budget that the study gives the cell's runs, if it is in FLOPs."""
     refused: str = ""
     """Why the cell cannot run; "" if it can."""
 
@@ -92,7 +96,7 @@ class Cell:
 def cells_of(study: Study) -> list[Cell]:
     """Return the cells of a study. Those that cannot run have the reason. Raises: ConfigError if two cells have the same name, a value has
     the wrong type, or no cell can run."""
-    names = _short_names(study)
+    names = short_names(study.axes)
     cells = [_cell(study, names, dict(zip(study.axes, values, strict=True))) for values in product(*study.axes.values())]
     name, count = Counter(cell.name for cell in cells).most_common(1)[0]
     if count > 1:
@@ -103,12 +107,6 @@ def cells_of(study: Study) -> list[Cell]:
     return cells
 
 
-def _short_names(study: Study) -> dict[str, str]:
-    """Return axis -> the name that cells and tables show: its last part, unless two axes share it."""
-    last = Counter(axis.rpartition(".")[2] for axis in study.axes)
-    return {axis: short if last[short := axis.rpartition(".")[2]] == 1 else axis for axis in study.axes}
-
-
 def _cell(study: Study, names: Mapping[str, str], values: Mapping[str, Any]) -> Cell:
     given = dict(study.settings)
     for axis, value in values.items():
@@ -116,7 +114,7 @@ def _cell(study: Study, names: Mapping[str, str], values: Mapping[str, Any]) -> 
     special = {name: given.pop(name) for name in SPECIAL if name in given}
     ds_changes = {name.removeprefix(DS_KEY): given.pop(name) for name in list(given) if name.startswith(DS_KEY)}
     if study.metric.startswith(PROBE):
-        given["eval.probe_task"] = study.metric.removeprefix(PROBE)
+        given[PROBE_TASK] = study.metric.removeprefix(PROBE)
     recipe, derived, refused = _recipe(study, given, special)
     cluster, ranks = _cluster(study.cluster, special.get(RANKS))
     shown = {names[axis]: _shown(value) for axis, value in values.items()}
@@ -130,6 +128,7 @@ def _cell(study: Study, names: Mapping[str, str], values: Mapping[str, Any]) -> 
         ds_changes,
         ranks,
         cluster,
+        special.get(FLOPS),
         refused,
     )
 
@@ -149,8 +148,8 @@ def _recipe(study: Study, given: Mapping[str, Any], special: Mapping[str, Any]) 
     recipe, derived = apply_rules(recipe, study.base, before, [*given])
     recipe, refused = _with_length(recipe, special)
     recipe, more = apply_rules(recipe, study.base, after, [*given])
-    if study.metric_key == METRIC and "eval.probe_steps" not in given:
-        recipe = with_values(recipe, {"eval.probe_steps": -(-recipe.run.max_steps // PROBES)})
+    if study.metric_key == METRIC and PROBE_STEPS not in given:
+        recipe = with_values(recipe, {PROBE_STEPS: -(-recipe.run.max_steps // PROBES)})
     return recipe, derived | more, refused
 
 
@@ -188,6 +187,7 @@ def _planned(cell: Cell) -> Cell:
         return replace(cell, refused=reason)
     try:
         check_recipe(cell.recipe)
+        FrozenFeatures().check(cell.recipe)
         cell.plan  # noqa: B018 - the plan is kept
     except ConfigError as error:
         return replace(cell, refused=str(error))
@@ -204,7 +204,10 @@ def _changes(base: Recipe, recipe: Recipe) -> Iterator[tuple[str, Any]]:
 def _shown(value: Any) -> Any:
     """Return the value of an axis as tables show it: a number or a text."""
     if isinstance(value, dict):
-        return value.get("name") or "x".join(f"{one:g}" if isinstance(one, int | float) else str(one) for one in value.values())
+        name = value.get("name")
+        if isinstance(name, int | float | str) and str(name):
+            return name
+        return "x".join(f"{one:g}" if is_number(one) else str(one) for key, one in value.items() if key != "name")
     return value if isinstance(value, int | float | str) else text_of_value(value)
 
 
@@ -214,4 +217,4 @@ def _in_a_name(value: Any) -> str:
     if isinstance(value, str) and value.endswith(".json"):
         value = Path(value).stem
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    return re.sub(r"[^A-Za-z0-9.+-]+", "-", text).rstrip("-")
+    return re.sub(r"[^\w.+-]+", "-", text).rstrip("-")

@@ -86,7 +86,9 @@ def _array(values: list[Any]) -> Any:
     pa = required("pyarrow")
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float}:
-        return pa.array(values, pa.float64() if float in kinds else pa.int64() if kinds else pa.null())
+        if float in kinds:
+            return pa.array([None if value is None else float(value) for value in values], pa.float64())
+        return pa.array(values, pa.int64() if kinds else pa.null())
     return pa.array(values if len(kinds) == 1 else [None if value is None else str(value) for value in values])
 
 

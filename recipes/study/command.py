@@ -9,13 +9,14 @@ from recipes.cluster.environment import may_see_devices, num_devices
 from recipes.errors import ConfigError
 from recipes.study.cells import Cell, cells_of
 from recipes.study.collect import collect, read_curves, read_table, save_dataset
-from recipes.study.fit_lines import fit_lines
+from recipes.study.fit_lines import fit_lines, in_number
 from recipes.study.grid import grid_lines
 from recipes.study.local import LocalRuns, only_driver
 from recipes.study.progress import progress_of, status_lines, summary_line
 from recipes.study.run_command import prepare_data
 from recipes.study.run_folder import Run, check_folders, runs_of, write_records
-from recipes.study.slurm_array import ArrayOptions, SlurmArrays
+from recipes.study.slurm_array import ArrayOptions, SlurmArrays, check_slurm
+from recipes.study.study_checks import check_study
 from recipes.study.study_file import Study, read_study
 from recipes.values import path_argument, positive_count
 
@@ -28,14 +29,16 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
-    def verb(name: str, run: Callable[[argparse.Namespace, Say], int], words: str) -> argparse.ArgumentParser:
-        found = verbs.add_parser(name, help=words, description=words, allow_abbrev=False)
-        found.add_argument("study", type=path_argument, help="the study file")
+    def verb(name: str, run: Callable[[argparse.Namespace, Say], int], words: str, more: str = "") -> argparse.ArgumentParser:
+        example = f"{words}\n\npython launch/scaling.py {name} text_isoflop{more}"
+        raw = argparse.RawDescriptionHelpFormatter
+        found = verbs.add_parser(name, help=words, description=example, formatter_class=raw, allow_abbrev=False)
+        found.add_argument("study", type=path_argument, help="the study file, or the name of one of recipes/studies/")
         found.set_defaults(run=run)
         return found
 
     verb("grid", run_grid, "print the cells with their derived numbers, FLOPs and plans")
-    submit = verb("submit", run_submit, "train what is not done yet, as a Slurm job array or here")
+    submit = verb("submit", run_submit, "train what is not done yet, as a Slurm job array or here", " --local 2")
     submit.add_argument("--local", type=positive_count, metavar="N", help="train on this machine, N runs at a time")
     submit.add_argument("--limit", type=positive_count, metavar="N", help="most tasks of a job array that run at the same time")
     submit.add_argument(
@@ -53,6 +56,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
 def open_study(path: Path) -> tuple[Study, list[Cell], list[Run]]:
     """Return a study, its cells and its runs, after all checks. Raises: ConfigError."""
     study = read_study(path)
+    check_study(study)
     cells = cells_of(study)
     check_folders(study, cells)
     return study, cells, runs_of(study, cells)
@@ -85,33 +89,43 @@ def run_submit(args: argparse.Namespace, say: Say) -> int:
     say(summary_line(progress))
     for run, state in progress:
         if run.key in failed:
-            say(f"failed for good: {run.name}: {state.reason}; --retries {args.retries + 1} tries it again")
+            say(f"failed for good: {run.name}: {state.reason}; --retries {failed[run.key]} tries it again")
     say(f"next: python launch/scaling.py {'collect' if args.local else 'status'} {shlex.quote(str(args.study))}")
     return 0
 
 
-def _submit_local(study: Study, runs: Sequence[Run], args: argparse.Namespace, say: Say) -> set[str]:
-    waiting = [run for run, state in progress_of(study, runs) if state.state != "done"]
+def _submit_local(study: Study, runs: Sequence[Run], args: argparse.Namespace, say: Say) -> dict[str, int]:
+    arrays, waiting = SlurmArrays(study), list[Run]()
+    for run, state in progress_of(study, runs):
+        if arrays.queue_state(run):
+            say(f"{run.name}: left to Slurm, which has it queued or running")
+        elif state.state != "done":
+            waiting.append(run)
     most = args.local * max((run.cell.ranks for run in waiting), default=1)
     if may_see_devices() and most > num_devices():
         raise ConfigError(f"--local {args.local}: needs {most} GPUs, this machine has {num_devices()}; take fewer runs at a time")
-    say(f"{len(runs) - len(waiting)} of {len(runs)} runs are done; {args.local} at a time")
+    say(f"{in_number(len(waiting), 'run')} of {len(runs)} to train; {args.local} at a time")
     local = LocalRuns(study, prepare_data(study, waiting, say), at_once=args.local, retries=args.retries, say=say)
-    return {run.key for run in local.train(waiting)}
+    return {run.key: local.attempts.num_failures(run) for run in local.train(waiting)}
 
 
-def _submit_slurm(study: Study, runs: Sequence[Run], args: argparse.Namespace, say: Say) -> set[str]:
-    arrays, waiting, failed = SlurmArrays(study), list[Run](), set[str]()
+def _submit_slurm(study: Study, runs: Sequence[Run], args: argparse.Namespace, say: Say) -> dict[str, int]:
+    try:
+        further = shlex.split(args.sbatch)
+    except ValueError as error:
+        raise ConfigError(f"--sbatch {args.sbatch}: {error}; quote it as a shell does") from None
+    check_slurm()
+    arrays, waiting, failed = SlurmArrays(study), list[Run](), dict[str, int]()
     for run, state in progress_of(study, runs):
         if state.state in ("done", "running") or (state.state == "queued" and arrays.queue_state(run)):
             continue
         if state.state == "failed" and arrays.num_tasks(run) > args.retries:
-            failed.add(run.key)
+            failed[run.key] = arrays.num_tasks(run)
         else:
             waiting.append(run)
     if waiting:
         data = prepare_data(study, waiting, say)
-        for line in arrays.submit(waiting, data, ArrayOptions(args.limit, args.retries + 1, shlex.split(args.sbatch))):
+        for line in arrays.submit(waiting, data, ArrayOptions(args.limit, args.retries + 1, further)):
             say(line)
     return failed
 
@@ -140,7 +154,7 @@ def run_fit(args: argparse.Namespace, say: Say) -> int:
     """Fit the study's law to its table. Returns 0. Raises: ConfigError if the data do not support one; fit.json says which test failed."""
     from recipes.study.fit import FIT, fit_study  # scipy
 
-    study = read_study(args.study)
+    study, _, _ = open_study(args.study)
     fit = fit_study(study, read_table(study))
     for line in fit_lines(fit.to_json()):
         say(line)
@@ -155,7 +169,7 @@ def run_report(args: argparse.Namespace, say: Say) -> int:
     """Write the report of the study. Returns 0. Raises: ConfigError."""
     from recipes.study.report import PICTURES, write_report  # scipy, matplotlib
 
-    study = read_study(args.study)
-    page = write_report(study, read_table(study), read_curves(study))
+    study, cells, _ = open_study(args.study)
+    page = write_report(study, cells, read_table(study), read_curves(study))
     say(f"written to {page}, with {PICTURES}/*.png; open it in a browser")
     return 0

@@ -1,13 +1,14 @@
 """What a study can and cannot conclude, in sentences made from its numbers. Standard library only."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
 from recipes.study.fit_lines import in_number, in_words, negative
 from recipes.study.log_sample import Row
-from recipes.study.study_file import Study
+from recipes.study.results_table import AXIS
+from recipes.study.study_file import RANKS, Study
 from recipes.train.probe import METRIC
 
 Content = Mapping[str, Any]
@@ -48,15 +49,20 @@ def _beyond_random(study: Study, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _efficiency(rows: Sequence[Row]) -> Iterator[str]:
-    timed = [row for row in rows if row["state"] == "done" and row["tokens_per_second"]]
-    ranks = sorted({row["ranks"] for row in timed})
-    if len(ranks) < 2:
+    """Compare the most ranks with the fewest, in each series that has both."""
+    series = defaultdict[tuple[Any, ...], dict[int, list[float]]](lambda: defaultdict(list))
+    for row in rows:
+        if row["state"] == "done" and row["tokens_per_second"]:
+            others = tuple(value for key, value in row.items() if key.startswith(AXIS) and key != f"{AXIS}{RANKS}")
+            series[others][row["ranks"]].append(row["tokens_per_second"])
+    counts = {count for points in series.values() for count in points}
+    if len(counts) < 2:
         return
-    rates = {count: mean(row["tokens_per_second"] for row in timed if row["ranks"] == count) for count in ranks}
-    first, last = ranks[0], ranks[-1]
-    share = rates[last] * first / (rates[first] * last)
-    factor = rates[last] / rates[first]
-    yield f"{last} ranks train {factor:.2f} times as many tokens a second as {first}: {100 * share:.0f} % of ideal scaling."
+    first, last = min(counts), max(counts)
+    factors = [mean(points[last]) / mean(points[first]) for points in series.values() if points.get(first) and points.get(last)]
+    if factors:
+        share = mean(factors) * first / last
+        yield f"{last} ranks train {mean(factors):.2f} times as many tokens a second as {first}: {100 * share:.0f} % of ideal scaling."
 
 
 def _from_fit(fit: Content) -> Iterator[str]:

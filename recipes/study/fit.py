@@ -12,11 +12,12 @@ from scipy.stats import f as f_distribution
 
 from recipes.errors import ConfigError
 from recipes.study.bootstrap import LEVEL, Bootstrap, Estimate
+from recipes.study.fit_lines import in_number
 from recipes.study.isoflop import Frontier, frontier_of
 from recipes.study.law import Array, fit_law
 from recipes.study.log_sample import Row
-from recipes.study.points import RATES, Points, budget_of, num_distinct, points_of
-from recipes.study.study_file import FLOPS, Study
+from recipes.study.points import SAME, Points, group_equal, num_distinct, points_of
+from recipes.study.study_file import Study
 from recipes.system.durable import write_text_atomically
 
 FIT = "fit.json"
@@ -86,7 +87,7 @@ def fit_rows(study: Study, rows: Sequence[Row]) -> Fit:
     fit.left = [left._asdict() for left in points.left]
     rng = np.random.default_rng(SEED)
     _fit_law(study, fit, points, rng)
-    if FLOPS in study.axes and study.metric_key not in RATES and len(points.variables) == 2:
+    if len(points.variables) == 2 and any(row.get("budget_flops") for row in points.rows):
         _fit_frontier(fit, points, rng)
     return fit
 
@@ -134,7 +135,7 @@ def held_out(study: Study, points: Points) -> Array:
     it would be more than half of the runs."""
     if study.fit.get("held_out", True) is False:
         return np.zeros(len(points.y_N), dtype=bool)
-    held_N = points.x_NJ[:, 0] >= points.x_NJ[:, 0].max() * (1 - 1e-9)
+    held_N = points.x_NJ[:, 0] * SAME >= points.x_NJ[:, 0].max()
     return held_N if held_N.mean() <= MOST_HELD_OUT else np.zeros_like(held_N)
 
 
@@ -142,22 +143,19 @@ def _check_points(fit: Fit, fitted: Points) -> bool:
     """Check that there are enough cells, at different places, and that the variables do not change together."""
     num_parameters = 1 + 2 * len(fitted.variables)
     needed = num_parameters + SPARE_CELLS
-    parts = ", ".join(f"{num_distinct(fitted.x_NJ[:, place])} values of {name}" for place, name in enumerate(fitted.variables))
-    enough = fitted.num_cells >= needed and all(num_distinct(column) >= FEWEST_VALUES for column in fitted.x_NJ.T)
+    counts = [num_distinct(column) for column in fitted.x_NJ.T]
+    parts = ", ".join(f"{in_number(count, 'value')} of {name}" for count, name in zip(counts, fitted.variables, strict=True))
+    enough = fitted.num_cells >= needed and min(counts) >= FEWEST_VALUES
     least = f"needed are {needed} cells for {num_parameters} parameters, and {FEWEST_VALUES} values"
-    detail = f"{fitted.num_cells} cells without those held out, {parts}; {least}"
+    detail = f"{in_number(fitted.num_cells, 'cell')} without those held out, {parts}; {least}"
     if not fit.test("points", enough, detail):
         return False
-    places = [tuple(row) for row in fitted.x_NJ.round(6).tolist()]
-    by_place: dict[tuple[float, ...], set[str]] = {}
-    for place, cell in zip(places, fitted.cells, strict=True):
+    by_place: dict[int, set[str]] = {}
+    for place, cell in zip(group_equal(fitted.x_NJ).tolist(), fitted.cells, strict=True):
         by_place.setdefault(place, set()).add(cell)
     double = next((sorted(cells) for cells in by_place.values() if len(cells) > 1), None)
-    if not fit.test(
-        "one cell at a place",
-        double is None,
-        f"{' and '.join(double[:2])} have the same {', '.join(fitted.variables)}" if double else "yes",
-    ):
+    same = f"{' and '.join(double[:2])} have the same {', '.join(fitted.variables)}; choose by fit.where" if double else "yes"
+    if not fit.test("one cell at a place", double is None, same):
         return False
     if len(fitted.variables) == 2:
         together = abs(float(np.corrcoef(np.log(fitted.x_NJ).T)[0, 1]))
@@ -209,7 +207,7 @@ def _curves(points: Points, bootstrap: Bootstrap) -> list[dict[str, float]]:
 
 
 def _fit_frontier(fit: Fit, points: Points, rng: np.random.Generator) -> None:
-    flops_N = np.array([budget_of(row) or 0.0 for row in points.rows])
+    flops_N = np.array([row.get("budget_flops") or 0.0 for row in points.rows])
     found = frontier_of(flops_N, points.x_NJ[:, 0], points.x_NJ[:, 1], points.y_N, rng)
     fit.isoflop = _frontier_json(found)
     fit.test("minima inside of the grid", not found.why, found.why or f"{len(found.minima)} budgets")

@@ -11,7 +11,7 @@ from recipes.errors import ConfigError
 from recipes.study.figure_style import Chart, Palette, log_axes
 from recipes.study.fit import held_out
 from recipes.study.log_sample import Row
-from recipes.study.points import Points, budget_of, points_of
+from recipes.study.points import Points, points_of
 from recipes.study.study_file import Study
 
 LEGEND_COLUMNS = 2
@@ -97,7 +97,7 @@ def law_value(law: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
 def _isoflop(points: Points, isoflop: Mapping[str, Any]) -> Chart:
     groups = defaultdict[float, list[int]](list)
     for place, row in enumerate(points.rows):
-        groups[budget_of(row) or 0.0].append(place)
+        groups[row.get("budget_flops") or 0.0].append(place)
 
     def draw(axes: Any, colors: Palette) -> None:
         for number, (flops, places) in enumerate(sorted(groups.items())):

@@ -1,5 +1,6 @@
 """The lines of the verb grid: every cell with its numbers and its plan, and the rules that made them. Torch-free."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from recipes.plan.memory import GIB
@@ -29,7 +30,7 @@ def grid_lines(study: Study, cells: Sequence[Cell], progress: Sequence[Progress]
     for cell in cells:
         if cell.refused:
             yield f"{cell.name}: left out, {cell.refused}"
-    yield from rule_lines(study)
+    yield from rule_lines(study, cells)
     going = [cell for cell in cells if not cell.refused]
     seconds = sum(cell.plan.training_seconds for cell in going) * len(study.seeds)
     flops = sum(cell.flops for cell in going) * len(study.seeds)
@@ -37,12 +38,14 @@ def grid_lines(study: Study, cells: Sequence[Cell], progress: Sequence[Progress]
     yield summary_line(progress)
 
 
-def rule_lines(study: Study) -> Iterator[str]:
-    """Yield a line for each rule, on or off."""
+def rule_lines(study: Study, cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield a line for each rule: on or off, and what it sets in how many cells."""
     for name, rule in RULES.items():
         exponent = study.rules.get(name)
         how = "off" if name not in study.rules else f"x = {exponent:g}" if exponent is not None else "on"
-        yield f"rule {name} ({how}): {rule.sentence}"
+        sets = Counter(setting for cell in cells for setting, own in cell.derived.items() if own == name)
+        shown = ", ".join(f"{setting} in {count} of {in_number(len(cells), 'cell')}" for setting, count in sets.items())
+        yield f"rule {name} ({how}): {rule.sentence}{f'; sets {shown}' if shown else ''}"
 
 
 def _row(cell: Cell, progress: Sequence[Progress]) -> tuple[str, ...]:

@@ -57,8 +57,9 @@ def frontier_of(flops_N: Array, sizes_N: Array, tokens_N: Array, y_N: Array, rng
         return Frontier(minima, None, None, None, why)
     log_flops_K = np.log(np.array(budgets))[inside]
     sizes = _slope(log_flops_K, curves.best_K[inside], curves.best_BK[:, inside])
-    # a token costs in proportion to the size, so the tokens follow from the budget
-    tokens = _slope(log_flops_K, np.log([minima[number].tokens for number in inside]), log_flops_K - curves.best_BK[:, inside])
+    lines_K2 = np.array([curves.tokens_line(number, tokens_N[chosen_N]) for number in inside])
+    log_tokens_BK = lines_K2[:, 0] * curves.best_BK[:, inside] + lines_K2[:, 1]
+    tokens = _slope(log_flops_K, lines_K2[:, 0] * curves.best_K[inside] + lines_K2[:, 1], log_tokens_BK)
     values = _slope(log_flops_K, curves.least_K[inside], curves.least_BK[:, inside])
     return Frontier(minima, sizes, tokens, values, "")
 
@@ -77,6 +78,12 @@ class _Parabolas:
         self.best_K, self.least_K = self._vertices(log_y_N)
         found = [self._vertices(fitted_N + blocks.draw(cells_N, scale)) for scale in blocks.scales(REPETITIONS)]
         self.best_BK, self.least_BK = np.array([best for best, _ in found]), np.array([least for _, least in found])
+
+    def tokens_line(self, number: int, tokens_N: Array) -> tuple[float, float]:
+        """Return slope and constant of log tokens over log size in a budget: what a token costs need not be in proportion to the size."""
+        at = self.flops_N == self.budgets_K[number]
+        slope, constant = np.polyfit(self.log_sizes_N[at], np.log(tokens_N[at]), 1)
+        return float(slope), float(constant)
 
     def _vertices(self, log_y_N: Array) -> tuple[Array, Array]:
         """Return log size and log y at the minimum of each budget. Where a curve has none, the size is infinitely far on the lower side."""
@@ -100,7 +107,7 @@ def _minimum(curves: _Parabolas, number: int, tokens_N: Array) -> Minimum:
     low, high = float(np.exp(curves.log_sizes_N[at].min())), float(np.exp(curves.log_sizes_N[at].max()))
     with np.errstate(over="ignore"):
         size = interval(float(np.exp(curves.best_K[number])), np.exp(curves.best_BK[:, number]), method="nearest")
-    slope, constant = np.polyfit(curves.log_sizes_N[at], np.log(tokens_N[at]), 1)
+    slope, constant = curves.tokens_line(number, tokens_N)
     clipped = np.clip(curves.best_K[number], np.log(low), np.log(high))
     why = ""
     if not (low < size.low and size.high < high):

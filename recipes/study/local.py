@@ -17,7 +17,7 @@ from typing import Any
 
 from recipes.cluster.environment import may_see_devices, num_devices
 from recipes.errors import ConfigError, Stopped
-from recipes.study.attempts import Attempts
+from recipes.study.attempts import Attempts, saved_step
 from recipes.study.failure import ending_of
 from recipes.study.run_command import ROOT, local_command
 from recipes.study.run_folder import Run
@@ -41,7 +41,7 @@ class Active:
     run: Run
     process: subprocess.Popen[bytes] | None
     since: float
-    devices: Sequence[int] = ()
+    devices: Sequence[str] = ()
     """The GPUs that it uses."""
 
 
@@ -53,7 +53,11 @@ class LocalRuns:
         self._study, self._data, self._at_once, self._retries, self._say = study, data, at_once, retries, say
         self.attempts = Attempts(study.out)
         self._active: list[Active] = []
-        self._is_stopped = False
+        self._num_requests = 0
+
+    @property
+    def _is_stopped(self) -> bool:
+        return self._num_requests > 0
 
     def train(self, runs: Sequence[Run]) -> list[Run]:
         """Train the runs that are not done, and return those that have failed as often as they may. Raises: Stopped, after a request to
@@ -66,7 +70,7 @@ class LocalRuns:
                 while waiting and len(self._active) < self._at_once:
                     run = waiting.pop(0)
                     if self._is_elsewhere(run):
-                        self._active.append(Active(run, None, time.time()))
+                        self._active.append(Active(run, None, time.time(), self.attempts.devices_of(run)))
                         self._say(f"{run.name}: is going on already")
                     elif self.attempts.num_failures(run) > self._retries:
                         given_up.append(run)
@@ -89,20 +93,20 @@ class LocalRuns:
         with log.open("ab") as output:
             streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": output}
             process = subprocess.Popen(words, cwd=ROOT, env=self._env(run, devices), start_new_session=True, **streams)
-        self.attempts.begin(run, process.pid)
+        self.attempts.begin(run, process.pid, devices)
         self._active.append(Active(run, process, time.time(), devices))
         self._say(f"{run.name}: started, {log}")
 
-    def _free_devices(self, count: int) -> list[int]:
-        taken = {number for active in self._active for number in active.devices}
-        return [number for number in range(num_devices()) if number not in taken][:count]
+    def _free_devices(self, count: int) -> list[str]:
+        taken = {device for active in self._active for device in active.devices}
+        return [device for device in visible_devices() if device not in taken][:count]
 
-    def _env(self, run: Run, devices: Sequence[int]) -> dict[str, str]:
+    def _env(self, run: Run, devices: Sequence[str]) -> dict[str, str]:
         """Return the environment of a run: its part of the machine's cores and GPUs, and the study as the group of its wandb runs."""
         threads = max(1, len(os.sched_getaffinity(0)) // (self._at_once * run.cell.ranks))
         env = {"OMP_NUM_THREADS": str(threads), "WANDB_RUN_GROUP": self._study.name} | os.environ
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), env.get("PYTHONPATH"))))
-        return env | ({"CUDA_VISIBLE_DEVICES": ",".join(map(str, devices))} if may_see_devices() else {"DS_ACCELERATOR": "cpu"})
+        return env | ({"CUDA_VISIBLE_DEVICES": ",".join(devices)} if may_see_devices() else {"DS_ACCELERATOR": "cpu"})
 
     def _ended(self) -> Iterator[Active]:
         for active in list(self._active):
@@ -127,7 +131,7 @@ class LocalRuns:
         was_asked = code == STOPPED or (code is None and state.state == "stopped")
         if self._is_stopped or (was_asked and self.attempts.has_progressed(run)):
             self.attempts.end(run, STOPPED, state.reason, failed=False)
-            self._say(f"{run.name}: {state.reason or 'stopped before its first checkpoint'}")
+            self._say(f"{run.name}: {f'saved at step {saved_step(run)}' if saved_step(run) else 'stopped before its first checkpoint'}")
             return True
         reason = self._reason(run, code, state)
         self.attempts.end(run, code, reason, failed=True)
@@ -145,10 +149,11 @@ class LocalRuns:
         return ending_of(code, log_of(self._study, run)) if code is not None else state.reason
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
-        self._is_stopped = True
+        self._num_requests += 1
 
     def _stop(self) -> None:
-        """Ask all active runs to save and end, wait for them, and kill those that take longer than STOP_SECONDS. Raises: Stopped."""
+        """Ask all active runs to save and end, and wait for them. A second request, or STOP_SECONDS, kills those that are left. Raises:
+        Stopped."""
         self._say(f"stopping: {len(self._active)} runs save and end")
         for active in self._active:
             if is_owned(active.run.path):
@@ -156,7 +161,7 @@ class LocalRuns:
             else:
                 self._signal(active, signal.SIGTERM)  # nothing to save yet
         deadline = time.monotonic() + STOP_SECONDS
-        while self._active and time.monotonic() < deadline:
+        while self._active and time.monotonic() < deadline and self._num_requests == 1:
             for active in self._ended():
                 self._finish(active)
             time.sleep(POLL_SECONDS)
@@ -170,6 +175,12 @@ class LocalRuns:
         if pid:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(pid, number)
+
+
+def visible_devices() -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    listed = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
+    return listed[: num_devices()] if listed else [str(number) for number in range(num_devices())]
 
 
 def log_of(study: Study, run: Run) -> Path:

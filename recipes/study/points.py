@@ -14,12 +14,9 @@ from recipes.errors import ConfigError
 from recipes.study.law import Array
 from recipes.study.log_sample import Row
 from recipes.study.results_table import AXIS
-from recipes.study.study_file import FLOPS, Study
-from recipes.suggestions import did_you_mean
+from recipes.study.study_file import SIZES, Study, short_names
 from recipes.train.probe import METRIC
 
-SIZES = ("block_parameters", "parameters", "trunk_parameters", "flops_per_token")
-"""Columns that may be the size of a network. The first one is the default: the blocks alone, as Kaplan et al. 2020 count."""
 SAME = 1.02
 """Values whose ratio is below this are equal: budgets are rounded to whole updates."""
 
@@ -37,7 +34,8 @@ QUANTITIES: Mapping[str, Quantity] = {
     "tokens_per_second": Quantity("time per token (seconds)", lambda rate: 1 / rate if rate else 0.0),
 }
 """Key of metrics.jsonl -> the quantity that is fitted."""
-RATES = ("step_seconds", "tokens_per_second")
+TIMES = ("step_seconds", "tokens_per_second")
+"""Metrics of speed. They fall with ranks alone: how they grow with the size is the planner's business."""
 
 
 class Left(NamedTuple):
@@ -87,8 +85,7 @@ def points_of(study: Study, rows: Sequence[Row]) -> Points:
     """Return the points of the table. Raises: ConfigError if the metric cannot be fitted, or nothing that a law could depend on varies."""
     quantity = _quantity(study)
     size = study.fit.get("size", SIZES[0])
-    if size not in SIZES:
-        raise ConfigError(f"{study.path}: fit: size is {size!r:.40}; {did_you_mean(str(size), SIZES)}known are {', '.join(SIZES)}")
+    _check_metric(study, rows)
     rows = _chosen(study, rows)
     used, left = list[tuple[Row, float]](), list[Left]()
     for row in rows:
@@ -106,16 +103,20 @@ def points_of(study: Study, rows: Sequence[Row]) -> Points:
     return Points(variables, quantity, x_NJ, np.array([value for _, value in used]), tuple(found), tuple(left))
 
 
+def _check_metric(study: Study, rows: Sequence[Row]) -> None:
+    collected = {row.get("metric_name") for row in rows} - {None, study.metric}
+    if collected:
+        raise ConfigError(f"{study.path}: metric is {study.metric}, and the table was collected for {collected.pop()}; collect again")
+
+
 def _chosen(study: Study, rows: Sequence[Row]) -> list[Row]:
-    """Return the rows that the study's `fit.where` chooses. Raises: ConfigError if it names no axis, or chooses nothing."""
-    where = study.fit.get("where", {})
-    for axis in where:
-        if not any(f"{AXIS}{axis}" in row for row in rows):
-            known = sorted({key.removeprefix(AXIS) for row in rows for key in row if key.startswith(AXIS)})
-            raise ConfigError(f"{study.path}: fit: where: {axis!r:.40} is no axis; known are {', '.join(known)}")
-    found = [row for row in rows if all(row[f"{AXIS}{axis}"] == value for axis, value in where.items())]
+    """Return the rows that the study's `fit.where` chooses. Raises: ConfigError if it chooses nothing."""
+    shown = short_names(study.axes)
+    where = {f"{AXIS}{shown.get(axis, axis)}": value for axis, value in study.fit.get("where", {}).items()}
+    found = [row for row in rows if all(row.get(axis) == value for axis, value in where.items())]
     if not found:
-        raise ConfigError(f"{study.path}: fit: where: no run has {where}; collect again, or change it")
+        there = "; ".join(f"{axis.removeprefix(AXIS)} has {sorted({str(row.get(axis)) for row in rows})}" for axis in where)
+        raise ConfigError(f"{study.path}: fit: where: no run has {study.fit['where']}; {there}")
     return found
 
 
@@ -124,7 +125,7 @@ def _quantity(study: Study) -> Quantity:
     if key not in QUANTITIES:
         raise ConfigError(
             f"{study.path}: metric {key} cannot be fitted: the targets of data2vec are its teacher's, so losses and explained variances of "
-            f"different runs are not comparable; use probe.cloze, probe.classify, probe.reference, {' or '.join(RATES)}"
+            f"different runs are not comparable; use probe.cloze, probe.classify, probe.reference, {' or '.join(TIMES)}"
         )
     return QUANTITIES[key]
 
@@ -141,10 +142,8 @@ def _usable(row: Row, quantity: Quantity) -> tuple[str, float]:
 
 def _variables(study: Study, rows: Sequence[Row], size: str) -> tuple[str, ...]:
     """Return the columns that the law depends on: those of size, data and ranks that vary. Raises: ConfigError if none does."""
-    candidates = ("ranks", size) if study.metric_key in RATES else (size, "tokens")
+    candidates = ("ranks",) if study.metric_key in TIMES else (size, "tokens")
     found = tuple(name for name in candidates if _varies([float(row[name]) for row in rows]))
-    if study.metric_key in RATES:
-        found = found[:1]
     if not found:
         raise ConfigError(
             f"{study.path}: none of {', '.join(candidates)} varies between the {len(rows)} runs, so there is no law; report has the means"
@@ -162,6 +161,7 @@ def num_distinct(values: Any) -> int:
     return 1 + sum(after > SAME * before for before, after in pairwise(ordered))
 
 
-def budget_of(row: Row) -> float | None:
-    """Return the budget in FLOPs that the study gives the run; None if it gives none."""
-    return row.get(f"{AXIS}{FLOPS}")
+def group_equal(x_NJ: Array) -> Array:
+    """Return for each row the number of the first row that is equal to it up to rounding (SAME). Shapes: (N,)."""
+    log_NJ = np.log(x_NJ)
+    return np.array([int(np.flatnonzero(np.abs(log_NJ - row).max(1) < np.log(SAME))[0]) for row in log_NJ])

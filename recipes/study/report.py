@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from recipes.errors import ConfigError
 from recipes.plan.memory import GIB
+from recipes.study.cells import Cell
 from recipes.study.collect import TABLE
 from recipes.study.conclusions import conclusions
 from recipes.study.figure_style import render
@@ -28,7 +29,7 @@ REPORT, PICTURES = "report.html", "pictures"
 STATES = {"done": "ok", "failed": "bad"}
 
 
-def write_report(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Path:
+def write_report(study: Study, cells: Sequence[Cell], rows: Sequence[Row], curves: Sequence[Row]) -> Path:
     """Write the page and the PNGs of its pictures, and return the page's path. The table is fitted first if that has not been done since
     it was collected. Raises: ConfigError if they cannot be written."""
     fit, note = _current_fit(study, rows)
@@ -45,7 +46,7 @@ def write_report(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Pa
             [*cannot, note] if note else cannot,
             [(picture, render(picture, folder / f"{picture.name}.png")) for picture in found],
             list(fit_lines(fit)) if fit else [],
-            list(rule_lines(study)),
+            list(rule_lines(study, cells)),
             ["run", *(axis.removeprefix(AXIS) for axis in axes), "state", "remark", *(name for name, _, _ in COLUMNS)],
             [_row(study, row, axes) for row in rows],
             f"Made from table.parquet, curves.parquet and fit.json in {study.out}, {time.strftime('%Y-%m-%d %H:%M')}.",

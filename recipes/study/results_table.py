@@ -45,11 +45,12 @@ class Collected(NamedTuple):
 def collect_run(study: Study, progress: Progress) -> Collected:
     """Read one run. What is missing or not finite is None, and `problem` says so. Raises: ConfigError if it is a run of other settings."""
     run, state = progress
-    rows = sampled_rows(run.path / "metrics.jsonl", ROWS_OF_A_CURVE, RARE)
+    rows = sampled_rows(run.path / "metrics.jsonl", ROWS_OF_A_CURVE, (*RARE, study.metric_key))
     events, _ = read_rows(run.path / "events.jsonl")
     cell = run.cell
     row: Row = {
         "study": study.name,
+        "metric_name": study.metric,
         "cell": cell.name,
         "seed": run.seed,
         "state": state.state,
@@ -59,6 +60,7 @@ def collect_run(study: Study, progress: Progress) -> Collected:
         "trunk_parameters": num_trunk_parameters(cell.recipe),
         "block_parameters": count_parameters(cell.recipe.model.parameters),
         "flops_per_token": cell.flops / cell.tokens,
+        "budget_flops": cell.budget_flops,
         "planned_flops": cell.flops,
         "updates": cell.recipe.run.max_steps,
         "batch": cell.recipe.run.global_batch_size,

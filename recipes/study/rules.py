@@ -141,9 +141,9 @@ def apply_rules(cell: Recipe, base: Recipe, rules: Mapping[str, float | None], g
     derived: dict[str, str] = {}
     for name, exponent in rules.items():
         rule = RULES[name]
-        found = rule.values(Situation(cell, base, exponent or 0.0))
         if rule.main in given:
             continue
+        found = rule.values(Situation(cell, base, exponent or 0.0))
         values = {key: value for key, value in found.items() if key not in given and value != _value(cell, key)}
         cell = with_values(cell, values)
         derived |= dict.fromkeys(values, name)

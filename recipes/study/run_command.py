@@ -5,10 +5,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from model.bounds import Place
 from recipes.config import Recipe
 from recipes.errors import DataMismatch
 from recipes.modalities.registry import MODALITIES
+from recipes.settings import walk_settings
+from recipes.study.cells import Cell
 from recipes.study.run_folder import Run
 from recipes.study.study_file import Study
 from recipes.values import text_of_value
@@ -24,7 +28,7 @@ def script_of(modality: str) -> str:
 
 def arguments(study: Study, run: Run, data: Path) -> list[str]:
     """Return the arguments of the pre-training script for a run, with the prepared `data`."""
-    settings = dict(run.cell.settings) | {"run.seed": run.seed}
+    settings = _absolute(run.cell) | {"run.seed": run.seed}
     words = [
         *("--recipe", _resolved(study.base_name)),
         *("--deepspeed_config", str(run.ds_config)),
@@ -32,6 +36,13 @@ def arguments(study: Study, run: Run, data: Path) -> list[str]:
         *("--run-dir", str(run.path.resolve())),
     ]
     return words + [word for name, value in settings.items() for word in ("--set", f"{name}={text_of_value(value)}")]
+
+
+def _absolute(cell: Cell) -> dict[str, Any]:
+    """Return the cell's settings, with absolute paths: runs begin in the root of the checkout."""
+    places = {name for name, _, _, notes in walk_settings(cell.recipe) if any(isinstance(note, Place) for note in notes)}
+    here = {name: Path(str(value)).expanduser() for name, value in cell.settings.items() if name in places}
+    return dict(cell.settings) | {name: str(path.resolve()) for name, path in here.items() if path.exists()}
 
 
 def _resolved(base: str) -> str:

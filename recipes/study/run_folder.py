@@ -17,7 +17,8 @@ from recipes.system.durable import write_text_atomically
 RECORD, DS_CONFIG_FILE = "cell.json", "ds_config.json"
 FREE = ("run.log_steps", "run.save_steps", "run.wandb", "run.max_minutes", "run.hang_seconds", "run.device_tflops", "run.seed")
 FREE_SECTIONS = ("data.path", "data.num_workers", "checkpoint.")
-"""Settings that change neither what a run learns nor what it costs, so that a study file may change them at any time."""
+"""Settings that change neither what a run learns nor what it costs, so that a study file may change them at any time. data.path of a cell
+is that of the prepared data; the study's own `data` may not change."""
 SHOWN_CELLS = 5
 
 
@@ -74,8 +75,11 @@ def check_folders(study: Study, cells: Sequence[Cell]) -> None:
         cell = by_name.get(folder.name)
         if cell is None:
             changed.append(f"{folder.name} (not in the file any more)")
-        elif differing := list(_differences(record, identity(cell))):
+        elif differing := list(_differences(record, identity(study, cell))):
+            differing.sort(key=lambda text: text.partition(" ")[0] in cell.derived)  # first what the file itself changes
             changed.append(f"{folder.name} ({differing[0]})")
+        elif lost := [path.name for path in sorted(folder.glob("seed_*")) if path.name not in {f"seed_{seed}" for seed in study.seeds}]:
+            changed.append(f"{folder.name} ({lost[0]} is not in the file any more)")
     if changed:
         more = f" and {len(changed) - SHOWN_CELLS} more" if len(changed) > SHOWN_CELLS else ""
         raise ConfigError(
@@ -88,7 +92,7 @@ def write_records(study: Study, cells: Sequence[Cell]) -> None:
     """Write into each cell's folder what the cell is, if that is not there yet. Raises: ConfigError if it cannot be written."""
     for cell in cells:
         folder = study.cells_folder / cell.name
-        record = {"study": study.name, "cell": cell.name, "values": dict(cell.values), **identity(cell)}
+        record = {"study": study.name, "cell": cell.name, "values": dict(cell.values), **identity(study, cell)}
         is_written = (folder / DS_CONFIG_FILE).exists() or not cell.ds_changes
         if cell.refused or (is_written and read_record(folder) == record):
             continue
@@ -98,7 +102,8 @@ def write_records(study: Study, cells: Sequence[Cell]) -> None:
                 write_text_atomically(folder / DS_CONFIG_FILE, json.dumps(cell.ds_content, indent=2) + "\n")
             write_text_atomically(folder / RECORD, json.dumps(record, indent=2) + "\n")
         except OSError as error:
-            raise ConfigError(f'{folder / RECORD} cannot be written ({error.strerror}); free the disk, or give another "out"') from None
+            remedy = f'give {study.path} another "out", or free the disk'
+            raise ConfigError(f"{folder / RECORD} cannot be written ({error.strerror}); {remedy}") from None
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -110,9 +115,11 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def identity(cell: Cell) -> dict[str, Any]:
-    """Return what makes the cell the same one: the settings that decide what its runs learn and cost, its ds_config and its ranks."""
-    return {"recipe": decisive(recipe_to_dict(cell.recipe)), "deepspeed_config": dotted(cell.ds_content), "ranks": cell.ranks}
+def identity(study: Study, cell: Cell) -> dict[str, Any]:
+    """Return what makes the cell the same one: the settings that decide what its runs learn and cost, its data, its ds_config and its
+    ranks."""
+    recipe, data = decisive(recipe_to_dict(cell.recipe)), study.data or cell.recipe.data.path
+    return {"recipe": recipe, "data": data, "deepspeed_config": dotted(cell.ds_content), "ranks": cell.ranks}
 
 
 def decisive(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -125,8 +132,7 @@ def decisive(recipe: dict[str, Any]) -> dict[str, Any]:
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     yield from changed_values(before.get("recipe", {}), now["recipe"])
     yield from changed_values(before.get("deepspeed_config", {}), now["deepspeed_config"], "ds_config.", has_all=True)
-    if before.get("ranks") != now["ranks"]:
-        yield f"ranks {before.get('ranks')} -> {now['ranks']}"
+    yield from changed_values(before, {key: now[key] for key in ("data", "ranks")})
 
 
 def changed_values(old: dict[str, Any], new: dict[str, Any], prefix: str = "", *, has_all: bool = False) -> Iterator[str]:

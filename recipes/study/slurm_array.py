@@ -22,7 +22,9 @@ from recipes.system.json_lines import JsonLines, read_rows
 JOBS = "jobs.jsonl"
 FURTHER = "the other options of sbatch come behind --sbatch"
 BATCH_SCRIPT = "launch/scaling.sbatch"
-WAITING, GOING = ("PENDING", "CONFIGURING", "REQUEUED", "SUSPENDED"), ("RUNNING", "COMPLETING", "STOPPED")
+WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "SUSPENDED", "RESV_DEL_HOLD", "STAGE_OUT")
+MOST_TASKS = 1000
+"""Tasks of an array: Slurm's MaxArraySize is 1001 by default."""
 
 
 class ArrayTask(NamedTuple):
@@ -77,7 +79,8 @@ class SlurmArrays:
         by_shape = defaultdict[tuple[int, int], list[Run]](list)
         for run in runs:
             by_shape[run.cell.cluster.nodes, run.cell.cluster.gpus].append(run)
-        return [self._submit(shape, group, data, options) for shape, group in sorted(by_shape.items())]
+        parts = [(shape, group[i : i + MOST_TASKS]) for shape, group in sorted(by_shape.items()) for i in range(0, len(group), MOST_TASKS)]
+        return [self._submit(shape, part, data, options) for shape, part in parts]
 
     def _submit(self, shape: tuple[int, int], runs: Sequence[Run], data: Mapping[str, Path], options: ArrayOptions) -> str:
         (nodes, ranks_per_node), study, logs = shape, self._study, self._study.out / "logs"
@@ -96,6 +99,11 @@ class SlurmArrays:
         JsonLines(self._path).append(row)
         most = f", at most {options.limit} at a time" if options.limit else ""
         return f"job {job}: {len(runs)} runs on {nodes} x {ranks_per_node} ranks each{most}; {grid}"
+
+
+def check_slurm() -> None:
+    """Check, before anything is prepared, that jobs can be submitted here. Raises: ConfigError."""
+    _output(["sinfo", "-h", "-o", "%P"], "--local N trains N runs at a time here")
 
 
 def _queue(jobs: Sequence[str]) -> dict[str, str]:

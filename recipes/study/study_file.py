@@ -3,7 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +13,8 @@ from typing import Any
 from recipes.catalog import RECIPES
 from recipes.check import named_recipe
 from recipes.config import Recipe
-from recipes.ds_config import find_ds_config, load_ds_config
 from recipes.errors import ConfigError
 from recipes.plan.links import Cluster
-from recipes.settings import settable
 from recipes.study.rules import BY_DEFAULT, RULES
 from recipes.suggestions import did_you_mean
 from recipes.system.json_object import read_json_object
@@ -29,25 +28,25 @@ BUDGETS = (FLOPS, TOKENS)
 """Axes that give the length of a run by what it costs: run.max_steps follows."""
 CPU_DS_CONFIG, GPU_DS_CONFIG = "zero3_cpu", "zero3_bf16"
 """The ds_config of a study that names none, without a cluster of GPUs and with one. It does not depend on the machine."""
-PROBE_TASK = "eval.probe_task"
+SIZES = ("block_parameters", "parameters", "trunk_parameters", "flops_per_token")
+"""Columns that may be the size of a network. The first one is the default: the blocks alone, as Kaplan et al. 2020 count."""
 MOST_EXPONENT = 4
 """Largest exponent of a rule. Beyond it, numbers overflow."""
 DS_KEY = "ds_config."
 """Prefix of axes that change a key of the ds_config, such as ds_config.train_micro_batch_size_per_gpu."""
 SPECIAL = (*BUDGETS, RANKS, DS_CONFIG)
 """Names that are no setting of the recipe."""
-FIT_KEYS: Mapping[str, tuple[type, str]] = {
-    "held_out": (bool, "true or false"),
-    "size": (str, "the name of a column"),
-    "where": (dict, "an object: axis -> value"),
+TYPES: Mapping[str, tuple[type, str]] = {
+    **dict.fromkeys(("name", "base", "deepspeed_config", "data", "metric", "out", "cluster"), (str, "a text")),
+    **dict.fromkeys(("axes", "set", "fit"), (dict, "an object")),
 }
-"""Keys of the section `fit` -> type."""
+"""Key of a study file -> its type, and the type in words."""
 SHIPPED_STUDIES = Path(__file__).resolve().parents[1] / "studies"
 
 
 @dataclass(frozen=True)
 class Study:
-    """The content of a study file, checked."""
+    """The content of a study file."""
 
     path: Path
     name: str
@@ -89,15 +88,15 @@ def find_study(path: Path) -> Path:
 
 
 def read_study(path: Path) -> Study:
-    """Read a study file, and check all that it says by itself. `path`: as find_study() takes it. Raises: ConfigError with the file, the key
-    and the remedy."""
+    """Read a study file, and check the type of each key; study_checks.py checks what they mean. `path`: as find_study() takes it. Raises:
+    ConfigError with the file, the key and the remedy."""
     path = find_study(path)
     content = read_json_object(path, flag="", what="a study file", where=shipped_names())
     _check_keys(path, content)
-    with _naming(path):
+    with naming(path):
         base = named_recipe(content["base"], {name: make for recipes in RECIPES.values() for name, make in recipes.items()})
     if "cluster" in content and "deepspeed_config" not in content:
-        with _naming(path):
+        with naming(path):
             is_cpu = Cluster.of_text(content["cluster"]).device.is_shared
         content["deepspeed_config"] = CPU_DS_CONFIG if is_cpu else GPU_DS_CONFIG
     rest = {key: content[key] for key in ("deepspeed_config", "data", "metric", "cluster", "fit") if key in content}
@@ -113,12 +112,11 @@ def read_study(path: Path) -> Study:
         seeds=_seeds(path, content.get("seeds", [1])),
         **rest,
     )
-    _check_names(study)
     return study
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Name the study file in errors of this block, which begin with the flag of another command."""
     try:
         yield
@@ -129,12 +127,6 @@ def _naming(path: Path) -> Iterator[None]:
 def shipped_names() -> str:
     """Return the names of the shipped studies, as the end of a message."""
     return f"the shipped ones are in recipes/studies/: {', '.join(sorted(path.stem for path in SHIPPED_STUDIES.glob('*.json')))}"
-
-
-TYPES: Mapping[str, tuple[type, str]] = {
-    **dict.fromkeys(("name", "base", "deepspeed_config", "data", "metric", "out", "cluster"), (str, "a text")),
-    **dict.fromkeys(("axes", "set", "fit"), (dict, "an object")),
-}
 
 
 def _check_keys(path: Path, content: Mapping[str, Any]) -> None:
@@ -198,59 +190,9 @@ def _seeds(path: Path, seeds: Any) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _check_names(study: Study) -> None:
-    """Check names of settings, ds_configs and options. Raises: ConfigError."""
-    known, values = settable(study.base), all_values(study)
-    for name in values:
-        if name not in (*known, *SPECIAL) and not name.startswith(DS_KEY):
-            near = did_you_mean(name, (*known, *SPECIAL))
-            place = "set" if name in study.settings else "axes"
-            more = f"beside settings there are {', '.join(SPECIAL)} and {DS_KEY}KEY"
-            raise ConfigError(f"{study.path}: {place}: recipe {study.base_name} has no {name!r:.60}; {near}{more}")
-    _check_owners(study)
-    if "run.seed" in values:
-        raise ConfigError(
-            f'{study.path}: run.seed is set; write "seeds": [1, 2, 3], so that the runs of a cell are compared with each other'
-        )
-    lengths = [name for name in ("run.max_steps", *BUDGETS) if name in values]
-    if len(lengths) > 1:
-        raise ConfigError(f"{study.path}: {' and '.join(lengths)} both say how long a run is; leave one out")
-    with _naming(study.path):
-        for name in (study.deepspeed_config, *values.get(DS_CONFIG, ())):
-            load_ds_config(find_ds_config(Path(str(name))))
-        if study.cluster is not None:
-            Cluster.of_text(study.cluster)
-    for count in values.get(RANKS, ()):
-        if type(count) is not int or count < 1:
-            raise ConfigError(f"{study.path}: ranks has {count!r:.40}, must be whole numbers from 1")
-    for name in BUDGETS:
-        if bad := [value for value in values.get(name, ()) if not is_number(value) or value <= 0]:
-            raise ConfigError(f"{study.path}: {name} has {bad[0]!r:.40}, must be finite numbers above 0")
-    for key in study.fit:
-        if key not in FIT_KEYS:
-            raise ConfigError(f"{study.path}: fit: {key!r:.40} is no key; known are {', '.join(FIT_KEYS)}")
-        kind, words = FIT_KEYS[key]
-        if not isinstance(study.fit[key], kind):
-            raise ConfigError(f"{study.path}: fit: {key} is {study.fit[key]!r:.40}, must be {words}")
-
-
 def is_number(value: Any) -> bool:
     """True if the value is a finite number. JSON has true and false, and Python reads NaN and Infinity in it."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_owners(study: Study) -> None:
-    """Check that each setting has its values from one place. Raises: ConfigError."""
-    owners: dict[str, str] = dict.fromkeys(study.settings, "set")
-    if study.metric.startswith(PROBE):
-        owners[PROBE_TASK] = "metric"
-    for axis, values in study.axes.items():
-        for name in {name for value in values for name in unfolded(axis, value)}:
-            if name in owners:
-                raise ConfigError(f"{study.path}: both {owners[name]} and the axis {axis} set {name}; leave it to one of them")
-            owners[name] = f"the axis {axis}"
-    if owners.get(PROBE_TASK) == "set" and study.metric.startswith(PROBE):
-        raise ConfigError(f"{study.path}: metric {study.metric} sets {PROBE_TASK}; take it out of set")
 
 
 def all_values(study: Study) -> dict[str, list[Any]]:
@@ -261,6 +203,12 @@ def all_values(study: Study) -> dict[str, list[Any]]:
             for name, one in unfolded(axis, value).items():
                 found.setdefault(name, []).append(one)
     return found
+
+
+def short_names(axes: Collection[str]) -> dict[str, str]:
+    """Return axis -> the name that cells and tables show: its last part, unless two axes share it."""
+    last = Counter(axis.rpartition(".")[2] for axis in axes)
+    return {axis: short if last[short := axis.rpartition(".")[2]] == 1 else axis for axis in axes}
 
 
 def unfolded(axis: str, value: Any) -> dict[str, Any]:

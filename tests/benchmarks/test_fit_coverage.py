@@ -18,7 +18,7 @@ def run(monkeypatch: pytest.MonkeyPatch, folder: Path, *flags: str) -> None:
     """Run the command with these flags and few repetitions of the bootstrap."""
     monkeypatch.setattr(bootstrap, "REPETITIONS", 20)
     monkeypatch.setattr(isoflop, "REPETITIONS", 20)
-    monkeypatch.setattr(sys, "argv", ["fit_coverage.py", "--folder", str(folder), *flags])
+    monkeypatch.setattr(sys, "argv", ["fit_coverage.py", *flags])
     main()
 
 
@@ -51,15 +51,16 @@ def test_seeds_of_a_cell_share_its_name_and_cells_do_not(tmp_path: Path) -> None
 
 def test_a_row_has_the_error_and_the_budget() -> None:
     row = row_of(1e5, 2e6, 0.4, 3, 1e12)
-    assert (row["metric"], row["axis.flops"], row["seed"], row["state"]) == (0.6, 1e12, 3, "done")
+    assert (row["metric"], row["budget_flops"], row["seed"], row["state"]) == (0.6, 1e12, 3, "done")
 
 
 def test_outcomes_compare_intervals_with_the_true_law() -> None:
     fit = Fit("a", "probe", law={"exponents": {"block_parameters": EXPONENT, "tokens": EXPONENT}}, held_out=[{"inside": False}])
     assert list(outcomes("known law of size and tokens", fit)) == ["exponent of block_parameters inside"]
-    wide = Fit("a", "probe", isoflop={"size_exponent": EXPONENT | {"high": 0.6}})
-    assert list(outcomes("minimum inside", wide)) == ["frontier exponent inside"]
-    assert list(outcomes("minimum inside", Fit("a", "probe", isoflop={"size_exponent": EXPONENT}))) == []
+    wide = Fit("a", "probe", isoflop={"size_exponent": EXPONENT | {"high": 0.6}, "tokens_exponent": EXPONENT})
+    assert list(outcomes("minimum inside", wide)) == ["frontier exponent of size inside"]
+    other = Fit("a", "probe", isoflop={"size_exponent": EXPONENT, "tokens_exponent": EXPONENT | {"high": 0.6}})
+    assert list(outcomes("minimum inside", other)) == ["frontier exponent of tokens inside"]
     fit.test("effect", False, "")
     assert list(outcomes("known law of size", fit)) == ["refused", "refused by effect"]
     assert len(CASES) == 5

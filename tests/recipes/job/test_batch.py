@@ -162,6 +162,26 @@ def test_after_so_many_tries_the_job_is_held_with_its_reason(scontrol_log: Path,
     assert "scontrol release 7" in capfd.readouterr().out
 
 
+def test_a_task_of_a_study_that_has_used_its_tries_fails_and_is_not_held(
+    scontrol_log: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = run_dir_with(tmp_path, None)
+    assert [end(run_dir, 1, "--max-tries", "2", "--give-up", "fail") for _ in range(2)] == [75, 1]
+    calls = [call for call in scontrol_log.read_text().splitlines() if " show " not in call]
+    assert calls == ["scontrol requeue 7"] and "given up after 2 tries without a new checkpoint" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("variable", ["SLURM_ARRAY_TASK_ID", "DATA2VEC_GRID_TASK"])
+def test_one_task_of_an_array_is_requeued_and_not_the_array(
+    variable: str, scontrol_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number of the array is also the job number of one of its tasks."""
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv(variable, "3")
+    assert end(run_dir_with(tmp_path, None), 1) == 75
+    assert scontrol_log.read_text().splitlines() == ["scontrol show job -o 7_3", "scontrol requeue 7_3"]
+
+
 @pytest.mark.parametrize(
     ("facts", "line"),
     [

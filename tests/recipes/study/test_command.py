@@ -51,7 +51,7 @@ def test_submit_here_trains_what_is_not_done(tmp_path: Path, trains: Any) -> Non
     made_up_run(runs[0], score=0.3)
     trains(lambda run: FAILS if run.key == runs[1].key else DONE)
     lines = said("submit", path, "--local", 2, "--retries", 1)
-    assert lines[0].startswith("hidden_size-32_tokens-1: left out, 1 tokens pay for") and "1 of 4 runs are done; 2 at a time" in lines
+    assert lines[0].startswith("hidden_size-32_tokens-1: left out, 1 tokens pay for") and "3 runs of 4 to train; 2 at a time" in lines
     assert lines[-3:] == [
         "4 runs: 3 done, 1 failed",
         f"failed for good: {runs[1].name}: no disk; --retries 2 tries it again",
@@ -123,7 +123,7 @@ def test_what_needs_a_table_names_the_verb_that_writes_it(verb: str, tmp_path: P
 
 def test_submit_without_slurm_has_the_remedy(tmp_path: Path, trains: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match="there is no sbatch on this machine, so no Slurm; --local N"):
+    with pytest.raises(ConfigError, match="there is no sinfo on this machine, so no Slurm; --local N"):
         said("submit", made_up_study(tmp_path))
 
 
@@ -133,7 +133,8 @@ def test_submit_to_slurm_leaves_alone_what_is_queued_done_or_has_failed_too_ofte
     path = made_up_study(tmp_path, axes={"run.max_steps": [20, 40]})
     (tmp_path / "sbatch").write_text("#!/bin/sh\n[ -f $0.n ] && { echo 8; exit; }\n: > $0.n; echo 7\n")
     (tmp_path / "squeue").write_text("#!/bin/sh\nprintf '7 1 PENDING None\\n7 2 RUNNING None\\n'\n")
-    for name in ("sbatch", "squeue"):
+    (tmp_path / "sinfo").write_text("#!/bin/sh\n")
+    for name in ("sbatch", "squeue", "sinfo"):
         (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     lines = said("submit", path, "--retries", "1", "--limit", "2")

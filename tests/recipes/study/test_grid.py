@@ -49,7 +49,7 @@ def test_a_refused_cell_has_its_reason_and_no_row(tmp_path: Path) -> None:
 
 def test_every_rule_has_a_line_on_or_off(tmp_path: Path) -> None:
     study = read_study(made_up_study(tmp_path, rules={"lr_width": 0.25, "schedule": False}))
-    lines = list(rule_lines(study))
+    lines = list(rule_lines(study, []))
     assert [line.split()[1] for line in lines] == list(RULES)
     for start in (
         "rule head_size (on): ",
@@ -59,4 +59,4 @@ def test_every_rule_has_a_line_on_or_off(tmp_path: Path) -> None:
         "rule lr_batch (x = 0.5): ",
     ):
         assert sum(line.startswith(start) for line in lines) == 1
-    assert all("(off)" in line for line in rule_lines(read_study(made_up_study(tmp_path, rules=[]))))
+    assert all("(off)" in line for line in rule_lines(read_study(made_up_study(tmp_path, rules=[])), []))

@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 
 from recipes.study import isoflop
+from recipes.study.bootstrap import Estimate
 from recipes.study.isoflop import Frontier, frontier_of
 
 BUDGETS = np.geomspace(3e12, 2.4e13, 4)
 GRID = np.geomspace(6e4, 4e6, 6)
+
+
+def width(estimate: Estimate) -> float:
+    """Return the distance between the ends of an interval."""
+    return estimate.high - estimate.low
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +72,7 @@ def test_the_exponents_of_the_frontier_come_back_and_those_of_size_and_tokens_ad
 
 def test_noise_makes_intervals_that_contain_the_true_exponent() -> None:
     frontier = found(noise=0.005)
-    assert frontier.size_exponent and frontier.size_exponent.width > 0.01 and frontier.size_exponent.contains(0.5)
+    assert frontier.size_exponent and width(frontier.size_exponent) > 0.01 and frontier.size_exponent.contains(0.5)
     assert all(one.size.low < one.size.value < one.size.high for one in frontier.minima)
 
 

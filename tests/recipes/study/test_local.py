@@ -91,7 +91,7 @@ def test_so_many_run_at_a_time_as_allowed(opened: tuple[Study, list[Run]], train
     count, most = [0], list[int]()
     begin, end = Attempts.begin, Attempts.end
     monkeypatch.setattr(
-        Attempts, "begin", lambda self, run, pid: (begin(self, run, pid), count.__setitem__(0, count[0] + 1), most.append(count[0]))
+        Attempts, "begin", lambda self, run, *more: (begin(self, run, *more), count.__setitem__(0, count[0] + 1), most.append(count[0]))
     )
     monkeypatch.setattr(Attempts, "end", lambda self, *args, **keys: (end(self, *args, **keys), count.__setitem__(0, count[0] - 1)))
     driver, said = trained(lambda run: DONE, at_once=3)
@@ -200,7 +200,7 @@ def test_a_run_that_owns_its_folder_gets_the_file_stop_and_saves(opened: tuple[S
     with pytest.raises(Stopped):
         driver.train(runs[:1])
     thread.join()
-    assert f"{runs[0].name}: stopped by file" in said and driver.attempts.num_failures(runs[0]) == 0
+    assert f"{runs[0].name}: stopped before its first checkpoint" in said and driver.attempts.num_failures(runs[0]) == 0
     assert driver.attempts.state_of(runs[0]).state == "stopped"
 
 

@@ -213,9 +213,9 @@ def test_a_fit_that_is_newer_than_the_table_is_kept_and_an_older_one_is_made_ane
     study = read_study(tmp_path / "study.json")
     fit = json.loads((study.out / FIT).read_text())
     (study.out / FIT).write_text(json.dumps({**fit, "law": None, "held_out": [], "quantity": "of now"}))
-    assert "of now of 16 runs" in write_report(study, size_table(study), []).read_text()
+    assert "of now of 16 runs" in write_report(study, [], size_table(study), []).read_text()
     os.utime(study.out / FIT, (1, 1))
-    assert "of now" not in write_report(study, size_table(study), []).read_text()
+    assert "of now" not in write_report(study, [], size_table(study), []).read_text()
 
 
 @pytest.mark.parametrize(("fit", "shown"), [({"size": "parameters"}, "over parameters"), ({"held_out": False}, "8 cells without")])
@@ -223,7 +223,7 @@ def test_a_change_of_fit_in_the_study_file_is_followed_by_the_report(tmp_path: P
     """The fit.json of before describes other points than those that the pictures would draw."""
     assert shown not in report_of(tmp_path)
     study = read_study(made_up_study(tmp_path, axes=AXES, fit=fit))
-    assert shown in write_report(study, size_table(study), []).read_text()
+    assert shown in write_report(study, [], size_table(study), []).read_text()
 
 
 def test_data_that_support_no_law_still_have_a_page_that_says_so(tmp_path: Path) -> None:

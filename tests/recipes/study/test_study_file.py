@@ -102,13 +102,6 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         read_study(tmp_path / "binary.json")
 
 
-def test_an_unknown_setting_is_refused_with_its_place(tmp_path: Path) -> None:
-    text = refusal(tmp_path, axes={"model.hiden_size": [32]})
-    assert "axes: recipe text_tiny has no 'model.hiden_size'; did you mean model.hidden_size" in text
-    assert "set: recipe text_tiny has no" in refusal(tmp_path, set={"optim.learning_rate": 1})
-    assert "has no 'rank'" in refusal(tmp_path, axes={"size": [{"rank": 2}]})
-
-
 @pytest.mark.parametrize(("values", "part"), [([], "model.hidden_size is empty"), (32, 'write "model.hidden_size": [32]'), ({}, "a list")])
 def test_an_axis_without_values_is_refused(values: Any, part: str, tmp_path: Path) -> None:
     assert part in refusal(tmp_path, axes={HIDDEN: values})
@@ -117,56 +110,6 @@ def test_an_axis_without_values_is_refused(values: Any, part: str, tmp_path: Pat
 @pytest.mark.parametrize("seeds", [[], [-1], [1.5], [True], ["1"], "1", 1, None])
 def test_seeds_are_whole_numbers(seeds: Any, tmp_path: Path) -> None:
     assert "must be a list of whole numbers from 0" in refusal(tmp_path, seeds=seeds)
-
-
-def test_seeds_are_given_once_and_not_as_a_setting(tmp_path: Path) -> None:
-    assert "stands twice" in refusal(tmp_path, seeds=[1, 2, 1])
-    assert '"seeds": [1, 2, 3]' in refusal(tmp_path, axes={"run.seed": [1, 2]})
-    assert '"seeds": [1, 2, 3]' in refusal(tmp_path, set={"run.seed": 1})
-
-
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"axes": {STEPS: [20], "flops": [1e12]}},
-        {"axes": {"flops": [1e12]}, "set": {STEPS: 20}},
-        {"axes": {"tokens": [1e6]}, "set": {"flops": 1e12}},
-        {"axes": {"size": [{"name": "a", STEPS: 20}], "tokens": [1e6]}},
-    ],
-)
-def test_the_length_is_given_once(keys: dict[str, Any], tmp_path: Path) -> None:
-    assert "both say how long a run is" in refusal(tmp_path, **keys)
-
-
-@pytest.mark.parametrize(
-    "axes",
-    [
-        {HIDDEN: [32, 64], "size": [{"name": "big", HIDDEN: 128}]},
-        {"a": [{"name": "x", HIDDEN: 32}], "b": [{"name": "y", HIDDEN: 64}]},
-    ],
-)
-def test_two_axes_do_not_give_one_setting(axes: dict[str, Any], tmp_path: Path) -> None:
-    """Else the later axis wins, and the name of the cell shows a value that it does not have."""
-    assert HIDDEN in refusal(tmp_path, axes=axes)
-
-
-@pytest.mark.parametrize("value", [0, -1, "1e12", None, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["flops", "tokens"])
-def test_a_budget_is_a_finite_number_above_0(name: str, value: Any, tmp_path: Path) -> None:
-    assert f"{name} has" in refusal(tmp_path, axes={name: [value]})
-
-
-@pytest.mark.parametrize("value", [0, -2, 1.5, True, "2"])
-def test_ranks_are_whole_numbers(value: Any, tmp_path: Path) -> None:
-    assert "ranks has" in refusal(tmp_path, axes={"ranks": [value]})
-
-
-def test_what_a_key_names_must_exist(tmp_path: Path) -> None:
-    assert "text_tny" in refusal(tmp_path, base="text_tny")
-    assert "zero9" in refusal(tmp_path, deepspeed_config="zero9")
-    assert "zero9" in refusal(tmp_path, axes={"deepspeed_config": ["zero3_cpu", "zero9"]})
-    assert "a100x" in refusal(tmp_path, cluster="device=a100x")
-    assert "fit: 'heldout' is no key; known are held_out" in refusal(tmp_path, fit={"heldout": 1})
 
 
 @pytest.mark.parametrize(
