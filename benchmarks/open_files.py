@@ -10,12 +10,12 @@ import json
 import math
 import multiprocessing
 import os
-import socket
 import sys
 import warnings
 from multiprocessing.queues import Queue
 
 from recipes.cluster.command import exit_code_of
+from recipes.cluster.slurm import FIRST_PORT, NUM_PORTS
 
 TARGET = 512
 
@@ -40,9 +40,7 @@ def count_open_files(num_ranks: int) -> tuple[int, int]:
     """Return the number of open files of rank 0, and the largest number of the other ranks."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch.distributed", "recipes.cluster.world", "model.parallel"])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = FIRST_PORT + (7 * os.getpid() + num_ranks) % NUM_PORTS  # rank 0 opens it: one from the kernel may be taken by then
     found: Queue[tuple[int, int]] = context.Queue()
     ranks = [context.Process(target=_rank, args=(rank, num_ranks, port, found)) for rank in range(num_ranks)]
     for rank in ranks:

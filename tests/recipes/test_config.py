@@ -78,5 +78,11 @@ def test_settings_with_a_file_or_folder_are_marked_as_a_place() -> None:
     paths = {f"{kind}DataConfig.path" for kind in ("Text", "Speech", "Vision")}
     paths |= {f"Labelled{name}" for name in paths}
     tokenizers = {"TextDataConfig.tokenizer", "LabelledTextDataConfig.tokenizer", "FinetuneConfig.tokenizer_from"}
-    others = {"StartConfig.start_from", "EvalConfig.probe_data", "FinetuneConfig.language_model", "FinetuneConfig.imported_from"}
+    others = {
+        "StartConfig.start_from",
+        "EvalConfig.probe_data",
+        "EvalConfig.probe_reference",
+        "FinetuneConfig.language_model",
+        "FinetuneConfig.imported_from",
+    }
     assert names == paths | tokenizers | others

@@ -59,7 +59,7 @@ def budgets(folder: Path) -> tuple[Study, list[Row]]:
     sizes = {size: f"{32 + 16 * place}x2" for place, size in enumerate(dict.fromkeys(row["block_parameters"] for row in rows))}
     names = [sizes[row["block_parameters"]] for row in rows]
     return study, [
-        full_row(study, row, f"size-{name}_flops-{row['axis.flops']:.3g}") | {"axis.size": name}
+        full_row(study, row, f"size-{name}_flops-{row['budget_flops']:.3g}") | {"axis.size": name}
         for name, row in zip(names, rows, strict=True)
     ]
 
