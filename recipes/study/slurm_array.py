@@ -4,6 +4,7 @@ A job array has one number of nodes, so there is one for each number of nodes. l
 """
 
 import os
+import secrets
 import shutil
 import subprocess
 import time
@@ -54,16 +55,19 @@ class SlurmArrays:
         """Read which arrays were submitted, and ask Slurm what is left of them. Raises: ConfigError if there is no Slurm."""
         self._study, self._path = study, study.out / JOBS
         self._tasks = defaultdict[str, list[ArrayTask]](list)
-        jobs = read_rows(self._path)[0]
-        for row in jobs:
-            for index, key in enumerate(row["runs"], 1):
-                self._tasks[key].append(ArrayTask(row["job"], index, study.out / "logs" / f"slurm-{row['job']}_{index}.out"))
-        self._queue = _queue([row["job"] for row in jobs])
+        rows = read_rows(self._path)[0]
+        queue = _queue() if rows else []
+        jobs = {task.token: task.job for task in queue} | {row["token"]: row["job"] for row in rows if "job" in row}
+        for row in rows:
+            job = jobs.get(row["token"])
+            for number, key in enumerate(row.get("runs", ()) if job else (), 1):
+                self._tasks[key].append(ArrayTask(str(job), number, study.out / "logs" / f"slurm-{job}_{number}.out"))
+        self._queue = {(task.job, task.number): task.state for task in queue}
 
     def queue_state(self, run: Run) -> str:
         """Return Slurm's state of the run's last task, such as PENDING; "" if Slurm does not have it any more."""
         task = self.last_task(run)
-        return self._queue.get(f"{task.job}_{task.number}", "") if task else ""
+        return self._queue.get((task.job, task.number), "") if task else ""
 
     def last_task(self, run: Run) -> ArrayTask | None:
         """Return the task that trained the run last; None if it was never submitted."""
@@ -85,18 +89,20 @@ class SlurmArrays:
     def _submit(self, shape: tuple[int, int], runs: Sequence[Run], data: Mapping[str, Path], options: ArrayOptions) -> str:
         (nodes, ranks_per_node), study, logs = shape, self._study, self._study.out / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        grid = study.out / "grids" / f"{len(read_rows(self._path)[0]) + 1:04d}.txt"
+        token = f"{study.name}-{secrets.token_hex(6)}"
+        grid = study.out / "grids" / f"{token}.txt"
         grid.parent.mkdir(exist_ok=True)
         write_text_atomically(grid, "".join(f"{grid_line(study, run, data[run.key])}\n" for run in runs))
         array = f"1-{len(runs)}" + (f"%{options.limit}" if options.limit else "")
         words = [
-            *("sbatch", "--parsable", f"--array={array}", f"--nodes={nodes}", f"--job-name={study.name}"),
+            *("sbatch", "--parsable", f"--array={array}", f"--nodes={nodes}", f"--job-name={study.name}", f"--comment={token}"),
             *(f"--output={logs.resolve()}/slurm-%A_%a.out", *options.further, BATCH_SCRIPT, str(grid.resolve())),
         ]
         own = {"WANDB_RUN_GROUP": study.name, "RANKS_PER_NODE": str(ranks_per_node), "MAX_TRIES": str(options.tries)}
+        # before sbatch, so that an array is known by its comment even if this process is killed
+        JsonLines(self._path).append({"time": time.time(), "token": token, "grid": str(grid), "runs": [run.key for run in runs]})
         job = _output(words, FURTHER, {**os.environ, **own}).strip().partition(";")[0]
-        row = {"time": time.time(), "job": job, "nodes": nodes, "grid": str(grid), "runs": [run.key for run in runs]}
-        JsonLines(self._path).append(row)
+        JsonLines(self._path).append({"time": time.time(), "token": token, "job": job})
         most = f", at most {options.limit} at a time" if options.limit else ""
         return f"job {job}: {len(runs)} runs on {nodes} x {ranks_per_node} ranks each{most}; {grid}"
 
@@ -106,14 +112,23 @@ def check_slurm() -> None:
     _output(["sinfo", "-h", "-o", "%P"], "--local N trains N runs at a time here")
 
 
-def _queue(jobs: Sequence[str]) -> dict[str, str]:
-    """Return JOB_INDEX -> state of all tasks that Slurm has not removed from its list yet."""
-    if not jobs or not shutil.which("squeue"):  # a study that was copied elsewhere can be collected there
-        return {}
-    mine = set(jobs)
-    lines = _output(["squeue", "-h", "-r", "--me", "-o", "%F %K %T %r"], "give the same command again, on a login node").splitlines()
-    found = [words for line in lines if len(words := line.split(maxsplit=3)) == 4]
-    return {f"{job}_{index}": state if "held" not in reason.lower() else "HELD" for job, index, state, reason in found if job in mine}
+class QueuedTask(NamedTuple):
+    """A task that Slurm has in its queue."""
+
+    job: str
+    number: int
+    state: str
+    token: str
+    """The comment of its array."""
+
+
+def _queue() -> list[QueuedTask]:
+    """Return all tasks of this user that have not ended; [] on a machine without Slurm, on which a copied study can be collected."""
+    if not shutil.which("squeue"):
+        return []
+    lines = _output(["squeue", "-h", "-r", "--me", "-o", "%F %K %k %T %r"], "give the same command again, on a login node").splitlines()
+    found = [words for line in lines if len(words := line.split(maxsplit=4)) == 5 and words[1].isdecimal()]
+    return [QueuedTask(job, int(number), "HELD" if "held" in why.lower() else state, token) for job, number, token, state, why in found]
 
 
 def _output(words: Sequence[str], remedy: str, env: Mapping[str, str] | None = None) -> str:

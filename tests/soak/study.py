@@ -108,7 +108,7 @@ def main() -> int:
         for kind, path in studies.items():
             assert slurm.run("python", SCALING, "collect", path, timeout=120).returncode == 0
             tables[kind] = compared(path.parent / "study" / "table.csv")
-        jobs = len(read_rows(study.parent / "study" / "jobs.jsonl")[0])
+        jobs = sum("job" in row for row in read_rows(study.parent / "study" / "jobs.jsonl")[0])
     equal = tables["undisturbed"] == tables["interrupted"] and len(tables["interrupted"]) == 12
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(

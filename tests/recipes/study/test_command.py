@@ -132,7 +132,7 @@ def test_submit_to_slurm_leaves_alone_what_is_queued_done_or_has_failed_too_ofte
 ) -> None:
     path = made_up_study(tmp_path, axes={"run.max_steps": [20, 40]})
     (tmp_path / "sbatch").write_text("#!/bin/sh\n[ -f $0.n ] && { echo 8; exit; }\n: > $0.n; echo 7\n")
-    (tmp_path / "squeue").write_text("#!/bin/sh\nprintf '7 1 PENDING None\\n7 2 RUNNING None\\n'\n")
+    (tmp_path / "squeue").write_text("#!/bin/sh\nprintf '7 1 t PENDING None\\n7 2 t RUNNING None\\n'\n")
     (tmp_path / "sinfo").write_text("#!/bin/sh\n")
     for name in ("sbatch", "squeue", "sinfo"):
         (tmp_path / name).chmod(0o755)

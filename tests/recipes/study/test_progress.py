@@ -24,7 +24,7 @@ def opened(tmp_path: Path) -> tuple[Study, list[Run]]:
 def with_queue(study: Study, runs: list[Run], queue: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> SlurmArrays:
     """Return the arrays of a study whose job 7 has `runs`, when squeue prints `queue`."""
     study.out.mkdir(exist_ok=True)
-    (study.out / "jobs.jsonl").write_text(json.dumps({"job": "7", "runs": [run.key for run in runs]}) + "\n")
+    (study.out / "jobs.jsonl").write_text(json.dumps({"token": "t", "job": "7", "runs": [run.key for run in runs]}) + "\n")
     (folder / "squeue").write_text(f"#!/bin/sh\nprintf '{queue}'\n")
     (folder / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
@@ -71,11 +71,11 @@ def test_a_failed_start_is_reported(opened: tuple[Study, list[Run]]) -> None:
 @pytest.mark.parametrize(
     ("queue", "found", "state", "reason"),
     [
-        ("7 1 PENDING Resources", RunState("queued"), "queued", ""),
-        ("7 1 PENDING BeginTime", RunState("failed", 3, reason="x"), "queued", ""),
-        ("7 1 RUNNING None", RunState("queued"), "running", ""),
-        ("7 1 RUNNING None", RunState("done", 20), "done", ""),
-        ("7 1 PENDING JobHeldUser", RunState("failed", 3, reason="x"), "failed", "held by Slurm after its last try: x"),
+        ("7 1 t PENDING Resources", RunState("queued"), "queued", ""),
+        ("7 1 t PENDING BeginTime", RunState("failed", 3, reason="x"), "queued", ""),
+        ("7 1 t RUNNING None", RunState("queued"), "running", ""),
+        ("7 1 t RUNNING None", RunState("done", 20), "done", ""),
+        ("7 1 t PENDING JobHeldUser", RunState("failed", 3, reason="x"), "failed", "held by Slurm after its last try: x"),
         ("", RunState("queued"), "failed", "job 7_1 is gone without a record"),
         ("", RunState("failed", 3, reason="x"), "failed", "x"),
         ("", RunState("stopped", 3, reason="stopped by SIGUSR2"), "stopped", "stopped by SIGUSR2"),

@@ -1,5 +1,6 @@
 """Job arrays, with commands of Slurm that are shell scripts: they record their arguments and print what a test says."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,19 @@ def calls(slurm: Path) -> list[str]:
 def test_all_runs_of_one_shape_are_one_array(slurm: Path, tmp_path: Path) -> None:
     study, runs, data = opened(tmp_path)
     (line,) = SlurmArrays(study).submit(runs, data, ArrayOptions(3, 4, ("--partition=gpu", "--time=2:00:00")))
-    grid = tmp_path / "out" / "grids" / "0001.txt"
+    (grid,) = (tmp_path / "out" / "grids").iterdir()
     assert line == f"job 41: 8 runs on 1 x 1 ranks each, at most 3 at a time; {grid}"
     assert calls(slurm) == [
         str(ROOT),
         "RANKS_PER_NODE=1 MAX_TRIES=4 WANDB_RUN_GROUP=made_up",
-        *("--parsable", "--array=1-8%3", "--nodes=1", "--job-name=made_up", f"--output={tmp_path}/out/logs/slurm-%A_%a.out"),
+        *(
+            "--parsable",
+            "--array=1-8%3",
+            "--nodes=1",
+            "--job-name=made_up",
+            f"--comment={grid.stem}",
+            f"--output={tmp_path}/out/logs/slurm-%A_%a.out",
+        ),
         *("--partition=gpu", "--time=2:00:00", "launch/scaling.sbatch", str(grid)),
     ]
     assert (ROOT / "launch" / "scaling.sbatch").exists()
@@ -75,17 +83,18 @@ def test_there_is_an_array_for_each_number_of_nodes(slurm: Path, tmp_path: Path)
     assert [word for word in calls(slurm) if word.startswith("--array")] == ["--array=1-2"] * 4
     assert [word for word in calls(slurm) if word.startswith("--nodes")] == ["--nodes=1", "--nodes=1", "--nodes=2", "--nodes=4"]
     rows, _ = read_rows(tmp_path / "out" / "jobs.jsonl")
-    assert [(row["job"], row["nodes"]) for row in rows] == [("41", 1), ("42", 1), ("43", 2), ("44", 4)]
-    assert {Path(row["grid"]).name for row in rows} == {"0001.txt", "0002.txt", "0003.txt", "0004.txt"}
-    assert sorted(key for row in rows for key in row["runs"]) == sorted(run.key for run in runs)
+    submitted, numbered = rows[::2], rows[1::2]
+    assert [row["job"] for row in numbered] == ["41", "42", "43", "44"]
+    assert [row["token"] for row in submitted] == [row["token"] for row in numbered] == [Path(row["grid"]).stem for row in submitted]
+    assert sorted(key for row in submitted for key in row["runs"]) == sorted(run.key for run in runs)
 
 
 def test_a_task_has_its_state_and_its_log(slurm: Path, tmp_path: Path) -> None:
     study, runs, data = opened(tmp_path)
     SlurmArrays(study).submit(runs[:4], data, ALONE)
     (slurm / "queue").write_text(
-        "41 1 RUNNING None\n41 2 PENDING Priority\n41 3 PENDING job requeued in held state\n"
-        "99 4 RUNNING None\n7 N/A PENDING (Resources)\n41 4 COMPLETING None\n"
+        "41 1 t RUNNING None\n41 2 t PENDING Priority\n41 3 t PENDING job requeued in held state\n"
+        "99 4 (null) RUNNING None\n7 N/A (null) PENDING (Resources)\n41 4 t COMPLETING None\n"
     )
     arrays = SlurmArrays(study)
     assert [arrays.queue_state(run) for run in runs[:5]] == ["RUNNING", "PENDING", "HELD", "COMPLETING", ""]
@@ -98,7 +107,7 @@ def test_the_last_of_several_tasks_counts(slurm: Path, tmp_path: Path) -> None:
     study, runs, data = opened(tmp_path)
     SlurmArrays(study).submit(runs, data, ALONE)
     SlurmArrays(study).submit(runs[2:3], data, ALONE)
-    (slurm / "queue").write_text("41 3 RUNNING None\n42 1 PENDING None\n")
+    (slurm / "queue").write_text("41 3 t RUNNING None\n42 1 u PENDING None\n")
     arrays = SlurmArrays(study)
     task = arrays.last_task(runs[2])
     assert task is not None and (task.job, task.number, arrays.num_tasks(runs[2])) == ("42", 1, 2)
@@ -136,3 +145,22 @@ def test_a_study_that_was_never_submitted_needs_no_slurm(tmp_path: Path, monkeyp
     monkeypatch.setenv("PATH", str(tmp_path))
     study, runs, _ = opened(tmp_path)
     assert SlurmArrays(study).queue_state(runs[0]) == ""
+
+
+def test_an_array_whose_number_was_not_written_down_is_known_by_its_comment(slurm: Path, tmp_path: Path) -> None:
+    """`submit` was killed while sbatch ran. Else the next one would submit the same runs again."""
+    study, runs, data = opened(tmp_path)
+    SlurmArrays(study).submit(runs, data, ALONE)
+    log = tmp_path / "out" / "jobs.jsonl"
+    log.write_text(log.read_text().splitlines()[0] + "\n")
+    assert SlurmArrays(study).last_task(runs[0]) is None, "sbatch may have failed"
+    (slurm / "queue").write_text(f"41 1 {json.loads(log.read_text())['token']} PENDING None\n")
+    arrays = SlurmArrays(study)
+    assert arrays.queue_state(runs[0]) == "PENDING" and arrays.num_tasks(runs[1]) == 1
+
+
+def test_a_large_study_is_several_arrays(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.study.slurm_array.MOST_TASKS", 3)
+    study, runs, data = opened(tmp_path)
+    assert len(SlurmArrays(study).submit(runs, data, ALONE)) == 3
+    assert [word for word in calls(slurm) if word.startswith("--array")] == ["--array=1-3", "--array=1-3", "--array=1-2"]
