@@ -3,7 +3,7 @@ Torch-free."""
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -105,6 +105,13 @@ def cells_of(study: Study) -> list[Cell]:
     if all(cell.refused for cell in cells):
         raise ConfigError(f"{study.path}: none of the {len(cells)} cells can run; {cells[0].name}: {cells[0].refused}")
     return cells
+
+
+def left_out_lines(cells: Sequence[Cell]) -> Iterator[str]:
+    """Yield a line for each cell that cannot run, with the reason."""
+    for cell in cells:
+        if cell.refused:
+            yield f"{cell.name}: left out, {cell.refused}"
 
 
 def _cell(study: Study, names: Mapping[str, str], values: Mapping[str, Any]) -> Cell:

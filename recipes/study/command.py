@@ -7,7 +7,7 @@ from pathlib import Path
 
 from recipes.cluster.environment import may_see_devices, num_devices
 from recipes.errors import ConfigError
-from recipes.study.cells import Cell, cells_of
+from recipes.study.cells import Cell, cells_of, left_out_lines
 from recipes.study.collect import collect, read_curves, read_table, save_dataset
 from recipes.study.fit_lines import fit_lines, in_number
 from recipes.study.grid import grid_lines
@@ -79,9 +79,8 @@ def run_submit(args: argparse.Namespace, say: Say) -> int:
         raise ConfigError(f"--retries {args.retries}: must be a whole number from 0")
     study, cells, runs = open_study(args.study)
     write_records(study, cells)
-    for cell in cells:
-        if cell.refused:
-            say(f"{cell.name}: left out, {cell.refused}")
+    for line in left_out_lines(cells):
+        say(line)
     with only_driver(study):
         submit = _submit_local if args.local else _submit_slurm
         failed = submit(study, runs, args, say)
@@ -135,9 +134,8 @@ def run_status(args: argparse.Namespace, say: Say) -> int:
     study, cells, runs = open_study(args.study)
     for line in status_lines(progress_of(study, runs)):
         say(line)
-    for cell in cells:
-        if cell.refused:
-            say(f"{cell.name}: left out, {cell.refused}")
+    for line in left_out_lines(cells):
+        say(line)
     return 0
 
 

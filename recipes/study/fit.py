@@ -117,12 +117,13 @@ def _fit_law(study: Study, fit: Fit, points: Points, rng: np.random.Generator) -
         return
     bootstrap = Bootstrap(law, log_x_NJ, log_y_N, cells_N, rng)
     exponents = [bootstrap.exponent(number) for number in range(len(points.variables))]
+    irreducible = bootstrap.irreducible()
     fit.law = {
         "formula": formula(points.variables),
-        "irreducible": bootstrap.irreducible()._asdict(),
+        "irreducible": irreducible._asdict(),
         "exponents": {name: one._asdict() for name, one in zip(points.variables, exponents, strict=True)},
         "factors": dict(zip(points.variables, law.factors, strict=True)),
-        "has_irreducible": bootstrap.irreducible().low > LEAST_SHARE * float(fitted.y_N.min()),
+        "has_irreducible": irreducible.low > LEAST_SHARE * float(fitted.y_N.min()),
         "residual_scale": law.scale,
         "curves": _curves(points, bootstrap) if len(points.variables) == 1 else [],
     }

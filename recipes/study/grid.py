@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from recipes.plan.memory import GIB
 from recipes.plan.size import num_parameters
 from recipes.planner.show import in_days, in_seconds
-from recipes.study.cells import Cell
+from recipes.study.cells import Cell, left_out_lines
 from recipes.study.fit_lines import in_number
 from recipes.study.progress import Progress, summary_line
 from recipes.study.rules import RULES
@@ -27,9 +27,7 @@ def grid_lines(study: Study, cells: Sequence[Cell], progress: Sequence[Progress]
             text.rjust(width) if column else text.ljust(width) for column, (text, width) in enumerate(zip(row, widths, strict=True))
         )
         yield "  ".join([first, *others]).rstrip()
-    for cell in cells:
-        if cell.refused:
-            yield f"{cell.name}: left out, {cell.refused}"
+    yield from left_out_lines(cells)
     yield from rule_lines(study, cells)
     going = [cell for cell in cells if not cell.refused]
     seconds = sum(cell.plan.training_seconds for cell in going) * len(study.seeds)

@@ -49,7 +49,8 @@ def frontier_of(flops_N: Array, sizes_N: Array, tokens_N: Array, y_N: Array, rng
         return Frontier([], None, None, None, f"{len(budgets)} {verb} {FEWEST_SIZES} sizes or more, {FEWEST_BUDGETS} are needed")
     chosen_N = np.isin(flops_N, budgets)
     curves = _Parabolas(flops_N[chosen_N], np.log(sizes_N[chosen_N]), np.log(y_N[chosen_N]), np.array(budgets), rng)
-    minima = [_minimum(curves, number, tokens_N[chosen_N]) for number in range(len(budgets))]
+    lines_K2 = np.array([curves.tokens_line(number, tokens_N[chosen_N]) for number in range(len(budgets))])
+    minima = [_minimum(curves, number, lines_K2[number]) for number in range(len(budgets))]
     inside = [number for number, minimum in enumerate(minima) if not minimum.why]
     if len(inside) < FEWEST_BUDGETS:
         first = next(minimum for minimum in minima if minimum.why)
@@ -57,9 +58,8 @@ def frontier_of(flops_N: Array, sizes_N: Array, tokens_N: Array, y_N: Array, rng
         return Frontier(minima, None, None, None, why)
     log_flops_K = np.log(np.array(budgets))[inside]
     sizes = _slope(log_flops_K, curves.best_K[inside], curves.best_BK[:, inside])
-    lines_K2 = np.array([curves.tokens_line(number, tokens_N[chosen_N]) for number in inside])
-    log_tokens_BK = lines_K2[:, 0] * curves.best_BK[:, inside] + lines_K2[:, 1]
-    tokens = _slope(log_flops_K, lines_K2[:, 0] * curves.best_K[inside] + lines_K2[:, 1], log_tokens_BK)
+    slope_K, constant_K = lines_K2[inside].T
+    tokens = _slope(log_flops_K, slope_K * curves.best_K[inside] + constant_K, slope_K * curves.best_BK[:, inside] + constant_K)
     values = _slope(log_flops_K, curves.least_K[inside], curves.least_BK[:, inside])
     return Frontier(minima, sizes, tokens, values, "")
 
@@ -101,13 +101,13 @@ class _Parabolas:
         return np.array(best), np.array(least)
 
 
-def _minimum(curves: _Parabolas, number: int, tokens_N: Array) -> Minimum:
+def _minimum(curves: _Parabolas, number: int, tokens_line: Array) -> Minimum:
     flops = curves.budgets_K[number]
     at = curves.flops_N == flops
     low, high = float(np.exp(curves.log_sizes_N[at].min())), float(np.exp(curves.log_sizes_N[at].max()))
     with np.errstate(over="ignore"):
         size = interval(float(np.exp(curves.best_K[number])), np.exp(curves.best_BK[:, number]), method="nearest")
-    slope, constant = curves.tokens_line(number, tokens_N)
+    slope, constant = tokens_line
     clipped = np.clip(curves.best_K[number], np.log(low), np.log(high))
     why = ""
     if not (low < size.low and size.high < high):

@@ -9,7 +9,7 @@ from recipes.study.figure_style import Chart, Palette, log_axes
 from recipes.study.log_sample import Row
 from recipes.study.planned import MEASURE, MEMORY, STEP
 from recipes.study.results_table import AXIS
-from recipes.study.study_file import BUDGETS, RANKS, Study, unfolded
+from recipes.study.study_file import BUDGETS, RANKS, Study, short_names, unfolded
 from recipes.train.probe import METRIC
 
 MOST_CURVES = 40
@@ -38,8 +38,8 @@ def _curves(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Iterato
     names = list(by_cell)[:: -(-len(by_cell) // MOST_CURVES) or 1] if by_cell else []
     if not names:
         return
-    first = next(iter(study.axes), None)
-    groups = {row["cell"]: _axis_value(row, first) for row in rows}
+    first = next(iter(short_names(study.axes).values()))
+    groups = {row["cell"]: row.get(f"{AXIS}{first}") for row in rows}
     shown = list(dict.fromkeys(groups.get(name) for name in names))
 
     def draw(axes: Any, colors: Palette) -> None:
@@ -53,7 +53,7 @@ def _curves(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Iterato
         log_axes(axes.xaxis)
         axes.set(xlabel="tokens", ylabel=key)
         if len(shown) <= MOST_LEGEND:
-            axes.legend(title=_short(first), ncols=2)
+            axes.legend(title=first, ncols=2)
 
     part = f", {len(names)} of {len(by_cell)} cells" if len(names) < len(by_cell) else ""
     note = " The loss of different settings is not comparable." if key == "loss" else ""
@@ -65,7 +65,8 @@ def _throughput(study: Study, rows: Sequence[Row]) -> Iterator[Chart]:
     timed = [row for row in rows if row["state"] == "done" and row["tokens_per_second"] and row["ranks"]]
     if len({row["ranks"] for row in timed}) < 2:
         return
-    scaled = {_short(axis) for axis, values in study.axes.items() if _names(axis, values) & {RANKS, BATCH}}
+    shown = short_names(study.axes)
+    scaled = {shown[axis] for axis, values in study.axes.items() if _names(axis, values) & {RANKS, BATCH}}
     series = defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list))
     batches = defaultdict[str, set[int]](set)
     for row in timed:
@@ -135,14 +136,11 @@ def _ablations(study: Study, rows: Sequence[Row]) -> Iterator[Chart]:
     vary too: the error would be that of the scale."""
     if any(_names(axis, values) & SCALES for axis, values in study.axes.items()):
         return
-    for axis, values in study.axes.items():
-        short = _short(axis)
-        if _names(axis, values) & SCALES:
-            continue
+    for short in short_names(study.axes).values():
         groups = defaultdict[str, list[float]](list)
         for row in rows:
             if row["state"] == "done" and row["metric"] is not None:
-                groups[str(_axis_value(row, axis))].append(row["metric"])
+                groups[str(row.get(f"{AXIS}{short}"))].append(row["metric"])
         if 2 <= len(groups) <= MOST_VALUES:
             title = f"{study.metric} by {short}"
             yield Chart(
@@ -178,14 +176,6 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 def _named(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _short(axis: str | None) -> str:
-    return (axis or "").rpartition(".")[2]
-
-
-def _axis_value(row: Row, axis: str | None) -> Any:
-    return row.get(f"{AXIS}{axis}", row.get(f"{AXIS}{_short(axis)}"))
 
 
 def _other_axes(row: Row, left_out: Collection[str]) -> str:
