@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from types import FrameType
 
-from recipes.system.processes import STOP_SIGNALS, stop_signals_blocked
+from recipes.system.processes import caught_stop_signals, stop_signals_blocked
 
 PARENT = "DATA2VEC_PARENT"
 """Environment variable with the process id of the process that has started a command here."""
@@ -29,9 +29,7 @@ class Children:
         self._interrupts = 0
 
     def __enter__(self) -> "Children":
-        is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        caught = [number for number in STOP_SIGNALS if not (number == signal.SIGHUP and is_nohup)]
-        self._previous = {number: signal.signal(number, self._on_signal) for number in caught}
+        self._previous = {number: signal.signal(number, self._on_signal) for number in caught_stop_signals()}
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -23,7 +23,7 @@ from recipes.study.run_command import ROOT, local_command
 from recipes.study.run_folder import Run
 from recipes.study.run_state import RunState, is_owned
 from recipes.study.study_file import Study
-from recipes.system.processes import STOP_SIGNALS
+from recipes.system.processes import caught_stop_signals
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 120.0
@@ -203,7 +203,7 @@ def only_driver(study: Study) -> Iterator[None]:
 @contextmanager
 def _stop_requests(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Call `handler` instead of ending the process at a request to stop."""
-    previous = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    previous = {number: signal.signal(number, handler) for number in caught_stop_signals()}
     try:
         yield
     finally:

@@ -255,6 +255,12 @@ def signals_blocked_in_children() -> Iterator[None]:
         yield
 
 
+def caught_stop_signals() -> list[signal.Signals]:
+    """Return the signals that ask this process to stop: STOP_SIGNALS, without SIGHUP if nohup has it ignored."""
+    is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in STOP_SIGNALS if not (number == signal.SIGHUP and is_nohup)]
+
+
 @contextmanager
 def stop_signals_blocked() -> Iterator[None]:
     """Delay stop requests (STOP_SIGNALS) until the end of this block. Processes that are started in it keep these signals blocked."""

@@ -12,7 +12,7 @@ from types import FrameType
 
 from recipes.cluster.command import exit_at_once
 from recipes.errors import Stopped
-from recipes.system.processes import STOP_SIGNALS
+from recipes.system.processes import STOP_SIGNALS, caught_stop_signals
 
 FILE_PERIOD_SECONDS = 1.0
 PATIENCE_SECONDS = 3.0
@@ -77,8 +77,7 @@ class StopRequest:
             raise Stopped(f"stopped by {self.reason} during {doing}; the same command continues")
 
     def __enter__(self) -> "StopRequest":
-        caught = [number for number in STOP_SIGNALS if not _is_without_terminal(number)]
-        self._previous = {number: signal.signal(number, self._on_signal) for number in caught}
+        self._previous = {number: signal.signal(number, self._on_signal) for number in caught_stop_signals()}
         reader, writer = socket.socketpair()
         writer.setblocking(False)
         self._wakeup, self._previous_wakeup = writer, signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
@@ -113,8 +112,3 @@ class StopRequest:
                 interrupts += received.count(signal.SIGINT)
         if interrupts > 1 and not self._exited.wait(PATIENCE_SECONDS):
             exit_at_once()
-
-
-def _is_without_terminal(number: signal.Signals) -> bool:
-    """True for SIGHUP if `nohup` started this process. Then closing the terminal is no request to stop."""
-    return number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

@@ -222,3 +222,13 @@ def test_only_one_process_at_a_time_submits_a_study(opened: tuple[Study, list[Ru
         pass
     with only_driver(study):
         pass
+
+
+def test_a_study_under_nohup_goes_on_when_its_terminal_closes(opened: tuple[Study, list[Run]], trained: Any) -> None:
+    _, runs = opened
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        driver, _ = trained(lambda run: (os.kill(os.getpid(), signal.SIGHUP), DONE)[1])
+        assert driver.train(runs[:2]) == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
