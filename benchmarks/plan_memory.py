@@ -3,6 +3,7 @@ every allocation and release of torch's allocator is recorded; on CUDA torch.cud
 
 python benchmarks/plan_memory.py                      all cases, each on its own ranks
 python benchmarks/plan_memory.py --case 3             one case
+python benchmarks/plan_memory.py --study FILE         the cells of a study, once for each plan
 """
 
 import argparse
@@ -12,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ from recipes.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.modalities.registry import MODALITIES
 from recipes.plan.memory import memory_plan
 from recipes.settings import apply_overrides
+from recipes.study.cells import cells_of
+from recipes.study.study_file import find_study, read_study
 
 UPDATES = 6
 """Measured updates. The optimizer makes its moments in the first one. How far gloo gets beside the forward differs; the most counts."""
@@ -76,6 +79,31 @@ CASES = (
 """Runs of all modalities on 1, 2 and 4 ranks, small enough for a CPU."""
 
 
+class Subject(NamedTuple):
+    """What is measured. `length`: as in MemoryCase."""
+
+    name: str
+    recipe: Recipe
+    config: EngineConfig
+    length: int
+
+
+def subjects(study: Path | None) -> list[Subject]:
+    """Return what is measured: CASES, or the cells of a study whose plans differ."""
+    if study is None:
+        return [Subject(str(case._asdict()), *settings(case), case.length) for case in CASES]
+    cells = {(cell.ranks, cell.plan.memory.worst.total): cell for cell in cells_of(read_study(find_study(study)))}
+    return [Subject(cell.name, cell.recipe, cell.config, _longest(cell.recipe)) for cell in cells.values()]
+
+
+def _longest(recipe: Recipe) -> int:
+    return recipe.data.longest_sample // _sample_rate(recipe)
+
+
+def _sample_rate(recipe: Recipe) -> int:
+    return getattr(recipe.data, "sample_rate", 1)
+
+
 def settings(case: MemoryCase) -> tuple[Recipe, EngineConfig]:
     """Return the recipe and the ds_config of a case."""
     modality = case.recipe.partition("_")[0]
@@ -115,8 +143,8 @@ class Recorded:
         return result
 
 
-def measure(case: MemoryCase, folder: Path) -> dict[str, Any]:
-    """Build the run of a case, update it, and save it in `folder`. Return the recorded bytes of the rank with the most."""
+def measure(subject: Subject, folder: Path) -> dict[str, Any]:
+    """Build the run of `subject`, update it, and save it in `folder`. Return the recorded bytes of the rank with the most."""
     import torch
 
     from model.parallel import init_parallel
@@ -128,17 +156,17 @@ def measure(case: MemoryCase, folder: Path) -> dict[str, Any]:
     from timed_update import EngineSteps
 
     torch.set_num_threads(1)
-    recipe, config = settings(case)
+    recipe, config = subject.recipe, subject.config
     world = join_world()
     parallel = init_parallel(config.batch.tp_size, world.device.type, config.batch.num_replicas)
     recorded = Recorded()
-    batch = random_batch(recipe, case.batch, case.length).to(world.device)
+    batch = random_batch(recipe, config.batch.micro_batch_size, subject.length).to(world.device)
     objective = recorded.run("build", lambda: build_objective(recipe, config, parallel))
     steps = EngineSteps(recipe, objective, batch, world)
 
     def train() -> None:
         for _ in range(UPDATES):
-            steps.update(micro_batches=case.micro_batches)
+            steps.update(micro_batches=config.batch.accumulation_steps)
 
     before = bytes_of_tensors() - recorded.end["build"]  # the batch and what else is older
     recorded.run("train", train)
@@ -169,40 +197,37 @@ def bytes_of_tensors() -> int:
     return sum(sizes.values())
 
 
-def measure_apart(number: int) -> dict[str, Any]:
-    """Measure a case on processes of its own. Return the bytes of the rank with the most."""
-    case = CASES[number]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={case.ranks}", __file__]
+def measure_apart(subject: Subject, flags: Sequence[str]) -> dict[str, Any]:
+    """Measure `subject`, which `flags` name, on processes of its own. Return the bytes of the rank with the most."""
+    ranks = subject.config.batch.world_size
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", __file__]
     with tempfile.TemporaryDirectory() as folder:
         environment = preloaded(dict(os.environ), Path(folder))
-        done = subprocess.run(
-            [*command, "--case", str(number), "--inside"], env=environment, capture_output=True, text=True, timeout=900, check=False
-        )
+        done = subprocess.run([*command, *flags, "--inside"], env=environment, capture_output=True, text=True, timeout=900, check=False)
     found = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not found:
         raise RuntimeError(done.stderr[-3000:])
     return json.loads(found[-1])
 
 
-def compare(number: int) -> dict[str, Any]:
-    """Return measured and planned bytes of a case, and how much the plan is off. The libraries' own memory, which is left when an update is
-    over and is in no tensor, is taken off the measured bytes."""
-    case = CASES[number]
-    recipe, config = settings(case)
-    length = case.length * getattr(recipe.data, "sample_rate", 1)
-    plan, measured = memory_plan(recipe, config, on_gpu=False, length=length), measure_apart(number)
+def compare(subject: Subject, flags: Sequence[str]) -> dict[str, Any]:
+    """Return measured and planned bytes of `subject`, and how much the plan is off. The libraries' own memory, which is left when an update
+    is over and is in no tensor, is taken off the measured bytes."""
+    length = subject.length * _sample_rate(subject.recipe)
+    plan = memory_plan(subject.recipe, subject.config, on_gpu=False, length=length)
+    measured = measure_apart(subject, flags)
     own = {"build": 0, "train": measured["libraries"], "save": measured["libraries"]}
     rows = {}
     for phase in own:
         planned, seen = getattr(plan, phase).total, measured["most"][phase] - own[phase]
         rows[phase] = {"measured": seen, "planned": planned, "percent_off": round(100 * (planned / seen - 1), 2)}
-    return {"case": case._asdict(), **rows, "libraries": measured["libraries"], "states_off": measured["states"] - planned_states(case)}
+    states_off = measured["states"] - planned_states(subject)
+    return {"case": subject.name, **rows, "libraries": measured["libraries"], "states_off": states_off}
 
 
-def planned_states(case: MemoryCase) -> int:
+def planned_states(subject: Subject) -> int:
     """Return the bytes that a rank holds when all networks are built: states without moments, and buffers."""
-    recipe, config = settings(case)
-    phase = memory_plan(recipe, config, on_gpu=False).save.device
+    phase = memory_plan(subject.recipe, subject.config, on_gpu=False).save.device
     small = phase.get("buffers", {}).get("small whole weights", 0)  # gathered by the first update
     buffers = sum(phase.get("buffers", {}).values()) - small
     return round(sum(phase["states"].values()) - phase["states"]["moments"] + buffers)
@@ -211,18 +236,21 @@ def planned_states(case: MemoryCase) -> int:
 def main() -> int:
     """Parse the flags, measure, and print a JSON object for each case. Returns 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", type=int, help=f"number of a case, from 0 to {len(CASES) - 1} (default: all)")
+    parser.add_argument("--case", type=int, help="number of a case or cell, from 0 (default: all)")
+    parser.add_argument("--study", type=Path, metavar="FILE", help="measure the cells of this study, or of one in recipes/studies/")
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)  # one rank of a case
     args = parser.parse_args()
     quiet_libraries()
+    found = subjects(args.study)
     if args.inside:
         with tempfile.TemporaryDirectory() as folder:
-            result = measure(CASES[args.case], Path(folder))
+            result = measure(found[args.case], Path(folder))
         if world_from_environment().rank == 0:
             print(json.dumps(result), flush=True)
         return 0
-    for number in range(len(CASES)) if args.case is None else [args.case]:
-        print(json.dumps(compare(number)), flush=True)
+    study = [] if args.study is None else ["--study", str(args.study)]
+    for number in range(len(found)) if args.case is None else [args.case]:
+        print(json.dumps(compare(found[number], ["--case", str(number), *study])), flush=True)
     return 0
 
 

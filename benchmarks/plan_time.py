@@ -57,7 +57,7 @@ def one_round(batch: int, length: int) -> list[dict[str, float]]:
             train(changes, run_dir)
             recipe = changed_recipe(text_tiny(), changes, None)
             config = resolved(recipe, content, str(CONFIG), cluster)
-            rates = calibrate(runs[0], recipe, config, cluster).cluster
+            rates = calibrate([runs[0]], recipe, config, cluster).cluster
             seconds = median(row["step_seconds"] for row in measured_rows(run_dir, recipe))
             planned = RunPlan(recipe, config, rates).step.total
             found.append({"measured": seconds, "planned": planned, "off": planned / seconds - 1})

@@ -15,7 +15,7 @@ from recipes.suggestions import did_you_mean
 PRECISIONS = ("fp32", "bf16", "fp16")
 NUMBERS = (
     *("memory_gib", "memory_gigabytes_per_second", "node_gigabytes_per_second", "network_gigabytes_per_second"),
-    *("node_microseconds", "network_microseconds", "watts", "efficiency"),
+    *("node_microseconds", "network_microseconds", "watts", "efficiency", "host_factor"),
 )
 """Fields of DeviceSpec that are single numbers with a source. The peaks have one source for each precision."""
 DEVICE_EXAMPLE = '{"name": "x100", "peak_teraflops": {"bf16": 500}, "memory_gib": 96}'
@@ -50,6 +50,8 @@ class DeviceSpec:
     """Thermal design power of the device alone, without its part of the host."""
     efficiency: float
     """Share of the peak that the matrix products of a run reach."""
+    host_factor: float
+    """Factor on Python's seconds for a block (recipes/plan/step.py): kernels are launched, or wait for the threads that share them."""
     memory_gib: float | None = None
     """Memory as torch reports it, in GiB; None if the table does not say, as for a CPU."""
     gpus_per_node: int = 8
@@ -150,7 +152,7 @@ def positive_integer(name: str, value: Any) -> int:
 
 
 def _row(name: str, cuda_name: str, peaks: Mapping[str, Sourced], gpus_per_node: int = 8, **numbers: Sourced) -> DeviceSpec:
-    blank = DeviceSpec(name, {}, *(0.0,) * 7, gpus_per_node=gpus_per_node, is_shared=not cuda_name, cuda_name=cuda_name)
+    blank = DeviceSpec(name, {}, *(0.0,) * 8, gpus_per_node=gpus_per_node, is_shared=not cuda_name, cuda_name=cuda_name)
     return _with(blank, peaks, numbers)
 
 
@@ -178,6 +180,7 @@ NVLINK_HOP = assumed(3.0, "near NCCL's tuning model (src/graph/tuning.cc): 3.4 u
 NETWORK_HOP = assumed(15.0, "above NCCL's tuning model (src/graph/tuning.cc), which has 9.6 us a hop")
 PORT_400 = assumed(40.0, "0.8 of one 400 Gbit/s port a GPU; NCCL's maintainers expect 46 to 48 in nccl-tests (issue 290)")
 PORT_200 = assumed(20.0, "0.8 of one 200 Gbit/s port a GPU")
+LAUNCHES = measured(2.2, "one H200's 157 ms of text_base 64 x 512, where the host was the limit, over 70 ms (docs/performance.md)")
 PRODUCTS = "usual for products of these sizes; docs/planner.md compares an H200's time with the estimate"
 
 H100 = _row(
@@ -192,6 +195,7 @@ H100 = _row(
     network_microseconds=NETWORK_HOP,
     watts=tabulated(700, "NVIDIA H100 data sheet, SXM5"),
     efficiency=assumed(0.7, PRODUCTS),
+    host_factor=LAUNCHES,
 )
 H200 = _row(
     "h200",
@@ -205,6 +209,7 @@ H200 = _row(
     network_microseconds=NETWORK_HOP,
     watts=tabulated(700, "NVIDIA H200 data sheet, SXM"),
     efficiency=assumed(0.7, PRODUCTS),
+    host_factor=LAUNCHES,
 )
 B200 = _row(
     "b200",
@@ -218,6 +223,7 @@ B200 = _row(
     network_microseconds=NETWORK_HOP,
     watts=tabulated(1000, "NVIDIA Blackwell architecture brief, HGX B200"),
     efficiency=assumed(0.7, PRODUCTS),
+    host_factor=LAUNCHES,
 )
 A100 = _row(
     "a100",
@@ -231,6 +237,7 @@ A100 = _row(
     network_microseconds=NETWORK_HOP,
     watts=tabulated(400, "NVIDIA A100 data sheet, SXM4"),
     efficiency=assumed(0.7, PRODUCTS),
+    host_factor=LAUNCHES,
 )
 MI300X = _row(
     "mi300x",
@@ -244,6 +251,7 @@ MI300X = _row(
     network_microseconds=NETWORK_HOP,
     watts=tabulated(750, "AMD Instinct MI300X data sheet"),
     efficiency=assumed(0.45, "as reported for its matrix products (aiweekly.co, 2026)"),
+    host_factor=LAUNCHES,
 )
 L40S = _row(
     "l40s",
@@ -257,6 +265,7 @@ L40S = _row(
     network_microseconds=NETWORK_HOP,
     watts=tabulated(350, "NVIDIA L40S data sheet"),
     efficiency=assumed(0.7, PRODUCTS),
+    host_factor=LAUNCHES,
 )
 CPU = _row(
     "cpu",
@@ -273,6 +282,7 @@ CPU = _row(
     network_microseconds=assumed(200, "gloo over TCP, twice that inside a machine"),
     watts=assumed(8, "two of the 96 cores of an EPYC 9654 of 360 W"),
     efficiency=measured(1.0, "part of the fitted peak"),
+    host_factor=measured(2.0, "fitted to updates of text (docs/planner.md)"),
 )
 DEVICES = {device.name: device for device in (H100, H200, B200, A100, MI300X, L40S, CPU)}
 """Name in --cluster -> device. cpu is two cores of an AMD EPYC (Zen 4), which all ranks of a node share."""

@@ -11,6 +11,7 @@ from model.activations import Storage
 from recipes.config import Recipe
 from recipes.ds_config import EngineConfig
 from recipes.plan.activations import VALUE_BYTES, activation_bytes, micro_batch_shape
+from recipes.plan.devices import DeviceSpec
 from recipes.plan.flops import sample_flops
 from recipes.plan.links import Cluster
 from recipes.plan.size import shard_elements, trained_parameters
@@ -24,10 +25,8 @@ OPTIMIZER_BYTES = {"fp32": 44, "bf16": 54, "fp16": 50}
 16-bit precision also the forward's copies of the weights."""
 HOST_SECONDS = {"forward": 2.2e-3, "backward": 2.3e-3, "teacher": 0.7e-3, "layer by layer": 2.5e-3, "update": 0.55e-3}
 """Python's time for one block: the student's forward and backward, a teacher's forward, more if the teacher is gathered layer by layer, and
-the optimizer's step. Source: benchmarks/host_time.py, text_base and text_large, two cores of an AMD EPYC (Zen 4), 2026-11-28."""
-HOST_FACTOR = {"gpu": 2.2, "cpu": 2.0}
-"""Factor on it: kernels are launched, or wait for the threads that share them. gpu: one H200's 157 ms of text_base 64 x 512, where the host
-was the limit, over 70 ms (docs/performance.md). cpu: fitted like PASSES."""
+the optimizer's step. A device has a factor on it (recipes/plan/devices.py).
+Source: benchmarks/host_time.py, text_base and text_large, two cores of an AMD EPYC (Zen 4), 2026-11-28."""
 WORKERS = 8
 """Worker processes of a rank that read samples, if data.num_workers leaves it open."""
 OFFLOAD_GIGABYTES_PER_SECOND = {"link": 20.0, "memory": 10.0}
@@ -102,7 +101,7 @@ def step_plan(recipe: Recipe, config: EngineConfig, cluster: Cluster) -> StepPla
     reading = batch.micro_batch_size * batch.accumulation_steps * recipe.data.reading_seconds / workers
     model_flops = recipe.run.global_batch_size * sum(sample_flops(recipe).values())
     tokens = recipe.run.global_batch_size * micro_batch_shape(recipe, batch.micro_batch_size).own
-    return StepPlan(device, host_seconds(recipe, config, on_gpu), links, reading, on_gpu, flops, model_flops, tokens)
+    return StepPlan(device, host_seconds(recipe, config, cluster.device), links, reading, on_gpu, flops, model_flops, tokens)
 
 
 def _offloads(config: EngineConfig, on_gpu: bool) -> bool:
@@ -157,11 +156,11 @@ def offload_seconds(recipe: Recipe, config: EngineConfig) -> Seconds:
     return {name: size / (1e9 * OFFLOAD_GIGABYTES_PER_SECOND[name]) for name, size in moved.items()}
 
 
-def host_seconds(recipe: Recipe, config: EngineConfig, on_gpu: bool) -> float:
+def host_seconds(recipe: Recipe, config: EngineConfig, device: DeviceSpec) -> float:
     """Return the seconds of Python in an update, and of an optimizer that is offloaded from a GPU."""
     objective, parts = recipe.objective, HOST_SECONDS
     backward = (parts["backward"] + parts["forward"] * config.recomputes_activations) * objective.trains("trunk")
     teacher = objective.num_teachers * (parts["teacher"] + parts["layer by layer"] * (not config.gathers_once))
     block = config.batch.accumulation_steps * (parts["forward"] + backward + teacher) + parts["update"]
-    seconds = recipe.model.num_layers * block * HOST_FACTOR["gpu" if on_gpu else "cpu"]
-    return seconds + (offload_seconds(recipe, config)["memory"] if _offloads(config, on_gpu) else 0.0)
+    seconds = recipe.model.num_layers * block * device.host_factor
+    return seconds + (offload_seconds(recipe, config)["memory"] if _offloads(config, not device.is_shared) else 0.0)

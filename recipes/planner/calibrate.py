@@ -1,8 +1,10 @@
-"""Rates that are measured instead of tabulated: the efficiency and the bandwidth with which a run's updates took as long as they did."""
+"""Rates that are measured instead of tabulated: the efficiency and the bandwidth with which a run's updates took as long as they did, and
+with a second run the time of the host's Python."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any, NamedTuple
 
 from recipes.config import Recipe
@@ -10,7 +12,7 @@ from recipes.ds_config import BatchPlan, EngineConfig
 from recipes.errors import ConfigError
 from recipes.plan.devices import Sourced
 from recipes.plan.links import Cluster
-from recipes.plan.step import step_plan
+from recipes.plan.step import StepPlan, step_plan
 from recipes.run_dir.run_dir import StoredConfig, read_config
 from recipes.system.json_lines import read_rows
 from recipes.train.resume import stored_recipe
@@ -18,11 +20,13 @@ from recipes.train.resume import stored_recipe
 FEWEST_ROWS = 3
 """Rows of metrics.jsonl that a calibration needs, without the first one, which has the warm-up."""
 LEAST_SHARE = 0.05
-"""Share of an update that products and other kernels must take on a CPU. What host and links take is not calibrated."""
+"""Share of an update that products and other kernels must take on a CPU, if one run calibrates. Host and links are as planned then."""
+MOST_RUNS = 2
+DEVICE_RATES, HOST_RATE = ("efficiency", "memory_gigabytes_per_second"), ("host_factor",)
 
 
 class Calibration(NamedTuple):
-    """What a run has measured."""
+    """What runs have measured."""
 
     cluster: Cluster
     """The cluster with the measured rates."""
@@ -32,12 +36,99 @@ class Calibration(NamedTuple):
     """For the terminal: what was measured where."""
 
 
-def calibrate(run_dir: Path, recipe: Recipe, config: EngineConfig, cluster: Cluster) -> Calibration:
-    """Return the rates of the run in `run_dir`, for a plan of `recipe` with `config` on `cluster`. The run may have other sizes, but must
-    be of the same recipe and precision, on the same devices.
+class MeasuredRun(NamedTuple):
+    """A run, and what the tables say about it."""
+
+    path: Path
+    seconds: float
+    """Median time of an update."""
+    num_rows: int
+    tokens_share: float
+    step: StepPlan
+
+    @property
+    def device(self) -> float:
+        """Planned seconds of the device, without what it waits for."""
+        return sum(self.step.device.values()) - self.step.waits
+
+    @property
+    def waits(self) -> float:
+        """Planned seconds of links that add to those of the device."""
+        return self.step.waits + (0.0 if self.step.on_gpu else self.step.links)
+
+    @property
+    def binds_device(self) -> bool:
+        """Whether the time of an update says something about the device."""
+        if self.step.on_gpu:
+            return self.step.binds in ("compute", "memory")
+        return self.seconds - self.waits - self.step.host >= LEAST_SHARE * self.seconds
+
+
+def calibrate(run_dirs: Sequence[Path], recipe: Recipe, config: EngineConfig, cluster: Cluster) -> Calibration:
+    """Return the rates of the runs in `run_dirs`, for a plan of `recipe` with `config` on `cluster`. The runs may have other sizes, but
+    must be of the same recipe and precision, on the same devices. One run measures the device. Two runs, which differ in size, measure the
+    device and the host's Python: on a GPU each of these binds one of the runs, on a CPU their sum explains both. An offloaded optimizer
+    counts as Python.
 
     Raises: ConfigError if there is no such run, it is another one, or it has too few updates.
     """
+    runs = [measured_run(path, recipe, config, cluster) for path in run_dirs]
+    if len(runs) > MOST_RUNS:
+        raise ConfigError(f"--calibrate names {len(runs)} runs; name one, or two whose sizes differ")
+    device, host = _two_scales(*runs) if len(runs) == MOST_RUNS else (_device_scale(runs[0]), None)
+    names = " and ".join(str(run.path) for run in runs)
+    spec = scaled(cluster, 1 / device, DEVICE_RATES, names)
+    python = ""
+    if host is not None:
+        spec = scaled(spec, host, HOST_RATE, names)
+        python = f", {host:.3g} times the tabulated seconds of Python"
+    share = min(1.0, mean(run.tokens_share for run in runs))
+    seconds = " and ".join(f"{run.seconds:.4g}" for run in runs)
+    rows = " and ".join(str(run.num_rows) for run in runs)
+    line = (
+        f"calibrated by {names}: {seconds} s per update in {rows} rows, {1 / device:.3g} of the tabulated rates{python}; "
+        f"{100 * share:.0f} % of the positions are tokens"
+    )
+    return Calibration(spec, share, line)
+
+
+def _device_scale(run: MeasuredRun) -> float:
+    """Return how many times as long as planned the device takes in `run`, if all other times are as planned."""
+    if not run.binds_device:
+        raise ConfigError(
+            f"--calibrate {run.path}: its updates take {run.seconds:.3f} s, and by estimate {run.step.binds} binds and the device computes "
+            f"for {run.device:.3f}, so it says nothing about the device; name a run with larger updates"
+        )
+    return (run.seconds - run.waits - (0.0 if run.step.on_gpu else run.step.host)) / run.device
+
+
+def _two_scales(one: MeasuredRun, other: MeasuredRun) -> tuple[float, float]:
+    """Return how many times as long as planned the device and the host's Python take."""
+    names = f"--calibrate {one.path} {other.path}"
+    if one.step.on_gpu:
+        run, python = (one, other) if one.binds_device else (other, one)
+        if not run.binds_device or python.step.binds != "host":
+            raise ConfigError(
+                f"{names}: by estimate {one.step.binds} and {other.step.binds} bind their updates; name a run with large updates, which "
+                "the device binds, and one with small updates, which the host binds"
+            )
+        return _device_scale(run), python.seconds / python.step.host
+    rest = one.seconds - one.waits, other.seconds - other.waits
+    determinant = one.device * other.step.host - other.device * one.step.host
+    if determinant:
+        device = (rest[0] * other.step.host - rest[1] * one.step.host) / determinant
+        host = (rest[1] * one.device - rest[0] * other.device) / determinant
+        if device > 0 and host > 0:
+            return device, host
+    raise ConfigError(
+        f"{names}: their updates take {one.seconds:.4g} and {other.seconds:.4g} s, which no rates of device and host explain; name runs "
+        "whose sizes differ more, or one run"
+    )
+
+
+def measured_run(run_dir: Path, recipe: Recipe, config: EngineConfig, cluster: Cluster) -> MeasuredRun:
+    """Return the run in `run_dir` with its plan on `cluster`. Raises: ConfigError unless it is of the same recipe and precision, and has
+    enough rows."""
     stored = read_config(run_dir)
     if stored is None:
         raise ConfigError(f"--calibrate {run_dir}: there is no config.json in it; name the run dir of a pre-training or fine-tuning run")
@@ -53,23 +144,10 @@ def calibrate(run_dir: Path, recipe: Recipe, config: EngineConfig, cluster: Clus
             "another --deepspeed_config"
         )
     rows = measured_rows(run_dir, trained)
-    seconds = median(row["step_seconds"] for row in rows)
     here = replace(cluster, nodes=1, gpus=engine.batch.world_size) if cluster.device.is_shared else cluster
     step = step_plan(trained, engine, here)
-    other = step.waits + (0.0 if step.on_gpu else step.host + step.links)
-    measured, planned = seconds - other, sum(step.device.values()) - step.waits
-    if measured < LEAST_SHARE * seconds or (step.on_gpu and step.binds not in ("compute", "memory")):
-        raise ConfigError(
-            f"--calibrate {run_dir}: its updates take {seconds:.3f} s, and by estimate {step.binds} binds and the device computes for "
-            f"{planned:.3f}, so it says nothing about the device; name a run with larger updates"
-        )
-    scale = measured / planned
     share = median(row["tokens_per_second"] * row["step_seconds"] for row in rows) / step.tokens
-    line = (
-        f"calibrated by {run_dir}: {seconds:.4g} s per update in {len(rows)} rows, {1 / scale:.3g} of the tabulated rates; "
-        f"{100 * min(1.0, share):.0f} % of the positions are tokens"
-    )
-    return Calibration(scaled(cluster, scale, str(run_dir)), min(1.0, share), line)
+    return MeasuredRun(run_dir, median(row["step_seconds"] for row in rows), len(rows), share, step)
 
 
 def measured_rows(run_dir: Path, trained: Recipe) -> list[dict[str, Any]]:
@@ -107,9 +185,9 @@ def stored_engine(stored: StoredConfig) -> EngineConfig:
     return EngineConfig(content.get("deepspeed_config", ""), deepspeed, batch, recomputes, gathers_once=once)
 
 
-def scaled(cluster: Cluster, scale: float, source: str) -> Cluster:
-    """Return the cluster whose devices take `scale` times as long, with `source` as the source of their rates."""
+def scaled(cluster: Cluster, scale: float, names: Sequence[str], source: str) -> Cluster:
+    """Return the cluster whose devices have `scale` times the numbers `names`, with `source` as their source."""
     device = cluster.device
-    rates = {name: getattr(device, name) / scale for name in ("efficiency", "memory_gigabytes_per_second")}
+    rates = {name: getattr(device, name) * scale for name in names}
     sources = {name: Sourced(value, f"--calibrate {source}", "measured") for name, value in rates.items()}
     return replace(cluster, device=replace(device, **rates, sources={**device.sources, **sources}))

@@ -48,7 +48,9 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         "--cluster", type=Cluster.of_text, default=Cluster(), help=f"{EXAMPLE}, and numbers of the device; or a JSON object or file"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a number of the recipe, as in training")
-    parser.add_argument("--calibrate", type=path_argument, metavar="RUN_DIR", help="take the device's rates from a run of this recipe")
+    parser.add_argument(
+        "--calibrate", type=path_argument, nargs="+", metavar="RUN_DIR", help="take the device's rates from a run of this recipe, or two"
+    )
     parser.add_argument("--price-per-gpu-hour", type=price, metavar="PRICE", help="of one device, in any currency")
     parser.add_argument("--explain", choices=sorted(EXPLANATIONS), help="print the arithmetic line by line")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from recipes.plan.links import SENT_PER_BYTE
 from recipes.plan.memory import GIB, Groups
 from recipes.plan.step import (
-    HOST_FACTOR,
     HOST_SECONDS,
     OFFLOAD_GIGABYTES_PER_SECOND,
     OFFLOADED,
@@ -56,8 +55,8 @@ def explain_time(plan: RunPlan) -> Iterator[str]:
         how = f"{optimizer_bytes(recipe, config):.4g} bytes of norm, AdamW and EMA / {bandwidth:.4g}e9"
         yield _line("optimizer", step.device["optimizer"], how)
     block = ", ".join(f"{name} {1e3 * seconds:g}" for name, seconds in HOST_SECONDS.items())
-    factor = HOST_FACTOR["gpu" if plan.on_gpu else "cpu"]
-    yield _line("host", step.host, f"{layers} blocks x {batch.accumulation_steps} micro-batches, ms of a block: {block}; x {factor:g}")
+    how = f"{layers} blocks x {batch.accumulation_steps} micro-batches, ms of a block: {block}; x {device.host_factor:.3g}"
+    yield _line("host", step.host, how)
     for one in update_traffic(recipe, config):
         kind, num_bytes, ranks, _ = one.each
         sent = f"{one.times:.4g} x {kind} of {num_bytes / 1e6:,.3f} MB over {ranks} ranks, {SENT_PER_BYTE[kind]:g} byte sent per byte"

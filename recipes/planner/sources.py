@@ -2,7 +2,7 @@
 
 from recipes.plan.devices import NUMBERS, Sourced, assumed, measured, tabulated
 from recipes.plan.fit import MEMORY_SHARE
-from recipes.plan.step import HOST_FACTOR, HOST_SECONDS, OFFLOAD_GIGABYTES_PER_SECOND, OPTIMIZER_BYTES, PASSES, WORKERS
+from recipes.plan.step import HOST_SECONDS, OFFLOAD_GIGABYTES_PER_SECOND, OPTIMIZER_BYTES, PASSES, WORKERS
 from recipes.planner.run_plan import (
     COPY_GIGABYTES_PER_SECOND,
     DEVICE_MTBF_HOURS,
@@ -22,7 +22,6 @@ def sources_of(plan: RunPlan) -> dict[str, Sourced]:
     device, precision = plan.cluster.device, plan.config.precision
     names = [f"peak_teraflops.{precision}", *NUMBERS]
     found = {name: device.sources[name] for name in names if name in device.sources}
-    kind = "gpu" if plan.on_gpu else "cpu"
     host = {f"host seconds of a block, {name}": measured(value, HOST) for name, value in HOST_SECONDS.items()}
     passes = {f"bytes moved for each byte of activations, {name}": measured(value, FITTED) for name, value in PASSES.items()}
     rates = {f"GB/s of an offloaded optimizer, {name}": assumed(value, "usual") for name, value in OFFLOAD_GIGABYTES_PER_SECOND.items()}
@@ -32,7 +31,6 @@ def sources_of(plan: RunPlan) -> dict[str, Sourced]:
         | passes
         | rates
         | {
-            "factor on the host's seconds": measured(HOST_FACTOR[kind], "one H200 of an older release" if plan.on_gpu else FITTED),
             "bytes moved for each trained weight": measured(OPTIMIZER_BYTES[precision], "counted: what norm, AdamW and EMA read and write"),
             "worker processes of a rank": assumed(WORKERS, "if data.num_workers leaves it open"),
             "share of the memory that a layout may fill": assumed(MEMORY_SHARE, "room for the libraries"),

@@ -108,7 +108,7 @@ def _plans(rows: Sequence[Row]) -> Iterator[Chart]:
             own = [row for row in found if bool(row[MEASURE]) is chosen]
             if not own:
                 continue
-            label = "the measure" if chosen else "runs"
+            label = "measures" if chosen else "runs"
             axes.plot([row[STEP] for row in own], [row["step_seconds"] for row in own], marker, color=colors.of(number), ms=4, label=label)
         values = [row[key] for row in found for key in (STEP, "step_seconds")]
         ends = [0.9 * min(values), 1.1 * max(values)]
@@ -120,9 +120,9 @@ def _plans(rows: Sequence[Row]) -> Iterator[Chart]:
 
     others = [row for row in found if not row[MEASURE]] or found
     times = [abs(row[STEP] / row["step_seconds"] - 1) for row in others]
-    sizes = [abs(row[MEMORY] / row["peak_memory_bytes"] - 1) for row in others if row["peak_memory_bytes"]]
+    sizes = [abs(row[MEMORY] / row["peak_memory_bytes"] - 1) for row in others if row[MEMORY] and row["peak_memory_bytes"]]
     memory = f"; memory by {_percent(sizes)}" if sizes else ""
-    caption = f"The plan of an update's time differs by {_percent(times)}{memory}. Band: 10 %. Rates are those of one run, the measure."
+    caption = f"The plan of an update's time differs by {_percent(times)}{memory}. Band: 10 %. Rates are those of the measures."
     yield Chart("plan", "Plan against measurement", caption, draw)
 
 

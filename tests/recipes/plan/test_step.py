@@ -11,7 +11,6 @@ from recipes.plan.flops import sample_flops
 from recipes.plan.gather import choose_gather
 from recipes.plan.links import Cluster
 from recipes.plan.step import (
-    HOST_FACTOR,
     HOST_SECONDS,
     OFFLOADED,
     StepPlan,
@@ -69,20 +68,21 @@ def test_a_frozen_trunk_has_neither_backward_nor_optimizer() -> None:
     assert executed_flops(frozen, config(frozen, 1)) < 0.4 * executed_flops(whole, config(whole, 1))
     assert optimizer_bytes(frozen, config(frozen, 1)) < 0.2 * optimizer_bytes(whole, config(whole, 1))
     assert moved_bytes(frozen, config(frozen, 1), True) * 3 == pytest.approx(moved_bytes(whole, config(whole, 1), True)), "its forward runs"
-    assert host_seconds(frozen, config(frozen, 1), True) < 0.6 * host_seconds(whole, config(whole, 1), True)
+    assert host_seconds(frozen, config(frozen, 1), H100.device) < 0.6 * host_seconds(whole, config(whole, 1), H100.device)
 
 
 def test_the_host_drives_each_block_and_micro_batch() -> None:
     recipe = text_base()
     one, many = config(recipe), config(recipe, 8, BF16 | {"train_micro_batch_size_per_gpu": 4})
     assert one.batch.accumulation_steps == 2 and many.batch.accumulation_steps == 8
-    difference = host_seconds(recipe, many, False) - host_seconds(recipe, one, False)
+    difference = host_seconds(recipe, many, CPU.device) - host_seconds(recipe, one, CPU.device)
     block = sum(HOST_SECONDS[name] for name in ("forward", "backward", "teacher"))
-    assert difference == pytest.approx(12 * 6 * block * HOST_FACTOR["cpu"])
-    assert host_seconds(recipe, one, True) / host_seconds(recipe, one, False) == pytest.approx(HOST_FACTOR["gpu"] / HOST_FACTOR["cpu"])
+    assert difference == pytest.approx(12 * 6 * block * CPU.device.host_factor)
+    ratio = host_seconds(recipe, one, H100.device) / host_seconds(recipe, one, CPU.device)
+    assert ratio == pytest.approx(H100.device.host_factor / CPU.device.host_factor)
     again = replace(one, recomputes_activations=True)
-    assert host_seconds(recipe, again, True) > host_seconds(recipe, one, True)
-    assert host_seconds(recipe, replace(one, gathers_once=False), True) > host_seconds(recipe, one, True)
+    assert host_seconds(recipe, again, H100.device) > host_seconds(recipe, one, H100.device)
+    assert host_seconds(recipe, replace(one, gathers_once=False), H100.device) > host_seconds(recipe, one, H100.device)
 
 
 def test_on_a_gpu_the_longest_counts_and_on_a_cpu_the_sum() -> None:

@@ -1,4 +1,4 @@
-"""Plans with rates of one of the study's runs, on made-up logs."""
+"""Plans with rates of the study's own runs, on made-up logs."""
 
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,34 @@ def planned(folder: Path, how: dict[int, dict[str, Any]], **keys: Any) -> tuple[
     return add_plans(study, progress, rows), rows
 
 
-def test_the_run_in_the_middle_is_the_measure_and_its_plan_is_what_it_measured(tmp_path: Path) -> None:
-    axes = {"model.hidden_size": [32, 64, 128]}
-    line, rows = planned(tmp_path, {number: {"seconds": 0.3 * (number + 1)} for number in range(3)}, axes=axes, seeds=[1])
-    assert [row[MEASURE] for row in rows] == [False, True, False]
-    assert line.startswith("plans have the rates of hidden_size-64 seed 1, which updates at 0.6 s")
-    assert rows[1][STEP] == pytest.approx(0.6, rel=0.01) and rows[0][STEP] < rows[1][STEP] < rows[2][STEP]
-    assert rows[1][MEMORY] == pytest.approx(rows[1]["peak_memory_bytes"]) and rows[0][MEMORY] < rows[2][MEMORY]
+WIDTHS = {"model.hidden_size": [32, 64, 128]}
+
+
+def test_the_smallest_and_the_largest_run_are_the_measures_and_have_the_times_that_they_measured(tmp_path: Path) -> None:
+    line, rows = planned(tmp_path, {number: {"seconds": 0.3 * (number + 1)} for number in range(3)}, axes=WIDTHS, seeds=[1])
+    assert [row[MEASURE] for row in rows] == [True, False, True]
+    assert line == "plans have the rates of hidden_size-32 seed 1 and hidden_size-128 seed 1, which update in 0.3 and 0.9 s"
+    assert rows[0][STEP] == pytest.approx(0.3, rel=0.01) and rows[2][STEP] == pytest.approx(0.9, rel=0.01)
+    assert rows[0][STEP] < rows[1][STEP] < rows[2][STEP]
+    assert all(row[MEMORY] is None for row in rows), "a CPU's memory is that of the whole process"
+
+
+def test_the_median_run_stands_for_its_size(tmp_path: Path) -> None:
+    seconds = [0.3, 0.1, 0.2, 0.5, 0.5, 0.5, 0.9, 0.8, 7.0]
+    line, rows = planned(tmp_path, {number: {"seconds": value} for number, value in enumerate(seconds)}, axes=WIDTHS, seeds=[1, 2, 3])
+    assert [number for number, row in enumerate(rows) if row[MEASURE]] == [2, 6]
+    assert line.endswith("hidden_size-32 seed 3 and hidden_size-128 seed 1, which update in 0.2 and 0.9 s")
+
+
+def test_runs_whose_times_contradict_the_sizes_leave_one_measure(tmp_path: Path) -> None:
+    line, rows = planned(tmp_path, {number: {"seconds": 9.0 if number == 0 else 0.5} for number in range(3)}, axes=WIDTHS, seeds=[1])
+    assert line == "plans have the rates of hidden_size-64 seed 1, which update in 0.5 s" and [row[MEASURE] for row in rows] == [0, 1, 0]
 
 
 def test_runs_that_are_not_done_have_plans_and_are_no_measure(tmp_path: Path) -> None:
     line, rows = planned(tmp_path, {0: {"ended": "failed", "seconds": 9.0}, 1: {"seconds": 0.5}, 2: {"ended": "running"}})
     assert line.startswith("plans have the rates of hidden_size-32_max_steps-20 seed 2")
-    assert [row[MEASURE] for row in rows] == [False, True] + [False] * 6 and all(row[STEP] > 0 and row[MEMORY] > 0 for row in rows)
+    assert [row[MEASURE] for row in rows] == [False, True] + [False] * 6 and all(row[STEP] > 0 for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +71,8 @@ def test_without_a_measure_there_are_no_plans(how: dict[int, dict[str, Any]], pa
 def test_the_measure_is_one_of_the_runs_with_the_fewest_ranks(tmp_path: Path) -> None:
     line, rows = planned(tmp_path, {number: {"seconds": 0.5} for number in range(3)}, axes={"ranks": [4, 2, 1]}, seeds=[1])
     assert line.startswith("plans have the rates of ranks-1 seed 1") and rows[2][MEASURE] and all(row[STEP] for row in rows)
+
+
+def test_the_memory_of_a_gpu_is_planned_without_a_measure(tmp_path: Path) -> None:
+    _, rows = planned(tmp_path, {}, axes=WIDTHS, seeds=[1], cluster="nodes=1,gpus=1,device=h100")
+    assert 0 < rows[0][MEMORY] < rows[1][MEMORY] < rows[2][MEMORY] and all(row[STEP] is None for row in rows)
