@@ -1,5 +1,5 @@
-"""Measures the memory of a rank while a run is built, trained and saved, beside what the planner says (recipes/plan/memory.py). On a CPU
-every allocation and release of torch's allocator is recorded; on CUDA torch.cuda.max_memory_allocated counts.
+"""Measures the memory of a rank on a CPU while a run is built, trained and saved, beside what the planner says (recipes/plan/memory.py).
+Every allocation and release of torch's allocator is recorded.
 
 python benchmarks/plan_memory.py                      all cases, each on its own ranks
 python benchmarks/plan_memory.py --case 3             one case
@@ -28,7 +28,7 @@ from recipes.modalities.registry import MODALITIES
 from recipes.plan.memory import memory_plan
 from recipes.settings import apply_overrides
 from recipes.study.cells import cells_of
-from recipes.study.study_file import find_study, read_study
+from recipes.study.study_file import read_study
 
 UPDATES = 6
 """Measured updates. The optimizer makes its moments in the first one. How far gloo gets beside the forward differs; the most counts."""
@@ -92,7 +92,7 @@ def subjects(study: Path | None) -> list[Subject]:
     """Return what is measured: CASES, or the cells of a study whose plans differ."""
     if study is None:
         return [Subject(str(case._asdict()), *settings(case), case.length) for case in CASES]
-    cells = {(cell.ranks, cell.plan.memory.worst.total): cell for cell in cells_of(read_study(find_study(study)))}
+    cells = {(cell.ranks, cell.plan.memory.worst.total): cell for cell in cells_of(read_study(study)) if not cell.refused}
     return [Subject(cell.name, cell.recipe, cell.config, _longest(cell.recipe)) for cell in cells.values()]
 
 

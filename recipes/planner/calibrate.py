@@ -12,7 +12,7 @@ from recipes.ds_config import BatchPlan, EngineConfig
 from recipes.errors import ConfigError
 from recipes.plan.devices import Sourced
 from recipes.plan.links import Cluster
-from recipes.plan.step import StepPlan, step_plan
+from recipes.plan.step import StepPlan, offload_seconds, step_plan
 from recipes.run_dir.run_dir import StoredConfig, read_config
 from recipes.system.json_lines import read_rows
 from recipes.train.resume import stored_recipe
@@ -22,6 +22,11 @@ FEWEST_ROWS = 3
 LEAST_SHARE = 0.05
 """Share of an update that products and other kernels must take on a CPU, if one run calibrates. Host and links are as planned then."""
 MOST_RUNS = 2
+LEAST_DIFFERENCE = 0.3
+"""Least relative difference of device seconds per second of Python between two runs on a CPU. Runs that differ in depth or batch only have
+nearly the same, and a noise of 2 % would double a rate."""
+LEAST_MARGIN = 0.05
+"""Share of an update by which, on a GPU, the host must be faster than the device in one run, and slower in the other."""
 DEVICE_RATES, HOST_RATE = ("efficiency", "memory_gigabytes_per_second"), ("host_factor",)
 
 
@@ -46,6 +51,14 @@ class MeasuredRun(NamedTuple):
     tokens_share: float
     step: StepPlan
 
+    offload: float
+    """Planned seconds of an optimizer that is offloaded from a GPU, which no factor changes."""
+
+    @property
+    def python(self) -> float:
+        """Planned seconds of Python."""
+        return self.step.host - self.offload
+
     @property
     def device(self) -> float:
         """Planned seconds of the device, without what it waits for."""
@@ -67,29 +80,28 @@ class MeasuredRun(NamedTuple):
 def calibrate(run_dirs: Sequence[Path], recipe: Recipe, config: EngineConfig, cluster: Cluster) -> Calibration:
     """Return the rates of the runs in `run_dirs`, for a plan of `recipe` with `config` on `cluster`. The runs may have other sizes, but
     must be of the same recipe and precision, on the same devices. One run measures the device. Two runs, which differ in size, measure the
-    device and the host's Python: on a GPU each of these binds one of the runs, on a CPU their sum explains both. An offloaded optimizer
-    counts as Python.
+    device and the host's Python: on a GPU each of these binds one of the runs, on a CPU their sum explains both.
 
     Raises: ConfigError if there is no such run, it is another one, or it has too few updates.
     """
     runs = [measured_run(path, recipe, config, cluster) for path in run_dirs]
     if len(runs) > MOST_RUNS:
         raise ConfigError(f"--calibrate names {len(runs)} runs; name one, or two whose sizes differ")
-    device, host = _two_scales(*runs) if len(runs) == MOST_RUNS else (_device_scale(runs[0]), None)
+    device_scale, host_scale = _two_scales(*runs) if len(runs) == MOST_RUNS else (_device_scale(runs[0]), None)
     names = " and ".join(str(run.path) for run in runs)
-    spec = scaled(cluster, 1 / device, DEVICE_RATES, names)
+    found = scaled(cluster, 1 / device_scale, DEVICE_RATES, names)
     python = ""
-    if host is not None:
-        spec = scaled(spec, host, HOST_RATE, names)
-        python = f", {host:.3g} times the tabulated seconds of Python"
+    if host_scale is not None:
+        found = scaled(found, host_scale, HOST_RATE, names)
+        python = f", {host_scale:.3g} times the tabulated seconds of Python"
     share = min(1.0, mean(run.tokens_share for run in runs))
     seconds = " and ".join(f"{run.seconds:.4g}" for run in runs)
     rows = " and ".join(str(run.num_rows) for run in runs)
     line = (
-        f"calibrated by {names}: {seconds} s per update in {rows} rows, {1 / device:.3g} of the tabulated rates{python}; "
+        f"calibrated by {names}: {seconds} s per update in {rows} rows, {1 / device_scale:.3g} of the tabulated rates{python}; "
         f"{100 * share:.0f} % of the positions are tokens"
     )
-    return Calibration(spec, share, line)
+    return Calibration(found, share, line)
 
 
 def _device_scale(run: MeasuredRun) -> float:
@@ -104,25 +116,38 @@ def _device_scale(run: MeasuredRun) -> float:
 
 def _two_scales(one: MeasuredRun, other: MeasuredRun) -> tuple[float, float]:
     """Return how many times as long as planned the device and the host's Python take."""
+    return _scales_on_a_gpu(one, other) if one.step.on_gpu else _scales_on_a_cpu(one, other)
+
+
+def _scales_on_a_gpu(one: MeasuredRun, other: MeasuredRun) -> tuple[float, float]:
     names = f"--calibrate {one.path} {other.path}"
-    if one.step.on_gpu:
-        run, python = (one, other) if one.binds_device else (other, one)
-        if not run.binds_device or python.step.binds != "host":
+    large, small = (one, other) if one.binds_device else (other, one)
+    remedy = "name a run with large updates, which the device binds, and one with small updates, which the host binds"
+    if not large.binds_device or small.step.binds != "host" or small.seconds <= small.offload:
+        raise ConfigError(f"{names}: by estimate {one.step.binds} and {other.step.binds} bind their updates; {remedy}")
+    device_scale, host_scale = _device_scale(large), (small.seconds - small.offload) / small.python
+    host, device = host_scale * large.python + large.offload, device_scale * small.device + small.waits
+    for run, rest, name in ((large, host, "host"), (small, device, "device")):
+        if rest > (1 - LEAST_MARGIN) * run.seconds:
             raise ConfigError(
-                f"{names}: by estimate {one.step.binds} and {other.step.binds} bind their updates; name a run with large updates, which "
-                "the device binds, and one with small updates, which the host binds"
+                f"{names}: the updates of {run.path} take {run.seconds:.4g} s, and by the other run its {name} alone takes {rest:.4g}; "
+                f"{remedy}"
             )
-        return _device_scale(run), python.seconds / python.step.host
+    return device_scale, host_scale
+
+
+def _scales_on_a_cpu(one: MeasuredRun, other: MeasuredRun) -> tuple[float, float]:
     rest = one.seconds - one.waits, other.seconds - other.waits
-    determinant = one.device * other.step.host - other.device * one.step.host
-    if determinant:
-        device = (rest[0] * other.step.host - rest[1] * one.step.host) / determinant
-        host = (rest[1] * one.device - rest[0] * other.device) / determinant
-        if device > 0 and host > 0:
-            return device, host
+    products = one.device * other.python, other.device * one.python
+    determinant = products[0] - products[1]
+    if abs(determinant) >= LEAST_DIFFERENCE * max(products):
+        device_scale = (rest[0] * other.python - rest[1] * one.python) / determinant
+        host_scale = (rest[1] * one.device - rest[0] * other.device) / determinant
+        if device_scale > 0 and host_scale > 0:
+            return device_scale, host_scale
     raise ConfigError(
-        f"{names}: their updates take {one.seconds:.4g} and {other.seconds:.4g} s, which no rates of device and host explain; name runs "
-        "whose sizes differ more, or one run"
+        f"--calibrate {one.path} {other.path}: their updates take {one.seconds:.4g} and {other.seconds:.4g} s, from which the times of "
+        "device and host do not follow; name runs whose widths differ more, not only in depth or batch, or one run"
     )
 
 
@@ -146,8 +171,9 @@ def measured_run(run_dir: Path, recipe: Recipe, config: EngineConfig, cluster: C
     rows = measured_rows(run_dir, trained)
     here = replace(cluster, nodes=1, gpus=engine.batch.world_size) if cluster.device.is_shared else cluster
     step = step_plan(trained, engine, here)
+    offload = offload_seconds(trained, engine)["memory"] if step.on_gpu and engine.offloads_optimizer else 0.0
     share = median(row["tokens_per_second"] * row["step_seconds"] for row in rows) / step.tokens
-    return MeasuredRun(run_dir, median(row["step_seconds"] for row in rows), len(rows), share, step)
+    return MeasuredRun(run_dir, median(row["step_seconds"] for row in rows), len(rows), share, step, offload)
 
 
 def measured_rows(run_dir: Path, trained: Recipe) -> list[dict[str, Any]]:

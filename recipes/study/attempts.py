@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +81,12 @@ class Attempts:
     def _add(self, run: Run, **facts: Any) -> None:
         row = {"time": time.time(), "run": run.key, "settings": settings_of(run), **facts}
         self._rows[run.key].append(row)
+        self._log.append(row)
+
+    @cached_property
+    def _log(self) -> JsonLines:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        JsonLines(self._path).append(row)
+        return JsonLines(self._path)
 
 
 def settings_of(run: Run) -> str:

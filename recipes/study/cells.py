@@ -43,8 +43,8 @@ class Cell:
     recipe: Recipe
     settings: Mapping[str, Any]
     """Dotted name -> value of all that differs from the base recipe. --set of the cell's runs."""
-    derived: Mapping[str, str]
-    """Dotted name of a setting -> the rule that it follows from."""
+    derived: Mapping[str, Sequence[str]]
+    """Dotted name of a setting -> the rules that it follows from."""
     ds_config: Path
     """The ds_config before changes."""
     ds_changes: Mapping[str, Any]
@@ -123,25 +123,25 @@ def _cell(study: Study, names: Mapping[str, str], values: Mapping[str, Any]) -> 
     if study.metric.startswith(PROBE):
         given[PROBE_TASK] = study.metric.removeprefix(PROBE)
     recipe, derived, refused = _recipe(study, given, special)
-    cluster, ranks = _cluster(study.cluster, special.get(RANKS))
+    cluster, ranks, too_few = _cluster(study.cluster, special.get(RANKS))
     shown = {names[axis]: _shown(value) for axis, value in values.items()}
     return Cell(
-        "_".join(f"{axis}-{_in_a_name(value)}" for axis, value in shown.items()) or "all",
-        shown,
-        recipe,
-        dict(_changes(study.base, recipe)),
-        derived,
-        find_ds_config(Path(str(special.get(DS_CONFIG, study.deepspeed_config)))),
-        ds_changes,
-        ranks,
-        cluster,
-        special.get(FLOPS),
-        refused,
+        name="_".join(f"{axis}-{_in_a_name(value)}" for axis, value in shown.items()),
+        values=shown,
+        recipe=recipe,
+        settings=dict(_changes(study.base, recipe)),
+        derived=derived,
+        ds_config=find_ds_config(Path(str(special.get(DS_CONFIG, study.deepspeed_config)))),
+        ds_changes=ds_changes,
+        ranks=ranks,
+        cluster=cluster,
+        budget_flops=special.get(FLOPS),
+        refused=refused or too_few,
     )
 
 
-def _recipe(study: Study, given: Mapping[str, Any], special: Mapping[str, Any]) -> tuple[Recipe, dict[str, str], str]:
-    """Return the recipe with the settings `given` and all that follows, dotted name -> rule of what follows, and why it cannot run."""
+def _recipe(study: Study, given: Mapping[str, Any], special: Mapping[str, Any]) -> tuple[Recipe, dict[str, list[str]], str]:
+    """Return the recipe with the settings `given` and all that follows, dotted name -> rules of what follows, and why it cannot run."""
     try:
         recipe = apply_overrides(study.base, [f"{name}={text_of_value(value)}" for name, value in given.items()])
     except ConfigError as error:
@@ -176,13 +176,16 @@ def _with_length(recipe: Recipe, values: Mapping[str, Any]) -> tuple[Recipe, str
     return recipe, ""
 
 
-def _cluster(text: str | None, ranks: int | None) -> tuple[Cluster, int]:
-    """Return the part of the described cluster on which `ranks` ranks run (None: all of it, on a CPU one), and their number."""
+def _cluster(text: str | None, ranks: int | None) -> tuple[Cluster, int, str]:
+    """Return the part of the described cluster on which `ranks` ranks run (None: all of it, on a CPU one), their number, and why they
+    cannot run. One node stands for as many like it as are needed."""
     cluster = Cluster(1, ranks or 1, CPU) if text is None else Cluster.of_text(text)
     ranks = ranks or cluster.num_ranks
     if ranks <= cluster.gpus:
-        return replace(cluster, nodes=1, gpus=ranks), ranks
-    return replace(cluster, nodes=-(-ranks // cluster.gpus)), ranks
+        return replace(cluster, nodes=1, gpus=ranks), ranks, ""
+    nodes = -(-ranks // cluster.gpus)
+    why = f"{ranks} ranks need {nodes} nodes of {cluster.gpus}, the cluster has {cluster.nodes}" if 1 < cluster.nodes < nodes else ""
+    return replace(cluster, nodes=nodes), ranks, why
 
 
 def _planned(cell: Cell) -> Cell:

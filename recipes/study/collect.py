@@ -13,8 +13,9 @@ from recipes.study.planned import add_plans
 from recipes.study.progress import Progress, summary_line
 from recipes.study.results_table import collect_run
 from recipes.study.study_file import Study
-from recipes.system.durable import write_bytes_atomically, write_text_atomically
+from recipes.system.durable import write_bytes_atomically
 
+MOST_INTEGER = 2**63 - 1
 TABLE, CSV, CURVES, DATASET = "table.parquet", "table.csv", "curves.parquet", "dataset"
 
 
@@ -27,7 +28,7 @@ def collect(study: Study, progress: Sequence[Progress], say: Callable[[str], Non
     rows = _with_all_columns([one.row for one in found])
     note = add_plans(study, progress, rows)
     _write(study.out / TABLE, _parquet(rows))
-    write_text_atomically(study.out / CSV, _csv(rows))
+    _write(study.out / CSV, _csv(rows).encode())
     _write(study.out / CURVES, _parquet([row for one in found for row in one.curve]))
     say(summary_line(progress))
     for row in rows:
@@ -40,8 +41,12 @@ def collect(study: Study, progress: Sequence[Progress], say: Callable[[str], Non
 
 
 def read_table(study: Study) -> list[Row]:
-    """Return the rows of the collected table. Raises: ConfigError if there is none."""
-    return _read(study, TABLE)
+    """Return the rows of the collected table. Raises: ConfigError if there is none, or it was collected for another metric."""
+    rows = _read(study, TABLE)
+    others = {row.get("metric_name") for row in rows} - {None, study.metric}
+    if others:
+        raise ConfigError(f"{study.path}: metric is {study.metric}, and the table was collected for {others.pop()}; collect again")
+    return rows
 
 
 def read_curves(study: Study) -> list[Row]:
@@ -61,10 +66,13 @@ def _read(study: Study, name: str) -> list[Row]:
 
 
 def save_dataset(study: Study, rows: Sequence[Row]) -> Path:
-    """Write the table as a folder that datasets.load_from_disk() reads, and return its path."""
+    """Write the table as a folder that datasets.load_from_disk() reads, and return its path. Raises: ConfigError."""
     datasets, folder = required("datasets"), study.out / DATASET
     datasets.disable_progress_bars()
-    datasets.Dataset.from_list(list(rows)).save_to_disk(str(folder))
+    try:
+        datasets.Dataset(_table(rows)).save_to_disk(str(folder))
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror}); free the disk and collect again") from None
     return folder
 
 
@@ -74,19 +82,23 @@ def _with_all_columns(rows: Sequence[Row]) -> list[Row]:
 
 
 def _parquet(rows: Sequence[Row]) -> bytes:
-    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
-    table = required("pyarrow").table({name: _array(values) for name, values in columns.items()})
     target = io.BytesIO()
-    required("pyarrow.parquet").write_table(table, target)
+    required("pyarrow.parquet").write_table(_table(rows), target)
     return target.getvalue()
 
 
+def _table(rows: Sequence[Row]) -> Any:
+    """Return rows, which have the same keys, as a table of pyarrow."""
+    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    return required("pyarrow").table({name: _array(values) for name, values in columns.items()})
+
+
 def _array(values: list[Any]) -> Any:
-    """Return a column. Values of several kinds, as an axis may have them, become texts."""
+    """Return a column. Values of several kinds, as an axis may have them, become texts; integers of more than 64 bits become floats."""
     pa = required("pyarrow")
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float}:
-        if float in kinds:
+        if float in kinds or any(value is not None and abs(value) > MOST_INTEGER for value in values):
             return pa.array([None if value is None else float(value) for value in values], pa.float64())
         return pa.array(values, pa.int64() if kinds else pa.null())
     return pa.array(values if len(kinds) == 1 else [None if value is None else str(value) for value in values])

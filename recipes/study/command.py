@@ -9,7 +9,7 @@ from recipes.cluster.environment import may_see_devices, num_devices
 from recipes.errors import ConfigError
 from recipes.study.cells import Cell, cells_of, left_out_lines
 from recipes.study.collect import collect, read_curves, read_table, save_dataset
-from recipes.study.fit_lines import fit_lines, in_number
+from recipes.study.fit_lines import fit_lines
 from recipes.study.grid import grid_lines
 from recipes.study.local import LocalRuns, only_driver
 from recipes.study.progress import progress_of, status_lines, summary_line
@@ -18,6 +18,7 @@ from recipes.study.run_folder import Run, check_folders, runs_of, write_records
 from recipes.study.slurm_array import ArrayOptions, SlurmArrays, check_slurm
 from recipes.study.study_checks import check_study
 from recipes.study.study_file import Study, read_study
+from recipes.study.wording import in_number
 from recipes.values import path_argument, positive_count
 
 Say = Callable[[str], None]
@@ -40,9 +41,9 @@ def build_parser(description: str) -> argparse.ArgumentParser:
     verb("grid", run_grid, "print the cells with their derived numbers, FLOPs and plans")
     submit = verb("submit", run_submit, "train what is not done yet, as a Slurm job array or here", " --local 2")
     submit.add_argument("--local", type=positive_count, metavar="N", help="train on this machine, N runs at a time")
-    submit.add_argument("--limit", type=positive_count, metavar="N", help="most tasks of a job array that run at the same time")
+    submit.add_argument("--limit", type=positive_count, metavar="N", help="most tasks of Slurm that run at the same time")
     submit.add_argument(
-        "--retries", type=int, default=RETRIES, metavar="N", help=f"starts of a run after it has failed (default: {RETRIES})"
+        "--retries", type=int, default=RETRIES, metavar="N", help=f"how often a failed run is started again (default: {RETRIES})"
     )
     submit.add_argument("--sbatch", default="", metavar="OPTIONS", help='further options of sbatch, e.g. "--partition=gpu --time=2:00:00"')
     verb("status", run_status, "print one line for each run")
@@ -97,15 +98,26 @@ def _submit_local(study: Study, runs: Sequence[Run], args: argparse.Namespace, s
     arrays, waiting = SlurmArrays(study), list[Run]()
     for run, state in progress_of(study, runs):
         if arrays.queue_state(run):
-            say(f"{run.name}: left to Slurm, which has it queued or running")
+            say(f"{run.name}: left to Slurm, which has it {'held' if state.state == 'failed' else state.state}")
         elif state.state != "done":
             waiting.append(run)
-    most = args.local * max((run.cell.ranks for run in waiting), default=1)
-    if may_see_devices() and most > num_devices():
-        raise ConfigError(f"--local {args.local}: needs {most} GPUs, this machine has {num_devices()}; take fewer runs at a time")
+    if waiting and may_see_devices():
+        _check_devices(waiting, min(args.local, len(waiting)))
     say(f"{in_number(len(waiting), 'run')} of {len(runs)} to train; {args.local} at a time")
     local = LocalRuns(study, prepare_data(study, waiting, say), at_once=args.local, retries=args.retries, say=say)
     return {run.key: local.attempts.num_failures(run) for run in local.train(waiting)}
+
+
+def _check_devices(runs: Sequence[Run], at_once: int) -> None:
+    """Check that the study is one of GPUs, since this machine has some, and that they suffice. Raises: ConfigError."""
+    if any(run.cell.cluster.device.is_shared for run in runs):
+        raise ConfigError(
+            f'--local: the study is one for CPUs, and this machine has {num_devices()} GPUs; describe them, e.g. "cluster": '
+            '"nodes=1,gpus=1,device=h100", or hide them: CUDA_VISIBLE_DEVICES= python launch/scaling.py submit ...'
+        )
+    most = at_once * max(run.cell.ranks for run in runs)
+    if most > num_devices():
+        raise ConfigError(f"--local: {at_once} runs need {most} GPUs, this machine has {num_devices()}; take fewer runs at a time")
 
 
 def _submit_slurm(study: Study, runs: Sequence[Run], args: argparse.Namespace, say: Say) -> dict[str, int]:
@@ -116,10 +128,10 @@ def _submit_slurm(study: Study, runs: Sequence[Run], args: argparse.Namespace, s
     check_slurm()
     arrays, waiting, failed = SlurmArrays(study), list[Run](), dict[str, int]()
     for run, state in progress_of(study, runs):
-        if state.state in ("done", "running") or (state.state == "queued" and arrays.queue_state(run)):
+        if state.state in ("done", "running") or arrays.queue_state(run):
             continue
-        if state.state == "failed" and arrays.num_tasks(run) > args.retries:
-            failed[run.key] = arrays.num_tasks(run)
+        if state.state == "failed" and arrays.num_starts(run) > args.retries:
+            failed[run.key] = arrays.num_starts(run)
         else:
             waiting.append(run)
     if waiting:
@@ -158,8 +170,9 @@ def run_fit(args: argparse.Namespace, say: Say) -> int:
         say(line)
     say(f"written to {study.out / FIT}")
     if fit.failed:
+        what = " and no ".join(dict.fromkeys(name for test in fit.failed for name in test["of"]))
         failed = "; ".join(f"{test['name']}: {test['detail']}" for test in fit.failed)
-        raise ConfigError(f"{study.out / FIT}: the data support no law ({failed}); report has what they do show")
+        raise ConfigError(f"{study.out / FIT}: the data support no {what} ({failed}); report has what they do show")
     return 0
 
 

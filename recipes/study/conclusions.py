@@ -1,14 +1,14 @@
 """What a study can and cannot conclude, in sentences made from its numbers. Standard library only."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-from recipes.study.fit_lines import in_number, in_words, negative
 from recipes.study.log_sample import Row
-from recipes.study.results_table import AXIS
-from recipes.study.study_file import RANKS, Study
+from recipes.study.results_table import mean_rate, throughput_series
+from recipes.study.study_file import Study
+from recipes.study.wording import in_number, in_words, negative
 from recipes.train.probe import METRIC
 
 Content = Mapping[str, Any]
@@ -26,7 +26,7 @@ def conclusions(study: Study, rows: Sequence[Row], fit: Content | None) -> tuple
             f"{in_number(len(rows) - used, 'run is', 'runs are')} missing from every statement{f' ({missing})' if missing else ''}."
         )
     can += _beyond_random(study, rows)
-    can += _efficiency(rows)
+    can += _efficiency(study, rows)
     if fit is None:
         cannot.append("Nothing was fitted, so nothing is said about other sizes than these.")
     else:
@@ -48,34 +48,31 @@ def _beyond_random(study: Study, rows: Sequence[Row]) -> Iterator[str]:
     yield f"{better} of {len(pairs)} runs score above the same network at random initialisation; the mean factor is {mean(gains):.2f}."
 
 
-def _efficiency(rows: Sequence[Row]) -> Iterator[str]:
+def _efficiency(study: Study, rows: Sequence[Row]) -> Iterator[str]:
     """Compare the most ranks with the fewest, in each series that has both."""
-    series = defaultdict[tuple[Any, ...], dict[int, list[float]]](lambda: defaultdict(list))
-    for row in rows:
-        if row["state"] == "done" and row["tokens_per_second"]:
-            others = tuple(value for key, value in row.items() if key.startswith(AXIS) and key != f"{AXIS}{RANKS}")
-            series[others][row["ranks"]].append(row["tokens_per_second"])
+    series = throughput_series(study, rows)
     counts = {count for points in series.values() for count in points}
     if len(counts) < 2:
         return
     first, last = min(counts), max(counts)
-    factors = [mean(points[last]) / mean(points[first]) for points in series.values() if points.get(first) and points.get(last)]
+    factors = [mean_rate(points[last]) / mean_rate(points[first]) for points in series.values() if points.get(first) and points.get(last)]
     if factors:
         share = mean(factors) * first / last
         yield f"{last} ranks train {mean(factors):.2f} times as many tokens a second as {first}: {100 * share:.0f} % of ideal scaling."
 
 
 def _from_fit(fit: Content) -> Iterator[str]:
-    law, isoflop = fit["law"], fit["isoflop"]
-    if law and fit["supported"]:
+    law = fit["law"] if "law" in fit["supported"] else None
+    if law:
         powers = " and ".join(f"{_named(name)} to the power of {in_words(negative(one))}" for name, one in law["exponents"].items())
         end = f"down to {in_words(law['irreducible'])}" if law["has_irreducible"] else "and no irreducible term is seen"
         yield f"The {fit['quantity']} falls with {powers}, {end}."
-    if law and fit["supported"] and fit["held_out"]:
+    if law and fit["held_out"]:
         inside, largest = sum(one["inside"] for one in fit["held_out"]), f"the largest {_named(fit['variables'][0])}"
-        yield f"Fitted without them, it predicts {inside} of {len(fit['held_out'])} cells of {largest} within 90 % intervals."
-    if isoflop and isoflop["size_exponent"]:
-        size, tokens = in_words(isoflop["size_exponent"]), in_words(isoflop["tokens_exponent"])
+        level = f"{100 * fit['level']:.0f} %"
+        yield f"Fitted without them, it predicts {inside} of {len(fit['held_out'])} cells of {largest} within {level} intervals."
+    if "frontier" in fit["supported"]:
+        size, tokens = (in_words(fit["isoflop"][f"{variable}_exponent"]) for variable in ("size", "tokens"))
         yield f"The best size for a budget grows with FLOPs to the power of {size}, and the tokens with {tokens}."
 
 
@@ -86,7 +83,7 @@ def _named(variable: str) -> str:
 def _not_from_fit(fit: Content) -> Iterator[str]:
     for test in fit["tests"]:
         if not test["passed"]:
-            yield f"The data fail the test “{test['name']}”: {test['detail']}. So no law is claimed."
+            yield f"The data fail the test “{test['name']}”: {test['detail']}. So no {' and no '.join(test['of'])} is claimed."
     for one in fit["held_out"]:
         if not one["inside"]:
             yield f"{one['cell']} was missed: predicted {in_words(one)}, measured {one['measured']:.4g}."

@@ -12,15 +12,17 @@ from scipy.stats import f as f_distribution
 
 from recipes.errors import ConfigError
 from recipes.study.bootstrap import LEVEL, Bootstrap, Estimate
-from recipes.study.fit_lines import in_number
 from recipes.study.isoflop import Frontier, frontier_of
 from recipes.study.law import Array, fit_law
 from recipes.study.log_sample import Row
 from recipes.study.points import SAME, Points, group_equal, num_distinct, points_of
 from recipes.study.study_file import Study
+from recipes.study.wording import in_number
 from recipes.system.durable import write_text_atomically
 
 FIT = "fit.json"
+LAW, FRONTIER = "law", "frontier"
+"""What data may support."""
 SEED = 0
 FEWEST_VALUES = 3
 """Different values of each variable: two cannot show that a law bends."""
@@ -54,9 +56,9 @@ class Fit:
     isoflop: dict[str, Any] | None = None
     tests: list[dict[str, Any]] = field(default_factory=list)
 
-    def test(self, name: str, passed: bool, detail: str) -> bool:
-        """Record a test that the data must pass, and return whether they do."""
-        self.tests.append({"name": name, "passed": bool(passed), "detail": detail})
+    def test(self, name: str, passed: bool, detail: str, *, of: Sequence[str] = (LAW,)) -> bool:
+        """Record a test that the data must pass, and return whether they do. `of`: what they do not support if they fail it."""
+        self.tests.append({"name": name, "of": list(of), "passed": bool(passed), "detail": detail})
         return bool(passed)
 
     @property
@@ -66,7 +68,10 @@ class Fit:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of fit.json."""
-        return {**vars(self), "variables": list(self.variables), "level": LEVEL, "supported": bool(self.tests) and not self.failed}
+        unsupported = {what for test in self.failed for what in test["of"]}
+        found = {LAW: self.law, FRONTIER: self.isoflop}
+        supported = [what for what, content in found.items() if content is not None and what not in unsupported]
+        return {**vars(self), "variables": list(self.variables), "level": LEVEL, "supported": supported}
 
 
 def fit_study(study: Study, rows: Sequence[Row]) -> Fit:
@@ -86,6 +91,8 @@ def fit_rows(study: Study, rows: Sequence[Row]) -> Fit:
     fit.num_runs, fit.num_cells = len(points.rows), points.num_cells
     fit.left = [left._asdict() for left in points.left]
     rng = np.random.default_rng(SEED)
+    if not _check_places(fit, points):
+        return fit
     _fit_law(study, fit, points, rng)
     if len(points.variables) == 2 and any(row.get("budget_flops") for row in points.rows):
         _fit_frontier(fit, points, rng)
@@ -140,8 +147,18 @@ def held_out(study: Study, points: Points) -> Array:
     return held_N if held_N.mean() <= MOST_HELD_OUT else np.zeros_like(held_N)
 
 
+def _check_places(fit: Fit, points: Points) -> bool:
+    """Check that no two cells have the same values of the variables."""
+    by_place: dict[int, set[str]] = {}
+    for place, cell in zip(group_equal(points.x_NJ).tolist(), points.cells, strict=True):
+        by_place.setdefault(place, set()).add(cell)
+    double = next((sorted(cells) for cells in by_place.values() if len(cells) > 1), None)
+    same = f"{' and '.join(double[:2])} have the same {', '.join(points.variables)}; choose by fit.where" if double else "yes"
+    return fit.test("one cell at a place", double is None, same, of=(LAW, FRONTIER))
+
+
 def _check_points(fit: Fit, fitted: Points) -> bool:
-    """Check that there are enough cells, at different places, and that the variables do not change together."""
+    """Check that there are enough cells, and that the variables do not change together."""
     num_parameters = 1 + 2 * len(fitted.variables)
     needed = num_parameters + SPARE_CELLS
     counts = [num_distinct(column) for column in fitted.x_NJ.T]
@@ -150,13 +167,6 @@ def _check_points(fit: Fit, fitted: Points) -> bool:
     least = f"needed are {needed} cells for {num_parameters} parameters, and {FEWEST_VALUES} values"
     detail = f"{in_number(fitted.num_cells, 'cell')} without those held out, {parts}; {least}"
     if not fit.test("points", enough, detail):
-        return False
-    by_place: dict[int, set[str]] = {}
-    for place, cell in zip(group_equal(fitted.x_NJ).tolist(), fitted.cells, strict=True):
-        by_place.setdefault(place, set()).add(cell)
-    double = next((sorted(cells) for cells in by_place.values() if len(cells) > 1), None)
-    same = f"{' and '.join(double[:2])} have the same {', '.join(fitted.variables)}; choose by fit.where" if double else "yes"
-    if not fit.test("one cell at a place", double is None, same):
         return False
     if len(fitted.variables) == 2:
         together = abs(float(np.corrcoef(np.log(fitted.x_NJ).T)[0, 1]))
@@ -211,7 +221,7 @@ def _fit_frontier(fit: Fit, points: Points, rng: np.random.Generator) -> None:
     flops_N = np.array([row.get("budget_flops") or 0.0 for row in points.rows])
     found = frontier_of(flops_N, points.x_NJ[:, 0], points.x_NJ[:, 1], points.y_N, rng)
     fit.isoflop = _frontier_json(found)
-    fit.test("minima inside of the grid", not found.why, found.why or f"{len(found.minima)} budgets")
+    fit.test("minima inside of the grid", not found.why, found.why or f"{len(found.minima)} budgets", of=(FRONTIER,))
 
 
 def _frontier_json(found: Frontier) -> dict[str, Any]:
@@ -224,6 +234,8 @@ def _frontier_json(found: Frontier) -> dict[str, Any]:
             "size": _bounded(one.size.value),
             "low": _bounded(one.size.low),
             "high": _bounded(one.size.high),
+            "smallest": one.smallest,
+            "largest": one.largest,
             "value": one.value,
             "tokens": one.tokens,
             "why": one.why,

@@ -3,7 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from recipes.study.wording import in_number, in_words, within
+
 Content = Mapping[str, Any]
+SHOWN = 5
+"""Runs that are not fitted of which a line is printed."""
 
 
 def fit_lines(fit: Content) -> Iterator[str]:
@@ -18,28 +22,12 @@ def fit_lines(fit: Content) -> Iterator[str]:
         yield from _law_lines(fit["law"])
     for one in fit["held_out"]:
         yield held_out_line(one, fit["level"])
+    if fit["law"] and not fit["held_out"] and fit["options"].get("held_out", True):
+        yield "nothing is held out: more than half of the runs have the largest size"
     if fit["isoflop"]:
         yield from _isoflop_lines(fit["isoflop"])
     for test in fit["tests"]:
         yield f"test {test['name']}: {'passed' if test['passed'] else 'FAILED'}, {test['detail']}"
-
-
-SHOWN = 5
-
-
-def in_words(value: Content) -> str:
-    """Return an estimate with its interval."""
-    return f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
-
-
-def in_number(count: int, one: str, many: str | None = None) -> str:
-    """Return a count with its noun. `many`: the plural, if it is not the singular with an s."""
-    return f"{count} {one if count == 1 else many or f'{one}s'}"
-
-
-def negative(value: Content) -> dict[str, float]:
-    """Return an estimate of minus the quantity."""
-    return {"value": -value["value"], "low": -value["high"], "high": -value["low"]}
 
 
 def held_out_line(one: Content, level: float) -> str:
@@ -58,7 +46,7 @@ def _law_lines(law: Content) -> Iterator[str]:
 
 def _isoflop_lines(isoflop: Content) -> Iterator[str]:
     for one in isoflop["minima"]:
-        size, *ends = ("beyond" if one[key] is None else f"{one[key]:.3g}" for key in ("size", "low", "high"))
+        size, *ends = (within(one[key], one["smallest"], one["largest"]) for key in ("size", "low", "high"))
         bounds = " to ".join(ends)
         note = f"; {one['why']}" if one["why"] else f", {one['tokens']:.3g} tokens, at the minimum {one['value']:.4g}"
         yield f"at {one['flops']:.3g} FLOPs the best size is {size} ({bounds}){note}"

@@ -30,7 +30,7 @@ def fit_pictures(study: Study, rows: Sequence[Row], fit: Mapping[str, Any]) -> I
     elif fit["law"]:
         yield _two_variables(points, fit)
     if fit["isoflop"] and fit["isoflop"]["minima"]:
-        yield _isoflop(points, fit["isoflop"])
+        yield _isoflop(points, fit)
         if fit["isoflop"]["size_exponent"]:
             yield _frontier(fit["isoflop"], points.variables[0])
 
@@ -40,7 +40,7 @@ def _one_variable(points: Points, held_N: np.ndarray, fit: Mapping[str, Any]) ->
         law = fit["law"]["curves"]
         x = [one["x"] for one in law]
         axes.fill_between(x, [one["low"] for one in law], [one["high"] for one in law], color=colors.of(0), alpha=0.2, lw=0)
-        axes.plot(x, [one["value"] for one in law], color=colors.of(0), lw=1.2, label="law, 90 % interval")
+        axes.plot(x, [one["value"] for one in law], color=colors.of(0), lw=1.2, label=f"law, {_percent(fit)} interval")
         axes.plot(points.x_NJ[~held_N, 0], points.y_N[~held_N], "o", color=colors.ink, ms=3.5, label="fitted runs")
         _draw_held_out(axes, colors, fit, points.variables[0])
         log_axes(axes.xaxis, axes.yaxis)
@@ -84,7 +84,8 @@ def _two_variables(points: Points, fit: Mapping[str, Any]) -> Chart:
         axes.set(xlabel=_in_words(data), ylabel=points.quantity.name)
         axes.legend(title=_in_words(size), ncols=LEGEND_COLUMNS)
 
-    caption = "Lines: the law for each size. Open points were not fitted; the vertical bars are the 90 % intervals predicted for them."
+    bars = f"vertical bars are the {_percent(fit)} intervals of their prediction"
+    caption = f"Lines: the law for each size. Open points were not fitted; {bars}."
     return Chart("law", "The fitted law of size and data", caption, draw)
 
 
@@ -94,7 +95,7 @@ def law_value(law: Mapping[str, Any], x: Mapping[str, Any]) -> Any:
     return law["irreducible"]["value"] + sum(terms)
 
 
-def _isoflop(points: Points, isoflop: Mapping[str, Any]) -> Chart:
+def _isoflop(points: Points, fit: Mapping[str, Any]) -> Chart:
     groups = defaultdict[float, list[int]](list)
     for place, row in enumerate(points.rows):
         groups[row.get("budget_flops") or 0.0].append(place)
@@ -107,7 +108,7 @@ def _isoflop(points: Points, isoflop: Mapping[str, Any]) -> Chart:
                 curve = np.polyfit(np.log(x), np.log(y), 2)
                 at = np.geomspace(x.min(), x.max(), CURVE)
                 axes.plot(at, np.exp(np.polyval(curve, np.log(at))), color=colors.of(number), lw=1)
-        inside = [one for one in isoflop["minima"] if not one["why"]]
+        inside = [one for one in fit["isoflop"]["minima"] if not one["why"]]
         for number, one in enumerate(inside):
             axes.plot([one["low"], one["high"]], [one["value"]] * 2, color=colors.ink, lw=1)
             axes.plot(
@@ -125,7 +126,7 @@ def _isoflop(points: Points, isoflop: Mapping[str, Any]) -> Chart:
     return Chart(
         "isoflop",
         "Error over size at fixed FLOPs",
-        "A parabola for each budget. Diamonds: minima inside of the grid, with 90 % intervals.",
+        f"A parabola for each budget. Diamonds: minima inside of the grid, with {_percent(fit)} intervals.",
         draw,
     )
 
@@ -147,6 +148,10 @@ def _frontier(isoflop: Mapping[str, Any], size: str) -> Chart:
 
     caption = f"The best size for a budget grows with FLOPs^{exponent['value']:.2f} ({exponent['low']:.2f} to {exponent['high']:.2f})."
     return Chart("frontier", "Compute-optimal size", caption, draw)
+
+
+def _percent(fit: Mapping[str, Any]) -> str:
+    return f"{100 * fit['level']:.0f} %"
 
 
 def _in_words(variable: str) -> str:

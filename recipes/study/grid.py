@@ -7,10 +7,10 @@ from recipes.plan.memory import GIB
 from recipes.plan.size import num_parameters
 from recipes.planner.show import in_days, in_seconds
 from recipes.study.cells import Cell, left_out_lines
-from recipes.study.fit_lines import in_number
 from recipes.study.progress import Progress, summary_line
 from recipes.study.rules import RULES
 from recipes.study.study_file import Study
+from recipes.study.wording import in_number
 
 DAY = 86400.0
 COLUMNS = ("cell", "parameters", "FLOPs", "updates", "batch", "lr", "update", "run", "memory", "runs")
@@ -41,7 +41,7 @@ def rule_lines(study: Study, cells: Sequence[Cell]) -> Iterator[str]:
     for name, rule in RULES.items():
         exponent = study.rules.get(name)
         how = "off" if name not in study.rules else f"x = {exponent:g}" if exponent is not None else "on"
-        sets = Counter(setting for cell in cells for setting, own in cell.derived.items() if own == name)
+        sets = Counter(setting for cell in cells for setting, own in cell.derived.items() if name in own)
         shown = ", ".join(f"{setting} in {count} of {in_number(len(cells), 'cell')}" for setting, count in sets.items())
         yield f"rule {name} ({how}): {rule.sentence}{f'; sets {shown}' if shown else ''}"
 

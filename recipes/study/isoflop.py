@@ -11,6 +11,7 @@ import numpy as np
 
 from recipes.study.bootstrap import REPETITIONS, Blocks, Estimate, interval
 from recipes.study.law import Array
+from recipes.study.wording import within
 
 FEWEST_SIZES = 4
 """Sizes of a budget. A parabola has three parameters."""
@@ -23,6 +24,9 @@ class Minimum(NamedTuple):
 
     flops: float
     size: Estimate
+    smallest: float
+    """Of the budget's sizes."""
+    largest: float
     value: float
     """The quantity at the minimum."""
     tokens: float
@@ -109,12 +113,12 @@ def _minimum(curves: _Parabolas, number: int, tokens_line: Array) -> Minimum:
         size = interval(float(np.exp(curves.best_K[number])), np.exp(curves.best_BK[:, number]), method="nearest")
     slope, constant = tokens_line
     clipped = np.clip(curves.best_K[number], np.log(low), np.log(high))
+    ends = [name for name, is_outside in (("smallest", size.low <= low), ("largest", size.high >= high)) if is_outside]
     why = ""
-    if not (low < size.low and size.high < high):
-        end = "smallest" if size.low <= low else "largest"
-        found = f"{size.low:.3g} to {size.high:.3g} in a grid of {low:.3g} to {high:.3g}"
-        why = f"at {flops:.3g} FLOPs the minimum may be at the {end} size or beyond ({found})"
-    return Minimum(float(flops), size, float(np.exp(curves.least_K[number])), float(np.exp(constant + slope * clipped)), why)
+    if ends:
+        found = f"{within(size.low, low, high)} to {within(size.high, low, high)}"
+        why = f"at {flops:.3g} FLOPs the minimum may be at the {' or the '.join(ends)} size or beyond ({found})"
+    return Minimum(float(flops), size, low, high, float(np.exp(curves.least_K[number])), float(np.exp(constant + slope * clipped)), why)
 
 
 def _slope(x_K: Array, y_K: Array, y_BK: Array) -> Estimate:

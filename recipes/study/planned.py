@@ -44,17 +44,19 @@ def add_plans(study: Study, progress: Sequence[Progress], rows: Sequence[Row]) -
         _add(progress, rows, found)
         names = " and ".join(f"{one.run.cell.name} seed {one.run.seed}" for one, _ in measures)
         seconds = " and ".join(f"{row['step_seconds']:.4g}" for _, row in measures)
-        return f"plans have the rates of {names}, which update in {seconds} s"
+        alone = f" (not of two runs: {reason})" if reason else ""
+        return f"plans have the rates of {names}, which update in {seconds} s{alone}"
     return f"no plans: {reason}"
 
 
 def _candidates(done: Sequence[Done]) -> Iterator[list[Done]]:
-    """Yield the runs that may be the measures, best first. They have as few ranks as any run."""
-    ranks = min(one.run.cell.ranks for one, _ in done)
+    """Yield the runs that may be the measures, best first. They have as few ranks as any run, and one precision."""
+    first = min((one.run.cell for one, _ in done), key=lambda cell: (cell.ranks, cell.config.precision))
     same: dict[float, list[Done]] = {}
     for one, row in done:
-        if one.run.cell.ranks == ranks:
-            same.setdefault(one.run.cell.plan.step.total, []).append((one, row))
+        cell = one.run.cell
+        if (cell.ranks, cell.config.precision) == (first.ranks, first.config.precision):
+            same.setdefault(cell.plan.step.total, []).append((one, row))
     medians = [_middle(sorted(same[total], key=lambda pair: pair[1]["step_seconds"])) for total in sorted(same)]
     if len(medians) >= FEWEST_FOR_TWO:
         yield [medians[0], medians[-1]]
@@ -75,6 +77,6 @@ def _add(progress: Sequence[Progress], rows: Sequence[Row], found: Calibration) 
         cell = one.run.cell
         cluster = replace(cell.cluster, device=found.cluster.device)
         try:
-            row[STEP] = RunPlan(cell.recipe, cell.config, cluster, tokens_share=found.tokens_share).step.total
+            row[STEP] = RunPlan(cell.recipe, cell.config, cluster).step.total
         except ConfigError:
             continue

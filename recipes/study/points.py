@@ -85,7 +85,6 @@ def points_of(study: Study, rows: Sequence[Row]) -> Points:
     """Return the points of the table. Raises: ConfigError if the metric cannot be fitted, or nothing that a law could depend on varies."""
     quantity = _quantity(study)
     size = study.fit.get("size", SIZES[0])
-    _check_metric(study, rows)
     rows = _chosen(study, rows)
     used, left = list[tuple[Row, float]](), list[Left]()
     for row in rows:
@@ -101,12 +100,6 @@ def points_of(study: Study, rows: Sequence[Row]) -> Points:
     variables = _variables(study, found, size)
     x_NJ = np.array([[float(row[name]) for name in variables] for row in found])
     return Points(variables, quantity, x_NJ, np.array([value for _, value in used]), tuple(found), tuple(left))
-
-
-def _check_metric(study: Study, rows: Sequence[Row]) -> None:
-    collected = {row.get("metric_name") for row in rows} - {None, study.metric}
-    if collected:
-        raise ConfigError(f"{study.path}: metric is {study.metric}, and the table was collected for {collected.pop()}; collect again")
 
 
 def _chosen(study: Study, rows: Sequence[Row]) -> list[Row]:

@@ -8,7 +8,7 @@ from recipes.study.attempts import Attempts
 from recipes.study.failure import printed_error
 from recipes.study.run_folder import Run
 from recipes.study.run_state import RunState
-from recipes.study.slurm_array import WAITING, SlurmArrays
+from recipes.study.slurm_array import HELD, WAITING, SlurmArrays
 from recipes.study.study_file import Study
 
 
@@ -34,8 +34,10 @@ def state_with_slurm(run: Run, found: RunState, arrays: SlurmArrays) -> RunState
         return found
     if queued in WAITING:
         return RunState("queued", found.step)
-    if queued == "HELD":
-        return RunState("failed", found.step, reason=f"held by Slurm after its last try: {printed_error(task.log) or found.reason}")
+    if queued == HELD:
+        error = printed_error(task.log) or found.reason or "no error is printed"
+        reason = f"held by Slurm after its last try ({error}); scontrol release {task.job}_{task.number}"
+        return RunState("failed", found.step, reason=reason)
     if queued:  # Slurm lists only what has not ended
         return RunState("running", found.step)
     if found.state == "queued" or not found.reason:

@@ -40,16 +40,16 @@ def write_report(study: Study, cells: Sequence[Cell], rows: Sequence[Row], curve
     try:
         folder.mkdir(parents=True, exist_ok=True)
         page = Page(
-            f"Study {study.name}",
-            f"{study.base_name}, {len({row['cell'] for row in rows})} cells, {len(rows)} runs, metric {study.metric}",
-            can,
-            [*cannot, note] if note else cannot,
-            [(picture, render(picture, folder / f"{picture.name}.png")) for picture in found],
-            list(fit_lines(fit)) if fit else [],
-            list(rule_lines(study, cells)),
-            ["run", *(axis.removeprefix(AXIS) for axis in axes), "state", "remark", *(name for name, _, _ in COLUMNS)],
-            [_row(study, row, axes) for row in rows],
-            f"Made from table.parquet, curves.parquet and fit.json in {study.out}, {time.strftime('%Y-%m-%d %H:%M')}.",
+            title=f"Study {study.name}",
+            subtitle=f"{study.base_name}, {len({row['cell'] for row in rows})} cells, {len(rows)} runs, metric {study.metric}",
+            can=can,
+            cannot=[*cannot, note] if note else cannot,
+            pictures=[(picture, render(picture, folder / f"{picture.name}.png")) for picture in found],
+            fit=list(fit_lines(fit)) if fit else [],
+            rules=list(rule_lines(study, cells)),
+            columns=["run", *(axis.removeprefix(AXIS) for axis in axes), "state", "remark", *(name for name, _, _ in COLUMNS)],
+            table=[_row(study, row, axes) for row in rows],
+            footer=f"Made from table.parquet, curves.parquet and fit.json in {study.out}, {time.strftime('%Y-%m-%d %H:%M')}.",
         )
         write_text_atomically(study.out / REPORT, page.to_html())
     except OSError as error:

@@ -1,9 +1,10 @@
 """The table of a study: one row for each run, with its configuration, its scores and what it cost. Torch-free."""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any, NamedTuple
 
 from model.shapes import count_parameters
@@ -16,7 +17,7 @@ from recipes.plan.size import num_parameters, num_trunk_parameters
 from recipes.study.log_sample import Row, finite, sampled_rows
 from recipes.study.progress import Progress
 from recipes.study.run_folder import check_run
-from recipes.study.study_file import Study
+from recipes.study.study_file import RANKS, Study, axis_names, short_names
 from recipes.system.json_lines import read_rows
 from recipes.train.probe import METRIC
 
@@ -95,6 +96,30 @@ def measured(rows: Sequence[Row]) -> Row:
 def last_value(rows: Sequence[Row], key: str) -> float | None:
     """Return the value of the last row that has the key; None if there is none, or it is no finite number."""
     return finite(next((row[key] for row in reversed(rows) if row.get(key) is not None), None))
+
+
+def throughput_series(study: Study, rows: Sequence[Row]) -> dict[str, dict[int, list[Row]]]:
+    """Return series -> ranks -> rows of the runs that are done and have a rate. A series has the runs that differ only in the axis
+    that changes the ranks, which may change the batch too; its name has the values of the other axes."""
+    shown = short_names(study.axes)
+    scaled = {f"{AXIS}{shown[axis]}" for axis, values in study.axes.items() if RANKS in axis_names(axis, values)}
+    series = defaultdict[str, dict[int, list[Row]]](lambda: defaultdict(list))
+    for row in rows:
+        if row["state"] == "done" and row["tokens_per_second"] and row["ranks"]:
+            others = {key: value for key, value in row.items() if key.startswith(AXIS) and key not in scaled and value is not None}
+            name = ", ".join(f"{key.removeprefix(AXIS)} {named(value)}" for key, value in others.items())
+            series[name][row["ranks"]].append(row)
+    return series
+
+
+def mean_rate(rows: Sequence[Row]) -> float:
+    """Return the mean of the rows' tokens a second."""
+    return mean(row["tokens_per_second"] for row in rows)
+
+
+def named(value: Any) -> str:
+    """Return the value of an axis as pictures show it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _first_probe(events: Sequence[Row]) -> float | None:

@@ -135,10 +135,10 @@ def _rounded(rate: float) -> float:
     return float(f"{rate:.4g}")
 
 
-def apply_rules(cell: Recipe, base: Recipe, rules: Mapping[str, float | None], given: Sequence[str]) -> tuple[Recipe, dict[str, str]]:
-    """Return the cell's recipe with all numbers that follow by the `rules`, and dotted name -> rule for those that differ from before.
+def apply_rules(cell: Recipe, base: Recipe, rules: Mapping[str, float | None], given: Sequence[str]) -> tuple[Recipe, dict[str, list[str]]]:
+    """Return the cell's recipe with all numbers that follow by the `rules`, and dotted name -> rules for those that differ from before.
     `given`: settings that the study file sets, which no rule changes."""
-    derived: dict[str, str] = {}
+    derived: dict[str, list[str]] = {}
     for name, exponent in rules.items():
         rule = RULES[name]
         if rule.main in given:
@@ -146,7 +146,8 @@ def apply_rules(cell: Recipe, base: Recipe, rules: Mapping[str, float | None], g
         found = rule.values(Situation(cell, base, exponent or 0.0))
         values = {key: value for key, value in found.items() if key not in given and value != _value(cell, key)}
         cell = with_values(cell, values)
-        derived |= dict.fromkeys(values, name)
+        for key in values:
+            derived.setdefault(key, []).append(name)
     return cell, derived
 
 

@@ -1,22 +1,21 @@
 """Pictures of the runs themselves: curves, plan against measurement, throughput over ranks, ablations. matplotlib draws them."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from statistics import mean, stdev
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import mean, median, stdev
 from typing import Any
 
 from recipes.study.figure_style import Chart, Palette, log_axes
 from recipes.study.log_sample import Row
 from recipes.study.planned import MEASURE, MEMORY, STEP
-from recipes.study.results_table import AXIS
-from recipes.study.study_file import BUDGETS, RANKS, Study, short_names, unfolded
+from recipes.study.results_table import AXIS, mean_rate, named, throughput_series
+from recipes.study.study_file import BUDGETS, RANKS, Study, axis_names, short_names
 from recipes.train.probe import METRIC
 
 MOST_CURVES = 40
 """Curves of one picture; more cannot be distinguished, and make the page large."""
 MOST_LEGEND = 8
 """Series of a picture that have a name, each with a colour of its own."""
-BATCH = "run.global_batch_size"
 SCALES = {*BUDGETS, RANKS, "run.max_steps", "model.hidden_size", "model.num_layers", "model.ffn_hidden_size", "model.num_attention_heads"}
 MOST_VALUES = 16
 
@@ -31,10 +30,10 @@ def run_pictures(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> It
 
 def _curves(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Iterator[Chart]:
     key = METRIC if any(row.get(METRIC) is not None for row in curves) else "loss"
-    by_cell = defaultdict[str, dict[float, list[float]]](lambda: defaultdict(list))
+    by_cell = defaultdict[str, dict[int, list[tuple[float, float]]]](lambda: defaultdict(list))
     for row in curves:
         if row.get(key) is not None and row.get("tokens"):
-            by_cell[row["cell"]][row["tokens"]].append(row[key])
+            by_cell[row["cell"]][row["step"]].append((row["tokens"], row[key]))
     names = list(by_cell)[:: -(-len(by_cell) // MOST_CURVES) or 1] if by_cell else []
     if not names:
         return
@@ -46,8 +45,8 @@ def _curves(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Iterato
         labelled = set()
         for name in names:
             place = shown.index(groups.get(name))
-            points = sorted((tokens, mean(values)) for tokens, values in by_cell[name].items())
-            label = _named(groups.get(name)) if place not in labelled and len(shown) <= MOST_LEGEND else None
+            points = [[mean(values) for values in zip(*seeds, strict=True)] for _, seeds in sorted(by_cell[name].items())]
+            label = named(groups.get(name)) if place not in labelled and len(shown) <= MOST_LEGEND else None
             labelled.add(place)
             axes.plot(*zip(*points, strict=True), color=colors.of(place), lw=1, label=label)
         log_axes(axes.xaxis)
@@ -62,29 +61,21 @@ def _curves(study: Study, rows: Sequence[Row], curves: Sequence[Row]) -> Iterato
 
 def _throughput(study: Study, rows: Sequence[Row]) -> Iterator[Chart]:
     """Tokens a second over ranks, with the line of ideal scaling: from the fewest ranks of each series."""
-    timed = [row for row in rows if row["state"] == "done" and row["tokens_per_second"] and row["ranks"]]
-    if len({row["ranks"] for row in timed}) < 2:
+    series = throughput_series(study, rows)
+    counts = sorted({count for points in series.values() for count in points})
+    if len(counts) < 2:
         return
-    shown = short_names(study.axes)
-    scaled = {shown[axis] for axis, values in study.axes.items() if _names(axis, values) & {RANKS, BATCH}}
-    series = defaultdict[str, dict[int, list[float]]](lambda: defaultdict(list))
-    batches = defaultdict[str, set[int]](set)
-    for row in timed:
-        name = _other_axes(row, scaled)
-        series[name][row["ranks"]].append(row["tokens_per_second"])
-        batches[name].add(row["batch"])
-    weak = any(len(found) > 1 for found in batches.values())
+    weak = any(len({row["batch"] for found in points.values() for row in found}) > 1 for points in series.values())
 
     def draw(axes: Any, colors: Palette) -> None:
         from matplotlib.ticker import NullLocator
 
         for number, (name, points) in enumerate(list(series.items())[:MOST_LEGEND]):
             ranks = sorted(points)
-            rates = [mean(points[count]) for count in ranks]
+            rates = [mean_rate(points[count]) for count in ranks]
             axes.plot(ranks, rates, "o-", color=colors.of(number), lw=1.2, ms=4, label=name or "measured")
             ideal = [rates[0] * count / ranks[0] for count in ranks]
             axes.plot(ranks, ideal, "--", color=colors.muted, lw=0.9, label="ideal" if number == 0 else None)
-        counts = sorted({row["ranks"] for row in timed})
         log_axes(axes.xaxis, axes.yaxis)
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.xaxis.set_minor_locator(NullLocator())
@@ -118,23 +109,31 @@ def _plans(rows: Sequence[Row]) -> Iterator[Chart]:
         axes.set(xlabel="planned seconds of an update", ylabel="measured")
         axes.legend()
 
-    others = [row for row in found if not row[MEASURE]] or found
-    times = [abs(row[STEP] / row["step_seconds"] - 1) for row in others]
-    sizes = [abs(row[MEMORY] / row["peak_memory_bytes"] - 1) for row in others if row[MEMORY] and row["peak_memory_bytes"]]
-    memory = f"; memory by {_percent(sizes)}" if sizes else ""
-    caption = f"The plan of an update's time differs by {_percent(times)}{memory}. Band: 10 %. Rates are those of the measures."
-    yield Chart("plan", "Plan against measurement", caption, draw)
+    calibrated = {row[STEP] for row in found if row[MEASURE]}
+    times = _differences((row[STEP], row["step_seconds"]) for row in found if row[STEP] not in calibrated)
+    memory = _differences((row[MEMORY], row["peak_memory_bytes"]) for row in found if row[MEMORY] and row["peak_memory_bytes"])
+    parts = [f"{what} by {_percent(values)}" for what, values in (("an update's time", times), ("memory", memory)) if values]
+    differs = f"The plan differs: {', '.join(parts)}. " if parts else "Only the measures are done. "
+    yield Chart("plan", "Plan against measurement", f"{differs}Band: 10 %. Rates are those of the measures.", draw)
 
 
-def _percent(shares: Sequence[float]) -> str:
-    ordered = sorted(shares)
-    return f"{100 * ordered[len(ordered) // 2]:.1f} % in the median and {100 * ordered[-1]:.1f} % at most"
+def _differences(pairs: Iterable[tuple[float, float]]) -> list[float]:
+    """Return for each planned value how far it is from the median of what was measured, as a share. `pairs`: planned, measured."""
+    by_plan = defaultdict[float, list[float]](list)
+    for planned, measured in pairs:
+        by_plan[planned].append(measured)
+    return sorted(abs(planned / median(values) - 1) for planned, values in by_plan.items())
+
+
+def _percent(ordered: Sequence[float]) -> str:
+    most = f"{100 * ordered[-1]:.1f} % at most"
+    return f"{100 * median(ordered):.1f} % in the median of {len(ordered)} and {most}" if len(ordered) > 1 else most
 
 
 def _ablations(study: Study, rows: Sequence[Row]) -> Iterator[Chart]:
     """The metric over each axis that is neither size, budget nor ranks, with its standard error over runs. None if sizes, budgets or ranks
     vary too: the error would be that of the scale."""
-    if any(_names(axis, values) & SCALES for axis, values in study.axes.items()):
+    if any(axis_names(axis, values) & SCALES for axis, values in study.axes.items()):
         return
     for short in short_names(study.axes).values():
         groups = defaultdict[str, list[float]](list)
@@ -146,11 +145,6 @@ def _ablations(study: Study, rows: Sequence[Row]) -> Iterator[Chart]:
             yield Chart(
                 f"ablation_{short}", title, "Mean and standard error over all runs with the value.", _drawer(short, study, dict(groups))
             )
-
-
-def _names(axis: str, values: Sequence[Any]) -> set[str]:
-    """Return the settings that an axis changes."""
-    return {name for value in values for name in unfolded(axis, value)}
 
 
 def _drawer(short: str, study: Study, groups: Mapping[str, Sequence[float]]) -> Any:
@@ -172,13 +166,3 @@ def _drawer(short: str, study: Study, groups: Mapping[str, Sequence[float]]) -> 
 def standard_error(values: Sequence[float]) -> float | None:
     """Return the standard error of the mean; None for fewer than two values."""
     return stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-
-
-def _named(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _other_axes(row: Row, left_out: Collection[str]) -> str:
-    """Return the values of a row's axes, without these, as a name."""
-    found = {key.removeprefix(AXIS): value for key, value in row.items() if key.startswith(AXIS)}
-    return ", ".join(f"{key} {_named(value)}" for key, value in found.items() if key not in left_out and value is not None)

@@ -10,13 +10,16 @@ import subprocess
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from recipes.errors import ConfigError
+from recipes.study.attempts import settings_of
 from recipes.study.run_command import ROOT, grid_line
 from recipes.study.run_folder import Run
 from recipes.study.study_file import Study
+from recipes.study.wording import in_number
 from recipes.system.durable import write_text_atomically
 from recipes.system.json_lines import JsonLines, read_rows
 
@@ -24,6 +27,8 @@ JOBS = "jobs.jsonl"
 FURTHER = "the other options of sbatch come behind --sbatch"
 BATCH_SCRIPT = "launch/scaling.sbatch"
 WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "SUSPENDED", "RESV_DEL_HOLD", "STAGE_OUT")
+HELD = "HELD"
+"""State of a task that Slurm has put back into the queue and holds."""
 MOST_TASKS = 1000
 """Tasks of an array: Slurm's MaxArraySize is 1001 by default."""
 
@@ -35,13 +40,15 @@ class ArrayTask(NamedTuple):
     number: int
     log: Path
     """What it has printed."""
+    settings: str
+    """settings_of() its run when it was submitted."""
 
 
 class ArrayOptions(NamedTuple):
     """How job arrays are submitted."""
 
     limit: int | None
-    """Most tasks of an array that run at the same time; None: no limit."""
+    """Most tasks that run at the same time; None: no limit."""
     tries: int
     """Crashes without a new checkpoint after which a task is given up."""
     further: Sequence[str]
@@ -61,7 +68,8 @@ class SlurmArrays:
         for row in rows:
             job = jobs.get(row["token"])
             for number, key in enumerate(row.get("runs", ()) if job else (), 1):
-                self._tasks[key].append(ArrayTask(str(job), number, study.out / "logs" / f"slurm-{job}_{number}.out"))
+                log = study.out / "logs" / f"slurm-{job}_{number}.out"
+                self._tasks[key].append(ArrayTask(str(job), number, log, row["settings"][number - 1]))
         self._queue = {(task.job, task.number): task.state for task in queue}
 
     def queue_state(self, run: Run) -> str:
@@ -73,38 +81,58 @@ class SlurmArrays:
         """Return the task that trained the run last; None if it was never submitted."""
         return next(iter(self._tasks[run.key][-1:]), None)
 
-    def num_tasks(self, run: Run) -> int:
-        """Return how often the run was submitted."""
-        return len(self._tasks[run.key])
+    def num_starts(self, run: Run) -> int:
+        """Return how many tasks with the run's present settings have begun. A task that was cancelled in the queue is none."""
+        return sum(task.settings == settings_of(run) and task.log.exists() for task in self._tasks[run.key])
 
     def submit(self, runs: Sequence[Run], data: Mapping[str, Path], options: ArrayOptions) -> list[str]:
-        """Submit `runs`, in one array for each shape of a job, and return a line about each array. `data`: run key -> prepared folder.
-        Raises: ConfigError with what sbatch prints if it fails."""
+        """Submit `runs`, in one array for each shape of a job, and return a line about each array. With a limit, an array waits until the
+        one before it has ended. `data`: run key -> prepared folder. Raises: ConfigError with what sbatch prints if it fails."""
         by_shape = defaultdict[tuple[int, int], list[Run]](list)
         for run in runs:
             by_shape[run.cell.cluster.nodes, run.cell.cluster.gpus].append(run)
         parts = [(shape, group[i : i + MOST_TASKS]) for shape, group in sorted(by_shape.items()) for i in range(0, len(group), MOST_TASKS)]
-        return [self._submit(shape, part, data, options) for shape, part in parts]
+        lines, job = list[str](), ""
+        for (nodes, ranks_per_node), part in parts:
+            token, grid = self._prepare(part, data)
+            after = [f"--dependency=afterany:{job}"] if options.limit and job else []
+            array = f"1-{len(part)}" + (f"%{options.limit}" if options.limit else "")
+            words = [
+                *("sbatch", "--parsable", f"--array={array}", f"--nodes={nodes}", f"--job-name={self._study.name}", f"--comment={token}"),
+                *(f"--output={self._logs.resolve()}/slurm-%A_%a.out", *after, *options.further, BATCH_SCRIPT, str(grid.resolve())),
+            ]
+            own = {"WANDB_RUN_GROUP": self._study.name, "RANKS_PER_NODE": str(ranks_per_node), "MAX_TRIES": str(options.tries)}
+            job = _output(words, FURTHER, {**os.environ, **own}).strip().partition(";")[0]
+            self._log.append({"time": time.time(), "token": token, "job": job})
+            most = f", at most {options.limit} at a time" if options.limit else ""
+            behind = f", after job {after[0].rpartition(':')[2]}" if after else ""
+            lines.append(f"job {job}: {in_number(len(part), 'run')} on {nodes} x {ranks_per_node} ranks each{most}{behind}; {grid}")
+        return lines
 
-    def _submit(self, shape: tuple[int, int], runs: Sequence[Run], data: Mapping[str, Path], options: ArrayOptions) -> str:
-        (nodes, ranks_per_node), study, logs = shape, self._study, self._study.out / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        token = f"{study.name}-{secrets.token_hex(6)}"
-        grid = study.out / "grids" / f"{token}.txt"
-        grid.parent.mkdir(exist_ok=True)
-        write_text_atomically(grid, "".join(f"{grid_line(study, run, data[run.key])}\n" for run in runs))
-        array = f"1-{len(runs)}" + (f"%{options.limit}" if options.limit else "")
-        words = [
-            *("sbatch", "--parsable", f"--array={array}", f"--nodes={nodes}", f"--job-name={study.name}", f"--comment={token}"),
-            *(f"--output={logs.resolve()}/slurm-%A_%a.out", *options.further, BATCH_SCRIPT, str(grid.resolve())),
-        ]
-        own = {"WANDB_RUN_GROUP": study.name, "RANKS_PER_NODE": str(ranks_per_node), "MAX_TRIES": str(options.tries)}
-        # before sbatch, so that an array is known by its comment even if this process is killed
-        JsonLines(self._path).append({"time": time.time(), "token": token, "grid": str(grid), "runs": [run.key for run in runs]})
-        job = _output(words, FURTHER, {**os.environ, **own}).strip().partition(";")[0]
-        JsonLines(self._path).append({"time": time.time(), "token": token, "job": job})
-        most = f", at most {options.limit} at a time" if options.limit else ""
-        return f"job {job}: {len(runs)} runs on {nodes} x {ranks_per_node} ranks each{most}; {grid}"
+    def _prepare(self, runs: Sequence[Run], data: Mapping[str, Path]) -> tuple[str, Path]:
+        """Write the grid file of an array, and which runs it has. Return the array's comment and the file. It is written before sbatch, so
+        that an array is known by its comment even if this process is killed."""
+        token = f"{self._study.name}-{secrets.token_hex(6)}"
+        grid = self._study.out / "grids" / f"{token}.txt"
+        try:
+            for folder in (self._logs, grid.parent):
+                folder.mkdir(parents=True, exist_ok=True)
+            write_text_atomically(grid, "".join(f"{grid_line(self._study, run, data[run.key])}\n" for run in runs))
+        except OSError as error:
+            raise ConfigError(f"{grid} cannot be written ({error.strerror}); nothing is submitted; give the command again") from None
+        keys, settings = [run.key for run in runs], [settings_of(run) for run in runs]
+        self._log.append({"time": time.time(), "token": token, "grid": str(grid), "runs": keys, "settings": settings})
+        if self._log.is_failing:
+            raise ConfigError(f"{self._path} cannot be written; nothing is submitted; free the disk and give the command again")
+        return token, grid
+
+    @property
+    def _logs(self) -> Path:
+        return self._study.out / "logs"
+
+    @cached_property
+    def _log(self) -> JsonLines:
+        return JsonLines(self._path)
 
 
 def check_slurm() -> None:
@@ -128,7 +156,12 @@ def _queue() -> list[QueuedTask]:
         return []
     lines = _output(["squeue", "-h", "-r", "--me", "-o", "%F %K %k %T %r"], "give the same command again, on a login node").splitlines()
     found = [words for line in lines if len(words := line.split(maxsplit=4)) == 5 and words[1].isdecimal()]
-    return [QueuedTask(job, int(number), "HELD" if "held" in why.lower() else state, token) for job, number, token, state, why in found]
+    return [QueuedTask(job, int(number), HELD if _is_requeued(why) else state, token) for job, number, token, state, why in found]
+
+
+def _is_requeued(why: str) -> bool:
+    """True if Slurm holds a task after it has run. A task that a user or an administrator holds waits as others do."""
+    return "requeued" in why.lower() and "held" in why.lower()
 
 
 def _output(words: Sequence[str], remedy: str, env: Mapping[str, str] | None = None) -> str:

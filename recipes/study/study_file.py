@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,6 +209,11 @@ def short_names(axes: Collection[str]) -> dict[str, str]:
     """Return axis -> the name that cells and tables show: its last part, unless two axes share it."""
     last = Counter(axis.rpartition(".")[2] for axis in axes)
     return {axis: short if last[short := axis.rpartition(".")[2]] == 1 else axis for axis in axes}
+
+
+def axis_names(axis: str, values: Sequence[Any]) -> set[str]:
+    """Return the names that an axis changes: its own, or those inside of its objects."""
+    return {name for value in values for name in unfolded(axis, value)}
 
 
 def unfolded(axis: str, value: Any) -> dict[str, Any]:

@@ -23,6 +23,11 @@ class JsonLines:
         self._is_failing = False
         _cut_incomplete_line(path)
 
+    @property
+    def is_failing(self) -> bool:
+        """True if the last write failed, so that lines are kept in memory."""
+        return self._is_failing
+
     def append(self, row: dict[str, Any]) -> None:
         """Append `row` as one line. If the disk fails, keep the line in memory until a later write succeeds."""
         self._waiting.append(json.dumps(row) + "\n")

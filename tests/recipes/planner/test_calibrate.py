@@ -12,7 +12,7 @@ from recipes.ds_config import EngineConfig, resolve
 from recipes.errors import ConfigError
 from recipes.plan.links import Cluster
 from recipes.plan.step import step_plan
-from recipes.planner.calibrate import calibrate, measured_rows, stored_engine
+from recipes.planner.calibrate import DEVICE_RATES, calibrate, measured_rows, scaled, stored_engine
 from recipes.planner.run_plan import RunPlan
 from recipes.run_dir.run_dir import read_config
 from recipes.settings import apply_overrides
@@ -108,13 +108,13 @@ def test_the_first_row_and_rows_without_times_are_left_out(run: Path) -> None:
     assert len(measured_rows(run, trained(run)[0])) == 10
 
 
-def larger_copy(run: Path, seconds: float) -> Path:
-    """Return a copy of `run` of four times the width, whose updates take `seconds`."""
+def larger_copy(run: Path, seconds: float, **sizes: int) -> Path:
+    """Return a copy of `run` of other `sizes` (default: four times the width), whose updates take `seconds`."""
     folder = run.parent / f"larger_{seconds:g}"
     shutil.copytree(run, folder)
     content = json.loads((folder / "config.json").read_text())
     model = content["recipe"]["model"]
-    model["hidden_size"], model["ffn_hidden_size"] = 4 * model["hidden_size"], 4 * model["ffn_hidden_size"]
+    model.update(sizes or {name: 4 * model[name] for name in ("hidden_size", "ffn_hidden_size")})
     (folder / "config.json").write_text(json.dumps(content))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row | {"step_seconds": seconds}) + "\n" for row in rows))
@@ -135,13 +135,20 @@ def test_two_runs_measure_the_device_and_python_and_their_own_plans_take_what_wa
 @pytest.mark.parametrize("seconds", [0.5, 0.4, 500.0])
 def test_two_runs_that_no_rates_explain_are_refused(run: Path, seconds: float) -> None:
     recipe, config = trained(run)
-    with pytest.raises(ConfigError, match=f"take 0.5 and {seconds:g} s, which no rates of device and host explain; name runs whose sizes"):
+    with pytest.raises(ConfigError, match=f"take 0.5 and {seconds:g} s, from which the times of device and host do not follow; name runs"):
         calibrate([run, larger_copy(run, seconds)], recipe, config, CPU)
+
+
+def test_two_runs_that_differ_in_depth_only_are_refused(run: Path) -> None:
+    """Device and Python take nearly the same shares in both, so that noise would decide."""
+    recipe, config = trained(run)
+    with pytest.raises(ConfigError, match="name runs whose widths differ more, not only in depth or batch"):
+        calibrate([run, larger_copy(run, 2.0, num_layers=4 * recipe.model.num_layers)], recipe, config, CPU)
 
 
 def test_two_runs_of_one_size_or_three_runs_are_refused(run: Path) -> None:
     recipe, config = trained(run)
-    with pytest.raises(ConfigError, match="which no rates of device and host explain; name runs whose sizes differ more, or one run"):
+    with pytest.raises(ConfigError, match="from which the times of device and host do not follow"):
         calibrate([run, run], recipe, config, CPU)
     with pytest.raises(ConfigError, match="--calibrate names 3 runs; name one, or two whose sizes differ"):
         calibrate([run] * 3, recipe, config, CPU)
@@ -167,3 +174,52 @@ def test_links_that_a_cpu_waits_for_are_not_calibrated(run: Path) -> None:
     assert 0.05 < links < 0.4
     found = calibrate([run], recipe, config, slow)
     assert step_plan(recipe, trained(run)[1], replace(found.cluster, gpus=2)).total == pytest.approx(0.5)
+
+
+@pytest.fixture
+def pair(run: Path) -> tuple[Path, Path]:
+    """Runs of text_base's width with batches of 2048 and 2, which an H100 and the host bind, and the same recipe and precision."""
+    folders = []
+    for batch in (2048, 2):
+        folder = run.parent / f"batch_{batch}"
+        shutil.copytree(run, folder)
+        content = json.loads((folder / "config.json").read_text())
+        content["recipe"]["model"].update(hidden_size=768, ffn_hidden_size=3072, num_attention_heads=12, num_layers=12)
+        content["recipe"]["run"]["global_batch_size"] = batch
+        content["deepspeed"].update(train_batch_size=batch, train_micro_batch_size_per_gpu=batch, gradient_accumulation_steps=1)
+        (folder / "config.json").write_text(json.dumps(content))
+        folders.append(folder)
+    return folders[0], folders[1]
+
+
+def with_seconds(folder: Path, seconds: float) -> Path:
+    """Write `seconds` as the time of every update of a run."""
+    rows = [json.loads(line) | {"step_seconds": seconds} for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.mark.parametrize(("device", "host"), [(1.0, 1.0), (1.5, 0.8), (1.2, 2.0)])
+def test_on_a_gpu_the_large_run_measures_the_device_and_the_small_one_the_host(pair: tuple[Path, Path], device: float, host: float) -> None:
+    gpu = Cluster.of_text("nodes=1,gpus=1,device=h100")
+    true = replace(gpu, device=replace(gpu.device, host_factor=host * gpu.device.host_factor))
+    true = scaled(true, 1 / device, DEVICE_RATES, "made up")
+    for folder in pair:
+        with_seconds(folder, step_plan(*trained(folder), true).total)
+    large, small = (step_plan(*trained(folder), true) for folder in pair)
+    assert large.binds in ("compute", "memory") and small.binds == "host"
+    recipe, config = trained(pair[0])
+    for order in (pair, pair[::-1]):
+        found = calibrate(order, recipe, config, gpu).cluster.device
+        assert found.host_factor == pytest.approx(true.device.host_factor) and found.efficiency == pytest.approx(true.device.efficiency)
+
+
+def test_on_a_gpu_a_large_run_that_the_host_binds_is_refused(pair: tuple[Path, Path]) -> None:
+    """By the table the device binds it; by the small run, whose host is much slower than in the table, the host does."""
+    gpu = Cluster.of_text("nodes=1,gpus=1,device=h100")
+    true = replace(gpu, device=replace(gpu.device, host_factor=100 * gpu.device.host_factor))
+    for folder in pair:
+        with_seconds(folder, step_plan(*trained(folder), true).total)
+    recipe, config = trained(pair[0])
+    with pytest.raises(ConfigError, match="and by the other run its host alone takes "):
+        calibrate(pair, recipe, config, gpu)

@@ -58,7 +58,7 @@ def test_a_cell_of_the_base_has_no_settings(tmp_path: Path) -> None:
 
 def test_derived_settings_have_the_name_of_their_rule(tmp_path: Path) -> None:
     cell = one_cell(tmp_path, axes={HIDDEN: [32]}, set={"optim.lr": 0.01, STEPS: 400})
-    assert cell.derived["model.ffn_hidden_size"] == "ffn_ratio" and cell.derived["run.log_steps"] == "intervals"
+    assert cell.derived["model.ffn_hidden_size"] == ["ffn_ratio"] and cell.derived["run.log_steps"] == ["intervals"]
     assert cell.recipe.optim.lr == 0.01 and "optim.lr" not in cell.derived
 
 
@@ -205,11 +205,16 @@ def test_a_cell_that_does_not_fit_is_refused_and_others_stay(tmp_path: Path) -> 
         cells(tmp_path, axes={"size": size[:1], STEPS: [1000]}, metric="loss", **keys)
 
 
-@pytest.mark.parametrize(("ranks", "nodes", "gpus"), [(None, 2, 8), (1, 1, 1), (8, 1, 8), (16, 2, 8), (64, 8, 8)])
+@pytest.mark.parametrize(("ranks", "nodes", "gpus"), [(None, 1, 8), (1, 1, 1), (8, 1, 8), (16, 2, 8), (64, 8, 8)])
 def test_ranks_are_a_part_of_the_cluster(ranks: int | None, nodes: int, gpus: int, tmp_path: Path) -> None:
     axes = {STEPS: [1000]} | ({"ranks": [ranks]} if ranks else {})
-    cell = one_cell(tmp_path, axes=axes, base="text_base", deepspeed_config="zero3_bf16", cluster="nodes=2,gpus=8,device=h100")
+    cell = one_cell(tmp_path, axes=axes, base="text_base", deepspeed_config="zero3_bf16", cluster="gpus=8,device=h100")
     assert (cell.cluster.nodes, cell.cluster.gpus, cell.ranks, cell.refused) == (nodes, gpus, nodes * gpus, "")
+
+
+def test_ranks_beyond_a_cluster_of_several_nodes_are_refused(tmp_path: Path) -> None:
+    good, bad = cells(tmp_path, axes={"ranks": [16, 64]}, base="text_base", cluster="nodes=2,gpus=8,device=h100")
+    assert good.refused == "" and bad.refused == "64 ranks need 8 nodes of 8, the cluster has 2"
 
 
 def test_ranks_that_fill_no_whole_nodes_are_refused(tmp_path: Path) -> None:

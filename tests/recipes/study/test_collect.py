@@ -5,14 +5,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 
 from recipes.errors import ConfigError
-from recipes.study.collect import collect, read_curves, read_table, save_dataset
+from recipes.study.collect import CSV, DATASET, TABLE, _parquet, _write, collect, read_curves, read_table, save_dataset
 from recipes.study.command import open_study
 from recipes.study.progress import progress_of
 from recipes.study.run_folder import Run
-from recipes.study.study_file import Study
+from recipes.study.study_file import Study, read_study
 from tests.made_up_study import ENDINGS, made_up_run, made_up_study
 
 
@@ -103,3 +104,43 @@ def test_the_table_is_a_folder_for_datasets(tmp_path: Path) -> None:
     made_up_run(runs[0], score=0.3)
     rows, _ = collected(study, runs)
     assert datasets.load_from_disk(str(save_dataset(study, rows))).to_list() == rows
+
+
+def test_a_table_of_another_metric_is_refused(tmp_path: Path) -> None:
+    path = made_up_study(tmp_path)
+    study, _, runs = open_study(path)
+    for run in runs:
+        made_up_run(run, score=0.3)
+    collect(study, progress_of(study, runs), print)
+    changed = read_study(made_up_study(tmp_path, metric="step_seconds"))
+    with pytest.raises(ConfigError, match="metric is step_seconds, and the table was collected for probe; collect again"):
+        read_table(changed)
+
+
+def test_integers_of_more_than_64_bits_are_floats_in_the_table(tmp_path: Path) -> None:
+    rows = [{"cell": "a", "seed": 2**70, "flops": 10**19, "kind": 0.5}, {"cell": "b", "seed": 1, "flops": None, "kind": "auto"}]
+    study = read_study(made_up_study(tmp_path))
+    study.out.mkdir()
+    _write(study.out / TABLE, _parquet(rows))
+    assert read_table(study) == [
+        {"cell": "a", "seed": 2.0**70, "flops": 1e19, "kind": "0.5"},
+        {"cell": "b", "seed": 1.0, "flops": None, "kind": "auto"},
+    ]
+    assert datasets.load_from_disk(str(save_dataset(study, rows)))["kind"][:] == ["0.5", "auto"]
+
+
+@pytest.mark.parametrize("name", [TABLE, CSV, DATASET])
+def test_files_that_cannot_be_written_are_an_error_that_the_user_can_fix(name: str, tmp_path: Path) -> None:
+    study, _, runs = open_study(made_up_study(tmp_path))
+    for run in runs:
+        made_up_run(run, score=0.3)
+    rows = collect(study, progress_of(study, runs), print)
+    (study.out / name).unlink(missing_ok=True)
+    if name == DATASET:
+        (study.out / name).write_text("in the way")
+        with pytest.raises(ConfigError, match=r"dataset cannot be written \(.*\); free the disk and collect again"):
+            save_dataset(study, rows)
+        return
+    (study.out / name).mkdir()
+    with pytest.raises(ConfigError, match=r"cannot be written \(Is a directory\); free the disk and collect again"):
+        collect(study, progress_of(study, runs), print)

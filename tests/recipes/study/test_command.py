@@ -143,6 +143,8 @@ def test_submit_to_slurm_leaves_alone_what_is_queued_done_or_has_failed_too_ofte
     )
     runs = open_study(path)[2]
     made_up_run(runs[2], score=0.3)
-    assert said("submit", path, "--retries", "1")[0].startswith("job 8: 1 runs"), "the one that is gone"
+    assert said("submit", path, "--retries", "1")[0].startswith("job 8: 1 run on"), "the one that is gone"
+    for task in ("7_4", "8_1"):
+        (tmp_path / "out" / "logs" / f"slurm-{task}.out").touch()
     last = said("submit", path, "--retries", "1")
     assert last[0] == "4 runs: 1 queued, 1 running, 1 done, 1 failed" and last[1].startswith(f"failed for good: {runs[3].name}: ")

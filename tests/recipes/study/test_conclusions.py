@@ -16,9 +16,9 @@ HELD = {"cell": "big", "block_parameters": 1e7, "measured": 0.4, "value": 0.41, 
 LAW = {"exponents": {"block_parameters": EXPONENT}, "has_irreducible": True, "irreducible": {"value": 0.2, "low": 0.1, "high": 0.3}}
 FIT: dict[str, Any] = {
     **{"quantity": "error (1 - probe)", "variables": ["block_parameters"], "law": LAW, "held_out": [HELD], "isoflop": None},
-    **{"tests": [{"name": "effect", "passed": True, "detail": "clear"}], "supported": True},
+    **{"tests": [{"name": "effect", "of": ["law"], "passed": True, "detail": "clear"}], "supported": ["law"], "level": 0.9},
 }
-FAILED = {**FIT, "tests": [{"name": "effect", "passed": False, "detail": "a constant is as good"}], "supported": False}
+FAILED = {**FIT, "tests": [{"name": "effect", "of": ["law"], "passed": False, "detail": "a constant is as good"}], "supported": []}
 
 
 def study_of(folder: Path, **keys: Any) -> Study:
@@ -104,7 +104,7 @@ def test_without_a_fit_nothing_is_said_about_other_sizes(tmp_path: Path) -> None
 def test_a_frontier_is_a_conclusion_and_a_minimum_that_cannot_be_used_is_none(tmp_path: Path) -> None:
     minima = [{"flops": 3e12, "why": "the minimum may be beyond"}, {"flops": 6e12, "why": ""}]
     isoflop = {"minima": minima, "size_exponent": EXPONENT, "tokens_exponent": {"value": 0.65, "low": 0.6, "high": 0.7}}
-    can, cannot = said(tmp_path, [row()], {**FIT, "isoflop": isoflop})
+    can, cannot = said(tmp_path, [row()], {**FIT, "isoflop": isoflop, "supported": ["law", "frontier"]})
     assert "grows with FLOPs to the power of 0.35 (0.3 to 0.4), and the tokens with 0.65 (0.6 to 0.7)" in can
     assert "The best size for 3e+12 FLOPs: the minimum may be beyond." in cannot and "6e+12" not in cannot
     assert "best size" not in said(tmp_path, [row()], {**FIT, "isoflop": {**isoflop, "minima": [], "size_exponent": None}})[0]

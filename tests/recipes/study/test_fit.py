@@ -14,10 +14,10 @@ from recipes.study import bootstrap, isoflop
 from recipes.study.collect import TABLE, _parquet, _write
 from recipes.study.command import build_parser
 from recipes.study.fit import FIT, Fit, fit_rows, fit_study, formula, held_out, read_fit
-from recipes.study.fit_lines import in_number
 from recipes.study.log_sample import Row
 from recipes.study.points import points_of
 from recipes.study.study_file import Study, read_study
+from recipes.study.wording import in_number
 from tests.made_up_study import made_up_study
 
 SIZES, TOKENS = np.geomspace(1e5, 3.2e6, 6), np.geomspace(2e6, 1.6e7, 4)
@@ -156,7 +156,7 @@ def test_the_largest_size_is_held_out_unless_the_file_says_no_or_it_is_most_of_t
 
 def test_without_held_out_runs_all_are_fitted_and_nothing_is_predicted(tmp_path: Path) -> None:
     fit = fit_rows(study_of(tmp_path, fit={"held_out": False}), size_rows())
-    assert fit.held_out == [] and fit.law and "8 cells without those held out" in fit.tests[0]["detail"]
+    assert fit.held_out == [] and fit.law and "8 cells without those held out" in fit.tests[1]["detail"]
 
 
 def test_where_fits_a_part_of_the_rows(tmp_path: Path) -> None:
@@ -179,13 +179,21 @@ def test_runs_that_failed_are_missing_or_not_finite_are_listed_and_change_nothin
 
 @pytest.mark.parametrize(("curvature", "best"), [(-0.02, 1e4), (0.02, 1e7)])
 def test_fit_json_is_json_when_a_minimum_is_infinitely_far_or_beyond_the_grid(tmp_path: Path, curvature: float, best: float) -> None:
-    """A hill falls to the right without an end. A second cell at a place spares the seconds of the law."""
+    """A hill falls to the right without an end."""
     study = study_of(tmp_path, axes={"model.hidden_size": [64], "flops": BUDGETS})
     rows = isoflop_rows(curvature, best)
-    fit = fit_study(study, [*rows, rows[0] | {"cell": "same place"}])
+    fit = fit_study(study, rows)
     assert fit.isoflop and len(fit.isoflop["minima"]) == 3 and "at the largest size or beyond" in fit.isoflop["why"]
     content = strictly_read(study.out / FIT)
-    assert content["supported"] is False and content["isoflop"]["size_exponent"] is None
+    assert "frontier" not in content["supported"] and content["isoflop"]["size_exponent"] is None
+
+
+def test_two_cells_at_a_place_support_neither_law_nor_frontier(tmp_path: Path) -> None:
+    study = study_of(tmp_path, axes={"model.hidden_size": [64], "flops": BUDGETS})
+    rows = isoflop_rows(0.03, 6e5)
+    fit = fit_rows(study, [*rows, rows[0] | {"cell": "same place"}])
+    assert fit.law is None and fit.isoflop is None and fit.to_json()["supported"] == []
+    assert [test["of"] for test in fit.failed] == [["law", "frontier"]] and fit.failed[0]["name"] == "one cell at a place"
 
 
 def test_a_rate_of_a_study_with_budgets_has_no_minima(tmp_path: Path) -> None:
@@ -207,7 +215,7 @@ def test_the_verb_names_the_failed_tests_with_exit_code_2_after_it_has_written_f
     ) as caught:
         args.run(args, said.append)
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
-    assert strictly_read(study.out / FIT)["tests"][0]["passed"] is False
+    assert [test["passed"] for test in strictly_read(study.out / FIT)["tests"]] == [True, False]
     assert any(line.startswith("test points: FAILED") for line in said) and said[-1] == f"written to {study.out / FIT}"
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from recipes.study.fit_lines import SHOWN, fit_lines, held_out_line, in_words
+from recipes.study.fit_lines import SHOWN, fit_lines, held_out_line
+from recipes.study.wording import in_words
 
 EXPONENT = {"value": 0.35, "low": 0.3, "high": 0.4}
 FIT: dict[str, Any] = {
@@ -14,12 +15,14 @@ FIT: dict[str, Any] = {
         **{"exponents": {"block_parameters": EXPONENT}, "factors": {"block_parameters": 25.0}, "residual_scale": 0.0123, "curves": []},
     },
     "level": 0.9,
+    "options": {},
     "held_out": [{"cell": "a_1", "block_parameters": 1e7, "measured": 0.4, "value": 0.41, "low": 0.39, "high": 0.43, "inside": True}],
     "isoflop": None,
     "tests": [{"name": "points", "passed": True, "detail": "8 cells"}, {"name": "effect", "passed": False, "detail": "a constant"}],
 }
-MINIMUM = {"flops": 3e12, "size": 3e5, "low": 2e5, "high": 4e5, "value": 0.5, "tokens": 1.25e6, "why": ""}
-BEYOND = {**MINIMUM, "flops": 6e12, "low": None, "high": None, "why": "the minimum may be beyond"}
+GRID = {"smallest": 1e5, "largest": 1e6}
+MINIMUM = {**GRID, "flops": 3e12, "size": 3e5, "low": 2e5, "high": 4e5, "value": 0.5, "tokens": 1.25e6, "why": ""}
+BEYOND = {**MINIMUM, "flops": 6e12, "low": 0.0, "high": None, "why": "the minimum may be beyond"}
 
 
 def with_isoflop(minima: list[dict[str, Any]], exponent: dict[str, float] | None) -> list[str]:
@@ -56,7 +59,7 @@ def test_the_first_runs_that_are_left_out_are_named_and_the_others_counted() -> 
 def test_minima_show_their_interval_or_why_they_cannot_be_used() -> None:
     lines = with_isoflop([MINIMUM, BEYOND], EXPONENT)
     assert lines[1] == "at 3e+12 FLOPs the best size is 3e+05 (2e+05 to 4e+05), 1.25e+06 tokens, at the minimum 0.5"
-    assert lines[2] == "at 6e+12 FLOPs the best size is 3e+05 (beyond to beyond); the minimum may be beyond"
+    assert lines[2] == "at 6e+12 FLOPs the best size is 3e+05 (below 1e+05 to above 1e+06); the minimum may be beyond"
     assert lines[3].startswith("frontier: the best size grows with FLOPs^0.35 (0.3 to 0.4), the tokens with FLOPs^0.35")
 
 
@@ -64,8 +67,15 @@ def test_without_an_exponent_there_is_no_frontier() -> None:
     assert not any(line.startswith("frontier") for line in with_isoflop([BEYOND], None))
 
 
-def test_a_best_size_that_is_infinitely_far_is_shown_as_beyond() -> None:
-    assert "the best size is beyond" in with_isoflop([{**BEYOND, "size": None}], None)[1]
+def test_a_best_size_outside_of_the_grid_is_shown_as_such() -> None:
+    assert "the best size is above 1e+06 (" in with_isoflop([{**BEYOND, "size": None}], None)[1]
+    assert "the best size is below 1e+05 (" in with_isoflop([{**BEYOND, "size": 0.0}], None)[1]
+
+
+def test_a_law_without_held_out_runs_has_the_reason() -> None:
+    line = "nothing is held out: more than half of the runs have the largest size"
+    assert line in list(fit_lines({**FIT, "held_out": []}))
+    assert line not in list(fit_lines({**FIT, "held_out": [], "options": {"held_out": False}})), "that is what was asked for"
 
 
 def test_a_miss_stands_out() -> None:

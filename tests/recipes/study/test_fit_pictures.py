@@ -20,19 +20,19 @@ VALUE = {"value": 0.35, "low": 0.3, "high": 0.4}
 LAW = {"irreducible": VALUE, "factors": {"block_parameters": 25.0}, "exponents": {"block_parameters": VALUE}}
 CURVE = [{"x": size, "value": error_of(size, 1e7), "low": 0.3, "high": 0.7} for size in SIZES]
 HELD = {"cell": "big", "block_parameters": 3e6, "measured": 0.5, "value": 0.5, "low": 0.45, "high": 0.55, "inside": True}
-ONE: dict[str, Any] = {"law": {**LAW, "curves": CURVE}, "held_out": [HELD], "isoflop": None}
+ONE: dict[str, Any] = {"law": {**LAW, "curves": CURVE}, "held_out": [HELD], "isoflop": None, "level": 0.9}
 TWO: dict[str, Any] = {
     "law": {
         "irreducible": {"value": 0.35},
         **{"factors": {"block_parameters": 25.0, "tokens": 250.0}, "curves": []},
         "exponents": {"block_parameters": {"value": 0.35}, "tokens": {"value": 0.45}},
     },
-    **{"held_out": [{**HELD, "tokens": 1e6}], "isoflop": None},
+    **{"held_out": [{**HELD, "tokens": 1e6}], "isoflop": None, "level": 0.9},
 }
 MINIMA = [
     {"flops": flops, "size": 3e5 * 2**n, "low": 2e5 * 2**n, "high": 4e5 * 2**n, "value": 0.5, "why": ""} for n, flops in enumerate(BUDGETS)
 ]
-ISOFLOP: dict[str, Any] = {"law": None, "held_out": [], "isoflop": {"minima": MINIMA, "size_exponent": VALUE}}
+ISOFLOP: dict[str, Any] = {"law": None, "held_out": [], "isoflop": {"minima": MINIMA, "size_exponent": VALUE}, "level": 0.9}
 
 
 def size_rows() -> list[Row]:

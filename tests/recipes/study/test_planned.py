@@ -44,7 +44,15 @@ def test_the_median_run_stands_for_its_size(tmp_path: Path) -> None:
 
 def test_runs_whose_times_contradict_the_sizes_leave_one_measure(tmp_path: Path) -> None:
     line, rows = planned(tmp_path, {number: {"seconds": 9.0 if number == 0 else 0.5} for number in range(3)}, axes=WIDTHS, seeds=[1])
-    assert line == "plans have the rates of hidden_size-64 seed 1, which update in 0.5 s" and [row[MEASURE] for row in rows] == [0, 1, 0]
+    assert line.startswith("plans have the rates of hidden_size-64 seed 1, which update in 0.5 s (not of two runs: ")
+    assert [row[MEASURE] for row in rows] == [0, 1, 0]
+
+
+def test_measures_have_one_precision(tmp_path: Path) -> None:
+    axes = {"model.hidden_size": [32, 64, 128], "deepspeed_config": ["zero3_cpu_bf16", "zero3_cpu"]}
+    line, rows = planned(tmp_path, {number: {"seconds": 0.3 * (1 + number // 2)} for number in range(6)}, axes=axes, seeds=[1])
+    assert [row["cell"] for row in rows if row[MEASURE]] == [f"hidden_size-{size}_deepspeed_config-zero3_cpu_bf16" for size in (32, 128)]
+    assert all(row[STEP] for row in rows), line
 
 
 def test_runs_that_are_not_done_have_plans_and_are_no_measure(tmp_path: Path) -> None:

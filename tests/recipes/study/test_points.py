@@ -135,12 +135,6 @@ def test_where_with_a_value_that_no_run_has_is_refused_with_the_values(tmp_path:
         points_of(study_of(tmp_path, fit={"where": {"flops": 1}}), rows)
 
 
-def test_a_table_of_another_metric_is_refused(tmp_path: Path) -> None:
-    rows = [row | {"metric_name": "step_seconds"} for row in rows_of_sizes()]
-    with pytest.raises(ConfigError, match=r"metric is probe.*, and the table was collected for step_seconds; collect again"):
-        points_of(study_of(tmp_path), rows)
-
-
 def test_values_that_differ_by_rounding_count_once() -> None:
     assert num_distinct([1.0, 1.01, 2.0, 2.0, 4.0]) == 3 and num_distinct([5.0]) == 1
 

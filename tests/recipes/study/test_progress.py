@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recipes.study.attempts import Attempts
+from recipes.study.attempts import Attempts, settings_of
 from recipes.study.command import open_study
 from recipes.study.progress import Progress, progress_of, state_with_slurm, status_lines, summary_line
 from recipes.study.run_folder import Run
@@ -13,6 +13,8 @@ from recipes.study.run_state import RunState
 from recipes.study.slurm_array import SlurmArrays
 from recipes.study.study_file import Study
 from tests.made_up_study import ENDINGS, made_up_run, made_up_study
+
+HELD = "held by Slurm after its last try ({}); scontrol release 7_1"
 
 
 @pytest.fixture
@@ -24,7 +26,8 @@ def opened(tmp_path: Path) -> tuple[Study, list[Run]]:
 def with_queue(study: Study, runs: list[Run], queue: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> SlurmArrays:
     """Return the arrays of a study whose job 7 has `runs`, when squeue prints `queue`."""
     study.out.mkdir(exist_ok=True)
-    (study.out / "jobs.jsonl").write_text(json.dumps({"token": "t", "job": "7", "runs": [run.key for run in runs]}) + "\n")
+    row = {"token": "t", "job": "7", "runs": [run.key for run in runs], "settings": [settings_of(run) for run in runs]}
+    (study.out / "jobs.jsonl").write_text(json.dumps(row) + "\n")
     (folder / "squeue").write_text(f"#!/bin/sh\nprintf '{queue}'\n")
     (folder / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", str(folder))
@@ -75,7 +78,9 @@ def test_a_failed_start_is_reported(opened: tuple[Study, list[Run]]) -> None:
         ("7 1 t PENDING BeginTime", RunState("failed", 3, reason="x"), "queued", ""),
         ("7 1 t RUNNING None", RunState("queued"), "running", ""),
         ("7 1 t RUNNING None", RunState("done", 20), "done", ""),
-        ("7 1 t PENDING JobHeldUser", RunState("failed", 3, reason="x"), "failed", "held by Slurm after its last try: x"),
+        ("7 1 t PENDING JobHeldUser", RunState("queued"), "queued", ""),
+        ("7 1 t PENDING job requeued in held state", RunState("failed", 3, reason="x"), "failed", HELD.format("x")),
+        ("7 1 t PENDING launch_failed_requeued_held", RunState("queued"), "failed", HELD.format("no error is printed")),
         ("", RunState("queued"), "failed", "job 7_1 is gone without a record"),
         ("", RunState("failed", 3, reason="x"), "failed", "x"),
         ("", RunState("stopped", 3, reason="stopped by SIGUSR2"), "stopped", "stopped by SIGUSR2"),

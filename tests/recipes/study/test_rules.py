@@ -46,7 +46,7 @@ def test_the_feed_forward_layer_and_the_top_layers_keep_their_ratios() -> None:
     assert follows("top_layers", model__num_layers=6)[0].teacher.average_top_k_layers == 6
     base = text_base()
     deep = apply_rules(with_values(base, {"model.num_layers": 24}), base, {"top_layers": None}, [])
-    assert deep[0].teacher.average_top_k_layers == 20 and deep[1] == {"teacher.average_top_k_layers": "top_layers"}
+    assert deep[0].teacher.average_top_k_layers == 20 and deep[1] == {"teacher.average_top_k_layers": ["top_layers"]}
     assert apply_rules(with_values(base, {"model.num_layers": 1}), base, {"top_layers": None}, [])[0].teacher.average_top_k_layers == 1
 
 
@@ -69,7 +69,7 @@ def test_the_schedule_warm_up_and_anneal_end_with_the_run() -> None:
     assert follows("schedule", run__max_steps=500)[0].optim.schedule_steps == 500
     recipe, derived = apply_rules(with_values(text_tiny(), {"run.max_steps": 500}), text_tiny(), BY_DEFAULT, ["run.max_steps"])
     assert (recipe.optim.schedule_steps, recipe.optim.warmup_steps, recipe.teacher.ema_anneal_end_step) == (500, 25, 500)
-    assert derived["optim.warmup_steps"] == "warmup" and derived["teacher.ema_anneal_end_step"] == "ema_anneal"
+    assert derived["optim.warmup_steps"] == ["warmup"] and derived["teacher.ema_anneal_end_step"] == ["ema_anneal"]
     base = text_base_bert_mask()
     stages = apply_rules(with_values(base, {"run.max_steps": 1000}), base, BY_DEFAULT, ["run.max_steps"])[0].optim
     assert (stages.warmup_steps, stages.decay_steps, stages.schedule_steps) == (50, 150, 1000)

@@ -44,7 +44,10 @@ def legend_of(axes: Any) -> list[str]:
 
 def curve(cell: str, seed: int, **values: Any) -> list[Row]:
     """Return two rows of a curve."""
-    return [{"cell": cell, "seed": seed, "tokens": tokens, "loss": 2.0 / tokens, "probe": None, **values} for tokens in (10, 20)]
+    return [
+        {"cell": cell, "seed": seed, "step": tokens // 10, "tokens": tokens, "loss": 2.0 / tokens, "probe": None, **values}
+        for tokens in (10, 20)
+    ]
 
 
 def test_a_study_without_data_has_no_pictures(tmp_path: Path) -> None:
@@ -134,11 +137,31 @@ def test_one_number_of_ranks_or_failed_runs_make_no_throughput(tmp_path: Path) -
 
 
 def test_plans_are_compared_without_the_measure(tmp_path: Path) -> None:
-    rows = [row(str(n), step_seconds=1.0, peak_memory_bytes=100, **{STEP: 1 + n / 100, MEMORY: 110, MEASURE: n == 50}) for n in (2, 4, 50)]
+    """Runs of one plan count by their median, those with the plan of a measure not at all."""
+    measured = [(2, 0.7), (2, 1.0), (2, 1.1), (4, 1.0), (50, 1.5), (50, 9.0)]
+    rows = [
+        row(str(n), seed, step_seconds=seconds, peak_memory_bytes=100, **{STEP: 1 + n / 100, MEMORY: 100 + n, MEASURE: seconds == 1.5})
+        for seed, (n, seconds) in enumerate(measured)
+    ]
     found = pictures(tmp_path, {"optim.lr": [0.1]}, rows)["plan"]
-    assert "differs by 4.0 % in the median and 4.0 % at most; memory by 10.0 % in the median" in found.caption
+    assert "The plan differs: an update's time by 3.0 % in the median of 2 and 4.0 % at most, memory by 4.0 %" in found.caption
     runs, measure, _ = drawn(found).lines
-    assert len(runs.get_xdata()) == 2 and measure.get_xdata() == [1.5]
+    assert len(runs.get_xdata()) == 5 and measure.get_xdata() == [1.5]
+
+
+def test_only_measures_make_no_difference(tmp_path: Path) -> None:
+    rows = [row(str(n), step_seconds=float(n), **{STEP: float(n), MEASURE: True}) for n in (1, 2)]
+    found = pictures(tmp_path, {"optim.lr": [0.1]}, rows)["plan"]
+    assert found.caption.startswith("Only the measures are done. Band: 10 %.")
+
+
+def test_curves_of_seeds_with_other_numbers_of_tokens_are_one_mean(tmp_path: Path) -> None:
+    """Packing leaves padding, and its share depends on the order of the samples."""
+    curves = [
+        {"cell": "a", "seed": seed, "step": step, "tokens": 100 * step + seed, "loss": float(seed)} for seed in (1, 2) for step in (1, 2)
+    ]
+    axes = drawn(pictures(tmp_path, {"optim.lr": [0.1]}, [row("a", axis__lr=0.1)], curves)["curves"])
+    assert axes.lines[0].get_xdata().tolist() == [101.5, 201.5] and axes.lines[0].get_ydata().tolist() == [1.5, 1.5]
 
 
 def test_an_ablation_shows_means_and_standard_errors_of_each_value(tmp_path: Path) -> None:

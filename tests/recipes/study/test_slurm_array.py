@@ -100,7 +100,45 @@ def test_a_task_has_its_state_and_its_log(slurm: Path, tmp_path: Path) -> None:
     assert [arrays.queue_state(run) for run in runs[:5]] == ["RUNNING", "PENDING", "HELD", "COMPLETING", ""]
     task = arrays.last_task(runs[1])
     assert task is not None and task.log == tmp_path / "out" / "logs" / "slurm-41_2.out"
-    assert arrays.last_task(runs[4]) is None and [arrays.num_tasks(run) for run in runs[3:5]] == [1, 0]
+    assert arrays.last_task(runs[4]) is None
+
+
+def test_tasks_that_began_with_the_present_settings_count_as_starts(slurm: Path, tmp_path: Path) -> None:
+    """Tasks that were cancelled in the queue have no log; a file that has changed gives a run new tries."""
+    study, runs, data = opened(tmp_path)
+    for _ in range(3):
+        SlurmArrays(study).submit(runs[:2], data, ALONE)
+    assert SlurmArrays(study).num_starts(runs[0]) == 0, "no task has begun"
+    for job in (41, 43):
+        (tmp_path / "out" / "logs" / f"slurm-{job}_1.out").touch()
+    assert [SlurmArrays(study).num_starts(run) for run in runs[:3]] == [2, 0, 0]
+    study, runs, data = opened(tmp_path, set={"run.log_steps": 2})
+    assert SlurmArrays(study).num_starts(runs[0]) == 0
+
+
+def test_with_a_limit_arrays_run_one_after_the_other(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recipes.study.slurm_array.MOST_TASKS", 3)
+    study, runs, data = opened(tmp_path)
+    lines = SlurmArrays(study).submit(runs, data, ArrayOptions(2, 3, ()))
+    assert [word for word in calls(slurm) if word.startswith("--dep")] == ["--dependency=afterany:41", "--dependency=afterany:42"]
+    assert "ranks each, at most 2 at a time;" in lines[0] and "at most 2 at a time, after job 41;" in lines[1]
+
+
+def test_nothing_is_submitted_that_cannot_be_written_down(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, runs, data = opened(tmp_path)
+    arrays = SlurmArrays(study)
+
+    def full(data: bytes, path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("recipes.system.json_lines.append_whole", full)
+    with pytest.raises(ConfigError, match=r"jobs.jsonl cannot be written; nothing is submitted; free the disk"):
+        arrays.submit(runs, data, ALONE)
+    (study.out / "grids").rename(study.out / "other")
+    (study.out / "grids").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot be written \(File exists\); nothing is submitted; give the command again"):
+        arrays.submit(runs, data, ALONE)
+    assert not (slurm / "calls").exists()
 
 
 def test_the_last_of_several_tasks_counts(slurm: Path, tmp_path: Path) -> None:
@@ -110,7 +148,7 @@ def test_the_last_of_several_tasks_counts(slurm: Path, tmp_path: Path) -> None:
     (slurm / "queue").write_text("41 3 t RUNNING None\n42 1 u PENDING None\n")
     arrays = SlurmArrays(study)
     task = arrays.last_task(runs[2])
-    assert task is not None and (task.job, task.number, arrays.num_tasks(runs[2])) == ("42", 1, 2)
+    assert task is not None and (task.job, task.number) == ("42", 1)
     assert arrays.queue_state(runs[2]) == "PENDING" and len(list((tmp_path / "out" / "grids").iterdir())) == 2
 
 
@@ -156,7 +194,7 @@ def test_an_array_whose_number_was_not_written_down_is_known_by_its_comment(slur
     assert SlurmArrays(study).last_task(runs[0]) is None, "sbatch may have failed"
     (slurm / "queue").write_text(f"41 1 {json.loads(log.read_text())['token']} PENDING None\n")
     arrays = SlurmArrays(study)
-    assert arrays.queue_state(runs[0]) == "PENDING" and arrays.num_tasks(runs[1]) == 1
+    assert arrays.queue_state(runs[0]) == "PENDING"
 
 
 def test_a_large_study_is_several_arrays(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
