@@ -88,10 +88,10 @@ def main() -> None:
     if not path.exists():
         make_study(args.folder, args.runs, args.rows)
     begin = time.perf_counter()
-    study, _, runs = open_study(path)
+    study, cells, runs = open_study(path)
     collect(study, progress_of(study, runs), lambda line: None)
     middle = time.perf_counter()
-    page = write_report(study, read_table(study), read_curves(study))
+    page = write_report(study, cells, read_table(study), read_curves(study))
     end = time.perf_counter()
     found = {
         "runs": len(runs),

@@ -19,6 +19,8 @@ DARK = ("#7aa7e8", "#f0836f", "#6fc285", "#e0b54a", "#bb98e0", "#55c3cc", "#e193
 PNG_DPI = 150
 FEW_DECADES = 150.0
 """Ratio of the largest to the least value up to which an axis has more labels than powers of ten."""
+SHORT = 5.0
+"""The same, up to which an axis may have fewer than two of 1, 2 and 5 times powers of ten."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +104,15 @@ def _for_a_page(svg: str, picture: Chart) -> str:
 
 def log_axes(*axes: Any) -> None:
     """Make these axes (x and y of a picture that is drawn) logarithmic. Labels stand at powers of ten, and at 2 and 5 times them if there
-    are few."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    are few, or at round numbers if there are none of these."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     for axis in axes:
         (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
         low, high = axis.get_data_interval()
-        axis.set_major_locator(LogLocator(subs=(1.0,) if high > FEW_DECADES * max(low, 1e-300) else (1.0, 2.0, 5.0)))
+        ratio = high / max(low, 1e-300)
+        locator = LogLocator(subs=(1.0,) if ratio > FEW_DECADES else (1.0, 2.0, 5.0)) if ratio > SHORT else MaxNLocator(6)
+        axis.set_major_locator(locator)
         axis.set_major_formatter(
             FuncFormatter(lambda value, place: f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-").replace("e+", "e"))
         )

@@ -123,6 +123,12 @@ def test_a_logarithmic_axis_has_at_least_two_labels(low: float, high: float) -> 
     assert len(labels_between(low, high)) >= 2
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.77, 1.03), (0.95, 1.05), (1.1, 4.9), (2e5, 9e5)])
+def test_a_logarithmic_axis_over_less_than_a_decade_has_several_labels(low: float, high: float) -> None:
+    """Of 1, 2 and 5 times powers of ten there may be one or none."""
+    assert 3 <= len(labels_between(low, high)) <= 9
+
+
 def test_a_logarithmic_axis_over_many_decades_has_powers_of_ten_alone() -> None:
     assert all(f"{value:e}".startswith("1.000000e") for value in labels_between(1e3, 1e9))
 

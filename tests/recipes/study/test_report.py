@@ -65,7 +65,14 @@ def size_table(study: Study) -> list[Row]:
 def curves_of(rows: Sequence[Row], num_points: int = 4) -> list[Row]:
     """Return curves of the probe for these rows."""
     return [
-        {"cell": row["cell"], "seed": row["seed"], "step": place, "tokens": 1e3 * place, "loss": 3.0 / place, "probe": 0.8 * place / num_points}
+        {
+            "cell": row["cell"],
+            "seed": row["seed"],
+            "step": place,
+            "tokens": 1e3 * place,
+            "loss": 3.0 / place,
+            "probe": 0.8 * place / num_points,
+        }
         for row in rows
         for place in range(1, num_points + 1)
     ]
