@@ -46,6 +46,8 @@ class StepPlan(NamedTuple):
     """What the device does, and what it waits for: some collectives, and the copies of an offloaded optimizer."""
     host: float
     """Python, and an offloaded optimizer."""
+    offload: float
+    """The part of `host` that is an offloaded optimizer's."""
     links: float
     """Gathers of weights and sums of gradients."""
     loader: float
@@ -101,7 +103,9 @@ def step_plan(recipe: Recipe, config: EngineConfig, cluster: Cluster) -> StepPla
     reading = batch.micro_batch_size * batch.accumulation_steps * recipe.data.reading_seconds / workers
     model_flops = recipe.run.global_batch_size * sum(sample_flops(recipe).values())
     tokens = recipe.run.global_batch_size * micro_batch_shape(recipe, batch.micro_batch_size).own
-    return StepPlan(device, host_seconds(recipe, config, cluster.device), links, reading, on_gpu, flops, model_flops, tokens)
+    offload = offload_seconds(recipe, config)["memory"] if _offloads(config, on_gpu) else 0.0
+    host = host_seconds(recipe, config, cluster.device) + offload
+    return StepPlan(device, host, offload, links, reading, on_gpu, flops, model_flops, tokens)
 
 
 def _offloads(config: EngineConfig, on_gpu: bool) -> bool:
@@ -157,10 +161,9 @@ def offload_seconds(recipe: Recipe, config: EngineConfig) -> Seconds:
 
 
 def host_seconds(recipe: Recipe, config: EngineConfig, device: DeviceSpec) -> float:
-    """Return the seconds of Python in an update, and of an optimizer that is offloaded from a GPU."""
+    """Return the seconds of Python in an update."""
     objective, parts = recipe.objective, HOST_SECONDS
     backward = (parts["backward"] + parts["forward"] * config.recomputes_activations) * objective.trains("trunk")
     teacher = objective.num_teachers * (parts["teacher"] + parts["layer by layer"] * (not config.gathers_once))
     block = config.batch.accumulation_steps * (parts["forward"] + backward + teacher) + parts["update"]
-    seconds = recipe.model.num_layers * block * device.host_factor
-    return seconds + (offload_seconds(recipe, config)["memory"] if _offloads(config, not device.is_shared) else 0.0)
+    return recipe.model.num_layers * block * device.host_factor

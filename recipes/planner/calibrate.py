@@ -12,7 +12,7 @@ from recipes.ds_config import BatchPlan, EngineConfig
 from recipes.errors import ConfigError
 from recipes.plan.devices import Sourced
 from recipes.plan.links import Cluster
-from recipes.plan.step import StepPlan, offload_seconds, step_plan
+from recipes.plan.step import StepPlan, step_plan
 from recipes.run_dir.run_dir import StoredConfig, read_config
 from recipes.system.json_lines import read_rows
 from recipes.train.resume import stored_recipe
@@ -20,7 +20,7 @@ from recipes.train.resume import stored_recipe
 FEWEST_ROWS = 3
 """Rows of metrics.jsonl that a calibration needs, without the first one, which has the warm-up."""
 LEAST_SHARE = 0.05
-"""Share of an update that products and other kernels must take on a CPU, if one run calibrates. Host and links are as planned then."""
+"""Share of an update that products and other kernels must take, if one run calibrates. Host and links are as planned then."""
 MOST_RUNS = 2
 LEAST_DIFFERENCE = 0.3
 """Least relative difference of device seconds per second of Python between two runs on a CPU. Runs that differ in depth or batch only have
@@ -51,30 +51,31 @@ class MeasuredRun(NamedTuple):
     tokens_share: float
     step: StepPlan
 
-    offload: float
-    """Planned seconds of an optimizer that is offloaded from a GPU, which no factor changes."""
-
     @property
-    def python(self) -> float:
+    def python_seconds(self) -> float:
         """Planned seconds of Python."""
-        return self.step.host - self.offload
+        return self.step.host - self.step.offload
 
     @property
-    def device(self) -> float:
+    def device_seconds(self) -> float:
         """Planned seconds of the device, without what it waits for."""
         return sum(self.step.device.values()) - self.step.waits
 
     @property
-    def waits(self) -> float:
+    def waiting_seconds(self) -> float:
         """Planned seconds of links that add to those of the device."""
         return self.step.waits + (0.0 if self.step.on_gpu else self.step.links)
 
     @property
-    def binds_device(self) -> bool:
-        """Whether the time of an update says something about the device."""
-        if self.step.on_gpu:
-            return self.step.binds in ("compute", "memory")
-        return self.seconds - self.waits - self.step.host >= LEAST_SHARE * self.seconds
+    def measured_device_seconds(self) -> float:
+        """What is left of an update for the device, if all else is as planned."""
+        return self.seconds - self.waiting_seconds - (0.0 if self.step.on_gpu else self.step.host)
+
+    @property
+    def measures_device(self) -> bool:
+        """Whether the time of an update shows that of the device."""
+        binds = not self.step.on_gpu or self.step.binds in ("compute", "memory")
+        return binds and self.measured_device_seconds >= LEAST_SHARE * self.seconds
 
 
 def calibrate(run_dirs: Sequence[Path], recipe: Recipe, config: EngineConfig, cluster: Cluster) -> Calibration:
@@ -106,12 +107,12 @@ def calibrate(run_dirs: Sequence[Path], recipe: Recipe, config: EngineConfig, cl
 
 def _device_scale(run: MeasuredRun) -> float:
     """Return how many times as long as planned the device takes in `run`, if all other times are as planned."""
-    if not run.binds_device:
+    if not run.measures_device:
         raise ConfigError(
             f"--calibrate {run.path}: its updates take {run.seconds:.3f} s, and by estimate {run.step.binds} binds and the device computes "
-            f"for {run.device:.3f}, so it says nothing about the device; name a run with larger updates"
+            f"for {run.device_seconds:.3f}, so it says nothing about the device; name a run with larger updates"
         )
-    return (run.seconds - run.waits - (0.0 if run.step.on_gpu else run.step.host)) / run.device
+    return run.measured_device_seconds / run.device_seconds
 
 
 def _two_scales(one: MeasuredRun, other: MeasuredRun) -> tuple[float, float]:
@@ -121,12 +122,13 @@ def _two_scales(one: MeasuredRun, other: MeasuredRun) -> tuple[float, float]:
 
 def _scales_on_a_gpu(one: MeasuredRun, other: MeasuredRun) -> tuple[float, float]:
     names = f"--calibrate {one.path} {other.path}"
-    large, small = (one, other) if one.binds_device else (other, one)
+    large, small = (one, other) if one.measures_device else (other, one)
     remedy = "name a run with large updates, which the device binds, and one with small updates, which the host binds"
-    if not large.binds_device or small.step.binds != "host" or small.seconds <= small.offload:
+    if not large.measures_device or small.step.binds != "host" or small.seconds <= small.step.offload:
         raise ConfigError(f"{names}: by estimate {one.step.binds} and {other.step.binds} bind their updates; {remedy}")
-    device_scale, host_scale = _device_scale(large), (small.seconds - small.offload) / small.python
-    host, device = host_scale * large.python + large.offload, device_scale * small.device + small.waits
+    device_scale, host_scale = _device_scale(large), (small.seconds - small.step.offload) / small.python_seconds
+    host = host_scale * large.python_seconds + large.step.offload
+    device = device_scale * small.device_seconds + small.waiting_seconds
     for run, rest, name in ((large, host, "host"), (small, device, "device")):
         if rest > (1 - LEAST_MARGIN) * run.seconds:
             raise ConfigError(
@@ -137,12 +139,12 @@ def _scales_on_a_gpu(one: MeasuredRun, other: MeasuredRun) -> tuple[float, float
 
 
 def _scales_on_a_cpu(one: MeasuredRun, other: MeasuredRun) -> tuple[float, float]:
-    rest = one.seconds - one.waits, other.seconds - other.waits
-    products = one.device * other.python, other.device * one.python
+    rest = one.seconds - one.waiting_seconds, other.seconds - other.waiting_seconds
+    products = one.device_seconds * other.python_seconds, other.device_seconds * one.python_seconds
     determinant = products[0] - products[1]
     if abs(determinant) >= LEAST_DIFFERENCE * max(products):
-        device_scale = (rest[0] * other.python - rest[1] * one.python) / determinant
-        host_scale = (rest[1] * one.device - rest[0] * other.device) / determinant
+        device_scale = (rest[0] * other.python_seconds - rest[1] * one.python_seconds) / determinant
+        host_scale = (rest[1] * one.device_seconds - rest[0] * other.device_seconds) / determinant
         if device_scale > 0 and host_scale > 0:
             return device_scale, host_scale
     raise ConfigError(
@@ -171,9 +173,8 @@ def measured_run(run_dir: Path, recipe: Recipe, config: EngineConfig, cluster: C
     rows = measured_rows(run_dir, trained)
     here = replace(cluster, nodes=1, gpus=engine.batch.world_size) if cluster.device.is_shared else cluster
     step = step_plan(trained, engine, here)
-    offload = offload_seconds(trained, engine)["memory"] if step.on_gpu and engine.offloads_optimizer else 0.0
     share = median(row["tokens_per_second"] * row["step_seconds"] for row in rows) / step.tokens
-    return MeasuredRun(run_dir, median(row["step_seconds"] for row in rows), len(rows), share, step, offload)
+    return MeasuredRun(run_dir, median(row["step_seconds"] for row in rows), len(rows), share, step)
 
 
 def measured_rows(run_dir: Path, trained: Recipe) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""What the planner says about the runs of a study, with rates measured by two of them. Torch-free.
+"""What the planner says about the runs of a study, with rates measured by one or two of them. Torch-free.
 
 Of cells whose updates are planned to take the same time, the run with the median time stands for all. The shortest and the longest of these
-are the measures: one alone does not separate the device's time from Python's. Their own rows cannot contradict the plan, so the table marks
+are the measures: one alone does not separate the device's time from Python's. If there are fewer than three, or the two do not explain the
+times, the middle one is the measure. Their own rows cannot contradict the plan, so the table marks
 them."""
 
 from collections.abc import Iterator, Sequence

@@ -99,7 +99,7 @@ def _intervals(at: Situation) -> Values:
 
 
 RULES: Mapping[str, ScalingRule] = {
-    "head_size": ScalingRule("attention heads keep the base's channels per head", _heads),
+    "head_size": ScalingRule("attention heads have the base's channels per head, as nearly as they divide the width", _heads),
     "ffn_ratio": ScalingRule("the feed-forward layer keeps its ratio to the width", _feed_forward),
     "top_layers": ScalingRule("K (layers averaged to a target) keeps its share of the depth", _top_layers),
     "batch": ScalingRule(

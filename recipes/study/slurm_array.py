@@ -104,6 +104,8 @@ class SlurmArrays:
             own = {"WANDB_RUN_GROUP": self._study.name, "RANKS_PER_NODE": str(ranks_per_node), "MAX_TRIES": str(options.tries)}
             job = _output(words, FURTHER, {**os.environ, **own}).strip().partition(";")[0]
             self._log.append({"time": time.time(), "token": token, "job": job})
+            if self._log.is_failing:
+                raise ConfigError(f"job {job} is submitted, but {self._path} cannot be written; free the disk, and ask for status soon")
             most = f", at most {options.limit} at a time" if options.limit else ""
             behind = f", after job {after[0].rpartition(':')[2]}" if after else ""
             lines.append(f"job {job}: {in_number(len(part), 'run')} on {nodes} x {ranks_per_node} ranks each{most}{behind}; {grid}")
@@ -132,7 +134,7 @@ class SlurmArrays:
 
     @cached_property
     def _log(self) -> JsonLines:
-        return JsonLines(self._path)
+        return JsonLines(self._path, say=lambda line: None)  # a write that fails is an error here
 
 
 def check_slurm() -> None:

@@ -67,7 +67,7 @@ class Study:
     metric: str = METRIC
     """A key of metrics.jsonl; or probe.TASK, the score of that probe after the last update."""
     cluster: str | None = None
-    """The cluster that the cells are planned for, as launch/plan.py takes it. None: this machine's CPU."""
+    """The cluster that the cells are planned for, as launch/plan.py takes it. None: a CPU."""
     fit: Mapping[str, Any] = field(default_factory=dict)
 
     @property

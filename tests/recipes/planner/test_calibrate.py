@@ -223,3 +223,17 @@ def test_on_a_gpu_a_large_run_that_the_host_binds_is_refused(pair: tuple[Path, P
     recipe, config = trained(pair[0])
     with pytest.raises(ConfigError, match="and by the other run its host alone takes "):
         calibrate(pair, recipe, config, gpu)
+
+
+def test_a_run_that_waits_for_nearly_all_of_its_time_measures_no_device(pair: tuple[Path, Path]) -> None:
+    """On a GPU too: what is left for the device would be nothing or less."""
+    gpu = Cluster.of_text("nodes=1,gpus=2,device=h100,node_gigabytes_per_second=100")
+    folder = pair[0]
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"world_size": 2, "tp_size": 2}))
+    step = step_plan(*trained(folder), gpu)
+    assert step.binds in ("compute", "memory") and step.waits > 0
+    with_seconds(folder, step.waits)
+    recipe, config = trained(folder)
+    with pytest.raises(ConfigError, match="so it says nothing about the device"):
+        calibrate([folder], recipe, config, gpu)

@@ -10,7 +10,7 @@ import pytest
 from recipes.study.fit import fit_rows
 from recipes.study.study_file import read_study
 
-FOLDER = Path(__file__).parents[3] / "docs" / "scaling" / "text_isoflop"
+FOLDER = Path(__file__).parents[3] / "docs" / "scaling" / "text_isoflop_novels"
 
 
 def as_numbers(value: Any) -> Any:
