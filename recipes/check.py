@@ -3,7 +3,6 @@
 Torch-free. Types are checked where a section is parsed (recipes/settings.py), and the ds_config in recipes/ds_config.py."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from recipes.catalog import find_recipe
@@ -11,7 +10,7 @@ from recipes.config import Recipe, RunConfig
 from recipes.data.folder import resolve_data_path
 from recipes.errors import ConfigError
 from recipes.modalities.registry import source_of
-from recipes.settings import apply_overrides, check_bounds, expand_homes, objective_config
+from recipes.settings import apply_overrides, check_bounds, expand_homes, objective_config, with_values
 
 ACCEPT_SCHEDULE = "--set run.accept_changes=optim.schedule_steps"
 
@@ -37,7 +36,7 @@ def changed_recipe(named: Recipe, overrides: list[str], data: str | None) -> Rec
     Raises: ConfigError."""
     recipe = apply_overrides(named, overrides)
     if data is not None:
-        recipe = replace(recipe, data=replace(recipe.data, path=data))  # type: ignore[call-arg]
+        recipe = with_values(recipe, {"data.path": data})
     recipe = expand_homes(recipe)
     check_recipe(recipe)
     return recipe

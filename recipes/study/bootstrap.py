@@ -98,7 +98,7 @@ class Bootstrap:
 
 def interval(value: float, values_B: Array, method: str = "linear") -> Estimate:
     """Return the estimate `value` with the quantiles of repeated estimates. `method`: that of numpy.quantile."""
-    low, high = np.quantile(values_B, TAILS, method=method)  # type: ignore[call-overload]
+    low, high = np.quantile(values_B, TAILS, method=method)  # type: ignore[call-overload]  # a Literal in numpy's types
     return Estimate(float(value), float(low), float(high))
 
 

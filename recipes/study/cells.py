@@ -198,7 +198,7 @@ def _planned(cell: Cell) -> Cell:
     try:
         check_recipe(cell.recipe)
         FrozenFeatures().check(cell.recipe)
-        cell.plan  # noqa: B018 - the plan is kept
+        cell.cluster.teraflops(cell.plan.config.precision)  # raises if the device has no peak; the plan is kept
     except ConfigError as error:
         return replace(cell, refused=str(error))
     return cell

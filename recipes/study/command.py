@@ -130,8 +130,8 @@ def _submit_slurm(study: Study, runs: Sequence[Run], args: argparse.Namespace, s
     for run, state in progress_of(study, runs):
         if state.state in ("done", "running") or arrays.queue_state(run):
             continue
-        if state.state == "failed" and arrays.num_starts(run) > args.retries:
-            failed[run.key] = arrays.num_starts(run)
+        if state.state == "failed" and (starts := arrays.num_starts(run)) > args.retries:
+            failed[run.key] = starts
         else:
             waiting.append(run)
     if waiting:

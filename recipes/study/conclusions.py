@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from recipes.study.fit_lines import FRONTIER, LAW
 from recipes.study.log_sample import Row
 from recipes.study.results_table import mean_rate, throughput_series
 from recipes.study.study_file import Study
-from recipes.study.wording import in_number, in_words, negative
+from recipes.study.wording import in_number, in_percent, in_words, negative
 from recipes.train.probe import METRIC
 
 Content = Mapping[str, Any]
@@ -58,20 +59,20 @@ def _efficiency(study: Study, rows: Sequence[Row]) -> Iterator[str]:
     factors = [mean_rate(points[last]) / mean_rate(points[first]) for points in series.values() if points.get(first) and points.get(last)]
     if factors:
         share = mean(factors) * first / last
-        yield f"{last} ranks train {mean(factors):.2f} times as many tokens a second as {first}: {100 * share:.0f} % of ideal scaling."
+        yield f"{last} ranks train {mean(factors):.2f} times as many tokens a second as {first}: {in_percent(share)} of ideal scaling."
 
 
 def _from_fit(fit: Content) -> Iterator[str]:
-    law = fit["law"] if "law" in fit["supported"] else None
+    law = fit["law"] if LAW in fit["supported"] else None
     if law:
         powers = " and ".join(f"{_named(name)} to the power of {in_words(negative(one))}" for name, one in law["exponents"].items())
         end = f"down to {in_words(law['irreducible'])}" if law["has_irreducible"] else "and no irreducible term is seen"
         yield f"The {fit['quantity']} falls with {powers}, {end}."
     if law and fit["held_out"]:
         inside, largest = sum(one["inside"] for one in fit["held_out"]), f"the largest {_named(fit['variables'][0])}"
-        level = f"{100 * fit['level']:.0f} %"
+        level = in_percent(fit["level"])
         yield f"Fitted without them, it predicts {inside} of {len(fit['held_out'])} cells of {largest} within {level} intervals."
-    if "frontier" in fit["supported"]:
+    if FRONTIER in fit["supported"]:
         size, tokens = (in_words(fit["isoflop"][f"{variable}_exponent"]) for variable in ("size", "tokens"))
         yield f"The best size for a budget grows with FLOPs to the power of {size}, and the tokens with {tokens}."
 

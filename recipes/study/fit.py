@@ -12,6 +12,7 @@ from scipy.stats import f as f_distribution
 
 from recipes.errors import ConfigError
 from recipes.study.bootstrap import LEVEL, Bootstrap, Estimate
+from recipes.study.fit_lines import FRONTIER, LAW
 from recipes.study.isoflop import Frontier, frontier_of
 from recipes.study.law import Array, fit_law
 from recipes.study.log_sample import Row
@@ -21,8 +22,6 @@ from recipes.study.wording import in_number
 from recipes.system.durable import write_text_atomically
 
 FIT = "fit.json"
-LAW, FRONTIER = "law", "frontier"
-"""What data may support."""
 SEED = 0
 FEWEST_VALUES = 3
 """Different values of each variable: two cannot show that a law bends."""

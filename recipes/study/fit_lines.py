@@ -3,9 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from recipes.study.wording import in_number, in_words, within
+from recipes.study.wording import in_number, in_percent, in_words, within
 
 Content = Mapping[str, Any]
+LAW, FRONTIER = "law", "frontier"
+"""What data may support."""
 SHOWN = 5
 """Runs that are not fitted of which a line is printed."""
 
@@ -33,7 +35,7 @@ def fit_lines(fit: Content) -> Iterator[str]:
 def held_out_line(one: Content, level: float) -> str:
     """Return the line about a cell that was held out: what was predicted, and what was measured. `level`: of the interval."""
     where = "inside" if one["inside"] else "OUTSIDE"
-    return f"held out: {one['cell']}: predicted {in_words(one)}, measured {one['measured']:.4g}, {where} the {100 * level:.0f} % interval"
+    return f"held out: {one['cell']}: predicted {in_words(one)}, measured {one['measured']:.4g}, {where} the {in_percent(level)} interval"
 
 
 def _law_lines(law: Content) -> Iterator[str]:

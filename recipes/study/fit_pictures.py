@@ -13,6 +13,7 @@ from recipes.study.fit import held_out
 from recipes.study.log_sample import Row
 from recipes.study.points import Points, points_of
 from recipes.study.study_file import Study
+from recipes.study.wording import in_percent
 
 LEGEND_COLUMNS = 2
 CURVE = 60
@@ -40,7 +41,7 @@ def _one_variable(points: Points, held_N: np.ndarray, fit: Mapping[str, Any]) ->
         law = fit["law"]["curves"]
         x = [one["x"] for one in law]
         axes.fill_between(x, [one["low"] for one in law], [one["high"] for one in law], color=colors.of(0), alpha=0.2, lw=0)
-        axes.plot(x, [one["value"] for one in law], color=colors.of(0), lw=1.2, label=f"law, {_percent(fit)} interval")
+        axes.plot(x, [one["value"] for one in law], color=colors.of(0), lw=1.2, label=f"law, {in_percent(fit['level'])} interval")
         axes.plot(points.x_NJ[~held_N, 0], points.y_N[~held_N], "o", color=colors.ink, ms=3.5, label="fitted runs")
         _draw_held_out(axes, colors, fit, points.variables[0])
         log_axes(axes.xaxis, axes.yaxis)
@@ -84,7 +85,7 @@ def _two_variables(points: Points, fit: Mapping[str, Any]) -> Chart:
         axes.set(xlabel=_in_words(data), ylabel=points.quantity.name)
         axes.legend(title=_in_words(size), ncols=LEGEND_COLUMNS)
 
-    bars = f"vertical bars are the {_percent(fit)} intervals of their prediction"
+    bars = f"vertical bars are the {in_percent(fit['level'])} intervals of their prediction"
     caption = f"Lines: the law for each size. Open points were not fitted; {bars}."
     return Chart("law", "The fitted law of size and data", caption, draw)
 
@@ -126,7 +127,7 @@ def _isoflop(points: Points, fit: Mapping[str, Any]) -> Chart:
     return Chart(
         "isoflop",
         "Error over size at fixed FLOPs",
-        f"A parabola for each budget. Diamonds: minima inside of the grid, with {_percent(fit)} intervals.",
+        f"A parabola for each budget. Diamonds: minima inside of the grid, with {in_percent(fit['level'])} intervals.",
         draw,
     )
 
@@ -148,10 +149,6 @@ def _frontier(isoflop: Mapping[str, Any], size: str) -> Chart:
 
     caption = f"The best size for a budget grows with FLOPs^{exponent['value']:.2f} ({exponent['low']:.2f} to {exponent['high']:.2f})."
     return Chart("frontier", "Compute-optimal size", caption, draw)
-
-
-def _percent(fit: Mapping[str, Any]) -> str:
-    return f"{100 * fit['level']:.0f} %"
 
 
 def _in_words(variable: str) -> str:

@@ -10,6 +10,7 @@ Shapes: N measured values, J variables, P = 1 + 2 J parameters.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -91,7 +92,7 @@ def _starts(x_NJ: Array, log_y_N: Array) -> Iterator[Array]:
         yield np.array([np.log(irreducible), *(value for a in exponents for value in (np.log(factor), a))])
 
 
-def _search(x_NJ: Array, log_y_N: Array, start_P: Array, scale: float):  # type: ignore[no-untyped-def]
+def _search(x_NJ: Array, log_y_N: Array, start_P: Array, scale: float) -> Any:
     low, high = _bounds(x_NJ.shape[1], log_y_N)
     robust = {"loss": "huber", "f_scale": HUBER * scale} if np.isfinite(scale) else {}
     start_P = np.clip(start_P, low + 1e-9, high - 1e-9)

@@ -2,8 +2,7 @@
 
 Of cells whose updates are planned to take the same time, the run with the median time stands for all. The shortest and the longest of these
 are the measures: one alone does not separate the device's time from Python's. If there are fewer than three, or the two do not explain the
-times, the middle one is the measure. Their own rows cannot contradict the plan, so the table marks
-them."""
+times, the middle one is the measure. The rows of measures cannot contradict the plan, so the table marks them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -74,10 +73,10 @@ def _calibrated(measures: Sequence[Done]) -> Calibration:
 
 
 def _add(progress: Sequence[Progress], rows: Sequence[Row], found: Calibration) -> None:
+    seconds: dict[str, float] = {}
     for one, row in zip(progress, rows, strict=True):
         cell = one.run.cell
-        cluster = replace(cell.cluster, device=found.cluster.device)
-        try:
-            row[STEP] = RunPlan(cell.recipe, cell.config, cluster).step.total
-        except ConfigError:
-            continue
+        if cell.name not in seconds:
+            cluster = replace(cell.cluster, device=found.cluster.device)
+            seconds[cell.name] = RunPlan(cell.recipe, cell.config, cluster).step.total
+        row[STEP] = seconds[cell.name]

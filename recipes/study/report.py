@@ -23,6 +23,7 @@ from recipes.study.results_table import AXIS
 from recipes.study.run_folder import run_dir_of
 from recipes.study.run_pictures import run_pictures
 from recipes.study.study_file import Study
+from recipes.study.wording import in_percent
 from recipes.system.durable import write_text_atomically
 
 REPORT, PICTURES = "report.html", "pictures"
@@ -84,7 +85,7 @@ COLUMNS = (
     ("planned s", STEP, _seconds),
     ("GiB", "peak_memory_bytes", lambda value: f"{value / GIB:.2f}"),
     ("planned GiB", MEMORY, lambda value: f"{value / GIB:.2f}"),
-    ("goodput", "goodput", lambda value: f"{100 * value:.0f} %"),
+    ("goodput", "goodput", in_percent),
     ("hours", "wall_seconds", lambda value: f"{value / 3600:.2f}"),
 )
 """Heading, column of the table, and how a value is shown."""

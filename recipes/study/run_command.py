@@ -3,7 +3,6 @@
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from model.bounds import Place
 from recipes.config import Recipe
 from recipes.errors import DataMismatch
 from recipes.modalities.registry import MODALITIES
-from recipes.settings import walk_settings
+from recipes.settings import walk_settings, with_values
 from recipes.study.cells import Cell
 from recipes.study.run_folder import Run
 from recipes.study.study_file import Study
@@ -68,10 +67,10 @@ def prepare_data(study: Study, runs: Sequence[Run], say: Callable[[str], None]) 
     known: dict[tuple[object, object], Path] = {}
     for run in runs:
         recipe = run.cell.recipe
-        data = replace(recipe.data, path=study.data or recipe.data.path)  # type: ignore[call-arg]
-        shared = data, recipe.frontend
+        recipe = with_values(recipe, {"data.path": study.data or recipe.data.path})
+        shared = recipe.data, recipe.frontend
         if shared not in known:
-            known[shared] = _prepare(study, replace(recipe, data=data), say)
+            known[shared] = _prepare(study, recipe, say)
         folders[run.key] = known[shared]
     return folders
 

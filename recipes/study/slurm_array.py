@@ -83,7 +83,8 @@ class SlurmArrays:
 
     def num_starts(self, run: Run) -> int:
         """Return how many tasks with the run's present settings have begun. A task that was cancelled in the queue is none."""
-        return sum(task.settings == settings_of(run) and task.log.exists() for task in self._tasks[run.key])
+        settings = settings_of(run)
+        return sum(task.settings == settings and task.log.exists() for task in self._tasks[run.key])
 
     def submit(self, runs: Sequence[Run], data: Mapping[str, Path], options: ArrayOptions) -> list[str]:
         """Submit `runs`, in one array for each shape of a job, and return a line about each array. With a limit, an array waits until the
@@ -95,7 +96,8 @@ class SlurmArrays:
         lines, job = list[str](), ""
         for (nodes, ranks_per_node), part in parts:
             token, grid = self._prepare(part, data)
-            after = [f"--dependency=afterany:{job}"] if options.limit and job else []
+            previous = job if options.limit else ""
+            after = [f"--dependency=afterany:{previous}"] if previous else []
             array = f"1-{len(part)}" + (f"%{options.limit}" if options.limit else "")
             words = [
                 *("sbatch", "--parsable", f"--array={array}", f"--nodes={nodes}", f"--job-name={self._study.name}", f"--comment={token}"),
@@ -107,7 +109,7 @@ class SlurmArrays:
             if self._log.is_failing:
                 raise ConfigError(f"job {job} is submitted, but {self._path} cannot be written; free the disk, and ask for status soon")
             most = f", at most {options.limit} at a time" if options.limit else ""
-            behind = f", after job {after[0].rpartition(':')[2]}" if after else ""
+            behind = f", after job {previous}" if previous else ""
             lines.append(f"job {job}: {in_number(len(part), 'run')} on {nodes} x {ranks_per_node} ranks each{most}{behind}; {grid}")
         return lines
 

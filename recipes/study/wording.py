@@ -9,6 +9,11 @@ def in_number(count: int, one: str, many: str | None = None) -> str:
     return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
+def in_percent(share: float) -> str:
+    """Return a share as whole percent."""
+    return f"{100 * share:.0f} %"
+
+
 def in_words(value: Mapping[str, Any]) -> str:
     """Return an estimate with its interval."""
     return f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})"

@@ -212,6 +212,11 @@ def test_ranks_are_a_part_of_the_cluster(ranks: int | None, nodes: int, gpus: in
     assert (cell.cluster.nodes, cell.cluster.gpus, cell.ranks, cell.refused) == (nodes, gpus, nodes * gpus, "")
 
 
+def test_a_precision_without_a_peak_is_refused_and_others_stay(tmp_path: Path) -> None:
+    good, bad = cells(tmp_path, axes={"deepspeed_config": ["zero3_cpu", "zero3_fp16"]})
+    assert good.refused == "" and "device cpu has no peak in fp16" in bad.refused
+
+
 def test_ranks_beyond_a_cluster_of_several_nodes_are_refused(tmp_path: Path) -> None:
     good, bad = cells(tmp_path, axes={"ranks": [16, 64]}, base="text_base", cluster="nodes=2,gpus=8,device=h100")
     assert good.refused == "" and bad.refused == "64 ranks need 8 nodes of 8, the cluster has 2"
