@@ -91,7 +91,7 @@ class PeerStudent(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        widths = recipe.model.head_widths
+        widths = recipe.model.head_widths(recipe.model.hidden_size)
         self.trunk, self.activation = PeerTrunk(recipe), ACTIVATIONS[recipe.model.activation]
         self.head = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in pairwise(widths))
 

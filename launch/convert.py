@@ -9,13 +9,13 @@ import sys
 
 from recipes.checkpoint import inspect
 from recipes.cluster.command import exit_code_of
-from recipes.interop import consolidate, export, import_command
+from recipes.interop import consolidate, export, import_command, weights_run
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # the deepspeed launcher adds it before the command
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (inspect, consolidate, export, import_command):
+    for module in (inspect, consolidate, weights_run, export, import_command):
         module.add_command(commands)
 
     def convert() -> int:

@@ -65,7 +65,8 @@ class EncoderConfig:
     """Standard deviation of the blocks' initial matrices. None: 1/sqrt(fan_in), which suits small models (0.02 is made for 768
     channels)."""
     head_layers: Annotated[int, at_least(0)] = 2
-    """Linear layers of the regression head, d -> 2d -> ... -> d, with the activation between them. 0: no head."""
+    """Linear layers of the head that predicts at masked positions, d -> 2d -> ... -> outputs (d in data2vec), with the activation between
+    them. 0: no head."""
     head_init: Literal["blocks", "torch"] = "blocks"
     """blocks: the head's matrices start like those of the blocks. torch: uniform, as nn.Linear starts (speech)."""
 
@@ -96,17 +97,11 @@ class EncoderConfig:
             *(vectors(D, "ffn_scale.weight") if has_scale else []),
         ]
 
-    @property
-    def head_parameters(self) -> list[ParameterShape]:
-        """The parameters of the regression head; [] without a head."""
-        return linear_layers(self.head_widths)
-
-    @property
-    def head_widths(self) -> list[int]:
-        """Channels before and after each linear layer of the regression head, from its input to its output; [hidden_size] without a
-        head."""
+    def head_widths(self, num_outputs: int) -> list[int]:
+        """Return the channels before and after each linear layer of the head, from its input to its `num_outputs` outputs; [hidden_size]
+        without a head."""
         d = self.hidden_size
-        return [d, *[2 * d] * (self.head_layers - 1), d] if self.head_layers else [d]
+        return [d, *[2 * d] * (self.head_layers - 1), num_outputs] if self.head_layers else [d]
 
     def forward_flops(self, sequence_length: float) -> dict[str, float]:
         """Return the FLOPs of one forward of all blocks on one sequence of `sequence_length` positions, by part. A multiply-add counts as

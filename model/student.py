@@ -1,6 +1,6 @@
-"""The student of data2vec: trunk and regression head on the masked input.
+"""The student: trunk, and head that predicts at the masked positions of the input.
 
-Shapes: B batch, N positions of the sample itself, D hidden, M masked positions.
+Shapes: B batch, N positions of the sample itself, D channels of the trunk (of the head in prediction_MD), M masked positions.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from model.batch import Batch
 from model.config import EncoderConfig
 from model.dropout import DropoutStream
-from model.heads import RegressionHead
+from model.heads import MaskedHead
 from model.init import Init
 from model.parallel import Parallel
 from model.trunk import FrontendBuilder, Trunk
@@ -25,14 +25,22 @@ class StudentOutput(NamedTuple):
 
 
 class Student(nn.Module):
-    """The network that is trained: front-end and encoder (the trunk), then the regression head. DeepSpeed's engine calls its forward."""
+    """The network that is trained: front-end and encoder (the trunk), then the head. DeepSpeed's engine calls its forward."""
 
     def __init__(
-        self, config: EncoderConfig, build_frontend: FrontendBuilder, init: Init, parallel: Parallel, stream: DropoutStream
+        self,
+        config: EncoderConfig,
+        build_frontend: FrontendBuilder,
+        init: Init,
+        parallel: Parallel,
+        stream: DropoutStream,
+        *,
+        num_outputs: int | None = None,
     ) -> None:
+        """`num_outputs`: numbers that the head predicts at a position. None: as many as the trunk has channels (data2vec)."""
         super().__init__()
         self.trunk = Trunk(config, build_frontend, init, parallel, stream)
-        self.head = RegressionHead(config, init.at("head"))
+        self.head = MaskedHead(config, init.at("head"), num_outputs)
 
     def forward(self, batch: Batch) -> StudentOutput:
         """Read the masked input and return a prediction for each masked position. In training the last block computes at these positions

@@ -15,7 +15,8 @@ from recipes.data_config import DataConfig, TextDataConfig
 from recipes.errors import ConfigError
 from recipes.eval_config import EvalConfig
 from recipes.finetune_config import FinetuneConfig
-from recipes.objective_config import Data2VecConfig, ObjectiveConfig
+from recipes.masked_config import Data2VecConfig
+from recipes.objective_config import ObjectiveConfig
 from recipes.start_config import StartConfig
 
 

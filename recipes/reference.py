@@ -17,7 +17,7 @@ from recipes.config import Recipe
 from recipes.ds_keys import KEYS, NOT_NEEDED, UNTESTED
 from recipes.errors import ConfigError
 from recipes.modalities.registry import MODALITIES
-from recipes.objective_config import OBJECTIVES
+from recipes.objective_kinds import OBJECTIVES
 from recipes.settings import walk_settings
 from recipes.suggestions import close_matches, similar_names
 from recipes.values import text_of_value, type_in_words

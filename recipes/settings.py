@@ -9,7 +9,9 @@ from typing import Annotated, Any, get_origin, get_type_hints
 from model.bounds import Absent, Bounds
 from recipes.config import Recipe
 from recipes.errors import ConfigError
-from recipes.objective_config import OBJECTIVES, Data2VecConfig, ObjectiveConfig
+from recipes.masked_config import Data2VecConfig
+from recipes.objective_config import ObjectiveConfig
+from recipes.objective_kinds import OBJECTIVES
 from recipes.suggestions import similar_names
 from recipes.values import complaint_about, expand_home, value_of_json, value_of_text
 

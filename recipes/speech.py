@@ -137,4 +137,18 @@ def speech_tiny() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"speech_tiny": speech_tiny, "speech_base": speech_base, "speech_large": speech_large}
+def speech_small() -> Recipe:
+    """An encoder for an afternoon: about an hour on two CPU cores. No number here is published; docs/results.md has what it is worth, and
+    docs/your-data.md how its numbers were found.
+
+    deepspeed launch/pretrain_speech.py --recipe speech_small --data speech-ocean762/ --deepspeed_config ds_configs/zero3_cpu_bf16.json
+    """
+    return replace(speech_tiny(), name="speech_small")
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "speech_tiny": speech_tiny,
+    "speech_small": speech_small,
+    "speech_base": speech_base,
+    "speech_large": speech_large,
+}

@@ -7,6 +7,7 @@ from model.config import EncoderConfig, LossConfig, TeacherConfig, TokenMaskConf
 from model.frontends.config import TextFrontendConfig
 from recipes.config import OptimConfig, Recipe, RunConfig
 from recipes.data_config import TextDataConfig
+from recipes.masked_config import MlmConfig
 
 
 def text_base() -> Recipe:
@@ -127,8 +128,30 @@ def text_tiny() -> Recipe:
     )
 
 
+def text_small() -> Recipe:
+    """An encoder for an afternoon: about an hour on two CPU cores. No number here is published; docs/results.md has what it is worth, and
+    docs/your-data.md how its numbers were found.
+
+    deepspeed launch/pretrain_text.py --recipe text_small --data text-novels/ --deepspeed_config ds_configs/zero3_cpu_bf16.json
+    """
+    tiny = text_tiny()
+    return replace(
+        tiny,
+        name="text_small",
+        frontend=TextFrontendConfig(vocab_size=8000, max_positions=512, positions="relative", embedding_init_std=0.1),
+    )
+
+
+def text_small_mlm() -> Recipe:
+    """The control of text_small: masked language modelling in the same network, on the same data, for the same time."""
+    small = text_small()
+    return replace(small, name="text_small_mlm", objective=MlmConfig(), model=replace(small.model, head_layers=1))
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "text_tiny": text_tiny,
+    "text_small": text_small,
+    "text_small_mlm": text_small_mlm,
     "text_base": text_base,
     "text_base_bert_mask": text_base_bert_mask,
     "text_large": text_large,

@@ -7,6 +7,7 @@ from model.config import BlockConfig, BlockMaskConfig, EncoderConfig, LossConfig
 from model.frontends.config import VisionFrontendConfig
 from recipes.config import OptimConfig, Recipe, RunConfig
 from recipes.data_config import VisionDataConfig
+from recipes.masked_config import PixelsConfig
 from recipes.start_config import StartConfig
 
 UPDATES_PER_EPOCH = 1_281_167 // 2048  # ImageNet-1K's training images in the published batch
@@ -160,8 +161,25 @@ def vision_tiny() -> Recipe:
     )
 
 
+def vision_small() -> Recipe:
+    """An encoder for an afternoon: about an hour on two CPU cores. No number here is published; docs/results.md has what it is worth, and
+    docs/your-data.md how its numbers were found.
+
+    deepspeed launch/pretrain_vision.py --recipe vision_small --data image-flowers/ --deepspeed_config ds_configs/zero3_cpu_bf16.json
+    """
+    return replace(vision_tiny(), name="vision_small")
+
+
+def vision_small_pixels() -> Recipe:
+    """The control of vision_small: regression of masked pixels in the same network, on the same data, for the same time."""
+    small = vision_small()
+    return replace(small, name="vision_small_pixels", objective=PixelsConfig())
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "vision_tiny": vision_tiny,
+    "vision_small": vision_small,
+    "vision_small_pixels": vision_small_pixels,
     "vision_base": vision_base,
     "vision_large": vision_large,
     "vision_large_second": vision_large_second,

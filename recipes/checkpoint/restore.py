@@ -76,6 +76,11 @@ def load_checkpoint(folder: Path, live: LiveState, alive: Heartbeat = lambda: No
     """
     reader = CheckpointReader(folder, is_checked=True)
     check_same_architecture(folder, reader.manifest.parameters, entries(live))
+    if not reader.names(shards.MOMENTS[0]):
+        raise ConfigError(
+            f"{folder}: holds weights without the optimizer's moments, so no run can go on there; name another --run-dir, and --set "
+            f"{START_FROM}={folder.parent.parent} for a run that begins with them"
+        )
     _read_shards(reader, live, live.shards(), shards_of, alive)
     return reader.manifest
 

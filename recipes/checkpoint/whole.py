@@ -17,16 +17,15 @@ Values = Mapping[str, Mapping[str, Callable[[], Tensor]]]
 """Kind of tensor, such as `master` -> name of a parameter -> function that returns the whole float32 tensor."""
 
 
-def write_whole(run_dir: Path, parameters: Mapping[str, nn.Parameter], values: Values, metadata: dict[str, Any]) -> Path:
+def write_whole(run_dir: Path, entries: Mapping[str, ParameterEntry], values: Values, metadata: dict[str, Any]) -> Path:
     """Write the checkpoint of step 0 into `run_dir`, and return its folder.
 
-    `parameters`: the parameters of the network that is trained, whole, in its order. They give shapes and the dimensions along which
-    tensor parallelism splits them. `values`: what is written. Each function is called twice, for the hashes and for the file, so that one
+    `entries`: shapes of the parameters of the network that is trained, in its order, and the dimensions along which tensor parallelism
+    splits them. `values`: what is written. Each function is called twice, for the hashes and for the file, so that one
     tensor is in memory at a time. Raises: OSError.
     """
     folder = step_folder(run_dir, 0)
     folder.mkdir(parents=True)
-    entries = {name: _entry_of(parameter) for name, parameter in parameters.items()}
     functions = {f"{kind}/{name}": of_kind[name] for name in entries for kind, of_kind in values.items() if name in of_kind}
     places = {key: _range_of(key.partition("/")[2], entries) for key in functions}
     metadata_of_file = {key: range_to_json(_with_hashes(place, functions[key]())) for key, place in places.items()}
@@ -34,12 +33,13 @@ def write_whole(run_dir: Path, parameters: Mapping[str, nn.Parameter], values: V
     shapes = {key: (place.count,) for key, place in places.items()}
     header_sha256 = write_tensors(path, shapes, _flat(functions), metadata_of_file)
     file = FileEntry(path.name, path.stat().st_size, header_sha256, tp_rank=0, dp_rank=0)
-    write_manifest(folder, Manifest(Counters(), 1, 1, entries, (file,), metadata))
+    write_manifest(folder, Manifest(Counters(), 1, 1, dict(entries), (file,), metadata))
     write_text_atomically(folder.parent / "latest", folder.name + "\n")
     return folder
 
 
-def _entry_of(parameter: nn.Parameter) -> ParameterEntry:
+def entry_of(parameter: nn.Parameter) -> ParameterEntry:
+    """Return what the manifest records about a parameter that is whole."""
     tp_dim = parameter.partition_dim if shards.is_split(parameter) else None
     return ParameterEntry(tuple(parameter.shape), tp_dim, parameter.numel())
 

@@ -28,7 +28,7 @@ from recipes.data.media import Media, format_bad_items
 from recipes.data.media_labels import labels_of
 from recipes.errors import ConfigError
 from recipes.labelled_config import LabelledSpeechDataConfig
-from recipes.objective_config import CtcConfig
+from recipes.supervised_config import CtcConfig
 
 TOO_FEW_FRAMES = "with a transcript that needs more frames than they have"
 

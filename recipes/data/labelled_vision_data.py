@@ -24,7 +24,7 @@ from recipes.data.media import BadItem, UndecodableError, bad_item, first_workin
 from recipes.data.mixing import mix_pairs
 from recipes.data.vision import MAX_REPLACEMENTS, VisionExample
 from recipes.labelled_config import LabelledVisionDataConfig
-from recipes.objective_config import ClassifyConfig
+from recipes.supervised_config import ClassifyConfig
 
 NUM_SEEDS = 3
 """Independent streams of random numbers of a sample: its crop and flip, its augmentation, and the mixing of the pair that it begins."""

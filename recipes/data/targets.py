@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from recipes.data.labels import class_name, is_missing
 from recipes.errors import ConfigError
-from recipes.objective_config import SPECIAL_LETTERS, ClassifyConfig, CtcConfig, RegressConfig, SupervisedConfig
+from recipes.supervised_config import SPECIAL_LETTERS, ClassifyConfig, CtcConfig, RegressConfig, SupervisedConfig
 
 NAMED = 5
 """Maximum number of labels or letters that a message names."""

@@ -9,7 +9,7 @@ from recipes.catalog import RECIPES, default_recipe
 from recipes.check import named_recipe
 from recipes.config import Recipe
 from recipes.errors import ConfigError
-from recipes.objective_config import SupervisedConfig
+from recipes.supervised_config import SupervisedConfig
 
 Published = Mapping[str, Mapping[str, Any]]
 """Task -> name of each published configuration -> its settings, which replace those of the task."""

@@ -11,9 +11,9 @@ from torch import Tensor
 from model.batch import Batch
 from recipes.config import Recipe
 from recipes.finetune.transcripts import build_transcribe
-from recipes.objective_config import CtcConfig
 from recipes.objectives.ctc import TranscriptTask
 from recipes.objectives.supervised import Prediction
+from recipes.supervised_config import CtcConfig
 
 
 class SearchedTranscripts(TranscriptTask):

@@ -17,7 +17,7 @@ from recipes.eval_config import EvalConfig
 from recipes.finetune.text_tasks import NARROW, NARROW_LR
 from recipes.finetune_config import FinetuneConfig
 from recipes.labelled_config import LabelledSpeechDataConfig
-from recipes.objective_config import ClassifyConfig, CtcConfig, SupervisedConfig
+from recipes.supervised_config import ClassifyConfig, CtcConfig, SupervisedConfig
 
 SAMPLE_RATE = 16_000
 MEAN_SECONDS = 12.3

@@ -13,7 +13,7 @@ from recipes.data.glue import GLUE
 from recipes.eval_config import EvalConfig
 from recipes.finetune_config import FinetuneConfig
 from recipes.labelled_config import LabelledTextDataConfig
-from recipes.objective_config import ClassifyConfig, RegressConfig, SupervisedConfig
+from recipes.supervised_config import ClassifyConfig, RegressConfig, SupervisedConfig
 
 NARROW, NARROW_LR = 512, 5e-4
 """Networks with fewer channels than this get this learning rate, since the published ones are for 768 and more."""

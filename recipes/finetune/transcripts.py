@@ -11,12 +11,12 @@ from torch import Tensor
 
 from model.batch import Batch
 from recipes.finetune_config import FinetuneConfig
-from recipes.objective_config import CtcConfig
 from recipes.objectives.ctc import BLANK, TranscriptTask, num_frames
 from recipes.objectives.supervised import Prediction
 from recipes.scores.beam_search import WordScoring, beam_search
 from recipes.scores.ctc import text_of
 from recipes.scores.language_model import load_language_model
+from recipes.supervised_config import CtcConfig
 
 Transcribe = Callable[[Tensor, Batch], list[Prediction]]
 

@@ -11,7 +11,7 @@ from recipes.config import OptimConfig, Recipe, RunConfig
 from recipes.eval_config import EvalConfig
 from recipes.finetune_config import FinetuneConfig
 from recipes.labelled_config import LabelledVisionDataConfig
-from recipes.objective_config import ClassifyConfig
+from recipes.supervised_config import ClassifyConfig
 
 LAST_LR = 1e-6
 """Learning rate at the end of the cosine (run_class_finetuning.py --min_lr)."""

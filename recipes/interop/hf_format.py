@@ -25,7 +25,7 @@ from recipes.interop.processors import (
     vision_processor,
 )
 from recipes.interop.shapes import Shapes
-from recipes.objective_config import SupervisedConfig
+from recipes.supervised_config import SupervisedConfig
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from model.init import Init
 from model.parallel import having_a_world, parallel_alone
 from model.student import Student
 from recipes.checkpoint.tensor_file import write_tensors
-from recipes.checkpoint.whole import Values, write_whole
+from recipes.checkpoint.whole import Values, entry_of, write_whole
 from recipes.cluster.launch_info import launch_info
 from recipes.config import Recipe
 from recipes.data.tokenizer import ENCODING
@@ -43,7 +43,8 @@ def write_imported_run(run_dir: Path, model: ImportedModel) -> list[str]:
     with atomic_folder(run_dir.resolve()) as folder:
         info = {**launch_info(), "imported": model.origin, **_write_tokenizer(folder, model.tokenizer)}
         config = {"recipe": recipe_to_dict(model.recipe), **info}
-        write_whole(folder, parameters, _values(parameters, model), {**config, "spikes": {}, "time": time.time()})
+        entries = {name: entry_of(parameter) for name, parameter in parameters.items()}
+        write_whole(folder, entries, _values(parameters, model), {**config, "spikes": {}, "time": time.time()})
         _write_source(folder, model)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         event = {"time": time.time(), "event": "import", "step": 0, **model.origin}

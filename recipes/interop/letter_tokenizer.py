@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from recipes.interop.hf_files import as_json
 from recipes.interop.tokenizer_export import CONFIG_FILE
-from recipes.objective_config import SPECIAL_LETTERS
+from recipes.supervised_config import SPECIAL_LETTERS
 
 VOCAB, SPECIAL = "vocab.json", "special_tokens_map.json"
 PROCESSOR_CLASS = "Wav2Vec2Processor"

@@ -9,7 +9,7 @@ from recipes.checkpoint.layout import Manifest
 from recipes.interop.processors import Processor
 from recipes.interop.stored_run import StoredRun
 from recipes.interop.task_facts import task_facts
-from recipes.objective_config import SupervisedConfig
+from recipes.supervised_config import SupervisedConfig
 
 NAME = "README.md"
 PAPER = "(Baevski et al. 2022, arXiv 2202.03555)"

@@ -7,7 +7,7 @@ from typing import Any
 
 from recipes.checkpoint.layout import Manifest
 from recipes.interop.stored_run import StoredRun
-from recipes.objective_config import SupervisedConfig
+from recipes.supervised_config import SupervisedConfig
 
 RESULTS, FINE_TUNED = "results.json", "fine-tuned"
 """The file of a run's scores, and the value of `weights` in those of its task. Probes write to the same file."""

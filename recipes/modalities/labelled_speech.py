@@ -8,7 +8,7 @@ from model.frontends.speech_config import SpeechFrontendConfig
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.modalities.labelled import LabelledSplits
-from recipes.objective_config import CtcConfig
+from recipes.supervised_config import CtcConfig
 
 if TYPE_CHECKING:
     from recipes.data.loader import Dataset

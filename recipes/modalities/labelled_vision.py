@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.modalities.labelled import LabelledSplits
-from recipes.objective_config import ClassifyConfig
+from recipes.supervised_config import ClassifyConfig
 
 if TYPE_CHECKING:
     from recipes.data.loader import Dataset

@@ -59,6 +59,31 @@ class Statistics(Protocol):
         returns, summed over the update's micro-batches on all ranks; `tokens`: all positions of the update."""
 
 
+class StudentOnly:
+    """Base of the objectives whose checkpoints hold nothing but the student: no weights follow it, and no values are stored."""
+
+    def after_step(self, step: int) -> dict[str, float]:
+        """Do nothing, and return no metrics."""
+        return {}
+
+    def shards(self) -> dict[str, dict[str, Tensor]]:
+        """Return {}: a checkpoint has only the network that is trained."""
+        return {}
+
+    def after_load(self) -> None:
+        """Do nothing: nothing follows the network."""
+
+    def restart(self) -> None:
+        """Do nothing: nothing follows the network."""
+
+    def state(self) -> dict[str, Any]:
+        """Return {}: a checkpoint needs no further values."""
+        return {}
+
+    def load_state(self, values: dict[str, Any]) -> None:
+        """Do nothing: a checkpoint holds no further values."""
+
+
 class Objective(Protocol):
     """A loss that is minimised, with the networks that compute it on their DeepSpeed engines."""
 

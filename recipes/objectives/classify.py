@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.batch import Batch
-from recipes.objective_config import ClassifyConfig, ObjectiveConfig
+from recipes.objective_config import ObjectiveConfig
 from recipes.objectives.base import Column, Display
 from recipes.objectives.supervised import Prediction, Supervised
 from recipes.scores.table import CLASS_METRICS
+from recipes.supervised_config import ClassifyConfig
 
 TOP = 5
 OF_TWO_CLASSES = frozenset(("f1", "acc_and_f1"))

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.batch import Batch
-from recipes.objective_config import CtcConfig, ObjectiveConfig
+from recipes.objective_config import ObjectiveConfig
 from recipes.objectives.base import Column, Display
 from recipes.objectives.supervised import Prediction, Supervised
 from recipes.scores.ctc import greedy, text_of
 from recipes.scores.transcripts import letter_edits, word_edits
+from recipes.supervised_config import CtcConfig
 
 BLANK = 0
 

@@ -23,8 +23,9 @@ from recipes.config import Recipe
 from recipes.engine import shards
 from recipes.engine.build import Engine, EngineBuilder
 from recipes.errors import TrainingBroken
+from recipes.masked_config import Data2VecConfig
 from recipes.modalities.registry import modality_of
-from recipes.objective_config import Data2VecConfig, ObjectiveConfig
+from recipes.objective_config import ObjectiveConfig
 from recipes.objectives.base import Beat, Column, Display
 from recipes.objectives.statistics import EvaluationStatistics, RegressionOutcome, UpdateStatistics
 

@@ -12,10 +12,11 @@ from recipes.objectives.base import Objective
 from recipes.objectives.classify import Classify
 from recipes.objectives.ctc import Ctc
 from recipes.objectives.data2vec import Data2Vec
+from recipes.objectives.masked_input import Mlm, Pixels
 from recipes.objectives.regress import Regress
 from recipes.settings import import_objective
 
-OBJECTIVES: dict[str, type[Objective]] = {one.Config.kind: one for one in (Data2Vec, Classify, Regress, Ctc)}
+OBJECTIVES: dict[str, type[Objective]] = {one.Config.kind: one for one in (Data2Vec, Mlm, Pixels, Classify, Regress, Ctc)}
 
 
 def objective_class(kind: str) -> type[Objective]:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from model.batch import Batch
-from recipes.objective_config import ObjectiveConfig, RegressConfig
+from recipes.objective_config import ObjectiveConfig
 from recipes.objectives.base import Column, Display
 from recipes.objectives.supervised import Prediction, Supervised
 from recipes.scores.table import NUMBER_METRICS
+from recipes.supervised_config import RegressConfig
 
 
 class NumberTask:

@@ -1,4 +1,5 @@
-"""data2vec's metrics: statistics of predictions and targets over a whole update or evaluation, summed over micro-batches and ranks.
+"""Metrics of a whole update or evaluation, summed over micro-batches and ranks: the loss, and data2vec's statistics of predictions and
+targets.
 
 Sums are float64, so that the result does not depend on the number of ranks. Shapes: M masked positions, B batch, S sequence, D hidden.
 """
@@ -87,6 +88,23 @@ def reduce_sums(sums: ChannelSums, group: dist.ProcessGroup) -> None:
     dist.all_reduce(packed, group=group)
     sums.count = float(packed[0])
     sums.sum_D, sums.square_D = packed[1:].chunk(2)
+
+
+class LossStatistics:
+    """Collects the loss of one update, for objectives without targets of their own making."""
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+
+    def add(self, outcome: Outcome) -> None:
+        """Add one micro-batch."""
+        self._losses.append(outcome.loss.detach().double())
+
+    def reduce(self, group: dist.ProcessGroup, total: int, tokens: int) -> dict[str, float]:
+        """Return the mean over all `total` items of the update that the loss counts. A collective."""
+        loss = sum(self._losses, torch.zeros_like(self._losses[0]))
+        dist.all_reduce(loss, group=group)
+        return {"loss": float(loss) / total}
 
 
 class EvaluationStatistics:

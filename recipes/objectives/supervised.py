@@ -19,8 +19,10 @@ from model.trunk import FrontendBuilder
 from recipes.config import Recipe
 from recipes.engine.build import Engine, EngineBuilder
 from recipes.modalities.registry import modality_of
-from recipes.objective_config import ObjectiveConfig, SupervisedConfig
-from recipes.objectives.base import Beat, Display, Outcome
+from recipes.objective_config import ObjectiveConfig
+from recipes.objectives.base import Beat, Display, Outcome, StudentOnly
+from recipes.objectives.statistics import LossStatistics
+from recipes.supervised_config import SupervisedConfig
 
 
 class Prediction(NamedTuple):
@@ -46,24 +48,7 @@ class LabelTask(Protocol):
         """Return the prediction for each sample."""
 
 
-class LabelStatistics:
-    """Collects the loss of one update."""
-
-    def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-
-    def add(self, outcome: Outcome) -> None:
-        """Add one micro-batch."""
-        self._losses.append(outcome.loss.detach().double())
-
-    def reduce(self, group: dist.ProcessGroup, total: int, tokens: int) -> dict[str, float]:
-        """Return the mean over all `total` samples of the update. A collective."""
-        loss = sum(self._losses, torch.zeros_like(self._losses[0]))
-        dist.all_reduce(loss, group=group)
-        return {"loss": float(loss) / total}
-
-
-class Supervised:
+class Supervised(StudentOnly):
     """Base of the objectives that learn from labels. There is no teacher: the engine is all that is trained."""
 
     Config: ClassVar[type[ObjectiveConfig]]
@@ -100,16 +85,6 @@ class Supervised:
         self._steps_done = step
         return {}
 
-    def shards(self) -> dict[str, dict[str, Tensor]]:
-        """Return {}: a checkpoint has only the network that is trained."""
-        return {}
-
-    def after_load(self) -> None:
-        """Do nothing: nothing follows the network."""
-
-    def restart(self) -> None:
-        """Do nothing: nothing follows the network."""
-
     def state(self) -> dict[str, Any]:
         """Return the number of updates, which decides whether the trunk is frozen."""
         return {"steps_done": self._steps_done}
@@ -118,9 +93,9 @@ class Supervised:
         """Restore the number of updates."""
         self._steps_done = values.get("steps_done", 0)
 
-    def statistics(self) -> LabelStatistics:
+    def statistics(self) -> LossStatistics:
         """Return an object that collects an update's metrics, still empty."""
-        return LabelStatistics()
+        return LossStatistics()
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[Batch], beat: Beat = lambda number: None) -> dict[str, float]:

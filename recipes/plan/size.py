@@ -34,7 +34,7 @@ def trunk_parameters(recipe: Recipe) -> tuple[ParameterShape, ...]:
 
 @lru_cache(maxsize=64)  # the planner asks thousands of times
 def _student(frontend: FrontendConfig, model: EncoderConfig, objective: ObjectiveConfig) -> tuple[ParameterShape, ...]:
-    return (*_trunk(frontend, model), *(shape.inside("head") for shape in objective.head_parameters(model)))
+    return (*_trunk(frontend, model), *(shape.inside("head") for shape in objective.head_parameters(model, frontend)))
 
 
 @lru_cache(maxsize=64)

@@ -23,7 +23,7 @@ from recipes.study.run_command import ROOT, local_command
 from recipes.study.run_folder import Run
 from recipes.study.run_state import RunState, is_owned
 from recipes.study.study_file import Study
-from recipes.system.processes import caught_stop_signals
+from recipes.system.processes import handling_stop_requests
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 120.0
@@ -65,7 +65,7 @@ class LocalRuns:
         waiting = [run for run in runs if self.attempts.state_of(run).state != "done"]
         waiting.sort(key=self._is_elsewhere, reverse=True)  # what an earlier driver has started counts for the runs at a time
         given_up = list[Run]()
-        with _stop_requests(self._request_stop):
+        with handling_stop_requests(self._request_stop):
             while (waiting or self._active) and not self._is_stopped:
                 while waiting and len(self._active) < self._at_once:
                     run = waiting.pop(0)
@@ -198,14 +198,3 @@ def only_driver(study: Study) -> Iterator[None]:
         except BlockingIOError:
             raise ConfigError(f"{study.out}: another process submits this study; wait for it, or stop it") from None
         yield
-
-
-@contextmanager
-def _stop_requests(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Call `handler` instead of ending the process at a request to stop."""
-    previous = {number: signal.signal(number, handler) for number in caught_stop_signals()}
-    try:
-        yield
-    finally:
-        for number, old in previous.items():
-            signal.signal(number, old)

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from queue import SimpleQueue
 from threading import Thread
+from types import FrameType
 from typing import Any, Generic, Literal, TypeVar
 
 from recipes.errors import ConfigError
@@ -259,6 +260,17 @@ def caught_stop_signals() -> list[signal.Signals]:
     """Return the signals that ask this process to stop: STOP_SIGNALS, without SIGHUP if nohup has it ignored."""
     is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return [number for number in STOP_SIGNALS if not (number == signal.SIGHUP and is_nohup)]
+
+
+@contextmanager
+def handling_stop_requests(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Call `handler` at a request to stop in this block, instead of ending the process."""
+    previous = {number: signal.signal(number, handler) for number in caught_stop_signals()}
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            signal.signal(number, old)
 
 
 @contextmanager

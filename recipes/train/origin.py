@@ -12,7 +12,7 @@ from recipes.checkpoint.layout import MANIFEST, Manifest, candidates, check_file
 from recipes.config import Recipe
 from recipes.data.shards import KEPT, hash_files, is_prepared, kept_files
 from recipes.errors import ConfigError
-from recipes.objective_config import Data2VecConfig
+from recipes.masked_config import Data2VecConfig
 from recipes.plan.size import num_parameters, num_trunk_parameters
 from recipes.run_dir.run_dir import StoredConfig
 from recipes.settings import apply_overrides, differences

@@ -14,11 +14,11 @@ from model.dropout import DropoutStream
 from model.encoder import Encoder
 from model.frontends.config import TextFrontendConfig
 from model.frontends.text import TextFrontend
-from model.heads import RegressionHead
+from model.heads import MaskedHead
 from model.init import Init
 from model.masking import block_mask, span_mask, token_mask
 from model.parallel import Parallel
-from model.shapes import count_parameters
+from model.shapes import count_parameters, linear_layers
 from tests.model.reference import described, names_and_shapes, plain
 
 
@@ -34,7 +34,9 @@ def test_block_parameters_are_those_of_the_encoder(parallel: Parallel, block: di
 @pytest.mark.parametrize("head_layers", [0, 1, 2, 3])
 def test_head_parameters_are_those_of_the_head(head_layers: int) -> None:
     config = plain(head_layers=head_layers)
-    assert names_and_shapes(config.head_parameters) == described(RegressionHead(config, Init(1)))
+    for outputs in (config.hidden_size, 7) if head_layers else (config.hidden_size,):
+        found = linear_layers(config.head_widths(outputs))
+        assert names_and_shapes(found) == described(MaskedHead(config, Init(1), outputs))
 
 
 @pytest.mark.parametrize("positions", ["absolute", "relative"])
@@ -118,7 +120,8 @@ def test_defaults_of_the_other_masks_are_the_published_ones() -> None:
 
 @pytest.mark.parametrize(("head_layers", "widths"), [(0, [16]), (1, [16, 16]), (2, [16, 32, 16]), (3, [16, 32, 32, 16])])
 def test_head_widths_run_from_input_to_output(head_layers: int, widths: list[int]) -> None:
-    assert plain(head_layers=head_layers).head_widths == widths
+    assert plain(head_layers=head_layers).head_widths(16) == widths
+    assert plain(head_layers=head_layers).head_widths(5) == ([*widths[:-1], 5] if head_layers else widths)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from model.config import EncoderConfig
 from model.dropout import DropoutStream
 from model.encoder import Encoder
 from model.frontends.text import PAD
-from model.heads import RegressionHead
+from model.heads import MaskedHead
 from model.init import BLOCK, Init, ReplicatedLinear, UniformLinear
 from model.parallel import Parallel, init_parallel
 from model.student import Student
@@ -85,7 +85,7 @@ def test_another_seed_gives_other_tensors(parallel: Parallel) -> None:
 
 def test_order_of_construction_changes_nothing(parallel: Parallel) -> None:
     config, init = plain(), Init(1)
-    head = RegressionHead(config, init.at("head"))
+    head = MaskedHead(config, init.at("head"))
     encoder = Encoder(config, init.at("encoder"), parallel, DropoutStream())
     frontend = text_frontend()(config, init.at("frontend"), parallel, DropoutStream())
     student = parameters(build_student(parallel, config))
@@ -275,8 +275,8 @@ def test_beits_blocks_are_truncated_and_their_residual_matrices_scaled_by_depth(
 
 def test_the_head_is_initialised_like_the_blocks_or_like_torch() -> None:
     wide = plain(hidden_size=64, head_layers=2, init_std=0.02)
-    truncated = RegressionHead(plain(hidden_size=64, head_layers=2, init_std=0.02, truncated_init=True), Init(1)).layers
-    blocks, torch_like = RegressionHead(wide, Init(1)).layers, RegressionHead(replace(wide, head_init="torch"), Init(1)).layers
+    truncated = MaskedHead(plain(hidden_size=64, head_layers=2, init_std=0.02, truncated_init=True), Init(1)).layers
+    blocks, torch_like = MaskedHead(wide, Init(1)).layers, MaskedHead(replace(wide, head_init="torch"), Init(1)).layers
     assert all(float(layer.weight.abs().max()) > 0.05 and not layer.bias.any() for layer in blocks)
     assert all(0.0199 < float(layer.weight.abs().max()) <= 0.02 * (1 + 1e-6) and not layer.bias.any() for layer in truncated)
     for layer in torch_like:

@@ -11,7 +11,8 @@ from recipes.check import check_recipe, how_to_continue, resolve_recipe
 from recipes.config import Recipe
 from recipes.errors import ConfigError
 from recipes.finetune.text_tasks import TEXT_TASKS, text_recipe
-from recipes.objective_config import Data2VecConfig, ObjectiveConfig
+from recipes.masked_config import Data2VecConfig
+from recipes.objective_config import ObjectiveConfig
 from recipes.settings import apply_overrides, bounded_names, settable
 from recipes.speech import speech_base
 from recipes.text import text_base

@@ -9,21 +9,23 @@ import pytest
 from model.bounds import Bounds, Place
 from recipes.config import Recipe
 from recipes.errors import ConfigError
+from recipes.masked_config import Data2VecConfig
 from recipes.modalities.registry import MODALITIES
-from recipes.objective_config import OBJECTIVES, Data2VecConfig, ObjectiveConfig
+from recipes.objective_config import ObjectiveConfig
+from recipes.objective_kinds import OBJECTIVES
 from recipes.text import text_base, text_tiny
 
 
 def test_data2vec_is_the_default_objective() -> None:
-    assert text_base().objective == Data2VecConfig() and list(OBJECTIVES) == ["data2vec", "classify", "regress", "ctc"]
-    assert all(kind == section.kind for kind, section in OBJECTIVES.items())
+    assert text_base().objective == Data2VecConfig()
 
 
 def test_data2vec_has_one_teacher_and_a_head() -> None:
     model, plain = text_base().model, ObjectiveConfig()
     ours = Data2VecConfig()
-    assert (ours.num_teachers, ours.head_parameters(model)) == (1, model.head_parameters)
-    assert (plain.num_teachers, plain.head_parameters(model)) == (0, [])
+    frontend = text_base().frontend
+    assert (ours.num_teachers, ours.head_widths(model, frontend)) == (1, [768, 2 * 768, 768])
+    assert (plain.num_teachers, plain.head_parameters(model, frontend)) == (0, [])
     plain.check(text_base())
 
 

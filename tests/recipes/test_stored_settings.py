@@ -13,8 +13,9 @@ from model.config import BlockConfig
 from recipes.catalog import RECIPES
 from recipes.config import OptimConfig, Recipe
 from recipes.errors import ConfigError
+from recipes.masked_config import Data2VecConfig
 from recipes.modalities.registry import MODALITIES
-from recipes.objective_config import Data2VecConfig, ObjectiveConfig
+from recipes.objective_config import ObjectiveConfig
 from recipes.settings import REQUIRED_SECTIONS, apply_overrides, differences, objective_config, recipe_from_dict, recipe_to_dict
 from recipes.speech import speech_tiny
 from recipes.text import text_base, text_tiny

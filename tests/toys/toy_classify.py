@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from model.batch import Batch
 from model.config import EncoderConfig
+from model.frontends.config import FrontendConfig
 from model.init import UniformLinear
 from model.shapes import ParameterShape, vectors
 from model.trunk import Trunk
@@ -36,7 +37,7 @@ class ClassifyConfig(ObjectiveConfig):
     frozen_steps: int = 5
     """Updates during which the encoder is frozen."""
 
-    def head_parameters(self, encoder: EncoderConfig) -> list[ParameterShape]:
+    def head_parameters(self, encoder: EncoderConfig, frontend: FrontendConfig) -> list[ParameterShape]:
         """Return the parameters of the linear head."""
         return [ParameterShape("weight", (self.num_classes, encoder.hidden_size)), *vectors(self.num_classes, "bias")]
 

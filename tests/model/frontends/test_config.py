@@ -16,7 +16,7 @@ from model.frontends.speech_config import SpeechFrontendConfig
 from model.frontends.vision import VisionFrontend
 from model.init import Init
 from model.parallel import Parallel
-from model.shapes import count_parameters
+from model.shapes import count_parameters, linear_layers
 from tests.model.reference import PLAIN
 
 SPEECH, VISION = SpeechFrontendConfig(), VisionFrontendConfig()
@@ -30,7 +30,7 @@ def count(frontend: FrontendConfig, encoder: EncoderConfig) -> int:
 
 
 def total(frontend: SpeechFrontendConfig | VisionFrontendConfig, encoder: EncoderConfig) -> int:
-    return count_parameters([*frontend.parameters(encoder), *encoder.parameters, *encoder.head_parameters])
+    return count_parameters([*frontend.parameters(encoder), *encoder.parameters, *linear_layers(encoder.head_widths(encoder.hidden_size))])
 
 
 def test_vision_base_has_beits_parameters_and_a_table_of_732_rows() -> None:

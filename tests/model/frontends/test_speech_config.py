@@ -18,7 +18,7 @@ from model.frontends.speech import SpeechFrontend
 from model.frontends.speech_config import SpeechFrontendConfig
 from model.init import Init
 from model.parallel import Parallel
-from model.shapes import count_parameters
+from model.shapes import count_parameters, linear_layers
 from tests.model.reference import PLAIN
 
 SPEECH, FP32 = SpeechFrontendConfig(), Storage(4, on_gpu=False)
@@ -32,7 +32,7 @@ def count(frontend: FrontendConfig, encoder: EncoderConfig) -> int:
 
 
 def total(frontend: SpeechFrontendConfig | VisionFrontendConfig, encoder: EncoderConfig) -> int:
-    return count_parameters([*frontend.parameters(encoder), *encoder.parameters, *encoder.head_parameters])
+    return count_parameters([*frontend.parameters(encoder), *encoder.parameters, *linear_layers(encoder.head_widths(encoder.hidden_size))])
 
 
 def test_speech_base_has_the_published_93_754_880_parameters_with_its_head() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from recipes.checkpoint.layout import Counters, candidates, newest
 from recipes.checkpoint.load import CheckpointReader
 from recipes.checkpoint.tensor_file import HASHED_ELEMENTS
-from recipes.checkpoint.whole import write_whole
+from recipes.checkpoint.whole import entry_of, write_whole
 
 
 def parameter(shape: tuple[int, ...], split: int | None = None) -> nn.Parameter:
@@ -26,7 +26,9 @@ def write(run_dir: Path, parameters: dict[str, nn.Parameter]) -> CheckpointReade
         "master": {name: partial(one.detach().clone) for name, one in parameters.items()},
         "exp_avg": {"a": partial(torch.ones, 6, 4)},
     }
-    return CheckpointReader(write_whole(run_dir, parameters, values, {"recipe": {"name": "text_tiny"}}))
+    return CheckpointReader(
+        write_whole(run_dir, {name: entry_of(one) for name, one in parameters.items()}, values, {"recipe": {"name": "text_tiny"}})
+    )
 
 
 def test_every_kind_is_written_whole_with_hashes_and_counters_at_zero(tmp_path: Path) -> None:
@@ -64,5 +66,7 @@ def test_one_tensor_at_a_time_is_asked_for(tmp_path: Path) -> None:
         return torch.zeros(3)
 
     names = ("a", "b")
-    write_whole(tmp_path, {name: parameter((3,)) for name in names}, {"master": {name: partial(value, name) for name in names}}, {})
+    write_whole(
+        tmp_path, {name: entry_of(parameter((3,))) for name in names}, {"master": {name: partial(value, name) for name in names}}, {}
+    )
     assert calls == ["a", "b", "a", "b"], "first for the hashes, then for the file"

@@ -18,7 +18,7 @@ from recipes.data.labelled_folder import load_split_of
 from recipes.data.labelled_speech_data import LabelledSpeechDataset
 from recipes.errors import ConfigError
 from recipes.modalities.registry import source_of
-from recipes.objective_config import SPECIAL_LETTERS
+from recipes.supervised_config import SPECIAL_LETTERS
 from tests.recipes.data.labelled_recordings import LENGTHS, labelled_recipe, prepare, tone, write_data, write_split
 from tests.recipes.data.recordings import RATE, encode, write_recordings
 

@@ -10,7 +10,7 @@ import pytest
 from recipes.data.labelled_folder import load_info, load_split_of
 from recipes.data.labelled_speech_reader import LabelledSpeechReader, digest_of, frames_needed, open_recordings
 from recipes.errors import ConfigError
-from recipes.objective_config import SPECIAL_LETTERS
+from recipes.supervised_config import SPECIAL_LETTERS
 from tests.recipes.data.labelled_recordings import LENGTHS, labelled_recipe, prepare, write_data, write_split
 from tests.recipes.data.recordings import RATE, write_recordings
 

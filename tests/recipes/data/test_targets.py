@@ -7,7 +7,7 @@ import pytest
 
 from recipes.data.targets import NumberTargets, named, targets_of
 from recipes.errors import ConfigError
-from recipes.objective_config import SPECIAL_LETTERS, ClassifyConfig, CtcConfig, RegressConfig
+from recipes.supervised_config import SPECIAL_LETTERS, ClassifyConfig, CtcConfig, RegressConfig
 
 
 def fitted(config: Any, labels: list[Any]) -> tuple[Any, dict[str, Any]]:

@@ -12,8 +12,8 @@ from recipes.finetune.scoring import scoring_task
 from recipes.finetune.searched import SearchedTranscripts
 from recipes.finetune.speech_tasks import SPEECH_TASKS, speech_recipe
 from recipes.finetune_config import FinetuneConfig
-from recipes.objective_config import SPECIAL_LETTERS, CtcConfig
 from recipes.objectives.ctc import TranscriptTask
+from recipes.supervised_config import SPECIAL_LETTERS, CtcConfig
 from tests.launching import tiny_recipe
 
 ALPHABET = (*SPECIAL_LETTERS, "a", "b")

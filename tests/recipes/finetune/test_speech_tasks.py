@@ -8,9 +8,9 @@ import pytest
 from recipes.check import check_recipe
 from recipes.config import Recipe
 from recipes.finetune.speech_tasks import PUBLISHED, SPEECH_TASKS, published_batch, speech_recipe
-from recipes.objective_config import SPECIAL_LETTERS
 from recipes.settings import apply_overrides
 from recipes.speech import speech_base, speech_large, speech_tiny
+from recipes.supervised_config import SPECIAL_LETTERS
 
 FAIRSEQ = {
     # data2vec.md section 10.2: samples of audio a GPU, GPUs, accumulation, updates, lr, time p, channel p, layerdrop, freeze

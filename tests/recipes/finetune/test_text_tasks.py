@@ -7,8 +7,8 @@ import pytest
 from recipes.catalog import RECIPES
 from recipes.check import check_recipe
 from recipes.finetune.text_tasks import NARROW_LR, TEXT_TASKS, text_recipe
-from recipes.objective_config import ClassifyConfig, RegressConfig
 from recipes.scores.table import CLASS_METRICS, NUMBER_METRICS
+from recipes.supervised_config import ClassifyConfig, RegressConfig
 from tests.launching import tiny_recipe
 
 PUBLISHED = {

@@ -13,9 +13,9 @@ from recipes.errors import ConfigError
 from recipes.finetune import transcripts
 from recipes.finetune.transcripts import build_transcribe
 from recipes.finetune_config import FinetuneConfig
-from recipes.objective_config import SPECIAL_LETTERS, CtcConfig
 from recipes.objectives.ctc import BLANK, TranscriptTask
 from recipes.scores.beam_search import beam_search
+from recipes.supervised_config import SPECIAL_LETTERS, CtcConfig
 
 ALPHABET = (*SPECIAL_LETTERS, *"abc")
 

@@ -23,8 +23,8 @@ from recipes.interop.stored_run import find_stored_run
 from recipes.interop.stored_weights import StoredWeights
 from recipes.labelled_config import LabelledTextDataConfig
 from recipes.modalities.registry import MODALITIES
-from recipes.objective_config import SPECIAL_LETTERS, ClassifyConfig, CtcConfig, RegressConfig, SupervisedConfig
 from recipes.objectives.supervised import network_builder
+from recipes.supervised_config import SPECIAL_LETTERS, ClassifyConfig, CtcConfig, RegressConfig, SupervisedConfig
 from tests.recipes.interop.hf_copies import word_level
 from tests.recipes.interop.stored_models import Split, _tp_dim, small_recipes, write_run
 

@@ -24,9 +24,9 @@ from recipes.interop.hf_format import FORMATS, format_of_recipe
 from recipes.interop.hf_head import SECTION
 from recipes.interop.hf_heads import SYMBOLS
 from recipes.interop.stored_run import find_stored_run
-from recipes.objective_config import SPECIAL_LETTERS, RegressConfig
 from recipes.objectives.registry import objective_class
 from recipes.settings import apply_overrides, walk_settings
+from recipes.supervised_config import SPECIAL_LETTERS, RegressConfig
 from tests.distributed import run_distributed
 from tests.recipes.interop.task_runs import METRICS, OBJECTIVES, load_network, outputs_of, task_recipe, write_task_run
 

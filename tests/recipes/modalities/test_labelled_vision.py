@@ -16,8 +16,8 @@ from recipes.errors import ConfigError
 from recipes.finetune.vision_tasks import VISION_TASKS, vision_recipe
 from recipes.modalities.labelled_vision import LabelledVisionSource
 from recipes.modalities.registry import source_of
-from recipes.objective_config import RegressConfig
 from recipes.settings import apply_overrides
+from recipes.supervised_config import RegressConfig
 from tests.distributed import run_distributed
 from tests.launching import ROOT, tiny_recipe
 from tests.recipes.finetune.pictures import write_images

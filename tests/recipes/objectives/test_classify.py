@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from recipes.objective_config import ClassifyConfig
 from recipes.objectives.classify import Classify, ClassTask
+from recipes.supervised_config import ClassifyConfig
 from tests.recipes.objectives.labelled_batches import batch_of
 
 LABELS = tuple("abcdefgh")

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.batch import Batch, Targets
-from recipes.objective_config import SPECIAL_LETTERS, CtcConfig
 from recipes.objectives.ctc import TranscriptTask
+from recipes.supervised_config import SPECIAL_LETTERS, CtcConfig
 from tests.recipes.objectives.labelled_batches import batch_of
 
 ALPHABET = (*SPECIAL_LETTERS, "a", "b", "c")

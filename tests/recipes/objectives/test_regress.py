@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.stats import pearsonr, spearmanr
 
-from recipes.objective_config import RegressConfig
 from recipes.objectives.regress import NumberTask
+from recipes.supervised_config import RegressConfig
 from tests.recipes.objectives.labelled_batches import batch_of
 
 OUTPUTS = torch.randn(40, 1, generator=torch.Generator().manual_seed(0))

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from model.batch import Batch, Masks, Targets
-from recipes.objective_config import SupervisedConfig
 from recipes.objectives.base import Outcome
-from recipes.objectives.supervised import LabelStatistics, Supervised
+from recipes.objectives.statistics import LossStatistics
+from recipes.objectives.supervised import Supervised
 from recipes.settings import apply_overrides
+from recipes.supervised_config import SupervisedConfig
 from tests.distributed import run_distributed
 from tests.launching import ROOT
 from tests.recipes.data.labelled_texts import recipe_of
@@ -122,7 +123,7 @@ def test_frozen_parts_are_left_out_for_ever_or_at_first() -> None:
 def mean_of_an_update() -> dict[str, float]:
     import torch.distributed as dist
 
-    statistics = LabelStatistics()
+    statistics = LossStatistics()
     for loss in (1.0, 2.0):
         statistics.add(Outcome(torch.tensor(loss + dist.get_rank())))
     return statistics.reduce(dist.group.WORLD, 10, 0)

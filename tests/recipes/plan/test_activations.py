@@ -11,9 +11,9 @@ from model.activations import Storage
 from recipes.catalog import RECIPES
 from recipes.config import Recipe
 from recipes.labelled_config import LabelledSpeechDataConfig
-from recipes.objective_config import CtcConfig
 from recipes.plan.activations import activation_bytes
 from recipes.settings import apply_overrides
+from recipes.supervised_config import CtcConfig
 from tests.distributed import run_distributed
 
 TOLERANCE = 0.15

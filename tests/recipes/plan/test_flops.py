@@ -26,9 +26,10 @@ from model.teacher import Teacher
 from recipes.catalog import RECIPES
 from recipes.config import Recipe
 from recipes.modalities.registry import MODALITIES
-from recipes.objective_config import SPECIAL_LETTERS, ClassifyConfig, CtcConfig, ObjectiveConfig, RegressConfig, SupervisedConfig
+from recipes.objective_config import ObjectiveConfig
 from recipes.objectives.supervised import network_builder
 from recipes.plan.flops import sample_flops, step_flops
+from recipes.supervised_config import SPECIAL_LETTERS, ClassifyConfig, CtcConfig, RegressConfig, SupervisedConfig
 from tests.launching import tiny_recipe
 
 META, UNSET = torch.device("meta"), Init(1, share=None)

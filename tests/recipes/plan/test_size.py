@@ -7,6 +7,7 @@ import torch.distributed as dist
 
 from model.config import EncoderConfig
 from model.dropout import DropoutStream
+from model.frontends.config import FrontendConfig
 from model.init import Init
 from model.parallel import init_parallel
 from model.shapes import ParameterShape, count_parameters
@@ -100,7 +101,7 @@ def test_state_bytes_are_the_parts_of_mixed_precision_training(
 class Alone(ObjectiveConfig):
     """An objective with a student only, whose head has seven parameters."""
 
-    def head_parameters(self, encoder: EncoderConfig) -> list[ParameterShape]:
+    def head_parameters(self, encoder: EncoderConfig, frontend: FrontendConfig) -> list[ParameterShape]:
         return [ParameterShape("weight", (7,))]
 
 
@@ -132,5 +133,5 @@ def test_shards_are_padded_to_equal_sizes() -> None:
 def test_frozen_parts_have_neither_gradients_nor_moments() -> None:
     recipe = recipe_of("words", "objective.frozen=trunk", "objective.labels=a,b")
     sizes = state_bytes(recipe, resolve(recipe, {}, "x.json", 1))
-    head = count_parameters(recipe.objective.head_parameters(recipe.model))
+    head = count_parameters(recipe.objective.head_parameters(recipe.model, recipe.frontend))
     assert sizes["moments"] == 8 * head and sizes["gradients"] == 4 * head < sizes["parameters"]

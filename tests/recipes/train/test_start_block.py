@@ -10,9 +10,10 @@ import torch
 
 from recipes.ds_config import EngineConfig, load_ds_config, resolve
 from recipes.eval_config import EvalConfig
-from recipes.objective_config import ClassifyConfig, ObjectiveConfig
+from recipes.objective_config import ObjectiveConfig
 from recipes.plan.size import num_parameters
 from recipes.start_config import StartConfig
+from recipes.supervised_config import ClassifyConfig
 from recipes.train.origin import Origin
 from recipes.train.start_block import model_lines, origin_line, run_dir_lines, shortest
 from tests.launching import ROOT, tiny_recipe

@@ -1,0 +1,156 @@
+"""The cells of networks: pre-training, probes and fine-tuning, each by the project's own commands."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+from recipes.errors import ConfigError
+from results.cells import Cell, Cells, Result
+from results.tasks import CLOZE, CONTROL, DATA2VEC, NETWORKS, RANDOM, SEEDS, TASKS, Budget, Network, Task
+
+
+@dataclass(frozen=True)
+class Arms:
+    """Where data and results are, and the commands that make cells of them."""
+
+    cells: Cells
+    data: Path
+    """Folder with the data sets."""
+    ds_config: Path
+    tasks: Sequence[Task] = TASKS
+    networks: Sequence[Network] = NETWORKS
+
+    def encoder(self, recipe: str) -> Path:
+        """Return the run dir with the final weights of a network."""
+        return self.cells.out / "encoders" / recipe
+
+    def network(self, modality: str, arm: str) -> Network | None:
+        """Return the pre-trained network of a modality and an arm; None if there is none."""
+        return next((one for one in self.networks if (one.modality, one.arm) == (modality, arm)), None)
+
+    def arms_of(self, modality: str) -> list[str]:
+        """Return the arms that a modality has."""
+        return [*(arm for arm in (DATA2VEC, CONTROL) if self.network(modality, arm)), RANDOM]
+
+    def pretraining(self) -> Iterator[Cell]:
+        """Yield a cell for each network."""
+        for network in self.networks:
+            yield Cell(f"pretrain-{network.recipe}", partial(self._pretrain, network))
+
+    def _pretrain(self, network: Network) -> Result:
+        run, encoder = self.cells.out / "runs" / network.recipe, self.encoder(network.recipe)
+        words = [f"launch/pretrain_{network.modality}.py", "--recipe", network.recipe, "--data", self.place(network.data)]
+        self._launch([*words, "--run-dir", run], network.settings, f"pretrain-{network.recipe}")
+        if not encoder.exists():
+            self.cells.run(["launch/convert.py", "weights", "--from", run, "--run-dir", encoder], self._log("convert"))
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        steps = [later["step"] - earlier["step"] for earlier, later in zip([{"step": 0}, *rows], rows, strict=False)]
+        seconds = sum(row["step_seconds"] * number for row, number in zip(rows, steps, strict=True))
+        kept = ("step", "samples", "tokens", "explained_variance", "target_rank", "neighbour_correlation", "frontend_std", "eval_loss")
+        return {"seconds": round(seconds, 1), "metrics": {key: rows[-1][key] for key in kept if key in rows[-1]}}
+
+    def probes(self) -> Iterator[Cell]:
+        """Yield a cell for each network and each data set on which its frozen features are probed."""
+        for network in self.networks:
+            for text in CLOZE if network.modality == "text" else ():
+                yield Cell(f"probe-{text}-{network.recipe}", partial(self._probe, network, text, ["--task", "cloze"]))
+            for task in self.tasks:
+                if task.modality == network.modality and task.name == "classify":
+                    words = ["--task", "classify", "--label-column", task.label_column]
+                    yield Cell(f"probe-{task.data}-{network.recipe}", partial(self._probe, network, task.data, words))
+
+    def _probe(self, network: Network, data: str, words: Sequence[str]) -> Result:
+        out = self.cells.out / "probes" / f"{network.recipe}-{data}"
+        place = self.place(data) / "test" if data == network.data and words[-1] == "cloze" else self.place(data)
+        source = ["--from", self.encoder(network.recipe), "--data", place, "--out", out]
+        self.cells.run(["launch/probe.py", *source, *words], self._log(f"probe-{network.recipe}-{data}"))
+        (entry,) = json.loads((out / "results.json").read_text())
+        kept = ("metric", "mean", "std", "layer", "random_init", "random_init_std", "majority", "num_test", "by_layer")
+        found = {key: entry[key] for key in (*kept, "random_init_by_layer", "probes") if key in entry}
+        shutil.rmtree(out)
+        return {**found, "standard_error": found.pop("std")}
+
+    def choices(self) -> Iterator[Cell]:
+        """Yield the cells that compare learning rates on validation data: one run for each rate of each arm and task."""
+        for task, budget, arm in self._all():
+            for rate in task.rates if budget.chosen_at == budget.labels else ():
+                yield Cell(choice_name(task, budget, arm, rate), partial(self._choose, task, budget, arm, rate))
+
+    def _all(self) -> Iterator[tuple[Task, Budget, str]]:
+        for task in self.tasks:
+            for budget, arm in product(task.budgets, self.arms_of(task.modality)):
+                yield task, budget, arm
+
+    def _choose(self, task: Task, budget: Budget, arm: str, rate: str) -> Result:
+        return self._finetune(task, budget, arm, rate, choice_name(task, budget, arm, rate), ("data.test_splits=",))
+
+    def finetuning(self) -> Iterator[Cell]:
+        """Yield a cell for each task, number of labels and arm: all seeds with the rate that was chosen."""
+        for task, budget, arm in self._all():
+            yield Cell(finetune_name(task, budget, arm), partial(self._finetune_seeds, task, budget, arm))
+
+    def _finetune_seeds(self, task: Task, budget: Budget, arm: str) -> Result:
+        rate = self.best_rate(task, budget, arm)
+        return self._finetune(task, budget, arm, rate, finetune_name(task, budget, arm), (f"finetune.seeds={SEEDS}",))
+
+    def best_rate(self, task: Task, budget: Budget, arm: str) -> str:
+        """Return the learning rate with the best validation metric, at the number of labels at which it is chosen."""
+        at = next(one for one in task.budgets if one.labels == budget.chosen_at)
+        found = {rate: self.cells.get(choice_name(task, at, arm, rate)) for rate in task.rates}
+        scores = {rate: one["mean"] for rate, one in found.items() if one is not None}
+        assert scores.keys() == found.keys(), "choices() come first"
+        return (min if task.is_error else max)(scores, key=lambda rate: scores[rate])
+
+    def _finetune(self, task: Task, budget: Budget, arm: str, rate: str, name: str, extent: Sequence[str]) -> Result:
+        folder, network = self.cells.out / "finetune" / name, self.network(task.modality, arm)
+        own = self.network(task.modality, DATA2VEC)
+        assert own is not None
+        source: list[object] = ["random", "--recipe", own.recipe] if network is None else [self.encoder(network.recipe)]
+        settings = [*task.sets(budget), f"optim.lr={rate}", *extent]
+        if network is None and task.modality == "text":
+            settings.append(f"finetune.tokenizer_from={self.encoder(own.recipe)}")
+        words = [f"launch/finetune_{task.modality}.py", "--from", *source, "--task", task.name, "--data", self.place(task.data)]
+        self._launch([*words, "--run-dir", folder], settings, name)
+        entry = json.loads((folder / "results.json").read_text())[0]
+        for checkpoints in folder.rglob("checkpoints"):
+            shutil.rmtree(checkpoints)
+        metric = entry["metrics"][task.metric]
+        return {"metric": task.metric, "rate": rate, "split": entry["split"], "num_test": entry["num_test"], **metric}
+
+    def _launch(self, words: Sequence[object], settings: Sequence[str], name: str) -> None:
+        """Run a launch script with a ds_config and settings."""
+        sets = [word for one in settings for word in ("--set", one)]
+        self.cells.run([*words, "--deepspeed_config", self.ds_config, *sets], self._log(name))
+
+    def _log(self, name: str) -> Path:
+        return self.cells.out / "logs" / f"{name}.log"
+
+    def place(self, data: str) -> Path:
+        """Return the folder of a data set. image-flowers has no test split: its validation split becomes one, so that the best checkpoint
+        is chosen on a part of its training split. Raises: ConfigError if it is not there."""
+        folder = self.data / data
+        if not folder.is_dir():
+            raise ConfigError(f"{folder}: no such folder; --data names the folder that has {data}")
+        if data != "image-flowers":
+            return folder
+        linked = self.cells.out / "data" / data
+        linked.mkdir(parents=True, exist_ok=True)
+        for split, name in (("train", "train"), ("test", "validation")):
+            link = linked / f"{split}.parquet"
+            if not link.is_symlink():
+                link.symlink_to((folder / f"{name}.parquet").resolve())
+        return linked
+
+
+def choice_name(task: Task, budget: Budget, arm: str, rate: str) -> str:
+    """Return the name of the cell that tries one learning rate."""
+    return f"choose-{task.data}-{budget.labels or 'all'}-{arm}-{rate}"
+
+
+def finetune_name(task: Task, budget: Budget, arm: str) -> str:
+    """Return the name of the cell of all seeds."""
+    return f"finetune-{task.data}-{budget.labels or 'all'}-{arm}"

@@ -1,0 +1,118 @@
+"""Cells of the comparison: each is one result that is computed once and kept in a file, so that an interrupted command goes on."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from recipes.cluster.checkout import ROOT
+from recipes.errors import ConfigError, Stopped
+from recipes.system.durable import write_text_atomically
+from recipes.system.processes import handling_stop_requests
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One result: its name, and the function that computes it."""
+
+    name: str
+    compute: Callable[[], Result]
+
+
+@dataclass
+class Cells:
+    """The finished cells of a folder, and the processes that compute others."""
+
+    out: Path
+    """Folder of the whole comparison."""
+    jobs: int
+    """Cells that are computed at the same time, each with one thread."""
+    _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _is_stopped: bool = False
+
+    def path(self, name: str) -> Path:
+        """Return the file of a cell."""
+        return self.out / "cells" / f"{name}.json"
+
+    def get(self, name: str) -> Result | None:
+        """Return the result of a cell; None if it is not finished. Raises: ConfigError if its file cannot be read."""
+        path = self.path(name)
+        try:
+            return json.loads(path.read_text())
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise ConfigError(f"{path}: cannot be read ({error}); remove it, and the same command computes it again") from None
+
+    def finish(self, cells: Iterable[Cell]) -> None:
+        """Compute the cells that are not finished, `jobs` at a time, in their order. Raises: Stopped after a request to stop; the error of
+        the first cell that fails, when those that run have ended."""
+        waiting = [cell for cell in cells if self.get(cell.name) is None]
+        with handling_stop_requests(self._stop), ThreadPoolExecutor(self.jobs) as pool:
+            futures = [pool.submit(self._compute, cell) for cell in waiting]
+            try:
+                for number, (cell, future) in enumerate(zip(waiting, futures, strict=True), start=1):
+                    result = future.result()
+                    print(f"{number}/{len(waiting)} {cell.name}: {in_words(result)}", flush=True)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _compute(self, cell: Cell) -> Result:
+        self._check_goes_on()
+        began = time.time()
+        result = cell.compute() | {"cell": cell.name, "date": datetime.now(UTC).date().isoformat()}
+        result.setdefault("seconds", round(time.time() - began, 1))
+        path = self.path(cell.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(path, json.dumps(result, indent=1) + "\n")
+        return result
+
+    def _check_goes_on(self) -> None:
+        if self._is_stopped:
+            raise Stopped("stopped on request; what is finished is kept, and the same command goes on")
+
+    def _stop(self, number: int, frame: object) -> None:
+        self._is_stopped = True
+        for process in list(self._running):
+            process.send_signal(signal.SIGTERM)  # a run saves
+
+    def run(self, words: Sequence[object], log: Path) -> None:
+        """Run one of the project's scripts with one thread. Its output is added to `log`. Raises: ConfigError if it ends with an error;
+        Stopped."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        texts = [str(word) for word in words]
+        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        with log.open("a") as file:
+            with self._lock:
+                self._check_goes_on()
+                process = subprocess.Popen(
+                    [sys.executable, *texts], cwd=ROOT, env=env, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                )
+                self._running.add(process)
+            code = process.wait()
+        self._running.discard(process)
+        self._check_goes_on()
+        if code:
+            raise ConfigError(f"{shlex.join(texts)} ended with {code}; {log} has the reason")
+
+
+def in_words(result: Result) -> str:
+    """Return a result in a few words."""
+    if "mean" in result:
+        error = result.get("standard_error")
+        return f"{result['mean']:.4f}" + (f" +- {error:.4f}" if error is not None else "") + f", {result['seconds'] / 60:.1f} min"
+    return f"{result['seconds'] / 60:.1f} min"

@@ -1,0 +1,35 @@
+"""Pre-trains the small recipes and their controls, judges them against random weights and simple baselines, and writes the tables and
+pictures of docs/results.md. `make results` calls it. What is finished is not computed again, so an interrupted command goes on.
+
+python benchmarks/small_results.py --data DATA --out runs/results
+
+DATA has the folders text-novels, cls-mr, speech-fsdd, image-flowers and so on.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from recipes.cluster.checkout import ROOT
+from recipes.cluster.command import exit_code_of
+from results.arms import Arms
+from results.cells import Cells
+
+
+def main() -> int:
+    """Parse the flags, and compute what is not finished. Returns the exit code 0."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results", help="folder for runs and results (default: %(default)s)")
+    parser.add_argument("--deepspeed_config", type=Path, default=ROOT / "ds_configs" / "zero3_cpu_bf16.json", help="for all runs")
+    parser.add_argument("--jobs", type=int, default=2, help="cells at the same time, each with one thread (default: %(default)s)")
+    args = parser.parse_args()
+    cells = Cells(args.out.resolve(), args.jobs)
+    arms = Arms(cells, args.data.resolve(), args.deepspeed_config.resolve())
+    for stage in (arms.pretraining, arms.probes, arms.choices, arms.finetuning):
+        cells.finish(stage())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code_of(main))
