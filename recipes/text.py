@@ -8,6 +8,7 @@ from model.frontends.config import TextFrontendConfig
 from recipes.config import OptimConfig, Recipe, RunConfig
 from recipes.data_config import TextDataConfig
 from recipes.masked_config import MlmConfig
+from recipes.settings import with_values
 
 
 def text_base() -> Recipe:
@@ -134,12 +135,7 @@ def text_small() -> Recipe:
 
     deepspeed launch/pretrain_text.py --recipe text_small --data text-novels/ --deepspeed_config ds_configs/zero3_cpu_bf16.json
     """
-    tiny = text_tiny()
-    return replace(
-        tiny,
-        name="text_small",
-        frontend=TextFrontendConfig(vocab_size=8000, max_positions=512, positions="relative", embedding_init_std=0.1),
-    )
+    return replace(with_values(text_tiny(), {"frontend.vocab_size": 8000}), name="text_small")
 
 
 def text_small_mlm() -> Recipe:
