@@ -14,6 +14,8 @@ from recipes.cluster.checkout import ROOT
 from recipes.cluster.command import exit_code_of
 from results.arms import Arms
 from results.cells import Cells
+from results.curves import write_curves
+from results.page import write_page
 
 
 def main() -> int:
@@ -22,12 +24,16 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results", help="folder for runs and results (default: %(default)s)")
     parser.add_argument("--deepspeed_config", type=Path, default=ROOT / "ds_configs" / "zero3_cpu_bf16.json", help="for all runs")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="page whose tables are written")
+    parser.add_argument("--only-page", action="store_true", help="compute nothing: write tables and pictures of what is finished")
     parser.add_argument("--jobs", type=int, default=2, help="cells at the same time, each with one thread (default: %(default)s)")
     args = parser.parse_args()
     cells = Cells(args.out.resolve(), args.jobs)
     arms = Arms(cells, args.data.resolve(), args.deepspeed_config.resolve())
-    for stage in (arms.pretraining, arms.probes, arms.choices, arms.finetuning):
+    for stage in () if args.only_page else (arms.pretraining, arms.probes, arms.choices, arms.finetuning, arms.baselines):
         cells.finish(stage())
+    write_page(args.page, arms)
+    write_curves(args.page.with_suffix(""), arms)
     return 0
 
 

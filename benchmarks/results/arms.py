@@ -1,6 +1,7 @@
 """The cells of networks: pre-training, probes and fine-tuning, each by the project's own commands."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from recipes.errors import ConfigError
+from results.baselines import BASELINES, names_of, scored
 from results.cells import Cell, Cells, Result
 from results.tasks import CLOZE, CONTROL, DATA2VEC, NETWORKS, RANDOM, SEEDS, TASKS, Budget, Network, Task
 
@@ -116,10 +118,27 @@ class Arms:
         words = [f"launch/finetune_{task.modality}.py", "--from", *source, "--task", task.name, "--data", self.place(task.data)]
         self._launch([*words, "--run-dir", folder], settings, name)
         entry = json.loads((folder / "results.json").read_text())[0]
-        for checkpoints in folder.rglob("checkpoints"):
-            shutil.rmtree(checkpoints)
+        unneeded = ("checkpoints",) if name == finetune_name(task, budget, DATA2VEC) else ("checkpoints", "prepared")  # baselines read it
+        for found in [path for each in unneeded for path in folder.rglob(each)]:
+            shutil.rmtree(found)
         metric = entry["metrics"][task.metric]
         return {"metric": task.metric, "rate": rate, "split": entry["split"], "num_test": entry["num_test"], **metric}
+
+    def baselines(self) -> Iterator[Cell]:
+        """Yield a cell for each simple baseline of each task and number of labels. They read what the fine-tuned networks read."""
+        for task in self.tasks:
+            for budget, name in product(task.budgets, names_of(task.modality, task.name)):
+                yield Cell(baseline_name(task, budget, name), partial(self._baseline, task, budget, name))
+
+    def _baseline(self, task: Task, budget: Budget, name: str) -> Result:
+        make, classifier = BASELINES[task.modality, task.name][name]
+        folder = self.cells.out / "finetune" / finetune_name(task, budget, DATA2VEC) / "seed_1" / "prepared"
+        return {"baseline": name, **scored(make, classifier, folder, "test")}
+
+    def best_baseline(self, task: Task, budget: Budget) -> Result | None:
+        """Return the finished baseline with the best validation accuracy; None if there is none."""
+        found = [self.cells.get(baseline_name(task, budget, name)) for name in names_of(task.modality, task.name)]
+        return max((one for one in found if one), key=lambda one: one["validation"], default=None)
 
     def _launch(self, words: Sequence[object], settings: Sequence[str], name: str) -> None:
         """Run a launch script with a ds_config and settings."""
@@ -149,6 +168,11 @@ class Arms:
 def choice_name(task: Task, budget: Budget, arm: str, rate: str) -> str:
     """Return the name of the cell that tries one learning rate."""
     return f"choose-{task.data}-{budget.labels or 'all'}-{arm}-{rate}"
+
+
+def baseline_name(task: Task, budget: Budget, name: str) -> str:
+    """Return the name of the cell of a baseline."""
+    return f"baseline-{task.data}-{budget.labels or 'all'}-{re.sub('[^a-z]+', '-', name.lower())}"
 
 
 def finetune_name(task: Task, budget: Budget, arm: str) -> str:

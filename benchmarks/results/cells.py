@@ -42,6 +42,7 @@ class Cells:
     _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _is_stopped: bool = False
+    _first_error: BaseException | None = None
 
     def path(self, name: str) -> Path:
         """Return the file of a cell."""
@@ -59,7 +60,7 @@ class Cells:
 
     def finish(self, cells: Iterable[Cell]) -> None:
         """Compute the cells that are not finished, `jobs` at a time, in their order. Raises: Stopped after a request to stop; the error of
-        the first cell that fails, when those that run have ended."""
+        the first cell that fails. Those that run save before."""
         waiting = [cell for cell in cells if self.get(cell.name) is None]
         with handling_stop_requests(self._stop), ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(self._compute, cell) for cell in waiting]
@@ -68,13 +69,20 @@ class Cells:
                     result = future.result()
                     print(f"{number}/{len(waiting)} {cell.name}: {in_words(result)}", flush=True)
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+                pool.shutdown(cancel_futures=True)
+                assert self._first_error is not None
+                raise self._first_error from None
 
     def _compute(self, cell: Cell) -> Result:
         self._check_goes_on()
         began = time.time()
-        result = cell.compute() | {"cell": cell.name, "date": datetime.now(UTC).date().isoformat()}
+        try:
+            result = cell.compute()
+        except BaseException as error:
+            self._first_error = self._first_error or error
+            self._stop()  # no other cell begins
+            raise
+        result |= {"cell": cell.name, "date": datetime.now(UTC).date().isoformat()}
         result.setdefault("seconds", round(time.time() - began, 1))
         path = self.path(cell.name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,10 +93,11 @@ class Cells:
         if self._is_stopped:
             raise Stopped("stopped on request; what is finished is kept, and the same command goes on")
 
-    def _stop(self, number: int, frame: object) -> None:
+    def _stop(self, *signal_and_frame: object) -> None:
+        """Begin no other cell, and ask the scripts that run to save and end."""
         self._is_stopped = True
         for process in list(self._running):
-            process.send_signal(signal.SIGTERM)  # a run saves
+            process.send_signal(signal.SIGTERM)
 
     def run(self, words: Sequence[object], log: Path) -> None:
         """Run one of the project's scripts with one thread. Its output is added to `log`. Raises: ConfigError if it ends with an error;
