@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -64,25 +64,26 @@ class Cells:
         waiting = [cell for cell in cells if self.get(cell.name) is None]
         with handling_stop_requests(self._stop), ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(self._compute, cell) for cell in waiting]
-            try:
-                for number, (cell, future) in enumerate(zip(waiting, futures, strict=True), start=1):
-                    result = future.result()
-                    print(f"{number}/{len(waiting)} {cell.name}: {in_words(result)}", flush=True)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                assert self._first_error is not None
-                raise self._first_error from None
+            for future in futures:
+                future.add_done_callback(self._end_others)
+            for number, (cell, future) in enumerate(zip(waiting, futures, strict=True), start=1):
+                wait([future])
+                if self._first_error is None:
+                    print(f"{number}/{len(waiting)} {cell.name}: {in_words(future.result())}", flush=True)
+        if self._first_error is not None:
+            raise self._first_error
+
+    def _end_others(self, future: Future[Result]) -> None:
+        """After the first cell that fails, begin no other one, and stop those that run."""
+        error = future.exception()
+        if error is not None and self._first_error is None:
+            self._first_error = error
+            self._stop()
 
     def _compute(self, cell: Cell) -> Result:
         self._check_goes_on()
         began = time.time()
-        try:
-            result = cell.compute()
-        except BaseException as error:
-            self._first_error = self._first_error or error
-            self._stop()  # no other cell begins
-            raise
-        result |= {"cell": cell.name, "date": datetime.now(UTC).date().isoformat()}
+        result = cell.compute() | {"cell": cell.name, "date": datetime.now(UTC).date().isoformat()}
         result.setdefault("seconds", round(time.time() - began, 1))
         path = self.path(cell.name)
         path.parent.mkdir(parents=True, exist_ok=True)
