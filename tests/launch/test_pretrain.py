@@ -40,7 +40,7 @@ def test_help_has_an_example_and_is_quick_and_torch_free(modality: str, tmp_path
     done = run_command([sys.executable, "-c", program], tmp_path, 30)
     assert (done.returncode, done.stderr) == (0, "set()\n")
     assert time.perf_counter() - begin < 5, "0.2 s on an idle machine"
-    assert f"deepspeed launch/pretrain_{modality}.py" in done.stdout and f"{modality}_tiny, {modality}_base" in done.stdout
+    assert f"deepspeed launch/pretrain_{modality}.py" in done.stdout and f"{modality}_tiny, {modality}_small" in done.stdout
     assert "--local_rank" not in done.stdout, "the flag is for launchers, not for users"
 
 

@@ -73,7 +73,7 @@ def test_a_shipped_name_has_priority_and_nothing_is_imported_for_it() -> None:
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("text_huge", r"unknown; there are text_tiny, text_base, .*, or FILE\.py:FUNCTION for one of your own"),
+        ("text_huge", r"unknown; there are text_tiny, text_small, .*, or FILE\.py:FUNCTION for one of your own"),
         ("text_tinny", r"unknown; did you mean text_tiny\? there are text_tiny"),
         ("vision_tiny", r"a recipe of modality vision, for launch/\*_vision\.py; here there are text_tiny"),
         ("own_recipes:mine", r"unknown; there are text_tiny"),

@@ -122,7 +122,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"mask.kind": "span"}, "mask.kind 'span' is unknown for its modality, which has token"),
     ({"mask.kind": 3}, "mask.kind 3 is unknown for its modality, which has token"),
     ({"model.kind": "big"}, "model.kind 'big' is unknown for its modality"),
-    ({"objective.kind": "guess"}, "objective.kind 'guess' is unknown; it is one of data2vec, classify, regress, ctc, or module:Name"),
+    (
+        {"objective.kind": "guess"},
+        "objective.kind 'guess' is unknown; it is one of data2vec, mlm, pixels, classify, regress, ctc, or module:Name",
+    ),
     ({"objective.kind": "nowhere_at_all:Guess"}, "objective.kind 'nowhere_at_all:Guess' cannot be imported (No module named"),
     ({"objective.kind": "json:dumps"}, "objective.kind 'json:dumps' is no objective: it has no Config, which is its section of the recipe"),
     ({"objective.wheels": 3}, f"has the key objective.wheels, {NEWER}"),

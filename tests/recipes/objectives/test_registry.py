@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from recipes import objective_config
+from recipes import objective_kinds
 from recipes.errors import ConfigError
 from recipes.objective_config import ObjectiveConfig
 from recipes.objectives.data2vec import Data2Vec
@@ -13,6 +13,7 @@ from recipes.objectives.registry import OBJECTIVES, objective_class
 from tests.distributed import run_distributed
 from tests.recipes.engine.test_build import resolved
 
+KNOWN = "data2vec, mlm, pixels, classify, regress, ctc"
 OUTSIDE = "tests.recipes.objectives.test_registry:Outside"
 
 
@@ -33,7 +34,7 @@ class Outside:
 
 
 def test_the_table_has_the_sections_that_recipes_may_have() -> None:
-    assert {kind: one.Config for kind, one in OBJECTIVES.items()} == objective_config.OBJECTIVES
+    assert {kind: one.Config for kind, one in OBJECTIVES.items()} == objective_kinds.OBJECTIVES
     assert objective_class("data2vec") is Data2Vec
 
 
@@ -47,12 +48,11 @@ def test_an_objective_outside_of_this_repository_is_imported() -> None:
     [
         (
             "jepa",
-            "objective.kind 'jepa' is unknown; it is one of data2vec, classify, regress, ctc, or module:Name of one that Python can import",
+            f"objective.kind 'jepa' is unknown; it is one of {KNOWN}, or module:Name of one that Python can import",
         ),
         (
             ":Name",
-            "objective.kind ':Name' is unknown; it is one of data2vec, classify, regress, ctc, or module:Name of one that Python can "
-            "import",
+            f"objective.kind ':Name' is unknown; it is one of {KNOWN}, or module:Name of one that Python can import",
         ),
         ("nowhere:X", "objective.kind 'nowhere:X' cannot be imported (No module named 'nowhere'); put its folder on PYTHONPATH"),
         (

@@ -102,7 +102,7 @@ def test_a_function_that_returns_no_recipe_is_a_one_line_error_even_with_an_unkn
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="--recipe text_huge: unknown; there are text_tiny, text_base"):
+    with pytest.raises(ConfigError, match="--recipe text_huge: unknown; there are text_tiny, text_small, "):
         resolve_recipe("text_huge", RECIPES["text"], [], None)
 
 
