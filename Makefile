@@ -1,10 +1,11 @@
 # A fresh machine needs python3 (3.11 or 3.12, with venv), make and a C++ compiler:
 #     make quickstart     install, then pre-train text_tiny on the shipped sample and probe it
 #     make test           install, then the CPU test suite
+#     make results     install, then what the small recipes are worth: hours, from the data sets in DATA
 #     make wheels         install, then collect into wheels/ what a GPU machine without network lacks
 # Where the package index serves torch with CUDA only and there is no GPU, name an index with CPU builds: make .venv TORCH_INDEX=URL
 
-.PHONY: .venv quickstart compiled test test-slow test-slurm lint docs wheels
+.PHONY: .venv quickstart compiled test test-slow test-slurm lint docs results wheels
 
 # ninja, which DeepSpeed's first run needs for its CPU collectives, is looked up on PATH
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -50,6 +51,12 @@ lint: .venv
 # docs/settings.md is made from the docstrings of the settings
 docs: .venv
 	.venv/bin/python -m recipes.reference
+
+# Finished cells are in docs/results/ and are not computed again; KEPT=runs/mine computes all from nothing. What is interrupted goes on.
+DATA ?= ../shared/data
+KEPT ?= docs/results
+results: .venv compiled
+	.venv/bin/python benchmarks/small_results.py --data $(DATA) --kept $(KEPT)
 
 # benchmarks/wheels.txt says what is carried and why. A second run collects again only where that list or .venv has changed.
 wheels: wheels/.collected

@@ -1,9 +1,10 @@
 """Pre-trains the small recipes and their controls, judges them against random weights and simple baselines, and writes the tables and
 pictures of docs/results.md. `make results` calls it. What is finished is not computed again, so an interrupted command goes on.
 
-python benchmarks/small_results.py --data DATA --out runs/results
+python benchmarks/small_results.py --data DATA
 
-DATA has the folders text-novels, cls-mr, speech-fsdd, image-flowers and so on.
+DATA has the folders text-novels, cls-mr, speech-fsdd, image-flowers and so on. The finished cells of this release are in docs/results/:
+with `--kept runs/mine` everything is computed from nothing.
 """
 
 import argparse
@@ -17,23 +18,26 @@ from results.cells import Cells
 from results.curves import write_curves
 from results.page import write_page
 
+RESULTS = ROOT / "docs" / "results"
+
 
 def main() -> int:
     """Parse the flags, and compute what is not finished. Returns the exit code 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results", help="folder for runs and results (default: %(default)s)")
+    parser.add_argument("--kept", type=Path, default=RESULTS, help="folder of the finished cells and encoders (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results", help="folder for runs and logs (default: %(default)s)")
     parser.add_argument("--deepspeed_config", type=Path, default=ROOT / "ds_configs" / "zero3_cpu_bf16.json", help="for all runs")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="page whose tables are written")
     parser.add_argument("--only-page", action="store_true", help="compute nothing: write tables and pictures of what is finished")
     parser.add_argument("--jobs", type=int, default=2, help="cells at the same time, each with one thread (default: %(default)s)")
     args = parser.parse_args()
-    cells = Cells(args.out.resolve(), args.jobs)
+    cells = Cells(args.out.resolve(), args.kept.resolve(), args.jobs)
     arms = Arms(cells, args.data.resolve(), args.deepspeed_config.resolve())
-    for stage in () if args.only_page else (arms.pretraining, arms.probes, arms.choices, arms.finetuning, arms.baselines):
+    for stage in () if args.only_page else (arms.pretraining, arms.probes, arms.choices, arms.finetuning):
         cells.finish(stage())
     write_page(args.page, arms)
-    write_curves(args.page.with_suffix(""), arms)
+    write_curves(cells.kept, arms)
     return 0
 
 

@@ -1,7 +1,6 @@
 """The cells of networks: pre-training, probes and fine-tuning, each by the project's own commands."""
 
 import json
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from recipes.errors import ConfigError
-from results.baselines import BASELINES, names_of, scored
+from results.baselines import BASELINES, scored
 from results.cells import Cell, Cells, Result
 from results.tasks import CLOZE, CONTROL, DATA2VEC, NETWORKS, RANDOM, SEEDS, TASKS, Budget, Network, Task
 
@@ -25,10 +24,11 @@ class Arms:
     ds_config: Path
     tasks: Sequence[Task] = TASKS
     networks: Sequence[Network] = NETWORKS
+    seeds: int = SEEDS
 
     def encoder(self, recipe: str) -> Path:
         """Return the run dir with the final weights of a network."""
-        return self.cells.out / "encoders" / recipe
+        return self.cells.kept / "encoders" / recipe
 
     def network(self, modality: str, arm: str) -> Network | None:
         """Return the pre-trained network of a modality and an arm; None if there is none."""
@@ -88,16 +88,34 @@ class Arms:
                 yield task, budget, arm
 
     def _choose(self, task: Task, budget: Budget, arm: str, rate: str) -> Result:
-        return self._finetune(task, budget, arm, rate, choice_name(task, budget, arm, rate), ("data.test_splits=",))
+        name = choice_name(task, budget, arm, rate)
+        result = self._finetune(task, budget, arm, rate, name, ("data.test_splits=",))
+        self._empty(name)
+        return result
 
     def finetuning(self) -> Iterator[Cell]:
-        """Yield a cell for each task, number of labels and arm: all seeds with the rate that was chosen."""
+        """Yield a cell for each task, number of labels and arm: all seeds with the rate that was chosen. That of data2vec has the simple
+        baselines too, which read the samples that were prepared for it."""
         for task, budget, arm in self._all():
             yield Cell(finetune_name(task, budget, arm), partial(self._finetune_seeds, task, budget, arm))
 
     def _finetune_seeds(self, task: Task, budget: Budget, arm: str) -> Result:
         rate = self.best_rate(task, budget, arm)
-        return self._finetune(task, budget, arm, rate, finetune_name(task, budget, arm), (f"finetune.seeds={SEEDS}",))
+        name = finetune_name(task, budget, arm)
+        result = self._finetune(task, budget, arm, rate, name, (f"finetune.seeds={self.seeds}",))
+        if arm == DATA2VEC:
+            simple, prepared = BASELINES.get((task.modality, task.name), {}), self._run_dir(name) / "seed_1" / "prepared"
+            result["baselines"] = {each: scored(*made, prepared, "test") for each, made in simple.items()}
+        self._empty(name)
+        return result
+
+    def _run_dir(self, name: str) -> Path:
+        return self.cells.out / "finetune" / name
+
+    def _empty(self, name: str) -> None:
+        """Remove what takes much space in a fine-tuned run."""
+        for found in [path for each in ("checkpoints", "prepared") for path in self._run_dir(name).rglob(each)]:
+            shutil.rmtree(found)
 
     def best_rate(self, task: Task, budget: Budget, arm: str) -> str:
         """Return the learning rate with the best validation metric, at the number of labels at which it is chosen."""
@@ -108,7 +126,7 @@ class Arms:
         return (min if task.is_error else max)(scores, key=lambda rate: scores[rate])
 
     def _finetune(self, task: Task, budget: Budget, arm: str, rate: str, name: str, extent: Sequence[str]) -> Result:
-        folder, network = self.cells.out / "finetune" / name, self.network(task.modality, arm)
+        folder, network = self._run_dir(name), self.network(task.modality, arm)
         own = self.network(task.modality, DATA2VEC)
         assert own is not None
         source: list[object] = ["random", "--recipe", own.recipe] if network is None else [self.encoder(network.recipe)]
@@ -118,27 +136,13 @@ class Arms:
         words = [f"launch/finetune_{task.modality}.py", "--from", *source, "--task", task.name, "--data", self.place(task.data)]
         self._launch([*words, "--run-dir", folder], settings, name)
         entry = json.loads((folder / "results.json").read_text())[0]
-        unneeded = ("checkpoints",) if name == finetune_name(task, budget, DATA2VEC) else ("checkpoints", "prepared")  # baselines read it
-        for found in [path for each in unneeded for path in folder.rglob(each)]:
-            shutil.rmtree(found)
         metric = entry["metrics"][task.metric]
         return {"metric": task.metric, "rate": rate, "split": entry["split"], "num_test": entry["num_test"], **metric}
 
-    def baselines(self) -> Iterator[Cell]:
-        """Yield a cell for each simple baseline of each task and number of labels. They read what the fine-tuned networks read."""
-        for task in self.tasks:
-            for budget, name in product(task.budgets, names_of(task.modality, task.name)):
-                yield Cell(baseline_name(task, budget, name), partial(self._baseline, task, budget, name))
-
-    def _baseline(self, task: Task, budget: Budget, name: str) -> Result:
-        make, classifier = BASELINES[task.modality, task.name][name]
-        folder = self.cells.out / "finetune" / finetune_name(task, budget, DATA2VEC) / "seed_1" / "prepared"
-        return {"baseline": name, **scored(make, classifier, folder, "test")}
-
     def best_baseline(self, task: Task, budget: Budget) -> Result | None:
-        """Return the finished baseline with the best validation accuracy; None if there is none."""
-        found = [self.cells.get(baseline_name(task, budget, name)) for name in names_of(task.modality, task.name)]
-        return max((one for one in found if one), key=lambda one: one["validation"], default=None)
+        """Return the simple baseline with the best validation metric; None if none is finished."""
+        cell = self.cells.get(finetune_name(task, budget, DATA2VEC)) or {}
+        return max(cell.get("baselines", {}).values(), key=lambda one: one["validation"], default=None)
 
     def _launch(self, words: Sequence[object], settings: Sequence[str], name: str) -> None:
         """Run a launch script with a ds_config and settings."""
@@ -168,11 +172,6 @@ class Arms:
 def choice_name(task: Task, budget: Budget, arm: str, rate: str) -> str:
     """Return the name of the cell that tries one learning rate."""
     return f"choose-{task.data}-{budget.labels or 'all'}-{arm}-{rate}"
-
-
-def baseline_name(task: Task, budget: Budget, name: str) -> str:
-    """Return the name of the cell of a baseline."""
-    return f"baseline-{task.data}-{budget.labels or 'all'}-{re.sub('[^a-z]+', '-', name.lower())}"
 
 
 def finetune_name(task: Task, budget: Budget, arm: str) -> str:

@@ -4,7 +4,7 @@ read the samples that the networks are trained, chosen and tested on, from the p
 Shapes: N samples, C features, H, W pixels of a side.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,8 +177,3 @@ BASELINES: Mapping[tuple[str, str], Mapping[str, tuple[Make, Callable[[float], A
     ("speech", "classify"): {"ridge on log-spectra": (spectra, ridge)},
 }
 """(modality, task) -> name of a baseline -> its features and classifier."""
-
-
-def names_of(modality: str, task: str) -> Iterator[str]:
-    """Yield the names of the baselines of a task."""
-    yield from BASELINES.get((modality, task), {})

@@ -36,7 +36,9 @@ class Cells:
     """The finished cells of a folder, and the processes that compute others."""
 
     out: Path
-    """Folder of the whole comparison."""
+    """Folder of runs and logs, which are not needed when a cell is finished."""
+    kept: Path
+    """Folder of the results, each in a file below cells/, and of the encoders."""
     jobs: int
     """Cells that are computed at the same time, each with one thread."""
     _running: set[subprocess.Popen[bytes]] = field(default_factory=set)
@@ -46,7 +48,7 @@ class Cells:
 
     def path(self, name: str) -> Path:
         """Return the file of a cell."""
-        return self.out / "cells" / f"{name}.json"
+        return self.kept / "cells" / f"{name}.json"
 
     def get(self, name: str) -> Result | None:
         """Return the result of a cell; None if it is not finished. Raises: ConfigError if its file cannot be read."""

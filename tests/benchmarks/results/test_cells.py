@@ -25,7 +25,7 @@ def cell(name: str, calls: list[str], value: float = 0.5) -> Cell:
 
 
 def test_a_finished_cell_is_not_computed_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cells, calls = Cells(tmp_path, jobs=2), list[str]()
+    cells, calls = Cells(tmp_path, tmp_path, jobs=2), list[str]()
     cells.finish([cell("a", calls), cell("b", calls)])
     cells.finish([cell("a", calls), cell("b", calls), cell("c", calls, 0.25)])
     assert sorted(calls) == ["a", "b", "c"]
@@ -35,7 +35,7 @@ def test_a_finished_cell_is_not_computed_again(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_a_damaged_cell_is_named(tmp_path: Path) -> None:
-    cells = Cells(tmp_path, jobs=1)
+    cells = Cells(tmp_path, tmp_path, jobs=1)
     cells.path("a").parent.mkdir()
     cells.path("a").write_text("{")
     with pytest.raises(ConfigError, match=r"a\.json: cannot be read .*; remove it, and the same command computes it again"):
@@ -49,7 +49,7 @@ def script(tmp_path: Path, text: str) -> Path:
 
 
 def test_the_first_error_ends_the_rest_and_names_its_log(tmp_path: Path) -> None:
-    cells, calls = Cells(tmp_path / "out", jobs=1), list[str]()
+    cells, calls = Cells(tmp_path / "out", tmp_path, jobs=1), list[str]()
     fails = script(tmp_path, "print('the reason'); raise SystemExit(2)")
 
     def compute() -> Result:
@@ -64,7 +64,7 @@ def test_the_first_error_ends_the_rest_and_names_its_log(tmp_path: Path) -> None
 
 def test_the_error_of_a_cell_ends_those_beside_it(tmp_path: Path) -> None:
     """The first of the two is stopped, and the error is that of the second."""
-    cells = Cells(tmp_path / "out", jobs=2)
+    cells = Cells(tmp_path / "out", tmp_path, jobs=2)
     waits, fails = tmp_path / "waits.py", script(tmp_path, "raise SystemExit(3)")
     waits.write_text("import time; time.sleep(60)")
     computed = [Cell(name, partial(run_and_return, cells, path, tmp_path / "log")) for name, path in (("a", waits), ("b", fails))]
@@ -75,14 +75,14 @@ def test_the_error_of_a_cell_ends_those_beside_it(tmp_path: Path) -> None:
 
 
 def test_a_script_runs_with_one_thread(tmp_path: Path) -> None:
-    cells = Cells(tmp_path, jobs=1)
+    cells = Cells(tmp_path, tmp_path, jobs=1)
     cells.run([script(tmp_path, "import os; print(os.environ['OMP_NUM_THREADS'])")], tmp_path / "log")
     assert (tmp_path / "log").read_text().strip() == "1"
 
 
 def test_a_stop_lets_the_script_save_and_the_next_command_goes_on(tmp_path: Path) -> None:
     """The script is asked to stop by SIGTERM, writes that down and ends with 75."""
-    cells, calls, flag = Cells(tmp_path / "out", jobs=1), list[str](), tmp_path / "flag"
+    cells, calls, flag = Cells(tmp_path / "out", tmp_path, jobs=1), list[str](), tmp_path / "flag"
     waits = script(
         tmp_path,
         f"""import signal, sys, time, pathlib
@@ -103,7 +103,7 @@ time.sleep(60)
         cells.finish([cell("a", calls), Cell("b", partial(run_and_return, cells, waits, tmp_path / "log")), cell("c", calls)])
     thread.join()
     assert flag.read_text() == "saved" and calls == ["a"]
-    Cells(tmp_path / "out", jobs=1).finish([cell("a", calls), cell("b", calls), cell("c", calls)])
+    Cells(tmp_path / "out", tmp_path, jobs=1).finish([cell("a", calls), cell("b", calls), cell("c", calls)])
     assert calls == ["a", "b", "c"]
 
 
@@ -113,7 +113,7 @@ def run_and_return(cells: Cells, path: Path, log: Path) -> Result:
 
 
 def test_results_are_json(tmp_path: Path) -> None:
-    cells = Cells(tmp_path, jobs=1)
+    cells = Cells(tmp_path, tmp_path, jobs=1)
     cells.finish([cell("a", [])])
     assert json.loads(cells.path("a").read_text())["date"].count("-") == 2
     assert in_words({"seconds": 90}) == "1.5 min"
