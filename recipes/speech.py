@@ -143,7 +143,13 @@ def speech_small() -> Recipe:
 
     deepspeed launch/pretrain_speech.py --recipe speech_small --data speech-ocean762/ --deepspeed_config ds_configs/zero3_cpu_bf16.json
     """
-    return replace(speech_tiny(), name="speech_small")
+    tiny, updates = speech_tiny(), 6_000
+    return replace(
+        tiny,
+        name="speech_small",
+        optim=replace(tiny.optim, schedule_steps=updates, warmup_steps=300),
+        run=replace(tiny.run, max_steps=updates, save_steps=500, eval_steps=1_000),
+    )
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

@@ -135,7 +135,17 @@ def text_small() -> Recipe:
 
     deepspeed launch/pretrain_text.py --recipe text_small --data text-novels/ --deepspeed_config ds_configs/zero3_cpu_bf16.json
     """
-    return replace(with_values(text_tiny(), {"frontend.vocab_size": 8000}), name="text_small")
+    tiny, updates = text_tiny(), 22_000
+    return replace(
+        with_values(tiny, {"frontend.vocab_size": 8_000}),
+        name="text_small",
+        # post-LN fills in words as well, but is worse where it is fine-tuned
+        model=replace(tiny.model, block=replace(tiny.model.block, normalize_before=True)),
+        teacher=replace(tiny.teacher, ema_anneal_end_step=updates),
+        # 0.01 lets the mean of all features grow to four times their deviation
+        optim=replace(tiny.optim, weight_decay=0.1, schedule_steps=updates, warmup_steps=600),
+        run=replace(tiny.run, max_steps=updates, save_steps=1_000, eval_steps=2_000),
+    )
 
 
 def text_small_mlm() -> Recipe:

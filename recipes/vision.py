@@ -167,7 +167,15 @@ def vision_small() -> Recipe:
 
     deepspeed launch/pretrain_vision.py --recipe vision_small --data image-flowers/ --deepspeed_config ds_configs/zero3_cpu_bf16.json
     """
-    return replace(vision_tiny(), name="vision_small")
+    tiny, updates = vision_tiny(), 14_000
+    return replace(
+        tiny,
+        name="vision_small",
+        model=replace(tiny.model, num_layers=3, hidden_size=128, ffn_hidden_size=512),
+        teacher=replace(tiny.teacher, ema_anneal_end_step=updates // 2, layer_norms=("instance",)),
+        optim=replace(tiny.optim, schedule_steps=updates, warmup_steps=updates // 10),
+        run=replace(tiny.run, max_steps=updates, global_batch_size=64, save_steps=1_000, eval_steps=2_000, eval_samples=128),
+    )
 
 
 def vision_small_pixels() -> Recipe:

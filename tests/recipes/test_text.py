@@ -82,8 +82,8 @@ def test_published_and_measured_numbers_are_frozen(name: str, numbers: Numbers) 
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_blocks_are_plain_post_ln_ones(name: str) -> None:
-    assert RECIPES[name]().model.block == BlockConfig()
+def test_blocks_are_plain_post_ln_ones_but_for_those_of_small(name: str) -> None:
+    assert RECIPES[name]().model.block == BlockConfig(normalize_before="small" in name)
 
 
 def test_the_tiny_batch_divides_over_eight_ranks() -> None:
