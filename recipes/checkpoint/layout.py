@@ -112,6 +112,13 @@ def best_folder(run_dir: Path) -> Path | None:
     return folder if (folder / MANIFEST).is_file() else None
 
 
+def name_best(run_dir: Path, step: int) -> None:
+    """Name the checkpoint after `step` updates in the file checkpoints/best, unless it is named there or is not complete."""
+    folder = step_folder(run_dir, step)
+    if (folder / MANIFEST).is_file() and best_folder(run_dir) != folder:
+        write_text_atomically(folder.parent / BEST, folder.name + "\n")
+
+
 def step_folder(run_dir: Path, step: int) -> Path:
     """Return the path of the checkpoint folder after `step` optimizer updates, such as checkpoints/step_00000100 of the run dir."""
     return run_dir / "checkpoints" / f"{PREFIX}{step:08d}"

@@ -17,12 +17,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from recipes.checkpoint.layout import (
-    BEST,
     Counters,
     FileEntry,
     Manifest,
     Range,
     check_files,
+    name_best,
     range_to_json,
     read_manifest,
     step_folder,
@@ -159,7 +159,7 @@ class CheckpointSaver:
         sync(target.parent)
         sync(self._run_dir)  # the first save has created the folder checkpoints/
         if manifest.metadata.get("best", {}).get("step") == manifest.counters.step:  # before `latest`: a run that resumes here has it
-            write_text_atomically(target.parent / BEST, target.name + "\n")
+            name_best(self._run_dir, manifest.counters.step)
         write_text_atomically(target.parent / "latest", target.name + "\n")
 
     def _clean_up(self, temporary: Path, problem: str | None) -> None:

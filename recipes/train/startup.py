@@ -9,7 +9,7 @@ from typing import Any
 
 from model.parallel import Parallel, init_parallel
 from recipes.check import check_optim, check_profile, how_to_continue
-from recipes.checkpoint.layout import Counters, Manifest, newest, read_manifest, step_folder, step_of
+from recipes.checkpoint.layout import Counters, Manifest, name_best, newest, read_manifest, step_folder, step_of
 from recipes.checkpoint.restore import load_newest, load_weights
 from recipes.checkpoint.retention import remove_leftovers
 from recipes.checkpoint.save import CheckpointSaver
@@ -250,6 +250,8 @@ class StartUp:
         best = BestEvaluation.of(manifest.metadata if manifest else {})
         saver = CheckpointSaver(self.path, objective, world, recipe.checkpoint, run_dir.check if run_dir else None)
         saving, spikes = Saving(saver, recipe, run_info, counters.step, run_dir, best=best), SpikeStatistic(recipe.guard)
+        if run_dir and best.value is not None:
+            name_best(self.path, best.step)  # a kill can have come between a checkpoint and its name
         if manifest:
             spikes.load(manifest.metadata["spikes"])
             objective.load_state(manifest.metadata.get("objective", {}))

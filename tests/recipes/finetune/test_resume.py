@@ -142,3 +142,17 @@ from tests.launching import tiny_recipe
 def small():
     return tiny_recipe(frontend__vocab_size=150)
 """
+
+
+def test_killed_before_its_best_checkpoint_was_named_it_is_named_when_the_run_goes_on(
+    tiny_run: Path, reviews: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run_dir, expected = Path(shutil.copytree(undisturbed, tmp_path / "run")), named_best(undisturbed)
+    for folder in candidates(run_dir):
+        if folder.name > expected:
+            shutil.rmtree(folder)
+    (run_dir / "checkpoints" / "best").unlink()
+    assert candidates(run_dir)[0].name == expected and best_folder(run_dir) is None
+    done = finetune(reviews, tiny_run, run_dir, *PATIENT)
+    assert done.returncode == 0 and "resumed at step" in done.stdout, done.stderr + done.stdout
+    assert named_best(run_dir) == expected

@@ -92,20 +92,20 @@ def test_the_outcome_of_a_save_that_was_running_at_the_next_best_one_is_not_lost
 
 def fail_on_a_full_disk(prepared: Path, folder: Path) -> dict[str, Any]:
     """Save the best steps 2 and 4, the second on a full disk. Return what checkpoints/best names after each, and at the end."""
-    from recipes.checkpoint import save
+    from recipes.checkpoint import layout
     from recipes.train.saving import Saving
     from tests.recipes.checkpoint.live_run import LiveRun
 
     run, best = LiveRun(small_recipe("text", "run.save_steps=3"), Topology(), prepared, folder), BestEvaluation()
     saving, named = Saving(run.saver, small_recipe("text", "run.save_steps=3"), {}, 0, None, best=best), list[str]()
-    write = save.write_text_atomically
+    write = layout.write_text_atomically
 
     def refuse(path: Path, text: str) -> None:
         if path.name == "best" and text.strip() == step_folder(folder, 4).name:
             raise OSError(28, "No space left on device", str(path))
         write(path, text)
 
-    save.write_text_atomically = refuse
+    layout.write_text_atomically = refuse
     for step, value in ((2, 0.5), (4, 0.9), (5, 0.4), (6, 0.7)):
         is_best = best.note(ACCURACY, {"accuracy": value}, step)
         saving.save_if_due(Counters(step=step), lambda step=step: {"loss_scaler": {}, **best.state(step)}, is_asked=is_best)
