@@ -1,7 +1,7 @@
 # A fresh machine needs python3 (3.11 or 3.12, with venv), make and a C++ compiler:
 #     make quickstart     install, then pre-train text_tiny on the shipped sample and probe it
 #     make test           install, then the CPU test suite
-#     make results     install, then what the small recipes are worth: hours, from the data sets in DATA
+#     make results        install, then what the small recipes are worth: hours, from the data sets in DATA
 #     make wheels         install, then collect into wheels/ what a GPU machine without network lacks
 # Where the package index serves torch with CUDA only and there is no GPU, name an index with CPU builds: make .venv TORCH_INDEX=URL
 

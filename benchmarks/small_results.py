@@ -18,21 +18,21 @@ from results.cells import Cells
 from results.curves import write_curves
 from results.page import write_page
 
-RESULTS = ROOT / "docs" / "results"
-
 
 def main() -> int:
     """Parse the flags, and compute what is not finished. Returns the exit code 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
-    parser.add_argument("--kept", type=Path, default=RESULTS, help="folder of the finished cells and encoders (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "results", help="folder for runs and logs (default: %(default)s)")
+    shipped = ROOT / "docs" / "results"
+    parser.add_argument("--kept", type=Path, default=shipped, help="folder of the finished cells and encoders (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="folder for runs and logs (default: the folder in runs/ with the name of --kept)")
     parser.add_argument("--deepspeed_config", type=Path, default=ROOT / "ds_configs" / "zero3_cpu_bf16.json", help="for all runs")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="page whose tables are written")
     parser.add_argument("--only-page", action="store_true", help="compute nothing: write tables and pictures of what is finished")
     parser.add_argument("--jobs", type=int, default=2, help="cells at the same time, each with one thread (default: %(default)s)")
     args = parser.parse_args()
-    cells = Cells(args.out.resolve(), args.kept.resolve(), args.jobs)
+    kept = args.kept.resolve()
+    cells = Cells(args.out.resolve() if args.out else ROOT / "runs" / kept.name, kept, args.jobs)
     arms = Arms(cells, args.data.resolve(), args.deepspeed_config.resolve())
     for stage in () if args.only_page else (arms.pretraining, arms.probes, arms.choices, arms.finetuning):
         cells.finish(stage())
