@@ -67,7 +67,9 @@ def measure(args: argparse.Namespace) -> dict[str, float]:
     torch.set_num_threads(1)
     dist.init_process_group("fake", store=FakeStore(), rank=args.rank, world_size=args.world)
     recipe, config = settings(args)
-    parallel = Parallel(dist.new_group([args.rank]), dist.group.WORLD, 1, 0, args.world, args.rank)
+    everyone = dist.group.WORLD
+    assert everyone is not None
+    parallel = Parallel(dist.new_group([args.rank]), everyone, 1, 0, args.world, args.rank)
     before, start, began = reset_peak(), time.process_time(), time.perf_counter()
     beats = [began]
     objective = build_objective(recipe, config, parallel, alive=lambda: beats.append(time.perf_counter()))

@@ -50,7 +50,7 @@ def write_random_run(run_dir: Path, name: str) -> None:
     """Write a run of the recipe `name` with one checkpoint of random weights, as an import leaves it."""
     from model.parallel import having_a_world
     from recipes.catalog import RECIPES
-    from recipes.checkpoint.whole import write_whole
+    from recipes.checkpoint.whole import entry_of, write_whole
     from recipes.interop.imported_run import build_student
 
     recipe = find_recipe(name, {key: make for recipes in RECIPES.values() for key, make in recipes.items()})()
@@ -58,7 +58,8 @@ def write_random_run(run_dir: Path, name: str) -> None:
         parameters = dict(build_student(recipe).named_parameters())
     content = {"recipe": recipe_to_dict(recipe)}
     run_dir.mkdir(parents=True)
-    write_whole(run_dir, parameters, {"master": {key: value.detach for key, value in parameters.items()}}, content)
+    entries = {key: entry_of(value) for key, value in parameters.items()}
+    write_whole(run_dir, entries, {"master": {key: value.detach for key, value in parameters.items()}}, content)
     (run_dir / "config.json").write_text(json.dumps(content))
 
 

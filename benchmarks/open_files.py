@@ -13,9 +13,13 @@ import os
 import sys
 import warnings
 from multiprocessing.queues import Queue
+from typing import TYPE_CHECKING
 
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.slurm import FIRST_PORT, NUM_PORTS
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 TARGET = 512
 
@@ -68,7 +72,7 @@ def _rank(rank: int, size: int, port: int, found: Queue) -> None:
     leave_world()
 
 
-def use(group: object, size: int) -> None:
+def use(group: "ProcessGroup | None", size: int) -> None:
     """Run each kind of collective that a run uses on a group of `size` ranks; None means the default group."""
     import torch
     import torch.distributed as dist

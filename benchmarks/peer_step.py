@@ -27,7 +27,7 @@ class PeerStep:
         parameters = list(self.student.parameters())
         plain = [p for p in parameters if not optim.decay_norms_and_biases and p.dim() < 2]
         chosen = {id(p) for p in plain}
-        groups = [{"params": [p for p in parameters if id(p) not in chosen]}, {"params": plain, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": [p for p in parameters if id(p) not in chosen]}, {"params": plain, "weight_decay": 0.0}]
         self._optimizer = torch.optim.AdamW(
             groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay, fused=True
         )
@@ -67,7 +67,7 @@ class PeerStep:
         copied = [(own, weights[name]) for name, own in self.teacher.named_parameters() if name.startswith(shared)]
         torch._foreach_lerp_(*map(list, zip(*averaged, strict=True)), 1 - config.decay_after(self._number))
         if copied:
-            torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
+            torch._foreach_copy_([own for own, _ in copied], [weight for _, weight in copied])
 
     def _target(self, outputs: list[tuple[Tensor, Tensor]]) -> Tensor:
         """Return the normalised mean of the top layers, float32 (batch, positions, channels)."""

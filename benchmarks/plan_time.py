@@ -41,7 +41,8 @@ def settings(width: int, layers: int, batch: int, length: int) -> list[str]:
 def train(changes: list[str], run_dir: Path) -> None:
     """Train a run."""
     flags = [text for change in changes for text in ("--set", change)]
-    command = [sys.executable, ROOT / "launch" / "pretrain_text.py", "--deepspeed_config", CONFIG, "--run-dir", run_dir, *flags]
+    script: list[str | Path] = [sys.executable, ROOT / "launch" / "pretrain_text.py"]
+    command = [*script, "--deepspeed_config", CONFIG, "--run-dir", run_dir, *flags]
     environment = os.environ | {"DS_ACCELERATOR": "cpu"}
     subprocess.run(command, check=True, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, timeout=600)
 

@@ -79,7 +79,8 @@ def check_launch(context: Context) -> Iterator[Row]:
             yield Row(what, FAIL, done.problem)
             return
         yield finite_row(folder, what)
-    yield same_bits_row(*folders, "both launches, run.deterministic=true")
+    first, second = folders
+    yield same_bits_row(first, second, "both launches, run.deterministic=true")
 
 
 def check_golden(context: Context) -> Iterator[Row]:
