@@ -55,11 +55,13 @@ lint: .venv
 docs: .venv
 	.venv/bin/python -m recipes.reference
 
-# Finished cells are in docs/results/ and are not computed again; KEPT=runs/mine computes all from nothing. What is interrupted goes on.
+# Finished cells are in docs/results/ and are not computed again; KEPT=runs/mine computes all from nothing, MODALITY=speech
+# speech alone. What is interrupted goes on.
 DATA ?= ../shared/data
 KEPT ?= docs/results
+MODALITY ?= text speech vision
 results: .venv compiled
-	.venv/bin/python benchmarks/small_results.py --data $(DATA) --kept $(KEPT)
+	.venv/bin/python benchmarks/small_results.py --data $(DATA) --kept $(KEPT) --modality $(MODALITY)
 
 # benchmarks/wheels.txt says what is carried and why. A second run collects again only where that list or .venv has changed.
 wheels: wheels/.collected

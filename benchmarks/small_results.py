@@ -17,6 +17,7 @@ from results.arms import Arms
 from results.cells import Cells
 from results.curves import write_curves
 from results.page import write_page
+from results.tasks import NETWORKS
 
 
 def main() -> int:
@@ -28,13 +29,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for runs and logs (default: the folder in runs/ with the name of --kept)")
     parser.add_argument("--deepspeed_config", type=Path, default=ROOT / "ds_configs" / "zero3_cpu_bf16.json", help="for all runs")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="page whose tables are written")
+    modalities = sorted({one.modality for one in NETWORKS})
+    parser.add_argument("--modality", nargs="+", choices=modalities, default=modalities, help="compute these alone (default: all)")
     parser.add_argument("--only-page", action="store_true", help="compute nothing: write tables and pictures of what is finished")
     parser.add_argument("--jobs", type=int, default=2, help="cells at the same time, each with one thread (default: %(default)s)")
     args = parser.parse_args()
     kept = args.kept.resolve()
     cells = Cells(args.out.resolve() if args.out else ROOT / "runs" / kept.name, kept, args.jobs)
     arms = Arms(cells, args.data.resolve(), args.deepspeed_config.resolve())
-    for stage in () if args.only_page else (arms.pretraining, arms.probes, arms.choices, arms.finetuning):
+    chosen = arms.of_modalities(() if args.only_page else args.modality)
+    for stage in (chosen.pretraining, chosen.probes, chosen.choices, chosen.finetuning):
         cells.finish(stage())
     write_page(args.page, arms)
     write_curves(cells.kept, arms)

@@ -143,7 +143,7 @@ def speech_small() -> Recipe:
 
     deepspeed launch/pretrain_speech.py --recipe speech_small --data speech-ocean762/ --deepspeed_config ds_configs/zero3_cpu_bf16.json
     """
-    tiny, updates = speech_tiny(), 6_000
+    tiny, updates = speech_tiny(), 8_000
     return replace(
         tiny,
         name="speech_small",

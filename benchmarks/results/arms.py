@@ -2,8 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -25,6 +25,11 @@ class Arms:
     tasks: Sequence[Task] = TASKS
     networks: Sequence[Network] = NETWORKS
     seeds: int = SEEDS
+
+    def of_modalities(self, names: Collection[str]) -> "Arms":
+        """Return the same with the networks and tasks of these modalities alone."""
+        tasks = [one for one in self.tasks if one.modality in names]
+        return replace(self, tasks=tasks, networks=[one for one in self.networks if one.modality in names])
 
     def encoder(self, recipe: str) -> Path:
         """Return the run dir with the final weights of a network."""

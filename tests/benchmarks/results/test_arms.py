@@ -48,6 +48,9 @@ def test_the_cells_are_those_of_the_arms_rates_and_labels(tmp_path: Path) -> Non
         "few labels ask for none"
     )
     assert len(list(arms.finetuning())) == 6 and len(list(arms.pretraining())) == 2
+    other = arms.of_modalities(["speech", "vision"])
+    assert not [*other.pretraining(), *other.probes(), *other.choices(), *other.finetuning()]
+    assert [cell.name for cell in arms.of_modalities(["speech", "text"]).choices()] == chosen
 
 
 def test_the_rate_of_an_arm_is_the_best_one_on_validation_data(tmp_path: Path) -> None:
