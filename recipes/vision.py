@@ -167,7 +167,7 @@ def vision_small() -> Recipe:
 
     deepspeed launch/pretrain_vision.py --recipe vision_small --data image-flowers/ --deepspeed_config ds_configs/zero3_cpu_bf16.json
     """
-    tiny, updates = vision_tiny(), 14_000
+    tiny, updates = vision_tiny(), 10_000
     return replace(
         tiny,
         name="vision_small",
