@@ -8,11 +8,15 @@ with `--kept runs/mine` everything is computed from nothing.
 """
 
 import argparse
+import fcntl
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from recipes.cluster.checkout import ROOT
 from recipes.cluster.command import exit_code_of
+from recipes.errors import ConfigError
 from results.arms import Arms
 from results.cells import Cells
 from results.curves import write_curves
@@ -26,23 +30,43 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with the data sets")
     shipped = ROOT / "docs" / "results"
     parser.add_argument("--kept", type=Path, default=shipped, help="folder of the finished cells and encoders (default: %(default)s)")
-    parser.add_argument("--out", type=Path, help="folder for runs and logs (default: the folder in runs/ with the name of --kept)")
+    parser.add_argument("--out", type=Path, help="folder for runs and logs (default: runs/results; with --kept, its folder work)")
     parser.add_argument("--deepspeed_config", type=Path, default=ROOT / "ds_configs" / "zero3_cpu_bf16.json", help="for all runs")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "results.md", help="page whose tables are written")
+    parser.add_argument("--page", type=Path, help="page whose tables are written (default: docs/results.md; with --kept, a copy there)")
     modalities = sorted({one.modality for one in NETWORKS})
     parser.add_argument("--modality", nargs="+", choices=modalities, default=modalities, help="compute these alone (default: all)")
     parser.add_argument("--only-page", action="store_true", help="compute nothing: write tables and pictures of what is finished")
     parser.add_argument("--jobs", type=int, default=2, help="cells at the same time, each with one thread (default: %(default)s)")
     args = parser.parse_args()
-    kept = args.kept.resolve()
-    cells = Cells(args.out.resolve() if args.out else ROOT / "runs" / kept.name, kept, args.jobs)
-    arms = Arms(cells, args.data.resolve(), args.deepspeed_config.resolve())
-    chosen = arms.of_modalities(() if args.only_page else args.modality)
-    for stage in (chosen.pretraining, chosen.probes, chosen.choices, chosen.finetuning):
-        cells.finish(stage())
-    write_page(args.page, arms)
-    write_curves(cells.kept, arms)
+    kept, page = args.kept.resolve(), ROOT / "docs" / "results.md"
+    is_shipped = kept == shipped.resolve()
+    out = args.out.resolve() if args.out else ROOT / "runs" / "results" if is_shipped else kept / "work"
+    arms = Arms(Cells(out, kept, args.jobs), args.data.resolve(), args.deepspeed_config.resolve())
+    with alone_in(kept):
+        if not args.only_page:
+            compute(arms.of_modalities(args.modality))
+        write_page(page, args.page or (page if is_shipped else kept / page.name), arms)
+        write_curves(kept, arms)
     return 0
+
+
+def compute(arms: Arms) -> None:
+    """Compute the cells that are not finished. Raises: ConfigError; Stopped."""
+    arms.check_data()
+    for stage in (arms.pretraining, arms.probes, arms.choices, arms.finetuning):
+        arms.cells.finish(stage())
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Let one command at a time write into the folder. Raises: ConfigError if another one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"{folder}: another command writes results there; wait for it, or name another folder with --kept") from None
+        yield
 
 
 if __name__ == "__main__":

@@ -141,7 +141,6 @@ def text_small() -> Recipe:
         name="text_small",
         # post-LN fills in words as well, but is worse where it is fine-tuned
         model=replace(tiny.model, block=replace(tiny.model.block, normalize_before=True)),
-        # outputs of the feed-forward parts alone keep half as many dimensions of the targets
         teacher=replace(tiny.teacher, target="block", ema_anneal_end_step=updates),
         optim=replace(tiny.optim, weight_decay=0.02, schedule_steps=updates, warmup_steps=600),
         run=replace(tiny.run, max_steps=updates, save_steps=1_000, eval_steps=2_000),
@@ -149,7 +148,7 @@ def text_small() -> Recipe:
 
 
 def text_small_mlm() -> Recipe:
-    """The control of text_small: masked language modelling in the same network, on the same data, for the same time."""
+    """The control of text_small: masked language modelling in the same network, on the same data, with as many updates."""
     small = text_small()
     return replace(small, name="text_small_mlm", objective=MlmConfig(), model=replace(small.model, head_layers=1))
 

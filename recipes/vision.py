@@ -179,7 +179,7 @@ def vision_small() -> Recipe:
 
 
 def vision_small_pixels() -> Recipe:
-    """The control of vision_small: regression of masked pixels in the same network, on the same data, for the same time."""
+    """The control of vision_small: regression of masked pixels in the same network, on the same data, with as many updates."""
     small = vision_small()
     return replace(small, name="vision_small_pixels", objective=PixelsConfig())
 

@@ -1,5 +1,6 @@
 """The cells of networks: pre-training, probes and fine-tuning, each by the project's own commands."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Collection, Iterator, Sequence
@@ -8,7 +9,9 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from recipes.errors import ConfigError
+from recipes.catalog import RECIPES, find_recipe
+from recipes.errors import ConfigError, TrainingBroken
+from recipes.settings import recipe_to_dict
 from results.baselines import BASELINES, scored
 from results.cells import Cell, Cells, Result
 from results.tasks import CLOZE, CONTROL, DATA2VEC, NETWORKS, RANDOM, SEEDS, TASKS, Budget, Network, Task
@@ -46,14 +49,14 @@ class Arms:
     def pretraining(self) -> Iterator[Cell]:
         """Yield a cell for each network."""
         for network in self.networks:
-            yield Cell(f"pretrain-{network.recipe}", partial(self._pretrain, network))
+            yield Cell(f"pretrain-{network.recipe}", partial(self._pretrain, network), fingerprint(network.recipe, network.settings))
 
     def _pretrain(self, network: Network) -> Result:
         run, encoder = self.cells.out / "runs" / network.recipe, self.encoder(network.recipe)
         words = [f"launch/pretrain_{network.modality}.py", "--recipe", network.recipe, "--data", self.place(network.data)]
         self._launch([*words, "--run-dir", run], network.settings, f"pretrain-{network.recipe}")
-        if not encoder.exists():
-            self.cells.run(["launch/convert.py", "weights", "--from", run, "--run-dir", encoder], self._log("convert"))
+        shutil.rmtree(encoder, ignore_errors=True)  # of another run, whose cell was removed
+        self.cells.run(["launch/convert.py", "weights", "--from", run, "--run-dir", encoder], self._log("convert"))
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         steps = [later["step"] - earlier["step"] for earlier, later in zip([{"step": 0}, *rows], rows, strict=False)]
         seconds = sum(row["step_seconds"] * number for row, number in zip(rows, steps, strict=True))
@@ -64,28 +67,35 @@ class Arms:
         """Yield a cell for each network and each data set on which its frozen features are probed."""
         for network in self.networks:
             for text in CLOZE if network.modality == "text" else ():
-                yield Cell(f"probe-{text}-{network.recipe}", partial(self._probe, network, text, ["--task", "cloze"]))
+                yield self._probe_cell(network, text, ["--task", "cloze"])
             for task in self.tasks:
                 if task.modality == network.modality and task.name == "classify":
                     words = ["--task", "classify", "--label-column", task.label_column]
-                    yield Cell(f"probe-{task.data}-{network.recipe}", partial(self._probe, network, task.data, words))
+                    yield self._probe_cell(network, task.data, words)
+
+    def _probe_cell(self, network: Network, data: str, words: Sequence[str]) -> Cell:
+        made_from = fingerprint(network.recipe, [*network.settings, *words, CLOZE.get(data, "")])
+        return Cell(f"probe-{data}-{network.recipe}", partial(self._probe, network, data, words), made_from)
 
     def _probe(self, network: Network, data: str, words: Sequence[str]) -> Result:
         out = self.cells.out / "probes" / f"{network.recipe}-{data}"
-        place = self.place(data) / "test" if data == network.data and words[-1] == "cloze" else self.place(data)
+        shutil.rmtree(out, ignore_errors=True)
+        place = self.place(data) / CLOZE[data] if words[-1] == "cloze" else self.place(data)
         source = ["--from", self.encoder(network.recipe), "--data", place, "--out", out]
         self.cells.run(["launch/probe.py", *source, *words], self._log(f"probe-{network.recipe}-{data}"))
         (entry,) = json.loads((out / "results.json").read_text())
         kept = ("metric", "mean", "std", "layer", "random_init", "random_init_std", "majority", "num_test", "by_layer")
         found = {key: entry[key] for key in (*kept, "random_init_by_layer", "probes") if key in entry}
         shutil.rmtree(out)
-        return {**found, "standard_error": found.pop("std")}
+        return {**found, "standard_error": found.pop("std"), "random_init_error": found.pop("random_init_std")}
 
     def choices(self) -> Iterator[Cell]:
         """Yield the cells that compare learning rates on validation data: one run for each rate of each arm and task."""
         for task, budget, arm in self._all():
             for rate in task.rates if budget.chosen_at == budget.labels else ():
-                yield Cell(choice_name(task, budget, arm, rate), partial(self._choose, task, budget, arm, rate))
+                name = choice_name(task, budget, arm, rate)
+                made_from = self._made_from(task, budget, arm, [f"optim.lr={rate}"])
+                yield Cell(name, partial(self._choose, task, budget, arm, rate), made_from, partial(self._empty, name))
 
     def _all(self) -> Iterator[tuple[Task, Budget, str]]:
         for task in self.tasks:
@@ -93,16 +103,21 @@ class Arms:
                 yield task, budget, arm
 
     def _choose(self, task: Task, budget: Budget, arm: str, rate: str) -> Result:
-        name = choice_name(task, budget, arm, rate)
-        result = self._finetune(task, budget, arm, rate, name, ("data.test_splits=",))
-        self._empty(name)
-        return result
+        return self._finetune(task, budget, arm, rate, choice_name(task, budget, arm, rate), ("data.test_splits=",))
 
     def finetuning(self) -> Iterator[Cell]:
         """Yield a cell for each task, number of labels and arm: all seeds with the rate that was chosen. That of data2vec has the simple
         baselines too, which read the samples that were prepared for it."""
         for task, budget, arm in self._all():
-            yield Cell(finetune_name(task, budget, arm), partial(self._finetune_seeds, task, budget, arm))
+            name, made_from = finetune_name(task, budget, arm), self._made_from(task, budget, arm, [f"seeds={self.seeds}", *task.rates])
+            yield Cell(name, partial(self._finetune_seeds, task, budget, arm), made_from, partial(self._empty, name))
+
+    def _made_from(self, task: Task, budget: Budget, arm: str, more: Sequence[str]) -> str:
+        """Return what a fine-tuned network depends on."""
+        own, network = self.network(task.modality, DATA2VEC), self.network(task.modality, arm)
+        assert own is not None
+        source = fingerprint(*((network.recipe, network.settings) if network else (own.recipe, ())))
+        return f"{source} {' '.join([*task.sets(budget, arm), *more])}"
 
     def _finetune_seeds(self, task: Task, budget: Budget, arm: str) -> Result:
         rate = self.best_rate(task, budget, arm)
@@ -111,7 +126,6 @@ class Arms:
         if arm == DATA2VEC:
             simple, prepared = BASELINES.get((task.modality, task.name), {}), self._run_dir(name) / "seed_1" / "prepared"
             result["baselines"] = {each: scored(*made, prepared, "test") for each, made in simple.items()}
-        self._empty(name)
         return result
 
     def _run_dir(self, name: str) -> Path:
@@ -126,8 +140,12 @@ class Arms:
         """Return the learning rate with the best validation metric, at the number of labels at which it is chosen."""
         at = next(one for one in task.budgets if one.labels == budget.chosen_at)
         found = {rate: self.cells.get(choice_name(task, at, arm, rate)) for rate in task.rates}
-        scores = {rate: one["mean"] for rate, one in found.items() if one is not None}
-        assert scores.keys() == found.keys(), "choices() come first"
+        assert None not in found.values(), "choices() come first"
+        scores = {rate: one["mean"] for rate, one in found.items() if one and one["mean"] is not None}
+        if not scores:
+            raise ConfigError(
+                f"{task.data}, {arm}: training broke down with each of the rates {', '.join(task.rates)}; add smaller ones to TASKS"
+            )
         return (min if task.is_error else max)(scores, key=lambda rate: scores[rate])
 
     def _finetune(self, task: Task, budget: Budget, arm: str, rate: str, name: str, extent: Sequence[str]) -> Result:
@@ -135,11 +153,13 @@ class Arms:
         own = self.network(task.modality, DATA2VEC)
         assert own is not None
         source: list[object] = ["random", "--recipe", own.recipe] if network is None else [self.encoder(network.recipe)]
-        settings = [*task.sets(budget), f"optim.lr={rate}", *extent]
+        settings = [*task.sets(budget, arm), f"optim.lr={rate}", *extent]
         if network is None and task.modality == "text":
             settings.append(f"finetune.tokenizer_from={self.encoder(own.recipe)}")
         words = [f"launch/finetune_{task.modality}.py", "--from", *source, "--task", task.name, "--data", self.place(task.data)]
-        self._launch([*words, "--run-dir", folder], settings, name)
+        code = self._launch([*words, "--run-dir", folder], settings, name, codes=(0, TrainingBroken.exit_code))
+        if code:
+            return {"metric": task.metric, "rate": rate, "mean": None, "standard_error": None, "remark": "training broke down"}
         entry = json.loads((folder / "results.json").read_text())[0]
         metric = entry["metrics"][task.metric]
         return {"metric": task.metric, "rate": rate, "split": entry["split"], "num_test": entry["num_test"], **metric}
@@ -149,13 +169,18 @@ class Arms:
         cell = self.cells.get(finetune_name(task, budget, DATA2VEC)) or {}
         return max(cell.get("baselines", {}).values(), key=lambda one: one["validation"], default=None)
 
-    def _launch(self, words: Sequence[object], settings: Sequence[str], name: str) -> None:
-        """Run a launch script with a ds_config and settings."""
+    def _launch(self, words: Sequence[object], settings: Sequence[str], name: str, codes: Sequence[int] = (0,)) -> int:
+        """Run a launch script with a ds_config and settings, and return its exit code."""
         sets = [word for one in settings for word in ("--set", one)]
-        self.cells.run([*words, "--deepspeed_config", self.ds_config, *sets], self._log(name))
+        return self.cells.run([*words, "--deepspeed_config", self.ds_config, *sets], self._log(name), codes)
 
     def _log(self, name: str) -> Path:
         return self.cells.out / "logs" / f"{name}.log"
+
+    def check_data(self) -> None:
+        """Raises: ConfigError if a data set is not there, before hours of work on others."""
+        for data in {one.data for one in (*self.networks, *self.tasks)} | (CLOZE.keys() if self.network("text", DATA2VEC) else set()):
+            self.place(data)
 
     def place(self, data: str) -> Path:
         """Return the folder of a data set. image-flowers has no test split: its validation split becomes one, so that the best checkpoint
@@ -168,10 +193,19 @@ class Arms:
         linked = self.cells.out / "data" / data
         linked.mkdir(parents=True, exist_ok=True)
         for split, name in (("train", "train"), ("test", "validation")):
-            link = linked / f"{split}.parquet"
-            if not link.is_symlink():
-                link.symlink_to((folder / f"{name}.parquet").resolve())
+            link, target = linked / f"{split}.parquet", (folder / f"{name}.parquet").resolve()
+            if not target.is_file():
+                raise ConfigError(f"{target}: no such file; --data names the folder that has {data}")
+            if link.resolve() != target:  # check_data() has made it before the threads begin
+                link.unlink(missing_ok=True)
+                link.symlink_to(target)
         return linked
+
+
+def fingerprint(recipe: str, settings: Sequence[str]) -> str:
+    """Return a hash of a recipe's numbers and further settings."""
+    numbers = recipe_to_dict(find_recipe(recipe, {key: make for found in RECIPES.values() for key, make in found.items()})())
+    return hashlib.sha256(json.dumps([numbers, list(settings)], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def choice_name(task: Task, budget: Budget, arm: str, rate: str) -> str:

@@ -33,10 +33,10 @@ def _draw(axes: Any, task: Task, arms: Arms) -> None:
     drawn = {arm: {b.labels: arms.cells.get(finetune_name(task, b, arm)) for b in task.budgets} for arm in arms.arms_of(task.modality)}
     drawn[BASELINE] = {budget.labels: arms.best_baseline(task, budget) for budget in task.budgets}
     for number, (name, cells) in enumerate(drawn.items()):
-        places = [place for place, budget in enumerate(task.budgets) if cells[budget.labels]]
-        found = [cells[task.budgets[place].labels] for place in places]
-        errors = [one.get("standard_error") or 0.0 for one in found if one]
-        means = [one["mean"] for one in found if one]
+        ordered = [cells[budget.labels] for budget in task.budgets]
+        found = {place: one for place, one in enumerate(ordered) if one and one["mean"] is not None}
+        places, means = list(found), [one["mean"] for one in found.values()]
+        errors = [one.get("standard_error") or 0.0 for one in found.values()]
         style = "--" if name == BASELINE else "-"
         axes.errorbar(places, means, errors, color=ON_WHITE.of(number), linestyle=style, marker="o", ms=3, label=NAMES.get(name, name))
     axes.set_xticks(range(len(task.budgets)), [str(budget.labels or "all") for budget in task.budgets])

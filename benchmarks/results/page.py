@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from recipes.errors import ConfigError
+from recipes.system.durable import write_text_atomically
 from results.arms import Arms, finetune_name
 from results.cells import Result
 from results.tasks import CLOZE, CONTROL, DATA2VEC, RANDOM
@@ -15,17 +16,17 @@ MARK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTAL
 Table = Iterator[str]
 
 
-def write_page(page: Path, arms: Arms) -> None:
-    """Replace the tables of the page by those of the finished cells. Raises: ConfigError for a table that there is not."""
+def write_page(source: Path, page: Path, arms: Arms) -> None:
+    """Write the page `source` to `page`, with the tables of the finished cells. Raises: ConfigError for a table that there is not."""
     tables = tables_of(arms)
 
     def table(found: re.Match[str]) -> str:
         name = found["name"]
         if name not in tables:
-            raise ConfigError(f"{page}: table {name}: unknown; there are {', '.join(tables)}")
+            raise ConfigError(f"{source}: table {name}: unknown; there are {', '.join(tables)}")
         return "\n".join([f"<!-- table: {name} -->", *tables[name](), "<!-- end -->"])
 
-    page.write_text(MARK.sub(table, page.read_text()))
+    write_text_atomically(page, MARK.sub(table, source.read_text()))
 
 
 def tables_of(arms: Arms) -> dict[str, Callable[[], Table]]:
@@ -48,7 +49,7 @@ def rows(header: Sequence[str], lines: Iterator[Sequence[str]]) -> Table:
 
 def with_error(result: Result | None, name: str = "mean", error: str = "standard_error") -> str:
     """Return a mean and its standard error as text; "" without a result."""
-    if result is None:
+    if result is None or result[name] is None:
         return ""
     value = f"{result[name]:.3f}".removeprefix("0")
     return value + (f" +- {result[error]:.3f}".replace("0.", ".", 1) if result.get(error) is not None else "")
@@ -56,7 +57,7 @@ def with_error(result: Result | None, name: str = "mean", error: str = "standard
 
 def difference(one: Result | None, other: Result | None) -> str:
     """Return a difference and how many of its standard errors it is; "" if one is missing."""
-    if one is None or other is None:
+    if one is None or other is None or None in (one["mean"], other["mean"]):
         return ""
     gap = one["mean"] - other["mean"]
     error = math.hypot(one["standard_error"] or 0, other["standard_error"] or 0)
@@ -73,7 +74,7 @@ def cost(arms: Arms) -> Table:
                 metrics = cell["metrics"]
                 yield network.recipe, f"{metrics['step']:,}", f"{metrics['samples']:,}", f"{cell['seconds'] / 60:.0f}"
 
-    return rows(("recipe", "updates", "samples", "minutes of one core"), lines())
+    return rows(("recipe", "updates", "samples", "minutes, two runs side by side"), lines())
 
 
 def cloze(arms: Arms) -> Table:
@@ -85,10 +86,11 @@ def cloze(arms: Arms) -> Table:
                 network = arms.network("text", arm)
                 cell = arms.cells.get(f"probe-{text}-{network.recipe}") if network else None
                 if network and cell:
-                    own = with_error(cell), with_error(cell, "random_init", "random_init_std")
-                    yield text, network.recipe, *own, f"{cell['mean'] / cell['random_init']:.2f}", f"{cell['majority']:.3f}"[1:]
+                    own = with_error(cell), with_error(cell, "random_init", "random_init_error")
+                    ratio, majority = f"{cell['mean'] / cell['random_init']:.2f}", f"{cell['majority']:.3f}"[1:]
+                    yield text, network.recipe, *own, ratio, majority, f"{cell['num_test']:,}"
 
-    return rows(("text", "network", "pre-trained", "random init", "ratio", "majority"), lines())
+    return rows(("text", "network", "pre-trained", "random init", "ratio", "most frequent word", "blanks"), lines())
 
 
 def probes(arms: Arms, modality: str) -> Table:
@@ -103,7 +105,7 @@ def probes(arms: Arms, modality: str) -> Table:
             own = found[DATA2VEC]
             if own:
                 gain = f"{own['mean'] - own['random_init']:+.3f}"
-                yield task.data, with_error(own), with_error(found[CONTROL]), with_error(own, "random_init", "random_init_std"), gain
+                yield task.data, with_error(own), with_error(found[CONTROL]), with_error(own, "random_init", "random_init_error"), gain
 
     return rows(("data set", "data2vec", "control", "random init", "gain"), lines())
 
@@ -119,6 +121,7 @@ def finetuned(arms: Arms, modality: str) -> Table:
                     continue
                 values = [with_error(found.get(arm)) for arm in (DATA2VEC, CONTROL, RANDOM)]
                 gap, simple = difference(found[DATA2VEC], found[RANDOM]), with_error(arms.best_baseline(task, budget))
-                yield task.data, str(budget.labels or "all"), *values, gap, simple
+                metric = f"{task.metric}, smaller is better" if task.is_error else task.metric
+                yield task.data, metric, str(budget.labels or "all"), *values, gap, simple
 
-    return rows(("data set", "labels", "data2vec", "control", "random", "data2vec - random", "simple"), lines())
+    return rows(("data set", "metric", "labels", "data2vec", "control", "random", "data2vec - random", "simple"), lines())

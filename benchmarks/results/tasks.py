@@ -52,10 +52,14 @@ class Task:
     is_error: bool = False
     """True: a smaller metric is better."""
 
-    def sets(self, budget: Budget) -> list[str]:
-        """Return the settings of every arm with this budget."""
+    from_random: tuple[str, ...] = ()
+    """Settings that replace others where the weights are random."""
+
+    def sets(self, budget: Budget, arm: str) -> list[str]:
+        """Return the settings of an arm with this budget."""
         return [
             *self.settings,
+            *(self.from_random if arm == RANDOM else ()),
             f"data.label_column={self.label_column}",
             f"finetune.epochs={budget.epochs:g}",
             f"finetune.evals_per_epoch={EVALUATIONS / budget.epochs:g}",
@@ -82,7 +86,7 @@ def text_task(data: str, name: str, all_labels: Budget, few: Sequence[Budget], l
 
 CTC = (
     "objective.frozen=nothing",
-    "objective.frozen_steps=560",  # two epochs: with the whole network from the start, only blanks are learned
+    "objective.frozen_steps=560",  # two epochs of 281 updates: with the whole network from the start, only blanks are learned
     "optim.head_lr_scale=20",
     "optim.clip_norm=5",
     "finetune.warmup_share=0.1",
@@ -111,7 +115,8 @@ TASKS = (
         "text",
         "cer",
         is_error=True,
+        from_random=("objective.frozen_steps=0",),  # a head on frozen random features learns nothing
     ),
 )
-CLOZE = ("text-wikitext2-eval", "text-novels")
-"""Texts of the cloze probe."""
+CLOZE = {"text-wikitext2-eval": "test.txt.gz", "text-novels": "test"}
+"""Texts of the cloze probe, and the part that was not read while the recipes were tuned."""

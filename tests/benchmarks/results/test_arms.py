@@ -4,6 +4,7 @@ tables and pictures, and nothing computed twice.
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from results.baselines import BASELINES
 from results.cells import Cells
 from results.curves import write_curves
 from results.page import tables_of
-from results.tasks import CONTROL, DATA2VEC, MEAN, RANDOM, Budget, Network, Task
+from results.tasks import CLOZE, CONTROL, DATA2VEC, MEAN, RANDOM, Budget, Network, Task
 from tests.launching import ROOT
 from tests.made_up import write_book
 from tests.recipes.finetune.reviews import write_reviews
@@ -60,6 +61,26 @@ def test_the_rate_of_an_arm_is_the_best_one_on_validation_data(tmp_path: Path) -
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"mean": mean}))
     assert arms.best_rate(TASK, FEW, RANDOM) == arms.best_rate(TASK, ALL, RANDOM) == "2e-3"
+    assert arms.best_rate(replace(TASK, is_error=True), ALL, RANDOM) == "1e-3", "an error, of which less is better"
+    arms.cells.path(choice_name(TASK, ALL, RANDOM, "2e-3")).write_text('{"mean": null}')
+    assert arms.best_rate(TASK, ALL, RANDOM) == "1e-3", "training broke down with the other"
+    arms.cells.path(choice_name(TASK, ALL, RANDOM, "1e-3")).write_text('{"mean": null}')
+    with pytest.raises(ConfigError, match=r"reviews, random: training broke down with each of the rates 1e-3, 2e-3; add smaller ones"):
+        arms.best_rate(TASK, ALL, RANDOM)
+
+
+def test_random_weights_have_settings_of_their_own() -> None:
+    task = replace(TASK, settings=("objective.frozen_steps=9",), from_random=("objective.frozen_steps=0",))
+    assert task.sets(ALL, DATA2VEC)[0] == "objective.frozen_steps=9" and task.sets(ALL, RANDOM)[1] == "objective.frozen_steps=0"
+
+
+def test_data_are_looked_for_before_anything_is_computed(tmp_path: Path) -> None:
+    arms = arms_in(tmp_path)
+    with pytest.raises(ConfigError, match=r"text-(novels|wikitext2-eval): no such folder"):
+        arms.check_data()
+    for name in CLOZE:
+        (arms.data / name).mkdir()
+    arms.check_data()
 
 
 def test_data_that_are_missing_are_named(tmp_path: Path) -> None:
@@ -85,7 +106,7 @@ def test_the_whole_comparison_is_computed_once(tmp_path: Path) -> None:
     encoder = arms.encoder("text_tiny")
     assert sum(path.stat().st_size for path in encoder.rglob("*") if path.is_file()) < 10e6, "small enough to be committed"
     few, whole = list(tables_of(arms)["finetune-text"]())[2:]
-    assert few.startswith("| reviews | 8 | ") and whole.startswith("| reviews | all | ")
+    assert few.startswith("| reviews | accuracy | 8 | ") and whole.startswith("| reviews | accuracy | all | ")
     (picture,) = write_curves(tmp_path / "pictures", arms)
     assert picture.name == "labels-text.png" and picture.read_bytes().startswith(b"\x89PNG")
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}

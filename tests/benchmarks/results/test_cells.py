@@ -34,6 +34,18 @@ def test_a_finished_cell_is_not_computed_again(tmp_path: Path, capsys: pytest.Ca
     assert "1/1 c: 0.2500 +- 0.0100, 0.0 min" in capsys.readouterr().out and cells.get("d") is None
 
 
+def test_a_cell_of_other_settings_is_refused(tmp_path: Path) -> None:
+    cells, cleaned = Cells(tmp_path, tmp_path, jobs=1), list[str]()
+    one = Cell("a", dict, "recipe 1", lambda: cleaned.append("a"))
+    cells.finish([one])
+    cells.finish([one])
+    assert cleaned == ["a", "a"], "a kill between the two may have left something"
+    with pytest.raises(
+        ConfigError, match=r"a\.json: was computed from other settings or another recipe; remove it and what has its name in"
+    ):
+        cells.finish([Cell("a", dict, "recipe 2")])
+
+
 def test_a_damaged_cell_is_named(tmp_path: Path) -> None:
     cells = Cells(tmp_path, tmp_path, jobs=1)
     cells.path("a").parent.mkdir()
@@ -72,6 +84,10 @@ def test_the_error_of_a_cell_ends_those_beside_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ended with 3"):
         cells.finish(computed)
     assert time.monotonic() - began < 30
+
+
+def test_a_code_that_is_expected_is_returned(tmp_path: Path) -> None:
+    assert Cells(tmp_path, tmp_path, jobs=1).run([script(tmp_path, "raise SystemExit(3)")], tmp_path / "log", codes=(0, 3)) == 3
 
 
 def test_a_script_runs_with_one_thread(tmp_path: Path) -> None:
