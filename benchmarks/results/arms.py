@@ -87,7 +87,8 @@ class Arms:
         kept = ("metric", "mean", "std", "layer", "random_init", "random_init_std", "majority", "num_test", "by_layer")
         found = {key: entry[key] for key in (*kept, "random_init_by_layer", "probes") if key in entry}
         shutil.rmtree(out)
-        return {**found, "standard_error": found.pop("std"), "random_init_error": found.pop("random_init_std")}
+        errors = {"standard_error": found.pop("std"), "random_init_error": found.pop("random_init_std")}
+        return found | errors
 
     def choices(self) -> Iterator[Cell]:
         """Yield the cells that compare learning rates on validation data: one run for each rate of each arm and task."""

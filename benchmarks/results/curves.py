@@ -14,10 +14,13 @@ BASELINE, DPI, INCHES = "simple baseline", 150, 2.9
 
 
 def write_curves(folder: Path, arms: Arms) -> list[Path]:
-    """Draw one picture for each modality, with axes for each task that has several numbers of labels. Return the files."""
+    """Draw one picture for each modality of which something is finished, with axes for each task that has several numbers of labels. Return
+    the files."""
     written = []
     for modality in dict.fromkeys(network.modality for network in arms.networks):
         tasks = [task for task in arms.tasks if task.modality == modality and len(task.budgets) > 1]
+        if not any(arms.cells.get(finetune_name(task, budget, arm)) for task in tasks for budget in task.budgets for arm in NAMES):
+            continue
         figure = Figure(figsize=(INCHES * len(tasks), INCHES), layout="constrained")
         for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
             _draw(axes, task, arms)

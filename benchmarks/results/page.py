@@ -40,10 +40,14 @@ def tables_of(arms: Arms) -> dict[str, Callable[[], Table]]:
 
 
 def rows(header: Sequence[str], lines: Iterator[Sequence[str]]) -> Table:
-    """Yield a Markdown table."""
+    """Yield a Markdown table, or that it is not computed yet."""
+    first = next(lines, None)
+    if first is None:
+        yield "Not computed yet."
+        return
     yield f"| {' | '.join(header)} |"
     yield "|" + "---|" * len(header)
-    for line in lines:
+    for line in (first, *lines):
         yield f"| {' | '.join(line)} |"
 
 

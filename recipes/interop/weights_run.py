@@ -46,8 +46,8 @@ def run_weights(args: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 def write_weights_run(run: StoredRun, weights: str, run_dir: Path) -> int:
     """Write a run dir whose only checkpoint, of step 0, has the student's or the teacher's float32 weights as those of the student, with
-    the run's settings and tokenizer. The head is always the student's. Return the bytes of the checkpoint. The run dir appears complete
-    or not at all.
+    the run's settings and tokenizer. The head is always the student's. Of absolute paths in the settings only the last part is kept, since
+    they mean nothing on another machine. Return the bytes of the checkpoint. The run dir appears complete or not at all.
 
     Raises: ConfigError if the run has no such weights or the folder cannot be written; DamagedCheckpoint.
     """
@@ -59,17 +59,26 @@ def write_weights_run(run: StoredRun, weights: str, run_dir: Path) -> int:
     entries = {name: replace(entry, partition=prod(entry.shape)) for name, entry in manifest.parameters.items()}
     values = {"master": {name: partial(stored.tensor, name) for name in stored.names}}
     origin = {"weights_of": run.recipe.name, "weights": weights, "step": manifest.counters.step}
-    metadata = manifest.metadata | {"origin": origin, "spikes": {}, "time": time.time()}
+    metadata = without_folders(manifest.metadata) | {"origin": origin, "spikes": {}, "time": time.time()}
     try:
         with atomic_folder(run_dir.resolve()) as folder:
             checkpoint = write_whole(folder, entries, values, metadata)
-            (folder / "config.json").write_text(json.dumps(run.content | {"origin": origin}, indent=2) + "\n")
+            (folder / "config.json").write_text(json.dumps(without_folders(run.content) | {"origin": origin}, indent=2) + "\n")
             _copy_tokenizer(run, folder)
             event = {"time": time.time(), "event": "import", "step": 0, **origin}
             (folder / "events.jsonl").write_text(json.dumps(event) + "\n")
             return sum(path.stat().st_size for path in checkpoint.iterdir())
     except OSError as error:
         raise ConfigError(f"--run-dir {run_dir}: {error.strerror or error}; name a folder on a disk with room") from None
+
+
+def without_folders(content: Any) -> Any:
+    """Return JSON content with the last part of each text that is an absolute path."""
+    if isinstance(content, dict):
+        return {key: without_folders(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [without_folders(value) for value in content]
+    return Path(content).name if isinstance(content, str) and content.startswith("/") else content
 
 
 def _copy_tokenizer(run: StoredRun, folder: Path) -> None:
