@@ -5,7 +5,6 @@ python benchmarks/accelerator_check.py --device cpu --out check      tiny sizes 
 """
 
 import argparse
-import fcntl
 import json
 import os
 import shlex
@@ -28,6 +27,7 @@ from recipes.cluster.checkout import checkout_digest, commit
 from recipes.cluster.command import exit_code_of
 from recipes.cluster.environment import quiet_libraries
 from recipes.errors import EXIT_INTERRUPTED, ConfigError
+from recipes.system.exclusive import exclusively
 
 EXIT_FAILED, EXIT_ENDED = 1, 128
 """Exit codes: a check failed; a signal ended this command (128 + its number)."""
@@ -77,14 +77,10 @@ def locked(folder: Path) -> Iterator[None]:
     check has it locked."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        (folder / ".lock").touch()
     except OSError as error:
         raise ConfigError(f"--out {folder}: {error.strerror}; name a folder that can be written") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"--out {folder}: another check writes there; wait for it, or name another folder") from None
+    with exclusively(folder / ".lock", f"--out {folder}: another check writes there; wait for it, or name another folder"):
         shutil.rmtree(folder / LOGS, ignore_errors=True)
         yield
 

@@ -8,15 +8,12 @@ with `--kept runs/mine` everything is computed from nothing.
 """
 
 import argparse
-import fcntl
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from recipes.cluster.checkout import ROOT
 from recipes.cluster.command import exit_code_of
-from recipes.errors import ConfigError
+from recipes.system.exclusive import exclusively
 from results.arms import Arms
 from results.cells import Cells
 from results.curves import write_curves
@@ -42,7 +39,8 @@ def main() -> int:
     is_shipped = kept == shipped.resolve()
     out = args.out.resolve() if args.out else ROOT / "runs" / "results" if is_shipped else kept / "work"
     arms = Arms(Cells(out, kept, args.jobs), args.data.resolve(), args.deepspeed_config.resolve())
-    with alone_in(kept):
+    kept.mkdir(parents=True, exist_ok=True)
+    with exclusively(kept / ".lock", f"{kept}: another command writes results there; wait for it, or name another folder with --kept"):
         if not args.only_page:
             compute(arms.of_modalities(args.modality))
         write_page(page, args.page or (page if is_shipped else kept / page.name), arms)
@@ -55,18 +53,6 @@ def compute(arms: Arms) -> None:
     arms.check_data()
     for stage in (arms.pretraining, arms.probes, arms.choices, arms.finetuning):
         arms.cells.finish(stage())
-
-
-@contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Let one command at a time write into the folder. Raises: ConfigError if another one does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{folder}: another command writes results there; wait for it, or name another folder with --kept") from None
-        yield
 
 
 if __name__ == "__main__":

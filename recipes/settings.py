@@ -2,7 +2,7 @@
 themselves are in recipes/config.py."""
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, get_origin, get_type_hints
 
@@ -105,9 +105,15 @@ def bounded_names(recipe: Recipe) -> list[str]:
 
 def expand_homes(recipe: Recipe) -> Recipe:
     """Return the recipe with a leading `~` replaced by the user's home in every setting that is a path."""
+    return with_changed(recipe, expand_home)
+
+
+def with_changed(recipe: Recipe, change: Callable[[Any, Sequence[Any]], Any]) -> Recipe:
+    """Return the recipe with what `change` makes of the value and the notes (walk_settings()) of every setting."""
     for name, value, _, notes in walk_settings(recipe):
-        if expand_home(value, notes) != value:
-            recipe = _with(recipe, name.split("."), expand_home(value, notes))
+        changed = change(value, notes)
+        if changed != value:
+            recipe = _with(recipe, name.split("."), changed)
     return recipe
 
 

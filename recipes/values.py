@@ -104,8 +104,22 @@ def _choices(values: Sequence[Any]) -> str:
 
 def expand_home(value: Any, notes: Sequence[Any]) -> Any:
     """Return the value, with a leading `~` replaced by the user's home if the setting is a path: a Place is among `notes`."""
-    is_place = any(isinstance(note, Place) for note in notes)
-    return os.path.expanduser(value) if is_place and isinstance(value, str) else value
+    return os.path.expanduser(value) if _is_place(value, notes) else value
+
+
+def without_folder(value: Any, notes: Sequence[Any]) -> Any:
+    """Return the value, with the last part alone of an absolute path if the setting is a path: a Place is among `notes`."""
+    return last_part(value) if _is_place(value, notes) else value
+
+
+def _is_place(value: Any, notes: Sequence[Any]) -> bool:
+    return isinstance(value, str) and any(isinstance(note, Place) for note in notes)
+
+
+def last_part(text: str) -> str:
+    """Return the text with the last part alone of an absolute path, which may stand after a `=`, as in a word of a command."""
+    before, slash, path = text.partition("/")
+    return before + Path(path).name if slash and (not before or before.endswith("=")) else text
 
 
 def name_argument(text: str) -> str:

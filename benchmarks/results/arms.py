@@ -9,7 +9,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from recipes.catalog import RECIPES, find_recipe
+from recipes.catalog import RECIPES
 from recipes.errors import ConfigError, TrainingBroken
 from recipes.settings import recipe_to_dict
 from results.baselines import BASELINES, scored
@@ -42,6 +42,12 @@ class Arms:
         """Return the pre-trained network of a modality and an arm; None if there is none."""
         return next((one for one in self.networks if (one.modality, one.arm) == (modality, arm)), None)
 
+    def _own(self, modality: str) -> Network:
+        """Return the network of data2vec, whose recipe and tokenizer random weights have too."""
+        found = self.network(modality, DATA2VEC)
+        assert found is not None
+        return found
+
     def arms_of(self, modality: str) -> list[str]:
         """Return the arms that a modality has."""
         return [*(arm for arm in (DATA2VEC, CONTROL) if self.network(modality, arm)), RANDOM]
@@ -49,7 +55,7 @@ class Arms:
     def pretraining(self) -> Iterator[Cell]:
         """Yield a cell for each network."""
         for network in self.networks:
-            yield Cell(f"pretrain-{network.recipe}", partial(self._pretrain, network), fingerprint(network.recipe, network.settings))
+            yield Cell(f"pretrain-{network.recipe}", partial(self._pretrain, network), fingerprint(network))
 
     def _pretrain(self, network: Network) -> Result:
         run, encoder = self.cells.out / "runs" / network.recipe, self.encoder(network.recipe)
@@ -74,7 +80,7 @@ class Arms:
                     yield self._probe_cell(network, task.data, words)
 
     def _probe_cell(self, network: Network, data: str, words: Sequence[str]) -> Cell:
-        made_from = fingerprint(network.recipe, [*network.settings, *words, CLOZE.get(data, "")])
+        made_from = fingerprint(network, [*words, CLOZE.get(data, "")])
         return Cell(f"probe-{data}-{network.recipe}", partial(self._probe, network, data, words), made_from)
 
     def _probe(self, network: Network, data: str, words: Sequence[str]) -> Result:
@@ -115,10 +121,8 @@ class Arms:
 
     def _made_from(self, task: Task, budget: Budget, arm: str, more: Sequence[str]) -> str:
         """Return what a fine-tuned network depends on."""
-        own, network = self.network(task.modality, DATA2VEC), self.network(task.modality, arm)
-        assert own is not None
-        source = fingerprint(*((network.recipe, network.settings) if network else (own.recipe, ())))
-        return f"{source} {' '.join([*task.sets(budget, arm), *more])}"
+        source = self.network(task.modality, arm) or self._own(task.modality)
+        return f"{fingerprint(source)} {' '.join([*task.sets(budget, arm), *more])}"
 
     def _finetune_seeds(self, task: Task, budget: Budget, arm: str) -> Result:
         rate = self.best_rate(task, budget, arm)
@@ -150,9 +154,7 @@ class Arms:
         return (min if task.is_error else max)(scores, key=lambda rate: scores[rate])
 
     def _finetune(self, task: Task, budget: Budget, arm: str, rate: str, name: str, extent: Sequence[str]) -> Result:
-        folder, network = self._run_dir(name), self.network(task.modality, arm)
-        own = self.network(task.modality, DATA2VEC)
-        assert own is not None
+        folder, network, own = self._run_dir(name), self.network(task.modality, arm), self._own(task.modality)
         source: list[object] = ["random", "--recipe", own.recipe] if network is None else [self.encoder(network.recipe)]
         settings = [*task.sets(budget, arm), f"optim.lr={rate}", *extent]
         if network is None and task.modality == "text":
@@ -203,10 +205,10 @@ class Arms:
         return linked
 
 
-def fingerprint(recipe: str, settings: Sequence[str]) -> str:
-    """Return a hash of a recipe's numbers and further settings."""
-    numbers = recipe_to_dict(find_recipe(recipe, {key: make for found in RECIPES.values() for key, make in found.items()})())
-    return hashlib.sha256(json.dumps([numbers, list(settings)], sort_keys=True).encode()).hexdigest()[:16]
+def fingerprint(network: Network, more: Sequence[str] = ()) -> str:
+    """Return a hash of the numbers of a network's recipe, its further settings, and `more`."""
+    numbers = recipe_to_dict(RECIPES[network.modality][network.recipe]())
+    return hashlib.sha256(json.dumps([numbers, [*network.settings, *more]], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def choice_name(task: Task, budget: Budget, arm: str, rate: str) -> str:

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from recipes.cluster.environment import quiet_libraries, require_one_process
+from recipes.config import Recipe
 from recipes.data.tokenizer_files import tokenizer_in
 from recipes.errors import ConfigError
 from recipes.interop.consolidate import KIND_OF
 from recipes.interop.import_command import check_free
 from recipes.interop.stored_run import StoredRun, find_stored_run, tokenizer_folder
+from recipes.settings import recipe_to_dict, with_changed
 from recipes.system.atomic_folder import atomic_folder
-from recipes.values import path_argument
+from recipes.values import last_part, path_argument, without_folder
 
 
 def add_command(commands: Any) -> None:
@@ -46,8 +48,8 @@ def run_weights(args: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 def write_weights_run(run: StoredRun, weights: str, run_dir: Path) -> int:
     """Write a run dir whose only checkpoint, of step 0, has the student's or the teacher's float32 weights as those of the student, with
-    the run's settings and tokenizer. The head is always the student's. Of absolute paths in the settings only the last part is kept, since
-    they mean nothing on another machine. Return the bytes of the checkpoint. The run dir appears complete or not at all.
+    the run's settings and tokenizer. The head is always the student's. Absolute paths in settings and command keep only their last part,
+    since they mean nothing on another machine. Return the bytes of the checkpoint. The run dir appears complete or not at all.
 
     Raises: ConfigError if the run has no such weights or the folder cannot be written; DamagedCheckpoint.
     """
@@ -59,11 +61,11 @@ def write_weights_run(run: StoredRun, weights: str, run_dir: Path) -> int:
     entries = {name: replace(entry, partition=prod(entry.shape)) for name, entry in manifest.parameters.items()}
     values = {"master": {name: partial(stored.tensor, name) for name in stored.names}}
     origin = {"weights_of": run.recipe.name, "weights": weights, "step": manifest.counters.step}
-    metadata = without_folders(manifest.metadata) | {"origin": origin, "spikes": {}, "time": time.time()}
+    metadata = _without_folders(manifest.metadata, run.recipe) | {"origin": origin, "spikes": {}, "time": time.time()}
     try:
         with atomic_folder(run_dir.resolve()) as folder:
             checkpoint = write_whole(folder, entries, values, metadata)
-            (folder / "config.json").write_text(json.dumps(without_folders(run.content) | {"origin": origin}, indent=2) + "\n")
+            (folder / "config.json").write_text(json.dumps(_without_folders(run.content, run.recipe) | {"origin": origin}, indent=2) + "\n")
             _copy_tokenizer(run, folder)
             event = {"time": time.time(), "event": "import", "step": 0, **origin}
             (folder / "events.jsonl").write_text(json.dumps(event) + "\n")
@@ -72,13 +74,14 @@ def write_weights_run(run: StoredRun, weights: str, run_dir: Path) -> int:
         raise ConfigError(f"--run-dir {run_dir}: {error.strerror or error}; name a folder on a disk with room") from None
 
 
-def without_folders(content: Any) -> Any:
-    """Return JSON content with the last part of each text that is an absolute path."""
-    if isinstance(content, dict):
-        return {key: without_folders(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [without_folders(value) for value in content]
-    return Path(content).name if isinstance(content, str) and content.startswith("/") else content
+def _without_folders(content: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Return the content of config.json or a manifest with the last part alone of each absolute path. `recipe`: that of the content."""
+    found = content | {"recipe": recipe_to_dict(with_changed(recipe, without_folder))}
+    if "command" in found:
+        found["command"] = [last_part(word) for word in found["command"]]
+    if found.get("deepspeed_config"):
+        found["deepspeed_config"] = last_part(found["deepspeed_config"])
+    return found
 
 
 def _copy_tokenizer(run: StoredRun, folder: Path) -> None:

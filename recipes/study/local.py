@@ -3,7 +3,6 @@
 A driver that is killed leaves its runs going; the next one waits for them instead of starting them again.
 """
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -16,13 +15,14 @@ from types import FrameType
 from typing import Any
 
 from recipes.cluster.environment import may_see_devices, num_devices
-from recipes.errors import ConfigError, Stopped
+from recipes.errors import Stopped
 from recipes.study.attempts import Attempts, saved_step
 from recipes.study.failure import ending_of
 from recipes.study.run_command import ROOT, local_command
 from recipes.study.run_folder import Run
 from recipes.study.run_state import RunState, is_owned
 from recipes.study.study_file import Study
+from recipes.system.exclusive import exclusively
 from recipes.system.processes import handling_stop_requests
 
 POLL_SECONDS = 0.2
@@ -192,9 +192,5 @@ def log_of(study: Study, run: Run) -> Path:
 def only_driver(study: Study) -> Iterator[None]:
     """Let one process at a time train the study's runs on this machine. Raises: ConfigError if another one does."""
     study.out.mkdir(parents=True, exist_ok=True)
-    with (study.out / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"{study.out}: another process submits this study; wait for it, or stop it") from None
+    with exclusively(study.out / LOCK, f"{study.out}: another process submits this study; wait for it, or stop it"):
         yield

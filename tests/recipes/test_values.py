@@ -11,7 +11,16 @@ from model.bounds import SHARE, Place, at_least
 from recipes.check import check_recipe, resolve_recipe
 from recipes.errors import ConfigError
 from recipes.text import RECIPES, text_tiny
-from recipes.values import complaint_about, expand_home, name_argument, path_argument, value_of_json, value_of_text
+from recipes.values import (
+    complaint_about,
+    expand_home,
+    last_part,
+    name_argument,
+    path_argument,
+    value_of_json,
+    value_of_text,
+    without_folder,
+)
 
 
 @pytest.mark.parametrize(
@@ -72,3 +81,22 @@ def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None
     data = resolve_recipe("text_tiny", RECIPES, settings, None).data
     assert (data.path, data.tokenizer, data.text_column) == ("/home/me/books", "/home/me/t.model", "~/no")  # type: ignore[attr-defined]
     assert resolve_recipe("text_tiny", RECIPES, settings, "~/others").data.path == "/home/me/others"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("/data/books/", "books"),
+        ("data.path=/data/books", "data.path=books"),
+        ("launch/x.py", "launch/x.py"),
+        ("a", "a"),
+        ("a=b/c", "a=b/c"),
+    ],
+)
+def test_of_an_absolute_path_the_last_part_is_kept(text: str, kept: str) -> None:
+    assert last_part(text) == kept
+
+
+def test_only_paths_lose_their_folders() -> None:
+    """A label or a letter of an alphabet may be `/` or begin with it."""
+    assert (without_folder("/a/b", (Place(),)), without_folder("/a/b", ()), without_folder(None, (Place(),))) == ("b", "/a/b", None)
